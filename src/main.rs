@@ -1,0 +1,2 @@
+//! vaultmount
+fn main() {}

@@ -1,0 +1,101 @@
+//! Text and bytes that cannot be printed and are zeroed when dropped.
+
+use std::fmt;
+
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+/// Secret text: a token, a request body, an argument. Its `Debug` says nothing, its memory is zeroed on drop.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// The text itself; the call marks the place where a secret leaves its cover.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::hash::Hash for SecretText {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.as_str().hash(state);
+    }
+}
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl From<&str> for SecretText {
+    fn from(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SecretText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// Secret bytes: a response body, a file's contents. Cheap to clone; zeroed when the last clone is dropped.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretBytes(Bytes);
+
+impl SecretBytes {
+    /// The bytes themselves; the call marks the place where a secret leaves its cover.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Hands the bytes to the wire; the buffer behind them is still zeroed when its last user drops it.
+    #[must_use]
+    pub fn into_wire(self) -> Bytes {
+        self.0
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Vec<u8>> for SecretBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Bytes::from_owner(Zeroizing::new(bytes)))
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[secret, {} bytes]", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let shown = format!("{:?} {:?}", SecretText::from("hunter2"), SecretBytes::from(b"hunter2".to_vec()));
+        assert_eq!(shown, "[secret] [secret, 7 bytes]");
+    }
+}

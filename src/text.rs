@@ -1,0 +1,54 @@
+//! Small rules about text that several places need: one bounded line, and the nearest known name.
+
+/// `text` on one line, runs of white space and control characters as one space, at most `max` bytes.
+#[must_use]
+pub fn one_line(text: &str, max: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(max));
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > max {
+            let mut cut = max.saturating_sub('…'.len_utf8());
+            while !line.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            line.truncate(cut);
+            line.push('…');
+            break;
+        }
+    }
+    line
+}
+
+/// The known name a mistyped one most likely means, if any is near enough.
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, k)| *distance * 3 <= k.len().max(3))
+        .map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_joined_and_bounded() {
+        assert_eq!(one_line("1 error occurred:\n\t* permission denied\n\n", 300), "1 error occurred: * permission denied");
+        assert_eq!(one_line("äääää", 7), "ää…");
+        assert_eq!(one_line(" \n", 7), "");
+    }
+
+    #[test]
+    fn nearest_names_are_near() {
+        assert_eq!(nearest("secretkey", ["secretKey", "secretPath"]), Some("secretKey"));
+        assert_eq!(nearest("vaultAdress", ["vaultAddress", "roleName"]), Some("vaultAddress"));
+        assert_eq!(nearest("zzz", ["vaultAddress", "roleName"]), None);
+    }
+}

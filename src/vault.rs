@@ -1,0 +1,3 @@
+//! Vault over HTTP; the only user of vaultrs and rustify.
+
+pub mod wire;
