@@ -1,11 +1,56 @@
-//! vaultmount
+//! vaultmount: a Secrets Store CSI driver provider for HashiCorp Vault and OpenBao.
+//!
+//! # What a mount is
+//!
+//! ```text
+//! kubelet -> secrets-store driver -> MountRequest (gRPC, unix socket) -> vaultmount -> Vault or OpenBao
+//!                                 <- MountResponse{files, versions}  <-
+//! ```
+//!
+//! A request flows down this list of modules and its answer up again; a module uses what stands below it, never what
+//! stands above. A test reads the sources and holds that.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`cli`] | one file per command: `serve`, `mount`, `version` |
+//! | [`app`] | the composition root: everything is built from the configuration, run, and drained |
+//! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
+//! | [`provider`] | the gRPC edge, and the map from causes to gRPC codes; the only user of tonic |
+//! | [`admin`] | HTTP for probes |
+//! | [`mount`] | the use case: `MountSpec` to session to leases to files |
+//! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
+//! | [`policy`] | what an operator lets a tenant choose |
+//! | [`session`] | one Vault token per pod identity |
+//! | [`lease`] | what was read under it |
+//! | [`render`] | lease and object in, file bytes out; pure |
+//! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
+//! | [`kube`] | the Kubernetes API, as little of it as is needed |
+//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`clock`] | what everything stands on |
+//!
+//! # What always holds
+//!
+//! - A request that may have created something at Vault is sent again only when Vault surely did not act on it, runs in a
+//!   task of its own, and its answer waits in the session until it has gone out to the pod ([`flight`], [`lease`]).
+//! - Nothing that can be printed holds a secret ([`secret`]); an [`error::Error`] is made of names, paths and Vault's words.
+//! - A mount makes no request to the Kubernetes API, unless the driver passed no token and minting is on.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
 pub mod error;
+pub mod flight;
 pub mod kube;
+pub mod lease;
+pub mod mount;
 pub mod policy;
+pub mod provider;
 pub mod render;
 pub mod request;
 pub mod secret;
+pub mod session;
+pub mod telemetry;
 pub mod text;
 pub mod tls;
 pub mod vault;

@@ -1,3 +1,120 @@
 //! Vault over HTTP; the only user of vaultrs and rustify.
+//!
+//! [`Vault`] keeps one [`Client`] per [`Endpoint`]: one connection pool, one set of limits, shared by every session.
 
+pub mod address;
+pub mod answer;
+pub mod client;
+pub mod connect;
+pub mod engine;
+pub mod failure;
+mod transport;
 pub mod wire;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    error::{Cause, Error},
+    tls::Tls,
+};
+pub use address::Address;
+pub use client::Client;
+pub use connect::Proxies;
+
+/// A server and how to reach it; classes that agree in all of it share a connection pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: Address,
+    /// How to speak TLS to it.
+    pub tls: Tls,
+    /// Whether its name must not resolve to this node (loopback, link-local): a tenant chose it.
+    pub guarded: bool,
+}
+
+/// Limits and habits of every endpoint.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Requests in flight to one endpoint.
+    pub max_in_flight: usize,
+    /// Requests in flight to one mount path that create something (database credentials, certificates, writes).
+    pub max_creating: usize,
+    /// Name resolution, TCP, proxy and TLS together.
+    pub connect_timeout: Duration,
+    /// Upper bound of one request, whatever its caller's deadline.
+    pub request_timeout: Option<Duration>,
+    /// How often a request is sent again that failed for a passing reason.
+    pub max_retries: u32,
+    /// The largest answer accepted, in bytes.
+    pub max_answer: usize,
+    /// `host` or `host:port` to which a redirect may take token and body.
+    pub follow_redirects: Vec<String>,
+    /// Whether redirects are followed at all.
+    pub redirects: bool,
+    /// Proxies on the way.
+    pub proxies: Proxies,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 16,
+            max_creating: 4,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: None,
+            max_retries: 4,
+            max_answer: 8 << 20,
+            follow_redirects: Vec::new(),
+            redirects: true,
+            proxies: Proxies::none(),
+        }
+    }
+}
+
+/// Endpoints kept at most; the ones without sessions make room.
+const MAX_ENDPOINTS: usize = 256;
+
+/// Every Vault this node talks to.
+pub struct Vault {
+    config: Arc<Config>,
+    /// Never held across an await.
+    clients: Mutex<HashMap<Endpoint, Client>>,
+}
+
+impl Vault {
+    /// No connection is made before the first request.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { config: Arc::new(config), clients: Mutex::default() }
+    }
+
+    /// The endpoint's client, made at its first use.
+    pub fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(endpoint) {
+            return Ok(client.clone());
+        }
+        if clients.len() >= MAX_ENDPOINTS {
+            clients.retain(|_, client| client.is_shared());
+        }
+        if clients.len() >= MAX_ENDPOINTS {
+            return Err(Error::new(Cause::Overloaded, format!("{MAX_ENDPOINTS} different Vault endpoints are in use on this node"))
+                .advice("let classes share an address and TLS settings"));
+        }
+        let client = Client::new(endpoint, &self.config)?;
+        if endpoint.tls.skip_verify {
+            tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
+        }
+        clients.insert(endpoint.clone(), client.clone());
+        Ok(client)
+    }
+
+    /// Forgets an endpoint's client, so that the next use reads its TLS files again.
+    pub fn forget(&self, endpoint: &Endpoint) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(endpoint);
+    }
+}

@@ -1,0 +1,84 @@
+//! One operation in flight: callers that ask meanwhile share its outcome.
+
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+
+/// At most one run of an operation at a time. The run has a task of its own, so a caller that goes away stops nothing.
+pub struct Flight<T> {
+    /// Never held across an await.
+    current: Mutex<Option<watch::Receiver<Option<T>>>>,
+}
+
+impl<T> Default for Flight<T> {
+    fn default() -> Self {
+        Self { current: Mutex::new(None) }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Flight<T> {
+    /// The outcome of the run in flight, or of a new one begun with `start`. `None` when the run panicked.
+    pub async fn join<F>(&self, start: impl FnOnce() -> F) -> Option<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut outcome = self.enter(start);
+        let outcome = outcome.wait_for(Option::is_some).await.ok()?;
+        outcome.clone()
+    }
+
+    fn enter<F>(&self, start: impl FnOnce() -> F) -> watch::Receiver<Option<T>>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*current {
+            // A run that has ended (or died) has dropped its sender.
+            Some(run) if run.has_changed().is_ok() => run.clone(),
+            _ => {
+                let (sender, receiver) = watch::channel(None);
+                let run = start();
+                tokio::spawn(async move {
+                    let outcome = run.await;
+                    sender.send_replace(Some(outcome));
+                });
+                *current = Some(receiver.clone());
+                receiver
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering::SeqCst},
+        },
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_share_one_run_and_going_away_stops_nothing() {
+        let (flight, runs) = (Arc::new(Flight::default()), Arc::new(AtomicU32::new(0)));
+        let run = |runs: Arc<AtomicU32>| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            runs.fetch_add(1, SeqCst) + 1
+        };
+        let impatient = tokio::time::timeout(Duration::from_millis(10), flight.join(|| run(runs.clone()))).await;
+        assert!(impatient.is_err());
+        let (a, b) = tokio::join!(flight.join(|| run(runs.clone())), flight.join(|| run(runs.clone())));
+        assert_eq!((a, b, runs.load(SeqCst)), (Some(1), Some(1), 1));
+        assert_eq!(flight.join(|| run(runs.clone())).await, Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_no_outcome_and_the_next_run_starts_anew() {
+        let flight = Flight::<u8>::default();
+        assert_eq!(flight.join(|| async { panic!("expected by this test") }).await, None);
+        assert_eq!(flight.join(|| async { 7 }).await, Some(7));
+    }
+}

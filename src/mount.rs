@@ -1,0 +1,240 @@
+//! The use case: what a pod asked for becomes files.
+//!
+//! `MountSpec -> Target -> Session -> Lease per distinct request -> File per object -> Mounted`
+
+mod report;
+pub mod version_key;
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::{FutureExt, future::join_all};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    error::{Cause, Error},
+    kube::Kube,
+    lease::Lease,
+    policy::{Operator, Target},
+    render::{self, File, Select},
+    request::{
+        MountSpec, Object,
+        token::{self, Expected},
+    },
+    secret::{SecretBytes, SecretText},
+    session::{Proof, Prover, Session, SessionKey, Sessions},
+    vault::{Vault, wire::Read},
+};
+use report::Failures;
+pub use version_key::VersionKeySource;
+
+/// Mounts volumes. One per process.
+pub struct Mounter {
+    /// What the operator set and allows.
+    pub operator: Operator,
+    /// Every server.
+    pub vault: Vault,
+    /// Every pod's standing.
+    pub sessions: Sessions,
+    /// The Kubernetes API, when this process is in a cluster.
+    pub kube: Option<Kube>,
+    /// Whether tokens that the driver did not pass are asked of the Kubernetes API.
+    pub mint_tokens: bool,
+    /// The key of object versions.
+    pub version_key: VersionKeySource,
+}
+
+/// A volume's files.
+#[derive(Debug)]
+pub struct Mounted {
+    /// What to write.
+    pub files: Vec<File>,
+    /// Each object's name and version.
+    pub versions: Vec<(String, String)>,
+    /// What was handed out, to be marked when it is on its way.
+    receipts: Vec<Receipt>,
+}
+
+struct Receipt {
+    session: Arc<Session>,
+    read: Read,
+    lease: Arc<Lease>,
+}
+
+/// The file that stands for nothing: without any file the driver would leave the old ones.
+const EMPTY: &str = ".vaultmount-empty";
+
+impl Mounter {
+    /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
+    pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
+        let target = self.operator.judge(&spec.choice)?;
+        let audience = spec.audience.as_deref().unwrap_or(audience);
+        let session = self.session(spec, &target, audience)?;
+        let prover = self.prover(spec, &target, audience);
+
+        let late = || Error::new(Cause::Deadline, format!("the caller's time ran out before Vault at {} answered", target.endpoint.address));
+        let opened = timeout_at(deadline, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
+        opened.inspect_err(|error| self.reread_tls(error, &target))?;
+
+        let mut reads: HashMap<&Read, Vec<&Object>> = HashMap::new();
+        for object in &spec.objects {
+            reads.entry(&object.read).or_default().push(object);
+        }
+        let answers = join_all(reads.into_iter().map(|(read, objects)| {
+            timeout_at(deadline, session.read(read, &prover, deadline)).map(move |answer| (read, objects, answer.unwrap_or_else(|_| Err(late()))))
+        }));
+        self.assemble(spec, &session, answers.await, deadline).await
+    }
+
+    fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
+        let client = self.vault.client(&target.endpoint)?;
+        let key = SessionKey {
+            endpoint: target.endpoint.clone(),
+            namespace: target.namespace.clone(),
+            auth_namespace: target.auth_namespace.clone(),
+            auth_mount: target.auth_mount.clone(),
+            role: spec.role.clone(),
+            audience: audience.to_owned(),
+            pod_uid: spec.pod.uid.clone(),
+            pod_namespace: spec.pod.namespace.clone(),
+            service_account: spec.pod.service_account.clone(),
+        };
+        Ok(self.sessions.open(key, client))
+    }
+
+    /// Renders every object, in the class's order, and collects everything that is wrong.
+    async fn assemble(
+        &self,
+        spec: &MountSpec,
+        session: &Arc<Session>,
+        answers: Vec<(&Read, Vec<&Object>, Result<Arc<Lease>, Error>)>,
+        deadline: Instant,
+    ) -> Result<Mounted, Error> {
+        let key = self.version_key.wait(deadline).await?;
+        let mut failures = Failures::default();
+        let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
+        let mut receipts = Vec::new();
+        for (read, objects, answer) in answers {
+            match answer {
+                Ok(lease) => {
+                    receipts.push(Receipt { session: Arc::clone(session), read: read.clone(), lease: Arc::clone(&lease) });
+                    leases.insert(read, lease);
+                }
+                Err(error) => failures.add(objects.into_iter().filter(|o| !o.may_lack(&error)), error),
+            }
+        }
+        let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipts };
+        for object in &spec.objects {
+            let Some(lease) = leases.get(&object.read) else { continue };
+            match render::render(&object.recipe, &lease.answer) {
+                Ok(files) => {
+                    let each_key = object.recipe.select == Select::EachKey;
+                    let version = render::version::version(&key, &object.version_config, &files, each_key);
+                    mounted.versions.push((object.recipe.file.clone(), version));
+                    mounted.files.extend(files);
+                }
+                Err(error) if object.may_lack(&error) => {}
+                Err(error) => failures.add([object], error),
+            }
+        }
+        failures.into_result(spec.objects.len())?;
+        mounted.complete(spec, &key)
+    }
+
+    /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
+    fn prover(&self, spec: &MountSpec, target: &Target, audience: &str) -> Prover {
+        let given = spec.tokens.for_audience(audience).cloned();
+        let (pod, audience) = (spec.pod.clone(), audience.to_owned());
+        let asked = spec.audience.clone();
+        let mint = self.kube.clone().filter(|_| self.mint_tokens);
+        let own_address = target.own_address;
+        let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
+        Arc::new(move || {
+            let (given, pod, audience, asked, mint, passed) =
+                (given.clone(), pod.clone(), audience.clone(), asked.clone(), mint.clone(), passed.clone());
+            async move {
+                if let Some(jwt) = given {
+                    let claims = token::look(&jwt, &Expected { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
+                    return Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() });
+                }
+                let Some(kube) = mint else { return Err(no_token(&audience, &passed)) };
+                if asked.is_none() && !own_address {
+                    // A token without an audience is good at the API server too: never to an address of a tenant's choice.
+                    return Err(no_token(&audience, &passed));
+                }
+                if asked.is_none() {
+                    tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
+                }
+                let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some((&pod.name, &pod.uid))).await?;
+                let claims = token::look(&jwt, &Expected { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
+                Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() })
+            }
+            .boxed()
+        })
+    }
+
+    /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
+    fn reread_tls(&self, error: &Error, target: &Target) {
+        if error.cause() == Cause::Tls {
+            self.vault.forget(&target.endpoint);
+        }
+    }
+}
+
+fn no_token(audience: &str, passed: &[String]) -> Error {
+    let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
+    Error::new(Cause::TokenMissing, format!("the driver passed no service account token for audience {audience:?} (passed: {passed})"))
+        .advice(format!("list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]"))
+}
+
+impl Object {
+    /// Whether this failure only says that there is nothing, and the class said that may be.
+    fn may_lack(&self, error: &Error) -> bool {
+        self.optional && matches!(error.cause(), Cause::SecretMissing | Cause::VersionDeleted | Cause::KeyMissing)
+    }
+}
+
+impl Mounted {
+    /// Says that the files are on their way to the pod.
+    pub fn delivered(&self) {
+        for receipt in &self.receipts {
+            receipt.session.delivered(&receipt.read, &receipt.lease);
+        }
+    }
+
+    /// Checks what only all files together show, and stands in when there is none.
+    fn complete(mut self, spec: &MountSpec, key: &render::version::VersionKey) -> Result<Self, Error> {
+        let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
+        paths.sort_unstable();
+        // Sorted, a directory stands before what is in it, with nothing between but what is in it or sorts before '/'.
+        for (i, path) in paths.iter().enumerate() {
+            let clash = paths[i + 1..].iter().take_while(|p| p.starts_with(path)).find(|p| matches!(p.as_bytes().get(path.len()), None | Some(b'/')));
+            if let Some(clash) = clash {
+                return Err(Error::new(Cause::Render, format!("two objects make the files {path:?} and {clash:?}, which cannot both be"))
+                    .advice("give one of them another objectName"));
+            }
+        }
+        if self.files.is_empty() {
+            let file = File { path: EMPTY.to_owned(), mode: spec.permission, contents: SecretBytes::default() };
+            let version = render::version::version(key, &SecretText::default(), std::slice::from_ref(&file), false);
+            self.files.push(file);
+            self.versions = vec![(EMPTY.to_owned(), version)];
+        }
+        Ok(self)
+    }
+
+    /// The error when the driver would not take the response for its size, in bytes, against `limit`.
+    #[must_use]
+    pub fn too_large(&self, size: usize, limit: usize) -> Error {
+        let mut files: Vec<&File> = self.files.iter().collect();
+        files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
+        let largest: Vec<String> = files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();
+        Error::new(Cause::FilesTooLarge, format!("the volume's files come to {size} bytes, more than the {limit} the driver takes; the largest: {}", largest.join(", ")))
+            .advice("take single keys with secretKey, or split the class")
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receipt").field("path", &self.read.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,218 @@
+//! The gRPC edge: what a Secrets Store CSI driver calls. The only user of tonic and the generated types.
+
+mod authority;
+pub mod client;
+pub mod socket;
+mod status;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{net::UnixStream, sync::watch, time::Instant};
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::{
+    error::{Cause, Error},
+    mount::{Mounted, Mounter},
+    request::{self, MountSpec, RawRequest},
+};
+use authority::AuthorityRepair;
+use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
+use socket::Socket;
+
+/// The generated types of `proto/v1alpha1/service.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+pub mod pb {
+    tonic::include_proto!("v1alpha1");
+}
+
+/// The contract's version, in requests and answers.
+const CONTRACT: &str = "v1alpha1";
+/// What we are called in `Version` answers.
+const RUNTIME: &str = "vaultmount";
+/// A caller without a deadline gets this one: drivers up to 1.5.6 poll one pod after another without any.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// What drivers receive at most (grpc-go's default), in bytes.
+const MAX_RESPONSE: usize = 4 << 20;
+/// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
+const MAX_REQUEST: usize = 8 << 20;
+
+/// The provider of one socket.
+#[derive(Clone)]
+struct Provider {
+    mounter: Arc<Mounter>,
+    /// Asked for when the class names no audience: the provider's name, as the socket carries it.
+    audience: &'static str,
+    panics: Arc<AtomicU64>,
+}
+
+/// Serves one socket until `stop`, then until every call in flight is answered.
+pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Receiver<bool>) {
+    let provider = Provider { mounter, audience: audience(&socket), panics: Arc::default() };
+    let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
+    let connections = GracefulShutdown::new();
+    loop {
+        tokio::select! {
+            accepted = socket.accept() => match accepted {
+                Ok(stream) => connect(stream, service.clone(), &connections),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    // Those who connected before the name was given up are still served.
+    while let Some(stream) = socket.waiting() {
+        connect(stream, service.clone(), &connections);
+    }
+    socket.close();
+    connections.shutdown().await;
+}
+
+fn connect(stream: UnixStream, service: CsiDriverProviderServer<Provider>, connections: &GracefulShutdown) {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new()).max_concurrent_streams(1024);
+    let io = TokioIo::new(AuthorityRepair::new(stream));
+    let connection = connections.watch(http.serve_connection(io, TowerToHyperService::new(service)));
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection ended with an error");
+        }
+    });
+}
+
+/// The provider's name, and so its default audience, is the socket's (`vault.sock`, `openbao.sock`).
+fn audience(socket: &Socket) -> &'static str {
+    match socket.path().file_stem().and_then(|s| s.to_str()) {
+        Some("openbao" | "bao") => "openbao",
+        _ => "vault",
+    }
+}
+
+#[tonic::async_trait]
+impl CsiDriverProvider for Provider {
+    async fn version(&self, _: Request<pb::VersionRequest>) -> Result<Response<pb::VersionResponse>, Status> {
+        Ok(Response::new(pb::VersionResponse {
+            version: CONTRACT.to_owned(),
+            runtime_name: RUNTIME.to_owned(),
+            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
+        let deadline = Instant::now() + timeout(&request).unwrap_or(DEFAULT_DEADLINE);
+        let request = request.into_inner();
+        let spec = parse(&request).map_err(|error| refuse(&error, &request.target_path))?;
+        drop(request);
+        let span = tracing::info_span!("mount", pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class);
+        self.answer(spec, deadline).instrument(span).await
+    }
+}
+
+impl Provider {
+    /// Mounts in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
+    async fn answer(&self, spec: MountSpec, deadline: Instant) -> Result<Response<pb::MountResponse>, Status> {
+        let start = Instant::now();
+        for warning in &spec.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (mounter, audience, target) = (Arc::clone(&self.mounter), self.audience, spec.target_path.clone());
+        let work = tokio::spawn(async move { mounter.mount(&spec, audience, deadline).await }.in_current_span());
+        let mounted = match work.await {
+            Ok(Ok(mounted)) => mounted,
+            Ok(Err(error)) => return Err(refuse(&error, &target)),
+            Err(_) => {
+                let panics = self.panics.fetch_add(1, Relaxed) + 1;
+                tracing::error!(panics, "a mount panicked");
+                return Err(refuse(&Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"), &target));
+            }
+        };
+        let response = respond(&mounted).map_err(|error| refuse(&error, &target))?;
+        mounted.delivered();
+        tracing::info!(files = mounted.files.len(), took = ?start.elapsed(), "mounted");
+        Ok(Response::new(response))
+    }
+}
+
+fn parse(request: &pb::MountRequest) -> Result<MountSpec, Error> {
+    request::parse(&RawRequest {
+        attributes: &request.attributes,
+        secrets: &request.secrets,
+        target_path: &request.target_path,
+        permission: &request.permission,
+    })
+}
+
+fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
+    let response = pb::MountResponse {
+        object_version: mounted.versions.iter().map(|(id, version)| pb::ObjectVersion { id: id.clone(), version: version.clone() }).collect(),
+        error: None,
+        files: mounted
+            .files
+            .iter()
+            .map(|file| pb::File { path: file.path.clone(), mode: file.mode.cast_signed(), contents: file.contents.clone().into_wire() })
+            .collect(),
+    };
+    let size = prost::Message::encoded_len(&response);
+    if size > MAX_RESPONSE { Err(mounted.too_large(size, MAX_RESPONSE)) } else { Ok(response) }
+}
+
+/// Says once in the log what the caller is told; the driver masks the failures of remounts.
+fn refuse(error: &Error, target_path: &str) -> Status {
+    tracing::warn!(code = ?status::code(error.cause()), target_path, "mount failed: {error}");
+    Status::new(status::code(error.cause()), error.to_string())
+}
+
+/// The caller's `grpc-timeout`: at most eight digits and a unit.
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
+fn timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = (1..=8).contains(&digits.len()).then(|| digits.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("119999m", Some(Duration::from_millis(119_999))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("5", None),
+            ("m", None),
+            ("", None),
+            ("123456789S", None),
+            ("-1S", None),
+        ] {
+            let mut request = Request::new(());
+            request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(timeout(&request), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One Vault token per pod identity, and what was read under it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    error::{Cause, Error},
+    flight::Flight,
+    lease::{Lease, Leases},
+    secret::SecretText,
+    vault::{
+        Client, Endpoint,
+        client::{Login, Reading, Token},
+        failure::{Failure, LoginContext, ReadContext},
+        wire::Read,
+    },
+};
+
+/// Everything that decides which token a pod gets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// Where secrets are read.
+    pub namespace: Option<String>,
+    /// Where logins happen.
+    pub auth_namespace: Option<String>,
+    /// The auth mount, without `auth/`.
+    pub auth_mount: String,
+    /// The login role.
+    pub role: String,
+    /// The service account token's audience.
+    pub audience: String,
+    /// The pod.
+    pub pod_uid: String,
+    /// The pod's Kubernetes namespace.
+    pub pod_namespace: String,
+    /// The pod's service account.
+    pub service_account: String,
+}
+
+/// What proves to Vault who the pod is.
+pub struct Proof {
+    /// The service account token.
+    pub jwt: SecretText,
+    /// The audiences it says it is for, for messages.
+    pub audiences: Vec<String>,
+}
+
+/// Brings a pod's proof when a login needs it.
+pub type Prover = Arc<dyn Fn() -> BoxFuture<'static, Result<Proof, Error>> + Send + Sync>;
+
+/// A pod's standing at one Vault.
+pub struct Session {
+    key: SessionKey,
+    client: Client,
+    login: Flight<Result<Arc<Token>, Error>>,
+    leases: Leases,
+    /// Never held across an await.
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The token and when it came.
+    token: Option<(Arc<Token>, Instant)>,
+    last_heard: Instant,
+}
+
+/// The sessions of a node.
+pub struct Sessions {
+    max: usize,
+    /// Never held across an await.
+    by_key: Mutex<HashMap<SessionKey, Arc<Session>>>,
+}
+
+impl Sessions {
+    /// Keeps `max` sessions at most.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max, by_key: Mutex::default() }
+    }
+
+    /// The session of a key, made if there is none. When there are too many, the longest silent one makes room:
+    /// nothing tells yet when a pod ends, and a living pod's next poll logs in again.
+    pub fn open(&self, key: SessionKey, client: Client) -> Arc<Session> {
+        let mut sessions = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = sessions.get(&key) {
+            session.state().last_heard = Instant::now();
+            return Arc::clone(session);
+        }
+        if sessions.len() >= self.max {
+            let silent = sessions.iter().min_by_key(|(_, s)| s.state().last_heard).map(|(key, _)| key.clone());
+            if let Some(silent) = silent {
+                tracing::warn!(max = self.max, "more pods than --max-sessions: the longest silent one makes room");
+                sessions.remove(&silent);
+            }
+        }
+        let session = Arc::new(Session::new(key.clone(), client));
+        sessions.insert(key, Arc::clone(&session));
+        session
+    }
+}
+
+impl Session {
+    fn new(key: SessionKey, client: Client) -> Self {
+        let state = State { token: None, last_heard: Instant::now() };
+        Self { key, client, login: Flight::default(), leases: Leases::default(), state: Mutex::new(state) }
+    }
+
+    /// Makes sure of a token, so that a refused login is reported once and not for each object.
+    pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
+        self.token(prover, None, deadline).await.map(drop)
+    }
+
+    /// What Vault answers to a request, at most one equal one at a time.
+    pub async fn read(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Arc<Lease>, Error> {
+        loop {
+            let outcome = self.leases.read(read, || {
+                let (session, read, prover) = (Arc::clone(self), read.clone(), Arc::clone(prover));
+                async move { session.fetch(&read, &prover, deadline).await }
+            });
+            match outcome.await {
+                // The request was another caller's, and so was the deadline.
+                Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// A pod has what was read.
+    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) {
+        self.leases.delivered(read, lease);
+    }
+
+    async fn fetch(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Reading, Error> {
+        let namespace = self.key.namespace.as_deref();
+        let token = self.token(prover, None, deadline).await?;
+        let failure = match self.client.read(&token, namespace, read, deadline).await {
+            Ok(reading) => return Ok(reading),
+            Err(failure) => failure,
+        };
+        if !self.client.is_token_gone(&token, self.key.auth_namespace.as_deref(), &failure, deadline).await {
+            return Err(self.read_error(&failure, &token, read));
+        }
+        tracing::info!(role = self.key.role, pod = self.key.pod_uid, "the Vault token is gone before its time; logging in again");
+        let token = self.token(prover, Some(&token), deadline).await?;
+        let again = self.client.read(&token, namespace, read, deadline).await;
+        again.map_err(|failure| self.read_error(&failure, &token, read))
+    }
+
+    /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
+    async fn token(self: &Arc<Self>, prover: &Prover, gone: Option<&Arc<Token>>, deadline: Instant) -> Result<Arc<Token>, Error> {
+        if let Some(token) = self.held(gone) {
+            return Ok(token);
+        }
+        let outcome = self.login.join(|| {
+            let (session, prover, gone) = (Arc::clone(self), Arc::clone(prover), gone.cloned());
+            async move {
+                // Another's login may have ended between our look and our turn.
+                match session.held(gone.as_ref()) {
+                    Some(token) => Ok(token),
+                    None => session.log_in(&prover, deadline).await,
+                }
+            }
+        });
+        outcome.await.unwrap_or_else(|| Err(Error::new(Cause::Internal, "the login panicked").advice("report it with the provider's log")))
+    }
+
+    async fn log_in(&self, prover: &Prover, deadline: Instant) -> Result<Arc<Token>, Error> {
+        let proof = prover().await?;
+        let key = &self.key;
+        let login = Login { mount: key.auth_mount.clone(), namespace: key.auth_namespace.clone(), role: key.role.clone(), jwt: proof.jwt };
+        let token = self.client.login(&login, deadline).await.map_err(|f| self.login_error(&f, proof.audiences))?;
+        let token = Arc::new(token);
+        self.leases.token_is_gone();
+        self.state().token = Some((Arc::clone(&token), Instant::now()));
+        tracing::debug!(role = key.role, pod = key.pod_uid, ttl = ?token.ttl, "logged in");
+        Ok(token)
+    }
+
+    /// The token held, unless it is `gone`, spent, or past nine tenths of its life.
+    fn held(&self, gone: Option<&Arc<Token>>) -> Option<Arc<Token>> {
+        let state = self.state();
+        let (token, since) = state.token.as_ref()?;
+        let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, token));
+        let is_old = !token.ttl.is_zero() && since.elapsed() >= token.ttl * 9 / 10;
+        (!is_gone && !is_old && !token.is_spent()).then(|| Arc::clone(token))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn login_error(&self, failure: &Failure, audiences: Vec<String>) -> Error {
+        let key = &self.key;
+        failure.of_login(&LoginContext {
+            address: self.client.address().to_owned(),
+            mount: key.auth_mount.clone(),
+            namespace: key.auth_namespace.clone(),
+            role: key.role.clone(),
+            pod_namespace: key.pod_namespace.clone(),
+            service_account: key.service_account.clone(),
+            audiences,
+        })
+    }
+
+    fn read_error(&self, failure: &Failure, token: &Token, read: &Read) -> Error {
+        let namespace = self.key.namespace.as_deref();
+        failure.of_read(&ReadContext {
+            address: self.client.address(),
+            namespace,
+            role: &self.key.role,
+            policies: &token.policies,
+            read,
+            engine: self.client.known_engine(namespace, &read.path).as_deref(),
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! Where a server is: `http`, `https` or `unix`, normalized so that equal places are equal values.
+
+use std::{fmt, net::IpAddr, path::PathBuf};
+
+use http::Uri;
+
+/// A server's address, as in `VAULT_ADDR`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A server reached over TCP.
+    Tcp {
+        /// Whether to speak TLS.
+        https: bool,
+        /// Lower case; IPv6 without brackets.
+        host: String,
+        /// The port, the scheme's own when the address names none.
+        port: u16,
+        /// What stands before `/v1`, without trailing slash; empty as a rule.
+        prefix: String,
+    },
+    /// A unix socket, such as a Vault Agent's.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Reads an address; the error says what is wrong with it, in a clause that follows the address.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            if !path.starts_with('/') || path.contains('\0') {
+                return Err("has no absolute path; write unix:///path/to/socket");
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        let uri: Uri = text.parse().map_err(|_| "is not a URL; write https://host:port")?;
+        let https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            Some(_) => return Err("has a scheme that is none of https, http, unix"),
+            None => return Err("has no scheme; write https://host:port"),
+        };
+        let authority = uri.authority().ok_or("has no host; write https://host:port")?;
+        if authority.as_str().contains('@') {
+            return Err("carries a user name; vaultmount logs in as the pod");
+        }
+        if uri.query().is_some() || text.contains('#') {
+            return Err("carries a query or fragment; an address ends with host, port and path");
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        if host.is_empty() {
+            return Err("has no host; write https://host:port");
+        }
+        let port = match authority.as_str().rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => port.parse().map_err(|_| "has a port that is no number up to 65535")?,
+            _ if https => 443,
+            _ => 80,
+        };
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self::Tcp { https, host, port, prefix })
+    }
+
+    /// What requests are sent to: scheme, host and port. A unix socket's requests go to `http://localhost`.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        match self {
+            Self::Tcp { https, host, port, .. } => {
+                let scheme = if *https { "https" } else { "http" };
+                if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
+            }
+            Self::Unix(_) => "http://localhost".to_owned(),
+        }
+    }
+
+    /// What stands before `/v1` in every request's path.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Tcp { prefix, .. } => prefix,
+            Self::Unix(_) => "",
+        }
+    }
+
+    /// The unix socket, if it is one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Unix(path) => Some(path),
+        }
+    }
+
+    /// Whether it can only mean this node: a unix socket, a loopback, unspecified or link-local address.
+    /// A host name is judged when it is resolved.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(is_local_ip)
+            }
+        }
+    }
+}
+
+/// Whether an IP address leads to this node or this link, also when it is written as IPv6.
+#[must_use]
+pub fn is_local_ip(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast() || v4.is_multicast(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast(),
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { prefix, .. } => write!(f, "{}{prefix}", self.origin()),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Address {
+        Address::parse(text).unwrap()
+    }
+
+    #[test]
+    fn equal_places_are_equal() {
+        assert_eq!(parse("HTTPS://Vault.Example.com/"), parse("https://vault.example.com:443"));
+        assert_eq!(parse("http://[::1]:8200/a/").to_string(), "http://[::1]:8200/a");
+        assert_ne!(parse("https://vault:8200"), parse("http://vault:8200"));
+        assert_eq!(parse("unix:///run/agent.sock").to_string(), "unix:///run/agent.sock");
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        for (text, why) in [
+            ("vault:8200", "scheme"),
+            ("vault", "scheme"),
+            ("ftp://vault", "scheme"),
+            ("https://", "URL"),
+            ("https://me:pw@vault", "user name"),
+            ("https://vault?x=1", "query"),
+            ("https://vault:99999", "port"),
+            ("unix://run/x", "absolute"),
+            ("", "URL"),
+        ] {
+            let said = Address::parse(text).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn local_addresses_are_known_in_every_spelling() {
+        for text in [
+            "unix:///x",
+            "http://localhost:1",
+            "http://LOCALHOST",
+            "http://127.9.9.9",
+            "http://0.0.0.0",
+            "http://[::1]",
+            "http://[::]",
+            "http://[::ffff:127.0.0.1]",
+            "http://169.254.169.254",
+            "http://[fe80::1]",
+        ] {
+            assert!(parse(text).is_local(), "{text}");
+        }
+        for text in ["http://10.0.0.1", "https://vault", "http://[fd00::1]"] {
+            assert!(!parse(text).is_local(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! A server's answer to a read: Vault's envelope understood, what is in it kept as the server's own bytes.
+
+use std::{fmt, ops::Range, str};
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use zeroize::Zeroizing;
+
+use crate::secret::SecretBytes;
+
+/// One answer of Vault. Owns the body; `data`, `auth` and `wrap_info` are ranges of it, never parsed into values here,
+/// so numbers and escapes stay as the server wrote them and nothing secret is copied.
+#[derive(Clone)]
+pub struct Answer {
+    /// The server's id of the request; empty when the server sent none.
+    pub request_id: String,
+    /// The lease; empty when there is none. Only this makes an answer leased, not its duration.
+    pub lease_id: String,
+    /// The lease's duration in seconds; 0 when absent or below.
+    pub lease_duration: u64,
+    /// Whether the lease can be renewed.
+    pub renewable: bool,
+    /// What the server wants the caller to know; no secrets.
+    pub warnings: Vec<String>,
+    body: SecretBytes,
+    data: Option<Range<usize>>,
+    auth: Option<Range<usize>>,
+    wrap_info: Option<Range<usize>>,
+}
+
+/// The body is no JSON object of Vault's shape. Says where, never what is there.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an answer of Vault: {problem} at line {line}, column {column}")]
+pub struct NotAnswer {
+    problem: &'static str,
+    line: usize,
+    column: usize,
+}
+
+/// The envelope as it is on the wire. Unknown fields are ignored; any field may be absent or null.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    request_id: Option<String>,
+    lease_id: Option<String>,
+    lease_duration: Option<i64>,
+    renewable: Option<bool>,
+    warnings: Option<Vec<String>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    auth: Option<&'a RawValue>,
+    #[serde(borrow)]
+    wrap_info: Option<&'a RawValue>,
+}
+
+impl Answer {
+    /// Understands a body. A field of the envelope that comes twice, or has another type than Vault's, is an error;
+    /// `data` may be any JSON. Nothing here recurses, so depth is no danger; the body's size is the transport's to bound.
+    pub fn parse(body: Vec<u8>) -> Result<Self, NotAnswer> {
+        let body = SecretBytes::from(body);
+        let bytes = body.expose();
+        // A derived struct would also be read from an array.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(NotAnswer { problem: "no JSON object", line: 1, column: 1 });
+        }
+        let envelope: Envelope<'_> = serde_json::from_slice(bytes)?;
+        let range = |part: Option<&RawValue>| part.map(|part| range_within(bytes, part.get()));
+        Ok(Self {
+            data: range(envelope.data),
+            auth: range(envelope.auth),
+            wrap_info: range(envelope.wrap_info),
+            request_id: envelope.request_id.unwrap_or_default(),
+            lease_id: envelope.lease_id.unwrap_or_default(),
+            lease_duration: envelope.lease_duration.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default(),
+            renewable: envelope.renewable.unwrap_or_default(),
+            warnings: envelope.warnings.unwrap_or_default(),
+            body,
+        })
+    }
+
+    /// The JSON text of `data`, byte for byte as the server sent it; `None` when absent or null.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.text(self.data.as_ref())
+    }
+
+    /// Whether both answers hold the same data, byte for byte. What else differs between equal reads (request id,
+    /// lease, warnings) does not count.
+    #[must_use]
+    pub fn same_data(&self, other: &Self) -> bool {
+        self.data() == other.data()
+    }
+
+    /// The whole response as the Go provider 1.7.4 writes it: `request_id`, `lease_id`, `lease_duration`, `renewable`,
+    /// `data`, `warnings` (null when there are none), then `auth` and `wrap_info` if the server sent them, on one line.
+    ///
+    /// The last four are the server's own bytes put through [`compact`]. Vault and OpenBao answer compact, escaped and
+    /// with sorted keys, so nothing changes there. (The Go provider would also sort keys and rewrite `auth` by the
+    /// fields it knows; no such server is known.)
+    #[must_use]
+    pub fn whole(&self) -> Zeroizing<String> {
+        let head = format!(
+            r#"{{"request_id":{},"lease_id":{},"lease_duration":{},"renewable":{},"data":"#,
+            Value::from(self.request_id.as_str()),
+            Value::from(self.lease_id.as_str()),
+            self.lease_duration,
+            self.renewable
+        );
+        let warnings = if self.warnings.is_empty() { Value::Null } else { Value::from(self.warnings.as_slice()) };
+        let warnings = warnings.to_string();
+        let mut pieces = vec![head.as_str(), self.data().unwrap_or("null"), r#","warnings":"#, warnings.as_str()];
+        for (name, part) in [(r#","auth":"#, &self.auth), (r#","wrap_info":"#, &self.wrap_info)] {
+            if let Some(json) = self.text(part.as_ref()) {
+                pieces.extend([name, json]);
+            }
+        }
+        pieces.push("}");
+        compact_all(&pieces)
+    }
+
+    fn text(&self, part: Option<&Range<usize>>) -> Option<&str> {
+        // The parser has checked the text; checking again costs less than an invariant to keep.
+        self.body.expose().get(part?.clone()).and_then(|bytes| str::from_utf8(bytes).ok())
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("request_id", &self.request_id)
+            .field("lease_duration", &self.lease_duration)
+            .field("renewable", &self.renewable)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<serde_json::Error> for NotAnswer {
+    // serde_json's own message may repeat a value.
+    fn from(error: serde_json::Error) -> Self {
+        let problem = match error.classify() {
+            serde_json::error::Category::Data => "a field of another type, or one twice,",
+            serde_json::error::Category::Eof => "the body ends early,",
+            _ => "JSON syntax error",
+        };
+        Self { problem, line: error.line(), column: error.column() }
+    }
+}
+
+/// Valid JSON text as Go's `json.Marshal` writes a `RawMessage`: no white space between tokens, `<`, `>`, `&`, U+2028
+/// and U+2029 escaped, everything else untouched. What a file gets of a value that is not a string.
+#[must_use]
+pub fn compact(json: &str) -> Zeroizing<String> {
+    compact_all(&[json])
+}
+
+/// Pieces of one JSON text, none of which ends inside a string.
+fn compact_all(pieces: &[&str]) -> Zeroizing<String> {
+    let room = pieces.iter().flat_map(|piece| piece.chars()).map(|c| go_escape(c).map_or(c.len_utf8(), str::len)).sum();
+    // Sized before it is written, so that no outgrown copy of a secret stays in freed memory.
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    for piece in pieces {
+        append_compact(&mut text, piece);
+    }
+    text
+}
+
+fn append_compact(text: &mut String, json: &str) {
+    let (mut in_string, mut escaped) = (false, false);
+    for c in json.chars() {
+        match (c, go_escape(c)) {
+            (_, Some(escape)) => text.push_str(escape),
+            (' ' | '\t' | '\n' | '\r', None) if !in_string => {}
+            _ => text.push(c),
+        }
+        if escaped {
+            escaped = false;
+        } else if c == '"' {
+            in_string = !in_string;
+        } else {
+            escaped = c == '\\';
+        }
+    }
+}
+
+/// The characters that Go's JSON escapes though JSON would not.
+fn go_escape(c: char) -> Option<&'static str> {
+    match c {
+        '<' => Some("\\u003c"),
+        '>' => Some("\\u003e"),
+        '&' => Some("\\u0026"),
+        '\u{2028}' => Some("\\u2028"),
+        '\u{2029}' => Some("\\u2029"),
+        _ => None,
+    }
+}
+
+/// Where `part`, which borrows from `whole`, lies in it.
+fn range_within(whole: &[u8], part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer::parse(body.as_bytes().to_vec()).unwrap()
+    }
+
+    const KV2: &str = r#"{"request_id":"r-1","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"n":1.50,"p":"\u003c\u0026"},"metadata":{"version":1}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}
+"#;
+
+    #[test]
+    fn the_whole_response_is_the_go_providers() {
+        for (body, whole) in [
+            (
+                KV2,
+                r#"{"request_id":"r-1","lease_id":"","lease_duration":0,"renewable":false,"data":{"data":{"n":1.50,"p":"\u003c\u0026"},"metadata":{"version":1}},"warnings":null}"#,
+            ),
+            ("{}", r#"{"request_id":"","lease_id":"","lease_duration":0,"renewable":false,"data":null,"warnings":null}"#),
+            (
+                r#"{"request_id":null,"lease_id":"a/<b>\n","lease_duration":3600,"renewable":true,"data":null,"warnings":["a & b"],"auth":{"client_token":"t"},"wrap_info":{"ttl":1}}"#,
+                r#"{"request_id":"","lease_id":"a/\u003cb\u003e\n","lease_duration":3600,"renewable":true,"data":null,"warnings":["a \u0026 b"],"auth":{"client_token":"t"},"wrap_info":{"ttl":1}}"#,
+            ),
+        ] {
+            assert_eq!(answer(body).whole().as_str(), whole);
+        }
+    }
+
+    #[test]
+    fn the_whole_response_never_outgrows_its_buffer() {
+        let answer = answer("{\"request_id\":\"<<<\u{2028}\",\"data\":{\"a\" : \"&&&&&&\u{2029}\\\"<\"}}");
+        let whole = answer.whole();
+        assert!(whole.contains("&&&") || whole.contains(r#""\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c""#));
+        assert!(whole.capacity() < whole.len() + 8, "{} for {}", whole.capacity(), whole.len());
+    }
+
+    #[test]
+    fn data_is_the_servers_own_bytes() {
+        assert_eq!(answer(r#"{"data": {"b":"\u003c",  "a":1.0} }"#).data(), Some(r#"{"b":"\u003c",  "a":1.0}"#));
+        assert_eq!(answer(r#"{"data":null}"#).data(), None);
+        assert_eq!(answer("{}").data(), None);
+        assert_eq!(answer(r#"{"data":{"lone":"\ud800"}}"#).data(), Some(r#"{"lone":"\ud800"}"#));
+    }
+
+    #[test]
+    fn equal_data_is_equal_whatever_is_around_it() {
+        let (one, two) = (answer(r#"{"request_id":"1","data":{"a":1}}"#), answer(r#"{"request_id":"2","data":{"a":1}}"#));
+        assert!(one.same_data(&two));
+        assert!(!one.same_data(&answer(r#"{"request_id":"1","data":{"a":2}}"#)));
+        assert!(!one.same_data(&answer("{}")));
+    }
+
+    #[test]
+    fn compact_text_loses_white_space_between_tokens_only() {
+        for (json, expected) in [
+            ("{ \"a b\" :\n[ 1 ,\t2 ]\r\n}", r#"{"a b":[1,2]}"#),
+            (r#"{"a\" ": "\\", "b" : " "}"#, r#"{"a\" ":"\\","b":" "}"#),
+            ("\"<>&\u{2028}\u{2029}é\"", "\"\\u003c\\u003e\\u0026\\u2028\\u2029é\""),
+            ("-0.0e+10", "-0.0e+10"),
+        ] {
+            assert_eq!(compact(json).as_str(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused_without_repeating_it() {
+        for (body, message) in [
+            ("", "not an answer of Vault: no JSON object at line 1, column 1"),
+            ("<html>hunter2", "not an answer of Vault: no JSON object at line 1, column 1"),
+            ("[]", "not an answer of Vault: no JSON object at line 1, column 1"),
+            (r#"{"data":"#, "not an answer of Vault: the body ends early, at line 1, column 8"),
+            (r#"{"data":{}} x"#, "not an answer of Vault: JSON syntax error at line 1, column 13"),
+            (
+                r#"{"renewable":"hunter2"}"#,
+                "not an answer of Vault: a field of another type, or one twice, at line 1, column 22",
+            ),
+            (
+                r#"{"data":1,"data":2}"#,
+                "not an answer of Vault: a field of another type, or one twice, at line 1, column 16",
+            ),
+        ] {
+            assert_eq!(Answer::parse(body.into()).map(|_| ()).unwrap_err().to_string(), message, "{body}");
+        }
+    }
+
+    #[test]
+    fn durations_are_lenient() {
+        assert_eq!(answer(r#"{"lease_duration":2764800}"#).lease_duration, 2_764_800);
+        assert_eq!(answer(r#"{"lease_duration":-1}"#).lease_duration, 0);
+        assert_eq!(answer(r#"{"lease_duration":null}"#).lease_duration, 0);
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let shown = format!("{:?}", answer(r#"{"data":{"hunter1":"hunter2"},"auth":{"client_token":"hunter3"}}"#));
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn depth_is_no_danger() {
+        let deep = format!(r#"{{"data":{}{}}}"#, "[".repeat(500_000), "]".repeat(500_000));
+        assert_eq!(answer(&deep).whole().len(), deep.len() + r#""request_id":"","lease_id":"","lease_duration":0,"renewable":false,,"warnings":null"#.len());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_an_error(body: Vec<u8>) {
+            let _ = Answer::parse(body);
+        }
+
+        #[test]
+        fn any_text_is_written_as_json_reads_it(id: String, value: String) {
+            let body = serde_json::json!({"request_id": id, "data": {"value": value}}).to_string();
+            let whole = answer(&body).whole();
+            let read: Value = serde_json::from_str(&whole).unwrap();
+            prop_assert_eq!(&read["request_id"], &Value::from(id));
+            prop_assert_eq!(&read["data"]["value"], &Value::from(value));
+            prop_assert!(!whole.contains(['<', '>', '&', '\u{2028}', '\u{2029}']));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The requests vaultmount makes of Vault: log in, read, and ask about a token or an engine.
+//!
+//! Requests are built from rustify endpoints (vaultrs' where it has one) and sent on our own transport: vaultrs' client
+//! follows redirects with the token, bounds nothing and panics on a newline in a header.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue, Request};
+use rustify::{
+    endpoint::Endpoint as Build,
+    enums::{RequestMethod, RequestType, ResponseType},
+    errors::ClientError,
+};
+use serde::Deserialize;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use vaultrs::api::{auth::kubernetes::requests::LoginWithKubernetesRequest, token::requests::LookupTokenSelfRequest};
+use zeroize::Zeroize;
+
+use super::{
+    Config, Endpoint,
+    answer::Answer,
+    engine::{Engine, Engines, is_builtin},
+    failure::{Failure, TokenVerdict},
+    transport::{Call, Transport},
+    wire::{Method, Read},
+};
+use crate::{
+    error::Error,
+    secret::{SecretBytes, SecretText},
+};
+
+/// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    address: String,
+    transport: Transport,
+    engines: Engines,
+    /// Held while an engine is asked for, so that many reads of one new mount ask once.
+    asking: tokio::sync::Mutex<()>,
+    max_creating: usize,
+    /// Slots for requests that create something, by Vault namespace and mount path. Never held across an await.
+    creating: Mutex<HashMap<(Option<String>, String), Weak<Semaphore>>>,
+}
+
+/// Who logs in where.
+#[derive(Clone)]
+pub struct Login {
+    /// The auth mount, without `auth/`.
+    pub mount: String,
+    /// The Vault namespace of the auth mount.
+    pub namespace: Option<String>,
+    /// The role.
+    pub role: String,
+    /// The service account token.
+    pub jwt: SecretText,
+}
+
+/// What a login brought.
+pub struct Token {
+    header: HeaderValue,
+    /// Policies, those of the identity included.
+    pub policies: Vec<String>,
+    /// How long it lives; zero: for ever.
+    pub ttl: Duration,
+    /// How many requests it may make; zero: any number.
+    num_uses: u64,
+    used: AtomicU64,
+}
+
+/// What a read brought, and whether it created something.
+pub struct Reading {
+    /// Vault's answer.
+    pub answer: Answer,
+    /// Whether the request may have created a credential, so that the answer must reach its pod.
+    pub creates: bool,
+}
+
+impl Client {
+    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>) -> Result<Self, Error> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                address: endpoint.address.to_string(),
+                transport: Transport::new(endpoint, config)?,
+                engines: Engines::default(),
+                asking: tokio::sync::Mutex::default(),
+                max_creating: config.max_creating,
+                creating: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The endpoint's address, for messages.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    /// Whether anyone but the registry uses it.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.shared) > 1
+    }
+
+    /// Logs in with a service account token; the `kubernetes` and `jwt` methods take the same request.
+    pub async fn login(&self, login: &Login, deadline: Instant) -> Result<Token, Failure> {
+        let mut endpoint =
+            LoginWithKubernetesRequest { mount: login.mount.clone(), role: login.role.clone(), jwt: login.jwt.expose().to_owned() };
+        let request = self.build(&endpoint, None, login.namespace.as_deref());
+        endpoint.jwt.zeroize();
+        let body = self.shared.transport.send(request?, Call { creates: false, deadline }).await?;
+        Token::parse(body)
+    }
+
+    /// Reads, lists or writes, and says whether that created something.
+    pub async fn read(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Result<Reading, Failure> {
+        let engine = self.engine(token, namespace, read, deadline).await;
+        let creates = match read.method {
+            Method::List => false,
+            Method::Get => !(is_builtin(&read.path) || engine.as_deref().is_some_and(Engine::only_stores)),
+            Method::Put | Method::Post => true,
+        };
+        let slots = creates.then(|| self.slots(namespace, engine.as_deref(), &read.path));
+        let _slot = match &slots {
+            Some(slots) => {
+                let busy = Failure::Deadline { during: "waiting for other requests that create credentials" };
+                let Ok(Ok(slot)) = timeout_at(deadline, slots.acquire()).await else { return Err(busy) };
+                Some(slot)
+            }
+            None => None,
+        };
+        let request = self.build(&Logical(read), Some(token), namespace)?;
+        let body = self.shared.transport.send(request, Call { creates, deadline }).await?;
+        if body.is_empty() {
+            return Err(Failure::NoData { warnings: Vec::new() });
+        }
+        let answer = Answer::parse(body).map_err(|e| Failure::NotVault(e.to_string()))?;
+        if answer.data().is_none() {
+            return Err(Failure::NoData { warnings: answer.warnings });
+        }
+        Ok(Reading { answer, creates })
+    }
+
+    /// What a refusal means for the token: when Vault's words do not tell, the token is asked about itself.
+    pub async fn is_token_gone(&self, token: &Token, namespace: Option<&str>, failure: &Failure, deadline: Instant) -> bool {
+        let Failure::Refused(refusal) = failure else { return false };
+        match refusal.token_verdict() {
+            TokenVerdict::Valid => false,
+            TokenVerdict::Invalid => true,
+            TokenVerdict::Unclear => {
+                let Ok(request) = self.build(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
+                match self.shared.transport.send(request, Call { creates: false, deadline }).await {
+                    Err(Failure::Refused(refusal)) => refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid,
+                    _ => false,
+                }
+            }
+        }
+    }
+
+    /// What is known of the engine at a path, without asking.
+    #[must_use]
+    pub fn known_engine(&self, namespace: Option<&str>, path: &str) -> Option<Arc<Engine>> {
+        self.shared.engines.find(namespace, path).flatten()
+    }
+
+    /// The engine mounted at a read's path, asked for at its first use.
+    async fn engine(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<Arc<Engine>> {
+        if is_builtin(&read.path) || read.method == Method::List {
+            return None;
+        }
+        if let Some(known) = self.shared.engines.find(namespace, &read.path) {
+            return known;
+        }
+        let _asking = timeout_at(deadline, self.shared.asking.lock()).await.ok()?;
+        if let Some(known) = self.shared.engines.find(namespace, &read.path) {
+            return known;
+        }
+        let engine = self.ask_engine(token, namespace, read, deadline).await?;
+        self.shared.engines.learn(namespace, &read.path, engine.clone());
+        engine
+    }
+
+    /// Asks Vault for an engine: `Some(None)` when it would not tell, `None` when it could not.
+    async fn ask_engine(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<Option<Arc<Engine>>> {
+        #[derive(Deserialize)]
+        struct Body {
+            data: Engine,
+        }
+        let request = self.build(&EngineAt(&read.path), Some(token), namespace).ok()?;
+        match self.shared.transport.send(request, Call { creates: false, deadline }).await {
+            Ok(body) => Some(serde_json::from_slice::<Body>(&body).ok().map(|b| Arc::new(b.data)).filter(|e| e.path.ends_with('/'))),
+            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(None),
+            Err(_) => None,
+        }
+    }
+
+    /// The slots of a mount path for requests that create something.
+    fn slots(&self, namespace: Option<&str>, engine: Option<&Engine>, path: &str) -> Arc<Semaphore> {
+        let mount = engine.map_or_else(|| path.split('/').next().unwrap_or_default(), |e| e.path.trim_end_matches('/'));
+        let mut creating = self.shared.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (namespace.map(str::to_owned), mount.to_owned());
+        if let Some(slots) = creating.get(&key).and_then(Weak::upgrade) {
+            return slots;
+        }
+        creating.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(Semaphore::new(self.shared.max_creating));
+        creating.insert(key, Arc::downgrade(&slots));
+        slots
+    }
+
+    fn build(&self, endpoint: &impl Build, token: Option<&Token>, namespace: Option<&str>) -> Result<Request<Vec<u8>>, Failure> {
+        let mut request = endpoint
+            .request(self.shared.transport.origin())
+            .map_err(|_| Failure::Unsendable("its path or body cannot be encoded"))?;
+        let headers = request.headers_mut();
+        // Vault refuses requests without it when it is told to stand against request forgery.
+        headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
+        if let Some(token) = token {
+            headers.insert(HeaderName::from_static("x-vault-token"), token.header.clone());
+            token.used.fetch_add(1, Relaxed);
+        }
+        if let Some(namespace) = namespace {
+            let value = HeaderValue::from_str(namespace).map_err(|_| Failure::Unsendable("the Vault namespace has characters no header takes"))?;
+            headers.insert(HeaderName::from_static("x-vault-namespace"), value);
+        }
+        Ok(request)
+    }
+}
+
+impl Token {
+    /// Reads a login's answer. Lenient: only the token itself must be there.
+    fn parse(body: Vec<u8>) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Body {
+            auth: Auth,
+        }
+        #[derive(Deserialize)]
+        struct Auth {
+            client_token: SecretText,
+            policies: Option<Vec<String>>,
+            #[serde(default)]
+            lease_duration: u64,
+            #[serde(default)]
+            num_uses: u64,
+        }
+        let body = SecretBytes::from(body);
+        let Body { auth } = serde_json::from_slice(body.expose()).map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
+        let mut header = HeaderValue::from_str(auth.client_token.expose()).map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
+        header.set_sensitive(true);
+        Ok(Self {
+            header,
+            policies: auth.policies.unwrap_or_default(),
+            ttl: Duration::from_secs(auth.lease_duration),
+            num_uses: auth.num_uses,
+            used: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether it has made as many requests as its role allows.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.num_uses > 0 && self.used.load(Relaxed) >= self.num_uses
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("policies", &self.policies).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
+/// Any path, any method, as a class names it.
+struct Logical<'a>(&'a Read);
+
+impl Build for Logical<'_> {
+    type Response = serde::de::IgnoredAny;
+    const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
+    const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
+
+    fn path(&self) -> String {
+        self.0.path.clone()
+    }
+
+    fn method(&self) -> RequestMethod {
+        match self.0.method {
+            Method::Get => RequestMethod::GET,
+            Method::List => RequestMethod::LIST,
+            Method::Put => RequestMethod::PUT,
+            Method::Post => RequestMethod::POST,
+        }
+    }
+
+    fn query(&self) -> Result<Option<String>, ClientError> {
+        Ok(self.0.query.as_ref().map(|q| q.expose().to_owned()))
+    }
+
+    fn body(&self) -> Result<Option<Vec<u8>>, ClientError> {
+        Ok(self.0.body.as_ref().map(|b| b.expose().as_bytes().to_vec()))
+    }
+}
+
+/// `sys/internal/ui/mounts/PATH`: the engine at a path, told to any token that may use something of it.
+struct EngineAt<'a>(&'a str);
+
+impl Build for EngineAt<'_> {
+    type Response = serde::de::IgnoredAny;
+    const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
+    const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
+
+    fn path(&self) -> String {
+        format!("sys/internal/ui/mounts/{}", self.0)
+    }
+
+    fn method(&self) -> RequestMethod {
+        RequestMethod::GET
+    }
+}

@@ -1,0 +1,224 @@
+//! Connections to one Vault endpoint: TCP or a unix socket, direct or through a proxy, plain or TLS, and why not.
+
+mod error;
+mod fault;
+mod guard;
+mod proxy;
+mod stream;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderValue, Uri};
+use hyper_util::{client::proxy::matcher::Intercept, rt::TokioIo};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, timeout_at},
+};
+use tower::Service;
+
+use crate::tls::{self, Tls, TlsError};
+use stream::{Io, Use};
+use tcp::Target;
+
+pub use error::{ConnectError, ProxyFault, Stage, connect_error};
+pub use fault::TlsFault;
+pub use proxy::{Proxies, ProxyError};
+pub use stream::Stream;
+
+/// How long a connection may take, from the name to the end of the TLS handshake, unless [`Options::timeout`] says else.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to reach an endpoint, beside its TLS settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connect to this unix socket, whatever the address says.
+    pub socket: Option<PathBuf>,
+    /// Proxies on the way.
+    pub proxies: Proxies,
+    /// A tenant chose the address: refuse those that are the node's own ([`ConnectError::Guarded`]).
+    ///
+    /// Checked on the very addresses that are connected to. A name that a proxy resolves is the proxy's to judge;
+    /// an IP address is still checked here.
+    pub guarded: bool,
+    /// For name, TCP, proxy and TLS together.
+    pub timeout: Duration,
+    /// Offer HTTP/2 to TLS servers. Plain connections speak HTTP/1.1.
+    pub http2: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { socket: None, proxies: Proxies::none(), guarded: false, timeout: CONNECT_TIMEOUT, http2: true }
+    }
+}
+
+/// Makes connections for hyper's client. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    tls: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+    options: Options,
+}
+
+impl Connector {
+    /// A connector with these settings. Reads the TLS files, and blocks while it does.
+    pub fn new(tls: &Tls, options: Options) -> Result<Self, TlsError> {
+        let mut config = tls::client_config(tls)?;
+        config.alpn_protocols = if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
+        let server_name = tls.server_name.as_ref().map(|name| {
+            ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() })
+        });
+        let inner = Inner { tls: Arc::new(config), server_name: server_name.transpose()?, options };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The `Proxy-Authorization` that a request to this URI must carry: plain HTTP through a proxy with a password.
+    #[must_use]
+    pub fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
+        let plain = uri.scheme_str() == Some("http") && self.inner.options.socket.is_none();
+        let proxy = plain.then(|| self.inner.options.proxies.intercept(uri)).flatten()?;
+        proxy.basic_auth().cloned()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { inner.connect(&uri).await.map(TokioIo::new) })
+    }
+}
+
+impl Inner {
+    async fn connect(&self, uri: &Uri) -> Result<Stream, ConnectError> {
+        let target = Target::of(uri);
+        let deadline = Deadline { at: Instant::now() + self.options.timeout, after: self.options.timeout };
+        let (io, used) = match (&self.options.socket, self.options.proxies.intercept(uri)) {
+            (Some(path), _) => (unix(path).await?, Use::Plain),
+            (None, None) => (tcp(&target, self.options.guarded, deadline).await?, Use::Plain),
+            (None, Some(proxy)) => self.through(&proxy, &target, deadline).await?,
+        };
+        if !target.tls {
+            return Ok(Stream::new(io, target.to_string(), used));
+        }
+        let (io, h2) = secure(&self.tls, self.server_name.clone(), io, &target, deadline).await?;
+        Ok(Stream::new(io, target.to_string(), Use::Tls { h2 }))
+    }
+
+    /// A connection to the proxy, and through it to the target unless the proxy forwards requests.
+    async fn through(
+        &self,
+        proxy: &Intercept,
+        target: &Target,
+        deadline: Deadline,
+    ) -> Result<(Box<dyn Io>, Use), ConnectError> {
+        if self.options.guarded {
+            guard::check_unresolved(&target.host)?;
+        }
+        let hop = Target::of(proxy.uri());
+        let failed = |fault| ConnectError::Proxy { proxy: hop.to_string(), at: target.to_string(), fault };
+        let io = self.to_proxy(&hop, deadline).await.map_err(|error| failed(ProxyFault::Connect(Box::new(error))))?;
+        if !target.tls && !proxy::is_socks(proxy) {
+            return Ok((io, Use::Forwarded));
+        }
+        let io = timeout_at(deadline.at, proxy::pass(io, target, proxy))
+            .await
+            .map_err(|_| deadline.missed(Stage::Proxy, target))?
+            .map_err(failed)?;
+        Ok((io, Use::Plain))
+    }
+
+    async fn to_proxy(&self, hop: &Target, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
+        let io = tcp(hop, false, deadline).await?;
+        if !hop.tls {
+            return Ok(io);
+        }
+        let mut config = ClientConfig::clone(&self.tls);
+        config.alpn_protocols.clear();
+        Ok(secure(&Arc::new(config), None, io, hop, deadline).await?.0)
+    }
+}
+
+/// When a connection must stand, and the time it had from the start.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    after: Duration,
+}
+
+impl Deadline {
+    fn missed(self, stage: Stage, target: &Target) -> ConnectError {
+        ConnectError::TimedOut { at: target.to_string(), stage, after: self.after }
+    }
+
+    async fn bound<T>(
+        self,
+        stage: Stage,
+        target: &Target,
+        step: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        timeout_at(self.at, step).await.map_err(|_| self.missed(stage, target))?
+    }
+}
+
+async fn unix(path: &PathBuf) -> Result<Box<dyn Io>, ConnectError> {
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(ConnectError::Socket { path: path.clone(), said: error.to_string() }),
+    }
+}
+
+async fn tcp(target: &Target, guarded: bool, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
+    let addresses = deadline.bound(Stage::Name, target, tcp::resolve(target)).await?;
+    if guarded {
+        guard::check(&target.host, &addresses)?;
+    }
+    let connecting = tcp::connect(target, addresses, deadline.after);
+    Ok(Box::new(deadline.bound(Stage::Tcp, target, connecting).await?))
+}
+
+async fn secure(
+    config: &Arc<ClientConfig>,
+    name: Option<ServerName<'static>>,
+    io: Box<dyn Io>,
+    target: &Target,
+    deadline: Deadline,
+) -> Result<(Box<dyn Io>, bool), ConnectError> {
+    let at = target.to_string();
+    let name = match name {
+        Some(name) => name,
+        None => ServerName::try_from(target.host.clone()).map_err(|_| ConnectError::Tls {
+            at: at.clone(),
+            fault: TlsFault::Other("the host is no valid name for TLS".to_owned()),
+        })?,
+    };
+    deadline.bound(Stage::Tls, target, stream::handshake(Arc::clone(config), name, io, &at)).await
+}

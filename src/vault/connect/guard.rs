@@ -1,0 +1,141 @@
+//! Addresses that a tenant must not make us connect to.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::error::ConnectError;
+
+/// Metadata services of clouds that are not link-local: AWS over IPv6, Alibaba, Azure's host.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
+/// Refuses a host as soon as one of its addresses is not open to tenants.
+pub(super) fn check(host: &str, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
+    match addresses.iter().map(SocketAddr::ip).find(|address| is_guarded(*address)) {
+        Some(address) => Err(ConnectError::Guarded { host: host.to_owned(), address }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a host that is not resolved here, as far as the host itself tells its address.
+pub(super) fn check_unresolved(host: &str) -> Result<(), ConnectError> {
+    let itself = if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() };
+    itself.map_or(Ok(()), |address: IpAddr| check(host, &[(address, 0).into()]))
+}
+
+/// Loopback, unspecified, link-local, multicast, broadcast and metadata services, in whatever form they are written.
+/// Private ranges are open: that is where Vault is.
+fn is_guarded(address: IpAddr) -> bool {
+    METADATA.contains(&address)
+        || match address {
+            IpAddr::V4(v4) => is_guarded_v4(v4),
+            IpAddr::V6(v6) => is_guarded_v6(v6),
+        }
+}
+
+fn is_guarded_v4(address: Ipv4Addr) -> bool {
+    // All of 0.0.0.0/8 is "this host on this network".
+    address.octets()[0] == 0
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast()
+}
+
+fn is_guarded_v6(address: Ipv6Addr) -> bool {
+    address.is_loopback()
+        || address.is_unspecified()
+        || address.is_unicast_link_local()
+        || address.is_multicast()
+        || embedded_v4(address).is_some_and(|v4| is_guarded(IpAddr::V4(v4)))
+}
+
+/// The IPv4 address that a mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`)
+/// address stands for.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [high, low] = match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            [high, low]
+        }
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn guarded(address: &str) -> bool {
+        is_guarded(address.parse().unwrap())
+    }
+
+    #[test]
+    fn the_nodes_own_addresses_are_guarded() {
+        for address in [
+            "127.0.0.1",
+            "127.8.9.10",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "168.63.129.16",
+        ] {
+            assert!(guarded(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn ipv4_in_ipv6_is_seen_through() {
+        for address in [
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:0.0.0.0",
+            "::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "2002:7f00:1::1",
+            "::ffff:100.100.100.200",
+        ] {
+            assert!(guarded(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn where_vault_lives_is_open() {
+        for address in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "203.0.113.9",
+            "fd12::1",
+            "fec0::1",
+            "2001:db8::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::10.0.0.1",
+        ] {
+            assert!(!guarded(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn one_guarded_address_among_others_refuses_the_host() {
+        let addresses = ["10.0.0.1:8200".parse().unwrap(), "[::1]:8200".parse().unwrap()];
+        assert_eq!(
+            check("vault.example", &addresses),
+            Err(ConnectError::Guarded { host: "vault.example".into(), address: Ipv6Addr::LOCALHOST.into() })
+        );
+        assert_eq!(check("vault.example", &addresses[..1]), Ok(()));
+    }
+}

@@ -1,0 +1,173 @@
+//! Which proxy stands in the way, and how it is passed.
+
+use std::{env, io};
+
+use http::{HeaderValue, Uri};
+use hyper_util::{
+    client::{
+        legacy::connect::proxy::SocksV5,
+        proxy::matcher::{Intercept, Matcher},
+    },
+    rt::TokioIo,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tower::{Service as _, service_fn};
+use zeroize::Zeroizing;
+
+use super::{
+    error::{MAX_SAID, ProxyFault},
+    stream::Io,
+    tcp::Target,
+};
+use crate::{secret::SecretText, text::one_line};
+
+/// The most of a proxy's answer to CONNECT that is read, in bytes.
+const MAX_ANSWER: usize = 8 << 10;
+
+/// The proxies to use, by the rules of Go's `net/http`. Their URLs may hold passwords, and are never shown.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    http: SecretText,
+    https: SecretText,
+    no: String,
+    /// Also for this node itself.
+    always: bool,
+}
+
+/// A proxy setting that cannot be used; its value may hold a password, so only its name is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is no URL of a proxy; write http://, https:// or socks5://, host and port")]
+pub struct ProxyError {
+    /// The variable.
+    pub name: String,
+}
+
+impl Proxies {
+    /// No proxy at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say, or the same in lower case where those are unset or empty.
+    pub fn from_env() -> Result<Self, ProxyError> {
+        Self::from_vars(|name| env::var(name).ok())
+    }
+
+    /// The same from any source of variables.
+    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+        let lookup = |upper: &str| {
+            let lower = upper.to_ascii_lowercase();
+            [upper, &lower].iter().find_map(|name| var(name).filter(|value| !value.is_empty())).unwrap_or_default()
+        };
+        Ok(Self {
+            http: proxy_url("HTTP_PROXY", lookup("HTTP_PROXY"))?,
+            https: proxy_url("HTTPS_PROXY", lookup("HTTPS_PROXY"))?,
+            no: lookup("NO_PROXY"),
+            always: false,
+        })
+    }
+
+    /// One proxy for everything, whatever the environment says (`VAULT_PROXY_ADDR`, which `name` is).
+    pub fn always(name: &str, url: impl Into<String>) -> Result<Self, ProxyError> {
+        let url = url.into();
+        if url.is_empty() {
+            return Err(ProxyError { name: name.to_owned() });
+        }
+        let url = proxy_url(name, url)?;
+        Ok(Self { http: url.clone(), https: url, no: String::new(), always: true })
+    }
+
+    /// The proxy for this destination, if it is not to be reached directly.
+    pub(super) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
+        let target = Target::of(uri);
+        if target.is_local() && !self.always {
+            return None;
+        }
+        Matcher::builder()
+            .http(self.http.expose())
+            .https(self.https.expose())
+            .no(exceptions(&self.no, target.port))
+            .build()
+            .intercept(uri)
+    }
+}
+
+fn proxy_url(name: &str, url: String) -> Result<SecretText, ProxyError> {
+    let read = Matcher::builder().all(&url).build().intercept(&Uri::from_static("http://vault"));
+    let known = |proxy: Intercept| is_socks(&proxy) || matches!(proxy.uri().scheme_str(), Some("http" | "https"));
+    if url.is_empty() || read.is_some_and(known) {
+        Ok(url.into())
+    } else {
+        Err(ProxyError { name: name.to_owned() })
+    }
+}
+
+/// `NO_PROXY` as the matcher reads it, which knows neither Go's `host:port` nor its `*.domain`.
+fn exceptions(no: &str, port: u16) -> String {
+    let entries = no.split(',').map(str::trim).filter_map(|entry| match entry.rsplit_once(':') {
+        Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
+            (number.parse() == Ok(port)).then(|| host.trim_matches(['[', ']']))
+        }
+        _ => Some(entry),
+    });
+    entries.map(|entry| if entry.len() > 1 { entry.trim_start_matches('*') } else { entry }).collect::<Vec<_>>().join(",")
+}
+
+/// Whether the proxy speaks SOCKS5 instead of HTTP.
+pub(super) fn is_socks(proxy: &Intercept) -> bool {
+    matches!(proxy.uri().scheme_str(), Some("socks5" | "socks5h"))
+}
+
+/// Has the proxy at the other end of `io` connect to `target`; from then on the bytes go there.
+pub(super) async fn pass(mut io: Box<dyn Io>, target: &Target, proxy: &Intercept) -> Result<Box<dyn Io>, ProxyFault> {
+    if is_socks(proxy) {
+        return socks(io, target, proxy).await;
+    }
+    tunnel(&mut io, target, proxy.basic_auth()).await?;
+    Ok(io)
+}
+
+async fn tunnel(io: &mut Box<dyn Io>, target: &Target, credentials: Option<&HeaderValue>) -> Result<(), ProxyFault> {
+    let mut request = Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes());
+    if let Some(credentials) = credentials {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(credentials.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    io.write_all(&request).await.map_err(|_| ProxyFault::NotHttp)?;
+    match status(io).await {
+        Some(200..=299) => Ok(()),
+        Some(407) => Err(ProxyFault::Credentials),
+        Some(status) => Err(ProxyFault::Refused { status }),
+        None => Err(ProxyFault::NotHttp),
+    }
+}
+
+/// The status of an answer, read to the end of its head and no further: what follows is the server's.
+async fn status(io: &mut Box<dyn Io>) -> Option<u16> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == MAX_ANSWER {
+            return None;
+        }
+        head.push(io.read_u8().await.ok()?);
+    }
+    let line = head.strip_prefix(b"HTTP/1.")?;
+    std::str::from_utf8(line.get(2..5)?).ok()?.parse().ok()
+}
+
+/// Names are resolved by the proxy, as Go does for `socks5` too.
+async fn socks(io: Box<dyn Io>, target: &Target, proxy: &Intercept) -> Result<Box<dyn Io>, ProxyFault> {
+    let failed = |said: &str| ProxyFault::Socks { said: one_line(said, MAX_SAID) };
+    let uri = format!("http://{target}/").parse::<Uri>().map_err(|error| failed(&error.to_string()))?;
+    let mut once = Some(TokioIo::new(io));
+    let connected = service_fn(move |_: Uri| std::future::ready(once.take().ok_or(io::ErrorKind::NotConnected)));
+    let mut socks = SocksV5::new(proxy.uri().clone(), connected);
+    if let Some((user, password)) = proxy.raw_auth() {
+        socks = socks.with_auth(user.to_owned(), password.to_owned());
+    }
+    let io = socks.call(uri).await.map_err(|error| failed(&error.to_string()))?;
+    Ok(Box::new(io.into_inner()))
+}

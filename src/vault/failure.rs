@@ -1,0 +1,413 @@
+//! How a request to Vault fails, and what that means: `docs/errors` in code.
+//!
+//! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
+//! Vault); nothing depends on them for safety.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{connect::ConnectError, engine::Engine, wire::Method, wire::Read};
+use crate::error::{Cause, Error};
+
+/// Why a request brought no answer to use.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// Vault answered with an error.
+    Refused(Refusal),
+    /// No connection could be made; nothing was sent.
+    Connect(Box<ConnectError>),
+    /// The connection ended before the answer did.
+    Lost {
+        /// What the transport says of it.
+        detail: String,
+        /// Whether the request could have created something, and so was not sent again.
+        creates: bool,
+    },
+    /// The caller's time ran out.
+    Deadline {
+        /// While doing what, in a clause.
+        during: &'static str,
+    },
+    /// The answer is larger than the limit, in bytes.
+    TooLarge(usize),
+    /// A redirect that may not be followed.
+    Redirect {
+        /// Where it leads: scheme, host and port.
+        to: String,
+        /// Why it is not followed.
+        why: &'static str,
+    },
+    /// The answer is none of Vault's.
+    NotVault(String),
+    /// Success without data (204, an empty body, `data: null`).
+    NoData {
+        /// What Vault warned of.
+        warnings: Vec<String>,
+    },
+    /// The request cannot be put into HTTP: a header or path with characters it does not take.
+    Unsendable(&'static str),
+}
+
+/// Vault's answer when it refuses.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// Vault's `errors`, or the start of a body that is not Vault's.
+    pub errors: String,
+    /// Vault's `warnings`.
+    pub warnings: String,
+    /// When the KV version asked for was deleted: its number and the time.
+    pub deleted: Option<Deleted>,
+    /// How long Vault asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+/// The KV v2 metadata of a version that is no more.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Deleted {
+    /// When it was deleted; empty when it was not.
+    #[serde(default)]
+    pub deletion_time: String,
+    /// Whether its data is gone for good.
+    #[serde(default)]
+    pub destroyed: bool,
+    /// The version's number.
+    #[serde(default)]
+    pub version: u64,
+}
+
+/// What a 403 says about the token it was answered to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenVerdict {
+    /// The token is valid; a policy denies.
+    Valid,
+    /// The token is not valid (any more).
+    Invalid,
+    /// Vault does not say; `lookup-self` will.
+    Unclear,
+}
+
+/// Who logs in where, for the messages.
+#[derive(Clone, Debug)]
+pub struct LoginContext {
+    /// The server.
+    pub address: String,
+    /// The auth mount.
+    pub mount: String,
+    /// The Vault namespace.
+    pub namespace: Option<String>,
+    /// The role.
+    pub role: String,
+    /// The pod's Kubernetes namespace.
+    pub pod_namespace: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// The audiences the token says it is for.
+    pub audiences: Vec<String>,
+}
+
+/// Who reads what where, for the messages.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadContext<'a> {
+    /// The server.
+    pub address: &'a str,
+    /// The Vault namespace.
+    pub namespace: Option<&'a str>,
+    /// The role the token came from.
+    pub role: &'a str,
+    /// The token's policies.
+    pub policies: &'a [String],
+    /// The request.
+    pub read: &'a Read,
+    /// The engine mounted there, if Vault would tell.
+    pub engine: Option<&'a Engine>,
+}
+
+impl Refusal {
+    /// Reads an error answer. A body that is not Vault's JSON is kept in part, as it often names the proxy that wrote it.
+    #[must_use]
+    pub fn parse(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body {
+            errors: Option<Vec<String>>,
+            warnings: Option<Vec<String>>,
+            data: Option<Data>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Data {
+            metadata: Option<Deleted>,
+        }
+        match serde_json::from_slice::<Body>(body) {
+            Ok(body) => Self {
+                status,
+                errors: body.errors.unwrap_or_default().join("; "),
+                warnings: body.warnings.unwrap_or_default().join("; "),
+                deleted: body.data.and_then(|d| d.metadata).filter(|m| m.destroyed || !m.deletion_time.is_empty()),
+                retry_after,
+            },
+            Err(_) => Self {
+                status,
+                errors: String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
+                retry_after,
+                ..Self::default()
+            },
+        }
+    }
+
+    /// Whether any of Vault's words contains one of the fragments.
+    #[must_use]
+    pub fn says(&self, fragments: &[&str]) -> bool {
+        fragments.iter().any(|f| self.errors.contains(f) || self.warnings.contains(f))
+    }
+
+    /// Whether the server can do nothing until a person unseals or initializes it.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.says(&["Vault is sealed", "not initialized", "not yet initialized", "barrier is sealed"])
+    }
+
+    /// Whether the same request may soon succeed. A request that creates something is sent again only when Vault
+    /// surely did not act on it: a rate limit, or a standby that forwards nothing.
+    #[must_use]
+    pub fn is_passing(&self, creates: bool) -> bool {
+        match self.status {
+            _ if self.is_sealed() => false,
+            429 => true,
+            503 => !creates || self.says(&["standby"]),
+            412 | 472 | 473 | 502 | 504 => !creates,
+            _ => false,
+        }
+    }
+
+    /// What a 403 says about the token.
+    #[must_use]
+    pub fn token_verdict(&self) -> TokenVerdict {
+        if self.status != 403 {
+            TokenVerdict::Valid
+        } else if self.says(&["invalid token", "bad token", "token is expired"]) {
+            TokenVerdict::Invalid
+        } else if self.says(&["1 error occurred"]) {
+            TokenVerdict::Valid
+        } else {
+            TokenVerdict::Unclear
+        }
+    }
+
+    /// Failures of the server as such, whatever was asked.
+    fn general(&self, address: &str) -> Option<Error> {
+        let fault = |cause, what: String, advice: &str| Some(Error::new(cause, what).said(&self.errors).advice(advice));
+        match self.status {
+            _ if self.says(&["not initialized", "not yet initialized"]) => {
+                fault(Cause::Uninitialized, format!("Vault at {address} is not initialized"), "initialize it with `vault operator init`")
+            }
+            _ if self.is_sealed() => fault(Cause::Sealed, format!("Vault at {address} is sealed"), "unseal it; the mount is tried again by itself"),
+            _ if self.says(&["HTTP request to an HTTPS server"]) => {
+                fault(Cause::Tls, format!("Vault at {address} speaks TLS, and was spoken to without"), "write https:// in the address")
+            }
+            472 | 473 => fault(Cause::NoLeader, format!("Vault at {address} is a standby without an active node (status {})", self.status), "check the cluster's leader"),
+            500 if self.says(&["active cluster node not found", "local node not active"]) => {
+                fault(Cause::NoLeader, format!("Vault at {address} has no active node"), "check the cluster's leader")
+            }
+            429 => fault(Cause::Busy, format!("Vault at {address} limits requests (status 429), also after retries"), "raise the quota, or wait: the mount is tried again by itself"),
+            412 => fault(Cause::Busy, format!("Vault at {address} is behind its active node (status 412), also after retries"), "check replication; the mount is tried again by itself"),
+            _ if self.says(&["namespace not found"]) => None,
+            502..=504 => fault(Cause::ServerFault, format!("Vault at {address}, or a proxy before it, answered with status {}", self.status), "look into its log; the mount is tried again by itself"),
+            _ => None,
+        }
+    }
+}
+
+impl Failure {
+    /// The failure of a login, with its cause and its mend.
+    #[must_use]
+    pub fn of_login(&self, at: &LoginContext) -> Error {
+        match self {
+            Self::Refused(refusal) => login_refused(refusal, at),
+            other => other.of_transport(&at.address).about(format_args!("login at auth/{} with role {:?}", at.mount, at.role)),
+        }
+    }
+
+    /// The failure of a read, with its cause and its mend.
+    #[must_use]
+    pub fn of_read(&self, at: &ReadContext<'_>) -> Error {
+        match self {
+            Self::Refused(refusal) => read_refused(refusal, at),
+            Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
+                .said(warnings.join("; "))
+                .advice("read a path that answers with data"),
+            Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("the answer for {} is larger than {} MiB", at.path(), limit >> 20))
+                .advice("a volume holds at most 4 MiB; store large data elsewhere"),
+            other => other.of_transport(at.address).about(format_args!("{} {}", at.verb(), at.path())),
+        }
+    }
+
+    /// A failure that has nothing to do with what was asked.
+    fn of_transport(&self, address: &str) -> Error {
+        match self {
+            Self::Connect(fault) => connect_failed(fault, address),
+            Self::Lost { detail, creates: false } => {
+                Error::new(Cause::Unreachable, format!("Vault at {address} closed the connection before it answered")).said(detail)
+            }
+            Self::Lost { detail, creates: true } => Error::new(Cause::Unreachable, format!("Vault at {address} closed the connection before it answered"))
+                .said(detail)
+                .advice("not sent again at once, as it may have created a credential that now ends with its own lease"),
+            Self::Deadline { during } => Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
+                .advice("check that Vault and what lies behind it answer within seconds"),
+            Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("Vault at {address} answered with more than {} MiB", limit >> 20)),
+            Self::Redirect { to, why } => Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))
+                .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
+            Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
+                .advice("check the address; it ends before /v1"),
+            Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
+            Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
+            Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {
+                let cause = if refusal.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
+                Error::new(cause, format!("Vault at {address} answered with status {}", refusal.status)).said(&refusal.errors)
+            }),
+        }
+    }
+}
+
+impl ReadContext<'_> {
+    fn verb(&self) -> &'static str {
+        match self.read.method {
+            Method::Get => "reading",
+            Method::List => "listing",
+            Method::Put | Method::Post => "writing",
+        }
+    }
+
+    /// Path, and namespace if there is one.
+    fn path(&self) -> String {
+        match self.namespace {
+            Some(namespace) => format!("{} in Vault namespace {namespace}", self.read.path),
+            None => self.read.path.clone(),
+        }
+    }
+
+    /// The policy stanza that would allow the request.
+    fn stanza(&self) -> String {
+        let (path, capabilities) = match self.read.method {
+            Method::Get => (self.read.path.clone(), "\"read\""),
+            Method::List => (format!("{}/", self.read.path), "\"list\""),
+            Method::Put | Method::Post => (self.read.path.clone(), "\"create\", \"update\""),
+        };
+        format!("path \"{path}\" {{ capabilities = [{capabilities}] }}")
+    }
+}
+
+fn connect_failed(fault: &ConnectError, address: &str) -> Error {
+    use super::connect::ConnectError as C;
+    let what = format!("Vault at {address} cannot be reached: {fault}");
+    match fault {
+        C::Guarded { .. } => Error::new(Cause::NotAllowed, what)
+            .advice("an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address"),
+        C::Tls { .. } | C::PlainToTls { .. } => Error::new(Cause::Tls, what),
+        _ => Error::new(Cause::Unreachable, what).advice("check the address, that Vault runs, and network policies between this node and it"),
+    }
+}
+
+fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
+    if let Some(error) = refusal.general(&at.address) {
+        return error.about(format_args!("login at auth/{} with role {:?}", at.mount, at.role));
+    }
+    let LoginContext { mount, role, address, pod_namespace, service_account, .. } = at;
+    let place = match &at.namespace {
+        Some(namespace) => format!("auth/{mount} in Vault namespace {namespace} at {address}"),
+        None => format!("auth/{mount} at {address}"),
+    };
+    let (cause, what, advice) = if refusal.says(&["namespace not found"]) {
+        let namespace = at.namespace.as_deref().unwrap_or_default();
+        (Cause::VaultNamespaceMissing, format!("there is no Vault namespace {namespace:?} at {address}"), "correct vaultNamespace, or create the namespace".to_owned())
+    } else if refusal.says(&["invalid role name", "could not be found", "role with oidc role_type"]) {
+        (Cause::RoleMissing, format!("role {role:?} does not exist at {place}"), "correct roleName or the auth mount path in the class, or create the role".to_owned())
+    } else if refusal.says(&["invalid audience", "audience claim"]) {
+        (Cause::LoginClaims, format!("role {role:?} at {place} does not take the service account token's audience {}", at.audiences.join(", ")), "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned())
+    } else if refusal.says(&["namespace not authorized"]) {
+        (Cause::NamespaceNotBound, format!("role {role:?} at {place} does not take pods of namespace {pod_namespace:?}"), format!("add {pod_namespace:?} to the role's bound_service_account_namespaces"))
+    } else if refusal.says(&["service account name not authorized"]) {
+        (Cause::ServiceAccountNotBound, format!("role {role:?} at {place} does not take service account {service_account:?}"), format!("add {service_account:?} to the role's bound_service_account_names, or set the pod's serviceAccountName"))
+    } else if refusal.says(&["token is expired", "token has expired"]) {
+        (Cause::TokenExpired, format!("the service account token is expired, says {place}"), "compare the clocks of this node, the API server and Vault".to_owned())
+    } else if refusal.says(&["could not load backend configuration", "could not load configuration"]) {
+        (Cause::AuthUnconfigured, format!("{place} is mounted but not configured"), format!("write its configuration: vault write auth/{mount}/config …"))
+    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path"]) {
+        (Cause::AuthUnconfigured, format!("no auth method answers logins at {place}"), "correct the auth mount path in the class, or enable the method there".to_owned())
+    } else if refusal.status == 403 {
+        (Cause::LoginDenied, format!("login with role {role:?} was denied at {place} without a reason"), format!("one of three: no auth method is mounted at auth/{mount}, it does not trust this cluster's tokens, or it cannot reach the Kubernetes API for its TokenReview (Vault's server log tells)"))
+    } else if refusal.status >= 500 {
+        (Cause::ServerFault, format!("login with role {role:?} failed at {place} with status {}", refusal.status), "look into Vault's server log".to_owned())
+    } else {
+        (Cause::LoginClaims, format!("role {role:?} at {place} does not take this service account token"), "compare the token's claims with the role's bound claims".to_owned())
+    };
+    Error::new(cause, what).said(&refusal.errors).advice(advice)
+}
+
+fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
+    let words = if refusal.errors.is_empty() { &refusal.warnings } else { &refusal.errors };
+    let (path, verb) = (at.path(), at.verb());
+    let (cause, what, advice) = match refusal.status {
+        _ if refusal.says(&["namespace not found"]) => {
+            (Cause::VaultNamespaceMissing, format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address), "correct vaultNamespace, or create the namespace".to_owned())
+        }
+        404 => return missing(refusal, at).said(words),
+        403 => {
+            let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
+            (Cause::Denied, format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address), format!("correct secretPath, or add to a policy of the role: {}", at.stanza()))
+        }
+        405 => (Cause::Method, format!("{} does not take method {:?}", path, at.read.method), match at.read.method {
+            Method::Get | Method::List => "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE".to_owned(),
+            Method::Put | Method::Post => "remove `method` to read".to_owned(),
+        }),
+        400 | 500 if refusal.says(&["unknown role", "role not found", "unable to find role"]) => {
+            (Cause::EngineRoleMissing, format!("the secrets engine has no role for {path}"), "correct the role at the end of secretPath, or create it".to_owned())
+        }
+        400 if refusal.says(&["not allowed by this role"]) => {
+            (Cause::ArgumentRefused, format!("the role of {path} does not allow these arguments"), "correct secretArgs, or the role's allowed names".to_owned())
+        }
+        500 if refusal.says(&["connection refused", "failed to connect", "dial tcp", "no such host", "connection reset", "i/o timeout"]) => {
+            (Cause::BackendDown, format!("Vault cannot reach what stands behind {path}"), "check that it runs, and the engine's connection settings; the mount is tried again by itself".to_owned())
+        }
+        _ => match refusal.general(at.address) {
+            Some(error) => return error.about(format_args!("{verb} {path}")),
+            None if refusal.status >= 500 => (Cause::ServerFault, format!("{verb} {path} failed at {} with status {}", at.address, refusal.status), "look into Vault's server log".to_owned()),
+            None => (Cause::ReadRefused, format!("{verb} {path} was refused with status {}", refusal.status), "correct secretPath, method or secretArgs".to_owned()),
+        },
+    };
+    Error::new(cause, what).said(words).advice(advice)
+}
+
+fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
+    let path = at.path();
+    if let Some(deleted) = &refusal.deleted {
+        let fate = if deleted.destroyed { "destroyed".to_owned() } else { format!("deleted at {}", deleted.deletion_time) };
+        return Error::new(Cause::VersionDeleted, format!("version {} of {path} was {fate}", deleted.version))
+            .advice("write a new version, undelete it, or ask for another with ?version=N");
+    }
+    if let Some(corrected) = kv2_path(refusal, at) {
+        return Error::new(Cause::KvPath, format!("{path} is no path to read: the engine there is KV version 2"))
+            .advice(format!("did you mean secretPath: {corrected}?"));
+    }
+    if refusal.says(&["no handler for route", "unsupported path", "unsupported operation"]) {
+        return Error::new(Cause::SecretMissing, format!("no secrets engine answers at {path}"))
+            .advice("correct secretPath: it starts with the engine's mount path");
+    }
+    Error::new(Cause::SecretMissing, format!("there is no secret at {path} ({})", at.address))
+        .advice("correct secretPath, or create the secret (`optional: true` makes its absence no error)")
+}
+
+/// The path with `data/` in it, when a KV v2 engine was asked without.
+fn kv2_path(refusal: &Refusal, at: &ReadContext<'_>) -> Option<String> {
+    let mount = match at.engine {
+        Some(engine) if engine.is_kv2() => engine.path.as_str(),
+        _ if refusal.says(&["Invalid path for a versioned K/V"]) => at.read.path.split_inclusive('/').next()?,
+        _ => return None,
+    };
+    let rest = at.read.path.strip_prefix(mount)?;
+    let known = ["data/", "metadata/", "config", "delete/", "undelete/", "destroy/", "subkeys/", "detailed-metadata/"];
+    (!known.iter().any(|k| rest.starts_with(k))).then(|| format!("{mount}data/{rest}"))
+}

@@ -1,0 +1,255 @@
+//! One HTTP request to one endpoint: limits, deadline, retries, redirects, bounded answers.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::Client as Http,
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Config, Endpoint,
+    connect::{ConnectError, Connector, Options, connect_error},
+    failure::{Failure, Refusal},
+};
+use crate::{
+    clock::jittered,
+    error::{Cause, Error},
+    secret::SecretBytes,
+};
+
+/// How one request may be treated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    /// Whether it creates something at Vault, and so must not be repeated.
+    pub(super) creates: bool,
+    /// When its caller gives up.
+    pub(super) deadline: Instant,
+}
+
+/// The pool of one endpoint.
+pub(super) struct Transport {
+    origin: String,
+    prefix: String,
+    http: Http<Connector, Full<Bytes>>,
+    connector: Connector,
+    in_flight: Semaphore,
+    config: Arc<Config>,
+}
+
+/// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
+const CREATING_PATIENCE: Duration = Duration::from_secs(60);
+/// The first delay before sending again; it doubles from there.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// The longest delay we choose ourselves.
+const MAX_DELAY: Duration = Duration::from_secs(2);
+/// Idle connections are kept this long: longer than the gap between two pods' polls, shorter than common load balancers' patience.
+const IDLE: Duration = Duration::from_secs(60);
+
+impl Transport {
+    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>) -> Result<Self, Error> {
+        let options = Options {
+            socket: endpoint.address.socket().map(Into::into),
+            proxies: config.proxies.clone(),
+            guarded: endpoint.guarded,
+            timeout: config.connect_timeout,
+            http2: true,
+        };
+        let connector = Connector::new(&endpoint.tls, options).map_err(|e| {
+            Error::new(Cause::Tls, format!("TLS settings for {} cannot be used: {e}", endpoint.address))
+                .advice("correct the CA, certificate or key named here")
+        })?;
+        let http = Http::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(config.max_in_flight)
+            .build(connector.clone());
+        Ok(Self {
+            origin: endpoint.address.origin(),
+            prefix: format!("{}/v1", endpoint.address.prefix()),
+            http,
+            connector,
+            in_flight: Semaphore::new(config.max_in_flight),
+            config: Arc::clone(config),
+        })
+    }
+
+    /// What request builders take as their base.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Sends a request whose path starts below `/v1`, and brings the body of a success.
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call) -> Result<Vec<u8>, Failure> {
+        let (parts, body) = request.into_parts();
+        let body = SecretBytes::from(body).into_wire();
+        let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+        let mut uri = self.uri(&format!("{}{}{path}", self.origin, self.prefix))?;
+        let (mut attempt, mut redirected) = (0, false);
+        loop {
+            let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
+            let failure = match outcome {
+                Ok(Answer { status, body, .. }) if status.is_success() => return Ok(body),
+                Ok(answer) if answer.status.is_redirection() => {
+                    uri = self.redirect(&answer, &uri, redirected)?;
+                    redirected = true;
+                    continue;
+                }
+                Ok(answer) => Failure::Refused(Refusal::parse(answer.status.as_u16(), &answer.body, retry_after(&answer.headers))),
+                Err(failure) => failure,
+            };
+            let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
+            tracing::debug!(?delay, attempt, "the request to Vault is sent again");
+            tokio::time::sleep(delay).await;
+            attempt += 1;
+        }
+    }
+
+    /// One request on the wire, one answer or failure.
+    async fn exchange(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes, call: Call) -> Result<Answer, Failure> {
+        let waiting = Failure::Deadline { during: "waiting for a free connection to Vault" };
+        let Ok(Ok(_permit)) = timeout_at(call.deadline, self.in_flight.acquire()).await else { return Err(waiting) };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers.clone();
+        if let Some(authorization) = self.connector.proxy_authorization(uri) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
+        }
+
+        let now = Instant::now();
+        let patience = if call.creates { call.deadline.max(now + CREATING_PATIENCE) } else { call.deadline };
+        let patience = self.config.request_timeout.map_or(patience, |limit| patience.min(now + limit));
+        let answer = timeout_at(patience, async {
+            let response = self.http.request(request).await.map_err(|e| lost(&e, call.creates))?;
+            let (parts, body) = response.into_parts();
+            let body = bounded(body, self.config.max_answer, call.creates).await?;
+            Ok(Answer { status: parts.status, headers: parts.headers, body })
+        });
+        answer.await.unwrap_or(Err(Failure::Deadline { during: "waiting for the answer of Vault" }))
+    }
+
+    /// How long to wait before sending again, if that may help, is safe, and ends before the caller gives up.
+    fn delay(&self, failure: &Failure, attempt: u32, call: Call) -> Option<Duration> {
+        let asked = match failure {
+            Failure::Refused(refusal) if refusal.is_passing(call.creates) => refusal.retry_after,
+            Failure::Connect(fault) if may_pass(fault) => None,
+            Failure::Lost { creates: false, .. } => None,
+            _ => return None,
+        };
+        let own = jittered((FIRST_DELAY * 2u32.saturating_pow(attempt)).min(MAX_DELAY));
+        let delay = asked.map_or(own, |asked| asked + own);
+        (attempt < self.config.max_retries && Instant::now() + delay < call.deadline).then_some(delay)
+    }
+
+    /// Where a redirect leads, if it may be followed: once, 307 or 308, same scheme, and to another host and port only
+    /// when the operator allows it, as token and body go along.
+    fn redirect(&self, answer: &Answer, from: &Uri, redirected: bool) -> Result<Uri, Failure> {
+        let location = answer.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
+        let to = if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
+        let refuse = |to: &str, why| Err(Failure::Redirect { to: crate::text::one_line(to, 200), why });
+        let Ok(uri) = to.parse::<Uri>() else { return refuse(&to, "its location is no URL") };
+        let origin = |uri: &Uri| super::Address::parse(&format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str())));
+        let (Ok(there), Ok(here)) = (origin(&uri), origin(from)) else { return refuse(&to, "its location is no URL of a server") };
+        let place = there.to_string();
+        if !self.config.redirects {
+            return refuse(&place, "redirects are switched off (VAULT_DISABLE_REDIRECTS)");
+        }
+        if redirected {
+            return refuse(&place, "it was redirected before");
+        }
+        if !matches!(answer.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+            return refuse(&place, "only 307 and 308 keep the method");
+        }
+        if uri.scheme() != from.scheme() {
+            return refuse(&place, "the scheme differs");
+        }
+        if there != here && !self.config.follow_redirects.iter().any(|allowed| allows(allowed, &there)) {
+            return refuse(&place, "the token or login would go to another host");
+        }
+        Ok(uri)
+    }
+
+    fn uri(&self, text: &str) -> Result<Uri, Failure> {
+        text.parse().map_err(|_| Failure::Unsendable("its path makes no URL"))
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+/// Whether a `host` or `host:port` of `--follow-redirects` names this address.
+fn allows(allowed: &str, there: &super::Address) -> bool {
+    match there {
+        super::Address::Tcp { host, port, .. } => allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&format!("{host}:{port}")),
+        super::Address::Unix(_) => false,
+    }
+}
+
+/// Whether a connection may soon be had: what is misconfigured stays so.
+fn may_pass(fault: &ConnectError) -> bool {
+    use ConnectError as C;
+    matches!(fault, C::Refused { .. } | C::TimedOut { .. } | C::NameNotFound { .. } | C::Socket { .. } | C::Other { .. })
+}
+
+fn lost(error: &hyper_util::client::legacy::Error, creates: bool) -> Failure {
+    match connect_error(error) {
+        Some(fault) => Failure::Connect(Box::new(fault.clone())),
+        None => Failure::Lost { detail: innermost(error), creates },
+    }
+}
+
+/// The last words of an error's chain, which say what happened; the ones before say where in the library.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// The whole body in one buffer that was never moved by growing, or the failure to have it.
+async fn bounded(body: hyper::body::Incoming, limit: usize, creates: bool) -> Result<Vec<u8>, Failure> {
+    let expected = hyper::body::Body::size_hint(&body).exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(4096);
+    if expected > limit {
+        return Err(Failure::TooLarge(limit));
+    }
+    let mut whole = Zeroizing::new(Vec::with_capacity(expected));
+    let mut body = std::pin::pin!(body);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Failure::Lost { detail: innermost(&e), creates })?;
+        let Some(data) = frame.data_ref() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(Failure::TooLarge(limit));
+        }
+        append(&mut whole, data);
+    }
+    Ok(std::mem::take(&mut *whole))
+}
+
+/// Appends without leaving a copy behind: a buffer that must grow is zeroed before it is given back.
+fn append(whole: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
+    if whole.capacity() - whole.len() < data.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity((whole.len() + data.len()).next_power_of_two()));
+        larger.extend_from_slice(whole);
+        *whole = larger;
+    }
+    whole.extend_from_slice(data);
+}
+
+/// `Retry-After` in seconds; the form with a date is not used by Vault.
+fn retry_after(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}

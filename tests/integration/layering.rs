@@ -1,0 +1,114 @@
+//! The sources keep to the order that `lib.rs` tells: imports go down, and each outside library has its place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// From the top down. A module may name those after it.
+const ORDER: [&str; 18] = [
+    "main", "cli", "app", "config", "provider", "admin", "mount", "request", "policy", "session", "lease", "render", "vault",
+    "kube", "tls", "telemetry", "flight", "error",
+];
+/// At the bottom, in no order: may be named by all, and name each other.
+const BASE: [&str; 3] = ["secret", "text", "clock"];
+/// Outside libraries and the only modules that may name them.
+const CONFINED: [(&str, &[&str]); 7] = [
+    ("tonic", &["provider"]),
+    ("tonic_prost", &["provider"]),
+    ("prost", &["provider"]),
+    ("vaultrs", &["vault"]),
+    ("rustify", &["vault"]),
+    ("hyper_rustls", &["vault", "kube"]),
+    ("hyper_util::client", &["vault", "kube"]),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The modules of this crate that a file names: `crate::x`, `crate::{x, y::…}`, and `vaultmount::x` in the binary.
+fn named(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    for start in ["crate::", "vaultmount::"] {
+        for (at, _) in code.match_indices(start) {
+            let rest = &code[at + start.len()..];
+            if let Some(group) = rest.strip_prefix('{') {
+                let (mut depth, mut item) = (1, String::new());
+                for c in group.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' => depth -= 1,
+                        _ => {}
+                    }
+                    if depth == 0 || (depth == 1 && c == ',') {
+                        names.push(first(&item));
+                        item.clear();
+                    } else {
+                        item.push(c);
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            } else {
+                names.push(first(rest));
+            }
+        }
+    }
+    names.retain(|n| !n.is_empty());
+    names
+}
+
+fn first(path: &str) -> String {
+    path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn imports_go_down_and_libraries_stay_in_their_place() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut wrong = Vec::new();
+    for path in files {
+        let relative = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        if relative == "lib.rs" {
+            continue;
+        }
+        let module = relative.split('/').next().unwrap().trim_end_matches(".rs");
+        let text = fs::read_to_string(&path).unwrap();
+        let place = |name: &str| ORDER.iter().position(|m| *m == name);
+        assert!(place(module).is_some() || BASE.contains(&module), "{relative}: not in the order of layers");
+        for name in named(&text) {
+            let down = match (place(module), place(&name)) {
+                (Some(from), Some(to)) => to >= from,
+                (None, Some(_)) => false,
+                (_, None) => BASE.contains(&name.as_str()),
+            };
+            if !down {
+                wrong.push(format!("{relative} names {name}"));
+            }
+        }
+        for (library, allowed) in CONFINED {
+            let names = text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!("{library}::")) && !l.contains(&format!("_{library}::")));
+            if names && !allowed.contains(&module) {
+                wrong.push(format!("{relative} uses {library}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn names_are_found_in_every_form_of_import() {
+    let text = "use crate::{error::{Cause, Error}, kube};\nlet x = crate::vault::wire::Read;\n// crate::cli::no\nuse crate::lease;";
+    assert_eq!(named(text), ["error", "kube", "vault", "lease"]);
+}

@@ -1,0 +1,30 @@
+//! A small HTTP client for what tests ask of servers.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::Value;
+
+/// Sends one request and brings status and JSON (`null` when the body is none).
+pub async fn send(method: &str, url: &str, token: Option<&str>, namespace: Option<&str>, body: Option<&Value>) -> (StatusCode, Value) {
+    let (status, text) = text(method, url, token, namespace, body).await;
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+/// Sends one request and brings status and body.
+pub async fn text(method: &str, url: &str, token: Option<&str>, namespace: Option<&str>, body: Option<&Value>) -> (StatusCode, String) {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(url);
+    if let Some(token) = token {
+        request = request.header("x-vault-token", token);
+    }
+    if let Some(namespace) = namespace {
+        request = request.header("x-vault-namespace", namespace);
+    }
+    let body = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+    let response = client.request(request.body(Full::new(body)).unwrap()).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}

@@ -1,0 +1,105 @@
+//! Pods that ask: attributes as the driver writes them, and service account tokens as the API server signs them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{rand::SystemRandom, signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair}};
+use serde_json::{Value, json};
+use vaultmount::provider::client::Call;
+
+use super::{bao::{Tenant, issuer}, unique};
+
+/// A pod with one volume of one class.
+#[derive(Clone)]
+pub struct Pod {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub service_account: String,
+    pub parameters: Vec<(String, String)>,
+    /// What the driver passes as `serviceAccount.tokens`; `None`: nothing.
+    pub tokens: Option<Value>,
+    pub permission: String,
+}
+
+impl Pod {
+    /// A pod of service account `app` that logs in as role `app` of a tenant.
+    pub fn of(tenant: &Tenant) -> Self {
+        let uid = unique("uid");
+        let mut pod = Self {
+            name: unique("pod"),
+            namespace: "shop".into(),
+            uid,
+            service_account: "app".into(),
+            parameters: vec![
+                ("roleName".into(), "app".into()),
+                ("vaultAuthMountPath".into(), tenant.auth.clone()),
+            ],
+            tokens: None,
+            permission: "420".into(),
+        };
+        pod.tokens = Some(json!({"vault": {"token": pod.token("vault", 600), "expirationTimestamp": "2099-01-01T00:00:00Z"}}));
+        pod
+    }
+
+    /// Sets a parameter of the class.
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.parameters.retain(|(n, _)| n != name);
+        self.parameters.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the class's objects.
+    pub fn objects(self, yaml: impl Into<String>) -> Self {
+        self.with("objects", yaml)
+    }
+
+    /// A service account token of this pod, for an audience, that expires in some seconds.
+    pub fn token(&self, audience: &str, expires_in: i64) -> String {
+        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        sign(&json!({
+            "iss": "https://kubernetes.default.svc", "aud": [audience],
+            "iat": now.min(now + expires_in - 10), "nbf": now.min(now + expires_in - 10), "exp": now + expires_in,
+            "sub": format!("system:serviceaccount:{}:{}", self.namespace, self.service_account),
+            "kubernetes.io": {
+                "namespace": self.namespace,
+                "pod": {"name": self.name, "uid": self.uid},
+                "serviceaccount": {"name": self.service_account, "uid": "5a5a"},
+            },
+        }))
+    }
+
+    /// The Mount call a driver makes for it.
+    pub fn call(&self) -> Call {
+        let mut attributes = serde_json::Map::new();
+        for (name, value) in &self.parameters {
+            attributes.insert(name.clone(), value.clone().into());
+        }
+        attributes.insert("csi.storage.k8s.io/pod.name".into(), self.name.clone().into());
+        attributes.insert("csi.storage.k8s.io/pod.namespace".into(), self.namespace.clone().into());
+        attributes.insert("csi.storage.k8s.io/pod.uid".into(), self.uid.clone().into());
+        attributes.insert("csi.storage.k8s.io/serviceAccount.name".into(), self.service_account.clone().into());
+        attributes.insert("csi.storage.k8s.io/ephemeral".into(), "true".into());
+        attributes.insert("secretProviderClass".into(), "test-class".into());
+        if let Some(tokens) = &self.tokens {
+            attributes.insert("csi.storage.k8s.io/serviceAccount.tokens".into(), tokens.to_string().into());
+        }
+        Call {
+            attributes: Value::Object(attributes).to_string(),
+            secrets: "null".into(),
+            target_path: format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~csi/s/mount", self.uid),
+            permission: self.permission.clone(),
+            timeout: None,
+        }
+    }
+}
+
+/// A JWT over these claims, ES256, by the run's issuer.
+pub fn sign(claims: &Value) -> String {
+    let random = SystemRandom::new();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, issuer().serialized_der(), &random).unwrap();
+    let part = |v: &Value| URL_SAFE_NO_PAD.encode(v.to_string());
+    let signed = format!("{}.{}", part(&json!({"alg": "ES256", "typ": "JWT"})), part(claims));
+    let signature = key.sign(&random, signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}

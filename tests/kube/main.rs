@@ -1,0 +1,44 @@
+//! The Kubernetes client against a fake API server.
+
+mod hmac_key;
+#[path = "../support/kube_api.rs"]
+mod kube_api;
+mod mint_token;
+mod over_tls;
+mod request;
+mod token_review;
+
+use std::fs;
+
+use kube_api::{Builder, KubeApi};
+use vaultmount::{
+    error::Error,
+    kube::{Config, Kube},
+};
+
+const NAME: &str = "vault-csi-provider-hmac-key";
+const SECRETS: &str = "/api/v1/namespaces/csi/secrets";
+
+fn build(kubeconfig: &str) -> Result<Kube, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    fs::write(&file, kubeconfig).unwrap();
+    Ok(Config::from_env(Some(file)).build()?.unwrap())
+}
+
+fn client(api: &KubeApi) -> Kube {
+    build(&api.kubeconfig("csi", "t0ken")).unwrap()
+}
+
+async fn started(api: Builder) -> (KubeApi, Kube) {
+    let api = api.start().await;
+    let kube = client(&api);
+    (api, kube)
+}
+
+#[test]
+fn without_a_cluster_there_is_no_client_and_no_error() {
+    let config =
+        Config { kubeconfig: None, service_host: None, service_port: None, service_account: "/nonexistent".into() };
+    assert!(config.build().unwrap().is_none());
+}

@@ -1,0 +1,200 @@
+//! Certificates, on both sides.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde_json::{Value, json};
+use vaultmount::{
+    error::{Cause, Error},
+    kube::{Config, Kube},
+};
+
+use crate::{NAME, build};
+
+struct Authority {
+    certificate: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+/// A certificate and its key, in PEM.
+struct Leaf {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self { certificate: rcgen::CertifiedIssuer::self_signed(params, key).unwrap() }
+    }
+
+    fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+
+    fn issue(&self, name: &str) -> Leaf {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.certificate).unwrap().pem();
+        Leaf { certificate, key: key.serialize_pem() }
+    }
+}
+
+/// A server that shows `leaf`, asks for a client certificate of `clients`, and answers every request with a key.
+fn serve(leaf: &Leaf, clients: Option<&Authority>) -> SocketAddr {
+    let config = Arc::new(server_config(leaf, clients));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            answer(&mut rustls::StreamOwned::new(session, stream.unwrap()));
+        }
+    });
+    address
+}
+
+fn answer(stream: &mut rustls::StreamOwned<rustls::ServerConnection, TcpStream>) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return drain(&mut stream.sock),
+        }
+    }
+    let body = r#"{"data":{"key":"YQ=="}}"#;
+    let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.flush();
+}
+
+/// Lets the client read the alert: closing with its bytes unread would reset the connection.
+fn drain(socket: &mut TcpStream) {
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = io::copy(socket, &mut io::sink());
+}
+
+fn server_config(leaf: &Leaf, clients: Option<&Authority>) -> rustls::ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(authority.certificate.der().clone()).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap()];
+    builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap()).unwrap()
+}
+
+fn kubeconfig(address: SocketAddr, cluster: Value, user: Value) -> String {
+    let mut cluster = cluster;
+    cluster["server"] = json!(format!("https://{address}"));
+    json!({
+        "current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": cluster}], "users": [{"name": "x", "user": user}],
+    })
+    .to_string()
+}
+
+fn data(pem: &str) -> String {
+    STANDARD.encode(pem)
+}
+
+async fn key(kubeconfig: &str) -> Result<Vec<u8>, Error> {
+    Ok(build(kubeconfig)?.hmac_key(NAME).await?.expose().to_vec())
+}
+
+#[tokio::test]
+async fn the_clusters_authority_is_trusted() {
+    let authority = Authority::new();
+    let address = serve(&authority.issue("127.0.0.1"), None);
+    let cluster = json!({"certificate-authority-data": data(&authority.pem())});
+    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap(), b"a");
+}
+
+#[tokio::test]
+async fn another_authority_is_not() {
+    let address = serve(&Authority::new().issue("127.0.0.1"), None);
+    let cluster = json!({"certificate-authority-data": data(&Authority::new().pem())});
+    let error = key(&kubeconfig(address, cluster, json!({}))).await.unwrap_err();
+    assert_eq!(error.cause(), Cause::Tls);
+    assert!(error.to_string().contains("cannot be spoken to over TLS (it said: invalid peer certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn another_name_is_accepted_when_it_is_the_one_expected() {
+    let authority = Authority::new();
+    let address = serve(&authority.issue("kubernetes.default.svc"), None);
+    let mut cluster = json!({"certificate-authority-data": data(&authority.pem())});
+    assert_eq!(key(&kubeconfig(address, cluster.clone(), json!({}))).await.unwrap_err().cause(), Cause::Tls);
+    cluster["tls-server-name"] = json!("kubernetes.default.svc");
+    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap(), b"a");
+}
+
+#[tokio::test]
+async fn verification_can_be_switched_off() {
+    let address = serve(&Authority::new().issue("elsewhere"), None);
+    let cluster = json!({"insecure-skip-tls-verify": true});
+    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap(), b"a");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown() {
+    let authority = Authority::new();
+    let address = serve(&authority.issue("127.0.0.1"), Some(&authority));
+    let cluster = json!({"certificate-authority-data": data(&authority.pem())});
+    let me = authority.issue("admin");
+    let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&me.key)});
+    assert_eq!(key(&kubeconfig(address, cluster.clone(), user)).await.unwrap(), b"a");
+    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap_err().cause(), Cause::Tls);
+}
+
+#[tokio::test]
+async fn a_client_certificate_with_anothers_key_is_refused_at_start() {
+    let authority = Authority::new();
+    let (me, other) = (authority.issue("a"), authority.issue("b"));
+    let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&other.key)});
+    let error = build(&kubeconfig(([127, 0, 0, 1], 1).into(), json!({}), user)).unwrap_err();
+    assert_eq!(error.cause(), Cause::Tls);
+}
+
+#[tokio::test]
+async fn a_pod_finds_a_rotated_authority_at_the_attempt_after() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let address = serve(&new.issue("127.0.0.1"), None);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("token", "t");
+    write("namespace", "csi");
+    write("ca.crt", &old.pem());
+    let kube = in_cluster(address, folder.path());
+    write("ca.crt", &new.pem());
+
+    assert_eq!(kube.hmac_key(NAME).await.unwrap_err().cause(), Cause::Tls);
+    assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
+    assert_eq!((kube.namespace(), kube.requests()), ("csi", 2));
+}
+
+fn in_cluster(address: SocketAddr, folder: &Path) -> Kube {
+    let config = Config {
+        kubeconfig: None,
+        service_host: Some(address.ip().to_string()),
+        service_port: Some(address.port().to_string()),
+        service_account: folder.to_owned(),
+    };
+    config.build().unwrap().unwrap()
+}

@@ -1,0 +1,460 @@
+//! A Kubernetes API server over plain HTTP, as far as vaultmount and Vault's Kubernetes auth method need one: Secrets
+//! (get, create), TokenRequest, TokenReview. It follows the real one's checks, codes and Status objects.
+//!
+//! Tokens are JWTs in form and claims; in place of a signature they carry a mark that only this module puts there.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    future::pending,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+/// The audience of the API server itself: what a token without a requested audience is for.
+pub const OWN_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// A running server; it ends when dropped.
+pub struct KubeApi {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub bearer: Option<String>,
+    pub body: Value,
+}
+
+/// What a faulty server does instead of answering.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Answers with this status and body.
+    Answer(u16, String),
+    /// Answers with a redirect to this address.
+    Redirect(String),
+    /// Reads the request and stays silent.
+    Silence,
+}
+
+/// What to start with; see [`KubeApi::builder`].
+#[derive(Default)]
+pub struct Builder {
+    state: State,
+}
+
+#[derive(Default)]
+struct State {
+    secrets: BTreeMap<(String, String), Value>,
+    accounts: BTreeMap<(String, String), String>,
+    pods: BTreeMap<(String, String), String>,
+    reviews: BTreeMap<String, Value>,
+    denied: Vec<(String, String)>,
+    rival: Option<Value>,
+    bearer: Option<String>,
+    faults: VecDeque<Fault>,
+    seen: Vec<Seen>,
+    minted: u64,
+}
+
+impl Builder {
+    /// A Secret that is there.
+    #[must_use]
+    pub fn secret(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
+        self.state.secrets.insert(key(namespace, name), secret(namespace, name, data));
+        self
+    }
+
+    /// A Secret that another client creates at the very moment that ours creates its first.
+    #[must_use]
+    pub fn rival(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
+        self.state.rival = Some(secret(namespace, name, data));
+        self
+    }
+
+    /// A service account that is there; tokens of others are neither minted nor accepted.
+    #[must_use]
+    pub fn service_account(mut self, namespace: &str, name: &str) -> Self {
+        self.state.accounts.insert(key(namespace, name), format!("uid-of-{namespace}-{name}"));
+        self
+    }
+
+    /// A pod that is there, for tokens to be bound to.
+    #[must_use]
+    pub fn pod(mut self, namespace: &str, name: &str, uid: &str) -> Self {
+        self.state.pods.insert(key(namespace, name), uid.to_owned());
+        self
+    }
+
+    /// What TokenReview answers (its `status`) for a token that is none of ours.
+    #[must_use]
+    pub fn review(mut self, token: &str, status: Value) -> Self {
+        self.state.reviews.insert(token.to_owned(), status);
+        self
+    }
+
+    /// Nobody may do this, as in `("create", "serviceaccounts/token")`.
+    #[must_use]
+    pub fn deny(mut self, verb: &str, resource: &str) -> Self {
+        self.state.denied.push((verb.to_owned(), resource.to_owned()));
+        self
+    }
+
+    /// Only requests with this token are served; otherwise all are.
+    #[must_use]
+    pub fn bearer(mut self, token: &str) -> Self {
+        self.state.bearer = Some(token.to_owned());
+        self
+    }
+
+    /// What the next request meets that has not met one.
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.state.faults.push_back(fault);
+        self
+    }
+
+    /// Starts on a free port of the loopback interface.
+    pub async fn start(self) -> KubeApi {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(self.state));
+        let task = tokio::spawn(serve(listener, Arc::clone(&state)));
+        KubeApi { address, state, task }
+    }
+}
+
+impl KubeApi {
+    /// An empty server that serves everybody, until the builder's methods say more.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A kubeconfig for this server, as text.
+    pub fn kubeconfig(&self, namespace: &str, token: &str) -> String {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
+            "clusters": [{"name": "test", "cluster": {"server": self.url()}}],
+            "users": [{"name": "test", "user": {"token": token}}],
+        })
+        .to_string()
+    }
+
+    /// A token as the kubelet or the driver would have it, for an hour.
+    pub fn token(&self, namespace: &str, account: &str, audience: &str, pod: Option<(&str, &str)>) -> String {
+        self.lock().mint(namespace, account, &[audience], pod, Duration::from_hours(1))
+    }
+
+    /// One that expired an hour ago.
+    pub fn expired_token(&self, namespace: &str, account: &str, audience: &str) -> String {
+        let token = self.token(namespace, account, audience, None);
+        let mut claims = claims(&token).unwrap();
+        claims["exp"] = json!(now() - 3600);
+        encode(&claims)
+    }
+
+    /// The pod is gone, and tokens bound to it with it.
+    pub fn delete_pod(&self, namespace: &str, name: &str) {
+        self.lock().pods.remove(&key(namespace, name));
+    }
+
+    /// From now on only this token is served.
+    pub fn require_bearer(&self, token: &str) {
+        self.lock().bearer = Some(token.to_owned());
+    }
+
+    /// What the next request meets.
+    pub fn fail_next(&self, fault: Fault) {
+        self.lock().faults.push_back(fault);
+    }
+
+    /// A Secret as it is now.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<Value> {
+        self.lock().secrets.get(&key(namespace, name)).cloned()
+    }
+
+    /// Every request so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.lock().seen.clone()
+    }
+
+    /// The same in short: `GET /api/v1/…`.
+    pub fn lines(&self) -> Vec<String> {
+        self.lock().seen.iter().map(|s| format!("{} {}", s.method, s.path)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for KubeApi {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The claims of a token that this module made.
+pub fn claims(token: &str) -> Option<Value> {
+    let (signed, mark) = token.rsplit_once('.')?;
+    let payload = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
+    (mark == MARK).then(|| serde_json::from_slice(&payload).ok()).flatten()
+}
+
+const MARK: &str = "bm90LWEtc2lnbmF0dXJl";
+
+fn encode(claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{MARK}", part(&json!({"alg": "RS256", "kid": "test"})), part(claims))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key(namespace: &str, name: &str) -> (String, String) {
+    (namespace.to_owned(), name.to_owned())
+}
+
+fn secret(namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Value {
+    let data: BTreeMap<_, _> = data.iter().map(|(k, v)| (*k, STANDARD.encode(v))).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"namespace": namespace, "name": name}, "data": data,
+    })
+}
+
+async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        let service = service_fn(move |request| handle(request, Arc::clone(&state)));
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn handle(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let bearer = head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
+    let seen = Seen {
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        bearer: bearer.map(str::to_owned),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    };
+    let fault = {
+        let mut state = lock(&state);
+        state.seen.push(seen.clone());
+        state.faults.pop_front()
+    };
+    let answer = Response::builder().header(header::CONTENT_TYPE, "application/json");
+    let (answer, body) = match fault {
+        Some(Fault::Silence) => pending().await,
+        Some(Fault::Answer(status, body)) => (answer.status(status), body),
+        Some(Fault::Redirect(to)) => (answer.status(307).header(header::LOCATION, to), String::new()),
+        None => {
+            let (status, object) = lock(&state).answer(&head.method, &seen);
+            (answer.status(status), object.to_string())
+        }
+    };
+    Ok(answer.body(Full::from(body)).unwrap())
+}
+
+/// A failure as the API server words it.
+fn status(code: u16, reason: &str, kind: &str, message: &str) -> (u16, Value) {
+    let details = json!({"kind": kind});
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "details": details, "code": code});
+    (code, status)
+}
+
+fn missing(kind: &str, name: &str) -> (u16, Value) {
+    status(404, "NotFound", kind, &format!("{kind} {name:?} not found"))
+}
+
+impl State {
+    fn answer(&mut self, method: &Method, seen: &Seen) -> (u16, Value) {
+        if self.bearer.is_some() && self.bearer != seen.bearer {
+            return status(401, "Unauthorized", "", "Unauthorized");
+        }
+        let path: Vec<_> = seen.path.split('/').skip(1).collect();
+        match (method.as_str(), path.as_slice()) {
+            ("GET", ["api", "v1", "namespaces", namespace, "secrets", name]) => {
+                self.allowed("get", "secrets", namespace).unwrap_or_else(|| self.read_secret(namespace, name))
+            }
+            ("POST", ["api", "v1", "namespaces", namespace, "secrets"]) => self
+                .allowed("create", "secrets", namespace)
+                .unwrap_or_else(|| self.create_secret(namespace, &seen.body)),
+            ("POST", ["api", "v1", "namespaces", namespace, "serviceaccounts", account, "token"]) => self
+                .allowed("create", "serviceaccounts/token", namespace)
+                .unwrap_or_else(|| self.request_token(namespace, account, &seen.body)),
+            ("POST", ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
+                self.allowed("create", "tokenreviews", "").unwrap_or_else(|| self.review_token(&seen.body))
+            }
+            _ => status(404, "NotFound", "", "the server could not find the requested resource"),
+        }
+    }
+
+    /// The refusal, if this is denied.
+    fn allowed(&self, verb: &str, resource: &str, namespace: &str) -> Option<(u16, Value)> {
+        let denied = self.denied.iter().any(|(v, r)| v == verb && r == resource);
+        let message = format!(
+            "{resource} is forbidden: User \"system:serviceaccount:csi:vaultmount\" cannot {verb} resource {resource:?} \
+             in API group \"\" in the namespace {namespace:?}"
+        );
+        denied.then(|| status(403, "Forbidden", resource, &message))
+    }
+
+    fn read_secret(&self, namespace: &str, name: &str) -> (u16, Value) {
+        self.secrets.get(&key(namespace, name)).map_or_else(|| missing("secrets", name), |secret| (200, secret.clone()))
+    }
+
+    fn create_secret(&mut self, namespace: &str, secret: &Value) -> (u16, Value) {
+        if let Some(rival) = self.rival.take() {
+            let name = |field: &str| rival["metadata"][field].as_str().unwrap().to_owned();
+            self.secrets.insert((name("namespace"), name("name")), rival);
+        }
+        let Some(name) = secret["metadata"]["name"].as_str() else {
+            return status(
+                422,
+                "Invalid",
+                "secrets",
+                "metadata.name: Required value: name or generateName is required",
+            );
+        };
+        if self.secrets.contains_key(&key(namespace, name)) {
+            return status(409, "AlreadyExists", "secrets", &format!("secrets {name:?} already exists"));
+        }
+        self.secrets.insert(key(namespace, name), secret.clone());
+        (201, secret.clone())
+    }
+
+    fn request_token(&mut self, namespace: &str, account: &str, request: &Value) -> (u16, Value) {
+        if !self.accounts.contains_key(&key(namespace, account)) {
+            return missing("serviceaccounts", account);
+        }
+        let spec = &request["spec"];
+        let seconds = spec["expirationSeconds"].as_u64().unwrap_or(3600);
+        if seconds < 600 {
+            let message = "spec.expirationSeconds: Invalid value: may not specify a duration less than 10 minutes";
+            return status(422, "Invalid", "TokenRequest", message);
+        }
+        let bound = spec["boundObjectRef"].as_object();
+        let pod = bound.map(|b| (b["name"].as_str().unwrap(), b["uid"].as_str().unwrap()));
+        if let Some((name, uid)) = pod {
+            match self.pods.get(&key(namespace, name)) {
+                None => return missing("pods", name),
+                Some(record) if record != uid => {
+                    let message =
+                        format!("the UID in the bound object reference ({uid}) does not match the UID in record");
+                    return status(409, "Conflict", "pods", &message);
+                }
+                Some(_) => {}
+            }
+        }
+        let audiences = strings(&spec["audiences"]);
+        let audiences = if audiences.is_empty() { vec![OWN_AUDIENCE] } else { audiences };
+        let token = self.mint(namespace, account, &audiences, pod, Duration::from_secs(seconds));
+        let mut answer = request.clone();
+        answer["status"] = json!({"token": token, "expirationTimestamp": "2100-01-01T00:00:00Z"});
+        (201, answer)
+    }
+
+    fn mint(
+        &mut self,
+        namespace: &str,
+        account: &str,
+        aud: &[&str],
+        pod: Option<(&str, &str)>,
+        life: Duration,
+    ) -> String {
+        self.minted += 1;
+        let uid = self.accounts.get(&key(namespace, account)).cloned().unwrap_or_default();
+        let mut claims = json!({
+            "aud": aud, "iss": OWN_AUDIENCE, "jti": format!("token-{}", self.minted),
+            "sub": format!("system:serviceaccount:{namespace}:{account}"),
+            "iat": now(), "nbf": now(), "exp": now() + life.as_secs(),
+            "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": account, "uid": uid}},
+        });
+        if let Some((name, uid)) = pod {
+            claims["kubernetes.io"]["pod"] = json!({"name": name, "uid": uid});
+        }
+        encode(&claims)
+    }
+
+    fn review_token(&self, request: &Value) -> (u16, Value) {
+        let token = request["spec"]["token"].as_str().unwrap_or_default();
+        let status = match self.reviews.get(token) {
+            Some(status) => status.clone(),
+            None => self
+                .review(token, &strings(&request["spec"]["audiences"]))
+                .unwrap_or_else(|why| json!({"authenticated": false, "user": {}, "error": why})),
+        };
+        (201, json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}))
+    }
+
+    /// The user of a token of ours; `asked` are the audiences it must be for one of.
+    fn review(&self, token: &str, asked: &[&str]) -> Result<Value, String> {
+        let claims = claims(token).ok_or("invalid bearer token")?;
+        let own = &claims["kubernetes.io"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let namespace = text(&own["namespace"]);
+        let uid = text(&own["serviceaccount"]["uid"]);
+        if claims["exp"].as_u64().is_none_or(|end| end <= now()) {
+            return Err("[invalid bearer token, service account token has expired]".to_owned());
+        }
+        if self.accounts.get(&key(&namespace, &text(&own["serviceaccount"]["name"]))) != Some(&uid) {
+            return Err("[invalid bearer token, service account token has been invalidated]".to_owned());
+        }
+        let pod = own.get("pod").map(|pod| (text(&pod["name"]), text(&pod["uid"])));
+        if pod.as_ref().is_some_and(|(name, uid)| self.pods.get(&key(&namespace, name)) != Some(uid)) {
+            return Err("[invalid bearer token, pod has been deleted]".to_owned());
+        }
+        let asked = if asked.is_empty() { &[OWN_AUDIENCE] } else { asked };
+        let aud = strings(&claims["aud"]);
+        let shared: Vec<_> = asked.iter().filter(|a| aud.contains(a)).collect();
+        if shared.is_empty() {
+            return Err(format!(
+                "[invalid bearer token, token audiences {aud:?} is invalid for the target audiences {asked:?}]"
+            ));
+        }
+        let mut user = json!({"username": claims["sub"], "uid": uid,
+            "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{namespace}"), "system:authenticated"]});
+        if let Some((name, uid)) = pod {
+            user["extra"] =
+                json!({"authentication.kubernetes.io/pod-name": [name], "authentication.kubernetes.io/pod-uid": [uid]});
+        }
+        Ok(json!({"authenticated": true, "user": user, "audiences": shared}))
+    }
+}
+
+fn strings(list: &Value) -> Vec<&str> {
+    list.as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+}
