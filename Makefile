@@ -1,0 +1,41 @@
+# What a developer types. Python 3.11 and Rust are all it needs; dev/install.py brings the rest into .tools.
+
+TOOLS := .tools/bin
+SERVERS := python3 dev/servers.py run --
+TARGET = $(shell rustc --print host-tuple)
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile
+
+demo: ## a real OpenBao and PostgreSQL, two pods, their files, and what errors look like
+	python3 dev/demo.py
+
+test: ## every test, against real servers; ARGS go to cargo test
+	python3 dev/install.py servers grpc
+	$(SERVERS) cargo test $(ARGS)
+
+lint: ## formatting, clippy, dependencies, Dockerfile
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	python3 dev/install.py lint
+	$(TOOLS)/cargo-deny check licenses bans sources
+	@if $(TOOLS)/cargo-deny fetch db 2>/dev/null; then $(TOOLS)/cargo-deny check advisories; \
+	else echo "advisories not checked: their database cannot be fetched from here"; fi
+	$(TOOLS)/hadolint Dockerfile
+
+# The same build as the Dockerfile's.
+image: ## the container image as an OCI archive, without a container engine
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TARGET)
+	python3 dev/image.py $${CARGO_TARGET_DIR:-target}/$(TARGET)/release/vaultmount
+
+bench: ## the benchmark, against real servers; ARGS go to it
+	$(SERVERS) cargo bench --bench mount -- $(ARGS)
+
+fmt: ## formats the code
+	cargo fmt
+
+clean: ## removes everything built or installed here
+	cargo clean
+	rm -rf .tools
+
+.PHONY: help demo test lint image bench fmt clean

