@@ -1,1 +1,95 @@
-//! The Kubernetes API, as little of it as is needed.
+//! The Kubernetes API, as little of it as is needed: the HMAC key's Secret and TokenRequest.
+//!
+//! No mount needs a request: the key is read once at start, and tokens are minted only when the driver passed none and
+//! the operator allows it. [`Kube::requests`] counts, so that a test can hold us to that.
+
+use std::{env, fmt, path::PathBuf};
+
+use crate::error::Error;
+
+mod answer;
+mod bearer;
+mod client;
+mod connection;
+mod hmac_key;
+mod http;
+mod in_cluster;
+mod kubeconfig;
+mod path;
+mod token_request;
+
+pub use token_request::BoundPod;
+
+use client::Client;
+
+/// Where the API server is and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// A kubeconfig file; without one, the pod's own service account is used.
+    pub kubeconfig: Option<PathBuf>,
+    /// The API server's host as kubelet tells every container.
+    pub service_host: Option<String>,
+    /// Its port, likewise.
+    pub service_port: Option<String>,
+    /// The directory that kubelet projects the pod's service account into: `ca.crt`, `token`, `namespace`.
+    pub service_account: PathBuf,
+}
+
+impl Config {
+    /// The configuration of this process's environment, unless `kubeconfig` says otherwise.
+    #[must_use]
+    pub fn from_env(kubeconfig: Option<PathBuf>) -> Self {
+        Self {
+            kubeconfig,
+            service_host: env::var("KUBERNETES_SERVICE_HOST").ok(),
+            service_port: env::var("KUBERNETES_SERVICE_PORT").ok(),
+            service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
+        }
+    }
+
+    /// Reads the files and prepares the client; sends nothing. Without a kubeconfig and outside a cluster, or in a pod
+    /// without a service account token, there is no API to speak to: `None`, which is no failure.
+    pub fn build(self) -> Result<Option<Kube>, Error> {
+        let connection = match &self.kubeconfig {
+            Some(file) => Some(kubeconfig::read(file)?),
+            None => in_cluster::read(&self)?,
+        };
+        let Some(connection) = connection else { return Ok(None) };
+        Ok(Some(Kube { client: Client::new(connection)? }))
+    }
+}
+
+/// A client of one API server.
+pub struct Kube {
+    client: Client,
+}
+
+impl Kube {
+    /// The namespace we live in: the pod's, or the kubeconfig context's.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.client.connection().namespace
+    }
+
+    /// The API server's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.client.connection().server.as_str()
+    }
+
+    /// How many requests were sent so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.client.requests()
+    }
+}
+
+impl fmt::Debug for Kube {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kube")
+            .field("server", &self.server())
+            .field("namespace", &self.namespace())
+            .field("requests", &self.requests())
+            .finish_non_exhaustive()
+    }
+}

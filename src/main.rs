@@ -1,2 +1,9 @@
-//! vaultmount
-fn main() {}
+//! The `vaultmount` program; everything is in the library.
+
+use std::process::ExitCode;
+
+use vaultmount::cli;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os())
+}

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{Cause, Error},
-    kube::Kube,
+    kube::{BoundPod, Kube},
     lease::Lease,
     policy::{Operator, Target},
     render::{self, File, Select},
@@ -36,7 +36,7 @@ pub struct Mounter {
     /// Every pod's standing.
     pub sessions: Sessions,
     /// The Kubernetes API, when this process is in a cluster.
-    pub kube: Option<Kube>,
+    pub kube: Option<Arc<Kube>>,
     /// Whether tokens that the driver did not pass are asked of the Kubernetes API.
     pub mint_tokens: bool,
     /// The key of object versions.
@@ -119,7 +119,7 @@ impl Mounter {
                     receipts.push(Receipt { session: Arc::clone(session), read: read.clone(), lease: Arc::clone(&lease) });
                     leases.insert(read, lease);
                 }
-                Err(error) => failures.add(objects.into_iter().filter(|o| !o.may_lack(&error)), error),
+                Err(error) => failures.add(&error, objects.into_iter().filter(|o| !o.may_lack(&error))),
             }
         }
         let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipts };
@@ -133,7 +133,7 @@ impl Mounter {
                     mounted.files.extend(files);
                 }
                 Err(error) if object.may_lack(&error) => {}
-                Err(error) => failures.add([object], error),
+                Err(error) => failures.add(&error, [object]),
             }
         }
         failures.into_result(spec.objects.len())?;
@@ -164,7 +164,7 @@ impl Mounter {
                 if asked.is_none() {
                     tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
                 }
-                let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some((&pod.name, &pod.uid))).await?;
+                let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
                 let claims = token::look(&jwt, &Expected { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
                 Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() })
             }

@@ -19,7 +19,11 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::UnixStream, sync::watch, time::Instant};
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -49,6 +53,9 @@ const MAX_RESPONSE: usize = 4 << 20;
 /// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
 const MAX_REQUEST: usize = 8 << 20;
 
+/// How long after giving up the name the last connection made through it is waited for.
+const LAST_CALL: Duration = Duration::from_millis(50);
+
 /// The provider of one socket.
 #[derive(Clone)]
 struct Provider {
@@ -72,15 +79,28 @@ pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Recei
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = told(&mut stop) => break,
         }
     }
     // Those who connected before the name was given up are still served.
-    while let Some(stream) = socket.waiting() {
+    socket.close();
+    while let Ok(Ok(stream)) = timeout(LAST_CALL, socket.accept()).await {
         connect(stream, service.clone(), &connections);
     }
-    socket.close();
     connections.shutdown().await;
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // The sender's end is a reason to stop, too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A client of a provider that has no socket: for one mount by hand.
+pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let provider = Provider { mounter, audience, panics: Arc::default() };
+    connect(theirs, CsiDriverProviderServer::new(provider), &GracefulShutdown::new());
+    client::Client::over(ours).await
 }
 
 fn connect(stream: UnixStream, service: CsiDriverProviderServer<Provider>, connections: &GracefulShutdown) {
@@ -114,7 +134,7 @@ impl CsiDriverProvider for Provider {
     }
 
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
-        let deadline = Instant::now() + timeout(&request).unwrap_or(DEFAULT_DEADLINE);
+        let deadline = Instant::now() + caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         let request = request.into_inner();
         let spec = parse(&request).map_err(|error| refuse(&error, &request.target_path))?;
         drop(request);
@@ -179,7 +199,7 @@ fn refuse(error: &Error, target_path: &str) -> Status {
 
 /// The caller's `grpc-timeout`: at most eight digits and a unit.
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
-fn timeout<T>(request: &Request<T>) -> Option<Duration> {
+fn caller_timeout<T>(request: &Request<T>) -> Option<Duration> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let amount: u64 = (1..=8).contains(&digits.len()).then(|| digits.parse().ok())??;
@@ -212,7 +232,7 @@ mod tests {
         ] {
             let mut request = Request::new(());
             request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
-            assert_eq!(timeout(&request), expected, "{text}");
+            assert_eq!(caller_timeout(&request), expected, "{text}");
         }
     }
 }

@@ -1,4 +1,16 @@
 //! Lease and object in, file bytes out; pure.
+//!
+//! A value that is a string becomes its characters; any other value becomes its JSON text, number and escapes as the
+//! server wrote them. Strings are read as Go reads them: half of a surrogate pair is U+FFFD, of equal keys the last counts.
+
+mod encoding;
+mod extract;
+mod format;
+mod json;
+mod missing;
+pub mod version;
+
+use crate::{error::Error, secret::SecretBytes, vault::answer::Answer};
 
 /// What of an answer an object wants, and as which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,26 +30,26 @@ pub struct Recipe {
 pub enum Select {
     /// The whole response as JSON.
     Whole,
-    /// One key of the data.
+    /// One key: of `data.data` when that is an object that has it, else of `data`.
     Key(String),
-    /// One value by RFC 6901 pointer into the data.
+    /// One value by RFC 6901 pointer into the data (KV v2 unwrapped); empty means all of it.
     Pointer(String),
-    /// One file per key.
+    /// One file per key of the data (KV v2 unwrapped).
     EachKey,
-    /// The data alone, in a format.
+    /// The data alone (KV v2 unwrapped), in a format.
     Formatted(Format),
 }
 
-/// A text format for the data alone, keys sorted.
+/// A text format for the data alone, keys sorted. Each ends with a newline, as its readers and other writers have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// JSON.
+    /// JSON on one line.
     Json,
-    /// YAML.
+    /// YAML that parsers of 1.1 and 1.2 read alike.
     Yaml,
     /// `KEY='value'` lines, readable by POSIX sh and by dotenv.
     Env,
-    /// Java properties.
+    /// Java properties, ASCII.
     Properties,
 }
 
@@ -47,8 +59,37 @@ pub enum Encoding {
     /// As it is.
     #[default]
     Utf8,
-    /// From base64, standard alphabet.
+    /// From base64, standard alphabet with padding; line breaks are ignored.
     Base64,
-    /// From hexadecimal.
+    /// From hexadecimal, in any case.
     Hex,
 }
+
+/// A file as the pod gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its path below the mount.
+    pub path: String,
+    /// Permission bits, up to 0o777.
+    pub mode: u32,
+    /// Its bytes.
+    pub contents: SecretBytes,
+}
+
+/// Makes the files of one object. The error says which key or value it could not, and does not name the object.
+pub fn render(recipe: &Recipe, answer: &Answer) -> Result<Vec<File>, Error> {
+    let contents = match &recipe.select {
+        Select::Whole => encoding::decode(answer.whole(), recipe.encoding)?,
+        Select::Key(key) => {
+            let value = extract::key(answer, key)?;
+            encoding::decode(value.text(), recipe.encoding).map_err(|error| error.about(missing::shown_key(key)))?
+        }
+        Select::Pointer(pointer) => encoding::decode(extract::pointer(answer, pointer)?.text(), recipe.encoding)?,
+        Select::EachKey => return extract::each_key(recipe, answer),
+        Select::Formatted(format) => format::format(*format, recipe.encoding, &extract::members(answer)?)?,
+    };
+    Ok(vec![File { path: recipe.file.clone(), mode: recipe.mode, contents }])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,25 @@
 //! TLS settings and the client configuration made from them.
 
-use std::path::PathBuf;
+mod pem;
+mod public_key;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use rustls::{
+    ClientConfig,
+    client::danger::ServerCertVerifier,
+    crypto::ring,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use verify::{Chain, Unverified};
+
+pub use verify::Refusal;
 
 /// Which certificate authorities a server's certificate may come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,4 +55,103 @@ pub struct Tls {
     pub server_name: Option<String>,
     /// Do not verify the server's certificate. Whoever sits between reads every secret.
     pub skip_verify: bool,
+}
+
+/// TLS settings that cannot be used. Names the file, never what is in it.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {place}")]
+    Read {
+        /// Which one, as in `the CA file /etc/vault/ca.pem`.
+        place: String,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no certificate where one must be.
+    #[error("{place} holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)")]
+    NoCertificate {
+        /// Where.
+        place: String,
+    },
+    /// There are certificates, and none can be used.
+    #[error("{place} holds no certificate that can be used: what is there is damaged or not X.509")]
+    BadCertificate {
+        /// Where.
+        place: String,
+    },
+    /// There is no private key in the key's file.
+    #[error("{place} holds no private key; an unencrypted PEM key is expected (PKCS#8, PKCS#1 or SEC1)")]
+    NoKey {
+        /// Where.
+        place: String,
+    },
+    /// The private key is of a kind that cannot be used.
+    #[error(
+        "{place} holds a private key that cannot be used; RSA (2048 bits and up), ECDSA P-256, P-384 and Ed25519 can"
+    )]
+    BadKey {
+        /// Where.
+        place: String,
+    },
+    /// Certificate and key are not a pair.
+    #[error("{certificate} and {key} do not belong together")]
+    Mismatch {
+        /// Where the certificate is.
+        certificate: String,
+        /// Where the key is.
+        key: String,
+    },
+    /// The name to verify is no host name and no IP address.
+    #[error("the TLS server name {name:?} is neither a host name nor an IP address")]
+    ServerName {
+        /// The name given.
+        name: String,
+    },
+    /// rustls refuses its own defaults.
+    #[error("TLS cannot be set up")]
+    Setup(#[source] rustls::Error),
+}
+
+/// The client configuration for these settings: TLS 1.2 and 1.3, no application protocols.
+///
+/// Reads the files anew at each call, and blocks while it does. [`Tls::server_name`] is for whoever connects.
+/// A system without any authorities is no error here: the handshake fails then ([`Refusal::NoAuthorities`]).
+pub fn client_config(tls: &Tls) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let authorities = pem::authorities(&tls.ca)?;
+    let verifier: Arc<dyn ServerCertVerifier> = if tls.skip_verify {
+        Arc::new(Unverified::new(algorithms))
+    } else {
+        Arc::new(Chain::new(authorities, algorithms))
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(match &tls.client {
+        Some(client) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity(client)?))),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// Reads a client certificate with its key and makes sure that they are a pair.
+///
+/// rustls does that too, but not for certificates of X.509 version 1, which `openssl x509 -req` makes and servers take.
+fn identity(client: &ClientCertificate) -> Result<CertifiedKey, TlsError> {
+    let certificate = format!("the client certificate {}", client.certificate.display());
+    let key = format!("the client key {}", client.key.display());
+    let chain = pem::chain(&certificate, &client.certificate)?;
+    let signer = ring::sign::any_supported_type(&pem::private_key(&key, &client.key)?)
+        .map_err(|_| TlsError::BadKey { place: key.clone() })?;
+    let certified = chain.first().map(public_key::of);
+    match (certified, signer.public_key()) {
+        (None, _) => Err(TlsError::NoCertificate { place: certificate }),
+        (Some(Err(_)), _) => Err(TlsError::BadCertificate { place: certificate }),
+        (Some(Ok(certified)), Some(own)) if certified != own => Err(TlsError::Mismatch { certificate, key }),
+        _ => Ok(CertifiedKey::new(chain, signer)),
+    }
 }

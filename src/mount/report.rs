@@ -16,10 +16,10 @@ const MAX_LISTED: usize = 8;
 const MAX_NAMES: usize = 8;
 
 impl Failures {
-    pub(super) fn add<'a>(&mut self, objects: impl IntoIterator<Item = &'a Object>, error: Error) {
+    pub(super) fn add<'a>(&mut self, error: &Error, objects: impl IntoIterator<Item = &'a Object>) {
         let names: Vec<String> = objects.into_iter().map(|o| o.recipe.file.clone()).collect();
         if !names.is_empty() {
-            self.by_text.entry(error.to_string()).or_insert_with(|| (error, Vec::new())).1.extend(names);
+            self.by_text.entry(error.to_string()).or_insert_with(|| (error.clone(), Vec::new())).1.extend(names);
         }
     }
 

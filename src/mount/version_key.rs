@@ -41,7 +41,7 @@ impl VersionKeySource {
 
     /// The key in a Kubernetes Secret, read in the background until it is had, then never again.
     #[must_use]
-    pub fn secret(kube: Kube, name: String) -> Self {
+    pub fn secret(kube: Arc<Kube>, name: String) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {
             let key = read_until_had(&kube, &name).await;

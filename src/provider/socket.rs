@@ -57,12 +57,6 @@ impl Socket {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
-    /// A connection that waits already, if there is one.
-    pub fn waiting(&self) -> Option<UnixStream> {
-        use futures_util::FutureExt;
-        self.listener.accept().now_or_never()?.ok().map(|(stream, _)| stream)
-    }
-
     /// Gives up both names; the public one only while it is ours.
     pub fn close(&self) {
         let gave_up = self.locked(|| {

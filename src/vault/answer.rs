@@ -235,7 +235,7 @@ mod tests {
     fn the_whole_response_never_outgrows_its_buffer() {
         let answer = answer("{\"request_id\":\"<<<\u{2028}\",\"data\":{\"a\" : \"&&&&&&\u{2029}\\\"<\"}}");
         let whole = answer.whole();
-        assert!(whole.contains("&&&") || whole.contains(r#""\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c""#));
+        assert!(whole.contains(r#""\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c""#));
         assert!(whole.capacity() < whole.len() + 8, "{} for {}", whole.capacity(), whole.len());
     }
 
@@ -320,7 +320,7 @@ mod tests {
             let read: Value = serde_json::from_str(&whole).unwrap();
             prop_assert_eq!(&read["request_id"], &Value::from(id));
             prop_assert_eq!(&read["data"]["value"], &Value::from(value));
-            prop_assert!(!whole.contains(['<', '>', '&', '\u{2028}', '\u{2029}']));
+            prop_assert!(whole.chars().all(|c| go_escape(c).is_none()));
         }
     }
 }

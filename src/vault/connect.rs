@@ -79,10 +79,12 @@ impl Connector {
     /// A connector with these settings. Reads the TLS files, and blocks while it does.
     pub fn new(tls: &Tls, options: Options) -> Result<Self, TlsError> {
         let mut config = tls::client_config(tls)?;
-        config.alpn_protocols = if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
-        let server_name = tls.server_name.as_ref().map(|name| {
-            ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() })
-        });
+        config.alpn_protocols =
+            if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
+        let server_name = tls
+            .server_name
+            .as_ref()
+            .map(|name| ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() }));
         let inner = Inner { tls: Arc::new(config), server_name: server_name.transpose()?, options };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -1,5 +1,7 @@
 //! The Kubernetes client against a fake API server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be arranged fails")]
+
 mod hmac_key;
 #[path = "../support/kube_api.rs"]
 mod kube_api;

@@ -37,9 +37,9 @@ async fn asks_as_the_go_provider_does() {
 
 #[tokio::test]
 async fn gives_a_token_for_the_audience_bound_to_the_pod() {
-    let claims = mint(shop(), Some("vault"), POD).await.unwrap();
-    assert_eq!(claims["aud"], json!(["vault"]));
-    assert_eq!(claims["kubernetes.io"]["pod"]["uid"], "uid-1");
+    let minted = mint(shop(), Some("vault"), POD).await.unwrap();
+    assert_eq!(minted["aud"], json!(["vault"]));
+    assert_eq!(minted["kubernetes.io"]["pod"]["uid"], "uid-1");
     assert_eq!(mint(shop(), None, POD).await.unwrap()["aud"], json!([OWN_AUDIENCE]));
 
     let (_api, kube) = started(shop()).await;

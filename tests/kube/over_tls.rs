@@ -100,7 +100,7 @@ fn server_config(leaf: &Leaf, clients: Option<&Authority>) -> rustls::ServerConf
     builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap()).unwrap()
 }
 
-fn kubeconfig(address: SocketAddr, cluster: Value, user: Value) -> String {
+fn kubeconfig(address: SocketAddr, cluster: Value, user: &Value) -> String {
     let mut cluster = cluster;
     cluster["server"] = json!(format!("https://{address}"));
     json!({
@@ -123,14 +123,14 @@ async fn the_clusters_authority_is_trusted() {
     let authority = Authority::new();
     let address = serve(&authority.issue("127.0.0.1"), None);
     let cluster = json!({"certificate-authority-data": data(&authority.pem())});
-    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap(), b"a");
+    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
 
 #[tokio::test]
 async fn another_authority_is_not() {
     let address = serve(&Authority::new().issue("127.0.0.1"), None);
     let cluster = json!({"certificate-authority-data": data(&Authority::new().pem())});
-    let error = key(&kubeconfig(address, cluster, json!({}))).await.unwrap_err();
+    let error = key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err();
     assert_eq!(error.cause(), Cause::Tls);
     assert!(error.to_string().contains("cannot be spoken to over TLS (it said: invalid peer certificate"), "{error}");
 }
@@ -140,16 +140,16 @@ async fn another_name_is_accepted_when_it_is_the_one_expected() {
     let authority = Authority::new();
     let address = serve(&authority.issue("kubernetes.default.svc"), None);
     let mut cluster = json!({"certificate-authority-data": data(&authority.pem())});
-    assert_eq!(key(&kubeconfig(address, cluster.clone(), json!({}))).await.unwrap_err().cause(), Cause::Tls);
+    assert_eq!(key(&kubeconfig(address, cluster.clone(), &json!({}))).await.unwrap_err().cause(), Cause::Tls);
     cluster["tls-server-name"] = json!("kubernetes.default.svc");
-    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap(), b"a");
+    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
 
 #[tokio::test]
 async fn verification_can_be_switched_off() {
     let address = serve(&Authority::new().issue("elsewhere"), None);
     let cluster = json!({"insecure-skip-tls-verify": true});
-    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap(), b"a");
+    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
 
 #[tokio::test]
@@ -159,8 +159,8 @@ async fn a_client_certificate_is_shown() {
     let cluster = json!({"certificate-authority-data": data(&authority.pem())});
     let me = authority.issue("admin");
     let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&me.key)});
-    assert_eq!(key(&kubeconfig(address, cluster.clone(), user)).await.unwrap(), b"a");
-    assert_eq!(key(&kubeconfig(address, cluster, json!({}))).await.unwrap_err().cause(), Cause::Tls);
+    assert_eq!(key(&kubeconfig(address, cluster.clone(), &user)).await.unwrap(), b"a");
+    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err().cause(), Cause::Tls);
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_client_certificate_with_anothers_key_is_refused_at_start() {
     let authority = Authority::new();
     let (me, other) = (authority.issue("a"), authority.issue("b"));
     let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&other.key)});
-    let error = build(&kubeconfig(([127, 0, 0, 1], 1).into(), json!({}), user)).unwrap_err();
+    let error = build(&kubeconfig(([127, 0, 0, 1], 1).into(), json!({}), &user)).unwrap_err();
     assert_eq!(error.cause(), Cause::Tls);
 }
 

@@ -2,7 +2,9 @@
 //! (get, create), TokenRequest, TokenReview. It follows the real one's checks, codes and Status objects.
 //!
 //! Tokens are JWTs in form and claims; in place of a signature they carry a mark that only this module puts there.
+
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot be arranged fails")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -165,7 +167,7 @@ impl KubeApi {
 
     /// A token as the kubelet or the driver would have it, for an hour.
     pub fn token(&self, namespace: &str, account: &str, audience: &str, pod: Option<(&str, &str)>) -> String {
-        self.lock().mint(namespace, account, &[audience], pod, Duration::from_hours(1))
+        self.lock().mint(namespace, account, &[audience], pod, Duration::from_secs(3600))
     }
 
     /// One that expired an hour ago.

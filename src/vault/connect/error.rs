@@ -2,7 +2,9 @@
 
 use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
-use super::fault::TlsFault;
+use hyper_util::client::legacy;
+
+use super::{fault::TlsFault, stream};
 use crate::text::one_line;
 
 /// The most of the system's or a library's words that a message repeats, in bytes.
@@ -37,7 +39,9 @@ pub enum ConnectError {
         said: String,
     },
     /// The address is one that only an operator may choose ([`super::Options::guarded`]).
-    #[error("{host} is at {address}, which is loopback, link-local or otherwise the node's own, and not open to classes")]
+    #[error(
+        "{host} is at {address}, which is loopback, link-local or otherwise the node's own, and not open to classes"
+    )]
     Guarded {
         /// The host as it was chosen.
         host: String,
@@ -71,7 +75,7 @@ pub enum ConnectError {
         fault: TlsFault,
     },
     /// A server that speaks TLS was asked in plain HTTP.
-    #[error("{at} speaks TLS, and the address says http; write https")]
+    #[error("{at} speaks TLS, and the address says http")]
     PlainToTls {
         /// Where.
         at: String,
@@ -103,7 +107,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Name => "the host name was not resolved in time",
-            Self::Tcp => "nothing answered; a firewall or network policy may drop the packets",
+            Self::Tcp => "nothing answered, neither yes nor no",
             Self::Proxy => "the proxy did not answer",
             Self::Tls => "the connection was accepted, but the TLS handshake did not end",
         })
@@ -114,8 +118,8 @@ impl fmt::Display for Stage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyFault {
     /// It cannot be reached itself.
-    #[error("it cannot be reached")]
-    Connect(#[source] Box<ConnectError>),
+    #[error("{0}")]
+    Connect(Box<ConnectError>),
     /// It wants a user name and password, or others.
     #[error("it wants a user name and password, or others than those in its URL (407)")]
     Credentials,
@@ -137,6 +141,25 @@ pub enum ProxyFault {
 }
 
 impl ConnectError {
+    /// What to set or look at, as far as it can be known.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Tls { fault, .. } => return fault.advice(),
+            Self::PlainToTls { .. } => "write https in the address",
+            Self::Refused { .. } => "check the address and its port, and that the server runs",
+            Self::TimedOut { stage: Stage::Name, .. } | Self::NameNotFound { .. } => {
+                "check the host name, and this node's DNS"
+            }
+            Self::TimedOut { stage: Stage::Tcp, .. } => "check firewalls and network policies between this node and it",
+            Self::Proxy { fault: ProxyFault::Credentials, .. } => "put user and password into the proxy's URL",
+            Self::Proxy { .. } | Self::TimedOut { stage: Stage::Proxy, .. } => {
+                "check the proxy, or except the host (NO_PROXY)"
+            }
+            _ => return None,
+        })
+    }
+
     /// A failed TCP connection.
     pub(super) fn tcp(at: impl fmt::Display, after: Duration, error: &(dyn Error + 'static)) -> Self {
         let at = at.to_string();
@@ -148,12 +171,15 @@ impl ConnectError {
     }
 }
 
-/// The [`ConnectError`] behind a failed request, if it is what made it fail.
+/// The [`ConnectError`] behind a failed request, if it is what made it fail; the server has not seen the request then.
 ///
-/// It may also come up on a connection that was made: with TLS 1.3 a server refuses a client certificate only then.
+/// It may come up on a connection that was made: with TLS 1.3 a server refuses a client only after the handshake.
 #[must_use]
-pub fn connect_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ConnectError> {
-    chain(error).find_map(|each| each.downcast_ref())
+pub fn connect_error(error: &(dyn Error + 'static)) -> Option<ConnectError> {
+    chain(error).find_map(|each| {
+        let ended = || each.downcast_ref::<legacy::Error>()?.connect_info().and_then(stream::end);
+        each.downcast_ref().cloned().or_else(ended)
+    })
 }
 
 /// An error and its causes. An [`io::Error`] says its cause's words itself and hides it from `source`.

@@ -75,7 +75,9 @@ impl TlsFault {
                 "issue the certificate with subject alternative names; the common name does not count"
             }
             Self::WrongName { .. } => "use one of these names in the address, or set the TLS server name to one",
-            Self::Expired { .. } | Self::NotYetValid { .. } => "renew the server's certificate, or set this node's clock",
+            Self::Expired { .. } | Self::NotYetValid { .. } => {
+                "renew the server's certificate, or set this node's clock"
+            }
             Self::Version1 => "issue the certificate as version 3, with subject alternative names",
             Self::WrongPurpose => "issue the certificate for server authentication",
             Self::Algorithm => "use RSA with 2048 bits and up, ECDSA P-256 or P-384, or Ed25519, signed with SHA-2",
@@ -86,6 +88,11 @@ impl TlsFault {
             Self::NameRefused => "set the TLS server name to one that the server has a certificate for",
             Self::Closed | Self::NoCommonGround | Self::Other(_) => return None,
         })
+    }
+
+    /// Whether it is a server's way to turn a client away.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::ClientCertificateMissing | Self::ClientCertificateRefused { .. } | Self::HandshakeRefused)
     }
 
     /// What made a handshake, or a session's first bytes, fail; `None` if it was not TLS.
@@ -179,7 +186,9 @@ impl fmt::Display for TlsFault {
             Self::NoAuthorities => "no CA is set, and this system trusts none",
             Self::WrongName { name, names } => return write_names(f, name, names),
             Self::Expired { at } => return write_date(f, "its certificate is expired", "since", at.as_deref()),
-            Self::NotYetValid { at } => return write_date(f, "its certificate is not valid yet", "from", at.as_deref()),
+            Self::NotYetValid { at } => {
+                return write_date(f, "its certificate is not valid yet", "from", at.as_deref());
+            }
             Self::Version1 => "its certificate is of X.509 version 1, which cannot name a host",
             Self::WrongPurpose => "its certificate is not meant for servers",
             Self::Algorithm => "its certificate or signature is of a kind that is not supported",

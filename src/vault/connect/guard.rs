@@ -55,11 +55,10 @@ fn is_guarded_v6(address: Ipv6Addr) -> bool {
 /// The IPv4 address that a mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`)
 /// address stands for.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [high, low] = match address.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            [high, low]
-        }
-        _ => return None,
+    let ([0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..]) =
+        address.segments()
+    else {
+        return None;
     };
     Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }

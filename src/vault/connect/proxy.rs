@@ -96,14 +96,11 @@ impl Proxies {
 fn proxy_url(name: &str, url: String) -> Result<SecretText, ProxyError> {
     let read = Matcher::builder().all(&url).build().intercept(&Uri::from_static("http://vault"));
     let known = |proxy: Intercept| is_socks(&proxy) || matches!(proxy.uri().scheme_str(), Some("http" | "https"));
-    if url.is_empty() || read.is_some_and(known) {
-        Ok(url.into())
-    } else {
-        Err(ProxyError { name: name.to_owned() })
-    }
+    if url.is_empty() || read.is_some_and(known) { Ok(url.into()) } else { Err(ProxyError { name: name.to_owned() }) }
 }
 
-/// `NO_PROXY` as the matcher reads it, which knows neither Go's `host:port` nor its `*.domain`.
+/// `NO_PROXY` as the matcher reads it, which knows neither Go's `host:port` nor its `*.domain`. Unlike in Go, and as in
+/// curl, `.domain` covers the domain itself too.
 fn exceptions(no: &str, port: u16) -> String {
     let entries = no.split(',').map(str::trim).filter_map(|entry| match entry.rsplit_once(':') {
         Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
@@ -111,7 +108,10 @@ fn exceptions(no: &str, port: u16) -> String {
         }
         _ => Some(entry),
     });
-    entries.map(|entry| if entry.len() > 1 { entry.trim_start_matches('*') } else { entry }).collect::<Vec<_>>().join(",")
+    entries
+        .map(|entry| if entry.len() > 1 { entry.trim_start_matches('*') } else { entry })
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Whether the proxy speaks SOCKS5 instead of HTTP.

@@ -3,10 +3,11 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
 };
 
+use http::Extensions;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,44 +31,77 @@ pub(super) enum Use {
     Tls { h2: bool },
 }
 
-/// One connection. An error that says why the server ends it is a [`ConnectError`] inside the [`io::Error`].
+/// One connection.
 pub struct Stream {
     io: Box<dyn Io>,
     at: String,
     used: Use,
-    /// Nothing was read yet.
+    /// Nothing was read yet, so the server has not acted on any request.
     fresh: bool,
+    end: End,
+}
+
+/// Why the server ended a connection before it heard a request on it.
+///
+/// Stands beside the connection for all its requests, as HTTP/2 hands on an error's words and not the error.
+#[derive(Clone, Default)]
+struct End(Arc<OnceLock<ConnectError>>);
+
+/// Why a connection ended, if that is known.
+pub(super) fn end(connected: &Connected) -> Option<ConnectError> {
+    let mut extras = Extensions::new();
+    connected.get_extras(&mut extras);
+    extras.get::<End>()?.0.get().cloned()
 }
 
 impl Stream {
     pub(super) fn new(io: Box<dyn Io>, at: String, used: Use) -> Self {
-        Self { io, at, used, fresh: true }
+        Self { io, at, used, fresh: true, end: End::default() }
     }
 
-    fn explain(&self, error: io::Error) -> io::Error {
-        match TlsFault::of_io(&error) {
-            Some(fault) => io::Error::new(error.kind(), ConnectError::Tls { at: self.at.clone(), fault }),
-            None => error,
-        }
+    /// Judges the first thing read: a refusal of TLS, or the end of it all.
+    fn first(&mut self, read: io::Result<&[u8]>) -> io::Result<()> {
+        let at = || self.at.clone();
+        let error = match read {
+            Ok([]) => { eprintln!("DBG eof"); return Ok(()) },
+            Ok(said) if !matches!(self.used, Use::Tls { .. }) && is_tls_servers(said) => {
+                ConnectError::PlainToTls { at: at() }
+            }
+            Ok(_) => {
+                self.fresh = false;
+                return Ok(());
+            }
+            Err(error) => match {eprintln!("DBG read err {error:?}"); TlsFault::of_io(&error).filter(TlsFault::is_refusal)} {
+                Some(fault) => ConnectError::Tls { at: at(), fault },
+                None => return Err(error),
+            },
+        };
+        let error = self.end.0.get_or_init(|| error);
+        Err(io::Error::new(io::ErrorKind::ConnectionRefused, error.clone()))
     }
 
-    /// A TLS server answers plain HTTP with an alert, and an alert's first byte starts no HTTP answer.
-    fn check_first(&mut self, read: &[u8]) -> io::Result<()> {
-        const ALERT: u8 = 0x15;
-        let Some(first) = read.first().filter(|_| self.fresh) else { return Ok(()) };
-        self.fresh = false;
-        if *first == ALERT && !matches!(self.used, Use::Tls { .. }) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, ConnectError::PlainToTls { at: self.at.clone() }));
+    /// What the server said before it stopped listening, else the error of writing to it. Takes no data off the stream.
+    fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
+        eprintln!("DBG write err {error:?}"); match Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut [])) {
+            Poll::Ready(Err(said)) if self.fresh => self.first(Err(said)).err().unwrap_or(error),
+            _ => error,
         }
-        Ok(())
     }
+}
+
+/// Whether a TLS server answers plain HTTP: with an alert, as no HTTP answer starts, or as Go's do.
+fn is_tls_servers(answer: &[u8]) -> bool {
+    const ALERT: u8 = 0x15;
+    const GO: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server";
+    answer.first() == Some(&ALERT) || answer.starts_with(GO)
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
+        let connected = Connected::new().extra(self.end.clone());
         match self.used {
-            Use::Tls { h2: true } => Connected::new().negotiated_h2(),
-            used => Connected::new().proxy(used == Use::Forwarded),
+            Use::Tls { h2: true } => connected.negotiated_h2(),
+            used => connected.proxy(used == Use::Forwarded),
         }
     }
 }
@@ -76,20 +110,22 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        Poll::Ready(match read {
-            Ok(()) => self.check_first(&buf.filled()[before..]),
-            Err(error) => Err(self.explain(error)),
-        })
+        if !self.fresh {
+            return Poll::Ready(read);
+        }
+        Poll::Ready(self.first(read.map(|()| &buf.filled()[before..])))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
+        Poll::Ready(written.map_err(|error| self.last_words(cx, error)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| self.last_words(cx, error)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -101,7 +137,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
+        Poll::Ready(written.map_err(|error| self.last_words(cx, error)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -118,7 +155,9 @@ pub(super) async fn handshake(
 ) -> Result<(Box<dyn Io>, bool), ConnectError> {
     let session = TlsConnector::from(config).connect(name, io).await.map_err(|error| {
         let fault = TlsFault::of_io(&error).unwrap_or_else(|| match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => TlsFault::Closed,
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                TlsFault::Closed
+            }
             _ => TlsFault::Other(error.to_string()),
         });
         ConnectError::Tls { at: at.to_owned(), fault }

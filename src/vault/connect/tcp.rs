@@ -61,10 +61,8 @@ impl fmt::Display for Target {
 /// Every address of the target; never none.
 pub(super) async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
     let failed = |said: &str| ConnectError::NameNotFound { host: target.host.clone(), said: one_line(said, MAX_SAID) };
-    let addresses: Vec<_> = lookup_host((target.host.as_str(), target.port))
-        .await
-        .map_err(|error| failed(&error.to_string()))?
-        .collect();
+    let addresses: Vec<_> =
+        lookup_host((target.host.as_str(), target.port)).await.map_err(|error| failed(&error.to_string()))?.collect();
     if addresses.is_empty() { Err(failed("it has no address")) } else { Ok(addresses) }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use http::StatusCode;
+use ::http::StatusCode;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 

@@ -1,0 +1,248 @@
+//! The command line: one command each for serving, for a mount by hand, and for the version.
+//!
+//! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
+//! never takes the next argument. Without a command, `serve` is meant.
+
+pub mod mount;
+pub mod serve;
+pub mod version;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
+
+use crate::config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs, go_bool};
+use version::{Output, VersionArgs};
+
+#[derive(Parser)]
+#[command(
+    name = "vaultmount",
+    about = "Secrets Store CSI driver provider for HashiCorp Vault and OpenBao",
+    args_override_self = true,
+    max_term_width = 100,
+    override_usage = "vaultmount [COMMAND] [OPTIONS]",
+    after_help = "Without a command it serves; see vaultmount serve --help. Flags take one dash or two.\n\nExample:\n  \
+                  vaultmount -endpoint=/provider/vault.sock -vault-addr=https://vault.vault:8200"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve the driver's mount requests
+    #[command(
+        after_help = "Example:\n  vaultmount serve --endpoint=/provider/vault.sock --vault-addr=https://vault.vault:8200"
+    )]
+    Serve(Box<ServeArgs>),
+
+    /// Do one mount by hand, to see what a pod would get
+    #[command(
+        after_help = "Example:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
+    )]
+    Mount(Box<MountArgs>),
+
+    /// Print the version
+    #[command(after_help = "Example:\n  vaultmount version --output text")]
+    Version(VersionArgs),
+}
+
+/// Flags of `vaultmount mount`.
+#[derive(Args, Clone, Debug)]
+pub struct MountArgs {
+    /// SecretProviderClass to mount
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Running server to ask; without it, this process does the mount
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
+    pub endpoint: Option<PathBuf>,
+
+    /// Directory to write the files to
+    #[arg(short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Print the files' contents, which are secret
+    #[arg(long)]
+    pub show: bool,
+
+    /// Permission of files whose object names none, octal
+    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
+    pub permission: u32,
+
+    /// How much is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// The pod.
+    #[command(flatten)]
+    pub pod: PodArgs,
+
+    /// How to reach the server.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+
+    /// How to reach the Kubernetes API.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+}
+
+/// The pod to mount for, as the driver would describe it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Pod")]
+pub struct PodArgs {
+    /// Its namespace
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// Its name
+    #[arg(long = "pod", value_name = "NAME", default_value = "vaultmount")]
+    pub name: String,
+
+    /// Its UID
+    #[arg(long = "pod-uid", value_name = "UID", default_value = "00000000-0000-0000-0000-000000000000")]
+    pub uid: String,
+
+    /// Its service account
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub service_account: String,
+
+    /// File with its service account token; without it, one is requested
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Audience of that token [default: the class's, else vault]
+    #[arg(long, value_name = "NAME")]
+    pub audience: Option<String>,
+
+    /// Where the driver would mount
+    #[arg(long, value_name = "PATH")]
+    pub target_path: Option<String>,
+}
+
+impl MountArgs {
+    /// The flags of a server that would do the same, from which [`Config`](crate::config::Config) is made.
+    #[must_use]
+    pub fn as_serve(&self) -> ServeArgs {
+        ServeArgs {
+            log: self.log.clone(),
+            connection: self.connection.clone(),
+            kubernetes: self.kubernetes.clone(),
+            ..ServeArgs::default()
+        }
+    }
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Command::parse(args) {
+        Ok(Command::Serve(args)) => serve::run(&args),
+        Ok(Command::Mount(args)) => mount::run(&args),
+        Ok(Command::Version(args)) => version::run(args),
+        Err(error) => {
+            // Standard output for help that was asked for, standard error otherwise; neither may be gone.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+/// The exit code of an outcome; a failure is told.
+fn finish(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says on standard error why the command fails.
+fn complain(what: &str) {
+    let _ = writeln!(io::stderr(), "vaultmount: {what}");
+}
+
+/// Runs to the end on a runtime of few threads: the work is waiting, not computing.
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(4));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    runtime.map_err(|e| format!("no runtime could be made: {e}"))?.block_on(work)
+}
+
+impl Command {
+    /// Reads the arguments, the program's name first. An error knows how to print itself and the exit code,
+    /// and may be the help that was asked for.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        match Cli::try_parse_from(with_command(args))?.command {
+            Self::Serve(args) => Self::serve_or_version(args),
+            command => Ok(command),
+        }
+    }
+
+    /// `-version` among the flags goes before serving.
+    fn serve_or_version(args: Box<ServeArgs>) -> Result<Self, clap::Error> {
+        let wrong = |what: String| clap::Error::raw(ErrorKind::InvalidValue, what + "\n");
+        let Some(text) = &args.version else { return Ok(Self::Serve(args)) };
+        match go_bool(text) {
+            None => Err(wrong(format!("--version={text} is neither true nor false"))),
+            Some(false) => Ok(Self::Serve(args)),
+            Some(true) => {
+                let output = args.output.as_deref().map_or(Ok(Output::default()), |o| Output::from_str(o, true));
+                let output = output.map_err(|_| wrong("--output takes json or text".to_owned()))?;
+                Ok(Self::Version(VersionArgs { output }))
+            }
+        }
+    }
+}
+
+/// The arguments as clap wants them: a command first, and long flags with two dashes.
+fn with_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter();
+    let mut all = vec![args.next().unwrap_or_else(|| "vaultmount".into())];
+    let mut rest = args.peekable();
+    if rest.peek().is_none_or(|first| is_flag(first) && !asks_help(first)) {
+        all.push("serve".into());
+    }
+    while let Some(arg) = rest.next_if(|arg| arg != "--") {
+        all.push(two_dashes(arg));
+    }
+    all.extend(rest);
+    all
+}
+
+fn is_flag(arg: &OsString) -> bool {
+    arg.as_encoded_bytes().starts_with(b"-")
+}
+
+fn asks_help(arg: &OsString) -> bool {
+    ["-h", "-help", "--help"].iter().any(|help| arg == help)
+}
+
+/// `-endpoint=/x` becomes `--endpoint=/x`; `-f`, `-f=x`, `-fx.yaml`, `-1` and everything else stay.
+fn two_dashes(arg: OsString) -> OsString {
+    let Some(flag) = arg.to_str().and_then(|a| a.strip_prefix('-')) else { return arg };
+    let name = flag.split('=').next().unwrap_or_default();
+    let is_name = name.len() > 1
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if is_name { format!("--{flag}").into() } else { arg }
+}
+
+/// An octal file mode: `0644`, `644` or `0o644`.
+fn mode(text: &str) -> Result<u32, &'static str> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|m| *m <= 0o777 && !digits.starts_with('+'));
+    mode.ok_or("a file mode is octal, from 0 to 0777")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! Arguments as an operator, or a chart, would give them.
+
+use super::*;
+use crate::config::Config;
+
+fn parse(args: &[&str]) -> Result<Command, clap::Error> {
+    Command::parse(["vaultmount"].iter().chain(args).map(OsString::from))
+}
+
+fn serve(args: &[&str]) -> ServeArgs {
+    match parse(args) {
+        Ok(Command::Serve(args)) => *args,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+fn mount(args: &[&str]) -> MountArgs {
+    match parse(args) {
+        Ok(Command::Mount(args)) => *args,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+fn error(args: &[&str]) -> String {
+    match parse(args) {
+        Err(error) => error.to_string(),
+        Ok(command) => panic!("{args:?}: {command:?}"),
+    }
+}
+
+fn config(args: &[&str], env: &[(&str, &str)]) -> (Config, Vec<String>) {
+    Config::load(&serve(args), env.iter().copied()).unwrap()
+}
+
+#[test]
+fn without_a_command_it_serves() {
+    for args in [&[][..], &["serve"], &["-debug"], &["--debug=false"], &["-version=false"], &["-endpoint", "/x.sock"]] {
+        serve(args);
+    }
+    assert!(error(&["serv"]).contains("serve"));
+}
+
+#[test]
+fn flags_take_one_dash_or_two_and_a_space_or_an_equals_sign() {
+    for args in [
+        &["-endpoint=/x", "-debug"][..],
+        &["--endpoint=/x", "--debug"],
+        &["-endpoint", "/x", "-debug=true"],
+        &["serve", "--endpoint", "/x", "-debug=true"],
+        &["-debug=false", "-endpoint", "/x", "--debug"],
+    ] {
+        let args = serve(args);
+        assert_eq!((args.endpoint, args.log.debug.as_deref()), (vec!["/x".to_owned()], Some("true")));
+    }
+}
+
+#[test]
+fn a_boolean_flag_never_takes_the_next_argument() {
+    let args = serve(&["-debug", "-vault-tls-skip-verify", "-log-level", "warn"]);
+    assert_eq!(args.log.debug.as_deref(), Some("true"));
+    assert_eq!(args.connection.vault.skip_verify.as_deref(), Some("true"));
+    assert_eq!(args.log.log_level.as_deref(), Some("warn"));
+    assert!(error(&["-debug", "false"]).contains("false"));
+    assert_eq!(serve(&["-debug=yes"]).log.debug.as_deref(), Some("yes"));
+}
+
+#[test]
+fn the_last_of_a_flag_wins_and_endpoints_add_up() {
+    let args = serve(&["-vault-addr=https://a", "-vault-addr=https://b", "-endpoint=/a.sock", "-endpoint=/b.sock"]);
+    assert_eq!(args.connection.vault.addr.as_deref(), Some("https://b"));
+    assert_eq!(args.endpoint, ["/a.sock", "/b.sock"]);
+}
+
+#[test]
+fn values_keep_their_dashes() {
+    let args = serve(&["-cache-size", "-1", "-vault-namespace=-team", "-vault-mount=a=-b"]);
+    assert_eq!(args.limits.cache_size.as_deref(), Some("-1"));
+    assert_eq!(args.connection.vault.namespace.as_deref(), Some("-team"));
+    assert_eq!(args.connection.vault.mount.as_deref(), Some("a=-b"));
+    assert!(error(&["-debug", "--", "-endpoint=/x"]).contains("'-endpoint=/x'"));
+}
+
+#[test]
+fn both_families_take_every_setting() {
+    for prefix in ["vault", "openbao"] {
+        let settings =
+            ["addr", "mount", "namespace", "tls-ca-cert", "tls-ca-directory", "tls-server-name", "tls-client-cert"];
+        let given: Vec<String> = settings.iter().map(|s| format!("-{prefix}-{s}=x")).collect();
+        serve(&given.iter().map(String::as_str).collect::<Vec<_>>());
+        serve(&[&format!("-{prefix}-tls-client-key=x"), &format!("-{prefix}-tls-skip-verify")]);
+    }
+    let args = serve(&["-openbao-addr=o", "-vault-addr=v", "-openbao-tls-skip-verify=0"]).connection;
+    assert_eq!((args.openbao.addr.as_deref(), args.vault.addr.as_deref()), (Some("o"), Some("v")));
+    assert_eq!(args.openbao.skip_verify.as_deref(), Some("0"));
+}
+
+#[test]
+fn an_unknown_flag_names_the_nearest() {
+    for (args, nearest) in [
+        (&["-endpont=/x"][..], "--endpoint"),
+        (&["-vault-address=x"], "--vault-addr"),
+        (&["--hmac-secret=x"], "--hmac-secret-name"),
+        (&["--bar baz"], "--bar baz"),
+    ] {
+        assert!(error(args).contains(nearest), "{}", error(args));
+    }
+}
+
+#[test]
+fn version_goes_before_serving() {
+    for (args, output) in [
+        (&["-version"][..], Output::Json),
+        (&["--version=1", "-debug"], Output::Json),
+        (&["-endpoint=/x", "-version", "-output=text"], Output::Text),
+        (&["version"], Output::Json),
+        (&["version", "-output", "text"], Output::Text),
+    ] {
+        match parse(args) {
+            Ok(Command::Version(version)) => assert_eq!(version.output, output, "{args:?}"),
+            other => panic!("{args:?}: {other:?}"),
+        }
+    }
+    assert!(error(&["-version", "-output=xml"]).contains("json or text"));
+    assert!(error(&["-version=maybe"]).contains("neither true nor false"));
+}
+
+/// hashicorp/vault-helm, templates/csi-daemonset.yaml: before 0.33 and after.
+#[test]
+fn the_vault_chart_needs_no_change() {
+    let env = [("VAULT_ADDR", "unix:///var/run/vault/agent.sock"), ("VAULT_PORT", "tcp://10.0.0.1:8200")];
+    for (level, expected) in [("--debug=false", "info"), ("--debug=true", "debug"), ("--log-level=info", "info")] {
+        let args = ["--endpoint=/provider/vault.sock", level, "--hmac-secret-name=vault-csi-provider-hmac-key"];
+        let (config, warnings) = config(&args, &env);
+        assert_eq!(config.endpoints, [PathBuf::from("/provider/vault.sock")]);
+        assert_eq!(config.log_level.to_string(), expected);
+        assert_eq!(config.hmac_secret_name, "vault-csi-provider-hmac-key");
+        assert_eq!(config.connection.operator.address.to_string(), "unix:///var/run/vault/agent.sock");
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+}
+
+/// openbao/openbao-helm, charts/openbao/templates/csi-daemonset.yaml, with an extra argument of ours.
+#[test]
+fn the_openbao_chart_needs_no_change() {
+    let (config, warnings) = config(
+        &[
+            "--endpoint=/provider/openbao.sock",
+            "--debug=false",
+            "--hmac-secret-name=openbao-csi-provider-hmac-key",
+            "--endpoint=/provider/vault.sock",
+        ],
+        &[("VAULT_ADDR", "http://openbao.openbao.svc:8200")],
+    );
+    assert_eq!(config.endpoints, ["/provider/openbao.sock", "/provider/vault.sock"].map(PathBuf::from));
+    assert_eq!(config.hmac_secret_name, "openbao-csi-provider-hmac-key");
+    assert_eq!(config.connection.operator.address.to_string(), "http://openbao.openbao.svc:8200");
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_mount_by_hand() {
+    let args = mount(&["mount", "-f", "class.yaml", "-o=/out", "-pod", "web-0", "-show", "-permission=0400", "-debug"]);
+    assert_eq!(args.file, PathBuf::from("class.yaml"));
+    assert_eq!(args.out, Some(PathBuf::from("/out")));
+    assert_eq!((args.pod.name.as_str(), args.pod.namespace.as_str(), args.show), ("web-0", "default", true));
+    assert_eq!(args.permission, 0o400);
+    assert_eq!(mount(&["mount", "-fclass.yaml"]).file, PathBuf::from("class.yaml"));
+    let args = mount(&["mount", "-file=x", "-vault-addr=https://v", "-kubeconfig=k", "-debug"]).as_serve();
+    assert_eq!(args.connection.vault.addr.as_deref(), Some("https://v"));
+    assert_eq!((args.kubernetes.kubeconfig.as_deref(), args.log.debug.as_deref()), (Some("k"), Some("true")));
+    for (args, why) in [
+        (&["mount"][..], "--file"),
+        (&["mount", "-f=x", "-permission=0999"], "octal"),
+        (&["mount", "-f=x", "-endpoint=/v.sock", "-vault-addr=x"], "cannot be used with"),
+        (&["mount", "-f=x", "-endpoint=/v.sock", "-openbao-addr=x"], "cannot be used with"),
+        (&["mount", "-f=x", "-endpoint=/v.sock", "-allow-address=x"], "cannot be used with"),
+    ] {
+        assert!(error(args).contains(why), "{}", error(args));
+    }
+    assert!(mount(&["mount", "-f=x", "-endpoint=/v.sock", "-kubeconfig=k"]).endpoint.is_some());
+}
+
+#[test]
+fn help_fits_a_screen_and_shows_an_example() {
+    for args in [
+        &["-h"][..],
+        &["--help"],
+        &["-help"],
+        &["serve", "-help"],
+        &["-debug", "--help"],
+        &["mount", "-h"],
+        &["version", "-h"],
+    ] {
+        let help = error(args);
+        assert!(help.contains("Example:\n  vaultmount "), "{args:?}: {help}");
+        assert!(help.lines().count() <= 50, "{args:?}: {} lines\n{help}", help.lines().count());
+        assert!(help.lines().all(|l| l.chars().count() <= 100), "{args:?}: {help}");
+    }
+    let help = error(&["serve", "--help"]);
+    assert!(help.contains("--vault-addr") && !help.contains("--openbao-addr"), "{help}");
+}

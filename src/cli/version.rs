@@ -1,0 +1,74 @@
+//! `vaultmount version` and `vaultmount -version`.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+/// The first driver that writes a response's files itself.
+const MIN_DRIVER_VERSION: &str = "v0.0.21";
+
+/// Flags of `vaultmount version`.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VersionArgs {
+    /// Format
+    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Output,
+}
+
+/// How the version is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line of JSON, with the Go provider's keys.
+    #[default]
+    Json,
+    /// One line for a reader.
+    Text,
+}
+
+/// Prints the version; fails when nobody can read it.
+#[must_use]
+pub fn run(args: VersionArgs) -> ExitCode {
+    match writeln!(io::stdout(), "{}", line(args.output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn line(output: Output) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    // Set by whoever builds a release; a build stays reproducible without it.
+    let date = option_env!("VAULTMOUNT_BUILD_DATE").unwrap_or_default();
+    match output {
+        Output::Json => {
+            json!({ "version": version, "buildDate": date, "minDriverVersion": MIN_DRIVER_VERSION }).to_string()
+        }
+        Output::Text if date.is_empty() => format!("vaultmount {version}"),
+        Output::Text => format!("vaultmount {version} ({date})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn json_has_the_go_providers_keys() {
+        let said: Value = serde_json::from_str(&line(Output::Json)).unwrap();
+        assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(said["minDriverVersion"], "v0.0.21");
+        assert!(said["buildDate"].is_string());
+    }
+
+    #[test]
+    fn text_is_one_line() {
+        let said = line(Output::Text);
+        assert!(said.starts_with(concat!("vaultmount ", env!("CARGO_PKG_VERSION"))), "{said}");
+        assert!(!said.contains('\n'));
+    }
+}

@@ -1,0 +1,189 @@
+//! Flags and environment, first as typed, then as meant.
+//!
+//! [`ServeArgs`] holds what was typed; [`Config::load`] makes a [`Config`] of it and of the environment,
+//! flags before environment before defaults. It reports every error at once, each on one line that names
+//! the flag or variable.
+
+mod client;
+mod connection;
+mod endpoint;
+mod environment;
+mod flags;
+mod tls;
+mod value;
+
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use tracing::level_filters::LevelFilter;
+
+use crate::text::nearest;
+use environment::Environment;
+use value::{Report, Setting};
+
+pub use connection::Connection;
+pub use flags::{ConnectionArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
+pub use value::go_bool;
+
+/// The whole configuration of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sockets for the driver; at least one, all different. Their names are the provider's names.
+    pub endpoints: Vec<PathBuf>,
+    /// Where probes and metrics are answered; nowhere if none. `[::]` means both IP versions.
+    pub health_addr: Option<SocketAddr>,
+    /// How much is logged.
+    pub log_level: LevelFilter,
+    /// How long running mounts may take to end at shutdown.
+    pub drain_timeout: Duration,
+    /// The server, and how to reach it.
+    pub connection: Connection,
+    /// How to reach the Kubernetes API; none means as a pod does.
+    pub kubeconfig: Option<PathBuf>,
+    /// Whether service account tokens are requested.
+    pub mint_tokens: MintTokens,
+    /// The Secret of the key that object versions are made with, in the pod's own namespace.
+    pub hmac_secret_name: String,
+    /// A file of that key, used instead of the Secret.
+    pub hmac_key_file: Option<PathBuf>,
+    /// Pods with a Vault token at once; more are refused.
+    pub max_sessions: usize,
+}
+
+/// Whether to request a service account token when the driver passed none for the audience.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MintTokens {
+    /// Yes, as the Go provider does.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// Everything that is wrong with a configuration, one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<String>);
+
+impl ConfigErrors {
+    /// The lines; never none.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads flags and environment. Beside the configuration come warnings, one line each, to log at start.
+    pub fn load<K: Into<OsString>, V: Into<OsString>>(
+        args: &ServeArgs,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<(Self, Vec<String>), ConfigErrors> {
+        let env = Environment::new(env);
+        let mut report = Report::default();
+        let config = Self::read(args, &env, &mut report);
+        env.warn_of_ignored(&mut report);
+        if report.errors.is_empty() { Ok((config, report.warnings)) } else { Err(ConfigErrors(report.errors)) }
+    }
+
+    /// Where a value is wrong, its error is noted and a default left behind.
+    fn read(args: &ServeArgs, env: &Environment, report: &mut Report) -> Self {
+        let mut connection = connection::read(&args.connection, env, report);
+        let limits = &args.limits;
+        let client = &mut connection.vault;
+        client.max_in_flight = limit("--max-in-flight", limits.max_in_flight.as_ref(), client.max_in_flight, report);
+        client.max_creating = limit("--max-creating", limits.max_creating.as_ref(), client.max_creating, report);
+        cache_size(limits.cache_size.as_ref(), report);
+        let drain = Setting::flag("--drain-timeout", args.drain_timeout.as_ref());
+        Self {
+            endpoints: endpoint::read(&args.endpoint, report),
+            health_addr: health_addr(args.health_addr.as_ref(), report),
+            log_level: log_level(&args.log, report),
+            drain_timeout: report.read(drain.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
+            connection,
+            kubeconfig: file("--kubeconfig", args.kubernetes.kubeconfig.as_ref(), report),
+            mint_tokens: mint_tokens(args.kubernetes.mint_tokens.as_ref(), report),
+            hmac_secret_name: hmac_secret_name(args.hmac_secret_name.as_ref(), report),
+            hmac_key_file: file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
+            max_sessions: limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
+        }
+    }
+}
+
+fn limit(name: &'static str, value: Option<&String>, standard: usize, report: &mut Report) -> usize {
+    let number = report.read(Setting::flag(name, value).as_ref(), |text| value::whole(text, 1..=1_000_000));
+    number.and_then(|n| usize::try_from(n).ok()).unwrap_or(standard)
+}
+
+fn file(name: &'static str, value: Option<&String>, report: &mut Report) -> Option<PathBuf> {
+    report.read(Setting::flag(name, value).as_ref(), value::file)
+}
+
+/// Warns of a size other than the Go provider's default: it was set for an effect that it does not have here.
+fn cache_size(value: Option<&String>, report: &mut Report) {
+    let setting = Setting::flag("--cache-size", value);
+    let size = report.read(setting.as_ref(), |text| text.parse::<i64>().map_err(|_| "is no whole number"));
+    if let (Some(setting), Some(_)) = (setting, size.filter(|s| *s != 1000)) {
+        report.warn(format!("{setting} has no effect: sessions are not evicted; --max-sessions bounds them"));
+    }
+}
+
+/// The one flag for which empty differs from not given: empty is `off`.
+fn health_addr(value: Option<&String>, report: &mut Report) -> Option<SocketAddr> {
+    let value = value.cloned().unwrap_or_else(|| ":8080".to_owned());
+    report.read(Some(&Setting { name: "--health-addr".into(), value }), value::listen_address).flatten()
+}
+
+/// As in Go, a level nobody knows is `info`, and `--log-level` goes before `--debug`.
+fn log_level(args: &LogArgs, report: &mut Report) -> LevelFilter {
+    const LEVELS: [(&str, LevelFilter); 6] = [
+        ("trace", LevelFilter::TRACE),
+        ("debug", LevelFilter::DEBUG),
+        ("info", LevelFilter::INFO),
+        ("warn", LevelFilter::WARN),
+        ("error", LevelFilter::ERROR),
+        ("off", LevelFilter::OFF),
+    ];
+    let debug = report.read(Setting::flag("--debug", args.debug.as_ref()).as_ref(), value::boolean);
+    let Some(setting) = Setting::flag("--log-level", args.log_level.as_ref()) else {
+        return if debug == Some(true) { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    };
+    let name = setting.value.trim();
+    if let Some((_, level)) = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        return *level;
+    }
+    let meant =
+        nearest(name, LEVELS.map(|(known, _)| known)).map(|n| format!(", perhaps {n} was meant")).unwrap_or_default();
+    report.warn(format!("{setting} is no level (trace, debug, info, warn, error, off){meant}; info is used"));
+    LevelFilter::INFO
+}
+
+fn mint_tokens(value: Option<&String>, report: &mut Report) -> MintTokens {
+    let rule = |text: &str| match text {
+        "auto" => Ok(MintTokens::Auto),
+        "off" => Ok(MintTokens::Off),
+        _ => Err("is neither auto nor off"),
+    };
+    report.read(Setting::flag("--mint-tokens", value).as_ref(), rule).unwrap_or_default()
+}
+
+/// A name that the Kubernetes API takes, so that a typing error is found now and not at the first mount.
+fn hmac_secret_name(value: Option<&String>, report: &mut Report) -> String {
+    let rule = |text: &str| {
+        let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        let ends = |c: char| c == '-' || c == '.';
+        let good = text.len() <= 253 && text.chars().all(known) && !text.starts_with(ends) && !text.ends_with(ends);
+        if good { Ok(text.to_owned()) } else { Err("is no Secret's name: lower case letters, digits, - and .") }
+    };
+    let name = report.read(Setting::flag("--hmac-secret-name", value).as_ref(), rule);
+    name.unwrap_or_else(|| "vault-csi-provider-hmac-key".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

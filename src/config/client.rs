@@ -1,0 +1,151 @@
+//! How requests are sent: timeout, retries, proxy, redirects. Most of it is set by the Go clients' variables alone.
+
+use super::{
+    environment::Environment,
+    value::{self, Report, Setting},
+};
+use crate::vault::{self, Proxies};
+
+/// Reads the variables of the Go clients that concern requests, and `--follow-redirects`.
+pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut Report) -> vault::Config {
+    let standard = vault::Config::default();
+    let timeout = report.read(env.find("CLIENT_TIMEOUT").as_ref(), value::duration);
+    let retries = report.read(env.find("MAX_RETRIES").as_ref(), |text| value::whole(text, 0..=1000));
+    let disabled = env.find("DISABLE_REDIRECTS");
+    let redirects = report.read(disabled.as_ref(), value::boolean) != Some(true);
+    if let (false, false, Some(Setting { name, .. })) = (redirects, follow_redirects.is_empty(), disabled) {
+        report.warn(format!("--follow-redirects has no effect: {name} goes before it"));
+    }
+    vault::Config {
+        request_timeout: timeout.filter(|t| !t.is_zero()).or(standard.request_timeout),
+        max_retries: retries.unwrap_or(standard.max_retries),
+        proxies: proxies(env, report),
+        redirects,
+        follow_redirects: follow_redirects.iter().filter_map(|host| redirect_host(host, report)).collect(),
+        ..standard
+    }
+}
+
+/// The Go clients' own variable goes before everybody's (`HTTPS_PROXY` and its like).
+fn proxies(env: &Environment, report: &mut Report) -> Proxies {
+    let proxies = match env.find("PROXY_ADDR").or_else(|| env.find("HTTP_PROXY")) {
+        Some(Setting { name, value }) => Proxies::always(&name, value),
+        None => Proxies::from_vars(|name| env.proxy(name)),
+    };
+    proxies.unwrap_or_else(|error| {
+        report.error(error.to_string());
+        Proxies::none()
+    })
+}
+
+/// `host` or `host:port`, in lower case.
+fn redirect_host(text: &str, report: &mut Report) -> Option<String> {
+    let setting = Setting { name: "--follow-redirects".into(), value: text.to_owned() };
+    report.read(Some(&setting), |text| {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port),
+            _ => (text, "443"),
+        };
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let is_host = !host.is_empty()
+            && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c) || bracketed && ":[]".contains(c));
+        if is_host && port.parse::<u16>().is_ok() {
+            Ok(text.to_ascii_lowercase())
+        } else {
+            Err("is no host or host:port; write for example vault-0.vault:8200")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(follow_redirects: &[&str], env: &[(&str, &str)]) -> (vault::Config, Report) {
+        let mut report = Report::default();
+        let hosts: Vec<String> = follow_redirects.iter().map(ToString::to_string).collect();
+        let config = read(&hosts, &Environment::new(env.iter().copied()), &mut report);
+        (config, report)
+    }
+
+    /// What can be seen of the proxies, whose URLs are secret.
+    fn shown(config: &vault::Config) -> String {
+        let debug = format!("{:?}", config.proxies);
+        let field =
+            |name: &str| debug.split([',', '{', '}']).find(|part| part.contains(name)).unwrap().trim().to_owned();
+        format!("{}, {}", field(" always:"), field(" no:"))
+    }
+
+    #[test]
+    fn the_go_clients_variables_work() {
+        let (config, report) = read_all(
+            &[],
+            &[
+                ("VAULT_CLIENT_TIMEOUT", "90"),
+                ("VAULT_MAX_RETRIES", "0"),
+                ("VAULT_HTTP_PROXY", "http://old:1"),
+                ("BAO_PROXY_ADDR", "http://me:pw@proxy:3128"),
+                ("VAULT_DISABLE_REDIRECTS", "true"),
+            ],
+        );
+        assert!(report.errors.is_empty() && report.warnings.is_empty(), "{:?}", report.errors);
+        assert_eq!(config.request_timeout.map(|t| t.as_secs()), Some(90));
+        assert_eq!((config.max_retries, config.redirects), (0, false));
+        assert_eq!(shown(&config), "always: true, no: \"\"");
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_none() {
+        let (config, report) = read_all(&[], &[("VAULT_CLIENT_TIMEOUT", "0"), ("VAULT_DISABLE_REDIRECTS", "false")]);
+        assert!(report.errors.is_empty(), "{:?}", report.errors);
+        assert_eq!((config.request_timeout, config.redirects), (None, true));
+    }
+
+    #[test]
+    fn the_clients_own_proxy_goes_before_everybodys() {
+        let everybodys = [("HTTPS_PROXY", "http://all:1"), ("no_proxy", "vault.corp")];
+        let own = ("VAULT_HTTP_PROXY", "http://own:1");
+        assert_eq!(shown(&read_all(&[], &everybodys).0), "always: false, no: \"vault.corp\"");
+        assert_eq!(shown(&read_all(&[], &[everybodys[0], everybodys[1], own]).0), "always: true, no: \"\"");
+        let (_, report) = read_all(&[], &[("HTTPS_PROXY", "ftp://me:pw@proxy")]);
+        assert!(report.errors[0].starts_with("HTTPS_PROXY is no URL") && !report.errors[0].contains("pw"));
+    }
+
+    #[test]
+    fn redirects_go_to_hosts() {
+        let (config, report) = read_all(&["Vault-0:8200", "vault.corp", "[::1]:1", "[::1]"], &[]);
+        assert!(report.errors.is_empty(), "{:?}", report.errors);
+        assert_eq!(config.follow_redirects, ["vault-0:8200", "vault.corp", "[::1]:1", "[::1]"]);
+        let (_, report) = read_all(&["vault"], &[("BAO_DISABLE_REDIRECTS", "1")]);
+        assert_eq!(report.warnings, ["--follow-redirects has no effect: BAO_DISABLE_REDIRECTS goes before it"]);
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_and_no_password_is() {
+        let (_, report) = read_all(
+            &["https://vault", "vault:port", "vault/x", "", "::1"],
+            &[
+                ("VAULT_PROXY_ADDR", "ftp://me:pw@proxy"),
+                ("VAULT_CLIENT_TIMEOUT", "soon"),
+                ("VAULT_MAX_RETRIES", "-1"),
+                ("VAULT_DISABLE_REDIRECTS", "yes"),
+            ],
+        );
+        let said = report.errors.join("\n");
+        for name in [
+            "VAULT_PROXY_ADDR is no URL",
+            "VAULT_CLIENT_TIMEOUT=soon is no duration",
+            "VAULT_MAX_RETRIES=-1 is no whole number",
+            "VAULT_DISABLE_REDIRECTS=yes is neither",
+            "--follow-redirects=https://vault is no host",
+            "--follow-redirects=vault:port is no host",
+            "--follow-redirects=vault/x is no host",
+            "--follow-redirects= is no host",
+            "--follow-redirects=::1 is no host",
+        ] {
+            assert!(said.contains(name), "{name} in {said}");
+        }
+        assert_eq!(report.errors.len(), 9, "{said}");
+        assert!(!said.contains("pw"), "{said}");
+    }
+}

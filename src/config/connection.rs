@@ -1,0 +1,211 @@
+//! How to reach the server: flags over environment over defaults.
+
+use super::{
+    client,
+    environment::Environment,
+    flags::{ConnectionArgs, OpenBaoFlags, VaultFlags},
+    tls,
+    value::{self, Report, Setting},
+};
+use crate::{
+    policy::{Allow, Operator},
+    vault::{self, Address},
+};
+
+/// The server of classes that name none, and the client's habits.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The operator's server, and what a class may choose instead.
+    pub operator: Operator,
+    /// Timeouts, retries, limits, proxy.
+    pub vault: vault::Config,
+}
+
+/// Reads everything that concerns the server; where it is wrong, a default is left behind.
+pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report) -> Connection {
+    let flags = Given::by_flags(&args.vault, &args.openbao, report);
+    let variables = Given::by_environment(env);
+    if let (Some(flag), Some(agent)) = (&flags.addr, env.find("AGENT_ADDR"))
+        && flag.value != agent.value
+    {
+        report.warn(format!("{} has no effect: {} goes before it", agent.name, flag.name));
+    }
+    let address = flags.addr.as_ref().or(variables.addr.as_ref());
+    let namespace = flags.namespace.as_ref().or(variables.namespace.as_ref());
+    let mount = report.read(flags.mount.as_ref(), value::plain).map(|m| m.trim_matches('/').to_owned());
+    let operator = Operator {
+        address: report.read(address, Address::parse).unwrap_or_else(default_address),
+        namespace: report.read(namespace, value::plain),
+        auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
+        tls: tls::read(&flags, &variables, report),
+        allow: allow(&args.allow_address, report),
+    };
+    Connection { operator, vault: client::read(&args.follow_redirects, env, report) }
+}
+
+/// As the Go client's: `https://127.0.0.1:8200`.
+fn default_address() -> Address {
+    Address::Tcp { https: true, host: "127.0.0.1".to_owned(), port: 8200, prefix: String::new() }
+}
+
+/// What one source, flags or environment, says about the server.
+pub(super) struct Given {
+    addr: Option<Setting>,
+    mount: Option<Setting>,
+    namespace: Option<Setting>,
+    pub(super) ca_cert: Option<Setting>,
+    pub(super) ca_bytes: Option<Setting>,
+    pub(super) ca_directory: Option<Setting>,
+    pub(super) server_name: Option<Setting>,
+    pub(super) client_cert: Option<Setting>,
+    pub(super) client_key: Option<Setting>,
+    pub(super) skip_verify: Option<Setting>,
+}
+
+impl Given {
+    fn by_flags(vault: &VaultFlags, openbao: &OpenBaoFlags, report: &mut Report) -> Self {
+        let mut pick = |suffix: &str, vault: &Option<String>, openbao: &Option<String>| {
+            let vault = Setting::flag(format!("--vault-{suffix}"), vault.as_ref());
+            let openbao = Setting::flag(format!("--openbao-{suffix}"), openbao.as_ref());
+            if let (Some(v), Some(o)) = (&vault, &openbao)
+                && v.value != o.value
+            {
+                report.error(format!("{v} and {o} mean the same setting; give one of them"));
+            }
+            vault.or(openbao)
+        };
+        Self {
+            addr: pick("addr", &vault.addr, &openbao.addr),
+            mount: pick("mount", &vault.mount, &openbao.mount),
+            namespace: pick("namespace", &vault.namespace, &openbao.namespace),
+            ca_cert: pick("tls-ca-cert", &vault.ca_cert, &openbao.ca_cert),
+            ca_bytes: None,
+            ca_directory: pick("tls-ca-directory", &vault.ca_directory, &openbao.ca_directory),
+            server_name: pick("tls-server-name", &vault.server_name, &openbao.server_name),
+            client_cert: pick("tls-client-cert", &vault.client_cert, &openbao.client_cert),
+            client_key: pick("tls-client-key", &vault.client_key, &openbao.client_key),
+            skip_verify: pick("tls-skip-verify", &vault.skip_verify, &openbao.skip_verify),
+        }
+    }
+
+    fn by_environment(env: &Environment) -> Self {
+        Self {
+            addr: env.find("AGENT_ADDR").or_else(|| env.find("ADDR")),
+            mount: None,
+            namespace: env.find("NAMESPACE"),
+            ca_cert: env.find("CACERT"),
+            ca_bytes: env.find("CACERT_BYTES"),
+            ca_directory: env.find("CAPATH"),
+            server_name: env.find("TLS_SERVER_NAME"),
+            client_cert: env.find("CLIENT_CERT"),
+            client_key: env.find("CLIENT_KEY"),
+            skip_verify: env.find("SKIP_VERIFY"),
+        }
+    }
+}
+
+/// Reads `--allow-address`: each pattern by itself, so that each wrong one is named, then all of them together.
+fn allow(values: &[String], report: &mut Report) -> Allow {
+    let wrong = |values: &[String]| Allow::parse(values).err();
+    let each: Vec<String> = values.iter().filter_map(|v| wrong(std::slice::from_ref(v))).collect();
+    let errors = if each.is_empty() { wrong(values).into_iter().collect() } else { each };
+    for why in errors {
+        report.error(format!("--allow-address: {why}"));
+    }
+    Allow::parse(values).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(edit: impl FnOnce(&mut ConnectionArgs)) -> ConnectionArgs {
+        let mut args = ConnectionArgs::default();
+        edit(&mut args);
+        args
+    }
+
+    fn read_all(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Connection, Report) {
+        let mut report = Report::default();
+        let connection = read(args, &Environment::new(env.iter().copied()), &mut report);
+        (connection, report)
+    }
+
+    #[test]
+    fn flags_go_before_environment() {
+        let flag = args(|a| a.vault.addr = Some("https://flag".into()));
+        let openbao = args(|a| a.openbao.addr = Some("https://bao-flag".into()));
+        for (args, env, address) in [
+            (&ConnectionArgs::default(), &[][..], "https://127.0.0.1:8200"),
+            (&ConnectionArgs::default(), &[("VAULT_ADDR", "unix:///run/agent.sock")], "unix:///run/agent.sock"),
+            (&ConnectionArgs::default(), &[("VAULT_ADDR", "https://v"), ("BAO_ADDR", "https://b")], "https://b:443"),
+            (
+                &ConnectionArgs::default(),
+                &[("VAULT_ADDR", "https://v"), ("VAULT_AGENT_ADDR", "http://a")],
+                "http://a:80",
+            ),
+            (&flag, &[("VAULT_ADDR", "https://v"), ("BAO_ADDR", "https://b")], "https://flag:443"),
+            (&openbao, &[("VAULT_ADDR", "https://v")], "https://bao-flag:443"),
+        ] {
+            let (connection, report) = read_all(args, env);
+            assert_eq!(connection.operator.address.to_string(), address, "{env:?}");
+            assert!(report.errors.is_empty() && report.warnings.is_empty(), "{env:?}");
+        }
+        let (_, report) = read_all(&flag, &[("VAULT_AGENT_ADDR", "http://a")]);
+        assert_eq!(report.warnings, ["VAULT_AGENT_ADDR has no effect: --vault-addr goes before it"]);
+    }
+
+    #[test]
+    fn two_families_must_not_contradict() {
+        let (_, report) = read_all(
+            &args(|a| {
+                a.vault.namespace = Some("a".into());
+                a.openbao.namespace = Some("b".into());
+                a.vault.mount = Some("/jwt/".into());
+                a.openbao.mount = Some("/jwt/".into());
+            }),
+            &[],
+        );
+        assert_eq!(
+            report.errors,
+            ["--vault-namespace=a and --openbao-namespace=b mean the same setting; give one of them"]
+        );
+    }
+
+    #[test]
+    fn mounts_lose_their_slashes() {
+        for (mount, expected) in [("/jwt/", "jwt"), ("a/b", "a/b"), ("", "kubernetes"), ("/", "kubernetes")] {
+            let (connection, _) = read_all(&args(|a| a.vault.mount = Some(mount.into())), &[]);
+            assert_eq!(connection.operator.auth_mount, expected, "{mount}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_and_no_password_is() {
+        let wrong = args(|a| {
+            a.vault.mount = Some("kube\nrnetes".into());
+            a.allow_address = vec!["ftp://x".into(), "https://ok".into(), "vault".into()];
+        });
+        let (_, report) = read_all(&wrong, &[("VAULT_ADDR", "https://me:pw@vault"), ("VAULT_NAMESPACE", "a\n")]);
+        let said = report.errors.join("\n");
+        for name in [
+            "VAULT_ADDR=… carries a user name",
+            "VAULT_NAMESPACE=a holds a line break",
+            "--vault-mount=kube rnetes holds a line break",
+            "--allow-address: \"ftp://x\"",
+            "--allow-address: \"vault\"",
+        ] {
+            assert!(said.contains(name), "{name} in {said}");
+        }
+        assert_eq!(report.errors.len(), 5, "{said}");
+        assert!(!said.contains("pw"), "{said}");
+        let (_, report) = read_all(&args(|a| a.allow_address = vec!["none".into(), "https://ok".into()]), &[]);
+        assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
+    }
+
+    #[test]
+    fn debug_does_not_print_the_proxys_password() {
+        let (connection, _) = read_all(&ConnectionArgs::default(), &[("VAULT_PROXY_ADDR", "http://me:pw@proxy:1")]);
+        assert!(!format!("{connection:?}").contains("pw"), "{connection:?}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The sockets to serve the driver on.
+
+use std::path::{Path, PathBuf};
+
+use super::value::{Report, Setting};
+
+/// Where the Go provider listens when it is not told.
+const DEFAULT: &str = "/tmp/vault.sock";
+
+/// The longest path that a unix socket can be bound to, in bytes.
+const MAX_PATH: usize = 107;
+
+/// Reads the values of `--endpoint`; one default when there are none.
+pub(super) fn read(values: &[String], report: &mut Report) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for value in values.iter().filter(|v| !v.is_empty()) {
+        let setting = Setting { name: "--endpoint".into(), value: value.clone() };
+        let Some(path) = report.read(Some(&setting), parse) else { continue };
+        if paths.contains(&path) {
+            report.error(format!("{setting} is given twice"));
+            continue;
+        }
+        if !is_found_by_driver(&path) {
+            report.warn(format!(
+                "{setting} will not be found by the driver, which looks for the provider's name and .sock, \
+                 such as vault.sock (up to 30 letters, digits, - and _)"
+            ));
+        }
+        paths.push(path);
+    }
+    if paths.is_empty() {
+        paths.push(DEFAULT.into());
+    }
+    paths
+}
+
+fn parse(text: &str) -> Result<PathBuf, String> {
+    // Collecting the components evens out `//` and `/./`.
+    let path: PathBuf = Path::new(text.strip_prefix("unix://").unwrap_or(text)).components().collect();
+    if !path.is_absolute() || text.contains('\0') {
+        return Err("is no absolute path; write for example --endpoint=/provider/vault.sock".to_owned());
+    }
+    if text.ends_with('/') || path.is_dir() {
+        return Err("is a directory; name the socket in it, such as vault.sock".to_owned());
+    }
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(format!("is longer than {MAX_PATH} bytes, the most a socket's path may have"));
+    }
+    Ok(path)
+}
+
+fn is_found_by_driver(path: &Path) -> bool {
+    let stem = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".sock"));
+    stem.is_some_and(|s| s.len() <= 30 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(values: &[&str]) -> (Vec<String>, Report) {
+        let mut report = Report::default();
+        let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+        let paths = read(&values, &mut report).iter().map(|p| p.display().to_string()).collect();
+        (paths, report)
+    }
+
+    #[test]
+    fn sockets_are_absolute_paths() {
+        for (values, paths) in [
+            (&[][..], &["/tmp/vault.sock"][..]),
+            (&[""], &["/tmp/vault.sock"]),
+            (&["/provider//vault.sock"], &["/provider/vault.sock"]),
+            (&["unix:///p/vault.sock", "/p/openbao.sock"], &["/p/vault.sock", "/p/openbao.sock"]),
+        ] {
+            let (said, report) = read_all(values);
+            assert_eq!(said, paths);
+            assert!(report.errors.is_empty() && report.warnings.is_empty(), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_socket_path_says_why() {
+        let long = format!("/{}.sock", "x".repeat(103));
+        for (values, why) in [
+            (&["vault.sock"][..], "absolute"),
+            (&["unix://provider/vault.sock"], "absolute"),
+            (&["/provider/"], "directory"),
+            (&["/tmp"], "directory"),
+            (&[&long], "107"),
+            (&["/p/vault.sock", "unix:///p/./vault.sock"], "twice"),
+        ] {
+            let (_, report) = read_all(values);
+            assert_eq!(report.errors.len(), 1, "{values:?}");
+            assert!(
+                report.errors[0].starts_with("--endpoint=") && report.errors[0].contains(why),
+                "{:?}",
+                report.errors
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_driver_does_not_look_for_is_odd() {
+        let long = format!("/p/{}.sock", "x".repeat(31));
+        for path in ["/p/vault.socket", "/p/my.vault.sock", "/p/vault", &long] {
+            let (_, report) = read_all(&[path]);
+            assert_eq!((report.errors.len(), report.warnings.len()), (0, 1), "{path}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! TLS settings to the operator's server. Flags go before the environment as a whole: a CA, or a certificate
+//! with its key, comes from one of the two.
+
+use std::path::PathBuf;
+
+use super::{
+    connection::Given,
+    value::{self, Report, Setting},
+};
+use crate::tls::{Ca, ClientCertificate, Tls};
+
+pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls {
+    let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
+    let server_name = flags.server_name.as_ref().or(variables.server_name.as_ref());
+    Tls {
+        ca: ca(if flags.ca().next().is_some() { flags } else { variables }, report),
+        client: client(if flags.client().next().is_some() { flags } else { variables }, report),
+        server_name: report.read(server_name, value::plain),
+        skip_verify: report.read(skip_verify, value::boolean).unwrap_or(false),
+    }
+}
+
+impl Given {
+    /// What says which authorities to trust, in the Go client's order of precedence.
+    fn ca(&self) -> impl Iterator<Item = &Setting> {
+        [&self.ca_cert, &self.ca_bytes, &self.ca_directory].into_iter().flatten()
+    }
+
+    fn client(&self) -> impl Iterator<Item = &Setting> {
+        [&self.client_cert, &self.client_key].into_iter().flatten()
+    }
+}
+
+fn ca(given: &Given, report: &mut Report) -> Ca {
+    let mut all = given.ca();
+    if let Some(first) = all.next() {
+        for other in all {
+            report.warn(format!("{} has no effect: {} goes before it", other.name, first.name));
+        }
+    }
+    let ca = if given.ca_cert.is_some() {
+        report.read(given.ca_cert.as_ref(), value::file).map(Ca::File)
+    } else if let Some(bytes) = &given.ca_bytes {
+        pem(bytes, report).map(Ca::Pem)
+    } else {
+        report.read(given.ca_directory.as_ref(), value::directory).map(Ca::Directory)
+    };
+    ca.unwrap_or_default()
+}
+
+/// PEM text. A wrong one is not repeated: it might be a key.
+fn pem(setting: &Setting, report: &mut Report) -> Option<String> {
+    if setting.value.contains("-----BEGIN CERTIFICATE-----") {
+        return Some(setting.value.clone());
+    }
+    report.error(format!("{} holds no PEM certificate; it takes the text itself, not a path", setting.name));
+    None
+}
+
+fn client(given: &Given, report: &mut Report) -> Option<ClientCertificate> {
+    let mut file = |setting: &Option<Setting>| -> Option<PathBuf> { report.read(setting.as_ref(), value::file) };
+    let (certificate, key) = (file(&given.client_cert), file(&given.client_key));
+    match (&given.client_cert, &given.client_key) {
+        (Some(cert), None) => {
+            let missing = cert.name.replace("cert", "key").replace("CERT", "KEY");
+            report.error(format!("{cert} is of no use without its key; give {missing} too"));
+        }
+        (None, Some(key)) => {
+            let missing = key.name.replace("key", "cert").replace("KEY", "CERT");
+            report.error(format!("{key} is of no use without its certificate; give {missing} too"));
+        }
+        _ => {}
+    }
+    Some(ClientCertificate { certificate: certificate?, key: key? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::{environment::Environment, flags::ConnectionArgs};
+
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n";
+
+    fn tls_of(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Tls, Report) {
+        let mut report = Report::default();
+        let connection = crate::config::connection::read(args, &Environment::new(env.iter().copied()), &mut report);
+        (connection.operator.tls, report)
+    }
+
+    #[test]
+    fn a_file_goes_before_text_and_text_before_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (file, folder) = (path("ca.pem"), dir.path().to_str().unwrap());
+        fs::write(&file, PEM).unwrap();
+        let by_flag = ConnectionArgs {
+            vault: crate::config::flags::VaultFlags { ca_directory: Some(folder.to_owned()), ..Default::default() },
+            ..Default::default()
+        };
+        let none = ConnectionArgs::default();
+        for (args, env, ca, warnings) in [
+            (&none, vec![], Ca::System, 0),
+            (&none, vec![("VAULT_CAPATH", folder)], Ca::Directory(folder.into()), 0),
+            (&none, vec![("VAULT_CAPATH", folder), ("VAULT_CACERT_BYTES", PEM)], Ca::Pem(PEM.into()), 1),
+            (&none, vec![("VAULT_CAPATH", folder), ("BAO_CACERT", &file)], Ca::File(file.clone().into()), 1),
+            (&by_flag, vec![("VAULT_CACERT", "/not/there")], Ca::Directory(folder.into()), 0),
+        ] {
+            let (tls, report) = tls_of(args, &env);
+            assert_eq!(tls.ca, ca, "{env:?}");
+            assert_eq!((report.errors.len(), report.warnings.len()), (0, warnings), "{env:?} {:?}", report.errors);
+        }
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pem");
+        fs::write(&path, PEM).unwrap();
+        let file = path.to_str().unwrap();
+        let (tls, report) =
+            tls_of(&ConnectionArgs::default(), &[("VAULT_CLIENT_CERT", file), ("BAO_CLIENT_KEY", file)]);
+        assert_eq!(tls.client, Some(ClientCertificate { certificate: path.clone(), key: path.clone() }));
+        assert!(report.errors.is_empty());
+        for (name, missing) in [("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"), ("BAO_CLIENT_KEY", "BAO_CLIENT_CERT")] {
+            let (_, report) = tls_of(&ConnectionArgs::default(), &[(name, file)]);
+            assert_eq!(report.errors.len(), 1);
+            assert!(report.errors[0].starts_with(name) && report.errors[0].contains(missing), "{:?}", report.errors);
+        }
+    }
+
+    #[test]
+    fn verification_is_switched_off_by_either_and_on_by_the_flag() {
+        for (flag, variable, skip) in [
+            (None, None, false),
+            (None, Some("1"), true),
+            (Some("true"), None, true),
+            (Some("false"), Some("true"), false),
+            (Some(""), Some("true"), true),
+        ] {
+            let mut args = ConnectionArgs::default();
+            args.vault.skip_verify = flag.map(str::to_owned);
+            let env: Vec<_> = variable.map(|v| ("VAULT_SKIP_VERIFY", v)).into_iter().collect();
+            assert_eq!(tls_of(&args, &env).0.skip_verify, skip, "{flag:?} {variable:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        for (name, value, why) in [
+            ("VAULT_CACERT", "/not/there.pem", "cannot be opened"),
+            ("VAULT_CACERT", "/tmp", "directory"),
+            ("VAULT_CAPATH", "/not/there", "cannot be opened"),
+            ("VAULT_CACERT_BYTES", "-----BEGIN PRIVATE KEY-----", "PEM certificate"),
+            ("VAULT_SKIP_VERIFY", "yes", "neither"),
+        ] {
+            let (_, report) = tls_of(&ConnectionArgs::default(), &[(name, value)]);
+            assert_eq!(report.errors.len(), 1, "{name}");
+            assert!(report.errors[0].starts_with(name) && report.errors[0].contains(why), "{:?}", report.errors);
+            assert!(!report.errors[0].contains("PRIVATE"));
+        }
+    }
+}

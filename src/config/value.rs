@@ -1,0 +1,200 @@
+//! One value as it was given, and the rules that read it.
+//!
+//! A rule's error is a clause that follows the value: `--max-sessions=many is no whole number; …`.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::{self, File},
+    net::{Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+
+use crate::text::one_line;
+
+/// The most of a value that a message repeats, in bytes.
+const MAX_SHOWN: usize = 120;
+
+/// A value and the flag or variable it came from.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    /// `--vault-addr` or `VAULT_ADDR`.
+    pub(super) name: Cow<'static, str>,
+    /// Never empty: an empty value counts as none.
+    pub(super) value: String,
+}
+
+impl Setting {
+    /// The flag's value, unless it was not given or is empty.
+    pub(super) fn flag(name: impl Into<Cow<'static, str>>, value: Option<&String>) -> Option<Self> {
+        let value = value.filter(|v| !v.is_empty())?.clone();
+        Some(Self { name: name.into(), value })
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What stands before the `@` of a URL is a name and a password.
+        let secret = self.value.contains("://") && self.value.contains('@');
+        let shown = if secret { "…".to_owned() } else { one_line(&self.value, MAX_SHOWN) };
+        write!(f, "{}={shown}", self.name)
+    }
+}
+
+/// What is wrong with a configuration so far, and what is only odd.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) errors: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Report {
+    /// Notes an error, one line.
+    pub(super) fn error(&mut self, text: impl Into<String>) {
+        self.errors.push(text.into());
+    }
+
+    /// Notes something that works otherwise than one might think, one line.
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    /// Reads a setting by `rule`; none, with the error noted, when the rule refuses it.
+    pub(super) fn read<T, E: fmt::Display>(
+        &mut self,
+        setting: Option<&Setting>,
+        rule: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let setting = setting?;
+        rule(&setting.value).map_err(|why| self.error(format!("{setting} {why}"))).ok()
+    }
+}
+
+/// Reads the words that Go's `strconv.ParseBool` knows.
+#[must_use]
+pub fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
+    go_bool(text).ok_or("is neither true nor false")
+}
+
+/// A whole number within `range`; `text` may carry no sign.
+pub(super) fn whole(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|n| text.starts_with(|c: char| c.is_ascii_digit()) && range.contains(n));
+    number.ok_or_else(|| format!("is no whole number from {} to {}", range.start(), range.end()))
+}
+
+/// A duration up to a day: `20s`, `1m30s`, or a plain number of seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+    const WRONG: &str = "is no duration up to a day; write for example 20s or 1m30s";
+    let seconds = text.parse::<u32>().map(|s| Duration::from_secs(s.into())).ok();
+    let spelled = || text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+    let duration = seconds.or_else(spelled).ok_or(WRONG)?;
+    if duration > Duration::from_secs(24 * 60 * 60) { Err(WRONG) } else { Ok(duration) }
+}
+
+/// Where to listen: `:8080` is every interface of both IP versions; `off` is nowhere.
+pub(super) fn listen_address(text: &str) -> Result<Option<SocketAddr>, &'static str> {
+    if text.is_empty() || text == "off" {
+        return Ok(None);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("has no port; write for example :8080")?;
+    let port = port.parse().map_err(|_| "has a port that is no number up to 65535; write for example :8080")?;
+    match host {
+        "" => Ok(Some((Ipv6Addr::UNSPECIFIED, port).into())),
+        "localhost" => Ok(Some(([127, 0, 0, 1], port).into())),
+        _ => text.parse().map(Some).map_err(|_| "has a host that is no IP address; write :8080, 127.0.0.1:8080 or off"),
+    }
+}
+
+/// A file that can be opened.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    let metadata = File::open(text).and_then(|f| f.metadata()).map_err(|why| format!("cannot be opened: {why}"))?;
+    if metadata.is_dir() { Err("is a directory, not a file".to_owned()) } else { Ok(text.into()) }
+}
+
+/// A directory that is there.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    let metadata = fs::metadata(text).map_err(|why| format!("cannot be opened: {why}"))?;
+    if metadata.is_dir() { Ok(text.into()) } else { Err("is a file, not a directory".to_owned()) }
+}
+
+/// Text that goes into a header, a path or a TLS handshake.
+pub(super) fn plain(text: &str) -> Result<String, &'static str> {
+    if text.contains(char::is_control) {
+        Err("holds a line break or another control character")
+    } else {
+        Ok(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_booleans() {
+        for (text, value) in [("1", Some(true)), ("T", Some(true)), ("False", Some(false)), ("yes", None), ("", None)] {
+            assert_eq!(go_bool(text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_keep_to_their_range() {
+        for (text, value) in
+            [("1", Some(1)), ("9", Some(9)), ("0", None), ("10", None), ("+2", None), ("-2", None), ("", None)]
+        {
+            assert_eq!(whole(text, 1..=9).ok(), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("20s", Some(20_000)),
+            ("1m30s", Some(90_000)),
+            ("500ms", Some(500)),
+            ("1.5s", Some(1500)),
+            ("60", Some(60_000)),
+            ("0", Some(0)),
+            ("24h", Some(86_400_000)),
+            ("25h", None),
+            ("-1s", None),
+            ("soon", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(duration(text).ok(), millis.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn listen_addresses() {
+        for (text, address) in [
+            (":8080", Ok(Some("[::]:8080"))),
+            ("0.0.0.0:80", Ok(Some("0.0.0.0:80"))),
+            ("[::1]:80", Ok(Some("[::1]:80"))),
+            ("localhost:80", Ok(Some("127.0.0.1:80"))),
+            ("off", Ok(None)),
+            ("", Ok(None)),
+            ("8080", Err("no port")),
+            (":http", Err("no number")),
+            ("node:80", Err("no IP address")),
+        ] {
+            match (listen_address(text), address) {
+                (Ok(said), Ok(expected)) => assert_eq!(said.map(|a| a.to_string()).as_deref(), expected, "{text}"),
+                (Err(said), Err(expected)) => assert!(said.contains(expected), "{text}: {said}"),
+                (said, _) => panic!("{text}: {said:?}"),
+            }
+        }
+    }
+}

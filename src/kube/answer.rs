@@ -1,0 +1,78 @@
+//! What the API server answered: an object, or a Status that says why not.
+
+use http::StatusCode;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    error::{Cause, Error},
+    secret::SecretBytes,
+};
+
+/// One answer, whole and bounded.
+pub(super) struct Answer<'a> {
+    /// Whose answer it is.
+    pub(super) server: &'a str,
+    pub(super) status: StatusCode,
+    pub(super) body: SecretBytes,
+}
+
+/// The API's own account of a failure; only what we repeat or decide by.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) message: String,
+    pub(super) details: Details,
+}
+
+/// What a Status is about.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Details {
+    /// The resource's plural: `serviceaccounts`, `pods`.
+    pub(super) kind: String,
+}
+
+impl Answer<'_> {
+    /// The object in a 2xx answer; any other is a failure, with `refused` as its cause unless it may pass by itself.
+    pub(super) fn object<T: DeserializeOwned>(&self, refused: Cause) -> Result<T, Error> {
+        if !self.status.is_success() {
+            return Err(self.failure(refused));
+        }
+        serde_json::from_slice(self.body.expose()).map_err(|e| {
+            // The parser's own words may repeat a value; its position does not.
+            let place = format!("line {}, column {}", e.line(), e.column());
+            Error::new(
+                refused,
+                format!("API server {} answers {} without the object asked for", self.server, self.status),
+            )
+            .said(format!("unexpected JSON at {place}"))
+            .advice("check that the address is a Kubernetes API server")
+        })
+    }
+
+    /// The failure in the API server's words.
+    pub(super) fn failure(&self, refused: Cause) -> Error {
+        let (cause, advice) = match self.status {
+            StatusCode::UNAUTHORIZED => {
+                (refused, Some("check the service account token or the kubeconfig's user: it is not accepted"))
+            }
+            StatusCode::TOO_MANY_REQUESTS => (Cause::Busy, None),
+            status if status.is_server_error() => (Cause::ServerFault, None),
+            status if status.is_redirection() => {
+                (Cause::Redirect, Some("redirects are not followed; name the server itself"))
+            }
+            _ => (refused, None),
+        };
+        let error = Error::new(cause, format!("API server {} answers {}", self.server, self.status));
+        let error = error.said(self.said().message);
+        match advice {
+            Some(advice) => error.advice(advice),
+            None => error,
+        }
+    }
+
+    /// The Status in the body; an empty one when there is none.
+    pub(super) fn said(&self) -> Status {
+        serde_json::from_slice(self.body.expose()).unwrap_or_default()
+    }
+}

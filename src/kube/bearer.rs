@@ -1,0 +1,166 @@
+//! Who we are at the API server: a fixed token, or one that kubelet replaces in its file.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
+use crate::{
+    error::{Cause, Error},
+    secret::SecretText,
+};
+
+/// How long a token file's content is used before the file is read again.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// What goes into the Authorization header.
+pub(super) enum Credentials {
+    /// Nothing: a client certificate, or nobody.
+    None,
+    /// A token that stays.
+    Token(SecretText),
+    /// A token that is replaced in its file before it expires.
+    File(TokenFile),
+}
+
+impl Credentials {
+    /// The token to send now.
+    pub(super) async fn token(&self, now: Instant) -> Result<Option<SecretText>, Error> {
+        match self {
+            Self::None => Ok(None),
+            Self::Token(token) => Ok(Some(token.clone())),
+            Self::File(file) => file.token(now).await.map(Some),
+        }
+    }
+
+    /// The API server did not accept the token: the next request reads the file again.
+    pub(super) fn forget(&self) {
+        if let Self::File(file) = self {
+            file.last.store(None);
+        }
+    }
+}
+
+/// A token in a file, read at most once a minute. No lock is involved; two readers at once read the same file twice.
+pub(super) struct TokenFile {
+    path: PathBuf,
+    last: ArcSwapOption<Held>,
+}
+
+struct Held {
+    token: SecretText,
+    since: Instant,
+}
+
+impl TokenFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, last: ArcSwapOption::empty() }
+    }
+
+    /// The file's token, at most a minute old; an older one only while the file cannot be read.
+    async fn token(&self, now: Instant) -> Result<SecretText, Error> {
+        let last = self.last.load_full();
+        if let Some(held) = last.as_ref().filter(|held| now.duration_since(held.since) < FRESH) {
+            return Ok(held.token.clone());
+        }
+        match (read(&self.path).await, last) {
+            (Ok(token), _) => {
+                self.last.store(Some(Arc::new(Held { token: token.clone(), since: now })));
+                Ok(token)
+            }
+            (Err(error), Some(held)) => {
+                tracing::warn!(%error, "using the Kubernetes token read before");
+                Ok(held.token.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<SecretText, Error> {
+    let fault =
+        |what: &str| Error::new(Cause::Internal, format!("the Kubernetes token file {} {what}", path.display()));
+    let text = tokio::fs::read_to_string(path).await.map_err(|e| fault("cannot be read").said(e.to_string()))?;
+    let text = zeroize::Zeroizing::new(text);
+    match text.trim() {
+        "" => Err(fault("is empty")),
+        token => Ok(SecretText::from(token)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Rotated {
+        folder: tempfile::TempDir,
+        file: TokenFile,
+        start: Instant,
+    }
+
+    impl Rotated {
+        fn new(token: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let file = TokenFile::new(folder.path().join("token"));
+            let this = Self { folder, file, start: Instant::now() };
+            this.write(token);
+            this
+        }
+
+        fn write(&self, token: &str) {
+            fs::write(self.folder.path().join("token"), token).unwrap();
+        }
+
+        async fn after(&self, seconds: u64) -> String {
+            let token = self.file.token(self.start + Duration::from_secs(seconds)).await;
+            token.map_or_else(|e| e.to_string(), |t| t.expose().to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replaced_token_is_found_within_a_minute() {
+        let rotated = Rotated::new("one\n");
+        assert_eq!(rotated.after(0).await, "one");
+        rotated.write("two");
+        assert_eq!(rotated.after(59).await, "one");
+        assert_eq!(rotated.after(60).await, "two");
+        rotated.write("three");
+        assert_eq!(rotated.after(119).await, "two");
+        assert_eq!(rotated.after(120).await, "three");
+    }
+
+    #[tokio::test]
+    async fn the_last_token_outlives_an_unreadable_file() {
+        let rotated = Rotated::new("one");
+        rotated.after(0).await;
+        rotated.write("");
+        assert_eq!(rotated.after(61).await, "one");
+        rotated.write("two");
+        assert_eq!(rotated.after(62).await, "two");
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_not_kept() {
+        let rotated = Rotated::new("one");
+        rotated.after(0).await;
+        rotated.write("two");
+        let credentials = Credentials::File(rotated.file);
+        credentials.forget();
+        let token = credentials.token(rotated.start).await.unwrap().unwrap();
+        assert_eq!(token.expose(), "two");
+    }
+
+    #[tokio::test]
+    async fn an_empty_or_absent_file_is_named() {
+        let rotated = Rotated::new(" \n");
+        assert!(rotated.after(0).await.ends_with("token is empty"));
+        fs::remove_file(rotated.folder.path().join("token")).unwrap();
+        assert!(rotated.after(0).await.contains("token cannot be read (it said: No such file"));
+    }
+}

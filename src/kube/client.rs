@@ -1,0 +1,176 @@
+//! One request to the API server: bounded in time and size, counted, and never followed elsewhere.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Body, Incoming},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT},
+};
+use hyper_util::client::legacy;
+use serde::Serialize;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    answer::Answer,
+    connection::Connection,
+    http::{self, HttpClient},
+};
+use crate::{
+    error::{Cause, Error},
+    secret::{SecretBytes, SecretText},
+};
+
+/// The most time one request may take, answer included; a caller with less drops the future.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest answer taken, in bytes: what etcd holds of one object.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A client of one API server.
+pub(super) struct Client {
+    connection: Arc<Connection>,
+    /// Replaced after a TLS failure, so that a rotated certificate or authority is found.
+    http: ArcSwap<HttpClient>,
+    requests: AtomicU64,
+}
+
+impl Client {
+    pub(super) fn new(connection: Connection) -> Result<Self, Error> {
+        let http = ArcSwap::from_pointee(http::build(&connection)?);
+        Ok(Self { connection: Arc::new(connection), http, requests: AtomicU64::new(0) })
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// How many requests were sent so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Reads the object at `path`.
+    pub(super) async fn get(&self, path: &str) -> Result<Answer<'_>, Error> {
+        self.send(Method::GET, path, SecretBytes::default()).await
+    }
+
+    /// Creates `object` at `path`.
+    pub(super) async fn post(&self, path: &str, object: &impl Serialize) -> Result<Answer<'_>, Error> {
+        let mut json = Vec::with_capacity(1024);
+        serde_json::to_writer(&mut json, object).map_err(|e| internal(&e))?;
+        self.send(Method::POST, path, SecretBytes::from(json)).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: SecretBytes) -> Result<Answer<'_>, Error> {
+        let token = self.connection.credentials.token(Instant::now()).await?;
+        let request = self.request(method, path, token.as_ref(), body)?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        match timeout(TIMEOUT, self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.fault(Cause::Deadline, &format!("does not answer within {} s", TIMEOUT.as_secs()))),
+        }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&SecretText>,
+        body: SecretBytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.connection.server))
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("vaultmount/", env!("CARGO_PKG_VERSION")));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, bearer(token)?);
+        }
+        request.body(Full::new(body.into_wire())).map_err(|e| internal(&e))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer<'_>, Error> {
+        let http = self.http.load_full();
+        let response = match http.request(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(self.no_answer(&error).await),
+        };
+        let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            self.connection.credentials.forget();
+        }
+        let body = self.read(response.into_body()).await?;
+        Ok(Answer { server: self.connection.server.as_str(), status, body })
+    }
+
+    async fn read(&self, mut body: Incoming) -> Result<SecretBytes, Error> {
+        let expected = body.size_hint().lower();
+        let mut whole = Vec::with_capacity(usize::try_from(expected).map_or(MAX_ANSWER, |n| n.min(MAX_ANSWER)));
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| self.unreachable(&http::reason(&e).1))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if whole.len() + data.len() > MAX_ANSWER {
+                return Err(self.fault(Cause::AnswerTooLarge, "answers with more than 1 MiB"));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(SecretBytes::from(whole))
+    }
+
+    async fn no_answer(&self, error: &legacy::Error) -> Error {
+        let (cause, words) = http::reason(error);
+        if cause != Cause::Tls {
+            return self.unreachable(&words);
+        }
+        self.reload().await;
+        self.fault(cause, "cannot be spoken to over TLS")
+            .said(words)
+            .advice("check the certificate authority and the server name it is reached by")
+    }
+
+    /// Reads the TLS files again, for the next request.
+    async fn reload(&self) {
+        let connection = Arc::clone(&self.connection);
+        match tokio::task::spawn_blocking(move || http::build(&connection)).await {
+            Ok(Ok(http)) => self.http.store(Arc::new(http)),
+            Ok(Err(error)) => tracing::warn!(%error, "keeping the TLS settings read before"),
+            // The process ends.
+            Err(_) => {}
+        }
+    }
+
+    fn unreachable(&self, words: &str) -> Error {
+        self.fault(Cause::Unreachable, "does not answer")
+            .said(words)
+            .advice("check that the address is right and that no network policy stands between")
+    }
+
+    fn fault(&self, cause: Cause, what: &str) -> Error {
+        Error::new(cause, format!("API server {} {what}", self.connection.server))
+    }
+}
+
+fn bearer(token: &SecretText) -> Result<HeaderValue, Error> {
+    let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|_| Error::new(Cause::Internal, "the Kubernetes token holds characters that no header can carry"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn internal(error: &dyn std::error::Error) -> Error {
+    Error::new(Cause::Internal, "the request to the Kubernetes API cannot be made").said(error.to_string())
+}

@@ -1,0 +1,109 @@
+//! How to reach an API server and as whom: what a kubeconfig and a pod's service account both come down to.
+
+use std::{fmt, fs, path::PathBuf};
+
+use ::http::Uri;
+use zeroize::Zeroizing;
+
+use super::bearer::Credentials;
+use crate::{
+    error::{Cause, Error},
+    secret::SecretText,
+    tls::Tls,
+};
+
+/// Everything the client needs to know before its first request.
+pub(super) struct Connection {
+    pub(super) server: Server,
+    /// `tls.client` stays empty: [`Connection::identity`] is the certificate shown.
+    pub(super) tls: Tls,
+    pub(super) identity: Option<Identity>,
+    pub(super) credentials: Credentials,
+    pub(super) namespace: String,
+}
+
+/// The API server's address: scheme, authority, and the path before `/api`, without a slash at its end.
+#[derive(Debug)]
+pub(super) struct Server(String);
+
+impl Server {
+    /// Parses an address; the error says what is wrong with it in words that follow "is".
+    pub(super) fn parse(address: &str) -> Result<Self, &'static str> {
+        let uri: Uri = address.parse().map_err(|_| "not a URL")?;
+        if !matches!(uri.scheme_str(), Some("https" | "http")) {
+            return Err("not an https:// or http:// URL");
+        }
+        if uri.authority().is_none_or(|a| a.as_str().contains('@')) {
+            return Err("not allowed to carry a user name");
+        }
+        if uri.query().is_some() {
+            return Err("not allowed to carry a query");
+        }
+        Ok(Self(address.trim_end_matches('/').to_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.0.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A client certificate and its key.
+pub(super) struct Identity {
+    pub(super) certificate: Pem,
+    pub(super) key: Pem,
+}
+
+/// PEM text, or the file that holds it. Files are read when TLS is set up, so a rotated one is found again.
+pub(super) enum Pem {
+    Text(SecretText),
+    File(PathBuf),
+}
+
+impl Pem {
+    pub(super) fn read(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
+        match self {
+            Self::Text(text) => Ok(Zeroizing::new(text.expose().as_bytes().to_vec())),
+            Self::File(path) => fs::read(path)
+                .map(Zeroizing::new)
+                .map_err(|e| Error::new(Cause::Tls, format!("{} cannot be read", path.display())).said(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_keep_their_path_and_lose_their_last_slash() {
+        let parsed = |a| Server::parse(a).map(|s| s.0);
+        assert_eq!(
+            parsed("https://rancher.example/k8s/clusters/c-1/"),
+            Ok("https://rancher.example/k8s/clusters/c-1".into())
+        );
+        assert_eq!(parsed("https://[fd00::1]:6443"), Ok("https://[fd00::1]:6443".into()));
+    }
+
+    #[test]
+    fn addresses_that_are_none_are_refused() {
+        for bad in ["10.0.0.1:6443", "", "ftp://x", "https://", "https://root:pw@x", "https://x/?a=b", "unix:///x"] {
+            assert!(Server::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn https_is_told_from_http() {
+        assert!(Server::parse("HTTPS://x").is_ok_and(|s| s.is_https()));
+        assert!(Server::parse("http://x").is_ok_and(|s| !s.is_https()));
+    }
+}

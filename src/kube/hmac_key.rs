@@ -1,0 +1,134 @@
+//! The key that file versions are derived with, in a Secret that all our pods share.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::StatusCode;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Kube, answer::Answer, path};
+use crate::{
+    error::{Cause, Error},
+    secret::{SecretBytes, SecretText},
+};
+
+/// The Secret's entry that holds the key.
+const ENTRY: &str = "key";
+
+/// The length of a key we make, in bytes. One that is there already may have any other, as with the Go provider: to
+/// refuse it would change every version and restart workloads.
+const LENGTH: usize = 32;
+
+impl Kube {
+    /// The key in the Secret `secret` of our namespace, created with 32 random bytes and immutable if it is absent. When
+    /// another pod creates it at the same time, the key is the other's.
+    pub async fn hmac_key(&self, secret: &str) -> Result<SecretBytes, Error> {
+        let subject = format!("HMAC key in Secret {}/{secret}", self.namespace());
+        let key = match self.read_key(secret).await {
+            Ok(None) => self.create_key(secret).await,
+            Ok(Some(key)) => Ok(key),
+            Err(error) => Err(error),
+        };
+        key.map_err(|e| e.about(subject))
+    }
+
+    async fn read_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
+        let answer = self.client.get(&path::object(self.namespace(), "secrets", secret)?).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "get", &format!(", resourceNames: [{secret}]"))),
+            _ => found(&answer).map(Some),
+        }
+    }
+
+    async fn create_key(&self, secret: &str) -> Result<SecretBytes, Error> {
+        let path = path::collection(self.namespace(), "secrets")?;
+        let key = random_key()?;
+        let answer = self.client.post(&path, &NewSecret::new(self.namespace(), secret, &key)).await?;
+        match answer.status {
+            StatusCode::CONFLICT => self.read_key(secret).await?.ok_or_else(|| {
+                Error::new(Cause::Busy, "it was there when we created it and gone when we read it")
+                    .said(answer.said().message)
+            }),
+            StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "create", "")),
+            _ => found(&answer),
+        }
+    }
+
+    fn forbidden(&self, answer: &Answer<'_>, verb: &str, names: &str) -> Error {
+        let namespace = self.namespace();
+        answer.failure(Cause::Denied).advice(format!(
+            "may not {verb} secrets in namespace {namespace}: a Role there needs the rule \
+             {{apiGroups: [\"\"], resources: [secrets]{names}, verbs: [{verb}]}}"
+        ))
+    }
+}
+
+/// The key in the Secret of an answer; any length but none.
+fn found(answer: &Answer<'_>) -> Result<SecretBytes, Error> {
+    let refused = if answer.status == StatusCode::UNAUTHORIZED { Cause::Denied } else { Cause::Internal };
+    let secret: Secret = answer.object(refused)?;
+    let fault = |what: &str| {
+        Error::new(Cause::KeyMissing, what).advice("delete the Secret and it is created anew (file versions change)")
+    };
+    let mut data = secret.data.unwrap_or_default();
+    let text = data.remove(ENTRY).ok_or_else(|| fault("the Secret has no entry \"key\""))?;
+    let bytes = STANDARD.decode(text.expose()).map_err(|_| fault("the Secret's entry \"key\" is not base64"))?;
+    match bytes.len() {
+        0 => return Err(fault("the Secret's entry \"key\" is empty")),
+        short @ 1..LENGTH => tracing::warn!(bytes = short, "the HMAC key is shorter than {LENGTH} bytes"),
+        _ => {}
+    }
+    Ok(SecretBytes::from(bytes))
+}
+
+/// A new key in base64.
+fn random_key() -> Result<Zeroizing<String>, Error> {
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    SystemRandom::new()
+        .fill(bytes.as_mut_slice())
+        .map_err(|_| Error::new(Cause::Internal, "the system gives no random bytes"))?;
+    Ok(Zeroizing::new(STANDARD.encode(bytes.as_slice())))
+}
+
+#[derive(Deserialize)]
+struct Secret {
+    data: Option<BTreeMap<String, SecretText>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NewSecret<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    r#type: &'static str,
+    metadata: Metadata<'a>,
+    immutable: bool,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    name: &'a str,
+    namespace: &'a str,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    key: &'a str,
+}
+
+impl<'a> NewSecret<'a> {
+    fn new(namespace: &'a str, name: &'a str, key: &'a str) -> Self {
+        Self {
+            api_version: "v1",
+            kind: "Secret",
+            r#type: "Opaque",
+            metadata: Metadata { name, namespace },
+            immutable: true,
+            data: Data { key },
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The HTTP client of one API server: connection pool and TLS.
+
+use std::{error::Error as StdError, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_rustls::{DefaultServerNameResolver, FixedServerNameResolver, HttpsConnector, ResolveServerName};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use super::connection::{Connection, Identity};
+use crate::{
+    error::{Cause, Error},
+    tls::{self, TlsError},
+};
+
+pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Reads the TLS files and builds a client over them; connects nowhere yet. It follows no redirect.
+pub(super) fn build(connection: &Connection) -> Result<HttpClient, Error> {
+    let https = connection.server.is_https();
+    let config = if https { tls_config(connection) } else { no_tls() };
+    let config = config.map_err(|e| e.about(format_args!("TLS to API server {}", connection.server)))?;
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    let connector = HttpsConnector::new(tcp, config, https, server_name(connection)?);
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_timer(TokioTimer::new())
+        .build(connector))
+}
+
+fn tls_config(connection: &Connection) -> Result<ClientConfig, Error> {
+    let mut config = tls::client_config(&connection.tls).map_err(|e| unusable(&e))?;
+    if let Some(identity) = &connection.identity {
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified_key(identity)?));
+    }
+    Ok(config)
+}
+
+/// Trusts nobody; an `http://` address shall not cost the reading of the system's authorities.
+fn no_tls() -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| unusable(&TlsError::Setup(e)))?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn unusable(error: &TlsError) -> Error {
+    let words = error.source().map_or(String::new(), ToString::to_string);
+    Error::new(Cause::Tls, error.to_string()).said(words)
+}
+
+fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
+    let fault = |what: &str, why: String| Error::new(Cause::Tls, format!("the client {what} is not usable")).said(why);
+    let pem = identity.certificate.read()?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let chain = chain.map_err(|e| fault("certificate", e.to_string()))?;
+    if chain.is_empty() {
+        return Err(fault("certificate", "no certificate in the PEM".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&identity.key.read()?).map_err(|e| fault("key", e.to_string()))?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|e| fault("certificate's key", e.to_string()))
+}
+
+fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Send + Sync>, Error> {
+    let Some(name) = &connection.tls.server_name else { return Ok(Arc::new(DefaultServerNameResolver::default())) };
+    let parsed = ServerName::try_from(name.clone());
+    let parsed = parsed.map_err(|_| Error::new(Cause::Tls, format!("the TLS server name {name:?} is no name")))?;
+    Ok(Arc::new(FixedServerNameResolver::new(parsed)))
+}
+
+/// Why there was no answer: `Tls` or `Unreachable`, and in the words of the innermost error.
+pub(super) fn reason(error: &(dyn StdError + 'static)) -> (Cause, String) {
+    let mut error = error;
+    while !error.is::<rustls::Error>() {
+        let Some(inner) = inner(error) else { return (Cause::Unreachable, error.to_string()) };
+        error = inner;
+    }
+    (Cause::Tls, error.to_string())
+}
+
+/// What an error wraps. An `io::Error` hides it from `source`.
+fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}

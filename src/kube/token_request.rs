@@ -1,0 +1,125 @@
+//! TokenRequest: a short service account token for a pod whose driver passed none.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::{Kube, answer::Answer, path};
+use crate::{
+    error::{Cause, Error},
+    secret::SecretText,
+};
+
+/// How long a minted token is good, in seconds; one login needs it, and the Go provider asks for the same.
+const EXPIRES: u32 = 900;
+
+/// The pod that a token is bound to: the token ends with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundPod<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its UID.
+    pub uid: &'a str,
+}
+
+impl Kube {
+    /// Mints a token for a service account, good for 15 minutes. Without an audience it is one for the API server itself.
+    pub async fn mint_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        audience: Option<&str>,
+        pod: Option<BoundPod<'_>>,
+    ) -> Result<SecretText, Error> {
+        let token = self.request_token(namespace, service_account, audience, pod).await;
+        token.map_err(|e| {
+            let audience = audience.map_or("without audience".to_owned(), |a| format!("for audience {a:?}"));
+            e.about(format_args!("token of service account {namespace}/{service_account} {audience}"))
+        })
+    }
+
+    async fn request_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        audience: Option<&str>,
+        pod: Option<BoundPod<'_>>,
+    ) -> Result<SecretText, Error> {
+        let path = path::object(namespace, "serviceaccounts", service_account)? + "/token";
+        let answer = self.client.post(&path, &TokenRequest::new(audience, pod)).await?;
+        if let Some(advice) = advice(&answer, namespace, audience) {
+            return Err(answer.failure(Cause::TokenRequest).advice(advice));
+        }
+        let minted: Minted = answer.object(Cause::TokenRequest)?;
+        if minted.status.token.expose().is_empty() {
+            return Err(Error::new(
+                Cause::TokenRequest,
+                format!("API server {} answers without a token", self.server()),
+            ));
+        }
+        Ok(minted.status.token)
+    }
+}
+
+/// What to do about a refusal that has a usual reason.
+fn advice(answer: &Answer<'_>, namespace: &str, audience: Option<&str>) -> Option<String> {
+    match answer.status {
+        StatusCode::FORBIDDEN => Some(format!(
+            "grant our service account the rule {{apiGroups: [\"\"], resources: [serviceaccounts/token], verbs: [create]}} \
+             in namespace {namespace}, or list the audience{} in spec.tokenRequests of CSIDriver \
+             secrets-store.csi.k8s.io so that the driver passes a token",
+            audience.map_or(String::new(), |a| format!(" {a:?}"))
+        )),
+        StatusCode::NOT_FOUND if answer.said().details.kind == "pods" => Some("the pod is gone".to_owned()),
+        StatusCode::NOT_FOUND => Some("create the service account the pod runs as".to_owned()),
+        StatusCode::CONFLICT => Some("the pod was replaced by another of the same name".to_owned()),
+        _ => None,
+    }
+}
+
+#[derive(Deserialize)]
+struct Minted {
+    status: MintedStatus,
+}
+
+#[derive(Deserialize)]
+struct MintedStatus {
+    token: SecretText,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenRequest<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    spec: Spec<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    audiences: Vec<&'a str>,
+    expiration_seconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound_object_ref: Option<BoundObject<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BoundObject<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    name: &'a str,
+    uid: &'a str,
+}
+
+impl<'a> TokenRequest<'a> {
+    fn new(audience: Option<&'a str>, pod: Option<BoundPod<'a>>) -> Self {
+        let bound_object_ref =
+            pod.map(|BoundPod { name, uid }| BoundObject { kind: "Pod", api_version: "v1", name, uid });
+        Self {
+            api_version: "authentication.k8s.io/v1",
+            kind: "TokenRequest",
+            spec: Spec { audiences: audience.into_iter().collect(), expiration_seconds: EXPIRES, bound_object_ref },
+        }
+    }
+}

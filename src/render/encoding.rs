@@ -1,0 +1,117 @@
+//! Values decoded on their way to the file.
+
+use base64::{
+    DecodeError, Engine, alphabet, decoded_len_estimate,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use zeroize::Zeroizing;
+
+use super::Encoding;
+use crate::{
+    error::{Cause, Error},
+    secret::SecretBytes,
+};
+
+/// As Go's `base64.StdEncoding`: padding is needed, bits left over at the end are ignored.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
+
+/// The bytes that `text` stands for. The error says where it is broken, never what is there.
+pub(super) fn decode(mut text: Zeroizing<String>, encoding: Encoding) -> Result<SecretBytes, Error> {
+    match encoding {
+        Encoding::Utf8 => Ok(SecretBytes::from(std::mem::take(&mut *text).into_bytes())),
+        Encoding::Base64 => from_base64(&text),
+        Encoding::Hex => from_hex(text.as_bytes()),
+    }
+}
+
+fn from_base64(text: &str) -> Result<SecretBytes, Error> {
+    // Go skips line breaks wherever they are.
+    let kept = |byte: &u8| !matches!(byte, b'\r' | b'\n');
+    let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
+    packed.extend(text.bytes().filter(kept));
+    let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(packed.len())]);
+    let length = BASE64.decode_slice_unchecked(&*packed, &mut bytes).map_err(|error| {
+        let (offset, problem) = match error {
+            DecodeError::InvalidByte(offset, _) | DecodeError::InvalidLastSymbol(offset, _) => {
+                (offset, "a character that is not of its alphabet, or padding in the middle,")
+            }
+            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => (packed.len(), "characters or padding missing"),
+        };
+        let offset = text.bytes().enumerate().filter(|(_, byte)| kept(byte)).nth(offset).map_or(text.len(), |(at, _)| at);
+        broken("base64", offset, problem)
+    })?;
+    bytes.truncate(length);
+    Ok(SecretBytes::from(std::mem::take(&mut *bytes)))
+}
+
+fn from_hex(text: &[u8]) -> Result<SecretBytes, Error> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 2));
+    let digit = |at: usize| match text.get(at).map(|byte| char::from(*byte).to_digit(16)) {
+        Some(Some(digit)) => u8::try_from(digit).map_err(|_| broken("hex", at, "no digit")),
+        Some(None) => Err(broken("hex", at, "a character that is no digit of it")),
+        None => Err(broken("hex", at, "an odd number of digits")),
+    };
+    for at in (0..text.len()).step_by(2) {
+        bytes.push(digit(at)? << 4 | digit(at + 1)?);
+    }
+    Ok(SecretBytes::from(std::mem::take(&mut *bytes)))
+}
+
+fn broken(encoding: &str, offset: usize, problem: &str) -> Error {
+    Error::new(Cause::Render, format!("the value is not {encoding}: {problem} at byte {offset}"))
+        .advice(format!("correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(text: &str, encoding: Encoding) -> Result<Vec<u8>, String> {
+        match decode(Zeroizing::new(text.to_owned()), encoding) {
+            Ok(bytes) => Ok(bytes.expose().to_vec()),
+            Err(error) => {
+                assert_eq!(error.cause(), Cause::Render);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_decoded_as_go_decodes_them() {
+        for (text, encoding, bytes) in [
+            ("é", Encoding::Utf8, "é".as_bytes()),
+            ("", Encoding::Base64, b""),
+            ("aGVsbG8=", Encoding::Base64, b"hello"),
+            ("aGVs\r\nbG8=\n", Encoding::Base64, b"hello"),
+            ("aGVsbG8\n=", Encoding::Base64, b"hello"),
+            ("/+8=", Encoding::Base64, b"\xff\xef"),
+            ("aGVsbG9=", Encoding::Base64, b"hello"),
+            ("", Encoding::Hex, b""),
+            ("00fFa0", Encoding::Hex, b"\x00\xff\xa0"),
+        ] {
+            assert_eq!(decoded(text, encoding).as_deref(), Ok(bytes), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn broken_values_are_told_by_their_place() {
+        let advice = |encoding| format!("; correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded");
+        for (text, encoding, name, problem) in [
+            ("aGVsbG8", Encoding::Base64, "base64", "characters or padding missing at byte 7"),
+            ("aGVsbG8===", Encoding::Base64, "base64", "a character that is not of its alphabet, or padding in the middle, at byte 7"),
+            ("a", Encoding::Base64, "base64", "characters or padding missing at byte 1"),
+            ("aGVs\nbG8 ", Encoding::Base64, "base64", "a character that is not of its alphabet, or padding in the middle, at byte 8"),
+            ("_-8=", Encoding::Base64, "base64", "a character that is not of its alphabet, or padding in the middle, at byte 0"),
+            ("00f", Encoding::Hex, "hex", "an odd number of digits at byte 3"),
+            ("0x00", Encoding::Hex, "hex", "a character that is no digit of it at byte 1"),
+            ("00\n", Encoding::Hex, "hex", "a character that is no digit of it at byte 2"),
+            ("é0", Encoding::Hex, "hex", "a character that is no digit of it at byte 0"),
+        ] {
+            let message = format!("the value is not {name}: {problem}{}", advice(name));
+            assert_eq!(decoded(text, encoding), Err(message), "{text:?}");
+        }
+    }
+}

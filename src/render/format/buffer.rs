@@ -1,0 +1,57 @@
+//! Text that is written piece by piece.
+
+use zeroize::Zeroizing;
+
+use crate::secret::SecretBytes;
+
+/// Secret text that grows without leaving copies behind: what it outgrows is zeroed.
+#[derive(Default)]
+pub(super) struct Buffer(Zeroizing<String>);
+
+const FIRST_CAPACITY: usize = 512;
+
+impl Buffer {
+    pub(super) fn push(&mut self, c: char) {
+        self.push_str(c.encode_utf8(&mut [0; 4]));
+    }
+
+    pub(super) fn push_str(&mut self, text: &str) {
+        let needed = self.0.len() + text.len();
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(String::with_capacity(needed.max(2 * self.0.capacity()).max(FIRST_CAPACITY)));
+            larger.push_str(&self.0);
+            self.0 = larger;
+        }
+        self.0.push_str(text);
+    }
+
+    /// `\uXXXX` with the digits of `unit` in capitals, as Java and JSON read it.
+    pub(super) fn push_unit(&mut self, unit: u16) {
+        self.push_str("\\u");
+        for shift in [12, 8, 4, 0] {
+            let digit = char::from_digit(u32::from(unit >> shift & 0xf), 16);
+            self.push(digit.unwrap_or('0').to_ascii_uppercase());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> SecretBytes {
+        SecretBytes::from(std::mem::take(&mut *self.0).into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_kept_while_it_grows() {
+        let mut buffer = Buffer::default();
+        for i in 0..1000 {
+            buffer.push('é');
+            buffer.push_str("xy");
+            buffer.push_unit(i);
+        }
+        let expected: String = (0..1000).map(|i| format!("éxy\\u{i:04X}")).collect();
+        assert_eq!(buffer.finish().expose(), expected.as_bytes());
+    }
+}

@@ -1,0 +1,131 @@
+//! `KEY='value'` lines that POSIX sh reads exactly (`set -a; . ./file`), and dotenv parsers as far as they can.
+//!
+//! In single quotes everything but `'` stands for itself, in sh as in every dotenv parser, line breaks included. Values
+//! that cannot stand there are written in double quotes with sh's escapes. Of those, a value with `'` and without
+//! `"`, `$`, `` ` `` and `\` needs none and is read alike everywhere; with one of these some dotenv parsers keep the
+//! backslashes that sh removes. A value that ends in a backslash would be right for sh in single quotes, but dotenv
+//! parsers take `\'` for a quote and swallow the lines that follow.
+
+use super::{
+    super::{
+        json::Members,
+        missing::{shown_all, shown_key},
+    },
+    Buffer,
+};
+use crate::error::{Cause, Error};
+
+/// Writes the members; values that are no strings as JSON text.
+pub(super) fn env(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> {
+    let wrong: Vec<&str> = members.keys().map(String::as_str).filter(|key| !is_name(key)).collect();
+    if !wrong.is_empty() {
+        return Err(Error::new(Cause::Render, format!("no names of variables, so not for format env: {}", shown_all(wrong.into_iter())))
+            .advice("a name is letters, digits and `_`, and does not begin with a digit; rename the keys in Vault, or use another format"));
+    }
+    for (key, member) in members {
+        let text = member.text();
+        if text.contains('\0') {
+            return Err(Error::new(Cause::Render, format!("{} holds a NUL character, which no variable can", shown_key(key)))
+                .advice("take it with secretKey into a file of its own"));
+        }
+        out.push_str(key);
+        out.push('=');
+        quoted(out, &text);
+        out.push('\n');
+    }
+    Ok(())
+}
+
+fn is_name(key: &str) -> bool {
+    key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+fn quoted(out: &mut Buffer, text: &str) {
+    if !text.contains('\'') && !text.ends_with('\\') {
+        out.push('\'');
+        out.push_str(text);
+        out.push('\'');
+        return;
+    }
+    out.push('"');
+    for c in text.chars() {
+        if matches!(c, '"' | '$' | '`' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, io::Write, process::Command};
+
+    use proptest::prelude::*;
+
+    use super::{super::super::json::Json, *};
+
+    fn written(data: &str) -> Result<String, String> {
+        let mut out = Buffer::default();
+        env(&mut out, &Json::new(data).members().unwrap()).map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(out.finish().expose().to_vec()).unwrap())
+    }
+
+    /// What sh has in each variable after it read the file.
+    fn read_by_sh(file: &str, names: &[&str]) -> Vec<String> {
+        let mut script = tempfile::NamedTempFile::new().unwrap();
+        script.write_all(file.as_bytes()).unwrap();
+        let print = names.iter().fold(". \"$0\"".to_owned(), |line, name| format!("{line}; printf '%s\\0' \"${name}\""));
+        let output = Command::new("sh").arg("-uc").arg(print).arg(script.path()).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?} of {file}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_terminator('\0').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn values_are_quoted_for_sh_and_dotenv() {
+        for (data, expected) in [
+            ("{}", ""),
+            (r#"{"B":"","A":"x y"}"#, "A='x y'\nB=''\n"),
+            (r#"{"A":1.50,"b_2":null,"_":{"k": "v"}}"#, "A=1.50\n_={}\nb_2=null\n"),
+            (r#"{"A":"$HOME `x` \"q\" \\n #!"}"#, "A='$HOME `x` \"q\" \\n #!'\n"),
+            (r#"{"A":"-----BEGIN\nx\n"}"#, "A='-----BEGIN\nx\n'\n"),
+            (r#"{"A":"it's"}"#, "A=\"it's\"\n"),
+            (r#"{"A":"it's $5 `\\\""}"#, "A=\"it's \\$5 \\`\\\\\\\"\"\n"),
+            (r#"{"A":"C:\\"}"#, "A=\"C:\\\\\"\n"),
+        ] {
+            let expected = expected.replace("=1.50", "='1.50'").replace("={}", "='{\"k\":\"v\"}'").replace("=null", "='null'");
+            assert_eq!(written(data).as_deref(), Ok(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_variable_is_refused_by_name() {
+        let refused = written(r#"{"1a":1,"a-b":"hunter2","ok":2,"":3,"é":4}"#).unwrap_err();
+        assert!(refused.starts_with(r#"no names of variables, so not for format env: "", "1a", "a-b", "é"; "#), "{refused}");
+        let refused = written(r#"{"A":"hunter2\u0000"}"#).unwrap_err();
+        assert!(refused.starts_with(r#"key "A" holds a NUL character"#) && !refused.contains("hunter2"), "{refused}");
+    }
+
+    #[test]
+    fn sh_reads_every_character() {
+        let ascii: String = (1..=0x7fu8).map(char::from).collect();
+        let quoteless = ascii.replace('\'', "");
+        let members = BTreeMap::from([("A", format!("{ascii}é\u{85}😀")), ("B", quoteless), ("C", "\n\n".to_owned())]);
+        let file = written(&serde_json::json!(members).to_string()).unwrap();
+        assert_eq!(read_by_sh(&file, &["A", "B", "C"]), members.into_values().collect::<Vec<_>>());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn sh_reads_back_the_values(values in proptest::collection::vec(prop_oneof!["[^\0]{0,20}", "['\"$`\\\\!#{}()=; \n\r\tHOMEab~*-]{0,12}"], 1..5)) {
+            let names: Vec<String> = (0..values.len()).map(|i| format!("KEY_{i}")).collect();
+            let members: BTreeMap<&String, &String> = names.iter().zip(&values).collect();
+            let file = written(&serde_json::json!(members).to_string()).unwrap();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            prop_assert_eq!(read_by_sh(&file, &names), values);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! YAML: a block mapping of the keys, one line each; values that nest are written on their line, like JSON.
+
+use super::{
+    super::json::{Json, Members},
+    Buffer,
+    tree::{Separators, string, value},
+};
+use crate::error::Error;
+
+/// The longest key of the form `key: value` in characters, less its quotes: YAML's limit is 1024.
+const MAX_SIMPLE_KEY: usize = 1000;
+
+/// Words that YAML 1.1 or 1.2 reads as something else than text, in any case.
+const WORDS: [&str; 11] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
+
+/// Writes the members. Strings are quoted unless no parser can take them for anything else; numbers are JSON's.
+pub(super) fn yaml(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> {
+    if members.is_empty() {
+        out.push_str("{}\n");
+    }
+    for (key, member) in members {
+        // An escape is six characters at most.
+        let simple = key.chars().count() * 6 < MAX_SIMPLE_KEY;
+        out.push_str(if simple { "" } else { "? " });
+        scalar(out, key);
+        out.push_str(if simple { ": " } else { "\n: " });
+        entry(out, *member)?;
+        out.push('\n');
+    }
+    Ok(())
+}
+
+fn entry(out: &mut Buffer, member: Json<'_>) -> Result<(), Error> {
+    match member.string() {
+        Some(text) => scalar(out, &text),
+        None => value(out, member, &Separators { comma: ", ", colon: ": " }, 1)?,
+    }
+    Ok(())
+}
+
+fn scalar(out: &mut Buffer, text: &str) {
+    if is_plain(text) { out.push_str(text) } else { string(out, text) }
+}
+
+/// Whether a string needs no quotes: it begins with a letter, has nothing in it that means something, and is no word.
+fn is_plain(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))
+        && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(data: &str) -> String {
+        let mut out = Buffer::default();
+        yaml(&mut out, &Json::new(data).members().unwrap()).unwrap();
+        String::from_utf8(out.finish().expose().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn text_is_quoted_when_it_could_be_anything_else() {
+        for (data, expected) in [
+            ("{}", "{}\n"),
+            (r#"{"b":"plain","a":"two words"}"#, "a: \"two words\"\nb: plain\n"),
+            (r#"{"a.b-c/d":"x","1":"2024-01-01","n":"No"}"#, "\"1\": \"2024-01-01\"\na.b-c/d: x\n\"n\": \"No\"\n"),
+            (r#"{"a":"","b":"~","c":"0x1f","d":"1:30","e":".inf","f":"<<","g":"=","h":"- x"}"#,
+             "a: \"\"\nb: \"~\"\nc: \"0x1f\"\nd: \"1:30\"\ne: \".inf\"\nf: \"<<\"\ng: \"=\"\nh: \"- x\"\n"),
+            (r#"{"a":1.50,"b":null,"c":true,"d":{"y":[1,"x"],"x":{}}}"#, "a: 1.50\nb: null\nc: true\nd: {\"x\": {}, \"y\": [1, \"x\"]}\n"),
+            (r#"{"a":"line\nline\u0085\ufeff"}"#, "a: \"line\\nline\\u0085\\uFEFF\"\n"),
+        ] {
+            assert_eq!(written(data), expected);
+        }
+    }
+
+    #[test]
+    fn long_keys_are_read_back() {
+        let members = BTreeMap::from([("k".repeat(2000), "v".to_owned()), ("é ".repeat(600), "w".to_owned())]);
+        let text = written(&serde_json::json!(members).to_string());
+        assert_eq!(serde_saphyr::from_str::<BTreeMap<String, String>>(&text).unwrap(), members);
+    }
+
+    fn tricky() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "[ -~]{0,6}",
+            "[yntfoYNTFO.~0-9xe_+:-]{1,5}",
+            "[ \n\r\t\u{85}\u{2028}\u{feff}\u{7f}\u{0}'\"#:\\\\-]{0,8}",
+            proptest::sample::select(vec!["null", "Null", "~", "yes", "ON", "true", ".NaN", "1e5", "0o17", "1_000", "---", "...", "? a", "!!str", "&a", "*a", "%TAG", "@", "`"]).prop_map(str::to_owned),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn strings_come_back(members in proptest::collection::btree_map(tricky(), tricky(), 0..6)) {
+            let text = written(&serde_json::json!(members).to_string());
+            let read: BTreeMap<String, String> = serde_saphyr::from_str(&text).unwrap();
+            prop_assert_eq!(&read, &members, "{}", text);
+        }
+
+        #[test]
+        fn nested_strings_come_back(members in proptest::collection::btree_map(tricky(), proptest::collection::vec(tricky(), 0..3), 1..4)) {
+            let data = serde_json::json!({"a": members});
+            let read: serde_json::Value = serde_saphyr::from_str(&written(&data.to_string())).unwrap();
+            prop_assert_eq!(read, data);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! JSON text looked into without becoming values: what is found stays a part of the text, as the server wrote it.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize,
+    de::{Deserializer, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::vault::answer::compact;
+
+/// Valid JSON text of one value. Cannot be printed.
+#[derive(Clone, Copy)]
+pub(super) struct Json<'a>(&'a str);
+
+/// The members of an object, sorted by key; of equal keys the last one counts.
+pub(super) type Members<'a> = BTreeMap<String, Json<'a>>;
+
+impl<'a> Json<'a> {
+    /// `text` must be valid; what is not looks like a value without members.
+    pub(super) fn new(text: &'a str) -> Self {
+        Self(text.trim_ascii())
+    }
+
+    /// The kind of value, as a person would name it.
+    pub(super) fn kind(self) -> &'static str {
+        match self.0.as_bytes().first() {
+            Some(b'{') => "an object",
+            Some(b'[') => "an array",
+            Some(b'"') => "a string",
+            Some(b'n') => "null",
+            Some(b't' | b'f') => "a boolean",
+            _ => "a number",
+        }
+    }
+
+    pub(super) fn is_null(self) -> bool {
+        self.0 == "null"
+    }
+
+    /// The members, if it is an object.
+    pub(super) fn members(self) -> Option<Members<'a>> {
+        if !self.0.starts_with('{') {
+            return None;
+        }
+        serde_json::from_str::<Object<'a>>(self.0).ok().map(|object| object.0)
+    }
+
+    /// The elements, if it is an array.
+    pub(super) fn elements(self) -> Option<Vec<Self>> {
+        if !self.0.starts_with('[') {
+            return None;
+        }
+        let elements = serde_json::from_str::<Vec<&RawValue>>(self.0).ok()?;
+        Some(elements.into_iter().map(|element| Self(element.get())).collect())
+    }
+
+    /// The characters, if it is a string.
+    pub(super) fn string(self) -> Option<Zeroizing<String>> {
+        self.0.strip_prefix('"')?.strip_suffix('"').map(unescape)
+    }
+
+    /// What a file gets: a string's characters, of anything else the JSON text.
+    pub(super) fn text(self) -> Zeroizing<String> {
+        self.string().unwrap_or_else(|| compact(self.0))
+    }
+
+    /// The text as the server wrote it; for numbers, booleans and null.
+    pub(super) fn raw(self) -> &'a str {
+        self.0
+    }
+}
+
+/// An object whose keys and values are borrowed text.
+struct Object<'a>(Members<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Members::new();
+                // Keys as raw text too: serde_json refuses half of a surrogate pair in a String, Go does not.
+                while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
+                    let key = Json(key.get()).string().map(|mut key| std::mem::take(&mut *key)).unwrap_or_default();
+                    members.insert(key, Json(value.get()));
+                }
+                Ok(Object(members))
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+/// What stands between the quotes of a valid JSON string, as characters. Half of a surrogate pair becomes U+FFFD, as in Go.
+fn unescape(quoted: &str) -> Zeroizing<String> {
+    // Every escape is longer than what it stands for, so the buffer never grows and leaves no copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(quoted.len()));
+    let mut rest = quoted;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let (c, after) = unescape_one(escape);
+        text.push(c);
+        rest = after;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// The character of the escape that `text` begins with, after its backslash, and what follows.
+fn unescape_one(text: &str) -> (char, &str) {
+    let mut chars = text.chars();
+    let c = match chars.next() {
+        Some('b') => '\u{8}',
+        Some('f') => '\u{c}',
+        Some('n') => '\n',
+        Some('r') => '\r',
+        Some('t') => '\t',
+        Some('u') => return unescape_unit(chars.as_str()),
+        other => other.unwrap_or(char::REPLACEMENT_CHARACTER),
+    };
+    (c, chars.as_str())
+}
+
+/// The character of the UTF-16 unit in hexadecimal that `text` begins with, or of the pair that it is half of.
+fn unescape_unit(text: &str) -> (char, &str) {
+    let (Some(first), after) = unit(text) else { return (char::REPLACEMENT_CHARACTER, text) };
+    let (second, after_both) = after.strip_prefix("\\u").map_or((None, after), unit);
+    match char::decode_utf16([first].into_iter().chain(second)).next() {
+        Some(Ok(c)) if c.len_utf16() == 2 => (c, after_both),
+        Some(Ok(c)) => (c, after),
+        _ => (char::REPLACEMENT_CHARACTER, after),
+    }
+}
+
+fn unit(text: &str) -> (Option<u16>, &str) {
+    match text.split_at_checked(4) {
+        Some((digits, after)) => (u16::from_str_radix(digits, 16).ok(), after),
+        None => (None, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn strings_are_read_as_go_reads_them() {
+        for (json, text) in [
+            (r#""""#, ""),
+            (r#""plain é 😀""#, "plain é 😀"),
+            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r#""\u0041\u00e9\u2028\u003c""#, "Aé\u{2028}<"),
+            (r#""\ud83d\ude00!""#, "😀!"),
+            (r#""\uD83D\uDE00""#, "😀"),
+            (r#""\ud800""#, "\u{fffd}"),
+            (r#""\udc00\ud800x""#, "\u{fffd}\u{fffd}x"),
+            (r#""\ud800\u0041""#, "\u{fffd}A"),
+            (r#""\ud800\ud83d\ude00""#, "\u{fffd}😀"),
+            (r#""\ud800\n""#, "\u{fffd}\n"),
+            (r#""\\u0041""#, "\\u0041"),
+        ] {
+            assert_eq!(Json::new(json).string().unwrap().as_str(), text, "{json}");
+        }
+    }
+
+    #[test]
+    fn members_are_sorted_and_the_last_of_equal_keys_counts() {
+        let members = Json::new(r#" {"b" : 1.50, "a\u0062": {"x": [ ] }, "b": null, "\ud800": "\udfff"} "#).members().unwrap();
+        let texts: Vec<_> = members.iter().map(|(key, value)| (key.as_str(), value.text().to_string())).collect();
+        let expected = [("ab", r#"{"x":[]}"#), ("b", "null"), ("\u{fffd}", "\u{fffd}")];
+        assert_eq!(texts, expected.map(|(key, text)| (key, text.to_owned())));
+    }
+
+    #[test]
+    fn only_objects_have_members_and_only_arrays_elements() {
+        for (json, kind) in [
+            ("{}", "an object"),
+            ("[]", "an array"),
+            (r#""{}""#, "a string"),
+            ("null", "null"),
+            ("true", "a boolean"),
+            ("-1e9", "a number"),
+        ] {
+            let json = Json::new(json);
+            assert_eq!(json.kind(), kind);
+            assert_eq!(json.members().is_some(), kind == "an object");
+            assert_eq!(json.elements().is_some(), kind == "an array");
+            assert_eq!(json.string().is_some(), kind == "a string");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn strings_come_back(text: String) {
+            let json = serde_json::Value::from(text.as_str()).to_string();
+            prop_assert_eq!(&*Json::new(&json).string().unwrap(), &text);
+        }
+
+        #[test]
+        fn escaped_strings_come_back(text: String) {
+            let json: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
+            prop_assert_eq!(&*Json::new(&format!("\"{json}\"")).string().unwrap(), &text);
+        }
+
+        #[test]
+        fn any_text_is_looked_into_without_panic(text: String) {
+            let json = Json::new(&text);
+            let _ = (json.kind(), json.members().is_some(), json.elements().is_some(), json.text());
+        }
+    }
+}

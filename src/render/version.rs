@@ -1,0 +1,112 @@
+//! Object versions: what tells the driver that a file changed, and tells nobody what is in it.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE};
+use ring::{hmac, rand::SystemRandom};
+
+use super::File;
+use crate::secret::SecretText;
+
+/// The key that versions are made with. Cannot be printed.
+pub struct VersionKey(hmac::Key);
+
+impl VersionKey {
+    /// The key shared by the cluster's providers; 32 bytes in the Go provider's Secret, any length will do.
+    #[must_use]
+    pub fn from_bytes(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// A key of this process alone.
+    ///
+    /// # Panics
+    ///
+    /// When the operating system has no random numbers; no TLS connection would come about then either.
+    #[must_use]
+    pub fn random() -> Self {
+        match hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()) {
+            Ok(key) => Self(key),
+            Err(_) => panic!("the operating system has no random numbers"),
+        }
+    }
+}
+
+impl std::fmt::Debug for VersionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VersionKey")
+    }
+}
+
+/// The version of an object: `base64url(HMAC-SHA256(key, config + content))`, padded, byte for byte as the Go provider
+/// makes it of its JSON of the object's configuration and of the file's content.
+///
+/// With one file per key (`each_key`) the content is, for each file in the order of their paths: the path's length, the
+/// path, the contents' length, the contents; lengths as 8 bytes, big endian. So no two sets of files look the same.
+#[must_use]
+pub fn version(key: &VersionKey, config: &SecretText, files: &[File], each_key: bool) -> String {
+    let mut hash = hmac::Context::with_key(&key.0);
+    hash.update(config.expose().as_bytes());
+    let mut files: Vec<&File> = files.iter().collect();
+    files.sort_unstable_by_key(|file| &file.path);
+    for file in files {
+        if each_key {
+            update_sized(&mut hash, file.path.as_bytes());
+            update_sized(&mut hash, file.contents.expose());
+        } else {
+            hash.update(file.contents.expose());
+        }
+    }
+    URL_SAFE.encode(hash.sign())
+}
+
+fn update_sized(hash: &mut hmac::Context, part: &[u8]) {
+    hash.update(&(part.len() as u64).to_be_bytes());
+    hash.update(part);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::SecretBytes;
+
+    fn file(path: &str, contents: &str) -> File {
+        File { path: path.into(), mode: 0o644, contents: SecretBytes::from(contents.as_bytes().to_vec()) }
+    }
+
+    fn made(files: &[File], each_key: bool) -> String {
+        version(&VersionKey::from_bytes(&[b'a'; 32]), &"{}".into(), files, each_key)
+    }
+
+    #[test]
+    fn versions_are_the_go_providers() {
+        let config = r#"{"ObjectName":"db-pass","SecretPath":"secret/data/db","SecretKey":"pass","Method":"","SecretArgs":null,"FilePermission":0,"Encoding":""}"#;
+        let key = VersionKey::from_bytes(&[b'a'; 32]);
+        assert_eq!(
+            version(&key, &config.into(), &[file("db-pass", "s3cret")], false),
+            "Clkdg4BFjyu6Oxd5vOpGVTwEjWrkMITwyOOwl1k0AZU="
+        );
+    }
+
+    #[test]
+    fn sets_of_files_have_versions_of_their_own() {
+        let sets: [&[File]; 7] = [
+            &[],
+            &[file("a", "")],
+            &[file("a", "b"), file("c", "d")],
+            &[file("a", "bc"), file("", "d")],
+            &[file("ab", ""), file("c", "d")],
+            &[file("a", "d"), file("c", "b")],
+            &[file("a", "bcd")],
+        ];
+        let versions: std::collections::BTreeSet<_> = sets.iter().map(|files| made(files, true)).collect();
+        assert_eq!(versions.len(), sets.len());
+        assert_eq!(made(&[file("c", "d"), file("a", "b")], true), made(sets[2], true));
+    }
+
+    #[test]
+    fn each_process_has_a_random_key_that_is_never_shown() {
+        let (one, two) = (VersionKey::random(), VersionKey::random());
+        let version = |key| version(key, &"".into(), &[], false);
+        assert_ne!(version(&one), version(&two));
+        assert_eq!(format!("{one:?}"), "VersionKey");
+    }
+}

@@ -1,0 +1,108 @@
+//! The driver's `attributes`: the class's parameters, the pod's volumeAttributes laid over them, and what kubelet adds.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    error::{Cause, Error},
+    secret::SecretText,
+};
+
+/// The most `attributes` text, in bytes; the driver's own gRPC limit.
+const MOST_TEXT: usize = 4 << 20;
+
+/// What a parameter's name may start with, the first found of these: `baoAddress`, `openbaoAddress`, `vaultAddress`.
+pub(super) const PREFIXES: [&str; 3] = ["bao", "openbao", "vault"];
+
+/// The attributes, each of which is secret until it is known not to be: service account tokens are among them.
+pub(super) struct Attributes(BTreeMap<String, Option<SecretText>>);
+
+/// A parameter that is set, and the name it goes by here.
+#[derive(Clone, Copy)]
+pub(super) struct Parameter<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a str,
+}
+
+impl Attributes {
+    /// Reads a JSON object of strings. The error does not repeat any of it.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        let broken = |why: String| {
+            Error::new(Cause::InvalidRequest, format!("the driver's attributes {why}")).advice(
+                "this is a fault between the driver and this provider, not of the class; compare their versions",
+            )
+        };
+        if text.len() > MOST_TEXT {
+            return Err(broken(format!("are {} bytes long, more than the {MOST_TEXT} accepted", text.len())));
+        }
+        serde_json::from_str(text)
+            .map(Self)
+            .map_err(|e| broken(format!("are no JSON object of strings (line {}, column {})", e.line(), e.column())))
+    }
+
+    /// The value of a name, if it is there and not empty: as with the Go provider, empty means not set.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let value = self.0.get(name)?.as_ref()?.expose();
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// The parameters of the three prefixes that end in `suffix`, in order of precedence.
+    pub(super) fn spellings<'a>(&'a self, suffix: &'a str) -> impl Iterator<Item = Parameter<'a>> {
+        PREFIXES.iter().filter_map(move |prefix| {
+            let (name, _) = self.0.get_key_value(format!("{prefix}{suffix}").as_str())?;
+            self.get(name).map(|value| Parameter { name, value })
+        })
+    }
+
+    /// All names there are, also those of empty values.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(json: &str) -> Attributes {
+        Attributes::parse(json).unwrap()
+    }
+
+    #[test]
+    fn empty_and_null_are_not_set() {
+        let attributes = attributes(r#"{"roleName":"app","audience":"","objects":null}"#);
+        assert_eq!(attributes.get("roleName"), Some("app"));
+        for name in ["audience", "objects", "vaultAddress"] {
+            assert_eq!(attributes.get(name), None, "{name}");
+        }
+        assert_eq!(attributes.names().count(), 3);
+    }
+
+    #[test]
+    fn the_first_prefix_that_is_set_comes_first() {
+        let attributes = attributes(r#"{"vaultAddress":"v","openbaoAddress":"o","baoAddress":"","baoNamespace":"n"}"#);
+        let found: Vec<_> = attributes.spellings("Address").map(|p| (p.name, p.value)).collect();
+        assert_eq!(found, [("openbaoAddress", "o"), ("vaultAddress", "v")]);
+        assert_eq!(attributes.spellings("Namespace").map(|p| p.name).collect::<Vec<_>>(), ["baoNamespace"]);
+    }
+
+    #[test]
+    fn what_is_no_object_of_strings_is_refused_without_being_repeated() {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "hunter2",
+            r#""hunter2""#,
+            r#"{"hunter2":5}"#,
+            r#"{"a":["hunter2"]}"#,
+            "{\"a\":\"hunter2",
+        ] {
+            let error = Attributes::parse(text).err().unwrap();
+            assert_eq!(error.cause(), Cause::InvalidRequest);
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+            assert!(error.to_string().contains("column"), "{error}");
+        }
+        assert!(Attributes::parse(&"[".repeat(1 << 20)).is_err());
+        assert!(Attributes::parse(&" ".repeat(MOST_TEXT + 1)).err().unwrap().to_string().contains("bytes long"));
+    }
+}

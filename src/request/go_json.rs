@@ -1,0 +1,204 @@
+//! Values as Go's decoder leaves them, written as Go's `encoding/json` writes them: versions are made from these bytes.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use zeroize::Zeroizing;
+
+use crate::secret::SecretText;
+
+/// A value of `secretArgs`. It may be secret, so it has no `Debug`.
+#[derive(PartialEq)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    /// Any of Go's `int`, `int64` and `uint64`.
+    Int(i128),
+    /// Finite: JSON has no other.
+    Float(f64),
+    Text(SecretText),
+    List(Vec<Value>),
+    /// Sorted bytewise, as Go sorts keys.
+    Map(Map),
+}
+
+/// Values by name.
+pub(super) type Map = BTreeMap<String, Value>;
+
+/// JSON on its way into a [`SecretText`]; zeroed, also what is left behind when it grows.
+#[derive(Default)]
+pub(super) struct Json(Zeroizing<String>);
+
+impl From<Json> for SecretText {
+    fn from(mut json: Json) -> Self {
+        std::mem::take(&mut *json.0).into()
+    }
+}
+
+impl Json {
+    /// Appends what needs no escaping.
+    pub(super) fn raw(&mut self, text: &str) {
+        let room = self.0.len() + text.len();
+        if room > self.0.capacity() {
+            let mut larger = Zeroizing::new(String::with_capacity(room.next_power_of_two().max(128)));
+            larger.push_str(&self.0);
+            self.0 = larger;
+        }
+        self.0.push_str(text);
+    }
+
+    /// A string, with the characters escaped that Go escapes: `<`, `>` and `&` are among them.
+    pub(super) fn string(&mut self, text: &str) {
+        self.raw("\"");
+        let mut plain = 0;
+        for (at, c) in text.char_indices() {
+            let mut unicode = String::new();
+            let escaped = match c {
+                '"' => "\\\"",
+                '\\' => "\\\\",
+                '\u{8}' => "\\b",
+                '\u{c}' => "\\f",
+                '\n' => "\\n",
+                '\r' => "\\r",
+                '\t' => "\\t",
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
+                    // Writing to a string cannot fail.
+                    let _ = write!(unicode, "\\u{:04x}", u32::from(c));
+                    unicode.as_str()
+                }
+                _ => continue,
+            };
+            self.raw(&text[plain..at]);
+            self.raw(escaped);
+            plain = at + c.len_utf8();
+        }
+        self.raw(&text[plain..]);
+        self.raw("\"");
+    }
+
+    /// A map's entries between braces.
+    pub(super) fn map(&mut self, map: &Map) {
+        self.row("{}", map, |json, (name, value)| {
+            json.string(name);
+            json.raw(":");
+            json.value(value);
+        });
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.raw("null"),
+            Value::Bool(word) => self.raw(if *word { "true" } else { "false" }),
+            Value::Int(number) => self.raw(&Zeroizing::new(number.to_string())),
+            Value::Float(number) => self.raw(&Zeroizing::new(float(*number))),
+            Value::Text(text) => self.string(text.expose()),
+            Value::List(list) => self.row("[]", list, Self::value),
+            Value::Map(map) => self.map(map),
+        }
+    }
+
+    fn row<T>(&mut self, brackets: &str, items: impl IntoIterator<Item = T>, mut write: impl FnMut(&mut Self, T)) {
+        self.raw(&brackets[..1]);
+        for (i, item) in items.into_iter().enumerate() {
+            if i > 0 {
+                self.raw(",");
+            }
+            write(self, item);
+        }
+        self.raw(&brackets[1..]);
+    }
+}
+
+/// A float as Go's encoder writes it: as few digits as it takes, with an exponent below 1e-6 and from 1e21.
+pub(super) fn float(number: f64) -> String {
+    let sign = if number.is_sign_negative() { "-" } else { "" };
+    let size = number.abs();
+    let count = format!("{size:e}").split('e').next().map_or(1, |mantissa| mantissa.replace('.', "").len());
+    // Of the shortest numbers that read back as this one Go takes the nearest, and of two the even; Rust the upper.
+    let scientific = format!("{size:.*e}", count - 1);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if size != 0.0 && !(1e-6..1e21).contains(&size) {
+        return format!("{sign}{mantissa}e{exponent:+}");
+    }
+    let mut digits = mantissa.replace('.', "");
+    let Ok(whole) = usize::try_from(exponent) else {
+        let zeros = "0".repeat(usize::try_from(-1 - exponent).unwrap_or_default());
+        return format!("{sign}0.{zeros}{digits}");
+    };
+    if digits.len() <= whole + 1 {
+        digits.push_str(&"0".repeat(whole + 1 - digits.len()));
+    } else {
+        digits.insert(whole + 1, '.');
+    }
+    format!("{sign}{digits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(value: &Value) -> String {
+        let mut json = Json::default();
+        json.value(value);
+        SecretText::from(json).expose().to_owned()
+    }
+
+    /// Each checked against Go 1.26.
+    #[test]
+    fn strings_are_escaped_as_go_does() {
+        for (text, want) in [
+            ("", r#""""#),
+            ("a/b é 🔑 \u{7f}\u{80}", "\"a/b é 🔑 \u{7f}\u{80}\""),
+            (r#"a"b\c"#, r#""a\"b\\c""#),
+            ("<a>&", r#""\u003ca\u003e\u0026""#),
+            ("\u{8}\u{c}\n\r\t", r#""\b\f\n\r\t""#),
+            ("\0\u{1}\u{b}\u{1f}", r#""\u0000\u0001\u000b\u001f""#),
+            ("\u{2028}x\u{2029}", r#""\u2028x\u2029""#),
+        ] {
+            assert_eq!(written(&Value::Text(text.into())), want);
+        }
+    }
+
+    /// Each checked against Go 1.26.
+    #[test]
+    fn numbers_are_written_as_go_does() {
+        for (number, want) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (1.0, "1"),
+            (-1.5, "-1.5"),
+            (0.1, "0.1"),
+            (0.000_012_5, "0.0000125"),
+            (611_577_661_195_324.2, "611577661195324.2"),
+            (716_737_034_894_836.2, "716737034894836.2"),
+            (9_007_199_254_740_993.0, "9007199254740992"),
+            (1e20, "100000000000000000000"),
+            (123_456_789_012_345_680_000.0, "123456789012345680000"),
+            (1e21, "1e+21"),
+            (-1.5e300, "-1.5e+300"),
+            (1e-6, "0.000001"),
+            (1e-7, "1e-7"),
+            (-2.5e-9, "-2.5e-9"),
+            (1e-10, "1e-10"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+        ] {
+            assert_eq!(written(&Value::Float(number)), want);
+        }
+        assert_eq!(written(&Value::Int(u64::MAX.into())), "18446744073709551615");
+        assert_eq!(written(&Value::Int(i64::MIN.into())), "-9223372036854775808");
+    }
+
+    #[test]
+    fn maps_are_sorted_bytewise_and_nest() {
+        let map =
+            |entries: Vec<(&str, Value)>| Value::Map(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+        let value = map(vec![
+            ("é", Value::Null),
+            ("b", Value::List(vec![Value::Bool(true), Value::List(vec![]), map(vec![])])),
+            ("B", Value::Bool(false)),
+            ("a<", map(vec![("z", Value::Int(1))])),
+        ]);
+        assert_eq!(written(&value), r#"{"B":false,"a\u003c":{"z":1},"b":[true,[],{}],"é":null}"#);
+    }
+}

@@ -1,0 +1,82 @@
+//! Times as yaml.v3 recognizes them, and as Go then writes them to JSON.
+
+use jiff::civil::{Date, DateTime};
+
+/// The time that a plain scalar is, if it is one, in RFC 3339 with as many decimals as needed.
+///
+/// The shapes are a date; a date, spaces and a time of day; or both with a `T` between and a zone behind. Every number but
+/// the year may be of one digit, and the seconds may have decimals.
+pub(super) fn parse(text: &str) -> Option<String> {
+    let mut rest = Rest(text);
+    let year = rest.digits(4, 4).filter(|_| text.as_bytes().get(4) == Some(&b'-'))?;
+    let month = rest.after("-")?.digits(1, 2)?;
+    let day = rest.after("-")?.digits(1, 2)?;
+    let date = Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
+    let (time, zone) = match rest.0.as_bytes().first() {
+        None => (date.at(0, 0, 0, 0), "Z".to_owned()),
+        Some(b' ') => {
+            rest.0 = rest.0.trim_start_matches(' ');
+            (rest.time_of_day(date)?, "Z".to_owned())
+        }
+        Some(b'T' | b't') => {
+            rest.0 = &rest.0[1..];
+            (rest.time_of_day(date)?, rest.zone()?)
+        }
+        Some(_) => return None,
+    };
+    rest.0.is_empty().then(|| format!("{time}{zone}"))
+}
+
+/// What is left to read.
+struct Rest<'a>(&'a str);
+
+impl Rest<'_> {
+    fn after(&mut self, prefix: &str) -> Option<&mut Self> {
+        self.0 = self.0.strip_prefix(prefix)?;
+        Some(self)
+    }
+
+    /// A number of at least `least` and at most `most` digits.
+    fn digits(&mut self, least: usize, most: usize) -> Option<u32> {
+        let count = self.0.bytes().take(most).take_while(u8::is_ascii_digit).count();
+        let (digits, rest) = self.0.split_at(count);
+        self.0 = rest;
+        if count < least { None } else { digits.parse().ok() }
+    }
+
+    fn time_of_day(&mut self, date: Date) -> Option<DateTime> {
+        let hour = self.digits(1, 2)?;
+        let minute = self.after(":")?.digits(1, 2)?;
+        let second = self.after(":")?.digits(1, 2)?;
+        let (hour, minute, second) = (i8::try_from(hour).ok()?, i8::try_from(minute).ok()?, i8::try_from(second).ok()?);
+        let fraction = self.fraction();
+        DateTime::new(date.year(), date.month(), date.day(), hour, minute, second, fraction).ok()
+    }
+
+    /// Decimals of a second as nanoseconds, none if there are none; Go also takes a comma, and drops digits after the ninth.
+    fn fraction(&mut self) -> i32 {
+        let Some(decimals) = self.0.strip_prefix(['.', ',']).filter(|d| d.starts_with(|c: char| c.is_ascii_digit()))
+        else {
+            return 0;
+        };
+        let count = decimals.bytes().take_while(u8::is_ascii_digit).count();
+        let (digits, rest) = decimals.split_at(count);
+        self.0 = rest;
+        digits.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, digit| n * 10 + i32::from(digit - b'0'))
+    }
+
+    /// `Z`, or an offset of whole minutes.
+    fn zone(&mut self) -> Option<String> {
+        if self.after("Z").is_some() {
+            return Some("Z".to_owned());
+        }
+        let sign = self.0.chars().next().filter(|c| matches!(c, '+' | '-'))?;
+        self.0 = &self.0[1..];
+        let hours = self.digits(2, 2)?;
+        let minutes = self.after(":")?.digits(2, 2)?;
+        if hours > 23 || minutes > 59 {
+            return None;
+        }
+        Some(if hours == 0 && minutes == 0 { "Z".to_owned() } else { format!("{sign}{hours:02}:{minutes:02}") })
+    }
+}

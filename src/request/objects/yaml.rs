@@ -1,0 +1,131 @@
+//! The YAML of `objects`, read within a tight budget; what is wrong with it, said without repeating any of it.
+
+use serde::de::DeserializeOwned;
+use serde_saphyr::{Error, NonFiniteFloatPolicy, Options, budget::BudgetBreach};
+
+use super::written::FIELDS;
+
+/// The deepest nesting.
+const DEEPEST: usize = 32;
+
+/// Reads one document. Anchors and merge keys work, duplicate keys are an error.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_saphyr::from_str_with_options(text, options())
+}
+
+/// 256 objects of ten fields are 5,000 nodes; what is far beyond that is a mistake or an attack.
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 40_000,
+            max_nodes: 20_000,
+            max_aliases: 2_000,
+            max_anchors: 500,
+            max_recorded_anchor_events: 100_000,
+            max_recorded_anchor_bytes: 4 << 20,
+            max_depth: DEEPEST,
+            flow_nesting_limit: DEEPEST,
+            max_documents: 2,
+            max_total_scalar_bytes: 2 << 20,
+            max_merge_keys: 1_000,
+            // One anchor merged into 256 objects is a fine class; what aliases cost is bounded below.
+            enforce_alias_anchor_ratio: false,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 40_000,
+            max_replay_stack_depth: 16,
+        },
+        legacy_octal_numbers: true,
+        strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        with_snippet: false,
+    }
+}
+
+/// What is wrong and where. The parser's own text may quote values, so only that of its grammar is passed on.
+pub(super) fn fault(error: &Error) -> String {
+    let place = error.location().map(|at| format!(" (line {}, column {} of objects)", at.line(), at.column()));
+    format!("is no valid YAML: {}{}", what(error), place.unwrap_or_default())
+}
+
+fn what(error: &Error) -> String {
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => what(error),
+        Error::ExternalMessage { msg, .. } if msg.starts_with("unexpected character") => {
+            "a value starts with a reserved character; put it in quotes".to_owned()
+        }
+        Error::ExternalMessage { msg, .. } => msg.clone(),
+        Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| FIELDS.contains(key)) {
+            Some(key) => format!("{key} appears twice in one mapping; remove one"),
+            None => "a key appears twice in one mapping; remove one".to_owned(),
+        },
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("it nests deeper than {DEEPEST} levels"),
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            "it is larger than any class needs, counted with its aliases expanded".to_owned()
+        }
+        Error::MultipleDocuments { .. } => "there is more than one document; remove the line `---`".to_owned(),
+        Error::UnknownAnchor { .. } => "an alias names no anchor before it; define it with &".to_owned(),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias contains itself".to_owned(),
+        Error::MergeValueNotMapOrSeqOfMaps { .. } => "what << merges is no mapping".to_owned(),
+        Error::Eof { .. } => "it ends too early".to_owned(),
+        Error::TaggedScalarCannotDeserializeIntoString { .. } => "a tag does not fit its value; remove it".to_owned(),
+        _ => "something here has the wrong type".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> String {
+        fault(&read::<serde_json::Value>(text).unwrap_err())
+    }
+
+    #[test]
+    fn faults_say_what_and_where_and_repeat_no_value() {
+        for (text, says) in [
+            ("- a: @hunter2", "reserved character; put it in quotes (line 1, column 6 of objects)"),
+            ("- a: `hunter2", "reserved character"),
+            ("- a: 1\n  hunter2: 2\n  hunter2: 3", "a key appears twice in one mapping; remove one (line 3, column 3"),
+            ("- objectName: a\n  objectName: hunter2", "objectName appears twice"),
+            ("- a: [hunter2", "(line "),
+            ("- a: 'hunter2", "unclosed quote"),
+            ("- a: *hunter2", "(line 1, column 6 of objects)"),
+            ("- &x [*x]", "contains itself"),
+            ("- <<: hunter2", "is no mapping"),
+            ("- a\n---\n- hunter2", "more than one document"),
+            ("- a: !!int hunter2", "wrong type"),
+            ("- hunter2: a: b", "mapping values are not allowed"),
+            ("- a:\n\t- hunter2", "(line 2"),
+        ] {
+            let said = said(text);
+            assert!(said.contains(says) && !said.contains("hunter2"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn bombs_are_refused_quickly() {
+        let nested = "[".repeat(100_000);
+        let lines = |count: usize, line: fn(usize) -> String| (0..count).map(line).collect::<Vec<_>>().join("\n");
+        let blocks = lines(200, |i| format!("{}-", " ".repeat(i)));
+        let doubling = lines(30, |i| format!("- &a{} [*a{i}, *a{i}]", i + 1));
+        let laughs = format!("- &a0 [x, x, x, x, x, x, x, x]\n{doubling}");
+        let wide = "- a\n".repeat(200_000);
+        let anchors = lines(5_000, |i| format!("- &a{i} x"));
+        let merges = format!("- &m {{k: v}}\n{}", "- {<<: *m}\n".repeat(50_000));
+        let keys = format!("- {{{}}}", lines(100_000, |i| format!("k{i}: v,")));
+        for bomb in [nested, blocks, laughs, wide, anchors, merges, keys] {
+            let said = said(&bomb);
+            assert!(said.contains("larger than") || said.contains("deeper") || said.contains("recursion"), "{said}");
+        }
+    }
+
+    #[test]
+    fn one_anchor_may_serve_every_object() {
+        let class = format!("- &base {{a: 1, b: 2}}\n{}", "- {<<: *base, c: 3}\n".repeat(255));
+        assert_eq!(read::<Vec<serde_json::Value>>(&class).unwrap().len(), 256);
+    }
+}

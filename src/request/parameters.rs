@@ -1,0 +1,176 @@
+//! The class's parameters other than `objects`: role, audience, and what it chooses of the server.
+
+use std::path::PathBuf;
+
+use super::{
+    attributes::{Attributes, Parameter},
+    mistakes::{Mistakes, quoted},
+    path::mount_path,
+    warnings::Warnings,
+};
+use crate::{policy::Choice, tls::Ca};
+
+/// Parameters that carry one of the prefixes, as in `vaultAddress`.
+pub(super) const PREFIXED: [&str; 13] = [
+    "Address",
+    "Namespace",
+    "AuthNamespace",
+    "SkipTLSVerify",
+    "CACert",
+    "CACertPath",
+    "CADirectory",
+    "TLSServerName",
+    "TLSClientCertPath",
+    "TLSClientKeyPath",
+    "KubernetesMountPath",
+    "AuthMountPath",
+    "RoleName",
+];
+
+/// Role, audience and choice of server, as far as they can be understood.
+pub(super) struct Parameters {
+    pub(super) role: String,
+    pub(super) audience: Option<String>,
+    pub(super) choice: Choice,
+}
+
+/// Reads the parameters, notes every mistake.
+pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes, warnings: &mut Warnings) -> Parameters {
+    let mut reader = Reader { attributes, mistakes, warnings };
+    Parameters {
+        role: reader.role(),
+        audience: reader.plain("audience"),
+        choice: Choice {
+            address: reader.line("Address"),
+            namespace: reader.namespace("Namespace"),
+            auth_namespace: reader.namespace("AuthNamespace"),
+            auth_mount: reader.auth_mount(),
+            ca: reader.ca(),
+            server_name: reader.line("TLSServerName"),
+            client: reader.client(),
+            skip_verify: reader.skip_verify(),
+        },
+    }
+}
+
+struct Reader<'a, 'n> {
+    attributes: &'a Attributes,
+    mistakes: &'n mut Mistakes,
+    warnings: &'n mut Warnings,
+}
+
+impl<'a> Reader<'a, '_> {
+    /// The first spelling that is set; a second one that says something else is worth a warning.
+    fn find(&mut self, suffix: &'a str) -> Option<Parameter<'a>> {
+        let mut spellings = self.attributes.spellings(suffix);
+        let first = spellings.next()?;
+        for other in spellings.filter(|other| other.value != first.value) {
+            self.warnings.say(format!("{} is used, {} is not", first.name, other.name));
+        }
+        Some(first)
+    }
+
+    /// The value, unless it holds a control character: it ends in a header, a path or a message.
+    fn one_line(&mut self, parameter: Parameter<'_>) -> Option<String> {
+        if parameter.value.chars().any(char::is_control) {
+            self.mistakes.add(parameter.name, "contains a control character or line break; remove it");
+            return None;
+        }
+        Some(parameter.value.to_owned())
+    }
+
+    fn line(&mut self, suffix: &'a str) -> Option<String> {
+        let parameter = self.find(suffix)?;
+        self.one_line(parameter)
+    }
+
+    fn plain(&mut self, name: &'static str) -> Option<String> {
+        let value = self.attributes.get(name)?;
+        self.one_line(Parameter { name, value })
+    }
+
+    fn role(&mut self) -> String {
+        let plain = self.attributes.get("roleName").map(|value| Parameter { name: "roleName", value });
+        let Some(parameter) = plain.or_else(|| self.find("RoleName")) else {
+            self.mistakes.add("roleName", "missing; name the role of the auth mount to log in with");
+            return String::new();
+        };
+        self.one_line(parameter).unwrap_or_default()
+    }
+
+    /// Without slashes around it. `/` alone is the root namespace, which Vault also calls `root`.
+    fn namespace(&mut self, suffix: &'a str) -> Option<String> {
+        let namespace = self.line(suffix)?;
+        match namespace.trim_matches('/') {
+            "" => Some("root".to_owned()),
+            trimmed => Some(trimmed.to_owned()),
+        }
+    }
+
+    fn auth_mount(&mut self) -> Option<String> {
+        let (kubernetes, auth) = (self.find("KubernetesMountPath"), self.find("AuthMountPath"));
+        if let (Some(kubernetes), Some(auth)) = (kubernetes, auth) {
+            let both = format!("{} and {}", kubernetes.name, auth.name);
+            self.mistakes.add(both, "both are set, and both name the auth mount; remove one");
+            return None;
+        }
+        let parameter = auth.or(kubernetes)?;
+        match mount_path(parameter.value) {
+            Ok(mount) if mount.starts_with("auth/") => {
+                let meant = quoted(mount.trim_start_matches("auth/"));
+                self.warnings.say(format!("{}: auth/ comes before it anyway; did you mean {meant}?", parameter.name));
+                Some(mount)
+            }
+            Ok(mount) => (!mount.is_empty()).then_some(mount),
+            Err(why) => {
+                self.mistakes.add(parameter.name, why);
+                None
+            }
+        }
+    }
+
+    fn ca(&mut self) -> Option<Ca> {
+        if let Some(pem) = self.find("CACert") {
+            if !pem.value.contains("-----BEGIN ") {
+                self.mistakes.add(pem.name, "is no PEM text; to name a file use the parameter that ends in CACertPath");
+            }
+            return Some(Ca::Pem(pem.value.to_owned()));
+        }
+        let file = self.line("CACertPath").map(|path| Ca::File(path.into()));
+        file.or_else(|| self.line("CADirectory").map(|path| Ca::Directory(path.into())))
+    }
+
+    fn client(&mut self) -> Option<(PathBuf, PathBuf)> {
+        let (certificate, key) = (self.find("TLSClientCertPath"), self.find("TLSClientKeyPath"));
+        let alone = match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                return Some((self.one_line(certificate)?.into(), self.one_line(key)?.into()));
+            }
+            (Some(certificate), None) => (certificate.name, "TLSClientKeyPath"),
+            (None, Some(key)) => (key.name, "TLSClientCertPath"),
+            (None, None) => return None,
+        };
+        self.mistakes.add(alone.0, format!("is set without the one that ends in {}; set both or none", alone.1));
+        None
+    }
+
+    fn skip_verify(&mut self) -> bool {
+        let Some(parameter) = self.find("SkipTLSVerify") else { return false };
+        go_bool(parameter.value).unwrap_or_else(|| {
+            self.mistakes.add(parameter.name, format!("is {}; write true or false", quoted(parameter.value)));
+            false
+        })
+    }
+}
+
+/// The words of Go's `strconv.ParseBool`.
+fn go_bool(word: &str) -> Option<bool> {
+    match word {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

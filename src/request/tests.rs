@@ -1,0 +1,205 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Cause;
+
+const OBJECTS: &str = "- {objectName: a, secretPath: secret/data/a, secretKey: pass}";
+
+/// A class's parameters, with all that the driver adds.
+struct Class(BTreeMap<String, String>);
+
+impl Class {
+    fn new() -> Self {
+        let mut map = BTreeMap::new();
+        for (name, value) in [
+            ("roleName", "app"),
+            ("objects", OBJECTS),
+            ("secretProviderClass", "db"),
+            ("csi.storage.k8s.io/pod.name", "web-0"),
+            ("csi.storage.k8s.io/pod.namespace", "shop"),
+            ("csi.storage.k8s.io/pod.uid", "u-1"),
+            ("csi.storage.k8s.io/serviceAccount.name", "web"),
+            ("csi.storage.k8s.io/serviceAccount.tokens", r#"{"vault":{"token":"t","expirationTimestamp":"x"}}"#),
+            ("csi.storage.k8s.io/ephemeral", "true"),
+        ] {
+            map.insert(name.to_owned(), value.to_owned());
+        }
+        Self(map)
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
+    fn attributes(&self) -> String {
+        serde_json::to_string(&self.0).unwrap()
+    }
+
+    fn parse(&self) -> Result<MountSpec, Error> {
+        parsed(&self.attributes(), "null", "/pods/u-1/mount", "420")
+    }
+}
+
+fn parsed(attributes: &str, secrets: &str, target_path: &str, permission: &str) -> Result<MountSpec, Error> {
+    parse(&RawRequest { attributes, secrets, target_path, permission })
+}
+
+#[test]
+fn a_request_becomes_a_spec() {
+    let spec = Class::new().with("vaultNamespace", "team/").with("audience", "sts").parse().unwrap();
+    assert_eq!((spec.role.as_str(), spec.class.as_str()), ("app", "db"));
+    assert_eq!(spec.audience.as_deref(), Some("sts"));
+    assert_eq!(spec.target_path, "/pods/u-1/mount");
+    assert_eq!(spec.pod.service_account, "web");
+    assert_eq!(spec.choice, Choice { namespace: Some("team".into()), ..Choice::default() });
+    assert_eq!(spec.objects[0].recipe.mode, 0o644);
+    assert_eq!(spec.tokens.for_audience("vault").unwrap().expose(), "t");
+    assert_eq!(spec.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_driver_that_does_not_name_the_class_is_served() {
+    assert_eq!(Class::new().without("secretProviderClass").parse().unwrap().class, "");
+}
+
+#[test]
+fn everything_wrong_is_said_at_once() {
+    let class = Class::new()
+        .without("roleName")
+        .without("csi.storage.k8s.io/pod.uid")
+        .with("vaultSkipTLSVerify", "maybe")
+        .with("vaultAuthMountPath", "a")
+        .with("baoKubernetesMountPath", "b")
+        .with("objects", "- {objectName: a, secretPath: p, method: X}")
+        .with("csi.storage.k8s.io/serviceAccount.tokens", "hunter2");
+    let error = parsed(&class.attributes(), "hunter2", "", "0644").unwrap_err();
+    assert_eq!(error.cause(), Cause::InvalidRequest);
+    let said = error.to_string();
+    for says in [
+        "SecretProviderClass \"db\" has 9 mistakes: ",
+        "target path: missing",
+        "permission: is \"0644\"",
+        "pod.uid missing",
+        "roleName: missing",
+        "vaultSkipTLSVerify: is \"maybe\"",
+        "baoKubernetesMountPath and vaultAuthMountPath: both are set",
+        "object \"a\": method: \"X\"",
+        "serviceAccount.tokens: is no JSON object",
+        "the driver's secrets: are no JSON object",
+    ] {
+        assert!(said.contains(says), "{says}: {said}");
+    }
+    assert!(!said.contains("hunter2") && !said.contains('\n') && said.len() < 2000, "{said}");
+}
+
+#[test]
+fn warnings_come_together() {
+    let objects = "- {objectName: a, secretPath: p, secretkey: x}";
+    let spec =
+        Class::new().with("objects", objects).with("vaultAdress", "x").with("tokenScope", "pod").parse().unwrap();
+    assert_eq!(
+        spec.warnings,
+        [
+            "tokenScope is not supported yet by this version and is ignored",
+            r#"unknown and ignored: object "a" field "secretkey" (did you mean secretKey?), parameter "vaultAdress" (did you mean vaultAddress?)"#
+        ]
+    );
+}
+
+#[test]
+fn permission_is_a_decimal_number() {
+    let attributes = Class::new().attributes();
+    for (json, mode) in [("420", 0o644), ("0", 0), ("511", 0o777), (" 256 ", 0o400)] {
+        assert_eq!(parsed(&attributes, "", "/x", json).unwrap().objects[0].recipe.mode, mode, "{json}");
+    }
+    for json in ["", "null", "0644", "512", "-1", "4.2e2", "\"420\"", "420x", "[420]", "99999999999"] {
+        assert!(parsed(&attributes, "", "/x", json).unwrap_err().to_string().contains("permission: is "), "{json}");
+    }
+}
+
+#[test]
+fn a_large_class_and_large_secrets_are_fine() {
+    let objects: Vec<String> =
+        (0..256).map(|i| format!("- {{objectName: d/o{i}, secretPath: secret/data/{i}}}")).collect();
+    let spec = Class::new().with("objects", &objects.join("\n")).parse().unwrap();
+    assert_eq!(spec.objects.len(), 256);
+    let secrets = serde_json::to_string(&BTreeMap::from([("csr", "x".repeat(1 << 20))])).unwrap();
+    assert!(parsed(&Class::new().attributes(), &secrets, "/x", "420").is_ok());
+}
+
+#[test]
+fn no_argument_or_token_is_shown_by_debug() {
+    let objects = "- {objectName: a, secretPath: p?x=hunter2, method: PUT, secretArgs: {pin: hunter2}}";
+    let tokens = r#"{"vault":{"token":"hunter2"}}"#;
+    let class = Class::new().with("objects", objects).with("csi.storage.k8s.io/serviceAccount.tokens", tokens);
+    assert!(!format!("{:?}", class.parse().unwrap()).contains("hunter2"));
+}
+
+/// Text that looks like a class's objects more often than not.
+fn objects() -> impl Strategy<Value = String> {
+    let word = "[a-z*./~0-9:'\"&<!|>{}\\[\\]# \t-]{0,12}";
+    let line = (
+        proptest::sample::select(vec!["", "- ", "  ", "    ", "  - ", "- &a ", "  <<: *a"]),
+        proptest::sample::select(vec![
+            "",
+            "objectName: ",
+            "secretPath: ",
+            "secretKey: ",
+            "method: ",
+            "secretArgs: ",
+            "filePermission: ",
+            "encoding: ",
+            "secretPointer: ",
+            "format: ",
+            "optional: ",
+            "type: ",
+            "x: ",
+            "*a ",
+        ]),
+        word,
+    );
+    proptest::collection::vec(line, 0..12)
+        .prop_map(|lines| lines.iter().flat_map(|(indent, field, value)| [*indent, field, value, "\n"]).collect())
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(attributes in ".*", objects in ".*", secrets in ".*", target in ".*", permission in ".*") {
+        let _ = parsed(&attributes, &secrets, &target, &permission);
+        let _ = parsed(&Class::new().with("objects", &objects).attributes(), &secrets, "/x", "420");
+    }
+
+    #[test]
+    fn no_parameter_panics(suffix in proptest::sample::select(parameters::PREFIXED.to_vec()), value in ".*") {
+        let _ = Class::new().with(&format!("vault{suffix}"), &value).parse();
+    }
+
+    #[test]
+    fn no_list_panics_and_what_passes_is_sound(objects in objects()) {
+        match Class::new().with("objects", &objects).parse() {
+            Ok(spec) => {
+                prop_assert!(!spec.objects.is_empty());
+                for object in &spec.objects {
+                    let recipe = &object.recipe;
+                    prop_assert!(recipe.mode <= 0o777 && !recipe.file.is_empty());
+                    prop_assert!(!recipe.file.starts_with(['/']) && !recipe.file.starts_with(".."));
+                    prop_assert!(object.read.path.split('/').all(|part| !matches!(part, "" | "." | "..")));
+                    let config: Result<serde_json::Value, _> = serde_json::from_str(object.version_config.expose());
+                    prop_assert!(config.is_ok());
+                }
+            }
+            Err(error) => {
+                let said = error.to_string();
+                prop_assert!(error.cause() == Cause::InvalidRequest && !said.contains('\n'), "{}", said);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a service account token says of itself, read without trusting it: Vault checks the signature, this tells a person
+//! early and exactly why a login would be refused.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::{
+    error::{Cause, Error},
+    request::{
+        Pod,
+        mistakes::{Listed, quoted},
+    },
+    secret::SecretText,
+};
+
+/// What a token should say.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// The audience it is meant for; nothing if any will do.
+    pub audience: Option<&'a str>,
+    /// The pod whose service account it should be.
+    pub pod: &'a Pod,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+/// What a token says; nothing of it is proven, and all of it is absent from a token that is no JWT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+    /// Whom it is for.
+    pub audiences: Option<Vec<String>>,
+    /// The service account's UID.
+    pub service_account_uid: Option<String>,
+    /// The UID of the pod it is bound to.
+    pub pod_uid: Option<String>,
+}
+
+/// The payload. One of another shape counts as no JWT.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Payload {
+    exp: Option<serde_json::Number>,
+    aud: Option<OneOrMore>,
+    sub: Option<String>,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Kubernetes,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Kubernetes {
+    namespace: Option<String>,
+    pod: Bound,
+    serviceaccount: Bound,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Bound {
+    name: Option<String>,
+    uid: Option<String>,
+}
+
+/// Looks at a token. It is refused when it has expired ([`Cause::TokenExpired`], compared exactly: Vault would do the same),
+/// when it is for other audiences ([`Cause::TokenAudience`]), or another service account's ([`Cause::TokenIdentity`]).
+/// What it does not say is not held against it; a token that is no JWT passes.
+pub fn look(jwt: &SecretText, expected: &Expected<'_>) -> Result<Claims, Error> {
+    let Some(payload) = payload(jwt.expose()) else { return Ok(Claims::default()) };
+    let identity = payload.service_account();
+    let claims = Claims {
+        expires: payload.exp.as_ref().and_then(instant),
+        audiences: payload.aud.map(|aud| match aud {
+            OneOrMore::One(one) => vec![one],
+            OneOrMore::More(more) => more,
+        }),
+        service_account_uid: payload.kubernetes.serviceaccount.uid,
+        pod_uid: payload.kubernetes.pod.uid,
+    };
+    check_identity(identity, expected.pod)?;
+    claims.check_audience(expected.audience)?;
+    claims.check_end(expected.now)?;
+    Ok(claims)
+}
+
+/// The middle of three parts, if it is a JSON object in base64url.
+fn payload(jwt: &str) -> Option<Payload> {
+    let mut parts = jwt.trim().split('.');
+    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let json = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?);
+    serde_json::from_slice(&json).ok()
+}
+
+/// A `NumericDate`, which may have a fraction.
+fn instant(number: &serde_json::Number) -> Option<Timestamp> {
+    match number.as_i64() {
+        Some(seconds) => Timestamp::from_second(seconds).ok(),
+        None => Timestamp::from_duration(jiff::SignedDuration::try_from_secs_f64(number.as_f64()?).ok()?).ok(),
+    }
+}
+
+impl Payload {
+    /// Namespace and name, from the subject or else from Kubernetes' own claims.
+    fn service_account(&self) -> Option<(String, String)> {
+        let subject = self.sub.as_deref().and_then(|sub| sub.strip_prefix("system:serviceaccount:"));
+        if let Some((namespace, name)) = subject.and_then(|names| names.split_once(':')) {
+            return Some((namespace.to_owned(), name.to_owned()));
+        }
+        self.kubernetes.namespace.clone().zip(self.kubernetes.serviceaccount.name.clone())
+    }
+}
+
+fn check_identity(identity: Option<(String, String)>, pod: &Pod) -> Result<(), Error> {
+    let Some((namespace, name)) = identity else { return Ok(()) };
+    if namespace == pod.namespace && name == pod.service_account {
+        return Ok(());
+    }
+    let theirs = quoted(&format!("{namespace}/{name}"));
+    let ours = quoted(&format!("{}/{}", pod.namespace, pod.service_account));
+    Err(Error::new(Cause::TokenIdentity, format!("the token is of service account {theirs}, not of the pod's {ours}"))
+        .advice("remove any serviceAccount.tokens from the class and from the pod's volumeAttributes: kubelet sets it"))
+}
+
+impl Claims {
+    fn check_audience(&self, expected: Option<&str>) -> Result<(), Error> {
+        let (Some(audiences), Some(expected)) = (&self.audiences, expected) else { return Ok(()) };
+        if audiences.iter().any(|audience| audience == expected) {
+            return Ok(());
+        }
+        let mut there = Listed::default();
+        for audience in audiences {
+            there.add(|| quoted(audience));
+        }
+        let there = there.joined(", ");
+        Err(Error::new(
+            Cause::TokenAudience,
+            format!("the token is for {there}, not for audience {}", quoted(expected)),
+        )
+        .advice("name the audience in the CSIDriver's tokenRequests, or set the class's audience to one of these"))
+    }
+
+    fn check_end(&self, now: Timestamp) -> Result<(), Error> {
+        let Some(end) = self.expires.filter(|end| *end <= now) else { return Ok(()) };
+        let since = now.as_second() - end.as_second();
+        let end = Timestamp::from_second(end.as_second()).unwrap_or(end);
+        Err(Error::new(Cause::TokenExpired, format!("the service account token expired at {end}, {since} s ago"))
+            .advice("the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

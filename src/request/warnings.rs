@@ -1,0 +1,129 @@
+//! What stops no mount but should be told: names nobody knows, and names that only later versions know.
+
+use super::{
+    attributes::{Attributes, PREFIXES},
+    mistakes::{Listed, quoted},
+    parameters::PREFIXED,
+    pod::DRIVER_PREFIX,
+};
+use crate::text::nearest;
+
+/// Parameters without a prefix. The driver adds `secretProviderClass`.
+const PLAIN: [&str; 4] = ["roleName", "audience", "objects", "secretProviderClass"];
+
+/// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
+const LATER: [&str; 3] = ["refreshInterval", "tokenScope", "auth"];
+
+/// The most warnings of a request besides the one about unknown names.
+const MOST: usize = 20;
+
+/// Warnings, those about unknown names gathered into one.
+#[derive(Default)]
+pub(super) struct Warnings {
+    texts: Vec<String>,
+    unknown: Listed,
+}
+
+impl Warnings {
+    /// Adds one.
+    pub(super) fn say(&mut self, text: String) {
+        if self.texts.len() < MOST {
+            self.texts.push(text);
+        }
+    }
+
+    /// Adds a name that is known but not supported yet.
+    pub(super) fn unsupported(&mut self, name: &str) {
+        self.say(format!("{name} is not supported yet by this version and is ignored"));
+    }
+
+    /// Adds a name nobody knows, and which of the `known` may be meant.
+    pub(super) fn unknown<'a>(&mut self, place: &str, name: &str, known: impl IntoIterator<Item = &'a str>) {
+        self.unknown.add(|| {
+            let meant = nearest_short(name, known).map(|meant| format!(" (did you mean {meant}?)"));
+            format!("{place} {}{}", quoted(name), meant.unwrap_or_default())
+        });
+    }
+
+    /// Looks at the names of all attributes.
+    pub(super) fn names(&mut self, attributes: &Attributes) {
+        for name in attributes.names().filter(|name| !is_known(name)) {
+            if LATER.contains(&name) {
+                self.unsupported(name);
+            } else {
+                let known = known_like(name);
+                self.unknown("parameter", name, known.iter().map(String::as_str));
+            }
+        }
+    }
+
+    /// All of them.
+    pub(super) fn into_texts(mut self) -> Vec<String> {
+        if self.unknown.len() > 0 {
+            self.texts.push(format!("unknown and ignored: {}", self.unknown.joined(", ")));
+        }
+        self.texts
+    }
+}
+
+fn is_known(name: &str) -> bool {
+    let prefixed = || PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).any(|rest| PREFIXED.contains(&rest));
+    PLAIN.contains(&name) || name.starts_with(DRIVER_PREFIX) || prefixed()
+}
+
+/// The names that a mistyped one may stand for, those with the prefix it starts with or else with `vault`.
+fn known_like(name: &str) -> Vec<String> {
+    let lower = name.get(..7).unwrap_or(name).to_lowercase();
+    let prefix = PREFIXES.iter().find(|prefix| lower.starts_with(*prefix)).unwrap_or(&"vault");
+    let prefixed = PREFIXED.iter().map(|suffix| format!("{prefix}{suffix}"));
+    PLAIN.iter().chain(&LATER).map(|&plain| plain.to_owned()).chain(prefixed).collect()
+}
+
+/// The nearest known name; a very long one is near none, and costs nothing to find that out.
+fn nearest_short<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > 64 { None } else { nearest(name, known) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(json: &str) -> Vec<String> {
+        let mut warnings = Warnings::default();
+        warnings.names(&Attributes::parse(json).unwrap());
+        warnings.into_texts()
+    }
+
+    #[test]
+    fn what_the_driver_and_a_class_write_is_known() {
+        let known = r#"{"roleName":"","audience":"","objects":"","secretProviderClass":"","vaultAddress":"","openbaoRoleName":"",
+            "baoCACert":"","csi.storage.k8s.io/ephemeral":"true","csi.storage.k8s.io/anything":""}"#;
+        assert_eq!(warned(known), Vec::<String>::new());
+    }
+
+    #[test]
+    fn unknown_names_are_one_warning_with_what_may_be_meant() {
+        assert_eq!(
+            warned(r#"{"vaultAdress":"","rolename":"","openbaoNamespce":"","usePodIdentity":"","a\nb":""}"#),
+            [
+                r#"unknown and ignored: parameter "a b", parameter "openbaoNamespce" (did you mean openbaoNamespace?), parameter "rolename" (did you mean roleName?), parameter "usePodIdentity", parameter "vaultAdress" (did you mean vaultAddress?)"#
+            ]
+        );
+    }
+
+    #[test]
+    fn later_names_are_said_to_be_later() {
+        assert_eq!(
+            warned(r#"{"refreshInterval":"5m","tokenScope":"pod"}"#),
+            ["refreshInterval", "tokenScope"]
+                .map(|name| format!("{name} is not supported yet by this version and is ignored"))
+        );
+    }
+
+    #[test]
+    fn a_flood_is_bounded() {
+        let names: Vec<String> = (0..10_000).map(|i| format!("\"{}{i}\":\"\"", "x".repeat(300))).collect();
+        let texts = warned(&format!("{{{}}}", names.join(",")));
+        assert!(texts.len() == 1 && texts[0].len() < 3000 && texts[0].ends_with("and 9980 more"), "{texts:?}");
+    }
+}

@@ -1,0 +1,121 @@
+//! Certificates and keys out of PEM files.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
+};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use zeroize::Zeroizing;
+
+use super::{Ca, TlsError};
+
+/// A CA bundle of a whole system has a quarter of this.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A directory in a directory in a directory: deeper is a loop or a mistake.
+const MAX_DEPTH: usize = 8;
+
+/// The trusted certificates and, beside them, the trust anchors made from them.
+///
+/// A certificate that cannot be an anchor is passed over as long as another can: system bundles hold such.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    /// As they stand in the files, for servers that present one of them as their own.
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    /// The same, prepared.
+    pub(super) anchors: RootCertStore,
+}
+
+impl Authorities {
+    pub(super) fn of(found: Vec<CertificateDer<'static>>) -> Self {
+        let mut anchors = RootCertStore::empty();
+        let certificates = found.into_iter().filter(|each| anchors.add(each.clone()).is_ok()).collect();
+        Self { certificates, anchors }
+    }
+}
+
+/// Reads what `ca` names. Only the system's own may turn out to be none.
+pub(super) fn authorities(ca: &Ca) -> Result<Authorities, TlsError> {
+    match ca {
+        Ca::System => Ok(Authorities::of(rustls_native_certs::load_native_certs().certs)),
+        Ca::File(path) => {
+            let place = format!("the CA file {}", path.display());
+            usable(&place, certificates(&read(&place, path)?))
+        }
+        Ca::Directory(path) => {
+            let place = format!("the CA directory {}", path.display());
+            let mut found = Vec::new();
+            walk(path, MAX_DEPTH, &mut found)?;
+            usable(&place, found)
+        }
+        Ca::Pem(text) => usable("the inline CA certificate", certificates(text.as_bytes())),
+    }
+}
+
+/// A certificate chain, which may be empty.
+pub(super) fn chain(place: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    Ok(certificates(&read(place, path)?))
+}
+
+/// The first private key of a file.
+pub(super) fn private_key(place: &str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = read(place, path)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::NoKey { place: place.to_owned() })
+}
+
+fn usable(place: &str, found: Vec<CertificateDer<'static>>) -> Result<Authorities, TlsError> {
+    if found.is_empty() {
+        return Err(TlsError::NoCertificate { place: place.to_owned() });
+    }
+    let authorities = Authorities::of(found);
+    if authorities.anchors.is_empty() {
+        return Err(TlsError::BadCertificate { place: place.to_owned() });
+    }
+    Ok(authorities)
+}
+
+/// The certificates of a PEM text; sections that are broken or something else are passed over, as Go does.
+fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(text).filter_map(Result::ok).collect()
+}
+
+/// Collects the certificates of every file below `directory`. Links to files are followed, links to directories
+/// are not: a mounted Kubernetes volume has one to where the files already are.
+fn walk(directory: &Path, depth: usize, found: &mut Vec<CertificateDer<'static>>) -> Result<(), TlsError> {
+    let place = format!("the CA directory {}", directory.display());
+    let fault = |source| TlsError::Read { place: place.clone(), source };
+    for entry in fs::read_dir(directory).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        let path = entry.path();
+        if entry.file_type().map_err(fault)?.is_dir() {
+            if depth > 0 && !entry.file_name().as_encoded_bytes().starts_with(b"..") {
+                walk(&path, depth - 1, found)?;
+            }
+        } else if fs::metadata(&path).is_ok_and(|target| target.is_file()) {
+            found.extend(certificates(&read(&format!("the CA file {}", path.display()), &path)?));
+        }
+    }
+    Ok(())
+}
+
+/// The contents of a regular file of bounded size; anything else could block or never end.
+fn read(place: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    read_bounded(path).map_err(|source| TlsError::Read { place: place.to_owned(), source })
+}
+
+fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let mut contents = Zeroizing::new(Vec::new());
+    let length = File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut contents)?;
+    if u64::try_from(length).is_ok_and(|length| length > MAX_FILE) {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB"));
+    }
+    Ok(contents)
+}

@@ -1,0 +1,33 @@
+//! The public key in a certificate.
+
+use rustls::{
+    Error, RootCertStore,
+    pki_types::{CertificateDer, SubjectPublicKeyInfoDer},
+};
+
+/// The key of a certificate of any version; webpki's own accessor takes version 3 only, its trust anchors do not.
+pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+    let mut store = RootCertStore::empty();
+    store.add(certificate.clone().into_owned())?;
+    let anchor = store.roots.first().ok_or(Error::NoCertificatesPresented)?;
+    Ok(sequence(&anchor.subject_public_key_info).into())
+}
+
+/// `content` as a DER SEQUENCE.
+pub(super) fn sequence(content: &[u8]) -> Vec<u8> {
+    const SEQUENCE: u8 = 0x30;
+    let length = content.len().to_be_bytes();
+    let length = &length[length.iter().take_while(|byte| **byte == 0).count()..];
+    let mut der = vec![SEQUENCE];
+    match length {
+        [] => der.push(0),
+        [short @ 0..=0x7f] => der.push(*short),
+        long => {
+            // 0x80 plus the number of length bytes.
+            der.push(long.iter().fold(0x80, |first, _| first + 1));
+            der.extend_from_slice(long);
+        }
+    }
+    der.extend_from_slice(content);
+    der
+}

@@ -1,0 +1,163 @@
+//! Which server certificates are accepted.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{
+        WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+
+use super::{pem::Authorities, public_key};
+
+/// Reasons of ours to refuse a certificate, carried in [`CertificateError::Other`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// None were configured, and the system has none.
+    #[error("this system has no certificate authorities of its own")]
+    NoAuthorities,
+    /// X.509 version 1 has no subject alternative names, so it cannot be for any host.
+    #[error("the certificate is of X.509 version 1, which cannot name a host")]
+    Version1,
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        CertificateError::Other(OtherError(Arc::new(refusal))).into()
+    }
+}
+
+/// Accepts what the authorities issued and, as Go does, an authority's own certificate.
+///
+/// A self-signed certificate made for one server usually says that it is a CA, and the same file is then the server's
+/// certificate and the client's CA. webpki refuses that (`CaUsedAsEndEntity`); byte equality with a trusted certificate
+/// takes the place of the issuer's signature. Validity and name are checked all the same.
+#[derive(Debug)]
+pub(super) struct Chain {
+    authorities: Authorities,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Chain {
+    pub(super) fn new(authorities: Authorities, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { authorities, algorithms }
+    }
+
+    /// Whether `fault` only says that nobody trusted issued the certificate, and it is itself trusted.
+    ///
+    /// webpki looks at a certificate's validity before its place in a chain, so neither fault hides an expired one;
+    /// the tests hold it to that.
+    fn is_own(&self, certificate: &CertificateDer<'_>, fault: &Error) -> bool {
+        let placed_wrong = match fault {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
+            Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string() == "CaUsedAsEndEntity",
+            _ => false,
+        };
+        placed_wrong && self.authorities.certificates.iter().any(|trusted| trusted == certificate)
+    }
+}
+
+impl ServerCertVerifier for Chain {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let anchors = &self.authorities.anchors;
+        if anchors.is_empty() {
+            return Err(Refusal::NoAuthorities.into());
+        }
+        let certificate = ParsedCertificate::try_from(end_entity).map_err(legacy)?;
+        verify_server_cert_signed_by_trust_anchor(&certificate, anchors, intermediates, now, self.algorithms.all)
+            .or_else(|fault| if self.is_own(end_entity, &fault) { Ok(()) } else { Err(fault) })?;
+        verify_server_name(&certificate, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Accepts every certificate; the server must still hold its key.
+#[derive(Debug)]
+pub(super) struct Unverified(WebPkiSupportedAlgorithms);
+
+impl Unverified {
+    pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self(algorithms)
+    }
+}
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0).map_err(legacy)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(message, &public_key::of(cert)?, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+/// Puts webpki's word for a certificate of version 1 into ours.
+fn legacy(fault: Error) -> Error {
+    match fault {
+        Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "UnsupportedCertVersion" => {
+            Refusal::Version1.into()
+        }
+        fault => fault,
+    }
+}

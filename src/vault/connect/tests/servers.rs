@@ -1,0 +1,145 @@
+//! Servers and proxies on loopback, each of which runs until the test ends.
+
+use std::{convert::Infallible, future::pending, net::SocketAddr, sync::Arc};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::super::stream::Io;
+
+/// Accepts connections and has `serve` handle each.
+pub(super) async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = Option<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    address
+}
+
+/// Answers each request with what it saw of it.
+pub(super) async fn http() -> SocketAddr {
+    listen(|stream| answer(Box::new(stream), false, String::new())).await
+}
+
+/// The same over TLS, HTTP/2 if the client offers it.
+pub(super) async fn https(mut config: ServerConfig) -> SocketAddr {
+    config.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let session = acceptor.accept(stream).await.ok()?;
+            let h2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+            let name = session.get_ref().1.server_name().unwrap_or_default().to_owned();
+            answer(Box::new(session), h2, name).await
+        }
+    })
+    .await
+}
+
+/// Serves HTTP on one connection.
+pub(super) async fn answer(io: Box<dyn Io>, h2: bool, name: String) -> Option<()> {
+    let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(echo(&request, &name))));
+    let io = TokioIo::new(io);
+    if h2 {
+        conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await.ok()
+    } else {
+        conn::http1::Builder::new().serve_connection(io, service).await.ok()
+    }
+}
+
+fn echo(request: &Request<Incoming>, name: &str) -> Response<String> {
+    let credentials = request.headers().get("proxy-authorization").and_then(|value| value.to_str().ok());
+    let seen = [
+        format!("{:?}", request.version()),
+        request.uri().to_string(),
+        name.to_owned(),
+        credentials.unwrap_or_default().to_owned(),
+    ];
+    Response::new(seen.join(" ").trim_end().to_owned())
+}
+
+/// Accepts and says nothing.
+pub(super) async fn silent() -> SocketAddr {
+    listen(|stream| async move {
+        let _open = stream;
+        pending().await
+    })
+    .await
+}
+
+/// Says `words` to whoever connects, once it was said something itself, and hangs up.
+pub(super) async fn saying(words: &'static [u8]) -> SocketAddr {
+    listen(move |mut stream| async move {
+        stream.read_u8().await.ok()?;
+        stream.write_all(words).await.ok()
+    })
+    .await
+}
+
+/// Where nobody listens.
+pub(super) async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// An HTTP proxy that takes only `credentials` and reaches `vault.example:8200` at `behind`, nothing else.
+pub(super) async fn proxy(credentials: &'static str, behind: SocketAddr) -> SocketAddr {
+    listen(move |stream| relay(Box::new(stream), credentials, behind)).await
+}
+
+/// The same over TLS.
+pub(super) async fn tls_proxy(config: ServerConfig, behind: SocketAddr) -> SocketAddr {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    listen(move |stream| {
+        let acceptor = acceptor.clone();
+        async move { relay(Box::new(acceptor.accept(stream).await.ok()?), "", behind).await }
+    })
+    .await
+}
+
+async fn relay(io: Box<dyn Io>, credentials: &str, behind: SocketAddr) -> Option<()> {
+    let mut client = BufReader::new(io);
+    let (mut head, mut line) = (Vec::new(), String::new());
+    while client.read_line(&mut line).await.ok()? > 2 {
+        head.push(std::mem::take(&mut line).trim_end().to_owned());
+    }
+    let sent = head.iter().find_map(|line| line.strip_prefix("Proxy-Authorization: ")).unwrap_or_default();
+    if sent != credentials {
+        return client.write_all(b"HTTP/1.1 407 Who are you\r\n\r\n").await.ok();
+    }
+    if head.first()? != "CONNECT vault.example:8200 HTTP/1.1" {
+        return client.write_all(b"HTTP/1.1 403 Not there\r\nContent-Length: 0\r\n\r\n").await.ok();
+    }
+    let mut server = TcpStream::connect(behind).await.ok()?;
+    client.write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n").await.ok()?;
+    copy_bidirectional(&mut client, &mut server).await.ok().map(drop)
+}
+
+/// A SOCKS5 proxy without credentials that reaches `vault.example:8200` at `behind`, nothing else.
+pub(super) async fn socks(behind: SocketAddr) -> SocketAddr {
+    listen(move |mut client| async move {
+        let mut greeting = [0; 3];
+        client.read_exact(&mut greeting).await.ok()?;
+        client.write_all(&[5, 0]).await.ok()?;
+        let mut request = [0; 20];
+        client.read_exact(&mut request).await.ok()?;
+        let known = &request == b"\x05\x01\x00\x03\x0dvault.example\x20\x08";
+        client.write_all(&[5, if known { 0 } else { 2 }, 0, 1, 0, 0, 0, 0, 0, 0]).await.ok()?;
+        let mut server = TcpStream::connect(behind).await.ok()?;
+        copy_bidirectional(&mut client, &mut server).await.ok().map(drop)
+    })
+    .await
+}

@@ -1,0 +1,140 @@
+//! Servers under test: in this process, or the real program.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    sync::oneshot,
+    task::JoinHandle,
+};
+use vaultmount::{
+    app::App,
+    cli::Command as Cli,
+    config::Config,
+    provider::{
+        client::{Call, Client},
+        pb::MountResponse,
+    },
+};
+
+use super::setting;
+
+/// A server in this process, stopped when dropped.
+pub struct Daemon {
+    pub socket: PathBuf,
+    _folder: TempDir,
+    _stop: oneshot::Sender<()>,
+    _task: JoinHandle<()>,
+}
+
+impl Daemon {
+    /// A server of the real OpenBao with the tests' HMAC key, and more flags.
+    pub async fn start(flags: &[&str]) -> Self {
+        Self::at(&setting("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
+    }
+
+    /// The same of another address.
+    pub async fn at(address: &str, flags: &[&str]) -> Self {
+        Self::named("vault.sock", address, flags).await
+    }
+
+    /// The same with another socket name, which is the provider's.
+    pub async fn named(name: &str, address: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join(name);
+        let args = arguments(folder.path(), &socket, address, flags);
+        let Cli::Serve(args) = Cli::parse(args.into_iter().map(Into::into)).unwrap() else { panic!("serve was meant") };
+        let (config, _) = Config::load(&args, [("", ""); 0]).unwrap_or_else(|e| panic!("{e}"));
+        let app = App::build(config).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(app.run(async { drop(stopped.await) }));
+        Self { socket, _folder: folder, _stop: stop, _task: task }
+    }
+
+    /// What a driver gets.
+    pub async fn mount(&self, call: Call) -> Result<MountResponse, tonic::Status> {
+        Client::connect(&self.socket).await.unwrap().mount(call).await
+    }
+
+    /// The text and code of the error a driver gets.
+    pub async fn refusal(&self, call: Call) -> (tonic::Code, String) {
+        let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
+        (status.code(), status.message().to_owned())
+    }
+}
+
+/// A key for object versions: 32 times `a`, as in the test vector of the Go provider.
+pub fn hmac_key(folder: &Path) -> PathBuf {
+    let path = folder.join("hmac.key");
+    std::fs::write(&path, [b'a'; 32]).unwrap();
+    path
+}
+
+fn arguments(folder: &Path, socket: &Path, address: &str, flags: &[&str]) -> Vec<String> {
+    let key = hmac_key(folder);
+    let mut args = vec!["vaultmount".to_owned(), "serve".to_owned(), format!("--endpoint={}", socket.display())];
+    args.extend([format!("--vault-addr={address}"), format!("--hmac-key-file={}", key.display()), "--health-addr=off".to_owned()]);
+    args.extend(flags.iter().map(ToString::to_string));
+    args
+}
+
+/// The real program, serving; killed when dropped.
+pub struct Program {
+    pub socket: PathBuf,
+    pub child: Child,
+    pub folder: TempDir,
+}
+
+impl Program {
+    pub async fn start(flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vault.sock");
+        let child = spawn(folder.path(), &socket, flags).await;
+        Self { socket, child, folder }
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    }
+
+    /// Waits for its end and brings what it wrote to standard error after it was ready.
+    pub async fn log(mut self) -> String {
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
+        self.child.wait().await.unwrap();
+        log
+    }
+}
+
+/// Starts the program and waits until it serves.
+pub async fn spawn(folder: &Path, socket: &Path, flags: &[&str]) -> Child {
+    let args = arguments(folder, socket, &setting("VAULTMOUNT_TEST_BAO_ADDR"), flags);
+    let mut child = program(&args[1..]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    let ready = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("serving") {
+                return;
+            }
+        }
+        panic!("the program ended before it served");
+    };
+    tokio::time::timeout(Duration::from_secs(20), ready).await.unwrap();
+    child
+}
+
+/// The program with arguments and an empty environment.
+pub fn program<S: AsRef<OsStr>>(args: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vaultmount"));
+    command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
