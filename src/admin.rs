@@ -23,7 +23,8 @@ pub async fn serve(listener: TcpListener, stop: watch::Receiver<bool>) {
         };
         let stop = stop.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, *stop.borrow()))));
+            let service =
+                service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, *stop.borrow()))));
             let mut http = http1::Builder::new();
             // A probe that does not send its request is let go.
             http.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(10));

@@ -31,16 +31,25 @@ impl App {
             (Some(file), _) => VersionKeySource::file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
             (None, Some(kube)) => VersionKeySource::secret(Arc::clone(kube), config.hmac_secret_name.clone()),
             (None, None) => {
-                tracing::warn!("not in a cluster and no --hmac-key-file: object versions are made with a key of this process alone");
+                tracing::warn!(
+                    "not in a cluster and no --hmac-key-file: object versions are made with a key of this process alone"
+                );
                 VersionKeySource::process()
             }
         };
         let health = match config.health_addr {
-            Some(address) => Some(admin::bind(address).await.map_err(|e| format!("--health-addr {address} cannot be listened on: {e}"))?),
+            Some(address) => Some(
+                admin::bind(address)
+                    .await
+                    .map_err(|e| format!("--health-addr {address} cannot be listened on: {e}"))?,
+            ),
             None => None,
         };
         let mounter = Arc::new(mounter(&config, kube, version_key));
-        let sockets = config.endpoints.iter().map(|path| Socket::bind(path).map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display())));
+        let sockets = config
+            .endpoints
+            .iter()
+            .map(|path| Socket::bind(path).map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display())));
         let sockets = sockets.collect::<Result<_, _>>()?;
         Ok(Self { mounter, sockets, health, drain_timeout: config.drain_timeout })
     }

@@ -106,9 +106,9 @@ pub struct PodArgs {
     #[arg(long = "pod", value_name = "NAME", default_value = "vaultmount")]
     pub name: String,
 
-    /// Its UID
-    #[arg(long = "pod-uid", value_name = "UID", default_value = "00000000-0000-0000-0000-000000000000")]
-    pub uid: String,
+    /// Its UID [default: the token's, else zeros]
+    #[arg(long = "pod-uid", value_name = "UID")]
+    pub uid: Option<String>,
 
     /// Its service account
     #[arg(long, value_name = "NAME", default_value = "default")]

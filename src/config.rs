@@ -29,7 +29,7 @@ pub use value::go_bool;
 pub struct Config {
     /// Sockets for the driver; at least one, all different. Their names are the provider's names.
     pub endpoints: Vec<PathBuf>,
-    /// Where probes and metrics are answered; nowhere if none. `[::]` means both IP versions.
+    /// Where probes are answered; nowhere if none. `[::]` means both IP versions.
     pub health_addr: Option<SocketAddr>,
     /// How much is logged.
     pub log_level: LevelFilter,
@@ -45,7 +45,7 @@ pub struct Config {
     pub hmac_secret_name: String,
     /// A file of that key, used instead of the Secret.
     pub hmac_key_file: Option<PathBuf>,
-    /// Pods with a Vault token at once; more are refused.
+    /// Pods with a Vault token at once; the longest silent makes room.
     pub max_sessions: usize,
 }
 

@@ -54,7 +54,8 @@ impl Lease {
     fn new(reading: Reading, now: Instant) -> Self {
         let Reading { answer, creates } = reading;
         // Beyond two thirds of its life a credential is too old to hand to a pod as new.
-        let life = if answer.lease_id.is_empty() { PATIENCE } else { Duration::from_secs(answer.lease_duration) * 2 / 3 };
+        let life =
+            if answer.lease_id.is_empty() { PATIENCE } else { Duration::from_secs(answer.lease_duration) * 2 / 3 };
         Self { answer, reusable_until: creates.then(|| now + life) }
     }
 }
@@ -74,7 +75,9 @@ impl Leases {
             let (slot, fetch) = (Arc::clone(&slot), fetch());
             async move { fetch.await.map(|reading| slot.keep(Lease::new(reading, Instant::now()))) }
         });
-        outcome.await.unwrap_or_else(|| Err(Error::new(Cause::Internal, "reading the secret panicked").advice("report it with the provider's log")))
+        outcome.await.unwrap_or_else(|| {
+            Err(Error::new(Cause::Internal, "reading the secret panicked").advice("report it with the provider's log"))
+        })
     }
 
     /// A pod has (as far as anyone can know) what was read: the next request asks Vault again.

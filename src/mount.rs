@@ -71,7 +71,12 @@ impl Mounter {
         let session = self.session(spec, &target, audience)?;
         let prover = self.prover(spec, &target, audience);
 
-        let late = || Error::new(Cause::Deadline, format!("the caller's time ran out before Vault at {} answered", target.endpoint.address));
+        let late = || {
+            Error::new(
+                Cause::Deadline,
+                format!("the caller's time ran out before Vault at {} answered", target.endpoint.address),
+            )
+        };
         let opened = timeout_at(deadline, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
         opened.inspect_err(|error| self.reread_tls(error, &target))?;
 
@@ -80,7 +85,8 @@ impl Mounter {
             reads.entry(&object.read).or_default().push(object);
         }
         let answers = join_all(reads.into_iter().map(|(read, objects)| {
-            timeout_at(deadline, session.read(read, &prover, deadline)).map(move |answer| (read, objects, answer.unwrap_or_else(|_| Err(late()))))
+            timeout_at(deadline, session.read(read, &prover, deadline))
+                .map(move |answer| (read, objects, answer.unwrap_or_else(|_| Err(late()))))
         }));
         self.assemble(spec, &session, answers.await, deadline).await
     }
@@ -116,7 +122,11 @@ impl Mounter {
         for (read, objects, answer) in answers {
             match answer {
                 Ok(lease) => {
-                    receipts.push(Receipt { session: Arc::clone(session), read: read.clone(), lease: Arc::clone(&lease) });
+                    receipts.push(Receipt {
+                        session: Arc::clone(session),
+                        read: read.clone(),
+                        lease: Arc::clone(&lease),
+                    });
                     leases.insert(read, lease);
                 }
                 Err(error) => failures.add(&error, objects.into_iter().filter(|o| !o.may_lack(&error))),
@@ -182,8 +192,13 @@ impl Mounter {
 
 fn no_token(audience: &str, passed: &[String]) -> Error {
     let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
-    Error::new(Cause::TokenMissing, format!("the driver passed no service account token for audience {audience:?} (passed: {passed})"))
-        .advice(format!("list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]"))
+    Error::new(
+        Cause::TokenMissing,
+        format!("the driver passed no service account token for audience {audience:?} (passed: {passed})"),
+    )
+    .advice(format!(
+        "list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]"
+    ))
 }
 
 impl Object {
@@ -207,10 +222,16 @@ impl Mounted {
         paths.sort_unstable();
         // Sorted, a directory stands before what is in it, with nothing between but what is in it or sorts before '/'.
         for (i, path) in paths.iter().enumerate() {
-            let clash = paths[i + 1..].iter().take_while(|p| p.starts_with(path)).find(|p| matches!(p.as_bytes().get(path.len()), None | Some(b'/')));
+            let clash = paths[i + 1..]
+                .iter()
+                .take_while(|p| p.starts_with(path))
+                .find(|p| matches!(p.as_bytes().get(path.len()), None | Some(b'/')));
             if let Some(clash) = clash {
-                return Err(Error::new(Cause::Render, format!("two objects make the files {path:?} and {clash:?}, which cannot both be"))
-                    .advice("give one of them another objectName"));
+                return Err(Error::new(
+                    Cause::Render,
+                    format!("two objects make the files {path:?} and {clash:?}, which cannot both be"),
+                )
+                .advice("give one of them another objectName"));
             }
         }
         if self.files.is_empty() {
@@ -227,9 +248,16 @@ impl Mounted {
     pub fn too_large(&self, size: usize, limit: usize) -> Error {
         let mut files: Vec<&File> = self.files.iter().collect();
         files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
-        let largest: Vec<String> = files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();
-        Error::new(Cause::FilesTooLarge, format!("the volume's files come to {size} bytes, more than the {limit} the driver takes; the largest: {}", largest.join(", ")))
-            .advice("take single keys with secretKey, or split the class")
+        let largest: Vec<String> =
+            files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();
+        Error::new(
+            Cause::FilesTooLarge,
+            format!(
+                "the volume's files come to {size} bytes, more than the {limit} the driver takes; the largest: {}",
+                largest.join(", ")
+            ),
+        )
+        .advice("take single keys with secretKey, or split the class")
     }
 }
 

@@ -86,9 +86,8 @@ impl Operator {
     /// Lays a class's choice over the operator's settings, or refuses it.
     pub fn judge(&self, choice: &Choice) -> Result<Target, Error> {
         let address = match &choice.address {
-            Some(text) => Address::parse(text).map_err(|why| {
-                Error::new(Cause::InvalidRequest, format!("vaultAddress {text:?} {why}"))
-            })?,
+            Some(text) => Address::parse(text)
+                .map_err(|why| Error::new(Cause::InvalidRequest, format!("vaultAddress {text:?} {why}")))?,
             None => self.address.clone(),
         };
         let own_address = address == self.address;

@@ -138,7 +138,8 @@ impl CsiDriverProvider for Provider {
         let request = request.into_inner();
         let spec = parse(&request).map_err(|error| refuse(&error, &request.target_path))?;
         drop(request);
-        let span = tracing::info_span!("mount", pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class);
+        let span =
+            tracing::info_span!("mount", pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class);
         self.answer(spec, deadline).instrument(span).await
     }
 }
@@ -158,7 +159,10 @@ impl Provider {
             Err(_) => {
                 let panics = self.panics.fetch_add(1, Relaxed) + 1;
                 tracing::error!(panics, "a mount panicked");
-                return Err(refuse(&Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"), &target));
+                return Err(refuse(
+                    &Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"),
+                    &target,
+                ));
             }
         };
         let response = respond(&mounted).map_err(|error| refuse(&error, &target))?;
@@ -179,12 +183,20 @@ fn parse(request: &pb::MountRequest) -> Result<MountSpec, Error> {
 
 fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
     let response = pb::MountResponse {
-        object_version: mounted.versions.iter().map(|(id, version)| pb::ObjectVersion { id: id.clone(), version: version.clone() }).collect(),
+        object_version: mounted
+            .versions
+            .iter()
+            .map(|(id, version)| pb::ObjectVersion { id: id.clone(), version: version.clone() })
+            .collect(),
         error: None,
         files: mounted
             .files
             .iter()
-            .map(|file| pb::File { path: file.path.clone(), mode: file.mode.cast_signed(), contents: file.contents.clone().into_wire() })
+            .map(|file| pb::File {
+                path: file.path.clone(),
+                mode: file.mode.cast_signed(),
+                contents: file.contents.clone().into_wire(),
+            })
             .collect(),
     };
     let size = prost::Message::encoded_len(&response);

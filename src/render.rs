@@ -8,6 +8,7 @@ mod extract;
 mod format;
 mod json;
 mod missing;
+mod pointer;
 pub mod version;
 
 use crate::{error::Error, secret::SecretBytes, vault::answer::Answer};
@@ -84,7 +85,9 @@ pub fn render(recipe: &Recipe, answer: &Answer) -> Result<Vec<File>, Error> {
             let value = extract::key(answer, key)?;
             encoding::decode(value.text(), recipe.encoding).map_err(|error| error.about(missing::shown_key(key)))?
         }
-        Select::Pointer(pointer) => encoding::decode(extract::pointer(answer, pointer)?.text(), recipe.encoding)?,
+        Select::Pointer(pointer) => {
+            encoding::decode(pointer::follow(pointer, extract::unwrapped(answer)?)?.text(), recipe.encoding)?
+        }
         Select::EachKey => return extract::each_key(recipe, answer),
         Select::Formatted(format) => format::format(*format, recipe.encoding, &extract::members(answer)?)?,
     };

@@ -147,14 +147,23 @@ impl Session {
         if !self.client.is_token_gone(&token, self.key.auth_namespace.as_deref(), &failure, deadline).await {
             return Err(self.read_error(&failure, &token, read));
         }
-        tracing::info!(role = self.key.role, pod = self.key.pod_uid, "the Vault token is gone before its time; logging in again");
+        tracing::info!(
+            role = self.key.role,
+            pod = self.key.pod_uid,
+            "the Vault token is gone before its time; logging in again"
+        );
         let token = self.token(prover, Some(&token), deadline).await?;
         let again = self.client.read(&token, namespace, read, deadline).await;
         again.map_err(|failure| self.read_error(&failure, &token, read))
     }
 
     /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
-    async fn token(self: &Arc<Self>, prover: &Prover, gone: Option<&Arc<Token>>, deadline: Instant) -> Result<Arc<Token>, Error> {
+    async fn token(
+        self: &Arc<Self>,
+        prover: &Prover,
+        gone: Option<&Arc<Token>>,
+        deadline: Instant,
+    ) -> Result<Arc<Token>, Error> {
         if let Some(token) = self.held(gone) {
             return Ok(token);
         }
@@ -168,13 +177,20 @@ impl Session {
                 }
             }
         });
-        outcome.await.unwrap_or_else(|| Err(Error::new(Cause::Internal, "the login panicked").advice("report it with the provider's log")))
+        outcome.await.unwrap_or_else(|| {
+            Err(Error::new(Cause::Internal, "the login panicked").advice("report it with the provider's log"))
+        })
     }
 
     async fn log_in(&self, prover: &Prover, deadline: Instant) -> Result<Arc<Token>, Error> {
         let proof = prover().await?;
         let key = &self.key;
-        let login = Login { mount: key.auth_mount.clone(), namespace: key.auth_namespace.clone(), role: key.role.clone(), jwt: proof.jwt };
+        let login = Login {
+            mount: key.auth_mount.clone(),
+            namespace: key.auth_namespace.clone(),
+            role: key.role.clone(),
+            jwt: proof.jwt,
+        };
         let token = self.client.login(&login, deadline).await.map_err(|f| self.login_error(&f, proof.audiences))?;
         let token = Arc::new(token);
         self.leases.token_is_gone();

@@ -40,7 +40,10 @@ mod tests {
 
     #[test]
     fn lines_are_joined_and_bounded() {
-        assert_eq!(one_line("1 error occurred:\n\t* permission denied\n\n", 300), "1 error occurred: * permission denied");
+        assert_eq!(
+            one_line("1 error occurred:\n\t* permission denied\n\n", 300),
+            "1 error occurred: * permission denied"
+        );
         assert_eq!(one_line("äääää", 7), "ää…");
         assert_eq!(one_line(" \n", 7), "");
     }

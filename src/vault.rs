@@ -102,8 +102,11 @@ impl Vault {
             clients.retain(|_, client| client.is_shared());
         }
         if clients.len() >= MAX_ENDPOINTS {
-            return Err(Error::new(Cause::Overloaded, format!("{MAX_ENDPOINTS} different Vault endpoints are in use on this node"))
-                .advice("let classes share an address and TLS settings"));
+            return Err(Error::new(
+                Cause::Overloaded,
+                format!("{MAX_ENDPOINTS} different Vault endpoints are in use on this node"),
+            )
+            .advice("let classes share an address and TLS settings"));
         }
         let client = Client::new(endpoint, &self.config)?;
         if endpoint.tls.skip_verify {

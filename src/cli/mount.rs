@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -23,6 +24,10 @@ use crate::{
         self,
         client::{Call, Client},
         pb::{File, MountResponse},
+    },
+    request::{
+        Pod,
+        token::{self, Expected},
     },
     secret::SecretText,
     telemetry,
@@ -66,11 +71,18 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
     let (config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
     let class = read(&args.file)?;
-    let audience = args.pod.audience.clone().or_else(|| class.spec.parameters.get("audience").cloned()).unwrap_or_else(|| provider(&class).to_owned());
+    let audience = args
+        .pod
+        .audience
+        .clone()
+        .or_else(|| class.spec.parameters.get("audience").cloned())
+        .unwrap_or_else(|| provider(&class).to_owned());
     let token = token(args, &config, &audience).await?;
     let call = call(args, &class, &audience, token.as_ref());
     let mut client = match &args.endpoint {
-        Some(socket) => Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?,
+        Some(socket) => {
+            Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
+        }
         None => {
             for warning in warnings {
                 tracing::warn!("{warning}");
@@ -96,7 +108,8 @@ fn provider(class: &Class) -> &'static str {
 /// The service account token in the file, or one asked of the Kubernetes API when there is one.
 async fn token(args: &MountArgs, config: &Config, audience: &str) -> Result<Option<SecretText>, String> {
     if let Some(path) = &args.pod.token_file {
-        let text = fs::read_to_string(path).map_err(|e| format!("--token-file {} cannot be read: {e}", path.display()))?;
+        let text =
+            fs::read_to_string(path).map_err(|e| format!("--token-file {} cannot be read: {e}", path.display()))?;
         return Ok(Some(SecretText::from(text.trim())));
     }
     match app::kube(config).map_err(|e| e.to_string())? {
@@ -110,11 +123,13 @@ async fn token(args: &MountArgs, config: &Config, audience: &str) -> Result<Opti
 
 /// The call a driver would make.
 fn call(args: &MountArgs, class: &Class, audience: &str, token: Option<&SecretText>) -> Call {
-    let mut attributes: BTreeMap<&str, String> = class.spec.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let mut attributes: BTreeMap<&str, String> =
+        class.spec.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let pod = &args.pod;
+    let uid = uid(args, token);
     attributes.insert("csi.storage.k8s.io/pod.name", pod.name.clone());
     attributes.insert("csi.storage.k8s.io/pod.namespace", pod.namespace.clone());
-    attributes.insert("csi.storage.k8s.io/pod.uid", pod.uid.clone());
+    attributes.insert("csi.storage.k8s.io/pod.uid", uid.clone());
     attributes.insert("csi.storage.k8s.io/serviceAccount.name", pod.service_account.clone());
     attributes.insert("secretProviderClass", class.metadata.name.clone());
     if let Some(token) = token {
@@ -125,10 +140,22 @@ fn call(args: &MountArgs, class: &Class, audience: &str, token: Option<&SecretTe
     Call {
         attributes: json!(attributes).to_string(),
         secrets: "null".to_owned(),
-        target_path: target_path.unwrap_or_else(|| format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~csi/secrets/mount", pod.uid)),
+        target_path: target_path
+            .unwrap_or_else(|| format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~csi/secrets/mount", uid)),
         permission: args.permission.to_string(),
         timeout: None,
     }
+}
+
+/// The pod's UID: as given, else as the token says, so that each pod has a session of its own at a running server.
+fn uid(args: &MountArgs, token: Option<&SecretText>) -> String {
+    let pod = &args.pod;
+    let said = pod.uid.clone().or_else(|| {
+        let (name, namespace) = (pod.name.clone(), pod.namespace.clone());
+        let expected = Pod { name, namespace, uid: String::new(), service_account: pod.service_account.clone() };
+        token::look(token?, &Expected { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
+    });
+    said.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
 }
 
 /// Writes the files below a folder, each with its mode from the start.

@@ -171,6 +171,7 @@ fn a_mount_by_hand() {
     for (args, why) in [
         (&["mount"][..], "--file"),
         (&["mount", "-f=x", "-permission=0999"], "octal"),
+        (&["mount", "-f=x", "-permission=1777"], "octal"),
         (&["mount", "-f=x", "-endpoint=/v.sock", "-vault-addr=x"], "cannot be used with"),
         (&["mount", "-f=x", "-endpoint=/v.sock", "-openbao-addr=x"], "cannot be used with"),
         (&["mount", "-f=x", "-endpoint=/v.sock", "-allow-address=x"], "cannot be used with"),
@@ -195,6 +196,9 @@ fn help_fits_a_screen_and_shows_an_example() {
         assert!(help.contains("Example:\n  vaultmount "), "{args:?}: {help}");
         assert!(help.lines().count() <= 50, "{args:?}: {} lines\n{help}", help.lines().count());
         assert!(help.lines().all(|l| l.chars().count() <= 100), "{args:?}: {help}");
+    }
+    for args in [["-h"], ["-help"], ["--help"]] {
+        assert!(error(&args).contains("Commands:"), "{args:?}: {}", error(&args));
     }
     let help = error(&["serve", "--help"]);
     assert!(help.contains("--vault-addr") && !help.contains("--openbao-addr"), "{help}");

@@ -107,7 +107,10 @@ mod tests {
         let own = ("VAULT_HTTP_PROXY", "http://own:1");
         assert_eq!(shown(&read_all(&[], &everybodys).0), "always: false, no: \"vault.corp\"");
         assert_eq!(shown(&read_all(&[], &[everybodys[0], everybodys[1], own]).0), "always: true, no: \"\"");
+        let (_, report) = read_all(&[], &[("VAULT_PROXY_ADDR", "ftp://x"), own]);
+        assert!(report.errors[0].starts_with("VAULT_PROXY_ADDR "), "{:?}", report.errors);
         let (_, report) = read_all(&[], &[("HTTPS_PROXY", "ftp://me:pw@proxy")]);
+        assert_eq!(report.errors.len(), 1);
         assert!(report.errors[0].starts_with("HTTPS_PROXY is no URL") && !report.errors[0].contains("pw"));
     }
 

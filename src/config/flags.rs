@@ -100,7 +100,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     pub endpoint: Vec<String>,
 
-    /// Where probes and metrics are answered, or off [default: :8080]
+    /// Where probes are answered, or off [default: :8080]
     #[arg(long, value_name = "ADDRESS")]
     pub health_addr: Option<String>,
 
@@ -158,7 +158,7 @@ pub struct KubernetesArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Pods with a Vault token at once; more are refused [default: 4096]
+    /// Pods with a Vault token at once; the longest silent makes room [default: 4096]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_sessions: Option<String>,
 

@@ -174,3 +174,21 @@ fn bearer(token: &SecretText) -> Result<HeaderValue, Error> {
 fn internal(error: &dyn std::error::Error) -> Error {
     Error::new(Cause::Internal, "the request to the Kubernetes API cannot be made").said(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_in_the_header_and_not_in_its_debug() {
+        let header = bearer(&SecretText::from("t0ken")).unwrap();
+        assert_eq!(header, "Bearer t0ken");
+        assert_eq!(format!("{header:?}"), "Sensitive");
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_not_shown() {
+        let error = bearer(&SecretText::from("t0\nken")).unwrap_err().to_string();
+        assert_eq!(error, "the Kubernetes token holds characters that no header can carry");
+    }
+}

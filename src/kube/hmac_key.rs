@@ -22,8 +22,8 @@ const ENTRY: &str = "key";
 const LENGTH: usize = 32;
 
 impl Kube {
-    /// The key in the Secret `secret` of our namespace, created with 32 random bytes and immutable if it is absent. When
-    /// another pod creates it at the same time, the key is the other's.
+    /// The key in the Secret `secret` of our namespace, created with 32 random bytes and immutable if it is absent.
+    /// When another pod creates it at the same time, the key is the other's.
     pub async fn hmac_key(&self, secret: &str) -> Result<SecretBytes, Error> {
         let subject = format!("HMAC key in Secret {}/{secret}", self.namespace());
         let key = match self.read_key(secret).await {

@@ -29,9 +29,8 @@ pub(super) fn read(file: &Path) -> Result<Connection, Error> {
 }
 
 fn parse(text: &str) -> Result<Kubeconfig, Error> {
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| {
-        // The parser's own words may repeat a token; its position does not.
+    serde_saphyr::from_str(text).map_err(|e| {
+        // The parser's own words quote the lines around the fault, which may hold a token.
         let place = e.location().map_or(String::new(), |at| format!(" (line {}, column {})", at.line(), at.column()));
         fault(format!("is not valid{place}"))
     })

@@ -22,7 +22,7 @@ pub struct BoundPod<'a> {
 }
 
 impl Kube {
-    /// Mints a token for a service account, good for 15 minutes. Without an audience it is one for the API server itself.
+    /// Mints a token for a service account, good for 15 minutes. Without an audience it is for the API server itself.
     pub async fn mint_token(
         &self,
         namespace: &str,

@@ -33,7 +33,8 @@ impl Failures {
             return failures.pop().map_or(Ok(()), |(error, names)| Err(error.about(subject(&names))));
         }
         let failed: usize = failures.iter().map(|(_, names)| names.len()).sum();
-        let mut listed: Vec<String> = failures.iter().take(MAX_LISTED).map(|(error, names)| format!("{}: {error}", subject(names))).collect();
+        let mut listed: Vec<String> =
+            failures.iter().take(MAX_LISTED).map(|(error, names)| format!("{}: {error}", subject(names))).collect();
         if failures.len() > MAX_LISTED {
             listed.push(format!("and {} more", failures.len() - MAX_LISTED));
         }

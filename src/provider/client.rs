@@ -40,7 +40,8 @@ impl Client {
     /// Speaks over a connection that stands.
     pub async fn over(stream: UnixStream) -> std::io::Result<Self> {
         let stream = TokioIo::new(stream);
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.map_err(std::io::Error::other)?;
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), stream).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection);
         Ok(Self { grpc: CsiDriverProviderClient::new(Connection(sender)).max_decoding_message_size(16 << 20) })
     }

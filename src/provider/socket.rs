@@ -31,7 +31,10 @@ impl Socket {
     /// Binds and takes over the public name. Must run inside the runtime.
     pub fn bind(public: &Path) -> io::Result<Self> {
         let folder = public.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no folder in the path"))?;
-        let name = public.file_name().and_then(|n| n.to_str()).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
+        let name = public
+            .file_name()
+            .and_then(|n| n.to_str())
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
         fs::create_dir_all(folder)?;
         sweep(folder, name);
         let private = folder.join(format!("{PRIVATE}{:x}-{name}", std::process::id()));
@@ -115,7 +118,14 @@ mod tests {
         let old = Socket::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         // Another process would have another private name.
-        let old = Socket { private: { let p = folder.path().join(".vaultmount-old-vault.sock"); fs::rename(&old.private, &p).unwrap(); p }, ..old };
+        let old = Socket {
+            private: {
+                let p = folder.path().join(".vaultmount-old-vault.sock");
+                fs::rename(&old.private, &p).unwrap();
+                p
+            },
+            ..old
+        };
         let new = Socket::bind(&path).unwrap();
         old.close();
         let (_client, server) = tokio::join!(UnixStream::connect(&path), new.accept());

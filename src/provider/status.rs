@@ -17,7 +17,9 @@ pub(super) fn code(cause: Cause) -> Code {
         Cause::TokenExpired | Cause::TokenAudience | Cause::TokenIdentity | Cause::LoginDenied | Cause::LoginClaims => {
             Code::Unauthenticated
         }
-        Cause::SecretMissing | Cause::VersionDeleted | Cause::KvPath | Cause::KeyMissing | Cause::NoData => Code::NotFound,
+        Cause::SecretMissing | Cause::VersionDeleted | Cause::KvPath | Cause::KeyMissing | Cause::NoData => {
+            Code::NotFound
+        }
         Cause::TokenMissing
         | Cause::TokenRequest
         | Cause::Tls

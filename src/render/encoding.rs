@@ -15,7 +15,9 @@ use crate::{
 /// As Go's `base64.StdEncoding`: padding is needed, bits left over at the end are ignored.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
 );
 
 /// The bytes that `text` stands for. The error says where it is broken, never what is there.
@@ -38,9 +40,12 @@ fn from_base64(text: &str) -> Result<SecretBytes, Error> {
             DecodeError::InvalidByte(offset, _) | DecodeError::InvalidLastSymbol(offset, _) => {
                 (offset, "a character that is not of its alphabet, or padding in the middle,")
             }
-            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => (packed.len(), "characters or padding missing"),
+            DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => {
+                (packed.len(), "characters or padding missing")
+            }
         };
-        let offset = text.bytes().enumerate().filter(|(_, byte)| kept(byte)).nth(offset).map_or(text.len(), |(at, _)| at);
+        let offset =
+            text.bytes().enumerate().filter(|(_, byte)| kept(byte)).nth(offset).map_or(text.len(), |(at, _)| at);
         broken("base64", offset, problem)
     })?;
     bytes.truncate(length);
@@ -98,13 +103,29 @@ mod tests {
 
     #[test]
     fn broken_values_are_told_by_their_place() {
-        let advice = |encoding| format!("; correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded");
+        let advice =
+            |encoding| format!("; correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded");
         for (text, encoding, name, problem) in [
             ("aGVsbG8", Encoding::Base64, "base64", "characters or padding missing at byte 7"),
-            ("aGVsbG8===", Encoding::Base64, "base64", "a character that is not of its alphabet, or padding in the middle, at byte 7"),
+            (
+                "aGVsbG8===",
+                Encoding::Base64,
+                "base64",
+                "a character that is not of its alphabet, or padding in the middle, at byte 7",
+            ),
             ("a", Encoding::Base64, "base64", "characters or padding missing at byte 1"),
-            ("aGVs\nbG8 ", Encoding::Base64, "base64", "a character that is not of its alphabet, or padding in the middle, at byte 8"),
-            ("_-8=", Encoding::Base64, "base64", "a character that is not of its alphabet, or padding in the middle, at byte 0"),
+            (
+                "aGVs\nbG8 ",
+                Encoding::Base64,
+                "base64",
+                "a character that is not of its alphabet, or padding in the middle, at byte 8",
+            ),
+            (
+                "_-8=",
+                Encoding::Base64,
+                "base64",
+                "a character that is not of its alphabet, or padding in the middle, at byte 0",
+            ),
             ("00f", Encoding::Hex, "hex", "an odd number of digits at byte 3"),
             ("0x00", Encoding::Hex, "hex", "a character that is no digit of it at byte 1"),
             ("00\n", Encoding::Hex, "hex", "a character that is no digit of it at byte 2"),

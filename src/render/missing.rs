@@ -31,16 +31,17 @@ pub(super) fn shown_key(name: &str) -> String {
 /// Several names as messages show them.
 pub(super) fn shown_all<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     let more = names.len().saturating_sub(MAX_NAMES);
-    let mut list = names.take(MAX_NAMES).map(shown).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        list.push_str(&format!(" and {more} more"));
-    }
-    list
+    let list = names.take(MAX_NAMES).map(shown).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{list} and {more} more") } else { list }
 }
 
 /// What an object has instead: `the keys "a", "b"`, or `no keys`.
 pub(super) fn keys(members: &Members<'_>) -> String {
-    if members.is_empty() { "no keys".to_owned() } else { format!("the keys {}", shown_all(members.keys().map(String::as_str))) }
+    if members.is_empty() {
+        "no keys".to_owned()
+    } else {
+        format!("the keys {}", shown_all(members.keys().map(String::as_str)))
+    }
 }
 
 /// The error of a `secretKey` that is not among `members`. `data` is where a `secretPointer` would begin.
@@ -52,7 +53,8 @@ pub(super) fn key(wanted: &str, members: &Members<'_>, data: &Members<'_>) -> Er
     } else {
         "correct secretKey, or set `optional: true` if it may be absent".to_owned()
     };
-    Error::new(Cause::KeyMissing, format!("{} is not in the secret, which has {}", shown_key(wanted), keys(members))).advice(advice)
+    Error::new(Cause::KeyMissing, format!("{} is not in the secret, which has {}", shown_key(wanted), keys(members)))
+        .advice(advice)
 }
 
 /// The key that was most likely meant.
@@ -114,8 +116,8 @@ mod tests {
 
     #[test]
     fn messages_are_bounded_and_on_one_line() {
-        let many: String = (0..500).map(|i| format!(r#""{i:0>1000}\n":{{}},"#)).collect();
-        let message = message(&"é\n".repeat(5000), &format!("{{{}}}", many.trim_end_matches(',')));
+        let many: Vec<String> = (0..500).map(|i| format!(r#""{i:0>1000}\n":{{}}"#)).collect();
+        let message = message(&"é\n".repeat(5000), &format!("{{{}}}", many.join(",")));
         assert!(message.contains("and 488 more"), "{message}");
         assert!(message.len() < 1500 && !message.contains('\n'), "{message}");
     }

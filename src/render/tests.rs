@@ -92,7 +92,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
             proptest::collection::btree_map("data|metadata|version|[ab~/.]{0,3}", inner, 0..5)
-                .prop_map(|members| Value::from_iter(members)),
+                .prop_map(Value::from_iter),
         ]
     })
 }
@@ -103,7 +103,8 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
         Just(Select::EachKey),
         "data|[ab]|.{0,3}".prop_map(Select::Key),
         "(/([ab]|data|0|~1)){0,4}|.{0,5}".prop_map(Select::Pointer),
-        proptest::sample::select(vec![Format::Json, Format::Yaml, Format::Env, Format::Properties]).prop_map(Select::Formatted),
+        proptest::sample::select(vec![Format::Json, Format::Yaml, Format::Env, Format::Properties])
+            .prop_map(Select::Formatted),
     ];
     let encoding = proptest::sample::select(vec![Encoding::Utf8, Encoding::Base64, Encoding::Hex]);
     (select, encoding).prop_map(|(select, encoding)| recipe(select, encoding))

@@ -25,7 +25,7 @@ impl VersionKey {
     pub fn random() -> Self {
         match hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()) {
             Ok(key) => Self(key),
-            Err(_) => panic!("the operating system has no random numbers"),
+            Err(ring::error::Unspecified) => panic!("the operating system has no random numbers"),
         }
     }
 }

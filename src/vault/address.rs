@@ -50,7 +50,9 @@ impl Address {
             return Err("has no host; write https://host:port");
         }
         let port = match authority.as_str().rsplit_once(':') {
-            Some((_, port)) if !port.ends_with(']') => port.parse().map_err(|_| "has a port that is no number up to 65535")?,
+            Some((_, port)) if !port.ends_with(']') => {
+                port.parse().map_err(|_| "has a port that is no number up to 65535")?
+            }
             _ if https => 443,
             _ => 80,
         };
@@ -64,7 +66,11 @@ impl Address {
         match self {
             Self::Tcp { https, host, port, .. } => {
                 let scheme = if *https { "https" } else { "http" };
-                if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
+                if host.contains(':') {
+                    format!("{scheme}://[{host}]:{port}")
+                } else {
+                    format!("{scheme}://{host}:{port}")
+                }
             }
             Self::Unix(_) => "http://localhost".to_owned(),
         }
@@ -105,7 +111,9 @@ impl Address {
 #[must_use]
 pub fn is_local_ip(ip: IpAddr) -> bool {
     match ip.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast() || v4.is_multicast(),
+        IpAddr::V4(v4) => {
+            v4.is_loopback() || v4.is_unspecified() || v4.is_link_local() || v4.is_broadcast() || v4.is_multicast()
+        }
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast(),
     }
 }

@@ -221,7 +221,10 @@ mod tests {
                 KV2,
                 r#"{"request_id":"r-1","lease_id":"","lease_duration":0,"renewable":false,"data":{"data":{"n":1.50,"p":"\u003c\u0026"},"metadata":{"version":1}},"warnings":null}"#,
             ),
-            ("{}", r#"{"request_id":"","lease_id":"","lease_duration":0,"renewable":false,"data":null,"warnings":null}"#),
+            (
+                "{}",
+                r#"{"request_id":"","lease_id":"","lease_duration":0,"renewable":false,"data":null,"warnings":null}"#,
+            ),
             (
                 r#"{"request_id":null,"lease_id":"a/<b>\n","lease_duration":3600,"renewable":true,"data":null,"warnings":["a & b"],"auth":{"client_token":"t"},"wrap_info":{"ttl":1}}"#,
                 r#"{"request_id":"","lease_id":"a/\u003cb\u003e\n","lease_duration":3600,"renewable":true,"data":null,"warnings":["a \u0026 b"],"auth":{"client_token":"t"},"wrap_info":{"ttl":1}}"#,
@@ -249,7 +252,8 @@ mod tests {
 
     #[test]
     fn equal_data_is_equal_whatever_is_around_it() {
-        let (one, two) = (answer(r#"{"request_id":"1","data":{"a":1}}"#), answer(r#"{"request_id":"2","data":{"a":1}}"#));
+        let (one, two) =
+            (answer(r#"{"request_id":"1","data":{"a":1}}"#), answer(r#"{"request_id":"2","data":{"a":1}}"#));
         assert!(one.same_data(&two));
         assert!(!one.same_data(&answer(r#"{"request_id":"1","data":{"a":2}}"#)));
         assert!(!one.same_data(&answer("{}")));
@@ -304,7 +308,10 @@ mod tests {
     #[test]
     fn depth_is_no_danger() {
         let deep = format!(r#"{{"data":{}{}}}"#, "[".repeat(500_000), "]".repeat(500_000));
-        assert_eq!(answer(&deep).whole().len(), deep.len() + r#""request_id":"","lease_id":"","lease_duration":0,"renewable":false,,"warnings":null"#.len());
+        assert_eq!(
+            answer(&deep).whole().len(),
+            deep.len() + r#""request_id":"","lease_id":"","lease_duration":0,"renewable":false,,"warnings":null"#.len()
+        );
     }
 
     proptest! {

@@ -117,8 +117,11 @@ impl Client {
 
     /// Logs in with a service account token; the `kubernetes` and `jwt` methods take the same request.
     pub async fn login(&self, login: &Login, deadline: Instant) -> Result<Token, Failure> {
-        let mut endpoint =
-            LoginWithKubernetesRequest { mount: login.mount.clone(), role: login.role.clone(), jwt: login.jwt.expose().to_owned() };
+        let mut endpoint = LoginWithKubernetesRequest {
+            mount: login.mount.clone(),
+            role: login.role.clone(),
+            jwt: login.jwt.expose().to_owned(),
+        };
         let request = self.build(&endpoint, None, login.namespace.as_deref());
         endpoint.jwt.zeroize();
         let body = self.shared.transport.send(request?, Call { creates: false, deadline }).await?;
@@ -126,7 +129,13 @@ impl Client {
     }
 
     /// Reads, lists or writes, and says whether that created something.
-    pub async fn read(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Result<Reading, Failure> {
+    pub async fn read(
+        &self,
+        token: &Token,
+        namespace: Option<&str>,
+        read: &Read,
+        deadline: Instant,
+    ) -> Result<Reading, Failure> {
         let engine = self.engine(token, namespace, read, deadline).await;
         let creates = match read.method {
             Method::List => false,
@@ -155,7 +164,13 @@ impl Client {
     }
 
     /// What a refusal means for the token: when Vault's words do not tell, the token is asked about itself.
-    pub async fn is_token_gone(&self, token: &Token, namespace: Option<&str>, failure: &Failure, deadline: Instant) -> bool {
+    pub async fn is_token_gone(
+        &self,
+        token: &Token,
+        namespace: Option<&str>,
+        failure: &Failure,
+        deadline: Instant,
+    ) -> bool {
         let Failure::Refused(refusal) = failure else { return false };
         match refusal.token_verdict() {
             TokenVerdict::Valid => false,
@@ -163,7 +178,9 @@ impl Client {
             TokenVerdict::Unclear => {
                 let Ok(request) = self.build(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
                 match self.shared.transport.send(request, Call { creates: false, deadline }).await {
-                    Err(Failure::Refused(refusal)) => refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid,
+                    Err(Failure::Refused(refusal)) => {
+                        refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid
+                    }
                     _ => false,
                 }
             }
@@ -177,7 +194,13 @@ impl Client {
     }
 
     /// The engine mounted at a read's path, asked for at its first use.
-    async fn engine(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<Arc<Engine>> {
+    async fn engine(
+        &self,
+        token: &Token,
+        namespace: Option<&str>,
+        read: &Read,
+        deadline: Instant,
+    ) -> Option<Arc<Engine>> {
         if is_builtin(&read.path) || read.method == Method::List {
             return None;
         }
@@ -194,14 +217,22 @@ impl Client {
     }
 
     /// Asks Vault for an engine: `Some(None)` when it would not tell, `None` when it could not.
-    async fn ask_engine(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<Option<Arc<Engine>>> {
+    async fn ask_engine(
+        &self,
+        token: &Token,
+        namespace: Option<&str>,
+        read: &Read,
+        deadline: Instant,
+    ) -> Option<Option<Arc<Engine>>> {
         #[derive(Deserialize)]
         struct Body {
             data: Engine,
         }
         let request = self.build(&EngineAt(&read.path), Some(token), namespace).ok()?;
         match self.shared.transport.send(request, Call { creates: false, deadline }).await {
-            Ok(body) => Some(serde_json::from_slice::<Body>(&body).ok().map(|b| Arc::new(b.data)).filter(|e| e.path.ends_with('/'))),
+            Ok(body) => Some(
+                serde_json::from_slice::<Body>(&body).ok().map(|b| Arc::new(b.data)).filter(|e| e.path.ends_with('/')),
+            ),
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(None),
             Err(_) => None,
         }
@@ -221,7 +252,12 @@ impl Client {
         slots
     }
 
-    fn build(&self, endpoint: &impl Build, token: Option<&Token>, namespace: Option<&str>) -> Result<Request<Vec<u8>>, Failure> {
+    fn build(
+        &self,
+        endpoint: &impl Build,
+        token: Option<&Token>,
+        namespace: Option<&str>,
+    ) -> Result<Request<Vec<u8>>, Failure> {
         let mut request = endpoint
             .request(self.shared.transport.origin())
             .map_err(|_| Failure::Unsendable("its path or body cannot be encoded"))?;
@@ -233,7 +269,8 @@ impl Client {
             token.used.fetch_add(1, Relaxed);
         }
         if let Some(namespace) = namespace {
-            let value = HeaderValue::from_str(namespace).map_err(|_| Failure::Unsendable("the Vault namespace has characters no header takes"))?;
+            let value = HeaderValue::from_str(namespace)
+                .map_err(|_| Failure::Unsendable("the Vault namespace has characters no header takes"))?;
             headers.insert(HeaderName::from_static("x-vault-namespace"), value);
         }
         Ok(request)
@@ -257,8 +294,10 @@ impl Token {
             num_uses: u64,
         }
         let body = SecretBytes::from(body);
-        let Body { auth } = serde_json::from_slice(body.expose()).map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
-        let mut header = HeaderValue::from_str(auth.client_token.expose()).map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
+        let Body { auth } = serde_json::from_slice(body.expose())
+            .map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
+        let mut header = HeaderValue::from_str(auth.client_token.expose())
+            .map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
         header.set_sensitive(true);
         Ok(Self {
             header,

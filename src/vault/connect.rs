@@ -3,6 +3,7 @@
 mod error;
 mod fault;
 mod guard;
+mod handshake;
 mod proxy;
 mod stream;
 mod tcp;
@@ -28,6 +29,7 @@ use tokio::{
 use tower::Service;
 
 use crate::tls::{self, Tls, TlsError};
+use handshake::handshake;
 use stream::{Io, Use};
 use tcp::Target;
 
@@ -222,5 +224,5 @@ async fn secure(
             fault: TlsFault::Other("the host is no valid name for TLS".to_owned()),
         })?,
     };
-    deadline.bound(Stage::Tls, target, stream::handshake(Arc::clone(config), name, io, &at)).await
+    deadline.bound(Stage::Tls, target, handshake(config, name, io, &at)).await
 }

@@ -70,7 +70,12 @@ impl Engines {
         // Mount paths end in a slash and none is the start of another; a refusal is kept under the whole path.
         let ends = path.match_indices('/').map(|(i, _)| i + 1).chain([path.len()]);
         let mut ends = ends.map(|end| &path[..end]);
-        ends.find_map(|start| known.get(&(namespace.map(str::to_owned), start.to_owned())).filter(|e| e.until > now).map(|e| e.engine.clone()))
+        ends.find_map(|start| {
+            known
+                .get(&(namespace.map(str::to_owned), start.to_owned()))
+                .filter(|e| e.until > now)
+                .map(|e| e.engine.clone())
+        })
     }
 
     /// Remembers what Vault told of a path, or that it would not.

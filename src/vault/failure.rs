@@ -201,21 +201,45 @@ impl Refusal {
     fn general(&self, address: &str) -> Option<Error> {
         let fault = |cause, what: String, advice: &str| Some(Error::new(cause, what).said(&self.errors).advice(advice));
         match self.status {
-            _ if self.says(&["not initialized", "not yet initialized"]) => {
-                fault(Cause::Uninitialized, format!("Vault at {address} is not initialized"), "initialize it with `vault operator init`")
-            }
-            _ if self.is_sealed() => fault(Cause::Sealed, format!("Vault at {address} is sealed"), "unseal it; the mount is tried again by itself"),
-            _ if self.says(&["HTTP request to an HTTPS server"]) => {
-                fault(Cause::Tls, format!("Vault at {address} speaks TLS, and was spoken to without"), "write https:// in the address")
-            }
-            472 | 473 => fault(Cause::NoLeader, format!("Vault at {address} is a standby without an active node (status {})", self.status), "check the cluster's leader"),
+            _ if self.says(&["not initialized", "not yet initialized"]) => fault(
+                Cause::Uninitialized,
+                format!("Vault at {address} is not initialized"),
+                "initialize it with `vault operator init`",
+            ),
+            _ if self.is_sealed() => fault(
+                Cause::Sealed,
+                format!("Vault at {address} is sealed"),
+                "unseal it; the mount is tried again by itself",
+            ),
+            _ if self.says(&["HTTP request to an HTTPS server"]) => fault(
+                Cause::Tls,
+                format!("Vault at {address} speaks TLS, and was spoken to without"),
+                "write https:// in the address",
+            ),
+            472 | 473 => fault(
+                Cause::NoLeader,
+                format!("Vault at {address} is a standby without an active node (status {})", self.status),
+                "check the cluster's leader",
+            ),
             500 if self.says(&["active cluster node not found", "local node not active"]) => {
                 fault(Cause::NoLeader, format!("Vault at {address} has no active node"), "check the cluster's leader")
             }
-            429 => fault(Cause::Busy, format!("Vault at {address} limits requests (status 429), also after retries"), "raise the quota, or wait: the mount is tried again by itself"),
-            412 => fault(Cause::Busy, format!("Vault at {address} is behind its active node (status 412), also after retries"), "check replication; the mount is tried again by itself"),
+            429 => fault(
+                Cause::Busy,
+                format!("Vault at {address} limits requests (status 429), also after retries"),
+                "raise the quota, or wait: the mount is tried again by itself",
+            ),
+            412 => fault(
+                Cause::Busy,
+                format!("Vault at {address} is behind its active node (status 412), also after retries"),
+                "check replication; the mount is tried again by itself",
+            ),
             _ if self.says(&["namespace not found"]) => None,
-            502..=504 => fault(Cause::ServerFault, format!("Vault at {address}, or a proxy before it, answered with status {}", self.status), "look into its log; the mount is tried again by itself"),
+            502..=504 => fault(
+                Cause::ServerFault,
+                format!("Vault at {address}, or a proxy before it, answered with status {}", self.status),
+                "look into its log; the mount is tried again by itself",
+            ),
             _ => None,
         }
     }
@@ -227,7 +251,9 @@ impl Failure {
     pub fn of_login(&self, at: &LoginContext) -> Error {
         match self {
             Self::Refused(refusal) => login_refused(refusal, at),
-            other => other.of_transport(&at.address).about(format_args!("login at auth/{} with role {:?}", at.mount, at.role)),
+            other => other
+                .of_transport(&at.address)
+                .about(format_args!("login at auth/{} with role {:?}", at.mount, at.role)),
         }
     }
 
@@ -239,8 +265,11 @@ impl Failure {
             Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
                 .said(warnings.join("; "))
                 .advice("read a path that answers with data"),
-            Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("the answer for {} is larger than {} MiB", at.path(), limit >> 20))
-                .advice("a volume holds at most 4 MiB; store large data elsewhere"),
+            Self::TooLarge(limit) => Error::new(
+                Cause::AnswerTooLarge,
+                format!("the answer for {} is larger than {} MiB", at.path(), limit >> 20),
+            )
+            .advice("a volume holds at most 4 MiB; store large data elsewhere"),
             other => other.of_transport(at.address).about(format_args!("{} {}", at.verb(), at.path())),
         }
     }
@@ -322,27 +351,78 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
     };
     let (cause, what, advice) = if refusal.says(&["namespace not found"]) {
         let namespace = at.namespace.as_deref().unwrap_or_default();
-        (Cause::VaultNamespaceMissing, format!("there is no Vault namespace {namespace:?} at {address}"), "correct vaultNamespace, or create the namespace".to_owned())
+        (
+            Cause::VaultNamespaceMissing,
+            format!("there is no Vault namespace {namespace:?} at {address}"),
+            "correct vaultNamespace, or create the namespace".to_owned(),
+        )
     } else if refusal.says(&["invalid role name", "could not be found", "role with oidc role_type"]) {
-        (Cause::RoleMissing, format!("role {role:?} does not exist at {place}"), "correct roleName or the auth mount path in the class, or create the role".to_owned())
+        (
+            Cause::RoleMissing,
+            format!("role {role:?} does not exist at {place}"),
+            "correct roleName or the auth mount path in the class, or create the role".to_owned(),
+        )
     } else if refusal.says(&["invalid audience", "audience claim"]) {
-        (Cause::LoginClaims, format!("role {role:?} at {place} does not take the service account token's audience {}", at.audiences.join(", ")), "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned())
+        (
+            Cause::LoginClaims,
+            format!(
+                "role {role:?} at {place} does not take the service account token's audience {}",
+                at.audiences.join(", ")
+            ),
+            "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
+        )
     } else if refusal.says(&["namespace not authorized"]) {
-        (Cause::NamespaceNotBound, format!("role {role:?} at {place} does not take pods of namespace {pod_namespace:?}"), format!("add {pod_namespace:?} to the role's bound_service_account_namespaces"))
+        (
+            Cause::NamespaceNotBound,
+            format!("role {role:?} at {place} does not take pods of namespace {pod_namespace:?}"),
+            format!("add {pod_namespace:?} to the role's bound_service_account_namespaces"),
+        )
     } else if refusal.says(&["service account name not authorized"]) {
-        (Cause::ServiceAccountNotBound, format!("role {role:?} at {place} does not take service account {service_account:?}"), format!("add {service_account:?} to the role's bound_service_account_names, or set the pod's serviceAccountName"))
+        (
+            Cause::ServiceAccountNotBound,
+            format!("role {role:?} at {place} does not take service account {service_account:?}"),
+            format!(
+                "add {service_account:?} to the role's bound_service_account_names, or set the pod's serviceAccountName"
+            ),
+        )
     } else if refusal.says(&["token is expired", "token has expired"]) {
-        (Cause::TokenExpired, format!("the service account token is expired, says {place}"), "compare the clocks of this node, the API server and Vault".to_owned())
+        (
+            Cause::TokenExpired,
+            format!("the service account token is expired, says {place}"),
+            "compare the clocks of this node, the API server and Vault".to_owned(),
+        )
     } else if refusal.says(&["could not load backend configuration", "could not load configuration"]) {
-        (Cause::AuthUnconfigured, format!("{place} is mounted but not configured"), format!("write its configuration: vault write auth/{mount}/config …"))
+        (
+            Cause::AuthUnconfigured,
+            format!("{place} is mounted but not configured"),
+            format!("write its configuration: vault write auth/{mount}/config …"),
+        )
     } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path"]) {
-        (Cause::AuthUnconfigured, format!("no auth method answers logins at {place}"), "correct the auth mount path in the class, or enable the method there".to_owned())
+        (
+            Cause::AuthUnconfigured,
+            format!("no auth method answers logins at {place}"),
+            "correct the auth mount path in the class, or enable the method there".to_owned(),
+        )
     } else if refusal.status == 403 {
-        (Cause::LoginDenied, format!("login with role {role:?} was denied at {place} without a reason"), format!("one of three: no auth method is mounted at auth/{mount}, it does not trust this cluster's tokens, or it cannot reach the Kubernetes API for its TokenReview (Vault's server log tells)"))
+        (
+            Cause::LoginDenied,
+            format!("login with role {role:?} was denied at {place} without a reason"),
+            format!(
+                "one of three: no auth method is mounted at auth/{mount}, it does not trust this cluster's tokens, or it cannot reach the Kubernetes API for its TokenReview (Vault's server log tells)"
+            ),
+        )
     } else if refusal.status >= 500 {
-        (Cause::ServerFault, format!("login with role {role:?} failed at {place} with status {}", refusal.status), "look into Vault's server log".to_owned())
+        (
+            Cause::ServerFault,
+            format!("login with role {role:?} failed at {place} with status {}", refusal.status),
+            "look into Vault's server log".to_owned(),
+        )
     } else {
-        (Cause::LoginClaims, format!("role {role:?} at {place} does not take this service account token"), "compare the token's claims with the role's bound claims".to_owned())
+        (
+            Cause::LoginClaims,
+            format!("role {role:?} at {place} does not take this service account token"),
+            "compare the token's claims with the role's bound claims".to_owned(),
+        )
     };
     Error::new(cause, what).said(&refusal.errors).advice(advice)
 }
@@ -351,31 +431,69 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
     let words = if refusal.errors.is_empty() { &refusal.warnings } else { &refusal.errors };
     let (path, verb) = (at.path(), at.verb());
     let (cause, what, advice) = match refusal.status {
-        _ if refusal.says(&["namespace not found"]) => {
-            (Cause::VaultNamespaceMissing, format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address), "correct vaultNamespace, or create the namespace".to_owned())
-        }
+        _ if refusal.says(&["namespace not found"]) => (
+            Cause::VaultNamespaceMissing,
+            format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address),
+            "correct vaultNamespace, or create the namespace".to_owned(),
+        ),
         404 => return missing(refusal, at).said(words),
         403 => {
             let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
-            (Cause::Denied, format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address), format!("correct secretPath, or add to a policy of the role: {}", at.stanza()))
+            (
+                Cause::Denied,
+                format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
+                format!("correct secretPath, or add to a policy of the role: {}", at.stanza()),
+            )
         }
-        405 => (Cause::Method, format!("{} does not take method {:?}", path, at.read.method), match at.read.method {
-            Method::Get | Method::List => "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE".to_owned(),
-            Method::Put | Method::Post => "remove `method` to read".to_owned(),
-        }),
-        400 | 500 if refusal.says(&["unknown role", "role not found", "unable to find role"]) => {
-            (Cause::EngineRoleMissing, format!("the secrets engine has no role for {path}"), "correct the role at the end of secretPath, or create it".to_owned())
-        }
-        400 if refusal.says(&["not allowed by this role"]) => {
-            (Cause::ArgumentRefused, format!("the role of {path} does not allow these arguments"), "correct secretArgs, or the role's allowed names".to_owned())
-        }
-        500 if refusal.says(&["connection refused", "failed to connect", "dial tcp", "no such host", "connection reset", "i/o timeout"]) => {
-            (Cause::BackendDown, format!("Vault cannot reach what stands behind {path}"), "check that it runs, and the engine's connection settings; the mount is tried again by itself".to_owned())
+        405 => (
+            Cause::Method,
+            format!("{} does not take method {:?}", path, at.read.method),
+            match at.read.method {
+                Method::Get | Method::List => {
+                    "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE"
+                        .to_owned()
+                }
+                Method::Put | Method::Post => "remove `method` to read".to_owned(),
+            },
+        ),
+        400 | 500 if refusal.says(&["unknown role", "role not found", "unable to find role"]) => (
+            Cause::EngineRoleMissing,
+            format!("the secrets engine has no role for {path}"),
+            "correct the role at the end of secretPath, or create it".to_owned(),
+        ),
+        400 if refusal.says(&["not allowed by this role"]) => (
+            Cause::ArgumentRefused,
+            format!("the role of {path} does not allow these arguments"),
+            "correct secretArgs, or the role's allowed names".to_owned(),
+        ),
+        500 if refusal.says(&[
+            "connection refused",
+            "failed to connect",
+            "dial tcp",
+            "no such host",
+            "connection reset",
+            "i/o timeout",
+        ]) =>
+        {
+            (
+                Cause::BackendDown,
+                format!("Vault cannot reach what stands behind {path}"),
+                "check that it runs, and the engine's connection settings; the mount is tried again by itself"
+                    .to_owned(),
+            )
         }
         _ => match refusal.general(at.address) {
             Some(error) => return error.about(format_args!("{verb} {path}")),
-            None if refusal.status >= 500 => (Cause::ServerFault, format!("{verb} {path} failed at {} with status {}", at.address, refusal.status), "look into Vault's server log".to_owned()),
-            None => (Cause::ReadRefused, format!("{verb} {path} was refused with status {}", refusal.status), "correct secretPath, method or secretArgs".to_owned()),
+            None if refusal.status >= 500 => (
+                Cause::ServerFault,
+                format!("{verb} {path} failed at {} with status {}", at.address, refusal.status),
+                "look into Vault's server log".to_owned(),
+            ),
+            None => (
+                Cause::ReadRefused,
+                format!("{verb} {path} was refused with status {}", refusal.status),
+                "correct secretPath, method or secretArgs".to_owned(),
+            ),
         },
     };
     Error::new(cause, what).said(words).advice(advice)
@@ -384,7 +502,8 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
 fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
     let path = at.path();
     if let Some(deleted) = &refusal.deleted {
-        let fate = if deleted.destroyed { "destroyed".to_owned() } else { format!("deleted at {}", deleted.deletion_time) };
+        let fate =
+            if deleted.destroyed { "destroyed".to_owned() } else { format!("deleted at {}", deleted.deletion_time) };
         return Error::new(Cause::VersionDeleted, format!("version {} of {path} was {fate}", deleted.version))
             .advice("write a new version, undelete it, or ask for another with ?version=N");
     }

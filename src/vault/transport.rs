@@ -103,7 +103,9 @@ impl Transport {
                     redirected = true;
                     continue;
                 }
-                Ok(answer) => Failure::Refused(Refusal::parse(answer.status.as_u16(), &answer.body, retry_after(&answer.headers))),
+                Ok(answer) => {
+                    Failure::Refused(Refusal::parse(answer.status.as_u16(), &answer.body, retry_after(&answer.headers)))
+                }
                 Err(failure) => failure,
             };
             let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
@@ -114,7 +116,14 @@ impl Transport {
     }
 
     /// One request on the wire, one answer or failure.
-    async fn exchange(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes, call: Call) -> Result<Answer, Failure> {
+    async fn exchange(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+        call: Call,
+    ) -> Result<Answer, Failure> {
         let waiting = Failure::Deadline { during: "waiting for a free connection to Vault" };
         let Ok(Ok(_permit)) = timeout_at(call.deadline, self.in_flight.acquire()).await else { return Err(waiting) };
         let mut request = Request::new(Full::new(body));
@@ -157,8 +166,16 @@ impl Transport {
         let to = if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
         let refuse = |to: &str, why| Err(Failure::Redirect { to: crate::text::one_line(to, 200), why });
         let Ok(uri) = to.parse::<Uri>() else { return refuse(&to, "its location is no URL") };
-        let origin = |uri: &Uri| super::Address::parse(&format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str())));
-        let (Ok(there), Ok(here)) = (origin(&uri), origin(from)) else { return refuse(&to, "its location is no URL of a server") };
+        let origin = |uri: &Uri| {
+            super::Address::parse(&format!(
+                "{}://{}",
+                uri.scheme_str().unwrap_or_default(),
+                uri.authority().map_or("", |a| a.as_str())
+            ))
+        };
+        let (Ok(there), Ok(here)) = (origin(&uri), origin(from)) else {
+            return refuse(&to, "its location is no URL of a server");
+        };
         let place = there.to_string();
         if !self.config.redirects {
             return refuse(&place, "redirects are switched off (VAULT_DISABLE_REDIRECTS)");
@@ -192,7 +209,9 @@ struct Answer {
 /// Whether a `host` or `host:port` of `--follow-redirects` names this address.
 fn allows(allowed: &str, there: &super::Address) -> bool {
     match there {
-        super::Address::Tcp { host, port, .. } => allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&format!("{host}:{port}")),
+        super::Address::Tcp { host, port, .. } => {
+            allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&format!("{host}:{port}"))
+        }
         super::Address::Unix(_) => false,
     }
 }
@@ -200,7 +219,10 @@ fn allows(allowed: &str, there: &super::Address) -> bool {
 /// Whether a connection may soon be had: what is misconfigured stays so.
 fn may_pass(fault: &ConnectError) -> bool {
     use ConnectError as C;
-    matches!(fault, C::Refused { .. } | C::TimedOut { .. } | C::NameNotFound { .. } | C::Socket { .. } | C::Other { .. })
+    matches!(
+        fault,
+        C::Refused { .. } | C::TimedOut { .. } | C::NameNotFound { .. } | C::Socket { .. } | C::Other { .. }
+    )
 }
 
 fn lost(error: &hyper_util::client::legacy::Error, creates: bool) -> Failure {

@@ -7,8 +7,24 @@ use std::{
 
 /// From the top down. A module may name those after it.
 const ORDER: [&str; 18] = [
-    "main", "cli", "app", "config", "provider", "admin", "mount", "request", "policy", "session", "lease", "render", "vault",
-    "kube", "tls", "telemetry", "flight", "error",
+    "main",
+    "cli",
+    "app",
+    "config",
+    "provider",
+    "admin",
+    "mount",
+    "request",
+    "policy",
+    "session",
+    "lease",
+    "render",
+    "vault",
+    "kube",
+    "tls",
+    "telemetry",
+    "flight",
+    "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
 const BASE: [&str; 3] = ["secret", "text", "clock"];
@@ -98,7 +114,11 @@ fn imports_go_down_and_libraries_stay_in_their_place() {
             }
         }
         for (library, allowed) in CONFINED {
-            let names = text.lines().any(|l| !l.trim_start().starts_with("//") && l.contains(&format!("{library}::")) && !l.contains(&format!("_{library}::")));
+            let names = text.lines().any(|l| {
+                !l.trim_start().starts_with("//")
+                    && l.contains(&format!("{library}::"))
+                    && !l.contains(&format!("_{library}::"))
+            });
             if names && !allowed.contains(&module) {
                 wrong.push(format!("{relative} uses {library}"));
             }

@@ -25,7 +25,9 @@ fn versions(response: &MountResponse) -> BTreeMap<&str, &str> {
 #[tokio::test]
 async fn a_class_becomes_files() {
     let (tenant, daemon) = (Tenant::new().await, Daemon::start(&[]).await);
-    tenant.put("db", json!({"user": "shop", "pass": "s3cret", "port": 5432, "more": {"a": "<x>"}, "b64": "aGk="})).await;
+    tenant
+        .put("db", json!({"user": "shop", "pass": "s3cret", "port": 5432, "more": {"a": "<x>"}, "b64": "aGk="}))
+        .await;
     let kv = &tenant.kv;
     let pod = Pod::of(&tenant).objects(format!(
         r#"
@@ -107,7 +109,8 @@ async fn whole_responses_stay_the_same_while_the_secret_does() {
 #[tokio::test]
 async fn nothing_left_is_one_empty_file() {
     let (tenant, daemon) = (Tenant::new().await, Daemon::start(&[]).await);
-    let pod = Pod::of(&tenant).objects(format!("- {{objectName: x, secretPath: {}/data/none, secretKey: x, optional: true}}", tenant.kv));
+    let pod = Pod::of(&tenant)
+        .objects(format!("- {{objectName: x, secretPath: {}/data/none, secretKey: x, optional: true}}", tenant.kv));
     let response = daemon.mount(pod.call()).await.unwrap();
     assert_eq!(files(&response), BTreeMap::from([(".vaultmount-empty", "")]));
     assert_eq!(response.object_version.len(), 1);
@@ -134,6 +137,9 @@ async fn what_all_objects_lack_is_told_for_each() {
     ));
     let (code, text) = daemon.refusal(pod.call()).await;
     assert_eq!(code, Code::NotFound);
-    assert!(text.contains("3 of 3 objects failed") && text.contains("\"a\"") && text.contains("objects \"b\", \"c\""), "{text}");
+    assert!(
+        text.contains("3 of 3 objects failed") && text.contains("\"a\"") && text.contains("objects \"b\", \"c\""),
+        "{text}"
+    );
     assert!(!text.contains("s3cret"), "{text}");
 }

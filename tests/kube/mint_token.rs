@@ -42,8 +42,9 @@ async fn gives_a_token_for_the_audience_bound_to_the_pod() {
     assert_eq!(minted["kubernetes.io"]["pod"]["uid"], "uid-1");
     assert_eq!(mint(shop(), None, POD).await.unwrap()["aud"], json!([OWN_AUDIENCE]));
 
-    let (_api, kube) = started(shop()).await;
+    let (api, kube) = started(shop()).await;
     let token = kube.mint_token("shop", "web", Some("vault"), None).await.unwrap();
+    assert_eq!(api.seen()[0].body["spec"], json!({"audiences": ["vault"], "expirationSeconds": 900}));
     assert!(claims(token.expose()).unwrap()["kubernetes.io"].get("pod").is_none());
 }
 

@@ -1,10 +1,10 @@
 //! `KEY='value'` lines that POSIX sh reads exactly (`set -a; . ./file`), and dotenv parsers as far as they can.
 //!
-//! In single quotes everything but `'` stands for itself, in sh as in every dotenv parser, line breaks included. Values
-//! that cannot stand there are written in double quotes with sh's escapes. Of those, a value with `'` and without
-//! `"`, `$`, `` ` `` and `\` needs none and is read alike everywhere; with one of these some dotenv parsers keep the
-//! backslashes that sh removes. A value that ends in a backslash would be right for sh in single quotes, but dotenv
-//! parsers take `\'` for a quote and swallow the lines that follow.
+//! In single quotes everything but `'` stands for itself, line breaks included, in sh and in dotenv parsers. Only values
+//! with a `'` in them or a backslash at the end, which dotenv parsers would take for a quote, stand in double quotes, with
+//! sh's escapes. Where sh and dotenv cannot agree, sh is right: the parsers of Node.js keep backslashes in double quotes
+//! and change CR to LF, python-dotenv reads two backslashes as one everywhere and keeps the one of `\$`, godotenv refuses
+//! a backslash at the end.
 
 use super::{
     super::{
@@ -25,8 +25,11 @@ pub(super) fn env(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> 
     for (key, member) in members {
         let text = member.text();
         if text.contains('\0') {
-            return Err(Error::new(Cause::Render, format!("{} holds a NUL character, which no variable can", shown_key(key)))
-                .advice("take it with secretKey into a file of its own"));
+            return Err(Error::new(
+                Cause::Render,
+                format!("{} holds a NUL character, which no variable can", shown_key(key)),
+            )
+            .advice("take it with secretKey into a file of its own"));
         }
         out.push_str(key);
         out.push('=');
@@ -37,7 +40,8 @@ pub(super) fn env(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> 
 }
 
 fn is_name(key: &str) -> bool {
-    key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn quoted(out: &mut Buffer, text: &str) {
@@ -75,7 +79,8 @@ mod tests {
     fn read_by_sh(file: &str, names: &[&str]) -> Vec<String> {
         let mut script = tempfile::NamedTempFile::new().unwrap();
         script.write_all(file.as_bytes()).unwrap();
-        let print = names.iter().fold(". \"$0\"".to_owned(), |line, name| format!("{line}; printf '%s\\0' \"${name}\""));
+        let print =
+            names.iter().fold(". \"$0\"".to_owned(), |line, name| format!("{line}; printf '%s\\0' \"${name}\""));
         let output = Command::new("sh").arg("-uc").arg(print).arg(script.path()).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?} of {file}");
         let text = String::from_utf8(output.stdout).unwrap();
@@ -94,7 +99,8 @@ mod tests {
             (r#"{"A":"it's $5 `\\\""}"#, "A=\"it's \\$5 \\`\\\\\\\"\"\n"),
             (r#"{"A":"C:\\"}"#, "A=\"C:\\\\\"\n"),
         ] {
-            let expected = expected.replace("=1.50", "='1.50'").replace("={}", "='{\"k\":\"v\"}'").replace("=null", "='null'");
+            let expected =
+                expected.replace("=1.50", "='1.50'").replace("={}", "='{\"k\":\"v\"}'").replace("=null", "='null'");
             assert_eq!(written(data).as_deref(), Ok(expected.as_str()));
         }
     }
@@ -102,7 +108,10 @@ mod tests {
     #[test]
     fn what_is_no_variable_is_refused_by_name() {
         let refused = written(r#"{"1a":1,"a-b":"hunter2","ok":2,"":3,"é":4}"#).unwrap_err();
-        assert!(refused.starts_with(r#"no names of variables, so not for format env: "", "1a", "a-b", "é"; "#), "{refused}");
+        assert!(
+            refused.starts_with(r#"no names of variables, so not for format env: "", "1a", "a-b", "é"; "#),
+            "{refused}"
+        );
         let refused = written(r#"{"A":"hunter2\u0000"}"#).unwrap_err();
         assert!(refused.starts_with(r#"key "A" holds a NUL character"#) && !refused.contains("hunter2"), "{refused}");
     }

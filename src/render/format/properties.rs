@@ -49,26 +49,33 @@ mod tests {
 
     /// The part of `Properties.load` that a file without comments and continued lines needs.
     fn load(file: &str) -> BTreeMap<String, String> {
-        file.lines().map(|line| {
-            let line = line.trim_start_matches([' ', '\t', '\u{c}']);
-            let mut escaped = false;
-            let end = line.find(|c| {
-                let separates = !escaped && matches!(c, '=' | ':' | ' ' | '\t' | '\u{c}');
-                escaped = !escaped && c == '\\';
-                separates
-            });
-            let (key, rest) = line.split_at(end.unwrap());
-            let rest = rest.trim_start_matches([' ', '\t', '\u{c}']);
-            let rest = rest.strip_prefix(['=', ':']).unwrap_or(rest);
-            (unescape(key), unescape(rest.trim_start_matches([' ', '\t', '\u{c}'])))
-        }).collect()
+        file.lines()
+            .map(|line| {
+                let line = line.trim_start_matches([' ', '\t', '\u{c}']);
+                let mut escaped = false;
+                let end = line.find(|c| {
+                    let separates = !escaped && matches!(c, '=' | ':' | ' ' | '\t' | '\u{c}');
+                    escaped = !escaped && c == '\\';
+                    separates
+                });
+                let (key, rest) = line.split_at(end.unwrap());
+                let rest = rest.trim_start_matches([' ', '\t', '\u{c}']);
+                let rest = rest.strip_prefix(['=', ':']).unwrap_or(rest);
+                (unescape(key), unescape(rest.trim_start_matches([' ', '\t', '\u{c}'])))
+            })
+            .collect()
     }
 
     fn unescape(text: &str) -> String {
         let mut units: Vec<u16> = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
-            let c = if c == '\\' { chars.next().unwrap() } else { units.extend(c.encode_utf16(&mut [0; 2]).iter()); continue };
+            let c = if c == '\\' {
+                chars.next().unwrap()
+            } else {
+                units.extend(c.encode_utf16(&mut [0; 2]).iter());
+                continue;
+            };
             match c {
                 'u' => units.push(u16::from_str_radix(&chars.by_ref().take(4).collect::<String>(), 16).unwrap()),
                 't' => units.push(9),

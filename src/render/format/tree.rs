@@ -1,10 +1,13 @@
 //! JSON, and the parts of YAML that are written like it: nested values with sorted keys.
 
-use super::{super::json::{Json, Members}, Buffer};
+use super::{
+    super::json::{Json, Members},
+    Buffer,
+};
 use crate::error::{Cause, Error};
 
-/// The depth to which values may nest: what serde_json, and with it most readers, accept at least.
-const MAX_DEPTH: usize = 128;
+/// The levels of objects and arrays that may stand in each other: what `serde_json`, and with it most readers, accept.
+const MAX_DEPTH: usize = 127;
 
 /// What stands between elements, and between key and value.
 pub(super) struct Separators {
@@ -14,29 +17,20 @@ pub(super) struct Separators {
 
 /// The data on one line, with a newline at the end as jq and every JSON encoder that writes files have it.
 pub(super) fn json(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> {
-    object(out, members, &Separators { comma: ",", colon: ":" }, 1)?;
+    object(out, members, &Separators { comma: ",", colon: ":" }, 0)?;
     out.push('\n');
     Ok(())
 }
 
 /// A value: strings with as few escapes as any reader needs, keys sorted, everything else as the server wrote it.
-/// `depth` is how many values it stands in.
+/// `depth` is how many objects and arrays it stands in.
 pub(super) fn value(out: &mut Buffer, value: Json<'_>, separators: &Separators, depth: usize) -> Result<(), Error> {
-    if depth >= MAX_DEPTH {
-        return Err(Error::new(Cause::Render, format!("the data nests deeper than {MAX_DEPTH} levels"))
-            .advice("take the part that is needed with secretPointer"));
-    }
     if let Some(text) = value.string() {
         string(out, &text);
     } else if let Some(members) = value.members() {
-        object(out, &members, separators, depth + 1)?;
+        object(out, &members, separators, depth)?;
     } else if let Some(elements) = value.elements() {
-        out.push('[');
-        for (i, element) in elements.into_iter().enumerate() {
-            out.push_str(if i == 0 { "" } else { separators.comma });
-            self::value(out, element, separators, depth + 1)?;
-        }
-        out.push(']');
+        array(out, elements, separators, depth)?;
     } else {
         out.push_str(value.raw());
     }
@@ -44,6 +38,7 @@ pub(super) fn value(out: &mut Buffer, value: Json<'_>, separators: &Separators, 
 }
 
 fn object(out: &mut Buffer, members: &Members<'_>, separators: &Separators, depth: usize) -> Result<(), Error> {
+    let depth = deeper(depth)?;
     out.push('{');
     for (i, (key, member)) in members.iter().enumerate() {
         out.push_str(if i == 0 { "" } else { separators.comma });
@@ -53,6 +48,25 @@ fn object(out: &mut Buffer, members: &Members<'_>, separators: &Separators, dept
     }
     out.push('}');
     Ok(())
+}
+
+fn array(out: &mut Buffer, elements: Vec<Json<'_>>, separators: &Separators, depth: usize) -> Result<(), Error> {
+    let depth = deeper(depth)?;
+    out.push('[');
+    for (i, element) in elements.into_iter().enumerate() {
+        out.push_str(if i == 0 { "" } else { separators.comma });
+        value(out, element, separators, depth)?;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn deeper(depth: usize) -> Result<usize, Error> {
+    if depth < MAX_DEPTH {
+        return Ok(depth + 1);
+    }
+    Err(Error::new(Cause::Render, format!("the data nests deeper than {MAX_DEPTH} levels"))
+        .advice("take the part that is needed with secretPointer"))
 }
 
 /// A string in double quotes that JSON, YAML 1.1 and YAML 1.2 read alike.
@@ -96,7 +110,10 @@ mod tests {
     fn json_is_compact_sorted_and_escaped_no_more_than_needed() {
         for (data, expected) in [
             ("{}", "{}\n"),
-            (r#"{"b": {"z": [ 1.50, null, true ], "y": {}}, "a": "\u003c\u0026é\/"}"#, "{\"a\":\"<&é/\",\"b\":{\"y\":{},\"z\":[1.50,null,true]}}\n"),
+            (
+                r#"{"b": {"z": [ 1.50, null, true ], "y": {}}, "a": "\u003c\u0026é\/"}"#,
+                "{\"a\":\"<&é/\",\"b\":{\"y\":{},\"z\":[1.50,null,true]}}\n",
+            ),
             (r#"{"a":"\u0000\u007f\u0085\u2028\"\\\n"}"#, "{\"a\":\"\\u0000\\u007F\\u0085\\u2028\\\"\\\\\\n\"}\n"),
             (r#"{"n":12345678901234567890.0}"#, "{\"n\":12345678901234567890.0}\n"),
         ] {
@@ -106,12 +123,12 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        let nested = |levels: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
-        let deepest = written(&nested(MAX_DEPTH - 1)).unwrap();
-        assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_err(), "one level less is read");
-        let readable = written(&nested(MAX_DEPTH - 2)).unwrap();
-        assert!(serde_json::from_str::<serde_json::Value>(&readable).is_ok());
-        assert!(written(&nested(100_000)).unwrap_err().contains("deeper than 128"));
+        let nested = |levels: usize| format!(r#"{{"a":{}1{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+        let deepest = written(&nested(MAX_DEPTH)).unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_ok());
+        for levels in [MAX_DEPTH + 1, 100_000] {
+            assert!(written(&nested(levels)).unwrap_err().contains("deeper than 127"));
+        }
     }
 
     proptest! {

@@ -69,9 +69,14 @@ mod tests {
             ("{}", "{}\n"),
             (r#"{"b":"plain","a":"two words"}"#, "a: \"two words\"\nb: plain\n"),
             (r#"{"a.b-c/d":"x","1":"2024-01-01","n":"No"}"#, "\"1\": \"2024-01-01\"\na.b-c/d: x\n\"n\": \"No\"\n"),
-            (r#"{"a":"","b":"~","c":"0x1f","d":"1:30","e":".inf","f":"<<","g":"=","h":"- x"}"#,
-             "a: \"\"\nb: \"~\"\nc: \"0x1f\"\nd: \"1:30\"\ne: \".inf\"\nf: \"<<\"\ng: \"=\"\nh: \"- x\"\n"),
-            (r#"{"a":1.50,"b":null,"c":true,"d":{"y":[1,"x"],"x":{}}}"#, "a: 1.50\nb: null\nc: true\nd: {\"x\": {}, \"y\": [1, \"x\"]}\n"),
+            (
+                r#"{"a":"","b":"~","c":"0x1f","d":"1:30","e":".inf","f":"<<","g":"=","h":"- x"}"#,
+                "a: \"\"\nb: \"~\"\nc: \"0x1f\"\nd: \"1:30\"\ne: \".inf\"\nf: \"<<\"\ng: \"=\"\nh: \"- x\"\n",
+            ),
+            (
+                r#"{"a":1.50,"b":null,"c":true,"d":{"y":[1,"x"],"x":{}}}"#,
+                "a: 1.50\nb: null\nc: true\nd: {\"x\": {}, \"y\": [1, \"x\"]}\n",
+            ),
             (r#"{"a":"line\nline\u0085\ufeff"}"#, "a: \"line\\nline\\u0085\\uFEFF\"\n"),
         ] {
             assert_eq!(written(data), expected);
@@ -91,7 +96,11 @@ mod tests {
             "[ -~]{0,6}",
             "[yntfoYNTFO.~0-9xe_+:-]{1,5}",
             "[ \n\r\t\u{85}\u{2028}\u{feff}\u{7f}\u{0}'\"#:\\\\-]{0,8}",
-            proptest::sample::select(vec!["null", "Null", "~", "yes", "ON", "true", ".NaN", "1e5", "0o17", "1_000", "---", "...", "? a", "!!str", "&a", "*a", "%TAG", "@", "`"]).prop_map(str::to_owned),
+            proptest::sample::select(vec![
+                "null", "Null", "~", "yes", "ON", "true", ".NaN", "1e5", "0o17", "1_000", "---", "...", "? a", "!!str",
+                "&a", "*a", "%TAG", "@", "`"
+            ])
+            .prop_map(str::to_owned),
         ]
     }
 

@@ -2,9 +2,7 @@
 
 use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
-use hyper_util::client::legacy;
-
-use super::{fault::TlsFault, stream};
+use super::fault::TlsFault;
 use crate::text::one_line;
 
 /// The most of the system's or a library's words that a message repeats, in bytes.
@@ -171,15 +169,12 @@ impl ConnectError {
     }
 }
 
-/// The [`ConnectError`] behind a failed request, if it is what made it fail; the server has not seen the request then.
+/// The [`ConnectError`] behind a failed request, if it is what made it fail; the server has not acted on the request then.
 ///
 /// It may come up on a connection that was made: with TLS 1.3 a server refuses a client only after the handshake.
 #[must_use]
-pub fn connect_error(error: &(dyn Error + 'static)) -> Option<ConnectError> {
-    chain(error).find_map(|each| {
-        let ended = || each.downcast_ref::<legacy::Error>()?.connect_info().and_then(stream::end);
-        each.downcast_ref().cloned().or_else(ended)
-    })
+pub fn connect_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ConnectError> {
+    chain(error).find_map(|each| each.downcast_ref())
 }
 
 /// An error and its causes. An [`io::Error`] says its cause's words itself and hides it from `source`.

@@ -36,7 +36,7 @@ async fn get(tls: &Tls, options: Options, url: &str) -> Result<String, Error> {
 /// The connector's error behind the client's.
 async fn refused(tls: &Tls, options: Options, url: &str) -> ConnectError {
     let error = get(tls, options, url).await.expect_err("there is no connection");
-    connect_error(&error).unwrap_or_else(|| panic!("no ConnectError behind {error:?}"))
+    connect_error(&error).unwrap_or_else(|| panic!("no ConnectError behind {error:?}")).clone()
 }
 
 /// The fault of a TLS server on loopback.

@@ -42,13 +42,20 @@ impl Tenant {
         };
         root("POST", &format!("sys/mounts/{}", tenant.kv), json!({"type": "kv", "options": {"version": "2"}})).await;
         root("POST", &format!("sys/auth/{}", tenant.auth), json!({"type": "jwt"})).await;
-        root("POST", &format!("auth/{}/config", tenant.auth), json!({"jwt_validation_pubkeys": [issuer().public_key_pem()]})).await;
+        root(
+            "POST",
+            &format!("auth/{}/config", tenant.auth),
+            json!({"jwt_validation_pubkeys": [issuer().public_key_pem()]}),
+        )
+        .await;
         tenant.allow(&format!("path \"{}/*\" {{ capabilities = [\"read\", \"list\"] }}", tenant.kv)).await;
         tenant.role("app", json!({})).await;
         // A fresh KV v2 engine upgrades itself for a moment.
         for _ in 0..200 {
             let url = format!("{}/v1/{}/config", tenant.address, tenant.kv);
-            if http::send("GET", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await.0 == StatusCode::OK {
+            if http::send("GET", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await.0
+                == StatusCode::OK
+            {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -80,7 +80,11 @@ pub fn hmac_key(folder: &Path) -> PathBuf {
 fn arguments(folder: &Path, socket: &Path, address: &str, flags: &[&str]) -> Vec<String> {
     let key = hmac_key(folder);
     let mut args = vec!["vaultmount".to_owned(), "serve".to_owned(), format!("--endpoint={}", socket.display())];
-    args.extend([format!("--vault-addr={address}"), format!("--hmac-key-file={}", key.display()), "--health-addr=off".to_owned()]);
+    args.extend([
+        format!("--vault-addr={address}"),
+        format!("--hmac-key-file={}", key.display()),
+        "--health-addr=off".to_owned(),
+    ]);
     args.extend(flags.iter().map(ToString::to_string));
     args
 }

@@ -7,13 +7,25 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
 /// Sends one request and brings status and JSON (`null` when the body is none).
-pub async fn send(method: &str, url: &str, token: Option<&str>, namespace: Option<&str>, body: Option<&Value>) -> (StatusCode, Value) {
+pub async fn send(
+    method: &str,
+    url: &str,
+    token: Option<&str>,
+    namespace: Option<&str>,
+    body: Option<&Value>,
+) -> (StatusCode, Value) {
     let (status, text) = text(method, url, token, namespace, body).await;
     (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
 /// Sends one request and brings status and body.
-pub async fn text(method: &str, url: &str, token: Option<&str>, namespace: Option<&str>, body: Option<&Value>) -> (StatusCode, String) {
+pub async fn text(
+    method: &str,
+    url: &str,
+    token: Option<&str>,
+    namespace: Option<&str>,
+    body: Option<&Value>,
+) -> (StatusCode, String) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(url);
     if let Some(token) = token {

@@ -3,11 +3,17 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use ring::{rand::SystemRandom, signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair}};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
 use serde_json::{Value, json};
 use vaultmount::provider::client::Call;
 
-use super::{bao::{Tenant, issuer}, unique};
+use super::{
+    bao::{Tenant, issuer},
+    unique,
+};
 
 /// A pod with one volume of one class.
 #[derive(Clone)]
@@ -31,14 +37,12 @@ impl Pod {
             namespace: "shop".into(),
             uid,
             service_account: "app".into(),
-            parameters: vec![
-                ("roleName".into(), "app".into()),
-                ("vaultAuthMountPath".into(), tenant.auth.clone()),
-            ],
+            parameters: vec![("roleName".into(), "app".into()), ("vaultAuthMountPath".into(), tenant.auth.clone())],
             tokens: None,
             permission: "420".into(),
         };
-        pod.tokens = Some(json!({"vault": {"token": pod.token("vault", 600), "expirationTimestamp": "2099-01-01T00:00:00Z"}}));
+        pod.tokens =
+            Some(json!({"vault": {"token": pod.token("vault", 600), "expirationTimestamp": "2099-01-01T00:00:00Z"}}));
         pod
     }
 

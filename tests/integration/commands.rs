@@ -1,0 +1,102 @@
+//! The command line, as a person uses it.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::json;
+
+use crate::support::{
+    bao::Tenant,
+    daemon::{Daemon, program},
+    pod::Pod,
+    setting,
+};
+
+/// A class on disk, a token on disk, and the flags that name both.
+async fn class(folder: &std::path::Path) -> Vec<String> {
+    let tenant = Tenant::new().await;
+    tenant.put("db", json!({"pass": "s3cret", "user": "shop"})).await;
+    let objects = format!(
+        "- {{objectName: pass, secretPath: {kv}/data/db, secretKey: pass, filePermission: 0400}}\n- {{objectName: all, secretPath: {kv}/data/db, secretKey: '*'}}",
+        kv = tenant.kv
+    );
+    let class = json!({
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": {"name": "shop"},
+        "spec": {"provider": "vault", "parameters": {"roleName": "app", "vaultAuthMountPath": tenant.auth, "objects": objects}},
+    });
+    let (file, token) = (folder.join("class.yaml"), folder.join("token"));
+    fs::write(&file, class.to_string()).unwrap();
+    let pod = Pod::of(&tenant);
+    fs::write(&token, pod.token("vault", 600)).unwrap();
+    [
+        "mount",
+        "-f",
+        file.to_str().unwrap(),
+        "--namespace",
+        &pod.namespace,
+        "--pod",
+        &pod.name,
+        "--service-account",
+        "app",
+        "--token-file",
+        token.to_str().unwrap(),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+async fn run(args: &[String]) -> (bool, String, String) {
+    let output = program(args).output().await.unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn a_mount_by_hand_shows_and_writes_what_a_pod_would_get() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&[]).await;
+    let out = folder.path().join("out");
+    let by_socket = format!("--endpoint={}", daemon.socket.display());
+    let by_itself = format!("--vault-addr={}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+    for how in [by_socket, by_itself] {
+        let mut args = class(folder.path()).await;
+        args.extend([how, format!("--out={}", out.display())]);
+        let (ok, printed, said) = run(&args).await;
+        assert!(ok, "{said}");
+        assert!(
+            printed.contains("0400  6") && printed.contains("all/user") && printed.contains("VERSION"),
+            "{printed}"
+        );
+        assert!(!printed.contains("s3cret"), "{printed}");
+        assert_eq!(fs::read_to_string(out.join("pass")).unwrap(), "s3cret");
+        assert_eq!(fs::metadata(out.join("pass")).unwrap().permissions().mode() & 0o777, 0o400);
+        args.push("--show".into());
+        assert!(run(&args).await.1.contains("--- pass\ns3cret\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_failed_mount_says_why_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut args = class(folder.path()).await;
+    args.push("-vault-addr=http://127.0.0.1:1".into());
+    let (ok, printed, said) = run(&args).await;
+    assert!(!ok && printed.is_empty());
+    assert!(said.contains("Unavailable") && said.contains("127.0.0.1:1"), "{said}");
+}
+
+#[tokio::test]
+async fn every_configuration_error_is_told_at_once() {
+    let args = ["-endpoint=relative", "-vault-addr=nowhere", "-mint-tokens=perhaps"].map(str::to_owned);
+    let (ok, _, said) = run(&args).await;
+    assert!(!ok && said.lines().count() == 3, "{said}");
+    for flag in ["--endpoint", "--vault-addr", "--mint-tokens"] {
+        assert!(said.contains(flag), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn help_fits_a_screen() {
+    for command in ["serve", "mount", "version"] {
+        let (ok, printed, _) = run(&[command.to_owned(), "--help".to_owned()]).await;
+        assert!(ok && printed.lines().count() <= 50 && printed.contains("Example"), "{printed}");
+    }
+}

@@ -1,0 +1,145 @@
+//! The socket's life: old drivers, takeover, drain, probes.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+use vaultmount::provider::client::{Call, Client};
+
+use crate::support::{
+    bao::Tenant,
+    daemon::{self, Daemon, Program},
+    http,
+    pod::Pod,
+    setting,
+};
+
+/// A pod with one KV secret, and its call.
+async fn reader() -> Call {
+    let tenant = Tenant::new().await;
+    tenant.put("db", json!({"pass": "s3cret"})).await;
+    Pod::of(&tenant).objects(format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv)).call()
+}
+
+/// The message as it is on the wire.
+fn wire(call: &Call) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (field, text) in [(1, &call.attributes), (2, &call.secrets), (3, &call.target_path), (4, &call.permission)] {
+        bytes.push(field << 3 | 2);
+        let mut length = text.len();
+        while length > 127 {
+            bytes.push((length & 127) as u8 | 128);
+            length >>= 7;
+        }
+        bytes.push(u8::try_from(length).unwrap());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+/// An old driver that calls, and goes on until its standard input ends.
+async fn old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
+    let request = socket.with_extension("request");
+    std::fs::write(&request, wire(call)).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/driver.py");
+    let mut command = Command::new(setting("VAULTMOUNT_TEST_PYTHON"));
+    command.arg(script).arg(socket).arg(request).arg(threads.to_string());
+    let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut line = [0; 8];
+    driver.stdout.as_mut().unwrap().read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"calling\n");
+    driver
+}
+
+/// Ends the driver: calls that succeeded, calls that failed, the first failure.
+async fn counts(mut driver: Child) -> (u32, u32, String) {
+    driver.stdin.take().unwrap().shutdown().await.unwrap();
+    let output = driver.wait_with_output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut words = text.splitn(3, ' ');
+    let mut number = || words.next().unwrap().parse().unwrap_or_else(|_| panic!("{text}"));
+    (number(), number(), words.next().unwrap().trim().to_owned())
+}
+
+#[tokio::test]
+async fn a_driver_that_sends_the_sockets_path_as_authority_is_served() {
+    let (call, daemon) = (reader().await, Daemon::start(&[]).await);
+    let driver = old_driver(&daemon.socket, &call, 1).await;
+    let (ok, failed, first) = counts(driver).await;
+    assert!(ok >= 2 && failed == 0, "{ok} {failed} {first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_takes_over_and_no_call_fails() {
+    let call = reader().await;
+    let first = Program::start(&[]).await;
+    let driver = old_driver(&first.socket, &call, 4).await;
+    let mut reached = Client::connect(&first.socket).await.unwrap();
+    reached.mount(call.clone()).await.unwrap();
+    let mut last = None;
+    for _ in 0..3 {
+        let successor = daemon::spawn(first.folder.path(), &first.socket, &[]).await;
+        if let Some(predecessor) = last.replace(successor) {
+            end(predecessor).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    let socket = first.socket.clone();
+    first.terminate();
+    let (mut first, folder) = (first.child, first.folder);
+    assert!(first.wait().await.unwrap().success());
+    assert!(Client::connect(&socket).await.unwrap().mount(call).await.is_ok(), "the name is the successor's");
+    let (ok, failed, why) = counts(driver).await;
+    assert!(ok > 20 && failed == 0, "{ok} calls succeeded, {failed} failed: {why}");
+    end(last.unwrap()).await;
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|n| n.to_string_lossy().contains("sock")), "{left:?}");
+}
+
+async fn end(mut program: Child) {
+    let pid = program.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
+    assert!(program.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn calls_in_flight_are_answered_when_told_to_stop() {
+    // A server that answers nobody: the mount takes its deadline.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("--vault-addr=http://{}", silent.local_addr().unwrap());
+    let mut call = reader().await;
+    call.timeout = Some(Duration::from_millis(1500));
+    let program = Program::start(&[&address]).await;
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    let mount = tokio::spawn(async move { client.mount(call).await.err().unwrap() });
+    silent.accept().await.unwrap();
+    program.terminate();
+    let status = mount.await.unwrap();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
+    let start = Instant::now();
+    let log = program.log().await;
+    assert!(log.contains("stopping") && !log.contains("drain timeout"), "{log}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn probes_are_answered() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _daemon = Daemon::start(&[&format!("-health-addr={free}")]).await;
+    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/health/ready", 200), ("/secrets", 404)] {
+        let (got, _) = http::text("GET", &format!("http://{free}{path}"), None, None, None).await;
+        assert_eq!(got.as_u16(), status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_call_says_who_answers() {
+    let daemon = Daemon::start(&[]).await;
+    let version = Client::connect(&daemon.socket).await.unwrap().version().await.unwrap();
+    assert_eq!((version.version.as_str(), version.runtime_name.as_str()), ("v1alpha1", "vaultmount"));
+    assert_eq!(version.runtime_version.split('.').count(), 3);
+}
