@@ -3,17 +3,7 @@
 pub mod bao;
 pub mod daemon;
 pub mod http;
+mod names;
 pub mod pod;
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-/// A name no other test of this run uses; tests run side by side on one server.
-pub fn unique(stem: &str) -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{stem}-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed))
-}
-
-/// What `dev/servers.py run` sets.
-pub fn setting(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
-}
+pub use names::{setting, unique};

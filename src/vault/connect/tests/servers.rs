@@ -81,10 +81,10 @@ pub(super) async fn silent() -> SocketAddr {
     .await
 }
 
-/// Says `words` to whoever connects, once it was said something itself, and hangs up.
+/// Says `words` to whoever says something, whatever it is, and hangs up.
 pub(super) async fn saying(words: &'static [u8]) -> SocketAddr {
     listen(move |mut stream| async move {
-        stream.read_u8().await.ok()?;
+        let _heard = stream.read(&mut [0; 4096]).await.ok()?;
         stream.write_all(words).await.ok()
     })
     .await
