@@ -4,16 +4,12 @@
 //! compared, so that what else the machine does falls on both.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, dead_code)]
 
+#[path = "../tests/integration/support"]
 mod support {
-    #[path = "../../tests/integration/support/bao.rs"]
     pub mod bao;
-    #[path = "../../tests/integration/support/daemon.rs"]
     pub mod daemon;
-    #[path = "../../tests/integration/support/http.rs"]
     pub mod http;
-    #[path = "../../tests/integration/support/names.rs"]
     mod names;
-    #[path = "../../tests/integration/support/pod.rs"]
     pub mod pod;
 
     pub use names::{setting, unique};

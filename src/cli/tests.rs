@@ -124,7 +124,7 @@ fn version_goes_before_serving() {
     assert!(error(&["-version=maybe"]).contains("neither true nor false"));
 }
 
-/// hashicorp/vault-helm, templates/csi-daemonset.yaml: before 0.33 and after.
+/// hashicorp/vault-helm, templates/csi-daemonset.yaml: `--debug` in older charts, `--log-level` in newer ones.
 #[test]
 fn the_vault_chart_needs_no_change() {
     let env = [("VAULT_ADDR", "unix:///var/run/vault/agent.sock"), ("VAULT_PORT", "tcp://10.0.0.1:8200")];

@@ -148,6 +148,7 @@ mod tests {
         assert_eq!(names(&kv2(r#"{"a":1}"#)), "a");
         assert_eq!(names(&answer(r#"{"data":{"a":1}}"#)), "data");
         assert_eq!(names(&answer(r#"{"data":{"a":1},"b":1}"#)), "b data");
+        assert_eq!(names(&answer(r#"{"data":{"a":1},"metadata":{"version":1},"b":1}"#)), "b data metadata");
         assert_eq!(names(&answer(r#"{"data":{"a":1},"metadata":{"owner":"me"}}"#)), "data metadata");
         assert_eq!(names(&answer(r#"{"data":"x","metadata":{"created_time":"t","version":1}}"#)), "data metadata");
         assert_eq!(members(&kv2("null")).map(|_| ()).unwrap_err().cause(), Cause::VersionDeleted);

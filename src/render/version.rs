@@ -87,8 +87,14 @@ mod tests {
     }
 
     #[test]
+    fn versions_are_base64url() {
+        let all: String = (0..50).map(|i| made(&[file("a", &i.to_string())], false)).collect();
+        assert!(all.contains('-') && all.contains('_') && !all.contains(['+', '/']), "{all}");
+    }
+
+    #[test]
     fn sets_of_files_have_versions_of_their_own() {
-        let sets: [&[File]; 7] = [
+        let sets: [&[File]; 8] = [
             &[],
             &[file("a", "")],
             &[file("a", "b"), file("c", "d")],
@@ -96,6 +102,7 @@ mod tests {
             &[file("ab", ""), file("c", "d")],
             &[file("a", "d"), file("c", "b")],
             &[file("a", "bcd")],
+            &[file("a", "b"), file("e", "d")],
         ];
         let versions: std::collections::BTreeSet<_> = sets.iter().map(|files| made(files, true)).collect();
         assert_eq!(versions.len(), sets.len());

@@ -98,6 +98,7 @@ mod tests {
             ("a\0b", "control"),
             ("a\nb", "control"),
             (&"a".repeat(256), "too long"),
+            (&"é".repeat(128), "too long"),
             (&"a/".repeat(2049)[..4097], "too long"),
         ] {
             let why = check(name, false).unwrap_err();

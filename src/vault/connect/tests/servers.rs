@@ -100,12 +100,17 @@ pub(super) async fn proxy(credentials: &'static str, behind: SocketAddr) -> Sock
     listen(move |stream| relay(Box::new(stream), credentials, behind)).await
 }
 
-/// The same over TLS.
-pub(super) async fn tls_proxy(config: ServerConfig, behind: SocketAddr) -> SocketAddr {
+/// The same over TLS. It knows HTTP/2 too, but no CONNECT in it.
+pub(super) async fn tls_proxy(mut config: ServerConfig, behind: SocketAddr) -> SocketAddr {
+    config.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     listen(move |stream| {
         let acceptor = acceptor.clone();
-        async move { relay(Box::new(acceptor.accept(stream).await.ok()?), "", behind).await }
+        async move {
+            let session = acceptor.accept(stream).await.ok()?;
+            let h2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+            if h2 { None } else { relay(Box::new(session), "", behind).await }
+        }
     })
     .await
 }
