@@ -37,7 +37,7 @@ use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer}
 use socket::Socket;
 
 /// The generated types of `proto/v1alpha1/service.proto`.
-#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic)]
 pub mod pb {
     tonic::include_proto!("v1alpha1");
 }

@@ -82,7 +82,7 @@ async fn a_second_process_takes_over_and_no_call_fails() {
     reached.mount(call.clone()).await.unwrap();
     let mut last = None;
     for _ in 0..3 {
-        let successor = daemon::spawn(first.folder.path(), &first.socket, &[]).await;
+        let (successor, _) = daemon::spawn(first.folder.path(), &first.socket, &[]).await;
         if let Some(predecessor) = last.replace(successor) {
             end(predecessor).await;
         }
@@ -90,7 +90,7 @@ async fn a_second_process_takes_over_and_no_call_fails() {
     }
     let socket = first.socket.clone();
     first.terminate();
-    let (mut first, folder) = (first.child, first.folder);
+    let Program { child: mut first, folder, .. } = first;
     assert!(first.wait().await.unwrap().success());
     assert!(Client::connect(&socket).await.unwrap().mount(call).await.is_ok(), "the name is the successor's");
     let (ok, failed, why) = counts(driver).await;

@@ -94,14 +94,15 @@ pub struct Program {
     pub socket: PathBuf,
     pub child: Child,
     pub folder: TempDir,
+    log: JoinHandle<String>,
 }
 
 impl Program {
     pub async fn start(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vault.sock");
-        let child = spawn(folder.path(), &socket, flags).await;
-        Self { socket, child, folder }
+        let (child, log) = spawn(folder.path(), &socket, flags).await;
+        Self { socket, child, folder, log }
     }
 
     /// Sends SIGTERM.
@@ -112,28 +113,30 @@ impl Program {
 
     /// Waits for its end and brings what it wrote to standard error after it was ready.
     pub async fn log(mut self) -> String {
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
         self.child.wait().await.unwrap();
-        log
+        self.log.await.unwrap()
     }
 }
 
-/// Starts the program and waits until it serves.
-pub async fn spawn(folder: &Path, socket: &Path, flags: &[&str]) -> Child {
+/// Starts the program and waits until it serves. The task brings what it writes to standard error from then on.
+pub async fn spawn(folder: &Path, socket: &Path, flags: &[&str]) -> (Child, JoinHandle<String>) {
     let args = arguments(folder, socket, &setting("VAULTMOUNT_TEST_BAO_ADDR"), flags);
     let mut child = program(&args[1..]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let ready = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line.contains("serving") {
-                return;
-            }
+        let mut line = String::new();
+        while !line.contains("serving") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).await.unwrap() > 0, "the program ended before it served");
         }
-        panic!("the program ended before it served");
     };
     tokio::time::timeout(Duration::from_secs(20), ready).await.unwrap();
-    child
+    let log = tokio::spawn(async move {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).await.unwrap();
+        log
+    });
+    (child, log)
 }
 
 /// The program with arguments and an empty environment.
