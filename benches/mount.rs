@@ -2,7 +2,14 @@
 //!
 //! `make bench` runs it against a real OpenBao; `make bench ARGS=--json` prints JSON. Pairs are interleaved and medians
 //! compared, so that what else the machine does falls on both.
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, dead_code)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for developers, with the tests' own support"
+)]
 
 #[path = "../tests/integration/support"]
 mod support {
@@ -99,7 +106,8 @@ impl Bare {
 
     async fn send(&self, method: &str, path: &str, token: &str, body: Value) -> Value {
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let request = Request::builder().method(method).uri(format!("{}/v1/{path}", self.address)).header("x-vault-token", token);
+        let request =
+            Request::builder().method(method).uri(format!("{}/v1/{path}", self.address)).header("x-vault-token", token);
         let response = self.http.request(request.body(Full::new(body)).unwrap()).await.unwrap();
         assert!(response.status().is_success(), "{path}: {}", response.status());
         serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
@@ -118,7 +126,9 @@ impl Bare {
 }
 
 fn pod(tenant: &Tenant, objects: usize) -> Pod {
-    let list: String = (0..objects).map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}, secretKey: value}}\n", tenant.kv)).collect();
+    let list: String = (0..objects)
+        .map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}, secretKey: value}}\n", tenant.kv))
+        .collect();
     Pod::of(tenant).objects(list)
 }
 
@@ -143,7 +153,14 @@ async fn warm(driver: &mut Client, bare: &Bare, tenant: &Tenant) -> Reading {
     }
 }
 
-async fn first(driver: &mut Client, bare: &Bare, tenant: &Tenant, objects: usize, target: &'static str, above: f64) -> Reading {
+async fn first(
+    driver: &mut Client,
+    bare: &Bare,
+    tenant: &Tenant,
+    objects: usize,
+    target: &'static str,
+    above: f64,
+) -> Reading {
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for i in 0..FIRST + 10 {
         let fresh = pod(tenant, objects);
@@ -173,7 +190,12 @@ async fn start() -> Reading {
         let folder = tempfile::tempdir().unwrap();
         let (socket, key) = (folder.path().join("vault.sock"), daemon::hmac_key(folder.path()));
         let begin = Instant::now();
-        let mut command = daemon::program(&["serve".to_owned(), "--health-addr=off".to_owned(), format!("--endpoint={}", socket.display()), format!("--hmac-key-file={}", key.display())]);
+        let mut command = daemon::program(&[
+            "serve".to_owned(),
+            "--health-addr=off".to_owned(),
+            format!("--endpoint={}", socket.display()),
+            format!("--hmac-key-file={}", key.display()),
+        ]);
         let child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut client = loop {
             match Client::connect(&socket).await {
@@ -186,7 +208,13 @@ async fn start() -> Reading {
         drop(child);
     }
     let time = median(times);
-    Reading { measure: "start to first answer", value: format!("{time:.1} ms"), beside: String::new(), target: "at most 50 ms", holds: time <= 50.0 }
+    Reading {
+        measure: "start to first answer",
+        value: format!("{time:.1} ms"),
+        beside: String::new(),
+        target: "at most 50 ms",
+        holds: time <= 50.0,
+    }
 }
 
 async fn timed(work: impl Future<Output = ()>) -> f64 {

@@ -1,6 +1,10 @@
 //! HTTP for probes: `/livez`, `/readyz` and `/health/ready`.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    io::ErrorKind,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -9,9 +13,14 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
 
-/// Listens for probes; they are answered once [`serve`] runs.
+/// Listens for probes; they are answered once [`serve`] runs. `[::]` becomes `0.0.0.0` on a node without IPv6.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() != ErrorKind::AddrInUse && address.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
 }
 
 /// Answers probes until the process exits. `stop` turns readiness off.
@@ -36,9 +45,8 @@ pub async fn serve(listener: TcpListener, stop: watch::Receiver<bool>) {
 /// Existing charts ask `/health/ready` for liveness too, so it says yes from bind to exit; `/readyz` says no while draining.
 fn answer(request: &Request<Incoming>, stopping: bool) -> Response<Full<Bytes>> {
     let (status, text) = match request.uri().path() {
-        "/livez" | "/health/ready" => (StatusCode::OK, "ok\n"),
         "/readyz" if stopping => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        "/readyz" => (StatusCode::OK, "ok\n"),
+        "/livez" | "/readyz" | "/health/ready" => (StatusCode::OK, "ok\n"),
         _ => (StatusCode::NOT_FOUND, "probes are at /livez, /readyz and /health/ready\n"),
     };
     let mut response = Response::new(Full::from(text));

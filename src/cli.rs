@@ -16,7 +16,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
 
-use crate::config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs, go_bool};
+use crate::{
+    config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
+    text::go_bool,
+};
 use version::{Output, VersionArgs};
 
 #[derive(Parser)]

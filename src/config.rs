@@ -22,7 +22,6 @@ use value::{Report, Setting};
 
 pub use connection::Connection;
 pub use flags::{ConnectionArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
-pub use value::go_bool;
 
 /// The whole configuration of a server.
 #[derive(Clone, Debug)]

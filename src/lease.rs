@@ -142,6 +142,8 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Ready, ready};
+
     use super::*;
     use crate::vault::wire::Method;
 
@@ -149,10 +151,10 @@ mod tests {
         Read { method: Method::Get, path: path.into(), query: None, body: None }
     }
 
-    async fn answer(id: u32, data: &str, creates: bool) -> Result<Reading, Error> {
+    fn answer(id: u32, data: &str, creates: bool) -> Ready<Result<Reading, Error>> {
         let lease = if creates { "database/creds/app/x" } else { "" };
         let body = format!(r#"{{"request_id":"{id}","lease_id":"{lease}","lease_duration":90,"data":{data}}}"#);
-        Ok(Reading { answer: Answer::parse(body.into_bytes()).unwrap(), creates })
+        ready(Ok(Reading { answer: Answer::parse(body.into_bytes()).unwrap(), creates }))
     }
 
     #[tokio::test(start_paused = true)]

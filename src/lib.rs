@@ -1,4 +1,4 @@
-//! vaultmount: a Secrets Store CSI driver provider for HashiCorp Vault and OpenBao.
+//! vaultmount: a Secrets Store CSI driver provider for Vault and OpenBao.
 //!
 //! # What a mount is
 //!

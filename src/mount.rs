@@ -60,6 +60,13 @@ struct Receipt {
     lease: Arc<Lease>,
 }
 
+/// One request, the objects that want its answer, and what came of it.
+struct Answered<'a> {
+    read: &'a Read,
+    objects: Vec<&'a Object>,
+    outcome: Result<Arc<Lease>, Error>,
+}
+
 /// The file that stands for nothing: without any file the driver would leave the old ones.
 const EMPTY: &str = ".vaultmount-empty";
 
@@ -84,9 +91,9 @@ impl Mounter {
         for object in &spec.objects {
             reads.entry(&object.read).or_default().push(object);
         }
-        let answers = join_all(reads.into_iter().map(|(read, objects)| {
-            timeout_at(deadline, session.read(read, &prover, deadline))
-                .map(move |answer| (read, objects, answer.unwrap_or_else(|_| Err(late()))))
+        let answers = join_all(reads.into_iter().map(async |(read, objects)| {
+            let outcome = timeout_at(deadline, session.read(read, &prover, deadline)).await;
+            Answered { read, objects, outcome: outcome.unwrap_or_else(|_| Err(late())) }
         }));
         self.assemble(spec, &session, answers.await, deadline).await
     }
@@ -112,15 +119,15 @@ impl Mounter {
         &self,
         spec: &MountSpec,
         session: &Arc<Session>,
-        answers: Vec<(&Read, Vec<&Object>, Result<Arc<Lease>, Error>)>,
+        answers: Vec<Answered<'_>>,
         deadline: Instant,
     ) -> Result<Mounted, Error> {
         let key = self.version_key.wait(deadline).await?;
         let mut failures = Failures::default();
         let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
         let mut receipts = Vec::new();
-        for (read, objects, answer) in answers {
-            match answer {
+        for Answered { read, objects, outcome } in answers {
+            match outcome {
                 Ok(lease) => {
                     receipts.push(Receipt {
                         session: Arc::clone(session),

@@ -145,30 +145,31 @@ impl CsiDriverProvider for Provider {
 }
 
 impl Provider {
-    /// Mounts in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
+    /// Mounts, and says that the files are on their way only when they are.
     async fn answer(&self, spec: MountSpec, deadline: Instant) -> Result<Response<pb::MountResponse>, Status> {
         let start = Instant::now();
         for warning in &spec.warnings {
             tracing::warn!("{warning}");
         }
-        let (mounter, audience, target) = (Arc::clone(&self.mounter), self.audience, spec.target_path.clone());
-        let work = tokio::spawn(async move { mounter.mount(&spec, audience, deadline).await }.in_current_span());
-        let mounted = match work.await {
-            Ok(Ok(mounted)) => mounted,
-            Ok(Err(error)) => return Err(refuse(&error, &target)),
-            Err(_) => {
-                let panics = self.panics.fetch_add(1, Relaxed) + 1;
-                tracing::error!(panics, "a mount panicked");
-                return Err(refuse(
-                    &Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"),
-                    &target,
-                ));
-            }
-        };
+        let (worker, audience, target) = (Arc::clone(&self.mounter), self.audience, spec.target_path.clone());
+        let outcome = self.contain(async move { worker.mount(&spec, audience, deadline).await }).await;
+        let mounted = outcome.map_err(|error| refuse(&error, &target))?;
         let response = respond(&mounted).map_err(|error| refuse(&error, &target))?;
         mounted.delivered();
         tracing::info!(files = mounted.files.len(), took = ?start.elapsed(), "mounted");
         Ok(Response::new(response))
+    }
+
+    /// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
+    async fn contain<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        tokio::spawn(work.in_current_span()).await.unwrap_or_else(|_| {
+            let panics = self.panics.fetch_add(1, Relaxed) + 1;
+            tracing::error!(panics, "a mount panicked");
+            Err(Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"))
+        })
     }
 }
 
@@ -229,6 +230,29 @@ fn caller_timeout<T>(request: &Request<T>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_call_and_no_other() {
+        let operator = crate::policy::Operator {
+            address: crate::vault::Address::parse("http://127.0.0.1:1").unwrap(),
+            namespace: None,
+            auth_mount: "kubernetes".into(),
+            tls: crate::tls::Tls::default(),
+            allow: crate::policy::Allow::default(),
+        };
+        let mounter = Mounter {
+            operator,
+            vault: crate::vault::Vault::new(crate::vault::Config::default()),
+            sessions: crate::session::Sessions::new(1),
+            kube: None,
+            mint_tokens: false,
+            version_key: crate::mount::VersionKeySource::process(),
+        };
+        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", panics: Arc::default() };
+        let error = provider.contain(async { panic!("expected by this test") }).await.map(|()| ()).unwrap_err();
+        assert_eq!((status::code(error.cause()), provider.panics.load(Relaxed)), (tonic::Code::Internal, 1));
+        assert!(provider.contain(async { Ok(()) }).await.is_ok());
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

@@ -1,4 +1,4 @@
-//! Small rules about text that several places need: one bounded line, and the nearest known name.
+//! Small rules about text that several places need: one bounded line, Go's booleans, the nearest known name.
 
 /// `text` on one line, runs of white space and control characters as one space, at most `max` bytes.
 #[must_use]
@@ -20,6 +20,16 @@ pub fn one_line(text: &str, max: usize) -> String {
         }
     }
     line
+}
+
+/// Reads the words that Go's `strconv.ParseBool` knows.
+#[must_use]
+pub fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// The known name a mistyped one most likely means, if any is near enough.
@@ -46,6 +56,13 @@ mod tests {
         );
         assert_eq!(one_line("äääää", 7), "ää…");
         assert_eq!(one_line(" \n", 7), "");
+    }
+
+    #[test]
+    fn go_booleans() {
+        for (text, value) in [("1", Some(true)), ("T", Some(true)), ("False", Some(false)), ("yes", None), ("", None)] {
+            assert_eq!(go_bool(text), value, "{text}");
+        }
     }
 
     #[test]

@@ -79,18 +79,15 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
         .unwrap_or_else(|| provider(&class).to_owned());
     let token = token(args, &config, &audience).await?;
     let call = call(args, &class, &audience, token.as_ref());
-    let mut client = match &args.endpoint {
-        Some(socket) => {
-            Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
+    let mut client = if let Some(socket) = &args.endpoint {
+        Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
+    } else {
+        for warning in warnings {
+            tracing::warn!("{warning}");
         }
-        None => {
-            for warning in warnings {
-                tracing::warn!("{warning}");
-            }
-            // The key in the cluster would have to be created there if absent; a look must not do that.
-            let mounter = app::mounter(&config, None, VersionKeySource::process());
-            provider::local(Arc::new(mounter), provider(&class)).await.map_err(|e| e.to_string())?
-        }
+        // The key in the cluster would have to be created there if absent; a look must not do that.
+        let mounter = app::mounter(&config, None, VersionKeySource::process());
+        provider::local(Arc::new(mounter), provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }
@@ -141,7 +138,7 @@ fn call(args: &MountArgs, class: &Class, audience: &str, token: Option<&SecretTe
         attributes: json!(attributes).to_string(),
         secrets: "null".to_owned(),
         target_path: target_path
-            .unwrap_or_else(|| format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~csi/secrets/mount", uid)),
+            .unwrap_or_else(|| format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/secrets/mount")),
         permission: args.permission.to_string(),
         timeout: None,
     }

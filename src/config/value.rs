@@ -14,7 +14,7 @@ use std::{
 
 use jiff::SignedDuration;
 
-use crate::text::one_line;
+use crate::text::{go_bool, one_line};
 
 /// The most of a value that a message repeats, in bytes.
 const MAX_SHOWN: usize = 120;
@@ -71,16 +71,6 @@ impl Report {
     ) -> Option<T> {
         let setting = setting?;
         rule(&setting.value).map_err(|why| self.error(format!("{setting} {why}"))).ok()
-    }
-}
-
-/// Reads the words that Go's `strconv.ParseBool` knows.
-#[must_use]
-pub fn go_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 
@@ -141,13 +131,6 @@ pub(super) fn plain(text: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn go_booleans() {
-        for (text, value) in [("1", Some(true)), ("T", Some(true)), ("False", Some(false)), ("yes", None), ("", None)] {
-            assert_eq!(go_bool(text), value, "{text}");
-        }
-    }
 
     #[test]
     fn whole_numbers_keep_to_their_range() {

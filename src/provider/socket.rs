@@ -26,6 +26,8 @@ pub struct Socket {
 
 /// Starts the private names, which begin with a dot so that no driver takes them for a provider's.
 const PRIVATE: &str = ".vaultmount-";
+/// Ends the name that a hard link has before it is renamed.
+const LINK: &str = "link";
 
 impl Socket {
     /// Binds and takes over the public name. Must run inside the runtime.
@@ -36,17 +38,26 @@ impl Socket {
             .and_then(|n| n.to_str())
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
         fs::create_dir_all(folder)?;
-        sweep(folder, name);
         let private = folder.join(format!("{PRIVATE}{:x}-{name}", std::process::id()));
-        remove(&private)?;
-        let listener = StdListener::bind(&private)?;
-        // Nobody finds the socket before its rights are right: only then it gets its public name.
-        fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        let inode = fs::metadata(&private)?.ino();
-        let socket = Self { listener: UnixListener::from_std(listener)?, public: public.to_owned(), private, inode };
-        socket.take_over()?;
-        Ok(socket)
+        locked(folder, || {
+            sweep(folder, name);
+            remove(&private)?;
+            let listener = StdListener::bind(&private)?;
+            // Nobody finds the socket before its rights are right: only then it gets its public name.
+            fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            let inode = fs::metadata(&private)?.ino();
+            let link = private.with_extension(LINK);
+            remove(&link)?;
+            fs::hard_link(&private, &link)?;
+            fs::rename(&link, public)?;
+            Ok(Self {
+                listener: UnixListener::from_std(listener)?,
+                public: public.to_owned(),
+                private: private.clone(),
+                inode,
+            })
+        })
     }
 
     /// The public name.
@@ -62,7 +73,8 @@ impl Socket {
 
     /// Gives up both names; the public one only while it is ours.
     pub fn close(&self) {
-        let gave_up = self.locked(|| {
+        let folder = self.private.parent().unwrap_or(Path::new("/"));
+        let gave_up = locked(folder, || {
             let ours = fs::symlink_metadata(&self.public).is_ok_and(|m| m.ino() == self.inode);
             if ours { fs::remove_file(&self.public) } else { Ok(()) }
         });
@@ -70,21 +82,14 @@ impl Socket {
             tracing::warn!(%error, socket = %self.public.display(), "the socket's name could not be removed");
         }
     }
+}
 
-    fn take_over(&self) -> io::Result<()> {
-        let link = self.private.with_extension("link");
-        remove(&link)?;
-        fs::hard_link(&self.private, &link)?;
-        self.locked(|| fs::rename(&link, &self.public))
-    }
-
-    /// Runs with the public name locked against other processes of ours, so that nobody removes a name that another has
-    /// just taken.
-    fn locked(&self, run: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let lock = fs::File::open(self.private.parent().unwrap_or(Path::new("/")))?;
-        lock.lock()?;
-        run()
-    }
+/// Runs with the folder's names locked against other processes of ours, so that nobody removes a name that another has
+/// just taken, nor a socket that another has bound and not yet named.
+fn locked<T>(folder: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let lock = fs::File::open(folder)?;
+    lock.lock()?;
+    run()
 }
 
 /// Removes what processes that were killed left behind: private names of this socket that nobody answers at.
@@ -92,7 +97,8 @@ fn sweep(folder: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|e| e.path()) {
         let Some(left) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        let is_ours = left.starts_with(PRIVATE) && (left.ends_with(&format!("-{name}")) || left.ends_with(".link"));
+        let is_ours = left.starts_with(PRIVATE)
+            && (left.ends_with(&format!("-{name}")) || path.extension().is_some_and(|e| e == LINK));
         if is_ours && StdStream::connect(&path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
             let _ = fs::remove_file(&path);
         }

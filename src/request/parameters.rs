@@ -8,7 +8,7 @@ use super::{
     path::mount_path,
     warnings::Warnings,
 };
-use crate::{policy::Choice, tls::Ca};
+use crate::{policy::Choice, text::go_bool, tls::Ca};
 
 /// Parameters that carry one of the prefixes, as in `vaultAddress`.
 pub(super) const PREFIXED: [&str; 13] = [
@@ -160,15 +160,6 @@ impl<'a> Reader<'a, '_> {
             self.mistakes.add(parameter.name, format!("is {}; write true or false", quoted(parameter.value)));
             false
         })
-    }
-}
-
-/// The words of Go's `strconv.ParseBool`.
-fn go_bool(word: &str) -> Option<bool> {
-    match word {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
     }
 }
 

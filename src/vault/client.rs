@@ -30,7 +30,7 @@ use zeroize::Zeroize;
 use super::{
     Config, Endpoint,
     answer::Answer,
-    engine::{Engine, Engines, is_builtin},
+    engine::{Engine, Engines, Known, is_builtin},
     failure::{Failure, TokenVerdict},
     transport::{Call, Transport},
     wire::{Method, Read},
@@ -54,8 +54,11 @@ struct Shared {
     asking: tokio::sync::Mutex<()>,
     max_creating: usize,
     /// Slots for requests that create something, by Vault namespace and mount path. Never held across an await.
-    creating: Mutex<HashMap<(Option<String>, String), Weak<Semaphore>>>,
+    creating: Mutex<HashMap<Mount, Weak<Semaphore>>>,
 }
+
+/// A mount path and its Vault namespace.
+type Mount = (Option<String>, String);
 
 /// Who logs in where.
 #[derive(Clone)]
@@ -190,7 +193,7 @@ impl Client {
     /// What is known of the engine at a path, without asking.
     #[must_use]
     pub fn known_engine(&self, namespace: Option<&str>, path: &str) -> Option<Arc<Engine>> {
-        self.shared.engines.find(namespace, path).flatten()
+        self.shared.engines.find(namespace, path).and_then(Known::engine)
     }
 
     /// The engine mounted at a read's path, asked for at its first use.
@@ -205,35 +208,37 @@ impl Client {
             return None;
         }
         if let Some(known) = self.shared.engines.find(namespace, &read.path) {
-            return known;
+            return known.engine();
         }
         let _asking = timeout_at(deadline, self.shared.asking.lock()).await.ok()?;
         if let Some(known) = self.shared.engines.find(namespace, &read.path) {
-            return known;
+            return known.engine();
         }
-        let engine = self.ask_engine(token, namespace, read, deadline).await?;
-        self.shared.engines.learn(namespace, &read.path, engine.clone());
-        engine
+        let told = self.ask_engine(token, namespace, read, deadline).await?;
+        self.shared.engines.learn(namespace, &read.path, told.clone());
+        told.engine()
     }
 
-    /// Asks Vault for an engine: `Some(None)` when it would not tell, `None` when it could not.
+    /// Asks Vault for an engine; `None` when it could not be asked.
     async fn ask_engine(
         &self,
         token: &Token,
         namespace: Option<&str>,
         read: &Read,
         deadline: Instant,
-    ) -> Option<Option<Arc<Engine>>> {
+    ) -> Option<Known> {
         #[derive(Deserialize)]
         struct Body {
             data: Engine,
         }
         let request = self.build(&EngineAt(&read.path), Some(token), namespace).ok()?;
         match self.shared.transport.send(request, Call { creates: false, deadline }).await {
-            Ok(body) => Some(
-                serde_json::from_slice::<Body>(&body).ok().map(|b| Arc::new(b.data)).filter(|e| e.path.ends_with('/')),
-            ),
-            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(None),
+            Ok(body) => {
+                let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
+                let engine = engine.filter(|engine| engine.path.ends_with('/'));
+                Some(engine.map_or(Known::Untold, |engine| Known::Engine(Arc::new(engine))))
+            }
+            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),
             Err(_) => None,
         }
     }

@@ -56,15 +56,32 @@ pub(super) struct Engines {
     known: Mutex<HashMap<(Option<String>, String), Entry>>,
 }
 
-#[derive(Clone)]
 struct Entry {
-    engine: Option<Arc<Engine>>,
+    known: Known,
     until: Instant,
 }
 
+/// What Vault said when it was asked for the engine at a path.
+#[derive(Clone)]
+pub(super) enum Known {
+    /// This one.
+    Engine(Arc<Engine>),
+    /// It would not tell.
+    Untold,
+}
+
+impl Known {
+    pub(super) fn engine(self) -> Option<Arc<Engine>> {
+        match self {
+            Self::Engine(engine) => Some(engine),
+            Self::Untold => None,
+        }
+    }
+}
+
 impl Engines {
-    /// What is known of a path: nothing (ask), or the engine, or that Vault would not tell.
-    pub(super) fn find(&self, namespace: Option<&str>, path: &str) -> Option<Option<Arc<Engine>>> {
+    /// What is known of a path, if it was asked about.
+    pub(super) fn find(&self, namespace: Option<&str>, path: &str) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         // Mount paths end in a slash and none is the start of another; a refusal is kept under the whole path.
@@ -74,12 +91,12 @@ impl Engines {
             known
                 .get(&(namespace.map(str::to_owned), start.to_owned()))
                 .filter(|e| e.until > now)
-                .map(|e| e.engine.clone())
+                .map(|e| e.known.clone())
         })
     }
 
     /// Remembers what Vault told of a path, or that it would not.
-    pub(super) fn learn(&self, namespace: Option<&str>, path: &str, engine: Option<Arc<Engine>>) {
+    pub(super) fn learn(&self, namespace: Option<&str>, path: &str, told: Known) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if known.len() >= MAX_KNOWN {
@@ -88,11 +105,11 @@ impl Engines {
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
-        let (key, life) = match &engine {
-            Some(engine) => (engine.path.clone(), KNOWN_FOR),
-            None => (path.to_owned(), UNKNOWN_FOR),
+        let (key, life) = match &told {
+            Known::Engine(engine) => (engine.path.clone(), KNOWN_FOR),
+            Known::Untold => (path.to_owned(), UNKNOWN_FOR),
         };
-        known.insert((namespace.map(str::to_owned), key), Entry { engine, until: now + life });
+        known.insert((namespace.map(str::to_owned), key), Entry { known: told, until: now + life });
     }
 }
 
@@ -104,17 +121,21 @@ mod tests {
     async fn engines_are_known_by_mount_path_for_a_while() {
         let engines = Engines::default();
         let kv = Arc::new(Engine { path: "team/kv/".into(), kind: "kv".into(), options: None });
-        engines.learn(None, "team/kv/data/x", Some(kv));
-        engines.learn(Some("ns"), "pki/issue/web", None);
-        let kind = |ns, path| engines.find(ns, path).map(|e| e.map(|e| e.kind.clone()));
-        assert_eq!(kind(None, "team/kv/other"), Some(Some("kv".into())));
-        assert_eq!(kind(Some("ns"), "team/kv/other"), None);
-        assert_eq!(kind(None, "team/kvx"), None);
-        assert_eq!(kind(Some("ns"), "pki/issue/web"), Some(None));
-        assert_eq!(kind(Some("ns"), "pki/issue/other"), None);
+        engines.learn(None, "team/kv/data/x", Known::Engine(kv));
+        engines.learn(Some("ns"), "pki/issue/web", Known::Untold);
+        let kind = |ns, path| match engines.find(ns, path) {
+            Some(Known::Engine(engine)) => engine.kind.clone(),
+            Some(Known::Untold) => "untold".into(),
+            None => "unknown".into(),
+        };
+        assert_eq!(kind(None, "team/kv/other"), "kv");
+        assert_eq!(kind(Some("ns"), "team/kv/other"), "unknown");
+        assert_eq!(kind(None, "team/kvx"), "unknown");
+        assert_eq!(kind(Some("ns"), "pki/issue/web"), "untold");
+        assert_eq!(kind(Some("ns"), "pki/issue/other"), "unknown");
         tokio::time::advance(UNKNOWN_FOR).await;
-        assert_eq!(kind(Some("ns"), "pki/issue/web"), None);
+        assert_eq!(kind(Some("ns"), "pki/issue/web"), "unknown");
         tokio::time::advance(KNOWN_FOR).await;
-        assert_eq!(kind(None, "team/kv/other"), None);
+        assert_eq!(kind(None, "team/kv/other"), "unknown");
     }
 }

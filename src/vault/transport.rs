@@ -65,6 +65,7 @@ impl Transport {
         };
         let connector = Connector::new(&endpoint.tls, options).map_err(|e| {
             Error::new(Cause::Tls, format!("TLS settings for {} cannot be used: {e}", endpoint.address))
+                .said(std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default())
                 .advice("correct the CA, certificate or key named here")
         })?;
         let http = Http::builder(TokioExecutor::new())
@@ -92,7 +93,7 @@ impl Transport {
         let (parts, body) = request.into_parts();
         let body = SecretBytes::from(body).into_wire();
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-        let mut uri = self.uri(&format!("{}{}{path}", self.origin, self.prefix))?;
+        let mut uri = uri(&format!("{}{}{path}", self.origin, self.prefix))?;
         let (mut attempt, mut redirected) = (0, false);
         loop {
             let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
@@ -194,10 +195,10 @@ impl Transport {
         }
         Ok(uri)
     }
+}
 
-    fn uri(&self, text: &str) -> Result<Uri, Failure> {
-        text.parse().map_err(|_| Failure::Unsendable("its path makes no URL"))
-    }
+fn uri(text: &str) -> Result<Uri, Failure> {
+    text.parse().map_err(|_| Failure::Unsendable("its path makes no URL"))
 }
 
 struct Answer {

@@ -8,7 +8,10 @@ use tokio::{
     process::{Child, Command},
     time::{Instant, sleep},
 };
-use vaultmount::provider::client::{Call, Client};
+use vaultmount::provider::{
+    client::{Call, Client},
+    pb::MountRequest,
+};
 
 use crate::support::{
     bao::Tenant,
@@ -25,26 +28,17 @@ async fn reader() -> Call {
     Pod::of(&tenant).objects(format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv)).call()
 }
 
-/// The message as it is on the wire.
-fn wire(call: &Call) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (field, text) in [(1, &call.attributes), (2, &call.secrets), (3, &call.target_path), (4, &call.permission)] {
-        bytes.push(field << 3 | 2);
-        let mut length = text.len();
-        while length > 127 {
-            bytes.push((length & 127) as u8 | 128);
-            length >>= 7;
-        }
-        bytes.push(u8::try_from(length).unwrap());
-        bytes.extend_from_slice(text.as_bytes());
-    }
-    bytes
-}
-
 /// An old driver that calls, and goes on until its standard input ends.
 async fn old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
     let request = socket.with_extension("request");
-    std::fs::write(&request, wire(call)).unwrap();
+    let message = MountRequest {
+        attributes: call.attributes.clone(),
+        secrets: call.secrets.clone(),
+        target_path: call.target_path.clone(),
+        permission: call.permission.clone(),
+        current_object_version: Vec::new(),
+    };
+    std::fs::write(&request, prost::Message::encode_to_vec(&message)).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/driver.py");
     let mut command = Command::new(setting("VAULTMOUNT_TEST_PYTHON"));
     command.arg(script).arg(socket).arg(request).arg(threads.to_string());
