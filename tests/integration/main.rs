@@ -1,6 +1,10 @@
 //! Behaviour through the outermost interface that shows it: the gRPC socket, the CLI, the HTTP endpoints,
 //! against a real OpenBao and a real PostgreSQL (`make test` starts both).
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, and its support is public to it"
+)]
 
 mod commands;
 mod layering;
