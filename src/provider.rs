@@ -16,7 +16,7 @@ use std::{
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -70,10 +70,13 @@ pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Recei
     let provider = Provider { mounter, audience: audience(&socket), panics: Arc::default() };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
+    let attend = |stream| {
+        tokio::spawn(logged(connections.watch(connection(stream, service.clone()))));
+    };
     loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
-                Ok(stream) => connect(stream, service.clone(), &connections),
+                Ok(stream) => attend(stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -85,7 +88,7 @@ pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Recei
     // Those who connected before the name was given up are still served.
     socket.close();
     while let Ok(Ok(stream)) = timeout(LAST_CALL, socket.accept()).await {
-        connect(stream, service.clone(), &connections);
+        attend(stream);
     }
     connections.shutdown().await;
 }
@@ -99,20 +102,24 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
     let provider = Provider { mounter, audience, panics: Arc::default() };
-    connect(theirs, CsiDriverProviderServer::new(provider), &GracefulShutdown::new());
+    tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
 
-fn connect(stream: UnixStream, service: CsiDriverProviderServer<Provider>, connections: &GracefulShutdown) {
+/// One client's connection; nothing happens on it until it is polled.
+fn connection(
+    stream: UnixStream,
+    service: CsiDriverProviderServer<Provider>,
+) -> impl GracefulConnection<Error = hyper::Error> + Send {
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new()).max_concurrent_streams(1024);
-    let io = TokioIo::new(AuthorityRepair::new(stream));
-    let connection = connections.watch(http.serve_connection(io, TowerToHyperService::new(service)));
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection ended with an error");
-        }
-    });
+    http.serve_connection(TokioIo::new(AuthorityRepair::new(stream)), TowerToHyperService::new(service))
+}
+
+async fn logged(connection: impl Future<Output = Result<(), hyper::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
 }
 
 /// The provider's name, and so its default audience, is the socket's (`vault.sock`, `openbao.sock`).
@@ -249,7 +256,7 @@ mod tests {
             version_key: crate::mount::VersionKeySource::process(),
         };
         let provider = Provider { mounter: Arc::new(mounter), audience: "vault", panics: Arc::default() };
-        let error = provider.contain(async { panic!("expected by this test") }).await.map(|()| ()).unwrap_err();
+        let error = provider.contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
         assert_eq!((status::code(error.cause()), provider.panics.load(Relaxed)), (tonic::Code::Internal, 1));
         assert!(provider.contain(async { Ok(()) }).await.is_ok());
     }
