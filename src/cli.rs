@@ -176,7 +176,7 @@ fn complain(what: &str) {
 
 /// Runs to the end on a runtime of few threads: the work is waiting, not computing.
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(4));
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(2));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     runtime.map_err(|e| format!("no runtime could be made: {e}"))?.block_on(work)
 }

@@ -80,15 +80,14 @@ impl Leases {
         })
     }
 
-    /// A pod has (as far as anyone can know) what was read: the next request asks Vault again.
-    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) {
+    /// A pod has (as far as anyone can know) what was read: the next request asks Vault again. Whether it is new to it.
+    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
         let slot = self.lock().get(read).cloned();
-        if let Some(slot) = slot {
+        slot.is_none_or(|slot| {
             let mut kept = slot.kept();
-            if kept.lease.as_ref().is_some_and(|l| Arc::ptr_eq(l, lease)) {
-                kept.delivered = true;
-            }
-        }
+            let is_kept = kept.lease.as_ref().is_some_and(|l| Arc::ptr_eq(l, lease));
+            !(is_kept && std::mem::replace(&mut kept.delivered, true))
+        })
     }
 
     /// The token is gone, and with it every credential that was leased under it.

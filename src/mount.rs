@@ -216,11 +216,9 @@ impl Object {
 }
 
 impl Mounted {
-    /// Says that the files are on their way to the pod.
-    pub fn delivered(&self) {
-        for receipt in &self.receipts {
-            receipt.session.delivered(&receipt.read, &receipt.lease);
-        }
+    /// Says that the files are on their way to the pod. Whether any is new to it.
+    pub fn delivered(&self) -> bool {
+        self.receipts.iter().fold(false, |new, receipt| receipt.session.delivered(&receipt.read, &receipt.lease) | new)
     }
 
     /// Checks what only all files together show, and stands in when there is none.

@@ -162,8 +162,12 @@ impl Provider {
         let outcome = self.contain(async move { worker.mount(&spec, audience, deadline).await }).await;
         let mounted = outcome.map_err(|error| refuse(&error, &target))?;
         let response = respond(&mounted).map_err(|error| refuse(&error, &target))?;
-        mounted.delivered();
-        tracing::info!(files = mounted.files.len(), took = ?start.elapsed(), "mounted");
+        let (files, took) = (mounted.files.len(), start.elapsed());
+        if mounted.delivered() {
+            tracing::info!(files, ?took, "mounted");
+        } else {
+            tracing::debug!(files, ?took, "mounted again, unchanged");
+        }
         Ok(Response::new(response))
     }
 

@@ -132,9 +132,9 @@ impl Session {
         }
     }
 
-    /// A pod has what was read.
-    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) {
-        self.leases.delivered(read, lease);
+    /// A pod has what was read. Whether it is new to it.
+    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+        self.leases.delivered(read, lease)
     }
 
     async fn fetch(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Reading, Error> {
