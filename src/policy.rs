@@ -145,12 +145,12 @@ impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
         let address = Address::parse(&text.replace(":*", ":1").replace('*', "x"))
             .map_err(|why| format!("{text:?} {why}, or none"))?;
-        // Ports and letter case are written out, as they are in the addresses it is held against.
-        let text = text.to_ascii_lowercase();
         let text = text.trim_end_matches('/');
         let Address::Tcp { port, prefix, .. } = &address else {
             return Ok(Self { glob: text.to_owned(), open: false });
         };
+        // Ports and letter case are written out, as they are in the addresses it is held against.
+        let text = text.to_ascii_lowercase();
         let (origin, _) = text.split_at(text.len() - prefix.len());
         let (host, has_port) = match origin.rsplit_once(':') {
             Some((host, p)) if p == "*" || p.parse::<u16>().is_ok() => (host, true),
@@ -229,6 +229,8 @@ mod tests {
             (&["http://127.0.0.1:*"], "http://127.0.0.1:8200", true, false),
             (&["unix:///run/*.sock"], "unix:///run/agent.sock", true, false),
             (&["unix:///run/*.sock"], "unix:///run/a/agent.sock", false, false),
+            (&["unix:///run/Agent.sock"], "unix:///run/Agent.sock", true, false),
+            (&["unix:///run/Agent.sock"], "unix:///run/agent.sock", false, false),
         ] {
             let said = operator(allow).judge(&choose(address));
             assert_eq!(said.is_ok(), allowed, "{allow:?} {address}: {said:?}");
