@@ -331,13 +331,14 @@ impl ReadContext<'_> {
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {
     use super::connect::ConnectError as C;
-    let what = format!("Vault at {address} cannot be reached: {fault}");
-    match fault {
-        C::Guarded { .. } => Error::new(Cause::NotAllowed, what)
-            .advice("an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address"),
-        C::Tls { .. } | C::PlainToTls { .. } => Error::new(Cause::Tls, what),
-        _ => Error::new(Cause::Unreachable, what).advice("check the address, that Vault runs, and network policies between this node and it"),
-    }
+    const GUARDED: &str = "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
+    const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
+    let (cause, advice) = match fault {
+        C::Guarded { .. } => (Cause::NotAllowed, GUARDED),
+        C::Tls { .. } | C::PlainToTls { .. } => (Cause::Tls, fault.advice().unwrap_or(GENERAL)),
+        _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
+    };
+    Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
 }
 
 fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
