@@ -19,6 +19,8 @@ const MAX_NAMES: usize = 8;
 pub enum TlsFault {
     /// Nobody trusted issued the server's certificate.
     UnknownIssuer,
+    /// A trusted authority has the issuer's name, and did not sign it.
+    WrongSignature,
     /// No CA was configured and the system has none.
     NoAuthorities,
     /// The certificate is for other names, or for none.
@@ -70,7 +72,7 @@ impl TlsFault {
     #[must_use]
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
-            Self::UnknownIssuer | Self::NoAuthorities => "set the CA that issued the server's certificate",
+            Self::UnknownIssuer | Self::WrongSignature | Self::NoAuthorities => "set the CA that issued the server's certificate",
             Self::WrongName { names, .. } if names.is_empty() => {
                 "issue the certificate with subject alternative names; the common name does not count"
             }
@@ -128,6 +130,7 @@ impl From<&Error> for TlsFault {
 fn certificate(fault: &CertificateError) -> TlsFault {
     match fault {
         CertificateError::UnknownIssuer => TlsFault::UnknownIssuer,
+        CertificateError::BadSignature => TlsFault::WrongSignature,
         CertificateError::NotValidForNameContext { expected, presented } => wrong_name(expected, presented),
         CertificateError::ExpiredContext { not_after, .. } => TlsFault::Expired { at: date(*not_after) },
         CertificateError::Expired => TlsFault::Expired { at: None },
@@ -183,6 +186,7 @@ impl fmt::Display for TlsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownIssuer => "its certificate was not issued by a trusted authority",
+            Self::WrongSignature => "its certificate names a trusted authority that did not sign it",
             Self::NoAuthorities => "no CA is set, and this system trusts none",
             Self::WrongName { name, names } => return write_names(f, name, names),
             Self::Expired { at } => return write_date(f, "its certificate is expired", "since", at.as_deref()),

@@ -125,6 +125,14 @@ async fn an_unknown_issuer_asks_for_the_ca() {
 }
 
 #[tokio::test]
+async fn an_issuer_of_the_same_name_is_another() {
+    let server = showing(&Authority::new("ours").issue(&params(&["127.0.0.1"]))).await;
+    let fault = fault(&Authority::new("ours").trusted(), server).await;
+    assert_eq!(fault, TlsFault::WrongSignature);
+    assert!(fault.advice().unwrap().contains("set the CA"));
+}
+
+#[tokio::test]
 async fn an_expired_certificate_tells_since_when() {
     let authority = Authority::new("ours");
     let fault = fault(&authority.trusted(), showing(&authority.issue(&expired(params(&["127.0.0.1"])))).await).await;
