@@ -93,7 +93,8 @@ impl Mounter {
         }
         let answers = join_all(reads.into_iter().map(async |(read, objects)| {
             let outcome = timeout_at(deadline, session.read(read, &prover, deadline)).await;
-            Answered { read, objects, outcome: outcome.unwrap_or_else(|_| Err(late())) }
+            let outcome = outcome.unwrap_or_else(|_| Err(late()));
+            Answered { read, objects, outcome: outcome.inspect_err(|error| self.reread_tls(error, &target)) }
         }));
         self.assemble(spec, &session, answers.await, deadline).await
     }

@@ -58,7 +58,6 @@ pub type Prover = Arc<dyn Fn() -> BoxFuture<'static, Result<Proof, Error>> + Sen
 /// A pod's standing at one Vault.
 pub struct Session {
     key: SessionKey,
-    client: Client,
     login: Flight<Result<Arc<Token>, Error>>,
     leases: Leases,
     /// Never held across an await.
@@ -66,6 +65,8 @@ pub struct Session {
 }
 
 struct State {
+    /// The endpoint's current one: it is made anew when TLS files were mended.
+    client: Client,
     /// The token and when it came.
     token: Option<(Arc<Token>, Instant)>,
     last_heard: Instant,
@@ -90,7 +91,10 @@ impl Sessions {
     pub fn open(&self, key: SessionKey, client: Client) -> Arc<Session> {
         let mut sessions = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sessions.get(&key) {
-            session.state().last_heard = Instant::now();
+            let mut state = session.state();
+            state.last_heard = Instant::now();
+            state.client = client;
+            drop(state);
             return Arc::clone(session);
         }
         if sessions.len() >= self.max {
@@ -108,8 +112,8 @@ impl Sessions {
 
 impl Session {
     fn new(key: SessionKey, client: Client) -> Self {
-        let state = State { token: None, last_heard: Instant::now() };
-        Self { key, client, login: Flight::default(), leases: Leases::default(), state: Mutex::new(state) }
+        let state = State { client, token: None, last_heard: Instant::now() };
+        Self { key, login: Flight::default(), leases: Leases::default(), state: Mutex::new(state) }
     }
 
     /// Makes sure of a token, so that a refused login is reported once and not for each object.
@@ -138,13 +142,13 @@ impl Session {
     }
 
     async fn fetch(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Reading, Error> {
-        let namespace = self.key.namespace.as_deref();
+        let (client, namespace) = (self.client(), self.key.namespace.as_deref());
         let token = self.token(prover, None, deadline).await?;
-        let failure = match self.client.read(&token, namespace, read, deadline).await {
+        let failure = match client.read(&token, namespace, read, deadline).await {
             Ok(reading) => return Ok(reading),
             Err(failure) => failure,
         };
-        if !self.client.is_token_gone(&token, self.key.auth_namespace.as_deref(), &failure, deadline).await {
+        if !client.is_token_gone(&token, self.key.auth_namespace.as_deref(), &failure, deadline).await {
             return Err(self.read_error(&failure, &token, read));
         }
         tracing::info!(
@@ -153,7 +157,7 @@ impl Session {
             "the Vault token is gone before its time; logging in again"
         );
         let token = self.token(prover, Some(&token), deadline).await?;
-        let again = self.client.read(&token, namespace, read, deadline).await;
+        let again = client.read(&token, namespace, read, deadline).await;
         again.map_err(|failure| self.read_error(&failure, &token, read))
     }
 
@@ -191,7 +195,7 @@ impl Session {
             role: key.role.clone(),
             jwt: proof.jwt,
         };
-        let token = self.client.login(&login, deadline).await.map_err(|f| self.login_error(&f, proof.audiences))?;
+        let token = self.client().login(&login, deadline).await.map_err(|f| self.login_error(&f, proof.audiences))?;
         let token = Arc::new(token);
         self.leases.token_is_gone();
         self.state().token = Some((Arc::clone(&token), Instant::now()));
@@ -208,6 +212,10 @@ impl Session {
         (!is_gone && !is_old && !token.is_spent()).then(|| Arc::clone(token))
     }
 
+    fn client(&self) -> Client {
+        self.state().client.clone()
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,7 +223,7 @@ impl Session {
     fn login_error(&self, failure: &Failure, audiences: Vec<String>) -> Error {
         let key = &self.key;
         failure.of_login(&LoginContext {
-            address: self.client.address().to_owned(),
+            address: self.client().address().to_owned(),
             mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
             role: key.role.clone(),
@@ -226,14 +234,14 @@ impl Session {
     }
 
     fn read_error(&self, failure: &Failure, token: &Token, read: &Read) -> Error {
-        let namespace = self.key.namespace.as_deref();
+        let (client, namespace) = (self.client(), self.key.namespace.as_deref());
         failure.of_read(&ReadContext {
-            address: self.client.address(),
+            address: client.address(),
             namespace,
             role: &self.key.role,
             policies: &token.policies,
             read,
-            engine: self.client.known_engine(namespace, &read.path).as_deref(),
+            engine: client.known_engine(namespace, &read.path).as_deref(),
         })
     }
 }
