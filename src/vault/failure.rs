@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{connect::ConnectError, engine::Engine, wire::Method, wire::Read};
+use super::{connect::ConnectError, connect::TlsFault, engine::Engine, wire::Method, wire::Read};
 use crate::error::{Cause, Error};
 
 /// Why a request brought no answer to use.
@@ -331,11 +331,15 @@ impl ReadContext<'_> {
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {
     use super::connect::ConnectError as C;
-    const GUARDED: &str = "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
+    const GUARDED: &str =
+        "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
     const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
     let (cause, advice) = match fault {
         C::Guarded { .. } => (Cause::NotAllowed, GUARDED),
-        C::Tls { .. } | C::PlainToTls { .. } => (Cause::Tls, fault.advice().unwrap_or(GENERAL)),
+        C::Tls { fault: TlsFault::Closed, .. } => (Cause::Unreachable, GENERAL),
+        C::Tls { .. } | C::PlainToTls { .. } => {
+            (Cause::Tls, fault.advice().unwrap_or("check the server's TLS settings"))
+        }
         _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
     };
     Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Config, Endpoint,
-    connect::{ConnectError, Connector, Options, connect_error},
+    connect::{ConnectError, Connector, Options, TlsFault, connect_error},
     failure::{Failure, Refusal},
 };
 use crate::{
@@ -217,12 +217,18 @@ fn allows(allowed: &str, there: &super::Address) -> bool {
     }
 }
 
-/// Whether a connection may soon be had: what is misconfigured stays so.
+/// Whether a connection may soon be had: what is misconfigured stays so. A load balancer without a server behind it
+/// accepts, and closes during the handshake.
 fn may_pass(fault: &ConnectError) -> bool {
     use ConnectError as C;
     matches!(
         fault,
-        C::Refused { .. } | C::TimedOut { .. } | C::NameNotFound { .. } | C::Socket { .. } | C::Other { .. }
+        C::Refused { .. }
+            | C::TimedOut { .. }
+            | C::NameNotFound { .. }
+            | C::Socket { .. }
+            | C::Tls { fault: TlsFault::Closed, .. }
+            | C::Other { .. }
     )
 }
 

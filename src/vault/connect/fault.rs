@@ -72,7 +72,9 @@ impl TlsFault {
     #[must_use]
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
-            Self::UnknownIssuer | Self::WrongSignature | Self::NoAuthorities => "set the CA that issued the server's certificate",
+            Self::UnknownIssuer | Self::WrongSignature | Self::NoAuthorities => {
+                "set the CA that issued the server's certificate"
+            }
             Self::WrongName { names, .. } if names.is_empty() => {
                 "issue the certificate with subject alternative names; the common name does not count"
             }
