@@ -50,14 +50,21 @@ struct Shared {
     address: String,
     transport: Transport,
     engines: Engines,
-    /// Held while an engine is asked for, so that many reads of one new mount ask once.
-    asking: tokio::sync::Mutex<()>,
+    /// One slot for asking what engine there is, by the start of its path, so that many reads of one new mount ask once.
+    asking: Slots,
     max_creating: usize,
-    /// Slots for requests that create something, by Vault namespace and mount path. Never held across an await.
-    creating: Mutex<HashMap<Mount, Weak<Semaphore>>>,
+    /// Slots for requests that create something, by mount path.
+    creating: Slots,
 }
 
-/// A mount path and its Vault namespace.
+/// Semaphores by mount, for as long as somebody has one.
+#[derive(Default)]
+struct Slots {
+    /// Never held across an await.
+    by_mount: Mutex<HashMap<Mount, Weak<Semaphore>>>,
+}
+
+/// A Vault namespace, and a mount path or its beginning.
 type Mount = (Option<String>, String);
 
 /// Who logs in where.
@@ -100,9 +107,9 @@ impl Client {
                 address: endpoint.address.to_string(),
                 transport: Transport::new(endpoint, config)?,
                 engines: Engines::default(),
-                asking: tokio::sync::Mutex::default(),
+                asking: Slots::default(),
                 max_creating: config.max_creating,
-                creating: Mutex::default(),
+                creating: Slots::default(),
             }),
         })
     }
@@ -145,7 +152,10 @@ impl Client {
             Method::Get => !(is_builtin(&read.path) || engine.as_deref().is_some_and(Engine::only_stores)),
             Method::Put | Method::Post => true,
         };
-        let slots = creates.then(|| self.slots(namespace, engine.as_deref(), &read.path));
+        let slots = creates.then(|| {
+            let mount = engine.as_ref().map_or(start(&read.path), |e| e.path.trim_end_matches('/'));
+            self.shared.creating.of(namespace, mount, self.shared.max_creating)
+        });
         let _slot = match &slots {
             Some(slots) => {
                 let busy = Failure::Deadline { during: "waiting for other requests that create credentials" };
@@ -210,7 +220,8 @@ impl Client {
         if let Some(known) = self.shared.engines.find(namespace, &read.path) {
             return known.engine();
         }
-        let _asking = timeout_at(deadline, self.shared.asking.lock()).await.ok()?;
+        let asking = self.shared.asking.of(namespace, start(&read.path), 1);
+        let _asking = timeout_at(deadline, asking.acquire()).await.ok()?;
         if let Some(known) = self.shared.engines.find(namespace, &read.path) {
             return known.engine();
         }
@@ -243,20 +254,6 @@ impl Client {
         }
     }
 
-    /// The slots of a mount path for requests that create something.
-    fn slots(&self, namespace: Option<&str>, engine: Option<&Engine>, path: &str) -> Arc<Semaphore> {
-        let mount = engine.map_or_else(|| path.split('/').next().unwrap_or_default(), |e| e.path.trim_end_matches('/'));
-        let mut creating = self.shared.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (namespace.map(str::to_owned), mount.to_owned());
-        if let Some(slots) = creating.get(&key).and_then(Weak::upgrade) {
-            return slots;
-        }
-        creating.retain(|_, slots| slots.strong_count() > 0);
-        let slots = Arc::new(Semaphore::new(self.shared.max_creating));
-        creating.insert(key, Arc::downgrade(&slots));
-        slots
-    }
-
     fn build(
         &self,
         endpoint: &impl Build,
@@ -280,6 +277,26 @@ impl Client {
         }
         Ok(request)
     }
+}
+
+impl Slots {
+    /// The semaphore of a path, made with so many permits if there is none.
+    fn of(&self, namespace: Option<&str>, path: &str, permits: usize) -> Arc<Semaphore> {
+        let mut by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (namespace.map(str::to_owned), path.to_owned());
+        if let Some(slots) = by_mount.get(&key).and_then(Weak::upgrade) {
+            return slots;
+        }
+        by_mount.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(Semaphore::new(permits));
+        by_mount.insert(key, Arc::downgrade(&slots));
+        slots
+    }
+}
+
+/// The first part of a path, which is the mount path or its beginning.
+fn start(path: &str) -> &str {
+    path.split('/').next().unwrap_or_default()
 }
 
 impl Token {
