@@ -250,6 +250,8 @@ impl Client {
                 Some(engine.map_or(Known::Untold, |engine| Known::Engine(Arc::new(engine))))
             }
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),
+            // A proxy that lets only some paths pass.
+            Err(Failure::NotVault(_)) => Some(Known::Untold),
             Err(_) => None,
         }
     }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{connect::ConnectError, connect::TlsFault, engine::Engine, wire::Method, wire::Read};
-use crate::error::{Cause, Error};
+use crate::{
+    error::{Cause, Error},
+    text::one_line,
+};
 
 /// Why a request brought no answer to use.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub struct Refusal {
     pub deleted: Option<Deleted>,
     /// How long Vault asks to wait.
     pub retry_after: Option<Duration>,
+    /// Whether the body is one that Vault writes.
+    vaults: bool,
 }
 
 /// The KV v2 metadata of a version that is no more.
@@ -144,6 +149,7 @@ impl Refusal {
         match serde_json::from_slice::<Body>(body) {
             Ok(body) => Self {
                 status,
+                vaults: body.errors.is_some() || body.warnings.is_some() || body.data.is_some(),
                 errors: body.errors.unwrap_or_default().join("; "),
                 warnings: body.warnings.unwrap_or_default().join("; "),
                 deleted: body.data.and_then(|d| d.metadata).filter(|m| m.destroyed || !m.deletion_time.is_empty()),
@@ -156,6 +162,17 @@ impl Refusal {
                 ..Self::default()
             },
         }
+    }
+
+    /// Whether something other than Vault refuses: a web server or a proxy that knows no such path, or denies it.
+    /// Says nothing about secrets, then. What a proxy says of a server that fails is as good as Vault's own word.
+    fn is_foreign(&self) -> bool {
+        !self.vaults && self.status < 500 && !self.is_passing(false) && !self.is_https()
+    }
+
+    /// Whether a TLS server complains of plain HTTP: Go's words and nginx's.
+    fn is_https(&self) -> bool {
+        self.says(&["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port"])
     }
 
     /// Whether any of Vault's words contains one of the fragments.
@@ -211,7 +228,7 @@ impl Refusal {
                 format!("Vault at {address} is sealed"),
                 "unseal it; the mount is tried again by itself",
             ),
-            _ if self.says(&["HTTP request to an HTTPS server"]) => fault(
+            _ if self.is_https() => fault(
                 Cause::Tls,
                 format!("Vault at {address} speaks TLS, and was spoken to without"),
                 "write https:// in the address",
@@ -246,6 +263,19 @@ impl Refusal {
 }
 
 impl Failure {
+    /// What an answer means that is no success.
+    #[must_use]
+    pub fn of_answer(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
+        let refusal = Refusal::parse(status, body, retry_after);
+        if refusal.is_foreign() {
+            return Self::NotVault(format!(
+                "status {status} and what is no error of Vault's, {:?}",
+                one_line(&refusal.errors, 200)
+            ));
+        }
+        Self::Refused(refusal)
+    }
+
     /// The failure of a login, with its cause and its mend.
     #[must_use]
     pub fn of_login(&self, at: &LoginContext) -> Error {
@@ -290,7 +320,7 @@ impl Failure {
             Self::Redirect { to, why } => Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))
                 .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
             Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
-                .advice("check the address; it ends before /v1"),
+                .advice("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
             Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
             Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     Config, Endpoint,
     connect::{ConnectError, Connector, Options, TlsFault, connect_error},
-    failure::{Failure, Refusal},
+    failure::Failure,
 };
 use crate::{
     clock::jittered,
@@ -104,9 +104,7 @@ impl Transport {
                     redirected = true;
                     continue;
                 }
-                Ok(answer) => {
-                    Failure::Refused(Refusal::parse(answer.status.as_u16(), &answer.body, retry_after(&answer.headers)))
-                }
+                Ok(answer) => Failure::of_answer(answer.status.as_u16(), &answer.body, retry_after(&answer.headers)),
                 Err(failure) => failure,
             };
             let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
