@@ -7,6 +7,7 @@
 )]
 
 mod commands;
+mod faults;
 mod layering;
 mod mounts;
 mod secrecy;

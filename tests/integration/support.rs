@@ -2,8 +2,11 @@
 
 pub mod bao;
 pub mod daemon;
+pub mod database;
+pub mod faulty;
 pub mod http;
 mod names;
 pub mod pod;
+pub mod tls;
 
 pub use names::{setting, unique};

@@ -1,0 +1,76 @@
+//! When the caller's time runs out, and at whose cost.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tonic::Code;
+use vaultmount::provider::client::{Call, Client};
+
+use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant};
+use crate::support::faulty::{Fault, Gate};
+
+/// A gate that stays shut.
+fn never() -> Fault {
+    Fault::Hold(Gate::new())
+}
+
+#[tokio::test]
+async fn a_caller_gets_its_answer_by_its_deadline_whatever_hangs() {
+    let (own, none) = (Some(Duration::from_secs(10)), None);
+    let cases = [
+        ("POST", "auth/", never(), own),
+        ("GET", "sys/", never(), own),
+        ("GET", "kv-", never(), own),
+        ("GET", "kv-", Fault::Slow(Duration::from_secs(6)), own),
+        ("GET", "kv-", never(), none),
+    ];
+    let tenant = Arc::new(tenant().await);
+    for (method, path, fault, timeout) in cases {
+        let stage = Stage::of(&tenant).await;
+        stage.vault.every(method, path, fault);
+        let mut client = Client::connect(&stage.daemon.socket).await.unwrap();
+        let mut mount = pin!(client.mount(Call { timeout, ..stage.pod().call() }));
+        tokio::select! {
+            _ = &mut mount => panic!("{path} hangs"),
+            () = stage.vault.saw(1, method, path) => {}
+        }
+        leap(timeout.unwrap_or(Duration::from_secs(30)) - Duration::from_secs(2)).await;
+        tokio::select! {
+            _ = &mut mount => panic!("{path}: there is time left"),
+            () = stage.settle() => {}
+        }
+        leap(Duration::from_secs(2)).await;
+        let status = tokio::time::timeout(Duration::from_secs(5), mount).await.unwrap().err().unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        assert_says(status.message(), &["time ran out", &stage.vault.address]);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_an_answer() {
+    let stage = Stage::new().await;
+    stage.vault.every("GET", &stage.secret(), Fault::Slow(Duration::from_millis(5)));
+    assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+}
+
+#[tokio::test]
+async fn what_hangs_holds_up_nobody_else() {
+    let other = tenant().await;
+    let hanging: [fn(&Stage) -> (&'static str, String); 3] = [
+        |stage| ("POST", stage.login()),
+        |stage| ("GET", format!("sys/internal/ui/mounts/{}", stage.tenant.kv)),
+        |stage| ("GET", stage.secret()),
+    ];
+    each(hanging, async |stage, hanging| {
+        let (method, path) = hanging(&stage);
+        stage.vault.every(method, &path, never());
+        let others = async {
+            stage.vault.saw(1, method, &path).await;
+            stage.daemon.mount(reader(&other).call()).await.unwrap()
+        };
+        tokio::select! {
+            _ = stage.daemon.mount(stage.pod().call()) => panic!("{path} hangs, and others had to wait for it"),
+            mounted = others => assert_eq!(only(&mounted), SECRET),
+        }
+    })
+    .await;
+}

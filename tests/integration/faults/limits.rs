@@ -1,0 +1,107 @@
+//! How many requests there are, and how many at once.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::{SECRET, Stage, each, leap, only};
+use crate::support::{
+    database::Database,
+    faulty::{Fault, Gate, answer, status},
+    pod::Pod,
+};
+
+/// A class of as many objects, each from the path that `path` gives it.
+fn objects(count: usize, path: impl Fn(usize) -> String) -> String {
+    (0..count).map(|i| format!("- {{objectName: o{i}, secretPath: {}, secretKey: pass}}\n", path(i))).collect()
+}
+
+#[tokio::test]
+async fn equal_requests_are_sent_once() {
+    let stage = Stage::new().await;
+    let pod = stage.pod().objects(objects(10, |_| stage.secret()));
+    let calls = join_all((0..3).map(|_| stage.daemon.mount(pod.call())));
+    let gate = Gate::new();
+    stage.vault.every("GET", &stage.secret(), Fault::Hold(gate.clone()));
+    let held = async {
+        stage.vault.saw(1, "GET", &stage.secret()).await;
+        stage.settle().await;
+        gate.open();
+    };
+    let (mounted, ()) = tokio::join!(calls, held);
+    assert!(mounted.into_iter().all(|m| m.unwrap().files.len() == 10));
+    assert_eq!((stage.vault.count("POST", &stage.login()), stage.vault.count("GET", &stage.secret())), (1, 1));
+}
+
+#[tokio::test]
+async fn different_requests_are_sent_side_by_side_up_to_the_limit_of_an_endpoint() {
+    let stage = Stage::new().await;
+    let kv = stage.tenant.kv.clone();
+    for i in 0..30 {
+        stage.tenant.put(&format!("side/{i}"), json!({"pass": i.to_string()})).await;
+    }
+    let gate = Gate::new();
+    stage.vault.every("GET", &format!("{kv}/data/side/"), Fault::Hold(gate.clone()));
+    let pod = stage.pod().objects(objects(30, |i| format!("{kv}/data/side/{i}")));
+    let held = async {
+        stage.vault.saw(16, "GET", &kv).await;
+        stage.settle().await;
+        gate.open();
+    };
+    let (mounted, ()) = tokio::join!(stage.daemon.mount(pod.call()), held);
+    let contents: Vec<_> =
+        mounted.unwrap().files.into_iter().map(|f| String::from_utf8(f.contents.to_vec()).unwrap()).collect();
+    assert_eq!(contents, (0..30).map(|i| i.to_string()).collect::<Vec<_>>());
+    assert_eq!((stage.vault.count("GET", &kv), stage.vault.peak(&kv)), (30, 16));
+}
+
+#[tokio::test]
+async fn few_requests_that_create_are_sent_to_one_engine_at_once_and_plain_reads_pass_them() {
+    let stage = Stage::new().await;
+    let database = Database::of(&stage.tenant).await;
+    let object = format!("- {{objectName: user, secretPath: {}, secretKey: username}}", database.path);
+    let gate = Gate::new();
+    stage.vault.every("GET", &database.path, Fault::Hold(gate.clone()));
+    let calls = join_all((0..12).map(|_| stage.daemon.mount(Pod::of(&stage.tenant).objects(&object).call())));
+    let held = async {
+        stage.vault.saw(4, "GET", &database.path).await;
+        assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+        stage.settle().await;
+        gate.open();
+    };
+    let (mounted, ()) = tokio::join!(calls, held);
+    let mut users: Vec<_> = mounted.into_iter().map(|m| only(&m.unwrap()).to_owned()).collect();
+    users.sort();
+    assert_eq!(database.users().await, users);
+    assert_eq!((users.len(), stage.vault.peak(&database.path)), (12, 4));
+}
+
+#[tokio::test]
+async fn an_engine_is_asked_for_once_in_a_while() {
+    let stage = Stage::new().await;
+    let asked = || stage.vault.count("GET", &format!("sys/internal/ui/mounts/{}", stage.tenant.kv));
+    let mounted = join_all((0..12).map(|_| stage.daemon.mount(stage.pod().call()))).await;
+    assert!(mounted.iter().all(Result::is_ok));
+    assert_eq!((asked(), stage.vault.count("GET", &stage.secret())), (1, 12));
+    leap(Duration::from_secs(590)).await;
+    stage.daemon.mount(stage.pod().call()).await.unwrap();
+    assert_eq!(asked(), 1);
+    leap(Duration::from_secs(20)).await;
+    stage.daemon.mount(stage.pod().call()).await.unwrap();
+    assert_eq!(asked(), 2);
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_told_is_not_asked_for_at_each_read() {
+    let refusals =
+        [status(403, "permission denied"), answer(403, &[], "<html>not from here</html>"), answer(200, &[], "{}")];
+    each(refusals, async |stage, refusal| {
+        stage.vault.every("GET", "sys/", refusal);
+        for _ in 0..3 {
+            assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+        }
+        assert_eq!(stage.vault.count("GET", "sys/"), 1);
+    })
+    .await;
+}

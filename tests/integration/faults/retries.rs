@@ -1,0 +1,81 @@
+//! What is sent again, how often, and when.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::{SECRET, Stage, assert_says, each, only, within};
+use crate::support::faulty::{Fault, answer, status};
+
+#[tokio::test]
+async fn plain_reads_and_logins_are_sent_again() {
+    let passing = [412, 429, 472, 473, 502, 503, 504].map(|code| status(code, "for a moment"));
+    let lost = [Fault::LoseRequest, Fault::LoseAnswer, Fault::CutAnswer];
+    each(passing.into_iter().chain(lost), async |stage, fault| {
+        stage.vault.next(1, "POST", &stage.login(), fault.clone());
+        stage.vault.next(1, "GET", "sys/internal/ui/mounts/", fault.clone());
+        stage.vault.next(1, "GET", &stage.secret(), fault);
+        assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+        let sent = [("POST", "auth/"), ("GET", "sys/"), ("GET", "kv-")].map(|(m, path)| stage.vault.count(m, path));
+        assert_eq!(sent, [2, 2, 2]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_more_often_than_the_limit() {
+    let faults = [
+        (status(429, "quota"), "limits requests"),
+        (status(503, "overload"), "status 503"),
+        (status(412, "behind"), "behind its active node"),
+        (status(472, ""), "without an active node"),
+        (Fault::LoseRequest, "closed the connection"),
+        (Fault::CutAnswer, "closed the connection"),
+    ];
+    each(faults, async |stage, (fault, said)| {
+        stage.vault.every("GET", &stage.secret(), fault);
+        let (code, text) = stage.refusal(&stage.pod()).await;
+        assert_eq!((code, stage.vault.count("GET", &stage.secret())), (Code::Unavailable, 5), "{text}");
+        assert_says(&text, &[said, &stage.vault.address, "\"pass\""]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_refusals_are_final() {
+    each([400, 403, 404, 405, 500], async |stage, code| {
+        stage.vault.every("POST", &stage.login(), status(code, "no"));
+        stage.refusal(&stage.pod()).await;
+        assert_eq!(stage.vault.count("POST", &stage.login()), 1, "{code}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pause_that_vault_asks_for_is_kept() {
+    let stage = Stage::new().await;
+    stage.vault.next(1, "GET", &stage.secret(), answer(429, &[("retry-after", "1")], "{}"));
+    assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+    let reads = stage.vault.seen("GET", &stage.secret());
+    let pause = reads[1].at - reads[0].at;
+    assert!(pause >= Duration::from_secs(1), "{pause:?}");
+}
+
+#[tokio::test]
+async fn a_pause_beyond_the_deadline_is_not_waited_for() {
+    let (stage, start) = (Stage::new().await, Instant::now());
+    stage.vault.every("POST", &stage.login(), answer(429, &[("retry-after", "60")], r#"{"errors":["quota"]}"#));
+    let (code, text) = stage.daemon.refusal(within(Duration::from_secs(20), &stage.pod())).await;
+    assert_eq!((code, stage.vault.count("POST", &stage.login())), (Code::Unavailable, 1), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_sealed_vault_is_not_asked_twice() {
+    let stage = Stage::new().await;
+    stage.vault.every("POST", &stage.login(), status(503, "Vault is sealed"));
+    let (code, text) = stage.refusal(&stage.pod()).await;
+    assert_eq!((code, stage.vault.count("POST", &stage.login())), (Code::Unavailable, 1), "{text}");
+    assert_says(&text, &["is sealed", "unseal", &stage.vault.address]);
+}
