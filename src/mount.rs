@@ -218,6 +218,7 @@ impl Object {
 
 impl Mounted {
     /// Says that the files are on their way to the pod. Whether any is new to it.
+    #[must_use]
     pub fn delivered(&self) -> bool {
         self.receipts.iter().fold(false, |new, receipt| receipt.session.delivered(&receipt.read, &receipt.lease) | new)
     }

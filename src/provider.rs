@@ -62,12 +62,14 @@ struct Provider {
     mounter: Arc<Mounter>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
     audience: &'static str,
+    /// Whether outcomes are logged; not for a client that prints them itself.
+    logs: bool,
     panics: Arc<AtomicU64>,
 }
 
 /// Serves one socket until `stop`, then until every call in flight is answered.
 pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Receiver<bool>) {
-    let provider = Provider { mounter, audience: audience(&socket), panics: Arc::default() };
+    let provider = Provider { mounter, audience: audience(&socket), logs: true, panics: Arc::default() };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
     let attend = |stream| {
@@ -101,7 +103,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
-    let provider = Provider { mounter, audience, panics: Arc::default() };
+    let provider = Provider { mounter, audience, logs: false, panics: Arc::default() };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
@@ -143,7 +145,7 @@ impl CsiDriverProvider for Provider {
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
         let deadline = Instant::now() + caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         let request = request.into_inner();
-        let spec = parse(&request).map_err(|error| refuse(&error, &request.target_path))?;
+        let spec = parse(&request).map_err(|error| self.refuse(&error, &request.target_path))?;
         drop(request);
         let span =
             tracing::info_span!("mount", pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class);
@@ -160,10 +162,10 @@ impl Provider {
         }
         let (worker, audience, target) = (Arc::clone(&self.mounter), self.audience, spec.target_path.clone());
         let outcome = self.contain(async move { worker.mount(&spec, audience, deadline).await }).await;
-        let mounted = outcome.map_err(|error| refuse(&error, &target))?;
-        let response = respond(&mounted).map_err(|error| refuse(&error, &target))?;
+        let mounted = outcome.map_err(|error| self.refuse(&error, &target))?;
+        let response = respond(&mounted).map_err(|error| self.refuse(&error, &target))?;
         let (files, took) = (mounted.files.len(), start.elapsed());
-        if mounted.delivered() {
+        if mounted.delivered() && self.logs {
             tracing::info!(files, ?took, "mounted");
         } else {
             tracing::debug!(files, ?took, "mounted again, unchanged");
@@ -181,6 +183,15 @@ impl Provider {
             tracing::error!(panics, "a mount panicked");
             Err(Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"))
         })
+    }
+
+    /// Says once in the log what the caller is told; the driver masks the failures of remounts.
+    fn refuse(&self, error: &Error, target_path: &str) -> Status {
+        let code = status::code(error.cause());
+        if self.logs {
+            tracing::warn!(?code, target_path, "mount failed: {error}");
+        }
+        Status::new(code, error.to_string())
     }
 }
 
@@ -213,12 +224,6 @@ fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
     };
     let size = prost::Message::encoded_len(&response);
     if size > MAX_RESPONSE { Err(mounted.too_large(size, MAX_RESPONSE)) } else { Ok(response) }
-}
-
-/// Says once in the log what the caller is told; the driver masks the failures of remounts.
-fn refuse(error: &Error, target_path: &str) -> Status {
-    tracing::warn!(code = ?status::code(error.cause()), target_path, "mount failed: {error}");
-    Status::new(status::code(error.cause()), error.to_string())
 }
 
 /// The caller's `grpc-timeout`: at most eight digits and a unit.
@@ -259,7 +264,7 @@ mod tests {
             mint_tokens: false,
             version_key: crate::mount::VersionKeySource::process(),
         };
-        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", panics: Arc::default() };
+        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", logs: true, panics: Arc::default() };
         let error = provider.contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
         assert_eq!((status::code(error.cause()), provider.panics.load(Relaxed)), (tonic::Code::Internal, 1));
         assert!(provider.contain(async { Ok(()) }).await.is_ok());
