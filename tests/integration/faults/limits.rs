@@ -14,7 +14,8 @@ use crate::support::{
 
 /// A class of as many objects, each from the path that `path` gives it.
 fn objects(count: usize, path: impl Fn(usize) -> String) -> String {
-    (0..count).map(|i| format!("- {{objectName: o{i}, secretPath: {}, secretKey: pass}}\n", path(i))).collect()
+    let object = |i| format!("- {{objectName: o{i}, secretPath: {}, secretKey: pass}}", path(i));
+    (0..count).map(object).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test]

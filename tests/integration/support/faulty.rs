@@ -303,7 +303,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<R
             forwarded.await?;
             Err(closed())
         }
-        Some(Fault::CutAnswer) => Ok(forwarded.await?.map(half)),
+        Some(Fault::CutAnswer) => Ok(forwarded.await?.map(|body| half(&body))),
         Some(Fault::Hold(gate)) => {
             gate.pass().await;
             Ok(forwarded.await?.map(whole))
@@ -313,7 +313,7 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<R
             gate.pass().await;
             Ok(answer.map(whole))
         }
-        Some(Fault::Slow(pause)) => Ok(forwarded.await?.map(|body| slow(body, pause))),
+        Some(Fault::Slow(pause)) => Ok(forwarded.await?.map(|body| slow(&body, pause))),
     }
 }
 
@@ -325,7 +325,7 @@ fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
-fn half(body: Bytes) -> Body {
+fn half(body: &Bytes) -> Body {
     let half = body.slice(..body.len() / 2);
     StreamBody::new(stream::iter([Ok(Frame::data(half)), Err(closed())])).boxed_unsync()
 }
@@ -336,7 +336,7 @@ fn endless(size: usize) -> Body {
     StreamBody::new(stream::iter(0..size.div_ceil(CHUNK)).map(move |_| Ok(Frame::data(chunk.clone())))).boxed_unsync()
 }
 
-fn slow(body: Bytes, pause: Duration) -> Body {
+fn slow(body: &Bytes, pause: Duration) -> Body {
     let size = body.len().div_ceil(16).max(1);
     let pieces: Vec<_> = body.chunks(size).map(Bytes::copy_from_slice).collect();
     let pieces = stream::iter(pieces).then(move |piece| async move {
