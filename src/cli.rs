@@ -80,6 +80,10 @@ pub struct MountArgs {
     #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
     pub permission: u32,
 
+    /// Key of object versions, to print those of the cluster; random otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    pub hmac_key_file: Option<String>,
+
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
@@ -138,6 +142,7 @@ impl MountArgs {
             log: self.log.clone(),
             connection: self.connection.clone(),
             kubernetes: self.kubernetes.clone(),
+            hmac_key_file: self.hmac_key_file.clone(),
             ..ServeArgs::default()
         }
     }

@@ -22,16 +22,25 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut outcome = self.enter(start);
-        let outcome = outcome.wait_for(Option::is_some).await.ok()?;
-        outcome.clone()
+        let mut run = self.enter(start);
+        let outcome = run.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        self.leave(&run);
+        outcome
+    }
+
+    /// Lets go of a run that has ended, and of its outcome.
+    fn leave(&self, run: &watch::Receiver<Option<T>>) {
+        let mut current = self.lock();
+        if current.as_ref().is_some_and(|current| current.same_channel(run)) {
+            *current = None;
+        }
     }
 
     fn enter<F>(&self, start: impl FnOnce() -> F) -> watch::Receiver<Option<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self.lock();
         match &*current {
             // A run that has ended (or died) has dropped its sender.
             Some(run) if run.has_changed().is_ok() => run.clone(),
@@ -46,6 +55,10 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
                 receiver
             }
         }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<watch::Receiver<Option<T>>>> {
+        self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

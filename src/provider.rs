@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
+use tracing::{Instrument, field::Empty};
 
 use crate::{
     error::{Cause, Error},
@@ -53,6 +53,8 @@ const MAX_RESPONSE: usize = 4 << 20;
 /// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
 const MAX_REQUEST: usize = 8 << 20;
 
+/// How long before its caller gives up a call is answered at the latest.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long after giving up the name the last connection made through it is waited for.
 const LAST_CALL: Duration = Duration::from_millis(50);
 
@@ -64,12 +66,13 @@ struct Provider {
     audience: &'static str,
     /// Whether outcomes are logged; not for a client that prints them itself.
     logs: bool,
-    panics: Arc<AtomicU64>,
+    /// Calls that were answered `Internal`, panics among them.
+    faults: Arc<AtomicU64>,
 }
 
 /// Serves one socket until `stop`, then until every call in flight is answered.
 pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Receiver<bool>) {
-    let provider = Provider { mounter, audience: audience(&socket), logs: true, panics: Arc::default() };
+    let provider = Provider { mounter, audience: audience(&socket), logs: true, faults: Arc::default() };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
     let attend = |stream| {
@@ -103,7 +106,7 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
-    let provider = Provider { mounter, audience, logs: false, panics: Arc::default() };
+    let provider = Provider { mounter, audience, logs: false, faults: Arc::default() };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
@@ -143,32 +146,37 @@ impl CsiDriverProvider for Provider {
     }
 
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
-        let deadline = Instant::now() + caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
-        let request = request.into_inner();
-        let spec = parse(&request).map_err(|error| self.refuse(&error, &request.target_path))?;
-        drop(request);
-        let span =
-            tracing::info_span!("mount", pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class);
-        self.answer(spec, deadline).instrument(span).await
+        let timeout = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
+        // Our answer says what took so long; the caller's own giving up does not.
+        let deadline = Instant::now() + (timeout - (timeout / 10).min(LAST_WORDS));
+        let span = tracing::info_span!("mount", pod = Empty, namespace = Empty, class = Empty);
+        self.answer(request.into_inner(), deadline).instrument(span).await
     }
 }
 
 impl Provider {
     /// Mounts, and says that the files are on their way only when they are.
-    async fn answer(&self, spec: MountSpec, deadline: Instant) -> Result<Response<pb::MountResponse>, Status> {
+    async fn answer(
+        &self,
+        request: pb::MountRequest,
+        deadline: Instant,
+    ) -> Result<Response<pb::MountResponse>, Status> {
         let start = Instant::now();
-        for warning in &spec.warnings {
-            tracing::warn!("{warning}");
-        }
-        let (worker, audience, target) = (Arc::clone(&self.mounter), self.audience, spec.target_path.clone());
-        let outcome = self.contain(async move { worker.mount(&spec, audience, deadline).await }).await;
-        let mounted = outcome.map_err(|error| self.refuse(&error, &target))?;
+        let target = request.target_path.clone();
+        let (mounter, audience) = (Arc::clone(&self.mounter), self.audience);
+        let outcome = self.contain(async move {
+            let spec = parse(&request)?;
+            drop(request);
+            introduce(&spec);
+            mounter.mount(&spec, audience, deadline).await
+        });
+        let mounted = outcome.await.map_err(|error| self.refuse(&error, &target))?;
         let response = respond(&mounted).map_err(|error| self.refuse(&error, &target))?;
-        let (files, took) = (mounted.files.len(), start.elapsed());
-        if mounted.delivered() && self.logs {
-            tracing::info!(files, ?took, "mounted");
-        } else {
-            tracing::debug!(files, ?took, "mounted again, unchanged");
+        let (files, took, new) = (mounted.files.len(), start.elapsed(), mounted.delivered());
+        match (self.logs, new) {
+            (true, true) => tracing::info!(files, ?took, "mounted"),
+            (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
+            (false, _) => {}
         }
         Ok(Response::new(response))
     }
@@ -178,20 +186,30 @@ impl Provider {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        tokio::spawn(work.in_current_span()).await.unwrap_or_else(|_| {
-            let panics = self.panics.fetch_add(1, Relaxed) + 1;
-            tracing::error!(panics, "a mount panicked");
-            Err(Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log"))
-        })
+        let panicked = || Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log");
+        tokio::spawn(work.in_current_span()).await.unwrap_or_else(|_| Err(panicked()))
     }
 
     /// Says once in the log what the caller is told; the driver masks the failures of remounts.
     fn refuse(&self, error: &Error, target_path: &str) -> Status {
         let code = status::code(error.cause());
+        if error.cause() == Cause::Internal {
+            let faults = self.faults.fetch_add(1, Relaxed) + 1;
+            tracing::error!(faults, "a fault of vaultmount's own");
+        }
         if self.logs {
             tracing::warn!(?code, target_path, "mount failed: {error}");
         }
         Status::new(code, error.to_string())
+    }
+}
+
+/// Names the pod in every line that is logged of its mount, and says what is odd about its class.
+fn introduce(spec: &MountSpec) {
+    let span = tracing::Span::current();
+    span.record("pod", &spec.pod.name).record("namespace", &spec.pod.namespace).record("class", &spec.class);
+    for warning in &spec.warnings {
+        tracing::warn!("{warning}");
     }
 }
 
@@ -264,9 +282,10 @@ mod tests {
             mint_tokens: false,
             version_key: crate::mount::VersionKeySource::process(),
         };
-        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", logs: true, panics: Arc::default() };
+        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", logs: true, faults: Arc::default() };
         let error = provider.contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
-        assert_eq!((status::code(error.cause()), provider.panics.load(Relaxed)), (tonic::Code::Internal, 1));
+        assert_eq!(provider.refuse(&error, "").code(), tonic::Code::Internal);
+        assert_eq!(provider.faults.load(Relaxed), 1);
         assert!(provider.contain(async { Ok(()) }).await.is_ok());
     }
 

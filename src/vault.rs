@@ -93,11 +93,18 @@ impl Vault {
     }
 
     /// The endpoint's client, made at its first use.
-    pub fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(endpoint) {
+    pub async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
+        if let Some(client) = self.lock().get(endpoint) {
             return Ok(client.clone());
         }
+        // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
+        let (wanted, config) = (endpoint.clone(), Arc::clone(&self.config));
+        let made = tokio::task::spawn_blocking(move || Client::new(&wanted, &config)).await;
+        let client = made.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
+        if endpoint.tls.skip_verify {
+            tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
+        }
+        let mut clients = self.lock();
         if clients.len() >= MAX_ENDPOINTS {
             clients.retain(|_, client| client.is_shared());
         }
@@ -108,16 +115,16 @@ impl Vault {
             )
             .advice("let classes share an address and TLS settings"));
         }
-        let client = Client::new(endpoint, &self.config)?;
-        if endpoint.tls.skip_verify {
-            tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
-        }
-        clients.insert(endpoint.clone(), client.clone());
-        Ok(client)
+        // Another may have been first; everyone uses one pool.
+        Ok(clients.entry(endpoint.clone()).or_insert(client).clone())
     }
 
     /// Forgets an endpoint's client, so that the next use reads its TLS files again.
     pub fn forget(&self, endpoint: &Endpoint) {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(endpoint);
+        self.lock().remove(endpoint);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -86,7 +86,9 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
             tracing::warn!("{warning}");
         }
         // The key in the cluster would have to be created there if absent; a look must not do that.
-        let mounter = app::mounter(&config, None, VersionKeySource::process());
+        let key =
+            config.hmac_key_file.as_deref().map_or_else(|| Ok(VersionKeySource::process()), VersionKeySource::file);
+        let mounter = app::mounter(&config, None, key?);
         provider::local(Arc::new(mounter), provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
@@ -155,7 +157,7 @@ fn uid(args: &MountArgs, token: Option<&SecretText>) -> String {
     said.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
 }
 
-/// Writes the files below a folder, each with its mode from the start.
+/// Writes the files below a folder.
 fn write(folder: &Path, files: &[File]) -> Result<(), String> {
     for file in files {
         let relative = Path::new(&file.path);

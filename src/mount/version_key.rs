@@ -20,6 +20,8 @@ pub struct VersionKeySource(watch::Receiver<Option<Arc<VersionKey>>>);
 
 /// How long an API server is waited for before this process makes a key of its own.
 const GIVE_UP: Duration = Duration::from_secs(300);
+/// How long a refusal is not believed: a role may be bound, or a token rotated, just after this process started.
+const SETTLE: Duration = Duration::from_secs(10);
 /// The pause between attempts to read the Secret, at most.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
@@ -73,7 +75,8 @@ async fn read_until_had(kube: &Kube, name: &str) -> VersionKey {
             Ok(key) => return VersionKey::from_bytes(key.expose()),
             Err(error) => error,
         };
-        if !error.is_passing() || start.elapsed() > GIVE_UP {
+        let patience = if error.is_passing() { GIVE_UP } else { SETTLE };
+        if start.elapsed() > patience {
             tracing::warn!(%error, "object versions are made with a key of this process alone: they differ between nodes and after a restart");
             return VersionKey::random();
         }

@@ -1,11 +1,12 @@
 //! A unix socket that is handed from one process to the next without a moment in which a call would fail.
 //!
 //! The socket is bound under a private name, and a hard link of it renamed over the public one: whoever connects finds
-//! either the predecessor or us. The private name stays, as the way to ask this very process whether it answers.
+//! either the predecessor or us. The private name stays.
 //! A public name whose inode is not ours belongs to a successor and is never removed.
 
 use std::{
     fs,
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, ErrorKind},
     os::unix::{
         fs::{MetadataExt, PermissionsExt},
@@ -38,17 +39,16 @@ impl Socket {
             .and_then(|n| n.to_str())
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
         fs::create_dir_all(folder)?;
-        let private = folder.join(format!("{PRIVATE}{:x}-{name}", std::process::id()));
+        // Every container's first process is number 1, so the name is a random one.
+        let private = folder.join(format!("{PRIVATE}{:016x}-{name}", RandomState::new().build_hasher().finish()));
         locked(folder, || {
             sweep(folder, name);
-            remove(&private)?;
             let listener = StdListener::bind(&private)?;
             // Nobody finds the socket before its rights are right: only then it gets its public name.
             fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
             let inode = fs::metadata(&private)?.ino();
             let link = private.with_extension(LINK);
-            remove(&link)?;
             fs::hard_link(&private, &link)?;
             fs::rename(&link, public)?;
             Ok(Self {
@@ -75,10 +75,10 @@ impl Socket {
     pub fn close(&self) {
         let folder = self.private.parent().unwrap_or(Path::new("/"));
         let gave_up = locked(folder, || {
-            let ours = fs::symlink_metadata(&self.public).is_ok_and(|m| m.ino() == self.inode);
-            if ours { fs::remove_file(&self.public) } else { Ok(()) }
+            let ours = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.ino() == self.inode);
+            [&self.public, &self.private].into_iter().filter(|path| ours(path)).try_for_each(fs::remove_file)
         });
-        if let Err(error) = gave_up.and(remove(&self.private)) {
+        if let Err(error) = gave_up {
             tracing::warn!(%error, socket = %self.public.display(), "the socket's name could not be removed");
         }
     }
@@ -105,13 +105,6 @@ fn sweep(folder: &Path, name: &str) {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,15 +116,6 @@ mod tests {
         fs::write(&path, "left by something else").unwrap();
         let old = Socket::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        // Another process would have another private name.
-        let old = Socket {
-            private: {
-                let p = folder.path().join(".vaultmount-old-vault.sock");
-                fs::rename(&old.private, &p).unwrap();
-                p
-            },
-            ..old
-        };
         let new = Socket::bind(&path).unwrap();
         old.close();
         let (_client, server) = tokio::join!(UnixStream::connect(&path), new.accept());
