@@ -238,6 +238,7 @@ impl Session {
         failure.of_read(&ReadContext {
             address: client.address(),
             namespace,
+            auth_namespace: self.key.auth_namespace.as_deref(),
             role: &self.key.role,
             policies: &token.policies,
             read,

@@ -120,6 +120,8 @@ pub struct ReadContext<'a> {
     pub address: &'a str,
     /// The Vault namespace.
     pub namespace: Option<&'a str>,
+    /// The Vault namespace the token came from, which its policies are of.
+    pub auth_namespace: Option<&'a str>,
     /// The role the token came from.
     pub role: &'a str,
     /// The token's policies.
@@ -348,15 +350,29 @@ impl ReadContext<'_> {
         }
     }
 
-    /// The policy stanza that would allow the request.
-    fn stanza(&self) -> String {
-        let (path, capabilities) = match self.read.method {
-            Method::Get => (self.read.path.clone(), "\"read\""),
-            Method::List => (format!("{}/", self.read.path), "\"list\""),
-            Method::Put | Method::Post => (self.read.path.clone(), "\"create\", \"update\""),
+    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it.
+    fn permit(&self) -> String {
+        let (end, capabilities) = match self.read.method {
+            Method::Get => ("", "\"read\""),
+            Method::List => ("/", "\"list\""),
+            Method::Put | Method::Post => ("", "\"create\", \"update\""),
         };
-        format!("path \"{path}\" {{ capabilities = [{capabilities}] }}")
+        let Some(inner) = below(self.auth_namespace, self.namespace) else {
+            let namespace = self.auth_namespace.unwrap_or_default();
+            return format!(
+                "log in at that namespace or one above it (vaultAuthNamespace), as policies of {namespace} reach no other"
+            );
+        };
+        let path = &self.read.path;
+        format!("add to a policy of the role: path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}")
     }
+}
+
+/// The way from a Vault namespace down to another, with a slash at its end; none when the other is not below it.
+fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
+    let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
+    let (from, to) = (path(from), path(to));
+    if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }
 }
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {
@@ -477,7 +493,7 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             (
                 Cause::Denied,
                 format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
-                format!("correct secretPath, or add to a policy of the role: {}", at.stanza()),
+                format!("correct secretPath, or {}", at.permit()),
             )
         }
         405 => (
