@@ -3,6 +3,8 @@
 //! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
 //! Vault); nothing depends on them for safety.
 
+mod missing;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -487,23 +489,31 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address),
             "correct vaultNamespace, or create the namespace".to_owned(),
         ),
-        404 => return missing(refusal, at).said(words),
+        404 => return missing::missing(refusal, at).said(words),
         403 => {
             let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
+            let mend = match missing::kv_path(refusal, at) {
+                Some(meant) => format!("{meant} If not,"),
+                None => "correct secretPath, or".to_owned(),
+            };
             (
                 Cause::Denied,
                 format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
-                format!("correct secretPath, or {}", at.permit()),
+                format!("{mend} {}", at.permit()),
             )
         }
         405 => (
             Cause::Method,
-            format!("{} does not take method {:?}", path, at.read.method),
+            format!("{path} does not take method {}", at.read.method),
             match at.read.method {
-                Method::Get | Method::List => {
+                Method::Get => {
                     "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE"
                         .to_owned()
                 }
+                Method::List => match missing::kv_path(refusal, at) {
+                    Some(meant) => meant.to_string(),
+                    None => "remove `method` to read".to_owned(),
+                },
                 Method::Put | Method::Post => "remove `method` to read".to_owned(),
             },
         ),
@@ -548,36 +558,4 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         },
     };
     Error::new(cause, what).said(words).advice(advice)
-}
-
-fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
-    let path = at.path();
-    if let Some(deleted) = &refusal.deleted {
-        let fate =
-            if deleted.destroyed { "destroyed".to_owned() } else { format!("deleted at {}", deleted.deletion_time) };
-        return Error::new(Cause::VersionDeleted, format!("version {} of {path} was {fate}", deleted.version))
-            .advice("write a new version, undelete it, or ask for another with ?version=N");
-    }
-    if let Some(corrected) = kv2_path(refusal, at) {
-        return Error::new(Cause::KvPath, format!("{path} is no path to read: the engine there is KV version 2"))
-            .advice(format!("did you mean secretPath: {corrected}?"));
-    }
-    if refusal.says(&["no handler for route", "unsupported path", "unsupported operation"]) {
-        return Error::new(Cause::SecretMissing, format!("no secrets engine answers at {path}"))
-            .advice("correct secretPath: it starts with the engine's mount path");
-    }
-    Error::new(Cause::SecretMissing, format!("there is no secret at {path} ({})", at.address))
-        .advice("correct secretPath, or create the secret (`optional: true` makes its absence no error)")
-}
-
-/// The path with `data/` in it, when a KV v2 engine was asked without.
-fn kv2_path(refusal: &Refusal, at: &ReadContext<'_>) -> Option<String> {
-    let mount = match at.engine {
-        Some(engine) if engine.is_kv2() => engine.path.as_str(),
-        _ if refusal.says(&["Invalid path for a versioned K/V"]) => at.read.path.split_inclusive('/').next()?,
-        _ => return None,
-    };
-    let rest = at.read.path.strip_prefix(mount)?;
-    let known = ["data/", "metadata/", "config", "delete/", "undelete/", "destroy/", "subkeys/", "detailed-metadata/"];
-    (!known.iter().any(|k| rest.starts_with(k))).then(|| format!("{mount}data/{rest}"))
 }
