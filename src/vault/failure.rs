@@ -406,8 +406,8 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
         let namespace = at.namespace.as_deref().unwrap_or_default();
         (
             Cause::VaultNamespaceMissing,
-            format!("there is no Vault namespace {namespace:?} at {address}"),
-            "correct vaultNamespace, or create the namespace".to_owned(),
+            format!("there is no Vault namespace {namespace:?} at {address} to log in at"),
+            "correct vaultNamespace (or vaultAuthNamespace, where it is set), or create the namespace".to_owned(),
         )
     } else if refusal.says(&["invalid role name", "could not be found", "role with oidc role_type"]) {
         (
@@ -420,9 +420,15 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
             Cause::LoginClaims,
             format!(
                 "role {role:?} at {place} does not take the service account token's audience {}",
-                at.audiences.join(", ")
+                at.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
             ),
             "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
+        )
+    } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {
+        (
+            Cause::LoginClaims,
+            format!("{place} does not know the key that signed this cluster's service account tokens"),
+            "configure it for this cluster (jwt: oidc_discovery_url, jwks_url or jwt_validation_pubkeys), or name this cluster's auth mount in the class".to_owned(),
         )
     } else if refusal.says(&["namespace not authorized"]) {
         (
@@ -450,10 +456,10 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
             format!("{place} is mounted but not configured"),
             format!("write its configuration: vault write auth/{mount}/config …"),
         )
-    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path"]) {
+    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path", "missing role_id"]) {
         (
             Cause::AuthUnconfigured,
-            format!("no auth method answers logins at {place}"),
+            format!("no kubernetes or jwt auth method answers logins at {place}"),
             "correct the auth mount path in the class, or enable the method there".to_owned(),
         )
     } else if refusal.status == 403 {
@@ -461,7 +467,7 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
             Cause::LoginDenied,
             format!("login with role {role:?} was denied at {place} without a reason"),
             format!(
-                "one of three: no auth method is mounted at auth/{mount}, it does not trust this cluster's tokens, or it cannot reach the Kubernetes API for its TokenReview (Vault's server log tells)"
+                "one of three: no kubernetes or jwt method is mounted at auth/{mount}; it does not take this cluster's tokens, or this pod is gone; it cannot ask the Kubernetes API for a TokenReview (unreachable, or no right: system:auth-delegator). Vault's server log says which, at level debug"
             ),
         )
     } else if refusal.status >= 500 {
