@@ -142,23 +142,32 @@ impl Session {
     }
 
     async fn fetch(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Reading, Error> {
-        let (client, namespace) = (self.client(), self.key.namespace.as_deref());
-        let token = self.token(prover, None, deadline).await?;
-        let failure = match client.read(&token, namespace, read, deadline).await {
-            Ok(reading) => return Ok(reading),
-            Err(failure) => failure,
-        };
-        if !client.is_token_gone(&token, self.key.auth_namespace.as_deref(), &failure, deadline).await {
-            return Err(self.read_error(&failure, &token, read));
+        let namespace = self.key.namespace.as_deref();
+        let mut token = self.token(prover, None, deadline).await?;
+        let mut healed = false;
+        loop {
+            let failure = match self.client().read(&token, namespace, read, deadline).await {
+                Ok(reading) => return Ok(reading),
+                Err(failure) => failure,
+            };
+            // A token of few uses may be used up by other reads. Each that is used up has served one.
+            if !matches!(failure, Failure::Spent) {
+                if healed || !self.is_token_gone(&token, &failure, deadline).await {
+                    return Err(self.read_error(&failure, &token, read));
+                }
+                healed = true;
+            }
+            token = self.token(prover, Some(&token), deadline).await?;
         }
-        tracing::info!(
-            role = self.key.role,
-            pod = self.key.pod_uid,
-            "the Vault token is gone before its time; logging in again"
-        );
-        let token = self.token(prover, Some(&token), deadline).await?;
-        let again = client.read(&token, namespace, read, deadline).await;
-        again.map_err(|failure| self.read_error(&failure, &token, read))
+    }
+
+    async fn is_token_gone(&self, token: &Token, failure: &Failure, deadline: Instant) -> bool {
+        let gone = self.client().is_token_gone(token, self.key.auth_namespace.as_deref(), failure, deadline).await;
+        if gone {
+            let (role, pod) = (&self.key.role, &self.key.pod_uid);
+            tracing::info!(role, pod, "the Vault token is gone before its time; logging in again");
+        }
+        gone
     }
 
     /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.

@@ -50,6 +50,8 @@ pub enum Failure {
         /// What Vault warned of.
         warnings: Vec<String>,
     },
+    /// The token has made as many requests as its role allows; nothing was sent.
+    Spent,
     /// The request cannot be put into HTTP: a header or path with characters it does not take.
     Unsendable(&'static str),
 }
@@ -326,6 +328,8 @@ impl Failure {
             Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
                 .advice("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
+            Self::Spent => Error::new(Cause::Busy, format!("the token of Vault at {address} has no uses left"))
+                .advice("raise or remove token_num_uses of the role"),
             Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
             Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {
                 let cause = if refusal.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
@@ -527,6 +531,11 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             Cause::EngineRoleMissing,
             format!("the secrets engine has no role for {path}"),
             "correct the role at the end of secretPath, or create it".to_owned(),
+        ),
+        400 if refusal.says(&["token had one use left"]) => (
+            Cause::ReadRefused,
+            format!("{path} gives a lease, which a token of one use cannot hold"),
+            format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", at.role),
         ),
         400 if refusal.says(&["not allowed by this role"]) => (
             Cause::ArgumentRefused,
