@@ -116,9 +116,15 @@ impl Session {
         Self { key, login: Flight::default(), leases: Leases::default(), state: Mutex::new(state) }
     }
 
-    /// Makes sure of a token, so that a refused login is reported once and not for each object.
+    /// Makes sure of a token, so that a refused login is reported once and not for each object; and that it lives while
+    /// leases wait under it, which no read of theirs would show.
     pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
-        self.token(prover, None, deadline).await.map(drop)
+        let token = self.token(prover, None, deadline).await?;
+        let namespace = self.key.auth_namespace.as_deref();
+        if self.leases.are_waiting() && self.client().is_gone(&token, namespace, deadline).await {
+            self.token(prover, Some(&token), deadline).await?;
+        }
+        Ok(())
     }
 
     /// What Vault answers to a request, at most one equal one at a time.
