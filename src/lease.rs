@@ -90,6 +90,11 @@ impl Leases {
         })
     }
 
+    /// Whether any credential waits for its pod that ends with the token.
+    pub fn are_waiting(&self) -> bool {
+        self.lock().values().any(|slot| slot.undelivered().is_some_and(|lease| !lease.answer.lease_id.is_empty()))
+    }
+
     /// The token is gone, and with it every credential that was leased under it.
     pub fn token_is_gone(&self) {
         for slot in self.lock().values() {

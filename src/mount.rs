@@ -199,13 +199,19 @@ impl Mounter {
 }
 
 fn no_token(audience: &str, passed: &[String]) -> Error {
-    let passed = if passed.is_empty() { "none".to_owned() } else { passed.join(", ") };
+    let (names, other) = match passed {
+        [] => ("none".to_owned(), ""),
+        some => (
+            some.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
+            ", or set the class's `audience` to one that is passed",
+        ),
+    };
     Error::new(
         Cause::TokenMissing,
-        format!("the driver passed no service account token for audience {audience:?} (passed: {passed})"),
+        format!("the driver passed no service account token for audience {audience:?} (passed: {names})"),
     )
     .advice(format!(
-        "list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]"
+        "list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]{other}"
     ))
 }
 

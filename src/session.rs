@@ -116,9 +116,15 @@ impl Session {
         Self { key, login: Flight::default(), leases: Leases::default(), state: Mutex::new(state) }
     }
 
-    /// Makes sure of a token, so that a refused login is reported once and not for each object.
+    /// Makes sure of a token, so that a refused login is reported once and not for each object; and that it lives while
+    /// leases wait under it, which no read of theirs would show.
     pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
-        self.token(prover, None, deadline).await.map(drop)
+        let token = self.token(prover, None, deadline).await?;
+        let namespace = self.key.auth_namespace.as_deref();
+        if self.leases.are_waiting() && self.client().is_gone(&token, namespace, deadline).await {
+            self.token(prover, Some(&token), deadline).await?;
+        }
+        Ok(())
     }
 
     /// What Vault answers to a request, at most one equal one at a time.
@@ -142,23 +148,32 @@ impl Session {
     }
 
     async fn fetch(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Reading, Error> {
-        let (client, namespace) = (self.client(), self.key.namespace.as_deref());
-        let token = self.token(prover, None, deadline).await?;
-        let failure = match client.read(&token, namespace, read, deadline).await {
-            Ok(reading) => return Ok(reading),
-            Err(failure) => failure,
-        };
-        if !client.is_token_gone(&token, self.key.auth_namespace.as_deref(), &failure, deadline).await {
-            return Err(self.read_error(&failure, &token, read));
+        let namespace = self.key.namespace.as_deref();
+        let mut token = self.token(prover, None, deadline).await?;
+        let mut healed = false;
+        loop {
+            let failure = match self.client().read(&token, namespace, read, deadline).await {
+                Ok(reading) => return Ok(reading),
+                Err(failure) => failure,
+            };
+            // A token of few uses may be used up by other reads. Each that is used up has served one.
+            if !matches!(failure, Failure::Spent) {
+                if healed || !self.is_token_gone(&token, &failure, deadline).await {
+                    return Err(self.read_error(&failure, &token, read));
+                }
+                healed = true;
+            }
+            token = self.token(prover, Some(&token), deadline).await?;
         }
-        tracing::info!(
-            role = self.key.role,
-            pod = self.key.pod_uid,
-            "the Vault token is gone before its time; logging in again"
-        );
-        let token = self.token(prover, Some(&token), deadline).await?;
-        let again = client.read(&token, namespace, read, deadline).await;
-        again.map_err(|failure| self.read_error(&failure, &token, read))
+    }
+
+    async fn is_token_gone(&self, token: &Token, failure: &Failure, deadline: Instant) -> bool {
+        let gone = self.client().is_token_gone(token, self.key.auth_namespace.as_deref(), failure, deadline).await;
+        if gone {
+            let (role, pod) = (&self.key.role, &self.key.pod_uid);
+            tracing::info!(role, pod, "the Vault token is gone before its time; logging in again");
+        }
+        gone
     }
 
     /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
@@ -238,6 +253,7 @@ impl Session {
         failure.of_read(&ReadContext {
             address: client.address(),
             namespace,
+            auth_namespace: self.key.auth_namespace.as_deref(),
             role: &self.key.role,
             policies: &token.policies,
             read,

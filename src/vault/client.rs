@@ -87,7 +87,7 @@ pub struct Token {
     pub policies: Vec<String>,
     /// How long it lives; zero: for ever.
     pub ttl: Duration,
-    /// How many requests it may make; zero: any number.
+    /// How many requests Vault lets it make; zero: any number.
     num_uses: u64,
     used: AtomicU64,
 }
@@ -164,6 +164,7 @@ impl Client {
             }
             None => None,
         };
+        token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
         let body = self.shared.transport.send(request, Call { creates, deadline }).await?;
         if body.is_empty() {
@@ -188,15 +189,20 @@ impl Client {
         match refusal.token_verdict() {
             TokenVerdict::Valid => false,
             TokenVerdict::Invalid => true,
-            TokenVerdict::Unclear => {
-                let Ok(request) = self.build(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
-                match self.shared.transport.send(request, Call { creates: false, deadline }).await {
-                    Err(Failure::Refused(refusal)) => {
-                        refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid
-                    }
-                    _ => false,
-                }
-            }
+            TokenVerdict::Unclear => self.is_gone(token, namespace, deadline).await,
+        }
+    }
+
+    /// Asks a token about itself. One that has no use left to ask with counts as gone.
+    pub async fn is_gone(&self, token: &Token, namespace: Option<&str>, deadline: Instant) -> bool {
+        if token.take_use().is_err() {
+            return true;
+        }
+        // Vault refuses to look up what is not there. One that may not look itself up is refused by a policy, and is valid.
+        let Ok(request) = self.build(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
+        match self.shared.transport.send(request, Call { creates: false, deadline }).await {
+            Err(Failure::Refused(refusal)) => refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid,
+            _ => false,
         }
     }
 
@@ -270,7 +276,6 @@ impl Client {
         headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
         if let Some(token) = token {
             headers.insert(HeaderName::from_static("x-vault-token"), token.header.clone());
-            token.used.fetch_add(1, Relaxed);
         }
         if let Some(namespace) = namespace {
             let value = HeaderValue::from_str(namespace)
@@ -332,10 +337,26 @@ impl Token {
         })
     }
 
-    /// Whether it has made as many requests as its role allows.
+    /// Whether it has made as many requests as it may.
     #[must_use]
     pub fn is_spent(&self) -> bool {
-        self.num_uses > 0 && self.used.load(Relaxed) >= self.num_uses
+        self.may_make().is_some_and(|most| self.used.load(Relaxed) >= most)
+    }
+
+    /// Counts one request; an error when it may not be made.
+    fn take_use(&self) -> Result<(), Failure> {
+        let before = self.used.fetch_add(1, Relaxed);
+        if self.may_make().is_some_and(|most| before >= most) { Err(Failure::Spent) } else { Ok(()) }
+    }
+
+    /// How many requests it may make: of several not the last, as Vault revokes what was leased together with a token that
+    /// is used up.
+    fn may_make(&self) -> Option<u64> {
+        match self.num_uses {
+            0 => None,
+            1 => Some(1),
+            uses => Some(uses - 1),
+        }
     }
 }
 

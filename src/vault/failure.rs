@@ -3,6 +3,8 @@
 //! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
 //! Vault); nothing depends on them for safety.
 
+mod missing;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -48,6 +50,8 @@ pub enum Failure {
         /// What Vault warned of.
         warnings: Vec<String>,
     },
+    /// The token has made as many requests as its role allows; nothing was sent.
+    Spent,
     /// The request cannot be put into HTTP: a header or path with characters it does not take.
     Unsendable(&'static str),
 }
@@ -120,6 +124,8 @@ pub struct ReadContext<'a> {
     pub address: &'a str,
     /// The Vault namespace.
     pub namespace: Option<&'a str>,
+    /// The Vault namespace the token came from, which its policies are of.
+    pub auth_namespace: Option<&'a str>,
     /// The role the token came from.
     pub role: &'a str,
     /// The token's policies.
@@ -322,6 +328,8 @@ impl Failure {
             Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
                 .advice("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
+            Self::Spent => Error::new(Cause::Busy, format!("the token of Vault at {address} has no uses left"))
+                .advice("raise or remove token_num_uses of the role"),
             Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
             Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {
                 let cause = if refusal.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
@@ -348,15 +356,29 @@ impl ReadContext<'_> {
         }
     }
 
-    /// The policy stanza that would allow the request.
-    fn stanza(&self) -> String {
-        let (path, capabilities) = match self.read.method {
-            Method::Get => (self.read.path.clone(), "\"read\""),
-            Method::List => (format!("{}/", self.read.path), "\"list\""),
-            Method::Put | Method::Post => (self.read.path.clone(), "\"create\", \"update\""),
+    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it.
+    fn permit(&self) -> String {
+        let (end, capabilities) = match self.read.method {
+            Method::Get => ("", "\"read\""),
+            Method::List => ("/", "\"list\""),
+            Method::Put | Method::Post => ("", "\"create\", \"update\""),
         };
-        format!("path \"{path}\" {{ capabilities = [{capabilities}] }}")
+        let Some(inner) = below(self.auth_namespace, self.namespace) else {
+            let namespace = self.auth_namespace.unwrap_or_default();
+            return format!(
+                "log in at that namespace or one above it (vaultAuthNamespace), as policies of {namespace} reach no other"
+            );
+        };
+        let path = &self.read.path;
+        format!("add to a policy of the role: path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}")
     }
+}
+
+/// The way from a Vault namespace down to another, with a slash at its end; none when the other is not below it.
+fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
+    let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
+    let (from, to) = (path(from), path(to));
+    if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }
 }
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {
@@ -388,8 +410,8 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
         let namespace = at.namespace.as_deref().unwrap_or_default();
         (
             Cause::VaultNamespaceMissing,
-            format!("there is no Vault namespace {namespace:?} at {address}"),
-            "correct vaultNamespace, or create the namespace".to_owned(),
+            format!("there is no Vault namespace {namespace:?} at {address} to log in at"),
+            "correct vaultNamespace (or vaultAuthNamespace, where it is set), or create the namespace".to_owned(),
         )
     } else if refusal.says(&["invalid role name", "could not be found", "role with oidc role_type"]) {
         (
@@ -402,9 +424,15 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
             Cause::LoginClaims,
             format!(
                 "role {role:?} at {place} does not take the service account token's audience {}",
-                at.audiences.join(", ")
+                at.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
             ),
             "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
+        )
+    } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {
+        (
+            Cause::LoginClaims,
+            format!("{place} does not know the key that signed this cluster's service account tokens"),
+            "configure it for this cluster (jwt: oidc_discovery_url, jwks_url or jwt_validation_pubkeys), or name this cluster's auth mount in the class".to_owned(),
         )
     } else if refusal.says(&["namespace not authorized"]) {
         (
@@ -432,10 +460,10 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
             format!("{place} is mounted but not configured"),
             format!("write its configuration: vault write auth/{mount}/config …"),
         )
-    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path"]) {
+    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path", "missing role_id"]) {
         (
             Cause::AuthUnconfigured,
-            format!("no auth method answers logins at {place}"),
+            format!("no kubernetes or jwt auth method answers logins at {place}"),
             "correct the auth mount path in the class, or enable the method there".to_owned(),
         )
     } else if refusal.status == 403 {
@@ -443,7 +471,7 @@ fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
             Cause::LoginDenied,
             format!("login with role {role:?} was denied at {place} without a reason"),
             format!(
-                "one of three: no auth method is mounted at auth/{mount}, it does not trust this cluster's tokens, or it cannot reach the Kubernetes API for its TokenReview (Vault's server log tells)"
+                "one of three: no kubernetes or jwt method is mounted at auth/{mount}; it does not take this cluster's tokens, or this pod is gone; it cannot ask the Kubernetes API for a TokenReview (unreachable, or no right: system:auth-delegator). Vault's server log says which, at level debug"
             ),
         )
     } else if refusal.status >= 500 {
@@ -471,23 +499,31 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address),
             "correct vaultNamespace, or create the namespace".to_owned(),
         ),
-        404 => return missing(refusal, at).said(words),
+        404 => return missing::missing(refusal, at).said(words),
         403 => {
             let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
+            let mend = match missing::kv_path(refusal, at) {
+                Some(meant) => format!("{meant} If not,"),
+                None => "correct secretPath, or".to_owned(),
+            };
             (
                 Cause::Denied,
                 format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
-                format!("correct secretPath, or add to a policy of the role: {}", at.stanza()),
+                format!("{mend} {}", at.permit()),
             )
         }
         405 => (
             Cause::Method,
-            format!("{} does not take method {:?}", path, at.read.method),
+            format!("{path} does not take method {}", at.read.method),
             match at.read.method {
-                Method::Get | Method::List => {
+                Method::Get => {
                     "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE"
                         .to_owned()
                 }
+                Method::List => match missing::kv_path(refusal, at) {
+                    Some(meant) => meant.to_string(),
+                    None => "remove `method` to read".to_owned(),
+                },
                 Method::Put | Method::Post => "remove `method` to read".to_owned(),
             },
         ),
@@ -495,6 +531,11 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             Cause::EngineRoleMissing,
             format!("the secrets engine has no role for {path}"),
             "correct the role at the end of secretPath, or create it".to_owned(),
+        ),
+        400 if refusal.says(&["token had one use left"]) => (
+            Cause::ReadRefused,
+            format!("{path} gives a lease, which a token of one use cannot hold"),
+            format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", at.role),
         ),
         400 if refusal.says(&["not allowed by this role"]) => (
             Cause::ArgumentRefused,
@@ -532,36 +573,4 @@ fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         },
     };
     Error::new(cause, what).said(words).advice(advice)
-}
-
-fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
-    let path = at.path();
-    if let Some(deleted) = &refusal.deleted {
-        let fate =
-            if deleted.destroyed { "destroyed".to_owned() } else { format!("deleted at {}", deleted.deletion_time) };
-        return Error::new(Cause::VersionDeleted, format!("version {} of {path} was {fate}", deleted.version))
-            .advice("write a new version, undelete it, or ask for another with ?version=N");
-    }
-    if let Some(corrected) = kv2_path(refusal, at) {
-        return Error::new(Cause::KvPath, format!("{path} is no path to read: the engine there is KV version 2"))
-            .advice(format!("did you mean secretPath: {corrected}?"));
-    }
-    if refusal.says(&["no handler for route", "unsupported path", "unsupported operation"]) {
-        return Error::new(Cause::SecretMissing, format!("no secrets engine answers at {path}"))
-            .advice("correct secretPath: it starts with the engine's mount path");
-    }
-    Error::new(Cause::SecretMissing, format!("there is no secret at {path} ({})", at.address))
-        .advice("correct secretPath, or create the secret (`optional: true` makes its absence no error)")
-}
-
-/// The path with `data/` in it, when a KV v2 engine was asked without.
-fn kv2_path(refusal: &Refusal, at: &ReadContext<'_>) -> Option<String> {
-    let mount = match at.engine {
-        Some(engine) if engine.is_kv2() => engine.path.as_str(),
-        _ if refusal.says(&["Invalid path for a versioned K/V"]) => at.read.path.split_inclusive('/').next()?,
-        _ => return None,
-    };
-    let rest = at.read.path.strip_prefix(mount)?;
-    let known = ["data/", "metadata/", "config", "delete/", "undelete/", "destroy/", "subkeys/", "detailed-metadata/"];
-    (!known.iter().any(|k| rest.starts_with(k))).then(|| format!("{mount}data/{rest}"))
 }

@@ -1,5 +1,7 @@
 //! What goes to Vault and what comes back: requests as a class names them, answers as the server wrote them.
 
+use std::fmt;
+
 use crate::secret::SecretText;
 
 /// How a class may ask for a secret.
@@ -14,6 +16,17 @@ pub enum Method {
     Put,
     /// The same as [`Method::Put`] to Vault.
     Post,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Get => "GET",
+            Self::List => "LIST",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+        })
+    }
 }
 
 /// One request for a secret, normalized: equal requests are equal values, and equal values are sent once.

@@ -20,7 +20,7 @@ use vaultmount::provider::{
     pb::MountResponse,
 };
 
-use crate::support::{bao::Tenant, daemon::Daemon, faulty::Faulty, pod::Pod};
+use crate::support::{bao::Tenant, clock::leap, daemon::Daemon, faulty::Faulty, pod::Pod};
 
 /// A tenant with a secret, a server of it that can be told to fail, and a daemon that knows no other.
 struct Stage {
@@ -107,11 +107,4 @@ fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
-}
-
-/// Lets time pass without waiting for it.
-async fn leap(by: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(by).await;
-    tokio::time::resume();
 }

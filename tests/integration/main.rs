@@ -8,8 +8,12 @@
 
 mod commands;
 mod faults;
+#[path = "../support/kube_api.rs"]
+mod kube_api;
 mod layering;
+mod logins;
 mod mounts;
+mod reads;
 mod secrecy;
 mod sockets;
 mod support;

@@ -78,6 +78,11 @@ impl Tenant {
         root("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
     }
 
+    /// Ends every token that logins brought, as an operator does in an emergency.
+    pub async fn revoke_logins(&self) {
+        root("PUT", &format!("sys/leases/revoke-prefix/auth/{}/login", self.auth), json!({"sync": true})).await;
+    }
+
     /// Writes a secret into `kv`.
     pub async fn put(&self, path: &str, data: Value) {
         root("POST", &format!("{}/data/{path}", self.kv), json!({"data": data})).await;

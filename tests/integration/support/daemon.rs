@@ -1,6 +1,7 @@
 //! Servers under test: in this process, or the real program.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     path::{Path, PathBuf},
     process::Stdio,
@@ -14,6 +15,7 @@ use tokio::{
     sync::oneshot,
     task::JoinHandle,
 };
+use tonic::Code;
 use vaultmount::{
     app::App,
     cli::Command as Cli,
@@ -24,7 +26,10 @@ use vaultmount::{
     },
 };
 
-use super::setting;
+use super::{pod::Pod, setting};
+
+/// The longest error of one object, in bytes: what a person reads in an event.
+const MAX_TEXT: usize = 600;
 
 /// A server in this process, stopped when dropped.
 pub struct Daemon {
@@ -64,9 +69,27 @@ impl Daemon {
     }
 
     /// The text and code of the error a driver gets.
-    pub async fn refusal(&self, call: Call) -> (tonic::Code, String) {
+    pub async fn refusal(&self, call: Call) -> (Code, String) {
         let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
         (status.code(), status.message().to_owned())
+    }
+
+    /// Checks that a mount fails with this code, in one line that is not too long and has all these parts; brings it.
+    pub async fn refuses(&self, pod: &Pod, code: Code, parts: &[&str]) -> String {
+        let (got, text) = self.refusal(pod.call()).await;
+        eprintln!("{got:?}: {text}");
+        assert_eq!(got, code, "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+        assert!(text.split(" | ").all(|one| one.len() <= MAX_TEXT) && !text.contains('\n'), "too long: {text}");
+        text
+    }
+
+    /// The files of a mount that succeeds, by path.
+    pub async fn files(&self, pod: &Pod) -> BTreeMap<String, String> {
+        let response = self.mount(pod.call()).await.unwrap_or_else(|status| panic!("{status}"));
+        response.files.into_iter().map(|f| (f.path, String::from_utf8(f.contents.into()).unwrap())).collect()
     }
 }
 

@@ -52,11 +52,23 @@ impl Database {
     /// The users it has created, by name.
     pub async fn users(&self) -> Vec<String> {
         let sql = format!("select rolname from pg_roles where starts_with(rolname, '{}_') order by 1", self.prefix);
-        let psql = format!("{}/psql", setting("VAULTMOUNT_TEST_PG_BIN"));
-        let mut command = Command::new(psql);
-        command.args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", &sql]);
-        let output = command.arg(setting("VAULTMOUNT_TEST_PG_URL")).output().await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        let users = psql(&setting("VAULTMOUNT_TEST_PG_URL"), &sql).await.unwrap();
+        users.lines().map(str::to_owned).collect()
     }
+}
+
+/// Whom PostgreSQL takes one for who logs in so, or why it does not let them in.
+pub async fn log_in(username: &str, password: &str) -> Result<String, String> {
+    let server = setting("VAULTMOUNT_TEST_PG_URL");
+    let (_, place) = server.split_once('@').unwrap();
+    psql(&format!("postgres://{username}:{password}@{place}"), "select current_user").await
+}
+
+/// What one command prints.
+async fn psql(url: &str, sql: &str) -> Result<String, String> {
+    let mut command = Command::new(format!("{}/psql", setting("VAULTMOUNT_TEST_PG_BIN")));
+    command.args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", sql, url]);
+    let output = command.output().await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }

@@ -32,7 +32,7 @@ impl Pod {
     /// A pod of service account `app` that logs in as role `app` of a tenant.
     pub fn of(tenant: &Tenant) -> Self {
         let uid = unique("uid");
-        let mut pod = Self {
+        let pod = Self {
             name: unique("pod"),
             namespace: "shop".into(),
             uid,
@@ -41,9 +41,15 @@ impl Pod {
             tokens: None,
             permission: "420".into(),
         };
-        pod.tokens =
-            Some(json!({"vault": {"token": pod.token("vault", 600), "expirationTimestamp": "2099-01-01T00:00:00Z"}}));
-        pod
+        let token = pod.token("vault", 600);
+        pod.pass(&[("vault", &token)])
+    }
+
+    /// Sets the service account tokens that the driver passes, by audience.
+    pub fn pass(mut self, tokens: &[(&str, &str)]) -> Self {
+        let issued = |token: &str| json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"});
+        self.tokens = Some(tokens.iter().map(|(audience, token)| ((*audience).to_owned(), issued(token))).collect());
+        self
     }
 
     /// Sets a parameter of the class.
