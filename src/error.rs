@@ -24,6 +24,8 @@ pub enum Cause {
 
     /// No answer: refused, no route, name not found, connection lost.
     Unreachable,
+    /// No answer to a request that may have created something, so that it must not be repeated at once.
+    Unconfirmed,
     /// The server's certificate is not trusted, or TLS settings cannot be used.
     Tls,
     /// The address answers, but not as Vault does.

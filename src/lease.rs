@@ -54,8 +54,11 @@ impl Lease {
     fn new(reading: Reading, now: Instant) -> Self {
         let Reading { answer, creates } = reading;
         // Beyond two thirds of its life a credential is too old to hand to a pod as new.
-        let life =
-            if answer.lease_id.is_empty() { PATIENCE } else { Duration::from_secs(answer.lease_duration) * 2 / 3 };
+        let life = if answer.lease_id.is_empty() {
+            PATIENCE
+        } else {
+            Duration::from_secs(answer.lease_duration.min(u64::from(u32::MAX))) * 2 / 3
+        };
         Self { answer, reusable_until: creates.then(|| now + life) }
     }
 }

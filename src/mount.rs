@@ -75,7 +75,7 @@ impl Mounter {
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let target = self.operator.judge(&spec.choice)?;
         let audience = spec.audience.as_deref().unwrap_or(audience);
-        let session = self.session(spec, &target, audience)?;
+        let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
 
         let late = || {
@@ -99,8 +99,8 @@ impl Mounter {
         self.assemble(spec, &session, answers.await, deadline).await
     }
 
-    fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
-        let client = self.vault.client(&target.endpoint)?;
+    async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
+        let client = self.vault.client(&target.endpoint).await?;
         let key = SessionKey {
             endpoint: target.endpoint.clone(),
             namespace: target.namespace.clone(),
@@ -123,7 +123,6 @@ impl Mounter {
         answers: Vec<Answered<'_>>,
         deadline: Instant,
     ) -> Result<Mounted, Error> {
-        let key = self.version_key.wait(deadline).await?;
         let mut failures = Failures::default();
         let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
         let mut receipts = Vec::new();
@@ -140,21 +139,26 @@ impl Mounter {
                 Err(error) => failures.add(&error, objects.into_iter().filter(|o| !o.may_lack(&error))),
             }
         }
-        let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipts };
+        let mut rendered = Vec::new();
         for object in &spec.objects {
             let Some(lease) = leases.get(&object.read) else { continue };
             match render::render(&object.recipe, &lease.answer) {
-                Ok(files) => {
-                    let each_key = object.recipe.select == Select::EachKey;
-                    let version = render::version::version(&key, &object.version_config, &files, each_key);
-                    mounted.versions.push((object.recipe.file.clone(), version));
-                    mounted.files.extend(files);
-                }
+                Ok(files) => rendered.push((object, files)),
                 Err(error) if object.may_lack(&error) => {}
                 Err(error) => failures.add(&error, [object]),
             }
         }
         failures.into_result(spec.objects.len())?;
+
+        // Only now, so that what is wrong with the class is told without the key.
+        let key = self.version_key.wait(deadline).await?;
+        let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipts };
+        for (object, files) in rendered {
+            let each_key = object.recipe.select == Select::EachKey;
+            let version = render::version::version(&key, &object.version_config, &files, each_key);
+            mounted.versions.push((object.recipe.file.clone(), version));
+            mounted.files.extend(files);
+        }
         mounted.complete(spec, &key)
     }
 

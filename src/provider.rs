@@ -148,7 +148,7 @@ impl CsiDriverProvider for Provider {
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
         let timeout = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         // Our answer says what took so long; the caller's own giving up does not.
-        let deadline = Instant::now() + (timeout - (timeout / 10).min(LAST_WORDS));
+        let deadline = Instant::now() + timeout.saturating_sub(LAST_WORDS.min(timeout / 10));
         let span = tracing::info_span!("mount", pod = Empty, namespace = Empty, class = Empty);
         self.answer(request.into_inner(), deadline).instrument(span).await
     }
@@ -163,12 +163,12 @@ impl Provider {
     ) -> Result<Response<pb::MountResponse>, Status> {
         let start = Instant::now();
         let target = request.target_path.clone();
-        let (mounter, audience) = (Arc::clone(&self.mounter), self.audience);
+        let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
         let outcome = self.contain(async move {
             let spec = parse(&request)?;
             drop(request);
             introduce(&spec);
-            mounter.mount(&spec, audience, deadline).await
+            worker.mount(&spec, audience, deadline).await
         });
         let mounted = outcome.await.map_err(|error| self.refuse(&error, &target))?;
         let response = respond(&mounted).map_err(|error| self.refuse(&error, &target))?;

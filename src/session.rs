@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -79,6 +80,10 @@ pub struct Sessions {
     by_key: Mutex<HashMap<SessionKey, Arc<Session>>>,
 }
 
+/// How long a pod without a living token is remembered, so that its unchanged files keep their bytes: longer than any pause
+/// between polls or attempts.
+const SILENCE: Duration = Duration::from_secs(1800);
+
 impl Sessions {
     /// Keeps `max` sessions at most.
     #[must_use]
@@ -86,8 +91,9 @@ impl Sessions {
         Self { max, by_key: Mutex::default() }
     }
 
-    /// The session of a key, made if there is none. When there are too many, the longest silent one makes room:
-    /// nothing tells yet when a pod ends, and a living pod's next poll logs in again.
+    /// The session of a key, made if there is none; those that are over are dropped. When there are still too many, the
+    /// longest silent one makes room, if it can be one that waits for nothing: nothing tells yet when a pod ends, and a
+    /// living pod's next poll logs in again.
     pub fn open(&self, key: SessionKey, client: Client) -> Arc<Session> {
         let mut sessions = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sessions.get(&key) {
@@ -97,8 +103,10 @@ impl Sessions {
             drop(state);
             return Arc::clone(session);
         }
+        sessions.retain(|_, session| Arc::strong_count(session) > 1 || !session.is_over());
         if sessions.len() >= self.max {
-            let silent = sessions.iter().min_by_key(|(_, s)| s.state().last_heard).map(|(key, _)| key.clone());
+            let silence = |s: &Arc<Session>| (Arc::strong_count(s) > 1 || s.leases.are_waiting(), s.state().last_heard);
+            let silent = sessions.iter().min_by_key(|(_, s)| silence(s)).map(|(key, _)| key.clone());
             if let Some(silent) = silent {
                 tracing::warn!(max = self.max, "more pods than --max-sessions: the longest silent one makes room");
                 sessions.remove(&silent);
@@ -186,19 +194,27 @@ impl Session {
         if let Some(token) = self.held(gone) {
             return Ok(token);
         }
-        let outcome = self.login.join(|| {
-            let (session, prover, gone) = (Arc::clone(self), Arc::clone(prover), gone.cloned());
-            async move {
-                // Another's login may have ended between our look and our turn.
-                match session.held(gone.as_ref()) {
-                    Some(token) => Ok(token),
-                    None => session.log_in(&prover, deadline).await,
+        loop {
+            let outcome = self.login.join(|| {
+                let (session, prover, gone) = (Arc::clone(self), Arc::clone(prover), gone.cloned());
+                async move {
+                    // Another's login may have ended between our look and our turn.
+                    match session.held(gone.as_ref()) {
+                        Some(token) => Ok(token),
+                        None => session.log_in(&prover, deadline).await,
+                    }
+                }
+            });
+            match outcome.await {
+                // The login was another caller's, and so was the deadline.
+                Some(Err(error)) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
+                Some(outcome) => return outcome,
+                None => {
+                    let error = Error::new(Cause::Internal, "the login panicked");
+                    return Err(error.advice("report it with the provider's log"));
                 }
             }
-        });
-        outcome.await.unwrap_or_else(|| {
-            Err(Error::new(Cause::Internal, "the login panicked").advice("report it with the provider's log"))
-        })
+        }
     }
 
     async fn log_in(&self, prover: &Prover, deadline: Instant) -> Result<Arc<Token>, Error> {
@@ -225,6 +241,14 @@ impl Session {
         let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, token));
         let is_old = !token.ttl.is_zero() && since.elapsed() >= token.ttl * 9 / 10;
         (!is_gone && !is_old && !token.is_spent()).then(|| Arc::clone(token))
+    }
+
+    /// Whether its pod has been silent for long and its token is over, so that nothing is lost with it.
+    fn is_over(&self) -> bool {
+        let state = self.state();
+        let has_token =
+            state.token.as_ref().is_some_and(|(token, since)| token.ttl.is_zero() || since.elapsed() < token.ttl);
+        !has_token && state.last_heard.elapsed() > SILENCE
     }
 
     fn client(&self) -> Client {

@@ -37,7 +37,8 @@ pub(super) fn code(cause: Cause) -> Code {
         | Cause::ServerFault
         | Cause::BackendDown
         | Cause::Overloaded => Code::Unavailable,
-        Cause::Deadline => Code::DeadlineExceeded,
+        // What gRPC says of it: the operation may have been done all the same. The driver does not repeat it.
+        Cause::Deadline | Cause::Unconfirmed => Code::DeadlineExceeded,
         Cause::AnswerTooLarge | Cause::FilesTooLarge => Code::ResourceExhausted,
         Cause::Internal => Code::Internal,
     }

@@ -252,7 +252,7 @@ impl Client {
         match self.shared.transport.send(request, Call { creates: false, deadline }).await {
             Ok(body) => {
                 let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
-                let engine = engine.filter(|engine| engine.path.ends_with('/'));
+                let engine = engine.filter(|e| e.path.ends_with('/') && read.path.starts_with(&e.path));
                 Some(engine.map_or(Known::Untold, |engine| Known::Engine(Arc::new(engine))))
             }
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),
@@ -331,7 +331,8 @@ impl Token {
         Ok(Self {
             header,
             policies: auth.policies.unwrap_or_default(),
-            ttl: Duration::from_secs(auth.lease_duration),
+            // No server's number makes our arithmetic overflow.
+            ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),
             num_uses: auth.num_uses,
             used: AtomicU64::new(0),
         })

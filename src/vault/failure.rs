@@ -22,7 +22,7 @@ pub enum Failure {
     Refused(Refusal),
     /// No connection could be made; nothing was sent.
     Connect(Box<ConnectError>),
-    /// The connection ended before the answer did.
+    /// The answer was lost on its way: the connection ended, or nobody waited longer.
     Lost {
         /// What the transport says of it.
         detail: String,
@@ -269,6 +269,19 @@ impl Refusal {
 }
 
 impl Failure {
+    /// The same of a request that may have created something: a gateway that has no answer does not say whether Vault
+    /// acted, and Vault's own 503 does.
+    pub(super) fn of_creating(self) -> Self {
+        match self {
+            Self::Refused(refusal)
+                if matches!(refusal.status, 502..=504) && !refusal.is_sealed() && !refusal.is_passing(true) =>
+            {
+                Self::Lost { detail: format!("status {}: {}", refusal.status, refusal.errors), creates: true }
+            }
+            other => other,
+        }
+    }
+
     /// What an answer means that is no success.
     #[must_use]
     pub fn of_answer(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
@@ -315,11 +328,11 @@ impl Failure {
         match self {
             Self::Connect(fault) => connect_failed(fault, address),
             Self::Lost { detail, creates: false } => {
-                Error::new(Cause::Unreachable, format!("Vault at {address} closed the connection before it answered")).said(detail)
+                Error::new(Cause::Unreachable, format!("the answer of Vault at {address} was lost")).said(detail)
             }
-            Self::Lost { detail, creates: true } => Error::new(Cause::Unreachable, format!("Vault at {address} closed the connection before it answered"))
+            Self::Lost { detail, creates: true } => Error::new(Cause::Unconfirmed, format!("the answer of Vault at {address} was lost"))
                 .said(detail)
-                .advice("not sent again at once, as it may have created a credential that now ends with its own lease"),
+                .advice("not sent again at once, as Vault may have created a credential, which then ends with its own lease"),
             Self::Deadline { during } => Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
                 .advice("check that Vault and what lies behind it answer within seconds"),
             Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("Vault at {address} answered with more than {} MiB", limit >> 20)),

@@ -104,7 +104,11 @@ impl Transport {
                     redirected = true;
                     continue;
                 }
-                Ok(answer) => Failure::of_answer(answer.status.as_u16(), &answer.body, retry_after(&answer.headers)),
+                Ok(answer) => {
+                    let failure =
+                        Failure::of_answer(answer.status.as_u16(), &answer.body, retry_after(&answer.headers));
+                    if call.creates { failure.of_creating() } else { failure }
+                }
                 Err(failure) => failure,
             };
             let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
@@ -142,7 +146,14 @@ impl Transport {
             let body = bounded(body, self.config.max_answer, call.creates).await?;
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         });
-        answer.await.unwrap_or(Err(Failure::Deadline { during: "waiting for the answer of Vault" }))
+        answer.await.unwrap_or_else(|_| {
+            // A caller's deadline is its own affair; all else is as if the connection had ended.
+            Err(if call.creates || patience < call.deadline {
+                Failure::Lost { detail: format!("no answer within {:.0?}", now.elapsed()), creates: call.creates }
+            } else {
+                Failure::Deadline { during: "waiting for the answer of Vault" }
+            })
+        })
     }
 
     /// How long to wait before sending again, if that may help, is safe, and ends before the caller gives up.
@@ -163,8 +174,10 @@ impl Transport {
     fn redirect(&self, answer: &Answer, from: &Uri, redirected: bool) -> Result<Uri, Failure> {
         let location = answer.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
         let to = if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
-        let refuse = |to: &str, why| Err(Failure::Redirect { to: crate::text::one_line(to, 200), why });
-        let Ok(uri) = to.parse::<Uri>() else { return refuse(&to, "its location is no URL") };
+        let refuse = |to: &str, why| Err(Failure::Redirect { to: to.to_owned(), why });
+        // What cannot be read is not repeated: a query may hold arguments.
+        let unknown = "an unknown place";
+        let Ok(uri) = to.parse::<Uri>() else { return refuse(unknown, "its location is no URL") };
         let origin = |uri: &Uri| {
             super::Address::parse(&format!(
                 "{}://{}",
@@ -173,7 +186,7 @@ impl Transport {
             ))
         };
         let (Ok(there), Ok(here)) = (origin(&uri), origin(from)) else {
-            return refuse(&to, "its location is no URL of a server");
+            return refuse(unknown, "its location is no URL of a server");
         };
         let place = there.to_string();
         if !self.config.redirects {
@@ -275,8 +288,8 @@ fn append(whole: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
     whole.extend_from_slice(data);
 }
 
-/// `Retry-After` in seconds; the form with a date is not used by Vault.
+/// `Retry-After` in seconds, at most an hour; the form with a date is not used by Vault.
 fn retry_after(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(3600)))
 }
