@@ -96,7 +96,7 @@ pub enum Cause {
     Internal,
 }
 
-/// A failure as the pod's events will show it. Holds no secret, token or argument value.
+/// A failure as the pod's events will show it: names, paths and Vault's words, from which argument values are taken out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     cause: Cause,

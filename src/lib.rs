@@ -31,7 +31,8 @@
 //!
 //! - A request that may have created something at Vault is sent again only when Vault surely did not act on it, runs in a
 //!   task of its own, and its answer waits in the session until it has gone out to the pod ([`flight`], [`lease`]).
-//! - Nothing that can be printed holds a secret ([`secret`]); an [`error::Error`] is made of names, paths and Vault's words.
+//! - Nothing that can be printed holds a secret ([`secret`]); an [`error::Error`] is made of names, paths and
+//!   Vault's words without argument values.
 //! - A mount makes no request to the Kubernetes API, unless the driver passed no token and minting is on.
 
 pub mod admin;

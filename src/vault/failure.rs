@@ -309,7 +309,7 @@ impl Failure {
     /// The failure of a read, with its cause and its mend.
     #[must_use]
     pub fn of_read(&self, at: &ReadContext<'_>) -> Error {
-        match self {
+        match &self.covered(at.read) {
             Self::Refused(refusal) => read_refused(refusal, at),
             Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
                 .said(warnings.join("; "))
@@ -320,6 +320,20 @@ impl Failure {
             )
             .advice("a volume holds at most 4 MiB; store large data elsewhere"),
             other => other.of_transport(at.address).about(format_args!("{} {}", at.verb(), at.path())),
+        }
+    }
+
+    /// The same without the arguments that Vault, or what stands before it, repeats.
+    fn covered(&self, read: &Read) -> Self {
+        match self.clone() {
+            Self::Refused(refusal) => Self::Refused(Refusal {
+                errors: read.cover(&refusal.errors),
+                warnings: read.cover(&refusal.warnings),
+                ..refusal
+            }),
+            Self::NoData { warnings } => Self::NoData { warnings: warnings.iter().map(|w| read.cover(w)).collect() },
+            Self::Lost { detail, creates } => Self::Lost { detail: read.cover(&detail), creates },
+            other => other,
         }
     }
 

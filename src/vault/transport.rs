@@ -186,7 +186,10 @@ impl Transport {
             ))
         };
         let (Ok(there), Ok(here)) = (origin(&uri), origin(from)) else {
-            return refuse(unknown, "its location is no URL of a server");
+            let scheme = uri.scheme_str().unwrap_or_default();
+            let place =
+                uri.authority().map(|a| format!("{scheme}://{}", a.as_str().rsplit('@').next().unwrap_or_default()));
+            return refuse(place.as_deref().unwrap_or(unknown), "its location is no URL of a server");
         };
         let place = there.to_string();
         if !self.config.redirects {

@@ -29,6 +29,9 @@ impl fmt::Display for Method {
     }
 }
 
+/// The shortest argument that is covered in messages, in bytes: shorter ones are words of the language, too.
+const MIN_COVERED: usize = 4;
+
 /// One request for a secret, normalized: equal requests are equal values, and equal values are sent once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Read {
@@ -40,4 +43,49 @@ pub struct Read {
     pub query: Option<SecretText>,
     /// The JSON body, keys sorted.
     pub body: Option<SecretText>,
+}
+
+impl Read {
+    /// `words` of Vault's about this request, without the argument values that it repeats: they may be secret.
+    #[must_use]
+    pub fn cover(&self, words: &str) -> String {
+        let mut values = Vec::new();
+        if let Some(Ok(body)) = self.body.as_ref().map(|body| serde_json::from_str(body.expose())) {
+            strings(&body, &mut values);
+        }
+        if let Some(query) = &self.query {
+            values.extend(form_urlencoded::parse(query.expose().as_bytes()).map(|(_, value)| value.into_owned()));
+        }
+        // The longest first, so that no part of one stays because another is in it.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        let values = values.iter().filter(|value| value.len() >= MIN_COVERED);
+        values.fold(words.to_owned(), |words, value| words.replace(value.as_str(), "[argument]"))
+    }
+}
+
+/// Every string in a JSON value.
+fn strings(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(text) => found.push(text.clone()),
+        serde_json::Value::Array(values) => values.iter().for_each(|value| strings(value, found)),
+        serde_json::Value::Object(map) => map.values().for_each(|value| strings(value, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_covered_in_vaults_words() {
+        let read = Read {
+            method: Method::Put,
+            path: "pki/issue/web".into(),
+            query: Some("pin=caf%C3%A9+au+lait".into()),
+            body: Some(r#"{"common_name":"hunter2.example","ttl":"1h","list":[{"deep":"hunter2"}]}"#.into()),
+        };
+        let said = read.cover("common name hunter2.example not allowed; hunter2, café au lait, 1h");
+        assert_eq!(said, "common name [argument] not allowed; [argument], [argument], 1h");
+    }
 }

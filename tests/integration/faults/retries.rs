@@ -30,8 +30,8 @@ async fn nothing_is_sent_more_often_than_the_limit() {
         (status(503, "overload"), "status 503"),
         (status(412, "behind"), "behind its active node"),
         (status(472, ""), "without an active node"),
-        (Fault::LoseRequest, "closed the connection"),
-        (Fault::CutAnswer, "closed the connection"),
+        (Fault::LoseRequest, "was lost"),
+        (Fault::CutAnswer, "was lost"),
     ];
     each(faults, async |stage, (fault, said)| {
         stage.vault.every("GET", &stage.secret(), fault);

@@ -154,7 +154,7 @@ async fn what_is_sent_again_over_http_2_is_the_same() {
         assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);
         secured.vault.next(1, "GET", &database.path, fault);
         let (code, text) = secured.daemon.refusal(secured.trusting().objects(&user).call()).await;
-        assert_eq!(code, Code::Unavailable, "{text}");
+        assert_eq!(code, Code::DeadlineExceeded, "{text}");
         assert_says(&text, &["not sent again"]);
     }
     assert_eq!((secured.vault.count("GET", "kv-"), secured.vault.count("GET", &database.path)), (4, 2));

@@ -78,7 +78,7 @@ async fn a_name_that_the_role_refuses() {
     let parts = [
         "objects \"tls.crt\", \"tls.key\"",
         &format!("{pki}/issue/web"),
-        "evil.example not allowed by this role",
+        "common name [argument] not allowed by this role",
         "allowed names",
     ];
     daemon.refuses(&pod.objects(pair(&pki, "evil.example")), Code::PermissionDenied, &parts).await;
