@@ -3,7 +3,9 @@
 //! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
 //! Vault); nothing depends on them for safety.
 
+mod login;
 mod missing;
+mod read;
 
 use std::time::Duration;
 
@@ -299,7 +301,7 @@ impl Failure {
     #[must_use]
     pub fn of_login(&self, at: &LoginContext) -> Error {
         match self {
-            Self::Refused(refusal) => login_refused(refusal, at),
+            Self::Refused(refusal) => login::refused(refusal, at),
             other => other
                 .of_transport(&at.address)
                 .about(format_args!("login at auth/{} with role {:?}", at.mount, at.role)),
@@ -310,7 +312,7 @@ impl Failure {
     #[must_use]
     pub fn of_read(&self, at: &ReadContext<'_>) -> Error {
         match &self.covered(at.read) {
-            Self::Refused(refusal) => read_refused(refusal, at),
+            Self::Refused(refusal) => read::refused(refusal, at),
             Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
                 .said(warnings.join("; "))
                 .advice("read a path that answers with data"),
@@ -422,182 +424,4 @@ fn connect_failed(fault: &ConnectError, address: &str) -> Error {
         _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
     };
     Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
-}
-
-fn login_refused(refusal: &Refusal, at: &LoginContext) -> Error {
-    if let Some(error) = refusal.general(&at.address) {
-        return error.about(format_args!("login at auth/{} with role {:?}", at.mount, at.role));
-    }
-    let LoginContext { mount, role, address, pod_namespace, service_account, .. } = at;
-    let place = match &at.namespace {
-        Some(namespace) => format!("auth/{mount} in Vault namespace {namespace} at {address}"),
-        None => format!("auth/{mount} at {address}"),
-    };
-    let (cause, what, advice) = if refusal.says(&["namespace not found"]) {
-        let namespace = at.namespace.as_deref().unwrap_or_default();
-        (
-            Cause::VaultNamespaceMissing,
-            format!("there is no Vault namespace {namespace:?} at {address} to log in at"),
-            "correct vaultNamespace (or vaultAuthNamespace, where it is set), or create the namespace".to_owned(),
-        )
-    } else if refusal.says(&["invalid role name", "could not be found", "role with oidc role_type"]) {
-        (
-            Cause::RoleMissing,
-            format!("role {role:?} does not exist at {place}"),
-            "correct roleName or the auth mount path in the class, or create the role".to_owned(),
-        )
-    } else if refusal.says(&["invalid audience", "audience claim"]) {
-        (
-            Cause::LoginClaims,
-            format!(
-                "role {role:?} at {place} does not take the service account token's audience {}",
-                at.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-            ),
-            "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
-        )
-    } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {
-        (
-            Cause::LoginClaims,
-            format!("{place} does not know the key that signed this cluster's service account tokens"),
-            "configure it for this cluster (jwt: oidc_discovery_url, jwks_url or jwt_validation_pubkeys), or name this cluster's auth mount in the class".to_owned(),
-        )
-    } else if refusal.says(&["namespace not authorized"]) {
-        (
-            Cause::NamespaceNotBound,
-            format!("role {role:?} at {place} does not take pods of namespace {pod_namespace:?}"),
-            format!("add {pod_namespace:?} to the role's bound_service_account_namespaces"),
-        )
-    } else if refusal.says(&["service account name not authorized"]) {
-        (
-            Cause::ServiceAccountNotBound,
-            format!("role {role:?} at {place} does not take service account {service_account:?}"),
-            format!(
-                "add {service_account:?} to the role's bound_service_account_names, or set the pod's serviceAccountName"
-            ),
-        )
-    } else if refusal.says(&["token is expired", "token has expired"]) {
-        (
-            Cause::TokenExpired,
-            format!("the service account token is expired, says {place}"),
-            "compare the clocks of this node, the API server and Vault".to_owned(),
-        )
-    } else if refusal.says(&["could not load backend configuration", "could not load configuration"]) {
-        (
-            Cause::AuthUnconfigured,
-            format!("{place} is mounted but not configured"),
-            format!("write its configuration: vault write auth/{mount}/config …"),
-        )
-    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path", "missing role_id"]) {
-        (
-            Cause::AuthUnconfigured,
-            format!("no kubernetes or jwt auth method answers logins at {place}"),
-            "correct the auth mount path in the class, or enable the method there".to_owned(),
-        )
-    } else if refusal.status == 403 {
-        (
-            Cause::LoginDenied,
-            format!("login with role {role:?} was denied at {place} without a reason"),
-            format!(
-                "one of three: no kubernetes or jwt method is mounted at auth/{mount}; it does not take this cluster's tokens, or this pod is gone; it cannot ask the Kubernetes API for a TokenReview (unreachable, or no right: system:auth-delegator). Vault's server log says which, at level debug"
-            ),
-        )
-    } else if refusal.status >= 500 {
-        (
-            Cause::ServerFault,
-            format!("login with role {role:?} failed at {place} with status {}", refusal.status),
-            "look into Vault's server log".to_owned(),
-        )
-    } else {
-        (
-            Cause::LoginClaims,
-            format!("role {role:?} at {place} does not take this service account token"),
-            "compare the token's claims with the role's bound claims".to_owned(),
-        )
-    };
-    Error::new(cause, what).said(&refusal.errors).advice(advice)
-}
-
-fn read_refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
-    let words = if refusal.errors.is_empty() { &refusal.warnings } else { &refusal.errors };
-    let (path, verb) = (at.path(), at.verb());
-    let (cause, what, advice) = match refusal.status {
-        _ if refusal.says(&["namespace not found"]) => (
-            Cause::VaultNamespaceMissing,
-            format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address),
-            "correct vaultNamespace, or create the namespace".to_owned(),
-        ),
-        404 => return missing::missing(refusal, at).said(words),
-        403 => {
-            let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
-            let mend = match missing::kv_path(refusal, at) {
-                Some(meant) => format!("{meant} If not,"),
-                None => "correct secretPath, or".to_owned(),
-            };
-            (
-                Cause::Denied,
-                format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
-                format!("{mend} {}", at.permit()),
-            )
-        }
-        405 => (
-            Cause::Method,
-            format!("{path} does not take method {}", at.read.method),
-            match at.read.method {
-                Method::Get => {
-                    "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE"
-                        .to_owned()
-                }
-                Method::List => match missing::kv_path(refusal, at) {
-                    Some(meant) => meant.to_string(),
-                    None => "remove `method` to read".to_owned(),
-                },
-                Method::Put | Method::Post => "remove `method` to read".to_owned(),
-            },
-        ),
-        400 | 500 if refusal.says(&["unknown role", "role not found", "unable to find role"]) => (
-            Cause::EngineRoleMissing,
-            format!("the secrets engine has no role for {path}"),
-            "correct the role at the end of secretPath, or create it".to_owned(),
-        ),
-        400 if refusal.says(&["token had one use left"]) => (
-            Cause::ReadRefused,
-            format!("{path} gives a lease, which a token of one use cannot hold"),
-            format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", at.role),
-        ),
-        400 if refusal.says(&["not allowed by this role"]) => (
-            Cause::ArgumentRefused,
-            format!("the role of {path} does not allow these arguments"),
-            "correct secretArgs, or the role's allowed names".to_owned(),
-        ),
-        500 if refusal.says(&[
-            "connection refused",
-            "failed to connect",
-            "dial tcp",
-            "no such host",
-            "connection reset",
-            "i/o timeout",
-        ]) =>
-        {
-            (
-                Cause::BackendDown,
-                format!("Vault cannot reach what stands behind {path}"),
-                "check that it runs, and the engine's connection settings; the mount is tried again by itself"
-                    .to_owned(),
-            )
-        }
-        _ => match refusal.general(at.address) {
-            Some(error) => return error.about(format_args!("{verb} {path}")),
-            None if refusal.status >= 500 => (
-                Cause::ServerFault,
-                format!("{verb} {path} failed at {} with status {}", at.address, refusal.status),
-                "look into Vault's server log".to_owned(),
-            ),
-            None => (
-                Cause::ReadRefused,
-                format!("{verb} {path} was refused with status {}", refusal.status),
-                "correct secretPath, method or secretArgs".to_owned(),
-            ),
-        },
-    };
-    Error::new(cause, what).said(words).advice(advice)
 }

@@ -1,0 +1,92 @@
+//! What a refused read means.
+
+use super::{ReadContext, Refusal, missing};
+use crate::{
+    error::{Cause, Error},
+    vault::wire::Method,
+};
+
+pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
+    let words = if refusal.errors.is_empty() { &refusal.warnings } else { &refusal.errors };
+    let (path, verb) = (at.path(), at.verb());
+    let (cause, what, advice) = match refusal.status {
+        _ if refusal.says(&["namespace not found"]) => (
+            Cause::VaultNamespaceMissing,
+            format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address),
+            "correct vaultNamespace, or create the namespace".to_owned(),
+        ),
+        404 => return missing::missing(refusal, at).said(words),
+        403 => {
+            let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
+            let mend = match missing::kv_path(refusal, at) {
+                Some(meant) => format!("{meant} If not,"),
+                None => "correct secretPath, or".to_owned(),
+            };
+            (
+                Cause::Denied,
+                format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
+                format!("{mend} {}", at.permit()),
+            )
+        }
+        405 => (
+            Cause::Method,
+            format!("{path} does not take method {}", at.read.method),
+            match at.read.method {
+                Method::Get => {
+                    "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE"
+                        .to_owned()
+                }
+                Method::List => match missing::kv_path(refusal, at) {
+                    Some(meant) => meant.to_string(),
+                    None => "remove `method` to read".to_owned(),
+                },
+                Method::Put | Method::Post => "remove `method` to read".to_owned(),
+            },
+        ),
+        400 | 500 if refusal.says(&["unknown role", "role not found", "unable to find role"]) => (
+            Cause::EngineRoleMissing,
+            format!("the secrets engine has no role for {path}"),
+            "correct the role at the end of secretPath, or create it".to_owned(),
+        ),
+        400 if refusal.says(&["token had one use left"]) => (
+            Cause::ReadRefused,
+            format!("{path} gives a lease, which a token of one use cannot hold"),
+            format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", at.role),
+        ),
+        400 if refusal.says(&["not allowed by this role"]) => (
+            Cause::ArgumentRefused,
+            format!("the role of {path} does not allow these arguments"),
+            "correct secretArgs, or the role's allowed names".to_owned(),
+        ),
+        500 if refusal.says(&[
+            "connection refused",
+            "failed to connect",
+            "dial tcp",
+            "no such host",
+            "connection reset",
+            "i/o timeout",
+        ]) =>
+        {
+            (
+                Cause::BackendDown,
+                format!("Vault cannot reach what stands behind {path}"),
+                "check that it runs, and the engine's connection settings; the mount is tried again by itself"
+                    .to_owned(),
+            )
+        }
+        _ => match refusal.general(at.address) {
+            Some(error) => return error.about(format_args!("{verb} {path}")),
+            None if refusal.status >= 500 => (
+                Cause::ServerFault,
+                format!("{verb} {path} failed at {} with status {}", at.address, refusal.status),
+                "look into Vault's server log".to_owned(),
+            ),
+            None => (
+                Cause::ReadRefused,
+                format!("{verb} {path} was refused with status {}", refusal.status),
+                "correct secretPath, method or secretArgs".to_owned(),
+            ),
+        },
+    };
+    Error::new(cause, what).said(words).advice(advice)
+}
