@@ -1,100 +1,12 @@
 //! The one error type: what failed, where, in whose words, and what to do about it.
 
+pub mod cause;
+
 use std::fmt;
 
+pub use cause::{Cause, Code};
+
 use crate::text::one_line;
-
-/// What went wrong, by the thing a person would have to mend. `provider::status` maps each to its gRPC code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// The class, the pod's volumeAttributes or the driver's request cannot be understood.
-    InvalidRequest,
-    /// The operator does not allow what the class asks for.
-    NotAllowed,
-    /// The driver passed no service account token of the audience, and none may be minted.
-    TokenMissing,
-    /// The service account token is expired.
-    TokenExpired,
-    /// The service account token is not for this audience.
-    TokenAudience,
-    /// The service account token is not the pod's.
-    TokenIdentity,
-    /// The Kubernetes API refused or failed a TokenRequest.
-    TokenRequest,
-
-    /// No answer: refused, no route, name not found, connection lost.
-    Unreachable,
-    /// No answer to a request that may have created something, so that it must not be repeated at once.
-    Unconfirmed,
-    /// The server's certificate is not trusted, or TLS settings cannot be used.
-    Tls,
-    /// The address answers, but not as Vault does.
-    NotVault,
-    /// The server is sealed.
-    Sealed,
-    /// The server is not initialized.
-    Uninitialized,
-    /// The cluster has no active node.
-    NoLeader,
-    /// A rate limit, or a standby that is behind, even after retries.
-    Busy,
-    /// Another failure of the server (5xx).
-    ServerFault,
-    /// The caller's time ran out.
-    Deadline,
-    /// The server redirects to where we may not follow.
-    Redirect,
-    /// An answer is larger than we accept.
-    AnswerTooLarge,
-
-    /// Vault's Kubernetes or JWT login was refused without a reason.
-    LoginDenied,
-    /// The login's role does not exist.
-    RoleMissing,
-    /// The role does not accept the token's claims (audience, bound claims).
-    LoginClaims,
-    /// The role does not accept the pod's namespace.
-    NamespaceNotBound,
-    /// The role does not accept the pod's service account.
-    ServiceAccountNotBound,
-    /// The auth mount is not configured.
-    AuthUnconfigured,
-    /// The Vault namespace does not exist.
-    VaultNamespaceMissing,
-
-    /// A policy denies the request (or the mount does not exist: Vault does not tell).
-    Denied,
-    /// There is no secret at the path.
-    SecretMissing,
-    /// The version asked for, or the newest, was deleted or destroyed.
-    VersionDeleted,
-    /// A KV v2 path without `data/`.
-    KvPath,
-    /// The engine does not know the role in the path.
-    EngineRoleMissing,
-    /// The engine cannot reach what is behind it (a database).
-    BackendDown,
-    /// The engine does not take this method.
-    Method,
-    /// The engine refuses an argument by a rule of its role (PKI names).
-    ArgumentRefused,
-    /// The engine refuses the request otherwise (400).
-    ReadRefused,
-    /// The answer holds no data.
-    NoData,
-
-    /// The key or pointer is not in the secret.
-    KeyMissing,
-    /// The value cannot be rendered as the object asks (encoding, format, file name).
-    Render,
-    /// The files are larger than the driver takes.
-    FilesTooLarge,
-
-    /// The process ends or is full; another attempt may succeed.
-    Overloaded,
-    /// A fault of ours.
-    Internal,
-}
 
 /// A failure as the pod's events will show it: names, paths and Vault's words, from which argument values are taken out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +15,8 @@ pub struct Error {
     what: String,
     said: Option<String>,
     advice: Option<String>,
+    /// Several failures, each of which ends with its own id.
+    listing: bool,
 }
 
 /// The most of another program's words that a message repeats, in bytes.
@@ -112,7 +26,13 @@ impl Error {
     /// A failure, and what failed in one clause that names object, path, role or mount.
     #[must_use]
     pub fn new(cause: Cause, what: impl Into<String>) -> Self {
-        Self { cause, what: what.into(), said: None, advice: None }
+        Self { cause, what: what.into(), said: None, advice: None, listing: false }
+    }
+
+    /// Several failures as one. `what` lists them, each with its id, the last at its end; `cause` is that of the worst.
+    #[must_use]
+    pub fn listing(cause: Cause, what: impl Into<String>) -> Self {
+        Self { listing: true, ..Self::new(cause, what) }
     }
 
     /// Adds the other program's own words, on one line and bounded.
@@ -143,21 +63,28 @@ impl Error {
         self.cause
     }
 
+    /// What failed, without the words and the advice.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The other program's words.
+    #[must_use]
+    pub fn words(&self) -> Option<&str> {
+        self.said.as_deref()
+    }
+
+    /// The next step.
+    #[must_use]
+    pub fn next_step(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+
     /// Whether the same request may succeed soon without anybody mending anything.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self.cause,
-            Cause::Unreachable
-                | Cause::Sealed
-                | Cause::Uninitialized
-                | Cause::NoLeader
-                | Cause::Busy
-                | Cause::ServerFault
-                | Cause::BackendDown
-                | Cause::Deadline
-                | Cause::Overloaded
-        )
+        self.cause.code() == Code::Unavailable || self.cause == Cause::Deadline
     }
 }
 
@@ -170,7 +97,7 @@ impl fmt::Display for Error {
         if let Some(advice) = &self.advice {
             write!(f, "; {advice}")?;
         }
-        Ok(())
+        if self.listing { Ok(()) } else { write!(f, " [{}]", self.cause.id()) }
     }
 }
 

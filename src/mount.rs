@@ -196,7 +196,7 @@ impl Mounter {
 
     /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
     fn reread_tls(&self, error: &Error, target: &Target) {
-        if error.cause() == Cause::Tls {
+        if error.cause().is_tls() {
             self.vault.forget(&target.endpoint);
         }
     }
@@ -222,7 +222,11 @@ fn no_token(audience: &str, passed: &[String]) -> Error {
 impl Object {
     /// Whether this failure only says that there is nothing, and the class said that may be.
     fn may_lack(&self, error: &Error) -> bool {
-        self.optional && matches!(error.cause(), Cause::SecretMissing | Cause::VersionDeleted | Cause::KeyMissing)
+        self.optional
+            && matches!(
+                error.cause(),
+                Cause::SecretMissing | Cause::VersionDeleted | Cause::Kv1Path | Cause::KeyMissing | Cause::KeyNested
+            )
     }
 }
 
@@ -245,7 +249,7 @@ impl Mounted {
                 .find(|p| matches!(p.as_bytes().get(path.len()), None | Some(b'/')));
             if let Some(clash) = clash {
                 return Err(Error::new(
-                    Cause::Render,
+                    Cause::DuplicateFile,
                     format!("two objects make the files {path:?} and {clash:?}, which cannot both be"),
                 )
                 .advice("give one of them another objectName"));

@@ -192,7 +192,7 @@ impl Provider {
 
     /// Says once in the log what the caller is told; the driver masks the failures of remounts.
     fn refuse(&self, error: &Error, target_path: &str) -> Status {
-        let code = status::code(error.cause());
+        let code = status::code(error.cause().code());
         if error.cause() == Cause::Internal {
             let faults = self.faults.fetch_add(1, Relaxed) + 1;
             tracing::error!(faults, "a fault of vaultmount's own");

@@ -56,10 +56,10 @@ impl Answer<'_> {
             StatusCode::UNAUTHORIZED => {
                 (refused, Some("check the service account token or the kubeconfig's user: it is not accepted"))
             }
-            StatusCode::TOO_MANY_REQUESTS => (Cause::Busy, None),
-            status if status.is_server_error() => (Cause::ServerFault, None),
+            StatusCode::TOO_MANY_REQUESTS => (Cause::KubernetesApi, None),
+            status if status.is_server_error() => (Cause::KubernetesApi, None),
             status if status.is_redirection() => {
-                (Cause::Redirect, Some("redirects are not followed; name the server itself"))
+                (Cause::KubernetesApi, Some("redirects are not followed; name the server itself"))
             }
             _ => (refused, None),
         };

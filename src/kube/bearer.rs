@@ -82,8 +82,9 @@ impl TokenFile {
 }
 
 async fn read(path: &Path) -> Result<SecretText, Error> {
-    let fault =
-        |what: &str| Error::new(Cause::Internal, format!("the Kubernetes token file {} {what}", path.display()));
+    let fault = |what: &str| {
+        Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {what}", path.display()))
+    };
     let text = tokio::fs::read_to_string(path).await.map_err(|e| fault("cannot be read").said(e.to_string()))?;
     let text = zeroize::Zeroizing::new(text);
     match text.trim() {
@@ -159,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn an_empty_or_absent_file_is_named() {
         let rotated = Rotated::new(" \n");
-        assert!(rotated.after(0).await.ends_with("token is empty"));
+        assert!(rotated.after(0).await.contains("token is empty"));
         fs::remove_file(rotated.folder.path().join("token")).unwrap();
         assert!(rotated.after(0).await.contains("token cannot be read (it said: No such file"));
     }

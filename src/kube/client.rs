@@ -77,7 +77,7 @@ impl Client {
         self.requests.fetch_add(1, Ordering::Relaxed);
         match timeout(TIMEOUT, self.exchange(request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.fault(Cause::Deadline, &format!("does not answer within {} s", TIMEOUT.as_secs()))),
+            Err(_) => Err(self.fault(Cause::KubernetesApi, &format!("does not answer within {} s", TIMEOUT.as_secs()))),
         }
     }
 
@@ -123,7 +123,7 @@ impl Client {
             let frame = frame.map_err(|e| self.unreachable(&http::reason(&e).1))?;
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + data.len() > MAX_ANSWER {
-                return Err(self.fault(Cause::AnswerTooLarge, "answers with more than 1 MiB"));
+                return Err(self.fault(Cause::KubernetesApi, "answers with more than 1 MiB"));
             }
             whole.extend_from_slice(&data);
         }
@@ -153,7 +153,7 @@ impl Client {
     }
 
     fn unreachable(&self, words: &str) -> Error {
-        self.fault(Cause::Unreachable, "does not answer")
+        self.fault(Cause::KubernetesApi, "does not answer")
             .said(words)
             .advice("check that the address is right and that no network policy stands between")
     }
@@ -165,8 +165,9 @@ impl Client {
 
 fn bearer(token: &SecretText) -> Result<HeaderValue, Error> {
     let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|_| Error::new(Cause::Internal, "the Kubernetes token holds characters that no header can carry"))?;
+    let mut value = HeaderValue::from_str(&text).map_err(|_| {
+        Error::new(Cause::KubernetesConfig, "the Kubernetes token holds characters that no header can carry")
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -189,6 +190,6 @@ mod tests {
     #[test]
     fn a_token_that_no_header_can_carry_is_not_shown() {
         let error = bearer(&SecretText::from("t0\nken")).unwrap_err().to_string();
-        assert_eq!(error, "the Kubernetes token holds characters that no header can carry");
+        assert_eq!(error, "the Kubernetes token holds characters that no header can carry [VM0091]");
     }
 }

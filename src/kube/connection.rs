@@ -73,9 +73,9 @@ impl Pem {
     pub(super) fn read(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
         match self {
             Self::Text(text) => Ok(Zeroizing::new(text.expose().as_bytes().to_vec())),
-            Self::File(path) => fs::read(path)
-                .map(Zeroizing::new)
-                .map_err(|e| Error::new(Cause::Tls, format!("{} cannot be read", path.display())).said(e.to_string())),
+            Self::File(path) => fs::read(path).map(Zeroizing::new).map_err(|e| {
+                Error::new(Cause::KubernetesConfig, format!("{} cannot be read", path.display())).said(e.to_string())
+            }),
         }
     }
 }

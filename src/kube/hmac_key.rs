@@ -49,7 +49,7 @@ impl Kube {
         let answer = self.client.post(&path, &NewSecret::new(self.namespace(), secret, &key)).await?;
         match answer.status {
             StatusCode::CONFLICT => self.read_key(secret).await?.ok_or_else(|| {
-                Error::new(Cause::Busy, "it was there when we created it and gone when we read it")
+                Error::new(Cause::KubernetesApi, "it was there when we created it and gone when we read it")
                     .said(answer.said().message)
             }),
             StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "create", "")),
@@ -59,7 +59,7 @@ impl Kube {
 
     fn forbidden(&self, answer: &Answer<'_>, verb: &str, names: &str) -> Error {
         let namespace = self.namespace();
-        answer.failure(Cause::Denied).advice(format!(
+        answer.failure(Cause::VersionKey).advice(format!(
             "may not {verb} secrets in namespace {namespace}: a Role there needs the rule \
              {{apiGroups: [\"\"], resources: [secrets]{names}, verbs: [{verb}]}}"
         ))
@@ -68,10 +68,9 @@ impl Kube {
 
 /// The key in the Secret of an answer; any length but none.
 fn found(answer: &Answer<'_>) -> Result<SecretBytes, Error> {
-    let refused = if answer.status == StatusCode::UNAUTHORIZED { Cause::Denied } else { Cause::Internal };
-    let secret: Secret = answer.object(refused)?;
+    let secret: Secret = answer.object(Cause::VersionKey)?;
     let fault = |what: &str| {
-        Error::new(Cause::KeyMissing, what).advice("delete the Secret and it is created anew (file versions change)")
+        Error::new(Cause::VersionKey, what).advice("delete the Secret and it is created anew (file versions change)")
     };
     let mut data = secret.data.unwrap_or_default();
     let text = data.remove(ENTRY).ok_or_else(|| fault("the Secret has no entry \"key\""))?;

@@ -77,11 +77,11 @@ fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Se
     Ok(Arc::new(FixedServerNameResolver::new(parsed)))
 }
 
-/// Why there was no answer: `Tls` or `Unreachable`, and in the words of the innermost error.
+/// Why there was no answer: `Tls` or `KubernetesApi`, and in the words of the innermost error.
 pub(super) fn reason(error: &(dyn StdError + 'static)) -> (Cause, String) {
     let mut error = error;
     while !error.is::<rustls::Error>() {
-        let Some(inner) = inner(error) else { return (Cause::Unreachable, error.to_string()) };
+        let Some(inner) = inner(error) else { return (Cause::KubernetesApi, error.to_string()) };
         error = inner;
     }
     (Cause::Tls, error.to_string())

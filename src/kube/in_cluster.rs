@@ -41,7 +41,7 @@ fn server(host: &str, port: &str) -> Result<Server, Error> {
     let address = format!("https://{host}:{port}");
     Server::parse(&address).map_err(|why| {
         let what = format!("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT make {address:?}, which is {why}");
-        Error::new(Cause::InvalidRequest, what)
+        Error::new(Cause::KubernetesConfig, what)
     })
 }
 
@@ -53,7 +53,8 @@ fn authority(file: PathBuf) -> Ca {
 fn namespace(config: &Config) -> Result<String, Error> {
     let file = config.service_account.join("namespace");
     let text = fs::read_to_string(&file).map_err(|e| {
-        let error = Error::new(Cause::Internal, format!("the pod's namespace file {} cannot be read", file.display()));
+        let error =
+            Error::new(Cause::KubernetesConfig, format!("the pod's namespace file {} cannot be read", file.display()));
         match e.kind() {
             ErrorKind::NotFound => error.advice("project metadata.namespace beside the service account token"),
             _ => error.said(e.to_string()),
@@ -133,6 +134,6 @@ mod tests {
     fn a_host_that_makes_no_address_is_shown() {
         let (_folder, config) = pod(ACCOUNT);
         let error = read(&Config { service_host: Some("a b".into()), ..config }).err().unwrap().to_string();
-        assert!(error.ends_with(r#"make "https://a b:443", which is not a URL"#), "{error}");
+        assert!(error.ends_with(r#"make "https://a b:443", which is not a URL [VM0091]"#), "{error}");
     }
 }

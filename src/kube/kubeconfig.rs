@@ -37,7 +37,7 @@ fn parse(text: &str) -> Result<Kubeconfig, Error> {
 }
 
 fn fault(what: impl Into<String>) -> Error {
-    Error::new(Cause::InvalidRequest, what)
+    Error::new(Cause::KubernetesConfig, what)
 }
 
 fn connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {

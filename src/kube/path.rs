@@ -41,6 +41,6 @@ mod tests {
             assert!(object(bad, "secrets", "x").is_err(), "{bad}");
         }
         let shown = object("shop", "serviceaccounts", "../x").unwrap_err().to_string();
-        assert_eq!(shown, r#""../x" is no Kubernetes name (serviceaccounts)"#);
+        assert_eq!(shown, r#""../x" is no Kubernetes name (serviceaccounts) [VM0080]"#);
     }
 }

@@ -33,12 +33,14 @@ impl Failures {
             return failures.pop().map_or(Ok(()), |(error, names)| Err(error.about(subject(&names))));
         }
         let failed: usize = failures.iter().map(|(_, names)| names.len()).sum();
-        let mut listed: Vec<String> =
+        let listed: Vec<String> =
             failures.iter().take(MAX_LISTED).map(|(error, names)| format!("{}: {error}", subject(names))).collect();
-        if failures.len() > MAX_LISTED {
-            listed.push(format!("and {} more", failures.len() - MAX_LISTED));
-        }
-        Err(Error::new(cause, format!("{failed} of {objects} objects failed: {}", listed.join(" | "))))
+        let shown = if failures.len() > MAX_LISTED {
+            format!(" for {} reasons, of which {MAX_LISTED} are shown", failures.len())
+        } else {
+            String::new()
+        };
+        Err(Error::listing(cause, format!("{failed} of {objects} objects failed{shown}: {}", listed.join(" | "))))
     }
 }
 

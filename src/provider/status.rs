@@ -2,44 +2,19 @@
 
 use tonic::Code;
 
-use crate::error::Cause;
+use crate::error;
 
-/// The code that makes the driver do the right thing: it tries `Unavailable` again at once (three times), kubelet
-/// everything else later.
-pub(super) fn code(cause: Cause) -> Code {
-    match cause {
-        Cause::InvalidRequest | Cause::Method | Cause::Render | Cause::ReadRefused => Code::InvalidArgument,
-        Cause::NotAllowed
-        | Cause::NamespaceNotBound
-        | Cause::ServiceAccountNotBound
-        | Cause::Denied
-        | Cause::ArgumentRefused => Code::PermissionDenied,
-        Cause::TokenExpired | Cause::TokenAudience | Cause::TokenIdentity | Cause::LoginDenied | Cause::LoginClaims => {
-            Code::Unauthenticated
-        }
-        Cause::SecretMissing | Cause::VersionDeleted | Cause::KvPath | Cause::KeyMissing | Cause::NoData => {
-            Code::NotFound
-        }
-        Cause::TokenMissing
-        | Cause::TokenRequest
-        | Cause::Tls
-        | Cause::NotVault
-        | Cause::Redirect
-        | Cause::RoleMissing
-        | Cause::AuthUnconfigured
-        | Cause::VaultNamespaceMissing
-        | Cause::EngineRoleMissing => Code::FailedPrecondition,
-        Cause::Unreachable
-        | Cause::Sealed
-        | Cause::Uninitialized
-        | Cause::NoLeader
-        | Cause::Busy
-        | Cause::ServerFault
-        | Cause::BackendDown
-        | Cause::Overloaded => Code::Unavailable,
-        // What gRPC says of it: the operation may have been done all the same. The driver does not repeat it.
-        Cause::Deadline | Cause::Unconfirmed => Code::DeadlineExceeded,
-        Cause::AnswerTooLarge | Cause::FilesTooLarge => Code::ResourceExhausted,
-        Cause::Internal => Code::Internal,
+/// gRPC's code for one of the table's.
+pub(super) fn code(code: error::Code) -> Code {
+    match code {
+        error::Code::InvalidArgument => Code::InvalidArgument,
+        error::Code::PermissionDenied => Code::PermissionDenied,
+        error::Code::Unauthenticated => Code::Unauthenticated,
+        error::Code::NotFound => Code::NotFound,
+        error::Code::FailedPrecondition => Code::FailedPrecondition,
+        error::Code::Unavailable => Code::Unavailable,
+        error::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        error::Code::ResourceExhausted => Code::ResourceExhausted,
+        error::Code::Internal => Code::Internal,
     }
 }

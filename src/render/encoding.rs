@@ -131,7 +131,7 @@ mod tests {
             ("00\n", Encoding::Hex, "hex", "a character that is no digit of it at byte 2"),
             ("é0", Encoding::Hex, "hex", "a character that is no digit of it at byte 0"),
         ] {
-            let message = format!("the value is not {name}: {problem}{}", advice(name));
+            let message = format!("the value is not {name}: {problem}{} [VM0072]", advice(name));
             assert_eq!(decoded(text, encoding), Err(message), "{text:?}");
         }
     }

@@ -97,7 +97,7 @@ fn path(directory: &str, key: &str) -> Result<String, Error> {
         _ if path.len() > MAX_PATH => "the path would be longer than 4096 bytes",
         _ => return Ok(path),
     };
-    Err(Error::new(Cause::Render, format!("{} cannot be a file's name: {problem}", shown_key(key)))
+    Err(Error::new(Cause::UnsafeName, format!("{} cannot be a file's name: {problem}", shown_key(key)))
         .advice("rename the key in Vault, or list the keys as objects of their own with secretKey and objectName"))
 }
 

@@ -46,15 +46,14 @@ pub(super) fn keys(members: &Members<'_>) -> String {
 
 /// The error of a `secretKey` that is not among `members`. `data` is where a `secretPointer` would begin.
 pub(super) fn key(wanted: &str, members: &Members<'_>, data: &Members<'_>) -> Error {
-    let advice = if let Some(pointer) = nested(wanted, data) {
-        format!("it is further inside: use `secretPointer: {pointer}` instead of secretKey")
+    let (cause, advice) = if let Some(pointer) = nested(wanted, data) {
+        (Cause::KeyNested, format!("it is further inside: use `secretPointer: {pointer}` instead of secretKey"))
     } else if let Some(meant) = meant(wanted, members) {
-        format!("did you mean {}?", shown(meant))
+        (Cause::KeyMissing, format!("did you mean {}?", shown(meant)))
     } else {
-        "correct secretKey, or set `optional: true` if it may be absent".to_owned()
+        (Cause::KeyMissing, "correct secretKey, or set `optional: true` if it may be absent".to_owned())
     };
-    Error::new(Cause::KeyMissing, format!("{} is not in the secret, which has {}", shown_key(wanted), keys(members)))
-        .advice(advice)
+    Error::new(cause, format!("{} is not in the secret, which has {}", shown_key(wanted), keys(members))).advice(advice)
 }
 
 /// The key that was most likely meant.
@@ -93,8 +92,8 @@ mod tests {
     fn message(wanted: &str, data: &str) -> String {
         let members = Json::new(data).members().unwrap();
         let error = key(wanted, &members, &members);
-        assert_eq!(error.cause(), Cause::KeyMissing);
-        error.to_string()
+        assert_eq!(error.cause() == Cause::KeyNested, error.to_string().contains("further inside"));
+        error.to_string().rsplit_once(" [VM").unwrap().0.to_owned()
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl Refusal {
                 "unseal it; the mount is tried again by itself",
             ),
             _ if self.is_https() => fault(
-                Cause::Tls,
+                Cause::PlainToTls,
                 format!("Vault at {address} speaks TLS, and was spoken to without"),
                 "write https:// in the address",
             ),
@@ -357,7 +357,7 @@ impl Failure {
             Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
                 .advice("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
-            Self::Spent => Error::new(Cause::Busy, format!("the token of Vault at {address} has no uses left"))
+            Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise or remove token_num_uses of the role"),
             Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
             Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {
@@ -411,17 +411,30 @@ fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
 }
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {
-    use super::connect::ConnectError as C;
+    use super::connect::{ConnectError as C, Stage};
     const GUARDED: &str =
         "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
     const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
     let (cause, advice) = match fault {
         C::Guarded { .. } => (Cause::NotAllowed, GUARDED),
-        C::Tls { fault: TlsFault::Closed, .. } => (Cause::Unreachable, GENERAL),
-        C::Tls { .. } | C::PlainToTls { .. } => {
-            (Cause::Tls, fault.advice().unwrap_or("check the server's TLS settings"))
-        }
+        C::Tls { fault: tls, .. } => (tls_cause(tls), fault.advice().unwrap_or(GENERAL)),
+        C::PlainToTls { .. } => (Cause::PlainToTls, fault.advice().unwrap_or(GENERAL)),
+        C::Refused { .. } => (Cause::Refused, fault.advice().unwrap_or(GENERAL)),
+        C::TimedOut { stage: Stage::Proxy, .. } => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
+        C::TimedOut { .. } => (Cause::ConnectTimeout, fault.advice().unwrap_or(GENERAL)),
+        C::NameNotFound { .. } => (Cause::NameNotFound, fault.advice().unwrap_or(GENERAL)),
         _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
     };
     Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
+}
+
+fn tls_cause(fault: &TlsFault) -> Cause {
+    match fault {
+        TlsFault::Closed => Cause::Unreachable,
+        TlsFault::UnknownIssuer | TlsFault::WrongSignature | TlsFault::NoAuthorities => Cause::CertificateUntrusted,
+        TlsFault::WrongName { .. } | TlsFault::NameRefused => Cause::CertificateName,
+        TlsFault::Expired { .. } | TlsFault::NotYetValid { .. } => Cause::CertificateTime,
+        TlsFault::NotTls => Cause::TlsToPlain,
+        _ => Cause::Tls,
+    }
 }

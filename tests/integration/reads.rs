@@ -63,7 +63,7 @@ async fn the_line_that_lacks_mends_it() {
     {
         let pod = pod.clone().objects(class);
         let text = daemon.refuses(&pod, Code::PermissionDenied, &[]).await;
-        let line = &text[text.find("path \"").unwrap()..];
+        let line = &text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()];
         tenant.allow(line).await;
         daemon.files(&pod).await;
     }

@@ -56,8 +56,11 @@ async fn of_another_length_is_used_as_the_go_provider_does() {
 async fn that_is_no_key_is_named_with_the_way_out() {
     let advice = "delete the Secret and it is created anew (file versions change)";
     let error = key_error(&[("other", b"x")]).await;
-    assert_eq!(error.cause(), Cause::KeyMissing);
-    assert_eq!(error.to_string(), format!("HMAC key in Secret csi/{NAME}: the Secret has no entry \"key\"; {advice}"));
+    assert_eq!(error.cause(), Cause::VersionKey);
+    assert_eq!(
+        error.to_string(),
+        format!("HMAC key in Secret csi/{NAME}: the Secret has no entry \"key\"; {advice} [VM0093]")
+    );
     let error = key_error(&[("key", b"")]).await.to_string();
     assert!(error.contains("the Secret's entry \"key\" is empty"), "{error}");
 }
@@ -66,20 +69,20 @@ async fn that_is_no_key_is_named_with_the_way_out() {
 async fn denied_names_the_missing_rule() {
     let (api, kube) = started(KubeApi::builder().deny("get", "secrets")).await;
     let error = kube.hmac_key(NAME).await.unwrap_err();
-    assert_eq!(error.cause(), Cause::Denied);
+    assert_eq!(error.cause(), Cause::VersionKey);
     assert_eq!(
         error.to_string().replace(&api.url(), "URL"),
         format!(
             "HMAC key in Secret csi/{NAME}: API server URL answers 403 Forbidden (it said: secrets is forbidden: \
              User \"system:serviceaccount:csi:vaultmount\" cannot get resource \"secrets\" in API group \"\" in the \
              namespace \"csi\"); may not get secrets in namespace csi: a Role there needs the rule \
-             {{apiGroups: [\"\"], resources: [secrets], resourceNames: [{NAME}], verbs: [get]}}"
+             {{apiGroups: [\"\"], resources: [secrets], resourceNames: [{NAME}], verbs: [get]}} [VM0093]"
         )
     );
 
     let (_api, kube) = started(KubeApi::builder().deny("create", "secrets")).await;
     let error = kube.hmac_key(NAME).await.unwrap_err().to_string();
-    assert!(error.ends_with("{apiGroups: [\"\"], resources: [secrets], verbs: [create]}"), "{error}");
+    assert!(error.contains("{apiGroups: [\"\"], resources: [secrets], verbs: [create]}"), "{error}");
 }
 
 #[tokio::test]

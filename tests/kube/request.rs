@@ -28,8 +28,8 @@ async fn to_a_silent_server_ends_after_ten_seconds() {
     let start = Instant::now();
     let (error, shown) = fault(Fault::Silence).await;
     assert_eq!(start.elapsed().as_secs(), 10);
-    assert_eq!(error.cause(), Cause::Deadline);
-    assert_eq!(shown, format!("HMAC key in Secret csi/{NAME}: API server URL does not answer within 10 s"));
+    assert_eq!(error.cause(), Cause::KubernetesApi);
+    assert_eq!(shown, format!("HMAC key in Secret csi/{NAME}: API server URL does not answer within 10 s [VM0090]"));
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn takes_one_mebibyte_and_no_more() {
         frame.replace(r#""x":""#, &format!(r#""x":"{}"#, "x".repeat(len - frame.len())))
     };
     let (error, _) = fault(Fault::Answer(200, filled((1 << 20) + 1))).await;
-    assert_eq!(error.cause(), Cause::AnswerTooLarge);
+    assert_eq!(error.cause(), Cause::KubernetesApi);
     let (_api, kube) = started(KubeApi::builder().fault(Fault::Answer(200, filled(1 << 20)))).await;
     assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
 }
@@ -48,9 +48,9 @@ async fn takes_one_mebibyte_and_no_more() {
 async fn follows_no_redirect() {
     let elsewhere = KubeApi::builder().secret("csi", NAME, &[("key", b"x")]).start().await;
     let (error, shown) = fault(Fault::Redirect(format!("{}{SECRETS}/{NAME}", elsewhere.url()))).await;
-    assert_eq!(error.cause(), Cause::Redirect);
+    assert_eq!(error.cause(), Cause::KubernetesApi);
     assert!(
-        shown.ends_with("answers 307 Temporary Redirect; redirects are not followed; name the server itself"),
+        shown.ends_with("answers 307 Temporary Redirect; redirects are not followed; name the server itself [VM0090]"),
         "{shown}"
     );
     assert!(elsewhere.seen().is_empty());
@@ -60,11 +60,16 @@ async fn follows_no_redirect() {
 async fn failures_keep_their_cause_and_words() {
     let status = |text: &str| json!({"kind": "Status", "message": text}).to_string();
     let cases = [
-        (500, status("etcd is slow"), Cause::ServerFault, "answers 500 Internal Server Error (it said: etcd is slow)"),
-        (429, String::new(), Cause::Busy, "answers 429 Too Many Requests"),
-        (401, status("Unauthorized"), Cause::Denied, "(it said: Unauthorized); check the service account token"),
-        (400, "<html>".to_owned(), Cause::Internal, "answers 400 Bad Request"),
-        (200, r#"{"data":"hunter2"}"#.to_owned(), Cause::Internal, "(it said: unexpected JSON at line 1, column 17)"),
+        (
+            500,
+            status("etcd is slow"),
+            Cause::KubernetesApi,
+            "answers 500 Internal Server Error (it said: etcd is slow)",
+        ),
+        (429, String::new(), Cause::KubernetesApi, "answers 429 Too Many Requests"),
+        (401, status("Unauthorized"), Cause::VersionKey, "(it said: Unauthorized); check the service account token"),
+        (400, "<html>".to_owned(), Cause::VersionKey, "answers 400 Bad Request"),
+        (200, r#"{"data":"hunter2"}"#.to_owned(), Cause::VersionKey, "(it said: unexpected JSON at line 1, column 17)"),
     ];
     for (code, body, cause, expected) in cases {
         let (error, shown) = fault(Fault::Answer(code, body)).await;
@@ -78,7 +83,7 @@ async fn to_nobody_says_so() {
     let api = KubeApi::builder().start().await;
     let nobody = api.kubeconfig("csi", "t0ken").replace(&api.url(), "http://127.0.0.1:1");
     let error = build(&nobody).unwrap().hmac_key(NAME).await.unwrap_err();
-    assert_eq!(error.cause(), Cause::Unreachable);
+    assert_eq!(error.cause(), Cause::KubernetesApi);
     assert!(error.to_string().contains("does not answer (it said: Connection refused"), "{error}");
 }
 

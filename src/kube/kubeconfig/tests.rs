@@ -102,7 +102,7 @@ fn a_user_we_cannot_be_is_refused_with_what_is_supported() {
         let name = field.split_once(':').unwrap().0;
         let expected = format!(
             "has user \"u\" with {name:?}, which is not supported; \
-             use token, tokenFile, or client-certificate and client-key (or their -data)"
+             use token, tokenFile, or client-certificate and client-key (or their -data) [VM0091]"
         );
         assert_eq!(message, expected);
     }

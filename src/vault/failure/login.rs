@@ -25,18 +25,24 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
             format!("role {role:?} does not exist at {place}"),
             "correct roleName or the auth mount path in the class, or create the role".to_owned(),
         )
+    } else if refusal.says(&["no audiences bound to the role"]) {
+        (
+            Cause::AudienceUnbound,
+            format!(
+                "role {role:?} at {place} names no audience, and the service account token is for {}",
+                audiences(at)
+            ),
+            "set the role's audience to it (jwt: bound_audiences)".to_owned(),
+        )
     } else if refusal.says(&["invalid audience", "audience claim"]) {
         (
-            Cause::LoginClaims,
-            format!(
-                "role {role:?} at {place} does not take the service account token's audience {}",
-                at.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-            ),
+            Cause::AudienceWrong,
+            format!("role {role:?} at {place} does not take the service account token's audience {}", audiences(at)),
             "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
         )
     } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {
         (
-            Cause::LoginClaims,
+            Cause::TokenSignature,
             format!("{place} does not know the key that signed this cluster's service account tokens"),
             "configure it for this cluster (jwt: oidc_discovery_url, jwks_url or jwt_validation_pubkeys), or name this cluster's auth mount in the class".to_owned(),
         )
@@ -68,7 +74,7 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
         )
     } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path", "missing role_id"]) {
         (
-            Cause::AuthUnconfigured,
+            Cause::AuthMountMissing,
             format!("no kubernetes or jwt auth method answers logins at {place}"),
             "correct the auth mount path in the class, or enable the method there".to_owned(),
         )
@@ -94,4 +100,8 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
         )
     };
     Error::new(cause, what).said(&refusal.errors).advice(advice)
+}
+
+fn audiences(at: &LoginContext) -> String {
+    at.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }

@@ -21,7 +21,7 @@ pub(super) fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             .advice(format!("{mend}, or ask for another with ?version=N"));
     }
     if refusal.says(&["no handler for route", "unsupported path", "unsupported operation"]) {
-        return Error::new(Cause::SecretMissing, format!("no secrets engine answers at {path}"))
+        return Error::new(Cause::EngineMissing, format!("no secrets engine answers at {path}"))
             .advice("correct secretPath: it starts with the engine's mount path");
     }
     let what = match (at.read.method, version(at)) {
@@ -30,7 +30,7 @@ pub(super) fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         (_, None) => format!("no secret at {path}"),
     };
     let (cause, mend) = match kv_path(refusal, at) {
-        Some(meant) if meant.version == 2 => (Cause::KvPath, meant.to_string()),
+        Some(meant) if meant.version == 2 => (Cause::Kv2Path, meant.to_string()),
         Some(meant) => (Cause::SecretMissing, format!("{meant} If not, create the secret ({OPTIONAL})")),
         None => (Cause::SecretMissing, format!("correct secretPath, or create the secret ({OPTIONAL})")),
     };

@@ -49,7 +49,7 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             "correct the role at the end of secretPath, or create it".to_owned(),
         ),
         400 if refusal.says(&["token had one use left"]) => (
-            Cause::ReadRefused,
+            Cause::TokenUses,
             format!("{path} gives a lease, which a token of one use cannot hold"),
             format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", at.role),
         ),

@@ -97,7 +97,7 @@ async fn a_token_of_one_use_holds_no_lease() {
     let path = Database::of(&tenant).await.path;
     tenant.role("app", json!({"token_num_uses": 1})).await;
     let parts = ["\"x\"", &path, "token had one use left", "token_num_uses of role \"app\""];
-    daemon.refuses(&pod.objects(one(&path, "")), Code::InvalidArgument, &parts).await;
+    daemon.refuses(&pod.objects(one(&path, "")), Code::FailedPrecondition, &parts).await;
 }
 
 #[tokio::test]

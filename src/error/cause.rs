@@ -1,0 +1,380 @@
+//! The table of everything that can go wrong: one row each, with an id that ends its messages for good.
+//!
+//! `docs/errors.md` is this table ([`markdown`]), `vaultmount explain` prints its rows, and
+//! `tests/integration/diagnoses.rs` has a test for each.
+
+use std::fmt::{self, Write as _};
+
+/// gRPC's code for a failure, which decides who tries again: the driver repeats `Unavailable` at once (three times), kubelet
+/// everything else after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The class or the request must be changed.
+    InvalidArgument,
+    /// Somebody's rule forbids it.
+    PermissionDenied,
+    /// The service account token does not prove what it should.
+    Unauthenticated,
+    /// What is named is not there.
+    NotFound,
+    /// Something must be set up first.
+    FailedPrecondition,
+    /// It passes.
+    Unavailable,
+    /// The time ran out; what was asked for may have been done all the same, so the driver must not repeat it at once.
+    DeadlineExceeded,
+    /// More than fits.
+    ResourceExhausted,
+    /// A fault of ours.
+    Internal,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Diagnosis {
+    /// What it is about.
+    pub cause: Cause,
+    /// `VM0001`; never given to anything else.
+    pub id: &'static str,
+    /// The code it is answered with.
+    pub code: Code,
+    /// The cause in one clause.
+    pub title: &'static str,
+    /// What it means and how it comes about. Markdown.
+    pub means: &'static str,
+    /// What to do. Markdown.
+    pub mend: &'static str,
+}
+
+/// Rows that belong together.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Its heading.
+    pub title: &'static str,
+    /// Its rows.
+    pub causes: &'static [Cause],
+}
+
+macro_rules! table {
+    ($($section:literal { $($name:ident $id:literal $code:ident $title:literal means $means:literal mend $mend:literal)* })*) => {
+        /// What went wrong, by the thing a person would have to mend.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Cause {
+            $($(#[doc = concat!($id, ": ", $title, ".")] $name,)*)*
+        }
+
+        impl Cause {
+            /// Its row.
+            #[must_use]
+            pub fn diagnosis(self) -> &'static Diagnosis {
+                match self {
+                    $($(Self::$name => &Diagnosis {
+                        cause: Self::$name, id: $id, code: Code::$code, title: $title, means: $means, mend: $mend,
+                    },)*)*
+                }
+            }
+        }
+
+        /// The table.
+        pub const SECTIONS: &[Section] = &[$(Section { title: $section, causes: &[$(Cause::$name),*] },)*];
+    };
+}
+
+table! {
+"Reaching the server" {
+    Refused "VM0001" Unavailable "The server refuses connections"
+        means "The host exists, but nothing listens on that port."
+        mend "Check the address and its port, and that the server runs."
+    ConnectTimeout "VM0002" Unavailable "The server does not answer connections"
+        means "Neither yes nor no came back in time while the name was looked up, the connection was made, or TLS was negotiated: as a rule a firewall or network policy that drops packets, or a wrong address."
+        mend "Check the address, and firewalls and network policies between the node and the server."
+    NameNotFound "VM0003" Unavailable "The server's host name is not found"
+        means "The resolver of the node (the provider's pod, in a cluster) knows no address for the name, or could not be asked."
+        mend "Check the host name in the address, and DNS where the provider runs. Names of services need their namespace: `vault.vault.svc`."
+    Unreachable "VM0004" Unavailable "The connection to the server fails"
+        means "No route, a connection that was cut, a proxy that gives no way through, or a unix socket that nobody listens on."
+        mend "Read what the system or the proxy said. Check proxies (`HTTPS_PROXY`, `NO_PROXY`), and for `unix://` addresses that the agent runs."
+    CertificateUntrusted "VM0005" FailedPrecondition "The server's certificate is not trusted"
+        means "Nobody that is trusted issued it: the private CA is not configured, or is another one."
+        mend "Set the CA that issued it: `vaultCACert` (the PEM itself) or `vaultCACertPath` in the class, `--vault-tls-ca-cert` for all."
+    CertificateName "VM0006" FailedPrecondition "The server's certificate is for another name"
+        means "It is not for the host in the address. Only subject alternative names count, the common name does not."
+        mend "Use one of its names in the address, set `vaultTLSServerName` to one of them, or issue a certificate for the name in use."
+    CertificateTime "VM0007" FailedPrecondition "The server's certificate is expired or not valid yet"
+        means "By the clock of this node, its time is over or has not begun."
+        mend "Renew the server's certificate; if its dates are right, set the node's clock."
+    PlainToTls "VM0008" FailedPrecondition "http is spoken to a server that speaks https"
+        means "The address begins with `http://`, and the server wants TLS."
+        mend "Write `https://` in the address."
+    TlsToPlain "VM0009" FailedPrecondition "https is spoken to a server that does not speak TLS"
+        means "The address begins with `https://`, and what answers there is no TLS: most likely plain HTTP, or another port."
+        mend "Use the server's TLS port, or write `http://` if it really has no TLS."
+    Tls "VM0010" FailedPrecondition "TLS cannot be set up"
+        means "The server demands a client certificate or does not accept ours, there is no TLS version or cipher in common, or a CA, certificate or key that is configured cannot be used."
+        mend "Read what is said of it; check the TLS parameters of the class and the flags of the provider."
+    NotVault "VM0011" FailedPrecondition "What answers is not Vault"
+        means "A web server, a proxy or a login page answers at the address."
+        mend "Check the address, which ends before `/v1`, and what stands between."
+    Redirect "VM0012" FailedPrecondition "The server redirects to where may not be followed"
+        means "A token is sent to no other host than the one in the address, unless the operator named it."
+        mend "Set the address to the server that answers, let standbys forward requests, or name the host with `--follow-redirects`."
+    NotAllowed "VM0013" PermissionDenied "The operator does not allow the address"
+        means "The class (or the pod's volumeAttributes) chose an address that `--allow-address` does not name, or one that leads to the node itself."
+        mend "Remove the address from the class to use the operator's own, or have the operator allow it with `--allow-address`."
+}
+"The server's state" {
+    Sealed "VM0020" Unavailable "The server is sealed"
+        means "Vault runs but cannot read its own storage until it is unsealed. Files of running pods stay as they are."
+        mend "Unseal it (`vault operator unseal`). Mounts are tried again by themselves."
+    Uninitialized "VM0021" Unavailable "The server is not initialized"
+        means "Vault runs on an empty storage: a new server, or one that lost its volume."
+        mend "Initialize it with `vault operator init`. If it should have data, look at its storage first."
+    NoLeader "VM0022" Unavailable "The cluster has no active node"
+        means "A standby answered, and knows no active node to forward to: an election is under way, or too few nodes run."
+        mend "Check the cluster's leader (`vault operator raft list-peers`, `vault status`)."
+    Busy "VM0023" Unavailable "A rate limit, or a standby that is behind"
+        means "The server turned the request away (429, or 412 from a standby that has not caught up), also after retries."
+        mend "Raise the quota that applies (`sys/quotas/rate-limit`), or wait: the mount is tried again by itself."
+    ServerFault "VM0024" Unavailable "The server fails"
+        means "Vault, or a proxy before it, answered with a status of 500 or more that says nothing better known."
+        mend "Look into Vault's server log."
+    Deadline "VM0025" DeadlineExceeded "The time ran out"
+        means "The driver gives a mount a limited time (30 s are assumed when it says nothing), and Vault, or what lies behind it, did not answer within it."
+        mend "Check that Vault answers within seconds. A login that hangs is often Vault asking a Kubernetes API that it cannot reach."
+    Unconfirmed "VM0026" DeadlineExceeded "The answer was lost, and something may have been created"
+        means "The connection ended after a request that creates a credential was sent. It is not repeated at once, as each repetition would create another."
+        mend "Nothing, if it passes: the mount is tried again by itself, and what was created ends with its own lease. Otherwise look into the log of Vault and of proxies before it."
+    AnswerTooLarge "VM0027" ResourceExhausted "An answer is too large"
+        means "Vault answered with more than 8 MiB. A volume holds at most 4 MiB."
+        mend "Read a path with less in it; store large data elsewhere."
+}
+"Logging in" {
+    TokenMissing "VM0030" FailedPrecondition "The driver passed no service account token"
+        means "The provider logs in with a token of the pod's service account for the class's `audience` (`vault` by default), which kubelet passes when the CSIDriver object asks for it."
+        mend "List the audience in the CSIDriver object `secrets-store.csi.k8s.io`: `spec.tokenRequests: [{audience: vault}]`. By hand: `--token-file` or `--kubeconfig`."
+    TokenExpired "VM0031" Unauthenticated "The service account token is expired"
+        means "Its time is over. Drivers pass a fresh one with every mount, so it is an old file, or a clock that is ahead."
+        mend "Take a fresh token (`kubectl create token`). If it is fresh, compare the clocks of the node, the API server and Vault."
+    ClockSkew "VM0032" Unauthenticated "Clocks differ"
+        means "A token counts as expired or as not yet valid on one machine and as valid on another."
+        mend "Set the clocks of the node, the API server and Vault (NTP); Vault forgives a minute or so."
+    TokenAudience "VM0033" Unauthenticated "The service account token is for another audience"
+        means "The token that was passed for an audience says itself that it is for others."
+        mend "Name the audience in the CSIDriver's `tokenRequests`, or set the class's `audience` to one the token is for."
+    TokenIdentity "VM0034" Unauthenticated "The service account token is another's"
+        means "The token names another service account than the pod's: somebody wrote a token into the class or into volumeAttributes."
+        mend "Remove any `csi.storage.k8s.io/serviceAccount.tokens` from both; kubelet sets it."
+    AuthMountMissing "VM0035" FailedPrecondition "No auth method is mounted there"
+        means "Nothing that takes service account tokens answers at the auth mount's path. Vault itself only says `permission denied`; a request without a role showed it."
+        mend "Correct `vaultKubernetesMountPath` or `vaultAuthMountPath` (without `auth/`), or the Vault namespace; or enable the method: `vault auth enable -path=PATH kubernetes`."
+    AuthUnconfigured "VM0036" FailedPrecondition "The auth method is not configured"
+        means "It is mounted, but nobody wrote its configuration."
+        mend "Write it: `vault write auth/PATH/config kubernetes_host=…` (kubernetes), or `oidc_discovery_url`, `jwks_url` or `jwt_validation_pubkeys` (jwt)."
+    LoginDenied "VM0037" Unauthenticated "The login was denied without a reason"
+        means "The kubernetes method asks the cluster about each token (TokenReview), and Vault says `permission denied` for everything that goes wrong there: the API server (`kubernetes_host`) is unreachable from Vault or its certificate is not trusted; Vault's reviewer may not create TokenReviews; the token is of another cluster; the pod or its service account is gone."
+        mend "Vault's server log says which, at level debug. Check `vault read auth/PATH/config`, and that the reviewer's service account is bound to `system:auth-delegator`."
+    RoleMissing "VM0038" FailedPrecondition "The login role does not exist"
+        means "The auth mount knows no role of that name."
+        mend "Correct `roleName` or the auth mount in the class, or create the role: `vault write auth/PATH/role/NAME …`."
+    AudienceUnbound "VM0039" FailedPrecondition "The login role names no audience"
+        means "The token is for an audience, and the role says none, which the jwt method refuses."
+        mend "Set it on the role: `bound_audiences` (jwt), `audience` (kubernetes)."
+    AudienceWrong "VM0040" Unauthenticated "The login role takes another audience"
+        means "The token's audience and the role's are not the same."
+        mend "Make the role's audience (jwt: `bound_audiences`) and the class's `audience` the same."
+    NamespaceNotBound "VM0041" PermissionDenied "The login role does not take the pod's namespace"
+        means "The pod's Kubernetes namespace is not among the role's `bound_service_account_namespaces`."
+        mend "Add it there, or run the pod in a namespace that is."
+    ServiceAccountNotBound "VM0042" PermissionDenied "The login role does not take the pod's service account"
+        means "The pod's service account is not among the role's `bound_service_account_names`."
+        mend "Add it there, or set the pod's `serviceAccountName`."
+    TokenSignature "VM0043" Unauthenticated "The auth method does not know who signed the token"
+        means "The jwt method has no key of this cluster: it is configured for another one, or the cluster's key was exchanged."
+        mend "Configure it for this cluster (`oidc_discovery_url`, `jwks_url` or `jwt_validation_pubkeys`), or name this cluster's auth mount in the class."
+    LoginClaims "VM0044" Unauthenticated "The login role does not take the token's claims"
+        means "A bound claim, subject or issuer of the role is not what the token says."
+        mend "Compare the token's claims with the role's: `vault read auth/PATH/role/NAME`."
+    VaultNamespaceMissing "VM0045" FailedPrecondition "The Vault namespace does not exist"
+        means "The server knows no namespace of that name (OpenBao, Vault Enterprise)."
+        mend "Correct `vaultNamespace` (or `vaultAuthNamespace`, where it is set), or create the namespace."
+    TokenUses "VM0046" FailedPrecondition "The login role's tokens have too few uses"
+        means "The role sets `token_num_uses`, and the class needs more requests than that, or a lease, which a token of one use cannot hold."
+        mend "Raise `token_num_uses`, or set it to 0."
+}
+"Reading" {
+    Denied "VM0050" PermissionDenied "A policy denies the request"
+        means "No policy of the login role allows it. Vault says the same of a path where no engine is mounted."
+        mend "Correct `secretPath`, or add the stanza in the message to a policy of the role."
+    SecretMissing "VM0051" NotFound "There is no secret at the path"
+        means "The engine is there and the policy allows reading, but nothing was written at the path. Where the policy allows listing, near names are told."
+        mend "Correct `secretPath`, or create the secret. `optional: true` makes its absence no error."
+    VersionDeleted "VM0052" NotFound "The secret's version was deleted or destroyed"
+        means "KV version 2 keeps versions: the newest, or the one asked for with `?version=N`, was deleted or destroyed."
+        mend "Write a new version, undelete it, or ask for another."
+    Kv2Path "VM0053" NotFound "The path of a KV version 2 secret lacks `data/`"
+        means "The engine is KV version 2, whose secrets are read at `MOUNT/data/NAME` and listed at `MOUNT/metadata/NAME`."
+        mend "Use the path in the message."
+    Kv1Path "VM0054" NotFound "The path of a KV version 1 secret has a `data/` that does not belong there"
+        means "The engine is KV version 1, whose secrets are at `MOUNT/NAME`, and there is nothing below `data/`."
+        mend "Use the path in the message."
+    EngineMissing "VM0055" NotFound "No secrets engine answers at the path"
+        means "Nothing is mounted there, or what is mounted knows no such path."
+        mend "Correct `secretPath`: it begins with the engine's mount path (`vault secrets list`)."
+    EngineRoleMissing "VM0056" FailedPrecondition "The secrets engine has no such role"
+        means "The role at the end of `secretPath` (`database/creds/ROLE`, `pki/issue/ROLE`) does not exist."
+        mend "Correct the role in `secretPath`, or create it."
+    BackendDown "VM0057" Unavailable "What stands behind the secrets engine is down"
+        means "Vault cannot reach the database, cloud or server that the engine makes credentials for."
+        mend "Check that it runs, and the engine's connection settings. The mount is tried again by itself."
+    Method "VM0058" InvalidArgument "The path does not take this method"
+        means "Paths that issue something, such as `pki/issue/ROLE`, are written, not read."
+        mend "Set `method: PUT` and `secretArgs` for them; remove `method` to read."
+    ArgumentRefused "VM0059" PermissionDenied "The engine's role does not allow these arguments"
+        means "A PKI role does not allow the common name, the alternative names or the ttl in `secretArgs`."
+        mend "Correct `secretArgs`, or the role's `allowed_domains` and its like."
+    ReadRefused "VM0060" InvalidArgument "The engine refuses the request"
+        means "Vault answered with a status below 500 for a reason of the engine's own, which the message repeats."
+        mend "Correct `secretPath`, `method` or `secretArgs`."
+    NoData "VM0061" NotFound "The answer holds no data"
+        means "The request succeeded and brought nothing to make a file of, as most writes do."
+        mend "Read a path that answers with data."
+}
+"Making files" {
+    KeyMissing "VM0070" NotFound "The key is not in the secret"
+        means "The secret is there, without the key that `secretKey` or `secretPointer` names. The message lists the keys there are, never values."
+        mend "Correct the key. `optional: true` makes its absence no error."
+    KeyNested "VM0071" NotFound "The key is further inside the secret"
+        means "`secretKey` takes keys at the top of the secret's data; this one is inside another value."
+        mend "Use `secretPointer`, an RFC 6901 pointer such as `/database/password`, instead of `secretKey`."
+    Render "VM0072" InvalidArgument "The value cannot be made a file as the object says"
+        means "It is not in the `encoding` that the object names, or does not fit the `format`."
+        mend "Correct `encoding` or `format`, or the secret's value."
+    DuplicateFile "VM0073" InvalidArgument "Two objects make the same file"
+        means "Each `objectName` is a file of its own; it may not be another's directory either."
+        mend "Give one of them another `objectName`."
+    UnsafeName "VM0074" InvalidArgument "A file name is not safe"
+        means "A name must be relative and plain: no `..`, no empty parts, no control characters, at most 255 bytes between slashes. With `secretKey: \"*\"` the keys are the names."
+        mend "Choose another `objectName`; rename the key, or list the keys as objects of their own."
+    FilesTooLarge "VM0075" ResourceExhausted "The volume's files are too large"
+        means "The driver takes at most 4 MiB for a volume. The message names the largest files."
+        mend "Take single keys with `secretKey`, or split the class."
+}
+"The class" {
+    InvalidRequest "VM0080" InvalidArgument "A parameter or field is wrong"
+        means "A parameter of the class, a field of an object, or what the driver sent cannot be understood or does not go together. All mistakes of a class are told at once."
+        mend "Correct each place that the message names."
+    ObjectsYaml "VM0081" InvalidArgument "`objects` is not valid YAML"
+        means "`objects` is a text with a YAML list in it. Lines and columns count from its own beginning; `vaultmount validate` tells those of the file."
+        mend "Correct the line: indentation, quotes around values that begin with `@`, `*`, `&`, `{` or a backquote, one entry per `-`."
+    UnknownName "VM0082" InvalidArgument "Nobody knows a parameter or field"
+        means "A mistyped name is ignored by a mount, which then does something else than was meant."
+        mend "Correct it to the name in the message, or remove it."
+    SecretObject "VM0083" InvalidArgument "`secretObjects` names a file that no object makes"
+        means "The driver copies files into Kubernetes Secrets by their names; without the file, the Secret is not made."
+        mend "Set `objectName` in `secretObjects` to that of an object in the class."
+    PodOverride "VM0084" InvalidArgument "A pod changes the class"
+        means "The driver lays the pod's `volumeAttributes` over the class's parameters, so the pod reads something else than the class says."
+        mend "Remove the attribute from the pod, or give it a class of its own."
+    Manifest "VM0085" InvalidArgument "The manifest cannot be used"
+        means "It is not valid YAML, a field is missing or of the wrong type, or the driver will refuse the volume."
+        mend "Correct the place that the message names."
+}
+"Kubernetes" {
+    KubernetesApi "VM0090" Unavailable "The Kubernetes API cannot be asked"
+        means "It was needed (for a token, or for the key of object versions) and cannot be reached, is not trusted, or fails."
+        mend "Check the API server, and its address and CA in the kubeconfig."
+    KubernetesConfig "VM0091" FailedPrecondition "The way to the Kubernetes API is not configured"
+        means "The kubeconfig, or the service account files of the provider's own pod, cannot be used."
+        mend "Correct the file that the message names."
+    TokenRequest "VM0092" FailedPrecondition "The Kubernetes API gives no token"
+        means "A token was asked for (`--mint-tokens=auto`, `--kubeconfig`) and refused."
+        mend "Grant `create` on `serviceaccounts/token`, or better: list the audience in the CSIDriver's `tokenRequests` and set `--mint-tokens=off`."
+    VersionKey "VM0093" FailedPrecondition "The key of object versions cannot be read"
+        means "The Secret with the key (`--hmac-secret-name`) may not be read or created, or holds no key."
+        mend "Grant what the message says, in the provider's namespace. A damaged Secret may be deleted: it is made anew, and every object's version changes."
+}
+"vaultmount itself" {
+    Overloaded "VM0100" Unavailable "The provider is full"
+        means "More different endpoints, or more work, than one node's provider takes."
+        mend "Let classes share an address and TLS settings; the mount is tried again by itself."
+    Internal "VM0101" Internal "A fault of vaultmount's"
+        means "Something that should not happen."
+        mend "Report it with the provider's log."
+}
+}
+
+impl Cause {
+    /// Every cause, in the table's order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        SECTIONS.iter().flat_map(|section| section.causes).copied()
+    }
+
+    /// The cause of an id, in any case: `VM0001`.
+    #[must_use]
+    pub fn of_id(id: &str) -> Option<Self> {
+        Self::all().find(|cause| cause.id().eq_ignore_ascii_case(id))
+    }
+
+    /// The id that ends its messages.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        self.diagnosis().id
+    }
+
+    /// Whether files of certificates and keys, which may be mended, had a part in it.
+    #[must_use]
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::CertificateUntrusted | Self::CertificateName | Self::CertificateTime | Self::Tls)
+    }
+
+    /// The code it is answered with.
+    #[must_use]
+    pub fn code(self) -> Code {
+        self.diagnosis().code
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// The table as the page `docs/errors.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut page = include_str!("head.md").to_owned();
+    for section in SECTIONS {
+        let _ = write!(page, "\n## {}\n", section.title);
+        for row in section.causes.iter().map(|cause| cause.diagnosis()) {
+            let _ = write!(
+                page,
+                "\n### <a id=\"{}\"></a>{} {}\n\n{}\n\nMend: {}\n\nCode: `{}`\n",
+                row.id.to_lowercase(),
+                row.id,
+                row.title,
+                row.means,
+                row.mend,
+                row.code
+            );
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_distinct_and_in_order() {
+        let ids: Vec<&str> = Cause::all().map(Cause::id).collect();
+        let sorted: BTreeSet<&str> = ids.iter().copied().collect();
+        assert_eq!(ids, sorted.into_iter().collect::<Vec<_>>());
+        assert!(ids.iter().all(|id| id.len() == 6 && id.starts_with("VM")));
+        assert_eq!(Cause::of_id("vm0020"), Some(Cause::Sealed));
+        assert_eq!(Cause::of_id("VM9999"), None);
+    }
+}
