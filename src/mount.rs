@@ -60,11 +60,18 @@ struct Receipt {
     lease: Arc<Lease>,
 }
 
+/// A pod's way to its secrets: where to, as whom, and what proves it.
+pub(crate) struct Way {
+    pub(crate) target: Target,
+    pub(crate) session: Arc<Session>,
+    pub(crate) prover: Prover,
+}
+
 /// One request, the objects that want its answer, and what came of it.
-struct Answered<'a> {
-    read: &'a Read,
-    objects: Vec<&'a Object>,
-    outcome: Result<Arc<Lease>, Error>,
+pub(crate) struct Answered<'a> {
+    pub(crate) read: &'a Read,
+    pub(crate) objects: Vec<&'a Object>,
+    pub(crate) outcome: Result<Arc<Lease>, Error>,
 }
 
 /// The file that stands for nothing: without any file the driver would leave the old ones.
@@ -73,11 +80,7 @@ const EMPTY: &str = ".vaultmount-empty";
 impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
-        let target = self.operator.judge(&spec.choice)?;
-        let audience = spec.audience.as_deref().unwrap_or(audience);
-        let session = self.session(spec, &target, audience).await?;
-        let prover = self.prover(spec, &target, audience);
-
+        let Way { target, session, prover } = self.way(spec, audience).await?;
         let late = || {
             Error::new(
                 Cause::Deadline,
@@ -87,16 +90,21 @@ impl Mounter {
         let opened = timeout_at(deadline, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
         opened.inspect_err(|error| self.reread_tls(error, &target))?;
 
-        let mut reads: HashMap<&Read, Vec<&Object>> = HashMap::new();
-        for object in &spec.objects {
-            reads.entry(&object.read).or_default().push(object);
-        }
-        let answers = join_all(reads.into_iter().map(async |(read, objects)| {
+        let answers = join_all(spec.reads().into_iter().map(async |(read, objects)| {
             let outcome = timeout_at(deadline, session.read(read, &prover, deadline)).await;
             let outcome = outcome.unwrap_or_else(|_| Err(late()));
             Answered { read, objects, outcome: outcome.inspect_err(|error| self.reread_tls(error, &target)) }
         }));
         self.assemble(spec, &session, answers.await, deadline).await
+    }
+
+    /// The way of a pod, on which nothing has been asked yet.
+    pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
+        let target = self.operator.judge(&spec.choice)?;
+        let audience = spec.audience.as_deref().unwrap_or(audience);
+        let session = self.session(spec, &target, audience).await?;
+        let prover = self.prover(spec, &target, audience);
+        Ok(Way { target, session, prover })
     }
 
     async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
@@ -116,7 +124,7 @@ impl Mounter {
     }
 
     /// Renders every object, in the class's order, and collects everything that is wrong.
-    async fn assemble(
+    pub(crate) async fn assemble(
         &self,
         spec: &MountSpec,
         session: &Arc<Session>,
@@ -219,9 +227,20 @@ fn no_token(audience: &str, passed: &[String]) -> Error {
     ))
 }
 
+impl MountSpec {
+    /// The distinct requests, and the objects that want each one's answer.
+    pub(crate) fn reads(&self) -> HashMap<&Read, Vec<&Object>> {
+        let mut reads: HashMap<&Read, Vec<&Object>> = HashMap::new();
+        for object in &self.objects {
+            reads.entry(&object.read).or_default().push(object);
+        }
+        reads
+    }
+}
+
 impl Object {
     /// Whether this failure only says that there is nothing, and the class said that may be.
-    fn may_lack(&self, error: &Error) -> bool {
+    pub(crate) fn may_lack(&self, error: &Error) -> bool {
         self.optional
             && matches!(
                 error.cause(),

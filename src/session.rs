@@ -1,5 +1,7 @@
 //! One Vault token per pod identity, and what was read under it.
 
+mod inspect;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},

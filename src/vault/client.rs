@@ -3,6 +3,8 @@
 //! Requests are built from rustify endpoints (vaultrs' where it has one) and sent on our own transport: vaultrs' client
 //! follows redirects with the token, bounds nothing and panics on a newline in a header.
 
+pub mod inspect;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -87,8 +89,10 @@ pub struct Token {
     pub policies: Vec<String>,
     /// How long it lives; zero: for ever.
     pub ttl: Duration,
+    /// Whether it is one that Vault keeps no record of, which nobody can renew or revoke.
+    pub is_batch: bool,
     /// How many requests Vault lets it make; zero: any number.
-    num_uses: u64,
+    pub num_uses: u64,
     used: AtomicU64,
 }
 
@@ -147,11 +151,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Reading, Failure> {
         let engine = self.engine(token, namespace, read, deadline).await;
-        let creates = match read.method {
-            Method::List => false,
-            Method::Get => !(is_builtin(&read.path) || engine.as_deref().is_some_and(Engine::only_stores)),
-            Method::Put | Method::Post => true,
-        };
+        let creates = creates(read, engine.as_deref());
         let slots = creates.then(|| {
             let mount = engine.as_ref().map_or(start(&read.path), |e| e.path.trim_end_matches('/'));
             self.shared.creating.of(namespace, mount, self.shared.max_creating)
@@ -286,6 +286,15 @@ impl Client {
     }
 }
 
+/// Whether a read may create something: what is unknown counts as doing so.
+fn creates(read: &Read, engine: Option<&Engine>) -> bool {
+    match read.method {
+        Method::List => false,
+        Method::Get => !(is_builtin(&read.path) || engine.is_some_and(Engine::reads_only)),
+        Method::Put | Method::Post => true,
+    }
+}
+
 impl Slots {
     /// The semaphore of a path, made with so many permits if there is none.
     fn of(&self, namespace: Option<&str>, path: &str, permits: usize) -> Arc<Semaphore> {
@@ -321,6 +330,7 @@ impl Token {
             lease_duration: u64,
             #[serde(default)]
             num_uses: u64,
+            token_type: Option<String>,
         }
         let body = SecretBytes::from(body);
         let Body { auth } = serde_json::from_slice(body.expose())
@@ -333,6 +343,7 @@ impl Token {
             policies: auth.policies.unwrap_or_default(),
             // No server's number makes our arithmetic overflow.
             ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),
+            is_batch: auth.token_type.as_deref() == Some("batch"),
             num_uses: auth.num_uses,
             used: AtomicU64::new(0),
         })

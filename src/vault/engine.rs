@@ -22,11 +22,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Whether a read returns what is stored and nothing else, so that it may be repeated freely.
-    /// An engine we do not know counts as one that creates.
+    /// Whether a GET creates nothing, so that it may be repeated freely: it returns what is stored, or the engine issues by
+    /// writes alone. An engine we do not know counts as one that creates.
     #[must_use]
-    pub fn only_stores(&self) -> bool {
-        matches!(self.kind.as_str(), "kv" | "generic" | "cubbyhole" | "identity" | "system")
+    pub fn reads_only(&self) -> bool {
+        let stores = matches!(self.kind.as_str(), "kv" | "generic" | "cubbyhole" | "identity" | "system");
+        stores || matches!(self.kind.as_str(), "pki" | "ssh" | "transit" | "totp")
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.kind.as_str() {
+            "kv" if self.is_kv2() => "KV version 2".to_owned(),
+            "kv" => "KV version 1".to_owned(),
+            kind => kind.to_owned(),
+        }
     }
 
     /// Whether it is a KV engine of version 2, whose secrets are below `data/`.

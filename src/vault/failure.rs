@@ -226,16 +226,8 @@ impl Refusal {
     fn general(&self, address: &str) -> Option<Error> {
         let fault = |cause, what: String, advice: &str| Some(Error::new(cause, what).said(&self.errors).advice(advice));
         match self.status {
-            _ if self.says(&["not initialized", "not yet initialized"]) => fault(
-                Cause::Uninitialized,
-                format!("Vault at {address} is not initialized"),
-                "initialize it with `vault operator init`",
-            ),
-            _ if self.is_sealed() => fault(
-                Cause::Sealed,
-                format!("Vault at {address} is sealed"),
-                "unseal it; the mount is tried again by itself",
-            ),
+            _ if self.says(&["not initialized", "not yet initialized"]) => Some(uninitialized(address).said(&self.errors)),
+            _ if self.is_sealed() => Some(sealed(address).said(&self.errors)),
             _ if self.is_https() => fault(
                 Cause::PlainToTls,
                 format!("Vault at {address} speaks TLS, and was spoken to without"),
@@ -247,7 +239,7 @@ impl Refusal {
                 "check the cluster's leader",
             ),
             500 if self.says(&["active cluster node not found", "local node not active"]) => {
-                fault(Cause::NoLeader, format!("Vault at {address} has no active node"), "check the cluster's leader")
+                Some(no_leader(address).said(&self.errors))
             }
             429 => fault(
                 Cause::Busy,
@@ -340,7 +332,8 @@ impl Failure {
     }
 
     /// A failure that has nothing to do with what was asked.
-    fn of_transport(&self, address: &str) -> Error {
+    #[must_use]
+    pub fn of_transport(&self, address: &str) -> Error {
         match self {
             Self::Connect(fault) => connect_failed(fault, address),
             Self::Lost { detail, creates: false } => {
@@ -408,6 +401,23 @@ fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
     let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
     let (from, to) = (path(from), path(to));
     if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }
+}
+
+/// The error of a server that waits to be initialized.
+pub(super) fn uninitialized(address: &str) -> Error {
+    Error::new(Cause::Uninitialized, format!("Vault at {address} is not initialized"))
+        .advice("initialize it with `vault operator init`")
+}
+
+/// The error of a server that waits to be unsealed.
+pub(super) fn sealed(address: &str) -> Error {
+    Error::new(Cause::Sealed, format!("Vault at {address} is sealed"))
+        .advice("unseal it; the mount is tried again by itself")
+}
+
+/// The error of a standby on its own.
+pub(super) fn no_leader(address: &str) -> Error {
+    Error::new(Cause::NoLeader, format!("Vault at {address} has no active node")).advice("check the cluster's leader")
 }
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {

@@ -1,0 +1,142 @@
+//! What `vaultmount check` asks beyond a mount: the server's health, what a token may do, and the token's end.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{Client, Logical, Token};
+use crate::{
+    error::Error,
+    secret::SecretText,
+    vault::{
+        engine::Engine,
+        failure::{self, Failure},
+        transport::Call,
+        wire::{Method, Read},
+    },
+};
+
+/// What a server says of itself to everybody (`sys/health`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Health {
+    initialized: bool,
+    sealed: bool,
+    /// Whether it forwards requests to an active node.
+    #[serde(default)]
+    pub standby: bool,
+    /// Its version; Vault and OpenBao number theirs apart.
+    #[serde(default)]
+    pub version: String,
+    /// Its clock, in seconds since 1970.
+    pub server_time_utc: Option<i64>,
+    /// Whether it knows an active node.
+    #[serde(skip, default = "yes")]
+    has_leader: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a request of a class would do.
+#[derive(Clone, Debug)]
+pub struct Prospect {
+    /// The engine that answers, if Vault tells.
+    pub engine: Option<Arc<Engine>>,
+    /// Whether it may create something.
+    pub creates: bool,
+    /// Whether the token's policies allow it; none when Vault does not tell.
+    pub allowed: Option<bool>,
+}
+
+impl Health {
+    /// Why a mount cannot succeed there, if it cannot.
+    #[must_use]
+    pub fn problem(&self, address: &str) -> Option<Error> {
+        if !self.initialized {
+            Some(failure::uninitialized(address))
+        } else if self.sealed {
+            Some(failure::sealed(address))
+        } else if !self.has_leader {
+            Some(failure::no_leader(address))
+        } else {
+            None
+        }
+    }
+}
+
+impl Client {
+    /// Asks the server how it is, in whatever state it is.
+    pub async fn health(&self, deadline: Instant) -> Result<Health, Failure> {
+        #[derive(Deserialize)]
+        struct Leader {
+            #[serde(default)]
+            leader_address: String,
+        }
+        // Without these the state is the answer's status, and not every state's body arrives.
+        let states = ["standby", "sealed", "uninit", "drsecondary", "performancestandby"];
+        let query = states.map(|state| format!("{state}code=200")).join("&");
+        let body = self.ask(None, None, "sys/health", Some(&query), None, deadline).await?;
+        let mut health: Health =
+            serde_json::from_slice(&body).map_err(|_| Failure::NotVault("its sys/health is another's".to_owned()))?;
+        if health.standby && !health.sealed {
+            let leader = self.ask(None, None, "sys/leader", None, None, deadline).await?;
+            let leader = serde_json::from_slice::<Leader>(&leader);
+            health.has_leader = leader.map_or(true, |leader| !leader.leader_address.is_empty());
+        }
+        Ok(health)
+    }
+
+    /// Looks ahead at a read, and creates nothing.
+    pub async fn prospect(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Prospect {
+        let engine = self.engine(token, namespace, read, deadline).await;
+        let creates = super::creates(read, engine.as_deref());
+        let allowed = self.may(token, namespace, read, deadline).await.ok().flatten();
+        Prospect { engine, creates, allowed }
+    }
+
+    /// Whether the token's policies allow a read; none when the answer does not say.
+    async fn may(
+        &self,
+        token: &Token,
+        namespace: Option<&str>,
+        read: &Read,
+        deadline: Instant,
+    ) -> Result<Option<bool>, Failure> {
+        token.take_use()?;
+        let (path, wanted): (_, &[&str]) = match read.method {
+            Method::Get => (read.path.clone(), &["read"]),
+            Method::List => (format!("{}/", read.path.trim_end_matches('/')), &["list"]),
+            Method::Put | Method::Post => (read.path.clone(), &["create", "update"]),
+        };
+        let question = serde_json::json!({ "paths": [path] }).to_string();
+        let body = self.ask(Some(token), namespace, "sys/capabilities-self", None, Some(question), deadline).await?;
+        let told: HashMap<String, serde_json::Value> = serde_json::from_slice(&body).unwrap_or_default();
+        let capabilities = told.get("capabilities").and_then(serde_json::Value::as_array);
+        Ok(capabilities.map(|has| has.iter().any(|c| c.as_str().is_some_and(|c| c == "root" || wanted.contains(&c)))))
+    }
+
+    /// Ends a token, and with it what was leased under it.
+    pub async fn revoke(&self, token: &Token, namespace: Option<&str>, deadline: Instant) -> Result<(), Failure> {
+        self.ask(Some(token), namespace, "auth/token/revoke-self", None, Some("{}".to_owned()), deadline).await?;
+        Ok(())
+    }
+
+    /// One request that may be repeated: a GET, or a POST when there is a body.
+    async fn ask(
+        &self,
+        token: Option<&Token>,
+        namespace: Option<&str>,
+        path: &str,
+        query: Option<&str>,
+        body: Option<String>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Failure> {
+        let method = if body.is_some() { Method::Post } else { Method::Get };
+        let (query, body) = (query.map(SecretText::from), body.map(SecretText::from));
+        let read = Read { method, path: path.to_owned(), query, body };
+        let request = self.build(&Logical(&read), token, namespace)?;
+        self.shared.transport.send(request, Call { creates: false, deadline }).await
+    }
+}
