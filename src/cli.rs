@@ -3,7 +3,9 @@
 //! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
 //! never takes the next argument. Without a command, `serve` is meant.
 
+pub mod check;
 pub mod mount;
+mod pod;
 pub mod serve;
 pub mod version;
 
@@ -51,6 +53,12 @@ pub enum Command {
         after_help = "Example:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
     )]
     Mount(Box<MountArgs>),
+
+    /// Find what is wrong with a mount, without a pod
+    #[command(
+        after_help = "Example:\n  vaultmount check -f class.yaml --namespace shop --service-account web --token-file token"
+    )]
+    Check(Box<check::CheckArgs>),
 
     /// Print the version
     #[command(after_help = "Example:\n  vaultmount version --output text")]
@@ -154,6 +162,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Command::parse(args) {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
+        Ok(Command::Check(args)) => check::run(&args),
         Ok(Command::Version(args)) => version::run(args),
         Err(error) => {
             // Standard output for help that was asked for, standard error otherwise; neither may be gone.

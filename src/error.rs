@@ -69,6 +69,12 @@ impl Error {
         &self.what
     }
 
+    /// Whether it lists several failures, each with its id.
+    #[must_use]
+    pub fn is_listing(&self) -> bool {
+        self.listing
+    }
+
     /// The other program's words.
     #[must_use]
     pub fn words(&self) -> Option<&str> {

@@ -12,11 +12,12 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`cli`] | one file per command: `serve`, `mount`, `version` |
+//! | [`cli`] | one file per command |
 //! | [`app`] | the composition root: everything is built from the configuration, run, and drained |
 //! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
 //! | [`provider`] | the gRPC edge, and the map from causes to gRPC codes; the only user of tonic |
 //! | [`admin`] | HTTP for probes |
+//! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
@@ -37,6 +38,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

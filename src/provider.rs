@@ -222,6 +222,11 @@ fn parse(request: &pb::MountRequest) -> Result<MountSpec, Error> {
     })
 }
 
+/// Whether the driver would take the files.
+pub fn fits(mounted: &Mounted) -> Result<(), Error> {
+    respond(mounted).map(|_| ())
+}
+
 fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
     let response = pb::MountResponse {
         object_version: mounted

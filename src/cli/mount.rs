@@ -1,7 +1,6 @@
 //! `vaultmount mount`: plays the driver for one class, and shows what a pod would get.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::{self, Write as _},
@@ -11,49 +10,18 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Value, json};
-
-use super::MountArgs;
+use super::{MountArgs, pod};
 use crate::{
     app,
     config::Config,
     mount::VersionKeySource,
     provider::{
         self,
-        client::{Call, Client},
+        client::Client,
         pb::{File, MountResponse},
     },
-    request::{
-        Pod,
-        token::{self, Expected},
-    },
-    secret::SecretText,
     telemetry,
 };
-
-/// A SecretProviderClass, as far as a mount needs it.
-#[derive(Deserialize)]
-struct Class {
-    #[serde(default)]
-    metadata: Metadata,
-    spec: Spec,
-}
-
-#[derive(Default, Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Spec {
-    #[serde(default)]
-    provider: String,
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-}
 
 /// Mounts once and prints names, modes, sizes and versions.
 #[must_use]
@@ -70,15 +38,10 @@ pub fn run(args: &MountArgs) -> ExitCode {
 async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
     let (config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
-    let class = read(&args.file)?;
-    let audience = args
-        .pod
-        .audience
-        .clone()
-        .or_else(|| class.spec.parameters.get("audience").cloned())
-        .unwrap_or_else(|| provider(&class).to_owned());
-    let token = token(args, &config, &audience).await?;
-    let call = call(args, &class, &audience, token.as_ref());
+    let class = pod::class(&args.file)?;
+    let audience = pod::audience(&args.pod, &class);
+    let token = pod::token(&args.pod, &config, &audience).await.map_err(|e| e.to_string())?;
+    let call = pod::call(&args.pod, args.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
         Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
     } else {
@@ -89,72 +52,9 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
         let key =
             config.hmac_key_file.as_deref().map_or_else(|| Ok(VersionKeySource::process()), VersionKeySource::file);
         let mounter = app::mounter(&config, None, key?);
-        provider::local(Arc::new(mounter), provider(&class)).await.map_err(|e| e.to_string())?
+        provider::local(Arc::new(mounter), class.provider()).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
-}
-
-fn read(path: &Path) -> Result<Class, String> {
-    let text = fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
-    serde_saphyr::from_str(&text).map_err(|e| format!("{} is no SecretProviderClass: {e}", path.display()))
-}
-
-/// The provider's name, which is also its default audience.
-fn provider(class: &Class) -> &'static str {
-    if class.spec.provider == "openbao" { "openbao" } else { "vault" }
-}
-
-/// The service account token in the file, or one asked of the Kubernetes API when there is one.
-async fn token(args: &MountArgs, config: &Config, audience: &str) -> Result<Option<SecretText>, String> {
-    if let Some(path) = &args.pod.token_file {
-        let text =
-            fs::read_to_string(path).map_err(|e| format!("--token-file {} cannot be read: {e}", path.display()))?;
-        return Ok(Some(SecretText::from(text.trim())));
-    }
-    match app::kube(config).map_err(|e| e.to_string())? {
-        Some(kube) => {
-            let token = kube.mint_token(&args.pod.namespace, &args.pod.service_account, Some(audience), None).await;
-            token.map(Some).map_err(|e| e.to_string())
-        }
-        None => Ok(None),
-    }
-}
-
-/// The call a driver would make.
-fn call(args: &MountArgs, class: &Class, audience: &str, token: Option<&SecretText>) -> Call {
-    let mut attributes: BTreeMap<&str, String> =
-        class.spec.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    let pod = &args.pod;
-    let uid = uid(args, token);
-    attributes.insert("csi.storage.k8s.io/pod.name", pod.name.clone());
-    attributes.insert("csi.storage.k8s.io/pod.namespace", pod.namespace.clone());
-    attributes.insert("csi.storage.k8s.io/pod.uid", uid.clone());
-    attributes.insert("csi.storage.k8s.io/serviceAccount.name", pod.service_account.clone());
-    attributes.insert("secretProviderClass", class.metadata.name.clone());
-    if let Some(token) = token {
-        let tokens: Value = json!({ audience: { "token": token.expose() } });
-        attributes.insert("csi.storage.k8s.io/serviceAccount.tokens", tokens.to_string());
-    }
-    let target_path = pod.target_path.clone();
-    Call {
-        attributes: json!(attributes).to_string(),
-        secrets: "null".to_owned(),
-        target_path: target_path
-            .unwrap_or_else(|| format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/secrets/mount")),
-        permission: args.permission.to_string(),
-        timeout: None,
-    }
-}
-
-/// The pod's UID: as given, else as the token says, so that each pod has a session of its own at a running server.
-fn uid(args: &MountArgs, token: Option<&SecretText>) -> String {
-    let pod = &args.pod;
-    let said = pod.uid.clone().or_else(|| {
-        let (name, namespace) = (pod.name.clone(), pod.namespace.clone());
-        let expected = Pod { name, namespace, uid: String::new(), service_account: pod.service_account.clone() };
-        token::look(token?, &Expected { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
-    });
-    said.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
 }
 
 /// Writes the files below a folder.

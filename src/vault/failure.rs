@@ -226,7 +226,9 @@ impl Refusal {
     fn general(&self, address: &str) -> Option<Error> {
         let fault = |cause, what: String, advice: &str| Some(Error::new(cause, what).said(&self.errors).advice(advice));
         match self.status {
-            _ if self.says(&["not initialized", "not yet initialized"]) => Some(uninitialized(address).said(&self.errors)),
+            _ if self.says(&["not initialized", "not yet initialized"]) => {
+                Some(uninitialized(address).said(&self.errors))
+            }
             _ if self.is_sealed() => Some(sealed(address).said(&self.errors)),
             _ if self.is_https() => fault(
                 Cause::PlainToTls,

@@ -6,13 +6,14 @@ use std::{
 };
 
 /// From the top down. A module may name those after it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "main",
     "cli",
     "app",
     "config",
     "provider",
     "admin",
+    "check",
     "mount",
     "request",
     "policy",

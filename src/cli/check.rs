@@ -1,0 +1,281 @@
+//! `vaultmount check`: finds what is wrong with a mount without a pod, step by step.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{PodArgs, mode, pod};
+use crate::{
+    app,
+    check::{Check, Outcome, Step},
+    config::{Config, ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
+    error::Error,
+    mount::VersionKeySource,
+    provider,
+    request::{self, MountSpec, RawRequest},
+    telemetry,
+};
+
+/// Flags of `vaultmount check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// SecretProviderClass to check
+    #[arg(short, long, value_name = "FILE")]
+    pub file: std::path::PathBuf,
+
+    /// Send also what creates something: database users, certificates, writes. Revoked at the end where it can be
+    #[arg(long)]
+    pub create: bool,
+
+    /// Format
+    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Output,
+
+    /// Permission of files whose object names none, octal
+    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
+    pub permission: u32,
+
+    /// How much is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// The pod.
+    #[command(flatten)]
+    pub pod: PodArgs,
+
+    /// How to reach the server.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+
+    /// How to reach the Kubernetes API.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+}
+
+/// How the steps are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A line per step.
+    #[default]
+    Text,
+    /// One JSON object, at the end.
+    Json,
+}
+
+/// How long one step may take: as long as a driver's whole mount as a rule.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Checks; succeeds when a mount would.
+#[must_use]
+pub fn run(args: &CheckArgs) -> ExitCode {
+    super::block_on(async {
+        let mut report = Report { output: args.output, steps: Vec::new() };
+        check(args, &mut report).await?;
+        report.finish().map_err(|e| e.to_string())
+    })
+    .unwrap_or_else(|error| {
+        super::complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
+    let (mut config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
+    telemetry::init(config.log_level);
+    let class = pod::class(&args.file)?;
+    // Who waits wants to know now.
+    config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
+    for warning in warnings {
+        report.tell(Step::new("flags", Outcome::Odd(warning)));
+    }
+    let audience = pod::audience(&args.pod, &class);
+    // What is wrong with the token is told where the token is looked at.
+    let (token, refused) = match pod::token(&args.pod, &config, &audience).await {
+        Ok(token) => (token, None),
+        Err(error) => (None, Some(error)),
+    };
+    let call = pod::call(&args.pod, args.permission, &class, &audience, token.as_ref());
+    let parsed = request::parse(&RawRequest {
+        attributes: &call.attributes,
+        secrets: &call.secrets,
+        target_path: &call.target_path,
+        permission: &call.permission,
+    });
+    let spec = match parsed {
+        Ok(spec) => spec,
+        Err(error) => {
+            report.tell(Step::new("class", Outcome::Failed(error)));
+            report.tell(Step::new("the rest", Outcome::Skipped("not reached".to_owned())));
+            return Ok(());
+        }
+    };
+    report.tell(Step::new("class", Outcome::Good(introduction(&spec, &audience))));
+    for warning in &spec.warnings {
+        report.tell(Step::new("class", Outcome::Odd(warning.clone())));
+    }
+    let mounter = app::mounter(&config, None, VersionKeySource::process());
+    let check = Check {
+        mounter: &mounter,
+        spec: &spec,
+        audience: &audience,
+        create: args.create,
+        no_token: refused,
+        patience: PATIENCE,
+    };
+    let interrupted = async {
+        // Without the signal, the default action ends the process.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    };
+    check.walk(|step| report.tell(step), provider::fits, interrupted).await;
+    Ok(())
+}
+
+fn introduction(spec: &MountSpec, audience: &str) -> String {
+    let name = if spec.class.is_empty() { "without a name".to_owned() } else { format!("{:?}", spec.class) };
+    let (objects, requests) = (spec.objects.len(), spec.reads().len());
+    let audience = spec.audience.as_deref().unwrap_or(audience);
+    format!("{name}: role {:?}, audience {audience:?}, objects: {objects}, requests: {requests}", spec.role)
+}
+
+impl CheckArgs {
+    /// The flags of a server that would do the same, from which [`Config`] is made.
+    #[must_use]
+    pub fn as_serve(&self) -> ServeArgs {
+        ServeArgs {
+            log: self.log.clone(),
+            connection: self.connection.clone(),
+            kubernetes: self.kubernetes.clone(),
+            ..ServeArgs::default()
+        }
+    }
+}
+
+struct Report {
+    output: Output,
+    steps: Vec<Step>,
+}
+
+impl Report {
+    fn tell(&mut self, step: Step) {
+        if self.output == Output::Text {
+            // Nobody reads it; the exit code remains.
+            let _ = io::stdout().write_all(line(&step).as_bytes());
+        }
+        self.steps.push(step);
+    }
+
+    fn failures(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step.outcome, Outcome::Failed(_))).count()
+    }
+
+    fn conclusion(&self, failures: usize) -> String {
+        let skipped =
+            self.steps.iter().filter(|s| s.object.is_some() && matches!(s.outcome, Outcome::Skipped(_))).count();
+        match (failures, skipped) {
+            (0, 0) => "A pod would get its files.".to_owned(),
+            (0, _) => format!("Nothing is wrong with what was asked; objects that were not: {skipped} (--create)."),
+            (1, _) => "1 problem; vaultmount explain ID tells more.".to_owned(),
+            _ => format!("{failures} problems; vaultmount explain ID tells more."),
+        }
+    }
+
+    fn finish(self) -> io::Result<ExitCode> {
+        let failures = self.failures();
+        let mut out = io::stdout().lock();
+        match self.output {
+            Output::Json => {
+                let steps = self.steps.iter().map(Told::from).collect();
+                serde_json::to_writer_pretty(&mut out, &Outcomes { ok: failures == 0, steps })?;
+                writeln!(out)?;
+            }
+            Output::Text => writeln!(out, "\n{}", self.conclusion(failures))?,
+        }
+        Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// How wide the words before a step's detail are.
+const INDENT: usize = 20;
+
+fn line(step: &Step) -> String {
+    let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
+    let (word, detail) = match &step.outcome {
+        Outcome::Good(detail) => ("ok", detail.clone()),
+        Outcome::Odd(detail) => ("warn", detail.clone()),
+        Outcome::Skipped(detail) => ("skip", detail.clone()),
+        Outcome::Failed(error) => ("FAIL", explained(error)),
+    };
+    format!("{word:4}  {:12}  {subject}{detail}\n", step.name)
+}
+
+/// A failure on lines of its own: what, in whose words, and how to mend it.
+fn explained(error: &Error) -> String {
+    let pad = " ".repeat(INDENT);
+    if error.is_listing() {
+        return format!("{}", error.what());
+    }
+    let mut text = format!("{} [{}]", error.what(), error.cause().id());
+    for (label, words) in [("it said", error.words()), ("mend", error.next_step())] {
+        if let Some(words) = words {
+            text += &format!("\n{pad}{label}: {words}");
+        }
+    }
+    text
+}
+
+/// The whole walk in JSON.
+#[derive(Serialize)]
+struct Outcomes<'a> {
+    ok: bool,
+    steps: Vec<Told<'a>>,
+}
+
+/// A step in JSON. What is not there is left out.
+#[derive(Serialize)]
+struct Told<'a> {
+    step: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'a str>,
+    status: &'static str,
+    detail: &'a str,
+    #[serde(flatten)]
+    failure: Option<ToldFailure<'a>>,
+}
+
+#[derive(Serialize)]
+struct ToldFailure<'a> {
+    id: &'static str,
+    code: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<&'a str>,
+}
+
+impl<'a> From<&'a Step> for Told<'a> {
+    fn from(step: &'a Step) -> Self {
+        let (status, detail) = match &step.outcome {
+            Outcome::Good(detail) => ("ok", detail.as_str()),
+            Outcome::Odd(detail) => ("warning", detail.as_str()),
+            Outcome::Skipped(detail) => ("skipped", detail.as_str()),
+            Outcome::Failed(error) => ("failed", error.what()),
+        };
+        let failure = match &step.outcome {
+            Outcome::Failed(error) => Some(ToldFailure {
+                id: error.cause().id(),
+                code: error.cause().code().to_string(),
+                said: error.words(),
+                mend: error.next_step(),
+            }),
+            _ => None,
+        };
+        Self { step: step.name, object: step.object.as_deref(), status, detail, failure }
+    }
+}
