@@ -58,13 +58,13 @@ impl<'a> Check<'a> {
 
     /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
     async fn read(&self, way: &Way, read: &Read, created: &mut Vec<Created>) -> (Option<String>, Found) {
-        let prospect = match way.session.prospect(read, &way.prover, self.deadline()).await {
-            Ok(prospect) => prospect,
+        let (prospect, known_to_fail) = match way.session.prospect(read, &way.prover, self.deadline()).await {
+            Ok(looked) => looked,
             Err(error) => return (None, Found::Failed(error)),
         };
         let engine = prospect.engine.as_ref().map(|engine| engine.name());
         if prospect.creates && !self.create {
-            return (engine, Found::Skipped(skipped(&prospect)));
+            return (engine, known_to_fail.map_or_else(|| Found::Skipped(skipped(&prospect)), Found::Failed));
         }
         match way.session.read(read, &way.prover, self.deadline()).await {
             Ok(lease) => {

@@ -28,20 +28,25 @@ impl Session {
         self.held(None)
     }
 
-    /// Looks ahead at a read, and creates nothing. An error when it is known to be denied.
+    /// Looks ahead at a read, and creates nothing. Beside it the error of a read that is known to fail.
     pub async fn prospect(
         self: &Arc<Self>,
         read: &Read,
         prover: &Prover,
         deadline: Instant,
-    ) -> Result<Prospect, Error> {
+    ) -> Result<(Prospect, Option<Error>), Error> {
         let token = self.token(prover, None, deadline).await?;
         let prospect = self.client().prospect(&token, self.key.namespace.as_deref(), read, deadline).await;
-        if prospect.allowed == Some(false) {
-            let refusal = Refusal::parse(403, br#"{"errors":[]}"#, None);
-            return Err(self.read_error(&Failure::Refused(refusal), &token, read));
-        }
-        Ok(prospect)
+        let answer = match &prospect {
+            Prospect { allowed: Some(false), .. } => Some((403, r#"{"errors":[]}"#)),
+            Prospect { is_nowhere: true, .. } => Some((404, r#"{"errors":["no handler for route"]}"#)),
+            _ => None,
+        };
+        let error = answer.map(|(status, body)| {
+            // Foreseen, not said.
+            self.read_error(&Failure::Refused(Refusal::parse(status, body.as_bytes(), None)), &token, read).said("")
+        });
+        Ok((prospect, error))
     }
 
     /// Revokes the token held, and with it what was leased under it. Whether there was one.

@@ -48,6 +48,8 @@ pub struct Prospect {
     pub creates: bool,
     /// Whether the token's policies allow it; none when Vault does not tell.
     pub allowed: Option<bool>,
+    /// Whether it is known that no engine is there.
+    pub is_nowhere: bool,
 }
 
 impl Health {
@@ -93,7 +95,19 @@ impl Client {
         let engine = self.engine(token, namespace, read, deadline).await;
         let creates = super::creates(read, engine.as_deref());
         let allowed = self.may(token, namespace, read, deadline).await.ok().flatten();
-        Prospect { engine, creates, allowed }
+        let is_nowhere =
+            engine.is_none() && allowed == Some(true) && self.is_nowhere(token, namespace, &read.path, deadline).await;
+        Prospect { engine, creates, allowed, is_nowhere }
+    }
+
+    /// Whether Vault itself will not tell the engine at a path that the token may use: then there is none (measured against
+    /// OpenBao 2.7).
+    async fn is_nowhere(&self, token: &Token, namespace: Option<&str>, path: &str, deadline: Instant) -> bool {
+        let path = format!("sys/internal/ui/mounts/{path}");
+        match self.ask(Some(token), namespace, &path, None, None, deadline).await {
+            Err(Failure::Refused(refusal)) => refusal.status == 403 && refusal.says(&["preflight capability check"]),
+            _ => false,
+        }
     }
 
     /// Whether the token's policies allow a read; none when the answer does not say.
