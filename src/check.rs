@@ -88,30 +88,35 @@ impl Step {
 
 impl Check<'_> {
     /// Walks until a step fails that all others need, or until `interrupted`; then clears away what was made. Each step is
-    /// told when it is done. `fits` says whether the driver would take the files.
+    /// told when it is done. `fits` says whether the driver would take the files. Whether it was not interrupted.
     pub async fn walk(
         &self,
         mut tell: impl FnMut(Step),
         fits: impl Fn(&Mounted) -> Result<(), Error>,
         interrupted: impl Future<Output = ()>,
-    ) {
+    ) -> bool {
         let way = match self.mounter.way(self.spec, self.audience).await {
             Ok(way) => way,
             Err(error) => {
                 let name = if error.cause().is_tls() { "TLS" } else { "address" };
                 tell(Step::failed(name, error));
-                return tell(Step::skipped("the rest", "nothing was asked"));
+                tell(Step::skipped("the rest", "not reached"));
+                return true;
             }
         };
-        let mut created = Vec::new();
+        let (mut created, mut finished) = (Vec::new(), true);
         tokio::select! {
             reached = self.ask(&way, &mut tell, &fits, &mut created) => if let Err(step) = reached {
                 tell(step);
                 tell(Step::skipped("the rest", "not reached"));
             },
-            () = interrupted => tell(Step::skipped("the rest", "interrupted")),
+            () = interrupted => {
+                tell(Step::skipped("the rest", "interrupted"));
+                finished = false;
+            },
         }
         self.clear(&way, &created, &mut tell).await;
+        finished
     }
 
     async fn ask(

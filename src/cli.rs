@@ -185,7 +185,9 @@ fn finish(outcome: Result<(), String>) -> ExitCode {
 
 /// Says on standard error why the command fails.
 fn complain(what: &str) {
-    let _ = writeln!(io::stderr(), "vaultmount: {what}");
+    for line in what.lines() {
+        let _ = writeln!(io::stderr(), "vaultmount: {line}");
+    }
 }
 
 /// Runs to the end on a runtime of few threads: the work is waiting, not computing.

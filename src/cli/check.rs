@@ -74,7 +74,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
     super::block_on(async {
-        let mut report = Report { output: args.output, steps: Vec::new() };
+        let mut report = Report { output: args.output, steps: Vec::new(), interrupted: false };
         check(args, &mut report).await?;
         report.finish().map_err(|e| e.to_string())
     })
@@ -133,7 +133,7 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
             std::future::pending().await
         }
     };
-    check.walk(|step| report.tell(step), provider::fits, interrupted).await;
+    report.interrupted = !check.walk(|step| report.tell(step), provider::fits, interrupted).await;
     Ok(())
 }
 
@@ -160,6 +160,7 @@ impl CheckArgs {
 struct Report {
     output: Output,
     steps: Vec<Step>,
+    interrupted: bool,
 }
 
 impl Report {
@@ -179,6 +180,7 @@ impl Report {
         let skipped =
             self.steps.iter().filter(|s| s.object.is_some() && matches!(s.outcome, Outcome::Skipped(_))).count();
         match (failures, skipped) {
+            _ if self.interrupted => "Interrupted.".to_owned(),
             (0, 0) => "A pod would get its files.".to_owned(),
             (0, _) => format!("Nothing is wrong with what was asked; objects that were not: {skipped} (--create)."),
             (1, _) => "1 problem; vaultmount explain ID tells more.".to_owned(),
@@ -192,12 +194,12 @@ impl Report {
         match self.output {
             Output::Json => {
                 let steps = self.steps.iter().map(Told::from).collect();
-                serde_json::to_writer_pretty(&mut out, &Outcomes { ok: failures == 0, steps })?;
+                serde_json::to_writer_pretty(&mut out, &Outcomes { ok: failures == 0 && !self.interrupted, steps })?;
                 writeln!(out)?;
             }
             Output::Text => writeln!(out, "\n{}", self.conclusion(failures))?,
         }
-        Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if failures == 0 && !self.interrupted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

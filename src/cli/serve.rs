@@ -16,9 +16,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     let (config, warnings) = match Config::load(args, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(errors) => {
-            for line in errors.lines() {
-                super::complain(line);
-            }
+            super::complain(&errors.to_string());
             return ExitCode::from(2);
         }
     };

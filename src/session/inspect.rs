@@ -36,7 +36,8 @@ impl Session {
         deadline: Instant,
     ) -> Result<(Prospect, Option<Error>), Error> {
         let token = self.token(prover, None, deadline).await?;
-        let prospect = self.client().prospect(&token, self.key.namespace.as_deref(), read, deadline).await;
+        let (home, namespace) = (self.key.auth_namespace.as_deref(), self.key.namespace.as_deref());
+        let prospect = self.client().prospect(&token, home, namespace, read, deadline).await;
         let answer = match &prospect {
             Prospect { allowed: Some(false), .. } => Some((403, r#"{"errors":[]}"#)),
             Prospect { is_nowhere: true, .. } => Some((404, r#"{"errors":["no handler for route"]}"#)),

@@ -399,7 +399,7 @@ impl ReadContext<'_> {
 }
 
 /// The way from a Vault namespace down to another, with a slash at its end; none when the other is not below it.
-fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
+pub(super) fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
     let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
     let (from, to) = (path(from), path(to));
     if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }

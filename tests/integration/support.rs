@@ -1,6 +1,7 @@
 //! What tests stand on: a tenant of the real OpenBao, pods that ask, and daemons that answer.
 
 pub mod bao;
+pub mod by_hand;
 pub mod clock;
 pub mod cluster;
 pub mod daemon;

@@ -90,11 +90,22 @@ impl Client {
         Ok(health)
     }
 
-    /// Looks ahead at a read, and creates nothing.
-    pub async fn prospect(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Prospect {
+    /// Looks ahead at a read in `namespace` with a token of `home`, and creates nothing.
+    pub async fn prospect(
+        &self,
+        token: &Token,
+        home: Option<&str>,
+        namespace: Option<&str>,
+        read: &Read,
+        deadline: Instant,
+    ) -> Prospect {
         let engine = self.engine(token, namespace, read, deadline).await;
         let creates = super::creates(read, engine.as_deref());
-        let allowed = self.may(token, namespace, read, deadline).await.ok().flatten();
+        // The policies are those of the token's own namespace, and so is the right to ask about them.
+        let allowed = match failure::below(home, namespace) {
+            Some(inner) => self.may(token, home, &inner, read, deadline).await.ok().flatten(),
+            None => None,
+        };
         let is_nowhere =
             engine.is_none() && allowed == Some(true) && self.is_nowhere(token, namespace, &read.path, deadline).await;
         Prospect { engine, creates, allowed, is_nowhere }
@@ -110,22 +121,23 @@ impl Client {
         }
     }
 
-    /// Whether the token's policies allow a read; none when the answer does not say.
+    /// Whether the token's policies allow a read below `inner`; none when the answer does not say.
     async fn may(
         &self,
         token: &Token,
-        namespace: Option<&str>,
+        home: Option<&str>,
+        inner: &str,
         read: &Read,
         deadline: Instant,
     ) -> Result<Option<bool>, Failure> {
         token.take_use()?;
-        let (path, wanted): (_, &[&str]) = match read.method {
-            Method::Get => (read.path.clone(), &["read"]),
-            Method::List => (format!("{}/", read.path.trim_end_matches('/')), &["list"]),
-            Method::Put | Method::Post => (read.path.clone(), &["create", "update"]),
+        let (end, wanted): (_, &[&str]) = match read.method {
+            Method::Get => ("", &["read"]),
+            Method::List => ("/", &["list"]),
+            Method::Put | Method::Post => ("", &["create", "update"]),
         };
-        let question = serde_json::json!({ "paths": [path] }).to_string();
-        let body = self.ask(Some(token), namespace, "sys/capabilities-self", None, Some(question), deadline).await?;
+        let question = serde_json::json!({ "paths": [format!("{inner}{}{end}", read.path)] }).to_string();
+        let body = self.ask(Some(token), home, "sys/capabilities-self", None, Some(question), deadline).await?;
         let told: HashMap<String, serde_json::Value> = serde_json::from_slice(&body).unwrap_or_default();
         let capabilities = told.get("capabilities").and_then(serde_json::Value::as_array);
         Ok(capabilities.map(|has| has.iter().any(|c| c.as_str().is_some_and(|c| c == "root" || wanted.contains(&c)))))

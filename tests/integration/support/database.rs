@@ -49,6 +49,17 @@ impl Database {
         database
     }
 
+    /// Waits until no user is left: revocation goes on after its answer.
+    pub async fn empties(&self) {
+        for _ in 0..500 {
+            if self.users().await.is_empty() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("users are left: {:?}", self.users().await);
+    }
+
     /// The users it has created, by name.
     pub async fn users(&self) -> Vec<String> {
         let sql = format!("select rolname from pg_roles where starts_with(rolname, '{}_') order by 1", self.prefix);

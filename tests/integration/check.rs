@@ -1,0 +1,260 @@
+//! `vaultmount check`: what it asks, creates, clears away and says. What it says of each cause is in `diagnoses`.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    bao::{Tenant, root},
+    by_hand::{ByHand, Ran},
+    daemon::program,
+    database::Database,
+    faulty::{Fault, Faulty, Gate},
+    http,
+    pod::Pod,
+    setting, unique,
+};
+
+/// A tenant with a secret, and the class that wants a key of it.
+async fn arranged() -> (Tenant, Pod) {
+    let tenant = Tenant::new().await;
+    tenant.put("db", json!({"pass": "s3cret", "user": "shop"})).await;
+    let object = format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
+    let pod = Pod::of(&tenant).objects(object);
+    (tenant, pod)
+}
+
+async fn check(pod: &Pod, flags: &[&str]) -> Ran {
+    let address = format!("--vault-addr={}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+    ByHand::of(pod).run("check", &[&[address.as_str()], flags].concat()).await
+}
+
+/// The tokens that logins at a tenant's auth mount brought and that still live.
+async fn tokens(tenant: &Tenant) -> usize {
+    let url = format!("{}/v1/sys/leases/lookup/auth/{}/login/", tenant.address, tenant.auth);
+    let (_, found) = http::send("LIST", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await;
+    found["data"]["keys"].as_array().map_or(0, Vec::len)
+}
+
+/// The line of a step.
+fn line<'a>(ran: &'a Ran, step: &str) -> &'a str {
+    ran.out.lines().find(|line| line.get(6..).is_some_and(|rest| rest.starts_with(step))).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn every_step_of_a_mount_is_told_and_nothing_stays() {
+    let (tenant, pod) = arranged().await;
+    let ran = check(&pod, &[]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    for (step, says) in [
+        ("class", "ok    class         \"test-class\": role \"app\", audience \"vault\""),
+        ("address", &tenant.address),
+        ("TLS", "warn  TLS           http"),
+        ("health", "unsealed, active, version "),
+        ("token", "of service account shop/app, for vault, valid for "),
+        ("login", &format!("auth/{}, role \"app\": policies default, {}; token for 10m", tenant.auth, tenant.policy)),
+        ("object", &format!("\"pass\": GET {}/data/db (KV version 2): 6 bytes, 0644", tenant.kv)),
+        ("files", "1 file in all, 6 bytes"),
+        ("clean-up", "token revoked"),
+    ] {
+        assert!(line(&ran, step).contains(says), "{step}: {says}");
+    }
+    assert!(ran.out.ends_with("A pod would get its files.\n"));
+    assert!(!ran.out.contains("s3cret"));
+    assert_eq!(tokens(&tenant).await, 0, "the login's token is revoked");
+}
+
+#[tokio::test]
+async fn every_object_that_fails_is_told_beside_those_that_do_not() {
+    let (tenant, pod) = arranged().await;
+    let object = |name, path, more| format!("- {{objectName: {name}, secretPath: {}/{path}{more}}}\n", tenant.kv);
+    let class = [
+        object("pass", "data/db", ", secretKey: pass"),
+        object("none", "data/db", ", secretKey: none"),
+        object("maybe", "data/missing", ", optional: true"),
+        object("denied", "../other", "").replace(&format!("{}/../", tenant.kv), ""),
+        object("all", "data/db", ", secretKey: '*'"),
+    ];
+    let ran = check(&pod.objects(class.concat()), &[]).await;
+    assert_eq!(ran.code, Some(1));
+    for says in [
+        "ok    object        \"pass\": ",
+        "FAIL  object        \"none\": key \"none\" is not in the secret, which has the keys \"pass\", \"user\" [VM0070]",
+        "ok    object        \"maybe\": ",
+        "which `optional: true` allows",
+        "FAIL  object        \"denied\": role \"app\"",
+        "is denied reading other at ",
+        "add to a policy of the role: path \"other\" { capabilities = [\"read\"] }",
+        "ok    object        \"all\": ",
+        "2 files: \"all/pass\", \"all/user\"",
+        "3 files in all, 16 bytes, without those of 3 objects",
+        "2 problems",
+    ] {
+        assert!(ran.out.contains(says), "{says}");
+    }
+    assert_eq!(tokens(&tenant).await, 0);
+}
+
+#[tokio::test]
+async fn what_creates_is_sent_only_when_asked_for_and_revoked_then() {
+    let (tenant, pod) = arranged().await;
+    let database = Database::of(&tenant).await;
+    let object = |name, key| format!("- {{objectName: {name}, secretPath: {}, secretKey: {key}}}\n", database.path);
+    let pod = pod.objects(object("user", "username") + &object("pass", "password"));
+    let ran = check(&pod, &[]).await;
+    assert_eq!(ran.code, Some(0));
+    let says = format!("skip  object        \"user\": GET {} (database): not sent, as it would create", database.path);
+    assert!(ran.out.contains(&says) && ran.out.contains("the policies allow it"));
+    assert!(ran.out.contains("objects that were not: 2 (--create)"));
+    assert!(database.users().await.is_empty());
+
+    let ran = check(&pod, &["--create"]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.out.contains("2 files in all") && ran.out.contains("token revoked, and with it 1 lease"));
+    assert!(!ran.out.contains("left behind"));
+    database.empties().await;
+    assert_eq!(tokens(&tenant).await, 0);
+}
+
+#[tokio::test]
+async fn what_has_no_lease_is_named_as_left_behind() {
+    let (tenant, pod) = arranged().await;
+    let pki = unique("pki");
+    root("POST", &format!("sys/mounts/{pki}"), json!({"type": "pki"})).await;
+    root("POST", &format!("{pki}/root/generate/internal"), json!({"common_name": "CA", "key_type": "ec"})).await;
+    let role = json!({"allow_any_name": true, "key_type": "ec", "ttl": "1h"});
+    root("POST", &format!("{pki}/roles/web"), role).await;
+    let policy = format!(
+        "path \"{pki}/issue/web\" {{ capabilities = [\"update\"] }}\npath \"{}/*\" {{ capabilities = [\"create\", \"update\"] }}",
+        tenant.kv
+    );
+    tenant.allow(&policy).await;
+    let class = format!(
+        "- {{objectName: tls, secretPath: {pki}/issue/web, method: PUT, secretArgs: {{common_name: XMARKX}}}}\n\
+         - {{objectName: note, secretPath: {}/data/note, method: PUT, secretArgs: {{data: {{x: XMARKX}}}}}}",
+        tenant.kv
+    );
+    let pod = pod.objects(class);
+    let ran = check(&pod, &[]).await;
+    assert_eq!((ran.code, ran.out.matches("the policies allow it").count()), (Some(0), 2));
+    let ran = check(&pod, &["--create"]).await;
+    assert_eq!(ran.code, Some(0));
+    let serials = root("LIST", &format!("{pki}/certs"), Value::Null).await["data"]["keys"].clone();
+    let named =
+        |serial: &Value| line(&ran, "left behind").contains(&format!("certificate {}", serial.as_str().unwrap()));
+    assert!(serials.as_array().unwrap().iter().any(named), "{serials}");
+    assert!(ran.out.contains(&format!("left behind   what {}/data/note wrote or made", tenant.kv)));
+    assert!(!ran.out.contains("XMARKX"));
+}
+
+#[tokio::test]
+async fn what_is_not_sent_and_would_be_denied_is_told_with_what_lacks() {
+    let (tenant, pod) = arranged().await;
+    tenant.allow(&format!("path \"{}/data/*\" {{ capabilities = [\"read\"] }}", tenant.kv)).await;
+    let path = format!("{}/data/new", tenant.kv);
+    let pod = pod.objects(format!("- {{objectName: x, secretPath: {path}, method: PUT}}"));
+    let ran = check(&pod, &[]).await;
+    assert_eq!(ran.code, Some(1));
+    let stanza = format!("path \"{path}\" {{ capabilities = [\"create\", \"update\"] }}");
+    assert!(ran.out.contains("[VM0050]") && ran.out.contains(&stanza));
+}
+
+#[tokio::test]
+async fn json_has_every_step() {
+    let (tenant, pod) = arranged().await;
+    let object = |name, key| format!("- {{objectName: {name}, secretPath: {}/data/db, secretKey: {key}}}\n", tenant.kv);
+    let ran = check(&pod.objects(object("a", "pass") + &object("b", "none")), &["-o", "json"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    let steps: Vec<(&str, &str)> = told["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (step["step"].as_str().unwrap(), step["status"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("class", "ok"),
+        ("address", "ok"),
+        ("TLS", "warning"),
+        ("health", "ok"),
+        ("token", "ok"),
+        ("login", "ok"),
+        ("object", "ok"),
+        ("object", "failed"),
+        ("files", "ok"),
+        ("clean-up", "ok"),
+    ];
+    assert_eq!((told["ok"].as_bool(), steps.as_slice()), (Some(false), &expected[..]));
+    let failed = &told["steps"][7];
+    assert_eq!((failed["object"].as_str(), failed["id"].as_str()), (Some("b"), Some("VM0070")));
+    assert_eq!(failed["code"], "NotFound");
+    assert!(failed["mend"].as_str().unwrap().contains("optional: true") && failed["said"].is_null());
+}
+
+#[tokio::test]
+async fn a_batch_token_is_said_to_stay() {
+    let (tenant, pod) = arranged().await;
+    tenant.role("app", json!({"token_type": "batch"})).await;
+    let ran = check(&pod, &[]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(line(&ran, "login").contains("batch token for 10m"));
+    assert!(line(&ran, "clean-up").contains("a batch token cannot be revoked; it ends within 10m"));
+}
+
+#[tokio::test]
+async fn who_interrupts_leaves_no_token() {
+    let (tenant, pod) = arranged().await;
+    let vault = Faulty::start().await;
+    let gate = Gate::new();
+    vault.every("GET", &format!("{}/data/db", tenant.kv), Fault::Hold(gate.clone()));
+    let by_hand = ByHand::of(&pod);
+    let address = format!("--vault-addr={}", vault.address);
+    let mut command = program(&by_hand.arguments("check", &[&address]));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    vault.saw(1, "GET", &format!("{}/data/db", tenant.kv)).await;
+    assert_eq!(tokens(&tenant).await, 1);
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().await.unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    assert!(out.contains("skip  the rest      interrupted") && out.contains("token revoked"), "{out}");
+    assert_eq!(tokens(&tenant).await, 0);
+    gate.open();
+}
+
+#[tokio::test]
+async fn policies_of_another_vault_namespace_are_understood() {
+    let (tenant, pod) = arranged().await;
+    let name = unique("ns");
+    root("POST", &format!("sys/namespaces/{name}"), json!({})).await;
+    root("POST", &format!("{name}/sys/mounts/kv"), json!({"type": "kv", "options": {"version": "1"}})).await;
+    tenant.allow(&format!("path \"{name}/kv/*\" {{ capabilities = [\"update\"] }}")).await;
+    let pod = pod.with("vaultNamespace", &name).with("vaultAuthNamespace", "/");
+    let object = |path| format!("- {{objectName: x, secretPath: {path}, method: PUT}}");
+    let ran = check(&pod.clone().objects(object("kv/x")), &[]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(
+        line(&ran, "object").contains("PUT kv/x (KV version 1): not sent") && ran.out.contains("policies allow it")
+    );
+    let ran = check(&pod.objects(object("other/x")), &[]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.out.contains(&format!("path \"{name}/other/x\" {{ capabilities = [\"create\", \"update\"] }}")));
+}
+
+#[tokio::test]
+async fn what_cannot_be_begun_is_told_and_fails() {
+    let (_, pod) = arranged().await;
+    let ran = check(&pod, &["--file=nowhere.yaml"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(ran.err.contains("nowhere.yaml cannot be read"));
+    let ran = check(&pod, &["--vault-addr=nowhere", "--mint-tokens=perhaps"]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.lines().all(|line| line.starts_with("vaultmount: ")), "{}", ran.err);
+    let ran = check(&pod, &["--token-file=/nowhere/token"]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.out.contains("FAIL  token") && ran.out.contains("[VM0030]"),
+        "the way to Vault is checked all the same"
+    );
+}
