@@ -60,9 +60,13 @@ pub enum Command {
 /// Flags of `vaultmount mount`.
 #[derive(Args, Clone, Debug)]
 pub struct MountArgs {
-    /// SecretProviderClass to mount
+    /// SecretProviderClass to mount; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+
+    /// Its name, if the file holds several
+    #[arg(long, value_name = "NAME")]
+    pub class: Option<String>,
 
     /// Running server to ask; without it, this process does the mount
     #[arg(long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]

@@ -18,6 +18,7 @@
 //! | [`provider`] | the gRPC edge, and the map from causes to gRPC codes; the only user of tonic |
 //! | [`admin`] | HTTP for probes |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
+//! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
 //! | [`session`] | one Vault token per pod identity |
@@ -25,7 +26,7 @@
 //! | [`render`] | lease and object in, file bytes out; pure |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
-//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`clock`] | what everything stands on |
+//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`] | what everything stands on |
 //!
 //! # What always holds
 //!
@@ -44,6 +45,7 @@ pub mod error;
 pub mod flight;
 pub mod kube;
 pub mod lease;
+pub mod manifest;
 pub mod mount;
 pub mod policy;
 pub mod provider;
@@ -55,3 +57,4 @@ pub mod telemetry;
 pub mod text;
 pub mod tls;
 pub mod vault;
+pub mod yaml;

@@ -12,13 +12,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::MountArgs;
 use crate::{
     app,
     config::Config,
+    manifest::{self, Class},
     mount::VersionKeySource,
     provider::{
         self,
@@ -32,28 +32,6 @@ use crate::{
     secret::SecretText,
     telemetry,
 };
-
-/// A SecretProviderClass, as far as a mount needs it.
-#[derive(Deserialize)]
-struct Class {
-    #[serde(default)]
-    metadata: Metadata,
-    spec: Spec,
-}
-
-#[derive(Default, Deserialize)]
-struct Metadata {
-    #[serde(default)]
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Spec {
-    #[serde(default)]
-    provider: String,
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-}
 
 /// Mounts once and prints names, modes, sizes and versions.
 #[must_use]
@@ -70,12 +48,12 @@ pub fn run(args: &MountArgs) -> ExitCode {
 async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
     let (config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
-    let class = read(&args.file)?;
+    let class = manifest::class(&args.file, args.class.as_deref()).map_err(|e| e.to_string())?;
     let audience = args
         .pod
         .audience
         .clone()
-        .or_else(|| class.spec.parameters.get("audience").cloned())
+        .or_else(|| class.parameters.get("audience").cloned())
         .unwrap_or_else(|| provider(&class).to_owned());
     let token = token(args, &config, &audience).await?;
     let call = call(args, &class, &audience, token.as_ref());
@@ -94,14 +72,9 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }
 
-fn read(path: &Path) -> Result<Class, String> {
-    let text = fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
-    serde_saphyr::from_str(&text).map_err(|e| format!("{} is no SecretProviderClass: {e}", path.display()))
-}
-
 /// The provider's name, which is also its default audience.
 fn provider(class: &Class) -> &'static str {
-    if class.spec.provider == "openbao" { "openbao" } else { "vault" }
+    if class.provider == "openbao" { "openbao" } else { "vault" }
 }
 
 /// The service account token in the file, or one asked of the Kubernetes API when there is one.
@@ -123,14 +96,14 @@ async fn token(args: &MountArgs, config: &Config, audience: &str) -> Result<Opti
 /// The call a driver would make.
 fn call(args: &MountArgs, class: &Class, audience: &str, token: Option<&SecretText>) -> Call {
     let mut attributes: BTreeMap<&str, String> =
-        class.spec.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        class.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let pod = &args.pod;
     let uid = uid(args, token);
     attributes.insert("csi.storage.k8s.io/pod.name", pod.name.clone());
     attributes.insert("csi.storage.k8s.io/pod.namespace", pod.namespace.clone());
     attributes.insert("csi.storage.k8s.io/pod.uid", uid.clone());
     attributes.insert("csi.storage.k8s.io/serviceAccount.name", pod.service_account.clone());
-    attributes.insert("secretProviderClass", class.metadata.name.clone());
+    attributes.insert("secretProviderClass", class.name.clone());
     if let Some(token) = token {
         let tokens: Value = json!({ audience: { "token": token.expose() } });
         attributes.insert("csi.storage.k8s.io/serviceAccount.tokens", tokens.to_string());

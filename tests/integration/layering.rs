@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the top down. A module may name those after it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "main",
     "cli",
     "app",
@@ -14,6 +14,7 @@ const ORDER: [&str; 18] = [
     "provider",
     "admin",
     "mount",
+    "manifest",
     "request",
     "policy",
     "session",
@@ -27,7 +28,7 @@ const ORDER: [&str; 18] = [
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
-const BASE: [&str; 3] = ["secret", "text", "clock"];
+const BASE: [&str; 4] = ["secret", "text", "yaml", "clock"];
 /// Outside libraries and the only modules that may name them.
 const CONFINED: [(&str, &[&str]); 7] = [
     ("tonic", &["provider"]),
