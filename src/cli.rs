@@ -68,9 +68,13 @@ pub enum Command {
 /// Flags of `vaultmount mount`.
 #[derive(Args, Clone, Debug)]
 pub struct MountArgs {
-    /// SecretProviderClass to mount
+    /// SecretProviderClass to mount; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+
+    /// Its name, if the file holds several
+    #[arg(long, value_name = "NAME")]
+    pub class: Option<String>,
 
     /// Running server to ask; without it, this process does the mount
     #[arg(long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
@@ -113,9 +117,9 @@ pub struct MountArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pod")]
 pub struct PodArgs {
-    /// Its namespace
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub namespace: String,
+    /// Its namespace [default: the class's, else default]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
 
     /// Its name
     #[arg(long = "pod", value_name = "NAME", default_value = "vaultmount")]

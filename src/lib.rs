@@ -19,6 +19,7 @@
 //! | [`admin`] | HTTP for probes |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
+//! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
 //! | [`session`] | one Vault token per pod identity |
@@ -26,7 +27,7 @@
 //! | [`render`] | lease and object in, file bytes out; pure |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
-//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`clock`] | what everything stands on |
+//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`] | what everything stands on |
 //!
 //! # What always holds
 //!
@@ -46,6 +47,7 @@ pub mod error;
 pub mod flight;
 pub mod kube;
 pub mod lease;
+pub mod manifest;
 pub mod mount;
 pub mod policy;
 pub mod provider;
@@ -57,3 +59,4 @@ pub mod telemetry;
 pub mod text;
 pub mod tls;
 pub mod vault;
+pub mod yaml;

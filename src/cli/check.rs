@@ -28,6 +28,10 @@ pub struct CheckArgs {
     #[arg(short, long, value_name = "FILE")]
     pub file: std::path::PathBuf,
 
+    /// Name of the class, if the file has several
+    #[arg(long, value_name = "NAME")]
+    pub class: Option<String>,
+
     /// Send also what creates something: database users, certificates, writes. Revoked at the end where it can be
     #[arg(long)]
     pub create: bool,
@@ -87,7 +91,13 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
     let (mut config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
-    let class = pod::class(&args.file)?;
+    let class = match pod::class(&args.file, args.class.as_deref()) {
+        Ok(class) => class,
+        Err(error) => {
+            report.stop(error);
+            return Ok(());
+        }
+    };
     // Who waits wants to know now.
     config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
     for warning in warnings {
@@ -95,7 +105,7 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
     }
     let audience = pod::audience(&args.pod, &class);
     // What is wrong with the token is told where the token is looked at.
-    let (token, refused) = match pod::token(&args.pod, &config, &audience).await {
+    let (token, refused) = match pod::token(&args.pod, &config, &class, &audience).await {
         Ok(token) => (token, None),
         Err(error) => (None, Some(error)),
     };
@@ -109,8 +119,7 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
     let spec = match parsed {
         Ok(spec) => spec,
         Err(error) => {
-            report.tell(Step::new("class", Outcome::Failed(error)));
-            report.tell(Step::new("the rest", Outcome::Skipped("not reached".to_owned())));
+            report.stop(error);
             return Ok(());
         }
     };
@@ -170,6 +179,12 @@ impl Report {
             let _ = io::stdout().write_all(line(&step).as_bytes());
         }
         self.steps.push(step);
+    }
+
+    /// The class cannot be used, and so nothing was asked.
+    fn stop(&mut self, error: Error) {
+        self.tell(Step::new("class", Outcome::Failed(error)));
+        self.tell(Step::new("the rest", Outcome::Skipped("not reached".to_owned())));
     }
 
     fn failures(&self) -> usize {

@@ -38,9 +38,9 @@ pub fn run(args: &MountArgs) -> ExitCode {
 async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
     let (config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
-    let class = pod::class(&args.file)?;
+    let class = pod::class(&args.file, args.class.as_deref()).map_err(|e| e.to_string())?;
     let audience = pod::audience(&args.pod, &class);
-    let token = pod::token(&args.pod, &config, &audience).await.map_err(|e| e.to_string())?;
+    let token = pod::token(&args.pod, &config, &class, &audience).await.map_err(|e| e.to_string())?;
     let call = pod::call(&args.pod, args.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
         Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
@@ -52,7 +52,7 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
         let key =
             config.hmac_key_file.as_deref().map_or_else(|| Ok(VersionKeySource::process()), VersionKeySource::file);
         let mounter = app::mounter(&config, None, key?);
-        provider::local(Arc::new(mounter), class.provider()).await.map_err(|e| e.to_string())?
+        provider::local(Arc::new(mounter), pod::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }

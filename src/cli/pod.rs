@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::PodArgs;
@@ -11,6 +10,7 @@ use crate::{
     app,
     config::Config,
     error::{Cause, Error},
+    manifest::{self, Class},
     provider::client::Call,
     request::{
         Pod,
@@ -19,49 +19,40 @@ use crate::{
     secret::SecretText,
 };
 
-/// A SecretProviderClass, as far as a mount needs it.
-#[derive(Deserialize)]
-pub(super) struct Class {
-    #[serde(default)]
-    pub(super) metadata: Metadata,
-    spec: Spec,
-}
-
-#[derive(Default, Deserialize)]
-pub(super) struct Metadata {
-    #[serde(default)]
-    pub(super) name: String,
-}
-
-#[derive(Deserialize)]
-struct Spec {
-    #[serde(default)]
-    provider: String,
-    #[serde(default)]
-    parameters: BTreeMap<String, String>,
-}
-
-impl Class {
-    /// The provider's name, which is also its default audience.
-    pub(super) fn provider(&self) -> &'static str {
-        if self.spec.provider == "openbao" { "openbao" } else { "vault" }
+/// The class of a file, by name if there are several; the error of one that is for another provider.
+pub(super) fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
+    let class = manifest::class(path, name)?;
+    match class.provider.as_str() {
+        "vault" | "openbao" => Ok(class),
+        other => Err(Error::new(Cause::Manifest, format!("class {:?} is for provider {other:?}", class.name))
+            .advice("set spec.provider to vault or openbao")),
     }
 }
 
-/// The class in a file.
-pub(super) fn class(path: &Path) -> Result<Class, String> {
-    let text = fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
-    serde_saphyr::from_str(&text).map_err(|e| format!("{} is no SecretProviderClass: {e}", path.display()))
+/// The pod's namespace: as given, else the class's, as a pod mounts only classes of its own.
+fn namespace<'a>(pod: &'a PodArgs, class: &'a Class) -> &'a str {
+    let own = Some(class.namespace.as_str()).filter(|name| !name.is_empty());
+    pod.namespace.as_deref().or(own).unwrap_or("default")
+}
+
+/// The provider's name, which is also its default audience.
+pub(super) fn provider(class: &Class) -> &'static str {
+    if class.provider == "openbao" { "openbao" } else { "vault" }
 }
 
 /// The audience of the token: as given, else the class's, else the provider's.
 pub(super) fn audience(pod: &PodArgs, class: &Class) -> String {
-    let given = pod.audience.clone().or_else(|| class.spec.parameters.get("audience").cloned());
-    given.unwrap_or_else(|| class.provider().to_owned())
+    let given = pod.audience.clone().or_else(|| class.parameters.get("audience").cloned());
+    given.unwrap_or_else(|| provider(class).to_owned())
 }
 
 /// The service account token in the file, or one asked of the Kubernetes API when there is one.
-pub(super) async fn token(pod: &PodArgs, config: &Config, audience: &str) -> Result<Option<SecretText>, Error> {
+pub(super) async fn token(
+    pod: &PodArgs,
+    config: &Config,
+    class: &Class,
+    audience: &str,
+) -> Result<Option<SecretText>, Error> {
     if let Some(path) = &pod.token_file {
         let text = fs::read_to_string(path).map_err(|e| {
             Error::new(Cause::TokenMissing, format!("--token-file {} cannot be read", path.display()))
@@ -70,7 +61,9 @@ pub(super) async fn token(pod: &PodArgs, config: &Config, audience: &str) -> Res
         return Ok(Some(SecretText::from(text.trim())));
     }
     match app::kube(config)? {
-        Some(kube) => kube.mint_token(&pod.namespace, &pod.service_account, Some(audience), None).await.map(Some),
+        Some(kube) => {
+            kube.mint_token(namespace(pod, class), &pod.service_account, Some(audience), None).await.map(Some)
+        }
         None => Ok(None),
     }
 }
@@ -78,13 +71,13 @@ pub(super) async fn token(pod: &PodArgs, config: &Config, audience: &str) -> Res
 /// The call a driver would make.
 pub(super) fn call(pod: &PodArgs, permission: u32, class: &Class, audience: &str, token: Option<&SecretText>) -> Call {
     let mut attributes: BTreeMap<&str, String> =
-        class.spec.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    let uid = uid(pod, token);
+        class.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let uid = uid(pod, class, token);
     attributes.insert("csi.storage.k8s.io/pod.name", pod.name.clone());
-    attributes.insert("csi.storage.k8s.io/pod.namespace", pod.namespace.clone());
+    attributes.insert("csi.storage.k8s.io/pod.namespace", namespace(pod, class).to_owned());
     attributes.insert("csi.storage.k8s.io/pod.uid", uid.clone());
     attributes.insert("csi.storage.k8s.io/serviceAccount.name", pod.service_account.clone());
-    attributes.insert("secretProviderClass", class.metadata.name.clone());
+    attributes.insert("secretProviderClass", class.name.clone());
     if let Some(token) = token {
         let tokens: Value = json!({ audience: { "token": token.expose() } });
         attributes.insert("csi.storage.k8s.io/serviceAccount.tokens", tokens.to_string());
@@ -101,9 +94,9 @@ pub(super) fn call(pod: &PodArgs, permission: u32, class: &Class, audience: &str
 }
 
 /// The pod's UID: as given, else as the token says, so that each pod has a session of its own at a running server.
-fn uid(pod: &PodArgs, token: Option<&SecretText>) -> String {
+fn uid(pod: &PodArgs, class: &Class, token: Option<&SecretText>) -> String {
     let said = pod.uid.clone().or_else(|| {
-        let (name, namespace) = (pod.name.clone(), pod.namespace.clone());
+        let (name, namespace) = (pod.name.clone(), namespace(pod, class).to_owned());
         let expected = Pod { name, namespace, uid: String::new(), service_account: pod.service_account.clone() };
         token::look(token?, &Expected { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
     });

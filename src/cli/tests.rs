@@ -162,7 +162,7 @@ fn a_mount_by_hand() {
     let args = mount(&["mount", "-f", "class.yaml", "-o=/out", "-pod", "web-0", "-show", "-permission=0400", "-debug"]);
     assert_eq!(args.file, PathBuf::from("class.yaml"));
     assert_eq!(args.out, Some(PathBuf::from("/out")));
-    assert_eq!((args.pod.name.as_str(), args.pod.namespace.as_str(), args.show), ("web-0", "default", true));
+    assert_eq!((args.pod.name.as_str(), args.pod.namespace.as_deref(), args.show), ("web-0", None, true));
     assert_eq!(args.permission, 0o400);
     assert_eq!(mount(&["mount", "-fclass.yaml"]).file, PathBuf::from("class.yaml"));
     let args = mount(&["mount", "-file=x", "-vault-addr=https://v", "-kubeconfig=k", "-debug"]).as_serve();

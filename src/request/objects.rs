@@ -6,7 +6,6 @@ mod names;
 mod shape;
 mod version;
 mod written;
-mod yaml;
 
 use zeroize::Zeroizing;
 
@@ -16,6 +15,7 @@ use super::{
     mistakes::{Mistakes, quoted},
     warnings::Warnings,
 };
+use crate::yaml::{self, Budget};
 
 /// The most text, in bytes.
 const MOST_TEXT: usize = 1 << 20;
@@ -45,7 +45,7 @@ pub(super) fn parse(
         return Vec::new();
     }
     let source = with_end_of_line(text);
-    let entries: Vec<Option<Written>> = match yaml::read::<Option<_>>(&source) {
+    let entries: Vec<Option<Written>> = match yaml::read::<Option<_>>(&source, Budget::OBJECTS) {
         Ok(entries) => entries.unwrap_or_default(),
         Err(fault) => {
             shape::explain(&source, &fault, mistakes);

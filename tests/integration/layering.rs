@@ -15,6 +15,7 @@ const ORDER: [&str; 19] = [
     "admin",
     "check",
     "mount",
+    "manifest",
     "request",
     "policy",
     "session",
@@ -28,7 +29,7 @@ const ORDER: [&str; 19] = [
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
-const BASE: [&str; 3] = ["secret", "text", "clock"];
+const BASE: [&str; 4] = ["secret", "text", "yaml", "clock"];
 /// Outside libraries and the only modules that may name them.
 const CONFINED: [(&str, &[&str]); 7] = [
     ("tonic", &["provider"]),

@@ -2,13 +2,16 @@
 
 use serde_json::Value;
 
-use super::{place, written::FIELDS, yaml};
-use crate::request::mistakes::Mistakes;
+use super::{place, written::FIELDS};
+use crate::{
+    request::mistakes::Mistakes,
+    yaml::{self, Budget, Fault},
+};
 
 /// Reads the text again, whatever its types, and notes what is wrong.
 pub(super) fn explain(text: &str, fault: &serde_saphyr::Error, mistakes: &mut Mistakes) {
     let before = mistakes.len();
-    match yaml::read(text) {
+    match yaml::read(text, Budget::OBJECTS) {
         Ok(Value::Array(entries)) => {
             for (index, entry) in entries.iter().enumerate() {
                 explain_entry(index, entry, mistakes);
@@ -19,11 +22,17 @@ pub(super) fn explain(text: &str, fault: &serde_saphyr::Error, mistakes: &mut Mi
             mistakes.add("objects", format!("is {found}, not a list; start each object with `- objectName:`"));
         }
         // Whatever the types, it cannot be read.
-        Err(fault) => mistakes.add("objects", yaml::fault(&fault)),
+        Err(fault) => mistakes.add("objects", broken(&fault)),
     }
     if mistakes.len() == before {
-        mistakes.add("objects", yaml::fault(fault));
+        mistakes.add("objects", broken(fault));
     }
+}
+
+fn broken(error: &serde_saphyr::Error) -> String {
+    let fault = Fault::of(error, &FIELDS);
+    let place = fault.at.map(|at| format!(" (line {}, column {} of objects)", at.line, at.column));
+    format!("is no valid YAML: {}{}", fault.what, place.unwrap_or_default())
 }
 
 fn explain_entry(index: usize, entry: &Value, mistakes: &mut Mistakes) {

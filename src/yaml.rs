@@ -1,32 +1,60 @@
-//! The YAML of `objects`, read within a tight budget; what is wrong with it, said without repeating any of it.
+//! YAML, read within a budget; what is wrong with it, said without repeating any of it.
+
+pub mod node;
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, NonFiniteFloatPolicy, Options, budget::BudgetBreach};
 
-use super::written::FIELDS;
-
-/// The deepest nesting.
-const DEEPEST: usize = 32;
-
-/// Reads one document. Anchors and merge keys work, duplicate keys are an error.
-pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    serde_saphyr::from_str_with_options(text, options())
+/// A place in a text: line and column, in characters, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
 }
 
-/// 256 objects of ten fields are 5,000 nodes; what is far beyond that is a mistake or an attack.
-fn options() -> Options {
+/// Why a text is no YAML, or none that is read here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What is wrong, in one clause.
+    pub what: String,
+    /// Where, if that is known.
+    pub at: Option<At>,
+}
+
+/// How much one document may hold.
+#[derive(Clone, Copy)]
+pub struct Budget {
+    nodes: usize,
+    deepest: usize,
+}
+
+impl Budget {
+    /// Of `objects`: 256 of ten fields are 5,000 nodes; what is far beyond that is a mistake or an attack.
+    pub const OBJECTS: Self = Self { nodes: 20_000, deepest: 32 };
+    /// Of a manifest, which may be of any kind: a large custom resource definition has 100,000 nodes.
+    pub const MANIFEST: Self = Self { nodes: 500_000, deepest: 100 };
+}
+
+/// Reads one document. Anchors and merge keys work, duplicate keys are an error.
+pub fn read<T: DeserializeOwned>(text: &str, budget: Budget) -> Result<T, Error> {
+    serde_saphyr::from_str_with_options(text, options(budget))
+}
+
+fn options(Budget { nodes, deepest }: Budget) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_events: 40_000,
-            max_nodes: 20_000,
+            max_events: 2 * nodes,
+            max_nodes: nodes,
             max_aliases: 2_000,
             max_anchors: 500,
             max_recorded_anchor_events: 100_000,
             max_recorded_anchor_bytes: 4 << 20,
-            max_depth: DEEPEST,
-            flow_nesting_limit: DEEPEST,
+            max_depth: deepest,
+            flow_nesting_limit: deepest,
             max_documents: 2,
-            max_total_scalar_bytes: 2 << 20,
+            max_total_scalar_bytes: 100 * nodes,
             max_merge_keys: 1_000,
             // One anchor merged into 256 objects is a fine class; what aliases cost is bounded below.
             enforce_alias_anchor_ratio: false,
@@ -42,29 +70,41 @@ fn options() -> Options {
     }
 }
 
-/// What is wrong and where. The parser's own text may quote values, so only that of its grammar is passed on.
-pub(super) fn fault(error: &Error) -> String {
-    let place = error.location().map(|at| format!(" (line {}, column {} of objects)", at.line(), at.column()));
-    format!("is no valid YAML: {}{}", what(error), place.unwrap_or_default())
+impl Fault {
+    /// What is wrong and where. The parser's own text may quote values, so only that of its grammar is passed on, and of
+    /// names only those that are `known`.
+    #[must_use]
+    pub fn of(error: &Error, known: &[&str]) -> Self {
+        let at = error.location().and_then(|at| At::of(&at));
+        Self { what: what(error, known), at }
+    }
 }
 
-fn what(error: &Error) -> String {
+impl At {
+    /// Nothing when the parser does not know the place.
+    fn of(location: &serde_saphyr::Location) -> Option<Self> {
+        let (line, column) = (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
+        (line > 0 && column > 0).then_some(Self { line, column })
+    }
+}
+
+fn what(error: &Error, known: &[&str]) -> String {
     match error {
-        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => what(error),
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => what(error, known),
         Error::ExternalMessage { msg, .. } if msg.starts_with("unexpected character") => {
             "a value starts with a reserved character; put it in quotes".to_owned()
         }
         Error::ExternalMessage { msg, .. } => msg.clone(),
-        Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| FIELDS.contains(key)) {
+        Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| known.contains(key)) {
             Some(key) => format!("{key} appears twice in one mapping; remove one"),
             None => "a key appears twice in one mapping; remove one".to_owned(),
         },
-        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => format!("it nests deeper than {DEEPEST} levels"),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => "it nests too deep".to_owned(),
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => {
-            "it is larger than any class needs, counted with its aliases expanded".to_owned()
+            "it is larger than is read here, counted with its aliases expanded".to_owned()
         }
         Error::MultipleDocuments { .. } => "there is more than one document; remove the line `---`".to_owned(),
         Error::UnknownAnchor { .. } => "an alias names no anchor before it; define it with &".to_owned(),
@@ -81,19 +121,21 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> String {
-        fault(&read::<serde_json::Value>(text).unwrap_err())
+        let fault = Fault::of(&read::<serde_json::Value>(text, Budget::OBJECTS).unwrap_err(), &["objectName"]);
+        let at = fault.at.map(|at| format!(" (line {}, column {})", at.line, at.column));
+        fault.what + &at.unwrap_or_default()
     }
 
     #[test]
     fn faults_say_what_and_where_and_repeat_no_value() {
         for (text, says) in [
-            ("- a: @hunter2", "reserved character; put it in quotes (line 1, column 6 of objects)"),
+            ("- a: @hunter2", "reserved character; put it in quotes (line 1, column 6)"),
             ("- a: `hunter2", "reserved character"),
             ("- a: 1\n  hunter2: 2\n  hunter2: 3", "a key appears twice in one mapping; remove one (line 3, column 3"),
             ("- objectName: a\n  objectName: hunter2", "objectName appears twice"),
             ("- a: [hunter2", "(line "),
             ("- a: 'hunter2", "unclosed quote"),
-            ("- a: *hunter2", "(line 1, column 6 of objects)"),
+            ("- a: *hunter2", "(line 1, column 6)"),
             ("- &x [*x]", "contains itself"),
             ("- <<: hunter2", "is no mapping"),
             ("- a\n---\n- hunter2", "more than one document"),
@@ -119,13 +161,13 @@ mod tests {
         let keys = format!("- {{{}}}", lines(100_000, |i| format!("k{i}: v,")));
         for bomb in [nested, blocks, laughs, wide, anchors, merges, keys] {
             let said = said(&bomb);
-            assert!(said.contains("larger than") || said.contains("deeper") || said.contains("recursion"), "{said}");
+            assert!(said.contains("larger than") || said.contains("too deep") || said.contains("recursion"), "{said}");
         }
     }
 
     #[test]
     fn one_anchor_may_serve_every_object() {
         let class = format!("- &base {{a: 1, b: 2}}\n{}", "- {<<: *base, c: 3}\n".repeat(255));
-        assert_eq!(read::<Vec<serde_json::Value>>(&class).unwrap().len(), 256);
+        assert_eq!(read::<Vec<serde_json::Value>>(&class, Budget::OBJECTS).unwrap().len(), 256);
     }
 }

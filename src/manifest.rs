@@ -1,0 +1,152 @@
+//! Kubernetes manifests from files: documents of YAML or JSON in which each key and value knows where it stands.
+
+mod class;
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+pub use self::class::{Class, class, classes};
+use crate::{
+    error::{Cause, Error},
+    yaml::{
+        Budget, Fault,
+        node::{self, Node, Offset},
+    },
+};
+
+/// The most text of one file, in bytes.
+const MOST_TEXT: usize = 16 << 20;
+
+/// The text of a file; of standard input if the path is `-`.
+pub fn text(path: &Path) -> Result<String, Error> {
+    let unreadable = |why: String| Error::new(Cause::Manifest, format!("{} {why}", shown(path)));
+    let mut text = String::new();
+    let limit = MOST_TEXT as u64 + 1;
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
+    };
+    match read {
+        Ok(count) if count > MOST_TEXT => Err(unreadable(format!("is longer than {MOST_TEXT} bytes"))),
+        Ok(_) => Ok(text),
+        Err(error) => Err(unreadable(format!("cannot be read: {error}"))),
+    }
+}
+
+/// How a message names a file.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "<stdin>".to_owned() } else { path.display().to_string() }
+}
+
+/// A document, or why it is none, and the text it is made of.
+pub struct Document<'a> {
+    /// The tree.
+    pub node: Result<Node, Fault>,
+    /// The text.
+    pub text: &'a str,
+}
+
+/// The documents of a text, those without content left out. One that cannot be read takes no other with it.
+#[must_use]
+pub fn documents(text: &str) -> Vec<Document<'_>> {
+    let mut documents = Vec::new();
+    for (offset, text) in pieces(text) {
+        let node = node::read(text, offset, Budget::MANIFEST);
+        if !node.as_ref().is_ok_and(Node::is_null) {
+            documents.push(Document { node, text });
+        }
+    }
+    documents
+}
+
+/// The text from each line that begins with `---`, which nothing inside a document can.
+fn pieces(text: &str) -> Vec<(Offset, &str)> {
+    let mut pieces = Vec::new();
+    let (mut start, mut here) = (Offset::default(), Offset::default());
+    for line in text.split_inclusive('\n') {
+        let marks =
+            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if marks {
+            pieces.push((start, &text[start.bytes..here.bytes]));
+            start = here;
+        }
+        here.lines += 1;
+        here.bytes += line.len();
+    }
+    pieces.push((start, &text[start.bytes..]));
+    // What stands before the first may be directives, which are no document.
+    pieces.retain(|(_, piece)| piece.lines().any(|line| !line.trim().is_empty() && !line.starts_with(['#', '%'])));
+    pieces
+}
+
+/// What the documents hold: each that is no list itself, and the items of those that are (`kind: List`).
+pub fn resources(document: &Node) -> Vec<&Node> {
+    let is_list = document.get("kind").and_then(Node::text).is_some_and(|kind| kind.ends_with("List"));
+    match document.get("items") {
+        Some(items) if is_list => items.items().iter().collect(),
+        _ => vec![document],
+    }
+}
+
+/// Whether a resource is of a kind, of any version of an API group.
+#[must_use]
+pub fn is(resource: &Node, group: &str, kind: &str) -> bool {
+    let version = resource.get("apiVersion").and_then(Node::text).unwrap_or_default();
+    let its = version.split_once('/').map_or("", |(group, _)| group);
+    its == group && resource.get("kind").and_then(Node::text) == Some(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::yaml::At;
+
+    #[test]
+    fn each_key_and_value_knows_its_place_in_the_file() {
+        let text = "%YAML 1.2\n---\na:\n  ü: [x, y]\n--- # two\r\nb: 'z'\n...\n---\n# nothing\n";
+        let documents = documents(text);
+        let [first, second] = documents.as_slice() else { panic!("{}", documents.len()) };
+        let list = &first.node.as_ref().ok().unwrap().get("a").unwrap().entries()[0];
+        assert_eq!((list.0.at, list.1.items()[1].at), (At { line: 4, column: 3 }, At { line: 4, column: 10 }));
+        assert_eq!(&text[list.1.items()[1].span.clone()], "y");
+        let b = second.node.as_ref().ok().unwrap().get("b").unwrap();
+        assert_eq!((b.at, &text[b.span.clone()]), (At { line: 6, column: 4 }, "'z'"));
+    }
+
+    #[test]
+    fn a_broken_document_takes_no_other_with_it() {
+        let documents = documents("a: 1\n---\nb: [\n---\nc: 1\n");
+        let faults: Vec<_> =
+            documents.iter().map(|d| d.node.as_ref().err().and_then(|f| f.at).map(|at| at.line)).collect();
+        assert!(matches!(faults[..], [None, Some(3 | 4), None]), "{faults:?}");
+    }
+
+    #[test]
+    fn what_aliases_bring_is_where_the_anchor_is() {
+        let documents = documents("x: &x {k: v}\ny: *x\nz: {<<: *x}\n");
+        let node = documents[0].node.as_ref().ok().unwrap();
+        for name in ["x", "y", "z"] {
+            assert_eq!(node.get(name).unwrap().get("k").unwrap().at, At { line: 1, column: 11 }, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(?s)([a-z:\\-\\[\\]{}|>&*!'\" \n\t#%é]|---\n){0,80}") {
+            for document in documents(&text) {
+                if let Ok(node) = &document.node {
+                    for (key, value) in node.entries() {
+                        prop_assert!(text.get(key.span.clone()).is_some() && text.get(value.span.clone()).is_some());
+                    }
+                }
+            }
+        }
+    }
+}

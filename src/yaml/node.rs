@@ -1,0 +1,217 @@
+//! A document as a tree in which each key and value knows where it stands.
+
+use std::{fmt, ops::Range};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_saphyr::Spanned;
+
+use super::{At, Budget, Fault};
+
+/// A key or value. Not to be printed: it may be anybody's secret.
+pub struct Node {
+    /// Where it begins. What an alias or merge brings is where the anchor is.
+    pub at: At,
+    /// Where it stands in the text, in bytes.
+    pub span: Range<usize>,
+    /// What it is.
+    pub value: Value,
+}
+
+/// What a node is.
+pub enum Value {
+    /// Nothing.
+    Null,
+    /// True or false, unquoted.
+    Bool,
+    /// A number, unquoted.
+    Number,
+    /// Text, quoted or not.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// A mapping, in the order it is written.
+    Map(Vec<(Node, Node)>),
+}
+
+/// How far a document stands behind the beginning of its file.
+#[derive(Clone, Copy, Default)]
+pub struct Offset {
+    /// The lines before it.
+    pub lines: usize,
+    /// The bytes before it.
+    pub bytes: usize,
+}
+
+/// Reads one document, which stands at `offset` of its file.
+pub fn read(text: &str, offset: Offset, budget: Budget) -> Result<Node, Fault> {
+    match super::read::<Raw>(text, budget) {
+        Ok(raw) => Ok(raw.into_node(offset)),
+        Err(error) => {
+            let fault = Fault::of(&error, &[]);
+            Err(Fault { at: fault.at.map(|at| at.after(offset)), ..fault })
+        }
+    }
+}
+
+impl Node {
+    /// The value of a key, if this is a mapping that has it.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// A key and its value.
+    #[must_use]
+    pub fn entry(&self, key: &str) -> Option<&(Self, Self)> {
+        self.entries().iter().find(|(name, _)| name.text() == Some(key))
+    }
+
+    /// The entries; none if this is no mapping.
+    #[must_use]
+    pub fn entries(&self) -> &[(Self, Self)] {
+        if let Value::Map(entries) = &self.value { entries } else { &[] }
+    }
+
+    /// The items; none if this is no list.
+    #[must_use]
+    pub fn items(&self) -> &[Self] {
+        if let Value::List(items) = &self.value { items } else { &[] }
+    }
+
+    /// The text, if this is text.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        if let Value::Text(text) = &self.value { Some(text) } else { None }
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self.value, Value::Null)
+    }
+
+    /// What it is, for a message.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "empty",
+            Value::Bool => "true or false",
+            Value::Number => "a number",
+            Value::Text(_) => "text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+}
+
+impl At {
+    fn after(self, offset: Offset) -> Self {
+        Self { line: self.line + offset.lines, column: self.column }
+    }
+}
+
+struct Raw(Spanned<Shape>);
+
+enum Shape {
+    Leaf(Value),
+    List(Vec<Raw>),
+    Map(Vec<(Raw, Raw)>),
+}
+
+impl Raw {
+    /// The budget bounds the depth.
+    fn into_node(self, offset: Offset) -> Node {
+        let (place, span) = (self.0.defined, self.0.defined.span());
+        let bytes = |bytes: Option<u64>| bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
+        let start = offset.bytes + bytes(span.byte_offset());
+        Node {
+            at: At::of(&place).unwrap_or(At { line: 1, column: 1 }).after(offset),
+            span: start..start + bytes(span.byte_len()),
+            value: match self.0.value {
+                Shape::Leaf(value) => value,
+                Shape::List(items) => Value::List(items.into_iter().map(|item| item.into_node(offset)).collect()),
+                Shape::Map(entries) => {
+                    let entry = |(key, value): (Self, Self)| (key.into_node(offset), value.into_node(offset));
+                    Value::Map(entries.into_iter().map(entry).collect())
+                }
+            },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Null))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Bool))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Number))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Number))
+    }
+
+    fn visit_i128<E>(self, _: i128) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Number))
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Number))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Text(text.to_owned())))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Text(text)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Shape::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = access.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Shape::Map(entries))
+    }
+}
