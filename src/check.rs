@@ -15,7 +15,7 @@ use crate::{
         MountSpec,
         token::{self, Expected},
     },
-    vault::{Address, client::Token, failure::Failure, wire::Read},
+    vault::{Address, client::Token, client::inspect::State, failure::Failure, wire::Read},
 };
 use object::{Created, Found};
 
@@ -187,8 +187,8 @@ impl Check<'_> {
         if let Some(problem) = health.problem(client.address()) {
             return Err(Step::failed("health", problem));
         }
-        let role = if health.standby { "standby" } else { "active" };
-        let clock = health.server_time_utc.map(|theirs| theirs - Timestamp::now().as_second());
+        let role = if health.state == State::Standby { "standby" } else { "active" };
+        let clock = health.clock.map(|theirs| theirs - Timestamp::now().as_second());
         let state = format!("unsealed, {role}, version {}", health.version);
         tell(match clock {
             Some(apart) if apart.abs() > CLOCKS_APART => Step::odd(

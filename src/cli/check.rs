@@ -1,6 +1,7 @@
 //! `vaultmount check`: finds what is wrong with a mount without a pod, step by step.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write as _},
     process::ExitCode,
     time::Duration,
@@ -139,7 +140,7 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
     let interrupted = async {
         // Without the signal, the default action ends the process.
         if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     report.interrupted = !check.walk(|step| report.tell(step), provider::fits, interrupted).await;
@@ -236,12 +237,12 @@ fn line(step: &Step) -> String {
 fn explained(error: &Error) -> String {
     let pad = " ".repeat(INDENT);
     if error.is_listing() {
-        return format!("{}", error.what());
+        return error.what().to_owned();
     }
     let mut text = format!("{} [{}]", error.what(), error.cause().id());
     for (label, words) in [("it said", error.words()), ("mend", error.next_step())] {
         if let Some(words) = words {
-            text += &format!("\n{pad}{label}: {words}");
+            let _ = write!(text, "\n{pad}{label}: {words}");
         }
     }
     text

@@ -18,25 +18,29 @@ use crate::{
 };
 
 /// What a server says of itself to everybody (`sys/health`).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Health {
-    initialized: bool,
-    sealed: bool,
-    /// Whether it forwards requests to an active node.
-    #[serde(default)]
-    pub standby: bool,
+    /// What it can do.
+    pub state: State,
     /// Its version; Vault and OpenBao number theirs apart.
-    #[serde(default)]
     pub version: String,
     /// Its clock, in seconds since 1970.
-    pub server_time_utc: Option<i64>,
-    /// Whether it knows an active node.
-    #[serde(skip, default = "yes")]
-    has_leader: bool,
+    pub clock: Option<i64>,
 }
 
-fn yes() -> bool {
-    true
+/// What a server can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing before it is initialized.
+    Uninitialized,
+    /// Nothing before it is unsealed.
+    Sealed,
+    /// Nothing before there is an active node to forward to.
+    Leaderless,
+    /// Everything, as it forwards to the active node.
+    Standby,
+    /// Everything.
+    Active,
 }
 
 /// What a request of a class would do.
@@ -56,14 +60,11 @@ impl Health {
     /// Why a mount cannot succeed there, if it cannot.
     #[must_use]
     pub fn problem(&self, address: &str) -> Option<Error> {
-        if !self.initialized {
-            Some(failure::uninitialized(address))
-        } else if self.sealed {
-            Some(failure::sealed(address))
-        } else if !self.has_leader {
-            Some(failure::no_leader(address))
-        } else {
-            None
+        match self.state {
+            State::Uninitialized => Some(failure::uninitialized(address)),
+            State::Sealed => Some(failure::sealed(address)),
+            State::Leaderless => Some(failure::no_leader(address)),
+            State::Standby | State::Active => None,
         }
     }
 }
@@ -72,22 +73,39 @@ impl Client {
     /// Asks the server how it is, in whatever state it is.
     pub async fn health(&self, deadline: Instant) -> Result<Health, Failure> {
         #[derive(Deserialize)]
-        struct Leader {
+        struct Body {
+            initialized: bool,
+            sealed: bool,
             #[serde(default)]
-            leader_address: String,
+            standby: bool,
+            #[serde(default)]
+            version: String,
+            server_time_utc: Option<i64>,
         }
         // Without these the state is the answer's status, and not every state's body arrives.
         let states = ["standby", "sealed", "uninit", "drsecondary", "performancestandby"];
         let query = states.map(|state| format!("{state}code=200")).join("&");
         let body = self.ask(None, None, "sys/health", Some(&query), None, deadline).await?;
-        let mut health: Health =
+        let body: Body =
             serde_json::from_slice(&body).map_err(|_| Failure::NotVault("its sys/health is another's".to_owned()))?;
-        if health.standby && !health.sealed {
-            let leader = self.ask(None, None, "sys/leader", None, None, deadline).await?;
-            let leader = serde_json::from_slice::<Leader>(&leader);
-            health.has_leader = leader.map_or(true, |leader| !leader.leader_address.is_empty());
+        let state = match body {
+            Body { initialized: false, .. } => State::Uninitialized,
+            Body { sealed: true, .. } => State::Sealed,
+            Body { standby: false, .. } => State::Active,
+            Body { standby: true, .. } if self.has_leader(deadline).await? => State::Standby,
+            Body { standby: true, .. } => State::Leaderless,
+        };
+        Ok(Health { state, version: body.version, clock: body.server_time_utc })
+    }
+
+    /// Whether a standby knows an active node; one that does not say counts as knowing one.
+    async fn has_leader(&self, deadline: Instant) -> Result<bool, Failure> {
+        #[derive(Deserialize)]
+        struct Body {
+            leader_address: String,
         }
-        Ok(health)
+        let body = self.ask(None, None, "sys/leader", None, None, deadline).await?;
+        Ok(serde_json::from_slice::<Body>(&body).map_or(true, |leader| !leader.leader_address.is_empty()))
     }
 
     /// Looks ahead at a read in `namespace` with a token of `home`, and creates nothing.
