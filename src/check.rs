@@ -29,6 +29,8 @@ pub struct Check<'a> {
     pub audience: &'a str,
     /// Whether requests are sent that create something.
     pub create: bool,
+    /// Where the service account token is from, for a person.
+    pub token_from: String,
     /// Why there is no service account token, if that is known.
     pub no_token: Option<Error>,
     /// How long one step may take.
@@ -229,9 +231,9 @@ impl Check<'_> {
         let claims = token::look(jwt, &Expected { audience: Some(audience), pod, now });
         let claims = claims.map_err(|error| Step::failed("token", error))?;
         let Some(end) = claims.expires else {
-            return Ok(Step::odd("token", "it is no JWT, and says nothing of itself"));
+            return Ok(Step::odd("token", format!("{}: no JWT, so it says nothing of itself", self.token_from)));
         };
-        let of = format!("of service account {}/{}", pod.namespace, pod.service_account);
+        let of = format!("{}: of service account {}/{}", self.token_from, pod.namespace, pod.service_account);
         let audiences = claims.audiences.unwrap_or_default().join(", ");
         let left = span(end.as_second() - now.as_second());
         Ok(Step::good("token", format!("{of}, for {audiences}, valid for {left}")))

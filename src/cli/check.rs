@@ -134,6 +134,7 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
         spec: &spec,
         audience: &audience,
         create: args.create,
+        token_from: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
         no_token: refused,
         patience: PATIENCE,
     };

@@ -4,15 +4,19 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    bao::{Tenant, root},
-    by_hand::{ByHand, Ran},
-    daemon::program,
-    database::Database,
-    faulty::{Fault, Faulty, Gate},
-    http,
-    pod::Pod,
-    setting, unique,
+use crate::{
+    kube_api::KubeApi,
+    support::{
+        bao::{Tenant, root},
+        by_hand::{ByHand, Ran},
+        cluster::Cluster,
+        daemon::program,
+        database::Database,
+        faulty::{Fault, Faulty, Gate},
+        http,
+        pod::Pod,
+        setting, unique,
+    },
 };
 
 /// A tenant with a secret, and the class that wants a key of it.
@@ -257,4 +261,27 @@ async fn what_cannot_be_begun_is_told_and_fails() {
         ran.out.contains("FAIL  token") && ran.out.contains("[VM0030]"),
         "the way to Vault is checked all the same"
     );
+}
+
+#[tokio::test]
+async fn a_token_is_minted_as_the_user_of_a_kubeconfig() {
+    let (tenant, pod) = arranged().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    let flag = format!("--kubeconfig={}", path.display());
+
+    let cluster = Cluster::of(&tenant).await;
+    let mut pod = pod.with("vaultAuthMountPath", &cluster.auth);
+    pod.tokens = None;
+    std::fs::write(&path, cluster.api.kubeconfig("csi", "any")).unwrap();
+    let ran = check(&pod, &[&flag]).await;
+    assert_eq!(ran.code, Some(0));
+    let minted = cluster.api.lines().into_iter().filter(|l| l.contains("/serviceaccounts/app/token")).count();
+    assert_eq!(minted, 1, "{:?}", cluster.api.lines());
+
+    let refusing = Cluster::with(&tenant, KubeApi::builder().deny("create", "serviceaccounts/token")).await;
+    std::fs::write(&path, refusing.api.kubeconfig("csi", "any")).unwrap();
+    let ran = check(&pod, &[&flag]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(line(&ran, "token").contains("shop/app") && ran.out.contains("[VM0092]"));
 }

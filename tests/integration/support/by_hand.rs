@@ -1,6 +1,6 @@
 //! The program as a person runs it for a pod that does not exist: a class and a token in files, and flags.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -9,7 +9,7 @@ use super::{daemon::program, pod::Pod};
 
 /// A pod's class and token in files.
 pub struct ByHand {
-    folder: TempDir,
+    _folder: TempDir,
     flags: Vec<String>,
 }
 
@@ -45,12 +45,7 @@ impl ByHand {
             fs::write(folder.path().join("token"), token).unwrap();
             flags.push(format!("--token-file={}", folder.path().join("token").display()));
         }
-        Self { folder, flags }
-    }
-
-    /// Where its files are.
-    pub fn folder(&self) -> PathBuf {
-        self.folder.path().to_owned()
+        Self { _folder: folder, flags }
     }
 
     /// The arguments of a command.
