@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     io::{self, Write as _},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
@@ -79,7 +79,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
     super::block_on(async {
-        let mut report = Report { output: args.output, steps: Vec::new(), interrupted: false };
+        let mut report = Report::new(args.output);
         check(args, &mut report).await?;
         report.finish().map_err(|e| e.to_string())
     })
@@ -170,17 +170,25 @@ impl CheckArgs {
 
 struct Report {
     output: Output,
-    steps: Vec<Step>,
+    /// Each step, and how long it took.
+    steps: Vec<(Step, Duration)>,
+    since: Instant,
     interrupted: bool,
 }
 
 impl Report {
+    fn new(output: Output) -> Self {
+        Self { output, steps: Vec::new(), since: Instant::now(), interrupted: false }
+    }
+
     fn tell(&mut self, step: Step) {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
         if self.output == Output::Text {
             // Nobody reads it; the exit code remains.
-            let _ = io::stdout().write_all(line(&step).as_bytes());
+            let _ = io::stdout().write_all(line(&step, took).as_bytes());
         }
-        self.steps.push(step);
+        self.steps.push((step, took));
     }
 
     /// The class cannot be used, and so nothing was asked.
@@ -190,12 +198,12 @@ impl Report {
     }
 
     fn failures(&self) -> usize {
-        self.steps.iter().filter(|step| matches!(step.outcome, Outcome::Failed(_))).count()
+        self.steps.iter().filter(|(step, _)| matches!(step.outcome, Outcome::Failed(_))).count()
     }
 
     fn conclusion(&self, failures: usize) -> String {
         let skipped =
-            self.steps.iter().filter(|s| s.object.is_some() && matches!(s.outcome, Outcome::Skipped(_))).count();
+            self.steps.iter().filter(|(s, _)| s.object.is_some() && matches!(s.outcome, Outcome::Skipped(_))).count();
         match (failures, skipped) {
             _ if self.interrupted => "Interrupted.".to_owned(),
             (0, 0) => "A pod would get its files.".to_owned(),
@@ -223,7 +231,10 @@ impl Report {
 /// How wide the words before a step's detail are.
 const INDENT: usize = 20;
 
-fn line(step: &Step) -> String {
+/// A step that takes as long as this is worth saying so.
+const LONG: Duration = Duration::from_secs(1);
+
+fn line(step: &Step, took: Duration) -> String {
     let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
     let (word, detail) = match &step.outcome {
         Outcome::Good(detail) => ("ok", detail.clone()),
@@ -231,7 +242,8 @@ fn line(step: &Step) -> String {
         Outcome::Skipped(detail) => ("skip", detail.clone()),
         Outcome::Failed(error) => ("FAIL", explained(error)),
     };
-    format!("{word:4}  {:12}  {subject}{detail}\n", step.name)
+    let took = if took < LONG { String::new() } else { format!(" (after {:.1} s)", took.as_secs_f64()) };
+    format!("{word:4}  {:12}  {subject}{detail}{took}\n", step.name)
 }
 
 /// A failure on lines of its own: what, in whose words, and how to mend it.
@@ -264,6 +276,7 @@ struct Told<'a> {
     object: Option<&'a str>,
     status: &'static str,
     detail: &'a str,
+    milliseconds: u128,
     #[serde(flatten)]
     failure: Option<ToldFailure<'a>>,
 }
@@ -278,8 +291,8 @@ struct ToldFailure<'a> {
     mend: Option<&'a str>,
 }
 
-impl<'a> From<&'a Step> for Told<'a> {
-    fn from(step: &'a Step) -> Self {
+impl<'a> From<&'a (Step, Duration)> for Told<'a> {
+    fn from((step, took): &'a (Step, Duration)) -> Self {
         let (status, detail) = match &step.outcome {
             Outcome::Good(detail) => ("ok", detail.as_str()),
             Outcome::Odd(detail) => ("warning", detail.as_str()),
@@ -295,6 +308,13 @@ impl<'a> From<&'a Step> for Told<'a> {
             }),
             _ => None,
         };
-        Self { step: step.name, object: step.object.as_deref(), status, detail, failure }
+        Self {
+            step: step.name,
+            object: step.object.as_deref(),
+            status,
+            detail,
+            milliseconds: took.as_millis(),
+            failure,
+        }
     }
 }
