@@ -18,11 +18,11 @@ use crate::{
     render::{self, File, Select},
     request::{
         MountSpec, Object,
-        token::{self, Expected},
+        token::{self, Claims, Expected},
     },
     secret::{SecretBytes, SecretText},
     session::{Proof, Prover, Session, SessionKey, Sessions},
-    vault::{Vault, wire::Read},
+    vault::{Vault, failure::TokenClaims, wire::Read},
 };
 use report::Failures;
 pub use version_key::VersionKeySource;
@@ -184,7 +184,7 @@ impl Mounter {
             async move {
                 if let Some(jwt) = given {
                     let claims = token::look(&jwt, &Expected { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
-                    return Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() });
+                    return Ok(proof(jwt, claims));
                 }
                 let Some(kube) = mint else { return Err(no_token(&audience, &passed)) };
                 if asked.is_none() && !own_address {
@@ -196,7 +196,7 @@ impl Mounter {
                 }
                 let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
                 let claims = token::look(&jwt, &Expected { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
-                Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() })
+                Ok(proof(jwt, claims))
             }
             .boxed()
         })
@@ -208,6 +208,11 @@ impl Mounter {
             self.vault.forget(&target.endpoint);
         }
     }
+}
+
+fn proof(jwt: SecretText, claims: Claims) -> Proof {
+    let Claims { begins, expires: ends, audiences, .. } = claims;
+    Proof { jwt, claims: TokenClaims { audiences: audiences.unwrap_or_default(), begins, ends } }
 }
 
 fn no_token(audience: &str, passed: &[String]) -> Error {

@@ -31,7 +31,7 @@ pub(super) fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
     };
     let (cause, mend) = match kv_path(refusal, at) {
         Some(meant) if meant.version == 2 => (Cause::Kv2Path, meant.to_string()),
-        Some(meant) => (Cause::SecretMissing, format!("{meant} If not, create the secret ({OPTIONAL})")),
+        Some(meant) => (Cause::Kv1Path, format!("{meant} If not, create the secret ({OPTIONAL})")),
         None => (Cause::SecretMissing, format!("correct secretPath, or create the secret ({OPTIONAL})")),
     };
     Error::new(cause, format!("Vault at {} has {what}", at.address)).advice(mend)
