@@ -77,6 +77,9 @@ pub(crate) struct Answered<'a> {
 /// The file that stands for nothing: without any file the driver would leave the old ones.
 const EMPTY: &str = ".vaultmount-empty";
 
+/// Paths without a secret whose neighbours are looked for at most.
+const MAX_LOOKS: usize = 3;
+
 impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
@@ -134,6 +137,7 @@ impl Mounter {
         let mut failures = Failures::default();
         let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
         let mut receipts = Vec::new();
+        let mut misses = Vec::new();
         for Answered { read, objects, outcome } in answers {
             match outcome {
                 Ok(lease) => {
@@ -144,8 +148,21 @@ impl Mounter {
                     });
                     leases.insert(read, lease);
                 }
-                Err(error) => failures.add(&error, objects.into_iter().filter(|o| !o.may_lack(&error))),
+                Err(error) => {
+                    let objects: Vec<&Object> = objects.into_iter().filter(|o| !o.may_lack(&error)).collect();
+                    if error.cause() == Cause::SecretMissing && !objects.is_empty() && misses.len() < MAX_LOOKS {
+                        misses.push((read, error, objects));
+                    } else {
+                        failures.add(&error, objects);
+                    }
+                }
             }
+        }
+        let looked = misses
+            .into_iter()
+            .map(async |(read, error, objects)| (session.look_near(read, error, deadline).await, objects));
+        for (error, objects) in join_all(looked).await {
+            failures.add(&error, objects);
         }
         let mut rendered = Vec::new();
         for object in &spec.objects {

@@ -153,6 +153,15 @@ impl Session {
         }
     }
 
+    /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
+    pub async fn look_near(&self, read: &Read, error: Error, deadline: Instant) -> Error {
+        let Some(token) = self.held(None) else { return error };
+        match self.client().near(&token, self.key.namespace.as_deref(), read, deadline).await {
+            Some(near) => error.advice(near),
+            None => error,
+        }
+    }
+
     /// A pod has what was read. Whether it is new to it.
     pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
         self.leases.delivered(read, lease)

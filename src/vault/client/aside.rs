@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
-use super::{Client, inspect::State};
-use crate::vault::{failure::Failure, transport::Call};
+use super::{Client, Token, inspect::State};
+use crate::vault::{failure::Failure, near::Spot, transport::Call, wire::Read};
 
 /// The most time that a failure takes to become clearer.
 const ASIDE: Duration = Duration::from_secs(2);
@@ -29,6 +30,28 @@ impl Client {
             Err(Failure::Refused(refusal)) => refusal.status == 403,
             _ => false,
         }
+    }
+
+    /// What there is near a path where a read found nothing, in a line; nothing where the token may not list, or has few uses
+    /// left for the secrets themselves.
+    pub async fn near(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Listed {
+            keys: Vec<String>,
+        }
+        let engine = self.known_engine(namespace, &read.path).filter(|_| token.num_uses == 0)?;
+        let deadline = aside(deadline);
+        let spots = Spot::all(read, &engine);
+        for (steps_left, spot) in (0..spots.len()).rev().zip(&spots) {
+            let keys = match self.read(token, namespace, &spot.list(), deadline).await {
+                Ok(reading) => serde_json::from_str::<Listed>(reading.answer.data()?).ok()?.keys,
+                Err(Failure::Refused(refusal)) if refusal.status == 404 && steps_left == 0 => Vec::new(),
+                Err(Failure::Refused(refusal)) if refusal.status == 404 => continue,
+                Err(_) => return None,
+            };
+            return Some(spot.told(&keys));
+        }
+        None
     }
 
     /// Whether a server that says it is sealed was never initialized.
