@@ -18,11 +18,11 @@ use crate::{
     render::{self, File, Select},
     request::{
         MountSpec, Object,
-        token::{self, Expected},
+        token::{self, Claims, Expected},
     },
     secret::{SecretBytes, SecretText},
     session::{Proof, Prover, Session, SessionKey, Sessions},
-    vault::{Vault, wire::Read},
+    vault::{Vault, failure::TokenClaims, wire::Read},
 };
 use report::Failures;
 pub use version_key::VersionKeySource;
@@ -76,6 +76,9 @@ pub(crate) struct Answered<'a> {
 
 /// The file that stands for nothing: without any file the driver would leave the old ones.
 const EMPTY: &str = ".vaultmount-empty";
+
+/// Paths without a secret whose neighbours are looked for at most.
+const MAX_LOOKS: usize = 3;
 
 impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
@@ -134,6 +137,7 @@ impl Mounter {
         let mut failures = Failures::default();
         let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
         let mut receipts = Vec::new();
+        let mut misses = Vec::new();
         for Answered { read, objects, outcome } in answers {
             match outcome {
                 Ok(lease) => {
@@ -144,8 +148,21 @@ impl Mounter {
                     });
                     leases.insert(read, lease);
                 }
-                Err(error) => failures.add(&error, objects.into_iter().filter(|o| !o.may_lack(&error))),
+                Err(error) => {
+                    let objects: Vec<&Object> = objects.into_iter().filter(|o| !o.may_lack(&error)).collect();
+                    if error.cause() == Cause::SecretMissing && !objects.is_empty() && misses.len() < MAX_LOOKS {
+                        misses.push((read, error, objects));
+                    } else {
+                        failures.add(&error, objects);
+                    }
+                }
             }
+        }
+        let looked = misses
+            .into_iter()
+            .map(async |(read, error, objects)| (session.look_near(read, error, deadline).await, objects));
+        for (error, objects) in join_all(looked).await {
+            failures.add(&error, objects);
         }
         let mut rendered = Vec::new();
         for object in &spec.objects {
@@ -184,7 +201,7 @@ impl Mounter {
             async move {
                 if let Some(jwt) = given {
                     let claims = token::look(&jwt, &Expected { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
-                    return Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() });
+                    return Ok(proof(jwt, claims));
                 }
                 let Some(kube) = mint else { return Err(no_token(&audience, &passed)) };
                 if asked.is_none() && !own_address {
@@ -196,7 +213,7 @@ impl Mounter {
                 }
                 let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
                 let claims = token::look(&jwt, &Expected { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
-                Ok(Proof { jwt, audiences: claims.audiences.unwrap_or_default() })
+                Ok(proof(jwt, claims))
             }
             .boxed()
         })
@@ -208,6 +225,11 @@ impl Mounter {
             self.vault.forget(&target.endpoint);
         }
     }
+}
+
+fn proof(jwt: SecretText, claims: Claims) -> Proof {
+    let Claims { begins, expires: ends, audiences, .. } = claims;
+    Proof { jwt, claims: TokenClaims { audiences: audiences.unwrap_or_default(), begins, ends } }
 }
 
 fn no_token(audience: &str, passed: &[String]) -> Error {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     vault::{
         Client, Endpoint,
         client::{Login, Reading, Token},
-        failure::{Failure, LoginContext, ReadContext},
+        failure::{Failure, LoginContext, ReadContext, TokenClaims},
         wire::Read,
     },
 };
@@ -51,8 +52,8 @@ pub struct SessionKey {
 pub struct Proof {
     /// The service account token.
     pub jwt: SecretText,
-    /// The audiences it says it is for, for messages.
-    pub audiences: Vec<String>,
+    /// What it says of itself, for messages.
+    pub claims: TokenClaims,
 }
 
 /// Brings a pod's proof when a login needs it.
@@ -152,6 +153,15 @@ impl Session {
         }
     }
 
+    /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
+    pub async fn look_near(&self, read: &Read, error: Error, deadline: Instant) -> Error {
+        let Some(token) = self.held(None) else { return error };
+        match self.client().near(&token, self.key.namespace.as_deref(), read, deadline).await {
+            Some(near) => error.advice(near),
+            None => error,
+        }
+    }
+
     /// A pod has what was read. Whether it is new to it.
     pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
         self.leases.delivered(read, lease)
@@ -228,8 +238,10 @@ impl Session {
             role: key.role.clone(),
             jwt: proof.jwt,
         };
-        let token = self.client().login(&login, deadline).await.map_err(|f| self.login_error(&f, proof.audiences))?;
-        let token = Arc::new(token);
+        let token = match self.client().login(&login, deadline).await {
+            Ok(token) => Arc::new(token),
+            Err(failure) => return Err(self.login_error(&failure, proof.claims, deadline).await),
+        };
         self.leases.token_is_gone();
         self.state().token = Some((Arc::clone(&token), Instant::now()));
         tracing::debug!(role = key.role, pod = key.pod_uid, ttl = ?token.ttl, "logged in");
@@ -261,17 +273,25 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn login_error(&self, failure: &Failure, audiences: Vec<String>) -> Error {
-        let key = &self.key;
-        failure.of_login(&LoginContext {
-            address: self.client().address().to_owned(),
+    async fn login_error(&self, failure: &Failure, claims: TokenClaims, deadline: Instant) -> Error {
+        let (key, client) = (&self.key, self.client());
+        let mut at = LoginContext {
+            address: client.address().to_owned(),
             mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
             role: key.role.clone(),
             pod_namespace: key.pod_namespace.clone(),
             service_account: key.service_account.clone(),
-            audiences,
-        })
+            claims,
+            now: Timestamp::now(),
+            unmounted: false,
+        };
+        let error = failure.of_login(&at);
+        if error.cause() != Cause::LoginDenied {
+            return error;
+        }
+        at.unmounted = client.is_unmounted(&key.auth_mount, key.auth_namespace.as_deref(), deadline).await;
+        failure.of_login(&at)
     }
 
     fn read_error(&self, failure: &Failure, token: &Token, read: &Read) -> Error {

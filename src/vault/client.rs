@@ -3,6 +3,7 @@
 //! Requests are built from rustify endpoints (vaultrs' where it has one) and sent on our own transport: vaultrs' client
 //! follows redirects with the token, bounds nothing and panics on a newline in a header.
 
+mod aside;
 pub mod inspect;
 
 use std::{
@@ -138,7 +139,7 @@ impl Client {
         };
         let request = self.build(&endpoint, None, login.namespace.as_deref());
         endpoint.jwt.zeroize();
-        let body = self.shared.transport.send(request?, Call { creates: false, deadline }).await?;
+        let body = self.send(request?, Call { creates: false, deadline }).await?;
         Token::parse(body)
     }
 
@@ -166,7 +167,7 @@ impl Client {
         };
         token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
-        let body = self.shared.transport.send(request, Call { creates, deadline }).await?;
+        let body = self.send(request, Call { creates, deadline }).await?;
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });
         }
@@ -260,6 +261,17 @@ impl Client {
             Err(Failure::NotVault(_)) => Some(Known::Untold),
             Err(_) => None,
         }
+    }
+
+    /// Sends a request. A server that was never initialized answers that it is sealed, so one that does is asked again.
+    async fn send(&self, request: Request<Vec<u8>>, call: Call) -> Result<Vec<u8>, Failure> {
+        let mut outcome = self.shared.transport.send(request, call).await;
+        if let Err(Failure::Refused(refusal)) = &mut outcome
+            && refusal.is_sealed()
+        {
+            refusal.uninitialized = self.is_uninitialized(call.deadline).await;
+        }
+        outcome
     }
 
     fn build(

@@ -9,6 +9,7 @@ mod read;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{connect::ConnectError, connect::TlsFault, engine::Engine, wire::Method, wire::Read};
@@ -71,6 +72,10 @@ pub struct Refusal {
     pub deleted: Option<Deleted>,
     /// How long Vault asks to wait.
     pub retry_after: Option<Duration>,
+    /// What time it was by the server's clock.
+    pub date: Option<Timestamp>,
+    /// Whether the server says elsewhere that it was never initialized; here it only says that it is sealed.
+    pub uninitialized: bool,
     /// Whether the body is one that Vault writes.
     vaults: bool,
 }
@@ -115,8 +120,23 @@ pub struct LoginContext {
     pub pod_namespace: String,
     /// The pod's service account.
     pub service_account: String,
-    /// The audiences the token says it is for.
+    /// What the token says of itself.
+    pub claims: TokenClaims,
+    /// The time by this node's clock.
+    pub now: Timestamp,
+    /// Whether a login without role and token was denied as well, so that no method is there to take one.
+    pub unmounted: bool,
+}
+
+/// What a service account token says of itself, for the messages.
+#[derive(Clone, Debug, Default)]
+pub struct TokenClaims {
+    /// Whom it is for.
     pub audiences: Vec<String>,
+    /// When it begins to be valid.
+    pub begins: Option<Timestamp>,
+    /// When it ends.
+    pub ends: Option<Timestamp>,
 }
 
 /// Who reads what where, for the messages.
@@ -162,6 +182,7 @@ impl Refusal {
                 warnings: body.warnings.unwrap_or_default().join("; "),
                 deleted: body.data.and_then(|d| d.metadata).filter(|m| m.destroyed || !m.deletion_time.is_empty()),
                 retry_after,
+                ..Self::default()
             },
             Err(_) => Self {
                 status,
@@ -226,7 +247,7 @@ impl Refusal {
     fn general(&self, address: &str) -> Option<Error> {
         let fault = |cause, what: String, advice: &str| Some(Error::new(cause, what).said(&self.errors).advice(advice));
         match self.status {
-            _ if self.says(&["not initialized", "not yet initialized"]) => {
+            _ if self.uninitialized || self.says(&["not initialized", "not yet initialized"]) => {
                 Some(uninitialized(address).said(&self.errors))
             }
             _ if self.is_sealed() => Some(sealed(address).said(&self.errors)),
@@ -235,18 +256,14 @@ impl Refusal {
                 format!("Vault at {address} speaks TLS, and was spoken to without"),
                 "write https:// in the address",
             ),
-            472 | 473 => fault(
-                Cause::NoLeader,
-                format!("Vault at {address} is a standby without an active node (status {})", self.status),
-                "check the cluster's leader",
-            ),
+            472 | 473 => Some(no_leader(address).said(format!("status {}", self.status))),
             500 if self.says(&["active cluster node not found", "local node not active"]) => {
                 Some(no_leader(address).said(&self.errors))
             }
             429 => fault(
                 Cause::Busy,
                 format!("Vault at {address} limits requests (status 429), also after retries"),
-                "raise the quota, or wait: the mount is tried again by itself",
+                "raise the quota (sys/quotas/rate-limit), or wait: the mount is tried again by itself",
             ),
             412 => fault(
                 Cause::Busy,
@@ -353,7 +370,7 @@ impl Failure {
                 .advice("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
-                .advice("raise or remove token_num_uses of the role"),
+                .advice("raise token_num_uses of the role, or set it to 0"),
             Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
             Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {
                 let cause = if refusal.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
@@ -408,18 +425,20 @@ pub(super) fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
 /// The error of a server that waits to be initialized.
 pub(super) fn uninitialized(address: &str) -> Error {
     Error::new(Cause::Uninitialized, format!("Vault at {address} is not initialized"))
-        .advice("initialize it with `vault operator init`")
+        .advice("initialize it with `vault operator init`; if it should have data, look at its storage first")
 }
 
 /// The error of a server that waits to be unsealed.
 pub(super) fn sealed(address: &str) -> Error {
     Error::new(Cause::Sealed, format!("Vault at {address} is sealed"))
-        .advice("unseal it; the mount is tried again by itself")
+        .advice("unseal it (`vault operator unseal`); the mount is tried again by itself")
 }
 
 /// The error of a standby on its own.
 pub(super) fn no_leader(address: &str) -> Error {
-    Error::new(Cause::NoLeader, format!("Vault at {address} has no active node")).advice("check the cluster's leader")
+    Error::new(Cause::NoLeader, format!("Vault at {address} is a standby, and knows no active node")).advice(
+        "see that enough of its nodes run, unsealed, and reach each other (`vault operator raft list-peers`); the mount is tried again by itself",
+    )
 }
 
 fn connect_failed(fault: &ConnectError, address: &str) -> Error {

@@ -105,8 +105,11 @@ impl Transport {
                     continue;
                 }
                 Ok(answer) => {
-                    let failure =
+                    let mut failure =
                         Failure::of_answer(answer.status.as_u16(), &answer.body, retry_after(&answer.headers));
+                    if let Failure::Refused(refusal) = &mut failure {
+                        refusal.date = date(&answer.headers);
+                    }
                     if call.creates { failure.of_creating() } else { failure }
                 }
                 Err(failure) => failure,
@@ -289,6 +292,11 @@ fn append(whole: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
         *whole = larger;
     }
     whole.extend_from_slice(data);
+}
+
+/// `Date`, which HTTP writes as mail does.
+fn date(headers: &HeaderMap<HeaderValue>) -> Option<jiff::Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?).ok()
 }
 
 /// `Retry-After` in seconds, at most an hour; the form with a date is not used by Vault.

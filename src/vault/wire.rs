@@ -46,6 +46,13 @@ pub struct Read {
 }
 
 impl Read {
+    /// The version that a read of KV version 2 asks for. Other parameters may be secret, a number is not.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        let number = self.query.as_ref()?.expose().split('&').find_map(|pair| pair.strip_prefix("version="))?;
+        (number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
+    }
+
     /// `words` of Vault's about this request, without the argument values that it repeats: they may be secret.
     #[must_use]
     pub fn cover(&self, words: &str) -> String {

@@ -29,6 +29,8 @@ pub struct Expected<'a> {
 /// What a token says; nothing of it is proven, and all of it is absent from a token that is no JWT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
+    /// When it begins to be valid: the later of `nbf` and `iat`, as Vault looks at both.
+    pub begins: Option<Timestamp>,
     /// When it ends.
     pub expires: Option<Timestamp>,
     /// Whom it is for.
@@ -44,6 +46,8 @@ pub struct Claims {
 #[serde(default)]
 struct Payload {
     exp: Option<serde_json::Number>,
+    nbf: Option<serde_json::Number>,
+    iat: Option<serde_json::Number>,
     aud: Option<OneOrMore>,
     sub: Option<String>,
     #[serde(rename = "kubernetes.io")]
@@ -74,11 +78,13 @@ struct Bound {
 
 /// Looks at a token. It is refused when it has expired ([`Cause::TokenExpired`], compared exactly: Vault would do the same),
 /// when it is for other audiences ([`Cause::TokenAudience`]), or another service account's ([`Cause::TokenIdentity`]).
-/// What it does not say is not held against it; a token that is no JWT passes.
+/// What it does not say is not held against it; a token that is no JWT passes. So does one that is not valid yet: it is
+/// fresh, so it may be this node's clock that is behind, and Vault's decides.
 pub fn look(jwt: &SecretText, expected: &Expected<'_>) -> Result<Claims, Error> {
     let Some(payload) = payload(jwt.expose()) else { return Ok(Claims::default()) };
     let identity = payload.service_account();
     let claims = Claims {
+        begins: [&payload.nbf, &payload.iat].into_iter().filter_map(|n| instant(n.as_ref()?)).max(),
         expires: payload.exp.as_ref().and_then(instant),
         audiences: payload.aud.map(|aud| match aud {
             OneOrMore::One(one) => vec![one],

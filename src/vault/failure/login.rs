@@ -25,14 +25,14 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
             format!("role {role:?} does not exist at {place}"),
             "correct roleName or the auth mount path in the class, or create the role".to_owned(),
         )
-    } else if refusal.says(&["no audiences bound to the role"]) {
+    } else if refusal.says(&["no audiences bound to the role", "does not have an audience"]) {
         (
             Cause::AudienceUnbound,
             format!(
                 "role {role:?} at {place} names no audience, and the service account token is for {}",
                 audiences(at)
             ),
-            "set the role's audience to it (jwt: bound_audiences)".to_owned(),
+            "set the role's bound_audiences (kubernetes: audience) to it".to_owned(),
         )
     } else if refusal.says(&["invalid audience", "audience claim"]) {
         (
@@ -60,31 +60,44 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
                 "add {service_account:?} to the role's bound_service_account_names, or set the pod's serviceAccountName"
             ),
         )
-    } else if refusal.says(&["token is expired", "token has expired"]) {
+    } else if refusal.says(&["not yet valid", "issued in the future"]) {
         (
-            Cause::TokenExpired,
-            format!("the service account token is expired, says {place}"),
-            "compare the clocks of this node, the API server and Vault".to_owned(),
+            Cause::ClockSkew,
+            format!("the service account token is not valid yet, says {place}{}", clocks(refusal, at)),
+            CLOCKS.to_owned(),
         )
+    } else if refusal.says(&["token is expired", "token has expired"]) {
+        let cause = match at.claims.ends {
+            Some(end) if end > at.now => Cause::ClockSkew,
+            _ => Cause::TokenExpired,
+        };
+        let what = format!("the service account token is expired, says {place}{}", clocks(refusal, at));
+        (cause, what, CLOCKS.to_owned())
     } else if refusal.says(&["could not load backend configuration", "could not load configuration"]) {
         (
             Cause::AuthUnconfigured,
             format!("{place} is mounted but not configured"),
-            format!("write its configuration: vault write auth/{mount}/config …"),
+            format!(
+                "write its configuration: vault write auth/{mount}/config kubernetes_host=… (jwt: oidc_discovery_url=…)"
+            ),
         )
-    } else if refusal.status == 404 || refusal.says(&["no handler for route", "unsupported path", "missing role_id"]) {
+    } else if at.unmounted
+        || refusal.status == 404
+        || refusal.says(&["no handler for route", "unsupported path", "missing role_id", "no client certificate found"])
+    {
+        let flag = at.namespace.as_ref().map(|namespace| format!("-namespace={namespace} ")).unwrap_or_default();
         (
             Cause::AuthMountMissing,
-            format!("no kubernetes or jwt auth method answers logins at {place}"),
-            "correct the auth mount path in the class, or enable the method there".to_owned(),
+            format!("no kubernetes or jwt auth method is mounted at {place}"),
+            format!(
+                "correct vaultAuthMountPath (or vaultKubernetesMountPath) or the Vault namespace in the class, or enable the method: vault auth enable {flag}-path={mount} kubernetes"
+            ),
         )
     } else if refusal.status == 403 {
         (
             Cause::LoginDenied,
             format!("login with role {role:?} was denied at {place} without a reason"),
-            format!(
-                "one of three: no kubernetes or jwt method is mounted at auth/{mount}; it does not take this cluster's tokens, or this pod is gone; it cannot ask the Kubernetes API for a TokenReview (unreachable, or no right: system:auth-delegator). Vault's server log says which, at level debug"
-            ),
+            "one of three: it does not take this cluster's tokens (kubernetes_host is another's); this pod or its service account is gone; it cannot ask the Kubernetes API for a TokenReview (unreachable, certificate not trusted, or no right: system:auth-delegator). Vault's server log says which, at level debug".to_owned(),
         )
     } else if refusal.status >= 500 {
         (
@@ -96,12 +109,41 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
         (
             Cause::LoginClaims,
             format!("role {role:?} at {place} does not take this service account token"),
-            "compare the token's claims with the role's bound claims".to_owned(),
+            format!("compare the token's claims with the role's bound claims: vault read auth/{mount}/role/{role}"),
         )
     };
     Error::new(cause, what).said(&refusal.errors).advice(advice)
 }
 
+const CLOCKS: &str = "set the clocks of this node, the API server and Vault (NTP)";
+
+/// The most that two clocks differ by which a message calls the same, in seconds.
+const AGREED: i64 = 5;
+
+/// What this node's clock says of the token's time, and of Vault's clock.
+fn clocks(refusal: &Refusal, at: &LoginContext) -> String {
+    let now = at.now.as_second();
+    let mut notes = Vec::new();
+    match at.claims.begins.map(|begin| begin.as_second() - now) {
+        Some(ahead) if ahead > 0 => notes.push(format!("by this node's clock it begins in {ahead} s")),
+        _ => {}
+    }
+    match at.claims.ends.map(|end| end.as_second() - now) {
+        Some(left) if left > 0 => notes.push(format!("by this node's clock it ends in {left} s")),
+        Some(over) => notes.push(format!("by this node's clock it ended {} s ago", -over)),
+        None => {}
+    }
+    match refusal.date.map(|date| date.as_second() - now) {
+        Some(ahead) if ahead > AGREED => notes.push(format!("Vault's clock is {ahead} s ahead of this node's")),
+        Some(behind) if behind < -AGREED => {
+            notes.push(format!("Vault's clock is {} s behind this node's", -behind));
+        }
+        Some(_) => notes.push("Vault's clock and this node's agree".to_owned()),
+        None => {}
+    }
+    if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) }
+}
+
 fn audiences(at: &LoginContext) -> String {
-    at.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+    at.claims.audiences.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }

@@ -24,27 +24,20 @@ pub(super) fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         return Error::new(Cause::EngineMissing, format!("no secrets engine answers at {path}"))
             .advice("correct secretPath: it starts with the engine's mount path");
     }
-    let what = match (at.read.method, version(at)) {
+    let what = match (at.read.method, at.read.version()) {
         (Method::List, _) => format!("nothing to list at {path}"),
         (_, Some(version)) => format!("no version {version} of {path}, or no such secret"),
         (_, None) => format!("no secret at {path}"),
     };
     let (cause, mend) = match kv_path(refusal, at) {
         Some(meant) if meant.version == 2 => (Cause::Kv2Path, meant.to_string()),
-        Some(meant) => (Cause::SecretMissing, format!("{meant} If not, create the secret ({OPTIONAL})")),
+        Some(meant) => (Cause::Kv1Path, format!("{meant} If not, create the secret ({OPTIONAL})")),
         None => (Cause::SecretMissing, format!("correct secretPath, or create the secret ({OPTIONAL})")),
     };
     Error::new(cause, format!("Vault at {} has {what}", at.address)).advice(mend)
 }
 
 const OPTIONAL: &str = "`optional: true` makes its absence no error";
-
-/// The version that a read of KV version 2 asked for. Other parameters may be secret, a number is not.
-fn version<'a>(at: &ReadContext<'a>) -> Option<&'a str> {
-    let query = at.read.query.as_ref()?.expose();
-    let number = query.split('&').find_map(|pair| pair.strip_prefix("version="))?;
-    (number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
-}
 
 /// Where a KV engine has what was asked for the other version's way. Displayed, it is a question.
 pub(super) struct Meant {

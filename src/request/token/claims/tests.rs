@@ -39,6 +39,7 @@ fn kubelets_own_token_passes_and_says_who_it_is() {
     assert_eq!(
         with(&json!({})),
         Ok(Claims {
+            begins: Some(Timestamp::from_second(NOW).unwrap()),
             expires: Some(Timestamp::from_second(NOW + 600).unwrap()),
             audiences: Some(vec!["vault".into()]),
             service_account_uid: Some("u-2".into()),

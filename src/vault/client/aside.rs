@@ -1,0 +1,61 @@
+//! What is asked after a failure, to make it clearer. Never before one; what cannot be learnt changes nothing.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
+
+use super::{Client, Token, inspect::State};
+use crate::vault::{failure::Failure, near::Spot, transport::Call, wire::Read};
+
+/// The most time that a failure takes to become clearer.
+const ASIDE: Duration = Duration::from_secs(2);
+
+/// By when something of this kind must be answered: the caller still wants to hear of the failure.
+fn aside(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + (deadline.saturating_duration_since(now) / 2).min(ASIDE)
+}
+
+impl Client {
+    /// Whether nothing at an auth mount takes logins of service accounts. Vault denies one at a path without a mount, or
+    /// with a mount of another kind, as it denies one that a TokenReview refused. One without role and token is denied only
+    /// where no method is to miss them.
+    pub async fn is_unmounted(&self, mount: &str, namespace: Option<&str>, deadline: Instant) -> bool {
+        let nobody = LoginWithKubernetesRequest { mount: mount.to_owned(), role: String::new(), jwt: String::new() };
+        let Ok(request) = self.build(&nobody, None, namespace) else { return false };
+        let call = Call { creates: false, deadline: aside(deadline) };
+        match self.shared.transport.send(request, call).await {
+            Err(Failure::Refused(refusal)) => refusal.status == 403,
+            _ => false,
+        }
+    }
+
+    /// What there is near a path where a read found nothing, in a line; nothing where the token may not list, or has few uses
+    /// left for the secrets themselves.
+    pub async fn near(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Listed {
+            keys: Vec<String>,
+        }
+        let engine = self.known_engine(namespace, &read.path).filter(|_| token.num_uses == 0)?;
+        let deadline = aside(deadline);
+        let spots = Spot::all(read, &engine);
+        for (steps_left, spot) in (0..spots.len()).rev().zip(&spots) {
+            let keys = match self.read(token, namespace, &spot.list(), deadline).await {
+                Ok(reading) => serde_json::from_str::<Listed>(reading.answer.data()?).ok()?.keys,
+                Err(Failure::Refused(refusal)) if refusal.status == 404 && steps_left == 0 => Vec::new(),
+                Err(Failure::Refused(refusal)) if refusal.status == 404 => continue,
+                Err(_) => return None,
+            };
+            return Some(spot.told(&keys));
+        }
+        None
+    }
+
+    /// Whether a server that says it is sealed was never initialized.
+    pub(super) async fn is_uninitialized(&self, deadline: Instant) -> bool {
+        self.health(aside(deadline)).await.is_ok_and(|health| health.state == State::Uninitialized)
+    }
+}

@@ -1,0 +1,144 @@
+//! What a KV engine holds near a path where nothing is: names, for the person who mistyped one.
+
+use super::{
+    engine::Engine,
+    wire::{Method, Read},
+};
+use crate::text::{nearest, one_line};
+
+/// Folders looked into at most, from that of the path upwards.
+const MAX_STEPS: usize = 4;
+/// Names told at most when none is near.
+const MAX_NAMES: usize = 5;
+/// The most of one name that a message repeats, in bytes.
+const MAX_NAME: usize = 60;
+
+/// A folder of a KV engine, and the name that was looked for in it.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
+    /// Where secrets are read: the mount path, and `data/` in version 2.
+    secrets: String,
+    /// Where names are listed.
+    names: String,
+    /// The folder below both, with a slash at its end unless it is the topmost.
+    folder: String,
+    /// What is not in it: a secret, or a folder with a slash at its end.
+    missing: String,
+    /// Whether a version was asked for.
+    version: bool,
+}
+
+impl Spot {
+    /// The folders to look into, in turn, until one is there.
+    pub(super) fn all(read: &Read, engine: &Engine) -> Vec<Self> {
+        if read.method != Method::Get || engine.kind != "kv" {
+            return Vec::new();
+        }
+        let mount = &engine.path;
+        let (secrets, names) = if engine.is_kv2() {
+            (format!("{mount}data/"), format!("{mount}metadata/"))
+        } else {
+            (mount.clone(), mount.clone())
+        };
+        let Some(inner) = read.path.strip_prefix(&secrets) else { return Vec::new() };
+        let mut rest = inner.trim_end_matches('/');
+        let version = read.version().is_some();
+        let mut spots = Vec::new();
+        while !rest.is_empty() && spots.len() < MAX_STEPS {
+            let (folder, missing) =
+                rest.rsplit_once('/').map_or(("", rest), |(_, last)| rest.split_at(rest.len() - last.len()));
+            let missing = if spots.is_empty() { missing.to_owned() } else { format!("{missing}/") };
+            let (secrets, names) = (secrets.clone(), names.clone());
+            spots.push(Self { secrets, names, folder: folder.to_owned(), missing, version });
+            rest = folder.trim_end_matches('/');
+        }
+        spots
+    }
+
+    /// The request for the names there.
+    pub(super) fn list(&self) -> Read {
+        Read { method: Method::List, path: format!("{}{}", self.names, self.folder), query: None, body: None }
+    }
+
+    /// What the names there mean for who looked for another. One line.
+    pub(super) fn told(&self, names: &[String]) -> String {
+        let Self { missing, version, .. } = self;
+        let known = || names.iter().map(String::as_str);
+        if known().any(|name| name == missing) {
+            let which = if *version { "no such version: correct or remove version" } else { "no version: write one" };
+            return format!("the secret is there, but has {which}");
+        }
+        let is_folder = missing.ends_with('/');
+        let told = if is_folder { format!("there is no folder {}; ", self.path(missing)) } else { String::new() };
+        let meant = nearest(missing, known().filter(|name| !is_folder || name.ends_with('/')));
+        let told = match meant {
+            Some(meant) if meant.ends_with('/') => format!("{told}did you mean the folder {}?", self.path(meant)),
+            Some(meant) => format!("did you mean secretPath: {}?", self.path(meant)),
+            None => format!("{told}{}", self.listed(names)),
+        };
+        format!("{told} If not, create the secret (`optional: true` makes its absence no error)")
+    }
+
+    fn listed(&self, names: &[String]) -> String {
+        let place = self.path("");
+        let place = place.trim_end_matches('/');
+        if names.is_empty() {
+            return format!("nothing is in {place}.");
+        }
+        let shown: Vec<String> =
+            names.iter().take(MAX_NAMES).map(|name| format!("{:?}", one_line(name, MAX_NAME))).collect();
+        let more = names.len().saturating_sub(MAX_NAMES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("in {place} there are {}{more}.", shown.join(", "))
+    }
+
+    /// A name there as a path to read.
+    fn path(&self, name: &str) -> String {
+        format!("{}{}{}", self.secrets, self.folder, one_line(name, MAX_NAME))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spots(version: &str, path: &str) -> Vec<Spot> {
+        let options = Some([("version".to_owned(), version.to_owned())].into());
+        let engine = Engine { path: "team/kv/".into(), kind: "kv".into(), options };
+        let read = Read { method: Method::Get, path: path.to_owned(), query: None, body: None };
+        Spot::all(&read, &engine)
+    }
+
+    #[test]
+    fn folders_are_looked_into_from_the_path_upwards() {
+        let lists = |version, path| spots(version, path).iter().map(|s| s.list().path).collect::<Vec<_>>();
+        let up = ["team/kv/metadata/a/b/", "team/kv/metadata/a/", "team/kv/metadata/"];
+        assert_eq!(lists("2", "team/kv/data/a/b/c"), up);
+        assert_eq!(lists("2", "team/kv/data/c"), ["team/kv/metadata/"]);
+        assert_eq!(lists("1", "team/kv/a/c"), ["team/kv/a/", "team/kv/"]);
+        assert_eq!(lists("2", "team/kv/data/a/b/c/d/e/f").len(), MAX_STEPS);
+        assert!(lists("2", "team/kv/data/").is_empty() && lists("2", "team/kv/config").is_empty());
+    }
+
+    #[test]
+    fn what_is_near_is_named() {
+        let spots = spots("2", "team/kv/data/shop/paymnt");
+        let told = |spot: &Spot, names: &[&str]| spot.told(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        for (spot, names, expected) in [
+            (0, &["payment", "web"][..], "did you mean secretPath: team/kv/data/shop/payment?"),
+            (0, &["payment/", "web"], "did you mean the folder team/kv/data/shop/payment/?"),
+            (0, &["web", "x/"], "in team/kv/data/shop there are \"web\", \"x/\"."),
+            (0, &["1", "2", "3", "4", "5", "6"], "\"5\" and 1 more."),
+            (0, &["paymnt"], "has no version: write one"),
+            (
+                1,
+                &["shops/", "shop"],
+                "there is no folder team/kv/data/shop/; did you mean the folder team/kv/data/shops/?",
+            ),
+            (1, &["other/"], "no folder team/kv/data/shop/; in team/kv/data there are \"other/\"."),
+            (1, &[], "nothing is in team/kv/data."),
+        ] {
+            assert!(told(&spots[spot], names).contains(expected), "{}", told(&spots[spot], names));
+        }
+    }
+}
