@@ -12,9 +12,12 @@ mod query;
 pub mod token;
 mod warnings;
 
+use std::collections::BTreeMap;
+
+pub use self::mistakes::{Entry, Finding, Place};
 use self::{
     attributes::Attributes,
-    mistakes::{Mistakes, quoted},
+    mistakes::{Kept, Mistakes, quoted},
     warnings::Warnings,
 };
 use crate::{error::Error, policy::Choice, render::Recipe, secret::SecretText, vault::wire::Read};
@@ -85,7 +88,7 @@ pub struct Object {
 
 /// Service account tokens by audience.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(pub std::collections::BTreeMap<String, SecretText>);
+pub struct Tokens(pub BTreeMap<String, SecretText>);
 
 /// Parses and checks a request. Every mistake in it is part of the one error ([`crate::error::Cause::InvalidRequest`]), with
 /// the object and field it is in and the way to mend it; no token, argument value or secret is.
@@ -96,12 +99,14 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
     let attributes = Attributes::parse(raw.attributes)?;
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
     if raw.target_path.is_empty() {
-        mistakes.add("target path", "missing in the driver's request; compare its version with this provider's");
+        mistakes.add(
+            Place::Request("target path".to_owned()),
+            "missing in the driver's request; compare its version with this provider's",
+        );
     }
     let permission = permission(raw.permission, &mut mistakes);
     let pod = pod::parse(&attributes, &mut mistakes);
-    let parameters = parameters::parse(&attributes, &mut mistakes, &mut warnings);
-    let objects = objects::parse(attributes.get("objects"), permission, &mut mistakes, &mut warnings);
+    let (parameters, listed) = class(&attributes, permission, &mut mistakes, &mut warnings);
     let tokens = token::parse(&attributes, raw.secrets, &mut mistakes);
     let class = attributes.get("secretProviderClass").unwrap_or_default().to_owned();
     if let Some(error) = mistakes.into_error(&class) {
@@ -116,10 +121,61 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
         role: parameters.role,
         audience: parameters.audience,
         choice: parameters.choice,
-        objects,
+        objects: listed.objects,
         tokens,
         warnings: warnings.into_texts(),
     })
+}
+
+/// What a class says for itself, whoever the pod is.
+fn class(
+    attributes: &Attributes,
+    permission: u32,
+    mistakes: &mut Mistakes,
+    warnings: &mut Warnings,
+) -> (parameters::Parameters, objects::Listed) {
+    let parameters = parameters::parse(attributes, mistakes, warnings);
+    (parameters, objects::parse(attributes.get("objects"), permission, mistakes, warnings))
+}
+
+/// What a class's parameters come to, without a pod or a driver.
+#[derive(Debug, Default)]
+pub struct Review {
+    /// What a mount would refuse, and then the names nobody knows, which a mount would ignore.
+    pub mistakes: Vec<Finding>,
+    /// What stops nothing.
+    pub warnings: Vec<Finding>,
+    /// How many more there are of both, in a class that has hundreds.
+    pub more: usize,
+    /// What the objects would make; empty if they cannot be read.
+    pub files: Vec<Made>,
+}
+
+/// A file that an object makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The `objectName`.
+    pub name: String,
+    /// It is a directory with one file for each key; `.` is the mount itself.
+    pub each_key: bool,
+}
+
+/// Looks at parameters by the rules of [`parse`].
+#[must_use]
+pub fn review(parameters: &BTreeMap<String, String>) -> Review {
+    let attributes = Attributes::of(parameters);
+    let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
+    let (_, listed) = class(&attributes, 0o644, &mut mistakes, &mut warnings);
+    warnings.names(&attributes);
+    let (unknown, warnings) = warnings.into_findings();
+    let mistakes = mistakes.into_findings();
+    let cut = |kept: &Kept<Finding>| kept.count - kept.items.len();
+    Review {
+        more: cut(&mistakes) + cut(&unknown) + cut(&warnings),
+        mistakes: mistakes.items.into_iter().chain(unknown.items).collect(),
+        warnings: warnings.items,
+        files: listed.files,
+    }
 }
 
 /// A decimal JSON number of at most 0o777; 0 is a permission like any other.
@@ -128,7 +184,7 @@ fn permission(json: &str, mistakes: &mut Mistakes) -> u32 {
         return mode;
     }
     let what = format!("is {}, not a decimal number up to 511; it comes from the driver", quoted(json));
-    mistakes.add("permission", what);
+    mistakes.add(Place::Request("permission".to_owned()), what);
     0
 }
 

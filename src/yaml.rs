@@ -81,8 +81,9 @@ impl Fault {
 }
 
 impl At {
-    /// Nothing when the parser does not know the place.
-    fn of(location: &serde_saphyr::Location) -> Option<Self> {
+    /// The parser's word for it; nothing when it does not know the place.
+    #[must_use]
+    pub fn of(location: &serde_saphyr::Location) -> Option<Self> {
         let (line, column) = (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
         (line > 0 && column > 0).then_some(Self { line, column })
     }

@@ -39,6 +39,11 @@ impl Attributes {
             .map_err(|e| broken(format!("are no JSON object of strings (line {}, column {})", e.line(), e.column())))
     }
 
+    /// Those of a class on its own.
+    pub(super) fn of(parameters: &BTreeMap<String, String>) -> Self {
+        Self(parameters.iter().map(|(name, value)| (name.clone(), Some(value.as_str().into()))).collect())
+    }
+
     /// The value of a name, if it is there and not empty: as with the Go provider, empty means not set.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name)?.as_ref()?.expose();

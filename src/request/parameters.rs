@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     attributes::{Attributes, Parameter},
-    mistakes::{Mistakes, quoted},
+    mistakes::{Mistakes, Place, quoted},
     path::mount_path,
     warnings::Warnings,
 };
@@ -65,7 +65,7 @@ impl<'a> Reader<'a, '_> {
         let mut spellings = self.attributes.spellings(suffix);
         let first = spellings.next()?;
         for other in spellings.filter(|other| other.value != first.value) {
-            self.warnings.say(format!("{} is used, {} is not", first.name, other.name));
+            self.warnings.say(other.name, format!("is not used: {} goes before it; remove one", first.name));
         }
         Some(first)
     }
@@ -110,15 +110,15 @@ impl<'a> Reader<'a, '_> {
     fn auth_mount(&mut self) -> Option<String> {
         let (kubernetes, auth) = (self.find("KubernetesMountPath"), self.find("AuthMountPath"));
         if let (Some(kubernetes), Some(auth)) = (kubernetes, auth) {
-            let both = format!("{} and {}", kubernetes.name, auth.name);
-            self.mistakes.add(both, "both are set, and both name the auth mount; remove one");
+            let both = [kubernetes.name, auth.name].map(str::to_owned).to_vec();
+            self.mistakes.add(Place::Parameters(both), "both are set, and both name the auth mount; remove one");
             return None;
         }
         let parameter = auth.or(kubernetes)?;
         match mount_path(parameter.value) {
             Ok(mount) if mount.starts_with("auth/") => {
                 let meant = quoted(mount.trim_start_matches("auth/"));
-                self.warnings.say(format!("{}: auth/ comes before it anyway; did you mean {meant}?", parameter.name));
+                self.warnings.say(parameter.name, format!("auth/ comes before it anyway; did you mean {meant}?"));
                 Some(mount)
             }
             Ok(mount) => (!mount.is_empty()).then_some(mount),

@@ -1,6 +1,10 @@
 //! Who asks: what kubelet says of the pod when the `CSIDriver` has `podInfoOnMount`.
 
-use super::{Pod, attributes::Attributes, mistakes::Mistakes};
+use super::{
+    Pod,
+    attributes::Attributes,
+    mistakes::{Mistakes, Place},
+};
 
 /// The prefix of everything that kubelet and the driver add to the attributes.
 pub(super) const DRIVER_PREFIX: &str = "csi.storage.k8s.io/";
@@ -23,7 +27,7 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes) -> Pod {
     };
     if !missing.is_empty() {
         mistakes.add(
-            "the driver does not say which pod this is",
+            Place::Request("the driver does not say which pod this is".to_owned()),
             format!(
                 "{} missing in the attributes; set podInfoOnMount: true on the CSIDriver secrets-store.csi.k8s.io",
                 missing.join(", ")

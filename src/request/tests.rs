@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::Cause;
+use crate::error::{Cause, Code};
 
 const OBJECTS: &str = "- {objectName: a, secretPath: secret/data/a, secretKey: pass}";
 
@@ -108,7 +108,7 @@ fn warnings_come_together() {
     assert_eq!(
         spec.warnings,
         [
-            "tokenScope is not supported yet by this version and is ignored",
+            "tokenScope: is not supported yet by this version and is ignored",
             r#"unknown and ignored: object "a" field "secretkey" (did you mean secretKey?), parameter "vaultAdress" (did you mean vaultAddress?)"#
         ]
     );
@@ -198,7 +198,7 @@ proptest! {
             }
             Err(error) => {
                 let said = error.to_string();
-                prop_assert!(error.cause() == Cause::InvalidRequest && !said.contains('\n'), "{}", said);
+                prop_assert!(error.cause().code() == Code::InvalidArgument && !said.contains('\n'), "{}", said);
             }
         }
     }

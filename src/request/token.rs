@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 pub use self::claims::{Claims, Expected, look};
-use super::{Tokens, attributes::Attributes, mistakes::Mistakes};
+use super::{
+    Tokens,
+    attributes::Attributes,
+    mistakes::{Mistakes, Place},
+};
 use crate::secret::SecretText;
 
 /// The attribute, and from Kubernetes 1.35 the secret, that holds the tokens.
@@ -53,7 +57,7 @@ pub(super) fn parse(attributes: &Attributes, secrets: &str, mistakes: &mut Mista
     match secrets_entry(secrets) {
         Ok(Some(text)) => add(&mut tokens, text.expose(), &format!("secret {NAME}"), mistakes),
         Ok(None) => {}
-        Err(why) => mistakes.add("the driver's secrets", why),
+        Err(why) => mistakes.add(Place::Request("the driver's secrets".to_owned()), why),
     }
     tokens
 }
@@ -77,8 +81,10 @@ fn add(tokens: &mut Tokens, text: &str, place: &str, mistakes: &mut Mistakes) {
         Ok(issued) => issued,
         Err(e) => {
             let position = format!("line {}, column {}", e.line(), e.column());
-            return mistakes
-                .add(place, format!("is no JSON object of tokens by audience ({position}); is it kubelet's own?"));
+            return mistakes.add(
+                Place::Request(place.to_owned()),
+                format!("is no JSON object of tokens by audience ({position}); is it kubelet's own?"),
+            );
         }
     };
     for (audience, issued) in issued.unwrap_or_default() {

@@ -2,11 +2,11 @@
 
 use super::{
     attributes::{Attributes, PREFIXES},
-    mistakes::{Listed, quoted},
+    mistakes::{Finding, Kept, MOST_LISTED, Place, quoted, row},
     parameters::PREFIXED,
     pod::DRIVER_PREFIX,
 };
-use crate::text::nearest;
+use crate::{error::Cause, text::nearest};
 
 /// Parameters without a prefix. The driver adds `secretProviderClass`.
 const PLAIN: [&str; 4] = ["roleName", "audience", "objects", "secretProviderClass"];
@@ -14,55 +14,93 @@ const PLAIN: [&str; 4] = ["roleName", "audience", "objects", "secretProviderClas
 /// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
 const LATER: [&str; 3] = ["refreshInterval", "tokenScope", "auth"];
 
-/// The most warnings of a request besides the one about unknown names.
-const MOST: usize = 20;
-
-/// Warnings, those about unknown names gathered into one.
+/// Warnings, and the names nobody knows.
 #[derive(Default)]
 pub(super) struct Warnings {
-    texts: Vec<String>,
-    unknown: Listed,
+    others: Kept<Finding>,
+    unknown: Kept<Unknown>,
+}
+
+/// A name nobody knows, and the one that may be meant.
+struct Unknown {
+    place: Place,
+    meant: Option<String>,
 }
 
 impl Warnings {
     /// Adds one.
-    pub(super) fn say(&mut self, text: String) {
-        if self.texts.len() < MOST {
-            self.texts.push(text);
-        }
+    pub(super) fn say(&mut self, place: impl Into<Place>, what: String) {
+        self.say_as(Cause::InvalidRequest, place, what);
     }
 
-    /// Adds a name that is known but not supported yet.
-    pub(super) fn unsupported(&mut self, name: &str) {
-        self.say(format!("{name} is not supported yet by this version and is ignored"));
+    fn say_as(&mut self, cause: Cause, place: impl Into<Place>, what: String) {
+        self.others.add(|| Finding { cause, place: place.into(), what });
+    }
+
+    /// Adds a name that is known but not supported yet; `value` if only that is not.
+    pub(super) fn unsupported(&mut self, place: impl Into<Place>, value: &str) {
+        let value = if value.is_empty() { String::new() } else { format!("{} ", quoted(value)) };
+        self.say_as(Cause::UnknownName, place, format!("{value}is not supported yet by this version and is ignored"));
     }
 
     /// Adds a name nobody knows, and which of the `known` may be meant.
-    pub(super) fn unknown<'a>(&mut self, place: &str, name: &str, known: impl IntoIterator<Item = &'a str>) {
-        self.unknown.add(|| {
-            let meant = nearest_short(name, known).map(|meant| format!(" (did you mean {meant}?)"));
-            format!("{place} {}{}", quoted(name), meant.unwrap_or_default())
-        });
+    pub(super) fn unknown<'a>(
+        &mut self,
+        place: impl Into<Place>,
+        name: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) {
+        self.unknown.add(|| Unknown { place: place.into(), meant: nearest_short(name, known).map(str::to_owned) });
     }
 
     /// Looks at the names of all attributes.
     pub(super) fn names(&mut self, attributes: &Attributes) {
         for name in attributes.names().filter(|name| !is_known(name)) {
             if LATER.contains(&name) {
-                self.unsupported(name);
+                self.unsupported(name, "");
             } else {
                 let known = known_like(name);
-                self.unknown("parameter", name, known.iter().map(String::as_str));
+                self.unknown(name, name, known.iter().map(String::as_str));
             }
         }
     }
 
-    /// All of them.
-    pub(super) fn into_texts(mut self) -> Vec<String> {
-        if self.unknown.len() > 0 {
-            self.texts.push(format!("unknown and ignored: {}", self.unknown.joined(", ")));
+    /// All of them for a log: the first few, and in one all names nobody knows.
+    pub(super) fn into_texts(self) -> Vec<String> {
+        let mut texts: Vec<String> = self.others.items.iter().take(MOST_LISTED).map(Finding::told).collect();
+        let Kept { items, count } = self.unknown;
+        if count > 0 {
+            texts.push(format!("unknown and ignored: {}", row(items.iter().map(Unknown::told), count)));
         }
-        self.texts
+        texts
+    }
+
+    /// The names nobody knows, and the others.
+    pub(super) fn into_findings(self) -> (Kept<Finding>, Kept<Finding>) {
+        let Kept { items, count } = self.unknown;
+        (Kept { items: items.into_iter().map(Unknown::into_finding).collect(), count }, self.others)
+    }
+}
+
+impl Unknown {
+    fn told(&self) -> String {
+        let names = |names: &[String]| names.iter().map(|name| quoted(name)).collect::<String>();
+        let subject = match &self.place {
+            Place::Object(entry, fields, _) => format!("{entry} field {}", names(fields)),
+            Place::Parameters(parameters) => format!("parameter {}", names(parameters)),
+            other => other.to_string(),
+        };
+        let meant = self.meant.as_ref().map(|meant| format!(" (did you mean {meant}?)"));
+        subject + &meant.unwrap_or_default()
+    }
+
+    fn into_finding(self) -> Finding {
+        let what = match (&self.meant, &self.place) {
+            (Some(meant), _) => format!("is unknown and would be ignored; did you mean {meant}?"),
+            (None, Place::Object(..)) => "is no field of an object and would be ignored; remove it".to_owned(),
+            (None, _) => "is no parameter and would be ignored; remove it".to_owned(),
+        };
+        Finding { cause: Cause::UnknownName, place: self.place, what }
     }
 }
 
@@ -116,7 +154,7 @@ mod tests {
         assert_eq!(
             warned(r#"{"refreshInterval":"5m","tokenScope":"pod"}"#),
             ["refreshInterval", "tokenScope"]
-                .map(|name| format!("{name} is not supported yet by this version and is ignored"))
+                .map(|name| format!("{name}: is not supported yet by this version and is ignored"))
         );
     }
 

@@ -14,6 +14,7 @@ use crate::{
         go_yaml,
     },
     secret::SecretText,
+    yaml::At,
 };
 
 /// A value with the place it stands at in the text, which is needed to read a plain scalar as Go does.
@@ -29,11 +30,11 @@ enum Shape {
     Map(Vec<(Node, Node)>),
 }
 
-/// What Go could not have sent, and on which line it stands.
+/// What Go could not have sent, and where it stands.
 #[derive(Debug)]
 pub(super) struct Unfit {
     pub(super) what: &'static str,
-    pub(super) line: u64,
+    pub(super) at: At,
 }
 
 impl Node {
@@ -69,12 +70,12 @@ impl Node {
     }
 
     fn value(self, source: &str) -> Result<Value, Unfit> {
-        let line = self.line();
+        let at = self.at();
         let resolved = match self.implicit(source) {
             Some(text) => go_yaml::resolve(text),
             None => self.explicit(source)?,
         };
-        resolved.ok_or(Unfit { what: "has a number that JSON cannot say", line })
+        resolved.ok_or(Unfit { what: "has a number that JSON cannot say", at })
     }
 
     /// The text of a plain scalar without a tag, whose type is to be found out.
@@ -122,12 +123,12 @@ impl Node {
         Some(start..start.checked_add(usize::try_from(span.byte_len()?).ok()?)?)
     }
 
-    fn line(&self) -> u64 {
-        self.0.0.defined.line()
+    fn at(&self) -> At {
+        At::of(&self.0.0.defined).unwrap_or(At { line: 1, column: 1 })
     }
 
     fn unfit(&self, what: &'static str) -> Unfit {
-        Unfit { what, line: self.line() }
+        Unfit { what, at: self.at() }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
         Object,
         go_json::{Json, Map, Value, float},
         go_yaml,
-        mistakes::{Mistakes, quoted},
+        mistakes::{Entry, Mistakes, Place, quoted},
         path::secret_path,
         query::{Conflict, Query},
         warnings::Warnings,
@@ -21,12 +21,12 @@ pub(super) fn object(
     mut written: Written,
     source: &str,
     permission: u32,
-    place: &str,
+    entry: &Entry,
     mistakes: &mut Mistakes,
     warnings: &mut Warnings,
 ) -> Option<Object> {
     let before = mistakes.len();
-    let mut field = Field { place, mistakes };
+    let mut field = Field { entry, mistakes };
     field.refuse_type(&written.kind, warnings);
     let file_permission = field.file_permission(&written.file_permission);
     let args = field.arguments(&mut written, source);
@@ -54,13 +54,13 @@ impl Written {
 
 /// Where mistakes in one object's fields go.
 struct Field<'a> {
-    place: &'a str,
+    entry: &'a Entry,
     mistakes: &'a mut Mistakes,
 }
 
 impl Field<'_> {
     fn wrong(&mut self, field: &str, what: &str) {
-        self.mistakes.add(self.place, format!("{field}: {what}"));
+        self.mistakes.add(self.entry.field(field), what);
     }
 
     fn refuse_type(&mut self, kind: &str, warnings: &mut Warnings) {
@@ -69,7 +69,7 @@ impl Field<'_> {
             _ if kind.eq_ignore_ascii_case("token") => {
                 self.wrong("type", "token is not supported yet by this version; remove the object");
             }
-            _ => warnings.unsupported(&format!("{}: type {}", self.place, quoted(kind))),
+            _ => warnings.unsupported(self.entry.field("type"), kind),
         }
     }
 
@@ -96,8 +96,9 @@ impl Field<'_> {
     fn arguments(&mut self, written: &mut Written, source: &str) -> Option<Map> {
         match written.secret_args.take()?.arguments(source) {
             Ok(args) => args,
-            Err(Unfit { what, line }) => {
-                self.wrong("secretArgs", &format!("{what} (line {line} of objects)"));
+            Err(Unfit { what, at }) => {
+                let place = Place::Object(self.entry.clone(), vec!["secretArgs".to_owned()], Some(at));
+                self.mistakes.add(place, what);
                 None
             }
         }
@@ -113,7 +114,7 @@ impl Field<'_> {
         ];
         let set: Vec<&str> = set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name)).collect();
         if set.len() > 1 {
-            self.wrong(&set.join(" and "), "each says which part of the secret it is; keep one");
+            self.mistakes.add(self.entry.fields(&set), "each says which part of the secret it is; keep one");
         }
         let format = self.format(&written.format);
         match pointer {

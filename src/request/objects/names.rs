@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::place;
-use crate::request::mistakes::{Mistakes, quoted};
+use crate::{
+    error::Cause,
+    request::mistakes::{Entry, Mistakes, quoted},
+};
 
 /// The longest part of a path, and the longest path, in bytes.
 const LONGEST: (usize, usize) = (255, 4096);
@@ -46,8 +48,9 @@ impl Names {
     /// Adds an object's name and notes it if another has it.
     pub(super) fn add(&mut self, index: usize, name: &str, each_key: bool, mistakes: &mut Mistakes) {
         if let Some(first) = self.0.get(name) {
-            let both = format!("of objects[{}] and objects[{index}]; each needs its own", first.index);
-            return mistakes.add("objects", format!("objectName {} is that {both}", quoted(name)));
+            let what = format!("is that of objects[{}] and objects[{index}]; each needs its own", first.index);
+            let entry = Entry { index, name: name.to_owned() };
+            return mistakes.add_as(Cause::DuplicateFile, entry.field("objectName"), what);
         }
         self.0.insert(name.to_owned(), Named { index, each_key });
     }
@@ -58,9 +61,9 @@ impl Names {
             for (end, _) in name.match_indices('/') {
                 let above = &name[..end];
                 if self.0.get(above).is_some_and(|above| !above.each_key) {
-                    let why =
-                        format!("objectName: {} is the file of another object; choose another name", quoted(above));
-                    mistakes.add(place(named.index, name), why);
+                    let why = format!("{} is the file of another object; choose another name", quoted(above));
+                    let entry = Entry { index: named.index, name: name.clone() };
+                    mistakes.add_as(Cause::DuplicateFile, entry.field("objectName"), why);
                 }
             }
         }
@@ -129,9 +132,12 @@ mod tests {
     #[test]
     fn what_cannot_stand_together_is_said() {
         for (names, says) in [
-            (&[("a", false), ("b", false), ("a", false)][..], "objectName \"a\" is that of objects[0] and objects[2]"),
-            (&[("d", true), ("d", false)], "objectName \"d\" is that of objects[0] and objects[1]"),
-            (&[(".", true), (".", true)], "objectName \".\""),
+            (
+                &[("a", false), ("b", false), ("a", false)][..],
+                "object \"a\": objectName: is that of objects[0] and objects[2]",
+            ),
+            (&[("d", true), ("d", false)], "object \"d\": objectName: is that of objects[0] and objects[1]"),
+            (&[(".", true), (".", true)], "object \".\": objectName: is that"),
             (&[("a/b", false), ("a", false)], "object \"a/b\": objectName: \"a\" is the file of another"),
             (&[("a", false), ("a/b/c", true)], "object \"a/b/c\": objectName: \"a\" is the file"),
         ] {

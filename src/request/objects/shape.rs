@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::{place, written::FIELDS};
+use super::written::FIELDS;
 use crate::{
-    request::mistakes::Mistakes,
+    error::Cause,
+    request::mistakes::{Entry, Mistakes, Place},
     yaml::{self, Budget, Fault},
 };
 
@@ -22,17 +23,17 @@ pub(super) fn explain(text: &str, fault: &serde_saphyr::Error, mistakes: &mut Mi
             mistakes.add("objects", format!("is {found}, not a list; start each object with `- objectName:`"));
         }
         // Whatever the types, it cannot be read.
-        Err(fault) => mistakes.add("objects", broken(&fault)),
+        Err(fault) => broken(&fault, mistakes),
     }
     if mistakes.len() == before {
-        mistakes.add("objects", broken(fault));
+        broken(fault, mistakes);
     }
 }
 
-fn broken(error: &serde_saphyr::Error) -> String {
+fn broken(error: &serde_saphyr::Error, mistakes: &mut Mistakes) {
     let fault = Fault::of(error, &FIELDS);
-    let place = fault.at.map(|at| format!(" (line {}, column {} of objects)", at.line, at.column));
-    format!("is no valid YAML: {}{}", fault.what, place.unwrap_or_default())
+    let place = fault.at.map_or_else(|| "objects".into(), Place::Text);
+    mistakes.add_as(Cause::ObjectsYaml, place, format!("is no valid YAML: {}", fault.what));
 }
 
 fn explain_entry(index: usize, entry: &Value, mistakes: &mut Mistakes) {
@@ -42,12 +43,13 @@ fn explain_entry(index: usize, entry: &Value, mistakes: &mut Mistakes) {
         other => {
             let found = kind(other);
             return mistakes.add(
-                format!("objects[{index}]"),
+                Entry { index, name: String::new() },
                 format!("is {found}; write objectName, secretPath and so on as its fields"),
             );
         }
     };
-    let place = place(index, fields.get("objectName").and_then(Value::as_str).unwrap_or_default());
+    let name = fields.get("objectName").and_then(Value::as_str).unwrap_or_default();
+    let entry = Entry { index, name: name.to_owned() };
     for (name, value) in fields.iter().filter(|(name, _)| FIELDS.contains(&name.as_str())) {
         let wanted = match (name.as_str(), value) {
             ("secretArgs", Value::Object(_) | Value::Null) => continue,
@@ -55,7 +57,7 @@ fn explain_entry(index: usize, entry: &Value, mistakes: &mut Mistakes) {
             (_, Value::Array(_) | Value::Object(_)) => "one value",
             _ => continue,
         };
-        mistakes.add(&place, format!("{name}: is {}; write {wanted}", kind(value)));
+        mistakes.add(entry.field(name), format!("is {}; write {wanted}", kind(value)));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::render::{Encoding, Format, Recipe, Select};
 /// The objects of a text, the one error's text, and the warnings.
 fn judged(text: &str) -> (Vec<Object>, String, Vec<String>) {
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    let objects = parse(Some(text), 0o644, &mut mistakes, &mut warnings);
+    let objects = parse(Some(text), 0o644, &mut mistakes, &mut warnings).objects;
     let said = mistakes.into_error("").map(|e| e.to_string()).unwrap_or_default();
     (objects, said, warnings.into_texts())
 }
@@ -202,7 +202,7 @@ fn unknown_fields_are_one_warning_and_later_ones_their_own() {
     assert_eq!(
         warnings,
         [
-            r#"object "b": type "secret" is not supported yet by this version and is ignored"#,
+            r#"object "b": type: "secret" is not supported yet by this version and is ignored"#,
             r#"unknown and ignored: object "a" field "secretkey" (did you mean secretKey?), object "a" field "objectVersion", object "b" field "refreshInterval""#
         ]
     );
@@ -212,7 +212,7 @@ fn unknown_fields_are_one_warning_and_later_ones_their_own() {
 fn an_empty_entry_is_left_out_as_go_does() {
     let (objects, said, warnings) = judged("- {objectName: a, secretPath: p}\n-\n- {objectName: b, secretPath: p}\n");
     assert_eq!((objects.len(), said.as_str()), (2, ""));
-    assert_eq!(warnings, ["objects[1] is empty and ignored"]);
+    assert_eq!(warnings, ["objects[1]: is empty and ignored"]);
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn bao_comes_before_openbao_before_vault() {
     let parsed =
         parsed(&[("vaultAddress", "v"), ("openbaoAddress", "o"), ("vaultNamespace", "same"), ("baoNamespace", "same")]);
     assert_eq!(parsed.parameters.choice.address.as_deref(), Some("o"));
-    assert_eq!(parsed.warnings, ["openbaoAddress is used, vaultAddress is not"]);
+    assert_eq!(parsed.warnings, ["vaultAddress: is not used: openbaoAddress goes before it; remove one"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     error::{Cause, Error},
     request::{
         Pod,
-        mistakes::{Listed, quoted},
+        mistakes::{quoted, row},
     },
     secret::SecretText,
 };
@@ -146,11 +146,7 @@ impl Claims {
         if audiences.iter().any(|audience| audience == expected) {
             return Ok(());
         }
-        let mut there = Listed::default();
-        for audience in audiences {
-            there.add(|| quoted(audience));
-        }
-        let there = there.joined(", ");
+        let there = row(audiences.iter().map(|audience| quoted(audience)), audiences.len());
         Err(Error::new(
             Cause::TokenAudience,
             format!("the token is for {there}, not for audience {}", quoted(expected)),

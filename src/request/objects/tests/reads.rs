@@ -103,9 +103,12 @@ fn arguments_of_put_and_post_are_the_body() {
 #[test]
 fn arguments_json_cannot_say_are_refused_with_their_line() {
     for (args, says) in [
-        ("    a: .inf", "secretArgs: has a number that JSON cannot say (line 5 of objects)"),
-        ("    a: [.nan]", "secretArgs: has a number that JSON cannot say (line 5 of objects)"),
-        ("    a: {1: hunter2}", "secretArgs: has a name that is no text; put it in quotes (line 5 of objects)"),
+        ("    a: .inf", "secretArgs: has a number that JSON cannot say (line 5, column 8 of objects)"),
+        ("    a: [.nan]", "secretArgs: has a number that JSON cannot say (line 5, column 9 of objects)"),
+        (
+            "    a: {1: hunter2}",
+            "secretArgs: has a name that is no text; put it in quotes (line 5, column 9 of objects)",
+        ),
         ("    a: {true: x}", "has a name that is no text"),
         ("    a: {2030-01-01: x}", "has a name that is no text"),
         ("    a: {~: x}", "has a name that is no text"),
