@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{Check, Outcome, Step, count};
 use crate::{
-    error::Error,
+    error::{Cause, Error},
     lease::Lease,
     mount::Way,
     render::{self, File},
@@ -72,6 +72,9 @@ impl<'a> Check<'a> {
                     created.push(Created::of(read, &lease));
                 }
                 (engine, Found::Lease(lease))
+            }
+            Err(error) if error.cause() == Cause::SecretMissing => {
+                (engine, Found::Failed(way.session.look_near(read, error, self.deadline()).await))
             }
             Err(error) => (engine, Found::Failed(error)),
         }
