@@ -15,7 +15,15 @@ use crate::{
         MountSpec,
         token::{self, Expected},
     },
-    vault::{Address, client::Token, client::inspect::State, failure::Failure, wire::Read},
+    vault::{
+        Address, Endpoint,
+        client::{
+            Token,
+            inspect::{Health, State},
+        },
+        failure::Failure,
+        wire::Read,
+    },
 };
 use object::{Created, Found};
 
@@ -142,69 +150,37 @@ impl Check<'_> {
 
     /// Address, TLS and health: one request shows them all.
     async fn reach(&self, way: &Way, tell: &mut impl FnMut(Step)) -> Result<(), Step> {
-        let target = &way.target.endpoint;
+        let endpoint = &way.target.endpoint;
         let from = if self.spec.choice.address.is_some() { "from the class" } else { "from flags or environment" };
-        let address = format!("{} ({from})", target.address);
+        let address = Step::good("address", format!("{} ({from})", endpoint.address));
         let client = way.session.endpoint();
-        let health = client.health(self.deadline()).await;
-        if let Err(Failure::Connect(_)) = &health {
-            let error = health.map_err(|failure| failure.of_transport(client.address())).err();
-            let Some(error) = error else { return Ok(()) };
-            if !is_about_tls(error.cause()) {
-                return Err(Step::failed("address", error));
-            }
-            tell(Step::good("address", address));
-            return Err(Step::failed("TLS", error));
-        }
-        tell(Step::good("address", address));
-        if let Err(failure) = &health {
+        let asked = client.health(self.deadline()).await;
+        if let Err(failure) = &asked {
             let error = failure.of_transport(client.address());
             if is_about_tls(error.cause()) {
+                tell(address);
                 return Err(Step::failed("TLS", error));
             }
+            if matches!(failure, Failure::Connect(_)) {
+                return Err(Step::failed("address", error));
+            }
         }
-        tell(match &target.address {
-            Address::Unix(_) => Step::skipped("TLS", "a unix socket"),
-            Address::Tcp { https: false, .. } => {
-                Step::odd("TLS", "http: whoever sits between reads the token and every secret")
-            }
-            Address::Tcp { .. } if target.tls.skip_verify => {
-                Step::odd("TLS", "the certificate is not verified: whoever sits between reads every secret")
-            }
-            Address::Tcp { .. } => Step::good("TLS", "the certificate is trusted, and for this name"),
-        });
-        let health = match health {
-            Ok(health) => health,
-            // A proxy before it may let logins pass and this not.
-            Err(failure @ Failure::Refused(_)) => {
+        tell(address);
+        tell(secrecy(endpoint));
+        match asked {
+            Ok(health) => match health.problem(client.address()) {
+                Some(problem) => return Err(Step::failed("health", problem)),
+                None => tell(healthy(&health)),
+            },
+            Err(failure) => {
                 let error = failure.of_transport(client.address());
-                if error.is_passing() {
+                // A proxy before it may let logins pass and this not.
+                if !matches!(failure, Failure::Refused(_)) || error.is_passing() {
                     return Err(Step::failed("health", error));
                 }
                 tell(Step::odd("health", format!("it does not tell: {}", error.what())));
-                return Ok(());
             }
-            Err(failure) => return Err(Step::failed("health", failure.of_transport(client.address()))),
-        };
-        if let Some(problem) = health.problem(client.address()) {
-            return Err(Step::failed("health", problem));
         }
-        let role = if health.state == State::Standby { "standby" } else { "active" };
-        let clock = health.clock.map(|theirs| theirs - Timestamp::now().as_second());
-        let state = format!("unsealed, {role}, version {}", health.version);
-        tell(match clock {
-            Some(apart) if apart.abs() > CLOCKS_APART => Step::odd(
-                "health",
-                format!(
-                    "{state}; its clock is {} s {} this machine's, and tokens may fail for it [{}]",
-                    apart.abs(),
-                    if apart > 0 { "ahead of" } else { "behind" },
-                    Cause::ClockSkew.id()
-                ),
-            ),
-            Some(_) => Step::good("health", format!("{state}; the clocks agree")),
-            None => Step::good("health", state),
-        });
         Ok(())
     }
 
@@ -325,6 +301,37 @@ impl Check<'_> {
     fn deadline(&self) -> Instant {
         Instant::now() + self.patience
     }
+}
+
+/// Who can read along.
+fn secrecy(endpoint: &Endpoint) -> Step {
+    match &endpoint.address {
+        Address::Unix(_) => Step::skipped("TLS", "a unix socket"),
+        Address::Tcp { https: false, .. } => {
+            Step::odd("TLS", "http: whoever sits between reads the token and every secret")
+        }
+        Address::Tcp { .. } if endpoint.tls.skip_verify => {
+            Step::odd("TLS", "the certificate is not verified: whoever sits between reads every secret")
+        }
+        Address::Tcp { .. } => Step::good("TLS", "the certificate is trusted, and for this name"),
+    }
+}
+
+fn healthy(health: &Health) -> Step {
+    let role = if health.state == State::Standby { "standby" } else { "active" };
+    let state = format!("unsealed, {role}, version {}", health.version);
+    let Some(apart) = health.clock.map(|theirs| theirs - Timestamp::now().as_second()) else {
+        return Step::good("health", state);
+    };
+    if apart.abs() <= CLOCKS_APART {
+        return Step::good("health", format!("{state}; the clocks agree"));
+    }
+    let (apart, way) = (apart.abs(), if apart > 0 { "ahead of" } else { "behind" });
+    let id = Cause::ClockSkew.id();
+    Step::odd(
+        "health",
+        format!("{state}; its clock is {apart} s {way} this machine's, and tokens may fail for it [{id}]"),
+    )
 }
 
 fn is_about_tls(cause: Cause) -> bool {
