@@ -5,6 +5,7 @@
 
 pub mod mount;
 pub mod serve;
+pub mod validate;
 pub mod version;
 
 use std::{
@@ -20,6 +21,7 @@ use crate::{
     config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
     text::go_bool,
 };
+use validate::ValidateArgs;
 use version::{Output, VersionArgs};
 
 #[derive(Parser)]
@@ -51,6 +53,13 @@ pub enum Command {
         after_help = "Example:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
     )]
     Mount(Box<MountArgs>),
+
+    /// Look for mistakes in manifests, without a server
+    #[command(
+        after_help = "Exit code: 0 when nothing is wrong, 1 when something is, 2 when a file cannot be read.\n\nExample:\n  \
+                      vaultmount validate deploy/\n  kustomize build . | vaultmount validate --output github"
+    )]
+    Validate(ValidateArgs),
 
     /// Print the version
     #[command(after_help = "Example:\n  vaultmount version --output text")]
@@ -158,6 +167,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Command::parse(args) {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
+        Ok(Command::Validate(args)) => validate::run(&args),
         Ok(Command::Version(args)) => version::run(args),
         Err(error) => {
             // Standard output for help that was asked for, standard error otherwise; neither may be gone.

@@ -18,6 +18,7 @@
 //! | [`provider`] | the gRPC edge, and the map from causes to gRPC codes; the only user of tonic |
 //! | [`admin`] | HTTP for probes |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
+//! | [`validate`] | manifests against the rules of a mount, without a server |
 //! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
@@ -56,5 +57,6 @@ pub mod session;
 pub mod telemetry;
 pub mod text;
 pub mod tls;
+pub mod validate;
 pub mod vault;
 pub mod yaml;

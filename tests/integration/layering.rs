@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the top down. A module may name those after it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "main",
     "cli",
     "app",
@@ -14,6 +14,7 @@ const ORDER: [&str; 19] = [
     "provider",
     "admin",
     "mount",
+    "validate",
     "manifest",
     "request",
     "policy",
