@@ -7,6 +7,7 @@ pub mod check;
 pub mod mount;
 mod pod;
 pub mod serve;
+pub mod validate;
 pub mod version;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
     config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
     text::go_bool,
 };
+use validate::ValidateArgs;
 use version::{Output, VersionArgs};
 
 #[derive(Parser)]
@@ -59,6 +61,13 @@ pub enum Command {
         after_help = "Example:\n  vaultmount check -f class.yaml --namespace shop --service-account web --token-file token"
     )]
     Check(Box<check::CheckArgs>),
+
+    /// Look for mistakes in manifests, without a server
+    #[command(
+        after_help = "Exit code: 0 when nothing is wrong, 1 when something is, 2 when a file cannot be read.\n\nExample:\n  \
+                      vaultmount validate deploy/\n  kustomize build . | vaultmount validate --output github"
+    )]
+    Validate(ValidateArgs),
 
     /// Print the version
     #[command(after_help = "Example:\n  vaultmount version --output text")]
@@ -167,6 +176,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
         Ok(Command::Check(args)) => check::run(&args),
+
+        Ok(Command::Validate(args)) => validate::run(&args),
         Ok(Command::Version(args)) => version::run(args),
         Err(error) => {
             // Standard output for help that was asked for, standard error otherwise; neither may be gone.

@@ -19,6 +19,7 @@
 //! | [`admin`] | HTTP for probes |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
+//! | [`validate`] | manifests against the rules of a mount, without a server |
 //! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
@@ -58,5 +59,6 @@ pub mod session;
 pub mod telemetry;
 pub mod text;
 pub mod tls;
+pub mod validate;
 pub mod vault;
 pub mod yaml;

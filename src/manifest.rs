@@ -8,7 +8,8 @@ use std::{
     path::Path,
 };
 
-pub use self::class::{Class, class, classes};
+pub(crate) use self::class::no_text;
+pub use self::class::{CLASS_GROUP, Class, class, classes};
 use crate::{
     error::{Cause, Error},
     yaml::{
@@ -49,6 +50,8 @@ pub struct Document<'a> {
     pub node: Result<Node, Fault>,
     /// The text.
     pub text: &'a str,
+    /// The line of the file it begins on, from 1.
+    pub first_line: usize,
 }
 
 /// The documents of a text, those without content left out. One that cannot be read takes no other with it.
@@ -58,7 +61,7 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     for (offset, text) in pieces(text) {
         let node = node::read(text, offset, Budget::MANIFEST);
         if !node.as_ref().is_ok_and(Node::is_null) {
-            documents.push(Document { node, text });
+            documents.push(Document { node, text, first_line: offset.lines + 1 });
         }
     }
     documents

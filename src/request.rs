@@ -14,11 +14,15 @@ mod warnings;
 
 use std::collections::BTreeMap;
 
-pub use self::mistakes::{Entry, Finding, Place};
 use self::{
     attributes::Attributes,
     mistakes::{Kept, Mistakes, quoted},
     warnings::Warnings,
+};
+pub use self::{
+    mistakes::{Entry, Finding, Place},
+    objects::FIELDS as OBJECT_FIELDS,
+    warnings::is_known as is_parameter,
 };
 use crate::{error::Error, policy::Choice, render::Recipe, secret::SecretText, vault::wire::Read};
 

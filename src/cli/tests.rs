@@ -190,6 +190,7 @@ fn help_fits_a_screen_and_shows_an_example() {
         &["serve", "-help"],
         &["-debug", "--help"],
         &["mount", "-h"],
+        &["validate", "--help"],
         &["version", "-h"],
     ] {
         let help = error(args);

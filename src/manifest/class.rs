@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The API group of the classes.
-pub(crate) const GROUP: &str = "secrets-store.csi.x-k8s.io";
+pub const CLASS_GROUP: &str = "secrets-store.csi.x-k8s.io";
 
 /// A SecretProviderClass. Not to be printed: its parameters hold arguments.
 pub struct Class {
@@ -32,7 +32,7 @@ pub fn classes(path: &Path) -> Result<Vec<Class>, Error> {
             let at = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
             Error::new(Cause::Manifest, format!("{}{at}: is no valid YAML: {}", shown(path), fault.what))
         })?;
-        for resource in resources(&node).into_iter().filter(|node| is(node, GROUP, "SecretProviderClass")) {
+        for resource in resources(&node).into_iter().filter(|node| is(node, CLASS_GROUP, "SecretProviderClass")) {
             classes.push(of(resource, path)?);
         }
     }
@@ -92,7 +92,7 @@ pub(crate) fn no_text(name: &str, value: &Node) -> Option<String> {
         Value::Text(_) | Value::Null => return None,
         Value::List(_) | Value::Map(_) if name == "objects" => "write `objects: |`, and the list as text below it",
         Value::List(_) | Value::Map(_) => "write one value",
-        Value::Bool | Value::Number => "put it in quotes",
+        Value::Bool(_) | Value::Number => "put it in quotes",
     };
     Some(format!("is {}, and the API server takes only text; {next}", value.kind()))
 }

@@ -117,7 +117,8 @@ impl Finding {
     }
 
     /// The same for whoever has only the class, with the position in `objects`.
-    pub(super) fn told(&self) -> String {
+    #[must_use]
+    pub fn told(&self) -> String {
         let at = self.place.at().map(|at| format!(" (line {}, column {} of objects)", at.line, at.column));
         self.message() + &at.unwrap_or_default()
     }

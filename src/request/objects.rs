@@ -9,6 +9,7 @@ mod written;
 
 use zeroize::Zeroizing;
 
+pub use self::written::FIELDS;
 use self::{names::Names, written::Written};
 use super::{
     Made, Object,
@@ -95,7 +96,7 @@ fn judge(
         };
         let entry = Entry { index, name: written.object_name.clone() };
         for field in &written.unknown {
-            warnings.unknown(entry.field(field), field, written::FIELDS);
+            warnings.unknown(entry.field(field), field, FIELDS);
         }
         files.push(Made { name: written.object_name.clone(), each_key: written.is_each_key() });
         match names::check(&written.object_name, written.is_each_key()) {

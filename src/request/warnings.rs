@@ -104,7 +104,9 @@ impl Unknown {
     }
 }
 
-fn is_known(name: &str) -> bool {
+/// Whether a parameter goes by that name.
+#[must_use]
+pub fn is_known(name: &str) -> bool {
     let prefixed = || PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).any(|rest| PREFIXED.contains(&rest));
     PLAIN.contains(&name) || name.starts_with(DRIVER_PREFIX) || prefixed()
 }

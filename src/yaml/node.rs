@@ -25,7 +25,7 @@ pub enum Value {
     /// Nothing.
     Null,
     /// True or false, unquoted.
-    Bool,
+    Bool(bool),
     /// A number, unquoted.
     Number,
     /// Text, quoted or not.
@@ -98,7 +98,7 @@ impl Node {
     pub fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "empty",
-            Value::Bool => "true or false",
+            Value::Bool(_) => "true or false",
             Value::Number => "a number",
             Value::Text(_) => "text",
             Value::List(_) => "a list",
@@ -167,8 +167,8 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         Ok(Shape::Leaf(Value::Null))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Bool))
+    fn visit_bool<E>(self, word: bool) -> Result<Shape, E> {
+        Ok(Shape::Leaf(Value::Bool(word)))
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {

@@ -15,6 +15,7 @@ const ORDER: [&str; 20] = [
     "admin",
     "check",
     "mount",
+    "validate",
     "manifest",
     "request",
     "policy",

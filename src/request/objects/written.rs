@@ -28,7 +28,7 @@ pub(super) struct Written {
 }
 
 /// Every field there is, `type` among them though only later versions know what to do with it.
-pub(super) const FIELDS: [&str; 11] = [
+pub const FIELDS: [&str; 11] = [
     "objectName",
     "secretPath",
     "secretKey",

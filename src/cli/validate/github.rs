@@ -1,0 +1,30 @@
+//! Findings as GitHub's workflow commands, which it shows beside the lines of a pull request.
+
+use std::fmt::Write as _;
+
+use super::word;
+use crate::validate::Report;
+
+/// One command a line.
+pub(super) fn written(report: &Report) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        let (file, line, column) = (property(&finding.file), finding.at.line, finding.at.column);
+        let title = property(&format!("{} {}", finding.cause.id(), finding.cause.diagnosis().title));
+        let (command, message) = (word(finding.severity), data(&finding.message));
+        let end = finding.end;
+        let _ =
+            writeln!(text, "::{command} file={file},line={line},col={column},endColumn={end},title={title}::{message}");
+    }
+    text
+}
+
+/// What stands behind `::`.
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// What stands behind `=`.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}

@@ -1,0 +1,36 @@
+//! Findings as one JSON object.
+
+use serde_json::json;
+
+use super::word;
+use crate::validate::{Report, Severity};
+
+/// `{"findings": […], "summary": {…}}`. Fields may be added, never change or go.
+pub(super) fn written(report: &Report) -> String {
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "severity": word(finding.severity),
+                "id": finding.cause.id(),
+                "title": finding.cause.diagnosis().title,
+                "file": finding.file,
+                "line": finding.at.line,
+                "column": finding.at.column,
+                "endColumn": finding.end,
+                "message": finding.message,
+                "excerpt": finding.excerpt.text,
+            })
+        })
+        .collect();
+    let summary = json!({
+        "errors": report.count(Severity::Error),
+        "warnings": report.count(Severity::Warning),
+        "files": report.files,
+        "classes": report.classes,
+        "pods": report.pods,
+        "skipped": report.skipped,
+    });
+    format!("{:#}\n", json!({ "findings": findings, "summary": summary }))
+}

@@ -1,0 +1,76 @@
+//! Findings as SARIF 2.1.0, which code scanning takes.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::{Value, json};
+
+use super::word;
+use crate::{
+    error::Cause,
+    validate::{Finding, Report},
+};
+
+/// One run, with the rules that were broken.
+pub(super) fn written(report: &Report) -> String {
+    let rules: BTreeMap<&str, Cause> =
+        report.findings.iter().map(|finding| (finding.cause.id(), finding.cause)).collect();
+    let ids: Vec<&str> = rules.keys().copied().collect();
+    let log = json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": {
+                "name": "vaultmount",
+                "semanticVersion": env!("CARGO_PKG_VERSION"),
+                "rules": rules.values().map(|cause| rule(*cause)).collect::<Vec<_>>(),
+            }},
+            "columnKind": "unicodeCodePoints",
+            "results": report.findings.iter().map(|finding| result(finding, &ids)).collect::<Vec<_>>(),
+        }],
+    });
+    format!("{log:#}\n")
+}
+
+fn rule(cause: Cause) -> Value {
+    let row = cause.diagnosis();
+    json!({
+        "id": row.id,
+        "name": format!("{cause:?}"),
+        "shortDescription": { "text": row.title },
+        "fullDescription": { "text": row.means },
+        "help": { "text": row.mend, "markdown": row.mend },
+    })
+}
+
+fn result(finding: &Finding, ids: &[&str]) -> Value {
+    let id = finding.cause.id();
+    json!({
+        "ruleId": id,
+        "ruleIndex": ids.iter().position(|known| *known == id),
+        "level": word(finding.severity),
+        "message": { "text": finding.message },
+        "locations": [{ "physicalLocation": {
+            "artifactLocation": { "uri": uri(&finding.file) },
+            "region": {
+                "startLine": finding.at.line,
+                "startColumn": finding.at.column,
+                "endLine": finding.at.line,
+                "endColumn": finding.end,
+                "snippet": { "text": finding.excerpt.text },
+            },
+        }}],
+    })
+}
+
+/// A path as a URI reference, relative if the path is.
+fn uri(path: &str) -> String {
+    let mut uri = String::new();
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    if path.starts_with('/') { format!("file://{uri}") } else { uri }
+}

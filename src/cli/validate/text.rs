@@ -1,0 +1,41 @@
+//! Findings for people.
+
+use std::fmt::Write as _;
+
+use super::word;
+use crate::validate::{Finding, Report, Severity};
+
+/// Every finding with its line, and a summary.
+pub(super) fn written(report: &Report) -> String {
+    let mut text: String = report.findings.iter().map(finding).collect();
+    let _ = writeln!(text, "{}", summary(report));
+    text
+}
+
+/// `shop.yaml:12:9: error: object "x": … [VM0082]`, and below it the line with a caret.
+fn finding(finding: &Finding) -> String {
+    let Finding { severity, cause, file, at, message, excerpt, .. } = finding;
+    let mut text = format!("{file}:{}:{}: {}: {message} [{}]\n", at.line, at.column, word(*severity), cause.id());
+    let (number, gutter) = (at.line.to_string(), " ".repeat(at.line.to_string().len()));
+    let (before, carets) = (" ".repeat(excerpt.before), "^".repeat(excerpt.length));
+    let _ = write!(text, "{gutter} |\n{number} | {}\n{gutter} | {before}{carets}\n\n", excerpt.text);
+    text
+}
+
+/// `3 errors and 1 warning in 2 classes and 1 pod (5 files)`.
+fn summary(report: &Report) -> String {
+    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
+    let found = match (errors, warnings) {
+        (0, 0) => "all good".to_owned(),
+        (errors, 0) => some(errors, "error", "s"),
+        (0, warnings) => some(warnings, "warning", "s"),
+        (errors, warnings) => format!("{}, {}", some(errors, "error", "s"), some(warnings, "warning", "s")),
+    };
+    let classes = some(report.classes, "class", "es");
+    let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
+    format!("{found} in {classes}{pods} ({})", some(report.files, "file", "s"))
+}
+
+fn some(count: usize, what: &str, plural: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { plural })
+}

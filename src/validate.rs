@@ -1,0 +1,125 @@
+//! Manifests against the rules of a mount, without a server: what is wrong, and where in which file.
+
+mod class;
+mod excerpt;
+mod objects;
+mod pod;
+mod secret_objects;
+mod source;
+
+use std::collections::BTreeMap;
+
+pub use self::excerpt::Excerpt;
+use self::{class::Reviewed, source::Source};
+use crate::{
+    error::Cause,
+    manifest::{self, CLASS_GROUP, is},
+    yaml::At,
+};
+
+/// A file to look at.
+#[derive(Clone)]
+pub struct Input {
+    /// What to call it.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// A mount would fail, or do something else than was meant.
+    Error,
+    /// It is worth a look.
+    Warning,
+}
+
+/// Something that should be mended, or looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its row in the table of causes.
+    pub cause: Cause,
+    /// The file's name.
+    pub file: String,
+    /// Where it begins.
+    pub at: At,
+    /// The column behind its end, on the same line.
+    pub end: usize,
+    /// Where by name, what, and how to mend it.
+    pub message: String,
+    /// The line, without what could be secret in it.
+    pub excerpt: Excerpt,
+}
+
+/// What became of all files.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// By file, in the order of its lines.
+    pub findings: Vec<Finding>,
+    /// How many files there were.
+    pub files: usize,
+    /// How many classes for `vault` or `openbao` were looked at.
+    pub classes: usize,
+    /// How many pods and workloads that use the driver were looked at.
+    pub pods: usize,
+    /// How many resources of other kinds and providers were skipped.
+    pub skipped: usize,
+}
+
+impl Report {
+    /// How many findings there are of a severity.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+/// Looks at files together: pods find their classes in any of them.
+#[must_use]
+pub fn validate(inputs: &[Input]) -> Report {
+    let mut report = Report { files: inputs.len(), ..Report::default() };
+    let documents: Vec<_> = inputs.iter().map(|input| manifest::documents(&input.text)).collect();
+    let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
+    let mut classes: BTreeMap<(String, String), Reviewed> = BTreeMap::new();
+    let mut pods = Vec::new();
+    for (file, documents) in documents.iter().enumerate() {
+        let source = &mut sources[file];
+        for document in documents {
+            let node = match &document.node {
+                Ok(node) => node,
+                Err(fault) => {
+                    source.broken(fault, document);
+                    continue;
+                }
+            };
+            for resource in manifest::resources(node) {
+                source.hide_secrets(resource);
+                if is(resource, CLASS_GROUP, "SecretProviderClass") {
+                    let Some(reviewed) = class::review(resource, source) else {
+                        report.skipped += 1;
+                        continue;
+                    };
+                    report.classes += usize::from(reviewed.ours);
+                    let key = (reviewed.namespace.clone(), reviewed.name.clone());
+                    match classes.get(&key) {
+                        Some(first) if !reviewed.name.is_empty() => source.say_twice(resource, first),
+                        _ => drop(classes.insert(key, reviewed)),
+                    }
+                } else if let Some(pod) = pod::of(resource) {
+                    pods.push((file, pod));
+                } else {
+                    report.skipped += 1;
+                }
+            }
+        }
+    }
+    for (file, pod) in pods {
+        let looked_at = pod::check(&pod, &classes, &mut sources[file]);
+        *if looked_at { &mut report.pods } else { &mut report.skipped } += 1;
+    }
+    report.findings = sources.into_iter().flat_map(Source::into_findings).collect();
+    report
+}

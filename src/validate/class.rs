@@ -1,0 +1,205 @@
+//! A SecretProviderClass: its shape, its parameters and objects, and what it wants copied into Secrets.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Severity,
+    objects::Objects,
+    secret_objects,
+    source::{Source, Spot},
+};
+use crate::{
+    error::Cause,
+    manifest::no_text,
+    request::{self, Finding, Place},
+    text::nearest,
+    yaml::node::{Node, Value},
+};
+
+/// The fields of `spec`.
+const FIELDS: [&str; 3] = ["provider", "parameters", "secretObjects"];
+
+/// A class that was looked at, and what pods that use it need of it.
+pub(super) struct Reviewed {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) file: String,
+    pub(super) line: usize,
+    /// It is for `vault` or `openbao`.
+    pub(super) ours: bool,
+    pub(super) parameters: BTreeMap<String, String>,
+    /// What is wrong with it on its own.
+    pub(super) found: Vec<Finding>,
+}
+
+/// Parameters, or a pod's volumeAttributes, where they stand.
+pub(super) struct Written<'a> {
+    pub(super) values: BTreeMap<String, String>,
+    entries: &'a [(Node, Node)],
+    objects: Option<Objects<'a>>,
+    /// What is said to be missing or wrong here was refused before.
+    refused: Vec<&'a str>,
+}
+
+/// Notes everything wrong with a class. One of another provider is not looked at; nothing if it has no provider.
+pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> {
+    let kind = class.entry("kind").map_or(class, |(_, kind)| kind);
+    let Some((spec_key, spec)) = class.entry("spec").filter(|(_, spec)| matches!(spec.value, Value::Map(_))) else {
+        source.wrong(Cause::Manifest, kind, "spec: missing; write provider and parameters below it".to_owned());
+        return None;
+    };
+    let metadata = |field: &str| class.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text);
+    let Some(provider) = spec.get("provider").and_then(Node::text) else {
+        let node = spec.get("provider").unwrap_or(spec_key);
+        source.wrong(Cause::Manifest, node, "spec.provider: missing; write vault or openbao".to_owned());
+        return None;
+    };
+    let mut reviewed = Reviewed {
+        name: metadata("name").unwrap_or_default().to_owned(),
+        namespace: metadata("namespace").unwrap_or_default().to_owned(),
+        file: source.name.to_owned(),
+        line: kind.at.line,
+        ours: matches!(provider, "vault" | "openbao"),
+        parameters: BTreeMap::new(),
+        found: Vec::new(),
+    };
+    if !reviewed.ours {
+        return Some(reviewed);
+    }
+    if reviewed.name.is_empty() && metadata("generateName").is_none() {
+        let node = class.entry("metadata").map_or(kind, |(key, _)| key);
+        source.wrong(Cause::Manifest, node, "metadata.name: missing; name the class".to_owned());
+    }
+    unknown_fields(spec, "spec.", &FIELDS, source);
+    let Some((key, parameters)) = spec.entry("parameters").filter(|(_, node)| matches!(node.value, Value::Map(_)))
+    else {
+        source.wrong(
+            Cause::Manifest,
+            spec_key,
+            "spec.parameters: missing; write roleName and objects below it".to_owned(),
+        );
+        return Some(reviewed);
+    };
+    let written = Written::new(parameters, "", source);
+    let review = request::review(&written.values);
+    for (severity, finding) in both(&review) {
+        written.report(severity, finding, "", key, source);
+    }
+    if review.more > 0 {
+        source.wrong(Cause::InvalidRequest, key, format!("there are {} more mistakes; mend these first", review.more));
+    }
+    if let Some(list) = spec.get("secretObjects") {
+        secret_objects::check(list, &review.files, source);
+    }
+    reviewed.found = both(&review).map(|(_, finding)| finding.clone()).collect();
+    reviewed.parameters = written.values;
+    Some(reviewed)
+}
+
+/// All findings of a review, with how bad they are.
+pub(super) fn both(review: &request::Review) -> impl Iterator<Item = (Severity, &Finding)> {
+    let mistakes = review.mistakes.iter().map(|finding| (Severity::Error, finding));
+    mistakes.chain(review.warnings.iter().map(|finding| (Severity::Warning, finding)))
+}
+
+/// Notes the fields of a mapping that nobody knows.
+pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &mut Source<'_>) {
+    for (key, value) in node.entries() {
+        let Some(name) = key.text().filter(|name| !known.contains(name)) else { continue };
+        source.hide_node(value);
+        let short = if name.len() > 64 { None } else { nearest(name, known.iter().copied()) };
+        let next = short.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
+        source.wrong(Cause::UnknownName, key, format!("{place}{name:.80}: is unknown and ignored; {next}"));
+    }
+}
+
+impl<'a> Written<'a> {
+    /// Reads them and notes those that are no text.
+    pub(super) fn new(node: &'a Node, place: &str, source: &mut Source<'_>) -> Self {
+        let mut written = Self { values: BTreeMap::new(), entries: node.entries(), objects: None, refused: Vec::new() };
+        for (key, value) in written.entries {
+            let Some(name) = key.text() else { continue };
+            if name.starts_with("csi.storage.k8s.io/") {
+                source.hide_node(value);
+            }
+            if let Some(why) = no_text(name, value) {
+                source.wrong(Cause::Manifest, value, format!("{place}{name} {why}"));
+                if matches!(value.value, Value::List(_) | Value::Map(_)) {
+                    source.hide_node(value);
+                }
+            }
+            // What a number or word would be in quotes is looked at all the same.
+            let text = match &value.value {
+                Value::Text(text) => Some(text.as_str()),
+                Value::Bool(_) | Value::Number => source.text.get(value.span.clone()),
+                Value::Null | Value::List(_) | Value::Map(_) => None,
+            };
+            match text {
+                Some(text) => drop(written.values.insert(name.to_owned(), text.to_owned())),
+                None if value.is_null() => {}
+                None => written.refused.push(name),
+            }
+        }
+        written.objects = node.get("objects").and_then(|value| Objects::new(value, source));
+        if let Some(objects) = &written.objects {
+            objects.hide_arguments(source);
+        }
+        written
+    }
+
+    /// Whether a finding is about something that is written here.
+    pub(super) fn holds(&self, place: &Place) -> bool {
+        match place {
+            Place::Request(_) => false,
+            Place::Parameters(names) => names.iter().any(|name| self.entry(name).is_some()),
+            Place::Text(_) | Place::Object(..) => self.objects.is_some(),
+        }
+    }
+
+    /// Notes a finding where it belongs, or else at `otherwise`.
+    pub(super) fn report(
+        &self,
+        severity: Severity,
+        finding: &Finding,
+        subject: &str,
+        otherwise: &Node,
+        source: &mut Source<'_>,
+    ) {
+        let (place, mut message) = (&finding.place, finding.message());
+        let unknown = finding.cause == Cause::UnknownName;
+        let spot = match (place, &self.objects) {
+            (Place::Parameters(names), _) => {
+                if names.iter().all(|name| self.refused.contains(&name.as_str())) {
+                    return;
+                }
+                self.parameter(names, unknown, source)
+            }
+            (Place::Text(_) | Place::Object(..), Some(objects)) => {
+                if !objects.is_literal() {
+                    message = finding.told();
+                }
+                Some(objects.spot(place, unknown, source))
+            }
+            _ => None,
+        };
+        source.say(
+            severity,
+            finding.cause,
+            spot.unwrap_or_else(|| source.spot(otherwise)),
+            format!("{subject}{message}"),
+        );
+    }
+
+    /// The last of some parameters that is there. The value of one that nobody knows may be anything, and is covered.
+    fn parameter(&self, names: &[String], unknown: bool, source: &mut Source<'_>) -> Option<Spot> {
+        let (key, value) = names.iter().rev().find_map(|name| self.entry(name))?;
+        if unknown {
+            source.hide_node(value);
+        }
+        Some(source.spot(if unknown || value.is_null() { key } else { value }))
+    }
+
+    fn entry(&self, name: &str) -> Option<&'a (Node, Node)> {
+        self.entries.iter().find(|(key, _)| key.text() == Some(name))
+    }
+}

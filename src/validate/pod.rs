@@ -1,0 +1,120 @@
+//! Pods, and what makes pods: their volumes of this driver, and where they change the class.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Severity,
+    class::{Reviewed, Written, both},
+    source::Source,
+};
+use crate::{
+    error::Cause,
+    manifest::is,
+    request,
+    yaml::node::{Node, Value},
+};
+
+/// The driver's name in a volume.
+const DRIVER: &str = "secrets-store.csi.k8s.io";
+
+/// Kinds with pods in them: API group, kind, and the way to the pod's spec.
+const KINDS: [(&str, &str, &[&str]); 9] = [
+    ("", "Pod", &["spec"]),
+    ("", "PodTemplate", &["template", "spec"]),
+    ("", "ReplicationController", &["spec", "template", "spec"]),
+    ("apps", "Deployment", &["spec", "template", "spec"]),
+    ("apps", "StatefulSet", &["spec", "template", "spec"]),
+    ("apps", "DaemonSet", &["spec", "template", "spec"]),
+    ("apps", "ReplicaSet", &["spec", "template", "spec"]),
+    ("batch", "Job", &["spec", "template", "spec"]),
+    ("batch", "CronJob", &["spec", "jobTemplate", "spec", "template", "spec"]),
+];
+
+/// A resource with a pod in it.
+pub(super) struct Pod<'a> {
+    /// `Deployment "web"`.
+    subject: String,
+    namespace: &'a str,
+    spec: Option<&'a Node>,
+}
+
+/// The pod in a resource, if it is of a kind that has one.
+pub(super) fn of(resource: &Node) -> Option<Pod<'_>> {
+    let (_, kind, way) = KINDS.iter().find(|(group, kind, _)| is(resource, group, kind))?;
+    let metadata = |field| {
+        resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
+    };
+    let spec = way.iter().try_fold(resource, |node, field| node.get(field));
+    Some(Pod { subject: format!("{kind} {:.80?}", metadata("name")), namespace: metadata("namespace"), spec })
+}
+
+/// Notes everything wrong with the volumes of this driver; whether there were any.
+pub(super) fn check(pod: &Pod<'_>, classes: &BTreeMap<(String, String), Reviewed>, source: &mut Source<'_>) -> bool {
+    let volumes = pod.spec.and_then(|spec| spec.get("volumes")).map(Node::items).unwrap_or_default();
+    let mut any = false;
+    for volume in volumes {
+        let Some((key, csi)) = volume.entry("csi") else { continue };
+        if csi.get("driver").and_then(Node::text) == Some(DRIVER) {
+            any = true;
+            let name = volume.get("name").and_then(Node::text).unwrap_or_default();
+            check_volume(csi, key, &format!("{}: volume {name:.80?}: ", pod.subject), pod.namespace, classes, source);
+        }
+    }
+    any
+}
+
+fn check_volume(
+    csi: &Node,
+    key: &Node,
+    subject: &str,
+    namespace: &str,
+    classes: &BTreeMap<(String, String), Reviewed>,
+    source: &mut Source<'_>,
+) {
+    if !csi.get("readOnly").is_some_and(|value| matches!(value.value, Value::Bool(true))) {
+        let at = csi.get("readOnly").filter(|value| !value.is_null()).unwrap_or(key);
+        source.wrong(Cause::Manifest, at, format!("{subject}readOnly: is not true; the driver refuses the volume"));
+    }
+    let attributes = csi.get("volumeAttributes");
+    let class = attributes.and_then(|attributes| attributes.get("secretProviderClass")).and_then(Node::text);
+    let (Some(attributes), Some(class)) = (attributes, class.filter(|class| !class.is_empty())) else {
+        let at = csi.entry("volumeAttributes").map_or(key, |(key, _)| key);
+        let what = "volumeAttributes.secretProviderClass: missing; name the class";
+        return source.wrong(Cause::Manifest, at, format!("{subject}{what}"));
+    };
+    let known = classes.get(&(namespace.to_owned(), class.to_owned()));
+    if known.is_some_and(|class| !class.ours) {
+        return;
+    }
+    let written = Written::new(attributes, subject, source);
+    let mut first = None;
+    for (key, _) in attributes.entries() {
+        let Some(name) = key.text().filter(|name| *name != "secretProviderClass") else { continue };
+        // Without the class nobody knows whose provider it is for.
+        if known.is_none() && !request::is_parameter(name) {
+            continue;
+        }
+        first = first.or(Some(key));
+        let does =
+            if known.is_some_and(|class| class.parameters.contains_key(name)) { "replaces that of" } else { "adds to" };
+        let message =
+            format!("{subject}{name:.80}: {does} class {class:.80?} for this pod; move it to a class of its own");
+        source.say(Severity::Warning, Cause::PodOverride, source.spot(key), message);
+    }
+    if let (Some(known), Some(first)) = (known, first) {
+        check_merged(known, &written, subject, first, source);
+    }
+}
+
+/// Notes what is wrong only since the attributes lie over the class.
+fn check_merged(class: &Reviewed, written: &Written<'_>, subject: &str, first: &Node, source: &mut Source<'_>) {
+    let mut merged = class.parameters.clone();
+    merged.extend(written.values.clone());
+    let review = request::review(&merged);
+    for (severity, finding) in both(&review) {
+        let of_the_class = class.found.contains(finding) && !written.holds(&finding.place);
+        if !of_the_class {
+            written.report(severity, finding, subject, first, source);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `secretObjects`: which files the driver copies into Kubernetes Secrets.
+
+use super::{class::unknown_fields, source::Source};
+use crate::{
+    error::Cause,
+    request::Made,
+    text::nearest,
+    yaml::node::{Node, Value},
+};
+
+/// Notes what the driver would refuse, and files that no object makes; nothing of the latter if `files` is empty, as then
+/// nobody knows.
+pub(super) fn check(list: &Node, files: &[Made], source: &mut Source<'_>) {
+    if !matches!(list.value, Value::List(_) | Value::Null) {
+        source.wrong(Cause::Manifest, list, format!("spec.secretObjects: is {}, not a list", list.kind()));
+    }
+    for (index, secret) in list.items().iter().enumerate() {
+        let place = format!("secretObjects[{index}].");
+        unknown_fields(secret, &place, &["secretName", "type", "labels", "annotations", "data"], source);
+        need(secret, &place, "secretName", "name the Secret", source);
+        need(secret, &place, "type", "write a Secret's type, such as Opaque", source);
+        let data = secret.get("data").map(Node::items).unwrap_or_default();
+        if data.is_empty() {
+            let what = format!("{place}data: missing; list objectName and key of each file");
+            source.wrong(Cause::Manifest, secret.entry("data").map_or(secret, |(key, _)| key), what);
+        }
+        for (number, entry) in data.iter().enumerate() {
+            let place = format!("{place}data[{number}].");
+            unknown_fields(entry, &place, &["objectName", "key"], source);
+            need(entry, &place, "objectName", "name a file of the class", source);
+            need(entry, &place, "key", "name the key in the Secret", source);
+            check_file(entry, &place, files, source);
+        }
+    }
+}
+
+fn need(node: &Node, place: &str, field: &str, next: &str, source: &mut Source<'_>) {
+    let what = match node.get(field) {
+        Some(value) if value.text().is_some_and(|text| !text.trim().is_empty()) => return,
+        Some(value) if !value.is_null() && value.text().is_none() => {
+            format!("is {}, not text; put it in quotes", value.kind())
+        }
+        _ => format!("missing; {next}"),
+    };
+    let at = node.entry(field).map_or(node, |(key, _)| key);
+    source.wrong(Cause::Manifest, at, format!("{place}{field}: {what}"));
+}
+
+fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>) {
+    let Some((node, name)) = entry.get("objectName").and_then(|node| Some((node, node.text()?.trim()))) else { return };
+    if name.is_empty() || files.is_empty() || files.iter().any(|file| makes(file, name)) {
+        return;
+    }
+    let names = files.iter().filter(|file| !file.each_key).map(|file| file.name.as_str());
+    let meant = if name.len() > 256 { None } else { nearest(name, names) };
+    let next = meant.map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {meant:?}?"));
+    source.wrong(Cause::SecretObject, node, format!("{place}objectName: no object makes the file {name:.80?}; {next}"));
+}
+
+/// Whether an object may make a file of that name.
+fn makes(file: &Made, name: &str) -> bool {
+    if !file.each_key {
+        return file.name == name;
+    }
+    file.name == "."
+        || name.strip_prefix(&file.name).and_then(|rest| rest.strip_prefix('/')).is_some_and(|key| !key.is_empty())
+}

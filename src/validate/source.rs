@@ -1,0 +1,180 @@
+//! One file under the eye of the rules: what was found in it, and what of it must not be shown.
+
+use std::ops::Range;
+
+use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
+use crate::{
+    error::Cause,
+    manifest::Document,
+    yaml::{
+        At, Fault,
+        node::{Node, Value},
+    },
+};
+
+/// A piece of a line, which the excerpt points at.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    pub(super) at: At,
+    pub(super) end: usize,
+}
+
+/// A file.
+pub(super) struct Source<'a> {
+    pub(super) name: &'a str,
+    pub(super) text: &'a str,
+    pub(super) lines: Vec<&'a str>,
+    /// Where each line begins, in bytes.
+    starts: Vec<usize>,
+    found: Vec<(Severity, Cause, Spot, String)>,
+    /// What no excerpt may show.
+    hidden: Vec<Spot>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(input: &'a Input) -> Self {
+        let text = input.text.as_str();
+        let mut starts = vec![0];
+        starts.extend(text.match_indices('\n').map(|(at, _)| at + 1));
+        Self { name: &input.name, text, lines: text.lines().collect(), starts, found: Vec::new(), hidden: Vec::new() }
+    }
+
+    /// Notes something.
+    pub(super) fn say(&mut self, severity: Severity, cause: Cause, spot: Spot, message: String) {
+        self.found.push((severity, cause, spot, message));
+    }
+
+    /// Notes a mistake at a node.
+    pub(super) fn wrong(&mut self, cause: Cause, node: &Node, message: String) {
+        self.say(Severity::Error, cause, self.spot(node), message);
+    }
+
+    /// Notes that a document is no YAML. As nothing is known of what stands where, no value is shown.
+    pub(super) fn broken(&mut self, fault: &Fault, document: &Document<'_>) {
+        let at = fault.at.unwrap_or(At { line: document.first_line, column: 1 });
+        let length = document.text.lines().count();
+        self.hide_values(document.first_line..document.first_line + length);
+        self.say(
+            Severity::Error,
+            Cause::Manifest,
+            Spot { at, end: at.column + 1 },
+            format!("is no valid YAML: {}", fault.what),
+        );
+    }
+
+    /// Notes a class that another file, or this one, has already.
+    pub(super) fn say_twice(&mut self, class: &Node, first: &Reviewed) {
+        let name = class.get("metadata").and_then(|metadata| metadata.get("name")).unwrap_or(class);
+        let other = format!("{}:{}", first.file, first.line);
+        let namespace =
+            if first.namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", first.namespace) };
+        self.wrong(Cause::Manifest, name, format!("class {:?}{namespace} is also at {other}; remove one", first.name));
+    }
+
+    /// The first line of a node.
+    pub(super) fn spot(&self, node: &Node) -> Spot {
+        let shown = self.text.get(node.span.clone()).and_then(|text| text.lines().next()).unwrap_or_default();
+        Spot { at: node.at, end: node.at.column + shown.trim_end().chars().count().max(1) }
+    }
+
+    /// Keeps a piece out of all excerpts.
+    pub(super) fn hide(&mut self, spot: Spot) {
+        self.hidden.push(spot);
+    }
+
+    /// Keeps every value in a node out of all excerpts.
+    pub(super) fn hide_node(&mut self, node: &Node) {
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.hide_node(item)),
+            Value::Map(entries) => entries.iter().for_each(|(_, value)| self.hide_node(value)),
+            Value::Null => {}
+            Value::Bool(_) | Value::Number | Value::Text(_) => self.hide_bytes(node.span.clone()),
+        }
+    }
+
+    /// Keeps what a Secret holds out of all excerpts.
+    pub(super) fn hide_secrets(&mut self, resource: &Node) {
+        if resource.get("kind").and_then(Node::text) == Some("Secret") {
+            ["data", "stringData"].iter().filter_map(|name| resource.get(name)).for_each(|data| self.hide_node(data));
+        }
+    }
+
+    fn hide_bytes(&mut self, span: Range<usize>) {
+        let first = self.starts.partition_point(|start| *start <= span.start).saturating_sub(1);
+        for line in first..self.lines.len() {
+            let (start, text) = (self.starts[line], self.lines[line]);
+            if start >= span.end {
+                break;
+            }
+            let column = |byte: usize| {
+                text.get(..byte.saturating_sub(start).min(text.len())).map_or(1, |before| before.chars().count() + 1)
+            };
+            let at = At { line: line + 1, column: column(span.start) };
+            self.hide(Spot { at, end: column(span.end) });
+        }
+    }
+
+    /// Keeps the values of lines out of all excerpts: only what stands before a colon is shown, and what is behind it if
+    /// that is known to be harmless.
+    pub(super) fn hide_values(&mut self, lines: Range<usize>) {
+        for line in lines {
+            let Some(text) = line.checked_sub(1).and_then(|index| self.lines.get(index)) else { return };
+            let begin = text.len() - text.trim_start_matches([' ', '-']).len();
+            let (key, rest) = text[begin..].split_once(':').unwrap_or(("", ""));
+            let harmless = HARMLESS.contains(&key) && !rest.contains(['{', '[', '#']);
+            if !harmless {
+                let shown = text[..begin].chars().count() + if plain(key) { key.chars().count() + 1 } else { 0 };
+                self.hide(Spot { at: At { line, column: shown + 1 }, end: text.chars().count() + 1 });
+            }
+        }
+    }
+
+    /// What was found, in the order of lines, with excerpts.
+    pub(super) fn into_findings(mut self) -> Vec<Finding> {
+        self.found.sort_by_key(|(severity, _, spot, _)| (spot.at, *severity));
+        self.found.dedup_by(|a, b| a.1 == b.1 && a.2.at == b.2.at && a.3 == b.3);
+        self.hidden.sort_by_key(|spot| (spot.at, spot.end));
+        let finding = |(severity, cause, spot, message): (Severity, Cause, Spot, String)| Finding {
+            severity,
+            cause,
+            file: self.name.to_owned(),
+            at: spot.at,
+            end: spot.end,
+            message,
+            excerpt: {
+                let line = self.lines.get(spot.at.line - 1).copied().unwrap_or_default();
+                let from = self.hidden.partition_point(|hidden| hidden.at.line < spot.at.line);
+                let hidden = self.hidden[from..].iter().take_while(|hidden| hidden.at.line == spot.at.line);
+                Excerpt::of(line, spot, hidden.copied())
+            },
+        };
+        std::mem::take(&mut self.found).into_iter().map(finding).collect()
+    }
+}
+
+/// Keys whose values are no secrets, where nothing more is known of a line than its key.
+const HARMLESS: [&str; 19] = [
+    "apiVersion",
+    "kind",
+    "metadata",
+    "name",
+    "namespace",
+    "spec",
+    "provider",
+    "parameters",
+    "roleName",
+    "objects",
+    "objectName",
+    "secretPath",
+    "secretKey",
+    "method",
+    "filePermission",
+    "encoding",
+    "format",
+    "optional",
+    "secretPointer",
+];
+
+fn plain(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
+}
