@@ -68,6 +68,7 @@ def main() -> None:
         use_database(servers, files, socket, web)
         use_certificate(servers, files, socket, web)
         go_wrong(files, socket, web, report)
+        examine(servers, files, web)
     title(f"done after {time.monotonic() - begin:.0f} s; everything that was started is gone")
 
 
@@ -178,6 +179,24 @@ def go_wrong(files: Path, socket: Path, web: Pod, report: Pod) -> None:
     refuse(files, socket, web, "kv.yaml", "secret/data/shop/payment", "secret/data/shop/payments")
     refuse(files, socket, report, "env-file.yaml", "secret/data/billing/report", "secret/data/shop/payment")
     refuse(files, socket, report, "env-file.yaml", "roleName: report", "roleName: web")
+
+
+def examine(servers: Servers, files: Path, web: Pod) -> None:
+    title("The same before there is a pod: validate looks at manifests alone, check asks the server step by step")
+    wrong = files / "shop.yaml"
+    text = (EXAMPLES / "kv.yaml").read_text()
+    wrong.write_text(text.replace("roleName:", "rolename:").replace("objectName: stripe-key", "objectName: ../stripe-key"))
+    inspect(["validate", wrong], files)
+    who = ["--service-account", web.account, "--token-file", web.token, "--vault-addr", servers.bao_addr]
+    wrong.write_text(text.replace("secretKey: stripe_key", "secretKey: stripe_kye"))
+    inspect(["check", "-f", wrong, *who], files)
+
+
+def inspect(arguments: list, files: Path) -> None:
+    """Runs a command that must find something wrong."""
+    command = [PROGRAM, *arguments]
+    say(f"\n$ {typed(command, files)}")
+    expect(subprocess.run(command, timeout=30).returncode == 1, "something should have been found")
 
 
 def refuse(files: Path, socket: Path, who: Pod, example: str, right: str, wrong: str) -> None:
