@@ -1,6 +1,6 @@
 //! The program as a person runs it for a pod that does not exist: a class and a token in files, and flags.
 
-use std::fs;
+use std::{ffi::OsStr, fs};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -9,7 +9,7 @@ use super::{daemon::program, pod::Pod};
 
 /// A pod's class and token in files.
 pub struct ByHand {
-    _folder: TempDir,
+    folder: TempDir,
     flags: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ impl ByHand {
             fs::write(folder.path().join("token"), token).unwrap();
             flags.push(format!("--token-file={}", folder.path().join("token").display()));
         }
-        Self { _folder: folder, flags }
+        Self { folder, flags }
     }
 
     /// The arguments of a command.
@@ -56,10 +56,21 @@ impl ByHand {
 
     /// Runs a command to its end.
     pub async fn run(&self, command: &str, flags: &[&str]) -> Ran {
-        let output = program(&self.arguments(command, flags)).output().await.unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let ran = Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
-        eprintln!("{}{}", ran.out, ran.err);
-        ran
+        ran(&self.arguments(command, flags)).await
     }
+
+    /// Looks for mistakes in the class.
+    pub async fn validate(&self, flags: &[&str]) -> Ran {
+        let class = self.folder.path().join("class.yaml").display().to_string();
+        ran(&[&["validate", &class], flags].concat()).await
+    }
+}
+
+/// Runs the program to its end.
+pub async fn ran<S: AsRef<OsStr>>(arguments: &[S]) -> Ran {
+    let output = program(arguments).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let ran = Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
+    eprintln!("{}{}", ran.out, ran.err);
+    ran
 }
