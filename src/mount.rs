@@ -22,7 +22,11 @@ use crate::{
     },
     secret::{SecretBytes, SecretText},
     session::{Proof, Prover, Session, SessionKey, Sessions},
-    vault::{Vault, failure::TokenClaims, wire::Read},
+    vault::{
+        Vault,
+        failure::{self, TokenClaims},
+        wire::Read,
+    },
 };
 use report::Failures;
 pub use version_key::VersionKeySource;
@@ -89,6 +93,7 @@ impl Mounter {
                 Cause::Deadline,
                 format!("the caller's time ran out before Vault at {} answered", target.endpoint.address),
             )
+            .advice(failure::IN_TIME)
         };
         let opened = timeout_at(deadline, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
         opened.inspect_err(|error| self.reread_tls(error, &target))?;
@@ -291,7 +296,11 @@ impl Mounted {
             if let Some(clash) = clash {
                 return Err(Error::new(
                     Cause::DuplicateFile,
-                    format!("two objects make the files {path:?} and {clash:?}, which cannot both be"),
+                    if *path == *clash {
+                        format!("two objects make the file {path:?}")
+                    } else {
+                        format!("one object makes the file {path:?}, and another {clash:?} below it")
+                    },
                 )
                 .advice("give one of them another objectName"));
             }

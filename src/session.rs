@@ -155,7 +155,7 @@ impl Session {
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
     pub async fn look_near(&self, read: &Read, error: Error, deadline: Instant) -> Error {
-        let Some(token) = self.held(None) else { return error };
+        let Some(token) = self.held(None).filter(|_| error.cause() == Cause::SecretMissing) else { return error };
         match self.client().near(&token, self.key.namespace.as_deref(), read, deadline).await {
             Some(near) => error.advice(near),
             None => error,

@@ -114,7 +114,7 @@ impl Vault {
                 Cause::Overloaded,
                 format!("{MAX_ENDPOINTS} different Vault endpoints are in use on this node"),
             )
-            .advice("let classes share an address and TLS settings"));
+            .advice("let classes share an address and TLS settings; the mount is tried again by itself"));
         }
         // Another may have been first; everyone uses one pool.
         Ok(clients.entry(endpoint.clone()).or_insert(client).clone())

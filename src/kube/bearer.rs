@@ -84,6 +84,7 @@ impl TokenFile {
 async fn read(path: &Path) -> Result<SecretText, Error> {
     let fault = |what: &str| {
         Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {what}", path.display()))
+            .advice("correct the path in the kubeconfig, or give this process the file")
     };
     let text = tokio::fs::read_to_string(path).await.map_err(|e| fault("cannot be read").said(e.to_string()))?;
     let text = zeroize::Zeroizing::new(text);

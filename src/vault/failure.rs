@@ -326,10 +326,10 @@ impl Failure {
             Self::Refused(refusal) => read::refused(refusal, at),
             Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
                 .said(warnings.join("; "))
-                .advice("read a path that answers with data"),
+                .advice("most writes answer nothing: read a path that answers with data"),
             Self::TooLarge(limit) => Error::new(
                 Cause::AnswerTooLarge,
-                format!("the answer for {} is larger than {} MiB", at.path(), limit >> 20),
+                format!("the answer of Vault at {} for {} is larger than {} MiB", at.address, at.path(), limit >> 20),
             )
             .advice("a volume holds at most 4 MiB; store large data elsewhere"),
             other => other.of_transport(at.address).about(format_args!("{} {}", at.verb(), at.path())),
@@ -362,7 +362,7 @@ impl Failure {
                 .said(detail)
                 .advice("not sent again at once, as Vault may have created a credential, which then ends with its own lease"),
             Self::Deadline { during } => Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
-                .advice("check that Vault and what lies behind it answer within seconds"),
+                .advice(IN_TIME),
             Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("Vault at {address} answered with more than {} MiB", limit >> 20)),
             Self::Redirect { to, why } => Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))
                 .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
@@ -421,6 +421,10 @@ pub(super) fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
     let (from, to) = (path(from), path(to));
     if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }
 }
+
+/// What to do when a caller's time ran out.
+pub const IN_TIME: &str =
+    "check that Vault, and what it asks itself (a database; for logins the Kubernetes API), answers within seconds";
 
 /// The error of a server that waits to be initialized.
 pub(super) fn uninitialized(address: &str) -> Error {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tempfile::TempDir;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use crate::support::{bao::Tenant, cluster::Cluster, daemon::Daemon, pod::Pod};
 
@@ -58,7 +58,7 @@ async fn no_token_is_asked_for_when_minting_is_off() {
     let (cluster, mut pod, daemon, _folder) = arranged(&["--mint-tokens=off"]).await;
     pod.tokens = None;
     let parts = ["audience \"vault\"", "tokenRequests"];
-    daemon.refuses(&pod.with("audience", "vault"), Code::FailedPrecondition, &parts).await;
+    daemon.refuses(&pod.with("audience", "vault"), Cause::TokenMissing, &parts).await;
     assert!(!cluster.api.lines().iter().any(|l| l.contains("/token ") || l.ends_with("/token")));
 }
 
@@ -68,7 +68,7 @@ async fn a_token_without_audience_never_goes_where_a_class_says() {
     pod.tokens = None;
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", other.local_addr().unwrap());
-    daemon.refuses(&pod.with("vaultAddress", address), Code::FailedPrecondition, &["tokenRequests"]).await;
+    daemon.refuses(&pod.with("vaultAddress", address), Cause::TokenMissing, &["tokenRequests"]).await;
     assert!(!cluster.api.lines().iter().any(|l| l.ends_with("/token")));
 }
 

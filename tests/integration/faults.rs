@@ -14,10 +14,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tonic::Code;
-use vaultmount::provider::{
-    client::{Call, Client},
-    pb::MountResponse,
+use vaultmount::{
+    error::Cause,
+    provider::{
+        client::{Call, Client},
+        pb::MountResponse,
+    },
 };
 
 use crate::support::{bao::Tenant, clock::leap, daemon::Daemon, faulty::Faulty, pod::Pod};
@@ -59,8 +61,8 @@ impl Stage {
         format!("{}/data/db", self.tenant.kv)
     }
 
-    /// The code and text of a pod's failure.
-    async fn refusal(&self, pod: &Pod) -> (Code, String) {
+    /// The cause and text of a pod's failure.
+    async fn refusal(&self, pod: &Pod) -> (Cause, String) {
         self.daemon.refusal(pod.call()).await
     }
 

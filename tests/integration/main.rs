@@ -9,6 +9,7 @@
 mod check;
 mod cluster;
 mod commands;
+mod diagnoses;
 mod faults;
 #[path = "../support/kube_api.rs"]
 mod kube_api;

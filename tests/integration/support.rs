@@ -10,6 +10,7 @@ pub mod faulty;
 pub mod http;
 mod names;
 pub mod pod;
+pub mod server;
 pub mod tls;
 
 pub use names::{setting, unique};

@@ -149,7 +149,11 @@ impl ConnectError {
             Self::TimedOut { stage: Stage::Name, .. } | Self::NameNotFound { .. } => {
                 "check the host name, and this node's DNS"
             }
+            Self::TimedOut { stage: Stage::Tls, .. } => {
+                "check that a TLS server answers at this port, and firewalls and network policies between this node and it"
+            }
             Self::TimedOut { stage: Stage::Tcp, .. } => "check firewalls and network policies between this node and it",
+            Self::Socket { .. } => "check the socket's path, and that what should listen there runs",
             Self::Proxy { fault: ProxyFault::Credentials, .. } => "put user and password into the proxy's URL",
             Self::Proxy { .. } | Self::TimedOut { stage: Stage::Proxy, .. } => {
                 "check the proxy, or except the host (NO_PROXY)"

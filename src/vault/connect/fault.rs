@@ -73,12 +73,14 @@ impl TlsFault {
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownIssuer | Self::WrongSignature | Self::NoAuthorities => {
-                "set the CA that issued the server's certificate"
+                "set the CA that issued it (vaultCACert, vaultCACertPath, --vault-tls-ca-cert)"
             }
             Self::WrongName { names, .. } if names.is_empty() => {
                 "issue the certificate with subject alternative names; the common name does not count"
             }
-            Self::WrongName { .. } => "use one of these names in the address, or set the TLS server name to one",
+            Self::WrongName { .. } => {
+                "use one of these names in the address, or set vaultTLSServerName (--vault-tls-server-name) to one"
+            }
             Self::Expired { .. } | Self::NotYetValid { .. } => {
                 "renew the server's certificate, or set this node's clock"
             }
@@ -86,7 +88,9 @@ impl TlsFault {
             Self::WrongPurpose => "issue the certificate for server authentication",
             Self::Algorithm => "use RSA with 2048 bits and up, ECDSA P-256 or P-384, or Ed25519, signed with SHA-2",
             Self::NotTls => "use http in the address, or the server's TLS port",
-            Self::ClientCertificateMissing => "set a client certificate and key",
+            Self::ClientCertificateMissing => {
+                "set a client certificate and key (vaultTLSClientCertPath, --vault-tls-client-cert, and …key)"
+            }
             Self::ClientCertificateRefused { .. } => "look at the client certificate's issuer, validity and purpose",
             Self::HandshakeRefused => "if the server demands a client certificate, set one",
             Self::NameRefused => "set the TLS server name to one that the server has a certificate for",

@@ -105,7 +105,7 @@ async fn a_wrong_name_lists_the_right_ones() {
     let authority = Authority::new("ours");
     let fault = fault(&authority.trusted(), showing(&authority.issue(&params(&[NAME, "10.0.0.1"]))).await).await;
     assert_eq!(fault.to_string(), "its certificate is not for 127.0.0.1 but for vault.example, 10.0.0.1");
-    assert!(fault.advice().unwrap().contains("TLS server name"));
+    assert!(fault.advice().unwrap().contains("vaultTLSServerName"));
 }
 
 #[tokio::test]

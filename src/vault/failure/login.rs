@@ -1,5 +1,7 @@
 //! What a refused login means.
 
+use jiff::Timestamp;
+
 use super::{LoginContext, Refusal};
 use crate::error::{Cause, Error};
 
@@ -72,7 +74,8 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
             _ => Cause::TokenExpired,
         };
         let what = format!("the service account token is expired, says {place}{}", clocks(refusal, at));
-        (cause, what, CLOCKS.to_owned())
+        let advice = if cause == Cause::ClockSkew { CLOCKS } else { FRESH };
+        (cause, what, advice.to_owned())
     } else if refusal.says(&["could not load backend configuration", "could not load configuration"]) {
         (
             Cause::AuthUnconfigured,
@@ -115,6 +118,8 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
     Error::new(cause, what).said(&refusal.errors).advice(advice)
 }
 
+const FRESH: &str =
+    "the next mount brings a fresh one; if it does not, compare the clocks of this node, the API server and Vault";
 const CLOCKS: &str = "set the clocks of this node, the API server and Vault (NTP)";
 
 /// The most that two clocks differ by which a message calls the same, in seconds.
@@ -122,26 +127,21 @@ const AGREED: i64 = 5;
 
 /// What this node's clock says of the token's time, and of Vault's clock.
 fn clocks(refusal: &Refusal, at: &LoginContext) -> String {
-    let now = at.now.as_second();
-    let mut notes = Vec::new();
-    match at.claims.begins.map(|begin| begin.as_second() - now) {
-        Some(ahead) if ahead > 0 => notes.push(format!("by this node's clock it begins in {ahead} s")),
-        _ => {}
+    let from_now = |time: Timestamp| time.as_second() - at.now.as_second();
+    let mut notes = String::new();
+    match (at.claims.begins.map(from_now), at.claims.ends.map(from_now)) {
+        (Some(ahead), _) if ahead > 0 => notes += &format!("; by this node's clock it begins in {ahead} s"),
+        (_, Some(left)) if left > 0 => notes += &format!("; by this node's clock it ends in {left} s"),
+        (_, Some(over)) => notes += &format!("; by this node's clock it ended {} s ago", -over),
+        (_, None) => {}
     }
-    match at.claims.ends.map(|end| end.as_second() - now) {
-        Some(left) if left > 0 => notes.push(format!("by this node's clock it ends in {left} s")),
-        Some(over) => notes.push(format!("by this node's clock it ended {} s ago", -over)),
+    match refusal.date.map(from_now) {
+        Some(ahead) if ahead > AGREED => notes += &format!("; Vault's clock is {ahead} s ahead of this node's"),
+        Some(behind) if behind < -AGREED => notes += &format!("; Vault's clock is {} s behind this node's", -behind),
+        Some(_) => notes += "; Vault's clock and this node's agree",
         None => {}
     }
-    match refusal.date.map(|date| date.as_second() - now) {
-        Some(ahead) if ahead > AGREED => notes.push(format!("Vault's clock is {ahead} s ahead of this node's")),
-        Some(behind) if behind < -AGREED => {
-            notes.push(format!("Vault's clock is {} s behind this node's", -behind));
-        }
-        Some(_) => notes.push("Vault's clock and this node's agree".to_owned()),
-        None => {}
-    }
-    if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) }
+    notes
 }
 
 fn audiences(at: &LoginContext) -> String {

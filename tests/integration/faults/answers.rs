@@ -1,7 +1,7 @@
 //! Answers that are none of Vault's.
 
 use serde_json::json;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{SECRET, Stage, assert_says, each, only};
 use crate::support::faulty::{Fault, answer};
@@ -17,8 +17,8 @@ async fn an_answer_over_eight_mebibytes_is_refused() {
     let announced = answer(200, &[], vec![b' '; (8 << 20) + 1]);
     each([announced, Fault::Endless(9 << 20)], async |stage, fault| {
         stage.vault.every("GET", &stage.secret(), fault);
-        let (code, text) = stage.refusal(&stage.pod()).await;
-        assert_eq!((code, stage.vault.count("GET", &stage.secret())), (Code::ResourceExhausted, 1), "{text}");
+        let (cause, text) = stage.refusal(&stage.pod()).await;
+        assert_eq!((cause, stage.vault.count("GET", &stage.secret())), (Cause::AnswerTooLarge, 1), "{text}");
         assert_says(&text, &["larger than 8 MiB", &stage.secret()]);
     })
     .await;
@@ -29,8 +29,8 @@ async fn a_web_page_is_no_answer_of_vault() {
     each([200, 400, 403, 404, 405], async |stage, status| {
         for (method, path) in [("GET", stage.secret()), ("POST", stage.login())] {
             stage.vault.every(method, &path, html(status));
-            let (code, text) = stage.refusal(&stage.pod()).await;
-            assert_eq!(code, Code::FailedPrecondition, "{status}: {text}");
+            let (cause, text) = stage.refusal(&stage.pod()).await;
+            assert_eq!(cause, Cause::NotVault, "{status}: {text}");
             assert_says(&text, &["does not answer as Vault does", "check the address", &stage.vault.address]);
         }
         let sent = [("GET", stage.secret()), ("POST", stage.login())].map(|(m, path)| stage.vault.count(m, &path));
@@ -44,8 +44,8 @@ async fn a_page_not_found_is_no_absent_secret() {
     each([HTML, r#"{"message":"no Route matched with those values"}"#, ""], async |stage, body| {
         stage.vault.every("GET", &stage.secret(), answer(404, &[], body));
         let class = format!("- {{objectName: pass, secretPath: {}, secretKey: pass, optional: true}}", stage.secret());
-        let (code, text) = stage.refusal(&stage.pod().objects(class)).await;
-        assert_eq!(code, Code::FailedPrecondition, "{body}: {text}");
+        let (cause, text) = stage.refusal(&stage.pod().objects(class)).await;
+        assert_eq!(cause, Cause::NotVault, "{body}: {text}");
     })
     .await;
 }
@@ -56,19 +56,4 @@ async fn the_content_type_does_not_count() {
     let body = json!({"data": {"data": {"pass": SECRET}, "metadata": {}}}).to_string();
     stage.vault.every("GET", &stage.secret(), answer(200, &[("content-type", "text/html")], body));
     assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
-}
-
-#[tokio::test]
-async fn a_server_that_asks_for_tls_is_understood() {
-    let words = [
-        "Client sent an HTTP request to an HTTPS server.\n",
-        "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
-    ];
-    each(words, async |stage, words| {
-        stage.vault.every("POST", "auth/", answer(400, &[], words));
-        let (code, text) = stage.refusal(&stage.pod()).await;
-        assert_eq!(code, Code::FailedPrecondition, "{text}");
-        assert_says(&text, &["speaks TLS", "write https://", &stage.vault.address]);
-    })
-    .await;
 }

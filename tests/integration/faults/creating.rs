@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::sleep;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{Stage, assert_says, each, leap, only, tenant, within};
 use crate::support::{
@@ -63,9 +63,9 @@ async fn a_credential_is_never_asked_for_again_when_vault_may_have_acted() {
     join_all(cases.map(async |(fault, said)| {
         let stage = Stage::of(&tenant).await;
         stage.vault.next(1, "GET", &database.path, fault);
-        let (code, text) = stage.refusal(&user(&stage, &database)).await;
+        let (cause, text) = stage.refusal(&user(&stage, &database)).await;
         // The driver repeats Unavailable at once, and this must not be.
-        assert_eq!((code, stage.vault.count("GET", &database.path)), (Code::DeadlineExceeded, 1), "{text}");
+        assert_eq!((cause, stage.vault.count("GET", &database.path)), (Cause::Unconfirmed, 1), "{text}");
         assert_says(&text, &[said]);
     }))
     .await;
@@ -96,8 +96,8 @@ async fn an_engine_that_vault_does_not_name_counts_as_creating() {
     let stage = Stage::new().await;
     stage.vault.every("GET", "sys/internal/ui/mounts/", status(403, "preflight capability check returned 403"));
     stage.vault.next(1, "GET", &stage.secret(), Fault::LoseRequest);
-    let (code, text) = stage.refusal(&stage.pod()).await;
-    assert_eq!((code, stage.vault.count("GET", &stage.secret())), (Code::DeadlineExceeded, 1), "{text}");
+    let (cause, text) = stage.refusal(&stage.pod()).await;
+    assert_eq!((cause, stage.vault.count("GET", &stage.secret())), (Cause::Unconfirmed, 1), "{text}");
     assert_says(&text, &["not sent again"]);
 }
 
@@ -118,7 +118,7 @@ async fn what_was_created_for_a_caller_that_gave_up_is_there_at_its_next_call() 
         leap(Duration::from_secs(10)).await;
     };
     let (refusal, ()) = tokio::join!(stage.daemon.refusal(within(Duration::from_secs(10), &late)), too_late);
-    assert_eq!(refusal.0, Code::DeadlineExceeded);
+    assert_eq!(refusal.0, Cause::Deadline);
     gate.open();
 
     let mut had = Vec::new();
@@ -139,7 +139,7 @@ async fn what_was_created_beside_a_failure_is_there_at_the_next_call() {
         database.path, stage.tenant.kv
     );
     let pod = Pod::of(&stage.tenant).objects(both);
-    assert_eq!(stage.refusal(&pod).await.0, Code::NotFound);
+    assert_eq!(stage.refusal(&pod).await.0, Cause::SecretMissing);
     stage.tenant.put("new", json!({"a": "b"})).await;
     let mounted = stage.daemon.mount(pod.call()).await.unwrap();
     assert_eq!(database.users().await, [std::str::from_utf8(&mounted.files[0].contents).unwrap()]);

@@ -3,10 +3,13 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use tonic::Code;
-use vaultmount::provider::client::{Call, Client};
+use vaultmount::{
+    error::Cause,
+    provider::client::{Call, Client},
+};
 
 use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant};
-use crate::support::faulty::{Fault, Gate};
+use crate::support::faulty::{Fault, Gate, status};
 
 /// A gate that stays shut.
 fn never() -> Fault {
@@ -44,6 +47,20 @@ async fn a_caller_gets_its_answer_by_its_deadline_whatever_hangs() {
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
         assert_says(status.message(), &["time ran out", &stage.vault.address]);
     }
+}
+
+#[tokio::test]
+async fn what_would_make_a_failure_clearer_is_waited_for_briefly() {
+    let stage = Stage::new().await;
+    stage.vault.next(1, "POST", &stage.login(), status(403, "permission denied"));
+    stage.vault.every("POST", &stage.login(), never());
+    let pod = stage.pod();
+    let waited = async {
+        stage.vault.saw(2, "POST", &stage.login()).await;
+        leap(Duration::from_secs(2)).await;
+    };
+    let ((cause, text), ()) = tokio::join!(stage.refusal(&pod), waited);
+    assert_eq!(cause, Cause::LoginDenied, "{text}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use vaultmount::error::Cause;
 
 use super::{SECRET, Stage, each, leap, only};
 use crate::support::{
@@ -72,6 +73,22 @@ async fn few_requests_that_create_are_sent_to_one_engine_at_once_and_plain_reads
     users.sort();
     assert_eq!(database.users().await, users);
     assert_eq!((users.len(), stage.vault.peak(&database.path)), (12, 4));
+}
+
+#[tokio::test]
+async fn names_are_listed_only_near_what_is_missing_and_must_be_there() {
+    let stage = Stage::new().await;
+    let kv = &stage.tenant.kv;
+    let missing = objects(6, |i| format!("{kv}/data/none/{i}"));
+    let optional = missing.replace('}', ", optional: true}");
+    let lists = || stage.vault.count("LIST", "");
+    for class in [stage.pod(), stage.pod().objects(optional)] {
+        stage.daemon.mount(class.call()).await.unwrap();
+        assert_eq!(lists(), 0);
+    }
+    let (cause, text) = stage.refusal(&stage.pod().objects(missing)).await;
+    // Three of the paths, each with the folder that is not there and the one above.
+    assert_eq!((cause, lists(), text.matches("no folder").count()), (Cause::SecretMissing, 6, 3), "{text}");
 }
 
 #[tokio::test]

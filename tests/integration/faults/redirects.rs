@@ -1,6 +1,6 @@
 //! Where a redirect may take the token, the login and the request.
 
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{SECRET, assert_says, each, only, reader, tenant};
 use crate::support::{
@@ -33,8 +33,8 @@ async fn what_is_redirected_otherwise_is_refused() {
     each(cases, async |stage, (status, scheme, why, sent)| {
         let place = stage.vault.address.replace("http", scheme);
         stage.vault.every("GET", &stage.secret(), Fault::Redirect(status, place.clone()));
-        let (code, text) = stage.refusal(&stage.pod()).await;
-        assert_eq!((code, stage.vault.count("GET", &stage.secret())), (Code::FailedPrecondition, sent), "{text}");
+        let (cause, text) = stage.refusal(&stage.pod()).await;
+        assert_eq!((cause, stage.vault.count("GET", &stage.secret())), (Cause::Redirect, sent), "{text}");
         assert_says(&text, &[why, &place]);
     })
     .await;
@@ -47,8 +47,8 @@ async fn nothing_is_sent_to_another_host_or_port() {
         let place = other.address.replace("127.0.0.1", host);
         for (method, path) in [("GET", stage.secret()), ("POST", stage.login())] {
             stage.vault.every(method, &path, Fault::Redirect(307, place.clone()));
-            let (code, text) = stage.refusal(&stage.pod()).await;
-            assert_eq!(code, Code::FailedPrecondition, "{text}");
+            let (cause, text) = stage.refusal(&stage.pod()).await;
+            assert_eq!(cause, Cause::Redirect, "{text}");
             assert_says(&text, &[&place, "another host", "--follow-redirects"]);
         }
         assert_eq!(other.connections(), 0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{SECRET, Stage, assert_says, each, only, within};
 use crate::support::faulty::{Fault, answer, status};
@@ -26,17 +26,17 @@ async fn plain_reads_and_logins_are_sent_again() {
 #[tokio::test]
 async fn nothing_is_sent_more_often_than_the_limit() {
     let faults = [
-        (status(429, "quota"), "limits requests"),
-        (status(503, "overload"), "status 503"),
-        (status(412, "behind"), "behind its active node"),
-        (status(472, ""), "without an active node"),
-        (Fault::LoseRequest, "was lost"),
-        (Fault::CutAnswer, "was lost"),
+        (status(429, "quota"), Cause::Busy, "limits requests"),
+        (status(503, "overload"), Cause::ServerFault, "status 503"),
+        (status(412, "behind"), Cause::Busy, "behind its active node"),
+        (status(472, ""), Cause::NoLeader, "knows no active node"),
+        (Fault::LoseRequest, Cause::Unreachable, "was lost"),
+        (Fault::CutAnswer, Cause::Unreachable, "was lost"),
     ];
-    each(faults, async |stage, (fault, said)| {
+    each(faults, async |stage, (fault, expected, said)| {
         stage.vault.every("GET", &stage.secret(), fault);
-        let (code, text) = stage.refusal(&stage.pod()).await;
-        assert_eq!((code, stage.vault.count("GET", &stage.secret())), (Code::Unavailable, 5), "{text}");
+        let (cause, text) = stage.refusal(&stage.pod()).await;
+        assert_eq!((cause, stage.vault.count("GET", &stage.secret())), (expected, 5), "{text}");
         assert_says(&text, &[said, &stage.vault.address, "\"pass\""]);
     })
     .await;
@@ -47,7 +47,10 @@ async fn other_refusals_are_final() {
     each([400, 403, 404, 405, 500], async |stage, code| {
         stage.vault.every("POST", &stage.login(), status(code, "no"));
         stage.refusal(&stage.pod()).await;
-        assert_eq!(stage.vault.count("POST", &stage.login()), 1, "{code}");
+        let logins = stage.vault.seen("POST", &stage.login());
+        let proven = logins.iter().filter(|login| login.body.windows(3).any(|part| part == b"eyJ")).count();
+        // After a 403 one without proof asks whether anything is mounted there.
+        assert_eq!((proven, logins.len()), (1, if code == 403 { 2 } else { 1 }), "{code}");
     })
     .await;
 }
@@ -66,8 +69,8 @@ async fn a_pause_that_vault_asks_for_is_kept() {
 async fn a_pause_beyond_the_deadline_is_not_waited_for() {
     let (stage, start) = (Stage::new().await, Instant::now());
     stage.vault.every("POST", &stage.login(), answer(429, &[("retry-after", "60")], r#"{"errors":["quota"]}"#));
-    let (code, text) = stage.daemon.refusal(within(Duration::from_secs(20), &stage.pod())).await;
-    assert_eq!((code, stage.vault.count("POST", &stage.login())), (Code::Unavailable, 1), "{text}");
+    let (cause, text) = stage.daemon.refusal(within(Duration::from_secs(20), &stage.pod())).await;
+    assert_eq!((cause, stage.vault.count("POST", &stage.login())), (Cause::Busy, 1), "{text}");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -75,7 +78,7 @@ async fn a_pause_beyond_the_deadline_is_not_waited_for() {
 async fn a_sealed_vault_is_not_asked_twice() {
     let stage = Stage::new().await;
     stage.vault.every("POST", &stage.login(), status(503, "Vault is sealed"));
-    let (code, text) = stage.refusal(&stage.pod()).await;
-    assert_eq!((code, stage.vault.count("POST", &stage.login())), (Code::Unavailable, 1), "{text}");
+    let (cause, text) = stage.refusal(&stage.pod()).await;
+    assert_eq!((cause, stage.vault.count("POST", &stage.login())), (Cause::Sealed, 1), "{text}");
     assert_says(&text, &["is sealed", "unseal", &stage.vault.address]);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use tempfile::TempDir;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{SECRET, assert_says, only, reader, tenant};
 use crate::support::{
@@ -50,9 +50,9 @@ impl Secured {
         only(&self.daemon.mount(pod.call()).await.unwrap()).to_owned()
     }
 
-    async fn distrust(&self, pod: &Pod, said: &[&str]) {
-        let (code, text) = self.daemon.refusal(pod.call()).await;
-        assert_eq!(code, Code::FailedPrecondition, "{text}");
+    async fn distrust(&self, pod: &Pod, cause: Cause, said: &[&str]) {
+        let (got, text) = self.daemon.refusal(pod.call()).await;
+        assert_eq!(got, cause, "{text}");
         assert_says(&text, said);
         assert_says(&text, &[&self.vault.address]);
     }
@@ -75,10 +75,16 @@ async fn a_class_says_whom_to_trust() {
         (Authority::named("another"), "was not issued by a trusted authority"),
         (Authority::new(), "names a trusted authority that did not sign it"),
     ] {
-        secured.distrust(&secured.pod().with("vaultCACert", other.pem()), &[said, "set the CA"]).await;
+        secured
+            .distrust(
+                &secured.pod().with("vaultCACert", other.pem()),
+                Cause::CertificateUntrusted,
+                &[said, "set the CA"],
+            )
+            .await;
     }
     let name = secured.trusting().with("vaultTLSServerName", "vault.example");
-    secured.distrust(&name, &["is not for vault.example but for 127.0.0.1"]).await;
+    secured.distrust(&name, Cause::CertificateName, &["is not for vault.example but for 127.0.0.1"]).await;
     assert_eq!(secured.vault.count("POST", "auth/"), 4, "no login goes to whom we do not trust");
 }
 
@@ -87,9 +93,9 @@ async fn a_mended_ca_file_counts_at_the_next_mount() {
     let secured = Secured::new(None).await;
     let file = secured.file("ca.pem", &Authority::new().pem());
     let pod = secured.pod().with("vaultCACertPath", file);
-    secured.distrust(&pod, &["a trusted authority that did not sign it"]).await;
+    secured.distrust(&pod, Cause::CertificateUntrusted, &["a trusted authority that did not sign it"]).await;
     secured.file("ca.pem", "nothing");
-    secured.distrust(&pod, &["ca.pem holds no certificate"]).await;
+    secured.distrust(&pod, Cause::Tls, &["ca.pem holds no certificate"]).await;
     secured.file("ca.pem", &secured.authority.pem());
     assert_eq!(secured.secret_of(&pod).await, SECRET);
 }
@@ -122,9 +128,15 @@ async fn a_server_may_demand_a_certificate_of_ours() {
         pod.with("vaultTLSClientCertPath", secured.file("client.pem", &leaf.certificate))
             .with("vaultTLSClientKeyPath", secured.file("client.key", &leaf.key))
     };
-    secured.distrust(&secured.trusting(), &["demands a client certificate", "set a client certificate and key"]).await;
+    secured
+        .distrust(
+            &secured.trusting(),
+            Cause::Tls,
+            &["demands a client certificate", "set a client certificate and key"],
+        )
+        .await;
     let wrong = showing(secured.trusting(), &Authority::named("another").issue("node"));
-    secured.distrust(&wrong, &["does not accept our client certificate"]).await;
+    secured.distrust(&wrong, Cause::Tls, &["does not accept our client certificate"]).await;
     let right = showing(secured.trusting(), &clients.issue("node"));
     assert_eq!(secured.secret_of(&right).await, SECRET);
 }
@@ -138,8 +150,8 @@ async fn a_server_that_closes_during_the_handshake_is_tried_again() {
             drop(closing.accept().await.unwrap());
         }
     });
-    let (code, text) = daemon.refusal(reader(&tenant().await).call()).await;
-    assert_eq!(code, Code::Unavailable, "{text}");
+    let (cause, text) = daemon.refusal(reader(&tenant().await).call()).await;
+    assert_eq!(cause, Cause::Unreachable, "{text}");
     assert_says(&text, &["closed the connection during the handshake"]);
     accepted.await.unwrap();
 }
@@ -153,24 +165,10 @@ async fn what_is_sent_again_over_http_2_is_the_same() {
         secured.vault.next(1, "GET", "kv-", fault.clone());
         assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);
         secured.vault.next(1, "GET", &database.path, fault);
-        let (code, text) = secured.daemon.refusal(secured.trusting().objects(&user).call()).await;
-        assert_eq!(code, Code::DeadlineExceeded, "{text}");
+        let (cause, text) = secured.daemon.refusal(secured.trusting().objects(&user).call()).await;
+        assert_eq!(cause, Cause::Unconfirmed, "{text}");
         assert_says(&text, &["not sent again"]);
     }
     assert_eq!((secured.vault.count("GET", "kv-"), secured.vault.count("GET", &database.path)), (4, 2));
     assert_eq!(database.users().await.len(), 1);
-}
-
-#[tokio::test]
-async fn the_wrong_scheme_says_so() {
-    let (secured, plain) = (Secured::new(None).await, Faulty::start().await);
-    let http = secured.vault.address.replace("https", "http");
-    for (address, said) in [
-        (http, ["speaks TLS", "write https in the address"]),
-        (plain.address.replace("http", "https"), ["does not speak TLS", "use http in the address"]),
-    ] {
-        let (code, text) = Daemon::at(&address, &[]).await.refusal(secured.pod().call()).await;
-        assert_eq!(code, Code::FailedPrecondition, "{text}");
-        assert_says(&text, &[said[0], said[1], &address]);
-    }
 }

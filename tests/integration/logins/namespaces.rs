@@ -1,7 +1,7 @@
 //! Vault namespaces: where secrets are read, and where logins happen.
 
 use serde_json::json;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{arranged, mounts, wants};
 use crate::support::{
@@ -41,7 +41,7 @@ async fn logins_and_reads_in_one_namespace() {
     mounts(&daemon, &pod).await;
     let denied = pod.objects("- {objectName: x, secretPath: other/db}");
     let place = format!("other/db in Vault namespace {name}");
-    daemon.refuses(&denied, Code::PermissionDenied, &[&place, "path \"other/db\" {"]).await;
+    daemon.refuses(&denied, Cause::Denied, &[&place, "path \"other/db\" {"]).await;
 }
 
 #[tokio::test]
@@ -51,10 +51,10 @@ async fn logins_in_another_namespace_than_reads() {
     let pod = wants(pod, "kv").with("vaultNamespace", &name).with("vaultAuthNamespace", "/");
     mounts(&daemon, &pod).await;
     let denied = pod.objects("- {objectName: x, secretPath: other/db}");
-    let text = daemon.refuses(&denied, Code::PermissionDenied, &[&format!("path \"{name}/other/db\" {{")]).await;
+    let text = daemon.refuses(&denied, Cause::Denied, &[&format!("path \"{name}/other/db\" {{")]).await;
     // What it says to add to the policy is what lacks.
     tenant.allow(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
-    daemon.refuses(&denied, Code::NotFound, &["no secrets engine answers at other/db"]).await;
+    daemon.refuses(&denied, Cause::EngineMissing, &["no secrets engine answers at other/db"]).await;
 }
 
 #[tokio::test]
@@ -64,28 +64,6 @@ async fn logins_in_a_namespace_whose_tokens_are_no_good_where_secrets_are() {
     let pod = wants(Pod::of(&tenant), "kv").with("vaultAuthMountPath", "jwt");
     let pod = pod.with("vaultNamespace", &there).with("vaultAuthNamespace", &here);
     let parts = ["\"pass\"", &format!("in Vault namespace {there}"), "vaultAuthNamespace", &here];
-    let text = daemon.refuses(&pod, Code::PermissionDenied, &parts).await;
+    let text = daemon.refuses(&pod, Cause::Denied, &parts).await;
     assert!(!text.contains("capabilities"), "no policy helps: {text}");
-}
-
-#[tokio::test]
-async fn a_namespace_that_does_not_exist() {
-    let ((tenant, pod), daemon) = (arranged().await, Daemon::start(&[]).await);
-    let parts = ["no Vault namespace \"nowhere\"", &tenant.address, "namespace not found", "correct vaultNamespace"];
-    daemon.refuses(&pod.with("vaultNamespace", "nowhere"), Code::FailedPrecondition, &parts).await;
-}
-
-#[tokio::test]
-async fn an_auth_namespace_that_does_not_exist() {
-    let ((_, pod), daemon) = (arranged().await, Daemon::start(&[]).await);
-    let parts = ["no Vault namespace \"nowhere\"", "vaultAuthNamespace"];
-    daemon.refuses(&pod.with("vaultAuthNamespace", "nowhere"), Code::FailedPrecondition, &parts).await;
-}
-
-#[tokio::test]
-async fn a_namespace_of_secrets_that_does_not_exist() {
-    let ((_, pod), daemon) = (arranged().await, Daemon::start(&[]).await);
-    let pod = pod.with("vaultNamespace", "nowhere").with("vaultAuthNamespace", "root");
-    let parts = ["\"pass\"", "no Vault namespace \"nowhere\"", "correct vaultNamespace"];
-    daemon.refuses(&pod, Code::FailedPrecondition, &parts).await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::arranged;
 use crate::support::{bao::Tenant, clock::leap, daemon::Daemon, faulty::Faulty, pod::Pod};
@@ -72,7 +72,7 @@ async fn each_pod_logs_in_for_itself() {
 async fn a_refused_login_is_one_login_for_all_objects() {
     let scene = Scene::new().await;
     let pod = scene.pod.clone().with("roleName", "nobody");
-    let text = scene.daemon.refuses(&pod, Code::FailedPrecondition, &["role \"nobody\" does not exist"]).await;
+    let text = scene.daemon.refuses(&pod, Cause::RoleMissing, &["role \"nobody\" does not exist"]).await;
     assert_eq!((scene.logins(), text.matches("does not exist").count()), (1, 1), "{text}");
 }
 
@@ -93,7 +93,7 @@ async fn a_policys_refusal_is_no_reason_to_log_in() {
     scene.mount().await;
     scene.tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
     for mounts in 2..4 {
-        scene.daemon.refuses(&scene.pod, Code::PermissionDenied, &["3 of 3 objects"]).await;
+        scene.daemon.refuses(&scene.pod, Cause::Denied, &["3 of 3 objects"]).await;
         assert_eq!((scene.logins(), scene.reads()), (1, 3 * mounts));
     }
 }
@@ -132,6 +132,6 @@ async fn a_token_without_the_default_policy_serves_and_is_healed() {
     assert_eq!(scene.logins(), 2);
     scene.tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
     let whose = format!("(policies {})", scene.tenant.policy);
-    scene.daemon.refuses(&scene.pod, Code::PermissionDenied, &[&whose]).await;
+    scene.daemon.refuses(&scene.pod, Cause::Denied, &[&whose]).await;
     assert_eq!(scene.logins(), 2);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{arranged, one};
 use crate::support::{
@@ -48,7 +48,7 @@ async fn a_mount_that_failed_keeps_its_credential_for_the_next() {
     };
     let broken = pod.clone().objects(key("none"));
     for _ in 0..3 {
-        daemon.refuses(&broken, Code::NotFound, &["object \"z\"", "key \"none\""]).await;
+        daemon.refuses(&broken, Cause::KeyMissing, &["object \"z\"", "key \"none\""]).await;
         assert_eq!((database.users().await.len(), leases(&database).await), (1, 1));
     }
     let mended = pod.objects(key("pass"));
@@ -62,7 +62,7 @@ async fn a_credential_that_was_revoked_while_it_waited_is_not_handed_out() {
     let (tenant, pod, daemon) = arranged().await;
     let database = Database::of(&tenant).await;
     let broken = credential(&database.mount) + &one(&format!("{}/data/none", tenant.kv), "");
-    daemon.refuses(&pod.clone().objects(broken), Code::NotFound, &["object \"x\""]).await;
+    daemon.refuses(&pod.clone().objects(broken), Cause::SecretMissing, &["object \"x\""]).await;
     tenant.revoke_logins().await;
     timeout(Duration::from_secs(20), async { while !database.users().await.is_empty() {} }).await.unwrap();
     let files = daemon.files(&pod.objects(credential(&database.mount))).await;
@@ -92,15 +92,6 @@ async fn a_credential_outlives_the_uses_of_its_token() {
 }
 
 #[tokio::test]
-async fn a_token_of_one_use_holds_no_lease() {
-    let (tenant, pod, daemon) = arranged().await;
-    let path = Database::of(&tenant).await.path;
-    tenant.role("app", json!({"token_num_uses": 1})).await;
-    let parts = ["\"x\"", &path, "token had one use left", "token_num_uses of role \"app\""];
-    daemon.refuses(&pod.objects(one(&path, "")), Code::FailedPrecondition, &parts).await;
-}
-
-#[tokio::test]
 async fn each_pod_has_a_user_of_its_own() {
     let (tenant, _, daemon) = arranged().await;
     let database = Database::of(&tenant).await;
@@ -111,16 +102,6 @@ async fn each_pod_has_a_user_of_its_own() {
     );
     assert_ne!(a.unwrap().files[0].contents, b.unwrap().files[0].contents);
     assert_eq!(database.users().await.len(), 2);
-}
-
-#[tokio::test]
-async fn a_role_that_the_engine_does_not_know() {
-    let (tenant, pod, daemon) = arranged().await;
-    let mount = Database::of(&tenant).await.mount;
-    let path = format!("{mount}/creds/nobody");
-    tenant.allow(&format!("path \"{path}\" {{ capabilities = [\"read\"] }}")).await;
-    let parts = ["\"x\"", "no role for", &path, "unknown role: nobody", "end of secretPath", "create it"];
-    daemon.refuses(&pod.objects(one(&path, "")), Code::FailedPrecondition, &parts).await;
 }
 
 /// The path of credentials whose database is down.
@@ -136,20 +117,15 @@ async fn broken(tenant: &Tenant) -> String {
 }
 
 #[tokio::test]
-async fn a_database_that_is_down() {
-    let (tenant, pod, daemon) = arranged().await;
-    let path = broken(&tenant).await;
-    let parts = ["\"x\"", "cannot reach what stands behind", &path, "127.0.0.1:1", "refused", "connection settings"];
-    let text = daemon.refuses(&pod.objects(one(&path, "")), Code::Unavailable, &parts).await;
-    assert!(!text.contains("hunter2"), "{text}");
-}
-
-#[tokio::test]
 async fn a_database_that_is_down_does_not_hide_what_no_retry_mends() {
     let (tenant, pod, daemon) = arranged().await;
     let path = broken(&tenant).await;
     let class = format!("{}\n- {{objectName: y, secretPath: {}/data/none}}", one(&path, ""), tenant.kv);
     daemon
-        .refuses(&pod.objects(class), Code::NotFound, &["2 of 2 objects", "\"x\"", &path, "\"y\"", "no secret at"])
+        .refuses(
+            &pod.objects(class),
+            Cause::SecretMissing,
+            &["2 of 2 objects", "\"x\"", &path, "\"y\"", "no secret at"],
+        )
         .await;
 }

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Value, json};
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{arranged, engine, one};
 use crate::support::{
@@ -63,45 +63,6 @@ async fn other_arguments_are_another_request() {
     assert_eq!(vault.count("PUT", &format!("{pki}/issue/web")), 2);
 }
 
-#[tokio::test]
-async fn a_path_that_issues_is_not_read() {
-    let (tenant, pod, daemon) = arranged().await;
-    let path = format!("{}/issue/web", pki(&tenant).await);
-    let parts = ["\"x\"", &path, "GET", "unsupported operation", "method: PUT", "secretArgs"];
-    daemon.refuses(&pod.objects(one(&path, "")), Code::InvalidArgument, &parts).await;
-}
-
-#[tokio::test]
-async fn a_name_that_the_role_refuses() {
-    let (tenant, pod, daemon) = arranged().await;
-    let pki = pki(&tenant).await;
-    let parts = [
-        "objects \"tls.crt\", \"tls.key\"",
-        &format!("{pki}/issue/web"),
-        "common name [argument] not allowed by this role",
-        "allowed names",
-    ];
-    daemon.refuses(&pod.objects(pair(&pki, "evil.example")), Code::PermissionDenied, &parts).await;
-}
-
-#[tokio::test]
-async fn arguments_that_lack_something() {
-    let (tenant, pod, daemon) = arranged().await;
-    let path = format!("{}/issue/web", pki(&tenant).await);
-    let parts = ["\"x\"", &path, "common_name", "secretArgs"];
-    daemon.refuses(&pod.objects(one(&path, ", method: PUT")), Code::InvalidArgument, &parts).await;
-}
-
-#[tokio::test]
-async fn a_role_that_the_engine_does_not_know() {
-    let (tenant, pod, daemon) = arranged().await;
-    let path = format!("{}/issue/nobody", pki(&tenant).await);
-    let class = one(&path, ", method: PUT, secretArgs: {common_name: a.shop.example}");
-    daemon
-        .refuses(&pod.objects(class), Code::FailedPrecondition, &["\"x\"", &path, "unknown role: nobody", "create it"])
-        .await;
-}
-
 /// A transit engine with the keys `app`, to encrypt, and `sign`.
 async fn transit(tenant: &Tenant) -> String {
     let transit = engine("transit", Value::Null).await;
@@ -132,7 +93,9 @@ async fn a_mount_that_failed_keeps_its_certificate_for_the_next() {
     let ((vault, daemon), pki) = (counted().await, pki(&tenant).await);
     let class = pair(&pki, "a.shop.example") + &one("cubbyhole/none", "");
     for _ in 0..2 {
-        daemon.refuses(&pod.clone().objects(class.clone()), Code::NotFound, &["object \"x\"", "cubbyhole/none"]).await;
+        daemon
+            .refuses(&pod.clone().objects(class.clone()), Cause::SecretMissing, &["object \"x\"", "cubbyhole/none"])
+            .await;
     }
     let pod: Pod = pod.objects(pair(&pki, "a.shop.example"));
     daemon.files(&pod).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tonic::Code;
+use vaultmount::error::Cause;
 
 use super::{arranged, one};
 use crate::support::{bao::root, database::Database};
@@ -38,13 +38,13 @@ async fn what_is_wrong_is_still_an_error() {
     let (kv, mount) = (&tenant.kv, Database::of(&tenant).await.mount);
     let below = |path: &str| format!("path \"{path}/*\" {{ capabilities = [\"read\"] }}\n");
     tenant.allow(&(below(kv) + &below(&mount))).await;
-    for (path, more, code) in [
-        ("other/data/db".to_owned(), "", Code::PermissionDenied),
-        (format!("{kv}/db"), "", Code::NotFound),
-        (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Code::InvalidArgument),
-        (format!("{mount}/creds/none"), "", Code::FailedPrecondition),
+    for (path, more, cause) in [
+        ("other/data/db".to_owned(), "", Cause::Denied),
+        (format!("{kv}/db"), "", Cause::Kv2Path),
+        (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Cause::Render),
+        (format!("{mount}/creds/none"), "", Cause::EngineRoleMissing),
     ] {
         let class = one(&path, &format!("{more}, optional: true"));
-        daemon.refuses(&pod.clone().objects(class), code, &["\"x\""]).await;
+        daemon.refuses(&pod.clone().objects(class), cause, &["\"x\""]).await;
     }
 }

@@ -40,7 +40,7 @@ impl ByHand {
             format!("--pod-uid={}", pod.uid),
             format!("--service-account={}", pod.service_account),
         ];
-        let token = pod.tokens.as_ref().and_then(|tokens| tokens.as_object()?.values().next()?["token"].as_str());
+        let token = pod.passed();
         if let Some(token) = token {
             fs::write(folder.path().join("token"), token).unwrap();
             flags.push(format!("--token-file={}", folder.path().join("token").display()));

@@ -15,11 +15,11 @@ use tokio::{
     sync::oneshot,
     task::JoinHandle,
 };
-use tonic::Code;
 use vaultmount::{
     app::App,
     cli::Command as Cli,
     config::Config,
+    error::Cause,
     provider::{
         client::{Call, Client},
         pb::MountResponse,
@@ -68,17 +68,21 @@ impl Daemon {
         Client::connect(&self.socket).await.unwrap().mount(call).await
     }
 
-    /// The text and code of the error a driver gets.
-    pub async fn refusal(&self, call: Call) -> (Code, String) {
+    /// The cause and text of the error a driver gets: that of its first id, which must have the error's code.
+    pub async fn refusal(&self, call: Call) -> (Cause, String) {
         let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
-        (status.code(), status.message().to_owned())
+        let text = status.message();
+        let id = text.split(" [").filter_map(|after| after.split_once(']')).find_map(|(id, _)| Cause::of_id(id));
+        let Some(cause) = id else { panic!("no id in: {text}") };
+        assert_eq!(format!("{:?}", status.code()), cause.code().to_string(), "{text}");
+        (cause, text.to_owned())
     }
 
-    /// Checks that a mount fails with this code, in one line that is not too long and has all these parts; brings it.
-    pub async fn refuses(&self, pod: &Pod, code: Code, parts: &[&str]) -> String {
+    /// Checks that a mount fails for this cause, in one line that is not too long and has all these parts; brings it.
+    pub async fn refuses(&self, pod: &Pod, cause: Cause, parts: &[&str]) -> String {
         let (got, text) = self.refusal(pod.call()).await;
         eprintln!("{got:?}: {text}");
-        assert_eq!(got, code, "{text}");
+        assert_eq!(got, cause, "{text}");
         for part in parts {
             assert!(text.contains(part), "{part:?} is not in: {text}");
         }

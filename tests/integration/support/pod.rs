@@ -52,6 +52,12 @@ impl Pod {
         self
     }
 
+    /// The token that is passed, if any: the first when there are several.
+    pub fn passed(&self) -> Option<String> {
+        let tokens = self.tokens.as_ref()?.as_object()?;
+        tokens.values().next().and_then(|issued| issued["token"].as_str()).map(str::to_owned)
+    }
+
     /// Sets a parameter of the class.
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.parameters.retain(|(n, _)| n != name);

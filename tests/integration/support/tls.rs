@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -43,21 +43,30 @@ impl Authority {
 
     /// A server on loopback with a certificate of this authority, that demands one of `clients` if that is set.
     pub fn server(&self, clients: Option<&Self>) -> ServerConfig {
-        let leaf = self.issue("127.0.0.1");
-        let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-        let builder = match clients {
-            None => builder.unwrap().with_no_client_auth(),
-            Some(clients) => {
-                let mut roots = RootCertStore::empty();
-                roots.add(clients.0.der().clone()).unwrap();
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-                builder.unwrap().with_client_cert_verifier(verifier)
-            }
-        };
-        let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
-        builder
-            .with_single_cert(vec![certificate], PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap())
-            .unwrap()
+        serving(&self.issue("127.0.0.1"), clients)
     }
+
+    /// The same with a certificate whose time is over.
+    pub fn expired_server(&self) -> ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(2026, 1, 1);
+        serving(&Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }, None)
+    }
+}
+
+fn serving(leaf: &Leaf, clients: Option<&Authority>) -> ServerConfig {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let builder = match clients {
+        None => builder.unwrap().with_no_client_auth(),
+        Some(clients) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(clients.0.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            builder.unwrap().with_client_cert_verifier(verifier)
+        }
+    };
+    let certificate = CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap();
+    builder.with_single_cert(vec![certificate], PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap()).unwrap()
 }

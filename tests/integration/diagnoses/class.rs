@@ -1,0 +1,44 @@
+//! The class itself.
+
+use super::{Manifest, Scenario, arranged, one};
+
+pub async fn invalid_request() -> [Scenario; 2] {
+    let (tenant, pod) = arranged().await;
+    let path = format!("{}/data/db", tenant.kv);
+    let several = pod.clone().with("roleName", "").objects(one(&path, ", encoding: rot13"));
+    let listed = ["2 mistakes", "roleName: missing", "name the role", "encoding", "base64"];
+    let both = pod.with("vaultKubernetesMountPath", "other");
+    [Scenario::of(several, &listed), Scenario::of(both, &["both are set, and both name the auth mount", "remove one"])]
+}
+
+pub async fn objects_yaml() -> [Scenario; 1] {
+    let (_, pod) = arranged().await;
+    let class = "- objectName: x\n  secretPath: a/b\n secretKey: c";
+    [Scenario::of(pod.objects(class), &["objects: is no valid YAML", "line 3"])]
+}
+
+/// A class with these lines beside a role, and one object, `x`.
+fn class(more: &str, object: &str) -> String {
+    format!(
+        "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: shop}}\nspec:\n  provider: vault\n{more}  parameters:\n    roleName: app\n    objects: |\n      - objectName: x\n        secretPath: secret/data/db\n{object}"
+    )
+}
+
+pub async fn unknown_name() -> [Manifest; 1] {
+    [Manifest { text: class("", "        secretkey: pass\n"), says: &["secretkey", "secretKey"] }]
+}
+
+pub async fn secret_object() -> [Manifest; 1] {
+    let copied = "  secretObjects:\n    - secretName: s\n      type: Opaque\n      data: [{objectName: y, key: k}]\n";
+    [Manifest { text: class(copied, ""), says: &["\"y\"", "\"x\""] }]
+}
+
+pub async fn pod_override() -> [Manifest; 1] {
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: []\n  volumes:\n    - name: s\n      csi:\n        driver: secrets-store.csi.k8s.io\n        readOnly: true\n        volumeAttributes: {secretProviderClass: shop, roleName: other}\n";
+    [Manifest { text: class("", "") + pod, says: &["roleName", "volumeAttributes"] }]
+}
+
+pub async fn manifest() -> [Manifest; 1] {
+    let text = class("", "").replace("  parameters:", "  parameters: 7\n  other:");
+    [Manifest { text, says: &["parameters"] }]
+}

@@ -1,0 +1,125 @@
+//! Reaching the server.
+
+use tokio::net::TcpListener;
+
+use super::{Scenario, arranged, one};
+use crate::support::{
+    faulty::{Fault, Faulty, answer},
+    tls::Authority,
+};
+
+/// An address nobody listens at.
+async fn nowhere() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    format!("http://127.0.0.1:{port}")
+}
+
+pub async fn refused() -> [Scenario; 1] {
+    let (_, pod) = arranged().await;
+    [Scenario::of(pod, &["refuses connections", "check the address and its port"]).at(&nowhere().await)]
+}
+
+pub async fn connect_timeout() -> [Scenario; 1] {
+    let (_, pod) = arranged().await;
+    // It takes connections and says nothing, as what is behind a bad load balancer does.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", silent.local_addr().unwrap());
+    let says = ["no connection", "within 5s", "TLS handshake did not end", "check that a TLS server"];
+    [Scenario::of(pod, &says).at(&address).keeping(silent).leaping().mount_only("time")]
+}
+
+pub async fn name_not_found() -> [Scenario; 1] {
+    let (_, pod) = arranged().await;
+    let says = ["vaultmount.invalid cannot be resolved", "check the host name"];
+    [Scenario::of(pod, &says).at("http://vaultmount.invalid:1")]
+}
+
+pub async fn unreachable() -> [Scenario; 1] {
+    let ((_, pod), folder) = (arranged().await, tempfile::tempdir().unwrap());
+    let address = format!("unix://{}/agent.sock", folder.path().display());
+    [Scenario::of(pod, &["cannot connect to the unix socket", "check the socket's path"]).at(&address).keeping(folder)]
+}
+
+pub async fn certificate_untrusted() -> [Scenario; 2] {
+    let ((_, pod), authority) = (arranged().await, Authority::new());
+    let vault = Faulty::tls(authority.server(None)).await;
+    let unknown =
+        Scenario::of(pod.clone(), &["was not issued by a trusted authority", "set the CA that issued it (vaultCACert"]);
+    let same_name = pod.with("vaultCACert", Authority::new().pem());
+    let says = ["names a trusted authority that did not sign it", "set the CA that issued it (vaultCACert"];
+    [unknown.at(&vault.address), Scenario::of(same_name, &says).at(&vault.address).keeping(vault)]
+}
+
+pub async fn certificate_name() -> [Scenario; 1] {
+    let ((_, pod), authority) = (arranged().await, Authority::new());
+    let vault = Faulty::tls(authority.server(None)).await;
+    let pod = pod.with("vaultCACert", authority.pem()).with("vaultTLSServerName", "vault.example");
+    let says = ["is not for vault.example but for 127.0.0.1", "vaultTLSServerName"];
+    [Scenario::of(pod, &says).at(&vault.address).keeping(vault)]
+}
+
+pub async fn certificate_time() -> [Scenario; 1] {
+    let ((_, pod), authority) = (arranged().await, Authority::new());
+    let vault = Faulty::tls(authority.expired_server()).await;
+    let says = ["expired", "2026-01-01", "renew"];
+    [Scenario::of(pod.with("vaultCACert", authority.pem()), &says).at(&vault.address).keeping(vault)]
+}
+
+pub async fn plain_to_tls() -> [Scenario; 3] {
+    let ((_, pod), vault) = (arranged().await, Faulty::tls(Authority::new().server(None)).await);
+    let address = vault.address.replace("https", "http");
+    let direct = Scenario::of(pod.clone(), &["speaks TLS", "write https"]).at(&address).keeping(vault);
+    let words = [
+        "Client sent an HTTP request to an HTTPS server.\n",
+        "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+    ];
+    let [go, nginx] = words.map(|words| (words, pod.clone()));
+    let told = async |(words, pod)| {
+        let vault = Faulty::start().await;
+        for method in ["GET", "POST"] {
+            vault.every(method, "", answer(400, &[], words));
+        }
+        Scenario::of(pod, &["speaks TLS", "write https"]).at(&vault.address).keeping(vault)
+    };
+    [direct, told(go).await, told(nginx).await]
+}
+
+pub async fn tls_to_plain() -> [Scenario; 1] {
+    let ((_, pod), vault) = (arranged().await, Faulty::start().await);
+    let address = vault.address.replace("http", "https");
+    [Scenario::of(pod, &["does not speak TLS", "use http in the address"]).at(&address).keeping(vault)]
+}
+
+pub async fn tls() -> [Scenario; 1] {
+    let ((_, pod), authority) = (arranged().await, Authority::new());
+    let vault = Faulty::tls(authority.server(Some(&Authority::new()))).await;
+    let says = ["demands a client certificate", "set a client certificate and key"];
+    [Scenario::of(pod.with("vaultCACert", authority.pem()), &says).at(&vault.address).keeping(vault)]
+}
+
+pub async fn not_vault() -> [Scenario; 1] {
+    let ((_, pod), vault) = (arranged().await, Faulty::start().await);
+    for method in ["GET", "POST"] {
+        vault.every(method, "", answer(404, &[("content-type", "text/html")], "<html>Welcome to the proxy</html>"));
+    }
+    let says = ["does not answer as Vault does", "Welcome to the proxy", "which ends before /v1"];
+    [Scenario::of(pod, &says).at(&vault.address).keeping(vault)]
+}
+
+pub async fn redirect() -> [Scenario; 1] {
+    let ((_, pod), standby, active) = (arranged().await, Faulty::start().await, Faulty::start().await);
+    standby.every("POST", "auth/", Fault::Redirect(307, active.address.clone()));
+    let says = [&active.address, "another host", "--follow-redirects"];
+    [Scenario::of(pod, &says).at(&standby.address).keeping((standby, active))]
+}
+
+pub async fn not_allowed() -> [Scenario; 3] {
+    let (tenant, pod) = arranged().await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), ""));
+    let says = ["--allow-address", "remove vaultAddress"];
+    let local = Scenario::of(pod.clone().with("vaultAddress", "http://127.0.0.1:1"), &says);
+    // A name to us: only its resolution shows that it is loopback.
+    let resolved = Scenario::of(pod.clone().with("vaultAddress", "http://127.1:1"), &["--allow-address"]);
+    let none = Scenario::of(pod.with("vaultAddress", "https://vault.example"), &["--allow-address=none", says[1]]);
+    [local, resolved, none.flags(&["--allow-address=none"])]
+}

@@ -1,0 +1,91 @@
+//! OpenBao servers of a test's own, in states that the shared one never has.
+
+use std::{process::Stdio, time::Duration};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use super::{http, setting};
+
+/// The server; ended when dropped.
+pub struct Server {
+    pub address: String,
+    port: u16,
+    cluster: u16,
+    folder: TempDir,
+    child: Child,
+}
+
+impl Server {
+    /// One with an empty storage.
+    pub async fn uninitialized() -> Self {
+        let (folder, port, cluster) = (tempfile::tempdir().unwrap(), free_port().await, free_port().await);
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let config = json!({
+            "storage": {"raft": {"path": data, "node_id": "a"}},
+            "listener": {"tcp": {
+                "address": format!("127.0.0.1:{port}"), "cluster_address": format!("127.0.0.1:{cluster}"), "tls_disable": true,
+            }},
+            "api_addr": format!("http://127.0.0.1:{port}"), "cluster_addr": format!("https://127.0.0.1:{cluster}"),
+        });
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let child = start(&folder, port).await;
+        Self { address: format!("http://127.0.0.1:{port}"), port, cluster, folder, child }
+    }
+
+    /// One that has a storage and waits for its key.
+    pub async fn sealed() -> Self {
+        let server = Self::uninitialized().await;
+        server.initialize().await;
+        server
+    }
+
+    /// One that is unsealed, and whose only peer never answers, so that they elect nobody.
+    pub async fn without_leader() -> Self {
+        let mut server = Self::uninitialized().await;
+        let key = server.initialize().await;
+        server.child.kill().await.unwrap();
+        let peer = |id: &str, port| json!({"id": id, "address": format!("127.0.0.1:{port}"), "non_voter": false});
+        let peers = json!([peer("a", server.cluster), peer("b", 1)]);
+        std::fs::write(server.folder.path().join("data/raft/peers.json"), peers.to_string()).unwrap();
+        server.child = start(&server.folder, server.port).await;
+        server.ask("sys/unseal", json!({"key": key})).await;
+        server
+    }
+
+    /// Makes its storage and brings its key.
+    async fn initialize(&self) -> Value {
+        self.ask("sys/init", json!({"secret_shares": 1, "secret_threshold": 1})).await["keys"][0].take()
+    }
+
+    async fn ask(&self, path: &str, body: Value) -> Value {
+        let (status, answer) =
+            http::send("POST", &format!("{}/v1/{path}", self.address), None, None, Some(&body)).await;
+        assert!(status.is_success(), "{path}: {status} {answer}");
+        answer
+    }
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+/// Starts it, and waits until it listens.
+async fn start(folder: &TempDir, port: u16) -> Child {
+    let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+    command.arg("server").arg("-config").arg(folder.path().join("config.json")).env_clear();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn();
+    let listens = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), listens).await.unwrap();
+    child.unwrap()
+}
