@@ -7,15 +7,11 @@ pub mod check;
 pub mod mount;
 mod pod;
 pub mod serve;
+pub mod style;
 pub mod validate;
 pub mod version;
 
-use std::{
-    ffi::OsString,
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
 
@@ -201,7 +197,7 @@ fn finish(outcome: Result<(), String>) -> ExitCode {
 /// Says on standard error why the command fails.
 fn complain(what: &str) {
     for line in what.lines() {
-        let _ = writeln!(io::stderr(), "vaultmount: {line}");
+        let _ = writeln!(style::stderr(), "{} {line}", style::paint(style::ERROR, "vaultmount:"));
     }
 }
 

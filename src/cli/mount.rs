@@ -1,16 +1,18 @@
 //! `vaultmount mount`: plays the driver for one class, and shows what a pod would get.
 
 use std::{
-    fmt::Write as _,
     fs,
-    io::{self, Write as _},
+    io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Component, Path},
     process::ExitCode,
     sync::Arc,
 };
 
-use super::{MountArgs, pod};
+use super::{
+    MountArgs, pod,
+    style::{self, HEADING, SKIPPED, paint},
+};
 use crate::{
     app,
     config::Config,
@@ -79,25 +81,24 @@ fn write_one(path: &Path, file: &File) -> io::Result<()> {
     open.set_permissions(fs::Permissions::from_mode(file.mode.cast_unsigned()))
 }
 
+/// Names first; then, past everything that looks for colour in text, the contents as they are.
 fn print(response: &MountResponse, show: bool) -> io::Result<()> {
-    let mut text = String::new();
+    let mut out = style::stdout();
     let width = response.files.iter().map(|f| f.path.len()).max().unwrap_or(0).max(4);
-    let _ = writeln!(text, "{:width$}  MODE  BYTES", "FILE");
+    writeln!(out, "{:width$}  {}  {}", paint(HEADING, "FILE"), paint(HEADING, "MODE"), paint(HEADING, "BYTES"))?;
     for file in &response.files {
-        let _ = writeln!(text, "{:width$}  {:04o}  {}", file.path, file.mode, file.contents.len());
+        writeln!(out, "{:width$}  {:04o}  {}", file.path, file.mode, file.contents.len())?;
     }
     let width = response.object_version.iter().map(|v| v.id.len()).max().unwrap_or(0).max(6);
-    let _ = writeln!(text, "\n{:width$}  VERSION", "OBJECT");
+    writeln!(out, "\n{:width$}  {}", paint(HEADING, "OBJECT"), paint(HEADING, "VERSION"))?;
     for version in &response.object_version {
-        let _ = writeln!(text, "{:width$}  {}", version.id, version.version);
+        writeln!(out, "{:width$}  {}", version.id, version.version)?;
     }
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
     for file in response.files.iter().filter(|_| show) {
-        writeln!(out, "\n--- {}", file.path)?;
+        writeln!(out, "\n{}", paint(HEADING, format_args!("--- {}", file.path)))?;
         match std::str::from_utf8(&file.contents) {
-            Ok(text) => writeln!(out, "{}", text.trim_end_matches('\n'))?,
-            Err(_) => writeln!(out, "(not text)")?,
+            Ok(text) => writeln!(io::stdout(), "{}", text.trim_end_matches('\n'))?,
+            Err(_) => writeln!(out, "{}", paint(SKIPPED, "(not text)"))?,
         }
     }
     Ok(())

@@ -1,0 +1,65 @@
+//! What output for people looks like on a terminal; anywhere else it is plain.
+//!
+//! Text is painted always and written through [`stdout`] or [`stderr`], each of which takes the colour out again unless
+//! it is a terminal that has colours, as clap does for its help. `NO_COLOR`, `CLICOLOR_FORCE` and `CLICOLOR` go before that, in this order.
+
+use std::{
+    fmt::{self, Display},
+    io::{StderrLock, StdoutLock},
+};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+
+/// What went well.
+pub const OK: Style = AnsiColor::Green.on_default();
+/// What may be wrong.
+pub const WARNING: Style = AnsiColor::Yellow.on_default();
+/// What is wrong.
+pub const ERROR: Style = AnsiColor::Red.on_default().bold();
+/// What was not done.
+pub const SKIPPED: Style = AnsiColor::Cyan.on_default();
+/// Headings, of tables too.
+pub const HEADING: Style = Style::new().bold();
+/// What goes aside: places in files, what was asked, ids beside a title.
+pub const PLACE: Style = Style::new().dimmed();
+
+/// Text in a style. Widths and alignment count what is seen: `{:<8}` of it pads the text.
+pub struct Painted<T>(Style, T);
+
+/// Puts text in a style; nested paint ends the outer one.
+#[must_use]
+pub fn paint<T: Display>(style: Style, text: T) -> Painted<T> {
+    Painted(style, text)
+}
+
+impl<T: Display> Display for Painted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.render())?;
+        self.1.fmt(f)?;
+        write!(f, "{}", self.0.render_reset())
+    }
+}
+
+/// Standard output for painted text. What must stay as it is, byte for byte, goes to [`std::io::stdout`].
+#[must_use]
+pub fn stdout() -> AutoStream<StdoutLock<'static>> {
+    anstream::stdout().lock()
+}
+
+/// Standard error for painted text.
+#[must_use]
+pub fn stderr() -> AutoStream<StderrLock<'static>> {
+    anstream::stderr().lock()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_count_what_is_seen() {
+        assert_eq!(format!("{:<4}|", paint(OK, "ok")), "\u{1b}[32mok  \u{1b}[0m|");
+        assert_eq!(anstream::adapter::strip_str(&format!("{:>4}|", paint(ERROR, 7))).to_string(), "   7|");
+    }
+}
