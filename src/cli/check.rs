@@ -10,7 +10,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{PodArgs, mode, pod};
+use super::{
+    PodArgs, mode, pod,
+    style::{self, paint},
+};
 use crate::{
     app,
     check::{Check, Outcome, Step},
@@ -186,7 +189,7 @@ impl Report {
         self.since = Instant::now();
         if self.output == Output::Text {
             // Nobody reads it; the exit code remains.
-            let _ = io::stdout().write_all(line(&step, took).as_bytes());
+            let _ = style::stdout().write_all(line(&step, took).as_bytes());
         }
         self.steps.push((step, took));
     }
@@ -236,29 +239,30 @@ const LONG: Duration = Duration::from_secs(1);
 
 fn line(step: &Step, took: Duration) -> String {
     let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
-    let (word, detail) = match &step.outcome {
-        Outcome::Good(detail) => ("ok", detail.clone()),
-        Outcome::Odd(detail) => ("warn", detail.clone()),
-        Outcome::Skipped(detail) => ("skip", detail.clone()),
-        Outcome::Failed(error) => ("FAIL", explained(error)),
-    };
     let took = if took < LONG { String::new() } else { format!(" (after {:.1} s)", took.as_secs_f64()) };
-    format!("{word:4}  {:12}  {subject}{detail}{took}\n", step.name)
-}
-
-/// A failure on lines of its own: what, in whose words, and how to mend it.
-fn explained(error: &Error) -> String {
-    let pad = " ".repeat(INDENT);
-    if error.is_listing() {
-        return error.what().to_owned();
+    let (word, style, detail) = match &step.outcome {
+        Outcome::Good(detail) => ("ok", style::OK, detail.as_str()),
+        Outcome::Odd(detail) => ("warn", style::WARNING, detail.as_str()),
+        Outcome::Skipped(detail) => ("skip", style::SKIPPED, detail.as_str()),
+        Outcome::Failed(error) => ("FAIL", style::ERROR, error.what()),
+    };
+    let mut line = format!("{:4}  {:12}  {subject}{detail}", paint(style, word), step.name);
+    // What lists several failures has id and mend of each in it.
+    let alone = match &step.outcome {
+        Outcome::Failed(error) if !error.is_listing() => Some(error),
+        _ => None,
+    };
+    if let Some(error) = alone {
+        let _ = write!(line, " [{}]", error.cause().id());
     }
-    let mut text = format!("{} [{}]", error.what(), error.cause().id());
-    for (label, words) in [("it said", error.words()), ("mend", error.next_step())] {
+    line += &took;
+    let words = alone.into_iter().flat_map(|e| [("it said", e.words()), ("mend", e.next_step())]);
+    for (label, words) in words {
         if let Some(words) = words {
-            let _ = write!(text, "\n{pad}{label}: {words}");
+            let _ = write!(line, "\n{:INDENT$}{}: {words}", "", paint(style::HEADING, label));
         }
     }
-    text
+    line + "\n"
 }
 
 /// The whole walk in JSON.
