@@ -140,7 +140,7 @@ impl Check<'_> {
         tell(self.token()?);
         let opened = way.session.open(&way.prover, self.deadline()).await;
         opened.map_err(|error| Step::failed("login", error))?;
-        if let Some(token) = way.session.standing() {
+        if let Some(token) = way.session.logged_in() {
             tell(self.login(way, &token));
         }
         let found = self.objects(way, tell, created).await;
@@ -280,10 +280,10 @@ impl Check<'_> {
     async fn clear(&self, way: &Way, created: &[Created], tell: &mut impl FnMut(Step)) {
         let leased = created.iter().filter(|c| c.is_leased).count();
         let with = if leased > 0 { format!(", and with it {}", count(leased, "lease")) } else { String::new() };
-        if let Some(token) = way.session.standing() {
+        if let Some(token) = way.session.logged_in() {
             let life = span(i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX));
-            tell(match way.session.end(self.deadline()).await {
-                Ok(_) => Step::good("clean-up", format!("token revoked{with}")),
+            tell(match way.session.revoke(&token, self.deadline()).await {
+                Ok(()) => Step::good("clean-up", format!("token revoked{with}")),
                 Err(_) if token.is_batch => {
                     Step::odd("clean-up", format!("a batch token cannot be revoked; it ends within {life}{with}"))
                 }

@@ -22,10 +22,10 @@ impl Session {
         self.client()
     }
 
-    /// The Vault token held.
+    /// The Vault token of the last login, whatever it is still good for.
     #[must_use]
-    pub fn standing(&self) -> Option<Arc<Token>> {
-        self.held(None)
+    pub fn logged_in(&self) -> Option<Arc<Token>> {
+        self.state().token.as_ref().map(|(token, _)| Arc::clone(token))
     }
 
     /// Looks ahead at a read, and creates nothing. Beside it the error of a read that is known to fail.
@@ -50,11 +50,11 @@ impl Session {
         Ok((prospect, error))
     }
 
-    /// Revokes the token held, and with it what was leased under it. Whether there was one.
-    pub async fn end(&self, deadline: Instant) -> Result<bool, Error> {
-        let Some((token, _)) = self.state().token.take() else { return Ok(false) };
-        let (client, namespace) = (self.client(), self.key.auth_namespace.as_deref());
-        let revoked = client.revoke(&token, namespace, deadline).await;
-        revoked.map(|()| true).map_err(|failure| failure.of_transport(client.address()))
+    /// Revokes a token of this session, and with it what was leased under it.
+    pub async fn revoke(&self, token: &Token, deadline: Instant) -> Result<(), Error> {
+        self.state().token = None;
+        let client = self.client();
+        let revoked = client.revoke(token, self.key.auth_namespace.as_deref(), deadline).await;
+        revoked.map_err(|failure| failure.of_transport(client.address()))
     }
 }
