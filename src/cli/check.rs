@@ -10,7 +10,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{PodArgs, mode, pod};
+use super::{
+    PodArgs, mode, pod,
+    style::{self, paint},
+};
 use crate::{
     app,
     check::{Check, Outcome, Step},
@@ -186,7 +189,7 @@ impl Report {
         self.since = Instant::now();
         if self.output == Output::Text {
             // Nobody reads it; the exit code remains.
-            let _ = io::stdout().write_all(line(&step, took).as_bytes());
+            let _ = style::stdout().write_all(line(&step, took).as_bytes());
         }
         self.steps.push((step, took));
     }
@@ -237,10 +240,10 @@ const LONG: Duration = Duration::from_secs(1);
 fn line(step: &Step, took: Duration) -> String {
     let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
     let (word, detail) = match &step.outcome {
-        Outcome::Good(detail) => ("ok", detail.clone()),
-        Outcome::Odd(detail) => ("warn", detail.clone()),
-        Outcome::Skipped(detail) => ("skip", detail.clone()),
-        Outcome::Failed(error) => ("FAIL", explained(error)),
+        Outcome::Good(detail) => (paint(style::OK, "ok"), detail.clone()),
+        Outcome::Odd(detail) => (paint(style::WARNING, "warn"), detail.clone()),
+        Outcome::Skipped(detail) => (paint(style::SKIPPED, "skip"), detail.clone()),
+        Outcome::Failed(error) => (paint(style::ERROR, "FAIL"), explained(error)),
     };
     let took = if took < LONG { String::new() } else { format!(" (after {:.1} s)", took.as_secs_f64()) };
     format!("{word:4}  {:12}  {subject}{detail}{took}\n", step.name)
@@ -255,7 +258,7 @@ fn explained(error: &Error) -> String {
     let mut text = format!("{} [{}]", error.what(), error.cause().id());
     for (label, words) in [("it said", error.words()), ("mend", error.next_step())] {
         if let Some(words) = words {
-            let _ = write!(text, "\n{pad}{label}: {words}");
+            let _ = write!(text, "\n{pad}{}: {words}", paint(style::HEADING, label));
         }
     }
     text
