@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the top down. A module may name those after it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "main",
     "cli",
     "app",
