@@ -14,7 +14,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::complain;
+use super::{complain, style};
 use crate::{
     manifest,
     validate::{Input, Report, Severity, validate},
@@ -61,7 +61,12 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
         }
     };
     let report = validate(&inputs);
-    if let Err(error) = io::stdout().lock().write_all(written(&report, args.output).as_bytes()) {
+    let text = written(&report, args.output);
+    let done = match args.output {
+        Format::Text => style::stdout().write_all(text.as_bytes()),
+        _ => io::stdout().write_all(text.as_bytes()),
+    };
+    if let Err(error) = done {
         complain(&format!("the findings cannot be written: {error}"));
         return ExitCode::from(2);
     }

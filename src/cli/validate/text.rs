@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::word;
+use crate::cli::style::{ERROR, PLACE, WARNING, paint};
 use crate::validate::{Finding, Report, Severity};
 
 /// Every finding with its line, and a summary.
@@ -15,9 +16,12 @@ pub(super) fn written(report: &Report) -> String {
 /// `shop.yaml:12:9: error: object "x": … [VM0082]`, and below it the line with a caret.
 fn finding(finding: &Finding) -> String {
     let Finding { severity, cause, file, at, message, excerpt, .. } = finding;
-    let mut text = format!("{file}:{}:{}: {}: {message} [{}]\n", at.line, at.column, word(*severity), cause.id());
+    let place = paint(PLACE, format!("{file}:{}:{}:", at.line, at.column));
+    let style = if *severity == Severity::Error { ERROR } else { WARNING };
+    let word = paint(style, format!("{}:", word(*severity)));
+    let mut text = format!("{place} {word} {message} [{}]\n", cause.id());
     let (number, gutter) = (at.line.to_string(), " ".repeat(at.line.to_string().len()));
-    let (before, carets) = (" ".repeat(excerpt.before), "^".repeat(excerpt.length));
+    let (before, carets) = (" ".repeat(excerpt.before), paint(style, "^".repeat(excerpt.length)));
     let _ = write!(text, "{gutter} |\n{number} | {}\n{gutter} | {before}{carets}\n\n", excerpt.text);
     text
 }
