@@ -45,7 +45,8 @@ impl Session {
         };
         let error = answer.map(|(status, body)| {
             // Foreseen, not said.
-            self.read_error(&Failure::Refused(Refusal::parse(status, body.as_bytes(), None)), &token, read).said("")
+            let refusal = Refusal::parse(status, body.as_bytes(), None);
+            self.read_error(&Failure::Refused(Box::new(refusal)), &token, read).said("")
         });
         Ok((prospect, error))
     }

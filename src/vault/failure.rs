@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Failure {
     /// Vault answered with an error.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// No connection could be made; nothing was sent.
     Connect(Box<ConnectError>),
     /// The answer was lost on its way: the connection ended, or nobody waited longer.
@@ -305,7 +305,7 @@ impl Failure {
                 one_line(&refusal.errors, 200)
             ));
         }
-        Self::Refused(refusal)
+        Self::Refused(Box::new(refusal))
     }
 
     /// The failure of a login, with its cause and its mend.
@@ -339,11 +339,11 @@ impl Failure {
     /// The same without the arguments that Vault, or what stands before it, repeats.
     fn covered(&self, read: &Read) -> Self {
         match self.clone() {
-            Self::Refused(refusal) => Self::Refused(Refusal {
+            Self::Refused(refusal) => Self::Refused(Box::new(Refusal {
                 errors: read.cover(&refusal.errors),
                 warnings: read.cover(&refusal.warnings),
-                ..refusal
-            }),
+                ..*refusal
+            })),
             Self::NoData { warnings } => Self::NoData { warnings: warnings.iter().map(|w| read.cover(w)).collect() },
             Self::Lost { detail, creates } => Self::Lost { detail: read.cover(&detail), creates },
             other => other,

@@ -27,27 +27,8 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
             format!("role {role:?} does not exist at {place}"),
             "correct roleName or the auth mount path in the class, or create the role".to_owned(),
         )
-    } else if refusal.says(&["no audiences bound to the role", "does not have an audience"]) {
-        (
-            Cause::AudienceUnbound,
-            format!(
-                "role {role:?} at {place} names no audience, and the service account token is for {}",
-                audiences(at)
-            ),
-            "set the role's bound_audiences (kubernetes: audience) to it".to_owned(),
-        )
-    } else if refusal.says(&["invalid audience", "audience claim"]) {
-        (
-            Cause::AudienceWrong,
-            format!("role {role:?} at {place} does not take the service account token's audience {}", audiences(at)),
-            "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
-        )
-    } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {
-        (
-            Cause::TokenSignature,
-            format!("{place} does not know the key that signed this cluster's service account tokens"),
-            "configure it for this cluster (jwt: oidc_discovery_url, jwks_url or jwt_validation_pubkeys), or name this cluster's auth mount in the class".to_owned(),
-        )
+    } else if let Some(meaning) = of_token(refusal, at, &place) {
+        meaning
     } else if refusal.says(&["namespace not authorized"]) {
         (
             Cause::NamespaceNotBound,
@@ -62,20 +43,6 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
                 "add {service_account:?} to the role's bound_service_account_names, or set the pod's serviceAccountName"
             ),
         )
-    } else if refusal.says(&["not yet valid", "issued in the future"]) {
-        (
-            Cause::ClockSkew,
-            format!("the service account token is not valid yet, says {place}{}", clocks(refusal, at)),
-            CLOCKS.to_owned(),
-        )
-    } else if refusal.says(&["token is expired", "token has expired"]) {
-        let cause = match at.claims.ends {
-            Some(end) if end > at.now => Cause::ClockSkew,
-            _ => Cause::TokenExpired,
-        };
-        let what = format!("the service account token is expired, says {place}{}", clocks(refusal, at));
-        let advice = if cause == Cause::ClockSkew { CLOCKS } else { FRESH };
-        (cause, what, advice.to_owned())
     } else if refusal.says(&["could not load backend configuration", "could not load configuration"]) {
         (
             Cause::AuthUnconfigured,
@@ -118,6 +85,49 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
     Error::new(cause, what).said(&refusal.errors).advice(advice)
 }
 
+/// What is wrong with the service account token itself: cause, what, advice.
+fn of_token(refusal: &Refusal, at: &LoginContext, place: &str) -> Option<(Cause, String, String)> {
+    let role = &at.role;
+    Some(if refusal.says(&["no audiences bound to the role", "does not have an audience"]) {
+        (
+            Cause::AudienceUnbound,
+            format!(
+                "role {role:?} at {place} names no audience, and the service account token is for {}",
+                audiences(at)
+            ),
+            "set the role's bound_audiences (kubernetes: audience) to it".to_owned(),
+        )
+    } else if refusal.says(&["invalid audience", "audience claim"]) {
+        (
+            Cause::AudienceWrong,
+            format!("role {role:?} at {place} does not take the service account token's audience {}", audiences(at)),
+            "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
+        )
+    } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {
+        (
+            Cause::TokenSignature,
+            format!("{place} does not know the key that signed this cluster's service account tokens"),
+            "configure it for this cluster (jwt: oidc_discovery_url, jwks_url or jwt_validation_pubkeys), or name this cluster's auth mount in the class".to_owned(),
+        )
+    } else if refusal.says(&["not yet valid", "issued in the future"]) {
+        (
+            Cause::ClockSkew,
+            format!("the service account token is not valid yet, says {place}{}", clocks(refusal, at)),
+            CLOCKS.to_owned(),
+        )
+    } else if refusal.says(&["token is expired", "token has expired"]) {
+        let cause = match at.claims.ends {
+            Some(end) if end > at.now => Cause::ClockSkew,
+            _ => Cause::TokenExpired,
+        };
+        let what = format!("the service account token is expired, says {place}{}", clocks(refusal, at));
+        let advice = if cause == Cause::ClockSkew { CLOCKS } else { FRESH };
+        (cause, what, advice.to_owned())
+    } else {
+        return None;
+    })
+}
+
 const FRESH: &str =
     "the next mount brings a fresh one; if it does not, compare the clocks of this node, the API server and Vault";
 const CLOCKS: &str = "set the clocks of this node, the API server and Vault (NTP)";
@@ -129,16 +139,17 @@ const AGREED: i64 = 5;
 fn clocks(refusal: &Refusal, at: &LoginContext) -> String {
     let from_now = |time: Timestamp| time.as_second() - at.now.as_second();
     let mut notes = String::new();
+    let mut note = |words: String| notes.extend(["; ", &words]);
     match (at.claims.begins.map(from_now), at.claims.ends.map(from_now)) {
-        (Some(ahead), _) if ahead > 0 => notes += &format!("; by this node's clock it begins in {ahead} s"),
-        (_, Some(left)) if left > 0 => notes += &format!("; by this node's clock it ends in {left} s"),
-        (_, Some(over)) => notes += &format!("; by this node's clock it ended {} s ago", -over),
+        (Some(ahead), _) if ahead > 0 => note(format!("by this node's clock it begins in {ahead} s")),
+        (_, Some(left)) if left > 0 => note(format!("by this node's clock it ends in {left} s")),
+        (_, Some(over)) => note(format!("by this node's clock it ended {} s ago", -over)),
         (_, None) => {}
     }
     match refusal.date.map(from_now) {
-        Some(ahead) if ahead > AGREED => notes += &format!("; Vault's clock is {ahead} s ahead of this node's"),
-        Some(behind) if behind < -AGREED => notes += &format!("; Vault's clock is {} s behind this node's", -behind),
-        Some(_) => notes += "; Vault's clock and this node's agree",
+        Some(ahead) if ahead > AGREED => note(format!("Vault's clock is {ahead} s ahead of this node's")),
+        Some(behind) if behind < -AGREED => note(format!("Vault's clock is {} s behind this node's", -behind)),
+        Some(_) => note("Vault's clock and this node's agree".to_owned()),
         None => {}
     }
     notes

@@ -1,5 +1,7 @@
 //! The class itself.
 
+use std::future::{Ready, ready};
+
 use super::{Manifest, Scenario, arranged, one};
 
 pub async fn invalid_request() -> [Scenario; 2] {
@@ -24,21 +26,21 @@ fn class(more: &str, object: &str) -> String {
     )
 }
 
-pub async fn unknown_name() -> [Manifest; 1] {
-    [Manifest { text: class("", "        secretkey: pass\n"), says: &["secretkey", "secretKey"] }]
+pub fn unknown_name() -> Ready<[Manifest; 1]> {
+    ready([Manifest { text: class("", "        secretkey: pass\n"), says: &["secretkey", "secretKey"] }])
 }
 
-pub async fn secret_object() -> [Manifest; 1] {
+pub fn secret_object() -> Ready<[Manifest; 1]> {
     let copied = "  secretObjects:\n    - secretName: s\n      type: Opaque\n      data: [{objectName: y, key: k}]\n";
-    [Manifest { text: class(copied, ""), says: &["\"y\"", "\"x\""] }]
+    ready([Manifest { text: class(copied, ""), says: &["\"y\"", "\"x\""] }])
 }
 
-pub async fn pod_override() -> [Manifest; 1] {
+pub fn pod_override() -> Ready<[Manifest; 1]> {
     let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: []\n  volumes:\n    - name: s\n      csi:\n        driver: secrets-store.csi.k8s.io\n        readOnly: true\n        volumeAttributes: {secretProviderClass: shop, roleName: other}\n";
-    [Manifest { text: class("", "") + pod, says: &["roleName", "volumeAttributes"] }]
+    ready([Manifest { text: class("", "") + pod, says: &["roleName", "volumeAttributes"] }])
 }
 
-pub async fn manifest() -> [Manifest; 1] {
+pub fn manifest() -> Ready<[Manifest; 1]> {
     let text = class("", "").replace("  parameters:", "  parameters: 7\n  other:");
-    [Manifest { text, says: &["parameters"] }]
+    ready([Manifest { text, says: &["parameters"] }])
 }
