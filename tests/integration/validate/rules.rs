@@ -39,14 +39,14 @@ async fn a_manifest_that_cannot_be_used() {
             &[
                 "10:25: error: vaultSkipTLSVerify is true or false, and the API server takes only text; put it in quotes [VM0085]",
                 "10:25: error: vaultSkipTLSVerify: is \"yes\"; write true or false [VM0080]",
-                "11:15: error: audience is a list, and the API server takes only text; write one value [VM0085]",
+                "11:5: error: audience is a list, and the API server takes only text; write one value [VM0085]",
             ],
         ),
         (
             &class("  parameters:\n    roleName: 1\n    objects:\n    - objectName: a\n"),
             &[
                 "7:15: error: roleName is a number, and the API server takes only text; put it in quotes [VM0085]",
-                "9:5: error: objects is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
+                "8:5: error: objects is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
             ],
         ),
     ] {
@@ -81,7 +81,7 @@ async fn every_mistake_that_a_mount_would_tell() {
     .await;
     says(
         &with_objects("- objectName: a\n  secretPath: @p"),
-        &["10:19: error: objects: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
+        &["10:21: error: objects: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
     )
     .await;
     says(
