@@ -1,4 +1,4 @@
-//! The command line: one command each for serving, for a mount by hand, and for the version.
+//! The command line: one command each for serving, for a mount by hand, for manifests, and for the version.
 //!
 //! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
 //! never takes the next argument. Without a command, `serve` is meant.

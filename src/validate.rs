@@ -123,3 +123,6 @@ pub fn validate(inputs: &[Input]) -> Report {
     report.findings = sources.into_iter().flat_map(Source::into_findings).collect();
     report
 }
+
+#[cfg(test)]
+mod tests;

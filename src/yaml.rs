@@ -23,18 +23,21 @@ pub struct Fault {
     pub at: Option<At>,
 }
 
-/// How much one document may hold.
+/// How much one document may hold, and which words are booleans.
 #[derive(Clone, Copy)]
 pub struct Budget {
     nodes: usize,
     deepest: usize,
+    /// `true` and `false` alone; else `yes`, `no`, `on`, `off` and their like, too.
+    strict_booleans: bool,
 }
 
 impl Budget {
     /// Of `objects`: 256 of ten fields are 5,000 nodes; what is far beyond that is a mistake or an attack.
-    pub const OBJECTS: Self = Self { nodes: 20_000, deepest: 32 };
+    pub const OBJECTS: Self = Self { nodes: 20_000, deepest: 32, strict_booleans: true };
     /// Of a manifest, which may be of any kind: a large custom resource definition has 100,000 nodes.
-    pub const MANIFEST: Self = Self { nodes: 500_000, deepest: 100 };
+    /// Booleans are those of kubectl, which reads YAML 1.1. 64 levels take 2 MiB of stack without optimization.
+    pub const MANIFEST: Self = Self { nodes: 500_000, deepest: 64, strict_booleans: false };
 }
 
 /// Reads one document. Anchors and merge keys work, duplicate keys are an error.
@@ -42,7 +45,7 @@ pub fn read<T: DeserializeOwned>(text: &str, budget: Budget) -> Result<T, Error>
     serde_saphyr::from_str_with_options(text, options(budget))
 }
 
-fn options(Budget { nodes, deepest }: Budget) -> Options {
+fn options(Budget { nodes, deepest, strict_booleans }: Budget) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 2 * nodes,
@@ -64,7 +67,7 @@ fn options(Budget { nodes, deepest }: Budget) -> Options {
             max_replay_stack_depth: 16,
         },
         legacy_octal_numbers: true,
-        strict_booleans: true,
+        strict_booleans: strict_booleans,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     }

@@ -165,6 +165,7 @@ fn a_mount_by_hand() {
     assert_eq!((args.pod.name.as_str(), args.pod.namespace.as_deref(), args.show), ("web-0", None, true));
     assert_eq!(args.permission, 0o400);
     assert_eq!(mount(&["mount", "-fclass.yaml"]).file, PathBuf::from("class.yaml"));
+    assert_eq!(mount(&["mount", "-f=-", "-class=web"]).class.as_deref(), Some("web"));
     let args = mount(&["mount", "-file=x", "-vault-addr=https://v", "-kubeconfig=k", "-debug"]).as_serve();
     assert_eq!(args.connection.vault.addr.as_deref(), Some("https://v"));
     assert_eq!((args.kubernetes.kubeconfig.as_deref(), args.log.debug.as_deref()), (Some("k"), Some("true")));
@@ -179,6 +180,17 @@ fn a_mount_by_hand() {
         assert!(error(args).contains(why), "{}", error(args));
     }
     assert!(mount(&["mount", "-f=x", "-endpoint=/v.sock", "-kubeconfig=k"]).endpoint.is_some());
+}
+
+#[test]
+fn manifests_to_validate() {
+    match parse(&["validate", "-output=sarif", "a.yaml", "-strict", "-", "b"]) {
+        Ok(Command::Validate(args)) => {
+            assert_eq!(args.paths, ["a.yaml", "-", "b"].map(PathBuf::from));
+            assert!(args.strict && args.output == validate::Format::Sarif);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

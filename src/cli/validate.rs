@@ -6,6 +6,7 @@ mod sarif;
 mod text;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
@@ -97,10 +98,10 @@ fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, String> {
     for path in paths {
         if path.is_dir() { below(path, &mut files)? } else { files.push(path.clone()) }
     }
-    let mut inputs: Vec<Input> = Vec::new();
+    let (mut inputs, mut names) = (Vec::new(), BTreeSet::new());
     for path in files {
         let name = manifest::shown(path.strip_prefix("./").unwrap_or(&path));
-        if inputs.iter().all(|input| input.name != name) {
+        if names.insert(name.clone()) {
             inputs.push(Input { name, text: manifest::text(&path).map_err(|e| e.what().to_owned())? });
         }
     }

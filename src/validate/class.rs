@@ -123,8 +123,9 @@ impl<'a> Written<'a> {
                 source.hide_node(value);
             }
             if let Some(why) = no_text(name, value) {
-                source.wrong(Cause::Manifest, value, format!("{place}{name} {why}"));
-                if matches!(value.value, Value::List(_) | Value::Map(_)) {
+                let whole = matches!(value.value, Value::List(_) | Value::Map(_));
+                source.wrong(Cause::Manifest, if whole { key } else { value }, format!("{place}{name} {why}"));
+                if whole {
                     source.hide_node(value);
                 }
             }

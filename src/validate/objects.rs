@@ -38,7 +38,10 @@ impl<'a> Objects<'a> {
     pub(super) fn spot(&self, place: &Place, key: bool, source: &Source<'_>) -> Spot {
         let inside = match place {
             Place::Object(entry, fields, None) => self.field(entry.index, fields.last(), key),
-            place => place.at().map(|at| Spot { at, end: at.column + 1 }),
+            place => {
+                let lines: Vec<&str> = self.text.lines().collect();
+                place.at().map(|at| Spot { at, end: at.column + 1 }.within(&lines))
+            }
         };
         inside.and_then(|spot| self.in_file(spot)).unwrap_or_else(|| source.spot(self.value))
     }

@@ -19,6 +19,18 @@ pub(super) struct Spot {
     pub(super) end: usize,
 }
 
+impl Spot {
+    /// One line of a text, at most its last one: what is missing at the end is said there.
+    pub(super) fn within(self, lines: &[&str]) -> Self {
+        let last = lines.iter().rposition(|line| !line.trim().is_empty()).unwrap_or_default();
+        if self.at.line <= last + 1 {
+            return self;
+        }
+        let column = lines.get(last).map_or(1, |line| line.trim_end().chars().count() + 1);
+        Self { at: At { line: last + 1, column }, end: column + 1 }
+    }
+}
+
 /// A file.
 pub(super) struct Source<'a> {
     pub(super) name: &'a str,
@@ -41,7 +53,7 @@ impl<'a> Source<'a> {
 
     /// Notes something.
     pub(super) fn say(&mut self, severity: Severity, cause: Cause, spot: Spot, message: String) {
-        self.found.push((severity, cause, spot, message));
+        self.found.push((severity, cause, spot.within(&self.lines), message));
     }
 
     /// Notes a mistake at a node.
@@ -123,7 +135,8 @@ impl<'a> Source<'a> {
             let (key, rest) = text[begin..].split_once(':').unwrap_or(("", ""));
             let harmless = HARMLESS.contains(&key) && !rest.contains(['{', '[', '#']);
             if !harmless {
-                let shown = text[..begin].chars().count() + if plain(key) { key.chars().count() + 1 } else { 0 };
+                let space = rest.len() - rest.trim_start().len();
+                let shown = text[..begin].chars().count() + if plain(key) { key.len() + 1 + space } else { 0 };
                 self.hide(Spot { at: At { line, column: shown + 1 }, end: text.chars().count() + 1 });
             }
         }

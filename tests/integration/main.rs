@@ -20,3 +20,4 @@ mod reads;
 mod secrecy;
 mod sockets;
 mod support;
+mod validate;

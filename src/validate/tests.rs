@@ -1,0 +1,82 @@
+//! Whatever the manifests are.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn report(text: &str) -> Report {
+    validate(&[Input { name: "a.yaml".into(), text: text.into() }])
+}
+
+/// Findings stand in the file, and nothing they show holds the argument.
+fn sound(text: &str) -> Result<(), TestCaseError> {
+    let report = report(text);
+    for finding in &report.findings {
+        let place = (finding.at.line, finding.at.column, finding.end);
+        prop_assert!((1..=text.lines().count() + 1).contains(&finding.at.line), "{place:?}");
+        prop_assert!(finding.at.column >= 1 && finding.end > finding.at.column, "{place:?}");
+        prop_assert!(!finding.message.contains(['\n', '\r']), "{}", finding.message);
+        let shown = format!("{}{}", finding.message, finding.excerpt.text);
+        prop_assert!(!shown.contains("hunter2"), "{shown}\n{text}");
+    }
+    Ok(())
+}
+
+/// Lines of `objects`, more often right than not, with arguments that must not be shown.
+fn objects() -> impl Strategy<Value = String> {
+    let line = prop_oneof![
+        Just("- objectName: a".to_owned()),
+        Just("  secretPath: p".to_owned()),
+        Just("- {objectName: b, secretPath: /, secretArgs: {pin: hunter2}}".to_owned()),
+        Just("- &x {objectName: c, secretArgs: [hunter2, .nan]}".to_owned()),
+        Just("- <<: *x".to_owned()),
+        Just("  secretArgs: {pin: hunter2}".to_owned()),
+        Just("  secretArgs: |\n    hunter2".to_owned()),
+        Just("    pin: 'hunter2".to_owned()),
+        Just("  passwort: \"hunter2\"".to_owned()),
+        Just(String::new()),
+        "[ -]{0,4}(objectName|secretKey|method|format)?:? ?[a-z*\"'|>{}\\[\\]]{0,4}",
+    ];
+    proptest::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(?s).{0,200}") {
+        report(&text);
+    }
+
+    #[test]
+    fn no_structure_panics(text in "(?s)(apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\n|spec:|  provider: vault\n|  parameters:\n|    objects: [|>]\n|      - |a|\n|: |\\{|\\}|\\[|'|---\n|ü|\t|&a |\\*a){0,30}") {
+        sound(&text)?;
+    }
+
+    #[test]
+    fn no_objects_show_an_argument(objects in objects(), style in prop::sample::select(vec!["|", ">", "|2-", "\"", "'", ""])) {
+        let (open, close) = if matches!(style, "\"" | "'") { (style, style) } else { ("", "") };
+        let header = if open.is_empty() { style } else { "" };
+        let indented: String = format!("{open}{objects}{close}").replace('\n', "\n      ");
+        sound(&format!(
+            "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: a}}\nspec:\n  provider: vault\n  parameters:\n    roleName: web\n    objects: {header}\n      {indented}\n"
+        ))?;
+    }
+}
+
+/// On a stack as large as a program's own; that of a test's thread is smaller.
+#[test]
+fn bombs_are_findings() {
+    std::thread::Builder::new().stack_size(8 << 20).spawn(bombs).unwrap().join().unwrap();
+}
+
+fn bombs() {
+    let nested = "[".repeat(100_000);
+    let lines = |count: usize, line: fn(usize) -> String| (0..count).map(line).collect::<Vec<_>>().join("\n");
+    let deep = lines(60, |i| format!("{}a:", " ".repeat(i)));
+    let laughs = lines(40, |i| {
+        format!("a{}: &a{} [x, x{}]", i + 1, i + 1, if i > 0 { format!(", *a{i}, *a{i}") } else { String::new() })
+    });
+    let itself = "a: &a [*a]";
+    for (text, faults) in [(nested.as_str(), 1), (&deep, 0), (&laughs, 1), (itself, 1)] {
+        assert_eq!(report(text).findings.len(), faults, "{text:.40}");
+    }
+}

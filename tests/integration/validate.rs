@@ -1,0 +1,147 @@
+//! `vaultmount validate`, as a hook or a CI job runs it.
+
+mod formats;
+mod places;
+mod rules;
+mod secrecy;
+
+use std::{fs, process::Stdio};
+
+use tokio::io::AsyncWriteExt;
+
+use crate::support::daemon::program;
+
+/// Files in a folder that is the command's own.
+struct Project(tempfile::TempDir);
+
+/// What a run came to.
+struct Run {
+    code: i32,
+    printed: String,
+    said: String,
+}
+
+impl Project {
+    fn with(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Self(folder)
+    }
+
+    async fn run(&self, args: &[&str]) -> Run {
+        self.run_with(args, "").await
+    }
+
+    async fn run_with(&self, args: &[&str], stdin: &str) -> Run {
+        let args: Vec<String> = ["validate"].iter().chain(args).map(|&arg| arg.to_owned()).collect();
+        let mut command = program(&args);
+        command.current_dir(self.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // One that does not read its input has closed it.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
+        let output = child.wait_with_output().await.unwrap();
+        Run {
+            code: output.status.code().unwrap(),
+            printed: String::from_utf8(output.stdout).unwrap(),
+            said: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Run {
+    /// The findings' own lines, without excerpts and summary.
+    fn findings(&self) -> Vec<&str> {
+        self.printed.lines().filter(|line| line.contains(": error: ") || line.contains(": warning: ")).collect()
+    }
+}
+
+/// The findings in one file, `a.yaml`.
+async fn found(text: &str) -> Vec<String> {
+    let run = Project::with(&[("a.yaml", text)]).run(&["."]).await;
+    let findings = run.findings();
+    assert_eq!(
+        run.code,
+        i32::from(findings.iter().any(|line| line.contains(": error: "))),
+        "{}{}",
+        run.printed,
+        run.said
+    );
+    findings.iter().map(|line| line.strip_prefix("a.yaml:").unwrap().to_owned()).collect()
+}
+
+/// A class whose `spec` goes on with these lines, from line 6.
+fn class(spec: &str) -> String {
+    format!(
+        "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: shop, namespace: shop}}\nspec:\n  provider: vault\n{spec}"
+    )
+}
+
+/// A class with these parameters beside a role and an object, from line 10.
+fn with_parameters(lines: &str) -> String {
+    class(&format!(
+        "  parameters:\n    roleName: web\n    objects: |\n      - {{objectName: a, secretPath: p}}\n{lines}"
+    ))
+}
+
+/// A class with this text of `objects`, from line 9 and indented by six.
+fn with_objects(lines: &str) -> String {
+    let indented = lines.replace('\n', "\n      ");
+    class(&format!("  parameters:\n    roleName: web\n    objects: |\n      {indented}\n"))
+}
+
+#[tokio::test]
+async fn the_examples_are_good() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
+    let run = Project::with(&[]).run(&["--strict", examples]).await;
+    assert_eq!(run.code, 0, "{}", run.printed);
+    assert_eq!(run.printed, "all good in 5 classes (5 files)\n");
+}
+
+#[tokio::test]
+async fn folders_are_looked_through_in_order_and_hidden_ones_are_not() {
+    let wrong = with_parameters("    vaultAdress: x\n");
+    let project = Project::with(&[
+        ("b/2.yml", &wrong.replace("shop", "b2")),
+        ("b/1.yaml", &wrong.replace("shop", "b1")),
+        ("a.json", r#"{"apiVersion":"secrets-store.csi.x-k8s.io/v1","kind":"SecretProviderClass"}"#),
+        ("b/.git/x.yaml", &wrong),
+        ("b/readme.md", "a: ["),
+    ]);
+    let run = project.run(&["."]).await;
+    let files: Vec<_> = run.findings().iter().map(|line| line.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(files, ["a.json", "b/1.yaml", "b/2.yml"]);
+    assert!(run.printed.ends_with("3 errors in 2 classes (3 files)\n"), "{}", run.printed);
+    assert_eq!(project.run(&["b/1.yaml", "./b/1.yaml", "b"]).await.findings().len(), 2);
+}
+
+#[tokio::test]
+async fn standard_input_is_read_by_name_and_when_nothing_is_named() {
+    let project = Project::with(&[]);
+    for args in [&[][..], &["-"]] {
+        let run = project.run_with(args, &with_parameters("    vaultAdress: x\n")).await;
+        assert_eq!(run.code, 1);
+        assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.printed);
+    }
+    assert_eq!(project.run_with(&[], "").await.printed, "all good in 0 classes (1 file)\n");
+}
+
+#[tokio::test]
+async fn the_exit_code_tells_mistakes_from_what_could_not_be_looked_at() {
+    let project = Project::with(&[("warned.yaml", &with_parameters("    tokenScope: pod\n")), ("bytes.yaml", "")]);
+    fs::write(project.0.path().join("bytes.yaml"), [0xff, 0xfe, b'a']).unwrap();
+    for (args, code, says) in [
+        (&["warned.yaml"][..], 0, "1 warning in 1 class (1 file)"),
+        (&["--strict", "warned.yaml"], 1, "1 warning in 1 class"),
+        (&["absent.yaml"], 2, "absent.yaml cannot be read: "),
+        (&["bytes.yaml"], 2, "bytes.yaml cannot be read: "),
+        (&["--output=xml"], 2, "possible values: text, json, sarif, github"),
+    ] {
+        let run = project.run(args).await;
+        assert_eq!(run.code, code, "{args:?}");
+        assert!(format!("{}{}", run.printed, run.said).contains(says), "{args:?}: {}{}", run.printed, run.said);
+    }
+}

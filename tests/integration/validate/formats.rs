@@ -1,0 +1,94 @@
+//! What other programs read.
+
+use serde_json::Value;
+
+use super::{Project, with_parameters};
+
+/// Three errors and a warning, in a file whose name needs escaping.
+async fn printed(output: &str) -> String {
+    let project = Project::with(&[
+        ("de ploy/a,b:%.yaml", &with_parameters("    vaultAdress: x\n    vaultCACert: x\n    tokenScope: pod\n")),
+        ("z.yaml", "a: [\n"),
+    ]);
+    let run = project.run(&["--output", output, "."]).await;
+    assert_eq!(run.code, 1);
+    run.printed
+}
+
+#[tokio::test]
+async fn text_points_at_the_line() {
+    let printed = printed("text").await;
+    let begin = "de ploy/a,b:%.yaml:10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]\n   |\n10 |     vaultAdress: ***\n   |     ^^^^^^^^^^^\n\n";
+    assert!(printed.starts_with(begin), "{printed}");
+    assert!(printed.ends_with("\n\n3 errors, 1 warning in 1 class (2 files)\n"), "{printed}");
+}
+
+#[tokio::test]
+async fn json_has_every_finding_and_the_counts() {
+    let json: Value = serde_json::from_str(&printed("json").await).unwrap();
+    let first = &json["findings"][0];
+    assert_eq!(first["file"], "de ploy/a,b:%.yaml");
+    assert_eq!((&first["line"], &first["column"], &first["endColumn"]), (&10.into(), &5.into(), &16.into()));
+    assert_eq!((&first["severity"], &first["id"]), (&"error".into(), &"VM0082".into()));
+    assert_eq!(first["message"], "vaultAdress: is unknown and would be ignored; did you mean vaultAddress?");
+    assert_eq!(first["excerpt"], "    vaultAdress: ***");
+    assert_eq!(first["title"], "Nobody knows a parameter or field");
+    assert_eq!(json["findings"].as_array().unwrap().len(), 4);
+    let summary = serde_json::json!({"errors": 3, "warnings": 1, "files": 2, "classes": 1, "pods": 0, "skipped": 0});
+    assert_eq!(json["summary"], summary);
+}
+
+#[tokio::test]
+async fn github_shows_each_beside_its_line() {
+    let printed = printed("github").await;
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines.len(), 4, "{printed}");
+    assert_eq!(
+        lines[0],
+        "::error file=de ploy/a%2Cb%3A%25.yaml,line=10,col=5,endColumn=16,title=VM0082 Nobody knows a parameter or field::vaultAdress: is unknown and would be ignored; did you mean vaultAddress?"
+    );
+    assert!(lines[2].starts_with("::warning file="), "{printed}");
+}
+
+/// What sarif-2.1.0 requires of what is written, and what code scanning asks for beyond.
+#[tokio::test]
+async fn sarif_is_what_code_scanning_takes() {
+    let sarif: Value = serde_json::from_str(&printed("sarif").await).unwrap();
+    assert_eq!((&sarif["version"], sarif["$schema"].is_string()), (&"2.1.0".into(), true));
+    let run = &sarif["runs"][0];
+    let driver = &run["tool"]["driver"];
+    assert_eq!(driver["name"], "vaultmount");
+    assert_eq!(run["columnKind"], "unicodeCodePoints");
+    let rules = driver["rules"].as_array().unwrap();
+    for rule in rules {
+        for text in [&rule["id"], &rule["name"], &rule["shortDescription"]["text"], &rule["help"]["text"]] {
+            assert!(text.as_str().is_some_and(|text| !text.is_empty()), "{rule}");
+        }
+    }
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), 4);
+    for result in results {
+        let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(rules[index]["id"], result["ruleId"]);
+        assert!(["error", "warning"].contains(&result["level"].as_str().unwrap()));
+        assert!(result["message"]["text"].is_string());
+        let place = &result["locations"][0]["physicalLocation"];
+        let region = &place["region"];
+        let number = |name: &str| region[name].as_u64().unwrap();
+        assert!(number("startLine") >= 1 && number("endLine") == number("startLine"));
+        assert!(number("startColumn") >= 1 && number("endColumn") > number("startColumn"));
+    }
+    assert_eq!(results[0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"], "de%20ploy/a%2Cb%3A%25.yaml");
+}
+
+#[tokio::test]
+async fn nothing_found_is_said_in_every_format() {
+    let project = Project::with(&[("a.yaml", &with_parameters(""))]);
+    for (output, says) in [("text", "all good in 1 class (1 file)\n"), ("github", "")] {
+        assert_eq!(project.run(&["-o", output, "a.yaml"]).await.printed, says);
+    }
+    let json: Value = serde_json::from_str(&project.run(&["-o", "json", "a.yaml"]).await.printed).unwrap();
+    assert_eq!(json["findings"], Value::Array(vec![]));
+    let sarif: Value = serde_json::from_str(&project.run(&["-o", "sarif", "a.yaml"]).await.printed).unwrap();
+    assert_eq!(sarif["runs"][0]["results"], Value::Array(vec![]));
+}

@@ -1,0 +1,85 @@
+//! Lines and columns are those an editor shows, wherever the text of `objects` stands.
+
+use super::{class, found, with_objects};
+
+#[tokio::test]
+async fn in_a_literal_block_every_line_has_its_own_place() {
+    let said = found(&with_objects(
+        "\n# a comment\n- objectName: ä\n\n  secretPath: p\n  method: PTU\n- {objectName: b, secretPath: 'x#y', formt: env}",
+    ))
+    .await;
+    assert_eq!(
+        said,
+        [
+            "14:17: error: object \"ä\": method: \"PTU\" is none of GET, LIST, PUT, POST (did you mean PUT?) [VM0080]",
+            "15:37: error: object \"b\": secretPath: contains a `#`; name the path alone, and the key in secretKey [VM0080]",
+            "15:44: error: object \"b\": formt: is unknown and would be ignored; did you mean format? [VM0082]",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn every_way_to_indent_a_literal_block_is_read() {
+    for (header, indent) in [("|", 10), ("|2", 6), ("|-", 5), ("|+", 6), ("| # note", 8), ("&o |", 6)] {
+        let pad = " ".repeat(indent);
+        let objects = format!("    objects: {header}\n{pad}- objectName: a\n{pad}  secretPath: /\n");
+        let said = found(&class(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
+        assert!(
+            said[0].starts_with(&format!("10:{}: error: object \"a\": secretPath: ", indent + 15)),
+            "{header}: {said:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn lines_that_end_as_on_windows_count_as_one() {
+    let said = found(&with_objects("- objectName: a\n  secretPath: /\n").replace('\n', "\r\n")).await;
+    assert!(said[0].starts_with("10:21: error: "), "{said:?}");
+}
+
+#[tokio::test]
+async fn elsewhere_the_place_is_where_the_text_begins_and_the_message_tells_its_own() {
+    let broken = [
+        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: objects: is no valid YAML: "),
+        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: objects: is no valid YAML: "),
+    ];
+    for (objects, says) in broken {
+        let said = found(&class(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
+        assert!(said[0].starts_with(says) && said[0].contains("(line "), "{said:?}");
+        assert!(said[0].ends_with(" of objects) [VM0081]"), "{said:?}");
+    }
+    let said =
+        found(&class("  parameters:\n    roleName: web\n    objects: '[{objectName: a, secretPath: /}]'\n")).await;
+    assert_eq!(
+        said,
+        [
+            "8:14: error: object \"a\": secretPath: names no secret; write mount and path, as in secret/data/app [VM0080]"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn json_has_places_too() {
+    let json = "{\n\t\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{\n\t\t\"apiVersion\": \"secrets-store.csi.x-k8s.io/v1\", \"kind\": \"SecretProviderClass\", \"metadata\": {\"name\": \"a\"},\n\t\t\"spec\": {\"provider\": \"openbao\", \"parameters\": {\n\t\t\t\"roleName\": \"a\\nb\",\n\t\t\t\"objects\": \"- {objectName: a, secretPath: p}\"}}}]}";
+    assert_eq!(
+        found(json).await,
+        ["5:16: error: roleName: contains a control character or line break; remove it [VM0080]"]
+    );
+}
+
+#[tokio::test]
+async fn what_an_anchor_brings_is_where_the_anchor_is() {
+    let said = found(&with_objects(
+        "- &base\n  objectName: a\n  secretPath: p\n  method: PTU\n- {<<: *base, objectName: b, format: xml}",
+    ))
+    .await;
+    assert!(said[0].starts_with("12:17: error: object \"a\": method: "), "{said:?}");
+    assert!(said[1].starts_with("12:17: error: object \"b\": method: "), "{said:?}");
+    assert!(said[2].starts_with("13:44: error: object \"b\": format: "), "{said:?}");
+}
+
+#[tokio::test]
+async fn each_document_counts_from_the_beginning_of_the_file() {
+    let text = format!("# head\n---\nkind: ConfigMap\napiVersion: v1\n--- # next\n{}", with_objects("- objectName: a"));
+    assert!(found(&text).await[0].starts_with("14:21: error: object \"a\": secretPath: missing"));
+}

@@ -1,0 +1,269 @@
+//! Each rule, broken once.
+
+use super::{Project, class, found, with_objects, with_parameters};
+
+async fn says(text: &str, expected: &[&str]) {
+    assert_eq!(found(text).await, expected, "{text}");
+}
+
+/// A pod of class `shop` with these lines in its volume's `csi`, from line 8.
+fn pod(csi: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop}}\nspec:\n  volumes:\n  - name: s\n    csi: {{driver: secrets-store.csi.k8s.io,\n{csi}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_used() {
+    for (text, expected) in [
+        ("a: [\n", &["1:4: error: is no valid YAML: unclosed bracket '[' [VM0085]"][..]),
+        ("a: 1\na: 2\n", &["2:1: error: is no valid YAML: a key appears twice in one mapping; remove one [VM0085]"]),
+        (
+            "apiVersion: secrets-store.csi.x-k8s.io/v1alpha1\nkind: SecretProviderClass\n",
+            &["2:7: error: spec: missing; write provider and parameters below it [VM0085]"],
+        ),
+        (
+            &class("").replace("  provider: vault", "  parameters: {}"),
+            &["4:1: error: spec.provider: missing; write vault or openbao [VM0085]"],
+        ),
+        (&class(""), &["4:1: error: spec.parameters: missing; write roleName and objects below it [VM0085]"]),
+        (
+            &class("  parameters: {objects: '[{objectName: a, secretPath: b}]'}\n").replace("name: shop, ", ""),
+            &[
+                "3:1: error: metadata.name: missing; name the class [VM0085]",
+                "6:3: error: roleName: missing; name the role of the auth mount to log in with [VM0080]",
+            ],
+        ),
+        (
+            &with_parameters("    vaultSkipTLSVerify: yes\n    audience: [a]\n"),
+            &[
+                "10:25: error: vaultSkipTLSVerify is true or false, and the API server takes only text; put it in quotes [VM0085]",
+                "10:25: error: vaultSkipTLSVerify: is \"yes\"; write true or false [VM0080]",
+                "11:5: error: audience is a list, and the API server takes only text; write one value [VM0085]",
+            ],
+        ),
+        (
+            &class("  parameters:\n    roleName: 1\n    objects:\n    - objectName: a\n"),
+            &[
+                "7:15: error: roleName is a number, and the API server takes only text; put it in quotes [VM0085]",
+                "8:5: error: objects is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
+            ],
+        ),
+    ] {
+        says(text, expected).await;
+    }
+}
+
+#[tokio::test]
+async fn every_mistake_that_a_mount_would_tell() {
+    says(
+        &with_parameters("    vaultCACert: x\n    vaultAuthMountPath: a\n    openbaoKubernetesMountPath: b\n    vaultTLSClientCertPath: /c\n"),
+        &[
+            "10:18: error: vaultCACert: is no PEM text; to name a file use the parameter that ends in CACertPath [VM0080]",
+            "11:25: error: openbaoKubernetesMountPath and vaultAuthMountPath: both are set, and both name the auth mount; remove one [VM0080]",
+            "13:29: error: vaultTLSClientCertPath: is set without the one that ends in TLSClientKeyPath; set both or none [VM0080]",
+        ],
+    )
+    .await;
+    says(
+        &with_objects(
+            "- {objectName: a, secretPath: p, secretKey: k, format: env}\n- {objectName: a, secretPath: p}\n- {objectName: a/b, secretPath: p}\n- {objectName: ../c, secretPath: p}\n- {objectName: d, secretPath: p, filePermission: 999}\n-",
+        ),
+        &[
+            "9:62: error: object \"a\": secretKey and format: each says which part of the secret it is; keep one [VM0080]",
+            "10:22: error: object \"a\": objectName: is that of objects[0] and objects[1]; each needs its own [VM0073]",
+            "11:22: error: object \"a/b\": objectName: \"a\" is the file of another object; choose another name [VM0073]",
+            "12:22: error: object \"../c\": objectName: starts with `..`; choose another name [VM0074]",
+            "13:56: error: object \"d\": filePermission: 999 is 01747, more than 0777 [VM0080]",
+            "14:8: warning: objects[5]: is empty and ignored [VM0080]",
+        ],
+    )
+    .await;
+    says(
+        &with_objects("- objectName: a\n  secretPath: @p"),
+        &["10:21: error: objects: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
+    )
+    .await;
+    says(
+        &with_objects("a: b"),
+        &["9:7: error: objects: is a mapping, not a list; start each object with `- objectName:` [VM0080]"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
+    says(
+        &format!(
+            "{}  secretObject: []\n",
+            with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    tokenScope: pod\n")
+        ),
+        &[
+            "10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]",
+            "11:5: error: usePodIdentity: is no parameter and would be ignored; remove it [VM0082]",
+            "12:5: warning: tokenScope: is not supported yet by this version and is ignored [VM0082]",
+            "13:3: error: spec.secretObject: is unknown and ignored; did you mean secretObjects? [VM0082]",
+        ],
+    )
+    .await;
+    says(
+        &with_objects("- {objectName: a, secretPath: p, secretkey: k, wholly-new: 1, type: secret}"),
+        &[
+            "9:40: error: object \"a\": secretkey: is unknown and would be ignored; did you mean secretKey? [VM0082]",
+            "9:54: error: object \"a\": \"wholly-new\": is no field of an object and would be ignored; remove it [VM0082]",
+            "9:69: warning: object \"a\": type: \"secret\" is not supported yet by this version and is ignored [VM0082]",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn secret_objects_name_files_that_are_made() {
+    let objects = "- {objectName: tls.crt, secretPath: p}\n- {objectName: all, secretPath: p, secretKey: '*'}";
+    says(
+        &format!(
+            "{}  secretObjects:\n  - secretName: s\n    type: Opaque\n    data:\n    - {{objectName: tls.crt, key: a}}\n    - {{objectName: all/x, key: b}}\n    - {{objectName: tls.cert, key: c}}\n    - {{objectName: all, key: d}}\n    - {{objectNam: tls.crt}}\n  - secretname: t\n    type: 5\n",
+            with_objects(objects)
+        ),
+        &[
+            "17:20: error: secretObjects[0].data[2].objectName: no object makes the file \"tls.cert\"; did you mean \"tls.crt\"? [VM0083]",
+            "18:20: error: secretObjects[0].data[3].objectName: no object makes the file \"all\"; add one, or remove this [VM0083]",
+            "19:7: error: secretObjects[0].data[4].objectName: missing; name a file of the class [VM0085]",
+            "19:7: error: secretObjects[0].data[4].key: missing; name the key in the Secret [VM0085]",
+            "19:8: error: secretObjects[0].data[4].objectNam: is unknown and ignored; did you mean objectName? [VM0082]",
+            "20:5: error: secretObjects[1].secretname: is unknown and ignored; did you mean secretName? [VM0082]",
+            "20:5: error: secretObjects[1].secretName: missing; name the Secret [VM0085]",
+            "20:5: error: secretObjects[1].data: missing; list objectName and key of each file [VM0085]",
+            "21:5: error: secretObjects[1].type: is a number, not text; put it in quotes [VM0085]",
+        ],
+    )
+    .await;
+    let any = with_objects("- {objectName: ., secretPath: p, secretKey: '*'}");
+    says(&format!("{any}  secretObjects: [{{secretName: s, type: Opaque, data: [{{objectName: x, key: x}}]}}]\n"), &[])
+        .await;
+}
+
+#[tokio::test]
+async fn pods_that_change_their_class_are_told_and_looked_at_with_it() {
+    let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop,\n roleName: other,\n vaultKubernetesMountPath: k,\n vaultNamespce: x,\n objects: '[{objectName: a, secretPath: /}]'}";
+    let text = format!("{}---\n{}", with_parameters("    vaultAuthMountPath: a\n"), pod(attributes));
+    let subject = "Pod \"web\": volume \"s\": ";
+    let warning = |line, name, does| {
+        format!(
+            "{line}:2: warning: {subject}{name}: {does} class \"shop\" for this pod; move it to a class of its own [VM0084]"
+        )
+    };
+    let mut expected = vec![
+        warning(20, "roleName", "replaces that of"),
+        warning(21, "vaultKubernetesMountPath", "adds to"),
+        format!(
+            "21:28: error: {subject}vaultKubernetesMountPath and vaultAuthMountPath: both are set, and both name the auth mount; remove one [VM0080]"
+        ),
+        format!(
+            "22:2: error: {subject}vaultNamespce: is unknown and would be ignored; did you mean vaultNamespace? [VM0082]"
+        ),
+        warning(22, "vaultNamespce", "adds to"),
+        warning(23, "objects", "replaces that of"),
+        format!(
+            "23:11: error: {subject}object \"a\": secretPath: names no secret; write mount and path, as in secret/data/app [VM0080]"
+        ),
+    ];
+    says(&text, &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    // Without its class only what is surely ours is told.
+    expected = [8, 9, 11]
+        .map(|line| {
+            (line + 1, ["roleName", "vaultKubernetesMountPath", "objects"][if line == 11 { 2 } else { line - 8 }])
+        })
+        .map(|(line, name)| warning(line, name, "adds to"))
+        .to_vec();
+    says(&pod(attributes), &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn mistakes_of_the_class_are_not_repeated_for_its_pods() {
+    let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop, audience: x}";
+    let said = found(&format!("{}---\n{}", with_parameters("    vaultCACert: x\n"), pod(attributes))).await;
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said[0].starts_with("10:18: error: vaultCACert: ") && said[1].contains(": warning: Pod \"web\""),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn volumes_that_the_driver_refuses() {
+    for (csi, expected) in [
+        ("readOnly: true, nodePublishSecretRef: {name: x}, volumeAttributes: {secretProviderClass: shop}", &[][..]),
+        (
+            "volumeAttributes: {secretProviderClass: shop}",
+            &["7:5: error: Pod \"web\": volume \"s\": readOnly: is not true; the driver refuses the volume [VM0085]"],
+        ),
+        (
+            "readOnly: 'true', volumeAttributes: {roleName: x}",
+            &[
+                "8:11: error: Pod \"web\": volume \"s\": readOnly: is not true; the driver refuses the volume [VM0085]",
+                "8:19: error: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: missing; name the class [VM0085]",
+            ],
+        ),
+        (
+            "readOnly: true",
+            &[
+                "7:5: error: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: missing; name the class [VM0085]",
+            ],
+        ),
+    ] {
+        says(&pod(csi), expected).await;
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_workload_has_its_pods_looked_at() {
+    let volumes = "{volumes: [{name: s, csi: {driver: secrets-store.csi.k8s.io}}]}";
+    for (version, kind, spec) in [
+        ("apps/v1", "Deployment", "spec: {template: {spec: POD}}"),
+        ("apps/v1", "StatefulSet", "spec: {template: {spec: POD}}"),
+        ("apps/v1", "DaemonSet", "spec: {template: {spec: POD}}"),
+        ("apps/v1", "ReplicaSet", "spec: {template: {spec: POD}}"),
+        ("v1", "ReplicationController", "spec: {template: {spec: POD}}"),
+        ("batch/v1", "Job", "spec: {template: {spec: POD}}"),
+        ("batch/v1", "CronJob", "spec: {jobTemplate: {spec: {template: {spec: POD}}}}"),
+        ("v1", "PodTemplate", "template: {spec: POD}"),
+        ("v1", "Pod", "spec: POD"),
+    ] {
+        let text =
+            format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n{}\n", spec.replace("POD", volumes));
+        let said = found(&text).await;
+        assert_eq!(said.len(), 2, "{kind}: {said:?}");
+        assert!(said[0].contains(&format!("{kind} \"x\": volume \"s\": readOnly")), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_class_is_there_once_and_is_found_in_any_file() {
+    let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop, foo: x}";
+    let good = with_parameters("");
+    let project = Project::with(&[
+        ("a.yaml", &pod(attributes)),
+        ("b.yaml", &good),
+        ("c.yaml", &good),
+        ("d.yaml", &good.replace("namespace: shop", "namespace: test")),
+    ]);
+    let run = project.run(&["."]).await;
+    assert_eq!(
+        run.findings(),
+        [
+            "a.yaml:8:63: error: Pod \"web\": volume \"s\": foo: is no parameter and would be ignored; remove it [VM0082]",
+            "a.yaml:8:63: warning: Pod \"web\": volume \"s\": foo: adds to class \"shop\" for this pod; move it to a class of its own [VM0084]",
+            "c.yaml:3:18: error: class \"shop\" in namespace \"shop\" is also at b.yaml:2; remove one [VM0085]",
+        ]
+    );
+    assert!(run.printed.ends_with("2 errors, 1 warning in 3 classes, 1 pod (4 files)\n"), "{}", run.printed);
+}
+
+#[tokio::test]
+async fn other_providers_and_kinds_are_none_of_our_business() {
+    let azure = with_parameters("    usePodIdentity: 'true'\n").replace("provider: vault", "provider: azure");
+    let user = pod("readOnly: true, volumeAttributes: {secretProviderClass: shop, roleName: x}");
+    let other = "apiVersion: example.com/v1\nkind: SecretProviderClass\nspec: 5\n---\n- just\n- a list\n---\ntext\n---\n!custom {a: !Ref b, {c: d}: e}\n";
+    says(&format!("{azure}---\n{user}---\n{other}"), &[]).await;
+}

@@ -1,0 +1,81 @@
+//! Nothing that could be an argument or a token is shown, however wrong the class is.
+
+use serde_json::json;
+
+use super::{Project, class, with_objects, with_parameters};
+
+#[tokio::test]
+async fn no_excerpt_shows_an_argument() {
+    let flow = "- {objectName: a, secretPath: /, secretArgs: {pin: hunter2, list: [hunter2]}, format: xml}";
+    let objects = [
+        flow.to_owned(),
+        "- {objectName: a, secretPath: p, secretArgs: {pin: hunter2, n: .inf, x: {1: hunter2}}}".to_owned(),
+        "- {objectName: a, secretPath: p, secretargs: {pin: hunter2}}".to_owned(),
+        "- {objectName: a, secretPath: p, password: hunter2}".to_owned(),
+        "- {objectName: a, secretPath: [hunter2], secretArgs: hunter2}".to_owned(),
+        "- hunter2\n- [hunter2]".to_owned(),
+        "- objectName: a\n  secretArgs: {pin: 'hunter2}".to_owned(),
+        "- objectName: a\n  secretArgs:\n    pin: @hunter2".to_owned(),
+        "- objectName: a\n  secretArgs:\n    pem: |\n      hunter2\n     x: hunter2".to_owned(),
+        "- {x: &x {pin: hunter2}}\n- {objectName: a, secretPath: p, method: no, secretArgs: *x}".to_owned(),
+        "hunter2".to_owned(),
+        "pin: hunter2".to_owned(),
+    ];
+    let mut files: Vec<(String, String)> = objects
+        .iter()
+        .enumerate()
+        .flat_map(|(index, text)| {
+            let quoted = text.replace('\'', "''").replace('\n', "\n\n      ");
+            let folded = text.replace('\n', "\n\n      ");
+            [
+                (format!("{index}-literal.yaml"), with_objects(text)),
+                (
+                    format!("{index}-quoted.yaml"),
+                    class(&format!("  parameters:\n    roleName: web\n    objects: '{quoted}'\n")),
+                ),
+                (
+                    format!("{index}-folded.yaml"),
+                    class(&format!("  parameters:\n    roleName: web\n    objects: >\n      {folded}\n")),
+                ),
+                (
+                    format!("{index}-list.yaml"),
+                    class(&format!("  parameters:\n    objects:\n    {}\n", text.replace('\n', "\n    "))),
+                ),
+            ]
+        })
+        .collect();
+    files.push((
+        "token.yaml".into(),
+        with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: [hunter2]\n    token: hunter2\n"),
+    ));
+    files.push((
+        "secret.yaml".into(),
+        format!(
+            "apiVersion: v1\nkind: Secret\nstringData:\n  a: hunter2\n  b: 'x' hunter2\n---\n{}",
+            with_parameters("    token: hunter2\n")
+        ),
+    ));
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"a": "hunter2"}});
+    let class = json!({
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
+        "spec": {"provider": "vault", "spare": "hunter2", "parameters": {"objects": flow}},
+    });
+    files.push(("line.json".into(), json!({"kind": "List", "items": [secret, class]}).to_string()));
+    let named: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let project = Project::with(&named);
+    for output in ["text", "json", "sarif", "github"] {
+        for (name, text) in &named {
+            let run = project.run(&["--output", output, name]).await;
+            assert_eq!(run.code, 1, "{text}{}", run.printed);
+            assert!(!run.printed.contains("hunter2"), "{name} {text}\n{}", run.printed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_covered_leaves_the_rest_of_the_line() {
+    let text = with_objects("- {objectName: a, secretArgs: {pin: hunter2}, secretPath: /}");
+    let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
+    let excerpt = "  |\n9 |       - {objectName: a, secretArgs: {pin: ***}, secretPath: /}\n  |                                                             ^\n";
+    assert!(run.printed.contains(excerpt), "{}", run.printed);
+}
