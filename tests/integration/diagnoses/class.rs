@@ -31,8 +31,8 @@ pub fn unknown_name() -> Ready<[Manifest; 1]> {
 }
 
 pub fn secret_object() -> Ready<[Manifest; 1]> {
-    let copied = "  secretObjects:\n    - secretName: s\n      type: Opaque\n      data: [{objectName: y, key: k}]\n";
-    ready([Manifest { text: class(copied, ""), says: &["\"y\"", "\"x\""] }])
+    let copied = "  secretObjects:\n    - secretName: s\n      type: Opaque\n      data: [{objectName: z, key: k}]\n";
+    ready([Manifest { text: class(copied, ""), says: &["\"z\"", "\"x\""] }])
 }
 
 pub fn pod_override() -> Ready<[Manifest; 1]> {
