@@ -31,6 +31,11 @@ image: ## the container image as an OCI archive, without a container engine
 bench: ## the benchmark, against real servers; ARGS go to it
 	$(SERVERS) cargo bench --bench mount -- $(ARGS)
 
+# By way of the build's folder: the page in place is compiled into a test, and a failed run must not empty it.
+docs: ## writes docs/errors.md from the table of causes
+	cargo run --quiet -- explain --markdown > target/errors.md
+	mv target/errors.md docs/errors.md
+
 fmt: ## formats the code
 	cargo fmt
 
@@ -38,4 +43,4 @@ clean: ## removes everything built or installed here
 	cargo clean
 	rm -rf .tools
 
-.PHONY: help demo test lint image bench fmt clean
+.PHONY: help demo test lint image bench docs fmt clean

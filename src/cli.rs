@@ -1,9 +1,12 @@
-//! The command line: one command each for serving, for a mount by hand, for manifests, and for the version.
+//! The command line: a file per command, and what they print with.
 //!
 //! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
 //! never takes the next argument. Without a command, `serve` is meant.
 
 pub mod check;
+pub mod completions;
+pub mod explain;
+pub mod man;
 pub mod mount;
 mod pod;
 pub mod serve;
@@ -13,7 +16,7 @@ pub mod version;
 
 use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
 
 use crate::{
     config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
@@ -65,9 +68,23 @@ pub enum Command {
     )]
     Validate(ValidateArgs),
 
+    /// Explain the id at the end of a message
+    #[command(
+        after_help = "A pasted message will do; the ids in it are explained.\n\nExample:\n  vaultmount explain VM0050"
+    )]
+    Explain(explain::ExplainArgs),
+
     /// Print the version
     #[command(after_help = "Example:\n  vaultmount version --output text")]
     Version(VersionArgs),
+
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  vaultmount completions bash > /etc/bash_completion.d/vaultmount")]
+    Completions(completions::CompletionsArgs),
+
+    /// Print the manual page
+    #[command(after_help = "Example:\n  vaultmount man | man -l -")]
+    Man,
 }
 
 /// Flags of `vaultmount mount`.
@@ -172,15 +189,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
         Ok(Command::Check(args)) => check::run(&args),
-
         Ok(Command::Validate(args)) => validate::run(&args),
+        Ok(Command::Explain(args)) => explain::run(&args),
         Ok(Command::Version(args)) => version::run(args),
+        Ok(Command::Completions(args)) => completions::run(args),
+        Ok(Command::Man) => man::run(),
         Err(error) => {
             // Standard output for help that was asked for, standard error otherwise; neither may be gone.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     }
+}
+
+/// The whole command line, for what is made of it.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
 }
 
 /// The exit code of an outcome; a failure is told.
@@ -242,8 +268,13 @@ fn with_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     if rest.peek().is_none_or(|first| is_flag(first) && !asks_help(first)) {
         all.push("serve".into());
     }
+    // `help mount` is `mount -h`: there is one help, which fits a screen, and no longer one.
+    let asked = rest.next_if(|first| first == "help").is_some();
     while let Some(arg) = rest.next_if(|arg| arg != "--") {
-        all.push(two_dashes(arg));
+        all.push(if asks_help(&arg) { "-h".into() } else { two_dashes(arg) });
+    }
+    if asked {
+        all.push("-h".into());
     }
     all.extend(rest);
     all

@@ -344,6 +344,10 @@ impl fmt::Display for Code {
 #[must_use]
 pub fn markdown() -> String {
     let mut page = include_str!("head.md").to_owned();
+    page.push_str("\n| id | what |\n|---|---|\n");
+    for row in Cause::all().map(Cause::diagnosis) {
+        let _ = writeln!(page, "| [{}](#{}) | {} |", row.id, row.id.to_lowercase(), row.title);
+    }
     for section in SECTIONS {
         let _ = write!(page, "\n## {}\n", section.title);
         for row in section.causes.iter().map(|cause| cause.diagnosis()) {

@@ -1,0 +1,147 @@
+//! `vaultmount explain`: rows of the table of causes.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::style::{self, HEADING, PLACE, paint};
+use crate::{
+    error::cause::{Cause, SECTIONS, markdown},
+    text::nearest,
+};
+
+/// Flags of `vaultmount explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// Ids (VM0050), or a message with ids in it; without any, all are listed
+    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    pub ids: Vec<String>,
+
+    /// Print the whole table as the page docs/errors.md
+    #[arg(long, conflicts_with = "ids")]
+    pub markdown: bool,
+}
+
+/// Where a row ends, in columns.
+const WIDTH: usize = 100;
+
+/// Prints the rows; an id that does not exist is wrong usage.
+#[must_use]
+pub fn run(args: &ExplainArgs) -> ExitCode {
+    let done = if args.markdown {
+        io::stdout().write_all(markdown().as_bytes())
+    } else if args.ids.is_empty() {
+        style::stdout().write_all(list().as_bytes())
+    } else {
+        match causes(&args.ids.join(" ")) {
+            Ok(causes) => {
+                let rows: Vec<String> = causes.into_iter().map(row).collect();
+                style::stdout().write_all(rows.join("\n").as_bytes())
+            }
+            Err(error) => {
+                super::complain(&error);
+                return ExitCode::from(2);
+            }
+        }
+    };
+    super::finish(done.map_err(|e| e.to_string()))
+}
+
+/// The ids in a text, each once, in its order.
+fn causes(text: &str) -> Result<Vec<Cause>, String> {
+    let ids = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_id(word));
+    let mut causes = Vec::new();
+    for id in ids {
+        let cause = Cause::of_id(id).ok_or_else(|| unknown(id))?;
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    if causes.is_empty() { Err(unknown(text)) } else { Ok(causes) }
+}
+
+fn is_id(word: &str) -> bool {
+    let digits = word.get(..2).filter(|start| start.eq_ignore_ascii_case("VM")).map(|_| &word[2..]);
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn unknown(text: &str) -> String {
+    let near = nearest(text, Cause::all().map(Cause::id)).map(|id| format!("; perhaps {id} was meant"));
+    format!("there is no id in {text:?} (vaultmount explain lists them){}", near.unwrap_or_default())
+}
+
+fn list() -> String {
+    let mut text = String::new();
+    for (number, section) in SECTIONS.iter().enumerate() {
+        let gap = if number == 0 { "" } else { "\n" };
+        let _ = writeln!(text, "{gap}{}", paint(HEADING, section.title));
+        for row in section.causes.iter().map(|cause| cause.diagnosis()) {
+            let _ = writeln!(text, "  {}  {}", row.id, row.title);
+        }
+    }
+    text
+}
+
+fn row(cause: Cause) -> String {
+    let row = cause.diagnosis();
+    let code = paint(PLACE, format_args!("({})", row.code)).to_string();
+    let mend = format!("Mend: {}", row.mend);
+    format!(
+        "{} {code}\n\n{}\n{}",
+        paint(HEADING, format_args!("{} {}", row.id, row.title)),
+        wrap(row.means),
+        wrap(&mend)
+    )
+}
+
+/// Words on lines of at most [`WIDTH`] columns, indented.
+fn wrap(words: &str) -> String {
+    let (mut text, mut column) = (String::new(), WIDTH);
+    for word in words.split_whitespace() {
+        let length = word.chars().count();
+        if column + 1 + length > WIDTH {
+            text.push_str(if text.is_empty() { "  " } else { "\n  " });
+            column = 2 + length;
+        } else {
+            text.push(' ');
+            column += 1 + length;
+        }
+        text.push_str(word);
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_found_in_any_case_in_brackets_and_in_messages() {
+        for text in ["vm0050", "[VM0050]", "object \"a\" is denied (it said: x) [VM0050] | again [VM0050]"] {
+            assert_eq!(causes(text), Ok(vec![Cause::Denied]), "{text}");
+        }
+        assert_eq!(causes("VM0020 vm0050"), Ok(vec![Cause::Sealed, Cause::Denied]));
+        assert!(causes("VM50").unwrap_err().contains("perhaps VM00"));
+        assert!(causes("VM9999").unwrap_err().contains("no id"));
+        assert!(causes("nothing").unwrap_err().contains("explain lists"));
+    }
+
+    #[test]
+    fn rows_fit_a_screen() {
+        for cause in Cause::all() {
+            let row = anstream::adapter::strip_str(&row(cause)).to_string();
+            assert!(row.lines().all(|line| line.chars().count() <= WIDTH), "{row}");
+        }
+    }
+
+    #[test]
+    fn the_page_is_the_table() {
+        let page = include_str!("../../docs/errors.md");
+        assert!(page == markdown(), "docs/errors.md is not what the table says: run `make docs`");
+    }
+}

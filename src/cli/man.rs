@@ -1,0 +1,60 @@
+//! `vaultmount man`: the manual, one page with all commands.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap_mangen::Man;
+
+/// What no flag tells: environment, files, exit codes, examples.
+const TAIL: &str = include_str!("man.roff");
+
+/// Prints the page as roff, for `man -l -`.
+#[must_use]
+pub fn run() -> ExitCode {
+    super::finish(page().and_then(|page| io::stdout().write_all(&page)).map_err(|e| e.to_string()))
+}
+
+fn page() -> io::Result<Vec<u8>> {
+    let command = super::command();
+    let mut page = Vec::new();
+    let man = Man::new(command.clone());
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    for command in command.get_subcommands().filter(|c| c.get_name() != "help") {
+        writeln!(page, ".SH \"VAULTMOUNT {}\"", command.get_name().to_uppercase())?;
+        writeln!(page, "{}.", command.get_about().map(ToString::to_string).unwrap_or_default())?;
+        let mut options = Vec::new();
+        Man::new(command.clone()).render_options_section(&mut options)?;
+        // The headings of flags go below that of their command.
+        page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").bytes());
+    }
+    page.extend(TAIL.bytes());
+    Ok(ascii(&String::from_utf8_lossy(&page)).into_bytes())
+}
+
+/// troff reads bytes; everything beyond ASCII is named.
+fn ascii(text: &str) -> String {
+    let named = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    text.chars().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_command_and_is_ascii() {
+        let page = String::from_utf8(page().unwrap()).unwrap();
+        for command in super::super::command().get_subcommands().map(|c| c.get_name().to_uppercase()) {
+            assert!(command == "HELP" || page.contains(&format!(".SH \"VAULTMOUNT {command}\"")), "{command}");
+        }
+        for part in [".SH ENVIRONMENT", "VAULT_ADDR", ".SH \"EXIT STATUS\"", ".SH EXAMPLES", "vault\\-addr"] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(page.is_ascii() && !page.contains("openbao\\-addr"));
+    }
+}
