@@ -204,6 +204,12 @@ fn help_fits_a_screen_and_shows_an_example() {
         &["mount", "-h"],
         &["validate", "--help"],
         &["version", "-h"],
+        &["help"],
+        &["help", "mount"],
+        &["check", "--help"],
+        &["explain", "--help"],
+        &["completions", "--help"],
+        &["man", "--help"],
     ] {
         let help = error(args);
         assert!(help.contains("Example:\n  vaultmount "), "{args:?}: {help}");
@@ -215,4 +221,18 @@ fn help_fits_a_screen_and_shows_an_example() {
     }
     let help = error(&["serve", "--help"]);
     assert!(help.contains("--vault-addr") && !help.contains("--openbao-addr"), "{help}");
+}
+
+#[test]
+fn the_reference_tells_of_every_flag_that_help_shows() {
+    let reference = include_str!("../../docs/reference.md");
+    let root = command();
+    for command in root.get_subcommands().filter(|c| c.get_name() != "help") {
+        assert!(reference.contains(&format!("| `{}", command.get_name())), "{}", command.get_name());
+    }
+    let serve = root.find_subcommand("serve").unwrap();
+    for flag in serve.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
+        let long = format!("`--{}", flag.get_long().unwrap());
+        assert!(reference.contains(&long), "{long}` is not in docs/reference.md");
+    }
 }

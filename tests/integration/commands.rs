@@ -95,8 +95,45 @@ async fn every_configuration_error_is_told_at_once() {
 
 #[tokio::test]
 async fn help_fits_a_screen() {
-    for command in ["serve", "mount", "version"] {
+    for command in ["serve", "mount", "check", "validate", "explain", "version", "completions", "man"] {
         let (ok, printed, _) = run(&[command.to_owned(), "--help".to_owned()]).await;
         assert!(ok && printed.lines().count() <= 50 && printed.contains("Example"), "{printed}");
     }
+}
+
+/// Runs the program with standard output on a pseudo-terminal and standard error in a pipe, or the other way round.
+fn on_terminal(variables: &[(&str, &str)], errors: bool, args: &[&str]) -> (String, String) {
+    let script = "import os, pty, subprocess, sys\n\
+        ours, its = pty.openpty()\n\
+        streams = {'stderr' if sys.argv[1] == 'true' else 'stdout': its}\n\
+        other = 'stdout' if sys.argv[1] == 'true' else 'stderr'\n\
+        os.write(its, b'.')\n\
+        child = subprocess.run(sys.argv[2:], **streams, **{other: subprocess.PIPE})\n\
+        sys.stdout.buffer.write(os.read(ours, 65536))\n\
+        sys.stderr.buffer.write(getattr(child, other))\n";
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", script, &errors.to_string(), env!("CARGO_BIN_EXE_vaultmount")]).args(args);
+    for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
+        python.env_remove(variable);
+    }
+    let output = python.env("TERM", "xterm").envs(variables.iter().copied()).output().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn only_a_terminal_gets_colour_and_each_stream_for_itself() {
+    let colour = |variables: &[(&str, &str)], args: &[&str]| on_terminal(variables, false, args).0.contains('\u{1b}');
+    for args in [&["explain", "VM0050"][..], &["mount", "--help"]] {
+        assert!(colour(&[], args), "{args:?}");
+        for plain in [("NO_COLOR", "1"), ("TERM", "dumb"), ("CLICOLOR", "0")] {
+            assert!(!colour(&[plain], args), "{args:?} {plain:?}");
+        }
+    }
+    let unknown = ["explain", "VM9999"];
+    let (terminal, pipe) = on_terminal(&[], true, &unknown);
+    assert!(terminal.contains("\u{1b}[1m\u{1b}[31mvaultmount:") && pipe.is_empty(), "{terminal:?}");
+    let (_, pipe) = on_terminal(&[], true, &["explain", "VM0050"]);
+    assert!(pipe.contains("VM0050") && !pipe.contains('\u{1b}'), "{pipe:?}");
+    let (_, pipe) = on_terminal(&[("CLICOLOR_FORCE", "1")], true, &["explain", "VM0050"]);
+    assert!(pipe.contains('\u{1b}'), "{pipe:?}");
 }
