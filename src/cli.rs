@@ -14,7 +14,12 @@ pub mod style;
 pub mod validate;
 pub mod version;
 
-use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
 
@@ -32,7 +37,8 @@ use version::{Output, VersionArgs};
     args_override_self = true,
     max_term_width = 100,
     override_usage = "vaultmount [COMMAND] [OPTIONS]",
-    after_help = "Without a command it serves; see vaultmount serve --help. Flags take one dash or two.\n\nExample:\n  \
+    after_help = "Without a command it serves; see vaultmount serve --help. Flags take one dash or two;\n\
+                  each --vault-… may be --openbao-…, each VAULT_… variable BAO_….\n\nExample:\n  \
                   vaultmount -endpoint=/provider/vault.sock -vault-addr=https://vault.vault:8200"
 )]
 struct Cli {
@@ -207,6 +213,16 @@ fn command() -> clap::Command {
     let mut command = Cli::command();
     command.build();
     command
+}
+
+/// What became of printing: that nobody reads on is no failure.
+fn printed(done: io::Result<()>) -> Result<(), String> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("the output cannot be written: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The exit code of an outcome; a failure is told.

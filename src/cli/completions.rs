@@ -18,7 +18,7 @@ pub struct CompletionsArgs {
 pub fn run(args: CompletionsArgs) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut shown(), "vaultmount", &mut script);
-    super::finish(io::Write::write_all(&mut io::stdout(), &script).map_err(|e| e.to_string()))
+    super::finish(super::printed(io::Write::write_all(&mut io::stdout(), &script)))
 }
 
 /// The command line without what help hides, which the generators would show.

@@ -48,7 +48,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
             }
         }
     };
-    super::finish(done.map_err(|e| e.to_string()))
+    super::finish(super::printed(done))
 }
 
 /// The ids in a text, each once, in its order.

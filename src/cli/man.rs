@@ -13,13 +13,13 @@ const TAIL: &str = include_str!("man.roff");
 /// Prints the page as roff, for `man -l -`.
 #[must_use]
 pub fn run() -> ExitCode {
-    super::finish(page().and_then(|page| io::stdout().write_all(&page)).map_err(|e| e.to_string()))
+    super::finish(super::printed(page().and_then(|page| io::stdout().write_all(&page))))
 }
 
 fn page() -> io::Result<Vec<u8>> {
     let command = super::command();
     let mut page = Vec::new();
-    let man = Man::new(command.clone());
+    let man = Man::new(command.clone()).source(concat!("vaultmount ", env!("CARGO_PKG_VERSION")));
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;

@@ -33,7 +33,7 @@ pub fn run(args: &MountArgs) -> ExitCode {
         if let Some(folder) = &args.out {
             write(folder, &response.files)?;
         }
-        print(&response, args.show).map_err(|e| e.to_string())
+        super::printed(print(&response, args.show))
     }))
 }
 

@@ -14,8 +14,8 @@ const MIN_DRIVER_VERSION: &str = "v0.0.21";
 /// Flags of `vaultmount version`.
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VersionArgs {
-    /// Format
-    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t)]
+    /// Format: json or text
+    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
     pub output: Output,
 }
 

@@ -10,7 +10,7 @@ macro_rules! server_flags {
     ($(#[$meta:meta])* $name:ident, $prefix:literal, hide = $hide:literal) => {
         $(#[$meta])*
         #[derive(Args, Clone, Debug, Default)]
-        #[command(next_help_heading = "Server (--vault-… may be --openbao-…, and VAULT_… may be BAO_…)")]
+        #[command(next_help_heading = "Server")]
         pub struct $name {
             /// Address (VAULT_ADDR) [default: https://127.0.0.1:8200]
             #[arg(id = concat!($prefix, "-addr"), long = concat!($prefix, "-addr"), value_name = "URL", hide = $hide)]
