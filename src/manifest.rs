@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn what_aliases_bring_is_where_the_anchor_is() {
-        let documents = documents("x: &x {k: v}\ny: *x\nz: {<<: *x}\n");
+        let documents = documents("x: &x {k: v}\nu: *x\nz: {<<: *x}\n");
         let node = documents[0].node.as_ref().ok().unwrap();
-        for name in ["x", "y", "z"] {
+        for name in ["x", "u", "z"] {
             assert_eq!(node.get(name).unwrap().get("k").unwrap().at, At { line: 1, column: 11 }, "{name}");
         }
     }

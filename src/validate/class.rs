@@ -41,7 +41,7 @@ pub(super) struct Written<'a> {
     refused: Vec<&'a str>,
 }
 
-/// Notes everything wrong with a class. One of another provider is not looked at; nothing if it has no provider.
+/// Notes everything wrong with a class. One of another provider is not looked at; nothing if it names none.
 pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> {
     let kind = class.entry("kind").map_or(class, |(_, kind)| kind);
     let Some((spec_key, spec)) = class.entry("spec").filter(|(_, spec)| matches!(spec.value, Value::Map(_))) else {
@@ -119,12 +119,14 @@ impl<'a> Written<'a> {
         let mut written = Self { values: BTreeMap::new(), entries: node.entries(), objects: None, refused: Vec::new() };
         for (key, value) in written.entries {
             let Some(name) = key.text() else { continue };
-            if name.starts_with("csi.storage.k8s.io/") {
+            if name == request::token::NAME {
                 source.hide_node(value);
+                let what = "tokens do not belong into a manifest; remove it, kubelet passes its own";
+                source.wrong(Cause::TokenIdentity, key, format!("{place}{name}: {what}"));
             }
             if let Some(why) = no_text(name, value) {
                 let whole = matches!(value.value, Value::List(_) | Value::Map(_));
-                source.wrong(Cause::Manifest, if whole { key } else { value }, format!("{place}{name} {why}"));
+                source.wrong(Cause::Manifest, if whole { key } else { value }, format!("{place}{name}: {why}"));
                 if whole {
                     source.hide_node(value);
                 }
