@@ -6,7 +6,7 @@ use super::{
     Severity,
     objects::Objects,
     secret_objects,
-    source::{Source, Spot},
+    source::{Source, Spot, shown},
 };
 use crate::{
     error::Cause,
@@ -109,7 +109,7 @@ pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &
         source.hide_node(value);
         let short = if name.len() > 64 { None } else { nearest(name, known.iter().copied()) };
         let next = short.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
-        source.wrong(Cause::UnknownName, key, format!("{place}{name:.80}: is unknown and ignored; {next}"));
+        source.wrong(Cause::UnknownName, key, format!("{place}{}: is unknown and ignored; {next}", shown(name)));
     }
 }
 
@@ -126,7 +126,11 @@ impl<'a> Written<'a> {
             }
             if let Some(why) = no_text(name, value) {
                 let whole = matches!(value.value, Value::List(_) | Value::Map(_));
-                source.wrong(Cause::Manifest, if whole { key } else { value }, format!("{place}{name}: {why}"));
+                source.wrong(
+                    Cause::Manifest,
+                    if whole { key } else { value },
+                    format!("{place}{}: {why}", shown(name)),
+                );
                 if whole {
                     source.hide_node(value);
                 }

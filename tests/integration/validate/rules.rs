@@ -95,7 +95,7 @@ async fn every_mistake_that_a_mount_would_tell() {
 async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
     says(
         &format!(
-            "{}  secretObject: []\n",
+            "{}  secretObject: []\n  \"a\\nb\": x\n",
             with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    tokenScope: pod\n")
         ),
         &[
@@ -103,6 +103,7 @@ async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
             "11:5: error: usePodIdentity: is no parameter and would be ignored; remove it [VM0082]",
             "12:5: warning: tokenScope: is not supported yet by this version and is ignored [VM0082]",
             "13:3: error: spec.secretObject: is unknown and ignored; did you mean secretObjects? [VM0082]",
+            "14:3: error: spec.a b: is unknown and ignored; remove it [VM0082]",
         ],
     )
     .await;
