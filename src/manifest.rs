@@ -124,6 +124,17 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_and_windows_line_ends_move_nothing() {
+        for text in ["\u{feff}a: x\r\nb: 'yz'\r\n", "\u{feff}---\r\na: x\r\n---\r\nb: 'yz'\r\n"] {
+            let documents = documents(text);
+            let b = documents.iter().find_map(|document| document.node.as_ref().ok()?.get("b")).unwrap();
+            assert_eq!(&text[b.span.clone()], "'yz'", "{text:?}");
+            let first = documents[0].node.as_ref().ok().unwrap().get("a").unwrap();
+            assert_eq!((&text[first.span.clone()], first.at.column), ("x", 4), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_broken_document_takes_no_other_with_it() {
         let documents = documents("a: 1\n---\nb: [\n---\nc: 1\n");
         let faults: Vec<_> =
@@ -133,9 +144,9 @@ mod tests {
 
     #[test]
     fn what_aliases_bring_is_where_the_anchor_is() {
-        let documents = documents("x: &x {k: v}\ny: *x\nz: {<<: *x}\n");
+        let documents = documents("x: &x {k: v}\nu: *x\nz: {<<: *x}\n");
         let node = documents[0].node.as_ref().ok().unwrap();
-        for name in ["x", "y", "z"] {
+        for name in ["x", "u", "z"] {
             assert_eq!(node.get(name).unwrap().get("k").unwrap().at, At { line: 1, column: 11 }, "{name}");
         }
     }

@@ -98,11 +98,8 @@ pub fn validate(inputs: &[Input]) -> Report {
             for resource in manifest::resources(node) {
                 source.hide_secrets(resource);
                 if is(resource, CLASS_GROUP, "SecretProviderClass") {
-                    let Some(reviewed) = class::review(resource, source) else {
-                        report.skipped += 1;
-                        continue;
-                    };
-                    report.classes += usize::from(reviewed.ours);
+                    let Some(reviewed) = class::review(resource, source) else { continue };
+                    *if reviewed.ours { &mut report.classes } else { &mut report.skipped } += 1;
                     let key = (reviewed.namespace.clone(), reviewed.name.clone());
                     match classes.get(&key) {
                         Some(first) if !reviewed.name.is_empty() => source.say_twice(resource, first),

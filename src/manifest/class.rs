@@ -74,7 +74,7 @@ fn of(resource: &Node, path: &Path) -> Result<Class, Error> {
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
         let name = key.text().unwrap_or_default();
         if let Some(why) = no_text(name, value) {
-            return Err(wrong(value, format!("{name} {why}")));
+            return Err(wrong(value, format!("{name}: {why}")));
         }
         parameters.extend(value.text().map(|text| (name.to_owned(), text.to_owned())));
     }
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn of_several_one_must_be_named() {
-        let two = format!("{}---\n{}", spc("web", "{a: x}"), spc("api", "{a: y}"));
+        let two = format!("{}---\n{}", spc("web", "{a: x}"), spc("api", "{a: z}"));
         assert!(error(&two, None).contains("holds 2 SecretProviderClasses: web, api; name one with --class [VM0085]"));
         assert!(error(&two, Some("db")).contains("holds no SecretProviderClass \"db\", but web, api"));
-        assert_eq!(class(file(&two).path(), Some("api")).ok().unwrap().parameters["a"], "y");
+        assert_eq!(class(file(&two).path(), Some("api")).ok().unwrap().parameters["a"], "z");
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
             ("kind: Pod".to_owned(), "holds no SecretProviderClass"),
             (
                 spc("a", "{vaultSkipTLSVerify: true}"),
-                ":6:36: vaultSkipTLSVerify is true or false, and the API server takes only text; put it in quotes",
+                ":6:36: vaultSkipTLSVerify: is true or false, and the API server takes only text; put it in quotes",
             ),
             (spc("a", "{objects: [hunter2]}"), "write `objects: |`"),
             (format!("a: 1\n---\n{}  x: 'hunter2", spc("a", "{}")), ":9:6: is no valid YAML: "),

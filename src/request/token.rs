@@ -15,7 +15,7 @@ use super::{
 use crate::secret::SecretText;
 
 /// The attribute, and from Kubernetes 1.35 the secret, that holds the tokens.
-const NAME: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+pub const NAME: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
 /// The most `secrets` text, in bytes.
 const MOST_TEXT: usize = 4 << 20;

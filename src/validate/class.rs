@@ -6,7 +6,7 @@ use super::{
     Severity,
     objects::Objects,
     secret_objects,
-    source::{Source, Spot},
+    source::{Source, Spot, shown},
 };
 use crate::{
     error::Cause,
@@ -41,7 +41,7 @@ pub(super) struct Written<'a> {
     refused: Vec<&'a str>,
 }
 
-/// Notes everything wrong with a class. One of another provider is not looked at; nothing if it has no provider.
+/// Notes everything wrong with a class. One of another provider is not looked at; nothing if it names none.
 pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> {
     let kind = class.entry("kind").map_or(class, |(_, kind)| kind);
     let Some((spec_key, spec)) = class.entry("spec").filter(|(_, spec)| matches!(spec.value, Value::Map(_))) else {
@@ -109,7 +109,7 @@ pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &
         source.hide_node(value);
         let short = if name.len() > 64 { None } else { nearest(name, known.iter().copied()) };
         let next = short.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
-        source.wrong(Cause::UnknownName, key, format!("{place}{name:.80}: is unknown and ignored; {next}"));
+        source.wrong(Cause::UnknownName, key, format!("{place}{}: is unknown and ignored; {next}", shown(name)));
     }
 }
 
@@ -119,12 +119,18 @@ impl<'a> Written<'a> {
         let mut written = Self { values: BTreeMap::new(), entries: node.entries(), objects: None, refused: Vec::new() };
         for (key, value) in written.entries {
             let Some(name) = key.text() else { continue };
-            if name.starts_with("csi.storage.k8s.io/") {
+            if name == request::token::NAME {
                 source.hide_node(value);
+                let what = "tokens do not belong into a manifest; remove it, kubelet passes its own";
+                source.wrong(Cause::TokenIdentity, key, format!("{place}{name}: {what}"));
             }
             if let Some(why) = no_text(name, value) {
                 let whole = matches!(value.value, Value::List(_) | Value::Map(_));
-                source.wrong(Cause::Manifest, if whole { key } else { value }, format!("{place}{name} {why}"));
+                source.wrong(
+                    Cause::Manifest,
+                    if whole { key } else { value },
+                    format!("{place}{}: {why}", shown(name)),
+                );
                 if whole {
                     source.hide_node(value);
                 }

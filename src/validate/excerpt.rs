@@ -21,17 +21,22 @@ pub struct Excerpt {
 
 impl Excerpt {
     pub(super) fn of(line: &str, spot: Spot, hidden: impl Iterator<Item = Spot>) -> Self {
-        let letters: Vec<char> = line.chars().collect();
-        let hidden: Vec<_> = hidden.map(|spot| spot.at.column - 1..spot.end - 1).collect();
-        let from = (spot.at.column - 1).min(letters.len());
-        let to = (spot.end - 1).clamp(from, letters.len());
-        let whole = letters.len() <= LONGEST;
-        let window = if whole { 0..letters.len() } else { from..to.min(from + LONGEST) };
+        let (from, to) = (spot.at.column - 1, spot.end - 1);
+        let whole = line.len() <= 4 * LONGEST && line.chars().count() <= LONGEST;
+        let (start, length) = if whole { (0, LONGEST) } else { (from, to.saturating_sub(from).min(LONGEST)) };
+        let letters = letters(line, start, length);
+        let (from, to) = ((from - start).min(letters.len()), (to - start).min(letters.len()));
+        let behind = start + letters.len();
+        let hidden: Vec<_> = hidden
+            .map(|spot| spot.at.column - 1..spot.end - 1)
+            .filter(|range| range.start < behind && range.end > start)
+            .map(|range| range.start.saturating_sub(start)..range.end - start)
+            .collect();
         let mut text: Vec<char> = Vec::new();
         let mut cover: Option<usize> = None;
         let (mut before, mut end) = (None, None);
         text.extend((!whole).then_some('…'));
-        for (at, letter) in letters.iter().enumerate().take(window.end).skip(window.start) {
+        for (at, letter) in letters.iter().enumerate() {
             let begins = if hidden.iter().any(|range| range.contains(&at)) {
                 *cover.get_or_insert_with(|| {
                     text.extend(COVER.chars());
@@ -53,6 +58,15 @@ impl Excerpt {
         let length = end.unwrap_or_default().saturating_sub(before).max(1);
         text.extend((!whole).then_some('…'));
         Self { text: text.into_iter().collect::<String>().trim_end().to_owned(), before, length }
+    }
+}
+
+/// Some characters of a line; of a long one, as JSON's, without counting if each is a byte.
+fn letters(line: &str, start: usize, length: usize) -> Vec<char> {
+    if line.is_ascii() {
+        line.get(start..).unwrap_or_default().chars().take(length).collect()
+    } else {
+        line.chars().skip(start).take(length).collect()
     }
 }
 
@@ -86,5 +100,7 @@ mod tests {
     fn of_a_long_line_only_the_piece_is_shown() {
         let line = format!("{}kind{}", "x".repeat(300), "y".repeat(300));
         assert_eq!(excerpt(&line, (300, 304), &[]), ("…kind…".into(), 1, 4));
+        assert_eq!(excerpt(&format!("ä{line}"), (301, 305), &[(0, 3), (303, 400)]), ("…ki***…".into(), 1, 5));
+        assert_eq!(excerpt(&line, (700, 701), &[]), ("……".into(), 1, 1));
     }
 }

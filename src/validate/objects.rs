@@ -115,6 +115,10 @@ impl Literal {
     /// The parser says where the first line that is not empty begins. The rest is compared, so that a text with folds,
     /// quotes or escapes is none.
     fn of(value: &Node, text: &str, source: &Source<'_>) -> Option<Self> {
+        let quoted = source.text.get(value.span.start..).is_some_and(|text| text.starts_with(['"', '\'']));
+        if quoted {
+            return None;
+        }
         let blank = text.lines().position(|line| !line.trim().is_empty())?;
         let literal = Self { first: value.at.line, blank, indent: value.at.column - 1 };
         let same = text.lines().enumerate().skip(blank).all(|(index, line)| {

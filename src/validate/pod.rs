@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Severity,
     class::{Reviewed, Written, both},
-    source::Source,
+    source::{Source, shown},
 };
 use crate::{
     error::Cause,
@@ -98,7 +98,7 @@ fn check_volume(
         let does =
             if known.is_some_and(|class| class.parameters.contains_key(name)) { "replaces that of" } else { "adds to" };
         let message =
-            format!("{subject}{name:.80}: {does} class {class:.80?} for this pod; move it to a class of its own");
+            format!("{subject}{}: {does} class {class:.80?} for this pod; move it to a class of its own", shown(name));
         source.say(Severity::Warning, Cause::PodOverride, source.spot(key), message);
     }
     if let (Some(known), Some(first)) = (known, first) {

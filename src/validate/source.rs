@@ -6,6 +6,7 @@ use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
     manifest::Document,
+    text::one_line,
     yaml::{
         At, Fault,
         node::{Node, Value},
@@ -187,6 +188,11 @@ const HARMLESS: [&str; 19] = [
     "optional",
     "secretPointer",
 ];
+
+/// A name out of a manifest on one line, bounded.
+pub(super) fn shown(name: &str) -> String {
+    one_line(name, 80)
+}
 
 fn plain(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))

@@ -127,6 +127,8 @@ async fn standard_input_is_read_by_name_and_when_nothing_is_named() {
         assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.printed);
     }
     assert_eq!(project.run_with(&[], "").await.printed, "all good in 0 classes (1 file)\n");
+    let other = project.run_with(&[], "kind: ConfigMap\n---\nkind: Pod\n").await;
+    assert_eq!(other.printed, "all good in 0 classes (1 file; skipped 2 other resources)\n");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn finding(finding: &Finding) -> String {
     text
 }
 
-/// `3 errors and 1 warning in 2 classes and 1 pod (5 files)`.
+/// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources)`.
 fn summary(report: &Report) -> String {
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     let found = match (errors, warnings) {
@@ -37,7 +37,11 @@ fn summary(report: &Report) -> String {
     };
     let classes = some(report.classes, "class", "es");
     let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
-    format!("{found} in {classes}{pods} ({})", some(report.files, "file", "s"))
+    let skipped = match report.skipped {
+        0 => String::new(),
+        count => format!("; skipped {}", some(count, "other resource", "s")),
+    };
+    format!("{found} in {classes}{pods} ({}{skipped})", some(report.files, "file", "s"))
 }
 
 fn some(count: usize, what: &str, plural: &str) -> String {

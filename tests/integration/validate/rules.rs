@@ -37,16 +37,16 @@ async fn a_manifest_that_cannot_be_used() {
         (
             &with_parameters("    vaultSkipTLSVerify: yes\n    audience: [a]\n"),
             &[
-                "10:25: error: vaultSkipTLSVerify is true or false, and the API server takes only text; put it in quotes [VM0085]",
+                "10:25: error: vaultSkipTLSVerify: is true or false, and the API server takes only text; put it in quotes [VM0085]",
                 "10:25: error: vaultSkipTLSVerify: is \"yes\"; write true or false [VM0080]",
-                "11:5: error: audience is a list, and the API server takes only text; write one value [VM0085]",
+                "11:5: error: audience: is a list, and the API server takes only text; write one value [VM0085]",
             ],
         ),
         (
             &class("  parameters:\n    roleName: 1\n    objects:\n    - objectName: a\n"),
             &[
-                "7:15: error: roleName is a number, and the API server takes only text; put it in quotes [VM0085]",
-                "8:5: error: objects is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
+                "7:15: error: roleName: is a number, and the API server takes only text; put it in quotes [VM0085]",
+                "8:5: error: objects: is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
             ],
         ),
     ] {
@@ -95,7 +95,7 @@ async fn every_mistake_that_a_mount_would_tell() {
 async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
     says(
         &format!(
-            "{}  secretObject: []\n",
+            "{}  secretObject: []\n  \"a\\nb\": x\n",
             with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    tokenScope: pod\n")
         ),
         &[
@@ -103,6 +103,7 @@ async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
             "11:5: error: usePodIdentity: is no parameter and would be ignored; remove it [VM0082]",
             "12:5: warning: tokenScope: is not supported yet by this version and is ignored [VM0082]",
             "13:3: error: spec.secretObject: is unknown and ignored; did you mean secretObjects? [VM0082]",
+            "14:3: error: spec.a b: is unknown and ignored; remove it [VM0082]",
         ],
     )
     .await;
@@ -177,6 +178,15 @@ async fn pods_that_change_their_class_are_told_and_looked_at_with_it() {
         .map(|(line, name)| warning(line, name, "adds to"))
         .to_vec();
     says(&pod(attributes), &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn a_token_in_a_manifest_is_told() {
+    says(
+        &with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: '{}'\n"),
+        &["10:5: error: csi.storage.k8s.io/serviceAccount.tokens: tokens do not belong into a manifest; remove it, kubelet passes its own [VM0034]"],
+    )
+    .await;
 }
 
 #[tokio::test]
