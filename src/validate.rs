@@ -90,6 +90,10 @@ pub fn validate(inputs: &[Input]) -> Report {
         for document in documents {
             let node = match &document.node {
                 Ok(node) => node,
+                Err(_) if source::is_others(document) => {
+                    report.skipped += 1;
+                    continue;
+                }
                 Err(fault) => {
                     source.broken(fault, document);
                     continue;

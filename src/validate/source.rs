@@ -71,17 +71,23 @@ impl<'a> Source<'a> {
             Severity::Error,
             Cause::Manifest,
             Spot { at, end: at.column + 1 },
-            format!("is no valid YAML: {}", fault.what),
+            format!("is no valid YAML: {}{}", fault.what, if is_template(document) { TEMPLATE } else { "" }),
         );
     }
 
-    /// Notes a class that another file, or this one, has already.
+    /// Notes a class that another file, or this one, has already: the overlays of several clusters may well do that.
     pub(super) fn say_twice(&mut self, class: &Node, first: &Reviewed) {
         let name = class.get("metadata").and_then(|metadata| metadata.get("name")).unwrap_or(class);
         let other = format!("{}:{}", first.file, first.line);
         let namespace =
             if first.namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", first.namespace) };
-        self.wrong(Cause::Manifest, name, format!("class {:?}{namespace} is also at {other}; remove one", first.name));
+        let (severity, next) = if first.file == self.name {
+            (Severity::Error, "remove one")
+        } else {
+            (Severity::Warning, "of the same cluster one is too many")
+        };
+        let message = format!("class {:?}{namespace} is also at {other}; {next}", first.name);
+        self.say(severity, Cause::Manifest, self.spot(name), message);
     }
 
     /// The first line of a node.
@@ -164,6 +170,19 @@ impl<'a> Source<'a> {
         };
         std::mem::take(&mut self.found).into_iter().map(finding).collect()
     }
+}
+
+/// What to do with a template.
+const TEMPLATE: &str = "; it is a template: pass what becomes of it (helm template . | vaultmount validate)";
+
+/// Whether a document is written for a template engine.
+fn is_template(document: &Document<'_>) -> bool {
+    document.text.contains("{{")
+}
+
+/// Whether a template can have nothing for this driver in it.
+pub(super) fn is_others(document: &Document<'_>) -> bool {
+    is_template(document) && !document.text.contains("secrets-store.csi")
 }
 
 /// Keys whose values are no secrets, where nothing more is known of a line than its key.

@@ -107,9 +107,11 @@ fn on_terminal(variables: &[(&str, &str)], errors: bool, args: &[&str]) -> (Stri
         ours, its = pty.openpty()\n\
         streams = {'stderr' if sys.argv[1] == 'true' else 'stdout': its}\n\
         other = 'stdout' if sys.argv[1] == 'true' else 'stderr'\n\
-        os.write(its, b'.')\n\
         child = subprocess.run(sys.argv[2:], **streams, **{other: subprocess.PIPE})\n\
-        sys.stdout.buffer.write(os.read(ours, 65536))\n\
+        os.close(its)\n\
+        try:\n\
+        \x20   while said := os.read(ours, 65536): sys.stdout.buffer.write(said)\n\
+        except OSError: pass\n\
         sys.stderr.buffer.write(getattr(child, other))\n";
     let mut python = std::process::Command::new("python3");
     python.args(["-c", script, &errors.to_string(), env!("CARGO_BIN_EXE_vaultmount")]).args(args);

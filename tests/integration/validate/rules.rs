@@ -264,10 +264,27 @@ async fn a_class_is_there_once_and_is_found_in_any_file() {
         [
             "a.yaml:8:63: error: Pod \"web\": volume \"s\": foo: is no parameter and would be ignored; remove it [VM0082]",
             "a.yaml:8:63: warning: Pod \"web\": volume \"s\": foo: adds to class \"shop\" for this pod; move it to a class of its own [VM0084]",
-            "c.yaml:3:18: error: class \"shop\" in namespace \"shop\" is also at b.yaml:2; remove one [VM0085]",
+            "c.yaml:3:18: warning: class \"shop\" in namespace \"shop\" is also at b.yaml:2; of the same cluster one is too many [VM0085]",
         ]
     );
-    assert!(run.printed.ends_with("2 errors, 1 warning in 3 classes, 1 pod (4 files)\n"), "{}", run.printed);
+    assert!(run.printed.ends_with("1 error, 2 warnings in 3 classes, 1 pod (4 files)\n"), "{}", run.printed);
+}
+
+#[tokio::test]
+async fn a_class_twice_in_one_file() {
+    let one = with_parameters("");
+    let line = one.lines().count() + 4;
+    let twice =
+        format!("{line}:18: error: class \"shop\" in namespace \"shop\" is also at a.yaml:2; remove one [VM0085]");
+    says(&format!("{one}---\n{one}"), &[&twice]).await;
+}
+
+#[tokio::test]
+async fn a_template_is_ours_only_if_it_names_the_driver() {
+    says("{{- if .Values.x }}\nkind: ConfigMap\n{{- end }}\n", &[]).await;
+    let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class(""));
+    let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
+    says(&ours, &[said]).await;
 }
 
 #[tokio::test]
