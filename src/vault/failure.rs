@@ -397,21 +397,16 @@ impl ReadContext<'_> {
         }
     }
 
-    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it.
-    fn permit(&self) -> String {
+    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it;
+    /// none when no policy there reaches so far.
+    fn stanza(&self) -> Option<String> {
         let (end, capabilities) = match self.read.method {
             Method::Get => ("", "\"read\""),
             Method::List => ("/", "\"list\""),
             Method::Put | Method::Post => ("", "\"create\", \"update\""),
         };
-        let Some(inner) = below(self.auth_namespace, self.namespace) else {
-            let namespace = self.auth_namespace.unwrap_or_default();
-            return format!(
-                "log in at that namespace or one above it (vaultAuthNamespace), as policies of {namespace} reach no other"
-            );
-        };
-        let path = &self.read.path;
-        format!("add to a policy of the role: path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}")
+        let (inner, path) = (below(self.auth_namespace, self.namespace)?, &self.read.path);
+        Some(format!("path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}"))
     }
 }
 
