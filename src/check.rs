@@ -212,6 +212,14 @@ impl Check<'_> {
         let of = format!("{}: of service account {}/{}", self.token_from, pod.namespace, pod.service_account);
         let audiences = claims.audiences.unwrap_or_default().join(", ");
         let left = span(end.as_second() - now.as_second());
+        let begins = claims.begins.map_or(0, |begin| begin.as_second() - now.as_second());
+        if begins > 0 {
+            let (begins, id) = (span(begins), Cause::ClockSkew.id());
+            let odd = format!(
+                "{of}, for {audiences}; it begins in {begins}: this machine's clock or the API server's is wrong [{id}]"
+            );
+            return Ok(Step::odd("token", odd));
+        }
         Ok(Step::good("token", format!("{of}, for {audiences}, valid for {left}")))
     }
 

@@ -2,7 +2,7 @@
 
 pub mod cause;
 
-use std::fmt;
+use std::{fmt, num::NonZero};
 
 pub use cause::{Cause, Code};
 
@@ -15,6 +15,8 @@ pub struct Error {
     what: String,
     said: Option<String>,
     advice: Option<String>,
+    /// Where the stanza of a policy begins that ends the advice.
+    stanza: Option<NonZero<u32>>,
     /// Several failures, each of which ends with its own id.
     listing: bool,
 }
@@ -26,7 +28,7 @@ impl Error {
     /// A failure, and what failed in one clause that names object, path, role or mount.
     #[must_use]
     pub fn new(cause: Cause, what: impl Into<String>) -> Self {
-        Self { cause, what: what.into(), said: None, advice: None, listing: false }
+        Self { cause, what: what.into(), said: None, advice: None, stanza: None, listing: false }
     }
 
     /// Several failures as one. `what` lists them, each with its id, the last at its end; `cause` is that of the worst.
@@ -47,6 +49,16 @@ impl Error {
     #[must_use]
     pub fn advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
+        self.stanza = None;
+        self
+    }
+
+    /// Adds the stanza of a policy that would mend it, behind the advice.
+    #[must_use]
+    pub fn stanza(mut self, stanza: &str) -> Self {
+        let advice = self.advice.unwrap_or_default() + " ";
+        self.stanza = u32::try_from(advice.len()).ok().and_then(NonZero::new);
+        self.advice = Some(advice + stanza);
         self
     }
 
@@ -67,6 +79,13 @@ impl Error {
     #[must_use]
     pub fn what(&self) -> &str {
         &self.what
+    }
+
+    /// The advice without its stanza, and the stanza, if there is one.
+    #[must_use]
+    pub fn grant(&self) -> Option<(&str, &str)> {
+        let (advice, stanza) = self.advice.as_deref()?.split_at_checked(self.stanza?.get() as usize)?;
+        Some((advice.trim_end(), stanza))
     }
 
     /// Whether it lists several failures, each with its id.

@@ -5,7 +5,7 @@
 mod report;
 pub mod version_key;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
 use tokio::time::{Instant, timeout_at};
@@ -81,6 +81,8 @@ pub(crate) struct Answered<'a> {
 /// The file that stands for nothing: without any file the driver would leave the old ones.
 const EMPTY: &str = ".vaultmount-empty";
 
+/// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
+const GRACE: Duration = Duration::from_millis(100);
 /// Paths without a secret whose neighbours are looked for at most.
 const MAX_LOOKS: usize = 3;
 
@@ -95,11 +97,12 @@ impl Mounter {
             )
             .advice(failure::IN_TIME)
         };
-        let opened = timeout_at(deadline, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
+        let opened =
+            timeout_at(deadline + GRACE, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
         opened.inspect_err(|error| self.reread_tls(error, &target))?;
 
         let answers = join_all(spec.reads().into_iter().map(async |(read, objects)| {
-            let outcome = timeout_at(deadline, session.read(read, &prover, deadline)).await;
+            let outcome = timeout_at(deadline + GRACE, session.read(read, &prover, deadline)).await;
             let outcome = outcome.unwrap_or_else(|_| Err(late()));
             Answered { read, objects, outcome: outcome.inspect_err(|error| self.reread_tls(error, &target)) }
         }));

@@ -156,7 +156,7 @@ table! {
         means "Its time is over. Drivers pass a fresh one with every mount, so it is an old file, or a clock that is ahead."
         mend "Take a fresh token (`kubectl create token`). If it is fresh, compare the clocks of the node, the API server and Vault."
     ClockSkew "VM0032" Unauthenticated "Clocks differ"
-        means "A token counts as expired or as not yet valid on one machine and as valid on another."
+        means "A token counts as expired or as not yet valid on one machine and as valid on another. The message says what each clock says; when Vault's and the node's agree, it is the API server's, which issued the token."
         mend "Set the clocks of the node, the API server and Vault (NTP); Vault forgives a minute or so."
     TokenAudience "VM0033" Unauthenticated "The service account token is for another audience"
         means "The token that was passed for an audience says itself that it is for others."
@@ -165,7 +165,7 @@ table! {
         means "The token names another service account than the pod's: somebody wrote a token into the class or into volumeAttributes."
         mend "Remove any `csi.storage.k8s.io/serviceAccount.tokens` from both; kubelet sets it."
     AuthMountMissing "VM0035" FailedPrecondition "No auth method is mounted there"
-        means "Nothing that takes service account tokens answers at the auth mount's path. Vault itself only says `permission denied`; a request without a role showed it."
+        means "Nothing that takes service account tokens answers at the auth mount's path: no method is enabled there, or one of another kind. Vault itself only says `permission denied`; a login without role and token, which is asked after it, shows it."
         mend "Correct `vaultKubernetesMountPath` or `vaultAuthMountPath` (without `auth/`), or the Vault namespace; or enable the method: `vault auth enable -path=PATH kubernetes`."
     AuthUnconfigured "VM0036" FailedPrecondition "The auth method is not configured"
         means "It is mounted, but nobody wrote its configuration."
@@ -203,10 +203,10 @@ table! {
 }
 "Reading" {
     Denied "VM0050" PermissionDenied "A policy denies the request"
-        means "No policy of the login role allows it. Vault says the same of a path where no engine is mounted."
+        means "No policy of the login role allows it. Vault says the same of a path where no engine is mounted. Objects that are denied alike are told together, with a stanza for each."
         mend "Correct `secretPath`, or add the stanza in the message to a policy of the role."
     SecretMissing "VM0051" NotFound "There is no secret at the path"
-        means "The engine is there and the policy allows reading, but nothing was written at the path. Where the policy allows listing, near names are told."
+        means "The engine is there and the policy allows reading, but nothing was written at the path. Where a policy allows `list` on the folder (`MOUNT/metadata/FOLDER/` in KV version 2), the nearest name, or what names there are, is told."
         mend "Correct `secretPath`, or create the secret. `optional: true` makes its absence no error."
     VersionDeleted "VM0052" NotFound "The secret's version was deleted or destroyed"
         means "KV version 2 keeps versions: the newest, or the one asked for with `?version=N`, was deleted or destroyed."
@@ -290,7 +290,7 @@ table! {
         means "A token was asked for (`--mint-tokens=auto`, `--kubeconfig`) and refused."
         mend "Grant `create` on `serviceaccounts/token`, or better: list the audience in the CSIDriver's `tokenRequests` and set `--mint-tokens=off`."
     VersionKey "VM0093" FailedPrecondition "The key of object versions cannot be read"
-        means "The Secret with the key (`--hmac-secret-name`) may not be read or created, or holds no key."
+        means "The Secret with the key (`--hmac-secret-name`) may not be read or created, or holds no key. It is told in the provider's log: mounts go on with a key of the one process, so that versions differ between nodes and after a restart."
         mend "Grant what the message says, in the provider's namespace. A damaged Secret may be deleted: it is made anew, and every object's version changes."
 }
 "vaultmount itself" {

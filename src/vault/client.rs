@@ -5,15 +5,11 @@
 
 mod aside;
 pub mod inspect;
+mod token;
 
 use std::{
     collections::HashMap,
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use http::{HeaderName, HeaderValue, Request};
@@ -38,10 +34,8 @@ use super::{
     transport::{Call, Transport},
     wire::{Method, Read},
 };
-use crate::{
-    error::Error,
-    secret::{SecretBytes, SecretText},
-};
+use crate::{error::Error, secret::SecretText};
+pub use token::Token;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
 #[derive(Clone)]
@@ -81,20 +75,6 @@ pub struct Login {
     pub role: String,
     /// The service account token.
     pub jwt: SecretText,
-}
-
-/// What a login brought.
-pub struct Token {
-    header: HeaderValue,
-    /// Policies, those of the identity included.
-    pub policies: Vec<String>,
-    /// How long it lives; zero: for ever.
-    pub ttl: Duration,
-    /// Whether it is one that Vault keeps no record of, which nobody can renew or revoke.
-    pub is_batch: bool,
-    /// How many requests Vault lets it make; zero: any number.
-    pub num_uses: u64,
-    used: AtomicU64,
 }
 
 /// What a read brought, and whether it created something.
@@ -325,69 +305,6 @@ impl Slots {
 /// The first part of a path, which is the mount path or its beginning.
 fn start(path: &str) -> &str {
     path.split('/').next().unwrap_or_default()
-}
-
-impl Token {
-    /// Reads a login's answer. Lenient: only the token itself must be there.
-    fn parse(body: Vec<u8>) -> Result<Self, Failure> {
-        #[derive(Deserialize)]
-        struct Body {
-            auth: Auth,
-        }
-        #[derive(Deserialize)]
-        struct Auth {
-            client_token: SecretText,
-            policies: Option<Vec<String>>,
-            #[serde(default)]
-            lease_duration: u64,
-            #[serde(default)]
-            num_uses: u64,
-            token_type: Option<String>,
-        }
-        let body = SecretBytes::from(body);
-        let Body { auth } = serde_json::from_slice(body.expose())
-            .map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
-        let mut header = HeaderValue::from_str(auth.client_token.expose())
-            .map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
-        header.set_sensitive(true);
-        Ok(Self {
-            header,
-            policies: auth.policies.unwrap_or_default(),
-            // No server's number makes our arithmetic overflow.
-            ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),
-            is_batch: auth.token_type.as_deref() == Some("batch"),
-            num_uses: auth.num_uses,
-            used: AtomicU64::new(0),
-        })
-    }
-
-    /// Whether it has made as many requests as it may.
-    #[must_use]
-    pub fn is_spent(&self) -> bool {
-        self.may_make().is_some_and(|most| self.used.load(Relaxed) >= most)
-    }
-
-    /// Counts one request; an error when it may not be made.
-    fn take_use(&self) -> Result<(), Failure> {
-        let before = self.used.fetch_add(1, Relaxed);
-        if self.may_make().is_some_and(|most| before >= most) { Err(Failure::Spent) } else { Ok(()) }
-    }
-
-    /// How many requests it may make: of several not the last, as Vault revokes what was leased together with a token that
-    /// is used up.
-    fn may_make(&self) -> Option<u64> {
-        match self.num_uses {
-            0 => None,
-            1 => Some(1),
-            uses => Some(uses - 1),
-        }
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("policies", &self.policies).field("ttl", &self.ttl).finish_non_exhaustive()
-    }
 }
 
 /// Any path, any method, as a class names it.

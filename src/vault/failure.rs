@@ -3,6 +3,7 @@
 //! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
 //! Vault); nothing depends on them for safety.
 
+mod context;
 mod login;
 mod missing;
 mod read;
@@ -12,7 +13,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{connect::ConnectError, connect::TlsFault, engine::Engine, wire::Method, wire::Read};
+use super::{connect::ConnectError, connect::TlsFault, wire::Read};
+pub(super) use context::below;
+pub use context::{LoginContext, ReadContext, TokenClaims};
+
 use crate::{
     error::{Cause, Error},
     text::one_line,
@@ -103,59 +107,6 @@ pub enum TokenVerdict {
     Invalid,
     /// Vault does not say; `lookup-self` will.
     Unclear,
-}
-
-/// Who logs in where, for the messages.
-#[derive(Clone, Debug)]
-pub struct LoginContext {
-    /// The server.
-    pub address: String,
-    /// The auth mount.
-    pub mount: String,
-    /// The Vault namespace.
-    pub namespace: Option<String>,
-    /// The role.
-    pub role: String,
-    /// The pod's Kubernetes namespace.
-    pub pod_namespace: String,
-    /// The pod's service account.
-    pub service_account: String,
-    /// What the token says of itself.
-    pub claims: TokenClaims,
-    /// The time by this node's clock.
-    pub now: Timestamp,
-    /// Whether a login without role and token was denied as well, so that no method is there to take one.
-    pub unmounted: bool,
-}
-
-/// What a service account token says of itself, for the messages.
-#[derive(Clone, Debug, Default)]
-pub struct TokenClaims {
-    /// Whom it is for.
-    pub audiences: Vec<String>,
-    /// When it begins to be valid.
-    pub begins: Option<Timestamp>,
-    /// When it ends.
-    pub ends: Option<Timestamp>,
-}
-
-/// Who reads what where, for the messages.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadContext<'a> {
-    /// The server.
-    pub address: &'a str,
-    /// The Vault namespace.
-    pub namespace: Option<&'a str>,
-    /// The Vault namespace the token came from, which its policies are of.
-    pub auth_namespace: Option<&'a str>,
-    /// The role the token came from.
-    pub role: &'a str,
-    /// The token's policies.
-    pub policies: &'a [String],
-    /// The request.
-    pub read: &'a Read,
-    /// The engine mounted there, if Vault would tell.
-    pub engine: Option<&'a Engine>,
 }
 
 impl Refusal {
@@ -378,48 +329,6 @@ impl Failure {
             }),
         }
     }
-}
-
-impl ReadContext<'_> {
-    fn verb(&self) -> &'static str {
-        match self.read.method {
-            Method::Get => "reading",
-            Method::List => "listing",
-            Method::Put | Method::Post => "writing",
-        }
-    }
-
-    /// Path, and namespace if there is one.
-    fn path(&self) -> String {
-        match self.namespace {
-            Some(namespace) => format!("{} in Vault namespace {namespace}", self.read.path),
-            None => self.read.path.clone(),
-        }
-    }
-
-    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it.
-    fn permit(&self) -> String {
-        let (end, capabilities) = match self.read.method {
-            Method::Get => ("", "\"read\""),
-            Method::List => ("/", "\"list\""),
-            Method::Put | Method::Post => ("", "\"create\", \"update\""),
-        };
-        let Some(inner) = below(self.auth_namespace, self.namespace) else {
-            let namespace = self.auth_namespace.unwrap_or_default();
-            return format!(
-                "log in at that namespace or one above it (vaultAuthNamespace), as policies of {namespace} reach no other"
-            );
-        };
-        let path = &self.read.path;
-        format!("add to a policy of the role: path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}")
-    }
-}
-
-/// The way from a Vault namespace down to another, with a slash at its end; none when the other is not below it.
-pub(super) fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
-    let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
-    let (from, to) = (path(from), path(to));
-    if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }
 }
 
 /// What to do when a caller's time ran out.

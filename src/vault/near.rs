@@ -60,36 +60,38 @@ impl Spot {
         Read { method: Method::List, path: format!("{}{}", self.names, self.folder), query: None, body: None }
     }
 
-    /// What the names there mean for who looked for another. One line.
+    /// What the names there mean for who looked for another, and what to do. One line.
     pub(super) fn told(&self, names: &[String]) -> String {
+        const CREATE: &str = "create the secret (`optional: true` makes its absence no error)";
         let Self { missing, version, .. } = self;
         let known = || names.iter().map(String::as_str);
         if known().any(|name| name == missing) {
-            let which = if *version { "no such version: correct or remove version" } else { "no version: write one" };
-            return format!("the secret is there, but has {which}");
+            let next =
+                if *version { "name a version that it has, or none" } else { "it has no version yet: write one" };
+            return format!("the secret is there: {next}");
         }
         let is_folder = missing.ends_with('/');
         let told = if is_folder { format!("there is no folder {}; ", self.path(missing)) } else { String::new() };
-        let meant = nearest(missing, known().filter(|name| !is_folder || name.ends_with('/')));
-        let told = match meant {
-            Some(meant) if meant.ends_with('/') => format!("{told}did you mean the folder {}?", self.path(meant)),
-            Some(meant) => format!("did you mean secretPath: {}?", self.path(meant)),
-            None => format!("{told}{}", self.listed(names)),
-        };
-        format!("{told} If not, create the secret (`optional: true` makes its absence no error)")
+        match nearest(missing, known().filter(|name| !is_folder || name.ends_with('/'))) {
+            Some(meant) if meant.ends_with('/') => {
+                format!("{told}did you mean the folder {}? If not, {CREATE}", self.path(meant))
+            }
+            Some(meant) => format!("did you mean secretPath: {}? If not, {CREATE}", self.path(meant)),
+            None => format!("{told}{}: correct secretPath, or {CREATE}", self.listed(names)),
+        }
     }
 
     fn listed(&self, names: &[String]) -> String {
         let place = self.path("");
         let place = place.trim_end_matches('/');
-        if names.is_empty() {
-            return format!("nothing is in {place}.");
-        }
         let shown: Vec<String> =
             names.iter().take(MAX_NAMES).map(|name| format!("{:?}", one_line(name, MAX_NAME))).collect();
-        let more = names.len().saturating_sub(MAX_NAMES);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("in {place} there are {}{more}.", shown.join(", "))
+        match (names.len(), names.len().saturating_sub(MAX_NAMES)) {
+            (0, _) => format!("nothing is in {place}"),
+            (1, _) => format!("only {} is in {place}", shown.join("")),
+            (_, 0) => format!("in {place} are {}", shown.join(", ")),
+            (_, more) => format!("in {place} are {} and {more} more", shown.join(", ")),
+        }
     }
 
     /// A name there as a path to read.
@@ -127,16 +129,16 @@ mod tests {
         for (spot, names, expected) in [
             (0, &["payment", "web"][..], "did you mean secretPath: team/kv/data/shop/payment?"),
             (0, &["payment/", "web"], "did you mean the folder team/kv/data/shop/payment/?"),
-            (0, &["web", "x/"], "in team/kv/data/shop there are \"web\", \"x/\"."),
-            (0, &["1", "2", "3", "4", "5", "6"], "\"5\" and 1 more."),
-            (0, &["paymnt"], "has no version: write one"),
+            (0, &["web", "x/"], "in team/kv/data/shop are \"web\", \"x/\": correct secretPath"),
+            (0, &["1", "2", "3", "4", "5", "6"], "\"5\" and 1 more: "),
+            (0, &["paymnt"], "it has no version yet: write one"),
             (
                 1,
                 &["shops/", "shop"],
                 "there is no folder team/kv/data/shop/; did you mean the folder team/kv/data/shops/?",
             ),
-            (1, &["other/"], "no folder team/kv/data/shop/; in team/kv/data there are \"other/\"."),
-            (1, &[], "nothing is in team/kv/data."),
+            (1, &["other/"], "no folder team/kv/data/shop/; only \"other/\" is in team/kv/data: correct"),
+            (1, &[], "nothing is in team/kv/data: correct secretPath, or create"),
         ] {
             assert!(told(&spots[spot], names).contains(expected), "{}", told(&spots[spot], names));
         }

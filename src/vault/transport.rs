@@ -95,6 +95,7 @@ impl Transport {
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
         let mut uri = uri(&format!("{}{}{path}", self.origin, self.prefix))?;
         let (mut attempt, mut redirected) = (0, false);
+        let mut unconnected = None;
         loop {
             let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
             let failure = match outcome {
@@ -114,10 +115,16 @@ impl Transport {
                 }
                 Err(failure) => failure,
             };
+            let failure = match (failure, unconnected.take()) {
+                // What the time ran out over.
+                (Failure::Deadline { .. }, Some(unconnected)) => unconnected,
+                (failure, _) => failure,
+            };
             let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
             tracing::debug!(?delay, attempt, "the request to Vault is sent again");
             tokio::time::sleep(delay).await;
             attempt += 1;
+            unconnected = matches!(failure, Failure::Connect(_)).then_some(failure);
         }
     }
 

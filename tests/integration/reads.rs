@@ -50,6 +50,25 @@ async fn the_line_that_lacks_mends_it() {
 }
 
 #[tokio::test]
+async fn what_is_denied_for_one_reason_is_told_once_with_all_that_mends_it() {
+    let (tenant, pod, daemon) = arranged().await;
+    tenant.put("b", json!({"pass": "b"})).await;
+    tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
+    let kv = &tenant.kv;
+    let object = |name, path: &str, more| format!("- {{objectName: {name}, secretPath: {kv}/{path}{more}}}");
+    let all = [object("x", "data/db", ""), object("y", "data/b", ""), object("z", "metadata", ", method: LIST")];
+    let mixed = all.clone().join("\n") + "\n- {objectName: gone, secretPath: nowhere/db, secretKey: a}";
+    let pod = pod.objects(all.join("\n"));
+    let sentence = format!("is denied listing {kv}/metadata, reading {kv}/data/b, reading {kv}/data/db at ");
+    let text = daemon.refuses(&pod, Cause::Denied, &["objects \"z\", \"y\", \"x\": role \"app\"", &sentence]).await;
+    assert_eq!(text.matches("permission denied").count(), 1, "{text}");
+    // An engine that is not there is denied for the same reason.
+    daemon.refuses(&pod.clone().objects(mixed), Cause::Denied, &["\"gone\"", "path \"nowhere/db\" {"]).await;
+    tenant.allow(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
+    daemon.files(&pod).await;
+}
+
+#[tokio::test]
 async fn an_object_that_fails_stops_the_volume_and_names_itself() {
     let (tenant, pod, daemon) = arranged().await;
     let kv = &tenant.kv;

@@ -138,21 +138,21 @@ const AGREED: i64 = 5;
 /// What this node's clock says of the token's time, and of Vault's clock.
 fn clocks(refusal: &Refusal, at: &LoginContext) -> String {
     let from_now = |time: Timestamp| time.as_second() - at.now.as_second();
-    let mut notes = String::new();
-    let mut note = |words: String| notes.extend(["; ", &words]);
-    match (at.claims.begins.map(from_now), at.claims.ends.map(from_now)) {
-        (Some(ahead), _) if ahead > 0 => note(format!("by this node's clock it begins in {ahead} s")),
-        (_, Some(left)) if left > 0 => note(format!("by this node's clock it ends in {left} s")),
-        (_, Some(over)) => note(format!("by this node's clock it ended {} s ago", -over)),
-        (_, None) => {}
-    }
-    match refusal.date.map(from_now) {
-        Some(ahead) if ahead > AGREED => note(format!("Vault's clock is {ahead} s ahead of this node's")),
-        Some(behind) if behind < -AGREED => note(format!("Vault's clock is {} s behind this node's", -behind)),
-        Some(_) => note("Vault's clock and this node's agree".to_owned()),
-        None => {}
-    }
-    notes
+    let early = at.claims.begins.map(from_now).filter(|ahead| *ahead > 0);
+    let ours = match (early, at.claims.ends.map(from_now)) {
+        (Some(ahead), _) => format!("; by this node's clock it begins in {ahead} s"),
+        (None, Some(left)) if left > 0 => format!("; by this node's clock it ends in {left} s"),
+        (None, Some(over)) => format!("; by this node's clock it ended {} s ago", -over),
+        (None, None) => String::new(),
+    };
+    let theirs = match refusal.date.map(from_now) {
+        Some(ahead) if ahead > AGREED => format!("; Vault's clock is {ahead} s ahead of this node's"),
+        Some(behind) if behind < -AGREED => format!("; Vault's clock is {} s behind this node's", -behind),
+        Some(_) if early.is_some() => "; Vault's clock agrees, so that of the API server is ahead".to_owned(),
+        Some(_) => "; Vault's clock and this node's agree".to_owned(),
+        None => String::new(),
+    };
+    ours + &theirs
 }
 
 fn audiences(at: &LoginContext) -> String {

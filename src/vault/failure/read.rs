@@ -22,11 +22,15 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
                 Some(meant) => format!("{meant} If not,"),
                 None => "correct secretPath, or".to_owned(),
             };
-            (
-                Cause::Denied,
-                format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address),
-                format!("{mend} {}", at.permit()),
-            )
+            let what = format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address);
+            let denied = Error::new(Cause::Denied, what).said(words);
+            return match at.stanza() {
+                Some(stanza) => denied.advice(format!("{mend} add to a policy of the role:")).stanza(&stanza),
+                None => denied.advice(format!(
+                    "{mend} log in at that namespace or one above it (vaultAuthNamespace), as policies of {} reach no other",
+                    at.auth_namespace.unwrap_or_default()
+                )),
+            };
         }
         405 => (
             Cause::Method,

@@ -64,7 +64,7 @@ pub async fn clock_skew() -> [Scenario; 4] {
     let ((tenant, pod), vault) = (arranged().await, Faulty::start().await);
     let begins = saying(&pod, &json!({"nbf": in_seconds(300), "exp": in_seconds(900)}));
     let issued = saying(&pod, &json!({"iat": in_seconds(300), "nbf": in_seconds(0), "exp": in_seconds(900)}));
-    let early = ["not valid yet", &tenant.auth, "begins in ", "Vault's clock and this node's agree", "NTP"];
+    let early = ["not valid yet", &tenant.auth, "begins in ", "so that of the API server is ahead", "NTP"];
     let words = r#"{"errors":["error validating token: invalid expiration time (exp) claim: token is expired"]}"#;
     vault.every("POST", "auth/", answer(400, &[("date", "Tue, 24 Nov 2099 08:00:00 GMT")], words));
     let ahead = ["is expired, says", "by this node's clock it ends in ", "Vault's clock is ", " s ahead", "NTP"];

@@ -60,14 +60,17 @@ pub async fn secret_missing() -> Vec<Scenario> {
     };
     let near = format!("did you mean secretPath: {kv}/data/shop/payment?");
     let folder = format!("there is no folder {kv}/data/shpo/; did you mean the folder {kv}/data/shop/?");
-    let listed = format!("in {kv}/data/shop there are \"a/\", \"payment\", \"web\".");
+    let listed = format!("in {kv}/data/shop are \"a/\", \"payment\", \"web\": correct secretPath, or");
     let create = ["create the secret", "`optional: true` makes its absence no error"];
     let scenarios = [
         scenario("shop/paymnt", &["no secret at", &near, create[0], create[1]]),
         scenario("shpo/payment", &["no secret at", &folder, create[0], create[1]]),
         scenario("shop/other", &["no secret at", &listed, create[0]]),
-        scenario("many/other", &["\"1\", \"2\", \"3\", \"4\", \"5\" and 1 more."]),
-        scenario("shop/payment?version=7", &["no version 7 of", "the secret is there", "correct or remove version"]),
+        scenario("many/other", &["\"1\", \"2\", \"3\", \"4\", \"5\" and 1 more: correct secretPath"]),
+        scenario(
+            "shop/payment?version=7",
+            &["no version 7 of", "the secret is there: name a version that it has, or none"],
+        ),
     ];
 
     let namespace = unique("ns");

@@ -3,7 +3,7 @@
 use std::{any::Any, fs, path::Path, time::Duration};
 
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use vaultmount::{
     error::Cause,
     provider::client::{Call, Client},
@@ -70,7 +70,7 @@ impl<const N: usize> Proof for [Logged; N] {
             // It asks again after it has told of the first refusal.
             timeout(Duration::from_secs(20), async {
                 while api.lines().len() < 2 {
-                    tokio::task::yield_now().await;
+                    sleep(Duration::from_millis(20)).await;
                 }
             })
             .await

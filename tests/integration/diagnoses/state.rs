@@ -53,8 +53,12 @@ pub async fn server_fault() -> [Scenario; 1] {
 pub async fn deadline() -> [Scenario; 1] {
     let ((_, pod), vault) = (arranged().await, Faulty::start().await);
     vault.every("POST", "auth/", Fault::Hold(Gate::new()));
-    let timed =
-        Scenario::of(pod, &["time ran out", "check that Vault", "within seconds"]).at(&vault.address).keeping(vault);
+    let timed = Scenario::of(
+        pod,
+        &["login at", "time ran out while waiting for the answer", "check that Vault", "within seconds"],
+    )
+    .at(&vault.address)
+    .keeping(vault);
     [timed.within(Duration::from_secs(1)).mount_only("time")]
 }
 

@@ -1,0 +1,95 @@
+//! Who asked for what, for the messages.
+
+use jiff::Timestamp;
+
+use crate::vault::{engine::Engine, wire::Method, wire::Read};
+
+/// Who logs in where, for the messages.
+#[derive(Clone, Debug)]
+pub struct LoginContext {
+    /// The server.
+    pub address: String,
+    /// The auth mount.
+    pub mount: String,
+    /// The Vault namespace.
+    pub namespace: Option<String>,
+    /// The role.
+    pub role: String,
+    /// The pod's Kubernetes namespace.
+    pub pod_namespace: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// What the token says of itself.
+    pub claims: TokenClaims,
+    /// The time by this node's clock.
+    pub now: Timestamp,
+    /// Whether a login without role and token was denied as well, so that no method is there to take one.
+    pub unmounted: bool,
+}
+
+/// What a service account token says of itself, for the messages.
+#[derive(Clone, Debug, Default)]
+pub struct TokenClaims {
+    /// Whom it is for.
+    pub audiences: Vec<String>,
+    /// When it begins to be valid.
+    pub begins: Option<Timestamp>,
+    /// When it ends.
+    pub ends: Option<Timestamp>,
+}
+
+/// Who reads what where, for the messages.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadContext<'a> {
+    /// The server.
+    pub address: &'a str,
+    /// The Vault namespace.
+    pub namespace: Option<&'a str>,
+    /// The Vault namespace the token came from, which its policies are of.
+    pub auth_namespace: Option<&'a str>,
+    /// The role the token came from.
+    pub role: &'a str,
+    /// The token's policies.
+    pub policies: &'a [String],
+    /// The request.
+    pub read: &'a Read,
+    /// The engine mounted there, if Vault would tell.
+    pub engine: Option<&'a Engine>,
+}
+
+impl ReadContext<'_> {
+    pub(super) fn verb(&self) -> &'static str {
+        match self.read.method {
+            Method::Get => "reading",
+            Method::List => "listing",
+            Method::Put | Method::Post => "writing",
+        }
+    }
+
+    /// Path, and namespace if there is one.
+    pub(super) fn path(&self) -> String {
+        match self.namespace {
+            Some(namespace) => format!("{} in Vault namespace {namespace}", self.read.path),
+            None => self.read.path.clone(),
+        }
+    }
+
+    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it;
+    /// none when no policy there reaches so far.
+    pub(super) fn stanza(&self) -> Option<String> {
+        let (end, capabilities) = match self.read.method {
+            Method::Get => ("", "\"read\""),
+            Method::List => ("/", "\"list\""),
+            Method::Put | Method::Post => ("", "\"create\", \"update\""),
+        };
+        let (inner, path) = (below(self.auth_namespace, self.namespace)?, &self.read.path);
+        Some(format!("path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}"))
+    }
+}
+
+/// The way from a Vault namespace down to another, with a slash at its end; none when the other is not below it.
+pub(in crate::vault) fn below(from: Option<&str>, to: Option<&str>) -> Option<String> {
+    let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
+    let (from, to) = (path(from), path(to));
+    if from == "/" { Some(to.trim_start_matches('/').to_owned()) } else { to.strip_prefix(&from).map(str::to_owned) }
+}
