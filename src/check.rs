@@ -205,7 +205,7 @@ impl Check<'_> {
         };
         let now = Timestamp::now();
         let claims = token::look(jwt, &Expected { audience: Some(audience), pod, now });
-        let claims = claims.map_err(|error| Step::failed("token", error))?;
+        let claims = claims.map_err(|error| Step::failed("token", self.by_hand(error, audience)))?;
         let Some(end) = claims.expires else {
             return Ok(Step::odd("token", format!("{}: no JWT, so it says nothing of itself", self.token_from)));
         };
@@ -221,6 +221,22 @@ impl Check<'_> {
             return Ok(Step::odd("token", odd));
         }
         Ok(Step::good("token", format!("{of}, for {audiences}, valid for {left}")))
+    }
+
+    /// The error of a token that a person brought, and no driver.
+    fn by_hand(&self, error: Error, audience: &str) -> Error {
+        let pod = &self.spec.pod;
+        let fresh = format!("kubectl create token {} -n {} --audience {audience}", pod.service_account, pod.namespace);
+        match error.cause() {
+            Cause::TokenIdentity => {
+                error.advice(format!("set --namespace and --service-account to the pod's, or bring its token: {fresh}"))
+            }
+            Cause::TokenAudience => {
+                error.advice(format!("bring one for it ({fresh}), or correct the class's audience"))
+            }
+            Cause::TokenExpired => error.advice(format!("bring a fresh one: {fresh}")),
+            _ => error,
+        }
     }
 
     fn login(&self, way: &Way, token: &Token) -> Step {

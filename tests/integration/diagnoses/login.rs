@@ -43,8 +43,8 @@ pub async fn token_missing() -> [Scenario; 3] {
     let next = "CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{audience: vault}]";
     let others = [lacks, next, "passed: \"sts.aws\", \"team\"", "class's `audience`"];
     [
-        Scenario::of(pod.clone(), &[lacks]),
-        Scenario::of(pod, &[lacks, next, "passed: none"]).mount_only("the mend by hand is another"),
+        Scenario::of(pod.clone(), &[lacks]).mending(next, "--token-file (kubectl create token app -n shop"),
+        Scenario::of(pod, &[lacks, next, "passed: none"]).mount_only("a check has no driver"),
         Scenario::of(other, &others).mount_only("a file has no audience"),
     ]
 }
@@ -81,13 +81,15 @@ pub async fn clock_skew() -> [Scenario; 4] {
 pub async fn token_audience() -> [Scenario; 1] {
     let (_, pod) = arranged().await;
     let pod = pod.clone().pass(&[("vault", &pod.token("team", 600))]);
-    [Scenario::of(pod, &["\"team\"", "\"vault\"", "tokenRequests"])]
+    let by_hand = "kubectl create token app -n shop --audience vault";
+    [Scenario::of(pod, &["\"team\"", "\"vault\""]).mending("tokenRequests", by_hand)]
 }
 
 pub async fn token_identity() -> [Scenario; 1] {
     let (_, mut pod) = arranged().await;
     pod.service_account = "web".into();
-    [Scenario::of(pod, &["shop/app", "shop/web", "volumeAttributes", "kubelet"])]
+    let by_hand = "set --namespace and --service-account to the pod's";
+    [Scenario::of(pod, &["shop/app", "shop/web"]).mending("volumeAttributes: kubelet", by_hand)]
 }
 
 pub async fn auth_mount_missing() -> [Scenario; 4] {

@@ -36,6 +36,8 @@ pub struct Scenario {
     checking: Vec<String>,
     /// What the message must say: the cause and the fix.
     says: Vec<String>,
+    /// The fix where a pod's and that of whoever checks by hand are two.
+    mends: [Vec<String>; 2],
     timeout: Option<Duration>,
     leaps: bool,
     daemon: Option<Daemon>,
@@ -93,6 +95,7 @@ impl Scenario {
             flags: Vec::new(),
             checking: Vec::new(),
             says: says.iter().map(ToString::to_string).collect(),
+            mends: Default::default(),
             timeout: None,
             leaps: false,
             daemon: None,
@@ -123,6 +126,12 @@ impl Scenario {
     /// Keeps what must live as long.
     pub fn keeping(mut self, kept: impl Any) -> Self {
         self.kept.push(Box::new(kept));
+        self
+    }
+
+    /// With a fix of its own for a pod's event, and one for a check by hand.
+    pub fn mending(mut self, event: &str, by_hand: &str) -> Self {
+        self.mends = [vec![event.to_owned()], vec![by_hand.to_owned()]];
         self
     }
 
@@ -167,7 +176,7 @@ impl Scenario {
         eprintln!("{got:?}: {text}");
         assert_eq!(got, cause, "{text}");
         assert!(text.ends_with(&format!(" [{}]", cause.id())), "{text}");
-        self.assert_told(&text);
+        self.assert_told(&text, &self.mends[0]);
         assert!(text.len() <= 600 && !text.contains('\n'), "too long: {text}");
     }
 
@@ -192,12 +201,12 @@ impl Scenario {
         let Ran { code, out: text, err } = ByHand::of(&self.pod).run("check", &flags).await;
         assert_eq!(code, Some(1), "{text}{err}");
         assert!(text.contains(&format!("[{}]", cause.id())), "{text}");
-        self.assert_told(&text);
+        self.assert_told(&text, &self.mends[1]);
     }
 
     #[track_caller]
-    fn assert_told(&self, text: &str) {
-        for part in &self.says {
+    fn assert_told(&self, text: &str, mends: &[String]) {
+        for part in self.says.iter().chain(mends) {
             assert!(text.contains(part.as_str()), "{part:?} is not in: {text}");
         }
         assert!(!text.contains(MARK), "{text}");
