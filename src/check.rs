@@ -72,6 +72,9 @@ pub enum Outcome {
 /// Clocks that are further apart than this, in seconds, make tokens fail: the jwt method forgives 60 s or more.
 const CLOCKS_APART: i64 = 60;
 
+/// A certificate that ends so soon should have been renewed, in seconds.
+const SOON: i64 = 14 * 24 * 3600;
+
 impl Step {
     /// A step that is about no object.
     #[must_use]
@@ -166,7 +169,7 @@ impl Check<'_> {
             }
         }
         tell(address);
-        tell(secrecy(endpoint));
+        tell(secrecy(endpoint, client.certificate_end().await));
         match asked {
             Ok(health) => match health.problem(client.address()) {
                 Some(problem) => return Err(Step::failed("health", problem)),
@@ -327,8 +330,8 @@ impl Check<'_> {
     }
 }
 
-/// Who can read along.
-fn secrecy(endpoint: &Endpoint) -> Step {
+/// Who can read along, and how long the certificate still says nobody.
+fn secrecy(endpoint: &Endpoint, end: Option<Timestamp>) -> Step {
     match &endpoint.address {
         Address::Unix(_) => Step::skipped("TLS", "a unix socket"),
         Address::Tcp { https: false, .. } => {
@@ -337,7 +340,17 @@ fn secrecy(endpoint: &Endpoint) -> Step {
         Address::Tcp { .. } if endpoint.tls.skip_verify => {
             Step::odd("TLS", "the certificate is not verified: whoever sits between reads every secret")
         }
-        Address::Tcp { .. } => Step::good("TLS", "the certificate is trusted, and for this name"),
+        Address::Tcp { .. } => {
+            let trusted = "the certificate is trusted, and for this name";
+            let left = end.map(|end| (end, end.as_second() - Timestamp::now().as_second()));
+            match left {
+                Some((end, left)) if left < SOON => {
+                    Step::odd("TLS", format!("{trusted}, but only until {end}, which is in {}", span(left)))
+                }
+                Some((end, _)) => Step::good("TLS", format!("{trusted}, until {end}")),
+                None => Step::good("TLS", trusted),
+            }
+        }
     }
 }
 

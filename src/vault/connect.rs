@@ -21,7 +21,13 @@ use std::{
 
 use http::{HeaderValue, Uri};
 use hyper_util::{client::proxy::matcher::Intercept, rt::TokioIo};
-use rustls::{ClientConfig, pki_types::ServerName};
+use jiff::Timestamp;
+use rustls::{
+    ClientConfig,
+    client::Resumption,
+    pki_types::{ServerName, UnixTime},
+    time_provider::TimeProvider,
+};
 use tokio::{
     net::UnixStream,
     time::{Instant, timeout_at},
@@ -97,6 +103,33 @@ impl Connector {
         let plain = uri.scheme_str() == Some("http") && self.inner.options.socket.is_none();
         let proxy = plain.then(|| self.inner.options.proxies.intercept(uri)).flatten()?;
         proxy.basic_auth().cloned()
+    }
+}
+
+impl Connector {
+    /// When the certificate of a TLS server that is accepted now will be over: a client whose clock is a hundred years ahead
+    /// is told why it accepts it no more.
+    pub async fn certificate_end(&self, uri: &Uri) -> Option<Timestamp> {
+        let mut tls = ClientConfig::clone(&self.inner.tls);
+        tls.time_provider = Arc::new(Later);
+        // A session that is resumed looks at no certificate.
+        tls.resumption = Resumption::disabled();
+        let (server_name, options) = (self.inner.server_name.clone(), self.inner.options.clone());
+        match (Inner { tls: Arc::new(tls), server_name, options }).connect(uri).await {
+            Err(ConnectError::Tls { fault: TlsFault::Expired { at: Some(end) }, .. }) => end.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// The time in a hundred years.
+#[derive(Debug)]
+struct Later;
+
+impl TimeProvider for Later {
+    fn current_time(&self) -> Option<UnixTime> {
+        let century = Duration::from_secs(100 * 365 * 24 * 3600);
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + century))
     }
 }
 

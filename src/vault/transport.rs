@@ -9,6 +9,7 @@ use hyper_util::{
     client::legacy::Client as Http,
     rt::{TokioExecutor, TokioTimer},
 };
+use jiff::Timestamp;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -81,6 +82,11 @@ impl Transport {
             in_flight: Semaphore::new(config.max_in_flight),
             config: Arc::clone(config),
         })
+    }
+
+    /// When the server's certificate will be over; none without TLS, or when it is not verified.
+    pub(super) async fn certificate_end(&self) -> Option<Timestamp> {
+        self.connector.certificate_end(&uri(&self.origin).ok()?).await
     }
 
     /// What request builders take as their base.
@@ -302,7 +308,7 @@ fn append(whole: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
 }
 
 /// `Date`, which HTTP writes as mail does.
-fn date(headers: &HeaderMap<HeaderValue>) -> Option<jiff::Timestamp> {
+fn date(headers: &HeaderMap<HeaderValue>) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?).ok()
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,7 +16,9 @@ use crate::{
         faulty::{Fault, Faulty, Gate},
         http,
         pod::Pod,
-        setting, unique,
+        setting,
+        tls::Authority,
+        unique,
     },
 };
 
@@ -284,4 +287,25 @@ async fn a_token_is_minted_as_the_user_of_a_kubeconfig() {
     let ran = check(&pod, &[&flag]).await;
     assert_eq!(ran.code, Some(1));
     assert!(line(&ran, "token").contains("shop/app") && ran.out.contains("[VM0092]"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_is_told_and_a_near_one_warned_of() {
+    let (_, pod) = arranged().await;
+    let authority = Authority::new();
+    let pod = pod.with("vaultCACert", authority.pem());
+    let soon = (Timestamp::now() + SignedDuration::from_hours(72)).to_zoned(TimeZone::UTC).date();
+    let soon_day = (i32::from(soon.year()), u8::try_from(soon.month()).unwrap(), u8::try_from(soon.day()).unwrap());
+    for ((year, month, day), says) in [
+        ((2100, 1, 1), "ok    TLS           the certificate is trusted, and for this name, until 2100-01-01T00:00:00Z"),
+        (soon_day, "warn  TLS           the certificate is trusted, and for this name, but only until"),
+    ] {
+        let vault = Faulty::tls(authority.server_until(year, month, day)).await;
+        let ran = ByHand::of(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;
+        assert_eq!(ran.code, Some(0));
+        assert!(line(&ran, "TLS").starts_with(says), "{says}");
+        let ran = ByHand::of(&pod.clone().with("vaultSkipTLSVerify", "true"));
+        let ran = ran.run("check", &[&format!("--vault-addr={}", vault.address)]).await;
+        assert!(line(&ran, "TLS").starts_with("warn  TLS           the certificate is not verified"));
+    }
 }

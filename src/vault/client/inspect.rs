@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -106,6 +107,11 @@ impl Client {
         }
         let body = self.ask(None, None, "sys/leader", None, None, deadline).await?;
         Ok(serde_json::from_slice::<Body>(&body).map_or(true, |leader| !leader.leader_address.is_empty()))
+    }
+
+    /// When the server's certificate will be over; none without TLS, or when it is not verified.
+    pub async fn certificate_end(&self) -> Option<Timestamp> {
+        self.shared.transport.certificate_end().await
     }
 
     /// Looks ahead at a read in `namespace` with a token of `home`, and creates nothing.

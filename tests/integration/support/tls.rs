@@ -48,9 +48,14 @@ impl Authority {
 
     /// The same with a certificate whose time is over.
     pub fn expired_server(&self) -> ServerConfig {
+        self.server_until(2026, 1, 1)
+    }
+
+    /// The same with a certificate that ends when a day begins.
+    pub fn server_until(&self, year: i32, month: u8, day: u8) -> ServerConfig {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-        params.not_after = date_time_ymd(2026, 1, 1);
+        params.not_after = date_time_ymd(year, month, day);
         serving(&Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }, None)
     }
 }
