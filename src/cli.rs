@@ -3,12 +3,12 @@
 //! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
 //! never takes the next argument. Without a command, `serve` is meant.
 
+mod by_hand;
 pub mod check;
 pub mod completions;
 pub mod explain;
 pub mod man;
 pub mod mount;
-mod pod;
 pub mod serve;
 pub mod style;
 pub mod validate;
@@ -17,16 +17,13 @@ pub mod version;
 use std::{
     ffi::OsString,
     io::{self, Write},
-    path::PathBuf,
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
 
-use crate::{
-    config::{ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
-    text::go_bool,
-};
+use crate::{config::ServeArgs, text::go_bool};
+use mount::MountArgs;
 use validate::ValidateArgs;
 use version::{Output, VersionArgs};
 
@@ -91,101 +88,6 @@ pub enum Command {
     /// Print the manual page
     #[command(after_help = "Example:\n  vaultmount man | man -l -")]
     Man,
-}
-
-/// Flags of `vaultmount mount`.
-#[derive(Args, Clone, Debug)]
-pub struct MountArgs {
-    /// SecretProviderClass to mount; `-` for standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
-
-    /// Its name, if the file holds several
-    #[arg(long, value_name = "NAME")]
-    pub class: Option<String>,
-
-    /// Running server to ask; without it, this process does the mount
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
-    pub endpoint: Option<PathBuf>,
-
-    /// Directory to write the files to
-    #[arg(short, long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-
-    /// Print the files' contents, which are secret
-    #[arg(long)]
-    pub show: bool,
-
-    /// Permission of files whose object names none, octal
-    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
-    pub permission: u32,
-
-    /// Key of object versions, to print those of the cluster; random otherwise
-    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
-    pub hmac_key_file: Option<String>,
-
-    /// How much is logged.
-    #[command(flatten)]
-    pub log: LogArgs,
-
-    /// The pod.
-    #[command(flatten)]
-    pub pod: PodArgs,
-
-    /// How to reach the server.
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
-
-    /// How to reach the Kubernetes API.
-    #[command(flatten)]
-    pub kubernetes: KubernetesArgs,
-}
-
-/// The pod to mount for, as the driver would describe it.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Pod")]
-pub struct PodArgs {
-    /// Its namespace [default: the class's, else default]
-    #[arg(long, value_name = "NAME")]
-    pub namespace: Option<String>,
-
-    /// Its name
-    #[arg(long = "pod", value_name = "NAME", default_value = "vaultmount")]
-    pub name: String,
-
-    /// Its UID [default: the token's, else zeros]
-    #[arg(long = "pod-uid", value_name = "UID")]
-    pub uid: Option<String>,
-
-    /// Its service account
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub service_account: String,
-
-    /// File with its service account token; without it, one is requested
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-
-    /// Audience of that token [default: the class's, else vault]
-    #[arg(long, value_name = "NAME")]
-    pub audience: Option<String>,
-
-    /// Where the driver would mount
-    #[arg(long, value_name = "PATH")]
-    pub target_path: Option<String>,
-}
-
-impl MountArgs {
-    /// The flags of a server that would do the same, from which [`Config`](crate::config::Config) is made.
-    #[must_use]
-    pub fn as_serve(&self) -> ServeArgs {
-        ServeArgs {
-            log: self.log.clone(),
-            connection: self.connection.clone(),
-            kubernetes: self.kubernetes.clone(),
-            hmac_key_file: self.hmac_key_file.clone(),
-            ..ServeArgs::default()
-        }
-    }
 }
 
 /// Runs the command that the arguments name.
@@ -312,13 +214,6 @@ fn two_dashes(arg: OsString) -> OsString {
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if is_name { format!("--{flag}").into() } else { arg }
-}
-
-/// An octal file mode: `0644`, `644` or `0o644`.
-fn mode(text: &str) -> Result<u32, &'static str> {
-    let digits = text.strip_prefix("0o").unwrap_or(text);
-    let mode = u32::from_str_radix(digits, 8).ok().filter(|m| *m <= 0o777 && !digits.starts_with('+'));
-    mode.ok_or("a file mode is octal, from 0 to 0777")
 }
 
 #[cfg(test)]

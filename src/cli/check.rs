@@ -11,13 +11,13 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{
-    PodArgs, mode, pod,
+    by_hand::{self, ByHandArgs},
     style::{self, paint},
 };
 use crate::{
     app,
     check::{Check, Outcome, Step},
-    config::{Config, ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
+    config::Config,
     error::Error,
     mount::VersionKeySource,
     provider,
@@ -28,41 +28,17 @@ use crate::{
 /// Flags of `vaultmount check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// SecretProviderClass to check
-    #[arg(short, long, value_name = "FILE")]
-    pub file: std::path::PathBuf,
-
-    /// Name of the class, if the file has several
-    #[arg(long, value_name = "NAME")]
-    pub class: Option<String>,
+    /// What and for whom.
+    #[command(flatten)]
+    pub by_hand: ByHandArgs,
 
     /// Send also what creates something: database users, certificates, writes. Revoked at the end where it can be
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub create: bool,
 
     /// Format: text or json
-    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
+    #[arg(help_heading = None, long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
     pub output: Output,
-
-    /// Permission of files whose object names none, octal
-    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
-    pub permission: u32,
-
-    /// How much is logged.
-    #[command(flatten)]
-    pub log: LogArgs,
-
-    /// The pod.
-    #[command(flatten)]
-    pub pod: PodArgs,
-
-    /// How to reach the server.
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
-
-    /// How to reach the Kubernetes API.
-    #[command(flatten)]
-    pub kubernetes: KubernetesArgs,
 }
 
 /// How the steps are printed.
@@ -92,10 +68,10 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     })
 }
 
-async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
+async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, report: &mut Report) -> Result<(), String> {
     let (mut config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
-    let class = match pod::class(&args.file, args.class.as_deref()) {
+    let class = match by_hand::class(&args.file, args.class.as_deref()) {
         Ok(class) => class,
         Err(error) => {
             report.stop(error);
@@ -107,13 +83,13 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
     for warning in warnings {
         report.tell(Step::new("flags", Outcome::Odd(warning)));
     }
-    let audience = pod::audience(&args.pod, &class);
+    let audience = by_hand::audience(&args.pod, &class);
     // What is wrong with the token is told where the token is looked at.
-    let (token, refused) = match pod::token(&args.pod, &config, &class, &audience).await {
+    let (token, refused) = match by_hand::token(&args.pod, &config, &class, &audience).await {
         Ok(token) => (token, None),
         Err(error) => (None, Some(error)),
     };
-    let call = pod::call(&args.pod, args.permission, &class, &audience, token.as_ref());
+    let call = by_hand::call(&args.pod, args.permission, &class, &audience, token.as_ref());
     let parsed = request::parse(&RawRequest {
         attributes: &call.attributes,
         secrets: &call.secrets,
@@ -136,7 +112,7 @@ async fn check(args: &CheckArgs, report: &mut Report) -> Result<(), String> {
         mounter: &mounter,
         spec: &spec,
         audience: &audience,
-        create: args.create,
+        create: *create,
         token_from: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
         no_token: refused,
         patience: PATIENCE,
@@ -156,19 +132,6 @@ fn introduction(spec: &MountSpec, audience: &str) -> String {
     let (objects, requests) = (spec.objects.len(), spec.reads().len());
     let audience = spec.audience.as_deref().unwrap_or(audience);
     format!("{name}: role {:?}, audience {audience:?}, objects: {objects}, requests: {requests}", spec.role)
-}
-
-impl CheckArgs {
-    /// The flags of a server that would do the same, from which [`Config`] is made.
-    #[must_use]
-    pub fn as_serve(&self) -> ServeArgs {
-        ServeArgs {
-            log: self.log.clone(),
-            connection: self.connection.clone(),
-            kubernetes: self.kubernetes.clone(),
-            ..ServeArgs::default()
-        }
-    }
 }
 
 struct Report {

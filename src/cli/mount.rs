@@ -4,18 +4,20 @@ use std::{
     fs,
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
+use clap::Args;
+
 use super::{
-    MountArgs, pod,
+    by_hand::{self, ByHandArgs},
     style::{self, HEADING, SKIPPED, paint},
 };
 use crate::{
     app,
-    config::Config,
+    config::{Config, ServeArgs},
     mount::VersionKeySource,
     provider::{
         self,
@@ -24,6 +26,38 @@ use crate::{
     },
     telemetry,
 };
+
+/// Flags of `vaultmount mount`.
+#[derive(Args, Clone, Debug)]
+pub struct MountArgs {
+    /// What and for whom.
+    #[command(flatten)]
+    pub by_hand: ByHandArgs,
+
+    /// Running server to ask; without it, this process does the mount
+    #[arg(help_heading = None, long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
+    pub endpoint: Option<PathBuf>,
+
+    /// Directory to write the files to
+    #[arg(help_heading = None, short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Print the files' contents, which are secret
+    #[arg(long, help_heading = None)]
+    pub show: bool,
+
+    /// Key of object versions, to print those of the cluster; random otherwise
+    #[arg(help_heading = None, long, value_name = "FILE", conflicts_with = "endpoint")]
+    pub hmac_key_file: Option<String>,
+}
+
+impl MountArgs {
+    /// The flags of a server that would do the same, from which [`Config`] is made.
+    #[must_use]
+    pub fn as_serve(&self) -> ServeArgs {
+        ServeArgs { hmac_key_file: self.hmac_key_file.clone(), ..self.by_hand.as_serve() }
+    }
+}
 
 /// Mounts once and prints names, modes, sizes and versions.
 #[must_use]
@@ -38,12 +72,13 @@ pub fn run(args: &MountArgs) -> ExitCode {
 }
 
 async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
+    let what = &args.by_hand;
     let (config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
     telemetry::init(config.log_level);
-    let class = pod::class(&args.file, args.class.as_deref()).map_err(|e| e.to_string())?;
-    let audience = pod::audience(&args.pod, &class);
-    let token = pod::token(&args.pod, &config, &class, &audience).await.map_err(|e| e.to_string())?;
-    let call = pod::call(&args.pod, args.permission, &class, &audience, token.as_ref());
+    let class = by_hand::class(&what.file, what.class.as_deref()).map_err(|e| e.to_string())?;
+    let audience = by_hand::audience(&what.pod, &class);
+    let token = by_hand::token(&what.pod, &config, &class, &audience).await.map_err(|e| e.to_string())?;
+    let call = by_hand::call(&what.pod, what.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
         Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
     } else {
@@ -54,7 +89,7 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
         let key =
             config.hmac_key_file.as_deref().map_or_else(|| Ok(VersionKeySource::process()), VersionKeySource::file);
         let mounter = app::mounter(&config, None, key?);
-        provider::local(Arc::new(mounter), pod::provider(&class)).await.map_err(|e| e.to_string())?
+        provider::local(Arc::new(mounter), by_hand::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }

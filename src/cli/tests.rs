@@ -1,5 +1,7 @@
 //! Arguments as an operator, or a chart, would give them.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::config::Config;
 
@@ -160,12 +162,15 @@ fn the_openbao_chart_needs_no_change() {
 #[test]
 fn a_mount_by_hand() {
     let args = mount(&["mount", "-f", "class.yaml", "-o=/out", "-pod", "web-0", "-show", "-permission=0400", "-debug"]);
-    assert_eq!(args.file, PathBuf::from("class.yaml"));
+    assert_eq!(args.by_hand.file, PathBuf::from("class.yaml"));
     assert_eq!(args.out, Some(PathBuf::from("/out")));
-    assert_eq!((args.pod.name.as_str(), args.pod.namespace.as_deref(), args.show), ("web-0", None, true));
-    assert_eq!(args.permission, 0o400);
-    assert_eq!(mount(&["mount", "-fclass.yaml"]).file, PathBuf::from("class.yaml"));
-    assert_eq!(mount(&["mount", "-f=-", "-class=web"]).class.as_deref(), Some("web"));
+    assert_eq!(
+        (args.by_hand.pod.name.as_str(), args.by_hand.pod.namespace.as_deref(), args.show),
+        ("web-0", None, true)
+    );
+    assert_eq!(args.by_hand.permission, 0o400);
+    assert_eq!(mount(&["mount", "-fclass.yaml"]).by_hand.file, PathBuf::from("class.yaml"));
+    assert_eq!(mount(&["mount", "-f=-", "-class=web"]).by_hand.class.as_deref(), Some("web"));
     let args = mount(&["mount", "-file=x", "-vault-addr=https://v", "-kubeconfig=k", "-debug"]).as_serve();
     assert_eq!(args.connection.vault.addr.as_deref(), Some("https://v"));
     assert_eq!((args.kubernetes.kubeconfig.as_deref(), args.log.debug.as_deref()), (Some("k"), Some("true")));

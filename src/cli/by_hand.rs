@@ -1,14 +1,18 @@
-//! The pod, class and token of a mount by hand, as a driver would send them.
+//! What commands have in common that play the driver: the class, the pod and its token, as a driver would send them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
+use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::PodArgs;
 use crate::{
     app,
-    config::Config,
+    config::{Config, ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
     error::{Cause, Error},
     manifest::{self, Class},
     provider::client::Call,
@@ -18,6 +22,84 @@ use crate::{
     },
     secret::SecretText,
 };
+
+/// What is mounted for whom, and by which way. Its last flags are below a heading, which a command's own flags reset.
+#[derive(Args, Clone, Debug)]
+pub struct ByHandArgs {
+    /// SecretProviderClass; `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Its name, if the file holds several
+    #[arg(long, value_name = "NAME")]
+    pub class: Option<String>,
+
+    /// Permission of files whose object names none, octal
+    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
+    pub permission: u32,
+
+    /// How much is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// The pod.
+    #[command(flatten)]
+    pub pod: PodArgs,
+
+    /// How to reach the server.
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+
+    /// How to reach the Kubernetes API.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+}
+
+/// The pod to mount for, as the driver would describe it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Pod")]
+pub struct PodArgs {
+    /// Its namespace [default: the class's, else default]
+    #[arg(long, value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Its name
+    #[arg(long = "pod", value_name = "NAME", default_value = "vaultmount")]
+    pub name: String,
+
+    /// Its UID [default: the token's, else zeros]
+    #[arg(long = "pod-uid", value_name = "UID")]
+    pub uid: Option<String>,
+
+    /// Its service account
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub service_account: String,
+
+    /// File with its service account token; without it, one is requested
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Audience of that token [default: the class's, else vault]
+    #[arg(long, value_name = "NAME")]
+    pub audience: Option<String>,
+
+    /// Where the driver would mount
+    #[arg(long, value_name = "PATH")]
+    pub target_path: Option<String>,
+}
+
+impl ByHandArgs {
+    /// The flags of a server that would do the same, from which [`Config`] is made.
+    #[must_use]
+    pub fn as_serve(&self) -> ServeArgs {
+        ServeArgs {
+            log: self.log.clone(),
+            connection: self.connection.clone(),
+            kubernetes: self.kubernetes.clone(),
+            ..ServeArgs::default()
+        }
+    }
+}
 
 /// The class of a file, by name if there are several; the error of one that is for another provider.
 pub(super) fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
@@ -101,4 +183,11 @@ fn uid(pod: &PodArgs, class: &Class, token: Option<&SecretText>) -> String {
         token::look(token?, &Expected { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
     });
     said.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
+}
+
+/// An octal file mode: `0644`, `644` or `0o644`.
+fn mode(text: &str) -> Result<u32, &'static str> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|m| *m <= 0o777 && !digits.starts_with('+'));
+    mode.ok_or("a file mode is octal, from 0 to 0777")
 }
