@@ -22,7 +22,12 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::ErrorKind};
 
-use crate::{config::ServeArgs, text::go_bool};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    config::{Config, ServeArgs},
+    text::{go_bool, printable},
+};
 use mount::MountArgs;
 use validate::ValidateArgs;
 use version::{Output, VersionArgs};
@@ -117,6 +122,27 @@ fn command() -> clap::Command {
     command
 }
 
+/// What flags and environment mean, with warnings; or the exit code after everything wrong with them is told.
+fn configured(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
+    Config::load(args, std::env::vars_os()).map_err(|errors| {
+        complain(&errors.to_string());
+        ExitCode::from(2)
+    })
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be received; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
 /// What became of printing: that nobody reads on is no failure.
 fn printed(done: io::Result<()>) -> Result<(), String> {
     match done {
@@ -141,7 +167,7 @@ fn finish(outcome: Result<(), String>) -> ExitCode {
 /// Says on standard error why the command fails.
 fn complain(what: &str) {
     for line in what.lines() {
-        let _ = writeln!(style::stderr(), "{} {line}", style::paint(style::ERROR, "vaultmount:"));
+        let _ = writeln!(style::stderr(), "{} {}", style::paint(style::ERROR, "vaultmount:"), printable(line));
     }
 }
 

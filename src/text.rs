@@ -22,6 +22,12 @@ pub fn one_line(text: &str, max: usize) -> String {
     line
 }
 
+/// `text` for a terminal: what would move the cursor or set colours is shown as what it is not.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Reads the words that Go's `strconv.ParseBool` knows.
 #[must_use]
 pub fn go_bool(text: &str) -> Option<bool> {
@@ -56,6 +62,11 @@ mod tests {
         );
         assert_eq!(one_line("äääää", 7), "ää…");
         assert_eq!(one_line(" \n", 7), "");
+    }
+
+    #[test]
+    fn nothing_printable_controls_a_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\u{9b}1m\nc ä"), "a�[31mb�1m�c ä");
     }
 
     #[test]

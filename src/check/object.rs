@@ -1,15 +1,18 @@
 //! The objects of a class, one by one: what would be read, what was, and what files it makes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use super::{Check, Outcome, Step, count};
+use super::{Check, Outcome, Step, Stop, count, go_on, traces::Traces};
 use crate::{
     error::{Cause, Error},
     lease::Lease,
     mount::Way,
     render::{self, File},
     request::Object,
-    vault::{client::inspect::Prospect, wire::Method, wire::Read},
+    vault::{client::inspect::Prospect, wire::Read},
 };
 
 /// What came of a request.
@@ -22,14 +25,6 @@ pub(super) enum Found {
     Failed(Error),
 }
 
-/// What a request made.
-pub(super) struct Created {
-    /// What it is, for a person.
-    pub(super) name: String,
-    /// Whether it ends with the token.
-    pub(super) is_leased: bool,
-}
-
 /// The most file names that a line shows.
 const MAX_NAMES: usize = 8;
 
@@ -38,13 +33,15 @@ impl<'a> Check<'a> {
         &self,
         way: &Way,
         tell: &mut impl FnMut(Step),
-        created: &mut Vec<Created>,
-    ) -> HashMap<&'a Read, Found> {
+        traces: &mut Traces,
+        stopping: &AtomicBool,
+    ) -> Result<HashMap<&'a Read, Found>, Stop> {
         let mut found: HashMap<&Read, Found> = HashMap::new();
         let mut engines = HashMap::new();
         for object in &self.spec.objects {
             if !found.contains_key(&object.read) {
-                let (engine, outcome) = self.read(way, &object.read, created).await;
+                go_on(stopping)?;
+                let (engine, outcome) = self.read(way, &object.read, traces).await;
                 engines.insert(&object.read, engine);
                 found.insert(&object.read, outcome);
             }
@@ -53,12 +50,14 @@ impl<'a> Check<'a> {
             let outcome = describe(object, outcome, engine);
             tell(Step { name: "object", object: Some(object.recipe.file.clone()), outcome });
         }
-        found
+        Ok(found)
     }
 
     /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
-    async fn read(&self, way: &Way, read: &Read, created: &mut Vec<Created>) -> (Option<String>, Found) {
-        let (prospect, known_to_fail) = match way.session.prospect(read, &way.prover, self.deadline()).await {
+    async fn read(&self, way: &Way, read: &Read, traces: &mut Traces) -> (Option<String>, Found) {
+        let looked = way.session.prospect(read, &way.prover, self.deadline()).await;
+        traces.note(way);
+        let (prospect, known_to_fail) = match looked {
             Ok(looked) => looked,
             Err(error) => return (None, Found::Failed(error)),
         };
@@ -66,13 +65,15 @@ impl<'a> Check<'a> {
         if prospect.creates && !self.create {
             return (engine, known_to_fail.map_or_else(|| Found::Skipped(skipped(&prospect)), Found::Failed));
         }
-        match way.session.read(read, &way.prover, self.deadline()).await {
-            Ok(lease) => {
-                if prospect.creates {
-                    created.push(Created::of(read, &lease));
-                }
-                (engine, Found::Lease(lease))
-            }
+        let outcome = way.session.read(read, &way.prover, self.deadline()).await;
+        traces.note(way);
+        match &outcome {
+            Ok(lease) if prospect.creates => traces.created(read, lease),
+            Err(error) if prospect.creates => traces.may_have_created(read, error.cause()),
+            _ => {}
+        }
+        match outcome {
+            Ok(lease) => (engine, Found::Lease(lease)),
             Err(error) if error.cause() == Cause::SecretMissing => {
                 (engine, Found::Failed(way.session.look_near(read, error, self.deadline()).await))
             }
@@ -88,30 +89,6 @@ fn skipped(prospect: &Prospect) -> String {
     };
     let allowed = if prospect.allowed == Some(true) { "; the policies allow it" } else { "" };
     format!("{why} (--create sends it){allowed}")
-}
-
-impl Created {
-    fn of(read: &Read, lease: &Lease) -> Self {
-        let serial = serde_json::from_str::<Issued>(lease.answer.data().unwrap_or_default());
-        let serial = serial.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial(serial));
-        let name = match (serial, read.method) {
-            (Some(serial), _) => format!("certificate {serial}, which {} issued", read.path),
-            (None, Method::Get | Method::List) => format!("what {} made, if it made something", read.path),
-            (None, _) => format!("what {} wrote or made", read.path),
-        };
-        Self { name, is_leased: !lease.answer.lease_id.is_empty() }
-    }
-}
-
-#[derive(serde::Deserialize)]
-struct Issued {
-    serial_number: Option<String>,
-}
-
-/// Whether it is a certificate's number as Vault writes them, and no secret of that name.
-fn is_serial(text: &str) -> bool {
-    text.len() <= 64
-        && text.split([':', '-']).all(|byte| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Whether the answer can be made the object's files.
@@ -154,20 +131,6 @@ fn shown(files: &[File]) -> String {
             let names: Vec<String> = files.iter().take(MAX_NAMES).map(|file| format!("{:?}", file.path)).collect();
             let more = if files.len() > MAX_NAMES { ", …" } else { "" };
             format!("{}: {}{more}", count(files.len(), "file"), names.join(", "))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn serial_numbers_are_shown_and_secrets_of_that_name_are_not() {
-        for (text, is) in
-            [("39:dd:2e:90", true), ("39-DD", true), ("hunter2", false), ("", false), ("1234", false), ("39:d", false)]
-        {
-            assert_eq!(is_serial(text), is, "{text}");
         }
     }
 }

@@ -124,7 +124,8 @@ pub(super) fn provider(class: &Class) -> &'static str {
 
 /// The audience of the token: as given, else the class's, else the provider's.
 pub(super) fn audience(pod: &PodArgs, class: &Class) -> String {
-    let given = pod.audience.clone().or_else(|| class.parameters.get("audience").cloned());
+    let given =
+        pod.audience.clone().or_else(|| class.parameters.get("audience").cloned()).filter(|name| !name.is_empty());
     given.unwrap_or_else(|| provider(class).to_owned())
 }
 

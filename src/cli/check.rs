@@ -1,18 +1,19 @@
 //! `vaultmount check`: finds what is wrong with a mount without a pod, step by step.
 
+mod json;
+mod text;
+
 use std::{
-    fmt::Write as _,
     io::{self, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use super::{
     by_hand::{self, ByHandArgs},
-    style::{self, paint},
+    style::{self},
 };
 use crate::{
     app,
@@ -57,32 +58,32 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Checks; succeeds when a mount would.
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
-    super::block_on(async {
-        let mut report = Report::new(args.output);
-        check(args, &mut report).await?;
-        Ok(report.finish())
-    })
-    .unwrap_or_else(|error| {
-        super::complain(&error);
-        ExitCode::FAILURE
-    })
-}
-
-async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, report: &mut Report) -> Result<(), String> {
-    let (mut config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
-    telemetry::init(config.log_level);
-    let class = match by_hand::class(&args.file, args.class.as_deref()) {
-        Ok(class) => class,
-        Err(error) => {
-            report.stop(error);
-            return Ok(());
-        }
+    let (config, warnings) = match super::configured(&args.by_hand.as_serve()) {
+        Ok(configured) => configured,
+        Err(code) => return code,
     };
-    // Who waits wants to know now.
-    config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
+    telemetry::init(config.log_level);
+    let mut report = Report::new(args.output);
     for warning in warnings {
         report.tell(Step::new("flags", Outcome::Odd(warning)));
     }
+    let walked = super::block_on(async {
+        check(args, config, &mut report).await;
+        Ok(())
+    });
+    match walked {
+        Ok(()) => report.finish(),
+        Err(error) => super::finish(Err(error)),
+    }
+}
+
+async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: Config, report: &mut Report) {
+    let class = match by_hand::class(&args.file, args.class.as_deref()) {
+        Ok(class) => class,
+        Err(error) => return report.stop(error),
+    };
+    // Who waits wants to know now.
+    config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
     let audience = by_hand::audience(&args.pod, &class);
     // What is wrong with the token is told where the token is looked at.
     let (token, refused) = match by_hand::token(&args.pod, &config, &class, &audience).await {
@@ -98,10 +99,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, report: &mut
     });
     let spec = match parsed {
         Ok(spec) => spec,
-        Err(error) => {
-            report.stop(error);
-            return Ok(());
-        }
+        Err(error) => return report.stop(error),
     };
     report.tell(Step::new("class", Outcome::Good(introduction(&spec, &audience))));
     for warning in &spec.warnings {
@@ -118,13 +116,14 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, report: &mut
         patience: PATIENCE,
     };
     let interrupted = async {
-        // Without the signal, the default action ends the process.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        super::told_to_stop().await;
+        // Who asks twice does not want to wait, whatever stays behind.
+        tokio::spawn(async {
+            super::told_to_stop().await;
+            std::process::exit(1);
+        });
     };
     report.interrupted = !check.walk(|step| report.tell(step), provider::fits, interrupted).await;
-    Ok(())
 }
 
 fn introduction(spec: &MountSpec, audience: &str) -> String {
@@ -152,7 +151,7 @@ impl Report {
         self.since = Instant::now();
         if self.output == Output::Text {
             // Nobody reads it; the exit code remains.
-            let _ = style::stdout().write_all(line(&step, took).as_bytes());
+            let _ = style::stdout().write_all(text::line(&step, took).as_bytes());
         }
         self.steps.push((step, took));
     }
@@ -183,106 +182,11 @@ impl Report {
         let failures = self.failures();
         let ok = failures == 0 && !self.interrupted;
         let text = match self.output {
-            Output::Json => {
-                let outcomes = Outcomes { ok, steps: self.steps.iter().map(Told::from).collect() };
-                serde_json::to_string_pretty(&outcomes).unwrap_or_default()
-            }
+            Output::Json => json::written(ok, &self.steps),
             Output::Text => format!("\n{}", self.conclusion(failures)),
         };
         // Nobody reads it; the exit code remains.
         let _ = writeln!(io::stdout(), "{text}");
         if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-}
-
-/// How wide the words before a step's detail are.
-const INDENT: usize = 20;
-
-/// A step that takes as long as this is worth saying so.
-const LONG: Duration = Duration::from_secs(1);
-
-fn line(step: &Step, took: Duration) -> String {
-    let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
-    let took = if took < LONG { String::new() } else { format!(" (after {:.1} s)", took.as_secs_f64()) };
-    let (word, style, detail) = match &step.outcome {
-        Outcome::Good(detail) => ("ok", style::OK, detail.as_str()),
-        Outcome::Odd(detail) => ("warn", style::WARNING, detail.as_str()),
-        Outcome::Skipped(detail) => ("skip", style::SKIPPED, detail.as_str()),
-        Outcome::Failed(error) => ("FAIL", style::ERROR, error.what()),
-    };
-    let mut line = format!("{:4}  {:12}  {subject}{detail}", paint(style, word), step.name);
-    // What lists several failures has id and mend of each in it.
-    let alone = match &step.outcome {
-        Outcome::Failed(error) if !error.is_listing() => Some(error),
-        _ => None,
-    };
-    if let Some(error) = alone {
-        let _ = write!(line, " [{}]", error.cause().id());
-    }
-    line += &took;
-    let words = alone.into_iter().flat_map(|e| [("it said", e.words()), ("mend", e.next_step())]);
-    for (label, words) in words {
-        if let Some(words) = words {
-            let _ = write!(line, "\n{:INDENT$}{}: {words}", "", paint(style::HEADING, label));
-        }
-    }
-    line + "\n"
-}
-
-/// The whole walk in JSON.
-#[derive(Serialize)]
-struct Outcomes<'a> {
-    ok: bool,
-    steps: Vec<Told<'a>>,
-}
-
-/// A step in JSON. What is not there is left out.
-#[derive(Serialize)]
-struct Told<'a> {
-    step: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<&'a str>,
-    status: &'static str,
-    detail: &'a str,
-    milliseconds: u128,
-    #[serde(flatten)]
-    failure: Option<ToldFailure<'a>>,
-}
-
-#[derive(Serialize)]
-struct ToldFailure<'a> {
-    id: &'static str,
-    code: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    said: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<&'a str>,
-}
-
-impl<'a> From<&'a (Step, Duration)> for Told<'a> {
-    fn from((step, took): &'a (Step, Duration)) -> Self {
-        let (status, detail) = match &step.outcome {
-            Outcome::Good(detail) => ("ok", detail.as_str()),
-            Outcome::Odd(detail) => ("warning", detail.as_str()),
-            Outcome::Skipped(detail) => ("skipped", detail.as_str()),
-            Outcome::Failed(error) => ("failed", error.what()),
-        };
-        let failure = match &step.outcome {
-            Outcome::Failed(error) => Some(ToldFailure {
-                id: error.cause().id(),
-                code: error.cause().code().to_string(),
-                said: error.words(),
-                mend: error.next_step(),
-            }),
-            _ => None,
-        };
-        Self {
-            step: step.name,
-            object: step.object.as_deref(),
-            status,
-            detail,
-            milliseconds: took.as_millis(),
-            failure,
-        }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
         pb::{File, MountResponse},
     },
     telemetry,
+    text::printable,
 };
 
 /// Flags of `vaultmount mount`.
@@ -62,8 +63,13 @@ impl MountArgs {
 /// Mounts once and prints names, modes, sizes and versions.
 #[must_use]
 pub fn run(args: &MountArgs) -> ExitCode {
+    let (config, warnings) = match super::configured(&args.as_serve()) {
+        Ok(configured) => configured,
+        Err(code) => return code,
+    };
+    telemetry::init(config.log_level);
     super::finish(super::block_on(async {
-        let response = mount(args).await?;
+        let response = mount(args, &config, warnings).await?;
         if let Some(folder) = &args.out {
             write(folder, &response.files)?;
         }
@@ -71,13 +77,11 @@ pub fn run(args: &MountArgs) -> ExitCode {
     }))
 }
 
-async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
+async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Result<MountResponse, String> {
     let what = &args.by_hand;
-    let (config, warnings) = Config::load(&args.as_serve(), std::env::vars_os()).map_err(|e| e.to_string())?;
-    telemetry::init(config.log_level);
     let class = by_hand::class(&what.file, what.class.as_deref()).map_err(|e| e.to_string())?;
     let audience = by_hand::audience(&what.pod, &class);
-    let token = by_hand::token(&what.pod, &config, &class, &audience).await.map_err(|e| e.to_string())?;
+    let token = by_hand::token(&what.pod, config, &class, &audience).await.map_err(|e| e.to_string())?;
     let call = by_hand::call(&what.pod, what.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
         Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
@@ -88,7 +92,7 @@ async fn mount(args: &MountArgs) -> Result<MountResponse, String> {
         // The key in the cluster would have to be created there if absent; a look must not do that.
         let key =
             config.hmac_key_file.as_deref().map_or_else(|| Ok(VersionKeySource::process()), VersionKeySource::file);
-        let mounter = app::mounter(&config, None, key?);
+        let mounter = app::mounter(config, None, key?);
         provider::local(Arc::new(mounter), by_hand::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
@@ -122,15 +126,15 @@ fn print(response: &MountResponse, show: bool) -> io::Result<()> {
     let width = response.files.iter().map(|f| f.path.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{:width$}  {}  {}", paint(HEADING, "FILE"), paint(HEADING, "MODE"), paint(HEADING, "BYTES"))?;
     for file in &response.files {
-        writeln!(out, "{:width$}  {:04o}  {}", file.path, file.mode, file.contents.len())?;
+        writeln!(out, "{:width$}  {:04o}  {}", printable(&file.path), file.mode, file.contents.len())?;
     }
     let width = response.object_version.iter().map(|v| v.id.len()).max().unwrap_or(0).max(6);
     writeln!(out, "\n{:width$}  {}", paint(HEADING, "OBJECT"), paint(HEADING, "VERSION"))?;
     for version in &response.object_version {
-        writeln!(out, "{:width$}  {}", version.id, version.version)?;
+        writeln!(out, "{:width$}  {}", printable(&version.id), version.version)?;
     }
     for file in response.files.iter().filter(|_| show) {
-        writeln!(out, "\n{}", paint(HEADING, format_args!("--- {}", file.path)))?;
+        writeln!(out, "\n{}", paint(HEADING, format_args!("--- {}", printable(&file.path))))?;
         match std::str::from_utf8(&file.contents) {
             Ok(text) => writeln!(io::stdout(), "{}", text.trim_end_matches('\n'))?,
             Err(_) => writeln!(out, "{}", paint(SKIPPED, "(not text)"))?,

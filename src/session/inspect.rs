@@ -39,15 +39,12 @@ impl Session {
         let (home, namespace) = (self.key.auth_namespace.as_deref(), self.key.namespace.as_deref());
         let prospect = self.client().prospect(&token, home, namespace, read, deadline).await;
         let answer = match &prospect {
-            Prospect { allowed: Some(false), .. } => Some((403, r#"{"errors":[]}"#)),
-            Prospect { is_nowhere: true, .. } => Some((404, r#"{"errors":["no handler for route"]}"#)),
+            Prospect { allowed: Some(false), .. } => Some(Refusal::foreseen(403, "")),
+            Prospect { is_nowhere: true, .. } => Some(Refusal::foreseen(404, "no handler for route")),
             _ => None,
         };
-        let error = answer.map(|(status, body)| {
-            // Foreseen, not said.
-            let refusal = Refusal::parse(status, body.as_bytes(), None);
-            self.read_error(&Failure::Refused(Box::new(refusal)), &token, read).said("")
-        });
+        // Nobody said it yet.
+        let error = answer.map(|a| self.read_error(&Failure::Refused(Box::new(a)), &token, read).said(""));
         Ok((prospect, error))
     }
 

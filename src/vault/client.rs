@@ -4,6 +4,7 @@
 //! follows redirects with the token, bounds nothing and panics on a newline in a header.
 
 mod aside;
+pub mod health;
 pub mod inspect;
 mod token;
 

@@ -144,6 +144,12 @@ impl Refusal {
         }
     }
 
+    /// The answer that Vault would give, foreseen by what it told of something else.
+    #[must_use]
+    pub fn foreseen(status: u16, errors: &str) -> Self {
+        Self { status, errors: errors.to_owned(), vaults: true, ..Self::default() }
+    }
+
     /// Whether something other than Vault refuses: a web server or a proxy that knows no such path, or denies it.
     /// Says nothing about secrets, then. What a proxy says of a server that fails is as good as Vault's own word.
     fn is_foreign(&self) -> bool {

@@ -84,7 +84,7 @@ impl Transport {
         })
     }
 
-    /// When the server's certificate will be over; none without TLS, or when it is not verified.
+    /// When the server's certificate will be over.
     pub(super) async fn certificate_end(&self) -> Option<Timestamp> {
         self.connector.certificate_end(&uri(&self.origin).ok()?).await
     }

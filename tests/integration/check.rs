@@ -13,7 +13,7 @@ use crate::{
         cluster::Cluster,
         daemon::program,
         database::Database,
-        faulty::{Fault, Faulty, Gate},
+        faulty::{Fault, Faulty, Gate, answer},
         http,
         pod::Pod,
         setting,
@@ -62,7 +62,7 @@ async fn every_step_of_a_mount_is_told_and_nothing_stays() {
         ("login", &format!("auth/{}, role \"app\": policies default, {}; token for 10m", tenant.auth, tenant.policy)),
         ("object", &format!("\"pass\": GET {}/data/db (KV version 2): 6 bytes, 0644", tenant.kv)),
         ("files", "1 file in all, 6 bytes"),
-        ("clean-up", "token revoked"),
+        ("clean-up", "1 token revoked"),
     ] {
         assert!(line(&ran, step).contains(says), "{step}: {says}");
     }
@@ -117,7 +117,7 @@ async fn what_creates_is_sent_only_when_asked_for_and_revoked_then() {
 
     let ran = check(&pod, &["--create"]).await;
     assert_eq!(ran.code, Some(0));
-    assert!(ran.out.contains("2 files in all") && ran.out.contains("token revoked, and with it 1 lease"));
+    assert!(ran.out.contains("2 files in all") && ran.out.contains("1 token revoked, and so 1 lease"));
     assert!(!ran.out.contains("left behind"));
     database.empties().await;
     assert_eq!(tokens(&tenant).await, 0);
@@ -208,26 +208,113 @@ async fn a_batch_token_is_said_to_stay() {
     assert!(line(&ran, "clean-up").contains("a batch token cannot be revoked; it ends within 10m"));
 }
 
+/// What a check prints that is interrupted once the proxy has seen a request, and is held there for a while or for good.
+async fn interrupted(
+    pod: &Pod,
+    vault: &Faulty,
+    method: &str,
+    path: &str,
+    gate: Option<&Gate>,
+) -> (Option<i32>, String) {
+    let by_hand = ByHand::of(pod);
+    let address = format!("--vault-addr={}", vault.address);
+    let mut command = program(&by_hand.arguments("check", &[&address]));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    vault.saw(1, method, path).await;
+    let pid = child.id().unwrap().to_string();
+    let signal = if gate.is_some() { "-TERM" } else { "-INT" };
+    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    if let Some(gate) = gate {
+        gate.open();
+    }
+    let output = child.wait_with_output().await.unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
 #[tokio::test]
 async fn who_interrupts_leaves_no_token() {
     let (tenant, pod) = arranged().await;
     let vault = Faulty::start().await;
-    let gate = Gate::new();
-    vault.every("GET", &format!("{}/data/db", tenant.kv), Fault::Hold(gate.clone()));
-    let by_hand = ByHand::of(&pod);
-    let address = format!("--vault-addr={}", vault.address);
-    let mut command = program(&by_hand.arguments("check", &[&address]));
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    vault.saw(1, "GET", &format!("{}/data/db", tenant.kv)).await;
-    assert_eq!(tokens(&tenant).await, 1);
-    let pid = child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let output = child.wait_with_output().await.unwrap();
-    let out = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{out}");
-    assert!(out.contains("skip  the rest      interrupted") && out.contains("token revoked"), "{out}");
+    let (gate, path) = (Gate::new(), format!("{}/data/db", tenant.kv));
+    vault.every("GET", &path, Fault::Hold(gate.clone()));
+    let (code, out) = interrupted(&pod, &vault, "GET", &path, None).await;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("skip  the rest      interrupted") && out.contains("1 token revoked"), "{out}");
     assert_eq!(tokens(&tenant).await, 0);
     gate.open();
+}
+
+#[tokio::test]
+async fn a_login_that_is_under_way_is_waited_for_and_cleared_away() {
+    let (tenant, pod) = arranged().await;
+    let vault = Faulty::start().await;
+    let (gate, path) = (Gate::new(), format!("auth/{}/login", tenant.auth));
+    vault.every("POST", &path, Fault::HoldAnswer(gate.clone()));
+    let (code, out) = interrupted(&pod, &vault, "POST", &path, Some(&gate)).await;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("skip  the rest      interrupted") && out.contains("1 token revoked"), "{out}");
+    assert_eq!(tokens(&tenant).await, 0);
+}
+
+#[tokio::test]
+async fn every_token_of_few_uses_is_cleared_away() {
+    for (uses, revoked) in [(2, "3 tokens revoked"), (1, "a token is used up, and so over")] {
+        let (tenant, pod) = arranged().await;
+        tenant.role("app", json!({"token_num_uses": uses})).await;
+        for name in ["b", "c"] {
+            tenant.put(name, json!({"pass": "s3cret"})).await;
+        }
+        let object =
+            |name| format!("- {{objectName: {name}, secretPath: {}/data/{name}, secretKey: pass}}\n", tenant.kv);
+        let ran = check(&pod.objects(["db", "b", "c"].map(object).concat()), &[]).await;
+        assert_eq!(ran.code, Some(0));
+        assert!(ran.out.contains(revoked) && ran.out.contains("3 files in all"));
+        assert_eq!(tokens(&tenant).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_makes_no_file_is_named_as_left_behind() {
+    let (tenant, pod) = arranged().await;
+    let kv = unique("kv");
+    root("POST", &format!("sys/mounts/{kv}"), json!({"type": "kv", "options": {"version": "1"}})).await;
+    tenant.allow(&format!("path \"{kv}/*\" {{ capabilities = [\"create\", \"update\"] }}")).await;
+    let class = format!("- {{objectName: x, secretPath: {kv}/new, method: PUT, secretArgs: {{a: b}}}}");
+    let ran = check(&pod.objects(class), &["--create"]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.out.contains("[VM0061]"));
+    assert!(line(&ran, "left behind").contains(&format!("what {kv}/new wrote or made")));
+}
+
+#[tokio::test]
+async fn a_proxy_that_lets_only_logins_and_secrets_pass_is_no_fault() {
+    let (_, pod) = arranged().await;
+    let vault = Faulty::start().await;
+    vault.every("GET", "sys/health", answer(403, &[("content-type", "text/html")], "<html>forbidden</html>"));
+    let ran = ByHand::of(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(line(&ran, "health").starts_with("warn  health        sys/health does not tell: "));
+}
+
+#[tokio::test]
+async fn an_empty_audience_is_none() {
+    let (_, pod) = arranged().await;
+    let ran = check(&pod.with("audience", ""), &[]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(line(&ran, "class").contains("audience \"vault\""));
+}
+
+#[tokio::test]
+async fn what_a_server_says_cannot_steer_the_terminal() {
+    let (tenant, pod) = arranged().await;
+    let vault = Faulty::start().await;
+    let health = json!({"initialized": true, "sealed": false, "standby": false, "version": "\u{1b}[2J\u{9b}31m"});
+    vault.every("GET", "sys/health", answer(200, &[], health.to_string()));
+    let wrong = json!({"errors": ["no \u{1b}]0;title\u{7}"]});
+    vault.every("GET", &format!("{}/data/db", tenant.kv), answer(400, &[], wrong.to_string()));
+    let ran = ByHand::of(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(!ran.out.chars().any(|c| c.is_control() && c != '\n'), "{:?}", ran.out);
 }
 
 #[tokio::test]
@@ -256,7 +343,7 @@ async fn what_cannot_be_begun_is_told_and_fails() {
     assert_eq!(ran.code, Some(1));
     assert!(line(&ran, "class").contains("nowhere.yaml") && ran.out.contains("[VM0085]"));
     let ran = check(&pod, &["--vault-addr=nowhere", "--mint-tokens=perhaps"]).await;
-    assert_eq!(ran.code, Some(1));
+    assert_eq!((ran.code, ran.err.lines().count()), (Some(2), 2));
     assert!(ran.err.lines().all(|line| line.starts_with("vaultmount: ")), "{}", ran.err);
     let ran = check(&pod, &["--token-file=/nowhere/token"]).await;
     assert_eq!(ran.code, Some(1));
@@ -294,7 +381,7 @@ async fn the_end_of_the_certificate_is_told_and_a_near_one_warned_of() {
     let (_, pod) = arranged().await;
     let authority = Authority::new();
     let pod = pod.with("vaultCACert", authority.pem());
-    let soon = (Timestamp::now() + SignedDuration::from_hours(72)).to_zoned(TimeZone::UTC).date();
+    let soon = (Timestamp::now() + SignedDuration::from_hours(24)).to_zoned(TimeZone::UTC).date();
     let soon_day = (i32::from(soon.year()), u8::try_from(soon.month()).unwrap(), u8::try_from(soon.day()).unwrap());
     for ((year, month, day), says) in [
         ((2100, 1, 1), "ok    TLS           the certificate is trusted, and for this name, until 2100-01-01T00:00:00Z"),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
-use super::{Client, Token, inspect::State};
+use super::{Client, Token, health::State};
 use crate::vault::{failure::Failure, near::Spot, transport::Call, wire::Read};
 
 /// The most time that a failure takes to become clearer.

@@ -1,14 +1,11 @@
-//! What `vaultmount check` asks beyond a mount: the server's health, what a token may do, and the token's end.
+//! What `vaultmount check` asks beyond a mount: what a token may do, and the token's end.
 
 use std::{collections::HashMap, sync::Arc};
 
-use jiff::Timestamp;
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Client, Logical, Token};
 use crate::{
-    error::Error,
     secret::SecretText,
     vault::{
         engine::Engine,
@@ -17,32 +14,6 @@ use crate::{
         wire::{Method, Read},
     },
 };
-
-/// What a server says of itself to everybody (`sys/health`).
-#[derive(Clone, Debug)]
-pub struct Health {
-    /// What it can do.
-    pub state: State,
-    /// Its version; Vault and OpenBao number theirs apart.
-    pub version: String,
-    /// Its clock, in seconds since 1970.
-    pub clock: Option<i64>,
-}
-
-/// What a server can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Nothing before it is initialized.
-    Uninitialized,
-    /// Nothing before it is unsealed.
-    Sealed,
-    /// Nothing before there is an active node to forward to.
-    Leaderless,
-    /// Everything, as it forwards to the active node.
-    Standby,
-    /// Everything.
-    Active,
-}
 
 /// What a request of a class would do.
 #[derive(Clone, Debug)]
@@ -57,63 +28,7 @@ pub struct Prospect {
     pub is_nowhere: bool,
 }
 
-impl Health {
-    /// Why a mount cannot succeed there, if it cannot.
-    #[must_use]
-    pub fn problem(&self, address: &str) -> Option<Error> {
-        match self.state {
-            State::Uninitialized => Some(failure::uninitialized(address)),
-            State::Sealed => Some(failure::sealed(address)),
-            State::Leaderless => Some(failure::no_leader(address)),
-            State::Standby | State::Active => None,
-        }
-    }
-}
-
 impl Client {
-    /// Asks the server how it is, in whatever state it is.
-    pub async fn health(&self, deadline: Instant) -> Result<Health, Failure> {
-        #[derive(Deserialize)]
-        struct Body {
-            initialized: bool,
-            sealed: bool,
-            #[serde(default)]
-            standby: bool,
-            #[serde(default)]
-            version: String,
-            server_time_utc: Option<i64>,
-        }
-        // Without these the state is the answer's status, and not every state's body arrives.
-        let states = ["standby", "sealed", "uninit", "drsecondary", "performancestandby"];
-        let query = states.map(|state| format!("{state}code=200")).join("&");
-        let body = self.ask(None, None, "sys/health", Some(&query), None, deadline).await?;
-        let body: Body =
-            serde_json::from_slice(&body).map_err(|_| Failure::NotVault("its sys/health is another's".to_owned()))?;
-        let state = match body {
-            Body { initialized: false, .. } => State::Uninitialized,
-            Body { sealed: true, .. } => State::Sealed,
-            Body { standby: false, .. } => State::Active,
-            Body { standby: true, .. } if self.has_leader(deadline).await? => State::Standby,
-            Body { standby: true, .. } => State::Leaderless,
-        };
-        Ok(Health { state, version: body.version, clock: body.server_time_utc })
-    }
-
-    /// Whether a standby knows an active node; one that does not say counts as knowing one.
-    async fn has_leader(&self, deadline: Instant) -> Result<bool, Failure> {
-        #[derive(Deserialize)]
-        struct Body {
-            leader_address: String,
-        }
-        let body = self.ask(None, None, "sys/leader", None, None, deadline).await?;
-        Ok(serde_json::from_slice::<Body>(&body).map_or(true, |leader| !leader.leader_address.is_empty()))
-    }
-
-    /// When the server's certificate will be over; none without TLS, or when it is not verified.
-    pub async fn certificate_end(&self) -> Option<Timestamp> {
-        self.shared.transport.certificate_end().await
-    }
-
     /// Looks ahead at a read in `namespace` with a token of `home`, and creates nothing.
     pub async fn prospect(
         &self,
@@ -174,7 +89,7 @@ impl Client {
     }
 
     /// One request that may be repeated: a GET, or a POST when there is a body.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         token: Option<&Token>,
         namespace: Option<&str>,

@@ -1,0 +1,94 @@
+//! Who logs in: the service account token, and what Vault makes of it.
+
+use jiff::Timestamp;
+
+use super::{Check, Step, span};
+use crate::{
+    error::{Cause, Error},
+    mount::Way,
+    request::token::{self, Expected},
+    vault::client::Token,
+};
+
+impl Check<'_> {
+    /// What the service account token says of itself.
+    pub(super) fn token(&self) -> Result<Step, Step> {
+        let audience = self.spec.audience.as_deref().unwrap_or(self.audience);
+        let pod = &self.spec.pod;
+        if let Some(error) = &self.no_token {
+            return Err(Step::failed("token", error.clone()));
+        }
+        let Some(jwt) = self.spec.tokens.for_audience(audience) else {
+            let error =
+                Error::new(Cause::TokenMissing, format!("there is no service account token for audience {audience:?}"));
+            return Err(Step::failed(
+                "token",
+                error.advice(format!(
+                    "give one with --token-file (kubectl create token {} -n {} --audience {audience}), or a --kubeconfig to \
+                     request one",
+                    pod.service_account, pod.namespace
+                )),
+            ));
+        };
+        let now = Timestamp::now();
+        let claims = token::look(jwt, &Expected { audience: Some(audience), pod, now });
+        let claims = claims.map_err(|error| Step::failed("token", self.by_hand(error, audience)))?;
+        let Some(end) = claims.expires else {
+            return Ok(Step::odd("token", format!("{}: no JWT, so it says nothing of itself", self.token_from)));
+        };
+        let of = format!("{}: of service account {}/{}", self.token_from, pod.namespace, pod.service_account);
+        let audiences = claims.audiences.unwrap_or_default().join(", ");
+        let left = span(end.as_second() - now.as_second());
+        let begins = claims.begins.map_or(0, |begin| begin.as_second() - now.as_second());
+        if begins > 0 {
+            let (begins, id) = (span(begins), Cause::ClockSkew.id());
+            let odd = format!(
+                "{of}, for {audiences}; it begins in {begins}: this machine's clock or the API server's is wrong [{id}]"
+            );
+            return Ok(Step::odd("token", odd));
+        }
+        Ok(Step::good("token", format!("{of}, for {audiences}, valid for {left}")))
+    }
+
+    /// The error of a token that a person brought, and no driver.
+    fn by_hand(&self, error: Error, audience: &str) -> Error {
+        let pod = &self.spec.pod;
+        let fresh = format!("kubectl create token {} -n {} --audience {audience}", pod.service_account, pod.namespace);
+        match error.cause() {
+            Cause::TokenIdentity => {
+                error.advice(format!("set --namespace and --service-account to the pod's, or bring its token: {fresh}"))
+            }
+            Cause::TokenAudience => {
+                error.advice(format!("bring one for it ({fresh}), or correct the class's audience"))
+            }
+            Cause::TokenExpired => error.advice(format!("bring a fresh one: {fresh}")),
+            _ => error,
+        }
+    }
+
+    pub(super) fn login(&self, way: &Way, token: &Token) -> Step {
+        let target = &way.target;
+        let namespace = target.auth_namespace.as_ref().map(|name| format!(" in Vault namespace {name}"));
+        let kind = if token.is_batch { "batch token" } else { "token" };
+        let life = if token.ttl.is_zero() {
+            "without end".to_owned()
+        } else {
+            format!("for {}", span(i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX)))
+        };
+        let uses = if token.num_uses > 0 { format!(", {} uses", token.num_uses) } else { String::new() };
+        let detail = format!(
+            "auth/{}{}, role {:?}: policies {}; {kind} {life}{uses}",
+            target.auth_mount,
+            namespace.unwrap_or_default(),
+            self.spec.role,
+            token.policies.join(", ")
+        );
+        if token.policies.iter().any(|policy| policy == "root") {
+            return Step::odd(
+                "login",
+                format!("{detail}; policy root allows everything, also to whoever has this pod"),
+            );
+        }
+        Step::good("login", detail)
+    }
+}

@@ -1,0 +1,124 @@
+//! What a walk leaves at Vault, and how it is cleared away.
+
+use std::sync::Arc;
+
+use super::{Check, Step, count, span};
+use crate::{
+    error::Cause,
+    lease::Lease,
+    mount::Way,
+    vault::{client::Token, wire::Method, wire::Read},
+};
+
+/// What was made so far.
+#[derive(Default)]
+pub(super) struct Traces {
+    /// Every token of a login; those of few uses are several.
+    tokens: Vec<Arc<Token>>,
+    leases: usize,
+    /// What does not end with its token, or may not, for a person.
+    left: Vec<String>,
+}
+
+impl Traces {
+    /// Remembers the token that the session holds now.
+    pub(super) fn note(&mut self, way: &Way) {
+        let token = way.session.logged_in();
+        self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
+    }
+
+    /// Remembers what came of a request that creates.
+    pub(super) fn created(&mut self, read: &Read, lease: &Lease) {
+        if lease.answer.lease_id.is_empty() { self.left.push(named(read, lease)) } else { self.leases += 1 }
+    }
+
+    /// Remembers a request that may have created something, though its answer is of no use.
+    pub(super) fn may_have_created(&mut self, read: &Read, cause: Cause) {
+        let is_certain = matches!(cause, Cause::NoData);
+        let unknown = matches!(
+            cause,
+            Cause::Unconfirmed
+                | Cause::Deadline
+                | Cause::AnswerTooLarge
+                | Cause::NotVault
+                | Cause::ServerFault
+                | Cause::Internal
+        );
+        if is_certain {
+            self.left.push(format!("what {} wrote or made", read.path));
+        } else if unknown {
+            self.left.push(format!("what {} may have made", read.path));
+        }
+    }
+}
+
+fn named(read: &Read, lease: &Lease) -> String {
+    let issued = serde_json::from_str::<Issued>(lease.answer.data().unwrap_or_default());
+    let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial(serial));
+    match (serial, read.method) {
+        (Some(serial), _) => format!("certificate {serial}, which {} issued", read.path),
+        (None, Method::Get | Method::List) => format!("what {} made, if it made something", read.path),
+        (None, _) => format!("what {} wrote or made", read.path),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Issued {
+    serial_number: Option<String>,
+}
+
+/// Whether it is a certificate's number as Vault writes them, and no secret of that name.
+fn is_serial(text: &str) -> bool {
+    let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
+    text.len() <= 64 && text.split([':', '-']).all(is_byte)
+}
+
+impl Check<'_> {
+    /// Revokes the tokens, and names what does not end with them.
+    pub(super) async fn clear(&self, way: &Way, traces: &Traces, tell: &mut impl FnMut(Step)) {
+        let mut revoked = 0;
+        for token in &traces.tokens {
+            let life = span(i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX));
+            match way.session.revoke(token, self.deadline()).await {
+                Ok(()) => revoked += 1,
+                Err(error) if token.num_uses > 0 && error.cause() == Cause::ReadRefused => {
+                    tell(Step::good("clean-up", "a token is used up, and so over"));
+                }
+                Err(_) if token.is_batch => {
+                    tell(Step::odd("clean-up", format!("a batch token cannot be revoked; it ends within {life}")));
+                }
+                Err(error) => {
+                    let what = error.what();
+                    tell(Step::odd("clean-up", format!("a token could not be revoked; it ends within {life}: {what}")));
+                }
+            }
+        }
+        let leases = count(traces.leases, "lease");
+        let all = revoked == traces.tokens.len();
+        match (revoked, traces.leases) {
+            (0, 0) => {}
+            (_, 0) => tell(Step::good("clean-up", format!("{} revoked", count(revoked, "token")))),
+            (_, _) if all => {
+                tell(Step::good("clean-up", format!("{} revoked, and so {leases}", count(revoked, "token"))));
+            }
+            _ => tell(Step::odd("clean-up", format!("{leases} with the tokens: each ends with its own"))),
+        }
+        for left in &traces.left {
+            tell(Step::odd("left behind", left.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_are_shown_and_secrets_of_that_name_are_not() {
+        for (text, is) in
+            [("39:dd:2e:90", true), ("39-DD", true), ("hunter2", false), ("", false), ("1234", false), ("39:d", false)]
+        {
+            assert_eq!(is_serial(text), is, "{text}");
+        }
+    }
+}

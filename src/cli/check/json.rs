@@ -1,0 +1,70 @@
+//! All steps as one JSON object.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::check::{Outcome, Step};
+
+/// `{"ok": …, "steps": […]}`. Fields may be added, never change or go.
+pub(super) fn written(ok: bool, steps: &[(Step, Duration)]) -> String {
+    serde_json::to_string_pretty(&Outcomes { ok, steps: steps.iter().map(Told::from).collect() }).unwrap_or_default()
+}
+
+/// The whole walk in JSON.
+#[derive(Serialize)]
+struct Outcomes<'a> {
+    ok: bool,
+    steps: Vec<Told<'a>>,
+}
+
+/// A step in JSON. What is not there is left out.
+#[derive(Serialize)]
+struct Told<'a> {
+    step: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'a str>,
+    status: &'static str,
+    detail: &'a str,
+    milliseconds: u128,
+    #[serde(flatten)]
+    failure: Option<ToldFailure<'a>>,
+}
+
+#[derive(Serialize)]
+struct ToldFailure<'a> {
+    id: &'static str,
+    code: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<&'a str>,
+}
+
+impl<'a> From<&'a (Step, Duration)> for Told<'a> {
+    fn from((step, took): &'a (Step, Duration)) -> Self {
+        let (status, detail) = match &step.outcome {
+            Outcome::Good(detail) => ("ok", detail.as_str()),
+            Outcome::Odd(detail) => ("warning", detail.as_str()),
+            Outcome::Skipped(detail) => ("skipped", detail.as_str()),
+            Outcome::Failed(error) => ("failed", error.what()),
+        };
+        let failure = match &step.outcome {
+            Outcome::Failed(error) => Some(ToldFailure {
+                id: error.cause().id(),
+                code: error.cause().code().to_string(),
+                said: error.words(),
+                mend: error.next_step(),
+            }),
+            _ => None,
+        };
+        Self {
+            step: step.name,
+            object: step.object.as_deref(),
+            status,
+            detail,
+            milliseconds: took.as_millis(),
+            failure,
+        }
+    }
+}

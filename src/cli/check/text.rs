@@ -1,0 +1,43 @@
+//! Steps for people, a line each.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::{
+    check::{Outcome, Step},
+    cli::style::{self, paint},
+    text::printable,
+};
+
+/// How wide the words before a step's detail are.
+const INDENT: usize = 20;
+
+/// A step that takes as long as this is worth saying so.
+const LONG: Duration = Duration::from_secs(1);
+
+pub(super) fn line(step: &Step, took: Duration) -> String {
+    let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
+    let took = if took < LONG { String::new() } else { format!(" (after {:.1} s)", took.as_secs_f64()) };
+    let (word, style, detail) = match &step.outcome {
+        Outcome::Good(detail) => ("ok", style::OK, detail.as_str()),
+        Outcome::Odd(detail) => ("warn", style::WARNING, detail.as_str()),
+        Outcome::Skipped(detail) => ("skip", style::SKIPPED, detail.as_str()),
+        Outcome::Failed(error) => ("FAIL", style::ERROR, error.what()),
+    };
+    let mut line = format!("{:4}  {:12}  {}", paint(style, word), step.name, printable(&format!("{subject}{detail}")));
+    // What lists several failures has id and mend of each in it.
+    let alone = match &step.outcome {
+        Outcome::Failed(error) if !error.is_listing() => Some(error),
+        _ => None,
+    };
+    if let Some(error) = alone {
+        let _ = write!(line, " [{}]", error.cause().id());
+    }
+    line += &took;
+    let words = alone.into_iter().flat_map(|e| [("it said", e.words()), ("mend", e.next_step())]);
+    for (label, words) in words {
+        if let Some(words) = words {
+            let _ = write!(line, "\n{:INDENT$}{}: {}", "", paint(style::HEADING, label), printable(words));
+        }
+    }
+    line + "\n"
+}
