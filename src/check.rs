@@ -20,7 +20,6 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     error::Error,
-    lease::Lease,
     mount::{Answered, Mounted, Mounter, Way},
     request::MountSpec,
     vault::wire::Read,
@@ -55,6 +54,8 @@ pub struct Step {
     pub object: Option<String>,
     /// What came of it.
     pub outcome: Outcome,
+    /// What it took is counted with the next.
+    pub at_once: bool,
 }
 
 /// What came of a step.
@@ -67,14 +68,18 @@ pub enum Outcome {
     /// Not done, and why.
     Skipped(String),
     /// It fails, as the mount would.
-    Failed(Error),
+    Failed(Box<Error>),
 }
 
 impl Step {
     /// A step that is about no object.
     #[must_use]
     pub fn new(name: &'static str, outcome: Outcome) -> Self {
-        Self { name, object: None, outcome }
+        Self { name, object: None, outcome, at_once: false }
+    }
+
+    fn at_once(self) -> Self {
+        Self { at_once: true, ..self }
     }
 
     fn good(name: &'static str, detail: impl Into<String>) -> Self {
@@ -89,8 +94,10 @@ impl Step {
         Self::new(name, Outcome::Skipped(detail.into()))
     }
 
-    fn failed(name: &'static str, error: Error) -> Self {
-        Self::new(name, Outcome::Failed(error))
+    /// A step that fails, and is about no object.
+    #[must_use]
+    pub fn failed(name: &'static str, error: Error) -> Self {
+        Self::new(name, Outcome::Failed(Box::new(error)))
     }
 }
 
@@ -182,7 +189,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What all files together show. Only what was read and could be made a file is looked at.
+    /// What all files together show. Only what was read and could be made a file, or may be absent, is looked at.
     async fn files(
         &self,
         way: &Way,
@@ -194,21 +201,24 @@ impl Check<'_> {
             _ => None,
         };
         let mut spec = self.spec.clone();
-        spec.objects.retain(|object| lease(&object.read).is_some_and(|lease| object::renders(object, &lease)));
+        spec.objects.retain(|object| found.get(&object.read).is_some_and(|found| found.makes_files(object)));
         let missing = self.spec.objects.len() - spec.objects.len();
         if spec.objects.is_empty() {
             return Step::skipped("files", "none was read");
         }
         let answers = spec.reads().into_iter().filter_map(|(read, objects)| {
-            let lease: Arc<Lease> = lease(read)?;
-            Some(Answered { read, objects, outcome: Ok(lease) })
+            let outcome = match found.get(read)? {
+                Found::Failed(error) => Err(error.clone()),
+                _ => Ok(lease(read)?),
+            };
+            Some(Answered { read, objects, outcome })
         });
         let mounted = self.mounter.assemble(&spec, &way.session, answers.collect(), self.deadline()).await;
         match mounted.and_then(|mounted| fits(&mounted).map(|()| mounted)) {
             Err(error) => Step::failed("files", error),
             Ok(mounted) => {
                 let bytes = mounted.files.iter().map(|file| file.contents.len()).sum::<usize>();
-                let detail = format!("{} in all, {bytes} bytes", count(mounted.files.len(), "file"));
+                let detail = format!("{} in all, {}", count(mounted.files.len(), "file"), count(bytes, "byte"));
                 match missing {
                     0 => Step::good("files", detail),
                     _ => Step::good("files", format!("{detail}, without those of {}", count(missing, "object"))),

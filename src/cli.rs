@@ -59,7 +59,7 @@ pub enum Command {
 
     /// Do one mount by hand, to see what a pod would get
     #[command(
-        after_help = "Example:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
+        after_help = "What it makes at Vault (a token, database users) stays until it ends by itself.\n\nExample:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
     )]
     Mount(Box<MountArgs>),
 

@@ -16,7 +16,7 @@ impl Check<'_> {
         let audience = self.spec.audience.as_deref().unwrap_or(self.audience);
         let pod = &self.spec.pod;
         if let Some(error) = &self.no_token {
-            return Err(Step::failed("token", error.clone()));
+            return Err(Step::failed("token", self.by_hand(error.clone(), audience)));
         }
         let Some(jwt) = self.spec.tokens.for_audience(audience) else {
             let error =
@@ -24,17 +24,25 @@ impl Check<'_> {
             return Err(Step::failed(
                 "token",
                 error.advice(format!(
-                    "give one with --token-file (kubectl create token {} -n {} --audience {audience}), or a --kubeconfig to \
-                     request one",
-                    pod.service_account, pod.namespace
+                    "give one with --token-file ({} > token), or a --kubeconfig to request one",
+                    self.fresh(audience)
                 )),
             ));
         };
         let now = Timestamp::now();
         let claims = token::look(jwt, &Expected { audience: Some(audience), pod, now });
         let claims = claims.map_err(|error| Step::failed("token", self.by_hand(error, audience)))?;
+        if !token::is_jwt(jwt) {
+            let error = Error::new(Cause::TokenMissing, format!("{} holds no service account token", self.token_from));
+            let fresh = self.fresh(audience);
+            return Err(Step::failed(
+                "token",
+                error.advice(format!("a token is one line of three parts with dots between: {fresh} > token")),
+            ));
+        }
         let Some(end) = claims.expires else {
-            return Ok(Step::odd("token", format!("{}: no JWT, so it says nothing of itself", self.token_from)));
+            let odd = "it names no end, as tokens in Secrets do; roles want one of kubectl create token";
+            return Ok(Step::odd("token", format!("{}: {odd}", self.token_from)));
         };
         let of = format!("{}: of service account {}/{}", self.token_from, pod.namespace, pod.service_account);
         let audiences = claims.audiences.unwrap_or_default().join(", ");
@@ -50,10 +58,15 @@ impl Check<'_> {
         Ok(Step::good("token", format!("{of}, for {audiences}, valid for {left}")))
     }
 
-    /// The error of a token that a person brought, and no driver.
-    fn by_hand(&self, error: Error, audience: &str) -> Error {
+    /// The command that makes a token.
+    fn fresh(&self, audience: &str) -> String {
         let pod = &self.spec.pod;
-        let fresh = format!("kubectl create token {} -n {} --audience {audience}", pod.service_account, pod.namespace);
+        format!("kubectl create token {} -n {} --audience {audience}", pod.service_account, pod.namespace)
+    }
+
+    /// The error of a token that a person brought or asked for, and no driver.
+    fn by_hand(&self, error: Error, audience: &str) -> Error {
+        let fresh = self.fresh(audience);
         match error.cause() {
             Cause::TokenIdentity => {
                 error.advice(format!("set --namespace and --service-account to the pod's, or bring its token: {fresh}"))
@@ -62,6 +75,10 @@ impl Check<'_> {
                 error.advice(format!("bring one for it ({fresh}), or correct the class's audience"))
             }
             Cause::TokenExpired => error.advice(format!("bring a fresh one: {fresh}")),
+            Cause::KubernetesConfig | Cause::KubernetesApi | Cause::TokenRequest | Cause::Tls => {
+                let mend = error.next_step().map(|mend| format!("{mend}; or ")).unwrap_or_default();
+                error.advice(format!("{mend}make one yourself and name it with --token-file: {fresh} > token"))
+            }
             _ => error,
         }
     }

@@ -38,6 +38,7 @@ impl<'a> Check<'a> {
     ) -> Result<HashMap<&'a Read, Found>, Stop> {
         let mut found: HashMap<&Read, Found> = HashMap::new();
         let mut engines = HashMap::new();
+        let mut failed: HashMap<&Read, &str> = HashMap::new();
         for object in &self.spec.objects {
             if !found.contains_key(&object.read) {
                 go_on(stopping)?;
@@ -47,8 +48,17 @@ impl<'a> Check<'a> {
             }
             let Some(outcome) = found.get(&object.read) else { continue };
             let engine = engines.get(&object.read).and_then(Option::as_deref);
-            let outcome = describe(object, outcome, engine);
-            tell(Step { name: "object", object: Some(object.recipe.file.clone()), outcome });
+            let outcome = match (outcome, failed.get(&object.read)) {
+                (Found::Failed(error), Some(first)) if !object.may_lack(error) => {
+                    Outcome::Skipped(format!("the same request as that of {first:?}"))
+                }
+                (Found::Failed(error), None) if !object.may_lack(error) => {
+                    failed.insert(&object.read, &object.recipe.file);
+                    describe(object, outcome, engine)
+                }
+                _ => describe(object, outcome, engine),
+            };
+            tell(Step { object: Some(object.recipe.file.clone()), ..Step::new("object", outcome) });
         }
         Ok(found)
     }
@@ -64,6 +74,9 @@ impl<'a> Check<'a> {
         let engine = prospect.engine.as_ref().map(|engine| engine.name());
         if prospect.creates && !self.create {
             return (engine, known_to_fail.map_or_else(|| Found::Skipped(skipped(&prospect)), Found::Failed));
+        }
+        if prospect.creates {
+            traces.sent(read);
         }
         let outcome = way.session.read(read, &way.prover, self.deadline()).await;
         traces.note(way);
@@ -91,9 +104,17 @@ fn skipped(prospect: &Prospect) -> String {
     format!("{why} (--create sends it){allowed}")
 }
 
-/// Whether the answer can be made the object's files.
-pub(super) fn renders(object: &Object, lease: &Lease) -> bool {
-    render::render(&object.recipe, &lease.answer).is_ok()
+impl Found {
+    /// Whether a mount would make the object's files of it, or do without.
+    pub(super) fn makes_files(&self, object: &Object) -> bool {
+        match self {
+            Self::Lease(lease) => {
+                render::render(&object.recipe, &lease.answer).map_or_else(|error| object.may_lack(&error), |_| true)
+            }
+            Self::Failed(error) => object.may_lack(error),
+            Self::Skipped(_) => false,
+        }
+    }
 }
 
 fn describe(object: &Object, found: &Found, engine: Option<&str>) -> Outcome {
@@ -112,7 +133,7 @@ fn failed(object: &Object, error: &Error, engine: Option<&str>) -> Outcome {
     if object.may_lack(error) {
         return Outcome::Good(format!("{}: {}, which `optional: true` allows", request(object, engine), error.what()));
     }
-    Outcome::Failed(error.clone())
+    Outcome::Failed(Box::new(error.clone()))
 }
 
 /// `GET secret/data/shop/payment (KV version 2)`.
@@ -126,6 +147,7 @@ fn request(object: &Object, engine: Option<&str>) -> String {
 
 fn shown(files: &[File]) -> String {
     match files {
+        [] => "no files, as the secret has no keys".to_owned(),
         [file] => format!("{}, {:04o}", count(file.contents.len(), "byte"), file.mode),
         files => {
             let names: Vec<String> = files.iter().take(MAX_NAMES).map(|file| format!("{:?}", file.path)).collect();

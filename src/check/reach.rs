@@ -30,17 +30,19 @@ impl Check<'_> {
         if let Err(failure) = &asked {
             let error = failure.of_transport(client.address());
             if is_about_tls(error.cause()) {
-                tell(address);
+                tell(address.at_once());
                 return Err(Step::failed("TLS", error));
             }
             if matches!(failure, Failure::Connect(_)) {
+                let of_class = self.spec.choice.address.is_some();
+                let error = if of_class { error.about("the class's own address") } else { error };
                 return Err(Step::failed("address", error));
             }
         }
-        tell(address);
+        tell(address.at_once());
         let is_verified = matches!(endpoint.address, Address::Tcp { https: true, .. }) && !endpoint.tls.skip_verify;
         let end = if is_verified { client.certificate_end(self.deadline()).await } else { None };
-        tell(secrecy(endpoint, end));
+        tell(secrecy(endpoint, end).at_once());
         match asked {
             Ok(health) => match health.problem(client.address()) {
                 Some(problem) => return Err(Step::failed("health", problem)),

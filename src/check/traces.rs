@@ -18,6 +18,8 @@ pub(super) struct Traces {
     leases: usize,
     /// What does not end with its token, or may not, for a person.
     left: Vec<String>,
+    /// The path of a request that may create and whose answer is awaited.
+    under_way: Option<String>,
 }
 
 impl Traces {
@@ -27,13 +29,20 @@ impl Traces {
         self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
     }
 
-    /// Remembers what came of a request that creates.
+    /// Remembers a request that creates, which is sent now.
+    pub(super) fn sent(&mut self, read: &Read) {
+        self.under_way = Some(read.path.clone());
+    }
+
+    /// Remembers what came of it.
     pub(super) fn created(&mut self, read: &Read, lease: &Lease) {
+        self.under_way = None;
         if lease.answer.lease_id.is_empty() { self.left.push(named(read, lease)) } else { self.leases += 1 }
     }
 
-    /// Remembers a request that may have created something, though its answer is of no use.
+    /// Remembers that it may have created something, though its answer is of no use.
     pub(super) fn may_have_created(&mut self, read: &Read, cause: Cause) {
+        self.under_way = None;
         let is_certain = matches!(cause, Cause::NoData);
         let unknown = matches!(
             cause,
@@ -57,7 +66,7 @@ fn named(read: &Read, lease: &Lease) -> String {
     let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial(serial));
     match (serial, read.method) {
         (Some(serial), _) => format!("certificate {serial}, which {} issued", read.path),
-        (None, Method::Get | Method::List) => format!("what {} made, if it made something", read.path),
+        (None, Method::Get | Method::List) => format!("what reading {} made, if anything", read.path),
         (None, _) => format!("what {} wrote or made", read.path),
     }
 }
@@ -88,8 +97,13 @@ impl Check<'_> {
                     tell(Step::odd("clean-up", format!("a batch token cannot be revoked; it ends within {life}")));
                 }
                 Err(error) => {
-                    let what = error.what();
-                    tell(Step::odd("clean-up", format!("a token could not be revoked; it ends within {life}: {what}")));
+                    let why = match error.cause() {
+                        Cause::ReadRefused => "its policies lack \"update\" on auth/token/revoke-self",
+                        _ => error.what(),
+                    };
+                    let accessor = &token.accessor;
+                    let stays = format!("a token could not be revoked ({why}); it ends within {life}, or by");
+                    tell(Step::odd("clean-up", format!("{stays} vault token revoke -accessor {accessor}")));
                 }
             }
         }
@@ -103,8 +117,9 @@ impl Check<'_> {
             }
             _ => tell(Step::odd("clean-up", format!("{leases} with the tokens: each ends with its own"))),
         }
-        for left in &traces.left {
-            tell(Step::odd("left behind", left.clone()));
+        let under_way = traces.under_way.iter().map(|path| format!("what {path} may be making still"));
+        for left in traces.left.iter().cloned().chain(under_way) {
+            tell(Step::odd("left behind", left));
         }
     }
 }

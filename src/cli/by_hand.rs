@@ -114,7 +114,7 @@ pub(super) fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
 /// The pod's namespace: as given, else the class's, as a pod mounts only classes of its own.
 fn namespace<'a>(pod: &'a PodArgs, class: &'a Class) -> &'a str {
     let own = Some(class.namespace.as_str()).filter(|name| !name.is_empty());
-    pod.namespace.as_deref().or(own).unwrap_or("default")
+    pod.namespace.as_deref().filter(|name| !name.is_empty()).or(own).unwrap_or("default")
 }
 
 /// The provider's name, which is also its default audience.

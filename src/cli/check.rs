@@ -4,6 +4,7 @@ mod json;
 mod text;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -19,10 +20,10 @@ use crate::{
     app,
     check::{Check, Outcome, Step},
     config::Config,
-    error::Error,
+    error::{Cause, Error},
     mount::VersionKeySource,
     provider,
-    request::{self, MountSpec, RawRequest},
+    request::{self, Finding, MountSpec, RawRequest},
     telemetry,
 };
 
@@ -62,7 +63,11 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         Ok(configured) => configured,
         Err(code) => return code,
     };
-    telemetry::init(config.log_level);
+    // The steps tell what the log would, unless somebody wants the log.
+    let log = &args.by_hand.log;
+    if log.log_level.is_some() || log.debug.is_some() {
+        telemetry::init(config.log_level);
+    }
     let mut report = Report::new(args.output);
     for warning in warnings {
         report.tell(Step::new("flags", Outcome::Odd(warning)));
@@ -99,7 +104,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     });
     let spec = match parsed {
         Ok(spec) => spec,
-        Err(error) => return report.stop(error),
+        Err(error) => return report.refuse(error, &class.parameters),
     };
     report.tell(Step::new("class", Outcome::Good(introduction(&spec, &audience))));
     for warning in &spec.warnings {
@@ -147,8 +152,10 @@ impl Report {
     }
 
     fn tell(&mut self, step: Step) {
-        let took = self.since.elapsed();
-        self.since = Instant::now();
+        let took = if step.at_once { Duration::ZERO } else { self.since.elapsed() };
+        if !step.at_once {
+            self.since = Instant::now();
+        }
         if self.output == Output::Text {
             // Nobody reads it; the exit code remains.
             let _ = style::stdout().write_all(text::line(&step, took).as_bytes());
@@ -156,9 +163,25 @@ impl Report {
         self.steps.push((step, took));
     }
 
+    /// A mount would refuse the class. Each of its mistakes is told on its own.
+    fn refuse(&mut self, error: Error, parameters: &BTreeMap<String, String>) {
+        let review = request::review(parameters);
+        let told = |finding: &Finding| Error::new(finding.cause, finding.told());
+        let (odd, wrong): (Vec<_>, Vec<_>) =
+            review.mistakes.iter().partition(|finding| finding.cause == Cause::UnknownName);
+        let Some((last, others)) = wrong.split_last() else { return self.stop(error) };
+        for finding in odd {
+            self.tell(Step::new("class", Outcome::Odd(told(finding).to_string())));
+        }
+        for finding in others {
+            self.tell(Step::failed("class", told(finding)));
+        }
+        self.stop(told(last));
+    }
+
     /// The class cannot be used, and so nothing was asked.
     fn stop(&mut self, error: Error) {
-        self.tell(Step::new("class", Outcome::Failed(error)));
+        self.tell(Step::failed("class", error));
         self.tell(Step::new("the rest", Outcome::Skipped("not reached".to_owned())));
     }
 
@@ -172,7 +195,7 @@ impl Report {
         match (failures, skipped) {
             _ if self.interrupted => "Interrupted.".to_owned(),
             (0, 0) => "A pod would get its files.".to_owned(),
-            (0, _) => format!("Nothing is wrong with what was asked; objects that were not: {skipped} (--create)."),
+            (0, _) => format!("No problem found; objects that were not tried: {skipped} (--create tries them)."),
             (1, _) => "1 problem; vaultmount explain ID tells more.".to_owned(),
             _ => format!("{failures} problems; vaultmount explain ID tells more."),
         }

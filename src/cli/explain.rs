@@ -18,7 +18,7 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// Ids (VM0050), or a message with ids in it; without any, all are listed
-    #[arg(value_name = "ID", allow_hyphen_values = true)]
+    #[arg(value_name = "ID")]
     pub ids: Vec<String>,
 
     /// Print the whole table as the page docs/errors.md
@@ -37,31 +37,32 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     } else if args.ids.is_empty() {
         style::stdout().write_all(list().as_bytes())
     } else {
-        match causes(&args.ids.join(" ")) {
-            Ok(causes) => {
-                let rows: Vec<String> = causes.into_iter().map(row).collect();
-                style::stdout().write_all(rows.join("\n").as_bytes())
-            }
-            Err(error) => {
-                super::complain(&error);
-                return ExitCode::from(2);
-            }
+        let (causes, unknown) = causes(&args.ids.join(" "));
+        let rows: Vec<String> = causes.into_iter().map(row).collect();
+        let done = style::stdout().write_all(rows.join("\n").as_bytes());
+        if !unknown.is_empty() {
+            super::complain(&unknown.join("\n"));
+            return ExitCode::from(2);
         }
+        done
     };
     super::finish(super::printed(done))
 }
 
-/// The ids in a text, each once, in its order.
-fn causes(text: &str) -> Result<Vec<Cause>, String> {
-    let ids = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_id(word));
-    let mut causes = Vec::new();
-    for id in ids {
-        let cause = Cause::of_id(id).ok_or_else(|| unknown(id))?;
-        if !causes.contains(&cause) {
-            causes.push(cause);
+/// The causes whose ids are in a text, each once, in its order; and what is wrong with other ids.
+fn causes(text: &str) -> (Vec<Cause>, Vec<String>) {
+    let (mut causes, mut others) = (Vec::new(), Vec::new());
+    for id in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_id(word)) {
+        match Cause::of_id(id) {
+            Some(cause) if causes.contains(&cause) => {}
+            Some(cause) => causes.push(cause),
+            None => others.push(unknown(id)),
         }
     }
-    if causes.is_empty() { Err(unknown(text)) } else { Ok(causes) }
+    if causes.is_empty() && others.is_empty() {
+        others.push(unknown(text));
+    }
+    (causes, others)
 }
 
 fn is_id(word: &str) -> bool {
@@ -71,7 +72,7 @@ fn is_id(word: &str) -> bool {
 
 fn unknown(text: &str) -> String {
     let near = nearest(text, Cause::all().map(Cause::id)).map(|id| format!("; perhaps {id} was meant"));
-    format!("there is no id in {text:?} (vaultmount explain lists them){}", near.unwrap_or_default())
+    format!("{text:?} is no id; vaultmount explain lists them{}", near.unwrap_or_default())
 }
 
 fn list() -> String {
@@ -123,12 +124,12 @@ mod tests {
     #[test]
     fn ids_are_found_in_any_case_in_brackets_and_in_messages() {
         for text in ["vm0050", "[VM0050]", "object \"a\" is denied (it said: x) [VM0050] | again [VM0050]"] {
-            assert_eq!(causes(text), Ok(vec![Cause::Denied]), "{text}");
+            assert_eq!(causes(text), (vec![Cause::Denied], Vec::new()), "{text}");
         }
-        assert_eq!(causes("VM0020 vm0050"), Ok(vec![Cause::Sealed, Cause::Denied]));
-        assert!(causes("VM50").unwrap_err().contains("perhaps VM00"));
-        assert!(causes("VM9999").unwrap_err().contains("no id"));
-        assert!(causes("nothing").unwrap_err().contains("explain lists"));
+        assert_eq!(causes("VM0020 vm0050"), (vec![Cause::Sealed, Cause::Denied], Vec::new()));
+        assert!(causes("VM50").1[0].contains("perhaps VM00"));
+        assert!(causes("VM9999").1[0].contains("is no id"));
+        assert!(causes("nothing").1[0].contains("explain lists"));
     }
 
     #[test]

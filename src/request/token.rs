@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-pub use self::claims::{Claims, Expected, look};
+pub use self::claims::{Claims, Expected, is_jwt, look};
 use super::{
     Tokens,
     attributes::Attributes,

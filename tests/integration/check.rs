@@ -94,7 +94,7 @@ async fn every_object_that_fails_is_told_beside_those_that_do_not() {
         "add to a policy of the role: path \"other\" { capabilities = [\"read\"] }",
         "ok    object        \"all\": ",
         "2 files: \"all/pass\", \"all/user\"",
-        "3 files in all, 16 bytes, without those of 3 objects",
+        "3 files in all, 16 bytes, without those of 2 objects",
         "2 problems",
     ] {
         assert!(ran.out.contains(says), "{says}");
@@ -112,7 +112,7 @@ async fn what_creates_is_sent_only_when_asked_for_and_revoked_then() {
     assert_eq!(ran.code, Some(0));
     let says = format!("skip  object        \"user\": GET {} (database): not sent, as it would create", database.path);
     assert!(ran.out.contains(&says) && ran.out.contains("the policies allow it"));
-    assert!(ran.out.contains("objects that were not: 2 (--create)"));
+    assert!(ran.out.contains("objects that were not tried: 2 (--create"));
     assert!(database.users().await.is_empty());
 
     let ran = check(&pod, &["--create"]).await;
@@ -211,6 +211,7 @@ async fn a_batch_token_is_said_to_stay() {
 /// What a check prints that is interrupted once the proxy has seen a request, and is held there for a while or for good.
 async fn interrupted(
     pod: &Pod,
+    flags: &[&str],
     vault: &Faulty,
     method: &str,
     path: &str,
@@ -218,7 +219,7 @@ async fn interrupted(
 ) -> (Option<i32>, String) {
     let by_hand = ByHand::of(pod);
     let address = format!("--vault-addr={}", vault.address);
-    let mut command = program(&by_hand.arguments("check", &[&address]));
+    let mut command = program(&by_hand.arguments("check", &[&[address.as_str()], flags].concat()));
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     vault.saw(1, method, path).await;
     let pid = child.id().unwrap().to_string();
@@ -237,7 +238,7 @@ async fn who_interrupts_leaves_no_token() {
     let vault = Faulty::start().await;
     let (gate, path) = (Gate::new(), format!("{}/data/db", tenant.kv));
     vault.every("GET", &path, Fault::Hold(gate.clone()));
-    let (code, out) = interrupted(&pod, &vault, "GET", &path, None).await;
+    let (code, out) = interrupted(&pod, &[], &vault, "GET", &path, None).await;
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("skip  the rest      interrupted") && out.contains("1 token revoked"), "{out}");
     assert_eq!(tokens(&tenant).await, 0);
@@ -250,7 +251,7 @@ async fn a_login_that_is_under_way_is_waited_for_and_cleared_away() {
     let vault = Faulty::start().await;
     let (gate, path) = (Gate::new(), format!("auth/{}/login", tenant.auth));
     vault.every("POST", &path, Fault::HoldAnswer(gate.clone()));
-    let (code, out) = interrupted(&pod, &vault, "POST", &path, Some(&gate)).await;
+    let (code, out) = interrupted(&pod, &[], &vault, "POST", &path, Some(&gate)).await;
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("skip  the rest      interrupted") && out.contains("1 token revoked"), "{out}");
     assert_eq!(tokens(&tenant).await, 0);
@@ -294,6 +295,65 @@ async fn a_proxy_that_lets_only_logins_and_secrets_pass_is_no_fault() {
     let ran = ByHand::of(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;
     assert_eq!(ran.code, Some(0));
     assert!(line(&ran, "health").starts_with("warn  health        sys/health does not tell: "));
+}
+
+#[tokio::test]
+async fn what_may_be_made_while_nobody_waits_is_named() {
+    let (tenant, pod) = arranged().await;
+    let pki = unique("pki");
+    tenant.allow(&format!("path \"{pki}/issue/web\" {{ capabilities = [\"update\"] }}")).await;
+    root("POST", &format!("sys/mounts/{pki}"), json!({"type": "pki"})).await;
+    let (vault, gate, path) = (Faulty::start().await, Gate::new(), format!("{pki}/issue/web"));
+    vault.every("PUT", &path, Fault::Hold(gate.clone()));
+    let pod = pod.objects(format!("- {{objectName: x, secretPath: {path}, method: PUT}}"));
+    let (code, out) = interrupted(&pod, &["--create"], &vault, "PUT", &path, None).await;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains(&format!("left behind   what {path} may be making still")), "{out}");
+    gate.open();
+}
+
+#[tokio::test]
+async fn a_token_that_may_not_end_itself_is_named_for_who_can() {
+    let (tenant, pod) = arranged().await;
+    tenant.role("app", json!({"token_no_default_policy": true})).await;
+    let ran = check(&pod, &[]).await;
+    assert_eq!(ran.code, Some(0));
+    let told = line(&ran, "clean-up");
+    assert!(told.contains("lack \"update\" on auth/token/revoke-self"), "{told}");
+    let accessor = told.rsplit_once("vault token revoke -accessor ").unwrap().1;
+    root("POST", "auth/token/revoke-accessor", json!({"accessor": accessor})).await;
+    assert_eq!(tokens(&tenant).await, 0);
+}
+
+#[tokio::test]
+async fn objects_of_one_failed_request_are_one_problem() {
+    let (tenant, pod) = arranged().await;
+    let object = |name| format!("- {{objectName: {name}, secretPath: {}/data/none, secretKey: a}}\n", tenant.kv);
+    let ran = check(&pod.objects(object("a") + &object("b")), &[]).await;
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.out.contains("skip  object        \"b\": the same request as that of \"a\""));
+    assert!(ran.out.contains("\n1 problem;"));
+}
+
+#[tokio::test]
+async fn a_class_whose_every_object_may_be_absent_makes_an_empty_file() {
+    let (tenant, pod) = arranged().await;
+    let class = format!("- {{objectName: a, secretPath: {}/data/none, optional: true}}", tenant.kv);
+    let ran = check(&pod.objects(class), &[]).await;
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.out.contains("ok    files         1 file in all, 0 bytes"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_file_that_holds_no_token_is_told_as_such() {
+    let (_, pod) = arranged().await;
+    for content in ["{\"kind\": \"TokenRequest\"}", "hunter2", "eyJh.eyJh.x y\nmore"] {
+        let pod = pod.clone().pass(&[("vault", content)]);
+        let ran = check(&pod, &[]).await;
+        assert_eq!(ran.code, Some(1));
+        let told = line(&ran, "token");
+        assert!(told.contains("holds no service account token [VM0030]") && !ran.out.contains("hunter2"), "{told}");
+    }
 }
 
 #[tokio::test]

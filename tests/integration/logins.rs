@@ -35,7 +35,7 @@ async fn an_expired_token_is_told_without_asking_vault() {
     let vault = Faulty::start().await;
     let daemon = Daemon::at(&vault.address, &[]).await;
     pod = pod.clone().pass(&[("vault", &pod.token("vault", -70))]);
-    let parts = ["expired at 20", " s ago", "fresh one", "clocks"];
+    let parts = ["expired at 20", "s ago", "fresh one", "clocks"];
     daemon.refuses(&pod, Cause::TokenExpired, &parts).await;
     assert_eq!(vault.connections(), 0);
 }

@@ -99,6 +99,12 @@ pub fn look(jwt: &SecretText, expected: &Expected<'_>) -> Result<Claims, Error> 
     Ok(claims)
 }
 
+/// Whether a text is a JWT by its form.
+#[must_use]
+pub fn is_jwt(text: &SecretText) -> bool {
+    payload(text.expose()).is_some()
+}
+
 /// The middle of three parts, if it is a JSON object in base64url.
 fn payload(jwt: &str) -> Option<Payload> {
     let mut parts = jwt.trim().split('.');
@@ -156,9 +162,9 @@ impl Claims {
 
     fn check_end(&self, now: Timestamp) -> Result<(), Error> {
         let Some(end) = self.expires.filter(|end| *end <= now) else { return Ok(()) };
-        let since = now.as_second() - end.as_second();
+        let since = jiff::SignedDuration::from_secs(now.as_second() - end.as_second());
         let end = Timestamp::from_second(end.as_second()).unwrap_or(end);
-        Err(Error::new(Cause::TokenExpired, format!("the service account token expired at {end}, {since} s ago"))
+        Err(Error::new(Cause::TokenExpired, format!("the service account token expired at {end}, {since:#} ago"))
             .advice("the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server"))
     }
 }

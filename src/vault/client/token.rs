@@ -11,8 +11,12 @@ use serde::Deserialize;
 
 use crate::{
     secret::{SecretBytes, SecretText},
+    text::one_line,
     vault::failure::Failure,
 };
+
+/// The most of an accessor that is kept, in bytes.
+const MAX_ACCESSOR: usize = 64;
 
 /// What a login brought.
 pub struct Token {
@@ -21,6 +25,8 @@ pub struct Token {
     pub policies: Vec<String>,
     /// How long it lives; zero: for ever.
     pub ttl: Duration,
+    /// What an operator names it by; not a secret. A batch token has none.
+    pub accessor: String,
     /// Whether it is one that Vault keeps no record of, which nobody can renew or revoke.
     pub is_batch: bool,
     /// How many requests Vault lets it make; zero: any number.
@@ -38,6 +44,7 @@ impl Token {
         #[derive(Deserialize)]
         struct Auth {
             client_token: SecretText,
+            accessor: Option<String>,
             policies: Option<Vec<String>>,
             #[serde(default)]
             lease_duration: u64,
@@ -53,6 +60,7 @@ impl Token {
         header.set_sensitive(true);
         Ok(Self {
             header,
+            accessor: one_line(&auth.accessor.unwrap_or_default(), MAX_ACCESSOR),
             policies: auth.policies.unwrap_or_default(),
             // No server's number makes our arithmetic overflow.
             ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),

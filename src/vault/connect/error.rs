@@ -147,7 +147,7 @@ impl ConnectError {
             Self::PlainToTls { .. } => "write https in the address",
             Self::Refused { .. } => "check the address and its port, and that the server runs",
             Self::TimedOut { stage: Stage::Name, .. } | Self::NameNotFound { .. } => {
-                "check the host name, and this node's DNS"
+                "check the host name, and DNS on this machine"
             }
             Self::TimedOut { stage: Stage::Tls, .. } => {
                 "check that a TLS server answers at this port, and firewalls and network policies between this node and it"

@@ -8,9 +8,12 @@ pub async fn invalid_request() -> [Scenario; 2] {
     let (tenant, pod) = arranged().await;
     let path = format!("{}/data/db", tenant.kv);
     let several = pod.clone().with("roleName", "").objects(one(&path, ", encoding: rot13"));
-    let listed = ["2 mistakes", "roleName: missing", "name the role", "encoding", "base64"];
+    let listed = ["roleName: missing", "name the role", "encoding", "base64"];
     let both = pod.with("vaultKubernetesMountPath", "other");
-    [Scenario::of(several, &listed), Scenario::of(both, &["both are set, and both name the auth mount", "remove one"])]
+    [
+        Scenario::of(several, &listed).mending("2 mistakes", "2 problems"),
+        Scenario::of(both, &["both are set, and both name the auth mount", "remove one"]),
+    ]
 }
 
 pub async fn objects_yaml() -> [Scenario; 1] {
