@@ -232,14 +232,16 @@ fn asks_help(arg: &OsString) -> bool {
     ["-h", "-help", "--help"].iter().any(|help| arg == help)
 }
 
-/// `-endpoint=/x` becomes `--endpoint=/x`; `-f`, `-f=x`, `-fx.yaml`, `-1` and everything else stay.
+/// `-endpoint=/x` becomes `--endpoint=/x`; `-f`, `-f=x`, `-fx.yaml`, `-ojson`, `-1` and everything else stay.
 fn two_dashes(arg: OsString) -> OsString {
     let Some(flag) = arg.to_str().and_then(|a| a.strip_prefix('-')) else { return arg };
     let name = flag.split('=').next().unwrap_or_default();
     let is_name = name.len() > 1
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    if is_name { format!("--{flag}").into() } else { arg }
+    // As kubectl's users write it; no flag of ours goes by such a name.
+    let is_format = matches!(flag, "ojson" | "otext" | "osarif" | "ogithub");
+    if is_name && !is_format { format!("--{flag}").into() } else { arg }
 }
 
 #[cfg(test)]
