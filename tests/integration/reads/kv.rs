@@ -59,6 +59,15 @@ async fn arguments_of_a_get_are_its_query() {
 }
 
 #[tokio::test]
+async fn a_key_that_would_steer_a_terminal_becomes_no_file() {
+    let (tenant, pod, daemon) = arranged().await;
+    tenant.put("db", json!({"a\u{1b}[2J": "v"})).await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), ", secretKey: '*'"));
+    let text = daemon.refuses(&pod, Cause::UnsafeName, &["\"x\"", "it contains a control character"]).await;
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+#[tokio::test]
 async fn a_list_is_of_names() {
     let (tenant, pod, daemon) = arranged().await;
     tenant.put("team/a", json!({"k": "v"})).await;
