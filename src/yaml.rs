@@ -5,6 +5,8 @@ pub mod node;
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, NonFiniteFloatPolicy, Options, budget::BudgetBreach};
 
+use crate::text::one_line;
+
 /// A place in a text: line and column, in characters, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At {
@@ -98,7 +100,7 @@ fn what(error: &Error, known: &[&str]) -> String {
         Error::ExternalMessage { msg, .. } if msg.starts_with("unexpected character") => {
             "a value starts with a reserved character; put it in quotes".to_owned()
         }
-        Error::ExternalMessage { msg, .. } => msg.clone(),
+        Error::ExternalMessage { msg, .. } => one_line(msg, 300),
         Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| known.contains(key)) {
             Some(key) => format!("{key} appears twice in one mapping; remove one"),
             None => "a key appears twice in one mapping; remove one".to_owned(),

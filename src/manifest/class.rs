@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use super::{documents, is, resources, shown, text};
 use crate::{
     error::{Cause, Error},
+    text::one_line,
     yaml::node::{Node, Value},
 };
 
@@ -24,7 +25,7 @@ pub struct Class {
 }
 
 /// The classes of a file, or of standard input if the path is `-`; of other kinds nothing is read.
-pub fn classes(path: &Path) -> Result<Vec<Class>, Error> {
+fn classes(path: &Path) -> Result<Vec<Class>, Error> {
     let text = text(path)?;
     let mut classes = Vec::new();
     for document in documents(&text) {
@@ -43,8 +44,7 @@ pub fn classes(path: &Path) -> Result<Vec<Class>, Error> {
 pub fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
     let mut classes = classes(path)?;
     let wrong = |what: String| Error::new(Cause::Manifest, format!("{} {what}", shown(path)));
-    let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
-    let list = names.join(", ");
+    let list = classes.iter().map(|class| one_line(&class.name, 80)).collect::<Vec<_>>().join(", ");
     let meant = match name {
         _ if classes.is_empty() => return Err(wrong("holds no SecretProviderClass".to_owned())),
         None if classes.len() > 1 => {
@@ -53,7 +53,7 @@ pub fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
             );
         }
         None => Some(0),
-        Some(name) => names.iter().position(|known| *known == name),
+        Some(name) => classes.iter().position(|class| class.name == name),
     };
     match meant {
         Some(index) => Ok(classes.swap_remove(index)),
@@ -74,7 +74,7 @@ fn of(resource: &Node, path: &Path) -> Result<Class, Error> {
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
         let name = key.text().unwrap_or_default();
         if let Some(why) = no_text(name, value) {
-            return Err(wrong(value, format!("{name}: {why}")));
+            return Err(wrong(value, format!("{}: {why}", one_line(name, 80))));
         }
         parameters.extend(value.text().map(|text| (name.to_owned(), text.to_owned())));
     }
