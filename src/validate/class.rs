@@ -49,11 +49,7 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
         return None;
     };
     let metadata = |field: &str| class.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text);
-    let Some(provider) = spec.get("provider").and_then(Node::text) else {
-        let node = spec.get("provider").unwrap_or(spec_key);
-        source.wrong(Cause::Manifest, node, "spec.provider: missing; write vault or openbao".to_owned());
-        return None;
-    };
+    let provider = source.required((spec_key, spec), "spec.", "provider", "write vault or openbao")?;
     let mut reviewed = Reviewed {
         name: metadata("name").unwrap_or_default().to_owned(),
         namespace: metadata("namespace").unwrap_or_default().to_owned(),
@@ -66,9 +62,9 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
     if !reviewed.ours {
         return Some(reviewed);
     }
-    if reviewed.name.is_empty() && metadata("generateName").is_none() {
-        let node = class.entry("metadata").map_or(kind, |(key, _)| key);
-        source.wrong(Cause::Manifest, node, "metadata.name: missing; name the class".to_owned());
+    if metadata("generateName").is_none() {
+        let (key, metadata) = class.entry("metadata").map_or((kind, kind), |(key, metadata)| (key, metadata));
+        source.required((key, metadata), "metadata.", "name", "name the class");
     }
     unknown_fields(spec, "spec.", &FIELDS, source);
     let Some((key, parameters)) = spec.entry("parameters").filter(|(_, node)| matches!(node.value, Value::Map(_)))
