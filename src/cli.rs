@@ -171,10 +171,12 @@ fn complain(what: &str) {
     }
 }
 
-/// Runs to the end on a runtime of few threads: the work is waiting, not computing.
+/// Runs to the end on a runtime of few threads: the work is waiting, not computing. Their stacks are as large as a main
+/// thread's: whoever writes a class says how deep its YAML nests.
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(threads).thread_stack_size(8 << 20).enable_all().build();
     runtime.map_err(|e| format!("no runtime could be made: {e}"))?.block_on(work)
 }
 
