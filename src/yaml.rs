@@ -1,6 +1,7 @@
 //! YAML, read within a budget; what is wrong with it, said without repeating any of it.
 
 pub mod node;
+pub(crate) mod shape;
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, NonFiniteFloatPolicy, Options, budget::BudgetBreach};
