@@ -105,6 +105,12 @@ pub fn is(resource: &Node, group: &str, kind: &str) -> bool {
     its == group && resource.get("kind").and_then(Node::text) == Some(kind)
 }
 
+/// A word of a resource's `metadata`; empty if it is not there, or no text.
+#[must_use]
+pub fn metadata<'n>(resource: &'n Node, field: &str) -> &'n str {
+    resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{documents, is, resources, shown, text};
+use super::{documents, is, metadata, resources, shown, text};
 use crate::{
     error::{Cause, Error},
     text::one_line,
@@ -66,9 +66,6 @@ fn of(resource: &Node, path: &Path) -> Result<Class, Error> {
         let at = format!("{}:{}:{}", shown(path), node.at.line, node.at.column);
         Error::new(Cause::Manifest, format!("{at}: {what}"))
     };
-    let word = |folder: &str, name: &str| {
-        resource.get(folder).and_then(|folder| folder.get(name)).and_then(Node::text).unwrap_or_default().to_owned()
-    };
     let spec = resource.get("spec").ok_or_else(|| wrong(resource, "the class has no spec".to_owned()))?;
     let mut parameters = BTreeMap::new();
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
@@ -79,9 +76,9 @@ fn of(resource: &Node, path: &Path) -> Result<Class, Error> {
         parameters.extend(value.text().map(|text| (name.to_owned(), text.to_owned())));
     }
     Ok(Class {
-        name: word("metadata", "name"),
-        namespace: word("metadata", "namespace"),
-        provider: word("spec", "provider"),
+        name: metadata(resource, "name").to_owned(),
+        namespace: metadata(resource, "namespace").to_owned(),
+        provider: spec.get("provider").and_then(Node::text).unwrap_or_default().to_owned(),
         parameters,
     })
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::Cause,
-    manifest::is,
+    manifest::{is, metadata},
     request,
     text::quoted,
     yaml::node::{Node, Value},
@@ -42,11 +42,12 @@ pub(super) struct Pod<'a> {
 /// The pod in a resource, if it is of a kind that has one.
 pub(super) fn of(resource: &Node) -> Option<Pod<'_>> {
     let (_, kind, way) = KINDS.iter().find(|(group, kind, _)| is(resource, group, kind))?;
-    let metadata = |field| {
-        resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
-    };
     let spec = way.iter().try_fold(resource, |node, field| node.get(field));
-    Some(Pod { subject: format!("{kind} {}", quoted(metadata("name"))), namespace: metadata("namespace"), spec })
+    Some(Pod {
+        subject: format!("{kind} {}", quoted(metadata(resource, "name"))),
+        namespace: metadata(resource, "namespace"),
+        spec,
+    })
 }
 
 /// Notes everything wrong with the volumes of this driver; whether there were any.
@@ -58,14 +59,8 @@ pub(super) fn check(pod: &Pod<'_>, classes: &BTreeMap<(String, String), Reviewed
         if csi.get("driver").and_then(Node::text) == Some(DRIVER) {
             any = true;
             let name = volume.get("name").and_then(Node::text).unwrap_or_default();
-            check_volume(
-                csi,
-                key,
-                &format!("{}: volume {}: ", pod.subject, quoted(name)),
-                pod.namespace,
-                classes,
-                source,
-            );
+            let subject = format!("{}: volume {}: ", pod.subject, quoted(name));
+            check_volume(csi, key, &subject, pod.namespace, classes, source);
         }
     }
     any

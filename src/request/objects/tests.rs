@@ -242,9 +242,9 @@ fn nesting_fits_a_quarter_of_a_workers_stack() {
     let nested = |text: &'static str, close: &'static str, depth: usize| {
         format!("{}x{}", text.repeat(depth), close.repeat(depth))
     };
-    let blocks = |depth: usize| (0..depth).map(|i| format!("\n  {}a:", " ".repeat(i))).collect::<String>();
+    let blocks = |depth: usize| (0..depth).map(|i| format!("\n  {}a:", " ".repeat(i))).collect::<Vec<_>>().concat();
     let aliases = |depth: usize| {
-        let anchors = (1..depth).map(|i| format!("\n    a{i}: &a{i} [*a{}]", i - 1)).collect::<String>();
+        let anchors = (1..depth).map(|i| format!("\n    a{i}: &a{i} [*a{}]", i - 1)).collect::<Vec<_>>().concat();
         format!("\n    a0: &a0 [x]{anchors}")
     };
     let mut texts = Vec::new();
