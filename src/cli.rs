@@ -171,10 +171,12 @@ fn complain(what: &str) {
     }
 }
 
-/// Runs to the end on a runtime of few threads: the work is waiting, not computing.
+/// Runs to the end on a runtime of few threads: the work is waiting, not computing. Their stacks are as large as a main
+/// thread's: whoever writes a class says how deep its YAML nests.
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(threads).thread_stack_size(8 << 20).enable_all().build();
     runtime.map_err(|e| format!("no runtime could be made: {e}"))?.block_on(work)
 }
 
@@ -232,14 +234,16 @@ fn asks_help(arg: &OsString) -> bool {
     ["-h", "-help", "--help"].iter().any(|help| arg == help)
 }
 
-/// `-endpoint=/x` becomes `--endpoint=/x`; `-f`, `-f=x`, `-fx.yaml`, `-1` and everything else stay.
+/// `-endpoint=/x` becomes `--endpoint=/x`; `-f`, `-f=x`, `-fx.yaml`, `-ojson`, `-1` and everything else stay.
 fn two_dashes(arg: OsString) -> OsString {
     let Some(flag) = arg.to_str().and_then(|a| a.strip_prefix('-')) else { return arg };
     let name = flag.split('=').next().unwrap_or_default();
     let is_name = name.len() > 1
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    if is_name { format!("--{flag}").into() } else { arg }
+    // As kubectl's users write it; no flag of ours goes by such a name.
+    let is_format = matches!(flag, "ojson" | "otext" | "osarif" | "ogithub");
+    if is_name && !is_format { format!("--{flag}").into() } else { arg }
 }
 
 #[cfg(test)]

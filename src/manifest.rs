@@ -9,9 +9,10 @@ use std::{
 };
 
 pub(crate) use self::class::no_text;
-pub use self::class::{CLASS_GROUP, Class, class, classes};
+pub use self::class::{CLASS_GROUP, Class, class};
 use crate::{
     error::{Cause, Error},
+    text::printable,
     yaml::{
         Budget, Fault,
         node::{self, Node, Offset},
@@ -38,10 +39,10 @@ pub fn text(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// How a message names a file.
+/// How a message names a file, on one line.
 #[must_use]
 pub fn shown(path: &Path) -> String {
-    if path == Path::new("-") { "<stdin>".to_owned() } else { path.display().to_string() }
+    if path == Path::new("-") { "<stdin>".to_owned() } else { printable(&path.to_string_lossy()) }
 }
 
 /// A document, or why it is none, and the text it is made of.
@@ -102,6 +103,12 @@ pub fn is(resource: &Node, group: &str, kind: &str) -> bool {
     let version = resource.get("apiVersion").and_then(Node::text).unwrap_or_default();
     let its = version.split_once('/').map_or("", |(group, _)| group);
     its == group && resource.get("kind").and_then(Node::text) == Some(kind)
+}
+
+/// A word of a resource's `metadata`; empty if it is not there, or no text.
+#[must_use]
+pub fn metadata<'n>(resource: &'n Node, field: &str) -> &'n str {
+    resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
 }
 
 #[cfg(test)]

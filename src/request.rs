@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use self::{
     attributes::Attributes,
-    mistakes::{Kept, Mistakes, quoted},
+    mistakes::{Kept, Mistakes},
     warnings::Warnings,
 };
 pub use self::{
@@ -24,7 +24,7 @@ pub use self::{
     objects::FIELDS as OBJECT_FIELDS,
     warnings::is_known as is_parameter,
 };
-use crate::{error::Error, policy::Choice, render::Recipe, secret::SecretText, vault::wire::Read};
+use crate::{error::Error, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read};
 
 /// A Mount request as the driver sends it.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Small rules about text that several places need: one bounded line, Go's booleans, the nearest known name.
+//! Small rules about text that several places need: one bounded line, names in messages, Go's booleans, the nearest known name.
 
 /// `text` on one line, runs of white space and control characters as one space, at most `max` bytes.
 #[must_use]
@@ -20,6 +20,15 @@ pub fn one_line(text: &str, max: usize) -> String {
         }
     }
     line
+}
+
+/// The most of a name or word out of a class that a message repeats, in bytes.
+pub const MOST_QUOTED: usize = 80;
+
+/// A name or word that somebody else wrote in quotes, bounded, control characters escaped.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    format!("{:?}", one_line(text, MOST_QUOTED))
 }
 
 /// `text` for a terminal: what would move the cursor or set colours is shown as what it is not.
@@ -62,6 +71,12 @@ mod tests {
         );
         assert_eq!(one_line("äääää", 7), "ää…");
         assert_eq!(one_line(" \n", 7), "");
+    }
+
+    #[test]
+    fn what_is_quoted_is_bounded_and_on_one_line() {
+        assert_eq!(quoted("a\n\"b\""), r#""a \"b\"""#);
+        assert!(quoted(&"x".repeat(5000)).len() < 100);
     }
 
     #[test]

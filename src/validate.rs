@@ -67,6 +67,8 @@ pub struct Report {
     pub pods: usize,
     /// How many resources of other kinds and providers were skipped.
     pub skipped: usize,
+    /// How many of these could not be read, and do not name the driver.
+    pub unreadable: usize,
 }
 
 impl Report {
@@ -90,8 +92,10 @@ pub fn validate(inputs: &[Input]) -> Report {
         for document in documents {
             let node = match &document.node {
                 Ok(node) => node,
-                Err(_) if source::is_others(document) => {
+                // Whatever it is, it is not ours: a template, JSON with comments, or what another tool will refuse.
+                Err(_) if !source::names_driver(document) => {
                     report.skipped += 1;
+                    report.unreadable += 1;
                     continue;
                 }
                 Err(fault) => {
@@ -106,7 +110,11 @@ pub fn validate(inputs: &[Input]) -> Report {
                     *if reviewed.ours { &mut report.classes } else { &mut report.skipped } += 1;
                     let key = (reviewed.namespace.clone(), reviewed.name.clone());
                     match classes.get(&key) {
-                        Some(first) if !reviewed.name.is_empty() => source.say_twice(resource, first),
+                        Some(first) if first.ours && !first.name.is_empty() => {
+                            if reviewed.ours {
+                                source.say_twice(resource, first);
+                            }
+                        }
                         _ => drop(classes.insert(key, reviewed)),
                     }
                 } else if let Some(pod) = pod::of(resource) {

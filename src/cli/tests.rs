@@ -116,6 +116,7 @@ fn version_goes_before_serving() {
         (&["-endpoint=/x", "-version", "-output=text"], Output::Text),
         (&["version"], Output::Json),
         (&["version", "-output", "text"], Output::Text),
+        (&["version", "-otext"], Output::Text),
     ] {
         match parse(args) {
             Ok(Command::Version(version)) => assert_eq!(version.output, output, "{args:?}"),
@@ -196,6 +197,20 @@ fn manifests_to_validate() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_format_may_stand_right_behind_its_letter() {
+    for format in validate::Format::value_variants() {
+        let name = format.to_possible_value().unwrap();
+        match parse(&["validate", &format!("-o{}", name.get_name())]) {
+            Ok(Command::Validate(args)) => assert_eq!(args.output, *format),
+            other => panic!("{name:?}: {other:?}"),
+        }
+    }
+    let checked = parse(&["check", "-f=x", "-ojson"]);
+    assert!(matches!(checked, Ok(Command::Check(args)) if args.output == check::Output::Json));
+    assert_eq!(mount(&["mount", "-f=x", "-out=/o"]).out, Some(PathBuf::from("/o")));
 }
 
 #[test]

@@ -67,8 +67,8 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
         Format::Text => style::stdout().write_all(text.as_bytes()),
         _ => io::stdout().write_all(text.as_bytes()),
     };
-    if let Err(error) = done {
-        complain(&format!("the findings cannot be written: {error}"));
+    if let Err(error) = super::printed(done) {
+        complain(&error);
         return ExitCode::from(2);
     }
     let failed = report.count(Severity::Error) > 0 || args.strict && report.count(Severity::Warning) > 0;
@@ -98,11 +98,12 @@ fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, String> {
     for path in paths {
         if path.is_dir() { below(path, &mut files)? } else { files.push(path.clone()) }
     }
-    let (mut inputs, mut names) = (Vec::new(), BTreeSet::new());
+    let (mut inputs, mut seen) = (Vec::new(), BTreeSet::new());
     for path in files {
-        let name = manifest::shown(path.strip_prefix("./").unwrap_or(&path));
-        if names.insert(name.clone()) {
-            inputs.push(Input { name, text: manifest::text(&path).map_err(|e| e.what().to_owned())? });
+        let name = path.strip_prefix("./").unwrap_or(&path);
+        if seen.insert(name.to_owned()) {
+            let text = manifest::text(&path).map_err(|e| e.what().to_owned())?;
+            inputs.push(Input { name: manifest::shown(name), text });
         }
     }
     Ok(inputs)
@@ -110,7 +111,7 @@ fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, String> {
 
 /// The manifests below a folder by name; what is hidden is left out, and links to folders are not followed.
 fn below(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
-    let unreadable = |e: io::Error| format!("{} cannot be read: {e}", folder.display());
+    let unreadable = |e: io::Error| format!("{} cannot be read: {e}", manifest::shown(folder));
     let mut entries = fs::read_dir(folder).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {

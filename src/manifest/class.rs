@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{documents, is, resources, shown, text};
+use super::{documents, is, metadata, resources, shown, text};
 use crate::{
     error::{Cause, Error},
+    text::one_line,
     yaml::node::{Node, Value},
 };
 
@@ -24,7 +25,7 @@ pub struct Class {
 }
 
 /// The classes of a file, or of standard input if the path is `-`; of other kinds nothing is read.
-pub fn classes(path: &Path) -> Result<Vec<Class>, Error> {
+fn classes(path: &Path) -> Result<Vec<Class>, Error> {
     let text = text(path)?;
     let mut classes = Vec::new();
     for document in documents(&text) {
@@ -43,8 +44,7 @@ pub fn classes(path: &Path) -> Result<Vec<Class>, Error> {
 pub fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
     let mut classes = classes(path)?;
     let wrong = |what: String| Error::new(Cause::Manifest, format!("{} {what}", shown(path)));
-    let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
-    let list = names.join(", ");
+    let list = classes.iter().map(|class| one_line(&class.name, 80)).collect::<Vec<_>>().join(", ");
     let meant = match name {
         _ if classes.is_empty() => return Err(wrong("holds no SecretProviderClass".to_owned())),
         None if classes.len() > 1 => {
@@ -53,7 +53,7 @@ pub fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
             );
         }
         None => Some(0),
-        Some(name) => names.iter().position(|known| *known == name),
+        Some(name) => classes.iter().position(|class| class.name == name),
     };
     match meant {
         Some(index) => Ok(classes.swap_remove(index)),
@@ -66,22 +66,19 @@ fn of(resource: &Node, path: &Path) -> Result<Class, Error> {
         let at = format!("{}:{}:{}", shown(path), node.at.line, node.at.column);
         Error::new(Cause::Manifest, format!("{at}: {what}"))
     };
-    let word = |folder: &str, name: &str| {
-        resource.get(folder).and_then(|folder| folder.get(name)).and_then(Node::text).unwrap_or_default().to_owned()
-    };
     let spec = resource.get("spec").ok_or_else(|| wrong(resource, "the class has no spec".to_owned()))?;
     let mut parameters = BTreeMap::new();
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
         let name = key.text().unwrap_or_default();
         if let Some(why) = no_text(name, value) {
-            return Err(wrong(value, format!("{name}: {why}")));
+            return Err(wrong(value, format!("{}: {why}", one_line(name, 80))));
         }
         parameters.extend(value.text().map(|text| (name.to_owned(), text.to_owned())));
     }
     Ok(Class {
-        name: word("metadata", "name"),
-        namespace: word("metadata", "namespace"),
-        provider: word("spec", "provider"),
+        name: metadata(resource, "name").to_owned(),
+        namespace: metadata(resource, "namespace").to_owned(),
+        provider: spec.get("provider").and_then(Node::text).unwrap_or_default().to_owned(),
         parameters,
     })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     error::{Cause, Error},
-    text::one_line,
+    text::{MOST_QUOTED, one_line, quoted},
     yaml::At,
 };
 
@@ -16,9 +16,6 @@ const MOST_KEPT: usize = 500;
 
 /// The most of one mistake's description, in bytes.
 const MOST_OF_ONE: usize = 400;
-
-/// The most of a name or word out of a class that a message repeats, in bytes.
-const MOST_QUOTED: usize = 80;
 
 /// Where in a request something is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,11 +212,6 @@ fn joined(names: &[String]) -> String {
     shown.collect::<Vec<_>>().join(" and ")
 }
 
-/// A name or word out of a class in quotes, bounded, control characters escaped.
-pub(super) fn quoted(text: &str) -> String {
-    format!("{:?}", one_line(text, MOST_QUOTED))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,9 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_is_bounded_and_on_one_line() {
-        assert_eq!(quoted("a\n\"b\""), r#""a \"b\"""#);
-        assert!(quoted(&"x".repeat(5000)).len() < 100);
+    fn a_name_that_is_no_plain_word_is_quoted() {
         assert_eq!(Place::from("a\nb").to_string(), "\"a b\"");
     }
 }

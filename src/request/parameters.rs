@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use super::{
     attributes::{Attributes, Parameter},
-    mistakes::{Mistakes, Place, quoted},
+    mistakes::{Mistakes, Place},
     path::mount_path,
     warnings::Warnings,
 };
-use crate::{policy::Choice, text::go_bool, tls::Ca};
+use crate::{
+    policy::Choice,
+    text::{go_bool, quoted},
+    tls::Ca,
+};
 
 /// Parameters that carry one of the prefixes, as in `vaultAddress`.
 pub(super) const PREFIXED: [&str; 13] = [

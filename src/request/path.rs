@@ -52,11 +52,7 @@ fn clean(path: &str) -> Result<String, String> {
         }
     }
     let clean = parts.join("/");
-    if dots {
-        Err(format!("contains a `.` or `..` part; write {}", super::mistakes::quoted(&clean)))
-    } else {
-        Ok(clean)
-    }
+    if dots { Err(format!("contains a `.` or `..` part; write {}", crate::text::quoted(&clean))) } else { Ok(clean) }
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@
 
 use super::{
     attributes::{Attributes, PREFIXES},
-    mistakes::{Finding, Kept, MOST_LISTED, Place, quoted, row},
+    mistakes::{Finding, Kept, MOST_LISTED, Place, row},
     parameters::PREFIXED,
     pod::DRIVER_PREFIX,
 };
-use crate::{error::Cause, text::nearest};
+use crate::{
+    error::Cause,
+    text::{nearest, quoted},
+};
 
 /// Parameters without a prefix. The driver adds `secretProviderClass`.
 const PLAIN: [&str; 4] = ["roleName", "audience", "objects", "secretProviderClass"];

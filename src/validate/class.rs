@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::Cause,
-    manifest::no_text,
+    manifest::{metadata, no_text},
     request::{self, Finding, Place},
     text::nearest,
     yaml::node::{Node, Value},
@@ -48,15 +48,10 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
         source.wrong(Cause::Manifest, kind, "spec: missing; write provider and parameters below it".to_owned());
         return None;
     };
-    let metadata = |field: &str| class.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text);
-    let Some(provider) = spec.get("provider").and_then(Node::text) else {
-        let node = spec.get("provider").unwrap_or(spec_key);
-        source.wrong(Cause::Manifest, node, "spec.provider: missing; write vault or openbao".to_owned());
-        return None;
-    };
+    let provider = source.required((spec_key, spec), "spec.", "provider", "write vault or openbao")?;
     let mut reviewed = Reviewed {
-        name: metadata("name").unwrap_or_default().to_owned(),
-        namespace: metadata("namespace").unwrap_or_default().to_owned(),
+        name: metadata(class, "name").to_owned(),
+        namespace: metadata(class, "namespace").to_owned(),
         file: source.name.to_owned(),
         line: kind.at.line,
         ours: matches!(provider, "vault" | "openbao"),
@@ -66,9 +61,9 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
     if !reviewed.ours {
         return Some(reviewed);
     }
-    if reviewed.name.is_empty() && metadata("generateName").is_none() {
-        let node = class.entry("metadata").map_or(kind, |(key, _)| key);
-        source.wrong(Cause::Manifest, node, "metadata.name: missing; name the class".to_owned());
+    if metadata(class, "generateName").is_empty() {
+        let (key, node) = class.entry("metadata").map_or((kind, kind), |(key, node)| (key, node));
+        source.required((key, node), "metadata.", "name", "name the class");
     }
     unknown_fields(spec, "spec.", &FIELDS, source);
     let Some((key, parameters)) = spec.entry("parameters").filter(|(_, node)| matches!(node.value, Value::Map(_)))

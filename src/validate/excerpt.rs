@@ -20,7 +20,7 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    pub(super) fn of(line: &str, spot: Spot, hidden: impl Iterator<Item = Spot>) -> Self {
+    pub(super) fn of(line: &str, spot: Spot, hidden: &[Spot]) -> Self {
         let (from, to) = (spot.at.column - 1, spot.end - 1);
         let whole = line.len() <= 4 * LONGEST && line.chars().count() <= LONGEST;
         let (start, length) = if whole { (0, LONGEST) } else { (from, to.saturating_sub(from).min(LONGEST)) };
@@ -28,6 +28,7 @@ impl Excerpt {
         let (from, to) = ((from - start).min(letters.len()), (to - start).min(letters.len()));
         let behind = start + letters.len();
         let hidden: Vec<_> = hidden
+            .iter()
             .map(|spot| spot.at.column - 1..spot.end - 1)
             .filter(|range| range.start < behind && range.end > start)
             .map(|range| range.start.saturating_sub(start)..range.end - start)
@@ -80,8 +81,8 @@ mod tests {
     }
 
     fn excerpt(line: &str, piece: (usize, usize), hidden: &[(usize, usize)]) -> (String, usize, usize) {
-        let Excerpt { text, before, length } =
-            Excerpt::of(line, spot(piece.0, piece.1), hidden.iter().map(|(from, to)| spot(*from, *to)));
+        let hidden: Vec<_> = hidden.iter().map(|(from, to)| spot(*from, *to)).collect();
+        let Excerpt { text, before, length } = Excerpt::of(line, spot(piece.0, piece.1), &hidden);
         (text, before, length)
     }
 

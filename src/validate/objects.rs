@@ -1,6 +1,6 @@
 //! `objects`: from a place in its text to the place in the file.
 
-use super::source::{Source, Spot};
+use super::source::{HARMLESS, Source, Spot};
 use crate::{
     request::{OBJECT_FIELDS, Place},
     yaml::{
@@ -57,16 +57,16 @@ impl<'a> Objects<'a> {
         match (&self.list, &self.literal) {
             (None, Some(literal)) => {
                 let first = literal.first.saturating_sub(literal.blank);
-                source.hide_values(first..first + self.text.lines().count());
+                source.hide_values(first..first + self.text.lines().count(), &HARMLESS);
             }
             (None, None) => source.hide_node(self.value),
             (Some(list), _) => collect(list, 0, &mut hidden),
         }
-        for node in hidden {
+        for (node, part) in hidden {
             if self.literal.is_none() {
                 return source.hide_node(self.value);
             }
-            self.lines(node).into_iter().filter_map(|spot| self.in_file(spot)).for_each(|spot| source.hide(spot));
+            self.part(node, part).into_iter().filter_map(|spot| self.in_file(spot)).for_each(|spot| source.hide(spot));
         }
     }
 
@@ -83,6 +83,18 @@ impl<'a> Objects<'a> {
             None => item.get("objectName").unwrap_or(item),
         };
         self.lines(node).into_iter().next()
+    }
+
+    /// The lines of what may not be shown of a node.
+    fn part(&self, node: &Node, part: Part) -> Vec<Spot> {
+        let mut lines = self.lines(node);
+        let text = self.text.get(node.span.clone()).unwrap_or_default();
+        if let (Part::Query, Some((path, _))) = (part, text.split_once('?')) {
+            lines.drain(..path.matches('\n').count());
+            let before = path.rsplit('\n').next().unwrap_or_default().chars().count();
+            lines.iter_mut().take(1).for_each(|first| first.at.column += before + 1);
+        }
+        lines
     }
 
     /// The lines of a node in the text; of a list or mapping where it begins.
@@ -131,8 +143,17 @@ impl Literal {
     }
 }
 
-/// The values that may be arguments: all but those of an object's known fields, `secretArgs` excepted.
-fn collect<'n>(node: &'n Node, depth: usize, hidden: &mut Vec<&'n Node>) {
+/// How much of a value may be an argument.
+#[derive(Clone, Copy)]
+enum Part {
+    Whole,
+    /// What stands behind the question mark of a path.
+    Query,
+}
+
+/// The values that may be arguments: all but those of an object's known fields, `secretArgs` and what a path asks for
+/// excepted.
+fn collect<'n>(node: &'n Node, depth: usize, hidden: &mut Vec<(&'n Node, Part)>) {
     match &node.value {
         Value::List(items) => items.iter().for_each(|item| collect(item, depth + 1, hidden)),
         Value::Map(entries) => {
@@ -141,10 +162,20 @@ fn collect<'n>(node: &'n Node, depth: usize, hidden: &mut Vec<&'n Node>) {
                 let shown = depth == 1 && known && !matches!(value.value, Value::List(_) | Value::Map(_));
                 if !shown {
                     collect(value, depth + 2, hidden);
+                } else if value.text().is_some_and(asks) {
+                    hidden.push((value, Part::Query));
                 }
             }
         }
         Value::Null => {}
-        Value::Bool(_) | Value::Number | Value::Text(_) => hidden.push(node),
+        Value::Bool(_) | Value::Number | Value::Text(_) => hidden.push((node, Part::Whole)),
     }
+}
+
+/// Whether a path asks for more than a version, which is the one parameter that is no argument.
+fn asks(path: &str) -> bool {
+    let is_version = |query: &str| {
+        query.strip_prefix("version=").is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    path.split_once('?').is_some_and(|(_, query)| !is_version(query))
 }

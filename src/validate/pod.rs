@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     error::Cause,
-    manifest::is,
+    manifest::{is, metadata},
     request,
+    text::quoted,
     yaml::node::{Node, Value},
 };
 
@@ -41,11 +42,12 @@ pub(super) struct Pod<'a> {
 /// The pod in a resource, if it is of a kind that has one.
 pub(super) fn of(resource: &Node) -> Option<Pod<'_>> {
     let (_, kind, way) = KINDS.iter().find(|(group, kind, _)| is(resource, group, kind))?;
-    let metadata = |field| {
-        resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
-    };
     let spec = way.iter().try_fold(resource, |node, field| node.get(field));
-    Some(Pod { subject: format!("{kind} {:.80?}", metadata("name")), namespace: metadata("namespace"), spec })
+    Some(Pod {
+        subject: format!("{kind} {}", quoted(metadata(resource, "name"))),
+        namespace: metadata(resource, "namespace"),
+        spec,
+    })
 }
 
 /// Notes everything wrong with the volumes of this driver; whether there were any.
@@ -57,7 +59,8 @@ pub(super) fn check(pod: &Pod<'_>, classes: &BTreeMap<(String, String), Reviewed
         if csi.get("driver").and_then(Node::text) == Some(DRIVER) {
             any = true;
             let name = volume.get("name").and_then(Node::text).unwrap_or_default();
-            check_volume(csi, key, &format!("{}: volume {name:.80?}: ", pod.subject), pod.namespace, classes, source);
+            let subject = format!("{}: volume {}: ", pod.subject, quoted(name));
+            check_volume(csi, key, &subject, pod.namespace, classes, source);
         }
     }
     any
@@ -75,12 +78,10 @@ fn check_volume(
         let at = csi.get("readOnly").filter(|value| !value.is_null()).unwrap_or(key);
         source.wrong(Cause::Manifest, at, format!("{subject}readOnly: is not true; the driver refuses the volume"));
     }
-    let attributes = csi.get("volumeAttributes");
-    let class = attributes.and_then(|attributes| attributes.get("secretProviderClass")).and_then(Node::text);
-    let (Some(attributes), Some(class)) = (attributes, class.filter(|class| !class.is_empty())) else {
-        let at = csi.entry("volumeAttributes").map_or(key, |(key, _)| key);
-        let what = "volumeAttributes.secretProviderClass: missing; name the class";
-        return source.wrong(Cause::Manifest, at, format!("{subject}{what}"));
+    let (key, attributes) = csi.entry("volumeAttributes").map_or((key, key), |(key, attributes)| (key, attributes));
+    let place = format!("{subject}volumeAttributes.");
+    let Some(class) = source.required((key, attributes), &place, "secretProviderClass", "name the class") else {
+        return;
     };
     let known = classes.get(&(namespace.to_owned(), class.to_owned()));
     if known.is_some_and(|class| !class.ours) {
@@ -97,8 +98,8 @@ fn check_volume(
         first = first.or(Some(key));
         let does =
             if known.is_some_and(|class| class.parameters.contains_key(name)) { "replaces that of" } else { "adds to" };
-        let message =
-            format!("{subject}{}: {does} class {class:.80?} for this pod; move it to a class of its own", shown(name));
+        let (name, class) = (shown(name), quoted(class));
+        let message = format!("{subject}{name}: {does} class {class} for this pod; move it to a class of its own");
         source.say(Severity::Warning, Cause::PodOverride, source.spot(key), message);
     }
     if let (Some(known), Some(first)) = (known, first) {

@@ -4,7 +4,7 @@ use super::{class::unknown_fields, source::Source};
 use crate::{
     error::Cause,
     request::Made,
-    text::nearest,
+    text::{nearest, quoted},
     yaml::node::{Node, Value},
 };
 
@@ -17,8 +17,8 @@ pub(super) fn check(list: &Node, files: &[Made], source: &mut Source<'_>) {
     for (index, secret) in list.items().iter().enumerate() {
         let place = format!("secretObjects[{index}].");
         unknown_fields(secret, &place, &["secretName", "type", "labels", "annotations", "data"], source);
-        need(secret, &place, "secretName", "name the Secret", source);
-        need(secret, &place, "type", "write a Secret's type, such as Opaque", source);
+        source.required((secret, secret), &place, "secretName", "name the Secret");
+        source.required((secret, secret), &place, "type", "write a Secret's type, such as Opaque");
         let data = secret.get("data").map(Node::items).unwrap_or_default();
         if data.is_empty() {
             let what = format!("{place}data: missing; list objectName and key of each file");
@@ -27,23 +27,11 @@ pub(super) fn check(list: &Node, files: &[Made], source: &mut Source<'_>) {
         for (number, entry) in data.iter().enumerate() {
             let place = format!("{place}data[{number}].");
             unknown_fields(entry, &place, &["objectName", "key"], source);
-            need(entry, &place, "objectName", "name a file of the class", source);
-            need(entry, &place, "key", "name the key in the Secret", source);
+            source.required((entry, entry), &place, "objectName", "name a file of the class");
+            source.required((entry, entry), &place, "key", "name the key in the Secret");
             check_file(entry, &place, files, source);
         }
     }
-}
-
-fn need(node: &Node, place: &str, field: &str, next: &str, source: &mut Source<'_>) {
-    let what = match node.get(field) {
-        Some(value) if value.text().is_some_and(|text| !text.trim().is_empty()) => return,
-        Some(value) if !value.is_null() && value.text().is_none() => {
-            format!("is {}, not text; put it in quotes", value.kind())
-        }
-        _ => format!("missing; {next}"),
-    };
-    let at = node.entry(field).map_or(node, |(key, _)| key);
-    source.wrong(Cause::Manifest, at, format!("{place}{field}: {what}"));
 }
 
 fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>) {
@@ -53,8 +41,10 @@ fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>
     }
     let names = files.iter().filter(|file| !file.each_key).map(|file| file.name.as_str());
     let meant = if name.len() > 256 { None } else { nearest(name, names) };
-    let next = meant.map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {meant:?}?"));
-    source.wrong(Cause::SecretObject, node, format!("{place}objectName: no object makes the file {name:.80?}; {next}"));
+    let next =
+        meant.map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
+    let what = format!("{place}objectName: no object makes the file {}; {next}", quoted(name));
+    source.wrong(Cause::SecretObject, node, what);
 }
 
 /// Whether an object may make a file of that name.

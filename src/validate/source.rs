@@ -6,7 +6,7 @@ use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
     manifest::Document,
-    text::one_line,
+    text::{one_line, quoted},
     yaml::{
         At, Fault,
         node::{Node, Value},
@@ -40,8 +40,10 @@ pub(super) struct Source<'a> {
     /// Where each line begins, in bytes.
     starts: Vec<usize>,
     found: Vec<(Severity, Cause, Spot, String)>,
-    /// What no excerpt may show.
-    hidden: Vec<Spot>,
+    /// What no excerpt may show, in bytes.
+    hidden: Vec<Range<usize>>,
+    /// The same, in columns.
+    covered: Vec<Spot>,
 }
 
 impl<'a> Source<'a> {
@@ -49,7 +51,15 @@ impl<'a> Source<'a> {
         let text = input.text.as_str();
         let mut starts = vec![0];
         starts.extend(text.match_indices('\n').map(|(at, _)| at + 1));
-        Self { name: &input.name, text, lines: text.lines().collect(), starts, found: Vec::new(), hidden: Vec::new() }
+        Self {
+            name: &input.name,
+            text,
+            lines: text.lines().collect(),
+            starts,
+            found: Vec::new(),
+            hidden: Vec::new(),
+            covered: Vec::new(),
+        }
     }
 
     /// Notes something.
@@ -62,11 +72,34 @@ impl<'a> Source<'a> {
         self.say(Severity::Error, cause, self.spot(node), message);
     }
 
-    /// Notes that a document is no YAML. As nothing is known of what stands where, no value is shown.
+    /// The text of a field; if it is missing, or no text, that is noted: at the field, or else at the key of what it is
+    /// missing in.
+    pub(super) fn required<'n>(
+        &mut self,
+        (key, node): (&'n Node, &'n Node),
+        place: &str,
+        field: &str,
+        next: &str,
+    ) -> Option<&'n str> {
+        let (at, what) = match node.entry(field) {
+            Some((_, value)) if value.text().is_some_and(|text| !text.trim().is_empty()) => return value.text(),
+            Some((at, value)) if !value.is_null() && value.text().is_none() => {
+                (at, format!("is {}, not text; put it in quotes", value.kind()))
+            }
+            Some((at, _)) => (at, format!("missing; {next}")),
+            None => (key, format!("missing; {next}")),
+        };
+        self.wrong(Cause::Manifest, at, format!("{place}{field}: {what}"));
+        None
+    }
+
+    /// Notes that a document is no YAML. As nothing is known of what stands where, only values of a few keys are shown, and
+    /// none if it may be a Secret's.
     pub(super) fn broken(&mut self, fault: &Fault, document: &Document<'_>) {
         let at = fault.at.unwrap_or(At { line: document.first_line, column: 1 });
         let length = document.text.lines().count();
-        self.hide_values(document.first_line..document.first_line + length);
+        let harmless = if document.text.lines().any(begins_secret) { &[][..] } else { &HARMLESS };
+        self.hide_values(document.first_line..document.first_line + length, harmless);
         self.say(
             Severity::Error,
             Cause::Manifest,
@@ -79,14 +112,16 @@ impl<'a> Source<'a> {
     pub(super) fn say_twice(&mut self, class: &Node, first: &Reviewed) {
         let name = class.get("metadata").and_then(|metadata| metadata.get("name")).unwrap_or(class);
         let other = format!("{}:{}", first.file, first.line);
-        let namespace =
-            if first.namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", first.namespace) };
+        let namespace = match first.namespace.as_str() {
+            "" => String::new(),
+            namespace => format!(" in namespace {}", quoted(namespace)),
+        };
         let (severity, next) = if first.file == self.name {
             (Severity::Error, "remove one")
         } else {
             (Severity::Warning, "of the same cluster one is too many")
         };
-        let message = format!("class {:?}{namespace} is also at {other}; {next}", first.name);
+        let message = format!("class {}{namespace} is also at {other}; {next}", quoted(&first.name));
         self.say(severity, Cause::Manifest, self.spot(name), message);
     }
 
@@ -98,7 +133,7 @@ impl<'a> Source<'a> {
 
     /// Keeps a piece out of all excerpts.
     pub(super) fn hide(&mut self, spot: Spot) {
-        self.hidden.push(spot);
+        self.covered.push(spot);
     }
 
     /// Keeps every value in a node out of all excerpts.
@@ -107,7 +142,7 @@ impl<'a> Source<'a> {
             Value::List(items) => items.iter().for_each(|item| self.hide_node(item)),
             Value::Map(entries) => entries.iter().for_each(|(_, value)| self.hide_node(value)),
             Value::Null => {}
-            Value::Bool(_) | Value::Number | Value::Text(_) => self.hide_bytes(node.span.clone()),
+            Value::Bool(_) | Value::Number | Value::Text(_) => self.hidden.push(node.span.clone()),
         }
     }
 
@@ -118,42 +153,56 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn hide_bytes(&mut self, span: Range<usize>) {
-        let first = self.starts.partition_point(|start| *start <= span.start).saturating_sub(1);
-        for line in first..self.lines.len() {
-            let (start, text) = (self.starts[line], self.lines[line]);
-            if start >= span.end {
-                break;
-            }
-            let column = |byte: usize| {
-                text.get(..byte.saturating_sub(start).min(text.len())).map_or(1, |before| before.chars().count() + 1)
-            };
-            let at = At { line: line + 1, column: column(span.start) };
-            self.hide(Spot { at, end: column(span.end) });
-        }
-    }
-
-    /// Keeps the values of lines out of all excerpts: only what stands before a colon is shown, and what is behind it if
-    /// that is known to be harmless.
-    pub(super) fn hide_values(&mut self, lines: Range<usize>) {
+    /// Keeps the values of lines out of all excerpts: only keys are shown, and the values of those that are known to be
+    /// harmless.
+    pub(super) fn hide_values(&mut self, lines: Range<usize>, harmless: &[&str]) {
         for line in lines {
             let Some(text) = line.checked_sub(1).and_then(|index| self.lines.get(index)) else { return };
             let begin = text.len() - text.trim_start_matches([' ', '-']).len();
-            let (key, rest) = text[begin..].split_once(':').unwrap_or(("", ""));
-            let harmless = HARMLESS.contains(&key) && !rest.contains(['{', '[', '#']);
-            if !harmless {
+            let (key, rest) = text[begin..]
+                .split_once(':')
+                .filter(|(_, rest)| rest.is_empty() || rest.starts_with(' '))
+                .unwrap_or(("", ""));
+            let shown = harmless.contains(&key) && !rest.contains(['{', '[', '#', '?']);
+            if !shown {
                 let space = rest.len() - rest.trim_start().len();
                 let shown = text[..begin].chars().count() + if plain(key) { key.len() + 1 + space } else { 0 };
-                self.hide(Spot { at: At { line, column: shown + 1 }, end: text.chars().count() + 1 });
+                self.covered.push(Spot { at: At { line, column: shown + 1 }, end: text.chars().count() + 1 });
             }
         }
+    }
+
+    /// What excerpts of a line may not show, in the order of columns, each of which is counted once.
+    fn not_shown(&self, line: usize) -> Vec<Spot> {
+        let from = self.covered.partition_point(|spot| spot.at.line < line);
+        let mut spots: Vec<Spot> =
+            self.covered[from..].iter().take_while(|spot| spot.at.line == line).copied().collect();
+        let (Some(text), Some(start)) = (self.lines.get(line - 1), self.starts.get(line - 1)) else { return spots };
+        let (mut byte, mut column) = (0, 1);
+        let mut column_at = |to: usize| {
+            let to = to.saturating_sub(*start).clamp(byte, text.len());
+            column += text.get(byte..to).map_or(0, |between| between.chars().count());
+            byte = to;
+            column
+        };
+        // They do not overlap: each is one scalar.
+        let from = self.hidden.partition_point(|bytes| bytes.end <= *start);
+        for bytes in self.hidden[from..].iter().take_while(|bytes| bytes.start < start + text.len()) {
+            let at = At { line, column: column_at(bytes.start) };
+            spots.push(Spot { at, end: column_at(bytes.end) });
+        }
+        spots
     }
 
     /// What was found, in the order of lines, with excerpts.
     pub(super) fn into_findings(mut self) -> Vec<Finding> {
-        self.found.sort_by_key(|(severity, _, spot, _)| (spot.at, *severity));
-        self.found.dedup_by(|a, b| a.1 == b.1 && a.2.at == b.2.at && a.3 == b.3);
-        self.hidden.sort_by_key(|spot| (spot.at, spot.end));
+        let mut found = std::mem::take(&mut self.found);
+        found.sort_by_key(|(severity, _, spot, _)| (spot.at, *severity));
+        found.dedup_by(|a, b| a.1 == b.1 && a.2.at == b.2.at && a.3 == b.3);
+        self.hidden.sort_by_key(|bytes| (bytes.start, bytes.end));
+        self.hidden.dedup();
+        self.covered.sort_by_key(|spot| (spot.at, spot.end));
+        let mut line = (0, Vec::new());
         let finding = |(severity, cause, spot, message): (Severity, Cause, Spot, String)| Finding {
             severity,
             cause,
@@ -162,13 +211,13 @@ impl<'a> Source<'a> {
             end: spot.end,
             message,
             excerpt: {
-                let line = self.lines.get(spot.at.line - 1).copied().unwrap_or_default();
-                let from = self.hidden.partition_point(|hidden| hidden.at.line < spot.at.line);
-                let hidden = self.hidden[from..].iter().take_while(|hidden| hidden.at.line == spot.at.line);
-                Excerpt::of(line, spot, hidden.copied())
+                if line.0 != spot.at.line {
+                    line = (spot.at.line, self.not_shown(spot.at.line));
+                }
+                Excerpt::of(self.lines.get(spot.at.line - 1).copied().unwrap_or_default(), spot, &line.1)
             },
         };
-        std::mem::take(&mut self.found).into_iter().map(finding).collect()
+        found.into_iter().map(finding).collect()
     }
 }
 
@@ -177,16 +226,22 @@ const TEMPLATE: &str = "; it is a template: pass what becomes of it (helm templa
 
 /// Whether a document is written for a template engine.
 fn is_template(document: &Document<'_>) -> bool {
-    document.text.contains("{{")
+    ["{{", "{%"].iter().any(|mark| document.text.contains(mark))
 }
 
-/// Whether a template can have nothing for this driver in it.
-pub(super) fn is_others(document: &Document<'_>) -> bool {
-    is_template(document) && !document.text.contains("secrets-store.csi")
+/// Whether a document can have anything for this driver in it: its name is in the API group of classes and in volumes.
+pub(super) fn names_driver(document: &Document<'_>) -> bool {
+    document.text.contains("secrets-store.csi")
+}
+
+/// Whether a line says that what it stands in is a Secret.
+fn begins_secret(line: &str) -> bool {
+    let kind = line.split_once("kind:").map(|(_, kind)| kind.trim_start_matches([' ', '"', '\'']));
+    kind.and_then(|kind| kind.strip_prefix("Secret")).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
 }
 
 /// Keys whose values are no secrets, where nothing more is known of a line than its key.
-const HARMLESS: [&str; 19] = [
+pub(super) const HARMLESS: [&str; 19] = [
     "apiVersion",
     "kind",
     "metadata",

@@ -33,6 +33,8 @@ fn objects() -> impl Strategy<Value = String> {
         Just("  secretArgs: {pin: hunter2}".to_owned()),
         Just("  secretArgs: |\n    hunter2".to_owned()),
         Just("    pin: 'hunter2".to_owned()),
+        Just("- {objectName: d, secretPath: 'p?pin=hunter2'}".to_owned()),
+        Just("  secretPath: p?hunter2".to_owned()),
         Just("  passwort: \"hunter2\"".to_owned()),
         Just(String::new()),
         "[ -]{0,4}(objectName|secretKey|method|format)?:? ?[a-z*\"'|>{}\\[\\]]{0,4}",
@@ -77,6 +79,7 @@ fn bombs() {
     });
     let itself = "a: &a [*a]";
     for (text, faults) in [(nested.as_str(), 1), (&deep, 0), (&laughs, 1), (itself, 1)] {
-        assert_eq!(report(text).findings.len(), faults, "{text:.40}");
+        let text = format!("# secrets-store.csi\n{text}");
+        assert_eq!(report(&text).findings.len(), faults, "{text:.60}");
     }
 }

@@ -1,14 +1,11 @@
 //! A document as a tree in which each key and value knows where it stands.
 
-use std::{fmt, ops::Range};
+use std::ops::Range;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use super::{At, Budget, Fault};
+use super::{At, Budget, Fault, shape::Shape};
 
 /// A key or value. Not to be printed: it may be anybody's secret.
 pub struct Node {
@@ -113,13 +110,7 @@ impl At {
     }
 }
 
-struct Raw(Spanned<Shape>);
-
-enum Shape {
-    Leaf(Value),
-    List(Vec<Raw>),
-    Map(Vec<(Raw, Raw)>),
-}
+struct Raw(Spanned<Shape<Raw>>);
 
 impl Raw {
     /// The budget bounds the depth.
@@ -131,7 +122,10 @@ impl Raw {
             at: At::of(&place).unwrap_or(At { line: 1, column: 1 }).after(offset),
             span: start..start + bytes(span.byte_len()),
             value: match self.0.value {
-                Shape::Leaf(value) => value,
+                Shape::Null => Value::Null,
+                Shape::Bool(word) => Value::Bool(word),
+                Shape::Int(_) | Shape::Float(_) => Value::Number,
+                Shape::Text(text) => Value::Text(text.expose().to_owned()),
                 Shape::List(items) => Value::List(items.into_iter().map(|item| item.into_node(offset)).collect()),
                 Shape::Map(entries) => {
                     let entry = |(key, value): (Self, Self)| (key.into_node(offset), value.into_node(offset));
@@ -145,73 +139,5 @@ impl Raw {
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Spanned::deserialize(deserializer).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor)
-    }
-}
-
-struct ShapeVisitor;
-
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = Shape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Null))
-    }
-
-    fn visit_bool<E>(self, word: bool) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Bool(word)))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Number))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Number))
-    }
-
-    fn visit_i128<E>(self, _: i128) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Number))
-    }
-
-    fn visit_u128<E>(self, _: u128) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Number))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Number))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Text(text.to_owned())))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Shape, E> {
-        Ok(Shape::Leaf(Value::Text(text)))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Shape::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = access.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Shape::Map(entries))
     }
 }

@@ -126,9 +126,80 @@ async fn standard_input_is_read_by_name_and_when_nothing_is_named() {
         assert_eq!(run.code, 1);
         assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.printed);
     }
-    assert_eq!(project.run_with(&[], "").await.printed, "all good in 0 classes (1 file)\n");
+    assert_eq!(project.run_with(&[], "").await.printed, "nothing to look at (1 file)\n");
     let other = project.run_with(&[], "kind: ConfigMap\n---\nkind: Pod\n").await;
-    assert_eq!(other.printed, "all good in 0 classes (1 file; skipped 2 other resources)\n");
+    assert_eq!(other.printed, "nothing to look at (1 file; skipped 2 other resources)\n");
+}
+
+/// A hook of pre-commit names whatever was changed.
+#[tokio::test]
+async fn what_cannot_be_read_and_does_not_name_the_driver_is_skipped() {
+    let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+    let project = Project::with(&[
+        ("broken.yaml", "a: [\n"),
+        ("jinja.yml", "{% if x %}\na: 1\n{% endif %}\n"),
+        ("helm.yaml", "{{- if .Values.x }}\nkind: ConfigMap\n{{- end }}\n"),
+        ("tsconfig.json", "{\n  // see: the manual\n  \"strict\": true,\n}\n"),
+        ("twice.yaml", "a: 1\na: 2\n"),
+        ("deep.yaml", &deep),
+        ("minio.yaml", "accessKey: AKIA\nsecretKey: hunter2: x\n"),
+    ]);
+    for output in ["text", "github"] {
+        let run = project.run(&["--strict", "-o", output, "broken.yaml", "jinja.yml", "tsconfig.json", "."]).await;
+        assert_eq!((run.code, run.said.as_str()), (0, ""));
+        let summary = "nothing to look at (7 files; skipped 7 other resources, of which 7 cannot be read)\n";
+        assert_eq!(run.printed, if output == "text" { summary } else { "" });
+    }
+    let piped = project.run_with(&[], "a: [\n---\nkind: Pod\n").await;
+    assert_eq!(piped.printed, "nothing to look at (1 file; skipped 2 other resources, of which 1 cannot be read)\n");
+    // Other documents of the file are looked at.
+    let text = format!("a: [\n---\n{}", with_parameters("    vaultAdress: x\n"));
+    assert!(found(&text).await[0].starts_with("12:5: error: vaultAdress: "));
+}
+
+#[tokio::test]
+async fn whoever_stops_reading_learns_the_exit_code_all_the_same() {
+    let project = Project::with(&[("a.yaml", &with_parameters("    vaultAdress: x\n"))]);
+    for output in ["text", "json"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = program(&["validate", "-o", output, "."].map(str::to_owned));
+        command.current_dir(project.0.path()).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let done = command.spawn().unwrap().wait_with_output().await.unwrap();
+        assert_eq!((done.status.code(), String::from_utf8(done.stderr).unwrap().as_str()), (Some(1), ""));
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_manifests_hold_steers_a_terminal() {
+    let named = "m\u{1b}[2J\u{9b}\n.yaml";
+    let text = with_parameters("    \"\\e[2J\": x\n").replace("name: shop,", "name: \"a\\e[2J\\u009b\",");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: \"p\\e[2J\"}\nspec:\n  volumes:\n  - name: \"v\\e\"\n    csi: {driver: secrets-store.csi.k8s.io, volumeAttributes: {secretProviderClass: \"c\\e\", audience: \"\\e\"}}\n";
+    let text = format!("{text}---\n{text}---\n{pod}---\n# secrets-store.csi \u{1b}[2J\na: [\u{1b}[2J\n");
+    let project = Project::with(&[(named, &text)]);
+    for output in ["text", "github", "sarif", "json"] {
+        let run = project.run(&["-o", output, "."]).await;
+        assert_eq!(run.code, 1);
+        let steers = |c: char| c.is_control() && c != '\n';
+        assert!(!run.printed.contains(steers), "{output}: {:?}", run.printed);
+        let lines = run.printed.lines().filter(|line| line.contains("m\\u{1b}[2J\\u{9b}\\n.yaml:")).count();
+        assert!(output != "text" || lines > 5, "{lines}: {}", run.printed);
+    }
+    let run = project.run(&["absent\u{1b}[2J"]).await;
+    assert!(run.code == 2 && !run.said.contains('\u{1b}'), "{:?}", run.said);
+}
+
+#[tokio::test]
+async fn long_names_are_told_in_short() {
+    let long = "n".repeat(5000);
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {long}, namespace: shop}}\nspec:\n  volumes:\n  - name: {long}\n    csi: {{driver: secrets-store.csi.k8s.io, volumeAttributes: {{secretProviderClass: {long}, audience: x}}}}\n"
+    );
+    let objects = format!("- {{objectName: {long}, secretPath: /}}");
+    let secrets = format!("  secretObjects: [{{secretName: s, type: t, data: [{{objectName: {long}x, key: k}}]}}]\n");
+    let class = format!("{}{secrets}", with_objects(&objects)).replace("name: shop,", &format!("name: {long},"));
+    let said = found(&format!("{class}---\n{class}---\n{pod}")).await;
+    assert!(said.len() > 5 && said.iter().all(|line| line.len() < 500), "{said:?}");
 }
 
 #[tokio::test]

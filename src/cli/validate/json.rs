@@ -31,6 +31,7 @@ pub(super) fn written(report: &Report) -> String {
         "classes": report.classes,
         "pods": report.pods,
         "skipped": report.skipped,
+        "unreadable": report.unreadable,
     });
     format!("{:#}\n", json!({ "findings": findings, "summary": summary }))
 }

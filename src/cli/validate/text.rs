@@ -26,22 +26,29 @@ fn finding(finding: &Finding) -> String {
     text
 }
 
-/// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources)`.
+/// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources, of which 1 cannot be read)`.
 fn summary(report: &Report) -> String {
+    let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
+    let looked_at = some(report.classes, "class", "es") + &pods;
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     let found = match (errors, warnings) {
-        (0, 0) => "all good".to_owned(),
-        (errors, 0) => some(errors, "error", "s"),
-        (0, warnings) => some(warnings, "warning", "s"),
-        (errors, warnings) => format!("{}, {}", some(errors, "error", "s"), some(warnings, "warning", "s")),
+        (0, 0) if report.classes + report.pods == 0 => "nothing to look at".to_owned(),
+        (0, 0) => format!("all good in {looked_at}"),
+        (errors, 0) => format!("{} in {looked_at}", some(errors, "error", "s")),
+        (0, warnings) => format!("{} in {looked_at}", some(warnings, "warning", "s")),
+        (errors, warnings) => {
+            format!("{}, {} in {looked_at}", some(errors, "error", "s"), some(warnings, "warning", "s"))
+        }
     };
-    let classes = some(report.classes, "class", "es");
-    let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
+    let unreadable = match report.unreadable {
+        0 => String::new(),
+        count => format!(", of which {count} cannot be read"),
+    };
     let skipped = match report.skipped {
         0 => String::new(),
-        count => format!("; skipped {}", some(count, "other resource", "s")),
+        count => format!("; skipped {}{unreadable}", some(count, "other resource", "s")),
     };
-    format!("{found} in {classes}{pods} ({}{skipped})", some(report.files, "file", "s"))
+    format!("{found} ({}{skipped})", some(report.files, "file", "s"))
 }
 
 fn some(count: usize, what: &str, plural: &str) -> String {

@@ -1,11 +1,8 @@
 //! `secretArgs` as YAML gives them and as Go's yaml.v3 would have understood them.
 
-use std::{fmt, ops::Range};
+use std::ops::Range;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Spanned, Tagged};
 
 use crate::{
@@ -13,22 +10,13 @@ use crate::{
         go_json::{Map, Value},
         go_yaml,
     },
-    secret::SecretText,
-    yaml::At,
+    yaml::{At, shape},
 };
 
 /// A value with the place it stands at in the text, which is needed to read a plain scalar as Go does.
 pub(super) struct Node(Tagged<Spanned<Shape>>);
 
-enum Shape {
-    Null,
-    Bool(bool),
-    Int(i128),
-    Float(f64),
-    Text(SecretText),
-    List(Vec<Node>),
-    Map(Vec<(Node, Node)>),
-}
+type Shape = shape::Shape<Node>;
 
 /// What Go could not have sent, and where it stands.
 #[derive(Debug)]
@@ -135,65 +123,5 @@ impl Node {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Tagged::deserialize(deserializer).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Shape {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor)
-    }
-}
-
-struct ShapeVisitor;
-
-impl<'de> Visitor<'de> for ShapeVisitor {
-    type Value = Shape;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Shape, E> {
-        Ok(Shape::Null)
-    }
-
-    fn visit_bool<E>(self, word: bool) -> Result<Shape, E> {
-        Ok(Shape::Bool(word))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Shape, E> {
-        Ok(Shape::Int(number.into()))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Shape, E> {
-        Ok(Shape::Int(number.into()))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Shape, E> {
-        Ok(Shape::Float(number))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Shape, E> {
-        Ok(Shape::Text(text.into()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Shape, E> {
-        Ok(Shape::Text(text.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Shape::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = access.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Shape::Map(entries))
     }
 }

@@ -7,12 +7,12 @@ use crate::{
         Object,
         go_json::{Json, Map, Value, float},
         go_yaml,
-        mistakes::{Entry, Mistakes, Place, quoted},
+        mistakes::{Entry, Mistakes, Place},
         path::secret_path,
         query::{Conflict, Query},
         warnings::Warnings,
     },
-    text::nearest,
+    text::{nearest, quoted},
     vault::wire::{Method, Read},
 };
 

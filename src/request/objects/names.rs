@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::Cause,
-    request::mistakes::{Entry, Mistakes, quoted},
+    request::mistakes::{Entry, Mistakes},
+    text::quoted,
 };
 
 /// The longest part of a path, and the longest path, in bytes.

@@ -8,11 +8,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::{Cause, Error},
-    request::{
-        Pod,
-        mistakes::{quoted, row},
-    },
+    request::{Pod, mistakes::row},
     secret::SecretText,
+    text::quoted,
 };
 
 /// What a token should say.

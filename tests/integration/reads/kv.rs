@@ -59,6 +59,28 @@ async fn arguments_of_a_get_are_its_query() {
 }
 
 #[tokio::test]
+async fn a_key_that_would_steer_a_terminal_becomes_no_file() {
+    let (tenant, pod, daemon) = arranged().await;
+    tenant.put("db", json!({"a\u{1b}[2J": "v"})).await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), ", secretKey: '*'"));
+    let text = daemon.refuses(&pod, Cause::UnsafeName, &["\"x\"", "it contains a control character"]).await;
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_class_that_nests_as_deep_as_it_may_is_read_and_a_deeper_one_refused() {
+    let (tenant, pod, daemon) = arranged().await;
+    let nested = |depth: usize| {
+        let value = format!("{}x{}", "{a: [".repeat(depth), "]}".repeat(depth));
+        let more = format!(", secretKey: pass, other: {value}");
+        pod.clone().objects(one(&format!("{}/data/db", tenant.kv), &more))
+    };
+    assert_eq!(daemon.files(&nested(15)).await["x"], "s3cret");
+    daemon.refuses(&nested(16), Cause::ObjectsYaml, &["it nests too deep"]).await;
+    daemon.refuses(&nested(10_000), Cause::ObjectsYaml, &[]).await;
+}
+
+#[tokio::test]
 async fn a_list_is_of_names() {
     let (tenant, pod, daemon) = arranged().await;
     tenant.put("team/a", json!({"k": "v"})).await;

@@ -16,8 +16,11 @@ fn pod(csi: &str) -> String {
 #[tokio::test]
 async fn a_manifest_that_cannot_be_used() {
     for (text, expected) in [
-        ("a: [\n", &["1:4: error: is no valid YAML: unclosed bracket '[' [VM0085]"][..]),
-        ("a: 1\na: 2\n", &["2:1: error: is no valid YAML: a key appears twice in one mapping; remove one [VM0085]"]),
+        ("# secrets-store.csi\na: [\n", &["2:4: error: is no valid YAML: unclosed bracket '[' [VM0085]"][..]),
+        (
+            "driver: secrets-store.csi.k8s.io\na: 1\na: 2\n",
+            &["3:1: error: is no valid YAML: a key appears twice in one mapping; remove one [VM0085]"],
+        ),
         (
             "apiVersion: secrets-store.csi.x-k8s.io/v1alpha1\nkind: SecretProviderClass\n",
             &["2:7: error: spec: missing; write provider and parameters below it [VM0085]"],
@@ -27,6 +30,18 @@ async fn a_manifest_that_cannot_be_used() {
             &["4:1: error: spec.provider: missing; write vault or openbao [VM0085]"],
         ),
         (&class(""), &["4:1: error: spec.parameters: missing; write roleName and objects below it [VM0085]"]),
+        (
+            &with_parameters("").replace("name: shop", "name: 123").replace("provider: vault", "provider: on"),
+            &["5:3: error: spec.provider: is true or false, not text; put it in quotes [VM0085]"],
+        ),
+        (
+            &with_parameters("").replace("name: shop", "name: 123"),
+            &["3:12: error: metadata.name: is a number, not text; put it in quotes [VM0085]"],
+        ),
+        (
+            &with_parameters("").replace("name: shop", "name: on"),
+            &["3:12: error: metadata.name: is true or false, not text; put it in quotes [VM0085]"],
+        ),
         (
             &class("  parameters: {objects: '[{objectName: a, secretPath: b}]'}\n").replace("name: shop, ", ""),
             &[
@@ -216,6 +231,12 @@ async fn volumes_that_the_driver_refuses() {
             ],
         ),
         (
+            "readOnly: true, volumeAttributes: {secretProviderClass: 5}",
+            &[
+                "8:36: error: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: is a number, not text; put it in quotes [VM0085]",
+            ],
+        ),
+        (
             "readOnly: true",
             &[
                 "7:5: error: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: missing; name the class [VM0085]",
@@ -277,14 +298,22 @@ async fn a_class_twice_in_one_file() {
     let twice =
         format!("{line}:18: error: class \"shop\" in namespace \"shop\" is also at a.yaml:2; remove one [VM0085]");
     says(&format!("{one}---\n{one}"), &[&twice]).await;
+    // The driver has one class of a name, whichever; that is for those to tell whose both are.
+    let azure = one.replace("provider: vault", "provider: azure");
+    let used = pod("readOnly: true, volumeAttributes: {secretProviderClass: shop, vaultAddres: x}");
+    for texts in [[&azure, &azure, &one], [&one, &azure, &azure], [&azure, &one, &azure]] {
+        let said = found(&format!("{}---\n{}---\n{}---\n{used}", texts[0], texts[1], texts[2])).await;
+        assert!(said.len() == 2 && said.iter().all(|line| line.contains("vaultAddres: ")), "{said:?}");
+    }
 }
 
 #[tokio::test]
-async fn a_template_is_ours_only_if_it_names_the_driver() {
-    says("{{- if .Values.x }}\nkind: ConfigMap\n{{- end }}\n", &[]).await;
+async fn a_template_is_to_be_rendered_first() {
     let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class(""));
     let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
     says(&ours, &[said]).await;
+    let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class(""));
+    assert!(found(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
 }
 
 #[tokio::test]

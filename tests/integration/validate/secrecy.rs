@@ -20,6 +20,9 @@ async fn no_excerpt_shows_an_argument() {
         "- {x: &x {pin: hunter2}}\n- {objectName: a, secretPath: p, method: no, secretArgs: *x}".to_owned(),
         "hunter2".to_owned(),
         "pin: hunter2".to_owned(),
+        "- objectName: a\n  secretPath: p?pin=hunter2\n  format: xml\n- {objectName: b, secretPath: 'p?version=1&pin=hunter2#'}\n- {objectName: c, secretPath: p?hunter2, method: PTU}".to_owned(),
+        "- objectName: a\n  secretPath: p?pin=hunter2: x".to_owned(),
+        "- objectName: a\n  secretArgs:\n    pem: |\n      hunter2:x\n      @\n   - x".to_owned(),
     ];
     let mut files: Vec<(String, String)> = objects
         .iter()
@@ -55,6 +58,10 @@ async fn no_excerpt_shows_an_argument() {
             with_parameters("    token: hunter2\n")
         ),
     ));
+    files.push((
+        "broken.yaml".into(),
+        "apiVersion: v1\nkind: List\nitems:\n- kind: Secret\n  stringData:\n    name: hunter2: x\n- apiVersion: secrets-store.csi.x-k8s.io/v1\n".into(),
+    ));
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"a": "hunter2"}});
     let class = json!({
         "apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
@@ -78,4 +85,13 @@ async fn what_is_covered_leaves_the_rest_of_the_line() {
     let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
     let excerpt = "  |\n9 |       - {objectName: a, secretArgs: {pin: ***}, secretPath: /}\n  |                                                             ^\n";
     assert!(run.printed.contains(excerpt), "{}", run.printed);
+    let text = with_objects(
+        "- {objectName: a, secretPath: p?pin=ab, method: PTU}\n- {objectName: b, secretPath: p?version=2, method: PTU}",
+    );
+    let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
+    for line in
+        ["{objectName: a, secretPath: p?***, method: PTU}", "{objectName: b, secretPath: p?version=2, method: PTU}"]
+    {
+        assert!(run.printed.contains(line), "{}", run.printed);
+    }
 }
