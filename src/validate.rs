@@ -104,9 +104,12 @@ pub fn validate(inputs: &[Input]) -> Report {
                 }
             };
             for resource in manifest::resources(node) {
-                source.hide_secrets(resource);
                 if is(resource, CLASS_GROUP, "SecretProviderClass") {
-                    let Some(reviewed) = class::review(resource, source) else { continue };
+                    let Some(reviewed) = class::review(resource, source) else {
+                        // What is what in it is not known.
+                        resource.get("spec").into_iter().for_each(|spec| source.hide_node(spec));
+                        continue;
+                    };
                     *if reviewed.ours { &mut report.classes } else { &mut report.skipped } += 1;
                     let key = (reviewed.namespace.clone(), reviewed.name.clone());
                     match classes.get(&key) {
@@ -120,6 +123,7 @@ pub fn validate(inputs: &[Input]) -> Report {
                 } else if let Some(pod) = pod::of(resource) {
                     pods.push((file, pod));
                 } else {
+                    source.hide_node(resource);
                     report.skipped += 1;
                 }
             }

@@ -73,6 +73,7 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
             spec_key,
             "spec.parameters: missing; write roleName and objects below it".to_owned(),
         );
+        source.hide_node(spec);
         return Some(reviewed);
     };
     let written = Written::new(parameters, "", source);

@@ -52,6 +52,9 @@ pub(super) fn of(resource: &Node) -> Option<Pod<'_>> {
 
 /// Notes everything wrong with the volumes of this driver; whether there were any.
 pub(super) fn check(pod: &Pod<'_>, classes: &BTreeMap<(String, String), Reviewed>, source: &mut Source<'_>) -> bool {
+    let fields = pod.spec.map(Node::entries).unwrap_or_default();
+    // A container's environment may be anything, and on one line with a volume.
+    fields.iter().filter(|(key, _)| key.text() != Some("volumes")).for_each(|(_, value)| source.hide_node(value));
     let volumes = pod.spec.and_then(|spec| spec.get("volumes")).map(Node::items).unwrap_or_default();
     let mut any = false;
     for volume in volumes {

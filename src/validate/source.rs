@@ -146,13 +146,6 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Keeps what a Secret holds out of all excerpts.
-    pub(super) fn hide_secrets(&mut self, resource: &Node) {
-        if resource.get("kind").and_then(Node::text) == Some("Secret") {
-            ["data", "stringData"].iter().filter_map(|name| resource.get(name)).for_each(|data| self.hide_node(data));
-        }
-    }
-
     /// Keeps the values of lines out of all excerpts: only keys are shown, and the values of those that are known to be
     /// harmless.
     pub(super) fn hide_values(&mut self, lines: Range<usize>, harmless: &[&str]) {

@@ -182,7 +182,7 @@ async fn nothing_that_manifests_hold_steers_a_terminal() {
         assert_eq!(run.code, 1);
         let steers = |c: char| c.is_control() && c != '\n';
         assert!(!run.printed.contains(steers), "{output}: {:?}", run.printed);
-        let lines = run.printed.lines().filter(|line| line.contains("m\\u{1b}[2J\\u{9b}\\n.yaml:")).count();
+        let lines = run.printed.lines().filter(|line| line.contains("m\u{fffd}[2J\u{fffd}\u{fffd}.yaml:")).count();
         assert!(output != "text" || lines > 5, "{lines}: {}", run.printed);
     }
     let run = project.run(&["absent\u{1b}[2J"]).await;

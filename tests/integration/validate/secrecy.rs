@@ -62,6 +62,27 @@ async fn no_excerpt_shows_an_argument() {
         "broken.yaml".into(),
         "apiVersion: v1\nkind: List\nitems:\n- kind: Secret\n  stringData:\n    name: hunter2: x\n- apiVersion: secrets-store.csi.x-k8s.io/v1\n".into(),
     ));
+    for (name, text) in [
+        (
+            "pod.yaml",
+            "{apiVersion: v1, kind: Pod, spec: {containers: [{env: [{name: P, value: hunter2}]}], volumes: [{name: s, csi: {driver: secrets-store.csi.k8s.io}}]}}",
+        ),
+        ("spec.yaml", "{apiVersion: secrets-store.csi.x-k8s.io/v1, kind: SecretProviderClass, spec: 'hunter2'}"),
+        (
+            "provider.yaml",
+            "{apiVersion: secrets-store.csi.x-k8s.io/v1, kind: SecretProviderClass, spec: {parameters: {objects: '- {secretArgs: {pin: hunter2}}'}}}",
+        ),
+        (
+            "parameters.yaml",
+            "{apiVersion: secrets-store.csi.x-k8s.io/v1, kind: SecretProviderClass, spec: {provider: vault, parameters: hunter2}}",
+        ),
+        (
+            "others.yaml",
+            "{kind: List, items: [{kind: ConfigMap, data: {a: hunter2}}, {apiVersion: secrets-store.csi.x-k8s.io/v1, kind: SecretProviderClass}]}",
+        ),
+    ] {
+        files.push((name.into(), text.into()));
+    }
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"a": "hunter2"}});
     let class = json!({
         "apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
