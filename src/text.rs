@@ -1,4 +1,4 @@
-//! Small rules about text that several places need: one bounded line, names in messages, Go's booleans, the nearest known name.
+//! Small rules about text that several places need: one bounded line, names, Go's booleans, the nearest known name.
 
 /// `text` on one line, runs of white space and control characters as one space, at most `max` bytes.
 #[must_use]
