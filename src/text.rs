@@ -47,15 +47,23 @@ pub fn go_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// The known name a mistyped one most likely means, if any is near enough.
+/// The longest name that is compared, in bytes, and the most names it is compared with: both may be anybody's choice.
+const MAX_COMPARED: (usize, usize) = (128, 500);
+
+/// The known name a mistyped one most likely means, if any is near enough: one letter in three may differ. None for very
+/// long names; of very many only the first are looked at.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (longest, most) = MAX_COMPARED;
+    if name.len() > longest {
+        return None;
+    }
     let lower = name.to_lowercase();
+    let known = known.into_iter().take(most).filter(|k| k.len() <= longest);
     known
-        .into_iter()
         .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, k)| *distance * 3 <= k.len().max(3))
+        .filter(|(distance, k)| *distance * 3 <= k.len())
         .map(|(_, k)| k)
 }
 
@@ -96,5 +104,16 @@ mod tests {
         assert_eq!(nearest("secretkey", ["secretKey", "secretPath"]), Some("secretKey"));
         assert_eq!(nearest("vaultAdress", ["vaultAddress", "roleName"]), Some("vaultAddress"));
         assert_eq!(nearest("zzz", ["vaultAddress", "roleName"]), None);
+        assert_eq!((nearest("a", ["b"]), nearest("A", ["a"]), nearest("ab", ["abc"])), (None, Some("a"), Some("abc")));
+    }
+
+    #[test]
+    fn only_so_many_names_of_some_length_are_compared() {
+        let long = "x".repeat(129);
+        assert_eq!((nearest(&long, [long.as_str()]), nearest(&long[2..], [long.as_str()])), (None, None));
+        assert_eq!(nearest(&long[2..], [&long[1..]]), Some(&long[1..]));
+        let asked = std::cell::Cell::new(0);
+        let crowd = ["other"; 600].into_iter().inspect(|_| asked.set(asked.get() + 1));
+        assert_eq!((nearest("name", crowd.chain(["name"])), asked.get()), (None, 500));
     }
 }

@@ -10,8 +10,6 @@ use crate::{
 const MAX_NAME: usize = 64;
 /// The most names that a message shows.
 const MAX_NAMES: usize = 12;
-/// The most names compared, and the longest in bytes, in search of the one that was meant.
-const MAX_COMPARED: usize = 256;
 /// How deep in the data a key is looked for that is not where it was asked for.
 const MAX_DEPTH: usize = 4;
 
@@ -58,9 +56,7 @@ pub(super) fn key(wanted: &str, members: &Members<'_>, data: &Members<'_>) -> Er
 
 /// The key that was most likely meant.
 pub(super) fn meant<'a>(wanted: &str, members: &'a Members<'_>) -> Option<&'a str> {
-    let comparable = |name: &&str| name.len() <= MAX_COMPARED;
-    Some(wanted).filter(comparable)?;
-    nearest(wanted, members.keys().map(String::as_str).filter(comparable).take(MAX_COMPARED))
+    nearest(wanted, members.keys().map(String::as_str))
 }
 
 /// The shortest pointer to a member of this name in one of the objects inside `data`.

@@ -53,7 +53,7 @@ impl Warnings {
         name: &str,
         known: impl IntoIterator<Item = &'a str>,
     ) {
-        self.unknown.add(|| Unknown { place: place.into(), meant: nearest_short(name, known).map(str::to_owned) });
+        self.unknown.add(|| Unknown { place: place.into(), meant: nearest(name, known).map(str::to_owned) });
     }
 
     /// Looks at the names of all attributes.
@@ -120,11 +120,6 @@ fn known_like(name: &str) -> Vec<String> {
     let prefix = PREFIXES.iter().find(|prefix| lower.starts_with(*prefix)).unwrap_or(&"vault");
     let prefixed = PREFIXED.iter().map(|suffix| format!("{prefix}{suffix}"));
     PLAIN.iter().chain(&LATER).map(|&plain| plain.to_owned()).chain(prefixed).collect()
-}
-
-/// The nearest known name; a very long one is near none, and costs nothing to find that out.
-fn nearest_short<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    if name.len() > 64 { None } else { nearest(name, known) }
 }
 
 #[cfg(test)]

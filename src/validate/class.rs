@@ -103,8 +103,8 @@ pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &
     for (key, value) in node.entries() {
         let Some(name) = key.text().filter(|name| !known.contains(name)) else { continue };
         source.hide_node(value);
-        let short = if name.len() > 64 { None } else { nearest(name, known.iter().copied()) };
-        let next = short.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
+        let meant = nearest(name, known.iter().copied());
+        let next = meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
         source.wrong(Cause::UnknownName, key, format!("{place}{}: is unknown and ignored; {next}", shown(name)));
     }
 }

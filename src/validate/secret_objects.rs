@@ -40,7 +40,7 @@ fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>
         return;
     }
     let names = files.iter().filter(|file| !file.each_key).map(|file| file.name.as_str());
-    let meant = if name.len() > 256 { None } else { nearest(name, names) };
+    let meant = nearest(name, names);
     let next =
         meant.map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
     let what = format!("{place}objectName: no object makes the file {}; {next}", quoted(name));

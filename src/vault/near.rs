@@ -24,9 +24,14 @@ pub(super) struct Spot {
     folder: String,
     /// What is not in it: a secret, or a folder with a slash at its end.
     missing: String,
-    /// Whether a version was asked for.
-    version: bool,
+    /// Why nothing is there though the name is, and what to do.
+    empty: &'static str,
 }
+
+/// What an answer of "nothing" means where the name is listed.
+const NO_SUCH_VERSION: &str = "name a version that it has, or none";
+const NO_VERSION: &str = "it has no version yet: write one";
+const NO_VERSIONS: &str = "it was written a moment ago, or secretPath has a slash too many";
 
 impl Spot {
     /// The folders to look into, in turn, until one is there.
@@ -42,14 +47,18 @@ impl Spot {
         };
         let Some(inner) = read.path.strip_prefix(&secrets) else { return Vec::new() };
         let mut rest = inner.trim_end_matches('/');
-        let version = read.version().is_some();
+        let empty = match (engine.is_kv2(), read.version()) {
+            (true, Some(_)) => NO_SUCH_VERSION,
+            (true, None) => NO_VERSION,
+            (false, _) => NO_VERSIONS,
+        };
         let mut spots = Vec::new();
         while !rest.is_empty() && spots.len() < MAX_STEPS {
             let (folder, missing) =
                 rest.rsplit_once('/').map_or(("", rest), |(_, last)| rest.split_at(rest.len() - last.len()));
             let missing = if spots.is_empty() { missing.to_owned() } else { format!("{missing}/") };
             let (secrets, names) = (secrets.clone(), names.clone());
-            spots.push(Self { secrets, names, folder: folder.to_owned(), missing, version });
+            spots.push(Self { secrets, names, folder: folder.to_owned(), missing, empty });
             rest = folder.trim_end_matches('/');
         }
         spots
@@ -63,12 +72,10 @@ impl Spot {
     /// What the names there mean for who looked for another, and what to do. One line.
     pub(super) fn told(&self, names: &[String]) -> String {
         const CREATE: &str = "create the secret (`optional: true` makes its absence no error)";
-        let Self { missing, version, .. } = self;
+        let Self { missing, empty, .. } = self;
         let known = || names.iter().map(String::as_str);
         if known().any(|name| name == missing) {
-            let next =
-                if *version { "name a version that it has, or none" } else { "it has no version yet: write one" };
-            return format!("the secret is there: {next}");
+            return format!("the secret is there: {empty}");
         }
         let is_folder = missing.ends_with('/');
         let told = if is_folder { format!("there is no folder {}; ", self.path(missing)) } else { String::new() };
@@ -107,7 +114,8 @@ mod tests {
     fn spots(version: &str, path: &str) -> Vec<Spot> {
         let options = Some([("version".to_owned(), version.to_owned())].into());
         let engine = Engine { path: "team/kv/".into(), kind: "kv".into(), options };
-        let read = Read { method: Method::Get, path: path.to_owned(), query: None, body: None };
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query.into())));
+        let read = Read { method: Method::Get, path: path.to_owned(), query, body: None };
         Spot::all(&read, &engine)
     }
 
@@ -120,6 +128,19 @@ mod tests {
         assert_eq!(lists("1", "team/kv/a/c"), ["team/kv/a/", "team/kv/"]);
         assert_eq!(lists("2", "team/kv/data/a/b/c/d/e/f").len(), MAX_STEPS);
         assert!(lists("2", "team/kv/data/").is_empty() && lists("2", "team/kv/config").is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_there_is_told_by_the_engines_version() {
+        for (version, path, expected) in [
+            ("2", "team/kv/data/db", NO_VERSION),
+            ("2", "team/kv/data/db?version=3", NO_SUCH_VERSION),
+            ("1", "team/kv/db", NO_VERSIONS),
+            ("1", "team/kv/db?version=3", NO_VERSIONS),
+        ] {
+            let told = spots(version, path)[0].told(&["db".to_owned()]);
+            assert_eq!(told, format!("the secret is there: {expected}"), "{version} {path}");
+        }
     }
 
     #[test]

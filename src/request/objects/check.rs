@@ -175,8 +175,7 @@ impl Field<'_> {
     }
 
     fn unknown_word<T>(&mut self, field: &str, word: &str, known: &[&str]) -> Option<T> {
-        let short = word.get(..16).unwrap_or(word);
-        let meant = nearest(short, known.iter().copied()).map(|meant| format!(" (did you mean {meant}?)"));
+        let meant = nearest(word, known.iter().copied()).map(|meant| format!(" (did you mean {meant}?)"));
         let what = format!("{} is none of {}{}", quoted(word), known.join(", "), meant.unwrap_or_default());
         self.wrong(field, &what);
         None
