@@ -140,7 +140,7 @@ impl Client {
         });
         let _slot = match &slots {
             Some(slots) => {
-                let busy = Failure::Deadline { during: "waiting for other requests that create credentials" };
+                let busy = Failure::late("waiting for other requests that create credentials");
                 let Ok(Ok(slot)) = timeout_at(deadline, slots.acquire()).await else { return Err(busy) };
                 Some(slot)
             }

@@ -39,7 +39,9 @@ pub enum Failure {
     /// The caller's time ran out.
     Deadline {
         /// While doing what, in a clause.
-        during: &'static str,
+        during: String,
+        /// Whether there was a connection, on which the request went out.
+        sent: bool,
     },
     /// The answer is larger than the limit, in bytes.
     TooLarge(usize),
@@ -239,6 +241,11 @@ impl Refusal {
 }
 
 impl Failure {
+    /// The caller's time ran out before anything was sent.
+    pub(super) fn late(during: &str) -> Self {
+        Self::Deadline { during: during.to_owned(), sent: false }
+    }
+
     /// The same of a request that may have created something: a gateway that has no answer does not say whether Vault
     /// acted, and Vault's own 503 does.
     pub(super) fn of_creating(self) -> Self {
@@ -318,7 +325,7 @@ impl Failure {
             Self::Lost { detail, creates: true } => Error::new(Cause::Unconfirmed, format!("the answer of Vault at {address} was lost"))
                 .said(detail)
                 .advice("not sent again at once, as Vault may have created a credential, which then ends with its own lease"),
-            Self::Deadline { during } => Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
+            Self::Deadline { during, .. } => Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
                 .advice(IN_TIME),
             Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("Vault at {address} answered with more than {} MiB", limit >> 20)),
             Self::Redirect { to, why } => Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))

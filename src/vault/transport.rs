@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
-    client::legacy::Client as Http,
+    client::legacy::{Client as Http, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
 use jiff::Timestamp;
@@ -104,6 +104,7 @@ impl Transport {
         let mut unconnected = None;
         loop {
             let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
+            let before = unconnected.take();
             let failure = match outcome {
                 Ok(Answer { status, body, .. }) if status.is_success() => return Ok(body),
                 Ok(answer) if answer.status.is_redirection() => {
@@ -121,16 +122,20 @@ impl Transport {
                 }
                 Err(failure) => failure,
             };
-            let failure = match (failure, unconnected.take()) {
+            let failure = match (failure, before) {
                 // What the time ran out over.
-                (Failure::Deadline { .. }, Some(unconnected)) => unconnected,
+                (Failure::Deadline { sent: false, .. }, Some(fault)) => Failure::Connect(fault),
+                (Failure::Deadline { during, sent: true }, Some(fault)) => Failure::Deadline {
+                    during: format!("{during} (it could not be reached before: {fault})"),
+                    sent: true,
+                },
                 (failure, _) => failure,
             };
             let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
             tracing::debug!(?delay, attempt, "the request to Vault is sent again");
             tokio::time::sleep(delay).await;
             attempt += 1;
-            unconnected = matches!(failure, Failure::Connect(_)).then_some(failure);
+            unconnected = if let Failure::Connect(fault) = failure { Some(fault) } else { None };
         }
     }
 
@@ -143,8 +148,9 @@ impl Transport {
         body: Bytes,
         call: Call,
     ) -> Result<Answer, Failure> {
-        let waiting = Failure::Deadline { during: "waiting for a free connection to Vault" };
-        let Ok(Ok(_permit)) = timeout_at(call.deadline, self.in_flight.acquire()).await else { return Err(waiting) };
+        let Ok(Ok(_permit)) = timeout_at(call.deadline, self.in_flight.acquire()).await else {
+            return Err(Failure::late("waiting for a free connection to Vault"));
+        };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri.clone();
@@ -152,6 +158,7 @@ impl Transport {
         if let Some(authorization) = self.connector.proxy_authorization(uri) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
+        let connection = capture_connection(&mut request);
 
         let now = Instant::now();
         let patience = if call.creates { call.deadline.max(now + CREATING_PATIENCE) } else { call.deadline };
@@ -166,8 +173,10 @@ impl Transport {
             // A caller's deadline is its own affair; all else is as if the connection had ended.
             Err(if call.creates || patience < call.deadline {
                 Failure::Lost { detail: format!("no answer within {:.0?}", now.elapsed()), creates: call.creates }
+            } else if connection.connection_metadata().is_none() {
+                Failure::late("connecting to Vault")
             } else {
-                Failure::Deadline { during: "waiting for the answer of Vault" }
+                Failure::Deadline { during: "waiting for the answer of Vault".to_owned(), sent: true }
             })
         })
     }

@@ -2,14 +2,19 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use tokio::net::TcpListener;
 use tonic::Code;
 use vaultmount::{
     error::Cause,
     provider::client::{Call, Client},
 };
 
-use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant};
-use crate::support::faulty::{Fault, Gate, status};
+use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant, within};
+use crate::support::{
+    daemon::Daemon,
+    faulty::{Fault, Faulty, Gate, status},
+    tls::Authority,
+};
 
 /// A gate that stays shut.
 fn never() -> Fault {
@@ -61,6 +66,40 @@ async fn what_would_make_a_failure_clearer_is_waited_for_briefly() {
     };
     let ((cause, text), ()) = tokio::join!(stage.refusal(&pod), waited);
     assert_eq!(cause, Cause::LoginDenied, "{text}");
+}
+
+#[tokio::test]
+async fn a_deadline_after_the_request_went_out_is_one_whatever_failed_before() {
+    let (tenant, authority) = (tenant().await, Authority::new());
+    let vault = Faulty::tls(authority.server(None)).await;
+    vault.every("POST", "auth/", never());
+    // It closes the first connection during the handshake, as a load balancer does whose server is about to come.
+    let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", before.local_addr().unwrap());
+    let behind = vault.address.strip_prefix("https://").unwrap().to_owned();
+    let balancer = tokio::spawn(async move {
+        drop(before.accept().await.unwrap());
+        let (mut front, mut back) =
+            (before.accept().await.unwrap().0, tokio::net::TcpStream::connect(behind).await.unwrap());
+        tokio::io::copy_bidirectional(&mut front, &mut back).await
+    });
+    let daemon = Daemon::at(&address, &[]).await;
+    let pod = reader(&tenant).with("vaultCACert", authority.pem());
+    let late = async {
+        vault.saw(1, "POST", "auth/").await;
+        leap(Duration::from_secs(10)).await;
+    };
+    let ((cause, text), ()) = tokio::join!(daemon.refusal(within(Duration::from_secs(10), &pod)), late);
+    balancer.abort();
+    assert_eq!(cause, Cause::Deadline, "{text}");
+    assert_says(
+        &text,
+        &[
+            "waiting for the answer of Vault",
+            "could not be reached before",
+            "closed the connection during the handshake",
+        ],
+    );
 }
 
 #[tokio::test]
