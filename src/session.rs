@@ -284,13 +284,13 @@ impl Session {
             service_account: key.service_account.clone(),
             claims,
             now: Timestamp::now(),
-            unmounted: false,
+            method: None,
         };
         let error = failure.of_login(&at);
         if error.cause() != Cause::LoginDenied {
             return error;
         }
-        at.unmounted = client.is_unmounted(&key.auth_mount, key.auth_namespace.as_deref(), deadline).await;
+        at.method = client.auth_method(&key.auth_mount, key.auth_namespace.as_deref(), &key.role, deadline).await;
         failure.of_login(&at)
     }
 

@@ -33,7 +33,7 @@ use super::{
     engine::{Engine, Engines, Known, is_builtin},
     failure::{Failure, TokenVerdict},
     transport::{Call, Transport},
-    wire::{Method, Read},
+    wire::{Method, Read, without},
 };
 use crate::{error::Error, secret::SecretText};
 pub use token::Token;
@@ -120,8 +120,17 @@ impl Client {
         };
         let request = self.build(&endpoint, None, login.namespace.as_deref());
         endpoint.jwt.zeroize();
-        let body = self.send(request?, Call { creates: false, deadline }).await?;
-        Token::parse(body)
+        let mut failure = match self.shared.transport.send(request?, Call { creates: false, deadline }).await {
+            Ok(body) => return Token::parse(body),
+            Err(failure) => failure.covered(|words| without(words, &[login.jwt.expose()], "[token]")),
+        };
+        // A server that was never initialized answers that it is sealed, so one that does is asked again.
+        if let Failure::Refused(refusal) = &mut failure
+            && refusal.is_sealed()
+        {
+            refusal.uninitialized = self.is_uninitialized(deadline).await;
+        }
+        Err(failure)
     }
 
     /// Reads, lists or writes, and says whether that created something.
@@ -148,7 +157,7 @@ impl Client {
         };
         token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
-        let body = self.send(request, Call { creates, deadline }).await?;
+        let body = self.shared.transport.send(request, Call { creates, deadline }).await?;
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });
         }
@@ -239,20 +248,9 @@ impl Client {
             }
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),
             // A proxy that lets only some paths pass.
-            Err(Failure::NotVault(_)) => Some(Known::Untold),
+            Err(Failure::NotVault(_) | Failure::Foreign(..)) => Some(Known::Untold),
             Err(_) => None,
         }
-    }
-
-    /// Sends a request. A server that was never initialized answers that it is sealed, so one that does is asked again.
-    async fn send(&self, request: Request<Vec<u8>>, call: Call) -> Result<Vec<u8>, Failure> {
-        let mut outcome = self.shared.transport.send(request, call).await;
-        if let Err(Failure::Refused(refusal)) = &mut outcome
-            && refusal.is_sealed()
-        {
-            refusal.uninitialized = self.is_uninitialized(call.deadline).await;
-        }
-        outcome
     }
 
     fn build(

@@ -3,6 +3,7 @@
 //! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
 //! Vault); nothing depends on them for safety.
 
+mod connect;
 mod context;
 mod login;
 mod missing;
@@ -13,9 +14,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{connect::ConnectError, connect::TlsFault, wire::Read};
+use super::connect::ConnectError;
 pub(super) use context::below;
-pub use context::{LoginContext, ReadContext, TokenClaims};
+pub use context::{AuthMethod, LoginContext, ReadContext, TokenClaims};
 
 use crate::{
     error::{Cause, Error},
@@ -54,6 +55,8 @@ pub enum Failure {
     },
     /// The answer is none of Vault's.
     NotVault(String),
+    /// Something other than Vault refused: its status and what it wrote.
+    Foreign(u16, String),
     /// Success without data (204, an empty body, `data: null`).
     NoData {
         /// What Vault warned of.
@@ -70,7 +73,7 @@ pub enum Failure {
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// Vault's `errors`, or the start of a body that is not Vault's.
+    /// Vault's `errors`, or the start of a body that is not Vault's. May repeat what was sent: see [`Failure::covered`].
     pub errors: String,
     /// Vault's `warnings`.
     pub warnings: String,
@@ -99,6 +102,9 @@ pub struct Deleted {
     #[serde(default)]
     pub version: u64,
 }
+
+/// The most that is kept of a body that is not Vault's, in bytes: what is repeated of it is covered first.
+const MAX_BODY: usize = 16 << 10;
 
 /// What a 403 says about the token it was answered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +145,7 @@ impl Refusal {
             },
             Err(_) => Self {
                 status,
-                errors: String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
+                errors: String::from_utf8_lossy(&body[..body.len().min(MAX_BODY)]).into_owned(),
                 retry_after,
                 ..Self::default()
             },
@@ -172,7 +178,23 @@ impl Refusal {
     /// Whether the server can do nothing until a person unseals or initializes it.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        self.says(&["Vault is sealed", "not initialized", "not yet initialized", "barrier is sealed"])
+        // An engine may have something of its own that is not initialized.
+        self.status == 503
+            && self.says(&["Vault is sealed", "not initialized", "not yet initialized", "barrier is sealed"])
+    }
+
+    /// Whether an administrator locked the Vault namespace (503 of OpenBao).
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.says(&["API access to this namespace has been locked"])
+    }
+
+    /// Whether Vault denies and does not say why.
+    #[must_use]
+    pub fn is_bare_denial(&self) -> bool {
+        let words =
+            self.errors.trim().trim_start_matches("1 error occurred:").trim_start_matches([' ', '\n', '\t', '*']);
+        self.status == 403 && matches!(words.trim_end(), "" | "permission denied")
     }
 
     /// Whether the same request may soon succeed. A request that creates something is sent again only when Vault
@@ -180,7 +202,7 @@ impl Refusal {
     #[must_use]
     pub fn is_passing(&self, creates: bool) -> bool {
         match self.status {
-            _ if self.is_sealed() => false,
+            _ if self.is_sealed() || self.is_locked() => false,
             429 => true,
             503 => !creates || self.says(&["standby"]),
             412 | 472 | 473 | 502 | 504 => !creates,
@@ -206,7 +228,7 @@ impl Refusal {
     fn general(&self, address: &str) -> Option<Error> {
         let fault = |cause, what: String, advice: &str| Some(Error::new(cause, what).said(&self.errors).advice(advice));
         match self.status {
-            _ if self.uninitialized || self.says(&["not initialized", "not yet initialized"]) => {
+            503 if self.uninitialized || self.says(&["not initialized", "not yet initialized"]) => {
                 Some(uninitialized(address).said(&self.errors))
             }
             _ if self.is_sealed() => Some(sealed(address).said(&self.errors)),
@@ -221,15 +243,20 @@ impl Refusal {
             }
             429 => fault(
                 Cause::Busy,
-                format!("Vault at {address} limits requests (status 429), also after retries"),
+                format!("Vault at {address} limits requests (status 429)"),
                 "raise the quota (sys/quotas/rate-limit), or wait: the mount is tried again by itself",
             ),
             412 => fault(
                 Cause::Busy,
-                format!("Vault at {address} is behind its active node (status 412), also after retries"),
+                format!("Vault at {address} is behind its active node (status 412)"),
                 "check replication; the mount is tried again by itself",
             ),
             _ if self.says(&["namespace not found"]) => None,
+            _ if self.is_locked() => fault(
+                Cause::VaultNamespaceLocked,
+                format!("the Vault namespace at {address} is locked"),
+                "unlock it (`vault namespace unlock`), or ask whoever locked it",
+            ),
             502..=504 => fault(
                 Cause::ServerFault,
                 format!("Vault at {address}, or a proxy before it, answered with status {}", self.status),
@@ -251,7 +278,8 @@ impl Failure {
     pub(super) fn of_creating(self) -> Self {
         match self {
             Self::Refused(refusal)
-                if matches!(refusal.status, 502..=504) && !refusal.is_sealed() && !refusal.is_passing(true) =>
+                if matches!(refusal.status, 502..=504)
+                    && !(refusal.is_sealed() || refusal.is_locked() || refusal.is_passing(true)) =>
             {
                 Self::Lost { detail: format!("status {}: {}", refusal.status, refusal.errors), creates: true }
             }
@@ -264,10 +292,7 @@ impl Failure {
     pub fn of_answer(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         let refusal = Refusal::parse(status, body, retry_after);
         if refusal.is_foreign() {
-            return Self::NotVault(format!(
-                "status {status} and what is no error of Vault's, {:?}",
-                one_line(&refusal.errors, 200)
-            ));
+            return Self::Foreign(status, refusal.errors);
         }
         Self::Refused(Box::new(refusal))
     }
@@ -286,7 +311,7 @@ impl Failure {
     /// The failure of a read, with its cause and its mend.
     #[must_use]
     pub fn of_read(&self, at: &ReadContext<'_>) -> Error {
-        match &self.covered(at.read) {
+        match &self.covered(|words| at.read.cover(words)) {
             Self::Refused(refusal) => read::refused(refusal, at),
             Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
                 .said(warnings.join("; "))
@@ -300,16 +325,17 @@ impl Failure {
         }
     }
 
-    /// The same without the arguments that Vault, or what stands before it, repeats.
-    fn covered(&self, read: &Read) -> Self {
+    /// The same without what was sent and is secret, which Vault, or what stands before it, may repeat.
+    pub(super) fn covered(&self, cover: impl Fn(&str) -> String) -> Self {
         match self.clone() {
             Self::Refused(refusal) => Self::Refused(Box::new(Refusal {
-                errors: read.cover(&refusal.errors),
-                warnings: read.cover(&refusal.warnings),
+                errors: cover(&refusal.errors),
+                warnings: cover(&refusal.warnings),
                 ..*refusal
             })),
-            Self::NoData { warnings } => Self::NoData { warnings: warnings.iter().map(|w| read.cover(w)).collect() },
-            Self::Lost { detail, creates } => Self::Lost { detail: read.cover(&detail), creates },
+            Self::NoData { warnings } => Self::NoData { warnings: warnings.iter().map(|w| cover(w)).collect() },
+            Self::Lost { detail, creates } => Self::Lost { detail: cover(&detail), creates },
+            Self::Foreign(status, body) => Self::Foreign(status, cover(&body)),
             other => other,
         }
     }
@@ -318,7 +344,7 @@ impl Failure {
     #[must_use]
     pub fn of_transport(&self, address: &str) -> Error {
         match self {
-            Self::Connect(fault) => connect_failed(fault, address),
+            Self::Connect(fault) => connect::failed(fault, address),
             Self::Lost { detail, creates: false } => {
                 Error::new(Cause::Unreachable, format!("the answer of Vault at {address} was lost")).said(detail)
             }
@@ -332,6 +358,10 @@ impl Failure {
                 .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
             Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
                 .advice("check the address, which ends before /v1, and what stands between"),
+            Self::Foreign(status, body) => {
+                let body = one_line(body, 200);
+                Self::NotVault(format!("status {status} and what is no error of Vault's, {body:?}")).of_transport(address)
+            }
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise token_num_uses of the role, or set it to 0"),
@@ -365,33 +395,4 @@ pub(super) fn no_leader(address: &str) -> Error {
     Error::new(Cause::NoLeader, format!("Vault at {address} is a standby, and knows no active node")).advice(
         "see that enough of its nodes run, unsealed, and reach each other (`vault operator raft list-peers`); the mount is tried again by itself",
     )
-}
-
-fn connect_failed(fault: &ConnectError, address: &str) -> Error {
-    use super::connect::{ConnectError as C, Stage};
-    const GUARDED: &str =
-        "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
-    const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
-    let (cause, advice) = match fault {
-        C::Guarded { .. } => (Cause::NotAllowed, GUARDED),
-        C::Tls { fault: tls, .. } => (tls_cause(tls), fault.advice().unwrap_or(GENERAL)),
-        C::PlainToTls { .. } => (Cause::PlainToTls, fault.advice().unwrap_or(GENERAL)),
-        C::Refused { .. } => (Cause::Refused, fault.advice().unwrap_or(GENERAL)),
-        C::TimedOut { stage: Stage::Proxy, .. } => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
-        C::TimedOut { .. } => (Cause::ConnectTimeout, fault.advice().unwrap_or(GENERAL)),
-        C::NameNotFound { .. } => (Cause::NameNotFound, fault.advice().unwrap_or(GENERAL)),
-        _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
-    };
-    Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
-}
-
-fn tls_cause(fault: &TlsFault) -> Cause {
-    match fault {
-        TlsFault::Closed => Cause::Unreachable,
-        TlsFault::UnknownIssuer | TlsFault::WrongSignature | TlsFault::NoAuthorities => Cause::CertificateUntrusted,
-        TlsFault::WrongName { .. } | TlsFault::NameRefused => Cause::CertificateName,
-        TlsFault::Expired { .. } | TlsFault::NotYetValid { .. } => Cause::CertificateTime,
-        TlsFault::NotTls => Cause::TlsToPlain,
-        _ => Cause::Tls,
-    }
 }

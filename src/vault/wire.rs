@@ -62,18 +62,36 @@ impl Read {
         }
         if let Some(query) = &self.query {
             values.extend(form_urlencoded::parse(query.expose().as_bytes()).map(|(_, value)| value.into_owned()));
+            values.extend(query.expose().split('&').filter_map(|pair| Some(pair.split_once('=')?.1.to_owned())));
         }
+        let mut values: Vec<&str> = values.iter().map(String::as_str).filter(|v| v.len() >= MIN_COVERED).collect();
         // The longest first, so that no part of one stays because another is in it.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        let values = values.iter().filter(|value| value.len() >= MIN_COVERED);
-        values.fold(words.to_owned(), |words, value| words.replace(value.as_str(), "[argument]"))
+        without(words, &values, "[argument]")
     }
 }
 
-/// Every string in a JSON value.
+/// `words` with a mark for each of the values, and for the part of one that is cut off at the end.
+pub(super) fn without(words: &str, values: &[&str], mark: &str) -> String {
+    let mut words = values.iter().fold(words.to_owned(), |words, value| words.replace(value, mark));
+    for value in values {
+        let begins = |n: &usize| value.get(..*n).is_some_and(|start| words.ends_with(start));
+        if let Some(cut) = (MIN_COVERED..value.len().min(words.len() + 1)).rev().find(begins) {
+            words.truncate(words.len() - cut);
+            words.push_str(mark);
+        }
+    }
+    words
+}
+
+/// Every string and number in a JSON value, strings also as JSON writes them.
 fn strings(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
-        serde_json::Value::String(text) => found.push(text.clone()),
+        serde_json::Value::String(text) => {
+            found.push(text.clone());
+            found.push(value.to_string().trim_matches('"').to_owned());
+        }
+        serde_json::Value::Number(number) => found.push(number.to_string()),
         serde_json::Value::Array(values) => values.iter().for_each(|value| strings(value, found)),
         serde_json::Value::Object(map) => map.values().for_each(|value| strings(value, found)),
         _ => {}
@@ -94,5 +112,18 @@ mod tests {
         };
         let said = read.cover("common name hunter2.example not allowed; hunter2, café au lait, 1h");
         assert_eq!(said, "common name [argument] not allowed; [argument], [argument], 1h");
+    }
+
+    #[test]
+    fn arguments_are_covered_in_a_request_that_is_repeated() {
+        let read = Read {
+            method: Method::Put,
+            path: "pki/issue/web".into(),
+            query: Some("pin=caf%C3%A9+au+lait".into()),
+            body: Some(r#"{"key":"line\nline","number":271828,"long":"hunter2.example"}"#.into()),
+        };
+        let said =
+            read.cover(r#"PUT /v1/x?pin=caf%C3%A9+au+lait {"key":"line\nline","number":271828,"long":"hunter2.ex"#);
+        assert_eq!(said, r#"PUT /v1/x?pin=[argument] {"key":"[argument]","number":[argument],"long":"[argument]"#);
     }
 }

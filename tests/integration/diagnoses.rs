@@ -90,6 +90,7 @@ rows! {
         TokenSignature token_signature
         LoginClaims login_claims
         VaultNamespaceMissing vault_namespace_missing
+        VaultNamespaceLocked vault_namespace_locked
         TokenUses token_uses
     }
     reading {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
 use super::{Client, Token, health::State};
-use crate::vault::{failure::Failure, near::Spot, transport::Call, wire::Read};
+use crate::vault::{failure::AuthMethod, failure::Failure, near::Spot, transport::Call, wire::Read};
 
 /// The most time that a failure takes to become clearer.
 const ASIDE: Duration = Duration::from_secs(2);
@@ -19,16 +19,24 @@ fn aside(deadline: Instant) -> Instant {
 }
 
 impl Client {
-    /// Whether nothing at an auth mount takes logins of service accounts. Vault denies one at a path without a mount, or
-    /// with a mount of another kind, as it denies one that a TokenReview refused. One without role and token is denied only
-    /// where no method is to miss them.
-    pub async fn is_unmounted(&self, mount: &str, namespace: Option<&str>, deadline: Instant) -> bool {
-        let nobody = LoginWithKubernetesRequest { mount: mount.to_owned(), role: String::new(), jwt: String::new() };
-        let Ok(request) = self.build(&nobody, None, namespace) else { return false };
+    /// What takes logins at an auth mount. Vault denies one at a path without a mount, or with a mount of another kind, as
+    /// it denies one that a TokenReview refused. One without a token is denied only where no method is to miss it, and each
+    /// method misses it in its own words.
+    pub async fn auth_method(
+        &self,
+        mount: &str,
+        namespace: Option<&str>,
+        role: &str,
+        deadline: Instant,
+    ) -> Option<AuthMethod> {
+        let nobody = LoginWithKubernetesRequest { mount: mount.to_owned(), role: role.to_owned(), jwt: String::new() };
+        let request = self.build(&nobody, None, namespace).ok()?;
         let call = Call { creates: false, deadline: aside(deadline) };
         match self.shared.transport.send(request, call).await {
-            Err(Failure::Refused(refusal)) => refusal.status == 403,
-            _ => false,
+            Err(Failure::Refused(refusal)) if refusal.is_bare_denial() => Some(AuthMethod::None),
+            Err(Failure::Refused(refusal)) if refusal.says(&["missing jwt"]) => Some(AuthMethod::Kubernetes),
+            Err(Failure::Refused(refusal)) if refusal.says(&["missing token"]) => Some(AuthMethod::Jwt),
+            _ => None,
         }
     }
 

@@ -23,8 +23,19 @@ pub struct LoginContext {
     pub claims: TokenClaims,
     /// The time by this node's clock.
     pub now: Timestamp,
-    /// Whether a login without role and token was denied as well, so that no method is there to take one.
-    pub unmounted: bool,
+    /// What takes logins there, as far as it is known.
+    pub method: Option<AuthMethod>,
+}
+
+/// What takes logins at an auth mount, told by what it says to one without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Nothing that takes service account tokens.
+    None,
+    /// The method that asks the Kubernetes API about each token.
+    Kubernetes,
+    /// The method that looks at the token alone.
+    Jwt,
 }
 
 /// What a service account token says of itself, for the messages.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{LoginContext, Refusal};
+use super::{AuthMethod, LoginContext, Refusal};
 use crate::error::{Cause, Error};
 
 pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
@@ -51,7 +51,7 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
                 "write its configuration: vault write auth/{mount}/config kubernetes_host=… (jwt: oidc_discovery_url=…)"
             ),
         )
-    } else if at.unmounted
+    } else if at.method == Some(AuthMethod::None)
         || refusal.status == 404
         || refusal.says(&["no handler for route", "unsupported path", "missing role_id", "no client certificate found"])
     {
@@ -63,13 +63,19 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
                 "correct vaultAuthMountPath (or vaultKubernetesMountPath) or the Vault namespace in the class, or enable the method: vault auth enable {flag}-path={mount} kubernetes"
             ),
         )
-    } else if refusal.status == 403 {
+    } else if refusal.is_bare_denial() {
         (
             Cause::LoginDenied,
             format!("login with role {role:?} was denied at {place} without a reason"),
-            "one of three: it does not take this cluster's tokens (kubernetes_host is another's); this pod or its service account is gone; it cannot ask the Kubernetes API for a TokenReview (unreachable, certificate not trusted, or no right: system:auth-delegator). Vault's server log says which, at level debug".to_owned(),
+            format!("most likely {}; Vault's server log says more, at level debug", reasons(at.method)),
         )
-    } else if refusal.status >= 500 {
+    } else if refusal.says(&["invalid issuer"]) {
+        (
+            Cause::LoginClaims,
+            format!("{place} does not take service account tokens of this issuer"),
+            format!("compare the token's iss with its issuer (jwt: bound_issuer): vault read auth/{mount}/config"),
+        )
+    } else if refusal.status >= 500 && !refusal.says(&["UID from claims", "service account uid"]) {
         (
             Cause::ServerFault,
             format!("login with role {role:?} failed at {place} with status {}", refusal.status),
@@ -83,6 +89,17 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
         )
     };
     Error::new(cause, what).said(&refusal.errors).advice(advice)
+}
+
+/// Why a method denies without a word.
+fn reasons(method: Option<AuthMethod>) -> String {
+    const REVIEW: &str = "it does not take this cluster's tokens (kubernetes_host is another's), this pod or its service account is gone, it cannot ask the Kubernetes API for a TokenReview (unreachable, certificate not trusted, or no right: system:auth-delegator)";
+    const CIDRS: &str = "the provider's address is not in the role's token_bound_cidrs";
+    match method {
+        Some(AuthMethod::Jwt) => CIDRS.to_owned(),
+        Some(_) => format!("one of: {REVIEW}, or {CIDRS}"),
+        None => format!("{CIDRS}, or, at a kubernetes method, one of: {REVIEW}"),
+    }
 }
 
 /// What is wrong with the service account token itself: cause, what, advice.

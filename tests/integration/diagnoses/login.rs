@@ -11,6 +11,7 @@ use crate::{
         database::Database,
         faulty::{Faulty, answer},
         pod::{Pod, sign},
+        tls::Authority,
         unique,
     },
 };
@@ -129,15 +130,19 @@ pub async fn auth_unconfigured() -> [Scenario; 2] {
     })
 }
 
-pub async fn login_denied() -> [Scenario; 3] {
+pub async fn login_denied() -> [Scenario; 5] {
     let (_, gone, pod_gone) = clustered(KubeApi::builder()).await;
     gone.api.delete_pod("shop", "web-1");
     let (_, silent, unasked) = clustered(KubeApi::builder()).await;
     silent.host("http://127.0.0.1:1").await;
     let (_, closed, forbidden) = clustered(KubeApi::builder().deny("create", "tokenreviews")).await;
+    let (_, distant, elsewhere) = clustered(KubeApi::builder()).await;
+    distant.role("app", json!({"token_bound_cidrs": "10.0.0.0/8"})).await;
+    let (tenant, pod) = arranged().await;
+    tenant.role("app", json!({"token_bound_cidrs": "10.0.0.0/8"})).await;
     let says = |cluster: &Cluster, reason| {
         let place = format!("auth/{}", cluster.auth);
-        [place, "\"app\"".to_owned(), "permission denied".to_owned(), "at level debug".to_owned(), reason]
+        [place, "\"app\"".to_owned(), "permission denied".to_owned(), "most likely one of".to_owned(), reason]
     };
     let scenario = |cluster: Cluster, pod, reason: &str| {
         let parts = says(&cluster, reason.to_owned());
@@ -147,6 +152,11 @@ pub async fn login_denied() -> [Scenario; 3] {
         scenario(gone, pod_gone, "this pod or its service account is gone"),
         scenario(silent, unasked, "cannot ask the Kubernetes API for a TokenReview"),
         scenario(closed, forbidden, "system:auth-delegator"),
+        scenario(distant, elsewhere, "or the provider's address is not in the role's token_bound_cidrs"),
+        Scenario::of(
+            pod,
+            &["permission denied", "most likely the provider's address is not in the role's token_bound_cidrs"],
+        ),
     ]
 }
 
@@ -160,7 +170,6 @@ pub async fn role_missing() -> [Scenario; 2] {
 
 pub async fn audience_unbound() -> [Scenario; 1] {
     let (tenant, pod) = arranged().await;
-    tenant.role("app", json!({"bound_audiences": [], "bound_subject": "system:serviceaccount:shop:app"})).await;
     tenant.role("app", json!({"bound_audiences": [], "bound_claims": {"sub": "system:serviceaccount:shop:app"}})).await;
     let says = ["\"app\"", &tenant.auth, "names no audience", "\"vault\"", "set the role's bound_audiences"];
     [Scenario::of(pod, &says)]
@@ -200,14 +209,24 @@ pub async fn token_signature() -> [Scenario; 1] {
     [Scenario::of(pod, &says)]
 }
 
-pub async fn login_claims() -> [Scenario; 2] {
-    let (tenant, pod) = arranged().await;
+pub async fn login_claims() -> [Scenario; 3] {
+    let ((tenant, pod), (_, cluster, reviewed)) = (arranged().await, clustered(KubeApi::builder()).await);
+    let config = json!({
+        "kubernetes_host": cluster.api.url(), "kubernetes_ca_cert": Authority::new().pem(), "disable_local_ca_jwt": true,
+        "issuer": "https://other.example", "disable_iss_validation": false,
+    });
+    root("POST", &format!("auth/{}/config", cluster.auth), config).await;
+    let issuer = ["does not take service account tokens of this issuer", "invalid issuer (iss) claim", "/config"];
     tenant.role("app", json!({"bound_claims": {"/kubernetes.io/namespace": "billing"}})).await;
     tenant.role("other", json!({"bound_subject": "system:serviceaccount:shop:other"})).await;
     let next = format!("vault read auth/{}/role/", tenant.auth);
     let claim = ["\"app\"", &tenant.auth, "/kubernetes.io/namespace", "does not match", "bound claims", &next];
     let subject = ["\"other\"", &tenant.auth, "invalid subject", "bound claims", &next];
-    [Scenario::of(pod.clone(), &claim), Scenario::of(pod.with("roleName", "other"), &subject)]
+    [
+        Scenario::of(pod.clone(), &claim),
+        Scenario::of(pod.with("roleName", "other"), &subject),
+        Scenario::of(reviewed, &issuer).keeping(cluster),
+    ]
 }
 
 pub async fn vault_namespace_missing() -> [Scenario; 3] {
@@ -220,6 +239,16 @@ pub async fn vault_namespace_missing() -> [Scenario; 3] {
         Scenario::of(pod.with("vaultAuthNamespace", "nowhere"), &[&none, "vaultAuthNamespace"]),
         Scenario::of(secrets, &says).checking(&["--create"]),
     ]
+}
+
+pub async fn vault_namespace_locked() -> [Scenario; 2] {
+    let ((_, pod), namespace) = (arranged().await, unique("ns"));
+    root("POST", &format!("sys/namespaces/{namespace}"), json!({})).await;
+    root("POST", &format!("sys/namespaces/api-lock/lock/{namespace}"), json!({})).await;
+    let inner = pod.with("vaultNamespace", &namespace);
+    let secrets = inner.clone().with("vaultAuthNamespace", "root");
+    let says = ["is locked", "has been locked by an administrator", "vault namespace unlock"];
+    [Scenario::of(inner, &says), Scenario::of(secrets, &says).checking(&["--create"])]
 }
 
 pub async fn token_uses() -> [Scenario; 1] {

@@ -4,7 +4,10 @@ use serde_json::json;
 use vaultmount::error::Cause;
 
 use super::{SECRET, Stage, assert_says, each, only};
-use crate::support::faulty::{Fault, answer};
+use crate::support::{
+    faulty::{Fault, answer, status},
+    pod::Pod,
+};
 
 const HTML: &str = "<html><head><title>Welcome to the proxy</title></head></html>";
 
@@ -37,6 +40,50 @@ async fn a_web_page_is_no_answer_of_vault() {
         assert_eq!(sent, [1, 2], "{status}: a web page says nothing of the token");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_page_that_repeats_the_request_shows_nothing_secret() {
+    each([400, 404, 500, 502], async |stage, status| {
+        let pod = stage.pod();
+        let args = format!("secretArgs: {{pin: 'a {SECRET} c', key: \"{SECRET}\\nnext\", number: 271828}}");
+        let path = stage.secret();
+        for method in ["GET", "PUT"] {
+            stage.vault.every(method, &path, Fault::Echo(status));
+            let class = format!("- {{objectName: x, secretPath: {path}, method: {method}, {args}}}");
+            let (_, text) = stage.refusal(&pod.clone().objects(class)).await;
+            assert_says(&text, &["no route for", "[argument]"]);
+            assert!(!text.contains(SECRET) && !text.contains("271828"), "{text}");
+        }
+        stage.vault.every("POST", "auth/", Fault::Echo(status));
+        let other = Pod { uid: "another".into(), ..pod };
+        let (_, text) = stage.refusal(&other).await;
+        assert_says(&text, &["no route for", "[token]"]);
+        for part in other.passed().iter().flat_map(|token| token.split('.').skip(1)) {
+            assert!(!text.contains(&part[..16]), "{text}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_engine_has_not_initialized_is_its_own_affair() {
+    let stage = Stage::new().await;
+    for code in [400, 500] {
+        stage.vault.next(1, "GET", &stage.secret(), status(code, "the plugin is not initialized"));
+        let (cause, text) = stage.refusal(&stage.pod()).await;
+        assert_eq!(cause, if code == 400 { Cause::ReadRefused } else { Cause::ServerFault }, "{text}");
+        assert!(!text.contains("operator init"), "{text}");
+    }
+    assert_eq!(stage.vault.count("GET", "sys/health"), 0);
+}
+
+#[tokio::test]
+async fn reads_of_a_sealed_server_do_not_ask_how_it_is() {
+    let stage = Stage::new().await;
+    stage.vault.every("GET", &stage.secret(), status(503, "Vault is sealed"));
+    let (cause, text) = stage.refusal(&stage.pod()).await;
+    assert_eq!((cause, stage.vault.count("GET", "sys/health")), (Cause::Sealed, 0), "{text}");
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ use super::setting;
 pub enum Fault {
     /// This answer, and OpenBao never hears of it.
     Answer(Response<Bytes>),
+    /// An answer with this status that repeats the request, as the pages of some proxies do.
+    Echo(u16),
     /// A redirect with this status to the same path below this address.
     Redirect(u16, String),
     /// A success with a body of this many bytes, whose length is not announced; OpenBao never hears of it.
@@ -288,11 +290,15 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<R
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let (_record, fault) = shared.begin(&parts, &body);
-    let uri = parts.uri.clone();
+    let (uri, sent) = (parts.uri.clone(), body.clone());
     let forwarded = shared.forward(parts, body);
     match fault {
         None => Ok(forwarded.await?.map(whole)),
         Some(Fault::Answer(answer)) => Ok(answer.map(whole)),
+        Some(Fault::Echo(status)) => {
+            let page = [format!("<p>no route for {uri} ").as_bytes(), &sent].concat();
+            Ok(Response::builder().status(status).body(whole(page.into())).unwrap())
+        }
         Some(Fault::Redirect(status, to)) => {
             let redirect = Response::builder().status(status).header(header::LOCATION, format!("{to}{uri}"));
             Ok(redirect.body(whole(Bytes::new())).unwrap())

@@ -1,0 +1,34 @@
+//! What a connection that could not be made means.
+
+use crate::{
+    error::{Cause, Error},
+    vault::connect::{ConnectError as C, Stage, TlsFault},
+};
+
+pub(super) fn failed(fault: &C, address: &str) -> Error {
+    const GUARDED: &str =
+        "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
+    const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
+    let (cause, advice) = match fault {
+        C::Guarded { .. } => (Cause::NotAllowed, GUARDED),
+        C::Tls { fault: tls, .. } => (tls_cause(tls), fault.advice().unwrap_or(GENERAL)),
+        C::PlainToTls { .. } => (Cause::PlainToTls, fault.advice().unwrap_or(GENERAL)),
+        C::Refused { .. } => (Cause::Refused, fault.advice().unwrap_or(GENERAL)),
+        C::TimedOut { stage: Stage::Proxy, .. } => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
+        C::TimedOut { .. } => (Cause::ConnectTimeout, fault.advice().unwrap_or(GENERAL)),
+        C::NameNotFound { .. } => (Cause::NameNotFound, fault.advice().unwrap_or(GENERAL)),
+        _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
+    };
+    Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
+}
+
+fn tls_cause(fault: &TlsFault) -> Cause {
+    match fault {
+        TlsFault::Closed => Cause::Unreachable,
+        TlsFault::UnknownIssuer | TlsFault::WrongSignature | TlsFault::NoAuthorities => Cause::CertificateUntrusted,
+        TlsFault::WrongName { .. } | TlsFault::NameRefused => Cause::CertificateName,
+        TlsFault::Expired { .. } | TlsFault::NotYetValid { .. } => Cause::CertificateTime,
+        TlsFault::NotTls => Cause::TlsToPlain,
+        _ => Cause::Tls,
+    }
+}
