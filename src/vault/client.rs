@@ -35,7 +35,7 @@ use super::{
     transport::{Call, Transport},
     wire::{Method, Read, without},
 };
-use crate::{error::Error, secret::SecretText};
+use crate::{error::Error, secret::SecretText, text::one_line};
 pub use token::Token;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
@@ -61,6 +61,9 @@ struct Slots {
     /// Never held across an await.
     by_mount: Mutex<HashMap<Mount, Weak<Semaphore>>>,
 }
+
+/// The most of an engine's kind that is kept, in bytes.
+const MAX_KIND: usize = 40;
 
 /// A Vault namespace, and a mount path or its beginning.
 type Mount = (Option<String>, String);
@@ -244,6 +247,7 @@ impl Client {
             Ok(body) => {
                 let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
                 let engine = engine.filter(|e| e.path.ends_with('/') && read.path.starts_with(&e.path));
+                let engine = engine.map(|e| Engine { kind: one_line(&e.kind, MAX_KIND), ..e });
                 Some(engine.map_or(Known::Untold, |engine| Known::Engine(Arc::new(engine))))
             }
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),

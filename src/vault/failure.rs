@@ -105,6 +105,8 @@ pub struct Deleted {
 
 /// The most that is kept of a body that is not Vault's, in bytes: what is repeated of it is covered first.
 const MAX_BODY: usize = 16 << 10;
+/// The most of a time that is kept, in bytes.
+const MAX_TIME: usize = 40;
 
 /// What a 403 says about the token it was answered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +141,11 @@ impl Refusal {
                 vaults: body.errors.is_some() || body.warnings.is_some() || body.data.is_some(),
                 errors: body.errors.unwrap_or_default().join("; "),
                 warnings: body.warnings.unwrap_or_default().join("; "),
-                deleted: body.data.and_then(|d| d.metadata).filter(|m| m.destroyed || !m.deletion_time.is_empty()),
+                deleted: body
+                    .data
+                    .and_then(|d| d.metadata)
+                    .map(|m| Deleted { deletion_time: one_line(&m.deletion_time, MAX_TIME), ..m })
+                    .filter(|m| m.destroyed || !m.deletion_time.is_empty()),
                 retry_after,
                 ..Self::default()
             },

@@ -34,6 +34,9 @@ pub struct Token {
     used: AtomicU64,
 }
 
+/// The most of a policy's name that is kept, in bytes: it is for messages.
+const MAX_POLICY: usize = 60;
+
 impl Token {
     /// Reads a login's answer. Lenient: only the token itself must be there.
     pub(super) fn parse(body: Vec<u8>) -> Result<Self, Failure> {
@@ -61,7 +64,7 @@ impl Token {
         Ok(Self {
             header,
             accessor: one_line(&auth.accessor.unwrap_or_default(), MAX_ACCESSOR),
-            policies: auth.policies.unwrap_or_default(),
+            policies: auth.policies.unwrap_or_default().iter().map(|name| one_line(name, MAX_POLICY)).collect(),
             // No server's number makes our arithmetic overflow.
             ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),
             is_batch: auth.token_type.as_deref() == Some("batch"),

@@ -6,6 +6,9 @@ use crate::{
     vault::wire::Method,
 };
 
+/// The most policies of a token that are named.
+const MAX_POLICIES: usize = 8;
+
 pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
     let words = if refusal.errors.is_empty() { &refusal.warnings } else { &refusal.errors };
     let (path, verb) = (at.path(), at.verb());
@@ -17,7 +20,11 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         ),
         404 => return missing::missing(refusal, at).said(words),
         403 => {
-            let policies = if at.policies.is_empty() { "none".to_owned() } else { at.policies.join(", ") };
+            let policies = match at.policies {
+                [] => "none".to_owned(),
+                few if few.len() <= MAX_POLICIES => few.join(", "),
+                many => format!("{} and {} more", many[..MAX_POLICIES].join(", "), many.len() - MAX_POLICIES),
+            };
             let mend = match missing::kv_path(refusal, at) {
                 Some(meant) => format!("{meant} If not,"),
                 None => "correct secretPath, or".to_owned(),

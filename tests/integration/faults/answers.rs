@@ -67,6 +67,22 @@ async fn a_page_that_repeats_the_request_shows_nothing_secret() {
 }
 
 #[tokio::test]
+async fn what_a_server_says_of_itself_is_shown_on_one_line_and_bounded() {
+    let stage = Stage::new().await;
+    let odd = format!("\u{1b}[2J\n{}", "x".repeat(5000));
+    let auth = json!({"client_token": "any", "policies": vec![odd.clone(); 20], "lease_duration": 600});
+    stage.vault.every("POST", "auth/", answer(200, &[], json!({"auth": auth}).to_string()));
+    let denied = status(403, "1 error occurred:\n\t* permission denied\n\n");
+    let gone = json!({"data": {"data": null, "metadata": {"deletion_time": odd, "version": 1}}}).to_string();
+    for (fault, cause) in [(denied, Cause::Denied), (answer(404, &[], gone), Cause::VersionDeleted)] {
+        stage.vault.next(1, "GET", &stage.secret(), fault);
+        let (got, text) = stage.refusal(&stage.pod()).await;
+        assert_eq!(got, cause, "{text}");
+        assert!(text.len() < 1200 && !text.contains(char::is_control), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn what_an_engine_has_not_initialized_is_its_own_affair() {
     let stage = Stage::new().await;
     for code in [400, 500] {
