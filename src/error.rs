@@ -2,7 +2,7 @@
 
 pub mod cause;
 
-use std::{fmt, num::NonZero};
+use std::fmt;
 
 pub use cause::{Cause, Code};
 
@@ -15,10 +15,18 @@ pub struct Error {
     what: String,
     said: Option<String>,
     advice: Option<String>,
-    /// Where the stanza of a policy begins that ends the advice.
-    stanza: Option<NonZero<u32>>,
+    denial: Option<Box<Denial>>,
     /// Several failures, each of which ends with its own id.
     listing: bool,
+}
+
+/// A request that a policy denies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// What names it in what failed.
+    pub request: String,
+    /// The stanza of a policy that would allow it, in the advice.
+    pub stanza: String,
 }
 
 /// The most of another program's words that a message repeats, in bytes.
@@ -28,7 +36,7 @@ impl Error {
     /// A failure, and what failed in one clause that names object, path, role or mount.
     #[must_use]
     pub fn new(cause: Cause, what: impl Into<String>) -> Self {
-        Self { cause, what: what.into(), said: None, advice: None, stanza: None, listing: false }
+        Self { cause, what: what.into(), said: None, advice: None, denial: None, listing: false }
     }
 
     /// Several failures as one. `what` lists them, each with its id, the last at its end; `cause` is that of the worst.
@@ -49,16 +57,13 @@ impl Error {
     #[must_use]
     pub fn advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
-        self.stanza = None;
         self
     }
 
-    /// Adds the stanza of a policy that would mend it, behind the advice.
+    /// Says which part of it is the request that is denied, and which the stanza that would allow it.
     #[must_use]
-    pub fn stanza(mut self, stanza: &str) -> Self {
-        let advice = self.advice.unwrap_or_default() + " ";
-        self.stanza = u32::try_from(advice.len()).ok().and_then(NonZero::new);
-        self.advice = Some(advice + stanza);
+    pub fn denial(mut self, denial: Denial) -> Self {
+        self.denial = Some(Box::new(denial));
         self
     }
 
@@ -81,11 +86,10 @@ impl Error {
         &self.what
     }
 
-    /// The advice without its stanza, and the stanza, if there is one.
+    /// The request that is denied, and what would allow it.
     #[must_use]
-    pub fn grant(&self) -> Option<(&str, &str)> {
-        let (advice, stanza) = self.advice.as_deref()?.split_at_checked(self.stanza?.get() as usize)?;
-        Some((advice.trim_end(), stanza))
+    pub fn denied(&self) -> Option<&Denial> {
+        self.denial.as_deref()
     }
 
     /// Whether it lists several failures, each with its id.

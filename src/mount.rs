@@ -258,11 +258,15 @@ fn no_token(audience: &str, passed: &[String]) -> Error {
 }
 
 impl MountSpec {
-    /// The distinct requests, and the objects that want each one's answer.
-    pub(crate) fn reads(&self) -> HashMap<&Read, Vec<&Object>> {
-        let mut reads: HashMap<&Read, Vec<&Object>> = HashMap::new();
+    /// The distinct requests in the class's order, and the objects that want each one's answer.
+    pub(crate) fn reads(&self) -> Vec<(&Read, Vec<&Object>)> {
+        let (mut reads, mut places) = (Vec::<(&Read, Vec<&Object>)>::new(), HashMap::new());
         for object in &self.objects {
-            reads.entry(&object.read).or_default().push(object);
+            let place = *places.entry(&object.read).or_insert(reads.len());
+            match reads.get_mut(place) {
+                Some((_, objects)) => objects.push(object),
+                None => reads.push((&object.read, vec![object])),
+            }
         }
         reads
     }

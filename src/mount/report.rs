@@ -48,37 +48,32 @@ impl Failures {
 fn woven(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(Error, Vec<String>)> {
     let (mut groups, mut others) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (error, names) in failures {
-        match error.grant() {
-            Some((advice, _)) => {
-                let reason = (error.words().map(str::to_owned), advice.to_owned());
-                groups.entry(reason).or_default().push((error, names));
+        match error.denied().cloned() {
+            Some(denial) => {
+                let advice = error.next_step().unwrap_or_default().replacen(&denial.stanza, GAP, 1);
+                let reason = (error.what().replacen(&denial.request, GAP, 1), error.words().map(str::to_owned), advice);
+                groups.entry(reason).or_default().push((error.cause(), denial, names));
             }
             None => others.push((error, names)),
         }
     }
-    for ((words, advice), group) in groups {
-        let whats: Vec<Vec<&str>> = group.iter().map(|(error, _)| error.what().split(' ').collect()).collect();
-        let stanzas = group.iter().filter_map(|(error, _)| error.grant()).map(|(_, stanza)| stanza).take(MAX_LISTED);
-        let stanzas = stanzas.collect::<Vec<_>>().join(" ");
-        let error = Error::new(group[0].0.cause(), joined(&whats));
-        let error = error.said(words.unwrap_or_default()).advice(advice).stanza(&stanzas);
-        others.push((error, group.into_iter().flat_map(|(_, names)| names).collect()));
+    for ((what, words, advice), group) in groups {
+        let what = what.replacen(GAP, &some(group.iter().map(|(_, denial, _)| &*denial.request), ", "), 1);
+        let advice = advice.replacen(GAP, &some(group.iter().map(|(_, denial, _)| &*denial.stanza), " "), 1);
+        let error = Error::new(group[0].0, what).said(words.unwrap_or_default()).advice(advice);
+        others.push((error, group.into_iter().flat_map(|(.., names)| names).collect()));
     }
     others
 }
 
-/// Sentences as one: the words that all begin and end with once, and between them each one's own.
-fn joined(sentences: &[Vec<&str>]) -> String {
-    let first = &sentences[0];
-    let shortest = sentences.iter().map(Vec::len).min().unwrap_or_default();
-    let all = |same: &dyn Fn(&[&str]) -> bool| sentences.iter().all(|words| same(words));
-    let start = (0..shortest).take_while(|i| all(&|words| words[*i] == first[*i])).count();
-    let from_end = |words: &[&str], i: usize| words[words.len() - 1 - i].to_owned();
-    let end = (0..shortest - start).take_while(|i| all(&|words| from_end(words, *i) == from_end(first, *i))).count();
-    let own = sentences.iter().map(|words| words[start..words.len() - end].join(" ")).take(MAX_LISTED);
-    let own = own.filter(|own| !own.is_empty()).collect::<Vec<_>>().join(", ");
-    let parts = [first[..start].join(" "), own, first[first.len() - end..].join(" ")];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+/// Stands for what differs between failures of one reason; no name holds it.
+const GAP: &str = "\0";
+
+/// The first of several texts, and how many more there are.
+fn some<'a>(texts: impl ExactSizeIterator<Item = &'a str>, between: &str) -> String {
+    let more = texts.len().saturating_sub(MAX_LISTED);
+    let listed = texts.take(MAX_LISTED).collect::<Vec<_>>().join(between);
+    if more > 0 { format!("{listed} and {more} more") } else { listed }
 }
 
 fn subject(names: &[String]) -> String {

@@ -69,6 +69,28 @@ async fn what_is_denied_for_one_reason_is_told_once_with_all_that_mends_it() {
 }
 
 #[tokio::test]
+async fn of_many_that_are_denied_the_rest_is_counted() {
+    let (tenant, pod, daemon) = arranged().await;
+    tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
+    let object = |i| format!("- {{objectName: n{i}, secretPath: {}/data/n{i:02}}}", tenant.kv);
+    let pod = pod.objects((0..20).map(object).collect::<Vec<_>>().join("\n"));
+    let (cause, text) = daemon.refusal(pod.call()).await;
+    assert!(text.contains("data/n07 and 12 more at ") && text.ends_with("} and 12 more [VM0050]"), "{text}");
+    assert_eq!((cause, text.matches("path \"").count()), (Cause::Denied, 8), "{text}");
+}
+
+#[tokio::test]
+async fn a_failure_of_many_objects_reads_the_same_at_each_attempt() {
+    let (tenant, pod, daemon) = arranged().await;
+    let object = |i| format!("- {{objectName: n{i}, secretPath: {}/data/n{i}}}", tenant.kv);
+    let pod = pod.objects((0..6).map(object).collect::<Vec<_>>().join("\n"));
+    let text = daemon.refuses(&pod, Cause::SecretMissing, &["6 of 6 objects failed"]).await;
+    let looked = text.split(" | ").map(|part| part.contains("only \"db\" is in"));
+    assert_eq!(looked.collect::<Vec<_>>(), [true, true, true, false, false, false], "{text}");
+    assert_eq!(daemon.refuses(&pod, Cause::SecretMissing, &[]).await, text);
+}
+
+#[tokio::test]
 async fn an_object_that_fails_stops_the_volume_and_names_itself() {
     let (tenant, pod, daemon) = arranged().await;
     let kv = &tenant.kv;

@@ -2,7 +2,7 @@
 
 use super::{ReadContext, Refusal, missing};
 use crate::{
-    error::{Cause, Error},
+    error::{Cause, Denial, Error},
     vault::wire::Method,
 };
 
@@ -29,10 +29,13 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
                 Some(meant) => format!("{meant} If not,"),
                 None => "correct secretPath, or".to_owned(),
             };
-            let what = format!("role {:?} (policies {policies}) is denied {verb} {path} at {}", at.role, at.address);
+            let request = format!("{verb} {path}");
+            let what = format!("role {:?} (policies {policies}) is denied {request} at {}", at.role, at.address);
             let denied = Error::new(Cause::Denied, what).said(words);
             return match at.stanza() {
-                Some(stanza) => denied.advice(format!("{mend} add to a policy of the role:")).stanza(&stanza),
+                Some(stanza) => denied
+                    .advice(format!("{mend} add to a policy of the role: {stanza}"))
+                    .denial(Denial { request, stanza }),
                 None => denied.advice(format!(
                     "{mend} log in at that namespace or one above it (vaultAuthNamespace), as policies of {} reach no other",
                     at.auth_namespace.unwrap_or_default()
