@@ -15,7 +15,7 @@
 //! | [`cli`] | one file per command |
 //! | [`app`] | the composition root: everything is built from the configuration, run, and drained |
 //! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
-//! | [`provider`] | the gRPC edge, and the map from causes to gRPC codes; the only user of tonic |
+//! | [`provider`] | the gRPC edge; the only user of tonic |
 //! | [`admin`] | HTTP for probes |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |

@@ -284,11 +284,11 @@ table! {
 }
 "Kubernetes" {
     KubernetesApi "VM0090" Unavailable "The Kubernetes API cannot be asked"
-        means "It was needed (for a token, or for the key of object versions) and cannot be reached, is not trusted, or fails."
-        mend "Check the API server, and its address and CA in the kubeconfig."
-    KubernetesConfig "VM0091" FailedPrecondition "The way to the Kubernetes API is not configured"
-        means "The kubeconfig, or the service account files of the provider's own pod, cannot be used."
-        mend "Correct the file that the message names."
+        means "It was needed (for a token, or for the key of object versions) and cannot be reached, or fails."
+        mend "Check the API server, its address, and what stands between."
+    KubernetesConfig "VM0091" FailedPrecondition "The way to the Kubernetes API is misconfigured"
+        means "The kubeconfig, or the service account files of the provider's own pod, cannot be used, or lead to what is no API server or cannot be trusted: TLS fails, or the answer is a redirect or more than an object can hold."
+        mend "Correct the file that the message names, or the address, name or CA in it."
     TokenRequest "VM0092" FailedPrecondition "The Kubernetes API gives no token"
         means "A token was asked for (`--mint-tokens=auto`, `--kubeconfig`) and refused."
         mend "Grant `create` on `serviceaccounts/token`, or better: list the audience in the CSIDriver's `tokenRequests` and set `--mint-tokens=off`."

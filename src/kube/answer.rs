@@ -59,7 +59,7 @@ impl Answer<'_> {
             StatusCode::TOO_MANY_REQUESTS => (Cause::KubernetesApi, None),
             status if status.is_server_error() => (Cause::KubernetesApi, None),
             status if status.is_redirection() => {
-                (Cause::KubernetesApi, Some("redirects are not followed; name the server itself"))
+                (Cause::KubernetesConfig, Some("redirects are not followed; name the server itself"))
             }
             _ => (refused, None),
         };

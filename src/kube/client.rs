@@ -123,7 +123,9 @@ impl Client {
             let frame = frame.map_err(|e| self.unreachable(&http::reason(&e).1))?;
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + data.len() > MAX_ANSWER {
-                return Err(self.fault(Cause::KubernetesApi, "answers with more than 1 MiB"));
+                return Err(self
+                    .fault(Cause::KubernetesConfig, "answers with more than 1 MiB")
+                    .advice("check that the address is a Kubernetes API server"));
             }
             whole.extend_from_slice(&data);
         }
@@ -132,7 +134,7 @@ impl Client {
 
     async fn no_answer(&self, error: &legacy::Error) -> Error {
         let (cause, words) = http::reason(error);
-        if cause != Cause::Tls {
+        if cause != Cause::KubernetesConfig {
             return self.unreachable(&words);
         }
         self.reload().await;

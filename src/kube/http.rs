@@ -55,11 +55,13 @@ fn no_tls() -> Result<ClientConfig, Error> {
 
 fn unusable(error: &TlsError) -> Error {
     let words = error.source().map_or(String::new(), ToString::to_string);
-    Error::new(Cause::Tls, error.to_string()).said(words)
+    Error::new(Cause::KubernetesConfig, error.to_string()).said(words)
 }
 
 fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
-    let fault = |what: &str, why: String| Error::new(Cause::Tls, format!("the client {what} is not usable")).said(why);
+    let fault = |what: &str, why: String| {
+        Error::new(Cause::KubernetesConfig, format!("the client {what} is not usable")).said(why)
+    };
     let pem = identity.certificate.read()?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|e| fault("certificate", e.to_string()))?;
@@ -73,18 +75,19 @@ fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
 fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Send + Sync>, Error> {
     let Some(name) = &connection.tls.server_name else { return Ok(Arc::new(DefaultServerNameResolver::default())) };
     let parsed = ServerName::try_from(name.clone());
-    let parsed = parsed.map_err(|_| Error::new(Cause::Tls, format!("the TLS server name {name:?} is no name")))?;
+    let parsed =
+        parsed.map_err(|_| Error::new(Cause::KubernetesConfig, format!("the TLS server name {name:?} is no name")))?;
     Ok(Arc::new(FixedServerNameResolver::new(parsed)))
 }
 
-/// Why there was no answer: `Tls` or `KubernetesApi`, and in the words of the innermost error.
+/// Why there was no answer: `KubernetesConfig` where TLS failed or else `KubernetesApi`, and in the words of the innermost error.
 pub(super) fn reason(error: &(dyn StdError + 'static)) -> (Cause, String) {
     let mut error = error;
     while !error.is::<rustls::Error>() {
         let Some(inner) = inner(error) else { return (Cause::KubernetesApi, error.to_string()) };
         error = inner;
     }
-    (Cause::Tls, error.to_string())
+    (Cause::KubernetesConfig, error.to_string())
 }
 
 /// What an error wraps. An `io::Error` hides it from `source`.

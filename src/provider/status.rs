@@ -1,4 +1,4 @@
-//! The one map from causes to gRPC codes.
+//! The table's codes as gRPC's.
 
 use tonic::Code;
 

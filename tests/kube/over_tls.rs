@@ -131,7 +131,7 @@ async fn another_authority_is_not() {
     let address = serve(&Authority::new().issue("127.0.0.1"), None);
     let cluster = json!({"certificate-authority-data": data(&Authority::new().pem())});
     let error = key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err();
-    assert_eq!(error.cause(), Cause::Tls);
+    assert_eq!(error.cause(), Cause::KubernetesConfig);
     assert!(error.to_string().contains("cannot be spoken to over TLS (it said: invalid peer certificate"), "{error}");
 }
 
@@ -140,7 +140,10 @@ async fn another_name_is_accepted_when_it_is_the_one_expected() {
     let authority = Authority::new();
     let address = serve(&authority.issue("kubernetes.default.svc"), None);
     let mut cluster = json!({"certificate-authority-data": data(&authority.pem())});
-    assert_eq!(key(&kubeconfig(address, cluster.clone(), &json!({}))).await.unwrap_err().cause(), Cause::Tls);
+    assert_eq!(
+        key(&kubeconfig(address, cluster.clone(), &json!({}))).await.unwrap_err().cause(),
+        Cause::KubernetesConfig
+    );
     cluster["tls-server-name"] = json!("kubernetes.default.svc");
     assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
@@ -160,7 +163,7 @@ async fn a_client_certificate_is_shown() {
     let me = authority.issue("admin");
     let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&me.key)});
     assert_eq!(key(&kubeconfig(address, cluster.clone(), &user)).await.unwrap(), b"a");
-    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err().cause(), Cause::Tls);
+    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err().cause(), Cause::KubernetesConfig);
 }
 
 #[tokio::test]
@@ -169,7 +172,7 @@ async fn a_client_certificate_with_anothers_key_is_refused_at_start() {
     let (me, other) = (authority.issue("a"), authority.issue("b"));
     let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&other.key)});
     let error = build(&kubeconfig(([127, 0, 0, 1], 1).into(), json!({}), &user)).unwrap_err();
-    assert_eq!(error.cause(), Cause::Tls);
+    assert_eq!(error.cause(), Cause::KubernetesConfig);
 }
 
 #[tokio::test]
@@ -184,7 +187,7 @@ async fn a_pod_finds_a_rotated_authority_at_the_attempt_after() {
     let kube = in_cluster(address, folder.path());
     write("ca.crt", &new.pem());
 
-    assert_eq!(kube.hmac_key(NAME).await.unwrap_err().cause(), Cause::Tls);
+    assert_eq!(kube.hmac_key(NAME).await.unwrap_err().cause(), Cause::KubernetesConfig);
     assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
     assert_eq!((kube.namespace(), kube.requests()), ("csi", 2));
 }

@@ -39,7 +39,7 @@ async fn takes_one_mebibyte_and_no_more() {
         frame.replace(r#""x":""#, &format!(r#""x":"{}"#, "x".repeat(len - frame.len())))
     };
     let (error, _) = fault(Fault::Answer(200, filled((1 << 20) + 1))).await;
-    assert_eq!(error.cause(), Cause::KubernetesApi);
+    assert_eq!(error.cause(), Cause::KubernetesConfig);
     let (_api, kube) = started(KubeApi::builder().fault(Fault::Answer(200, filled(1 << 20)))).await;
     assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
 }
@@ -48,9 +48,9 @@ async fn takes_one_mebibyte_and_no_more() {
 async fn follows_no_redirect() {
     let elsewhere = KubeApi::builder().secret("csi", NAME, &[("key", b"x")]).start().await;
     let (error, shown) = fault(Fault::Redirect(format!("{}{SECRETS}/{NAME}", elsewhere.url()))).await;
-    assert_eq!(error.cause(), Cause::KubernetesApi);
+    assert_eq!(error.cause(), Cause::KubernetesConfig);
     assert!(
-        shown.ends_with("answers 307 Temporary Redirect; redirects are not followed; name the server itself [VM0090]"),
+        shown.ends_with("answers 307 Temporary Redirect; redirects are not followed; name the server itself [VM0091]"),
         "{shown}"
     );
     assert!(elsewhere.seen().is_empty());
