@@ -221,7 +221,7 @@ table! {
         means "The engine is KV version 1, whose secrets are at `MOUNT/NAME`, and there is nothing below `data/`."
         mend "Use the path in the message."
     EngineMissing "VM0055" NotFound "No secrets engine answers at the path"
-        means "Nothing is mounted there, or what is mounted knows no such path."
+        means "Nothing is mounted there, or what is mounted knows no such path. `optional: true` does not forgive it."
         mend "Correct `secretPath`: it begins with the engine's mount path (`vault secrets list`)."
     EngineRoleMissing "VM0056" FailedPrecondition "The secrets engine has no such role"
         means "The role at the end of `secretPath` (`database/creds/ROLE`, `pki/issue/ROLE`) does not exist."

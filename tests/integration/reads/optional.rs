@@ -37,10 +37,13 @@ async fn what_is_wrong_is_still_an_error() {
     let (tenant, pod, daemon) = arranged().await;
     let (kv, mount) = (&tenant.kv, Database::of(&tenant).await.mount);
     let below = |path: &str| format!("path \"{path}/*\" {{ capabilities = [\"read\"] }}\n");
-    tenant.allow(&(below(kv) + &below(&mount))).await;
+    tenant.allow(&(below(kv) + &below(&mount) + &below("nowhere"))).await;
     for (path, more, cause) in [
         ("other/data/db".to_owned(), "", Cause::Denied),
         (format!("{kv}/db"), "", Cause::Kv2Path),
+        // `no handler for route`, and `unsupported path`.
+        ("nowhere/db".to_owned(), "", Cause::EngineMissing),
+        (format!("{mount}/nothing/there"), "", Cause::EngineMissing),
         (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Cause::Render),
         (format!("{mount}/creds/none"), "", Cause::EngineRoleMissing),
     ] {
