@@ -34,8 +34,10 @@ pub fn unknown_name() -> Ready<[Manifest; 1]> {
 }
 
 pub fn secret_object() -> Ready<[Manifest; 1]> {
-    let copied = "  secretObjects:\n    - secretName: s\n      type: Opaque\n      data: [{objectName: z, key: k}]\n";
-    ready([Manifest { text: class(copied, ""), says: &["\"z\"", "\"x\""] }])
+    let copied =
+        "  secretObjects:\n    - secretName: s\n      type: Opaque\n      data: [{objectName: paswd, key: k}]\n";
+    let text = class(copied, "").replace("objectName: x", "objectName: passwd");
+    ready([Manifest { text, says: &["\"paswd\"", "did you mean \"passwd\"?"] }])
 }
 
 pub fn pod_override() -> Ready<[Manifest; 1]> {

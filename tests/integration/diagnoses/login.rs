@@ -56,7 +56,8 @@ pub async fn token_expired() -> [Scenario; 2] {
     // Vault takes a token that names no end for some minutes from its beginning.
     let endless = saying(&pod, &json!({"iat": 1_600_000_000}));
     [
-        Scenario::of(old, &["expired at 20", "s ago", "fresh one", "clocks"]),
+        Scenario::of(old, &["expired at 20", "s ago", "fresh one"])
+            .mending("clocks", "kubectl create token app -n shop"),
         Scenario::of(endless, &["expired", &tenant.auth, "token is expired", "clocks"]),
     ]
 }

@@ -2,6 +2,7 @@
 
 use std::{any::Any, fs, path::Path, time::Duration};
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use vaultmount::{
@@ -13,6 +14,7 @@ use super::MARK;
 use crate::{
     kube_api::KubeApi,
     support::{
+        bao::root,
         by_hand::{ByHand, Ran},
         clock::leap,
         daemon::{Daemon, Program, program},
@@ -43,6 +45,8 @@ pub struct Scenario {
     daemon: Option<Daemon>,
     is_checked: bool,
     kept: Vec<Box<dyn Any>>,
+    /// What is deleted from the shared OpenBao in the end.
+    cleared: Vec<String>,
 }
 
 /// Manifests that `vaultmount validate` complains of.
@@ -101,6 +105,7 @@ impl Scenario {
             daemon: None,
             is_checked: true,
             kept: Vec::new(),
+            cleared: Vec::new(),
         }
     }
 
@@ -126,6 +131,12 @@ impl Scenario {
     /// Keeps what must live as long.
     pub fn keeping(mut self, kept: impl Any) -> Self {
         self.kept.push(Box::new(kept));
+        self
+    }
+
+    /// Deletes a path of the shared OpenBao in the end.
+    pub fn clearing(mut self, path: &str) -> Self {
+        self.cleared.push(path.to_owned());
         self
     }
 
@@ -177,6 +188,7 @@ impl Scenario {
         assert_eq!(got, cause, "{text}");
         assert!(text.ends_with(&format!(" [{}]", cause.id())), "{text}");
         self.assert_told(&text, &self.mends[0]);
+        self.assert_hidden(&text);
         assert!(text.len() <= 600 && !text.contains('\n'), "too long: {text}");
     }
 
@@ -200,8 +212,10 @@ impl Scenario {
         let flags: Vec<&str> = self.flags.iter().chain(&self.checking).chain([&address]).map(String::as_str).collect();
         let Ran { code, out: text, err } = ByHand::of(&self.pod).run("check", &flags).await;
         assert_eq!(code, Some(1), "{text}{err}");
-        assert!(text.contains(&format!("[{}]", cause.id())), "{text}");
-        self.assert_told(&text, &self.mends[1]);
+        let failed = failed(&text);
+        assert!(failed.contains(&format!("[{}]", cause.id())), "{text}");
+        self.assert_told(&failed, &self.mends[1]);
+        self.assert_hidden(&text);
     }
 
     #[track_caller]
@@ -209,11 +223,25 @@ impl Scenario {
         for part in self.says.iter().chain(mends) {
             assert!(text.contains(part.as_str()), "{part:?} is not in: {text}");
         }
+    }
+
+    #[track_caller]
+    fn assert_hidden(&self, text: &str) {
         assert!(!text.contains(MARK), "{text}");
         for token in self.pod.passed().iter().filter_map(|token| token.rsplit('.').next()).filter(|t| t.len() > 20) {
             assert!(!text.contains(token), "{text}");
         }
     }
+}
+
+/// What a check says of the steps that failed.
+fn failed(text: &str) -> String {
+    let mut fails = false;
+    let of_failed = |line: &&str| {
+        fails = if line.starts_with(' ') { fails } else { line.starts_with("FAIL") };
+        fails
+    };
+    text.lines().filter(of_failed).collect::<Vec<_>>().join("\n")
 }
 
 impl<const N: usize> Proof for [Scenario; N] {
@@ -228,6 +256,9 @@ impl Proof for Vec<Scenario> {
             scenario.mounted(cause).await;
             if scenario.is_checked {
                 scenario.checked(cause).await;
+            }
+            for path in &scenario.cleared {
+                root("DELETE", path, Value::Null).await;
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::json;
+use vaultmount::error::Cause;
 
 use super::{Scenario, arranged, one};
 use crate::support::{
@@ -35,12 +35,15 @@ pub async fn no_leader() -> [Scenario; 1] {
 pub async fn busy() -> [Scenario; 1] {
     let (tenant, pod) = arranged().await;
     let kv = &tenant.kv;
-    let quota = json!({"path": format!("{kv}/"), "rate": 1, "interval": "1h"});
-    root("POST", &format!("sys/quotas/rate-limit/{}", tenant.policy), quota).await;
+    let (name, quota) = (
+        format!("sys/quotas/rate-limit/{}", tenant.policy),
+        json!({"path": format!("{kv}/"), "rate": 1, "interval": "1h"}),
+    );
+    root("POST", &name, quota).await;
     // One of the two is let through.
     let class = format!("{}\n- {{objectName: y, secretPath: {kv}/metadata/db}}", one(&format!("{kv}/data/db"), ""));
     let says = ["limits requests", "429", "quota exceeded", "sys/quotas/rate-limit", &tenant.address];
-    [Scenario::of(pod.objects(class), &says)]
+    [Scenario::of(pod.objects(class), &says).clearing(&name)]
 }
 
 pub async fn server_fault() -> [Scenario; 1] {
@@ -78,11 +81,13 @@ pub async fn answer_too_large() -> [Scenario; 1] {
 }
 
 pub async fn overloaded() -> [Scenario; 1] {
-    let (_, pod) = arranged().await;
+    let (_, mut pod) = arranged().await;
+    // Each has an endpoint of its own, and nothing to log in with.
+    pod.tokens = None;
     let daemon = Daemon::start(&[]).await;
     let endpoint = |i| Pod { uid: format!("uid-{i}"), ..pod.clone().with("vaultTLSServerName", format!("vault-{i}")) };
-    for mounted in join_all((0..256).map(|i| daemon.mount(endpoint(i).call()))).await {
-        mounted.unwrap();
+    for i in 0..256 {
+        daemon.refuses(&endpoint(i), Cause::TokenMissing, &[]).await;
     }
     let says = ["256 different Vault endpoints", "let classes share an address"];
     [Scenario::of(endpoint(256), &says).by(daemon).mount_only("a crowd")]

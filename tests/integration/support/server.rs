@@ -9,9 +9,10 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpListener,
     process::{Child, Command},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{http, setting};
@@ -19,7 +20,6 @@ use super::{http, setting};
 /// The server; ended when dropped.
 pub struct Server {
     pub address: String,
-    port: u16,
     cluster: u16,
     folder: TempDir,
     child: Child,
@@ -28,7 +28,17 @@ pub struct Server {
 impl Server {
     /// One with an empty storage.
     pub async fn uninitialized() -> Self {
-        let (folder, port, cluster) = (tempfile::tempdir().unwrap(), free_port().await, free_port().await);
+        // Somebody else may take a port before it does.
+        for _ in 0..5 {
+            if let Some(server) = Self::at(free_port().await, free_port().await).await {
+                return server;
+            }
+        }
+        panic!("no port is free");
+    }
+
+    async fn at(port: u16, cluster: u16) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
         let config = json!({
@@ -39,8 +49,8 @@ impl Server {
             "api_addr": format!("http://127.0.0.1:{port}"), "cluster_addr": format!("https://127.0.0.1:{cluster}"),
         });
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let child = start(&folder, port).await;
-        Self { address: format!("http://127.0.0.1:{port}"), port, cluster, folder, child }
+        let child = start(&folder).await?;
+        Some(Self { address: format!("http://127.0.0.1:{port}"), cluster, folder, child })
     }
 
     /// One that has a storage and waits for its key.
@@ -58,7 +68,7 @@ impl Server {
         let peer = |id: &str, port| json!({"id": id, "address": format!("127.0.0.1:{port}"), "non_voter": false});
         let peers = json!([peer("a", server.cluster), peer("b", 1)]);
         std::fs::write(server.folder.path().join("data/raft/peers.json"), peers.to_string()).unwrap();
-        server.child = start(&server.folder, server.port).await;
+        server.child = start(&server.folder).await.unwrap();
         server.ask("sys/unseal", json!({"key": key})).await;
         server
     }
@@ -88,16 +98,20 @@ async fn free_port() -> u16 {
     }
 }
 
-/// Starts it, and waits until it listens.
-async fn start(folder: &TempDir, port: u16) -> Child {
+/// Starts it, and waits until it listens; none when it ends instead.
+async fn start(folder: &TempDir) -> Option<Child> {
     let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
     command.arg("server").arg("-config").arg(folder.path().join("config.json")).env_clear();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     let listens = async {
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("server started") {
+                return true;
+            }
         }
+        false
     };
-    timeout(Duration::from_secs(20), listens).await.unwrap();
-    child.unwrap()
+    timeout(Duration::from_secs(20), listens).await.unwrap().then_some(child)
 }
