@@ -13,7 +13,7 @@ use crate::text::one_line;
 pub struct Error {
     cause: Cause,
     what: String,
-    said: Option<String>,
+    said: Option<Box<str>>,
     advice: Option<String>,
     denial: Option<Box<Denial>>,
     /// Several failures, each of which ends with its own id.
@@ -49,7 +49,7 @@ impl Error {
     #[must_use]
     pub fn said(mut self, words: impl AsRef<str>) -> Self {
         let words = one_line(words.as_ref(), MAX_SAID);
-        self.said = (!words.is_empty()).then_some(words);
+        self.said = (!words.is_empty()).then(|| words.into_boxed_str());
         self
     }
 
