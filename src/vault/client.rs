@@ -252,7 +252,7 @@ impl Client {
             }
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),
             // A proxy that lets only some paths pass.
-            Err(Failure::NotVault(_) | Failure::Foreign(..)) => Some(Known::Untold),
+            Err(Failure::NotVault(_)) => Some(Known::Untold),
             Err(_) => None,
         }
     }

@@ -53,10 +53,8 @@ pub enum Failure {
         /// Why it is not followed.
         why: &'static str,
     },
-    /// The answer is none of Vault's.
+    /// The answer is none of Vault's. What it is instead, with as much of it as a foreign page may be long.
     NotVault(String),
-    /// Something other than Vault refused: its status and what it wrote.
-    Foreign(u16, String),
     /// Success without data (204, an empty body, `data: null`).
     NoData {
         /// What Vault warned of.
@@ -105,6 +103,8 @@ pub struct Deleted {
 
 /// The most that is kept of a body that is not Vault's, in bytes: what is repeated of it is covered first.
 const MAX_BODY: usize = 16 << 10;
+/// The most that is repeated of an answer that is not Vault's, in bytes.
+const MAX_DETAIL: usize = 240;
 /// The most of a time that is kept, in bytes.
 const MAX_TIME: usize = 40;
 
@@ -298,7 +298,7 @@ impl Failure {
     pub fn of_answer(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         let refusal = Refusal::parse(status, body, retry_after);
         if refusal.is_foreign() {
-            return Self::Foreign(status, refusal.errors);
+            return Self::NotVault(format!("status {status} and what is no error of Vault's: {}", refusal.errors));
         }
         Self::Refused(Box::new(refusal))
     }
@@ -341,7 +341,7 @@ impl Failure {
             })),
             Self::NoData { warnings } => Self::NoData { warnings: warnings.iter().map(|w| cover(w)).collect() },
             Self::Lost { detail, creates } => Self::Lost { detail: cover(&detail), creates },
-            Self::Foreign(status, body) => Self::Foreign(status, cover(&body)),
+            Self::NotVault(detail) => Self::NotVault(cover(&detail)),
             other => other,
         }
     }
@@ -362,12 +362,8 @@ impl Failure {
             Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("Vault at {address} answered with more than {} MiB", limit >> 20)),
             Self::Redirect { to, why } => Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))
                 .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
-            Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {detail}"))
+            Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL)))
                 .advice("check the address, which ends before /v1, and what stands between"),
-            Self::Foreign(status, body) => {
-                let body = one_line(body, 200);
-                Self::NotVault(format!("status {status} and what is no error of Vault's, {body:?}")).of_transport(address)
-            }
             Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise token_num_uses of the role, or set it to 0"),
