@@ -160,7 +160,8 @@ impl Client {
         };
         token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
-        let body = self.shared.transport.send(request, Call { creates, deadline }).await?;
+        let sent = self.shared.transport.send(request, Call { creates, deadline }).await;
+        let body = sent.map_err(|failure| failure.covered(|words| without(words, &[token.text()], "[token]")))?;
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });
         }

@@ -64,7 +64,7 @@ impl Read {
             values.extend(form_urlencoded::parse(query.expose().as_bytes()).map(|(_, value)| value.into_owned()));
             values.extend(query.expose().split('&').filter_map(|pair| Some(pair.split_once('=')?.1.to_owned())));
         }
-        let mut values: Vec<&str> = values.iter().map(String::as_str).filter(|v| v.len() >= MIN_COVERED).collect();
+        let mut values: Vec<&str> = values.iter().map(String::as_str).collect();
         // The longest first, so that no part of one stays because another is in it.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         without(words, &values, "[argument]")
@@ -73,8 +73,9 @@ impl Read {
 
 /// `words` with a mark for each of the values, and for the part of one that is cut off at the end.
 pub(super) fn without(words: &str, values: &[&str], mark: &str) -> String {
-    let mut words = values.iter().fold(words.to_owned(), |words, value| words.replace(value, mark));
-    for value in values {
+    let values = || values.iter().filter(|value| value.len() >= MIN_COVERED);
+    let mut words = values().fold(words.to_owned(), |words, value| words.replace(value, mark));
+    for value in values() {
         let begins = |n: &usize| value.get(..*n).is_some_and(|start| words.ends_with(start));
         if let Some(cut) = (MIN_COVERED..value.len().min(words.len() + 1)).rev().find(begins) {
             words.truncate(words.len() - cut);

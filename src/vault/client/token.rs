@@ -73,6 +73,11 @@ impl Token {
         })
     }
 
+    /// The token itself.
+    pub(super) fn text(&self) -> &str {
+        self.header.to_str().unwrap_or_default()
+    }
+
     /// Whether it has made as many requests as it may.
     #[must_use]
     pub fn is_spent(&self) -> bool {

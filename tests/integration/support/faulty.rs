@@ -290,13 +290,14 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<R
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let (_record, fault) = shared.begin(&parts, &body);
-    let (uri, sent) = (parts.uri.clone(), body.clone());
+    let (uri, sent, headers) = (parts.uri.clone(), body.clone(), parts.headers.clone());
     let forwarded = shared.forward(parts, body);
     match fault {
         None => Ok(forwarded.await?.map(whole)),
         Some(Fault::Answer(answer)) => Ok(answer.map(whole)),
         Some(Fault::Echo(status)) => {
-            let page = [format!("<p>no route for {uri} ").as_bytes(), &sent].concat();
+            let token = headers.get("x-vault-token").map_or("", |token| token.to_str().unwrap());
+            let page = [format!("<p>no route for {token} {uri} ").as_bytes(), &sent].concat();
             Ok(Response::builder().status(status).body(whole(page.into())).unwrap())
         }
         Some(Fault::Redirect(status, to)) => {
