@@ -11,7 +11,7 @@ pub async fn invalid_request() -> [Scenario; 2] {
     let listed = ["roleName: missing", "name the role", "encoding", "base64"];
     let both = pod.with("vaultKubernetesMountPath", "other");
     [
-        Scenario::of(several, &listed).mending("2 mistakes", "2 problems"),
+        Scenario::of(several, &listed).mending("2 mistakes", "FAIL  class         object \"x\": encoding"),
         Scenario::of(both, &["both are set, and both name the auth mount", "remove one"]),
     ]
 }
