@@ -122,6 +122,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     };
     let interrupted = async {
         super::told_to_stop().await;
+        super::complain("interrupted: waiting for what was sent, then clearing away");
         // Who asks twice does not want to wait, whatever stays behind.
         tokio::spawn(async {
             super::told_to_stop().await;

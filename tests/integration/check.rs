@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
     kube_api::KubeApi,
@@ -220,11 +221,13 @@ async fn interrupted(
     let by_hand = ByHand::of(pod);
     let address = format!("--vault-addr={}", vault.address);
     let mut command = program(&by_hand.arguments("check", &[&[address.as_str()], flags].concat()));
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     vault.saw(1, method, path).await;
     let pid = child.id().unwrap().to_string();
     let signal = if gate.is_some() { "-TERM" } else { "-INT" };
     assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.next_line().await.unwrap().unwrap().contains("interrupted"));
     if let Some(gate) = gate {
         gate.open();
     }
