@@ -11,7 +11,7 @@ use crate::{
         engine::Engine,
         failure::{self, Failure},
         transport::Call,
-        wire::{Method, Read},
+        wire::{Method, Read, without},
     },
 };
 
@@ -102,6 +102,8 @@ impl Client {
         let (query, body) = (query.map(SecretText::from), body.map(SecretText::from));
         let read = Read { method, path: path.to_owned(), query, body };
         let request = self.build(&Logical(&read), token, namespace)?;
-        self.shared.transport.send(request, Call { creates: false, deadline }).await
+        let sent = self.shared.transport.send(request, Call { creates: false, deadline }).await;
+        let secrets: Vec<&str> = token.map(Token::text).into_iter().collect();
+        sent.map_err(|failure| failure.covered(|words| without(words, &secrets, "[token]")))
     }
 }
