@@ -196,10 +196,6 @@ impl Check<'_> {
         found: &HashMap<&Read, Found>,
         fits: impl Fn(&Mounted) -> Result<(), Error>,
     ) -> Step {
-        let lease = |read: &Read| match found.get(read) {
-            Some(Found::Lease(lease)) => Some(Arc::clone(lease)),
-            _ => None,
-        };
         let mut spec = self.spec.clone();
         spec.objects.retain(|object| found.get(&object.read).is_some_and(|found| found.makes_files(object)));
         let missing = self.spec.objects.len() - spec.objects.len();
@@ -208,8 +204,9 @@ impl Check<'_> {
         }
         let answers = spec.reads().into_iter().filter_map(|(read, objects)| {
             let outcome = match found.get(read)? {
+                Found::Lease(lease) => Ok(Arc::clone(lease)),
                 Found::Failed(error) => Err(error.clone()),
-                _ => Ok(lease(read)?),
+                Found::Skipped(_) => return None,
             };
             Some(Answered { read, objects, outcome })
         });

@@ -48,17 +48,15 @@ impl<'a> Check<'a> {
             }
             let Some(outcome) = found.get(&object.read) else { continue };
             let engine = engines.get(&object.read).and_then(Option::as_deref);
-            let outcome = match (outcome, failed.get(&object.read)) {
-                (Found::Failed(error), Some(first)) if !object.may_lack(error) => {
-                    Outcome::Skipped(format!("the same request as that of {first:?}"))
-                }
-                (Found::Failed(error), None) if !object.may_lack(error) => {
-                    failed.insert(&object.read, &object.recipe.file);
-                    describe(object, outcome, engine)
-                }
+            let fails = matches!(outcome, Found::Failed(error) if !object.may_lack(error));
+            let told = match failed.get(&object.read) {
+                Some(first) if fails => Outcome::Skipped(format!("the same request as that of {first:?}")),
                 _ => describe(object, outcome, engine),
             };
-            tell(Step { object: Some(object.recipe.file.clone()), ..Step::new("object", outcome) });
+            if fails {
+                failed.entry(&object.read).or_insert(&object.recipe.file);
+            }
+            tell(Step { object: Some(object.recipe.file.clone()), ..Step::new("object", told) });
         }
         Ok(found)
     }
