@@ -26,6 +26,9 @@ pub enum Refusal {
     /// X.509 version 1 has no subject alternative names, so it cannot be for any host.
     #[error("the certificate is of X.509 version 1, which cannot name a host")]
     Version1,
+    /// An authority's own certificate, which nobody was told to trust; `openssl req -x509` makes such for a server.
+    #[error("the certificate is a CA's own, and not trusted")]
+    UntrustedAuthority,
 }
 
 impl From<Refusal> for Error {
@@ -55,12 +58,9 @@ impl Chain {
     /// webpki looks at a certificate's validity before its place in a chain, so neither fault hides an expired one;
     /// the tests hold it to that.
     fn is_own(&self, certificate: &CertificateDer<'_>, fault: &Error) -> bool {
-        let placed_wrong = match fault {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
-            Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string() == "CaUsedAsEndEntity",
-            _ => false,
-        };
-        placed_wrong && self.authorities.certificates.iter().any(|trusted| trusted == certificate)
+        let placed_wrong = matches!(fault, Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        (placed_wrong || is_authority(fault))
+            && self.authorities.certificates.iter().any(|trusted| trusted == certificate)
     }
 }
 
@@ -79,7 +79,11 @@ impl ServerCertVerifier for Chain {
         }
         let certificate = ParsedCertificate::try_from(end_entity).map_err(legacy)?;
         verify_server_cert_signed_by_trust_anchor(&certificate, anchors, intermediates, now, self.algorithms.all)
-            .or_else(|fault| if self.is_own(end_entity, &fault) { Ok(()) } else { Err(fault) })?;
+            .or_else(|fault| match fault {
+                fault if self.is_own(end_entity, &fault) => Ok(()),
+                fault if is_authority(&fault) => Err(Refusal::UntrustedAuthority.into()),
+                fault => Err(fault),
+            })?;
         verify_server_name(&certificate, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -150,6 +154,11 @@ impl ServerCertVerifier for Unverified {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
     }
+}
+
+/// Whether webpki says that a server's certificate is one of a CA.
+fn is_authority(fault: &Error) -> bool {
+    matches!(fault, Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "CaUsedAsEndEntity")
 }
 
 /// Puts webpki's word for a certificate of version 1 into ours.

@@ -19,6 +19,8 @@ const MAX_NAMES: usize = 8;
 pub enum TlsFault {
     /// Nobody trusted issued the server's certificate.
     UnknownIssuer,
+    /// The certificate says that it is a CA's, as self-signed ones do, and is not trusted itself.
+    SelfSigned,
     /// A trusted authority has the issuer's name, and did not sign it.
     WrongSignature,
     /// No CA was configured and the system has none.
@@ -75,6 +77,7 @@ impl TlsFault {
             Self::UnknownIssuer | Self::WrongSignature | Self::NoAuthorities => {
                 "set the CA that issued it (vaultCACert, vaultCACertPath, --vault-tls-ca-cert)"
             }
+            Self::SelfSigned => "set it as the CA (vaultCACert, vaultCACertPath, --vault-tls-ca-cert)",
             Self::WrongName { names, .. } if names.is_empty() => {
                 "issue the certificate with subject alternative names; the common name does not count"
             }
@@ -94,7 +97,9 @@ impl TlsFault {
             Self::ClientCertificateRefused { .. } => "look at the client certificate's issuer, validity and purpose",
             Self::HandshakeRefused => "if the server demands a client certificate, set one",
             Self::NameRefused => "set the TLS server name to one that the server has a certificate for",
-            Self::Closed | Self::NoCommonGround | Self::Other(_) => return None,
+            Self::NoCommonGround => "let the server speak TLS 1.2 or 1.3, with ciphers that are not outdated",
+            Self::Other(_) => "look at the server's certificate and TLS settings, and at what stands between",
+            Self::Closed => return None,
         })
     }
 
@@ -149,6 +154,7 @@ fn certificate(fault: &CertificateError) -> TlsFault {
         CertificateError::Other(OtherError(cause)) => match cause.downcast_ref::<Refusal>() {
             Some(Refusal::NoAuthorities) => TlsFault::NoAuthorities,
             Some(Refusal::Version1) => TlsFault::Version1,
+            Some(Refusal::UntrustedAuthority) => TlsFault::SelfSigned,
             None => TlsFault::Other(one_line(&format!("its certificate is refused: {cause}"), MAX_SAID)),
         },
         other => TlsFault::Other(one_line(&format!("its certificate is refused: {other}"), MAX_SAID)),
@@ -192,6 +198,7 @@ impl fmt::Display for TlsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownIssuer => "its certificate was not issued by a trusted authority",
+            Self::SelfSigned => "its certificate is self-signed (it says that it is a CA's), and not trusted",
             Self::WrongSignature => "its certificate names a trusted authority that did not sign it",
             Self::NoAuthorities => "no CA is set, and this system trusts none",
             Self::WrongName { name, names } => return write_names(f, name, names),

@@ -25,7 +25,9 @@ pub(super) fn failed(fault: &C, address: &str) -> Error {
 fn tls_cause(fault: &TlsFault) -> Cause {
     match fault {
         TlsFault::Closed => Cause::Unreachable,
-        TlsFault::UnknownIssuer | TlsFault::WrongSignature | TlsFault::NoAuthorities => Cause::CertificateUntrusted,
+        TlsFault::UnknownIssuer | TlsFault::SelfSigned | TlsFault::WrongSignature | TlsFault::NoAuthorities => {
+            Cause::CertificateUntrusted
+        }
         TlsFault::WrongName { .. } | TlsFault::NameRefused => Cause::CertificateName,
         TlsFault::Expired { .. } | TlsFault::NotYetValid { .. } => Cause::CertificateTime,
         TlsFault::NotTls => Cause::TlsToPlain,

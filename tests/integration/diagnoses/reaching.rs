@@ -1,14 +1,31 @@
 //! Reaching the server.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 use super::{Scenario, arranged, one};
 use crate::support::{
     faulty::{Fault, Faulty, answer},
-    tls::Authority,
+    tls::{Authority, self_signed},
 };
+
+/// Something that says the same to everyone who comes, and where it is.
+async fn saying(words: &'static [u8]) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, mut task) = (listener.local_addr().unwrap(), JoinSet::new());
+    task.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(words).await;
+        }
+    });
+    (address, task)
+}
 
 /// An address nobody listens at.
 async fn nowhere() -> String {
@@ -45,14 +62,17 @@ pub async fn unreachable() -> [Scenario; 1] {
     [Scenario::of(pod, &["cannot connect to the unix socket", "check the socket's path"]).at(&address).keeping(folder)]
 }
 
-pub async fn certificate_untrusted() -> [Scenario; 2] {
+pub async fn certificate_untrusted() -> [Scenario; 3] {
     let ((_, pod), authority) = (arranged().await, Authority::new());
     let vault = Faulty::tls(authority.server(None)).await;
     let unknown =
         Scenario::of(pod.clone(), &["was not issued by a trusted authority", "set the CA that issued it (vaultCACert"]);
-    let same_name = pod.with("vaultCACert", Authority::new().pem());
+    let same_name = pod.clone().with("vaultCACert", Authority::new().pem());
     let says = ["names a trusted authority that did not sign it", "set the CA that issued it (vaultCACert"];
-    [unknown.at(&vault.address), Scenario::of(same_name, &says).at(&vault.address).keeping(vault)]
+    let same_name = Scenario::of(same_name, &says).at(&vault.address);
+    let alone = Faulty::tls(self_signed()).await;
+    let says = ["is self-signed", "and not trusted", "set it as the CA (vaultCACert, vaultCACertPath, --vault-tls-ca"];
+    [unknown.at(&vault.address), same_name.keeping(vault), Scenario::of(pod, &says).at(&alone.address).keeping(alone)]
 }
 
 pub async fn certificate_name() -> [Scenario; 1] {
@@ -95,11 +115,16 @@ pub async fn tls_to_plain() -> [Scenario; 1] {
     [Scenario::of(pod, &["does not speak TLS", "use http in the address"]).at(&address).keeping(vault)]
 }
 
-pub async fn tls() -> [Scenario; 1] {
+pub async fn tls() -> [Scenario; 2] {
+    /// Of a server that takes other versions of TLS only.
+    const PROTOCOL_VERSION_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
     let ((_, pod), authority) = (arranged().await, Authority::new());
+    let (address, old) = saying(PROTOCOL_VERSION_ALERT).await;
+    let says = ["no TLS version (1.2, 1.3) or cipher in common", "let the server speak TLS 1.2 or 1.3"];
+    let old = Scenario::of(pod.clone(), &says).at(&format!("https://{address}")).keeping(old);
     let vault = Faulty::tls(authority.server(Some(&Authority::new()))).await;
     let says = ["demands a client certificate", "set a client certificate and key"];
-    [Scenario::of(pod.with("vaultCACert", authority.pem()), &says).at(&vault.address).keeping(vault)]
+    [old, Scenario::of(pod.with("vaultCACert", authority.pem()), &says).at(&vault.address).keeping(vault)]
 }
 
 pub async fn not_vault() -> [Scenario; 1] {

@@ -60,6 +60,14 @@ impl Authority {
     }
 }
 
+/// A server on loopback with a certificate as `openssl req -x509` makes it, which signed itself and says that it is a CA's.
+pub fn self_signed() -> ServerConfig {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    serving(&Leaf { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }, None)
+}
+
 fn serving(leaf: &Leaf, clients: Option<&Authority>) -> ServerConfig {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
