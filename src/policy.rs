@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// `vaultAddress`.
-    pub address: Option<String>,
+    pub address: Option<Address>,
     /// `vaultNamespace`: where secrets are read, and logins happen unless [`Choice::auth_namespace`] is set.
     pub namespace: Option<String>,
     /// `vaultAuthNamespace`: where logins happen.
@@ -85,11 +85,7 @@ pub struct Target {
 impl Operator {
     /// Lays a class's choice over the operator's settings, or refuses it.
     pub fn judge(&self, choice: &Choice) -> Result<Target, Error> {
-        let address = match &choice.address {
-            Some(text) => Address::parse(text)
-                .map_err(|why| Error::new(Cause::InvalidRequest, format!("vaultAddress {text:?} {why}")))?,
-            None => self.address.clone(),
-        };
+        let address = choice.address.clone().unwrap_or_else(|| self.address.clone());
         let own_address = address == self.address;
         let guarded = if own_address { false } else { self.allow.judge(&address)? };
         let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
@@ -144,7 +140,7 @@ impl Allow {
 impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
         let address = Address::parse(&text.replace(":*", ":1").replace('*', "x"))
-            .map_err(|why| format!("{text:?} {why}, or none"))?;
+            .map_err(|why| if text.contains('@') { format!("… {why}") } else { format!("{text:?} {why}, or none") })?;
         let text = text.trim_end_matches('/');
         let Address::Tcp { port, prefix, .. } = &address else {
             return Ok(Self { glob: text.to_owned(), open: false });
@@ -205,7 +201,7 @@ mod tests {
     }
 
     fn choose(address: &str) -> Choice {
-        Choice { address: Some(address.into()), ..Choice::default() }
+        Choice { address: Some(Address::parse(address).unwrap()), ..Choice::default() }
     }
 
     #[test]

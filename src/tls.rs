@@ -57,6 +57,12 @@ pub struct Tls {
     pub skip_verify: bool,
 }
 
+/// Whether a text can be a [`Tls::server_name`]: a host name or an IP address.
+#[must_use]
+pub fn is_server_name(text: &str) -> bool {
+    rustls::pki_types::ServerName::try_from(text).is_ok()
+}
+
 /// TLS settings that cannot be used. Names the file, never what is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

@@ -184,7 +184,7 @@ mod tests {
     fn every_wrong_value_is_named_and_no_password_is() {
         let wrong = args(|a| {
             a.vault.mount = Some("kube\nrnetes".into());
-            a.allow_address = vec!["ftp://x".into(), "https://ok".into(), "vault".into()];
+            a.allow_address = vec!["ftp://x".into(), "https://ok".into(), "vault".into(), "https://me:pw@x".into()];
         });
         let (_, report) = read_all(&wrong, &[("VAULT_ADDR", "https://me:pw@vault"), ("VAULT_NAMESPACE", "a\n")]);
         let said = report.errors.join("\n");
@@ -194,10 +194,11 @@ mod tests {
             "--vault-mount=kube rnetes holds a line break",
             "--allow-address: \"ftp://x\"",
             "--allow-address: \"vault\"",
+            "--allow-address: … carries a user name",
         ] {
             assert!(said.contains(name), "{name} in {said}");
         }
-        assert_eq!(report.errors.len(), 5, "{said}");
+        assert_eq!(report.errors.len(), 6, "{said}");
         assert!(!said.contains("pw"), "{said}");
         let (_, report) = read_all(&args(|a| a.allow_address = vec!["none".into(), "https://ok".into()]), &[]);
         assert_eq!(report.errors.len(), 1, "{:?}", report.errors);

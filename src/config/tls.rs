@@ -15,7 +15,7 @@ pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls
     Tls {
         ca: ca(if flags.ca().next().is_some() { flags } else { variables }, report),
         client: client(if flags.client().next().is_some() { flags } else { variables }, report),
-        server_name: report.read(server_name, value::plain),
+        server_name: report.read(server_name, value::server_name),
         skip_verify: report.read(skip_verify, value::boolean).unwrap_or(false),
     }
 }
@@ -167,6 +167,7 @@ mod tests {
             ("VAULT_CAPATH", "/not/there", "cannot be opened"),
             ("VAULT_CACERT_BYTES", "-----BEGIN PRIVATE KEY-----", "PEM certificate"),
             ("VAULT_SKIP_VERIFY", "yes", "neither"),
+            ("VAULT_TLS_SERVER_NAME", "https://vault", "neither a host name nor"),
         ] {
             let (_, report) = tls_of(&ConnectionArgs::default(), &[(name, value)]);
             assert_eq!(report.errors.len(), 1, "{name}");

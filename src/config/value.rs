@@ -14,7 +14,10 @@ use std::{
 
 use jiff::SignedDuration;
 
-use crate::text::{go_bool, one_line};
+use crate::{
+    text::{go_bool, one_line},
+    tls::is_server_name,
+};
 
 /// The most of a value that a message repeats, in bytes.
 const MAX_SHOWN: usize = 120;
@@ -76,6 +79,12 @@ impl Report {
 
 pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
     go_bool(text).ok_or("is neither true nor false")
+}
+
+/// The name a certificate is for.
+pub(super) fn server_name(text: &str) -> Result<String, &'static str> {
+    const WRONG: &str = "is neither a host name nor an IP address; write it without scheme and port";
+    is_server_name(text).then(|| text.to_owned()).ok_or(WRONG)
 }
 
 /// A whole number within `range`; `text` may carry no sign.

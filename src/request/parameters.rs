@@ -11,7 +11,8 @@ use super::{
 use crate::{
     policy::Choice,
     text::{go_bool, quoted},
-    tls::Ca,
+    tls::{Ca, is_server_name},
+    vault::Address,
 };
 
 /// Parameters that carry one of the prefixes, as in `vaultAddress`.
@@ -45,12 +46,12 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes, warnings: 
         role: reader.role(),
         audience: reader.plain("audience"),
         choice: Choice {
-            address: reader.line("Address"),
+            address: reader.address(),
             namespace: reader.namespace("Namespace"),
             auth_namespace: reader.namespace("AuthNamespace"),
             auth_mount: reader.auth_mount(),
             ca: reader.ca(),
-            server_name: reader.line("TLSServerName"),
+            server_name: reader.server_name(),
             client: reader.client(),
             skip_verify: reader.skip_verify(),
         },
@@ -100,6 +101,31 @@ impl<'a> Reader<'a, '_> {
             return String::new();
         };
         self.one_line(parameter).unwrap_or_default()
+    }
+
+    fn address(&mut self) -> Option<Address> {
+        let parameter = self.find("Address")?;
+        let text = self.one_line(parameter)?;
+        match Address::parse(&text) {
+            Ok(address) => Some(address),
+            Err(why) => {
+                // What stands before an `@` is a name and a password.
+                let shown = if text.contains('@') { String::new() } else { format!("{} ", quoted(&text)) };
+                self.mistakes.add(parameter.name, format!("{shown}{why}"));
+                None
+            }
+        }
+    }
+
+    fn server_name(&mut self) -> Option<String> {
+        let parameter = self.find("TLSServerName")?;
+        let name = self.one_line(parameter)?;
+        if !is_server_name(&name) {
+            let what = "is neither a host name nor an IP address; write it without scheme and port";
+            self.mistakes.add(parameter.name, what);
+            return None;
+        }
+        Some(name)
     }
 
     /// Without slashes around it. `/` alone is the root namespace, which Vault also calls `root`.

@@ -137,6 +137,10 @@ impl<'a> Written<'a> {
                 Value::Bool(_) | Value::Number => source.text.get(value.span.clone()),
                 Value::Null | Value::List(_) | Value::Map(_) => None,
             };
+            // An address with a name and a password.
+            if name != "objects" && text.is_some_and(|text| text.contains("://") && text.contains('@')) {
+                source.hide_node(value);
+            }
             match text {
                 Some(text) => drop(written.values.insert(name.to_owned(), text.to_owned())),
                 None if value.is_null() => {}

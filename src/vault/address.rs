@@ -57,6 +57,10 @@ impl Address {
             _ => 80,
         };
         let prefix = uri.path().trim_end_matches('/').to_owned();
+        // The Go client, too, would ask for /v1/v1/….
+        if prefix.ends_with("/v1") {
+            return Err("ends with /v1, which is added to it; write what stands before");
+        }
         Ok(Self::Tcp { https, host, port, prefix })
     }
 
@@ -145,6 +149,7 @@ mod tests {
     fn equal_places_are_equal() {
         assert_eq!(parse("HTTPS://Vault.Example.com/"), parse("https://vault.example.com:443"));
         assert_eq!(parse("http://[::1]:8200/a/").to_string(), "http://[::1]:8200/a");
+        assert_eq!(parse("http://proxy/v1/vault").prefix(), "/v1/vault");
         assert_ne!(parse("https://vault:8200"), parse("http://vault:8200"));
         assert_eq!(parse("unix:///run/agent.sock").to_string(), "unix:///run/agent.sock");
     }
@@ -159,6 +164,8 @@ mod tests {
             ("https://me:pw@vault", "user name"),
             ("https://vault?x=1", "query"),
             ("https://vault:99999", "port"),
+            ("https://vault:8200/v1/", "ends with /v1"),
+            ("https://proxy/vault/v1", "ends with /v1"),
             ("unix://run/x", "absolute"),
             ("", "URL"),
         ] {

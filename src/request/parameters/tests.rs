@@ -54,7 +54,7 @@ fn every_parameter_goes_by_every_prefix() {
         assert_eq!(
             choice,
             Choice {
-                address: Some("https://vault:8200".into()),
+                address: Address::parse("https://vault:8200").ok(),
                 namespace: Some("team/a".into()),
                 auth_namespace: Some("admin".into()),
                 auth_mount: Some("kubernetes".into()),
@@ -69,9 +69,13 @@ fn every_parameter_goes_by_every_prefix() {
 
 #[test]
 fn bao_comes_before_openbao_before_vault() {
-    let parsed =
-        parsed(&[("vaultAddress", "v"), ("openbaoAddress", "o"), ("vaultNamespace", "same"), ("baoNamespace", "same")]);
-    assert_eq!(parsed.parameters.choice.address.as_deref(), Some("o"));
+    let parsed = parsed(&[
+        ("vaultAddress", "http://v"),
+        ("openbaoAddress", "http://o"),
+        ("vaultNamespace", "same"),
+        ("baoNamespace", "same"),
+    ]);
+    assert_eq!(parsed.parameters.choice.address, Address::parse("http://o").ok());
     assert_eq!(parsed.warnings, ["vaultAddress: is not used: openbaoAddress goes before it; remove one"]);
 }
 
@@ -127,6 +131,11 @@ fn mistakes_name_the_parameter_and_the_way_out() {
         (&[("vaultNamespace", "a\r\nX-Evil: 1")], "vaultNamespace: contains a control character"),
         (&[("vaultAuthNamespace", "a\0")], "vaultAuthNamespace: contains a control character"),
         (&[("vaultCACertPath", "/a\n")], "vaultCACertPath: contains a control character"),
+        (&[("vaultAddress", "vault:8200")], "vaultAddress: \"vault:8200\" has no scheme; write https://host:port"),
+        (&[("baoAddress", "https://vault:99999")], "baoAddress: \"https://vault:99999\" has a port that is no number"),
+        (&[("vaultAddress", "https://vault:8200/v1")], "ends with /v1, which is added to it"),
+        (&[("vaultAddress", "https://me:hunter2@vault")], "vaultAddress: carries a user name"),
+        (&[("vaultTLSServerName", "https://vault")], "vaultTLSServerName: is neither a host name nor an IP address"),
         (&[("audience", "a\n")], "audience: contains a control character"),
         (&[("roleName", "a\n")], "roleName: contains a control character"),
         (&[("vaultCACert", "/etc/ca.pem")], "vaultCACert: is no PEM text"),
@@ -136,5 +145,6 @@ fn mistakes_name_the_parameter_and_the_way_out() {
         let said = parsed(pairs).mistakes;
         assert!(said.contains(says), "{pairs:?}: {said}");
         assert!(!said.contains("mistakes"), "one only: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
     }
 }

@@ -2,17 +2,21 @@
 
 use std::future::{Ready, ready};
 
-use super::{Manifest, Scenario, arranged, one};
+use super::{MARK, Manifest, Scenario, arranged, one};
 
-pub async fn invalid_request() -> [Scenario; 2] {
+pub async fn invalid_request() -> [Scenario; 4] {
     let (tenant, pod) = arranged().await;
     let path = format!("{}/data/db", tenant.kv);
     let several = pod.clone().with("roleName", "").objects(one(&path, ", encoding: rot13"));
     let listed = ["roleName: missing", "name the role", "encoding", "base64"];
-    let both = pod.with("vaultKubernetesMountPath", "other");
+    let both = pod.clone().with("vaultKubernetesMountPath", "other");
+    let below = pod.clone().with("vaultAddress", "http://vault:8200/v1");
+    let user = pod.with("vaultAddress", &format!("https://me:{MARK}@vault:8200"));
     [
         Scenario::of(several, &listed).mending("2 mistakes", "FAIL  class         object \"x\": encoding"),
         Scenario::of(both, &["both are set, and both name the auth mount", "remove one"]),
+        Scenario::of(below, &["vaultAddress: ", "ends with /v1", "write what stands before"]),
+        Scenario::of(user, &["vaultAddress: carries a user name"]),
     ]
 }
 

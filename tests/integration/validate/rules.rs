@@ -81,6 +81,14 @@ async fn every_mistake_that_a_mount_would_tell() {
     )
     .await;
     says(
+        &with_parameters("    vaultAddress: vault:8200\n    vaultTLSServerName: https://vault\n"),
+        &[
+            "10:19: error: vaultAddress: \"vault:8200\" has no scheme; write https://host:port [VM0080]",
+            "11:25: error: vaultTLSServerName: is neither a host name nor an IP address; write it without scheme and port [VM0080]",
+        ],
+    )
+    .await;
+    says(
         &with_objects(
             "- {objectName: a, secretPath: p, secretKey: k, format: env}\n- {objectName: a, secretPath: p}\n- {objectName: a/b, secretPath: p}\n- {objectName: ../c, secretPath: p}\n- {objectName: d, secretPath: p, filePermission: 999}\n-",
         ),

@@ -51,6 +51,7 @@ async fn no_excerpt_shows_an_argument() {
         "token.yaml".into(),
         with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: [hunter2]\n    token: hunter2\n"),
     ));
+    files.push(("address.yaml".into(), with_parameters("    vaultAddress: https://me:hunter2@vault:8200\n")));
     files.push((
         "secret.yaml".into(),
         format!(
