@@ -165,7 +165,10 @@ impl Client {
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });
         }
-        let answer = Answer::parse(body).map_err(|e| Failure::NotVault(e.to_string()))?;
+        // A page is a proxy's; else an engine that Vault told of answers with the bare thing, as `pki/ca/pem` does.
+        let is_raw = engine.is_some() && !body.trim_ascii_start().starts_with(b"<");
+        let answer = Answer::parse(body)
+            .map_err(|fault| if is_raw { Failure::NoJson } else { Failure::NotVault(fault.to_string()) })?;
         if answer.data().is_none() {
             return Err(Failure::NoData { warnings: answer.warnings });
         }
@@ -215,7 +218,7 @@ impl Client {
         read: &Read,
         deadline: Instant,
     ) -> Option<Arc<Engine>> {
-        if is_builtin(&read.path) || read.method == Method::List {
+        if is_builtin(&read.path) {
             return None;
         }
         if let Some(known) = self.shared.engines.find(namespace, &read.path) {

@@ -55,6 +55,8 @@ pub enum Failure {
     },
     /// The answer is none of Vault's. What it is instead, with as much of it as a foreign page may be long.
     NotVault(String),
+    /// A success of an engine that is known, and whose body is no JSON.
+    NoJson,
     /// Success without data (204, an empty body, `data: null`).
     NoData {
         /// What Vault warned of.
@@ -322,6 +324,10 @@ impl Failure {
             Self::NoData { warnings } => Error::new(Cause::NoData, format!("{} {} gave no data", at.verb(), at.path()))
                 .said(warnings.join("; "))
                 .advice("most writes answer nothing: read a path that answers with data"),
+            Self::NoJson => {
+                Error::new(Cause::NoData, format!("{} {} gave something else than JSON", at.verb(), at.path()))
+                    .advice(read::json_instead(at))
+            }
             Self::TooLarge(limit) => Error::new(
                 Cause::AnswerTooLarge,
                 format!("the answer of Vault at {} for {} is larger than {} MiB", at.address, at.path(), limit >> 20),
@@ -364,7 +370,9 @@ impl Failure {
                 .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
             Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL)))
                 .advice("check the address, which ends before /v1, and what stands between"),
-            Self::NoData { .. } => Error::new(Cause::NoData, format!("Vault at {address} answered without data")),
+            Self::NoData { .. } | Self::NoJson => {
+                Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
+            }
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise token_num_uses of the role, or set it to 0"),
             Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),

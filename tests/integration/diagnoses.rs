@@ -106,6 +106,7 @@ rows! {
         ArgumentRefused argument_refused
         ReadRefused read_refused
         NoData no_data
+        EngineSetup engine_setup
     }
     files {
         KeyMissing key_missing

@@ -85,16 +85,32 @@ impl ReadContext<'_> {
         }
     }
 
+    /// Where the engine is mounted, as far as it is known: of an engine that is not, the first part of the path.
+    pub(super) fn mount(&self) -> &str {
+        let first = || self.read.path.split_inclusive('/').next().unwrap_or_default();
+        self.engine.map_or_else(first, |engine| engine.path.as_str())
+    }
+
     /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it;
-    /// none when no policy there reaches so far.
-    pub(super) fn stanza(&self) -> Option<String> {
+    /// or, where there is none to give, what to do instead.
+    pub(super) fn stanza(&self) -> Result<String, String> {
         let (end, capabilities) = match self.read.method {
             Method::Get => ("", "\"read\""),
             Method::List => ("/", "\"list\""),
             Method::Put | Method::Post => ("", "\"create\", \"update\""),
         };
-        let (inner, path) = (below(self.auth_namespace, self.namespace)?, &self.read.path);
-        Some(format!("path \"{inner}{path}{end}\" {{ capabilities = [{capabilities}] }}"))
+        let Some(inner) = below(self.auth_namespace, self.namespace) else {
+            return Err(format!(
+                "log in at that namespace or one above it (vaultAuthNamespace), as policies of {} reach no other",
+                self.auth_namespace.unwrap_or_default()
+            ));
+        };
+        let path = format!("{inner}{}{end}", self.read.path);
+        // In a policy these are wildcards, templates and quotes.
+        if path.contains(['*', '"', '\\']) || path.contains("{{") || path.split('/').any(|part| part == "+") {
+            return Err(format!("have a policy of the role allow [{capabilities}] on that path alone"));
+        }
+        Ok(format!("path \"{path}\" {{ capabilities = [{capabilities}] }}"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{ReadContext, Refusal};
 use crate::{
     error::{Cause, Error},
-    vault::wire::Method,
+    vault::{engine::Engine, wire::Method},
 };
 
 /// The error of a read that found nothing.
@@ -20,7 +20,14 @@ pub(super) fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         return Error::new(Cause::VersionDeleted, format!("version {} of {path} was {fate}", deleted.version))
             .advice(format!("{mend}, or ask for another with ?version=N"));
     }
-    if refusal.says(&["no handler for route", "unsupported path", "unsupported operation"]) {
+    if refusal.says(&["unsupported path", "unsupported operation"]) {
+        let rest = at.read.path.strip_prefix(at.mount()).unwrap_or_default();
+        let name = at.engine.map_or_else(|| "secrets".to_owned(), Engine::name);
+        let what = format!("the {name} engine at {} has no path {rest:?} for method {}", at.mount(), at.read.method);
+        return Error::new(Cause::EngineMissing, what)
+            .advice(at.engine.and_then(ways).unwrap_or_else(|| "correct secretPath after the mount path".to_owned()));
+    }
+    if refusal.says(&["no handler for route"]) {
         return Error::new(Cause::EngineMissing, format!("no secrets engine answers at {path}"))
             .advice("correct secretPath: it starts with the engine's mount path");
     }
@@ -35,6 +42,20 @@ pub(super) fn missing(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         None => (Cause::SecretMissing, format!("correct secretPath, or create the secret ({OPTIONAL})")),
     };
     Error::new(cause, format!("Vault at {} has {what}", at.address)).advice(mend)
+}
+
+/// What people read at an engine, and where.
+fn ways(engine: &Engine) -> Option<String> {
+    let at = &engine.path;
+    Some(match engine.kind.as_str() {
+        "database" => format!("credentials are read at {at}creds/ROLE, those of static roles at {at}static-creds/ROLE"),
+        "aws" | "azure" | "consul" | "ldap" | "nomad" | "rabbitmq" => format!("credentials are read at {at}creds/ROLE"),
+        "pki" => format!("certificates are issued with `method: PUT` at {at}issue/ROLE, and read at {at}cert/SERIAL"),
+        "ssh" => format!("keys are signed with `method: PUT` at {at}sign/ROLE"),
+        "totp" => format!("codes are read at {at}code/NAME"),
+        "transit" => format!("`method: PUT` belongs to {at}encrypt/KEY, {at}decrypt/KEY and {at}datakey/plaintext/KEY"),
+        _ => return None,
+    })
 }
 
 const OPTIONAL: &str = "`optional: true` makes its absence no error";
@@ -82,7 +103,7 @@ pub(super) fn kv_path(refusal: &Refusal, at: &ReadContext<'_>) -> Option<Meant> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::{engine::Engine, wire::Read};
+    use crate::vault::wire::Read;
 
     /// What was meant by a read of `kv/REST`; `version` is the engine's, if it is known.
     fn meant(method: Method, rest: &str, version: Option<&str>, warning: &str) -> Option<String> {
@@ -115,6 +136,7 @@ mod tests {
             (Method::Get, "db", None, "", None),
             (Method::List, "team", Some("2"), told, Some("kv/metadata/team")),
             (Method::List, "data/team", Some("2"), "", Some("kv/metadata/team")),
+            (Method::List, "data", Some("2"), "", Some("kv/metadata/")),
             (Method::List, "metadata", Some("2"), "", None),
             (Method::List, "", Some("2"), told, Some("kv/metadata/")),
             (Method::Get, "data/db", Some("1"), "", Some("kv/db")),

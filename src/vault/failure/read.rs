@@ -27,19 +27,17 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             };
             let mend = match missing::kv_path(refusal, at) {
                 Some(meant) => format!("{meant} If not,"),
+                None if at.read.path.contains('*') => "correct secretPath, which takes no wildcards, or".to_owned(),
                 None => "correct secretPath, or".to_owned(),
             };
             let request = format!("{verb} {path}");
             let what = format!("role {:?} (policies {policies}) is denied {request} at {}", at.role, at.address);
             let denied = Error::new(Cause::Denied, what).said(words);
             return match at.stanza() {
-                Some(stanza) => denied
+                Ok(stanza) => denied
                     .advice(format!("{mend} add to a policy of the role: {stanza}"))
                     .denial(Denial { request, stanza }),
-                None => denied.advice(format!(
-                    "{mend} log in at that namespace or one above it (vaultAuthNamespace), as policies of {} reach no other",
-                    at.auth_namespace.unwrap_or_default()
-                )),
+                Err(instead) => denied.advice(format!("{mend} {instead}")),
             };
         }
         405 => (
@@ -61,6 +59,19 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             Cause::EngineRoleMissing,
             format!("the secrets engine has no role for {path}"),
             "correct the role at the end of secretPath, or create it".to_owned(),
+        ),
+        400 | 500 if refusal.says(&["is not an allowed role"]) => (
+            Cause::EngineSetup,
+            format!("a connection of the secrets engine does not take the role of {path}"),
+            format!(
+                "add the role to allowed_roles of its connection ({}config/NAME), or name another in secretPath",
+                at.mount()
+            ),
+        ),
+        400 | 500 if refusal.says(&["failed to find entry for connection"]) => (
+            Cause::EngineSetup,
+            format!("the role of {path} is of a connection that the secrets engine does not have"),
+            format!("write the connection ({}config/NAME), or correct the role's db_name", at.mount()),
         ),
         400 if refusal.says(&["token had one use left"]) => (
             Cause::TokenUses,
@@ -103,4 +114,17 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         },
     };
     Error::new(cause, what).said(words).advice(advice)
+}
+
+/// Where what a path answers raw is to be had as JSON.
+pub(super) fn json_instead(at: &ReadContext<'_>) -> String {
+    let mount = at.mount();
+    let raw = at.read.path.strip_prefix(mount).unwrap_or_default().split('/').next().unwrap_or_default();
+    match (at.engine.map(|engine| engine.kind.as_str()), raw) {
+        (Some("pki"), "ca" | "ca_chain" | "crl") => {
+            format!("read {mount}cert/{raw} instead, with `secretKey: certificate`")
+        }
+        (Some("pki"), "cert") => "leave out /raw and what follows, with `secretKey: certificate`".to_owned(),
+        _ => "read a path that answers with JSON".to_owned(),
+    }
 }

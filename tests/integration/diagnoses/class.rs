@@ -11,7 +11,7 @@ pub async fn invalid_request() -> [Scenario; 4] {
     let listed = ["roleName: missing", "name the role", "encoding", "base64"];
     let both = pod.clone().with("vaultKubernetesMountPath", "other");
     let below = pod.clone().with("vaultAddress", "http://vault:8200/v1");
-    let user = pod.with("vaultAddress", &format!("https://me:{MARK}@vault:8200"));
+    let user = pod.with("vaultAddress", format!("https://me:{MARK}@vault:8200"));
     [
         Scenario::of(several, &listed).mending("2 mistakes", "FAIL  class         object \"x\": encoding"),
         Scenario::of(both, &["both are set, and both name the auth mount", "remove one"]),

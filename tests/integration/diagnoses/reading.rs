@@ -26,7 +26,7 @@ async fn pki(tenant: &Tenant) -> String {
     pki
 }
 
-pub async fn denied() -> [Scenario; 4] {
+pub async fn denied() -> [Scenario; 6] {
     let (tenant, pod) = arranged().await;
     let Tenant { policy, kv, address, .. } = &tenant;
     tenant.allow(&format!("path \"{kv}/data/db\" {{ capabilities = [\"read\"] }}")).await;
@@ -39,12 +39,19 @@ pub async fn denied() -> [Scenario; 4] {
         ("metadata", ", method: LIST", "listing", "\"list\"", "correct secretPath"),
         ("db", "", "reading", "\"read\"", &meant),
     ];
-    cases.map(|(path, more, verb, capabilities, next)| {
+    // What a policy would take for more than this path is not proposed for one.
+    let odd = [("data/*", "takes no wildcards"), ("data/a{{b}}", "correct secretPath")].map(|(path, next)| {
+        let says = [&whose, next, "or have a policy of the role allow [\"read\"] on that path alone"];
+        Scenario::of(pod.clone().objects(one(&format!("{kv}/{path}"), "")), &says).checking(&["--create"])
+    });
+    let [wild, template] = odd;
+    let [other, write, list, meant] = cases.map(|(path, more, verb, capabilities, next)| {
         let end = if verb == "listing" { "/" } else { "" };
         let line = format!("path \"{kv}/{path}{end}\" {{ capabilities = [{capabilities}] }}");
         let parts = [&whose, &format!("denied {verb} {kv}/{path}"), address, next, &line];
         Scenario::of(pod.clone().objects(one(&format!("{kv}/{path}"), more)), &parts).checking(&["--create"])
-    })
+    });
+    [other, write, list, meant, wild, template]
 }
 
 pub async fn secret_missing() -> Vec<Scenario> {
@@ -133,11 +140,27 @@ pub async fn kv1_path() -> [Scenario; 1] {
     [Scenario::of(pod, &[&format!("no secret at {kv1}/data/db"), &next])]
 }
 
-pub async fn engine_missing() -> [Scenario; 1] {
+pub async fn engine_missing() -> [Scenario; 3] {
     let (tenant, pod) = arranged().await;
-    tenant.allow("path \"nowhere/*\" { capabilities = [\"read\"] }").await;
+    let (db, pki) = (Database::of(&tenant).await.mount, pki(&tenant).await);
+    let paths = [format!("{db}/*"), format!("{pki}/*"), "nowhere/*".to_owned()];
+    let policy = paths.map(|path| format!("path \"{path}\" {{ capabilities = [\"read\", \"update\"] }}"));
+    tenant.allow(&policy.join("\n")).await;
+    let creds = [
+        format!("the database engine at {db}/ has no path \"cred/web\" for method GET"),
+        format!("credentials are read at {db}/creds/ROLE"),
+    ];
+    let issue = [
+        format!("the pki engine at {pki}/ has no path \"isue/web\" for method PUT"),
+        format!("`method: PUT` at {pki}/issue/ROLE"),
+    ];
+    let elsewhere = [(format!("{db}/cred/web"), "", creds), (format!("{pki}/isue/web"), ", method: PUT", issue)];
+    let [creds, issue] = elsewhere.map(|(path, more, says)| {
+        let says = says.each_ref().map(String::as_str);
+        Scenario::of(pod.clone().objects(one(&path, more)), &says).checking(&["--create"])
+    });
     let says = ["no secrets engine answers at nowhere/db", "no handler for route", "engine's mount path"];
-    [Scenario::of(pod.objects(one("nowhere/db", "")), &says).checking(&["--create"])]
+    [Scenario::of(pod.objects(one("nowhere/db", "")), &says).checking(&["--create"]), creds, issue]
 }
 
 pub async fn engine_role_missing() -> [Scenario; 2] {
@@ -165,11 +188,15 @@ pub async fn backend_down() -> [Scenario; 1] {
     [Scenario::of(pod.objects(one(&path, "")), &says).checking(&["--create"])]
 }
 
-pub async fn method() -> [Scenario; 1] {
+pub async fn method() -> [Scenario; 2] {
+    let (other, list) = arranged().await;
+    let meant = format!("did you mean secretPath: {}/metadata/shop (the engine there is KV version 2)?", other.kv);
+    let list = list.objects(one(&format!("{}/data/shop", other.kv), ", method: LIST"));
+    let list = Scenario::of(list, &["does not take method LIST", &meant]);
     let (tenant, pod) = arranged().await;
     let path = format!("{}/issue/web", pki(&tenant).await);
     let says = [&path, "GET", "unsupported operation", "method: PUT", "secretArgs"];
-    [Scenario::of(pod.objects(one(&path, "")), &says).checking(&["--create"])]
+    [Scenario::of(pod.objects(one(&path, "")), &says).checking(&["--create"]), list]
 }
 
 pub async fn argument_refused() -> [Scenario; 1] {
@@ -187,10 +214,32 @@ pub async fn read_refused() -> [Scenario; 1] {
     [Scenario::of(pod.objects(one(&path, ", method: PUT")), &says).checking(&["--create"])]
 }
 
-pub async fn no_data() -> [Scenario; 1] {
+pub async fn no_data() -> [Scenario; 3] {
     let (tenant, pod) = arranged().await;
-    tenant.allow("path \"cubbyhole/*\" { capabilities = [\"create\", \"update\"] }").await;
+    let pki = pki(&tenant).await;
+    let raw = [("ca/pem", "ca"), ("crl", "crl")].map(|(path, instead)| {
+        let next = format!("read {pki}/cert/{instead} instead, with `secretKey: certificate`");
+        Scenario::of(pod.clone().objects(one(&format!("{pki}/{path}"), "")), &["something else than JSON", &next])
+    });
+    let [ca, crl] = raw;
+    tenant.allow(&format!("path \"{pki}/*\" {{ capabilities = [\"read\"] }}\npath \"cubbyhole/*\" {{ capabilities = [\"create\", \"update\"] }}")).await;
     let class = one("cubbyhole/note", &format!(", method: PUT, secretArgs: {{text: {MARK}}}"));
     let says = ["writing cubbyhole/note", "no data", "read a path that answers with data"];
-    [Scenario::of(pod.objects(class), &says).checking(&["--create"])]
+    [Scenario::of(pod.objects(class), &says).checking(&["--create"]), ca, crl]
+}
+
+pub async fn engine_setup() -> [Scenario; 2] {
+    let (tenant, pod) = arranged().await;
+    let mount = Database::of(&tenant).await.mount;
+    for (role, connection) in [("web", "pg"), ("lost", "none")] {
+        let role = format!("{mount}/roles/{role}");
+        root("POST", &role, json!({"db_name": connection, "creation_statements": ["CREATE ROLE x"]})).await;
+    }
+    tenant.allow(&format!("path \"{mount}/creds/*\" {{ capabilities = [\"read\"] }}")).await;
+    let allowed = format!("add the role to allowed_roles of its connection ({mount}/config/NAME)");
+    let written = format!("write the connection ({mount}/config/NAME), or correct the role's db_name");
+    [("web", "is not an allowed role", allowed), ("lost", "name: \"none\"", written)].map(|(role, words, mend)| {
+        Scenario::of(pod.clone().objects(one(&format!("{mount}/creds/{role}"), "")), &[words, &mend])
+            .checking(&["--create"])
+    })
 }
