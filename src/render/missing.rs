@@ -44,8 +44,10 @@ pub(super) fn keys(members: &Members<'_>) -> String {
 
 /// The error of a `secretKey` that is not among `members`. `data` is where a `secretPointer` would begin.
 pub(super) fn key(wanted: &str, members: &Members<'_>, data: &Members<'_>) -> Error {
-    let (cause, advice) = if let Some(pointer) = nested(wanted, data) {
+    let (cause, advice) = if let Some(pointer) = nested(wanted, data).or_else(|| spelled(wanted, data)) {
         (Cause::KeyNested, format!("it is further inside: use `secretPointer: {pointer}` instead of secretKey"))
+    } else if ["current_version", "custom_metadata", "versions"].iter().all(|name| members.contains_key(*name)) {
+        (Cause::KeyMissing, "this is a secret's metadata: write data/ instead of metadata/ in secretPath".to_owned())
     } else if let Some(meant) = meant(wanted, members) {
         (Cause::KeyMissing, format!("did you mean {}?", shown(meant)))
     } else {
@@ -74,6 +76,21 @@ fn nested(wanted: &str, data: &Members<'_>) -> Option<String> {
             .collect();
     }
     None
+}
+
+/// The pointer to a member inside `data` that `wanted` names by its way there: `o.deep`, `o/deep`, `/o/deep`, `$.o.deep`.
+fn spelled(wanted: &str, data: &Members<'_>) -> Option<String> {
+    let way = Some(wanted).filter(|way| way.len() <= MAX_DEPTH * MAX_NAME)?.trim_start_matches('$');
+    ['/', '.'].into_iter().find_map(|separator| {
+        let mut keys = way.trim_start_matches(separator).split(separator);
+        let first = keys.next()?;
+        let (mut value, mut pointer) = (*data.get(first)?, step(first));
+        for key in keys {
+            value = *value.members()?.get(key)?;
+            pointer.push_str(&step(key));
+        }
+        (pointer.len() > step(first).len() && !pointer.contains(char::is_control)).then_some(pointer)
+    })
 }
 
 /// A key as a step of a pointer.
@@ -107,6 +124,29 @@ mod tests {
         ] {
             assert_eq!(message(wanted, data), expected);
         }
+    }
+
+    #[test]
+    fn a_way_to_a_key_is_read_in_other_notations() {
+        let data = r#"{"o":{"deep":{"er":1}},"p":1,"a~b":{"c":2}}"#;
+        for (wanted, pointer) in [
+            ("o.deep", "/o/deep"),
+            ("o/deep", "/o/deep"),
+            ("/o/deep/er", "/o/deep/er"),
+            ("$.o.deep.er", "/o/deep/er"),
+            ("a~b.c", "/a~0b/c"),
+        ] {
+            assert!(message(wanted, data).contains(&format!("use `secretPointer: {pointer}`")), "{wanted}");
+        }
+        for wanted in ["/p", "o.none", "p.x", "o..deep", "."] {
+            assert!(!message(wanted, data).contains("secretPointer"), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_no_secret() {
+        let data = r#"{"cas_required":false,"current_version":1,"custom_metadata":null,"versions":{}}"#;
+        assert!(message("pass", data).contains("; this is a secret's metadata: write data/ instead of metadata/"));
     }
 
     #[test]

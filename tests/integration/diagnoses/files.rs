@@ -11,19 +11,26 @@ async fn reading(secret: Value, more: &str, says: &[&str]) -> Scenario {
     Scenario::of(pod.objects(one(&format!("{}/data/odd", tenant.kv), more)), says)
 }
 
-pub async fn key_missing() -> [Scenario; 2] {
+pub async fn key_missing() -> [Scenario; 3] {
     let secret = json!({"pass": MARK, "user": MARK, "more": {"a": [MARK]}});
     let key = ["key \"passs\"", "\"pass\", \"user\"", "did you mean \"pass\"?"];
     let pointer = ["/more/b", "\"b\"", "\"a\""];
+    let (tenant, pod) = arranged().await;
+    let metadata = pod.objects(one(&format!("{}/metadata/db", tenant.kv), ", secretKey: pass"));
     [
+        Scenario::of(metadata, &["key \"pass\"", "write data/ instead of metadata/ in secretPath"]),
         reading(secret.clone(), ", secretKey: passs", &key).await,
         reading(secret, ", secretPointer: /more/b", &pointer).await,
     ]
 }
 
-pub async fn key_nested() -> [Scenario; 1] {
+pub async fn key_nested() -> [Scenario; 2] {
     let secret = json!({"database": {"password": MARK}});
-    [reading(secret, ", secretKey: password", &["further inside", "secretPointer: /database/password"]).await]
+    let says = ["further inside", "secretPointer: /database/password"];
+    [
+        reading(secret.clone(), ", secretKey: password", &says).await,
+        reading(secret, ", secretKey: database.password", &says).await,
+    ]
 }
 
 pub async fn render() -> [Scenario; 2] {
