@@ -203,6 +203,9 @@ table! {
     VaultNamespaceLocked "VM0047" FailedPrecondition "The Vault namespace is locked"
         means "An administrator locked the namespace, so that it answers nobody (OpenBao, Vault Enterprise)."
         mend "Unlock it with the key that locking it gave: `vault namespace unlock`."
+    LoginRole "VM0048" FailedPrecondition "The login role is not one that pods can use"
+        means "It is there, and made for something else: a jwt role of `role_type: oidc` is for people with a browser, and one whose `token_policies` say `root` gives what no login may."
+        mend "Name a role of `role_type: jwt` with policies of its own, or correct this one."
 }
 "Reading" {
     Denied "VM0050" PermissionDenied "A policy denies the request"

@@ -92,6 +92,7 @@ rows! {
         VaultNamespaceMissing vault_namespace_missing
         VaultNamespaceLocked vault_namespace_locked
         TokenUses token_uses
+        LoginRole login_role
     }
     reading {
         Denied denied

@@ -21,7 +21,19 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
             format!("there is no Vault namespace {namespace:?} at {address} to log in at"),
             "correct vaultNamespace (or vaultAuthNamespace, where it is set), or create the namespace".to_owned(),
         )
-    } else if refusal.says(&["invalid role name", "could not be found", "role with oidc role_type"]) {
+    } else if refusal.says(&["role with oidc role_type"]) {
+        (
+            Cause::LoginRole,
+            format!("role {role:?} at {place} is for people who log in with a browser (role_type oidc)"),
+            "name a role of role_type jwt, or create one".to_owned(),
+        )
+    } else if refusal.says(&["cannot create root tokens"]) {
+        (
+            Cause::LoginRole,
+            format!("role {role:?} at {place} gives the policy root, which no login may"),
+            "give it policies of its own in the role's token_policies".to_owned(),
+        )
+    } else if refusal.says(&["invalid role name", "could not be found"]) {
         (
             Cause::RoleMissing,
             format!("role {role:?} does not exist at {place}"),
@@ -117,7 +129,13 @@ fn of_token(refusal: &Refusal, at: &LoginContext, place: &str) -> Option<(Cause,
     } else if refusal.says(&["invalid audience", "audience claim"]) {
         (
             Cause::AudienceWrong,
-            format!("role {role:?} at {place} does not take the service account token's audience {}", audiences(at)),
+            match at.claims.audiences.as_slice() {
+                [] => format!("role {role:?} at {place} wants an audience, and the service account token has none"),
+                _ => format!(
+                    "role {role:?} at {place} does not take the service account token's audience {}",
+                    audiences(at)
+                ),
+            },
             "make the role's audience (jwt: bound_audiences) and the class's `audience` the same".to_owned(),
         )
     } else if refusal.says(&["token signature", "verify signature", "verifying signature"]) {

@@ -176,13 +176,16 @@ pub async fn audience_unbound() -> [Scenario; 1] {
     [Scenario::of(pod, &says)]
 }
 
-pub async fn audience_wrong() -> [Scenario; 2] {
+pub async fn audience_wrong() -> [Scenario; 3] {
     let ((tenant, pod), (_, cluster, reviewed)) = (arranged().await, clustered(KubeApi::builder()).await);
     tenant.role("app", json!({"bound_audiences": ["team"]})).await;
     cluster.role("app", json!({"audience": "team"})).await;
     let says = |mount| ["\"app\"", mount, "audience \"vault\"", "invalid audience (aud) claim", "bound_audiences"];
+    let legacy = sign(&json!({"sub": "system:serviceaccount:shop:app", "exp": in_seconds(600)}));
+    let legacy = pod.clone().pass(&[("vault", &legacy)]);
+    let legacy = Scenario::of(legacy, &["wants an audience, and the service account token has none"]);
     let jwt = Scenario::of(pod, &says(tenant.auth.as_str()));
-    [jwt, Scenario::of(reviewed, &says(cluster.auth.as_str())).keeping(cluster)]
+    [legacy, jwt, Scenario::of(reviewed, &says(cluster.auth.as_str())).keeping(cluster)]
 }
 
 pub async fn namespace_not_bound() -> [Scenario; 1] {
@@ -228,6 +231,15 @@ pub async fn login_claims() -> [Scenario; 3] {
         Scenario::of(pod.with("roleName", "other"), &subject),
         Scenario::of(reviewed, &issuer).keeping(cluster),
     ]
+}
+
+pub async fn login_role() -> [Scenario; 2] {
+    let (tenant, pod) = arranged().await;
+    tenant.role("people", json!({"role_type": "oidc", "allowed_redirect_uris": ["http://localhost"]})).await;
+    tenant.role("all", json!({"token_policies": ["root"]})).await;
+    let people = ["\"people\"", &tenant.auth, "role with oidc role_type", "browser", "name a role of role_type jwt"];
+    let all = ["\"all\"", &tenant.auth, "cannot create root tokens", "the policy root", "token_policies"];
+    [Scenario::of(pod.clone().with("roleName", "people"), &people), Scenario::of(pod.with("roleName", "all"), &all)]
 }
 
 pub async fn vault_namespace_missing() -> [Scenario; 3] {
