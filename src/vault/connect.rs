@@ -100,9 +100,13 @@ impl Connector {
     /// The `Proxy-Authorization` that a request to this URI must carry: plain HTTP through a proxy with a password.
     #[must_use]
     pub fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
-        let plain = uri.scheme_str() == Some("http") && self.inner.options.socket.is_none();
-        let proxy = plain.then(|| self.inner.options.proxies.intercept(uri)).flatten()?;
-        proxy.basic_auth().cloned()
+        self.inner.forwarder(uri)?.basic_auth().cloned()
+    }
+
+    /// What an answer with status 407 means: the proxy that forwards plain HTTP wants other credentials.
+    pub fn proxy_credentials(&self, uri: &Uri) -> Option<ConnectError> {
+        let proxy = self.inner.forwarder(uri)?;
+        Some(refused_by(&proxy, &Target::of(uri), ProxyFault::Credentials))
     }
 }
 
@@ -158,16 +162,33 @@ impl Inner {
     async fn connect(&self, uri: &Uri) -> Result<Stream, ConnectError> {
         let target = Target::of(uri);
         let deadline = Deadline { at: Instant::now() + self.options.timeout, after: self.options.timeout };
-        let (io, used) = match (&self.options.socket, self.options.proxies.intercept(uri)) {
+        let proxy = self.proxy(uri);
+        let (io, used) = match (&self.options.socket, &proxy) {
             (Some(path), _) => (unix(path).await?, Use::Plain),
             (None, None) => (tcp(&target, self.options.guarded, deadline).await?, Use::Plain),
-            (None, Some(proxy)) => self.through(&proxy, &target, deadline).await?,
+            (None, Some(proxy)) => self.through(proxy, &target, deadline).await?,
         };
         if !target.tls {
             return Ok(Stream::new(io, target.to_string(), used));
         }
-        let (io, h2) = secure(&self.tls, self.server_name.clone(), io, &target, deadline).await?;
+        let secured = secure(&self.tls, self.server_name.clone(), io, &target, deadline).await;
+        let (io, h2) = secured.map_err(|fault| match (fault, &proxy) {
+            (ConnectError::Tls { fault: TlsFault::NotTls, .. }, Some(proxy)) => {
+                refused_by(proxy, &target, ProxyFault::NotTls)
+            }
+            (fault, _) => fault,
+        })?;
         Ok(Stream::new(io, target.to_string(), Use::Tls { h2 }))
+    }
+
+    /// The proxy that takes requests to a URI itself, as plain HTTP.
+    fn forwarder(&self, uri: &Uri) -> Option<Intercept> {
+        self.proxy(uri).filter(|proxy| uri.scheme_str() == Some("http") && !proxy::is_socks(proxy))
+    }
+
+    /// The proxy on the way to a URI, if there is one.
+    fn proxy(&self, uri: &Uri) -> Option<Intercept> {
+        if self.options.socket.is_some() { None } else { self.options.proxies.intercept(uri) }
     }
 
     /// A connection to the proxy, and through it to the target unless the proxy forwards requests.
@@ -181,7 +202,7 @@ impl Inner {
             guard::check_unresolved(&target.host)?;
         }
         let hop = Target::of(proxy.uri());
-        let failed = |fault| ConnectError::Proxy { proxy: hop.to_string(), at: target.to_string(), fault };
+        let failed = |fault| refused_by(proxy, target, fault);
         let io = self.to_proxy(&hop, deadline).await.map_err(|error| failed(ProxyFault::Connect(Box::new(error))))?;
         if !target.tls && !proxy::is_socks(proxy) {
             return Ok((io, Use::Forwarded));
@@ -202,6 +223,10 @@ impl Inner {
         config.alpn_protocols.clear();
         Ok(secure(&Arc::new(config), None, io, hop, deadline).await?.0)
     }
+}
+
+fn refused_by(proxy: &Intercept, target: &Target, fault: ProxyFault) -> ConnectError {
+    ConnectError::Proxy { proxy: Target::of(proxy.uri()).to_string(), at: target.to_string(), fault }
 }
 
 /// When a connection must stand, and the time it had from the start.

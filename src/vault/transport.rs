@@ -112,6 +112,11 @@ impl Transport {
                     redirected = true;
                     continue;
                 }
+                Ok(Answer { status: StatusCode::PROXY_AUTHENTICATION_REQUIRED, .. })
+                    if let Some(fault) = self.connector.proxy_credentials(&uri) =>
+                {
+                    Failure::Connect(Box::new(fault))
+                }
                 Ok(answer) => {
                     let mut failure =
                         Failure::of_answer(answer.status.as_u16(), &answer.body, retry_after(&answer.headers));

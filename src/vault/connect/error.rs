@@ -127,6 +127,9 @@ pub enum ProxyFault {
         /// The HTTP status.
         status: u16,
     },
+    /// It says yes to CONNECT, and what then comes is no TLS.
+    #[error("what comes through it does not speak TLS; most likely it is no proxy, or the server has no TLS")]
+    NotTls,
     /// What it says is not HTTP, or it hangs up.
     #[error("it does not answer as an HTTP proxy does")]
     NotHttp,

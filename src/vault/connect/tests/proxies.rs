@@ -96,6 +96,7 @@ async fn a_proxy_that_fails_is_named() {
         (&b"HTTP/1.1 503 Service Unavailable\r\n\r\n"[..], ProxyFault::Refused { status: 503 }),
         (b"SSH-2.0-OpenSSH\r\n\r\n", ProxyFault::NotHttp),
         (b"", ProxyFault::NotHttp),
+        (b"HTTP/1.1 200 OK\r\n\r\n<html>Welcome</html>", ProxyFault::NotTls),
     ] {
         let proxy = servers::saying(words).await;
         assert_eq!(proxy_fault(&tls, through(proxy), proxy).await, fault);
