@@ -8,6 +8,7 @@ mod context;
 mod login;
 mod missing;
 mod read;
+mod state;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use super::connect::ConnectError;
 pub(super) use context::below;
 pub use context::{AuthMethod, LoginContext, ReadContext, TokenClaims};
+pub(super) use state::{no_leader, sealed, uninitialized};
 
 use crate::{
     error::{Cause, Error},
@@ -37,6 +39,8 @@ pub enum Failure {
         /// Whether the request could have created something, and so was not sent again.
         creates: bool,
     },
+    /// There was no answer within the time that one request may take.
+    Slow(Duration),
     /// The caller's time ran out.
     Deadline {
         /// While doing what, in a clause.
@@ -360,25 +364,45 @@ impl Failure {
             Self::Lost { detail, creates: false } => {
                 Error::new(Cause::Unreachable, format!("the answer of Vault at {address} was lost")).said(detail)
             }
-            Self::Lost { detail, creates: true } => Error::new(Cause::Unconfirmed, format!("the answer of Vault at {address} was lost"))
-                .said(detail)
-                .advice("not sent again at once, as Vault may have created a credential, which then ends with its own lease"),
-            Self::Deadline { during, .. } => Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
-                .advice(IN_TIME),
-            Self::TooLarge(limit) => Error::new(Cause::AnswerTooLarge, format!("Vault at {address} answered with more than {} MiB", limit >> 20)),
-            Self::Redirect { to, why } => Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))
-                .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects"),
-            Self::NotVault(detail) => Error::new(Cause::NotVault, format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL)))
-                .advice("check the address, which ends before /v1, and what stands between"),
+            Self::Lost { detail, creates: true } => Error::new(
+                Cause::Unconfirmed,
+                format!("the answer of Vault at {address} was lost"),
+            )
+            .said(detail)
+            .advice(
+                "not sent again at once, as Vault may have created a credential, which then ends with its own lease",
+            ),
+            Self::Deadline { during, .. } => {
+                Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
+                    .advice(IN_TIME)
+            }
+            Self::TooLarge(limit) => Error::new(
+                Cause::AnswerTooLarge,
+                format!("Vault at {address} answered with more than {} MiB", limit >> 20),
+            ),
+            Self::Slow(limit) => Error::new(
+                Cause::Unreachable,
+                format!("Vault at {address} did not answer within {limit:?} (VAULT_CLIENT_TIMEOUT)"),
+            )
+            .advice(format!("raise VAULT_CLIENT_TIMEOUT, or {IN_TIME}")),
+            Self::Redirect { to, why } => connect::redirected(to, why, address),
+            Self::NotVault(detail) => Error::new(
+                Cause::NotVault,
+                format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL)),
+            )
+            .advice("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } | Self::NoJson => {
                 Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
             }
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise token_num_uses of the role, or set it to 0"),
-            Self::Unsendable(what) => Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}")),
+            Self::Unsendable(what) => {
+                Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {what}"))
+            }
             Self::Refused(refusal) => refusal.general(address).unwrap_or_else(|| {
                 let cause = if refusal.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
-                Error::new(cause, format!("Vault at {address} answered with status {}", refusal.status)).said(&refusal.errors)
+                Error::new(cause, format!("Vault at {address} answered with status {}", refusal.status))
+                    .said(&refusal.errors)
             }),
         }
     }
@@ -387,22 +411,3 @@ impl Failure {
 /// What to do when a caller's time ran out.
 pub const IN_TIME: &str =
     "check that Vault, and what it asks itself (a database; for logins the Kubernetes API), answers within seconds";
-
-/// The error of a server that waits to be initialized.
-pub(super) fn uninitialized(address: &str) -> Error {
-    Error::new(Cause::Uninitialized, format!("Vault at {address} is not initialized"))
-        .advice("initialize it with `vault operator init`; if it should have data, look at its storage first")
-}
-
-/// The error of a server that waits to be unsealed.
-pub(super) fn sealed(address: &str) -> Error {
-    Error::new(Cause::Sealed, format!("Vault at {address} is sealed"))
-        .advice("unseal it (`vault operator unseal`); the mount is tried again by itself")
-}
-
-/// The error of a standby on its own.
-pub(super) fn no_leader(address: &str) -> Error {
-    Error::new(Cause::NoLeader, format!("Vault at {address} is a standby, and knows no active node")).advice(
-        "see that enough of its nodes run, unsealed, and reach each other (`vault operator raft list-peers`); the mount is tried again by itself",
-    )
-}

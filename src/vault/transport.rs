@@ -175,9 +175,11 @@ impl Transport {
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         });
         answer.await.unwrap_or_else(|_| {
-            // A caller's deadline is its own affair; all else is as if the connection had ended.
-            Err(if call.creates || patience < call.deadline {
-                Failure::Lost { detail: format!("no answer within {:.0?}", now.elapsed()), creates: call.creates }
+            // A caller's deadline is its own affair.
+            Err(if call.creates {
+                Failure::Lost { detail: format!("no answer within {:.0?}", now.elapsed()), creates: true }
+            } else if patience < call.deadline {
+                Failure::Slow(patience - now)
             } else if connection.connection_metadata().is_none() {
                 Failure::late("connecting to Vault")
             } else {
@@ -191,7 +193,7 @@ impl Transport {
         let asked = match failure {
             Failure::Refused(refusal) if refusal.is_passing(call.creates) => refusal.retry_after,
             Failure::Connect(fault) if may_pass(fault) => None,
-            Failure::Lost { creates: false, .. } => None,
+            Failure::Lost { creates: false, .. } | Failure::Slow(_) => None,
             _ => return None,
         };
         let own = jittered((FIRST_DELAY * 2u32.saturating_pow(attempt)).min(MAX_DELAY));

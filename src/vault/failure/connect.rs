@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Cause, Error},
+    vault::address::Address,
     vault::connect::{ConnectError as C, Stage, TlsFault},
 };
 
@@ -20,6 +21,26 @@ pub(super) fn failed(fault: &C, address: &str) -> Error {
         _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
     };
     Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
+}
+
+/// A redirect that may not be followed.
+pub(super) fn redirected(to: &str, why: &str, address: &str) -> Error {
+    if is_same_with_tls(address, to) {
+        let what = format!("Vault at {address} redirects to {to}: it speaks TLS, and the address says http");
+        return Error::new(Cause::PlainToTls, what).advice(format!("write {to} as the address"));
+    }
+    Error::new(Cause::Redirect, format!("Vault at {address} redirects to {to}, which is not followed: {why}"))
+        .advice("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects")
+}
+
+/// Whether one address is the other's host, by https instead of http.
+fn is_same_with_tls(plain: &str, tls: &str) -> bool {
+    match (Address::parse(plain), Address::parse(tls)) {
+        (Ok(Address::Tcp { https: false, host, .. }), Ok(Address::Tcp { https: true, host: there, .. })) => {
+            host == there
+        }
+        _ => false,
+    }
 }
 
 fn tls_cause(fault: &TlsFault) -> Cause {

@@ -19,27 +19,7 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
             "correct vaultNamespace, or create the namespace".to_owned(),
         ),
         404 => return missing::missing(refusal, at).said(words),
-        403 => {
-            let policies = match at.policies {
-                [] => "none".to_owned(),
-                few if few.len() <= MAX_POLICIES => few.join(", "),
-                many => format!("{} and {} more", many[..MAX_POLICIES].join(", "), many.len() - MAX_POLICIES),
-            };
-            let mend = match missing::kv_path(refusal, at) {
-                Some(meant) => format!("{meant} If not,"),
-                None if at.read.path.contains('*') => "correct secretPath, which takes no wildcards, or".to_owned(),
-                None => "correct secretPath, or".to_owned(),
-            };
-            let request = format!("{verb} {path}");
-            let what = format!("role {:?} (policies {policies}) is denied {request} at {}", at.role, at.address);
-            let denied = Error::new(Cause::Denied, what).said(words);
-            return match at.stanza() {
-                Ok(stanza) => denied
-                    .advice(format!("{mend} add to a policy of the role: {stanza}"))
-                    .denial(Denial { request, stanza }),
-                Err(instead) => denied.advice(format!("{mend} {instead}")),
-            };
-        }
+        403 => return denied(refusal, at).said(words),
         405 => (
             Cause::Method,
             format!("{path} does not take method {}", at.read.method),
@@ -114,6 +94,29 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
         },
     };
     Error::new(cause, what).said(words).advice(advice)
+}
+
+/// The error of a read that a policy denies.
+fn denied(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
+    let policies = match at.policies {
+        [] => "none".to_owned(),
+        few if few.len() <= MAX_POLICIES => few.join(", "),
+        many => format!("{} and {} more", many[..MAX_POLICIES].join(", "), many.len() - MAX_POLICIES),
+    };
+    let mend = match missing::kv_path(refusal, at) {
+        Some(meant) => format!("{meant} If not,"),
+        None if at.read.path.contains('*') => "correct secretPath, which takes no wildcards, or".to_owned(),
+        None => "correct secretPath, or".to_owned(),
+    };
+    let request = format!("{} {}", at.verb(), at.path());
+    let what = format!("role {:?} (policies {policies}) is denied {request} at {}", at.role, at.address);
+    let denied = Error::new(Cause::Denied, what);
+    match at.stanza() {
+        Ok(stanza) => {
+            denied.advice(format!("{mend} add to a policy of the role: {stanza}")).denial(Denial { request, stanza })
+        }
+        Err(instead) => denied.advice(format!("{mend} {instead}")),
+    }
 }
 
 /// Where what a path answers raw is to be had as JSON.

@@ -90,7 +90,7 @@ pub async fn certificate_time() -> [Scenario; 1] {
     [Scenario::of(pod.with("vaultCACert", authority.pem()), &says).at(&vault.address).keeping(vault)]
 }
 
-pub async fn plain_to_tls() -> [Scenario; 3] {
+pub async fn plain_to_tls() -> [Scenario; 4] {
     let ((_, pod), vault) = (arranged().await, Faulty::tls(Authority::new().server(None)).await);
     let address = vault.address.replace("https", "http");
     let direct = Scenario::of(pod.clone(), &["speaks TLS", "write https"]).at(&address).keeping(vault);
@@ -106,7 +106,14 @@ pub async fn plain_to_tls() -> [Scenario; 3] {
         }
         Scenario::of(pod, &["speaks TLS", "write https"]).at(&vault.address).keeping(vault)
     };
-    [direct, told(go).await, told(nginx).await]
+    let vault = Faulty::start().await;
+    let place = vault.address.replace("http", "https");
+    for method in ["GET", "POST"] {
+        vault.every(method, "", Fault::Redirect(301, place.clone()));
+    }
+    let says = [format!("redirects to {place}: it speaks TLS"), format!("write {place} as the address")];
+    let redirected = Scenario::of(pod, &says.each_ref().map(String::as_str)).at(&vault.address).keeping(vault);
+    [direct, told(go).await, told(nginx).await, redirected]
 }
 
 pub async fn tls_to_plain() -> [Scenario; 1] {

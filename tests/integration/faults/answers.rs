@@ -3,9 +3,10 @@
 use serde_json::json;
 use vaultmount::error::Cause;
 
-use super::{SECRET, Stage, assert_says, each, only};
+use super::{SECRET, Stage, assert_says, each, only, reader, tenant};
 use crate::support::{
-    faulty::{Fault, answer, status},
+    by_hand::ByHand,
+    faulty::{Fault, Faulty, answer, status},
     pod::Pod,
 };
 
@@ -119,4 +120,17 @@ async fn the_content_type_does_not_count() {
     let body = json!({"data": {"data": {"pass": SECRET}, "metadata": {}}}).to_string();
     stage.vault.every("GET", &stage.secret(), answer(200, &[("content-type", "text/html")], body));
     assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+}
+
+#[tokio::test]
+async fn a_proxy_that_forwards_and_wants_a_password_is_named() {
+    let (tenant, proxy) = (tenant().await, Faulty::start().await);
+    for method in ["GET", "POST"] {
+        proxy.every(method, "", html(407));
+    }
+    let variables = [("VAULT_PROXY_ADDR", proxy.address.as_str())];
+    let flags = ["--vault-addr=http://vault.example:8200"];
+    let said = ByHand::of(&reader(&tenant)).run_with(&variables, "mount", &flags).await.err;
+    let place = proxy.address.strip_prefix("http://").unwrap();
+    assert_says(&said, &[place, "vault.example:8200", "user name and password", "proxy's URL", "[VM0004]"]);
 }

@@ -11,6 +11,7 @@ use vaultmount::{
 
 use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant, within};
 use crate::support::{
+    by_hand::ByHand,
     daemon::Daemon,
     faulty::{Fault, Faulty, Gate, status},
     tls::Authority,
@@ -129,4 +130,17 @@ async fn what_hangs_holds_up_nobody_else() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_time_that_one_request_may_take_is_named() {
+    let (tenant, vault) = (tenant().await, Faulty::start().await);
+    vault.every("POST", "auth/", never());
+    let variables = [("VAULT_CLIENT_TIMEOUT", "20ms"), ("VAULT_MAX_RETRIES", "0")];
+    let address = format!("--vault-addr={}", vault.address);
+    let said = ByHand::of(&reader(&tenant)).run_with(&variables, "mount", &[&address]).await.err;
+    assert_says(
+        &said,
+        &["did not answer within 20ms (VAULT_CLIENT_TIMEOUT)", "raise VAULT_CLIENT_TIMEOUT", "[VM0004]"],
+    );
 }

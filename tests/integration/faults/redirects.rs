@@ -27,7 +27,6 @@ async fn what_is_redirected_otherwise_is_refused() {
         (307, "http", "redirected before", 2),
         (302, "http", "only 307 and 308", 1),
         (303, "http", "only 307 and 308", 1),
-        (307, "https", "the scheme differs", 1),
         (307, "ftp", "no URL of a server", 1),
     ];
     each(cases, async |stage, (status, scheme, why, sent)| {

@@ -4,6 +4,7 @@ use std::{ffi::OsStr, fs};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use super::{daemon::program, pod::Pod};
 
@@ -59,6 +60,11 @@ impl ByHand {
         ran(&self.arguments(command, flags)).await
     }
 
+    /// The same with these variables in its environment.
+    pub async fn run_with(&self, variables: &[(&str, &str)], command: &str, flags: &[&str]) -> Ran {
+        finished(program(&self.arguments(command, flags)).envs(variables.iter().copied())).await
+    }
+
     /// Looks for mistakes in the class.
     pub async fn validate(&self, flags: &[&str]) -> Ran {
         let class = self.folder.path().join("class.yaml").display().to_string();
@@ -68,7 +74,11 @@ impl ByHand {
 
 /// Runs the program to its end.
 pub async fn ran<S: AsRef<OsStr>>(arguments: &[S]) -> Ran {
-    let output = program(arguments).output().await.unwrap();
+    finished(&mut program(arguments)).await
+}
+
+async fn finished(command: &mut Command) -> Ran {
+    let output = command.output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let ran = Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
     eprintln!("{}{}", ran.out, ran.err);
