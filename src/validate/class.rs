@@ -138,7 +138,9 @@ impl<'a> Written<'a> {
                 Value::Null | Value::List(_) | Value::Map(_) => None,
             };
             // An address with a name and a password.
-            if name != "objects" && text.is_some_and(|text| text.contains("://") && text.contains('@')) {
+            if name != "objects"
+                && text.is_some_and(|text| text.contains('@') && (text.contains("://") || name.ends_with("Address")))
+            {
                 source.hide_node(value);
             }
             match text {

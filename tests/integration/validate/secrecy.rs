@@ -52,6 +52,7 @@ async fn no_excerpt_shows_an_argument() {
         with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: [hunter2]\n    token: hunter2\n"),
     ));
     files.push(("address.yaml".into(), with_parameters("    vaultAddress: https://me:hunter2@vault:8200\n")));
+    files.push(("bare.yaml".into(), with_parameters("    baoAddress: me:hunter2@vault\n")));
     files.push((
         "secret.yaml".into(),
         format!(
