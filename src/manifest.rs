@@ -1,43 +1,22 @@
 //! Kubernetes manifests from files: documents of YAML or JSON in which each key and value knows where it stands.
 
 mod class;
+mod content;
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::path::Path;
 
 pub(crate) use self::class::no_text;
-pub use self::class::{CLASS_GROUP, Class, class};
+pub use self::{
+    class::{CLASS_GROUP, Class, class},
+    content::{Content, DRIVER_MARK, NoText, content, text},
+};
 use crate::{
-    error::{Cause, Error},
     text::printable,
     yaml::{
         Budget, Fault,
         node::{self, Node, Offset},
     },
 };
-
-/// The most text of one file, in bytes.
-const MOST_TEXT: usize = 16 << 20;
-
-/// The text of a file; of standard input if the path is `-`.
-pub fn text(path: &Path) -> Result<String, Error> {
-    let unreadable = |why: String| Error::new(Cause::Manifest, format!("{} {why}", shown(path)));
-    let mut text = String::new();
-    let limit = MOST_TEXT as u64 + 1;
-    let read = if path == Path::new("-") {
-        io::stdin().lock().take(limit).read_to_string(&mut text)
-    } else {
-        File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
-    };
-    match read {
-        Ok(count) if count > MOST_TEXT => Err(unreadable(format!("is longer than {MOST_TEXT} bytes"))),
-        Ok(_) => Ok(text),
-        Err(error) => Err(unreadable(format!("cannot be read: {error}"))),
-    }
-}
 
 /// How a message names a file, on one line.
 #[must_use]

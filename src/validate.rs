@@ -13,7 +13,7 @@ pub use self::excerpt::Excerpt;
 use self::{class::Reviewed, source::Source};
 use crate::{
     error::Cause,
-    manifest::{self, CLASS_GROUP, is},
+    manifest::{self, CLASS_GROUP, Content, is},
     yaml::At,
 };
 
@@ -23,7 +23,13 @@ pub struct Input {
     /// What to call it.
     pub name: String,
     /// What is in it.
-    pub text: String,
+    pub content: Content,
+}
+
+impl Input {
+    fn text(&self) -> &str {
+        self.content.as_deref().unwrap_or_default()
+    }
 }
 
 /// How bad a finding is.
@@ -83,12 +89,20 @@ impl Report {
 #[must_use]
 pub fn validate(inputs: &[Input]) -> Report {
     let mut report = Report { files: inputs.len(), ..Report::default() };
-    let documents: Vec<_> = inputs.iter().map(|input| manifest::documents(&input.text)).collect();
+    let documents: Vec<_> = inputs.iter().map(|input| manifest::documents(input.text())).collect();
     let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
     let mut classes: BTreeMap<(String, String), Reviewed> = BTreeMap::new();
     let mut pods = Vec::new();
     for (file, documents) in documents.iter().enumerate() {
         let source = &mut sources[file];
+        match &inputs[file].content {
+            Err(no_text) if no_text.names_driver => source.no_text(no_text),
+            Err(_) => {
+                report.skipped += 1;
+                report.unreadable += 1;
+            }
+            Ok(_) => {}
+        }
         for document in documents {
             let node = match &document.node {
                 Ok(node) => node,

@@ -28,8 +28,8 @@ pub struct ValidateArgs {
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 
-    /// How findings are written
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    /// How findings are written: text, json, sarif or github
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
     pub output: Format,
 
     /// Fail on warnings, too
@@ -51,16 +51,21 @@ pub enum Format {
     Github,
 }
 
-/// Looks at the files. 0 when all is well, 1 when something is wrong, 2 when a file cannot be read.
+/// Looks at the files. 0 when all is well, 1 when something is wrong, 2 when a file cannot be read; the others are looked
+/// at all the same.
 #[must_use]
 pub fn run(args: &ValidateArgs) -> ExitCode {
-    let inputs = match inputs(&args.paths) {
-        Ok(inputs) => inputs,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::from(2);
+    let (mut inputs, mut unreadable) = (Vec::new(), Vec::new());
+    for (path, name) in files(&args.paths, &mut unreadable) {
+        match manifest::content(&path) {
+            Ok(content) => inputs.push(Input { name, content }),
+            Err(error) => unreadable.push(format!("{name} cannot be read: {error}")),
         }
-    };
+    }
+    unreadable.iter().for_each(|what| complain(what));
+    if inputs.is_empty() && !unreadable.is_empty() {
+        return ExitCode::from(2);
+    }
     let report = validate(&inputs);
     let text = written(&report, args.output);
     let done = match args.output {
@@ -69,6 +74,9 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
     };
     if let Err(error) = super::printed(done) {
         complain(&error);
+        return ExitCode::from(2);
+    }
+    if !unreadable.is_empty() {
         return ExitCode::from(2);
     }
     let failed = report.count(Severity::Error) > 0 || args.strict && report.count(Severity::Warning) > 0;
@@ -84,35 +92,40 @@ fn written(report: &Report, output: Format) -> String {
     }
 }
 
-/// The files that are named, and those in the folders that are named, each once.
-fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, String> {
+/// The files that are named, and those in the folders that are named, each once and with its name; what hides some of
+/// them is `unreadable`.
+fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, String)> {
     let stdin = PathBuf::from("-");
     let paths = match paths {
         [] if io::stdin().is_terminal() => {
-            return Err("name files or folders to look at, or - for standard input".to_owned());
+            unreadable.push("name files or folders to look at, or - for standard input".to_owned());
+            &[]
         }
         [] => std::slice::from_ref(&stdin),
         paths => paths,
     };
     let mut files = Vec::new();
     for path in paths {
-        if path.is_dir() { below(path, &mut files)? } else { files.push(path.clone()) }
+        if path.is_dir() { below(path, &mut files, unreadable) } else { files.push(path.clone()) }
     }
-    let (mut inputs, mut seen) = (Vec::new(), BTreeSet::new());
-    for path in files {
-        let name = path.strip_prefix("./").unwrap_or(&path);
-        if seen.insert(name.to_owned()) {
-            let text = manifest::text(&path).map_err(|e| e.what().to_owned())?;
-            inputs.push(Input { name: manifest::shown(name), text });
-        }
-    }
-    Ok(inputs)
+    let mut seen = BTreeSet::new();
+    let plain = |path: &Path| path.strip_prefix("./").unwrap_or(path).to_owned();
+    files.retain(|path| seen.insert(plain(path)));
+    let named = |path: PathBuf| {
+        let name = manifest::shown(&plain(&path));
+        (path, name)
+    };
+    files.into_iter().map(named).collect()
 }
 
-/// The manifests below a folder by name; what is hidden is left out, and links to folders are not followed.
-fn below(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
-    let unreadable = |e: io::Error| format!("{} cannot be read: {e}", manifest::shown(folder));
-    let mut entries = fs::read_dir(folder).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+/// The manifests below a folder by name; what is hidden is left out, and so are pipes and devices. Links to folders are not
+/// followed.
+fn below(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) {
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut entries = entries.unwrap_or_else(|error| {
+        unreadable.push(format!("{} cannot be read: {error}", manifest::shown(folder)));
+        Vec::new()
+    });
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
@@ -120,13 +133,12 @@ fn below(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        if entry.file_type().map_err(unreadable)?.is_dir() {
-            below(&path, files)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            below(&path, files, unreadable);
         } else if manifest && path.is_file() {
             files.push(path);
         }
     }
-    Ok(())
 }
 
 /// `error` or `warning`.

@@ -29,13 +29,10 @@ pub enum Output {
     Text,
 }
 
-/// Prints the version; fails when nobody can read it.
+/// Prints the version.
 #[must_use]
 pub fn run(args: VersionArgs) -> ExitCode {
-    match writeln!(io::stdout(), "{}", line(args.output)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    super::finish(super::printed(writeln!(io::stdout(), "{}", line(args.output))))
 }
 
 fn line(output: Output) -> String {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
-    manifest::Document,
+    manifest::{DRIVER_MARK, Document, NoText},
     text::{one_line, quoted},
     yaml::{
         At, Fault,
@@ -48,7 +48,7 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(super) fn new(input: &'a Input) -> Self {
-        let text = input.text.as_str();
+        let text = input.text();
         let mut starts = vec![0];
         starts.extend(text.match_indices('\n').map(|(at, _)| at + 1));
         Self {
@@ -91,6 +91,12 @@ impl<'a> Source<'a> {
         };
         self.wrong(Cause::Manifest, at, format!("{place}{field}: {what}"));
         None
+    }
+
+    /// Notes that the file is no text.
+    pub(super) fn no_text(&mut self, no_text: &NoText) {
+        let spot = Spot { at: no_text.at, end: no_text.at.column + 1 };
+        self.found.push((Severity::Error, Cause::Manifest, spot, format!("the file {}", no_text.what)));
     }
 
     /// Notes that a document is no YAML. As nothing is known of what stands where, only values of a few keys are shown, and
@@ -222,9 +228,9 @@ fn is_template(document: &Document<'_>) -> bool {
     ["{{", "{%"].iter().any(|mark| document.text.contains(mark))
 }
 
-/// Whether a document can have anything for this driver in it: its name is in the API group of classes and in volumes.
+/// Whether a document can have anything for this driver in it.
 pub(super) fn names_driver(document: &Document<'_>) -> bool {
-    document.text.contains("secrets-store.csi")
+    document.text.contains(DRIVER_MARK)
 }
 
 /// Whether a line says that what it stands in is a Secret.

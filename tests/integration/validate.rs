@@ -160,13 +160,13 @@ async fn what_cannot_be_read_and_does_not_name_the_driver_is_skipped() {
 #[tokio::test]
 async fn whoever_stops_reading_learns_the_exit_code_all_the_same() {
     let project = Project::with(&[("a.yaml", &with_parameters("    vaultAdress: x\n"))]);
-    for output in ["text", "json"] {
+    for (args, code) in [("validate -o text .", 1), ("validate -o json .", 1), ("version", 0)] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = program(&["validate", "-o", output, "."].map(str::to_owned));
+        let mut command = program(&args.split(' ').map(str::to_owned).collect::<Vec<_>>());
         command.current_dir(project.0.path()).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
         let done = command.spawn().unwrap().wait_with_output().await.unwrap();
-        assert_eq!((done.status.code(), String::from_utf8(done.stderr).unwrap().as_str()), (Some(1), ""));
+        assert_eq!((done.status.code(), String::from_utf8(done.stderr).unwrap().as_str()), (Some(code), ""));
     }
 }
 
@@ -204,17 +204,49 @@ async fn long_names_are_told_in_short() {
 
 #[tokio::test]
 async fn the_exit_code_tells_mistakes_from_what_could_not_be_looked_at() {
-    let project = Project::with(&[("warned.yaml", &with_parameters("    tokenScope: pod\n")), ("bytes.yaml", "")]);
-    fs::write(project.0.path().join("bytes.yaml"), [0xff, 0xfe, b'a']).unwrap();
+    let project = Project::with(&[("warned.yaml", &with_parameters("    tokenScope: pod\n"))]);
     for (args, code, says) in [
         (&["warned.yaml"][..], 0, "1 warning in 1 class (1 file)"),
         (&["--strict", "warned.yaml"], 1, "1 warning in 1 class"),
         (&["absent.yaml"], 2, "absent.yaml cannot be read: "),
-        (&["bytes.yaml"], 2, "bytes.yaml cannot be read: "),
+        (&["absent.yaml", "warned.yaml"], 2, "tokenScope: is not supported"),
         (&["--output=xml"], 2, "possible values: text, json, sarif, github"),
     ] {
         let run = project.run(args).await;
         assert_eq!(run.code, code, "{args:?}");
         assert!(format!("{}{}", run.printed, run.said).contains(says), "{args:?}: {}{}", run.printed, run.said);
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_text_takes_no_other_with_it() {
+    let ours = with_parameters("");
+    let project = Project::with(&[("good.yaml", &ours), ("long.yaml", &format!("{}{ours}", "#\n".repeat(9 << 20)))]);
+    let put = |name: &str, bytes: &[u8]| fs::write(project.0.path().join(name), bytes).unwrap();
+    put("picture.yaml", &[0xff, 0xd8, b'a']);
+    put("latin.yaml", &[ours.as_bytes(), b"# K\xfcche\n"].concat());
+    put("utf-16.yaml", &[0xff, 0xfe].into_iter().chain(ours.bytes().flat_map(|byte| [byte, 0])).collect::<Vec<u8>>());
+    let run = project.run(&["."]).await;
+    let expected = [
+        "latin.yaml:10:4: error: the file is no text in UTF-8; save it as that [VM0085]",
+        "long.yaml:1:1: error: the file is longer than the 16777216 bytes that are read; split it [VM0085]",
+        "utf-16.yaml:1:1: error: the file is no text in UTF-8; save it as that [VM0085]",
+    ];
+    assert_eq!((run.code, run.findings()), (1, expected.to_vec()), "{}", run.said);
+    let summary = "3 errors in 1 class (5 files; skipped 1 other resource, of which 1 cannot be read)\n";
+    assert!(run.printed.ends_with(summary), "{}", run.printed);
+    let run = project.run(&["-o", "sarif", "picture.yaml", "good.yaml"]).await;
+    assert!(run.code == 0 && run.printed.contains("\"results\": []"), "{}", run.printed);
+}
+
+/// As of `<(helm template .)`.
+#[tokio::test]
+async fn a_pipe_is_read_by_name_and_never_found_in_a_folder() {
+    let project = Project::with(&[("a.yaml", &with_parameters(""))]);
+    let pipe = project.0.path().join("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert_eq!(project.run(&["."]).await.printed, "all good in 1 class (1 file)\n");
+    let write = tokio::task::spawn_blocking(move || fs::write(pipe, with_parameters("    vaultAdress: x\n")));
+    assert!(project.run(&["pipe.yaml"]).await.findings()[0].starts_with("pipe.yaml:10:5: error: vaultAdress: "));
+    write.await.unwrap().unwrap();
 }
