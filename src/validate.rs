@@ -2,6 +2,7 @@
 
 mod class;
 mod excerpt;
+mod meant;
 mod objects;
 mod pod;
 mod secret_objects;
@@ -13,7 +14,7 @@ pub use self::excerpt::Excerpt;
 use self::{class::Reviewed, source::Source};
 use crate::{
     error::Cause,
-    manifest::{self, CLASS_GROUP, Content, is},
+    manifest::{self, Content},
     yaml::At,
 };
 
@@ -118,7 +119,7 @@ pub fn validate(inputs: &[Input]) -> Report {
                 }
             };
             for resource in manifest::resources(node) {
-                if is(resource, CLASS_GROUP, "SecretProviderClass") {
+                if meant::is_class(resource, source) {
                     let Some(reviewed) = class::review(resource, source) else {
                         // What is what in it is not known.
                         resource.get("spec").into_iter().for_each(|spec| source.hide_node(spec));

@@ -17,6 +17,33 @@ const PLAIN: [&str; 4] = ["roleName", "audience", "objects", "secretProviderClas
 /// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
 const LATER: [&str; 3] = ["refreshInterval", "tokenScope", "auth"];
 
+/// Names that are near in sense alone: what other providers and Vault's own tools call it. In small letters and
+/// without the prefix of a parameter; parameters first, then fields.
+const SLIPS: [(&str, &str); 22] = [
+    ("role", "RoleName"),
+    ("addr", "Address"),
+    ("url", "Address"),
+    ("authpath", "AuthMountPath"),
+    ("authmount", "AuthMountPath"),
+    ("mountpath", "AuthMountPath"),
+    ("mount", "AuthMountPath"),
+    ("kubernetespath", "KubernetesMountPath"),
+    ("skipverify", "SkipTLSVerify"),
+    ("cafile", "CACertPath"),
+    ("servername", "TLSServerName"),
+    ("name", "objectName"),
+    ("filename", "objectName"),
+    ("objectalias", "objectName"),
+    ("path", "secretPath"),
+    ("key", "secretKey"),
+    ("field", "secretKey"),
+    ("property", "secretKey"),
+    ("pointer", "secretPointer"),
+    ("args", "secretArgs"),
+    ("mode", "filePermission"),
+    ("permission", "filePermission"),
+];
+
 /// Warnings, and the names nobody knows.
 #[derive(Default)]
 pub(super) struct Warnings {
@@ -53,7 +80,11 @@ impl Warnings {
         name: &str,
         known: impl IntoIterator<Item = &'a str>,
     ) {
-        self.unknown.add(|| Unknown { place: place.into(), meant: nearest(name, known).map(str::to_owned) });
+        self.unknown.add(|| {
+            let known: Vec<&str> = known.into_iter().collect();
+            let meant = slip(name, &known).or_else(|| nearest(name, known.iter().copied()));
+            Unknown { place: place.into(), meant: meant.map(str::to_owned) }
+        });
     }
 
     /// Looks at the names of all attributes.
@@ -122,6 +153,14 @@ fn known_like(name: &str) -> Vec<String> {
     PLAIN.iter().chain(&LATER).map(|&plain| plain.to_owned()).chain(prefixed).collect()
 }
 
+/// The known name that is near in sense, or is the same but for its prefix.
+fn slip<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let bare = |name: &str| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_lowercase();
+    let written = bare(name);
+    let meant = SLIPS.iter().find(|(slip, _)| *slip == written).map_or(written.as_str(), |(_, meant)| meant);
+    known.iter().copied().find(|known| known.eq_ignore_ascii_case(meant) || bare(known).eq_ignore_ascii_case(meant))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +186,22 @@ mod tests {
                 r#"unknown and ignored: parameter "a b", parameter "openbaoNamespce" (did you mean openbaoNamespace?), parameter "rolename" (did you mean roleName?), parameter "usePodIdentity", parameter "vaultAdress" (did you mean vaultAddress?)"#
             ]
         );
+    }
+
+    #[test]
+    fn what_is_near_in_sense_is_what_is_meant() {
+        for (name, meant) in [
+            ("role", "roleName"),
+            ("vaultRole", "roleName"),
+            ("vaultAuthPath", "vaultAuthMountPath"),
+            ("openbaoMountPath", "openbaoAuthMountPath"),
+            ("namespace", "vaultNamespace"),
+            ("vaultAddr", "vaultAddress"),
+            ("skipVerify", "vaultSkipTLSVerify"),
+        ] {
+            let said = format!("unknown and ignored: parameter \"{name}\" (did you mean {meant}?)");
+            assert_eq!(warned(&format!("{{\"{name}\":\"\"}}")), [said]);
+        }
     }
 
     #[test]

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Severity,
+    Severity, meant,
     objects::Objects,
     secret_objects,
-    source::{Source, Spot, shown},
+    source::{Source, Spot, near, shown},
 };
 use crate::{
     error::Cause,
     manifest::{metadata, no_text},
     request::{self, Finding, Place},
-    text::nearest,
     yaml::node::{Node, Value},
 };
 
@@ -44,17 +43,14 @@ pub(super) struct Written<'a> {
 /// Notes everything wrong with a class. One of another provider is not looked at; nothing if it names none.
 pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> {
     let kind = class.entry("kind").map_or(class, |(_, kind)| kind);
-    let Some((spec_key, spec)) = class.entry("spec").filter(|(_, spec)| matches!(spec.value, Value::Map(_))) else {
-        source.wrong(Cause::Manifest, kind, "spec: missing; write provider and parameters below it".to_owned());
-        return None;
-    };
+    let (spec_key, spec) = mapping(class, kind, "", "spec", "write provider and parameters below it", source)?;
     let provider = source.required((spec_key, spec), "spec.", "provider", "write vault or openbao")?;
     let mut reviewed = Reviewed {
         name: metadata(class, "name").to_owned(),
         namespace: metadata(class, "namespace").to_owned(),
         file: source.name.to_owned(),
         line: kind.at.line,
-        ours: matches!(provider, "vault" | "openbao"),
+        ours: meant::is_ours(provider, spec, source),
         parameters: BTreeMap::new(),
         found: Vec::new(),
     };
@@ -66,13 +62,8 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
         source.required((key, node), "metadata.", "name", "name the class");
     }
     unknown_fields(spec, "spec.", &FIELDS, source);
-    let Some((key, parameters)) = spec.entry("parameters").filter(|(_, node)| matches!(node.value, Value::Map(_)))
-    else {
-        source.wrong(
-            Cause::Manifest,
-            spec_key,
-            "spec.parameters: missing; write roleName and objects below it".to_owned(),
-        );
+    let next = "write roleName and objects below it";
+    let Some((key, parameters)) = mapping(spec, spec_key, "spec.", "parameters", next, source) else {
         source.hide_node(spec);
         return Some(reviewed);
     };
@@ -92,6 +83,31 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
     Some(reviewed)
 }
 
+/// A mapping in another and its key; if it is missing, empty, or something else, that is noted, at `otherwise` if there is
+/// no better place.
+fn mapping<'n>(
+    node: &'n Node,
+    otherwise: &Node,
+    place: &str,
+    field: &str,
+    next: &str,
+    source: &mut Source<'_>,
+) -> Option<(&'n Node, &'n Node)> {
+    let (at, what) = match node.entry(field) {
+        Some((key, value)) => match value.value {
+            Value::Map(_) => match source.rendered(value) {
+                None => return Some((key, value)),
+                Some(next) => (key, format!("is not there yet{next}")),
+            },
+            Value::Null => (key, format!("is empty; {next}")),
+            _ => (key, format!("is {}, not a mapping; {next}", value.kind())),
+        },
+        None => (otherwise, format!("missing; {next}")),
+    };
+    source.wrong(Cause::Manifest, at, format!("{place}{field}: {what}"));
+    None
+}
+
 /// All findings of a review, with how bad they are.
 pub(super) fn both(review: &request::Review) -> impl Iterator<Item = (Severity, &Finding)> {
     let mistakes = review.mistakes.iter().map(|finding| (Severity::Error, finding));
@@ -103,8 +119,11 @@ pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &
     for (key, value) in node.entries() {
         let Some(name) = key.text().filter(|name| !known.contains(name)) else { continue };
         source.hide_node(value);
-        let meant = nearest(name, known.iter().copied());
-        let next = meant.map_or_else(|| "remove it".to_owned(), |meant| format!("did you mean {meant}?"));
+        let next = match near(name, known) {
+            _ if place == "spec." && request::is_parameter(name) => "move it below spec.parameters".to_owned(),
+            Some(meant) => format!("did you mean {meant}?"),
+            None => "remove it".to_owned(),
+        };
         source.wrong(Cause::UnknownName, key, format!("{place}{}: is unknown and ignored; {next}", shown(name)));
     }
 }
@@ -120,7 +139,8 @@ impl<'a> Written<'a> {
                 let what = "tokens do not belong into a manifest; remove it, kubelet passes its own";
                 source.wrong(Cause::TokenIdentity, key, format!("{place}{name}: {what}"));
             }
-            if let Some(why) = no_text(name, value) {
+            if let Some(mut why) = no_text(name, value) {
+                why.push_str(source.rendered(value).unwrap_or_default());
                 let whole = matches!(value.value, Value::List(_) | Value::Map(_));
                 source.wrong(
                     Cause::Manifest,

@@ -1,10 +1,13 @@
 //! `secretObjects`: which files the driver copies into Kubernetes Secrets.
 
-use super::{class::unknown_fields, source::Source};
+use super::{
+    class::unknown_fields,
+    source::{Source, near},
+};
 use crate::{
     error::Cause,
     request::Made,
-    text::{nearest, quoted},
+    text::quoted,
     yaml::node::{Node, Value},
 };
 
@@ -40,9 +43,8 @@ fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>
         return;
     }
     let names = files.iter().filter(|file| !file.each_key).map(|file| file.name.as_str());
-    let meant = nearest(name, names);
-    let next =
-        meant.map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
+    let next = near(name, &names.collect::<Vec<_>>())
+        .map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
     let what = format!("{place}objectName: no object makes the file {}; {next}", quoted(name));
     source.wrong(Cause::SecretObject, node, what);
 }

@@ -6,7 +6,7 @@ use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
     manifest::{DRIVER_MARK, Document, NoText},
-    text::{one_line, quoted},
+    text::{nearest, one_line, quoted},
     yaml::{
         At, Fault,
         node::{Node, Value},
@@ -84,13 +84,22 @@ impl<'a> Source<'a> {
         let (at, what) = match node.entry(field) {
             Some((_, value)) if value.text().is_some_and(|text| !text.trim().is_empty()) => return value.text(),
             Some((at, value)) if !value.is_null() && value.text().is_none() => {
-                (at, format!("is {}, not text; put it in quotes", value.kind()))
+                let next = match value.value {
+                    Value::List(_) | Value::Map(_) => self.rendered(value).unwrap_or("; write one value"),
+                    _ => "; put it in quotes",
+                };
+                (at, format!("is {}, not text{next}", value.kind()))
             }
             Some((at, _)) => (at, format!("missing; {next}")),
             None => (key, format!("missing; {next}")),
         };
         self.wrong(Cause::Manifest, at, format!("{place}{field}: {what}"));
         None
+    }
+
+    /// What to do with a mapping that is a template's `{{ … }}`, if it is one.
+    pub(super) fn rendered(&self, node: &Node) -> Option<&'static str> {
+        self.text.get(node.span.start..).is_some_and(|text| text.starts_with("{{")).then_some(TEMPLATE)
     }
 
     /// Notes that the file is no text.
@@ -261,6 +270,12 @@ pub(super) const HARMLESS: [&str; 19] = [
     "optional",
     "secretPointer",
 ];
+
+/// The known name that a mistyped one means, if it is near enough; a very long one is near none, and costs nothing to find
+/// that out.
+pub(super) fn near<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    if name.len() > 256 { None } else { nearest(name, known.iter().copied()) }
+}
 
 /// A name out of a manifest on one line, bounded.
 pub(super) fn shown(name: &str) -> String {

@@ -4,6 +4,7 @@ mod formats;
 mod places;
 mod rules;
 mod secrecy;
+mod slips;
 
 use std::{fs, process::Stdio};
 
@@ -71,6 +72,11 @@ async fn found(text: &str) -> Vec<String> {
         run.said
     );
     findings.iter().map(|line| line.strip_prefix("a.yaml:").unwrap().to_owned()).collect()
+}
+
+/// These are the findings, in one file.
+async fn says(text: &str, expected: &[&str]) {
+    assert_eq!(found(text).await, expected, "{text}");
 }
 
 /// A class whose `spec` goes on with these lines, from line 6.

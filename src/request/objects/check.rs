@@ -28,7 +28,7 @@ pub(super) fn object(
     let before = mistakes.len();
     let mut field = Field { entry, mistakes };
     field.refuse_type(&written.kind, warnings);
-    let file_permission = field.file_permission(&written.file_permission);
+    let file_permission = field.file_permission(&written.file_permission, warnings);
     let args = field.arguments(&mut written, source);
     let recipe = Recipe {
         file: written.object_name.clone(),
@@ -74,14 +74,20 @@ impl Field<'_> {
     }
 
     /// 0 when absent. In quotes it means the same.
-    fn file_permission(&mut self, text: &str) -> u32 {
+    fn file_permission(&mut self, text: &str, warnings: &mut Warnings) -> u32 {
         if text.is_empty() {
             return 0;
         }
         match go_yaml::integer(text).and_then(|number| u32::try_from(number).ok()) {
-            Some(mode @ 0..=0o777) => mode,
+            Some(mode @ 0..=0o777) => {
+                if let Some(meant) = octal(text).filter(|meant| *meant != mode && is_usual(*meant)) {
+                    let what = format!("{text} is 0{mode:o}, as it has no 0 before it; did you mean 0{meant:o}?");
+                    warnings.say(self.entry.field("filePermission"), what);
+                }
+                mode
+            }
             Some(mode) => {
-                let octal = u32::from_str_radix(text, 8).ok().filter(|octal| *octal <= 0o777);
+                let octal = octal(text).filter(|octal| *octal <= 0o777);
                 let meant = octal.map(|octal| format!("; did you mean 0{octal:o}?")).unwrap_or_default();
                 self.wrong("filePermission", &format!("{mode} is 0{mode:o}, more than 0777{meant}"));
                 0
@@ -238,4 +244,18 @@ impl Field<'_> {
             }
         }
     }
+}
+
+/// What a number without a 0 before it is if it was meant to be octal; nothing if it has an 8 or 9 in it.
+fn octal(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    if digits && !text.starts_with('0') { u32::from_str_radix(text, 8).ok() } else { None }
+}
+
+/// Whether people give such permissions: each digit is none or can read, and owner, group and others may ever less. So
+/// 400 is no 0620, but 256 a good 0400.
+fn is_usual(mode: u32) -> bool {
+    let [owner, group, others] = [mode >> 6 & 7, mode >> 3 & 7, mode & 7];
+    let reads = [owner, group, others].iter().all(|digit| *digit == 0 || digit & 4 != 0);
+    reads && group & !owner == 0 && others & !group == 0
 }

@@ -1,10 +1,6 @@
 //! Each rule, broken once.
 
-use super::{Project, class, found, with_objects, with_parameters};
-
-async fn says(text: &str, expected: &[&str]) {
-    assert_eq!(found(text).await, expected, "{text}");
-}
+use super::{Project, class, found, says, with_objects, with_parameters};
 
 /// A pod of class `shop` with these lines in its volume's `csi`, from line 8.
 fn pod(csi: &str) -> String {
@@ -30,6 +26,17 @@ async fn a_manifest_that_cannot_be_used() {
             &["4:1: error: spec.provider: missing; write vault or openbao [VM0085]"],
         ),
         (&class(""), &["4:1: error: spec.parameters: missing; write roleName and objects below it [VM0085]"]),
+        (
+            &class("  roleName: web\n  parameters:\n"),
+            &[
+                "6:3: error: spec.roleName: is unknown and ignored; move it below spec.parameters [VM0082]",
+                "7:3: error: spec.parameters: is empty; write roleName and objects below it [VM0085]",
+            ],
+        ),
+        (
+            &class("  parameters: |\n    roleName: web\n"),
+            &["6:3: error: spec.parameters: is text, not a mapping; write roleName and objects below it [VM0085]"],
+        ),
         (
             &with_parameters("").replace("name: shop", "name: 123").replace("provider: vault", "provider: on"),
             &["5:3: error: spec.provider: is true or false, not text; put it in quotes [VM0085]"],
@@ -131,11 +138,17 @@ async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
     )
     .await;
     says(
-        &with_objects("- {objectName: a, secretPath: p, secretkey: k, wholly-new: 1, type: secret}"),
+        &with_objects("- {objectName: a, secretPath: p, secretkey: k, wholly-new: 1, type: secret}\n- {name: b, path: p, key: k, mode: 0400}"),
         &[
             "9:40: error: object \"a\": secretkey: is unknown and would be ignored; did you mean secretKey? [VM0082]",
             "9:54: error: object \"a\": \"wholly-new\": is no field of an object and would be ignored; remove it [VM0082]",
             "9:69: warning: object \"a\": type: \"secret\" is not supported yet by this version and is ignored [VM0082]",
+            "10:9: error: objects[1]: objectName: missing; name the file [VM0080]",
+            "10:9: error: objects[1]: secretPath: missing; name the secret, as in secret/data/app [VM0080]",
+            "10:10: error: objects[1]: name: is unknown and would be ignored; did you mean objectName? [VM0082]",
+            "10:19: error: objects[1]: path: is unknown and would be ignored; did you mean secretPath? [VM0082]",
+            "10:28: error: objects[1]: key: is unknown and would be ignored; did you mean secretKey? [VM0082]",
+            "10:36: error: objects[1]: mode: is unknown and would be ignored; did you mean filePermission? [VM0082]",
         ],
     )
     .await;
@@ -313,15 +326,6 @@ async fn a_class_twice_in_one_file() {
         let said = found(&format!("{}---\n{}---\n{}---\n{used}", texts[0], texts[1], texts[2])).await;
         assert!(said.len() == 2 && said.iter().all(|line| line.contains("vaultAddres: ")), "{said:?}");
     }
-}
-
-#[tokio::test]
-async fn a_template_is_to_be_rendered_first() {
-    let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class(""));
-    let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
-    says(&ours, &[said]).await;
-    let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class(""));
-    assert!(found(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
 }
 
 #[tokio::test]

@@ -1,0 +1,104 @@
+//! What somebody wrote, and what was surely meant.
+
+use super::{class, found, says, with_objects, with_parameters};
+
+#[tokio::test]
+async fn a_class_by_almost_the_right_name() {
+    let good = with_parameters("");
+    for (is, written, said) in [
+        (
+            "provider: vault",
+            "provider: Vault",
+            "5:13: error: spec.provider: is \"Vault\"; did you mean vault? [VM0085]",
+        ),
+        (
+            "provider: vault",
+            "provider: valut",
+            "5:13: error: spec.provider: is \"valut\"; did you mean vault? [VM0085]",
+        ),
+        (
+            "provider: vault",
+            "provider: openboa",
+            "5:13: error: spec.provider: is \"openboa\"; did you mean openbao? [VM0085]",
+        ),
+        (
+            "kind: SecretProviderClass",
+            "kind: SecretproviderClass",
+            "2:7: error: kind: \"SecretproviderClass\" is none of secrets-store.csi.x-k8s.io; did you mean SecretProviderClass? [VM0085]",
+        ),
+        (
+            "secrets-store.csi.x-k8s.io/v1",
+            "secrets-store.csi.k8s.io/v1",
+            "1:13: error: apiVersion: \"secrets-store.csi.k8s.io/v1\" has no SecretProviderClass; write secrets-store.csi.x-k8s.io/v1 [VM0085]",
+        ),
+        (
+            "secrets-store.csi.x-k8s.io/v1",
+            "v1",
+            "1:13: error: apiVersion: \"v1\" has no SecretProviderClass; write secrets-store.csi.x-k8s.io/v1 [VM0085]",
+        ),
+        (
+            "secrets-store.csi.x-k8s.io/v1",
+            "",
+            "1:1: error: apiVersion: missing; write secrets-store.csi.x-k8s.io/v1 [VM0085]",
+        ),
+        (
+            "kind: SecretProviderClass",
+            "kind: SecretsProviderClass",
+            "2:7: error: kind: \"SecretsProviderClass\" is none of secrets-store.csi.x-k8s.io; did you mean SecretProviderClass? [VM0085]",
+        ),
+        (
+            "apiVersion: secrets-store.csi.x-k8s.io/v1\n",
+            "",
+            "1:1: error: apiVersion: missing; write secrets-store.csi.x-k8s.io/v1 [VM0085]",
+        ),
+    ] {
+        says(&good.replace(is, written), &[said]).await;
+    }
+    for (is, written) in [
+        ("provider: vault", "provider: akeyless"),
+        ("provider: vault", "provider: vault2"),
+        ("SecretProviderClass", "SecretProviderClassPodStatus"),
+        ("SecretProviderClass", "SecretProviderClassList"),
+        ("secrets-store.csi.x-k8s.io/v1", "example.com/v1"),
+    ] {
+        says(&good.replace(is, written), &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn permissions_that_were_meant_to_be_octal() {
+    let object = |text: &str| format!("- {{objectName: a{text}, secretPath: p, filePermission: {text}}}");
+    for (text, is, meant) in
+        [("400", "620", "400"), ("440", "670", "440"), ("500", "764", "500"), ("'444'", "674", "444")]
+    {
+        let bare = text.trim_matches('\'');
+        let said = found(&with_objects(&object(text))).await;
+        let says =
+            format!("filePermission: {bare} is 0{is}, as it has no 0 before it; did you mean 0{meant}? [VM0080]");
+        assert!(said.len() == 1 && said[0].contains(": warning: ") && said[0].ends_with(&says), "{said:?}");
+    }
+    for text in ["0400", "0o440", "256", "288", "420", "511", "4", "0x100"] {
+        says(&with_objects(&object(text)), &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_template_is_to_be_rendered_first() {
+    let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class(""));
+    let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
+    says(&ours, &[said]).await;
+    let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
+    for (is, written, said) in [
+        ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
+        ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
+        (
+            "roleName: web",
+            "roleName: {{ .r }}",
+            "7:5: error: roleName: is a mapping, and the API server takes only text; write one value",
+        ),
+    ] {
+        says(&with_parameters("").replace(is, written), &[&format!("{said}; {next}")]).await;
+    }
+    let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class(""));
+    assert!(found(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
+}
