@@ -77,13 +77,28 @@ fn options(Budget { nodes, deepest, strict_booleans }: Budget) -> Options {
 }
 
 impl Fault {
-    /// What is wrong and where. The parser's own text may quote values, so only that of its grammar is passed on, and of
-    /// names only those that are `known`.
+    /// What is wrong with `text`, and where. The parser's own text may quote values, so only that of its grammar is passed
+    /// on, and of names only those that are `known`.
     #[must_use]
-    pub fn of(error: &Error, known: &[&str]) -> Self {
+    pub fn of(error: &Error, text: &str, known: &[&str]) -> Self {
         let at = error.location().and_then(|at| At::of(&at));
-        Self { what: what(error, known), at }
+        let what = what(error, known);
+        if what.contains("tab")
+            && let Some(tab) = at.and_then(|at| tab(text, at))
+        {
+            return Self { what: "a tab indents this line; use spaces".to_owned(), at: Some(tab) };
+        }
+        Self { what, at }
     }
+}
+
+/// The tab that indents a line, the one of the place or the next one: the parser may stop at the end of what is before.
+fn tab(text: &str, at: At) -> Option<At> {
+    let lines = text.lines().enumerate().skip(at.line - 1);
+    lines.filter(|(_, line)| !line.trim().is_empty()).take(2).find_map(|(index, line)| {
+        let column = line.chars().take_while(|c| *c == ' ').count() + 1;
+        line.chars().nth(column - 1).filter(|c| *c == '\t').map(|_| At { line: index + 1, column })
+    })
 }
 
 impl At {
@@ -102,7 +117,7 @@ fn what(error: &Error, known: &[&str]) -> String {
             "a value starts with a reserved character; put it in quotes".to_owned()
         }
         Error::ExternalMessage { msg, .. } if msg.starts_with("recursion limit") => "it nests too deep".to_owned(),
-        Error::ExternalMessage { msg, .. } => one_line(msg, 300),
+        Error::ExternalMessage { msg, .. } => grammar(msg),
         Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| known.contains(key)) {
             Some(key) => format!("{key} appears twice in one mapping; remove one"),
             None => "a key appears twice in one mapping; remove one".to_owned(),
@@ -124,12 +139,34 @@ fn what(error: &Error, known: &[&str]) -> String {
     }
 }
 
+/// The parser's words; plainer ones for the commonest.
+fn grammar(said: &str) -> String {
+    const PLAIN: [(&str, &str); 5] = [
+        (
+            "while scanning an anchor or alias",
+            "a value begins with * or &, which mean an alias; put it in quotes: \"*\"",
+        ),
+        ("while parsing a block collection", "this line is indented otherwise than the list it is in"),
+        (
+            "while parsing a block mapping",
+            "this line is indented otherwise than the fields before it, or goes on behind the end of a value",
+        ),
+        ("simple key expected ':'", "no colon and space behind a name, as in `name: value`"),
+        (
+            "mapping values are not allowed",
+            "a colon where none belongs: indent the line as those before it, or put the value in quotes",
+        ),
+    ];
+    let plain = PLAIN.iter().find(|(begins, _)| said.starts_with(begins));
+    plain.map_or_else(|| one_line(said, 300), |(_, plain)| (*plain).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn said(text: &str) -> String {
-        let fault = Fault::of(&read::<serde_json::Value>(text, Budget::OBJECTS).unwrap_err(), &["objectName"]);
+        let fault = Fault::of(&read::<serde_json::Value>(text, Budget::OBJECTS).unwrap_err(), text, &["objectName"]);
         let at = fault.at.map(|at| format!(" (line {}, column {})", at.line, at.column));
         fault.what + &at.unwrap_or_default()
     }
@@ -148,8 +185,13 @@ mod tests {
             ("- <<: hunter2", "is no mapping"),
             ("- a\n---\n- hunter2", "more than one document"),
             ("- a: !!int hunter2", "wrong type"),
-            ("- hunter2: a: b", "mapping values are not allowed"),
-            ("- a:\n\t- hunter2", "(line 2"),
+            ("- hunter2: a: b", "a colon where none belongs"),
+            ("- a:\n\t- hunter2", "a tab indents this line; use spaces (line 2, column 1)"),
+            ("- a: b\n  c: hunter2\n  \td: e", "a tab indents this line; use spaces (line 3, column 3)"),
+            ("- a: *", "put it in quotes: \"*\" (line 1, column 6)"),
+            ("- a: b\n - hunter2: c", "indented otherwise than the list it is in (line 2, column 2)"),
+            ("- a: b\n  c: hunter2\n   - d: e", "a colon"),
+            ("- a: b\n  hunter2\n", "no colon and space behind a name"),
         ] {
             let said = said(text);
             assert!(said.contains(says) && !said.contains("hunter2"), "{text}: {said}");

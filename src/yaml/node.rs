@@ -47,7 +47,7 @@ pub fn read(text: &str, offset: Offset, budget: Budget) -> Result<Node, Fault> {
     match super::read::<Raw>(text, budget) {
         Ok(raw) => Ok(raw.into_node(offset)),
         Err(error) => {
-            let fault = Fault::of(&error, &[]);
+            let fault = Fault::of(&error, text, &[]);
             Err(Fault { at: fault.at.map(|at| at.after(offset)), ..fault })
         }
     }

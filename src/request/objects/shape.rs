@@ -23,15 +23,15 @@ pub(super) fn explain(text: &str, fault: &serde_saphyr::Error, mistakes: &mut Mi
             mistakes.add("objects", format!("is {found}, not a list; start each object with `- objectName:`"));
         }
         // Whatever the types, it cannot be read.
-        Err(fault) => broken(&fault, mistakes),
+        Err(fault) => broken(&fault, text, mistakes),
     }
     if mistakes.len() == before {
-        broken(fault, mistakes);
+        broken(fault, text, mistakes);
     }
 }
 
-fn broken(error: &serde_saphyr::Error, mistakes: &mut Mistakes) {
-    let fault = Fault::of(error, &FIELDS);
+fn broken(error: &serde_saphyr::Error, text: &str, mistakes: &mut Mistakes) {
+    let fault = Fault::of(error, text, &FIELDS);
     let place = fault.at.map_or_else(|| "objects".into(), Place::Text);
     mistakes.add_as(Cause::ObjectsYaml, place, format!("is no valid YAML: {}", fault.what));
 }

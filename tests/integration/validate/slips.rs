@@ -66,6 +66,28 @@ async fn a_class_by_almost_the_right_name() {
 }
 
 #[tokio::test]
+async fn yaml_that_looks_right() {
+    for (objects, said) in [
+        (
+            "- objectName: a\n  secretPath: p\n  secretKey: *",
+            "11:20: error: objects: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
+        ),
+        (
+            "- objectName: a\n  secretPath: p\n\n\tsecretKey: k",
+            "12:7: error: objects: is no valid YAML: a tab indents this line; use spaces [VM0081]",
+        ),
+        (
+            "- objectName: a\n  secretPath: p\n - objectName: b",
+            "11:8: error: objects: is no valid YAML: this line is indented otherwise than the list it is in [VM0081]",
+        ),
+    ] {
+        says(&with_objects(objects), &[said]).await;
+    }
+    let tab = "10:1: error: is no valid YAML: a tab indents this line; use spaces [VM0085]";
+    says(&with_parameters("\taudience: x\n"), &[tab]).await;
+}
+
+#[tokio::test]
 async fn permissions_that_were_meant_to_be_octal() {
     let object = |text: &str| format!("- {{objectName: a{text}, secretPath: p, filePermission: {text}}}");
     for (text, is, meant) in
