@@ -1,10 +1,10 @@
 //! Small rules about text that several places need: one bounded line, names, Go's booleans, the nearest known name.
 
-/// `text` on one line, runs of white space and control characters as one space, at most `max` bytes.
+/// `text` on one line, runs of white space and of what [`steers`] as one space, at most `max` bytes.
 #[must_use]
 pub fn one_line(text: &str, max: usize) -> String {
     let mut line = String::with_capacity(text.len().min(max));
-    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()) {
+    for word in text.split(|c: char| c.is_whitespace() || steers(c)).filter(|w| !w.is_empty()) {
         if !line.is_empty() {
             line.push(' ');
         }
@@ -31,10 +31,20 @@ pub fn quoted(text: &str) -> String {
     format!("{:?}", one_line(text, MOST_QUOTED))
 }
 
-/// `text` for a terminal: what would move the cursor or set colours is shown as what it is not.
+/// Whether a character is not seen but changes what is: it moves the cursor, sets colours, turns the direction of writing,
+/// or joins and parts others. Those without a glyph of Unicode's categories Cc, Cf, Zl and Zp.
+#[must_use]
+pub fn steers(c: char) -> bool {
+    let format = matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}');
+    format || c.is_control()
+}
+
+/// `text` for a terminal: what [`steers`] is shown as what it is not.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Reads the words that Go's `strconv.ParseBool` knows.
@@ -90,6 +100,8 @@ mod tests {
     #[test]
     fn nothing_printable_controls_a_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\u{9b}1m\nc ä"), "a�[31mb�1m�c ä");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{200b}d\u{feff}é-中"), "a�b�c�d�é-中");
+        assert_eq!(one_line("a\u{202e}b\u{2066}\u{200b}c", 80), "a b c");
     }
 
     #[test]

@@ -141,6 +141,11 @@ fn below(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) 
     }
 }
 
+/// Whether a file by this name is no file of a project: standard input, or a pipe of the shell's (`<(…)`).
+fn is_piped(name: &str) -> bool {
+    name == "<stdin>" || name.starts_with("/dev/")
+}
+
 /// `error` or `warning`.
 fn word(severity: Severity) -> &'static str {
     match severity {

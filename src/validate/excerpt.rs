@@ -1,6 +1,7 @@
 //! The line a finding is in, bounded, with what could be secret covered.
 
 use super::source::Spot;
+use crate::text::steers;
 
 /// The longest line that is shown whole, in characters; of a longer one, as of JSON without line breaks, only the piece.
 const LONGEST: usize = 200;
@@ -11,7 +12,7 @@ const COVER: &str = "***";
 /// A line, and the piece of it that is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {
-    /// The line; tabs and other controls are spaces.
+    /// The line; tabs, other controls and what else is not seen are spaces.
     pub text: String,
     /// How many characters stand before the piece.
     pub before: usize,
@@ -45,7 +46,7 @@ impl Excerpt {
                 })
             } else {
                 cover = None;
-                text.push(if letter.is_control() { ' ' } else { *letter });
+                text.push(if steers(*letter) { ' ' } else { *letter });
                 text.len() - 1
             };
             if at == from {

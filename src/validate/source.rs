@@ -180,7 +180,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// What excerpts of a line may not show, in the order of columns, each of which is counted once.
+    /// What excerpts of a line may not show: comments, too, as they may be what was there before.
     fn not_shown(&self, line: usize) -> Vec<Spot> {
         let from = self.covered.partition_point(|spot| spot.at.line < line);
         let mut spots: Vec<Spot> =
@@ -198,6 +198,10 @@ impl<'a> Source<'a> {
         for bytes in self.hidden[from..].iter().take_while(|bytes| bytes.start < start + text.len()) {
             let at = At { line, column: column_at(bytes.start) };
             spots.push(Spot { at, end: column_at(bytes.end) });
+        }
+        if let Some(at) = comment(text) {
+            let before = text[..at].chars().count();
+            spots.push(Spot { at: At { line, column: before + 1 }, end: before + 1 + text[at..].chars().count() });
         }
         spots
     }
@@ -227,6 +231,13 @@ impl<'a> Source<'a> {
         };
         found.into_iter().map(finding).collect()
     }
+}
+
+/// Where what looks like a comment begins behind its mark, in bytes; inside quotes it is none, which costs little.
+fn comment(line: &str) -> Option<usize> {
+    let marks = line.match_indices('#').map(|(at, _)| at);
+    let mut begins = marks.filter(|at| *at == 0 || line[..*at].ends_with([' ', '\t']));
+    begins.next().map(|at| at + 1)
 }
 
 /// What to do with a template.

@@ -133,6 +133,10 @@ async fn standard_input_is_read_by_name_and_when_nothing_is_named() {
         assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.printed);
     }
     assert_eq!(project.run_with(&[], "").await.printed, "nothing to look at (1 file)\n");
+    let empty = project.run(&["."]).await;
+    assert_eq!((empty.code, empty.printed.as_str()), (0, "nothing to look at (0 files)\n"));
+    let broken = project.run_with(&[], "# secrets-store.csi\na: [\n").await;
+    assert!(broken.printed.ends_with("\n1 error (1 file)\n"), "{}", broken.printed);
     let other = project.run_with(&[], "kind: ConfigMap\n---\nkind: Pod\n").await;
     assert_eq!(other.printed, "nothing to look at (1 file; skipped 2 other resources)\n");
 }
@@ -179,14 +183,16 @@ async fn whoever_stops_reading_learns_the_exit_code_all_the_same() {
 #[tokio::test]
 async fn nothing_that_manifests_hold_steers_a_terminal() {
     let named = "m\u{1b}[2J\u{9b}\n.yaml";
-    let text = with_parameters("    \"\\e[2J\": x\n").replace("name: shop,", "name: \"a\\e[2J\\u009b\",");
+    let unseen = "\u{202e}\u{2066}\u{200b}";
+    let text = with_parameters(&format!("    \"\\e[2J{unseen}\": x{unseen}\n"))
+        .replace("name: shop,", "name: \"a\\e[2J\\u009b\",");
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: \"p\\e[2J\"}\nspec:\n  volumes:\n  - name: \"v\\e\"\n    csi: {driver: secrets-store.csi.k8s.io, volumeAttributes: {secretProviderClass: \"c\\e\", audience: \"\\e\"}}\n";
     let text = format!("{text}---\n{text}---\n{pod}---\n# secrets-store.csi \u{1b}[2J\na: [\u{1b}[2J\n");
     let project = Project::with(&[(named, &text)]);
     for output in ["text", "github", "sarif", "json"] {
         let run = project.run(&["-o", output, "."]).await;
         assert_eq!(run.code, 1);
-        let steers = |c: char| c.is_control() && c != '\n';
+        let steers = |c: char| (c.is_control() && c != '\n') || ['\u{202e}', '\u{2066}', '\u{200b}'].contains(&c);
         assert!(!run.printed.contains(steers), "{output}: {:?}", run.printed);
         let lines = run.printed.lines().filter(|line| line.contains("m\u{fffd}[2J\u{fffd}\u{fffd}.yaml:")).count();
         assert!(output != "text" || lines > 5, "{lines}: {}", run.printed);

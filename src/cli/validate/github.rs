@@ -2,19 +2,22 @@
 
 use std::fmt::Write as _;
 
-use super::word;
+use super::{is_piped, word};
 use crate::validate::Report;
 
-/// One command a line.
+/// One command a line. What came through a pipe has no line that could be shown; its place is told in the message.
 pub(super) fn written(report: &Report) -> String {
     let mut text = String::new();
     for finding in &report.findings {
-        let (file, line, column) = (property(&finding.file), finding.at.line, finding.at.column);
+        let (file, line, column) = (&finding.file, finding.at.line, finding.at.column);
         let title = property(&format!("{} {}", finding.cause.id(), finding.cause.diagnosis().title));
         let (command, message) = (word(finding.severity), data(&finding.message));
-        let end = finding.end;
-        let _ =
-            writeln!(text, "::{command} file={file},line={line},col={column},endColumn={end},title={title}::{message}");
+        let _ = if is_piped(file) {
+            writeln!(text, "::{command} title={title}::{}:{line}:{column}: {message}", data(file))
+        } else {
+            let (file, end) = (property(file), finding.end);
+            writeln!(text, "::{command} file={file},line={line},col={column},endColumn={end},title={title}::{message}")
+        };
     }
     text
 }

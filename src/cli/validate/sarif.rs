@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use super::word;
+use super::{is_piped, word};
 use crate::{
     error::Cause,
     validate::{Finding, Report},
@@ -50,7 +50,7 @@ fn result(finding: &Finding, ids: &[&str]) -> Value {
         "level": word(finding.severity),
         "message": { "text": finding.message },
         "locations": [{ "physicalLocation": {
-            "artifactLocation": { "uri": uri(&finding.file) },
+            "artifactLocation": { "uri": if is_piped(&finding.file) { "stdin".to_owned() } else { uri(&finding.file) } },
             "region": {
                 "startLine": finding.at.line,
                 "startColumn": finding.at.column,

@@ -29,15 +29,18 @@ fn finding(finding: &Finding) -> String {
 /// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources, of which 1 cannot be read)`.
 fn summary(report: &Report) -> String {
     let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
-    let looked_at = some(report.classes, "class", "es") + &pods;
+    let looked_at = match report.classes + report.pods {
+        0 => String::new(),
+        _ => format!(" in {}{pods}", some(report.classes, "class", "es")),
+    };
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     let found = match (errors, warnings) {
-        (0, 0) if report.classes + report.pods == 0 => "nothing to look at".to_owned(),
-        (0, 0) => format!("all good in {looked_at}"),
-        (errors, 0) => format!("{} in {looked_at}", some(errors, "error", "s")),
-        (0, warnings) => format!("{} in {looked_at}", some(warnings, "warning", "s")),
+        (0, 0) if looked_at.is_empty() => "nothing to look at".to_owned(),
+        (0, 0) => format!("all good{looked_at}"),
+        (errors, 0) => format!("{}{looked_at}", some(errors, "error", "s")),
+        (0, warnings) => format!("{}{looked_at}", some(warnings, "warning", "s")),
         (errors, warnings) => {
-            format!("{}, {} in {looked_at}", some(errors, "error", "s"), some(warnings, "warning", "s"))
+            format!("{}, {}{looked_at}", some(errors, "error", "s"), some(warnings, "warning", "s"))
         }
     };
     let unreadable = match report.unreadable {

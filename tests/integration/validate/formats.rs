@@ -82,6 +82,20 @@ async fn sarif_is_what_code_scanning_takes() {
 }
 
 #[tokio::test]
+async fn what_is_piped_has_no_file_to_point_at() {
+    let text = with_parameters("    vaultAdress: x\n");
+    let project = Project::with(&[]);
+    let github = project.run_with(&["-o", "github"], &text).await.printed;
+    let expected = "::error title=VM0082 Nobody knows a parameter or field::<stdin>:10:5: vaultAdress: is unknown and would be ignored; did you mean vaultAddress?\n";
+    assert_eq!(github, expected);
+    for args in [&["-o", "sarif"][..], &["-o", "sarif", "/dev/stdin"]] {
+        let sarif: Value = serde_json::from_str(&project.run_with(args, &text).await.printed).unwrap();
+        let place = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+        assert_eq!((&place["artifactLocation"]["uri"], &place["region"]["startLine"]), (&"stdin".into(), &10.into()));
+    }
+}
+
+#[tokio::test]
 async fn nothing_found_is_said_in_every_format() {
     let project = Project::with(&[("a.yaml", &with_parameters(""))]);
     for (output, says) in [("text", "all good in 1 class (1 file)\n"), ("github", "")] {

@@ -108,6 +108,12 @@ async fn what_is_covered_leaves_the_rest_of_the_line() {
     let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
     let excerpt = "  |\n9 |       - {objectName: a, secretArgs: {pin: ***}, secretPath: /}\n  |                                                             ^\n";
     assert!(run.printed.contains(excerpt), "{}", run.printed);
+    let text = with_objects("- objectName: ../a  # hunter2\n  secretPath: 'p#q'")
+        .replace("  parameters:", "  parametres: #hunter2\n  parameters:");
+    let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
+    for line in ["  parametres: #***\n", "      - objectName: ../a  #***\n", "        secretPath: 'p#q'\n"] {
+        assert!(run.printed.contains(line) && !run.printed.contains("hunter2"), "{}", run.printed);
+    }
     let text = with_objects(
         "- {objectName: a, secretPath: p?pin=ab, method: PTU}\n- {objectName: b, secretPath: p?version=2, method: PTU}",
     );
