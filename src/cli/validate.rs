@@ -62,7 +62,9 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
             Err(error) => unreadable.push(format!("{name} cannot be read: {error}")),
         }
     }
-    unreadable.iter().for_each(|what| complain(what));
+    for what in &unreadable {
+        complain(what);
+    }
     if inputs.is_empty() && !unreadable.is_empty() {
         return ExitCode::from(2);
     }

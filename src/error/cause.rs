@@ -285,7 +285,7 @@ table! {
         means "The driver lays the pod's `volumeAttributes` over the class's parameters, so the pod reads something else than the class says."
         mend "Remove the attribute from the pod, or give it a class of its own."
     Manifest "VM0085" InvalidArgument "The manifest cannot be used"
-        means "It is not valid YAML, a field is missing or of the wrong type, or the driver will refuse the volume."
+        means "It is not valid YAML, a field is missing or of the wrong type, it is for a kind or provider that nobody has, or the driver or the API server will refuse what it asks for."
         mend "Correct the place that the message names."
 }
 "Kubernetes" {

@@ -90,6 +90,19 @@ fn check_volume(
     if known.is_some_and(|class| !class.ours) {
         return;
     }
+    if known.is_none()
+        && let Some(meant) =
+            classes.iter().find(|((of, name), meant)| of == namespace && meant.ours && is_slip(class, name))
+    {
+        let node = attributes.get("secretProviderClass").unwrap_or(key);
+        let what = format!("class {} is not among the files; did you mean {}?", quoted(class), quoted(&meant.0.1));
+        source.say(
+            Severity::Warning,
+            Cause::Manifest,
+            source.spot(node),
+            format!("{place}secretProviderClass: {what}"),
+        );
+    }
     let written = Written::new(attributes, subject, source);
     let mut first = None;
     for (key, _) in attributes.entries() {
@@ -108,6 +121,14 @@ fn check_volume(
     if let (Some(known), Some(first)) = (known, first) {
         check_merged(known, &written, subject, first, source);
     }
+}
+
+/// Whether one name is the other but for one slip. Names of numbers (`web-1`, `web-2`) are no slips, and two letters may well
+/// tell `shop-db` from `shop-web`.
+fn is_slip(name: &str, other: &str) -> bool {
+    let letters = |name: &str| name.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let alike = name.len().abs_diff(other.len()) <= 1 && name.len() <= 256;
+    alike && letters(name) != letters(other) && strsim::damerau_levenshtein(name, other) == 1
 }
 
 /// Notes what is wrong only since the attributes lie over the class.

@@ -181,6 +181,35 @@ async fn secret_objects_name_files_that_are_made() {
 }
 
 #[tokio::test]
+async fn secrets_that_cannot_be_made() {
+    let one = |name: &str, kind: &str, keys: &[&str]| {
+        let data: Vec<_> = keys.iter().map(|key| format!("{{objectName: a, key: {key}}}")).collect();
+        format!("  - {{secretName: {name}, type: {kind}, data: [{}]}}\n", data.join(", "))
+    };
+    let secrets = [
+        one("s", "Opaque", &["k", "k"]),
+        one("s", "Opaque", &["K_1.a", "k y", "../x"]),
+        one("My_Secret", "kubernetes.io/tls", &["tls.crt"]),
+        one("x.y-1", "kubernetes.io/tls", &["tls.key", "tls.crt"]),
+        one("z", "kubernetes.io/dockerconfigjson", &["config"]),
+        one("other", "example.com/any", &["config"]),
+    ];
+    says(
+        &format!("{}  secretObjects:\n{}", with_parameters(""), secrets.concat()),
+        &[
+            "11:88: error: secretObjects[0].data[1].key: is there twice, and one file would replace the other; choose another [VM0085]",
+            "12:18: error: secretObjects[1].secretName: is that of secretObjects[0], and the driver makes one of them; write both into one [VM0085]",
+            "12:92: error: secretObjects[1].data[1].key: \"k y\" is no key of a Secret; write letters, digits, `-`, `_` and `.` [VM0085]",
+            "12:119: error: secretObjects[1].data[2].key: \"../x\" is no key of a Secret; write letters, digits, `-`, `_` and `.` [VM0085]",
+            "13:18: error: secretObjects[2].secretName: \"My_Secret\" is no name of a Secret; write small letters, digits, `-` and `.` [VM0085]",
+            "13:35: error: secretObjects[2].type: kubernetes.io/tls needs the key tls.key; add it to data [VM0085]",
+            "15:27: error: secretObjects[4].type: kubernetes.io/dockerconfigjson needs the key .dockerconfigjson; add it to data [VM0085]",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn pods_that_change_their_class_are_told_and_looked_at_with_it() {
     let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop,\n roleName: other,\n vaultKubernetesMountPath: k,\n vaultNamespce: x,\n objects: '[{objectName: a, secretPath: /}]'}";
     let text = format!("{}---\n{}", with_parameters("    vaultAuthMountPath: a\n"), pod(attributes));
@@ -265,6 +294,20 @@ async fn volumes_that_the_driver_refuses() {
         ),
     ] {
         says(&pod(csi), expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_class_that_is_not_there_but_for_one_slip() {
+    let using = |name: &str| {
+        let attributes = format!("readOnly: true, volumeAttributes: {{secretProviderClass: {name}}}");
+        format!("{}---\n{}", with_parameters(""), pod(&attributes))
+    };
+    let said = "18:57: warning: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: class \"shpo\" is not among the files; did you mean \"shop\"? [VM0085]";
+    says(&using("shpo"), &[said]).await;
+    says(&using("shpo").replace("name: shop, namespace: shop", "name: shop, namespace: test"), &[]).await;
+    for other in ["shed", "shop1", "payments"] {
+        says(&using(other), &[]).await;
     }
 }
 
