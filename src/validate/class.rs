@@ -6,12 +6,13 @@ use super::{
     Severity, meant,
     objects::Objects,
     secret_objects,
-    source::{Source, Spot, near, shown},
+    source::{Source, Spot, shown},
 };
 use crate::{
     error::Cause,
     manifest::{metadata, no_text},
     request::{self, Finding, Place},
+    text::nearest,
     yaml::node::{Node, Value},
 };
 
@@ -119,7 +120,7 @@ pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &
     for (key, value) in node.entries() {
         let Some(name) = key.text().filter(|name| !known.contains(name)) else { continue };
         source.hide_node(value);
-        let next = match near(name, known) {
+        let next = match nearest(name, known.iter().copied()) {
             _ if place == "spec." && request::is_parameter(name) => "move it below spec.parameters".to_owned(),
             Some(meant) => format!("did you mean {meant}?"),
             None => "remove it".to_owned(),

@@ -1,10 +1,10 @@
 //! Classes by almost the right name: a mistyped kind, API group or provider, which everybody else would skip in silence.
 
-use super::source::{Source, near};
+use super::source::Source;
 use crate::{
     error::Cause,
     manifest::{CLASS_GROUP, is},
-    text::quoted,
+    text::{nearest, quoted},
     yaml::node::Node,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn is_class(resource: &Node, source: &mut Source<'_>) -> bool {
             format!("apiVersion: missing; write {CLASS_GROUP}/v1"),
         ),
         // Nobody can add a kind to the core group, which is that of a version alone.
-        Some(version) if group.is_none_or(|group| near(group, &[CLASS_GROUP]).is_some()) => {
+        Some(version) if group.is_none_or(|group| nearest(group, [CLASS_GROUP]).is_some()) => {
             (version, format!("apiVersion: {} has no {CLASS}; write {CLASS_GROUP}/v1", quoted(text)))
         }
         Some(_) => return false,
@@ -47,7 +47,7 @@ pub(super) fn is_class(resource: &Node, source: &mut Source<'_>) -> bool {
 }
 
 fn is_near(kind: &str) -> bool {
-    near(kind, &[CLASS, STATUS]) == Some(CLASS) && !kind.ends_with("List")
+    nearest(kind, [CLASS, STATUS]) == Some(CLASS) && !kind.ends_with("List")
 }
 
 /// Whether a provider is one of ours, or was surely meant to be; that it is mistyped is noted. A number behind it is no
@@ -56,7 +56,7 @@ pub(super) fn is_ours(provider: &str, spec: &Node, source: &mut Source<'_>) -> b
     if PROVIDERS.contains(&provider) {
         return true;
     }
-    let meant = near(provider, &PROVIDERS).filter(|_| !provider.ends_with(|end: char| end.is_ascii_digit()));
+    let meant = nearest(provider, PROVIDERS).filter(|_| !provider.ends_with(|end: char| end.is_ascii_digit()));
     let (Some(meant), Some(node)) = (meant, spec.get("provider")) else { return false };
     source.wrong(Cause::Manifest, node, format!("spec.provider: is {}; did you mean {meant}?", quoted(provider)));
     true

@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    class::unknown_fields,
-    source::{Source, near},
-};
+use super::{class::unknown_fields, source::Source};
 use crate::{
     error::Cause,
     request::Made,
-    text::quoted,
+    text::{nearest, quoted},
     yaml::node::{Node, Value},
 };
 
@@ -117,7 +114,7 @@ fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>
         return;
     }
     let names = files.iter().filter(|file| !file.each_key).map(|file| file.name.as_str());
-    let next = near(name, &names.collect::<Vec<_>>())
+    let next = nearest(name, names)
         .map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
     let what = format!("{place}objectName: no object makes the file {}; {next}", quoted(name));
     source.wrong(Cause::SecretObject, node, what);

@@ -6,7 +6,7 @@ use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
     manifest::{DRIVER_MARK, Document, NoText},
-    text::{nearest, one_line, quoted},
+    text::{one_line, quoted},
     yaml::{
         At, Fault,
         node::{Node, Value},
@@ -281,12 +281,6 @@ pub(super) const HARMLESS: [&str; 19] = [
     "optional",
     "secretPointer",
 ];
-
-/// The known name that a mistyped one means, if it is near enough; a very long one is near none, and costs nothing to find
-/// that out.
-pub(super) fn near<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    if name.len() > 256 { None } else { nearest(name, known.iter().copied()) }
-}
 
 /// A name out of a manifest on one line, bounded.
 pub(super) fn shown(name: &str) -> String {
