@@ -212,12 +212,11 @@ impl<'a> Written<'a> {
             }
             _ => None,
         };
-        source.say(
-            severity,
-            finding.cause,
-            spot.unwrap_or_else(|| source.spot(otherwise)),
-            format!("{subject}{message}"),
-        );
+        let spot = spot.unwrap_or_else(|| source.spot(otherwise));
+        if finding.cause == Cause::ObjectsYaml {
+            message.push_str(source.templated(spot).unwrap_or_default());
+        }
+        source.say(severity, finding.cause, spot, format!("{subject}{message}"));
     }
 
     /// The last of some parameters that is there. The value of one that nobody knows may be anything, and is covered.

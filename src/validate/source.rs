@@ -102,6 +102,11 @@ impl<'a> Source<'a> {
         self.text.get(node.span.start..).is_some_and(|text| text.starts_with("{{")).then_some(TEMPLATE)
     }
 
+    /// The same for a line of `objects`, where it is nothing that can be read.
+    pub(super) fn templated(&self, spot: Spot) -> Option<&'static str> {
+        self.lines.get(spot.at.line - 1).is_some_and(|line| line.contains("{{")).then_some(TEMPLATE)
+    }
+
     /// Notes that the file is no text.
     pub(super) fn no_text(&mut self, no_text: &NoText) {
         let spot = Spot { at: no_text.at, end: no_text.at.column + 1 };

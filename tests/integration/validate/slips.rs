@@ -109,9 +109,14 @@ async fn a_template_is_to_be_rendered_first() {
     let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class(""));
     let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
     says(&ours, &[said]).await;
-    let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
+    let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate)";
     for (is, written, said) in [
         ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
+        (
+            "secretPath: p",
+            "secretPath: {{ .p }}",
+            "9:38: error: objects: is no valid YAML: something here has the wrong type",
+        ),
         ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
         (
             "roleName: web",
@@ -119,7 +124,8 @@ async fn a_template_is_to_be_rendered_first() {
             "7:5: error: roleName: is a mapping, and the API server takes only text; write one value",
         ),
     ] {
-        says(&with_parameters("").replace(is, written), &[&format!("{said}; {next}")]).await;
+        let id = if said.contains("objects: ") { "VM0081" } else { "VM0085" };
+        says(&with_parameters("").replace(is, written), &[&format!("{said}; {next} [{id}]")]).await;
     }
     let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class(""));
     assert!(found(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
