@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Check, Step, span};
+use super::{Check, Step, reach::CLOCKS_APART, span};
 use crate::{
     error::{Cause, Error},
     mount::Way,
@@ -48,7 +48,7 @@ impl Check<'_> {
         let audiences = claims.audiences.unwrap_or_default().join(", ");
         let left = span(end.as_second() - now.as_second());
         let begins = claims.begins.map_or(0, |begin| begin.as_second() - now.as_second());
-        if begins > 0 {
+        if begins > CLOCKS_APART {
             let (begins, id) = (span(begins), Cause::ClockSkew.id());
             let odd = format!(
                 "{of}, for {audiences}; it begins in {begins}: this machine's clock or the API server's is wrong [{id}]"
@@ -75,7 +75,7 @@ impl Check<'_> {
                 error.advice(format!("bring one for it ({fresh}), or correct the class's audience"))
             }
             Cause::TokenExpired => error.advice(format!("bring a fresh one: {fresh}")),
-            Cause::KubernetesConfig | Cause::KubernetesApi | Cause::TokenRequest | Cause::Tls => {
+            Cause::KubernetesConfig | Cause::KubernetesApi | Cause::TokenRequest => {
                 let mend = error.next_step().map(|mend| format!("{mend}; or ")).unwrap_or_default();
                 error.advice(format!("{mend}make one yourself and name it with --token-file: {fresh} > token"))
             }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Clocks that are further apart than this, in seconds, make tokens fail: the jwt method forgives 60 s or more.
-const CLOCKS_APART: i64 = 60;
+pub(super) const CLOCKS_APART: i64 = 60;
 
 /// A certificate that ends so soon is worth a look, in seconds.
 const SOON: i64 = 24 * 3600;

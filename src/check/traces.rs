@@ -85,16 +85,16 @@ fn is_serial(text: &str) -> bool {
 impl Check<'_> {
     /// Revokes the tokens, and names what does not end with them.
     pub(super) async fn clear(&self, way: &Way, traces: &Traces, tell: &mut impl FnMut(Step)) {
-        let mut revoked = 0;
+        let (mut revoked, mut stay) = (0, false);
         for token in &traces.tokens {
-            let life = span(i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX));
-            match way.session.revoke(token, self.deadline()).await {
-                Ok(()) => revoked += 1,
-                Err(error) if token.num_uses > 0 && error.cause() == Cause::ReadRefused => {
-                    tell(Step::good("clean-up", "a token is used up, and so over"));
-                }
+            let end = end(token);
+            let ended = way.session.revoke(token, self.deadline()).await;
+            stay |= ended.is_err();
+            match ended {
+                Ok(true) => revoked += 1,
+                Ok(false) => tell(Step::good("clean-up", "a token is used up, and so over")),
                 Err(_) if token.is_batch => {
-                    tell(Step::odd("clean-up", format!("a batch token cannot be revoked; it ends within {life}")));
+                    tell(Step::odd("clean-up", format!("a batch token cannot be revoked; it {end}")));
                 }
                 Err(error) => {
                     let why = match error.cause() {
@@ -102,25 +102,30 @@ impl Check<'_> {
                         _ => error.what(),
                     };
                     let accessor = &token.accessor;
-                    let stays = format!("a token could not be revoked ({why}); it ends within {life}, or by");
+                    let stays = format!("a token could not be revoked ({why}); it {end}, or by");
                     tell(Step::odd("clean-up", format!("{stays} vault token revoke -accessor {accessor}")));
                 }
             }
         }
         let leases = count(traces.leases, "lease");
-        let all = revoked == traces.tokens.len();
         match (revoked, traces.leases) {
             (0, 0) => {}
             (_, 0) => tell(Step::good("clean-up", format!("{} revoked", count(revoked, "token")))),
-            (_, _) if all => {
-                tell(Step::good("clean-up", format!("{} revoked, and so {leases}", count(revoked, "token"))));
-            }
-            _ => tell(Step::odd("clean-up", format!("{leases} with the tokens: each ends with its own"))),
+            _ if stay => tell(Step::odd("clean-up", format!("{leases} with the tokens: each ends with its own"))),
+            _ => tell(Step::good("clean-up", format!("{} revoked, and so {leases}", count(revoked, "token")))),
         }
         let under_way = traces.under_way.iter().map(|path| format!("what {path} may be making still"));
         for left in traces.left.iter().cloned().chain(under_way) {
             tell(Step::odd("left behind", left));
         }
+    }
+}
+
+/// When a token that stays will be over.
+fn end(token: &Token) -> String {
+    match token.ttl.as_secs() {
+        0 => "has no end".to_owned(),
+        seconds => format!("ends within {}", span(i64::try_from(seconds).unwrap_or(i64::MAX))),
     }
 }
 

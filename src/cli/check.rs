@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     by_hand::{self, ByHandArgs},
-    style::{self},
+    style,
 };
 use crate::{
     app,
@@ -56,7 +56,7 @@ pub enum Output {
 /// How long one step may take: as long as a driver's whole mount as a rule.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Checks; succeeds when a mount would.
+/// Checks; succeeds when nothing is wrong with what was tried.
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
     let (config, warnings) = match super::configured(&args.by_hand.as_serve()) {

@@ -10,7 +10,7 @@ use crate::{
     vault::{
         Client,
         client::{Token, inspect::Prospect},
-        failure::{Failure, Refusal},
+        failure::{Failure, Refusal, TokenVerdict},
         wire::Read,
     },
 };
@@ -48,11 +48,16 @@ impl Session {
         Ok((prospect, error))
     }
 
-    /// Revokes a token of this session, and with it what was leased under it.
-    pub async fn revoke(&self, token: &Token, deadline: Instant) -> Result<(), Error> {
+    /// Revokes a token of this session, and with it what was leased under it. Whether it was not over before.
+    pub async fn revoke(&self, token: &Token, deadline: Instant) -> Result<bool, Error> {
         self.state().token = None;
         let client = self.client();
-        let revoked = client.revoke(token, self.key.auth_namespace.as_deref(), deadline).await;
-        revoked.map_err(|failure| failure.of_transport(client.address()))
+        match client.revoke(token, self.key.auth_namespace.as_deref(), deadline).await {
+            Ok(()) => Ok(true),
+            Err(Failure::Refused(refusal)) if !token.is_batch && refusal.token_verdict() != TokenVerdict::Valid => {
+                Ok(false)
+            }
+            Err(failure) => Err(failure.of_transport(client.address())),
+        }
     }
 }

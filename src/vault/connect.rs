@@ -108,9 +108,7 @@ impl Connector {
         let proxy = self.inner.forwarder(uri)?;
         Some(refused_by(&proxy, &Target::of(uri), ProxyFault::Credentials))
     }
-}
 
-impl Connector {
     /// When the certificate of a TLS server that is accepted now will be over: a client whose clock is a hundred years ahead
     /// is told why it accepts it no more.
     pub async fn certificate_end(&self, uri: &Uri) -> Option<Timestamp> {

@@ -18,6 +18,9 @@ use crate::{
 /// The most of an accessor that is kept, in bytes.
 const MAX_ACCESSOR: usize = 64;
 
+/// The most of a policy's name that is kept, in bytes: it is for messages.
+const MAX_POLICY: usize = 60;
+
 /// What a login brought.
 pub struct Token {
     pub(super) header: HeaderValue,
@@ -33,9 +36,6 @@ pub struct Token {
     pub num_uses: u64,
     used: AtomicU64,
 }
-
-/// The most of a policy's name that is kept, in bytes: it is for messages.
-const MAX_POLICY: usize = 60;
 
 impl Token {
     /// Reads a login's answer. Lenient: only the token itself must be there.

@@ -10,16 +10,16 @@ pub(super) fn failed(fault: &C, address: &str) -> Error {
     const GUARDED: &str =
         "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
     const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
-    let (cause, advice) = match fault {
-        C::Guarded { .. } => (Cause::NotAllowed, GUARDED),
-        C::Tls { fault: tls, .. } => (tls_cause(tls), fault.advice().unwrap_or(GENERAL)),
-        C::PlainToTls { .. } => (Cause::PlainToTls, fault.advice().unwrap_or(GENERAL)),
-        C::Refused { .. } => (Cause::Refused, fault.advice().unwrap_or(GENERAL)),
-        C::TimedOut { stage: Stage::Proxy, .. } => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
-        C::TimedOut { .. } => (Cause::ConnectTimeout, fault.advice().unwrap_or(GENERAL)),
-        C::NameNotFound { .. } => (Cause::NameNotFound, fault.advice().unwrap_or(GENERAL)),
-        _ => (Cause::Unreachable, fault.advice().unwrap_or(GENERAL)),
+    let cause = match fault {
+        C::Guarded { .. } => Cause::NotAllowed,
+        C::Tls { fault: tls, .. } => tls_cause(tls),
+        C::PlainToTls { .. } => Cause::PlainToTls,
+        C::Refused { .. } => Cause::Refused,
+        C::TimedOut { stage: Stage::Name | Stage::Tcp | Stage::Tls, .. } => Cause::ConnectTimeout,
+        C::NameNotFound { .. } => Cause::NameNotFound,
+        _ => Cause::Unreachable,
     };
+    let advice = if cause == Cause::NotAllowed { GUARDED } else { fault.advice().unwrap_or(GENERAL) };
     Error::new(cause, format!("Vault at {address} cannot be reached: {fault}")).advice(advice)
 }
 
