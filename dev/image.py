@@ -32,12 +32,22 @@ def main() -> None:
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     stage = (ROOT / "Dockerfile").read_text().replace("$VERSION", version).rpartition("\nFROM ")[2]
 
-    layer = tar({place: content for place, content in files(stage, binary)})
+    name = f"localhost/vaultmount:{version}"
+    labels = dict(re.findall(r'^LABEL (\S+)="(.*)"$', stage, re.M))
+    image = archive(name, dict(files(stage, binary)), entrypoint(stage), labels, architecture(binary))
+    ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
+    ARCHIVE.write_bytes(image)
+    print(f"image: {ARCHIVE.relative_to(ROOT)}: {name}, {len(binary) / 1e6:.1f} MB, {len(image) / 1e6:.1f} MB packed")
+
+
+def archive(name: str, contents: dict, entrypoint: list, labels: dict, architecture: str) -> bytes:
+    """An OCI archive of one image, which containerd and Docker import under `name`."""
+    layer = tar(contents)
     packed = gzip.compress(layer, mtime=0)
     config = {
-        "architecture": architecture(binary),
+        "architecture": architecture,
         "os": "linux",
-        "config": {"Entrypoint": entrypoint(stage), "Labels": dict(re.findall(r'^LABEL (\S+)="(.*)"$', stage, re.M))},
+        "config": {"Entrypoint": entrypoint, "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
     }
     manifest = {
@@ -46,21 +56,13 @@ def main() -> None:
         "config": descriptor(f"{OCI}.config.v1+json", encoded(config)),
         "layers": [descriptor(f"{OCI}.layer.v1.tar+gzip", packed)],
     }
-    # The first name is what containerd and Docker import the image as.
-    names = {
-        "io.containerd.image.name": f"localhost/vaultmount:{version}",
-        "org.opencontainers.image.ref.name": version,
-    }
+    names = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
     pointer = descriptor(manifest["mediaType"], encoded(manifest)) | {"annotations": names}
     blobs = [packed, encoded(config), encoded(manifest)]
-    contents = {"blobs/" + digest(blob).replace(":", "/"): blob for blob in blobs}
-    contents["index.json"] = encoded({"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [pointer]})
-    contents["oci-layout"] = encoded({"imageLayoutVersion": "1.0.0"})
-
-    ARCHIVE.parent.mkdir(parents=True, exist_ok=True)
-    ARCHIVE.write_bytes(tar(contents))
-    megabytes = f"{len(binary) / 1e6:.1f} MB, {len(packed) / 1e6:.1f} MB packed"
-    print(f"image: {ARCHIVE.relative_to(ROOT)}: {names['io.containerd.image.name']}, {megabytes}, {pointer['digest']}")
+    files = {"blobs/" + digest(blob).replace(":", "/"): blob for blob in blobs}
+    files["index.json"] = encoded({"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [pointer]})
+    files["oci-layout"] = encoded({"imageLayoutVersion": "1.0.0"})
+    return tar(files)
 
 
 def files(stage: str, binary: bytes):

@@ -36,35 +36,19 @@ START_SECONDS = 30
 LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class Servers(Children):
-    """An OpenBao in memory and an empty PostgreSQL, gone with the `with` block."""
+class Postgres(Children):
+    """An empty PostgreSQL, gone with the `with` block."""
 
     def __enter__(self):
         super().__enter__()
         try:
-            begin = time.monotonic()
             install.install("servers")
-            port = free_port(3)
-            self._start_bao(port)  # a dev server also takes the port above, for its cluster address
-            self._start_postgres(port + 2)
+            self._start_postgres(free_port(1))
             self.wait_until(lambda: self.psql("select 1"), self._postgres, "postgres.log")
-            self.wait_until(lambda: self.bao("GET", "auth/token/lookup-self"), self._bao, "openbao.log")
-            say(f"OpenBao at {self.bao_addr}, PostgreSQL at {self.pg_host} after {time.monotonic() - begin:.1f} s")
             return self
         except BaseException:
             self.__exit__()
             raise
-
-    def bao(self, method: str, path: str, body: dict | None = None) -> dict:
-        """One request to OpenBao with the root token; `path` comes after /v1/."""
-        request = urllib.request.Request(f"{self.bao_addr}/v1/{path}", method=method)
-        request.add_header("X-Vault-Token", self.root_token)
-        data = None if body is None else json.dumps(body).encode()
-        try:
-            with LOOPBACK.open(request, data, timeout=10) as response:
-                return json.loads(response.read() or b"{}")
-        except urllib.error.HTTPError as refusal:
-            raise RuntimeError(f"{method} {path}: {refusal.code} {refusal.read().decode()}") from None
 
     def psql(self, sql: str, url: str | None = None) -> str:
         """What one SQL command prints, as the superuser or as the user that `url` names."""
@@ -73,25 +57,6 @@ class Servers(Children):
         if done.returncode != 0:
             raise RuntimeError(f"psql: {done.stderr.strip()}")
         return done.stdout.strip()
-
-    def environment(self) -> dict:
-        known = {
-            "VAULTMOUNT_TEST_BAO_ADDR": self.bao_addr,
-            "VAULTMOUNT_TEST_BAO_TOKEN": self.root_token,
-            "VAULTMOUNT_TEST_BAO_BIN": str(install.BAO),
-            "VAULTMOUNT_TEST_PG_URL": self.pg_url,
-            "VAULTMOUNT_TEST_PG_BIN": str(self.pg_bin),
-        }
-        if install.installed("grpc"):
-            known["VAULTMOUNT_TEST_PYTHON"] = str(install.PYTHON)
-        return os.environ | known
-
-    def _start_bao(self, port: int) -> None:
-        self.bao_addr = f"http://127.0.0.1:{port}"
-        self.root_token = secrets.token_hex(16)
-        command = [install.BAO, "server", "-dev", f"-dev-listen-address=127.0.0.1:{port}", "-dev-no-store-token"]
-        environment = {"HOME": str(self.folder), "BAO_DEV_ROOT_TOKEN_ID": self.root_token}
-        self._bao = self.start(command, log="openbao.log", env=environment)
 
     def _start_postgres(self, port: int) -> None:
         home, options = self.folder / "postgres", {"env": {"TZ": "UTC"}}
@@ -137,6 +102,52 @@ class Servers(Children):
 
     def _tail(self, log: str) -> str:
         return "\n".join((self.folder / log).read_text(errors="replace").splitlines()[-20:])
+
+
+class Servers(Postgres):
+    """A PostgreSQL, and an OpenBao in memory."""
+
+    def __enter__(self):
+        begin = time.monotonic()
+        super().__enter__()
+        try:
+            self._start_bao(free_port(2))  # a dev server also takes the port above, for its cluster address
+            self.wait_until(lambda: self.bao("GET", "auth/token/lookup-self"), self._bao, "openbao.log")
+            say(f"OpenBao at {self.bao_addr}, PostgreSQL at {self.pg_host} after {time.monotonic() - begin:.1f} s")
+            return self
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def bao(self, method: str, path: str, body: dict | None = None) -> dict:
+        """One request to OpenBao with the root token; `path` comes after /v1/."""
+        request = urllib.request.Request(f"{self.bao_addr}/v1/{path}", method=method)
+        request.add_header("X-Vault-Token", self.root_token)
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with LOOPBACK.open(request, data, timeout=10) as response:
+                return json.loads(response.read() or b"{}")
+        except urllib.error.HTTPError as refusal:
+            raise RuntimeError(f"{method} {path}: {refusal.code} {refusal.read().decode()}") from None
+
+    def environment(self) -> dict:
+        known = {
+            "VAULTMOUNT_TEST_BAO_ADDR": self.bao_addr,
+            "VAULTMOUNT_TEST_BAO_TOKEN": self.root_token,
+            "VAULTMOUNT_TEST_BAO_BIN": str(install.BAO),
+            "VAULTMOUNT_TEST_PG_URL": self.pg_url,
+            "VAULTMOUNT_TEST_PG_BIN": str(self.pg_bin),
+        }
+        if install.installed("grpc"):
+            known["VAULTMOUNT_TEST_PYTHON"] = str(install.PYTHON)
+        return os.environ | known
+
+    def _start_bao(self, port: int) -> None:
+        self.bao_addr = f"http://127.0.0.1:{port}"
+        self.root_token = secrets.token_hex(16)
+        command = [install.BAO, "server", "-dev", f"-dev-listen-address=127.0.0.1:{port}", "-dev-no-store-token"]
+        environment = {"HOME": str(self.folder), "BAO_DEV_ROOT_TOKEN_ID": self.root_token}
+        self._bao = self.start(command, log="openbao.log", env=environment)
 
 
 def copy_of_postgres(home: Path) -> Path:

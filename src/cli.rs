@@ -7,6 +7,7 @@ mod by_hand;
 pub mod check;
 pub mod completions;
 pub mod explain;
+pub mod install;
 pub mod man;
 pub mod mount;
 pub mod serve;
@@ -57,6 +58,16 @@ pub enum Command {
     )]
     Serve(Box<ServeArgs>),
 
+    /// Make a place for `serve` among the driver's providers on this node
+    #[command(
+        after_help = "A private folder, and a link into it for each provider name.\n\nExample:\n  vaultmount install --provider vault"
+    )]
+    Install(install::InstallArgs),
+
+    /// Remove what install made
+    #[command(after_help = "Fails while vaultmount serves there.\n\nExample:\n  vaultmount uninstall")]
+    Uninstall(install::UninstallArgs),
+
     /// Do one mount by hand, to see what a pod would get
     #[command(
         after_help = "What it makes at Vault (a token, database users) stays until it ends by itself.\n\nExample:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
@@ -100,6 +111,8 @@ pub enum Command {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Command::parse(args) {
         Ok(Command::Serve(args)) => serve::run(&args),
+        Ok(Command::Install(args)) => install::install(&args),
+        Ok(Command::Uninstall(args)) => install::uninstall(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
         Ok(Command::Check(args)) => check::run(&args),
         Ok(Command::Validate(args)) => validate::run(&args),

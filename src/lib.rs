@@ -17,6 +17,7 @@
 //! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
 //! | [`provider`] | the gRPC edge; the only user of tonic |
 //! | [`admin`] | HTTP for probes |
+//! | [`install`] | our place among the driver's providers on a node |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
 //! | [`validate`] | manifests against the rules of a mount, without a server |
@@ -46,6 +47,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod flight;
+pub mod install;
 pub mod kube;
 pub mod lease;
 pub mod manifest;

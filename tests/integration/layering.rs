@@ -13,6 +13,7 @@ const ORDER: &[&str] = &[
     "config",
     "provider",
     "admin",
+    "install",
     "check",
     "mount",
     "validate",

@@ -1,0 +1,58 @@
+"""The real secrets-store driver, as a process of the node, and its registration with kubelet."""
+
+import signal
+import time
+from pathlib import Path
+
+from node import KUBELET, NAME, Node, wait
+from programs import DRIVERS
+
+SOCKET = KUBELET / "plugins/csi-secrets-store/csi.sock"
+REGISTRATION = KUBELET / "plugins_registry/secrets-store.csi.k8s.io-reg.sock"
+# The default of driver and charts.
+PROVIDERS = Path("/var/run/secrets-store-csi-providers")
+
+
+class Driver:
+    """One driver at a time; `rotation` is its poll interval, "off" for none."""
+
+    def __init__(self, node: Node, version: str, rotation: str, token_seconds: int = 0):
+        self.node, self.version, self.rotation, self.token_seconds = node, version, rotation, token_seconds
+        self.has_republish = version != "1.5.6"
+
+    def start(self) -> None:
+        self._describe()
+        for folder in (SOCKET.parent, REGISTRATION.parent, PROVIDERS):
+            folder.mkdir(parents=True, exist_ok=True)
+        rotates = self.rotation != "off"
+        flags = [f"--enable-secret-rotation={str(rotates).lower()}", "--metrics-addr=127.0.0.1:8095", "--v=5"]
+        if rotates:
+            flags.append(f"--rotation-poll-interval={self.rotation}")
+        flags += [f"--kubeconfig={self.node.kubeconfig}", f"--endpoint=unix://{SOCKET}", f"--nodeid={NAME}"]
+        self.node.start("driver", f"driver-{self.version}", *flags, env={"KUBE_NODE_NAME": NAME})
+        wait("the driver", lambda: SOCKET.exists(), self.node, "driver")
+        self.node.start("registrar", "registrar", SOCKET, REGISTRATION)
+        drivers = 'jsonpath={.spec.drivers[*].name}'
+        registered = lambda: "secrets-store" in self.node.kubectl("get", "csinode", NAME, "-o", drivers)  # noqa: E731
+        wait("the driver's registration", registered, self.node, "registrar")
+
+    def restart(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.node.stop("driver", number)
+        self.node.start("driver")
+        wait("the driver", lambda: SOCKET.exists(), self.node, "driver")
+
+    def stop(self) -> None:
+        self.node.stop("registrar")
+        self.node.stop("driver")
+        for socket in (SOCKET, REGISTRATION):
+            socket.unlink(missing_ok=True)
+        registered = lambda: "secrets-store" not in self.node.kubectl("get", "csinode", NAME, "-o", "yaml")  # noqa: E731
+        wait("the driver's end", registered, self.node, "kubelet")
+
+    def _describe(self) -> None:
+        token = {"audience": "vault"} | ({"expirationSeconds": self.token_seconds} if self.token_seconds else {})
+        spec = {"podInfoOnMount": True, "attachRequired": False, "volumeLifecycleModes": ["Ephemeral"]}
+        # From 1.6.0 on it is kubelet that asks again, and the chart sets this when rotation is on.
+        spec |= {"requiresRepublish": self.has_republish and self.rotation != "off", "tokenRequests": [token]}
+        name = {"name": "secrets-store.csi.k8s.io"}
+        self.node.apply({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": name, "spec": spec})

@@ -1,0 +1,289 @@
+"""The node and its control plane: what runs in the cluster's namespaces, and how each part is started and ended.
+
+Parts are started by the first process or by a test; whoever starts one, it belongs to the first process and ends with it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from programs import say
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+NAME = "node1"
+# The node's address and the API server's service address, both on a loopback device that this cluster alone has.
+ADDRESS = "10.250.0.1"
+SERVICE = "10.96.0.1"
+TOKEN = "e2e-admin"  # made up, and of use in these namespaces alone
+KUBELET = Path("/var/lib/kubelet")
+
+
+class Node:
+    """The parts of the node, by name. `folder` is gone with the cluster, `logs` stays."""
+
+    def __init__(self, facts: dict):
+        self.facts = facts
+        self.folder, self.logs = Path(facts["folder"]), Path(facts["logs"])
+        self.kubeconfig, self.ready = self.folder / "kubeconfig", self.folder / "ready"
+        self.environment = {
+            "PATH": f"{facts['path']}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "KUBECONFIG": str(self.kubeconfig),
+            "HOME": str(self.folder),
+            "VAULTMOUNT_E2E": str(self.folder),
+        }
+
+    @classmethod
+    def current(cls) -> "Node":
+        """The node whose namespaces this process is in."""
+        folder = os.environ.get("VAULTMOUNT_E2E") or sys.exit("not in a cluster: tests/e2e/cluster.py enter COMMAND")
+        return cls.load(Path(folder))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Node":
+        return cls(json.loads((folder / "facts.json").read_text()))
+
+    def save(self) -> None:
+        (self.folder / "facts.json").write_text(json.dumps(self.facts))
+
+    def start(self, name: str, *command, env: dict | None = None) -> None:
+        """Starts a part, or starts it again as it was started last."""
+        recipe = self.folder / f"{name}.json"
+        if command:
+            recipe.write_text(json.dumps({"command": [str(word) for word in command], "env": env or {}}))
+        made = json.loads(recipe.read_text())
+        with open(self.logs / f"{name}.log", "ab") as log:
+            part = subprocess.Popen(
+                made["command"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self.environment | made["env"],
+            )
+        (self.folder / f"{name}.pid").write_text(str(part.pid))
+
+    def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends a part and waits until it has gone."""
+        pid = self.pid(name)
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + 20
+        while alive(pid):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        os.kill(self.pid(name), number)
+
+    def pid(self, name: str) -> int:
+        return int((self.folder / f"{name}.pid").read_text())
+
+    def kubectl(self, *arguments, given: str | None = None, timeout: float = 60) -> str:
+        """What kubectl prints; an error when it fails."""
+        command = ["kubectl", *map(str, arguments)]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, env=self.environment, timeout=timeout)
+        if done.returncode != 0:
+            raise RuntimeError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+        return done.stdout
+
+    def apply(self, *resources: dict) -> None:
+        self.kubectl("apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": resources}))
+
+    def tail(self, name: str, lines: int = 20) -> str:
+        return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def first_process(folder: Path, command: list) -> int:
+    """Process 1 of the namespaces: makes the node, runs the command, and waits for everyone who is orphaned."""
+    node = Node.load(folder)
+    begin = time.monotonic()
+    namespaces(folder)
+    start(node)
+    say(f"Kubernetes is ready after {time.monotonic() - begin:.0f} s")
+    child = subprocess.Popen(command, env=os.environ | node.environment)
+    node.ready.touch()
+    while True:
+        pid, status = os.wait()
+        if pid == child.pid:
+            return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def namespaces(folder: Path) -> None:
+    """Makes the new namespaces a machine of their own."""
+    run("mount", "--make-rshared", "/")
+    run("hostname", NAME)
+    cgroups = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    run("mount", "-t", "sysfs", "sysfs", "/sys")
+    run("mount", "-t", "tmpfs", "cgroup", "/sys/fs/cgroup")
+    for controllers in filter(None, cgroups):
+        place = Path("/sys/fs/cgroup") / controllers.removeprefix("name=")
+        place.mkdir()
+        run("mount", "-t", "cgroup", "-o", controllers, "cgroup", place)
+    # What the node's programs write outside the cluster's folder.
+    for place in ("/var/lib", "/var/log", "/etc"):
+        name = place.strip("/").replace("/", "-")
+        upper, work = folder / f"{name}.upper", folder / f"{name}.work"
+        upper.mkdir()
+        work.mkdir()
+        run("mount", "-t", "overlay", "-o", f"lowerdir={place},upperdir={upper},workdir={work}", "overlay", place)
+    run("mount", "-t", "tmpfs", "tmpfs", "/run")
+    run("ip", "link", "set", "lo", "up")
+    for address in (ADDRESS, SERVICE):
+        run("ip", "address", "add", f"{address}/32", "dev", "lo")
+
+
+def start(node: Node) -> None:
+    """Starts the node's parts, in the order in which they need each other."""
+    pki = node.folder / "pki"
+    pki.mkdir()
+    run("openssl", "genrsa", "-out", pki / "sa.key", "2048")
+    run("openssl", "rsa", "-in", pki / "sa.key", "-pubout", "-out", pki / "sa.pub")
+    (pki / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+    start_etcd(node)
+    start_apiserver(node, pki)
+    write_kubeconfig(node, pki / "apiserver.crt")
+    start_containerd(node)
+    wait("the API server", lambda: node.kubectl("get", "--raw", "/readyz") == "ok", node, "kube-apiserver")
+    manager = ["--service-account-private-key-file", pki / "sa.key", "--root-ca-file", pki / "apiserver.crt"]
+    controllers = "*,-cloud-node-lifecycle-controller,-node-ipam-controller"
+    part = ["--kubeconfig", node.kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1"]
+    node.start("kube-controller-manager", "kube-controller-manager", *part, *manager, f"--controllers={controllers}")
+    node.start("kube-scheduler", "kube-scheduler", *part)
+    start_kubelet(node)
+    jsonpath = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+    ready = lambda: node.kubectl("get", "node", NAME, "-o", jsonpath) == "True"  # noqa: E731
+    wait("the node", ready, node, "kubelet")
+
+
+def start_etcd(node: Node) -> None:
+    client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
+    where = [f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}"]
+    where += [f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}"]
+    node.start("etcd", "etcd", f"--data-dir={node.folder / 'etcd'}", *where, "--unsafe-no-fsync")
+
+
+def start_apiserver(node: Node, pki: Path) -> None:
+    issuer = "https://kubernetes.default.svc.cluster.local"
+    accounts = [f"--service-account-issuer={issuer}", f"--api-audiences={issuer}"]
+    accounts += [f"--service-account-key-file={pki / 'sa.pub'}", f"--service-account-signing-key-file={pki / 'sa.key'}"]
+    # Pods reach it at the service address and port without a proxy: the address is the node's own.
+    where = ["--bind-address=0.0.0.0", "--secure-port=443", f"--advertise-address={ADDRESS}"]
+    where += ["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none"]
+    rights = [f"--token-auth-file={pki / 'tokens.csv'}", "--authorization-mode=Node,RBAC", "--allow-privileged=true"]
+    etcd = ["--etcd-servers=http://127.0.0.1:2379", f"--cert-dir={pki}"]
+    node.start("kube-apiserver", "kube-apiserver", *etcd, *where, *accounts, *rights)
+
+
+def write_kubeconfig(node: Node, authority: Path) -> None:
+    cluster = {"server": f"https://{SERVICE}", "certificate-authority": str(authority)}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "e2e", "cluster": cluster}],
+        "users": [{"name": "admin", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": "admin"}}],
+        "current-context": "e2e",
+    }
+    node.kubeconfig.write_text(json.dumps(config))
+
+
+def start_containerd(node: Node) -> None:
+    network = {
+        "cniVersion": "0.4.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": True,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": str(node.folder / "ipam"),
+                    "ranges": [[{"subnet": "10.244.0.0/16"}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            }
+        ],
+    }
+    networks = node.folder / "networks"
+    networks.mkdir()
+    (networks / "pods.conflist").write_text(json.dumps(network))
+    (node.folder / "containerd.toml").write_text(
+        f"""
+        version = 2
+        root = "{node.folder}/containerd"
+        disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.zfs"]
+        [plugins."io.containerd.grpc.v1.cri"]
+          # Without it no sandbox starts: this machine's first process has no right to lower scores.
+          restrict_oom_score_adj = true
+          disable_apparmor = true
+          sandbox_image = "localhost/pause:e2e"
+          [plugins."io.containerd.grpc.v1.cri".cni]
+            bin_dir = "{node.facts['cni']}"
+            conf_dir = "{networks}"
+        """
+    )
+    node.start("containerd", "containerd", "--config", node.folder / "containerd.toml")
+    wait("containerd", lambda: run("ctr", "version", env=node.environment), node, "containerd")
+
+
+def start_kubelet(node: Node) -> None:
+    config = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "failSwapOn": False,
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "enforceNodeAllocatable": [],
+        "evictionHard": {},
+        "resolvConf": "",
+        "localStorageCapacityIsolation": False,
+        "volumePluginDir": str(node.folder / "volume-plugins"),
+        "registerWithTaints": [],
+        "maxPods": 200,
+        "kubeAPIQPS": 200,
+        "kubeAPIBurst": 400,
+    }
+    (node.folder / "kubelet.yaml").write_text(json.dumps(config))
+    where = ["--kubeconfig", node.kubeconfig, "--config", node.folder / "kubelet.yaml", f"--hostname-override={NAME}"]
+    node.start("kubelet", "kubelet", *where, f"--node-ip={ADDRESS}", "--v=2")
+
+
+def wait(what: str, holds, node: Node, log: str, seconds: float = 90) -> None:
+    """Returns once `holds()` is true or, when it gives nothing, once it raises nothing."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if holds() is not False:
+                return
+            reason = "not yet"
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            reason = error
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what} is not ready after {seconds:.0f} s: {reason}\n{node.tail(log)}")
+        time.sleep(0.1)
+
+
+def run(*command, **options) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+

@@ -1,0 +1,77 @@
+"""vaultmount in the cluster, from the manifests in deploy/."""
+
+import json
+import os
+from pathlib import Path
+
+from node import ROOT, Node
+from vault import VAULT
+
+NAMESPACE = "vaultmount"
+LABEL = "app.kubernetes.io/name=vaultmount"
+
+
+class Provider:
+    def __init__(self, node: Node):
+        self.node = node
+        self.overlay = node.folder / "overlay"
+
+    def install(self, tag: str = "") -> None:
+        """Applies deploy/ with what every site has to set, and waits until it serves. Another tag than before is a rolling
+        update."""
+        self.node.kubectl("apply", "-k", self._overlay(tag))
+        self.settled()
+
+    def settled(self) -> None:
+        status = ["rollout", "status", "daemonset/vaultmount", "-n", NAMESPACE, "--timeout=60s"]
+        self.node.kubectl(*status, timeout=70)
+
+    def uninstall(self) -> None:
+        """As deploy/uninstall.yaml says."""
+        self.node.kubectl("delete", "-f", ROOT / "deploy/vaultmount.yaml", "--timeout=60s", timeout=70)
+        uninstall = ROOT / "deploy/uninstall.yaml"
+        self.node.kubectl("apply", "-f", uninstall)
+        status = ["rollout", "status", "daemonset/uninstall", "-n", "vaultmount-uninstall", "--timeout=90s"]
+        self.node.kubectl(*status, timeout=100)
+        self.node.kubectl("delete", "-f", uninstall, "--timeout=60s", timeout=70)
+
+    def pods(self) -> list:
+        found = json.loads(self.node.kubectl("get", "pods", "-n", NAMESPACE, "-l", LABEL, "-o", "json"))
+        return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def log(self) -> str:
+        return self.node.kubectl("logs", "-n", NAMESPACE, "-l", LABEL, "--tail=-1")
+
+    def pid(self) -> int:
+        """The process that serves, as the node sees it."""
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and b"--endpoint=/vaultmount/vault.sock" in self._cmdline(folder):
+                return int(folder.name)
+        raise RuntimeError("no vaultmount runs")
+
+    def kill(self) -> None:
+        os.kill(self.pid(), 9)
+
+    @staticmethod
+    def _cmdline(folder: Path) -> bytes:
+        try:
+            return (folder / "cmdline").read_bytes()
+        except OSError:
+            return b""
+
+    def _overlay(self, tag: str) -> Path:
+        self.overlay.mkdir(exist_ok=True)
+        container = {"name": "vaultmount", "env": [{"name": "VAULT_ADDR", "value": VAULT}]}
+        patch = {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "vaultmount", "namespace": NAMESPACE},
+            "spec": {"template": {"spec": {"containers": [container]}}},
+        }
+        kustomization = {
+            "resources": [os.path.relpath(ROOT / "deploy", self.overlay)],
+            "images": [{"name": "localhost/vaultmount", "newTag": tag}] if tag else [],
+            "patches": [{"patch": json.dumps(patch)}],
+        }
+        (self.overlay / "kustomization.yaml").write_text(json.dumps(kustomization))
+        return self.overlay

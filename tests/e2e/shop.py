@@ -1,0 +1,137 @@
+"""The namespace that scenarios happen in: classes, pods that mount them, and what can be seen of both."""
+
+import json
+import time
+from datetime import datetime
+
+import images
+from node import KUBELET, Node, wait
+
+NAMESPACE = "shop"
+ACCOUNTS = ["web", "report"]
+
+
+class Shop:
+    def __init__(self, node: Node):
+        self.node = node
+        self.opened = time.time()
+
+    def open(self) -> None:
+        accounts = [resource("v1", "ServiceAccount", name) for name in ACCOUNTS]
+        self.node.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *accounts)
+
+    def close(self) -> None:
+        self.kubectl("delete", "all,secretproviderclasses,secrets,events", "--all", "--grace-period=1", "--timeout=90s", timeout=100)
+
+    def kubectl(self, *arguments, **options) -> str:
+        return self.node.kubectl("-n", NAMESPACE, *arguments, **options)
+
+    def apply(self, *resources: dict) -> None:
+        self.node.apply(*resources)
+
+    def add_class(self, name: str, objects: str, role: str = "web", provider: str = "vault", secrets: list = (), **more) -> None:
+        parameters = {"roleName": role, "objects": objects} | more
+        spec = {"provider": provider, "parameters": parameters}
+        if secrets:
+            spec["secretObjects"] = secrets
+        self.apply(resource("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass", name, spec))
+
+    def add_pod(self, name: str, *classes: str, account: str = "web", script: str = "sleep 1000000", attributes: dict | None = None, **more) -> "Pod":
+        """A pod that mounts each class at /CLASS."""
+        self.apply(resource("v1", "Pod", name, pod_spec(classes, account, script, attributes or {}, more)))
+        return Pod(self, name)
+
+    def run_pod(self, name: str, *classes: str, **more) -> "Pod":
+        pod = self.add_pod(name, *classes, **more)
+        pod.wait_running()
+        return pod
+
+    def events(self, reason: str = "", about: str = "", since: float = 0) -> list:
+        """Texts of events, oldest first."""
+        found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
+        found = [e for e in found if reason in e["reason"] and about in e["involvedObject"]["name"] and when(e) >= since]
+        return [event["message"] for event in sorted(found, key=when)]
+
+
+class Pod:
+    def __init__(self, shop: Shop, name: str):
+        self.shop, self.name = shop, name
+
+    def status(self) -> dict:
+        return json.loads(self.shop.kubectl("get", "pod", self.name, "-o", "json"))
+
+    def wait_running(self, seconds: float = 60) -> None:
+        running = lambda: self.status()["status"]["phase"] == "Running"  # noqa: E731
+        try:
+            wait(f"pod {self.name}", running, self.shop.node, "kubelet", seconds)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\nevents: {self.shop.events(about=self.name)}") from None
+
+    def wait_event(self, *words: str, reason: str = "FailedMount", seconds: float = 60, since: float = 0) -> str:
+        """The first event with all words."""
+        found = []
+
+        def there() -> bool:
+            found[:] = [text for text in self.shop.events(reason, self.name, since) if all(word in text for word in words)]
+            return bool(found)
+
+        try:
+            wait(f"an event with {words}", there, self.shop.node, "kubelet", seconds)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\nevents: {self.shop.events(about=self.name)}") from None
+        return found[0]
+
+    def run(self, script: str) -> str:
+        """What a shell prints in the pod."""
+        return self.shop.kubectl("exec", self.name, "--", "/bin/busybox", "sh", "-c", script)
+
+    def read(self, path: str) -> str:
+        return self.run(f"cat {path}")
+
+    def log(self) -> str:
+        return self.shop.kubectl("logs", self.name)
+
+    def uid(self) -> str:
+        return self.status()["metadata"]["uid"]
+
+    def mounts(self) -> list:
+        """Volumes of the pod that are mounted on the node."""
+        with open("/proc/self/mounts") as mounts:
+            return [line.split()[1] for line in mounts if f"/pods/{self.uid()}/volumes/kubernetes.io~csi" in line]
+
+    def delete(self) -> None:
+        self.shop.kubectl("delete", "pod", self.name, "--grace-period=1", "--timeout=60s", timeout=70)
+
+
+def resource(version: str, kind: str, name: str, spec: dict | None = None) -> dict:
+    made = {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}}
+    return made | ({"spec": spec} if spec else {})
+
+
+def pod_spec(classes: tuple, account: str, script: str, attributes: dict, more: dict) -> dict:
+    volumes = [
+        {
+            "name": name,
+            "csi": {
+                "driver": "secrets-store.csi.k8s.io",
+                "readOnly": True,
+                "volumeAttributes": {"secretProviderClass": name} | attributes,
+            },
+        }
+        for name in classes
+    ]
+    mounts = [{"name": name, "mountPath": f"/{name}", "readOnly": True} for name in classes]
+    container = {"name": "main", "image": images.BUSYBOX, "args": [script], "volumeMounts": mounts} | more
+    return {
+        "serviceAccountName": account,
+        "terminationGracePeriodSeconds": 1,
+        "automountServiceAccountToken": False,
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": volumes,
+    }
+
+
+def when(event: dict) -> float:
+    text = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,152 @@
+"""A real OpenBao at the node's address: sealed when it starts, with storage and an audit log on disk, and a PostgreSQL behind it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from node import ADDRESS, ROOT, SERVICE, Node, wait
+
+sys.path.insert(0, str(ROOT / "dev"))
+
+import install  # noqa: E402
+from servers import LOOPBACK, Postgres  # noqa: E402
+
+VAULT = f"http://{ADDRESS}:8200"
+REVIEWER = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: vault}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: reviewer, namespace: vault}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: vault-reviewer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: system:auth-delegator}
+subjects: [{kind: ServiceAccount, name: reviewer, namespace: vault}]
+"""
+CREATE_USER = """CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"""
+POLICIES = {
+    "web": """
+        path "secret/data/web/*" { capabilities = ["read"] }
+        path "database/creds/web" { capabilities = ["read"] }
+    """,
+    "report": """
+        path "secret/data/report/*" { capabilities = ["read"] }
+    """,
+}
+
+
+class Vault:
+    def __init__(self, node: Node, database: Postgres):
+        self.node, self.database = node, database
+        self.folder = node.folder / "openbao"
+        self.audit_log = node.logs / "audit.log"
+
+    def make(self) -> None:
+        """Starts it, new and empty, and configures what the scenarios need."""
+        self.folder.mkdir()
+        config = {
+            "storage": {"file": {"path": str(self.folder)}},
+            "listener": {"tcp": {"address": f"{ADDRESS}:8200", "tls_disable": True}},
+            "api_addr": VAULT,
+            "audit": [{"file": {"e2e": {"options": {"file_path": str(self.audit_log)}}}}],
+        }
+        (self.node.folder / "openbao.hcl.json").write_text(json.dumps(config))
+        command = [install.BAO, "server", "-config", self.node.folder / "openbao.hcl.json"]
+        self.node.start("openbao", *command, env={"HOME": str(self.node.folder)})
+        self.root_token = ""
+        wait("OpenBao", lambda: self.status(), self.node, "openbao")
+        made = self("PUT", "sys/init", secret_shares=1, secret_threshold=1)
+        self.key, self.root_token = made["keys"][0], made["root_token"]
+        self.unseal()
+        self._configure()
+
+    def __call__(self, method: str, path: str, **body) -> dict:
+        """One request with the root token."""
+        request = urllib.request.Request(f"{VAULT}/v1/{path}", method=method)
+        request.add_header("X-Vault-Token", self.root_token)
+        data = json.dumps(body).encode() if body else None
+        try:
+            with LOOPBACK.open(request, data, timeout=10) as response:
+                return json.loads(response.read() or b"{}")
+        except urllib.error.HTTPError as refusal:
+            raise RuntimeError(f"{method} {path}: {refusal.code} {refusal.read().decode()}") from None
+
+    def put(self, path: str, **data) -> None:
+        """Writes a secret of the KV engine."""
+        self("POST", f"secret/data/{path}", data=data)
+
+    def status(self) -> dict:
+        return self("GET", "sys/seal-status")
+
+    def seal(self) -> None:
+        self("PUT", "sys/seal")
+
+    def unseal(self) -> None:
+        self("PUT", "sys/unseal", key=self.key)
+        # It is unsealed before it has become active, and answers 500 until then.
+        wait("OpenBao", lambda: self("GET", "auth/token/lookup-self") is not None, self.node, "openbao")
+
+    def end(self) -> None:
+        self.node.stop("openbao")
+
+    def restart(self) -> None:
+        """Starts it again, which leaves it sealed."""
+        self.node.stop("openbao", signal.SIGKILL)
+        self.node.start("openbao")
+        wait("OpenBao", lambda: self.status(), self.node, "openbao")
+
+    def audit(self, since: float = 0) -> list:
+        """What the audit log saw since a moment: each request once, when it was answered."""
+        entries = [json.loads(line) for line in self.audit_log.read_text().splitlines()]
+        return [entry for entry in entries if entry["type"] == "response" and moment(entry) >= since]
+
+    def logins(self, account: str, since: float = 0) -> list:
+        """Logins by a Kubernetes service account that worked."""
+        named = lambda entry: entry.get("auth", {}).get("metadata", {}).get("service_account_name") == account  # noqa: E731
+        login = lambda entry: entry["request"]["path"] == "auth/kubernetes/login"  # noqa: E731
+        return [entry for entry in self.audit(since) if login(entry) and named(entry)]
+
+    def reads(self, path: str, since: float = 0) -> list:
+        return [entry for entry in self.audit(since) if entry["request"]["path"] == path and not entry.get("error")]
+
+    def database_users(self) -> set:
+        return set(self.database.psql("select usename from pg_user where usename like 'v-%'").split())
+
+    def _configure(self) -> None:
+        self.node.kubectl("apply", "-f", "-", given=REVIEWER)
+        reviewer = self.node.kubectl("create", "token", "-n", "vault", "reviewer", "--duration=24h")
+        self("POST", "sys/auth/kubernetes", type="kubernetes")
+        authority = (self.node.folder / "pki/apiserver.crt").read_text()
+        where = {"kubernetes_host": f"https://{SERVICE}", "kubernetes_ca_cert": authority}
+        self("POST", "auth/kubernetes/config", **where, token_reviewer_jwt=reviewer, disable_local_ca_jwt=True)
+        for name, policy in POLICIES.items():
+            self("POST", f"sys/policies/acl/{name}", policy=policy)
+            bound = {"bound_service_account_names": [name], "bound_service_account_namespaces": ["shop"]}
+            self("POST", f"auth/kubernetes/role/{name}", **bound, audience="vault", token_policies=[name], token_ttl="1h")
+        self("POST", "sys/mounts/secret", type="kv", options={"version": "2"})
+        # A version 2 engine answers 400 while it is still being made.
+        wait("the KV engine", lambda: self.put("web/first", value="x"), self.node, "openbao")
+        admin = urlsplit(self.database.pg_url)
+        self("POST", "sys/mounts/database", type="database")
+        address = f"postgresql://{{{{username}}}}:{{{{password}}}}@{self.database.pg_host}/postgres?sslmode=disable"
+        account = {"username": admin.username, "password": admin.password, "connection_url": address}
+        options = {"plugin_name": "postgresql-database-plugin", "allowed_roles": ["*"]}
+        self("POST", "database/config/shop", **options, **account)
+        self("POST", "database/roles/web", db_name="shop", creation_statements=[CREATE_USER], default_ttl="1h")
+
+
+def moment(entry: dict) -> float:
+    """When, in seconds of 1970."""
+    whole, _, rest = entry["time"].rstrip("Z").partition(".")
+    return time.mktime(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) - time.timezone + float(f"0.{rest or 0}")
