@@ -5,7 +5,7 @@ SERVERS := python3 dev/servers.py run --
 TARGET = $(shell rustc --print host-tuple)
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/p' Makefile
 
 demo: ## a real OpenBao and PostgreSQL, two pods, their files, and what errors look like
 	python3 dev/demo.py
@@ -28,6 +28,10 @@ image: ## the container image as an OCI archive, without a container engine
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TARGET)
 	python3 dev/image.py $${CARGO_TARGET_DIR:-target}/$(TARGET)/release/vaultmount
 
+e2e: image ## real Kubernetes, both drivers, real pods; ARGS go to pytest
+	python3 dev/install.py servers grpc e2e
+	python3 tests/e2e/cluster.py run -- $(TOOLS)/python -m pytest tests/e2e $(ARGS)
+
 bench: ## the benchmark, against real servers; ARGS go to it
 	$(SERVERS) cargo bench --bench mount -- $(ARGS)
 
@@ -43,4 +47,4 @@ clean: ## removes everything built or installed here
 	cargo clean
 	rm -rf .tools
 
-.PHONY: help demo test lint image bench docs fmt clean
+.PHONY: help demo test lint image e2e bench docs fmt clean

@@ -4,6 +4,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from node import KUBELET, NAME, Node, wait
 from programs import DRIVERS
 
@@ -11,6 +13,12 @@ SOCKET = KUBELET / "plugins/csi-secrets-store/csi.sock"
 REGISTRATION = KUBELET / "plugins_registry/secrets-store.csi.k8s.io-reg.sock"
 # The default of driver and charts.
 PROVIDERS = Path("/var/run/secrets-store-csi-providers")
+
+
+def on(rotation: str, *versions: str):
+    """Marks a scenario with the drivers it runs on, each at a rotation interval or with rotation off."""
+    chosen = [(version, rotation) for version in versions or DRIVERS]
+    return pytest.mark.parametrize("driver", chosen, indirect=True, ids=[f"{v}-{rotation}" for v, _ in chosen])
 
 
 class Driver:

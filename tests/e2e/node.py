@@ -184,7 +184,7 @@ def start_apiserver(node: Node, pki: Path) -> None:
     accounts += [f"--service-account-key-file={pki / 'sa.pub'}", f"--service-account-signing-key-file={pki / 'sa.key'}"]
     # Pods reach it at the service address and port without a proxy: the address is the node's own.
     where = ["--bind-address=0.0.0.0", "--secure-port=443", f"--advertise-address={ADDRESS}"]
-    where += ["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none"]
+    where += ["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP"]
     rights = [f"--token-auth-file={pki / 'tokens.csv'}", "--authorization-mode=Node,RBAC", "--allow-privileged=true"]
     etcd = ["--etcd-servers=http://127.0.0.1:2379", f"--cert-dir={pki}"]
     node.start("kube-apiserver", "kube-apiserver", *etcd, *where, *accounts, *rights)
@@ -267,9 +267,9 @@ def start_kubelet(node: Node) -> None:
     node.start("kubelet", "kubelet", *where, f"--node-ip={ADDRESS}", "--v=2")
 
 
-def wait(what: str, holds, node: Node, log: str, seconds: float = 90) -> None:
-    """Returns once `holds()` is true or, when it gives nothing, once it raises nothing."""
-    deadline = time.monotonic() + seconds
+def wait(what: str, holds, node: Node, part: str, seconds: float = 90) -> None:
+    """Returns once `holds()` is true or, when it gives nothing, once it raises nothing. That can only be while the part runs."""
+    begin = time.monotonic()
     while True:
         try:
             if holds() is not False:
@@ -277,8 +277,9 @@ def wait(what: str, holds, node: Node, log: str, seconds: float = 90) -> None:
             reason = "not yet"
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             reason = error
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{what} is not ready after {seconds:.0f} s: {reason}\n{node.tail(log)}")
+        passed = time.monotonic() - begin
+        if passed > seconds or not alive(node.pid(part)):
+            raise RuntimeError(f"{what} is not so after {passed:.0f} s: {reason}\n{node.tail(part)}")
         time.sleep(0.1)
 
 

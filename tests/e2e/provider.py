@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from driver import PROVIDERS
 from node import ROOT, Node
 from vault import VAULT
 
@@ -48,6 +49,18 @@ class Provider:
             if folder.name.isdigit() and b"--endpoint=/vaultmount/vault.sock" in self._cmdline(folder):
                 return int(folder.name)
         raise RuntimeError("no vaultmount runs")
+
+    def memory(self) -> int:
+        """What it holds of the node's memory, in bytes."""
+        status = Path(f"/proc/{self.pid()}/status").read_text()
+        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+    def restarts(self) -> int:
+        return sum(status["restartCount"] for pod in self.pods() for status in pod["status"]["containerStatuses"])
+
+    def sockets(self) -> list:
+        """The names in the private folder that drivers know."""
+        return sorted(path.name for path in (PROVIDERS / "vaultmount").iterdir() if not path.name.startswith("."))
 
     def kill(self) -> None:
         os.kill(self.pid(), 9)

@@ -41,10 +41,35 @@ class Shop:
         self.apply(resource("v1", "Pod", name, pod_spec(classes, account, script, attributes or {}, more)))
         return Pod(self, name)
 
+    def add_pods(self, count: int, *classes: str, **more) -> list:
+        names = [f"pod-{number}" for number in range(count)]
+        spec = pod_spec(classes, "web", "sleep 1000000", {}, more)
+        self.apply(*(resource("v1", "Pod", name, spec) for name in names))
+        return [Pod(self, name) for name in names]
+
     def run_pod(self, name: str, *classes: str, **more) -> "Pod":
         pod = self.add_pod(name, *classes, **more)
         pod.wait_running()
         return pod
+
+    def add_job(self, name: str, *classes: str, account: str = "web", script: str = "true") -> "Pod":
+        """A Job of one pod, which is tried once."""
+        template = {"spec": pod_spec(classes, account, script, {}, {})}
+        self.apply(resource("batch/v1", "Job", name, {"template": template, "backoffLimit": 0}))
+        pods = ["get", "pods", "-l", f"job-name={name}", "-o", "jsonpath={.items[*].metadata.name}"]
+        self.wait("the Job's pod", lambda: self.kubectl(*pods) != "")
+        return Pod(self, self.kubectl(*pods))
+
+    def phases(self) -> list:
+        return self.kubectl("get", "pods", "-o", "jsonpath={.items[*].status.phase}").split()
+
+    def wait(self, what: str, holds, seconds: float = 60) -> None:
+        """Returns once `holds()`; shows the events when it never does."""
+        try:
+            wait(what, holds, self.node, "kubelet", seconds)
+        except RuntimeError as error:
+            events = "\n".join(self.events())
+            raise RuntimeError(f"{str(error).splitlines()[0]}\nevents:\n{events}") from None
 
     def events(self, reason: str = "", about: str = "", since: float = 0) -> list:
         """Texts of events, oldest first."""
@@ -61,24 +86,18 @@ class Pod:
         return json.loads(self.shop.kubectl("get", "pod", self.name, "-o", "json"))
 
     def wait_running(self, seconds: float = 60) -> None:
-        running = lambda: self.status()["status"]["phase"] == "Running"  # noqa: E731
-        try:
-            wait(f"pod {self.name}", running, self.shop.node, "kubelet", seconds)
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}\nevents: {self.shop.events(about=self.name)}") from None
+        self.shop.wait(f"pod {self.name}", lambda: self.status()["status"]["phase"] == "Running", seconds)
 
     def wait_event(self, *words: str, reason: str = "FailedMount", seconds: float = 60, since: float = 0) -> str:
         """The first event with all words."""
         found = []
 
         def there() -> bool:
-            found[:] = [text for text in self.shop.events(reason, self.name, since) if all(word in text for word in words)]
+            events = self.shop.events(reason, self.name, since)
+            found[:] = [text for text in events if all(word in text for word in words)]
             return bool(found)
 
-        try:
-            wait(f"an event with {words}", there, self.shop.node, "kubelet", seconds)
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}\nevents: {self.shop.events(about=self.name)}") from None
+        self.shop.wait(f"an event with {words}", there, seconds)
         return found[0]
 
     def run(self, script: str) -> str:

@@ -1,14 +1,142 @@
-"""A class becomes files in a pod."""
+"""A class becomes files in a pod, with rotation off in the driver, which is its default: one mount a volume."""
 
-from driver import DRIVERS
+import json
+import time
+from urllib.parse import quote
+
 import pytest
 
+from driver import on
 
-@pytest.mark.parametrize("driver", [(version, "off") for version in DRIVERS], indirect=True, ids=DRIVERS)
+
+@on("off")
 def test_files_have_the_right_bytes_and_modes(shop, vault):
-    vault.put("web/db", user="shop", password="p\u00e4ss word\n")
-    shop.add_class("kv", """
-      - {objectName: password, secretPath: secret/data/web/db, secretKey: password, filePermission: 0400}
-    """)
-    pod = shop.run_pod("web", "kv")
-    assert pod.read("/kv/password") == "p\u00e4ss word\n"
+    vault.put("web/db", user="shop", password='p\u00e4ss "word"\n', port=5432)
+    vault.put("web/settings", currency="EUR", tax={"standard": 19})
+    begin = time.time()
+    shop.add_class(
+        "all",
+        """
+        - {objectName: password, secretPath: secret/data/web/db, secretKey: password, filePermission: 0400}
+        - {objectName: deep/er/port, secretPath: /v1/secret/data/web/db, secretKey: port, filePermission: 0440}
+        - {objectName: settings, secretPath: secret/data/web/settings, secretKey: "*"}
+        - {objectName: db.env, secretPath: secret/data/web/db, format: env}
+        - {objectName: whole.json, secretPath: secret/data/web/settings}
+        - {objectName: user, secretPath: database/creds/web, secretKey: username}
+        - {objectName: pass, secretPath: database/creds/web, secretKey: password}
+        """,
+    )
+    pod = shop.run_pod("web", "all")
+
+    assert pod.read("/all/password") == 'p\u00e4ss "word"\n'
+    assert pod.read("/all/deep/er/port") == "5432"
+    assert pod.read("/all/settings/currency") == "EUR"
+    assert pod.read("/all/settings/tax") == '{"standard":19}'
+    assert pod.run(". /all/db.env; echo $user $port") == "shop 5432\n"
+    assert json.loads(pod.read("/all/whole.json"))["data"]["data"]["currency"] == "EUR"
+    modes = pod.run("cd /all; stat -L -c '%a %n' password deep/er/port settings/tax db.env user")
+    assert modes == "400 password\n440 deep/er/port\n644 settings/tax\n644 db.env\n644 user\n"
+    user, password = quote(pod.read("/all/user")), quote(pod.read("/all/pass"))
+    login = f"postgres://{user}:{password}@{vault.database.pg_host}/postgres"
+    assert vault.database.psql("select current_user", login) == pod.read("/all/user")
+
+    # One login, as the pod's own service account, and each path once.
+    (entry,) = vault.logins("web", begin)
+    assert entry["auth"]["metadata"]["service_account_namespace"] == "shop"
+    for path in ("secret/data/web/db", "secret/data/web/settings", "database/creds/web"):
+        assert len(vault.reads(path, begin)) == 1, path
+    assert shop.events("Failed") == []
+
+
+@on("off")
+def test_two_accounts_have_different_rights(shop, vault):
+    vault.put("web/key", value="web's")
+    vault.put("report/key", value="report's")
+    objects = "- {{objectName: key, secretPath: secret/data/{0}/key, secretKey: value}}"
+    shop.add_class("of-web", objects.format("web"))
+    shop.add_class("of-report", objects.format("report"), role="report")
+    shop.add_class("of-web-by-report", objects.format("web"), role="report")
+
+    web, report = shop.add_pod("web", "of-web"), shop.add_pod("report", "of-report", account="report")
+    thief = shop.add_pod("thief", "of-web-by-report", account="report")
+    impostor = shop.add_pod("impostor", "of-web", account="report")
+    web.wait_running()
+    report.wait_running()
+    assert (web.read("/of-web/key"), report.read("/of-report/key")) == ("web's", "report's")
+    denied = thief.wait_event("code = PermissionDenied", "may not read secret/data/web/key")
+    assert 'path "secret/data/web/key" { capabilities = ["read"] }' in denied
+    impostor.wait_event("code = PermissionDenied", "service account")
+    for refused in (thief, impostor):
+        assert refused.status()["status"]["phase"] == "Pending" and refused.mounts() == []
+
+
+WRONG = {
+    "key": ({"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: pasword}"}, ["NotFound", "pasword", '"password"']),
+    "path": ({"objects": "- {objectName: a, secretPath: secret/web/db, secretKey: password}"}, ["NotFound", "secret/data/web/db"]),
+    "role": ({"role": "wbe"}, ["FailedPrecondition", '"wbe"']),
+    "yaml": ({"objects": "- objectName: a\n  secretpath: x"}, ["InvalidArgument", "secretPath"]),
+    "name": ({"objects": "- {objectName: ../a, secretPath: secret/data/web/db, secretKey: password}"}, ["InvalidArgument", "../a"]),
+    "address": ({"vaultAddress": "https://elsewhere.example:8200"}, ["PermissionDenied", "--allow-address"]),
+}
+
+
+@on("off")
+def test_a_class_that_is_wrong_gives_an_event_that_helps(shop, vault, record_property):
+    vault.put("web/db", password="x")
+    right = "- {objectName: a, secretPath: secret/data/web/db, secretKey: password}"
+    pods = {}
+    for name, (change, _) in WRONG.items():
+        shop.add_class(name, **{"objects": right} | change)
+        pods[name] = shop.add_pod(name, name)
+    for name, (_, words) in WRONG.items():
+        text = pods[name].wait_event(*words)
+        print(f"\n{name}: {text}")
+        assert text.startswith(f'MountVolume.SetUp failed for volume "{name}" : rpc error: code = ')
+        assert f"failed to mount secrets store objects for pod shop/{name}, err: rpc error: code = {words[0]} desc = " in text
+        assert "[VM" in text
+
+
+@on("off")
+def test_a_pods_attributes_are_laid_over_its_class(shop, vault):
+    vault.put("web/a", value="of the class")
+    vault.put("report/a", value="of the pod")
+    shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
+    attributes = {"objects": "- {objectName: a, secretPath: secret/data/report/a, secretKey: value}", "roleName": "report"}
+    pod = shop.run_pod("mine", "a", account="report", attributes=attributes)
+    assert pod.read("/a/a") == "of the pod"
+
+
+@on("off")
+def test_a_secret_is_synced_and_becomes_environment(shop, vault):
+    vault.put("web/db", password="s3cret")
+    data = [{"objectName": "nested/password", "key": "password"}]
+    shop.add_class(
+        "synced",
+        "- {objectName: nested/password, secretPath: secret/data/web/db, secretKey: password}",
+        secrets=[{"secretName": "db", "type": "Opaque", "data": data}],
+    )
+    from_secret = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}
+    pod = shop.run_pod("web", "synced", env=[from_secret])
+    assert pod.run("echo $PASSWORD") == "s3cret\n"
+    pod.delete()
+    shop.wait("the Secret's end", lambda: "db" not in shop.kubectl("get", "secrets", "-o", "name"))
+
+
+@on("off")
+def test_sixty_pods_start_at_once(shop, vault, provider):
+    before, begin = vault.database_users(), time.time()
+    shop.add_class(
+        "db",
+        """
+        - {objectName: user, secretPath: database/creds/web, secretKey: username}
+        - {objectName: password, secretPath: database/creds/web, secretKey: password}
+        """,
+    )
+    pods = shop.add_pods(60, "db")
+    shop.wait("60 pods", lambda: shop.phases() == ["Running"] * 60, 300)
+    print(f"\n60 pods run after {time.time() - begin:.0f} s; vaultmount: {provider.memory() / 1e6:.1f} MB")
+    assert shop.events("Failed") == []
+    assert len(vault.logins("web", begin)) == 60
+    users = {pod.read("/db/user") for pod in pods[::20]}
+    assert len(users) == 3 and users < vault.database_users()
+    assert len(vault.database_users() - before) == 60

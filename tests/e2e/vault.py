@@ -1,14 +1,12 @@
 """A real OpenBao at the node's address: sealed when it starts, with storage and an audit log on disk, and a PostgreSQL behind it."""
 
 import json
-import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from node import ADDRESS, ROOT, SERVICE, Node, wait
@@ -54,16 +52,25 @@ class Vault:
 
     def make(self) -> None:
         """Starts it, new and empty, and configures what the scenarios need."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        config = {
-            "storage": {"file": {"path": str(self.folder)}},
-            "listener": {"tcp": {"address": f"{ADDRESS}:8200", "tls_disable": True}},
-            "api_addr": VAULT,
-            "audit": [{"file": {"e2e": {"options": {"file_path": str(self.audit_log)}}}}],
-        }
-        (self.node.folder / "openbao.hcl.json").write_text(json.dumps(config))
-        command = [install.BAO, "server", "-config", self.node.folder / "openbao.hcl.json"]
-        self.node.start("openbao", *command, env={"HOME": str(self.node.folder)})
+        config = self.folder / "config.hcl"
+        config.write_text(
+            f"""
+            storage "raft" {{ path = "{self.folder}" }}
+            listener "tcp" {{
+              address     = "{ADDRESS}:8200"
+              tls_disable = true
+            }}
+            audit "file" "e2e" {{
+              options {{ file_path = "{self.audit_log}" }}
+            }}
+            api_addr     = "{VAULT}"
+            cluster_addr = "http://{ADDRESS}:8201"
+            """
+        )
+        self.audit_log.unlink(missing_ok=True)
+        self.node.start("openbao", install.BAO, "server", "-config", config, env={"HOME": str(self.folder)})
         self.root_token = ""
         wait("OpenBao", lambda: self.status(), self.node, "openbao")
         made = self("PUT", "sys/init", secret_shares=1, secret_threshold=1)

@@ -1,0 +1,92 @@
+"""What the drivers call a provider with, and when. docs/driver.md tells the figures; this holds what we rely on."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from driver import PROVIDERS, on
+
+RECORDER = Path(__file__).with_name("recorder.py")
+
+
+@pytest.fixture
+def recorder(node, driver):
+    """The calls so far, of a provider named `recorder`."""
+    log = node.logs / f"calls-{driver.version}-{driver.rotation}.jsonl"
+    log.unlink(missing_ok=True)
+    node.start("recorder", sys.executable, RECORDER, PROVIDERS / "recorder.sock", log)
+    yield lambda: [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    node.stop("recorder")
+    (PROVIDERS / "recorder.sock").unlink()
+
+
+def watch(shop, recorder, calls: int, seconds: float, **pod) -> list:
+    """A pod's calls, until there are so many."""
+    shop.add_class("recorded", "[]", provider="recorder")
+    shop.run_pod("recorded", "recorded", **pod)
+    shop.wait(f"{calls} calls", lambda: len(recorder()) >= calls, seconds)
+    return recorder()
+
+
+def tell(driver, calls: list) -> None:
+    """For docs/driver.md."""
+    times = [round(call["time"] - calls[0]["time"], 1) for call in calls]
+    print(f"\n{driver.version} at {driver.rotation}: calls after {times} s")
+    for call in (calls[0], calls[-1]):
+        shown = {key: value for key, value in call.items() if key != "time"}
+        print(json.dumps(shown | {"attributes": sorted(call["attributes"]), "tokens": sorted(call["tokens"])}))
+
+
+@on("off")
+def test_with_rotation_off_there_is_one_call(shop, driver, recorder):
+    calls = watch(shop, recorder, 1, 30)
+    time.sleep(100)
+    calls = recorder()
+    tell(driver, calls)
+    (call,) = calls
+    assert_first(call)
+
+
+@on("10s")
+def test_at_ten_seconds(shop, driver, recorder):
+    calls = watch(shop, recorder, 4, 300)
+    tell(driver, calls)
+    assert_first(calls[0])
+    assert_poll(driver, calls[-1])
+
+
+@on("2m")
+def test_at_two_minutes(shop, driver, recorder):
+    calls = watch(shop, recorder, 3, 400)
+    tell(driver, calls)
+    assert_first(calls[0])
+    assert_poll(driver, calls[-1])
+    gaps = [after["time"] - before["time"] for before, after in zip(calls, calls[1:])]
+    assert gaps[0] > 110
+
+
+def assert_first(call: dict) -> None:
+    attributes = call["attributes"]
+    assert attributes["roleName"] == "web" and attributes["objects"] == "[]"
+    assert attributes["secretProviderClass"] == "recorded"
+    assert attributes["csi.storage.k8s.io/pod.name"] == "recorded"
+    assert attributes["csi.storage.k8s.io/serviceAccount.name"] == "web"
+    assert list(call["tokens"]) == ["vault"]
+    assert call["permission"] == "420" and call["versions"] == [] and call["secrets"] == "null"
+    assert call["target"].endswith("/volumes/kubernetes.io~csi/recorded/mount")
+    # kubelet gives a volume two minutes.
+    assert 100 < call["deadline"] <= 120
+
+
+def assert_poll(driver, call: dict) -> None:
+    attributes = call["attributes"]
+    assert attributes["csi.storage.k8s.io/pod.uid"] and list(call["tokens"]) == ["vault"]
+    if driver.has_republish:
+        assert_first(call)
+    else:
+        # It polls by itself, with what it finds in the pod's status.
+        assert "secretProviderClass" not in attributes and call["secrets"] == "{}"
+        assert len(call["versions"]) == 1

@@ -1,0 +1,139 @@
+"""What reaches pods that live, and what they never notice: with a driver that polls every 10 seconds."""
+
+import signal
+import time
+
+import pytest
+
+from driver import on
+
+KEY = "- {{objectName: key, secretPath: secret/data/web/{0}, secretKey: value}}"
+# Prints what the file says whenever it says something else.
+FOLLOW = 'while :; do now=$(cat /{0}/key); [ "$now" = "$last" ] || echo "$now"; last=$now; sleep 0.1; done'
+
+
+@pytest.fixture
+def follower(shop, vault):
+    """A pod whose process reads a file again and again."""
+    vault.put("web/live", value="first")
+    shop.add_class("live", KEY.format("live"))
+    pod = shop.run_pod("follower", "live", script=FOLLOW.format("live"))
+    shop.wait("the first secret", lambda: pod.log() == "first\n")
+    return pod
+
+
+def arrives(shop, vault, pod, value: str, seconds: float = 120) -> float:
+    """Changes the secret and waits until the pod's process has seen it; how long that took."""
+    begin = time.time()
+    vault.put("web/live", value=value)
+    shop.wait(f"{value!r} in the pod", lambda: pod.log().endswith(f"{value}\n"), seconds)
+    return time.time() - begin
+
+
+@on("10s")
+def test_a_changed_secret_reaches_a_running_process(shop, vault, follower):
+    data = [{"objectName": "key", "key": "value"}]
+    shop.add_class("synced", KEY.format("live"), secrets=[{"secretName": "live", "type": "Opaque", "data": data}])
+    shop.run_pod("syncing", "synced")
+    took = arrives(shop, vault, follower, "second")
+    print(f"\nin the pod after {took:.0f} s")
+    assert follower.log() == "first\nsecond\n"
+    synced = lambda: shop.kubectl("get", "secret", "live", "-o", "jsonpath={.data.value}") == "c2Vjb25k"  # noqa: E731
+    shop.wait("the synced Secret", synced, 120)
+    assert shop.events("Failed") == []
+
+
+@on("10s")
+def test_a_provider_that_is_killed_comes_back(shop, vault, provider, follower):
+    shop.add_class("next", KEY.format("live"))
+    for number in range(3):
+        provider.kill()
+        shop.add_pod(f"meanwhile-{number}", "next").wait_running()
+        # A container that ends again and again is started with a growing delay.
+        provider.settled()
+    arrives(shop, vault, follower, "after the kill")
+    # Three processes were killed and left their private names; each successor swept them.
+    assert provider.sockets() == ["openbao.sock", "vault.sock"]
+
+
+@on("10s")
+def test_a_provider_is_rolled_and_no_mount_fails(shop, vault, provider, follower):
+    shop.add_class("next", KEY.format("live"))
+    old = provider.pods()[0]["metadata"]["name"]
+    pods = shop.add_pods(10, "next")
+    provider.install("successor")
+    shop.add_class("later", KEY.format("live"))
+    pods += [shop.add_pod(f"later-{number}", "later") for number in range(10)]
+    provider.install()
+    for pod in pods:
+        pod.wait_running()
+    assert old not in {pod["metadata"]["name"] for pod in provider.pods()}
+    assert shop.events("Failed") == []
+    arrives(shop, vault, follower, "after the roll")
+    assert follower.log() == "first\nafter the roll\n"
+    assert shop.events("Failed") == [] and shop.events("RotationFailed") == []
+
+
+@on("10s")
+def test_driver_and_kubelet_are_restarted(shop, vault, node, driver, follower):
+    driver.restart(signal.SIGKILL)
+    arrives(shop, vault, follower, "after the driver")
+    node.stop("kubelet")
+    time.sleep(5)
+    node.start("kubelet")
+    arrives(shop, vault, follower, "after kubelet")
+    shop.add_class("next", KEY.format("live"))
+    shop.run_pod("next", "next")
+    assert follower.log().split("\n")[0] == "first"
+
+
+@on("10s")
+def test_the_api_server_is_away_for_a_minute(shop, vault, node, provider, follower):
+    restarts = provider.restarts()
+    node.stop("kube-apiserver")
+    vault.put("web/live", value="meanwhile")
+    time.sleep(60)
+    node.start("kube-apiserver")
+    shop.wait("the API server", lambda: node.kubectl("get", "--raw", "/readyz") == "ok")
+    shop.wait("what changed meanwhile", lambda: follower.log().endswith("meanwhile\n"), 180)
+    assert follower.log() == "first\nmeanwhile\n"
+    assert provider.restarts() == restarts
+
+
+@on("10s")
+def test_vault_is_sealed_unsealed_and_restarted(shop, vault, provider, follower):
+    shop.add_class("next", KEY.format("live"))
+    begin = time.time()
+    vault.seal()
+    waiting = shop.add_pod("waiting", "next")
+    text = waiting.wait_event("code = Unavailable", "sealed")
+    print(f"\n{text}")
+    # Some polls of the pod that has its files already.
+    time.sleep(30)
+    assert follower.read("/live/key") == "first" and follower.log() == "first\n"
+    vault.unseal()
+    waiting.wait_running(120)
+
+    vault.restart()
+    waiting = shop.add_pod("waiting-more", "next")
+    waiting.wait_event("code = Unavailable", "sealed")
+    vault.unseal()
+    waiting.wait_running(120)
+    arrives(shop, vault, follower, "after all", 180)
+    assert follower.log() == "first\nafter all\n"
+
+
+@on("10s")
+def test_a_finished_jobs_volume_is_unmounted_and_its_polls_end(shop, vault):
+    vault.put("web/job", value="x")
+    shop.add_class("job", KEY.format("job"))
+    pod = shop.add_job("once", "job", script="cat /job/key; sleep 40")
+    pod.wait_running()
+    assert len(pod.mounts()) == 1
+    shop.wait("polls", lambda: len(vault.reads("secret/data/web/job")) > 1, 120)
+    shop.wait("the Job's end", lambda: pod.status()["status"]["phase"] == "Succeeded", 120)
+    shop.wait("its volume's end", lambda: pod.mounts() == [])
+    ended = time.time() + 1
+    time.sleep(90)
+    assert vault.reads("secret/data/web/job", ended) == []
+    assert pod.log() == "x"
