@@ -12,23 +12,26 @@ import image  # noqa: E402
 
 BUSYBOX = "localhost/busybox:e2e"
 PAUSE = "localhost/pause:e2e"
+BAO = "localhost/bao:e2e"
 SUCCESSOR = "successor"  # the tag under which vaultmount's image is there once more
 
 
 def load(node: Node) -> None:
     """Gives the container runtime every image; vaultmount's under two tags, so that it can be rolled."""
-    busybox = {"bin/busybox": Path(node.facts["busybox"]).read_bytes()}
-    for name, entrypoint in ((BUSYBOX, ["/bin/busybox", "sh", "-c"]), (PAUSE, ["/bin/busybox", "sleep", "inf"])):
-        put(node, name, image.archive(name, busybox, entrypoint, {}, "amd64"))
+    put(node, BUSYBOX, Path(node.facts["busybox"]), "sh", "-c")
+    put(node, PAUSE, Path(node.facts["busybox"]), "sleep", "inf")
     if not image.ARCHIVE.exists():
         raise RuntimeError(f"{image.ARCHIVE} is missing: make image")
     name = ctr(node, "image", "import", str(image.ARCHIVE)).split()[1]
     ctr(node, "image", "tag", "--force", name, f"{name.partition(':')[0]}:{SUCCESSOR}")
 
 
-def put(node: Node, name: str, archive: bytes) -> None:
+def put(node: Node, name: str, program: Path, *arguments: str) -> None:
+    """An image of one static program, started with the arguments and those of the container."""
+    place = f"bin/{program.name}"
+    packed = image.archive(name, {place: program.read_bytes()}, [f"/{place}", *arguments], {}, "amd64")
     path = node.folder / "image.tar"
-    path.write_bytes(archive)
+    path.write_bytes(packed)
     ctr(node, "image", "import", str(path))
     path.unlink()
 

@@ -51,7 +51,8 @@ class Node:
         (self.folder / "facts.json").write_text(json.dumps(self.facts))
 
     def start(self, name: str, *command, env: dict | None = None) -> None:
-        """Starts a part, or starts it again as it was started last."""
+        """Starts a part, or starts it again as it was started last; one that runs is ended."""
+        self.stop(name)
         recipe = self.folder / f"{name}.json"
         if command:
             recipe.write_text(json.dumps({"command": [str(word) for word in command], "env": env or {}}))
@@ -69,10 +70,10 @@ class Node:
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends a part and waits until it has gone."""
-        pid = self.pid(name)
         try:
+            pid = self.pid(name)
             os.kill(pid, number)
-        except ProcessLookupError:
+        except (FileNotFoundError, ProcessLookupError):
             return
         deadline = time.monotonic() + 20
         while alive(pid):
@@ -254,7 +255,10 @@ def start_kubelet(node: Node) -> None:
         "authorization": {"mode": "AlwaysAllow"},
         "enforceNodeAllocatable": [],
         "evictionHard": {},
+        # No DNS server is there; without the setting every pod has an event that says so.
         "resolvConf": "",
+        "clusterDNS": ["10.96.0.10"],
+        "clusterDomain": "cluster.local",
         "localStorageCapacityIsolation": False,
         "volumePluginDir": str(node.folder / "volume-plugins"),
         "registerWithTaints": [],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 from driver import PROVIDERS
@@ -18,10 +19,13 @@ class Provider:
         self.overlay = node.folder / "overlay"
 
     def install(self, tag: str = "") -> None:
-        """Applies deploy/ with what every site has to set, and waits until it serves. Another tag than before is a rolling
-        update."""
-        self.node.kubectl("apply", "-k", self._overlay(tag))
+        """Applies deploy/ and waits until it serves. Another tag than before is a rolling update."""
+        self.apply(tag)
         self.settled()
+
+    def apply(self, tag: str = "") -> None:
+        """Applies deploy/ with what every site has to set."""
+        self.node.kubectl("apply", "-k", self._overlay(tag))
 
     def settled(self) -> None:
         status = ["rollout", "status", "daemonset/vaultmount", "-n", NAMESPACE, "--timeout=60s"]
@@ -40,20 +44,18 @@ class Provider:
         found = json.loads(self.node.kubectl("get", "pods", "-n", NAMESPACE, "-l", LABEL, "-o", "json"))
         return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
 
-    def log(self) -> str:
-        return self.node.kubectl("logs", "-n", NAMESPACE, "-l", LABEL, "--tail=-1")
+    def log(self, container: str = "vaultmount") -> str:
+        return self.node.kubectl("logs", "-n", NAMESPACE, "-l", LABEL, "-c", container, "--tail=-1")
 
-    def pid(self) -> int:
-        """The process that serves, as the node sees it."""
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and b"--endpoint=/vaultmount/vault.sock" in self._cmdline(folder):
-                return int(folder.name)
-        raise RuntimeError("no vaultmount runs")
+    def pids(self) -> list:
+        """The processes of vaultmount, as the node sees them."""
+        processes = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+        return [int(folder.name) for folder in processes if executable(folder) == "/bin/vaultmount"]
 
     def memory(self) -> int:
         """What it holds of the node's memory, in bytes."""
-        status = Path(f"/proc/{self.pid()}/status").read_text()
-        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+        (pid,) = self.pids()
+        return 1024 * int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
 
     def restarts(self) -> int:
         return sum(status["restartCount"] for pod in self.pods() for status in pod["status"]["containerStatuses"])
@@ -63,14 +65,8 @@ class Provider:
         return sorted(path.name for path in (PROVIDERS / "vaultmount").iterdir() if not path.name.startswith("."))
 
     def kill(self) -> None:
-        os.kill(self.pid(), 9)
-
-    @staticmethod
-    def _cmdline(folder: Path) -> bytes:
-        try:
-            return (folder / "cmdline").read_bytes()
-        except OSError:
-            return b""
+        (pid,) = self.pids()
+        os.kill(pid, signal.SIGKILL)
 
     def _overlay(self, tag: str) -> Path:
         self.overlay.mkdir(exist_ok=True)
@@ -88,3 +84,10 @@ class Provider:
         }
         (self.overlay / "kustomization.yaml").write_text(json.dumps(kustomization))
         return self.overlay
+
+
+def executable(folder: Path) -> str:
+    try:
+        return os.readlink(folder / "exe")
+    except OSError:
+        return ""
