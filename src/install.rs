@@ -59,7 +59,7 @@ pub fn uninstall(providers: &Path) -> Result<Report, String> {
     let left = entries(&folder).map_err(|e| at(&folder, &e))?;
     if let Some(served) = left.iter().find(|path| answers(path)) {
         return Err(format!(
-            "{}: vaultmount serves here; delete its DaemonSet first (this is tried again)",
+            "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",
             served.display()
         ));
     }
@@ -73,7 +73,10 @@ pub fn uninstall(providers: &Path) -> Result<Report, String> {
         Ok(()) => report.push(format!("{}: removed", folder.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-            return Err(format!("{}: holds files that are not vaultmount's; look at them, then remove it", folder.display()));
+            return Err(format!(
+                "{}: holds files that are not vaultmount's; look at them, then remove it",
+                folder.display()
+            ));
         }
         Err(error) => return Err(at(&folder, &error)),
     }
@@ -116,7 +119,7 @@ fn link(providers: &Path, name: &str) -> Result<String, String> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
         _ => {
             return Err(format!(
-                "{}: another provider serves here; remove it first (this is tried again), or leave \"{name}\" out of --provider",
+                "{}: another provider serves here; remove it, or leave \"{name}\" out of --provider",
                 public.display()
             ));
         }

@@ -78,6 +78,7 @@ fn provider(text: &str) -> Result<String, String> {
 }
 
 fn owner(text: &str) -> Result<Owner, String> {
-    let parsed = text.split_once(':').and_then(|(uid, gid)| Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
+    let parsed =
+        text.split_once(':').and_then(|(uid, gid)| Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
     parsed.ok_or_else(|| "an owner is a user's and a group's number, such as 65532:65532".to_owned())
 }

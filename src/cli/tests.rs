@@ -228,6 +228,8 @@ fn help_fits_a_screen_and_shows_an_example() {
         &["help", "mount"],
         &["check", "--help"],
         &["explain", "--help"],
+        &["install", "--help"],
+        &["uninstall", "--help"],
         &["completions", "--help"],
         &["man", "--help"],
     ] {

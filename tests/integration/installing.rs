@@ -1,0 +1,156 @@
+//! `vaultmount install` and `uninstall`: our place among the driver's providers.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+use vaultmount::provider::client::Client;
+
+use crate::support::daemon::{program, spawn};
+
+/// A driver's folder of providers.
+struct Node {
+    providers: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { providers: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.providers.path().join(name)
+    }
+
+    /// Runs a command on the folder: whether it worked, and all it printed.
+    async fn run(&self, args: &[&str]) -> (bool, String) {
+        let folder = format!("--providers-dir={}", self.providers.path().display());
+        let output = program(&[args, &[&folder]].concat()).output().await.unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+
+    /// Installs for the user that runs the tests.
+    async fn install(&self, flags: &[&str]) -> (bool, String) {
+        let own = fs::metadata(self.providers.path()).unwrap();
+        let owner = format!("--owner={}:{}", own.uid(), own.gid());
+        self.run(&[&["install", &owner], flags].concat()).await
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        fs::read_dir(self.providers.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn drivers_find_what_is_served_in_the_private_folder() {
+    let node = Node::new();
+    let (ok, said) = node.install(&[]).await;
+    assert!(ok && said.contains("mode 0700"), "{said}");
+    assert_eq!(node.names(), ["openbao.sock", "vault.sock", "vaultmount"].map(str::to_owned).into());
+    assert_eq!(mode(&node.path("vaultmount")), 0o700);
+    assert_eq!(fs::read_link(node.path("vault.sock")).unwrap(), Path::new("vaultmount/vault.sock"));
+
+    let _serving = spawn(node.providers.path(), &node.path("vaultmount/vault.sock"), &[]).await;
+    Client::connect(&node.path("vault.sock")).await.unwrap();
+    // As a successor's init container does while the predecessor serves.
+    let (ok, said) = node.install(&[]).await;
+    assert!(ok && said.lines().count() == 3 && said.lines().all(|line| line.ends_with("in place")), "{said}");
+    Client::connect(&node.path("vault.sock")).await.unwrap();
+
+    // A driver may see the folder elsewhere.
+    let moved = node.providers.path().with_extension("moved");
+    fs::rename(node.providers.path(), &moved).unwrap();
+    Client::connect(&moved.join("vault.sock")).await.unwrap();
+    fs::rename(&moved, node.providers.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_another_provider_serves_is_left_alone() {
+    let node = Node::new();
+    let other = UnixListener::bind(node.path("vault.sock")).unwrap();
+    let (ok, said) = node.install(&[]).await;
+    assert!(!ok && said.contains("vault.sock: another provider serves here"), "{said}");
+    assert!(!node.path("vault.sock").is_symlink());
+    let (ok, said) = node.install(&["--provider=openbao"]).await;
+    assert!(ok, "{said}");
+    drop(other);
+    let (ok, said) = node.install(&[]).await;
+    assert!(ok && node.path("vault.sock").is_symlink(), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_not_right_is_made_right_or_told() {
+    let node = Node::new();
+    fs::create_dir(node.path("vaultmount")).unwrap();
+    fs::set_permissions(node.path("vaultmount"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("elsewhere.sock", node.path("vault.sock")).unwrap();
+    let (ok, said) = node.install(&["--provider=vault"]).await;
+    assert!(ok, "{said}");
+    assert_eq!(mode(&node.path("vaultmount")), 0o700);
+    assert_eq!(fs::read_link(node.path("vault.sock")).unwrap(), Path::new("vaultmount/vault.sock"));
+
+    let node = Node::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    symlink(elsewhere.path(), node.path("vaultmount")).unwrap();
+    let before = mode(elsewhere.path());
+    let (ok, said) = node.install(&[]).await;
+    assert!(!ok && said.contains("vaultmount: is there and no folder"), "{said}");
+    assert_eq!((mode(elsewhere.path()), fs::read_dir(elsewhere.path()).unwrap().count()), (before, 0));
+
+    for (flag, words) in [("--owner=root", "user's and a group's number"), ("--provider=a/b", "provider's name")] {
+        let (ok, said) = node.run(&["install", flag]).await;
+        assert!(!ok && said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn uninstalling_leaves_what_is_not_ours_and_nothing_else() {
+    let node = Node::new();
+    node.install(&[]).await;
+    let socket = node.path("vaultmount/vault.sock");
+    let (mut serving, _log) = spawn(node.providers.path(), &socket, &[]).await;
+    let _other = UnixListener::bind(node.path("aws.sock")).unwrap();
+    symlink("aws.sock", node.path("gcp.sock")).unwrap();
+    let before = node.names();
+
+    let (ok, said) = node.run(&["uninstall"]).await;
+    assert!(!ok && said.contains("vaultmount serves here"), "{said}");
+    assert_eq!(node.names(), before);
+    Client::connect(&node.path("vault.sock")).await.unwrap();
+
+    // A process that is killed leaves its names behind.
+    serving.kill().await.unwrap();
+    assert!(fs::read_dir(node.path("vaultmount")).unwrap().count() == 2);
+    let (ok, said) = node.run(&["uninstall"]).await;
+    assert!(ok && said.contains("vault.sock: removed"), "{said}");
+    assert_eq!(node.names(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
+
+    let (ok, said) = node.run(&["uninstall"]).await;
+    assert!(ok && said == "nothing of vaultmount is here\n", "{said}");
+    node.install(&[]).await;
+    fs::write(node.path("vaultmount/notes"), "not ours").unwrap();
+    let (ok, said) = node.run(&["uninstall"]).await;
+    assert!(!ok && said.contains("holds files that are not vaultmount's"), "{said}");
+    assert!(node.path("vaultmount/notes").exists());
+}
+
+#[test]
+fn the_manifests_name_the_image_that_is_built() {
+    let image = concat!("image: localhost/vaultmount:", env!("CARGO_PKG_VERSION"), "\n");
+    for (manifest, images) in
+        [(include_str!("../../deploy/vaultmount.yaml"), 2), (include_str!("../../deploy/uninstall.yaml"), 1)]
+    {
+        assert_eq!((manifest.matches(image).count(), manifest.matches("image: ").count()), (images, images));
+    }
+}
