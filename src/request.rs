@@ -113,10 +113,10 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
     let (parameters, listed) = class(&attributes, permission, &mut mistakes, &mut warnings);
     let tokens = token::parse(&attributes, raw.secrets, &mut mistakes);
     let class = attributes.get("secretProviderClass").unwrap_or_default().to_owned();
-    if let Some(error) = mistakes.into_error(&class) {
+    warnings.names(&attributes);
+    if let Some(error) = mistakes.into_error(&class, warnings.slips()) {
         return Err(error);
     }
-    warnings.names(&attributes);
     Ok(MountSpec {
         pod,
         class,

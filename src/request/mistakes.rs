@@ -84,9 +84,10 @@ impl Mistakes {
     }
 
     /// All of them as one error about `class` (the SecretProviderClass's name, which may be empty); nothing if there are none.
+    /// `slips` are names that may explain why others are missing.
     ///
     /// Those of one cause end with its id once, others each with its own.
-    pub(super) fn into_error(self, class: &str) -> Option<Error> {
+    pub(super) fn into_error(self, class: &str, slips: Option<String>) -> Option<Error> {
         let Self(Kept { items, count }) = self;
         let cause = items.first()?.cause;
         let shown = &items[..items.len().min(MOST_LISTED)];
@@ -94,7 +95,7 @@ impl Mistakes {
         let told = |mistake: &Finding| {
             if uniform { mistake.told() } else { format!("{} [{}]", mistake.told(), mistake.cause.id()) }
         };
-        let list = shown.iter().map(told).collect::<Vec<_>>().join("; ");
+        let list = shown.iter().map(told).chain(slips).collect::<Vec<_>>().join("; ");
         let subject = if class.is_empty() { String::new() } else { format!(" {}", quoted(class)) };
         let has = match count {
             1 => ":".to_owned(),
@@ -226,12 +227,12 @@ mod tests {
 
     #[test]
     fn none_is_no_error() {
-        assert_eq!(mistakes(0).into_error("db"), None);
+        assert_eq!(mistakes(0).into_error("db", None), None);
     }
 
     #[test]
     fn one_stands_alone_and_several_are_counted_on_one_line() {
-        let said = |count, class| mistakes(count).into_error(class).unwrap().to_string();
+        let said = |count, class| mistakes(count).into_error(class, None).unwrap().to_string();
         assert_eq!(said(1, "db"), "SecretProviderClass \"db\": objects[0]: secretPath: missing [VM0080]");
         assert_eq!(
             said(2, ""),
@@ -243,7 +244,7 @@ mod tests {
     fn each_has_its_own_id_when_causes_differ() {
         let mut mistakes = mistakes(1);
         mistakes.add_as(Cause::ObjectsYaml, Place::Text(At { line: 3, column: 1 }), "is no valid YAML");
-        let error = mistakes.into_error("db").unwrap();
+        let error = mistakes.into_error("db", None).unwrap();
         assert_eq!(error.cause(), Cause::InvalidRequest);
         assert_eq!(
             error.to_string(),
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_long_list_is_cut() {
-        let said = mistakes(53).into_error("db").unwrap().to_string();
+        let said = mistakes(53).into_error("db", None).unwrap().to_string();
         assert!(
             said.contains("has 53 mistakes, of which 20 are shown: ") && said.ends_with("missing [VM0080]"),
             "{said}"

@@ -44,7 +44,7 @@ mod tests {
     fn parsed(json: &str) -> (Pod, Option<String>) {
         let mut mistakes = Mistakes::default();
         let pod = parse(&Attributes::parse(json).unwrap(), &mut mistakes);
-        (pod, mistakes.into_error("").map(|e| e.to_string()))
+        (pod, mistakes.into_error("", None).map(|e| e.to_string()))
     }
 
     #[test]

@@ -115,6 +115,16 @@ fn warnings_come_together() {
 }
 
 #[test]
+fn what_is_missing_by_a_slip_is_said_with_the_slip() {
+    let objects = "- {objectName: a, secretpath: p, secretKey: x, zzz: 1}";
+    let said = Class::new().with("objects", objects).without("roleName").with("rolename", "x").parse().unwrap_err();
+    let said = said.to_string();
+    let slips = r#"; unknown and ignored: object "a" field "secretpath" (did you mean secretPath?), parameter "rolename" (did you mean roleName?)"#;
+    assert!(said.contains(r#"object "a": secretPath: missing"#) && said.contains(slips), "{said}");
+    assert!(!said.contains("zzz"), "{said}");
+}
+
+#[test]
 fn permission_is_a_decimal_number() {
     let attributes = Class::new().attributes();
     for (json, mode) in [("420", 0o644), ("0", 0), ("511", 0o777), (" 256 ", 0o400)] {

@@ -109,7 +109,7 @@ mod tests {
         let mut mistakes = Mistakes::default();
         let tokens = parse(&attributes, secrets, &mut mistakes);
         let found = tokens.audiences().map(|a| format!("{a}={}", tokens.for_audience(a).unwrap().expose())).collect();
-        (found, mistakes.into_error("").map(|e| e.to_string()).unwrap_or_default())
+        (found, mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default())
     }
 
     fn secrets(tokens: &str) -> String {

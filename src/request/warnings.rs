@@ -109,6 +109,13 @@ impl Warnings {
         texts
     }
 
+    /// The names nobody knows that are near to one that is known, in a line.
+    pub(super) fn slips(&self) -> Option<String> {
+        let slips: Vec<&Unknown> = self.unknown.items.iter().filter(|unknown| unknown.meant.is_some()).collect();
+        (!slips.is_empty())
+            .then(|| format!("unknown and ignored: {}", row(slips.iter().map(|unknown| unknown.told()), slips.len())))
+    }
+
     /// The names nobody knows, and the others.
     pub(super) fn into_findings(self) -> (Kept<Finding>, Kept<Finding>) {
         let Kept { items, count } = self.unknown;

@@ -86,7 +86,7 @@ WRONG = {
     "role": ({"role": "wbe"}, ["FailedPrecondition", 'role "wbe" does not exist', "[VM0038]"]),
     "field": (
         {"objects": "- {objectName: a, secretpath: secret/data/web/db, secretKey: password}"},
-        ["InvalidArgument", 'object "a": secretPath: missing', "[VM0080]"],
+        ["InvalidArgument", 'object "a": secretPath: missing', "did you mean secretPath?", "[VM0080]"],
     ),
     "name": (
         {"objects": "- {objectName: ../a, secretPath: secret/data/web/db, secretKey: password}"},

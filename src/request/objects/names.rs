@@ -116,7 +116,7 @@ mod tests {
             all.add(index, name, *each_key, &mut mistakes);
         }
         all.check_directories(&mut mistakes);
-        mistakes.into_error("").map(|e| e.to_string()).unwrap_or_default()
+        mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default()
     }
 
     #[test]

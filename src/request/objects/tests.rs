@@ -8,7 +8,7 @@ use crate::render::{Encoding, Format, Recipe, Select};
 fn judged(text: &str) -> (Vec<Object>, String, Vec<String>) {
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
     let objects = parse(Some(text), 0o644, &mut mistakes, &mut warnings).objects;
-    let said = mistakes.into_error("").map(|e| e.to_string()).unwrap_or_default();
+    let said = mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
     (objects, said, warnings.into_texts())
 }
 
@@ -172,7 +172,7 @@ fn lists_that_are_none_are_explained() {
     }
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
     parse(None, 0, &mut mistakes, &mut warnings);
-    assert!(mistakes.into_error("").unwrap().to_string().contains("objects: missing; list at least one"));
+    assert!(mistakes.into_error("", None).unwrap().to_string().contains("objects: missing; list at least one"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn parsed(pairs: &[(&str, &str)]) -> Parsed {
     let attributes = Attributes::parse(&serde_json::to_string(&map).unwrap()).unwrap();
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
     let parameters = parse(&attributes, &mut mistakes, &mut warnings);
-    let mistakes = mistakes.into_error("").map(|e| e.to_string()).unwrap_or_default();
+    let mistakes = mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
     Parsed { parameters, mistakes, warnings: warnings.into_texts() }
 }
 
