@@ -45,9 +45,11 @@ pub type Report = Vec<String>;
 pub fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
     let folder = providers.join(FOLDER);
     let mut report = vec![private(&folder, owner).map_err(|e| at(&folder, &e))?];
-    for name in names {
-        report.push(link(providers, name)?);
+    let (links, refused): (Vec<_>, Vec<_>) = names.iter().map(|name| link(providers, name)).partition(Result::is_ok);
+    if !refused.is_empty() {
+        return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
     }
+    report.extend(links.into_iter().flatten());
     Ok(report)
 }
 
@@ -57,7 +59,7 @@ pub fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Repor
 pub fn uninstall(providers: &Path) -> Result<Report, String> {
     let folder = providers.join(FOLDER);
     let left = entries(&folder).map_err(|e| at(&folder, &e))?;
-    if let Some(served) = left.iter().find(|path| answers(path)) {
+    if let Some(served) = left.iter().find(|path| is_socket(path) && !is_dead(path)) {
         return Err(format!(
             "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",
             served.display()
@@ -115,14 +117,11 @@ fn link(providers: &Path, name: &str) -> Result<String, String> {
     if fs::read_link(&public).is_ok_and(|to| to == target) {
         return Ok(format!("{}: in place", public.display()));
     }
-    match UnixStream::connect(&public) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
-        _ => {
-            return Err(format!(
-                "{}: another provider serves here; remove it, or leave \"{name}\" out of --provider",
-                public.display()
-            ));
-        }
+    if !is_dead(&public) {
+        return Err(format!(
+            "{}: another provider serves here; remove it, or leave \"{name}\" out of --provider",
+            public.display()
+        ));
     }
     let made = providers.join(format!(".{FOLDER}-{name}.link"));
     let _ = fs::remove_file(&made);
@@ -143,8 +142,9 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
-fn answers(path: &Path) -> bool {
-    is_socket(path) && UnixStream::connect(path).is_ok()
+/// Whether surely nobody answers at a path: there is nothing, or no socket, or one that nobody listens at.
+fn is_dead(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
 }
 
 /// What is in a folder; nothing in one that is not there.

@@ -15,16 +15,17 @@ REGISTRATION = KUBELET / "plugins_registry/secrets-store.csi.k8s.io-reg.sock"
 PROVIDERS = Path("/var/run/secrets-store-csi-providers")
 
 
-def on(rotation: str, *versions: str):
+def on(rotation: str, *versions: str, token_seconds: int = 0):
     """Marks a scenario with the drivers it runs on, each at a rotation interval or with rotation off."""
-    chosen = [(version, rotation) for version in versions or DRIVERS]
-    return pytest.mark.parametrize("driver", chosen, indirect=True, ids=[f"{v}-{rotation}" for v, _ in chosen])
+    chosen = [(version, rotation, token_seconds) for version in versions or DRIVERS]
+    return pytest.mark.parametrize("driver", chosen, indirect=True, ids=[f"{one[0]}-{rotation}" for one in chosen])
 
 
 class Driver:
-    """One driver at a time; `rotation` is its poll interval, "off" for none."""
+    """One driver at a time. `rotation` is its poll interval, "off" for none; `token_seconds` how long the tokens last that
+    kubelet hands it, 0 for kubelet's default."""
 
-    def __init__(self, node: Node, version: str, rotation: str, token_seconds: int = 0):
+    def __init__(self, node: Node, version: str, rotation: str, token_seconds: int):
         self.node, self.version, self.rotation, self.token_seconds = node, version, rotation, token_seconds
         self.has_republish = version != "1.5.6"
 

@@ -95,6 +95,13 @@ class Node:
             raise RuntimeError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout
 
+    def shell(self, command: str) -> str:
+        """What a shell command prints."""
+        done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, env=self.environment, timeout=120)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command}: {done.stderr.strip()}")
+        return done.stdout
+
     def apply(self, *resources: dict) -> None:
         self.kubectl("apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": resources}))
 

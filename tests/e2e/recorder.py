@@ -51,7 +51,8 @@ def tokens(text: str) -> dict:
         claims = given["token"].split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
         lasts = claims["exp"] - claims["iat"]
-        known[audience] = {"expires": given["expirationTimestamp"], "lasts": lasts, "which": given["token"][-8:]}
+        left = claims["exp"] - time.time()
+        known[audience] = {"lasts": lasts, "seconds_left": left, "which": given["token"][-8:]}
     return known
 
 

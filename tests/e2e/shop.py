@@ -60,6 +60,11 @@ class Shop:
         self.wait("the Job's pod", lambda: self.kubectl(*pods) != "")
         return Pod(self, self.kubectl(*pods))
 
+    def versions(self, pod: "Pod", name: str) -> dict:
+        """The versions of a class's objects, as the driver noted them of a pod."""
+        status = json.loads(self.kubectl("get", "secretproviderclasspodstatus", f"{pod.name}-{NAMESPACE}-{name}", "-o", "json"))
+        return {entry["id"]: entry["version"] for entry in status["status"]["objects"]}
+
     def phases(self) -> list:
         return self.kubectl("get", "pods", "-o", "jsonpath={.items[*].status.phase}").split()
 

@@ -81,7 +81,7 @@ WRONG = {
     ),
     "secret": (
         {"objects": "- {objectName: a, secretPath: secret/data/web/bd, secretKey: password}"},
-        ["NotFound", "secret/data/web/bd", "[VM0054]"],
+        ["NotFound", "secret/data/web/bd", "[VM0051]"],
     ),
     "role": ({"role": "wbe"}, ["FailedPrecondition", 'role "wbe" does not exist', "[VM0038]"]),
     "field": (

@@ -4,12 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import images
 from driver import PROVIDERS, on
+from node import ROOT
 from vault import install
 
 CHART = Path(__file__).with_name("chart.yaml")
@@ -38,6 +40,13 @@ def chart(node, vault, vacated):
     node.kubectl("delete", "--ignore-not-found", "-f", CHART, "--timeout=60s", timeout=70)
 
 
+def commands(section: str) -> list:
+    """What docs/install.md tells to type in a section."""
+    text = (ROOT / "docs/install.md").read_text().partition(f"# {section}\n")[2]
+    block = text.partition("```sh\n")[2].partition("```")[0]
+    return [command.replace("\n", " ") for command in re.split(r"\n(?! )", block.strip())]
+
+
 def go_version(name: str, path: str, key: str, content: str) -> str:
     """What the Go provider makes of an object: an HMAC over the object as Go prints it, and the content."""
     printed = {"ObjectName": name, "SecretPath": path, "SecretKey": key, "Method": "", "SecretArgs": None}
@@ -60,9 +69,8 @@ def test_in_the_go_providers_place_versions_stay(shop, vault, chart):
     )
     pod = shop.run_pod("web", "db")
     assert pod.read("/db/db-password") == "s3cret"
-    status = json.loads(shop.kubectl("get", "secretproviderclasspodstatus", "web-shop-db", "-o", "json"))
     version = go_version("db-password", "secret/data/web/db", "password", "s3cret")
-    assert status["status"]["objects"] == [{"id": "db-password", "version": version}]
+    assert shop.versions(pod, "db") == {"db-password": version}
 
 
 @on("off", "1.6.0")
@@ -70,6 +78,8 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
     vault.put("web/a", value="x")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     before = shop.run_pod("before", "a")
+    for command in commands("From the Go provider to our manifests"):
+        node.shell(command)
     vacated.apply()
     refused = lambda: "vault.sock: another provider serves here" in vacated.log("install")  # noqa: E731
     shop.wait("a refusal", refused)
@@ -79,6 +89,7 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
     assert (PROVIDERS / "vault.sock").is_symlink()
     after = shop.run_pod("after", "a")
     assert before.read("/a/a") == after.read("/a/a") == "x"
+    assert shop.versions(before, "a") == shop.versions(after, "a")
 
 
 @on("off", "1.6.0")

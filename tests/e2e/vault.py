@@ -93,6 +93,11 @@ class Vault:
         """Writes a secret of the KV engine."""
         self("POST", f"secret/data/{path}", data=data)
 
+    def add_role(self, name: str, account: str, policy: str, **more) -> None:
+        """A login role for a service account of the scenarios' namespace."""
+        bound = {"bound_service_account_names": [account], "bound_service_account_namespaces": ["shop"]}
+        self("POST", f"auth/kubernetes/role/{name}", **bound, audience="vault", token_policies=[policy], **more)
+
     def status(self) -> dict:
         return self("GET", "sys/seal-status")
 
@@ -139,8 +144,7 @@ class Vault:
         self("POST", "auth/kubernetes/config", **where, token_reviewer_jwt=reviewer, disable_local_ca_jwt=True)
         for name, policy in POLICIES.items():
             self("POST", f"sys/policies/acl/{name}", policy=policy)
-            bound = {"bound_service_account_names": [name], "bound_service_account_namespaces": ["shop"]}
-            self("POST", f"auth/kubernetes/role/{name}", **bound, audience="vault", token_policies=[name], token_ttl="1h")
+            self.add_role(name, name, name, token_ttl="1h")
         self("POST", "sys/mounts/secret", type="kv", options={"version": "2"})
         # A version 2 engine answers 400 while it is still being made.
         wait("the KV engine", lambda: self.put("web/first", value="x"), self.node, "openbao")
