@@ -15,10 +15,15 @@ REGISTRATION = KUBELET / "plugins_registry/secrets-store.csi.k8s.io-reg.sock"
 PROVIDERS = Path("/var/run/secrets-store-csi-providers")
 
 
-def on(rotation: str, *versions: str, token_seconds: int = 0):
-    """Marks a scenario with the drivers it runs on, each at a rotation interval or with rotation off."""
-    chosen = [(version, rotation, token_seconds) for version in versions or DRIVERS]
-    return pytest.mark.parametrize("driver", chosen, indirect=True, ids=[f"{one[0]}-{rotation}" for one in chosen])
+def on(rotation: str, *versions: str, token_seconds: int = 0, short: bool = False):
+    """Marks a scenario with the drivers it runs on, each at a rotation interval or with rotation off. `short` puts it, with the
+    newest driver, among those of `-m short`."""
+
+    def chosen(version: str):
+        marks = [pytest.mark.short] if short and version == DRIVERS[-1] else []
+        return pytest.param((version, rotation, token_seconds), id=f"{version}-{rotation}", marks=marks)
+
+    return pytest.mark.parametrize("driver", [chosen(version) for version in versions or DRIVERS], indirect=True)
 
 
 class Driver:

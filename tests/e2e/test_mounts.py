@@ -7,7 +7,7 @@ from urllib.parse import quote
 from driver import on
 
 
-@on("off")
+@on("off", short=True)
 def test_files_have_the_right_bytes_and_modes(shop, vault):
     vault.put("web/db", user="shop", password='p\u00e4ss "word"\n', port=5432)
     vault.put("web/settings", currency="EUR", tax={"standard": 19})
@@ -46,7 +46,7 @@ def test_files_have_the_right_bytes_and_modes(shop, vault):
     assert shop.events("Failed") == []
 
 
-@on("off")
+@on("off", short=True)
 def test_two_accounts_have_different_rights(shop, vault):
     vault.put("web/key", value="web's")
     vault.put("report/key", value="report's")
@@ -99,7 +99,7 @@ WRONG = {
 }
 
 
-@on("off")
+@on("off", short=True)
 def test_a_class_that_is_wrong_gives_an_event_that_helps(shop, vault):
     vault.put("web/db", password="x")
     for name, (change, _) in WRONG.items():
@@ -122,7 +122,7 @@ def test_a_pods_attributes_are_laid_over_its_class(shop, vault):
     assert pod.read("/a/a") == "of the pod"
 
 
-@on("off")
+@on("off", short=True)
 def test_a_secret_is_synced_and_becomes_environment(shop, vault):
     vault.put("web/db", password="s3cret")
     data = [{"objectName": "nested/password", "key": "password"}]

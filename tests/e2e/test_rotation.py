@@ -27,7 +27,10 @@ def arrives(shop, vault, pod, value: str, seconds: float = 120) -> float:
     begin = time.time()
     vault.put("web/live", value=value)
     shop.wait(f"{value!r} in the pod", lambda: pod.log().endswith(f"{value}\n"), seconds)
-    return time.time() - begin
+    took = time.time() - begin
+    assert pod.run("stat -L -c '%a %s' /live/key") == f"644 {len(value)}\n"
+    assert len(vault.reads("secret/data/web/live", begin)) >= 1
+    return took
 
 
 @on("10s")
@@ -35,9 +38,12 @@ def test_a_changed_secret_reaches_a_running_process(shop, vault, follower):
     data = [{"objectName": "key", "key": "value"}]
     shop.add_class("synced", KEY.format("live"), secrets=[{"secretName": "live", "type": "Opaque", "data": data}])
     shop.run_pod("syncing", "synced")
+    begin = time.time()
     took = arrives(shop, vault, follower, "second")
     print(f"\nin the pod after {took:.0f} s")
     assert follower.log() == "first\nsecond\n"
+    # The pod's Vault token is kept from poll to poll.
+    assert vault.logins("web", begin) == []
     synced = lambda: shop.kubectl("get", "secret", "live", "-o", "jsonpath={.data.value}") == "c2Vjb25k"  # noqa: E731
     shop.wait("the synced Secret", synced, 120)
     assert shop.events("Failed") == []
