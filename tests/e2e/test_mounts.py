@@ -4,6 +4,7 @@ import json
 import time
 from urllib.parse import quote
 
+from docs import assert_quoted
 from driver import on
 
 
@@ -62,14 +63,14 @@ def test_two_accounts_have_different_rights(shop, vault):
     report.wait_running()
     assert (web.read("/of-web/key"), report.read("/of-report/key")) == ("web's", "report's")
     stanza = 'path "secret/data/web/key" { capabilities = ["read"] }'
-    thief.wait_event("code = PermissionDenied", "is denied reading secret/data/web/key", stanza)
-    impostor.wait_event("code = PermissionDenied", 'does not take service account "report"')
+    assert_quoted(thief.wait_event("code = PermissionDenied", "is denied reading secret/data/web/key", stanza))
+    assert_quoted(impostor.wait_event("code = PermissionDenied", 'does not take service account "report"'))
     for refused in (thief, impostor):
         assert refused.status()["status"]["phase"] == "Pending" and refused.mounts() == []
 
 
 RIGHT = {"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: password}"}
-# What is wrong, and words of the event; the first is the gRPC code. docs/troubleshooting.md quotes the events.
+# What is wrong, and words of the event; the first is the gRPC code.
 WRONG = {
     "key": (
         {"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: pasword}"},
@@ -108,8 +109,7 @@ def test_a_class_that_is_wrong_gives_an_event_that_helps(shop, vault):
     for name, (_, (code, *words)) in WRONG.items():
         ours = f"rpc error: code = {code} desc = "
         driver = f'MountVolume.SetUp failed for volume "{name}" : {ours}failed to mount secrets store objects for pod shop/{name}'
-        text = pods[name].wait_event(f"{driver}, err: {ours}", *words)
-        print(f"\n{name}: {text}")
+        assert_quoted(pods[name].wait_event(f"{driver}, err: {ours}", *words))
 
 
 @on("off")

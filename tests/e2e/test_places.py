@@ -4,14 +4,13 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 import images
+from docs import assert_quoted, commands
 from driver import PROVIDERS, on
-from node import ROOT
 from vault import install
 
 CHART = Path(__file__).with_name("chart.yaml")
@@ -38,13 +37,6 @@ def chart(node, vault, vacated):
     node.kubectl("rollout", "status", "-n", "csi", "daemonset/vault-csi-provider", "--timeout=90s", timeout=100)
     yield
     node.kubectl("delete", "--ignore-not-found", "-f", CHART, "--timeout=60s", timeout=70)
-
-
-def commands(section: str) -> list:
-    """What docs/install.md tells to type in a section."""
-    text = (ROOT / "docs/install.md").read_text().partition(f"# {section}\n")[2]
-    block = text.partition("```sh\n")[2].partition("```")[0]
-    return [command.replace("\n", " ") for command in re.split(r"\n(?! )", block.strip())]
 
 
 def go_version(name: str, path: str, key: str, content: str) -> str:
@@ -78,7 +70,7 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
     vault.put("web/a", value="x")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     before = shop.run_pod("before", "a")
-    for command in commands("From the Go provider to our manifests"):
+    for command in commands("install.md", "From the Go provider to our manifests"):
         node.shell(command)
     vacated.apply()
     refused = lambda: "vault.sock: another provider serves here" in vacated.log("install")  # noqa: E731
@@ -112,4 +104,8 @@ def test_nothing_is_left_after_uninstalling(shop, node, vault, provider):
     pod.delete()
     mounts = Path("/proc/self/mounts").read_text()
     assert "kubernetes.io~csi" not in mounts and "secrets-store-csi-providers" not in mounts
+    # A pod that comes now waits for a provider, and says so.
+    late = shop.add_pod("late", "a")
+    assert_quoted(late.wait_event("failed to mount secrets store objects"))
     provider.install()
+    late.wait_running(120)

@@ -1,0 +1,24 @@
+"""What the documentation quotes from a cluster and tells to type into one."""
+
+import re
+
+from node import ROOT
+from vault import VAULT
+
+
+def commands(page: str, section: str) -> list:
+    """What a section of a page tells to type, a shell command each."""
+    block = between(between((ROOT / "docs" / page).read_text(), f"# {section}\n"), "```sh\n", "```").strip()
+    return [command.replace("\n", " ") for command in re.split(r"\n(?! )", block)]
+
+
+def between(text: str, start: str, end: str = "") -> str:
+    after = text.partition(start)[2]
+    return after.partition(end)[0] if end else after
+
+
+def assert_quoted(event: str) -> None:
+    """Holds docs/troubleshooting.md to what an event really says."""
+    event = event.replace(VAULT, "https://vault.vault.svc:8200")
+    page = " ".join((ROOT / "docs/troubleshooting.md").read_text().split())
+    assert " ".join(event.split()) in page, f"docs/troubleshooting.md does not quote: {event}"
