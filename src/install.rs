@@ -20,6 +20,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::provider::socket::locked;
+
 /// The private folder's name.
 const FOLDER: &str = "vaultmount";
 /// Its mode.
@@ -37,19 +39,28 @@ pub struct Owner {
 /// What was found or done, a line each.
 pub type Report = Vec<String>;
 
-/// Makes the private folder and a link `NAME.sock` into it for each provider name. What is right already stays untouched,
-/// so it may run while an older process serves.
+/// Makes the private folder and a link `NAME.sock` into it for each provider name, and removes our links of other names. What is
+/// right already stays untouched, so it may run while an older process serves.
 ///
-/// Needs to own the folder of providers and CAP_CHOWN, nothing more. Fails when another provider answers at one of the names:
-/// it would remove our link when it ends.
+/// Needs to own the folder of providers and CAP_CHOWN, nothing more. Fails, with every link as it was, when another provider
+/// answers at one of the names: it would remove our link when it ends.
 pub fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
+    locked(providers, || Ok(install_locked(providers, names, owner))).map_err(|e| at(providers, &e))?
+}
+
+fn install_locked(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
     let folder = providers.join(FOLDER);
     let mut report = vec![private(&folder, owner).map_err(|e| at(&folder, &e))?];
-    let (links, refused): (Vec<_>, Vec<_>) = names.iter().map(|name| link(providers, name)).partition(Result::is_ok);
-    if !refused.is_empty() {
-        return Err(refused.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n"));
+    let taken: Vec<String> = names.iter().filter_map(|name| taken(providers, name)).collect();
+    if !taken.is_empty() {
+        return Err(taken.join("\n"));
     }
-    report.extend(links.into_iter().flatten());
+    for name in names {
+        report.push(link(providers, name).map_err(|e| at(&public(providers, name), &e))?);
+    }
+    let links = entries(providers).map_err(|e| at(providers, &e))?.into_iter().filter(|path| is_our_link(path));
+    let named: Vec<PathBuf> = names.iter().map(|name| public(providers, name)).collect();
+    remove(links.filter(|path| !named.contains(path)), &mut report)?;
     Ok(report)
 }
 
@@ -58,7 +69,17 @@ pub fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Repor
 /// Needs CAP_DAC_OVERRIDE to look into another user's folder. Fails, with everything in its place, while vaultmount serves there.
 pub fn uninstall(providers: &Path) -> Result<Report, String> {
     let folder = providers.join(FOLDER);
-    let left = entries(&folder).map_err(|e| at(&folder, &e))?;
+    match fs::symlink_metadata(&folder) {
+        // No process may take a name in it meanwhile.
+        Ok(found) if found.is_dir() => {
+            locked(&folder, || Ok(uninstall_locked(providers, &folder))).map_err(|e| at(&folder, &e))?
+        }
+        _ => uninstall_locked(providers, &folder),
+    }
+}
+
+fn uninstall_locked(providers: &Path, folder: &Path) -> Result<Report, String> {
+    let left = entries(folder).map_err(|e| at(folder, &e))?;
     if let Some(served) = left.iter().find(|path| is_socket(path) && !is_dead(path)) {
         return Err(format!(
             "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",
@@ -67,11 +88,8 @@ pub fn uninstall(providers: &Path) -> Result<Report, String> {
     }
     let mut report = Report::new();
     let links = entries(providers).map_err(|e| at(providers, &e))?.into_iter().filter(|path| is_our_link(path));
-    for path in links.chain(left.into_iter().filter(|path| is_socket(path))) {
-        fs::remove_file(&path).map_err(|e| at(&path, &e))?;
-        report.push(format!("{}: removed", path.display()));
-    }
-    match fs::remove_dir(&folder) {
+    remove(links.chain(left.into_iter().filter(|path| is_socket(path))), &mut report)?;
+    match fs::remove_dir(folder) {
         Ok(()) => report.push(format!("{}: removed", folder.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
@@ -80,14 +98,14 @@ pub fn uninstall(providers: &Path) -> Result<Report, String> {
                 folder.display()
             ));
         }
-        Err(error) => return Err(at(&folder, &error)),
+        Err(error) => return Err(at(folder, &error)),
     }
     Ok(report)
 }
 
 /// Makes the folder, or makes it right.
 fn private(folder: &Path, owner: Owner) -> io::Result<String> {
-    let new = match fs::DirBuilder::new().mode(MODE).create(folder) {
+    let is_new = match fs::DirBuilder::new().mode(MODE).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         made => made.is_ok(),
     };
@@ -95,43 +113,67 @@ fn private(folder: &Path, owner: Owner) -> io::Result<String> {
     if !found.is_dir() {
         return Err(io::Error::new(ErrorKind::NotADirectory, "is there and no folder; remove it"));
     }
-    let right = Owner { uid: found.uid(), gid: found.gid() } == owner;
-    if !new && right && found.mode() & 0o7777 == MODE {
+    let has_owner = Owner { uid: found.uid(), gid: found.gid() } == owner;
+    let has_mode = found.mode() & 0o7777 == MODE;
+    if has_owner && has_mode && !is_new {
         return Ok(format!("{}: in place", folder.display()));
     }
-    if found.mode() & 0o7777 != MODE {
+    if !has_mode {
+        let set = || fs::set_permissions(folder, fs::Permissions::from_mode(MODE));
         // Only a folder's owner may set its mode, and without CAP_FOWNER root has to be that first.
-        if found.uid() != 0 {
-            chown(folder, Some(0), None)?;
+        match set() {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                chown(folder, Some(0), None)?;
+                set()?;
+            }
+            done => done?,
         }
-        fs::set_permissions(folder, fs::Permissions::from_mode(MODE))?;
     }
     chown(folder, Some(owner.uid), Some(owner.gid))?;
     Ok(format!("{}: mode {MODE:04o}, of {}:{}", folder.display(), owner.uid, owner.gid))
 }
 
+/// Why a name is not to be had, if it is not.
+fn taken(providers: &Path, name: &str) -> Option<String> {
+    let public = public(providers, name);
+    (!leads_to(&public, &target(name)) && !is_dead(&public)).then(|| {
+        format!("{}: another provider serves here; remove it, or leave \"{name}\" out of --provider", public.display())
+    })
+}
+
 /// Makes the link of one provider name, over what is dead.
-fn link(providers: &Path, name: &str) -> Result<String, String> {
-    let public = providers.join(format!("{name}.sock"));
-    let target = target(name);
-    if fs::read_link(&public).is_ok_and(|to| to == target) {
+fn link(providers: &Path, name: &str) -> io::Result<String> {
+    let (public, target) = (public(providers, name), target(name));
+    if leads_to(&public, &target) {
         return Ok(format!("{}: in place", public.display()));
-    }
-    if !is_dead(&public) {
-        return Err(format!(
-            "{}: another provider serves here; remove it, or leave \"{name}\" out of --provider",
-            public.display()
-        ));
     }
     let made = providers.join(format!(".{FOLDER}-{name}.link"));
     let _ = fs::remove_file(&made);
-    symlink(&target, &made).and_then(|()| fs::rename(&made, &public)).map_err(|e| at(&public, &e))?;
+    symlink(&target, &made)?;
+    fs::rename(&made, &public)?;
     Ok(format!("{}: links to {}", public.display(), target.display()))
 }
 
-/// Where a provider name's link points, seen from the folder of providers.
+fn remove(paths: impl Iterator<Item = PathBuf>, report: &mut Report) -> Result<(), String> {
+    for path in paths {
+        fs::remove_file(&path).map_err(|e| at(&path, &e))?;
+        report.push(format!("{}: removed", path.display()));
+    }
+    Ok(())
+}
+
+/// Where drivers look for a provider.
+fn public(providers: &Path, name: &str) -> PathBuf {
+    providers.join(format!("{name}.sock"))
+}
+
+/// Where its link points, seen from the folder of providers.
 fn target(name: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.sock"))
+}
+
+fn leads_to(link: &Path, target: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|to| to == target)
 }
 
 fn is_our_link(path: &Path) -> bool {

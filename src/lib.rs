@@ -15,9 +15,9 @@
 //! | [`cli`] | one file per command |
 //! | [`app`] | the composition root: everything is built from the configuration, run, and drained |
 //! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
+//! | [`install`] | our place among the driver's providers on a node |
 //! | [`provider`] | the gRPC edge; the only user of tonic |
 //! | [`admin`] | HTTP for probes |
-//! | [`install`] | our place among the driver's providers on a node |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
 //! | [`validate`] | manifests against the rules of a mount, without a server |

@@ -4,6 +4,8 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use clap::Args;
@@ -12,6 +14,9 @@ use crate::install::{self, Owner, Report};
 
 /// Where drivers look for providers by default, and where charts of providers put theirs.
 const PROVIDERS: &str = "/var/run/secrets-store-csi-providers";
+
+/// Between two looks at whether a name is free.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Flags of `vaultmount install`.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +32,10 @@ pub struct InstallArgs {
     /// Who serves, by number
     #[arg(long, value_name = "UID:GID", default_value = "65532:65532", value_parser = owner)]
     pub owner: Owner,
+
+    /// Try again until it works
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// Flags of `vaultmount uninstall`.
@@ -44,8 +53,19 @@ pub struct UninstallArgs {
 /// Makes the private folder and the links.
 #[must_use]
 pub fn install(args: &InstallArgs) -> ExitCode {
-    let done = install::install(&args.providers_dir, &args.provider, args.owner);
-    super::finish(done.and_then(tell))
+    let mut told = String::new();
+    loop {
+        match install::install(&args.providers_dir, &args.provider, args.owner) {
+            Err(error) if args.wait => {
+                if error != told {
+                    super::complain(&error);
+                    told = error;
+                }
+                thread::sleep(PAUSE);
+            }
+            done => return super::finish(done.and_then(tell)),
+        }
+    }
 }
 
 /// Removes them.

@@ -86,7 +86,7 @@ impl Socket {
 
 /// Runs with the folder's names locked against other processes of ours, so that nobody removes a name that another has
 /// just taken, nor a socket that another has bound and not yet named.
-fn locked<T>(folder: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub fn locked<T>(folder: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let lock = fs::File::open(folder)?;
     lock.lock()?;
     run()

@@ -33,7 +33,8 @@ class Provider:
 
     def uninstall(self) -> None:
         """As deploy/uninstall.yaml says."""
-        self.node.kubectl("delete", "-f", ROOT / "deploy/vaultmount.yaml", "--timeout=60s", timeout=70)
+        manifest = ROOT / "deploy/vaultmount.yaml"
+        self.node.kubectl("delete", "--ignore-not-found", "-f", manifest, "--timeout=60s", timeout=70)
         uninstall = ROOT / "deploy/uninstall.yaml"
         self.node.kubectl("apply", "-f", uninstall)
         status = ["rollout", "status", "daemonset/uninstall", "-n", "vaultmount-uninstall", "--timeout=90s"]

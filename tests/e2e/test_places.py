@@ -106,6 +106,6 @@ def test_nothing_is_left_after_uninstalling(shop, node, vault, provider):
     assert "kubernetes.io~csi" not in mounts and "secrets-store-csi-providers" not in mounts
     # A pod that comes now waits for a provider, and says so.
     late = shop.add_pod("late", "a")
-    assert_quoted(late.wait_event("failed to mount secrets store objects"))
+    assert_quoted(late.wait_event("failed to mount secrets store objects", seconds=200))
     provider.install()
     late.wait_running(120)

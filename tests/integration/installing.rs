@@ -8,9 +8,11 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use vaultmount::provider::client::Client;
 
 use crate::support::daemon::{program, spawn};
@@ -87,11 +89,31 @@ async fn a_name_that_another_provider_serves_is_left_alone() {
         assert!(!node.path(&format!("{name}.sock")).is_symlink());
     }
     drop(another);
+    let (ok, said) = node.install(&[]).await;
+    assert!(!ok && !node.path("openbao.sock").is_symlink(), "{said}");
     let (ok, said) = node.install(&["--provider=openbao"]).await;
     assert!(ok, "{said}");
     drop(other);
-    let (ok, said) = node.install(&[]).await;
+    let (ok, said) = node.install(&["--provider=vault"]).await;
     assert!(ok && node.path("vault.sock").is_symlink(), "{said}");
+    // A name that is not wanted any more is free for others.
+    assert!(!node.path("openbao.sock").is_symlink() && said.contains("openbao.sock: removed"), "{said}");
+}
+
+#[tokio::test]
+async fn a_name_is_waited_for() {
+    let node = Node::new();
+    let other = UnixListener::bind(node.path("vault.sock")).unwrap();
+    let own = fs::metadata(node.providers.path()).unwrap();
+    let mut args = vec!["install".to_owned(), "--wait".to_owned(), format!("--owner={}:{}", own.uid(), own.gid())];
+    args.push(format!("--providers-dir={}", node.providers.path().display()));
+    let mut waiting = program(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut said).await.unwrap();
+    assert!(said.contains("another provider serves here"), "{said}");
+    assert!(waiting.try_wait().unwrap().is_none());
+    drop(other);
+    assert!(waiting.wait().await.unwrap().success() && node.path("vault.sock").is_symlink());
 }
 
 #[tokio::test]
