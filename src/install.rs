@@ -59,8 +59,8 @@ fn install_locked(providers: &Path, names: &[String], owner: Owner) -> Result<Re
         report.push(link(providers, name).map_err(|e| at(&public(providers, name), &e))?);
     }
     let links = entries(providers).map_err(|e| at(providers, &e))?.into_iter().filter(|path| is_our_link(path));
-    let named: Vec<PathBuf> = names.iter().map(|name| public(providers, name)).collect();
-    remove(links.filter(|path| !named.contains(path)), &mut report)?;
+    let wanted: Vec<PathBuf> = names.iter().map(|name| public(providers, name)).collect();
+    remove(links.filter(|path| !wanted.contains(path)), &mut report)?;
     Ok(report)
 }
 

@@ -45,7 +45,7 @@ pub struct UninstallArgs {
     #[arg(long, value_name = "DIR", default_value = PROVIDERS)]
     pub providers_dir: PathBuf,
 
-    /// Stay until told to stop, as a DaemonSet's container must
+    /// Stay until told to stop, as the container of a daemon set must
     #[arg(long)]
     pub stay: bool,
 }

@@ -10,6 +10,7 @@ its first process, and nothing of it is seen from outside.
 Logs and the state of the last cluster are in target/e2e.
 """
 
+import fcntl
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "dev"))
 
 from children import Children, exit_on_signals  # noqa: E402
-from node import Node, first_process  # noqa: E402
+from node import Node, alive, first_process  # noqa: E402
 from programs import Programs, say  # noqa: E402
 
 STATE = ROOT / "target/e2e"
@@ -53,6 +54,16 @@ def main() -> int:
 
 def run(command: list) -> int:
     check_machine()
+    STATE.mkdir(parents=True, exist_ok=True)
+    with open(STATE / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("e2e: a cluster of this checkout runs already; `enter` it, or end it with `down`")
+        return run_alone(command)
+
+
+def run_alone(command: list) -> int:
     programs = Programs()
     RUNNING.unlink(missing_ok=True)
     logs = STATE / "logs"
@@ -111,7 +122,10 @@ def down() -> int:
         say("no cluster is up")
         return 0
     os.kill(facts["outside"], signal.SIGTERM)
-    while Path(f"/proc/{facts['outside']}").exists():
+    deadline = time.monotonic() + 60
+    while alive(facts["outside"]):
+        if time.monotonic() > deadline:
+            sys.exit(f"e2e: process {facts['outside']} does not end; see {STATE / 'up.log'}")
         time.sleep(0.1)
     say("down")
     return 0
@@ -152,7 +166,8 @@ class Cgroups:
     def __enter__(self):
         name = f"vaultmount-e2e-{os.getpid()}"
         self._sweep()
-        hierarchies = [path for path in CGROUPS.iterdir() if (path / "tasks").exists()]
+        # systemd makes links to hierarchies of several controllers.
+        hierarchies = [path for path in CGROUPS.iterdir() if (path / "tasks").exists() and not path.is_symlink()]
         self._folders = [path / name for path in hierarchies]
         for folder in self._folders:
             folder.mkdir()

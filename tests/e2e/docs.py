@@ -12,6 +12,11 @@ def commands(page: str, section: str) -> list:
     return [command.replace("\n", " ") for command in re.split(r"\n(?! )", block)]
 
 
+def overlay() -> str:
+    """The kustomization that docs/install.md shows."""
+    return between((ROOT / "docs/install.md").read_text(), "```yaml\n", "```")
+
+
 def between(text: str, start: str, end: str = "") -> str:
     after = text.partition(start)[2]
     return after.partition(end)[0] if end else after

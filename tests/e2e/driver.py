@@ -64,9 +64,10 @@ class Driver:
         wait("the driver's end", registered, self.node, "kubelet")
 
     def _describe(self) -> None:
-        token = {"audience": "vault"} | ({"expirationSeconds": self.token_seconds} if self.token_seconds else {})
+        lasts = {"expirationSeconds": self.token_seconds} if self.token_seconds else {}
+        tokens = [{"audience": audience} | lasts for audience in ("vault", "openbao")]
         spec = {"podInfoOnMount": True, "attachRequired": False, "volumeLifecycleModes": ["Ephemeral"]}
         # From 1.6.0 on it is kubelet that asks again, and the chart sets this when rotation is on.
-        spec |= {"requiresRepublish": self.has_republish and self.rotation != "off", "tokenRequests": [token]}
+        spec |= {"requiresRepublish": self.has_republish and self.rotation != "off", "tokenRequests": tokens}
         name = {"name": "secrets-store.csi.k8s.io"}
         self.node.apply({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": name, "spec": spec})

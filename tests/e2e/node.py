@@ -81,9 +81,6 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def signal(self, name: str, number: signal.Signals) -> None:
-        os.kill(self.pid(name), number)
-
     def pid(self, name: str) -> int:
         return int((self.folder / f"{name}.pid").read_text())
 

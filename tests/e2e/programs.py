@@ -1,9 +1,10 @@
-"""The cluster's programs, each pinned: Kubernetes, etcd and the drivers as Go modules below programs/ (go.mod and go.sum
-say which versions), the container runtime as the Debian release's own packages.
+"""The cluster's programs: Kubernetes, etcd and the drivers from Go modules that are pinned below programs/ (go.mod and go.sum),
+the container runtime from whatever packages the Debian release has.
 
 What is built or unpacked is kept in the user's cache, by what it was made from, so a second run costs nothing.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -97,10 +98,18 @@ def made(name: str, recipe, sources: list, make) -> Path:
     for path in sorted(file for source in sources for file in source.rglob("*") if file.is_file()):
         digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
     folder = CACHE / f"{name}-{digest.hexdigest()[:16]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w") as lock:
+        # Who comes second finds the work done.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fill(folder, name, make)
+    return folder
+
+
+def fill(folder: Path, name: str, make) -> None:
     if not folder.exists():
         begin = time.monotonic()
         say(f"{name}: not in {CACHE} yet" + (f" ({COST[name]})" if name in COST else ""))
-        CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=CACHE))
         try:
             make(unfinished)
@@ -109,7 +118,6 @@ def made(name: str, recipe, sources: list, make) -> Path:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         say(f"{name}: {time.monotonic() - begin:.0f} s")
-    return folder
 
 
 def say(line: str) -> None:

@@ -3,13 +3,18 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
+import grpc
+
+import docs
 from driver import PROVIDERS
 from node import ROOT, Node
 from vault import VAULT
 
 NAMESPACE = "vaultmount"
+FOLDER = PROVIDERS / "vaultmount"
 LABEL = "app.kubernetes.io/name=vaultmount"
 
 
@@ -32,9 +37,17 @@ class Provider:
         self.node.kubectl(*status, timeout=70)
 
     def uninstall(self) -> None:
-        """As deploy/uninstall.yaml says."""
+        """As docs/install.md says."""
+        self.remove()
+        self.clean()
+
+    def remove(self) -> None:
+        """Takes it out of the cluster; what was made on the node stays."""
         manifest = ROOT / "deploy/vaultmount.yaml"
         self.node.kubectl("delete", "--ignore-not-found", "-f", manifest, "--timeout=60s", timeout=70)
+
+    def clean(self) -> None:
+        """Takes away what was made on the node."""
         uninstall = ROOT / "deploy/uninstall.yaml"
         self.node.kubectl("apply", "-f", uninstall)
         status = ["rollout", "status", "daemonset/uninstall", "-n", "vaultmount-uninstall", "--timeout=90s"]
@@ -54,37 +67,59 @@ class Provider:
         return [int(folder.name) for folder in processes if executable(folder) == "/bin/vaultmount"]
 
     def memory(self) -> int:
-        """What it holds of the node's memory, in bytes."""
+        """The most it has held of the node's memory, in bytes."""
         (pid,) = self.pids()
-        return 1024 * int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+        return 1024 * int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0])
+
+    def restart(self) -> None:
+        """Has its pod made anew."""
+        self.node.kubectl("delete", "pods", "-n", NAMESPACE, "-l", LABEL, "--timeout=60s", timeout=70)
+        self.settled()
 
     def restarts(self) -> int:
         return sum(status["restartCount"] for pod in self.pods() for status in pod["status"]["containerStatuses"])
 
     def sockets(self) -> list:
-        """The names in the private folder that drivers know."""
-        return sorted(path.name for path in (PROVIDERS / "vaultmount").iterdir() if not path.name.startswith("."))
+        """The names in the private folder; those that begin with a dot are a process's own."""
+        return sorted(path.name for path in FOLDER.iterdir())
 
     def kill(self) -> None:
         (pid,) = self.pids()
         os.kill(pid, signal.SIGKILL)
 
     def _overlay(self, tag: str) -> Path:
+        """The overlay of docs/install.md, with this cluster's address and image."""
         self.overlay.mkdir(exist_ok=True)
-        container = {"name": "vaultmount", "env": [{"name": "VAULT_ADDR", "value": VAULT}]}
-        patch = {
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": {"name": "vaultmount", "namespace": NAMESPACE},
-            "spec": {"template": {"spec": {"containers": [container]}}},
-        }
-        kustomization = {
-            "resources": [os.path.relpath(ROOT / "deploy", self.overlay)],
-            "images": [{"name": "localhost/vaultmount", "newTag": tag}] if tag else [],
-            "patches": [{"patch": json.dumps(patch)}],
-        }
-        (self.overlay / "kustomization.yaml").write_text(json.dumps(kustomization))
+        text = docs.overlay().replace("../deploy", os.path.relpath(ROOT / "deploy", self.overlay))
+        text = text.replace("https://vault.example:8200", VAULT).replace("registry.example/", "localhost/")
+        (self.overlay / "kustomization.yaml").write_text(text.replace("newTag: 0.1.0", f"newTag: {tag or '0.1.0'}"))
         return self.overlay
+
+
+class Caller:
+    """Calls Version on a provider's socket again and again while the `with` block runs, and tries nothing twice."""
+
+    def __init__(self, socket: Path):
+        self.socket, self.calls, self.failures = socket, 0, []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            with grpc.insecure_channel(f"unix:{self.socket}") as channel:
+                try:
+                    channel.unary_unary("/v1alpha1.CSIDriverProvider/Version")(b"\x0a\x08v1alpha1", timeout=10)
+                except grpc.RpcError as error:
+                    self.failures.append(f"{error.code()}: {error.details()}")
+            self.calls += 1
 
 
 def executable(folder: Path) -> str:

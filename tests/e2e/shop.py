@@ -14,9 +14,9 @@ ACCOUNTS = ["web", "report"]
 class Shop:
     def __init__(self, node: Node):
         self.node = node
-        self.opened = time.time()
 
     def open(self) -> None:
+        self.opened = time.time()
         accounts = [resource("v1", "ServiceAccount", name) for name in ACCOUNTS]
         self.node.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *accounts)
 
@@ -76,11 +76,13 @@ class Shop:
             events = "\n".join(self.events())
             raise RuntimeError(f"{str(error).splitlines()[0]}\nevents:\n{events}") from None
 
-    def events(self, reason: str = "", about: str = "", since: float = 0) -> list:
-        """Texts of events, oldest first."""
+    def events(self, reason: str = "", about: str = "") -> list:
+        """Texts of events of this scenario, oldest first."""
         found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
-        found = [e for e in found if reason in e["reason"] and about in e["involvedObject"]["name"] and when(e) >= since]
-        return [event["message"] for event in sorted(found, key=when)]
+        # kubelet may still tell of pods that are gone; an event's time has whole seconds.
+        new = [event for event in found if when(event) >= int(self.opened)]
+        wanted = [event for event in new if reason in event["reason"] and about in event["involvedObject"]["name"]]
+        return [event["message"] for event in sorted(wanted, key=when)]
 
 
 class Pod:
@@ -93,12 +95,12 @@ class Pod:
     def wait_running(self, seconds: float = 60) -> None:
         self.shop.wait(f"pod {self.name}", lambda: self.status()["status"]["phase"] == "Running", seconds)
 
-    def wait_event(self, *words: str, reason: str = "FailedMount", seconds: float = 60, since: float = 0) -> str:
+    def wait_event(self, *words: str, reason: str = "FailedMount", seconds: float = 60) -> str:
         """The first event with all words."""
         found = []
 
         def there() -> bool:
-            events = self.shop.events(reason, self.name, since)
+            events = self.shop.events(reason, self.name)
             found[:] = [text for text in events if all(word in text for word in words)]
             return bool(found)
 

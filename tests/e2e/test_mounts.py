@@ -8,6 +8,9 @@ from docs import assert_quoted
 from driver import on
 
 
+RIGHT = {"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: password}"}
+
+
 @on("off", short=True)
 def test_files_have_the_right_bytes_and_modes(shop, vault):
     vault.put("web/db", user="shop", password='p\u00e4ss "word"\n', port=5432)
@@ -48,7 +51,20 @@ def test_files_have_the_right_bytes_and_modes(shop, vault):
 
 
 @on("off", short=True)
+def test_the_other_provider_name_has_its_own_audience(shop, vault):
+    vault.put("web/db", password="s3cret")
+    shop.add_class("bao", **RIGHT, provider="openbao", role="web-openbao")
+    begin = time.time()
+    pod = shop.run_pod("web", "bao")
+    assert pod.read("/bao/a") == "s3cret"
+    # The role takes tokens for openbao alone.
+    (entry,) = vault.logins("web", begin)
+    assert entry["auth"]["metadata"]["role"] == "web-openbao"
+
+
+@on("off", short=True)
 def test_two_accounts_have_different_rights(shop, vault):
+    begin = time.time()
     vault.put("web/key", value="web's")
     vault.put("report/key", value="report's")
     objects = "- {{objectName: key, secretPath: secret/data/{0}/key, secretKey: value}}"
@@ -65,11 +81,12 @@ def test_two_accounts_have_different_rights(shop, vault):
     stanza = 'path "secret/data/web/key" { capabilities = ["read"] }'
     assert_quoted(thief.wait_event("code = PermissionDenied", "is denied reading secret/data/web/key", stanza))
     assert_quoted(impostor.wait_event("code = PermissionDenied", 'does not take service account "report"'))
+    assert len(vault.refused("secret/data/web/key", begin)) >= 1
+    assert len(vault.logins("report", begin)) == 2
     for refused in (thief, impostor):
         assert refused.status()["status"]["phase"] == "Pending" and refused.mounts() == []
 
 
-RIGHT = {"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: password}"}
 # What is wrong, and words of the event; the first is the gRPC code.
 WRONG = {
     "key": (
@@ -105,11 +122,14 @@ def test_a_class_that_is_wrong_gives_an_event_that_helps(shop, vault):
     vault.put("web/db", password="x")
     for name, (change, _) in WRONG.items():
         shop.add_class(name, **RIGHT | change)
+    begin = time.time()
     pods = {name: shop.add_pod(name, name) for name in WRONG}
     for name, (_, (code, *words)) in WRONG.items():
         ours = f"rpc error: code = {code} desc = "
         driver = f'MountVolume.SetUp failed for volume "{name}" : {ours}failed to mount secrets store objects for pod shop/{name}'
         assert_quoted(pods[name].wait_event(f"{driver}, err: {ours}", *words))
+    # What can be told from the class alone asks Vault nothing: key, engine and secret log in.
+    assert len(vault.logins("web", begin)) == 3
 
 
 @on("off")
@@ -118,8 +138,10 @@ def test_a_pods_attributes_are_laid_over_its_class(shop, vault):
     vault.put("report/a", value="of the pod")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     attributes = {"objects": "- {objectName: a, secretPath: secret/data/report/a, secretKey: value}", "roleName": "report"}
+    begin = time.time()
     pod = shop.run_pod("mine", "a", account="report", attributes=attributes)
     assert pod.read("/a/a") == "of the pod"
+    assert len(vault.logins("report", begin)) == 1 and vault.reads("secret/data/web/a", begin) == []
 
 
 @on("off", short=True)
@@ -148,9 +170,11 @@ def test_sixty_pods_start_at_once(shop, vault, provider):
         - {objectName: password, secretPath: database/creds/web, secretKey: password}
         """,
     )
+    restarts = provider.restarts()
     pods = shop.add_pods(60, "db")
     shop.wait("60 pods", lambda: shop.phases() == ["Running"] * 60, 300)
-    print(f"\n60 pods run after {time.time() - begin:.0f} s; vaultmount: {provider.memory() / 1e6:.1f} MB")
+    assert provider.restarts() == restarts
+    print(f"\n60 pods run after {time.time() - begin:.0f} s; vaultmount took {provider.memory() / 1e6:.1f} MB at most")
     assert shop.events("Failed") == []
     assert len(vault.logins("web", begin)) == 60
     users = {pod.read("/db/user") for pod in pods[::20]}

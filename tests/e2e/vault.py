@@ -1,12 +1,13 @@
 """A real OpenBao at the node's address: sealed when it starts, with storage and an audit log on disk, and a PostgreSQL behind it."""
 
 import json
+import re
 import shutil
 import signal
 import sys
-import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from node import ADDRESS, ROOT, SERVICE, Node, wait
@@ -96,7 +97,8 @@ class Vault:
     def add_role(self, name: str, account: str, policy: str, **more) -> None:
         """A login role for a service account of the scenarios' namespace."""
         bound = {"bound_service_account_names": [account], "bound_service_account_namespaces": ["shop"]}
-        self("POST", f"auth/kubernetes/role/{name}", **bound, audience="vault", token_policies=[policy], **more)
+        options = {"audience": "vault", "token_policies": [policy], "token_ttl": "1h"} | more
+        self("POST", f"auth/kubernetes/role/{name}", **bound, **options)
 
     def status(self) -> dict:
         return self("GET", "sys/seal-status")
@@ -129,6 +131,10 @@ class Vault:
         login = lambda entry: entry["request"]["path"] == "auth/kubernetes/login"  # noqa: E731
         return [entry for entry in self.audit(since) if login(entry) and named(entry)]
 
+    def refused(self, path: str, since: float) -> list:
+        """Requests that were answered with an error."""
+        return [entry for entry in self.audit(since) if entry["request"]["path"] == path and entry.get("error")]
+
     def reads(self, path: str, since: float = 0) -> list:
         return [entry for entry in self.audit(since) if entry["request"]["path"] == path and not entry.get("error")]
 
@@ -144,7 +150,8 @@ class Vault:
         self("POST", "auth/kubernetes/config", **where, token_reviewer_jwt=reviewer, disable_local_ca_jwt=True)
         for name, policy in POLICIES.items():
             self("POST", f"sys/policies/acl/{name}", policy=policy)
-            self.add_role(name, name, name, token_ttl="1h")
+            self.add_role(name, name, name)
+            self.add_role(f"{name}-openbao", name, name, audience="openbao")
         self("POST", "sys/mounts/secret", type="kv", options={"version": "2"})
         # A version 2 engine answers 400 while it is still being made.
         wait("the KV engine", lambda: self.put("web/first", value="x"), self.node, "openbao")
@@ -159,5 +166,5 @@ class Vault:
 
 def moment(entry: dict) -> float:
     """When, in seconds of 1970."""
-    whole, _, rest = entry["time"].rstrip("Z").partition(".")
-    return time.mktime(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) - time.timezone + float(f"0.{rest or 0}")
+    # Python 3.11 reads six digits of a second's parts, OpenBao writes nine.
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", entry["time"])).timestamp()
