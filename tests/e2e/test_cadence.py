@@ -25,10 +25,10 @@ def recorder(node, driver):
     (PROVIDERS / "recorder.sock").unlink(missing_ok=True)
 
 
-def watch(shop, recorder, calls: int, seconds: float, **pod) -> list:
+def watch(shop, recorder, calls: int, seconds: float) -> list:
     """A pod's calls, until there are so many."""
     shop.add_class("recorded", "[]", provider="recorder")
-    shop.run_pod("recorded", "recorded", **pod)
+    shop.run_pod("recorded", "recorded", attributes={"colour": "the pod's"})
     shop.wait(f"{calls} calls", lambda: len(recorder()) >= calls, seconds)
     return recorder()
 
@@ -93,7 +93,7 @@ def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, reco
 def assert_first(call: dict) -> None:
     attributes = call["attributes"]
     assert attributes["roleName"] == "web" and attributes["objects"] == "[]"
-    assert attributes["secretProviderClass"] == "recorded"
+    assert attributes["secretProviderClass"] == "recorded" and attributes["colour"] == "the pod's"
     assert attributes["csi.storage.k8s.io/pod.name"] == "recorded"
     assert attributes["csi.storage.k8s.io/serviceAccount.name"] == "web"
     assert sorted(call["tokens"]) == ["openbao", "vault"]
@@ -110,5 +110,5 @@ def assert_poll(driver, call: dict) -> None:
         assert_first(call)
     else:
         # It polls by itself, with what it finds in the pod's status.
-        assert "secretProviderClass" not in attributes and call["secrets"] == "{}"
+        assert "secretProviderClass" not in attributes and "colour" not in attributes and call["secrets"] == "{}"
         assert len(call["versions"]) == 1
