@@ -101,10 +101,14 @@ def up() -> int:
     with open(STATE / "up.log", "wb") as log:
         command = [sys.executable, "-u", __file__, "run", "--", "sleep", "infinity"]
         outside = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    while not running():
-        if outside.poll() is not None:
-            sys.exit(f"e2e: the cluster did not start:\n{(STATE / 'up.log').read_text()}")
-        time.sleep(0.2)
+    try:
+        while not running():
+            if outside.poll() is not None:
+                sys.exit(f"e2e: the cluster did not start:\n{(STATE / 'up.log').read_text()}")
+            time.sleep(0.2)
+    except BaseException:
+        outside.terminate()
+        raise
     say("up; python3 tests/e2e/cluster.py enter")
     return 0
 
