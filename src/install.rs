@@ -42,8 +42,8 @@ pub type Report = Vec<String>;
 /// Makes the private folder and a link `NAME.sock` into it for each provider name, and removes our links of other names. What is
 /// right already stays untouched, so it may run while an older process serves.
 ///
-/// Needs to own the folder of providers and CAP_CHOWN, nothing more. Fails, with every link as it was, when another provider
-/// answers at one of the names: it would remove our link when it ends.
+/// Needs to own the folder of providers and `CAP_CHOWN`, nothing more. Fails, with every link as it was, when another
+/// provider answers at one of the names: it would remove our link when it ends.
 pub fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
     locked(providers, || Ok(install_locked(providers, names, owner))).map_err(|e| at(providers, &e))?
 }
@@ -66,7 +66,8 @@ fn install_locked(providers: &Path, names: &[String], owner: Owner) -> Result<Re
 
 /// Removes the links into the private folder, what killed processes left in it, and the folder.
 ///
-/// Needs CAP_DAC_OVERRIDE to look into another user's folder. Fails, with everything in its place, while vaultmount serves there.
+/// Needs `CAP_DAC_OVERRIDE` to look into another user's folder. Fails, with everything in its place, while vaultmount serves
+/// there.
 pub fn uninstall(providers: &Path) -> Result<Report, String> {
     let folder = providers.join(FOLDER);
     match fs::symlink_metadata(&folder) {

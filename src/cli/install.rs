@@ -3,12 +3,13 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
-    thread,
     time::Duration,
 };
 
 use clap::Args;
+use tokio::time;
 
 use crate::install::{self, Owner, Report};
 
@@ -53,6 +54,11 @@ pub struct UninstallArgs {
 /// Makes the private folder and the links.
 #[must_use]
 pub fn install(args: &InstallArgs) -> ExitCode {
+    super::finish(super::block_on(installed(args)))
+}
+
+async fn installed(args: &InstallArgs) -> Result<(), String> {
+    let mut stop = pin!(super::told_to_stop());
     let mut told = String::new();
     loop {
         match install::install(&args.providers_dir, &args.provider, args.owner) {
@@ -61,9 +67,13 @@ pub fn install(args: &InstallArgs) -> ExitCode {
                     super::complain(&error);
                     told = error;
                 }
-                thread::sleep(PAUSE);
             }
-            done => return super::finish(done.and_then(tell)),
+            done => return done.and_then(tell),
+        }
+        // The first process of a container dies of no signal that it does not ask for.
+        tokio::select! {
+            () = &mut stop => return Err("told to stop".to_owned()),
+            () = time::sleep(PAUSE) => {}
         }
     }
 }
@@ -71,13 +81,12 @@ pub fn install(args: &InstallArgs) -> ExitCode {
 /// Removes them.
 #[must_use]
 pub fn uninstall(args: &UninstallArgs) -> ExitCode {
-    let done = install::uninstall(&args.providers_dir).and_then(tell);
-    super::finish(done.and_then(|()| match args.stay {
-        true => super::block_on(async {
+    super::finish(super::block_on(async {
+        tell(install::uninstall(&args.providers_dir)?)?;
+        if args.stay {
             super::told_to_stop().await;
-            Ok(())
-        }),
-        false => Ok(()),
+        }
+        Ok(())
     }))
 }
 

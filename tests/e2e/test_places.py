@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import json
 import os
 import socket
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
 
 
 @on("off", "1.6.0")
-def test_nothing_is_left_after_uninstalling(shop, node, vault, provider):
+def test_nothing_is_left_after_uninstalling(shop, node, vault, driver, provider):
     vault.put("web/a", value="x")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     pod = shop.run_pod("web", "a")
@@ -105,14 +106,17 @@ def test_nothing_is_left_after_uninstalling(shop, node, vault, provider):
     pod.delete()
     mounts = Path("/proc/self/mounts").read_text()
     assert "kubernetes.io~csi" not in mounts and "secrets-store-csi-providers" not in mounts
-    # A pod that comes now waits for a provider, and says so.
+    # Pods that come now wait for a provider, and say so.
     try:
-        late = shop.add_pod("late", "a")
-        # kubelet or the driver: who is first to give up after the same two minutes says it.
-        print(f"\n{late.wait_event('SetUp failed', seconds=200)}")
+        late = [shop.add_pod("late", "a")]
+        late[0].wait_event("context deadline exceeded", seconds=200)
+        driver.restart()
+        late.append(shop.add_pod("later", "a"))
+        assert_quoted(late[1].wait_event("provider not found"))
     finally:
         provider.install()
-    late.wait_running(180)
+    for pod in late:
+        pod.wait_running(180)
 
 
 @on("off", "1.6.0", short=True)

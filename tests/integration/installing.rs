@@ -12,10 +12,13 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Child,
+};
 use vaultmount::provider::client::Client;
 
-use crate::support::daemon::{program, spawn};
+use crate::support::daemon::{program, spawn, terminate};
 
 /// A driver's folder of providers.
 struct Node {
@@ -40,9 +43,23 @@ impl Node {
 
     /// Installs for the user that runs the tests.
     async fn install(&self, flags: &[&str]) -> (bool, String) {
+        self.run(&[&["install", &self.owner()], flags].concat()).await
+    }
+
+    /// An installation that has told what it waits for.
+    async fn waiting(&self) -> Child {
+        let folder = format!("--providers-dir={}", self.providers.path().display());
+        let args = ["install", "--wait", &self.owner(), &folder];
+        let mut child = program(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).await.unwrap();
+        assert!(said.contains("another provider serves here"), "{said}");
+        child
+    }
+
+    fn owner(&self) -> String {
         let own = fs::metadata(self.providers.path()).unwrap();
-        let owner = format!("--owner={}:{}", own.uid(), own.gid());
-        self.run(&[&["install", &owner], flags].concat()).await
+        format!("--owner={}:{}", own.uid(), own.gid())
     }
 
     fn names(&self) -> BTreeSet<String> {
@@ -104,16 +121,12 @@ async fn a_name_that_another_provider_serves_is_left_alone() {
 async fn a_name_is_waited_for() {
     let node = Node::new();
     let other = UnixListener::bind(node.path("vault.sock")).unwrap();
-    let own = fs::metadata(node.providers.path()).unwrap();
-    let mut args = vec!["install".to_owned(), "--wait".to_owned(), format!("--owner={}:{}", own.uid(), own.gid())];
-    args.push(format!("--providers-dir={}", node.providers.path().display()));
-    let mut waiting = program(&args).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut said).await.unwrap();
-    assert!(said.contains("another provider serves here"), "{said}");
-    assert!(waiting.try_wait().unwrap().is_none());
+    let (mut first, mut second) = (node.waiting().await, node.waiting().await);
+    terminate(&second);
+    assert_eq!(second.wait().await.unwrap().code(), Some(1));
+    assert!(first.try_wait().unwrap().is_none());
     drop(other);
-    assert!(waiting.wait().await.unwrap().success() && node.path("vault.sock").is_symlink());
+    assert!(first.wait().await.unwrap().success() && node.path("vault.sock").is_symlink());
 }
 
 #[tokio::test]

@@ -134,8 +134,7 @@ impl Program {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+        terminate(&self.child);
     }
 
     /// Waits for its end and brings what it wrote to standard error after it was ready.
@@ -143,6 +142,12 @@ impl Program {
         self.child.wait().await.unwrap();
         self.log.await.unwrap()
     }
+}
+
+/// Sends SIGTERM.
+pub fn terminate(child: &Child) {
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
 }
 
 /// Starts the program and waits until it serves. The task brings what it writes to standard error from then on.
