@@ -46,11 +46,11 @@ impl App {
             None => None,
         };
         let mounter = Arc::new(mounter(&config, kube, version_key));
-        let sockets = config
-            .endpoints
-            .iter()
-            .map(|path| Socket::bind(path).map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display())));
-        let sockets = sockets.collect::<Result<_, _>>()?;
+        let mut sockets = Vec::new();
+        for path in &config.endpoints {
+            let bound = Socket::bind(path).await;
+            sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
+        }
         Ok(Self { mounter, sockets, health, drain_timeout: config.drain_timeout })
     }
 

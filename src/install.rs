@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::provider::socket::locked;
+use crate::provider::socket::lock;
 
 /// The private folder's name.
 const FOLDER: &str = "vaultmount";
@@ -44,11 +44,8 @@ pub type Report = Vec<String>;
 ///
 /// Needs to own the folder of providers and `CAP_CHOWN`, nothing more. Fails, with every link as it was, when another
 /// provider answers at one of the names: it would remove our link when it ends.
-pub fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
-    locked(providers, || Ok(install_locked(providers, names, owner))).map_err(|e| at(providers, &e))?
-}
-
-fn install_locked(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
+pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
+    let _lock = lock(providers).await.map_err(|e| at(providers, &e))?;
     let folder = providers.join(FOLDER);
     let mut report = vec![private(&folder, owner).map_err(|e| at(&folder, &e))?];
     let taken: Vec<String> = names.iter().filter_map(|name| taken(providers, name)).collect();
@@ -68,18 +65,17 @@ fn install_locked(providers: &Path, names: &[String], owner: Owner) -> Result<Re
 ///
 /// Needs `CAP_DAC_OVERRIDE` to look into another user's folder. Fails, with everything in its place, while vaultmount serves
 /// there.
-pub fn uninstall(providers: &Path) -> Result<Report, String> {
-    let folder = providers.join(FOLDER);
-    match fs::symlink_metadata(&folder) {
-        // No process may take a name in it meanwhile.
-        Ok(found) if found.is_dir() => {
-            locked(&folder, || Ok(uninstall_locked(providers, &folder))).map_err(|e| at(&folder, &e))?
-        }
-        _ => uninstall_locked(providers, &folder),
+pub async fn uninstall(providers: &Path) -> Result<Report, String> {
+    if !providers.exists() {
+        return Ok(Report::new());
     }
-}
-
-fn uninstall_locked(providers: &Path, folder: &Path) -> Result<Report, String> {
+    let _lock = lock(providers).await.map_err(|e| at(providers, &e))?;
+    let folder = &providers.join(FOLDER);
+    // No process may take a name in it meanwhile.
+    let _lock_within = match fs::symlink_metadata(folder) {
+        Ok(found) if found.is_dir() => Some(lock(folder).await.map_err(|e| at(folder, &e))?),
+        _ => None,
+    };
     let left = entries(folder).map_err(|e| at(folder, &e))?;
     if let Some(served) = left.iter().find(|path| is_socket(path) && !is_dead(path)) {
         return Err(format!(

@@ -61,7 +61,7 @@ async fn installed(args: &InstallArgs) -> Result<(), String> {
     let mut stop = pin!(super::told_to_stop());
     let mut told = String::new();
     loop {
-        match install::install(&args.providers_dir, &args.provider, args.owner) {
+        match install::install(&args.providers_dir, &args.provider, args.owner).await {
             Err(error) if args.wait => {
                 if error != told {
                     super::complain(&error);
@@ -82,7 +82,7 @@ async fn installed(args: &InstallArgs) -> Result<(), String> {
 #[must_use]
 pub fn uninstall(args: &UninstallArgs) -> ExitCode {
     super::finish(super::block_on(async {
-        tell(install::uninstall(&args.providers_dir)?)?;
+        tell(install::uninstall(&args.providers_dir).await?)?;
         if args.stay {
             super::told_to_stop().await;
         }

@@ -2,10 +2,11 @@
 //!
 //! The socket is bound under a private name, and a hard link of it renamed over the public one: whoever connects finds
 //! either the predecessor or us. The private name stays.
-//! A public name whose inode is not ours belongs to a successor and is never removed.
+//! A public name whose inode is not ours belongs to a successor and is never removed. Should that one end before us, we take
+//! the name back.
 
 use std::{
-    fs,
+    fs::{self, TryLockError},
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, ErrorKind},
     os::unix::{
@@ -13,9 +14,13 @@ use std::{
         net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::{sleep, timeout},
+};
 
 /// A bound socket under its public name.
 pub struct Socket {
@@ -30,9 +35,14 @@ const PRIVATE: &str = ".vaultmount-";
 /// Ends the name that a hard link has before it is renamed.
 const LINK: &str = "link";
 
+/// How long the lock is waited for. Processes hold it for milliseconds; one that does not let go must not stop its successors
+/// without a word.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 impl Socket {
     /// Binds and takes over the public name. Must run inside the runtime.
-    pub fn bind(public: &Path) -> io::Result<Self> {
+    pub async fn bind(public: &Path) -> io::Result<Self> {
         let folder = public.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no folder in the path"))?;
         let name = public
             .file_name()
@@ -41,23 +51,16 @@ impl Socket {
         fs::create_dir_all(folder)?;
         // Every container's first process is number 1, so the name is a random one.
         let private = folder.join(format!("{PRIVATE}{:016x}-{name}", RandomState::new().build_hasher().finish()));
-        locked(folder, || {
-            sweep(folder, name);
-            let listener = StdListener::bind(&private)?;
-            // Nobody finds the socket before its rights are right: only then it gets its public name.
-            fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
-            listener.set_nonblocking(true)?;
-            let inode = fs::metadata(&private)?.ino();
-            let link = private.with_extension(LINK);
-            fs::hard_link(&private, &link)?;
-            fs::rename(&link, public)?;
-            Ok(Self {
-                listener: UnixListener::from_std(listener)?,
-                public: public.to_owned(),
-                private: private.clone(),
-                inode,
-            })
-        })
+        let _lock = lock(folder).await?;
+        sweep(folder, name);
+        let listener = StdListener::bind(&private)?;
+        // Nobody finds the socket before its rights are right: only then it gets its public name.
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let inode = fs::metadata(&private)?.ino();
+        let socket = Self { listener: UnixListener::from_std(listener)?, public: public.to_owned(), private, inode };
+        socket.publish()?;
+        Ok(socket)
     }
 
     /// The public name.
@@ -71,25 +74,65 @@ impl Socket {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
+    /// Takes the public name back when nobody answers at it any more: a successor that was ended early took it along.
+    /// Tells whether it did.
+    pub async fn reclaim(&self) -> io::Result<bool> {
+        if self.is_ours(&self.public) {
+            return Ok(false);
+        }
+        let _lock = lock(self.folder()).await?;
+        let is_free = UnixStream::connect(&self.public)
+            .await
+            .is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused));
+        if is_free {
+            self.publish()?;
+        }
+        Ok(is_free)
+    }
+
     /// Gives up both names; the public one only while it is ours.
-    pub fn close(&self) {
-        let folder = self.private.parent().unwrap_or(Path::new("/"));
-        let gave_up = locked(folder, || {
-            let ours = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.ino() == self.inode);
-            [&self.public, &self.private].into_iter().filter(|path| ours(path)).try_for_each(fs::remove_file)
-        });
-        if let Err(error) = gave_up {
+    pub async fn close(&self) {
+        let gave_up = async {
+            let _lock = lock(self.folder()).await?;
+            [&self.public, &self.private].into_iter().filter(|path| self.is_ours(path)).try_for_each(fs::remove_file)
+        };
+        if let Err(error) = gave_up.await {
             tracing::warn!(%error, socket = %self.public.display(), "the socket's name could not be removed");
         }
     }
+
+    /// Puts the public name on our socket, whatever it was on.
+    fn publish(&self) -> io::Result<()> {
+        let link = self.private.with_extension(LINK);
+        fs::hard_link(&self.private, &link)?;
+        fs::rename(&link, &self.public)
+    }
+
+    fn is_ours(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|m| m.ino() == self.inode)
+    }
+
+    fn folder(&self) -> &Path {
+        self.private.parent().unwrap_or(Path::new("/"))
+    }
 }
 
-/// Runs with the folder's names locked against other processes of ours, so that nobody removes a name that another has
-/// just taken, nor a socket that another has bound and not yet named.
-pub fn locked<T>(folder: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let lock = fs::File::open(folder)?;
-    lock.lock()?;
-    run()
+/// Locks a folder's names against other processes of ours until the file is dropped, so that nobody removes a name that another
+/// has just taken, nor a socket that another has bound and not yet named.
+pub async fn lock(folder: &Path) -> io::Result<fs::File> {
+    let file = fs::File::open(folder)?;
+    let locked = async {
+        loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => sleep(LOCK_PAUSE).await,
+                Err(TryLockError::Error(error)) => return Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
+    };
+    let held = || format!("another process has held its lock for {LOCK_PATIENCE:?}");
+    timeout(LOCK_PATIENCE, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, held()))??;
+    Ok(file)
 }
 
 /// Removes what processes that were killed left behind: private names of this socket that nobody answers at.
@@ -114,13 +157,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vault.sock");
         fs::write(&path, "left by something else").unwrap();
-        let old = Socket::bind(&path).unwrap();
+        let old = Socket::bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        let new = Socket::bind(&path).unwrap();
-        old.close();
+        let new = Socket::bind(&path).await.unwrap();
+        old.close().await;
         let (_client, server) = tokio::join!(UnixStream::connect(&path), new.accept());
         server.unwrap();
-        new.close();
+        new.close().await;
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 
@@ -131,8 +174,8 @@ mod tests {
         drop(StdListener::bind(&left).unwrap());
         let other = folder.path().join(".vaultmount-dead-openbao.sock");
         drop(StdListener::bind(&other).unwrap());
-        let socket = Socket::bind(&folder.path().join("vault.sock")).unwrap();
+        let socket = Socket::bind(&folder.path().join("vault.sock")).await.unwrap();
         assert!(!left.exists() && other.exists());
-        socket.close();
+        socket.close().await;
     }
 }

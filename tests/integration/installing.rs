@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     os::unix::{
         fs::{MetadataExt, PermissionsExt, symlink},
         net::UnixListener,
@@ -127,6 +127,22 @@ async fn a_name_is_waited_for() {
     assert!(first.try_wait().unwrap().is_none());
     drop(other);
     assert!(first.wait().await.unwrap().success() && node.path("vault.sock").is_symlink());
+}
+
+#[tokio::test]
+async fn processes_take_turns() {
+    tokio::join!(waits("", "install"), waits("", "uninstall"), waits("vaultmount", "uninstall"));
+}
+
+/// While another process has a folder's lock, a command changes nothing.
+async fn waits(folder: &str, command: &str) {
+    let node = Node::new();
+    node.install(&[]).await;
+    let held = File::open(node.path(folder)).unwrap();
+    held.lock().unwrap();
+    let (ok, said) = node.run(&[command]).await;
+    assert!(!ok && said.contains("another process has held its lock"), "{command}: {said}");
+    assert!(node.path("vaultmount").exists() && node.path("vault.sock").is_symlink());
 }
 
 #[tokio::test]

@@ -94,6 +94,32 @@ async fn a_second_process_takes_over_and_no_call_fails() {
     assert!(!left.iter().any(|n| n.to_string_lossy().contains("sock")), "{left:?}");
 }
 
+#[tokio::test]
+async fn the_predecessor_takes_its_name_back_from_a_successor_that_ends_first() {
+    let call = reader().await;
+    let predecessor = Program::start(&[]).await;
+    for killed in [false, true] {
+        let (mut successor, _) = daemon::spawn(predecessor.folder.path(), &predecessor.socket, &[]).await;
+        if killed {
+            successor.kill().await.unwrap();
+        } else {
+            end(successor).await;
+        }
+        let begin = Instant::now();
+        let mut client = loop {
+            match Client::connect(&predecessor.socket).await {
+                Ok(client) => break client,
+                Err(error) => assert!(begin.elapsed() < Duration::from_secs(10), "{error}"),
+            }
+            sleep(Duration::from_millis(20)).await;
+        };
+        client.mount(call.clone()).await.unwrap();
+    }
+    predecessor.terminate();
+    let log = predecessor.log().await;
+    assert_eq!(log.matches("taken back").count(), 2, "{log}");
+}
+
 async fn end(mut program: Child) {
     let pid = program.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
