@@ -7,9 +7,10 @@ from vault import VAULT
 
 
 def commands(page: str, section: str) -> list:
-    """What a section of a page tells to type, a shell command each."""
-    block = between(between((ROOT / "docs" / page).read_text(), f"# {section}\n"), "```sh\n", "```").strip()
-    return [command.replace("\n", " ") for command in re.split(r"\n(?! )", block)]
+    """What a section of a page tells to type: blocks of shell commands."""
+    text = re.split(r"\n##* ", between((ROOT / "docs" / page).read_text(), f"# {section}\n"))[0]
+    blocks = re.findall(r"```sh\n(.*?)\n```", text, re.S)
+    return [[command.replace("\n", " ") for command in re.split(r"\n(?! )", block)] for block in blocks]
 
 
 def overlay() -> str:

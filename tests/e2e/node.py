@@ -21,6 +21,9 @@ ADDRESS = "10.250.0.1"
 SERVICE = "10.96.0.1"
 TOKEN = "e2e-admin"  # made up, and of use in these namespaces alone
 KUBELET = Path("/var/lib/kubelet")
+# What kubelet wants the kernel's settings to be.
+KERNEL = {"vm/overcommit_memory": 1, "vm/panic_on_oom": 0, "kernel/panic": 10, "kernel/panic_on_oops": 1}
+KERNEL |= {"kernel/keys/root_maxkeys": 1_000_000, "kernel/keys/root_maxbytes": 25_000_000}
 
 
 class Node:
@@ -147,6 +150,11 @@ def namespaces(folder: Path) -> None:
         upper.mkdir()
         work.mkdir()
         run("mount", "-t", "overlay", "-o", f"lowerdir={place},upperdir={upper},workdir={work}", "overlay", place)
+    # These belong to the whole machine, and kubelet sets them. It finds them set.
+    for setting, value in KERNEL.items():
+        shown = folder / setting.replace("/", "-")
+        shown.write_text(f"{value}\n")
+        run("mount", "--bind", shown, f"/proc/sys/{setting}")
     run("mount", "-t", "tmpfs", "tmpfs", "/run")
     run("ip", "link", "set", "lo", "up")
     for address in (ADDRESS, SERVICE):

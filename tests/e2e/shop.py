@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import datetime
+from pathlib import Path
 
 import images
 from node import KUBELET, Node, wait
@@ -114,11 +115,20 @@ class Pod:
     def read(self, path: str) -> str:
         return self.run(f"cat {path}")
 
+    def file(self, path: str) -> tuple:
+        """A file's mode and content."""
+        mode, _, content = self.run(f"stat -L -c %a {path}; cat {path}").partition("\n")
+        return mode, content
+
     def log(self) -> str:
         return self.shop.kubectl("logs", self.name)
 
     def uid(self) -> str:
         return self.status()["metadata"]["uid"]
+
+    def volume(self, name: str) -> Path:
+        """Where the node has a volume of the pod."""
+        return KUBELET / f"pods/{self.uid()}/volumes/kubernetes.io~csi/{name}/mount"
 
     def mounts(self) -> list:
         """Volumes of the pod that are mounted on the node."""

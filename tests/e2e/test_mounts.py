@@ -56,7 +56,7 @@ def test_the_other_provider_name_has_its_own_audience(shop, vault):
     shop.add_class("bao", **RIGHT, provider="openbao", role="web-openbao")
     begin = time.time()
     pod = shop.run_pod("web", "bao")
-    assert pod.read("/bao/a") == "s3cret"
+    assert pod.file("/bao/a") == ("644", "s3cret")
     # The role takes tokens for openbao alone.
     (entry,) = vault.logins("web", begin)
     assert entry["auth"]["metadata"]["role"] == "web-openbao"
@@ -77,7 +77,7 @@ def test_two_accounts_have_different_rights(shop, vault):
     impostor = shop.add_pod("impostor", "of-web", account="report")
     web.wait_running()
     report.wait_running()
-    assert (web.read("/of-web/key"), report.read("/of-report/key")) == ("web's", "report's")
+    assert (web.file("/of-web/key"), report.file("/of-report/key")) == (("644", "web's"), ("644", "report's"))
     stanza = 'path "secret/data/web/key" { capabilities = ["read"] }'
     assert_quoted(thief.wait_event("code = PermissionDenied", "is denied reading secret/data/web/key", stanza))
     assert_quoted(impostor.wait_event("code = PermissionDenied", 'does not take service account "report"'))
@@ -140,8 +140,9 @@ def test_a_pods_attributes_are_laid_over_its_class(shop, vault):
     attributes = {"objects": "- {objectName: a, secretPath: secret/data/report/a, secretKey: value}", "roleName": "report"}
     begin = time.time()
     pod = shop.run_pod("mine", "a", account="report", attributes=attributes)
-    assert pod.read("/a/a") == "of the pod"
+    assert pod.file("/a/a") == ("644", "of the pod")
     assert len(vault.logins("report", begin)) == 1 and vault.reads("secret/data/web/a", begin) == []
+    assert shop.events("Failed") == []
 
 
 @on("off", short=True)
@@ -154,8 +155,14 @@ def test_a_secret_is_synced_and_becomes_environment(shop, vault):
         secrets=[{"secretName": "db", "type": "Opaque", "data": data}],
     )
     from_secret = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}
+    begin = time.time()
     pod = shop.run_pod("web", "synced", env=[from_secret])
     assert pod.run("echo $PASSWORD") == "s3cret\n"
+    assert pod.file("/synced/nested/password") == ("644", "s3cret")
+    # The driver makes the Secret from the files; Vault is asked once.
+    assert len(vault.logins("web", begin)) == len(vault.reads("secret/data/web/db", begin)) == 1
+    # kubelet waits for the Secret that comes with the volume, and says so.
+    assert all('secret "db" not found' in text for text in shop.events("Failed"))
     pod.delete()
     shop.wait("the Secret's end", lambda: "db" not in shop.kubectl("get", "secrets", "-o", "name"))
 
@@ -175,8 +182,10 @@ def test_sixty_pods_start_at_once(shop, vault, provider):
     shop.wait("60 pods", lambda: shop.phases() == ["Running"] * 60, 300)
     assert provider.restarts() == restarts
     print(f"\n60 pods run after {time.time() - begin:.0f} s; vaultmount took {provider.memory() / 1e6:.1f} MB at most")
+    # What deploy/vaultmount.yaml requests.
+    assert provider.memory() < 32 << 20
     assert shop.events("Failed") == []
     assert len(vault.logins("web", begin)) == 60
-    users = {pod.read("/db/user") for pod in pods[::20]}
-    assert len(users) == 3 and users < vault.database_users()
+    files = {pod.file("/db/user") for pod in pods[::20]}
+    assert len(files) == 3 and files < {("644", user) for user in vault.database_users()}
     assert len(vault.database_users() - before) == 60

@@ -63,7 +63,7 @@ def test_in_the_go_providers_place_versions_stay(shop, vault, chart):
         """,
     )
     pod = shop.run_pod("web", "db")
-    assert pod.read("/db/db-password") == "s3cret"
+    assert pod.file("/db/db-password") == ("644", "s3cret")
     version = go_version("db-password", "secret/data/web/db", "password", "s3cret")
     assert shop.versions(pod, "db") == {"db-password": version}
 
@@ -73,7 +73,8 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
     vault.put("web/a", value="x")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     before = shop.run_pod("before", "a")
-    for command in commands("install.md", "From the Go provider to our manifests"):
+    copy_key, look_again = commands("install.md", "From the Go provider to our manifests")
+    for command in copy_key:
         node.shell(command)
     vacated.apply()
     refused = lambda: "vault.sock: another provider serves here" in vacated.log("install")  # noqa: E731
@@ -82,8 +83,12 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
     node.kubectl("delete", "-f", CHART, "--timeout=60s", timeout=70)
     vacated.settled()
     assert (PROVIDERS / "vault.sock").is_symlink()
+    # As the Go provider leaves it that was restarted meanwhile.
+    (PROVIDERS / "vault.sock").unlink()
+    for command in look_again:
+        node.shell(command)
     after = shop.run_pod("after", "a")
-    assert before.read("/a/a") == after.read("/a/a") == "x"
+    assert before.file("/a/a") == after.file("/a/a") == ("644", "x")
     assert shop.versions(before, "a") == shop.versions(after, "a")
 
 
@@ -102,7 +107,7 @@ def test_nothing_is_left_after_uninstalling(shop, node, vault, driver, provider)
     left = node.kubectl("get", "namespaces,clusterroles,clusterrolebindings,daemonsets", "-A", "-o", "name")
     assert "vaultmount" not in left
     # What the pod has it keeps, and its end needs no provider.
-    assert pod.read("/a/a") == "x"
+    assert pod.file("/a/a") == ("644", "x")
     pod.delete()
     mounts = Path("/proc/self/mounts").read_text()
     assert "kubernetes.io~csi" not in mounts and "secrets-store-csi-providers" not in mounts
@@ -133,6 +138,13 @@ def test_it_runs_with_no_more_rights_than_it_needs(node, provider, driver):
     sources = [line.split()[3] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
     (source,) = [source for source in sources if "secrets-store-csi-providers" in source]
     assert source.endswith("/secrets-store-csi-providers/vaultmount")
+    (pod,) = provider.pods()
+    main, install = pod["spec"]["containers"] + pod["spec"]["initContainers"]
+    token = "/var/run/secrets/kubernetes.io/serviceaccount"
+    assert {mount["mountPath"] for mount in main["volumeMounts"]} == {"/vaultmount", token}
+    hosts = [volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume]
+    assert sorted(hosts) == [str(PROVIDERS), str(FOLDER)]
+    assert install["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
 
     def may(what: str) -> bool:
         account = "--as=system:serviceaccount:vaultmount:vaultmount"
