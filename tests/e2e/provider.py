@@ -44,7 +44,8 @@ class Provider:
     def remove(self) -> None:
         """Takes it out of the cluster; what was made on the node stays."""
         manifest = ROOT / "deploy/vaultmount.yaml"
-        self.node.kubectl("delete", "--ignore-not-found", "-f", manifest, "--timeout=60s", timeout=70)
+        # The namespace's end takes a while when the API server was away just before.
+        self.node.kubectl("delete", "--ignore-not-found", "-f", manifest, "--timeout=120s", timeout=130)
 
     def clean(self) -> None:
         """Takes away what was made on the node."""

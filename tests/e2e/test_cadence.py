@@ -56,7 +56,7 @@ def test_with_rotation_off_there_is_one_call(shop, driver, recorder):
 def test_at_ten_seconds(shop, driver, recorder):
     calls = watch(shop, recorder, 4, 300)
     tell(driver, calls)
-    assert all(low < gap < high for low, high in [(60, 95) if driver.has_republish else (5, 15)] for gap in gaps(calls))
+    assert all(low < gap < high for low, high in [(60, 100) if driver.has_republish else (5, 15)] for gap in gaps(calls))
     assert_first(calls[0])
     assert_poll(driver, calls[-1])
 
@@ -80,7 +80,7 @@ def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, reco
     assert_poll(driver, calls[-1])
     first, *more = gaps(calls)
     if driver.has_republish:
-        assert 115 < first < 215 and all(60 < gap < 95 for gap in more)
+        assert 115 < first < 215 and all(60 < gap < 100 for gap in more)
     else:
         assert all(105 < gap < 135 for gap in [first, *more])
     given = [call["tokens"]["vault"] for call in calls]
