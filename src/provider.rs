@@ -6,6 +6,7 @@ pub mod socket;
 mod status;
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -22,7 +23,7 @@ use hyper_util::{
 use tokio::{
     net::UnixStream,
     sync::watch,
-    time::{Instant, interval, timeout},
+    time::{Instant, timeout},
 };
 use tonic::{Request, Response, Status};
 use tracing::{Instrument, field::Empty};
@@ -55,8 +56,6 @@ const MAX_REQUEST: usize = 8 << 20;
 
 /// How long before its caller gives up a call is answered at the latest.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How often the public name is looked at: whether it still leads to a process that lives.
-const LOOK: Duration = Duration::from_secs(1);
 /// How long after giving up the name the last connection made through it is waited for.
 const LAST_CALL: Duration = Duration::from_millis(50);
 
@@ -80,29 +79,20 @@ pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Recei
     let attend = |stream| {
         tokio::spawn(logged(connections.watch(connection(stream, service.clone()))));
     };
-    let mut looks = interval(LOOK);
-    let mut is_at_fault = false;
-    loop {
-        tokio::select! {
-            accepted = socket.accept() => match accepted {
-                Ok(stream) => attend(stream),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            _ = looks.tick() => {
-                let reclaimed = socket.reclaim().await;
-                match &reclaimed {
-                    Ok(true) => tracing::warn!(socket = %socket.path().display(), "nobody answered at the name: taken back"),
-                    Err(error) if !is_at_fault => {
-                        tracing::error!(%error, socket = %socket.path().display(), "the name cannot be taken back");
+    {
+        let mut keeping = pin!(socket.keep());
+        loop {
+            tokio::select! {
+                accepted = socket.accept() => match accepted {
+                    Ok(stream) => attend(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
                     }
-                    _ => {}
-                }
-                is_at_fault = reclaimed.is_err();
+                },
+                never = &mut keeping => match never {},
+                () = told(&mut stop) => break,
             }
-            () = told(&mut stop) => break,
         }
     }
     // Those who connected before the name was given up are still served.

@@ -6,6 +6,7 @@
 //! the name back.
 
 use std::{
+    convert::Infallible,
     fs::{self, TryLockError},
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, ErrorKind},
@@ -19,7 +20,7 @@ use std::{
 
 use tokio::{
     net::{UnixListener, UnixStream},
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
 /// A bound socket under its public name.
@@ -35,6 +36,8 @@ const PRIVATE: &str = ".vaultmount-";
 /// Ends the name that a hard link has before it is renamed.
 const LINK: &str = "link";
 
+/// How often a process looks whether its public name leads to one that lives.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the lock is waited for. Processes hold it for milliseconds; one that does not let go must not stop its successors
 /// without a word.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -74,9 +77,28 @@ impl Socket {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
-    /// Takes the public name back when nobody answers at it any more: a successor that was ended early took it along.
-    /// Tells whether it did.
-    pub async fn reclaim(&self) -> io::Result<bool> {
+    /// Looks again and again whether anybody answers at the public name, and takes it back when nobody does: a successor
+    /// that ended before us took it along. Never ends.
+    pub async fn keep(&self) -> Infallible {
+        let mut looks = interval(LOOK);
+        let mut is_told = false;
+        loop {
+            looks.tick().await;
+            let socket = self.public.display();
+            match self.reclaim().await {
+                Ok(true) => tracing::warn!(%socket, "nobody answered at the name: taken back"),
+                Ok(false) => is_told = false,
+                Err(error) if !is_told => {
+                    tracing::error!(%error, %socket, "the name cannot be taken back");
+                    is_told = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether the public name was free, and is ours now.
+    async fn reclaim(&self) -> io::Result<bool> {
         if self.is_ours(&self.public) {
             return Ok(false);
         }
@@ -104,6 +126,7 @@ impl Socket {
     /// Puts the public name on our socket, whatever it was on.
     fn publish(&self) -> io::Result<()> {
         let link = self.private.with_extension(LINK);
+        let _ = fs::remove_file(&link);
         fs::hard_link(&self.private, &link)?;
         fs::rename(&link, &self.public)
     }
