@@ -144,7 +144,7 @@ def test_the_api_server_is_away_for_a_minute(shop, vault, node, driver, provider
     begin = time.time()
     shop.add_pod("next", "next").wait_running(300)
     print(f"\na new class is mounted {time.time() - begin:.0f} s after the API server is back")
-    assert all("not found" in text for text in shop.events("Failed"))
+    assert all("not found" in text for text in shop.events("FailedMount"))
 
 
 @on("10s")
