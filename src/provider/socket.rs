@@ -153,7 +153,7 @@ pub async fn lock(folder: &Path) -> io::Result<fs::File> {
             }
         }
     };
-    let held = || format!("another process has held its lock for {LOCK_PATIENCE:?}");
+    let held = || format!("another process has held the folder's lock for {LOCK_PATIENCE:?}");
     timeout(LOCK_PATIENCE, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, held()))??;
     Ok(file)
 }
