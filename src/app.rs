@@ -10,7 +10,9 @@ use crate::{
     error::Error,
     kube::{self, Kube},
     mount::{Mounter, VersionKeySource},
+    lease::Refresh,
     provider::{self, socket::Socket},
+    renewal::Renewal,
     session::Sessions,
     vault::Vault,
 };
@@ -82,10 +84,15 @@ pub fn kube(config: &Config) -> Result<Option<Arc<Kube>>, Error> {
 /// What mounts volumes, with nothing bound or begun.
 #[must_use]
 pub fn mounter(config: &Config, kube: Option<Arc<Kube>>, version_key: VersionKeySource) -> Mounter {
+    let vault = Arc::new(Vault::new(config.connection.vault.clone()));
+    let sessions = Arc::new(Sessions::new(config.max_sessions));
+    let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), kube.clone(), None, Duration::from_secs(3600));
     Mounter {
         operator: config.connection.operator.clone(),
-        vault: Vault::new(config.connection.vault.clone()),
-        sessions: Sessions::new(config.max_sessions),
+        vault,
+        sessions,
+        renewal: Arc::new(renewal),
+        refresh: Refresh::Every(Duration::from_secs(120)),
         kube,
         mint_tokens: config.mint_tokens == MintTokens::Auto,
         version_key,

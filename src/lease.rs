@@ -1,9 +1,12 @@
-//! What was read under a session: kept so that equal secrets keep their bytes, and so that nothing Vault created is lost
-//! on its way to the pod.
+//! What was read under a session: kept for as long as it is good, so that nothing Vault created is lost on its way to the pod,
+//! polls ask Vault for nothing that the pod has, and equal secrets keep their bytes.
+
+mod hold;
+mod life;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,23 +15,28 @@ use tokio::time::Instant;
 use crate::{
     error::{Cause, Error},
     flight::Flight,
-    vault::{answer::Answer, client::Reading, wire::Read},
+    term::{Granted, Term},
+    vault::{
+        answer::Answer,
+        client::{Grant, Reading},
+        wire::Read,
+    },
 };
+pub use hold::Hold;
+pub use life::{Circumstances, Kind, Life, MIN_REFRESH, Reason, Refresh, Step};
 
 /// One answer of Vault.
 #[derive(Debug)]
 pub struct Lease {
     /// What Vault answered.
     pub answer: Answer,
-    /// Until when it may be handed out again if it never reached its pod; `None` when reading again costs nothing.
-    reusable_until: Option<Instant>,
 }
 
 /// The leases of one session, by request. Equal requests share one.
 #[derive(Default)]
 pub struct Leases {
     /// Never held across an await.
-    slots: Mutex<HashMap<Read, Arc<Slot>>>,
+    slots: Mutex<HashMap<Arc<Read>, Arc<Slot>>>,
 }
 
 #[derive(Default)]
@@ -40,160 +48,515 @@ struct Slot {
 
 #[derive(Default)]
 struct Kept {
-    lease: Option<Arc<Lease>>,
-    delivered: bool,
+    entry: Option<Entry>,
+    /// The volumes whose class names it.
+    named_by: Vec<Arc<str>>,
+    /// Counts what was kept, so that whoever looked before another's reading ended sees that it has.
+    turn: u64,
 }
 
-/// How long an answer without a lease (a certificate, a signature) waits for its pod to ask again: longer than the
-/// longest pause between kubelet's attempts (2 minutes).
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A lease and all that is known of it.
+struct Entry {
+    lease: Arc<Lease>,
+    life: Life,
+    hold: Arc<Hold>,
+    delivered: bool,
+    warned: Warned,
+    /// Why its last renewal or reading failed.
+    trouble: Option<String>,
+}
+
+/// What was said already about an end that is near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Warned {
+    No,
+    Ending,
+    Over,
+}
+
+/// What a fetch brings: the answer, when it was asked for, and under which token.
+pub struct Fetched {
+    /// Vault's answer.
+    pub reading: Reading,
+    /// When the request was sent, by [`crate::clock::now`]: what Vault grants begins then at the earliest.
+    pub sent: Instant,
+    /// The token.
+    pub hold: Arc<Hold>,
+}
+
+/// When and how a lease is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Now, by [`crate::clock::now`].
+    pub now: Instant,
+    /// The longest of the last pauses between two polls.
+    pub gap: Option<Duration>,
+    /// How long plain secrets count as fresh.
+    pub refresh: Refresh,
+}
+
+/// What there is of a request's answer.
+pub enum Found {
+    /// It is good.
+    Good(Arc<Lease>),
+    /// It must be read.
+    Due(Due),
+}
+
+/// A request that must be read.
+pub struct Due {
+    /// Why, if there was an answer before.
+    pub reason: Option<Reason>,
+    /// What was read before, if it is of use still and the pod has it.
+    pub kept: Option<Arc<Lease>>,
+    /// Of what kind it was.
+    pub kind: Option<Kind>,
+    /// The token it hung on.
+    pub hold: Option<Arc<Hold>>,
+    turn: u64,
+}
+
+/// A lease that is to be renewed.
+pub struct Renewal {
+    /// What it is the answer to.
+    pub read: Arc<Read>,
+    /// Names it to Vault.
+    pub lease_id: String,
+    /// The duration to ask for.
+    pub asked: Duration,
+    /// The token it hangs on.
+    pub hold: Arc<Hold>,
+    slot: Arc<Slot>,
+}
+
+/// An end that comes without a mount.
+pub struct Warning {
+    /// Of what.
+    pub read: Arc<Read>,
+    /// Its kind.
+    pub kind: Kind,
+    /// When.
+    pub end: Instant,
+    /// Whether it has come.
+    pub over: bool,
+}
+
+/// One lease, as it is told.
+pub struct Told {
+    /// The request.
+    pub read: Arc<Read>,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its end as things stand, its token's included.
+    pub ends: Option<Instant>,
+    /// The end that only a mount can put off.
+    pub forced_end: Option<Instant>,
+    /// When it is renewed next.
+    pub renews_at: Option<Instant>,
+    /// Whether its last renewal failed.
+    pub failing: bool,
+    /// Why, or why its last reading did.
+    pub trouble: Option<String>,
+    /// How many volumes name it.
+    pub volumes: usize,
+}
+
 /// Requests remembered at most per session; more than a class may hold, as classes are edited and pods have several volumes.
 const MAX_SLOTS: usize = 1024;
-
-impl Lease {
-    fn new(reading: Reading, now: Instant) -> Self {
-        let Reading { answer, creates } = reading;
-        // Beyond two thirds of its life a credential is too old to hand to a pod as new.
-        let life = if answer.lease_id.is_empty() {
-            PATIENCE
-        } else {
-            Duration::from_secs(answer.lease_duration.min(u64::from(u32::MAX))) * 2 / 3
-        };
-        Self { answer, reusable_until: creates.then(|| now + life) }
-    }
-}
+/// The shortest pause between two looks at an end that is near.
+const MIN_LOOK: Duration = Duration::from_secs(1);
 
 impl Leases {
-    /// The answer to a request: one that was created for this pod and never reached it, else a new one from `fetch`,
-    /// shared with whoever asks meanwhile. When the data is as before, it is the earlier answer.
-    pub async fn read<F>(&self, read: &Read, fetch: impl FnOnce() -> F) -> Result<Arc<Lease>, Error>
-    where
-        F: Future<Output = Result<Reading, Error>> + Send + 'static,
-    {
-        let slot = self.slot(read);
-        if let Some(waiting) = slot.undelivered() {
-            return Ok(waiting);
+    /// What there is of a request's answer, and whether it is good.
+    pub fn look(&self, read: &Read, look: &Look) -> Found {
+        let slot = self.lock().get(read).cloned();
+        let new = |turn| Found::Due(Due { reason: None, kept: None, kind: None, hold: None, turn });
+        let Some(slot) = slot else { return new(0) };
+        let kept = slot.kept();
+        let Some(entry) = &kept.entry else { return new(kept.turn) };
+        let token = entry.hold.term();
+        match entry.decide(token.as_ref(), !kept.named_by.is_empty(), look) {
+            Step::Reuse | Step::Renew => Found::Good(Arc::clone(&entry.lease)),
+            Step::Reread(reason) => {
+                let of_use = entry.delivered && !entry.life.is_over(token.as_ref(), look.now);
+                Found::Due(Due {
+                    reason: Some(reason),
+                    kept: of_use.then(|| Arc::clone(&entry.lease)),
+                    kind: Some(entry.life.kind()),
+                    hold: Some(Arc::clone(&entry.hold)),
+                    turn: kept.turn,
+                })
+            }
         }
+    }
+
+    /// A new answer to a request that was found due, shared with whoever asks meanwhile. When the data is as before, it is the
+    /// earlier answer, so that whole responses keep their bytes.
+    pub async fn read<F>(&self, read: &Read, due: &Due, fetch: impl FnOnce() -> F) -> Result<Arc<Lease>, Error>
+    where
+        F: Future<Output = Result<Fetched, Error>> + Send + 'static,
+    {
+        let (key, slot) = self.slot(read);
+        let turn = due.turn;
         let outcome = slot.flight.join(|| {
             let (slot, fetch) = (Arc::clone(&slot), fetch());
-            async move { fetch.await.map(|reading| slot.keep(Lease::new(reading, Instant::now()))) }
+            async move {
+                // Another's reading may have ended between our look and our turn.
+                if let Some(lease) = slot.since(turn) {
+                    return Ok(lease);
+                }
+                let outcome = fetch.await;
+                outcome.map(|fetched| slot.keep(&key, fetched)).inspect_err(|error| slot.failed(error))
+            }
         });
         outcome.await.unwrap_or_else(|| {
             Err(Error::new(Cause::Internal, "reading the secret panicked").advice("report it with the provider's log"))
         })
     }
 
-    /// A pod has (as far as anyone can know) what was read: the next request asks Vault again. Whether it is new to it.
+    /// Whether the last reading of a static credential came before Vault had rotated it, and its time was over already.
+    pub fn is_still_old(&self, read: &Read, fetched: &Fetched) -> bool {
+        let Life::Static { rotates, .. } = Life::of(read, &fetched.reading, fetched.sent) else { return false };
+        if rotates <= fetched.sent {
+            return true;
+        }
+        let Some(slot) = self.lock().get(read).cloned() else { return false };
+        let kept = slot.kept();
+        kept.entry.as_ref().is_some_and(|entry| match entry.life {
+            Life::Static { rotates, read } => {
+                read < rotates
+                    && rotates <= fetched.sent
+                    && life::same_static(&entry.lease.answer, &fetched.reading.answer)
+            }
+            _ => false,
+        })
+    }
+
+    /// A pod has (as far as anyone can know) what was read. Whether it is new to it.
     pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
         let slot = self.lock().get(read).cloned();
         slot.is_none_or(|slot| {
             let mut kept = slot.kept();
-            let is_kept = kept.lease.as_ref().is_some_and(|l| Arc::ptr_eq(l, lease));
-            !(is_kept && std::mem::replace(&mut kept.delivered, true))
+            match kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) {
+                Some(entry) => !std::mem::replace(&mut entry.delivered, true),
+                None => true,
+            }
         })
+    }
+
+    /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
+    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) {
+        let Some(slot) = self.lock().get(read).cloned() else { return };
+        let mut kept = slot.kept();
+        if let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) {
+            entry.delivered = false;
+        }
+    }
+
+    /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
+    /// is nothing to tell of it.
+    pub fn name<'a>(&self, volume: &Arc<str>, reads: impl IntoIterator<Item = &'a Read>, now: Instant) {
+        let mut slots = self.lock();
+        let mut named: Vec<*const Slot> = Vec::new();
+        for slot in reads.into_iter().filter_map(|read| slots.get(read)) {
+            let mut kept = slot.kept();
+            if !kept.named_by.contains(volume) {
+                kept.named_by.push(Arc::clone(volume));
+            }
+            named.push(Arc::as_ptr(slot));
+        }
+        slots.retain(|_, slot| {
+            if named.contains(&Arc::as_ptr(slot)) {
+                return true;
+            }
+            let mut kept = slot.kept();
+            kept.named_by.retain(|name| name != volume);
+            !kept.named_by.is_empty() || Arc::strong_count(slot) > 1 || kept.is_of_use(now)
+        });
     }
 
     /// Whether any credential waits for its pod that ends with the token.
     pub fn are_waiting(&self) -> bool {
-        self.lock().values().any(|slot| slot.undelivered().is_some_and(|lease| !lease.answer.lease_id.is_empty()))
+        self.any(|_, entry| !entry.delivered && entry.life.hangs_on_token())
     }
 
-    /// The token is gone, and with it every credential that was leased under it.
-    pub fn token_is_gone(&self) {
-        for slot in self.lock().values() {
-            let mut kept = slot.kept();
-            if kept.lease.as_ref().is_some_and(|l| !l.answer.lease_id.is_empty()) {
-                *kept = Kept::default();
+    /// Whether anything that a volume names hangs on this token.
+    pub fn hang_on(&self, hold: &Arc<Hold>) -> bool {
+        self.any(|kept, entry| {
+            !kept.named_by.is_empty() && entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold)
+        })
+    }
+
+    /// Whether any volume names something that hangs on a token which is no more.
+    pub fn are_lost(&self, now: Instant) -> bool {
+        self.any(|kept, entry| {
+            !kept.named_by.is_empty()
+                && entry.life.hangs_on_token()
+                && entry.life.is_over(entry.hold.term().as_ref(), now)
+        })
+    }
+
+    /// The leases whose renewal is due.
+    pub fn to_renew(&self, look: &Look) -> Vec<Renewal> {
+        let mut due = Vec::new();
+        for (read, slot) in &*self.lock() {
+            let kept = slot.kept();
+            let Some(entry) = &kept.entry else { continue };
+            let Life::Leased { lease_id, term } = &entry.life else { continue };
+            // Near its end, too: a renewal that failed may still come through.
+            let is_due = !kept.named_by.is_empty()
+                && term.is_renewable()
+                && !entry.life.is_over(entry.hold.term().as_ref(), look.now)
+                && look.now >= term.renew_at();
+            if is_due {
+                due.push(Renewal {
+                    read: Arc::clone(read),
+                    lease_id: lease_id.clone(),
+                    asked: term.asked(),
+                    hold: Arc::clone(&entry.hold),
+                    slot: Arc::clone(slot),
+                });
             }
         }
+        due
     }
 
-    fn slot(&self, read: &Read) -> Arc<Slot> {
+    /// When the next renewal is due, or an end is near enough to be looked at.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        for slot in self.lock().values() {
+            let kept = slot.kept();
+            let Some(entry) = kept.entry.as_ref().filter(|_| !kept.named_by.is_empty()) else { continue };
+            let token = entry.hold.term();
+            let renewal = match &entry.life {
+                Life::Leased { term, .. } if term.is_renewable() && !entry.life.is_over(token.as_ref(), now) => {
+                    Some(term.renew_at())
+                }
+                _ => None,
+            };
+            let look = entry.next_look(token.as_ref(), now);
+            next = [next, renewal, look].into_iter().flatten().min();
+        }
+        next
+    }
+
+    /// What ends without a mount, told once when its end comes near and once when it has come. `polled` says whether a mount is
+    /// to be expected that would read it anew.
+    pub fn warnings(&self, polled: bool, now: Instant) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        for (read, slot) in &*self.lock() {
+            let mut kept = slot.kept();
+            let named = !kept.named_by.is_empty();
+            let Some(entry) = kept.entry.as_mut().filter(|_| named) else { continue };
+            let token = entry.hold.term();
+            let Some((end, notice)) = entry.end_and_notice(token.as_ref(), now) else {
+                entry.warned = Warned::No;
+                continue;
+            };
+            let says = if now >= end {
+                Warned::Over
+            } else if now >= notice && !polled {
+                Warned::Ending
+            } else {
+                continue;
+            };
+            if entry.warned < says {
+                entry.warned = says;
+                let over = says == Warned::Over;
+                warnings.push(Warning { read: Arc::clone(read), kind: entry.life.kind(), end, over });
+            }
+        }
+        warnings
+    }
+
+    /// Every lease that is kept.
+    pub fn tell(&self) -> Vec<Told> {
+        let told = self.lock().iter().filter_map(|(read, slot)| {
+            let kept = slot.kept();
+            let entry = kept.entry.as_ref()?;
+            let token = entry.hold.term();
+            let named = !kept.named_by.is_empty();
+            let term = match &entry.life {
+                Life::Leased { term, .. } => Some(term),
+                _ => None,
+            };
+            Some(Told {
+                read: Arc::clone(read),
+                kind: entry.life.kind(),
+                ends: entry.earliest(token.as_ref(), entry.life.ends(), Term::ends),
+                forced_end: if named {
+                    entry.earliest(token.as_ref(), entry.life.forced_end(), Term::forced_end)
+                } else {
+                    entry.earliest(token.as_ref(), entry.life.ends(), Term::ends)
+                },
+                renews_at: term.filter(|term| named && term.is_renewable()).map(Term::renew_at),
+                failing: term.is_some_and(Term::is_failing),
+                trouble: entry.trouble.clone(),
+                volumes: kept.named_by.len(),
+            })
+        });
+        told.collect()
+    }
+
+    fn any(&self, is: impl Fn(&Kept, &Entry) -> bool) -> bool {
+        self.lock().values().any(|slot| {
+            let kept = slot.kept();
+            kept.entry.as_ref().is_some_and(|entry| is(&kept, entry))
+        })
+    }
+
+    fn slot(&self, read: &Read) -> (Arc<Read>, Arc<Slot>) {
         let mut slots = self.lock();
-        if let Some(slot) = slots.get(read) {
-            return Arc::clone(slot);
+        if let Some((read, slot)) = slots.get_key_value(read) {
+            return (Arc::clone(read), Arc::clone(slot));
         }
         if slots.len() >= MAX_SLOTS {
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.undelivered().is_some());
+            slots.retain(|_, slot| {
+                let kept = slot.kept();
+                Arc::strong_count(slot) > 1 || !kept.named_by.is_empty() || kept.entry.as_ref().is_some_and(|e| !e.delivered)
+            });
         }
-        Arc::clone(slots.entry(read.clone()).or_default())
+        let (read, slot) = (Arc::new(read.clone()), Arc::<Slot>::default());
+        slots.insert(Arc::clone(&read), Arc::clone(&slot));
+        (read, slot)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Read, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Read>, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn undelivered(&self) -> Option<Arc<Lease>> {
+    /// What was kept after a turn.
+    fn since(&self, turn: u64) -> Option<Arc<Lease>> {
         let kept = self.kept();
-        let lease = kept.lease.as_ref().filter(|_| !kept.delivered)?;
-        lease.reusable_until.is_some_and(|until| Instant::now() < until).then(|| Arc::clone(lease))
+        kept.entry.as_ref().filter(|_| kept.turn > turn).map(|entry| Arc::clone(&entry.lease))
     }
 
     /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
-    fn keep(&self, lease: Lease) -> Arc<Lease> {
+    fn keep(&self, read: &Read, fetched: Fetched) -> Arc<Lease> {
+        let Fetched { reading, sent, hold } = fetched;
+        let life = Life::of(read, &reading, sent);
         let mut kept = self.kept();
-        if let Some(earlier) = kept.lease.as_ref().filter(|l| l.answer.same_data(&lease.answer)) {
-            return Arc::clone(earlier);
-        }
-        let lease = Arc::new(lease);
-        *kept = Kept { lease: Some(Arc::clone(&lease)), delivered: false };
+        kept.turn += 1;
+        let earlier = kept.entry.as_ref().filter(|entry| {
+            let (a, b) = (&entry.lease.answer, &reading.answer);
+            a.same_data(b) || (life.kind() == Kind::Static && life::same_static(a, b))
+        });
+        let (lease, delivered) = match earlier {
+            Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
+            None => (Arc::new(Lease { answer: reading.answer }), false),
+        };
+        kept.entry =
+            Some(Entry { lease: Arc::clone(&lease), life, hold, delivered, warned: Warned::No, trouble: None });
         lease
+    }
+
+    fn failed(&self, error: &Error) {
+        if let Some(entry) = &mut self.kept().entry {
+            entry.trouble = Some(error.to_string());
+        }
+    }
+}
+
+impl Kept {
+    /// Whether it waits for its pod, or lives on at Vault.
+    fn is_of_use(&self, now: Instant) -> bool {
+        self.entry.as_ref().is_some_and(|entry| {
+            !entry.delivered || (entry.life.hangs_on_token() && !entry.life.is_over(entry.hold.term().as_ref(), now))
+        })
+    }
+}
+
+impl Entry {
+    fn decide(&self, token: Option<&Term>, named: bool, look: &Look) -> Step {
+        let Look { now, gap, refresh } = *look;
+        self.life.decide(&Circumstances { now, token, gap, refresh, delivered: self.delivered, named })
+    }
+
+    /// The earlier of its own end and its token's, if it hangs on that.
+    fn earliest(
+        &self,
+        token: Option<&Term>,
+        own: Option<Instant>,
+        of: impl Fn(&Term) -> Option<Instant>,
+    ) -> Option<Instant> {
+        let tokens = token.filter(|_| self.life.hangs_on_token()).and_then(of);
+        [own, tokens].into_iter().flatten().min()
+    }
+
+    /// The end that only a mount can put off, and when a third of the time before it is left.
+    fn end_and_notice(&self, token: Option<&Term>, now: Instant) -> Option<(Instant, Instant)> {
+        if self.life.hangs_on_token() && token.is_none() {
+            return Some((now, now));
+        }
+        let end = self.earliest(token, self.life.forced_end(), Term::forced_end)?;
+        let notice = match &self.life {
+            Life::Leased { term, .. } => {
+                let of_token = token.and_then(Term::forced_end).filter(|tokens| *tokens == end).and(token);
+                end - of_token.unwrap_or(term).asked() / 3
+            }
+            Life::Certificate { aged, .. } => *aged,
+            Life::Static { rotates, read } => *rotates - rotates.saturating_duration_since(*read) / 3,
+            Life::Plain { .. } => return None,
+        };
+        Some((end, notice))
+    }
+
+    /// When to look whether its end must be told.
+    fn next_look(&self, token: Option<&Term>, now: Instant) -> Option<Instant> {
+        let (end, notice) = self.end_and_notice(token, now)?;
+        match self.warned {
+            Warned::Over => None,
+            Warned::No if now < notice => Some(notice),
+            Warned::No if now < end => Some((now + (end - now) / 2).max(now + MIN_LOOK).min(end.max(now + MIN_LOOK))),
+            Warned::No | Warned::Ending => Some(end),
+        }
+    }
+}
+
+impl Renewal {
+    /// It was renewed by a request that was sent at `sent`.
+    pub fn renewed(&self, grant: Grant, sent: Instant) -> Option<Granted> {
+        self.on_term(|trouble, term| {
+            *trouble = None;
+            term.renewed(grant.duration, grant.renewable, sent)
+        })
+    }
+
+    /// Its renewal failed. How many have, one after another.
+    pub fn failed(&self, now: Instant, why: String) -> Option<u32> {
+        self.on_term(|trouble, term| {
+            *trouble = Some(why);
+            term.failed(now);
+            term.failures()
+        })
+    }
+
+    /// Vault says that it cannot be renewed.
+    pub fn cannot_be_renewed(&self) {
+        self.on_term(|_, term| term.cannot_be_renewed());
+    }
+
+    /// Vault knows it no more.
+    pub fn is_gone(&self, now: Instant) {
+        self.on_term(|_, term| term.renewed(Duration::ZERO, false, now));
+    }
+
+    /// Does something to the term, unless the lease was replaced meanwhile.
+    fn on_term<T>(&self, act: impl FnOnce(&mut Option<String>, &mut Term) -> T) -> Option<T> {
+        let mut kept = self.slot.kept();
+        let Entry { life, trouble, .. } = kept.entry.as_mut()?;
+        match life {
+            Life::Leased { lease_id, term } if *lease_id == self.lease_id => Some(act(trouble, term)),
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::{Ready, ready};
-
-    use super::*;
-    use crate::vault::wire::Method;
-
-    fn read(path: &str) -> Read {
-        Read { method: Method::Get, path: path.into(), query: None, body: None }
-    }
-
-    fn answer(id: u32, data: &str, creates: bool) -> Ready<Result<Reading, Error>> {
-        let lease = if creates { "database/creds/app/x" } else { "" };
-        let body = format!(r#"{{"request_id":"{id}","lease_id":"{lease}","lease_duration":90,"data":{data}}}"#);
-        ready(Ok(Reading { answer: Answer::parse(body.into_bytes()).unwrap(), creates }))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_created_waits_for_its_pod_and_is_handed_out_once() {
-        let (leases, path) = (Leases::default(), read("database/creds/app"));
-        let lost = leases.read(&path, || answer(1, r#"{"u":1}"#, true)).await.unwrap();
-        let again = leases.read(&path, || answer(2, r#"{"u":2}"#, true)).await.unwrap();
-        assert!(Arc::ptr_eq(&lost, &again));
-        leases.delivered(&path, &again);
-        let next = leases.read(&path, || answer(3, r#"{"u":3}"#, true)).await.unwrap();
-        assert_eq!(next.answer.request_id, "3");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_undelivered_credential_ends_with_its_life_and_its_token() {
-        let (leases, path) = (Leases::default(), read("database/creds/app"));
-        leases.read(&path, || answer(1, r#"{"u":1}"#, true)).await.unwrap();
-        tokio::time::advance(Duration::from_secs(61)).await;
-        let second = leases.read(&path, || answer(2, r#"{"u":2}"#, true)).await.unwrap();
-        assert_eq!(second.answer.request_id, "2");
-        leases.token_is_gone();
-        let third = leases.read(&path, || answer(3, r#"{"u":3}"#, true)).await.unwrap();
-        assert_eq!(third.answer.request_id, "3");
-    }
-
-    #[tokio::test]
-    async fn equal_data_keeps_the_first_envelope() {
-        let (leases, path) = (Leases::default(), read("secret/data/x"));
-        leases.read(&path, || answer(1, r#"{"a":1}"#, false)).await.unwrap();
-        let same = leases.read(&path, || answer(2, r#"{"a":1}"#, false)).await.unwrap();
-        assert_eq!(same.answer.request_id, "1");
-        let changed = leases.read(&path, || answer(3, r#"{"a":2}"#, false)).await.unwrap();
-        assert_eq!(changed.answer.request_id, "3");
-    }
-}
+mod tests;

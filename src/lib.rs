@@ -24,12 +24,13 @@
 //! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
+//! | [`renewal`] | the background: what is due, when a pod ends, what is revoked |
 //! | [`session`] | one Vault token per pod identity |
 //! | [`lease`] | what was read under it |
 //! | [`render`] | lease and object in, file bytes out; pure |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
-//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`] | what everything stands on |
+//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`], [`term`] | what everything stands on |
 //!
 //! # What always holds
 //!
@@ -54,11 +55,13 @@ pub mod manifest;
 pub mod mount;
 pub mod policy;
 pub mod provider;
+pub mod renewal;
 pub mod render;
 pub mod request;
 pub mod secret;
 pub mod session;
 pub mod telemetry;
+pub mod term;
 pub mod text;
 pub mod tls;
 pub mod validate;

@@ -11,9 +11,9 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    error::{Cause, Error},
+    error::{Cause, Code, Error},
     kube::{BoundPod, Kube},
-    lease::Lease,
+    lease::{Due, Found, Lease, Refresh},
     policy::{Operator, Target},
     render::{self, File, Select},
     request::{
@@ -21,7 +21,8 @@ use crate::{
         token::{self, Claims, Expected},
     },
     secret::{SecretBytes, SecretText},
-    session::{Proof, Prover, Session, SessionKey, Sessions},
+    renewal::Renewal,
+    session::{Delivery, Proof, Prover, Session, SessionKey, Sessions},
     vault::{
         Vault,
         failure::{self, TokenClaims},
@@ -36,9 +37,13 @@ pub struct Mounter {
     /// What the operator set and allows.
     pub operator: Operator,
     /// Every server.
-    pub vault: Vault,
+    pub vault: Arc<Vault>,
     /// Every pod's standing.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
+    /// What keeps it in the background.
+    pub renewal: Arc<Renewal>,
+    /// How long plain secrets count as fresh when the class does not say.
+    pub refresh: Refresh,
     /// The Kubernetes API, when this process is in a cluster.
     pub kube: Option<Arc<Kube>>,
     /// Whether tokens that the driver did not pass are asked of the Kubernetes API.
@@ -55,13 +60,14 @@ pub struct Mounted {
     /// Each object's name and version.
     pub versions: Vec<(String, String)>,
     /// What was handed out, to be marked when it is on its way.
-    receipts: Vec<Receipt>,
+    receipt: Receipt,
 }
 
 struct Receipt {
     session: Arc<Session>,
-    read: Read,
-    lease: Arc<Lease>,
+    target_path: String,
+    class: String,
+    leases: Vec<(Read, Arc<Lease>)>,
 }
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
@@ -83,13 +89,69 @@ const EMPTY: &str = ".vaultmount-empty";
 
 /// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
 const GRACE: Duration = Duration::from_millis(100);
+/// How often a token is asked about that a class never refreshes anything with.
+const STANDARD_REFRESH: Duration = Duration::from_secs(120);
 /// Paths without a secret whose neighbours are looked for at most.
 const MAX_LOOKS: usize = 3;
 
 impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
-        let Way { target, session, prover } = self.way(spec, audience).await?;
+        let way = self.way(spec, audience).await?;
+        let refresh = spec.refresh.unwrap_or(self.refresh);
+        way.session.prove(refresh, STANDARD_REFRESH, deadline).await;
+        let (answers, mut reused) = self.answers(spec, &way, refresh, deadline).await?;
+        let outcome = self.assemble(spec, &way.session, answers, deadline).await;
+        // What was read earlier may lack what Vault has by now.
+        if outcome.is_err() && !reused.is_empty() {
+            for (read, lease) in reused.drain(..) {
+                way.session.doubt(read, &lease);
+            }
+            let (answers, _) = self.answers(spec, &way, refresh, deadline).await?;
+            return self.assemble(spec, &way.session, answers, deadline).await;
+        }
+        outcome
+    }
+
+    /// The answer to each request of the class, and those that were not asked for now.
+    async fn answers<'a>(
+        &self,
+        spec: &'a MountSpec,
+        way: &Way,
+        refresh: Refresh,
+        deadline: Instant,
+    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Read, Arc<Lease>)>), Error> {
+        let mut again = true;
+        loop {
+            let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
+            for (read, objects) in spec.reads() {
+                match way.session.look(read, refresh) {
+                    Found::Good(lease) => {
+                        reused.push((read, Arc::clone(&lease)));
+                        answers.push(Answered { read, objects, outcome: Ok(lease) });
+                    }
+                    Found::Due(one) => due.push((read, objects, one)),
+                }
+            }
+            if due.is_empty() {
+                return Ok((answers, reused));
+            }
+            answers.extend(self.read(way, due, deadline).await?);
+            // That the token is gone may have shown only now, and what is good no more was found good before.
+            if !std::mem::replace(&mut again, false) || !way.session.has_lost() {
+                return Ok((answers, reused));
+            }
+        }
+    }
+
+    /// Asks Vault for what is due. When it cannot be asked, the pod keeps what it has: a poll must not fail for that.
+    async fn read<'a>(
+        &self,
+        way: &Way,
+        due: Vec<(&'a Read, Vec<&'a Object>, Due)>,
+        deadline: Instant,
+    ) -> Result<Vec<Answered<'a>>, Error> {
+        let Way { target, session, prover } = way;
         let late = || {
             Error::new(
                 Cause::Deadline,
@@ -98,15 +160,46 @@ impl Mounter {
             .advice(failure::IN_TIME)
         };
         let opened =
-            timeout_at(deadline + GRACE, session.open(&prover, deadline)).await.unwrap_or_else(|_| Err(late()));
-        opened.inspect_err(|error| self.reread_tls(error, &target))?;
-
-        let answers = join_all(spec.reads().into_iter().map(async |(read, objects)| {
-            let outcome = timeout_at(deadline + GRACE, session.read(read, &prover, deadline)).await;
+            timeout_at(deadline + GRACE, session.open(prover, deadline)).await.unwrap_or_else(|_| Err(late()));
+        if let Err(error) = opened {
+            self.reread_tls(&error, target);
+            if !is_kept(&error) || due.iter().any(|(.., due)| due.kept.is_none()) {
+                return Err(error);
+            }
+            self.keeps(session, &error);
+            let kept = due.into_iter().filter_map(|(read, objects, due)| {
+                Some(Answered { read, objects, outcome: Ok(due.kept?) })
+            });
+            return Ok(kept.collect());
+        }
+        let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
+            let outcome = timeout_at(deadline + GRACE, session.read(read, &due, prover, deadline)).await;
             let outcome = outcome.unwrap_or_else(|_| Err(late()));
-            Answered { read, objects, outcome: outcome.inspect_err(|error| self.reread_tls(error, &target)) }
+            let outcome = match (outcome, due.kept) {
+                (Err(error), Some(kept)) if is_kept(&error) => {
+                    self.keeps(session, &error);
+                    Ok(kept)
+                }
+                (outcome, _) => outcome,
+            };
+            Answered { read, objects, outcome: outcome.inspect_err(|error| self.reread_tls(error, target)) }
         }));
-        self.assemble(spec, &session, answers.await, deadline).await
+        Ok(answers.await)
+    }
+
+    /// Says that a pod keeps what it has, as Vault could not be asked.
+    fn keeps(&self, session: &Session, error: &Error) {
+        session.trouble("refreshing in a poll", error);
+        tracing::warn!("the pod keeps what it has: {error}");
+    }
+
+    /// A mount's files are on their way to the pod. Whether any is new to it.
+    #[must_use]
+    pub fn delivered(&self, mounted: &Mounted) -> bool {
+        let Receipt { session, target_path, class, leases } = &mounted.receipt;
+        let new = self.sessions.delivered(session, &Delivery { target_path, class, leases });
+        self.renewal.schedule(session);
+        new
     }
 
     /// The way of a pod, on which nothing has been asked yet.
@@ -128,10 +221,11 @@ impl Mounter {
             role: spec.role.clone(),
             audience: audience.to_owned(),
             pod_uid: spec.pod.uid.clone(),
+            pod_name: spec.pod.name.clone(),
             pod_namespace: spec.pod.namespace.clone(),
             service_account: spec.pod.service_account.clone(),
         };
-        Ok(self.sessions.open(key, client))
+        self.sessions.open(key, client)
     }
 
     /// Renders every object, in the class's order, and collects everything that is wrong.
@@ -144,16 +238,10 @@ impl Mounter {
     ) -> Result<Mounted, Error> {
         let mut failures = Failures::default();
         let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
-        let mut receipts = Vec::new();
         let mut misses = Vec::new();
         for Answered { read, objects, outcome } in answers {
             match outcome {
                 Ok(lease) => {
-                    receipts.push(Receipt {
-                        session: Arc::clone(session),
-                        read: read.clone(),
-                        lease: Arc::clone(&lease),
-                    });
                     leases.insert(read, lease);
                 }
                 Err(error) => {
@@ -185,7 +273,13 @@ impl Mounter {
 
         // Only now, so that what is wrong with the class is told without the key.
         let key = self.version_key.wait(deadline).await?;
-        let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipts };
+        let receipt = Receipt {
+            session: Arc::clone(session),
+            target_path: spec.target_path.clone(),
+            class: spec.class.clone(),
+            leases: leases.iter().map(|(read, lease)| ((*read).clone(), Arc::clone(lease))).collect(),
+        };
+        let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipt };
         for (object, files) in rendered {
             let each_key = object.recipe.select == Select::EachKey;
             let version = render::version::version(&key, &object.version_config, &files, each_key);
@@ -233,6 +327,11 @@ impl Mounter {
             self.vault.forget(&target.endpoint);
         }
     }
+}
+
+/// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, and no verdict.
+fn is_kept(error: &Error) -> bool {
+    matches!(error.cause().code(), Code::Unavailable | Code::DeadlineExceeded)
 }
 
 fn proof(jwt: SecretText, claims: Claims) -> Proof {
@@ -284,12 +383,6 @@ impl Object {
 }
 
 impl Mounted {
-    /// Says that the files are on their way to the pod. Whether any is new to it.
-    #[must_use]
-    pub fn delivered(&self) -> bool {
-        self.receipts.iter().fold(false, |new, receipt| receipt.session.delivered(&receipt.read, &receipt.lease) | new)
-    }
-
     /// Checks what only all files together show, and stands in when there is none.
     fn complete(mut self, spec: &MountSpec, key: &render::version::VersionKey) -> Result<Self, Error> {
         let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
@@ -341,6 +434,6 @@ impl Mounted {
 
 impl std::fmt::Debug for Receipt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receipt").field("path", &self.read.path).finish_non_exhaustive()
+        f.debug_struct("Receipt").field("target_path", &self.target_path).finish_non_exhaustive()
     }
 }

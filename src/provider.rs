@@ -177,7 +177,7 @@ impl Provider {
         });
         let mounted = outcome.await.map_err(|error| self.refuse(&error, &target))?;
         let response = respond(&mounted).map_err(|error| self.refuse(&error, &target))?;
-        let (files, took, new) = (mounted.files.len(), start.elapsed(), mounted.delivered());
+        let (files, took, new) = (mounted.files.len(), start.elapsed(), self.mounter.delivered(&mounted));
         match (self.logs, new) {
             (true, true) => tracing::info!(files, ?took, "mounted"),
             (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
@@ -284,10 +284,14 @@ mod tests {
             tls: crate::tls::Tls::default(),
             allow: crate::policy::Allow::default(),
         };
+        let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default()));
+        let sessions = Arc::new(crate::session::Sessions::new(1));
         let mounter = Mounter {
             operator,
-            vault: crate::vault::Vault::new(crate::vault::Config::default()),
-            sessions: crate::session::Sessions::new(1),
+            vault: vault.clone(),
+            sessions: sessions.clone(),
+            renewal: crate::renewal::Renewal::new(vault, sessions, None, None, Duration::ZERO).into(),
+            refresh: crate::lease::Refresh::Never,
             kube: None,
             mint_tokens: false,
             version_key: crate::mount::VersionKeySource::process(),

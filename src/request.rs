@@ -24,7 +24,7 @@ pub use self::{
     objects::FIELDS as OBJECT_FIELDS,
     warnings::is_known as is_parameter,
 };
-use crate::{error::Error, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read};
+use crate::{error::Error, lease::Refresh, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read};
 
 /// A Mount request as the driver sends it.
 #[derive(Clone, Copy)]
@@ -54,6 +54,8 @@ pub struct MountSpec {
     pub role: String,
     /// The audience the class asks for; the socket's own otherwise.
     pub audience: Option<String>,
+    /// How long plain secrets count as fresh; the operator's interval otherwise.
+    pub refresh: Option<Refresh>,
     /// What the class chose of the server.
     pub choice: Choice,
     /// What to read and which files to make of it; not empty, file names distinct.
@@ -124,6 +126,7 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
         permission,
         role: parameters.role,
         audience: parameters.audience,
+        refresh: parameters.refresh,
         choice: parameters.choice,
         objects: listed.objects,
         tokens,

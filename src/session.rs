@@ -1,29 +1,43 @@
 //! One Vault token per pod identity, and what was read under it.
 
+mod end;
 mod inspect;
+mod store;
+mod upkeep;
+mod volumes;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::{
+    sync::{RwLock, RwLockReadGuard},
+    time::Instant,
+};
 
 use crate::{
+    clock,
     error::{Cause, Error},
     flight::Flight,
-    lease::{Lease, Leases},
+    lease::{Due, Fetched, Found, Hold, Kind, Lease, Leases, Look, Reason, Refresh},
     secret::SecretText,
     vault::{
         Client, Endpoint,
-        client::{Login, Reading, Token},
+        client::{Login, Token},
         failure::{Failure, LoginContext, ReadContext, TokenClaims},
         wire::Read,
     },
 };
+pub use end::Debt;
+pub use store::{Delivery, Sessions, Tenant};
+pub use upkeep::Means;
+use volumes::Volumes;
 
 /// Everything that decides which token a pod gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +56,8 @@ pub struct SessionKey {
     pub audience: String,
     /// The pod.
     pub pod_uid: String,
+    /// The pod's name.
+    pub pod_name: String,
     /// The pod's Kubernetes namespace.
     pub pod_namespace: String,
     /// The pod's service account.
@@ -61,9 +77,14 @@ pub type Prover = Arc<dyn Fn() -> BoxFuture<'static, Result<Proof, Error>> + Sen
 
 /// A pod's standing at one Vault.
 pub struct Session {
+    /// Numbers the sessions of this process.
+    id: u64,
     key: SessionKey,
-    login: Flight<Result<Arc<Token>, Error>>,
+    begun: Instant,
+    login: Flight<Result<Arc<Hold>, Error>>,
     leases: Leases,
+    /// Held for reading while Vault is asked for something that must be revoked with the pod, for writing at its end.
+    activity: RwLock<()>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -71,79 +92,134 @@ pub struct Session {
 struct State {
     /// The endpoint's current one: it is made anew when TLS files were mended.
     client: Client,
-    /// The token and when it came.
-    token: Option<(Arc<Token>, Instant)>,
+    hold: Option<Arc<Hold>>,
+    /// Tokens of earlier logins, on which credentials may hang that the pod still has.
+    superseded: Vec<Arc<Hold>>,
+    volumes: Volumes,
     last_heard: Instant,
+    ended: bool,
+    /// Why it is not renewed, once that was said.
+    resting: Option<&'static str>,
+    warned_of_batch: bool,
+    last_success: Option<Instant>,
+    last_error: Option<Trouble>,
 }
 
-/// The sessions of a node.
-pub struct Sessions {
-    max: usize,
-    /// Never held across an await.
-    by_key: Mutex<HashMap<SessionKey, Arc<Session>>>,
+/// Something that failed.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// When.
+    pub at: Instant,
+    /// While doing what.
+    pub what: &'static str,
+    /// Why, as it is told.
+    pub error: String,
 }
 
-/// How long a pod without a living token is remembered, so that its unchanged files keep their bytes: longer than any pause
-/// between polls or attempts.
-const SILENCE: Duration = Duration::from_secs(1800);
-
-impl Sessions {
-    /// Keeps `max` sessions at most.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { max, by_key: Mutex::default() }
-    }
-
-    /// The session of a key, made if there is none; those that are over are dropped. When there are still too many, the
-    /// longest silent one makes room, if it can be one that waits for nothing: nothing tells yet when a pod ends, and a
-    /// living pod's next poll logs in again.
-    pub fn open(&self, key: SessionKey, client: Client) -> Arc<Session> {
-        let mut sessions = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = sessions.get(&key) {
-            let mut state = session.state();
-            state.last_heard = Instant::now();
-            state.client = client;
-            drop(state);
-            return Arc::clone(session);
-        }
-        sessions.retain(|_, session| Arc::strong_count(session) > 1 || !session.is_over());
-        if sessions.len() >= self.max {
-            let silence = |s: &Arc<Session>| (Arc::strong_count(s) > 1 || s.leases.are_waiting(), s.state().last_heard);
-            let silent = sessions.iter().min_by_key(|(_, s)| silence(s)).map(|(key, _)| key.clone());
-            if let Some(silent) = silent {
-                tracing::warn!(max = self.max, "more pods than --max-sessions: the longest silent one makes room");
-                sessions.remove(&silent);
-            }
-        }
-        let session = Arc::new(Session::new(key.clone(), client));
-        sessions.insert(key, Arc::clone(&session));
-        session
-    }
-}
+/// How long a static credential that should have been rotated is read again, and how often: Vault serves the old one for up to
+/// 1.6 s after its time (measured against OpenBao 2.7).
+const ROTATION_LAG: Duration = Duration::from_secs(3);
+const ROTATION_PAUSE: Duration = Duration::from_millis(250);
 
 impl Session {
     fn new(key: SessionKey, client: Client) -> Self {
-        let state = State { client, token: None, last_heard: Instant::now() };
-        Self { key, login: Flight::default(), leases: Leases::default(), state: Mutex::new(state) }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let now = clock::now();
+        let state = State {
+            client,
+            hold: None,
+            superseded: Vec::new(),
+            volumes: Volumes::default(),
+            last_heard: now,
+            ended: false,
+            resting: None,
+            warned_of_batch: false,
+            last_success: None,
+            last_error: None,
+        };
+        Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            key,
+            begun: now,
+            login: Flight::default(),
+            leases: Leases::default(),
+            activity: RwLock::default(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Numbers it among the sessions of this process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn key(&self) -> &SessionKey {
+        &self.key
     }
 
     /// Makes sure of a token, so that a refused login is reported once and not for each object; and that it lives while
     /// leases wait under it, which no read of theirs would show.
     pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
-        let token = self.token(prover, None, deadline).await?;
-        let namespace = self.key.auth_namespace.as_deref();
-        if self.leases.are_waiting() && self.client().is_gone(&token, namespace, deadline).await {
-            self.token(prover, Some(&token), deadline).await?;
+        let hold = self.token(prover, None, deadline).await?;
+        if self.leases.are_waiting() && self.client().is_gone(&hold.token, self.home(), deadline).await {
+            hold.lost();
+            self.token(prover, Some(&hold), deadline).await?;
         }
         Ok(())
     }
 
-    /// What Vault answers to a request, at most one equal one at a time.
-    pub async fn read(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Arc<Lease>, Error> {
+    /// Asks Vault whether the token lives, if a mount would hand out what hangs on it and Vault has not taken it for as long as
+    /// a plain secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
+    pub async fn prove(&self, refresh: Refresh, standard: Duration, deadline: Instant) {
+        let interval = match refresh {
+            Refresh::Every(interval) => interval,
+            Refresh::Never => standard,
+        };
+        let Some(hold) = self.state().hold.clone() else { return };
+        let now = clock::now();
+        let is_due = hold.token.num_uses == 0
+            && hold.lives(now)
+            && now.saturating_duration_since(hold.proven_at()) >= interval
+            && self.leases.hang_on(&hold);
+        if !is_due {
+            return;
+        }
+        if self.client().is_gone(&hold.token, self.home(), deadline).await {
+            self.lost(&hold);
+        } else {
+            hold.proven(now);
+        }
+    }
+
+    /// What there is of a request's answer, and whether it is good.
+    #[must_use]
+    pub fn look(&self, read: &Read, refresh: Refresh) -> Found {
+        self.leases.look(read, &self.at(refresh))
+    }
+
+    /// Whether the pod has something that hangs on a token which is no more.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.leases.are_lost(clock::now())
+    }
+
+    /// What Vault answers to a request that was found due, at most one equal one at a time.
+    pub async fn read(
+        self: &Arc<Self>,
+        read: &Read,
+        due: &Due,
+        prover: &Prover,
+        deadline: Instant,
+    ) -> Result<Arc<Lease>, Error> {
         loop {
-            let outcome = self.leases.read(read, || {
+            // What hangs on a token that ends must hang on another.
+            let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
+            let outcome = self.leases.read(read, due, || {
                 let (session, read, prover) = (Arc::clone(self), read.clone(), Arc::clone(prover));
-                async move { session.fetch(&read, &prover, deadline).await }
+                async move { session.fetch(&read, ending.as_ref(), &prover, deadline).await }
             });
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
@@ -155,8 +231,8 @@ impl Session {
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
     pub async fn look_near(&self, read: &Read, error: Error, deadline: Instant) -> Error {
-        let Some(token) = self.held(None).filter(|_| error.cause() == Cause::SecretMissing) else { return error };
-        match self.client().near(&token, self.key.namespace.as_deref(), read, deadline).await {
+        let Some(hold) = self.held(None).filter(|_| error.cause() == Cause::SecretMissing) else { return error };
+        match self.client().near(&hold.token, self.key.namespace.as_deref(), read, deadline).await {
             Some(near) => error.advice(near),
             None => error,
         }
@@ -167,44 +243,104 @@ impl Session {
         self.leases.delivered(read, lease)
     }
 
-    async fn fetch(self: &Arc<Self>, read: &Read, prover: &Prover, deadline: Instant) -> Result<Reading, Error> {
-        let namespace = self.key.namespace.as_deref();
-        let mut token = self.token(prover, None, deadline).await?;
-        let mut healed = false;
+    /// What was read does not hold what the class wants; see [`Leases::doubt`].
+    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) {
+        self.leases.doubt(read, lease);
+    }
+
+    /// Remembers what went wrong, for the status.
+    pub fn trouble(&self, what: &'static str, error: &Error) {
+        self.state().last_error = Some(Trouble { at: clock::now(), what, error: error.to_string() });
+    }
+
+    async fn fetch(
+        self: &Arc<Self>,
+        read: &Read,
+        ending: Option<&Arc<Hold>>,
+        prover: &Prover,
+        deadline: Instant,
+    ) -> Result<Fetched, Error> {
+        let begun = Instant::now();
         loop {
-            let failure = match self.client().read(&token, namespace, read, deadline).await {
-                Ok(reading) => return Ok(reading),
-                Err(failure) => failure,
-            };
-            // A token of few uses may be used up by other reads. Each that is used up has served one.
-            if !matches!(failure, Failure::Spent) {
-                if healed || !self.is_token_gone(&token, &failure, deadline).await {
-                    return Err(self.read_error(&failure, &token, read));
-                }
-                healed = true;
+            let fetched = self.fetch_once(read, ending, prover, deadline).await?;
+            let next = Instant::now() + ROTATION_PAUSE;
+            if !self.leases.is_still_old(read, &fetched) || next > deadline.min(begun + ROTATION_LAG) {
+                self.consider(read, &fetched);
+                return Ok(fetched);
             }
-            token = self.token(prover, Some(&token), deadline).await?;
+            tokio::time::sleep_until(next).await;
         }
     }
 
-    async fn is_token_gone(&self, token: &Token, failure: &Failure, deadline: Instant) -> bool {
-        let gone = self.client().is_token_gone(token, self.key.auth_namespace.as_deref(), failure, deadline).await;
-        if gone {
-            let (role, pod) = (&self.key.role, &self.key.pod_uid);
-            tracing::info!(role, pod, "the Vault token is gone before its time; logging in again");
+    async fn fetch_once(
+        self: &Arc<Self>,
+        read: &Read,
+        ending: Option<&Arc<Hold>>,
+        prover: &Prover,
+        deadline: Instant,
+    ) -> Result<Fetched, Error> {
+        let namespace = self.key.namespace.as_deref();
+        let mut hold = self.token(prover, ending, deadline).await?;
+        let mut healed = false;
+        loop {
+            let failure = {
+                let _active = self.active().await?;
+                let sent = clock::now();
+                match self.client().read(&hold.token, namespace, read, deadline).await {
+                    Ok(reading) => {
+                        hold.proven(sent);
+                        self.state().last_success = Some(clock::now());
+                        return Ok(Fetched { reading, sent, hold });
+                    }
+                    Err(failure) => failure,
+                }
+            };
+            // A token of few uses may be used up by other reads. Each that is used up has served one.
+            if !matches!(failure, Failure::Spent) {
+                if healed || !self.client().is_token_gone(&hold.token, self.home(), &failure, deadline).await {
+                    let error = self.read_error(&failure, &hold.token, read);
+                    self.trouble("reading a secret", &error);
+                    return Err(error);
+                }
+                self.lost(&hold);
+                healed = true;
+            }
+            hold = self.token(prover, Some(&hold), deadline).await?;
         }
-        gone
+    }
+
+    /// Says once what a batch token means for credentials.
+    fn consider(&self, read: &Read, fetched: &Fetched) {
+        if fetched.hold.token.is_batch && !fetched.reading.answer.lease_id.is_empty() {
+            let is_new = !std::mem::replace(&mut self.state().warned_of_batch, true);
+            if is_new {
+                let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+                tracing::warn!(
+                    role, pod, namespace, path = read.path,
+                    "the role gives batch tokens: the credentials read under one end with it, and cannot be renewed nor revoked when the pod ends; set token_type of the role to service"
+                );
+            }
+        }
+    }
+
+    fn lost(&self, hold: &Hold) {
+        hold.lost();
+        let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+        tracing::warn!(
+            role, pod, namespace, accessor = hold.token.accessor,
+            "the Vault token is gone before its time, and what was leased under it; the next mount logs in again"
+        );
     }
 
     /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
     async fn token(
         self: &Arc<Self>,
         prover: &Prover,
-        gone: Option<&Arc<Token>>,
+        gone: Option<&Arc<Hold>>,
         deadline: Instant,
-    ) -> Result<Arc<Token>, Error> {
-        if let Some(token) = self.held(gone) {
-            return Ok(token);
+    ) -> Result<Arc<Hold>, Error> {
+        if let Some(hold) = self.held(gone) {
+            return Ok(hold);
         }
         loop {
             let outcome = self.login.join(|| {
@@ -212,7 +348,7 @@ impl Session {
                 async move {
                     // Another's login may have ended between our look and our turn.
                     match session.held(gone.as_ref()) {
-                        Some(token) => Ok(token),
+                        Some(hold) => Ok(hold),
                         None => session.log_in(&prover, deadline).await,
                     }
                 }
@@ -229,7 +365,7 @@ impl Session {
         }
     }
 
-    async fn log_in(&self, prover: &Prover, deadline: Instant) -> Result<Arc<Token>, Error> {
+    async fn log_in(&self, prover: &Prover, deadline: Instant) -> Result<Arc<Hold>, Error> {
         let proof = prover().await?;
         let key = &self.key;
         let login = Login {
@@ -238,38 +374,72 @@ impl Session {
             role: key.role.clone(),
             jwt: proof.jwt,
         };
-        let token = match self.client().login(&login, deadline).await {
-            Ok(token) => Arc::new(token),
-            Err(failure) => return Err(self.login_error(&failure, proof.claims, deadline).await),
+        let outcome = {
+            let _active = self.active().await?;
+            let sent = clock::now();
+            let outcome = self.client().login(&login, deadline).await;
+            outcome.map(|token| self.keep(Arc::new(Hold::new(token, sent))))
         };
-        self.leases.token_is_gone();
-        self.state().token = Some((Arc::clone(&token), Instant::now()));
-        tracing::debug!(role = key.role, pod = key.pod_uid, ttl = ?token.ttl, "logged in");
-        Ok(token)
+        match outcome {
+            Ok(hold) => Ok(hold),
+            Err(failure) => {
+                let error = self.login_error(&failure, proof.claims, deadline).await;
+                self.trouble("logging in", &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps the token of a new login. The one before lives on while credentials hang on it.
+    fn keep(&self, hold: Arc<Hold>) -> Arc<Hold> {
+        let now = clock::now();
+        let mut state = self.state();
+        let before = state.hold.replace(Arc::clone(&hold));
+        state.superseded.extend(before);
+        state.superseded.retain(|hold| hold.lives(now));
+        state.last_success = Some(now);
+        tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
+        hold
     }
 
     /// The token held, unless it is `gone`, spent, or past nine tenths of its life.
-    fn held(&self, gone: Option<&Arc<Token>>) -> Option<Arc<Token>> {
+    fn held(&self, gone: Option<&Arc<Hold>>) -> Option<Arc<Hold>> {
         let state = self.state();
-        let (token, since) = state.token.as_ref()?;
-        let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, token));
-        let is_old = !token.ttl.is_zero() && since.elapsed() >= token.ttl * 9 / 10;
-        (!is_gone && !is_old && !token.is_spent()).then(|| Arc::clone(token))
+        let hold = state.hold.as_ref()?;
+        let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, hold));
+        let is_good = hold.term().is_some_and(|term| !term.is_old(clock::now()));
+        (!is_gone && is_good && !hold.token.is_spent()).then(|| Arc::clone(hold))
     }
 
-    /// Whether its pod has been silent for long and its token is over, so that nothing is lost with it.
-    fn is_over(&self) -> bool {
-        let state = self.state();
-        let has_token =
-            state.token.as_ref().is_some_and(|(token, since)| token.ttl.is_zero() || since.elapsed() < token.ttl);
-        !has_token && state.last_heard.elapsed() > SILENCE
+    /// Marks that Vault is asked for something that must be revoked with the pod; an error when the pod's end has come.
+    async fn active(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let active = self.activity.read().await;
+        if self.state().ended {
+            return Err(Error::new(Cause::PodEnded, format!("pod {} is over", self.pod()))
+                .advice("nothing is to be done: a pod that is gone needs no files"));
+        }
+        Ok(active)
+    }
+
+    fn at(&self, refresh: Refresh) -> Look {
+        Look { now: clock::now(), gap: self.state().volumes.gap(), refresh }
+    }
+
+    /// The Vault namespace of the login, which is the token's.
+    fn home(&self) -> Option<&str> {
+        self.key.auth_namespace.as_deref()
+    }
+
+    /// `namespace/name`, for messages.
+    fn pod(&self) -> String {
+        format!("{}/{}", self.key.pod_namespace, self.key.pod_name)
     }
 
     fn client(&self) -> Client {
         self.state().client.clone()
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,5 +1,6 @@
 //! TLS settings and the client configuration made from them.
 
+mod certificate_end;
 mod pem;
 mod public_key;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use rustls::{
 
 use verify::{Chain, Unverified};
 
+pub use certificate_end::certificate_end;
 pub use verify::Refusal;
 
 /// Which certificate authorities a server's certificate may come from.

@@ -9,6 +9,7 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
+    lease::{MIN_REFRESH, Refresh},
     policy::Choice,
     text::{go_bool, quoted},
     tls::{Ca, is_server_name},
@@ -36,6 +37,7 @@ pub(super) const PREFIXED: [&str; 13] = [
 pub(super) struct Parameters {
     pub(super) role: String,
     pub(super) audience: Option<String>,
+    pub(super) refresh: Option<Refresh>,
     pub(super) choice: Choice,
 }
 
@@ -45,6 +47,7 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes, warnings: 
     Parameters {
         role: reader.role(),
         audience: reader.plain("audience"),
+        refresh: reader.refresh(),
         choice: Choice {
             address: reader.address(),
             namespace: reader.namespace("Namespace"),
@@ -92,6 +95,23 @@ impl<'a> Reader<'a, '_> {
     fn plain(&mut self, name: &'static str) -> Option<String> {
         let value = self.attributes.get(name)?;
         self.one_line(Parameter { name, value })
+    }
+
+    /// How long plain secrets count as fresh. A time that is too short is made longer: the pod shall start all the same.
+    fn refresh(&mut self) -> Option<Refresh> {
+        const NAME: &str = "refreshInterval";
+        let value = self.plain(NAME)?;
+        match Refresh::parse(&value) {
+            Ok(Refresh::Every(interval)) if interval < MIN_REFRESH => {
+                self.warnings.say(NAME, format!("is {}; it is never less than 10s, which is used", quoted(&value)));
+                Some(Refresh::Every(MIN_REFRESH))
+            }
+            Ok(refresh) => Some(refresh),
+            Err(why) => {
+                self.mistakes.add(NAME, format!("is {}, which {why}", quoted(&value)));
+                None
+            }
+        }
     }
 
     fn role(&mut self) -> String {

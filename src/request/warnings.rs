@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// Parameters without a prefix. The driver adds `secretProviderClass`.
-const PLAIN: [&str; 4] = ["roleName", "audience", "objects", "secretProviderClass"];
+const PLAIN: [&str; 5] = ["roleName", "audience", "objects", "refreshInterval", "secretProviderClass"];
 
 /// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
-const LATER: [&str; 3] = ["refreshInterval", "tokenScope", "auth"];
+const LATER: [&str; 2] = ["tokenScope", "auth"];
 
 /// Names that are near in sense alone: what other providers and Vault's own tools call it. In small letters and
 /// without the prefix of a parameter; parameters first, then fields.
@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn later_names_are_said_to_be_later() {
         assert_eq!(
-            warned(r#"{"refreshInterval":"5m","tokenScope":"pod"}"#),
-            ["refreshInterval", "tokenScope"]
+            warned(r#"{"auth":"5m","tokenScope":"pod"}"#),
+            ["auth", "tokenScope"]
                 .map(|name| format!("{name}: is not supported yet by this version and is ignored"))
         );
     }

@@ -25,7 +25,7 @@ impl Session {
     /// The Vault token of the last login, whatever it is still good for.
     #[must_use]
     pub fn logged_in(&self) -> Option<Arc<Token>> {
-        self.state().token.as_ref().map(|(token, _)| Arc::clone(token))
+        self.state().hold.as_ref().map(|hold| Arc::clone(&hold.token))
     }
 
     /// Looks ahead at a read, and creates nothing. Beside it the error of a read that is known to fail.
@@ -35,22 +35,22 @@ impl Session {
         prover: &Prover,
         deadline: Instant,
     ) -> Result<(Prospect, Option<Error>), Error> {
-        let token = self.token(prover, None, deadline).await?;
-        let (home, namespace) = (self.key.auth_namespace.as_deref(), self.key.namespace.as_deref());
-        let prospect = self.client().prospect(&token, home, namespace, read, deadline).await;
+        let hold = self.token(prover, None, deadline).await?;
+        let (token, namespace) = (&hold.token, self.key.namespace.as_deref());
+        let prospect = self.client().prospect(token, self.home(), namespace, read, deadline).await;
         let answer = match &prospect {
             Prospect { allowed: Some(false), .. } => Some(Refusal::foreseen(403, "")),
             Prospect { is_nowhere: true, .. } => Some(Refusal::foreseen(404, "no handler for route")),
             _ => None,
         };
         // Nobody said it yet.
-        let error = answer.map(|a| self.read_error(&Failure::Refused(Box::new(a)), &token, read).said(""));
+        let error = answer.map(|a| self.read_error(&Failure::Refused(Box::new(a)), token, read).said(""));
         Ok((prospect, error))
     }
 
     /// Revokes a token of this session, and with it what was leased under it. Whether it was not over before.
     pub async fn revoke(&self, token: &Token, deadline: Instant) -> Result<bool, Error> {
-        self.state().token = None;
+        self.state().hold = None;
         let client = self.client();
         match client.revoke(token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),

@@ -6,6 +6,7 @@
 mod aside;
 pub mod health;
 pub mod inspect;
+mod renew;
 mod token;
 
 use std::{
@@ -36,6 +37,7 @@ use super::{
     wire::{Method, Read, without},
 };
 use crate::{error::Error, secret::SecretText, text::one_line};
+pub use renew::Grant;
 pub use token::Token;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.

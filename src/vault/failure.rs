@@ -222,6 +222,18 @@ impl Refusal {
         }
     }
 
+    /// Whether it says of a lease that it is no more.
+    #[must_use]
+    pub fn is_lease_gone(&self) -> bool {
+        self.status == 400 && self.says(&["lease not found", "lease expired", "invalid lease"])
+    }
+
+    /// Whether it says of a lease or token that it cannot be renewed.
+    #[must_use]
+    pub fn is_not_renewable(&self) -> bool {
+        self.status == 400 && self.says(&["not renewable", "cannot be renewed", "past the max TTL"])
+    }
+
     /// What a 403 says about the token.
     #[must_use]
     pub fn token_verdict(&self) -> TokenVerdict {

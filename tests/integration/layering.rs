@@ -20,6 +20,7 @@ const ORDER: &[&str] = &[
     "manifest",
     "request",
     "policy",
+    "renewal",
     "session",
     "lease",
     "render",
@@ -31,7 +32,7 @@ const ORDER: &[&str] = &[
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
-const BASE: [&str; 4] = ["secret", "text", "yaml", "clock"];
+const BASE: [&str; 5] = ["secret", "text", "yaml", "clock", "term"];
 /// Outside libraries and the only modules that may name them.
 const CONFINED: [(&str, &[&str]); 7] = [
     ("tonic", &["provider"]),

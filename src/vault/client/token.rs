@@ -30,6 +30,8 @@ pub struct Token {
     pub ttl: Duration,
     /// What an operator names it by; not a secret. A batch token has none.
     pub accessor: String,
+    /// Whether it can be renewed.
+    pub renewable: bool,
     /// Whether it is one that Vault keeps no record of, which nobody can renew or revoke.
     pub is_batch: bool,
     /// How many requests Vault lets it make; zero: any number.
@@ -52,6 +54,8 @@ impl Token {
             #[serde(default)]
             lease_duration: u64,
             #[serde(default)]
+            renewable: bool,
+            #[serde(default)]
             num_uses: u64,
             token_type: Option<String>,
         }
@@ -67,6 +71,7 @@ impl Token {
             policies: auth.policies.unwrap_or_default().iter().map(|name| one_line(name, MAX_POLICY)).collect(),
             // No server's number makes our arithmetic overflow.
             ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),
+            renewable: auth.renewable,
             is_batch: auth.token_type.as_deref() == Some("batch"),
             num_uses: auth.num_uses,
             used: AtomicU64::new(0),

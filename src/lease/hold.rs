@@ -1,0 +1,99 @@
+//! A Vault token that leases hang on: its time, and whether Vault still knows it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    term::{Granted, Term},
+    vault::client::{Grant, Token},
+};
+
+/// A token of a session.
+pub struct Hold {
+    /// The token.
+    pub token: Arc<Token>,
+    /// Never held across an await.
+    standing: Mutex<Standing>,
+}
+
+struct Standing {
+    term: Term,
+    gone: bool,
+    /// When Vault last took it.
+    proven: Instant,
+}
+
+impl Hold {
+    /// The token of a login that was sent at `sent`.
+    #[must_use]
+    pub fn new(token: Token, sent: Instant) -> Self {
+        // Uses are for secrets, and Vault keeps no record of a batch token that could be extended.
+        let renewable = token.renewable && !token.is_batch && token.num_uses == 0;
+        let term = Term::new(token.ttl, renewable, sent);
+        Self { token: Arc::new(token), standing: Mutex::new(Standing { term, gone: false, proven: sent }) }
+    }
+
+    /// Its time; none when it is gone.
+    #[must_use]
+    pub fn term(&self) -> Option<Term> {
+        let standing = self.lock();
+        (!standing.gone).then(|| standing.term.clone())
+    }
+
+    /// Whether it still lives, as far as is known.
+    #[must_use]
+    pub fn lives(&self, now: Instant) -> bool {
+        let standing = self.lock();
+        !standing.gone && !standing.term.is_over(now)
+    }
+
+    /// Vault knows it no more, and ended everything that was leased under it.
+    pub fn lost(&self) {
+        self.lock().gone = true;
+    }
+
+    /// Vault took it at this moment.
+    pub fn proven(&self, now: Instant) {
+        let mut standing = self.lock();
+        standing.proven = standing.proven.max(now);
+    }
+
+    /// When Vault last took it.
+    #[must_use]
+    pub fn proven_at(&self) -> Instant {
+        self.lock().proven
+    }
+
+    /// A renewal that was sent at `sent` brought this.
+    pub fn renewed(&self, grant: Grant, sent: Instant) -> Granted {
+        let mut standing = self.lock();
+        standing.proven = standing.proven.max(sent);
+        standing.term.renewed(grant.duration, grant.renewable, sent)
+    }
+
+    /// A renewal failed. How many have, one after another.
+    pub fn failed(&self, now: Instant) -> u32 {
+        let mut standing = self.lock();
+        standing.term.failed(now);
+        standing.term.failures()
+    }
+
+    /// Vault says that it cannot be renewed.
+    pub fn cannot_be_renewed(&self) {
+        self.lock().term.cannot_be_renewed();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("token", &self.token).finish_non_exhaustive()
+    }
+}

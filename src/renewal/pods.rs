@@ -1,0 +1,280 @@
+//! When a pod ends. The watch of this node's pods says who may have; an uncached read of the pod decides.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use super::Renewal;
+use crate::{
+    clock::{self, jittered},
+    error::{Cause, Error},
+    kube::{Kube, PodEvent, PodState},
+    session::Tenant,
+};
+
+/// How the watch of this node's pods is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchState {
+    /// There is no API, or no `--node-name`: nothing tells when a pod ends.
+    Off,
+    /// The pods were never listed so far.
+    Connecting,
+    /// Every pod's end is told.
+    Synced,
+    /// It was interrupted; the pods are those of before.
+    Interrupted,
+    /// The right to watch lacks.
+    Denied,
+}
+
+/// What is known of the watch.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// How it is.
+    pub state: WatchState,
+    /// Since when.
+    pub since: Instant,
+    /// The node.
+    pub node: Option<String>,
+    /// Pods of the node that have not ended.
+    pub pods: usize,
+    /// Why it failed last.
+    pub trouble: Option<String>,
+}
+
+/// The pods of this node, as far as they are known.
+pub(super) struct Pods {
+    watched: Option<(Arc<Kube>, String)>,
+    /// Never held across an await.
+    state: Mutex<State>,
+    /// A pod may have ended.
+    suspicion: Notify,
+}
+
+struct State {
+    watch: WatchState,
+    since: Instant,
+    trouble: Option<String>,
+    live: HashSet<String>,
+    /// Pods with sessions that the watch has seen leave.
+    left: HashSet<String>,
+    /// Pods that are not among the live ones, and that the API says live: when to ask again, and the pause before.
+    alive: HashMap<String, (Instant, Duration)>,
+}
+
+/// The first pause after a failure, and the longest; and the longest while the right to watch lacks.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+const DENIED_PAUSE: Duration = Duration::from_secs(60);
+/// How often pods with sessions that the watch does not show are asked for.
+const LOOK: Duration = Duration::from_secs(15);
+/// The pause before one that lives all the same is asked for again; it doubles.
+const MAX_LOOK: Duration = Duration::from_secs(300);
+/// How long a pod may have a session before the watch must show it.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Pods {
+    pub(super) fn new(kube: Option<Arc<Kube>>, node: Option<String>) -> Self {
+        let watched = kube.zip(node);
+        let watch = if watched.is_some() { WatchState::Connecting } else { WatchState::Off };
+        let state = State {
+            watch,
+            since: clock::now(),
+            trouble: None,
+            live: HashSet::new(),
+            left: HashSet::new(),
+            alive: HashMap::new(),
+        };
+        Self { watched, state: Mutex::new(state), suspicion: Notify::new() }
+    }
+
+    /// Whether the end of a pod is told, now or when the API is back.
+    pub(super) fn tells(&self) -> bool {
+        matches!(self.lock().watch, WatchState::Synced | WatchState::Interrupted)
+    }
+
+    pub(super) fn watch(&self) -> Watch {
+        let state = self.lock();
+        Watch {
+            state: state.watch,
+            since: state.since,
+            node: self.watched.as_ref().map(|(_, node)| node.clone()),
+            pods: state.live.len(),
+            trouble: state.trouble.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn became(&self, watch: WatchState, trouble: Option<String>) {
+        let mut state = self.lock();
+        if state.watch != watch {
+            (state.watch, state.since) = (watch, clock::now());
+        }
+        if trouble.is_some() || watch == WatchState::Synced {
+            state.trouble = trouble;
+        }
+    }
+
+    /// Notes a failure of the watch, and says it; how long to wait.
+    fn failed(&self, error: &Error, pause: Duration) -> Duration {
+        let before = self.lock().watch;
+        let (watch, pause) = match (error.cause(), before) {
+            (Cause::PodsForbidden, _) => (WatchState::Denied, DENIED_PAUSE),
+            (_, WatchState::Synced | WatchState::Interrupted) => (WatchState::Interrupted, pause),
+            (_, before) => (before, pause),
+        };
+        self.became(watch, Some(error.to_string()));
+        if watch == WatchState::Denied && before != WatchState::Denied {
+            tracing::warn!("nothing tells when pods end, so nothing is revoked: {error}");
+        } else {
+            tracing::info!("the watch of this node's pods failed and is tried again: {error}");
+        }
+        jittered(pause)
+    }
+}
+
+impl Renewal {
+    /// How the watch of this node's pods is.
+    #[must_use]
+    pub fn watching(&self) -> Watch {
+        self.pods.watch()
+    }
+
+    /// Keeps the set of this node's pods.
+    pub(super) async fn watch(&self) {
+        let Some((kube, node)) = &self.pods.watched else {
+            tracing::warn!("without a Kubernetes API and --node-name nothing tells when pods end: nothing is revoked");
+            return;
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.list(kube, node).await {
+                Ok(version) => {
+                    pause = FIRST_PAUSE;
+                    self.follow(kube, node, version).await;
+                }
+                Err(error) => {
+                    let pausing = self.pods.failed(&error, pause);
+                    pause = (pause * 2).min(MAX_PAUSE);
+                    sleep(pausing).await;
+                }
+            }
+        }
+    }
+
+    async fn list(&self, kube: &Kube, node: &str) -> Result<String, Error> {
+        let (pods, version) = kube.node_pods(node).await?;
+        tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
+        self.pods.lock().live = pods.into_iter().map(|pod| pod.uid).collect();
+        self.pods.became(WatchState::Synced, None);
+        self.pods.suspicion.notify_one();
+        Ok(version)
+    }
+
+    /// Follows the events after a version, through as many watches as that takes; returns when the history is lost.
+    async fn follow(&self, kube: &Kube, node: &str, mut version: String) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let ended = match kube.watch_node_pods(node, &version).await {
+                Ok(mut watch) => {
+                    let ended = loop {
+                        match watch.next().await {
+                            Ok(Some(PodEvent::There(pod))) => {
+                                self.pods.lock().live.insert(pod.uid);
+                            }
+                            Ok(Some(PodEvent::Left(pod))) => self.left(pod.uid),
+                            Ok(Some(PodEvent::Expired)) => return,
+                            Ok(None) => break Ok(()),
+                            Err(error) => break Err(error),
+                        }
+                        pause = FIRST_PAUSE;
+                        self.pods.became(WatchState::Synced, None);
+                    };
+                    watch.version().clone_into(&mut version);
+                    ended
+                }
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => sleep(jittered(FIRST_PAUSE)).await,
+                Err(error) => {
+                    let pausing = self.pods.failed(&error, pause);
+                    pause = (pause * 2).min(MAX_PAUSE);
+                    sleep(pausing).await;
+                }
+            }
+        }
+    }
+
+    fn left(&self, uid: String) {
+        let has_session = self.sessions.has(&uid);
+        let mut state = self.pods.lock();
+        state.live.remove(&uid);
+        if has_session {
+            state.left.insert(uid);
+            drop(state);
+            self.pods.suspicion.notify_one();
+        }
+    }
+
+    /// Ends the sessions of pods that the watch does not show and an uncached read shows to be over.
+    pub(super) async fn reap(self: &Arc<Self>) {
+        let Some((kube, node)) = &self.pods.watched else { return };
+        let mut warned = false;
+        loop {
+            let _ = timeout(LOOK, self.pods.suspicion.notified()).await;
+            for tenant in self.suspects() {
+                match kube.pod(&tenant.namespace, &tenant.name).await {
+                    Ok(PodState::Running { uid }) if uid == tenant.uid => {
+                        self.lives(&tenant.uid);
+                        if !std::mem::replace(&mut warned, true) {
+                            tracing::warn!(pod = tenant.name, namespace = tenant.namespace, node, "a pod with a session is not among the pods of this node; is --node-name right?");
+                        }
+                    }
+                    Ok(PodState::Running { .. } | PodState::Finished { .. } | PodState::Gone) => {
+                        self.pods.lock().left.remove(&tenant.uid);
+                        self.end(&tenant.uid);
+                    }
+                    Err(error) => {
+                        tracing::warn!(pod = tenant.name, namespace = tenant.namespace, "whether the pod is over cannot be read; its token is kept: {error}");
+                        self.pods.lock().trouble = Some(error.to_string());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pods with sessions that the watch does not show.
+    fn suspects(&self) -> Vec<Tenant> {
+        if !self.pods.tells() {
+            return Vec::new();
+        }
+        let (tenants, now) = (self.sessions.tenants(), clock::now());
+        let state = self.pods.lock();
+        let is_suspect = |tenant: &Tenant| {
+            let settled = now.saturating_duration_since(tenant.begun) >= GRACE;
+            let asked = state.alive.get(&tenant.uid).is_some_and(|(again, _)| now < *again);
+            state.left.contains(&tenant.uid) || (!state.live.contains(&tenant.uid) && settled && !asked)
+        };
+        tenants.into_iter().filter(is_suspect).collect()
+    }
+
+    fn lives(&self, uid: &str) {
+        let mut state = self.pods.lock();
+        let now = clock::now();
+        state.left.remove(uid);
+        state.alive.retain(|_, (again, pause)| now < *again + *pause);
+        let pause = state.alive.get(uid).map_or(LOOK, |(_, pause)| (*pause * 2).min(MAX_LOOK));
+        state.alive.insert(uid.to_owned(), (now + pause, pause));
+    }
+}

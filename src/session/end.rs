@@ -1,0 +1,124 @@
+//! The end of a pod: its tokens are revoked, and with them all that was leased under them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout};
+
+use super::{Session, SessionKey};
+use crate::{
+    clock::{self, jittered},
+    error::Error,
+    lease::Hold,
+    vault::{
+        Vault,
+        failure::{Failure, TokenVerdict},
+    },
+};
+
+/// A token that is to be revoked. Kept until Vault has, or the token ends by itself.
+pub struct Debt {
+    /// Whose it was.
+    pub key: SessionKey,
+    /// The token.
+    pub hold: Arc<Hold>,
+    /// Since when it is to be revoked.
+    pub since: Instant,
+    /// How often that was tried.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub trouble: String,
+}
+
+/// What came of trying to revoke a token.
+pub enum Paid {
+    /// It is revoked, and all that was leased under it.
+    Revoked,
+    /// It was over before.
+    Over,
+    /// Not yet; to be tried again at this moment.
+    Later(Instant),
+    /// It ended by itself before Vault could be asked, or Vault keeps no record of it.
+    Never,
+}
+
+/// How long what is under way for a pod that is gone may take to end: what may have been created is awaited for a minute.
+const PATIENCE: Duration = Duration::from_secs(65);
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// The first pause before another attempt; it doubles, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+impl Session {
+    /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
+    pub async fn end(&self) -> Vec<Debt> {
+        self.state().ended = true;
+        // Everybody who asks takes the guard first, and then sees that it has ended.
+        let _ = timeout(PATIENCE, self.activity.write()).await;
+        let now = clock::now();
+        let mut state = self.state();
+        let holds = std::mem::take(&mut state.superseded).into_iter().chain(state.hold.take());
+        let debts = holds.filter(|hold| hold.lives(now)).map(|hold| Debt {
+            key: self.key.clone(),
+            hold,
+            since: now,
+            attempts: 0,
+            trouble: String::new(),
+        });
+        debts.collect()
+    }
+}
+
+impl Debt {
+    /// Tries to revoke the token.
+    pub async fn pay(&mut self, vault: &Vault) -> Paid {
+        let SessionKey { pod_name: pod, pod_namespace: namespace, role, .. } = &self.key;
+        if self.hold.token.is_batch {
+            tracing::debug!(pod, namespace, role, "a batch token cannot be revoked; it ends by itself");
+            return Paid::Never;
+        }
+        if !self.hold.lives(clock::now()) {
+            if self.attempts > 0 {
+                tracing::warn!(pod, namespace, role, attempts = self.attempts, "the token of a pod that is gone ended before it could be revoked");
+            }
+            return Paid::Never;
+        }
+        self.attempts += 1;
+        let error = match self.attempt(vault).await {
+            Ok(true) => {
+                tracing::info!(pod, namespace, role, "the pod is gone; its token is revoked, and what was leased under it");
+                return Paid::Revoked;
+            }
+            Ok(false) => return Paid::Over,
+            Err(error) => error,
+        };
+        self.trouble = error.to_string();
+        let pause = jittered(MAX_PAUSE.min(FIRST_PAUSE * 2u32.saturating_pow(self.attempts.min(16) - 1)));
+        if self.attempts.is_power_of_two() {
+            tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?pause, "the token of a pod that is gone cannot be revoked: {error}");
+        }
+        Paid::Later(clock::now() + pause)
+    }
+
+    /// Whether it was revoked now; false: it was over before.
+    async fn attempt(&self, vault: &Vault) -> Result<bool, Error> {
+        let client = vault.client(&self.key.endpoint).await?;
+        let deadline = Instant::now() + ATTEMPT;
+        match client.revoke(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await {
+            Ok(()) => Ok(true),
+            Err(Failure::Refused(refusal)) if refusal.token_verdict() != TokenVerdict::Valid => {
+                // Vault denies alike what it does not know and what a policy forbids.
+                let gone = client.is_gone(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await;
+                let denied = || Failure::Refused(refusal.clone()).of_transport(client.address());
+                if gone { Ok(false) } else { Err(denied().advice("let the role's policies update auth/token/revoke-self, as `default` does")) }
+            }
+            Err(failure) => {
+                let error = failure.of_transport(client.address());
+                if error.cause().is_tls() {
+                    vault.forget(&self.key.endpoint);
+                }
+                Err(error)
+            }
+        }
+    }
+}

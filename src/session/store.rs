@@ -1,0 +1,200 @@
+//! The sessions of a node, by pod.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Session, SessionKey};
+use crate::{
+    clock,
+    error::{Cause, Error},
+    lease::Lease,
+    vault::{Client, wire::Read},
+};
+
+/// The sessions of a node.
+pub struct Sessions {
+    max: usize,
+    /// Never held across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// A pod has few: one for each role, server or namespace that its classes name.
+    by_pod: HashMap<String, Vec<Arc<Session>>>,
+    count: usize,
+    closed: bool,
+}
+
+/// What a volume got in a mount.
+pub struct Delivery<'a> {
+    /// Its directory on the node.
+    pub target_path: &'a str,
+    /// Its class; empty when the driver does not say.
+    pub class: &'a str,
+    /// What was read for it.
+    pub leases: &'a [(Read, Arc<Lease>)],
+}
+
+/// A pod that has a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its UID.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// When the first of its sessions began.
+    pub begun: Instant,
+}
+
+/// How long a pod without a living token is remembered when nothing tells of its end, so that its unchanged files keep their
+/// bytes: longer than any pause between polls or attempts.
+const SILENCE: Duration = Duration::from_secs(1800);
+
+impl Sessions {
+    /// Keeps `max` sessions at most.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max, state: Mutex::default() }
+    }
+
+    /// The session of a key, made if there is none. When there are too many, those that are over are dropped; a living pod's
+    /// never is, so that a new one is refused.
+    pub fn open(&self, key: SessionKey, client: Client) -> Result<Arc<Session>, Error> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Error::new(Cause::Closed, "this provider has revoked every token (`vaultmount revoke --all`)")
+                .advice("restart it to serve pods again"));
+        }
+        if let Some(session) = state.by_pod.get(&key.pod_uid).and_then(|all| all.iter().find(|s| s.key == key)) {
+            let mut heard = session.state();
+            heard.last_heard = clock::now();
+            heard.client = client;
+            drop(heard);
+            return Ok(Arc::clone(session));
+        }
+        if state.count >= self.max {
+            state.sweep();
+        }
+        if state.count >= self.max {
+            return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
+                .advice("raise --max-sessions; the mount is tried again by itself"));
+        }
+        let session = Arc::new(Session::new(key.clone(), client));
+        state.by_pod.entry(key.pod_uid).or_default().push(Arc::clone(&session));
+        state.count += 1;
+        Ok(session)
+    }
+
+    /// A mount's files are on their way to the pod. Whether any is new to it.
+    pub fn delivered(&self, session: &Arc<Session>, delivery: &Delivery<'_>) -> bool {
+        let now = clock::now();
+        let new = delivery.leases.iter().fold(false, |new, (read, lease)| session.leases.delivered(read, lease) | new);
+        let volume = {
+            let mut state = session.state();
+            state.resting = None;
+            state.volumes.mounted(delivery.target_path, delivery.class, now)
+        };
+        session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);
+        let others: Vec<Arc<Session>> = {
+            let state = self.state();
+            let all = state.by_pod.get(&session.key.pod_uid).map(Vec::as_slice).unwrap_or_default();
+            all.iter().filter(|other| !Arc::ptr_eq(other, session)).cloned().collect()
+        };
+        for other in others {
+            // The class was edited: what the volume had of another session lives to its own end.
+            let left = other.state().volumes.left(delivery.target_path);
+            if let Some(volume) = left {
+                other.leases.name(&volume, [], now);
+            }
+        }
+        new
+    }
+
+    /// Every pod with a session.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<Tenant> {
+        let state = self.state();
+        let tenants = state.by_pod.iter().filter_map(|(uid, sessions)| {
+            let SessionKey { pod_namespace, pod_name, .. } = &sessions.first()?.key;
+            Some(Tenant {
+                uid: uid.clone(),
+                namespace: pod_namespace.clone(),
+                name: pod_name.clone(),
+                begun: sessions.iter().map(|session| session.begun).min()?,
+            })
+        });
+        tenants.collect()
+    }
+
+    /// Whether a pod has a session.
+    #[must_use]
+    pub fn has(&self, uid: &str) -> bool {
+        self.state().by_pod.contains_key(uid)
+    }
+
+    /// Every session, for those who tell of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.state().by_pod.values().flatten().cloned().collect()
+    }
+
+    /// Takes a pod's sessions out, to be ended.
+    #[must_use]
+    pub fn take(&self, uid: &str) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        let taken = state.by_pod.remove(uid).unwrap_or_default();
+        state.count -= taken.len();
+        taken
+    }
+
+    /// Refuses every mount from now on, and takes out all sessions, to be ended.
+    #[must_use]
+    pub fn close(&self) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        state.closed = true;
+        state.count = 0;
+        std::mem::take(&mut state.by_pod).into_values().flatten().collect()
+    }
+
+    /// Whether every mount is refused.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Forgets the sessions of pods of whose end nothing tells, and that are over.
+    pub fn sweep(&self) {
+        self.state().sweep();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn sweep(&mut self) {
+        for sessions in self.by_pod.values_mut() {
+            sessions.retain(|session| Arc::strong_count(session) > 1 || !session.is_over());
+        }
+        self.by_pod.retain(|_, sessions| !sessions.is_empty());
+        self.count = self.by_pod.values().map(Vec::len).sum();
+    }
+}
+
+impl Session {
+    /// Whether its pod has been silent for long and every token of it is over, so that nothing is lost with it.
+    fn is_over(&self) -> bool {
+        let (state, now) = (self.state(), clock::now());
+        let lives = state.hold.iter().chain(&state.superseded).any(|hold| hold.lives(now));
+        !lives && now.saturating_duration_since(state.last_heard) > SILENCE
+    }
+}

@@ -1,0 +1,102 @@
+//! The volumes of a pod that are mounted under a session, and how often polls come for them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+/// Pauses remembered: the longest of them is what the next may come to. kubelet's pauses are short while a pod starts, and one
+/// long pause (the driver was restarted) is soon forgotten.
+const GAPS: usize = 3;
+/// How many such pauses may pass before a poll counts as missing.
+const PATIENCE: u32 = 3;
+
+/// One volume.
+#[derive(Clone, Debug)]
+pub(super) struct Volume {
+    /// Its directory on the node.
+    pub(super) path: Arc<str>,
+    /// Its class; empty when the driver did not say.
+    pub(super) class: String,
+    /// When it was mounted last.
+    pub(super) last: Instant,
+    /// How often.
+    pub(super) mounts: u64,
+    gaps: [Duration; GAPS],
+}
+
+/// The volumes of one session.
+#[derive(Default)]
+pub(super) struct Volumes(Vec<Volume>);
+
+impl Volumes {
+    /// A volume was mounted. Its name, to remember it by.
+    pub(super) fn mounted(&mut self, path: &str, class: &str, now: Instant) -> Arc<str> {
+        if let Some(volume) = self.0.iter_mut().find(|volume| &*volume.path == path) {
+            volume.gaps.rotate_right(1);
+            volume.gaps[0] = now.saturating_duration_since(volume.last);
+            (volume.last, volume.mounts) = (now, volume.mounts + 1);
+            if !class.is_empty() && volume.class != class {
+                class.clone_into(&mut volume.class);
+            }
+            return Arc::clone(&volume.path);
+        }
+        let path = Arc::<str>::from(path);
+        let gaps = [Duration::ZERO; GAPS];
+        self.0.push(Volume { path: Arc::clone(&path), class: class.to_owned(), last: now, mounts: 1, gaps });
+        path
+    }
+
+    /// A volume is mounted under another session now. Its name, if it was one of these.
+    pub(super) fn left(&mut self, path: &str) -> Option<Arc<str>> {
+        let at = self.0.iter().position(|volume| &*volume.path == path)?;
+        Some(self.0.swap_remove(at).path)
+    }
+
+    /// The longest of the last pauses between two polls of a volume; none while there were no polls.
+    pub(super) fn gap(&self) -> Option<Duration> {
+        self.0.iter().filter(|volume| volume.mounts > 1).flat_map(|volume| volume.gaps).max()
+    }
+
+    /// Whether a poll is to be expected for each: there were some, and none is missing.
+    pub(super) fn are_polled(&self, now: Instant) -> bool {
+        self.0.iter().all(|volume| {
+            let gap = volume.gaps.iter().max().copied().unwrap_or_default();
+            volume.mounts > 1 && now.saturating_duration_since(volume.last) <= gap * PATIENCE
+        })
+    }
+
+    /// Whether any was mounted more than once.
+    pub(super) fn were_polled(&self) -> bool {
+        self.0.iter().any(|volume| volume.mounts > 1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Volume> {
+        self.0.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gap_is_the_longest_of_the_last_three() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut volumes = Volumes::default();
+        volumes.mounted("/a", "c", at(0));
+        assert_eq!((volumes.gap(), volumes.are_polled(at(1)), volumes.were_polled()), (None, false, false));
+        for (when, gap) in [(13, 13), (26, 13), (326, 300), (396, 300), (466, 300), (536, 70)] {
+            volumes.mounted("/a", "", at(when));
+            assert_eq!(volumes.gap(), Some(Duration::from_secs(gap)), "{when}");
+        }
+        assert!(volumes.are_polled(at(536 + 210)) && !volumes.are_polled(at(536 + 211)));
+        assert_eq!(volumes.iter().next().map(|v| (v.mounts, &*v.class)), Some((7, "c")));
+        assert_eq!(volumes.left("/a").as_deref(), Some("/a"));
+        assert!(volumes.is_empty() && volumes.left("/a").is_none());
+    }
+}

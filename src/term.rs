@@ -1,0 +1,217 @@
+//! How long Vault lets something live, a lease or a token, and when to ask for more.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::jittered;
+
+/// The time of one lease or token. Renewing SETS the time left, so that each renewal asks for the original duration; a shorter
+/// grant is the sign that a maximum is near, which Vault does not tell otherwise (measured against OpenBao 2.7).
+#[derive(Clone, Debug)]
+pub struct Term {
+    /// What every renewal asks for: the duration it began with.
+    asked: Duration,
+    granted: Duration,
+    since: Instant,
+    ends: Option<Instant>,
+    renewable: bool,
+    renew_at: Instant,
+    failures: u32,
+}
+
+/// What came of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// All that was asked for.
+    Whole,
+    /// Less: its end is near, and no renewal moves it.
+    Short,
+}
+
+/// The pause after a failed renewal, doubled by each that follows, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// How much less than asked for is still all of it: Vault counts in whole seconds.
+const ROUNDING: Duration = Duration::from_secs(1);
+
+impl Term {
+    /// What begins `now` and lasts for `duration`; zero: for ever.
+    #[must_use]
+    pub fn new(duration: Duration, renewable: bool, now: Instant) -> Self {
+        let ends = (!duration.is_zero()).then(|| now + duration);
+        let mut term =
+            Self { asked: duration, granted: duration, since: now, ends, renewable, renew_at: now, failures: 0 };
+        term.renew_at = term.next_renewal();
+        term
+    }
+
+    /// What a renewal asks for.
+    #[must_use]
+    pub fn asked(&self) -> Duration {
+        self.asked
+    }
+
+    /// Its end as things stand; none: it has no end.
+    #[must_use]
+    pub fn ends(&self) -> Option<Instant> {
+        self.ends
+    }
+
+    /// The end that no renewal will move, or none has moved lately.
+    #[must_use]
+    pub fn forced_end(&self) -> Option<Instant> {
+        self.ends.filter(|_| !self.renewable || self.failures > 0)
+    }
+
+    /// Whether it can still be renewed.
+    #[must_use]
+    pub fn is_renewable(&self) -> bool {
+        self.renewable && self.ends.is_some()
+    }
+
+    /// When the next renewal is due: when two thirds of what was left have passed, or somewhat before, so that what began
+    /// together is not renewed together; after a failure, sooner. For what cannot be renewed, when two thirds have passed.
+    #[must_use]
+    pub fn renew_at(&self) -> Instant {
+        self.renew_at
+    }
+
+    /// Whether the last renewal failed.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// How many renewals have failed since the last that did not.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether its end has come.
+    #[must_use]
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|end| now >= end)
+    }
+
+    /// Whether nine tenths of the time granted have passed: too little to begin something with.
+    #[must_use]
+    pub fn is_old(&self, now: Instant) -> bool {
+        self.ends.is_some() && now.saturating_duration_since(self.since) >= self.granted * 9 / 10
+    }
+
+    /// How long before a forced end its successor must be on its way: a fifth of the time last granted, or three pauses between
+    /// polls, as a successor reaches the pod in a poll alone and one or two may fail; at most two thirds of the time it began with.
+    #[must_use]
+    pub fn margin(&self, gap: Option<Duration>) -> Duration {
+        (self.granted / 5).max(gap.unwrap_or_default() * 3).min(self.asked * 2 / 3)
+    }
+
+    /// A renewal that was sent at `now` brought this much.
+    pub fn renewed(&mut self, duration: Duration, renewable: bool, now: Instant) -> Granted {
+        let short = duration + ROUNDING.min(self.asked / 10) < self.asked;
+        (self.granted, self.since, self.failures) = (duration, now, 0);
+        self.ends = Some(now + duration);
+        self.renewable = renewable && !short;
+        self.renew_at = self.next_renewal();
+        if short { Granted::Short } else { Granted::Whole }
+    }
+
+    /// A renewal failed at `now`. What was granted before stands.
+    pub fn failed(&mut self, now: Instant) {
+        // Several attempts fit before an end that is near.
+        let left = self.ends.map_or(MAX_PAUSE, |end| end.saturating_duration_since(now));
+        let longest = MAX_PAUSE.min((left / 8).max(FIRST_PAUSE));
+        let pause = jittered(longest.min(FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16))));
+        self.failures = self.failures.saturating_add(1);
+        self.renew_at = now + pause;
+    }
+
+    /// Vault says that it cannot be renewed.
+    pub fn cannot_be_renewed(&mut self) {
+        (self.renewable, self.failures) = (false, 0);
+    }
+
+    fn next_renewal(&self) -> Instant {
+        // Between eleven eighteenths and two thirds of the time granted.
+        let latest = self.granted * 2 / 3;
+        self.since + latest * 5 / 6 + jittered(latest / 6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn seconds(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    #[test]
+    fn renewals_come_before_two_thirds_and_ask_for_the_original() {
+        let now = Instant::now();
+        for _ in 0..100 {
+            let mut term = Term::new(HOUR, true, now);
+            let at = term.renew_at() - now;
+            assert!(at <= HOUR * 2 / 3 && at >= HOUR / 2, "{at:?}");
+            assert_eq!(term.forced_end(), None);
+            let later = term.renew_at();
+            assert_eq!(term.renewed(HOUR, true, later), Granted::Whole);
+            assert_eq!((term.ends(), term.asked()), (Some(later + HOUR), HOUR));
+        }
+    }
+
+    #[test]
+    fn a_shorter_grant_is_the_maximum_and_a_second_less_is_not() {
+        let now = Instant::now();
+        let mut term = Term::new(HOUR, true, now);
+        assert_eq!(term.renewed(HOUR - seconds(1), true, now), Granted::Whole);
+        assert_eq!(term.renewed(seconds(1300), true, now), Granted::Short);
+        assert_eq!((term.forced_end(), term.is_renewable()), (Some(now + seconds(1300)), false));
+        let mut short = Term::new(seconds(5), true, now);
+        assert_eq!(short.renewed(seconds(4), true, now), Granted::Short);
+    }
+
+    #[test]
+    fn failures_back_off_and_leave_the_end_where_it_was() {
+        let now = Instant::now();
+        let mut term = Term::new(HOUR, true, now);
+        let mut last = Duration::ZERO;
+        for n in 1..=50u32 {
+            term.failed(now);
+            let pause = term.renew_at() - now;
+            assert!(pause <= MAX_PAUSE && (n > 6 || pause >= last / 2), "{n}: {pause:?}");
+            last = pause;
+        }
+        assert_eq!((term.ends(), term.forced_end(), term.failures()), (Some(now + HOUR), Some(now + HOUR), 50));
+        term.renewed(HOUR, true, now);
+        assert_eq!((term.forced_end(), term.is_failing()), (None, false));
+    }
+
+    #[test]
+    fn what_has_no_end_is_never_old_nor_renewed() {
+        let now = Instant::now();
+        let term = Term::new(Duration::ZERO, true, now);
+        let later = now + HOUR * 1000;
+        assert!(!term.is_renewable() && !term.is_old(later) && !term.is_over(later) && term.forced_end().is_none());
+    }
+
+    #[test]
+    fn a_grant_of_nothing_is_over_at_once() {
+        let now = Instant::now();
+        let mut term = Term::new(HOUR, true, now);
+        assert_eq!(term.renewed(Duration::ZERO, true, now), Granted::Short);
+        assert!(term.is_over(now));
+    }
+
+    #[test]
+    fn the_margin_is_a_fifth_or_three_polls_and_leaves_a_third() {
+        let term = Term::new(seconds(900), true, Instant::now());
+        for (gap, margin) in [(None, 180), (Some(30), 180), (Some(100), 300), (Some(1000), 600)] {
+            assert_eq!(term.margin(gap.map(seconds)), seconds(margin), "{gap:?}");
+        }
+    }
+}
