@@ -1,4 +1,4 @@
-//! The Kubernetes API, as little of it as is needed: the HMAC key's Secret and TokenRequest.
+//! The Kubernetes API, as little of it as is needed: the HMAC key's Secret, TokenRequest, and when a node's pods end.
 //!
 //! No mount needs a request: the key is read once at start, and tokens are minted only when the driver passed none and
 //! the operator allows it. [`Kube::requests`] counts, so that a test can hold us to that.
@@ -16,8 +16,10 @@ mod http;
 mod in_cluster;
 mod kubeconfig;
 mod path;
+mod pods;
 mod token_request;
 
+pub use pods::{PodEvent, PodRef, PodState, PodWatch};
 pub use token_request::BoundPod;
 
 use client::Client;

@@ -20,7 +20,13 @@ pub(super) struct Answer<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Status {
+    /// `Status`, if it is one.
+    pub(super) kind: String,
     pub(super) message: String,
+    /// One word for a program: `NotFound`.
+    pub(super) reason: String,
+    /// The HTTP status that it stands for where no HTTP status can be told: in a watch.
+    pub(super) code: u16,
     pub(super) details: Details,
 }
 

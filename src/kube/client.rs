@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Body, Incoming},
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT},
 };
@@ -33,8 +33,33 @@ use crate::{
 /// The most time one request may take, answer included; a caller with less drops the future.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest answer taken, in bytes: what etcd holds of one object.
+/// The largest answer taken unless more is [asked](Ask) for, in bytes: what etcd holds of one object.
 const MAX_ANSWER: usize = 1 << 20;
+
+/// A read of something: where it is, and in which form and up to which size it is taken.
+pub(super) struct Ask<'a> {
+    /// Path and query.
+    pub(super) path: &'a str,
+    /// The Accept header.
+    pub(super) accept: &'static str,
+    /// The largest answer taken, in bytes.
+    pub(super) most: usize,
+}
+
+impl<'a> Ask<'a> {
+    /// An object as it is, of the usual size.
+    fn object(path: &'a str) -> Self {
+        Self { path, accept: "application/json", most: MAX_ANSWER }
+    }
+}
+
+/// How the answer to a watch begins.
+pub(super) enum Opened<'a> {
+    /// Its events, which go on for as long as they like.
+    Events(Incoming),
+    /// It was refused.
+    Refused(Answer<'a>),
+}
 
 /// A client of one API server.
 pub(super) struct Client {
@@ -61,75 +86,94 @@ impl Client {
 
     /// Reads the object at `path`.
     pub(super) async fn get(&self, path: &str) -> Result<Answer<'_>, Error> {
-        self.send(Method::GET, path, SecretBytes::default()).await
+        self.read(Ask::object(path)).await
+    }
+
+    /// Reads what is asked for.
+    pub(super) async fn read(&self, ask: Ask<'_>) -> Result<Answer<'_>, Error> {
+        self.send(Method::GET, ask, SecretBytes::default()).await
+    }
+
+    /// Opens a watch. The time of a request is for the head of its answer alone, or for all of a refusal.
+    pub(super) async fn watch(&self, ask: Ask<'_>) -> Result<Opened<'_>, Error> {
+        let most = ask.most;
+        let request = self.request(Method::GET, ask, SecretBytes::default()).await?;
+        self.in_time(async {
+            let response = self.exchange(request).await?;
+            if response.status().is_success() {
+                return Ok(Opened::Events(response.into_body()));
+            }
+            self.whole(response, most).await.map(Opened::Refused)
+        })
+        .await
     }
 
     /// Creates `object` at `path`.
     pub(super) async fn post(&self, path: &str, object: &impl Serialize) -> Result<Answer<'_>, Error> {
         let mut json = Vec::with_capacity(1024);
         serde_json::to_writer(&mut json, object).map_err(|e| internal(&e))?;
-        self.send(Method::POST, path, SecretBytes::from(json)).await
+        self.send(Method::POST, Ask::object(path), SecretBytes::from(json)).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: SecretBytes) -> Result<Answer<'_>, Error> {
-        let token = self.connection.credentials.token(Instant::now()).await?;
-        let request = self.request(method, path, token.as_ref(), body)?;
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        match timeout(TIMEOUT, self.exchange(request)).await {
+    async fn send(&self, method: Method, ask: Ask<'_>, body: SecretBytes) -> Result<Answer<'_>, Error> {
+        let most = ask.most;
+        let request = self.request(method, ask, body).await?;
+        self.in_time(async { self.whole(self.exchange(request).await?, most).await }).await
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match timeout(TIMEOUT, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(self.fault(Cause::KubernetesApi, &format!("does not answer within {} s", TIMEOUT.as_secs()))),
         }
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        token: Option<&SecretText>,
-        body: SecretBytes,
-    ) -> Result<Request<Full<Bytes>>, Error> {
+    async fn request(&self, method: Method, ask: Ask<'_>, body: SecretBytes) -> Result<Request<Full<Bytes>>, Error> {
+        let token = self.connection.credentials.token(Instant::now()).await?;
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.connection.server))
-            .header(ACCEPT, "application/json")
+            .uri(format!("{}{}", self.connection.server, ask.path))
+            .header(ACCEPT, ask.accept)
             .header(USER_AGENT, concat!("vaultmount/", env!("CARGO_PKG_VERSION")));
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         if let Some(token) = token {
-            request = request.header(AUTHORIZATION, bearer(token)?);
+            request = request.header(AUTHORIZATION, bearer(&token)?);
         }
         request.body(Full::new(body.into_wire())).map_err(|e| internal(&e))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer<'_>, Error> {
+    /// Sends a request and counts it; its answer's body is still to come.
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let http = self.http.load_full();
         let response = match http.request(request).await {
             Ok(response) => response,
             Err(error) => return Err(self.no_answer(&error).await),
         };
-        let status = response.status();
-        if status == StatusCode::UNAUTHORIZED {
+        if response.status() == StatusCode::UNAUTHORIZED {
             self.connection.credentials.forget();
         }
-        let body = self.read(response.into_body()).await?;
-        Ok(Answer { server: self.connection.server.as_str(), status, body })
+        Ok(response)
     }
 
-    async fn read(&self, mut body: Incoming) -> Result<SecretBytes, Error> {
+    /// The answer with its body, of at most so many bytes.
+    async fn whole(&self, response: Response<Incoming>, most: usize) -> Result<Answer<'_>, Error> {
+        let (status, mut body) = (response.status(), response.into_body());
         let expected = body.size_hint().lower();
-        let mut whole = Vec::with_capacity(usize::try_from(expected).map_or(MAX_ANSWER, |n| n.min(MAX_ANSWER)));
+        let mut whole = Vec::with_capacity(usize::try_from(expected).map_or(most, |n| n.min(most)));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| self.unreachable(&http::reason(&e).1))?;
             let Ok(data) = frame.into_data() else { continue };
-            if whole.len() + data.len() > MAX_ANSWER {
+            if whole.len() + data.len() > most {
                 return Err(self
-                    .fault(Cause::KubernetesConfig, "answers with more than 1 MiB")
+                    .fault(Cause::KubernetesConfig, &format!("answers with more than {} MiB", most >> 20))
                     .advice("check that the address is a Kubernetes API server"));
             }
             whole.extend_from_slice(&data);
         }
-        Ok(SecretBytes::from(whole))
+        Ok(Answer { server: self.connection.server.as_str(), status, body: SecretBytes::from(whole) })
     }
 
     async fn no_answer(&self, error: &legacy::Error) -> Error {

@@ -14,7 +14,7 @@ pub(super) fn object(namespace: &str, resource: &'static str, name: &str) -> Res
 
 /// A name that Kubernetes could have given (RFC 1123: lower case letters, digits, `-` and `.`), so that it is one
 /// segment of a path and never a step up or a query.
-fn checked<'a>(kind: &str, name: &'a str) -> Result<&'a str, Error> {
+pub(super) fn checked<'a>(kind: &str, name: &'a str) -> Result<&'a str, Error> {
     let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let inner = |b: u8| edge(b) || b == b'-' || b == b'.';
     let bytes = name.as_bytes();

@@ -132,6 +132,7 @@ rows! {
         VersionKey version_key
     }
     @elsewhere {
+        PodsForbidden "tests/kube/pods.rs" "denied_names_the_rule_to_grant"
         Internal "src/provider.rs" "a_panic_ends_its_call_and_no_other"
     }
 }

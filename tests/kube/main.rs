@@ -7,6 +7,7 @@ mod hmac_key;
 mod kube_api;
 mod mint_token;
 mod over_tls;
+mod pods;
 mod request;
 mod token_review;
 

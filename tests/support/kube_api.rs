@@ -1,15 +1,19 @@
 //! A Kubernetes API server over plain HTTP, as far as vaultmount and Vault's Kubernetes auth method need one: Secrets
-//! (get, create), TokenRequest, TokenReview. It follows the real one's checks, codes and Status objects.
+//! (get, create), TokenRequest, TokenReview, and the [pods] of nodes (list, watch, get). It follows the real one's checks, codes and Status objects.
 //!
 //! Tokens are JWTs in form and claims; in place of a signature they carry a mark that only this module puts there.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be arranged fails")]
 
+#[path = "kube_api/pods.rs"]
+pub mod pods;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     convert::Infallible,
     future::pending,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,11 +24,17 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+};
+
+use pods::Pods;
 
 /// The audience of the API server itself: what a token without a requested audience is for.
 pub const OWN_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
@@ -41,6 +51,8 @@ pub struct KubeApi {
 pub struct Seen {
     pub method: String,
     pub path: String,
+    pub query: String,
+    pub accept: String,
     pub bearer: Option<String>,
     pub body: Value,
 }
@@ -66,7 +78,7 @@ pub struct Builder {
 struct State {
     secrets: BTreeMap<(String, String), Value>,
     accounts: BTreeMap<(String, String), String>,
-    pods: BTreeMap<(String, String), String>,
+    pods: Pods,
     reviews: BTreeMap<String, Value>,
     denied: Vec<(String, String)>,
     rival: Option<Value>,
@@ -74,7 +86,20 @@ struct State {
     faults: VecDeque<Fault>,
     seen: Vec<Seen>,
     minted: u64,
+    connections: Vec<AbortHandle>,
+    /// Whether answers and events wait.
+    held: watch::Sender<bool>,
+    /// Counts what [`KubeApi::until`] waits for: requests, and watches that open or close.
+    changes: watch::Sender<u64>,
 }
+
+/// An answer: whole, or of events that go on.
+enum Reply {
+    Object(u16, Value),
+    Events(ReplyBody),
+}
+
+type ReplyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 impl Builder {
     /// A Secret that is there.
@@ -101,7 +126,7 @@ impl Builder {
     /// A pod that is there, for tokens to be bound to.
     #[must_use]
     pub fn pod(mut self, namespace: &str, name: &str, uid: &str) -> Self {
-        self.state.pods.insert(key(namespace, name), uid.to_owned());
+        self.state.pods.put("", namespace, name, uid);
         self
     }
 
@@ -178,11 +203,6 @@ impl KubeApi {
         encode(&claims)
     }
 
-    /// The pod is gone, and tokens bound to it with it.
-    pub fn delete_pod(&self, namespace: &str, name: &str) {
-        self.lock().pods.remove(&key(namespace, name));
-    }
-
     /// From now on only this token is served.
     pub fn require_bearer(&self, token: &str) {
         self.lock().bearer = Some(token.to_owned());
@@ -191,6 +211,29 @@ impl KubeApi {
     /// What the next request meets.
     pub fn fail_next(&self, fault: Fault) {
         self.lock().faults.push_back(fault);
+    }
+
+    /// From now on requests are read and get no answer, and watches no event, until [`release`](Self::release).
+    pub fn hold(&self) {
+        self.lock().held.send_replace(true);
+    }
+
+    /// What was held goes out, as things are now.
+    pub fn release(&self) {
+        self.lock().held.send_replace(false);
+    }
+
+    /// Every connection breaks, whatever is going on in it; new ones are taken.
+    pub fn drop_connections(&self) {
+        self.lock().connections.drain(..).for_each(|connection| connection.abort());
+    }
+
+    /// Waits until something holds that requests, and watches that open or close, make so.
+    pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let mut changes = self.lock().changes.subscribe();
+        while !holds(self) {
+            changes.changed().await.unwrap();
+        }
     }
 
     /// A Secret as it is now.
@@ -255,38 +298,45 @@ fn secret(namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Value {
 
 async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let state = Arc::clone(&state);
-        let service = service_fn(move |request| handle(request, Arc::clone(&state)));
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let of_all = Arc::clone(&state);
+        let service = service_fn(move |request| handle(request, Arc::clone(&of_all)));
+        let connection = tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let connections = &mut lock(&state).connections;
+        connections.retain(|connection| !connection.is_finished());
+        connections.push(connection.abort_handle());
     }
 }
 
-async fn handle(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn handle(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<ReplyBody>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let bearer = head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
     let seen = Seen {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        accept: head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned(),
         bearer: bearer.map(str::to_owned),
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
-    let fault = {
+    let (fault, mut hold) = {
         let mut state = lock(&state);
         state.seen.push(seen.clone());
-        state.faults.pop_front()
+        state.changes.send_modify(|changes| *changes += 1);
+        (state.faults.pop_front(), state.held.subscribe())
     };
+    let _ = hold.wait_for(|held| !held).await;
     let answer = Response::builder().header(header::CONTENT_TYPE, "application/json");
     let (answer, body) = match fault {
         Some(Fault::Silence) => pending().await,
         Some(Fault::Answer(status, body)) => (answer.status(status), body),
         Some(Fault::Redirect(to)) => (answer.status(307).header(header::LOCATION, to), String::new()),
-        None => {
-            let (status, object) = lock(&state).answer(&head.method, &seen);
-            (answer.status(status), object.to_string())
-        }
+        None => match lock(&state).answer(&head.method, &seen) {
+            Reply::Object(status, object) => (answer.status(status), object.to_string()),
+            Reply::Events(events) => return Ok(answer.body(events).unwrap()),
+        },
     };
-    Ok(answer.body(Full::from(body)).unwrap())
+    Ok(answer.body(Full::from(body).map_err(|never| match never {}).boxed_unsync()).unwrap())
 }
 
 /// A failure as the API server words it.
@@ -302,10 +352,23 @@ fn missing(kind: &str, name: &str) -> (u16, Value) {
 }
 
 impl State {
-    fn answer(&mut self, method: &Method, seen: &Seen) -> (u16, Value) {
-        if self.bearer.is_some() && self.bearer != seen.bearer {
-            return status(401, "Unauthorized", "", "Unauthorized");
+    fn answer(&mut self, method: &Method, seen: &Seen) -> Reply {
+        let refusal = if self.bearer.is_some() && self.bearer != seen.bearer {
+            Some(status(401, "Unauthorized", "", "Unauthorized"))
+        } else if method == Method::GET && seen.path == "/api/v1/pods" && seen.query.contains("watch=true") {
+            self.allowed("watch", "pods", "")
+        } else {
+            Some(self.object(method, seen))
+        };
+        if let Some((code, object)) = refusal {
+            return Reply::Object(code, object);
         }
+        let reply = self.pods.watch(seen, self.held.subscribe(), self.changes.clone());
+        self.changes.send_modify(|changes| *changes += 1);
+        reply
+    }
+
+    fn object(&mut self, method: &Method, seen: &Seen) -> (u16, Value) {
         let path: Vec<_> = seen.path.split('/').skip(1).collect();
         match (method.as_str(), path.as_slice()) {
             ("GET", ["api", "v1", "namespaces", namespace, "secrets", name]) => {
@@ -320,6 +383,10 @@ impl State {
             ("POST", ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
                 self.allowed("create", "tokenreviews", "").unwrap_or_else(|| self.review_token(&seen.body))
             }
+            ("GET", ["api", "v1", "pods"]) => self.allowed("list", "pods", "").unwrap_or_else(|| self.pods.list(seen)),
+            ("GET", ["api", "v1", "namespaces", namespace, "pods", name]) => {
+                self.allowed("get", "pods", namespace).unwrap_or_else(|| self.pods.read(namespace, name, seen))
+            }
             _ => status(404, "NotFound", "", "the server could not find the requested resource"),
         }
     }
@@ -327,9 +394,14 @@ impl State {
     /// The refusal, if this is denied.
     fn allowed(&self, verb: &str, resource: &str, namespace: &str) -> Option<(u16, Value)> {
         let denied = self.denied.iter().any(|(v, r)| v == verb && r == resource);
+        let place = if namespace.is_empty() {
+            "at the cluster scope".into()
+        } else {
+            format!("in the namespace {namespace:?}")
+        };
         let message = format!(
             "{resource} is forbidden: User \"system:serviceaccount:csi:vaultmount\" cannot {verb} resource {resource:?} \
-             in API group \"\" in the namespace {namespace:?}"
+             in API group \"\" {place}"
         );
         denied.then(|| status(403, "Forbidden", resource, &message))
     }
@@ -371,7 +443,7 @@ impl State {
         let bound = spec["boundObjectRef"].as_object();
         let pod = bound.map(|b| (b["name"].as_str().unwrap(), b["uid"].as_str().unwrap()));
         if let Some((name, uid)) = pod {
-            match self.pods.get(&key(namespace, name)) {
+            match self.pods.uid(namespace, name) {
                 None => return missing("pods", name),
                 Some(record) if record != uid => {
                     let message =
@@ -436,7 +508,7 @@ impl State {
             return Err("[invalid bearer token, service account token has been invalidated]".to_owned());
         }
         let pod = own.get("pod").map(|pod| (text(&pod["name"]), text(&pod["uid"])));
-        if pod.as_ref().is_some_and(|(name, uid)| self.pods.get(&key(&namespace, name)) != Some(uid)) {
+        if pod.as_ref().is_some_and(|(name, uid)| self.pods.uid(&namespace, name) != Some(uid)) {
             return Err("[invalid bearer token, pod has been deleted]".to_owned());
         }
         let asked = if asked.is_empty() { &[OWN_AUDIENCE] } else { asked };

@@ -1,0 +1,239 @@
+//! The pods of a node: which there are, and when each of them ends.
+//!
+//! A list may be behind, and an event may be missed; what is done at a pod's end is done only when [`Kube::pod`] says
+//! that it ended.
+
+use std::time::Duration;
+
+use form_urlencoded::Serializer;
+use http::StatusCode;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    Kube,
+    answer::Answer,
+    client::{Ask, Opened},
+    path,
+};
+use crate::{
+    clock,
+    error::{Cause, Error},
+};
+
+mod watch;
+
+pub use watch::{PodEvent, PodWatch};
+
+/// How many pods a page of a list holds: few, for annotations and managed fields come along.
+const PAGE: &str = "50";
+
+/// The largest page taken, in bytes.
+const MAX_PAGE: usize = 32 << 20;
+
+/// The most that is taken of one pod, in bytes: what etcd holds of an object grows when it is written as JSON.
+const MAX_POD: usize = 4 << 20;
+
+/// The longest that a watch is asked to last. The server ends it, and many nodes shall not come back at once.
+const WATCH: Duration = Duration::from_secs(590);
+
+const NAMELESS: &str = "a pod that has no namespace, name or uid";
+
+/// Metadata alone, or the objects themselves where that is not known.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+
+/// A pod as a list or a watch tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name; another pod may have had it before, or have it after.
+    pub name: String,
+    /// Its UID, which no other pod ever has.
+    pub uid: String,
+}
+
+/// What there is under a pod's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// A pod that has not ended: it waits, runs, or is being deleted.
+    Running {
+        /// Its UID.
+        uid: String,
+    },
+    /// A pod whose containers have ended for good.
+    Finished {
+        /// Its UID.
+        uid: String,
+    },
+    /// No pod.
+    Gone,
+}
+
+impl Kube {
+    /// The pods of a node that have not ended, and the version to [watch](Self::watch_node_pods) from.
+    pub async fn node_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
+        self.list_pods(node).await.map_err(|e| e.about(pods_of(node)))
+    }
+
+    /// Watches the pods of a node that have not ended, from a version of the list or of another watch. When the server
+    /// no longer knows what came after it, that is told by the watch's first event, [`PodEvent::Expired`].
+    pub async fn watch_node_pods(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
+        self.open_watch(node, version).await.map_err(|e| e.about(pods_of(node)))
+    }
+
+    /// What there is under a pod's name now, by the API server's storage and no cache of it. `Gone` is the API server's
+    /// own word; a 404 of anybody else is an error.
+    pub async fn pod(&self, namespace: &str, name: &str) -> Result<PodState, Error> {
+        self.read_pod(namespace, name).await.map_err(|e| e.about(format_args!("pod {namespace}/{name}")))
+    }
+
+    async fn list_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
+        let (mut pods, mut version, mut from) = (Vec::new(), None, String::new());
+        loop {
+            let more = [("limit", PAGE), ("continue", from.as_str())];
+            let path = node_path(node, &more[..if from.is_empty() { 1 } else { 2 }])?;
+            let answer = self.client.read(Ask { path: &path, accept: METADATA_LIST, most: MAX_PAGE }).await?;
+            let page: Page = object(&answer)?;
+            for item in page.items.into_iter().flatten().filter(|item| !item.is_finished()) {
+                pods.push(item.metadata.pod().ok_or_else(|| incomplete(self.server(), NAMELESS))?);
+            }
+            // All pages are of the first one's version.
+            let version = version.get_or_insert(page.metadata.resource_version);
+            if version.is_empty() {
+                return Err(incomplete(self.server(), "a list that has no resourceVersion"));
+            }
+            from = page.metadata.r#continue;
+            if from.is_empty() {
+                return Ok((pods, std::mem::take(version)));
+            }
+        }
+    }
+
+    async fn open_watch(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
+        let lasting = clock::jittered(WATCH).as_secs();
+        let seconds = lasting.to_string();
+        let more = [
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", version),
+            ("timeoutSeconds", seconds.as_str()),
+        ];
+        let path = node_path(node, &more)?;
+        match self.client.watch(Ask { path: &path, accept: METADATA, most: MAX_POD }).await? {
+            Opened::Events(body) => Ok(PodWatch::of(self.server(), node, version, body, Duration::from_secs(lasting))),
+            Opened::Refused(answer) if answer.status == StatusCode::GONE => {
+                Ok(PodWatch::expired(self.server(), node, version))
+            }
+            Opened::Refused(answer) => Err(refusal(&answer)),
+        }
+    }
+
+    async fn read_pod(&self, namespace: &str, name: &str) -> Result<PodState, Error> {
+        let path = path::object(namespace, "pods", name)?;
+        // Without a resourceVersion in the query, which would allow a cache to answer.
+        let answer = self.client.read(Ask { path: &path, accept: "application/json", most: MAX_POD }).await?;
+        if answer.status == StatusCode::NOT_FOUND && is_of_a_pod(&answer) {
+            return Ok(PodState::Gone);
+        }
+        let found: Object = object(&answer)?;
+        let finished = found.is_finished();
+        let PodRef { uid, .. } = found.metadata.pod().ok_or_else(|| incomplete(self.server(), NAMELESS))?;
+        Ok(if finished { PodState::Finished { uid } } else { PodState::Running { uid } })
+    }
+}
+
+fn pods_of(node: &str) -> String {
+    format!("pods of node {node}")
+}
+
+/// Path and query of a node's pods that have not ended, with more parameters.
+fn node_path(node: &str, more: &[(&str, &str)]) -> Result<String, Error> {
+    let node = path::checked("node", node)?;
+    let selector = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
+    let query = Serializer::new(String::new()).append_pair("fieldSelector", &selector).extend_pairs(more).finish();
+    Ok(format!("/api/v1/pods?{query}"))
+}
+
+fn object<T: DeserializeOwned>(answer: &Answer<'_>) -> Result<T, Error> {
+    if answer.status.is_success() { answer.object(Cause::KubernetesConfig) } else { Err(refusal(answer)) }
+}
+
+fn refusal(answer: &Answer<'_>) -> Error {
+    match answer.status {
+        StatusCode::FORBIDDEN => answer.failure(Cause::PodsForbidden).advice(
+            "grant our service account the rule {apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]} \
+             in a ClusterRole",
+        ),
+        StatusCode::NOT_FOUND => answer
+            .failure(Cause::KubernetesConfig)
+            .advice("check that the address is a Kubernetes API server, and what stands between"),
+        // The rest of a list that took too long; the next one begins anew.
+        StatusCode::GONE => answer.failure(Cause::KubernetesApi),
+        _ => answer.failure(Cause::KubernetesConfig),
+    }
+}
+
+/// Whether a 404 is the API server's own, and says that there is no such pod.
+fn is_of_a_pod(answer: &Answer<'_>) -> bool {
+    let said = answer.said();
+    said.kind == "Status" && said.reason == "NotFound" && said.details.kind == "pods"
+}
+
+fn incomplete(server: &str, what: &str) -> Error {
+    Error::new(Cause::KubernetesConfig, format!("API server {server} answers with {what}"))
+        .advice("check that the address is a Kubernetes API server")
+}
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMetadata,
+    /// Null when there are none; an answer that lacks it is no list.
+    #[serde(deserialize_with = "Option::deserialize")]
+    items: Option<Vec<Object>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PageMetadata {
+    resource_version: String,
+    r#continue: String,
+}
+
+/// A pod, or its metadata alone.
+#[derive(Deserialize)]
+struct Object {
+    metadata: Metadata,
+    status: Option<PodStatus>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    namespace: String,
+    name: String,
+    uid: String,
+    resource_version: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodStatus {
+    phase: String,
+}
+
+impl Object {
+    fn is_finished(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| matches!(status.phase.as_str(), "Succeeded" | "Failed"))
+    }
+}
+
+impl Metadata {
+    /// The pod that it names.
+    fn pod(self) -> Option<PodRef> {
+        let Self { namespace, name, uid, .. } = self;
+        let named = ![&namespace, &name, &uid].iter().any(|text| text.is_empty());
+        named.then_some(PodRef { namespace, name, uid })
+    }
+}
