@@ -9,8 +9,8 @@ use crate::{
     config::{Config, MintTokens},
     error::Error,
     kube::{self, Kube},
-    mount::{Mounter, VersionKeySource},
     lease::Refresh,
+    mount::{Mounter, VersionKeySource},
     provider::{self, socket::Socket},
     renewal::Renewal,
     session::Sessions,
@@ -62,6 +62,7 @@ impl App {
         if let Some(listener) = self.health {
             tokio::spawn(admin::serve(listener, stopped.clone()));
         }
+        let background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
         let mut serving = JoinSet::new();
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
@@ -73,6 +74,8 @@ impl App {
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
         }
+        // Nothing is revoked: the pods live on, and so do their tokens.
+        background.abort();
     }
 }
 
@@ -86,7 +89,8 @@ pub fn kube(config: &Config) -> Result<Option<Arc<Kube>>, Error> {
 pub fn mounter(config: &Config, kube: Option<Arc<Kube>>, version_key: VersionKeySource) -> Mounter {
     let vault = Arc::new(Vault::new(config.connection.vault.clone()));
     let sessions = Arc::new(Sessions::new(config.max_sessions));
-    let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), kube.clone(), None, Duration::from_secs(3600));
+    let renewal =
+        Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), kube.clone(), None, Duration::from_secs(3600));
     Mounter {
         operator: config.connection.operator.clone(),
         vault,

@@ -371,7 +371,8 @@ impl Leases {
 
     /// Every lease that is kept.
     pub fn tell(&self) -> Vec<Told> {
-        let told = self.lock().iter().filter_map(|(read, slot)| {
+        let slots = self.lock();
+        let told = slots.iter().filter_map(|(read, slot)| {
             let kept = slot.kept();
             let entry = kept.entry.as_ref()?;
             let token = entry.hold.term();
@@ -413,7 +414,9 @@ impl Leases {
         if slots.len() >= MAX_SLOTS {
             slots.retain(|_, slot| {
                 let kept = slot.kept();
-                Arc::strong_count(slot) > 1 || !kept.named_by.is_empty() || kept.entry.as_ref().is_some_and(|e| !e.delivered)
+                Arc::strong_count(slot) > 1
+                    || !kept.named_by.is_empty()
+                    || kept.entry.as_ref().is_some_and(|e| !e.delivered)
             });
         }
         let (read, slot) = (Arc::new(read.clone()), Arc::<Slot>::default());

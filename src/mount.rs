@@ -16,12 +16,12 @@ use crate::{
     lease::{Due, Found, Lease, Refresh},
     policy::{Operator, Target},
     render::{self, File, Select},
+    renewal::Renewal,
     request::{
         MountSpec, Object,
         token::{self, Claims, Expected},
     },
     secret::{SecretBytes, SecretText},
-    renewal::Renewal,
     session::{Delivery, Proof, Prover, Session, SessionKey, Sessions},
     vault::{
         Vault,
@@ -159,17 +159,16 @@ impl Mounter {
             )
             .advice(failure::IN_TIME)
         };
-        let opened =
-            timeout_at(deadline + GRACE, session.open(prover, deadline)).await.unwrap_or_else(|_| Err(late()));
+        let opened = timeout_at(deadline + GRACE, session.open(prover, deadline)).await.unwrap_or_else(|_| Err(late()));
         if let Err(error) = opened {
             self.reread_tls(&error, target);
             if !is_kept(&error) || due.iter().any(|(.., due)| due.kept.is_none()) {
                 return Err(error);
             }
             self.keeps(session, &error);
-            let kept = due.into_iter().filter_map(|(read, objects, due)| {
-                Some(Answered { read, objects, outcome: Ok(due.kept?) })
-            });
+            let kept = due
+                .into_iter()
+                .filter_map(|(read, objects, due)| Some(Answered { read, objects, outcome: Ok(due.kept?) }));
             return Ok(kept.collect());
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {

@@ -14,13 +14,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::Semaphore,
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    clock,
     kube::Kube,
     session::{Debt, Means, Paid, Session, Sessions},
     vault::Vault,
@@ -121,7 +117,12 @@ impl Renewal {
         if let Some(why) = self.orphaned(session) {
             if session.rest(why) {
                 let key = session.key();
-                tracing::info!(pod = key.pod_name, namespace = key.pod_namespace, role = key.role, "not renewed any more: {why}");
+                tracing::info!(
+                    pod = key.pod_name,
+                    namespace = key.pod_namespace,
+                    role = key.role,
+                    "not renewed any more: {why}"
+                );
             }
             return;
         }
@@ -196,7 +197,9 @@ impl Renewal {
                 Paid::Never => revoked.left += usize::from(debt.hold.token.is_batch),
                 Paid::Later(at) => {
                     let key = &debt.key;
-                    revoked.failed.push(format!("{}/{}, role {:?}: {}", key.pod_namespace, key.pod_name, key.role, debt.trouble));
+                    revoked
+                        .failed
+                        .push(format!("{}/{}, role {:?}: {}", key.pod_namespace, key.pod_name, key.role, debt.trouble));
                     self.owe_at(debt, at);
                 }
             }

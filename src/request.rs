@@ -24,7 +24,9 @@ pub use self::{
     objects::FIELDS as OBJECT_FIELDS,
     warnings::is_known as is_parameter,
 };
-use crate::{error::Error, lease::Refresh, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read};
+use crate::{
+    error::Error, lease::Refresh, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read,
+};
 
 /// A Mount request as the driver sends it.
 #[derive(Clone, Copy)]

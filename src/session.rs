@@ -25,7 +25,7 @@ use crate::{
     clock,
     error::{Cause, Error},
     flight::Flight,
-    lease::{Due, Fetched, Found, Hold, Kind, Lease, Leases, Look, Reason, Refresh},
+    lease::{Due, Fetched, Found, Hold, Lease, Leases, Look, Reason, Refresh},
     secret::SecretText,
     vault::{
         Client, Endpoint,
@@ -34,7 +34,7 @@ use crate::{
         wire::Read,
     },
 };
-pub use end::Debt;
+pub use end::{Debt, Paid};
 pub use store::{Delivery, Sessions, Tenant};
 pub use upkeep::Means;
 use volumes::Volumes;
@@ -316,7 +316,10 @@ impl Session {
             if is_new {
                 let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
                 tracing::warn!(
-                    role, pod, namespace, path = read.path,
+                    role,
+                    pod,
+                    namespace,
+                    path = read.path,
                     "the role gives batch tokens: the credentials read under one end with it, and cannot be renewed nor revoked when the pod ends; set token_type of the role to service"
                 );
             }
@@ -327,7 +330,10 @@ impl Session {
         hold.lost();
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         tracing::warn!(
-            role, pod, namespace, accessor = hold.token.accessor,
+            role,
+            pod,
+            namespace,
+            accessor = hold.token.accessor,
             "the Vault token is gone before its time, and what was leased under it; the next mount logs in again"
         );
     }

@@ -312,6 +312,12 @@ table! {
     Internal "VM0101" Internal "A fault of vaultmount's"
         means "Something that should not happen."
         mend "Report it with the provider's log."
+    PodEnded "VM0102" FailedPrecondition "The pod has ended"
+        means "While the files were made, the pod was deleted or finished. What was read for it is revoked."
+        mend "Nothing is to be done: a pod that is gone needs no files."
+    Closed "VM0103" FailedPrecondition "Everything was revoked"
+        means "Somebody ran `vaultmount revoke --all` on this node: the provider has revoked every token it held, and takes no mounts any more."
+        mend "Restart the provider to serve pods again."
 }
 }
 

@@ -286,7 +286,7 @@ fn static_ttl(answer: &Answer) -> Option<Duration> {
 
 /// Whether two answers of a static credential hold the same but for the time that is left.
 #[must_use]
-pub fn same_static(a: &Answer, b: &Answer) -> bool {
+pub(super) fn same_static(a: &Answer, b: &Answer) -> bool {
     fn parts(answer: &Answer) -> Option<BTreeMap<&str, &str>> {
         let data: BTreeMap<&str, &RawValue> = serde_json::from_str(answer.data()?).ok()?;
         Some(data.into_iter().filter(|(name, _)| *name != "ttl").map(|(name, value)| (name, value.get())).collect())

@@ -238,7 +238,12 @@ impl Renewal {
                     Ok(PodState::Running { uid }) if uid == tenant.uid => {
                         self.lives(&tenant.uid);
                         if !std::mem::replace(&mut warned, true) {
-                            tracing::warn!(pod = tenant.name, namespace = tenant.namespace, node, "a pod with a session is not among the pods of this node; is --node-name right?");
+                            tracing::warn!(
+                                pod = tenant.name,
+                                namespace = tenant.namespace,
+                                node,
+                                "a pod with a session is not among the pods of this node; is --node-name right?"
+                            );
                         }
                     }
                     Ok(PodState::Running { .. } | PodState::Finished { .. } | PodState::Gone) => {
@@ -246,7 +251,11 @@ impl Renewal {
                         self.end(&tenant.uid);
                     }
                     Err(error) => {
-                        tracing::warn!(pod = tenant.name, namespace = tenant.namespace, "whether the pod is over cannot be read; its token is kept: {error}");
+                        tracing::warn!(
+                            pod = tenant.name,
+                            namespace = tenant.namespace,
+                            "whether the pod is over cannot be read; its token is kept: {error}"
+                        );
                         self.pods.lock().trouble = Some(error.to_string());
                     }
                 }

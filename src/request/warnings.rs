@@ -215,8 +215,7 @@ mod tests {
     fn later_names_are_said_to_be_later() {
         assert_eq!(
             warned(r#"{"auth":"5m","tokenScope":"pod"}"#),
-            ["auth", "tokenScope"]
-                .map(|name| format!("{name}: is not supported yet by this version and is ignored"))
+            ["auth", "tokenScope"].map(|name| format!("{name}: is not supported yet by this version and is ignored"))
         );
     }
 

@@ -79,14 +79,25 @@ impl Debt {
         }
         if !self.hold.lives(clock::now()) {
             if self.attempts > 0 {
-                tracing::warn!(pod, namespace, role, attempts = self.attempts, "the token of a pod that is gone ended before it could be revoked");
+                tracing::warn!(
+                    pod,
+                    namespace,
+                    role,
+                    attempts = self.attempts,
+                    "the token of a pod that is gone ended before it could be revoked"
+                );
             }
             return Paid::Never;
         }
         self.attempts += 1;
         let error = match self.attempt(vault).await {
             Ok(true) => {
-                tracing::info!(pod, namespace, role, "the pod is gone; its token is revoked, and what was leased under it");
+                tracing::info!(
+                    pod,
+                    namespace,
+                    role,
+                    "the pod is gone; its token is revoked, and what was leased under it"
+                );
                 return Paid::Revoked;
             }
             Ok(false) => return Paid::Over,
@@ -110,7 +121,11 @@ impl Debt {
                 // Vault denies alike what it does not know and what a policy forbids.
                 let gone = client.is_gone(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await;
                 let denied = || Failure::Refused(refusal.clone()).of_transport(client.address());
-                if gone { Ok(false) } else { Err(denied().advice("let the role's policies update auth/token/revoke-self, as `default` does")) }
+                if gone {
+                    Ok(false)
+                } else {
+                    Err(denied().advice("let the role's policies update auth/token/revoke-self, as `default` does"))
+                }
             }
             Err(failure) => {
                 let error = failure.of_transport(client.address());

@@ -9,7 +9,7 @@ use super::{Session, SessionKey};
 use crate::{
     clock,
     error::Error,
-    lease::{Hold, Kind, Look, Refresh, Renewal, Warning},
+    lease::{Hold, Kind, Refresh, Renewal, Warning},
     term::{Granted, Term},
     vault::{Client, Vault, failure::Failure},
 };
@@ -132,7 +132,13 @@ impl Session {
                 Refused::TokenGone => self.lost(&renewal.hold),
                 Refused::LeaseGone => {
                     renewal.is_gone(clock::now());
-                    tracing::warn!(role, pod, namespace, path, "the lease is gone before its time; the next mount reads it anew");
+                    tracing::warn!(
+                        role,
+                        pod,
+                        namespace,
+                        path,
+                        "the lease is gone before its time; the next mount reads it anew"
+                    );
                 }
                 Refused::NotRenewable => renewal.cannot_be_renewed(),
                 Refused::Failed(error) => {

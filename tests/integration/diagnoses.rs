@@ -133,6 +133,8 @@ rows! {
     }
     @elsewhere {
         PodsForbidden "tests/kube/pods.rs" "denied_names_the_rule_to_grant"
+        PodEnded "tests/integration/lifetimes/ends.rs" "a_pod_that_ends_during_its_first_mount_leaves_nothing_behind"
+        Closed "tests/integration/lifetimes/ends.rs" "revoking_all_leaves_nothing_and_refuses_mounts"
         Internal "src/provider.rs" "a_panic_ends_its_call_and_no_other"
     }
 }

@@ -78,6 +78,16 @@ impl Token {
         })
     }
 
+    /// A token for tests of what keeps one.
+    #[cfg(test)]
+    pub(crate) fn fake(ttl: Duration, renewable: bool) -> Self {
+        let body = format!(
+            r#"{{"auth":{{"client_token":"hunter2","lease_duration":{},"renewable":{renewable}}}}}"#,
+            ttl.as_secs()
+        );
+        Self::parse(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer"))
+    }
+
     /// The token itself.
     pub(super) fn text(&self) -> &str {
         self.header.to_str().unwrap_or_default()
