@@ -31,6 +31,10 @@ pub(super) fn build(connection: &Connection) -> Result<HttpClient, Error> {
     let config = config.map_err(|e| e.about(format_args!("TLS to API server {}", connection.server)))?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
+    // A watch may be silent for minutes. That the other side is there is asked of the system meanwhile: 60 s in all.
+    tcp.set_keepalive(Some(Duration::from_secs(30)));
+    tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
+    tcp.set_keepalive_retries(Some(3));
     let connector = HttpsConnector::new(tcp, config, https, server_name(connection)?);
     Ok(Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(30))

@@ -22,12 +22,12 @@ fn pod(name: &str, uid: &str) -> PodRef {
     PodRef { namespace: "shop".to_owned(), name: name.to_owned(), uid: uid.to_owned() }
 }
 
-fn there(name: &str, uid: &str) -> Option<PodEvent> {
-    Some(PodEvent::There(pod(name, uid)))
+fn there(name: &str, uid: &str) -> PodEvent {
+    PodEvent::There(pod(name, uid))
 }
 
-fn left(name: &str, uid: &str) -> Option<PodEvent> {
-    Some(PodEvent::Left(pod(name, uid)))
+fn left(name: &str, uid: &str) -> PodEvent {
+    PodEvent::Left(pod(name, uid))
 }
 
 fn web() -> Builder {
@@ -143,12 +143,12 @@ async fn are_told_to_come_change_and_go() {
         let (api, _kube, mut watch) = watching(api).await;
         api.add_pod(NODE, "shop", "job", "uid-2");
         api.add_pod("node-b", "shop", "other", "uid-3");
-        assert_eq!(watch.next().await.unwrap(), there("job", "uid-2"));
+        assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
         api.annotate_pod("shop", "job", "größer");
-        assert_eq!(watch.next().await.unwrap(), there("job", "uid-2"));
+        assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
         api.delete_pod("shop", "other");
         api.delete_pod("shop", "web");
-        assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+        assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
         assert_eq!(watch.version(), "6");
 
         let seen = &api.seen()[1];
@@ -162,13 +162,13 @@ async fn leave_when_they_finish() {
     for phase in ["Succeeded", "Failed"] {
         let (api, kube, mut watch) = watching(web()).await;
         api.set_pod_phase("shop", "web", phase);
-        assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+        assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
         assert_eq!(kube.node_pods(NODE).await.unwrap().0, []);
 
         let metadata = json!({"namespace": "shop", "name": "web", "uid": "uid-1", "resourceVersion": "9"});
         let whole = json!({"metadata": metadata, "status": {"phase": phase}});
         let line = format!("{}\n", json!({"type": "MODIFIED", "object": whole}));
-        assert_eq!(told(&line).await.unwrap(), left("web", "uid-1"));
+        assert_eq!(told(&line).await.unwrap(), Some(left("web", "uid-1")));
     }
 }
 
@@ -177,7 +177,7 @@ async fn do_not_leave_when_their_deletion_begins() {
     for api in [web(), web().whole_pods()] {
         let (api, kube, mut watch) = watching(api).await;
         api.begin_pod_deletion("shop", "web");
-        assert_eq!(watch.next().await.unwrap(), there("web", "uid-1"));
+        assert_eq!(watch.next().await.unwrap(), Some(there("web", "uid-1")));
         assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("web", "uid-1")]);
         assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Running { uid: "uid-1".to_owned() });
     }
@@ -187,8 +187,8 @@ async fn do_not_leave_when_their_deletion_begins() {
 async fn of_one_name_are_told_apart() {
     let (api, kube, mut watch) = watching(web()).await;
     api.replace_pod("shop", "web", "uid-2");
-    assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
-    assert_eq!(watch.next().await.unwrap(), there("web", "uid-2"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(there("web", "uid-2")));
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Running { uid: "uid-2".to_owned() });
 }
 
@@ -198,12 +198,12 @@ async fn a_watch_that_ends_is_gone_on_with_and_misses_nothing() {
     api.add_pod(NODE, "shop", "job", "uid-2");
     api.end_watches();
     api.delete_pod("shop", "web");
-    assert_eq!(watch.next().await.unwrap(), there("job", "uid-2"));
+    assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
     assert_eq!(watch.next().await.unwrap(), None);
     assert_eq!(watch.next().await.unwrap(), None);
 
     let mut watch = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
-    assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
     assert_eq!(kube.requests(), 3);
 }
 
@@ -219,7 +219,7 @@ async fn a_bookmark_is_gone_on_from_after_what_was_before_is_forgotten() {
 
         api.delete_pod("shop", "web");
         let mut resumed = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
-        assert_eq!(resumed.next().await.unwrap(), left("web", "uid-1"));
+        assert_eq!(resumed.next().await.unwrap(), Some(left("web", "uid-1")));
         let mut late = kube.watch_node_pods(NODE, &listed).await.unwrap();
         assert_eq!(late.next().await.unwrap(), Some(PodEvent::Expired));
     }
@@ -237,7 +237,7 @@ async fn history_that_is_lost_is_one_event_however_it_is_told() {
         let (_, version) = kube.node_pods(NODE).await.unwrap();
         let mut watch = kube.watch_node_pods(NODE, &version).await.unwrap();
         api.delete_pod("shop", "web");
-        assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+        assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
         api.expire_watches();
         assert_eq!(watch.next().await.unwrap(), Some(PodEvent::Expired));
         assert_eq!(watch.next().await.unwrap(), None);
@@ -248,7 +248,7 @@ async fn history_that_is_lost_is_one_event_however_it_is_told() {
 async fn a_watch_whose_connection_breaks_fails_and_is_gone_on_with() {
     let (api, kube, mut watch) = watching(web()).await;
     api.add_pod(NODE, "shop", "job", "uid-2");
-    assert_eq!(watch.next().await.unwrap(), there("job", "uid-2"));
+    assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
     api.drop_connections();
     let error = watch.next().await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesApi);
@@ -261,7 +261,7 @@ async fn a_watch_whose_connection_breaks_fails_and_is_gone_on_with() {
 
     let mut watch = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
     api.delete_pod("shop", "web");
-    assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
 }
 
 #[tokio::test]
@@ -277,12 +277,12 @@ async fn events_may_come_in_pieces_and_their_reader_may_look_away() {
     let (one, two) = (event("ADDED", "8", "a", "uid-a"), event("DELETED", "9", "b", "uid-b"));
     let (head, tail) = two.split_at(30);
     api.send_to_watches(&format!("{one}{one}{head}"));
-    assert_eq!(watch.next().await.unwrap(), there("a", "uid-a"));
-    assert_eq!(watch.next().await.unwrap(), there("a", "uid-a"));
+    assert_eq!(watch.next().await.unwrap(), Some(there("a", "uid-a")));
+    assert_eq!(watch.next().await.unwrap(), Some(there("a", "uid-a")));
     assert!(watch.next().now_or_never().is_none());
     assert_eq!(watch.version(), "8");
     api.send_to_watches(tail);
-    assert_eq!(watch.next().await.unwrap(), left("b", "uid-b"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("b", "uid-b")));
     assert_eq!(watch.version(), "9");
 }
 
@@ -405,8 +405,8 @@ async fn a_list_that_is_behind_is_caught_up_with_by_its_watch_and_by_a_read() {
     assert_eq!(pods, [pod("web", "uid-1")]);
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Gone);
     let mut watch = kube.watch_node_pods(NODE, &version).await.unwrap();
-    assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
-    assert_eq!(watch.next().await.unwrap(), there("job", "uid-2"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
     assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("job", "uid-2")]);
 
     api.stale_lists(None);
@@ -430,7 +430,7 @@ async fn a_server_that_is_held_answers_and_tells_when_it_is_released() {
     assert!(watch.next().now_or_never().is_none() && !listing.is_finished());
     api.release();
     assert_eq!(listing.await.unwrap().unwrap().0, []);
-    assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
 }
 
 #[tokio::test]
@@ -446,7 +446,7 @@ async fn large_annotations_are_no_obstacle() {
     let (api, kube, mut watch) = watching(web()).await;
     let large = "x".repeat(2 << 20);
     api.annotate_pod("shop", "web", &large);
-    assert_eq!(watch.next().await.unwrap(), there("web", "uid-1"));
+    assert_eq!(watch.next().await.unwrap(), Some(there("web", "uid-1")));
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Running { uid: "uid-1".to_owned() });
     for n in 0..9 {
         let name = format!("web-{n}");
@@ -487,7 +487,7 @@ async fn a_watch_may_be_silent_for_its_time_and_a_little_more() {
     tokio::time::advance(Duration::from_secs(lasting)).await;
     tokio::time::resume();
     api.delete_pod("shop", "web");
-    assert_eq!(watch.next().await.unwrap(), left("web", "uid-1"));
+    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
 
     tokio::time::pause();
     let heard = Instant::now();
