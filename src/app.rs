@@ -10,8 +10,9 @@ use crate::{
     error::Error,
     kube::{self, Kube},
     mount::{Mounter, VersionKeySource},
-    provider::{self, socket::Socket},
+    provider,
     session::Sessions,
+    socket::Socket,
     vault::Vault,
 };
 

@@ -58,6 +58,7 @@ pub mod render;
 pub mod request;
 pub mod secret;
 pub mod session;
+pub mod socket;
 pub mod telemetry;
 pub mod text;
 pub mod tls;

@@ -2,11 +2,9 @@
 
 mod authority;
 pub mod client;
-pub mod socket;
 mod status;
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,11 +18,7 @@ use hyper_util::{
     server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::UnixStream,
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{net::UnixStream, sync::watch, time::Instant};
 use tonic::{Request, Response, Status};
 use tracing::{Instrument, field::Empty};
 
@@ -32,10 +26,10 @@ use crate::{
     error::{Cause, Error},
     mount::{Mounted, Mounter},
     request::{self, MountSpec, RawRequest},
+    socket::Socket,
 };
 use authority::AuthorityRepair;
 use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
-use socket::Socket;
 
 /// The generated types of `proto/v1alpha1/service.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic)]
@@ -56,8 +50,6 @@ const MAX_REQUEST: usize = 8 << 20;
 
 /// How long before its caller gives up a call is answered at the latest.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How long after giving up the name the last connection made through it is waited for.
-const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// The provider of one socket.
 #[derive(Clone)]
@@ -72,40 +64,15 @@ struct Provider {
 }
 
 /// Serves one socket until `stop`, then until every call in flight is answered.
-pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(socket: Socket, mounter: Arc<Mounter>, stop: watch::Receiver<bool>) {
     let provider = Provider { mounter, audience: audience(&socket), logs: true, faults: Arc::default() };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
     let attend = |stream| {
         tokio::spawn(logged(connections.watch(connection(stream, service.clone()))));
     };
-    {
-        let mut keeping = pin!(socket.keep());
-        loop {
-            tokio::select! {
-                accepted = socket.accept() => match accepted {
-                    Ok(stream) => attend(stream),
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                },
-                never = &mut keeping => match never {},
-                () = told(&mut stop) => break,
-            }
-        }
-    }
-    // Those who connected before the name was given up are still served.
-    socket.close().await;
-    while let Ok(Ok(stream)) = timeout(LAST_CALL, socket.accept()).await {
-        attend(stream);
-    }
+    socket.serve(stop, attend).await;
     connections.shutdown().await;
-}
-
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // The sender's end is a reason to stop, too.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// A client of a provider that has no socket: for one mount by hand.

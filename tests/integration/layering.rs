@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "tls",
     "telemetry",
     "flight",
+    "socket",
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
