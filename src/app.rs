@@ -9,6 +9,7 @@ use crate::{
     config::{Config, MintTokens},
     error::Error,
     kube::{self, Kube},
+    metrics::Metrics,
     mount::{Mounter, VersionKeySource},
     provider,
     session::Sessions,
@@ -19,6 +20,7 @@ use crate::{
 /// A server that is ready to serve.
 pub struct App {
     mounter: Arc<Mounter>,
+    metrics: Arc<Metrics>,
     sockets: Vec<Socket>,
     health: Option<TcpListener>,
     drain_timeout: Duration,
@@ -46,13 +48,14 @@ impl App {
             ),
             None => None,
         };
-        let mounter = Arc::new(mounter(&config, kube, version_key));
+        let metrics = Arc::new(Metrics::new());
+        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics)));
         let mut sockets = Vec::new();
         for path in &config.endpoints {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, sockets, health, drain_timeout: config.drain_timeout })
+        Ok(Self { mounter, metrics, sockets, health, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, then answers the calls in flight within the drain timeout.
@@ -64,7 +67,12 @@ impl App {
         let mut serving = JoinSet::new();
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
-            serving.spawn(provider::serve(socket, Arc::clone(&self.mounter), stopped.clone()));
+            serving.spawn(provider::serve(
+                socket,
+                Arc::clone(&self.mounter),
+                Arc::clone(&self.metrics),
+                stopped.clone(),
+            ));
         }
         stop.await;
         tracing::info!("stopping: calls in flight are answered");
@@ -80,12 +88,17 @@ pub fn kube(config: &Config) -> Result<Option<Arc<Kube>>, Error> {
     kube::Config::from_env(config.kubeconfig.clone()).build().map(|kube| kube.map(Arc::new))
 }
 
-/// What mounts volumes, with nothing bound or begun.
+/// What mounts volumes, with nothing bound or begun. Requests to Vault are counted in `metrics`.
 #[must_use]
-pub fn mounter(config: &Config, kube: Option<Arc<Kube>>, version_key: VersionKeySource) -> Mounter {
+pub fn mounter(
+    config: &Config,
+    kube: Option<Arc<Kube>>,
+    version_key: VersionKeySource,
+    metrics: Arc<Metrics>,
+) -> Mounter {
     Mounter {
         operator: config.connection.operator.clone(),
-        vault: Vault::new(config.connection.vault.clone()),
+        vault: Vault::new(config.connection.vault.clone(), metrics),
         sessions: Sessions::new(config.max_sessions),
         kube,
         mint_tokens: config.mint_tokens == MintTokens::Auto,

@@ -51,6 +51,7 @@ pub mod install;
 pub mod kube;
 pub mod lease;
 pub mod manifest;
+pub mod metrics;
 pub mod mount;
 pub mod policy;
 pub mod provider;

@@ -24,6 +24,7 @@ use tracing::{Instrument, field::Empty};
 
 use crate::{
     error::{Cause, Error},
+    metrics::Metrics,
     mount::{Mounted, Mounter},
     request::{self, MountSpec, RawRequest},
     socket::Socket,
@@ -55,6 +56,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 struct Provider {
     mounter: Arc<Mounter>,
+    metrics: Arc<Metrics>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
     audience: &'static str,
     /// Whether outcomes are logged; not for a client that prints them itself.
@@ -63,9 +65,9 @@ struct Provider {
     faults: Arc<AtomicU64>,
 }
 
-/// Serves one socket until `stop`, then until every call in flight is answered.
-pub async fn serve(socket: Socket, mounter: Arc<Mounter>, stop: watch::Receiver<bool>) {
-    let provider = Provider { mounter, audience: audience(&socket), logs: true, faults: Arc::default() };
+/// Serves one socket until `stop`, then until every call in flight is answered. Mounts are counted in `metrics`.
+pub async fn serve(socket: Socket, mounter: Arc<Mounter>, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
+    let provider = Provider { mounter, metrics, audience: audience(&socket), logs: true, faults: Arc::default() };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
     let attend = |stream| {
@@ -78,7 +80,7 @@ pub async fn serve(socket: Socket, mounter: Arc<Mounter>, stop: watch::Receiver<
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
-    let provider = Provider { mounter, audience, logs: false, faults: Arc::default() };
+    let provider = Provider { mounter, metrics: Arc::default(), audience, logs: false, faults: Arc::default() };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
@@ -121,18 +123,17 @@ impl CsiDriverProvider for Provider {
         let timeout = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         // Our answer says what took so long; the caller's own giving up does not.
         let deadline = Instant::now() + timeout.saturating_sub(LAST_WORDS.min(timeout / 10));
+        let begin = Instant::now();
         let span = tracing::info_span!("mount", pod = Empty, namespace = Empty, class = Empty);
-        self.answer(request.into_inner(), deadline).instrument(span).await
+        let outcome = self.answer(request.into_inner(), deadline).instrument(span).await;
+        self.metrics.mount(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()), begin.elapsed());
+        outcome.map(Response::new).map_err(|error| refusal(&error))
     }
 }
 
 impl Provider {
     /// Mounts, and says that the files are on their way only when they are.
-    async fn answer(
-        &self,
-        request: pb::MountRequest,
-        deadline: Instant,
-    ) -> Result<Response<pb::MountResponse>, Status> {
+    async fn answer(&self, request: pb::MountRequest, deadline: Instant) -> Result<pb::MountResponse, Error> {
         let start = Instant::now();
         let target = request.target_path.clone();
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
@@ -142,15 +143,15 @@ impl Provider {
             introduce(&spec);
             worker.mount(&spec, audience, deadline).await
         });
-        let mounted = outcome.await.map_err(|error| self.refuse(&error, &target))?;
-        let response = respond(&mounted).map_err(|error| self.refuse(&error, &target))?;
+        let answered = outcome.await.and_then(|mounted| Ok((respond(&mounted)?, mounted)));
+        let (response, mounted) = answered.inspect_err(|error| self.tell(error, &target))?;
         let (files, took, new) = (mounted.files.len(), start.elapsed(), mounted.delivered());
         match (self.logs, new) {
             (true, true) => tracing::info!(files, ?took, "mounted"),
             (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
             (false, _) => {}
         }
-        Ok(Response::new(response))
+        Ok(response)
     }
 
     /// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
@@ -163,17 +164,20 @@ impl Provider {
     }
 
     /// Says once in the log what the caller is told; the driver masks the failures of remounts.
-    fn refuse(&self, error: &Error, target_path: &str) -> Status {
-        let code = status::code(error.cause().code());
+    fn tell(&self, error: &Error, target_path: &str) {
         if error.cause() == Cause::Internal {
             let faults = self.faults.fetch_add(1, Relaxed) + 1;
             tracing::error!(faults, "a fault of vaultmount's own");
         }
         if self.logs {
+            let code = error.cause().code();
             tracing::warn!(?code, target_path, "mount failed: {error}");
         }
-        Status::new(code, error.to_string())
     }
+}
+
+fn refusal(error: &Error) -> Status {
+    Status::new(status::code(error.cause().code()), error.to_string())
 }
 
 /// Names the pod in every line that is logged of its mount, and says what is odd about its class.
@@ -253,15 +257,22 @@ mod tests {
         };
         let mounter = Mounter {
             operator,
-            vault: crate::vault::Vault::new(crate::vault::Config::default()),
+            vault: crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()),
             sessions: crate::session::Sessions::new(1),
             kube: None,
             mint_tokens: false,
             version_key: crate::mount::VersionKeySource::process(),
         };
-        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", logs: true, faults: Arc::default() };
+        let provider = Provider {
+            mounter: Arc::new(mounter),
+            metrics: Arc::default(),
+            audience: "vault",
+            logs: true,
+            faults: Arc::default(),
+        };
         let error = provider.contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
-        assert_eq!(provider.refuse(&error, "").code(), tonic::Code::Internal);
+        provider.tell(&error, "");
+        assert_eq!(refusal(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
         assert!(provider.contain(async { Ok(()) }).await.is_ok());
     }

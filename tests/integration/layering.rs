@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "tls",
     "telemetry",
     "flight",
+    "metrics",
     "socket",
     "error",
 ];
