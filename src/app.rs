@@ -1,19 +1,22 @@
 //! The composition root: everything is built from the configuration, run until told to stop, and drained.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
-    admin,
-    config::{Config, MintTokens},
+    admin::{self, Numbers, Pages},
+    config::{Config, MintTokens, StatusSocket},
     error::Error,
     kube::{self, Kube},
-    metrics::Metrics,
+    metrics::{Levels, Metrics},
     mount::{Mounter, VersionKeySource},
     provider,
     session::Sessions,
     socket::Socket,
+    status::{Keeper, Revoked, Status, Watch, Watching},
     vault::Vault,
 };
 
@@ -21,8 +24,10 @@ use crate::{
 pub struct App {
     mounter: Arc<Mounter>,
     metrics: Arc<Metrics>,
+    keeper: Arc<dyn Keeper>,
     sockets: Vec<Socket>,
-    health: Option<TcpListener>,
+    status: Option<Socket>,
+    listeners: Vec<(TcpListener, Pages)>,
     drain_timeout: Duration,
 }
 
@@ -40,45 +45,79 @@ impl App {
                 VersionKeySource::process()
             }
         };
-        let health = match config.health_addr {
-            Some(address) => Some(
-                admin::bind(address)
-                    .await
-                    .map_err(|e| format!("--health-addr {address} cannot be listened on: {e}"))?,
-            ),
+        let metrics = Arc::new(Metrics::new());
+        let keeper: Arc<dyn Keeper> = Arc::new(NoKeeper { node: config.node_name.clone(), started: Timestamp::now() });
+        let listeners = listeners(&config, &metrics, &keeper).await?;
+        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics)));
+        let status = match &config.status_socket {
+            Some(wanted) => status_socket(wanted).await?,
             None => None,
         };
-        let metrics = Arc::new(Metrics::new());
-        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics)));
         let mut sockets = Vec::new();
         for path in &config.endpoints {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, metrics, sockets, health, drain_timeout: config.drain_timeout })
+        Ok(Self { mounter, metrics, keeper, sockets, status, listeners, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, then answers the calls in flight within the drain timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let (stopping, stopped) = watch::channel(false);
-        if let Some(listener) = self.health {
-            tokio::spawn(admin::serve(listener, stopped.clone()));
+        for (listener, pages) in self.listeners {
+            tokio::spawn(admin::serve(listener, pages, stopped.clone()));
         }
         let mut serving = JoinSet::new();
+        if let Some(socket) = self.status {
+            serving.spawn(admin::status::serve(socket, self.keeper, stopped.clone()));
+        }
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
-            serving.spawn(provider::serve(
-                socket,
-                Arc::clone(&self.mounter),
-                Arc::clone(&self.metrics),
-                stopped.clone(),
-            ));
+            let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
+            serving.spawn(provider::serve(socket, mounter, metrics, stopped.clone()));
         }
         stop.await;
         tracing::info!("stopping: calls in flight are answered");
         stopping.send_replace(true);
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
+        }
+    }
+}
+
+/// Listens for probes and scrapes: at one address for both if it is the same.
+async fn listeners(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    keeper: &Arc<dyn Keeper>,
+) -> Result<Vec<(TcpListener, Pages)>, String> {
+    let numbers = || Numbers { metrics: Arc::clone(metrics), keeper: Arc::clone(keeper) };
+    let is_shared = config.health_addr == config.metrics_addr;
+    let mut listeners = Vec::new();
+    if let Some(address) = config.health_addr {
+        let pages = Pages { probes: true, metrics: is_shared.then(numbers) };
+        listeners.push((listen("--health-addr", address).await?, pages));
+    }
+    if let Some(address) = config.metrics_addr.filter(|_| !is_shared) {
+        listeners.push((listen("--metrics-addr", address).await?, Pages { probes: false, metrics: Some(numbers()) }));
+    }
+    Ok(listeners)
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    admin::bind(address).await.map_err(|e| format!("{flag} {address} cannot be listened on: {e}"))
+}
+
+/// Takes over the status socket. One that nobody asked for may be missing: mounts do not need it.
+async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> {
+    match Socket::bind(&wanted.path).await {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if wanted.is_asked_for => {
+            Err(format!("--status-socket {} cannot be bound: {error}", wanted.path.display()))
+        }
+        Err(error) => {
+            tracing::warn!(%error, socket = %wanted.path.display(), "no status socket: it cannot be bound");
+            Ok(None)
         }
     }
 }
@@ -103,5 +142,41 @@ pub fn mounter(
         kube,
         mint_tokens: config.mint_tokens == MintTokens::Auto,
         version_key,
+    }
+}
+
+/// Knows of nothing that is held: nothing keeps a record yet.
+struct NoKeeper {
+    node: Option<String>,
+    started: Timestamp,
+}
+
+impl Keeper for NoKeeper {
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            now: Timestamp::now(),
+            watch: Watch { state: Watching::Off, node: self.node.clone(), since: None, last_error: None },
+            refusing: false,
+            sessions: Vec::new(),
+            revocations: Vec::new(),
+        }
+    }
+
+    fn levels(&self) -> Levels {
+        Levels {
+            leases: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            sessions: 0,
+            revocations_waiting: 0,
+            pods_watched: 0,
+            pod_watch: Watching::Off,
+        }
+    }
+
+    fn revoke_all(&self) -> BoxFuture<'_, Revoked> {
+        Box::pin(std::future::ready(Revoked::default()))
     }
 }

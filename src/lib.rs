@@ -17,7 +17,7 @@
 //! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
 //! | [`install`] | our place among the driver's providers on a node |
 //! | [`provider`] | the gRPC edge; the only user of tonic |
-//! | [`admin`] | HTTP for probes |
+//! | [`admin`] | HTTP for probes, metrics and status |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
 //! | [`validate`] | manifests against the rules of a mount, without a server |
@@ -29,6 +29,9 @@
 //! | [`render`] | lease and object in, file bytes out; pure |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
+//! | [`status`] | what a process tells of what it holds |
+//! | [`metrics`] | what is counted |
+//! | [`socket`] | unix sockets that are handed from process to process |
 //! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`] | what everything stands on |
 //!
 //! # What always holds
@@ -60,6 +63,7 @@ pub mod request;
 pub mod secret;
 pub mod session;
 pub mod socket;
+pub mod status;
 pub mod telemetry;
 pub mod text;
 pub mod tls;

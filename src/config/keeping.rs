@@ -66,7 +66,9 @@ mod tests {
             assert_eq!(read.map(|d| d.as_secs()), seconds, "{text}");
         }
         for text in ["9s", "25h", "0", "often"] {
-            let said = one(|report| drop(refresh_interval(Some(&text.to_owned()), report)));
+            let said = one(|report| {
+                refresh_interval(Some(&text.to_owned()), report);
+            });
             assert!(said.starts_with(&format!("--refresh-interval={text} is no duration from 10s")), "{said}");
         }
     }
