@@ -1,27 +1,33 @@
 //! The composition root: everything is built from the configuration, run until told to stop, and drained.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
-    admin,
-    config::{Config, MintTokens},
+    admin::{self, Numbers, Pages},
+    config::{Config, MintTokens, StatusSocket},
     error::Error,
     kube::{self, Kube},
     lease::Refresh,
+    metrics::Metrics,
     mount::{Mounter, VersionKeySource},
-    provider::{self, socket::Socket},
+    provider,
     renewal::Renewal,
     session::Sessions,
+    socket::Socket,
+    status::Keeper,
     vault::Vault,
 };
 
 /// A server that is ready to serve.
 pub struct App {
     mounter: Arc<Mounter>,
+    metrics: Arc<Metrics>,
+    keeper: Arc<dyn Keeper>,
     sockets: Vec<Socket>,
-    health: Option<TcpListener>,
+    status: Option<Socket>,
+    listeners: Vec<(TcpListener, Pages)>,
     drain_timeout: Duration,
 }
 
@@ -39,34 +45,37 @@ impl App {
                 VersionKeySource::process()
             }
         };
-        let health = match config.health_addr {
-            Some(address) => Some(
-                admin::bind(address)
-                    .await
-                    .map_err(|e| format!("--health-addr {address} cannot be listened on: {e}"))?,
-            ),
+        let metrics = Arc::new(Metrics::new());
+        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics)));
+        let keeper: Arc<dyn Keeper> = mounter.renewal.clone();
+        let listeners = listeners(&config, &metrics, &keeper).await?;
+        let status = match &config.status_socket {
+            Some(wanted) => status_socket(wanted).await?,
             None => None,
         };
-        let mounter = Arc::new(mounter(&config, kube, version_key));
         let mut sockets = Vec::new();
         for path in &config.endpoints {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, sockets, health, drain_timeout: config.drain_timeout })
+        Ok(Self { mounter, metrics, keeper, sockets, status, listeners, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, then answers the calls in flight within the drain timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let (stopping, stopped) = watch::channel(false);
-        if let Some(listener) = self.health {
-            tokio::spawn(admin::serve(listener, stopped.clone()));
+        for (listener, pages) in self.listeners {
+            tokio::spawn(admin::serve(listener, pages, stopped.clone()));
         }
         let background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
         let mut serving = JoinSet::new();
+        if let Some(socket) = self.status {
+            serving.spawn(admin::status::serve(socket, self.keeper, stopped.clone()));
+        }
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
-            serving.spawn(provider::serve(socket, Arc::clone(&self.mounter), stopped.clone()));
+            let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
+            serving.spawn(provider::serve(socket, mounter, metrics, stopped.clone()));
         }
         stop.await;
         tracing::info!("stopping: calls in flight are answered");
@@ -79,24 +88,66 @@ impl App {
     }
 }
 
+/// Listens for probes and scrapes: at one address for both if it is the same.
+async fn listeners(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    keeper: &Arc<dyn Keeper>,
+) -> Result<Vec<(TcpListener, Pages)>, String> {
+    let numbers = || Numbers { metrics: Arc::clone(metrics), keeper: Arc::clone(keeper) };
+    let is_shared = config.health_addr == config.metrics_addr;
+    let mut listeners = Vec::new();
+    if let Some(address) = config.health_addr {
+        let pages = Pages { probes: true, metrics: is_shared.then(numbers) };
+        listeners.push((listen("--health-addr", address).await?, pages));
+    }
+    if let Some(address) = config.metrics_addr.filter(|_| !is_shared) {
+        listeners.push((listen("--metrics-addr", address).await?, Pages { probes: false, metrics: Some(numbers()) }));
+    }
+    Ok(listeners)
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    admin::bind(address).await.map_err(|e| format!("{flag} {address} cannot be listened on: {e}"))
+}
+
+/// Takes over the status socket. One that nobody asked for may be missing: mounts do not need it.
+async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> {
+    match Socket::bind(&wanted.path).await {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if wanted.is_asked_for => {
+            Err(format!("--status-socket {} cannot be bound: {error}", wanted.path.display()))
+        }
+        Err(error) => {
+            tracing::warn!(%error, socket = %wanted.path.display(), "no status socket: it cannot be bound");
+            Ok(None)
+        }
+    }
+}
+
 /// The Kubernetes API, when this process is in a cluster or was given a kubeconfig.
 pub fn kube(config: &Config) -> Result<Option<Arc<Kube>>, Error> {
     kube::Config::from_env(config.kubeconfig.clone()).build().map(|kube| kube.map(Arc::new))
 }
 
-/// What mounts volumes, with nothing bound or begun.
+/// What mounts volumes, with nothing bound or begun. Requests to Vault are counted in `metrics`.
 #[must_use]
-pub fn mounter(config: &Config, kube: Option<Arc<Kube>>, version_key: VersionKeySource) -> Mounter {
-    let vault = Arc::new(Vault::new(config.connection.vault.clone()));
-    let sessions = Arc::new(Sessions::new(config.max_sessions));
-    let renewal =
-        Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), kube.clone(), None, Duration::from_secs(3600));
+pub fn mounter(
+    config: &Config,
+    kube: Option<Arc<Kube>>,
+    version_key: VersionKeySource,
+    metrics: Arc<Metrics>,
+) -> Mounter {
+    let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&metrics)));
+    let sessions = Arc::new(Sessions::new(config.max_sessions, metrics));
+    let (watched, node) = (kube.clone(), config.node_name.clone());
+    let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
     Mounter {
         operator: config.connection.operator.clone(),
         vault,
         sessions,
         renewal: Arc::new(renewal),
-        refresh: Refresh::Every(Duration::from_secs(120)),
+        refresh: config.refresh_interval.map_or(Refresh::Never, Refresh::Every),
         kube,
         mint_tokens: config.mint_tokens == MintTokens::Auto,
         version_key,

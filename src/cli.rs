@@ -4,13 +4,16 @@
 //! never takes the next argument. Without a command, `serve` is meant.
 
 mod by_hand;
+pub mod by_socket;
 pub mod check;
 pub mod completions;
 pub mod explain;
 pub mod install;
 pub mod man;
 pub mod mount;
+pub mod revoke;
 pub mod serve;
+pub mod status;
 pub mod style;
 pub mod validate;
 pub mod version;
@@ -68,6 +71,15 @@ pub enum Command {
     #[command(after_help = "Fails while vaultmount serves there.\n\nExample:\n  vaultmount uninstall")]
     Uninstall(install::UninstallArgs),
 
+    /// Show what a process that serves holds: pods, tokens, leases, what failed
+    #[command(after_help = "In its container, for kubectl exec; it prints no secret.\n\nExample:\n  vaultmount status")]
+    Status(status::StatusArgs),
+
+    /// Revoke everything that a process that serves holds, before it is uninstalled
+    #[command(after_help = "Pods lose access at once, and mounts are refused until it is restarted.\n\n\
+                      Exit code: 0 when everything was revoked, 1 otherwise.\n\nExample:\n  vaultmount revoke --all")]
+    Revoke(revoke::RevokeArgs),
+
     /// Do one mount by hand, to see what a pod would get
     #[command(
         after_help = "What it makes at Vault (a token, database users) stays until it ends by itself.\n\nExample:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
@@ -113,6 +125,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Install(args)) => install::install(&args),
         Ok(Command::Uninstall(args)) => install::uninstall(&args),
+        Ok(Command::Status(args)) => status::run(&args),
+        Ok(Command::Revoke(args)) => revoke::run(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
         Ok(Command::Check(args)) => check::run(&args),
         Ok(Command::Validate(args)) => validate::run(&args),

@@ -9,6 +9,8 @@ mod connection;
 mod endpoint;
 mod environment;
 mod flags;
+mod keeping;
+mod status;
 mod tls;
 mod value;
 
@@ -21,7 +23,8 @@ use environment::Environment;
 use value::{Report, Setting};
 
 pub use connection::Connection;
-pub use flags::{ConnectionArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
+pub use flags::{ConnectionArgs, KeepingArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
+pub use status::{SOCKET_VARIABLE, StatusSocket};
 
 /// The whole configuration of a server.
 #[derive(Clone, Debug)]
@@ -30,6 +33,10 @@ pub struct Config {
     pub endpoints: Vec<PathBuf>,
     /// Where probes are answered; nowhere if none. `[::]` means both IP versions.
     pub health_addr: Option<SocketAddr>,
+    /// Where metrics are scraped; nowhere if none. May be where probes are answered.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Where this process tells what it holds; nowhere if none. Differs from every endpoint.
+    pub status_socket: Option<StatusSocket>,
     /// How much is logged.
     pub log_level: LevelFilter,
     /// How long running mounts may take to end at shutdown.
@@ -46,6 +53,12 @@ pub struct Config {
     pub hmac_key_file: Option<PathBuf>,
     /// Pods with a Vault token at once; the longest silent makes room.
     pub max_sessions: usize,
+    /// This node, whose pods are watched for their end; none are if it has no name.
+    pub node_name: Option<String>,
+    /// How long after its last poll a pod counts as gone whose end nobody saw; from a minute to seven days.
+    pub orphan_after: Duration,
+    /// How old an answer without a lease may grow before it is read anew, at least ten seconds; none: it is never.
+    pub refresh_interval: Option<Duration>,
 }
 
 /// Whether to request a service account token when the driver passed none for the audience.
@@ -99,10 +112,13 @@ impl Config {
         client.max_in_flight = limit("--max-in-flight", limits.max_in_flight.as_ref(), client.max_in_flight, report);
         client.max_creating = limit("--max-creating", limits.max_creating.as_ref(), client.max_creating, report);
         cache_size(limits.cache_size.as_ref(), report);
+        let endpoints = endpoint::read(&args.endpoint, report);
         let drain = Setting::flag("--drain-timeout", args.drain_timeout.as_ref());
         Self {
-            endpoints: endpoint::read(&args.endpoint, report),
+            status_socket: status::read(args.status_socket.as_ref(), &endpoints, env, report),
+            endpoints,
             health_addr: health_addr(args.health_addr.as_ref(), report),
+            metrics_addr: metrics_addr(args.metrics_addr.as_ref(), report),
             log_level: log_level(&args.log, report),
             drain_timeout: report.read(drain.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
             connection,
@@ -111,6 +127,9 @@ impl Config {
             hmac_secret_name: hmac_secret_name(args.hmac_secret_name.as_ref(), report),
             hmac_key_file: file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
             max_sessions: limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
+            node_name: keeping::node_name(args.node_name.as_ref(), env, report),
+            orphan_after: keeping::orphan_after(args.keeping.orphan_after.as_ref(), report),
+            refresh_interval: keeping::refresh_interval(args.keeping.refresh_interval.as_ref(), report),
         }
     }
 }
@@ -137,6 +156,10 @@ fn cache_size(value: Option<&String>, report: &mut Report) {
 fn health_addr(value: Option<&String>, report: &mut Report) -> Option<SocketAddr> {
     let value = value.cloned().unwrap_or_else(|| ":8080".to_owned());
     report.read(Some(&Setting { name: "--health-addr".into(), value }), value::listen_address).flatten()
+}
+
+fn metrics_addr(value: Option<&String>, report: &mut Report) -> Option<SocketAddr> {
+    report.read(Setting::flag("--metrics-addr", value).as_ref(), value::listen_address).flatten()
 }
 
 /// As in Go, a level nobody knows is `info`, and `--log-level` goes before `--debug`.
@@ -172,15 +195,10 @@ fn mint_tokens(value: Option<&String>, report: &mut Report) -> MintTokens {
     report.read(Setting::flag("--mint-tokens", value).as_ref(), rule).unwrap_or_default()
 }
 
-/// A name that the Kubernetes API takes, so that a typing error is found now and not at the first mount.
+/// Checked now, so that a typing error is found before the first mount.
 fn hmac_secret_name(value: Option<&String>, report: &mut Report) -> String {
-    let rule = |text: &str| {
-        let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        let ends = |c: char| c == '-' || c == '.';
-        let good = text.len() <= 253 && text.chars().all(known) && !text.starts_with(ends) && !text.ends_with(ends);
-        if good { Ok(text.to_owned()) } else { Err("is no Secret's name: lower case letters, digits, - and .") }
-    };
-    let name = report.read(Setting::flag("--hmac-secret-name", value).as_ref(), rule);
+    let setting = Setting::flag("--hmac-secret-name", value);
+    let name = report.read(setting.as_ref(), |text| value::kubernetes_name(text, "Secret"));
     name.unwrap_or_else(|| "vault-csi-provider-hmac-key".to_owned())
 }
 

@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::provider::socket::lock;
+use crate::socket::lock;
 
 /// The private folder's name.
 const FOLDER: &str = "vaultmount";

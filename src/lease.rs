@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     error::{Cause, Error},
     flight::Flight,
+    metrics::{Kind, Reason, State},
     term::{Granted, Term},
     vault::{
         answer::Answer,
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 pub use hold::Hold;
-pub use life::{Circumstances, Kind, Life, MIN_REFRESH, Reason, Refresh, Step};
+pub use life::{Circumstances, Life, MIN_REFRESH, Refresh, Step};
 
 /// One answer of Vault.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ struct Entry {
     lease: Arc<Lease>,
     life: Life,
     hold: Arc<Hold>,
+    read_at: Instant,
     delivered: bool,
     warned: Warned,
     /// Why its last renewal or reading failed.
@@ -153,9 +155,11 @@ pub struct Told {
     pub forced_end: Option<Instant>,
     /// When it is renewed next.
     pub renews_at: Option<Instant>,
-    /// Whether its last renewal failed.
-    pub failing: bool,
-    /// Why, or why its last reading did.
+    /// When it was read.
+    pub read_at: Instant,
+    /// How it stands.
+    pub state: State,
+    /// Why its last renewal or reading failed.
     pub trouble: Option<String>,
     /// How many volumes name it.
     pub volumes: usize,
@@ -381,17 +385,21 @@ impl Leases {
                 Life::Leased { term, .. } => Some(term),
                 _ => None,
             };
+            let forced_end = entry.earliest(token.as_ref(), entry.life.forced_end(), Term::forced_end);
+            let state = match term {
+                _ if !named && entry.delivered => State::Superseded,
+                Some(term) if term.is_failing() => State::Failing,
+                _ if forced_end.is_some() => State::Ending,
+                _ => State::Live,
+            };
             Some(Told {
                 read: Arc::clone(read),
                 kind: entry.life.kind(),
                 ends: entry.earliest(token.as_ref(), entry.life.ends(), Term::ends),
-                forced_end: if named {
-                    entry.earliest(token.as_ref(), entry.life.forced_end(), Term::forced_end)
-                } else {
-                    entry.earliest(token.as_ref(), entry.life.ends(), Term::ends)
-                },
+                forced_end,
                 renews_at: term.filter(|term| named && term.is_renewable()).map(Term::renew_at),
-                failing: term.is_some_and(Term::is_failing),
+                read_at: entry.read_at,
+                state,
                 trouble: entry.trouble.clone(),
                 volumes: kept.named_by.len(),
             })
@@ -454,8 +462,15 @@ impl Slot {
             Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
             None => (Arc::new(Lease { answer: reading.answer }), false),
         };
-        kept.entry =
-            Some(Entry { lease: Arc::clone(&lease), life, hold, delivered, warned: Warned::No, trouble: None });
+        kept.entry = Some(Entry {
+            lease: Arc::clone(&lease),
+            life,
+            hold,
+            read_at: sent,
+            delivered,
+            warned: Warned::No,
+            trouble: None,
+        });
         lease
     }
 

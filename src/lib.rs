@@ -17,7 +17,7 @@
 //! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
 //! | [`install`] | our place among the driver's providers on a node |
 //! | [`provider`] | the gRPC edge; the only user of tonic |
-//! | [`admin`] | HTTP for probes |
+//! | [`admin`] | HTTP for probes, metrics and status |
 //! | [`check`] | a mount's way walked step by step, each step told |
 //! | [`mount`] | the use case: `MountSpec` to session to leases to files |
 //! | [`validate`] | manifests against the rules of a mount, without a server |
@@ -30,6 +30,9 @@
 //! | [`render`] | lease and object in, file bytes out; pure |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
+//! | [`status`] | what a process tells of what it holds |
+//! | [`metrics`] | what is counted |
+//! | [`socket`] | unix sockets that are handed from process to process |
 //! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`], [`term`] | what everything stands on |
 //!
 //! # What always holds
@@ -52,6 +55,7 @@ pub mod install;
 pub mod kube;
 pub mod lease;
 pub mod manifest;
+pub mod metrics;
 pub mod mount;
 pub mod policy;
 pub mod provider;
@@ -60,6 +64,8 @@ pub mod renewal;
 pub mod request;
 pub mod secret;
 pub mod session;
+pub mod socket;
+pub mod status;
 pub mod telemetry;
 pub mod term;
 pub mod text;

@@ -188,6 +188,7 @@ impl Mounter {
 
     /// Says that a pod keeps what it has, as Vault could not be asked.
     fn keeps(&self, session: &Session, error: &Error) {
+        self.sessions.metrics().poll_kept();
         session.trouble("refreshing in a poll", error);
         tracing::warn!("the pod keeps what it has: {error}");
     }

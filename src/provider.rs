@@ -2,11 +2,9 @@
 
 mod authority;
 pub mod client;
-pub mod socket;
 mod status;
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,22 +18,19 @@ use hyper_util::{
     server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::UnixStream,
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{net::UnixStream, sync::watch, time::Instant};
 use tonic::{Request, Response, Status};
 use tracing::{Instrument, field::Empty};
 
 use crate::{
     error::{Cause, Error},
+    metrics::Metrics,
     mount::{Mounted, Mounter},
     request::{self, MountSpec, RawRequest},
+    socket::Socket,
 };
 use authority::AuthorityRepair;
 use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
-use socket::Socket;
 
 /// The generated types of `proto/v1alpha1/service.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic)]
@@ -56,13 +51,12 @@ const MAX_REQUEST: usize = 8 << 20;
 
 /// How long before its caller gives up a call is answered at the latest.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// How long after giving up the name the last connection made through it is waited for.
-const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// The provider of one socket.
 #[derive(Clone)]
 struct Provider {
     mounter: Arc<Mounter>,
+    metrics: Arc<Metrics>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
     audience: &'static str,
     /// Whether outcomes are logged; not for a client that prints them itself.
@@ -71,47 +65,22 @@ struct Provider {
     faults: Arc<AtomicU64>,
 }
 
-/// Serves one socket until `stop`, then until every call in flight is answered.
-pub async fn serve(socket: Socket, mounter: Arc<Mounter>, mut stop: watch::Receiver<bool>) {
-    let provider = Provider { mounter, audience: audience(&socket), logs: true, faults: Arc::default() };
+/// Serves one socket until `stop`, then until every call in flight is answered. Mounts are counted in `metrics`.
+pub async fn serve(socket: Socket, mounter: Arc<Mounter>, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
+    let provider = Provider { mounter, metrics, audience: audience(&socket), logs: true, faults: Arc::default() };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
     let attend = |stream| {
         tokio::spawn(logged(connections.watch(connection(stream, service.clone()))));
     };
-    {
-        let mut keeping = pin!(socket.keep());
-        loop {
-            tokio::select! {
-                accepted = socket.accept() => match accepted {
-                    Ok(stream) => attend(stream),
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                },
-                never = &mut keeping => match never {},
-                () = told(&mut stop) => break,
-            }
-        }
-    }
-    // Those who connected before the name was given up are still served.
-    socket.close().await;
-    while let Ok(Ok(stream)) = timeout(LAST_CALL, socket.accept()).await {
-        attend(stream);
-    }
+    socket.serve(stop, attend).await;
     connections.shutdown().await;
-}
-
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // The sender's end is a reason to stop, too.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
-    let provider = Provider { mounter, audience, logs: false, faults: Arc::default() };
+    let provider = Provider { mounter, metrics: Arc::default(), audience, logs: false, faults: Arc::default() };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
@@ -154,18 +123,17 @@ impl CsiDriverProvider for Provider {
         let timeout = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         // Our answer says what took so long; the caller's own giving up does not.
         let deadline = Instant::now() + timeout.saturating_sub(LAST_WORDS.min(timeout / 10));
+        let begin = Instant::now();
         let span = tracing::info_span!("mount", pod = Empty, namespace = Empty, class = Empty);
-        self.answer(request.into_inner(), deadline).instrument(span).await
+        let outcome = self.answer(request.into_inner(), deadline).instrument(span).await;
+        self.metrics.mount(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()), begin.elapsed());
+        outcome.map(Response::new).map_err(|error| refusal(&error))
     }
 }
 
 impl Provider {
     /// Mounts, and says that the files are on their way only when they are.
-    async fn answer(
-        &self,
-        request: pb::MountRequest,
-        deadline: Instant,
-    ) -> Result<Response<pb::MountResponse>, Status> {
+    async fn answer(&self, request: pb::MountRequest, deadline: Instant) -> Result<pb::MountResponse, Error> {
         let start = Instant::now();
         let target = request.target_path.clone();
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
@@ -175,15 +143,15 @@ impl Provider {
             introduce(&spec);
             worker.mount(&spec, audience, deadline).await
         });
-        let mounted = outcome.await.map_err(|error| self.refuse(&error, &target))?;
-        let response = respond(&mounted).map_err(|error| self.refuse(&error, &target))?;
+        let answered = outcome.await.and_then(|mounted| Ok((respond(&mounted)?, mounted)));
+        let (response, mounted) = answered.inspect_err(|error| self.tell(error, &target))?;
         let (files, took, new) = (mounted.files.len(), start.elapsed(), self.mounter.delivered(&mounted));
         match (self.logs, new) {
             (true, true) => tracing::info!(files, ?took, "mounted"),
             (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
             (false, _) => {}
         }
-        Ok(Response::new(response))
+        Ok(response)
     }
 
     /// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
@@ -196,17 +164,20 @@ impl Provider {
     }
 
     /// Says once in the log what the caller is told; the driver masks the failures of remounts.
-    fn refuse(&self, error: &Error, target_path: &str) -> Status {
-        let code = status::code(error.cause().code());
+    fn tell(&self, error: &Error, target_path: &str) {
         if error.cause() == Cause::Internal {
             let faults = self.faults.fetch_add(1, Relaxed) + 1;
             tracing::error!(faults, "a fault of vaultmount's own");
         }
         if self.logs {
+            let code = error.cause().code();
             tracing::warn!(?code, target_path, "mount failed: {error}");
         }
-        Status::new(code, error.to_string())
     }
+}
+
+fn refusal(error: &Error) -> Status {
+    Status::new(status::code(error.cause().code()), error.to_string())
 }
 
 /// Names the pod in every line that is logged of its mount, and says what is odd about its class.
@@ -284,8 +255,8 @@ mod tests {
             tls: crate::tls::Tls::default(),
             allow: crate::policy::Allow::default(),
         };
-        let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default()));
-        let sessions = Arc::new(crate::session::Sessions::new(1));
+        let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));
+        let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default()));
         let mounter = Mounter {
             operator,
             vault: vault.clone(),
@@ -296,9 +267,16 @@ mod tests {
             mint_tokens: false,
             version_key: crate::mount::VersionKeySource::process(),
         };
-        let provider = Provider { mounter: Arc::new(mounter), audience: "vault", logs: true, faults: Arc::default() };
+        let provider = Provider {
+            mounter: Arc::new(mounter),
+            metrics: Arc::default(),
+            audience: "vault",
+            logs: true,
+            faults: Arc::default(),
+        };
         let error = provider.contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
-        assert_eq!(provider.refuse(&error, "").code(), tonic::Code::Internal);
+        provider.tell(&error, "");
+        assert_eq!(refusal(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
         assert!(provider.contain(async { Ok(()) }).await.is_ok());
     }

@@ -4,6 +4,7 @@
 
 mod pods;
 mod queue;
+mod report;
 
 use std::{
     sync::{
@@ -14,14 +15,16 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     kube::Kube,
+    metrics::{Metrics, RevocationOutcome},
     session::{Debt, Means, Paid, Session, Sessions},
+    status::Revoked,
     vault::Vault,
 };
-pub use pods::{Watch, WatchState};
 use queue::{Item, Queue};
 
 /// Keeps sessions. One per process.
@@ -34,17 +37,7 @@ pub struct Renewal {
     pods: pods::Pods,
     /// Numbers the tokens to be revoked; sessions have numbers of their own.
     owed: AtomicUsize,
-}
-
-/// What became of revoking everything.
-#[derive(Clone, Debug, Default)]
-pub struct Revoked {
-    /// Tokens that were revoked.
-    pub tokens: usize,
-    /// What could not be, one line each. It is tried again while the process runs.
-    pub failed: Vec<String>,
-    /// Batch tokens, which nobody can revoke.
-    pub left: usize,
+    started: Timestamp,
 }
 
 /// Requests of the background at once: fewer than one endpoint takes, so that mounts find Vault free.
@@ -74,6 +67,7 @@ impl Renewal {
             orphan_after,
             pods: pods::Pods::new(kube, node),
             owed: AtomicUsize::new(0),
+            started: Timestamp::now(),
         }
     }
 
@@ -88,12 +82,6 @@ impl Renewal {
             Some(at) => self.queue.put(session.id(), at, Item::Session(Arc::downgrade(session))),
             None => self.queue.remove(session.id()),
         }
-    }
-
-    /// How many tokens wait to be revoked.
-    #[must_use]
-    pub fn owed(&self) -> usize {
-        self.queue.debts()
     }
 
     async fn attend(self: &Arc<Self>) {
@@ -150,11 +138,26 @@ impl Renewal {
     async fn pay(&self, mut debt: Debt) {
         let paid = {
             let Ok(_turn) = self.gate.acquire().await else { return };
-            debt.pay(&self.vault).await
+            self.try_to_pay(&mut debt).await
         };
-        if let Paid::Later(at) = paid {
+        if let Paid::Later { at, .. } = paid {
             self.owe_at(debt, at);
         }
+    }
+
+    async fn try_to_pay(&self, debt: &mut Debt) -> Paid {
+        let paid = debt.pay(&self.vault).await;
+        self.metrics().revocation(match paid {
+            Paid::Revoked => RevocationOutcome::Revoked,
+            Paid::Over | Paid::Never => RevocationOutcome::Over,
+            Paid::Later { refused: true, .. } => RevocationOutcome::Refused,
+            Paid::Later { refused: false, .. } => RevocationOutcome::Failed,
+        });
+        paid
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.sessions.metrics()
     }
 
     fn owe_at(&self, debt: Debt, at: Instant) {
@@ -174,8 +177,7 @@ impl Renewal {
         }
     }
 
-    /// Revokes every token that this process holds, and refuses mounts from now on.
-    pub async fn revoke_all(&self) -> Revoked {
+    async fn revoke_everything(&self) -> Revoked {
         let sessions = self.sessions.close();
         tracing::warn!(sessions = sessions.len(), "told to revoke everything; mounts are refused from now on");
         let ended = stream::iter(sessions).map(|session| async move {
@@ -185,7 +187,7 @@ impl Renewal {
         let mut debts: Vec<Debt> = ended.buffer_unordered(REVOKED_AT_ONCE).concat().await;
         debts.extend(self.queue.take_debts());
         let paid = stream::iter(debts).map(|mut debt| async move {
-            let paid = debt.pay(&self.vault).await;
+            let paid = self.try_to_pay(&mut debt).await;
             (debt, paid)
         });
         let mut revoked = Revoked::default();
@@ -195,7 +197,7 @@ impl Renewal {
                 Paid::Revoked => revoked.tokens += 1,
                 Paid::Over => {}
                 Paid::Never => revoked.left += usize::from(debt.hold.token.is_batch),
-                Paid::Later(at) => {
+                Paid::Later { at, .. } => {
                     let key = &debt.key;
                     revoked
                         .failed

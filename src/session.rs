@@ -2,6 +2,7 @@
 
 mod end;
 mod inspect;
+mod report;
 mod store;
 mod upkeep;
 mod volumes;
@@ -25,7 +26,8 @@ use crate::{
     clock,
     error::{Cause, Error},
     flight::Flight,
-    lease::{Due, Fetched, Found, Hold, Lease, Leases, Look, Reason, Refresh},
+    lease::{Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
+    metrics::{Kind, LoginOutcome, Metrics, Reason},
     secret::SecretText,
     vault::{
         Client, Endpoint,
@@ -80,6 +82,7 @@ pub struct Session {
     /// Numbers the sessions of this process.
     id: u64,
     key: SessionKey,
+    metrics: Arc<Metrics>,
     begun: Instant,
     login: Flight<Result<Arc<Hold>, Error>>,
     leases: Leases,
@@ -122,7 +125,7 @@ const ROTATION_LAG: Duration = Duration::from_secs(3);
 const ROTATION_PAUSE: Duration = Duration::from_millis(250);
 
 impl Session {
-    fn new(key: SessionKey, client: Client) -> Self {
+    fn new(key: SessionKey, client: Client, metrics: Arc<Metrics>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let now = clock::now();
         let state = State {
@@ -140,6 +143,7 @@ impl Session {
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             key,
+            metrics,
             begun: now,
             login: Flight::default(),
             leases: Leases::default(),
@@ -224,9 +228,24 @@ impl Session {
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
                 Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
-                outcome => return outcome,
+                Ok(lease) => {
+                    self.rotated(read, due, &lease);
+                    return Ok(lease);
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Counts and says that a credential was replaced by a new one.
+    fn rotated(&self, read: &Read, due: &Due, lease: &Arc<Lease>) {
+        let (Some(kind), Some(reason)) = (due.kind, due.reason) else { return };
+        if kind == Kind::Plain || due.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, lease)) {
+            return;
+        }
+        self.metrics.rotation(kind, reason);
+        let (kind, reason) = (kind.word(), reason.word());
+        tracing::info!(path = read.path, kind, reason, "read anew");
     }
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
@@ -387,8 +406,14 @@ impl Session {
             outcome.map(|token| self.keep(Arc::new(Hold::new(token, sent))))
         };
         match outcome {
-            Ok(hold) => Ok(hold),
+            Ok(hold) => {
+                self.metrics.login(LoginOutcome::Ok);
+                Ok(hold)
+            }
             Err(failure) => {
+                let refused =
+                    matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
+                self.metrics.login(if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
                 let error = self.login_error(&failure, proof.claims, deadline).await;
                 self.trouble("logging in", &error);
                 Err(error)

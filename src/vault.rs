@@ -9,6 +9,7 @@ pub mod connect;
 pub mod engine;
 pub mod failure;
 mod near;
+mod operation;
 mod transport;
 pub mod wire;
 
@@ -20,6 +21,7 @@ use std::{
 
 use crate::{
     error::{Cause, Error},
+    metrics::Metrics,
     tls::Tls,
 };
 pub use address::Address;
@@ -82,15 +84,16 @@ const MAX_ENDPOINTS: usize = 256;
 /// Every Vault this node talks to.
 pub struct Vault {
     config: Arc<Config>,
+    metrics: Arc<Metrics>,
     /// Never held across an await.
     clients: Mutex<HashMap<Endpoint, Client>>,
 }
 
 impl Vault {
-    /// No connection is made before the first request.
+    /// No connection is made before the first request. Requests are counted in `metrics`.
     #[must_use]
-    pub fn new(config: Config) -> Self {
-        Self { config: Arc::new(config), clients: Mutex::default() }
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        Self { config: Arc::new(config), metrics, clients: Mutex::default() }
     }
 
     /// The endpoint's client, made at its first use.
@@ -99,8 +102,8 @@ impl Vault {
             return Ok(client.clone());
         }
         // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
-        let (wanted, config) = (endpoint.clone(), Arc::clone(&self.config));
-        let made = tokio::task::spawn_blocking(move || Client::new(&wanted, &config)).await;
+        let (wanted, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
+        let made = tokio::task::spawn_blocking(move || Client::new(&wanted, &config, &metrics)).await;
         let client = made.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
         if endpoint.tls.skip_verify {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Write as _},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -110,7 +111,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.warnings {
         report.tell(Step::new("class", Outcome::Odd(warning.clone())));
     }
-    let mounter = app::mounter(&config, None, VersionKeySource::process());
+    let mounter = app::mounter(&config, None, VersionKeySource::process(), Arc::default());
     let check = Check {
         mounter: &mounter,
         spec: &spec,

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::style::{self, HEADING, PLACE, paint};
+use super::style::{self, HEADING, PLACE, paint, wrapped};
 use crate::{
     error::cause::{Cause, SECTIONS, markdown},
     text::nearest,
@@ -25,9 +25,6 @@ pub struct ExplainArgs {
     #[arg(long, conflicts_with = "ids")]
     pub markdown: bool,
 }
-
-/// Where a row ends, in columns.
-const WIDTH: usize = 100;
 
 /// Prints the rows; an id that does not exist is wrong usage.
 #[must_use]
@@ -99,22 +96,9 @@ fn row(cause: Cause) -> String {
     )
 }
 
-/// Words on lines of at most [`WIDTH`] columns, indented.
+/// Words on lines of their own, indented.
 fn wrap(words: &str) -> String {
-    let (mut text, mut column) = (String::new(), WIDTH);
-    for word in words.split_whitespace() {
-        let length = word.chars().count();
-        if column + 1 + length > WIDTH {
-            text.push_str(if text.is_empty() { "  " } else { "\n  " });
-            column = 2 + length;
-        } else {
-            text.push(' ');
-            column += 1 + length;
-        }
-        text.push_str(word);
-    }
-    text.push('\n');
-    text
+    format!("  {}\n", wrapped(words, 2))
 }
 
 #[cfg(test)]
@@ -136,7 +120,7 @@ mod tests {
     fn rows_fit_a_screen() {
         for cause in Cause::all() {
             let row = anstream::adapter::strip_str(&row(cause)).to_string();
-            assert!(row.lines().all(|line| line.chars().count() <= WIDTH), "{row}");
+            assert!(row.lines().all(|line| line.chars().count() <= style::WIDTH), "{row}");
         }
     }
 

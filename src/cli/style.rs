@@ -41,6 +41,30 @@ impl<T: Display> Display for Painted<T> {
     }
 }
 
+/// Where lines for people end, in columns.
+pub const WIDTH: usize = 100;
+
+/// Words on lines that end before [`WIDTH`], all but the first indented by so many columns, in which the first begins.
+#[must_use]
+pub fn wrapped(words: &str, indent: usize) -> String {
+    let (mut text, mut column) = (String::new(), indent);
+    for word in words.split_whitespace() {
+        let length = word.chars().count();
+        if text.is_empty() {
+            column += length;
+        } else if column + 1 + length > WIDTH {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent));
+            column = indent + length;
+        } else {
+            text.push(' ');
+            column += 1 + length;
+        }
+        text.push_str(word);
+    }
+    text
+}
+
 /// Standard output for painted text. What must stay as it is, byte for byte, goes to [`std::io::stdout`].
 #[must_use]
 pub fn stdout() -> AutoStream<StdoutLock<'static>> {
@@ -56,6 +80,14 @@ pub fn stderr() -> AutoStream<StderrLock<'static>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_end_before_the_width() {
+        let text = wrapped(&"word ".repeat(50), 4);
+        assert!(text.lines().skip(1).all(|line| line.starts_with("    word") && line.len() <= WIDTH), "{text}");
+        assert!(text.lines().next().is_some_and(|line| line.starts_with("word") && line.len() + 4 <= WIDTH), "{text}");
+        assert_eq!(text.split_whitespace().count(), 50);
+    }
 
     #[test]
     fn widths_count_what_is_seen() {

@@ -189,6 +189,23 @@ fn a_mount_by_hand() {
 }
 
 #[test]
+fn a_process_to_ask() {
+    for (args, output) in [(&["status"][..], by_socket::Output::Text), (&["status", "-ojson"], by_socket::Output::Json)]
+    {
+        assert!(
+            matches!(parse(args), Ok(Command::Status(args)) if args.at.output == output && args.at.socket.is_none())
+        );
+    }
+    match parse(&["revoke", "-all", "-socket=/s", "-o", "json"]) {
+        Ok(Command::Revoke(args)) => {
+            assert_eq!((args.all, args.at.socket, args.at.output), (true, Some("/s".into()), by_socket::Output::Json));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(parse(&["revoke"]), Ok(Command::Revoke(args)) if !args.all));
+}
+
+#[test]
 fn manifests_to_validate() {
     match parse(&["validate", "-output=sarif", "a.yaml", "-strict", "-", "b"]) {
         Ok(Command::Validate(args)) => {
@@ -228,6 +245,8 @@ fn help_fits_a_screen_and_shows_an_example() {
         &["help", "mount"],
         &["check", "--help"],
         &["explain", "--help"],
+        &["status", "--help"],
+        &["revoke", "--help"],
         &["install", "--help"],
         &["uninstall", "--help"],
         &["completions", "--help"],

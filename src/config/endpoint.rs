@@ -7,6 +7,9 @@ use super::value::{Report, Setting};
 /// Where the Go provider listens when it is not told.
 const DEFAULT: &str = "/tmp/vault.sock";
 
+/// What a right path looks like.
+const EXAMPLE: &str = "/provider/vault.sock";
+
 /// The longest path that a unix socket can be bound to, in bytes.
 const MAX_PATH: usize = 107;
 
@@ -15,7 +18,7 @@ pub(super) fn read(values: &[String], report: &mut Report) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for value in values.iter().filter(|v| !v.is_empty()) {
         let setting = Setting { name: "--endpoint".into(), value: value.clone() };
-        let Some(path) = report.read(Some(&setting), parse) else { continue };
+        let Some(path) = report.read(Some(&setting), |text| parse(text, EXAMPLE)) else { continue };
         if paths.contains(&path) {
             report.error(format!("{setting} is given twice"));
             continue;
@@ -34,14 +37,15 @@ pub(super) fn read(values: &[String], report: &mut Report) -> Vec<PathBuf> {
     paths
 }
 
-fn parse(text: &str) -> Result<PathBuf, String> {
+/// A socket's path: absolute, no directory, short enough. `example` shows whoever was wrong a right one.
+pub(super) fn parse(text: &str, example: &str) -> Result<PathBuf, String> {
     // Collecting the components evens out `//` and `/./`.
     let path: PathBuf = Path::new(text.strip_prefix("unix://").unwrap_or(text)).components().collect();
     if !path.is_absolute() || text.contains('\0') {
-        return Err("is no absolute path; write for example --endpoint=/provider/vault.sock".to_owned());
+        return Err(format!("is no absolute path; write for example {example}"));
     }
     if text.ends_with('/') || path.is_dir() {
-        return Err("is a directory; name the socket in it, such as vault.sock".to_owned());
+        return Err(format!("is a directory; name the socket in it, for example {example}"));
     }
     if path.as_os_str().len() > MAX_PATH {
         return Err(format!("is longer than {MAX_PATH} bytes, the most a socket's path may have"));

@@ -18,7 +18,10 @@ const IGNORED: &[(&str, &str)] = &[
 /// Variables, in either case, that every HTTP client knows.
 const PROXY: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
 
-/// The variables that begin with `VAULT_` or `BAO_`, and the proxy's.
+/// Variables that are no client's but ours.
+const OWN: [&str; 2] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET"];
+
+/// The variables that begin with `VAULT_` or `BAO_`, the proxy's, and our own.
 ///
 /// Not all with these prefixes are ours: Kubernetes itself sets `VAULT_PORT` and its like
 /// in every pod beside a Service named vault.
@@ -35,6 +38,7 @@ impl Environment {
             .filter(|(name, _)| {
                 name.starts_with("VAULT_")
                     || name.starts_with("BAO_")
+                    || OWN.contains(&name.as_str())
                     || PROXY.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
             })
             .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
@@ -48,6 +52,11 @@ impl Environment {
             .into_iter()
             .find_map(|prefix| self.variables.get_key_value(&format!("{prefix}{suffix}")))?;
         (!value.is_empty()).then(|| Setting { name: name.clone().into(), value: value.clone() })
+    }
+
+    /// The variable of exactly this name, one of our own. An empty value counts as none.
+    pub(super) fn own(&self, name: &'static str) -> Option<Setting> {
+        Setting::flag(name, self.variables.get(name))
     }
 
     /// The value of `HTTPS_PROXY` or its like, by exactly this name.

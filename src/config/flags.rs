@@ -104,6 +104,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub health_addr: Option<String>,
 
+    /// Where metrics are scraped, such as :8081 [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_addr: Option<String>,
+
+    /// Where vaultmount status asks, or off [default: /tmp/vault.status]
+    #[arg(long, value_name = "PATH")]
+    pub status_socket: Option<String>,
+
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
@@ -128,6 +136,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
 
+    /// This node, whose pods are watched for their end (NODE_NAME)
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
+    pub node_name: Option<String>,
+
     /// Secret of the key of object versions [default: vault-csi-provider-hmac-key]
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     pub hmac_secret_name: Option<String>,
@@ -135,6 +147,10 @@ pub struct ServeArgs {
     /// File that holds that key, instead of the Secret
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     pub hmac_key_file: Option<String>,
+
+    /// When what pods have is renewed, and taken back.
+    #[command(flatten)]
+    pub keeping: KeepingArgs,
 
     /// What is bounded.
     #[command(flatten)]
@@ -152,6 +168,19 @@ pub struct KubernetesArgs {
     /// Request tokens that the driver did not pass: auto or off [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub mint_tokens: Option<String>,
+}
+
+/// When what pods have is read anew, and when a pod counts as gone.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Limits")]
+pub struct KeepingArgs {
+    /// Silence after which an unseen pod counts as gone [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    pub orphan_after: Option<String>,
+
+    /// Age at which unleased values are read anew, or never [default: 2m]
+    #[arg(long, value_name = "TIME")]
+    pub refresh_interval: Option<String>,
 }
 
 /// What is bounded, and how much is enough.

@@ -14,6 +14,8 @@ fn set<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
                 continue;
             }
             "health-addr" => &mut args.health_addr,
+            "metrics-addr" => &mut args.metrics_addr,
+            "status-socket" => &mut args.status_socket,
             "debug" => &mut args.log.debug,
             "log-level" => &mut args.log.log_level,
             "drain-timeout" => &mut args.drain_timeout,
@@ -22,6 +24,9 @@ fn set<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
             "max-in-flight" => &mut args.limits.max_in_flight,
             "max-creating" => &mut args.limits.max_creating,
             "mint-tokens" => &mut args.kubernetes.mint_tokens,
+            "node-name" => &mut args.node_name,
+            "orphan-after" => &mut args.keeping.orphan_after,
+            "refresh-interval" => &mut args.keeping.refresh_interval,
             "kubeconfig" => &mut args.kubernetes.kubeconfig,
             "hmac-secret-name" => &mut args.hmac_secret_name,
             "hmac-key-file" => &mut args.hmac_key_file,
@@ -56,6 +61,9 @@ fn nothing_given_is_the_go_providers_default() {
         (4096, 16, 4)
     );
     assert_eq!(config.drain_timeout, Duration::from_secs(20));
+    assert_eq!((config.metrics_addr, config.node_name), (None, None));
+    assert_eq!(config.status_socket.unwrap().path, PathBuf::from("/tmp/vault.status"));
+    assert_eq!((config.orphan_after.as_secs(), config.refresh_interval.unwrap().as_secs()), (3600, 120));
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
@@ -66,6 +74,11 @@ fn what_is_given_is_taken() {
     let (config, warnings) = load([
         ("health-addr", "off"),
         ("drain-timeout", "1m"),
+        ("metrics-addr", ":8081"),
+        ("status-socket", "/s/status"),
+        ("node-name", "node-1"),
+        ("orphan-after", "2h"),
+        ("refresh-interval", "never"),
         ("max-sessions", "10"),
         ("max-in-flight", "2"),
         ("max-creating", "1"),
@@ -77,6 +90,10 @@ fn what_is_given_is_taken() {
     ]);
     assert_eq!(config.health_addr, None);
     assert_eq!(config.drain_timeout, Duration::from_secs(60));
+    assert_eq!(config.metrics_addr.unwrap().to_string(), "[::]:8081");
+    let socket = StatusSocket { path: "/s/status".into(), is_asked_for: true };
+    assert_eq!((config.status_socket, config.node_name.as_deref()), (Some(socket), Some("node-1")));
+    assert_eq!((config.orphan_after.as_secs(), config.refresh_interval), (7200, None));
     assert_eq!(
         (config.max_sessions, config.connection.vault.max_in_flight, config.connection.vault.max_creating),
         (10, 2, 1)
@@ -136,6 +153,11 @@ fn every_error_is_reported_at_once() {
         ("endpoint", "/p/vault.sock"),
         ("endpoint", "/p/vault.sock"),
         ("health-addr", "8080"),
+        ("metrics-addr", "8081"),
+        ("status-socket", "status"),
+        ("node-name", "Node"),
+        ("orphan-after", "1s"),
+        ("refresh-interval", "1s"),
         ("debug", "yes"),
         ("drain-timeout", "soon"),
         ("cache-size", "many"),
@@ -158,6 +180,11 @@ fn every_error_is_reported_at_once() {
         ("--endpoint=vault.sock ", "absolute"),
         ("--endpoint=/p/vault.sock ", "twice"),
         ("--health-addr=8080 ", ":8080"),
+        ("--metrics-addr=8081 ", ":8080"),
+        ("--status-socket=status ", "absolute"),
+        ("--node-name=Node ", "node's name"),
+        ("--orphan-after=1s ", "1m to 168h"),
+        ("--refresh-interval=1s ", "10s to 24h"),
         ("--debug=yes ", "true nor false"),
         ("--drain-timeout=soon ", "20s"),
         ("--cache-size=many ", "number"),
@@ -178,5 +205,5 @@ fn every_error_is_reported_at_once() {
         let line = errors.lines().iter().find(|l| l.starts_with(name) && l.contains(why));
         assert!(line.is_some(), "{name}…{why} in:\n{said}");
     }
-    assert_eq!(errors.lines().len(), 19, "{said}");
+    assert_eq!(errors.lines().len(), 24, "{said}");
 }

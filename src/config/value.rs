@@ -22,6 +22,9 @@ use crate::{
 /// The most of a value that a message repeats, in bytes.
 const MAX_SHOWN: usize = 120;
 
+/// The longest that most durations may be.
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A value and the flag or variable it came from.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
@@ -93,13 +96,29 @@ pub(super) fn whole(text: &str, range: RangeInclusive<u32>) -> Result<u32, Strin
     number.ok_or_else(|| format!("is no whole number from {} to {}", range.start(), range.end()))
 }
 
+/// A duration of this range, written as [`duration`] takes it; `range` says in words what it is.
+pub(super) fn duration_within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
+    spelled(text).filter(|duration| range.contains(duration)).ok_or_else(|| format!("is no duration {words}"))
+}
+
 /// A duration up to a day: `20s`, `1m30s`, or a plain number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     const WRONG: &str = "is no duration up to a day; write for example 20s or 1m30s";
+    spelled(text).filter(|duration| *duration <= DAY).ok_or(WRONG)
+}
+
+fn spelled(text: &str) -> Option<Duration> {
     let seconds = text.parse::<u32>().map(|s| Duration::from_secs(s.into())).ok();
     let spelled = || text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-    let duration = seconds.or_else(spelled).ok_or(WRONG)?;
-    if duration > Duration::from_secs(24 * 60 * 60) { Err(WRONG) } else { Ok(duration) }
+    seconds.or_else(spelled)
+}
+
+/// A name that the Kubernetes API takes (RFC 1123, a subdomain). `of` is what it names: `Secret`, `node`.
+pub(super) fn kubernetes_name(text: &str, of: &str) -> Result<String, String> {
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let ends = |c: char| c == '-' || c == '.';
+    let good = text.len() <= 253 && text.chars().all(known) && !text.starts_with(ends) && !text.ends_with(ends);
+    good.then(|| text.to_owned()).ok_or_else(|| format!("is no {of}'s name: lower case letters, digits, - and ."))
 }
 
 /// Where to listen: `:8080` is every interface of both IP versions; `off` is nowhere.

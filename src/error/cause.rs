@@ -352,9 +352,40 @@ impl Cause {
     }
 }
 
+impl Code {
+    /// Every code a failure can have.
+    pub const ALL: [Self; 9] = [
+        Self::InvalidArgument,
+        Self::PermissionDenied,
+        Self::Unauthenticated,
+        Self::NotFound,
+        Self::FailedPrecondition,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+        Self::ResourceExhausted,
+        Self::Internal,
+    ];
+
+    /// What gRPC calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "InvalidArgument",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::NotFound => "NotFound",
+            Self::FailedPrecondition => "FailedPrecondition",
+            Self::Unavailable => "Unavailable",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::ResourceExhausted => "ResourceExhausted",
+            Self::Internal => "Internal",
+        }
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(self.name())
     }
 }
 

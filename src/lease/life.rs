@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
+    metrics::{Kind, Reason},
     secret::SecretText,
     term::Term,
     tls,
@@ -54,19 +55,6 @@ impl Refresh {
             Self::Never => false,
         }
     }
-}
-
-/// The kinds, for messages and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// It has a lease that Vault ends: dynamic credentials of any engine.
-    Leased,
-    /// An X.509 certificate that was issued without a lease.
-    Certificate,
-    /// A password that Vault rotates by itself.
-    Static,
-    /// Everything else: KV, configuration, signatures.
-    Plain,
 }
 
 /// What is known of a lease's time.
@@ -130,19 +118,6 @@ pub enum Step {
     Renew,
     /// Read anew in the next mount.
     Reread(Reason),
-}
-
-/// Why a lease is read anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// Its own end is near, and no renewal moves it.
-    Maximum,
-    /// The token's is.
-    Token,
-    /// It was plain and old, or a certificate past two thirds of its life, or a static credential at its rotation.
-    Age,
-    /// It or its token is no more.
-    Gone,
 }
 
 /// How long something that was created without a lease (a signature) waits for its pod to ask again: longer than the longest

@@ -17,11 +17,21 @@ use crate::{
     error::{Cause, Error},
     kube::{Kube, PodEvent, PodState},
     session::Tenant,
+    status::{Failed, Watch, Watching},
 };
 
-/// How the watch of this node's pods is.
+/// The pods of this node, as far as they are known.
+pub(super) struct Pods {
+    watched: Option<(Arc<Kube>, String)>,
+    /// Never held across an await.
+    state: Mutex<State>,
+    /// A pod may have ended.
+    suspicion: Notify,
+}
+
+/// How the watch stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WatchState {
+enum Stand {
     /// There is no API, or no `--node-name`: nothing tells when a pod ends.
     Off,
     /// The pods were never listed so far.
@@ -34,34 +44,10 @@ pub enum WatchState {
     Denied,
 }
 
-/// What is known of the watch.
-#[derive(Clone, Debug)]
-pub struct Watch {
-    /// How it is.
-    pub state: WatchState,
-    /// Since when.
-    pub since: Instant,
-    /// The node.
-    pub node: Option<String>,
-    /// Pods of the node that have not ended.
-    pub pods: usize,
-    /// Why it failed last.
-    pub trouble: Option<String>,
-}
-
-/// The pods of this node, as far as they are known.
-pub(super) struct Pods {
-    watched: Option<(Arc<Kube>, String)>,
-    /// Never held across an await.
-    state: Mutex<State>,
-    /// A pod may have ended.
-    suspicion: Notify,
-}
-
 struct State {
-    watch: WatchState,
+    watch: Stand,
     since: Instant,
-    trouble: Option<String>,
+    trouble: Option<Failed>,
     live: HashSet<String>,
     /// Pods with sessions that the watch has seen leave.
     left: HashSet<String>,
@@ -83,7 +69,7 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Pods {
     pub(super) fn new(kube: Option<Arc<Kube>>, node: Option<String>) -> Self {
         let watched = kube.zip(node);
-        let watch = if watched.is_some() { WatchState::Connecting } else { WatchState::Off };
+        let watch = if watched.is_some() { Stand::Connecting } else { Stand::Off };
         let state = State {
             watch,
             since: clock::now(),
@@ -97,44 +83,53 @@ impl Pods {
 
     /// Whether the end of a pod is told, now or when the API is back.
     pub(super) fn tells(&self) -> bool {
-        matches!(self.lock().watch, WatchState::Synced | WatchState::Interrupted)
+        matches!(self.lock().watch, Stand::Synced | Stand::Interrupted)
     }
 
-    pub(super) fn watch(&self) -> Watch {
+    /// How the watch stands, and how many pods it shows.
+    pub(super) fn tell(&self) -> (Watch, usize) {
         let state = self.lock();
-        Watch {
-            state: state.watch,
-            since: state.since,
+        let watch = Watch {
+            state: match state.watch {
+                Stand::Off => Watching::Off,
+                Stand::Connecting | Stand::Interrupted => Watching::Connecting,
+                Stand::Synced => Watching::Synced,
+                Stand::Denied => Watching::Denied,
+            },
             node: self.watched.as_ref().map(|(_, node)| node.clone()),
-            pods: state.live.len(),
-            trouble: state.trouble.clone(),
-        }
+            since: Some(clock::time_of_day(state.since)),
+            last_error: state.trouble.clone(),
+        };
+        (watch, state.live.len())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn became(&self, watch: WatchState, trouble: Option<String>) {
+    fn became(&self, watch: Stand) {
         let mut state = self.lock();
         if state.watch != watch {
             (state.watch, state.since) = (watch, clock::now());
         }
-        if trouble.is_some() || watch == WatchState::Synced {
-            state.trouble = trouble;
-        }
+    }
+
+    fn met(&self, what: &str, error: &Error) {
+        let at = clock::time_of_day(clock::now());
+        self.lock().trouble = Some(Failed { at, what: what.to_owned(), error: error.to_string() });
     }
 
     /// Notes a failure of the watch, and says it; how long to wait.
     fn failed(&self, error: &Error, pause: Duration) -> Duration {
         let before = self.lock().watch;
         let (watch, pause) = match (error.cause(), before) {
-            (Cause::PodsForbidden, _) => (WatchState::Denied, DENIED_PAUSE),
-            (_, WatchState::Synced | WatchState::Interrupted) => (WatchState::Interrupted, pause),
+            (Cause::PodsForbidden, _) => (Stand::Denied, DENIED_PAUSE),
+            (_, Stand::Synced | Stand::Interrupted) => (Stand::Interrupted, pause),
             (_, before) => (before, pause),
         };
-        self.became(watch, Some(error.to_string()));
-        if watch == WatchState::Denied && before != WatchState::Denied {
+        self.became(watch);
+        self.met("watching the pods of this node", error);
+        if watch == Stand::Denied && before != Stand::Denied {
             tracing::warn!("nothing tells when pods end, so nothing is revoked: {error}");
         } else {
             tracing::info!("the watch of this node's pods failed and is tried again: {error}");
@@ -144,12 +139,6 @@ impl Pods {
 }
 
 impl Renewal {
-    /// How the watch of this node's pods is.
-    #[must_use]
-    pub fn watching(&self) -> Watch {
-        self.pods.watch()
-    }
-
     /// Keeps the set of this node's pods.
     pub(super) async fn watch(&self) {
         let Some((kube, node)) = &self.pods.watched else {
@@ -176,7 +165,7 @@ impl Renewal {
         let (pods, version) = kube.node_pods(node).await?;
         tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
         self.pods.lock().live = pods.into_iter().map(|pod| pod.uid).collect();
-        self.pods.became(WatchState::Synced, None);
+        self.pods.became(Stand::Synced);
         self.pods.suspicion.notify_one();
         Ok(version)
     }
@@ -187,6 +176,7 @@ impl Renewal {
         loop {
             let ended = match kube.watch_node_pods(node, &version).await {
                 Ok(mut watch) => {
+                    self.pods.became(Stand::Synced);
                     let ended = loop {
                         match watch.next().await {
                             Ok(Some(PodEvent::There(pod))) => {
@@ -198,7 +188,6 @@ impl Renewal {
                             Err(error) => break Err(error),
                         }
                         pause = FIRST_PAUSE;
-                        self.pods.became(WatchState::Synced, None);
                     };
                     watch.version().clone_into(&mut version);
                     ended
@@ -256,7 +245,7 @@ impl Renewal {
                             namespace = tenant.namespace,
                             "whether the pod is over cannot be read; its token is kept: {error}"
                         );
-                        self.pods.lock().trouble = Some(error.to_string());
+                        self.pods.met("reading whether a pod is over", &error);
                     }
                 }
             }

@@ -58,11 +58,6 @@ impl Queue {
         self.lock().remove(Name::Session(id));
     }
 
-    /// How many tokens wait to be revoked.
-    pub(super) fn debts(&self) -> usize {
-        self.lock().when.keys().filter(|name| matches!(name, Name::Debt(_))).count()
-    }
-
     /// Takes out every token that waits to be revoked.
     pub(super) fn take_debts(&self) -> Vec<Debt> {
         let mut state = self.lock();

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::{Session, SessionKey};
 use crate::{
     clock::{self, jittered},
-    error::Error,
+    error::{Cause, Error},
     lease::Hold,
     vault::{
         Vault,
@@ -35,8 +35,13 @@ pub enum Paid {
     Revoked,
     /// It was over before.
     Over,
-    /// Not yet; to be tried again at this moment.
-    Later(Instant),
+    /// Not yet.
+    Later {
+        /// When to try again.
+        at: Instant,
+        /// Whether Vault said no.
+        refused: bool,
+    },
     /// It ended by itself before Vault could be asked, or Vault keeps no record of it.
     Never,
 }
@@ -108,7 +113,7 @@ impl Debt {
         if self.attempts.is_power_of_two() {
             tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?pause, "the token of a pod that is gone cannot be revoked: {error}");
         }
-        Paid::Later(clock::now() + pause)
+        Paid::Later { at: clock::now() + pause, refused: error.cause() == Cause::ReadRefused }
     }
 
     /// Whether it was revoked now; false: it was over before.

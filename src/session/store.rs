@@ -13,12 +13,14 @@ use crate::{
     clock,
     error::{Cause, Error},
     lease::Lease,
+    metrics::Metrics,
     vault::{Client, wire::Read},
 };
 
 /// The sessions of a node.
 pub struct Sessions {
     max: usize,
+    metrics: Arc<Metrics>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -59,10 +61,10 @@ pub struct Tenant {
 const SILENCE: Duration = Duration::from_secs(1800);
 
 impl Sessions {
-    /// Keeps `max` sessions at most.
+    /// Keeps `max` sessions at most, and counts in `metrics` what becomes of them.
     #[must_use]
-    pub fn new(max: usize) -> Self {
-        Self { max, state: Mutex::default() }
+    pub fn new(max: usize, metrics: Arc<Metrics>) -> Self {
+        Self { max, metrics, state: Mutex::default() }
     }
 
     /// The session of a key, made if there is none. When there are too many, those that are over are dropped; a living pod's
@@ -87,7 +89,7 @@ impl Sessions {
             return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
                 .advice("raise --max-sessions; the mount is tried again by itself"));
         }
-        let session = Arc::new(Session::new(key.clone(), client));
+        let session = Arc::new(Session::new(key.clone(), client, Arc::clone(&self.metrics)));
         state.by_pod.entry(key.pod_uid).or_default().push(Arc::clone(&session));
         state.count += 1;
         Ok(session)
@@ -162,6 +164,12 @@ impl Sessions {
         state.closed = true;
         state.count = 0;
         std::mem::take(&mut state.by_pod).into_values().flatten().collect()
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Whether every mount is refused.

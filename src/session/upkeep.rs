@@ -9,7 +9,8 @@ use super::{Session, SessionKey};
 use crate::{
     clock,
     error::Error,
-    lease::{Hold, Kind, Refresh, Renewal, Warning},
+    lease::{Hold, Refresh, Renewal, Warning},
+    metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
     vault::{Client, Vault, failure::Failure},
 };
@@ -24,6 +25,15 @@ pub struct Means<'a> {
 
 /// How long one renewal may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+impl From<Granted> for RenewalOutcome {
+    fn from(granted: Granted) -> Self {
+        match granted {
+            Granted::Whole => Self::Renewed,
+            Granted::Short => Self::Short,
+        }
+    }
+}
 
 /// Why a renewal brought nothing.
 enum Refused {
@@ -80,6 +90,7 @@ impl Session {
         match client.renew_token(&hold.token, self.home(), term.asked(), deadline).await {
             Ok(grant) => {
                 let granted = hold.renewed(grant, sent);
+                self.count(Renewable::Token, granted.into());
                 self.state().last_success = Some(clock::now());
                 match granted {
                     Granted::Whole => tracing::debug!(role, pod, namespace, ttl = ?grant.duration, "token renewed"),
@@ -89,7 +100,7 @@ impl Session {
                     ),
                 }
             }
-            Err(failure) => match self.refused(client, hold, &failure, means).await {
+            Err(failure) => match self.refused(client, Renewable::Token, hold, &failure, means).await {
                 Refused::TokenGone => self.lost(hold),
                 Refused::NotRenewable | Refused::LeaseGone => hold.cannot_be_renewed(),
                 Refused::Failed(error) => {
@@ -120,15 +131,19 @@ impl Session {
             Ok(grant) => {
                 renewal.hold.proven(sent);
                 self.state().last_success = Some(clock::now());
-                match renewal.renewed(grant, sent) {
-                    Some(Granted::Short) => tracing::info!(
+                let granted = renewal.renewed(grant, sent).unwrap_or(Granted::Whole);
+                self.count(Renewable::Lease, granted.into());
+                match granted {
+                    Granted::Short => tracing::info!(
                         role, pod, namespace, path, end = %clock::time_of_day(sent + grant.duration),
                         "the lease's maximum is near: a poll before its end reads it anew"
                     ),
-                    _ => tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed"),
+                    Granted::Whole => {
+                        tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed")
+                    }
                 }
             }
-            Err(failure) => match self.refused(client, &renewal.hold, &failure, means).await {
+            Err(failure) => match self.refused(client, Renewable::Lease, &renewal.hold, &failure, means).await {
                 Refused::TokenGone => self.lost(&renewal.hold),
                 Refused::LeaseGone => {
                     renewal.is_gone(clock::now());
@@ -154,24 +169,39 @@ impl Session {
     }
 
     /// What a failed renewal means. A denial is no proof that the token is gone: it is asked about itself.
-    async fn refused(&self, client: &Client, hold: &Hold, failure: &Failure, means: &Means<'_>) -> Refused {
-        match failure {
-            Failure::Refused(refusal) if refusal.is_lease_gone() => Refused::LeaseGone,
-            Failure::Refused(refusal) if refusal.is_not_renewable() => Refused::NotRenewable,
+    async fn refused(
+        &self,
+        client: &Client,
+        what: Renewable,
+        hold: &Hold,
+        failure: &Failure,
+        means: &Means<'_>,
+    ) -> Refused {
+        let (outcome, refused) = match failure {
+            Failure::Refused(refusal) if refusal.is_lease_gone() => (RenewalOutcome::Gone, Refused::LeaseGone),
+            Failure::Refused(refusal) if refusal.is_not_renewable() => (RenewalOutcome::Refused, Refused::NotRenewable),
             Failure::Refused(refusal)
                 if refusal.status == 403
                     && client.is_gone(&hold.token, self.home(), Instant::now() + ATTEMPT).await =>
             {
-                Refused::TokenGone
+                (RenewalOutcome::Gone, Refused::TokenGone)
             }
             failure => {
                 let error = failure.of_transport(client.address());
                 if error.cause().is_tls() {
                     means.vault.forget(&self.key.endpoint);
                 }
-                Refused::Failed(error)
+                let is_no =
+                    matches!(failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
+                (if is_no { RenewalOutcome::Refused } else { RenewalOutcome::Failed }, Refused::Failed(error))
             }
-        }
+        };
+        self.count(what, outcome);
+        refused
+    }
+
+    fn count(&self, what: Renewable, outcome: RenewalOutcome) {
+        self.metrics.renewal(what, outcome);
     }
 
     /// The failure of a renewal, with the policy that lacks if that is why.

@@ -24,6 +24,13 @@ pub(super) struct Volume {
     gaps: [Duration; GAPS],
 }
 
+impl Volume {
+    /// The longest of the last pauses between two polls; none while there was none.
+    pub(super) fn gap(&self) -> Option<Duration> {
+        self.gaps.into_iter().max().filter(|_| self.mounts > 1)
+    }
+}
+
 /// The volumes of one session.
 #[derive(Default)]
 pub(super) struct Volumes(Vec<Volume>);
@@ -54,15 +61,14 @@ impl Volumes {
 
     /// The longest of the last pauses between two polls of a volume; none while there were no polls.
     pub(super) fn gap(&self) -> Option<Duration> {
-        self.0.iter().filter(|volume| volume.mounts > 1).flat_map(|volume| volume.gaps).max()
+        self.0.iter().filter_map(Volume::gap).max()
     }
 
     /// Whether a poll is to be expected for each: there were some, and none is missing.
     pub(super) fn are_polled(&self, now: Instant) -> bool {
-        self.0.iter().all(|volume| {
-            let gap = volume.gaps.iter().max().copied().unwrap_or_default();
-            volume.mounts > 1 && now.saturating_duration_since(volume.last) <= gap * PATIENCE
-        })
+        self.0
+            .iter()
+            .all(|volume| volume.gap().is_some_and(|gap| now.saturating_duration_since(volume.last) <= gap * PATIENCE))
     }
 
     /// Whether any was mounted more than once.

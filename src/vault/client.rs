@@ -36,7 +36,7 @@ use super::{
     transport::{Call, Transport},
     wire::{Method, Read, without},
 };
-use crate::{error::Error, secret::SecretText, text::one_line};
+use crate::{error::Error, metrics::Metrics, secret::SecretText, text::one_line};
 pub use renew::Grant;
 pub use token::Token;
 
@@ -92,11 +92,11 @@ pub struct Reading {
 }
 
 impl Client {
-    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>) -> Result<Self, Error> {
+    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>, metrics: &Arc<Metrics>) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
                 address: endpoint.address.to_string(),
-                transport: Transport::new(endpoint, config)?,
+                transport: Transport::new(endpoint, config, metrics)?,
                 engines: Engines::default(),
                 asking: Slots::default(),
                 max_creating: config.max_creating,

@@ -20,10 +20,12 @@ use super::{
     Config, Endpoint,
     connect::{ConnectError, Connector, Options, TlsFault, connect_error},
     failure::Failure,
+    operation::operation,
 };
 use crate::{
     clock::jittered,
     error::{Cause, Error},
+    metrics::{Answered, Metrics},
     secret::SecretBytes,
 };
 
@@ -44,6 +46,7 @@ pub(super) struct Transport {
     connector: Connector,
     in_flight: Semaphore,
     config: Arc<Config>,
+    metrics: Arc<Metrics>,
 }
 
 /// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
@@ -56,7 +59,7 @@ const MAX_DELAY: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Transport {
-    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>) -> Result<Self, Error> {
+    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>, metrics: &Arc<Metrics>) -> Result<Self, Error> {
         let options = Options {
             socket: endpoint.address.socket().map(Into::into),
             proxies: config.proxies.clone(),
@@ -81,6 +84,7 @@ impl Transport {
             connector,
             in_flight: Semaphore::new(config.max_in_flight),
             config: Arc::clone(config),
+            metrics: Arc::clone(metrics),
         })
     }
 
@@ -100,10 +104,13 @@ impl Transport {
         let body = SecretBytes::from(body).into_wire();
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
         let mut uri = uri(&format!("{}{}{path}", self.origin, self.prefix))?;
+        let operation = operation(&parts.method, parts.uri.path());
         let (mut attempt, mut redirected) = (0, false);
         let mut unconnected = None;
         loop {
             let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
+            let answered = outcome.as_ref().map_or(Answered::Nothing, |answer| Answered::of(answer.status.as_u16()));
+            self.metrics.vault_request(operation, answered);
             let before = unconnected.take();
             let failure = match outcome {
                 Ok(Answer { status, body, .. }) if status.is_success() => return Ok(body),

@@ -29,12 +29,15 @@ const ORDER: &[&str] = &[
     "tls",
     "telemetry",
     "flight",
+    "status",
+    "metrics",
+    "socket",
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
 const BASE: [&str; 5] = ["secret", "text", "yaml", "clock", "term"];
 /// Outside libraries and the only modules that may name them.
-const CONFINED: [(&str, &[&str]); 7] = [
+const CONFINED: [(&str, &[&str]); 8] = [
     ("tonic", &["provider"]),
     ("tonic_prost", &["provider"]),
     ("prost", &["provider"]),
@@ -42,6 +45,7 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("rustify", &["vault"]),
     ("hyper_rustls", &["vault", "kube"]),
     ("hyper_util::client", &["vault", "kube"]),
+    ("prometheus_client", &["metrics"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

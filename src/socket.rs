@@ -15,11 +15,13 @@ use std::{
         net::{UnixListener as StdListener, UnixStream as StdStream},
     },
     path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::watch,
     time::{interval, sleep, timeout},
 };
 
@@ -42,6 +44,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// without a word.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// How long after giving up the name the last connection made through it is waited for.
+const LAST_CALL: Duration = Duration::from_millis(50);
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Socket {
     /// Binds and takes over the public name. Must run inside the runtime.
@@ -72,14 +78,40 @@ impl Socket {
         &self.public
     }
 
+    /// Hands every connection to `attend` until `stop`, or until its sender is gone. Then gives up the name, and hands over
+    /// those that were made through it before.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>, mut attend: impl FnMut(UnixStream)) {
+        {
+            let mut keeping = pin!(self.keep());
+            let mut told = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
+            loop {
+                tokio::select! {
+                    accepted = self.accept() => match accepted {
+                        Ok(stream) => attend(stream),
+                        Err(error) => {
+                            tracing::warn!(%error, "a connection could not be accepted");
+                            sleep(ACCEPT_PAUSE).await;
+                        }
+                    },
+                    never = &mut keeping => match never {},
+                    () = &mut told => break,
+                }
+            }
+        }
+        self.close().await;
+        while let Ok(Ok(stream)) = timeout(LAST_CALL, self.accept()).await {
+            attend(stream);
+        }
+    }
+
     /// The next connection.
-    pub async fn accept(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
     /// Looks again and again whether anybody answers at the public name, and takes it back when nobody does: a successor
     /// that ended before us took it along. Never ends.
-    pub async fn keep(&self) -> Infallible {
+    async fn keep(&self) -> Infallible {
         let mut looks = interval(LOOK);
         let mut is_told = false;
         loop {
@@ -113,7 +145,7 @@ impl Socket {
     }
 
     /// Gives up both names; the public one only while it is ours.
-    pub async fn close(&self) {
+    async fn close(&self) {
         let gave_up = async {
             let _lock = lock(self.folder()).await?;
             [&self.public, &self.private].into_iter().filter(|path| self.is_ours(path)).try_for_each(fs::remove_file)

@@ -1,0 +1,58 @@
+//! Status on a socket: `GET /status` tells what the process holds, `POST /revoke` revokes all of it.
+//!
+//! The socket is the guard: whoever may write to it may end every pod's access, as whoever may write to the driver's
+//! socket may read every pod's secrets.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{http, page, text};
+use crate::{socket::Socket, status::Keeper};
+
+/// What is where, for whoever asks elsewhere.
+const WHERE: &str = "here are GET /status and POST /revoke\n";
+
+/// Serves the socket until `stop`, then until every request in flight is answered.
+pub async fn serve(socket: Socket, keeper: Arc<dyn Keeper>, stop: watch::Receiver<bool>) {
+    let connections = GracefulShutdown::new();
+    let attend = |stream| {
+        let keeper = Arc::clone(&keeper);
+        let service = service_fn(move |request| {
+            let keeper = Arc::clone(&keeper);
+            async move { Ok::<_, Infallible>(answer(&request, keeper).await) }
+        });
+        let connection = connections.watch(http().serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move { drop(connection.await) });
+    };
+    socket.serve(stop, attend).await;
+    connections.shutdown().await;
+}
+
+async fn answer<B>(request: &Request<B>, keeper: Arc<dyn Keeper>) -> Response<Full<Bytes>> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/status") => json(&keeper.status()),
+        (&Method::POST, "/revoke") => {
+            tracing::warn!("told to revoke everything (POST /revoke at the status socket)");
+            // Goes on when whoever asked goes away.
+            match tokio::spawn(async move { keeper.revoke_all().await }).await {
+                Ok(revoked) => json(&revoked),
+                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
+            }
+        }
+        _ => text(StatusCode::NOT_FOUND, WHERE),
+    }
+}
+
+fn json(told: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(told) {
+        Ok(told) => page(StatusCode::OK, "application/json", told + "\n"),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written as JSON: {error}\n")),
+    }
+}

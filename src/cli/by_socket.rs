@@ -1,0 +1,165 @@
+//! What commands share that ask a process that serves: where its status socket is, one request, and what is printed of
+//! the answer.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use http::{Method, Request, StatusCode, header::HOST};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::{net::UnixStream, time::timeout};
+
+use crate::{
+    config::SOCKET_VARIABLE,
+    text::{one_line, printable, steers},
+};
+
+/// Flags of commands that ask a process that serves.
+#[derive(Args, Clone, Debug)]
+pub struct SocketArgs {
+    /// Its status socket; found by itself in its container
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Format: text or json
+    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For a reader.
+    #[default]
+    Text,
+    /// As it was answered.
+    Json,
+}
+
+/// What was answered.
+pub(super) struct Answer {
+    json: String,
+}
+
+/// Where a process makes its status socket: with our manifests, with both charts, and by default.
+const PLACES: [&str; 4] =
+    ["/vaultmount/vault.status", "/provider/vault.status", "/provider/openbao.status", "/tmp/vault.status"];
+/// The largest answer, in bytes: thousands of pods fit.
+const MAX_ANSWER: usize = 64 << 20;
+/// The most of an answer that is no answer of ours that is repeated, in bytes.
+const MAX_SAID: usize = 200;
+
+/// Asks the process that serves at the socket; the answer may take so long.
+pub(super) async fn ask(args: &SocketArgs, method: Method, path: &str, patience: Duration) -> Result<Answer, String> {
+    let socket = find(args.socket.clone(), std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from), &PLACES)?;
+    let at = |error: String| format!("{} cannot be asked: {error}", socket.display());
+    let late = |_| at(format!("no answer within {} s", patience.as_secs()));
+    let (status, body) = timeout(patience, request(&socket, method, path)).await.map_err(late)?.map_err(at)?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status != StatusCode::OK {
+        return Err(at(format!("it says {status}: {}", one_line(&text, MAX_SAID))));
+    }
+    Ok(Answer { json: text })
+}
+
+/// The socket that was named, or the first that is there.
+fn find(named: Option<PathBuf>, variable: Option<PathBuf>, places: &[&str]) -> Result<PathBuf, String> {
+    let variable = variable.filter(|path| !path.as_os_str().is_empty() && path != Path::new("off"));
+    if let Some(path) = named.or(variable) {
+        return Ok(path);
+    }
+    places.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+        let places = places.join(", ");
+        format!("no status socket is at {places}; name that of the process by --socket PATH or {SOCKET_VARIABLE}")
+    })
+}
+
+async fn request(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header(HOST, "localhost").body(Empty::<Bytes>::new());
+    let response = sender.send_request(request.map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
+    Ok((parts.status, body.to_bytes()))
+}
+
+impl Answer {
+    /// What it says, every text made fit for a terminal.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
+        let mut value: Value = serde_json::from_str(&self.json).map_err(|e| no_answer(&e))?;
+        clean(&mut value);
+        serde_json::from_value(value).map_err(|e| no_answer(&e))
+    }
+
+    /// The JSON as it was answered. What would steer a terminal is escaped, which changes no value.
+    pub(super) fn json(&self) -> String {
+        let mut written = String::with_capacity(self.json.len());
+        for c in self.json.trim_end().chars() {
+            if steers(c) && c != '\n' {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(written, "\\u{unit:04x}");
+                }
+            } else {
+                written.push(c);
+            }
+        }
+        written
+    }
+}
+
+fn no_answer(error: &serde_json::Error) -> String {
+    format!("the answer is not understood: {error}; is the process of another version?")
+}
+
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(clean),
+        Value::Object(fields) => fields.values_mut().for_each(clean),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = folder.path().join("vault.status");
+        std::fs::write(&there, "").unwrap();
+        let places = ["/not/there", there.to_str().unwrap()];
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(find(path("/a"), path("/b"), &places), Ok("/a".into()));
+        assert_eq!(find(None, path("/b"), &places), Ok("/b".into()));
+        for unset in [None, path(""), path("off")] {
+            assert_eq!(find(None, unset, &places), Ok(there.clone()));
+        }
+        let said = find(None, None, &places[..1]).unwrap_err();
+        for part in ["/not/there", "--socket", SOCKET_VARIABLE] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_steers_a_terminal_is_printed() {
+        let odd = "a\u{1b}[31m\u{9b}\u{202e}\u{e0001}\nb";
+        let answer = Answer { json: serde_json::to_string_pretty(&serde_json::json!({ "pod": odd })).unwrap() };
+        let written = answer.json();
+        assert!(written.chars().all(|c| c == '\n' || !steers(c)), "{written:?}");
+        assert_eq!(serde_json::from_str::<Value>(&written).unwrap()["pod"], odd);
+        let read: Value = answer.read().unwrap();
+        assert_eq!(read["pod"], "a�[31m����b");
+    }
+}

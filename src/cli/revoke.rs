@@ -1,0 +1,84 @@
+//! `vaultmount revoke --all`: ends what a process that serves holds, before it is taken away for good.
+
+use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
+
+use clap::Args;
+use http::Method;
+
+use super::{
+    by_socket::{self, Output, SocketArgs},
+    style::{self, ERROR, OK, paint},
+};
+use crate::status::Revoked;
+
+/// Flags of `vaultmount revoke`.
+#[derive(Args, Clone, Debug)]
+pub struct RevokeArgs {
+    /// Revoke everything; there is no revoking of less
+    #[arg(long)]
+    pub all: bool,
+
+    /// Whom to tell.
+    #[command(flatten)]
+    pub at: SocketArgs,
+}
+
+/// What is said to whoever does not say `--all`.
+const WARNING: &str = "\
+revoke --all revokes every Vault token that the process on this node holds, with every credential leased under them.
+Its pods lose access at once, and it refuses mounts until it is restarted. It is for uninstalling; to do it, say --all.";
+
+/// How long the answer may take: Vault revokes each token and what is leased under it.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Revokes everything; fails when something is left.
+#[must_use]
+pub fn run(args: &RevokeArgs) -> ExitCode {
+    if !args.all {
+        super::complain(WARNING);
+        return ExitCode::from(2);
+    }
+    let mut is_complete = false;
+    let done = super::block_on(async {
+        let answer = by_socket::ask(&args.at, Method::POST, "/revoke", PATIENCE).await?;
+        let revoked: Revoked = answer.read()?;
+        is_complete = revoked.is_complete();
+        let told = match args.at.output {
+            Output::Text => written(&revoked),
+            Output::Json => answer.json() + "\n",
+        };
+        super::printed(style::stdout().write_all(told.as_bytes()))
+    });
+    match done {
+        Ok(()) if !is_complete => ExitCode::FAILURE,
+        done => super::finish(done),
+    }
+}
+
+fn written(revoked: &Revoked) -> String {
+    let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
+    let mut text =
+        format!("{} {} revoked, with what was leased under them\n", paint(OK, "ok   "), tokens(revoked.tokens));
+    for failed in &revoked.failed {
+        let _ = writeln!(text, "{} {failed}", paint(ERROR, "FAIL "));
+    }
+    if revoked.left > 0 {
+        let _ = writeln!(text, "{} {} left: each ends by itself in time", paint(ERROR, "FAIL "), tokens(revoked.left));
+    }
+    text + "Mounts are refused until vaultmount is restarted.\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told() {
+        let plain = |revoked: &Revoked| anstream::adapter::strip_str(&written(revoked)).to_string();
+        let all = plain(&Revoked { tokens: 1, failed: Vec::new(), left: 0 });
+        assert!(all.starts_with("ok    1 token revoked") && !all.contains("FAIL"), "{all}");
+        let some = plain(&Revoked { tokens: 3, failed: vec!["shop/web-0: denied [VM0050]".into()], left: 2 });
+        assert!(some.contains("FAIL  shop/web-0: denied") && some.contains("FAIL  2 tokens left"), "{some}");
+        assert!(some.contains("refused until"), "{some}");
+    }
+}

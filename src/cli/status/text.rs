@@ -1,0 +1,218 @@
+//! Status for people: a head, then a block for each pod.
+
+use std::fmt::{Display, Write as _};
+
+use jiff::Timestamp;
+
+use crate::{
+    cli::style::{ERROR, HEADING, OK, PLACE, WARNING, paint, wrapped},
+    status::{Failed, Lease, Session, State, Status, Token, Volume, Waiting, Watch, Watching},
+};
+
+/// How wide the words before a fact are.
+const INDENT: usize = 12;
+
+/// All of it. Its texts must be fit for a terminal.
+pub(super) fn written(status: &Status) -> String {
+    let mut page = Page { text: String::new(), now: status.now };
+    page.head(status);
+    for session in &status.sessions {
+        page.session(session);
+    }
+    page.waiting(&status.revocations);
+    page.text
+}
+
+struct Page {
+    text: String,
+    now: Timestamp,
+}
+
+impl Page {
+    fn head(&mut self, status: &Status) {
+        let (version, pid, up) = (&status.version, status.pid, self.span(status.started));
+        let name = paint(HEADING, format!("vaultmount {version}"));
+        self.line(format_args!("{name}, process {pid}, up {up} (since {})", date(status.started)));
+        self.watch(&status.watch);
+        if status.refusing {
+            self.line(paint(ERROR, "everything was revoked: mounts are refused until it is restarted"));
+        }
+        if status.sessions.is_empty() {
+            self.line("no pod has a token");
+        }
+    }
+
+    fn watch(&mut self, watch: &Watch) {
+        let pods = watch.node.as_ref().map_or("pods".to_owned(), |node| format!("pods of {node}"));
+        let (style, how) = match watch.state {
+            Watching::Synced => (OK, "watched for their end"),
+            Watching::Connecting => (WARNING, "not watched: the Kubernetes API is not reached"),
+            Watching::Denied => (ERROR, "not watched: the Kubernetes API refuses it"),
+            Watching::Off => (WARNING, "not watched: no --node-name, or not in a cluster"),
+        };
+        let since = watch.since.map(|at| format!(", since {}", self.clock(at))).unwrap_or_default();
+        self.line(format_args!("{pods}: {}{since}", paint(style, how)));
+        self.failed("", watch.last_error.as_ref());
+    }
+
+    fn session(&mut self, session: &Session) {
+        let Session { pod, namespace, uid, service_account, auth_mount, role, .. } = session;
+        let title = paint(HEADING, format!("{namespace}/{pod}"));
+        self.line(format_args!("\n{title} {}", paint(PLACE, format_args!("({uid})"))));
+        let within = session.vault_namespace.as_ref().map(|n| format!(", namespace {n}")).unwrap_or_default();
+        self.fact("at", &format!("{}{within}, auth/{auth_mount}, role {role}, as {service_account}", session.address));
+        match &session.token {
+            Some(token) => self.token(token, session.superseded_tokens),
+            None => self.fact("token", "none"),
+        }
+        if !session.renewed {
+            let why = session.why_not_renewed.as_deref().unwrap_or("it ends when it ends");
+            self.fact("renewed", &format!("no: {why}"));
+        }
+        if let Some(at) = session.last_success {
+            self.fact("asked", &format!("with success {}", self.moment(at)));
+        }
+        self.failed("error", session.last_error.as_ref());
+        for volume in &session.volumes {
+            self.volume(volume);
+        }
+        self.leases(&session.leases);
+    }
+
+    fn token(&mut self, token: &Token, superseded: usize) {
+        let mut words = token.state.word().to_owned();
+        if let Some(at) = token.renews_at {
+            let _ = write!(words, ", renewal {}", self.moment(at));
+        }
+        let _ = write!(words, ", {}", self.end(token.ends, token.forced_end));
+        if !token.accessor.is_empty() {
+            let _ = write!(words, ", accessor {}", token.accessor);
+        }
+        if superseded > 0 {
+            let _ = write!(words, "; superseded and not over: {superseded}");
+        }
+        self.fact("token", &words);
+    }
+
+    fn volume(&mut self, volume: &Volume) {
+        let Volume { class, mounts, target_path, .. } = volume;
+        let polls = volume.poll_gap.map(|gap| format!(", polled every {}", span(gap))).unwrap_or_default();
+        let last = self.moment(volume.last_mount);
+        self.fact("volume", &format!("{class}, mounts: {mounts}, the last {last}{polls}, at {target_path}"));
+    }
+
+    /// A table, in which the path comes last: it may be long.
+    fn leases(&mut self, leases: &[Lease]) {
+        if leases.is_empty() {
+            return;
+        }
+        let ends: Vec<String> = leases.iter().map(|lease| self.ends(lease)).collect();
+        let width = ends.iter().map(String::len).max().unwrap_or(0).max(4);
+        let [kind, state, end] = ["KIND", "STATE", "ENDS"].map(|title| paint(HEADING, title));
+        self.line(format_args!("  {kind:11}  {state:10}  {end:width$}  {}", paint(HEADING, "PATH")));
+        for (lease, end) in leases.iter().zip(ends) {
+            let style = match lease.state {
+                State::Live => OK,
+                State::Failing => ERROR,
+                State::Ending => WARNING,
+                State::Superseded => PLACE,
+            };
+            let (kind, state) = (lease.kind.word(), paint(style, lease.state.word()));
+            self.line(format_args!("  {kind:11}  {state:10}  {end:width$}  {} {}", lease.method, lease.path));
+            if let Some(forced) = lease.forced_end.filter(|_| lease.ends.is_some_and(|at| Some(at) != lease.forced_end))
+            {
+                self.fact("", &format!("at the latest {}", self.moment(forced)));
+            }
+            if let Some(error) = &lease.last_error {
+                self.fact("", error);
+            }
+        }
+    }
+
+    /// When a lease ends, or else when its answer is read anew.
+    fn ends(&self, lease: &Lease) -> String {
+        match (lease.ends.or(lease.forced_end), lease.renews_at) {
+            (Some(at), _) => self.moment(at),
+            (None, Some(at)) => format!("read anew {}", self.moment(at)),
+            (None, None) => "-".to_owned(),
+        }
+    }
+
+    fn waiting(&mut self, waiting: &[Waiting]) {
+        if waiting.is_empty() {
+            return;
+        }
+        self.line(format_args!("\n{}", paint(HEADING, "Waiting to be revoked")));
+        for Waiting { pod, namespace, uid, address, since, attempts, until, last_error } in waiting {
+            self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
+            let end = until.map(|at| format!(", over {}", self.moment(at))).unwrap_or_default();
+            self.fact("at", &format!("{address}, since {}, attempts: {attempts}{end}", self.clock(*since)));
+            if !last_error.is_empty() {
+                self.fact("error", last_error);
+            }
+        }
+    }
+
+    fn failed(&mut self, label: &str, failed: Option<&Failed>) {
+        if let Some(Failed { at, what, error }) = failed {
+            self.fact(label, &format!("{}, {what}: {error}", self.moment(*at)));
+        }
+    }
+
+    /// A fact of a pod, on as many lines as it needs.
+    fn fact(&mut self, label: &str, words: &str) {
+        let style = if label == "error" { ERROR } else { HEADING };
+        let width = INDENT - 2;
+        self.line(format_args!("  {:width$}{}", paint(style, label), wrapped(words, INDENT)));
+    }
+
+    fn line(&mut self, line: impl Display) {
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    /// `ends in 47m (14:29:12Z), at the latest in 3h (17:00:00Z)`.
+    fn end(&self, ends: Option<Timestamp>, forced: Option<Timestamp>) -> String {
+        let ends_at = ends.map_or("never ends".to_owned(), |at| format!("ends {}", self.moment(at)));
+        match forced.filter(|forced| Some(*forced) != ends) {
+            Some(forced) => format!("{ends_at}, at the latest {}", self.moment(forced)),
+            None => ends_at,
+        }
+    }
+
+    /// `in 23m (14:05:12Z)`, `3m ago (14:01:00Z)`.
+    fn moment(&self, at: Timestamp) -> String {
+        let (span, clock) = (self.span(at), self.clock(at));
+        if at > self.now { format!("in {span} ({clock})") } else { format!("{span} ago ({clock})") }
+    }
+
+    /// The time of day, with its date when that is not within a day.
+    fn clock(&self, at: Timestamp) -> String {
+        let far = at.duration_since(self.now).as_secs().unsigned_abs() >= DAY;
+        if far { date(at) } else { at.strftime("%H:%M:%SZ").to_string() }
+    }
+
+    /// How far off a time is.
+    fn span(&self, at: Timestamp) -> String {
+        span(at.duration_since(self.now).as_secs().unsigned_abs())
+    }
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+fn date(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// Seconds in the two largest units that say something: `45s`, `23m`, `3h 12m`, `2d 4h`.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / DAY);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m"),
+        (0, _, _) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! What a person reads.
+
+use super::*;
+use crate::status::Kind;
+
+fn at(text: &str) -> Timestamp {
+    format!("2026-03-01T{text}Z").parse().unwrap()
+}
+
+fn lease(path: &str, kind: Kind, state: State) -> Lease {
+    Lease {
+        path: path.into(),
+        method: "GET".into(),
+        kind,
+        state,
+        ends: None,
+        forced_end: None,
+        renews_at: None,
+        read_at: at("13:00:00"),
+        last_error: None,
+        volumes: 1,
+    }
+}
+
+fn status() -> Status {
+    let failed = Failed {
+        at: at("13:58:00"),
+        what: "reading kv/data/db".into(),
+        error: format!("Vault at https://vault:8200 refuses {} [VM0050]", "one word after the other ".repeat(9)),
+    };
+    let session = Session {
+        pod: "web-0".into(),
+        namespace: "shop".into(),
+        uid: "6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11".into(),
+        service_account: "web".into(),
+        address: "https://vault:8200".into(),
+        vault_namespace: Some("team".into()),
+        auth_mount: "kubernetes".into(),
+        role: "web".into(),
+        token: Some(Token {
+            accessor: "abc".into(),
+            state: State::Live,
+            ends: Some(at("14:47:00")),
+            renews_at: Some(at("14:23:12")),
+            forced_end: Some("2026-03-04T02:00:00Z".parse().unwrap()),
+        }),
+        superseded_tokens: 2,
+        volumes: vec![Volume {
+            target_path: "/var/lib/kubelet/pods/6e0f3a6e/volumes/kubernetes.io~csi/secrets/mount".into(),
+            class: "shop".into(),
+            last_mount: at("13:59:30"),
+            mounts: 12,
+            poll_gap: Some(120),
+        }],
+        leases: vec![
+            Lease {
+                ends: Some(at("14:30:00")),
+                forced_end: Some(at("15:00:00")),
+                ..lease("database/creds/web", Kind::Leased, State::Live)
+            },
+            Lease {
+                last_error: Some("it cannot be asked [VM0010]".into()),
+                ..lease("kv/data/db", Kind::Plain, State::Failing)
+            },
+        ],
+        last_success: Some(at("13:59:30")),
+        last_error: Some(failed),
+        renewed: false,
+        why_not_renewed: Some("the token is a batch token".into()),
+    };
+    Status {
+        version: "0.1.0".into(),
+        pid: 7,
+        started: at("10:48:00"),
+        now: at("14:00:00"),
+        watch: Watch {
+            state: Watching::Synced,
+            node: Some("node-1".into()),
+            since: Some(at("10:48:01")),
+            last_error: None,
+        },
+        refusing: false,
+        sessions: vec![session],
+        revocations: vec![Waiting {
+            pod: "old-0".into(),
+            namespace: "shop".into(),
+            uid: "u".into(),
+            address: "https://vault:8200".into(),
+            since: at("13:00:00"),
+            attempts: 3,
+            until: Some(at("15:00:00")),
+            last_error: "sealed [VM0020]".into(),
+        }],
+    }
+}
+
+fn plain(status: &Status) -> String {
+    anstream::adapter::strip_str(&written(status)).to_string()
+}
+
+#[test]
+fn each_pod_is_told_with_its_ends_and_errors() {
+    let text = plain(&status());
+    for line in [
+        "vaultmount 0.1.0, process 7, up 3h 12m (since 2026-03-01 10:48:00Z)",
+        "pods of node-1: watched for their end, since 10:48:01Z",
+        "shop/web-0 (6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11)",
+        "  at        https://vault:8200, namespace team, auth/kubernetes, role web, as web",
+        "  token     live, renewal in 23m (14:23:12Z), ends in 47m (14:47:00Z), at the latest in 2d 12h",
+        "            (2026-03-04 02:00:00Z), accessor abc; superseded and not over: 2",
+        "  renewed   no: the token is a batch token",
+        "  asked     with success 30s ago (13:59:30Z)",
+        "  KIND         STATE       ENDS                PATH",
+        "  leased       live        in 30m (14:30:00Z)  GET database/creds/web",
+        "            at the latest in 1h 0m (15:00:00Z)",
+        "  plain        failing     -                   GET kv/data/db",
+        "            it cannot be asked [VM0010]",
+        "  shop/old-0 (u)",
+        "  at        https://vault:8200, since 13:00:00Z, attempts: 3, over in 1h 0m (15:00:00Z)",
+        "  error     sealed [VM0020]",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line:?} is not in:\n{text}");
+    }
+    assert!(text.contains("  error     2m ago (13:58:00Z), reading kv/data/db: Vault at"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+}
+
+#[test]
+fn a_process_that_holds_nothing_says_so() {
+    let watch = Watch { state: Watching::Off, node: None, since: None, last_error: None };
+    let text = plain(&Status { watch, refusing: true, sessions: Vec::new(), revocations: Vec::new(), ..status() });
+    assert!(text.contains("pods: not watched: no --node-name") && text.contains("mounts are refused"), "{text}");
+    assert!(text.ends_with("no pod has a token\n"), "{text}");
+}

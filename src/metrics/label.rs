@@ -1,0 +1,201 @@
+//! The words that labels are made of: few, ours, and never out of a request.
+
+use serde::{Deserialize, Serialize};
+
+/// Makes an enum whose variants are words of a label.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            /// Every word.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The word, as metrics, JSON and people see it.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// What became of a login.
+    LoginOutcome {
+        /// It brought a token.
+        Ok = "ok",
+        /// Vault said no.
+        Refused = "refused",
+        /// Vault could not be asked, or could not answer.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// What can be renewed.
+    Renewable {
+        /// A Vault token.
+        Token = "token",
+        /// What was leased under it.
+        Lease = "lease",
+    }
+}
+
+words! {
+    /// What became of a renewal.
+    RenewalOutcome {
+        /// It lives as long as was asked for.
+        Renewed = "renewed",
+        /// It lives on, but for less: its greatest age is near.
+        Short = "short",
+        /// Vault said no.
+        Refused = "refused",
+        /// Vault knows it no more.
+        Gone = "gone",
+        /// Vault could not be asked, or could not answer.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// What an answer of Vault is, for its replacement.
+    Kind {
+        /// It has a lease that Vault ends: dynamic credentials of any engine.
+        Leased = "leased",
+        /// An X.509 certificate that was issued without a lease.
+        Certificate = "certificate",
+        /// A password that Vault rotates by itself.
+        Static = "static",
+        /// Everything else: KV, configuration, signatures.
+        Plain = "plain",
+    }
+}
+
+words! {
+    /// Why what was read is read anew.
+    Reason {
+        /// Its own end is near, and no renewal moves it.
+        Maximum = "maximum",
+        /// Its token's is.
+        Token = "token",
+        /// It was plain and old, a certificate past two thirds of its life, or a static credential at its rotation.
+        Age = "age",
+        /// It or its token is no more.
+        Gone = "gone",
+    }
+}
+
+words! {
+    /// What became of a revocation.
+    RevocationOutcome {
+        /// Vault revoked it.
+        Revoked = "revoked",
+        /// It was over by itself.
+        Over = "over",
+        /// Vault said no.
+        Refused = "refused",
+        /// Vault could not be asked, or could not answer.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// How a token or a lease stands.
+    State {
+        /// It counts, and is renewed when its time comes.
+        Live = "live",
+        /// It counts, and its last renewal failed.
+        Failing = "failing",
+        /// It counts, and cannot be renewed any more.
+        Ending = "ending",
+        /// Another took its place; it ends when nobody can have it in use.
+        Superseded = "superseded",
+    }
+}
+
+words! {
+    /// How the watch of this node's pods stands.
+    Watching {
+        /// What it knows is what there is.
+        Synced = "synced",
+        /// The Kubernetes API is not reached.
+        Connecting = "connecting",
+        /// The Kubernetes API refuses it.
+        Denied = "denied",
+        /// It was not asked for, or there is no Kubernetes API.
+        Off = "off",
+    }
+}
+
+words! {
+    /// What a request asks of Vault.
+    Operation {
+        /// A token for a proof.
+        Login = "login",
+        /// An answer to a GET.
+        Read = "read",
+        /// An answer to a PUT or POST.
+        Write = "write",
+        /// The names below a path.
+        List = "list",
+        /// More life for a token or a lease.
+        Renew = "renew",
+        /// The end of a token or a lease.
+        Revoke = "revoke",
+        /// What a token or a lease is.
+        Lookup = "lookup",
+        /// What Vault tells of itself.
+        Other = "other",
+    }
+}
+
+words! {
+    /// What came back on the wire.
+    Answered {
+        /// A success.
+        Success = "2xx",
+        /// A redirect.
+        Redirect = "3xx",
+        /// A refusal.
+        Refusal = "4xx",
+        /// A fault of the server's.
+        Fault = "5xx",
+        /// No answer, or an unfinished one.
+        Nothing = "none",
+    }
+}
+
+impl Answered {
+    /// What an HTTP status stands for.
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        match status {
+            200..=299 => Self::Success,
+            300..=399 => Self::Redirect,
+            400..=499 => Self::Refusal,
+            500..=599 => Self::Fault,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_words_of_the_labels() {
+        for state in State::ALL {
+            let written = serde_json::to_string(state).unwrap();
+            assert_eq!(written, format!("\"{}\"", state.word()));
+            assert_eq!(serde_json::from_str::<State>(&written).unwrap(), *state);
+        }
+    }
+}

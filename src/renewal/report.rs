@@ -1,0 +1,67 @@
+//! What is held, told: for the status socket and for whoever scrapes.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+
+use super::Renewal;
+use crate::{
+    clock::{self, time_of_day},
+    metrics::Levels,
+    status::{Keeper, Revoked, Status, Waiting},
+};
+
+impl Keeper for Renewal {
+    fn status(&self) -> Status {
+        let mut sessions: Vec<_> = self.sessions.all().iter().map(|session| session.tell()).collect();
+        sessions.sort_by(|a, b| (&a.namespace, &a.pod, &a.role).cmp(&(&b.namespace, &b.pod, &b.role)));
+        let mut revocations = Vec::new();
+        self.queue.each_debt(|debt| {
+            let key = &debt.key;
+            revocations.push(Waiting {
+                pod: key.pod_name.clone(),
+                namespace: key.pod_namespace.clone(),
+                uid: key.pod_uid.clone(),
+                address: key.endpoint.address.to_string(),
+                since: time_of_day(debt.since),
+                attempts: debt.attempts,
+                until: debt.hold.term().and_then(|term| term.ends()).map(time_of_day),
+                last_error: debt.trouble.clone(),
+            });
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.started,
+            now: Timestamp::now(),
+            watch: self.pods.tell().0,
+            refusing: self.sessions.is_closed(),
+            sessions,
+            revocations,
+        }
+    }
+
+    fn levels(&self) -> Levels {
+        let (watch, pods_watched) = self.pods.tell();
+        let mut waiting = 0;
+        self.queue.each_debt(|_| waiting += 1);
+        let (mut leases, mut tokens) = (BTreeMap::new(), BTreeMap::new());
+        let (sessions, now) = (self.sessions.all(), clock::now());
+        for session in &sessions {
+            session.count_into(&mut leases, &mut tokens, now);
+        }
+        Levels {
+            leases,
+            tokens,
+            sessions: sessions.len(),
+            revocations_waiting: waiting,
+            pods_watched,
+            pod_watch: watch.state,
+        }
+    }
+
+    fn revoke_all(&self) -> BoxFuture<'_, Revoked> {
+        Box::pin(self.revoke_everything())
+    }
+}

@@ -1,0 +1,118 @@
+//! A session, told.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::{Session, SessionKey, State};
+use crate::{
+    clock::{self, time_of_day},
+    lease::Hold,
+    metrics::{self, Kind},
+    status::{self, Failed, Lease, Token, Volume},
+};
+
+impl Session {
+    /// What there is to tell of it.
+    #[must_use]
+    pub fn tell(&self) -> status::Session {
+        let SessionKey {
+            endpoint, namespace, auth_mount, role, pod_uid, pod_name, pod_namespace, service_account, ..
+        } = self.key.clone();
+        let mut leases: Vec<Lease> = self.leases.tell().into_iter().map(lease).collect();
+        leases.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
+        let (state, now) = (self.state(), clock::now());
+        let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold));
+        status::Session {
+            pod: pod_name,
+            namespace: pod_namespace,
+            uid: pod_uid,
+            service_account,
+            address: endpoint.address.to_string(),
+            vault_namespace: namespace,
+            auth_mount,
+            role,
+            token: state.hold.as_ref().filter(|hold| hold.lives(now)).and_then(|hold| token(hold, hangs)),
+            superseded_tokens: state.superseded.iter().filter(|hold| hold.lives(now)).count(),
+            volumes: state.volumes.iter().map(volume).collect(),
+            leases,
+            last_success: state.last_success.map(time_of_day),
+            last_error: state.last_error.as_ref().map(|trouble| Failed {
+                at: time_of_day(trouble.at),
+                what: trouble.what.to_owned(),
+                error: trouble.error.clone(),
+            }),
+            renewed: hangs && state.resting.is_none(),
+            why_not_renewed: why_not(&state, hangs).map(str::to_owned),
+        }
+    }
+
+    /// Counts its leases and tokens by how they stand.
+    pub fn count_into(
+        &self,
+        leases: &mut BTreeMap<(metrics::State, Kind), usize>,
+        tokens: &mut BTreeMap<metrics::State, usize>,
+        now: Instant,
+    ) {
+        for told in self.leases.tell() {
+            *leases.entry((told.state, told.kind)).or_default() += 1;
+        }
+        let state = self.state();
+        if let Some(hold) = state.hold.as_ref().filter(|hold| hold.lives(now)) {
+            *tokens.entry(standing(hold)).or_default() += 1;
+        }
+        let superseded = state.superseded.iter().filter(|hold| hold.lives(now)).count();
+        *tokens.entry(metrics::State::Superseded).or_default() += superseded;
+    }
+}
+
+fn why_not(state: &State, hangs: bool) -> Option<&'static str> {
+    if state.volumes.is_empty() {
+        return Some("no volume of the pod uses it any more");
+    }
+    state.resting.or((!hangs).then_some("nothing that was read ends with the token"))
+}
+
+fn standing(hold: &Hold) -> metrics::State {
+    match hold.term() {
+        Some(term) if term.is_failing() => metrics::State::Failing,
+        Some(term) if term.forced_end().is_some() => metrics::State::Ending,
+        _ => metrics::State::Live,
+    }
+}
+
+fn token(hold: &Hold, hangs: bool) -> Option<Token> {
+    let term = hold.term()?;
+    Some(Token {
+        accessor: hold.token.accessor.clone(),
+        state: standing(hold),
+        ends: term.ends().map(time_of_day),
+        renews_at: (hangs && term.is_renewable()).then(|| time_of_day(term.renew_at())),
+        forced_end: term.forced_end().map(time_of_day),
+    })
+}
+
+fn volume(volume: &super::volumes::Volume) -> Volume {
+    Volume {
+        target_path: volume.path.to_string(),
+        class: volume.class.clone(),
+        last_mount: time_of_day(volume.last),
+        mounts: volume.mounts,
+        poll_gap: volume.gap().map(|gap| gap.as_secs()),
+    }
+}
+
+fn lease(told: crate::lease::Told) -> Lease {
+    Lease {
+        path: told.read.path.clone(),
+        method: told.read.method.to_string(),
+        kind: told.kind,
+        state: told.state,
+        ends: told.ends.map(time_of_day),
+        forced_end: told.forced_end.map(time_of_day),
+        renews_at: told.renews_at.map(time_of_day),
+        read_at: time_of_day(told.read_at),
+        last_error: told.trouble,
+        volumes: told.volumes,
+    }
+}

@@ -1,0 +1,199 @@
+//! What a process holds, as it tells of it: pods, tokens and leases by their names, never a secret.
+//!
+//! The JSON of `GET /status` is [`Status`]. Fields may be added, never change or go; times are RFC 3339.
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Levels;
+pub use crate::metrics::{Kind, State, Watching};
+
+/// Who knows what a process holds.
+pub trait Keeper: Send + Sync {
+    /// What is held now.
+    fn status(&self) -> Status;
+
+    /// How much of everything is held now.
+    fn levels(&self) -> Levels;
+
+    /// Revokes every Vault token that is held, and with it what was leased under it; from then on mounts are refused.
+    fn revoke_all(&self) -> BoxFuture<'_, Revoked>;
+}
+
+/// What a process holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Of vaultmount.
+    pub version: String,
+    /// The process's number, in its own container.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it told this: its clock.
+    pub now: Timestamp,
+    /// How it learns of pods' ends.
+    pub watch: Watch,
+    /// Whether mounts are refused, as everything was revoked.
+    pub refusing: bool,
+    /// Pods that have a standing at a Vault.
+    pub sessions: Vec<Session>,
+    /// Tokens that wait to be revoked.
+    pub revocations: Vec<Waiting>,
+}
+
+/// The watch of this node's pods.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Watch {
+    /// How it stands.
+    pub state: Watching,
+    /// The node, if it was named.
+    pub node: Option<String>,
+    /// Since when it stands so.
+    pub since: Option<Timestamp>,
+    /// What went wrong last.
+    pub last_error: Option<Failed>,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failed {
+    /// When.
+    pub at: Timestamp,
+    /// What was tried, in a clause: `reading kv/data/db`.
+    pub what: String,
+    /// The error, with its id.
+    pub error: String,
+}
+
+/// A pod's standing at one Vault.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// The pod's name.
+    pub pod: String,
+    /// Its Kubernetes namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its service account.
+    pub service_account: String,
+    /// The server.
+    pub address: String,
+    /// The Vault namespace of its secrets.
+    pub vault_namespace: Option<String>,
+    /// Where it logs in, without `auth/`.
+    pub auth_mount: String,
+    /// The login role.
+    pub role: String,
+    /// The token that counts.
+    pub token: Option<Token>,
+    /// Tokens that another took the place of, and that live on for what is leased under them.
+    pub superseded_tokens: usize,
+    /// The pod's volumes.
+    pub volumes: Vec<Volume>,
+    /// What was read.
+    pub leases: Vec<Lease>,
+    /// When Vault last did what was asked.
+    pub last_success: Option<Timestamp>,
+    /// What went wrong last.
+    pub last_error: Option<Failed>,
+    /// Whether token and leases are renewed.
+    pub renewed: bool,
+    /// Why they are not.
+    pub why_not_renewed: Option<String>,
+}
+
+/// A Vault token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Token {
+    /// What an operator names it by; empty for a batch token.
+    pub accessor: String,
+    /// How it stands.
+    pub state: State,
+    /// When it ends unless it is renewed; none: never.
+    pub ends: Option<Timestamp>,
+    /// When it is renewed next.
+    pub renews_at: Option<Timestamp>,
+    /// When it ends whatever is done.
+    pub forced_end: Option<Timestamp>,
+}
+
+/// A volume of a pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Volume {
+    /// Where it is mounted on the node.
+    pub target_path: String,
+    /// Its `SecretProviderClass`.
+    pub class: String,
+    /// When it was last asked for.
+    pub last_mount: Timestamp,
+    /// How often it was asked for, polls included.
+    pub mounts: u64,
+    /// The pause between polls, in seconds, when it is known.
+    pub poll_gap: Option<u64>,
+}
+
+/// An answer of Vault that a pod has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    /// The path that was asked.
+    pub path: String,
+    /// How: `GET`, `LIST`, `PUT` or `POST`.
+    pub method: String,
+    /// What it is.
+    pub kind: Kind,
+    /// How it stands.
+    pub state: State,
+    /// When it ends unless it is renewed; none: never.
+    pub ends: Option<Timestamp>,
+    /// When it ends whatever is done.
+    pub forced_end: Option<Timestamp>,
+    /// When it is renewed or read anew next.
+    pub renews_at: Option<Timestamp>,
+    /// When it was read.
+    pub read_at: Timestamp,
+    /// What went wrong last, if it has not gone well since.
+    pub last_error: Option<String>,
+    /// How many of the pod's volumes have it.
+    pub volumes: usize,
+}
+
+/// A token that waits to be revoked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The name of the pod that had it.
+    pub pod: String,
+    /// The pod's Kubernetes namespace.
+    pub namespace: String,
+    /// The pod's UID.
+    pub uid: String,
+    /// The server.
+    pub address: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is over by itself.
+    pub until: Option<Timestamp>,
+    /// What the last attempt met; empty before the first.
+    pub last_error: String,
+}
+
+/// What came of revoking everything.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Tokens that are revoked.
+    pub tokens: usize,
+    /// What could not be revoked and why, a line each.
+    pub failed: Vec<String>,
+    /// Tokens that are not revoked.
+    pub left: usize,
+}
+
+impl Revoked {
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.left == 0 && self.failed.is_empty()
+    }
+}
