@@ -15,6 +15,7 @@ mod installing;
 #[path = "../support/kube_api.rs"]
 mod kube_api;
 mod layering;
+mod lifetimes;
 mod logins;
 mod mounts;
 mod reads;

@@ -1,7 +1,7 @@
 //! A database engine before the real PostgreSQL.
 
 use http::Uri;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
@@ -38,15 +38,21 @@ impl Database {
             "username_template": format!("{}_{{{{random 12 | lowercase}}}}", database.prefix),
         });
         root("POST", &format!("{mount}/config/pg"), config).await;
-        let statement = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
-        let role = json!({"db_name": "pg", "creation_statements": [statement], "default_ttl": "1h"});
-        root("POST", &format!("{mount}/roles/app"), role).await;
+        database.tune(json!({})).await;
         let policy = format!(
             "path \"{}/*\" {{ capabilities = [\"read\", \"list\"] }}\npath \"{}\" {{ capabilities = [\"read\"] }}",
             tenant.kv, database.path
         );
         tenant.allow(&policy).await;
         database
+    }
+
+    /// Writes the role with defaults for what `more` leaves out: credentials live for an hour.
+    pub async fn tune(&self, more: Value) {
+        let statement = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}'"#;
+        let mut role = json!({"db_name": "pg", "creation_statements": [statement], "default_ttl": "1h"});
+        role.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        root("POST", &format!("{}/roles/app", self.mount), role).await;
     }
 
     /// Waits until no user is left: revocation goes on after its answer.

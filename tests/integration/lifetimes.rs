@@ -1,0 +1,106 @@
+//! Sessions and leases live exactly as long as the pod: reused by every poll, renewed in the background, handed over in time,
+//! revoked at the pod's end.
+
+mod ends;
+mod polls;
+mod renewals;
+mod rotations;
+mod warnings;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    kube_api::KubeApi,
+    support::{bao::Tenant, daemon::Daemon, database::Database, faulty::Faulty, pod::Pod},
+};
+
+/// The node that the pods are on.
+const NODE: &str = "node-1";
+
+/// A tenant with a database engine, a server of it that can be told to fail, this node's pods, and a daemon.
+struct Stage {
+    tenant: Arc<Tenant>,
+    database: Database,
+    vault: Faulty,
+    api: KubeApi,
+    daemon: Daemon,
+    _folder: TempDir,
+}
+
+impl Stage {
+    /// Credentials of an hour.
+    async fn new(flags: &[&str]) -> Self {
+        Self::of(flags, json!({}), json!({})).await
+    }
+
+    /// Credentials and tokens of these times: more settings of the database role and of the login role.
+    async fn of(flags: &[&str], lease: serde_json::Value, login: serde_json::Value) -> Self {
+        Self::with(flags, lease, login, KubeApi::builder()).await
+    }
+
+    /// The same with another API server.
+    async fn with(
+        flags: &[&str],
+        lease: serde_json::Value,
+        login: serde_json::Value,
+        api: crate::kube_api::Builder,
+    ) -> Self {
+        let tenant = Arc::new(Tenant::new().await);
+        tenant.put("db", json!({"pass": "s3cret"})).await;
+        tenant.role("app", login).await;
+        let database = Database::of(&tenant).await;
+        database.tune(lease).await;
+        let vault = Faulty::start().await;
+        let api = api.start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, api.kubeconfig("csi", "t0ken")).unwrap();
+        let own = [format!("--kubeconfig={}", kubeconfig.display()), format!("--node-name={NODE}")];
+        let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let daemon = Daemon::at(&vault.address, &flags).await;
+        api.until(|api| api.watches() > 0 || api.lines().len() > 3).await;
+        Self { tenant, database, vault, api, daemon, _folder: folder }
+    }
+
+    /// A pod of this node with one credential in two files.
+    fn pod(&self) -> Pod {
+        let pod = Pod::of(&self.tenant).objects(credential(&self.database));
+        self.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
+        pod
+    }
+
+    async fn mount(&self, pod: &Pod) -> (String, String) {
+        let mut files = self.daemon.files(pod).await;
+        (files.remove("username").unwrap(), files.remove("password").unwrap())
+    }
+
+    fn logins(&self) -> usize {
+        self.vault.count("POST", &format!("auth/{}/login", self.tenant.auth))
+    }
+
+    fn created(&self) -> usize {
+        self.vault.count("GET", &self.database.path)
+    }
+
+    fn renewals(&self) -> usize {
+        self.vault.count("POST", "sys/leases/renew")
+    }
+}
+
+fn credential(database: &Database) -> String {
+    let object = |name| format!("- {{objectName: {name}, secretPath: {}, secretKey: {name}}}\n", database.path);
+    object("username") + &object("password")
+}
+
+/// Waits until something is so.
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
