@@ -17,6 +17,7 @@ mod kube_api;
 mod layering;
 mod logins;
 mod mounts;
+mod operating;
 mod reads;
 mod secrecy;
 mod sockets;
