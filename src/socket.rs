@@ -68,7 +68,13 @@ impl Socket {
         listener.set_nonblocking(true)?;
         let inode = fs::metadata(&private)?.ino();
         let socket = Self { listener: UnixListener::from_std(listener)?, public: public.to_owned(), private, inode };
-        socket.publish()?;
+        if let Err(error) = socket.publish() {
+            // Nobody will serve there.
+            for left in [&socket.private.with_extension(LINK), &socket.private] {
+                let _ = fs::remove_file(left);
+            }
+            return Err(error);
+        }
         Ok(socket)
     }
 
@@ -220,6 +226,15 @@ mod tests {
         server.unwrap();
         new.close().await;
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_had_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vault.sock");
+        fs::create_dir(&path).unwrap();
+        assert!(Socket::bind(&path).await.is_err());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 
     #[tokio::test]

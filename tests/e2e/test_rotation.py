@@ -71,9 +71,9 @@ def test_a_provider_that_is_killed_comes_back(shop, vault, provider, follower):
     arrives(shop, vault, follower, "after the kill")
     assert follower.log() == "first\nafter the kill\n"
     assert shop.events("Failed") == []
-    # A public and a private name for each provider: what the killed left is swept.
+    # A public and a private name for each provider and for the status: what the killed left is swept.
     names = provider.sockets()
-    assert len(names) == 4 and names[2:] == ["openbao.sock", "vault.sock"], names
+    assert len(names) == 6 and names[3:] == ["openbao.sock", "vault.sock", "vault.status"], names
 
 
 @on("10s")

@@ -95,9 +95,20 @@ async fn every_configuration_error_is_told_at_once() {
 
 #[tokio::test]
 async fn help_fits_a_screen() {
-    for command in
-        ["serve", "install", "uninstall", "mount", "check", "validate", "explain", "version", "completions", "man"]
-    {
+    for command in [
+        "serve",
+        "install",
+        "uninstall",
+        "mount",
+        "check",
+        "validate",
+        "explain",
+        "version",
+        "completions",
+        "man",
+        "status",
+        "revoke",
+    ] {
         let (ok, printed, _) = run(&[command.to_owned(), "--help".to_owned()]).await;
         assert!(ok && printed.lines().count() <= 50 && printed.contains("Example"), "{printed}");
     }

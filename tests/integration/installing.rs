@@ -187,9 +187,10 @@ async fn uninstalling_leaves_what_is_not_ours_and_nothing_else() {
 
     // A process that is killed leaves its names behind.
     serving.kill().await.unwrap();
-    assert!(fs::read_dir(node.path("vaultmount")).unwrap().count() == 2);
+    // A public and a private one, of the driver's socket and of the status socket.
+    assert_eq!(fs::read_dir(node.path("vaultmount")).unwrap().count(), 4);
     let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(ok && said.contains("vault.sock: removed"), "{said}");
+    assert!(ok && said.contains("vault.sock: removed") && said.contains("vault.status: removed"), "{said}");
     assert_eq!(node.names(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
 
     let (ok, said) = node.run(&["uninstall"]).await;

@@ -18,6 +18,7 @@ mod layering;
 mod lifetimes;
 mod logins;
 mod mounts;
+mod operating;
 mod reads;
 mod secrecy;
 mod sockets;
