@@ -78,6 +78,11 @@ impl Stage {
         (files.remove("username").unwrap(), files.remove("password").unwrap())
     }
 
+    /// How many requests Vault got.
+    fn requests(&self) -> usize {
+        ["GET", "POST", "PUT", "LIST"].map(|method| self.vault.count(method, "")).iter().sum()
+    }
+
     fn logins(&self) -> usize {
         self.vault.count("POST", &format!("auth/{}/login", self.tenant.auth))
     }

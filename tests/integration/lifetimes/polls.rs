@@ -27,7 +27,9 @@ async fn certificates(stage: &Stage) -> String {
     );
     stage.tenant.allow(&policy).await;
     let object = |name: &str, key: &str| {
-        format!("- {{objectName: {name}, secretPath: {mount}/issue/web, method: PUT, secretArgs: {{common_name: web.example}}, secretKey: {key}}}\n")
+        format!(
+            "- {{objectName: {name}, secretPath: {mount}/issue/web, method: PUT, secretArgs: {{common_name: web.example}}, secretKey: {key}}}\n"
+        )
     };
     object("tls.crt", "certificate") + &object("tls.key", "private_key")
 }
@@ -40,12 +42,12 @@ async fn ten_pods_and_ten_polls_make_ten_of_everything_and_none_is_left() {
         + &format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv);
     let pods: Vec<Pod> = (0..10).map(|_| stage.pod().objects(&class)).collect();
     let first = join_all(pods.iter().map(|pod| stage.daemon.files(pod))).await;
-    let before = stage.vault.seen().len();
+    let before = stage.requests();
     for _ in 0..9 {
         let again = join_all(pods.iter().map(|pod| stage.daemon.files(pod))).await;
         assert_eq!(again, first);
     }
-    assert_eq!(stage.vault.seen().len(), before, "polls asked Vault");
+    assert_eq!(stage.requests(), before, "polls asked Vault");
     let issued = stage.vault.count("PUT", "pki-");
     assert_eq!((stage.logins(), issued, stage.created(), stage.database.users().await.len()), (10, 10, 10, 10));
     for pod in &pods {
@@ -60,7 +62,8 @@ async fn plain_secrets_are_read_again_when_the_class_says() {
     let stage = Stage::new(&["--refresh-interval=1m"]).await;
     let secret = |interval: Option<&str>| {
         let pod = stage.pod();
-        let pod = pod.objects(format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv));
+        let pod =
+            pod.objects(format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv));
         match interval {
             Some(interval) => pod.with("refreshInterval", interval),
             None => pod,
@@ -96,7 +99,11 @@ async fn an_interval_that_is_none_is_refused() {
     let stage = Stage::new(&[]).await;
     let text = stage
         .daemon
-        .refuses(&stage.pod().with("refreshInterval", "soon"), vaultmount::error::Cause::InvalidRequest, &["refreshInterval"])
+        .refuses(
+            &stage.pod().with("refreshInterval", "soon"),
+            vaultmount::error::Cause::InvalidRequest,
+            &["refreshInterval"],
+        )
         .await;
     assert!(text.contains("neither a time like 30s, 5m or 1h nor never"), "{text}");
 }
@@ -122,7 +129,8 @@ async fn a_poll_while_vault_cannot_be_asked_keeps_what_the_pod_has() {
 #[tokio::test]
 async fn what_was_mended_in_vault_is_seen_by_the_next_poll_though_the_answer_is_fresh() {
     let stage = Stage::new(&[]).await;
-    let object = |key: &str| format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: {key}}}\n", stage.tenant.kv);
+    let object =
+        |key: &str| format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: {key}}}\n", stage.tenant.kv);
     let pod = stage.pod().objects(object("pass"));
     stage.daemon.files(&pod).await;
     stage.tenant.put("db", json!({"pass": "s3cret", "new": "n3w"})).await;

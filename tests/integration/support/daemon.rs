@@ -63,6 +63,12 @@ impl Daemon {
         Self { socket, _folder: folder, _stop: stop, _task: task }
     }
 
+    /// Stops it as SIGTERM would, and waits for its end.
+    pub async fn stop(self) {
+        drop(self._stop);
+        self._task.await.unwrap();
+    }
+
     /// What a driver gets.
     pub async fn mount(&self, call: Call) -> Result<MountResponse, tonic::Status> {
         Client::connect(&self.socket).await.unwrap().mount(call).await

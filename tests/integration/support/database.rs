@@ -55,6 +55,18 @@ impl Database {
         root("POST", &format!("{}/roles/app", self.mount), role).await;
     }
 
+    /// A static role of this name, whose password the engine rotates so often.
+    pub async fn fixed(&self, name: &str, period: &str) {
+        let user = format!("fixed_{}", self.prefix);
+        psql(&setting("VAULTMOUNT_TEST_PG_URL"), &format!("create role {user} login password 'none'")).await.unwrap();
+        root("POST", &format!("{}/config/pg", self.mount), json!({"allowed_roles": ["app", name]})).await;
+        let role = json!({
+            "db_name": "pg", "username": user, "rotation_period": period,
+            "rotation_statements": [r#"ALTER ROLE "{{name}}" PASSWORD '{{password}}'"#],
+        });
+        root("POST", &format!("{}/static-roles/{name}", self.mount), role).await;
+    }
+
     /// Waits until no user is left: revocation goes on after its answer.
     pub async fn empties(&self) {
         for _ in 0..500 {

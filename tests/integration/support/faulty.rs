@@ -179,6 +179,11 @@ impl Faulty {
         self.shared.rules.lock().unwrap().push(Rule { left: count, method, path: path.to_owned(), fault });
     }
 
+    /// From now on every request fares well.
+    pub fn heal(&self) {
+        self.shared.rules.lock().unwrap().clear();
+    }
+
     /// Closes every connection, and accepts no more.
     pub async fn down(&mut self) {
         self.serving.abort();

@@ -1,0 +1,266 @@
+//! The end of a pod: what it had is revoked, and nothing of a living pod is.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+use vaultmount::error::Cause;
+
+use super::{Stage, until};
+use crate::{
+    kube_api::{KubeApi, pods::Expiry},
+    support::{
+        bao::root,
+        clock::leap,
+        database::log_in,
+        faulty::{Fault, Gate, status},
+        pod::Pod,
+    },
+};
+
+impl Stage {
+    /// Waits until a suspicion would have been looked into, and checks that these users are still there.
+    async fn stays(&self, users: usize) {
+        let before = self.api.lines().len();
+        leap(Duration::from_secs(40)).await;
+        sleep(Duration::from_millis(500)).await;
+        let asked = self.api.lines().len() - before;
+        assert_eq!(self.database.users().await.len(), users, "after {asked} requests");
+        assert_eq!(self.vault.count("POST", "auth/token/revoke-self"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_deleted_or_finished_leaves_nothing_and_others_stay() {
+    let stage = Stage::new(&[]).await;
+    let (deleted, finished, failed, lives) = (stage.pod(), stage.pod(), stage.pod(), stage.pod());
+    for pod in [&deleted, &finished, &failed, &lives] {
+        stage.mount(pod).await;
+    }
+    stage.api.delete_pod(&deleted.namespace, &deleted.name);
+    stage.api.set_pod_phase(&finished.namespace, &finished.name, "Succeeded");
+    stage.api.set_pod_phase(&failed.namespace, &failed.name, "Failed");
+    until("one user is left", async || stage.database.users().await.len() == 1).await;
+    let (username, password) = stage.mount(&lives).await;
+    log_in(&username, &password).await.unwrap();
+    assert_eq!(stage.logins(), 4);
+}
+
+#[tokio::test]
+async fn a_deletion_timestamp_alone_is_no_end() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.api.begin_pod_deletion(&pod.namespace, &pod.name);
+    stage.stays(1).await;
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_ends_during_its_first_mount_leaves_nothing_behind() {
+    // PodEnded: whoever asked is told so.
+    let stage = Stage::new(&[]).await;
+    let (in_login, in_read) = (stage.pod(), stage.pod());
+    let gate = Gate::new();
+    stage.vault.next(1, "POST", "auth/", Fault::HoldAnswer(gate.clone()));
+    let login = format!("auth/{}/login", stage.tenant.auth);
+    let ends = async |pod: &Pod, seen: (usize, &str, &str), gate: &Gate| {
+        stage.vault.saw(seen.0, seen.1, seen.2).await;
+        let asked = stage.api.lines().len();
+        stage.api.delete_pod(&pod.namespace, &pod.name);
+        stage.api.until(|api| api.lines().len() > asked).await;
+        sleep(Duration::from_millis(200)).await;
+        gate.open();
+    };
+    let (refusal, ()) =
+        tokio::join!(stage.daemon.refusal(in_login.call()), ends(&in_login, (1, "POST", &login), &gate));
+    assert_eq!(refusal.0, Cause::PodEnded, "{}", refusal.1);
+
+    let gate = Gate::new();
+    stage.vault.next(1, "GET", &stage.database.path, Fault::HoldAnswer(gate.clone()));
+    let (_, ()) =
+        tokio::join!(stage.daemon.mount(in_read.call()), ends(&in_read, (1, "GET", &stage.database.path), &gate));
+    stage.database.empties().await;
+    until("both tokens are revoked", async || stage.vault.count("POST", "auth/token/revoke-self") == 2).await;
+}
+
+#[tokio::test]
+async fn a_poll_that_comes_after_the_pods_end_is_cleared_away_too() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    stage.database.empties().await;
+    stage.mount(&pod).await;
+    leap(Duration::from_secs(40)).await;
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn a_pod_recreated_under_the_same_name_is_another_pod() {
+    let stage = Stage::new(&[]).await;
+    let old = stage.pod();
+    let (user, _) = stage.mount(&old).await;
+    let mut new = old.clone();
+    new.uid += "-2";
+    let token = new.token("vault", 600);
+    new = new.pass(&[("vault", &token)]);
+    stage.api.replace_pod(&new.namespace, &new.name, &new.uid);
+    let (fresh, password) = stage.mount(&new).await;
+    assert_ne!(user, fresh);
+    until("the old user is gone", async || stage.database.users().await == [fresh.clone()]).await;
+    log_in(&fresh, &password).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_that_loses_its_history_or_lists_a_stale_state_revokes_no_living_pod() {
+    let stage = Stage::new(&[]).await;
+    // The list stays as it is now, without the pods.
+    stage.api.stale_lists(None);
+    let (lives, dies) = (stage.pod(), stage.pod());
+    stage.mount(&lives).await;
+    stage.mount(&dies).await;
+    for expiry in [Expiry::Answer, Expiry::Event] {
+        let lists = stage.lists();
+        stage.api.forget_history(expiry);
+        stage.api.expire_watches();
+        until("it lists again", async || stage.lists() > lists).await;
+        stage.stays(2).await;
+    }
+    // What went while nobody watched is found by the list.
+    stage.api.hold();
+    stage.api.delete_pod(&dies.namespace, &dies.name);
+    stage.api.forget_history(Expiry::Event);
+    stage.api.fresh_lists();
+    stage.api.release();
+    stage.api.expire_watches();
+    leap(Duration::from_secs(40)).await;
+    until("one user is left", async || stage.database.users().await.len() == 1).await;
+    let (username, password) = stage.mount(&lives).await;
+    log_in(&username, &password).await.unwrap();
+}
+
+impl Stage {
+    /// How often the pods were listed.
+    fn lists(&self) -> usize {
+        self.api.seen().iter().filter(|seen| seen.path == "/api/v1/pods" && !seen.query.contains("watch=")).count()
+    }
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_or_says_no_ends_nothing() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.api.hold();
+    stage.api.drop_connections();
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    stage.stays(1).await;
+    stage.api.release();
+    leap(Duration::from_secs(40)).await;
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn without_the_right_to_watch_nothing_is_revoked() {
+    let stage = Stage::with(&[], json!({}), json!({}), KubeApi::builder().deny("list", "pods")).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    stage.stays(1).await;
+}
+
+#[tokio::test]
+async fn a_revocation_that_fails_is_tried_again() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.vault.next(5, "POST", "auth/token/revoke-self", status(500, "internal error"));
+    stage.vault.next(1, "POST", "auth/token/revoke-self", Fault::LoseRequest);
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    stage.vault.saw(1, "POST", "auth/token/revoke-self").await;
+    until("it is tried again", async || {
+        leap(Duration::from_secs(20)).await;
+        stage.vault.count("POST", "auth/token/revoke-self") >= 7
+    })
+    .await;
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn tokens_of_earlier_logins_are_revoked_with_the_pod() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    // Another volume of the pod, under another role.
+    stage.tenant.role("second", json!({})).await;
+    let mut other = pod.clone().with("roleName", "second");
+    let call = |pod: &Pod, volume: &str| {
+        let mut call = pod.call();
+        call.target_path = format!("/pods/{}/{volume}", pod.uid);
+        call
+    };
+    stage.daemon.mount(call(&other, "b")).await.unwrap();
+    assert_eq!((stage.logins(), stage.database.users().await.len()), (2, 2));
+    // The class of that volume was edited: it logs in as the first role again, and what it had lives on.
+    other = other.with("roleName", "app");
+    stage.daemon.mount(call(&other, "b")).await.unwrap();
+    assert_eq!((stage.logins(), stage.database.users().await.len()), (2, 2));
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn revoking_all_leaves_nothing_and_refuses_mounts() {
+    let stage = Stage::new(&[]).await;
+    let pods: Vec<Pod> = (0..20).map(|_| stage.pod()).collect();
+    join_all(pods.iter().map(|pod| stage.mount(pod))).await;
+    let status = stage.daemon.socket.with_extension("status");
+    let args = ["revoke", "--all", "--socket", status.to_str().unwrap(), "-ojson"];
+    let output = crate::support::daemon::program(&args).output().await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["tokens"], &said["failed"]), (&json!(20), &json!([])));
+    stage.database.empties().await;
+    stage.daemon.refuses(&pods[0], Cause::Closed, &["restart it"]).await;
+    assert_eq!(stage.logins(), 20);
+}
+
+#[tokio::test]
+async fn stopping_revokes_nothing() {
+    let Stage { tenant: _tenant, database, vault: _vault, api, daemon, _folder } = {
+        let stage = Stage::new(&[]).await;
+        let pod = stage.pod();
+        stage.mount(&pod).await;
+        stage
+    };
+    timeout(Duration::from_secs(10), daemon.stop()).await.unwrap();
+    drop(api);
+    assert_eq!(database.users().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_thousand_pods_come_and_go() {
+    let stage = Stage::new(&["--max-creating=16"]).await;
+    let secret = format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv);
+    let pods: Vec<Pod> = (0..1000).map(|_| stage.pod().objects(&secret)).collect();
+    for some in pods.chunks(50) {
+        join_all(some.iter().map(|pod| stage.daemon.files(pod))).await;
+    }
+    assert_eq!(stage.logins(), 1000);
+    let tokens = async || {
+        let listed = root("LIST", &format!("sys/leases/lookup/auth/{}/login", stage.tenant.auth), json!(null)).await;
+        listed["data"]["keys"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(tokens().await, 1000);
+    for pod in &pods[1..] {
+        stage.api.delete_pod(&pod.namespace, &pod.name);
+    }
+    until("one token is left", async || stage.vault.count("POST", "auth/token/revoke-self") == 999).await;
+    until("one token is left", async || tokens().await == 1).await;
+    assert_eq!(stage.daemon.files(&pods[0]).await["kv"], "s3cret");
+    assert_eq!(stage.logins(), 1000);
+}

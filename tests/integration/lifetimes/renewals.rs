@@ -1,0 +1,222 @@
+//! Renewals in the background: of tokens that carry leases, and of leases; and what their failures lead to.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{Stage, until};
+use crate::support::{bao::root, database::log_in, faulty::status};
+
+/// Credentials and tokens of so many seconds, for a minute at most.
+async fn short(seconds: u32) -> Stage {
+    let ttl = format!("{seconds}s");
+    Stage::of(&[], json!({"default_ttl": ttl, "max_ttl": "60s"}), json!({"token_ttl": ttl, "token_max_ttl": "60s"}))
+        .await
+}
+
+#[tokio::test]
+async fn token_and_lease_live_on_while_the_pod_does() {
+    let stage = short(6).await;
+    let pod = stage.pod();
+    let (username, password) = stage.mount(&pod).await;
+    // Twice as long as anything would live by itself.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        log_in(&username, &password).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(stage.mount(&pod).await, (username, password));
+    let renewed = (stage.renewals(), stage.vault.count("POST", "auth/token/renew-self"));
+    assert!(renewed.0 >= 2 && renewed.0 <= 5 && renewed.1 >= 2 && renewed.1 <= 5, "{renewed:?}");
+    let asked: Vec<i64> = stage
+        .vault
+        .seen("POST", "sys/leases/renew")
+        .iter()
+        .map(|seen| serde_json::from_slice::<serde_json::Value>(&seen.body).unwrap()["increment"].as_i64().unwrap())
+        .collect();
+    assert!(asked.iter().all(|increment| *increment == 6), "not the original duration: {asked:?}");
+    assert_eq!((stage.logins(), stage.created()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_with_plain_secrets_only_is_not_renewed() {
+    let stage = short(4).await;
+    let pod = stage.pod().objects(format!("- {{objectName: kv, secretPath: {}/data/db}}\n", stage.tenant.kv));
+    stage.daemon.files(&pod).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.vault.count("POST", "auth/token/renew-self"), 0);
+    stage.daemon.files(&pod).await;
+    assert_eq!(stage.logins(), 1, "what is fresh needs no token");
+}
+
+#[tokio::test]
+async fn failed_renewals_make_no_new_credential() {
+    // Fifty failures of each kind within what the first grant lasts.
+    let cases = [
+        status(403, "1 error occurred:\n\t* permission denied\n\n"),
+        status(429, "quota"),
+        status(500, "internal error"),
+    ];
+    futures_util::future::join_all(cases.map(async |fault| {
+        let stage = Stage::of(&[], json!({"default_ttl": "24h"}), json!({"token_ttl": "24h"})).await;
+        let pod = stage.pod();
+        let first = stage.mount(&pod).await;
+        stage.vault.every("POST", "sys/leases/renew", fault);
+        // Only this process's clock goes on, so that nothing ends at Vault's side.
+        crate::support::clock::leap(Duration::from_secs(16 * 3600)).await;
+        until("fifty renewals failed", async || {
+            crate::support::clock::leap(Duration::from_secs(61)).await;
+            assert_eq!(stage.mount(&pod).await, first);
+            stage.renewals() >= 50
+        })
+        .await;
+        assert_eq!((stage.logins(), stage.created(), stage.database.users().await.len()), (1, 1, 1));
+        log_in(&first.0, &first.1).await.unwrap();
+        stage.vault.heal();
+        let failed = stage.renewals();
+        until("it is renewed", async || {
+            crate::support::clock::leap(Duration::from_secs(61)).await;
+            stage.renewals() > failed
+        })
+        .await;
+        assert_eq!(stage.mount(&pod).await, first);
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_that_an_operator_revoked_is_healed_at_the_next_poll_with_one_login() {
+    let stage = Stage::of(&["--refresh-interval=10s"], json!({}), json!({})).await;
+    let pod = stage.pod();
+    let (old, _) = stage.mount(&pod).await;
+    stage.revoke_by_accessor().await;
+    stage.database.empties().await;
+    crate::support::clock::leap(Duration::from_secs(11)).await;
+    let (username, password) = stage.mount(&pod).await;
+    assert_ne!(username, old);
+    log_in(&username, &password).await.unwrap();
+    stage.mount(&pod).await;
+    assert_eq!((stage.logins(), stage.created()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_token_that_is_gone_is_noticed_by_a_renewal_and_costs_no_login_before_the_poll() {
+    let stage = short(6).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.revoke_by_accessor().await;
+    stage.vault.saw(1, "GET", "auth/token/lookup-self").await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!((stage.logins(), stage.vault.count("GET", "auth/token/lookup-self")), (1, 1));
+    let (username, password) = stage.mount(&pod).await;
+    log_in(&username, &password).await.unwrap();
+    assert_eq!((stage.logins(), stage.created()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_lease_that_an_operator_revoked_is_read_anew_under_the_same_token() {
+    let stage = short(6).await;
+    let pod = stage.pod();
+    let (old, _) = stage.mount(&pod).await;
+    root("PUT", &format!("sys/leases/revoke-prefix/{}", stage.database.path), json!({"sync": true})).await;
+    stage.vault.saw(1, "POST", "sys/leases/renew").await;
+    sleep(Duration::from_millis(300)).await;
+    let (username, password) = stage.mount(&pod).await;
+    assert_ne!(username, old);
+    log_in(&username, &password).await.unwrap();
+    assert_eq!((stage.logins(), stage.created()), (1, 2));
+}
+
+#[tokio::test]
+async fn periodic_tokens_are_renewed_for_ever_and_others_to_their_maximum() {
+    let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_period": "5s"})).await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(stage.mount(&pod).await, first);
+    log_in(&first.0, &first.1).await.unwrap();
+    assert_eq!(stage.logins(), 1);
+
+    let stage =
+        Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_period": "5s", "token_explicit_max_ttl": "9s"}))
+            .await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    until("a poll brings another user before the first is dead", async || {
+        let (username, password) = stage.mount(&pod).await;
+        log_in(&username, &password).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+        username != first.0
+    })
+    .await;
+    assert_eq!((stage.logins(), stage.created()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_token_without_the_default_policy_is_not_renewed_and_replaced_in_time() {
+    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "10s", "token_no_default_policy": true})).await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    until("a poll brings another user before the first is dead", async || {
+        let (username, password) = stage.mount(&pod).await;
+        log_in(&username, &password).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+        username != first.0
+    })
+    .await;
+    assert_eq!((stage.logins(), stage.created()), (2, 2));
+}
+
+#[tokio::test]
+async fn batch_tokens_and_those_of_few_uses_are_left_alone() {
+    for login in [json!({"token_type": "batch", "token_ttl": "9s"}), json!({"token_num_uses": 9, "token_ttl": "9s"})] {
+        let stage = Stage::of(&[], json!({}), login).await;
+        let pod = stage.pod();
+        let first = stage.mount(&pod).await;
+        until("a poll brings another user before the first is dead", async || {
+            let (username, password) = stage.mount(&pod).await;
+            log_in(&username, &password).await.unwrap();
+            sleep(Duration::from_millis(200)).await;
+            username != first.0
+        })
+        .await;
+        assert_eq!((stage.renewals(), stage.vault.count("POST", "auth/token/renew-self")), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn an_outage_during_renewals_is_survived() {
+    let mut stage = short(12).await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    stage.vault.down().await;
+    sleep(Duration::from_secs(9)).await;
+    stage.vault.up(None);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(stage.mount(&pod).await, first);
+    log_in(&first.0, &first.1).await.unwrap();
+    assert_eq!((stage.logins(), stage.created()), (1, 1));
+}
+
+impl Stage {
+    /// `token revoke -accessor`, of every login of the tenant.
+    async fn revoke_by_accessor(&self) {
+        let accessors = root("LIST", "auth/token/accessors", json!(null)).await;
+        for accessor in accessors["data"]["keys"].as_array().unwrap() {
+            let Some(found) = lookup(accessor).await else { continue };
+            if found["data"]["path"] == format!("auth/{}/login", self.tenant.auth) {
+                root("POST", "auth/token/revoke-accessor", json!({ "accessor": accessor })).await;
+            }
+        }
+    }
+}
+
+/// What an accessor's token is; none if it ended meanwhile.
+async fn lookup(accessor: &serde_json::Value) -> Option<serde_json::Value> {
+    let url = format!("{}/v1/auth/token/lookup-accessor", crate::support::setting("VAULTMOUNT_TEST_BAO_ADDR"));
+    let token = crate::support::setting("VAULTMOUNT_TEST_BAO_TOKEN");
+    let (status, answer) =
+        crate::support::http::send("POST", &url, Some(&token), None, Some(&json!({ "accessor": accessor }))).await;
+    status.is_success().then_some(answer)
+}

@@ -1,0 +1,57 @@
+//! Rotation inside a poll: no file ever names a dead credential.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::time::{Instant, interval, sleep};
+
+use super::Stage;
+use crate::support::database::log_in;
+
+/// Polls a pod every second, and logs in to PostgreSQL every 100 ms with what its files say; how many users it saw.
+async fn client(stage: &Stage, lasts: Duration) -> usize {
+    let pod = stage.pod();
+    let files = Arc::new(Mutex::new(stage.mount(&pod).await));
+    let mut users = vec![files.lock().unwrap().0.clone()];
+    let begun = Instant::now();
+    let polls = async {
+        let mut ticks = interval(Duration::from_secs(1));
+        while begun.elapsed() < lasts {
+            ticks.tick().await;
+            let fresh = stage.mount(&pod).await;
+            if users.last() != Some(&fresh.0) {
+                users.push(fresh.0.clone());
+            }
+            *files.lock().unwrap() = fresh;
+        }
+    };
+    let logins = async {
+        while begun.elapsed() < lasts {
+            let (username, password) = files.lock().unwrap().clone();
+            let late = log_in(&username, &password).await;
+            assert!(late.is_ok(), "{late:?} after {:?}", begun.elapsed());
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::join!(polls, logins);
+    users.len()
+}
+
+#[tokio::test]
+async fn a_client_survives_the_maximum_of_its_leases() {
+    let stage = Stage::of(&[], json!({"default_ttl": "10s", "max_ttl": "14s"}), json!({"token_ttl": "10m"})).await;
+    let users = client(&stage, Duration::from_secs(26)).await;
+    assert!(users >= 3, "{users} users");
+    assert_eq!((stage.logins(), stage.created()), (1, users));
+}
+
+#[tokio::test]
+async fn a_client_survives_the_end_of_its_tokens() {
+    let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_ttl": "10s", "token_max_ttl": "14s"})).await;
+    let users = client(&stage, Duration::from_secs(26)).await;
+    assert!(users >= 3, "{users} users");
+    assert_eq!((stage.logins(), stage.created()), (users, users));
+}
