@@ -29,7 +29,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::Error
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::{Config, ServeArgs},
+    config::{Config, ConfigErrors, OF_SERVER, ServeArgs},
     text::{go_bool, printable},
 };
 use mount::MountArgs;
@@ -149,12 +149,20 @@ fn command() -> clap::Command {
     command
 }
 
-/// What flags and environment mean, with warnings; or the exit code after everything wrong with them is told.
+/// What a server's flags and environment mean, with warnings; or the exit code after everything wrong with them is told.
 fn configured(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
-    Config::load(args, std::env::vars_os()).map_err(|errors| {
-        complain(&errors.to_string());
-        ExitCode::from(2)
-    })
+    Config::load(args, std::env::vars_os()).map_err(|errors| refused(&errors))
+}
+
+/// The same for a command that serves nobody.
+fn configured_by_hand(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
+    let env = std::env::vars_os().filter(|(name, _)| OF_SERVER.iter().all(|own| name != own));
+    Config::load(args, env).map_err(|errors| refused(&errors))
+}
+
+fn refused(errors: &ConfigErrors) -> ExitCode {
+    complain(&errors.to_string());
+    ExitCode::from(2)
 }
 
 /// Waits for SIGTERM or SIGINT, which from this call on end the process no more by themselves.

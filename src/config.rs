@@ -23,6 +23,7 @@ use environment::Environment;
 use value::{Report, Setting};
 
 pub use connection::Connection;
+pub use environment::OF_SERVER;
 pub use flags::{ConnectionArgs, KeepingArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
 pub use status::{SOCKET_VARIABLE, StatusSocket};
 

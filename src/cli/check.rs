@@ -60,7 +60,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Checks; succeeds when nothing is wrong with what was tried.
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let (config, warnings) = match super::configured(&args.by_hand.as_serve()) {
+    let (config, warnings) = match super::configured_by_hand(&args.by_hand.as_serve()) {
         Ok(configured) => configured,
         Err(code) => return code,
     };

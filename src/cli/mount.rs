@@ -63,7 +63,7 @@ impl MountArgs {
 /// Mounts once and prints names, modes, sizes and versions.
 #[must_use]
 pub fn run(args: &MountArgs) -> ExitCode {
-    let (config, warnings) = match super::configured(&args.as_serve()) {
+    let (config, warnings) = match super::configured_by_hand(&args.as_serve()) {
         Ok(configured) => configured,
         Err(code) => return code,
     };

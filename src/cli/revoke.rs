@@ -25,8 +25,9 @@ pub struct RevokeArgs {
 
 /// What is said to whoever does not say `--all`.
 const WARNING: &str = "\
-revoke --all revokes every Vault token that the process on this node holds, with every credential leased under them.
-Its pods lose access at once, and it refuses mounts until it is restarted. It is for uninstalling; to do it, say --all.";
+revoke --all revokes every Vault token that the process here holds, with every
+credential leased under them. Its pods lose access at once, and it refuses mounts until it is
+restarted. That is for uninstalling. To do it, say --all.";
 
 /// How long the answer may take: Vault revokes each token and what is leased under it.
 const PATIENCE: Duration = Duration::from_secs(300);

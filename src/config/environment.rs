@@ -18,8 +18,8 @@ const IGNORED: &[(&str, &str)] = &[
 /// Variables, in either case, that every HTTP client knows.
 const PROXY: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
 
-/// Variables that are no client's but ours.
-const OWN: [&str; 2] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET"];
+/// Variables that only a server reads. Elsewhere they may be another program's: Jenkins has a `NODE_NAME`, too.
+pub const OF_SERVER: [&str; 2] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET"];
 
 /// The variables that begin with `VAULT_` or `BAO_`, the proxy's, and our own.
 ///
@@ -38,7 +38,7 @@ impl Environment {
             .filter(|(name, _)| {
                 name.starts_with("VAULT_")
                     || name.starts_with("BAO_")
-                    || OWN.contains(&name.as_str())
+                    || OF_SERVER.contains(&name.as_str())
                     || PROXY.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
             })
             .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
@@ -54,8 +54,8 @@ impl Environment {
         (!value.is_empty()).then(|| Setting { name: name.clone().into(), value: value.clone() })
     }
 
-    /// The variable of exactly this name, one of our own. An empty value counts as none.
-    pub(super) fn own(&self, name: &'static str) -> Option<Setting> {
+    /// The variable of exactly this name, one of [`OF_SERVER`]. An empty value counts as none.
+    pub(super) fn of_server(&self, name: &'static str) -> Option<Setting> {
         Setting::flag(name, self.variables.get(name))
     }
 

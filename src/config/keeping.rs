@@ -18,7 +18,7 @@ const REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(10)..=DAY;
 
 /// Reads `--node-name`.
 pub(super) fn node_name(value: Option<&String>, env: &Environment, report: &mut Report) -> Option<String> {
-    let setting = Setting::flag("--node-name", value).or_else(|| env.own("NODE_NAME"));
+    let setting = Setting::flag("--node-name", value).or_else(|| env.of_server("NODE_NAME"));
     report.read(setting.as_ref(), |text| value::kubernetes_name(text, "node"))
 }
 

@@ -31,7 +31,7 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Option<StatusSocket> {
     let is_taken = |path: &Path| endpoints.iter().any(|endpoint| endpoint == path);
-    let Some(setting) = Setting::flag("--status-socket", value).or_else(|| env.own(SOCKET_VARIABLE)) else {
+    let Some(setting) = Setting::flag("--status-socket", value).or_else(|| env.of_server(SOCKET_VARIABLE)) else {
         let path = endpoints.first()?.with_extension(EXTENSION);
         return (!is_taken(&path)).then_some(StatusSocket { path, is_asked_for: false });
     };

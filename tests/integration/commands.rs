@@ -94,6 +94,18 @@ async fn every_configuration_error_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn what_only_a_server_reads_disturbs_no_other_command() {
+    let serve = program(&["serve"]).env("NODE_NAME", "my agent").output().await.unwrap();
+    let said = String::from_utf8(serve.stderr).unwrap();
+    assert!(serve.status.code() == Some(2) && said.contains("NODE_NAME=my agent is no node's name"), "{said}");
+    for command in ["mount", "check"] {
+        let args = [command, "-f=/not/there", "--service-account=web"];
+        let ran = program(&args).env("NODE_NAME", "my agent").output().await.unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
+
+#[tokio::test]
 async fn help_fits_a_screen() {
     for command in [
         "serve",
