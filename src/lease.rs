@@ -451,7 +451,12 @@ impl Slot {
     /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
     fn keep(&self, read: &Read, fetched: Fetched) -> Arc<Lease> {
         let Fetched { reading, sent, hold } = fetched;
-        let life = Life::of(read, &reading, sent);
+        let mut life = Life::of(read, &reading, sent);
+        if let Life::Leased { term, .. } = &mut life
+            && !hold.renews()
+        {
+            term.cannot_be_renewed();
+        }
         let mut kept = self.kept();
         kept.turn += 1;
         let earlier = kept.entry.as_ref().filter(|entry| {

@@ -101,11 +101,14 @@ impl Term {
         self.ends.is_some() && now.saturating_duration_since(self.since) >= self.granted * 9 / 10
     }
 
-    /// How long before a forced end its successor must be on its way: a fifth of the time last granted, or three pauses between
-    /// polls, as a successor reaches the pod in a poll alone and one or two may fail; at most two thirds of the time it began with.
+    /// Whether its end is so near that its successor must be on its way: a fifth of the time last granted before it, or three
+    /// pauses between polls, as a successor reaches the pod in a poll alone and one or two may fail; at most two thirds of the
+    /// time it began with. While renewals fail, which may pass, it is half of that, and less than what a renewal leaves.
     #[must_use]
-    pub fn margin(&self, gap: Option<Duration>) -> Duration {
-        (self.granted / 5).max(gap.unwrap_or_default() * 3).min(self.asked * 2 / 3)
+    pub fn is_near_end(&self, end: Option<Instant>, gap: Option<Duration>, now: Instant) -> bool {
+        let margin = (self.granted / 5).max(gap.unwrap_or_default() * 3).min(self.asked * 2 / 3);
+        let margin = if self.is_renewable() && self.failures > 0 { (margin / 2).min(self.asked / 4) } else { margin };
+        end.is_some_and(|end| now + margin >= end)
     }
 
     /// A renewal that was sent at `now` brought this much.
@@ -208,10 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn the_margin_is_a_fifth_or_three_polls_and_leaves_a_third() {
-        let term = Term::new(seconds(900), true, Instant::now());
-        for (gap, margin) in [(None, 180), (Some(30), 180), (Some(100), 300), (Some(1000), 600)] {
-            assert_eq!(term.margin(gap.map(seconds)), seconds(margin), "{gap:?}");
+    fn an_end_is_near_a_fifth_or_three_polls_before() {
+        let start = Instant::now();
+        let term = Term::new(seconds(900), true, start);
+        let mut failing = term.clone();
+        failing.failed(start);
+        for (gap, margin, while_failing) in
+            [(None, 180, 90), (Some(30), 180, 90), (Some(100), 300, 150), (Some(1000), 600, 225)]
+        {
+            let gap = gap.map(seconds);
+            for (term, margin) in [(&term, margin), (&failing, while_failing)] {
+                assert!(!term.is_near_end(term.ends(), gap, start + seconds(900 - margin - 1)), "{gap:?}");
+                assert!(term.is_near_end(term.ends(), gap, start + seconds(900 - margin)), "{gap:?}");
+            }
         }
+        assert!(!term.is_near_end(None, None, start + HOUR));
     }
 }

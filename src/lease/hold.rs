@@ -31,10 +31,15 @@ impl Hold {
     /// The token of a login that was sent at `sent`.
     #[must_use]
     pub fn new(token: Token, sent: Instant) -> Self {
-        // Uses are for secrets, and Vault keeps no record of a batch token that could be extended.
-        let renewable = token.renewable && !token.is_batch && token.num_uses == 0;
+        let renewable = token.renewable && renews(&token);
         let term = Term::new(token.ttl, renewable, sent);
         Self { token: Arc::new(token), standing: Mutex::new(Standing { term, gone: false, proven: sent }) }
+    }
+
+    /// Whether it is one to renew with, itself or leases.
+    #[must_use]
+    pub fn renews(&self) -> bool {
+        renews(&self.token)
     }
 
     /// Its time; none when it is gone.
@@ -90,6 +95,11 @@ impl Hold {
     fn lock(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Uses are for secrets, and what hangs on a batch token ends with it, which nothing puts off.
+fn renews(token: &Token) -> bool {
+    !token.is_batch && token.num_uses == 0
 }
 
 impl fmt::Debug for Hold {

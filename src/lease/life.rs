@@ -204,14 +204,12 @@ impl Life {
                 let Some(token) = at.token.filter(|_| !self.is_over(at.token, at.now)) else {
                     return Step::Reread(Reason::Gone);
                 };
-                let is_near =
-                    |term: &Term, end: Option<Instant>| end.is_some_and(|end| at.now + term.margin(at.gap) >= end);
                 // What nobody names is not renewed, and so ends when it ends.
                 let end = if at.named { term.forced_end() } else { term.ends() };
                 let token_end = if at.named { token.forced_end() } else { token.ends() };
-                if is_near(token, token_end) {
+                if token.is_near_end(token_end, at.gap, at.now) {
                     Step::Reread(Reason::Token)
-                } else if is_near(term, end) {
+                } else if term.is_near_end(end, at.gap, at.now) {
                     Step::Reread(Reason::Maximum)
                 } else if at.named && term.is_renewable() && at.now >= term.renew_at() {
                     Step::Renew

@@ -100,7 +100,7 @@ fn leases_are_decided_by_this_table() {
             "renewal failed, near",
             with(Term::new(TTL, true, start), |t| t.failed(start)),
             token.clone(),
-            690,
+            795,
             Step::Reread(Reason::Maximum),
         ),
         ("token renews", Term::new(TTL, true, start), Term::new(TTL, true, start), 500, Step::Reuse),

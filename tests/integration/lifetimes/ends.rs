@@ -9,7 +9,7 @@ use vaultmount::error::Cause;
 
 use super::{Stage, until};
 use crate::{
-    kube_api::{KubeApi, pods::Expiry},
+    kube_api::pods::Expiry,
     support::{
         bao::root,
         clock::leap,
@@ -165,7 +165,7 @@ async fn an_api_server_that_is_away_or_says_no_ends_nothing() {
 
 #[tokio::test]
 async fn without_the_right_to_watch_nothing_is_revoked() {
-    let stage = Stage::with(&[], json!({}), json!({}), KubeApi::builder().deny("list", "pods")).await;
+    let stage = Stage::unwatched().await;
     let pod = stage.pod();
     stage.mount(&pod).await;
     stage.api.delete_pod(&pod.namespace, &pod.name);
@@ -182,7 +182,9 @@ async fn a_revocation_that_fails_is_tried_again() {
     stage.api.delete_pod(&pod.namespace, &pod.name);
     stage.vault.saw(1, "POST", "auth/token/revoke-self").await;
     until("it is tried again", async || {
-        leap(Duration::from_secs(20)).await;
+        // Only the pauses are leapt over: a request under way would seem to take as long.
+        sleep(Duration::from_millis(100)).await;
+        leap(Duration::from_secs(5)).await;
         stage.vault.count("POST", "auth/token/revoke-self") >= 7
     })
     .await;
@@ -243,6 +245,7 @@ async fn stopping_revokes_nothing() {
 }
 
 #[tokio::test]
+#[ignore = "takes half a minute of both cores: make soak"]
 async fn a_thousand_pods_come_and_go() {
     let stage = Stage::new(&["--max-creating=16"]).await;
     let secret = format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv);

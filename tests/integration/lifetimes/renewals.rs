@@ -6,7 +6,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Stage, until};
-use crate::support::{bao::root, database::log_in, faulty::status};
+use crate::support::{
+    bao::root,
+    clock::leap,
+    database::log_in,
+    faulty::{Fault, status},
+};
 
 /// Credentials and tokens of so many seconds, for a minute at most.
 async fn short(seconds: u32) -> Stage {
@@ -50,39 +55,42 @@ async fn a_token_with_plain_secrets_only_is_not_renewed() {
     assert_eq!(stage.logins(), 1, "what is fresh needs no token");
 }
 
-#[tokio::test]
-async fn failed_renewals_make_no_new_credential() {
-    // Fifty failures of each kind within what the first grant lasts.
-    let cases = [
-        status(403, "1 error occurred:\n\t* permission denied\n\n"),
-        status(429, "quota"),
-        status(500, "internal error"),
-    ];
-    futures_util::future::join_all(cases.map(async |fault| {
-        let stage = Stage::of(&[], json!({"default_ttl": "24h"}), json!({"token_ttl": "24h"})).await;
-        let pod = stage.pod();
-        let first = stage.mount(&pod).await;
-        stage.vault.every("POST", "sys/leases/renew", fault);
-        // Only this process's clock goes on, so that nothing ends at Vault's side.
-        crate::support::clock::leap(Duration::from_secs(16 * 3600)).await;
-        until("fifty renewals failed", async || {
-            crate::support::clock::leap(Duration::from_secs(61)).await;
-            assert_eq!(stage.mount(&pod).await, first);
-            stage.renewals() >= 50
-        })
-        .await;
-        assert_eq!((stage.logins(), stage.created(), stage.database.users().await.len()), (1, 1, 1));
-        log_in(&first.0, &first.1).await.unwrap();
-        stage.vault.heal();
-        let failed = stage.renewals();
-        until("it is renewed", async || {
-            crate::support::clock::leap(Duration::from_secs(61)).await;
-            stage.renewals() > failed
-        })
-        .await;
+/// Fifty renewals in vain, and the pod's credential is still the first.
+async fn fails_in_vain(fault: Fault) {
+    let stage = Stage::of(&[], json!({"default_ttl": "24h"}), json!({"token_ttl": "24h"})).await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    stage.vault.every("POST", "sys/leases/renew", fault);
+    // Only this process's clock goes on, so that nothing ends at Vault's side.
+    leap(Duration::from_secs(16 * 3600)).await;
+    let goes_on = async |renewals| {
+        sleep(Duration::from_millis(30)).await;
+        leap(Duration::from_secs(30)).await;
         assert_eq!(stage.mount(&pod).await, first);
-    }))
-    .await;
+        stage.renewals() >= renewals
+    };
+    until("fifty renewals failed", async || goes_on(50).await).await;
+    assert_eq!((stage.logins(), stage.created(), stage.database.users().await.len()), (1, 1, 1));
+    log_in(&first.0, &first.1).await.unwrap();
+    stage.vault.heal();
+    let failed = stage.renewals();
+    until("it is renewed", async || goes_on(failed + 1).await).await;
+    assert_eq!((stage.logins(), stage.created()), (1, 1));
+}
+
+#[tokio::test]
+async fn renewals_that_are_denied_make_no_new_credential() {
+    fails_in_vain(status(403, "1 error occurred:\n\t* permission denied\n\n")).await;
+}
+
+#[tokio::test]
+async fn renewals_that_are_too_many_make_no_new_credential() {
+    fails_in_vain(status(429, "quota")).await;
+}
+
+#[tokio::test]
+async fn renewals_that_fail_make_no_new_credential() {
+    fails_in_vain(status(500, "internal error")).await;
 }
 
 #[tokio::test]
@@ -92,7 +100,7 @@ async fn a_token_that_an_operator_revoked_is_healed_at_the_next_poll_with_one_lo
     let (old, _) = stage.mount(&pod).await;
     stage.revoke_by_accessor().await;
     stage.database.empties().await;
-    crate::support::clock::leap(Duration::from_secs(11)).await;
+    leap(Duration::from_secs(11)).await;
     let (username, password) = stage.mount(&pod).await;
     assert_ne!(username, old);
     log_in(&username, &password).await.unwrap();
