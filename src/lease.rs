@@ -61,6 +61,8 @@ struct Entry {
     life: Life,
     hold: Arc<Hold>,
     delivered: bool,
+    /// It is not what a class wants of it, and reading it again makes nothing new.
+    doubted: bool,
     warned: Warned,
     /// Why its last renewal or reading failed.
     trouble: Option<String>,
@@ -245,12 +247,13 @@ impl Leases {
     }
 
     /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
-    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) {
-        let Some(slot) = self.lock().get(read).cloned() else { return };
+    /// Whether it will.
+    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+        let Some(slot) = self.lock().get(read).cloned() else { return false };
         let mut kept = slot.kept();
-        if let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) {
-            entry.delivered = false;
-        }
+        let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) else { return false };
+        entry.doubted |= matches!(entry.life, Life::Plain { creates: false, .. });
+        entry.doubted
     }
 
     /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
@@ -275,9 +278,21 @@ impl Leases {
         });
     }
 
-    /// Whether any credential waits for its pod that ends with the token.
-    pub fn are_waiting(&self) -> bool {
-        self.any(|_, entry| !entry.delivered && entry.life.hangs_on_token())
+    /// The living tokens that something hangs on which a mount may hand out, and of each whether any of that waits for its pod.
+    pub fn holds(&self, now: Instant) -> Vec<(Arc<Hold>, bool)> {
+        let mut holds = Vec::<(Arc<Hold>, bool)>::new();
+        for slot in self.lock().values() {
+            let kept = slot.kept();
+            let Some(entry) = kept.entry.as_ref().filter(|entry| entry.life.hangs_on_token()) else { continue };
+            if entry.life.is_over(entry.hold.term().as_ref(), now) || (entry.delivered && kept.named_by.is_empty()) {
+                continue;
+            }
+            match holds.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.hold)) {
+                Some((_, waits)) => *waits |= !entry.delivered,
+                None => holds.push((Arc::clone(&entry.hold), !entry.delivered)),
+            }
+        }
+        holds
     }
 
     /// Whether anything that a volume names hangs on this token.
@@ -454,8 +469,8 @@ impl Slot {
             Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
             None => (Arc::new(Lease { answer: reading.answer }), false),
         };
-        kept.entry =
-            Some(Entry { lease: Arc::clone(&lease), life, hold, delivered, warned: Warned::No, trouble: None });
+        let (doubted, warned, trouble) = (false, Warned::No, None);
+        kept.entry = Some(Entry { lease: Arc::clone(&lease), life, hold, delivered, doubted, warned, trouble });
         lease
     }
 
@@ -478,6 +493,9 @@ impl Kept {
 impl Entry {
     fn decide(&self, token: Option<&Term>, named: bool, look: &Look) -> Step {
         let Look { now, gap, refresh } = *look;
+        if self.doubted {
+            return Step::Reread(Reason::Age);
+        }
         self.life.decide(&Circumstances { now, token, gap, refresh, delivered: self.delivered, named })
     }
 

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use tokio::{
     sync::{RwLock, RwLockReadGuard},
@@ -120,6 +120,8 @@ pub struct Trouble {
 /// 1.6 s after its time (measured against OpenBao 2.7).
 const ROTATION_LAG: Duration = Duration::from_secs(3);
 const ROTATION_PAUSE: Duration = Duration::from_millis(250);
+/// How long a mount waits at most to learn whether a token lives on which hangs what the pod has.
+const PROOF: Duration = Duration::from_secs(2);
 
 impl Session {
     fn new(key: SessionKey, client: Client) -> Self {
@@ -160,44 +162,49 @@ impl Session {
         &self.key
     }
 
-    /// Makes sure of a token, so that a refused login is reported once and not for each object; and that it lives while
-    /// leases wait under it, which no read of theirs would show.
+    /// Makes sure of a token, so that a refused login is reported once and not for each object.
     pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
-        let hold = self.token(prover, None, deadline).await?;
-        if self.leases.are_waiting() && self.client().is_gone(&hold.token, self.home(), deadline).await {
-            hold.lost();
-            self.token(prover, Some(&hold), deadline).await?;
-        }
-        Ok(())
+        self.token(prover, None, deadline).await.map(|_| ())
     }
 
-    /// Asks Vault whether the token lives, if a mount would hand out what hangs on it and Vault has not taken it for as long as
-    /// a plain secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
+    /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod,
+    /// which no read would show to be dead. For what the pod has, when Vault has not taken the token for as long as a plain
+    /// secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
     pub async fn prove(&self, refresh: Refresh, standard: Duration, deadline: Instant) {
         let interval = match refresh {
             Refresh::Every(interval) => interval,
             Refresh::Never => standard,
         };
-        let Some(hold) = self.state().hold.clone() else { return };
         let now = clock::now();
-        let is_due = hold.token.num_uses == 0
-            && hold.lives(now)
-            && now.saturating_duration_since(hold.proven_at()) >= interval
-            && self.leases.hang_on(&hold);
-        if !is_due {
-            return;
-        }
-        if self.client().is_gone(&hold.token, self.home(), deadline).await {
-            self.lost(&hold);
-        } else {
-            hold.proven(now);
-        }
+        let due = self.leases.holds(now).into_iter().filter(|(hold, waits)| {
+            // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
+            (*waits && !hold.token.is_spent())
+                || (hold.token.num_uses == 0 && now.saturating_duration_since(hold.proven_at()) >= interval)
+        });
+        join_all(due.map(async |(hold, waits)| {
+            // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
+            let left = clock::left(deadline);
+            let by = if waits { deadline } else { Instant::now() + (left / 2).min(PROOF) };
+            if self.client().is_gone(&hold.token, self.home(), by).await {
+                self.lost(&hold);
+            } else {
+                // Also when it could not be asked: the next attempt comes as late.
+                hold.proven(now);
+            }
+        }))
+        .await;
     }
 
     /// What there is of a request's answer, and whether it is good.
     #[must_use]
     pub fn look(&self, read: &Read, refresh: Refresh) -> Found {
         self.leases.look(read, &self.at(refresh))
+    }
+
+    /// Whether a volume was mounted under it.
+    #[must_use]
+    pub fn has_mounted(&self, target_path: &str) -> bool {
+        self.state().volumes.iter().any(|volume| &*volume.path == target_path)
     }
 
     /// Whether the pod has something that hangs on a token which is no more.
@@ -244,8 +251,8 @@ impl Session {
     }
 
     /// What was read does not hold what the class wants; see [`Leases::doubt`].
-    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) {
-        self.leases.doubt(read, lease);
+    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+        self.leases.doubt(read, lease)
     }
 
     /// Remembers what went wrong, for the status.
@@ -401,6 +408,10 @@ impl Session {
         let now = clock::now();
         let mut state = self.state();
         let before = state.hold.replace(Arc::clone(&hold));
+        if let Some(before) = &before {
+            // Only the current one is renewed: what hangs on another must be read anew before that ends.
+            before.cannot_be_renewed();
+        }
         state.superseded.extend(before);
         state.superseded.retain(|hold| hold.lives(now));
         state.last_success = Some(now);

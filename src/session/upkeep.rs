@@ -65,9 +65,24 @@ impl Session {
                 let due = self.leases.to_renew(&self.at(Refresh::Never));
                 join_all(due.iter().map(|renewal| self.renew_lease(&client, renewal, means))).await;
             }
-            Err(error) => self.trouble("preparing a renewal", &error),
+            Err(error) => {
+                self.trouble("preparing a renewal", &error);
+                self.put_off(hold.as_deref(), &error);
+            }
         }
         self.warn();
+    }
+
+    /// Counts what is due as failed, so that it is tried again after a pause and not at once.
+    fn put_off(&self, hold: Option<&Hold>, error: &Error) {
+        let now = clock::now();
+        let is_due = |hold: &&Hold| hold.term().is_some_and(|term| term.is_renewable() && now >= term.renew_at());
+        if let Some(hold) = hold.filter(is_due) {
+            hold.failed(now);
+        }
+        for renewal in self.leases.to_renew(&self.at(Refresh::Never)) {
+            renewal.failed(now, error.to_string());
+        }
     }
 
     async fn renew_token(&self, client: &Client, hold: &Arc<Hold>, means: &Means<'_>) {
