@@ -302,15 +302,6 @@ impl Leases {
         })
     }
 
-    /// Whether any volume names something that hangs on a token which is no more.
-    pub fn are_lost(&self, now: Instant) -> bool {
-        self.any(|kept, entry| {
-            !kept.named_by.is_empty()
-                && entry.life.hangs_on_token()
-                && entry.life.is_over(entry.hold.term().as_ref(), now)
-        })
-    }
-
     /// The leases whose renewal is due.
     pub fn to_renew(&self, look: &Look) -> Vec<Renewal> {
         let mut due = Vec::new();
@@ -542,7 +533,7 @@ impl Entry {
 
 impl Renewal {
     /// It was renewed by a request that was sent at `sent`.
-    pub fn renewed(&self, grant: Grant, sent: Instant) -> Option<Granted> {
+    pub(crate) fn renewed(&self, grant: Grant, sent: Instant) -> Option<Granted> {
         self.on_term(|trouble, term| {
             *trouble = None;
             term.renewed(grant.duration, grant.renewable, sent)
@@ -550,7 +541,7 @@ impl Renewal {
     }
 
     /// Its renewal failed. How many have, one after another.
-    pub fn failed(&self, now: Instant, why: String) -> Option<u32> {
+    pub(crate) fn failed(&self, now: Instant, why: String) -> Option<u32> {
         self.on_term(|trouble, term| {
             *trouble = Some(why);
             term.failed(now);

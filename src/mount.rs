@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     error::{Cause, Code, Error},
     kube::{BoundPod, Kube},
-    lease::{Due, Found, Lease, Refresh},
+    lease::{Due, Found, Lease, Reason, Refresh},
     policy::{Operator, Target},
     render::{self, File, Select},
     renewal::Renewal,
@@ -102,7 +102,7 @@ impl Mounter {
         way.session.prove(refresh, STANDARD_REFRESH, deadline).await;
         let (answers, reused) = self.answers(spec, &way, refresh, deadline).await?;
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
-        let had = answers.iter().all(|answered| answered.is_had());
+        let had = answers.iter().all(Answered::is_had);
         let outcome = self.assemble(spec, &way.session, answers, deadline).await;
         if !had || outcome.as_ref().err().is_none_or(is_kept) {
             return outcome;
@@ -123,27 +123,33 @@ impl Mounter {
         refresh: Refresh,
         deadline: Instant,
     ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Read, Arc<Lease>)>), Error> {
-        let mut again = true;
-        loop {
-            let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
-            for (read, objects) in spec.reads() {
-                match way.session.look(read, refresh) {
-                    Found::Good(lease) => {
-                        reused.push((read, Arc::clone(&lease)));
-                        answers.push(Answered { read, objects, outcome: Ok(lease) });
-                    }
-                    Found::Due(one) => due.push((read, objects, one)),
+        let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
+        for (read, objects) in spec.reads() {
+            match way.session.look(read, refresh) {
+                Found::Good(lease) => {
+                    reused.push((read, Arc::clone(&lease)));
+                    answers.push(Answered { read, objects, outcome: Ok(lease) });
                 }
-            }
-            if due.is_empty() {
-                return Ok((answers, reused));
-            }
-            answers.extend(self.read(spec, way, due, deadline).await?);
-            // That the token is gone may have shown only now, and what is good no more was found good before.
-            if !std::mem::replace(&mut again, false) || !way.session.has_lost() {
-                return Ok((answers, reused));
+                Found::Due(one) => due.push((read, objects, one)),
             }
         }
+        if due.is_empty() {
+            return Ok((answers, reused));
+        }
+        answers.extend(self.read(spec, way, due, deadline).await?);
+        // That a token is gone may have shown only now, and what hung on it was found good before.
+        let (mut good, mut gone) = (Vec::new(), Vec::new());
+        for Answered { read, objects, outcome } in answers {
+            match (way.session.look(read, refresh), outcome) {
+                (Found::Due(due), Ok(_)) if due.reason == Some(Reason::Gone) => gone.push((read, objects, due)),
+                (_, outcome) => good.push(Answered { read, objects, outcome }),
+            }
+        }
+        if !gone.is_empty() {
+            reused.retain(|(read, _)| !gone.iter().any(|(other, ..)| other == read));
+            good.extend(self.read(spec, way, gone, deadline).await?);
+        }
+        Ok((good, reused))
     }
 
     /// Asks Vault for what is due. When it cannot be asked, the pod keeps what it has: a poll must not fail for that.
@@ -171,7 +177,7 @@ impl Mounter {
                 let kept = instead(&error, due, &objects, polled)?;
                 answers.extend(kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }));
             }
-            self.keeps(session, &error);
+            keeps(session, &error);
             return Ok(answers);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
@@ -188,15 +194,9 @@ impl Mounter {
         }));
         let (answers, passed): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
         if let Some(error) = passed.into_iter().flatten().next() {
-            self.keeps(session, &error);
+            keeps(session, &error);
         }
         Ok(answers.into_iter().flatten().collect())
-    }
-
-    /// Says that a pod keeps what it has, as Vault could not be asked.
-    fn keeps(&self, session: &Session, error: &Error) {
-        session.trouble("refreshing in a poll", error);
-        tracing::warn!("the pod keeps what it has: {error}");
     }
 
     /// A mount's files are on their way to the pod. Whether any is new to it.
@@ -340,6 +340,12 @@ fn instead(error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result
     // What was not there is not remembered.
     let has_none = polled && due.reason.is_none() && objects.iter().all(|object| object.optional);
     if is_kept(error) && (due.kept.is_some() || has_none) { Ok(due.kept) } else { Err(error.clone()) }
+}
+
+/// Says that a pod keeps what it has, as Vault could not be asked.
+fn keeps(session: &Session, error: &Error) {
+    session.trouble("refreshing in a poll", error);
+    tracing::warn!("the pod keeps what it has: {error}");
 }
 
 /// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, and no verdict.

@@ -207,12 +207,6 @@ impl Session {
         self.state().volumes.iter().any(|volume| &*volume.path == target_path)
     }
 
-    /// Whether the pod has something that hangs on a token which is no more.
-    #[must_use]
-    pub fn has_lost(&self) -> bool {
-        self.leases.are_lost(clock::now())
-    }
-
     /// What Vault answers to a request that was found due, at most one equal one at a time.
     pub async fn read(
         self: &Arc<Self>,

@@ -135,12 +135,13 @@ impl Session {
             Ok(grant) => {
                 renewal.hold.proven(sent);
                 self.state().last_success = Some(clock::now());
-                match renewal.renewed(grant, sent) {
-                    Some(Granted::Short) => tracing::info!(
+                if renewal.renewed(grant, sent) == Some(Granted::Short) {
+                    tracing::info!(
                         role, pod, namespace, path, end = %clock::time_of_day(sent + grant.duration),
                         "the lease's maximum is near: a poll before its end reads it anew"
-                    ),
-                    _ => tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed"),
+                    );
+                } else {
+                    tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed");
                 }
             }
             Err(failure) => match self.refused(client, &renewal.hold, &failure, means).await {

@@ -62,7 +62,7 @@ fn a_certificate_is_used_for_two_thirds_of_its_life() {
     assert!(!life.is_over(None, now + day * 29) && life.is_over(None, now + day * 31));
 }
 
-fn at<'a>(now: Instant, token: Option<&'a Term>) -> Circumstances<'a> {
+fn at(now: Instant, token: Option<&Term>) -> Circumstances<'_> {
     let refresh = Refresh::Every(seconds(120));
     Circumstances { now, token, gap: Some(seconds(70)), refresh, delivered: true, named: true }
 }
