@@ -63,6 +63,8 @@ struct Entry {
     hold: Arc<Hold>,
     read_at: Instant,
     delivered: bool,
+    /// It is not what a class wants of it, and reading it again makes nothing new.
+    doubted: bool,
     warned: Warned,
     /// Why its last renewal or reading failed.
     trouble: Option<String>,
@@ -169,6 +171,8 @@ pub struct Told {
 const MAX_SLOTS: usize = 1024;
 /// The shortest pause between two looks at an end that is near.
 const MIN_LOOK: Duration = Duration::from_secs(1);
+/// The pause between looks for a poll that should have come.
+const LATE_LOOK: Duration = Duration::from_secs(15);
 
 impl Leases {
     /// What there is of a request's answer, and whether it is good.
@@ -196,7 +200,15 @@ impl Leases {
 
     /// A new answer to a request that was found due, shared with whoever asks meanwhile. When the data is as before, it is the
     /// earlier answer, so that whole responses keep their bytes.
-    pub async fn read<F>(&self, read: &Read, due: &Due, fetch: impl FnOnce() -> F) -> Result<Arc<Lease>, Error>
+    ///
+    /// `replaced` hears of an earlier answer that was a credential, and is none any more.
+    pub async fn read<F>(
+        &self,
+        read: &Read,
+        due: &Due,
+        fetch: impl FnOnce() -> F,
+        replaced: impl FnOnce(Kind) + Send + 'static,
+    ) -> Result<Arc<Lease>, Error>
     where
         F: Future<Output = Result<Fetched, Error>> + Send + 'static,
     {
@@ -209,8 +221,14 @@ impl Leases {
                 if let Some(lease) = slot.since(turn) {
                     return Ok(lease);
                 }
-                let outcome = fetch.await;
-                outcome.map(|fetched| slot.keep(&key, fetched)).inspect_err(|error| slot.failed(error))
+                let (lease, earlier) = match fetch.await {
+                    Ok(fetched) => slot.keep(&key, fetched),
+                    Err(error) => return Err(slot.failed(error)),
+                };
+                if let Some(kind) = earlier.filter(|kind| *kind != Kind::Plain) {
+                    replaced(kind);
+                }
+                Ok(lease)
             }
         });
         outcome.await.unwrap_or_else(|| {
@@ -249,12 +267,13 @@ impl Leases {
     }
 
     /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
-    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) {
-        let Some(slot) = self.lock().get(read).cloned() else { return };
+    /// Whether it will.
+    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+        let Some(slot) = self.lock().get(read).cloned() else { return false };
         let mut kept = slot.kept();
-        if let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) {
-            entry.delivered = false;
-        }
+        let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) else { return false };
+        entry.doubted |= matches!(entry.life, Life::Plain { creates: false, .. });
+        entry.doubted
     }
 
     /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
@@ -279,9 +298,21 @@ impl Leases {
         });
     }
 
-    /// Whether any credential waits for its pod that ends with the token.
-    pub fn are_waiting(&self) -> bool {
-        self.any(|_, entry| !entry.delivered && entry.life.hangs_on_token())
+    /// The living tokens that something hangs on which a mount may hand out, and of each whether any of that waits for its pod.
+    pub fn holds(&self, now: Instant) -> Vec<(Arc<Hold>, bool)> {
+        let mut holds = Vec::<(Arc<Hold>, bool)>::new();
+        for slot in self.lock().values() {
+            let kept = slot.kept();
+            let Some(entry) = kept.entry.as_ref().filter(|entry| entry.life.hangs_on_token()) else { continue };
+            if entry.life.is_over(entry.hold.term().as_ref(), now) || (entry.delivered && kept.named_by.is_empty()) {
+                continue;
+            }
+            match holds.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.hold)) {
+                Some((_, waits)) => *waits |= !entry.delivered,
+                None => holds.push((Arc::clone(&entry.hold), !entry.delivered)),
+            }
+        }
+        holds
     }
 
     /// Whether anything that a volume names hangs on this token.
@@ -291,29 +322,21 @@ impl Leases {
         })
     }
 
-    /// Whether any volume names something that hangs on a token which is no more.
-    pub fn are_lost(&self, now: Instant) -> bool {
-        self.any(|kept, entry| {
-            !kept.named_by.is_empty()
-                && entry.life.hangs_on_token()
-                && entry.life.is_over(entry.hold.term().as_ref(), now)
-        })
+    /// Whether anything at all hangs on this token.
+    pub fn any_hangs_on(&self, hold: &Arc<Hold>) -> bool {
+        self.any(|_, entry| entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold))
     }
 
     /// The leases whose renewal is due.
-    pub fn to_renew(&self, look: &Look) -> Vec<Renewal> {
-        let mut due = Vec::new();
+    pub fn to_renew(&self, now: Instant) -> Vec<Renewal> {
+        let mut renewals = Vec::new();
         for (read, slot) in &*self.lock() {
             let kept = slot.kept();
             let Some(entry) = &kept.entry else { continue };
             let Life::Leased { lease_id, term } = &entry.life else { continue };
-            // Near its end, too: a renewal that failed may still come through.
-            let is_due = !kept.named_by.is_empty()
-                && term.is_renewable()
-                && !entry.life.is_over(entry.hold.term().as_ref(), look.now)
-                && look.now >= term.renew_at();
-            if is_due {
-                due.push(Renewal {
+            let due = entry.life.renewal_due(entry.hold.term().as_ref(), now);
+            if !kept.named_by.is_empty() && due.is_some_and(|due| now >= due) {
+                renewals.push(Renewal {
                     read: Arc::clone(read),
                     lease_id: lease_id.clone(),
                     asked: term.asked(),
@@ -322,7 +345,7 @@ impl Leases {
                 });
             }
         }
-        due
+        renewals
     }
 
     /// When the next renewal is due, or an end is near enough to be looked at.
@@ -332,12 +355,7 @@ impl Leases {
             let kept = slot.kept();
             let Some(entry) = kept.entry.as_ref().filter(|_| !kept.named_by.is_empty()) else { continue };
             let token = entry.hold.term();
-            let renewal = match &entry.life {
-                Life::Leased { term, .. } if term.is_renewable() && !entry.life.is_over(token.as_ref(), now) => {
-                    Some(term.renew_at())
-                }
-                _ => None,
-            };
+            let renewal = entry.life.renewal_due(token.as_ref(), now);
             let look = entry.next_look(token.as_ref(), now);
             next = [next, renewal, look].into_iter().flatten().min();
         }
@@ -357,12 +375,12 @@ impl Leases {
                 entry.warned = Warned::No;
                 continue;
             };
-            let says = if now >= end {
-                Warned::Over
-            } else if now >= notice && !polled {
+            let says = if polled || now < notice {
+                continue;
+            } else if now < end {
                 Warned::Ending
             } else {
-                continue;
+                Warned::Over
             };
             if entry.warned < says {
                 entry.warned = says;
@@ -374,7 +392,7 @@ impl Leases {
     }
 
     /// Every lease that is kept.
-    pub fn tell(&self) -> Vec<Told> {
+    pub fn tell(&self, now: Instant) -> Vec<Told> {
         let slots = self.lock();
         let told = slots.iter().filter_map(|(read, slot)| {
             let kept = slot.kept();
@@ -389,7 +407,10 @@ impl Leases {
             let state = match term {
                 _ if !named && entry.delivered => State::Superseded,
                 Some(term) if term.is_failing() => State::Failing,
-                _ if forced_end.is_some() => State::Ending,
+                Some(_) if forced_end.is_some() => State::Ending,
+                _ if entry.end_and_notice(token.as_ref(), now).is_some_and(|(_, notice)| now >= notice) => {
+                    State::Ending
+                }
                 _ => State::Live,
             };
             Some(Told {
@@ -449,7 +470,8 @@ impl Slot {
     }
 
     /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
-    fn keep(&self, read: &Read, fetched: Fetched) -> Arc<Lease> {
+    /// Of what kind that was if it is replaced.
+    fn keep(&self, read: &Read, fetched: Fetched) -> (Arc<Lease>, Option<Kind>) {
         let Fetched { reading, sent, hold } = fetched;
         let mut life = Life::of(read, &reading, sent);
         if let Life::Leased { term, .. } = &mut life
@@ -463,6 +485,7 @@ impl Slot {
             let (a, b) = (&entry.lease.answer, &reading.answer);
             a.same_data(b) || (life.kind() == Kind::Static && life::same_static(a, b))
         });
+        let replaced = kept.entry.as_ref().filter(|_| earlier.is_none()).map(|entry| entry.life.kind());
         let (lease, delivered) = match earlier {
             Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
             None => (Arc::new(Lease { answer: reading.answer }), false),
@@ -473,24 +496,28 @@ impl Slot {
             hold,
             read_at: sent,
             delivered,
+            doubted: false,
             warned: Warned::No,
             trouble: None,
         });
-        lease
+        (lease, replaced)
     }
 
-    fn failed(&self, error: &Error) {
+    fn failed(&self, error: Error) -> Error {
         if let Some(entry) = &mut self.kept().entry {
             entry.trouble = Some(error.to_string());
         }
+        error
     }
 }
 
 impl Kept {
     /// Whether it waits for its pod, or lives on at Vault.
     fn is_of_use(&self, now: Instant) -> bool {
-        self.entry.as_ref().is_some_and(|entry| {
-            !entry.delivered || (entry.life.hangs_on_token() && !entry.life.is_over(entry.hold.term().as_ref(), now))
+        self.entry.as_ref().is_some_and(|entry| match entry.life {
+            Life::Leased { .. } => !entry.life.is_over(entry.hold.term().as_ref(), now),
+            Life::Plain { creates: false, .. } => false,
+            _ => !entry.delivered,
         })
     }
 }
@@ -498,6 +525,9 @@ impl Kept {
 impl Entry {
     fn decide(&self, token: Option<&Term>, named: bool, look: &Look) -> Step {
         let Look { now, gap, refresh } = *look;
+        if self.doubted {
+            return Step::Reread(Reason::Age);
+        }
         self.life.decide(&Circumstances { now, token, gap, refresh, delivered: self.delivered, named })
     }
 
@@ -536,15 +566,17 @@ impl Entry {
         match self.warned {
             Warned::Over => None,
             Warned::No if now < notice => Some(notice),
-            Warned::No if now < end => Some((now + (end - now) / 2).max(now + MIN_LOOK).min(end.max(now + MIN_LOOK))),
-            Warned::No | Warned::Ending => Some(end),
+            Warned::No if now < end => Some((now + (end - now) / 2).max(now + MIN_LOOK)),
+            // A poll is to be expected; if none comes, that is said then.
+            Warned::No => Some(now + LATE_LOOK),
+            Warned::Ending => Some(end.max(now + MIN_LOOK)),
         }
     }
 }
 
 impl Renewal {
     /// It was renewed by a request that was sent at `sent`.
-    pub fn renewed(&self, grant: Grant, sent: Instant) -> Option<Granted> {
+    pub(crate) fn renewed(&self, grant: Grant, sent: Instant) -> Option<Granted> {
         self.on_term(|trouble, term| {
             *trouble = None;
             term.renewed(grant.duration, grant.renewable, sent)
@@ -552,7 +584,7 @@ impl Renewal {
     }
 
     /// Its renewal failed. How many have, one after another.
-    pub fn failed(&self, now: Instant, why: String) -> Option<u32> {
+    pub(crate) fn failed(&self, now: Instant, why: String) -> Option<u32> {
         self.on_term(|trouble, term| {
             *trouble = Some(why);
             term.failed(now);

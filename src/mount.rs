@@ -14,6 +14,7 @@ use crate::{
     error::{Cause, Code, Error},
     kube::{BoundPod, Kube},
     lease::{Due, Found, Lease, Refresh},
+    metrics::Reason,
     policy::{Operator, Target},
     render::{self, File, Select},
     renewal::Renewal,
@@ -100,13 +101,15 @@ impl Mounter {
         let way = self.way(spec, audience).await?;
         let refresh = spec.refresh.unwrap_or(self.refresh);
         way.session.prove(refresh, STANDARD_REFRESH, deadline).await;
-        let (answers, mut reused) = self.answers(spec, &way, refresh, deadline).await?;
+        let (answers, reused) = self.answers(spec, &way, refresh, deadline).await?;
+        // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
+        let had = answers.iter().all(Answered::is_had);
         let outcome = self.assemble(spec, &way.session, answers, deadline).await;
+        if !had || outcome.as_ref().err().is_none_or(is_kept) {
+            return outcome;
+        }
         // What was read earlier may lack what Vault has by now.
-        if outcome.is_err() && !reused.is_empty() {
-            for (read, lease) in reused.drain(..) {
-                way.session.doubt(read, &lease);
-            }
+        if reused.iter().fold(false, |any, (read, lease)| way.session.doubt(read, lease) | any) {
             let (answers, _) = self.answers(spec, &way, refresh, deadline).await?;
             return self.assemble(spec, &way.session, answers, deadline).await;
         }
@@ -121,32 +124,39 @@ impl Mounter {
         refresh: Refresh,
         deadline: Instant,
     ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Read, Arc<Lease>)>), Error> {
-        let mut again = true;
-        loop {
-            let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
-            for (read, objects) in spec.reads() {
-                match way.session.look(read, refresh) {
-                    Found::Good(lease) => {
-                        reused.push((read, Arc::clone(&lease)));
-                        answers.push(Answered { read, objects, outcome: Ok(lease) });
-                    }
-                    Found::Due(one) => due.push((read, objects, one)),
+        let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
+        for (read, objects) in spec.reads() {
+            match way.session.look(read, refresh) {
+                Found::Good(lease) => {
+                    reused.push((read, Arc::clone(&lease)));
+                    answers.push(Answered { read, objects, outcome: Ok(lease) });
                 }
-            }
-            if due.is_empty() {
-                return Ok((answers, reused));
-            }
-            answers.extend(self.read(way, due, deadline).await?);
-            // That the token is gone may have shown only now, and what is good no more was found good before.
-            if !std::mem::replace(&mut again, false) || !way.session.has_lost() {
-                return Ok((answers, reused));
+                Found::Due(one) => due.push((read, objects, one)),
             }
         }
+        if due.is_empty() {
+            return Ok((answers, reused));
+        }
+        answers.extend(self.read(spec, way, due, deadline).await?);
+        // That a token is gone may have shown only now, and what hung on it was found good before.
+        let (mut good, mut gone) = (Vec::new(), Vec::new());
+        for Answered { read, objects, outcome } in answers {
+            match (way.session.look(read, refresh), outcome) {
+                (Found::Due(due), Ok(_)) if due.reason == Some(Reason::Gone) => gone.push((read, objects, due)),
+                (_, outcome) => good.push(Answered { read, objects, outcome }),
+            }
+        }
+        if !gone.is_empty() {
+            reused.retain(|(read, _)| !gone.iter().any(|(other, ..)| other == read));
+            good.extend(self.read(spec, way, gone, deadline).await?);
+        }
+        Ok((good, reused))
     }
 
     /// Asks Vault for what is due. When it cannot be asked, the pod keeps what it has: a poll must not fail for that.
     async fn read<'a>(
         &self,
+        spec: &MountSpec,
         way: &Way,
         due: Vec<(&'a Read, Vec<&'a Object>, Due)>,
         deadline: Instant,
@@ -160,30 +170,34 @@ impl Mounter {
             .advice(failure::IN_TIME)
         };
         let opened = timeout_at(deadline + GRACE, session.open(prover, deadline)).await.unwrap_or_else(|_| Err(late()));
+        let polled = session.has_mounted(&spec.target_path);
         if let Err(error) = opened {
             self.reread_tls(&error, target);
-            if !is_kept(&error) || due.iter().any(|(.., due)| due.kept.is_none()) {
-                return Err(error);
+            let mut answers = Vec::new();
+            for (read, objects, due) in due {
+                let kept = instead(&error, due, &objects, polled)?;
+                answers.extend(kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }));
             }
             self.keeps(session, &error);
-            let kept = due
-                .into_iter()
-                .filter_map(|(read, objects, due)| Some(Answered { read, objects, outcome: Ok(due.kept?) }));
-            return Ok(kept.collect());
+            return Ok(answers);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
             let outcome = timeout_at(deadline + GRACE, session.read(read, &due, prover, deadline)).await;
-            let outcome = outcome.unwrap_or_else(|_| Err(late()));
-            let outcome = match (outcome, due.kept) {
-                (Err(error), Some(kept)) if is_kept(&error) => {
-                    self.keeps(session, &error);
-                    Ok(kept)
+            match outcome.unwrap_or_else(|_| Err(late())) {
+                Ok(lease) => (Some(Answered { read, objects, outcome: Ok(lease) }), None),
+                Err(error) => {
+                    self.reread_tls(&error, target);
+                    let outcome = instead(&error, due, &objects, polled);
+                    let passed = outcome.is_ok().then_some(error);
+                    (outcome.transpose().map(|outcome| Answered { read, objects, outcome }), passed)
                 }
-                (outcome, _) => outcome,
-            };
-            Answered { read, objects, outcome: outcome.inspect_err(|error| self.reread_tls(error, target)) }
+            }
         }));
-        Ok(answers.await)
+        let (answers, passed): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
+        if let Some(error) = passed.into_iter().flatten().next() {
+            self.keeps(session, &error);
+        }
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// Says that a pod keeps what it has, as Vault could not be asked.
@@ -212,7 +226,6 @@ impl Mounter {
     }
 
     async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
-        let client = self.vault.client(&target.endpoint).await?;
         let key = SessionKey {
             endpoint: target.endpoint.clone(),
             namespace: target.namespace.clone(),
@@ -225,7 +238,11 @@ impl Mounter {
             pod_namespace: spec.pod.namespace.clone(),
             service_account: spec.pod.service_account.clone(),
         };
-        self.sessions.open(key, client)
+        match self.vault.client(&target.endpoint).await {
+            Ok(client) => self.sessions.open(key, client),
+            // TLS files that are broken now take nothing from a pod that has what it needs.
+            Err(error) => self.sessions.find(&key).ok_or(error),
+        }
     }
 
     /// Renders every object, in the class's order, and collects everything that is wrong.
@@ -329,9 +346,17 @@ impl Mounter {
     }
 }
 
-/// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, and no verdict.
+/// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
+fn instead(error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result<Option<Arc<Lease>>, Error> {
+    // What was not there is not remembered.
+    let has_none = polled && due.reason.is_none() && objects.iter().all(|object| object.optional);
+    if is_kept(error) && (due.kept.is_some() || has_none) { Ok(due.kept) } else { Err(error.clone()) }
+}
+
+/// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, or a server that is not to be trusted,
+/// and no verdict about the pod.
 fn is_kept(error: &Error) -> bool {
-    matches!(error.cause().code(), Code::Unavailable | Code::DeadlineExceeded)
+    matches!(error.cause().code(), Code::Unavailable | Code::DeadlineExceeded) || error.cause().is_tls()
 }
 
 fn proof(jwt: SecretText, claims: Claims) -> Proof {
@@ -368,6 +393,13 @@ impl MountSpec {
             }
         }
         reads
+    }
+}
+
+impl Answered<'_> {
+    /// Whether there is an answer, or none must be.
+    fn is_had(&self) -> bool {
+        self.outcome.as_ref().err().is_none_or(|error| self.objects.iter().all(|object| object.may_lack(error)))
     }
 }
 

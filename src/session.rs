@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use tokio::{
     sync::{RwLock, RwLockReadGuard},
@@ -123,6 +123,8 @@ pub struct Trouble {
 /// 1.6 s after its time (measured against OpenBao 2.7).
 const ROTATION_LAG: Duration = Duration::from_secs(3);
 const ROTATION_PAUSE: Duration = Duration::from_millis(250);
+/// How long a mount waits at most to learn whether a token lives on which hangs what the pod has.
+const PROOF: Duration = Duration::from_secs(2);
 
 impl Session {
     fn new(key: SessionKey, client: Client, metrics: Arc<Metrics>) -> Self {
@@ -164,38 +166,37 @@ impl Session {
         &self.key
     }
 
-    /// Makes sure of a token, so that a refused login is reported once and not for each object; and that it lives while
-    /// leases wait under it, which no read of theirs would show.
+    /// Makes sure of a token, so that a refused login is reported once and not for each object.
     pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
-        let hold = self.token(prover, None, deadline).await?;
-        if self.leases.are_waiting() && self.client().is_gone(&hold.token, self.home(), deadline).await {
-            hold.lost();
-            self.token(prover, Some(&hold), deadline).await?;
-        }
-        Ok(())
+        self.token(prover, None, deadline).await.map(|_| ())
     }
 
-    /// Asks Vault whether the token lives, if a mount would hand out what hangs on it and Vault has not taken it for as long as
-    /// a plain secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
+    /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod,
+    /// which no read would show to be dead. For what the pod has, when Vault has not taken the token for as long as a plain
+    /// secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
     pub async fn prove(&self, refresh: Refresh, standard: Duration, deadline: Instant) {
         let interval = match refresh {
             Refresh::Every(interval) => interval,
             Refresh::Never => standard,
         };
-        let Some(hold) = self.state().hold.clone() else { return };
         let now = clock::now();
-        let is_due = hold.token.num_uses == 0
-            && hold.lives(now)
-            && now.saturating_duration_since(hold.proven_at()) >= interval
-            && self.leases.hang_on(&hold);
-        if !is_due {
-            return;
-        }
-        if self.client().is_gone(&hold.token, self.home(), deadline).await {
-            self.lost(&hold);
-        } else {
-            hold.proven(now);
-        }
+        let due = self.leases.holds(now).into_iter().filter(|(hold, waits)| {
+            // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
+            (*waits && !hold.token.is_spent())
+                || (hold.token.num_uses == 0 && now.saturating_duration_since(hold.proven_at()) >= interval)
+        });
+        join_all(due.map(async |(hold, waits)| {
+            // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
+            let left = clock::left(deadline);
+            let by = if waits { deadline } else { Instant::now() + (left / 2).min(PROOF) };
+            if self.client().is_gone(&hold.token, self.home(), by).await {
+                self.lost(&hold);
+            } else {
+                // Also when it could not be asked: the next attempt comes as late.
+                hold.proven(now);
+            }
+        }))
+        .await;
     }
 
     /// What there is of a request's answer, and whether it is good.
@@ -204,10 +205,10 @@ impl Session {
         self.leases.look(read, &self.at(refresh))
     }
 
-    /// Whether the pod has something that hangs on a token which is no more.
+    /// Whether a volume was mounted under it.
     #[must_use]
-    pub fn has_lost(&self) -> bool {
-        self.leases.are_lost(clock::now())
+    pub fn has_mounted(&self, target_path: &str) -> bool {
+        self.state().volumes.iter().any(|volume| &*volume.path == target_path)
     }
 
     /// What Vault answers to a request that was found due, at most one equal one at a time.
@@ -221,31 +222,27 @@ impl Session {
         loop {
             // What hangs on a token that ends must hang on another.
             let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
-            let outcome = self.leases.read(read, due, || {
+            let (session, path, reason) = (Arc::clone(self), read.clone(), due.reason);
+            let rotated = move |kind| session.rotated(&path, kind, reason.unwrap_or(Reason::Age));
+            let fetch = || {
                 let (session, read, prover) = (Arc::clone(self), read.clone(), Arc::clone(prover));
                 async move { session.fetch(&read, ending.as_ref(), &prover, deadline).await }
-            });
+            };
+            let outcome = self.leases.read(read, due, fetch, rotated);
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
                 Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
-                Ok(lease) => {
-                    self.rotated(read, due, &lease);
-                    return Ok(lease);
-                }
-                Err(error) => return Err(error),
+                outcome => return outcome,
             }
         }
     }
 
     /// Counts and says that a credential was replaced by a new one.
-    fn rotated(&self, read: &Read, due: &Due, lease: &Arc<Lease>) {
-        let (Some(kind), Some(reason)) = (due.kind, due.reason) else { return };
-        if kind == Kind::Plain || due.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, lease)) {
-            return;
-        }
+    fn rotated(&self, read: &Read, kind: Kind, reason: Reason) {
         self.metrics.rotation(kind, reason);
-        let (kind, reason) = (kind.word(), reason.word());
-        tracing::info!(path = read.path, kind, reason, "read anew");
+        let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+        let (path, kind, reason) = (&read.path, kind.word(), reason.word());
+        tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
     }
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
@@ -263,8 +260,8 @@ impl Session {
     }
 
     /// What was read does not hold what the class wants; see [`Leases::doubt`].
-    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) {
-        self.leases.doubt(read, lease);
+    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+        self.leases.doubt(read, lease)
     }
 
     /// Remembers what went wrong, for the status.
@@ -347,6 +344,9 @@ impl Session {
 
     fn lost(&self, hold: &Hold) {
         hold.lost();
+        if self.state().ended {
+            return;
+        }
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         tracing::warn!(
             role,
@@ -426,8 +426,14 @@ impl Session {
         let now = clock::now();
         let mut state = self.state();
         let before = state.hold.replace(Arc::clone(&hold));
+        if let Some(before) = &before {
+            // Only the current one is renewed: what hangs on another must be read anew before that ends.
+            before.cannot_be_renewed();
+        }
         state.superseded.extend(before);
-        state.superseded.retain(|hold| hold.lives(now));
+        // Of tokens of few uses there may be many.
+        let hangs = |hold: &Arc<Hold>| !hold.token.is_spent() || self.leases.any_hangs_on(hold);
+        state.superseded.retain(|hold| hold.lives(now) && hangs(hold));
         state.last_success = Some(now);
         tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
         hold

@@ -171,7 +171,7 @@ mod tests {
     fn a_shorter_grant_is_the_maximum_and_a_second_less_is_not() {
         let now = Instant::now();
         let mut term = Term::new(HOUR, true, now);
-        assert_eq!(term.renewed(HOUR - seconds(1), true, now), Granted::Whole);
+        assert_eq!(term.renewed(seconds(3599), true, now), Granted::Whole);
         assert_eq!(term.renewed(seconds(1300), true, now), Granted::Short);
         assert_eq!((term.forced_end(), term.is_renewable()), (Some(now + seconds(1300)), false));
         let mut short = Term::new(seconds(5), true, now);

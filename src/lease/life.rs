@@ -141,7 +141,7 @@ impl Life {
             let left = left.min(Duration::from_secs(u64::from(u32::MAX)));
             return Self::Certificate { aged: sent + left * 2 / 3, ends: sent + left, read: sent };
         }
-        if let Some(ttl) = static_ttl(answer) {
+        if let Some(ttl) = static_ttl(read, answer) {
             return Self::Static { rotates: sent + ttl, read: sent };
         }
         Self::Plain { read: sent, creates: reading.creates }
@@ -184,18 +184,26 @@ impl Life {
         matches!(self, Self::Leased { .. })
     }
 
-    /// Whether what the pod has of it is certainly of no use.
+    /// Whether what the pod has of it is certainly of no use. Of a static credential nobody knows: Vault may be late.
     #[must_use]
     pub fn is_over(&self, token: Option<&Term>, now: Instant) -> bool {
         match self {
             Self::Leased { term, .. } => term.is_over(now) || token.is_none_or(|token| token.is_over(now)),
             Self::Certificate { ends, .. } => now >= *ends,
-            Self::Static { rotates, .. } => now >= *rotates,
-            Self::Plain { .. } => false,
+            Self::Static { .. } | Self::Plain { .. } => false,
         }
     }
 
-    /// What to do with it now. The one place where that is decided, for mounts and for the background.
+    /// When its renewal is due, if it can be renewed; also near its end, as one that failed may still come through.
+    #[must_use]
+    pub fn renewal_due(&self, token: Option<&Term>, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Leased { term, .. } if term.is_renewable() && !self.is_over(token, now) => Some(term.renew_at()),
+            _ => None,
+        }
+    }
+
+    /// What to do with it now. The one place where that is decided.
     #[must_use]
     pub fn decide(&self, at: &Circumstances<'_>) -> Step {
         let reread_if = |due: bool| if due { Step::Reread(Reason::Age) } else { Step::Reuse };
@@ -211,7 +219,7 @@ impl Life {
                     Step::Reread(Reason::Token)
                 } else if term.is_near_end(end, at.gap, at.now) {
                     Step::Reread(Reason::Maximum)
-                } else if at.named && term.is_renewable() && at.now >= term.renew_at() {
+                } else if at.named && self.renewal_due(at.token, at.now).is_some_and(|due| at.now >= due) {
                     Step::Renew
                 } else {
                     Step::Reuse
@@ -228,17 +236,6 @@ impl Life {
             Self::Plain { read, creates } => reread_if(!creates || at.now >= *read + PATIENCE),
         }
     }
-
-    /// When to look whether a mount is still to be expected before its end, and to warn when none is: when a third is left.
-    #[must_use]
-    pub fn notice_at(&self) -> Option<Instant> {
-        match self {
-            Self::Leased { term, .. } => term.ends().map(|_| term.renew_at()),
-            Self::Certificate { aged, .. } => Some(*aged),
-            Self::Static { rotates, read } => Some(*read + rotates.saturating_duration_since(*read) * 2 / 3),
-            Self::Plain { .. } => None,
-        }
-    }
 }
 
 /// The data of a static credential, as the database and LDAP engines answer (measured against OpenBao 2.7).
@@ -249,8 +246,9 @@ struct StaticData {
     rotation_schedule: Option<serde::de::IgnoredAny>,
 }
 
-/// How long a static credential is served; none for anything else.
-fn static_ttl(answer: &Answer) -> Option<Duration> {
+/// How long a static credential is served; none for anything else. Somebody's secret may have such keys, too.
+fn static_ttl(read: &Read, answer: &Answer) -> Option<Duration> {
+    read.path.split('/').find(|part| matches!(*part, "static-creds" | "static-cred"))?;
     let data: StaticData = serde_json::from_str(answer.data()?).ok()?;
     data.rotation_period.map(|_| ()).or(data.rotation_schedule.map(|_| ()))?;
     let seconds = data.ttl?.as_f64()?.clamp(0.0, f64::from(u32::MAX));

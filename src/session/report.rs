@@ -19,7 +19,7 @@ impl Session {
         let SessionKey {
             endpoint, namespace, auth_mount, role, pod_uid, pod_name, pod_namespace, service_account, ..
         } = self.key.clone();
-        let mut leases: Vec<Lease> = self.leases.tell().into_iter().map(lease).collect();
+        let mut leases: Vec<Lease> = self.leases.tell(clock::now()).into_iter().map(lease).collect();
         leases.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
         let (state, now) = (self.state(), clock::now());
         let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold));
@@ -54,7 +54,7 @@ impl Session {
         tokens: &mut BTreeMap<metrics::State, usize>,
         now: Instant,
     ) {
-        for told in self.leases.tell() {
+        for told in self.leases.tell(now) {
             *leases.entry((told.state, told.kind)).or_default() += 1;
         }
         let state = self.state();

@@ -78,6 +78,7 @@ impl Sessions {
         if let Some(session) = state.by_pod.get(&key.pod_uid).and_then(|all| all.iter().find(|s| s.key == key)) {
             let mut heard = session.state();
             heard.last_heard = clock::now();
+            heard.resting = None;
             heard.client = client;
             drop(heard);
             return Ok(Arc::clone(session));
@@ -95,13 +96,20 @@ impl Sessions {
         Ok(session)
     }
 
+    /// The session of a key, if there is one.
+    #[must_use]
+    pub fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let state = self.state();
+        let found = state.by_pod.get(&key.pod_uid)?.iter().find(|session| session.key == *key).cloned();
+        found.filter(|_| !state.closed)
+    }
+
     /// A mount's files are on their way to the pod. Whether any is new to it.
     pub fn delivered(&self, session: &Arc<Session>, delivery: &Delivery<'_>) -> bool {
         let now = clock::now();
         let new = delivery.leases.iter().fold(false, |new, (read, lease)| session.leases.delivered(read, lease) | new);
         let volume = {
             let mut state = session.state();
-            state.resting = None;
             state.volumes.mounted(delivery.target_path, delivery.class, now)
         };
         session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);

@@ -9,7 +9,7 @@ use super::{Session, SessionKey};
 use crate::{
     clock,
     error::Error,
-    lease::{Hold, Refresh, Renewal, Warning},
+    lease::{Hold, Renewal, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
     vault::{Client, Vault, failure::Failure},
@@ -65,19 +65,40 @@ impl Session {
 
     /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends.
     pub async fn attend(&self, means: &Means<'_>) {
-        let hold = self.state().hold.clone();
+        let hold = {
+            let state = self.state();
+            if state.ended {
+                return;
+            }
+            state.hold.clone()
+        };
         match means.vault.client(&self.key.endpoint).await {
             Ok(client) => {
                 self.state().client = client.clone();
                 if let Some(hold) = hold {
                     self.renew_token(&client, &hold, means).await;
                 }
-                let due = self.leases.to_renew(&self.at(Refresh::Never));
+                let due = self.leases.to_renew(clock::now());
                 join_all(due.iter().map(|renewal| self.renew_lease(&client, renewal, means))).await;
             }
-            Err(error) => self.trouble("preparing a renewal", &error),
+            Err(error) => {
+                self.trouble("preparing a renewal", &error);
+                self.put_off(hold.as_deref(), &error);
+            }
         }
         self.warn();
+    }
+
+    /// Counts what is due as failed, so that it is tried again after a pause and not at once.
+    fn put_off(&self, hold: Option<&Hold>, error: &Error) {
+        let now = clock::now();
+        let is_due = |hold: &&Hold| hold.term().is_some_and(|term| term.is_renewable() && now >= term.renew_at());
+        if let Some(hold) = hold.filter(is_due) {
+            hold.failed(now);
+        }
+        for renewal in self.leases.to_renew(clock::now()) {
+            renewal.failed(now, error.to_string());
+        }
     }
 
     async fn renew_token(&self, client: &Client, hold: &Arc<Hold>, means: &Means<'_>) {
@@ -139,7 +160,7 @@ impl Session {
                         "the lease's maximum is near: a poll before its end reads it anew"
                     ),
                     Granted::Whole => {
-                        tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed")
+                        tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed");
                     }
                 }
             }

@@ -8,6 +8,7 @@ use vaultmount::provider::pb::MountResponse;
 
 use crate::support::{
     bao::{Tenant, root},
+    clock::{REFRESH, leap},
     daemon::Daemon,
     pod::Pod,
 };
@@ -98,10 +99,13 @@ async fn whole_responses_stay_the_same_while_the_secret_does() {
     tenant.put("db", json!({"pass": "one"})).await;
     let pod = Pod::of(&tenant).objects(format!("- {{objectName: all, secretPath: {}/data/db}}", tenant.kv));
     let first = daemon.mount(pod.call()).await.unwrap();
+    // Read again, which brings another request id.
+    leap(REFRESH).await;
     let second = daemon.mount(pod.call()).await.unwrap();
     assert!(files(&first)["all"].starts_with(r#"{"request_id":""#));
     assert_eq!((files(&first), versions(&first)), (files(&second), versions(&second)));
     tenant.put("db", json!({"pass": "two"})).await;
+    leap(REFRESH).await;
     let third = daemon.mount(pod.call()).await.unwrap();
     assert_ne!(versions(&first), versions(&third));
 }

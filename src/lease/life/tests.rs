@@ -47,9 +47,14 @@ fn the_kind_is_read_off_the_answer() {
         (Method::Get, "", r#"{"ttl":"1h","rotation_period":60}"#, Kind::Plain),
         (Method::Put, "", r#"{"signature":"s"}"#, Kind::Plain),
     ] {
-        let life = Life::of(&read(method), &reading(envelope, data, true), Instant::now());
+        let path = if data.contains("rotation") { "db/static-creds/app" } else { "x/y" };
+        let asked = Read { path: path.into(), ..read(method) };
+        let life = Life::of(&asked, &reading(envelope, data, true), Instant::now());
         assert_eq!(life.kind(), kind, "{method} {envelope} {data}");
     }
+    // Somebody's secret may have such keys, too.
+    let look_alike = reading("", r#"{"ttl":0,"rotation_period":3600}"#, false);
+    assert_eq!(Life::of(&read(Method::Get), &look_alike, Instant::now()).kind(), Kind::Plain);
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn a_certificate_is_used_for_two_thirds_of_its_life() {
     assert!(!life.is_over(None, now + day * 29) && life.is_over(None, now + day * 31));
 }
 
-fn at<'a>(now: Instant, token: Option<&'a Term>) -> Circumstances<'a> {
+fn at(now: Instant, token: Option<&Term>) -> Circumstances<'_> {
     let refresh = Refresh::Every(seconds(120));
     Circumstances { now, token, gap: Some(seconds(70)), refresh, delivered: true, named: true }
 }
@@ -155,7 +160,8 @@ fn plain_secrets_are_read_again_when_they_are_old() {
 fn static_credentials_are_read_again_right_after_their_rotation() {
     let start = Instant::now();
     let answer = reading("", r#"{"password":"p","ttl":60,"rotation_period":3600}"#, false);
-    let life = Life::of(&read(Method::Get), &answer, start);
+    let asked = Read { path: "db/static-creds/app".into(), ..read(Method::Get) };
+    let life = Life::of(&asked, &answer, start);
     for (after, refresh, step) in [
         (59, Refresh::Never, Step::Reuse),
         (60, Refresh::Never, Step::Reread(Reason::Age)),

@@ -21,6 +21,11 @@ fn user(stage: &Stage, database: &Database) -> Pod {
     Pod::of(&stage.tenant).objects(object)
 }
 
+/// The class of [`Stage::pod`].
+fn plain(stage: &Stage) -> String {
+    format!("- {{objectName: pass, secretPath: {}, secretKey: pass}}", stage.secret())
+}
+
 #[tokio::test]
 async fn a_credential_is_asked_for_again_after_a_rate_limit() {
     let stage = Stage::new().await;
@@ -35,11 +40,13 @@ async fn a_credential_is_asked_for_again_after_a_rate_limit() {
 async fn a_credential_is_asked_for_again_when_nobody_listened() {
     let mut stage = Stage::new().await;
     let database = Database::of(&stage.tenant).await;
-    let pod = user(&stage, &database);
+    let (pod, other) = (user(&stage, &database), user(&stage, &database));
     let first = stage.daemon.mount(pod.call()).await.unwrap();
+    // The other has a token already, so that the credential is the first that is asked for in vain.
+    stage.daemon.mount(other.clone().objects(plain(&stage)).call()).await.unwrap();
     stage.vault.down().await;
     let Stage { vault, daemon, .. } = &mut stage;
-    let again = daemon.mount(pod.call());
+    let again = daemon.mount(other.call());
     let back = async {
         // Nobody can see a refused connection; the first is long over by then.
         sleep(Duration::from_millis(120)).await;

@@ -8,6 +8,7 @@ use vaultmount::error::Cause;
 
 use super::{SECRET, Stage, each, leap, only};
 use crate::support::{
+    clock::REFRESH,
     database::Database,
     faulty::{Fault, Gate, answer, status},
     pod::Pod,
@@ -25,11 +26,35 @@ async fn equal_requests_are_sent_once() {
     let pod = stage.pod().objects(objects(10, |_| stage.secret()));
     assert_eq!(stage.daemon.mount(pod.call()).await.unwrap().files.len(), 10);
     assert_eq!((stage.vault.count("POST", &stage.login()), stage.vault.count("GET", &stage.secret())), (1, 1));
-    // Calls of one pod at the same time share the login, and a read as far as they overlap.
+    // Calls of one pod at the same time share the login, and the read of what has become old.
+    leap(REFRESH).await;
     let calls = join_all((0..3).map(|_| stage.daemon.mount(pod.call()))).await;
     assert!(calls.into_iter().all(|m| m.unwrap().files.len() == 10));
-    let reads = stage.vault.count("GET", &stage.secret());
-    assert!(stage.vault.count("POST", &stage.login()) == 1 && (2..=4).contains(&reads), "{reads}");
+    assert_eq!((stage.vault.count("POST", &stage.login()), stage.vault.count("GET", &stage.secret())), (1, 2));
+    // What is fresh is not read at all.
+    leap(REFRESH / 2).await;
+    assert_eq!(stage.daemon.mount(pod.call()).await.unwrap().files.len(), 10);
+    assert_eq!(stage.vault.count("GET", &stage.secret()), 2);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_asked_for_once_in_a_mount() {
+    let stage = Stage::new().await;
+    let kv = &stage.tenant.kv;
+    let pod = stage.pod();
+    stage.daemon.mount(pod.call()).await.unwrap();
+    // The other secret is good, and not to blame.
+    let more = objects(2, |i| format!("{kv}/data/{}", ["db", "none"][i]));
+    assert_eq!(stage.refusal(&pod.clone().objects(more)).await.0, Cause::SecretMissing);
+    let asked = |name| stage.vault.count("GET", &format!("{kv}/data/{name}"));
+    assert_eq!((asked("none"), asked("db")), (1, 1));
+    // A key that is missing is looked for once, in what Vault has by now.
+    let more = objects(2, |_| stage.secret()).replacen("pass", "new", 1);
+    assert_eq!(stage.refusal(&pod.clone().objects(more.clone())).await.0, Cause::KeyMissing);
+    assert_eq!(asked("db"), 2);
+    stage.tenant.put("db", json!({"pass": SECRET, "new": "n"})).await;
+    assert_eq!(stage.daemon.mount(pod.objects(more).call()).await.unwrap().files.len(), 2);
+    assert_eq!(asked("db"), 3);
 }
 
 #[tokio::test]

@@ -5,8 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use vaultmount::error::Cause;
 
-use super::{SECRET, Stage, assert_says, each, only, within};
-use crate::support::faulty::{Fault, answer, status};
+use super::{SECRET, Stage, assert_says, each, leap, only, within};
+use crate::support::{
+    clock::REFRESH,
+    faulty::{Fault, answer, status},
+};
 
 #[tokio::test]
 async fn plain_reads_and_logins_are_sent_again() {
@@ -76,6 +79,25 @@ async fn a_pause_beyond_the_deadline_is_not_waited_for() {
     let (cause, text) = stage.daemon.refusal(within(Duration::from_secs(20), &stage.pod())).await;
     assert_eq!((cause, stage.vault.count("POST", &stage.login())), (Cause::Busy, 1), "{text}");
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_poll_goes_on_with_what_the_pod_has_while_vault_is_sealed() {
+    let stage = Stage::new().await;
+    let more = format!(
+        "- {{objectName: pass, secretPath: {}, secretKey: pass}}\n- {{objectName: none, secretPath: {}/data/none, optional: true}}",
+        stage.secret(),
+        stage.tenant.kv
+    );
+    let (pod, other) = (stage.pod().objects(&more), stage.pod().objects(&more));
+    stage.daemon.mount(pod.call()).await.unwrap();
+    for method in ["GET", "POST"] {
+        stage.vault.every(method, "", status(503, "Vault is sealed"));
+    }
+    leap(REFRESH).await;
+    // What was not there is not missed.
+    assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
+    assert_eq!(stage.refusal(&other).await.0, Cause::Sealed);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use vaultmount::error::Cause;
 use super::{arranged, one};
 use crate::support::{
     bao::{Tenant, root},
+    clock::{REFRESH, leap},
     database::{Database, log_in},
     pod::Pod,
 };
@@ -70,6 +71,21 @@ async fn a_credential_that_was_revoked_while_it_waited_is_not_handed_out() {
 }
 
 #[tokio::test]
+async fn a_credential_whose_token_another_read_shows_to_be_gone_is_not_handed_out() {
+    let (tenant, pod, daemon) = arranged().await;
+    let database = Database::of(&tenant).await;
+    daemon.files(&pod.clone().objects(credential(&database.mount))).await;
+    tenant.revoke_logins().await;
+    timeout(Duration::from_secs(20), async { while !database.users().await.is_empty() {} }).await.unwrap();
+    // Nothing that the pod has is due; the new object is read under the token that is gone.
+    let more = credential(&database.mount) + &one(&format!("{}/data/db", tenant.kv), "");
+    let files = daemon.files(&pod.objects(more)).await;
+    assert_eq!(files.len(), 3);
+    log_in(&files["username"], &files["password"]).await.unwrap();
+    assert_eq!(database.users().await, [files["username"].as_str()]);
+}
+
+#[tokio::test]
 async fn a_credential_outlives_the_uses_of_its_token() {
     for uses in [2, 3] {
         let (tenant, pod, daemon) = arranged().await;
@@ -84,6 +100,8 @@ async fn a_credential_outlives_the_uses_of_its_token() {
         let mut credentials = Vec::new();
         for _ in 0..3 {
             credentials.push(daemon.files(&pod).await);
+            // The plain ones are read again, and use up another token.
+            leap(REFRESH).await;
         }
         for files in credentials {
             log_in(&files["username"], &files["password"]).await.unwrap();

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How long a plain secret counts as fresh when nobody says otherwise.
+pub const REFRESH: Duration = Duration::from_secs(120);
+
 /// Lets time pass without waiting for it.
 pub async fn leap(by: Duration) {
     tokio::time::pause();

@@ -35,8 +35,8 @@ const MAX_TEXT: usize = 600;
 pub struct Daemon {
     pub socket: PathBuf,
     _folder: TempDir,
-    _stop: oneshot::Sender<()>,
-    _task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 impl Daemon {
@@ -60,13 +60,13 @@ impl Daemon {
         let app = App::build(config).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(app.run(async { drop(stopped.await) }));
-        Self { socket, _folder: folder, _stop: stop, _task: task }
+        Self { socket, _folder: folder, stop, task }
     }
 
     /// Stops it as SIGTERM would, and waits for its end.
     pub async fn stop(self) {
-        drop(self._stop);
-        self._task.await.unwrap();
+        drop(self.stop);
+        self.task.await.unwrap();
     }
 
     /// What a driver gets.
