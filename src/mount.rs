@@ -241,7 +241,7 @@ impl Mounter {
         match self.vault.client(&target.endpoint).await {
             Ok(client) => self.sessions.open(key, client),
             // TLS files that are broken now take nothing from a pod that has what it needs.
-            Err(error) => self.sessions.find(&key).ok_or(error),
+            Err(error) => self.sessions.find(&key).filter(|s| s.has_mounted(&spec.target_path)).ok_or(error),
         }
     }
 

@@ -22,7 +22,8 @@ use crate::{
 
 /// The pods of this node, as far as they are known.
 pub(super) struct Pods {
-    watched: Option<(Arc<Kube>, String)>,
+    kube: Option<Arc<Kube>>,
+    node: Option<String>,
     /// Never held across an await.
     state: Mutex<State>,
     /// A pod may have ended.
@@ -68,8 +69,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 impl Pods {
     pub(super) fn new(kube: Option<Arc<Kube>>, node: Option<String>) -> Self {
-        let watched = kube.zip(node);
-        let watch = if watched.is_some() { Stand::Connecting } else { Stand::Off };
+        let watch = if kube.is_some() && node.is_some() { Stand::Connecting } else { Stand::Off };
         let state = State {
             watch,
             since: clock::now(),
@@ -78,7 +78,11 @@ impl Pods {
             left: HashSet::new(),
             alive: HashMap::new(),
         };
-        Self { watched, state: Mutex::new(state), suspicion: Notify::new() }
+        Self { kube, node, state: Mutex::new(state), suspicion: Notify::new() }
+    }
+
+    fn watched(&self) -> Option<(&Kube, &str)> {
+        self.kube.as_deref().zip(self.node.as_deref())
     }
 
     /// Whether the end of a pod is told, now or when the API is back.
@@ -96,7 +100,7 @@ impl Pods {
                 Stand::Synced => Watching::Synced,
                 Stand::Denied => Watching::Denied,
             },
-            node: self.watched.as_ref().map(|(_, node)| node.clone()),
+            node: self.node.clone(),
             since: Some(clock::time_of_day(state.since)),
             last_error: state.trouble.clone(),
         };
@@ -141,7 +145,7 @@ impl Pods {
 impl Renewal {
     /// Keeps the set of this node's pods.
     pub(super) async fn watch(&self) {
-        let Some((kube, node)) = &self.pods.watched else {
+        let Some((kube, node)) = self.pods.watched() else {
             tracing::warn!("without a Kubernetes API and --node-name nothing tells when pods end: nothing is revoked");
             return;
         };
@@ -218,7 +222,7 @@ impl Renewal {
 
     /// Ends the sessions of pods that the watch does not show and an uncached read shows to be over.
     pub(super) async fn reap(self: &Arc<Self>) {
-        let Some((kube, node)) = &self.pods.watched else { return };
+        let Some((kube, node)) = self.pods.watched() else { return };
         let mut warned = false;
         loop {
             let _ = timeout(LOOK, self.pods.suspicion.notified()).await;
