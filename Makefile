@@ -10,9 +10,10 @@ help: ## this list
 demo: ## a real OpenBao and PostgreSQL, two pods, their files, and what errors look like
 	python3 dev/demo.py
 
+# Tests of lifetimes mostly wait.
 test: ## every test, against real servers; ARGS go to cargo test
 	python3 dev/install.py servers grpc
-	$(SERVERS) cargo test $(ARGS)
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(SERVERS) cargo test $(ARGS)
 
 lint: ## formatting, clippy, dependencies, Dockerfile
 	cargo fmt --check

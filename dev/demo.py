@@ -69,6 +69,7 @@ def main() -> None:
         use_certificate(servers, files, socket, web)
         go_wrong(files, socket, web, report)
         examine(servers, files, web)
+        revoke(servers, files, socket)
     title(f"done after {time.monotonic() - begin:.0f} s; everything that was started is gone")
 
 
@@ -190,6 +191,23 @@ def examine(servers: Servers, files: Path, web: Pod) -> None:
     who = ["--service-account", web.account, "--token-file", web.token, "--vault-addr", servers.bao_addr]
     wrong.write_text(text.replace("secretKey: stripe_key", "secretKey: stripe_kye"))
     inspect(["check", "-f", wrong, *who], files)
+
+
+def revoke(servers: Servers, files: Path, socket: Path) -> None:
+    title("What the provider holds for its pods and keeps alive, and the end of it")
+    status = ["--socket", socket.with_suffix(".status")]
+    for arguments in (["status", *status], ["revoke", "--all", *status]):
+        command = [PROGRAM, *arguments]
+        say(f"\n$ {typed(command, files)}")
+        expect(subprocess.run(command, timeout=30).returncode == 0, f"{arguments[0]} should have worked")
+    users = "select count(*) from pg_roles where rolname like 'v-%'"
+    # OpenBao ends what was leased under a token in the background.
+    for _ in range(100):
+        if servers.psql(users, servers.pg_url) == "0":
+            break
+        time.sleep(0.1)
+    expect(servers.psql(users, servers.pg_url) == "0", "a database user is left")
+    say("psql: no database user is left")
 
 
 def inspect(arguments: list, files: Path) -> None:

@@ -19,7 +19,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{metrics::Metrics, status::Keeper};
+use crate::renewal::Renewal;
 
 /// What is answered at an address.
 #[derive(Clone, Default)]
@@ -27,16 +27,7 @@ pub struct Pages {
     /// Whether probes are.
     pub probes: bool,
     /// Where the numbers of `/metrics` come from, if it is there.
-    pub metrics: Option<Numbers>,
-}
-
-/// Where numbers come from.
-#[derive(Clone)]
-pub struct Numbers {
-    /// What was counted.
-    pub metrics: Arc<Metrics>,
-    /// Who knows how much there is.
-    pub keeper: Arc<dyn Keeper>,
+    pub metrics: Option<Arc<Renewal>>,
 }
 
 /// A client that does not send its request is let go after this.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
-    admin::{self, Numbers, Pages},
+    admin::{self, Pages},
     config::{Config, MintTokens, StatusSocket},
     error::Error,
     kube::{self, Kube},
@@ -16,7 +16,6 @@ use crate::{
     renewal::Renewal,
     session::Sessions,
     socket::Socket,
-    status::Keeper,
     vault::Vault,
 };
 
@@ -24,7 +23,6 @@ use crate::{
 pub struct App {
     mounter: Arc<Mounter>,
     metrics: Arc<Metrics>,
-    keeper: Arc<dyn Keeper>,
     sockets: Vec<Socket>,
     status: Option<Socket>,
     listeners: Vec<(TcpListener, Pages)>,
@@ -47,8 +45,7 @@ impl App {
         };
         let metrics = Arc::new(Metrics::new());
         let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics)));
-        let keeper: Arc<dyn Keeper> = mounter.renewal.clone();
-        let listeners = listeners(&config, &metrics, &keeper).await?;
+        let listeners = listeners(&config, &mounter.renewal).await?;
         let status = match &config.status_socket {
             Some(wanted) => status_socket(wanted).await?,
             None => None,
@@ -58,7 +55,7 @@ impl App {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, metrics, keeper, sockets, status, listeners, drain_timeout: config.drain_timeout })
+        Ok(Self { mounter, metrics, sockets, status, listeners, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, then answers the calls in flight within the drain timeout.
@@ -70,7 +67,7 @@ impl App {
         let background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
         let mut serving = JoinSet::new();
         if let Some(socket) = self.status {
-            serving.spawn(admin::status::serve(socket, self.keeper, stopped.clone()));
+            serving.spawn(admin::status::serve(socket, Arc::clone(&self.mounter.renewal), stopped.clone()));
         }
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
@@ -89,12 +86,8 @@ impl App {
 }
 
 /// Listens for probes and scrapes: at one address for both if it is the same.
-async fn listeners(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    keeper: &Arc<dyn Keeper>,
-) -> Result<Vec<(TcpListener, Pages)>, String> {
-    let numbers = || Numbers { metrics: Arc::clone(metrics), keeper: Arc::clone(keeper) };
+async fn listeners(config: &Config, renewal: &Arc<Renewal>) -> Result<Vec<(TcpListener, Pages)>, String> {
+    let numbers = || Arc::clone(renewal);
     let is_shared = config.health_addr == config.metrics_addr;
     let mut listeners = Vec::new();
     if let Some(address) = config.health_addr {

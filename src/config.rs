@@ -52,7 +52,7 @@ pub struct Config {
     pub hmac_secret_name: String,
     /// A file of that key, used instead of the Secret.
     pub hmac_key_file: Option<PathBuf>,
-    /// Pods with a Vault token at once; the longest silent makes room.
+    /// Sessions at once; a new pod is refused beyond them.
     pub max_sessions: usize,
     /// This node, whose pods are watched for their end; none are if it has no name.
     pub node_name: Option<String>,

@@ -156,7 +156,9 @@ impl Renewal {
         paid
     }
 
-    fn metrics(&self) -> &Metrics {
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
         self.sessions.metrics()
     }
 
@@ -177,7 +179,8 @@ impl Renewal {
         }
     }
 
-    async fn revoke_everything(&self) -> Revoked {
+    /// Revokes every token that is held, and with it what was leased under it; from now on mounts are refused.
+    pub async fn revoke_all(&self) -> Revoked {
         let sessions = self.sessions.close();
         tracing::warn!(sessions = sessions.len(), "told to revoke everything; mounts are refused from now on");
         let ended = stream::iter(sessions).map(|session| async move {

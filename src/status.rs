@@ -2,24 +2,10 @@
 //!
 //! The JSON of `GET /status` is [`Status`]. Fields may be added, never change or go; times are RFC 3339.
 
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Levels;
 pub use crate::metrics::{Kind, State, Watching};
-
-/// Who knows what a process holds.
-pub trait Keeper: Send + Sync {
-    /// What is held now.
-    fn status(&self) -> Status;
-
-    /// How much of everything is held now.
-    fn levels(&self) -> Levels;
-
-    /// Revokes every Vault token that is held, and with it what was leased under it; from then on mounts are refused.
-    fn revoke_all(&self) -> BoxFuture<'_, Revoked>;
-}
 
 /// What a process holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -14,19 +14,19 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{http, page, text};
-use crate::{socket::Socket, status::Keeper};
+use crate::{renewal::Renewal, socket::Socket};
 
 /// What is where, for whoever asks elsewhere.
 const WHERE: &str = "here are GET /status and POST /revoke\n";
 
 /// Serves the socket until `stop`, then until every request in flight is answered.
-pub async fn serve(socket: Socket, keeper: Arc<dyn Keeper>, stop: watch::Receiver<bool>) {
+pub async fn serve(socket: Socket, renewal: Arc<Renewal>, stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
     let attend = |stream| {
-        let keeper = Arc::clone(&keeper);
+        let renewal = Arc::clone(&renewal);
         let service = service_fn(move |request| {
-            let keeper = Arc::clone(&keeper);
-            async move { Ok::<_, Infallible>(answer(&request, keeper).await) }
+            let renewal = Arc::clone(&renewal);
+            async move { Ok::<_, Infallible>(answer(&request, renewal).await) }
         });
         let connection = connections.watch(http().serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move { drop(connection.await) });
@@ -35,13 +35,13 @@ pub async fn serve(socket: Socket, keeper: Arc<dyn Keeper>, stop: watch::Receive
     connections.shutdown().await;
 }
 
-async fn answer<B>(request: &Request<B>, keeper: Arc<dyn Keeper>) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, renewal: Arc<Renewal>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(&keeper.status()),
+        (&Method::GET, "/status") => json(&renewal.status()),
         (&Method::POST, "/revoke") => {
             tracing::warn!("told to revoke everything (POST /revoke at the status socket)");
             // Goes on when whoever asked goes away.
-            match tokio::spawn(async move { keeper.revoke_all().await }).await {
+            match tokio::spawn(async move { renewal.revoke_all().await }).await {
                 Ok(revoked) => json(&revoked),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
             }

@@ -187,7 +187,7 @@ pub struct KeepingArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Pods with a Vault token at once; the longest silent makes room [default: 4096]
+    /// Sessions of pods at once; new pods are refused beyond [default: 4096]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_sessions: Option<String>,
 

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::Renewal;
 use crate::{
     clock::{self, time_of_day},
     metrics::Levels,
-    status::{Keeper, Revoked, Status, Waiting},
+    status::{Status, Waiting},
 };
 
-impl Keeper for Renewal {
-    fn status(&self) -> Status {
+impl Renewal {
+    /// What is held now.
+    #[must_use]
+    pub fn status(&self) -> Status {
         let mut sessions: Vec<_> = self.sessions.all().iter().map(|session| session.tell()).collect();
         sessions.sort_by(|a, b| (&a.namespace, &a.pod, &a.role).cmp(&(&b.namespace, &b.pod, &b.role)));
         let mut revocations = Vec::new();
@@ -42,7 +43,9 @@ impl Keeper for Renewal {
         }
     }
 
-    fn levels(&self) -> Levels {
+    /// How much of everything is held now.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
         let (watch, pods_watched) = self.pods.tell();
         let mut waiting = 0;
         self.queue.each_debt(|_| waiting += 1);
@@ -59,9 +62,5 @@ impl Keeper for Renewal {
             pods_watched,
             pod_watch: watch.state,
         }
-    }
-
-    fn revoke_all(&self) -> BoxFuture<'_, Revoked> {
-        Box::pin(self.revoke_everything())
     }
 }

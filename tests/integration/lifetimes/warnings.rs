@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{Stage, credential};
 use crate::support::{
     bao::Tenant,
-    daemon::{Program, program},
+    clock::leap,
+    daemon::{Daemon, Program, program},
     database::Database,
+    faulty::Faulty,
     pod::Pod,
 };
 
@@ -21,7 +24,7 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     let pod = Pod::of(&tenant).objects(credential(&database));
     let mut client = vaultmount::provider::client::Client::connect(&daemon.socket).await.unwrap();
     client.mount(pod.call()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(10_500)).await;
+    sleep(Duration::from_millis(10_500)).await;
     daemon.terminate();
     let log = daemon.log().await;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&pod.name)).collect();
@@ -68,4 +71,33 @@ async fn the_status_tells_everything_and_no_secret() {
     );
     assert!(session["last_success"].is_string() && session["token"]["accessor"].is_string());
     assert_eq!(told["watch"]["state"], "synced");
+}
+
+/// How many renewals of its lease a pod gets while these hours pass without a poll, a third of an hour at a time.
+async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, hours: u64) -> usize {
+    for _ in 0..polls {
+        daemon.files(pod).await;
+    }
+    for _ in 0..hours * 3 {
+        leap(Duration::from_secs(20 * 60)).await;
+        // Renewals are due at two thirds of half an hour.
+        sleep(Duration::from_millis(40)).await;
+    }
+    vault.count("POST", "sys/leases/renew")
+}
+
+#[tokio::test]
+async fn without_a_watch_a_silent_pod_is_renewed_for_a_while_and_a_pod_that_was_never_polled_for_a_day() {
+    let tenant = Tenant::new().await;
+    tenant.role("app", json!({"token_ttl": "30m"})).await;
+    let database = Database::of(&tenant).await;
+    database.tune(json!({"default_ttl": "30m", "max_ttl": "700h"})).await;
+    for (polls, hours, least, most) in [(1, 20, 55, 65), (1, 30, 68, 76), (3, 20, 2, 4)] {
+        let vault = Faulty::start().await;
+        let daemon = Daemon::at(&vault.address, &[]).await;
+        let pod = Pod::of(&tenant).objects(credential(&database));
+        let renewals = renewals_in(&daemon, &vault, &pod, polls, hours).await;
+        assert!((least..=most).contains(&renewals), "{renewals} after {polls} mounts in {hours} hours");
+        assert_eq!(vault.count("POST", "auth/token/revoke-self"), 0);
+    }
 }
