@@ -58,13 +58,13 @@ impl App {
         Ok(Self { mounter, metrics, sockets, status, listeners, drain_timeout: config.drain_timeout })
     }
 
-    /// Serves until `stop`, then answers the calls in flight within the drain timeout.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    /// Serves until `stop`, or until something breaks that mounts do not show; then answers the calls in flight within the drain timeout.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (stopping, stopped) = watch::channel(false);
         for (listener, pages) in self.listeners {
             tokio::spawn(admin::serve(listener, pages, stopped.clone()));
         }
-        let background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
+        let mut background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
         let mut serving = JoinSet::new();
         if let Some(socket) = self.status {
             serving.spawn(admin::status::serve(socket, Arc::clone(&self.mounter.renewal), stopped.clone()));
@@ -74,7 +74,10 @@ impl App {
             let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
             serving.spawn(provider::serve(socket, mounter, metrics, stopped.clone()));
         }
-        stop.await;
+        let broken = tokio::select! {
+            () = stop => None,
+            _ = &mut background => Some("what renews and revokes in the background has broken; see the log".to_owned()),
+        };
         tracing::info!("stopping: calls in flight are answered");
         stopping.send_replace(true);
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
@@ -82,6 +85,7 @@ impl App {
         }
         // Nothing is revoked: the pods live on, and so do their tokens.
         background.abort();
+        broken.map_or(Ok(()), Err)
     }
 }
 

@@ -239,19 +239,17 @@ impl Leases {
     /// Whether the last reading of a static credential came before Vault had rotated it, and its time was over already.
     pub fn is_still_old(&self, read: &Read, fetched: &Fetched) -> bool {
         let Life::Static { rotates, .. } = Life::of(read, &fetched.reading, fetched.sent) else { return false };
-        if rotates <= fetched.sent {
-            return true;
-        }
-        let Some(slot) = self.lock().get(read).cloned() else { return false };
+        let is_due = rotates <= fetched.sent;
+        let Some(slot) = self.lock().get(read).cloned() else { return is_due };
         let kept = slot.kept();
-        kept.entry.as_ref().is_some_and(|entry| match entry.life {
-            Life::Static { rotates, read } => {
-                read < rotates
-                    && rotates <= fetched.sent
-                    && life::same_static(&entry.lease.answer, &fetched.reading.answer)
+        match kept.entry.as_ref().map(|entry| (&entry.life, &entry.lease.answer)) {
+            // It was waited for before, in vain: Vault cannot rotate it, and polls must not wait for that each time.
+            Some((Life::Static { rotates, read }, _)) if rotates <= read => false,
+            Some((Life::Static { rotates, .. }, before)) => {
+                is_due || (*rotates <= fetched.sent && life::same_static(before, &fetched.reading.answer))
             }
-            _ => false,
-        })
+            _ => is_due,
+        }
     }
 
     /// A pod has (as far as anyone can know) what was read. Whether it is new to it.
@@ -298,13 +296,14 @@ impl Leases {
         });
     }
 
-    /// The living tokens that something hangs on which a mount may hand out, and of each whether any of that waits for its pod.
-    pub fn holds(&self, now: Instant) -> Vec<(Arc<Hold>, bool)> {
+    /// The living tokens that the answers to these requests hang on, and of each whether any of them waits for its pod.
+    pub fn holds<'a>(&self, reads: impl Iterator<Item = &'a Read>, now: Instant) -> Vec<(Arc<Hold>, bool)> {
         let mut holds = Vec::<(Arc<Hold>, bool)>::new();
-        for slot in self.lock().values() {
+        let slots = self.lock();
+        for slot in reads.filter_map(|read| slots.get(read)) {
             let kept = slot.kept();
             let Some(entry) = kept.entry.as_ref().filter(|entry| entry.life.hangs_on_token()) else { continue };
-            if entry.life.is_over(entry.hold.term().as_ref(), now) || (entry.delivered && kept.named_by.is_empty()) {
+            if entry.life.is_over(entry.hold.term().as_ref(), now) {
                 continue;
             }
             match holds.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.hold)) {
@@ -348,30 +347,30 @@ impl Leases {
         renewals
     }
 
-    /// When the next renewal is due, or an end is near enough to be looked at.
-    pub fn next(&self, now: Instant) -> Option<Instant> {
+    /// When the next renewal is due, if there are any to come, or an end is near enough to be looked at.
+    pub fn next(&self, renewed: bool, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         for slot in self.lock().values() {
             let kept = slot.kept();
             let Some(entry) = kept.entry.as_ref().filter(|_| !kept.named_by.is_empty()) else { continue };
             let token = entry.hold.term();
-            let renewal = entry.life.renewal_due(token.as_ref(), now);
-            let look = entry.next_look(token.as_ref(), now);
+            let renewal = entry.life.renewal_due(token.as_ref(), now).filter(|_| renewed);
+            let look = entry.next_look(token.as_ref(), renewed, now);
             next = [next, renewal, look].into_iter().flatten().min();
         }
         next
     }
 
     /// What ends without a mount, told once when its end comes near and once when it has come. `polled` says whether a mount is
-    /// to be expected that would read it anew.
-    pub fn warnings(&self, polled: bool, now: Instant) -> Vec<Warning> {
+    /// to be expected that would read it anew, `renewed` whether renewals are to come.
+    pub fn warnings(&self, polled: bool, renewed: bool, now: Instant) -> Vec<Warning> {
         let mut warnings = Vec::new();
         for (read, slot) in &*self.lock() {
             let mut kept = slot.kept();
             let named = !kept.named_by.is_empty();
             let Some(entry) = kept.entry.as_mut().filter(|_| named) else { continue };
             let token = entry.hold.term();
-            let Some((end, notice)) = entry.end_and_notice(token.as_ref(), now) else {
+            let Some((end, notice)) = entry.end_and_notice(token.as_ref(), renewed, now) else {
                 entry.warned = Warned::No;
                 continue;
             };
@@ -391,8 +390,8 @@ impl Leases {
         warnings
     }
 
-    /// Every lease that is kept.
-    pub fn tell(&self, now: Instant) -> Vec<Told> {
+    /// Every lease that is kept; `renewed` says whether renewals are to come.
+    pub fn tell(&self, renewed: bool, now: Instant) -> Vec<Told> {
         let slots = self.lock();
         let told = slots.iter().filter_map(|(read, slot)| {
             let kept = slot.kept();
@@ -403,12 +402,12 @@ impl Leases {
                 Life::Leased { term, .. } => Some(term),
                 _ => None,
             };
-            let forced_end = entry.earliest(token.as_ref(), entry.life.forced_end(), Term::forced_end);
+            let forced_end = entry.last_end(token.as_ref(), renewed && named);
             let state = match term {
                 _ if !named && entry.delivered => State::Superseded,
                 Some(term) if term.is_failing() => State::Failing,
                 Some(_) if forced_end.is_some() => State::Ending,
-                _ if entry.end_and_notice(token.as_ref(), now).is_some_and(|(_, notice)| now >= notice) => {
+                _ if entry.end_and_notice(token.as_ref(), renewed, now).is_some_and(|(_, notice)| now >= notice) => {
                     State::Ending
                 }
                 _ => State::Live,
@@ -418,7 +417,7 @@ impl Leases {
                 kind: entry.life.kind(),
                 ends: entry.earliest(token.as_ref(), entry.life.ends(), Term::ends),
                 forced_end,
-                renews_at: term.filter(|term| named && term.is_renewable()).map(Term::renew_at),
+                renews_at: term.filter(|term| renewed && named && term.is_renewable()).map(Term::renew_at),
                 read_at: entry.read_at,
                 state,
                 trouble: entry.trouble.clone(),
@@ -542,15 +541,24 @@ impl Entry {
         [own, tokens].into_iter().flatten().min()
     }
 
-    /// The end that only a mount can put off, and when a third of the time before it is left.
-    fn end_and_notice(&self, token: Option<&Term>, now: Instant) -> Option<(Instant, Instant)> {
+    /// The end that only a mount can put off: every end, when no renewals are to come.
+    fn last_end(&self, token: Option<&Term>, renewed: bool) -> Option<Instant> {
+        if renewed {
+            self.earliest(token, self.life.forced_end(), Term::forced_end)
+        } else {
+            self.earliest(token, self.life.ends(), Term::ends)
+        }
+    }
+
+    /// That end, and when a third of the time before it is left.
+    fn end_and_notice(&self, token: Option<&Term>, renewed: bool, now: Instant) -> Option<(Instant, Instant)> {
         if self.life.hangs_on_token() && token.is_none() {
             return Some((now, now));
         }
-        let end = self.earliest(token, self.life.forced_end(), Term::forced_end)?;
+        let end = self.last_end(token, renewed)?;
         let notice = match &self.life {
             Life::Leased { term, .. } => {
-                let of_token = token.and_then(Term::forced_end).filter(|tokens| *tokens == end).and(token);
+                let of_token = token.filter(|token| token.ends() == Some(end));
                 end - of_token.unwrap_or(term).asked() / 3
             }
             Life::Certificate { aged, .. } => *aged,
@@ -561,8 +569,8 @@ impl Entry {
     }
 
     /// When to look whether its end must be told.
-    fn next_look(&self, token: Option<&Term>, now: Instant) -> Option<Instant> {
-        let (end, notice) = self.end_and_notice(token, now)?;
+    fn next_look(&self, token: Option<&Term>, renewed: bool, now: Instant) -> Option<Instant> {
+        let (end, notice) = self.end_and_notice(token, renewed, now)?;
         match self.warned {
             Warned::Over => None,
             Warned::No if now < notice => Some(notice),
@@ -584,10 +592,10 @@ impl Renewal {
     }
 
     /// Its renewal failed. How many have, one after another.
-    pub(crate) fn failed(&self, now: Instant, why: String) -> Option<u32> {
+    pub(crate) fn failed(&self, now: Instant, denied: bool, why: String) -> Option<u32> {
         self.on_term(|trouble, term| {
             *trouble = Some(why);
-            term.failed(now);
+            term.failed(now, denied);
             term.failures()
         })
     }
@@ -598,7 +606,7 @@ impl Renewal {
     }
 
     /// Vault knows it no more.
-    pub fn is_gone(&self, now: Instant) {
+    pub fn gone(&self, now: Instant) {
         self.on_term(|_, term| term.renewed(Duration::ZERO, false, now));
     }
 

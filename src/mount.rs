@@ -90,8 +90,6 @@ const EMPTY: &str = ".vaultmount-empty";
 
 /// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
 const GRACE: Duration = Duration::from_millis(100);
-/// How often a token is asked about that a class never refreshes anything with.
-const STANDARD_REFRESH: Duration = Duration::from_secs(120);
 /// Paths without a secret whose neighbours are looked for at most.
 const MAX_LOOKS: usize = 3;
 
@@ -100,7 +98,7 @@ impl Mounter {
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let way = self.way(spec, audience).await?;
         let refresh = spec.refresh.unwrap_or(self.refresh);
-        way.session.prove(refresh, STANDARD_REFRESH, deadline).await;
+        way.session.prove(spec.objects.iter().map(|object| &object.read), refresh, deadline).await;
         let (answers, reused) = self.answers(spec, &way, refresh, deadline).await?;
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
         let had = answers.iter().all(Answered::is_had);
@@ -350,7 +348,7 @@ impl Mounter {
 fn instead(error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result<Option<Arc<Lease>>, Error> {
     // What was not there is not remembered.
     let has_none = polled && due.reason.is_none() && objects.iter().all(|object| object.optional);
-    if is_kept(error) && (due.kept.is_some() || has_none) { Ok(due.kept) } else { Err(error.clone()) }
+    if is_kept(error) && ((polled && due.kept.is_some()) || has_none) { Ok(due.kept) } else { Err(error.clone()) }
 }
 
 /// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, or a server that is not to be trusted,

@@ -7,6 +7,7 @@ mod queue;
 mod report;
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -14,14 +15,15 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    clock,
     kube::Kube,
     metrics::{Metrics, RevocationOutcome},
-    session::{Debt, Means, Paid, Session, Sessions},
+    session::{Debt, Paid, Session, SessionKey, Sessions},
     status::Revoked,
     vault::Vault,
 };
@@ -32,7 +34,6 @@ pub struct Renewal {
     vault: Arc<Vault>,
     sessions: Arc<Sessions>,
     queue: Queue,
-    gate: Semaphore,
     orphan_after: Duration,
     pods: pods::Pods,
     /// Numbers the tokens to be revoked; sessions have numbers of their own.
@@ -40,12 +41,12 @@ pub struct Renewal {
     started: Timestamp,
 }
 
-/// Requests of the background at once: fewer than one endpoint takes, so that mounts find Vault free.
-const AT_ONCE: usize = 4;
 /// How many tokens are revoked at once when all are.
 const REVOKED_AT_ONCE: usize = 8;
 /// How long a pod that was never polled is renewed when nothing tells of its end.
 const UNHEARD: Duration = Duration::from_secs(24 * 3600);
+/// How long after a panic a session is attended to again.
+const AFTER_PANIC: Duration = Duration::from_secs(60);
 /// How often the sessions of pods whose end nothing tells are looked through.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -63,7 +64,6 @@ impl Renewal {
             vault,
             sessions,
             queue: Queue::default(),
-            gate: Semaphore::new(AT_ONCE),
             orphan_after,
             pods: pods::Pods::new(kube, node),
             owed: AtomicUsize::new(0),
@@ -71,9 +71,16 @@ impl Renewal {
         }
     }
 
-    /// Runs until dropped: renews, revokes, watches.
+    /// Renews, revokes and watches. Returns only when one of these breaks, which must end the process: it would serve on, and
+    /// what pods have would die.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.attend(), self.sweep(), self.watch(), self.reap());
+        let mut loops = JoinSet::new();
+        let (a, b, c, d) = (self.clone(), self.clone(), self.clone(), self);
+        loops.spawn(async move { a.attend().await });
+        loops.spawn(async move { b.sweep().await });
+        loops.spawn(async move { c.watch().await });
+        loops.spawn(async move { d.reap().await });
+        loops.join_next().await;
     }
 
     /// A session was used: what is due for it may have changed.
@@ -92,7 +99,7 @@ impl Renewal {
                 match item {
                     Item::Session(session) => {
                         if let Some(session) = session.upgrade() {
-                            renewal.keep(&session).await;
+                            renewal.keep_one(&session).await;
                         }
                     }
                     Item::Debt(debt) => renewal.pay(*debt).await,
@@ -101,21 +108,42 @@ impl Renewal {
         }
     }
 
-    async fn keep(&self, session: &Arc<Session>) {
-        if let Some(why) = self.orphaned(session) {
-            if session.rest(why) {
-                let key = session.key();
-                tracing::info!(
-                    pod = key.pod_name,
-                    namespace = key.pod_namespace,
-                    role = key.role,
-                    "not renewed any more: {why}"
-                );
-            }
+    /// Attends to a session, unless that is under way: whoever is at it looks again in the end.
+    async fn keep_one(&self, session: &Arc<Session>) {
+        if !session.begin_attending() {
             return;
         }
-        session.attend(&Means { vault: &self.vault, gate: &self.gate }).await;
-        self.schedule(session);
+        let kept = AssertUnwindSafe(self.keep(session)).catch_unwind().await;
+        session.end_attending();
+        if kept.is_ok() {
+            self.schedule(session);
+        } else {
+            tracing::error!("a fault of vaultmount's own: keeping a session alive panicked");
+            let again = clock::now() + AFTER_PANIC;
+            self.queue.put(session.id(), again, Item::Session(Arc::downgrade(session)));
+        }
+    }
+
+    async fn keep(&self, session: &Session) {
+        let orphaned = self.orphaned(session);
+        if session.rest(orphaned) {
+            let (key, why) = (session.key(), orphaned.unwrap_or_default());
+            let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = key;
+            tracing::warn!(role, pod, namespace, "not renewed any more: {why}");
+        }
+        if orphaned.is_some() {
+            session.warn();
+        } else {
+            session.attend(&self.vault).await;
+        }
+    }
+
+    /// Looks at every session anew, as what is known of pods' ends has changed.
+    fn reconsider(&self) {
+        for session in self.sessions.all() {
+            session.rest(None);
+            self.schedule(&session);
+        }
     }
 
     /// Why a session is not renewed, when nothing tells whether its pod lives.
@@ -124,10 +152,10 @@ impl Renewal {
             return None;
         }
         match session.silence() {
-            (silence, true) if silence >= self.orphan_after => {
+            (silence, Some(gap)) if silence >= self.orphan_after.max(gap * 3) => {
                 Some("its polls have stopped for --orphan-after, and nothing tells whether the pod lives")
             }
-            (silence, false) if silence >= UNHEARD => {
+            (silence, None) if silence >= UNHEARD => {
                 Some("it was never polled for 24 hours, and nothing tells whether the pod lives")
             }
             _ => None,
@@ -136,10 +164,7 @@ impl Renewal {
 
     /// Tries to revoke a token, and again later if that fails.
     async fn pay(&self, mut debt: Debt) {
-        let paid = {
-            let Ok(_turn) = self.gate.acquire().await else { return };
-            self.try_to_pay(&mut debt).await
-        };
+        let paid = self.try_to_pay(&mut debt).await;
         if let Paid::Later { at, .. } = paid {
             self.owe_at(debt, at);
         }
@@ -182,7 +207,6 @@ impl Renewal {
     /// Revokes every token that is held, and with it what was leased under it; from now on mounts are refused.
     pub async fn revoke_all(&self) -> Revoked {
         let sessions = self.sessions.close();
-        tracing::warn!(sessions = sessions.len(), "told to revoke everything; mounts are refused from now on");
         let ended = stream::iter(sessions).map(|session| async move {
             self.queue.remove(session.id());
             session.end().await

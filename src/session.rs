@@ -10,7 +10,7 @@ mod volumes;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -29,6 +29,7 @@ use crate::{
     lease::{Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
     metrics::{Kind, LoginOutcome, Metrics, Reason},
     secret::SecretText,
+    term::Term,
     vault::{
         Client, Endpoint,
         client::{Login, Token},
@@ -38,7 +39,6 @@ use crate::{
 };
 pub use end::{Debt, Paid};
 pub use store::{Delivery, Sessions, Tenant};
-pub use upkeep::Means;
 use volumes::Volumes;
 
 /// Everything that decides which token a pod gets.
@@ -88,6 +88,8 @@ pub struct Session {
     leases: Leases,
     /// Held for reading while Vault is asked for something that must be revoked with the pod, for writing at its end.
     activity: RwLock<()>,
+    /// Whether the background is at it.
+    attended: AtomicBool,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -103,7 +105,7 @@ struct State {
     ended: bool,
     /// Why it is not renewed, once that was said.
     resting: Option<&'static str>,
-    warned_of_batch: bool,
+    warned_of_token: bool,
     last_success: Option<Instant>,
     last_error: Option<Trouble>,
 }
@@ -125,6 +127,8 @@ const ROTATION_LAG: Duration = Duration::from_secs(3);
 const ROTATION_PAUSE: Duration = Duration::from_millis(250);
 /// How long a mount waits at most to learn whether a token lives on which hangs what the pod has.
 const PROOF: Duration = Duration::from_secs(2);
+/// How often a token is asked about at least, in a mount of what hangs on it: also when the class refreshes less often.
+const STANDARD_REFRESH: Duration = Duration::from_secs(120);
 
 impl Session {
     fn new(key: SessionKey, client: Client, metrics: Arc<Metrics>) -> Self {
@@ -138,7 +142,7 @@ impl Session {
             last_heard: now,
             ended: false,
             resting: None,
-            warned_of_batch: false,
+            warned_of_token: false,
             last_success: None,
             last_error: None,
         };
@@ -150,6 +154,7 @@ impl Session {
             login: Flight::default(),
             leases: Leases::default(),
             activity: RwLock::default(),
+            attended: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -174,21 +179,21 @@ impl Session {
     /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod,
     /// which no read would show to be dead. For what the pod has, when Vault has not taken the token for as long as a plain
     /// secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
-    pub async fn prove(&self, refresh: Refresh, standard: Duration, deadline: Instant) {
+    pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Read>, refresh: Refresh, deadline: Instant) {
         let interval = match refresh {
-            Refresh::Every(interval) => interval,
-            Refresh::Never => standard,
+            Refresh::Every(interval) => interval.min(STANDARD_REFRESH),
+            Refresh::Never => STANDARD_REFRESH,
         };
         let now = clock::now();
-        let due = self.leases.holds(now).into_iter().filter(|(hold, waits)| {
+        let due = self.leases.holds(reads, now).into_iter().filter(|(hold, waits)| {
             // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
             (*waits && !hold.token.is_spent())
                 || (hold.token.num_uses == 0 && now.saturating_duration_since(hold.proven_at()) >= interval)
         });
         join_all(due.map(async |(hold, waits)| {
             // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
-            let left = clock::left(deadline);
-            let by = if waits { deadline } else { Instant::now() + (left / 2).min(PROOF) };
+            let left = clock::left(deadline) / 2;
+            let by = Instant::now() + if waits { left } else { left.min(PROOF) };
             if self.client().is_gone(&hold.token, self.home(), by).await {
                 self.lost(&hold);
             } else {
@@ -325,20 +330,35 @@ impl Session {
         }
     }
 
-    /// Says once what a batch token means for credentials.
+    /// Says once of a token under which credentials were read, if it may not keep them alive.
     fn consider(&self, read: &Read, fetched: &Fetched) {
-        if fetched.hold.token.is_batch && !fetched.reading.answer.lease_id.is_empty() {
-            let is_new = !std::mem::replace(&mut self.state().warned_of_batch, true);
-            if is_new {
-                let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-                tracing::warn!(
-                    role,
-                    pod,
-                    namespace,
-                    path = read.path,
-                    "the role gives batch tokens: the credentials read under one end with it, and cannot be renewed nor revoked when the pod ends; set token_type of the role to service"
-                );
-            }
+        let token = &fetched.hold.token;
+        let lacks = !token.policies.iter().any(|policy| policy == "default" || policy == "root");
+        if fetched.reading.answer.lease_id.is_empty() || !(token.is_batch || lacks) {
+            return;
+        }
+        if std::mem::replace(&mut self.state().warned_of_token, true) {
+            return;
+        }
+        let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+        let path = &read.path;
+        if token.is_batch {
+            tracing::warn!(
+                role,
+                pod,
+                namespace,
+                path,
+                "the role gives batch tokens: the credentials read under one end with it, and cannot be renewed nor revoked when the pod ends; set token_type of the role to service"
+            );
+        } else {
+            let policies = token.policies.join(", ");
+            tracing::warn!(
+                role,
+                pod,
+                namespace,
+                path,
+                "the role's tokens lack policy default: unless one of theirs ({policies}) lets them update auth/token/renew-self, auth/token/revoke-self and sys/leases/renew, credentials are neither renewed nor revoked when the pod ends; unset token_no_default_policy of the role"
+            );
         }
     }
 
@@ -433,7 +453,7 @@ impl Session {
         state.superseded.extend(before);
         // Of tokens of few uses there may be many.
         let hangs = |hold: &Arc<Hold>| !hold.token.is_spent() || self.leases.any_hangs_on(hold);
-        state.superseded.retain(|hold| hold.lives(now) && hangs(hold));
+        state.superseded.retain(|hold| !hold.is_over(now) && hangs(hold));
         state.last_success = Some(now);
         tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
         hold
@@ -444,7 +464,10 @@ impl Session {
         let state = self.state();
         let hold = state.hold.as_ref()?;
         let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, hold));
-        let is_good = hold.term().is_some_and(|term| !term.is_old(clock::now()));
+        let (now, gap) = (clock::now(), state.volumes.gap());
+        // What hangs on it already is read anew when its end is near, and so must not be read under it.
+        let ends = |term: &Term| self.leases.hang_on(hold) && term.is_near_end(term.forced_end(), gap, now);
+        let is_good = hold.term().is_some_and(|term| !term.is_old(now) && !ends(&term));
         (!is_gone && is_good && !hold.token.is_spent()).then(|| Arc::clone(hold))
     }
 

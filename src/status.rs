@@ -134,7 +134,7 @@ pub struct Lease {
     pub ends: Option<Timestamp>,
     /// When it ends whatever is done.
     pub forced_end: Option<Timestamp>,
-    /// When it is renewed or read anew next.
+    /// When it is renewed next; none for what is not renewed.
     pub renews_at: Option<Timestamp>,
     /// When it was read.
     pub read_at: Timestamp,

@@ -32,6 +32,7 @@ pub enum Granted {
 /// The pause after a failed renewal, doubled by each that follows, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+const DENIED_PAUSE: Duration = Duration::from_secs(300);
 /// How much less than asked for is still all of it: Vault counts in whole seconds.
 const ROUNDING: Duration = Duration::from_secs(1);
 
@@ -121,11 +122,13 @@ impl Term {
         if short { Granted::Short } else { Granted::Whole }
     }
 
-    /// A renewal failed at `now`. What was granted before stands.
-    pub fn failed(&mut self, now: Instant) {
+    /// A renewal failed at `now`. What was granted before stands. One that a policy denies passes only when somebody changes
+    /// that, and is tried less often.
+    pub fn failed(&mut self, now: Instant, denied: bool) {
         // Several attempts fit before an end that is near.
         let left = self.ends.map_or(MAX_PAUSE, |end| end.saturating_duration_since(now));
-        let longest = MAX_PAUSE.min((left / 8).max(FIRST_PAUSE));
+        let most = if denied { DENIED_PAUSE } else { MAX_PAUSE };
+        let longest = most.min((left / 8).max(FIRST_PAUSE));
         let pause = jittered(longest.min(FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16))));
         self.failures = self.failures.saturating_add(1);
         self.renew_at = now + pause;
@@ -184,7 +187,7 @@ mod tests {
         let mut term = Term::new(HOUR, true, now);
         let mut last = Duration::ZERO;
         for n in 1..=50u32 {
-            term.failed(now);
+            term.failed(now, false);
             let pause = term.renew_at() - now;
             assert!(pause <= MAX_PAUSE && (n > 6 || pause >= last / 2), "{n}: {pause:?}");
             last = pause;
@@ -215,7 +218,7 @@ mod tests {
         let start = Instant::now();
         let term = Term::new(seconds(900), true, start);
         let mut failing = term.clone();
-        failing.failed(start);
+        failing.failed(start, false);
         for (gap, margin, while_failing) in
             [(None, 180, 90), (Some(30), 180, 90), (Some(100), 300, 150), (Some(1000), 600, 225)]
         {

@@ -1,6 +1,6 @@
 //! TLS settings and the client configuration made from them.
 
-mod certificate_end;
+mod certificate_time;
 mod pem;
 mod public_key;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use rustls::{
 
 use verify::{Chain, Unverified};
 
-pub use certificate_end::certificate_end;
+pub use certificate_time::certificate_time;
 pub use verify::Refusal;
 
 /// Which certificate authorities a server's certificate may come from.

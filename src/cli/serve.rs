@@ -15,8 +15,5 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    super::finish(super::block_on(async {
-        App::build(config).await?.run(super::told_to_stop()).await;
-        Ok(())
-    }))
+    super::finish(super::block_on(async { App::build(config).await?.run(super::told_to_stop()).await }))
 }

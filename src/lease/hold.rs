@@ -23,6 +23,8 @@ pub struct Hold {
 struct Standing {
     term: Term,
     gone: bool,
+    /// A renewal under way does not make it renewable again.
+    retired: bool,
     /// When Vault last took it.
     proven: Instant,
 }
@@ -33,7 +35,10 @@ impl Hold {
     pub fn new(token: Token, sent: Instant) -> Self {
         let renewable = token.renewable && renews(&token);
         let term = Term::new(token.ttl, renewable, sent);
-        Self { token: Arc::new(token), standing: Mutex::new(Standing { term, gone: false, proven: sent }) }
+        Self {
+            token: Arc::new(token),
+            standing: Mutex::new(Standing { term, gone: false, retired: false, proven: sent }),
+        }
     }
 
     /// Whether it is one to renew with, itself or leases.
@@ -77,19 +82,28 @@ impl Hold {
     pub fn renewed(&self, grant: Grant, sent: Instant) -> Granted {
         let mut standing = self.lock();
         standing.proven = standing.proven.max(sent);
-        standing.term.renewed(grant.duration, grant.renewable, sent)
+        let renewable = grant.renewable && !standing.retired;
+        standing.term.renewed(grant.duration, renewable, sent)
     }
 
-    /// A renewal failed. How many have, one after another.
-    pub fn failed(&self, now: Instant) -> u32 {
+    /// A renewal failed, for a policy `denied` it or else. How many have, one after another.
+    pub fn failed(&self, now: Instant, denied: bool) -> u32 {
         let mut standing = self.lock();
-        standing.term.failed(now);
+        standing.term.failed(now, denied);
         standing.term.failures()
     }
 
-    /// Vault says that it cannot be renewed.
+    /// It is not renewed any more: Vault says that it cannot be, or another took its place.
     pub fn cannot_be_renewed(&self) {
-        self.lock().term.cannot_be_renewed();
+        let mut standing = self.lock();
+        standing.retired = true;
+        standing.term.cannot_be_renewed();
+    }
+
+    /// Whether its time is over, gone before or not.
+    #[must_use]
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.lock().term.is_over(now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Standing> {

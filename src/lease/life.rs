@@ -135,9 +135,11 @@ impl Life {
             return Self::Leased { lease_id: answer.lease_id.clone(), term };
         }
         // Only what was written for can have been issued; a certificate that lies somewhere is a plain secret.
-        let issued = matches!(read.method, Method::Put | Method::Post).then(|| certificate_end(answer)).flatten();
-        if let Some(end) = issued {
-            let left = Duration::try_from(end.duration_since(Timestamp::now())).unwrap_or_default();
+        let issued = matches!(read.method, Method::Put | Method::Post).then(|| certificate_time(answer)).flatten();
+        if let Some((begin, end)) = issued {
+            // By a clock that is late it would seem to last longer than it does.
+            let lasts = end.duration_since(begin).min(end.duration_since(Timestamp::now()));
+            let left = Duration::try_from(lasts).unwrap_or_default();
             let left = left.min(Duration::from_secs(u64::from(u32::MAX)));
             return Self::Certificate { aged: sent + left * 2 / 3, ends: sent + left, read: sent };
         }
@@ -265,8 +267,8 @@ pub(super) fn same_static(a: &Answer, b: &Answer) -> bool {
     parts(a).is_some_and(|a| parts(b) == Some(a))
 }
 
-/// The end of the X.509 certificate in an answer's `certificate`: PEM, or DER in base64 (`format=der` of the PKI engine).
-fn certificate_end(answer: &Answer) -> Option<Timestamp> {
+/// Begin and end of the X.509 certificate in an answer's `certificate`: PEM, or DER in base64 (`format=der` of the PKI engine).
+fn certificate_time(answer: &Answer) -> Option<(Timestamp, Timestamp)> {
     #[derive(Deserialize)]
     struct Data {
         // With a private key in it, if the class asks for that.
@@ -276,7 +278,7 @@ fn certificate_end(answer: &Answer) -> Option<Timestamp> {
     let der = CertificateDer::from_pem_slice(certificate.expose().as_bytes())
         .or_else(|_| STANDARD.decode(certificate.expose().trim()).map(CertificateDer::from))
         .ok()?;
-    tls::certificate_end(&der)
+    tls::certificate_time(&der)
 }
 
 #[cfg(test)]

@@ -107,10 +107,10 @@ async fn only_what_a_volume_names_is_renewed() {
     leases.name(&b, [], clock::now());
     assert_eq!((leases.to_renew(clock::now()).len(), leases.hang_on(&hold)), (0, false));
     // It lives on at Vault, and is told of until it is over.
-    assert_eq!(leases.tell(clock::now()).len(), 2);
+    assert_eq!(leases.tell(true, clock::now()).len(), 2);
     tokio::time::advance(Duration::from_secs(30)).await;
     leases.name(&a, [&kv], clock::now());
-    assert_eq!(leases.tell(clock::now()).len(), 1);
+    assert_eq!(leases.tell(true, clock::now()).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,18 +119,18 @@ async fn an_end_is_told_before_it_comes_and_when_it_has() {
     get(&leases, &path, answer(&hold, 1, r#"{"u":1}"#, 900)).await;
     leases.name(&Arc::from("/a"), [&path], clock::now());
     let renewal = leases.to_renew(clock::now() + Duration::from_secs(600)).remove(0);
-    let told = |polled| leases.warnings(polled, clock::now()).into_iter().map(|w| w.over).collect::<Vec<_>>();
+    let told = |polled| leases.warnings(polled, true, clock::now()).into_iter().map(|w| w.over).collect::<Vec<_>>();
     assert!(told(false).is_empty());
     // The maximum: 400 seconds are left.
     renewal.renewed(Grant { duration: Duration::from_secs(400), renewable: true }, clock::now());
     assert!(told(false).is_empty());
-    let look_at = leases.next(clock::now()).unwrap() - clock::now();
+    let look_at = leases.next(true, clock::now()).unwrap() - clock::now();
     assert_eq!(look_at, Duration::from_secs(100));
     tokio::time::advance(look_at).await;
     assert_eq!((told(true), told(false), told(false)), (vec![], vec![false], vec![]));
-    let end = leases.next(clock::now()).unwrap() - clock::now();
+    let end = leases.next(true, clock::now()).unwrap() - clock::now();
     assert_eq!(end, Duration::from_secs(300));
     tokio::time::advance(end).await;
     assert_eq!((told(true), told(false), told(false)), (vec![], vec![true], vec![]));
-    assert_eq!(leases.next(clock::now()), None);
+    assert_eq!(leases.next(true, clock::now()), None);
 }

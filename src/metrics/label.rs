@@ -127,6 +127,8 @@ words! {
         Synced = "synced",
         /// The Kubernetes API is not reached.
         Connecting = "connecting",
+        /// The Kubernetes API is away; the pods are those of before.
+        Interrupted = "interrupted",
         /// The Kubernetes API refuses it.
         Denied = "denied",
         /// It was not asked for, or there is no Kubernetes API.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -52,18 +53,22 @@ struct State {
     live: HashSet<String>,
     /// Pods with sessions that the watch has seen leave.
     left: HashSet<String>,
-    /// Pods that are not among the live ones, and that the API says live: when to ask again, and the pause before.
-    alive: HashMap<String, (Instant, Duration)>,
+    /// Pods that are not among the live ones, and that the API says live or nothing of: when to ask again, and the pause before.
+    asked: HashMap<String, (Instant, Duration)>,
 }
 
 /// The first pause after a failure, and the longest; and the longest while the right to watch lacks.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 const DENIED_PAUSE: Duration = Duration::from_secs(60);
+/// Failures of a watch, one after another, before the pods are listed again.
+const MAX_FAILURES: u32 = 3;
 /// How often pods with sessions that the watch does not show are asked for.
 const LOOK: Duration = Duration::from_secs(15);
 /// The pause before one that lives all the same is asked for again; it doubles.
 const MAX_LOOK: Duration = Duration::from_secs(300);
+/// The longest pause before one that could not be read is.
+const MAX_UNREAD: Duration = Duration::from_secs(60);
 /// How long a pod may have a session before the watch must show it.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -76,7 +81,7 @@ impl Pods {
             trouble: None,
             live: HashSet::new(),
             left: HashSet::new(),
-            alive: HashMap::new(),
+            asked: HashMap::new(),
         };
         Self { kube, node, state: Mutex::new(state), suspicion: Notify::new() }
     }
@@ -96,7 +101,8 @@ impl Pods {
         let watch = Watch {
             state: match state.watch {
                 Stand::Off => Watching::Off,
-                Stand::Connecting | Stand::Interrupted => Watching::Connecting,
+                Stand::Connecting => Watching::Connecting,
+                Stand::Interrupted => Watching::Interrupted,
                 Stand::Synced => Watching::Synced,
                 Stand::Denied => Watching::Denied,
             },
@@ -147,7 +153,7 @@ impl Renewal {
     pub(super) async fn watch(&self) {
         let Some((kube, node)) = self.pods.watched() else {
             tracing::warn!("without a Kubernetes API and --node-name nothing tells when pods end: nothing is revoked");
-            return;
+            return pending().await;
         };
         let mut pause = FIRST_PAUSE;
         loop {
@@ -169,14 +175,18 @@ impl Renewal {
         let (pods, version) = kube.node_pods(node).await?;
         tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
         self.pods.lock().live = pods.into_iter().map(|pod| pod.uid).collect();
+        let told = self.pods.tells();
         self.pods.became(Stand::Synced);
+        if !told {
+            self.reconsider();
+        }
         self.pods.suspicion.notify_one();
         Ok(version)
     }
 
     /// Follows the events after a version, through as many watches as that takes; returns when the history is lost.
     async fn follow(&self, kube: &Kube, node: &str, mut version: String) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut failures) = (FIRST_PAUSE, 0);
         loop {
             let ended = match kube.watch_node_pods(node, &version).await {
                 Ok(mut watch) => {
@@ -191,7 +201,7 @@ impl Renewal {
                             Ok(None) => break Ok(()),
                             Err(error) => break Err(error),
                         }
-                        pause = FIRST_PAUSE;
+                        (pause, failures) = (FIRST_PAUSE, 0);
                     };
                     watch.version().clone_into(&mut version);
                     ended
@@ -201,9 +211,14 @@ impl Renewal {
             match ended {
                 Ok(()) => sleep(jittered(FIRST_PAUSE)).await,
                 Err(error) => {
+                    failures += 1;
                     let pausing = self.pods.failed(&error, pause);
                     pause = (pause * 2).min(MAX_PAUSE);
                     sleep(pausing).await;
+                    // The version may be what the server cannot deal with.
+                    if failures >= MAX_FAILURES {
+                        return;
+                    }
                 }
             }
         }
@@ -214,6 +229,7 @@ impl Renewal {
         let mut state = self.pods.lock();
         state.live.remove(&uid);
         if has_session {
+            state.asked.remove(&uid);
             state.left.insert(uid);
             drop(state);
             self.pods.suspicion.notify_one();
@@ -222,7 +238,7 @@ impl Renewal {
 
     /// Ends the sessions of pods that the watch does not show and an uncached read shows to be over.
     pub(super) async fn reap(self: &Arc<Self>) {
-        let Some((kube, node)) = self.pods.watched() else { return };
+        let Some((kube, node)) = self.pods.watched() else { return pending().await };
         let mut warned = false;
         loop {
             let _ = timeout(LOOK, self.pods.suspicion.notified()).await;
@@ -249,6 +265,7 @@ impl Renewal {
                             namespace = tenant.namespace,
                             "whether the pod is over cannot be read; its token is kept: {error}"
                         );
+                        self.put_off(&tenant.uid, MAX_UNREAD);
                         self.pods.met("reading whether a pod is over", &error);
                     }
                 }
@@ -265,18 +282,23 @@ impl Renewal {
         let state = self.pods.lock();
         let is_suspect = |tenant: &Tenant| {
             let settled = now.saturating_duration_since(tenant.begun) >= GRACE;
-            let asked = state.alive.get(&tenant.uid).is_some_and(|(again, _)| now < *again);
-            state.left.contains(&tenant.uid) || (!state.live.contains(&tenant.uid) && settled && !asked)
+            let asked = state.asked.get(&tenant.uid).is_some_and(|(again, _)| now < *again);
+            !asked && (state.left.contains(&tenant.uid) || (!state.live.contains(&tenant.uid) && settled))
         };
         tenants.into_iter().filter(is_suspect).collect()
     }
 
     fn lives(&self, uid: &str) {
+        self.pods.lock().left.remove(uid);
+        self.put_off(uid, MAX_LOOK);
+    }
+
+    /// Asks for a pod again after a pause that doubles up to `most`.
+    fn put_off(&self, uid: &str, most: Duration) {
         let mut state = self.pods.lock();
         let now = clock::now();
-        state.left.remove(uid);
-        state.alive.retain(|_, (again, pause)| now < *again + *pause);
-        let pause = state.alive.get(uid).map_or(LOOK, |(_, pause)| (*pause * 2).min(MAX_LOOK));
-        state.alive.insert(uid.to_owned(), (now + pause, pause));
+        state.asked.retain(|_, (again, pause)| now < *again + *pause);
+        let pause = state.asked.get(uid).map_or(LOOK, |(_, pause)| (*pause * 2).min(most));
+        state.asked.insert(uid.to_owned(), (now + pause, pause));
     }
 }

@@ -2,17 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::{Session, SessionKey};
+use super::{Session, SessionKey, upkeep::unwaited};
 use crate::{
     clock::{self, jittered},
     error::{Cause, Error},
     lease::Hold,
-    vault::{
-        Vault,
-        failure::{Failure, TokenVerdict},
-    },
+    vault::{Vault, failure::Failure},
 };
 
 /// A token that is to be revoked. Kept until Vault has, or the token ends by itself.
@@ -46,8 +43,6 @@ pub enum Paid {
     Never,
 }
 
-/// How long what is under way for a pod that is gone may take to end: what may have been created is awaited for a minute.
-const PATIENCE: Duration = Duration::from_secs(65);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// The first pause before another attempt; it doubles, up to the longest.
@@ -59,11 +54,13 @@ impl Session {
     pub async fn end(&self) -> Vec<Debt> {
         self.state().ended = true;
         // Everybody who asks takes the guard first, and then sees that it has ended.
-        let _ = timeout(PATIENCE, self.activity.write()).await;
+        // What is under way has a deadline of its own.
+        let _nothing = self.activity.write().await;
         let now = clock::now();
         let mut state = self.state();
         let holds = std::mem::take(&mut state.superseded).into_iter().chain(state.hold.take());
-        let debts = holds.filter(|hold| hold.lives(now)).map(|hold| Debt {
+        // One that Vault did not know may be known to another of its servers.
+        let debts = holds.filter(|hold| !hold.is_over(now)).map(|hold| Debt {
             key: self.key.clone(),
             hold,
             since: now,
@@ -82,14 +79,14 @@ impl Debt {
             tracing::debug!(pod, namespace, role, "a batch token cannot be revoked; it ends by itself");
             return Paid::Never;
         }
-        if !self.hold.lives(clock::now()) {
+        if self.hold.is_over(clock::now()) {
             if self.attempts > 0 {
                 tracing::warn!(
                     pod,
                     namespace,
                     role,
                     attempts = self.attempts,
-                    "the token of a pod that is gone ended before it could be revoked"
+                    "the pod's token ended before it could be revoked"
                 );
             }
             return Paid::Never;
@@ -97,12 +94,7 @@ impl Debt {
         self.attempts += 1;
         let error = match self.attempt(vault).await {
             Ok(true) => {
-                tracing::info!(
-                    pod,
-                    namespace,
-                    role,
-                    "the pod is gone; its token is revoked, and what was leased under it"
-                );
+                tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");
                 return Paid::Revoked;
             }
             Ok(false) => return Paid::Over,
@@ -111,7 +103,7 @@ impl Debt {
         self.trouble = error.to_string();
         let pause = jittered(MAX_PAUSE.min(FIRST_PAUSE * 2u32.saturating_pow(self.attempts.min(16) - 1)));
         if self.attempts.is_power_of_two() {
-            tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?pause, "the token of a pod that is gone cannot be revoked: {error}");
+            tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?pause, "the pod's token cannot be revoked: {error}");
         }
         Paid::Later { at: clock::now() + pause, refused: error.cause() == Cause::ReadRefused }
     }
@@ -119,11 +111,12 @@ impl Debt {
     /// Whether it was revoked now; false: it was over before.
     async fn attempt(&self, vault: &Vault) -> Result<bool, Error> {
         let client = vault.client(&self.key.endpoint).await?;
+        let _turn = client.background().await;
         let deadline = Instant::now() + ATTEMPT;
         match client.revoke(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),
-            Err(Failure::Refused(refusal)) if refusal.token_verdict() != TokenVerdict::Valid => {
-                // Vault denies alike what it does not know and what a policy forbids.
+            Err(Failure::Refused(refusal)) if refusal.status == 403 => {
+                // What a policy forbids, or what Vault does not know: it does not always say which.
                 let gone = client.is_gone(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await;
                 let denied = || Failure::Refused(refusal.clone()).of_transport(client.address());
                 if gone {
@@ -133,7 +126,7 @@ impl Debt {
                 }
             }
             Err(failure) => {
-                let error = failure.of_transport(client.address());
+                let error = unwaited(&failure, &client);
                 if error.cause().is_tls() {
                     vault.forget(&self.key.endpoint);
                 }

@@ -19,7 +19,8 @@ impl Session {
         let SessionKey {
             endpoint, namespace, auth_mount, role, pod_uid, pod_name, pod_namespace, service_account, ..
         } = self.key.clone();
-        let mut leases: Vec<Lease> = self.leases.tell(clock::now()).into_iter().map(lease).collect();
+        let renewed = self.state().resting.is_none();
+        let mut leases: Vec<Lease> = self.leases.tell(renewed, clock::now()).into_iter().map(lease).collect();
         leases.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
         let (state, now) = (self.state(), clock::now());
         let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold));
@@ -42,7 +43,7 @@ impl Session {
                 what: trouble.what.to_owned(),
                 error: trouble.error.clone(),
             }),
-            renewed: hangs && state.resting.is_none(),
+            renewed: why_not(&state, hangs).is_none(),
             why_not_renewed: why_not(&state, hangs).map(str::to_owned),
         }
     }
@@ -54,7 +55,8 @@ impl Session {
         tokens: &mut BTreeMap<metrics::State, usize>,
         now: Instant,
     ) {
-        for told in self.leases.tell(now) {
+        let renewed = self.state().resting.is_none();
+        for told in self.leases.tell(renewed, now) {
             *leases.entry((told.state, told.kind)).or_default() += 1;
         }
         let state = self.state();
@@ -70,7 +72,9 @@ fn why_not(state: &State, hangs: bool) -> Option<&'static str> {
     if state.volumes.is_empty() {
         return Some("no volume of the pod uses it any more");
     }
-    state.resting.or((!hangs).then_some("nothing that was read ends with the token"))
+    let renews = state.hold.as_ref().is_none_or(|hold| hold.renews());
+    let never = (!renews).then_some("the role gives batch tokens, or tokens of few uses");
+    state.resting.or((!hangs).then_some("nothing that was read ends with the token")).or(never)
 }
 
 fn standing(hold: &Hold) -> metrics::State {

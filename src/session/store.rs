@@ -76,11 +76,8 @@ impl Sessions {
                 .advice("restart it to serve pods again"));
         }
         if let Some(session) = state.by_pod.get(&key.pod_uid).and_then(|all| all.iter().find(|s| s.key == key)) {
-            let mut heard = session.state();
-            heard.last_heard = clock::now();
-            heard.resting = None;
-            heard.client = client;
-            drop(heard);
+            session.heard();
+            session.state().client = client;
             return Ok(Arc::clone(session));
         }
         if state.count >= self.max {
@@ -101,7 +98,7 @@ impl Sessions {
     pub fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         let state = self.state();
         let found = state.by_pod.get(&key.pod_uid)?.iter().find(|session| session.key == *key).cloned();
-        found.filter(|_| !state.closed)
+        found.filter(|_| !state.closed).inspect(|session| session.heard())
     }
 
     /// A mount's files are on their way to the pod. Whether any is new to it.
@@ -207,6 +204,13 @@ impl State {
 }
 
 impl Session {
+    /// Its pod asked for something.
+    fn heard(&self) {
+        let mut state = self.state();
+        state.last_heard = clock::now();
+        state.resting = None;
+    }
+
     /// Whether its pod has been silent for long and every token of it is over, so that nothing is lost with it.
     fn is_over(&self) -> bool {
         let (state, now) = (self.state(), clock::now());

@@ -1,30 +1,41 @@
 //! What keeps a session alive in the background: renewals, and warnings of ends that no renewal moves.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::{Session, SessionKey};
 use crate::{
     clock,
-    error::Error,
+    error::{Cause, Error},
     lease::{Hold, Renewal, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
     vault::{Client, Vault, failure::Failure},
 };
 
-/// What the upkeep of every session shares.
-pub struct Means<'a> {
-    /// Every server.
-    pub vault: &'a Vault,
-    /// Bounds the requests of the background, so that mounts find Vault free.
-    pub gate: &'a Semaphore,
-}
-
 /// How long one renewal may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Whether a policy denies it, which passes only when somebody changes that.
+fn is_denied(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal) if refusal.status == 403)
+}
+
+/// The failure of a request that nobody waits for.
+pub(super) fn unwaited(failure: &Failure, client: &Client) -> Error {
+    match failure {
+        Failure::Deadline { during, .. } => {
+            let what = format!("Vault at {} did not answer within {ATTEMPT:?} ({during})", client.address());
+            Error::new(Cause::Unreachable, what)
+        }
+        failure => failure.of_transport(client.address()),
+    }
+}
 
 impl From<Granted> for RenewalOutcome {
     fn from(granted: Granted) -> Self {
@@ -34,6 +45,9 @@ impl From<Granted> for RenewalOutcome {
         }
     }
 }
+
+/// How long after a delivery a Mount that brought none shows that polls fail.
+const FAILING: Duration = Duration::from_secs(1);
 
 /// Why a renewal brought nothing.
 enum Refused {
@@ -51,20 +65,21 @@ impl Session {
     /// When there is something to be done for it; none when nothing but a mount will change that.
     pub fn next(&self) -> Option<Instant> {
         let now = clock::now();
-        let hold = {
+        let (hold, rests) = {
             let state = self.state();
             if state.ended || state.volumes.is_empty() {
                 return None;
             }
-            state.hold.clone()
+            (state.hold.clone(), state.resting.is_some())
         };
+        let hold = hold.filter(|_| !rests);
         let token = hold.filter(|hold| self.leases.hang_on(hold)).and_then(|hold| hold.term());
         let token = token.filter(|term| term.is_renewable() && !term.is_over(now)).map(|term| term.renew_at());
-        [token, self.leases.next(now)].into_iter().flatten().min()
+        [token, self.leases.next(!rests, now)].into_iter().flatten().min()
     }
 
     /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends.
-    pub async fn attend(&self, means: &Means<'_>) {
+    pub async fn attend(&self, vault: &Vault) {
         let hold = {
             let state = self.state();
             if state.ended {
@@ -72,14 +87,14 @@ impl Session {
             }
             state.hold.clone()
         };
-        match means.vault.client(&self.key.endpoint).await {
+        match vault.client(&self.key.endpoint).await {
             Ok(client) => {
                 self.state().client = client.clone();
                 if let Some(hold) = hold {
-                    self.renew_token(&client, &hold, means).await;
+                    self.renew_token(&client, &hold, vault).await;
                 }
                 let due = self.leases.to_renew(clock::now());
-                join_all(due.iter().map(|renewal| self.renew_lease(&client, renewal, means))).await;
+                join_all(due.iter().map(|renewal| self.renew_lease(&client, renewal, vault))).await;
             }
             Err(error) => {
                 self.trouble("preparing a renewal", &error);
@@ -94,18 +109,18 @@ impl Session {
         let now = clock::now();
         let is_due = |hold: &&Hold| hold.term().is_some_and(|term| term.is_renewable() && now >= term.renew_at());
         if let Some(hold) = hold.filter(is_due) {
-            hold.failed(now);
+            hold.failed(now, false);
         }
         for renewal in self.leases.to_renew(clock::now()) {
-            renewal.failed(now, error.to_string());
+            renewal.failed(now, false, error.to_string());
         }
     }
 
-    async fn renew_token(&self, client: &Client, hold: &Arc<Hold>, means: &Means<'_>) {
+    async fn renew_token(&self, client: &Client, hold: &Arc<Hold>, vault: &Vault) {
         let now = clock::now();
         let is_due = |term: &Term| term.is_renewable() && !term.is_over(now) && now >= term.renew_at();
         let Some(term) = hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold)) else { return };
-        let Ok(_turn) = means.gate.acquire().await else { return };
+        let _turn = client.background().await;
         let (sent, deadline) = (clock::now(), Instant::now() + ATTEMPT);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         match client.renew_token(&hold.token, self.home(), term.asked(), deadline).await {
@@ -121,12 +136,12 @@ impl Session {
                     ),
                 }
             }
-            Err(failure) => match self.refused(client, Renewable::Token, hold, &failure, means).await {
+            Err(failure) => match self.refused(client, Renewable::Token, hold, &failure, vault).await {
                 Refused::TokenGone => self.lost(hold),
                 Refused::NotRenewable | Refused::LeaseGone => hold.cannot_be_renewed(),
                 Refused::Failed(error) => {
                     let error = self.advised(error, &failure, hold, "auth/token/renew-self");
-                    let failures = hold.failed(clock::now());
+                    let failures = hold.failed(clock::now(), is_denied(&failure));
                     self.trouble("renewing the token", &error);
                     if failures.is_power_of_two() {
                         tracing::warn!(role, pod, namespace, failures, "the token is not renewed: {error}");
@@ -136,8 +151,8 @@ impl Session {
         }
     }
 
-    async fn renew_lease(&self, client: &Client, renewal: &Renewal, means: &Means<'_>) {
-        let Ok(_turn) = means.gate.acquire().await else { return };
+    async fn renew_lease(&self, client: &Client, renewal: &Renewal, vault: &Vault) {
+        let _turn = client.background().await;
         // Its token may have been found gone while others were renewed.
         if !renewal.hold.lives(clock::now()) {
             return;
@@ -164,10 +179,10 @@ impl Session {
                     }
                 }
             }
-            Err(failure) => match self.refused(client, Renewable::Lease, &renewal.hold, &failure, means).await {
+            Err(failure) => match self.refused(client, Renewable::Lease, &renewal.hold, &failure, vault).await {
                 Refused::TokenGone => self.lost(&renewal.hold),
                 Refused::LeaseGone => {
-                    renewal.is_gone(clock::now());
+                    renewal.gone(clock::now());
                     tracing::warn!(
                         role,
                         pod,
@@ -179,7 +194,7 @@ impl Session {
                 Refused::NotRenewable => renewal.cannot_be_renewed(),
                 Refused::Failed(error) => {
                     let error = self.advised(error, &failure, &renewal.hold, "sys/leases/renew");
-                    let failures = renewal.failed(clock::now(), error.to_string());
+                    let failures = renewal.failed(clock::now(), is_denied(&failure), error.to_string());
                     self.trouble("renewing a lease", &error);
                     if failures.is_some_and(u32::is_power_of_two) {
                         tracing::warn!(role, pod, namespace, path, failures, "the lease is not renewed: {error}");
@@ -196,7 +211,7 @@ impl Session {
         what: Renewable,
         hold: &Hold,
         failure: &Failure,
-        means: &Means<'_>,
+        vault: &Vault,
     ) -> Refused {
         let (outcome, refused) = match failure {
             Failure::Refused(refusal) if refusal.is_lease_gone() => (RenewalOutcome::Gone, Refused::LeaseGone),
@@ -208,9 +223,9 @@ impl Session {
                 (RenewalOutcome::Gone, Refused::TokenGone)
             }
             failure => {
-                let error = failure.of_transport(client.address());
+                let error = unwaited(failure, client);
                 if error.cause().is_tls() {
-                    means.vault.forget(&self.key.endpoint);
+                    vault.forget(&self.key.endpoint);
                 }
                 let is_no =
                     matches!(failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
@@ -228,7 +243,7 @@ impl Session {
     /// The failure of a renewal, with the policy that lacks if that is why.
     fn advised(&self, error: Error, failure: &Failure, hold: &Hold, path: &str) -> Error {
         match failure {
-            Failure::Refused(refusal) if refusal.status == 403 => {
+            failure if is_denied(failure) => {
                 let policies = hold.token.policies.join(", ");
                 error.advice(format!(
                     "role {:?} (policies {policies}) may not update {path}, as policy `default` would allow: \
@@ -241,11 +256,20 @@ impl Session {
     }
 
     /// Says what ends without a mount, while there is time, when no mount is to be expected.
-    fn warn(&self) {
+    pub fn warn(&self) {
         let now = clock::now();
-        let polled = self.state().volumes.are_polled(now);
+        let (polled, rests, fails) = {
+            let state = self.state();
+            let polls_fail = state.last_heard > state.volumes.last_mount() + FAILING;
+            (state.volumes.are_polled(now), state.resting.is_some(), polls_fail)
+        };
+        let mend = if fails {
+            "polls come and fail, so nothing replaces it: see what they say"
+        } else {
+            "no poll comes to replace it: restart the pod, or switch on rotation in the driver"
+        };
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        for Warning { read, kind, end, over } in self.leases.warnings(polled, now) {
+        for Warning { read, kind, end, over } in self.leases.warnings(polled, !rests, now) {
             let (path, end) = (&read.path, clock::time_of_day(end));
             let what = match kind {
                 Kind::Leased => "credential",
@@ -254,22 +278,32 @@ impl Session {
                 Kind::Plain => "secret",
             };
             if over {
-                tracing::error!(role, pod, namespace, path, %end, "the pod's {what} is over, and no poll came to replace it: restart the pod, or switch on rotation in the driver");
+                tracing::error!(role, pod, namespace, path, %end, "the pod's {what} is over, and {mend}");
             } else {
-                tracing::warn!(role, pod, namespace, path, %end, "the pod's {what} ends, and no poll comes to replace it: restart the pod before, or switch on rotation in the driver");
+                tracing::warn!(role, pod, namespace, path, %end, "the pod's {what} ends, and {mend}");
             }
         }
     }
 
-    /// Lets it rest: it is not renewed until its pod is heard of again. Whether it was not resting before.
-    pub fn rest(&self, why: &'static str) -> bool {
-        self.state().resting.replace(why).is_none()
+    /// Lets it rest, for this reason: it is not renewed until its pod is heard of again. Or wakes it. Whether that is new.
+    pub fn rest(&self, why: Option<&'static str>) -> bool {
+        std::mem::replace(&mut self.state().resting, why).is_none() && why.is_some()
     }
 
-    /// How long its pod has been silent, and whether polls were seen before.
+    /// How long its pod has been silent; and if polls were seen, the longest of the last pauses between them.
     #[must_use]
-    pub fn silence(&self) -> (Duration, bool) {
+    pub fn silence(&self) -> (Duration, Option<Duration>) {
         let state = self.state();
-        (clock::now().saturating_duration_since(state.last_heard), state.volumes.were_polled())
+        (clock::now().saturating_duration_since(state.last_heard), state.volumes.poll_gap())
+    }
+
+    /// Marks that it is attended to; false if it is already.
+    pub fn begin_attending(&self) -> bool {
+        !self.attended.swap(true, Relaxed)
+    }
+
+    /// Marks that it is attended to no more.
+    pub fn end_attending(&self) {
+        self.attended.store(false, Relaxed);
     }
 }

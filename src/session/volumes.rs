@@ -4,9 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::clock;
+
 /// Pauses remembered: the longest of them is what the next may come to. kubelet's pauses are short while a pod starts, and one
 /// long pause (the driver was restarted) is soon forgotten.
 const GAPS: usize = 3;
+/// A pause shorter than this between the first two Mounts is no poll's: kubelet tries again within half a minute.
+const RETRY: Duration = Duration::from_secs(60);
 /// How many such pauses may pass before a poll counts as missing.
 const PATIENCE: u32 = 3;
 
@@ -71,9 +75,16 @@ impl Volumes {
             .all(|volume| volume.gap().is_some_and(|gap| now.saturating_duration_since(volume.last) <= gap * PATIENCE))
     }
 
-    /// Whether any was mounted more than once.
-    pub(super) fn were_polled(&self) -> bool {
-        self.0.iter().any(|volume| volume.mounts > 1)
+    /// The longest of the last pauses between polls, if there were any: a second Mount soon after the first is one that is
+    /// tried again.
+    pub(super) fn poll_gap(&self) -> Option<Duration> {
+        let polled = |volume: &&Volume| volume.mounts > 2 || volume.gap() >= Some(RETRY);
+        self.0.iter().filter(polled).filter_map(Volume::gap).max()
+    }
+
+    /// When any was mounted last.
+    pub(super) fn last_mount(&self) -> Instant {
+        self.0.iter().map(|volume| volume.last).max().unwrap_or_else(clock::now)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Volume> {
@@ -95,7 +106,7 @@ mod tests {
         let at = |s| start + Duration::from_secs(s);
         let mut volumes = Volumes::default();
         volumes.mounted("/a", "c", at(0));
-        assert_eq!((volumes.gap(), volumes.are_polled(at(1)), volumes.were_polled()), (None, false, false));
+        assert_eq!((volumes.gap(), volumes.are_polled(at(1)), volumes.poll_gap()), (None, false, None));
         for (when, gap) in [(13, 13), (26, 13), (326, 300), (396, 300), (466, 300), (536, 70)] {
             volumes.mounted("/a", "", at(when));
             assert_eq!(volumes.gap(), Some(Duration::from_secs(gap)), "{when}");

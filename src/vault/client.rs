@@ -22,7 +22,7 @@ use rustify::{
 };
 use serde::Deserialize;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 use vaultrs::api::{auth::kubernetes::requests::LoginWithKubernetesRequest, token::requests::LookupTokenSelfRequest};
@@ -55,6 +55,8 @@ struct Shared {
     max_creating: usize,
     /// Slots for requests that create something, by mount path.
     creating: Slots,
+    /// Slots for requests that no mount waits for.
+    background: Semaphore,
 }
 
 /// Semaphores by mount, for as long as somebody has one.
@@ -63,6 +65,9 @@ struct Slots {
     /// Never held across an await.
     by_mount: Mutex<HashMap<Mount, Weak<Semaphore>>>,
 }
+
+/// Requests at once that no mount waits for: fewer than one endpoint takes, so that mounts find it free.
+const BACKGROUND: usize = 4;
 
 /// The most of an engine's kind that is kept, in bytes.
 const MAX_KIND: usize = 40;
@@ -101,6 +106,7 @@ impl Client {
                 asking: Slots::default(),
                 max_creating: config.max_creating,
                 creating: Slots::default(),
+                background: Semaphore::new(BACKGROUND),
             }),
         })
     }
@@ -109,6 +115,11 @@ impl Client {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
+    }
+
+    /// A turn for a request that no mount waits for; waits until there is one.
+    pub async fn background(&self) -> Option<SemaphorePermit<'_>> {
+        self.shared.background.acquire().await.ok()
     }
 
     /// Whether anyone but the registry uses it.

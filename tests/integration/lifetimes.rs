@@ -47,6 +47,11 @@ impl Stage {
         Self::with(&[], json!({}), json!({}), KubeApi::builder().deny("list", "pods"), false).await
     }
 
+    /// One with another API server.
+    async fn reading(api: crate::kube_api::Builder) -> Self {
+        Self::with(&[], json!({}), json!({}), api, true).await
+    }
+
     async fn with(
         flags: &[&str],
         lease: serde_json::Value,

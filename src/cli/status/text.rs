@@ -47,6 +47,7 @@ impl Page {
         let (style, how) = match watch.state {
             Watching::Synced => (OK, "watched for their end"),
             Watching::Connecting => (WARNING, "not watched: the Kubernetes API is not reached"),
+            Watching::Interrupted => (WARNING, "watched for their end, as soon as the Kubernetes API is back"),
             Watching::Denied => (ERROR, "not watched: the Kubernetes API refuses it"),
             Watching::Off => (WARNING, "not watched: no --node-name, or not in a cluster"),
         };
@@ -129,13 +130,9 @@ impl Page {
         }
     }
 
-    /// When a lease ends, or else when its answer is read anew.
+    /// When a lease ends.
     fn ends(&self, lease: &Lease) -> String {
-        match (lease.ends.or(lease.forced_end), lease.renews_at) {
-            (Some(at), _) => self.moment(at),
-            (None, Some(at)) => format!("read anew {}", self.moment(at)),
-            (None, None) => "-".to_owned(),
-        }
+        lease.ends.or(lease.forced_end).map_or_else(|| "-".to_owned(), |at| self.moment(at))
     }
 
     fn waiting(&mut self, waiting: &[Waiting]) {

@@ -100,10 +100,16 @@ fn leases_are_decided_by_this_table() {
             90,
             Step::Reread(Reason::Maximum),
         ),
-        ("renewal failed", with(Term::new(TTL, true, start), |t| t.failed(start)), token.clone(), 600, Step::Renew),
+        (
+            "renewal failed",
+            with(Term::new(TTL, true, start), |t| t.failed(start, false)),
+            token.clone(),
+            600,
+            Step::Renew,
+        ),
         (
             "renewal failed, near",
-            with(Term::new(TTL, true, start), |t| t.failed(start)),
+            with(Term::new(TTL, true, start), |t| t.failed(start, false)),
             token.clone(),
             795,
             Step::Reread(Reason::Maximum),
@@ -256,7 +262,7 @@ proptest! {
         let start = Instant::now();
         let mut term = Term::new(seconds(ttl), true, start);
         for _ in 0..failures {
-            term.failed(start);
+            term.failed(start, false);
         }
         let token = Term::new(Duration::ZERO, false, start);
         let now = start + seconds(ttl) * u32::try_from(share).unwrap() / 100;

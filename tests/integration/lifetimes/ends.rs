@@ -9,7 +9,7 @@ use vaultmount::error::Cause;
 
 use super::{Stage, until};
 use crate::{
-    kube_api::pods::Expiry,
+    kube_api::{KubeApi, pods::Expiry},
     support::{
         bao::root,
         clock::leap,
@@ -212,6 +212,35 @@ async fn tokens_of_earlier_logins_are_revoked_with_the_pod() {
     assert_eq!((stage.logins(), stage.database.users().await.len()), (2, 2));
     stage.api.delete_pod(&pod.namespace, &pod.name);
     stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn a_token_whose_place_another_took_is_revoked_with_the_pod() {
+    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "30s", "token_explicit_max_ttl": "36s"})).await;
+    let pod = stage.pod();
+    let (old, _) = stage.mount(&pod).await;
+    // Renewals of this process's time show the maximum to it; at Vault's side hardly any time passes.
+    until("the pod has another user", async || {
+        leap(Duration::from_secs(2)).await;
+        sleep(Duration::from_millis(100)).await;
+        stage.mount(&pod).await.0 != old
+    })
+    .await;
+    assert_eq!((stage.logins(), stage.database.users().await.len()), (2, 2));
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    until("both tokens are revoked", async || stage.vault.count("POST", "auth/token/revoke-self") == 2).await;
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn a_pod_of_which_nothing_can_be_read_keeps_what_it_has() {
+    let stage = Stage::reading(KubeApi::builder().deny("get", "pods")).await;
+    stage.api.stale_lists(None);
+    let (lives, gone) = (stage.pod(), stage.pod());
+    stage.mount(&lives).await;
+    stage.mount(&gone).await;
+    stage.api.delete_pod(&gone.namespace, &gone.name);
+    stage.stays(2).await;
 }
 
 #[tokio::test]

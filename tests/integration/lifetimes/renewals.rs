@@ -10,7 +10,7 @@ use crate::support::{
     bao::root,
     clock::leap,
     database::log_in,
-    faulty::{Fault, status},
+    faulty::{Fault, Faulty, Gate, status},
 };
 
 /// Credentials and tokens of so many seconds, for a minute at most.
@@ -191,6 +191,40 @@ async fn batch_tokens_and_those_of_few_uses_are_left_alone() {
         .await;
         assert_eq!((stage.renewals(), stage.vault.count("POST", "auth/token/renew-self")), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn polls_during_a_slow_renewal_start_no_other() {
+    let stage = short(6).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    let gate = Gate::new();
+    stage.vault.every("POST", "sys/leases/renew", Fault::Hold(gate.clone()));
+    stage.vault.saw(1, "POST", "sys/leases/renew").await;
+    for _ in 0..20 {
+        stage.mount(&pod).await;
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.renewals(), 1);
+    gate.open();
+    stage.vault.saw(2, "POST", "sys/leases/renew").await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_keeps_no_other_from_being_renewed() {
+    let stage = Stage::of(&["--allow-address=http://127.0.0.1:*"], json!({"default_ttl": "5s"}), json!({})).await;
+    let silent = Faulty::start().await;
+    for _ in 0..10 {
+        stage.mount(&stage.pod().with("vaultAddress", &silent.address)).await;
+    }
+    silent.every("POST", "sys/leases/renew", Fault::Hold(Gate::new()));
+    silent.every("POST", "auth/token/renew-self", Fault::Hold(Gate::new()));
+    let pod = stage.pod();
+    let (username, password) = stage.mount(&pod).await;
+    silent.saw(4, "POST", "sys/leases/renew").await;
+    stage.vault.saw(2, "POST", "sys/leases/renew").await;
+    log_in(&username, &password).await.unwrap();
+    assert_eq!(stage.mount(&pod).await.0, username);
 }
 
 #[tokio::test]

@@ -20,11 +20,21 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     let tenant = Tenant::new().await;
     let database = Database::of(&tenant).await;
     database.tune(json!({"default_ttl": "6s", "max_ttl": "9s"})).await;
-    let daemon = Program::start(&["--metrics-addr=127.0.0.1:0"]).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let daemon = Program::start(&[&format!("--metrics-addr=127.0.0.1:{port}")]).await;
     let pod = Pod::of(&tenant).objects(credential(&database));
     let mut client = vaultmount::provider::client::Client::connect(&daemon.socket).await.unwrap();
     client.mount(pod.call()).await.unwrap();
-    sleep(Duration::from_millis(10_500)).await;
+    let ending = r#"vaultmount_leases{state="ending",kind="leased"} 1"#;
+    let scrape = async || {
+        let url = format!("http://127.0.0.1:{port}/metrics");
+        crate::support::http::text("GET", &url, None, None, None).await.1
+    };
+    assert!(!scrape().await.contains(ending));
+    sleep(Duration::from_millis(7_500)).await;
+    let text = scrape().await;
+    assert!(text.contains(ending), "{text}");
+    sleep(Duration::from_millis(3_000)).await;
     daemon.terminate();
     let log = daemon.log().await;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&pod.name)).collect();

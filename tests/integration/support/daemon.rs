@@ -36,7 +36,7 @@ pub struct Daemon {
     pub socket: PathBuf,
     _folder: TempDir,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), String>>,
 }
 
 impl Daemon {
@@ -66,7 +66,7 @@ impl Daemon {
     /// Stops it as SIGTERM would, and waits for its end.
     pub async fn stop(self) {
         drop(self.stop);
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 
     /// What a driver gets.
