@@ -11,7 +11,7 @@ import grpc
 import docs
 from driver import PROVIDERS
 from node import ROOT, Node
-from vault import VAULT
+from vault import LOOPBACK, VAULT
 
 NAMESPACE = "vaultmount"
 FOLDER = PROVIDERS / "vaultmount"
@@ -58,6 +58,22 @@ class Provider:
     def pods(self) -> list:
         found = json.loads(self.node.kubectl("get", "pods", "-n", NAMESPACE, "-l", LABEL, "-o", "json"))
         return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def run(self, *arguments: str) -> str:
+        """What a command of vaultmount prints in its container; an error when it fails."""
+        # As README.md and docs/ tell to.
+        return self.node.kubectl("exec", "-n", NAMESPACE, "daemonset/vaultmount", "-c", "vaultmount", "--", "vaultmount", *arguments)
+
+    def status(self) -> dict:
+        return json.loads(self.run("status", "--output=json"))
+
+    def metric(self, series: str) -> float:
+        """What a series on the port for metrics says."""
+        (pod,) = self.pods()
+        with LOOPBACK.open(f"http://{pod['status']['podIP']}:8081/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        (value,) = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
+        return float(value)
 
     def log(self, container: str = "vaultmount") -> str:
         return self.node.kubectl("logs", "-n", NAMESPACE, "-l", LABEL, "-c", container, "--tail=-1")

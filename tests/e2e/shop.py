@@ -37,9 +37,10 @@ class Shop:
             spec["secretObjects"] = secrets
         self.apply(resource("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass", name, spec))
 
-    def add_pod(self, name: str, *classes: str, account: str = "web", script: str = "sleep 1000000", attributes: dict | None = None, **more) -> "Pod":
-        """A pod that mounts each class at /CLASS."""
-        self.apply(resource("v1", "Pod", name, pod_spec(classes, account, script, attributes or {}, more)))
+    def add_pod(self, name: str, *classes: str, account: str = "web", script: str = "sleep 1000000", attributes: dict | None = None, spec: dict | None = None, **more) -> "Pod":
+        """A pod that mounts each class at /CLASS; with `spec` beside its containers, and `more` in its container."""
+        made = pod_spec(classes, account, script, attributes or {}, more) | (spec or {})
+        self.apply(resource("v1", "Pod", name, made))
         return Pod(self, name)
 
     def add_pods(self, count: int, *classes: str, **more) -> list:
@@ -60,6 +61,19 @@ class Shop:
         pods = ["get", "pods", "-l", f"job-name={name}", "-o", "jsonpath={.items[*].metadata.name}"]
         self.wait("the Job's pod", lambda: self.kubectl(*pods) != "")
         return Pod(self, self.kubectl(*pods))
+
+    def add_stateful_set(self, name: str, *classes: str) -> "Pod":
+        """A StatefulSet of one pod, whose name its successor has again."""
+        spec = pod_spec(classes, "web", "sleep 1000000", {}, {}) | {"restartPolicy": "Always"}
+        label = {"app": name}
+        template = {"metadata": {"labels": label}, "spec": spec}
+        self.apply(resource("apps/v1", "StatefulSet", name, {"serviceName": name, "selector": {"matchLabels": label}, "template": template}))
+        return Pod(self, f"{name}-0")
+
+    def living(self) -> set:
+        """The UIDs of pods that have not ended. One that is being deleted has not."""
+        pods = json.loads(self.kubectl("get", "pods", "-o", "json"))["items"]
+        return {pod["metadata"]["uid"] for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")}
 
     def versions(self, pod: "Pod", name: str) -> dict:
         """The versions of a class's objects, as the driver noted them of a pod."""

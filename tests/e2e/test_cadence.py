@@ -66,7 +66,7 @@ def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, reco
     """Long enough for the service account token of the first mount to end."""
     vault.put("web/live", value="first")
     vault.add_role("brief", account="web", policy="web", token_ttl="30s")
-    shop.add_class("live", "- {objectName: key, secretPath: secret/data/web/live, secretKey: value}", role="brief")
+    shop.add_class("live", "- {objectName: key, secretPath: secret/data/web/live, secretKey: value}", role="brief", refreshInterval="10s")
     begin = time.time()
     pod = shop.run_pod("living", "live")
     calls = watch(shop, recorder, 3, 400)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from urllib.parse import quote
 
 from docs import assert_quoted
 from driver import on
@@ -38,9 +37,7 @@ def test_files_have_the_right_bytes_and_modes(shop, vault):
     assert json.loads(pod.read("/all/whole.json"))["data"]["data"]["currency"] == "EUR"
     modes = pod.run("cd /all; stat -L -c '%a %n' password deep/er/port settings/tax db.env user")
     assert modes == "400 password\n440 deep/er/port\n644 settings/tax\n644 db.env\n644 user\n"
-    user, password = quote(pod.read("/all/user")), quote(pod.read("/all/pass"))
-    login = f"postgres://{user}:{password}@{vault.database.pg_host}/postgres"
-    assert vault.database.psql("select current_user", login) == pod.read("/all/user")
+    vault.log_in(pod.read("/all/user"), pod.read("/all/pass"))
 
     # One login, as the pod's own service account, and each path once.
     (entry,) = vault.logins("web", begin)

@@ -8,7 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from datetime import datetime
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from node import ADDRESS, ROOT, SERVICE, Node, wait
 
@@ -37,7 +37,7 @@ CREATE_USER = """CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTI
 POLICIES = {
     "web": """
         path "secret/data/web/*" { capabilities = ["read"] }
-        path "database/creds/web" { capabilities = ["read"] }
+        path "database/creds/*" { capabilities = ["read"] }
     """,
     "report": """
         path "secret/data/report/*" { capabilities = ["read"] }
@@ -104,6 +104,11 @@ class Vault:
         options = {"audience": "vault", "token_policies": [policy], "token_ttl": "1h"} | more
         self("POST", f"auth/kubernetes/role/{name}", **bound, **options)
 
+    def add_database_role(self, name: str, default_ttl: str, max_ttl: str = "") -> None:
+        """A role of the database engine, by which each reading makes a user."""
+        ends = {"default_ttl": default_ttl} | ({"max_ttl": max_ttl} if max_ttl else {})
+        self("POST", f"database/roles/{name}", db_name="shop", creation_statements=[CREATE_USER], **ends)
+
     def status(self) -> dict:
         return self("GET", "sys/seal-status")
 
@@ -145,6 +150,11 @@ class Vault:
     def database_users(self) -> set:
         return set(self.database.psql("select usename from pg_user where usename like 'v-%'").split())
 
+    def log_in(self, user: str, password: str) -> None:
+        """Logs in to PostgreSQL as a user; an error when that is refused."""
+        login = f"postgres://{quote(user)}:{quote(password)}@{self.database.pg_host}/postgres"
+        assert self.database.psql("select current_user", login) == user
+
     def _configure(self) -> None:
         self.node.kubectl("apply", "-f", "-", given=REVIEWER)
         reviewer = self.node.kubectl("create", "token", "-n", "vault", "reviewer", "--duration=24h")
@@ -165,7 +175,7 @@ class Vault:
         account = {"username": admin.username, "password": admin.password, "connection_url": address}
         options = {"plugin_name": "postgresql-database-plugin", "allowed_roles": ["*"]}
         self("POST", "database/config/shop", **options, **account)
-        self("POST", "database/roles/web", db_name="shop", creation_statements=[CREATE_USER], default_ttl="1h")
+        self.add_database_role("web", "1h")
 
 
 def moment(entry: dict) -> float:
