@@ -58,8 +58,11 @@ pub fn run(args: &RevokeArgs) -> ExitCode {
 
 fn written(revoked: &Revoked) -> String {
     let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
-    let mut text =
-        format!("{} {} revoked, with what was leased under them\n", paint(OK, "ok   "), tokens(revoked.tokens));
+    let mut text = format!(
+        "{} {} revoked; Vault ends what was leased under them within moments\n",
+        paint(OK, "ok   "),
+        tokens(revoked.tokens)
+    );
     for failed in &revoked.failed {
         let _ = writeln!(text, "{} {failed}", paint(ERROR, "FAIL "));
     }
