@@ -29,7 +29,7 @@ pub async fn readings() -> Vec<Reading> {
     let tenant = Tenant::new().await;
     tenant.role("app", json!({"token_ttl": "60s", "token_max_ttl": "24h"})).await;
     let database = Database::of(&tenant).await;
-    database.tune(json!({"default_ttl": "60s", "max_ttl": "24h"})).await;
+    database.of_many(json!({"default_ttl": "60s", "max_ttl": "24h"})).await;
     for i in 0..3 {
         let secret = json!({
             "username": format!("service-{i}"),

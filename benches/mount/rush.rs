@@ -22,6 +22,7 @@ const CREATING: usize = 4;
 pub async fn reading() -> Reading {
     let tenant = Tenant::new().await;
     let database = Database::of(&tenant).await;
+    database.of_many(json!({})).await;
     for i in 0..2 {
         tenant.put(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
     }

@@ -62,6 +62,8 @@ const TTL: &str = "60s";
 /// How long it may take, when all is well again, until nothing is left of pods that are gone, of logins whose answers were
 /// lost, and of credentials that were replaced: twice the time that those live by themselves.
 const SETTLES: Duration = Duration::from_secs(120);
+/// How much of what went wrong is shown at the end.
+const SHOWN: usize = 20;
 /// How much more memory and how many more descriptors at the end than after a third of the time are no growth.
 const MORE_MEMORY: f64 = 1.1;
 const MORE_DESCRIPTORS: usize = 10;
@@ -82,7 +84,7 @@ async fn main() -> ExitCode {
     let tenant = Arc::new(Tenant::new().await);
     tenant.role("app", json!({"token_ttl": TTL, "token_max_ttl": "24h"})).await;
     let database = Database::of(&tenant).await;
-    database.tune(json!({"default_ttl": TTL, "max_ttl": "24h"})).await;
+    database.of_many(json!({"default_ttl": TTL, "max_ttl": "24h"})).await;
     for name in ["a", "b"] {
         tenant.put(name, json!({"value": pods::SECRET})).await;
     }
@@ -145,8 +147,11 @@ async fn main() -> ExitCode {
     program.terminate();
     let log = std::env::current_dir().unwrap().join("target/soak.log");
     std::fs::write(&log, program.log().await).unwrap();
-    for what in &wrong {
+    for what in wrong.iter().take(SHOWN) {
         println!("WRONG: {what}");
+    }
+    if wrong.len() > SHOWN {
+        println!("and {} more", wrong.len() - SHOWN);
     }
     println!("{}; the provider's log is {}", if wrong.is_empty() { "all is well" } else { "FAILED" }, log.display());
     if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
