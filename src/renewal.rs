@@ -114,8 +114,10 @@ impl Renewal {
             }
             return;
         }
-        session.attend(&Means { vault: &self.vault, gate: &self.gate }).await;
-        self.schedule(session);
+        // Who is at it already looks afterwards what is due next.
+        if session.attend(&Means { vault: &self.vault, gate: &self.gate }).await {
+            self.schedule(session);
+        }
     }
 
     /// Why a session is not renewed, when nothing tells whether its pod lives.

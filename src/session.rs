@@ -88,6 +88,8 @@ pub struct Session {
     leases: Leases,
     /// Held for reading while Vault is asked for something that must be revoked with the pod, for writing at its end.
     activity: RwLock<()>,
+    /// Held while it is attended to.
+    attended: tokio::sync::Mutex<()>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -150,6 +152,7 @@ impl Session {
             login: Flight::default(),
             leases: Leases::default(),
             activity: RwLock::default(),
+            attended: tokio::sync::Mutex::default(),
             state: Mutex::new(state),
         }
     }

@@ -63,12 +63,14 @@ impl Session {
         [token, self.leases.next(now)].into_iter().flatten().min()
     }
 
-    /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends.
-    pub async fn attend(&self, means: &Means<'_>) {
+    /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends. False when somebody is at
+    /// it: each poll finds the same due, and while Vault is slow those who wait for their turn would be ever more.
+    pub async fn attend(&self, means: &Means<'_>) -> bool {
+        let Ok(_only) = self.attended.try_lock() else { return false };
         let hold = {
             let state = self.state();
             if state.ended {
-                return;
+                return true;
             }
             state.hold.clone()
         };
@@ -87,6 +89,7 @@ impl Session {
             }
         }
         self.warn();
+        true
     }
 
     /// Counts what is due as failed, so that it is tried again after a pause and not at once.
@@ -102,10 +105,17 @@ impl Session {
     }
 
     async fn renew_token(&self, client: &Client, hold: &Arc<Hold>, means: &Means<'_>) {
-        let now = clock::now();
-        let is_due = |term: &Term| term.is_renewable() && !term.is_over(now) && now >= term.renew_at();
-        let Some(term) = hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold)) else { return };
+        let due = || {
+            let now = clock::now();
+            let is_due = |term: &Term| term.is_renewable() && !term.is_over(now) && now >= term.renew_at();
+            hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold))
+        };
+        if due().is_none() {
+            return;
+        }
         let Ok(_turn) = means.gate.acquire().await else { return };
+        // A mount may have found it gone meanwhile.
+        let Some(term) = due() else { return };
         let (sent, deadline) = (clock::now(), Instant::now() + ATTEMPT);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         match client.renew_token(&hold.token, self.home(), term.asked(), deadline).await {
