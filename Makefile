@@ -36,6 +36,13 @@ e2e: image ## real Kubernetes, both drivers, real pods; ARGS go to pytest
 bench: ## the benchmark, against real servers; ARGS go to it
 	$(SERVERS) cargo bench --bench mount -- $(ARGS)
 
+MINUTES := 10
+
+soak: ## the tests that take minutes, then pods that come and go under faults for MINUTES (10)
+	python3 dev/install.py servers
+	$(SERVERS) cargo test --test integration -- --ignored
+	$(SERVERS) cargo bench --bench soak -- $(MINUTES)
+
 # By way of the build's folder: the page in place is compiled into a test, and a failed run must not empty it.
 docs: ## writes docs/errors.md from the table of causes
 	cargo run --quiet -- explain --markdown > target/errors.md
@@ -48,4 +55,4 @@ clean: ## removes everything built or installed here
 	cargo clean
 	rm -rf .tools
 
-.PHONY: help demo test lint image e2e bench docs fmt clean
+.PHONY: help demo test lint image e2e bench soak docs fmt clean

@@ -45,6 +45,28 @@ async fn token_and_lease_live_on_while_the_pod_does() {
 }
 
 #[tokio::test]
+async fn polls_while_vault_is_slow_ask_for_no_second_renewal() {
+    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "1h"})).await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    let gate = Gate::new();
+    for path in ["auth/token/renew-self", "sys/leases/renew"] {
+        stage.vault.every("POST", path, Fault::Hold(gate.clone()));
+    }
+    leap(Duration::from_secs(45 * 60)).await;
+    stage.vault.saw(1, "POST", "auth/token/renew-self").await;
+    for _ in 0..20 {
+        assert_eq!(stage.mount(&pod).await, first);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.vault.count("POST", "auth/token/renew-self"), 1);
+    gate.open();
+    stage.vault.saw(1, "POST", "sys/leases/renew").await;
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!((stage.vault.count("POST", "auth/token/renew-self"), stage.renewals()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_token_with_plain_secrets_only_is_not_renewed() {
     let stage = short(4).await;
     let pod = stage.pod().objects(format!("- {{objectName: kv, secretPath: {}/data/db}}\n", stage.tenant.kv));

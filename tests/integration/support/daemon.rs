@@ -132,9 +132,14 @@ pub struct Program {
 
 impl Program {
     pub async fn start(flags: &[&str]) -> Self {
+        Self::at(&setting("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
+    }
+
+    /// The same of another address.
+    pub async fn at(address: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vault.sock");
-        let (child, log) = spawn(folder.path(), &socket, flags).await;
+        let (child, log) = serving(&arguments(folder.path(), &socket, address, flags)).await;
         Self { socket, child, folder, log }
     }
 
@@ -158,7 +163,10 @@ pub fn terminate(child: &Child) {
 
 /// Starts the program and waits until it serves. The task brings what it writes to standard error from then on.
 pub async fn spawn(folder: &Path, socket: &Path, flags: &[&str]) -> (Child, JoinHandle<String>) {
-    let args = arguments(folder, socket, &setting("VAULTMOUNT_TEST_BAO_ADDR"), flags);
+    serving(&arguments(folder, socket, &setting("VAULTMOUNT_TEST_BAO_ADDR"), flags)).await
+}
+
+async fn serving(args: &[String]) -> (Child, JoinHandle<String>) {
     let mut child = program(&args[1..]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let ready = async {

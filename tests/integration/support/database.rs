@@ -55,6 +55,17 @@ impl Database {
         root("POST", &format!("{}/roles/app", self.mount), role).await;
     }
 
+    /// Makes it fit for many users at once: what they may is not looked up one by one when they end, and the engine keeps more
+    /// connections than one test needs.
+    #[allow(dead_code, reason = "for runs of minutes")]
+    pub async fn of_many(&self, more: Value) {
+        let connections = json!({"max_open_connections": 16, "max_idle_connections": 16});
+        root("POST", &format!("{}/config/pg", self.mount), connections).await;
+        let mut role = json!({"revocation_statements": [r#"DROP ROLE IF EXISTS "{{name}}""#]});
+        role.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.tune(role).await;
+    }
+
     /// A static role of this name, whose password the engine rotates so often.
     pub async fn fixed(&self, name: &str, period: &str) {
         let user = format!("fixed_{}", self.prefix);

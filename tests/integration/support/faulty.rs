@@ -130,8 +130,21 @@ pub struct Seen {
 /// Every request, and which of them began (`true`) or ended when.
 #[derive(Default)]
 struct Log {
+    /// How often what was before was forgotten.
+    forgotten: usize,
     seen: Vec<Seen>,
     events: Vec<(usize, bool)>,
+}
+
+impl Log {
+    /// How many requests whose paths begin so were there after each that began or ended.
+    fn at_once(&self, path: &str) -> impl Iterator<Item = usize> {
+        let events = self.events.iter().filter(move |(seen, _)| self.seen[*seen].path.starts_with(path));
+        events.scan(0, |now, (_, begins)| {
+            *now = if *begins { *now + 1 } else { *now - 1 };
+            Some(*now)
+        })
+    }
 }
 
 impl Seen {
@@ -220,18 +233,27 @@ impl Faulty {
 
     /// How many requests whose paths begin so were there at once, at most.
     pub fn peak(&self, path: &str) -> usize {
-        let log = self.shared.log.borrow();
-        let events = log.events.iter().filter(|(seen, _)| log.seen[*seen].path.starts_with(path));
-        let at_once = events.scan(0, |now, (_, begins)| {
-            *now = if *begins { *now + 1 } else { *now - 1 };
-            Some(*now)
-        });
-        at_once.max().unwrap_or(0)
+        self.shared.log.borrow().at_once(path).max().unwrap_or(0)
     }
 
     /// How many connections were accepted.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Relaxed)
+    }
+}
+
+#[allow(dead_code, reason = "for runs of minutes")]
+impl Faulty {
+    /// Waits until no request is there whose path begins so.
+    pub async fn idle(&self, path: &str) {
+        let mut log = self.shared.log.subscribe();
+        let idle = timeout(Duration::from_secs(60), log.wait_for(|log| log.at_once(path).last().unwrap_or(0) == 0));
+        assert!(idle.await.is_ok(), "requests of {path} never end");
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget(&self) {
+        self.shared.log.send_modify(|log| *log = Log { forgotten: log.forgotten + 1, ..Log::default() });
     }
 }
 
@@ -375,13 +397,13 @@ impl Shared {
             rule.left -= 1;
             rule.fault.clone()
         });
-        let mut number = 0;
+        let (mut number, mut forgotten) = (0, 0);
         self.log.send_modify(|log| {
-            number = log.seen.len();
+            (number, forgotten) = (log.seen.len(), log.forgotten);
             log.seen.push(seen);
             log.events.push((number, true));
         });
-        (Record { shared: Arc::clone(self), number }, fault)
+        (Record { shared: Arc::clone(self), number, forgotten }, fault)
     }
 
     async fn forward(&self, parts: Parts, body: Bytes) -> io::Result<Response<Bytes>> {
@@ -401,10 +423,15 @@ impl Shared {
 struct Record {
     shared: Arc<Shared>,
     number: usize,
+    forgotten: usize,
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.shared.log.send_modify(|log| log.events.push((self.number, false)));
+        self.shared.log.send_modify(|log| {
+            if log.forgotten == self.forgotten {
+                log.events.push((self.number, false));
+            }
+        });
     }
 }

@@ -1,0 +1,154 @@
+//! A node of a thousand pods: what they take in memory, what their polls cost, and what keeping them alive does.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, future::join_all, stream};
+use serde_json::json;
+use tokio::time::sleep;
+use vaultmount::provider::client::{Call, Client};
+
+use crate::{
+    Reading, median,
+    metrics::{self, Metrics},
+    process::Process,
+    support::{bao::Tenant, daemon::Program, database::Database, pod::Pod},
+};
+
+const PODS: usize = 1000;
+const IN_FLIGHT: usize = 64;
+/// Each of these of Version calls and of mounts, by turns.
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_millis(1500);
+/// How long everything lives unless it is renewed, and what is asked of us is told for.
+const TTL: Duration = Duration::from_secs(60);
+const MEANT: Duration = Duration::from_secs(300);
+/// Two rounds of renewals: each comes when two thirds have passed.
+const KEPT: Duration = Duration::from_secs(80);
+
+pub async fn readings() -> Vec<Reading> {
+    let tenant = Tenant::new().await;
+    tenant.role("app", json!({"token_ttl": "60s", "token_max_ttl": "24h"})).await;
+    let database = Database::of(&tenant).await;
+    database.of_many(json!({"default_ttl": "60s", "max_ttl": "24h"})).await;
+    for i in 0..3 {
+        let secret = json!({
+            "username": format!("service-{i}"),
+            "password": "3q8Zt1vXw0cB7nLk5mRy2dJh9fPs6gTe",
+            "url": format!("postgres://db-{i}.shop.svc.cluster.local:5432/orders?sslmode=verify-full"),
+        });
+        tenant.put(&format!("s{i}"), secret).await;
+    }
+    let address = metrics::free();
+    let flags = ["--refresh-interval=24h", "--max-creating=16", &format!("--metrics-addr={address}")];
+    let program = Program::start(&flags).await;
+    let process = Process(program.child.id().unwrap());
+    let mut driver = Client::connect(&program.socket).await.unwrap();
+    // What everybody has alike, once.
+    let first = Pod::of(&tenant).objects(whole(&tenant));
+    driver.mount(first.call()).await.unwrap_or_else(|e| panic!("{e}"));
+    let alone = process.memory();
+
+    let credential = format!("- {{objectName: database, secretPath: {}}}\n", database.path);
+    let pod = || Pod::of(&tenant).objects(whole(&tenant) + &credential);
+    let calls: Vec<Call> = (0..PODS).map(|_| pod().call()).collect();
+    stream::iter(&calls).map(|call| mount(driver.clone(), call)).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
+    let mut readings = polls(&driver, &calls, process).await;
+    readings.insert(0, memory(process, alone));
+    readings.push(upkeep(process, address).await);
+    readings
+}
+
+/// Three secrets, each a file of all its values.
+fn whole(tenant: &Tenant) -> String {
+    (0..3).map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}}}\n", tenant.kv)).collect()
+}
+
+async fn mount(mut driver: Client, call: &Call) {
+    drop(driver.mount(call.clone()).await.unwrap_or_else(|e| panic!("{e}")));
+}
+
+/// After everybody was polled often.
+fn memory(process: Process, alone: f64) -> Reading {
+    let memory = process.memory();
+    Reading {
+        measure: "memory, 1000 pods of 4 objects",
+        value: format!("{memory:.1} MB"),
+        beside: format!("{alone:.1} MB with one pod"),
+        target: "at most 24 MB".into(),
+        holds: memory <= 24.0,
+    }
+}
+
+async fn polls(driver: &Client, calls: &[Call], process: Process) -> Vec<Reading> {
+    let (mut versions, mut mounts, mut cpu, mut mounted) = (Vec::new(), Vec::new(), 0.0, 0);
+    for round in 0..=ROUNDS {
+        let (asked, version) = flood(async |_| drop(driver.clone().version().await.unwrap())).await;
+        let before = process.cpu();
+        let (count, rate) = flood(async |n| mount(driver.clone(), &calls[n % calls.len()]).await).await;
+        // The first warms everything.
+        if round > 0 && asked > 0 {
+            cpu += process.cpu() - before;
+            mounted += count;
+            versions.push(version);
+            mounts.push(rate);
+        }
+    }
+    let (version, rate) = (median(versions), median(mounts));
+    let each = cpu * 1e6 / mounted as f64;
+    vec![
+        Reading {
+            measure: "warm mounts, 64 in flight",
+            value: format!("{rate:.0}/s"),
+            beside: format!("{version:.0}/s (Version calls): {:.2} of it", rate / version),
+            target: "at least 0.33".into(),
+            holds: rate * 3.0 >= version,
+        },
+        Reading {
+            measure: "CPU of a warm mount",
+            value: format!("{each:.0} us"),
+            beside: format!("{mounted} mounts of 4 objects took {cpu:.2} s"),
+            target: "at most 100 us".into(),
+            holds: each <= 100.0,
+        },
+    ]
+}
+
+/// Asks for a while, with so many in flight; how often, and how often in a second.
+async fn flood(ask: impl AsyncFn(usize)) -> (usize, f64) {
+    let begun = Instant::now();
+    let workers = (0..IN_FLIGHT).map(async |worker| {
+        let mut asked = 0;
+        while begun.elapsed() < ROUND {
+            ask(worker + asked * IN_FLIGHT).await;
+            asked += 1;
+        }
+        asked
+    });
+    let asked = join_all(workers).await.into_iter().sum();
+    (asked, asked as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Nobody polls; every token and credential is renewed.
+async fn upkeep(process: Process, address: std::net::SocketAddr) -> Reading {
+    let renewed = async || Metrics::of(address).await.sum("renewals_total", &[("outcome", "renewed")]);
+    let all = async || Metrics::of(address).await.sum("renewals_total", &[]);
+    let (before, before_all, cpu, begun) = (renewed().await, all().await, process.cpu(), Instant::now());
+    sleep(KEPT).await;
+    let (took, lasted) = (process.cpu() - cpu, begun.elapsed());
+    let (renewals, failed) = (renewed().await - before, all().await - before_all);
+    let failed = failed - renewals;
+    let share = took / lasted.as_secs_f64() * 100.0;
+    // Five times the ttl is a fifth of the renewals, and nothing else is done.
+    let meant = share * TTL.as_secs_f64() / MEANT.as_secs_f64();
+    Reading {
+        measure: "renewing 1000 sessions, ttl 5m",
+        value: format!("{meant:.2} % core"),
+        beside: format!(
+            "measured at ttl 60s: {share:.2} % ({renewals} renewals, {failed} failed, {:.0} us each)",
+            took * 1e6 / renewals
+        ),
+        target: "below 1 %".into(),
+        // Each token and each credential twice, or nearly.
+        holds: meant < 1.0 && failed == 0.0 && renewals >= 3.0 * PODS as f64,
+    }
+}

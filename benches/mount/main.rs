@@ -1,0 +1,90 @@
+//! What a mount costs, each figure beside its floor: what the wire or Vault itself costs in the same run.
+//!
+//! `make bench` runs it against a real OpenBao; `make bench ARGS=--json` prints JSON. Pairs are interleaved and medians
+//! compared, so that what else the machine does falls on both.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::cast_precision_loss,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for developers, with the tests' own support"
+)]
+
+mod bare;
+mod crowd;
+#[path = "../support/metrics.rs"]
+mod metrics;
+mod one;
+#[path = "../support/process.rs"]
+mod process;
+mod rush;
+#[path = "../../tests/integration/support"]
+mod support {
+    pub mod bao;
+    pub mod daemon;
+    pub mod database;
+    pub mod http;
+    mod names;
+    pub mod pod;
+
+    pub use names::{setting, unique};
+}
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use support::{bao::Tenant, setting};
+
+/// One measured thing: a name, what it came to, and the floor or bound it is held against.
+struct Reading {
+    measure: &'static str,
+    value: String,
+    beside: String,
+    target: String,
+    holds: bool,
+}
+
+#[tokio::main]
+async fn main() {
+    let tenant = Tenant::new().await;
+    for i in 0..10 {
+        tenant.put(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
+    }
+    let mut readings = one::readings(&tenant).await;
+    readings.push(rush::reading().await);
+    readings.extend(crowd::readings().await);
+    print(&readings, std::env::args().any(|a| a == "--json"));
+}
+
+/// Objects of the tenant's first secrets, each a file of one value.
+fn secrets(tenant: &Tenant, count: usize) -> String {
+    (0..count)
+        .map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}, secretKey: value}}\n", tenant.kv))
+        .collect()
+}
+
+async fn timed(work: impl Future<Output = ()>) -> f64 {
+    let begin = Instant::now();
+    work.await;
+    begin.elapsed().as_secs_f64() * 1e3
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn print(readings: &[Reading], as_json: bool) {
+    if as_json {
+        let all: Vec<Value> = readings.iter().map(|r| json!({"measure": r.measure, "value": r.value, "beside": r.beside, "target": r.target, "holds": r.holds})).collect();
+        return println!("{}", Value::Array(all));
+    }
+    println!("{:32}{:14}{:8}{:26}beside", "measure", "value", "holds", "target");
+    for r in readings {
+        println!("{:32}{:14}{:8}{:26}{}", r.measure, r.value, if r.holds { "yes" } else { "NO" }, r.target, r.beside);
+    }
+    println!("OpenBao at {}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+}

@@ -1,0 +1,79 @@
+//! A node that starts: a hundred pods at once, each with two secrets and a database credential.
+
+use std::time::Instant;
+
+use futures_util::future::{join, join_all};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use vaultmount::provider::client::Client;
+
+use crate::{
+    Reading,
+    bare::Bare,
+    median, secrets,
+    support::{bao::Tenant, daemon::Program, database::Database, pod::Pod},
+};
+
+const PODS: usize = 100;
+const ROUNDS: usize = 5;
+/// What `--max-creating` is when nobody says otherwise.
+const CREATING: usize = 4;
+
+pub async fn reading() -> Reading {
+    let tenant = Tenant::new().await;
+    let database = Database::of(&tenant).await;
+    database.of_many(json!({})).await;
+    for i in 0..2 {
+        tenant.put(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
+    }
+    let program = Program::start(&[]).await;
+    let driver = Client::connect(&program.socket).await.unwrap();
+    let bare = Bare::new(&tenant);
+    let credential = format!("- {{objectName: database, secretPath: {}}}\n", database.path);
+    let pods =
+        || -> Vec<Pod> { (0..PODS).map(|_| Pod::of(&tenant).objects(secrets(&tenant, 2) + &credential)).collect() };
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let (mounted, read) = (pods(), pods());
+        let mount = async || {
+            let calls: Vec<_> = mounted.iter().map(Pod::call).collect();
+            let begun = Instant::now();
+            join_all(calls.into_iter().map(async |call| {
+                let mut driver = driver.clone();
+                drop(driver.mount(call).await.unwrap_or_else(|e| panic!("{e}")));
+            }))
+            .await;
+            begun.elapsed().as_secs_f64()
+        };
+        let same = async || {
+            let creating = Semaphore::new(CREATING);
+            let begun = Instant::now();
+            join_all(read.iter().map(async |pod| {
+                let token = bare.login(pod).await;
+                let create = async {
+                    let _turn = creating.acquire().await.unwrap();
+                    bare.read(&token, &database.path).await;
+                };
+                join(bare.secrets(&token, 2), create).await;
+            }))
+            .await;
+            begun.elapsed().as_secs_f64()
+        };
+        // Neither always goes first.
+        if round % 2 == 0 {
+            ours.push(mount().await);
+            floor.push(same().await);
+        } else {
+            floor.push(same().await);
+            ours.push(mount().await);
+        }
+    }
+    let (worst, floor) = (median(ours), median(floor));
+    Reading {
+        measure: "100 pods at once, the last",
+        value: format!("{worst:.2} s"),
+        beside: format!("{floor:.2} s (the same logins and reads, {CREATING} creating at once): {:.2}x", worst / floor),
+        target: "at most 1.2x, below 2 s".into(),
+        holds: worst <= floor * 1.2 && worst < 2.0,
+    }
+}

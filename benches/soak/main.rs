@@ -1,0 +1,274 @@
+//! A node for as long as you like: hundreds of pods come and go, while what stands between the provider and Vault, and the
+//! Kubernetes API, misbehave.
+//!
+//! `make soak MINUTES=n`. No poll of a living pod may fail, and no credential that a living pod has may be dead. When all is
+//! well again, the database has the users of the living pods and no others, Vault has as many tokens as there are pods, and
+//! the provider takes no more memory and descriptors than after a third of the time.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a program for developers, with the tests' own support"
+)]
+
+mod faults;
+#[path = "../../tests/support/kube_api.rs"]
+mod kube_api;
+#[path = "../support/metrics.rs"]
+mod metrics;
+mod pods;
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../../tests/integration/support"]
+mod support {
+    pub mod bao;
+    pub mod daemon;
+    pub mod database;
+    pub mod faulty;
+    pub mod http;
+    mod names;
+    pub mod pod;
+
+    pub use names::{setting, unique};
+}
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube_api::KubeApi;
+use metrics::Metrics;
+use pods::{Node, PODS};
+use process::Process;
+use serde_json::json;
+use support::{bao::Tenant, daemon::Program, database::Database, faulty::Faulty, http, setting};
+use tokio::time::sleep;
+use vaultmount::provider::client::Client;
+
+/// The node that the pods are on.
+const NODE: &str = "node-1";
+/// How long tokens and credentials live unless they are renewed.
+const TTL: &str = "60s";
+/// How long it may take, when all is well again, until nothing is left of pods that are gone, of logins whose answers were
+/// lost, and of credentials that were replaced: twice the time that those live by themselves.
+const SETTLES: Duration = Duration::from_secs(120);
+/// How much of what went wrong is shown at the end.
+const SHOWN: usize = 20;
+/// How much more memory and how many more descriptors at the end than after a third of the time are no growth.
+const MORE_MEMORY: f64 = 1.1;
+const MORE_DESCRIPTORS: usize = 10;
+
+/// What the provider's process takes at a moment.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Duration,
+    memory: f64,
+    descriptors: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let minutes = std::env::args().skip(1).find_map(|arg| arg.parse::<f64>().ok()).unwrap_or(10.0);
+    let lasts = Duration::from_secs_f64(minutes * 60.0);
+
+    let tenant = Arc::new(Tenant::new().await);
+    tenant.role("app", json!({"token_ttl": TTL, "token_max_ttl": "24h"})).await;
+    let database = Database::of(&tenant).await;
+    database.of_many(json!({"default_ttl": TTL, "max_ttl": "24h"})).await;
+    for name in ["a", "b"] {
+        tenant.put(name, json!({"value": pods::SECRET})).await;
+    }
+    let vault = Faulty::start().await;
+    let api = KubeApi::builder().start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, api.kubeconfig("csi", "t0ken")).unwrap();
+    let address = metrics::free();
+    let flags = [
+        format!("--kubeconfig={}", kubeconfig.display()),
+        format!("--node-name={NODE}"),
+        format!("--metrics-addr={address}"),
+        "--refresh-interval=30s".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let program = Program::at(&vault.address, &flags).await;
+    let process = Process(program.child.id().unwrap());
+    let driver = Client::connect(&program.socket).await.unwrap();
+    let node = Arc::new(Node::new(tenant, database, api, driver));
+
+    println!("{PODS} pods for {minutes} minutes; tokens and credentials of {TTL}");
+    let begun = Instant::now();
+    let slots: Vec<_> = (0..PODS).map(|slot| tokio::spawn(Arc::clone(&node).occupy(slot))).collect();
+    let visits = tokio::spawn(Arc::clone(&node).visit());
+    let at_vault = tokio::spawn(faults::of_vault(Arc::clone(&node), vault, begun + lasts));
+    let at_kubernetes = tokio::spawn(faults::of_kubernetes(Arc::clone(&node), begun + lasts));
+    let mut samples = Vec::new();
+    let mut said = 0;
+    while begun.elapsed() < lasts {
+        sleep(Duration::from_secs(5)).await;
+        let sample = Sample { at: begun.elapsed(), memory: process.memory(), descriptors: process.descriptors() };
+        samples.push(sample);
+        if sample.at.as_secs() / 60 > said {
+            said = sample.at.as_secs() / 60;
+            println!("{said:3} min: {}, {:.1} MB, {} descriptors", node.told(), sample.memory, sample.descriptors);
+        }
+    }
+    node.settle();
+    let _vault = at_vault.await.unwrap();
+    at_kubernetes.await.unwrap();
+
+    let mut wrong: Vec<String> = settled(&node, address).await.into_iter().collect();
+    let (metrics, cpu) = (Metrics::of(address).await, process.cpu());
+    let lasted = begun.elapsed();
+    for task in slots.iter().chain([&visits]) {
+        assert!(!task.is_finished(), "a task of the soak's own panicked");
+    }
+    wrong.extend(growth(&samples, lasts));
+    wrong.extend(node.wrong());
+    report(&node, &metrics, &samples, cpu, lasted);
+
+    for task in slots.into_iter().chain([visits]) {
+        task.abort();
+        let _ = task.await;
+    }
+    node.clear();
+    wrong.extend(emptied(&node, address).await);
+    println!("{:36}{:.1} MB, {} descriptors", "when no pod is left", process.memory(), process.descriptors());
+    program.terminate();
+    let log = std::env::current_dir().unwrap().join("target/soak.log");
+    std::fs::write(&log, program.log().await).unwrap();
+    for what in wrong.iter().take(SHOWN) {
+        println!("WRONG: {what}");
+    }
+    if wrong.len() > SHOWN {
+        println!("and {} more", wrong.len() - SHOWN);
+    }
+    println!("{}; the provider's log is {}", if wrong.is_empty() { "all is well" } else { "FAILED" }, log.display());
+    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is there at Vault and in the database, in numbers, beside the pods that live.
+async fn left(node: &Node, address: SocketAddr) -> Result<(), String> {
+    let living: BTreeSet<String> = node.living().into_iter().map(|files| files.username).collect();
+    let users: BTreeSet<String> = node.database.users().await.into_iter().collect();
+    let tokens = leases(&format!("auth/{}/login", node.tenant.auth)).await;
+    let credentials = leases(&node.database.path).await;
+    let metrics = Metrics::of(address).await;
+    let (sessions, waiting) = (metrics.sum("sessions", &[]), metrics.sum("revocations_waiting", &[]));
+    let is_right = users == living
+        && [tokens, credentials, sessions as usize].iter().all(|n| *n == living.len())
+        && waiting == 0.0;
+    let (dead, spare) = (living.difference(&users).count(), users.difference(&living).count());
+    let told = format!(
+        "{} living pods: {} database users ({dead} of living pods lack, {spare} are of nobody), {credentials} leases, \
+         {tokens} tokens, {sessions} sessions, {waiting} revocations waiting",
+        living.len(),
+        users.len()
+    );
+    if is_right { Ok(()) } else { Err(told) }
+}
+
+/// How many leases OpenBao has below a path; of a login, each is a token.
+async fn leases(path: &str) -> usize {
+    let url = format!("{}/v1/sys/leases/lookup/{path}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+    let (_, listed) = http::send("LIST", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await;
+    listed["data"]["keys"].as_array().map_or(0, Vec::len)
+}
+
+/// Waits until every pod is mounted and nothing is left of others.
+async fn settled(node: &Node, address: SocketAddr) -> Option<String> {
+    let begun = Instant::now();
+    loop {
+        let outcome = match node.living().len() {
+            PODS => left(node, address).await,
+            some => Err(format!("{some} of {PODS} pods are mounted")),
+        };
+        match outcome {
+            Ok(()) => {
+                println!(
+                    "settled after {:.0} s: as many users, leases, tokens and sessions as pods",
+                    begun.elapsed().as_secs_f64()
+                );
+                return None;
+            }
+            Err(told) if begun.elapsed() > SETTLES => return Some(format!("{SETTLES:?} after the last fault: {told}")),
+            Err(_) => sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+async fn emptied(node: &Node, address: SocketAddr) -> Option<String> {
+    let begun = Instant::now();
+    while let Err(told) = left(node, address).await {
+        if begun.elapsed() > SETTLES {
+            return Some(format!("{SETTLES:?} after the last pod: {told}"));
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    println!("{:36}{:.1} s after {PODS} pods went at once", "nothing is left", begun.elapsed().as_secs_f64());
+    None
+}
+
+/// Medians over a sixth of the time: after a third of it, and at its end.
+fn levels(samples: &[Sample], lasts: Duration) -> [(f64, usize); 2] {
+    [(lasts / 3, lasts / 2), (lasts * 5 / 6, lasts * 2)].map(|(from, to)| {
+        let mut some: Vec<&Sample> = samples.iter().filter(|sample| sample.at >= from && sample.at < to).collect();
+        let middle = some.len() / 2;
+        some.sort_by(|a, b| a.memory.total_cmp(&b.memory));
+        let memory = some[middle].memory;
+        some.sort_by_key(|sample| sample.descriptors);
+        (memory, some[middle].descriptors)
+    })
+}
+
+fn growth(samples: &[Sample], lasts: Duration) -> Vec<String> {
+    let [(memory, descriptors), (memory_later, descriptors_later)] = levels(samples, lasts);
+    let mut wrong = Vec::new();
+    if memory_later > memory * MORE_MEMORY {
+        wrong.push(format!("memory grew from {memory:.1} MB to {memory_later:.1} MB"));
+    }
+    if descriptors_later > descriptors + MORE_DESCRIPTORS {
+        wrong.push(format!("descriptors grew from {descriptors} to {descriptors_later}"));
+    }
+    wrong
+}
+
+fn report(node: &Node, metrics: &Metrics, samples: &[Sample], cpu: f64, lasted: Duration) {
+    let lasts = samples.last().unwrap().at;
+    let [(memory, descriptors), (memory_later, descriptors_later)] = levels(samples, lasts);
+    let line = |what: &str, value: String| println!("{what:36}{value}");
+    let by = |name: &str, label: &str, words: &[&str]| {
+        let counted = words.iter().map(|word| (word, metrics.sum(name, &[(label, word)])));
+        counted.filter(|(_, n)| *n > 0.0).map(|(word, n)| format!("{n} {word}")).collect::<Vec<_>>().join(", ")
+    };
+    node.report(line);
+    line("faults", node.faults());
+    line("logins", by("logins_total", "outcome", &["ok", "refused", "failed"]));
+    for what in ["token", "lease"] {
+        let outcomes = ["renewed", "short", "refused", "gone", "failed"];
+        let counted = outcomes.map(|o| (o, metrics.sum("renewals_total", &[("what", what), ("outcome", o)])));
+        let told: Vec<String> = counted.iter().filter(|(_, n)| *n > 0.0).map(|(o, n)| format!("{n} {o}")).collect();
+        line(&format!("renewals of a {what}"), told.join(", "));
+    }
+    line("rotations of a credential", by("rotations_total", "reason", &["maximum", "token", "age", "gone"]));
+    line("revocations", by("revocations_total", "outcome", &["revoked", "over", "refused", "failed"]));
+    line("requests to Vault", by("vault_requests_total", "status", &["2xx", "3xx", "4xx", "5xx", "none"]));
+    line("polls kept", metrics.sum("polls_kept_total", &[]).to_string());
+    line("memory", format!("{memory:.1} MB after a third, {memory_later:.1} MB at the end (allowed: {MORE_MEMORY}x)"));
+    line(
+        "descriptors",
+        format!("{descriptors} after a third, {descriptors_later} at the end (allowed: +{MORE_DESCRIPTORS})"),
+    );
+    let share = cpu / lasted.as_secs_f64() * 100.0;
+    line("CPU", format!("{cpu:.1} s, {share:.1} % of a core"));
+}
