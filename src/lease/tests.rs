@@ -3,7 +3,10 @@ use std::future::{Ready, ready};
 use super::*;
 use crate::{
     clock,
-    vault::{client::Token, wire::Method},
+    vault::{
+        client::{Grant, Token},
+        wire::Method,
+    },
 };
 
 fn read(path: &str) -> Read {

@@ -12,7 +12,7 @@ use super::{Session, SessionKey};
 use crate::{
     clock,
     error::{Cause, Error},
-    lease::{Hold, Renewal, Warning},
+    lease::{DueRenewal, Hold, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
     vault::{Client, Vault, failure::Failure},
@@ -151,7 +151,7 @@ impl Session {
         }
     }
 
-    async fn renew_lease(&self, client: &Client, renewal: &Renewal, vault: &Vault) {
+    async fn renew_lease(&self, client: &Client, renewal: &DueRenewal, vault: &Vault) {
         let _turn = client.background().await;
         // Its token may have been found gone while others were renewed.
         if !renewal.hold.lives(clock::now()) {
