@@ -55,3 +55,17 @@ async fn a_client_survives_the_end_of_its_tokens() {
     assert!(users >= 3, "{users} users");
     assert_eq!((stage.logins(), stage.created()), (users, users));
 }
+
+#[tokio::test]
+#[ignore = "takes three minutes: make soak"]
+async fn a_client_survives_many_rotations() {
+    let stage = Stage::of(
+        &[],
+        json!({"default_ttl": "10s", "max_ttl": "14s"}),
+        json!({"token_ttl": "20s", "token_max_ttl": "45s"}),
+    )
+    .await;
+    let users = client(&stage, Duration::from_secs(180)).await;
+    assert!(users >= 15, "{users} users");
+    assert_eq!(stage.created(), users);
+}
