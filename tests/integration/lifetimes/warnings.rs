@@ -107,10 +107,10 @@ async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, h
 #[tokio::test]
 async fn without_a_watch_a_silent_pod_is_renewed_for_a_while_and_a_pod_that_was_never_polled_for_a_day() {
     let tenant = Tenant::new().await;
-    tenant.role("app", json!({"token_ttl": "30m"})).await;
+    tenant.role("app", json!({"token_ttl": "3h"})).await;
     let database = Database::of(&tenant).await;
-    database.tune(json!({"default_ttl": "30m", "max_ttl": "700h"})).await;
-    for (polls, hours, least, most) in [(1, 30, 40, 76), (3, 5, 2, 4)] {
+    database.tune(json!({"default_ttl": "3h", "max_ttl": "700h"})).await;
+    for (polls, hours, least, most) in [(1, 30, 8, 14), (3, 5, 0, 0)] {
         let vault = Faulty::start().await;
         let daemon = Daemon::at(&vault.address, &[]).await;
         let pod = Pod::of(&tenant).objects(credential(&database));
