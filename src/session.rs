@@ -259,11 +259,6 @@ impl Session {
         }
     }
 
-    /// A pod has what was read. Whether it is new to it.
-    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
-        self.leases.delivered(read, lease)
-    }
-
     /// What was read does not hold what the class wants; see [`Leases::doubt`].
     pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
         self.leases.doubt(read, lease)

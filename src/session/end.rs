@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Session, SessionKey, upkeep::unwaited};
+use super::{
+    Session, SessionKey,
+    upkeep::{ATTEMPT, unwaited},
+};
 use crate::{
     clock::{self, jittered},
     error::{Cause, Error},
@@ -43,8 +46,6 @@ pub enum Paid {
     Never,
 }
 
-/// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
 /// The first pause before another attempt; it doubles, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
@@ -53,9 +54,8 @@ impl Session {
     /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
     pub async fn end(&self) -> Vec<Debt> {
         self.state().ended = true;
-        // Everybody who asks takes the guard first, and then sees that it has ended.
-        // What is under way has a deadline of its own.
-        let _nothing = self.activity.write().await;
+        // Whoever asks takes the guard first, and then sees that it has ended; what is under way has a deadline of its own.
+        let _quiet = self.activity.write().await;
         let now = clock::now();
         let mut state = self.state();
         let holds = std::mem::take(&mut state.superseded).into_iter().chain(state.hold.take());

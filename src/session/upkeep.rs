@@ -18,8 +18,8 @@ use crate::{
     vault::{Client, Vault, failure::Failure},
 };
 
-/// How long one renewal may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
+/// How long one request of the background may take.
+pub(super) const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Whether a policy denies it, which passes only when somebody changes that.
 fn is_denied(failure: &Failure) -> bool {

@@ -171,30 +171,14 @@ async fn periodic_tokens_are_renewed_for_ever_and_others_to_their_maximum() {
     let stage =
         Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_period": "5s", "token_explicit_max_ttl": "9s"}))
             .await;
-    let pod = stage.pod();
-    let first = stage.mount(&pod).await;
-    until("a poll brings another user before the first is dead", async || {
-        let (username, password) = stage.mount(&pod).await;
-        log_in(&username, &password).await.unwrap();
-        sleep(Duration::from_millis(200)).await;
-        username != first.0
-    })
-    .await;
+    stage.replaces_in_time().await;
     assert_eq!((stage.logins(), stage.created()), (2, 2));
 }
 
 #[tokio::test]
 async fn a_token_without_the_default_policy_is_not_renewed_and_replaced_in_time() {
     let stage = Stage::of(&[], json!({}), json!({"token_ttl": "10s", "token_no_default_policy": true})).await;
-    let pod = stage.pod();
-    let first = stage.mount(&pod).await;
-    until("a poll brings another user before the first is dead", async || {
-        let (username, password) = stage.mount(&pod).await;
-        log_in(&username, &password).await.unwrap();
-        sleep(Duration::from_millis(200)).await;
-        username != first.0
-    })
-    .await;
+    stage.replaces_in_time().await;
     assert_eq!((stage.logins(), stage.created()), (2, 2));
 }
 
@@ -202,15 +186,7 @@ async fn a_token_without_the_default_policy_is_not_renewed_and_replaced_in_time(
 async fn batch_tokens_and_those_of_few_uses_are_left_alone() {
     for login in [json!({"token_type": "batch", "token_ttl": "9s"}), json!({"token_num_uses": 9, "token_ttl": "9s"})] {
         let stage = Stage::of(&[], json!({}), login).await;
-        let pod = stage.pod();
-        let first = stage.mount(&pod).await;
-        until("a poll brings another user before the first is dead", async || {
-            let (username, password) = stage.mount(&pod).await;
-            log_in(&username, &password).await.unwrap();
-            sleep(Duration::from_millis(200)).await;
-            username != first.0
-        })
-        .await;
+        stage.replaces_in_time().await;
         assert_eq!((stage.renewals(), stage.vault.count("POST", "auth/token/renew-self")), (0, 0));
     }
 }
@@ -264,6 +240,19 @@ async fn an_outage_during_renewals_is_survived() {
 }
 
 impl Stage {
+    /// Polls a pod until it has another database user, and logs in with each it has.
+    async fn replaces_in_time(&self) {
+        let pod = self.pod();
+        let first = self.mount(&pod).await;
+        until("a poll brings another user before the first is dead", async || {
+            let (username, password) = self.mount(&pod).await;
+            log_in(&username, &password).await.unwrap();
+            sleep(Duration::from_millis(200)).await;
+            username != first.0
+        })
+        .await;
+    }
+
     /// `token revoke -accessor`, of every login of the tenant.
     async fn revoke_by_accessor(&self) {
         let accessors = root("LIST", "auth/token/accessors", json!(null)).await;
