@@ -197,13 +197,14 @@ impl Check<'_> {
         fits: impl Fn(&Mounted) -> Result<(), Error>,
     ) -> Step {
         let mut spec = self.spec.clone();
-        spec.objects.retain(|object| found.get(&object.read).is_some_and(|found| found.makes_files(object)));
-        let missing = self.spec.objects.len() - spec.objects.len();
-        if spec.objects.is_empty() {
+        let class = Arc::make_mut(&mut spec.class);
+        class.objects.retain(|object| found.get(&*object.read).is_some_and(|found| found.makes_files(object)));
+        let missing = self.spec.class.objects.len() - spec.class.objects.len();
+        if spec.class.objects.is_empty() {
             return Step::skipped("files", "none was read");
         }
-        let answers = spec.reads().into_iter().filter_map(|(read, objects)| {
-            let outcome = match found.get(read)? {
+        let answers = spec.class.reads().into_iter().filter_map(|(read, objects)| {
+            let outcome = match found.get(&**read)? {
                 Found::Lease(lease) => Ok(Arc::clone(lease)),
                 Found::Failed(error) => Err(error.clone()),
                 Found::Skipped(_) => return None,

@@ -143,7 +143,7 @@ impl Leases {
     /// `replaced` hears of an earlier answer that was a credential, and is none any more.
     pub async fn read<F>(
         &self,
-        read: &Read,
+        read: &Arc<Read>,
         due: &Due,
         fetch: impl FnOnce() -> F,
         replaced: impl FnOnce(Kind) + Send + 'static,
@@ -215,7 +215,7 @@ impl Leases {
 
     /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
     /// is nothing to tell of it.
-    pub fn name<'a>(&self, volume: &Arc<str>, reads: impl IntoIterator<Item = &'a Read>, now: Instant) {
+    pub fn name<'a>(&self, volume: &Arc<str>, reads: impl IntoIterator<Item = &'a Arc<Read>>, now: Instant) {
         let mut slots = self.lock();
         let mut named: Vec<*const Slot> = Vec::new();
         for slot in reads.into_iter().filter_map(|read| slots.get(read)) {
@@ -236,7 +236,7 @@ impl Leases {
     }
 
     /// The living tokens that the answers to these requests hang on, and of each whether any of them waits for its pod.
-    pub fn holds<'a>(&self, reads: impl Iterator<Item = &'a Read>, now: Instant) -> Vec<(Arc<Hold>, bool)> {
+    pub fn holds<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, now: Instant) -> Vec<(Arc<Hold>, bool)> {
         let mut holds = Vec::<(Arc<Hold>, bool)>::new();
         let slots = self.lock();
         for slot in reads.filter_map(|read| slots.get(read)) {
@@ -272,9 +272,9 @@ impl Leases {
         })
     }
 
-    fn slot(&self, read: &Read) -> (Arc<Read>, Arc<Slot>) {
+    fn slot(&self, read: &Arc<Read>) -> (Arc<Read>, Arc<Slot>) {
         let mut slots = self.lock();
-        if let Some((read, slot)) = slots.get_key_value(read) {
+        if let Some((read, slot)) = slots.get_key_value(&**read) {
             return (Arc::clone(read), Arc::clone(slot));
         }
         if slots.len() >= MAX_SLOTS {
@@ -285,9 +285,9 @@ impl Leases {
                     || kept.entry.as_ref().is_some_and(|e| !e.delivered)
             });
         }
-        let (read, slot) = (Arc::new(read.clone()), Arc::<Slot>::default());
-        slots.insert(Arc::clone(&read), Arc::clone(&slot));
-        (read, slot)
+        let slot = Arc::<Slot>::default();
+        slots.insert(Arc::clone(read), Arc::clone(&slot));
+        (Arc::clone(read), slot)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Read>, Arc<Slot>>> {

@@ -19,7 +19,7 @@ use crate::{
     render::{self, File, Select},
     renewal::Renewal,
     request::{
-        MountSpec, Object,
+        Class, MountSpec, Object,
         token::{self, Claims, Expected},
     },
     secret::{SecretBytes, SecretText},
@@ -68,7 +68,7 @@ struct Receipt {
     session: Arc<Session>,
     target_path: String,
     class: String,
-    leases: Vec<(Read, Arc<Lease>)>,
+    leases: Vec<(Arc<Read>, Arc<Lease>)>,
 }
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
@@ -80,7 +80,7 @@ pub(crate) struct Way {
 
 /// One request, the objects that want its answer, and what came of it.
 pub(crate) struct Answered<'a> {
-    pub(crate) read: &'a Read,
+    pub(crate) read: &'a Arc<Read>,
     pub(crate) objects: Vec<&'a Object>,
     pub(crate) outcome: Result<Arc<Lease>, Error>,
 }
@@ -97,8 +97,8 @@ impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let way = self.way(spec, audience).await?;
-        let refresh = spec.refresh.unwrap_or(self.refresh);
-        way.session.prove(spec.objects.iter().map(|object| &object.read), refresh, deadline).await;
+        let refresh = spec.class.refresh.unwrap_or(self.refresh);
+        way.session.prove(spec.class.objects.iter().map(|object| &object.read), refresh, deadline).await;
         let (answers, reused) = self.answers(spec, &way, refresh, deadline).await?;
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
         let had = answers.iter().all(Answered::is_had);
@@ -121,9 +121,9 @@ impl Mounter {
         way: &Way,
         refresh: Refresh,
         deadline: Instant,
-    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Read, Arc<Lease>)>), Error> {
+    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Arc<Read>, Arc<Lease>)>), Error> {
         let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
-        for (read, objects) in spec.reads() {
+        for (read, objects) in spec.class.reads() {
             match way.session.look(read, refresh) {
                 Found::Good(lease) => {
                     reused.push((read, Arc::clone(&lease)));
@@ -156,7 +156,7 @@ impl Mounter {
         &self,
         spec: &MountSpec,
         way: &Way,
-        due: Vec<(&'a Read, Vec<&'a Object>, Due)>,
+        due: Vec<(&'a Arc<Read>, Vec<&'a Object>, Due)>,
         deadline: Instant,
     ) -> Result<Vec<Answered<'a>>, Error> {
         let Way { target, session, prover } = way;
@@ -216,8 +216,8 @@ impl Mounter {
 
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
-        let target = self.operator.judge(&spec.choice)?;
-        let audience = spec.audience.as_deref().unwrap_or(audience);
+        let target = self.operator.judge(&spec.class.choice)?;
+        let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
         Ok(Way { target, session, prover })
@@ -229,7 +229,7 @@ impl Mounter {
             namespace: target.namespace.clone(),
             auth_namespace: target.auth_namespace.clone(),
             auth_mount: target.auth_mount.clone(),
-            role: spec.role.clone(),
+            role: spec.class.role.clone(),
             audience: audience.to_owned(),
             pod_uid: spec.pod.uid.clone(),
             pod_name: spec.pod.name.clone(),
@@ -252,7 +252,7 @@ impl Mounter {
         deadline: Instant,
     ) -> Result<Mounted, Error> {
         let mut failures = Failures::default();
-        let mut leases: HashMap<&Read, Arc<Lease>> = HashMap::new();
+        let mut leases: HashMap<&Arc<Read>, Arc<Lease>> = HashMap::new();
         let mut misses = Vec::new();
         for Answered { read, objects, outcome } in answers {
             match outcome {
@@ -276,7 +276,7 @@ impl Mounter {
             failures.add(&error, objects);
         }
         let mut rendered = Vec::new();
-        for object in &spec.objects {
+        for object in &spec.class.objects {
             let Some(lease) = leases.get(&object.read) else { continue };
             match render::render(&object.recipe, &lease.answer) {
                 Ok(files) => rendered.push((object, files)),
@@ -284,15 +284,15 @@ impl Mounter {
                 Err(error) => failures.add(&error, [object]),
             }
         }
-        failures.into_result(spec.objects.len())?;
+        failures.into_result(spec.class.objects.len())?;
 
         // Only now, so that what is wrong with the class is told without the key.
         let key = self.version_key.wait(deadline).await?;
         let receipt = Receipt {
             session: Arc::clone(session),
             target_path: spec.target_path.clone(),
-            class: spec.class.clone(),
-            leases: leases.iter().map(|(read, lease)| ((*read).clone(), Arc::clone(lease))).collect(),
+            class: spec.class_name.clone(),
+            leases: leases.iter().map(|(read, lease)| (Arc::clone(read), Arc::clone(lease))).collect(),
         };
         let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipt };
         for (object, files) in rendered {
@@ -308,7 +308,7 @@ impl Mounter {
     fn prover(&self, spec: &MountSpec, target: &Target, audience: &str) -> Prover {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
-        let asked = spec.audience.clone();
+        let asked = spec.class.audience.clone();
         let mint = self.kube.clone().filter(|_| self.mint_tokens);
         let own_address = target.own_address;
         let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
@@ -379,10 +379,10 @@ fn no_token(audience: &str, passed: &[String]) -> Error {
     ))
 }
 
-impl MountSpec {
+impl Class {
     /// The distinct requests in the class's order, and the objects that want each one's answer.
-    pub(crate) fn reads(&self) -> Vec<(&Read, Vec<&Object>)> {
-        let (mut reads, mut places) = (Vec::<(&Read, Vec<&Object>)>::new(), HashMap::new());
+    pub(crate) fn reads(&self) -> Vec<(&Arc<Read>, Vec<&Object>)> {
+        let (mut reads, mut places) = (Vec::<(&Arc<Read>, Vec<&Object>)>::new(), HashMap::new());
         for object in &self.objects {
             let place = *places.entry(&object.read).or_insert(reads.len());
             match reads.get_mut(place) {
@@ -436,7 +436,7 @@ impl Mounted {
             }
         }
         if self.files.is_empty() {
-            let file = File { path: EMPTY.to_owned(), mode: spec.permission, contents: SecretBytes::default() };
+            let file = File { path: EMPTY.to_owned(), mode: spec.class.permission, contents: SecretBytes::default() };
             let version = render::version::version(key, &SecretText::default(), std::slice::from_ref(&file), false);
             self.files.push(file);
             self.versions = vec![(EMPTY.to_owned(), version)];

@@ -26,7 +26,7 @@ use crate::{
     error::{Cause, Error},
     metrics::Metrics,
     mount::{Mounted, Mounter},
-    request::{self, MountSpec, RawRequest},
+    request::{Classes, MountSpec, RawRequest},
     socket::Socket,
 };
 use authority::AuthorityRepair;
@@ -57,6 +57,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 struct Provider {
     mounter: Arc<Mounter>,
     metrics: Arc<Metrics>,
+    classes: Arc<Classes>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
     audience: &'static str,
     /// Whether outcomes are logged; not for a client that prints them itself.
@@ -67,7 +68,8 @@ struct Provider {
 
 /// Serves one socket until `stop`, then until every call in flight is answered. Mounts are counted in `metrics`.
 pub async fn serve(socket: Socket, mounter: Arc<Mounter>, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
-    let provider = Provider { mounter, metrics, audience: audience(&socket), logs: true, faults: Arc::default() };
+    let (classes, audience, faults) = (Arc::default(), audience(&socket), Arc::default());
+    let provider = Provider { mounter, metrics, classes, audience, logs: true, faults };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let connections = GracefulShutdown::new();
     let attend = |stream| {
@@ -80,7 +82,8 @@ pub async fn serve(socket: Socket, mounter: Arc<Mounter>, metrics: Arc<Metrics>,
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
-    let provider = Provider { mounter, metrics: Arc::default(), audience, logs: false, faults: Arc::default() };
+    let (metrics, classes, faults) = (Arc::default(), Arc::default(), Arc::default());
+    let provider = Provider { mounter, metrics, classes, audience, logs: false, faults };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
@@ -136,9 +139,9 @@ impl Provider {
     async fn answer(&self, request: pb::MountRequest, deadline: Instant) -> Result<pb::MountResponse, Error> {
         let start = Instant::now();
         let target = request.target_path.clone();
-        let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
+        let (worker, classes, audience) = (Arc::clone(&self.mounter), Arc::clone(&self.classes), self.audience);
         let outcome = self.contain(async move {
-            let spec = parse(&request)?;
+            let spec = parse(&classes, &request)?;
             drop(request);
             introduce(&spec);
             worker.mount(&spec, audience, deadline).await
@@ -183,14 +186,14 @@ fn refusal(error: &Error) -> Status {
 /// Names the pod in every line that is logged of its mount, and says what is odd about its class.
 fn introduce(spec: &MountSpec) {
     let span = tracing::Span::current();
-    span.record("pod", &spec.pod.name).record("namespace", &spec.pod.namespace).record("class", &spec.class);
-    for warning in &spec.warnings {
+    span.record("pod", &spec.pod.name).record("namespace", &spec.pod.namespace).record("class", &spec.class_name);
+    for warning in &spec.class.warnings {
         tracing::warn!("{warning}");
     }
 }
 
-fn parse(request: &pb::MountRequest) -> Result<MountSpec, Error> {
-    request::parse(&RawRequest {
+fn parse(classes: &Classes, request: &pb::MountRequest) -> Result<MountSpec, Error> {
+    classes.parse(&RawRequest {
         attributes: &request.attributes,
         secrets: &request.secrets,
         target_path: &request.target_path,
@@ -270,6 +273,7 @@ mod tests {
         let provider = Provider {
             mounter: Arc::new(mounter),
             metrics: Arc::default(),
+            classes: Arc::default(),
             audience: "vault",
             logs: true,
             faults: Arc::default(),

@@ -1,6 +1,7 @@
 //! A driver's Mount request, parsed and checked; nothing after it sees JSON or YAML.
 
 mod attributes;
+mod classes;
 mod go_json;
 mod go_yaml;
 mod mistakes;
@@ -12,7 +13,7 @@ mod query;
 pub mod token;
 mod warnings;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::{
     attributes::Attributes,
@@ -20,6 +21,7 @@ use self::{
     warnings::Warnings,
 };
 pub use self::{
+    classes::Classes,
     mistakes::{Entry, Finding, Place},
     objects::FIELDS as OBJECT_FIELDS,
     warnings::is_known as is_parameter,
@@ -47,10 +49,19 @@ pub struct MountSpec {
     /// Who asks.
     pub pod: Pod,
     /// The SecretProviderClass's name; empty when the driver does not say (up to 1.5.6 on polls).
-    pub class: String,
+    pub class_name: String,
+    /// What the class says, with the pod's volumeAttributes laid over it.
+    pub class: Arc<Class>,
     /// The volume's directory on the node.
     pub target_path: String,
-    /// The permission bits of files whose object names none.
+    /// The service account tokens the driver passed.
+    pub tokens: Tokens,
+}
+
+/// What a class says for itself, whoever the pod is.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// The permission bits of files whose object names none; the driver's.
     pub permission: u32,
     /// The login role.
     pub role: String,
@@ -62,8 +73,6 @@ pub struct MountSpec {
     pub choice: Choice,
     /// What to read and which files to make of it; not empty, file names distinct.
     pub objects: Vec<Object>,
-    /// The service account tokens the driver passed.
-    pub tokens: Tokens,
     /// What to tell the operator, though it stops nothing: unknown fields and the like.
     pub warnings: Vec<String>,
 }
@@ -85,7 +94,7 @@ pub struct Pod {
 #[derive(Clone, Debug)]
 pub struct Object {
     /// The request to Vault.
-    pub read: Read,
+    pub read: Arc<Read>,
     /// What becomes of the answer.
     pub recipe: Recipe,
     /// A path or key that does not exist is no error.
@@ -104,7 +113,11 @@ pub struct Tokens(pub BTreeMap<String, SecretText>);
 /// What the parameters and fields mean is the Go providers' rule (vault-csi-provider 1.7, openbao-csi-provider 2), save where
 /// a module says otherwise.
 pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
-    let attributes = Attributes::parse(raw.attributes)?;
+    Classes::default().parse(raw)
+}
+
+/// What a request says, when its class is not known from another.
+fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpec, Error> {
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
     if raw.target_path.is_empty() {
         mistakes.add(
@@ -113,28 +126,44 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
         );
     }
     let permission = permission(raw.permission, &mut mistakes);
-    let pod = pod::parse(&attributes, &mut mistakes);
-    let (parameters, listed) = class(&attributes, permission, &mut mistakes, &mut warnings);
-    let tokens = token::parse(&attributes, raw.secrets, &mut mistakes);
-    let class = attributes.get("secretProviderClass").unwrap_or_default().to_owned();
-    warnings.names(&attributes);
-    if let Some(error) = mistakes.into_error(&class, warnings.slips()) {
+    let pod = pod::parse(attributes, &mut mistakes);
+    let (parameters, listed) = class(attributes, permission, &mut mistakes, &mut warnings);
+    let tokens = token::parse(attributes, raw.secrets, &mut mistakes);
+    let class_name = attributes.get(CLASS_NAME).unwrap_or_default().to_owned();
+    warnings.names(attributes);
+    if let Some(error) = mistakes.into_error(&class_name, warnings.slips()) {
         return Err(error);
     }
-    Ok(MountSpec {
-        pod,
-        class,
-        target_path: raw.target_path.to_owned(),
+    let class = Class {
         permission,
         role: parameters.role,
         audience: parameters.audience,
         refresh: parameters.refresh,
         choice: parameters.choice,
         objects: listed.objects,
-        tokens,
         warnings: warnings.into_texts(),
+    };
+    Ok(MountSpec { pod, class_name, class: Arc::new(class), target_path: raw.target_path.to_owned(), tokens })
+}
+
+/// The same of a class that is known; nothing if there is a mistake.
+fn parse_pod(raw: &RawRequest<'_>, attributes: &Attributes, class: Arc<Class>) -> Option<MountSpec> {
+    let mut mistakes = Mistakes::default();
+    let pod = pod::parse(attributes, &mut mistakes);
+    let tokens = token::parse(attributes, raw.secrets, &mut mistakes);
+    let class_name = attributes.get(CLASS_NAME).unwrap_or_default().to_owned();
+    let target_path = raw.target_path.to_owned();
+    (mistakes.len() == 0 && !target_path.is_empty()).then_some(MountSpec {
+        pod,
+        class_name,
+        class,
+        target_path,
+        tokens,
     })
 }
+
+/// The attribute in which the driver names the class.
+const CLASS_NAME: &str = "secretProviderClass";
 
 /// What a class says for itself, whoever the pod is.
 fn class(

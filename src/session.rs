@@ -179,7 +179,7 @@ impl Session {
     /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod,
     /// which no read would show to be dead. For what the pod has, when Vault has not taken the token for as long as a plain
     /// secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
-    pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Read>, refresh: Refresh, deadline: Instant) {
+    pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh, deadline: Instant) {
         let interval = match refresh {
             Refresh::Every(interval) => interval.min(STANDARD_REFRESH),
             Refresh::Never => STANDARD_REFRESH,
@@ -219,7 +219,7 @@ impl Session {
     /// What Vault answers to a request that was found due, at most one equal one at a time.
     pub async fn read(
         self: &Arc<Self>,
-        read: &Read,
+        read: &Arc<Read>,
         due: &Due,
         prover: &Prover,
         deadline: Instant,
@@ -227,10 +227,10 @@ impl Session {
         loop {
             // What hangs on a token that ends must hang on another.
             let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
-            let (session, path, reason) = (Arc::clone(self), read.clone(), due.reason);
-            let rotated = move |kind| session.rotated(&path, kind, reason.unwrap_or(Reason::Age));
+            let (session, replaced, reason) = (Arc::clone(self), Arc::clone(read), due.reason);
+            let rotated = move |kind| session.rotated(&replaced, kind, reason.unwrap_or(Reason::Age));
             let fetch = || {
-                let (session, read, prover) = (Arc::clone(self), read.clone(), Arc::clone(prover));
+                let (session, read, prover) = (Arc::clone(self), Arc::clone(read), Arc::clone(prover));
                 async move { session.fetch(&read, ending.as_ref(), &prover, deadline).await }
             };
             let outcome = self.leases.read(read, due, fetch, rotated);

@@ -1,7 +1,7 @@
 //! What a mount costs, each figure beside its floor: what the wire or Vault itself costs in the same run.
 //!
-//! `make bench` runs it against a real OpenBao; `make bench ARGS=--json` prints JSON. Pairs are interleaved and medians
-//! compared, so that what else the machine does falls on both.
+//! `make bench` runs it against a real OpenBao; `make bench ARGS=--json` prints JSON, and words of `one`, `rush` and `crowd`
+//! choose parts. Pairs are interleaved and medians compared, so that what else the machine does falls on both.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -53,10 +53,19 @@ async fn main() {
     for i in 0..10 {
         tenant.put(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
     }
-    let mut readings = one::readings(&tenant).await;
-    readings.push(rush::reading().await);
-    readings.extend(crowd::readings().await);
-    print(&readings, std::env::args().any(|a| a == "--json"));
+    let (words, flags): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| !a.starts_with('-'));
+    let chosen = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
+    let mut readings = Vec::new();
+    if chosen("one") {
+        readings.extend(one::readings(&tenant).await);
+    }
+    if chosen("rush") {
+        readings.push(rush::reading().await);
+    }
+    if chosen("crowd") {
+        readings.extend(crowd::readings().await);
+    }
+    print(&readings, flags.iter().any(|flag| flag == "--json"));
 }
 
 /// Objects of the tenant's first secrets, each a file of one value.

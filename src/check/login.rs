@@ -13,7 +13,7 @@ use crate::{
 impl Check<'_> {
     /// What the service account token says of itself.
     pub(super) fn token(&self) -> Result<Step, Step> {
-        let audience = self.spec.audience.as_deref().unwrap_or(self.audience);
+        let audience = self.spec.class.audience.as_deref().unwrap_or(self.audience);
         let pod = &self.spec.pod;
         if let Some(error) = &self.no_token {
             return Err(Step::failed("token", self.by_hand(error.clone(), audience)));
@@ -97,7 +97,7 @@ impl Check<'_> {
             "auth/{}{}, role {:?}: policies {}; {kind} {life}{uses}",
             target.auth_mount,
             namespace.unwrap_or_default(),
-            self.spec.role,
+            self.spec.class.role,
             token.policies.join(", ")
         );
         if token.policies.iter().any(|policy| policy == "root") {

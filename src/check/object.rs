@@ -39,22 +39,22 @@ impl<'a> Check<'a> {
         let mut found: HashMap<&Read, Found> = HashMap::new();
         let mut engines = HashMap::new();
         let mut failed: HashMap<&Read, &str> = HashMap::new();
-        for object in &self.spec.objects {
-            if !found.contains_key(&object.read) {
+        for object in &self.spec.class.objects {
+            if !found.contains_key(&*object.read) {
                 go_on(stopping)?;
                 let (engine, outcome) = self.read(way, &object.read, traces).await;
-                engines.insert(&object.read, engine);
-                found.insert(&object.read, outcome);
+                engines.insert(&*object.read, engine);
+                found.insert(&*object.read, outcome);
             }
-            let Some(outcome) = found.get(&object.read) else { continue };
-            let engine = engines.get(&object.read).and_then(Option::as_deref);
+            let Some(outcome) = found.get(&*object.read) else { continue };
+            let engine = engines.get(&*object.read).and_then(Option::as_deref);
             let fails = matches!(outcome, Found::Failed(error) if !object.may_lack(error));
-            let told = match failed.get(&object.read) {
+            let told = match failed.get(&*object.read) {
                 Some(first) if fails => Outcome::Skipped(format!("the same request as that of {first:?}")),
                 _ => describe(object, outcome, engine),
             };
             if fails {
-                failed.entry(&object.read).or_insert(&object.recipe.file);
+                failed.entry(&*object.read).or_insert(&object.recipe.file);
             }
             tell(Step { object: Some(object.recipe.file.clone()), ..Step::new("object", told) });
         }
@@ -62,7 +62,7 @@ impl<'a> Check<'a> {
     }
 
     /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
-    async fn read(&self, way: &Way, read: &Read, traces: &mut Traces) -> (Option<String>, Found) {
+    async fn read(&self, way: &Way, read: &Arc<Read>, traces: &mut Traces) -> (Option<String>, Found) {
         let looked = way.session.prospect(read, &way.prover, self.deadline()).await;
         traces.note(way);
         let (prospect, known_to_fail) = match looked {

@@ -23,7 +23,7 @@ impl Check<'_> {
     /// Address, TLS and health: one request shows them all.
     pub(super) async fn reach(&self, way: &Way, tell: &mut impl FnMut(Step)) -> Result<(), Step> {
         let endpoint = &way.target.endpoint;
-        let from = if self.spec.choice.address.is_some() { "from the class" } else { "from flags or environment" };
+        let from = if self.spec.class.choice.address.is_some() { "from the class" } else { "from flags or environment" };
         let address = Step::good("address", format!("{} ({from})", endpoint.address));
         let client = way.session.endpoint();
         let asked = client.health(self.deadline()).await;
@@ -34,7 +34,7 @@ impl Check<'_> {
                 return Err(Step::failed("TLS", error));
             }
             if matches!(failure, Failure::Connect(_)) {
-                let of_class = self.spec.choice.address.is_some();
+                let of_class = self.spec.class.choice.address.is_some();
                 let error = if of_class { error.about("the class's own address") } else { error };
                 return Err(Step::failed("address", error));
             }

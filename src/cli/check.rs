@@ -108,7 +108,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
         Err(error) => return report.refuse(error, &class.parameters),
     };
     report.tell(Step::new("class", Outcome::Good(introduction(&spec, &audience))));
-    for warning in &spec.warnings {
+    for warning in &spec.class.warnings {
         report.tell(Step::new("class", Outcome::Odd(warning.clone())));
     }
     let mounter = app::mounter(&config, None, VersionKeySource::process(), Arc::default());
@@ -134,10 +134,10 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
 }
 
 fn introduction(spec: &MountSpec, audience: &str) -> String {
-    let name = if spec.class.is_empty() { "without a name".to_owned() } else { format!("{:?}", spec.class) };
-    let (objects, requests) = (spec.objects.len(), spec.reads().len());
-    let audience = spec.audience.as_deref().unwrap_or(audience);
-    format!("{name}: role {:?}, audience {audience:?}, objects: {objects}, requests: {requests}", spec.role)
+    let name = if spec.class_name.is_empty() { "without a name".to_owned() } else { format!("{:?}", spec.class_name) };
+    let (objects, requests) = (spec.class.objects.len(), spec.class.reads().len());
+    let audience = spec.class.audience.as_deref().unwrap_or(audience);
+    format!("{name}: role {:?}, audience {audience:?}, objects: {objects}, requests: {requests}", spec.class.role)
 }
 
 struct Report {

@@ -9,8 +9,8 @@ use crate::{
     },
 };
 
-fn read(path: &str) -> Read {
-    Read { method: Method::Get, path: path.into(), query: None, body: None }
+fn read(path: &str) -> Arc<Read> {
+    Arc::new(Read { method: Method::Get, path: path.into(), query: None, body: None })
 }
 
 fn hold() -> Arc<Hold> {
@@ -31,7 +31,7 @@ fn look() -> Look {
 }
 
 /// What a mount gets, without a pod to deliver it to.
-async fn get(leases: &Leases, path: &Read, fetch: Ready<Result<Fetched, Error>>) -> Arc<Lease> {
+async fn get(leases: &Leases, path: &Arc<Read>, fetch: Ready<Result<Fetched, Error>>) -> Arc<Lease> {
     match leases.look(path, &look()) {
         Found::Good(lease) => lease,
         Found::Due(due) => leases.read(path, &due, || fetch, |_| {}).await.unwrap(),

@@ -55,19 +55,19 @@ fn parsed(attributes: &str, secrets: &str, target_path: &str, permission: &str) 
 #[test]
 fn a_request_becomes_a_spec() {
     let spec = Class::new().with("vaultNamespace", "team/").with("audience", "sts").parse().unwrap();
-    assert_eq!((spec.role.as_str(), spec.class.as_str()), ("app", "db"));
-    assert_eq!(spec.audience.as_deref(), Some("sts"));
+    assert_eq!((spec.class.role.as_str(), spec.class_name.as_str()), ("app", "db"));
+    assert_eq!(spec.class.audience.as_deref(), Some("sts"));
     assert_eq!(spec.target_path, "/pods/u-1/mount");
     assert_eq!(spec.pod.service_account, "web");
-    assert_eq!(spec.choice, Choice { namespace: Some("team".into()), ..Choice::default() });
-    assert_eq!(spec.objects[0].recipe.mode, 0o644);
+    assert_eq!(spec.class.choice, Choice { namespace: Some("team".into()), ..Choice::default() });
+    assert_eq!(spec.class.objects[0].recipe.mode, 0o644);
     assert_eq!(spec.tokens.for_audience("vault").unwrap().expose(), "t");
-    assert_eq!(spec.warnings, Vec::<String>::new());
+    assert_eq!(spec.class.warnings, Vec::<String>::new());
 }
 
 #[test]
 fn a_driver_that_does_not_name_the_class_is_served() {
-    assert_eq!(Class::new().without("secretProviderClass").parse().unwrap().class, "");
+    assert_eq!(Class::new().without("secretProviderClass").parse().unwrap().class_name, "");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn warnings_come_together() {
     let spec =
         Class::new().with("objects", objects).with("vaultAdress", "x").with("tokenScope", "pod").parse().unwrap();
     assert_eq!(
-        spec.warnings,
+        spec.class.warnings,
         [
             "tokenScope: is not supported yet by this version and is ignored",
             r#"unknown and ignored: object "a" field "secretkey" (did you mean secretKey?), parameter "vaultAdress" (did you mean vaultAddress?)"#
@@ -128,7 +128,7 @@ fn what_is_missing_by_a_slip_is_said_with_the_slip() {
 fn permission_is_a_decimal_number() {
     let attributes = Class::new().attributes();
     for (json, mode) in [("420", 0o644), ("0", 0), ("511", 0o777), (" 256 ", 0o400)] {
-        assert_eq!(parsed(&attributes, "", "/x", json).unwrap().objects[0].recipe.mode, mode, "{json}");
+        assert_eq!(parsed(&attributes, "", "/x", json).unwrap().class.objects[0].recipe.mode, mode, "{json}");
     }
     for json in ["", "null", "0644", "512", "-1", "4.2e2", "\"420\"", "420x", "[420]", "99999999999"] {
         assert!(parsed(&attributes, "", "/x", json).unwrap_err().to_string().contains("permission: is "), "{json}");
@@ -140,7 +140,7 @@ fn a_large_class_and_large_secrets_are_fine() {
     let objects: Vec<String> =
         (0..256).map(|i| format!("- {{objectName: d/o{i}, secretPath: secret/data/{i}}}")).collect();
     let spec = Class::new().with("objects", &objects.join("\n")).parse().unwrap();
-    assert_eq!(spec.objects.len(), 256);
+    assert_eq!(spec.class.objects.len(), 256);
     let secrets = serde_json::to_string(&BTreeMap::from([("csr", "x".repeat(1 << 20))])).unwrap();
     assert!(parsed(&Class::new().attributes(), &secrets, "/x", "420").is_ok());
 }
@@ -196,8 +196,8 @@ proptest! {
     fn no_list_panics_and_what_passes_is_sound(objects in objects()) {
         match Class::new().with("objects", &objects).parse() {
             Ok(spec) => {
-                prop_assert!(!spec.objects.is_empty());
-                for object in &spec.objects {
+                prop_assert!(!spec.class.objects.is_empty());
+                for object in &spec.class.objects {
                     let recipe = &object.recipe;
                     prop_assert!(recipe.mode <= 0o777 && !recipe.file.is_empty());
                     prop_assert!(!recipe.file.starts_with(['/']) && !recipe.file.starts_with(".."));

@@ -40,7 +40,7 @@ pub struct Delivery<'a> {
     /// Its class; empty when the driver does not say.
     pub class: &'a str,
     /// What was read for it.
-    pub leases: &'a [(Read, Arc<Lease>)],
+    pub leases: &'a [(Arc<Read>, Arc<Lease>)],
 }
 
 /// A pod that has a session.

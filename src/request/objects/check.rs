@@ -1,5 +1,7 @@
 //! One entry of `objects` against every rule: what it reads, which part of the answer it wants, and as what file.
 
+use std::sync::Arc;
+
 use super::{args::Unfit, version, written::Written};
 use crate::{
     render::{Encoding, Format, Recipe, Select},
@@ -42,7 +44,7 @@ pub(super) fn object(
         return None;
     }
     let version_config = version::config(&written, args.as_ref(), file_permission);
-    Some(Object { read: read?, recipe, optional, version_config })
+    Some(Object { read: Arc::new(read?), recipe, optional, version_config })
 }
 
 impl Written {

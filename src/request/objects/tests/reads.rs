@@ -7,7 +7,7 @@ fn read(path: &str, fields: &str) -> Read {
     let text = format!("- objectName: a\n  secretPath: {}\n{fields}", serde_json::to_string(path).unwrap());
     let (objects, said, _) = judged(&text);
     assert_eq!(said, "", "{text}");
-    objects.into_iter().next().unwrap().read
+    Read::clone(&objects.into_iter().next().unwrap().read)
 }
 
 fn query(path: &str, fields: &str) -> String {
