@@ -235,16 +235,38 @@ impl Leases {
         });
     }
 
-    /// The living tokens that the answers to these requests hang on, and of each whether any of them waits for its pod.
-    pub fn holds<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, now: Instant) -> Vec<(Arc<Hold>, bool)> {
+    /// The answers to these requests, when each is good and nothing must be asked first.
+    pub fn again<'a>(
+        &self,
+        reads: impl Iterator<Item = &'a Arc<Read>>,
+        look: &Look,
+        proof: Duration,
+    ) -> Option<Vec<Arc<Lease>>> {
+        let slots = self.lock();
+        let answers = reads.map(|read| {
+            let kept = slots.get(read)?.kept();
+            let entry = kept.entry.as_ref().filter(|entry| !entry.is_unproven(look.now, proof))?;
+            match entry.decide(entry.hold.term().as_ref(), !kept.named_by.is_empty(), look) {
+                Step::Reuse | Step::Renew => Some(Arc::clone(&entry.lease)),
+                Step::Reread(_) => None,
+            }
+        });
+        answers.collect()
+    }
+
+    /// The tokens that must be asked about before the answers to these requests are handed out, as they were not proven within
+    /// the time `proof`; and of each whether any of the answers waits for its pod.
+    pub fn unproven<'a>(
+        &self,
+        reads: impl Iterator<Item = &'a Arc<Read>>,
+        now: Instant,
+        proof: Duration,
+    ) -> Vec<(Arc<Hold>, bool)> {
         let mut holds = Vec::<(Arc<Hold>, bool)>::new();
         let slots = self.lock();
         for slot in reads.filter_map(|read| slots.get(read)) {
             let kept = slot.kept();
-            let Some(entry) = kept.entry.as_ref().filter(|entry| entry.life.hangs_on_token()) else { continue };
-            if entry.life.is_over(entry.hold.term().as_ref(), now) {
-                continue;
-            }
+            let Some(entry) = kept.entry.as_ref().filter(|entry| entry.is_unproven(now, proof)) else { continue };
             match holds.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.hold)) {
                 Some((_, waits)) => *waits |= !entry.delivered,
                 None => holds.push((Arc::clone(&entry.hold), !entry.delivered)),
@@ -360,6 +382,18 @@ impl Kept {
 }
 
 impl Entry {
+    /// Whether Vault must be asked whether the token lives that it hangs on: always for what waits for its pod, which no read
+    /// would show to be dead; for what the pod has, when Vault has not taken the token within the time `proof`.
+    fn is_unproven(&self, now: Instant, proof: Duration) -> bool {
+        if !self.life.hangs_on_token() || self.life.is_over(self.hold.term().as_ref(), now) {
+            return false;
+        }
+        // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
+        let token = &self.hold.token;
+        (!self.delivered && !token.is_spent())
+            || (token.num_uses == 0 && now.saturating_duration_since(self.hold.proven_at()) >= proof)
+    }
+
     fn decide(&self, token: Option<&Term>, named: bool, look: &Look) -> Step {
         let Look { now, gap, refresh } = *look;
         if self.doubted {

@@ -2,6 +2,7 @@
 //!
 //! `MountSpec -> Target -> Session -> Lease per distinct request -> File per object -> Mounted`
 
+mod again;
 mod report;
 pub mod version_key;
 
@@ -16,7 +17,7 @@ use crate::{
     lease::{Due, Found, Lease, Refresh},
     metrics::Reason,
     policy::{Operator, Target},
-    render::{self, File, Select},
+    render::{self, File, Select, version::VersionKey},
     renewal::Renewal,
     request::{
         Class, MountSpec, Object,
@@ -224,18 +225,7 @@ impl Mounter {
     }
 
     async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
-        let key = SessionKey {
-            endpoint: target.endpoint.clone(),
-            namespace: target.namespace.clone(),
-            auth_namespace: target.auth_namespace.clone(),
-            auth_mount: target.auth_mount.clone(),
-            role: spec.class.role.clone(),
-            audience: audience.to_owned(),
-            pod_uid: spec.pod.uid.clone(),
-            pod_name: spec.pod.name.clone(),
-            pod_namespace: spec.pod.namespace.clone(),
-            service_account: spec.pod.service_account.clone(),
-        };
+        let key = session_key(spec, target, audience);
         match self.vault.client(&target.endpoint).await {
             Ok(client) => self.sessions.open(key, client),
             // TLS files that are broken now take nothing from a pod that has what it needs.
@@ -288,20 +278,8 @@ impl Mounter {
 
         // Only now, so that what is wrong with the class is told without the key.
         let key = self.version_key.wait(deadline).await?;
-        let receipt = Receipt {
-            session: Arc::clone(session),
-            target_path: spec.target_path.clone(),
-            class: spec.class_name.clone(),
-            leases: leases.iter().map(|(read, lease)| (Arc::clone(read), Arc::clone(lease))).collect(),
-        };
-        let mut mounted = Mounted { files: Vec::new(), versions: Vec::new(), receipt };
-        for (object, files) in rendered {
-            let each_key = object.recipe.select == Select::EachKey;
-            let version = render::version::version(&key, &object.version_config, &files, each_key);
-            mounted.versions.push((object.recipe.file.clone(), version));
-            mounted.files.extend(files);
-        }
-        mounted.complete(spec, &key)
+        let leases = leases.iter().map(|(read, lease)| (Arc::clone(read), Arc::clone(lease))).collect();
+        Mounted::of(spec, session, leases, rendered, &key)
     }
 
     /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
@@ -341,6 +319,21 @@ impl Mounter {
         if error.cause().is_tls() {
             self.vault.forget(&target.endpoint);
         }
+    }
+}
+
+fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> SessionKey {
+    SessionKey {
+        endpoint: target.endpoint.clone(),
+        namespace: target.namespace.clone(),
+        auth_namespace: target.auth_namespace.clone(),
+        auth_mount: target.auth_mount.clone(),
+        role: spec.class.role.clone(),
+        audience: audience.to_owned(),
+        pod_uid: spec.pod.uid.clone(),
+        pod_name: spec.pod.name.clone(),
+        pod_namespace: spec.pod.namespace.clone(),
+        service_account: spec.pod.service_account.clone(),
     }
 }
 
@@ -413,8 +406,33 @@ impl Object {
 }
 
 impl Mounted {
+    /// The files of every object, in the class's order, with what they were made from.
+    fn of(
+        spec: &MountSpec,
+        session: &Arc<Session>,
+        leases: Vec<(Arc<Read>, Arc<Lease>)>,
+        rendered: Vec<(&Object, Vec<File>)>,
+        key: &VersionKey,
+    ) -> Result<Self, Error> {
+        let receipt = Receipt {
+            session: Arc::clone(session),
+            target_path: spec.target_path.clone(),
+            class: spec.class_name.clone(),
+            leases,
+        };
+        let mut mounted =
+            Self { files: Vec::with_capacity(rendered.len()), versions: Vec::with_capacity(rendered.len()), receipt };
+        for (object, files) in rendered {
+            let each_key = object.recipe.select == Select::EachKey;
+            let version = render::version::version(key, &object.version_config, &files, each_key);
+            mounted.versions.push((object.recipe.file.clone(), version));
+            mounted.files.extend(files);
+        }
+        mounted.complete(spec, key)
+    }
+
     /// Checks what only all files together show, and stands in when there is none.
-    fn complete(mut self, spec: &MountSpec, key: &render::version::VersionKey) -> Result<Self, Error> {
+    fn complete(mut self, spec: &MountSpec, key: &VersionKey) -> Result<Self, Error> {
         let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
         paths.sort_unstable();
         // Sorted, a directory stands before what is in it, with nothing between but what is in it or sorts before '/'.

@@ -5,6 +5,7 @@ pub mod client;
 mod status;
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,13 +21,13 @@ use hyper_util::{
 };
 use tokio::{net::UnixStream, sync::watch, time::Instant};
 use tonic::{Request, Response, Status};
-use tracing::{Instrument, field::Empty};
+use tracing::Instrument;
 
 use crate::{
     error::{Cause, Error},
     metrics::Metrics,
     mount::{Mounted, Mounter},
-    request::{Classes, MountSpec, RawRequest},
+    request::{Classes, MountSpec, Pod, RawRequest},
     socket::Socket,
 };
 use authority::AuthorityRepair;
@@ -123,12 +124,11 @@ impl CsiDriverProvider for Provider {
     }
 
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
+        let begin = Instant::now();
         let timeout = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         // Our answer says what took so long; the caller's own giving up does not.
-        let deadline = Instant::now() + timeout.saturating_sub(LAST_WORDS.min(timeout / 10));
-        let begin = Instant::now();
-        let span = tracing::info_span!("mount", pod = Empty, namespace = Empty, class = Empty);
-        let outcome = self.answer(request.into_inner(), deadline).instrument(span).await;
+        let deadline = begin + timeout.saturating_sub(LAST_WORDS.min(timeout / 10));
+        let outcome = self.answer(request.into_inner(), begin, deadline).await;
         self.metrics.mount(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()), begin.elapsed());
         outcome.map(Response::new).map_err(|error| refusal(&error))
     }
@@ -136,19 +136,53 @@ impl CsiDriverProvider for Provider {
 
 impl Provider {
     /// Mounts, and says that the files are on their way only when they are.
-    async fn answer(&self, request: pb::MountRequest, deadline: Instant) -> Result<pb::MountResponse, Error> {
-        let start = Instant::now();
-        let target = request.target_path.clone();
-        let (worker, classes, audience) = (Arc::clone(&self.mounter), Arc::clone(&self.classes), self.audience);
-        let outcome = self.contain(async move {
-            let spec = parse(&classes, &request)?;
-            drop(request);
-            introduce(&spec);
-            worker.mount(&spec, audience, deadline).await
-        });
+    async fn answer(
+        &self,
+        request: pb::MountRequest,
+        begin: Instant,
+        deadline: Instant,
+    ) -> Result<pb::MountResponse, Error> {
+        let parsed = catch_unwind(AssertUnwindSafe(|| {
+            let spec = parse(&self.classes, &request)?;
+            let response = self.again(&spec, begin);
+            Ok((spec, response))
+        }));
+        let parsed = parsed.unwrap_or_else(|_| Err(panicked()));
+        let (spec, response) = parsed.inspect_err(|error| self.tell(error, &request.target_path))?;
+        drop(request);
+        if let Some(response) = response {
+            return Ok(response);
+        }
+        let Pod { name: pod, namespace, .. } = &spec.pod;
+        let span = tracing::info_span!("mount", pod, namespace, class = spec.class_name);
+        // On the heap, so that a poll that needs none of it does not carry it along.
+        Box::pin(self.anew(spec, begin, deadline).instrument(span)).await
+    }
+
+    /// The answer to a poll for which nobody needs to be asked.
+    fn again(&self, spec: &MountSpec, begin: Instant) -> Option<pb::MountResponse> {
+        let mounted = self.mounter.again(spec, self.audience)?;
+        let response = respond(&mounted).ok()?;
+        let _ = self.mounter.delivered(&mounted);
+        if self.logs {
+            let Pod { name: pod, namespace, .. } = &spec.pod;
+            let (files, took, class) = (mounted.files.len(), begin.elapsed(), &spec.class_name);
+            tracing::debug!(pod, namespace, class, files, ?took, "mounted again, unchanged");
+        }
+        Some(response)
+    }
+
+    /// The answer to everything else.
+    async fn anew(&self, spec: MountSpec, begin: Instant, deadline: Instant) -> Result<pb::MountResponse, Error> {
+        for warning in &spec.class.warnings {
+            tracing::warn!("{warning}");
+        }
+        let target = spec.target_path.clone();
+        let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
+        let outcome = self.contain(async move { worker.mount(&spec, audience, deadline).await });
         let answered = outcome.await.and_then(|mounted| Ok((respond(&mounted)?, mounted)));
         let (response, mounted) = answered.inspect_err(|error| self.tell(error, &target))?;
-        let (files, took, new) = (mounted.files.len(), start.elapsed(), self.mounter.delivered(&mounted));
+        let (files, took, new) = (mounted.files.len(), begin.elapsed(), self.mounter.delivered(&mounted));
         match (self.logs, new) {
             (true, true) => tracing::info!(files, ?took, "mounted"),
             (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
@@ -162,7 +196,6 @@ impl Provider {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let panicked = || Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log");
         tokio::spawn(work.in_current_span()).await.unwrap_or_else(|_| Err(panicked()))
     }
 
@@ -179,17 +212,12 @@ impl Provider {
     }
 }
 
-fn refusal(error: &Error) -> Status {
-    Status::new(status::code(error.cause().code()), error.to_string())
+fn panicked() -> Error {
+    Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log")
 }
 
-/// Names the pod in every line that is logged of its mount, and says what is odd about its class.
-fn introduce(spec: &MountSpec) {
-    let span = tracing::Span::current();
-    span.record("pod", &spec.pod.name).record("namespace", &spec.pod.namespace).record("class", &spec.class_name);
-    for warning in &spec.class.warnings {
-        tracing::warn!("{warning}");
-    }
+fn refusal(error: &Error) -> Status {
+    Status::new(status::code(error.cause().code()), error.to_string())
 }
 
 fn parse(classes: &Classes, request: &pb::MountRequest) -> Result<MountSpec, Error> {

@@ -176,21 +176,13 @@ impl Session {
         self.token(prover, None, deadline).await.map(|_| ())
     }
 
-    /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod,
-    /// which no read would show to be dead. For what the pod has, when Vault has not taken the token for as long as a plain
-    /// secret may be old: so that a token an operator revoked is healed as soon as a changed secret would be seen.
+    /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod. For
+    /// what the pod has, when Vault has not taken the token for as long as a plain secret may be old: so that a token an
+    /// operator revoked is healed as soon as a changed secret would be seen.
     pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh, deadline: Instant) {
-        let interval = match refresh {
-            Refresh::Every(interval) => interval.min(STANDARD_REFRESH),
-            Refresh::Never => STANDARD_REFRESH,
-        };
         let now = clock::now();
-        let due = self.leases.holds(reads, now).into_iter().filter(|(hold, waits)| {
-            // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
-            (*waits && !hold.token.is_spent())
-                || (hold.token.num_uses == 0 && now.saturating_duration_since(hold.proven_at()) >= interval)
-        });
-        join_all(due.map(async |(hold, waits)| {
+        let unproven = self.leases.unproven(reads, now, proof_interval(refresh));
+        join_all(unproven.into_iter().map(async |(hold, waits)| {
             // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
             let left = clock::left(deadline) / 2;
             let by = Instant::now() + if waits { left } else { left.min(PROOF) };
@@ -202,6 +194,12 @@ impl Session {
             }
         }))
         .await;
+    }
+
+    /// The answers to these requests, when each is good and Vault need not be asked for anything.
+    #[must_use]
+    pub fn again<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh) -> Option<Vec<Arc<Lease>>> {
+        self.leases.again(reads, &self.at(refresh), proof_interval(refresh))
     }
 
     /// What there is of a request's answer, and whether it is good.
@@ -530,5 +528,13 @@ impl Session {
             read,
             engine: client.known_engine(namespace, &read.path).as_deref(),
         })
+    }
+}
+
+/// How long a token counts as living since Vault took it.
+fn proof_interval(refresh: Refresh) -> Duration {
+    match refresh {
+        Refresh::Every(interval) => interval.min(STANDARD_REFRESH),
+        Refresh::Never => STANDARD_REFRESH,
     }
 }

@@ -23,7 +23,8 @@ impl Check<'_> {
     /// Address, TLS and health: one request shows them all.
     pub(super) async fn reach(&self, way: &Way, tell: &mut impl FnMut(Step)) -> Result<(), Step> {
         let endpoint = &way.target.endpoint;
-        let from = if self.spec.class.choice.address.is_some() { "from the class" } else { "from flags or environment" };
+        let from =
+            if self.spec.class.choice.address.is_some() { "from the class" } else { "from flags or environment" };
         let address = Step::good("address", format!("{} ({from})", endpoint.address));
         let client = way.session.endpoint();
         let asked = client.health(self.deadline()).await;

@@ -56,6 +56,12 @@ impl VersionKeySource {
         Self(watch::channel(Some(Arc::new(key))).1)
     }
 
+    /// The key, if it is there.
+    #[must_use]
+    pub fn had(&self) -> Option<Arc<VersionKey>> {
+        self.0.borrow().clone()
+    }
+
     /// The key, waited for until `deadline`.
     pub async fn wait(&self, deadline: Instant) -> Result<Arc<VersionKey>, Error> {
         let mut source = self.0.clone();

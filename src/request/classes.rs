@@ -9,7 +9,9 @@ use std::{
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use tokio::time::Instant;
 
-use super::{CLASS_NAME, Class, MountSpec, RawRequest, attributes::Attributes, parse_pod, parse_whole, pod::DRIVER_PREFIX};
+use super::{
+    CLASS_NAME, Class, MountSpec, RawRequest, attributes::Attributes, parse_pod, parse_whole, pod::DRIVER_PREFIX,
+};
 use crate::error::Error;
 
 /// The most text of classes that are kept, in bytes, each counted with [`OVERHEAD`].
