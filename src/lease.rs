@@ -221,6 +221,8 @@ impl Leases {
         for slot in reads.into_iter().filter_map(|read| slots.get(read)) {
             let mut kept = slot.kept();
             if !kept.named_by.contains(volume) {
+                // Few are named by a second, and there are many.
+                kept.named_by.reserve_exact(1);
                 kept.named_by.push(Arc::clone(volume));
             }
             named.push(Arc::as_ptr(slot));

@@ -80,7 +80,7 @@ pub struct File {
 /// Makes the files of one object. The error says which key or value it could not, and does not name the object.
 pub fn render(recipe: &Recipe, answer: &Answer) -> Result<Vec<File>, Error> {
     let contents = match &recipe.select {
-        Select::Whole => encoding::decode(answer.whole(), recipe.encoding)?,
+        Select::Whole => encoding::decode_shared(answer.whole(), recipe.encoding)?,
         Select::Key(key) => {
             let value = extract::key(answer, key)?;
             encoding::decode(value.text(), recipe.encoding).map_err(|error| error.about(missing::shown_key(key)))?

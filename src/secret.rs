@@ -83,6 +83,12 @@ impl From<Vec<u8>> for SecretBytes {
     }
 }
 
+impl From<Zeroizing<String>> for SecretBytes {
+    fn from(mut text: Zeroizing<String>) -> Self {
+        Self::from(std::mem::take(&mut *text).into_bytes())
+    }
+}
+
 impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[secret, {} bytes]", self.0.len())

@@ -21,11 +21,22 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The bytes that `text` stands for. The error says where it is broken, never what is there.
-pub(super) fn decode(mut text: Zeroizing<String>, encoding: Encoding) -> Result<SecretBytes, Error> {
+pub(super) fn decode(text: Zeroizing<String>, encoding: Encoding) -> Result<SecretBytes, Error> {
     match encoding {
-        Encoding::Utf8 => Ok(SecretBytes::from(std::mem::take(&mut *text).into_bytes())),
+        Encoding::Utf8 => Ok(text.into()),
         Encoding::Base64 => from_base64(&text),
         Encoding::Hex => from_hex(text.as_bytes()),
+    }
+}
+
+/// The same of a text that others have too.
+pub(super) fn decode_shared(text: &SecretBytes, encoding: Encoding) -> Result<SecretBytes, Error> {
+    match encoding {
+        Encoding::Utf8 => Ok(text.clone()),
+        Encoding::Base64 | Encoding::Hex => {
+            let text = String::from_utf8_lossy(text.expose()).into_owned();
+            decode(Zeroizing::new(text), encoding)
+        }
     }
 }
 

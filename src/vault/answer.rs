@@ -1,4 +1,4 @@
-//! A server's answer to a read: Vault's envelope understood, what is in it kept as the server's own bytes.
+//! A server's answer to a read: Vault's envelope understood, what is in it kept as one text, from which files are made.
 
 use std::{fmt, ops::Range, str};
 
@@ -8,12 +8,9 @@ use zeroize::Zeroizing;
 
 use crate::secret::SecretBytes;
 
-/// One answer of Vault. Owns the body; `data`, `auth` and `wrap_info` are ranges of it, never parsed into values here,
-/// so numbers and escapes stay as the server wrote them and nothing secret is copied.
+/// One answer of Vault. Its data is never parsed into values here, so numbers and escapes stay as the server wrote them.
 #[derive(Clone)]
 pub struct Answer {
-    /// The server's id of the request; empty when the server sent none.
-    pub request_id: String,
     /// The lease; empty when there is none. Only this makes an answer leased, not its duration.
     pub lease_id: String,
     /// The lease's duration in seconds; 0 when absent or below.
@@ -22,10 +19,9 @@ pub struct Answer {
     pub renewable: bool,
     /// What the server wants the caller to know; no secrets.
     pub warnings: Vec<String>,
-    body: SecretBytes,
+    whole: SecretBytes,
+    /// Where `data` lies in it.
     data: Option<Range<usize>>,
-    auth: Option<Range<usize>>,
-    wrap_info: Option<Range<usize>>,
 }
 
 /// The body is no JSON object of Vault's shape. Says where, never what is there.
@@ -57,31 +53,45 @@ impl Answer {
     /// Understands a body. A field of the envelope that comes twice, or has another type than Vault's, is an error;
     /// `data` may be any JSON. Nothing here recurses, so depth is no danger; the body's size is the transport's to bound.
     pub fn parse(body: Vec<u8>) -> Result<Self, NotAnswer> {
-        let body = SecretBytes::from(body);
-        let bytes = body.expose();
+        let body = Zeroizing::new(body);
+        let bytes = body.as_slice();
         // A derived struct would also be read from an array.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(NotAnswer { problem: "no JSON object", line: 1, column: 1 });
         }
         let envelope: Envelope<'_> = serde_json::from_slice(bytes)?;
-        let range = |part: Option<&RawValue>| part.map(|part| range_within(bytes, part.get()));
+        let Envelope { lease_id, warnings, data, .. } = &envelope;
+        let lease_duration = envelope.lease_duration.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default();
+        let renewable = envelope.renewable.unwrap_or_default();
+        let words = |text: &Option<String>| Value::from(text.as_deref().unwrap_or_default()).to_string();
+        let head = format!(
+            r#"{{"request_id":{},"lease_id":{},"lease_duration":{lease_duration},"renewable":{renewable},"data":"#,
+            words(&envelope.request_id),
+            words(lease_id),
+        );
+        let warnings = warnings.as_deref().filter(|warnings| !warnings.is_empty()).map_or(Value::Null, Value::from);
+        let tail = format!(r#","warnings":{warnings}"#);
+        let mut pieces = vec![head.as_str(), data.map_or("null", RawValue::get), tail.as_str()];
+        for (name, part) in [(r#","auth":"#, envelope.auth), (r#","wrap_info":"#, envelope.wrap_info)] {
+            pieces.extend(part.into_iter().flat_map(|part| [name, part.get()]));
+        }
+        pieces.push("}");
+        let (whole, begins) = compact_all(&pieces);
         Ok(Self {
-            data: range(envelope.data),
-            auth: range(envelope.auth),
-            wrap_info: range(envelope.wrap_info),
-            request_id: envelope.request_id.unwrap_or_default(),
+            data: data.map(|_| begins[1]..begins[2]),
             lease_id: envelope.lease_id.unwrap_or_default(),
-            lease_duration: envelope.lease_duration.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default(),
-            renewable: envelope.renewable.unwrap_or_default(),
+            lease_duration,
+            renewable,
             warnings: envelope.warnings.unwrap_or_default(),
-            body,
+            whole: SecretBytes::from(whole),
         })
     }
 
-    /// The JSON text of `data`, byte for byte as the server sent it; `None` when absent or null.
+    /// The JSON text of `data`, as [`Answer::whole`] has it; `None` when absent or null.
     #[must_use]
     pub fn data(&self) -> Option<&str> {
-        self.text(self.data.as_ref())
+        // The parser has checked the text; checking again costs less than an invariant to keep.
+        self.whole.expose().get(self.data.clone()?).and_then(|bytes| str::from_utf8(bytes).ok())
     }
 
     /// Whether both answers hold the same data, byte for byte. What else differs between equal reads (request id,
@@ -98,39 +108,17 @@ impl Answer {
     /// with sorted keys, so nothing changes there. (The Go provider would also sort keys and rewrite `auth` by the
     /// fields it knows; no such server is known.)
     #[must_use]
-    pub fn whole(&self) -> Zeroizing<String> {
-        let head = format!(
-            r#"{{"request_id":{},"lease_id":{},"lease_duration":{},"renewable":{},"data":"#,
-            Value::from(self.request_id.as_str()),
-            Value::from(self.lease_id.as_str()),
-            self.lease_duration,
-            self.renewable
-        );
-        let warnings = if self.warnings.is_empty() { Value::Null } else { Value::from(self.warnings.as_slice()) };
-        let warnings = warnings.to_string();
-        let mut pieces = vec![head.as_str(), self.data().unwrap_or("null"), r#","warnings":"#, warnings.as_str()];
-        for (name, part) in [(r#","auth":"#, &self.auth), (r#","wrap_info":"#, &self.wrap_info)] {
-            if let Some(json) = self.text(part.as_ref()) {
-                pieces.extend([name, json]);
-            }
-        }
-        pieces.push("}");
-        compact_all(&pieces)
-    }
-
-    fn text(&self, part: Option<&Range<usize>>) -> Option<&str> {
-        // The parser has checked the text; checking again costs less than an invariant to keep.
-        self.body.expose().get(part?.clone()).and_then(|bytes| str::from_utf8(bytes).ok())
+    pub fn whole(&self) -> &SecretBytes {
+        &self.whole
     }
 }
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
-            .field("request_id", &self.request_id)
             .field("lease_duration", &self.lease_duration)
             .field("renewable", &self.renewable)
-            .field("body", &self.body)
+            .field("whole", &self.whole)
             .finish_non_exhaustive()
     }
 }
@@ -151,18 +139,20 @@ impl From<serde_json::Error> for NotAnswer {
 /// and U+2029 escaped, everything else untouched. What a file gets of a value that is not a string.
 #[must_use]
 pub fn compact(json: &str) -> Zeroizing<String> {
-    compact_all(&[json])
+    compact_all(&[json]).0
 }
 
-/// Pieces of one JSON text, none of which ends inside a string.
-fn compact_all(pieces: &[&str]) -> Zeroizing<String> {
+/// Pieces of one JSON text, none of which ends inside a string, and where each begins in what they become.
+fn compact_all(pieces: &[&str]) -> (Zeroizing<String>, Vec<usize>) {
     // Sized before it is written, so that no outgrown copy of a secret stays in freed memory.
     let room = pieces.iter().flat_map(|piece| piece.bytes()).map(|byte| 1 + growth(byte)).sum();
     let mut text = Zeroizing::new(String::with_capacity(room));
+    let mut begins = Vec::with_capacity(pieces.len());
     for piece in pieces {
+        begins.push(text.len());
         append_compact(&mut text, piece);
     }
-    text
+    (text, begins)
 }
 
 /// How much longer a character may get by its escape, told by its first byte.
@@ -221,12 +211,6 @@ const SPECIAL: [bool; 256] = {
     special
 };
 
-/// Where `part`, which borrows from `whole`, lies in it.
-fn range_within(whole: &[u8], part: &str) -> Range<usize> {
-    let start = part.as_ptr().addr() - whole.as_ptr().addr();
-    start..start + part.len()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -237,12 +221,16 @@ mod tests {
         Answer::parse(body.as_bytes().to_vec()).unwrap()
     }
 
+    fn whole(answer: &Answer) -> &str {
+        str::from_utf8(answer.whole().expose()).unwrap()
+    }
+
     const KV2: &str = r#"{"request_id":"r-1","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"n":1.50,"p":"\u003c\u0026"},"metadata":{"version":1}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}
 "#;
 
     #[test]
     fn the_whole_response_is_the_go_providers() {
-        for (body, whole) in [
+        for (body, text) in [
             (
                 KV2,
                 r#"{"request_id":"r-1","lease_id":"","lease_duration":0,"renewable":false,"data":{"data":{"n":1.50,"p":"\u003c\u0026"},"metadata":{"version":1}},"warnings":null}"#,
@@ -256,21 +244,21 @@ mod tests {
                 r#"{"request_id":"","lease_id":"a/\u003cb\u003e\n","lease_duration":3600,"renewable":true,"data":null,"warnings":["a \u0026 b"],"auth":{"client_token":"t"},"wrap_info":{"ttl":1}}"#,
             ),
         ] {
-            assert_eq!(answer(body).whole().as_str(), whole);
+            assert_eq!(whole(&answer(body)), text);
         }
     }
 
     #[test]
-    fn the_whole_response_never_outgrows_its_buffer() {
-        let answer = answer("{\"request_id\":\"<<<\u{2028}\",\"data\":{\"a\" : \"&&&&&&\u{2029}\\\"<\"}}");
-        let whole = answer.whole();
-        assert!(whole.contains(r#""\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c""#));
-        assert!(whole.capacity() < whole.len() + 8, "{} for {}", whole.capacity(), whole.len());
+    fn compact_text_never_outgrows_its_buffer() {
+        let (text, begins) = compact_all(&["\"<<<\u{2028}\"", "{\"a\" : \"&&&&&&\u{2029}\\\"<\"}"]);
+        assert_eq!(text.get(begins[1]..), Some(r#"{"a":"\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c"}"#));
+        assert!(text.capacity() < text.len() + 8, "{} for {}", text.capacity(), text.len());
     }
 
     #[test]
-    fn data_is_the_servers_own_bytes() {
-        assert_eq!(answer(r#"{"data": {"b":"\u003c",  "a":1.0} }"#).data(), Some(r#"{"b":"\u003c",  "a":1.0}"#));
+    fn data_is_the_servers_own_words() {
+        assert_eq!(answer(r#"{"data": {"b":"\u003c",  "a":1.0} }"#).data(), Some(r#"{"b":"\u003c","a":1.0}"#));
+        assert_eq!(answer(r#"{"data":{"a":"<"},"lease_id":"<"}"#).data(), Some(r#"{"a":"\u003c"}"#));
         assert_eq!(answer(r#"{"data":null}"#).data(), None);
         assert_eq!(answer("{}").data(), None);
         assert_eq!(answer(r#"{"data":{"lone":"\ud800"}}"#).data(), Some(r#"{"lone":"\ud800"}"#));
@@ -349,8 +337,9 @@ mod tests {
         #[test]
         fn any_text_is_written_as_json_reads_it(id: String, value: String) {
             let body = serde_json::json!({"request_id": id, "data": {"value": value}}).to_string();
-            let whole = answer(&body).whole();
-            let read: Value = serde_json::from_str(&whole).unwrap();
+            let answer = answer(&body);
+            let whole = whole(&answer);
+            let read: Value = serde_json::from_str(whole).unwrap();
             prop_assert_eq!(&read["request_id"], &Value::from(id));
             prop_assert_eq!(&read["data"]["value"], &Value::from(value));
             let unescaped = ['<', '>', '&', '\u{2028}', '\u{2029}'];
