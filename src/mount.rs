@@ -324,7 +324,7 @@ impl Mounter {
 
 fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> SessionKey {
     SessionKey {
-        endpoint: target.endpoint.clone(),
+        endpoint: Arc::clone(&target.endpoint),
         namespace: target.namespace.clone(),
         auth_namespace: target.auth_namespace.clone(),
         auth_mount: target.auth_mount.clone(),

@@ -2,7 +2,7 @@
 //!
 //! The driver lays a pod's volumeAttributes over the class, so whoever may create a pod may choose all of this.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     error::{Cause, Error},
@@ -71,7 +71,7 @@ pub struct Pattern {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The server.
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     /// Where secrets are read.
     pub namespace: Option<String>,
     /// Where logins happen.
@@ -97,7 +97,7 @@ impl Operator {
         };
         let namespace = choice.namespace.clone().or_else(|| self.namespace.clone());
         Ok(Target {
-            endpoint: Endpoint { address, tls, guarded },
+            endpoint: Arc::new(Endpoint { address, tls, guarded }),
             auth_namespace: choice.auth_namespace.clone().or_else(|| namespace.clone()),
             namespace,
             auth_mount: choice.auth_mount.clone().unwrap_or_else(|| self.auth_mount.clone()),

@@ -45,7 +45,7 @@ use volumes::Volumes;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey {
     /// The server.
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     /// Where secrets are read.
     pub namespace: Option<String>,
     /// Where logins happen.

@@ -87,6 +87,9 @@ impl Sessions {
             return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
                 .advice("raise --max-sessions; the mount is tried again by itself"));
         }
+        // One for all, not one for each pod.
+        let endpoint = Arc::clone(client.endpoint());
+        let key = SessionKey { endpoint, ..key };
         let session = Arc::new(Session::new(key.clone(), client, Arc::clone(&self.metrics)));
         state.by_pod.entry(key.pod_uid).or_default().push(Arc::clone(&session));
         state.count += 1;

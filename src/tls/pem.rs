@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use ring::digest::{SHA256, digest};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -25,17 +26,34 @@ const MAX_DEPTH: usize = 8;
 /// A certificate that cannot be an anchor is passed over as long as another can: system bundles hold such.
 #[derive(Debug)]
 pub(super) struct Authorities {
-    /// As they stand in the files, for servers that present one of them as their own.
-    pub(super) certificates: Vec<CertificateDer<'static>>,
+    /// Hashes of them as they stand in the files, for servers that present one of them as their own.
+    hashes: Vec<Hash>,
     /// The same, prepared.
     pub(super) anchors: RootCertStore,
+}
+
+/// SHA-256.
+type Hash = [u8; 32];
+
+fn hash(certificate: &CertificateDer<'_>) -> Hash {
+    let mut hash = Hash::default();
+    hash.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    hash
 }
 
 impl Authorities {
     pub(super) fn of(found: Vec<CertificateDer<'static>>) -> Self {
         let mut anchors = RootCertStore::empty();
-        let certificates = found.into_iter().filter(|each| anchors.add(each.clone()).is_ok()).collect();
-        Self { certificates, anchors }
+        let hashes = found.into_iter().filter_map(|each| {
+            let hash = hash(&each);
+            anchors.add(each).is_ok().then_some(hash)
+        });
+        Self { hashes: hashes.collect(), anchors }
+    }
+
+    /// Whether a certificate is one of them, byte for byte.
+    pub(super) fn hold(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.hashes.contains(&hash(certificate))
     }
 }
 

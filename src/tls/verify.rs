@@ -60,7 +60,7 @@ impl Chain {
     fn is_own(&self, certificate: &CertificateDer<'_>, fault: &Error) -> bool {
         let placed_wrong = matches!(fault, Error::InvalidCertificate(CertificateError::UnknownIssuer));
         (placed_wrong || is_authority(fault))
-            && self.authorities.certificates.iter().any(|trusted| trusted == certificate)
+            && self.authorities.hold(certificate)
     }
 }
 

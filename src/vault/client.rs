@@ -47,6 +47,7 @@ pub struct Client {
 }
 
 struct Shared {
+    endpoint: Arc<Endpoint>,
     address: String,
     transport: Transport,
     engines: Engines,
@@ -100,6 +101,7 @@ impl Client {
     pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>, metrics: &Arc<Metrics>) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
+                endpoint: Arc::new(endpoint.clone()),
                 address: endpoint.address.to_string(),
                 transport: Transport::new(endpoint, config, metrics)?,
                 engines: Engines::default(),
@@ -109,6 +111,12 @@ impl Client {
                 background: Semaphore::new(BACKGROUND),
             }),
         })
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.shared.endpoint
     }
 
     /// The endpoint's address, for messages.
