@@ -179,7 +179,7 @@ impl Provider {
         }
         let target = spec.target_path.clone();
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
-        let outcome = self.contain(async move { worker.mount(&spec, audience, deadline).await });
+        let outcome = contain(async move { worker.mount(&spec, audience, deadline).await });
         let answered = outcome.await.and_then(|mounted| Ok((respond(&mounted)?, mounted)));
         let (response, mounted) = answered.inspect_err(|error| self.tell(error, &target))?;
         let (files, took, new) = (mounted.files.len(), begin.elapsed(), self.mounter.delivered(&mounted));
@@ -189,14 +189,6 @@ impl Provider {
             (false, _) => {}
         }
         Ok(response)
-    }
-
-    /// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
-    async fn contain<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
-        tokio::spawn(work.in_current_span()).await.unwrap_or_else(|_| Err(panicked()))
     }
 
     /// Says once in the log what the caller is told; the driver masks the failures of remounts.
@@ -210,6 +202,14 @@ impl Provider {
             tracing::warn!(?code, target_path, "mount failed: {error}");
         }
     }
+}
+
+/// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
+fn contain<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> impl Future<Output = Result<T, Error>> {
+    let task = tokio::spawn(work.in_current_span());
+    async { task.await.unwrap_or_else(|_| Err(panicked())) }
 }
 
 fn panicked() -> Error {
@@ -306,11 +306,11 @@ mod tests {
             logs: true,
             faults: Arc::default(),
         };
-        let error = provider.contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
+        let error = contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
         provider.tell(&error, "");
         assert_eq!(refusal(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
-        assert!(provider.contain(async { Ok(()) }).await.is_ok());
+        assert!(contain(async { Ok(()) }).await.is_ok());
     }
 
     #[test]

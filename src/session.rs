@@ -311,7 +311,9 @@ impl Session {
             };
             // A token of few uses may be used up by other reads. Each that is used up has served one.
             if !matches!(failure, Failure::Spent) {
-                if healed || !self.client().is_token_gone(&hold.token, self.home(), &failure, deadline).await {
+                // On the heap, as what is rare would be a weight on every read that waits.
+                let client = self.client();
+                if healed || !Box::pin(client.is_token_gone(&hold.token, self.home(), &failure, deadline)).await {
                     let error = self.read_error(&failure, &hold.token, read);
                     self.trouble("reading a secret", &error);
                     return Err(error);

@@ -59,8 +59,7 @@ impl Chain {
     /// the tests hold it to that.
     fn is_own(&self, certificate: &CertificateDer<'_>, fault: &Error) -> bool {
         let placed_wrong = matches!(fault, Error::InvalidCertificate(CertificateError::UnknownIssuer));
-        (placed_wrong || is_authority(fault))
-            && self.authorities.hold(certificate)
+        (placed_wrong || is_authority(fault)) && self.authorities.hold(certificate)
     }
 }
 

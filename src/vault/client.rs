@@ -250,7 +250,7 @@ impl Client {
         if let Some(known) = self.shared.engines.find(namespace, &read.path) {
             return known.engine();
         }
-        let told = self.ask_engine(token, namespace, read, deadline).await?;
+        let told = Box::pin(self.ask_engine(token, namespace, read, deadline)).await?;
         self.shared.engines.learn(namespace, &read.path, told.clone());
         told.engine()
     }
