@@ -64,8 +64,8 @@ pub enum Life {
     Leased {
         /// Names it to Vault.
         lease_id: String,
-        /// Its time.
-        term: Term,
+        /// Its time; apart, as most of what is read has none.
+        term: Box<Term>,
     },
     /// Is over at a time of its own; not bound to the token.
     Certificate {
@@ -131,7 +131,7 @@ impl Life {
         let answer = &reading.answer;
         if !answer.lease_id.is_empty() && answer.lease_duration > 0 {
             let duration = Duration::from_secs(answer.lease_duration.min(u64::from(u32::MAX)));
-            let term = Term::new(duration, answer.renewable, sent);
+            let term = Box::new(Term::new(duration, answer.renewable, sent));
             return Self::Leased { lease_id: answer.lease_id.clone(), term };
         }
         // Only what was written for can have been issued; a certificate that lies somewhere is a plain secret.

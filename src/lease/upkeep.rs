@@ -163,7 +163,7 @@ impl Leases {
                 kind: entry.life.kind(),
                 ends: entry.earliest(token.as_ref(), entry.life.ends(), Term::ends),
                 forced_end,
-                renews_at: term.filter(|term| renewed && named && term.is_renewable()).map(Term::renew_at),
+                renews_at: term.filter(|term| renewed && named && term.is_renewable()).map(|term| term.renew_at()),
                 read_at: entry.read_at,
                 state,
                 trouble: entry.trouble.clone(),

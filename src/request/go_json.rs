@@ -29,8 +29,9 @@ pub(super) type Map = BTreeMap<String, Value>;
 pub(super) struct Json(Zeroizing<String>);
 
 impl From<Json> for SecretText {
-    fn from(mut json: Json) -> Self {
-        std::mem::take(&mut *json.0).into()
+    /// In a buffer of its size: it is kept.
+    fn from(json: Json) -> Self {
+        json.0.as_str().into()
     }
 }
 

@@ -73,7 +73,7 @@ fn at(now: Instant, token: Option<&Term>) -> Circumstances<'_> {
 }
 
 fn leased(term: Term) -> Life {
-    Life::Leased { lease_id: "a/b".into(), term }
+    Life::Leased { lease_id: "a/b".into(), term: Box::new(term) }
 }
 
 /// A lease of 15 minutes and polls every 70 seconds: what is done at which second of its life.
