@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -153,16 +153,27 @@ impl Seen {
     }
 }
 
+/// On a port below those that outgoing connections are given: none of them takes it while the server is down.
+async fn listener() -> TcpListener {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let port = 30_000 + std::process::id().wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Relaxed)) % 2700;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).await {
+            return listener;
+        }
+    }
+}
+
 impl Faulty {
     /// Over plain HTTP.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listener().await;
         Self::over(format!("http://{}", listener.local_addr().unwrap()), Listener::new(listener, None))
     }
 
     /// Over TLS, with HTTP/2 if the client offers it.
     pub async fn tls(config: ServerConfig) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listener().await;
         Self::over(format!("https://{}", listener.local_addr().unwrap()), Listener::new(listener, Some(config)))
     }
 
