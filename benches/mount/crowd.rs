@@ -15,6 +15,8 @@ use crate::{
 };
 
 const PODS: usize = 1000;
+/// Replicas of fifty workloads.
+const CLASSES: usize = 50;
 const IN_FLIGHT: usize = 64;
 /// Each of these of Version calls and of mounts, by turns.
 const ROUNDS: usize = 5;
@@ -48,9 +50,8 @@ pub async fn readings() -> Vec<Reading> {
     driver.mount(first.call()).await.unwrap_or_else(|e| panic!("{e}"));
     let alone = process.memory();
 
-    // Each of a class of its own, which is the worst for us.
-    let own = |n| format!("- {{objectName: database-{n}, secretPath: {}}}\n", database.path);
-    let pod = |n| Pod::of(&tenant).objects(whole(&tenant) + &own(n));
+    let credential = |n| format!("- {{objectName: database-{}, secretPath: {}}}\n", n % CLASSES, database.path);
+    let pod = |n| Pod::of(&tenant).objects(whole(&tenant) + &credential(n));
     let calls: Vec<Call> = (0..PODS).map(|n| pod(n).call()).collect();
     stream::iter(&calls).map(|call| mount(driver.clone(), call)).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
     let mut readings = polls(&driver, &calls, process).await;

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::error::Error;
 
-/// The most text of classes that are kept, in bytes, each counted with [`OVERHEAD`]: some three hundred classes, of which a node
-/// of the usual hundred pods has fewer. Others are read at each poll.
-const MOST_TEXT: usize = 1 << 20;
+/// The most text of classes that are kept, in bytes, each counted with [`OVERHEAD`]: of the usual size more than a thousand.
+/// Others are read at each poll, which doubles its cost.
+const MOST_TEXT: usize = 4 << 20;
 /// What the shortest class takes.
 const OVERHEAD: usize = 512;
 /// A class that no pod was mounted of for so long is forgotten: longer than any pause between polls.
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let classes = Classes::default();
-        let long = format!("# {}\n{OBJECTS}", "x".repeat(1 << 17));
+        let long = format!("# {}\n{OBJECTS}", "x".repeat(1 << 19));
         for i in 0..20 {
             Request::of("one").with("objects", &long).with("roleName", &i.to_string()).parse(&classes).unwrap();
         }
