@@ -159,8 +159,11 @@ impl Provider {
         Box::pin(self.anew(spec, begin, deadline).instrument(span)).await
     }
 
-    /// The answer to a poll for which nobody needs to be asked.
+    /// The answer to a poll for which nobody needs to be asked, and of which there is nothing to tell.
     fn again(&self, spec: &MountSpec, begin: Instant) -> Option<pb::MountResponse> {
+        if !spec.class.warnings.is_empty() {
+            return None;
+        }
         let mounted = self.mounter.again(spec, self.audience)?;
         let response = respond(&mounted).ok()?;
         let _ = self.mounter.delivered(&mounted);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use vaultmount::error::Cause;
-use vaultmount::provider::pb::MountResponse;
+use vaultmount::provider::{client::Client, pb::MountResponse};
 
 use crate::support::{
     bao::{Tenant, root},
     clock::{REFRESH, leap},
-    daemon::Daemon,
+    daemon::{Daemon, Program},
     pod::Pod,
 };
 
@@ -135,4 +135,20 @@ async fn what_all_objects_lack_is_told_for_each() {
         "{text}"
     );
     assert!(!text.contains("s3cret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_slip_in_a_class_is_told_also_when_nothing_has_to_be_read() {
+    let tenant = Tenant::new().await;
+    tenant.put("db", json!({"pass": "s3cret"})).await;
+    let program = Program::start(&[]).await;
+    let mut driver = Client::connect(&program.socket).await.unwrap();
+    let pod = Pod::of(&tenant).objects(format!("- {{objectName: a, secretPath: {}/data/db}}", tenant.kv));
+    for pod in [pod.clone(), pod.with("vaultAdress", "x")] {
+        driver.mount(pod.call()).await.unwrap();
+    }
+    drop(driver);
+    program.terminate();
+    let log = program.log().await;
+    assert!(log.contains("unknown and ignored: parameter") && log.contains("vaultAdress"), "{log}");
 }
