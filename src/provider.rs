@@ -142,12 +142,11 @@ impl Provider {
         begin: Instant,
         deadline: Instant,
     ) -> Result<pb::MountResponse, Error> {
-        let parsed = catch_unwind(AssertUnwindSafe(|| {
+        let parsed = unpanicked(|| {
             let spec = parse(&self.classes, &request)?;
             let response = self.again(&spec, begin);
             Ok((spec, response))
-        }));
-        let parsed = parsed.unwrap_or_else(|_| Err(panicked()));
+        });
         let (spec, response) = parsed.inspect_err(|error| self.tell(error, &request.target_path))?;
         drop(request);
         if let Some(response) = response {
@@ -205,6 +204,11 @@ impl Provider {
             tracing::warn!(?code, target_path, "mount failed: {error}");
         }
     }
+}
+
+/// Runs work at once; a panic ends here.
+fn unpanicked<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
 }
 
 /// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
@@ -314,6 +318,7 @@ mod tests {
         assert_eq!(refusal(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
         assert!(contain(async { Ok(()) }).await.is_ok());
+        assert_eq!(unpanicked::<()>(|| panic!("expected by this test")).unwrap_err().cause(), Cause::Internal);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The classes of the pods on a node: what many pods ask for, poll after poll, is understood once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,32 +10,47 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use tokio::time::Instant;
 
 use super::{
-    CLASS_NAME, Class, MountSpec, RawRequest, attributes::Attributes, parse_pod, parse_whole, pod::DRIVER_PREFIX,
+    CLASS_NAME, Class, MountSpec, Object, RawRequest, attributes::Attributes, parse_pod, parse_whole,
+    pod::DRIVER_PREFIX,
 };
-use crate::error::Error;
+use crate::{error::Error, render::Select, vault::wire::Read};
 
-/// The most text of classes that are kept, in bytes, each counted with [`OVERHEAD`]: of the usual size more than a thousand.
-/// Others are read at each poll, which doubles its cost.
-const MOST_TEXT: usize = 4 << 20;
-/// What the shortest class takes.
-const OVERHEAD: usize = 512;
-/// A class that no pod was mounted of for so long is forgotten: longer than any pause between polls.
+/// What all classes that are kept may take, in bytes: a thousand of the usual size. Others are read at each poll, which doubles
+/// its cost. None makes way for another: polls come round, and whichever was not used for longest is the one that comes next.
+const MOST: usize = 4 << 20;
+/// What one of them may take.
+const MOST_OF_ONE: usize = MOST / 16;
+/// A class that no pod was mounted of for so long is forgotten: longer than the usual pauses between polls.
 const IDLE: Duration = Duration::from_secs(600);
+/// How often such are looked for, when anything is asked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// What tells classes apart: all that the driver says of the class, hashed.
 type Digest = [u8; SHA256_OUTPUT_LEN];
 
 /// Classes without mistakes, for as long as they are used.
-#[derive(Default)]
 pub struct Classes {
     /// Never held across an await.
-    known: Mutex<HashMap<Digest, Known>>,
+    known: Mutex<Known>,
 }
 
 struct Known {
+    classes: HashMap<Digest, Entry>,
+    /// What they take together, in bytes.
+    size: usize,
+    swept: Instant,
+}
+
+struct Entry {
     class: Arc<Class>,
     size: usize,
     used: Instant,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        Self { known: Mutex::new(Known { classes: HashMap::new(), size: 0, swept: Instant::now() }) }
+    }
 }
 
 impl Classes {
@@ -43,34 +58,59 @@ impl Classes {
     pub fn parse(&self, raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
         let attributes = Attributes::parse(raw.attributes)?;
         let digest = digest(&attributes, raw.permission);
-        if let Some(class) = self.find(&digest)
-            && let Some(spec) = parse_pod(raw, &attributes, class)
-        {
+        let known = self.lock().find(&digest);
+        if let Some(spec) = known.and_then(|class| parse_pod(raw, &attributes, class)) {
             return Ok(spec);
         }
         let spec = parse_whole(raw, &attributes)?;
-        self.keep(digest, &spec.class, OVERHEAD + raw.attributes.len());
+        let size = size(&spec.class, raw);
+        if size <= MOST_OF_ONE {
+            self.lock().keep(digest, &spec.class, size);
+        }
         Ok(spec)
     }
 
-    fn find(&self, digest: &Digest) -> Option<Arc<Class>> {
-        let mut known = self.lock();
-        let found = known.get_mut(digest)?;
-        found.used = Instant::now();
-        Some(Arc::clone(&found.class))
-    }
-
-    fn keep(&self, digest: Digest, class: &Arc<Class>, size: usize) {
-        let (now, mut known) = (Instant::now(), self.lock());
-        known.retain(|_, known| now.saturating_duration_since(known.used) < IDLE);
-        if known.values().map(|known| known.size).sum::<usize>() + size <= MOST_TEXT {
-            known.insert(digest, Known { class: Arc::clone(class), size, used: now });
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Known {
+    fn find(&mut self, digest: &Digest) -> Option<Arc<Class>> {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.swept) >= SWEEP {
+            self.swept = now;
+            self.classes.retain(|_, entry| now.saturating_duration_since(entry.used) < IDLE);
+            self.size = self.classes.values().map(|entry| entry.size).sum();
+        }
+        let entry = self.classes.get_mut(digest)?;
+        entry.used = now;
+        Some(Arc::clone(&entry.class))
+    }
+
+    fn keep(&mut self, digest: Digest, class: &Arc<Class>, size: usize) {
+        if self.size + size <= MOST
+            && let hash_map::Entry::Vacant(place) = self.classes.entry(digest)
+        {
+            place.insert(Entry { class: Arc::clone(class), size, used: Instant::now() });
+            self.size += size;
+        }
+    }
+}
+
+/// What a class takes, in bytes, or more: its objects may come to much more than its text by way of YAML's aliases.
+fn size(class: &Class, raw: &RawRequest<'_>) -> usize {
+    let objects = class.objects.iter().map(|object| {
+        let Object { read, recipe, version_config, .. } = object;
+        let select = match &recipe.select {
+            Select::Key(text) | Select::Pointer(text) => text.len(),
+            Select::Whole | Select::EachKey | Select::Formatted(_) => 0,
+        };
+        let secret = [Some(version_config), read.query.as_ref(), read.body.as_ref()];
+        let secret: usize = secret.into_iter().flatten().map(|text| text.expose().len()).sum();
+        size_of::<Object>() + size_of::<Read>() + read.path.len() + recipe.file.len() + select + secret
+    });
+    size_of::<Class>() + raw.attributes.len() + objects.sum::<usize>()
 }
 
 /// Of everything from which a [`Class`] is made: all but what kubelet and the driver say of the pod.
@@ -179,19 +219,37 @@ mod tests {
             tokio::time::advance(IDLE * 2 / 3).await;
             assert!(Arc::ptr_eq(&first, &Request::of("one").parse(&classes).unwrap().class));
         }
+        let kept = Arc::downgrade(&first);
+        drop(first);
         tokio::time::advance(IDLE).await;
-        Request::of("one").with("roleName", "other").parse(&classes).unwrap();
-        assert!(!Arc::ptr_eq(&first, &Request::of("one").parse(&classes).unwrap().class));
+        // A request that is known, or wrong, is occasion enough.
+        Request::of("one").with("objects", "").parse(&classes).unwrap_err();
+        assert!(kept.upgrade().is_none());
+        assert_eq!(classes.lock().size, 0);
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let classes = Classes::default();
-        let long = format!("# {}\n{OBJECTS}", "x".repeat(1 << 19));
-        for i in 0..20 {
+        let long = format!("# {}\n{OBJECTS}", "x".repeat(MOST_OF_ONE / 2));
+        for i in 0..50 {
             Request::of("one").with("objects", &long).with("roleName", &i.to_string()).parse(&classes).unwrap();
         }
         let known = classes.lock();
-        assert!(known.len() > 4 && known.values().map(|known| known.size).sum::<usize>() <= MOST_TEXT);
+        assert!(known.classes.len() > 16 && known.size <= MOST, "{} {}", known.classes.len(), known.size);
+        assert_eq!(known.size, known.classes.values().map(|entry| entry.size).sum::<usize>());
+    }
+
+    #[test]
+    fn a_class_of_a_few_words_that_means_much_is_not_kept() {
+        let classes = Classes::default();
+        let same =
+            format!("&b {{objectName: o, method: PUT, secretPath: p, secretArgs: {{k: {:?}}}}}", "<".repeat(2000));
+        let more: Vec<_> = (0..100).map(|i| format!("- {{<<: *b, objectName: o{i}}}")).collect();
+        let objects = format!("- {same}\n{}", more.join("\n"));
+        assert!(objects.len() < 8 << 10);
+        let class = Request::of("one").with("objects", &objects).parse(&classes).unwrap().class;
+        assert_eq!(class.objects.len(), 101);
+        assert!(classes.lock().classes.is_empty());
     }
 }
