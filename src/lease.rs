@@ -237,7 +237,7 @@ impl Leases {
         });
     }
 
-    /// The answers to these requests, when each is good and nothing must be asked first.
+    /// The answers to these requests, when the pod has each of them, each is good, and nothing must be asked first.
     pub fn again<'a>(
         &self,
         reads: impl Iterator<Item = &'a Arc<Read>>,
@@ -247,7 +247,7 @@ impl Leases {
         let slots = self.lock();
         let answers = reads.map(|read| {
             let kept = slots.get(read)?.kept();
-            let entry = kept.entry.as_ref().filter(|entry| !entry.is_unproven(look.now, proof))?;
+            let entry = kept.entry.as_ref().filter(|entry| entry.delivered && !entry.is_unproven(look.now, proof))?;
             match entry.decide(entry.hold.term().as_ref(), !kept.named_by.is_empty(), look) {
                 Step::Reuse | Step::Renew => Some(Arc::clone(&entry.lease)),
                 Step::Reread(_) => None,
@@ -278,15 +278,23 @@ impl Leases {
     }
 
     /// Whether anything that a volume names hangs on this token.
-    pub fn hang_on(&self, hold: &Arc<Hold>) -> bool {
+    pub fn named_hang_on(&self, hold: &Arc<Hold>) -> bool {
         self.any(|kept, entry| {
             !kept.named_by.is_empty() && entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold)
         })
     }
 
-    /// Whether anything at all hangs on this token.
-    pub fn any_hangs_on(&self, hold: &Arc<Hold>) -> bool {
-        self.any(|_, entry| entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold))
+    /// Whether anything hangs on this token: also what no volume names any more, which lives to an end of its own.
+    pub fn hang_on(&self, hold: &Arc<Hold>, now: Instant) -> bool {
+        self.any(|kept, entry| {
+            let lives = !kept.named_by.is_empty() || !entry.life.is_over(entry.hold.term().as_ref(), now);
+            lives && entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold)
+        })
+    }
+
+    /// Whether anything has an end of its own that is still to come.
+    pub fn any_lives(&self, now: Instant) -> bool {
+        self.any(|_, entry| entry.life.ends().is_some() && !entry.life.is_over(entry.hold.term().as_ref(), now))
     }
 
     fn any(&self, is: impl Fn(&Kept, &Entry) -> bool) -> bool {
@@ -335,10 +343,11 @@ impl Slot {
     fn keep(&self, read: &Read, fetched: Fetched) -> (Arc<Lease>, Option<Kind>) {
         let Fetched { reading, sent, hold } = fetched;
         let mut life = Life::of(read, &reading, sent);
-        if let Life::Leased { term, .. } = &mut life
-            && !hold.renews()
-        {
-            term.cannot_be_renewed();
+        if let Life::Leased { term, .. } = &mut life {
+            hold.leased();
+            if !hold.renews() {
+                term.cannot_be_renewed();
+            }
         }
         let mut kept = self.kept();
         kept.turn += 1;

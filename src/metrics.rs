@@ -209,6 +209,7 @@ mod tests {
     fn none() -> Levels {
         Levels {
             leases: [((State::Live, Kind::Leased), 3)].into(),
+            next_end: Some(1_800_000_000),
             tokens: [(State::Failing, 2)].into(),
             sessions: 5,
             revocations_waiting: 1,
@@ -247,6 +248,7 @@ mod tests {
             &format!(r#"vaultmount_build_info{{version="{version}"}} 1"#),
             r#"vaultmount_leases{state="live",kind="leased"} 3"#,
             r#"vaultmount_leases{state="ending",kind="plain"} 0"#,
+            "vaultmount_next_end_timestamp_seconds 1800000000",
             r#"vaultmount_tokens{state="failing"} 2"#,
             "vaultmount_sessions 5",
             "vaultmount_revocations_waiting 1",

@@ -85,6 +85,9 @@ impl Renewal {
 
     /// A session was used: what is due for it may have changed.
     pub fn schedule(&self, session: &Arc<Session>) {
+        for debt in session.take_spent() {
+            self.owe_at(debt, clock::now());
+        }
         match session.next() {
             Some(at) => self.queue.put(session.id(), at, Item::Session(Arc::downgrade(session))),
             None => self.queue.remove(session.id()),
@@ -148,7 +151,7 @@ impl Renewal {
 
     /// Why a session is not renewed, when nothing tells whether its pod lives.
     fn orphaned(&self, session: &Session) -> Option<&'static str> {
-        if self.pods.tells() {
+        if self.pods.tells_of(&session.key().pod_uid) {
             return None;
         }
         match session.silence() {

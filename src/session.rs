@@ -446,9 +446,8 @@ impl Session {
             before.cannot_be_renewed();
         }
         state.superseded.extend(before);
-        // Of tokens of few uses there may be many.
-        let hangs = |hold: &Arc<Hold>| !hold.token.is_spent() || self.leases.any_hangs_on(hold);
-        state.superseded.retain(|hold| !hold.is_over(now) && hangs(hold));
+        // One of a single use that is used up is over at Vault, too.
+        state.superseded.retain(|hold| !(hold.is_over(now) || hold.token.num_uses == 1 && hold.token.is_spent()));
         state.last_success = Some(now);
         tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
         hold
@@ -461,7 +460,7 @@ impl Session {
         let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, hold));
         let (now, gap) = (clock::now(), state.volumes.gap());
         // What hangs on it already is read anew when its end is near, and so must not be read under it.
-        let ends = |term: &Term| self.leases.hang_on(hold) && term.is_near_end(term.forced_end(), gap, now);
+        let ends = |term: &Term| self.leases.named_hang_on(hold) && term.is_near_end(term.forced_end(), gap, now);
         let is_good = hold.term().is_some_and(|term| !term.is_old(now) && !ends(&term));
         (!is_gone && is_good && !hold.token.is_spent()).then(|| Arc::clone(hold))
     }

@@ -65,6 +65,12 @@ impl Term {
         self.ends.filter(|_| !self.renewable || self.failures > 0)
     }
 
+    /// When an end comes near enough to be told: a third of what every renewal asks for is left.
+    #[must_use]
+    pub fn notice(&self, end: Instant) -> Instant {
+        end - self.asked / 3
+    }
+
     /// Whether it can still be renewed.
     #[must_use]
     pub fn is_renewable(&self) -> bool {

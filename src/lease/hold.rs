@@ -27,6 +27,7 @@ struct Standing {
     retired: bool,
     /// When Vault last took it.
     proven: Instant,
+    leased: bool,
 }
 
 impl Hold {
@@ -37,7 +38,7 @@ impl Hold {
         let term = Term::new(token.ttl, renewable, sent);
         Self {
             token: Arc::new(token),
-            standing: Mutex::new(Standing { term, gone: false, retired: false, proven: sent }),
+            standing: Mutex::new(Standing { term, gone: false, retired: false, proven: sent, leased: false }),
         }
     }
 
@@ -64,6 +65,17 @@ impl Hold {
     /// Vault knows it no more, and ended everything that was leased under it.
     pub fn lost(&self) {
         self.lock().gone = true;
+    }
+
+    /// Something was leased under it.
+    pub fn leased(&self) {
+        self.lock().leased = true;
+    }
+
+    /// Whether anything ever was.
+    #[must_use]
+    pub fn has_leases(&self) -> bool {
+        self.lock().leased
     }
 
     /// Vault took it at this moment.

@@ -110,16 +110,18 @@ async fn only_what_a_volume_names_is_renewed() {
     }
     let (a, b) = (Arc::from("/a"), Arc::from("/b"));
     tokio::time::advance(Duration::from_secs(61)).await;
-    assert_eq!((leases.to_renew(clock::now()).len(), leases.hang_on(&hold)), (0, false));
+    assert_eq!((leases.to_renew(clock::now()).len(), leases.named_hang_on(&hold)), (0, false));
     leases.name(&a, [&db, &kv], clock::now());
     leases.name(&b, [&db], clock::now());
     leases.name(&a, [&kv], clock::now());
-    assert_eq!((leases.to_renew(clock::now()).len(), leases.hang_on(&hold)), (1, true));
+    assert_eq!((leases.to_renew(clock::now()).len(), leases.named_hang_on(&hold)), (1, true));
     leases.name(&b, [], clock::now());
-    assert_eq!((leases.to_renew(clock::now()).len(), leases.hang_on(&hold)), (0, false));
-    // It lives on at Vault, and is told of until it is over.
+    assert_eq!((leases.to_renew(clock::now()).len(), leases.named_hang_on(&hold)), (0, false));
+    // It lives on at Vault, to an end of its own, and is told of until it is over.
+    assert!(leases.hang_on(&hold, clock::now()));
     assert_eq!(leases.tell(true, clock::now()).len(), 2);
     tokio::time::advance(Duration::from_secs(30)).await;
+    assert!(!leases.hang_on(&hold, clock::now()));
     leases.name(&a, [&kv], clock::now());
     assert_eq!(leases.tell(true, clock::now()).len(), 1);
 }

@@ -149,10 +149,10 @@ impl Leases {
                 _ => None,
             };
             let forced_end = entry.last_end(token.as_ref(), renewed && named);
+            let is_lost = entry.life.hangs_on_token() && token.is_none();
             let state = match term {
                 _ if !named && entry.delivered => State::Superseded,
-                Some(term) if term.is_failing() => State::Failing,
-                Some(_) if forced_end.is_some() => State::Ending,
+                Some(term) if term.is_failing() && !is_lost => State::Failing,
                 _ if entry.end_and_notice(token.as_ref(), renewed, now).is_some_and(|(_, notice)| now >= notice) => {
                     State::Ending
                 }
@@ -161,9 +161,11 @@ impl Leases {
             Some(Told {
                 read: Arc::clone(read),
                 kind: entry.life.kind(),
-                ends: entry.earliest(token.as_ref(), entry.life.ends(), Term::ends),
-                forced_end,
-                renews_at: term.filter(|term| renewed && named && term.is_renewable()).map(|term| term.renew_at()),
+                ends: if is_lost { Some(now) } else { entry.earliest(token.as_ref(), entry.life.ends(), Term::ends) },
+                forced_end: if is_lost { Some(now) } else { forced_end },
+                renews_at: term
+                    .filter(|term| renewed && named && !is_lost && term.is_renewable())
+                    .map(|term| term.renew_at()),
                 read_at: entry.read_at,
                 state,
                 trouble: entry.trouble.clone(),
@@ -204,7 +206,7 @@ impl Entry {
         let notice = match &self.life {
             Life::Leased { term, .. } => {
                 let of_token = token.filter(|token| token.ends() == Some(end));
-                end - of_token.unwrap_or(term).asked() / 3
+                of_token.unwrap_or(term).notice(end)
             }
             Life::Certificate { aged, .. } => *aged,
             Life::Static { rotates, read } => *rotates - rotates.saturating_duration_since(*read) / 3,

@@ -15,6 +15,8 @@ use super::{Kind, Labels, PREFIX, State, Watching};
 pub struct Levels {
     /// Answers of Vault that pods have, by how they stand and what they are.
     pub leases: BTreeMap<(State, Kind), usize>,
+    /// When the first of those that are ending does, in seconds since 1970; none when none is.
+    pub next_end: Option<i64>,
     /// Vault tokens, by how they stand.
     pub tokens: BTreeMap<State, usize>,
     /// Pods with a standing at a Vault.
@@ -34,6 +36,14 @@ impl Levels {
         let leases = family(&mut registry, "leases", "Answers of Vault that pods have");
         for (state, kind) in State::ALL.iter().flat_map(|s| Kind::ALL.iter().map(move |k| (*s, *k))) {
             set(&leases, [("state", state.word()), ("kind", kind.word())], self.leases.get(&(state, kind)));
+        }
+        let next_end = family(
+            &mut registry,
+            "next_end_timestamp_seconds",
+            "When the first of the leases that are ending does, in seconds since 1970; missing when none is",
+        );
+        if let Some(end) = self.next_end {
+            next_end.get_or_create(&[]).set(end);
         }
         let tokens = family(&mut registry, "tokens", "Vault tokens held");
         for state in State::ALL {

@@ -53,8 +53,18 @@ struct State {
     live: HashSet<String>,
     /// Pods with sessions that the watch has seen leave.
     left: HashSet<String>,
-    /// Pods that are not among the live ones, and that the API says live or nothing of: when to ask again, and the pause before.
-    asked: HashMap<String, (Instant, Duration)>,
+    /// Pods that are not among the live ones, and that the API says live or nothing of.
+    asked: HashMap<String, Asked>,
+}
+
+/// A pod that was asked for.
+struct Asked {
+    /// When to ask again.
+    again: Instant,
+    /// The pause before that.
+    pause: Duration,
+    /// Whether it could not be read.
+    unread: bool,
 }
 
 /// The first pause after a failure, and the longest; and the longest while the right to watch lacks.
@@ -90,9 +100,14 @@ impl Pods {
         self.kube.as_deref().zip(self.node.as_deref())
     }
 
-    /// Whether the end of a pod is told, now or when the API is back.
+    /// Whether the ends of pods are told, now or when the API is back.
     pub(super) fn tells(&self) -> bool {
         matches!(self.lock().watch, Stand::Synced | Stand::Interrupted)
+    }
+
+    /// Whether the end of this pod is: one that the watch does not show must be read to be sure.
+    pub(super) fn tells_of(&self, uid: &str) -> bool {
+        self.tells() && !self.lock().asked.get(uid).is_some_and(|asked| asked.unread)
     }
 
     /// How the watch stands, and how many pods it shows.
@@ -175,13 +190,18 @@ impl Renewal {
         let (pods, version) = kube.node_pods(node).await?;
         tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
         self.pods.lock().live = pods.into_iter().map(|pod| pod.uid).collect();
+        self.pods.suspicion.notify_one();
+        Ok(version)
+    }
+
+    /// A watch was granted. A list alone tells of no end: who may list may not always watch.
+    fn watches(&self) {
         let told = self.pods.tells();
         self.pods.became(Stand::Synced);
         if !told {
             self.reconsider();
+            self.pods.suspicion.notify_one();
         }
-        self.pods.suspicion.notify_one();
-        Ok(version)
     }
 
     /// Follows the events after a version, through as many watches as that takes; returns when the history is lost.
@@ -190,12 +210,10 @@ impl Renewal {
         loop {
             let ended = match kube.watch_node_pods(node, &version).await {
                 Ok(mut watch) => {
-                    self.pods.became(Stand::Synced);
+                    self.watches();
                     let ended = loop {
                         match watch.next().await {
-                            Ok(Some(PodEvent::There(pod))) => {
-                                self.pods.lock().live.insert(pod.uid);
-                            }
+                            Ok(Some(PodEvent::There(pod))) => self.there(pod.uid),
                             Ok(Some(PodEvent::Left(pod))) => self.left(pod.uid),
                             Ok(Some(PodEvent::Expired)) => return,
                             Ok(None) => break Ok(()),
@@ -221,6 +239,18 @@ impl Renewal {
                     }
                 }
             }
+        }
+    }
+
+    fn there(&self, uid: String) {
+        let asked = {
+            let mut state = self.pods.lock();
+            let asked = state.asked.remove(&uid);
+            state.live.insert(uid);
+            asked
+        };
+        if asked.is_some_and(|asked| asked.unread) {
+            self.reconsider();
         }
     }
 
@@ -256,7 +286,10 @@ impl Renewal {
                         }
                     }
                     Ok(PodState::Running { .. } | PodState::Finished { .. } | PodState::Gone) => {
-                        self.pods.lock().left.remove(&tenant.uid);
+                        let mut state = self.pods.lock();
+                        state.left.remove(&tenant.uid);
+                        state.asked.remove(&tenant.uid);
+                        drop(state);
                         self.end(&tenant.uid);
                     }
                     Err(error) => {
@@ -265,7 +298,7 @@ impl Renewal {
                             namespace = tenant.namespace,
                             "whether the pod is over cannot be read; its token is kept: {error}"
                         );
-                        self.put_off(&tenant.uid, MAX_UNREAD);
+                        self.put_off(&tenant.uid, true);
                         self.pods.met("reading whether a pod is over", &error);
                     }
                 }
@@ -282,7 +315,7 @@ impl Renewal {
         let state = self.pods.lock();
         let is_suspect = |tenant: &Tenant| {
             let settled = now.saturating_duration_since(tenant.begun) >= GRACE;
-            let asked = state.asked.get(&tenant.uid).is_some_and(|(again, _)| now < *again);
+            let asked = state.asked.get(&tenant.uid).is_some_and(|asked| now < asked.again);
             !asked && (state.left.contains(&tenant.uid) || (!state.live.contains(&tenant.uid) && settled))
         };
         tenants.into_iter().filter(is_suspect).collect()
@@ -290,15 +323,19 @@ impl Renewal {
 
     fn lives(&self, uid: &str) {
         self.pods.lock().left.remove(uid);
-        self.put_off(uid, MAX_LOOK);
+        if self.put_off(uid, false) {
+            self.reconsider();
+        }
     }
 
-    /// Asks for a pod again after a pause that doubles up to `most`.
-    fn put_off(&self, uid: &str, most: Duration) {
+    /// Asks for a pod again after a pause that doubles. Whether it could not be read before.
+    fn put_off(&self, uid: &str, unread: bool) -> bool {
+        let most = if unread { MAX_UNREAD } else { MAX_LOOK };
         let mut state = self.pods.lock();
         let now = clock::now();
-        state.asked.retain(|_, (again, pause)| now < *again + *pause);
-        let pause = state.asked.get(uid).map_or(LOOK, |(_, pause)| (*pause * 2).min(most));
-        state.asked.insert(uid.to_owned(), (now + pause, pause));
+        state.asked.retain(|_, asked| now < asked.again + asked.pause);
+        let pause = state.asked.get(uid).map_or(LOOK, |asked| (asked.pause * 2).min(most));
+        let before = state.asked.insert(uid.to_owned(), Asked { again: now + pause, pause, unread });
+        before.is_some_and(|asked| asked.unread)
     }
 }

@@ -49,18 +49,19 @@ impl Renewal {
         let (watch, pods_watched) = self.pods.tell();
         let mut waiting = 0;
         self.queue.each_debt(|_| waiting += 1);
-        let (mut leases, mut tokens) = (BTreeMap::new(), BTreeMap::new());
         let (sessions, now) = (self.sessions.all(), clock::now());
-        for session in &sessions {
-            session.count_into(&mut leases, &mut tokens, now);
-        }
-        Levels {
-            leases,
-            tokens,
+        let mut levels = Levels {
+            leases: BTreeMap::new(),
+            next_end: None,
+            tokens: BTreeMap::new(),
             sessions: sessions.len(),
             revocations_waiting: waiting,
             pods_watched,
             pod_watch: watch.state,
+        };
+        for session in &sessions {
+            session.count_into(&mut levels, now);
         }
+        levels
     }
 }

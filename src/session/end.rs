@@ -49,6 +49,8 @@ pub enum Paid {
 /// The first pause before another attempt; it doubles, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// The longest that a request may be under way: drivers wait for a mount for two minutes.
+const UNDER_WAY: Duration = Duration::from_secs(120);
 
 impl Session {
     /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
@@ -60,14 +62,21 @@ impl Session {
         let mut state = self.state();
         let holds = std::mem::take(&mut state.superseded).into_iter().chain(state.hold.take());
         // One that Vault did not know may be known to another of its servers.
-        let debts = holds.filter(|hold| !hold.is_over(now)).map(|hold| Debt {
-            key: self.key.clone(),
-            hold,
-            since: now,
-            attempts: 0,
-            trouble: String::new(),
-        });
-        debts.collect()
+        holds.filter(|hold| !hold.is_over(now)).map(|hold| self.owe(hold, now)).collect()
+    }
+
+    /// Takes the tokens of few uses that are of no more: nothing was leased under them, and no request is under way. What is to
+    /// be revoked, by the use that was left.
+    pub fn take_spent(&self) -> Vec<Debt> {
+        let (mut state, now) = (self.state(), clock::now());
+        let is_of_no_use = |hold: &mut Arc<Hold>| {
+            hold.token.is_spent() && !hold.has_leases() && now.saturating_duration_since(hold.proven_at()) >= UNDER_WAY
+        };
+        state.superseded.extract_if(.., is_of_no_use).map(|hold| self.owe(hold, now)).collect()
+    }
+
+    fn owe(&self, hold: Arc<Hold>, now: Instant) -> Debt {
+        Debt { key: self.key.clone(), hold, since: now, attempts: 0, trouble: String::new() }
     }
 }
 

@@ -1,14 +1,12 @@
 //! A session, told.
 
-use std::collections::BTreeMap;
-
 use tokio::time::Instant;
 
 use super::{Session, SessionKey, State};
 use crate::{
     clock::{self, time_of_day},
     lease::Hold,
-    metrics::{self, Kind},
+    metrics::{self, Levels},
     status::{self, Failed, Lease, Token, Volume},
 };
 
@@ -23,7 +21,7 @@ impl Session {
         let mut leases: Vec<Lease> = self.leases.tell(renewed, clock::now()).into_iter().map(lease).collect();
         leases.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
         let (state, now) = (self.state(), clock::now());
-        let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold));
+        let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold, now));
         status::Session {
             pod: pod_name,
             namespace: pod_namespace,
@@ -33,7 +31,7 @@ impl Session {
             vault_namespace: namespace,
             auth_mount,
             role,
-            token: state.hold.as_ref().filter(|hold| hold.lives(now)).and_then(|hold| token(hold, hangs)),
+            token: state.hold.as_ref().filter(|hold| hold.lives(now)).and_then(|hold| token(hold, hangs, now)),
             superseded_tokens: state.superseded.iter().filter(|hold| hold.lives(now)).count(),
             volumes: state.volumes.iter().map(volume).collect(),
             leases,
@@ -49,22 +47,20 @@ impl Session {
     }
 
     /// Counts its leases and tokens by how they stand.
-    pub fn count_into(
-        &self,
-        leases: &mut BTreeMap<(metrics::State, Kind), usize>,
-        tokens: &mut BTreeMap<metrics::State, usize>,
-        now: Instant,
-    ) {
+    pub fn count_into(&self, levels: &mut Levels, now: Instant) {
         let renewed = self.state().resting.is_none();
         for told in self.leases.tell(renewed, now) {
-            *leases.entry((told.state, told.kind)).or_default() += 1;
+            *levels.leases.entry((told.state, told.kind)).or_default() += 1;
+            let end = told.forced_end.filter(|_| told.state == metrics::State::Ending);
+            let end = end.map(|end| time_of_day(end).as_second());
+            levels.next_end = [levels.next_end, end].into_iter().flatten().min();
         }
         let state = self.state();
         if let Some(hold) = state.hold.as_ref().filter(|hold| hold.lives(now)) {
-            *tokens.entry(standing(hold)).or_default() += 1;
+            *levels.tokens.entry(standing(hold, now)).or_default() += 1;
         }
         let superseded = state.superseded.iter().filter(|hold| hold.lives(now)).count();
-        *tokens.entry(metrics::State::Superseded).or_default() += superseded;
+        *levels.tokens.entry(metrics::State::Superseded).or_default() += superseded;
     }
 }
 
@@ -72,24 +68,27 @@ fn why_not(state: &State, hangs: bool) -> Option<&'static str> {
     if state.volumes.is_empty() {
         return Some("no volume of the pod uses it any more");
     }
+    if state.hold.as_ref().is_some_and(|hold| hold.term().is_none()) {
+        return Some("its token is gone before its time; the next poll logs in again");
+    }
     let renews = state.hold.as_ref().is_none_or(|hold| hold.renews());
     let never = (!renews).then_some("the role gives batch tokens, or tokens of few uses");
     state.resting.or((!hangs).then_some("nothing that was read ends with the token")).or(never)
 }
 
-fn standing(hold: &Hold) -> metrics::State {
+fn standing(hold: &Hold, now: Instant) -> metrics::State {
     match hold.term() {
         Some(term) if term.is_failing() => metrics::State::Failing,
-        Some(term) if term.forced_end().is_some() => metrics::State::Ending,
+        Some(term) if term.forced_end().is_some_and(|end| now >= term.notice(end)) => metrics::State::Ending,
         _ => metrics::State::Live,
     }
 }
 
-fn token(hold: &Hold, hangs: bool) -> Option<Token> {
+fn token(hold: &Hold, hangs: bool, now: Instant) -> Option<Token> {
     let term = hold.term()?;
     Some(Token {
         accessor: hold.token.accessor.clone(),
-        state: standing(hold),
+        state: standing(hold, now),
         ends: term.ends().map(time_of_day),
         renews_at: (hangs && term.is_renewable()).then(|| time_of_day(term.renew_at())),
         forced_end: term.forced_end().map(time_of_day),

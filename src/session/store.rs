@@ -59,6 +59,8 @@ pub struct Tenant {
 /// How long a pod without a living token is remembered when nothing tells of its end, so that its unchanged files keep their
 /// bytes: longer than any pause between polls or attempts.
 const SILENCE: Duration = Duration::from_secs(1800);
+/// How long one is whose certificates or static credentials live on.
+const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 
 impl Sessions {
     /// Keeps `max` sessions at most, and counts in `metrics` what becomes of them.
@@ -214,10 +216,13 @@ impl Session {
         state.resting = None;
     }
 
-    /// Whether its pod has been silent for long and every token of it is over, so that nothing is lost with it.
+    /// Whether its pod has been silent for long, so that no poll is to be expected, and nothing of it lives, so that nothing is
+    /// lost with it; a certificate that nobody asks for is not waited for longer than a day.
     fn is_over(&self) -> bool {
         let (state, now) = (self.state(), clock::now());
         let lives = state.hold.iter().chain(&state.superseded).any(|hold| hold.lives(now));
-        !lives && now.saturating_duration_since(state.last_heard) > SILENCE
+        let silence = now.saturating_duration_since(state.last_heard);
+        let expected = SILENCE.max(state.volumes.gap().unwrap_or_default() * 3);
+        !lives && silence > expected && (silence > UNHEARD || !self.leases.any_lives(now))
     }
 }

@@ -73,7 +73,7 @@ impl Session {
             (state.hold.clone(), state.resting.is_some())
         };
         let hold = hold.filter(|_| !rests);
-        let token = hold.filter(|hold| self.leases.hang_on(hold)).and_then(|hold| hold.term());
+        let token = hold.filter(|hold| self.leases.hang_on(hold, now)).and_then(|hold| hold.term());
         let token = token.filter(|term| term.is_renewable() && !term.is_over(now)).map(|term| term.renew_at());
         [token, self.leases.next(!rests, now)].into_iter().flatten().min()
     }
@@ -119,7 +119,7 @@ impl Session {
     async fn renew_token(&self, client: &Client, hold: &Arc<Hold>, vault: &Vault) {
         let now = clock::now();
         let is_due = |term: &Term| term.is_renewable() && !term.is_over(now) && now >= term.renew_at();
-        let Some(term) = hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold)) else { return };
+        let Some(term) = hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold, now)) else { return };
         let _turn = client.background().await;
         let (sent, deadline) = (clock::now(), Instant::now() + ATTEMPT);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;

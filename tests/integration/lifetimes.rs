@@ -42,9 +42,9 @@ impl Stage {
         Self::with(flags, lease, login, KubeApi::builder(), true).await
     }
 
-    /// One whose pods may not be watched.
-    async fn unwatched() -> Self {
-        Self::with(&[], json!({}), json!({}), KubeApi::builder().deny("list", "pods"), false).await
+    /// One whose pods may not be watched, for this right lacks.
+    async fn without_right_to(verb: &str) -> Self {
+        Self::with(&[], json!({}), json!({}), KubeApi::builder().deny(verb, "pods"), false).await
     }
 
     /// One with another API server.

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use vaultmount::error::Cause;
 
-use super::{Stage, until};
+use super::{Stage, polls::certificates, until};
 use crate::{
     kube_api::{KubeApi, pods::Expiry},
     support::{
@@ -45,6 +45,30 @@ async fn a_pod_that_is_deleted_or_finished_leaves_nothing_and_others_stay() {
     let (username, password) = stage.mount(&lives).await;
     log_in(&username, &password).await.unwrap();
     assert_eq!(stage.logins(), 4);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_leased_is_revoked_with_its_pod() {
+    let stage = Stage::new(&[]).await;
+    let class = certificates(&stage).await;
+    let mount = format!("pki-{}", stage.tenant.policy);
+    let role = json!({"allow_any_name": true, "key_type": "ec", "ttl": "240h", "generate_lease": true});
+    root("POST", &format!("{mount}/roles/web"), role).await;
+    let pod = stage.pod().objects(class);
+    let first = stage.daemon.files(&pod).await;
+    assert_eq!(stage.daemon.files(&pod).await, first);
+    let listed = root("LIST", &format!("{mount}/certs"), json!(null)).await;
+    let serials: Vec<&str> = listed["data"]["keys"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+    let revoked = async || {
+        let ends = join_all(serials.iter().map(async |serial| {
+            root("GET", &format!("{mount}/cert/{serial}"), json!(null)).await["data"]["revocation_time"].as_i64()
+        }));
+        ends.await.into_iter().filter(|end| *end > Some(0)).count()
+    };
+    // The engine's own, and one for two files and two mounts.
+    assert_eq!((serials.len(), revoked().await), (2, 0));
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    until("it is revoked", async || revoked().await == 1).await;
 }
 
 #[tokio::test]
@@ -165,11 +189,92 @@ async fn an_api_server_that_is_away_or_says_no_ends_nothing() {
 
 #[tokio::test]
 async fn without_the_right_to_watch_nothing_is_revoked() {
-    let stage = Stage::unwatched().await;
-    let pod = stage.pod();
-    stage.mount(&pod).await;
+    for verb in ["list", "watch"] {
+        let stage = Stage::without_right_to(verb).await;
+        let pod = stage.pod();
+        stage.mount(&pod).await;
+        stage.api.delete_pod(&pod.namespace, &pod.name);
+        // Also when it has asked so often that it lists again.
+        for _ in 0..6 {
+            stage.stays(1).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_of_whose_end_nobody_is_sure_is_not_renewed_for_ever() {
+    let api = KubeApi::builder().deny("get", "pods");
+    let stage = Stage::with(&[], json!({}), json!({"token_ttl": "1h"}), api, true).await;
+    let (lives, gone) = (stage.pod(), stage.pod());
+    for _ in 0..3 {
+        stage.mount(&lives).await;
+        stage.mount(&gone).await;
+    }
+    stage.api.delete_pod(&gone.namespace, &gone.name);
+    until("it is asked for", async || stage.api.seen().iter().any(|seen| seen.path.ends_with(&gone.name))).await;
+    for _ in 0..9 {
+        leap(Duration::from_secs(20 * 60)).await;
+        sleep(Duration::from_millis(300)).await;
+    }
+    // Once in the hour of --orphan-after, and every 40 minutes.
+    let renewals = stage.renewals();
+    assert!((4..=7).contains(&renewals), "{renewals}");
+    assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
+}
+
+#[tokio::test]
+async fn tokens_of_few_uses_are_revoked_when_they_are_used_up_and_at_the_pods_end() {
+    let stage = Stage::of(&["--refresh-interval=10s"], json!({}), json!({"token_num_uses": 2})).await;
+    let secret = format!("- {{objectName: kv, secretPath: {}/data/db}}\n", stage.tenant.kv);
+    let pod = stage.pod().objects(secret.as_str());
+    let tokens = async || {
+        let listed = root("LIST", &format!("sys/leases/lookup/auth/{}/login", stage.tenant.auth), json!(null)).await;
+        listed["data"]["keys"].as_array().map_or(0, Vec::len)
+    };
+    stage.daemon.files(&stage.pod().objects(secret.as_str())).await;
+    for _ in 0..4 {
+        stage.daemon.files(&pod).await;
+        leap(Duration::from_secs(20)).await;
+    }
+    assert_eq!(tokens().await, 5);
+    leap(Duration::from_secs(120)).await;
+    stage.daemon.files(&pod).await;
+    stage.vault.saw(4, "POST", "auth/token/revoke-self").await;
+    until("one of each pod is left", async || tokens().await == 2).await;
+    stage.daemon.files(&pod).await;
+    leap(Duration::from_secs(20)).await;
+    stage.daemon.files(&pod).await;
+    assert_eq!(tokens().await, 3);
     stage.api.delete_pod(&pod.namespace, &pod.name);
-    stage.stays(1).await;
+    until("the other pod's is left", async || tokens().await == 1).await;
+}
+
+#[tokio::test]
+async fn what_a_class_names_no_more_lives_to_its_own_end_and_is_not_renewed() {
+    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "20m"})).await;
+    let secret = format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv);
+    let (edited, moved) = (stage.pod(), stage.pod());
+    stage.tenant.role("second", json!({"token_ttl": "20m"})).await;
+    for pod in [&edited, &moved] {
+        stage.mount(pod).await;
+    }
+    stage.daemon.files(&edited.objects(&secret)).await;
+    stage.daemon.files(&moved.with("roleName", "second").objects(&secret)).await;
+    let minutes = async |minutes| {
+        for _ in 0..minutes / 7 {
+            leap(Duration::from_secs(7 * 60)).await;
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    minutes(56).await;
+    // The first pod's token keeps its credential alive as long as that lives by itself; of the other's session nothing is used.
+    let of_token = stage.vault.count("POST", "auth/token/renew-self");
+    assert!((3..=5).contains(&of_token), "{of_token}");
+    assert_eq!((stage.renewals(), stage.database.users().await.len()), (0, 2));
+    minutes(7).await;
+    let after = stage.vault.count("POST", "auth/token/renew-self");
+    minutes(56).await;
+    assert_eq!(stage.vault.count("POST", "auth/token/renew-self"), after);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// An engine that issues certificates of ten days, and what a class says to get one.
-async fn certificates(stage: &Stage) -> String {
+pub(super) async fn certificates(stage: &Stage) -> String {
     let mount = format!("pki-{}", stage.tenant.policy);
     root("POST", &format!("sys/mounts/{mount}"), json!({"type": "pki", "config": {"max_lease_ttl": "8760h"}})).await;
     root("POST", &format!("{mount}/root/generate/internal"), json!({"common_name": "ca", "key_type": "ec"})).await;

@@ -77,42 +77,45 @@ async fn a_token_with_plain_secrets_only_is_not_renewed() {
     assert_eq!(stage.logins(), 1, "what is fresh needs no token");
 }
 
-/// Fifty renewals in vain, and the pod's credential is still the first.
-async fn fails_in_vain(fault: Fault) {
+/// Fifty renewals of this path in vain, and the pod's credential is still the first.
+async fn fails_in_vain(path: &str, fault: Fault) {
     let stage = Stage::of(&[], json!({"default_ttl": "24h"}), json!({"token_ttl": "24h"})).await;
     let pod = stage.pod();
     let first = stage.mount(&pod).await;
-    stage.vault.every("POST", "sys/leases/renew", fault);
+    stage.vault.every("POST", path, fault);
+    let asked = || stage.vault.count("POST", path);
     // Only this process's clock goes on, so that nothing ends at Vault's side.
     leap(Duration::from_secs(16 * 3600)).await;
     let goes_on = async |renewals| {
         sleep(Duration::from_millis(30)).await;
         leap(Duration::from_secs(30)).await;
         assert_eq!(stage.mount(&pod).await, first);
-        stage.renewals() >= renewals
+        asked() >= renewals
     };
     until("fifty renewals failed", async || goes_on(50).await).await;
     assert_eq!((stage.logins(), stage.created(), stage.database.users().await.len()), (1, 1, 1));
     log_in(&first.0, &first.1).await.unwrap();
     stage.vault.heal();
-    let failed = stage.renewals();
+    let failed = asked();
     until("it is renewed", async || goes_on(failed + 1).await).await;
     assert_eq!((stage.logins(), stage.created()), (1, 1));
 }
 
 #[tokio::test]
 async fn renewals_that_are_denied_make_no_new_credential() {
-    fails_in_vain(status(403, "1 error occurred:\n\t* permission denied\n\n")).await;
+    fails_in_vain("sys/leases/renew", status(403, "1 error occurred:\n\t* permission denied\n\n")).await;
 }
 
 #[tokio::test]
 async fn renewals_that_are_too_many_make_no_new_credential() {
-    fails_in_vain(status(429, "quota")).await;
+    fails_in_vain("sys/leases/renew", status(429, "quota")).await;
 }
 
 #[tokio::test]
 async fn renewals_that_fail_make_no_new_credential() {
-    fails_in_vain(status(500, "internal error")).await;
+    for path in ["sys/leases/renew", "auth/token/renew-self"] {
+        fails_in_vain(path, status(500, "internal error")).await;
+    }
 }
 
 #[tokio::test]

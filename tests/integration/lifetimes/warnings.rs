@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{Stage, credential};
+use super::{Stage, credential, until};
 use crate::support::{
     bao::Tenant,
     clock::leap,
     daemon::{Daemon, Program, program},
     database::Database,
-    faulty::Faulty,
+    faulty::{Faulty, status},
     pod::Pod,
 };
 
@@ -20,20 +20,23 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     let tenant = Tenant::new().await;
     let database = Database::of(&tenant).await;
     database.tune(json!({"default_ttl": "6s", "max_ttl": "9s"})).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let daemon = Program::start(&[&format!("--metrics-addr=127.0.0.1:{port}")]).await;
+    let metrics = Scrape::new();
+    let daemon = Program::start(&[&metrics.flag()]).await;
     let pod = Pod::of(&tenant).objects(credential(&database));
     let mut client = vaultmount::provider::client::Client::connect(&daemon.socket).await.unwrap();
     client.mount(pod.call()).await.unwrap();
     let ending = r#"vaultmount_leases{state="ending",kind="leased"} 1"#;
-    let scrape = async || {
-        let url = format!("http://127.0.0.1:{port}/metrics");
-        crate::support::http::text("GET", &url, None, None, None).await.1
-    };
-    assert!(!scrape().await.contains(ending));
-    sleep(Duration::from_millis(7_500)).await;
-    let text = scrape().await;
+    assert!(!metrics.text().await.contains(ending));
+    // Its maximum is known by now.
+    sleep(Duration::from_millis(5_500)).await;
+    let text = metrics.text().await;
+    assert!(text.contains("lease\",outcome=\"short\"} 1") && !text.contains(ending), "{text}");
+    sleep(Duration::from_secs(2)).await;
+    let text = metrics.text().await;
     assert!(text.contains(ending), "{text}");
+    let (_, end) = text.split_once("\nvaultmount_next_end_timestamp_seconds ").unwrap();
+    let end: i64 = end.lines().next().unwrap().parse().unwrap();
+    assert!((0..=3).contains(&(end - jiff::Timestamp::now().as_second())), "{end}");
     sleep(Duration::from_secs(3)).await;
     daemon.terminate();
     let log = daemon.log().await;
@@ -47,9 +50,27 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     assert_eq!(lines.iter().filter(|line| line.contains("ends, and no poll comes")).count(), 1, "{log}");
 }
 
+/// What a monitoring system sees of a daemon.
+struct Scrape(u16);
+
+impl Scrape {
+    fn new() -> Self {
+        Self(std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+    }
+
+    fn flag(&self) -> String {
+        format!("--metrics-addr=127.0.0.1:{}", self.0)
+    }
+
+    async fn text(&self) -> String {
+        let url = format!("http://127.0.0.1:{}/metrics", self.0);
+        crate::support::http::text("GET", &url, None, None, None).await.1
+    }
+}
+
 #[tokio::test]
 async fn the_status_tells_everything_and_no_secret() {
-    let stage = Stage::new(&[]).await;
+    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "1h"})).await;
     let pod = stage.pod();
     let (username, password) = stage.mount(&pod).await;
     stage.mount(&pod).await;
@@ -81,6 +102,80 @@ async fn the_status_tells_everything_and_no_secret() {
     );
     assert!(session["last_success"].is_string() && session["token"]["accessor"].is_string());
     assert_eq!(told["watch"]["state"], "synced");
+    let time = |of: &Value| of.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second();
+    let now = jiff::Timestamp::now().as_second();
+    for of in [lease, &session["token"]] {
+        assert!((3540..=3601).contains(&(time(&of["ends"]) - now)), "{of}");
+        assert!((1800..=2400).contains(&(time(&of["renews_at"]) - now)), "{of}");
+        assert!(of["forced_end"].is_null(), "{of}");
+    }
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
+    let metrics = Scrape::new();
+    let stage = Stage::of(&[&metrics.flag()], json!({}), json!({"token_ttl": "1h"})).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    let counts = async |lines: &[&str]| {
+        let text = metrics.text().await;
+        lines.iter().all(|line| text.lines().any(|l| l.strip_prefix("vaultmount_") == Some(line)))
+    };
+    let told = async || {
+        let path = stage.daemon.socket.with_extension("status");
+        let output = program(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["sessions"][0].take()
+    };
+    let well =
+        [r#"logins_total{outcome="ok"} 1"#, r#"leases{state="live",kind="leased"} 1"#, r#"tokens{state="live"} 1"#];
+    assert!(counts(&well).await, "{}", metrics.text().await);
+
+    stage.vault.every("POST", "sys/leases/renew", status(500, "internal error"));
+    leap(Duration::from_secs(41 * 60)).await;
+    let failing = [
+        r#"leases{state="failing",kind="leased"} 1"#,
+        r#"renewals_total{what="lease",outcome="failed"} 1"#,
+        r#"renewals_total{what="token",outcome="renewed"} 1"#,
+    ];
+    until("a renewal fails", async || counts(&failing).await).await;
+    let session = told().await;
+    let lease = &session["leases"][0];
+    assert_eq!(lease["state"], "failing");
+    for error in [&lease["last_error"], &session["last_error"]["error"]] {
+        assert!(error.as_str().unwrap().contains("internal error"), "{session}");
+    }
+    assert_eq!(session["last_error"]["what"], "renewing a lease");
+
+    stage.vault.heal();
+    leap(Duration::from_secs(10)).await;
+    until("it is renewed", async || counts(&[r#"renewals_total{what="lease",outcome="renewed"} 1"#, well[1]]).await)
+        .await;
+    assert!(told().await["leases"][0]["last_error"].is_null());
+
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    let over = [r#"revocations_total{outcome="revoked"} 1"#, "sessions 0", "revocations_waiting 0"];
+    until("it is revoked", async || counts(&over).await).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_gone_is_told() {
+    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "6s"})).await;
+    let pod = stage.pod();
+    stage.mount(&pod).await;
+    stage.tenant.revoke_logins().await;
+    stage.vault.saw(1, "GET", "auth/token/lookup-self").await;
+    let path = stage.daemon.socket.with_extension("status");
+    until("it is told", async || {
+        let output = program(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
+        let session = serde_json::from_slice::<Value>(&output.stdout).unwrap()["sessions"][0].take();
+        let why = session["why_not_renewed"].as_str().unwrap_or_default();
+        let lease = &session["leases"][0];
+        why.contains("is gone")
+            && session["token"].is_null()
+            && lease["state"] == "ending"
+            && lease["renews_at"].is_null()
+    })
+    .await;
 }
 
 /// How many renewals of its lease a pod gets while these hours pass without a poll, a third of an hour at a time.
@@ -107,15 +202,18 @@ async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, h
 #[tokio::test]
 async fn without_a_watch_a_silent_pod_is_renewed_for_a_while_and_a_pod_that_was_never_polled_for_a_day() {
     let tenant = Tenant::new().await;
-    tenant.role("app", json!({"token_ttl": "3h"})).await;
+    tenant.role("app", json!({"token_ttl": "1h"})).await;
     let database = Database::of(&tenant).await;
-    database.tune(json!({"default_ttl": "3h", "max_ttl": "700h"})).await;
-    for (polls, hours, least, most) in [(1, 30, 8, 14), (3, 5, 0, 0)] {
+    database.tune(json!({"default_ttl": "1h", "max_ttl": "700h"})).await;
+    // A renewal every 40 minutes.
+    for (flag, polls, hours, least, most) in
+        [("--orphan-after=1h", 1, 30, 30, 37), ("--orphan-after=1h", 3, 5, 1, 1), ("--orphan-after=3h", 3, 8, 4, 5)]
+    {
         let vault = Faulty::start().await;
-        let daemon = Daemon::at(&vault.address, &[]).await;
+        let daemon = Daemon::at(&vault.address, &[flag]).await;
         let pod = Pod::of(&tenant).objects(credential(&database));
         let renewals = renewals_in(&daemon, &vault, &pod, polls, hours).await;
-        assert!((least..=most).contains(&renewals), "{renewals} after {polls} mounts in {hours} hours");
+        assert!((least..=most).contains(&renewals), "{renewals} after {polls} mounts in {hours} hours, {flag}");
         assert_eq!(vault.count("POST", "auth/token/revoke-self"), 0);
     }
 }
