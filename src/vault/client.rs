@@ -11,7 +11,10 @@ mod token;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use http::{HeaderName, HeaderValue, Request};
@@ -294,6 +297,9 @@ impl Client {
         let headers = request.headers_mut();
         // Vault refuses requests without it when it is told to stand against request forgery.
         headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
+        // No request is like another to a cache in between: Vault Agent and Proxy answer what they have heard before, renewals too,
+        // with the time that was granted then (measured against OpenBao 2.7).
+        headers.insert(HeaderName::from_static("x-request-id"), request_id());
         if let Some(token) = token {
             headers.insert(HeaderName::from_static("x-vault-token"), token.header.clone());
         }
@@ -304,6 +310,14 @@ impl Client {
         }
         Ok(request)
     }
+}
+
+/// What no other request has, of this process or another.
+fn request_id() -> HeaderValue {
+    static BEGUN: LazyLock<i128> = LazyLock::new(|| jiff::Timestamp::now().as_nanosecond());
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let text = format!("vaultmount-{:x}-{:x}", *BEGUN, NEXT.fetch_add(1, Relaxed));
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Whether a read may create something: what is unknown counts as doing so.

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::time::sleep;
 
 use super::{Stage, credential, until};
-use crate::support::{
-    bao::root,
-    clock::leap,
-    daemon::Daemon,
-    faulty::{Fault, status},
-    pod::Pod,
+use crate::{
+    kube_api::KubeApi,
+    support::{
+        bao::root,
+        clock::leap,
+        daemon::Daemon,
+        faulty::{Fault, status},
+        pod::Pod,
+    },
 };
 
 /// An engine that issues certificates of ten days, and what a class says to get one.
@@ -55,6 +59,29 @@ async fn ten_pods_and_ten_polls_make_ten_of_everything_and_none_is_left() {
     }
     stage.database.empties().await;
     until("ten tokens are revoked", async || stage.vault.count("POST", "auth/token/revoke-self") == 10).await;
+}
+
+#[tokio::test]
+async fn a_certificate_lasts_longer_than_its_token_though_nothing_tells_of_the_pod() {
+    let api = KubeApi::builder().deny("list", "pods");
+    let stage = Stage::with(&[], json!({}), json!({"token_ttl": "20m"}), api, false).await;
+    let pod = stage.pod().objects(certificates(&stage).await);
+    let first = stage.daemon.files(&pod).await;
+    for hours in [1, 1, 7] {
+        for _ in 0..hours * 4 {
+            leap(Duration::from_secs(15 * 60)).await;
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(stage.daemon.files(&pod).await, first, "after {hours} hours");
+    }
+    assert_eq!((stage.vault.count("PUT", "pki-"), stage.logins()), (1, 1));
+    // A pod of which nobody hears for longer is forgotten.
+    for _ in 0..25 * 4 {
+        leap(Duration::from_secs(15 * 60)).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    stage.daemon.files(&pod).await;
+    assert_eq!((stage.vault.count("PUT", "pki-"), stage.logins()), (2, 2));
 }
 
 #[tokio::test]

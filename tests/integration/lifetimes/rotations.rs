@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{Instant, interval, sleep};
 
 use super::Stage;
-use crate::support::database::log_in;
+use crate::support::{daemon::Daemon, database::log_in, server::Cache};
 
 /// Polls a pod every second, and logs in to PostgreSQL every 100 ms with what its files say; how many users it saw.
 async fn client(stage: &Stage, lasts: Duration) -> usize {
@@ -54,6 +54,16 @@ async fn a_client_survives_the_end_of_its_tokens() {
     let users = client(&stage, Duration::from_secs(26)).await;
     assert!(users >= 3, "{users} users");
     assert_eq!((stage.logins(), stage.created()), (users, users));
+}
+
+#[tokio::test]
+async fn a_client_survives_a_cache_in_between() {
+    let times = json!({"token_ttl": "10s", "token_max_ttl": "14s"});
+    let mut stage = Stage::of(&[], json!({"default_ttl": "10s", "max_ttl": "14s"}), times).await;
+    let cache = Cache::before(&stage.vault.address).await;
+    stage.daemon = Daemon::at(&cache.address, &[]).await;
+    let users = client(&stage, Duration::from_secs(26)).await;
+    assert!(users >= 3, "{users} users");
 }
 
 #[tokio::test]

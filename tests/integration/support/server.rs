@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{http, setting};
@@ -83,6 +83,36 @@ impl Server {
             http::send("POST", &format!("{}/v1/{path}", self.address), None, None, Some(&body)).await;
         assert!(status.is_success(), "{path}: {status} {answer}");
         answer
+    }
+}
+
+/// OpenBao's proxy before a server: it answers from its cache what it has heard before, as the Go provider's Agent does.
+pub struct Cache {
+    pub address: String,
+    _folder: TempDir,
+    _child: Child,
+}
+
+impl Cache {
+    pub async fn before(server: &str) -> Self {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port().await);
+        let config = format!(
+            "vault {{ address = {server:?} }}\ncache {{}}\n\
+             listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_disable = true\n}}\n"
+        );
+        let file = folder.path().join("proxy.hcl");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+        command.arg("proxy").arg(format!("-config={}", file.display())).env_clear().env("HOME", folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let child = command.spawn().unwrap();
+        let listens = async {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), listens).await.unwrap();
+        Self { address: format!("http://127.0.0.1:{port}"), _folder: folder, _child: child }
     }
 }
 
