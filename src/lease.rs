@@ -343,11 +343,10 @@ impl Slot {
     fn keep(&self, read: &Read, fetched: Fetched) -> (Arc<Lease>, Option<Kind>) {
         let Fetched { reading, sent, hold } = fetched;
         let mut life = Life::of(read, &reading, sent);
-        if let Life::Leased { term, .. } = &mut life {
-            hold.leased();
-            if !hold.renews() {
-                term.cannot_be_renewed();
-            }
+        if let Life::Leased { term, .. } = &mut life
+            && !hold.renews()
+        {
+            term.cannot_be_renewed();
         }
         let mut kept = self.kept();
         kept.turn += 1;

@@ -7,6 +7,7 @@ mod queue;
 mod report;
 
 use std::{
+    collections::HashSet,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -242,9 +243,9 @@ impl Renewal {
     async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            if !self.pods.tells() {
-                self.sessions.sweep();
-            }
+            self.sessions.sweep(|uid| !self.pods.tells_of(uid));
+            let tenants: HashSet<String> = self.sessions.tenants().into_iter().map(|tenant| tenant.uid).collect();
+            self.pods.keep(&tenants);
         }
     }
 }

@@ -303,6 +303,9 @@ impl Session {
                 match self.client().read(&hold.token, namespace, read, deadline).await {
                     Ok(reading) => {
                         hold.proven(sent);
+                        if reading.creates || !reading.answer.lease_id.is_empty() {
+                            hold.made();
+                        }
                         self.state().last_success = Some(clock::now());
                         return Ok(Fetched { reading, sent, hold });
                     }
@@ -358,7 +361,7 @@ impl Session {
     }
 
     fn lost(&self, hold: &Hold) {
-        hold.lost();
+        hold.lost(clock::now());
         if self.state().ended {
             return;
         }

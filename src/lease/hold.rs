@@ -22,12 +22,13 @@ pub struct Hold {
 
 struct Standing {
     term: Term,
-    gone: bool,
+    /// When it was found gone.
+    gone: Option<Instant>,
     /// A renewal under way does not make it renewable again.
     retired: bool,
     /// When Vault last took it.
     proven: Instant,
-    leased: bool,
+    made: bool,
 }
 
 impl Hold {
@@ -38,7 +39,7 @@ impl Hold {
         let term = Term::new(token.ttl, renewable, sent);
         Self {
             token: Arc::new(token),
-            standing: Mutex::new(Standing { term, gone: false, retired: false, proven: sent, leased: false }),
+            standing: Mutex::new(Standing { term, gone: None, retired: false, proven: sent, made: false }),
         }
     }
 
@@ -52,30 +53,36 @@ impl Hold {
     #[must_use]
     pub fn term(&self) -> Option<Term> {
         let standing = self.lock();
-        (!standing.gone).then(|| standing.term.clone())
+        standing.gone.is_none().then(|| standing.term.clone())
     }
 
     /// Whether it still lives, as far as is known.
     #[must_use]
     pub fn lives(&self, now: Instant) -> bool {
         let standing = self.lock();
-        !standing.gone && !standing.term.is_over(now)
+        standing.gone.is_none() && !standing.term.is_over(now)
     }
 
     /// Vault knows it no more, and ended everything that was leased under it.
-    pub fn lost(&self) {
-        self.lock().gone = true;
+    pub fn lost(&self, now: Instant) {
+        self.lock().gone.get_or_insert(now);
     }
 
-    /// Something was leased under it.
-    pub fn leased(&self) {
-        self.lock().leased = true;
+    /// When it was found gone, if it was.
+    #[must_use]
+    pub fn gone_at(&self) -> Option<Instant> {
+        self.lock().gone
+    }
+
+    /// Something was made under it that may end with it.
+    pub fn made(&self) {
+        self.lock().made = true;
     }
 
     /// Whether anything ever was.
     #[must_use]
-    pub fn has_leases(&self) -> bool {
-        self.lock().leased
+    pub fn has_made(&self) -> bool {
+        self.lock().made
     }
 
     /// Vault took it at this moment.

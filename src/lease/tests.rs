@@ -64,7 +64,7 @@ async fn a_credential_is_kept_while_it_is_good() {
 async fn a_credential_ends_with_its_token() {
     let (leases, path, hold) = (Leases::default(), read("database/creds/app"), hold());
     get(&leases, &path, answer(&hold, 1, r#"{"u":1}"#, 90)).await;
-    hold.lost();
+    hold.lost(clock::now());
     assert_eq!(get(&leases, &path, answer(&hold, 2, r#"{"u":2}"#, 90)).await.id(), "2");
 }
 

@@ -149,10 +149,11 @@ impl Leases {
                 _ => None,
             };
             let forced_end = entry.last_end(token.as_ref(), renewed && named);
-            let is_lost = entry.life.hangs_on_token() && token.is_none();
+            let lost = entry.hold.gone_at().filter(|_| entry.life.hangs_on_token());
+            let is_over = lost.is_some() || entry.life.is_over(token.as_ref(), now);
             let state = match term {
                 _ if !named && entry.delivered => State::Superseded,
-                Some(term) if term.is_failing() && !is_lost => State::Failing,
+                Some(term) if term.is_failing() && !is_over => State::Failing,
                 _ if entry.end_and_notice(token.as_ref(), renewed, now).is_some_and(|(_, notice)| now >= notice) => {
                     State::Ending
                 }
@@ -161,10 +162,10 @@ impl Leases {
             Some(Told {
                 read: Arc::clone(read),
                 kind: entry.life.kind(),
-                ends: if is_lost { Some(now) } else { entry.earliest(token.as_ref(), entry.life.ends(), Term::ends) },
-                forced_end: if is_lost { Some(now) } else { forced_end },
+                ends: lost.or_else(|| entry.earliest(token.as_ref(), entry.life.ends(), Term::ends)),
+                forced_end: lost.or(forced_end),
                 renews_at: term
-                    .filter(|term| renewed && named && !is_lost && term.is_renewable())
+                    .filter(|term| renewed && named && !is_over && term.is_renewable())
                     .map(|term| term.renew_at()),
                 read_at: entry.read_at,
                 state,

@@ -15,7 +15,7 @@ use super::{Kind, Labels, PREFIX, State, Watching};
 pub struct Levels {
     /// Answers of Vault that pods have, by how they stand and what they are.
     pub leases: BTreeMap<(State, Kind), usize>,
-    /// When the first of those that are ending does, in seconds since 1970; none when none is.
+    /// When the first of those that are failing or ending ends, in seconds since 1970; none when none is.
     pub next_end: Option<i64>,
     /// Vault tokens, by how they stand.
     pub tokens: BTreeMap<State, usize>,
@@ -40,7 +40,7 @@ impl Levels {
         let next_end = family(
             &mut registry,
             "next_end_timestamp_seconds",
-            "When the first of the leases that are ending does, in seconds since 1970; missing when none is",
+            "When the first of the leases that are failing or ending ends, in seconds since 1970; missing when none is",
         );
         if let Some(end) = self.next_end {
             next_end.get_or_create(&[]).set(end);

@@ -82,6 +82,12 @@ const MAX_UNREAD: Duration = Duration::from_secs(60);
 /// How long a pod may have a session before the watch must show it.
 const GRACE: Duration = Duration::from_secs(5);
 
+impl State {
+    fn tells(&self) -> bool {
+        matches!(self.watch, Stand::Synced | Stand::Interrupted)
+    }
+}
+
 impl Pods {
     pub(super) fn new(kube: Option<Arc<Kube>>, node: Option<String>) -> Self {
         let watch = if kube.is_some() && node.is_some() { Stand::Connecting } else { Stand::Off };
@@ -102,12 +108,21 @@ impl Pods {
 
     /// Whether the ends of pods are told, now or when the API is back.
     pub(super) fn tells(&self) -> bool {
-        matches!(self.lock().watch, Stand::Synced | Stand::Interrupted)
+        self.lock().tells()
     }
 
     /// Whether the end of this pod is: one that the watch does not show must be read to be sure.
     pub(super) fn tells_of(&self, uid: &str) -> bool {
-        self.tells() && !self.lock().asked.get(uid).is_some_and(|asked| asked.unread)
+        let state = self.lock();
+        let unread = !state.live.contains(uid) && state.asked.get(uid).is_some_and(|asked| asked.unread);
+        state.tells() && !unread
+    }
+
+    /// Forgets what is known of others than these pods, which have sessions.
+    pub(super) fn keep(&self, tenants: &HashSet<String>) {
+        let mut state = self.lock();
+        state.left.retain(|uid| tenants.contains(uid));
+        state.asked.retain(|uid, _| tenants.contains(uid));
     }
 
     /// How the watch stands, and how many pods it shows.
@@ -125,7 +140,7 @@ impl Pods {
             since: Some(clock::time_of_day(state.since)),
             last_error: state.trouble.clone(),
         };
-        (watch, state.live.len())
+        (watch, if state.tells() { state.live.len() } else { 0 })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -189,7 +204,19 @@ impl Renewal {
     async fn list(&self, kube: &Kube, node: &str) -> Result<String, Error> {
         let (pods, version) = kube.node_pods(node).await?;
         tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
-        self.pods.lock().live = pods.into_iter().map(|pod| pod.uid).collect();
+        let mut unread = false;
+        {
+            let State { live, asked, .. } = &mut *self.pods.lock();
+            *live = pods.into_iter().map(|pod| pod.uid).collect();
+            asked.retain(|uid, asked| {
+                let listed = live.contains(uid);
+                unread |= listed && asked.unread;
+                !listed
+            });
+        }
+        if unread {
+            self.reconsider();
+        }
         self.pods.suspicion.notify_one();
         Ok(version)
     }
@@ -293,12 +320,13 @@ impl Renewal {
                         self.end(&tenant.uid);
                     }
                     Err(error) => {
-                        tracing::warn!(
-                            pod = tenant.name,
-                            namespace = tenant.namespace,
-                            "whether the pod is over cannot be read; its token is kept: {error}"
-                        );
-                        self.put_off(&tenant.uid, true);
+                        if !self.put_off(&tenant.uid, true) {
+                            tracing::warn!(
+                                pod = tenant.name,
+                                namespace = tenant.namespace,
+                                "whether the pod is over cannot be read; its token is kept: {error}"
+                            );
+                        }
                         self.pods.met("reading whether a pod is over", &error);
                     }
                 }

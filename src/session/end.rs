@@ -49,8 +49,6 @@ pub enum Paid {
 /// The first pause before another attempt; it doubles, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
-/// The longest that a request may be under way: drivers wait for a mount for two minutes.
-const UNDER_WAY: Duration = Duration::from_secs(120);
 
 impl Session {
     /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
@@ -65,13 +63,15 @@ impl Session {
         holds.filter(|hold| !hold.is_over(now)).map(|hold| self.owe(hold, now)).collect()
     }
 
-    /// Takes the tokens of few uses that are of no more: nothing was leased under them, and no request is under way. What is to
-    /// be revoked, by the use that was left.
+    /// Takes the tokens of few uses that are of no more, to be revoked by the use that was left: nothing was ever made under
+    /// them that would end with them. None while a request is under way, which may make something.
     pub fn take_spent(&self) -> Vec<Debt> {
+        if self.state().superseded.is_empty() {
+            return Vec::new();
+        }
+        let Ok(_quiet) = self.activity.try_write() else { return Vec::new() };
         let (mut state, now) = (self.state(), clock::now());
-        let is_of_no_use = |hold: &mut Arc<Hold>| {
-            hold.token.is_spent() && !hold.has_leases() && now.saturating_duration_since(hold.proven_at()) >= UNDER_WAY
-        };
+        let is_of_no_use = |hold: &mut Arc<Hold>| hold.token.is_spent() && !hold.has_made();
         state.superseded.extract_if(.., is_of_no_use).map(|hold| self.owe(hold, now)).collect()
     }
 
@@ -103,7 +103,11 @@ impl Debt {
         self.attempts += 1;
         let error = match self.attempt(vault).await {
             Ok(true) => {
-                tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");
+                if self.hold.token.is_spent() && !self.hold.has_made() {
+                    tracing::debug!(pod, namespace, role, "a token of few uses is revoked by its last");
+                } else {
+                    tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");
+                }
                 return Paid::Revoked;
             }
             Ok(false) => return Paid::Over,

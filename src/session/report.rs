@@ -22,6 +22,7 @@ impl Session {
         leases.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
         let (state, now) = (self.state(), clock::now());
         let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold, now));
+        let renews = hangs && state.resting.is_none() && !state.volumes.is_empty();
         status::Session {
             pod: pod_name,
             namespace: pod_namespace,
@@ -31,7 +32,7 @@ impl Session {
             vault_namespace: namespace,
             auth_mount,
             role,
-            token: state.hold.as_ref().filter(|hold| hold.lives(now)).and_then(|hold| token(hold, hangs, now)),
+            token: state.hold.as_ref().filter(|hold| hold.lives(now)).and_then(|hold| token(hold, renews, now)),
             superseded_tokens: state.superseded.iter().filter(|hold| hold.lives(now)).count(),
             volumes: state.volumes.iter().map(volume).collect(),
             leases,
@@ -51,7 +52,8 @@ impl Session {
         let renewed = self.state().resting.is_none();
         for told in self.leases.tell(renewed, now) {
             *levels.leases.entry((told.state, told.kind)).or_default() += 1;
-            let end = told.forced_end.filter(|_| told.state == metrics::State::Ending);
+            let is_near = matches!(told.state, metrics::State::Failing | metrics::State::Ending);
+            let end = told.forced_end.filter(|_| is_near);
             let end = end.map(|end| time_of_day(end).as_second());
             levels.next_end = [levels.next_end, end].into_iter().flatten().min();
         }
@@ -84,13 +86,13 @@ fn standing(hold: &Hold, now: Instant) -> metrics::State {
     }
 }
 
-fn token(hold: &Hold, hangs: bool, now: Instant) -> Option<Token> {
+fn token(hold: &Hold, renews: bool, now: Instant) -> Option<Token> {
     let term = hold.term()?;
     Some(Token {
         accessor: hold.token.accessor.clone(),
         state: standing(hold, now),
         ends: term.ends().map(time_of_day),
-        renews_at: (hangs && term.is_renewable()).then(|| time_of_day(term.renew_at())),
+        renews_at: (renews && term.is_renewable()).then(|| time_of_day(term.renew_at())),
         forced_end: term.forced_end().map(time_of_day),
     })
 }

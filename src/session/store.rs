@@ -83,7 +83,7 @@ impl Sessions {
             return Ok(Arc::clone(session));
         }
         if state.count >= self.max {
-            state.sweep();
+            state.sweep(Session::is_over);
         }
         if state.count >= self.max {
             return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
@@ -188,9 +188,14 @@ impl Sessions {
         self.state().closed
     }
 
-    /// Forgets the sessions of pods of whose end nothing tells, and that are over.
-    pub fn sweep(&self) {
-        self.state().sweep();
+    /// Forgets the sessions of pods of whose end nothing tells, and that are over; those that have a certificate or a static
+    /// credential still, after a day.
+    pub fn sweep(&self, is_untold: impl Fn(&str) -> bool) {
+        self.state().sweep(|session| {
+            is_untold(&session.key.pod_uid)
+                && session.is_over()
+                && (session.silence().0 > UNHEARD || !session.leases.any_lives(clock::now()))
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -199,9 +204,9 @@ impl Sessions {
 }
 
 impl State {
-    fn sweep(&mut self) {
+    fn sweep(&mut self, may_go: impl Fn(&Session) -> bool) {
         for sessions in self.by_pod.values_mut() {
-            sessions.retain(|session| Arc::strong_count(session) > 1 || !session.is_over());
+            sessions.retain(|session| Arc::strong_count(session) > 1 || !may_go(session));
         }
         self.by_pod.retain(|_, sessions| !sessions.is_empty());
         self.count = self.by_pod.values().map(Vec::len).sum();
@@ -216,13 +221,13 @@ impl Session {
         state.resting = None;
     }
 
-    /// Whether its pod has been silent for long, so that no poll is to be expected, and nothing of it lives, so that nothing is
-    /// lost with it; a certificate that nobody asks for is not waited for longer than a day.
+    /// Whether its pod has been silent for long, so that no poll is to be expected, and every token of it is over, so that
+    /// nothing can be renewed or revoked.
     fn is_over(&self) -> bool {
         let (state, now) = (self.state(), clock::now());
         let lives = state.hold.iter().chain(&state.superseded).any(|hold| hold.lives(now));
         let silence = now.saturating_duration_since(state.last_heard);
         let expected = SILENCE.max(state.volumes.gap().unwrap_or_default() * 3);
-        !lives && silence > expected && (silence > UNHEARD || !self.leases.any_lives(now))
+        !lives && silence > expected
     }
 }

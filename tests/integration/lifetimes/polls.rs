@@ -190,7 +190,7 @@ async fn a_static_credential_is_read_again_at_its_rotation() {
             assert_eq!(stage.daemon.files(&pod).await, last);
             assert_eq!(reads(), before, "read again though it was just rotated");
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
