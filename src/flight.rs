@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 use tokio::sync::watch;
 
+use crate::task;
+
 /// At most one run of an operation at a time. The run has a task of its own, so a caller that goes away stops nothing.
 pub struct Flight<T> {
     /// Never held across an await.
@@ -47,7 +49,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
             _ => {
                 let (sender, receiver) = watch::channel(None);
                 let run = start();
-                tokio::spawn(async move {
+                task::spawn(async move {
                     let outcome = run.await;
                     sender.send_replace(Some(outcome));
                 });

@@ -33,7 +33,7 @@
 //! | [`status`] | what a process tells of what it holds |
 //! | [`metrics`] | what is counted |
 //! | [`socket`] | unix sockets that are handed from process to process |
-//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`], [`term`] | what everything stands on |
+//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`], [`task`], [`term`] | what everything stands on |
 //!
 //! # What always holds
 //!
@@ -66,6 +66,7 @@ pub mod secret;
 pub mod session;
 pub mod socket;
 pub mod status;
+pub mod task;
 pub mod telemetry;
 pub mod term;
 pub mod text;

@@ -29,6 +29,7 @@ use crate::{
     mount::{Mounted, Mounter},
     request::{Classes, MountSpec, Pod, RawRequest},
     socket::Socket,
+    task,
 };
 use authority::AuthorityRepair;
 use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
@@ -215,7 +216,7 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 fn contain<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> impl Future<Output = Result<T, Error>> {
-    let task = tokio::spawn(work.in_current_span());
+    let task = task::spawn(work.in_current_span());
     async { task.await.unwrap_or_else(|_| Err(panicked())) }
 }
 

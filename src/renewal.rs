@@ -26,6 +26,7 @@ use crate::{
     metrics::{Metrics, RevocationOutcome},
     session::{Debt, Paid, Session, SessionKey, Sessions},
     status::Revoked,
+    task,
     vault::Vault,
 };
 use queue::{Item, Queue};
@@ -99,7 +100,7 @@ impl Renewal {
         loop {
             let item = self.queue.next().await;
             let renewal = Arc::clone(self);
-            tokio::spawn(async move {
+            task::spawn(async move {
                 match item {
                     Item::Session(session) => {
                         if let Some(session) = session.upgrade() {
@@ -199,7 +200,7 @@ impl Renewal {
     fn end(self: &Arc<Self>, uid: &str) {
         for session in self.sessions.take(uid) {
             let renewal = Arc::clone(self);
-            tokio::spawn(async move {
+            task::spawn(async move {
                 renewal.queue.remove(session.id());
                 for debt in session.end().await {
                     renewal.pay(debt).await;

@@ -35,7 +35,7 @@ const ORDER: &[&str] = &[
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
-const BASE: [&str; 5] = ["secret", "text", "yaml", "clock", "term"];
+const BASE: [&str; 6] = ["secret", "text", "yaml", "clock", "task", "term"];
 /// Outside libraries and the only modules that may name them.
 const CONFINED: [(&str, &[&str]); 8] = [
     ("tonic", &["provider"]),
