@@ -98,6 +98,7 @@ impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let way = self.way(spec, audience).await?;
+        self.renewal.collect(&way.session);
         let refresh = spec.class.refresh.unwrap_or(self.refresh);
         way.session.prove(spec.class.objects.iter().map(|object| &object.read), refresh, deadline).await;
         let (answers, reused) = self.answers(spec, &way, refresh, deadline).await?;

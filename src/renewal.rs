@@ -24,7 +24,7 @@ use crate::{
     clock,
     kube::Kube,
     metrics::{Metrics, RevocationOutcome},
-    session::{Debt, Paid, Session, SessionKey, Sessions},
+    session::{Debt, Paid, Session, SessionKey, Sessions, UNHEARD},
     status::Revoked,
     task,
     vault::Vault,
@@ -45,8 +45,6 @@ pub struct Renewal {
 
 /// How many tokens are revoked at once when all are.
 const REVOKED_AT_ONCE: usize = 8;
-/// How long a pod that was never polled is renewed when nothing tells of its end.
-const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 /// How long after a panic a session is attended to again.
 const AFTER_PANIC: Duration = Duration::from_secs(60);
 /// How often the sessions of pods whose end nothing tells are looked through.
@@ -87,12 +85,16 @@ impl Renewal {
 
     /// A session was used: what is due for it may have changed.
     pub fn schedule(&self, session: &Arc<Session>) {
-        for debt in session.take_spent() {
-            self.owe_at(debt, clock::now());
-        }
         match session.next() {
             Some(at) => self.queue.put(session.id(), at, Item::Session(Arc::downgrade(session))),
             None => self.queue.remove(session.id()),
+        }
+    }
+
+    /// Has the tokens revoked that a session has no use for any more.
+    pub fn collect(&self, session: &Session) {
+        for debt in session.take_spent() {
+            self.owe_at(debt, clock::now());
         }
     }
 

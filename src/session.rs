@@ -38,7 +38,7 @@ use crate::{
     },
 };
 pub use end::{Debt, Paid};
-pub use store::{Delivery, Sessions, Tenant};
+pub use store::{Delivery, Sessions, Tenant, UNHEARD};
 use volumes::Volumes;
 
 /// Everything that decides which token a pod gets.
@@ -303,8 +303,8 @@ impl Session {
                 match self.client().read(&hold.token, namespace, read, deadline).await {
                     Ok(reading) => {
                         hold.proven(sent);
-                        if reading.creates || !reading.answer.lease_id.is_empty() {
-                            hold.made();
+                        if !reading.answer.lease_id.is_empty() {
+                            hold.leased();
                         }
                         self.state().last_success = Some(clock::now());
                         return Ok(Fetched { reading, sent, hold });

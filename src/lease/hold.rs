@@ -28,7 +28,7 @@ struct Standing {
     retired: bool,
     /// When Vault last took it.
     proven: Instant,
-    made: bool,
+    leased: bool,
 }
 
 impl Hold {
@@ -39,7 +39,7 @@ impl Hold {
         let term = Term::new(token.ttl, renewable, sent);
         Self {
             token: Arc::new(token),
-            standing: Mutex::new(Standing { term, gone: None, retired: false, proven: sent, made: false }),
+            standing: Mutex::new(Standing { term, gone: None, retired: false, proven: sent, leased: false }),
         }
     }
 
@@ -74,15 +74,15 @@ impl Hold {
         self.lock().gone
     }
 
-    /// Something was made under it that may end with it.
-    pub fn made(&self) {
-        self.lock().made = true;
+    /// Something was leased under it, which ends with it.
+    pub fn leased(&self) {
+        self.lock().leased = true;
     }
 
     /// Whether anything ever was.
     #[must_use]
-    pub fn has_made(&self) -> bool {
-        self.lock().made
+    pub fn has_leased(&self) -> bool {
+        self.lock().leased
     }
 
     /// Vault took it at this moment.

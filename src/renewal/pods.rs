@@ -361,7 +361,6 @@ impl Renewal {
         let most = if unread { MAX_UNREAD } else { MAX_LOOK };
         let mut state = self.pods.lock();
         let now = clock::now();
-        state.asked.retain(|_, asked| now < asked.again + asked.pause);
         let pause = state.asked.get(uid).map_or(LOOK, |asked| (asked.pause * 2).min(most));
         let before = state.asked.insert(uid.to_owned(), Asked { again: now + pause, pause, unread });
         before.is_some_and(|asked| asked.unread)

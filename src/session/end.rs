@@ -63,15 +63,15 @@ impl Session {
         holds.filter(|hold| !hold.is_over(now)).map(|hold| self.owe(hold, now)).collect()
     }
 
-    /// Takes the tokens of few uses that are of no more, to be revoked by the use that was left: nothing was ever made under
-    /// them that would end with them. None while a request is under way, which may make something.
+    /// Takes the tokens of few uses that are of no more, to be revoked by the use that was left: nothing was ever leased
+    /// under them. None while a request is under way, which may be for a lease.
     pub fn take_spent(&self) -> Vec<Debt> {
         if self.state().superseded.is_empty() {
             return Vec::new();
         }
         let Ok(_quiet) = self.activity.try_write() else { return Vec::new() };
         let (mut state, now) = (self.state(), clock::now());
-        let is_of_no_use = |hold: &mut Arc<Hold>| hold.token.is_spent() && !hold.has_made();
+        let is_of_no_use = |hold: &mut Arc<Hold>| hold.token.is_spent() && !hold.has_leased();
         state.superseded.extract_if(.., is_of_no_use).map(|hold| self.owe(hold, now)).collect()
     }
 
@@ -103,7 +103,7 @@ impl Debt {
         self.attempts += 1;
         let error = match self.attempt(vault).await {
             Ok(true) => {
-                if self.hold.token.is_spent() && !self.hold.has_made() {
+                if self.hold.token.is_spent() && !self.hold.has_leased() {
                     tracing::debug!(pod, namespace, role, "a token of few uses is revoked by its last");
                 } else {
                     tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");

@@ -59,8 +59,8 @@ pub struct Tenant {
 /// How long a pod without a living token is remembered when nothing tells of its end, so that its unchanged files keep their
 /// bytes: longer than any pause between polls or attempts.
 const SILENCE: Duration = Duration::from_secs(1800);
-/// How long one is whose certificates or static credentials live on.
-const UNHEARD: Duration = Duration::from_secs(24 * 3600);
+/// How long a pod that was never polled counts as living when nothing tells of its end.
+pub const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 
 impl Sessions {
     /// Keeps `max` sessions at most, and counts in `metrics` what becomes of them.
@@ -69,8 +69,8 @@ impl Sessions {
         Self { max, metrics, state: Mutex::default() }
     }
 
-    /// The session of a key, made if there is none. When there are too many, those that are over are dropped; a living pod's
-    /// never is, so that a new one is refused.
+    /// The session of a key, made if there is none. When there are too many, those that are over are dropped, and then those of
+    /// which nothing can be renewed or revoked; no other, so that a new one is refused.
     pub fn open(&self, key: SessionKey, client: Client) -> Result<Arc<Session>, Error> {
         let mut state = self.state();
         if state.closed {
@@ -84,6 +84,9 @@ impl Sessions {
         }
         if state.count >= self.max {
             state.sweep(Session::is_over);
+        }
+        if state.count >= self.max {
+            state.sweep(Session::is_spent);
         }
         if state.count >= self.max {
             return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
@@ -191,11 +194,7 @@ impl Sessions {
     /// Forgets the sessions of pods of whose end nothing tells, and that are over; those that have a certificate or a static
     /// credential still, after a day.
     pub fn sweep(&self, is_untold: impl Fn(&str) -> bool) {
-        self.state().sweep(|session| {
-            is_untold(&session.key.pod_uid)
-                && session.is_over()
-                && (session.silence().0 > UNHEARD || !session.leases.any_lives(clock::now()))
-        });
+        self.state().sweep(|session| is_untold(&session.key.pod_uid) && session.is_over());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -221,11 +220,17 @@ impl Session {
         state.resting = None;
     }
 
+    /// Whether it is spent, and has no certificate or static credential whose end may be told, or was silent for a day.
+    fn is_over(&self) -> bool {
+        self.is_spent() && (self.silence().0 > UNHEARD || !self.leases.any_lives(clock::now()))
+    }
+
     /// Whether its pod has been silent for long, so that no poll is to be expected, and every token of it is over, so that
     /// nothing can be renewed or revoked.
-    fn is_over(&self) -> bool {
+    fn is_spent(&self) -> bool {
         let (state, now) = (self.state(), clock::now());
-        let lives = state.hold.iter().chain(&state.superseded).any(|hold| hold.lives(now));
+        // One that Vault did not know may be known to another of its servers.
+        let lives = state.hold.iter().chain(&state.superseded).any(|hold| !hold.is_over(now));
         let silence = now.saturating_duration_since(state.last_heard);
         let expected = SILENCE.max(state.volumes.gap().unwrap_or_default() * 3);
         !lives && silence > expected

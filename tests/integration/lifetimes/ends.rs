@@ -260,11 +260,16 @@ async fn a_token_of_few_uses_is_not_revoked_while_its_last_use_makes_a_credentia
         call.target_path = format!("/pods/{}/{volume}", pod.uid);
         call
     };
+    let version = |n: u8| {
+        let objects = kv.replace("secretKey", &format!("secretArgs: {{version: {n}}}, secretKey"));
+        pod.clone().objects(objects)
+    };
     let slow = stage.daemon.mount(call(&other, "b"));
     let meanwhile = async {
         stage.vault.saw(1, "GET", &stage.database.path).await;
         stage.daemon.files(&pod).await;
-        stage.daemon.files(&pod).await;
+        // Another mount that asks Vault for something.
+        stage.daemon.mount(call(&version(1), "c")).await.unwrap();
         sleep(Duration::from_millis(200)).await;
         gate.open();
     };
@@ -275,7 +280,8 @@ async fn a_token_of_few_uses_is_not_revoked_while_its_last_use_makes_a_credentia
         let file = files.iter().find(|file| file.path == name).unwrap();
         String::from_utf8(file.contents.to_vec()).unwrap()
     });
-    stage.daemon.files(&pod).await;
+    // And what it made is kept when the next mount looks for tokens without a use.
+    stage.daemon.mount(call(&version(0), "d")).await.unwrap();
     sleep(Duration::from_millis(500)).await;
     log_in(&username, &password).await.unwrap();
     assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
@@ -284,7 +290,11 @@ async fn a_token_of_few_uses_is_not_revoked_while_its_last_use_makes_a_credentia
 #[tokio::test]
 async fn tokens_of_few_uses_are_revoked_when_they_are_used_up_and_at_the_pods_end() {
     let stage = Stage::of(&["--refresh-interval=10s"], json!({}), json!({"token_num_uses": 2})).await;
-    let secret = format!("- {{objectName: kv, secretPath: {}/data/db}}\n", stage.tenant.kv);
+    // One whose engine makes what it gives, and nothing that ends with a token.
+    stage.database.fixed("fixed", "10h").await;
+    let path = format!("{}/static-creds/fixed", stage.database.mount);
+    stage.tenant.allow(&format!("path \"{path}\" {{ capabilities = [\"read\"] }}")).await;
+    let secret = format!("- {{objectName: fixed, secretPath: {path}}}\n");
     let pod = stage.pod().objects(secret.as_str());
     let tokens = async || {
         let listed = root("LIST", &format!("sys/leases/lookup/auth/{}/login", stage.tenant.auth), json!(null)).await;
@@ -297,8 +307,17 @@ async fn tokens_of_few_uses_are_revoked_when_they_are_used_up_and_at_the_pods_en
         sleep(Duration::from_millis(300)).await;
         leap(Duration::from_secs(20)).await;
     }
-    stage.vault.saw(3, "POST", "auth/token/revoke-self").await;
-    until("one of each pod is left", async || tokens().await == 2).await;
+    // Each mount clears away what those before it have used up: all but the two last.
+    stage.vault.saw(2, "POST", "auth/token/revoke-self").await;
+    until("two are revoked", async || tokens().await == 3).await;
+    // Also when mounts fail.
+    stage.tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
+    for _ in 0..4 {
+        assert!(stage.daemon.mount(pod.call()).await.is_err());
+        sleep(Duration::from_millis(300)).await;
+    }
+    let left = tokens().await;
+    assert!(left <= 4, "{left} tokens");
     stage.api.delete_pod(&pod.namespace, &pod.name);
     until("the other pod's is left", async || tokens().await == 1).await;
 }

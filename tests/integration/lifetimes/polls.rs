@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::sleep;
+use vaultmount::error::Cause;
 
 use super::{Stage, credential, until};
 use crate::{
@@ -85,6 +86,21 @@ async fn a_certificate_lasts_longer_than_its_token_though_nothing_tells_of_the_p
 }
 
 #[tokio::test]
+async fn a_new_pod_has_the_place_of_one_that_is_silent_and_whose_tokens_are_over() {
+    let api = KubeApi::builder().deny("list", "pods");
+    let stage = Stage::with(&["--max-sessions=1"], json!({}), json!({"token_ttl": "50m"}), api, false).await;
+    stage.daemon.files(&stage.pod().objects(certificates(&stage).await)).await;
+    let other = stage.pod();
+    for _ in 0..2 {
+        // Silent for long, but its token can be revoked; and then it cannot.
+        stage.daemon.refuses(&other, Cause::Overloaded, &["--max-sessions"]).await;
+        leap(Duration::from_secs(40 * 60)).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    stage.daemon.files(&other).await;
+}
+
+#[tokio::test]
 async fn plain_secrets_are_read_again_when_the_class_says() {
     let stage = Stage::new(&["--refresh-interval=1m"]).await;
     let secret = |interval: Option<&str>| {
@@ -126,11 +142,7 @@ async fn an_interval_that_is_none_is_refused() {
     let stage = Stage::new(&[]).await;
     let text = stage
         .daemon
-        .refuses(
-            &stage.pod().with("refreshInterval", "soon"),
-            vaultmount::error::Cause::InvalidRequest,
-            &["refreshInterval"],
-        )
+        .refuses(&stage.pod().with("refreshInterval", "soon"), Cause::InvalidRequest, &["refreshInterval"])
         .await;
     assert!(text.contains("neither a time like 30s, 5m or 1h nor never"), "{text}");
 }
@@ -150,7 +162,7 @@ async fn a_poll_while_vault_cannot_be_asked_keeps_what_the_pod_has() {
     }
     // A verdict is no outage.
     stage.tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
-    stage.daemon.refuses(&pod, vaultmount::error::Cause::Denied, &["kv"]).await;
+    stage.daemon.refuses(&pod, Cause::Denied, &["kv"]).await;
 }
 
 #[tokio::test]
