@@ -98,10 +98,15 @@ impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let way = self.way(spec, audience).await?;
+        let outcome = self.bring(spec, &way, deadline).await;
         self.renewal.collect(&way.session);
+        outcome
+    }
+
+    async fn bring(&self, spec: &MountSpec, way: &Way, deadline: Instant) -> Result<Mounted, Error> {
         let refresh = spec.class.refresh.unwrap_or(self.refresh);
         way.session.prove(spec.class.objects.iter().map(|object| &object.read), refresh, deadline).await;
-        let (answers, reused) = self.answers(spec, &way, refresh, deadline).await?;
+        let (answers, reused) = self.answers(spec, way, refresh, deadline).await?;
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
         let had = answers.iter().all(Answered::is_had);
         let outcome = self.assemble(spec, &way.session, answers, deadline).await;
@@ -110,7 +115,7 @@ impl Mounter {
         }
         // What was read earlier may lack what Vault has by now.
         if reused.iter().fold(false, |any, (read, lease)| way.session.doubt(read, lease) | any) {
-            let (answers, _) = self.answers(spec, &way, refresh, deadline).await?;
+            let (answers, _) = self.answers(spec, way, refresh, deadline).await?;
             return self.assemble(spec, &way.session, answers, deadline).await;
         }
         outcome

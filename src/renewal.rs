@@ -247,6 +247,7 @@ impl Renewal {
         loop {
             tokio::time::sleep(SWEEP).await;
             self.sessions.sweep(|uid| !self.pods.tells_of(uid));
+            self.queue.sweep();
             let tenants: HashSet<String> = self.sessions.tenants().into_iter().map(|tenant| tenant.uid).collect();
             self.pods.keep(&tenants);
         }

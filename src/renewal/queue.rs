@@ -100,6 +100,19 @@ impl Queue {
         }
     }
 
+    /// Takes out the sessions that are no more: until then each keeps its memory.
+    pub(super) fn sweep(&self) {
+        let mut state = self.lock();
+        let State { due, when } = &mut *state;
+        due.retain(|(_, name), item| {
+            let stays = !matches!(item, Item::Session(session) if session.strong_count() == 0);
+            if !stays {
+                when.remove(name);
+            }
+            stays
+        });
+    }
+
     fn insert(&self, name: Name, at: Instant, item: Item) {
         let is_first = {
             let mut state = self.lock();
@@ -122,5 +135,21 @@ impl State {
     fn remove(&mut self, name: Name) -> Option<Item> {
         let at = self.when.remove(&name)?;
         self.due.remove(&(at, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_is_no_more_leaves_nothing() {
+        let queue = Queue::default();
+        for id in 0..3 {
+            queue.put(id, clock::now() + std::time::Duration::from_secs(1 << 20), Item::Session(Weak::new()));
+        }
+        queue.sweep();
+        let state = queue.lock();
+        assert!(state.due.is_empty() && state.when.is_empty());
     }
 }

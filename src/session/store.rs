@@ -56,10 +56,10 @@ pub struct Tenant {
     pub begun: Instant,
 }
 
-/// How long a pod without a living token is remembered when nothing tells of its end, so that its unchanged files keep their
-/// bytes: longer than any pause between polls or attempts.
+/// How long a pod without a living token is remembered, unless its end is told, so that its unchanged files keep their bytes:
+/// longer than any pause between polls or attempts.
 const SILENCE: Duration = Duration::from_secs(1800);
-/// How long a pod that was never polled counts as living when nothing tells of its end.
+/// How long a pod counts as living from which nothing is heard nor to be expected, when nothing tells of its end.
 pub const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 
 impl Sessions {
@@ -69,8 +69,8 @@ impl Sessions {
         Self { max, metrics, state: Mutex::default() }
     }
 
-    /// The session of a key, made if there is none. When there are too many, those that are over are dropped, and then those of
-    /// which nothing can be renewed or revoked; no other, so that a new one is refused.
+    /// The session of a key, made if there is none. When there are too many, those that are over are dropped, or else the most
+    /// silent of which nothing can be renewed or revoked; no other, so that a new one is refused.
     pub fn open(&self, key: SessionKey, client: Client) -> Result<Arc<Session>, Error> {
         let mut state = self.state();
         if state.closed {
@@ -85,8 +85,15 @@ impl Sessions {
         if state.count >= self.max {
             state.sweep(Session::is_over);
         }
-        if state.count >= self.max {
-            state.sweep(Session::is_spent);
+        if state.count >= self.max
+            && let Some(session) = state.drop_most_silent()
+        {
+            let SessionKey { pod_name: pod, pod_namespace: namespace, .. } = &session.key;
+            tracing::warn!(
+                pod,
+                namespace,
+                "--max-sessions is reached: this silent pod's session makes way, and the ends of what it has are told no more"
+            );
         }
         if state.count >= self.max {
             return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
@@ -209,6 +216,18 @@ impl State {
         }
         self.by_pod.retain(|_, sessions| !sessions.is_empty());
         self.count = self.by_pod.values().map(Vec::len).sum();
+    }
+
+    fn drop_most_silent(&mut self) -> Option<Arc<Session>> {
+        let spent = self.by_pod.values().flatten().filter(|s| Arc::strong_count(s) == 1 && s.is_spent());
+        let session = Arc::clone(spent.max_by_key(|session| session.silence().0)?);
+        let pod = self.by_pod.get_mut(&session.key.pod_uid)?;
+        pod.retain(|other| !Arc::ptr_eq(other, &session));
+        if pod.is_empty() {
+            self.by_pod.remove(&session.key.pod_uid);
+        }
+        self.count -= 1;
+        Some(session)
     }
 }
 

@@ -86,10 +86,15 @@ async fn a_certificate_lasts_longer_than_its_token_though_nothing_tells_of_the_p
 }
 
 #[tokio::test]
-async fn a_new_pod_has_the_place_of_one_that_is_silent_and_whose_tokens_are_over() {
+async fn a_new_pod_has_the_place_of_the_most_silent_whose_tokens_are_over() {
     let api = KubeApi::builder().deny("list", "pods");
-    let stage = Stage::with(&["--max-sessions=1"], json!({}), json!({"token_ttl": "50m"}), api, false).await;
-    stage.daemon.files(&stage.pod().objects(certificates(&stage).await)).await;
+    let stage = Stage::with(&["--max-sessions=2"], json!({}), json!({"token_ttl": "50m"}), api, false).await;
+    let certificates = certificates(&stage).await;
+    let [first, second] = [(); 2].map(|()| stage.pod().objects(certificates.as_str()));
+    for pod in [&first, &second] {
+        stage.daemon.files(pod).await;
+        leap(Duration::from_secs(60)).await;
+    }
     let other = stage.pod();
     for _ in 0..2 {
         // Silent for long, but its token can be revoked; and then it cannot.
@@ -98,6 +103,8 @@ async fn a_new_pod_has_the_place_of_one_that_is_silent_and_whose_tokens_are_over
         sleep(Duration::from_millis(5)).await;
     }
     stage.daemon.files(&other).await;
+    stage.daemon.files(&second).await;
+    assert_eq!(stage.vault.count("PUT", "pki-"), 2);
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, h
             let Some(session) = sessions.get(0) else { return true };
             let leases = session["leases"].as_array().into_iter().flatten();
             let mut renewals = leases.chain([&session["token"]]).filter_map(|one| one["renews_at"].as_str());
-            renewals.all(|at| at.parse::<jiff::Timestamp>().unwrap() > jiff::Timestamp::now())
+            renewals.all(|at| at.parse::<jiff::Timestamp>().unwrap() > jiff::Timestamp::now() + Duration::from_secs(1))
         })
         .await;
     }
