@@ -1,8 +1,12 @@
 //! The composition root: everything is built from the configuration, run until told to stop, and drained.
 
+mod handover;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+
+use handover::Handover;
 
 use crate::{
     admin::{self, Pages},
@@ -12,10 +16,11 @@ use crate::{
     lease::Refresh,
     metrics::Metrics,
     mount::{Mounter, VersionKeySource},
-    provider,
+    provider::{self, Connections},
     renewal::Renewal,
     session::Sessions,
     socket::Socket,
+    state::{Gate, Store},
     vault::Vault,
 };
 
@@ -26,6 +31,7 @@ pub struct App {
     sockets: Vec<Socket>,
     status: Option<Socket>,
     listeners: Vec<(TcpListener, Pages)>,
+    store: Option<Arc<Store>>,
     drain_timeout: Duration,
 }
 
@@ -44,7 +50,9 @@ impl App {
             }
         };
         let metrics = Arc::new(Metrics::new());
-        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics)));
+        let store = config.state_dir.as_ref().map(|folder| Store::new(folder, Arc::clone(&metrics)));
+        let store = store.transpose().map_err(|e| format!("--state-dir {e}"))?.map(Arc::new);
+        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics), store.clone()));
         let listeners = listeners(&config, &mounter.renewal).await?;
         let status = match &config.status_socket {
             Some(wanted) => status_socket(wanted).await?,
@@ -55,7 +63,7 @@ impl App {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, metrics, sockets, status, listeners, drain_timeout: config.drain_timeout })
+        Ok(Self { mounter, metrics, sockets, status, listeners, store, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, or until something breaks that mounts do not show; then answers the calls in flight within the drain timeout.
@@ -69,10 +77,20 @@ impl App {
         if let Some(socket) = self.status {
             serving.spawn(admin::status::serve(socket, Arc::clone(&self.mounter.renewal), stopped.clone()));
         }
+        let connections = Arc::<Connections>::default();
+        let handover = self.store.map(|store| Handover {
+            store,
+            mounter: Arc::clone(&self.mounter),
+            connections: Arc::clone(&connections),
+            names: self.sockets.iter().map(Socket::standing).collect(),
+            patience: self.drain_timeout,
+        });
+        let handover = handover.map(Arc::new);
+        let handing = handover.clone().map(|handover| tokio::spawn(async move { handover.run().await }));
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
             let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
-            serving.spawn(provider::serve(socket, mounter, metrics, stopped.clone()));
+            serving.spawn(provider::serve(socket, mounter, metrics, Arc::clone(&connections), stopped.clone()));
         }
         let broken = tokio::select! {
             () = stop => None,
@@ -85,6 +103,10 @@ impl App {
         }
         // Nothing is revoked: the pods live on, and so do their tokens.
         background.abort();
+        if let (Some(handover), Some(handing)) = (handover, handing) {
+            handing.abort();
+            handover.finish().await;
+        }
         broken.map_or(Ok(()), Err)
     }
 }
@@ -134,9 +156,11 @@ pub fn mounter(
     kube: Option<Arc<Kube>>,
     version_key: VersionKeySource,
     metrics: Arc<Metrics>,
+    store: Option<Arc<Store>>,
 ) -> Mounter {
     let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&metrics)));
-    let sessions = Arc::new(Sessions::new(config.max_sessions, metrics));
+    let gate = if store.is_some() { Gate::shut(handover::OTHER) } else { Gate::open() };
+    let sessions = Arc::new(Sessions::new(config.max_sessions, metrics, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
     let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
     Mounter {
@@ -148,5 +172,6 @@ pub fn mounter(
         kube,
         mint_tokens: config.mint_tokens == MintTokens::Auto,
         version_key,
+        gate,
     }
 }

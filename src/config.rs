@@ -25,6 +25,7 @@ use value::{Report, Setting};
 pub use connection::Connection;
 pub use environment::OF_SERVER;
 pub use flags::{ConnectionArgs, KeepingArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
+pub use keeping::STATE_VARIABLE;
 pub use status::{SOCKET_VARIABLE, StatusSocket};
 
 /// The whole configuration of a server.
@@ -52,6 +53,8 @@ pub struct Config {
     pub hmac_secret_name: String,
     /// A file of that key, used instead of the Secret.
     pub hmac_key_file: Option<PathBuf>,
+    /// Where what pods have is kept for a successor of this process; none: it is not.
+    pub state_dir: Option<PathBuf>,
     /// Sessions at once; a new pod is refused beyond them.
     pub max_sessions: usize,
     /// This node, whose pods are watched for their end; none are if it has no name.
@@ -127,6 +130,7 @@ impl Config {
             mint_tokens: mint_tokens(args.kubernetes.mint_tokens.as_ref(), report),
             hmac_secret_name: hmac_secret_name(args.hmac_secret_name.as_ref(), report),
             hmac_key_file: file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
+            state_dir: keeping::state_dir(args.keeping.state_dir.as_ref(), env, report),
             max_sessions: limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
             node_name: keeping::node_name(args.node_name.as_ref(), env, report),
             orphan_after: keeping::orphan_after(args.keeping.orphan_after.as_ref(), report),

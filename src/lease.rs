@@ -3,6 +3,7 @@
 
 mod hold;
 mod life;
+mod saved;
 mod upkeep;
 
 use std::{
@@ -20,8 +21,9 @@ use crate::{
     term::Term,
     vault::{answer::Answer, client::Reading, wire::Read},
 };
-pub use hold::Hold;
+pub use hold::{Hold, SavedHold};
 pub use life::{Circumstances, Life, MIN_REFRESH, Refresh, Step};
+pub use saved::{Holds, SavedLease};
 use upkeep::Warned;
 pub use upkeep::{DueRenewal, Told, Warning};
 
@@ -140,13 +142,14 @@ impl Leases {
     /// A new answer to a request that was found due, shared with whoever asks meanwhile. When the data is as before, it is the
     /// earlier answer, so that whole responses keep their bytes.
     ///
-    /// `replaced` hears of an earlier answer that was a credential, and is none any more.
+    /// `heard` hears what was kept: of an earlier answer that was a credential, and is none any more; and whether the new one was
+    /// created for this.
     pub async fn read<F>(
         &self,
         read: &Arc<Read>,
         due: &Due,
         fetch: impl FnOnce() -> F,
-        replaced: impl FnOnce(Kind) + Send + 'static,
+        heard: impl FnOnce(Option<Kind>, bool) + Send + 'static,
     ) -> Result<Arc<Lease>, Error>
     where
         F: Future<Output = Result<Fetched, Error>> + Send + 'static,
@@ -160,13 +163,10 @@ impl Leases {
                 if let Some(lease) = slot.since(turn) {
                     return Ok(lease);
                 }
-                let (lease, earlier) = match fetch.await {
-                    Ok(fetched) => slot.keep(&key, fetched),
-                    Err(error) => return Err(slot.failed(error)),
-                };
-                if let Some(kind) = earlier.filter(|kind| *kind != Kind::Plain) {
-                    replaced(kind);
-                }
+                let fetched = fetch.await.map_err(|error| slot.failed(error))?;
+                let creates = fetched.reading.creates;
+                let (lease, earlier) = slot.keep(&key, fetched);
+                heard(earlier.filter(|kind| *kind != Kind::Plain), creates);
                 Ok(lease)
             }
         });
@@ -214,16 +214,18 @@ impl Leases {
     }
 
     /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
-    /// is nothing to tell of it.
-    pub fn name<'a>(&self, volume: &Arc<str>, reads: impl IntoIterator<Item = &'a Arc<Read>>, now: Instant) {
+    /// is nothing to tell of it. Whether it named others before.
+    pub fn name<'a>(&self, volume: &Arc<str>, reads: impl IntoIterator<Item = &'a Arc<Read>>, now: Instant) -> bool {
         let mut slots = self.lock();
         let mut named: Vec<*const Slot> = Vec::new();
+        let mut is_new = false;
         for slot in reads.into_iter().filter_map(|read| slots.get(read)) {
             let mut kept = slot.kept();
             if !kept.named_by.contains(volume) {
                 // Few are named by a second, and there are many.
                 kept.named_by.reserve_exact(1);
                 kept.named_by.push(Arc::clone(volume));
+                is_new = true;
             }
             named.push(Arc::as_ptr(slot));
         }
@@ -232,9 +234,12 @@ impl Leases {
                 return true;
             }
             let mut kept = slot.kept();
+            let before = kept.named_by.len();
             kept.named_by.retain(|name| name != volume);
+            is_new |= kept.named_by.len() != before;
             !kept.named_by.is_empty() || Arc::strong_count(slot) > 1 || kept.is_of_use(now)
         });
+        is_new
     }
 
     /// The answers to these requests, when the pod has each of them, each is good, and nothing must be asked first.

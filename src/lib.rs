@@ -30,6 +30,7 @@
 //! | [`render`] | lease and object in, file bytes out; pure |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
+//! | [`state`] | sealed files that outlive the process |
 //! | [`status`] | what a process tells of what it holds |
 //! | [`metrics`] | what is counted |
 //! | [`socket`] | unix sockets that are handed from process to process |
@@ -65,6 +66,7 @@ pub mod request;
 pub mod secret;
 pub mod session;
 pub mod socket;
+pub mod state;
 pub mod status;
 pub mod task;
 pub mod telemetry;

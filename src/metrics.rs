@@ -16,7 +16,8 @@ use prometheus_client::{
 
 use crate::error::Code;
 pub use label::{
-    Answered, Kind, LoginOutcome, Operation, Reason, Renewable, RenewalOutcome, RevocationOutcome, State, Watching,
+    Answered, Kind, LoginOutcome, Operation, Reason, Renewable, RenewalOutcome, RevocationOutcome, State, StateWrite,
+    Watching,
 };
 pub use levels::Levels;
 
@@ -46,6 +47,7 @@ pub struct Metrics {
     revocations: Counters<1>,
     vault_requests: Counters<2>,
     polls_kept: Counters<0>,
+    state_writes: Counters<1>,
 }
 
 impl Default for Metrics {
@@ -104,6 +106,12 @@ impl Metrics {
                 "Polls answered with what the pod has, as Vault could not be asked",
                 [[]],
             ),
+            state_writes: counters(
+                &mut registry,
+                "state_writes",
+                "Files of sessions written in --state-dir",
+                StateWrite::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
+            ),
             registry,
         }
     }
@@ -135,6 +143,11 @@ impl Metrics {
     /// A token was revoked, or could not be.
     pub fn revocation(&self, outcome: RevocationOutcome) {
         self.revocations.get_or_create(&[("outcome", outcome.word())]).inc();
+    }
+
+    /// A session's file was written, or could not be.
+    pub fn state_write(&self, outcome: StateWrite) {
+        self.state_writes.get_or_create(&[("outcome", outcome.word())]).inc();
     }
 
     /// One request to Vault was on the wire.

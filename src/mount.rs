@@ -25,6 +25,7 @@ use crate::{
     },
     secret::{SecretBytes, SecretText},
     session::{Delivery, Proof, Prover, Session, SessionKey, Sessions},
+    state::Gate,
     vault::{
         Vault,
         failure::{self, TokenClaims},
@@ -52,6 +53,8 @@ pub struct Mounter {
     pub mint_tokens: bool,
     /// The key of object versions.
     pub version_key: VersionKeySource,
+    /// Where mounts wait for what pods were given by earlier processes.
+    pub gate: Gate,
 }
 
 /// A volume's files.
@@ -99,6 +102,10 @@ impl Mounter {
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let way = self.way(spec, audience).await?;
         let outcome = self.bring(spec, &way, deadline).await;
+        if outcome.is_err() {
+            // What some objects were read for waits for the next.
+            way.session.save_soon();
+        }
         self.renewal.collect(&way.session);
         outcome
     }
@@ -221,6 +228,17 @@ impl Mounter {
         new
     }
 
+    /// Keeps what a mount brought for a successor of this process, before it goes out. An error when another process has taken
+    /// over, which would not know.
+    pub async fn keep(&self, mounted: &Mounted) -> Result<(), Error> {
+        mounted.receipt.session.save().await
+    }
+
+    /// The same without waiting for it.
+    pub fn keep_soon(&self, mounted: &Mounted) {
+        mounted.receipt.session.save_soon();
+    }
+
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
         let target = self.operator.judge(&spec.class.choice)?;
@@ -283,9 +301,9 @@ impl Mounter {
         failures.into_result(spec.class.objects.len())?;
 
         // Only now, so that what is wrong with the class is told without the key.
-        let key = self.version_key.wait(deadline).await?;
+        let keys = self.version_key.wait(deadline).await?;
         let leases = leases.iter().map(|(read, lease)| (Arc::clone(read), Arc::clone(lease))).collect();
-        Mounted::of(spec, session, leases, rendered, &key)
+        Mounted::of(spec, session, leases, rendered, &keys.version)
     }
 
     /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.

@@ -7,7 +7,7 @@ mod status;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -68,17 +68,38 @@ struct Provider {
     faults: Arc<AtomicU64>,
 }
 
+/// The connections of every socket of a process.
+#[derive(Default)]
+pub struct Connections(Mutex<GracefulShutdown>);
+
+impl Connections {
+    /// Lets those that are there make no more calls, and waits until all of theirs are answered. Their clients connect anew.
+    pub async fn drain(&self) {
+        let there = std::mem::take(&mut *self.lock());
+        there.shutdown().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GracefulShutdown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Serves one socket until `stop`, then until every call in flight is answered. Mounts are counted in `metrics`.
-pub async fn serve(socket: Socket, mounter: Arc<Mounter>, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
+pub async fn serve(
+    socket: Socket,
+    mounter: Arc<Mounter>,
+    metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
+    stop: watch::Receiver<bool>,
+) {
     let (classes, audience, faults) = (Arc::default(), audience(&socket), Arc::default());
     let provider = Provider { mounter, metrics, classes, audience, logs: true, faults };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
-    let connections = GracefulShutdown::new();
     let attend = |stream| {
-        tokio::spawn(logged(connections.watch(connection(stream, service.clone()))));
+        tokio::spawn(logged(connections.lock().watch(connection(stream, service.clone()))));
     };
     socket.serve(stop, attend).await;
-    connections.shutdown().await;
+    connections.drain().await;
 }
 
 /// A client of a provider that has no socket: for one mount by hand.
@@ -164,9 +185,12 @@ impl Provider {
         if !spec.class.warnings.is_empty() {
             return None;
         }
+        let _inside = self.mounter.gate.try_enter()?;
         let mounted = self.mounter.again(spec, self.audience)?;
         let response = respond(&mounted).ok()?;
         let _ = self.mounter.delivered(&mounted);
+        // It has all this already.
+        self.mounter.keep_soon(&mounted);
         if self.logs {
             let Pod { name: pod, namespace, .. } = &spec.pod;
             let (files, took, class) = (mounted.files.len(), begin.elapsed(), &spec.class_name);
@@ -182,10 +206,15 @@ impl Provider {
         }
         let target = spec.target_path.clone();
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
-        let outcome = contain(async move { worker.mount(&spec, audience, deadline).await });
-        let answered = outcome.await.and_then(|mounted| Ok((respond(&mounted)?, mounted)));
-        let (response, mounted) = answered.inspect_err(|error| self.tell(error, &target))?;
-        let (files, took, new) = (mounted.files.len(), begin.elapsed(), self.mounter.delivered(&mounted));
+        let outcome = contain(async move {
+            let inside = worker.gate.enter(deadline).await?;
+            Ok((worker.mount(&spec, audience, deadline).await?, inside))
+        });
+        let answered = outcome.await.and_then(|(mounted, inside)| Ok((respond(&mounted)?, mounted, inside)));
+        let (response, mounted, _inside) = answered.inspect_err(|error| self.tell(error, &target))?;
+        let new = self.mounter.delivered(&mounted);
+        self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &target))?;
+        let (files, took) = (mounted.files.len(), begin.elapsed());
         match (self.logs, new) {
             (true, true) => tracing::info!(files, ?took, "mounted"),
             (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
@@ -295,7 +324,7 @@ mod tests {
             allow: crate::policy::Allow::default(),
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));
-        let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default()));
+        let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default(), None));
         let mounter = Mounter {
             operator,
             vault: vault.clone(),
@@ -305,6 +334,7 @@ mod tests {
             kube: None,
             mint_tokens: false,
             version_key: crate::mount::VersionKeySource::process(),
+            gate: crate::state::Gate::open(),
         };
         let provider = Provider {
             mounter: Arc::new(mounter),

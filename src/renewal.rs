@@ -131,7 +131,7 @@ impl Renewal {
         }
     }
 
-    async fn keep(&self, session: &Session) {
+    async fn keep(&self, session: &Arc<Session>) {
         let orphaned = self.orphaned(session);
         if session.rest(orphaned) {
             let (key, why) = (session.key(), orphaned.unwrap_or_default());
@@ -143,6 +143,14 @@ impl Renewal {
         } else {
             session.attend(&self.vault).await;
         }
+        // When another process has the folder, that one renews it, too.
+        drop(session.save().await);
+    }
+
+    /// Forgets everything, which another process has now.
+    pub fn forget(&self) {
+        self.sessions.forget();
+        self.queue.clear();
     }
 
     /// Looks at every session anew, as what is known of pods' ends has changed.
@@ -248,6 +256,11 @@ impl Renewal {
             tokio::time::sleep(SWEEP).await;
             self.sessions.sweep(|uid| !self.pods.tells_of(uid));
             self.queue.sweep();
+            // What could not be written before, or was changed by what nobody waits for.
+            for session in self.sessions.all() {
+                session.save_soon();
+            }
+            self.sessions.sweep_files();
             let tenants: HashSet<String> = self.sessions.tenants().into_iter().map(|tenant| tenant.uid).collect();
             self.pods.keep(&tenants);
         }

@@ -1,6 +1,6 @@
 //! Text and bytes that cannot be printed and are zeroed when dropped.
 
-use std::fmt;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
@@ -44,6 +44,74 @@ impl fmt::Debug for SecretText {
 impl<'de> serde::Deserialize<'de> for SecretText {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// Writes a secret text where it is sealed before anyone sees it; named in each field that is so kept, as no secret is to be
+/// written by accident.
+pub fn exposed<S: serde::Serializer>(text: &SecretText, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text.expose())
+}
+
+/// The same of one that may lack.
+pub fn exposed_if_any<S: serde::Serializer>(text: &Option<SecretText>, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&text.as_ref().map(SecretText::expose), serializer)
+}
+
+/// Secret bytes that are being written. What it outgrows is zeroed, and so is what is dropped.
+#[derive(Default)]
+pub struct SecretBuffer(Zeroizing<Vec<u8>>);
+
+impl SecretBuffer {
+    /// One with room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Zeroizing::new(Vec::with_capacity(capacity)))
+    }
+
+    /// How many bytes are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The bytes themselves; the call marks the place where a secret leaves its cover.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Appends without leaving a copy behind.
+    pub fn append(&mut self, data: &[u8]) {
+        if self.0.capacity() - self.0.len() < data.len() {
+            let mut larger = Self::with_capacity((self.0.len() + data.len()).next_power_of_two());
+            larger.0.extend_from_slice(&self.0);
+            *self = larger;
+        }
+        self.0.extend_from_slice(data);
+    }
+
+    /// The bytes, zeroed by whoever takes them.
+    #[must_use]
+    pub fn into_inner(mut self) -> Vec<u8> {
+        std::mem::take(&mut *self.0)
+    }
+}
+
+impl io::Write for SecretBuffer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.append(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod end;
 mod inspect;
 mod report;
+mod saved;
 mod store;
 mod upkeep;
 mod volumes;
@@ -38,6 +39,8 @@ use crate::{
     },
 };
 pub use end::{Debt, Paid};
+use saved::Recorder;
+pub use saved::{Estate, SavedSession};
 pub use store::{Delivery, Sessions, Tenant, UNHEARD};
 use volumes::Volumes;
 
@@ -90,13 +93,15 @@ pub struct Session {
     activity: RwLock<()>,
     /// Whether the background is at it.
     attended: AtomicBool,
+    recorder: Recorder,
     /// Never held across an await.
     state: Mutex<State>,
 }
 
 struct State {
-    /// The endpoint's current one: it is made anew when TLS files were mended.
-    client: Client,
+    /// The endpoint's current one: it is made anew when TLS files were mended. Why there is none, if the files were broken when
+    /// this process began.
+    client: Result<Client, Error>,
     hold: Option<Arc<Hold>>,
     /// Tokens of earlier logins, on which credentials may hang that the pod still has.
     superseded: Vec<Arc<Hold>>,
@@ -131,7 +136,7 @@ const PROOF: Duration = Duration::from_secs(2);
 const STANDARD_REFRESH: Duration = Duration::from_secs(120);
 
 impl Session {
-    fn new(key: SessionKey, client: Client, metrics: Arc<Metrics>) -> Self {
+    fn new(key: SessionKey, client: Result<Client, Error>, metrics: Arc<Metrics>, recorder: Recorder) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let now = clock::now();
         let state = State {
@@ -155,6 +160,7 @@ impl Session {
             leases: Leases::default(),
             activity: RwLock::default(),
             attended: AtomicBool::new(false),
+            recorder,
             state: Mutex::new(state),
         }
     }
@@ -180,13 +186,13 @@ impl Session {
     /// what the pod has, when Vault has not taken the token for as long as a plain secret may be old: so that a token an
     /// operator revoked is healed as soon as a changed secret would be seen.
     pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh, deadline: Instant) {
-        let now = clock::now();
+        let (now, Ok(client)) = (clock::now(), self.client()) else { return };
         let unproven = self.leases.unproven(reads, now, proof_interval(refresh));
         join_all(unproven.into_iter().map(async |(hold, waits)| {
             // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
             let left = clock::left(deadline) / 2;
             let by = Instant::now() + if waits { left } else { left.min(PROOF) };
-            if self.client().is_gone(&hold.token, self.home(), by).await {
+            if client.is_gone(&hold.token, self.home(), by).await {
                 self.lost(&hold);
             } else {
                 // Also when it could not be asked: the next attempt comes as late.
@@ -226,12 +232,20 @@ impl Session {
             // What hangs on a token that ends must hang on another.
             let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
             let (session, replaced, reason) = (Arc::clone(self), Arc::clone(read), due.reason);
-            let rotated = move |kind| session.rotated(&replaced, kind, reason.unwrap_or(Reason::Age));
+            let kept = move |earlier: Option<Kind>, creates| {
+                session.changed();
+                if creates {
+                    session.save_soon();
+                }
+                if let Some(kind) = earlier {
+                    session.rotated(&replaced, kind, reason.unwrap_or(Reason::Age));
+                }
+            };
             let fetch = || {
                 let (session, read, prover) = (Arc::clone(self), Arc::clone(read), Arc::clone(prover));
                 async move { session.fetch(&read, ending.as_ref(), &prover, deadline).await }
             };
-            let outcome = self.leases.read(read, due, fetch, rotated);
+            let outcome = self.leases.read(read, due, fetch, kept);
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
                 Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
@@ -251,7 +265,8 @@ impl Session {
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
     pub async fn look_near(&self, read: &Read, error: Error, deadline: Instant) -> Error {
         let Some(hold) = self.held(None).filter(|_| error.cause() == Cause::SecretMissing) else { return error };
-        match self.client().near(&hold.token, self.key.namespace.as_deref(), read, deadline).await {
+        let Ok(client) = self.client() else { return error };
+        match client.near(&hold.token, self.key.namespace.as_deref(), read, deadline).await {
             Some(near) => error.advice(near),
             None => error,
         }
@@ -293,14 +308,14 @@ impl Session {
         prover: &Prover,
         deadline: Instant,
     ) -> Result<Fetched, Error> {
-        let namespace = self.key.namespace.as_deref();
+        let (namespace, client) = (self.key.namespace.as_deref(), self.client()?);
         let mut hold = self.token(prover, ending, deadline).await?;
         let mut healed = false;
         loop {
             let failure = {
                 let _active = self.active().await?;
                 let sent = clock::now();
-                match self.client().read(&hold.token, namespace, read, deadline).await {
+                match client.read(&hold.token, namespace, read, deadline).await {
                     Ok(reading) => {
                         hold.proven(sent);
                         if !reading.answer.lease_id.is_empty() {
@@ -315,9 +330,8 @@ impl Session {
             // A token of few uses may be used up by other reads. Each that is used up has served one.
             if !matches!(failure, Failure::Spent) {
                 // On the heap, as what is rare would be a weight on every read that waits.
-                let client = self.client();
                 if healed || !Box::pin(client.is_token_gone(&hold.token, self.home(), &failure, deadline)).await {
-                    let error = self.read_error(&failure, &hold.token, read);
+                    let error = self.read_error(&client, &failure, &hold.token, read);
                     self.trouble("reading a secret", &error);
                     return Err(error);
                 }
@@ -362,6 +376,7 @@ impl Session {
 
     fn lost(&self, hold: &Hold) {
         hold.lost(clock::now());
+        self.changed();
         if self.state().ended {
             return;
         }
@@ -408,9 +423,9 @@ impl Session {
         }
     }
 
-    async fn log_in(&self, prover: &Prover, deadline: Instant) -> Result<Arc<Hold>, Error> {
+    async fn log_in(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<Arc<Hold>, Error> {
         let proof = prover().await?;
-        let key = &self.key;
+        let (key, client) = (&self.key, self.client()?);
         let login = Login {
             mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
@@ -420,7 +435,7 @@ impl Session {
         let outcome = {
             let _active = self.active().await?;
             let sent = clock::now();
-            let outcome = self.client().login(&login, deadline).await;
+            let outcome = client.login(&login, deadline).await;
             outcome.map(|token| self.keep(Arc::new(Hold::new(token, sent))))
         };
         match outcome {
@@ -432,7 +447,7 @@ impl Session {
                 let refused =
                     matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
                 self.metrics.login(if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
-                let error = self.login_error(&failure, proof.claims, deadline).await;
+                let error = self.login_error(&client, &failure, proof.claims, deadline).await;
                 self.trouble("logging in", &error);
                 Err(error)
             }
@@ -440,7 +455,7 @@ impl Session {
     }
 
     /// Keeps the token of a new login. The one before lives on while credentials hang on it.
-    fn keep(&self, hold: Arc<Hold>) -> Arc<Hold> {
+    fn keep(self: &Arc<Self>, hold: Arc<Hold>) -> Arc<Hold> {
         let now = clock::now();
         let mut state = self.state();
         let before = state.hold.replace(Arc::clone(&hold));
@@ -452,6 +467,10 @@ impl Session {
         // One of a single use that is used up is over at Vault, too.
         state.superseded.retain(|hold| !(hold.is_over(now) || hold.token.num_uses == 1 && hold.token.is_spent()));
         state.last_success = Some(now);
+        drop(state);
+        // So that a token is known to a successor while things are made under it.
+        self.changed();
+        self.save_soon();
         tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
         hold
     }
@@ -492,7 +511,7 @@ impl Session {
         format!("{}/{}", self.key.pod_namespace, self.key.pod_name)
     }
 
-    fn client(&self) -> Client {
+    fn client(&self) -> Result<Client, Error> {
         self.state().client.clone()
     }
 
@@ -500,8 +519,8 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn login_error(&self, failure: &Failure, claims: TokenClaims, deadline: Instant) -> Error {
-        let (key, client) = (&self.key, self.client());
+    async fn login_error(&self, client: &Client, failure: &Failure, claims: TokenClaims, deadline: Instant) -> Error {
+        let key = &self.key;
         let mut at = LoginContext {
             address: client.address().to_owned(),
             mount: key.auth_mount.clone(),
@@ -521,8 +540,8 @@ impl Session {
         failure.of_login(&at)
     }
 
-    fn read_error(&self, failure: &Failure, token: &Token, read: &Read) -> Error {
-        let (client, namespace) = (self.client(), self.key.namespace.as_deref());
+    fn read_error(&self, client: &Client, failure: &Failure, token: &Token, read: &Read) -> Error {
+        let namespace = self.key.namespace.as_deref();
         failure.of_read(&ReadContext {
             address: client.address(),
             namespace,

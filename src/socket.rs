@@ -19,8 +19,9 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::inotify;
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{UnixListener, UnixStream, unix::pipe},
     sync::watch,
     time::{interval, sleep, timeout},
 };
@@ -31,6 +32,8 @@ pub struct Socket {
     public: PathBuf,
     private: PathBuf,
     inode: u64,
+    /// Whether the public name leads here; not so when another process has taken it.
+    standing: watch::Sender<bool>,
 }
 
 /// Starts the private names, which begin with a dot so that no driver takes them for a provider's.
@@ -67,7 +70,8 @@ impl Socket {
         fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let inode = fs::metadata(&private)?.ino();
-        let socket = Self { listener: UnixListener::from_std(listener)?, public: public.to_owned(), private, inode };
+        let (listener, standing) = (UnixListener::from_std(listener)?, watch::channel(true).0);
+        let socket = Self { listener, public: public.to_owned(), private, inode, standing };
         if let Err(error) = socket.publish() {
             // Nobody will serve there.
             for left in [&socket.private.with_extension(LINK), &socket.private] {
@@ -82,6 +86,12 @@ impl Socket {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.public
+    }
+
+    /// Whether the public name leads here, as it changes while the socket is served.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<bool> {
+        self.standing.subscribe()
     }
 
     /// Hands every connection to `attend` until `stop`, or until its sender is gone. Then gives up the name, and hands over
@@ -118,12 +128,18 @@ impl Socket {
     /// Looks again and again whether anybody answers at the public name, and takes it back when nobody does: a successor
     /// that ended before us took it along. Never ends.
     async fn keep(&self) -> Infallible {
-        let mut looks = interval(LOOK);
+        let (mut looks, changes) = (interval(LOOK), Changes::of(self.folder()));
         let mut is_told = false;
         loop {
-            looks.tick().await;
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = changes.next() => {}
+            }
             let socket = self.public.display();
-            match self.reclaim().await {
+            let reclaimed = self.reclaim().await;
+            let is_ours = self.is_ours(&self.public);
+            self.standing.send_if_modified(|standing| std::mem::replace(standing, is_ours) != is_ours);
+            match reclaimed {
                 Ok(true) => tracing::warn!(%socket, "nobody answered at the name: taken back"),
                 Ok(false) => is_told = false,
                 Err(error) if !is_told => {
@@ -175,6 +191,32 @@ impl Socket {
 
     fn folder(&self) -> &Path {
         self.private.parent().unwrap_or(Path::new("/"))
+    }
+}
+
+/// What happens to the names in a folder, so that a name that is taken is noticed at once.
+struct Changes(Option<pipe::Receiver>);
+
+impl Changes {
+    /// Of this folder. Where they cannot be had, [`LOOK`] must do.
+    fn of(folder: &Path) -> Self {
+        use inotify::{CreateFlags, WatchFlags};
+        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).and_then(|events| {
+            let names = WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+            inotify::add_watch(&events, folder, names).map(|_| events)
+        });
+        // Events are read from it as from a pipe, which is the one such thing that needs no unsafe code.
+        Self(events.ok().and_then(|events| pipe::Receiver::from_owned_fd_unchecked(events).ok()))
+    }
+
+    /// Waits for the next.
+    async fn next(&self) {
+        let Some(events) = &self.0 else { return std::future::pending().await };
+        if events.readable().await.is_err() {
+            return std::future::pending().await;
+        }
+        // What it was shows the next look.
+        while events.try_read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
     }
 }
 

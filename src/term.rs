@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::clock::jittered;
+use crate::clock::{Origin, jittered};
 
 /// The time of one lease or token. Renewing SETS the time left, so that each renewal asks for the original duration; a shorter
 /// grant is the sign that a maximum is near, which Vault does not tell otherwise (measured against OpenBao 2.7).
@@ -17,6 +18,18 @@ pub struct Term {
     ends: Option<Instant>,
     renewable: bool,
     renew_at: Instant,
+    failures: u32,
+}
+
+/// A term as it is kept across restarts. Times are in milliseconds, moments are told from an [`Origin`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedTerm {
+    asked: u64,
+    granted: u64,
+    since: i64,
+    ends: Option<i64>,
+    renewable: bool,
+    renew_at: i64,
     failures: u32,
 }
 
@@ -145,10 +158,47 @@ impl Term {
         (self.renewable, self.failures) = (false, 0);
     }
 
+    /// What is kept of it across restarts.
+    #[must_use]
+    pub fn save(&self, origin: Origin) -> SavedTerm {
+        let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        SavedTerm {
+            asked: milliseconds(self.asked),
+            granted: milliseconds(self.granted),
+            since: origin.told(self.since),
+            ends: self.ends.map(|end| origin.told(end)),
+            renewable: self.renewable,
+            renew_at: origin.told(self.renew_at),
+            failures: self.failures,
+        }
+    }
+
     fn next_renewal(&self) -> Instant {
         // Between eleven eighteenths and two thirds of the time granted.
         let latest = self.granted * 2 / 3;
         self.since + latest * 5 / 6 + jittered(latest / 6)
+    }
+}
+
+impl SavedTerm {
+    /// The term it was.
+    #[must_use]
+    pub fn restore(&self, origin: Origin) -> Term {
+        Term {
+            asked: Duration::from_millis(self.asked),
+            granted: Duration::from_millis(self.granted),
+            since: origin.moment(self.since),
+            ends: self.ends.map(|end| origin.moment(end)),
+            renewable: self.renewable,
+            renew_at: origin.moment(self.renew_at),
+            failures: self.failures,
+        }
+    }
+
+    /// Its end as things stood.
+    #[must_use]
+    pub fn ends(&self, origin: Origin) -> Option<Instant> {
+        self.ends.map(|end| origin.moment(end))
     }
 }
 

@@ -18,13 +18,15 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
+use serde::{Deserialize, Serialize};
+
 use verify::{Chain, Unverified};
 
 pub use certificate_time::certificate_time;
 pub use verify::Refusal;
 
 /// Which certificate authorities a server's certificate may come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ca {
     /// The system's own.
     #[default]
@@ -38,7 +40,7 @@ pub enum Ca {
 }
 
 /// A client certificate and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientCertificate {
     /// The certificate chain.
     pub certificate: PathBuf,
@@ -47,7 +49,7 @@ pub struct ClientCertificate {
 }
 
 /// How to speak TLS to one endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tls {
     /// Trusted authorities.
     pub ca: Ca,

@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Cause, Error},
     metrics::Metrics,
@@ -29,7 +31,7 @@ pub use client::Client;
 pub use connect::Proxies;
 
 /// A server and how to reach it; classes that agree in all of it share a connection pool.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Where it is.
     pub address: Address,

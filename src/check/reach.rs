@@ -26,7 +26,7 @@ impl Check<'_> {
         let from =
             if self.spec.class.choice.address.is_some() { "from the class" } else { "from flags or environment" };
         let address = Step::good("address", format!("{} ({from})", endpoint.address));
-        let client = way.session.endpoint();
+        let client = way.session.endpoint().map_err(|error| Step::failed("TLS", error))?;
         let asked = client.health(self.deadline()).await;
         if let Err(failure) = &asked {
             let error = failure.of_transport(client.address());

@@ -111,7 +111,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.class.warnings {
         report.tell(Step::new("class", Outcome::Odd(warning.clone())));
     }
-    let mounter = app::mounter(&config, None, VersionKeySource::process(), Arc::default());
+    let mounter = app::mounter(&config, None, VersionKeySource::process(), Arc::default(), None);
     let check = Check {
         mounter: &mounter,
         spec: &spec,

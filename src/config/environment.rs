@@ -19,7 +19,7 @@ const IGNORED: &[(&str, &str)] = &[
 const PROXY: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
 
 /// Variables that only a server reads. Elsewhere they may be another program's: Jenkins has a `NODE_NAME`, too.
-pub const OF_SERVER: [&str; 2] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET"];
+pub const OF_SERVER: [&str; 3] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET", "VAULTMOUNT_STATE_DIR"];
 
 /// The variables that begin with `VAULT_` or `BAO_`, the proxy's, and our own.
 ///

@@ -170,10 +170,14 @@ pub struct KubernetesArgs {
     pub mint_tokens: Option<String>,
 }
 
-/// When what pods have is read anew, and when a pod counts as gone.
+/// Where what pods have is kept, when it is read anew, and when a pod counts as gone.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct KeepingArgs {
+    /// Folder where what pods have is kept, sealed, for the next process (VAULTMOUNT_STATE_DIR)
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
+
     /// Silence after which an unseen pod counts as gone [default: 1h]
     #[arg(long, value_name = "TIME")]
     pub orphan_after: Option<String>,

@@ -1,6 +1,6 @@
 //! How long what pods have is kept, and whose pods are watched for their end.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     environment::Environment,
@@ -15,6 +15,15 @@ const ORPHAN_RANGE: RangeInclusive<Duration> = Duration::from_secs(60)..=DAY.sat
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2 * 60);
 /// More often would load Vault for nothing: drivers poll every two minutes.
 const REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(10)..=DAY;
+
+/// Names the folder for `serve`, and for the command that looks into it.
+pub const STATE_VARIABLE: &str = "VAULTMOUNT_STATE_DIR";
+
+/// Reads `--state-dir`.
+pub(super) fn state_dir(value: Option<&String>, env: &Environment, report: &mut Report) -> Option<PathBuf> {
+    let setting = Setting::flag("--state-dir", value).or_else(|| env.of_server(STATE_VARIABLE));
+    report.read(setting.as_ref(), value::directory_to_be)
+}
 
 /// Reads `--node-name`.
 pub(super) fn node_name(value: Option<&String>, env: &Environment, report: &mut Report) -> Option<String> {

@@ -147,6 +147,15 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     if metadata.is_dir() { Ok(text.into()) } else { Err("is a file, not a directory".to_owned()) }
 }
 
+/// A directory to be: an absolute path, at which there is nothing that is none.
+pub(super) fn directory_to_be(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err("is no absolute path; write for example /run/vaultmount");
+    }
+    if path.exists() && !path.is_dir() { Err("is a file, not a directory") } else { Ok(path) }
+}
+
 /// Text that goes into a header, a path or a TLS handshake.
 pub(super) fn plain(text: &str) -> Result<String, &'static str> {
     if text.contains(char::is_control) {

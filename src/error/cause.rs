@@ -318,6 +318,9 @@ table! {
     Closed "VM0103" FailedPrecondition "Everything was revoked"
         means "Somebody ran `vaultmount revoke --all` on this node: the provider has revoked every token it held, and takes no mounts any more."
         mend "Restart the provider to serve pods again."
+    Replaced "VM0104" Unavailable "Another process took over"
+        means "While the files were made, another process of vaultmount took this one's place (an update), and would not know what this mount gave."
+        mend "Nothing is to be done: the driver tries again, and is answered by the other."
 }
 }
 

@@ -5,11 +5,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
-    term::{Granted, Term},
-    vault::client::{Grant, Token},
+    clock::Origin,
+    term::{Granted, SavedTerm, Term},
+    vault::client::{Grant, SavedToken, Token},
 };
 
 /// A token of a session.
@@ -31,7 +33,59 @@ struct Standing {
     leased: bool,
 }
 
+/// A token as it is kept, sealed, across restarts. Moments are told from an [`Origin`].
+#[derive(Serialize, Deserialize)]
+pub struct SavedHold {
+    token: SavedToken,
+    term: SavedTerm,
+    gone: Option<i64>,
+    retired: bool,
+    proven: i64,
+    leased: bool,
+}
+
+impl SavedHold {
+    /// What an operator names it by.
+    #[must_use]
+    pub fn accessor(&self) -> &str {
+        self.token.accessor()
+    }
+
+    /// Its end as things stood; none: it has no end.
+    #[must_use]
+    pub fn ends(&self, origin: Origin) -> Option<Instant> {
+        self.term.ends(origin)
+    }
+
+    /// The token as it was. None when it is no token.
+    #[must_use]
+    pub fn restore(self, origin: Origin) -> Option<Hold> {
+        let standing = Standing {
+            term: self.term.restore(origin),
+            gone: self.gone.map(|gone| origin.moment(gone)),
+            retired: self.retired,
+            proven: origin.moment(self.proven),
+            leased: self.leased,
+        };
+        Some(Hold { token: Arc::new(self.token.restore()?), standing: Mutex::new(standing) })
+    }
+}
+
 impl Hold {
+    /// What is kept of it across restarts.
+    #[must_use]
+    pub fn save(&self, origin: Origin) -> SavedHold {
+        let standing = self.lock();
+        SavedHold {
+            token: self.token.save(),
+            term: standing.term.save(origin),
+            gone: standing.gone.map(|gone| origin.told(gone)),
+            retired: standing.retired,
+            proven: origin.told(standing.proven),
+            leased: standing.leased,
+        }
+    }
+
     /// The token of a login that was sent at `sent`.
     #[must_use]
     pub fn new(token: Token, sent: Instant) -> Self {

@@ -107,6 +107,16 @@ words! {
 }
 
 words! {
+    /// What became of a file that outlives the process.
+    StateWrite {
+        /// It is there.
+        Ok = "ok",
+        /// It could not be written.
+        Failed = "failed",
+    }
+}
+
+words! {
     /// How a token or a lease stands.
     State {
         /// It counts, and is renewed when its time comes.

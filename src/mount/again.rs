@@ -11,7 +11,7 @@ impl Mounter {
     #[must_use]
     pub fn again(&self, spec: &MountSpec, audience: &str) -> Option<Mounted> {
         let class = &spec.class;
-        let key = self.version_key.had()?;
+        let keys = self.version_key.had()?;
         let target = self.operator.judge(&class.choice).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience))?;
@@ -26,6 +26,6 @@ impl Mounter {
             }
         }
         let reads = class.objects.iter().map(|object| Arc::clone(&object.read));
-        Mounted::of(spec, &session, reads.zip(leases).collect(), rendered, &key).ok()
+        Mounted::of(spec, &session, reads.zip(leases).collect(), rendered, &keys.version).ok()
     }
 }

@@ -1,4 +1,5 @@
-//! Where the key of object versions comes from: a file, the Kubernetes Secret that all nodes share, or this process alone.
+//! Where the key of object versions and of what outlives the process comes from: a file, the Kubernetes Secret that all nodes
+//! share, or this process alone.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -12,11 +13,20 @@ use crate::{
     error::{Cause, Error},
     kube::Kube,
     render::version::VersionKey,
+    state::SealingKey,
 };
+
+/// What is made of the key.
+pub struct Keys {
+    /// Makes object versions.
+    pub version: VersionKey,
+    /// Seals what a successor is to read; none when the key is of this process alone.
+    pub sealing: Option<SealingKey>,
+}
 
 /// The key, now or soon.
 #[derive(Clone)]
-pub struct VersionKeySource(watch::Receiver<Option<Arc<VersionKey>>>);
+pub struct VersionKeySource(watch::Receiver<Option<Arc<Keys>>>);
 
 /// How long an API server is waited for before this process makes a key of its own.
 const GIVE_UP: Duration = Duration::from_secs(300);
@@ -32,13 +42,13 @@ impl VersionKeySource {
         if bytes.len() < 32 {
             return Err(format!("{}: holds {} bytes; a key has at least 32", path.display(), bytes.len()));
         }
-        Ok(Self::ready(VersionKey::from_bytes(&bytes)))
+        Ok(Self::ready(Keys::of(&bytes)))
     }
 
     /// A key that no other process has: versions differ between nodes and after a restart.
     #[must_use]
     pub fn process() -> Self {
-        Self::ready(VersionKey::random())
+        Self::ready(Keys::random())
     }
 
     /// The key in a Kubernetes Secret, read in the background until it is had, then never again.
@@ -52,18 +62,26 @@ impl VersionKeySource {
         Self(receiver)
     }
 
-    fn ready(key: VersionKey) -> Self {
-        Self(watch::channel(Some(Arc::new(key))).1)
+    fn ready(keys: Keys) -> Self {
+        Self(watch::channel(Some(Arc::new(keys))).1)
     }
 
     /// The key, if it is there.
     #[must_use]
-    pub fn had(&self) -> Option<Arc<VersionKey>> {
+    pub fn had(&self) -> Option<Arc<Keys>> {
         self.0.borrow().clone()
     }
 
+    /// The key, waited for as long as it takes: a minute or five where the API server does not answer.
+    pub async fn come(&self) -> Arc<Keys> {
+        let mut source = self.0.clone();
+        let keys = source.wait_for(Option::is_some).await.ok().and_then(|keys| keys.clone());
+        // Whoever reads the Secret has broken, and there will be no key.
+        keys.unwrap_or_else(|| Arc::new(Keys::random()))
+    }
+
     /// The key, waited for until `deadline`.
-    pub async fn wait(&self, deadline: Instant) -> Result<Arc<VersionKey>, Error> {
+    pub async fn wait(&self, deadline: Instant) -> Result<Arc<Keys>, Error> {
         let mut source = self.0.clone();
         let had = timeout_at(deadline, source.wait_for(Option::is_some)).await;
         had.ok().and_then(|had| had.ok()?.clone()).ok_or_else(|| {
@@ -73,18 +91,28 @@ impl VersionKeySource {
     }
 }
 
-async fn read_until_had(kube: &Kube, name: &str) -> VersionKey {
+impl Keys {
+    fn of(key: &[u8]) -> Self {
+        Self { version: VersionKey::from_bytes(key), sealing: Some(SealingKey::derive(key)) }
+    }
+
+    fn random() -> Self {
+        Self { version: VersionKey::random(), sealing: None }
+    }
+}
+
+async fn read_until_had(kube: &Kube, name: &str) -> Keys {
     let start = Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
         let error = match kube.hmac_key(name).await {
-            Ok(key) => return VersionKey::from_bytes(key.expose()),
+            Ok(key) => return Keys::of(key.expose()),
             Err(error) => error,
         };
         let patience = if error.is_passing() { GIVE_UP } else { SETTLE };
         if start.elapsed() > patience {
             tracing::warn!(%error, "object versions are made with a key of this process alone: they differ between nodes and after a restart");
-            return VersionKey::random();
+            return Keys::random();
         }
         tracing::warn!(%error, "the key of object versions is not had yet; trying again");
         tokio::time::sleep(jittered(pause)).await;

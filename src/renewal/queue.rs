@@ -113,6 +113,11 @@ impl Queue {
         });
     }
 
+    /// Takes everything out.
+    pub(super) fn clear(&self) {
+        *self.lock() = State::default();
+    }
+
     fn insert(&self, name: Name, at: Instant, item: Item) {
         let is_first = {
             let mut state = self.lock();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Session, SessionKey,
+    Estate, Session, SessionKey,
     upkeep::{ATTEMPT, unwaited},
 };
 use crate::{
@@ -27,6 +27,8 @@ pub struct Debt {
     pub attempts: u32,
     /// Why the last attempt failed.
     pub trouble: String,
+    /// The file of the session that has ended with it.
+    estate: Option<Arc<Estate>>,
 }
 
 /// What came of trying to revoke a token.
@@ -57,10 +59,17 @@ impl Session {
         // Whoever asks takes the guard first, and then sees that it has ended; what is under way has a deadline of its own.
         let _quiet = self.activity.write().await;
         let now = clock::now();
-        let mut state = self.state();
-        let holds = std::mem::take(&mut state.superseded).into_iter().chain(state.hold.take());
-        // One that Vault did not know may be known to another of its servers.
-        holds.filter(|hold| !hold.is_over(now)).map(|hold| self.owe(hold, now)).collect()
+        let holds: Vec<Arc<Hold>> = {
+            let mut state = self.state();
+            let holds = std::mem::take(&mut state.superseded).into_iter().chain(state.hold.take());
+            // One that Vault did not know may be known to another of its servers.
+            holds.filter(|hold| !hold.is_over(now)).collect()
+        };
+        let estate = self.estate(holds.len()).await;
+        if let Some(estate) = estate.as_ref().filter(|_| holds.is_empty()) {
+            estate.erase();
+        }
+        holds.into_iter().map(|hold| Debt { estate: estate.clone(), ..self.owe(hold, now) }).collect()
     }
 
     /// Takes the tokens of few uses that are of no more, to be revoked by the use that was left: nothing was ever leased
@@ -76,13 +85,21 @@ impl Session {
     }
 
     fn owe(&self, hold: Arc<Hold>, now: Instant) -> Debt {
-        Debt { key: self.key.clone(), hold, since: now, attempts: 0, trouble: String::new() }
+        Debt { key: self.key.clone(), hold, since: now, attempts: 0, trouble: String::new(), estate: None }
     }
 }
 
 impl Debt {
     /// Tries to revoke the token.
     pub async fn pay(&mut self, vault: &Vault) -> Paid {
+        let paid = self.try_to_pay(vault).await;
+        if let (Some(estate), false) = (&self.estate, matches!(paid, Paid::Later { .. })) {
+            estate.settle();
+        }
+        paid
+    }
+
+    async fn try_to_pay(&mut self, vault: &Vault) -> Paid {
         let SessionKey { pod_name: pod, pod_namespace: namespace, role, .. } = &self.key;
         if self.hold.token.is_batch {
             tracing::debug!(pod, namespace, role, "a batch token cannot be revoked; it ends by itself");

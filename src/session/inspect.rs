@@ -18,7 +18,7 @@ use crate::{
 impl Session {
     /// The endpoint's client.
     #[must_use]
-    pub fn endpoint(&self) -> Client {
+    pub fn endpoint(&self) -> Result<Client, Error> {
         self.client()
     }
 
@@ -35,23 +35,23 @@ impl Session {
         prover: &Prover,
         deadline: Instant,
     ) -> Result<(Prospect, Option<Error>), Error> {
-        let hold = self.token(prover, None, deadline).await?;
+        let (hold, client) = (self.token(prover, None, deadline).await?, self.client()?);
         let (token, namespace) = (&hold.token, self.key.namespace.as_deref());
-        let prospect = self.client().prospect(token, self.home(), namespace, read, deadline).await;
+        let prospect = client.prospect(token, self.home(), namespace, read, deadline).await;
         let answer = match &prospect {
             Prospect { allowed: Some(false), .. } => Some(Refusal::foreseen(403, "")),
             Prospect { is_nowhere: true, .. } => Some(Refusal::foreseen(404, "no handler for route")),
             _ => None,
         };
         // Nobody said it yet.
-        let error = answer.map(|a| self.read_error(&Failure::Refused(Box::new(a)), token, read).said(""));
+        let error = answer.map(|a| self.read_error(&client, &Failure::Refused(Box::new(a)), token, read).said(""));
         Ok((prospect, error))
     }
 
     /// Revokes a token of this session, and with it what was leased under it. Whether it was not over before.
     pub async fn revoke(&self, token: &Token, deadline: Instant) -> Result<bool, Error> {
         self.state().hold = None;
-        let client = self.client();
+        let client = self.client()?;
         match client.revoke(token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),
             Err(Failure::Refused(refusal)) if !token.is_batch && refusal.token_verdict() != TokenVerdict::Valid => {

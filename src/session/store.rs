@@ -8,12 +8,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Session, SessionKey};
+use super::{SavedSession, Session, SessionKey, saved::Recorder};
 use crate::{
     clock,
     error::{Cause, Error},
     lease::Lease,
     metrics::Metrics,
+    state::{Name, Store},
     vault::{Client, wire::Read},
 };
 
@@ -21,6 +22,8 @@ use crate::{
 pub struct Sessions {
     max: usize,
     metrics: Arc<Metrics>,
+    /// Where they are kept for a successor.
+    store: Option<Arc<Store>>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -63,10 +66,39 @@ const SILENCE: Duration = Duration::from_secs(1800);
 pub const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 
 impl Sessions {
-    /// Keeps `max` sessions at most, and counts in `metrics` what becomes of them.
+    /// Keeps `max` sessions at most, in `store` for a successor, and counts in `metrics` what becomes of them.
     #[must_use]
-    pub fn new(max: usize, metrics: Arc<Metrics>) -> Self {
-        Self { max, metrics, state: Mutex::default() }
+    pub fn new(max: usize, metrics: Arc<Metrics>, store: Option<Arc<Store>>) -> Self {
+        Self { max, metrics, store, state: Mutex::default() }
+    }
+
+    /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
+    pub fn restore(
+        &self,
+        saved: SavedSession,
+        name: &Name,
+        bytes: u64,
+        client: Result<Client, Error>,
+        shared: impl FnMut(Read) -> Arc<Read>,
+    ) -> Option<Arc<Session>> {
+        let session = saved.restore(client, Arc::clone(&self.metrics), self.store.clone(), bytes, shared)?;
+        let session = Arc::new(session);
+        if let Some(store) = self.store.as_ref().filter(|_| session.key.name() != *name) {
+            // Another version of vaultmount named it otherwise.
+            store.remove(name, bytes);
+            session.changed();
+        }
+        let mut state = self.state();
+        state.by_pod.entry(session.key.pod_uid.clone()).or_default().push(Arc::clone(&session));
+        state.count += 1;
+        Some(session)
+    }
+
+    /// Forgets everything, which another process has now.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.count = 0;
+        state.by_pod.clear();
     }
 
     /// The session of a key, made if there is none. When there are too many, those that are over are dropped, or else the most
@@ -79,7 +111,7 @@ impl Sessions {
         }
         if let Some(session) = state.by_pod.get(&key.pod_uid).and_then(|all| all.iter().find(|s| s.key == key)) {
             session.heard();
-            session.state().client = client;
+            session.state().client = Ok(client);
             return Ok(Arc::clone(session));
         }
         if state.count >= self.max {
@@ -102,7 +134,8 @@ impl Sessions {
         // One for all, not one for each pod.
         let endpoint = Arc::clone(client.endpoint());
         let key = SessionKey { endpoint, ..key };
-        let session = Arc::new(Session::new(key.clone(), client, Arc::clone(&self.metrics)));
+        let recorder = Recorder::new(self.store.clone());
+        let session = Arc::new(Session::new(key.clone(), Ok(client), Arc::clone(&self.metrics), recorder));
         state.by_pod.entry(key.pod_uid).or_default().push(Arc::clone(&session));
         state.count += 1;
         Ok(session)
@@ -120,11 +153,17 @@ impl Sessions {
     pub fn delivered(&self, session: &Arc<Session>, delivery: &Delivery<'_>) -> bool {
         let now = clock::now();
         let new = delivery.leases.iter().fold(false, |new, (read, lease)| session.leases.delivered(read, lease) | new);
-        let volume = {
+        let (volume, is_known) = {
             let mut state = session.state();
-            state.volumes.mounted(delivery.target_path, delivery.class, now)
+            let volumes = &mut state.volumes;
+            let known = volumes.iter().any(|volume| &*volume.path == delivery.target_path && volume.mounts > 1);
+            (volumes.mounted(delivery.target_path, delivery.class, now), known)
         };
-        session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);
+        let named = session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);
+        // Also the second mount, which shows that there are polls.
+        if new || named || !is_known {
+            session.changed();
+        }
         let others: Vec<Arc<Session>> = {
             let state = self.state();
             let all = state.by_pod.get(&session.key.pod_uid).map(Vec::as_slice).unwrap_or_default();
@@ -135,6 +174,8 @@ impl Sessions {
             let left = other.state().volumes.left(delivery.target_path);
             if let Some(volume) = left {
                 other.leases.name(&volume, [], now);
+                other.changed();
+                other.save_soon();
             }
         }
         new
@@ -204,6 +245,13 @@ impl Sessions {
         self.state().sweep(|session| is_untold(&session.key.pod_uid) && session.is_over());
     }
 
+    /// Removes files that could not be read for a day.
+    pub fn sweep_files(&self) {
+        if let Some(store) = &self.store {
+            store.sweep();
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,7 +260,13 @@ impl Sessions {
 impl State {
     fn sweep(&mut self, may_go: impl Fn(&Session) -> bool) {
         for sessions in self.by_pod.values_mut() {
-            sessions.retain(|session| Arc::strong_count(session) > 1 || !may_go(session));
+            sessions.retain(|session| {
+                let stays = Arc::strong_count(session) > 1 || !may_go(session);
+                if !stays {
+                    session.erase();
+                }
+                stays
+            });
         }
         self.by_pod.retain(|_, sessions| !sessions.is_empty());
         self.count = self.by_pod.values().map(Vec::len).sum();
@@ -227,6 +281,7 @@ impl State {
             self.by_pod.remove(&session.key.pod_uid);
         }
         self.count -= 1;
+        session.erase();
         Some(session)
     }
 }

@@ -89,7 +89,7 @@ impl Session {
         };
         match vault.client(&self.key.endpoint).await {
             Ok(client) => {
-                self.state().client = client.clone();
+                self.state().client = Ok(client.clone());
                 if let Some(hold) = hold {
                     self.renew_token(&client, &hold, vault).await;
                 }
@@ -237,6 +237,7 @@ impl Session {
     }
 
     fn count(&self, what: Renewable, outcome: RenewalOutcome) {
+        self.changed();
         self.metrics.renewal(what, outcome);
     }
 

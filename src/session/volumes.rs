@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::{self, Origin};
 
 /// Pauses remembered: the longest of them is what the next may come to. kubelet's pauses are short while a pod starts, and one
 /// long pause (the driver was restarted) is soon forgotten.
@@ -33,6 +34,16 @@ impl Volume {
     pub(super) fn gap(&self) -> Option<Duration> {
         self.gaps.into_iter().max().filter(|_| self.mounts > 1)
     }
+}
+
+/// One volume as it is kept across restarts. Moments are told from an [`Origin`], pauses are in milliseconds.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SavedVolume {
+    path: String,
+    class: String,
+    last: i64,
+    mounts: u64,
+    gaps: [u64; GAPS],
 }
 
 /// The volumes of one session.
@@ -87,6 +98,33 @@ impl Volumes {
     /// When any was mounted last.
     pub(super) fn last_mount(&self) -> Instant {
         self.0.iter().map(|volume| volume.last).max().unwrap_or_else(clock::now)
+    }
+
+    /// The place of a volume among them.
+    pub(super) fn place(&self, path: &Arc<str>) -> Option<usize> {
+        self.0.iter().position(|volume| volume.path == *path)
+    }
+
+    /// What is kept of them across restarts, in their order.
+    pub(super) fn save(&self, origin: Origin) -> Vec<SavedVolume> {
+        let saved = self.0.iter().map(|volume| SavedVolume {
+            path: volume.path.as_ref().to_owned(),
+            class: volume.class.clone(),
+            last: origin.told(volume.last),
+            mounts: volume.mounts,
+            gaps: volume.gaps.map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)),
+        });
+        saved.collect()
+    }
+
+    /// What was kept, in its order; their names. Polls are not kept, so that one of a polled volume counts as just heard of.
+    pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, origin: Origin) -> Vec<Arc<str>> {
+        self.0.extend(saved.into_iter().map(|saved| {
+            let SavedVolume { path, class, last, mounts, gaps } = saved;
+            let last = if mounts > 1 { clock::now() } else { origin.moment(last) };
+            Volume { path: path.into(), class, last, mounts, gaps: gaps.map(Duration::from_millis) }
+        }));
+        self.0.iter().map(|volume| Arc::clone(&volume.path)).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Volume> {

@@ -3,9 +3,11 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use http::Uri;
+use serde::{Deserialize, Serialize};
 
 /// A server's address, as in `VAULT_ADDR`.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Address {
     /// A server reached over TCP.
     Tcp {
@@ -20,6 +22,20 @@ pub enum Address {
     },
     /// A unix socket, such as a Vault Agent's.
     Unix(PathBuf),
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
 }
 
 impl Address {

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{error::Error, metrics::Metrics, secret::SecretText, text::one_line};
 pub use renew::Grant;
-pub use token::Token;
+pub use token::{SavedToken, Token};
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
 #[derive(Clone)]

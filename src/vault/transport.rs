@@ -14,7 +14,6 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
-use zeroize::Zeroizing;
 
 use super::{
     Config, Endpoint,
@@ -26,7 +25,7 @@ use crate::{
     clock::jittered,
     error::{Cause, Error},
     metrics::{Answered, Metrics},
-    secret::SecretBytes,
+    secret::{SecretBuffer, SecretBytes},
 };
 
 /// How one request may be treated.
@@ -307,7 +306,7 @@ async fn bounded(body: hyper::body::Incoming, limit: usize, creates: bool) -> Re
     if expected > limit {
         return Err(Failure::TooLarge(limit));
     }
-    let mut whole = Zeroizing::new(Vec::with_capacity(expected));
+    let mut whole = SecretBuffer::with_capacity(expected);
     let mut body = std::pin::pin!(body);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Failure::Lost { detail: innermost(&e), creates })?;
@@ -315,19 +314,9 @@ async fn bounded(body: hyper::body::Incoming, limit: usize, creates: bool) -> Re
         if whole.len() + data.len() > limit {
             return Err(Failure::TooLarge(limit));
         }
-        append(&mut whole, data);
+        whole.append(data);
     }
-    Ok(std::mem::take(&mut *whole))
-}
-
-/// Appends without leaving a copy behind: a buffer that must grow is zeroed before it is given back.
-fn append(whole: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
-    if whole.capacity() - whole.len() < data.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity((whole.len() + data.len()).next_power_of_two()));
-        larger.extend_from_slice(whole);
-        *whole = larger;
-    }
-    whole.extend_from_slice(data);
+    Ok(whole.into_inner())
 }
 
 /// `Date`, which HTTP writes as mail does.

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use crate::secret::SecretText;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::{self, SecretText};
 
 /// How a class may ask for a secret.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     /// Read (the default).
     #[default]
@@ -33,15 +36,17 @@ impl fmt::Display for Method {
 const MIN_COVERED: usize = 4;
 
 /// One request for a secret, normalized: equal requests are equal values, and equal values are sent once.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Read {
     /// The method.
     pub method: Method,
     /// The path below `/v1/`, without leading slash, query or dot segments; not percent-encoded.
     pub path: String,
     /// Query parameters, form-encoded and sorted by name. May come from arguments, so they are secret.
+    #[serde(default, serialize_with = "secret::exposed_if_any")]
     pub query: Option<SecretText>,
     /// The JSON body, keys sorted.
+    #[serde(default, serialize_with = "secret::exposed_if_any")]
     pub body: Option<SecretText>,
 }
 

@@ -26,6 +26,7 @@ const ORDER: &[&str] = &[
     "render",
     "vault",
     "kube",
+    "state",
     "tls",
     "telemetry",
     "flight",

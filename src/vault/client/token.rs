@@ -7,10 +7,10 @@ use std::{
 };
 
 use http::HeaderValue;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    secret::{SecretBytes, SecretText},
+    secret::{self, SecretBytes, SecretText},
     text::one_line,
     vault::failure::Failure,
 };
@@ -39,7 +39,61 @@ pub struct Token {
     used: AtomicU64,
 }
 
+/// A token as it is kept, sealed, across restarts.
+#[derive(Serialize, Deserialize)]
+pub struct SavedToken {
+    #[serde(serialize_with = "secret::exposed")]
+    token: SecretText,
+    policies: Vec<String>,
+    /// In seconds.
+    ttl: u64,
+    accessor: String,
+    renewable: bool,
+    is_batch: bool,
+    num_uses: u64,
+}
+
+impl SavedToken {
+    /// What an operator names it by.
+    #[must_use]
+    pub fn accessor(&self) -> &str {
+        &self.accessor
+    }
+
+    /// The token. One of few uses counts as used up: what was not kept of its last moments may have been a use, and Vault
+    /// revokes what was leased under one together with the last. None when it is no token.
+    #[must_use]
+    pub fn restore(self) -> Option<Token> {
+        let mut header = HeaderValue::from_str(self.token.expose()).ok()?;
+        header.set_sensitive(true);
+        Some(Token {
+            header,
+            policies: self.policies,
+            ttl: Duration::from_secs(self.ttl),
+            accessor: self.accessor,
+            renewable: self.renewable,
+            is_batch: self.is_batch,
+            num_uses: self.num_uses,
+            used: AtomicU64::new(self.num_uses),
+        })
+    }
+}
+
 impl Token {
+    /// What is kept of it across restarts.
+    #[must_use]
+    pub fn save(&self) -> SavedToken {
+        SavedToken {
+            token: self.text().into(),
+            policies: self.policies.clone(),
+            ttl: self.ttl.as_secs(),
+            accessor: self.accessor.clone(),
+            renewable: self.renewable,
+            is_batch: self.is_batch,
+            num_uses: self.num_uses,
+        }
+    }
+
     /// Reads a login's answer. Lenient: only the token itself must be there.
     pub(super) fn parse(body: Vec<u8>) -> Result<Self, Failure> {
         #[derive(Deserialize)]

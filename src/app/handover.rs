@@ -1,0 +1,193 @@
+//! How what pods were given comes from one process to the next, and back.
+//!
+//! Whoever has the names of the sockets is to have the folder, too. In a rolling update the successor takes the names while its
+//! predecessor serves: that one sees it, answers what is in flight, writes, and unlocks; the successor, at whose gate mounts
+//! wait meanwhile, locks and reads. Should it end first, its predecessor takes the names back, and then the folder, which the
+//! system has unlocked.
+
+use std::{collections::HashMap, fs::File, io, sync::Arc, time::Duration};
+
+use futures_util::future::{join_all, select_all};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    error::Error,
+    mount::Mounter,
+    provider::Connections,
+    session::SavedSession,
+    state::{Content, Fault, Name, SealingKey, Store},
+    vault::{Client, Endpoint, wire::Read},
+};
+
+/// What mounts wait for, to follow "waited for".
+pub(super) const OTHER: &str = "another process to hand over what pods were given";
+const KEY: &str = "the key from the Kubernetes API, under which what pods were given is sealed";
+
+/// How long a successor has to take the folder before its predecessor looks whether it must take it back.
+const TURN: Duration = Duration::from_secs(1);
+
+/// Takes the folder, and gives it away. One per process.
+pub(super) struct Handover {
+    pub(super) store: Arc<Store>,
+    pub(super) mounter: Arc<Mounter>,
+    pub(super) connections: Arc<Connections>,
+    /// Whether each socket's name is ours.
+    pub(super) names: Vec<watch::Receiver<bool>>,
+    /// How long calls in flight may take to end.
+    pub(super) patience: Duration,
+}
+
+impl Handover {
+    /// Goes on until it is dropped.
+    pub(super) async fn run(&self) {
+        loop {
+            self.until(|ours| ours.contains(&true)).await;
+            let had = self.ours();
+            let lost = self.until(|ours| had.iter().zip(ours).any(|(had, has)| *had && !has));
+            let mut lost = std::pin::pin!(lost);
+            let had = tokio::select! {
+                had = self.lock() => Some(had),
+                // Whoever took the name waits for the folder, too, and must have it.
+                () = &mut lost => None,
+            };
+            if let Some(had) = had {
+                self.take(had).await;
+                lost.await;
+                self.give().await;
+            }
+            sleep(TURN).await;
+        }
+    }
+
+    /// Waits for the folder, and for the key to what is in it.
+    async fn lock(&self) -> io::Result<(File, Option<SealingKey>)> {
+        let lock = self.store.lock().await?;
+        self.mounter.gate.wait_for(KEY);
+        let key = self.mounter.version_key.come().await.sealing.clone();
+        if key.is_none() {
+            tracing::warn!("the HMAC key is of this process alone: nothing is kept for a successor");
+        }
+        Ok((lock, key))
+    }
+
+    /// Takes in what is in the folder.
+    async fn take(&self, locked: io::Result<(File, Option<SealingKey>)>) {
+        let store = Arc::clone(&self.store);
+        let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
+        match opened.await.map_err(io::Error::other).flatten() {
+            Ok((contents, faults)) => {
+                self.restore(contents).await;
+                tell(faults);
+            }
+            Err(error) => {
+                tracing::error!(%error, folder = %self.store.folder().display(), "the state cannot be read: nothing is kept for a successor");
+                self.store.keep_nothing();
+            }
+        }
+        self.mounter.gate.let_in();
+    }
+
+    async fn restore(&self, contents: Vec<(Name, Content)>) {
+        let (begun, sessions) = (Instant::now(), contents.len());
+        let mut clients = HashMap::<Endpoint, Result<Client, Error>>::new();
+        // What many pods ask for is kept once.
+        let mut reads = HashMap::<Read, Arc<Read>>::new();
+        let mut damaged = 0;
+        for (name, content) in contents {
+            let (bytes, saved) = (content.bytes, SavedSession::read(&content));
+            let Some(saved) = saved else {
+                damaged += 1;
+                continue;
+            };
+            let client = match clients.get(saved.endpoint()) {
+                Some(client) => client.clone(),
+                None => {
+                    let client = self.mounter.vault.client(saved.endpoint()).await;
+                    clients.entry(saved.endpoint().clone()).or_insert(client).clone()
+                }
+            };
+            let shared = |read: Read| match reads.get(&read) {
+                Some(shared) => Arc::clone(shared),
+                None => Arc::clone(reads.entry(read.clone()).or_insert(Arc::new(read))),
+            };
+            match self.mounter.sessions.restore(saved, &name, bytes, client, shared) {
+                Some(session) => self.mounter.renewal.schedule(&session),
+                None => damaged += 1,
+            }
+        }
+        if sessions > damaged {
+            tracing::info!(sessions = sessions - damaged, took = ?begun.elapsed(), "what pods were given by earlier processes is kept on");
+        }
+        tell(vec![Fault::Damaged; damaged]);
+    }
+
+    /// Answers what is in flight, writes everything, and lets another process have the folder.
+    async fn give(&self) {
+        tracing::info!(
+            "another process has taken the socket's name: calls in flight are answered, and what pods were given is handed over"
+        );
+        let begun = Instant::now();
+        let by = begun + self.patience;
+        let drained = timeout_at(by, self.connections.drain()).await.is_ok();
+        let left = by.saturating_duration_since(Instant::now());
+        if !(self.mounter.gate.close(OTHER, left).await && drained) {
+            tracing::warn!(after = ?self.patience, "calls were still in flight when the drain timeout ended");
+        }
+        self.finish().await;
+        tracing::info!(took = ?begun.elapsed(), "handed over");
+    }
+
+    /// Writes everything, and lets another process have the folder.
+    pub(super) async fn finish(&self) {
+        let sessions = self.mounter.sessions.all();
+        join_all(sessions.iter().map(|session| session.save())).await;
+        drop(sessions);
+        self.close().await;
+    }
+
+    async fn close(&self) {
+        let store = Arc::clone(&self.store);
+        let _ = spawn_blocking(move || store.close()).await;
+        self.mounter.renewal.forget();
+    }
+
+    fn ours(&self) -> Vec<bool> {
+        self.names.iter().map(|name| *name.borrow()).collect()
+    }
+
+    /// Waits until the names stand so.
+    async fn until(&self, stand: impl Fn(&[bool]) -> bool) {
+        let mut names = self.names.clone();
+        loop {
+            let ours: Vec<bool> = names.iter_mut().map(|name| *name.borrow_and_update()).collect();
+            if stand(&ours) {
+                return;
+            }
+            // A socket that is not served any more changes no more.
+            let changes = names.iter_mut().map(|name| {
+                Box::pin(async {
+                    if name.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                })
+            });
+            select_all(changes).await;
+        }
+    }
+}
+
+/// Says once for each reason that there are files that cannot be read.
+fn tell(mut faults: Vec<Fault>) {
+    faults.sort();
+    for alike in faults.chunk_by(|one, other| one == other) {
+        let (files, why) = (alike.len(), &alike[0]);
+        tracing::warn!(
+            files,
+            "sessions of earlier processes are lost, as of each file {why}: the pods log in anew, and what they had lives to its own end"
+        );
+    }
+}

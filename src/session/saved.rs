@@ -1,0 +1,322 @@
+//! What is kept of sessions across restarts: when it is written, and what a successor makes of it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::SeqCst},
+};
+
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
+
+use super::{Session, SessionKey, State, volumes::SavedVolume};
+use crate::{
+    clock::{self, Mark, Origin},
+    error::{Cause, Error},
+    lease::{Hold, Holds, SavedHold, SavedLease},
+    secret::SecretBuffer,
+    state::{Content, Name, Store, Written},
+    task,
+    vault::{Client, Endpoint, wire::Read},
+};
+
+/// A session as it is kept, sealed, across restarts. What is added to it must be allowed to lack: an earlier vaultmount wrote
+/// files that are to be read, and a later one may be replaced by this.
+#[derive(Serialize, Deserialize)]
+pub struct SavedSession {
+    /// When it was written; all moments are told from then.
+    mark: Mark,
+    endpoint: Endpoint,
+    namespace: Option<String>,
+    auth_namespace: Option<String>,
+    auth_mount: String,
+    role: String,
+    audience: String,
+    pod_uid: String,
+    pod_name: String,
+    pod_namespace: String,
+    service_account: String,
+    holds: Vec<SavedHold>,
+    /// Their places.
+    current: Option<usize>,
+    superseded: Vec<usize>,
+    leases: Vec<SavedLease>,
+    volumes: Vec<SavedVolume>,
+    last_heard: i64,
+    warned_of_token: bool,
+}
+
+/// What of a session is in its file.
+#[derive(Default)]
+pub(super) struct Recorder {
+    store: Option<Arc<Store>>,
+    /// Counts what changed.
+    revision: AtomicU64,
+    /// The revision that is in the file, or could not be: whoever looks without the lock.
+    written: AtomicU64,
+    file: Mutex<File>,
+}
+
+#[derive(Default)]
+struct File {
+    bytes: u64,
+    erased: bool,
+}
+
+/// The file of a session that has ended: it goes when nothing is left to be revoked.
+pub struct Estate {
+    store: Arc<Store>,
+    name: Name,
+    bytes: u64,
+    left: AtomicU64,
+}
+
+impl Recorder {
+    pub(super) fn new(store: Option<Arc<Store>>) -> Self {
+        Self { store, ..Self::default() }
+    }
+
+    /// That of a session that was restored from so many bytes.
+    fn restored(store: Option<Arc<Store>>, bytes: u64) -> Self {
+        Self { file: Mutex::new(File { bytes, erased: false }), ..Self::new(store) }
+    }
+}
+
+impl Session {
+    /// Something is to be kept that is not in the file.
+    pub(super) fn changed(&self) {
+        self.recorder.revision.fetch_add(1, SeqCst);
+    }
+
+    /// Whether something is not in the file.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        let Recorder { store, revision, written, .. } = &self.recorder;
+        store.is_some() && revision.load(SeqCst) != written.load(SeqCst)
+    }
+
+    /// Writes what has changed, so that a successor knows it: before it is given out. A folder that takes nothing stops no
+    /// mount; the log says so, and it is tried again. An error when another process has the folder, which would not know.
+    pub async fn save(self: &Arc<Self>) -> Result<(), Error> {
+        let Recorder { store: Some(store), revision, written, file } = &self.recorder else { return Ok(()) };
+        if !self.is_changed() {
+            return Ok(());
+        }
+        let mut file = file.lock().await;
+        let now = revision.load(SeqCst);
+        if now == written.load(SeqCst) || file.erased || self.state().ended {
+            return Ok(());
+        }
+        let (session, store, before) = (Arc::clone(self), Arc::clone(store), file.bytes);
+        let outcome = spawn_blocking(move || {
+            let text = session.saved(store.has_room(), before)?;
+            Some(store.write(&session.key.name(), &text, before))
+        });
+        match outcome.await {
+            Ok(Some(Written::Whole(bytes))) => {
+                file.bytes = bytes;
+                written.store(now, SeqCst);
+                Ok(())
+            }
+            Ok(Some(Written::Unkept)) => {
+                written.store(now, SeqCst);
+                Ok(())
+            }
+            Ok(Some(Written::Closed)) => Err(Error::new(
+                Cause::Replaced,
+                "another process has taken this one's place, and would not know what this mount gives",
+            )
+            .advice("nothing is to be done: the driver tries again, and finds the other")),
+            // The store has said why; nothing else fails.
+            Ok(Some(Written::Failed(_)) | None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Has written what has changed, without waiting for it.
+    pub fn save_soon(self: &Arc<Self>) {
+        if self.is_changed() {
+            let session = Arc::clone(self);
+            task::spawn(async move { drop(session.save().await) });
+        }
+    }
+
+    /// Removes its file, as it is over and nobody uses it.
+    pub(super) fn erase(&self) {
+        let Recorder { store: Some(store), file, .. } = &self.recorder else { return };
+        if let Ok(mut file) = file.try_lock() {
+            file.erased = true;
+            store.remove(&self.key.name(), file.bytes);
+        }
+    }
+
+    /// Its file, of which this many tokens must be revoked first.
+    pub(super) async fn estate(&self, left: usize) -> Option<Arc<Estate>> {
+        let Recorder { store, file, .. } = &self.recorder;
+        let mut file = file.lock().await;
+        file.erased = true;
+        let store = Arc::clone(store.as_ref()?);
+        Some(Arc::new(Estate { store, name: self.key.name(), bytes: file.bytes, left: AtomicU64::new(left as u64) }))
+    }
+
+    /// What is kept of it, with what can be read again if there is `room`. None when that cannot be told, which is a fault of
+    /// ours.
+    fn saved(&self, room: bool, before: u64) -> Option<SecretBuffer> {
+        let (mark, origin) = (Mark::now(), Origin::at(clock::now()));
+        let mut holds = Holds::default();
+        let state = self.state();
+        let current = state.hold.as_ref().map(|hold| holds.place(hold));
+        let superseded = state.superseded.iter().map(|hold| holds.place(hold)).collect();
+        let leases = self.leases.save(origin, &mut holds, |path| state.volumes.place(path), room);
+        let SessionKey { endpoint, .. } = &self.key;
+        let key = self.key.clone();
+        let saved = SavedSession {
+            mark,
+            endpoint: Endpoint::clone(endpoint),
+            namespace: key.namespace,
+            auth_namespace: key.auth_namespace,
+            auth_mount: key.auth_mount,
+            role: key.role,
+            audience: key.audience,
+            pod_uid: key.pod_uid,
+            pod_name: key.pod_name,
+            pod_namespace: key.pod_namespace,
+            service_account: key.service_account,
+            holds: holds.all().iter().map(|hold| hold.save(origin)).collect(),
+            current,
+            superseded,
+            leases,
+            volumes: state.volumes.save(origin),
+            last_heard: origin.told(state.last_heard),
+            warned_of_token: state.warned_of_token,
+        };
+        drop(state);
+        let room = usize::try_from(before).unwrap_or_default().max(1024);
+        let mut text = SecretBuffer::with_capacity(room);
+        serde_json::to_writer(&mut text, &saved).is_ok().then_some(text)
+    }
+}
+
+impl Estate {
+    /// One token less is left to be revoked; the file goes with the last.
+    pub(super) fn settle(&self) {
+        if self.left.fetch_sub(1, SeqCst) == 1 {
+            self.erase();
+        }
+    }
+
+    /// Removes the file.
+    pub(super) fn erase(&self) {
+        self.store.remove(&self.name, self.bytes);
+    }
+}
+
+impl SavedSession {
+    /// Reads what was in a file; what is missing in it is as it was before there was such a thing.
+    pub fn read(content: &Content) -> Option<Self> {
+        // There is one version so far, to which things are added.
+        serde_json::from_slice(&content.text).ok()
+    }
+
+    /// When it was written.
+    #[must_use]
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// Its server.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whose it is: the pod's namespace and name, and the login role.
+    #[must_use]
+    pub fn owner(&self) -> (&str, &str, &str) {
+        (&self.pod_namespace, &self.pod_name, &self.role)
+    }
+
+    /// Its tokens: what an operator names each by, and its end as things stood.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, Option<Instant>)> {
+        let origin = Origin::of(&self.mark);
+        self.holds.iter().map(move |hold| (hold.accessor(), hold.ends(origin)))
+    }
+
+    /// What was read under it.
+    #[must_use]
+    pub fn leases(&self) -> &[SavedLease] {
+        &self.leases
+    }
+
+    /// The session it was, of so many bytes, with the endpoint's client or why there is none. None when it does not hold together.
+    pub(super) fn restore(
+        self,
+        client: Result<Client, Error>,
+        metrics: Arc<crate::metrics::Metrics>,
+        store: Option<Arc<Store>>,
+        bytes: u64,
+        shared: impl FnMut(Read) -> Arc<Read>,
+    ) -> Option<Session> {
+        let origin = Origin::of(&self.mark);
+        let endpoint = client.as_ref().map_or_else(|_| Arc::new(self.endpoint), |client| Arc::clone(client.endpoint()));
+        let key = SessionKey {
+            endpoint,
+            namespace: self.namespace,
+            auth_namespace: self.auth_namespace,
+            auth_mount: self.auth_mount,
+            role: self.role,
+            audience: self.audience,
+            pod_uid: self.pod_uid,
+            pod_name: self.pod_name,
+            pod_namespace: self.pod_namespace,
+            service_account: self.service_account,
+        };
+        let holds: Option<Vec<Arc<Hold>>> =
+            self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
+        let holds = holds?;
+        let mut session = Session::new(key, client, metrics, Recorder::restored(store, bytes));
+        let State { hold, superseded, volumes, last_heard, warned_of_token, .. } =
+            session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *hold = self.current.and_then(|place| holds.get(place).cloned());
+        *superseded = self.superseded.iter().filter_map(|place| holds.get(*place).cloned()).collect();
+        let paths = volumes.restore(self.volumes, origin);
+        *warned_of_token = self.warned_of_token;
+        // Polls change nothing that is kept, so that the last of them is not known.
+        if volumes.poll_gap().is_none() {
+            *last_heard = origin.moment(self.last_heard);
+        }
+        session.leases.restore(self.leases, origin, &holds, &paths, shared);
+        Some(session)
+    }
+}
+
+impl SessionKey {
+    /// The name of its file: no two keys share one, and it tells nothing of them.
+    pub(super) fn name(&self) -> Name {
+        let Self { endpoint, namespace, auth_namespace, .. } = self;
+        let mut hash = digest::Context::new(&digest::SHA256);
+        let mut add = |part: &[u8]| {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        };
+        // Of a server that was kept in another way by an earlier process, there would be another file.
+        add(&serde_json::to_vec(&**endpoint).unwrap_or_default());
+        for part in [namespace, auth_namespace] {
+            add(&[u8::from(part.is_some())]);
+            add(part.as_deref().unwrap_or_default().as_bytes());
+        }
+        for part in [
+            &self.auth_mount,
+            &self.role,
+            &self.audience,
+            &self.pod_uid,
+            &self.pod_name,
+            &self.pod_namespace,
+            &self.service_account,
+        ] {
+            add(part.as_bytes());
+        }
+        let mut name = Name([0; 16]);
+        name.0.copy_from_slice(&hash.finish().as_ref()[..16]);
+        name
+    }
+}

@@ -1,0 +1,187 @@
+//! What outlives the process: sealed files, one for each session, so that a successor keeps what pods have.
+//!
+//! What is in a file is its writer's affair. Here it is bytes under a name, sealed ([`seal`]), written whole or not at all, by
+//! the one process that has the folder ([`Store::lock`]); and the [`Gate`] at which mounts wait for that.
+//!
+//! Nothing is synced to a disk: a file outlives the process that wrote it, killed or not, and the pods of a machine that went
+//! down are gone, too, or mount anew.
+
+mod folder;
+mod gate;
+mod seal;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    metrics::{Metrics, StateWrite},
+    secret::SecretBuffer,
+};
+pub use folder::{Listed, list};
+pub use gate::{Gate, Pass};
+pub use seal::{Content, Fault, Name, SealingKey};
+
+/// Above so many bytes in all files, what can be read again is not kept any more: the folder is memory, as a rule.
+const ROOM: u64 = 64 << 20;
+/// How long a file is left that cannot be read: a process with another key or of another version may.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// A folder of sealed files.
+pub struct Store {
+    folder: PathBuf,
+    metrics: Arc<Metrics>,
+    stand: RwLock<Stand>,
+    /// Bytes in the files that this process has read or written.
+    used: AtomicU64,
+    /// Files that could not be read. Never held across an await.
+    strange: Mutex<Vec<PathBuf>>,
+}
+
+enum Stand {
+    /// Another process may have it.
+    Closed,
+    /// It is ours until the file is closed, whose lock that is.
+    Open { key: SealingKey, _lock: File },
+    /// There is no key that a successor would have.
+    Unkept,
+}
+
+/// What became of a file that was to be written.
+#[derive(Debug)]
+pub enum Written {
+    /// It is there, with so many bytes.
+    Whole(u64),
+    /// Nothing is kept by this process.
+    Unkept,
+    /// The folder is another process's by now, which does not know of this.
+    Closed,
+    /// It could not be written; the file before is as it was.
+    Failed(io::Error),
+}
+
+impl Store {
+    /// Of this folder, which is made if it is not there, for its owner alone. The error names what is to be done.
+    pub fn new(folder: &Path, metrics: Arc<Metrics>) -> Result<Self, String> {
+        folder::make(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            metrics,
+            stand: RwLock::new(Stand::Closed),
+            used: AtomicU64::new(0),
+            strange: Mutex::default(),
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Waits until no other process has the folder, and takes it.
+    pub async fn lock(&self) -> io::Result<File> {
+        folder::lock(&self.folder).await
+    }
+
+    /// Opens it with the lock that was taken; `None` for a key that no successor would have: nothing is kept then. What is in the
+    /// files, and how many there are that cannot be read, by the reason. Blocks.
+    pub fn open(&self, lock: File, key: Option<SealingKey>) -> io::Result<(Vec<(Name, Content)>, Vec<Fault>)> {
+        let (mut contents, mut faults, mut strange, mut used) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        if let Some(key) = &key {
+            folder::sweep(&self.folder)?;
+            for listed in list(&self.folder, key)? {
+                match listed.content {
+                    Ok(content) => {
+                        used += listed.bytes;
+                        contents.push((listed.name, content));
+                    }
+                    Err(fault) => {
+                        faults.push(fault);
+                        strange.push(listed.path);
+                    }
+                }
+            }
+        }
+        self.used.store(used, Relaxed);
+        *self.strange.lock().unwrap_or_else(PoisonError::into_inner) = strange;
+        let stand = key.map_or(Stand::Unkept, |key| Stand::Open { key, _lock: lock });
+        *self.stand.write().unwrap_or_else(PoisonError::into_inner) = stand;
+        Ok((contents, faults))
+    }
+
+    /// Keeps nothing, as the folder cannot be had.
+    pub fn keep_nothing(&self) {
+        *self.stand.write().unwrap_or_else(PoisonError::into_inner) = Stand::Unkept;
+    }
+
+    /// Gives the folder to whoever waits for it, once what is being written is. Nothing is written any more. Blocks.
+    pub fn close(&self) {
+        *self.stand.write().unwrap_or_else(PoisonError::into_inner) = Stand::Closed;
+    }
+
+    /// Whether there is room for what could be read again.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.used.load(Relaxed) < ROOM
+    }
+
+    /// Writes a file in the place of one of so many bytes, or none. Blocks.
+    pub fn write(&self, name: &Name, content: &SecretBuffer, before: u64) -> Written {
+        let stand = self.stand();
+        let key = match &*stand {
+            Stand::Open { key, .. } => key,
+            Stand::Unkept => return Written::Unkept,
+            Stand::Closed => return Written::Closed,
+        };
+        let sealed = key.seal(name, content);
+        match folder::write(&self.folder, name, &sealed) {
+            Ok(()) => {
+                let bytes = sealed.len() as u64;
+                self.resized(before, bytes);
+                self.metrics.state_write(StateWrite::Ok);
+                Written::Whole(bytes)
+            }
+            Err(error) => {
+                self.metrics.state_write(StateWrite::Failed);
+                Written::Failed(error)
+            }
+        }
+    }
+
+    /// Removes a file of so many bytes. Blocks.
+    pub fn remove(&self, name: &Name, bytes: u64) {
+        if matches!(*self.stand(), Stand::Open { .. }) {
+            folder::remove(&self.folder, name);
+            self.resized(bytes, 0);
+        }
+    }
+
+    /// Removes what could not be read for a day.
+    pub fn sweep(&self) {
+        let stand = self.stand();
+        if !matches!(*stand, Stand::Open { .. }) {
+            return;
+        }
+        self.strange.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| {
+            let Ok(written) = path.metadata().and_then(|found| found.modified()) else { return false };
+            let is_old = SystemTime::now().duration_since(written).is_ok_and(|age| age > PATIENCE);
+            !is_old || std::fs::remove_file(path).is_err()
+        });
+    }
+
+    fn resized(&self, before: u64, bytes: u64) {
+        let _ = self.used.fetch_update(Relaxed, Relaxed, |used| Some((used + bytes).saturating_sub(before)));
+    }
+
+    fn stand(&self) -> RwLockReadGuard<'_, Stand> {
+        self.stand.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}

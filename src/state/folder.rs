@@ -1,0 +1,175 @@
+//! The folder: names, whole writes, and the lock of the process that has it.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::seal::{Content, Fault, Name, SealingKey};
+
+/// Ends the name of a session's file.
+const FILE: &str = ".session";
+/// Ends the name of one that is being written.
+const NEW: &str = ".new";
+/// Between two looks whether the folder is free.
+const PAUSE: Duration = Duration::from_millis(5);
+/// After how long it is said that it is not.
+const SAID: Duration = Duration::from_secs(3);
+/// The largest file that is read, in bytes: a pod's volume is bounded, and so is what a class may ask for.
+const MAX_FILE: u64 = 256 << 20;
+
+/// A file that is there.
+pub struct Listed {
+    /// Its name.
+    pub name: Name,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written.
+    pub written: Option<SystemTime>,
+    /// What is in it.
+    pub content: Result<Content, Fault>,
+}
+
+/// Every file of a folder, as far as it can be read with the key.
+pub fn list(folder: &Path, key: &SealingKey) -> io::Result<Vec<Listed>> {
+    let listed = files(folder)?.into_iter().map(|(name, path)| {
+        let found = path.metadata();
+        let (bytes, written) = found.as_ref().map_or((0, None), |found| (found.len(), found.modified().ok()));
+        let content = match found {
+            Ok(found) if found.len() > MAX_FILE => Err(Fault::Unread("it is too large".to_owned())),
+            Ok(_) => fs::read(&path).map_err(|error| Fault::Unread(error.to_string())),
+            Err(error) => Err(Fault::Unread(error.to_string())),
+        };
+        Listed { name, path, bytes, written, content: content.and_then(|sealed| key.open(&name, sealed)) }
+    });
+    Ok(listed.collect())
+}
+
+/// The names of what is there, in their order.
+pub(super) fn files(folder: &Path) -> io::Result<Vec<(Name, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(FILE));
+        if let Some(name) = name.and_then(Name::parse) {
+            files.push((name, path));
+        }
+    }
+    files.sort_unstable_by_key(|(name, _)| *name);
+    Ok(files)
+}
+
+/// Makes the folder, for its owner alone.
+pub(super) fn make(folder: &Path) -> Result<(), String> {
+    let at = |error: io::Error| format!("{}: {error}", folder.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at)?;
+    let mode = fs::metadata(folder).map_err(at)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(|error| {
+            format!(
+                "{}: others may read it (mode {:04o}), and it cannot be closed to them: {error}",
+                folder.display(),
+                mode & 0o7777
+            )
+        })?;
+    }
+    // Whether files can be made is better found out now than with the first mount.
+    let probe = folder.join(format!(".probe{NEW}"));
+    File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(at)
+}
+
+/// Removes what was being written when a process was killed.
+pub(super) fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(NEW)) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file whole, over the one of this name.
+pub(super) fn write(folder: &Path, name: &Name, sealed: &[u8]) -> io::Result<()> {
+    let new = folder.join(format!("{name}{NEW}"));
+    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    let written = written.and_then(|mut file| file.write_all(sealed));
+    written.and_then(|()| fs::rename(&new, path(folder, name))).inspect_err(|_| {
+        // What is half there takes the room that lacks.
+        let _ = fs::remove_file(&new);
+    })
+}
+
+/// Removes a file; one that is not there is no matter.
+pub(super) fn remove(folder: &Path, name: &Name) {
+    match fs::remove_file(path(folder, name)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!(%error, %name, "the file of a session that is over cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+fn path(folder: &Path, name: &Name) -> PathBuf {
+    folder.join(format!("{name}{FILE}"))
+}
+
+/// Waits for the folder's lock, which is another process's until that is gone or gives it away, and takes it.
+pub(super) async fn lock(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder)?;
+    let (begun, mut is_said) = (Instant::now(), false);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => sleep(PAUSE).await,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        if !is_said && begun.elapsed() > SAID {
+            is_said = true;
+            tracing::warn!(
+                folder = %folder.display(),
+                "another process still has what pods were given; mounts wait until it gives it away or ends"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_read_is_closed_to_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("a/state");
+        make(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        make(&folder).unwrap();
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_whole_or_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, name) = (SealingKey::derive(&[1; 32]), Name([3; 16]));
+        write(folder.path(), &name, b"one").unwrap();
+        fs::create_dir(folder.path().join(format!("{name}{NEW}"))).unwrap();
+        assert!(write(folder.path(), &name, b"two").is_err());
+        assert_eq!(fs::read(path(folder.path(), &name)).unwrap(), b"one");
+        fs::write(folder.path().join("other"), "").unwrap();
+        let listed = list(folder.path(), &key).unwrap();
+        assert_eq!(listed.iter().map(|l| (l.name, l.bytes)).collect::<Vec<_>>(), [(name, 3)]);
+        assert_eq!(fs::metadata(&listed[0].path).unwrap().permissions().mode() & 0o777, 0o600);
+        remove(folder.path(), &name);
+        remove(folder.path(), &name);
+        assert!(files(folder.path()).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,257 @@
+//! A sealed file: who may read it, what it says outside, and what is wrong with one that cannot be read.
+//!
+//! ```text
+//! "VMST"  version  key id  salt      ciphertext and tag
+//! 4       1        8       32        AES-256-GCM, of the text that the version says
+//! ```
+//!
+//! Each writing has a key of its own, derived (HKDF-SHA256, RFC 5869) from the cluster's HMAC key, under a label that sets it
+//! apart from every other use of that, and from the salt. So a nonce is never used twice, however many nodes write. The head
+//! and the file's name are authenticated.
+
+use std::fmt;
+
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hkdf::{HKDF_SHA256, KeyType, Prk, Salt},
+    rand::{SecureRandom, SystemRandom},
+};
+use zeroize::Zeroizing;
+
+use crate::secret::SecretBuffer;
+
+const MAGIC: &[u8; 4] = b"VMST";
+/// The version that is written. Every version before is read; add to the text what may lack, and raise this only for what an
+/// older process must not read.
+const VERSION: u8 = 1;
+const KEY_ID: usize = 8;
+const SALT: usize = 32;
+const HEAD: usize = MAGIC.len() + 1 + KEY_ID + SALT;
+/// Sets the keys made here apart from the versions of objects, which are made with the same secret.
+const LABEL: &[u8] = b"vaultmount state 1";
+
+/// What files are sealed with. Cannot be printed.
+#[derive(Clone)]
+pub struct SealingKey {
+    root: Prk,
+    id: [u8; KEY_ID],
+}
+
+/// A file's name, without its ending.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(pub [u8; 16]);
+
+/// What was in a file.
+pub struct Content {
+    /// The version it was written in.
+    pub version: u8,
+    /// The text.
+    pub text: Zeroizing<Vec<u8>>,
+    /// How long the file is.
+    pub bytes: u64,
+}
+
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Fault {
+    /// It ends before it should.
+    #[error("it is cut short")]
+    Truncated,
+    /// It is none of ours, or was changed.
+    #[error("it is damaged")]
+    Damaged,
+    /// The HMAC key was another one.
+    #[error("it was sealed under another HMAC key")]
+    AnotherKey,
+    /// A later vaultmount wrote it.
+    #[error("it was written by another version of vaultmount (format {0})")]
+    Version(u8),
+    /// The system says no.
+    #[error("it cannot be read: {0}")]
+    Unread(String),
+}
+
+/// How many bytes of a key are wanted.
+struct Length(usize);
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+impl SealingKey {
+    /// The one that belongs to an HMAC key.
+    #[must_use]
+    pub fn derive(secret: &[u8]) -> Self {
+        let root = Salt::new(HKDF_SHA256, LABEL).extract(secret);
+        let mut id = [0; KEY_ID];
+        fill(&root, &[b"key id"], &mut id);
+        Self { root, id }
+    }
+
+    /// Seals a text for the file of this name.
+    pub(super) fn seal(&self, name: &Name, text: &SecretBuffer) -> Vec<u8> {
+        let mut sealed = Vec::with_capacity(HEAD + text.len() + AES_256_GCM.tag_len());
+        sealed.extend_from_slice(MAGIC);
+        sealed.push(VERSION);
+        sealed.extend_from_slice(&self.id);
+        let mut salt = [0; SALT];
+        let random = SystemRandom::new().fill(&mut salt);
+        assert!(random.is_ok(), "the operating system has no random numbers");
+        sealed.extend_from_slice(&salt);
+        sealed.extend_from_slice(text.expose());
+        let aad = aad(&sealed[..HEAD], name);
+        let tag = self.of_file(&salt).seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut sealed[HEAD..]);
+        // It fails for more than 64 GiB alone.
+        let tag = tag.unwrap_or_else(|_| unreachable!("no text is that long"));
+        sealed.extend_from_slice(tag.as_ref());
+        sealed
+    }
+
+    /// What is in the file of this name.
+    pub(super) fn open(&self, name: &Name, sealed: Vec<u8>) -> Result<Content, Fault> {
+        // What was opened in place is a secret.
+        let (bytes, mut sealed) = (sealed.len() as u64, Zeroizing::new(sealed));
+        let Some((magic, rest)) = sealed.split_first_chunk::<4>() else { return Err(Fault::Truncated) };
+        let Some((version, rest)) = rest.split_first().filter(|_| magic == MAGIC) else { return Err(Fault::Damaged) };
+        let version = *version;
+        if !(1..=VERSION).contains(&version) {
+            return Err(Fault::Version(version));
+        }
+        let Some((id, rest)) = rest.split_first_chunk::<KEY_ID>() else { return Err(Fault::Truncated) };
+        let Some((salt, rest)) = rest.split_first_chunk::<SALT>() else { return Err(Fault::Truncated) };
+        if *id != self.id {
+            return Err(Fault::AnotherKey);
+        }
+        if rest.len() < AES_256_GCM.tag_len() {
+            return Err(Fault::Truncated);
+        }
+        let (key, aad) = (self.of_file(salt), aad(&sealed[..HEAD], name));
+        let opened = key.open_in_place(nonce(), Aad::from(aad), &mut sealed[HEAD..]);
+        let length = opened.map_err(|_| Fault::Damaged)?.len();
+        Ok(Content { version, text: Zeroizing::new(sealed[HEAD..HEAD + length].to_vec()), bytes })
+    }
+
+    fn of_file(&self, salt: &[u8]) -> LessSafeKey {
+        let mut key = Zeroizing::new([0; 32]);
+        fill(&self.root, &[b"file", salt], key.as_mut_slice());
+        // A key of 32 bytes is one of AES-256.
+        let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).unwrap_or_else(|_| unreachable!("the key's length"));
+        LessSafeKey::new(key)
+    }
+}
+
+/// A key seals one text, so that every text may have the same.
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; NONCE_LEN])
+}
+
+fn aad(head: &[u8], name: &Name) -> Vec<u8> {
+    [head, &name.0].concat()
+}
+
+fn fill(root: &Prk, info: &[&[u8]], key: &mut [u8]) {
+    let filled = root.expand(info, Length(key.len())).and_then(|okm| okm.fill(key));
+    // It fails for more than 8,160 bytes alone.
+    filled.unwrap_or_else(|_| unreachable!("no key is that long"));
+}
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingKey")
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Name {
+    /// Reads what [`Name`] displays.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut name = [0; 16];
+        let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        for (byte, digits) in name.iter_mut().zip(text.as_bytes().chunks(2)).filter(|_| is_hex) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        is_hex.then_some(Self(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAME: Name = Name([7; 16]);
+
+    fn text(of: &[u8]) -> SecretBuffer {
+        let mut text = SecretBuffer::default();
+        text.append(of);
+        text
+    }
+
+    fn sealed() -> Vec<u8> {
+        SealingKey::derive(&[b'a'; 32]).seal(&NAME, &text(b"hunter2"))
+    }
+
+    fn opened(sealed: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        SealingKey::derive(&[b'a'; 32]).open(&NAME, sealed).map(|content| content.text.to_vec())
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_under_its_name_and_key_alone() {
+        let one = sealed();
+        assert_eq!(opened(one.clone()), Ok(b"hunter2".to_vec()));
+        assert_ne!(one, sealed(), "each writing has a key of its own");
+        assert!(!String::from_utf8_lossy(&one).contains("hunter"));
+        let key = SealingKey::derive(&[b'a'; 32]);
+        assert_eq!(key.open(&Name([8; 16]), one.clone()).err(), Some(Fault::Damaged));
+        assert_eq!(SealingKey::derive(&[b'b'; 32]).open(&NAME, one).err(), Some(Fault::AnotherKey));
+        assert_eq!(format!("{key:?}"), "SealingKey");
+    }
+
+    #[test]
+    fn nothing_of_a_file_may_be_changed_or_lack() {
+        let whole = sealed();
+        for length in 0..whole.len() {
+            let fault = opened(whole[..length].to_vec()).unwrap_err();
+            assert!(matches!(fault, Fault::Truncated | Fault::Damaged), "{length}: {fault}");
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert!(opened(changed).is_err(), "{at}");
+        }
+        let mut later = whole;
+        later[4] = VERSION + 1;
+        assert_eq!(opened(later), Err(Fault::Version(VERSION + 1)));
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        assert_eq!(Name::parse(&NAME.to_string()), Some(NAME));
+        for other in ["", "07", &"0G".repeat(16), &"é".repeat(16), &"0A".repeat(16)] {
+            assert_eq!(Name::parse(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_file_or_a_fault(bytes: Vec<u8>) {
+            prop_assert!(opened(bytes.clone()).is_err());
+            let head = [&sealed()[..HEAD], &bytes].concat();
+            prop_assert!(opened(head).is_err());
+        }
+    }
+}
