@@ -41,6 +41,8 @@ pub struct Store {
     stand: RwLock<Stand>,
     /// Bytes in the files that this process has read or written.
     used: AtomicU64,
+    /// Files that could not be written, one after another.
+    failed: AtomicU64,
     /// Files that could not be read. Never held across an await.
     strange: Mutex<Vec<PathBuf>>,
 }
@@ -63,8 +65,8 @@ pub enum Written {
     Unkept,
     /// The folder is another process's by now, which does not know of this.
     Closed,
-    /// It could not be written; the file before is as it was.
-    Failed(io::Error),
+    /// It could not be written, which was said and counted; the file before is as it was.
+    Failed,
 }
 
 impl Store {
@@ -76,6 +78,7 @@ impl Store {
             metrics,
             stand: RwLock::new(Stand::Closed),
             used: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             strange: Mutex::default(),
         })
     }
@@ -114,6 +117,7 @@ impl Store {
         *self.strange.lock().unwrap_or_else(PoisonError::into_inner) = strange;
         let stand = key.map_or(Stand::Unkept, |key| Stand::Open { key, _lock: lock });
         *self.stand.write().unwrap_or_else(PoisonError::into_inner) = stand;
+        self.sweep();
         Ok((contents, faults))
     }
 
@@ -147,11 +151,16 @@ impl Store {
                 let bytes = sealed.len() as u64;
                 self.resized(before, bytes);
                 self.metrics.state_write(StateWrite::Ok);
+                self.failed.store(0, Relaxed);
                 Written::Whole(bytes)
             }
             Err(error) => {
                 self.metrics.state_write(StateWrite::Failed);
-                Written::Failed(error)
+                let failed = self.failed.fetch_add(1, Relaxed) + 1;
+                if failed.is_power_of_two() {
+                    tracing::warn!(%error, failed, folder = %self.folder.display(), "what a pod was given cannot be kept for the next process, which would log in anew");
+                }
+                Written::Failed
             }
         }
     }

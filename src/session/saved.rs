@@ -127,8 +127,7 @@ impl Session {
                 "another process has taken this one's place, and would not know what this mount gives",
             )
             .advice("nothing is to be done: the driver tries again, and finds the other")),
-            // The store has said why; nothing else fails.
-            Ok(Some(Written::Failed(_)) | None) | Err(_) => Ok(()),
+            Ok(Some(Written::Failed) | None) | Err(_) => Ok(()),
         }
     }
 

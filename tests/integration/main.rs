@@ -20,6 +20,7 @@ mod logins;
 mod mounts;
 mod operating;
 mod reads;
+mod restarts;
 mod secrecy;
 mod sockets;
 mod support;

@@ -1,0 +1,252 @@
+//! What pods were given outlives the process that gave it: stopped, killed or replaced.
+
+mod damage;
+mod load;
+mod takeover;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{process::Child, task::JoinHandle, time::sleep};
+use vaultmount::provider::{client::Client, pb::MountResponse};
+
+use crate::{
+    kube_api::{self, KubeApi},
+    support::{bao::Tenant, daemon, database::Database, faulty::Faulty, pod::Pod},
+};
+
+/// The node that the pods are on.
+const NODE: &str = "node-1";
+
+/// A node: its pods, its folders, a server that counts, and a database engine.
+struct Node {
+    tenant: Arc<Tenant>,
+    database: Database,
+    vault: Faulty,
+    api: KubeApi,
+    folder: TempDir,
+}
+
+/// What a pod has: each file with its bytes, each object with its version.
+type Had = (Vec<(String, String)>, Vec<(String, String)>);
+
+fn had(mounted: MountResponse) -> Had {
+    let files = mounted.files.into_iter().map(|f| (f.path, String::from_utf8(f.contents.into()).unwrap()));
+    (files.collect(), mounted.object_version.into_iter().map(|v| (v.id, v.version)).collect())
+}
+
+/// The real program on it.
+struct Process {
+    child: Child,
+    log: JoinHandle<String>,
+}
+
+impl Node {
+    async fn new() -> Self {
+        Self::of(KubeApi::builder()).await
+    }
+
+    async fn of(api: kube_api::Builder) -> Self {
+        let tenant = Arc::new(Tenant::new().await);
+        tenant.put("db", json!({"pass": "s3cret-pass"})).await;
+        let database = Database::of(&tenant).await;
+        let (vault, api) = (Faulty::start().await, api.start().await);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("kubeconfig"), api.kubeconfig("csi", "t0ken")).unwrap();
+        Self { tenant, database, vault, api, folder }
+    }
+
+    /// A pod with a secret, whole and one key of it, and one credential in two files.
+    fn pod(&self) -> Pod {
+        let (kv, path) = (&self.tenant.kv, &self.database.path);
+        let objects = format!(
+            "- {{objectName: whole, secretPath: {kv}/data/db}}\n\
+             - {{objectName: pass, secretPath: {kv}/data/db, secretKey: pass}}\n\
+             - {{objectName: username, secretPath: {path}, secretKey: username}}\n\
+             - {{objectName: password, secretPath: {path}, secretKey: password}}\n"
+        );
+        let pod = Pod::of(&self.tenant).objects(objects);
+        self.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
+        pod
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("vault.sock")
+    }
+
+    /// A process that serves here.
+    async fn start(&self) -> Process {
+        self.start_with(&[]).await
+    }
+
+    async fn start_with(&self, flags: &[&str]) -> Process {
+        let own = [
+            format!("--vault-addr={}", self.vault.address),
+            format!("--kubeconfig={}", self.folder.path().join("kubeconfig").display()),
+            format!("--node-name={NODE}"),
+            format!("--state-dir={}", self.state().display()),
+        ];
+        let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        let (child, log) = daemon::spawn(self.folder.path(), &self.socket(), &flags).await;
+        Process { child, log }
+    }
+
+    async fn mount(&self, pod: &Pod) -> Had {
+        let mounted = Client::connect(&self.socket()).await.unwrap().mount(pod.call()).await;
+        had(mounted.unwrap_or_else(|status| panic!("{status}")))
+    }
+
+    fn logins(&self) -> usize {
+        self.vault.count("POST", &format!("auth/{}/login", self.tenant.auth))
+    }
+
+    fn created(&self) -> usize {
+        self.vault.count("GET", &self.database.path)
+    }
+
+    /// How many requests Vault got.
+    fn requests(&self) -> usize {
+        ["GET", "POST", "PUT", "LIST"].map(|method| self.vault.count(method, "")).iter().sum()
+    }
+
+    /// The files of sessions.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<_> = std::fs::read_dir(self.state()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    /// Deletes a pod, and waits until none of its users is left.
+    async fn ends(&self, pods: &[Pod]) {
+        for pod in pods {
+            self.api.delete_pod(&pod.namespace, &pod.name);
+        }
+        self.database.empties().await;
+        until("no file is left", async || self.files().is_empty()).await;
+    }
+}
+
+impl Process {
+    /// Kills it as nothing can prepare for; what it said.
+    async fn kill(mut self) -> String {
+        self.child.kill().await.unwrap();
+        self.log.await.unwrap()
+    }
+
+    /// Stops it as kubelet does; what it said.
+    async fn stop(mut self) -> String {
+        daemon::terminate(&self.child);
+        assert!(self.child.wait().await.unwrap().success());
+        self.log.await.unwrap()
+    }
+}
+
+/// Waits until something is so.
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_keep_what_they_have_when_the_process_is_killed_or_stopped() {
+    let node = Node::new().await;
+    let pods = [node.pod(), node.pod(), node.pod()];
+    let mut process = node.start().await;
+    let mut had = Vec::new();
+    for pod in &pods {
+        had.push(node.mount(pod).await);
+    }
+    let (logins, created, requests) = (node.logins(), node.created(), node.requests());
+    assert_eq!((logins, created), (3, 3));
+    for killed in [true, false, true] {
+        let log = if killed { process.kill().await } else { process.stop().await };
+        for text in ["s3cret-pass", "hvs.", "\ns."] {
+            assert!(!log.contains(text), "{log}");
+        }
+        process = node.start().await;
+        for (pod, had) in pods.iter().zip(&had) {
+            assert_eq!(&node.mount(pod).await, had, "not a byte, nor a version");
+        }
+        assert_eq!(node.requests(), requests, "Vault is asked for nothing");
+    }
+    for file in node.files() {
+        let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
+        assert!(!["s3cret", "shop", "hvs.", "app"].iter().any(|word| text.contains(word)), "{text}");
+    }
+    node.ends(&pods).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_ends_while_nobody_serves_is_revoked_and_its_file_goes() {
+    let node = Node::new().await;
+    let (ends, lives) = (node.pod(), node.pod());
+    let process = node.start().await;
+    node.mount(&ends).await;
+    let had = node.mount(&lives).await;
+    process.kill().await;
+    node.api.delete_pod(&ends.namespace, &ends.name);
+    let process = node.start().await;
+    until("one user is left", async || node.database.users().await.len() == 1).await;
+    until("one file is left", async || node.files().len() == 1).await;
+    assert_eq!(node.mount(&lives).await, had);
+    node.ends(&[lives]).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_not_done_yet_is_done_by_the_next_process() {
+    let node = Node::new().await;
+    let pod = node.pod();
+    let process = node.start().await;
+    node.mount(&pod).await;
+    node.vault.every("POST", "auth/token/revoke-self", crate::support::faulty::status(503, "Vault is sealed"));
+    node.api.delete_pod(&pod.namespace, &pod.name);
+    node.vault.saw(1, "POST", "auth/token/revoke-self").await;
+    assert_eq!(node.files().len(), 1);
+    process.stop().await;
+    node.vault.heal();
+    let process = node.start().await;
+    node.ends(&[]).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_go_on_after_a_restart() {
+    let node = Node::new().await;
+    node.database.tune(json!({"default_ttl": "6s", "max_ttl": "1h"})).await;
+    node.tenant.role("app", json!({"token_ttl": "6s", "token_max_ttl": "1h"})).await;
+    let pod = node.pod();
+    let process = node.start().await;
+    let had = node.mount(&pod).await;
+    process.kill().await;
+    let process = node.start().await;
+    sleep(Duration::from_secs(8)).await;
+    let after = node.mount(&pod).await;
+    assert_eq!((node.logins(), node.created()), (1, 1), "renewed by a process that never saw it mounted");
+    assert_eq!(after, had);
+    node.ends(&[pod]).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_folder_everything_works_less_this() {
+    let node = Node::new().await;
+    let pod = node.pod();
+    let process = node.start_with(&["--state-dir="]).await;
+    node.mount(&pod).await;
+    process.stop().await;
+    let process = node.start_with(&["--state-dir="]).await;
+    node.mount(&pod).await;
+    assert_eq!((node.logins(), node.created()), (2, 2));
+    assert!(!node.state().exists());
+    process.stop().await;
+}

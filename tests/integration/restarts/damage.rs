@@ -1,0 +1,125 @@
+//! What cannot be read or written is lost alone, and said.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use super::{Node, until};
+use crate::kube_api::KubeApi;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_costs_its_pod_a_login_and_nobody_else() {
+    let node = Node::new().await;
+    let pods = [node.pod(), node.pod(), node.pod(), node.pod(), node.pod()];
+    let mut process = node.start().await;
+    for pod in &pods {
+        node.mount(pod).await;
+    }
+    process.kill().await;
+    let files = node.files();
+    assert_eq!(files.len(), pods.len());
+    let whole = fs::read(&files[0]).unwrap();
+    let mut changed = whole.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(&files[0], changed).unwrap();
+    let whole = fs::read(&files[1]).unwrap();
+    fs::write(&files[1], &whole[..whole.len() / 2]).unwrap();
+    fs::write(&files[2], "").unwrap();
+    let mut later = fs::read(&files[3]).unwrap();
+    later[4] = 250;
+    fs::write(&files[3], later).unwrap();
+    // What a killed process was writing, and what is nobody's.
+    fs::write(node.state().join(format!("{}.new", "0".repeat(32))), "half").unwrap();
+    fs::write(node.state().join("README"), "not ours").unwrap();
+    process = node.start().await;
+    for pod in &pods {
+        node.mount(pod).await;
+    }
+    assert_eq!((node.logins(), node.created()), (5 + 4, 5 + 4));
+    let log = process.stop().await;
+    for (why, files) in [("it is damaged", 2), ("it is cut short", 1), ("format 250", 1)] {
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(why)).collect();
+        assert!(matches!(lines[..], [line] if line.contains(&format!("files={files}"))), "{why}: {log}");
+    }
+    assert_eq!(node.files().len(), pods.len() + 1, "what could not be read was replaced");
+    process = node.start().await;
+    for pod in &pods {
+        node.mount(pod).await;
+    }
+    assert_eq!(node.logins(), 9);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_another_key_everyone_starts_anew_and_the_old_files_go_after_a_day() {
+    let node = Node::new().await;
+    let (stays, gone) = (node.pod(), node.pod());
+    let process = node.start().await;
+    node.mount(&stays).await;
+    node.mount(&gone).await;
+    process.kill().await;
+    let other = node.folder.path().join("other.key");
+    fs::write(&other, [b'b'; 32]).unwrap();
+    let flag = format!("--hmac-key-file={}", other.display());
+    let process = node.start_with(&[&flag]).await;
+    node.mount(&stays).await;
+    assert_eq!(node.logins(), 3);
+    let log = process.stop().await;
+    assert_eq!(log.lines().filter(|line| line.contains("another HMAC key")).count(), 1, "{log}");
+    // The pod that did not come back may do so under the old key.
+    let process = node.start().await;
+    node.mount(&gone).await;
+    assert_eq!(node.logins(), 3);
+    process.kill().await;
+    for file in node.files() {
+        let old = SystemTime::now() - Duration::from_secs(25 * 3600);
+        fs::File::open(file).unwrap().set_modified(old).unwrap();
+    }
+    let process = node.start_with(&[&flag]).await;
+    until("what another key sealed a day ago is gone", async || node.files().len() == 1).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_wait_for_the_key_rather_than_start_anew() {
+    let node = Node::of(KubeApi::builder()).await;
+    let pod = node.pod();
+    let of_secret = ["--hmac-key-file="];
+    let process = node.start_with(&of_secret).await;
+    let had = node.mount(&pod).await;
+    process.kill().await;
+    node.api.hold();
+    let process = node.start_with(&of_secret).await;
+    let mut call = pod.call();
+    call.timeout = Some(Duration::from_secs(2));
+    let mut client = vaultmount::provider::client::Client::connect(&node.socket()).await.unwrap();
+    let late = client.mount(call).await.map(|_| ()).unwrap_err();
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+    assert!(late.message().contains("waited for the key"), "{late}");
+    assert!(client.version().await.is_ok());
+    let (waited, ()) = tokio::join!(node.mount(&pod), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        node.api.release();
+    });
+    assert_eq!(waited, had);
+    assert_eq!((node.logins(), node.created()), (1, 1));
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_takes_nothing_stops_no_mount_and_is_told() {
+    let node = Node::new().await;
+    let process = node.start().await;
+    node.mount(&node.pod()).await;
+    fs::remove_dir_all(node.state()).unwrap();
+    fs::write(node.state(), "in the way").unwrap();
+    for _ in 0..3 {
+        let pod = node.pod();
+        node.mount(&pod).await;
+    }
+    fs::remove_file(node.state()).unwrap();
+    let log = process.stop().await;
+    let told = log.lines().filter(|line| line.contains("cannot be kept for the next process")).count();
+    assert!((1..=4).contains(&told), "{log}");
+}

@@ -1,0 +1,170 @@
+//! A hundred pods that are polled all the time, while processes are killed and replaced.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+use vaultmount::provider::client::Client;
+
+use super::{Had, Node, had};
+use crate::support::pod::Pod;
+
+const PODS: usize = 100;
+/// Attempts of a driver that is told `Unavailable`.
+const ATTEMPTS: u32 = 3;
+
+/// A driver: it keeps its connection, waits for a socket that is not there, and tries three times what is unavailable.
+struct Driver {
+    socket: PathBuf,
+    client: Option<Client>,
+}
+
+impl Driver {
+    async fn mount(&mut self, pod: &Pod) -> Result<Had, tonic::Status> {
+        let begun = Instant::now();
+        let mut attempt = 0;
+        loop {
+            let Some(client) = &mut self.client else {
+                assert!(begun.elapsed() < Duration::from_secs(30), "nobody answers at the socket");
+                self.client = Client::connect(&self.socket).await.ok();
+                if self.client.is_none() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                continue;
+            };
+            match client.mount(pod.call()).await {
+                Ok(mounted) => return Ok(had(mounted)),
+                Err(status) => {
+                    self.client = None;
+                    // A connection that had ended before: grpc-go makes another, and the call goes out with that.
+                    if status.message().contains("not ready") {
+                        continue;
+                    }
+                    // What no server said is a connection that ended; that is unavailable to grpc-go, too.
+                    let is_broken = matches!(status.code(), tonic::Code::Unknown | tonic::Code::Cancelled);
+                    attempt += 1;
+                    if attempt == ATTEMPTS || (status.code() != tonic::Code::Unavailable && !is_broken) {
+                        return Err(status);
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Polls going on, whose answers must never change.
+struct Polling {
+    stop: Arc<AtomicBool>,
+    polls: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Polling {
+    fn of(node: &Node, pods: &Arc<Vec<Pod>>, had: &Arc<HashMap<String, Had>>, drivers: usize) -> Self {
+        let (stop, polls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let tasks = (0..drivers).map(|first| {
+            let (stop, polls, pods, had) = (stop.clone(), polls.clone(), pods.clone(), had.clone());
+            let mut driver = Driver { socket: node.socket(), client: None };
+            tokio::spawn(async move {
+                for pod in pods.iter().cycle().skip(first * PODS / drivers) {
+                    if stop.load(SeqCst) {
+                        return;
+                    }
+                    let mounted = driver.mount(pod).await.unwrap_or_else(|status| panic!("a poll failed: {status}"));
+                    assert!(mounted == had[&pod.uid], "a pod has something else now");
+                    polls.fetch_add(1, SeqCst);
+                    sleep(Duration::from_millis(2)).await;
+                }
+            })
+        });
+        let tasks = tasks.collect();
+        Self { stop, polls, tasks }
+    }
+
+    async fn end(self) -> usize {
+        self.stop.store(true, SeqCst);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        self.polls.load(SeqCst)
+    }
+}
+
+async fn mounted(node: &Node) -> (Arc<Vec<Pod>>, Arc<HashMap<String, Had>>) {
+    let pods: Vec<Pod> = (0..PODS).map(|_| node.pod()).collect();
+    let had = join_all(pods.iter().map(async |pod| (pod.uid.clone(), node.mount(pod).await))).await;
+    (Arc::new(pods), Arc::new(had.into_iter().collect()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_under_load_costs_nothing() {
+    let node = Node::new().await;
+    let mut process = node.start().await;
+    let (pods, had) = mounted(&node).await;
+    let polling = Polling::of(&node, &pods, &had, 8);
+    for _ in 0..3 {
+        let successor = node.start().await;
+        // kubelet waits for readiness, then stops the one before.
+        sleep(Duration::from_millis(500)).await;
+        process.stop().await;
+        process = successor;
+        sleep(Duration::from_millis(200)).await;
+    }
+    let polls = polling.end().await;
+    assert!(polls > 200, "{polls}");
+    assert_eq!((node.logins(), node.created()), (PODS, PODS));
+    assert_eq!(node.database.users().await.len(), PODS);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_at_any_moment_costs_what_was_in_flight() {
+    const KILLS: u64 = 5;
+    let node = Node::new().await;
+    let mut process = node.start().await;
+    let (pods, had) = mounted(&node).await;
+    let polling = Polling::of(&node, &pods, &had, 8);
+    let mut new = Vec::new();
+    let mut in_flight = 0;
+    for kill in 0..KILLS {
+        // New pods come while it is killed.
+        let comers: Vec<Pod> = (0..4).map(|_| node.pod()).collect();
+        let mounts = comers.iter().map(async |pod| {
+            let mut driver = Driver { socket: node.socket(), client: None };
+            driver.mount(pod).await.unwrap_or_else(|status| panic!("a new pod failed: {status}"))
+        });
+        let killed = async {
+            sleep(Duration::from_millis(1 + kill * 7)).await;
+            process.kill().await;
+            sleep(Duration::from_millis(50)).await;
+            node.start().await
+        };
+        let (mounts, successor) = tokio::join!(join_all(mounts), killed);
+        process = successor;
+        in_flight += mounts.len();
+        new.extend(comers.into_iter().zip(mounts));
+    }
+    let polls = polling.end().await;
+    assert!(polls > 200, "{polls}");
+    for (pod, had) in &new {
+        assert_eq!(&node.mount(pod).await, had, "what a new pod was given at last");
+    }
+    let pods = PODS + new.len();
+    for (what, number) in [("logins", node.logins()), ("credentials", node.created())] {
+        assert!(
+            (pods..=pods + in_flight).contains(&number),
+            "{number} {what} of {pods} pods, {in_flight} were in flight"
+        );
+    }
+    assert!(node.database.users().await.len() <= pods + in_flight);
+    process.stop().await;
+}

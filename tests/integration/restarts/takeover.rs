@@ -1,0 +1,119 @@
+//! Two processes at once: an update, and one that fails.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use vaultmount::provider::client::Client;
+
+use super::{Node, until};
+use crate::support::faulty::{Fault, Gate};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_has_everything_before_its_predecessor_is_told_to_stop() {
+    let node = Node::new().await;
+    let pods = [node.pod(), node.pod()];
+    let mut process = node.start().await;
+    let mut had = Vec::new();
+    for pod in &pods {
+        had.push(node.mount(pod).await);
+    }
+    let requests = node.requests();
+    for _ in 0..3 {
+        // The connection that a driver keeps.
+        let mut kept = Client::connect(&node.socket()).await.unwrap();
+        kept.mount(pods[0].call()).await.unwrap();
+        let successor = node.start().await;
+        let begun = Instant::now();
+        for (pod, had) in pods.iter().zip(&had) {
+            assert_eq!(&node.mount(pod).await, had);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        until("the predecessor's connection is closed", async || kept.version().await.is_err()).await;
+        let log = process.stop().await;
+        assert!(log.contains("handed over"), "{log}");
+        process = successor;
+    }
+    assert_eq!(node.requests(), requests);
+    node.ends(&pods).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_predecessor_takes_everything_back_from_a_successor_that_ends_first() {
+    let node = Node::new().await;
+    let (pod, mut later) = (node.pod(), Vec::new());
+    let predecessor = node.start().await;
+    let had = node.mount(&pod).await;
+    for killed in [true, false] {
+        let successor = node.start().await;
+        later.push(node.pod());
+        node.mount(later.last().unwrap()).await;
+        if killed {
+            successor.kill().await;
+        } else {
+            successor.stop().await;
+        }
+        until("the name is taken back", async || Client::connect(&node.socket()).await.is_ok()).await;
+        let requests = node.requests();
+        assert_eq!(node.mount(&pod).await, had);
+        node.mount(later.last().unwrap()).await;
+        assert_eq!(node.requests(), requests, "also what the successor gave");
+    }
+    later.push(pod);
+    node.ends(&later).await;
+    predecessor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_outlasts_the_handover_is_not_given_what_nobody_would_know() {
+    // Replaced: the driver tries again, and finds the successor.
+    let node = Node::new().await;
+    let pod = node.pod();
+    let predecessor = node.start_with(&["--drain-timeout=300ms"]).await;
+    let gate = Gate::new();
+    node.vault.next(1, "GET", &node.database.path, Fault::Hold(gate.clone()));
+    let mut client = Client::connect(&node.socket()).await.unwrap();
+    let call = pod.call();
+    let mount = tokio::spawn(async move { client.mount(call).await });
+    node.vault.saw(1, "GET", &node.database.path).await;
+    let successor = node.start().await;
+    // The successor has the folder once it answers.
+    let other = node.pod();
+    node.mount(&other).await;
+    gate.open();
+    let refused = mount.await.unwrap().map(|_| ()).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("[VM0104]"), "{refused}");
+    // Under the token that was kept before it was used.
+    node.mount(&pod).await;
+    assert_eq!((node.logins(), node.created()), (2, 3));
+    node.ends(&[pod, other]).await;
+    predecessor.stop().await;
+    successor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_waits_for_a_predecessor_that_still_answers() {
+    let node = Node::new().await;
+    let (slow, pod) = (node.pod(), node.pod());
+    let predecessor = node.start().await;
+    let had = node.mount(&pod).await;
+    let gate = Gate::new();
+    node.vault.next(1, "GET", &node.database.path, Fault::Hold(gate.clone()));
+    let mut client = Client::connect(&node.socket()).await.unwrap();
+    let call = slow.call();
+    let mount = tokio::spawn(async move { client.mount(call).await });
+    node.vault.saw(2, "GET", &node.database.path).await;
+    let successor = node.start().await;
+    let (waited, ()) = tokio::join!(node.mount(&pod), async {
+        sleep(Duration::from_millis(300)).await;
+        gate.open();
+    });
+    assert_eq!(waited, had);
+    let slow_had = super::had(mount.await.unwrap().unwrap());
+    assert_eq!(node.mount(&slow).await, slow_had, "what the predecessor gave while it drained");
+    assert_eq!((node.logins(), node.created()), (2, 2));
+    node.ends(&[slow, pod]).await;
+    predecessor.stop().await;
+    successor.stop().await;
+}
