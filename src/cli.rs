@@ -13,6 +13,7 @@ pub mod man;
 pub mod mount;
 pub mod revoke;
 pub mod serve;
+pub mod state;
 pub mod status;
 pub mod style;
 pub mod validate;
@@ -80,6 +81,9 @@ pub enum Command {
                       Exit code: 0 when everything was revoked, 1 otherwise.\n\nExample:\n  vaultmount revoke --all")]
     Revoke(revoke::RevokeArgs),
 
+    /// Look at what is kept for the next process on this node
+    State(state::StateArgs),
+
     /// Do one mount by hand, to see what a pod would get
     #[command(
         after_help = "What it makes at Vault (a token, database users) stays until it ends by itself.\n\nExample:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
@@ -127,6 +131,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Uninstall(args)) => install::uninstall(&args),
         Ok(Command::Status(args)) => status::run(&args),
         Ok(Command::Revoke(args)) => revoke::run(&args),
+        Ok(Command::State(args)) => state::run(&args),
         Ok(Command::Mount(args)) => mount::run(&args),
         Ok(Command::Check(args)) => check::run(&args),
         Ok(Command::Validate(args)) => validate::run(&args),

@@ -5,6 +5,7 @@
 //!   vault.sock -> vaultmount/vault.sock     a link for each provider name
 //!   vaultmount/                             0700, of the user that serves
 //!     vault.sock                            bound by `serve`
+//!     state/                                made by `serve`: what outlives it, in memory where /var/run is
 //! ```
 //!
 //! `serve` needs only the private folder, so its container sees nothing else of the node and needs no rights on it. The
@@ -20,12 +21,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::socket::lock;
+use crate::{socket::lock, state};
 
 /// The private folder's name.
 const FOLDER: &str = "vaultmount";
 /// Its mode.
 const MODE: u32 = 0o700;
+
+/// The folder in the private one that `serve` keeps its state in.
+const STATE: &str = "state";
+/// The type of a file system in memory, as statfs(2) tells it.
+const TMPFS: i64 = 0x0102_1994;
 
 /// Who serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +54,9 @@ pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result
     let _lock = lock(providers).await.map_err(|e| at(providers, &e))?;
     let folder = providers.join(FOLDER);
     let mut report = vec![private(&folder, owner).map_err(|e| at(&folder, &e))?];
+    if rustix::fs::statfs(&folder).is_ok_and(|system| system.f_type != TMPFS) {
+        report.push(format!("{}: is on a disk, not in memory: what is kept in it outlives the node", folder.display()));
+    }
     let taken: Vec<String> = names.iter().filter_map(|name| taken(providers, name)).collect();
     if !taken.is_empty() {
         return Err(taken.join("\n"));
@@ -77,6 +86,9 @@ pub async fn uninstall(providers: &Path) -> Result<Report, String> {
         _ => None,
     };
     let left = entries(folder).map_err(|e| at(folder, &e))?;
+    let kept = folder.join(STATE);
+    let of_sessions: Vec<PathBuf> =
+        entries(&kept).map_err(|e| at(&kept, &e))?.into_iter().filter(|path| state::is_file(path)).collect();
     if let Some(served) = left.iter().find(|path| is_socket(path) && !is_dead(path)) {
         return Err(format!(
             "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",
@@ -86,6 +98,12 @@ pub async fn uninstall(providers: &Path) -> Result<Report, String> {
     let mut report = Report::new();
     let links = entries(providers).map_err(|e| at(providers, &e))?.into_iter().filter(|path| is_our_link(path));
     remove(links.chain(left.into_iter().filter(|path| is_socket(path))), &mut report)?;
+    for file in &of_sessions {
+        fs::remove_file(file).map_err(|e| at(file, &e))?;
+    }
+    if fs::remove_dir(&kept).is_ok() {
+        report.push(format!("{}: removed, with {} sessions", kept.display(), of_sessions.len()));
+    }
     match fs::remove_dir(folder) {
         Ok(()) => report.push(format!("{}: removed", folder.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -25,7 +25,7 @@ use crate::{
     metrics::{Metrics, StateWrite},
     secret::SecretBuffer,
 };
-pub use folder::{Listed, list};
+pub use folder::{Listed, is_file, list};
 pub use gate::{Gate, Pass};
 pub use seal::{Content, Fault, Name, SealingKey};
 
@@ -54,6 +54,15 @@ enum Stand {
     Open { key: SealingKey, _lock: File },
     /// There is no key that a successor would have.
     Unkept,
+}
+
+/// What earlier processes have left.
+#[derive(Default)]
+pub struct Left {
+    /// What is in their files.
+    pub contents: Vec<(Name, Content)>,
+    /// Why others cannot be read, one for each.
+    pub faults: Vec<Fault>,
 }
 
 /// What became of a file that was to be written.
@@ -94,20 +103,20 @@ impl Store {
         folder::lock(&self.folder).await
     }
 
-    /// Opens it with the lock that was taken; `None` for a key that no successor would have: nothing is kept then. What is in the
-    /// files, and how many there are that cannot be read, by the reason. Blocks.
-    pub fn open(&self, lock: File, key: Option<SealingKey>) -> io::Result<(Vec<(Name, Content)>, Vec<Fault>)> {
-        let (mut contents, mut faults, mut strange, mut used) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    /// Opens it with the lock that was taken, and reads what is there; `None` for a key that no successor would have: nothing is
+    /// kept then. Blocks.
+    pub fn open(&self, lock: File, key: Option<SealingKey>) -> io::Result<Left> {
+        let (mut left, mut strange, mut used) = (Left::default(), Vec::new(), 0);
         if let Some(key) = &key {
             folder::sweep(&self.folder)?;
             for listed in list(&self.folder, key)? {
                 match listed.content {
                     Ok(content) => {
                         used += listed.bytes;
-                        contents.push((listed.name, content));
+                        left.contents.push((listed.name, content));
                     }
                     Err(fault) => {
-                        faults.push(fault);
+                        left.faults.push(fault);
                         strange.push(listed.path);
                     }
                 }
@@ -118,7 +127,7 @@ impl Store {
         let stand = key.map_or(Stand::Unkept, |key| Stand::Open { key, _lock: lock });
         *self.stand.write().unwrap_or_else(PoisonError::into_inner) = stand;
         self.sweep();
-        Ok((contents, faults))
+        Ok(left)
     }
 
     /// Keeps nothing, as the folder cannot be had.

@@ -18,8 +18,8 @@ use crate::{
     error::Error,
     mount::Mounter,
     provider::Connections,
-    session::SavedSession,
-    state::{Content, Fault, Name, SealingKey, Store},
+    session::{SavedSession, Session},
+    state::{Content, Fault, Left, Name, SealingKey, Store},
     vault::{Client, Endpoint, wire::Read},
 };
 
@@ -79,7 +79,7 @@ impl Handover {
         let store = Arc::clone(&self.store);
         let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
         match opened.await.map_err(io::Error::other).flatten() {
-            Ok((contents, faults)) => {
+            Ok(Left { contents, faults }) => {
                 self.restore(contents).await;
                 tell(faults);
             }
@@ -103,12 +103,11 @@ impl Handover {
                 damaged += 1;
                 continue;
             };
-            let client = match clients.get(saved.endpoint()) {
-                Some(client) => client.clone(),
-                None => {
-                    let client = self.mounter.vault.client(saved.endpoint()).await;
-                    clients.entry(saved.endpoint().clone()).or_insert(client).clone()
-                }
+            let client = if let Some(client) = clients.get(saved.endpoint()) {
+                client.clone()
+            } else {
+                let client = self.mounter.vault.client(saved.endpoint()).await;
+                clients.entry(saved.endpoint().clone()).or_insert(client).clone()
             };
             let shared = |read: Read| match reads.get(&read) {
                 Some(shared) => Arc::clone(shared),
@@ -144,7 +143,7 @@ impl Handover {
     /// Writes everything, and lets another process have the folder.
     pub(super) async fn finish(&self) {
         let sessions = self.mounter.sessions.all();
-        join_all(sessions.iter().map(|session| session.save())).await;
+        join_all(sessions.iter().map(Session::save)).await;
         drop(sessions);
         self.close().await;
     }

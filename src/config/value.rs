@@ -151,7 +151,7 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
 pub(super) fn directory_to_be(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if !path.is_absolute() {
-        return Err("is no absolute path; write for example /run/vaultmount");
+        return Err("is no absolute path; write for example /vaultmount/state");
     }
     if path.exists() && !path.is_dir() { Err("is a file, not a directory") } else { Ok(path) }
 }

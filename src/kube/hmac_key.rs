@@ -34,6 +34,12 @@ impl Kube {
         key.map_err(|e| e.about(subject))
     }
 
+    /// The key in the Secret `secret` of our namespace, if it is there.
+    pub async fn find_hmac_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
+        let subject = || format!("HMAC key in Secret {}/{secret}", self.namespace());
+        self.read_key(secret).await.map_err(|e| e.about(subject()))
+    }
+
     async fn read_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
         let answer = self.client.get(&path::object(self.namespace(), "secrets", secret)?).await?;
         match answer.status {

@@ -17,7 +17,6 @@ use crate::{
 
 impl Session {
     /// The endpoint's client.
-    #[must_use]
     pub fn endpoint(&self) -> Result<Client, Error> {
         self.client()
     }

@@ -211,6 +211,7 @@ impl Estate {
 
 impl SavedSession {
     /// Reads what was in a file; what is missing in it is as it was before there was such a thing.
+    #[must_use]
     pub fn read(content: &Content) -> Option<Self> {
         // There is one version so far, to which things are added.
         serde_json::from_slice(&content.text).ok()
@@ -317,5 +318,157 @@ impl SessionKey {
         let mut name = Name([0; 16]);
         name.0.copy_from_slice(&hash.finish().as_ref()[..16]);
         name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Found, Refresh};
+
+    /// Written by vaultmount 0.1.0, with secrets that are made up; what it could read is to be read for ever.
+    const FIRST: &str = r#"{
+  "mark": {
+    "boot": "a-boot-id",
+    "up": 1000,
+    "wall": "2026-11-26T20:42:51.9Z"
+  },
+  "endpoint": {
+    "address": "https://vault.vault.svc:8200",
+    "tls": {
+      "ca": {
+        "File": "/etc/vault/ca.pem"
+      },
+      "client": null,
+      "server_name": null,
+      "skip_verify": false
+    },
+    "guarded": false
+  },
+  "namespace": null,
+  "auth_namespace": null,
+  "auth_mount": "kubernetes",
+  "role": "web",
+  "audience": "vault",
+  "pod_uid": "u-1",
+  "pod_name": "web-0",
+  "pod_namespace": "shop",
+  "service_account": "web",
+  "holds": [
+    {
+      "token": {
+        "token": "s.made-up",
+        "policies": [
+          "default",
+          "web"
+        ],
+        "ttl": 3600,
+        "accessor": "a-1",
+        "renewable": true,
+        "is_batch": false,
+        "num_uses": 0
+      },
+      "term": {
+        "asked": 3600000,
+        "granted": 3600000,
+        "since": -1000,
+        "ends": 3599000,
+        "renewable": true,
+        "renew_at": 2300000,
+        "failures": 0
+      },
+      "gone": null,
+      "retired": false,
+      "proven": -500,
+      "leased": true
+    }
+  ],
+  "current": 0,
+  "superseded": [],
+  "leases": [
+    {
+      "read": {
+        "method": "GET",
+        "path": "database/creds/app",
+        "query": null,
+        "body": null
+      },
+      "answer": "{\"request_id\":\"r-1\",\"lease_id\":\"database/creds/app/abc\",\"lease_duration\":3600,\"renewable\":true,\"data\":{\"password\":\"hunter2\",\"username\":\"u-1\"},\"warnings\":null}",
+      "life": {
+        "leased": {
+          "asked": 3600000,
+          "granted": 3600000,
+          "since": -1000,
+          "ends": 3599000,
+          "renewable": true,
+          "renew_at": 2300000,
+          "failures": 0
+        }
+      },
+      "hold": 0,
+      "read_at": -1000,
+      "delivered": true,
+      "named_by": [
+        0
+      ],
+      "warned": 0
+    },
+    {
+      "read": {
+        "method": "GET",
+        "path": "secret/data/db",
+        "query": null,
+        "body": null
+      },
+      "answer": "{\"request_id\":\"r-2\",\"lease_id\":\"\",\"lease_duration\":0,\"renewable\":false,\"data\":{\"data\":{\"pass\":\"hunter2\"}},\"warnings\":null}",
+      "life": {
+        "plain": {
+          "read": -1000,
+          "creates": false
+        }
+      },
+      "hold": 0,
+      "read_at": -1000,
+      "delivered": true,
+      "named_by": [
+        0
+      ],
+      "warned": 0
+    }
+  ],
+  "volumes": [
+    {
+      "path": "/pods/u-1/mount",
+      "class": "shop",
+      "last": -900,
+      "mounts": 1,
+      "gaps": [
+        0,
+        0,
+        0
+      ]
+    }
+  ],
+  "last_heard": -1000,
+  "warned_of_token": false
+}"#;
+
+    #[tokio::test]
+    async fn a_session_of_the_first_version_is_read() {
+        let mut json: serde_json::Value = serde_json::from_str(FIRST).unwrap();
+        json["mark"] = serde_json::to_value(Mark::now()).unwrap();
+        json["of_a_later_version"] = 1.into();
+        let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
+        let saved = SavedSession::read(&Content { version: 1, bytes: 9, text }).unwrap();
+        assert_eq!(saved.owner(), ("shop", "web-0", "web"));
+        let reads: Vec<Read> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
+        let no_client = Err(Error::new(Cause::Tls, "none here"));
+        let session = saved.restore(no_client, Arc::default(), None, 9, Arc::new).unwrap();
+        assert_eq!(session.key.service_account, "web");
+        assert!(session.has_mounted("/pods/u-1/mount"));
+        let good = reads.iter().filter(|read| matches!(session.look(read, Refresh::Never), Found::Good(_))).count();
+        assert_eq!((reads.len(), good), (2, 2));
+        assert!(session.state().hold.as_ref().is_some_and(|hold| hold.lives(clock::now())));
+        assert!(session.next().is_some(), "it is renewed");
     }
 }

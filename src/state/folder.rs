@@ -52,6 +52,13 @@ pub fn list(folder: &Path, key: &SealingKey) -> io::Result<Vec<Listed>> {
     Ok(listed.collect())
 }
 
+/// Whether a path is a session's file by its name, or one that was being written.
+#[must_use]
+pub fn is_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    [FILE, NEW].iter().filter_map(|end| name.strip_suffix(end)).any(|name| Name::parse(name).is_some())
+}
+
 /// The names of what is there, in their order.
 pub(super) fn files(folder: &Path) -> io::Result<Vec<(Name, PathBuf)>> {
     let mut files = Vec::new();

@@ -238,6 +238,15 @@ mod tests {
         assert_eq!(opened(later), Err(Fault::Version(VERSION + 1)));
     }
 
+    /// Written by vaultmount 0.1.0; what it could read is to be read for ever.
+    #[test]
+    fn files_of_the_first_version_are_read() {
+        const FIRST: &str = "564d5354012d1520e1c1a12eb7cd0ab8d70a1041e57d201dca36f5dd6a04cb55c0d08b9c3f6976b0e284c72100ef2193967eebd4ab17dccad6874cd04f0226ff6d3fff09";
+        let bytes =
+            FIRST.as_bytes().chunks(2).map(|digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16));
+        assert_eq!(opened(bytes.collect::<Result<_, _>>().unwrap()), Ok(b"hunter2".to_vec()));
+    }
+
     #[test]
     fn names_are_read_as_they_are_written() {
         assert_eq!(Name::parse(&NAME.to_string()), Some(NAME));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Node, until};
-use crate::kube_api::KubeApi;
+use crate::{kube_api::KubeApi, support::daemon::program};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_read_costs_its_pod_a_login_and_nobody_else() {
@@ -122,4 +122,35 @@ async fn a_folder_that_takes_nothing_stops_no_mount_and_is_told() {
     let log = process.stop().await;
     let told = log.lines().filter(|line| line.contains("cannot be kept for the next process")).count();
     assert!((1..=4).contains(&told), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_can_be_looked_at_and_no_secret_is_shown() {
+    let node = Node::new().await;
+    let (pod, other) = (node.pod(), node.pod());
+    let process = node.start().await;
+    node.mount(&pod).await;
+    node.mount(&other).await;
+    process.stop().await;
+    let (state, key) = (node.state().display().to_string(), node.folder.path().join("hmac.key").display().to_string());
+    let run = async |what: &str, output: &str| {
+        let args = ["state", what, "--state-dir", &state, "--hmac-key-file", &key, "-o", output].map(str::to_owned);
+        let done = program(&args).output().await.unwrap();
+        let text = String::from_utf8(done.stdout).unwrap();
+        assert!(!text.contains("s3cret") && !text.contains("\"s."), "{text}");
+        (done.status.code().unwrap(), text)
+    };
+    let (code, text) = run("ls", "text").await;
+    println!("{text}");
+    assert!(code == 0 && text.contains(&format!("shop/{}", pod.name)), "{text}");
+    let (_, json) = run("ls", "json").await;
+    let listed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&listed[0]["session"]["answers"], &listed[0]["session"]["leased"]), (&2.into(), &1.into()), "{json}");
+    let (code, text) = run("verify", "text").await;
+    assert!(code == 0 && text.contains("files: 2") && text.contains("all can be read"), "{text}");
+    fs::write(&node.files()[0], "none of ours").unwrap();
+    let (code, text) = run("verify", "text").await;
+    assert!(code == 1 && text.contains("it is damaged") && text.contains("1 cannot be read"), "{text}");
+    let (code, text) = run("ls", "text").await;
+    assert!(code == 0 && text.contains("it is damaged"), "{text}");
 }

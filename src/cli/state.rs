@@ -1,0 +1,248 @@
+//! `vaultmount state`: what is kept for the next process, looked at without changing it.
+
+#![expect(clippy::doc_markdown, reason = "help texts are printed as they are, backticks included")]
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    by_socket::Output,
+    style::{self, ERROR, HEADING, OK, paint},
+};
+use crate::{
+    clock::time_of_day,
+    config::STATE_VARIABLE,
+    kube,
+    session::SavedSession,
+    state::{Listed, SealingKey, list},
+    text::printable,
+};
+
+/// Flags of `vaultmount state`.
+#[derive(Args, Clone, Debug)]
+pub struct StateArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// What to do with the folder.
+#[derive(Clone, Debug, Subcommand)]
+pub enum What {
+    /// List the sessions that are kept: pods, tokens' ends, sizes
+    #[command(after_help = "It prints no secret.\n\nExample:\n  vaultmount state ls --state-dir=/vaultmount/state")]
+    Ls(FolderArgs),
+
+    /// Check that every file can be read
+    #[command(
+        after_help = "Exit code: 0 when all can be read, 1 when one cannot.\n\nExample:\n  vaultmount state verify --state-dir=/vaultmount/state"
+    )]
+    Verify(FolderArgs),
+}
+
+/// Which folder, and the key to what is in it.
+#[derive(Args, Clone, Debug)]
+pub struct FolderArgs {
+    /// The folder, as serve has it (VAULTMOUNT_STATE_DIR)
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// File that holds the key, instead of the Secret
+    #[arg(long, value_name = "FILE")]
+    pub hmac_key_file: Option<PathBuf>,
+
+    /// Secret that holds the key
+    #[arg(long, value_name = "NAME", default_value = "vault-csi-provider-hmac-key")]
+    pub hmac_secret_name: String,
+
+    /// Reach the API by this file instead of the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Format: text or json
+    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// One file.
+#[derive(Serialize)]
+struct Row {
+    file: String,
+    bytes: u64,
+    written: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Kept>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
+}
+
+/// What is in it.
+#[derive(Serialize)]
+struct Kept {
+    namespace: String,
+    pod: String,
+    role: String,
+    address: String,
+    tokens: Vec<Token>,
+    /// Answers that are kept.
+    answers: usize,
+    /// Of these, how many were leased.
+    leased: usize,
+}
+
+#[derive(Serialize)]
+struct Token {
+    accessor: String,
+    ends: Option<Timestamp>,
+}
+
+/// Looks, and prints.
+#[must_use]
+pub fn run(args: &StateArgs) -> ExitCode {
+    let (folder, is_check) = match &args.what {
+        What::Ls(folder) => (folder, false),
+        What::Verify(folder) => (folder, true),
+    };
+    let mut is_whole = true;
+    let done = super::block_on(async {
+        let rows = rows(folder).await?;
+        is_whole = rows.iter().all(|row| row.fault.is_none());
+        super::printed(match folder.output {
+            Output::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
+            Output::Text if is_check => verified(&rows),
+            Output::Text => listed(&rows),
+        })
+    });
+    match done {
+        Ok(()) if is_check && !is_whole => ExitCode::FAILURE,
+        done => super::finish(done),
+    }
+}
+
+async fn rows(args: &FolderArgs) -> Result<Vec<Row>, String> {
+    let variable = std::env::var_os(STATE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folder = args.state_dir.clone().or(variable);
+    let folder = folder.ok_or_else(|| format!("no folder is named, by --state-dir or {STATE_VARIABLE}"))?;
+    let key = SealingKey::derive(&key(args).await?);
+    let mut rows: Vec<Row> =
+        list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(row).collect();
+    let pod = |row: &Row| row.session.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
+    rows.sort_by_cached_key(|row| (row.session.is_none(), pod(row), row.file.clone()));
+    Ok(rows)
+}
+
+/// The key of a file, or of the Secret, which is not made if it is absent: there is nothing sealed under it then.
+async fn key(args: &FolderArgs) -> Result<Vec<u8>, String> {
+    if let Some(file) = &args.hmac_key_file {
+        return std::fs::read(file).map_err(|e| format!("--hmac-key-file {}: {e}", file.display()));
+    }
+    let kube = kube::Config::from_env(args.kubeconfig.clone()).build().map_err(|e| e.to_string())?;
+    let kube = kube.ok_or("not in a cluster, so that there is no key: name it by --hmac-key-file or --kubeconfig")?;
+    let name = &args.hmac_secret_name;
+    let key = kube.find_hmac_key(name).await.map_err(|e| e.to_string())?;
+    key.map(|key| key.expose().to_vec()).ok_or_else(|| format!("there is no Secret {}/{name}", kube.namespace()))
+}
+
+fn row(listed: Listed) -> Row {
+    let file = listed.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (bytes, written) = (listed.bytes, listed.written.and_then(|at| Timestamp::try_from(at).ok()));
+    let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());
+    let saved = listed.content.map_err(|fault| fault.to_string());
+    let saved = saved.and_then(|content| SavedSession::read(&content).ok_or("it is damaged".to_owned()));
+    let (session, fault) = match saved {
+        Ok(saved) => (Some(Kept::of(&saved)), None),
+        Err(fault) => (None, Some(fault)),
+    };
+    Row { file, bytes, written, session, fault }
+}
+
+impl Kept {
+    fn of(saved: &SavedSession) -> Self {
+        let (namespace, pod, role) = saved.owner();
+        let token =
+            |(accessor, ends): (&str, Option<_>)| Token { accessor: accessor.to_owned(), ends: ends.map(time_of_day) };
+        Self {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            role: role.to_owned(),
+            address: saved.endpoint().address.to_string(),
+            tokens: saved.tokens().map(token).collect(),
+            answers: saved.leases().len(),
+            leased: saved.leases().iter().filter(|lease| lease.is_leased()).count(),
+        }
+    }
+}
+
+fn listed(rows: &[Row]) -> io::Result<()> {
+    let mut out = style::stdout();
+    if rows.is_empty() {
+        return writeln!(out, "nothing is kept");
+    }
+    let cells: Vec<[String; 7]> = rows.iter().map(Row::cells).collect();
+    let titles = ["POD", "ROLE", "TOKEN ENDS", "ANSWERS", "LEASED", "BYTES", "FILE"].map(str::to_owned);
+    let width = |at: usize| cells.iter().chain([&titles]).map(|cells| cells[at].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    for (at, title) in titles[..6].iter().enumerate() {
+        write!(out, "{}  ", paint(HEADING, format_args!("{title:0$}", widths[at])))?;
+    }
+    writeln!(out, "{}", paint(HEADING, &titles[6]))?;
+    for (row, cells) in rows.iter().zip(&cells) {
+        if let Some(fault) = &row.fault {
+            writeln!(out, "{}  {}", paint(ERROR, fault), cells[6])?;
+            continue;
+        }
+        for (at, cell) in cells[..6].iter().enumerate() {
+            write!(out, "{cell:0$}  ", widths[at])?;
+        }
+        writeln!(out, "{}", cells[6])?;
+    }
+    Ok(())
+}
+
+impl Row {
+    fn cells(&self) -> [String; 7] {
+        let Some(kept) = &self.session else {
+            let mut cells: [String; 7] = std::array::from_fn(|_| String::new());
+            cells[6].clone_from(&self.file);
+            return cells;
+        };
+        let ends = match kept.tokens.first() {
+            None => "no token".to_owned(),
+            Some(Token { ends: None, .. }) => "never".to_owned(),
+            Some(Token { ends: Some(ends), .. }) => ends.to_string(),
+        };
+        [
+            printable(&format!("{}/{}", kept.namespace, kept.pod)),
+            printable(&kept.role),
+            ends,
+            kept.answers.to_string(),
+            kept.leased.to_string(),
+            self.bytes.to_string(),
+            self.file.clone(),
+        ]
+    }
+}
+
+fn verified(rows: &[Row]) -> io::Result<()> {
+    let mut out = style::stdout();
+    let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
+    for row in rows {
+        if let Some(fault) = &row.fault {
+            writeln!(out, "{}: {}", row.file, paint(ERROR, fault))?;
+        }
+    }
+    let (files, lost) = (rows.len(), rows.iter().filter(|row| row.fault.is_some()).count());
+    let how = if lost == 0 {
+        paint(OK, "all can be read".to_owned())
+    } else {
+        paint(ERROR, format!("{lost} cannot be read"))
+    };
+    writeln!(out, "files: {files}, bytes: {bytes}; {how}")
+}
