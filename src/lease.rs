@@ -390,7 +390,7 @@ impl Kept {
     fn is_of_use(&self, now: Instant) -> bool {
         self.entry.as_ref().is_some_and(|entry| match entry.life {
             Life::Leased { .. } => !entry.life.is_over(entry.hold.term().as_ref(), now),
-            Life::Plain { creates: false, .. } => false,
+            Life::Token | Life::Plain { creates: false, .. } => false,
             _ => !entry.delivered,
         })
     }

@@ -20,11 +20,11 @@ use crate::{
     render::{self, File, Select, version::VersionKey},
     renewal::Renewal,
     request::{
-        Class, MountSpec, Object,
+        Class, MountSpec, Object, Pod,
         token::{self, Claims, Expected},
     },
     secret::{SecretBytes, SecretText},
-    session::{Delivery, Proof, Prover, Session, SessionKey, Sessions},
+    session::{Delivery, EVERY_POD, PodRef, Proof, Prover, Session, SessionKey, Sessions},
     state::Gate,
     vault::{
         Vault,
@@ -70,6 +70,7 @@ pub struct Mounted {
 
 struct Receipt {
     session: Arc<Session>,
+    pod_uid: String,
     target_path: String,
     class: String,
     leases: Vec<(Arc<Read>, Arc<Lease>)>,
@@ -222,8 +223,8 @@ impl Mounter {
     /// A mount's files are on their way to the pod. Whether any is new to it.
     #[must_use]
     pub fn delivered(&self, mounted: &Mounted) -> bool {
-        let Receipt { session, target_path, class, leases } = &mounted.receipt;
-        let new = self.sessions.delivered(session, &Delivery { target_path, class, leases });
+        let Receipt { session, pod_uid, target_path, class, leases } = &mounted.receipt;
+        let new = self.sessions.delivered(session, &Delivery { pod_uid, target_path, class, leases });
         self.renewal.schedule(session);
         new
     }
@@ -242,18 +243,26 @@ impl Mounter {
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
         let target = self.operator.judge(&spec.class.choice)?;
+        self.judge_sharing(&spec.class)?;
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
         Ok(Way { target, session, prover })
     }
 
+    /// Refuses a class whose pods would share what is a token's own.
+    fn judge_sharing(&self, class: &Class) -> Result<(), Error> {
+        let own = class.objects.iter().find(|object| class.shares && object.read.is_tokens_own());
+        own.map_or(Ok(()), |object| self.operator.judge_shared(&object.recipe.file))
+    }
+
     async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
-        let key = session_key(spec, target, audience);
+        let key = session_key(spec, target, audience)?;
+        let Pod { uid, name, .. } = &spec.pod;
         match self.vault.client(&target.endpoint).await {
-            Ok(client) => self.sessions.open(key, client),
+            Ok(client) => self.sessions.open(key, &PodRef { uid: uid.clone(), name: name.clone() }, client),
             // TLS files that are broken now take nothing from a pod that has what it needs.
-            Err(error) => self.sessions.find(&key).filter(|s| s.has_mounted(&spec.target_path)).ok_or(error),
+            Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_mounted(&spec.target_path)).ok_or(error),
         }
     }
 
@@ -346,19 +355,33 @@ impl Mounter {
     }
 }
 
-fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> SessionKey {
-    SessionKey {
+fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> Result<SessionKey, Error> {
+    let (pod_uid, pod_name, shared_by) = if spec.class.shares {
+        (String::new(), EVERY_POD.to_owned(), Some(service_account_uid(spec, audience)?))
+    } else {
+        (spec.pod.uid.clone(), spec.pod.name.clone(), None)
+    };
+    Ok(SessionKey {
         endpoint: Arc::clone(&target.endpoint),
         namespace: target.namespace.clone(),
         auth_namespace: target.auth_namespace.clone(),
         auth_mount: target.auth_mount.clone(),
         role: spec.class.role.clone(),
         audience: audience.to_owned(),
-        pod_uid: spec.pod.uid.clone(),
-        pod_name: spec.pod.name.clone(),
+        pod_uid,
+        pod_name,
         pod_namespace: spec.pod.namespace.clone(),
         service_account: spec.pod.service_account.clone(),
-    }
+        shared_by,
+    })
+}
+
+/// The UID of the pod's service account, as its token says. Name and namespace must be those that kubelet says, so that what a
+/// pod writes into its own attributes can name no other.
+fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error> {
+    let passed = || spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
+    let token = spec.tokens.for_audience(audience).ok_or_else(|| no_token(audience, &passed()))?;
+    token::service_account_uid(token, &spec.pod)
 }
 
 /// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
@@ -440,6 +463,7 @@ impl Mounted {
     ) -> Result<Self, Error> {
         let receipt = Receipt {
             session: Arc::clone(session),
+            pod_uid: spec.pod.uid.clone(),
             target_path: spec.target_path.clone(),
             class: spec.class_name.clone(),
             leases,

@@ -44,6 +44,8 @@ pub struct Operator {
     pub tls: Tls,
     /// Which other addresses a class may choose.
     pub allow: Allow,
+    /// Whether pods that share a Vault token may have the token itself, and its cubbyhole.
+    pub shares_tokens: bool,
 }
 
 /// Which addresses other than the operator's own a class may choose.
@@ -103,6 +105,20 @@ impl Operator {
             auth_mount: choice.auth_mount.clone().unwrap_or_else(|| self.auth_mount.clone()),
             own_address,
         })
+    }
+}
+
+impl Operator {
+    /// Refuses an object (of this name) that gives what is a token's own, in a class whose pods share one.
+    pub fn judge_shared(&self, object: &str) -> Result<(), Error> {
+        if self.shares_tokens {
+            return Ok(());
+        }
+        Err(Error::new(
+            Cause::TokenShared,
+            format!("object {object:?} is the Vault token's own (type: token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"),
+        )
+        .advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token"))
     }
 }
 
@@ -197,6 +213,7 @@ mod tests {
             auth_mount: "kubernetes".into(),
             tls: Tls { ca: Ca::File("/ca.pem".into()), ..Tls::default() },
             allow: Allow::parse(&allow.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(),
+            shares_tokens: false,
         }
     }
 

@@ -322,6 +322,7 @@ mod tests {
             auth_mount: "kubernetes".into(),
             tls: crate::tls::Tls::default(),
             allow: crate::policy::Allow::default(),
+            shares_tokens: false,
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));
         let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default(), None));

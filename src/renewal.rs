@@ -163,7 +163,7 @@ impl Renewal {
 
     /// Why a session is not renewed, when nothing tells whether its pod lives.
     fn orphaned(&self, session: &Session) -> Option<&'static str> {
-        if self.pods.tells_of(&session.key().pod_uid) {
+        if session.pod_uids().iter().any(|uid| self.pods.tells_of(uid)) {
             return None;
         }
         match session.silence() {

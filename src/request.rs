@@ -69,6 +69,8 @@ pub struct Class {
     pub audience: Option<String>,
     /// How long plain secrets count as fresh; the operator's interval otherwise.
     pub refresh: Option<Refresh>,
+    /// Whether pods of one service account share what is read under one Vault token.
+    pub shares: bool,
     /// What the class chose of the server.
     pub choice: Choice,
     /// What to read and which files to make of it; not empty, file names distinct.
@@ -139,6 +141,7 @@ fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpe
         role: parameters.role,
         audience: parameters.audience,
         refresh: parameters.refresh,
+        shares: parameters.shares,
         choice: parameters.choice,
         objects: listed.objects,
         warnings: warnings.into_texts(),

@@ -4,6 +4,7 @@ mod end;
 mod inspect;
 mod report;
 mod saved;
+mod sharing;
 mod store;
 mod upkeep;
 mod volumes;
@@ -41,6 +42,8 @@ use crate::{
 pub use end::{Debt, Paid};
 use saved::Recorder;
 pub use saved::{Estate, SavedSession};
+pub use sharing::PodRef;
+use sharing::Pods;
 pub use store::{Delivery, Sessions, Tenant, UNHEARD};
 use volumes::Volumes;
 
@@ -59,15 +62,20 @@ pub struct SessionKey {
     pub role: String,
     /// The service account token's audience.
     pub audience: String,
-    /// The pod.
+    /// The pod; empty when pods share it.
     pub pod_uid: String,
-    /// The pod's name.
+    /// The pod's name; [`EVERY_POD`] when pods share it.
     pub pod_name: String,
     /// The pod's Kubernetes namespace.
     pub pod_namespace: String,
     /// The pod's service account.
     pub service_account: String,
+    /// The UID of the service account whose pods share it; none when it is one pod's.
+    pub shared_by: Option<String>,
 }
+
+/// Stands for the name of a pod where pods share a session.
+pub const EVERY_POD: &str = "*";
 
 /// What proves to Vault who the pod is.
 pub struct Proof {
@@ -106,6 +114,8 @@ struct State {
     /// Tokens of earlier logins, on which credentials may hang that the pod still has.
     superseded: Vec<Arc<Hold>>,
     volumes: Volumes,
+    /// Whose it is, when pods share it.
+    pods: Pods,
     last_heard: Instant,
     ended: bool,
     /// Why it is not renewed, once that was said.
@@ -144,6 +154,7 @@ impl Session {
             hold: None,
             superseded: Vec::new(),
             volumes: Volumes::default(),
+            pods: Pods::default(),
             last_heard: now,
             ended: false,
             resting: None,
@@ -258,7 +269,7 @@ impl Session {
     fn rotated(&self, read: &Read, kind: Kind, reason: Reason) {
         self.metrics.rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        let (path, kind, reason) = (&read.path, kind.word(), reason.word());
+        let (path, kind, reason) = (read.label(), kind.word(), reason.word());
         tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
     }
 
@@ -310,6 +321,9 @@ impl Session {
     ) -> Result<Fetched, Error> {
         let (namespace, client) = (self.key.namespace.as_deref(), self.client()?);
         let mut hold = self.token(prover, ending, deadline).await?;
+        if read.is_token() {
+            return Ok(Fetched { reading: hold.token.handed_out(), sent: clock::now(), hold });
+        }
         let mut healed = false;
         loop {
             let failure = {
@@ -506,7 +520,7 @@ impl Session {
         self.key.auth_namespace.as_deref()
     }
 
-    /// `namespace/name`, for messages.
+    /// `namespace/name`, for messages; [`EVERY_POD`] stands for the name of pods that share it.
     fn pod(&self) -> String {
         format!("{}/{}", self.key.pod_namespace, self.key.pod_name)
     }

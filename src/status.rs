@@ -59,8 +59,11 @@ pub struct Session {
     pub pod: String,
     /// Its Kubernetes namespace.
     pub namespace: String,
-    /// Its UID.
+    /// Its UID; empty for a session that pods share, whose name is `*`.
     pub uid: String,
+    /// How many pods it is for.
+    #[serde(default = "one")]
+    pub pods: usize,
     /// Its service account.
     pub service_account: String,
     /// The server.
@@ -87,6 +90,10 @@ pub struct Session {
     pub renewed: bool,
     /// Why they are not.
     pub why_not_renewed: Option<String>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A Vault token.

@@ -39,6 +39,9 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
         auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
         tls: tls::read(&flags, &variables, report),
         allow: allow(&args.allow_address, report),
+        shares_tokens: report
+            .read(Setting::flag("--allow-shared-token", args.allow_shared_token.as_ref()).as_ref(), value::boolean)
+            .unwrap_or_default(),
     };
     Connection { operator, vault: client::read(&args.follow_redirects, env, report) }
 }

@@ -76,6 +76,10 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "PATTERN")]
     pub allow_address: Vec<String>,
 
+    /// Let pods that share a Vault token have it, and its cubbyhole
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_shared_token: Option<String>,
+
     /// Host that a redirect may take the token to; repeatable
     #[arg(long, value_name = "HOST[:PORT]")]
     pub follow_redirects: Vec<String>,

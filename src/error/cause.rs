@@ -206,6 +206,9 @@ table! {
     LoginRole "VM0048" FailedPrecondition "The login role is not one that pods can use"
         means "It is there, and made for something else: a jwt role of `role_type: oidc` is for people with a browser, and one whose `token_policies` say `root` gives what no login may."
         mend "Name a role of `role_type: jwt` with policies of its own, or correct this one."
+    TokenShared "VM0049" PermissionDenied "Pods may not share what is a token's own"
+        means "The class says `tokenScope: serviceAccount`, so that pods of one service account share a Vault token, and one of its objects is that token (`type: token`) or lies in its cubbyhole: each pod would have in hand what the others live by."
+        mend "Remove `tokenScope` from the class, so that each pod has a token of its own, or have the operator allow it with `--allow-shared-token`."
 }
 "Reading" {
     Denied "VM0050" PermissionDenied "A policy denies the request"

@@ -83,6 +83,8 @@ pub enum Life {
         /// When it was read.
         read: Instant,
     },
+    /// The token itself, which ends when it ends.
+    Token,
     /// Reading it again is all there is to do.
     Plain {
         /// When it was read.
@@ -129,6 +131,9 @@ impl Life {
     #[must_use]
     pub fn of(read: &Read, reading: &Reading, sent: Instant) -> Self {
         let answer = &reading.answer;
+        if read.is_token() {
+            return Self::Token;
+        }
         if !answer.lease_id.is_empty() && answer.lease_duration > 0 {
             let duration = Duration::from_secs(answer.lease_duration.min(u64::from(u32::MAX)));
             let term = Box::new(Term::new(duration, answer.renewable, sent));
@@ -156,6 +161,7 @@ impl Life {
             Self::Leased { .. } => Kind::Leased,
             Self::Certificate { .. } => Kind::Certificate,
             Self::Static { .. } => Kind::Static,
+            Self::Token => Kind::Token,
             Self::Plain { .. } => Kind::Plain,
         }
     }
@@ -167,7 +173,7 @@ impl Life {
             Self::Leased { term, .. } => term.ends(),
             Self::Certificate { ends, .. } => Some(*ends),
             Self::Static { rotates, .. } => Some(*rotates),
-            Self::Plain { .. } => None,
+            Self::Token | Self::Plain { .. } => None,
         }
     }
 
@@ -183,7 +189,7 @@ impl Life {
     /// Whether Vault ends it when its token ends.
     #[must_use]
     pub fn hangs_on_token(&self) -> bool {
-        matches!(self, Self::Leased { .. })
+        matches!(self, Self::Leased { .. } | Self::Token)
     }
 
     /// Whether what the pod has of it is certainly of no use. Of a static credential nobody knows: Vault may be late.
@@ -191,6 +197,7 @@ impl Life {
     pub fn is_over(&self, token: Option<&Term>, now: Instant) -> bool {
         match self {
             Self::Leased { term, .. } => term.is_over(now) || token.is_none_or(|token| token.is_over(now)),
+            Self::Token => token.is_none_or(|token| token.is_over(now)),
             Self::Certificate { ends, .. } => now >= *ends,
             Self::Static { .. } | Self::Plain { .. } => false,
         }
@@ -227,6 +234,13 @@ impl Life {
                     Step::Reuse
                 }
             }
+            Self::Token => match at.token.filter(|token| !token.is_over(at.now)) {
+                None => Step::Reread(Reason::Gone),
+                Some(token) => {
+                    let end = if at.named { token.forced_end() } else { token.ends() };
+                    if token.is_near_end(end, at.gap, at.now) { Step::Reread(Reason::Token) } else { Step::Reuse }
+                }
+            },
             Self::Certificate { aged, .. } => reread_if(at.now >= *aged),
             // Somebody may rotate it by hand before its time.
             Self::Static { rotates, read } => {

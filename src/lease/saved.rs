@@ -36,6 +36,7 @@ enum SavedLife {
     Leased(SavedTerm),
     Certificate { aged: i64, ends: i64, read: i64 },
     Static { rotates: i64, read: i64 },
+    Token,
     Plain { read: i64, creates: bool },
 }
 
@@ -157,6 +158,7 @@ impl SavedLife {
                 Self::Certificate { aged: told(aged), ends: told(ends), read: told(read) }
             }
             Life::Static { rotates, read } => Self::Static { rotates: told(rotates), read: told(read) },
+            Life::Token => Self::Token,
             Life::Plain { read, creates } => Self::Plain { read: told(read), creates: *creates },
         }
     }
@@ -172,6 +174,7 @@ impl SavedLife {
                 Life::Certificate { aged: moment(aged), ends: moment(ends), read: moment(read) }
             }
             Self::Static { rotates, read } => Life::Static { rotates: moment(rotates), read: moment(read) },
+            Self::Token => Life::Token,
             Self::Plain { read, creates } => Life::Plain { read: moment(read), creates: *creates },
         }
     }

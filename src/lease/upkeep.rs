@@ -209,6 +209,7 @@ impl Entry {
                 let of_token = token.filter(|token| token.ends() == Some(end));
                 of_token.unwrap_or(term).notice(end)
             }
+            Life::Token => token.map_or(now, |token| token.notice(end)),
             Life::Certificate { aged, .. } => *aged,
             Life::Static { rotates, read } => *rotates - rotates.saturating_duration_since(*read) / 3,
             Life::Plain { .. } => return None,

@@ -73,6 +73,8 @@ words! {
         Certificate = "certificate",
         /// A password that Vault rotates by itself.
         Static = "static",
+        /// The Vault token itself.
+        Token = "token",
         /// Everything else: KV, configuration, signatures.
         Plain = "plain",
     }

@@ -13,8 +13,9 @@ impl Mounter {
         let class = &spec.class;
         let keys = self.version_key.had()?;
         let target = self.operator.judge(&class.choice).ok()?;
+        self.judge_sharing(class).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);
-        let session = self.sessions.find(&session_key(spec, &target, audience))?;
+        let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
         let leases =
             session.again(class.objects.iter().map(|object| &object.read), class.refresh.unwrap_or(self.refresh))?;
         let mut rendered = Vec::with_capacity(class.objects.len());

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     lease::{MIN_REFRESH, Refresh},
     policy::Choice,
-    text::{go_bool, quoted},
+    text::{go_bool, nearest, quoted},
     tls::{Ca, is_server_name},
     vault::Address,
 };
@@ -38,6 +38,7 @@ pub(super) struct Parameters {
     pub(super) role: String,
     pub(super) audience: Option<String>,
     pub(super) refresh: Option<Refresh>,
+    pub(super) shares: bool,
     pub(super) choice: Choice,
 }
 
@@ -48,6 +49,7 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes, warnings: 
         role: reader.role(),
         audience: reader.plain("audience"),
         refresh: reader.refresh(),
+        shares: reader.shares(),
         choice: Choice {
             address: reader.address(),
             namespace: reader.namespace("Namespace"),
@@ -110,6 +112,21 @@ impl<'a> Reader<'a, '_> {
             Err(why) => {
                 self.mistakes.add(NAME, format!("is {}, which {why}", quoted(&value)));
                 None
+            }
+        }
+    }
+
+    /// Whether pods of one service account share a Vault token.
+    fn shares(&mut self) -> bool {
+        const NAME: &str = "tokenScope";
+        match self.plain(NAME).as_deref() {
+            None | Some("pod") => false,
+            Some("serviceAccount") => true,
+            Some(other) => {
+                let meant = nearest(other, ["pod", "serviceAccount"]).map(|meant| format!(" (did you mean {meant}?)"));
+                let what = format!("is {}{}; write pod or serviceAccount", quoted(other), meant.unwrap_or_default());
+                self.mistakes.add(NAME, what);
+                false
             }
         }
     }

@@ -103,12 +103,11 @@ fn everything_wrong_is_said_at_once() {
 #[test]
 fn warnings_come_together() {
     let objects = "- {objectName: a, secretPath: p, secretkey: x}";
-    let spec =
-        Class::new().with("objects", objects).with("vaultAdress", "x").with("tokenScope", "pod").parse().unwrap();
+    let spec = Class::new().with("objects", objects).with("vaultAdress", "x").with("auth", "5m").parse().unwrap();
     assert_eq!(
         spec.class.warnings,
         [
-            "tokenScope: is not supported yet by this version and is ignored",
+            "auth: is not supported yet by this version and is ignored",
             r#"unknown and ignored: object "a" field "secretkey" (did you mean secretKey?), parameter "vaultAdress" (did you mean vaultAddress?)"#
         ]
     );

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-pub use self::claims::{Claims, Expected, is_jwt, look};
+pub use self::claims::{Claims, Expected, is_jwt, look, service_account_uid};
 use super::{
     Tokens,
     attributes::Attributes,

@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// Parameters without a prefix. The driver adds `secretProviderClass`.
-const PLAIN: [&str; 5] = ["roleName", "audience", "objects", "refreshInterval", "secretProviderClass"];
+const PLAIN: [&str; 6] = ["roleName", "audience", "objects", "refreshInterval", "tokenScope", "secretProviderClass"];
 
 /// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
-const LATER: [&str; 2] = ["tokenScope", "auth"];
+const LATER: [&str; 1] = ["auth"];
 
 /// Names that are near in sense alone: what other providers and Vault's own tools call it. In small letters and
 /// without the prefix of a parameter; parameters first, then fields.
@@ -213,10 +213,7 @@ mod tests {
 
     #[test]
     fn later_names_are_said_to_be_later() {
-        assert_eq!(
-            warned(r#"{"auth":"5m","tokenScope":"pod"}"#),
-            ["auth", "tokenScope"].map(|name| format!("{name}: is not supported yet by this version and is ignored"))
-        );
+        assert_eq!(warned(r#"{"auth":"5m"}"#), ["auth: is not supported yet by this version and is ignored"]);
     }
 
     #[test]

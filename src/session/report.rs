@@ -27,6 +27,7 @@ impl Session {
             pod: pod_name,
             namespace: pod_namespace,
             uid: pod_uid,
+            pods: if self.is_shared() { state.pods.len() } else { 1 },
             service_account,
             address: endpoint.address.to_string(),
             vault_namespace: namespace,
@@ -109,7 +110,7 @@ fn volume(volume: &super::volumes::Volume) -> Volume {
 
 fn lease(told: crate::lease::Told) -> Lease {
     Lease {
-        path: told.read.path.clone(),
+        path: told.read.label().to_owned(),
         method: told.read.method.to_string(),
         kind: told.kind,
         state: told.state,

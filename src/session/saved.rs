@@ -9,7 +9,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
-use super::{Session, SessionKey, State, volumes::SavedVolume};
+use super::{PodRef, Session, SessionKey, State, volumes::SavedVolume};
 use crate::{
     clock::{self, Mark, Origin},
     error::{Cause, Error},
@@ -36,6 +36,10 @@ pub struct SavedSession {
     pod_name: String,
     pod_namespace: String,
     service_account: String,
+    #[serde(default)]
+    shared_by: Option<String>,
+    #[serde(default)]
+    pods: Vec<PodRef>,
     holds: Vec<SavedHold>,
     /// Their places.
     current: Option<usize>,
@@ -180,6 +184,8 @@ impl Session {
             pod_name: key.pod_name,
             pod_namespace: key.pod_namespace,
             service_account: key.service_account,
+            shared_by: key.shared_by,
+            pods: state.pods.iter().cloned().collect(),
             holds: holds.all().iter().map(|hold| hold.save(origin)).collect(),
             current,
             superseded,
@@ -269,16 +275,20 @@ impl SavedSession {
             pod_name: self.pod_name,
             pod_namespace: self.pod_namespace,
             service_account: self.service_account,
+            shared_by: self.shared_by,
         };
         let holds: Option<Vec<Arc<Hold>>> =
             self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
         let holds = holds?;
         let mut session = Session::new(key, client, metrics, Recorder::restored(store, bytes));
-        let State { hold, superseded, volumes, last_heard, warned_of_token, .. } =
+        let State { hold, superseded, volumes, pods, last_heard, warned_of_token, .. } =
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
         *superseded = self.superseded.iter().filter_map(|place| holds.get(*place).cloned()).collect();
         let paths = volumes.restore(self.volumes, origin);
+        for pod in &self.pods {
+            pods.joined(pod, clock::now());
+        }
         *warned_of_token = self.warned_of_token;
         // Polls change nothing that is kept, so that the last of them is not known.
         if volumes.poll_gap().is_none() {
@@ -314,6 +324,9 @@ impl SessionKey {
             &self.service_account,
         ] {
             add(part.as_bytes());
+        }
+        if let Some(uid) = &self.shared_by {
+            add(uid.as_bytes());
         }
         let mut name = Name([0; 16]);
         name.0.copy_from_slice(&hash.finish().as_ref()[..16]);

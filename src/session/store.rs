@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{SavedSession, Session, SessionKey, saved::Recorder};
+use super::{PodRef, SavedSession, Session, SessionKey, saved::Recorder};
 use crate::{
     clock,
     error::{Cause, Error},
@@ -30,14 +30,18 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct State {
-    /// A pod has few: one for each role, server or namespace that its classes name.
+    /// A pod has few: one for each role, server or namespace that its classes name. One that pods share stands with each of them.
     by_pod: HashMap<String, Vec<Arc<Session>>>,
+    /// Those that pods share, by the UID of their service account.
+    shared: HashMap<String, Vec<Arc<Session>>>,
     count: usize,
     closed: bool,
 }
 
 /// What a volume got in a mount.
 pub struct Delivery<'a> {
+    /// Its pod.
+    pub pod_uid: &'a str,
     /// Its directory on the node.
     pub target_path: &'a str,
     /// Its class; empty when the driver does not say.
@@ -88,31 +92,35 @@ impl Sessions {
             store.remove(name, bytes);
             session.changed();
         }
-        let mut state = self.state();
-        state.by_pod.entry(session.key.pod_uid.clone()).or_default().push(Arc::clone(&session));
-        state.count += 1;
+        self.state().insert(&session, session.pod_uids());
         Some(session)
     }
 
     /// Forgets everything, which another process has now.
     pub fn forget(&self) {
         let mut state = self.state();
-        state.count = 0;
-        state.by_pod.clear();
+        *state = State { closed: state.closed, ..State::default() };
     }
 
-    /// The session of a key, made if there is none. When there are too many, those that are over are dropped, or else the most
+    /// The session of a key, made if there is none, for a pod. When there are too many, those that are over are dropped, or else the most
     /// silent of which nothing can be renewed or revoked; no other, so that a new one is refused.
-    pub fn open(&self, key: SessionKey, client: Client) -> Result<Arc<Session>, Error> {
+    pub fn open(&self, key: SessionKey, pod: &PodRef, client: Client) -> Result<Arc<Session>, Error> {
         let mut state = self.state();
         if state.closed {
             return Err(Error::new(Cause::Closed, "this provider has revoked every token (`vaultmount revoke --all`)")
                 .advice("restart it to serve pods again"));
         }
-        if let Some(session) = state.by_pod.get(&key.pod_uid).and_then(|all| all.iter().find(|s| s.key == key)) {
+        if let Some(session) = state.find(&key, &pod.uid) {
             session.heard();
             session.state().client = Ok(client);
-            return Ok(Arc::clone(session));
+            return Ok(session);
+        }
+        if let Some(session) = state.find_shared(&key) {
+            session.joined(pod);
+            state.by_pod.entry(pod.uid.clone()).or_default().push(Arc::clone(&session));
+            session.heard();
+            session.state().client = Ok(client);
+            return Ok(session);
         }
         if state.count >= self.max {
             state.sweep(Session::is_over);
@@ -136,17 +144,18 @@ impl Sessions {
         let key = SessionKey { endpoint, ..key };
         let recorder = Recorder::new(self.store.clone());
         let session = Arc::new(Session::new(key.clone(), Ok(client), Arc::clone(&self.metrics), recorder));
-        state.by_pod.entry(key.pod_uid).or_default().push(Arc::clone(&session));
-        state.count += 1;
+        if session.is_shared() {
+            session.joined(pod);
+        }
+        state.insert(&session, [pod.uid.clone()]);
         Ok(session)
     }
 
-    /// The session of a key, if there is one.
+    /// The session of a key, if there is one that is for this pod.
     #[must_use]
-    pub fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
+    pub fn find(&self, key: &SessionKey, pod_uid: &str) -> Option<Arc<Session>> {
         let state = self.state();
-        let found = state.by_pod.get(&key.pod_uid)?.iter().find(|session| session.key == *key).cloned();
-        found.filter(|_| !state.closed).inspect(|session| session.heard())
+        state.find(key, pod_uid).filter(|_| !state.closed).inspect(|session| session.heard())
     }
 
     /// A mount's files are on their way to the pod. Whether any is new to it.
@@ -157,7 +166,8 @@ impl Sessions {
             let mut state = session.state();
             let volumes = &mut state.volumes;
             let known = volumes.iter().any(|volume| &*volume.path == delivery.target_path && volume.mounts > 1);
-            (volumes.mounted(delivery.target_path, delivery.class, now), known)
+            let pod = session.is_shared().then_some(delivery.pod_uid);
+            (volumes.mounted(delivery.target_path, delivery.class, pod, now), known)
         };
         let named = session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);
         // Also the second mount, which shows that there are polls.
@@ -166,7 +176,7 @@ impl Sessions {
         }
         let others: Vec<Arc<Session>> = {
             let state = self.state();
-            let all = state.by_pod.get(&session.key.pod_uid).map(Vec::as_slice).unwrap_or_default();
+            let all = state.by_pod.get(delivery.pod_uid).map(Vec::as_slice).unwrap_or_default();
             all.iter().filter(|other| !Arc::ptr_eq(other, session)).cloned().collect()
         };
         for other in others {
@@ -186,13 +196,9 @@ impl Sessions {
     pub fn tenants(&self) -> Vec<Tenant> {
         let state = self.state();
         let tenants = state.by_pod.iter().filter_map(|(uid, sessions)| {
-            let SessionKey { pod_namespace, pod_name, .. } = &sessions.first()?.key;
-            Some(Tenant {
-                uid: uid.clone(),
-                namespace: pod_namespace.clone(),
-                name: pod_name.clone(),
-                begun: sessions.iter().map(|session| session.begun).min()?,
-            })
+            let begun = sessions.iter().filter_map(|session| session.tenant(uid)).map(|(_, begun)| begun).min()?;
+            let (name, _) = sessions.iter().find_map(|session| session.tenant(uid))?;
+            Some(Tenant { uid: uid.clone(), namespace: sessions.first()?.key.pod_namespace.clone(), name, begun })
         });
         tenants.collect()
     }
@@ -206,14 +212,25 @@ impl Sessions {
     /// Every session, for those who tell of them.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Session>> {
-        self.state().by_pod.values().flatten().cloned().collect()
+        self.state().all().cloned().collect()
     }
 
-    /// Takes a pod's sessions out, to be ended.
+    /// Takes a pod's sessions out, to be ended; those that other pods share stay, less this pod.
     #[must_use]
     pub fn take(&self, uid: &str) -> Vec<Arc<Session>> {
         let mut state = self.state();
-        let taken = state.by_pod.remove(uid).unwrap_or_default();
+        let mut taken = state.by_pod.remove(uid).unwrap_or_default();
+        taken.retain(|session| {
+            let stays = session.is_shared() && session.left(uid);
+            if stays {
+                session.save_soon();
+            }
+            !stays
+        });
+        state.shared.retain(|_, sessions| {
+            sessions.retain(|session| !taken.iter().any(|taken| Arc::ptr_eq(taken, session)));
+            !sessions.is_empty()
+        });
         state.count -= taken.len();
         taken
     }
@@ -222,9 +239,9 @@ impl Sessions {
     #[must_use]
     pub fn close(&self) -> Vec<Arc<Session>> {
         let mut state = self.state();
-        state.closed = true;
-        state.count = 0;
-        std::mem::take(&mut state.by_pod).into_values().flatten().collect()
+        let all = state.all().cloned().collect();
+        *state = State { closed: true, ..State::default() };
+        all
     }
 
     /// What is counted.
@@ -242,7 +259,7 @@ impl Sessions {
     /// Forgets the sessions of pods of whose end nothing tells, and that are over; those that have a certificate or a static
     /// credential still, after a day.
     pub fn sweep(&self, is_untold: impl Fn(&str) -> bool) {
-        self.state().sweep(|session| is_untold(&session.key.pod_uid) && session.is_over());
+        self.state().sweep(|session| session.pod_uids().iter().all(|uid| is_untold(uid)) && session.is_over());
     }
 
     /// Removes files that could not be read for a day.
@@ -258,31 +275,66 @@ impl Sessions {
 }
 
 impl State {
-    fn sweep(&mut self, may_go: impl Fn(&Session) -> bool) {
-        for sessions in self.by_pod.values_mut() {
-            sessions.retain(|session| {
-                let stays = Arc::strong_count(session) > 1 || !may_go(session);
-                if !stays {
-                    session.erase();
-                }
-                stays
-            });
+    fn find(&self, key: &SessionKey, pod_uid: &str) -> Option<Arc<Session>> {
+        self.by_pod.get(pod_uid)?.iter().find(|session| session.key == *key).cloned()
+    }
+
+    fn find_shared(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        self.shared.get(key.shared_by.as_ref()?)?.iter().find(|session| session.key == *key).cloned()
+    }
+
+    fn insert(&mut self, session: &Arc<Session>, pods: impl IntoIterator<Item = String>) {
+        for uid in pods {
+            self.by_pod.entry(uid).or_default().push(Arc::clone(session));
         }
-        self.by_pod.retain(|_, sessions| !sessions.is_empty());
-        self.count = self.by_pod.values().map(Vec::len).sum();
+        if let Some(uid) = &session.key.shared_by {
+            self.shared.entry(uid.clone()).or_default().push(Arc::clone(session));
+        }
+        self.count += 1;
+    }
+
+    /// Each once.
+    fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
+        let own = self.by_pod.values().flatten().filter(|session| !session.is_shared());
+        own.chain(self.shared.values().flatten())
+    }
+
+    /// Those that nobody uses.
+    fn idle(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.all().filter(|session| {
+            let kept = if session.is_shared() { 1 + session.state().pods.len() } else { 1 };
+            Arc::strong_count(session) <= kept
+        })
+    }
+
+    fn sweep(&mut self, may_go: impl Fn(&Session) -> bool) {
+        let over: Vec<u64> = self.idle().filter(|session| may_go(session)).map(|session| session.id).collect();
+        self.drop(&over);
     }
 
     fn drop_most_silent(&mut self) -> Option<Arc<Session>> {
-        let spent = self.by_pod.values().flatten().filter(|s| Arc::strong_count(s) == 1 && s.is_spent());
+        let spent = self.idle().filter(|session| session.is_spent());
         let session = Arc::clone(spent.max_by_key(|session| session.silence().0)?);
-        let pod = self.by_pod.get_mut(&session.key.pod_uid)?;
-        pod.retain(|other| !Arc::ptr_eq(other, &session));
-        if pod.is_empty() {
-            self.by_pod.remove(&session.key.pod_uid);
-        }
-        self.count -= 1;
-        session.erase();
+        self.drop(&[session.id]);
         Some(session)
+    }
+
+    fn drop(&mut self, over: &[u64]) {
+        if over.is_empty() {
+            return;
+        }
+        for sessions in self.by_pod.values_mut().chain(self.shared.values_mut()) {
+            sessions.retain(|session| {
+                let goes = over.contains(&session.id);
+                if goes {
+                    session.erase();
+                }
+                !goes
+            });
+        }
+        self.by_pod.retain(|_, sessions| !sessions.is_empty());
+        self.shared.retain(|_, sessions| !sessions.is_empty());
+        self.count = self.all().count();
     }
 }
 

@@ -271,11 +271,12 @@ impl Session {
         };
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         for Warning { read, kind, end, over } in self.leases.warnings(polled, !rests, now) {
-            let (path, end) = (&read.path, clock::time_of_day(end));
+            let (path, end) = (read.label(), clock::time_of_day(end));
             let what = match kind {
                 Kind::Leased => "credential",
                 Kind::Certificate => "certificate",
                 Kind::Static => "static credential",
+                Kind::Token => "Vault token",
                 Kind::Plain => "secret",
             };
             if over {

@@ -27,6 +27,8 @@ pub(super) struct Volume {
     /// How often.
     pub(super) mounts: u64,
     gaps: [Duration; GAPS],
+    /// The pod it is of, where pods share the session.
+    pod: Option<Arc<str>>,
 }
 
 impl Volume {
@@ -44,6 +46,8 @@ pub(super) struct SavedVolume {
     last: i64,
     mounts: u64,
     gaps: [u64; GAPS],
+    #[serde(default)]
+    pod: Option<String>,
 }
 
 /// The volumes of one session.
@@ -52,7 +56,7 @@ pub(super) struct Volumes(Vec<Volume>);
 
 impl Volumes {
     /// A volume was mounted. Its name, to remember it by.
-    pub(super) fn mounted(&mut self, path: &str, class: &str, now: Instant) -> Arc<str> {
+    pub(super) fn mounted(&mut self, path: &str, class: &str, pod: Option<&str>, now: Instant) -> Arc<str> {
         if let Some(volume) = self.0.iter_mut().find(|volume| &*volume.path == path) {
             volume.gaps.rotate_right(1);
             volume.gaps[0] = now.saturating_duration_since(volume.last);
@@ -66,7 +70,14 @@ impl Volumes {
         let gaps = [Duration::ZERO; GAPS];
         // Few pods have a second, and there are many pods.
         self.0.reserve_exact(1);
-        self.0.push(Volume { path: Arc::clone(&path), class: class.to_owned(), last: now, mounts: 1, gaps });
+        self.0.push(Volume {
+            path: Arc::clone(&path),
+            class: class.to_owned(),
+            last: now,
+            mounts: 1,
+            gaps,
+            pod: pod.map(Arc::from),
+        });
         path
     }
 
@@ -74,6 +85,11 @@ impl Volumes {
     pub(super) fn left(&mut self, path: &str) -> Option<Arc<str>> {
         let at = self.0.iter().position(|volume| &*volume.path == path)?;
         Some(self.0.swap_remove(at).path)
+    }
+
+    /// The volumes of a pod are no more. Their names.
+    pub(super) fn left_by(&mut self, pod: &str) -> Vec<Arc<str>> {
+        self.0.extract_if(.., |volume| volume.pod.as_deref() == Some(pod)).map(|volume| volume.path).collect()
     }
 
     /// The longest of the last pauses between two polls of a volume; none while there were no polls.
@@ -113,6 +129,7 @@ impl Volumes {
             last: origin.told(volume.last),
             mounts: volume.mounts,
             gaps: volume.gaps.map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)),
+            pod: volume.pod.as_deref().map(str::to_owned),
         });
         saved.collect()
     }
@@ -120,9 +137,16 @@ impl Volumes {
     /// What was kept, in its order; their names. Polls are not kept, so that one of a polled volume counts as just heard of.
     pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, origin: Origin) -> Vec<Arc<str>> {
         self.0.extend(saved.into_iter().map(|saved| {
-            let SavedVolume { path, class, last, mounts, gaps } = saved;
+            let SavedVolume { path, class, last, mounts, gaps, pod } = saved;
             let last = if mounts > 1 { clock::now() } else { origin.moment(last) };
-            Volume { path: path.into(), class, last, mounts, gaps: gaps.map(Duration::from_millis) }
+            Volume {
+                path: path.into(),
+                class,
+                last,
+                mounts,
+                gaps: gaps.map(Duration::from_millis),
+                pod: pod.map(Arc::from),
+            }
         }));
         self.0.iter().map(|volume| Arc::clone(&volume.path)).collect()
     }
@@ -145,10 +169,10 @@ mod tests {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let mut volumes = Volumes::default();
-        volumes.mounted("/a", "c", at(0));
+        volumes.mounted("/a", "c", None, at(0));
         assert_eq!((volumes.gap(), volumes.are_polled(at(1)), volumes.poll_gap()), (None, false, None));
         for (when, gap) in [(13, 13), (26, 13), (326, 300), (396, 300), (466, 300), (536, 70)] {
-            volumes.mounted("/a", "", at(when));
+            volumes.mounted("/a", "", None, at(when));
             assert_eq!(volumes.gap(), Some(Duration::from_secs(gap)), "{when}");
         }
         assert!(volumes.are_polled(at(536 + 210)) && !volumes.are_polled(at(536 + 211)));

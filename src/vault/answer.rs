@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
-use crate::secret::SecretBytes;
+use crate::secret::{SecretBuffer, SecretBytes};
 
 /// One answer of Vault. Its data is never parsed into values here, so numbers stay as the server wrote them, and so
 /// do escapes but for those that [`compact`] adds.
@@ -86,6 +86,17 @@ impl Answer {
             warnings: envelope.warnings.unwrap_or_default(),
             whole: SecretBytes::from(whole),
         })
+    }
+
+    /// What stands for an answer where the token itself is handed out: its `data` is `{"token": …}`.
+    #[must_use]
+    pub(super) fn of_token(token: &str) -> Self {
+        let mut data = SecretBuffer::default();
+        data.append(br#"{"data":{"token":"#);
+        // Writing text into memory does not fail.
+        let _ = serde_json::to_writer(&mut data, token);
+        data.append(b"}}");
+        Self::parse(data.into_inner()).unwrap_or_else(|_| unreachable!("it is JSON"))
     }
 
     /// The JSON text of `data`, as [`Answer::whole`] has it; `None` when absent or null.

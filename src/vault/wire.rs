@@ -51,6 +51,30 @@ pub struct Read {
 }
 
 impl Read {
+    /// What stands for the Vault token itself, which is handed out without a request: no path.
+    #[must_use]
+    pub fn token() -> Self {
+        Self { method: Method::Get, path: String::new(), query: None, body: None }
+    }
+
+    /// Whether it is the Vault token itself.
+    #[must_use]
+    pub fn is_token(&self) -> bool {
+        self.path.is_empty()
+    }
+
+    /// Whether its answer is a token's own: the token itself, or what lies in its cubbyhole, which no other token sees.
+    #[must_use]
+    pub fn is_tokens_own(&self) -> bool {
+        self.is_token() || self.path.starts_with("cubbyhole/")
+    }
+
+    /// The path, for people.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        if self.is_token() { "(the token itself)" } else { &self.path }
+    }
+
     /// The version that a read of KV version 2 asks for. Other parameters may be secret, a number is not.
     #[must_use]
     pub fn version(&self) -> Option<&str> {

@@ -134,6 +134,7 @@ rows! {
     @elsewhere {
         PodsForbidden "tests/kube/pods.rs" "denied_names_the_rule_to_grant"
         PodEnded "tests/integration/lifetimes/ends.rs" "a_pod_that_ends_during_its_first_mount_leaves_nothing_behind"
+        TokenShared "tests/integration/lifetimes/sharing.rs" "what_is_a_tokens_own_is_not_shared_unless_the_operator_allows"
         Closed "tests/integration/lifetimes/ends.rs" "revoking_all_leaves_nothing_and_refuses_mounts"
         Replaced "tests/integration/restarts/takeover.rs" "a_mount_that_outlasts_the_handover_is_not_given_what_nobody_would_know"
         Internal "src/provider.rs" "a_panic_ends_its_call_and_no_other"

@@ -5,6 +5,8 @@ mod ends;
 mod polls;
 mod renewals;
 mod rotations;
+mod sharing;
+mod token;
 mod warnings;
 
 use std::{sync::Arc, time::Duration};

@@ -238,6 +238,35 @@ async fn renewals_go_on_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_pods_share_and_their_tokens_outlive_the_process_too() {
+    let node = Node::new().await;
+    let shared: Vec<Pod> = (0..3).map(|_| node.pod().with("tokenScope", "serviceAccount")).collect();
+    let own = node.pod().objects("- {objectName: token, type: token}");
+    let process = node.start().await;
+    let had = node.mount(&own).await;
+    for pod in &shared {
+        node.mount(pod).await;
+    }
+    let requests = node.requests();
+    process.kill().await;
+    assert_eq!(node.files().len(), 2);
+    let process = node.start().await;
+    assert_eq!(node.mount(&own).await, had);
+    for pod in &shared {
+        node.mount(pod).await;
+    }
+    assert_eq!(node.requests(), requests);
+    node.api.delete_pod(&shared[0].namespace, &shared[0].name);
+    node.api.delete_pod(&shared[1].namespace, &shared[1].name);
+    process.kill().await;
+    let process = node.start().await;
+    node.mount(&shared[2]).await;
+    assert_eq!(node.requests(), requests);
+    node.ends(&[shared[2].clone(), own]).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_folder_everything_works_less_this() {
     let node = Node::new().await;
     let pod = node.pod();

@@ -216,12 +216,12 @@ async fn long_names_are_told_in_short() {
 
 #[tokio::test]
 async fn the_exit_code_tells_mistakes_from_what_could_not_be_looked_at() {
-    let project = Project::with(&[("warned.yaml", &with_parameters("    tokenScope: pod\n"))]);
+    let project = Project::with(&[("warned.yaml", &with_parameters("    auth: 5m\n"))]);
     for (args, code, says) in [
         (&["warned.yaml"][..], 0, "1 warning in 1 class (1 file)"),
         (&["--strict", "warned.yaml"], 1, "1 warning in 1 class"),
         (&["absent.yaml"], 2, "absent.yaml cannot be read: "),
-        (&["absent.yaml", "warned.yaml"], 2, "tokenScope: is not supported"),
+        (&["absent.yaml", "warned.yaml"], 2, "auth: is not supported"),
         (&["--output=xml"], 2, "possible values: text, json, sarif, github"),
     ] {
         let run = project.run(args).await;

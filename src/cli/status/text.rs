@@ -57,9 +57,14 @@ impl Page {
     }
 
     fn session(&mut self, session: &Session) {
-        let Session { pod, namespace, uid, service_account, auth_mount, role, .. } = session;
-        let title = paint(HEADING, format!("{namespace}/{pod}"));
-        self.line(format_args!("\n{title} {}", paint(PLACE, format_args!("({uid})"))));
+        let Session { pod, namespace, uid, pods, service_account, auth_mount, role, .. } = session;
+        if uid.is_empty() {
+            let title = paint(HEADING, format!("{namespace}, service account {service_account}"));
+            self.line(format_args!("\n{title} {}", paint(PLACE, format_args!("(shared by its pods here: {pods})"))));
+        } else {
+            let title = paint(HEADING, format!("{namespace}/{pod}"));
+            self.line(format_args!("\n{title} {}", paint(PLACE, format_args!("({uid})"))));
+        }
         let within = session.vault_namespace.as_ref().map(|n| format!(", namespace {n}")).unwrap_or_default();
         self.fact("at", &format!("{}{within}, auth/{auth_mount}, role {role}, as {service_account}", session.address));
         match &session.token {

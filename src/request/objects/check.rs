@@ -29,16 +29,16 @@ pub(super) fn object(
 ) -> Option<Object> {
     let before = mistakes.len();
     let mut field = Field { entry, mistakes };
-    field.refuse_type(&written.kind, warnings);
+    field.kind(&written, warnings);
     let file_permission = field.file_permission(&written.file_permission, warnings);
     let args = field.arguments(&mut written, source);
     let recipe = Recipe {
         file: written.object_name.clone(),
         mode: if file_permission == 0 { permission } else { file_permission },
-        select: field.select(&written),
+        select: if written.is_token() { Select::Key("token".to_owned()) } else { field.select(&written) },
         encoding: field.encoding(&written),
     };
-    let read = field.read(&written, args.as_ref());
+    let read = if written.is_token() { Some(Read::token()) } else { field.read(&written, args.as_ref()) };
     let optional = field.optional(&written.optional);
     if mistakes.len() > before {
         return None;
@@ -51,6 +51,26 @@ impl Written {
     /// Whether every key becomes a file.
     pub(super) fn is_each_key(&self) -> bool {
         self.secret_key == "*"
+    }
+
+    /// Whether the Vault token itself becomes the file.
+    pub(super) fn is_token(&self) -> bool {
+        self.kind.eq_ignore_ascii_case("token")
+    }
+
+    /// The fields that are set and say what is read, or how it is.
+    fn reading(&self) -> Vec<&'static str> {
+        let set = [
+            ("secretPath", !self.secret_path.is_empty()),
+            ("secretKey", !self.secret_key.is_empty()),
+            ("method", !self.method.is_empty()),
+            ("secretArgs", self.secret_args.is_some()),
+            ("encoding", !self.encoding.is_empty()),
+            ("secretPointer", self.secret_pointer.is_some()),
+            ("format", !self.format.is_empty()),
+            ("optional", !self.optional.is_empty()),
+        ];
+        set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name)).collect()
     }
 }
 
@@ -65,13 +85,16 @@ impl Field<'_> {
         self.mistakes.add(self.entry.field(field), what);
     }
 
-    fn refuse_type(&mut self, kind: &str, warnings: &mut Warnings) {
-        match kind {
-            "" => {}
-            _ if kind.eq_ignore_ascii_case("token") => {
-                self.wrong("type", "token is not supported yet by this version; remove the object");
+    /// With `type: token` nothing else says what is read: it is the pod's Vault token.
+    fn kind(&mut self, written: &Written, warnings: &mut Warnings) {
+        if written.is_token() {
+            let set = written.reading();
+            if !set.is_empty() {
+                self.mistakes
+                    .add(self.entry.fields(&set), "does not go with type: token, which reads no secret; remove it");
             }
-            _ => warnings.unsupported(self.entry.field("type"), kind),
+        } else if !written.kind.is_empty() {
+            warnings.unsupported(self.entry.field("type"), &written.kind);
         }
     }
 

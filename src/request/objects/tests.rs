@@ -110,8 +110,8 @@ fn mistakes_name_object_field_and_way_out() {
         ("  secretPointer: /a~", "secretPointer: has a ~ that escapes nothing"),
         ("  secretPointer: /a~2", "secretPointer: has a ~ that escapes nothing"),
         ("  optional: yes", r#"optional: is "yes"; write true or false"#),
-        ("  type: token", "type: token is not supported yet"),
-        ("  type: Token", "type: token is not supported yet"),
+        ("  type: token", "secretPath: does not go with type: token"),
+        ("  type: Token\n  format: env", "secretPath and format: does not go with type: token"),
     ] {
         let said = mistake(fields);
         assert!(said.contains(says), "{fields}: {said}");

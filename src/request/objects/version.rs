@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The fields of the Go provider in its order, as the class writes them (not normalized: so it hashes them), and then those
-/// of ours that change what the file holds, only when set: `SecretPointer` and `Format`. `optional` changes nothing of a file
+/// of ours that change what the file holds, only when set: `SecretPointer`, `Format` and `Type`. `optional` changes nothing of a file
 /// that is there, and stays out.
 pub(super) fn config(written: &Written, args: Option<&Map>, file_permission: u32) -> SecretText {
     let mut json = Json::default();
@@ -34,6 +34,9 @@ pub(super) fn config(written: &Written, args: Option<&Map>, file_permission: u32
     if !written.format.is_empty() {
         json.raw(",\"Format\":");
         json.string(&written.format);
+    }
+    if written.is_token() {
+        json.raw(",\"Type\":\"token\"");
     }
     json.raw("}");
     json.into()

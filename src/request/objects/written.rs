@@ -27,7 +27,7 @@ pub(super) struct Written {
     pub(super) unknown: Vec<String>,
 }
 
-/// Every field there is, `type` among them though only later versions know what to do with it.
+/// Every field there is.
 pub const FIELDS: [&str; 11] = [
     "objectName",
     "secretPath",

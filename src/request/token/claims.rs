@@ -97,6 +97,18 @@ pub fn look(jwt: &SecretText, expected: &Expected<'_>) -> Result<Claims, Error> 
     Ok(claims)
 }
 
+/// The UID of the service account that a token is of, which must be the pod's by name and namespace
+/// ([`Cause::TokenIdentity`]). Whether it has expired does not matter here.
+pub fn service_account_uid(jwt: &SecretText, pod: &Pod) -> Result<String, Error> {
+    let payload = payload(jwt.expose()).unwrap_or_default();
+    check_identity(payload.service_account(), pod)?;
+    let uid = payload.kubernetes.serviceaccount.uid.filter(|uid| !uid.is_empty());
+    uid.ok_or_else(|| {
+        Error::new(Cause::TokenIdentity, "the service account token names no service account UID, which pods must have in common to share a Vault token (tokenScope: serviceAccount)")
+            .advice("pass tokens of Kubernetes 1.21 or newer, or remove tokenScope")
+    })
+}
+
 /// Whether a text is a JWT by its form.
 #[must_use]
 pub fn is_jwt(text: &SecretText) -> bool {

@@ -9,10 +9,11 @@ use std::{
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
+use super::Reading;
 use crate::{
     secret::{self, SecretBytes, SecretText},
     text::one_line,
-    vault::failure::Failure,
+    vault::{answer::Answer, failure::Failure},
 };
 
 /// The most of an accessor that is kept, in bytes.
@@ -145,6 +146,12 @@ impl Token {
     /// The token itself.
     pub(super) fn text(&self) -> &str {
         self.header.to_str().unwrap_or_default()
+    }
+
+    /// What is handed out of it where a class wants the token itself.
+    #[must_use]
+    pub fn handed_out(&self) -> Reading {
+        Reading { answer: Answer::of_token(self.text()), creates: false }
     }
 
     /// Whether it has made as many requests as it may.

@@ -22,6 +22,7 @@ pub struct Pod {
     pub namespace: String,
     pub uid: String,
     pub service_account: String,
+    pub service_account_uid: String,
     pub parameters: Vec<(String, String)>,
     /// What the driver passes as `serviceAccount.tokens`; `None`: nothing.
     pub tokens: Option<Value>,
@@ -37,6 +38,7 @@ impl Pod {
             namespace: "shop".into(),
             uid,
             service_account: "app".into(),
+            service_account_uid: "5a5a".into(),
             parameters: vec![("roleName".into(), "app".into()), ("vaultAuthMountPath".into(), tenant.auth.clone())],
             tokens: None,
             permission: "420".into(),
@@ -80,7 +82,7 @@ impl Pod {
             "kubernetes.io": {
                 "namespace": self.namespace,
                 "pod": {"name": self.name, "uid": self.uid},
-                "serviceaccount": {"name": self.service_account, "uid": "5a5a"},
+                "serviceaccount": {"name": self.service_account, "uid": self.service_account_uid},
             },
         }))
     }

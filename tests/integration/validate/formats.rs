@@ -7,7 +7,7 @@ use super::{Project, with_parameters};
 /// Three errors and a warning, in a file whose name needs escaping.
 async fn printed(output: &str) -> String {
     let project = Project::with(&[
-        ("de ploy/a,b:%.yaml", &with_parameters("    vaultAdress: x\n    vaultCACert: x\n    tokenScope: pod\n")),
+        ("de ploy/a,b:%.yaml", &with_parameters("    vaultAdress: x\n    vaultCACert: x\n    auth: 5m\n")),
         ("z.yaml", "# secrets-store.csi\na: [\n"),
     ]);
     let run = project.run(&["--output", output, "."]).await;

@@ -126,12 +126,12 @@ async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
     says(
         &format!(
             "{}  secretObject: []\n  \"a\\nb\": x\n",
-            with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    tokenScope: pod\n")
+            with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    auth: 5m\n")
         ),
         &[
             "10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]",
             "11:5: error: usePodIdentity: is no parameter and would be ignored; remove it [VM0082]",
-            "12:5: warning: tokenScope: is not supported yet by this version and is ignored [VM0082]",
+            "12:5: warning: auth: is not supported yet by this version and is ignored [VM0082]",
             "13:3: error: spec.secretObject: is unknown and ignored; did you mean secretObjects? [VM0082]",
             "14:3: error: spec.a b: is unknown and ignored; remove it [VM0082]",
         ],

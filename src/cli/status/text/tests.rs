@@ -32,6 +32,7 @@ fn status() -> Status {
         pod: "web-0".into(),
         namespace: "shop".into(),
         uid: "6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11".into(),
+        pods: 1,
         service_account: "web".into(),
         address: "https://vault:8200".into(),
         vault_namespace: Some("team".into()),
