@@ -29,6 +29,7 @@ use crate::{
     task,
     vault::Vault,
 };
+pub use queue::Schedule;
 use queue::{Item, Queue};
 
 /// Keeps sessions. One per process.

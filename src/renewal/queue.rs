@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::Hash,
     sync::{Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -27,19 +28,70 @@ enum Name {
     Debt(usize),
 }
 
-/// Items by the moment they are due; each is in it once.
+/// Items by the moment they are due; each, by its name, is in it once. What is due together goes by the names.
+pub struct Schedule<N, T> {
+    due: BTreeMap<(Instant, N), T>,
+    when: HashMap<N, Instant>,
+}
+
+impl<N, T> Default for Schedule<N, T> {
+    fn default() -> Self {
+        Self { due: BTreeMap::new(), when: HashMap::new() }
+    }
+}
+
+impl<N: Copy + Ord + Hash, T> Schedule<N, T> {
+    /// Puts an item in, or moves it. Whether it is the first now.
+    pub fn put(&mut self, name: N, at: Instant, item: T) -> bool {
+        self.remove(name);
+        self.due.insert((at, name), item);
+        self.when.insert(name, at);
+        self.first() == Some(at)
+    }
+
+    /// Takes an item out.
+    pub fn remove(&mut self, name: N) -> Option<T> {
+        let at = self.when.remove(&name)?;
+        self.due.remove(&(at, name))
+    }
+
+    /// When the first item is due.
+    #[must_use]
+    pub fn first(&self) -> Option<Instant> {
+        self.due.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Takes out the first item, if it is due.
+    pub fn pop(&mut self, now: Instant) -> Option<T> {
+        let (_, name) = *self.due.keys().next().filter(|(at, _)| *at <= now)?;
+        self.remove(name)
+    }
+
+    /// Keeps what is wanted, and takes the rest out.
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(&T) -> bool) {
+        let Self { due, when } = self;
+        due.retain(|(_, name), item| {
+            let stays = is_wanted(item);
+            if !stays {
+                when.remove(name);
+            }
+            stays
+        });
+    }
+
+    /// Every item, by when it is due.
+    pub fn items(&self) -> impl Iterator<Item = &T> {
+        self.due.values()
+    }
+}
+
+/// The schedule of a process.
 #[derive(Default)]
 pub(super) struct Queue {
     /// Never held across an await.
-    state: Mutex<State>,
+    schedule: Mutex<Schedule<Name, Item>>,
     /// Something may be due earlier than before.
     changed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    due: BTreeMap<(Instant, Name), Item>,
-    when: HashMap<Name, Instant>,
 }
 
 impl Queue {
@@ -60,15 +112,15 @@ impl Queue {
 
     /// Takes out every token that waits to be revoked.
     pub(super) fn take_debts(&self) -> Vec<Debt> {
-        let mut state = self.lock();
-        let names: Vec<Name> = state.when.keys().filter(|name| matches!(name, Name::Debt(_))).copied().collect();
-        let items = names.into_iter().filter_map(|name| state.remove(name));
+        let mut schedule = self.lock();
+        let names: Vec<Name> = schedule.when.keys().filter(|name| matches!(name, Name::Debt(_))).copied().collect();
+        let items = names.into_iter().filter_map(|name| schedule.remove(name));
         items.filter_map(|item| if let Item::Debt(debt) = item { Some(*debt) } else { None }).collect()
     }
 
     /// Looks at every token that waits to be revoked.
     pub(super) fn each_debt(&self, mut look: impl FnMut(&Debt)) {
-        for item in self.lock().due.values() {
+        for item in self.lock().items() {
             if let Item::Debt(debt) = item {
                 look(debt);
             }
@@ -80,18 +132,14 @@ impl Queue {
         loop {
             let changed = self.changed.notified();
             let first = {
-                let mut state = self.lock();
-                let first = state.due.keys().next().copied();
-                match first {
-                    Some((at, name)) if at <= clock::now() => match state.remove(name) {
-                        Some(item) => return item,
-                        None => continue,
-                    },
-                    first => first,
+                let mut schedule = self.lock();
+                if let Some(item) = schedule.pop(clock::now()) {
+                    return item;
                 }
+                schedule.first()
             };
             match first {
-                Some((at, _)) => tokio::select! {
+                Some(at) => tokio::select! {
                     () = clock::sleep_until(at) => {}
                     () = changed => {}
                 },
@@ -102,59 +150,51 @@ impl Queue {
 
     /// Takes out the sessions that are no more: until then each keeps its memory.
     pub(super) fn sweep(&self) {
-        let mut state = self.lock();
-        let State { due, when } = &mut *state;
-        due.retain(|(_, name), item| {
-            let stays = !matches!(item, Item::Session(session) if session.strong_count() == 0);
-            if !stays {
-                when.remove(name);
-            }
-            stays
-        });
+        self.lock().retain(|item| !matches!(item, Item::Session(session) if session.strong_count() == 0));
     }
 
     /// Takes everything out.
     pub(super) fn clear(&self) {
-        *self.lock() = State::default();
+        *self.lock() = Schedule::default();
     }
 
     fn insert(&self, name: Name, at: Instant, item: Item) {
-        let is_first = {
-            let mut state = self.lock();
-            state.remove(name);
-            state.due.insert((at, name), item);
-            state.when.insert(name, at);
-            state.due.keys().next() == Some(&(at, name))
-        };
+        let is_first = self.lock().put(name, at, item);
         if is_first {
             self.changed.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn remove(&mut self, name: Name) -> Option<Item> {
-        let at = self.when.remove(&name)?;
-        self.due.remove(&(at, name))
+    fn lock(&self) -> MutexGuard<'_, Schedule<Name, Item>> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_is_due_first_comes_first_and_each_once() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        let at = |s| now + Duration::from_secs(s);
+        assert!(schedule.put(1, at(30), 'a') && !schedule.put(2, at(40), 'b') && schedule.put(3, at(10), 'c'));
+        assert!(schedule.put(2, at(5), 'd'));
+        assert_eq!((schedule.first(), schedule.pop(at(4))), (Some(at(5)), None));
+        assert_eq!(schedule.remove(3), Some('c'));
+        assert_eq!([schedule.pop(at(60)), schedule.pop(at(60)), schedule.pop(at(60))], [Some('d'), Some('a'), None]);
+    }
 
     #[tokio::test]
     async fn a_session_that_is_no_more_leaves_nothing() {
         let queue = Queue::default();
         for id in 0..3 {
-            queue.put(id, clock::now() + std::time::Duration::from_secs(1 << 20), Item::Session(Weak::new()));
+            queue.put(id, clock::now() + Duration::from_secs(1 << 20), Item::Session(Weak::new()));
         }
         queue.sweep();
-        let state = queue.lock();
-        assert!(state.due.is_empty() && state.when.is_empty());
+        let schedule = queue.lock();
+        assert!(schedule.due.is_empty() && schedule.when.is_empty());
     }
 }
