@@ -41,7 +41,9 @@ impl App {
         let kube = kube(&config).map_err(|e| e.to_string())?;
         let version_key = match (&config.hmac_key_file, &kube) {
             (Some(file), _) => VersionKeySource::file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
-            (None, Some(kube)) => VersionKeySource::secret(Arc::clone(kube), config.hmac_secret_name.clone()),
+            (None, Some(kube)) => {
+                VersionKeySource::secret(Arc::clone(kube), config.hmac_secret_name.clone(), config.state_dir.is_some())
+            }
             (None, None) => {
                 tracing::warn!(
                     "not in a cluster and no --hmac-key-file: object versions are made with a key of this process alone"
@@ -85,13 +87,13 @@ impl App {
             names: self.sockets.iter().map(Socket::standing).collect(),
             patience: self.drain_timeout,
         });
-        let handover = handover.map(Arc::new);
-        let handing = handover.clone().map(|handover| tokio::spawn(async move { handover.run().await }));
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
             let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
             serving.spawn(provider::serve(socket, mounter, metrics, Arc::clone(&connections), stopped.clone()));
         }
+        let handover = handover.map(Arc::new);
+        let handing = handover.clone().map(|handover| tokio::spawn(async move { handover.run().await }));
         let broken = tokio::select! {
             () = stop => None,
             _ = &mut background => Some("what renews and revokes in the background has broken; see the log".to_owned()),

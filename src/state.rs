@@ -182,6 +182,12 @@ impl Store {
         }
     }
 
+    /// What is in a file makes no sense: it goes as those that cannot be read.
+    pub fn set_aside(&self, name: &Name) {
+        let path = folder::path(&self.folder, name);
+        self.strange.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
     /// Removes what could not be read for a day.
     pub fn sweep(&self) {
         let stand = self.stand();

@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, fs::File, io, sync::Arc, time::Duration};
 
-use futures_util::future::{join_all, select_all};
+use futures_util::{StreamExt, future::select_all, stream};
 use tokio::{
     sync::watch,
     task::spawn_blocking,
@@ -27,6 +27,8 @@ use crate::{
 pub(super) const OTHER: &str = "another process to hand over what pods were given";
 const KEY: &str = "the key from the Kubernetes API, under which what pods were given is sealed";
 
+/// Files that are written at once when all are.
+const WRITTEN_AT_ONCE: usize = 4;
 /// How long a successor has to take the folder before its predecessor looks whether it must take it back.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,13 @@ pub(super) struct Handover {
     pub(super) names: Vec<watch::Receiver<bool>>,
     /// How long calls in flight may take to end.
     pub(super) patience: Duration,
+}
+
+/// What sessions have in common, which is kept once.
+#[derive(Default)]
+struct Known {
+    clients: HashMap<Endpoint, Result<Client, Error>>,
+    reads: HashMap<Read, Arc<Read>>,
 }
 
 impl Handover {
@@ -93,35 +102,37 @@ impl Handover {
 
     async fn restore(&self, contents: Vec<(Name, Content)>) {
         let (begun, sessions) = (Instant::now(), contents.len());
-        let mut clients = HashMap::<Endpoint, Result<Client, Error>>::new();
-        // What many pods ask for is kept once.
-        let mut reads = HashMap::<Read, Arc<Read>>::new();
-        let mut damaged = 0;
+        let (mut known, mut damaged) = (Known::default(), 0);
         for (name, content) in contents {
-            let (bytes, saved) = (content.bytes, SavedSession::read(&content));
-            let Some(saved) = saved else {
-                damaged += 1;
-                continue;
-            };
-            let client = if let Some(client) = clients.get(saved.endpoint()) {
-                client.clone()
+            if let Some(session) = self.restored(&name, &content, &mut known).await {
+                self.mounter.renewal.schedule(&session);
             } else {
-                let client = self.mounter.vault.client(saved.endpoint()).await;
-                clients.entry(saved.endpoint().clone()).or_insert(client).clone()
-            };
-            let shared = |read: Read| match reads.get(&read) {
-                Some(shared) => Arc::clone(shared),
-                None => Arc::clone(reads.entry(read.clone()).or_insert(Arc::new(read))),
-            };
-            match self.mounter.sessions.restore(saved, &name, bytes, client, shared) {
-                Some(session) => self.mounter.renewal.schedule(&session),
-                None => damaged += 1,
+                damaged += 1;
+                self.store.set_aside(&name);
             }
         }
         if sessions > damaged {
             tracing::info!(sessions = sessions - damaged, took = ?begun.elapsed(), "what pods were given by earlier processes is kept on");
         }
         tell(vec![Fault::Damaged; damaged]);
+    }
+
+    /// One session; none when its file does not make sense.
+    async fn restored(&self, name: &Name, content: &Content, known: &mut Known) -> Option<Arc<Session>> {
+        let saved = SavedSession::read(content)?;
+        let client = if let Some(client) = known.clients.get(saved.endpoint()) {
+            client.clone()
+        } else {
+            let client = self.mounter.vault.client(saved.endpoint()).await;
+            known.clients.entry(saved.endpoint().clone()).or_insert(client).clone()
+        };
+        let shared = |read: Read| {
+            if let Some(shared) = known.reads.get(&read) {
+                return Arc::clone(shared);
+            }
+            Arc::clone(known.reads.entry(read.clone()).or_insert(Arc::new(read)))
+        };
+        self.mounter.sessions.restore(saved, name, content.bytes, client, shared)
     }
 
     /// Answers what is in flight, writes everything, and lets another process have the folder.
@@ -142,9 +153,13 @@ impl Handover {
 
     /// Writes everything, and lets another process have the folder.
     pub(super) async fn finish(&self) {
-        let sessions = self.mounter.sessions.all();
-        join_all(sessions.iter().map(Session::save)).await;
-        drop(sessions);
+        // Also when it was last heard of each, and when Vault took its token, for which alone nothing is written.
+        let saved =
+            stream::iter(self.mounter.sessions.all()).for_each_concurrent(WRITTEN_AT_ONCE, |session| async move {
+                session.changed();
+                drop(session.save().await);
+            });
+        saved.await;
         self.close().await;
     }
 

@@ -53,10 +53,12 @@ impl VersionKeySource {
 
     /// The key in a Kubernetes Secret, read in the background until it is had, then never again.
     #[must_use]
-    pub fn secret(kube: Arc<Kube>, name: String) -> Self {
+    ///
+    /// `is_awaited`: as long as the API server does not answer, it is waited for, since what pods were given is sealed under it.
+    pub fn secret(kube: Arc<Kube>, name: String, is_awaited: bool) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {
-            let key = read_until_had(&kube, &name).await;
+            let key = read_until_had(&kube, &name, is_awaited).await;
             sender.send_replace(Some(Arc::new(key)));
         });
         Self(receiver)
@@ -72,7 +74,7 @@ impl VersionKeySource {
         self.0.borrow().clone()
     }
 
-    /// The key, waited for as long as it takes: a minute or five where the API server does not answer.
+    /// The key, waited for as long as it takes.
     pub async fn come(&self) -> Arc<Keys> {
         let mut source = self.0.clone();
         let keys = source.wait_for(Option::is_some).await.ok().and_then(|keys| keys.clone());
@@ -101,7 +103,7 @@ impl Keys {
     }
 }
 
-async fn read_until_had(kube: &Kube, name: &str) -> Keys {
+async fn read_until_had(kube: &Kube, name: &str, is_awaited: bool) -> Keys {
     let start = Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
@@ -109,7 +111,11 @@ async fn read_until_had(kube: &Kube, name: &str) -> Keys {
             Ok(key) => return Keys::of(key.expose()),
             Err(error) => error,
         };
-        let patience = if error.is_passing() { GIVE_UP } else { SETTLE };
+        let patience = match error.is_passing() {
+            true if is_awaited => Duration::MAX,
+            true => GIVE_UP,
+            false => SETTLE,
+        };
         if start.elapsed() > patience {
             tracing::warn!(%error, "object versions are made with a key of this process alone: they differ between nodes and after a restart");
             return Keys::random();

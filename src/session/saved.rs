@@ -88,7 +88,7 @@ impl Recorder {
 
 impl Session {
     /// Something is to be kept that is not in the file.
-    pub(super) fn changed(&self) {
+    pub fn changed(&self) {
         self.recorder.revision.fetch_add(1, SeqCst);
     }
 

@@ -124,7 +124,7 @@ pub(super) fn remove(folder: &Path, name: &Name) {
     }
 }
 
-fn path(folder: &Path, name: &Name) -> PathBuf {
+pub(super) fn path(folder: &Path, name: &Name) -> PathBuf {
     folder.join(format!("{name}{FILE}"))
 }
 
