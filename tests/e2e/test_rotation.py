@@ -69,14 +69,13 @@ def test_a_provider_that_is_killed_comes_back(shop, vault, provider, follower):
         shop.wait("the successor", lambda: len(provider.pids()) == 1)
         provider.settled()
         assert len(vault.logins("report", begin)) == 1
-        # A new process logs in for each pod again.
         pod.delete()
     arrives(shop, vault, follower, "after the kill")
     assert follower.log() == "first\nafter the kill\n"
     assert shop.events("Failed") == []
     # A public and a private name for each provider and for the status: what the killed left is swept.
     names = provider.sockets()
-    assert len(names) == 6 and names[3:] == ["openbao.sock", "vault.sock", "vault.status"], names
+    assert len(names) == 7 and names[3:] == ["openbao.sock", "state", "vault.sock", "vault.status"], names
 
 
 @on("10s")
@@ -98,7 +97,8 @@ def test_a_provider_is_rolled_and_no_call_fails(shop, vault, provider, follower)
     assert old not in {pod["metadata"]["name"] for pod in provider.pods()}
     arrives(shop, vault, follower, "after the roll")
     assert follower.log() == "first\nafter the roll\n"
-    assert len(vault.logins("web", begin)) >= 20
+    # One for each new pod, and none for what was there before.
+    assert len(vault.logins("web", begin)) == 20
     assert shop.events("Failed") == []
 
 
