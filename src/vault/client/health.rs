@@ -86,10 +86,14 @@ impl Client {
     async fn has_leader(&self, deadline: Instant) -> bool {
         #[derive(Deserialize)]
         struct Body {
+            ha_enabled: bool,
+            // OpenBao leaves out what is empty (measured against 2.7).
+            #[serde(default)]
             leader_address: String,
         }
         let Ok(body) = self.ask(None, None, "sys/leader", None, None, deadline).await else { return true };
-        serde_json::from_slice::<Body>(&body).map_or(true, |leader| !leader.leader_address.is_empty())
+        serde_json::from_slice::<Body>(&body)
+            .map_or(true, |leader| !(leader.ha_enabled && leader.leader_address.is_empty()))
     }
 
     /// When the certificate of a server over TLS will be over; none if it does not become known in time.
