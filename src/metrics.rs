@@ -16,8 +16,8 @@ use prometheus_client::{
 
 use crate::error::Code;
 pub use label::{
-    Answered, Kind, LoginOutcome, Operation, Reason, Renewable, RenewalOutcome, RevocationOutcome, State, StateWrite,
-    Watching,
+    Answered, EndpointState, Kind, LoginOutcome, Operation, Reason, Renewable, RenewalOutcome, RevocationOutcome,
+    State, StateWrite, Watching,
 };
 pub use levels::Levels;
 
@@ -48,6 +48,7 @@ pub struct Metrics {
     vault_requests: Counters<2>,
     polls_kept: Counters<0>,
     state_writes: Counters<1>,
+    endpoint_changes: Counters<1>,
 }
 
 impl Default for Metrics {
@@ -112,6 +113,12 @@ impl Metrics {
                 "Files of sessions written in --state-dir",
                 StateWrite::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
             ),
+            endpoint_changes: counters(
+                &mut registry,
+                "endpoint_changes",
+                "How often servers were found down, and up again",
+                EndpointState::ALL.iter().map(|state| [("state", state.word())]),
+            ),
             registry,
         }
     }
@@ -158,6 +165,11 @@ impl Metrics {
     /// A poll was answered with what the pod has, as Vault could not be asked.
     pub fn poll_kept(&self) {
         self.polls_kept.get_or_create(&[]).inc();
+    }
+
+    /// A server was found down, or up again.
+    pub fn endpoint_change(&self, state: EndpointState) {
+        self.endpoint_changes.get_or_create(&[("state", state.word())]).inc();
     }
 
     /// All of it, and what is there now, as `OpenMetrics` text.
@@ -228,6 +240,7 @@ mod tests {
             revocations_waiting: 1,
             pods_watched: 7,
             pod_watch: Watching::Denied,
+            endpoints_down: 4,
         }
     }
 
@@ -242,6 +255,7 @@ mod tests {
         metrics.revocation(RevocationOutcome::Over);
         metrics.vault_request(Operation::Read, Answered::of(503));
         metrics.poll_kept();
+        metrics.endpoint_change(EndpointState::Down);
         let text = metrics.encode(&none());
         let version = env!("CARGO_PKG_VERSION");
         for line in [
@@ -258,6 +272,9 @@ mod tests {
             r#"vaultmount_revocations_total{outcome="over"} 1"#,
             r#"vaultmount_vault_requests_total{operation="read",status="5xx"} 1"#,
             "vaultmount_polls_kept_total 1",
+            r#"vaultmount_endpoint_changes_total{state="down"} 1"#,
+            r#"vaultmount_endpoint_changes_total{state="up"} 0"#,
+            "vaultmount_endpoints_down 4",
             &format!(r#"vaultmount_build_info{{version="{version}"}} 1"#),
             r#"vaultmount_leases{state="live",kind="leased"} 3"#,
             r#"vaultmount_leases{state="ending",kind="plain"} 0"#,

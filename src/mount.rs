@@ -15,7 +15,7 @@ use crate::{
     error::{Cause, Code, Error},
     kube::{BoundPod, Kube},
     lease::{Due, Found, Lease, Refresh},
-    metrics::Reason,
+    metrics::{Kind, Reason},
     policy::{Operator, Target},
     render::{self, File, Select, version::VersionKey},
     renewal::Renewal,
@@ -95,6 +95,9 @@ const EMPTY: &str = ".vaultmount-empty";
 
 /// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long a poll waits at most for what its pod has, only older; and when that may have been rotated meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ROTATION_PATIENCE: Duration = Duration::from_secs(4);
 /// Paths without a secret whose neighbours are looked for at most.
 const MAX_LOOKS: usize = 3;
 
@@ -176,14 +179,22 @@ impl Mounter {
     ) -> Result<Vec<Answered<'a>>, Error> {
         let Way { target, session, prover } = way;
         let late = || {
-            Error::new(
-                Cause::Deadline,
-                format!("the caller's time ran out before Vault at {} answered", target.endpoint.address),
-            )
-            .advice(failure::IN_TIME)
+            let what = if Instant::now() < deadline {
+                format!("Vault at {} did not answer in the time that a poll waits", target.endpoint.address)
+            } else {
+                format!("the caller's time ran out before Vault at {} answered", target.endpoint.address)
+            };
+            Error::new(Cause::Deadline, what).advice(failure::IN_TIME)
         };
-        let opened = timeout_at(deadline + GRACE, session.open(prover, deadline)).await.unwrap_or_else(|_| Err(late()));
         let polled = session.has_mounted(&spec.target_path);
+        let stays = due.iter().all(|(_, objects, due)| has_something(due, objects, polled));
+        if !stays {
+            session.wanted();
+        }
+        // Also what is not waited for any longer goes on, and is there for the next poll.
+        let patience = if stays { (deadline + GRACE).min(Instant::now() + patience(&due)) } else { deadline + GRACE };
+        let opened = session.while_up(session.open(prover, deadline));
+        let opened = timeout_at(patience, opened).await.unwrap_or_else(|_| Err(late()));
         if let Err(error) = opened {
             self.reread_tls(&error, target);
             let mut answers = Vec::new();
@@ -195,7 +206,8 @@ impl Mounter {
             return Ok(answers);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
-            let outcome = timeout_at(deadline + GRACE, session.read(read, &due, prover, deadline)).await;
+            let outcome = session.while_up(session.read(read, &due, prover, deadline));
+            let outcome = timeout_at(patience, outcome).await;
             match outcome.unwrap_or_else(|_| Err(late())) {
                 Ok(lease) => (Some(Answered { read, objects, outcome: Ok(lease) }), None),
                 Err(error) => {
@@ -217,7 +229,12 @@ impl Mounter {
     fn keeps(&self, session: &Session, error: &Error) {
         self.sessions.metrics().poll_kept();
         session.trouble("refreshing in a poll", error);
-        tracing::warn!("the pod keeps what it has: {error}");
+        if session.outage().is_some() {
+            // Which was said when it began.
+            tracing::debug!("the pod keeps what it has: {error}");
+        } else {
+            tracing::warn!("the pod keeps what it has: {error}");
+        }
     }
 
     /// A mount's files are on their way to the pod. Whether any is new to it.
@@ -386,9 +403,21 @@ fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error
 
 /// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
 fn instead(error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result<Option<Arc<Lease>>, Error> {
+    if is_kept(error) && has_something(&due, objects, polled) { Ok(due.kept) } else { Err(error.clone()) }
+}
+
+/// Whether the pod can go on without a new answer: it has one, or had none and needs none.
+fn has_something(due: &Due, objects: &[&Object], polled: bool) -> bool {
     // What was not there is not remembered.
     let has_none = polled && due.reason.is_none() && objects.iter().all(|object| object.optional);
-    if is_kept(error) && ((polled && due.kept.is_some()) || has_none) { Ok(due.kept) } else { Err(error.clone()) }
+    (polled && due.kept.is_some()) || has_none
+}
+
+/// How long a poll waits at most for what it can go on without.
+fn patience(due: &[(&Arc<Read>, Vec<&Object>, Due)]) -> Duration {
+    // Of a static credential the pod may have the old one, and Vault has the new one in a moment.
+    let rotates = due.iter().any(|(_, _, due)| due.kind == Some(Kind::Static));
+    if rotates { ROTATION_PATIENCE } else { PATIENCE }
 }
 
 /// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, or a server that is not to be trusted,

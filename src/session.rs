@@ -36,6 +36,7 @@ use crate::{
         Client, Endpoint,
         client::{Login, Token},
         failure::{Failure, LoginContext, ReadContext, TokenClaims},
+        standing::Outage,
         wire::Read,
     },
 };
@@ -120,6 +121,8 @@ struct State {
     ended: bool,
     /// Why it is not renewed, once that was said.
     resting: Option<&'static str>,
+    /// When renewals are looked at again that waited for Vault to be back.
+    waits_until: Option<Instant>,
     warned_of_token: bool,
     last_success: Option<Instant>,
     last_error: Option<Trouble>,
@@ -158,6 +161,7 @@ impl Session {
             last_heard: now,
             ended: false,
             resting: None,
+            waits_until: None,
             warned_of_token: false,
             last_success: None,
             last_error: None,
@@ -197,6 +201,9 @@ impl Session {
     /// what the pod has, when Vault has not taken the token for as long as a plain secret may be old: so that a token an
     /// operator revoked is healed as soon as a changed secret would be seen.
     pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh, deadline: Instant) {
+        if self.outage().is_some() {
+            return;
+        }
         let (now, Ok(client)) = (clock::now(), self.client()) else { return };
         let unproven = self.leases.unproven(reads, now, proof_interval(refresh));
         join_all(unproven.into_iter().map(async |(hold, waits)| {
@@ -211,6 +218,30 @@ impl Session {
             }
         }))
         .await;
+    }
+
+    /// Why Vault cannot be asked at present, if that is known.
+    #[must_use]
+    pub fn outage(&self) -> Option<Arc<Outage>> {
+        self.state().outage()
+    }
+
+    /// Does something that needs Vault, for as long as that is not known to be down. What was begun is brought to its end all
+    /// the same.
+    pub async fn while_up<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let client = self.client()?;
+        tokio::select! {
+            biased;
+            outage = client.down() => Err(outage.error.clone()),
+            outcome = work => outcome,
+        }
+    }
+
+    /// Its pod has nothing without Vault, so that one that is down is asked soon.
+    pub fn wanted(&self) {
+        if let Ok(client) = self.client() {
+            client.wanted(Duration::ZERO);
+        }
     }
 
     /// The answers to these requests, when each is good and Vault need not be asked for anything.

@@ -22,10 +22,24 @@ pub struct Status {
     pub watch: Watch,
     /// Whether mounts are refused, as everything was revoked.
     pub refusing: bool,
+    /// Servers that cannot be asked at present.
+    #[serde(default)]
+    pub down: Vec<Down>,
     /// Pods that have a standing at a Vault.
     pub sessions: Vec<Session>,
     /// Tokens that wait to be revoked.
     pub revocations: Vec<Waiting>,
+}
+
+/// A server that cannot be asked, and is probed until it can be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Down {
+    /// The server.
+    pub address: String,
+    /// Since when that is known.
+    pub since: Timestamp,
+    /// Why, with its id.
+    pub error: String,
 }
 
 /// The watch of this node's pods.

@@ -10,7 +10,9 @@ pub mod engine;
 pub mod failure;
 mod near;
 mod operation;
+pub mod standing;
 mod transport;
+mod turns;
 pub mod wire;
 
 use std::{
@@ -29,6 +31,7 @@ use crate::{
 pub use address::Address;
 pub use client::Client;
 pub use connect::Proxies;
+use standing::Outage;
 
 /// A server and how to reach it; classes that agree in all of it share a connection pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,6 +126,20 @@ impl Vault {
         }
         // Another may have been first; everyone uses one pool.
         Ok(clients.entry(endpoint.clone()).or_insert(client).clone())
+    }
+
+    /// Why an endpoint cannot be asked at present, if that is known.
+    #[must_use]
+    pub fn outage(&self, endpoint: &Endpoint) -> Option<Arc<Outage>> {
+        self.lock().get(endpoint).and_then(Client::outage)
+    }
+
+    /// The servers that cannot be asked at present, each with its address and why.
+    #[must_use]
+    pub fn outages(&self) -> Vec<(String, Arc<Outage>)> {
+        let clients = self.lock();
+        let down = clients.values().filter_map(|client| Some((client.address().to_owned(), client.outage()?)));
+        down.collect()
     }
 
     /// Forgets an endpoint's client, so that the next use reads its TLS files again.

@@ -19,6 +19,8 @@ pub struct DueRenewal {
     pub lease_id: String,
     /// The duration to ask for.
     pub asked: Duration,
+    /// When it is over as things stand.
+    pub ends: Option<Instant>,
     /// The token it hangs on.
     pub hold: Arc<Hold>,
     slot: Arc<Slot>,
@@ -85,6 +87,7 @@ impl Leases {
                     read: Arc::clone(read),
                     lease_id: lease_id.clone(),
                     asked: term.asked(),
+                    ends: entry.earliest(entry.hold.term().as_ref(), term.ends(), Term::ends),
                     hold: Arc::clone(&entry.hold),
                     slot: Arc::clone(slot),
                 });
@@ -105,6 +108,19 @@ impl Leases {
             next = [next, renewal, look].into_iter().flatten().min();
         }
         next
+    }
+
+    /// When the first of the leases is over that are renewed.
+    pub fn first_end(&self, now: Instant) -> Option<Instant> {
+        let slots = self.lock();
+        let ends = slots.values().filter_map(|slot| {
+            let kept = slot.kept();
+            let entry = kept.entry.as_ref().filter(|_| !kept.named_by.is_empty())?;
+            let token = entry.hold.term();
+            entry.life.renewal_due(token.as_ref(), now)?;
+            entry.earliest(token.as_ref(), entry.life.ends(), Term::ends)
+        });
+        ends.min()
     }
 
     /// What ends without a mount, told once when its end comes near and once when it has come. `polled` says whether a mount is

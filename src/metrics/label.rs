@@ -149,6 +149,16 @@ words! {
 }
 
 words! {
+    /// How an endpoint stands.
+    EndpointState {
+        /// It cannot be asked: only a probe asks how it is.
+        Down = "down",
+        /// It can be asked again.
+        Up = "up",
+    }
+}
+
+words! {
     /// What a request asks of Vault.
     Operation {
         /// A token for a proof.

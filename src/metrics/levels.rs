@@ -27,6 +27,8 @@ pub struct Levels {
     pub pods_watched: usize,
     /// How the watch stands.
     pub pod_watch: Watching,
+    /// Servers that cannot be asked.
+    pub endpoints_down: usize,
 }
 
 impl Levels {
@@ -53,6 +55,7 @@ impl Levels {
             ("sessions", "Pods with a standing at a Vault", self.sessions),
             ("revocations_waiting", "Vault tokens that wait to be revoked", self.revocations_waiting),
             ("pods_watched", "Pods of this node whose end will be seen", self.pods_watched),
+            ("endpoints_down", "Servers that cannot be asked", self.endpoints_down),
         ] {
             set(&family(&mut registry, name, help), [], Some(&level));
         }

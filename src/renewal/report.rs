@@ -8,7 +8,7 @@ use super::Renewal;
 use crate::{
     clock::{self, time_of_day},
     metrics::Levels,
-    status::{Status, Waiting},
+    status::{Down, Status, Waiting},
 };
 
 impl Renewal {
@@ -31,6 +31,15 @@ impl Renewal {
                 last_error: debt.trouble.clone(),
             });
         });
+        let outages = self.vault.outages().into_iter();
+        let mut down: Vec<Down> = outages
+            .map(|(address, outage)| Down {
+                address,
+                since: time_of_day(outage.since),
+                error: outage.found.to_string(),
+            })
+            .collect();
+        down.sort_by(|a, b| a.address.cmp(&b.address));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -38,6 +47,7 @@ impl Renewal {
             now: Timestamp::now(),
             watch: self.pods.tell().0,
             refusing: self.sessions.is_closed(),
+            down,
             sessions,
             revocations,
         }
@@ -58,6 +68,7 @@ impl Renewal {
             revocations_waiting: waiting,
             pods_watched,
             pod_watch: watch.state,
+            endpoints_down: self.vault.outages().len(),
         };
         for session in &sessions {
             session.count_into(&mut levels, now);

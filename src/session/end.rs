@@ -51,6 +51,8 @@ pub enum Paid {
 /// The first pause before another attempt; it doubles, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// The pause before it is looked at again while nobody can be asked: that takes no request.
+const DOWN_PAUSE: Duration = Duration::from_secs(20);
 
 impl Session {
     /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
@@ -90,6 +92,16 @@ impl Session {
 }
 
 impl Debt {
+    /// When to look at it again, while its server cannot be asked: that is no attempt.
+    pub fn put_off(&mut self, vault: &Vault) -> Option<Instant> {
+        let now = clock::now();
+        if self.hold.token.is_batch || self.hold.is_over(now) {
+            return None;
+        }
+        self.trouble = vault.outage(&self.key.endpoint)?.found.to_string();
+        Some(now + jittered(DOWN_PAUSE))
+    }
+
     /// Tries to revoke the token.
     pub async fn pay(&mut self, vault: &Vault) -> Paid {
         let paid = self.try_to_pay(vault).await;
@@ -141,7 +153,7 @@ impl Debt {
     /// Whether it was revoked now; false: it was over before.
     async fn attempt(&self, vault: &Vault) -> Result<bool, Error> {
         let client = vault.client(&self.key.endpoint).await?;
-        let _turn = client.background().await;
+        let _turn = client.background(self.hold.term().and_then(|term| term.ends())).await;
         let deadline = Instant::now() + ATTEMPT;
         match client.revoke(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),

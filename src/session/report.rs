@@ -1,5 +1,7 @@
 //! A session, told.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{Session, SessionKey, State};
@@ -8,6 +10,7 @@ use crate::{
     lease::Hold,
     metrics::{self, Levels},
     status::{self, Failed, Lease, Token, Volume},
+    vault::standing::Outage,
 };
 
 impl Session {
@@ -17,12 +20,12 @@ impl Session {
         let SessionKey {
             endpoint, namespace, auth_mount, role, pod_uid, pod_name, pod_namespace, service_account, ..
         } = self.key.clone();
-        let renewed = self.state().resting.is_none();
+        let renewed = self.state().is_renewed();
         let mut leases: Vec<Lease> = self.leases.tell(renewed, clock::now()).into_iter().map(lease).collect();
         leases.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
         let (state, now) = (self.state(), clock::now());
         let hangs = state.hold.as_ref().is_some_and(|hold| self.leases.hang_on(hold, now));
-        let renews = hangs && state.resting.is_none() && !state.volumes.is_empty();
+        let renews = hangs && state.is_renewed() && !state.volumes.is_empty();
         status::Session {
             pod: pod_name,
             namespace: pod_namespace,
@@ -50,7 +53,7 @@ impl Session {
 
     /// Counts its leases and tokens by how they stand.
     pub fn count_into(&self, levels: &mut Levels, now: Instant) {
-        let renewed = self.state().resting.is_none();
+        let renewed = self.state().is_renewed();
         for told in self.leases.tell(renewed, now) {
             *levels.leases.entry((told.state, told.kind)).or_default() += 1;
             let is_near = matches!(told.state, metrics::State::Failing | metrics::State::Ending);
@@ -67,6 +70,18 @@ impl Session {
     }
 }
 
+impl State {
+    /// Why Vault cannot be asked at present, if that is known.
+    pub(super) fn outage(&self) -> Option<Arc<Outage>> {
+        self.client.as_ref().ok()?.outage()
+    }
+
+    /// Whether renewals are to come, as things stand.
+    fn is_renewed(&self) -> bool {
+        self.resting.is_none() && self.outage().is_none()
+    }
+}
+
 fn why_not(state: &State, hangs: bool) -> Option<&'static str> {
     if state.volumes.is_empty() {
         return Some("no volume of the pod uses it any more");
@@ -76,7 +91,8 @@ fn why_not(state: &State, hangs: bool) -> Option<&'static str> {
     }
     let renews = state.hold.as_ref().is_none_or(|hold| hold.renews());
     let never = (!renews).then_some("the role gives batch tokens, or tokens of few uses");
-    state.resting.or((!hangs).then_some("nothing that was read ends with the token")).or(never)
+    let down = state.outage().map(|_| "its Vault is down; what is due is renewed when that is back");
+    state.resting.or((!hangs).then_some("nothing that was read ends with the token")).or(never).or(down)
 }
 
 fn standing(hold: &Hold, now: Instant) -> metrics::State {

@@ -15,7 +15,7 @@ use crate::{
     lease::{DueRenewal, Hold, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
-    vault::{Client, Vault, failure::Failure},
+    vault::{Client, Vault, failure::Failure, standing::look_again},
 };
 
 /// How long one request of the background may take.
@@ -65,17 +65,22 @@ impl Session {
     /// When there is something to be done for it; none when nothing but a mount will change that.
     pub fn next(&self) -> Option<Instant> {
         let now = clock::now();
-        let (hold, rests) = {
+        let (hold, rests, waits_until) = {
             let state = self.state();
             if state.ended || state.volumes.is_empty() {
                 return None;
             }
-            (state.hold.clone(), state.resting.is_some())
+            (state.hold.clone(), state.resting.is_some(), state.waits_until.filter(|at| *at > now))
         };
         let hold = hold.filter(|_| !rests);
         let token = hold.filter(|hold| self.leases.hang_on(hold, now)).and_then(|hold| hold.term());
         let token = token.filter(|term| term.is_renewable() && !term.is_over(now)).map(|term| term.renew_at());
-        [token, self.leases.next(!rests, now)].into_iter().flatten().min()
+        let next = [token, self.leases.next(!rests, now)].into_iter().flatten().min();
+        match waits_until {
+            // Ends are told in time all the same.
+            Some(at) => [next.map(|next| next.max(at)), self.leases.next(false, now)].into_iter().flatten().min(),
+            None => next,
+        }
     }
 
     /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends.
@@ -90,6 +95,10 @@ impl Session {
         match vault.client(&self.key.endpoint).await {
             Ok(client) => {
                 self.state().client = Ok(client.clone());
+                if client.outage().is_some() {
+                    self.wait_for_return(hold.as_deref());
+                    return self.warn();
+                }
                 if let Some(hold) = hold {
                     self.renew_token(&client, &hold, vault).await;
                 }
@@ -102,6 +111,18 @@ impl Session {
             }
         }
         self.warn();
+    }
+
+    /// Puts off what is due until Vault is back. Nothing has failed: nobody was asked.
+    fn wait_for_return(&self, hold: Option<&Hold>) {
+        let now = clock::now();
+        let token = hold.and_then(Hold::term).filter(|term| term.is_renewable() && !term.is_over(now));
+        let end = [token.and_then(|term| term.ends()), self.leases.first_end(now)].into_iter().flatten().min();
+        let mut state = self.state();
+        state.waits_until = Some(look_again(end, now));
+        if let (Some(end), Ok(client)) = (end, &state.client) {
+            client.wanted(end.saturating_duration_since(now) / 4);
+        }
     }
 
     /// Counts what is due as failed, so that it is tried again after a pause and not at once.
@@ -120,7 +141,7 @@ impl Session {
         let now = clock::now();
         let is_due = |term: &Term| term.is_renewable() && !term.is_over(now) && now >= term.renew_at();
         let Some(term) = hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold, now)) else { return };
-        let _turn = client.background().await;
+        let _turn = client.background(term.ends()).await;
         let (sent, deadline) = (clock::now(), Instant::now() + ATTEMPT);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         match client.renew_token(&hold.token, self.home(), term.asked(), deadline).await {
@@ -136,6 +157,7 @@ impl Session {
                     ),
                 }
             }
+            Err(Failure::Down(_)) => self.wait_for_return(Some(hold)),
             Err(failure) => match self.refused(client, Renewable::Token, hold, &failure, vault).await {
                 Refused::TokenGone => self.lost(hold),
                 Refused::NotRenewable | Refused::LeaseGone => hold.cannot_be_renewed(),
@@ -152,7 +174,7 @@ impl Session {
     }
 
     async fn renew_lease(&self, client: &Client, renewal: &DueRenewal, vault: &Vault) {
-        let _turn = client.background().await;
+        let _turn = client.background(renewal.ends).await;
         // Its token may have been found gone while others were renewed.
         if !renewal.hold.lives(clock::now()) {
             return;
@@ -179,6 +201,7 @@ impl Session {
                     }
                 }
             }
+            Err(Failure::Down(_)) => self.wait_for_return(Some(&renewal.hold)),
             Err(failure) => match self.refused(client, Renewable::Lease, &renewal.hold, &failure, vault).await {
                 Refused::TokenGone => self.lost(&renewal.hold),
                 Refused::LeaseGone => {
@@ -259,18 +282,20 @@ impl Session {
     /// Says what ends without a mount, while there is time, when no mount is to be expected.
     pub fn warn(&self) {
         let now = clock::now();
-        let (polled, rests, fails) = {
+        let (polled, rests, fails, is_down) = {
             let state = self.state();
             let polls_fail = state.last_heard > state.volumes.last_mount() + FAILING;
-            (state.volumes.are_polled(now), state.resting.is_some(), polls_fail)
+            (state.volumes.are_polled(now), state.resting.is_some(), polls_fail, state.outage().is_some())
         };
-        let mend = if fails {
+        let mend = if is_down {
+            "Vault is down: see why; it is renewed if that is back before"
+        } else if fails {
             "polls come and fail, so nothing replaces it: see what they say"
         } else {
             "no poll comes to replace it: restart the pod, or switch on rotation in the driver"
         };
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        for Warning { read, kind, end, over } in self.leases.warnings(polled, !rests, now) {
+        for Warning { read, kind, end, over } in self.leases.warnings(polled, !rests && !is_down, now) {
             let (path, end) = (read.label(), clock::time_of_day(end));
             let what = match kind {
                 Kind::Leased => "credential",

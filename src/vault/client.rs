@@ -8,6 +8,7 @@ pub mod health;
 pub mod inspect;
 mod renew;
 mod token;
+mod watch;
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,7 @@ use rustify::{
 };
 use serde::Deserialize;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use vaultrs::api::{auth::kubernetes::requests::LoginWithKubernetesRequest, token::requests::LookupTokenSelfRequest};
@@ -37,11 +38,13 @@ use super::{
     engine::{Engine, Engines, Known, is_builtin},
     failure::{Failure, TokenVerdict},
     transport::{Call, Transport},
+    turns::{Turn, Turns},
     wire::{Method, Read, without},
 };
 use crate::{error::Error, metrics::Metrics, secret::SecretText, text::one_line};
 pub use renew::Grant;
 pub use token::{SavedToken, Token};
+use watch::Watch;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
 #[derive(Clone)]
@@ -59,8 +62,9 @@ struct Shared {
     max_creating: usize,
     /// Slots for requests that create something, by mount path.
     creating: Slots,
-    /// Slots for requests that no mount waits for.
-    background: Semaphore,
+    /// For requests that no mount waits for.
+    background: Turns,
+    watch: Arc<Watch>,
 }
 
 /// Semaphores by mount, for as long as somebody has one.
@@ -111,7 +115,8 @@ impl Client {
                 asking: Slots::default(),
                 max_creating: config.max_creating,
                 creating: Slots::default(),
-                background: Semaphore::new(BACKGROUND),
+                background: Turns::new(BACKGROUND),
+                watch: Arc::new(Watch::new(Arc::clone(metrics))),
             }),
         })
     }
@@ -128,9 +133,9 @@ impl Client {
         &self.shared.address
     }
 
-    /// A turn for a request that no mount waits for; waits until there is one.
-    pub async fn background(&self) -> Option<SemaphorePermit<'_>> {
-        self.shared.background.acquire().await.ok()
+    /// A turn for a request that no mount waits for, of something that is over at `end`; waits until there is one.
+    pub async fn background(&self, end: Option<Instant>) -> Turn {
+        self.shared.background.take(end).await
     }
 
     /// Whether anyone but the registry uses it.
@@ -147,7 +152,7 @@ impl Client {
         };
         let request = self.build(&endpoint, None, login.namespace.as_deref());
         endpoint.jwt.zeroize();
-        let mut failure = match self.shared.transport.send(request?, Call { creates: false, deadline }).await {
+        let mut failure = match self.send(request?, Call::until(deadline)).await {
             Ok(body) => return Token::parse(body),
             Err(failure) => failure.covered(|words| without(words, &[login.jwt.expose()], "[token]")),
         };
@@ -184,7 +189,7 @@ impl Client {
         };
         token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
-        let sent = self.shared.transport.send(request, Call { creates, deadline }).await;
+        let sent = self.send(request, Call { creates, ..Call::until(deadline) }).await;
         let body = sent.map_err(|failure| failure.covered(|words| without(words, &[token.text()], "[token]")))?;
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });
@@ -222,7 +227,7 @@ impl Client {
         }
         // Vault refuses to look up what is not there. One that may not look itself up is refused by a policy, and is valid.
         let Ok(request) = self.build(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
-        match self.shared.transport.send(request, Call { creates: false, deadline }).await {
+        match self.send(request, Call::until(deadline)).await {
             Err(Failure::Refused(refusal)) => refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid,
             _ => false,
         }
@@ -271,7 +276,7 @@ impl Client {
             data: Engine,
         }
         let request = self.build(&EngineAt(&read.path), Some(token), namespace).ok()?;
-        match self.shared.transport.send(request, Call { creates: false, deadline }).await {
+        match self.send(request, Call::until(deadline)).await {
             Ok(body) => {
                 let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
                 let engine = engine.filter(|e| e.path.ends_with('/') && read.path.starts_with(&e.path));

@@ -97,6 +97,14 @@ impl Connector {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The same with another limit of [`Options::timeout`].
+    #[must_use]
+    pub fn within(&self, timeout: Duration) -> Self {
+        let Inner { tls, server_name, options } = &*self.inner;
+        let options = Options { timeout, ..options.clone() };
+        Self { inner: Arc::new(Inner { tls: Arc::clone(tls), server_name: server_name.clone(), options }) }
+    }
+
     /// The `Proxy-Authorization` that a request to this URI must carry: plain HTTP through a proxy with a password.
     #[must_use]
     pub fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {

@@ -10,12 +10,12 @@ mod missing;
 mod read;
 mod state;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::connect::ConnectError;
+use super::{connect::ConnectError, standing::Outage};
 pub(super) use context::below;
 pub use context::{AuthMethod, LoginContext, ReadContext, TokenClaims};
 pub(super) use state::{no_leader, sealed, uninitialized};
@@ -66,6 +66,8 @@ pub enum Failure {
         /// What Vault warned of.
         warnings: Vec<String>,
     },
+    /// The server was known to be down, or was found so while the answer was awaited. Nothing was created.
+    Down(Arc<Outage>),
     /// The token has made as many requests as its role allows; nothing was sent.
     Spent,
     /// The request cannot be put into HTTP: a header or path with characters it does not take.
@@ -406,6 +408,7 @@ impl Failure {
             Self::NoData { .. } | Self::NoJson => {
                 Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
             }
+            Self::Down(outage) => outage.error.clone(),
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise token_num_uses of the role, or set it to 0"),
             Self::Unsendable(what) => {

@@ -1,6 +1,9 @@
 //! One HTTP request to one endpoint: limits, deadline, retries, redirects, bounded answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -30,18 +33,31 @@ use crate::{
 
 /// How one request may be treated.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
+pub(super) struct Call<'a> {
     /// Whether it creates something at Vault, and so must not be repeated.
     pub(super) creates: bool,
     /// When its caller gives up.
     pub(super) deadline: Instant,
+    /// Where it is sent at once and only once, whatever else is under way: it asks how the server is.
+    pub(super) probe: Option<&'a Pool>,
 }
 
-/// The pool of one endpoint.
+impl Call<'_> {
+    /// One that may be repeated until `deadline`.
+    pub(super) fn until(deadline: Instant) -> Self {
+        Self { creates: false, deadline, probe: None }
+    }
+}
+
+/// Connections to one endpoint.
+pub(super) type Pool = Http<Connector, Full<Bytes>>;
+
+/// How one endpoint is reached.
 pub(super) struct Transport {
     origin: String,
     prefix: String,
-    http: Http<Connector, Full<Bytes>>,
+    /// Never held across an await.
+    pool: Mutex<Pool>,
     connector: Connector,
     in_flight: Semaphore,
     config: Arc<Config>,
@@ -71,15 +87,10 @@ impl Transport {
                 .said(std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default())
                 .advice("correct the CA, certificate or key named here")
         })?;
-        let http = Http::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(config.max_in_flight)
-            .build(connector.clone());
         Ok(Self {
             origin: endpoint.address.origin(),
             prefix: format!("{}/v1", endpoint.address.prefix()),
-            http,
+            pool: Mutex::new(pool(connector.clone(), config.max_in_flight)),
             connector,
             in_flight: Semaphore::new(config.max_in_flight),
             config: Arc::clone(config),
@@ -92,13 +103,28 @@ impl Transport {
         self.connector.certificate_end(&uri(&self.origin).ok()?).await
     }
 
+    /// New connections, each of which must stand within `limit`, so that a probe hears of no connection that is dead by now.
+    pub(super) fn fresh(&self, limit: Duration) -> Pool {
+        let limit = limit.min(self.config.connect_timeout);
+        pool(self.connector.within(limit), self.config.max_in_flight)
+    }
+
+    /// Requests go out on these connections from now on. Some of those so far may be dead without anybody having been told.
+    pub(super) fn adopt(&self, pool: Pool) {
+        *self.lock() = pool;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What request builders take as their base.
     pub(super) fn origin(&self) -> &str {
         &self.origin
     }
 
     /// Sends a request whose path starts below `/v1`, and brings the body of a success.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Vec<u8>, Failure> {
         let (parts, body) = request.into_parts();
         let body = SecretBytes::from(body).into_wire();
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
@@ -157,10 +183,14 @@ impl Transport {
         uri: &Uri,
         headers: &HeaderMap,
         body: Bytes,
-        call: Call,
+        call: Call<'_>,
     ) -> Result<Answer, Failure> {
-        let Ok(Ok(_permit)) = timeout_at(call.deadline, self.in_flight.acquire()).await else {
-            return Err(Failure::late("waiting for a free connection to Vault"));
+        let _permit = match call.probe {
+            Some(_) => None,
+            None => match timeout_at(call.deadline, self.in_flight.acquire()).await {
+                Ok(Ok(permit)) => Some(permit),
+                _ => return Err(Failure::late("waiting for a free connection to Vault")),
+            },
         };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
@@ -173,9 +203,11 @@ impl Transport {
 
         let now = Instant::now();
         let patience = if call.creates { call.deadline.max(now + CREATING_PATIENCE) } else { call.deadline };
-        let patience = self.config.request_timeout.map_or(patience, |limit| patience.min(now + limit));
+        let limit = self.config.request_timeout.filter(|_| call.probe.is_none());
+        let patience = limit.map_or(patience, |limit| patience.min(now + limit));
+        let pool = call.probe.cloned().unwrap_or_else(|| self.lock().clone());
         let answer = timeout_at(patience, async {
-            let response = self.http.request(request).await.map_err(|e| lost(&e, call.creates))?;
+            let response = pool.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
             let body = bounded(body, self.config.max_answer, call.creates).await?;
             Ok(Answer { status: parts.status, headers: parts.headers, body })
@@ -195,7 +227,10 @@ impl Transport {
     }
 
     /// How long to wait before sending again, if that may help, is safe, and ends before the caller gives up.
-    fn delay(&self, failure: &Failure, attempt: u32, call: Call) -> Option<Duration> {
+    fn delay(&self, failure: &Failure, attempt: u32, call: Call<'_>) -> Option<Duration> {
+        if call.probe.is_some() {
+            return None;
+        }
         let asked = match failure {
             Failure::Refused(refusal) if refusal.is_passing(call.creates) => refusal.retry_after,
             Failure::Connect(fault) if may_pass(fault) => None,
@@ -269,9 +304,17 @@ fn allows(allowed: &str, there: &super::Address) -> bool {
     }
 }
 
+fn pool(connector: Connector, max_idle: usize) -> Pool {
+    Http::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(max_idle)
+        .build(connector)
+}
+
 /// Whether a connection may soon be had: what is misconfigured stays so. A load balancer without a server behind it
 /// accepts, and closes during the handshake.
-fn may_pass(fault: &ConnectError) -> bool {
+pub(super) fn may_pass(fault: &ConnectError) -> bool {
     use ConnectError as C;
     matches!(
         fault,

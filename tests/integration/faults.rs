@@ -6,6 +6,7 @@ mod answers;
 mod creating;
 mod deadlines;
 mod limits;
+mod outages;
 mod redirects;
 mod retries;
 mod tls;

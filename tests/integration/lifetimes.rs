@@ -2,6 +2,7 @@
 //! revoked at the pod's end.
 
 mod ends;
+mod outages;
 mod polls;
 mod renewals;
 mod rotations;
@@ -17,7 +18,13 @@ use tokio::time::sleep;
 
 use crate::{
     kube_api::KubeApi,
-    support::{bao::Tenant, daemon::Daemon, database::Database, faulty::Faulty, pod::Pod},
+    support::{
+        bao::Tenant,
+        daemon::{Daemon, program},
+        database::Database,
+        faulty::Faulty,
+        pod::Pod,
+    },
 };
 
 /// The node that the pods are on.
@@ -105,6 +112,13 @@ impl Stage {
 
     fn renewals(&self) -> usize {
         self.vault.count("POST", "sys/leases/renew")
+    }
+
+    /// What `status` tells.
+    async fn told(&self) -> serde_json::Value {
+        let path = self.daemon.socket.with_extension("status");
+        let output = program(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod http;
 mod names;
 pub mod pod;
 pub mod server;
+pub mod standing;
 pub mod tls;
 
 pub use names::{setting, unique};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     cli::style::{ERROR, HEADING, OK, PLACE, WARNING, paint, wrapped},
-    status::{Failed, Lease, Session, State, Status, Token, Volume, Waiting, Watch, Watching},
+    status::{Down, Failed, Lease, Session, State, Status, Token, Volume, Waiting, Watch, Watching},
 };
 
 /// How wide the words before a fact are.
@@ -34,6 +34,11 @@ impl Page {
         let name = paint(HEADING, format!("vaultmount {version}"));
         self.line(format_args!("{name}, process {pid}, up {up} (since {})", date(status.started)));
         self.watch(&status.watch);
+        for Down { address, since, error } in &status.down {
+            let down = paint(ERROR, "down");
+            self.line(format_args!("{address}: {down} since {}, and asked again by itself", self.clock(*since)));
+            self.fact("", error);
+        }
         if status.refusing {
             self.line(paint(ERROR, "everything was revoked: mounts are refused until it is restarted"));
         }

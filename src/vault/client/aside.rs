@@ -31,8 +31,8 @@ impl Client {
     ) -> Option<AuthMethod> {
         let nobody = LoginWithKubernetesRequest { mount: mount.to_owned(), role: role.to_owned(), jwt: String::new() };
         let request = self.build(&nobody, None, namespace).ok()?;
-        let call = Call { creates: false, deadline: aside(deadline) };
-        match self.shared.transport.send(request, call).await {
+        let call = Call::until(aside(deadline));
+        match self.send(request, call).await {
             Err(Failure::Refused(refusal)) if refusal.is_bare_denial() => Some(AuthMethod::None),
             Err(Failure::Refused(refusal)) if refusal.says(&["missing jwt"]) => Some(AuthMethod::Kubernetes),
             Err(Failure::Refused(refusal)) if refusal.says(&["missing token"]) => Some(AuthMethod::Jwt),

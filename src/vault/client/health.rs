@@ -8,7 +8,10 @@ use super::Client;
 use crate::{
     error::Error,
     text::one_line,
-    vault::failure::{self, Failure},
+    vault::{
+        failure::{self, Failure},
+        transport::Call,
+    },
 };
 
 /// The most of a version that is shown, in bytes.
@@ -56,6 +59,11 @@ impl Health {
 impl Client {
     /// Asks the server how it is, in whatever state it is.
     pub async fn health(&self, deadline: Instant) -> Result<Health, Failure> {
+        self.health_by(Call::until(deadline)).await
+    }
+
+    /// The same of a call of any kind.
+    pub(super) async fn health_by(&self, call: Call<'_>) -> Result<Health, Failure> {
         #[derive(Deserialize)]
         struct Body {
             initialized: bool,
@@ -69,27 +77,31 @@ impl Client {
         // Without these the state is the answer's status, and not every state's body arrives.
         let states = ["standby", "sealed", "uninit", "drsecondary", "performancestandby"];
         let query = states.map(|state| format!("{state}code=200")).join("&");
-        let body = self.ask(None, None, "sys/health", Some(&query), None, deadline).await?;
+        let body = self.ask_by(None, None, "sys/health", Some(&query), None, call).await?;
         let body: Body =
             serde_json::from_slice(&body).map_err(|_| Failure::NotVault("its sys/health is another's".to_owned()))?;
         let state = match body {
             Body { initialized: false, .. } => State::Uninitialized,
             Body { sealed: true, .. } => State::Sealed,
             Body { standby: false, .. } => State::Active,
-            Body { standby: true, .. } if self.has_leader(deadline).await => State::Standby,
+            Body { standby: true, .. } if self.has_leader(call).await => State::Standby,
             Body { standby: true, .. } => State::Leaderless,
         };
         Ok(Health { state, version: one_line(&body.version, MAX_VERSION), clock: body.server_time_utc })
     }
 
     /// Whether a standby knows an active node; one that does not say counts as knowing one.
-    async fn has_leader(&self, deadline: Instant) -> bool {
+    async fn has_leader(&self, call: Call<'_>) -> bool {
         #[derive(Deserialize)]
         struct Body {
+            ha_enabled: bool,
+            // OpenBao leaves out what is empty (measured against 2.7).
+            #[serde(default)]
             leader_address: String,
         }
-        let Ok(body) = self.ask(None, None, "sys/leader", None, None, deadline).await else { return true };
-        serde_json::from_slice::<Body>(&body).map_or(true, |leader| !leader.leader_address.is_empty())
+        let Ok(body) = self.ask_by(None, None, "sys/leader", None, None, call).await else { return true };
+        serde_json::from_slice::<Body>(&body)
+            .map_or(true, |leader| !(leader.ha_enabled && leader.leader_address.is_empty()))
     }
 
     /// When the certificate of a server over TLS will be over; none if it does not become known in time.

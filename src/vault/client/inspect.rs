@@ -98,11 +98,24 @@ impl Client {
         body: Option<String>,
         deadline: Instant,
     ) -> Result<Vec<u8>, Failure> {
+        self.ask_by(token, namespace, path, query, body, Call::until(deadline)).await
+    }
+
+    /// The same of a call of any kind.
+    pub(super) async fn ask_by(
+        &self,
+        token: Option<&Token>,
+        namespace: Option<&str>,
+        path: &str,
+        query: Option<&str>,
+        body: Option<String>,
+        call: Call<'_>,
+    ) -> Result<Vec<u8>, Failure> {
         let method = if body.is_some() { Method::Post } else { Method::Get };
         let (query, body) = (query.map(SecretText::from), body.map(SecretText::from));
         let read = Read { method, path: path.to_owned(), query, body };
         let request = self.build(&Logical(&read), token, namespace)?;
-        let sent = self.shared.transport.send(request, Call { creates: false, deadline }).await;
+        let sent = self.send(request, call).await;
         let secrets: Vec<&str> = token.map(Token::text).into_iter().collect();
         sent.map_err(|failure| failure.covered(|words| without(words, &secrets, "[token]")))
     }

@@ -27,7 +27,7 @@ async fn a_caller_gets_its_answer_by_its_deadline_whatever_hangs() {
     let (own, none) = (Some(10), None);
     let cases = [
         ("POST", "auth/", never(), own),
-        ("GET", "sys/", never(), own),
+        ("GET", "sys/internal/", never(), own),
         ("GET", "kv-", never(), own),
         ("GET", "kv-", Fault::Slow(Duration::from_secs(6)), own),
         ("GET", "kv-", never(), none),

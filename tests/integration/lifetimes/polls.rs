@@ -16,6 +16,7 @@ use crate::{
         daemon::Daemon,
         faulty::{Fault, status},
         pod::Pod,
+        standing,
     },
 };
 
@@ -165,7 +166,9 @@ async fn a_poll_while_vault_cannot_be_asked_keeps_what_the_pod_has() {
     for fault in [status(503, "no backend"), status(500, "internal error"), Fault::LoseRequest] {
         stage.vault.every("GET", "", fault);
         assert_eq!(stage.daemon.files(&pod).await, first);
+        standing::until_down(&stage.daemon).await;
         stage.vault.heal();
+        standing::until_up(&stage.daemon).await;
     }
     // A verdict is no outage.
     stage.tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;

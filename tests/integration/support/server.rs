@@ -21,6 +21,8 @@ use super::{http, setting};
 pub struct Server {
     pub address: String,
     cluster: u16,
+    /// What unseals it; null before it is initialized.
+    key: Value,
     folder: TempDir,
     child: Child,
 }
@@ -50,14 +52,19 @@ impl Server {
         });
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let child = start(&folder).await?;
-        Some(Self { address: format!("http://127.0.0.1:{port}"), cluster, folder, child })
+        Some(Self { address: format!("http://127.0.0.1:{port}"), cluster, key: Value::Null, folder, child })
     }
 
     /// One that has a storage and waits for its key.
     pub async fn sealed() -> Self {
-        let server = Self::uninitialized().await;
-        server.initialize().await;
+        let mut server = Self::uninitialized().await;
+        server.key = server.initialize().await;
         server
+    }
+
+    /// Brings its key.
+    pub async fn unseal(&self) {
+        self.ask("sys/unseal", json!({"key": self.key})).await;
     }
 
     /// One that is unsealed, and whose only peer never answers, so that they elect nobody.

@@ -81,6 +81,11 @@ fn status() -> Status {
             last_error: None,
         },
         refusing: false,
+        down: vec![Down {
+            address: "https://vault:8200".into(),
+            since: at("13:57:00"),
+            error: "Vault at https://vault:8200 is sealed [VM0020]".into(),
+        }],
         sessions: vec![session],
         revocations: vec![Waiting {
             pod: "old-0".into(),
@@ -105,6 +110,8 @@ fn each_pod_is_told_with_its_ends_and_errors() {
     for line in [
         "vaultmount 0.1.0, process 7, up 3h 12m (since 2026-03-01 10:48:00Z)",
         "pods of node-1: watched for their end, since 10:48:01Z",
+        "https://vault:8200: down since 13:57:00Z, and asked again by itself",
+        "            Vault at https://vault:8200 is sealed [VM0020]",
         "shop/web-0 (6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11)",
         "  at        https://vault:8200, namespace team, auth/kubernetes, role web, as web",
         "  token     live, renewal in 23m (14:23:12Z), ends in 47m (14:47:00Z), at the latest in 2d 12h",

@@ -1,0 +1,260 @@
+//! Watching over an endpoint: what requests meet is noted, a doubt is looked into, and while the server is down nobody asks it
+//! but one probe. See [`crate::vault::standing`] for what is decided.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use http::Request;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
+
+use super::{Client, Shared};
+use crate::{
+    clock,
+    error::{Cause, Error},
+    metrics::{EndpointState, Metrics},
+    task,
+    vault::{
+        failure::Failure,
+        standing::{CHECK, Change, Doubt, OVERDUE, Outage, PROBE, Standing, Verdict},
+        transport::{Call, Pool, may_pass},
+    },
+};
+
+/// How an endpoint stands, for those who ask it.
+pub(super) struct Watch {
+    /// Never held across an await.
+    standing: Mutex<Standing>,
+    /// What [`Standing::outage`] says, for those who wait for a change.
+    outage: watch::Sender<Option<Arc<Outage>>>,
+    /// The next probe is due sooner than before.
+    sooner: Notify,
+    metrics: Arc<Metrics>,
+}
+
+/// How much less time a connection has than the question that needs it, so that the answer says what took so long.
+const REST: Duration = Duration::from_millis(100);
+
+impl Watch {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { standing: Mutex::default(), outage: watch::Sender::default(), sooner: Notify::new(), metrics }
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody what is known by now.
+    fn publish(&self, standing: &Standing) {
+        self.outage.send_replace(standing.outage().cloned());
+    }
+
+    /// Notes a verdict; says and counts what it changed.
+    fn judged(&self, verdict: Verdict, address: &str) {
+        let change = {
+            let mut standing = self.standing();
+            let change = standing.judged(verdict, clock::now());
+            self.publish(&standing);
+            change
+        };
+        match change {
+            Some(Change::Down(outage)) => {
+                self.metrics.endpoint_change(EndpointState::Down);
+                tracing::warn!(
+                    endpoint = address,
+                    "Vault is down: pods keep what they have, and new ones are turned away: {}",
+                    outage.found
+                );
+            }
+            Some(Change::Up(outage)) => {
+                self.metrics.endpoint_change(EndpointState::Up);
+                let down_for = clock::now().saturating_duration_since(outage.since);
+                tracing::info!(endpoint = address, ?down_for, "Vault is back");
+            }
+            None => {}
+        }
+    }
+}
+
+impl Client {
+    /// Why the server cannot be asked at present, if that is known: then every request fails for it at once.
+    #[must_use]
+    pub fn outage(&self) -> Option<Arc<Outage>> {
+        self.shared.watch.outage.borrow().clone()
+    }
+
+    /// Waits until it is known that the server cannot be asked.
+    pub async fn down(&self) -> Arc<Outage> {
+        let mut outage = self.shared.watch.outage.subscribe();
+        loop {
+            let known = outage.borrow_and_update().clone();
+            if let Some(outage) = known {
+                return outage;
+            }
+            if outage.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Somebody wants the server, within so long: one that is down is probed as soon. See [`Standing::wanted`].
+    pub fn wanted(&self, within: Duration) {
+        let watch = &self.shared.watch;
+        if watch.standing().wanted(within, clock::now()) {
+            watch.sooner.notify_one();
+        }
+    }
+
+    /// Sends a request, unless the server is down; notes what it meets. One that creates nothing is given up when the server
+    /// turns out to be down meanwhile.
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Vec<u8>, Failure> {
+        let transport = &self.shared.transport;
+        if call.probe.is_some() {
+            return transport.send(request, call).await;
+        }
+        if let Some(outage) = self.outage() {
+            return Err(Failure::Down(outage));
+        }
+        // A server says how it is also when it can do nothing else.
+        let is_of_itself = matches!(request.uri().path(), "/sys/health" | "/sys/leader");
+        let outcome = tokio::select! {
+            biased;
+            outcome = transport.send(request, call) => outcome,
+            // On the heap, as what is rare would be a weight on every request that waits.
+            outage = Box::pin(self.overdue(call.creates)) => return Err(Failure::Down(outage)),
+        };
+        match outcome.as_ref().map_or_else(Met::of, |_| Met::Server) {
+            Met::Server if is_of_itself => {}
+            Met::Server => self.shared.watch.standing().answered(clock::now()),
+            Met::Fault | Met::Silence => self.doubt(Doubt::Failed, outcome.as_ref().err()),
+            Met::Nothing => {}
+        }
+        outcome
+    }
+
+    /// What is done about a request that has no answer yet. Ends when the server is down, unless that must be waited for.
+    async fn overdue(&self, is_awaited: bool) -> Arc<Outage> {
+        let down = async || if is_awaited { std::future::pending().await } else { self.down().await };
+        if let Ok(outage) = timeout(OVERDUE, down()).await {
+            return outage;
+        }
+        self.doubt(Doubt::Overdue, None);
+        down().await
+    }
+
+    /// Has the server asked how it is, for a doubt that a failure raised.
+    fn doubt(&self, doubt: Doubt, failure: Option<&Failure>) {
+        let watch = Arc::clone(&self.shared.watch);
+        if watch.standing().doubt(doubt, clock::now()) {
+            let is_silence = failure.is_some_and(|failure| matches!(Met::of(failure), Met::Silence));
+            let met = failure.map(|failure| failure.of_transport(self.address()));
+            task::spawn(look_into(Arc::downgrade(&self.shared), watch, is_silence, met));
+        }
+    }
+
+    /// Asks the server how it is, on a connection of its own.
+    async fn probe(&self, pool: &Pool, patience: Duration) -> Verdict {
+        let deadline = Instant::now() + patience;
+        let call = Call { probe: Some(pool), ..Call::until(deadline) };
+        match self.health_by(call).await {
+            Ok(health) => health.problem(self.address()).map_or(Verdict::Well, Verdict::Down),
+            Err(failure) => verdict(&failure, self.address(), patience),
+        }
+    }
+}
+
+/// Asks a server that is in doubt; and again, as long as it is down and anybody uses it.
+async fn look_into(shared: Weak<Shared>, watch: Arc<Watch>, is_silence: bool, met: Option<Error>) {
+    let Some(client) = upgrade(&shared) else { return };
+    let verdict = client.probe(&client.shared.transport.fresh(CHECK - REST), CHECK).await;
+    let verdict = match (verdict, met) {
+        // The request heard it in more words.
+        (Verdict::Down(found), Some(met)) if met.cause() == found.cause() => Verdict::Down(met),
+        (verdict, _) => verdict,
+    };
+    if is_silence && matches!(verdict, Verdict::Well) {
+        // It answers who connects anew: the connection may be dead on which it did not.
+        client.shared.transport.adopt(client.shared.transport.fresh(Duration::MAX));
+    }
+    watch.judged(verdict, client.address());
+    drop(client);
+    loop {
+        let Some(next) = watch.standing().next_probe() else { return };
+        tokio::select! {
+            () = clock::sleep_until(next) => {}
+            () = watch.sooner.notified() => continue,
+        }
+        let Some(client) = upgrade(&shared) else { return };
+        // The registry's, and this one.
+        if Arc::strong_count(&client.shared) <= 2 {
+            tracing::debug!(endpoint = client.address(), "nobody uses it any more, and it is not probed");
+            let mut standing = watch.standing();
+            standing.forget();
+            return watch.publish(&standing);
+        }
+        let pool = client.shared.transport.fresh(PROBE - REST);
+        let verdict = client.probe(&pool, PROBE).await;
+        if matches!(verdict, Verdict::Well) {
+            client.shared.transport.adopt(pool);
+        }
+        watch.judged(verdict, client.address());
+    }
+}
+
+fn upgrade(shared: &Weak<Shared>) -> Option<Client> {
+    shared.upgrade().map(|shared| Client { shared })
+}
+
+/// What a request met that failed.
+enum Met {
+    /// A server that answers, whatever it says of the request.
+    Server,
+    /// A server that blames itself, or says nothing that anybody asked for.
+    Fault,
+    /// Nobody.
+    Silence,
+    /// What says nothing about the server.
+    Nothing,
+}
+
+impl Met {
+    fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::Refused(refusal) if is_fault(refusal.status) => Self::Fault,
+            Failure::Refused(_)
+            | Failure::TooLarge(_)
+            | Failure::Redirect { .. }
+            | Failure::NotVault(_)
+            | Failure::NoJson
+            | Failure::NoData { .. } => Self::Server,
+            Failure::Connect(fault) if may_pass(fault) => Self::Silence,
+            Failure::Lost { .. } | Failure::Slow(_) | Failure::Deadline { .. } => Self::Silence,
+            Failure::Connect(_) | Failure::Down(_) | Failure::Spent | Failure::Unsendable(_) => Self::Nothing,
+        }
+    }
+}
+
+/// Whether a status blames the server, and not the request: also those of a standby without an active node.
+fn is_fault(status: u16) -> bool {
+    status >= 500 || matches!(status, 472 | 473)
+}
+
+/// What it means that a server does not say how it is. What does not say that it is down is no proof of it: what stands before
+/// it may let requests pass and this not.
+fn verdict(failure: &Failure, address: &str, patience: Duration) -> Verdict {
+    match failure {
+        Failure::Deadline { during, .. } => {
+            let what = format!("Vault at {address} does not say within {patience:?} how it is ({during})");
+            let advice = "check that Vault answers within seconds, and network policies between this node and it";
+            Verdict::Down(Error::new(Cause::Unreachable, what).advice(advice))
+        }
+        failure => match Met::of(failure) {
+            Met::Fault | Met::Silence => Verdict::Down(failure.of_transport(address)),
+            Met::Server | Met::Nothing => Verdict::Well,
+        },
+    }
+}

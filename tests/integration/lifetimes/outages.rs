@@ -1,0 +1,205 @@
+//! Vault away for shorter and for longer than anything lives: nothing is asked of it, nothing counts as failed, and when it is
+//! back there is one of everything.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::time::sleep;
+use vaultmount::error::Cause;
+
+use super::{Stage, until};
+use crate::support::{
+    clock::leap,
+    database::log_in,
+    faulty::{Fault, Gate, status},
+    pod::Pod,
+    standing::{until_down, until_up},
+};
+
+impl Stage {
+    /// From now on every request fares so.
+    fn everything(&self, fault: &Fault) {
+        for method in ["GET", "POST", "PUT", "LIST"] {
+            self.vault.every(method, "", fault.clone());
+        }
+    }
+
+    /// A pod that is turned away, and by which the outage shows.
+    async fn turned_away(&self) {
+        assert!(self.daemon.mount(self.pod().call()).await.is_err());
+        until_down(&self.daemon).await;
+    }
+}
+
+/// Twenty pods whose credentials and tokens end during an outage.
+async fn outlives(begin: impl AsyncFnOnce(&mut Stage), end: impl AsyncFnOnce(&mut Stage)) {
+    let lasts = json!({"default_ttl": "5s", "max_ttl": "60s"});
+    let mut stage = Stage::of(&[], lasts, json!({"token_ttl": "5s", "token_max_ttl": "60s"})).await;
+    let pods: Vec<Pod> = (0..20).map(|_| stage.pod()).collect();
+    let first = join_all(pods.iter().map(|pod| stage.mount(pod))).await;
+    // Short credentials may have been replaced before all were made.
+    let (logins, created) = (stage.logins(), stage.created());
+    begin(&mut stage).await;
+    stage.turned_away().await;
+    let [away, tried] = [stage.logins(), stage.vault.count("POST", "sys/leases/renew")];
+    sleep(Duration::from_secs(7)).await;
+    // All of it is over: who polls now is turned away, and at once.
+    let begun = Instant::now();
+    let polls = join_all(pods.iter().map(|pod| stage.daemon.mount(pod.call()))).await;
+    assert!(polls.iter().all(Result::is_err) && begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(
+        (stage.logins(), stage.vault.count("POST", "sys/leases/renew")),
+        (away, tried),
+        "asked while it is down"
+    );
+    end(&mut stage).await;
+    until("it is back", async || {
+        // Somebody polls, and has it probed soon.
+        let _ = stage.daemon.mount(pods[0].call()).await;
+        !crate::support::standing::is_down(&stage.daemon).await
+    })
+    .await;
+    let mut last = Vec::new();
+    for _ in 0..3 {
+        last = join_all(pods.iter().map(|pod| stage.mount(pod))).await;
+    }
+    for ((old, _), (username, password)) in first.iter().zip(&last) {
+        assert_ne!(old, username);
+        log_in(username, password).await.unwrap();
+    }
+    assert_eq!((logins, created), (20, 20));
+    assert_eq!((stage.logins() - away, stage.created() - created), (20, 20));
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_anything_lives_ends_with_one_credential_per_pod() {
+    outlives(async |stage| stage.vault.down().await, async |stage| stage.vault.up(None)).await;
+}
+
+#[tokio::test]
+async fn so_does_one_in_which_nothing_was_answered() {
+    let gate = Gate::new();
+    let begin = async |stage: &mut Stage| stage.everything(&Fault::Hold(gate.clone()));
+    outlives(begin, async |stage: &mut Stage| {
+        stage.vault.heal();
+        gate.open();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn renewals_wait_for_vault_and_have_not_failed() {
+    let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_ttl": "1h"})).await;
+    let pods: Vec<Pod> = (0..10).map(|_| stage.pod()).collect();
+    let first = join_all(pods.iter().map(|pod| stage.mount(pod))).await;
+    stage.everything(&status(503, "Vault is sealed"));
+    stage.turned_away().await;
+    let renewals = || [stage.renewals(), stage.vault.count("POST", "auth/token/renew-self")];
+    // All are due after forty minutes.
+    for _ in 0..50 {
+        leap(Duration::from_secs(60)).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(renewals(), [0, 0]);
+    let told = stage.told().await;
+    assert!(
+        told["sessions"].as_array().unwrap().iter().all(|session| {
+            let states = [&session["token"]["state"], &session["leases"][0]["state"]];
+            // The one that was turned away has neither.
+            states.iter().all(|state| state.is_null()) || (states[0] == "live" && states[1] == "ending")
+        }),
+        "{told:#}"
+    );
+    assert!(told["sessions"].to_string().contains("its Vault is down"), "{told:#}");
+    stage.vault.heal();
+    until_up(&stage.daemon).await;
+    until("all are renewed", async || {
+        sleep(Duration::from_millis(50)).await;
+        leap(Duration::from_secs(5)).await;
+        renewals() == [10, 10]
+    })
+    .await;
+    assert!(stage.vault.peak("auth/token/renew-self") <= 4 && stage.vault.peak("sys/leases/renew") <= 4);
+    assert_eq!(join_all(pods.iter().map(|pod| stage.mount(pod))).await, first);
+    assert_eq!((stage.logins(), stage.created()), (11, 10), "one login was tried when it went down");
+}
+
+#[tokio::test]
+async fn what_ends_soon_is_renewed_in_time_after_a_long_outage() {
+    let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_ttl": "1h"})).await;
+    let pod = stage.pod();
+    let first = stage.mount(&pod).await;
+    stage.everything(&status(503, "Vault is sealed"));
+    stage.turned_away().await;
+    // All but the last twenty seconds; no poll comes meanwhile.
+    for _ in 0..358 {
+        leap(Duration::from_secs(10)).await;
+        sleep(Duration::from_millis(3)).await;
+    }
+    stage.vault.heal();
+    let renewed = async {
+        for _ in 0..19 {
+            leap(Duration::from_secs(1)).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    renewed.await;
+    assert_eq!((stage.renewals(), stage.vault.count("POST", "auth/token/renew-self")), (1, 1));
+    leap(Duration::from_secs(60)).await;
+    assert_eq!(stage.mount(&pod).await, first);
+}
+
+#[tokio::test]
+async fn revocations_wait_for_vault_and_are_no_attempts() {
+    let stage = Stage::new(&[]).await;
+    let pods: Vec<Pod> = (0..6).map(|_| stage.pod()).collect();
+    join_all(pods.iter().map(|pod| stage.mount(pod))).await;
+    stage.everything(&status(503, "Vault is sealed"));
+    stage.turned_away().await;
+    for pod in &pods {
+        stage.api.delete_pod(&pod.namespace, &pod.name);
+    }
+    let waiting = async || stage.told().await["revocations"].as_array().unwrap().clone();
+    until("all wait", async || waiting().await.len() == 6).await;
+    for _ in 0..20 {
+        leap(Duration::from_secs(10)).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
+    let told = waiting().await;
+    let is_told =
+        |one: &serde_json::Value| one["attempts"] == 0 && one["last_error"].as_str().unwrap().contains("[VM0020]");
+    assert!(told.len() == 6 && told.iter().all(is_told), "{told:#?}");
+    stage.vault.heal();
+    until_up(&stage.daemon).await;
+    until("all are revoked", async || {
+        sleep(Duration::from_millis(50)).await;
+        leap(Duration::from_secs(2)).await;
+        stage.vault.count("POST", "auth/token/revoke-self") == 6
+    })
+    .await;
+    stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn a_credential_that_was_asked_for_when_vault_went_down_is_made_once() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    // It is made, and nothing is answered any more.
+    let gate = Gate::new();
+    stage.vault.every("GET", &stage.database.path, Fault::HoldAnswer(gate.clone()));
+    stage.vault.every("GET", "sys/health", Fault::Hold(gate.clone()));
+    let begun = Instant::now();
+    let (cause, text) = stage.daemon.refusal(pod.call()).await;
+    assert_eq!(cause, Cause::Unreachable, "{text}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Whoever tries again at once waits for the one that is under way, or is turned away.
+    stage.daemon.refusal(pod.call()).await;
+    stage.vault.heal();
+    gate.open();
+    until_up(&stage.daemon).await;
+    let (username, password) = stage.mount(&pod).await;
+    log_in(&username, &password).await.unwrap();
+    assert_eq!((stage.created(), stage.database.users().await), (1, vec![username]));
+}
