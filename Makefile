@@ -43,6 +43,9 @@ soak: ## the tests that take minutes, then pods that come and go under faults fo
 	$(SERVERS) cargo test --test integration -- --ignored
 	$(SERVERS) cargo bench --bench soak -- $(MINUTES)
 
+fleet: ## writes docs/fleet.md: what thousands of nodes ask of Vault and of the API server, in virtual time
+	cargo bench --profile fleet --bench fleet
+
 # By way of the build's folder: the page in place is compiled into a test, and a failed run must not empty it.
 docs: ## writes docs/errors.md from the table of causes
 	cargo run --quiet -- explain --markdown > target/errors.md
@@ -55,4 +58,4 @@ clean: ## removes everything built or installed here
 	cargo clean
 	rm -rf .tools
 
-.PHONY: help demo test lint image e2e bench soak docs fmt clean
+.PHONY: help demo test lint image e2e bench soak fleet docs fmt clean

@@ -84,8 +84,8 @@ pub struct Played {
     pub api: Vec<u32>,
     /// Polls that failed, of pods that had everything.
     pub failed_polls: u64,
-    /// The longest that a starting pod waited for its files.
-    pub slowest: Duration,
+    /// How long after it happened the last pod had its files that had none.
+    pub all_running: Duration,
     /// Pods that had everything in the end.
     pub running: usize,
 }
@@ -268,11 +268,16 @@ impl<'a> Play<'a> {
             self.at(at, Event::Mount(pod as u32), 0);
         }
         let from = HAPPENS_AT.as_millis() as u64;
-        let spread = |within: Duration, node: usize, nodes: usize| from + within.as_millis() as u64 * node as u64 / nodes as u64;
+        let spread =
+            |within: Duration, node: usize, nodes: usize| from + within.as_millis() as u64 * node as u64 / nodes as u64;
         for node in 0..self.nodes.len() {
             match self.fleet.happens {
-                Happens::Reboot(within) => self.at(spread(within, node, self.nodes.len()), Event::Booted(node as u32), 0),
-                Happens::Update(within) => self.at(spread(within, node, self.nodes.len()), Event::Replaced(node as u32), 0),
+                Happens::Reboot(within) => {
+                    self.at(spread(within, node, self.nodes.len()), Event::Booted(node as u32), 0)
+                }
+                Happens::Update(within) => {
+                    self.at(spread(within, node, self.nodes.len()), Event::Replaced(node as u32), 0)
+                }
                 Happens::Nothing | Happens::Outage(_) => {}
             }
         }
@@ -428,13 +433,11 @@ impl<'a> Play<'a> {
         if state.read.is_some() && state.life.is_some() {
             state.delivered = true;
             let pod_state = &mut self.pods[pod];
-            if !pod_state.has
-                && let Some((since, _)) = pod_state.waits.take()
-            {
+            if !pod_state.has && pod_state.waits.take().is_some() {
                 pod_state.has = true;
                 pod_state.retry = 0;
-                let (waited, life) = (Duration::from_millis(self.now - since), pod_state.life);
-                self.played.slowest = self.played.slowest.max(waited);
+                let life = pod_state.life;
+                self.played.all_running = Duration::from_millis(self.now).saturating_sub(HAPPENS_AT);
                 let next = self.now + POLL.start + self.below(POLL.end - POLL.start);
                 self.at(next, Event::Mount(pod as u32), life);
             }
@@ -545,7 +548,8 @@ impl<'a> Play<'a> {
             return;
         }
         self.nodes[node].wakes = None;
-        while let Some(session) = self.nodes[node].schedule.pop(self.instant()) {
+        let now = self.instant();
+        while let Some(session) = self.nodes[node].schedule.pop(now) {
             self.attend(session as usize);
         }
         self.set_wake(node);
@@ -624,7 +628,8 @@ impl<'a> Play<'a> {
 
     fn set_probe(&mut self, node: usize) {
         if let Some(next) = self.nodes[node].standing.next_probe() {
-            let at = self.told(next).max(self.now + 1);
+            // Moments are finer than a millisecond.
+            let at = self.told(next).max(self.now) + 1;
             self.at(at, Event::Probe(node as u32), 0);
         }
     }

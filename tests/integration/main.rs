@@ -11,6 +11,7 @@ mod cluster;
 mod commands;
 mod diagnoses;
 mod faults;
+mod fleet;
 mod installing;
 #[path = "../support/kube_api.rs"]
 mod kube_api;
