@@ -138,7 +138,7 @@ impl Vault {
     #[must_use]
     pub fn outages(&self) -> Vec<(String, Arc<Outage>)> {
         let clients = self.lock();
-        let down = clients.values().filter_map(|client| Some((client.address().to_owned(), client.outage()?)));
+        let down = clients.values().filter_map(|client| Some((client.address().to_owned(), client.known_outage()?)));
         down.collect()
     }
 

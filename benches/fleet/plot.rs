@@ -39,7 +39,7 @@ impl Plot<'_> {
             self.title
         );
         for decade in 0..=decades as u32 {
-            let (value, at) = (10_u64.pow(decade), y(10_f64.powi(decade as i32)));
+            let (value, at) = (10_u64.pow(decade), y(10_f64.powi(decade.cast_signed())));
             let _ = writeln!(svg, "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>");
             let _ =
                 writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>", LEFT - 6.0, at + 4.0);

@@ -150,6 +150,7 @@ struct Node {
 }
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a request under way")]
 struct Session {
     token: Option<Term>,
     proven: Option<Instant>,
@@ -273,10 +274,10 @@ impl<'a> Play<'a> {
         for node in 0..self.nodes.len() {
             match self.fleet.happens {
                 Happens::Reboot(within) => {
-                    self.at(spread(within, node, self.nodes.len()), Event::Booted(node as u32), 0)
+                    self.at(spread(within, node, self.nodes.len()), Event::Booted(node as u32), 0);
                 }
                 Happens::Update(within) => {
-                    self.at(spread(within, node, self.nodes.len()), Event::Replaced(node as u32), 0)
+                    self.at(spread(within, node, self.nodes.len()), Event::Replaced(node as u32), 0);
                 }
                 Happens::Nothing | Happens::Outage(_) => {}
             }
@@ -366,7 +367,8 @@ impl<'a> Play<'a> {
         }
         let now = self.instant();
         let held = self.sessions[session].token.as_ref().is_some_and(|token| {
-            !token.is_old(now) && !(credential && token.is_near_end(token.forced_end(), Some(gap()), now))
+            let ends = credential && token.is_near_end(token.forced_end(), Some(gap()), now);
+            !(token.is_old(now) || ends)
         });
         if held {
             if secrets {

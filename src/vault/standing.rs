@@ -65,6 +65,8 @@ pub struct Standing {
     probes: u32,
     probed: Option<Instant>,
     next: Option<Instant>,
+    /// When anybody last was turned away.
+    used: Option<Instant>,
 }
 
 /// How long a request goes without an answer before that is a doubt.
@@ -80,6 +82,8 @@ const MAX_PROBE: Duration = Duration::from_secs(30);
 /// have more to do for that.
 const AFTER_FAILED: Duration = Duration::from_secs(1);
 const AFTER_OVERDUE: Duration = Duration::from_secs(10);
+/// How long after somebody was turned away it counts as used.
+const UNUSED: Duration = Duration::from_secs(300);
 /// A question that came to nothing does not stand in the way of the next for longer.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 /// The shortest and the longest pause before what waits for a server is looked at again.
@@ -159,6 +163,17 @@ impl Standing {
         let soon = now.max(probed + within.max(FIRST_PROBE));
         self.next = Some(next.min(soon));
         soon < next
+    }
+
+    /// Somebody was turned away.
+    pub fn used(&mut self, now: Instant) {
+        self.used = Some(now);
+    }
+
+    /// Whether nobody was turned away for long, so that one in whose place nobody waits need not be probed.
+    #[must_use]
+    pub fn is_unused(&self, now: Instant) -> bool {
+        self.used.or(self.outage.as_ref().map(|outage| outage.since)).is_none_or(|at| now >= at + UNUSED)
     }
 
     /// Nobody uses it any more: nothing is known of it.
@@ -298,6 +313,17 @@ mod tests {
         standing.judged(down(Cause::Refused), now + ms(1000));
         assert!(standing.wanted(ms(0), now + ms(9000)));
         assert_eq!(standing.next_probe(), Some(now + ms(9000)));
+    }
+
+    #[test]
+    fn it_is_used_for_a_while_after_somebody_was_turned_away() {
+        let now = Instant::now();
+        let mut standing = fallen(now);
+        assert!(!standing.is_unused(now + ms(299_999)) && standing.is_unused(now + UNUSED));
+        standing.used(now + UNUSED);
+        assert!(!standing.is_unused(now + UNUSED + ms(299_999)) && standing.is_unused(now + UNUSED * 2));
+        standing.forget();
+        assert!(standing.outage().is_none() && standing.next_probe().is_none());
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn fleet(rules: Rules, happens: Happens) -> Fleet {
 }
 
 fn sum(series: &[u32], from: Duration) -> u32 {
-    series[from.as_secs() as usize..].iter().sum()
+    series[usize::try_from(from.as_secs()).unwrap()..].iter().sum()
 }
 
 #[test]

@@ -84,6 +84,13 @@ impl Client {
     /// Why the server cannot be asked at present, if that is known: then every request fails for it at once.
     #[must_use]
     pub fn outage(&self) -> Option<Arc<Outage>> {
+        let outage = self.known_outage()?;
+        self.shared.watch.standing().used(clock::now());
+        Some(outage)
+    }
+
+    /// The same for those who only tell of it.
+    pub(in crate::vault) fn known_outage(&self) -> Option<Arc<Outage>> {
         self.shared.watch.outage.borrow().clone()
     }
 
@@ -150,7 +157,7 @@ impl Client {
     fn doubt(&self, doubt: Doubt, failure: Option<&Failure>) {
         let watch = Arc::clone(&self.shared.watch);
         if watch.standing().doubt(doubt, clock::now()) {
-            let is_silence = failure.is_some_and(|failure| matches!(Met::of(failure), Met::Silence));
+            let is_silence = failure.is_none_or(|failure| matches!(Met::of(failure), Met::Silence));
             let met = failure.map(|failure| failure.of_transport(self.address()));
             task::spawn(look_into(Arc::downgrade(&self.shared), watch, is_silence, met));
         }
@@ -170,7 +177,7 @@ impl Client {
 /// Asks a server that is in doubt; and again, as long as it is down and anybody uses it.
 async fn look_into(shared: Weak<Shared>, watch: Arc<Watch>, is_silence: bool, met: Option<Error>) {
     let Some(client) = upgrade(&shared) else { return };
-    let verdict = client.probe(&client.shared.transport.fresh(CHECK - REST), CHECK).await;
+    let verdict = client.probe(&client.shared.transport.fresh(CHECK.saturating_sub(REST)), CHECK).await;
     let verdict = match (verdict, met) {
         // The request heard it in more words.
         (Verdict::Down(found), Some(met)) if met.cause() == found.cause() => Verdict::Down(met),
@@ -189,14 +196,14 @@ async fn look_into(shared: Weak<Shared>, watch: Arc<Watch>, is_silence: bool, me
             () = watch.sooner.notified() => continue,
         }
         let Some(client) = upgrade(&shared) else { return };
-        // The registry's, and this one.
-        if Arc::strong_count(&client.shared) <= 2 {
-            tracing::debug!(endpoint = client.address(), "nobody uses it any more, and it is not probed");
+        // The registry's, and this one. Tokens to be revoked have none of their own, and ask now and then.
+        if Arc::strong_count(&client.shared) <= 2 && watch.standing().is_unused(clock::now()) {
+            tracing::info!(endpoint = client.address(), "no pod uses this Vault any more, and it is not probed");
             let mut standing = watch.standing();
             standing.forget();
             return watch.publish(&standing);
         }
-        let pool = client.shared.transport.fresh(PROBE - REST);
+        let pool = client.shared.transport.fresh(PROBE.saturating_sub(REST));
         let verdict = client.probe(&pool, PROBE).await;
         if matches!(verdict, Verdict::Well) {
             client.shared.transport.adopt(pool);

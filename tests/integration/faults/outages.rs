@@ -17,6 +17,7 @@ use crate::support::{
     pod::Pod,
     server::Server,
     standing::{self, down, is_down, until_down, until_up},
+    tls::Authority,
 };
 
 /// The longest that a poll which meets an outage may take, and what needs no waiting for anybody.
@@ -206,6 +207,51 @@ async fn what_a_poll_does_not_wait_for_is_there_at_the_next() {
     // It was asked for as long as its caller had, and not as long as the poll waited.
     gate.open();
     assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), "new");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dead_holds_up_nobody_but_who_is_on_it() {
+    let (tenant, authority) = (tenant().await, Authority::new());
+    let vault = Faulty::tls(authority.server(None)).await;
+    let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}", front.local_addr().unwrap());
+    let behind = vault.address.strip_prefix("https://").unwrap().to_owned();
+    // What came before is lost, and nobody is told: a firewall that forgot the connection.
+    let (forgets, forgotten) = tokio::sync::watch::channel(false);
+    let mut connections = tokio::task::JoinSet::new();
+    connections.spawn(async move {
+        let mut passed = tokio::task::JoinSet::new();
+        loop {
+            let mut client = front.accept().await.unwrap().0;
+            let mut server = tokio::net::TcpStream::connect(&behind).await.unwrap();
+            let (mut forgotten, is_old) = (forgotten.clone(), !*forgotten.borrow());
+            passed.spawn(async move {
+                let copied = async { drop(tokio::io::copy_bidirectional(&mut client, &mut server).await) };
+                let lost = async { drop(forgotten.wait_for(|forgotten| is_old && *forgotten).await) };
+                let is_lost = tokio::select! { () = copied => false, () = lost => true };
+                if is_lost {
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    });
+    let daemon = Daemon::at(&address, &[]).await;
+    let pod = || reader(&tenant).with("vaultCACert", authority.pem());
+    daemon.mount(pod().call()).await.unwrap();
+    forgets.send_replace(true);
+    let hangs = pod();
+    let others = async {
+        vault.saw(1, "GET", "sys/health").await;
+        // The answer has to arrive.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let begun = Instant::now();
+        assert_eq!(only(&daemon.mount(pod().call()).await.unwrap()), SECRET);
+        assert!(begun.elapsed() < FIRST, "{:?}", begun.elapsed());
+    };
+    tokio::select! {
+        _ = daemon.mount(hangs.call()) => panic!("its connection is dead"),
+        () = others => {}
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::support::{
     database::log_in,
     faulty::{Fault, Gate, status},
     pod::Pod,
-    standing::{until_down, until_up},
+    standing::{is_down, until_down, until_up},
 };
 
 impl Stage {
@@ -26,21 +26,23 @@ impl Stage {
     }
 
     /// A pod that is turned away, and by which the outage shows.
-    async fn turned_away(&self) {
-        assert!(self.daemon.mount(self.pod().call()).await.is_err());
+    async fn turned_away(&self) -> Pod {
+        let pod = self.pod();
+        assert!(self.daemon.mount(pod.call()).await.is_err());
         until_down(&self.daemon).await;
+        pod
     }
 }
 
 /// Twenty pods whose credentials and tokens end during an outage.
-async fn outlives(begin: impl AsyncFnOnce(&mut Stage), end: impl AsyncFnOnce(&mut Stage)) {
+async fn outlives(fails: impl AsyncFnOnce(&mut Stage), heals: impl AsyncFnOnce(&mut Stage)) {
     let lasts = json!({"default_ttl": "5s", "max_ttl": "60s"});
     let mut stage = Stage::of(&[], lasts, json!({"token_ttl": "5s", "token_max_ttl": "60s"})).await;
     let pods: Vec<Pod> = (0..20).map(|_| stage.pod()).collect();
     let first = join_all(pods.iter().map(|pod| stage.mount(pod))).await;
     // Short credentials may have been replaced before all were made.
     let (logins, created) = (stage.logins(), stage.created());
-    begin(&mut stage).await;
+    fails(&mut stage).await;
     stage.turned_away().await;
     let [away, tried] = [stage.logins(), stage.vault.count("POST", "sys/leases/renew")];
     sleep(Duration::from_secs(7)).await;
@@ -53,11 +55,11 @@ async fn outlives(begin: impl AsyncFnOnce(&mut Stage), end: impl AsyncFnOnce(&mu
         (away, tried),
         "asked while it is down"
     );
-    end(&mut stage).await;
+    heals(&mut stage).await;
     until("it is back", async || {
         // Somebody polls, and has it probed soon.
         let _ = stage.daemon.mount(pods[0].call()).await;
-        !crate::support::standing::is_down(&stage.daemon).await
+        !is_down(&stage.daemon).await
     })
     .await;
     let mut last = Vec::new();
@@ -156,8 +158,9 @@ async fn revocations_wait_for_vault_and_are_no_attempts() {
     let pods: Vec<Pod> = (0..6).map(|_| stage.pod()).collect();
     join_all(pods.iter().map(|pod| stage.mount(pod))).await;
     stage.everything(&status(503, "Vault is sealed"));
-    stage.turned_away().await;
-    for pod in &pods {
+    let turned_away = stage.turned_away().await;
+    // Nobody is left that would use Vault.
+    for pod in pods.iter().chain([&turned_away]) {
         stage.api.delete_pod(&pod.namespace, &pod.name);
     }
     let waiting = async || stage.told().await["revocations"].as_array().unwrap().clone();
@@ -171,6 +174,7 @@ async fn revocations_wait_for_vault_and_are_no_attempts() {
     let is_told =
         |one: &serde_json::Value| one["attempts"] == 0 && one["last_error"].as_str().unwrap().contains("[VM0020]");
     assert!(told.len() == 6 && told.iter().all(is_told), "{told:#?}");
+    assert!(is_down(&stage.daemon).await);
     stage.vault.heal();
     until_up(&stage.daemon).await;
     until("all are revoked", async || {
@@ -180,6 +184,27 @@ async fn revocations_wait_for_vault_and_are_no_attempts() {
     })
     .await;
     stage.database.empties().await;
+}
+
+#[tokio::test]
+async fn a_server_that_no_pod_uses_any_more_is_not_probed() {
+    let stage = Stage::new(&[]).await;
+    stage.everything(&status(503, "Vault is sealed"));
+    let pod = stage.turned_away().await;
+    stage.api.delete_pod(&pod.namespace, &pod.name);
+    until("it is forgotten", async || {
+        leap(Duration::from_secs(10)).await;
+        sleep(Duration::from_millis(5)).await;
+        !is_down(&stage.daemon).await
+    })
+    .await;
+    let probes = stage.vault.count("GET", "sys/health");
+    assert!((10..40).contains(&probes), "{probes}");
+    for _ in 0..20 {
+        leap(Duration::from_secs(60)).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stage.vault.count("GET", "sys/health"), probes);
 }
 
 #[tokio::test]
