@@ -393,12 +393,12 @@ fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> Result<Sess
     })
 }
 
-/// The UID of the pod's service account, as its token says. Name and namespace must be those that kubelet says, so that what a
-/// pod writes into its own attributes can name no other.
+/// The UID of the pod's service account, as its token says. Name and namespace, which are the session's, too, are kubelet's word:
+/// what a pod writes into its own attributes can name no other.
 fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error> {
     let passed = || spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
     let token = spec.tokens.for_audience(audience).ok_or_else(|| no_token(audience, &passed()))?;
-    token::service_account_uid(token, &spec.pod)
+    token::service_account_uid(token)
 }
 
 /// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.

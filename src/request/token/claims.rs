@@ -97,11 +97,10 @@ pub fn look(jwt: &SecretText, expected: &Expected<'_>) -> Result<Claims, Error> 
     Ok(claims)
 }
 
-/// The UID of the service account that a token is of, which must be the pod's by name and namespace
-/// ([`Cause::TokenIdentity`]). Whether it has expired does not matter here.
-pub fn service_account_uid(jwt: &SecretText, pod: &Pod) -> Result<String, Error> {
+/// The UID of the service account that a token says it is of; an error ([`Cause::TokenIdentity`]) when it says none. Whose
+/// it is by name, and whether it has expired, is looked at where it is used to log in.
+pub fn service_account_uid(jwt: &SecretText) -> Result<String, Error> {
     let payload = payload(jwt.expose()).unwrap_or_default();
-    check_identity(payload.service_account(), pod)?;
     let uid = payload.kubernetes.serviceaccount.uid.filter(|uid| !uid.is_empty());
     uid.ok_or_else(|| {
         Error::new(Cause::TokenIdentity, "the service account token names no service account UID, which pods must have in common to share a Vault token (tokenScope: serviceAccount)")

@@ -5,8 +5,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Node, until};
-use crate::{kube_api::KubeApi, support::daemon::program};
+use super::{Node, had, until};
+use crate::{
+    kube_api::KubeApi,
+    support::{
+        clock::leap,
+        daemon::{Daemon, program},
+    },
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_read_costs_its_pod_a_login_and_nobody_else() {
@@ -105,6 +111,39 @@ async fn mounts_wait_for_the_key_rather_than_start_anew() {
     assert_eq!(waited, had);
     assert_eq!((node.logins(), node.created()), (1, 1));
     process.stop().await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_for_long_makes_nobody_start_anew() {
+    let node = Node::new().await;
+    let pod = node.pod();
+    let flags = [
+        format!("--kubeconfig={}", node.folder.path().join("kubeconfig").display()),
+        format!("--state-dir={}", node.state().display()),
+        "--hmac-key-file=".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let daemon = Daemon::at(&node.vault.address, &flags).await;
+    let first = had(daemon.mount(pod.call()).await.unwrap());
+    daemon.stop().await;
+    node.api.hold();
+    let daemon = Daemon::at(&node.vault.address, &flags).await;
+    for _ in 0..40 {
+        leap(Duration::from_secs(15)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.api.release();
+    let mount = daemon.mount(pod.call());
+    let again = async {
+        // The pause after the last attempt is not waited for.
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            leap(Duration::from_secs(2)).await;
+        }
+    };
+    let (mounted, ()) = tokio::join!(mount, again);
+    assert_eq!(had(mounted.unwrap()), first);
+    assert_eq!(node.logins(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
