@@ -95,10 +95,6 @@ impl Session {
         match vault.client(&self.key.endpoint).await {
             Ok(client) => {
                 self.state().client = Ok(client.clone());
-                if client.outage().is_some() {
-                    self.wait_for_return(hold.as_deref());
-                    return self.warn();
-                }
                 if let Some(hold) = hold {
                     self.renew_token(&client, &hold, vault).await;
                 }

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::sleep;
-use vaultmount::error::Cause;
+use vaultmount::{error::Cause, provider::client::Client};
 
-use super::{Stage, until};
+use super::{Stage, credential, until};
 use crate::support::{
+    bao::Tenant,
     clock::leap,
-    database::log_in,
-    faulty::{Fault, Gate, status},
+    daemon::Program,
+    database::{Database, log_in},
+    faulty::{Fault, Faulty, Gate, status},
     pod::Pod,
     standing::{is_down, until_down, until_up},
 };
@@ -128,25 +130,80 @@ async fn renewals_wait_for_vault_and_have_not_failed() {
 }
 
 #[tokio::test]
+async fn renewals_that_wait_for_their_turn_when_vault_goes_down_are_not_sent() {
+    let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_ttl": "1h"})).await;
+    let pods: Vec<Pod> = (0..12).map(|_| stage.pod()).collect();
+    join_all(pods.iter().map(|pod| stage.mount(pod))).await;
+    let gate = Gate::new();
+    stage.everything(&Fault::Hold(gate.clone()));
+    leap(Duration::from_secs(45 * 60)).await;
+    until_down(&stage.daemon).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!((stage.vault.count("POST", "auth/token/renew-self"), stage.renewals()), (4, 0));
+    let told = stage.told().await;
+    let states: Vec<_> =
+        told["sessions"].as_array().unwrap().iter().map(|session| &session["token"]["state"]).collect();
+    assert!(states.len() == 12 && states.iter().all(|state| *state == "live"), "{states:?}");
+    stage.vault.heal();
+    gate.open();
+    until("all are renewed", async || {
+        sleep(Duration::from_millis(50)).await;
+        leap(Duration::from_secs(5)).await;
+        stage.renewals() == 12
+    })
+    .await;
+    assert_eq!((stage.logins(), stage.created()), (12, 12));
+}
+
+#[tokio::test]
+async fn ends_that_come_while_vault_is_down_are_told_in_time() {
+    let (tenant, vault) = (Tenant::new().await, Faulty::start().await);
+    let database = Database::of(&tenant).await;
+    database.tune(json!({"default_ttl": "9s"})).await;
+    let daemon = Program::at(&vault.address, &[]).await;
+    let pod = || Pod::of(&tenant).objects(credential(&database));
+    let mut client = Client::connect(&daemon.socket).await.unwrap();
+    client.mount(pod().call()).await.unwrap();
+    for method in ["GET", "POST"] {
+        vault.every(method, "", status(503, "Vault is sealed"));
+    }
+    assert!(client.mount(pod().call()).await.is_err());
+    sleep(Duration::from_secs(11)).await;
+    daemon.terminate();
+    let log = daemon.log().await;
+    let said = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        (said("the pod's credential ends, and Vault is down"), said("the pod's credential is over")),
+        (1, 1),
+        "{log}"
+    );
+    assert_eq!(said("is not renewed"), 0, "{log}");
+}
+
+#[tokio::test]
 async fn what_ends_soon_is_renewed_in_time_after_a_long_outage() {
     let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_ttl": "1h"})).await;
     let pod = stage.pod();
     let first = stage.mount(&pod).await;
     stage.everything(&status(503, "Vault is sealed"));
     stage.turned_away().await;
-    // All but the last twenty seconds; no poll comes meanwhile.
-    for _ in 0..358 {
+    // All but the last half minute; no poll comes meanwhile.
+    for _ in 0..357 {
         leap(Duration::from_secs(10)).await;
         sleep(Duration::from_millis(3)).await;
     }
+    let probes = stage.vault.count("GET", "sys/health");
+    for _ in 0..22 {
+        leap(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(10)).await;
+    }
+    // By itself there would be one every 15 to 30 s.
+    assert!(stage.vault.count("GET", "sys/health") - probes > 3);
     stage.vault.heal();
-    let renewed = async {
-        for _ in 0..19 {
-            leap(Duration::from_secs(1)).await;
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    renewed.await;
+    for _ in 0..6 {
+        leap(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!((stage.renewals(), stage.vault.count("POST", "auth/token/renew-self")), (1, 1));
     leap(Duration::from_secs(60)).await;
     assert_eq!(stage.mount(&pod).await, first);
