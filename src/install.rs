@@ -5,7 +5,7 @@
 //!   vault.sock -> vaultmount/vault.sock     a link for each provider name
 //!   vaultmount/                             0700, of the user that serves
 //!     vault.sock                            bound by `serve`
-//!     state/                                made by `serve`: what outlives it, in memory where /var/run is
+//!     state/                                what outlives `serve`, in memory where /var/run is
 //! ```
 //!
 //! `serve` needs only the private folder, so its container sees nothing else of the node and needs no rights on it. The
@@ -102,7 +102,7 @@ pub async fn uninstall(providers: &Path) -> Result<Report, String> {
         fs::remove_file(file).map_err(|e| at(file, &e))?;
     }
     if fs::remove_dir(&kept).is_ok() {
-        report.push(format!("{}: removed, with {} sessions", kept.display(), of_sessions.len()));
+        report.push(format!("{}: removed (sessions: {})", kept.display(), of_sessions.len()));
     }
     match fs::remove_dir(folder) {
         Ok(()) => report.push(format!("{}: removed", folder.display())),
@@ -118,6 +118,13 @@ pub async fn uninstall(providers: &Path) -> Result<Report, String> {
     Ok(report)
 }
 
+/// Makes the folder in which `serve` keeps its state. Of one that is there only its owner may know; `serve` makes what lacks.
+fn make_state(folder: &Path, owner: Owner) -> io::Result<()> {
+    let state = folder.join(STATE);
+    fs::DirBuilder::new().mode(MODE).create(&state)?;
+    chown(&state, Some(owner.uid), Some(owner.gid))
+}
+
 /// Makes the folder, or makes it right.
 fn private(folder: &Path, owner: Owner) -> io::Result<String> {
     let is_new = match fs::DirBuilder::new().mode(MODE).create(folder) {
@@ -127,6 +134,9 @@ fn private(folder: &Path, owner: Owner) -> io::Result<String> {
     let found = fs::symlink_metadata(folder)?;
     if !found.is_dir() {
         return Err(io::Error::new(ErrorKind::NotADirectory, "is there and no folder; remove it"));
+    }
+    if is_new {
+        make_state(folder, owner)?;
     }
     let has_owner = Owner { uid: found.uid(), gid: found.gid() } == owner;
     let has_mode = found.mode() & 0o7777 == MODE;

@@ -77,7 +77,7 @@ async fn drivers_find_what_is_served_in_the_private_folder() {
     let (ok, said) = node.install(&[]).await;
     assert!(ok && said.contains("mode 0700"), "{said}");
     assert_eq!(node.names(), ["openbao.sock", "vault.sock", "vaultmount"].map(str::to_owned).into());
-    assert_eq!(mode(&node.path("vaultmount")), 0o700);
+    assert_eq!((mode(&node.path("vaultmount")), mode(&node.path("vaultmount/state"))), (0o700, 0o700));
     assert_eq!(fs::read_link(node.path("vault.sock")).unwrap(), Path::new("vaultmount/vault.sock"));
 
     let _serving = spawn(node.providers.path(), &node.path("vaultmount/vault.sock"), &[]).await;
@@ -196,7 +196,7 @@ async fn uninstalling_leaves_what_is_not_ours_and_nothing_else() {
     assert_eq!(fs::read_dir(node.path("vaultmount")).unwrap().count(), 4 + 1);
     let (ok, said) = node.run(&["uninstall"]).await;
     assert!(ok && said.contains("vault.sock: removed") && said.contains("vault.status: removed"), "{said}");
-    assert!(said.contains("state: removed, with 1 sessions"), "{said}");
+    assert!(said.contains("state: removed (sessions: 1)"), "{said}");
     assert_eq!(node.names(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
 
     let (ok, said) = node.run(&["uninstall"]).await;
