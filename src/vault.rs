@@ -8,6 +8,7 @@ pub mod client;
 pub mod connect;
 pub mod engine;
 pub mod failure;
+mod index;
 mod near;
 mod operation;
 pub mod standing;

@@ -48,6 +48,9 @@ pub struct SavedSession {
     volumes: Vec<SavedVolume>,
     last_heard: i64,
     warned_of_token: bool,
+    /// How far the server's cluster had come, in its own words.
+    #[serde(default)]
+    index: Option<String>,
 }
 
 /// What of a session is in its file.
@@ -193,6 +196,7 @@ impl Session {
             volumes: state.volumes.save(origin),
             last_heard: origin.told(state.last_heard),
             warned_of_token: state.warned_of_token,
+            index: state.client.as_ref().ok().and_then(Client::seen_index),
         };
         drop(state);
         let room = usize::try_from(before).unwrap_or_default().max(1024);
@@ -263,6 +267,9 @@ impl SavedSession {
         shared: impl FnMut(Read) -> Arc<Read>,
     ) -> Option<Session> {
         let origin = Origin::of(&self.mark);
+        if let (Ok(client), Some(index)) = (&client, &self.index) {
+            client.learn_index(index);
+        }
         let endpoint = client.as_ref().map_or_else(|_| Arc::new(self.endpoint), |client| Arc::clone(client.endpoint()));
         let key = SessionKey {
             endpoint,

@@ -138,6 +138,17 @@ impl Client {
         self.shared.background.take(end).await
     }
 
+    /// How far the cluster had come by its last answers, in its own words, for another process. None when it does not tell.
+    #[must_use]
+    pub fn seen_index(&self) -> Option<String> {
+        self.shared.transport.seen.told()
+    }
+
+    /// Takes in how far an earlier process had seen the cluster: no answer shall be older.
+    pub fn learn_index(&self, told: &str) {
+        self.shared.transport.seen.take(told);
+    }
+
     /// Whether anyone but the registry uses it.
     pub(super) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.shared) > 1

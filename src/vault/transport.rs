@@ -22,6 +22,7 @@ use super::{
     Config, Endpoint,
     connect::{ConnectError, Connector, Options, TlsFault, connect_error},
     failure::Failure,
+    index::Seen,
     operation::operation,
 };
 use crate::{
@@ -62,6 +63,8 @@ pub(super) struct Transport {
     in_flight: Semaphore,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    /// How far the cluster had come.
+    pub(super) seen: Seen,
 }
 
 /// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
@@ -95,6 +98,7 @@ impl Transport {
             in_flight: Semaphore::new(config.max_in_flight),
             config: Arc::clone(config),
             metrics: Arc::clone(metrics),
+            seen: Seen::default(),
         })
     }
 
@@ -144,6 +148,8 @@ impl Transport {
                     redirected = true;
                     continue;
                 }
+                // Refused before anything was done.
+                Ok(Answer { status, body, .. }) if self.seen.is_refused(status.as_u16(), &body) => continue,
                 Ok(Answer { status: StatusCode::PROXY_AUTHENTICATION_REQUIRED, .. })
                     if let Some(fault) = self.connector.proxy_credentials(&uri) =>
                 {
@@ -199,6 +205,7 @@ impl Transport {
         if let Some(authorization) = self.connector.proxy_authorization(uri) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
+        self.seen.demand(request.headers_mut());
         let connection = capture_connection(&mut request);
 
         let now = Instant::now();
@@ -209,6 +216,7 @@ impl Transport {
         let answer = timeout_at(patience, async {
             let response = pool.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
+            self.seen.learn(&parts.headers);
             let body = bounded(body, self.config.max_answer, call.creates).await?;
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         });

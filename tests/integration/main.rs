@@ -8,6 +8,7 @@
 
 mod check;
 mod cluster;
+mod clusters;
 mod commands;
 mod diagnoses;
 mod faults;

@@ -10,6 +10,7 @@ pub mod faulty;
 pub mod http;
 mod names;
 pub mod pod;
+pub mod raft;
 pub mod server;
 pub mod standing;
 pub mod tls;

@@ -92,10 +92,15 @@ impl Database {
 
     /// The users it has created, by name.
     pub async fn users(&self) -> Vec<String> {
-        let sql = format!("select rolname from pg_roles where starts_with(rolname, '{}_') order by 1", self.prefix);
-        let users = psql(&setting("VAULTMOUNT_TEST_PG_URL"), &sql).await.unwrap();
-        users.lines().map(str::to_owned).collect()
+        users_of(&self.prefix).await
     }
+}
+
+/// The users whose names begin so.
+pub async fn users_of(prefix: &str) -> Vec<String> {
+    let sql = format!("select rolname from pg_roles where starts_with(rolname, '{prefix}_') order by 1");
+    let users = psql(&setting("VAULTMOUNT_TEST_PG_URL"), &sql).await.unwrap();
+    users.lines().map(str::to_owned).collect()
 }
 
 /// Whom PostgreSQL takes one for who logs in so, or why it does not let them in.

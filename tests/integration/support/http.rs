@@ -18,6 +18,25 @@ pub async fn send(
     (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
+/// Sends one request, and brings status and JSON if there is an answer.
+pub async fn try_to_send(
+    method: &str,
+    url: &str,
+    token: Option<&str>,
+    body: Option<&Value>,
+) -> Option<(StatusCode, Value)> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(url);
+    if let Some(token) = token {
+        request = request.header("x-vault-token", token);
+    }
+    let body = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+    let response = client.request(request.body(Full::new(body)).unwrap()).await.ok()?;
+    let status = response.status();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+}
+
 /// Sends one request and brings status and body.
 pub async fn text(
     method: &str,

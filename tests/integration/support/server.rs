@@ -124,7 +124,7 @@ impl Cache {
 }
 
 /// A port that is free, below those that outgoing connections are given.
-async fn free_port() -> u16 {
+pub async fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let port = 20_000 + std::process::id().wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Relaxed)) % 10_000;

@@ -1,0 +1,159 @@
+//! A cluster of three: standbys that read and are behind, and leaders that are killed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use http::Uri;
+use serde_json::json;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
+use vaultmount::provider::client::Call;
+
+use crate::support::{bao::Tenant, clock::leap, daemon::Daemon, pod::Pod, raft::Cluster, setting, unique};
+
+/// A pod that logs in to the cluster, and reads these objects anew when they are older than ten seconds.
+fn pod(objects: &str) -> Pod {
+    let tenant = Tenant { address: String::new(), auth: "jwt".into(), kv: "kv".into(), policy: "app".into() };
+    Pod::of(&tenant).objects(objects).with("refreshInterval", "10s")
+}
+
+const NUMBER: &str = "- {objectName: n, secretPath: kv/data/n, secretKey: n}\n";
+
+#[tokio::test]
+async fn a_standby_that_is_behind_gives_no_older_secret() {
+    let cluster = Cluster::new().await;
+    cluster.tenant("path \"kv/*\" { capabilities = [\"read\"] }").await;
+    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+    let leader = cluster.leader().await;
+    let standby = (leader + 1) % 3;
+    let daemon = Daemon::at(&cluster.address, &[]).await;
+    let (one, two) = (pod(NUMBER), pod(NUMBER));
+    for pod in [&one, &two] {
+        daemon.files(pod).await;
+    }
+    for n in 1..=40 {
+        cluster.root("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
+        leap(Duration::from_secs(11)).await;
+        cluster.lead(Some(leader));
+        assert_eq!(daemon.files(&one).await["n"], n.to_string());
+        cluster.lead(Some(standby));
+        assert_eq!(daemon.files(&two).await["n"], n.to_string(), "older than what was seen before");
+    }
+}
+
+/// A cluster with a database engine before the real PostgreSQL.
+async fn with_database() -> (Cluster, String) {
+    let cluster = Cluster::new().await;
+    cluster
+        .tenant("path \"kv/*\" { capabilities = [\"read\"] }\npath \"db/creds/app\" { capabilities = [\"read\"] }")
+        .await;
+    cluster.root("POST", "sys/mounts/db", json!({"type": "database"})).await;
+    let server: Uri = setting("VAULTMOUNT_TEST_PG_URL").parse().unwrap();
+    let (login, place) = server.authority().unwrap().as_str().split_once('@').unwrap();
+    let (username, password) = login.split_once(':').unwrap();
+    let prefix = unique("raft").replace('-', "_");
+    let config = json!({
+        "plugin_name": "postgresql-database-plugin",
+        "connection_url": format!("postgresql://{{{{username}}}}:{{{{password}}}}@{place}/postgres?sslmode=disable"),
+        "username": username, "password": password, "allowed_roles": ["app"], "max_idle_connections": -1,
+        "username_template": format!("{prefix}_{{{{random 12 | lowercase}}}}"),
+    });
+    cluster.root("POST", "db/config/pg", config).await;
+    let statement = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}'"#;
+    let role = json!({"db_name": "pg", "creation_statements": [statement], "default_ttl": "1h"});
+    cluster.root("POST", "db/roles/app", role).await;
+    (cluster, prefix)
+}
+
+/// How many requests of a kind went out, as the daemon counts them.
+async fn users(prefix: &str) -> usize {
+    crate::support::database::users_of(prefix).await.len()
+}
+
+/// Pods polled while leaders are killed so often; what went wrong stops the test.
+async fn survives(kills: usize, pods: usize) {
+    let (mut cluster, prefix) = with_database().await;
+    let daemon = Arc::new(Daemon::at(&cluster.address, &[]).await);
+    let written = Arc::new(AtomicU64::new(0));
+    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+    let objects = format!("{NUMBER}- {{objectName: user, secretPath: db/creds/app, secretKey: username}}\n");
+    let pods: Vec<Pod> = (0..pods).map(|_| pod(&objects)).collect();
+    let first = join_all(pods.iter().map(|pod| daemon.files(pod))).await;
+    let users_of: HashMap<String, String> =
+        pods.iter().zip(first).map(|(pod, mut files)| (pod.uid.clone(), files.remove("user").unwrap())).collect();
+    assert_eq!(users(&prefix).await, pods.len());
+
+    let (stop, polls, reads) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
+    let polling = pods.iter().cloned().map(|pod| {
+        let (daemon, stop, polls, user) = (daemon.clone(), stop.clone(), polls.clone(), users_of[&pod.uid].clone());
+        let reads = reads.clone();
+        tokio::spawn(async move {
+            let mut last = 0;
+            while !stop.load(SeqCst) {
+                let call = Call { timeout: Some(Duration::from_secs(110)), ..pod.call() };
+                let begun = Instant::now();
+                let mounted = daemon.mount(call).await.unwrap_or_else(|status| panic!("a poll failed: {status}"));
+                assert!(begun.elapsed() < Duration::from_secs(5), "a poll took {:?}", begun.elapsed());
+                let file = |name: &str| {
+                    let file = mounted.files.iter().find(|file| file.path == name).unwrap();
+                    String::from_utf8(file.contents.to_vec()).unwrap()
+                };
+                let now: u64 = file("n").parse().unwrap();
+                assert!(now >= last, "a file went back from {last} to {now}");
+                *reads.lock().await += usize::from(now > last);
+                last = now;
+                assert_eq!(file("user"), user, "a credential was made anew");
+                polls.fetch_add(1, SeqCst);
+                sleep(Duration::from_millis(300)).await;
+            }
+        })
+    });
+    let polling: Vec<_> = polling.collect();
+    for _ in 0..kills {
+        for _ in 0..10 {
+            let n = written.fetch_add(1, SeqCst) + 1;
+            cluster.root("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        let leader = cluster.leader().await;
+        cluster.kill(leader).await;
+        cluster.leader().await;
+        for _ in 0..10 {
+            let n = written.fetch_add(1, SeqCst) + 1;
+            cluster.root("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        cluster.revive(leader).await;
+        cluster.settles().await;
+    }
+    // Long enough that everyone has read once more.
+    sleep(Duration::from_secs(12)).await;
+    stop.store(true, SeqCst);
+    for task in polling {
+        task.await.unwrap();
+    }
+    assert!(polls.load(SeqCst) > pods.len() * 20, "{} polls", polls.load(SeqCst));
+    assert!(*reads.lock().await >= pods.len(), "{} reads brought something newer", reads.lock().await);
+    assert_eq!(users(&prefix).await, pods.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_killed_under_load_costs_nothing() {
+    survives(1, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make soak"]
+async fn leaders_that_are_killed_again_and_again_cost_nothing() {
+    survives(8, 40).await;
+}

@@ -1,0 +1,261 @@
+//! A cluster of three OpenBao servers of a test's own, whose standbys read, behind one address.
+
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{bao::issuer, http as client, server::free_port, setting};
+
+/// The servers; ended when dropped.
+pub struct Cluster {
+    /// Where all of them are reached, one after another, as behind a Service.
+    pub address: String,
+    nodes: Vec<Node>,
+    key: String,
+    token: String,
+    balancer: Arc<Balancer>,
+    serving: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+struct Node {
+    address: String,
+    config: std::path::PathBuf,
+    child: Option<Child>,
+}
+
+/// Hands connections to one server after another, or to one alone.
+struct Balancer {
+    places: Vec<String>,
+    next: AtomicUsize,
+    /// The one that all go to, or none in particular; connections end when it changes.
+    only: watch::Sender<Option<usize>>,
+}
+
+impl Cluster {
+    /// Three servers with a leader.
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut nodes = Vec::new();
+        for n in 0..3 {
+            let leader = nodes.first().map(|node: &Node| node.address.clone());
+            nodes.push(Node::start(folder.path(), n, leader).await);
+        }
+        let places: Vec<String> = nodes.iter().map(|node| node.address.replace("http://", "")).collect();
+        let balancer = Arc::new(Balancer { places, next: AtomicUsize::new(0), only: watch::Sender::new(None) });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(balance(listener, Arc::clone(&balancer)));
+        let init = json!({"secret_shares": 1, "secret_threshold": 1});
+        let (status, made) =
+            client::send("POST", &format!("{}/v1/sys/init", nodes[0].address), None, None, Some(&init)).await;
+        assert!(status.is_success(), "{made}");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (key, token) = (text(&made["keys"][0]), text(&made["root_token"]));
+        let cluster = Self { address, nodes, key, token, balancer, serving, _folder: folder };
+        for n in 0..3 {
+            cluster.unseal(n).await;
+        }
+        cluster.settles().await;
+        cluster
+    }
+
+    /// Asks any server as root until one does it.
+    pub async fn root(&self, method: &str, path: &str, body: Value) -> Value {
+        for _ in 0..200 {
+            for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+                let body = (!body.is_null()).then_some(&body);
+                let url = format!("{}/v1/{path}", node.address);
+                let asked = client::try_to_send(method, &url, Some(&self.token), body);
+                if let Ok(Some((status, answer))) = timeout(Duration::from_secs(5), asked).await {
+                    if status.is_success() {
+                        return answer;
+                    }
+                    assert!(status.is_server_error() || status == StatusCode::BAD_REQUEST, "{path}: {status} {answer}");
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("nobody does {method} {path}");
+    }
+
+    /// From now on everyone who connects reaches this server, or all of them in turn.
+    pub fn lead(&self, to: Option<usize>) {
+        self.balancer.only.send_replace(to);
+    }
+
+    /// The leader, once there is one.
+    pub async fn leader(&self) -> usize {
+        for _ in 0..600 {
+            for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.child.is_some()) {
+                let url = format!("{}/v1/sys/health", node.address);
+                let asked = client::try_to_send("GET", &url, None, None);
+                if matches!(timeout(Duration::from_secs(2), asked).await, Ok(Some((StatusCode::OK, _)))) {
+                    return n;
+                }
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("there is no leader");
+    }
+
+    /// Waits until every server that runs follows the leader, and may elect another.
+    pub async fn settles(&self) {
+        self.leader().await;
+        for n in 0.. {
+            let peers = self.root("GET", "sys/storage/raft/configuration", Value::Null).await;
+            let peers = peers["data"]["config"]["servers"].as_array().unwrap().clone();
+            if peers.iter().filter(|peer| peer["voter"] == json!(true)).count() == self.nodes.len() {
+                break;
+            }
+            assert!(n < 300, "not everyone may vote: {peers:?}");
+            sleep(Duration::from_millis(200)).await;
+        }
+        for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+            let url = format!("{}/v1/sys/health?standbyok=true", node.address);
+            for n in 0.. {
+                let asked = client::try_to_send("GET", &url, None, None).await;
+                if matches!(asked, Some((StatusCode::OK, _))) {
+                    break;
+                }
+                assert!(n < 300, "a server does not follow");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    /// Kills a server.
+    pub async fn kill(&mut self, n: usize) {
+        self.nodes[n].child.take().unwrap().kill().await.unwrap();
+    }
+
+    /// Starts it again.
+    pub async fn revive(&mut self, n: usize) {
+        self.nodes[n].child = Some(run(&self.nodes[n].config));
+        self.unseal(n).await;
+    }
+
+    async fn unseal(&self, n: usize) {
+        let url = format!("{}/v1/sys/unseal", self.nodes[n].address);
+        for _ in 0..300 {
+            let answer = client::try_to_send("POST", &url, None, Some(&json!({"key": self.key}))).await;
+            if answer.is_some_and(|(status, answer)| status.is_success() && answer["sealed"] == json!(false)) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        panic!("server {n} stays sealed");
+    }
+
+    /// A tenant as the shared server's tests have it: a `jwt` mount `jwt`, a KV engine `kv`, role `app` with this policy.
+    pub async fn tenant(&self, policy: &str) {
+        self.root("POST", "sys/mounts/kv", json!({"type": "kv", "options": {"version": "2"}})).await;
+        self.root("POST", "sys/auth/jwt", json!({"type": "jwt"})).await;
+        self.root("POST", "auth/jwt/config", json!({"jwt_validation_pubkeys": [issuer().public_key_pem()]})).await;
+        self.root("PUT", "sys/policies/acl/app", json!({"policy": policy})).await;
+        let role = json!({
+            "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+            "token_policies": ["app"], "token_ttl": "10m",
+        });
+        self.root("POST", "auth/jwt/role/app", role).await;
+        // A fresh KV v2 engine upgrades itself for a moment, and standbys hear of that.
+        for node in &self.nodes {
+            let url = format!("{}/v1/kv/config", node.address);
+            for n in 0.. {
+                let asked = client::try_to_send("GET", &url, Some(&self.token), None).await;
+                if matches!(asked, Some((StatusCode::OK, _))) {
+                    break;
+                }
+                assert!(n < 300, "{asked:?}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Node {
+    async fn start(folder: &Path, n: usize, leader: Option<String>) -> Self {
+        let (port, cluster) = (free_port().await, free_port().await);
+        let data = folder.join(format!("data-{n}"));
+        std::fs::create_dir(&data).unwrap();
+        let address = format!("http://127.0.0.1:{port}");
+        let mut raft = json!({
+            "path": data, "node_id": format!("n{n}"),
+            // A leader that is gone is missed soon: the tests wait for that.
+            "performance_multiplier": "1",
+        });
+        if let Some(leader) = leader {
+            raft["retry_join"] = json!([{"leader_api_addr": leader}]);
+        }
+        let config = json!({
+            "storage": {"raft": raft},
+            "listener": {"tcp": {
+                "address": format!("127.0.0.1:{port}"), "cluster_address": format!("127.0.0.1:{cluster}"), "tls_disable": true,
+            }},
+            "api_addr": address, "cluster_addr": format!("https://127.0.0.1:{cluster}"),
+        });
+        let file = folder.join(format!("{n}.json"));
+        std::fs::write(&file, config.to_string()).unwrap();
+        let child = run(&file);
+        let listens = async {
+            while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), listens).await.unwrap();
+        Self { address, config: file, child: Some(child) }
+    }
+}
+
+fn run(config: &Path) -> Child {
+    let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+    command.arg("server").arg("-config").arg(config).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    command.spawn().unwrap()
+}
+
+async fn balance(listener: TcpListener, balancer: Arc<Balancer>) {
+    while let Ok((mut here, _)) = listener.accept().await {
+        let balancer = Arc::clone(&balancer);
+        tokio::spawn(async move {
+            let mut only = balancer.only.subscribe();
+            let (first, tries) = match *only.borrow_and_update() {
+                Some(one) => (one, 1),
+                None => (balancer.next.fetch_add(1, SeqCst), balancer.places.len()),
+            };
+            for n in first..first + tries {
+                if let Ok(mut there) = TcpStream::connect(&balancer.places[n % balancer.places.len()]).await {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut here, &mut there) => {}
+                        _ = only.changed() => {}
+                    }
+                    return;
+                }
+            }
+        });
+    }
+}
