@@ -200,7 +200,7 @@ impl Client {
         };
         token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
-        let sent = self.send(request, Call { creates, ..Call::until(deadline) }).await;
+        let sent = self.send(request, Call { creates, large: true, ..Call::until(deadline) }).await;
         let body = sent.map_err(|failure| failure.covered(|words| without(words, &[token.text()], "[token]")))?;
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });

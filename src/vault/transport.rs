@@ -41,12 +41,14 @@ pub(super) struct Call<'a> {
     pub(super) deadline: Instant,
     /// Where it is sent at once and only once, whatever else is under way: it asks how the server is.
     pub(super) probe: Option<&'a Pool>,
+    /// Whether its answer may be as large as the configuration allows; that of anything but a secret is small.
+    pub(super) large: bool,
 }
 
 impl Call<'_> {
     /// One that may be repeated until `deadline`.
     pub(super) fn until(deadline: Instant) -> Self {
-        Self { creates: false, deadline, probe: None }
+        Self { creates: false, deadline, probe: None, large: false }
     }
 }
 
@@ -69,6 +71,9 @@ pub(super) struct Transport {
 
 /// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
 const CREATING_PATIENCE: Duration = Duration::from_secs(60);
+/// The largest answer to a login, a renewal or a question about a token, in bytes: a server that is sick or hostile shall not take
+/// more memory than such an answer needs.
+const SMALL: usize = 1 << 20;
 /// The first delay before sending again; it doubles from there.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay we choose ourselves.
@@ -217,7 +222,8 @@ impl Transport {
             let response = pool.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
             self.seen.learn(&parts.headers);
-            let body = bounded(body, self.config.max_answer, call.creates).await?;
+            let limit = if call.large { self.config.max_answer } else { self.config.max_answer.min(SMALL) };
+            let body = bounded(body, limit, call.creates).await?;
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         });
         answer.await.unwrap_or_else(|_| {

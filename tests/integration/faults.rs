@@ -9,6 +9,7 @@ mod limits;
 mod outages;
 mod redirects;
 mod retries;
+mod sick;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
