@@ -265,6 +265,23 @@ async fn a_server_that_no_pod_uses_any_more_is_not_probed() {
 }
 
 #[tokio::test]
+async fn what_waits_for_its_turn_to_create_is_not_sent_to_a_server_that_is_down() {
+    let stage = Stage::new(&[]).await;
+    let pods: Vec<Pod> = (0..8).map(|_| stage.pod()).collect();
+    let gate = Gate::new();
+    stage.vault.every("GET", &stage.database.path, Fault::Hold(gate.clone()));
+    stage.vault.every("GET", "sys/health", Fault::Hold(Gate::new()));
+    let calls = join_all(pods.iter().map(|pod| stage.daemon.refusal(pod.call()))).await;
+    assert!(calls.iter().all(|(cause, _)| *cause == Cause::Unreachable), "{calls:?}");
+    assert_eq!(stage.created(), 4);
+    // The four are answered, and their turns are the others'.
+    gate.open();
+    until("they are made", async || stage.database.users().await.len() == 4).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(stage.created(), 4);
+}
+
+#[tokio::test]
 async fn a_credential_that_was_asked_for_when_vault_went_down_is_made_once() {
     let stage = Stage::new(&[]).await;
     let pod = stage.pod();
