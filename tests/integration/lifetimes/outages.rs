@@ -37,14 +37,13 @@ impl Stage {
 }
 
 /// Twenty pods whose credentials and tokens end during an outage.
-async fn outlives(begin: impl AsyncFnOnce(&mut Stage), end: impl AsyncFnOnce(&mut Stage)) {
+async fn outlives(goes: impl AsyncFnOnce(&mut Stage), comes_back: impl AsyncFnOnce(&mut Stage)) {
     let lasts = json!({"default_ttl": "5s", "max_ttl": "60s"});
     let mut stage = Stage::of(&[], lasts, json!({"token_ttl": "5s", "token_max_ttl": "60s"})).await;
     let pods: Vec<Pod> = (0..20).map(|_| stage.pod()).collect();
     let first = join_all(pods.iter().map(|pod| stage.mount(pod))).await;
-    // Short credentials may have been replaced before all were made.
     let (logins, created) = (stage.logins(), stage.created());
-    begin(&mut stage).await;
+    goes(&mut stage).await;
     stage.turned_away().await;
     let [away, tried] = [stage.logins(), stage.vault.count("POST", "sys/leases/renew")];
     sleep(Duration::from_secs(7)).await;
@@ -57,7 +56,7 @@ async fn outlives(begin: impl AsyncFnOnce(&mut Stage), end: impl AsyncFnOnce(&mu
         (away, tried),
         "asked while it is down"
     );
-    end(&mut stage).await;
+    comes_back(&mut stage).await;
     until("it is back", async || {
         // Somebody polls, and has it probed soon.
         let _ = stage.daemon.mount(pods[0].call()).await;
