@@ -284,7 +284,7 @@ impl Session {
             (state.volumes.are_polled(now), state.resting.is_some(), polls_fail, state.outage().is_some())
         };
         let mend = if is_down {
-            "Vault is down: see why; it is renewed if that is back before"
+            "Vault is down, so that nothing renews or replaces it: see why"
         } else if fails {
             "polls come and fail, so nothing replaces it: see what they say"
         } else {

@@ -66,7 +66,7 @@ pub enum Failure {
         /// What Vault warned of.
         warnings: Vec<String>,
     },
-    /// The server was known to be down, or was found so while the answer was awaited. Nothing was created.
+    /// The server was known to be down, or was found so while the answer was awaited. Nothing was sent that creates a credential.
     Down(Arc<Outage>),
     /// The token has made as many requests as its role allows; nothing was sent.
     Spent,

@@ -71,8 +71,9 @@ pub struct Standing {
 
 /// How long a request goes without an answer before that is a doubt.
 pub const OVERDUE: Duration = Duration::from_millis(400);
-/// How long a server has for its word when it is in doubt. Together with [`OVERDUE`] less than a poll waits at most.
-pub const CHECK: Duration = Duration::from_millis(1500);
+/// How long a server has for a connection when it is in doubt, and hardly longer for its word. Together with [`OVERDUE`] less
+/// than a poll waits at most.
+pub const CHECK: Duration = Duration::from_millis(1400);
 /// How long it has while it is down: one that is merely slow must be able to come back.
 pub const PROBE: Duration = Duration::from_secs(5);
 /// The first pause between two probes of a server that is down, and the longest.

@@ -36,7 +36,7 @@ pub(super) struct Watch {
     metrics: Arc<Metrics>,
 }
 
-/// How much less time a connection has than the question that needs it, so that the answer says what took so long.
+/// How much longer a question may take than the connection for it, so that it becomes known what took so long.
 const REST: Duration = Duration::from_millis(100);
 
 impl Watch {
@@ -163,8 +163,9 @@ impl Client {
         }
     }
 
-    /// Asks the server how it is, on a connection of its own.
+    /// Asks the server how it is, on a connection of its own, which must stand within `patience`.
     async fn probe(&self, pool: &Pool, patience: Duration) -> Verdict {
+        let patience = patience + REST;
         let deadline = Instant::now() + patience;
         let call = Call { probe: Some(pool), ..Call::until(deadline) };
         match self.health_by(call).await {
@@ -177,7 +178,7 @@ impl Client {
 /// Asks a server that is in doubt; and again, as long as it is down and anybody uses it.
 async fn look_into(shared: Weak<Shared>, watch: Arc<Watch>, is_silence: bool, met: Option<Error>) {
     let Some(client) = upgrade(&shared) else { return };
-    let verdict = client.probe(&client.shared.transport.fresh(CHECK.saturating_sub(REST)), CHECK).await;
+    let verdict = client.probe(&client.shared.transport.fresh(CHECK), CHECK).await;
     let verdict = match (verdict, met) {
         // The request heard it in more words.
         (Verdict::Down(found), Some(met)) if met.cause() == found.cause() => Verdict::Down(met),
@@ -203,7 +204,7 @@ async fn look_into(shared: Weak<Shared>, watch: Arc<Watch>, is_silence: bool, me
             standing.forget();
             return watch.publish(&standing);
         }
-        let pool = client.shared.transport.fresh(PROBE.saturating_sub(REST));
+        let pool = client.shared.transport.fresh(PROBE);
         let verdict = client.probe(&pool, PROBE).await;
         if matches!(verdict, Verdict::Well) {
             client.shared.transport.adopt(pool);

@@ -87,6 +87,8 @@ async fn a_server_that_nobody_listens_at_is_asked_by_one_probe_more_and_more_sel
     let mut stage = Stage::new().await;
     let pod = stage.pod();
     stage.daemon.mount(pod.call()).await.unwrap();
+    // It may have been asked how it is when it was slow.
+    leap(Duration::from_secs(2)).await;
     stage.vault.down().await;
     let (cause, text) = stage.refusal(&stage.pod()).await;
     assert_eq!(cause, Cause::Refused, "{text}");

@@ -20,7 +20,8 @@ async fn plain_reads_and_logins_are_sent_again() {
         stage.vault.next(1, "GET", "sys/internal/ui/mounts/", fault.clone());
         stage.vault.next(1, "GET", &stage.secret(), fault);
         assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
-        let sent = [("POST", "auth/"), ("GET", "sys/internal/"), ("GET", "kv-")].map(|(m, path)| stage.vault.count(m, path));
+        let sent =
+            [("POST", "auth/"), ("GET", "sys/internal/"), ("GET", "kv-")].map(|(m, path)| stage.vault.count(m, path));
         assert_eq!(sent, [2, 2, 2]);
     })
     .await;
