@@ -11,7 +11,13 @@ use crate::{
     Reading, median,
     metrics::{self, Metrics},
     process::Process,
-    support::{bao::Tenant, daemon::Program, database::Database, pod::Pod},
+    state::State,
+    support::{
+        bao::Tenant,
+        daemon::{self, Program},
+        database::Database,
+        pod::Pod,
+    },
 };
 
 const PODS: usize = 1000;
@@ -41,8 +47,10 @@ pub async fn readings() -> Vec<Reading> {
         tenant.put(&format!("s{i}"), secret).await;
     }
     let address = metrics::free();
-    let flags = ["--refresh-interval=24h", "--max-creating=16", &format!("--metrics-addr={address}")];
-    let program = Program::start(&flags).await;
+    let state = State::new();
+    let [metrics, kept] = [format!("--metrics-addr={address}"), state.flag()];
+    let flags = ["--refresh-interval=24h", "--max-creating=16", &metrics, &kept];
+    let mut program = Program::start(&flags).await;
     let process = Process(program.child.id().unwrap());
     let mut driver = Client::connect(&program.socket).await.unwrap();
     // What everybody has alike, once.
@@ -57,7 +65,32 @@ pub async fn readings() -> Vec<Reading> {
     let mut readings = polls(&driver, &calls, process).await;
     readings.insert(0, memory(process, alone));
     readings.push(upkeep(process, address).await);
+    readings.push(restart(&mut program, &flags, &calls, address).await);
     readings
+}
+
+/// The process is killed, and another goes on with what it had.
+async fn restart(program: &mut Program, flags: &[&str], calls: &[Call], address: std::net::SocketAddr) -> Reading {
+    program.child.kill().await.unwrap();
+    let begun = Instant::now();
+    let (child, _log) = daemon::spawn(program.folder.path(), &program.socket, flags).await;
+    let mut driver = Client::connect(&program.socket).await.unwrap();
+    mount(driver.clone(), &calls[0]).await;
+    let first = begun.elapsed().as_secs_f64() * 1e3;
+    stream::iter(calls).map(|call| mount(driver.clone(), call)).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
+    driver.version().await.unwrap();
+    let metrics = Metrics::of(address).await;
+    let (logins, reads) =
+        (metrics.sum("logins_total", &[]), metrics.sum("vault_requests_total", &[("operation", "read")]));
+    let memory = Process(child.id().unwrap()).memory();
+    drop(child);
+    Reading {
+        measure: "killed with 1000 pods",
+        value: format!("{logins} logins"),
+        beside: format!("{reads} reads; first poll answered after {first:.0} ms; {memory:.1} MB then"),
+        target: "0 logins".into(),
+        holds: logins == 0.0,
+    }
 }
 
 /// Three secrets, each a file of all its values.

@@ -21,6 +21,8 @@ mod one;
 #[path = "../support/process.rs"]
 mod process;
 mod rush;
+#[path = "../support/state.rs"]
+mod state;
 #[path = "../../tests/integration/support"]
 mod support {
     pub mod bao;

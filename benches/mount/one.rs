@@ -13,6 +13,7 @@ use crate::{
     median,
     process::Process,
     secrets,
+    state::State,
     support::{bao::Tenant, daemon, pod::Pod},
     timed,
 };
@@ -23,7 +24,8 @@ const FIRST: usize = 150;
 const UNCOUNTED: usize = 10;
 
 pub async fn readings(tenant: &Tenant) -> Vec<Reading> {
-    let program = daemon::Program::start(&["--refresh-interval=24h"]).await;
+    let state = State::new();
+    let program = daemon::Program::start(&["--refresh-interval=24h", &state.flag()]).await;
     let process = Process(program.child.id().unwrap());
     let idle = process.memory();
     let mut driver = Client::connect(&program.socket).await.unwrap();

@@ -11,6 +11,7 @@ use crate::{
     Reading,
     bare::Bare,
     median, secrets,
+    state::State,
     support::{bao::Tenant, daemon::Program, database::Database, pod::Pod},
 };
 
@@ -26,7 +27,8 @@ pub async fn reading() -> Reading {
     for i in 0..2 {
         tenant.put(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
     }
-    let program = Program::start(&[]).await;
+    let state = State::new();
+    let program = Program::start(&[&state.flag()]).await;
     let driver = Client::connect(&program.socket).await.unwrap();
     let bare = Bare::new(&tenant);
     let credential = format!("- {{objectName: database, secretPath: {}}}\n", database.path);

@@ -25,6 +25,8 @@ mod metrics;
 mod pods;
 #[path = "../support/process.rs"]
 mod process;
+#[path = "../support/state.rs"]
+mod state;
 #[path = "../../tests/integration/support"]
 mod support {
     pub mod bao;
@@ -51,6 +53,7 @@ use metrics::Metrics;
 use pods::{Node, PODS};
 use process::Process;
 use serde_json::json;
+use state::State;
 use support::{bao::Tenant, daemon::Program, database::Database, faulty::Faulty, http, setting};
 use tokio::time::sleep;
 use vaultmount::provider::client::Client;
@@ -93,8 +96,9 @@ async fn main() -> ExitCode {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, api.kubeconfig("csi", "t0ken")).unwrap();
-    let address = metrics::free();
+    let (address, state) = (metrics::free(), State::new());
     let flags = [
+        state.flag(),
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--node-name={NODE}"),
         format!("--metrics-addr={address}"),

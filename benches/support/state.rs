@@ -1,0 +1,16 @@
+//! A folder in memory for what outlives a process, as on nodes.
+
+use tempfile::TempDir;
+
+pub struct State(TempDir);
+
+impl State {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir_in("/dev/shm").unwrap())
+    }
+
+    /// As `serve` takes it.
+    pub fn flag(&self) -> String {
+        format!("--state-dir={}", self.0.path().display())
+    }
+}
