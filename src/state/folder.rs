@@ -89,7 +89,10 @@ pub(super) fn make(folder: &Path) -> Result<(), String> {
     }
     // Whether files can be made is better found out now than with the first mount.
     let probe = folder.join(format!(".probe{NEW}"));
-    File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(at)
+    File::create(&probe).map_err(at)?;
+    // Another process may have swept it away.
+    let _ = fs::remove_file(&probe);
+    Ok(())
 }
 
 /// Removes what was being written when a process was killed.
