@@ -73,7 +73,7 @@ impl Watch {
             Some(Change::Up(outage)) => {
                 self.metrics.endpoint_change(EndpointState::Up);
                 let down_for = clock::now().saturating_duration_since(outage.since);
-                tracing::info!(endpoint = address, ?down_for, "Vault is back");
+                tracing::info!(endpoint = address, "Vault is back after {down_for:.1?}");
             }
             None => {}
         }
