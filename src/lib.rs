@@ -40,6 +40,8 @@
 //!
 //! - A request that may have created something at Vault is sent again only when Vault surely did not act on it, runs in a
 //!   task of its own, and its answer waits in the session until it has gone out to the pod ([`flight`], [`lease`]).
+//! - What a pod is given is written for the next process before it goes out, where there is a place for that ([`state`]); whoever
+//!   has the sockets' names has the sessions.
 //! - Nothing that can be printed holds a secret ([`secret`]); an [`error::Error`] is made of names, paths and
 //!   Vault's words without argument values.
 //! - A mount makes no request to the Kubernetes API, unless the driver passed no token and minting is on.
