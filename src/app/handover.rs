@@ -11,7 +11,7 @@ use futures_util::{StreamExt, future::select_all, stream};
 use tokio::{
     sync::watch,
     task::spawn_blocking,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -29,6 +29,8 @@ const KEY: &str = "the key from the Kubernetes API, under which what pods were g
 
 /// Files that are written at once when all are.
 const WRITTEN_AT_ONCE: usize = 4;
+/// How long a successor has to take the names of all sockets after the first: whoever is let go meanwhile shall find that one.
+const NAMES: Duration = Duration::from_millis(50);
 /// How long a successor has to take the folder before its predecessor looks whether it must take it back.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -66,9 +68,12 @@ impl Handover {
             if let Some(had) = had {
                 self.take(had).await;
                 lost.await;
+                sleep(NAMES).await;
                 self.give().await;
             }
             sleep(TURN).await;
+            // Whoever came by a name that was taken only now would wait here in vain.
+            let _ = timeout(NAMES, self.connections.drain()).await;
         }
     }
 

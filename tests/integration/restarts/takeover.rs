@@ -117,3 +117,29 @@ async fn a_mount_waits_for_a_predecessor_that_still_answers() {
     predecessor.stop().await;
     successor.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_socket_is_handed_over() {
+    let node = Node::new().await;
+    let second = node.folder.path().join("openbao.sock");
+    let both = format!("--endpoint={}", second.display());
+    let pod = node.pod().with("audience", "vault");
+    let mut process = node.start_with(&[&both]).await;
+    let had = node.mount(&pod).await;
+    let requests = node.requests();
+    for _ in 0..5 {
+        let mut kept = Client::connect(&second).await.unwrap();
+        kept.mount(pod.call()).await.unwrap();
+        let successor = node.start_with(&[&both]).await;
+        until("the predecessor's connection is closed", async || kept.version().await.is_err()).await;
+        let begun = Instant::now();
+        let through = Client::connect(&second).await.unwrap().mount(pod.call()).await.unwrap();
+        assert_eq!(super::had(through), had);
+        assert_eq!(node.mount(&pod).await, had);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        process.stop().await;
+        process = successor;
+    }
+    assert_eq!(node.requests(), requests);
+    process.stop().await;
+}
