@@ -4,7 +4,12 @@ mod handover;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, UnixStream},
+    sync::{Mutex, watch},
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
 
 use handover::Handover;
 
@@ -52,10 +57,13 @@ impl App {
             }
         };
         let metrics = Arc::new(Metrics::new());
-        let store = config.state_dir.as_ref().map(|folder| Store::new(folder, Arc::clone(&metrics)));
-        let store = store.transpose().map_err(|e| format!("--state-dir {e}"))?.map(Arc::new);
+        let store = store(&config, &metrics);
         let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics), store.clone()));
         let listeners = listeners(&config, &mounter.renewal).await?;
+        if store.is_some() && is_served(&config).await && mounter.version_key.had().is_none() {
+            tracing::info!("the key of what pods were given is waited for: until then the process that serves goes on");
+            mounter.version_key.come().await;
+        }
         let status = match &config.status_socket {
             Some(wanted) => status_socket(wanted).await?,
             None => None,
@@ -86,6 +94,7 @@ impl App {
             connections: Arc::clone(&connections),
             names: self.sockets.iter().map(Socket::standing).collect(),
             patience: self.drain_timeout,
+            giving: Mutex::default(),
         });
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
@@ -93,24 +102,52 @@ impl App {
             serving.spawn(provider::serve(socket, mounter, metrics, Arc::clone(&connections), stopped.clone()));
         }
         let handover = handover.map(Arc::new);
-        let handing = handover.clone().map(|handover| tokio::spawn(async move { handover.run().await }));
+        let mut handing = JoinSet::new();
+        if let Some(handover) = handover.clone() {
+            handing.spawn(async move { handover.run().await });
+        }
         let broken = tokio::select! {
             () = stop => None,
+            Some(_) = handing.join_next() => Some("what hands over to the next process has broken; see the log".to_owned()),
             _ = &mut background => Some("what renews and revokes in the background has broken; see the log".to_owned()),
         };
         tracing::info!("stopping: calls in flight are answered");
+        let by = Instant::now() + self.drain_timeout;
         stopping.send_replace(true);
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
         }
         // Nothing is revoked: the pods live on, and so do their tokens.
         background.abort();
-        if let (Some(handover), Some(handing)) = (handover, handing) {
-            handing.abort();
+        if let Some(handover) = handover {
+            // A hand-over under way waits for calls in flight, too.
+            let _ = timeout_at(by, handover.giving.lock()).await;
+            handing.abort_all();
             handover.finish().await;
         }
         broken.map_or(Ok(()), Err)
     }
+}
+
+/// Where what pods have is kept. A folder that takes nothing stops no mount.
+fn store(config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Store>> {
+    match Store::new(config.state_dir.as_ref()?, Arc::clone(metrics)) {
+        Ok(store) => Some(Arc::new(store)),
+        Err(error) => {
+            tracing::error!("nothing is kept for the next process: --state-dir {error}");
+            None
+        }
+    }
+}
+
+/// Whether a process serves at any of the sockets' names.
+async fn is_served(config: &Config) -> bool {
+    for path in &config.endpoints {
+        if UnixStream::connect(path).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Listens for probes and scrapes: at one address for both if it is the same.

@@ -15,7 +15,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink},
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -152,6 +152,18 @@ fn private(folder: &Path, owner: Owner) -> io::Result<String> {
                 set()?;
             }
             done => done?,
+        }
+    }
+    let state = folder.join(STATE);
+    if !has_owner && !is_new {
+        // Only the folder's owner sees into it, and without CAP_DAC_OVERRIDE root has to be that first.
+        chown(folder, Some(0), None)?;
+        if fs::symlink_metadata(&state).is_ok_and(|found| found.is_dir()) {
+            // Whoever served may have put links there: nothing that they lead to is touched.
+            lchown(&state, Some(owner.uid), Some(owner.gid))?;
+            for file in entries(&state).unwrap_or_default() {
+                lchown(&file, Some(owner.uid), Some(owner.gid))?;
+            }
         }
     }
     chown(folder, Some(owner.uid), Some(owner.gid))?;

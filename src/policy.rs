@@ -116,7 +116,7 @@ impl Operator {
         }
         Err(Error::new(
             Cause::TokenShared,
-            format!("object {object:?} is the Vault token's own (type: token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"),
+            format!("object {object:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"),
         )
         .advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token"))
     }

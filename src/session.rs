@@ -353,6 +353,8 @@ impl Session {
         let (namespace, client) = (self.key.namespace.as_deref(), self.client()?);
         let mut hold = self.token(prover, ending, deadline).await?;
         if read.is_token() {
+            // The pod lives by it.
+            hold.leased();
             return Ok(Fetched { reading: hold.token.handed_out(), sent: clock::now(), hold });
         }
         let mut healed = false;
@@ -445,8 +447,11 @@ impl Session {
         if let Some(hold) = self.held(gone) {
             return Ok(hold);
         }
+        let mut is_tried = false;
         loop {
+            let mut is_own = false;
             let outcome = self.login.join(|| {
+                is_own = true;
                 let (session, prover, gone) = (Arc::clone(self), Arc::clone(prover), gone.cloned());
                 async move {
                     // Another's login may have ended between our look and our turn.
@@ -459,6 +464,8 @@ impl Session {
             match outcome.await {
                 // The login was another caller's, and so was the deadline.
                 Some(Err(error)) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
+                // It was another pod's, and may fail for that one's token.
+                Some(Err(error)) if self.is_shared() && !(is_own || is_tried || error.is_passing()) => is_tried = true,
                 Some(outcome) => return outcome,
                 None => {
                     let error = Error::new(Cause::Internal, "the login panicked");

@@ -16,7 +16,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, SystemTime},
 };
@@ -39,6 +42,8 @@ pub struct Store {
     folder: PathBuf,
     metrics: Arc<Metrics>,
     stand: RwLock<Stand>,
+    /// Counts how often it was opened: who was there before writes nothing any more.
+    generation: AtomicU64,
     /// Bytes in the files that this process has read or written.
     used: AtomicU64,
     /// Files that could not be written, one after another.
@@ -86,6 +91,7 @@ impl Store {
             folder: folder.to_owned(),
             metrics,
             stand: RwLock::new(Stand::Closed),
+            generation: AtomicU64::new(0),
             used: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             strange: Mutex::default(),
@@ -123,6 +129,7 @@ impl Store {
             }
         }
         self.used.store(used, Relaxed);
+        self.generation.fetch_add(1, SeqCst);
         *self.strange.lock().unwrap_or_else(PoisonError::into_inner) = strange;
         let stand = key.map_or(Stand::Unkept, |key| Stand::Open { key, _lock: lock });
         *self.stand.write().unwrap_or_else(PoisonError::into_inner) = stand;
@@ -133,6 +140,18 @@ impl Store {
     /// Keeps nothing, as the folder cannot be had.
     pub fn keep_nothing(&self) {
         *self.stand.write().unwrap_or_else(PoisonError::into_inner) = Stand::Unkept;
+    }
+
+    /// Whether anything is kept by this process, or will be once it has the folder.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        !matches!(*self.stand(), Stand::Unkept)
+    }
+
+    /// Which opening this is. Whoever writes says in which they began.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
     }
 
     /// Gives the folder to whoever waits for it, once what is being written is. Nothing is written any more. Blocks.
@@ -146,13 +165,13 @@ impl Store {
         self.used.load(Relaxed) < ROOM
     }
 
-    /// Writes a file in the place of one of so many bytes, or none. Blocks.
-    pub fn write(&self, name: &Name, content: &SecretBuffer, before: u64) -> Written {
+    /// Writes a file in the place of one of so many bytes, or none, for whoever began in that generation. Blocks.
+    pub fn write(&self, name: &Name, content: &SecretBuffer, before: u64, generation: u64) -> Written {
         let stand = self.stand();
         let key = match &*stand {
-            Stand::Open { key, .. } => key,
             Stand::Unkept => return Written::Unkept,
-            Stand::Closed => return Written::Closed,
+            Stand::Open { key, .. } if generation == self.generation() => key,
+            Stand::Open { .. } | Stand::Closed => return Written::Closed,
         };
         let sealed = key.seal(name, content);
         match folder::write(&self.folder, name, &sealed) {

@@ -9,7 +9,7 @@ use std::{collections::HashMap, fs::File, io, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::select_all, stream};
 use tokio::{
-    sync::watch,
+    sync::{Mutex, watch},
     task::spawn_blocking,
     time::{Instant, sleep, timeout, timeout_at},
 };
@@ -43,6 +43,8 @@ pub(super) struct Handover {
     pub(super) names: Vec<watch::Receiver<bool>>,
     /// How long calls in flight may take to end.
     pub(super) patience: Duration,
+    /// Held while everything is handed over.
+    pub(super) giving: Mutex<()>,
 }
 
 /// What sessions have in common, which is kept once.
@@ -56,24 +58,30 @@ impl Handover {
     /// Goes on until it is dropped.
     pub(super) async fn run(&self) {
         loop {
-            self.until(|ours| ours.contains(&true)).await;
-            let had = self.ours();
+            let had = self.until(|ours| ours.contains(&true)).await;
+            self.mounter.gate.wait_for(OTHER);
             let lost = self.until(|ours| had.iter().zip(ours).any(|(had, has)| *had && !has));
             let mut lost = std::pin::pin!(lost);
             let had = tokio::select! {
                 had = self.lock() => Some(had),
                 // Whoever took the name waits for the folder, too, and must have it.
-                () = &mut lost => None,
+                _ = &mut lost => None,
             };
             if let Some(had) = had {
                 self.take(had).await;
+                if !self.store.keeps() {
+                    // There is nothing to hand over, and what is held here is held nowhere else.
+                    return std::future::pending().await;
+                }
                 lost.await;
                 sleep(NAMES).await;
                 self.give().await;
             }
-            sleep(TURN).await;
-            // Whoever came by a name that was taken only now would wait here in vain.
+            self.mounter.gate.turn_away();
+            // Whoever came by a name that was taken only now finds the other by it.
             let _ = timeout(NAMES, self.connections.drain()).await;
+            // Unless the names are all back: then there is no successor.
+            let _ = timeout(TURN, self.until(|ours| !ours.contains(&false))).await;
         }
     }
 
@@ -94,6 +102,8 @@ impl Handover {
         let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
         match opened.await.map_err(io::Error::other).flatten() {
             Ok(Left { contents, faults }) => {
+                // Also what came of calls that outlasted the last hand-over.
+                self.mounter.renewal.forget();
                 self.restore(contents).await;
                 tell(faults);
             }
@@ -101,6 +111,11 @@ impl Handover {
                 tracing::error!(%error, folder = %self.store.folder().display(), "the state cannot be read: nothing is kept for a successor");
                 self.store.keep_nothing();
             }
+        }
+        if self.mounter.sessions.is_closed() {
+            // Everything was to be revoked while this was another process's.
+            let revoked = self.mounter.renewal.revoke_all().await;
+            tracing::info!(tokens = revoked.tokens, "what earlier processes held is revoked, too");
         }
         self.mounter.gate.let_in();
     }
@@ -137,11 +152,12 @@ impl Handover {
             }
             Arc::clone(known.reads.entry(read.clone()).or_insert(Arc::new(read)))
         };
-        self.mounter.sessions.restore(saved, name, content.bytes, client, shared)
+        self.mounter.sessions.restore(saved, (*name, content.bytes), client, shared)
     }
 
     /// Answers what is in flight, writes everything, and lets another process have the folder.
     async fn give(&self) {
+        let _giving = self.giving.lock().await;
         tracing::info!(
             "another process has taken the socket's name: calls in flight are answered, and what pods were given is handed over"
         );
@@ -174,17 +190,13 @@ impl Handover {
         self.mounter.renewal.forget();
     }
 
-    fn ours(&self) -> Vec<bool> {
-        self.names.iter().map(|name| *name.borrow()).collect()
-    }
-
-    /// Waits until the names stand so.
-    async fn until(&self, stand: impl Fn(&[bool]) -> bool) {
+    /// Waits until the names stand so; how they do.
+    async fn until(&self, stand: impl Fn(&[bool]) -> bool) -> Vec<bool> {
         let mut names = self.names.clone();
         loop {
             let ours: Vec<bool> = names.iter_mut().map(|name| *name.borrow_and_update()).collect();
             if stand(&ours) {
-                return;
+                return ours;
             }
             // A socket that is not served any more changes no more.
             let changes = names.iter_mut().map(|name| {

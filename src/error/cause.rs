@@ -207,7 +207,7 @@ table! {
         means "It is there, and made for something else: a jwt role of `role_type: oidc` is for people with a browser, and one whose `token_policies` say `root` gives what no login may."
         mend "Name a role of `role_type: jwt` with policies of its own, or correct this one."
     TokenShared "VM0049" PermissionDenied "Pods may not share what is a token's own"
-        means "The class says `tokenScope: serviceAccount`, so that pods of one service account share a Vault token, and one of its objects is that token (`type: token`) or lies in its cubbyhole: each pod would have in hand what the others live by."
+        means "The class says `tokenScope: serviceAccount`, so that pods of one service account share a Vault token, and one of its objects is that token (`type: token`), what `auth/token` tells or does of it, or lies in its cubbyhole: each pod would have in hand what the others live by."
         mend "Remove `tokenScope` from the class, so that each pod has a token of its own, or have the operator allow it with `--allow-shared-token`."
 }
 "Reading" {

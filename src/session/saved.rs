@@ -5,7 +5,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use ring::digest;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
@@ -54,14 +53,17 @@ pub struct SavedSession {
 }
 
 /// What of a session is in its file.
-#[derive(Default)]
 pub(super) struct Recorder {
     store: Option<Arc<Store>>,
+    /// The file's; no other session has it, also not the next of the same pod.
+    name: Name,
+    /// The opening of the folder in which the session began.
+    generation: u64,
     /// Counts what changed.
     revision: AtomicU64,
     /// The revision that is in the file, or could not be: whoever looks without the lock.
     written: AtomicU64,
-    file: Mutex<File>,
+    file: Arc<Mutex<File>>,
 }
 
 #[derive(Default)]
@@ -80,12 +82,20 @@ pub struct Estate {
 
 impl Recorder {
     pub(super) fn new(store: Option<Arc<Store>>) -> Self {
-        Self { store, ..Self::default() }
+        let name = if store.is_some() { Name::random() } else { Name([0; 16]) };
+        Self::restored(store, name, 0)
     }
 
-    /// That of a session that was restored from so many bytes.
-    fn restored(store: Option<Arc<Store>>, bytes: u64) -> Self {
-        Self { file: Mutex::new(File { bytes, erased: false }), ..Self::new(store) }
+    /// That of a session whose file has this name and so many bytes.
+    fn restored(store: Option<Arc<Store>>, name: Name, bytes: u64) -> Self {
+        Self {
+            generation: store.as_ref().map_or(0, |store| store.generation()),
+            store,
+            name,
+            revision: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            file: Arc::new(Mutex::new(File { bytes, erased: false })),
+        }
     }
 }
 
@@ -105,36 +115,37 @@ impl Session {
     /// Writes what has changed, so that a successor knows it: before it is given out. A folder that takes nothing stops no
     /// mount; the log says so, and it is tried again. An error when another process has the folder, which would not know.
     pub async fn save(self: &Arc<Self>) -> Result<(), Error> {
-        let Recorder { store: Some(store), revision, written, file } = &self.recorder else { return Ok(()) };
+        let Recorder { store: Some(store), file, .. } = &self.recorder else { return Ok(()) };
         if !self.is_changed() {
             return Ok(());
         }
-        let mut file = file.lock().await;
-        let now = revision.load(SeqCst);
-        if now == written.load(SeqCst) || file.erased || self.state().ended {
-            return Ok(());
-        }
-        let (session, store, before) = (Arc::clone(self), Arc::clone(store), file.bytes);
+        // Whoever waits may go away; what is being written is done with all the same before the next.
+        let mut file = Arc::clone(file).lock_owned().await;
+        let (session, store) = (Arc::clone(self), Arc::clone(store));
         let outcome = spawn_blocking(move || {
-            let text = session.saved(store.has_room(), before)?;
-            Some(store.write(&session.key.name(), &text, before))
+            let Recorder { name, generation, revision, written, .. } = &session.recorder;
+            let now = revision.load(SeqCst);
+            if now == written.load(SeqCst) || file.erased {
+                return None;
+            }
+            let text = session.saved(store.has_room(), file.bytes)?;
+            let outcome = store.write(name, &text, file.bytes, *generation);
+            if let Written::Whole(bytes) = outcome {
+                file.bytes = bytes;
+            }
+            if matches!(outcome, Written::Whole(_) | Written::Unkept) {
+                written.store(now, SeqCst);
+            }
+            Some(outcome)
         });
         match outcome.await {
-            Ok(Some(Written::Whole(bytes))) => {
-                file.bytes = bytes;
-                written.store(now, SeqCst);
-                Ok(())
-            }
-            Ok(Some(Written::Unkept)) => {
-                written.store(now, SeqCst);
-                Ok(())
-            }
             Ok(Some(Written::Closed)) => Err(Error::new(
                 Cause::Replaced,
                 "another process has taken this one's place, and would not know what this mount gives",
             )
             .advice("nothing is to be done: the driver tries again, and finds the other")),
-            Ok(Some(Written::Failed) | None) | Err(_) => Ok(()),
+            // What could not be written was said.
+            _ => Ok(()),
         }
     }
 
@@ -151,7 +162,7 @@ impl Session {
         let Recorder { store: Some(store), file, .. } = &self.recorder else { return };
         if let Ok(mut file) = file.try_lock() {
             file.erased = true;
-            store.remove(&self.key.name(), file.bytes);
+            store.remove(&self.recorder.name, file.bytes);
         }
     }
 
@@ -161,15 +172,18 @@ impl Session {
         let mut file = file.lock().await;
         file.erased = true;
         let store = Arc::clone(store.as_ref()?);
-        Some(Arc::new(Estate { store, name: self.key.name(), bytes: file.bytes, left: AtomicU64::new(left as u64) }))
+        Some(Arc::new(Estate { store, name: self.recorder.name, bytes: file.bytes, left: AtomicU64::new(left as u64) }))
     }
 
-    /// What is kept of it, with what can be read again if there is `room`. None when that cannot be told, which is a fault of
-    /// ours.
+    /// What is kept of it, with what can be read again if there is `room`. None when it is over.
     fn saved(&self, room: bool, before: u64) -> Option<SecretBuffer> {
         let (mark, origin) = (Mark::now(), Origin::at(clock::now()));
         let mut holds = Holds::default();
         let state = self.state();
+        // Its file is that of what is to be revoked by now.
+        if state.ended || (self.is_shared() && state.pods.len() == 0) {
+            return None;
+        }
         let current = state.hold.as_ref().map(|hold| holds.place(hold));
         let superseded = state.superseded.iter().map(|hold| holds.place(hold)).collect();
         let leases = self.leases.save(origin, &mut holds, |path| state.volumes.place(path), room);
@@ -257,13 +271,13 @@ impl SavedSession {
         &self.leases
     }
 
-    /// The session it was, of so many bytes, with the endpoint's client or why there is none. None when it does not hold together.
+    /// The session it was, in a file of this name and of so many bytes, with the endpoint's client or why there is none. None when it does not hold together.
     pub(super) fn restore(
         self,
         client: Result<Client, Error>,
         metrics: Arc<crate::metrics::Metrics>,
         store: Option<Arc<Store>>,
-        bytes: u64,
+        (name, bytes): (Name, u64),
         shared: impl FnMut(Read) -> Arc<Read>,
     ) -> Option<Session> {
         let origin = Origin::of(&self.mark);
@@ -287,7 +301,7 @@ impl SavedSession {
         let holds: Option<Vec<Arc<Hold>>> =
             self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
         let holds = holds?;
-        let mut session = Session::new(key, client, metrics, Recorder::restored(store, bytes));
+        let mut session = Session::new(key, client, metrics, Recorder::restored(store, name, bytes));
         let State { hold, superseded, volumes, pods, last_heard, warned_of_token, .. } =
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
@@ -303,41 +317,6 @@ impl SavedSession {
         }
         session.leases.restore(self.leases, origin, &holds, &paths, shared);
         Some(session)
-    }
-}
-
-impl SessionKey {
-    /// The name of its file: no two keys share one, and it tells nothing of them.
-    pub(super) fn name(&self) -> Name {
-        let Self { endpoint, namespace, auth_namespace, .. } = self;
-        let mut hash = digest::Context::new(&digest::SHA256);
-        let mut add = |part: &[u8]| {
-            hash.update(&(part.len() as u64).to_be_bytes());
-            hash.update(part);
-        };
-        // Of a server that was kept in another way by an earlier process, there would be another file.
-        add(&serde_json::to_vec(&**endpoint).unwrap_or_default());
-        for part in [namespace, auth_namespace] {
-            add(&[u8::from(part.is_some())]);
-            add(part.as_deref().unwrap_or_default().as_bytes());
-        }
-        for part in [
-            &self.auth_mount,
-            &self.role,
-            &self.audience,
-            &self.pod_uid,
-            &self.pod_name,
-            &self.pod_namespace,
-            &self.service_account,
-        ] {
-            add(part.as_bytes());
-        }
-        if let Some(uid) = &self.shared_by {
-            add(uid.as_bytes());
-        }
-        let mut name = Name([0; 16]);
-        name.0.copy_from_slice(&hash.finish().as_ref()[..16]);
-        name
     }
 }
 
@@ -483,7 +462,7 @@ mod tests {
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
         let reads: Vec<Read> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
         let no_client = Err(Error::new(Cause::Tls, "none here"));
-        let session = saved.restore(no_client, Arc::default(), None, 9, Arc::new).unwrap();
+        let session = saved.restore(no_client, Arc::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");
         assert!(session.has_mounted("/pods/u-1/mount"));
         let good = reads.iter().filter(|read| matches!(session.look(read, Refresh::Never), Found::Good(_))).count();

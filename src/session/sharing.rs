@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::Session;
+use super::{Session, UNHEARD};
 use crate::clock;
 
 /// A pod that a session is for.
@@ -86,6 +86,18 @@ impl Session {
         }
         self.changed();
         is_left
+    }
+
+    /// Its pods that have been silent for as long as one counts as living of which nothing is heard.
+    pub(super) fn silent_pods(&self, now: Instant) -> Vec<String> {
+        let state = self.state();
+        let silence = UNHEARD.max(state.volumes.gap().unwrap_or_default() * 3);
+        let is_silent = |since: Instant| now.saturating_duration_since(since) > silence;
+        let silent = state.pods.0.iter().filter(|(pod, since)| {
+            let last = state.volumes.last_of(&pod.uid).map_or(*since, |last| last.max(*since));
+            is_silent(last)
+        });
+        silent.map(|(pod, _)| pod.uid.clone()).collect()
     }
 
     /// What a pod is called that it is for, and since when it is.

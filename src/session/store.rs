@@ -80,18 +80,12 @@ impl Sessions {
     pub fn restore(
         &self,
         saved: SavedSession,
-        name: &Name,
-        bytes: u64,
+        (name, bytes): (Name, u64),
         client: Result<Client, Error>,
         shared: impl FnMut(Read) -> Arc<Read>,
     ) -> Option<Arc<Session>> {
-        let session = saved.restore(client, Arc::clone(&self.metrics), self.store.clone(), bytes, shared)?;
+        let session = saved.restore(client, Arc::clone(&self.metrics), self.store.clone(), (name, bytes), shared)?;
         let session = Arc::new(session);
-        if let Some(store) = self.store.as_ref().filter(|_| session.key.name() != *name) {
-            // Another version of vaultmount named it otherwise.
-            store.remove(name, bytes);
-            session.changed();
-        }
         self.state().insert(&session, session.pod_uids());
         Some(session)
     }
@@ -259,7 +253,9 @@ impl Sessions {
     /// Forgets the sessions of pods of whose end nothing tells, and that are over; those that have a certificate or a static
     /// credential still, after a day.
     pub fn sweep(&self, is_untold: impl Fn(&str) -> bool) {
-        self.state().sweep(|session| session.pod_uids().iter().all(|uid| is_untold(uid)) && session.is_over());
+        let mut state = self.state();
+        state.leave_silent(&is_untold);
+        state.sweep(|session| session.pod_uids().iter().all(|uid| is_untold(uid)) && session.is_over());
     }
 
     /// Removes files that could not be read for a day.
@@ -305,6 +301,22 @@ impl State {
             let kept = if session.is_shared() { 1 + session.state().pods.len() } else { 1 };
             Arc::strong_count(session) <= kept
         })
+    }
+
+    /// Lets pods of whose end nothing tells leave the sessions that they share, once they have been silent for long.
+    fn leave_silent(&mut self, is_untold: impl Fn(&str) -> bool) {
+        let (shared, now) = (self.shared.values().flatten().cloned().collect::<Vec<_>>(), clock::now());
+        for session in shared {
+            for uid in session.silent_pods(now).into_iter().filter(|uid| is_untold(uid)) {
+                session.left(&uid);
+                if let Some(sessions) = self.by_pod.get_mut(&uid) {
+                    sessions.retain(|other| !Arc::ptr_eq(other, &session));
+                    if sessions.is_empty() {
+                        self.by_pod.remove(&uid);
+                    }
+                }
+            }
+        }
     }
 
     fn sweep(&mut self, may_go: impl Fn(&Session) -> bool) {

@@ -92,6 +92,11 @@ impl Volumes {
         self.0.extract_if(.., |volume| volume.pod.as_deref() == Some(pod)).map(|volume| volume.path).collect()
     }
 
+    /// When a pod's volumes were last mounted, if it has any.
+    pub(super) fn last_of(&self, pod: &str) -> Option<Instant> {
+        self.0.iter().filter(|volume| volume.pod.as_deref() == Some(pod)).map(|volume| volume.last).max()
+    }
+
     /// The longest of the last pauses between two polls of a volume; none while there were no polls.
     pub(super) fn gap(&self) -> Option<Duration> {
         self.0.iter().filter_map(Volume::gap).max()

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::{Access, access};
 use tokio::time::{Instant, sleep};
 
 use super::seal::{Content, Fault, Name, SealingKey};
@@ -88,19 +89,15 @@ pub(super) fn make(folder: &Path) -> Result<(), String> {
         })?;
     }
     // Whether files can be made is better found out now than with the first mount.
-    let probe = folder.join(format!(".probe{NEW}"));
-    File::create(&probe).map_err(at)?;
-    // Another process may have swept it away.
-    let _ = fs::remove_file(&probe);
-    Ok(())
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| at(error.into()))
 }
 
-/// Removes what was being written when a process was killed.
+/// Removes what was being written when a process was killed. What cannot be removed is in nobody's way.
 pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(NEW)) {
-            fs::remove_file(path)?;
+        if is_file(&path) && path.extension().is_some_and(|end| NEW.ends_with(&*end.to_string_lossy())) {
+            let _ = fs::remove_file(path);
         }
     }
     Ok(())

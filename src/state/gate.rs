@@ -11,10 +11,18 @@ use crate::error::{Cause, Error};
 
 /// Lets mounts in, or not.
 pub struct Gate {
-    /// What is waited for; none: it is open.
-    shut: watch::Sender<Option<&'static str>>,
+    stand: watch::Sender<Stand>,
     /// Held for reading by whoever is inside.
     inside: Arc<RwLock<()>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    Open,
+    /// What is waited for.
+    Shut(&'static str),
+    /// Another process has the pods: who comes here comes in vain.
+    Gone,
 }
 
 /// Whoever holds one is inside.
@@ -24,50 +32,63 @@ impl Gate {
     /// One that is open.
     #[must_use]
     pub fn open() -> Self {
-        Self { shut: watch::channel(None).0, inside: Arc::default() }
+        Self { stand: watch::channel(Stand::Open).0, inside: Arc::default() }
     }
 
     /// One at which this is waited for.
     #[must_use]
     pub fn shut(why: &'static str) -> Self {
-        Self { shut: watch::channel(Some(why)).0, inside: Arc::default() }
+        Self { stand: watch::channel(Stand::Shut(why)).0, inside: Arc::default() }
     }
 
     /// Goes in if nothing is waited for.
     #[must_use]
     pub fn try_enter(&self) -> Option<Pass> {
         let guard = Arc::clone(&self.inside).try_read_owned().ok()?;
-        self.shut.borrow().is_none().then_some(Pass(guard))
+        (*self.stand.borrow() == Stand::Open).then_some(Pass(guard))
     }
 
-    /// Goes in as soon as it is open; an error that says what was waited for when that is not by `deadline`.
+    /// Goes in as soon as it is open; an error when another process has the pods, or one that says what was waited for when it
+    /// is not open by `deadline`.
     pub async fn enter(&self, deadline: Instant) -> Result<Pass, Error> {
-        let mut shut = self.shut.subscribe();
+        let mut stand = self.stand.subscribe();
         let entered = timeout_at(deadline, async {
             loop {
                 // The sender is ours.
-                let _ = shut.wait_for(Option::is_none).await;
+                let _ = stand.wait_for(|stand| !matches!(stand, Stand::Shut(_))).await;
+                if *stand.borrow() == Stand::Gone {
+                    return Err(Error::new(Cause::Replaced, "another process has taken this one's place")
+                        .advice("nothing is to be done: the driver tries again, and finds the other"));
+                }
                 let guard = Arc::clone(&self.inside).read_owned().await;
-                if shut.borrow().is_none() {
-                    return Pass(guard);
+                if *stand.borrow() == Stand::Open {
+                    return Ok(Pass(guard));
                 }
             }
         });
-        entered.await.map_err(|_| {
-            let why = self.shut.borrow().unwrap_or("who was let in before");
-            Error::new(Cause::Deadline, format!("the caller's time ran out while this process waited for {why}"))
-                .advice("it is tried again by itself; look into the provider's log if that goes on")
+        entered.await.unwrap_or_else(|_| {
+            let why = match *self.stand.borrow() {
+                Stand::Shut(why) => why,
+                Stand::Open | Stand::Gone => "who was let in before",
+            };
+            Err(Error::new(Cause::Deadline, format!("the caller's time ran out while this process waited for {why}"))
+                .advice("it is tried again by itself; look into the provider's log if that goes on"))
         })
     }
 
     /// Says what is waited for.
     pub fn wait_for(&self, why: &'static str) {
-        self.shut.send_replace(Some(why));
+        self.stand.send_replace(Stand::Shut(why));
     }
 
     /// Lets everyone in.
     pub fn let_in(&self) {
-        self.shut.send_replace(None);
+        self.stand.send_replace(Stand::Open);
+    }
+
+    /// Turns everyone away at once, to the process that has the pods.
+    pub fn turn_away(&self) {
+        self.stand.send_replace(Stand::Gone);
     }
 
     /// Lets nobody in any more, and waits until all are out, but not for longer than that. Whether they are.
@@ -95,6 +116,9 @@ mod tests {
         assert!(gate.try_enter().is_none());
         let (closed, ()) = tokio::join!(gate.close("a successor", SECOND), async { drop(inside) });
         assert!(closed);
+        gate.turn_away();
+        let error = gate.enter(Instant::now() + SECOND).await.err().unwrap();
+        assert_eq!(error.cause(), Cause::Replaced);
         gate.let_in();
         assert!(gate.try_enter().is_some());
     }

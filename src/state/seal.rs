@@ -176,6 +176,19 @@ impl fmt::Debug for Name {
 }
 
 impl Name {
+    /// One that no other file has.
+    ///
+    /// # Panics
+    ///
+    /// When the operating system has no random numbers.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut name = [0; 16];
+        let random = SystemRandom::new().fill(&mut name);
+        assert!(random.is_ok(), "the operating system has no random numbers");
+        Self(name)
+    }
+
     /// Reads what [`Name`] displays.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut name = [0; 16];

@@ -139,7 +139,7 @@ impl Transport {
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
         let mut uri = uri(&format!("{}{}{path}", self.origin, self.prefix))?;
         let operation = operation(&parts.method, parts.uri.path());
-        let (mut attempt, mut redirected) = (0, false);
+        let (mut attempt, mut redirected, mut unindexed) = (0, false, false);
         let mut unconnected = None;
         loop {
             let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
@@ -154,7 +154,10 @@ impl Transport {
                     continue;
                 }
                 // Refused before anything was done.
-                Ok(Answer { status, body, .. }) if self.seen.is_refused(status.as_u16(), &body) => continue,
+                Ok(Answer { status, body, .. }) if !unindexed && self.seen.is_refused(status.as_u16(), &body) => {
+                    unindexed = true;
+                    continue;
+                }
                 Ok(Answer { status: StatusCode::PROXY_AUTHENTICATION_REQUIRED, .. })
                     if let Some(fault) = self.connector.proxy_credentials(&uri) =>
                 {
@@ -221,7 +224,9 @@ impl Transport {
         let answer = timeout_at(patience, async {
             let response = pool.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
-            self.seen.learn(&parts.headers);
+            if parts.status.is_success() {
+                self.seen.learn(&parts.headers);
+            }
             let limit = if call.large { self.config.max_answer } else { self.config.max_answer.min(SMALL) };
             let body = bounded(body, limit, call.creates).await?;
             Ok(Answer { status: parts.status, headers: parts.headers, body })

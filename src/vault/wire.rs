@@ -63,10 +63,12 @@ impl Read {
         self.path.is_empty()
     }
 
-    /// Whether its answer is a token's own: the token itself, or what lies in its cubbyhole, which no other token sees.
+    /// Whether it is a token's own affair: the token itself, what `auth/token` tells and does of it, or what lies in its
+    /// cubbyhole, which no other token sees. Behind whatever namespaces, so that a secret of such a name counts as one.
     #[must_use]
     pub fn is_tokens_own(&self) -> bool {
-        self.is_token() || self.path.starts_with("cubbyhole/")
+        let parts: Vec<&str> = self.path.split('/').collect();
+        self.is_token() || parts.contains(&"cubbyhole") || parts.windows(2).any(|pair| pair == ["auth", "token"])
     }
 
     /// The path, for people.

@@ -103,6 +103,14 @@ async fn what_is_a_tokens_own_is_not_shared_unless_the_operator_allows() {
     }
     let logins = stage.logins();
     assert_eq!(logins, 2);
+    for object in [
+        "- {objectName: t, secretPath: auth/token/lookup-self, secretKey: id}",
+        "- {objectName: t, secretPath: auth/token/revoke-self, method: PUT}",
+        "- {objectName: t, secretPath: cubbyhole/, method: LIST}",
+        "- {objectName: t, secretPath: team/cubbyhole/a}",
+    ] {
+        stage.daemon.refuses(&stage.sharing().objects(object), Cause::TokenShared, &["\"t\""]).await;
+    }
     let allowed = Stage::new(&["--allow-shared-token"]).await;
     let (one, two) = (allowed.sharing(), allowed.sharing());
     let object = "- {objectName: t, type: token}";

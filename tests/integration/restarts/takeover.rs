@@ -53,7 +53,12 @@ async fn a_predecessor_takes_everything_back_from_a_successor_that_ends_first() 
         } else {
             successor.stop().await;
         }
-        until("the name is taken back", async || Client::connect(&node.socket()).await.is_ok()).await;
+        // Whoever comes in the moment before the folder is back is told to try again, and so does the driver.
+        until("the name is taken back", async || match Client::connect(&node.socket()).await {
+            Ok(mut client) => client.mount(pod.call()).await.is_ok(),
+            Err(_) => false,
+        })
+        .await;
         let requests = node.requests();
         assert_eq!(node.mount(&pod).await, had);
         node.mount(later.last().unwrap()).await;
@@ -115,6 +120,52 @@ async fn a_mount_waits_for_a_predecessor_that_still_answers() {
     assert_eq!((node.logins(), node.created()), (2, 2));
     node.ends(&[slow, pod]).await;
     predecessor.stop().await;
+    successor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_without_its_key_takes_nothing() {
+    let node = Node::new().await;
+    let pod = node.pod();
+    let of_secret = ["--hmac-key-file="];
+    let predecessor = node.start_with(&of_secret).await;
+    let had = node.mount(&pod).await;
+    node.api.hold();
+    let (successor, ()) = tokio::join!(node.start_with(&of_secret), async {
+        for _ in 0..10 {
+            assert_eq!(node.mount(&pod).await, had, "answered by the predecessor");
+            sleep(Duration::from_millis(100)).await;
+        }
+        node.api.release();
+    });
+    assert_eq!(node.mount(&pod).await, had);
+    assert_eq!(node.logins(), 1);
+    predecessor.stop().await;
+    node.ends(&[pod]).await;
+    successor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_while_it_hands_over_it_answers_what_is_in_flight() {
+    let node = Node::new().await;
+    let pod = node.pod();
+    let predecessor = node.start().await;
+    let gate = Gate::new();
+    node.vault.next(1, "GET", &node.database.path, Fault::Hold(gate.clone()));
+    let mut client = Client::connect(&node.socket()).await.unwrap();
+    let call = pod.call();
+    let mount = tokio::spawn(async move { client.mount(call).await });
+    node.vault.saw(1, "GET", &node.database.path).await;
+    let successor = node.start().await;
+    sleep(Duration::from_millis(300)).await;
+    let (log, ()) = tokio::join!(predecessor.stop(), async {
+        sleep(Duration::from_millis(300)).await;
+        gate.open();
+    });
+    let had = super::had(mount.await.unwrap().unwrap_or_else(|status| panic!("{status}: {log}")));
+    assert_eq!(node.mount(&pod).await, had);
+    assert_eq!((node.logins(), node.created()), (1, 1));
+    node.ends(&[pod]).await;
     successor.stop().await;
 }
 
