@@ -220,6 +220,27 @@ async fn a_revocation_that_is_not_done_yet_is_done_by_the_next_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_to_be_revoked_takes_nothing_from_the_next_of_the_same_account() {
+    let node = Node::new().await;
+    let sharing = || node.pod().with("tokenScope", "serviceAccount");
+    let (first, second) = (sharing(), sharing());
+    let process = node.start().await;
+    node.mount(&first).await;
+    node.vault.every("POST", "auth/token/revoke-self", crate::support::faulty::status(400, "not now"));
+    node.api.delete_pod(&first.namespace, &first.name);
+    node.vault.saw(1, "POST", "auth/token/revoke-self").await;
+    let had = node.mount(&second).await;
+    node.vault.heal();
+    until("the first one's user is gone", async || node.database.users().await.len() == 1).await;
+    process.kill().await;
+    let process = node.start().await;
+    assert_eq!(node.mount(&second).await, had);
+    assert_eq!((node.logins(), node.created()), (2, 2));
+    node.ends(&[second]).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn renewals_go_on_after_a_restart() {
     let node = Node::new().await;
     node.database.tune(json!({"default_ttl": "6s", "max_ttl": "1h"})).await;
