@@ -98,6 +98,10 @@ const GRACE: Duration = Duration::from_millis(100);
 /// How long a poll waits at most for what its pod has, only older; and when that may have been rotated meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ROTATION_PATIENCE: Duration = Duration::from_secs(4);
+/// What drivers receive at most (grpc-go's default), in bytes.
+pub const MAX_RESPONSE: usize = 4 << 20;
+/// Files of more bytes are not made: they are too many for any driver.
+const MAX_FILES: usize = 2 * MAX_RESPONSE;
 /// Paths without a secret whose neighbours are looked for at most.
 const MAX_LOOKS: usize = 3;
 
@@ -315,16 +319,26 @@ impl Mounter {
         for (error, objects) in join_all(looked).await {
             failures.add(&error, objects);
         }
-        let mut rendered = Vec::new();
+        let (mut rendered, mut size) = (Vec::new(), 0);
         for object in &spec.class.objects {
+            // No driver takes that: one answer that hundreds of objects name would fill the memory first.
+            if size > MAX_FILES {
+                break;
+            }
             let Some(lease) = leases.get(&object.read) else { continue };
             match render::render(&object.recipe, &lease.answer) {
-                Ok(files) => rendered.push((object, files)),
+                Ok(files) => {
+                    size += files.iter().map(|file| file.contents.len()).sum::<usize>();
+                    rendered.push((object, files));
+                }
                 Err(error) if object.may_lack(&error) => {}
                 Err(error) => failures.add(&error, [object]),
             }
         }
         failures.into_result(spec.class.objects.len())?;
+        if size > MAX_FILES {
+            return Err(too_large(rendered.iter().flat_map(|(_, files)| files), &format!("more than {MAX_FILES}")));
+        }
 
         // Only now, so that what is wrong with the class is told without the key.
         let keys = self.version_key.wait(deadline).await?;
@@ -420,10 +434,11 @@ fn patience(due: &[(&Arc<Read>, Vec<&Object>, Due)]) -> Duration {
     if rotates { ROTATION_PATIENCE } else { PATIENCE }
 }
 
-/// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, or a server that is not to be trusted,
-/// and no verdict about the pod.
+/// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, a server that is not to be trusted, or one
+/// that sends elsewhere, as a standby does whose leader has just gone; and no verdict about the pod.
 fn is_kept(error: &Error) -> bool {
-    matches!(error.cause().code(), Code::Unavailable | Code::DeadlineExceeded) || error.cause().is_tls()
+    let cause = error.cause();
+    matches!(cause.code(), Code::Unavailable | Code::DeadlineExceeded) || cause.is_tls() || cause == Cause::Redirect
 }
 
 fn proof(jwt: SecretText, claims: Claims) -> Proof {
@@ -539,22 +554,27 @@ impl Mounted {
         Ok(self)
     }
 
-    /// The error when the driver would not take the response for its size, in bytes, against `limit`.
+    /// The error when the driver would not take the response for its size, in bytes.
     #[must_use]
-    pub fn too_large(&self, size: usize, limit: usize) -> Error {
-        let mut files: Vec<&File> = self.files.iter().collect();
-        files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
-        let largest: Vec<String> =
-            files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();
-        Error::new(
-            Cause::FilesTooLarge,
-            format!(
-                "the volume's files come to {size} bytes, more than the {limit} the driver takes; the largest: {}",
-                largest.join(", ")
-            ),
-        )
-        .advice("take single keys with secretKey, or split the class")
+    pub fn too_large(&self, size: usize) -> Error {
+        too_large(self.files.iter(), &size.to_string())
     }
+}
+
+/// The error of files that come to so many bytes.
+fn too_large<'a>(files: impl Iterator<Item = &'a File>, size: &str) -> Error {
+    let mut files: Vec<&File> = files.collect();
+    files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
+    let largest: Vec<String> =
+        files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();
+    Error::new(
+        Cause::FilesTooLarge,
+        format!(
+            "the volume's files come to {size} bytes, more than the {MAX_RESPONSE} the driver takes; the largest: {}",
+            largest.join(", ")
+        ),
+    )
+    .advice("take single keys with secretKey, or split the class")
 }
 
 impl std::fmt::Debug for Receipt {

@@ -26,7 +26,7 @@ use tracing::Instrument;
 use crate::{
     error::{Cause, Error},
     metrics::Metrics,
-    mount::{Mounted, Mounter},
+    mount::{MAX_RESPONSE, Mounted, Mounter},
     request::{Classes, MountSpec, Pod, RawRequest},
     socket::Socket,
     task,
@@ -46,8 +46,6 @@ const CONTRACT: &str = "v1alpha1";
 const RUNTIME: &str = "vaultmount";
 /// A caller without a deadline gets this one: drivers up to 1.5.6 poll one pod after another without any.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
-/// What drivers receive at most (grpc-go's default), in bytes.
-const MAX_RESPONSE: usize = 4 << 20;
 /// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
 const MAX_REQUEST: usize = 8 << 20;
 
@@ -290,7 +288,7 @@ fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
             .collect(),
     };
     let size = prost::Message::encoded_len(&response);
-    if size > MAX_RESPONSE { Err(mounted.too_large(size, MAX_RESPONSE)) } else { Ok(response) }
+    if size > MAX_RESPONSE { Err(mounted.too_large(size)) } else { Ok(response) }
 }
 
 /// The caller's `grpc-timeout`: at most eight digits and a unit.

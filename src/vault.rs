@@ -9,8 +9,10 @@ pub mod connect;
 pub mod engine;
 pub mod failure;
 mod index;
+mod lanes;
 mod near;
 mod operation;
+mod room;
 pub mod standing;
 mod transport;
 mod turns;
@@ -32,6 +34,7 @@ use crate::{
 pub use address::Address;
 pub use client::Client;
 pub use connect::Proxies;
+use room::{Room, Whose};
 use standing::Outage;
 
 /// A server and how to reach it; classes that agree in all of it share a connection pool.
@@ -91,15 +94,20 @@ const MAX_ENDPOINTS: usize = 256;
 pub struct Vault {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    /// Room for the answers of the operator's servers, and of those that classes chose.
+    rooms: [Arc<Room>; 2],
     /// Never held across an await.
     clients: Mutex<HashMap<Endpoint, Client>>,
+    /// How far the clusters had come whose clients were forgotten. Never held across an await.
+    seen: Mutex<HashMap<Endpoint, String>>,
 }
 
 impl Vault {
     /// No connection is made before the first request. Requests are counted in `metrics`.
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        Self { config: Arc::new(config), metrics, clients: Mutex::default() }
+        let rooms = [Room::new(Whose::Operator), Room::new(Whose::Classes)];
+        Self { config: Arc::new(config), metrics, rooms, clients: Mutex::default(), seen: Mutex::default() }
     }
 
     /// The endpoint's client, made at its first use.
@@ -109,10 +117,14 @@ impl Vault {
         }
         // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
         let (wanted, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
-        let made = tokio::task::spawn_blocking(move || Client::new(&wanted, &config, &metrics)).await;
+        let room = Arc::clone(&self.rooms[usize::from(endpoint.guarded)]);
+        let made = tokio::task::spawn_blocking(move || Client::new(&wanted, &config, &metrics, room)).await;
         let client = made.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
         if endpoint.tls.skip_verify {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
+        }
+        if let Some(told) = self.seen().remove(endpoint) {
+            client.learn_index(&told);
         }
         let mut clients = self.lock();
         if clients.len() >= MAX_ENDPOINTS {
@@ -145,10 +157,40 @@ impl Vault {
 
     /// Forgets an endpoint's client, so that the next use reads its TLS files again.
     pub fn forget(&self, endpoint: &Endpoint) {
-        self.lock().remove(endpoint);
+        let told = self.lock().remove(endpoint).and_then(|client| client.seen_index());
+        let mut seen = self.seen();
+        if seen.len() >= MAX_ENDPOINTS {
+            seen.clear();
+        }
+        seen.extend(told.map(|told| (endpoint.clone(), told)));
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(guarded: bool) -> Endpoint {
+        let address = Address::parse("http://vault.example:8200").unwrap_or_else(|e| panic!("{e}"));
+        Endpoint { address, tls: Tls::default(), guarded }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_made_anew_knows_how_far_the_cluster_had_come() {
+        // {"cluster":"a","value":"9"}
+        const TOLD: &str = "eyJjbHVzdGVyIjoiYSIsInZhbHVlIjoiOSJ9";
+        let vault = Vault::new(Config::default(), Arc::default());
+        vault.client(&endpoint(false)).await.unwrap().learn_index(TOLD);
+        vault.forget(&endpoint(false));
+        assert_eq!(vault.client(&endpoint(false)).await.unwrap().seen_index().as_deref(), Some(TOLD));
+        assert_eq!(vault.client(&endpoint(true)).await.unwrap().seen_index(), None);
     }
 }

@@ -116,7 +116,7 @@ table! {
         means "A web server, a proxy or a login page answers at the address."
         mend "Check the address, which ends before `/v1`, and what stands between."
     Redirect "VM0012" FailedPrecondition "The server redirects to where may not be followed"
-        means "A token is sent to no other host than the one in the address, unless the operator named it."
+        means "A token is sent to no other host than the one in the address, unless the operator named it. A standby whose leader has just gone redirects, too, for the seconds of an election."
         mend "Set the address to the server that answers, let standbys forward requests, or name the host with `--follow-redirects`."
     NotAllowed "VM0013" PermissionDenied "The operator does not allow the address"
         means "The class (or the pod's volumeAttributes) chose an address that `--allow-address` does not name, or one that leads to the node itself."
@@ -145,7 +145,7 @@ table! {
         means "The connection ended after a request that creates a credential was sent. It is not repeated at once, as each repetition would create another."
         mend "Nothing, if it passes: the mount is tried again by itself, and what was created ends with its own lease. Otherwise look into the log of Vault and of proxies before it."
     AnswerTooLarge "VM0027" ResourceExhausted "An answer is too large"
-        means "Vault answered with more than 8 MiB. A volume holds at most 4 MiB."
+        means "Vault answered with more than 8 MiB, or what it answered to one pod comes to more than 32 MiB. A volume holds at most 4 MiB."
         mend "Read a path with less in it; store large data elsewhere."
 }
 "Logging in" {
@@ -310,7 +310,7 @@ table! {
 }
 "vaultmount itself" {
     Overloaded "VM0100" Unavailable "The provider is full"
-        means "More different endpoints, or more work, than one node's provider takes."
+        means "More different endpoints, more pods, or answers of more bytes than one node's provider takes."
         mend "Let classes share an address and TLS settings; the mount is tried again by itself."
     Internal "VM0101" Internal "A fault of vaultmount's"
         means "Something that should not happen."

@@ -1,11 +1,12 @@
 //! A server's answer to a read: Vault's envelope understood, what is in it kept as one text, from which files are made.
 
-use std::{fmt, ops::Range, str};
+use std::{fmt, ops::Range, str, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
+use super::{failure::Failure, room::Share};
 use crate::secret::{SecretBuffer, SecretBytes};
 
 /// One answer of Vault. Its data is never parsed into values here, so numbers stay as the server wrote them, and so
@@ -23,7 +24,12 @@ pub struct Answer {
     whole: SecretBytes,
     /// Where `data` lies in it.
     data: Option<Range<usize>>,
+    /// The room it takes; none when no server gave it.
+    _share: Option<Arc<Share>>,
 }
+
+/// The most warnings that are kept beside the text.
+const MAX_WARNINGS: usize = 16;
 
 /// The body is no JSON object of Vault's shape. Says where, never what is there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,8 +89,10 @@ impl Answer {
             lease_id: envelope.lease_id.unwrap_or_default(),
             lease_duration,
             renewable,
-            warnings: envelope.warnings.unwrap_or_default(),
+            // For messages, and in the text as a whole.
+            warnings: envelope.warnings.into_iter().flatten().take(MAX_WARNINGS).collect(),
             whole: SecretBytes::from(whole),
+            _share: None,
         })
     }
 
@@ -97,6 +105,12 @@ impl Answer {
         let _ = serde_json::to_writer(&mut data, token);
         data.append(b"}}");
         Self::parse(data.into_inner()).unwrap_or_else(|_| unreachable!("it is JSON"))
+    }
+
+    /// The same, taking room for as long as it or a clone of it is there. Escapes may have made it longer than its body was.
+    pub(super) fn taking(self, mut share: Share) -> Result<Self, Failure> {
+        share.resize(self.whole.expose().len())?;
+        Ok(Self { _share: Some(Arc::new(share)), ..self })
     }
 
     /// The JSON text of `data`, as [`Answer::whole`] has it; `None` when absent or null.

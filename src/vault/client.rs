@@ -37,7 +37,8 @@ use super::{
     answer::Answer,
     engine::{Engine, Engines, Known, is_builtin},
     failure::{Failure, TokenVerdict},
-    transport::{Call, Transport},
+    room::Room,
+    transport::{Call, Received, Transport},
     turns::{Turn, Turns},
     wire::{Method, Read, without},
 };
@@ -62,6 +63,8 @@ struct Shared {
     max_creating: usize,
     /// Slots for requests that create something, by mount path.
     creating: Slots,
+    /// Slots for logins, by auth mount: behind one may be an API server that never answers.
+    logging_in: Slots,
     /// For requests that no mount waits for.
     background: Turns,
     watch: Arc<Watch>,
@@ -76,6 +79,9 @@ struct Slots {
 
 /// Requests at once that no mount waits for: fewer than one endpoint takes, so that mounts find it free.
 const BACKGROUND: usize = 4;
+
+/// Logins at once at one auth mount: fewer than one endpoint takes.
+const LOGINS: usize = 6;
 
 /// The most of an engine's kind that is kept, in bytes.
 const MAX_KIND: usize = 40;
@@ -105,16 +111,22 @@ pub struct Reading {
 }
 
 impl Client {
-    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>, metrics: &Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        config: &Arc<Config>,
+        metrics: &Arc<Metrics>,
+        room: Arc<Room>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
                 endpoint: Arc::new(endpoint.clone()),
                 address: endpoint.address.to_string(),
-                transport: Transport::new(endpoint, config, metrics)?,
+                transport: Transport::new(endpoint, config, metrics, room)?,
                 engines: Engines::default(),
                 asking: Slots::default(),
                 max_creating: config.max_creating,
                 creating: Slots::default(),
+                logging_in: Slots::default(),
                 background: Turns::new(BACKGROUND),
                 watch: Arc::new(Watch::new(Arc::clone(metrics))),
             }),
@@ -163,8 +175,12 @@ impl Client {
         };
         let request = self.build(&endpoint, None, login.namespace.as_deref());
         endpoint.jwt.zeroize();
+        let slots = self.shared.logging_in.of(login.namespace.as_deref(), &login.mount, LOGINS);
+        let Ok(Ok(_slot)) = timeout_at(deadline, slots.acquire()).await else {
+            return Err(Failure::late("waiting for other logins"));
+        };
         let mut failure = match self.send(request?, Call::until(deadline)).await {
-            Ok(body) => return Token::parse(body),
+            Ok(received) => return Token::parse(received.body),
             Err(failure) => failure.covered(|words| without(words, &[login.jwt.expose()], "[token]")),
         };
         // A server that was never initialized answers that it is sealed, so one that does is asked again.
@@ -198,10 +214,12 @@ impl Client {
             }
             None => None,
         };
+        self.shared.transport.check_room(&token.room)?;
         token.take_use()?;
         let request = self.build(&Logical(read), Some(token), namespace)?;
-        let sent = self.send(request, Call { creates, large: true, ..Call::until(deadline) }).await;
-        let body = sent.map_err(|failure| failure.covered(|words| without(words, &[token.text()], "[token]")))?;
+        let sent = self.send(request, Call { creates, room: Some(&token.room), ..Call::until(deadline) }).await;
+        let Received { body, share } =
+            sent.map_err(|failure| failure.covered(|words| without(words, &[token.text()], "[token]")))?;
         if body.is_empty() {
             return Err(Failure::NoData { warnings: Vec::new() });
         }
@@ -212,7 +230,7 @@ impl Client {
         if answer.data().is_none() {
             return Err(Failure::NoData { warnings: answer.warnings });
         }
-        Ok(Reading { answer, creates })
+        Ok(Reading { answer: answer.taking(share)?, creates })
     }
 
     /// What a refusal means for the token: when Vault's words do not tell, the token is asked about itself.
@@ -288,7 +306,7 @@ impl Client {
         }
         let request = self.build(&EngineAt(&read.path), Some(token), namespace).ok()?;
         match self.send(request, Call::until(deadline)).await {
-            Ok(body) => {
+            Ok(Received { body, .. }) => {
                 let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
                 let engine = engine.filter(|e| e.path.ends_with('/') && read.path.starts_with(&e.path));
                 let engine = engine.map(|e| Engine { kind: one_line(&e.kind, MAX_KIND), ..e });

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{connect::ConnectError, standing::Outage};
+use super::{connect::ConnectError, room::Whose, standing::Outage};
 pub(super) use context::below;
 pub use context::{AuthMethod, LoginContext, ReadContext, TokenClaims};
 pub(super) use state::{no_leader, sealed, uninitialized};
@@ -56,6 +56,8 @@ pub enum Failure {
         to: String,
         /// Why it is not followed.
         why: &'static str,
+        /// Whether it leads to another server, as one of a standby's does that cannot reach the active node.
+        elsewhere: bool,
     },
     /// The answer is none of Vault's. What it is instead, with as much of it as a foreign page may be long.
     NotVault(String),
@@ -68,6 +70,13 @@ pub enum Failure {
     },
     /// The server was known to be down, or was found so while the answer was awaited. Nothing was sent that creates a credential.
     Down(Arc<Outage>),
+    /// What answers take already leaves no room for another.
+    NoRoom {
+        /// Whose answers.
+        whose: Whose,
+        /// What they may take, in bytes.
+        most: usize,
+    },
     /// The token has made as many requests as its role allows; nothing was sent.
     Spent,
     /// The request cannot be put into HTTP: a header or path with characters it does not take.
@@ -219,9 +228,18 @@ impl Refusal {
             _ if self.is_sealed() || self.is_locked() => false,
             429 => true,
             503 => !creates || self.says(&["standby"]),
+            500 => !creates && self.is_leaderless(),
             412 | 472 | 473 | 502 | 504 => !creates,
             _ => false,
         }
+    }
+
+    /// Whether a standby says that it knows no active node to forward to. It may have forwarded what it says this of, to one that is
+    /// gone since.
+    #[must_use]
+    pub fn is_leaderless(&self) -> bool {
+        matches!(self.status, 472 | 473)
+            || self.status == 500 && self.says(&["active cluster node not found", "local node not active"])
     }
 
     /// Whether it says of a lease that it is no more.
@@ -264,9 +282,7 @@ impl Refusal {
                 "write https:// in the address",
             ),
             472 | 473 => Some(no_leader(address).said(format!("status {}", self.status))),
-            500 if self.says(&["active cluster node not found", "local node not active"]) => {
-                Some(no_leader(address).said(&self.errors))
-            }
+            _ if self.is_leaderless() => Some(no_leader(address).said(&self.errors)),
             429 => fault(
                 Cause::Busy,
                 format!("Vault at {address} limits requests (status 429)"),
@@ -399,7 +415,7 @@ impl Failure {
                 format!("Vault at {address} did not answer within {limit:?} (VAULT_CLIENT_TIMEOUT)"),
             )
             .advice(format!("raise VAULT_CLIENT_TIMEOUT, or {IN_TIME}")),
-            Self::Redirect { to, why } => connect::redirected(to, why, address),
+            Self::Redirect { to, why, .. } => connect::redirected(to, why, address),
             Self::NotVault(detail) => Error::new(
                 Cause::NotVault,
                 format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL)),
@@ -409,6 +425,20 @@ impl Failure {
                 Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
             }
             Self::Down(outage) => outage.error.clone(),
+            Self::NoRoom { whose: Whose::Token, most } => Error::new(
+                Cause::AnswerTooLarge,
+                format!("the answers of Vault at {address} to one pod come to more than {} MiB", most >> 20),
+            )
+            .advice("a volume holds at most 4 MiB; read smaller secrets, or fewer in one class"),
+            Self::NoRoom { whose, most } => Error::new(
+                Cause::Overloaded,
+                format!(
+                    "the answers of {} come to {} MiB on this node, as many as it keeps",
+                    if *whose == Whose::Classes { "servers that classes chose" } else { "Vault" },
+                    most >> 20
+                ),
+            )
+            .advice("let classes read smaller secrets; the mount is tried again by itself"),
             Self::Spent => Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
                 .advice("raise token_num_uses of the role, or set it to 0"),
             Self::Unsendable(what) => {

@@ -1,7 +1,7 @@
 //! How far a cluster's storage had come when it answered, so that no later answer is older.
 //!
 //! Servers that let standbys read tell it in `X-Vault-Index`: OpenBao in base64 of `{"cluster":"…","value":"237"}` (measured against
-//! 2.7.2: in answers to reads and writes, not in refusals), Vault Enterprise in base64 of `v1:cluster:local:replicated:hmac`. Sent
+//! 2.7.2: in answers to reads and writes, not in refusals; with PostgreSQL as its storage, `0/173B580`), Vault Enterprise in base64 of `v1:cluster:local:replicated:hmac`. Sent
 //! along with `X-Vault-Inconsistent: forward-active-node`, a standby that is behind lets the active node answer.
 //! <https://developer.hashicorp.com/vault/docs/enterprise/consistency>
 
@@ -94,7 +94,7 @@ impl Index {
         }
         let text = STANDARD.decode(header.as_bytes().get(..header.len().min(MAX))?).ok()?;
         if let Ok(OpenBao { cluster, value }) = serde_json::from_slice(&text) {
-            return Some(Self { header: header.clone(), cluster, reached: vec![value.parse().ok()?] });
+            return Some(Self { header: header.clone(), cluster, reached: vec![place(&value)?] });
         }
         let text = String::from_utf8(text).ok()?;
         let mut parts = text.split(':');
@@ -109,6 +109,13 @@ impl Index {
             && self.reached.iter().zip(&other.reached).all(|(a, b)| a >= b)
             && self.reached != other.reached
     }
+}
+
+/// A place in a log: raft's is a number, PostgreSQL's two halves of one in hexadecimal.
+fn place(value: &str) -> Option<u64> {
+    let Some((high, low)) = value.split_once('/') else { return value.parse().ok() };
+    let half = |half| u32::from_str_radix(half, 16).ok().map(u64::from);
+    Some(half(high)? << 32 | half(low)?)
 }
 
 #[cfg(test)]
@@ -140,6 +147,10 @@ mod tests {
             ("what is this".into(), bao("a", "10")),
             (bao("a", "x"), bao("a", "10")),
             (bao("b", "3"), bao("b", "3")),
+            (bao("pg", "0/173B580"), bao("pg", "0/173B580")),
+            (bao("pg", "1/0"), bao("pg", "1/0")),
+            (bao("pg", "0/FFFFFFFF"), bao("pg", "1/0")),
+            (bao("pg", "1/x"), bao("pg", "1/0")),
             ("v1:c:5:7:mac".into(), "v1:c:5:7:mac".into()),
             ("v1:c:4:8:mac".into(), "v1:c:5:7:mac".into()),
             ("v1:c:5:8:mac".into(), "v1:c:5:8:mac".into()),

@@ -1,6 +1,7 @@
 //! One HTTP request to one endpoint: limits, deadline, retries, redirects, bounded answers.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,26 +10,28 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
-    client::legacy::{Client as Http, connect::capture_connection},
+    client::legacy::{
+        Client as Http,
+        connect::{CaptureConnection, capture_connection},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use jiff::Timestamp;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Config, Endpoint,
     connect::{ConnectError, Connector, Options, TlsFault, connect_error},
     failure::Failure,
     index::Seen,
+    lanes::{Lane, Lanes},
     operation::operation,
+    room::{Room, Share},
 };
 use crate::{
     clock::jittered,
     error::{Cause, Error},
-    metrics::{Answered, Metrics},
+    metrics::{Answered, Metrics, Operation},
     secret::{SecretBuffer, SecretBytes},
 };
 
@@ -41,14 +44,14 @@ pub(super) struct Call<'a> {
     pub(super) deadline: Instant,
     /// Where it is sent at once and only once, whatever else is under way: it asks how the server is.
     pub(super) probe: Option<&'a Pool>,
-    /// Whether its answer may be as large as the configuration allows; that of anything but a secret is small.
-    pub(super) large: bool,
+    /// Room for an answer as large as the configuration allows; that of anything but a secret is small.
+    pub(super) room: Option<&'a Arc<Room>>,
 }
 
 impl Call<'_> {
     /// One that may be repeated until `deadline`.
     pub(super) fn until(deadline: Instant) -> Self {
-        Self { creates: false, deadline, probe: None, large: false }
+        Self { creates: false, deadline, probe: None, room: None }
     }
 }
 
@@ -62,7 +65,9 @@ pub(super) struct Transport {
     /// Never held across an await.
     pool: Mutex<Pool>,
     connector: Connector,
-    in_flight: Semaphore,
+    lanes: Lanes,
+    /// Room for answers of all servers of its kind.
+    room: Arc<Room>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     /// How far the cluster had come.
@@ -71,7 +76,7 @@ pub(super) struct Transport {
 
 /// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
 const CREATING_PATIENCE: Duration = Duration::from_secs(60);
-/// The largest answer to a login, a renewal or a question about a token, in bytes: a server that is sick or hostile shall not take
+/// The largest answer to a login, a renewal or a question about a token, and the largest refusal, in bytes: a server that is sick or hostile shall not take
 /// more memory than such an answer needs.
 const SMALL: usize = 1 << 20;
 /// The first delay before sending again; it doubles from there.
@@ -82,7 +87,12 @@ const MAX_DELAY: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Transport {
-    pub(super) fn new(endpoint: &Endpoint, config: &Arc<Config>, metrics: &Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        config: &Arc<Config>,
+        metrics: &Arc<Metrics>,
+        room: Arc<Room>,
+    ) -> Result<Self, Error> {
         let options = Options {
             socket: endpoint.address.socket().map(Into::into),
             proxies: config.proxies.clone(),
@@ -100,7 +110,8 @@ impl Transport {
             prefix: format!("{}/v1", endpoint.address.prefix()),
             pool: Mutex::new(pool(connector.clone(), config.max_in_flight)),
             connector,
-            in_flight: Semaphore::new(config.max_in_flight),
+            lanes: Lanes::new(config.max_in_flight),
+            room,
             config: Arc::clone(config),
             metrics: Arc::clone(metrics),
             seen: Seen::default(),
@@ -132,8 +143,14 @@ impl Transport {
         &self.origin
     }
 
+    /// An error when there is no room for an answer of any size, to a token of this room.
+    pub(super) fn check_room(&self, token: &Room) -> Result<(), Failure> {
+        token.check()?;
+        self.room.check()
+    }
+
     /// Sends a request whose path starts below `/v1`, and brings the body of a success.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Received, Failure> {
         let (parts, body) = request.into_parts();
         let body = SecretBytes::from(body).into_wire();
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
@@ -142,19 +159,27 @@ impl Transport {
         let (mut attempt, mut redirected, mut unindexed) = (0, false, false);
         let mut unconnected = None;
         loop {
-            let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), call).await;
+            let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), operation, call).await;
             let answered = outcome.as_ref().map_or(Answered::Nothing, |answer| Answered::of(answer.status.as_u16()));
             self.metrics.vault_request(operation, answered);
             let before = unconnected.take();
             let failure = match outcome {
-                Ok(Answer { status, body, .. }) if status.is_success() => return Ok(body),
-                Ok(answer) if answer.status.is_redirection() => {
-                    uri = self.redirect(&answer, &uri, redirected)?;
-                    redirected = true;
-                    continue;
-                }
+                Ok(Answer { status, received, .. }) if status.is_success() => return Ok(received),
+                Ok(answer) if answer.status.is_redirection() => match self.redirect(&answer, &uri, redirected) {
+                    Ok(to) => {
+                        uri = to;
+                        redirected = true;
+                        continue;
+                    }
+                    Err(failure) => {
+                        if is_of_standby(&failure) {
+                            answer.leave();
+                        }
+                        failure
+                    }
+                },
                 // Refused before anything was done.
-                Ok(Answer { status, body, .. }) if !unindexed && self.seen.is_refused(status.as_u16(), &body) => {
+                Ok(answer) if !unindexed && self.seen.is_refused(answer.status.as_u16(), &answer.received.body) => {
                     unindexed = true;
                     continue;
                 }
@@ -164,8 +189,11 @@ impl Transport {
                     Failure::Connect(Box::new(fault))
                 }
                 Ok(answer) => {
-                    let mut failure =
-                        Failure::of_answer(answer.status.as_u16(), &answer.body, retry_after(&answer.headers));
+                    let (status, body) = (answer.status.as_u16(), &answer.received.body);
+                    let mut failure = Failure::of_answer(status, body, retry_after(&answer.headers));
+                    if is_of_standby(&failure) {
+                        answer.leave();
+                    }
                     if let Failure::Refused(refusal) = &mut failure {
                         refusal.date = date(&answer.headers);
                     }
@@ -197,12 +225,19 @@ impl Transport {
         uri: &Uri,
         headers: &HeaderMap,
         body: Bytes,
+        operation: Operation,
         call: Call<'_>,
     ) -> Result<Answer, Failure> {
-        let _permit = match call.probe {
+        let lane = match operation {
+            Operation::Login => Lane::Login,
+            _ if call.creates => Lane::Creating,
+            _ => Lane::Plain,
+        };
+        let mut place = match call.probe {
             Some(_) => None,
-            None => match timeout_at(call.deadline, self.in_flight.acquire()).await {
-                Ok(Ok(permit)) => Some(permit),
+            None => match timeout_at(call.deadline, self.lanes.enter(lane)).await {
+                // Those before may have stepped aside because the time is over.
+                Ok(Some(place)) if Instant::now() < call.deadline => Some(place),
                 _ => return Err(Failure::late("waiting for a free connection to Vault")),
             },
         };
@@ -221,17 +256,26 @@ impl Transport {
         let limit = self.config.request_timeout.filter(|_| call.probe.is_none());
         let patience = limit.map_or(patience, |limit| patience.min(now + limit));
         let pool = call.probe.cloned().unwrap_or_else(|| self.lock().clone());
-        let answer = timeout_at(patience, async {
+        let answer = async {
             let response = pool.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
             if parts.status.is_success() {
                 self.seen.learn(&parts.headers);
             }
-            let limit = if call.large { self.config.max_answer } else { self.config.max_answer.min(SMALL) };
-            let body = bounded(body, limit, call.creates).await?;
-            Ok(Answer { status: parts.status, headers: parts.headers, body })
-        });
-        answer.await.unwrap_or_else(|_| {
+            let large = call.room.is_some() && parts.status.is_success();
+            let limit = if large { self.config.max_answer } else { self.config.max_answer.min(SMALL) };
+            let received = bounded(body, limit, Share::of(call.room, &self.room), call.creates).await?;
+            Ok(Answer { status: parts.status, headers: parts.headers, received, connection: connection.clone() })
+        };
+        let mut answer = pin!(answer);
+        let mut outcome = timeout_at(patience.min(call.deadline), &mut answer).await;
+        if outcome.is_err() && patience > call.deadline {
+            // Nobody waits for it any more, and nobody shall wait because of it.
+            place = place.map(|place| self.lanes.step_aside(place));
+            outcome = timeout_at(patience, answer).await;
+        }
+        drop(place);
+        outcome.unwrap_or_else(|_| {
             // A caller's deadline is its own affair.
             Err(if call.creates {
                 Failure::Lost { detail: format!("no answer within {:.0?}", now.elapsed()), creates: true }
@@ -254,6 +298,8 @@ impl Transport {
             Failure::Refused(refusal) if refusal.is_passing(call.creates) => refusal.retry_after,
             Failure::Connect(fault) if may_pass(fault) => None,
             Failure::Lost { creates: false, .. } | Failure::Slow(_) => None,
+            // While a leader has just gone, who may have had the request before.
+            Failure::Redirect { elsewhere: true, .. } if !call.creates => None,
             _ => return None,
         };
         let own = jittered((FIRST_DELAY * 2u32.saturating_pow(attempt)).min(MAX_DELAY));
@@ -266,7 +312,7 @@ impl Transport {
     fn redirect(&self, answer: &Answer, from: &Uri, redirected: bool) -> Result<Uri, Failure> {
         let location = answer.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
         let to = if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
-        let refuse = |to: &str, why| Err(Failure::Redirect { to: to.to_owned(), why });
+        let refuse = |to: &str, why| Err(Failure::Redirect { to: to.to_owned(), why, elsewhere: false });
         // What cannot be read is not repeated: a query may hold arguments.
         let unknown = "an unknown place";
         let Ok(uri) = to.parse::<Uri>() else { return refuse(unknown, "its location is no URL") };
@@ -297,7 +343,8 @@ impl Transport {
             return refuse(&place, "the scheme differs");
         }
         if there != here && !self.config.follow_redirects.iter().any(|allowed| allows(allowed, &there)) {
-            return refuse(&place, "the token or login would go to another host");
+            let why = "the token or login would go to another host";
+            return Err(Failure::Redirect { to: place, why, elsewhere: true });
         }
         Ok(uri)
     }
@@ -310,7 +357,32 @@ fn uri(text: &str) -> Result<Uri, Failure> {
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
-    body: Vec<u8>,
+    received: Received,
+    connection: CaptureConnection,
+}
+
+/// A body, and the room it takes.
+pub(super) struct Received {
+    pub(super) body: Vec<u8>,
+    pub(super) share: Share,
+}
+
+impl Answer {
+    /// Lets the next request go out on another connection, which may lead to another server behind the same address.
+    fn leave(&self) {
+        if let Some(connection) = &*self.connection.connection_metadata() {
+            connection.poison();
+        }
+    }
+}
+
+/// Whether it is what a standby says that knows or reaches no active node, as others of its cluster may.
+fn is_of_standby(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused(refusal) => refusal.is_leaderless(),
+        Failure::Redirect { elsewhere, .. } => *elsewhere,
+        _ => false,
+    }
 }
 
 /// Whether a `host` or `host:port` of `--follow-redirects` names this address.
@@ -363,12 +435,19 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// The whole body in one buffer that was never moved by growing, or the failure to have it.
-async fn bounded(body: hyper::body::Incoming, limit: usize, creates: bool) -> Result<Vec<u8>, Failure> {
+async fn bounded(
+    body: hyper::body::Incoming,
+    limit: usize,
+    mut share: Share,
+    creates: bool,
+) -> Result<Received, Failure> {
     let expected = hyper::body::Body::size_hint(&body).exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(4096);
     if expected > limit {
         return Err(Failure::TooLarge(limit));
     }
-    let mut whole = SecretBuffer::with_capacity(expected);
+    let mut room = expected;
+    share.resize(room)?;
+    let mut whole = SecretBuffer::with_capacity(room);
     let mut body = std::pin::pin!(body);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Failure::Lost { detail: innermost(&e), creates })?;
@@ -376,9 +455,15 @@ async fn bounded(body: hyper::body::Incoming, limit: usize, creates: bool) -> Re
         if whole.len() + data.len() > limit {
             return Err(Failure::TooLarge(limit));
         }
+        let needed = whole.len() + data.len();
+        if needed > room {
+            // As the buffer grows.
+            room = needed.next_power_of_two();
+            share.resize(room)?;
+        }
         whole.append(data);
     }
-    Ok(whole.into_inner())
+    Ok(Received { body: whole.into_inner(), share })
 }
 
 /// `Date`, which HTTP writes as mail does.

@@ -50,6 +50,47 @@ async fn a_standby_that_is_behind_gives_no_older_secret() {
     }
 }
 
+#[tokio::test]
+async fn a_poll_that_must_log_in_while_the_leader_is_gone_keeps_what_the_pod_has() {
+    let mut cluster = Cluster::new().await;
+    cluster.tenant("path \"kv/*\" { capabilities = [\"read\"] }").await;
+    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+        // Shorter than the pause between two reads, so that each needs a login.
+        "token_policies": ["app"], "token_ttl": "5s",
+    });
+    cluster.root("POST", "auth/jwt/role/app", role).await;
+    let leader = cluster.leader().await;
+    // Which knows the leader for some seconds after its end, and sends there whom it cannot forward.
+    cluster.lead(Some((leader + 1) % 3));
+    let daemon = Arc::new(Daemon::at(&cluster.address, &[]).await);
+    let pods: Vec<Pod> = (0..8).map(|_| pod(NUMBER)).collect();
+    for pod in &pods {
+        daemon.files(pod).await;
+    }
+    leap(Duration::from_secs(11)).await;
+    cluster.kill(leader).await;
+    cluster.lead(None);
+    let mut polling = Vec::new();
+    for pod in pods {
+        let daemon = daemon.clone();
+        polling.push(tokio::spawn(async move {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(4) {
+                assert_eq!(daemon.files(&pod).await["n"], "0");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }));
+    }
+    for task in polling {
+        task.await.unwrap();
+    }
+    cluster.leader().await;
+    // A new one, too, as soon as there is a leader.
+    assert_eq!(daemon.files(&pod(NUMBER)).await["n"], "0");
+}
+
 /// A cluster with a database engine before the real PostgreSQL.
 async fn with_database() -> (Cluster, String) {
     let cluster = Cluster::new().await;

@@ -5,6 +5,7 @@ mod addresses;
 mod answers;
 mod creating;
 mod deadlines;
+mod hanging;
 mod limits;
 mod outages;
 mod redirects;

@@ -117,6 +117,7 @@ impl Client {
         let request = self.build(&Logical(&read), token, namespace)?;
         let sent = self.send(request, call).await;
         let secrets: Vec<&str> = token.map(Token::text).into_iter().collect();
-        sent.map_err(|failure| failure.covered(|words| without(words, &secrets, "[token]")))
+        sent.map(|received| received.body)
+            .map_err(|failure| failure.covered(|words| without(words, &secrets, "[token]")))
     }
 }

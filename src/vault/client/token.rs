@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,11 @@ use super::Reading;
 use crate::{
     secret::{self, SecretBytes, SecretText},
     text::one_line,
-    vault::{answer::Answer, failure::Failure},
+    vault::{
+        answer::Answer,
+        failure::Failure,
+        room::{Room, Whose},
+    },
 };
 
 /// The most of an accessor that is kept, in bytes.
@@ -38,6 +45,8 @@ pub struct Token {
     /// How many requests Vault lets it make; zero: any number.
     pub num_uses: u64,
     used: AtomicU64,
+    /// Room for the answers to it.
+    pub(super) room: Arc<Room>,
 }
 
 /// A token as it is kept, sealed, across restarts.
@@ -76,6 +85,7 @@ impl SavedToken {
             is_batch: self.is_batch,
             num_uses: self.num_uses,
             used: AtomicU64::new(self.num_uses),
+            room: Room::new(Whose::Token),
         })
     }
 }
@@ -130,6 +140,7 @@ impl Token {
             is_batch: auth.token_type.as_deref() == Some("batch"),
             num_uses: auth.num_uses,
             used: AtomicU64::new(0),
+            room: Room::new(Whose::Token),
         })
     }
 

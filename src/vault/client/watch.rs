@@ -21,7 +21,7 @@ use crate::{
     vault::{
         failure::Failure,
         standing::{CHECK, Change, Doubt, OVERDUE, Outage, PROBE, Standing, Verdict},
-        transport::{Call, Pool, may_pass},
+        transport::{Call, Pool, Received, may_pass},
     },
 };
 
@@ -118,7 +118,7 @@ impl Client {
 
     /// Sends a request, unless the server is down; notes what it meets. One that creates nothing is given up when the server
     /// turns out to be down meanwhile.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Received, Failure> {
         let transport = &self.shared.transport;
         if call.probe.is_some() {
             return transport.send(request, call).await;
@@ -241,7 +241,11 @@ impl Met {
             | Failure::NoData { .. } => Self::Server,
             Failure::Connect(fault) if may_pass(fault) => Self::Silence,
             Failure::Lost { .. } | Failure::Slow(_) | Failure::Deadline { .. } => Self::Silence,
-            Failure::Connect(_) | Failure::Down(_) | Failure::Spent | Failure::Unsendable(_) => Self::Nothing,
+            Failure::Connect(_)
+            | Failure::Down(_)
+            | Failure::NoRoom { .. }
+            | Failure::Spent
+            | Failure::Unsendable(_) => Self::Nothing,
         }
     }
 }

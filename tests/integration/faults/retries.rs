@@ -1,11 +1,11 @@
 //! What is sent again, how often, and when.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use vaultmount::error::Cause;
 
-use super::{SECRET, Stage, assert_says, each, leap, only, within};
+use super::{SECRET, Stage, assert_says, each, leap, only, tenant, within};
 use crate::support::{
     clock::REFRESH,
     faulty::{Fault, answer, status},
@@ -25,6 +25,45 @@ async fn plain_reads_and_logins_are_sent_again() {
         assert_eq!(sent, [2, 2, 2]);
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_a_standby_says_that_reaches_no_leader_is_asked_again_on_another_connection() {
+    let elsewhere = "http://127.0.0.1:1".to_owned();
+    let standbys = [
+        Fault::Redirect(307, elsewhere),
+        status(500, "local node not active but active cluster node not found"),
+        status(472, ""),
+    ];
+    let cases = standbys.map(|fault| (fault, true)).into_iter().chain([(status(429, "quota"), false)]);
+    let tenant = Arc::new(tenant().await);
+    // One after another, as time is everyone's.
+    for (fault, anew) in cases {
+        let stage = Stage::of(&tenant).await;
+        let pod = stage.pod().with("refreshInterval", "10s");
+        stage.daemon.mount(pod.call()).await.unwrap();
+        let before = stage.vault.connections();
+        // Not so long that idle connections are closed.
+        leap(Duration::from_secs(11)).await;
+        stage.vault.next(1, "GET", &stage.secret(), fault);
+        assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
+        assert_eq!(stage.vault.count("GET", &stage.secret()), 3);
+        // A server that fails is asked how it is on a connection of its own.
+        let probes = stage.vault.count("GET", "sys/health");
+        assert_eq!(stage.vault.connections() - before - probes, usize::from(anew), "{probes} probes");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_is_sent_to_another_server_keeps_what_the_pod_has() {
+    let stage = Stage::new().await;
+    let (pod, other) = (stage.pod(), stage.pod());
+    stage.daemon.mount(pod.call()).await.unwrap();
+    leap(REFRESH).await;
+    stage.vault.every("GET", &stage.secret(), Fault::Redirect(307, "http://127.0.0.1:1".to_owned()));
+    assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
+    let (cause, text) = stage.refusal(&other).await;
+    assert_eq!(cause, Cause::Redirect, "{text}");
 }
 
 #[tokio::test]

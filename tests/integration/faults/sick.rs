@@ -1,6 +1,6 @@
 //! Servers that are sick or hostile cost one mount its time, and nothing else: no other mount, no memory, no descriptor.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -19,8 +19,6 @@ type Sickness = fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output = std::io::
 const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
 /// What the mounts of sick servers have.
 const TIME: Duration = Duration::from_secs(6);
-/// Mounts of each at once.
-const MOUNTS: usize = 12;
 
 /// Every sickness, and what the error of a mount says of it.
 const ALL: [(&str, Sickness, &str); 10] = [
@@ -130,21 +128,75 @@ const ALL: [(&str, Sickness, &str); 10] = [
     ),
 ];
 
-/// A server with a sickness; its address.
-async fn sick(sickness: Sickness) -> String {
+/// When a server falls sick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Login,
+    Read,
+}
+
+/// A server that falls sick then; its address.
+async fn sick(sickness: Sickness, at: At) -> String {
+    serve(move |request, mut stream| async move {
+        let is_well = at == At::Read && (request.contains("/login ") || request.contains("/v1/sys/"));
+        if is_well {
+            let body = if request.contains("/login ") { LOGIN } else { "{}" };
+            answer(&mut stream, body).await.ok()?;
+            return Some(stream);
+        }
+        let _ = sickness(stream).await;
+        None
+    })
+    .await
+}
+
+/// What a login brings.
+const LOGIN: &str = r#"{"auth":{"client_token":"t","lease_duration":3600}}"#;
+
+/// A server that lets everyone log in, and has a secret of so many bytes at every path; its address.
+async fn generous(size: usize) -> String {
+    let secret: Arc<str> = format!(r#"{{"data":{{"pass":"{}"}}}}"#, "a".repeat(size)).into();
+    serve(move |request, mut stream| {
+        let secret = secret.clone();
+        async move {
+            let body = match () {
+                () if request.contains("/login ") => LOGIN,
+                () if request.contains("/v1/sys/") => "{}",
+                () => &secret,
+            };
+            answer(&mut stream, body).await.ok()?;
+            Some(stream)
+        }
+    })
+    .await
+}
+
+async fn answer(to: &mut TcpStream, body: &str) -> std::io::Result<()> {
+    to.write_all(format!("{HEAD}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
+}
+
+/// Hands each request's head, and its connection, to `handle`, as long as that gives it back; brings the address.
+async fn serve<F>(handle: impl Fn(String, TcpStream) -> F + Clone + Send + 'static) -> String
+where
+    F: Future<Output = Option<TcpStream>> + Send,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
+            let handle = handle.clone();
             tokio::spawn(async move {
-                let (mut request, mut part) = (Vec::new(), [0; 4096]);
-                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                    match stream.read(&mut part).await {
-                        Ok(read) if read > 0 => request.extend_from_slice(&part[..read]),
-                        _ => return,
+                let mut next = Some(stream);
+                while let Some(mut stream) = next {
+                    let (mut request, mut part) = (Vec::new(), [0; 4096]);
+                    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                        match stream.read(&mut part).await {
+                            Ok(read) if read > 0 => request.extend_from_slice(&part[..read]),
+                            _ => return,
+                        }
                     }
+                    next = handle(String::from_utf8_lossy(&request).into_owned(), stream).await;
                 }
-                let _ = sickness(stream).await;
             });
         }
     });
@@ -164,6 +216,16 @@ fn peak(pid: u32) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn they_cost_one_mount_its_time_and_nothing_else() {
+    cost_their_own(At::Login, 12).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_they_have_let_a_pod_in_they_cost_its_time_and_nothing_else() {
+    cost_their_own(At::Read, 6).await;
+}
+
+/// Many mounts of each at once cost no other its time, little memory, and no descriptors for long.
+async fn cost_their_own(at: At, mounts_of_each: usize) {
     let tenant = Tenant::new().await;
     tenant.put("db", json!({"pass": "s3cret"})).await;
     let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
@@ -181,8 +243,8 @@ async fn they_cost_one_mount_its_time_and_nothing_else() {
     let before = descriptors(pid);
     let mut mounts = Vec::new();
     for (name, sickness, says) in ALL {
-        let address = sick(sickness).await;
-        for _ in 0..MOUNTS {
+        let address = sick(sickness, at).await;
+        for _ in 0..mounts_of_each {
             let pod = Pod::of(&tenant).objects(objects.as_str()).with("vaultAddress", &address);
             let socket = program.socket.clone();
             mounts.push(tokio::spawn(async move {
@@ -190,9 +252,10 @@ async fn they_cost_one_mount_its_time_and_nothing_else() {
                 call.timeout = Some(TIME);
                 let begun = Instant::now();
                 let outcome = Client::connect(&socket).await.unwrap().mount(call).await;
-                let status = outcome.map(|_| ()).expect_err(name);
+                let Err(status) = outcome else { panic!("{name} gave files") };
                 let took = begun.elapsed();
                 assert!(took < TIME + Duration::from_secs(1), "{name} took {took:?}");
+                let says = if at == At::Login { says } else { "" };
                 assert!(status.message().contains(says) && status.message().contains("[VM"), "{name}: {status}");
                 assert!(!status.message().contains("eyJ"), "{name}: {status}");
                 (name, status.message().to_owned())
@@ -208,17 +271,56 @@ async fn they_cost_one_mount_its_time_and_nothing_else() {
     let mut last = "";
     for (name, text) in told.into_iter().map(Result::unwrap) {
         if last != name {
-            println!("{name}: {text}");
+            eprintln!("{name}: {text}");
             last = name;
         }
     }
     let memory = peak(pid);
     assert!(memory < 100, "{memory} MB");
-    // Idle connections to servers that answered stay for a while: sixteen for each at most.
+    // Idle connections to servers that answered stay for a while, sixteen for each at most; and what may have created something
+    // is awaited for a minute, four for each.
     let begun = Instant::now();
     while descriptors(pid) > before + 16 * 4 {
         assert!(begun.elapsed() < Duration::from_secs(20), "{} descriptors, {before} before", descriptors(pid));
         sleep(Duration::from_millis(100)).await;
     }
     well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_too_much_fills_the_room_of_its_own_pod() {
+    let tenant = Tenant::new().await;
+    tenant.put("db", json!({"pass": "s3cret"})).await;
+    let program = Program::start(&["--allow-address=http://127.0.0.1:*"]).await;
+    let address = generous(7 << 20).await;
+    let object = |n| format!("- {{objectName: a{n}, secretPath: kv/data/{n}, secretKey: pass}}\n");
+    // Some fit, and are kept; the rest does not.
+    let many: String = (0..40).map(object).collect();
+    for _ in 0..4 {
+        let pod = Pod::of(&tenant).objects(many.as_str()).with("vaultAddress", &address);
+        let refused = Client::connect(&program.socket).await.unwrap().mount(pod.call()).await.err().unwrap();
+        assert!(refused.message().contains("to one pod come to more than 32 MiB"), "{refused}");
+    }
+    let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
+    let well = Pod::of(&tenant).objects(objects);
+    Client::connect(&program.socket).await.unwrap().mount(well.call()).await.unwrap();
+    let memory = peak(program.child.id().unwrap());
+    assert!(memory < 300, "{memory} MB, where 1120 MB were given");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_that_hundreds_of_objects_name_is_not_made_to_files_that_no_driver_takes() {
+    let tenant = Tenant::new().await;
+    let program = Program::start(&["--allow-address=http://127.0.0.1:*"]).await;
+    let address = generous(3 << 20).await;
+    let object = |n| format!("- {{objectName: a{n}, secretPath: kv/data/db, secretKey: pass}}\n");
+    let pod = |objects: String| Pod::of(&tenant).objects(objects).with("vaultAddress", &address);
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    assert!(client.mount(pod(object(1)).call()).await.is_ok());
+    let refused = client.mount(pod((0..200).map(object).collect()).call()).await.err().unwrap();
+    for part in ["come to more than 8388608 bytes", "a0 (3145728 bytes)", "[VM"] {
+        assert!(refused.message().contains(part), "{part}: {refused}");
+    }
+    let memory = peak(program.child.id().unwrap());
+    assert!(memory < 100, "{memory} MB");
 }
