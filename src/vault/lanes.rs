@@ -34,10 +34,16 @@ pub(super) struct Place<'a> {
 const ASIDE: usize = 32;
 
 impl Lanes {
-    /// So many at once. Half of them may be logins, and three eighths create something; so there is room for others.
-    pub(super) fn new(at_once: usize) -> Self {
-        let part = |eighths: usize| Semaphore::new((at_once * eighths / 8).max(1));
-        Self { all: Semaphore::new(at_once), logins: part(4), creating: part(3), aside: Semaphore::new(ASIDE) }
+    /// So many at once. Half of them may be logins, and three eighths create something, so that there is room for others; or as
+    /// many as the operator lets one mount path create.
+    pub(super) fn new(at_once: usize, creating: usize) -> Self {
+        let part = |eighths: usize| (at_once * eighths / 8).max(1);
+        Self {
+            all: Semaphore::new(at_once),
+            logins: Semaphore::new(part(4)),
+            creating: Semaphore::new(part(3).max(creating)),
+            aside: Semaphore::new(ASIDE),
+        }
     }
 
     /// A place; waits until there is one.
@@ -79,13 +85,13 @@ mod tests {
 
     #[test]
     fn what_may_hang_leaves_room_for_others() {
-        let lanes = Lanes::new(16);
+        let lanes = Lanes::new(16, 4);
         let (logins, creating) = (fill(&lanes, Lane::Login), fill(&lanes, Lane::Creating));
         let plain = fill(&lanes, Lane::Plain);
         assert_eq!((logins.len(), creating.len(), plain.len()), (8, 6, 2));
         drop((logins, creating, plain));
         assert_eq!(fill(&lanes, Lane::Plain).len(), 16);
-        let one = Lanes::new(1);
+        let one = Lanes::new(1, 1);
         for lane in [Lane::Login, Lane::Creating, Lane::Plain] {
             assert_eq!(fill(&one, lane).len(), 1, "{lane:?}");
         }
@@ -93,7 +99,7 @@ mod tests {
 
     #[test]
     fn who_steps_aside_makes_room_until_too_many_have() {
-        let lanes = Lanes::new(16);
+        let lanes = Lanes::new(16, 4);
         let mut aside = Vec::new();
         while aside.len() < ASIDE {
             aside.push(lanes.step_aside(enter(&lanes, Lane::Creating).unwrap()));

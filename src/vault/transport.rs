@@ -110,7 +110,7 @@ impl Transport {
             prefix: format!("{}/v1", endpoint.address.prefix()),
             pool: Mutex::new(pool(connector.clone(), config.max_in_flight)),
             connector,
-            lanes: Lanes::new(config.max_in_flight),
+            lanes: Lanes::new(config.max_in_flight, config.max_creating),
             room,
             config: Arc::clone(config),
             metrics: Arc::clone(metrics),
