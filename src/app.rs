@@ -20,7 +20,7 @@ use crate::{
     kube::{self, Kube},
     lease::Refresh,
     metrics::Metrics,
-    mount::{Mounter, VersionKeySource},
+    mount::{KeySource, Mounter},
     provider::{self, Connections},
     renewal::Renewal,
     session::Sessions,
@@ -44,25 +44,23 @@ impl App {
     /// Builds everything and takes over the sockets; the error names what cannot be had. Must run inside the runtime.
     pub async fn build(config: Config) -> Result<Self, String> {
         let kube = kube(&config).map_err(|e| e.to_string())?;
-        let version_key = match (&config.hmac_key_file, &kube) {
-            (Some(file), _) => VersionKeySource::file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
-            (None, Some(kube)) => {
-                VersionKeySource::secret(Arc::clone(kube), config.hmac_secret_name.clone(), config.state_dir.is_some())
-            }
+        let metrics = Arc::new(Metrics::new());
+        let store = store(&config, &metrics);
+        let keys = match (&config.hmac_key_file, &kube) {
+            (Some(file), _) => KeySource::file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
+            (None, Some(kube)) => KeySource::secret(Arc::clone(kube), config.hmac_secret_name.clone(), store.is_some()),
             (None, None) => {
                 tracing::warn!(
                     "not in a cluster and no --hmac-key-file: object versions are made with a key of this process alone"
                 );
-                VersionKeySource::process()
+                KeySource::process()
             }
         };
-        let metrics = Arc::new(Metrics::new());
-        let store = store(&config, &metrics);
-        let mounter = Arc::new(mounter(&config, kube, version_key, Arc::clone(&metrics), store.clone()));
+        let mounter = Arc::new(mounter(&config, kube, keys, Arc::clone(&metrics), store.clone()));
         let listeners = listeners(&config, &mounter.renewal).await?;
-        if store.is_some() && is_served(&config).await && mounter.version_key.had().is_none() {
+        if store.is_some() && is_served(&config).await && mounter.keys.had().is_none() {
             tracing::info!("the key of what pods were given is waited for: until then the process that serves goes on");
-            mounter.version_key.come().await;
+            mounter.keys.come().await;
         }
         let status = match &config.status_socket {
             Some(wanted) => status_socket(wanted).await?,
@@ -193,7 +191,7 @@ pub fn kube(config: &Config) -> Result<Option<Arc<Kube>>, Error> {
 pub fn mounter(
     config: &Config,
     kube: Option<Arc<Kube>>,
-    version_key: VersionKeySource,
+    keys: KeySource,
     metrics: Arc<Metrics>,
     store: Option<Arc<Store>>,
 ) -> Mounter {
@@ -210,7 +208,7 @@ pub fn mounter(
         refresh: config.refresh_interval.map_or(Refresh::Never, Refresh::Every),
         kube,
         mint_tokens: config.mint_tokens == MintTokens::Auto,
-        version_key,
+        keys,
         gate,
     }
 }

@@ -48,12 +48,6 @@ impl Mark {
         }
         Duration::try_from(Timestamp::now().duration_since(self.wall)).unwrap_or_default()
     }
-
-    /// The time of day it was.
-    #[must_use]
-    pub fn time_of_day(&self) -> Timestamp {
-        self.wall
-    }
 }
 
 /// What moments are told from where only numbers are kept: the moment of a [`Mark`].

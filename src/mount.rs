@@ -3,8 +3,9 @@
 //! `MountSpec -> Target -> Session -> Lease per distinct request -> File per object -> Mounted`
 
 mod again;
+pub mod keys;
+mod mounted;
 mod report;
-pub mod version_key;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,13 +18,13 @@ use crate::{
     lease::{Due, Found, Lease, Refresh},
     metrics::{Kind, Reason},
     policy::{Operator, Target},
-    render::{self, File, Select, version::VersionKey},
+    render,
     renewal::Renewal,
     request::{
         Class, MountSpec, Object, Pod,
         token::{self, Claims, Expected},
     },
-    secret::{SecretBytes, SecretText},
+    secret::SecretText,
     session::{Delivery, EVERY_POD, PodRef, Proof, Prover, Session, SessionKey, Sessions},
     state::Gate,
     vault::{
@@ -32,8 +33,10 @@ use crate::{
         wire::Read,
     },
 };
+pub use keys::KeySource;
+pub use mounted::{MAX_RESPONSE, Mounted};
+use mounted::{Receipt, too_large};
 use report::Failures;
-pub use version_key::VersionKeySource;
 
 /// Mounts volumes. One per process.
 pub struct Mounter {
@@ -51,29 +54,10 @@ pub struct Mounter {
     pub kube: Option<Arc<Kube>>,
     /// Whether tokens that the driver did not pass are asked of the Kubernetes API.
     pub mint_tokens: bool,
-    /// The key of object versions.
-    pub version_key: VersionKeySource,
+    /// Where the key of object versions comes from.
+    pub keys: KeySource,
     /// Where mounts wait for what pods were given by earlier processes.
     pub gate: Gate,
-}
-
-/// A volume's files.
-#[derive(Debug)]
-pub struct Mounted {
-    /// What to write.
-    pub files: Vec<File>,
-    /// Each object's name and version.
-    pub versions: Vec<(String, String)>,
-    /// What was handed out, to be marked when it is on its way.
-    receipt: Receipt,
-}
-
-struct Receipt {
-    session: Arc<Session>,
-    pod_uid: String,
-    target_path: String,
-    class: String,
-    leases: Vec<(Arc<Read>, Arc<Lease>)>,
 }
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
@@ -90,16 +74,11 @@ pub(crate) struct Answered<'a> {
     pub(crate) outcome: Result<Arc<Lease>, Error>,
 }
 
-/// The file that stands for nothing: without any file the driver would leave the old ones.
-const EMPTY: &str = ".vaultmount-empty";
-
 /// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
 const GRACE: Duration = Duration::from_millis(100);
 /// How long a poll waits at most for what its pod has, only older; and when that may have been rotated meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ROTATION_PATIENCE: Duration = Duration::from_secs(4);
-/// What drivers receive at most (grpc-go's default), in bytes.
-pub const MAX_RESPONSE: usize = 4 << 20;
 /// Files of more bytes are not made: they are too many for any driver.
 const MAX_FILES: usize = 2 * MAX_RESPONSE;
 /// Paths without a secret whose neighbours are looked for at most.
@@ -341,7 +320,7 @@ impl Mounter {
         }
 
         // Only now, so that what is wrong with the class is told without the key.
-        let keys = self.version_key.wait(deadline).await?;
+        let keys = self.keys.wait(deadline).await?;
         let leases = leases.iter().map(|(read, lease)| (Arc::clone(read), Arc::clone(lease))).collect();
         Mounted::of(spec, session, leases, rendered, &keys.version)
     }
@@ -493,92 +472,5 @@ impl Object {
                 error.cause(),
                 Cause::SecretMissing | Cause::VersionDeleted | Cause::Kv1Path | Cause::KeyMissing | Cause::KeyNested
             )
-    }
-}
-
-impl Mounted {
-    /// The files of every object, in the class's order, with what they were made from.
-    fn of(
-        spec: &MountSpec,
-        session: &Arc<Session>,
-        leases: Vec<(Arc<Read>, Arc<Lease>)>,
-        rendered: Vec<(&Object, Vec<File>)>,
-        key: &VersionKey,
-    ) -> Result<Self, Error> {
-        let receipt = Receipt {
-            session: Arc::clone(session),
-            pod_uid: spec.pod.uid.clone(),
-            target_path: spec.target_path.clone(),
-            class: spec.class_name.clone(),
-            leases,
-        };
-        let mut mounted =
-            Self { files: Vec::with_capacity(rendered.len()), versions: Vec::with_capacity(rendered.len()), receipt };
-        for (object, files) in rendered {
-            let each_key = object.recipe.select == Select::EachKey;
-            let version = render::version::version(key, &object.version_config, &files, each_key);
-            mounted.versions.push((object.recipe.file.clone(), version));
-            mounted.files.extend(files);
-        }
-        mounted.complete(spec, key)
-    }
-
-    /// Checks what only all files together show, and stands in when there is none.
-    fn complete(mut self, spec: &MountSpec, key: &VersionKey) -> Result<Self, Error> {
-        let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
-        paths.sort_unstable();
-        // Sorted, a directory stands before what is in it, with nothing between but what is in it or sorts before '/'.
-        for (i, path) in paths.iter().enumerate() {
-            let clash = paths[i + 1..]
-                .iter()
-                .take_while(|p| p.starts_with(path))
-                .find(|p| matches!(p.as_bytes().get(path.len()), None | Some(b'/')));
-            if let Some(clash) = clash {
-                return Err(Error::new(
-                    Cause::DuplicateFile,
-                    if *path == *clash {
-                        format!("two objects make the file {path:?}")
-                    } else {
-                        format!("one object makes the file {path:?}, and another {clash:?} below it")
-                    },
-                )
-                .advice("give one of them another objectName"));
-            }
-        }
-        if self.files.is_empty() {
-            let file = File { path: EMPTY.to_owned(), mode: spec.class.permission, contents: SecretBytes::default() };
-            let version = render::version::version(key, &SecretText::default(), std::slice::from_ref(&file), false);
-            self.files.push(file);
-            self.versions = vec![(EMPTY.to_owned(), version)];
-        }
-        Ok(self)
-    }
-
-    /// The error when the driver would not take the response for its size, in bytes.
-    #[must_use]
-    pub fn too_large(&self, size: usize) -> Error {
-        too_large(self.files.iter(), &size.to_string())
-    }
-}
-
-/// The error of files that come to so many bytes.
-fn too_large<'a>(files: impl Iterator<Item = &'a File>, size: &str) -> Error {
-    let mut files: Vec<&File> = files.collect();
-    files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
-    let largest: Vec<String> =
-        files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();
-    Error::new(
-        Cause::FilesTooLarge,
-        format!(
-            "the volume's files come to {size} bytes, more than the {MAX_RESPONSE} the driver takes; the largest: {}",
-            largest.join(", ")
-        ),
-    )
-    .advice("take single keys with secretKey, or split the class")
-}
-
-impl std::fmt::Debug for Receipt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receipt").field("target_path", &self.target_path).finish_non_exhaustive()
     }
 }

@@ -332,7 +332,7 @@ mod tests {
             refresh: crate::lease::Refresh::Never,
             kube: None,
             mint_tokens: false,
-            version_key: crate::mount::VersionKeySource::process(),
+            keys: crate::mount::KeySource::process(),
             gate: crate::state::Gate::open(),
         };
         let provider = Provider {

@@ -13,35 +13,14 @@
 mod plot;
 mod sim;
 
-use std::{fmt::Write as _, fs, path::Path, time::Duration};
+use std::{fmt::Write as _, fs, path::Path};
 
 use plot::{Line, Plot};
-use sim::{Fleet, HAPPENS_AT, Happens, Played, Rules};
-
-const MINUTE: Duration = Duration::from_secs(60);
-/// A Vault that is never busy: what is asked of it is counted.
-const ANY: f64 = 1e12;
+use sim::{Fleet, HAPPENS_AT, Happens, MINUTE, Played, Rules};
 
 const POD: Rules = Rules::Vaultmount { shares: false, keeps: true };
 const ACCOUNT: Rules = Rules::Vaultmount { shares: true, keeps: true };
 const FORGETS: Rules = Rules::Vaultmount { shares: false, keeps: false };
-
-fn fleet(rules: Rules, nodes: usize) -> Fleet {
-    Fleet {
-        rules,
-        nodes,
-        pods: 50,
-        accounts: 10,
-        secrets: 2,
-        refresh: 2 * MINUTE,
-        ttl: 60 * MINUTE,
-        max_ttl: 24 * 60 * MINUTE,
-        requests: ANY,
-        credentials: ANY,
-        lasts: 15 * MINUTE,
-        happens: Happens::Nothing,
-    }
-}
 
 fn name(rules: Rules) -> &'static str {
     match rules {
@@ -69,7 +48,7 @@ fn steady(root: &Path) -> String {
     let mut lines = Vec::new();
     for rules in [POD, ACCOUNT, Rules::Go] {
         for nodes in [1000, 10_000] {
-            let played = fleet(rules, nodes).play();
+            let played = Fleet::usual(rules, nodes).play();
             let mean = |series: &[u32]| Played::peak_and_mean(series, 3 * MINUTE, 14 * MINUTE).1;
             let (vault, new, api) = (mean(&played.vault), mean(&played.credentials), mean(&played.api));
             let _ = writeln!(table, "| {} | {nodes} | {vault:.0} | {new:.1} | {api:.0} |", name(rules));
@@ -88,7 +67,7 @@ fn outage(root: &Path) -> String {
     let mut lines = Vec::new();
     for rules in [POD, ACCOUNT, Rules::Go] {
         for nodes in [1000, 10_000] {
-            let played = Fleet { happens: Happens::Outage(lasts), ..fleet(rules, nodes) }.play();
+            let played = Fleet { happens: Happens::Outage(lasts), ..Fleet::usual(rules, nodes) }.play();
             let back = HAPPENS_AT + lasts;
             let (_, away) = Played::peak_and_mean(&played.vault, HAPPENS_AT + MINUTE, back);
             let (peak, mean) = Played::peak_and_mean(&played.vault, back, back + 2 * MINUTE);
@@ -120,7 +99,7 @@ fn boot(root: &Path) -> String {
             requests: STRENGTH.0,
             credentials: STRENGTH.1,
             lasts: 40 * MINUTE,
-            ..fleet(rules, 1000)
+            ..Fleet::usual(rules, 1000)
         };
         let played = booted.play();
         let all = booted.nodes * booted.pods;
@@ -151,7 +130,7 @@ fn update(root: &Path) -> String {
     let mut lines = Vec::new();
     for rules in [POD, ACCOUNT, FORGETS, Rules::Go] {
         for nodes in [1000, 10_000] {
-            let played = Fleet { happens: Happens::Update(5 * MINUTE), ..fleet(rules, nodes) }.play();
+            let played = Fleet { happens: Happens::Update(5 * MINUTE), ..Fleet::usual(rules, nodes) }.play();
             let (from, to) = (HAPPENS_AT, HAPPENS_AT + 7 * MINUTE);
             let (peak, mean) = Played::peak_and_mean(&played.vault, from, to);
             let sum = |series: &[u32]| {
@@ -184,7 +163,7 @@ fn settings() -> String {
     for nodes in [1000, 10_000] {
         for rules in [POD, ACCOUNT] {
             for minutes in [2, 10, 30] {
-                let fleet = Fleet { refresh: minutes * MINUTE, lasts: 45 * MINUTE, ..fleet(rules, nodes / 10) };
+                let fleet = Fleet { refresh: minutes * MINUTE, lasts: 45 * MINUTE, ..Fleet::usual(rules, nodes / 10) };
                 let played = fleet.play();
                 let (_, mean) = Played::peak_and_mean(&played.vault, 10 * MINUTE, 44 * MINUTE);
                 let scope = if rules == POD { "`pod`" } else { "`serviceAccount`" };

@@ -69,6 +69,9 @@ pub enum Happens {
     Update(Duration),
 }
 
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// What a Vault can do that is never busy.
+const UNBOUND: f64 = 1e12;
 /// When it happens.
 pub const HAPPENS_AT: Duration = Duration::from_secs(300);
 
@@ -153,7 +156,6 @@ struct Node {
 #[allow(clippy::struct_excessive_bools, reason = "each is a request under way")]
 struct Session {
     token: Option<Term>,
-    proven: Option<Instant>,
     life: Option<Life>,
     read: Option<Instant>,
     delivered: bool,
@@ -192,6 +194,25 @@ pub struct Play<'a> {
 }
 
 impl Fleet {
+    /// Nodes of 50 pods each, of 10 service accounts, at a Vault that is never busy; nothing happens.
+    #[must_use]
+    pub fn usual(rules: Rules, nodes: usize) -> Self {
+        Self {
+            rules,
+            nodes,
+            pods: 50,
+            accounts: 10,
+            secrets: 2,
+            refresh: 2 * MINUTE,
+            ttl: 60 * MINUTE,
+            max_ttl: 24 * 60 * MINUTE,
+            requests: UNBOUND,
+            credentials: UNBOUND,
+            lasts: 15 * MINUTE,
+            happens: Happens::Nothing,
+        }
+    }
+
     /// Plays it.
     #[must_use]
     pub fn play(&self) -> Played {
@@ -257,7 +278,6 @@ impl<'a> Play<'a> {
             state.token = Some(Term::new(ttl, true, begun));
             state.life = Some(Life::Leased { lease_id: String::new(), term: Box::new(Term::new(ttl, true, begun)) });
             state.read = now.checked_sub(read);
-            state.proven = state.read;
             state.delivered = true;
             if !self.fleet.is_go() {
                 self.schedule(session);
@@ -504,7 +524,7 @@ impl<'a> Play<'a> {
                     self.ask(session, Request::Credential);
                 }
             }
-            Request::Secrets if is_known => (state.read, state.proven) = (Some(now), Some(now)),
+            Request::Secrets if is_known => state.read = Some(now),
             Request::Credential => {
                 if is_known {
                     let term = Box::new(Term::new(ttl.min(max), true, now));
@@ -607,7 +627,6 @@ impl<'a> Play<'a> {
         let now = self.instant();
         let standing = &mut self.nodes[node].standing;
         if standing.outage().is_none() && standing.judged(away(), now).is_some() {
-            self.count(Request::RenewToken, 0);
             self.set_probe(node);
         }
     }

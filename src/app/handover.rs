@@ -89,7 +89,7 @@ impl Handover {
     async fn lock(&self) -> io::Result<(File, Option<SealingKey>)> {
         let lock = self.store.lock().await?;
         self.mounter.gate.wait_for(KEY);
-        let key = self.mounter.version_key.come().await.sealing.clone();
+        let key = self.mounter.keys.come().await.sealing.clone();
         if key.is_none() {
             tracing::warn!("the HMAC key is of this process alone: nothing is kept for a successor");
         }

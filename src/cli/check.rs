@@ -22,7 +22,7 @@ use crate::{
     check::{Check, Outcome, Step},
     config::Config,
     error::{Cause, Error},
-    mount::VersionKeySource,
+    mount::KeySource,
     provider,
     request::{self, Finding, MountSpec, RawRequest},
     telemetry,
@@ -111,7 +111,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.class.warnings {
         report.tell(Step::new("class", Outcome::Odd(warning.clone())));
     }
-    let mounter = app::mounter(&config, None, VersionKeySource::process(), Arc::default(), None);
+    let mounter = app::mounter(&config, None, KeySource::process(), Arc::default(), None);
     let check = Check {
         mounter: &mounter,
         spec: &spec,

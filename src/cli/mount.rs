@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app,
     config::{Config, ServeArgs},
-    mount::VersionKeySource,
+    mount::KeySource,
     provider::{
         self,
         client::Client,
@@ -90,8 +90,7 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
             tracing::warn!("{warning}");
         }
         // The key in the cluster would have to be created there if absent; a look must not do that.
-        let key =
-            config.hmac_key_file.as_deref().map_or_else(|| Ok(VersionKeySource::process()), VersionKeySource::file);
+        let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(KeySource::process()), KeySource::file);
         let mounter = app::mounter(config, None, key?, Arc::default(), None);
         provider::local(Arc::new(mounter), by_hand::provider(&class)).await.map_err(|e| e.to_string())?
     };

@@ -71,15 +71,6 @@ impl SavedLease {
         &self.read
     }
 
-    /// Its end as things stood, and whether it has a `lease_id`.
-    #[must_use]
-    pub fn leased_until(&self, origin: Origin) -> Option<tokio::time::Instant> {
-        match &self.life {
-            SavedLife::Leased(term) => term.ends(origin),
-            _ => None,
-        }
-    }
-
     /// Whether Vault leased it.
     #[must_use]
     pub fn is_leased(&self) -> bool {

@@ -11,7 +11,7 @@ impl Mounter {
     #[must_use]
     pub fn again(&self, spec: &MountSpec, audience: &str) -> Option<Mounted> {
         let class = &spec.class;
-        let keys = self.version_key.had()?;
+        let keys = self.keys.had()?;
         let target = self.operator.judge(&class.choice).ok()?;
         self.judge_sharing(class).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);

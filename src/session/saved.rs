@@ -241,12 +241,6 @@ impl SavedSession {
         serde_json::from_slice(&content.text).ok()
     }
 
-    /// When it was written.
-    #[must_use]
-    pub fn mark(&self) -> &Mark {
-        &self.mark
-    }
-
     /// Its server.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {

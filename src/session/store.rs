@@ -158,6 +158,10 @@ impl Sessions {
         let new = delivery.leases.iter().fold(false, |new, (read, lease)| session.leases.delivered(read, lease) | new);
         let (volume, is_known) = {
             let mut state = session.state();
+            if session.is_shared() && state.pods.find(delivery.pod_uid).is_none() {
+                // The pod has ended meanwhile: nothing would end this volume.
+                return new;
+            }
             let volumes = &mut state.volumes;
             let known = volumes.iter().any(|volume| &*volume.path == delivery.target_path && volume.mounts > 1);
             let pod = session.is_shared().then_some(delivery.pod_uid);

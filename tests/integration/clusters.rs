@@ -115,7 +115,7 @@ async fn with_database() -> (Cluster, String) {
     (cluster, prefix)
 }
 
-/// How many requests of a kind went out, as the daemon counts them.
+/// How many database users there are of this prefix.
 async fn users(prefix: &str) -> usize {
     crate::support::database::users_of(prefix).await.len()
 }

@@ -6,26 +6,12 @@ use std::time::Duration;
 #[allow(dead_code, clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
 mod sim;
 
-use sim::{Fleet, HAPPENS_AT, Happens, Played, Rules};
+use sim::{Fleet, HAPPENS_AT, Happens, MINUTE, Played, Rules};
 
-const MINUTE: Duration = Duration::from_secs(60);
 const OURS: Rules = Rules::Vaultmount { shares: false, keeps: true };
 
-fn fleet(rules: Rules, happens: Happens) -> Fleet {
-    Fleet {
-        rules,
-        nodes: 100,
-        pods: 50,
-        accounts: 10,
-        secrets: 2,
-        refresh: 2 * MINUTE,
-        ttl: 60 * MINUTE,
-        max_ttl: 24 * 60 * MINUTE,
-        requests: 1e12,
-        credentials: 1e12,
-        lasts: 15 * MINUTE,
-        happens,
-    }
+fn fleet(happens: Happens) -> Fleet {
+    Fleet { happens, ..Fleet::usual(OURS, 100) }
 }
 
 fn sum(series: &[u32], from: Duration) -> u32 {
@@ -34,7 +20,7 @@ fn sum(series: &[u32], from: Duration) -> u32 {
 
 #[test]
 fn an_outage_is_followed_by_no_stampede() {
-    let played = Fleet { nodes: 1000, ..fleet(OURS, Happens::Outage(5 * MINUTE)) }.play();
+    let played = Fleet { nodes: 1000, ..fleet(Happens::Outage(5 * MINUTE)) }.play();
     let back = HAPPENS_AT + 5 * MINUTE;
     let (usual, _) = Played::peak_and_mean(&played.vault, MINUTE, HAPPENS_AT);
     let (peak, _) = Played::peak_and_mean(&played.vault, back, back + 4 * MINUTE);
@@ -49,7 +35,7 @@ fn an_outage_is_followed_by_no_stampede() {
 
 #[test]
 fn an_outage_longer_than_everything_lives_is_one_credential_for_each_pod() {
-    let brief = Fleet { ttl: 3 * MINUTE, ..fleet(OURS, Happens::Outage(5 * MINUTE)) };
+    let brief = Fleet { ttl: 3 * MINUTE, ..fleet(Happens::Outage(5 * MINUTE)) };
     let played = brief.play();
     let (logins, credentials) = (sum(&played.logins, HAPPENS_AT), sum(&played.credentials, HAPPENS_AT));
     assert_eq!((logins, credentials), (5000, 5000));
@@ -57,10 +43,10 @@ fn an_outage_longer_than_everything_lives_is_one_credential_for_each_pod() {
 
 #[test]
 fn an_update_asks_vault_for_nothing_and_a_boot_for_one_credential_each() {
-    let played = fleet(OURS, Happens::Update(5 * MINUTE)).play();
+    let played = fleet(Happens::Update(5 * MINUTE)).play();
     assert_eq!((sum(&played.logins, HAPPENS_AT), sum(&played.credentials, HAPPENS_AT)), (0, 0));
     assert_eq!(sum(&played.api, Duration::ZERO), 300, "the key, the list and the watch, for each node");
-    let busy = Fleet { requests: 3000.0, credentials: 20.0, ..fleet(OURS, Happens::Reboot(MINUTE)) };
+    let busy = Fleet { requests: 3000.0, credentials: 20.0, ..fleet(Happens::Reboot(MINUTE)) };
     let played = busy.play();
     assert_eq!((played.running, sum(&played.credentials, HAPPENS_AT)), (5000, 5000));
     let sharing = Fleet { rules: Rules::Vaultmount { shares: true, keeps: true }, ..busy };

@@ -8,18 +8,17 @@ use tokio::time::{Instant, sleep};
 use vaultmount::error::Cause;
 
 use super::{Stage, until};
-use crate::support::{clock::leap, daemon::program, database::log_in, pod::Pod};
+use crate::support::{
+    clock::leap,
+    database::log_in,
+    faulty::{Fault, Gate},
+    pod::Pod,
+};
 
 impl Stage {
     /// A pod of a class whose pods share.
     fn sharing(&self) -> Pod {
         self.pod().with("tokenScope", "serviceAccount")
-    }
-
-    async fn status(&self) -> serde_json::Value {
-        let socket = self.daemon.socket.with_extension("status");
-        let output = program(&["status", "--socket", socket.to_str().unwrap(), "-ojson"]).output().await.unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
@@ -144,10 +143,29 @@ async fn a_shared_session_is_told_as_one() {
     for pod in &pods {
         stage.mount(pod).await;
     }
-    let status = stage.status().await;
+    let status = stage.told().await;
     let sessions = status["sessions"].as_array().unwrap();
     assert_eq!(sessions.len(), 1, "{status}");
     assert_eq!((&sessions[0]["pod"], &sessions[0]["pods"]), (&json!("*"), &json!(2)));
     stage.api.delete_pod(&pods[0].namespace, &pods[0].name);
-    until("one pod is left", async || stage.status().await["sessions"][0]["pods"] == json!(1)).await;
+    until("one pod is left", async || stage.told().await["sessions"][0]["pods"] == json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_ends_while_it_is_mounted_leaves_no_volume_to_those_it_shared_with() {
+    let stage = Stage::new(&[]).await;
+    stage.mount(&stage.sharing()).await;
+    let secret = format!("{}/data/db", stage.tenant.kv);
+    let pod = stage.sharing().objects(format!("- {{objectName: pass, secretPath: {secret}, secretKey: pass}}\n"));
+    let gate = Gate::new();
+    stage.vault.next(1, "GET", &secret, Fault::Hold(gate.clone()));
+    let (mounted, ()) = tokio::join!(stage.daemon.mount(pod.call()), async {
+        stage.vault.saw(1, "GET", &secret).await;
+        stage.api.delete_pod(&pod.namespace, &pod.name);
+        until("one pod is left", async || stage.told().await["sessions"][0]["pods"] == json!(1)).await;
+        gate.open();
+    });
+    mounted.unwrap();
+    let told = stage.told().await;
+    assert_eq!(told["sessions"][0]["volumes"].as_array().unwrap().len(), 1, "{told}");
 }

@@ -2,11 +2,30 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-use vaultmount::provider::client::Client;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use vaultmount::provider::{client::Client, pb::MountResponse};
 
 use super::{Node, until};
-use crate::support::faulty::{Fault, Gate};
+use crate::support::{
+    faulty::{Fault, Gate},
+    pod::Pod,
+};
+
+impl Node {
+    /// A mount that has asked for its credential, which Vault is not told before the gate opens.
+    async fn held_mount(&self, pod: &Pod) -> (JoinHandle<Result<MountResponse, tonic::Status>>, Gate) {
+        let (path, gate) = (&self.database.path, Gate::new());
+        let asked = self.vault.count("GET", path);
+        self.vault.next(1, "GET", path, Fault::Hold(gate.clone()));
+        let (mut client, call) = (Client::connect(&self.socket()).await.unwrap(), pod.call());
+        let mount = tokio::spawn(async move { client.mount(call).await });
+        self.vault.saw(asked + 1, "GET", path).await;
+        (mount, gate)
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_has_everything_before_its_predecessor_is_told_to_stop() {
@@ -75,12 +94,7 @@ async fn a_mount_that_outlasts_the_handover_is_not_given_what_nobody_would_know(
     let node = Node::new().await;
     let pod = node.pod();
     let predecessor = node.start_with(&["--drain-timeout=300ms"]).await;
-    let gate = Gate::new();
-    node.vault.next(1, "GET", &node.database.path, Fault::Hold(gate.clone()));
-    let mut client = Client::connect(&node.socket()).await.unwrap();
-    let call = pod.call();
-    let mount = tokio::spawn(async move { client.mount(call).await });
-    node.vault.saw(1, "GET", &node.database.path).await;
+    let (mount, gate) = node.held_mount(&pod).await;
     let successor = node.start().await;
     // The successor has the folder once it answers.
     let other = node.pod();
@@ -103,12 +117,7 @@ async fn a_mount_waits_for_a_predecessor_that_still_answers() {
     let (slow, pod) = (node.pod(), node.pod());
     let predecessor = node.start().await;
     let had = node.mount(&pod).await;
-    let gate = Gate::new();
-    node.vault.next(1, "GET", &node.database.path, Fault::Hold(gate.clone()));
-    let mut client = Client::connect(&node.socket()).await.unwrap();
-    let call = slow.call();
-    let mount = tokio::spawn(async move { client.mount(call).await });
-    node.vault.saw(2, "GET", &node.database.path).await;
+    let (mount, gate) = node.held_mount(&slow).await;
     let successor = node.start().await;
     let (waited, ()) = tokio::join!(node.mount(&pod), async {
         sleep(Duration::from_millis(300)).await;
@@ -150,12 +159,7 @@ async fn told_to_stop_while_it_hands_over_it_answers_what_is_in_flight() {
     let node = Node::new().await;
     let pod = node.pod();
     let predecessor = node.start().await;
-    let gate = Gate::new();
-    node.vault.next(1, "GET", &node.database.path, Fault::Hold(gate.clone()));
-    let mut client = Client::connect(&node.socket()).await.unwrap();
-    let call = pod.call();
-    let mount = tokio::spawn(async move { client.mount(call).await });
-    node.vault.saw(1, "GET", &node.database.path).await;
+    let (mount, gate) = node.held_mount(&pod).await;
     let successor = node.start().await;
     sleep(Duration::from_millis(300)).await;
     let (log, ()) = tokio::join!(predecessor.stop(), async {

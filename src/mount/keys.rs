@@ -24,9 +24,9 @@ pub struct Keys {
     pub sealing: Option<SealingKey>,
 }
 
-/// The key, now or soon.
+/// Where the keys come from: they are there, or will be soon.
 #[derive(Clone)]
-pub struct VersionKeySource(watch::Receiver<Option<Arc<Keys>>>);
+pub struct KeySource(watch::Receiver<Option<Arc<Keys>>>);
 
 /// How long an API server is waited for before this process makes a key of its own.
 const GIVE_UP: Duration = Duration::from_secs(300);
@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// The pause between attempts to read the Secret, at most.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-impl VersionKeySource {
+impl KeySource {
     /// The key in a file; the error says why it is none.
     pub fn file(path: &Path) -> Result<Self, String> {
         let bytes = zeroize::Zeroizing::new(std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?);
@@ -52,9 +52,9 @@ impl VersionKeySource {
     }
 
     /// The key in a Kubernetes Secret, read in the background until it is had, then never again.
-    #[must_use]
     ///
     /// `is_awaited`: as long as the API server does not answer, it is waited for, since what pods were given is sealed under it.
+    #[must_use]
     pub fn secret(kube: Arc<Kube>, name: String, is_awaited: bool) -> Self {
         let (sender, receiver) = watch::channel(None);
         tokio::spawn(async move {
@@ -111,10 +111,10 @@ async fn read_until_had(kube: &Kube, name: &str, is_awaited: bool) -> Keys {
             Ok(key) => return Keys::of(key.expose()),
             Err(error) => error,
         };
-        let patience = match error.is_passing() {
-            true if is_awaited => Duration::MAX,
-            true => GIVE_UP,
-            false => SETTLE,
+        let patience = match (error.is_passing(), is_awaited) {
+            (true, true) => Duration::MAX,
+            (true, false) => GIVE_UP,
+            (false, _) => SETTLE,
         };
         if start.elapsed() > patience {
             tracing::warn!(%error, "object versions are made with a key of this process alone: they differ between nodes and after a restart");

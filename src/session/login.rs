@@ -1,0 +1,145 @@
+//! A session's token: the one held, or one from a login.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Prover, Session};
+use crate::{
+    clock,
+    error::{Cause, Error},
+    lease::Hold,
+    metrics::LoginOutcome,
+    term::Term,
+    vault::{
+        Client,
+        client::Login,
+        failure::{Failure, LoginContext, TokenClaims},
+    },
+};
+
+impl Session {
+    /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
+    pub(super) async fn token(
+        self: &Arc<Self>,
+        prover: &Prover,
+        gone: Option<&Arc<Hold>>,
+        deadline: Instant,
+    ) -> Result<Arc<Hold>, Error> {
+        if let Some(hold) = self.held(gone) {
+            return Ok(hold);
+        }
+        let mut is_tried = false;
+        loop {
+            let mut is_own = false;
+            let outcome = self.login.join(|| {
+                is_own = true;
+                let (session, prover, gone) = (Arc::clone(self), Arc::clone(prover), gone.cloned());
+                async move {
+                    // Another's login may have ended between our look and our turn.
+                    match session.held(gone.as_ref()) {
+                        Some(hold) => Ok(hold),
+                        None => session.log_in(&prover, deadline).await,
+                    }
+                }
+            });
+            match outcome.await {
+                // The login was another caller's, and so was the deadline.
+                Some(Err(error)) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
+                // It was another pod's, and may fail for that one's token.
+                Some(Err(error)) if self.is_shared() && !(is_own || is_tried || error.is_passing()) => is_tried = true,
+                Some(outcome) => return outcome,
+                None => {
+                    let error = Error::new(Cause::Internal, "the login panicked");
+                    return Err(error.advice("report it with the provider's log"));
+                }
+            }
+        }
+    }
+
+    async fn log_in(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<Arc<Hold>, Error> {
+        let proof = prover().await?;
+        let (key, client) = (&self.key, self.client()?);
+        let login = Login {
+            mount: key.auth_mount.clone(),
+            namespace: key.auth_namespace.clone(),
+            role: key.role.clone(),
+            jwt: proof.jwt,
+        };
+        let outcome = {
+            let _active = self.active().await?;
+            let sent = clock::now();
+            let outcome = client.login(&login, deadline).await;
+            outcome.map(|token| self.keep(Arc::new(Hold::new(token, sent))))
+        };
+        match outcome {
+            Ok(hold) => {
+                self.metrics.login(LoginOutcome::Ok);
+                Ok(hold)
+            }
+            Err(failure) => {
+                let refused =
+                    matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
+                self.metrics.login(if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
+                let error = self.login_error(&client, &failure, proof.claims, deadline).await;
+                self.trouble("logging in", &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps the token of a new login. The one before lives on while credentials hang on it.
+    fn keep(self: &Arc<Self>, hold: Arc<Hold>) -> Arc<Hold> {
+        let now = clock::now();
+        let mut state = self.state();
+        let before = state.hold.replace(Arc::clone(&hold));
+        if let Some(before) = &before {
+            // Only the current one is renewed: what hangs on another must be read anew before that ends.
+            before.cannot_be_renewed();
+        }
+        state.superseded.extend(before);
+        // One of a single use that is used up is over at Vault, too.
+        state.superseded.retain(|hold| !(hold.is_over(now) || hold.token.num_uses == 1 && hold.token.is_spent()));
+        state.last_success = Some(now);
+        drop(state);
+        // So that a token is known to a successor while things are made under it.
+        self.changed();
+        self.save_soon();
+        tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
+        hold
+    }
+
+    /// The token held, unless it is `gone`, spent, or past nine tenths of its life.
+    pub(super) fn held(&self, gone: Option<&Arc<Hold>>) -> Option<Arc<Hold>> {
+        let state = self.state();
+        let hold = state.hold.as_ref()?;
+        let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, hold));
+        let (now, gap) = (clock::now(), state.volumes.gap());
+        // What hangs on it already is read anew when its end is near, and so must not be read under it.
+        let ends = |term: &Term| self.leases.named_hang_on(hold) && term.is_near_end(term.forced_end(), gap, now);
+        let is_good = hold.term().is_some_and(|term| !term.is_old(now) && !ends(&term));
+        (!is_gone && is_good && !hold.token.is_spent()).then(|| Arc::clone(hold))
+    }
+
+    async fn login_error(&self, client: &Client, failure: &Failure, claims: TokenClaims, deadline: Instant) -> Error {
+        let key = &self.key;
+        let mut at = LoginContext {
+            address: client.address().to_owned(),
+            mount: key.auth_mount.clone(),
+            namespace: key.auth_namespace.clone(),
+            role: key.role.clone(),
+            pod_namespace: key.pod_namespace.clone(),
+            service_account: key.service_account.clone(),
+            claims,
+            now: Timestamp::now(),
+            method: None,
+        };
+        let error = failure.of_login(&at);
+        if error.cause() != Cause::LoginDenied {
+            return error;
+        }
+        at.method = client.auth_method(&key.auth_mount, key.auth_namespace.as_deref(), &key.role, deadline).await;
+        failure.of_login(&at)
+    }
+}
