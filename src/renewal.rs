@@ -68,7 +68,7 @@ impl Renewal {
             orphan_after,
             pods: pods::Pods::new(kube, node),
             owed: AtomicUsize::new(0),
-            started: Timestamp::now(),
+            started: clock::time_of_day(clock::now()),
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use super::Renewal;
 use crate::{
     clock::{self, time_of_day},
@@ -44,7 +42,7 @@ impl Renewal {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: self.started,
-            now: Timestamp::now(),
+            now: time_of_day(clock::now()),
             watch: self.pods.tell().0,
             refusing: self.sessions.is_closed(),
             down,

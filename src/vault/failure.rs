@@ -230,8 +230,14 @@ impl Refusal {
             503 => !creates || self.says(&["standby"]),
             500 => !creates && self.is_leaderless(),
             412 | 472 | 473 | 502 | 504 => !creates,
-            _ => false,
+            _ => self.is_upgrading(),
         }
+    }
+
+    /// Whether a secrets engine is being made KV version 2, for which it answers nobody: a new one for moments, and at a standby
+    /// until the active node has done it.
+    fn is_upgrading(&self) -> bool {
+        self.status == 400 && self.says(&["from non-versioned to versioned data"])
     }
 
     /// Whether a standby says that it knows no active node to forward to. It may have forwarded what it says this of, to one that is
@@ -292,6 +298,11 @@ impl Refusal {
                 Cause::Busy,
                 format!("Vault at {address} is behind its active node (status 412)"),
                 "check replication; the mount is tried again by itself",
+            ),
+            _ if self.is_upgrading() => fault(
+                Cause::Busy,
+                format!("a secrets engine of Vault at {address} is being made KV version 2 (status 400)"),
+                "wait: it takes moments, or as long as it has secrets of version 1, and the mount is tried again by itself",
             ),
             _ if self.says(&["namespace not found"]) => None,
             _ if self.is_locked() => fault(

@@ -11,6 +11,10 @@ use crate::support::{
     faulty::{Fault, answer, status},
 };
 
+/// What a standby says of a KV engine that the active node has not upgraded yet.
+const UPGRADE: &str = "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be \
+    unavailable for a brief period and will resume service when the primary is finished.";
+
 #[tokio::test]
 async fn plain_reads_and_logins_are_sent_again() {
     let passing = [412, 429, 472, 473, 502, 503, 504].map(|code| status(code, "for a moment"));
@@ -72,6 +76,7 @@ async fn nothing_is_sent_more_often_than_the_limit() {
         (status(429, "quota"), Cause::Busy, "limits requests"),
         (status(503, "overload"), Cause::ServerFault, "status 503"),
         (status(412, "behind"), Cause::Busy, "behind its active node"),
+        (status(400, UPGRADE), Cause::Busy, "being made KV version 2"),
         (status(472, ""), Cause::NoLeader, "knows no active node"),
         (Fault::LoseRequest, Cause::Unreachable, "was lost"),
         (Fault::CutAnswer, Cause::Unreachable, "was lost"),
