@@ -15,6 +15,10 @@ test: ## every test, against real servers; ARGS go to cargo test
 	python3 dev/install.py servers grpc
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(SERVERS) cargo test $(ARGS)
 
+prometheus: ## a real Prometheus scrapes, as Debian has it
+	python3 dev/install.py servers prometheus
+	$(SERVERS) cargo test --test integration -- --ignored prometheus
+
 lint: ## formatting, clippy, dependencies, Dockerfile
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -40,7 +44,7 @@ MINUTES := 10
 
 soak: ## the tests that take minutes, then pods that come and go under faults for MINUTES (10)
 	python3 dev/install.py servers
-	$(SERVERS) cargo test --test integration -- --ignored
+	$(SERVERS) cargo test --test integration -- --ignored --skip prometheus
 	$(SERVERS) cargo bench --bench soak -- $(MINUTES)
 
 fleet: ## writes docs/fleet.md: what thousands of nodes ask of Vault and of the API server, in virtual time
@@ -58,4 +62,4 @@ clean: ## removes everything built or installed here
 	cargo clean
 	rm -rf .tools
 
-.PHONY: help demo test lint image e2e bench soak fleet docs fmt clean
+.PHONY: help demo test prometheus lint image e2e bench soak fleet docs fmt clean

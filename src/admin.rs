@@ -1,8 +1,9 @@
-//! HTTP for those who look after the process: probes and metrics on ports, status on a socket.
+//! HTTP for those who look after the process: probes and metrics on ports, status on a socket and for browsers on this host.
 
 mod probes;
 mod scrape;
 pub mod status;
+mod statusz;
 
 use std::{
     convert::Infallible,
@@ -17,17 +18,29 @@ use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
-use crate::renewal::Renewal;
+pub use probes::{Alive, Probes};
 
-/// What is answered at an address.
-#[derive(Clone, Default)]
+use crate::mount::Mounter;
+
+/// What there is to answer with.
 pub struct Pages {
+    /// How the process stands.
+    pub probes: Probes,
+    /// What it holds and has counted.
+    pub mounter: Arc<Mounter>,
+    /// What it was told to do, without a secret.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+/// What is answered at an address. Status is, too, to callers on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
     /// Whether probes are.
     pub probes: bool,
-    /// Where the numbers of `/metrics` come from, if it is there.
-    pub metrics: Option<Arc<Renewal>>,
+    /// Whether metrics are.
+    pub metrics: bool,
 }
 
 /// A client that does not send its request is let go after this.
@@ -43,17 +56,17 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-/// Answers until the process exits. `stop` turns readiness off.
-pub async fn serve(listener: TcpListener, pages: Pages, stop: watch::Receiver<bool>) {
+/// Answers until the process exits.
+pub async fn serve(listener: TcpListener, shown: Shown, pages: Arc<Pages>) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (stop, pages) = (stop.clone(), pages.clone());
+        let (pages, is_local) = (Arc::clone(&pages), peer.ip().to_canonical().is_loopback());
         tokio::spawn(async move {
             let service =
-                service_fn(|request| std::future::ready(Ok::<_, Infallible>(pages.answer(&request, *stop.borrow()))));
+                service_fn(async |request| Ok::<_, Infallible>(pages.answer(&request, shown, is_local).await));
             let _ = http().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -66,13 +79,22 @@ fn http() -> http1::Builder {
 }
 
 impl Pages {
-    fn answer(&self, request: &Request<Incoming>, stopping: bool) -> Response<Full<Bytes>> {
-        let probe = self.probes.then(|| probes::answer(request, stopping)).flatten();
-        let scrape = || self.metrics.as_ref().and_then(|numbers| scrape::answer(request, numbers));
-        probe.or_else(scrape).unwrap_or_else(|| {
-            let probes = if self.probes { probes::WHERE } else { "" };
-            let metrics = if self.metrics.is_some() { scrape::WHERE } else { "" };
-            text(StatusCode::NOT_FOUND, format!("{probes}{metrics}"))
+    async fn answer(&self, request: &Request<Incoming>, shown: Shown, is_local: bool) -> Response<Full<Bytes>> {
+        if shown.probes
+            && let Some(answer) = self.probes.answer(request).await
+        {
+            return answer;
+        }
+        if shown.metrics
+            && let Some(answer) = scrape::answer(request, &self.mounter).await
+        {
+            return answer;
+        }
+        let is_meant = is_local && statusz::names_this_host(request);
+        is_meant.then(|| statusz::answer(request, self)).flatten().unwrap_or_else(|| {
+            let probes = if shown.probes { probes::WHERE } else { "" };
+            let metrics = if shown.metrics { scrape::WHERE } else { "" };
+            text(StatusCode::NOT_FOUND, format!("{probes}{metrics}{}", statusz::WHERE))
         })
     }
 }

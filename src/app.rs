@@ -2,8 +2,9 @@
 
 mod handover;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::try_join_all};
 use tokio::{
     net::{TcpListener, UnixStream},
     sync::{Mutex, watch},
@@ -14,13 +15,13 @@ use tokio::{
 use handover::Handover;
 
 use crate::{
-    admin::{self, Pages},
+    admin::{self, Pages, Probes, Shown},
     config::{Config, MintTokens, StatusSocket},
     error::Error,
     kube::{self, Kube},
     lease::Refresh,
     metrics::Metrics,
-    mount::{KeySource, Mounter},
+    mount::{KeySource, Mounter, Slots},
     provider::{self, Connections},
     renewal::Renewal,
     session::Sessions,
@@ -35,16 +36,17 @@ pub struct App {
     metrics: Arc<Metrics>,
     sockets: Vec<Socket>,
     status: Option<Socket>,
-    listeners: Vec<(TcpListener, Pages)>,
+    pages: Arc<Pages>,
     store: Option<Arc<Store>>,
     drain_timeout: Duration,
 }
 
 impl App {
-    /// Builds everything and takes over the sockets; the error names what cannot be had. Must run inside the runtime.
+    /// Builds everything and takes over the sockets; probes are answered meanwhile. The error names what cannot be had. Must run
+    /// inside the runtime.
     pub async fn build(config: Config) -> Result<Self, String> {
-        let kube = kube(&config).map_err(|e| e.to_string())?;
         let metrics = Arc::new(Metrics::new());
+        let kube = kube(&config, &metrics).map_err(|e| e.to_string())?;
         let store = store(&config, &metrics);
         let keys = match (&config.hmac_key_file, &kube) {
             (Some(file), _) => KeySource::file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
@@ -57,7 +59,11 @@ impl App {
             }
         };
         let mounter = Arc::new(mounter(&config, kube, keys, Arc::clone(&metrics), store.clone()));
-        let listeners = listeners(&config, &mounter.renewal).await?;
+        let pages = Pages { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.told() };
+        let pages = Arc::new(pages);
+        for (listener, shown) in listeners(&config).await? {
+            tokio::spawn(admin::serve(listener, shown, Arc::clone(&pages)));
+        }
         if store.is_some() && is_served(&config).await && mounter.keys.had().is_none() {
             tracing::info!("the key of what pods were given is waited for: until then the process that serves goes on");
             mounter.keys.come().await;
@@ -71,19 +77,16 @@ impl App {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, metrics, sockets, status, listeners, store, drain_timeout: config.drain_timeout })
+        Ok(Self { mounter, metrics, sockets, status, pages, store, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, or until something breaks that mounts do not show; then answers the calls in flight within the drain timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (stopping, stopped) = watch::channel(false);
-        for (listener, pages) in self.listeners {
-            tokio::spawn(admin::serve(listener, pages, stopped.clone()));
-        }
         let mut background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
         let mut serving = JoinSet::new();
         if let Some(socket) = self.status {
-            serving.spawn(admin::status::serve(socket, Arc::clone(&self.mounter.renewal), stopped.clone()));
+            serving.spawn(admin::status::serve(socket, Arc::clone(&self.pages), stopped.clone()));
         }
         let connections = Arc::<Connections>::default();
         let handover = self.store.map(|store| Handover {
@@ -94,11 +97,16 @@ impl App {
             patience: self.drain_timeout,
             giving: Mutex::default(),
         });
+        let names: Arc<[PathBuf]> = self.sockets.iter().map(|socket| socket.private().to_owned()).collect();
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
             let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
             serving.spawn(provider::serve(socket, mounter, metrics, Arc::clone(&connections), stopped.clone()));
         }
+        self.pages.probes.serving(Box::new(move || {
+            let names = Arc::clone(&names);
+            async move { try_join_all(names.iter().map(|name| provider::answers(name))).await.map(drop) }.boxed()
+        }));
         let handover = handover.map(Arc::new);
         let mut handing = JoinSet::new();
         if let Some(handover) = handover.clone() {
@@ -111,6 +119,7 @@ impl App {
         };
         tracing::info!("stopping: calls in flight are answered");
         let by = Instant::now() + self.drain_timeout;
+        self.pages.probes.draining();
         stopping.send_replace(true);
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
@@ -149,16 +158,14 @@ async fn is_served(config: &Config) -> bool {
 }
 
 /// Listens for probes and scrapes: at one address for both if it is the same.
-async fn listeners(config: &Config, renewal: &Arc<Renewal>) -> Result<Vec<(TcpListener, Pages)>, String> {
-    let numbers = || Arc::clone(renewal);
+async fn listeners(config: &Config) -> Result<Vec<(TcpListener, Shown)>, String> {
     let is_shared = config.health_addr == config.metrics_addr;
     let mut listeners = Vec::new();
     if let Some(address) = config.health_addr {
-        let pages = Pages { probes: true, metrics: is_shared.then(numbers) };
-        listeners.push((listen("--health-addr", address).await?, pages));
+        listeners.push((listen("--health-addr", address).await?, Shown { probes: true, metrics: is_shared }));
     }
     if let Some(address) = config.metrics_addr.filter(|_| !is_shared) {
-        listeners.push((listen("--metrics-addr", address).await?, Pages { probes: false, metrics: Some(numbers()) }));
+        listeners.push((listen("--metrics-addr", address).await?, Shown { probes: false, metrics: true }));
     }
     Ok(listeners)
 }
@@ -181,9 +188,9 @@ async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> 
     }
 }
 
-/// The Kubernetes API, when this process is in a cluster or was given a kubeconfig.
-pub fn kube(config: &Config) -> Result<Option<Arc<Kube>>, Error> {
-    kube::Config::from_env(config.kubeconfig.clone()).build().map(|kube| kube.map(Arc::new))
+/// The Kubernetes API, when this process is in a cluster or was given a kubeconfig. Requests to it are counted in `metrics`.
+pub fn kube(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Kube>>, Error> {
+    kube::Config::from_env(config.kubeconfig.clone()).build(Arc::clone(metrics)).map(|kube| kube.map(Arc::new))
 }
 
 /// What mounts volumes, with nothing bound or begun. Requests to Vault are counted in `metrics`.
@@ -210,5 +217,6 @@ pub fn mounter(
         mint_tokens: config.mint_tokens == MintTokens::Auto,
         keys,
         gate,
+        slots: Slots::new(config.max_mounts),
     }
 }

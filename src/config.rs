@@ -12,6 +12,7 @@ mod flags;
 mod keeping;
 mod status;
 mod tls;
+mod told;
 mod value;
 
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -55,6 +56,8 @@ pub struct Config {
     pub hmac_key_file: Option<PathBuf>,
     /// Where what pods have is kept for a successor of this process; none: it is not.
     pub state_dir: Option<PathBuf>,
+    /// Mounts under way at once; more are refused at once.
+    pub max_mounts: usize,
     /// Sessions at once; a new pod is refused beyond them.
     pub max_sessions: usize,
     /// This node, whose pods are watched for their end; none are if it has no name.
@@ -131,6 +134,7 @@ impl Config {
             hmac_secret_name: hmac_secret_name(args.hmac_secret_name.as_ref(), report),
             hmac_key_file: file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
             state_dir: keeping::state_dir(args.keeping.state_dir.as_ref(), env, report),
+            max_mounts: limit("--max-mounts", limits.max_mounts.as_ref(), 256, report),
             max_sessions: limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
             node_name: keeping::node_name(args.node_name.as_ref(), env, report),
             orphan_after: keeping::orphan_after(args.keeping.orphan_after.as_ref(), report),

@@ -3,9 +3,9 @@
 //! No mount needs a request: the key is read once at start, and tokens are minted only when the driver passed none and
 //! the operator allows it. [`Kube::requests`] counts, so that a test can hold us to that.
 
-use std::{env, fmt, path::PathBuf};
+use std::{env, fmt, path::PathBuf, sync::Arc};
 
-use crate::error::Error;
+use crate::{error::Error, metrics::Metrics};
 
 mod answer;
 mod bearer;
@@ -50,14 +50,15 @@ impl Config {
     }
 
     /// Reads the files and prepares the client; sends nothing. Without a kubeconfig and outside a cluster, or in a pod
-    /// without a service account token, there is no API to speak to: `None`, which is no failure.
-    pub fn build(self) -> Result<Option<Kube>, Error> {
+    /// without a service account token, there is no API to speak to: `None`, which is no failure. Requests are counted in
+    /// `metrics`.
+    pub fn build(self, metrics: Arc<Metrics>) -> Result<Option<Kube>, Error> {
         let connection = match &self.kubeconfig {
             Some(file) => Some(kubeconfig::read(file)?),
             None => in_cluster::read(&self)?,
         };
         let Some(connection) = connection else { return Ok(None) };
-        Ok(Some(Kube { client: Client::new(connection)? }))
+        Ok(Some(Kube { client: Client::new(connection, metrics)? }))
     }
 }
 

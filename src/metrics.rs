@@ -1,52 +1,67 @@
 //! What is counted, for whoever scrapes it: `OpenMetrics` text.
 //!
-//! Every label is a word of [`label`]'s, so that no class and no server can make a series. All series of counters are
-//! there from the start: a rate sees the first event, too.
+//! Every label is a word of [`label`]'s, or an endpoint that the operator named, so that no class and no server can make a
+//! series. All series of counters are there from the start: a rate sees the first event, too. `docs/metrics.md` lists them all.
 
 pub mod label;
 mod levels;
+mod process;
+#[cfg(test)]
+mod tests;
 
-use std::time::Duration;
-
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
-    metrics::{counter::Counter, family::Family, histogram::Histogram, info::Info},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
+use tokio::time::Instant;
 
-use crate::error::Code;
+use crate::error::{Cause, Code};
 pub use label::{
-    Answered, EndpointState, Kind, LoginOutcome, Operation, Reason, Renewable, RenewalOutcome, RevocationOutcome,
-    State, StateWrite, Watching,
+    Answered, AuthKind, Certified, EndpointState, Kind, KubeOperation, LoginOutcome, Operation, PolicyRule, ReadFrom,
+    Reason, Renewable, RenewalOutcome, RevocationOutcome, Rpc, Stale, State, StateWrite, Watching,
 };
-pub use levels::Levels;
+pub use levels::{Health, Levels};
 
 /// The content type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Starts every name.
+/// Starts every name but those of the process, which have the names that every process's have.
 const PREFIX: &str = "vaultmount";
-/// Upper bounds of how long a mount takes, in seconds: from what is answered from memory to what a driver waits at most.
-const MOUNT_SECONDS: [f64; 15] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Upper bounds of how long something takes, in seconds: from what is answered from memory to what a driver waits for.
+const SECONDS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
 
 /// Labels of one series.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
+type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
 /// Everything that is counted. One per process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    mounts: Counters<1>,
-    mount_seconds: Histograms,
-    logins: Counters<1>,
+    /// In seconds since 1970.
+    started: i64,
+    grpc_requests: Counters<2>,
+    grpc_seconds: Histograms,
+    grpc_in_flight: Gauges<1>,
+    vault_requests: Counters<2>,
+    vault_seconds: Histograms,
+    vault_in_flight: Gauges<0>,
+    vault_queued: Gauges<0>,
+    kubernetes_requests: Counters<2>,
+    logins: Counters<2>,
+    reads: Counters<1>,
+    polls_kept: Counters<1>,
     renewals: Counters<2>,
     rotations: Counters<2>,
     revocations: Counters<1>,
-    vault_requests: Counters<2>,
-    polls_kept: Counters<0>,
+    policy_refusals: Counters<1>,
     state_writes: Counters<1>,
     endpoint_changes: Counters<1>,
 }
@@ -62,32 +77,70 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What runs", version);
-        let codes = [None].into_iter().chain(Code::ALL.iter().copied().map(Some)).map(|code| [mount_code(code)]);
+        registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
-            mounts: counters(&mut registry, "mounts", "Mounts answered, by gRPC code", codes),
-            mount_seconds: histograms(&mut registry),
-            logins: counters(
+            grpc_requests: counters(&mut registry, "grpc_requests", "Calls of the driver answered", grpc_codes()),
+            grpc_seconds: histograms(
                 &mut registry,
-                "logins",
-                "Logins of pods",
-                LoginOutcome::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
+                "grpc_request_seconds",
+                "How long calls of the driver took",
+                Rpc::ALL.iter().map(|method| ("method", method.word())),
+            ),
+            grpc_in_flight: gauges(
+                &mut registry,
+                "grpc_in_flight",
+                "Calls of the driver that wait for their answer",
+                Rpc::ALL.iter().map(|method| [("method", method.word())]),
+            ),
+            vault_requests: counters(
+                &mut registry,
+                "vault_requests",
+                "Requests to Vault on the wire, each attempt by itself",
+                pairs(Operation::ALL, Answered::ALL, request),
+            ),
+            vault_seconds: histograms(
+                &mut registry,
+                "vault_request_seconds",
+                "How long requests to Vault took on the wire, each attempt by itself",
+                Operation::ALL.iter().map(|what| ("operation", what.word())),
+            ),
+            vault_in_flight: gauges(&mut registry, "vault_in_flight", "Requests to Vault on the wire", [[]]),
+            vault_queued: gauges(
+                &mut registry,
+                "vault_queued",
+                "Requests to Vault that wait for others to have their answer",
+                [[]],
+            ),
+            kubernetes_requests: counters(
+                &mut registry,
+                "kubernetes_requests",
+                "Requests to the Kubernetes API",
+                pairs(KubeOperation::ALL, Answered::ALL, kube_request),
+            ),
+            logins: counters(&mut registry, "logins", "Logins of pods", pairs(AuthKind::ALL, LoginOutcome::ALL, login)),
+            reads: counters(
+                &mut registry,
+                "reads",
+                "Secrets that mounts asked for, by where the answer came from",
+                ReadFrom::ALL.iter().map(|from| [("from", from.word())]),
+            ),
+            polls_kept: counters(
+                &mut registry,
+                "polls_kept",
+                "Polls answered with what the pod has, as Vault could not be asked",
+                Stale::ALL.iter().map(|reason| [("reason", reason.word())]),
             ),
             renewals: counters(
                 &mut registry,
                 "renewals",
                 "Renewals of tokens and leases",
-                Renewable::ALL.iter().flat_map(|what| RenewalOutcome::ALL.iter().map(|o| renewal(*what, *o))),
+                pairs(Renewable::ALL, RenewalOutcome::ALL, renewal),
             ),
             rotations: counters(
                 &mut registry,
                 "rotations",
                 "Credentials replaced by new ones",
-                Kind::ALL
-                    .iter()
-                    .filter(|kind| **kind != Kind::Plain)
-                    .flat_map(|kind| Reason::ALL.iter().map(|reason| rotation(*kind, *reason))),
+                pairs(Kind::ALL, Reason::ALL, rotation).filter(|[(_, kind), _]| *kind != Kind::Plain.word()),
             ),
             revocations: counters(
                 &mut registry,
@@ -95,17 +148,11 @@ impl Metrics {
                 "Revocations of tokens, with what was leased under them",
                 RevocationOutcome::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
             ),
-            vault_requests: counters(
+            policy_refusals: counters(
                 &mut registry,
-                "vault_requests",
-                "Requests to Vault on the wire, each attempt by itself",
-                Operation::ALL.iter().flat_map(|what| Answered::ALL.iter().map(|answered| request(*what, *answered))),
-            ),
-            polls_kept: counters(
-                &mut registry,
-                "polls_kept",
-                "Polls answered with what the pod has, as Vault could not be asked",
-                [[]],
+                "policy_refusals",
+                "Mounts refused because the operator does not allow what they ask for",
+                PolicyRule::ALL.iter().map(|rule| [("rule", rule.word())]),
             ),
             state_writes: counters(
                 &mut registry,
@@ -119,20 +166,55 @@ impl Metrics {
                 "How often servers were found down, and up again",
                 EndpointState::ALL.iter().map(|state| [("state", state.word())]),
             ),
+            started: Timestamp::now().as_second(),
             registry,
         }
     }
 
-    /// A mount was answered, with a code if it failed, after so long.
-    pub fn mount(&self, outcome: Result<(), Code>, took: Duration) {
-        self.mounts.get_or_create(&[mount_code(outcome.err())]).inc();
-        let outcome = if outcome.is_ok() { OK } else { FAILED };
-        self.mount_seconds.get_or_create(&[outcome]).observe(took.as_secs_f64());
+    /// A call of the driver has come.
+    #[must_use]
+    pub fn call(&self, method: Rpc) -> Call<'_> {
+        let in_flight = Underway::of(&self.grpc_in_flight, [("method", method.word())]);
+        Call { metrics: self, method, begun: Instant::now(), code: GIVEN_UP, _in_flight: in_flight }
+    }
+
+    /// A request to Vault waits for others.
+    #[must_use]
+    pub fn vault_queue(&self) -> Underway {
+        Underway::of(&self.vault_queued, [])
+    }
+
+    /// A request to Vault goes out.
+    #[must_use]
+    pub fn vault_request(&self, operation: Operation) -> VaultRequest<'_> {
+        let in_flight = Underway::of(&self.vault_in_flight, []);
+        VaultRequest {
+            metrics: self,
+            operation,
+            begun: Instant::now(),
+            answered: Answered::Nothing,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// A request to the Kubernetes API was answered, or was not.
+    pub fn kubernetes_request(&self, operation: KubeOperation, answered: Answered) {
+        self.kubernetes_requests.get_or_create(&kube_request(operation, answered)).inc();
     }
 
     /// A pod logged in, or could not.
-    pub fn login(&self, outcome: LoginOutcome) {
-        self.logins.get_or_create(&[("outcome", outcome.word())]).inc();
+    pub fn login(&self, method: AuthKind, outcome: LoginOutcome) {
+        self.logins.get_or_create(&login(method, outcome)).inc();
+    }
+
+    /// A mount asked for so many secrets, whose answers came from there.
+    pub fn reads(&self, from: ReadFrom, count: usize) {
+        self.reads.get_or_create(&[("from", from.word())]).inc_by(count as u64);
+    }
+
+    /// A poll was answered with what the pod has, as Vault could not be asked.
+    pub fn poll_kept(&self, cause: Cause) {
+        self.polls_kept.get_or_create(&[("reason", Stale::of(cause).word())]).inc();
     }
 
     /// A token or a lease was renewed, or could not be.
@@ -152,19 +234,14 @@ impl Metrics {
         self.revocations.get_or_create(&[("outcome", outcome.word())]).inc();
     }
 
+    /// A mount was refused by a rule of the operator's.
+    pub fn policy_refusal(&self, rule: PolicyRule) {
+        self.policy_refusals.get_or_create(&[("rule", rule.word())]).inc();
+    }
+
     /// A session's file was written, or could not be.
     pub fn state_write(&self, outcome: StateWrite) {
         self.state_writes.get_or_create(&[("outcome", outcome.word())]).inc();
-    }
-
-    /// One request to Vault was on the wire.
-    pub fn vault_request(&self, operation: Operation, answered: Answered) {
-        self.vault_requests.get_or_create(&request(operation, answered)).inc();
-    }
-
-    /// A poll was answered with what the pod has, as Vault could not be asked.
-    pub fn poll_kept(&self) {
-        self.polls_kept.get_or_create(&[]).inc();
     }
 
     /// A server was found down, or up again.
@@ -179,16 +256,94 @@ impl Metrics {
         // Writing to a text cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
             .and_then(|()| levels.encode(&mut text))
+            .and_then(|()| process::encode(&mut text, self.started))
             .and_then(|()| encode_eof(&mut text));
         text
     }
 }
 
-const OK: (&str, &str) = ("outcome", "ok");
-const FAILED: (&str, &str) = ("outcome", "failed");
+/// The code of a call whose caller went away before its answer.
+const GIVEN_UP: &str = "Cancelled";
 
-fn mount_code(code: Option<Code>) -> (&'static str, &'static str) {
-    ("code", code.map_or("OK", Code::name))
+/// A call of the driver, counted when it is dropped.
+pub struct Call<'a> {
+    metrics: &'a Metrics,
+    method: Rpc,
+    begun: Instant,
+    code: &'static str,
+    _in_flight: Underway,
+}
+
+impl Call<'_> {
+    /// It is answered, with a code if it failed.
+    pub fn answered(mut self, outcome: Result<(), Code>) {
+        self.code = code(outcome);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let method = ("method", self.method.word());
+        self.metrics.grpc_requests.get_or_create(&[method, ("code", self.code)]).inc();
+        self.metrics.grpc_seconds.get_or_create(&[method]).observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+/// A request to Vault on the wire, counted when it is dropped: without an answer, unless it had one.
+pub struct VaultRequest<'a> {
+    metrics: &'a Metrics,
+    operation: Operation,
+    begun: Instant,
+    answered: Answered,
+    _in_flight: Underway,
+}
+
+impl VaultRequest<'_> {
+    /// It is answered with a status.
+    pub fn answered(mut self, status: u16) {
+        self.answered = Answered::of(status);
+    }
+}
+
+impl Drop for VaultRequest<'_> {
+    fn drop(&mut self) {
+        let Self { metrics, operation, .. } = self;
+        metrics.vault_requests.get_or_create(&request(*operation, self.answered)).inc();
+        let seconds = metrics.vault_seconds.get_or_create(&[("operation", operation.word())]);
+        seconds.observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+/// One more of something, until it is dropped.
+pub struct Underway(Gauge);
+
+impl Underway {
+    fn of<const N: usize>(gauges: &Gauges<N>, labels: Labels<N>) -> Self {
+        let gauge = gauges.get_or_create_owned(&labels);
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn code(outcome: Result<(), Code>) -> &'static str {
+    outcome.err().map_or("OK", Code::name)
+}
+
+/// The codes that each method may be answered with.
+fn grpc_codes() -> impl Iterator<Item = Labels<2>> {
+    let of = |method: Rpc, code| [("method", method.word()), ("code", code)];
+    let failures = Code::ALL.iter().map(move |failure| of(Rpc::Mount, failure.name()));
+    failures.chain([of(Rpc::Mount, "OK"), of(Rpc::Mount, GIVEN_UP), of(Rpc::Version, "OK")])
+}
+
+fn login(method: AuthKind, outcome: LoginOutcome) -> Labels<2> {
+    [("method", method.word()), ("outcome", outcome.word())]
 }
 
 fn renewal(what: Renewable, outcome: RenewalOutcome) -> Labels<2> {
@@ -201,6 +356,19 @@ fn rotation(kind: Kind, reason: Reason) -> Labels<2> {
 
 fn request(operation: Operation, answered: Answered) -> Labels<2> {
     [("operation", operation.word()), ("status", answered.word())]
+}
+
+fn kube_request(operation: KubeOperation, answered: Answered) -> Labels<2> {
+    [("operation", operation.word()), ("status", answered.word())]
+}
+
+/// Labels for each of some words with each of others.
+fn pairs<A: Copy, B: Copy>(
+    some: &'static [A],
+    others: &'static [B],
+    labels: impl Fn(A, B) -> Labels<2> + Copy,
+) -> impl Iterator<Item = Labels<2>> {
+    some.iter().flat_map(move |a| others.iter().map(move |b| labels(*a, *b)))
 }
 
 /// Counters with all their series, each at zero.
@@ -218,96 +386,30 @@ fn counters<const N: usize>(
     family
 }
 
-fn histograms(registry: &mut Registry) -> Histograms {
-    let family = Histograms::new_with_constructor(|| Histogram::new(MOUNT_SECONDS));
-    for outcome in [OK, FAILED] {
-        drop(family.get_or_create(&[outcome]));
+fn gauges<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    all: impl IntoIterator<Item = Labels<N>>,
+) -> Gauges<N> {
+    let family = Gauges::default();
+    for labels in all {
+        drop(family.get_or_create(&labels));
     }
-    registry.register("mount_seconds", "How long mounts took, in seconds", family.clone());
+    registry.register(name, help, family.clone());
     family
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn none() -> Levels {
-        Levels {
-            leases: [((State::Live, Kind::Leased), 3)].into(),
-            next_end: Some(1_800_000_000),
-            tokens: [(State::Failing, 2)].into(),
-            sessions: 5,
-            revocations_waiting: 1,
-            pods_watched: 7,
-            pod_watch: Watching::Denied,
-            endpoints_down: 4,
-        }
+fn histograms(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    all: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> Histograms {
+    let family = Histograms::new_with_constructor(|| Histogram::new(SECONDS));
+    for label in all {
+        drop(family.get_or_create(&[label]));
     }
-
-    #[test]
-    fn what_happened_and_what_is_there_is_printed() {
-        let metrics = Metrics::new();
-        metrics.mount(Ok(()), Duration::from_millis(3));
-        metrics.mount(Err(Code::NotFound), Duration::from_secs(90));
-        metrics.login(LoginOutcome::Refused);
-        metrics.renewal(Renewable::Lease, RenewalOutcome::Short);
-        metrics.rotation(Kind::Certificate, Reason::Age);
-        metrics.revocation(RevocationOutcome::Over);
-        metrics.vault_request(Operation::Read, Answered::of(503));
-        metrics.poll_kept();
-        metrics.endpoint_change(EndpointState::Down);
-        let text = metrics.encode(&none());
-        let version = env!("CARGO_PKG_VERSION");
-        for line in [
-            r#"vaultmount_mounts_total{code="OK"} 1"#,
-            r#"vaultmount_mounts_total{code="NotFound"} 1"#,
-            r#"vaultmount_mounts_total{code="Internal"} 0"#,
-            r#"vaultmount_mount_seconds_bucket{le="0.0025",outcome="ok"} 0"#,
-            r#"vaultmount_mount_seconds_bucket{le="0.005",outcome="ok"} 1"#,
-            r#"vaultmount_mount_seconds_bucket{le="60.0",outcome="failed"} 0"#,
-            r#"vaultmount_mount_seconds_sum{outcome="failed"} 90.0"#,
-            r#"vaultmount_logins_total{outcome="refused"} 1"#,
-            r#"vaultmount_renewals_total{what="lease",outcome="short"} 1"#,
-            r#"vaultmount_rotations_total{kind="certificate",reason="age"} 1"#,
-            r#"vaultmount_revocations_total{outcome="over"} 1"#,
-            r#"vaultmount_vault_requests_total{operation="read",status="5xx"} 1"#,
-            "vaultmount_polls_kept_total 1",
-            r#"vaultmount_endpoint_changes_total{state="down"} 1"#,
-            r#"vaultmount_endpoint_changes_total{state="up"} 0"#,
-            "vaultmount_endpoints_down 4",
-            &format!(r#"vaultmount_build_info{{version="{version}"}} 1"#),
-            r#"vaultmount_leases{state="live",kind="leased"} 3"#,
-            r#"vaultmount_leases{state="ending",kind="plain"} 0"#,
-            "vaultmount_next_end_timestamp_seconds 1800000000",
-            r#"vaultmount_tokens{state="failing"} 2"#,
-            "vaultmount_sessions 5",
-            "vaultmount_revocations_waiting 1",
-            "vaultmount_pods_watched 7",
-            r#"vaultmount_pod_watch{state="denied"} 1"#,
-            r#"vaultmount_pod_watch{state="synced"} 0"#,
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
-        }
-        assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
-    }
-
-    #[test]
-    fn every_series_is_there_from_the_start_and_none_is_added() {
-        let metrics = Metrics::new();
-        let series = |metrics: &Metrics| metrics.encode(&none()).lines().filter(|l| !l.starts_with('#')).count();
-        let before = series(&metrics);
-        for code in Code::ALL {
-            metrics.mount(Err(code), Duration::ZERO);
-        }
-        for (kind, reason) in Kind::ALL.iter().flat_map(|k| Reason::ALL.iter().map(move |r| (*k, *r))) {
-            metrics.rotation(kind, reason);
-        }
-        for status in [0, 100, 204, 307, 404, 502, 999] {
-            for what in Operation::ALL {
-                metrics.vault_request(*what, Answered::of(status));
-            }
-        }
-        assert_eq!(series(&metrics), before);
-        assert!(before < 250, "{before} series");
-    }
+    registry.register(name, help, family.clone());
+    family
 }

@@ -4,8 +4,10 @@
 
 mod again;
 pub mod keys;
+mod levels;
 mod mounted;
 mod report;
+mod slots;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,7 +18,7 @@ use crate::{
     error::{Cause, Code, Error},
     kube::{BoundPod, Kube},
     lease::{Due, Found, Lease, Refresh},
-    metrics::{Kind, Reason},
+    metrics::{Kind, PolicyRule, ReadFrom, Reason},
     policy::{Operator, Target},
     render,
     renewal::Renewal,
@@ -37,6 +39,7 @@ pub use keys::KeySource;
 pub use mounted::{MAX_RESPONSE, Mounted};
 use mounted::{Receipt, too_large};
 use report::Failures;
+pub use slots::{Slot, Slots};
 
 /// Mounts volumes. One per process.
 pub struct Mounter {
@@ -58,6 +61,8 @@ pub struct Mounter {
     pub keys: KeySource,
     /// Where mounts wait for what pods were given by earlier processes.
     pub gate: Gate,
+    /// How many mounts are under way at once.
+    pub slots: Arc<Slots>,
 }
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
@@ -133,6 +138,7 @@ impl Mounter {
                 Found::Due(one) => due.push((read, objects, one)),
             }
         }
+        self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
         if due.is_empty() {
             return Ok((answers, reused));
         }
@@ -182,7 +188,7 @@ impl Mounter {
             self.reread_tls(&error, target);
             let mut answers = Vec::new();
             for (read, objects, due) in due {
-                let kept = instead(&error, due, &objects, polled)?;
+                let kept = self.instead(&error, due, &objects, polled)?;
                 answers.extend(kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }));
             }
             self.keeps(session, &error);
@@ -195,7 +201,7 @@ impl Mounter {
                 Ok(lease) => (Some(Answered { read, objects, outcome: Ok(lease) }), None),
                 Err(error) => {
                     self.reread_tls(&error, target);
-                    let outcome = instead(&error, due, &objects, polled);
+                    let outcome = self.instead(&error, due, &objects, polled);
                     let passed = outcome.is_ok().then_some(error);
                     (outcome.transpose().map(|outcome| Answered { read, objects, outcome }), passed)
                 }
@@ -208,9 +214,18 @@ impl Mounter {
         Ok(answers.into_iter().flatten().collect())
     }
 
+    /// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
+    fn instead(&self, error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result<Option<Arc<Lease>>, Error> {
+        if !(is_kept(error) && has_something(&due, objects, polled)) {
+            return Err(error.clone());
+        }
+        self.sessions.metrics().reads(ReadFrom::Kept, usize::from(due.kept.is_some()));
+        Ok(due.kept)
+    }
+
     /// Says that a pod keeps what it has, as Vault could not be asked.
     fn keeps(&self, session: &Session, error: &Error) {
-        self.sessions.metrics().poll_kept();
+        self.sessions.metrics().poll_kept(error.cause());
         session.trouble("refreshing in a poll", error);
         if session.outage().is_some() {
             // Which was said when it began.
@@ -242,8 +257,10 @@ impl Mounter {
 
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
-        let target = self.operator.judge(&spec.class.choice)?;
-        self.judge_sharing(&spec.class)?;
+        let metrics = self.sessions.metrics();
+        let target = self.operator.judge(&spec.class.choice);
+        let target = target.inspect_err(|_| metrics.policy_refusal(PolicyRule::Address))?;
+        self.judge_sharing(&spec.class).inspect_err(|_| metrics.policy_refusal(PolicyRule::SharedToken))?;
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
@@ -392,11 +409,6 @@ fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error
     let passed = || spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
     let token = spec.tokens.for_audience(audience).ok_or_else(|| no_token(audience, &passed()))?;
     token::service_account_uid(token)
-}
-
-/// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
-fn instead(error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result<Option<Arc<Lease>>, Error> {
-    if is_kept(error) && has_something(&due, objects, polled) { Ok(due.kept) } else { Err(error.clone()) }
 }
 
 /// Whether the pod can go on without a new answer: it has one, or had none and needs none.

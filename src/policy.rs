@@ -2,7 +2,7 @@
 //!
 //! The driver lays a pod's volumeAttributes over the class, so whoever may create a pod may choose all of this.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     error::{Cause, Error},
@@ -150,6 +150,12 @@ impl Allow {
                 None => refuse("no --allow-address matches it"),
             },
         }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.glob)
     }
 }
 

@@ -6,6 +6,7 @@ mod status;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,13 +20,17 @@ use hyper_util::{
     server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::UnixStream, sync::watch, time::Instant};
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::{
     error::{Cause, Error},
-    metrics::Metrics,
+    metrics::{Metrics, Rpc},
     mount::{MAX_RESPONSE, Mounted, Mounter},
     request::{Classes, MountSpec, Pod, RawRequest},
     socket::Socket,
@@ -48,6 +53,9 @@ const RUNTIME: &str = "vaultmount";
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 /// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
 const MAX_REQUEST: usize = 8 << 20;
+
+/// How long a socket that answers takes at most: less than a kubelet waits that was told to wait for 5 s.
+const ALIVE: Duration = Duration::from_secs(2);
 
 /// How long before its caller gives up a call is answered at the latest.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -100,6 +108,16 @@ pub async fn serve(
     connections.drain().await;
 }
 
+/// Whether a socket answers, for whoever watches over the process; the error says which does not.
+pub async fn answers(socket: &Path) -> Result<(), String> {
+    let asked = async {
+        let mut client = client::Client::connect(socket).await.map_err(|e| e.to_string())?;
+        client.version().await.map_err(|status| status.message().to_owned())
+    };
+    let answer = timeout(ALIVE, asked).await.unwrap_or_else(|_| Err(format!("no answer within {ALIVE:?}")));
+    answer.map(drop).map_err(|fault| format!("the socket {} does not answer: {fault}", socket.display()))
+}
+
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -136,6 +154,7 @@ fn audience(socket: &Socket) -> &'static str {
 #[tonic::async_trait]
 impl CsiDriverProvider for Provider {
     async fn version(&self, _: Request<pb::VersionRequest>) -> Result<Response<pb::VersionResponse>, Status> {
+        self.metrics.call(Rpc::Version).answered(Ok(()));
         Ok(Response::new(pb::VersionResponse {
             version: CONTRACT.to_owned(),
             runtime_name: RUNTIME.to_owned(),
@@ -144,12 +163,12 @@ impl CsiDriverProvider for Provider {
     }
 
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
-        let begin = Instant::now();
-        let timeout = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
+        let (begin, call) = (Instant::now(), self.metrics.call(Rpc::Mount));
+        let time = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
         // Our answer says what took so long; the caller's own giving up does not.
-        let deadline = begin + timeout.saturating_sub(LAST_WORDS.min(timeout / 10));
+        let deadline = begin + time.saturating_sub(LAST_WORDS.min(time / 10));
         let outcome = self.answer(request.into_inner(), begin, deadline).await;
-        self.metrics.mount(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()), begin.elapsed());
+        call.answered(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()));
         outcome.map(Response::new).map_err(|error| refusal(&error))
     }
 }
@@ -204,12 +223,15 @@ impl Provider {
         }
         let target = spec.target_path.clone();
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
+        // Until its end, though its caller may go away before.
+        let slot = worker.slots.take(&spec.pod.namespace).inspect_err(|error| self.tell(error, &target))?;
         let outcome = contain(async move {
             let inside = worker.gate.enter(deadline).await?;
-            Ok((worker.mount(&spec, audience, deadline).await?, inside))
+            Ok((worker.mount(&spec, audience, deadline).await?, inside, slot))
         });
-        let answered = outcome.await.and_then(|(mounted, inside)| Ok((respond(&mounted)?, mounted, inside)));
-        let (response, mounted, _inside) = answered.inspect_err(|error| self.tell(error, &target))?;
+        let answered =
+            outcome.await.and_then(|(mounted, inside, slot)| Ok((respond(&mounted)?, mounted, inside, slot)));
+        let (response, mounted, _inside, _slot) = answered.inspect_err(|error| self.tell(error, &target))?;
         let new = self.mounter.delivered(&mounted);
         self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &target))?;
         let (files, took) = (mounted.files.len(), begin.elapsed());
@@ -334,6 +356,7 @@ mod tests {
             mint_tokens: false,
             keys: crate::mount::KeySource::process(),
             gate: crate::state::Gate::open(),
+            slots: crate::mount::Slots::new(1),
         };
         let provider = Provider {
             mounter: Arc::new(mounter),

@@ -13,7 +13,10 @@ mod query;
 pub mod token;
 mod warnings;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use self::{
     attributes::Attributes,
@@ -75,6 +78,8 @@ pub struct Class {
     pub choice: Choice,
     /// What to read and which files to make of it; not empty, file names distinct.
     pub objects: Vec<Object>,
+    /// How many distinct requests the objects make.
+    pub distinct: usize,
     /// What to tell the operator, though it stops nothing: unknown fields and the like.
     pub warnings: Vec<String>,
 }
@@ -143,6 +148,7 @@ fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpe
         refresh: parameters.refresh,
         shares: parameters.shares,
         choice: parameters.choice,
+        distinct: listed.objects.iter().map(|object| &object.read).collect::<HashSet<_>>().len(),
         objects: listed.objects,
         warnings: warnings.into_texts(),
     };

@@ -29,7 +29,7 @@ use crate::{
     error::{Cause, Error},
     flight::Flight,
     lease::{Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
-    metrics::{Kind, Metrics, Reason},
+    metrics::{Kind, Metrics, ReadFrom, Reason},
     secret::SecretText,
     vault::{
         Client, Endpoint,
@@ -269,6 +269,7 @@ impl Session {
         prover: &Prover,
         deadline: Instant,
     ) -> Result<Arc<Lease>, Error> {
+        let asked = AtomicBool::new(false);
         loop {
             // What hangs on a token that ends must hang on another.
             let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
@@ -283,6 +284,7 @@ impl Session {
                 }
             };
             let fetch = || {
+                asked.store(true, Relaxed);
                 let (session, read, prover) = (Arc::clone(self), Arc::clone(read), Arc::clone(prover));
                 async move { session.fetch(&read, ending.as_ref(), &prover, deadline).await }
             };
@@ -290,7 +292,11 @@ impl Session {
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
                 Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
-                outcome => return outcome,
+                outcome => {
+                    let from = if asked.load(Relaxed) { ReadFrom::Vault } else { ReadFrom::Shared };
+                    self.metrics.reads(from, usize::from(outcome.is_ok()));
+                    return outcome;
+                }
             }
         }
     }

@@ -88,6 +88,12 @@ impl Socket {
         &self.public
     }
 
+    /// The name that no other process takes: who connects by it finds this one.
+    #[must_use]
+    pub fn private(&self) -> &Path {
+        &self.private
+    }
+
     /// Whether the public name leads here, as it changes while the socket is served.
     #[must_use]
     pub fn standing(&self) -> watch::Receiver<bool> {

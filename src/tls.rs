@@ -11,10 +11,12 @@ mod verify;
 
 use std::{io, path::PathBuf, sync::Arc};
 
+use jiff::Timestamp;
 use rustls::{
     ClientConfig,
     client::danger::ServerCertVerifier,
     crypto::ring,
+    pki_types::CertificateDer,
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
@@ -146,6 +148,32 @@ pub fn client_config(tls: &Tls) -> Result<ClientConfig, TlsError> {
         Some(client) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity(client)?))),
         None => builder.with_no_client_auth(),
     })
+}
+
+/// When certificates end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The first of the authorities'.
+    pub authority: Option<Timestamp>,
+    /// The client's own.
+    pub client: Option<Timestamp>,
+}
+
+/// When the certificates end that these settings name; of several, the first that is not over by `now`, or the last if all are.
+/// The system's own authorities are none of ours. Reads the files anew, and blocks while it does.
+#[must_use]
+pub fn ends(tls: &Tls, now: Timestamp) -> Ends {
+    let first = |certificates: &[CertificateDer<'_>]| {
+        let ends: Vec<_> = certificates.iter().filter_map(|c| Some(certificate_time(c)?.1)).collect();
+        let to_come = ends.iter().filter(|end| **end > now).min();
+        to_come.or_else(|| ends.iter().max()).copied()
+    };
+    let authorities = match &tls.ca {
+        Ca::System => Vec::new(),
+        ca => pem::found(ca).unwrap_or_default(),
+    };
+    let client = tls.client.as_ref().and_then(|client| pem::chain("", &client.certificate).ok());
+    Ends { authority: first(&authorities), client: client.and_then(|chain| first(chain.get(..1)?)) }
 }
 
 /// Reads a client certificate with its key and makes sure that they are a pair.

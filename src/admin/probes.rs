@@ -1,19 +1,86 @@
 //! Probes: `/livez`, `/readyz` and `/health/ready`.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use tokio::sync::watch;
 
 use super::text;
+use crate::flight::Flight;
 
 /// Where probes are, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "probes are at /livez, /readyz and /health/ready\n";
 
-/// Existing charts ask `/health/ready` for liveness too, so it says yes from bind to exit; `/readyz` says no while draining.
-pub(super) fn answer<B>(request: &Request<B>, stopping: bool) -> Option<Response<Full<Bytes>>> {
-    match request.uri().path() {
-        "/readyz" if stopping => Some(text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")),
-        "/livez" | "/readyz" | "/health/ready" => Some(text(StatusCode::OK, "ok\n")),
-        _ => None,
+/// How the process stands, for those who start and end it.
+pub struct Probes {
+    phase: watch::Sender<Phase>,
+    alive: OnceLock<Alive>,
+    /// However many ask at once, its sockets are asked once.
+    asking: Flight<Result<(), String>>,
+}
+
+/// Finds out whether its sockets answer; the error says which does not.
+pub type Alive = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// There is no socket yet.
+    Starting,
+    Serving,
+    /// Calls in flight are answered, and no others.
+    Draining,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { phase: watch::Sender::new(Phase::Starting), alive: OnceLock::new(), asking: Flight::default() }
+    }
+}
+
+impl Probes {
+    /// The sockets are served from now on.
+    pub fn serving(&self, alive: Alive) {
+        if self.alive.set(alive).is_ok() {
+            self.phase.send_replace(Phase::Serving);
+        }
+    }
+
+    /// The process is about to end.
+    pub fn draining(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// How it stands, in a word.
+    pub(super) fn word(&self) -> &'static str {
+        match *self.phase.borrow() {
+            Phase::Starting => "starting",
+            Phase::Serving => "serving",
+            Phase::Draining => "draining",
+        }
+    }
+
+    /// Existing charts ask `/health/ready` for liveness too, so it says yes from the first moment to the last. `/readyz` says yes
+    /// while the sockets are served, whether Vault is there or not: without it, running pods keep what they have, and their polls
+    /// are to be answered. `/livez` says no when a socket does not answer that should.
+    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+        let phase = *self.phase.borrow();
+        let fault = match request.uri().path() {
+            "/readyz" => (phase != Phase::Serving).then(|| self.word().to_owned()),
+            "/livez" if phase == Phase::Serving => self.is_alive().await.err(),
+            "/livez" | "/health/ready" => None,
+            _ => return None,
+        };
+        Some(match fault {
+            None => text(StatusCode::OK, "ok\n"),
+            Some(fault) => text(StatusCode::SERVICE_UNAVAILABLE, fault + "\n"),
+        })
+    }
+
+    async fn is_alive(&self) -> Result<(), String> {
+        let Some(alive) = self.alive.get() else { return Ok(()) };
+        self.asking.join(alive).await.unwrap_or_else(|| Err("asking the sockets panicked; see the log".to_owned()))
     }
 }

@@ -5,12 +5,15 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::page;
-use crate::{metrics::CONTENT_TYPE, renewal::Renewal};
+use crate::{metrics::CONTENT_TYPE, mount::Mounter};
 
 /// Where metrics are, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "metrics are at /metrics\n";
 
-pub(super) fn answer<B>(request: &Request<B>, renewal: &Renewal) -> Option<Response<Full<Bytes>>> {
-    let is_ours = request.method() == Method::GET && request.uri().path() == "/metrics";
-    is_ours.then(|| page(StatusCode::OK, CONTENT_TYPE, renewal.metrics().encode(&renewal.levels())))
+pub(super) async fn answer<B>(request: &Request<B>, mounter: &Mounter) -> Option<Response<Full<Bytes>>> {
+    if request.method() != Method::GET || request.uri().path() != "/metrics" {
+        return None;
+    }
+    let levels = mounter.levels().await;
+    Some(page(StatusCode::OK, CONTENT_TYPE, mounter.sessions.metrics().encode(&levels)))
 }

@@ -1,4 +1,5 @@
-//! Status on a socket: `GET /status` tells what the process holds, `POST /revoke` revokes all of it.
+//! Status on a socket: `GET /status` tells what the process holds, `GET /statusz` in numbers to a browser, `POST /revoke` revokes
+//! all of it.
 //!
 //! The socket is the guard: whoever may write to it may end every pod's access, as whoever may write to the driver's
 //! socket may read every pod's secrets.
@@ -13,20 +14,20 @@ use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{http, page, text};
-use crate::{renewal::Renewal, socket::Socket};
+use super::{Pages, http, page, statusz, text};
+use crate::socket::Socket;
 
 /// What is where, for whoever asks elsewhere.
-const WHERE: &str = "here are GET /status and POST /revoke\n";
+const WHERE: &str = "here are GET /status, GET /statusz and POST /revoke\n";
 
 /// Serves the socket until `stop`, then until every request in flight is answered.
-pub async fn serve(socket: Socket, renewal: Arc<Renewal>, stop: watch::Receiver<bool>) {
+pub async fn serve(socket: Socket, pages: Arc<Pages>, stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
     let attend = |stream| {
-        let renewal = Arc::clone(&renewal);
+        let pages = Arc::clone(&pages);
         let service = service_fn(move |request| {
-            let renewal = Arc::clone(&renewal);
-            async move { Ok::<_, Infallible>(answer(&request, renewal).await) }
+            let pages = Arc::clone(&pages);
+            async move { Ok::<_, Infallible>(answer(&request, &pages).await) }
         });
         let connection = connections.watch(http().serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move { drop(connection.await) });
@@ -35,7 +36,8 @@ pub async fn serve(socket: Socket, renewal: Arc<Renewal>, stop: watch::Receiver<
     connections.shutdown().await;
 }
 
-async fn answer<B>(request: &Request<B>, renewal: Arc<Renewal>) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, pages: &Pages) -> Response<Full<Bytes>> {
+    let renewal = Arc::clone(&pages.mounter.renewal);
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => json(&renewal.status()),
         (&Method::POST, "/revoke") => {
@@ -46,7 +48,7 @@ async fn answer<B>(request: &Request<B>, renewal: Arc<Renewal>) -> Response<Full
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
             }
         }
-        _ => text(StatusCode::NOT_FOUND, WHERE),
+        _ => statusz::answer(request, pages).unwrap_or_else(|| text(StatusCode::NOT_FOUND, WHERE)),
     }
 }
 

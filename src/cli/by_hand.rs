@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -143,7 +144,7 @@ pub(super) async fn token(
         })?;
         return Ok(Some(SecretText::from(text.trim())));
     }
-    match app::kube(config)? {
+    match app::kube(config, &Arc::default())? {
         Some(kube) => {
             kube.mint_token(namespace(pod, class), &pod.service_account, Some(audience), None).await.map(Some)
         }

@@ -143,7 +143,8 @@ async fn key(args: &FolderArgs) -> Result<Vec<u8>, String> {
     if let Some(file) = &args.hmac_key_file {
         return std::fs::read(file).map_err(|e| format!("--hmac-key-file {}: {e}", file.display()));
     }
-    let kube = kube::Config::from_env(args.kubeconfig.clone()).build().map_err(|e| e.to_string())?;
+    let kube =
+        kube::Config::from_env(args.kubeconfig.clone()).build(std::sync::Arc::default()).map_err(|e| e.to_string())?;
     let kube = kube.ok_or("not in a cluster, so that there is no key: name it by --hmac-key-file or --kubeconfig")?;
     let name = &args.hmac_secret_name;
     let key = kube.find_hmac_key(name).await.map_err(|e| e.to_string())?;

@@ -195,6 +195,10 @@ pub struct KeepingArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
+    /// Mounts under way at once, half of them of one namespace [default: 256]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_mounts: Option<String>,
+
     /// Sessions of pods at once; new pods are refused beyond [default: 4096]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_sessions: Option<String>,

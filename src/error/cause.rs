@@ -310,8 +310,8 @@ table! {
 }
 "vaultmount itself" {
     Overloaded "VM0100" Unavailable "The provider is full"
-        means "More different endpoints, more pods, or answers of more bytes than one node's provider takes."
-        mend "Let classes share an address and TLS settings; the mount is tried again by itself."
+        means "More mounts under way, more different endpoints, more pods, or answers of more bytes than one node's provider takes. Mounts of one Kubernetes namespace take half of the places at most (`--max-mounts`), so that there is one for another."
+        mend "See why mounts take so long; let classes share an address and TLS settings. The mount is tried again by itself."
     Internal "VM0101" Internal "A fault of vaultmount's"
         means "Something that should not happen."
         mend "Report it with the provider's log."

@@ -24,9 +24,11 @@ use super::{
     answer::Answer,
     connection::Connection,
     http::{self, HttpClient},
+    path,
 };
 use crate::{
     error::{Cause, Error},
+    metrics::{Answered, Metrics},
     secret::{SecretBytes, SecretText},
 };
 
@@ -67,12 +69,13 @@ pub(super) struct Client {
     /// Replaced after a TLS failure, so that a rotated certificate or authority is found.
     http: ArcSwap<HttpClient>,
     requests: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 impl Client {
-    pub(super) fn new(connection: Connection) -> Result<Self, Error> {
+    pub(super) fn new(connection: Connection, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let http = ArcSwap::from_pointee(http::build(&connection)?);
-        Ok(Self { connection: Arc::new(connection), http, requests: AtomicU64::new(0) })
+        Ok(Self { connection: Arc::new(connection), http, requests: AtomicU64::new(0), metrics })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -147,8 +150,12 @@ impl Client {
     /// Sends a request and counts it; its answer's body is still to come.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let operation = path::operation(request.uri().path());
         let http = self.http.load_full();
-        let response = match http.request(request).await {
+        let answer = http.request(request).await;
+        let answered = answer.as_ref().map_or(Answered::Nothing, |answer| Answered::of(answer.status().as_u16()));
+        self.metrics.kubernetes_request(operation, answered);
+        let response = match answer {
             Ok(response) => response,
             Err(error) => return Err(self.no_answer(&error).await),
         };

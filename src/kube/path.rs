@@ -1,6 +1,9 @@
 //! Paths of the API, made of names that were checked.
 
-use crate::error::{Cause, Error};
+use crate::{
+    error::{Cause, Error},
+    metrics::KubeOperation,
+};
 
 /// The path of a namespace's collection: `/api/v1/namespaces/NAMESPACE/secrets`.
 pub(super) fn collection(namespace: &str, resource: &'static str) -> Result<String, Error> {
@@ -10,6 +13,15 @@ pub(super) fn collection(namespace: &str, resource: &'static str) -> Result<Stri
 /// The path of one object in a namespace.
 pub(super) fn object(namespace: &str, resource: &'static str, name: &str) -> Result<String, Error> {
     Ok(format!("{}/{}", collection(namespace, resource)?, checked(resource, name)?))
+}
+
+/// What a request is for that is sent to such a path.
+pub(super) fn operation(path: &str) -> KubeOperation {
+    match path.rsplit('/').next() {
+        Some("token") if path.contains("/serviceaccounts/") => KubeOperation::Token,
+        _ if path.contains("/secrets") => KubeOperation::Key,
+        _ => KubeOperation::Pods,
+    }
 }
 
 /// A name that Kubernetes could have given (RFC 1123: lower case letters, digits, `-` and `.`), so that it is one

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Cause;
+
 /// Makes an enum whose variants are words of a label.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
@@ -24,6 +26,100 @@ macro_rules! words {
             }
         }
     };
+}
+
+words! {
+    /// What the driver calls.
+    Rpc {
+        /// A pod's volume.
+        Mount = "Mount",
+        /// Who answers.
+        Version = "Version",
+    }
+}
+
+words! {
+    /// What takes logins at an auth mount.
+    AuthKind {
+        /// The method that has the Kubernetes API vouch for a pod.
+        Kubernetes = "kubernetes",
+        /// The one that knows the cluster's keys.
+        Jwt = "jwt",
+        /// It did not come to that.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// Where the answer to what a mount asked for came from.
+    ReadFrom {
+        /// It was there, and good.
+        Memory = "memory",
+        /// Vault was asked.
+        Vault = "vault",
+        /// Vault was being asked by another mount.
+        Shared = "shared",
+        /// It was there, and old; Vault could not be asked.
+        Kept = "kept",
+    }
+}
+
+words! {
+    /// Why Vault could not be asked, so that a pod kept what it has.
+    Stale {
+        /// It is sealed, or was never initialized.
+        Sealed = "sealed",
+        /// Its cluster has no active node.
+        NoLeader = "no_leader",
+        /// It is not reached.
+        Unreachable = "unreachable",
+        /// It is not trusted, or is no Vault.
+        Untrusted = "untrusted",
+        /// It limits requests, or is behind.
+        Busy = "busy",
+        /// It did not answer in time.
+        Slow = "slow",
+        /// It fails, or what stands behind it does.
+        Fault = "fault",
+    }
+}
+
+impl Stale {
+    /// What a failure comes to.
+    #[must_use]
+    pub fn of(cause: Cause) -> Self {
+        match cause {
+            Cause::Sealed | Cause::Uninitialized => Self::Sealed,
+            Cause::NoLeader | Cause::Redirect => Self::NoLeader,
+            Cause::Refused | Cause::ConnectTimeout | Cause::NameNotFound | Cause::Unreachable => Self::Unreachable,
+            Cause::Busy | Cause::Overloaded => Self::Busy,
+            Cause::Deadline | Cause::Unconfirmed => Self::Slow,
+            _ if cause.is_tls() => Self::Untrusted,
+            _ => Self::Fault,
+        }
+    }
+}
+
+words! {
+    /// What an operator's rule is about.
+    PolicyRule {
+        /// The server's address.
+        Address = "address",
+        /// A token's own things in the hands of pods that share it.
+        SharedToken = "shared_token",
+    }
+}
+
+words! {
+    /// What is asked of the Kubernetes API.
+    KubeOperation {
+        /// The key of object versions.
+        Key = "key",
+        /// A service account token.
+        Token = "token",
+        /// Which pods there are.
+        Pods = "pods",
+    }
 }
 
 words! {
@@ -155,6 +251,16 @@ words! {
         Down = "down",
         /// It can be asked again.
         Up = "up",
+    }
+}
+
+words! {
+    /// A certificate that the operator named.
+    Certified {
+        /// Of an authority that servers' certificates may come from.
+        Ca = "ca",
+        /// What this process shows to servers.
+        Client = "client",
     }
 }
 

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Kind, Labels, PREFIX, State, Watching};
+use super::{Certified, Gauges, Kind, Labels, PREFIX, State, Watching};
 
 /// What is there at the moment of a scrape. What is not counted in a map is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +17,20 @@ pub struct Levels {
     pub leases: BTreeMap<(State, Kind), usize>,
     /// When the first of those that are failing or ending ends, in seconds since 1970; none when none is.
     pub next_end: Option<i64>,
+    /// Answers of Vault that pods have and that have ended.
+    pub overdue: usize,
     /// Vault tokens, by how they stand.
     pub tokens: BTreeMap<State, usize>,
+    /// When the first of them ends, in seconds since 1970.
+    pub token_end: Option<i64>,
+    /// Of the pods with a volume, when the one that has gone longest without an answer of Vault had its last, in seconds since 1970.
+    pub oldest_success: Option<i64>,
     /// Pods with a standing at a Vault.
     pub sessions: usize,
+    /// How many there may be.
+    pub sessions_limit: usize,
+    /// How many mounts may be under way at once.
+    pub mounts_limit: usize,
     /// Tokens that wait to be revoked.
     pub revocations_waiting: usize,
     /// Pods whose end will be seen.
@@ -29,6 +39,19 @@ pub struct Levels {
     pub pod_watch: Watching,
     /// Servers that cannot be asked.
     pub endpoints_down: usize,
+    /// How the servers stand that the operator named, by their addresses.
+    pub endpoints: BTreeMap<String, Health>,
+    /// When certificates end that the operator named, in seconds since 1970.
+    pub certificates: BTreeMap<Certified, i64>,
+}
+
+/// How a server stands, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it can be asked.
+    pub up: bool,
+    /// Whether it is sealed, or was never initialized.
+    pub sealed: bool,
 }
 
 impl Levels {
@@ -37,42 +60,84 @@ impl Levels {
         let mut registry = Registry::with_prefix(PREFIX);
         let leases = family(&mut registry, "leases", "Answers of Vault that pods have");
         for (state, kind) in State::ALL.iter().flat_map(|s| Kind::ALL.iter().map(move |k| (*s, *k))) {
-            set(&leases, [("state", state.word()), ("kind", kind.word())], self.leases.get(&(state, kind)));
-        }
-        let next_end = family(
-            &mut registry,
-            "next_end_timestamp_seconds",
-            "When the first of the leases that are failing or ending ends, in seconds since 1970; missing when none is",
-        );
-        if let Some(end) = self.next_end {
-            next_end.get_or_create(&[]).set(end);
+            let level = self.leases.get(&(state, kind)).copied().unwrap_or(0);
+            set(&leases, [("state", state.word()), ("kind", kind.word())], level);
         }
         let tokens = family(&mut registry, "tokens", "Vault tokens held");
         for state in State::ALL {
-            set(&tokens, [("state", state.word())], self.tokens.get(state));
+            set(&tokens, [("state", state.word())], self.tokens.get(state).copied().unwrap_or(0));
         }
         for (name, help, level) in [
+            ("leases_overdue", "Answers of Vault that pods have and that have ended", self.overdue),
             ("sessions", "Pods with a standing at a Vault", self.sessions),
+            (
+                "sessions_limit",
+                "How many pods with a standing at a Vault there may be (--max-sessions)",
+                self.sessions_limit,
+            ),
+            ("mounts_limit", "How many mounts may be under way at once (--max-mounts)", self.mounts_limit),
             ("revocations_waiting", "Vault tokens that wait to be revoked", self.revocations_waiting),
             ("pods_watched", "Pods of this node whose end will be seen", self.pods_watched),
             ("endpoints_down", "Servers that cannot be asked", self.endpoints_down),
         ] {
-            set(&family(&mut registry, name, help), [], Some(&level));
+            set(&family(&mut registry, name, help), [], level);
+        }
+        for (name, help, moment) in [
+            (
+                "next_end_timestamp_seconds",
+                "When the first of the leases that are failing or ending ends, in seconds since 1970; missing when none is",
+                self.next_end,
+            ),
+            (
+                "token_end_timestamp_seconds",
+                "When the first of the Vault tokens ends unless it is renewed, in seconds since 1970; missing when none ends",
+                self.token_end,
+            ),
+            (
+                "oldest_success_timestamp_seconds",
+                "When the pod that has gone longest without an answer of Vault had its last, in seconds since 1970; missing without pods",
+                self.oldest_success,
+            ),
+        ] {
+            let family = family(&mut registry, name, help);
+            moment.inspect(|moment| set_moment(&family, [], *moment));
         }
         let watch = family(&mut registry, "pod_watch", "How the watch of this node's pods stands: 1 for what it is");
         for state in Watching::ALL {
-            set(&watch, [("state", state.word())], Some(&usize::from(*state == self.pod_watch)));
+            set(&watch, [("state", state.word())], usize::from(*state == self.pod_watch));
         }
+        let ends = family(
+            &mut registry,
+            "certificate_end_timestamp_seconds",
+            "When the first of the operator's certificates ends that is not over, in seconds since 1970; missing without files",
+        );
+        for (what, end) in &self.certificates {
+            set_moment(&ends, [("certificate", what.word())], *end);
+        }
+        let (up, sealed) = (Endpoints::default(), Endpoints::default());
+        for (address, health) in &self.endpoints {
+            let label = [("endpoint", address.clone())];
+            up.get_or_create(&label).set(health.up.into());
+            sealed.get_or_create(&label).set(health.sealed.into());
+        }
+        registry.register("endpoint_up", "Whether a server that the operator named can be asked", up);
+        registry.register("endpoint_sealed", "Whether a server that the operator named is sealed", sealed);
         encode_registry(text, &registry)
     }
 }
 
-fn family<const N: usize>(registry: &mut Registry, name: &str, help: &str) -> Family<Labels<N>, Gauge> {
-    let family = Family::default();
+type Endpoints = Family<[(&'static str, String); 1], Gauge>;
+
+fn family<const N: usize>(registry: &mut Registry, name: &str, help: &str) -> Gauges<N> {
+    let family = Gauges::default();
     registry.register(name, help, Family::clone(&family));
     family
 }
 
-fn set<const N: usize>(family: &Family<Labels<N>, Gauge>, labels: Labels<N>, level: Option<&usize>) {
-    family.get_or_create(&labels).set(level.and_then(|level| i64::try_from(*level).ok()).unwrap_or(0));
+fn set<const N: usize>(family: &Gauges<N>, labels: Labels<N>, level: usize) {
+    set_moment(family, labels, i64::try_from(level).unwrap_or(i64::MAX));
+}
+
+fn set_moment<const N: usize>(family: &Gauges<N>, labels: Labels<N>, level: i64) {
+    family.get_or_create(&labels).set(level);
 }

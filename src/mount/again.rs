@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Mounted, Mounter, session_key};
-use crate::{render, request::MountSpec};
+use crate::{metrics::ReadFrom, render, request::MountSpec};
 
 impl Mounter {
     /// What a pod gets when all of it was read before and none of it is due. None when anything is otherwise, which
@@ -26,6 +26,7 @@ impl Mounter {
                 Err(_) => return None,
             }
         }
+        self.sessions.metrics().reads(ReadFrom::Memory, class.distinct);
         let reads = class.objects.iter().map(|object| Arc::clone(&object.read));
         Mounted::of(spec, &session, reads.zip(leases).collect(), rendered, &keys.version).ok()
     }

@@ -61,12 +61,19 @@ impl Renewal {
         let mut levels = Levels {
             leases: BTreeMap::new(),
             next_end: None,
+            overdue: 0,
             tokens: BTreeMap::new(),
+            token_end: None,
+            oldest_success: None,
             sessions: sessions.len(),
+            sessions_limit: self.sessions.limit(),
+            mounts_limit: 0,
             revocations_waiting: waiting,
             pods_watched,
             pod_watch: watch.state,
             endpoints_down: self.vault.outages().len(),
+            endpoints: BTreeMap::new(),
+            certificates: BTreeMap::new(),
         };
         for session in &sessions {
             session.count_into(&mut levels, now);

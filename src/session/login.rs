@@ -10,12 +10,12 @@ use crate::{
     clock,
     error::{Cause, Error},
     lease::Hold,
-    metrics::LoginOutcome,
+    metrics::{AuthKind, LoginOutcome},
     term::Term,
     vault::{
         Client,
         client::Login,
-        failure::{Failure, LoginContext, TokenClaims},
+        failure::{AuthMethod, Failure, LoginContext, TokenClaims},
     },
 };
 
@@ -71,18 +71,18 @@ impl Session {
             let _active = self.active().await?;
             let sent = clock::now();
             let outcome = client.login(&login, deadline).await;
-            outcome.map(|token| self.keep(Arc::new(Hold::new(token, sent))))
+            outcome.map(|(token, method)| (self.keep(Arc::new(Hold::new(token, sent))), method))
         };
         match outcome {
-            Ok(hold) => {
-                self.metrics.login(LoginOutcome::Ok);
+            Ok((hold, method)) => {
+                self.metrics.login(method, LoginOutcome::Ok);
                 Ok(hold)
             }
             Err(failure) => {
                 let refused =
                     matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
-                self.metrics.login(if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
-                let error = self.login_error(&client, &failure, proof.claims, deadline).await;
+                let (error, method) = self.login_error(&client, &failure, proof.claims, deadline).await;
+                self.metrics.login(method, if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
                 self.trouble("logging in", &error);
                 Err(error)
             }
@@ -122,7 +122,14 @@ impl Session {
         (!is_gone && is_good && !hold.token.is_spent()).then(|| Arc::clone(hold))
     }
 
-    async fn login_error(&self, client: &Client, failure: &Failure, claims: TokenClaims, deadline: Instant) -> Error {
+    /// What a login met, and what takes logins there, if that was learnt.
+    async fn login_error(
+        &self,
+        client: &Client,
+        failure: &Failure,
+        claims: TokenClaims,
+        deadline: Instant,
+    ) -> (Error, AuthKind) {
         let key = &self.key;
         let mut at = LoginContext {
             address: client.address().to_owned(),
@@ -137,9 +144,14 @@ impl Session {
         };
         let error = failure.of_login(&at);
         if error.cause() != Cause::LoginDenied {
-            return error;
+            return (error, AuthKind::Unknown);
         }
         at.method = client.auth_method(&key.auth_mount, key.auth_namespace.as_deref(), &key.role, deadline).await;
-        failure.of_login(&at)
+        let kind = match at.method {
+            Some(AuthMethod::Kubernetes) => AuthKind::Kubernetes,
+            Some(AuthMethod::Jwt) => AuthKind::Jwt,
+            Some(AuthMethod::None) | None => AuthKind::Unknown,
+        };
+        (failure.of_login(&at), kind)
     }
 }

@@ -59,15 +59,28 @@ impl Session {
             let is_near = matches!(told.state, metrics::State::Failing | metrics::State::Ending);
             let end = told.forced_end.filter(|_| is_near);
             let end = end.map(|end| time_of_day(end).as_second());
-            levels.next_end = [levels.next_end, end].into_iter().flatten().min();
+            levels.next_end = first(levels.next_end, end);
+            let is_over = told.volumes > 0 && told.ends.is_some_and(|end| end <= now);
+            levels.overdue += usize::from(is_over);
         }
         let state = self.state();
         if let Some(hold) = state.hold.as_ref().filter(|hold| hold.lives(now)) {
             *levels.tokens.entry(standing(hold, now)).or_default() += 1;
+            let end = hold.term().and_then(|term| term.ends());
+            levels.token_end = first(levels.token_end, end.map(|end| time_of_day(end).as_second()));
+        }
+        if !state.volumes.is_empty() {
+            let success = state.last_success.map(|at| time_of_day(at).as_second());
+            levels.oldest_success = first(levels.oldest_success, success);
         }
         let superseded = state.superseded.iter().filter(|hold| hold.lives(now)).count();
         *levels.tokens.entry(metrics::State::Superseded).or_default() += superseded;
     }
+}
+
+/// The earlier of two moments.
+fn first(some: Option<i64>, other: Option<i64>) -> Option<i64> {
+    [some, other].into_iter().flatten().min()
 }
 
 impl State {

@@ -90,6 +90,12 @@ impl Sessions {
         Some(session)
     }
 
+    /// How many there may be.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.max
+    }
+
     /// Forgets everything, which another process has now.
     pub fn forget(&self) {
         let mut state = self.state();

@@ -60,18 +60,32 @@ impl Authorities {
 /// Reads what `ca` names. Only the system's own may turn out to be none.
 pub(super) fn authorities(ca: &Ca) -> Result<Authorities, TlsError> {
     match ca {
-        Ca::System => Ok(Authorities::of(rustls_native_certs::load_native_certs().certs)),
-        Ca::File(path) => {
-            let place = format!("the CA file {}", path.display());
-            usable(&place, certificates(&read(&place, path)?))
-        }
+        Ca::System => Ok(Authorities::of(found(ca)?)),
+        _ => usable(&place(ca), found(ca)?),
+    }
+}
+
+/// The certificates that `ca` names, of any kind.
+pub(super) fn found(ca: &Ca) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    match ca {
+        Ca::System => Ok(rustls_native_certs::load_native_certs().certs),
+        Ca::File(path) => Ok(certificates(&read(&place(ca), path)?)),
         Ca::Directory(path) => {
-            let place = format!("the CA directory {}", path.display());
             let mut found = Vec::new();
             walk(path, MAX_DEPTH, &mut found)?;
-            usable(&place, found)
+            Ok(found)
         }
-        Ca::Pem(text) => usable("the inline CA certificate", certificates(text.as_bytes())),
+        Ca::Pem(text) => Ok(certificates(text.as_bytes())),
+    }
+}
+
+/// What `ca` names, in words.
+fn place(ca: &Ca) -> String {
+    match ca {
+        Ca::System => "the system's own certificates".to_owned(),
+        Ca::File(path) => format!("the CA file {}", path.display()),
+        Ca::Directory(path) => format!("the CA directory {}", path.display()),
+        Ca::Pem(_) => "the inline CA certificate".to_owned(),
     }
 }
 

@@ -42,7 +42,12 @@ use super::{
     turns::{Turn, Turns},
     wire::{Method, Read, without},
 };
-use crate::{error::Error, metrics::Metrics, secret::SecretText, text::one_line};
+use crate::{
+    error::Error,
+    metrics::{AuthKind, Metrics},
+    secret::SecretText,
+    text::one_line,
+};
 pub use renew::Grant;
 pub use token::{SavedToken, Token};
 use watch::Watch;
@@ -167,7 +172,7 @@ impl Client {
     }
 
     /// Logs in with a service account token; the `kubernetes` and `jwt` methods take the same request.
-    pub async fn login(&self, login: &Login, deadline: Instant) -> Result<Token, Failure> {
+    pub async fn login(&self, login: &Login, deadline: Instant) -> Result<(Token, AuthKind), Failure> {
         let mut endpoint = LoginWithKubernetesRequest {
             mount: login.mount.clone(),
             role: login.role.clone(),

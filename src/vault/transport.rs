@@ -24,14 +24,14 @@ use super::{
     connect::{ConnectError, Connector, Options, TlsFault, connect_error},
     failure::Failure,
     index::Seen,
-    lanes::{Lane, Lanes},
+    lanes::{Lane, Lanes, Place},
     operation::operation,
     room::{Room, Share},
 };
 use crate::{
     clock::jittered,
     error::{Cause, Error},
-    metrics::{Answered, Metrics, Operation},
+    metrics::{Metrics, Operation},
     secret::{SecretBuffer, SecretBytes},
 };
 
@@ -160,8 +160,6 @@ impl Transport {
         let mut unconnected = None;
         loop {
             let outcome = self.exchange(&parts.method, &uri, &parts.headers, body.clone(), operation, call).await;
-            let answered = outcome.as_ref().map_or(Answered::Nothing, |answer| Answered::of(answer.status.as_u16()));
-            self.metrics.vault_request(operation, answered);
             let before = unconnected.take();
             let failure = match outcome {
                 Ok(Answer { status, received, .. }) if status.is_success() => return Ok(received),
@@ -233,14 +231,8 @@ impl Transport {
             _ if call.creates => Lane::Creating,
             _ => Lane::Plain,
         };
-        let mut place = match call.probe {
-            Some(_) => None,
-            None => match timeout_at(call.deadline, self.lanes.enter(lane)).await {
-                // Those before may have stepped aside because the time is over.
-                Ok(Some(place)) if Instant::now() < call.deadline => Some(place),
-                _ => return Err(Failure::late("waiting for a free connection to Vault")),
-            },
-        };
+        let mut place = if call.probe.is_some() { None } else { Some(self.place(lane, call.deadline).await?) };
+        let counted = self.metrics.vault_request(operation);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri.clone();
@@ -275,6 +267,9 @@ impl Transport {
             outcome = timeout_at(patience, answer).await;
         }
         drop(place);
+        if let Ok(Ok(answer)) = &outcome {
+            counted.answered(answer.status.as_u16());
+        }
         outcome.unwrap_or_else(|_| {
             // A caller's deadline is its own affair.
             Err(if call.creates {
@@ -287,6 +282,16 @@ impl Transport {
                 Failure::Deadline { during: "waiting for the answer of Vault".to_owned(), sent: true }
             })
         })
+    }
+
+    /// A place among the requests under way.
+    async fn place(&self, lane: Lane, deadline: Instant) -> Result<Place<'_>, Failure> {
+        let _queued = self.metrics.vault_queue();
+        match timeout_at(deadline, self.lanes.enter(lane)).await {
+            // Those before may have stepped aside because the time is over.
+            Ok(Some(place)) if Instant::now() < deadline => Ok(place),
+            _ => Err(Failure::late("waiting for a free connection to Vault")),
+        }
     }
 
     /// How long to wait before sending again, if that may help, is safe, and ends before the caller gives up.

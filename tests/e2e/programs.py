@@ -11,11 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent / "dev"))
+
+from debian import unpack  # noqa: E402
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaultmount-e2e"
 MODULES = HERE / "programs"
 DRIVER = "sigs.k8s.io/secrets-store-csi-driver"
@@ -75,21 +78,7 @@ def build(name: str, source: Path, version: str, folder: Path) -> None:
 
 def debian() -> Path:
     """The folder that Debian's packages are unpacked into."""
-    return made("debian", DEBIAN, [], unpack)
-
-
-def unpack(folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as packages:
-        # apt-get drops its rights for downloads.
-        os.chmod(packages, 0o777)
-        download = ["apt-get", "download", "-qq", *DEBIAN]
-        if subprocess.run(download, cwd=packages, capture_output=True).returncode != 0:
-            say("reading the list of Debian's packages")
-            subprocess.run(["apt-get", "update", "-qq"], check=True)
-            subprocess.run(download, cwd=packages, check=True)
-        for package in sorted(Path(packages).glob("*.deb")):
-            say(f"unpacking {package.name}")
-            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+    return made("debian", DEBIAN, [], lambda folder: unpack(DEBIAN, folder))
 
 
 def made(name: str, recipe, sources: list, make) -> Path:

@@ -68,12 +68,13 @@ class Provider:
         return json.loads(self.run("status", "--output=json"))
 
     def metric(self, series: str) -> float:
-        """What a series on the port for metrics says."""
+        """What a series on the port for metrics says, or all those of a name together."""
         (pod,) = self.pods()
         with LOOPBACK.open(f"http://{pod['status']['podIP']}:8081/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()
-        (value,) = [line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} ")]
-        return float(value)
+        values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{series} ", f"{series}{{"))]
+        assert values, f"there is no {series}"
+        return sum(values)
 
     def log(self, container: str = "vaultmount") -> str:
         return self.node.kubectl("logs", "-n", NAMESPACE, "-l", LABEL, "-c", container, "--tail=-1")

@@ -7,7 +7,7 @@ from driver import on
 
 DB = "- {objectName: db.json, secretPath: database/creds/web}"
 PODS = 90
-MOUNTED = 'vaultmount_mounts_total{code="OK"}'
+MOUNTED = 'vaultmount_grpc_requests_total{method="Mount",code="OK"}'
 
 
 @on("10s")

@@ -19,6 +19,7 @@ mod kube_api;
 mod layering;
 mod lifetimes;
 mod logins;
+mod metrics;
 mod mounts;
 mod operating;
 mod reads;

@@ -1,4 +1,4 @@
-//! What those who look after the process see of it: metrics, the status socket, and the commands that ask there.
+//! What those who look after the process see of it: probes, the status socket, and the commands that ask there.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -13,18 +13,18 @@ use crate::support::{
 };
 
 /// An address that nobody listens at.
-fn free() -> String {
+pub fn free() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// A tenant's pod that wants a secret.
-async fn pod() -> Pod {
+pub async fn pod() -> Pod {
     let tenant = Tenant::new().await;
     tenant.put("db", json!({"pass": "s3cret"})).await;
     Pod::of(&tenant).objects(format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv))
 }
 
-async fn get(url: &str) -> (u16, String) {
+pub async fn get(url: &str) -> (u16, String) {
     let (status, text) = http::text("GET", url, None, None, None).await;
     (status.as_u16(), text)
 }
@@ -54,34 +54,82 @@ async fn raw(socket: &Path, method: &str, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn mounts_and_requests_are_counted() {
+async fn probes_are_answered() {
     let address = free();
-    let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
+    let _daemon = Daemon::start(&[&format!("-health-addr={address}")]).await;
+    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/health/ready", 200), ("/secrets", 404)] {
+        assert_eq!(get(&format!("http://{address}{path}")).await.0, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_whose_socket_does_not_answer_is_not_alive() {
+    let address = free();
+    let daemon = Daemon::start(&[&format!("--health-addr={address}")]).await;
+    let names = fs::read_dir(daemon.socket.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let is_private = |path: &std::path::PathBuf| path.to_string_lossy().contains("/.vaultmount-");
+    let private = names.into_iter().find(|path| is_private(path) && path.to_string_lossy().ends_with("vault.sock"));
+    let private = private.unwrap();
+    fs::remove_file(&private).unwrap();
+    let livez = async || get(&format!("http://{address}/livez")).await;
+    let (status, text) = livez().await;
+    assert!(status == 503 && text.contains("vault.sock does not answer: No such file"), "{text}");
+    // One that is wedged: it takes connections, and says nothing.
+    let _wedged = std::os::unix::net::UnixListener::bind(&private).unwrap();
+    let (status, text) = livez().await;
+    assert!(status == 503 && text.contains("vault.sock does not answer: no answer within 2s"), "{text}");
+    // Nobody who mounts is turned away for that.
+    assert_eq!(get(&format!("http://{address}/readyz")).await.0, 200);
+}
+
+/// Status line and the rest of what a browser is answered.
+async fn browse(address: &str, host: &str, path: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (first, rest) = answer.split_once("\r\n").unwrap();
+    (first.to_owned(), rest.to_owned())
+}
+
+#[tokio::test]
+async fn a_browser_on_this_host_sees_what_the_process_holds_in_numbers() {
+    let address = free();
+    let daemon = Daemon::start(&[&format!("--metrics-addr={address}"), "--vault-mount=<b>&'\""]).await;
     let pod = pod().await;
     daemon.files(&pod).await;
-    daemon
-        .refuses(&pod.clone().objects("- {objectName: a, secretPath: none/a, secretKey: a}"), Cause::Denied, &[])
-        .await;
-    let (status, text) = get(&format!("http://{address}/metrics")).await;
-    assert_eq!(status, 200);
-    for line in [
-        r#"vaultmount_mounts_total{code="OK"} 1"#,
-        r#"vaultmount_mounts_total{code="PermissionDenied"} 1"#,
-        r#"vaultmount_mount_seconds_count{outcome="ok"} 1"#,
-        r#"vaultmount_mount_seconds_count{outcome="failed"} 1"#,
-        r#"vaultmount_vault_requests_total{operation="login",status="2xx"} 1"#,
-        r#"vaultmount_vault_requests_total{operation="read",status="2xx"} 1"#,
-        r#"vaultmount_pod_watch{state="off"} 1"#,
+    let missing = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.replace("/db,", "/none,");
+    let failing = pod.clone().objects(missing);
+    daemon.refuses(&failing, Cause::SecretMissing, &[]).await;
+    let (status, page) = browse(&address, "localhost:8080", "/statusz").await;
+    assert_eq!(status, "HTTP/1.1 200 OK", "{page}");
+    for part in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'",
+        "cache-control: no-store",
+        "<p class=good>serving</p>",
+        "<td class=good>up<td class=n>1",
+        "<tr><td>pods with a standing at a Vault<td class=n>1",
+        "<tr><td>plain<td class=n>1<td class=n>0<td class=n>0<td class=n>0",
+        "<td><code>--vault-mount</code><td>&lt;b&gt;&amp;&#39;&quot;",
+        "<td><code>--max-mounts</code><td>256",
+        "[VM0051]",
     ] {
-        assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        assert!(page.contains(part), "{part} is not in:\n{page}");
     }
-    assert!(text.ends_with("# EOF\n") && !text.contains(&pod.namespace), "{text}");
-    for path in ["/", "/livez", "/metrics/"] {
-        let (status, text) = get(&format!("http://{address}{path}")).await;
-        assert_eq!((status, text.as_str()), (404, "metrics are at /metrics\n"), "{path}");
+    assert!(!page.contains("s3cret") && !page.contains("<b>"), "{page}");
+    for host in ["127.0.0.1", "[::1]:8080"] {
+        assert_eq!(browse(&address, host, "/statusz").await.0, "HTTP/1.1 200 OK", "{host}");
     }
-    let (status, _) = http::text("POST", &format!("http://{address}/metrics"), None, None, None).await;
-    assert_eq!(status.as_u16(), 404);
+    // A name of somebody else's that leads here.
+    for host in ["evil.example", "localhost.evil.example", "10.0.0.1:8080"] {
+        assert_eq!(browse(&address, host, "/statusz").await.0, "HTTP/1.1 404 Not Found", "{host}");
+    }
+    let socket = daemon.socket.with_extension("status");
+    let page = raw(&socket, "GET", "/statusz").await;
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("<h1>vaultmount on "), "{page}");
 }
 
 #[tokio::test]
@@ -111,7 +159,10 @@ async fn a_process_tells_what_it_holds_to_its_own_user() {
     assert!(answer.starts_with("http/1.1 200") && answer.contains("content-type: application/json"), "{answer}");
     for (method, path) in [("GET", "/"), ("GET", "/revoke"), ("POST", "/status"), ("GET", "/metrics")] {
         let answer = raw(&socket, method, path).await;
-        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("GET /status and POST /revoke"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 404") && answer.contains("GET /status, GET /statusz and POST /revoke"),
+            "{answer}"
+        );
     }
 }
 

@@ -3,11 +3,14 @@
 use serde_json::json;
 use vaultmount::provider::client::Client;
 
-use crate::support::{
-    bao::{Tenant, root},
-    by_hand::ByHand,
-    daemon::Program,
-    pod::Pod,
+use crate::{
+    operating::{free, get},
+    support::{
+        bao::{Tenant, root},
+        by_hand::ByHand,
+        daemon::Program,
+        pod::Pod,
+    },
 };
 
 /// Marks every secret of this test, so that one search finds them all.
@@ -24,7 +27,8 @@ async fn nothing_the_process_writes_holds_a_secret() {
             "path \"{kv}/*\" {{ capabilities = [\"read\"] }}\npath \"pki-{kv}/*\" {{ capabilities = [\"update\"] }}"
         ))
         .await;
-    let program = Program::start(&["--log-level=trace"]).await;
+    let pages = free();
+    let program = Program::start(&["--log-level=trace", &format!("--metrics-addr={pages}")]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
 
     let object = |more: &str| format!("- {{objectName: a, secretPath: {kv}/data/db, {more}}}");
@@ -76,6 +80,11 @@ async fn nothing_the_process_writes_holds_a_secret() {
         }
     }
 
+    for page in ["metrics", "statusz"] {
+        let (status, text) = get(&format!("http://{pages}/{page}")).await;
+        assert_eq!(status, 200, "{page}");
+        said.push_str(&text);
+    }
     program.terminate();
     let log = program.log().await;
     assert!(

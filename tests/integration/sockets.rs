@@ -1,4 +1,4 @@
-//! The socket's life: old drivers, takeover, drain, probes.
+//! The socket's life: old drivers, takeover, drain.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -13,12 +13,14 @@ use vaultmount::provider::{
     pb::MountRequest,
 };
 
-use crate::support::{
-    bao::Tenant,
-    daemon::{self, Daemon, Program},
-    http,
-    pod::Pod,
-    setting,
+use crate::{
+    operating::{free, get},
+    support::{
+        bao::Tenant,
+        daemon::{self, Daemon, Program},
+        pod::Pod,
+        setting,
+    },
 };
 
 /// A pod with one KV secret, and its call.
@@ -136,27 +138,25 @@ async fn calls_in_flight_are_answered_when_told_to_stop() {
     let address = format!("--vault-addr=http://{}", silent.local_addr().unwrap());
     let mut call = reader().await;
     call.timeout = Some(Duration::from_millis(1500));
-    let program = Program::start(&[&address]).await;
+    let health = free();
+    let program = Program::start(&[&address, &format!("--health-addr={health}")]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let mount = tokio::spawn(async move { client.mount(call).await.err().unwrap() });
     silent.accept().await.unwrap();
+    let probe = async |path: &str| get(&format!("http://{health}{path}")).await;
+    assert_eq!(probe("/readyz").await, (200, "ok\n".to_owned()));
     program.terminate();
+    while probe("/readyz").await.0 == 200 {}
+    assert_eq!(probe("/readyz").await, (503, "draining\n".to_owned()));
+    for path in ["/livez", "/health/ready"] {
+        assert_eq!(probe(path).await.0, 200, "{path}");
+    }
     let status = mount.await.unwrap();
     assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
     let start = Instant::now();
     let log = program.log().await;
     assert!(log.contains("stopping") && !log.contains("drain timeout"), "{log}");
     assert!(start.elapsed() < Duration::from_secs(5));
-}
-
-#[tokio::test]
-async fn probes_are_answered() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _daemon = Daemon::start(&[&format!("-health-addr={free}")]).await;
-    for (path, status) in [("/livez", 200), ("/readyz", 200), ("/health/ready", 200), ("/secrets", 404)] {
-        let (got, _) = http::text("GET", &format!("http://{free}{path}"), None, None, None).await;
-        assert_eq!(got.as_u16(), status, "{path}");
-    }
 }
 
 #[tokio::test]

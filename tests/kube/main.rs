@@ -26,7 +26,7 @@ fn build(kubeconfig: &str) -> Result<Kube, Error> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config");
     fs::write(&file, kubeconfig).unwrap();
-    Ok(Config::from_env(Some(file)).build()?.unwrap())
+    Ok(Config::from_env(Some(file)).build(std::sync::Arc::default())?.unwrap())
 }
 
 fn client(api: &KubeApi) -> Kube {
@@ -43,5 +43,5 @@ async fn started(api: Builder) -> (KubeApi, Kube) {
 fn without_a_cluster_there_is_no_client_and_no_error() {
     let config =
         Config { kubeconfig: None, service_host: None, service_port: None, service_account: "/nonexistent".into() };
-    assert!(config.build().unwrap().is_none());
+    assert!(config.build(std::sync::Arc::default()).unwrap().is_none());
 }

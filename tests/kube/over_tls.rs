@@ -199,5 +199,5 @@ fn in_cluster(address: SocketAddr, folder: &Path) -> Kube {
         service_port: Some(address.port().to_string()),
         service_account: folder.to_owned(),
     };
-    config.build().unwrap().unwrap()
+    config.build(Arc::default()).unwrap().unwrap()
 }

@@ -505,7 +505,7 @@ async fn a_watch_with_a_refused_token_reads_the_file_again() {
     fs::write(file("token"), "old").unwrap();
     let kubeconfig = api.kubeconfig("csi", "").replace(r#""token":"""#, r#""tokenFile":"token""#);
     fs::write(file("config"), kubeconfig).unwrap();
-    let kube = Config::from_env(Some(file("config"))).build().unwrap().unwrap();
+    let kube = Config::from_env(Some(file("config"))).build(Arc::default()).unwrap().unwrap();
 
     let error = kube.watch_node_pods(NODE, "1").await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesConfig);

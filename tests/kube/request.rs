@@ -95,7 +95,7 @@ async fn after_a_refused_token_reads_the_file_again() {
     fs::write(file("token"), "old").unwrap();
     let kubeconfig = api.kubeconfig("csi", "").replace(r#""token":"""#, r#""tokenFile":"token""#);
     fs::write(file("config"), kubeconfig).unwrap();
-    let kube = Config::from_env(Some(file("config"))).build().unwrap().unwrap();
+    let kube = Config::from_env(Some(file("config"))).build(std::sync::Arc::default()).unwrap().unwrap();
 
     kube.hmac_key(NAME).await.unwrap_err();
     fs::write(file("token"), "new").unwrap();

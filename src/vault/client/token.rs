@@ -10,10 +10,11 @@ use std::{
 };
 
 use http::HeaderValue;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::Reading;
 use crate::{
+    metrics::AuthKind,
     secret::{self, SecretBytes, SecretText},
     text::one_line,
     vault::{
@@ -105,8 +106,8 @@ impl Token {
         }
     }
 
-    /// Reads a login's answer. Lenient: only the token itself must be there.
-    pub(super) fn parse(body: Vec<u8>) -> Result<Self, Failure> {
+    /// Reads a login's answer, and who gave it. Lenient: only the token itself must be there.
+    pub(super) fn parse(body: Vec<u8>) -> Result<(Self, AuthKind), Failure> {
         #[derive(Deserialize)]
         struct Body {
             auth: Auth,
@@ -123,6 +124,12 @@ impl Token {
             #[serde(default)]
             num_uses: u64,
             token_type: Option<String>,
+            metadata: Option<Metadata>,
+        }
+        /// Only the method that asks the Kubernetes API knows it from there.
+        #[derive(Deserialize)]
+        struct Metadata {
+            service_account_uid: Option<IgnoredAny>,
         }
         let body = SecretBytes::from(body);
         let Body { auth } = serde_json::from_slice(body.expose())
@@ -130,7 +137,12 @@ impl Token {
         let mut header = HeaderValue::from_str(auth.client_token.expose())
             .map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
         header.set_sensitive(true);
-        Ok(Self {
+        let method = match auth.metadata {
+            Some(Metadata { service_account_uid: Some(_) }) => AuthKind::Kubernetes,
+            Some(_) => AuthKind::Jwt,
+            None => AuthKind::Unknown,
+        };
+        let token = Self {
             header,
             accessor: one_line(&auth.accessor.unwrap_or_default(), MAX_ACCESSOR),
             policies: auth.policies.unwrap_or_default().iter().map(|name| one_line(name, MAX_POLICY)).collect(),
@@ -141,7 +153,8 @@ impl Token {
             num_uses: auth.num_uses,
             used: AtomicU64::new(0),
             room: Room::new(Whose::Token),
-        })
+        };
+        Ok((token, method))
     }
 
     /// A token for tests of what keeps one.
@@ -151,7 +164,7 @@ impl Token {
             r#"{{"auth":{{"client_token":"hunter2","lease_duration":{},"renewable":{renewable}}}}}"#,
             ttl.as_secs()
         );
-        Self::parse(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer"))
+        Self::parse(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).0
     }
 
     /// The token itself.

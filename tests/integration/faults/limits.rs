@@ -1,16 +1,17 @@
 //! How many requests there are, and how many at once.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use vaultmount::error::Cause;
+use vaultmount::{error::Cause, provider::client::Client};
 
-use super::{SECRET, Stage, each, leap, only};
+use super::{SECRET, Stage, each, leap, only, reader, tenant};
 use crate::support::{
     clock::REFRESH,
+    daemon::Daemon,
     database::Database,
-    faulty::{Fault, Gate, answer, status},
+    faulty::{Fault, Faulty, Gate, answer, status},
     pod::Pod,
 };
 
@@ -143,4 +144,58 @@ async fn an_engine_that_is_not_told_is_not_asked_for_at_each_read() {
         assert_eq!(stage.vault.count("GET", "sys/"), 1);
     })
     .await;
+}
+
+#[tokio::test]
+async fn mounts_beyond_the_limit_are_refused_at_once_and_one_namespace_leaves_places_for_others() {
+    let (tenant, vault) = (tenant().await, Faulty::start().await);
+    let daemon = Daemon::at(&vault.address, &["--max-mounts=4"]).await;
+    let polled = reader(&tenant);
+    daemon.mount(polled.call()).await.unwrap();
+    let gate = Gate::new();
+    vault.every("POST", "auth/", Fault::Hold(gate.clone()));
+    let of = |namespace: &str| {
+        let mut pod = reader(&tenant);
+        pod.namespace = namespace.to_owned();
+        let token = pod.token("vault", 600);
+        pod.pass(&[("vault", &token)])
+    };
+    let mount = async |namespace: &str| {
+        assert_eq!(only(&daemon.mount(of(namespace).call()).await.unwrap()), SECRET, "{namespace}");
+    };
+    let full = async {
+        vault.saw(1 + 4, "POST", "auth/").await;
+        daemon.refuses(&of("fourth"), Cause::Overloaded, &["4 mounts are under way on this node"]).await;
+        // What needs none of it goes on.
+        assert_eq!(only(&daemon.mount(polled.call()).await.unwrap()), SECRET);
+        Client::connect(&daemon.socket).await.unwrap().version().await.unwrap();
+        gate.open();
+    };
+    let others = async {
+        vault.saw(1 + 2, "POST", "auth/").await;
+        daemon.refuses(&of("shop"), Cause::Overloaded, &["2 mounts of namespace shop", "--max-mounts"]).await;
+        tokio::join!(mount("other"), mount("third"), full);
+    };
+    tokio::join!(mount("shop"), mount("shop"), others);
+    mount("shop").await;
+}
+
+#[tokio::test]
+async fn a_mount_whose_caller_went_away_keeps_its_place_until_it_ends() {
+    let (tenant, vault) = (tenant().await, Faulty::start().await);
+    let daemon = Daemon::at(&vault.address, &["--max-mounts=1"]).await;
+    let gate = Gate::new();
+    vault.every("POST", "auth/", Fault::Hold(gate.clone()));
+    {
+        let mut given_up = pin!(daemon.mount(reader(&tenant).call()));
+        tokio::select! {
+            _ = &mut given_up => panic!("it is held"),
+            () = vault.saw(1, "POST", "auth/") => {}
+        }
+    }
+    daemon.refuses(&reader(&tenant), Cause::Overloaded, &["1 mounts are under way"]).await;
+    gate.open();
+    while daemon.mount(reader(&tenant).call()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
 }

@@ -307,7 +307,11 @@ async fn an_outage_is_said_once_and_counted_with_its_end() {
         client.mount(pod.call()).await.unwrap();
     }
     assert!(has(r#"vaultmount_endpoint_changes_total{state="down"} 1"#).await);
-    assert!(has(&format!("vaultmount_polls_kept_total {}", kept + 10)).await, "{}", scraped().await);
+    assert!(
+        has(&format!(r#"vaultmount_polls_kept_total{{reason="sealed"}} {}"#, kept + 10)).await,
+        "{}",
+        scraped().await
+    );
     vault.heal();
     while !has("vaultmount_endpoints_down 0").await {
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -131,8 +131,11 @@ async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
         lines.iter().all(|line| text.lines().any(|l| l.strip_prefix("vaultmount_") == Some(line)))
     };
     let told = async || sessions(&stage.daemon).await[0].take();
-    let well =
-        [r#"logins_total{outcome="ok"} 1"#, r#"leases{state="live",kind="leased"} 1"#, r#"tokens{state="live"} 1"#];
+    let well = [
+        r#"logins_total{method="jwt",outcome="ok"} 1"#,
+        r#"leases{state="live",kind="leased"} 1"#,
+        r#"tokens{state="live"} 1"#,
+    ];
     assert!(counts(&well).await, "{}", metrics.text().await);
 
     stage.vault.every("POST", "sys/leases/renew", status(500, "internal error"));

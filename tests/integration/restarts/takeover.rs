@@ -9,9 +9,12 @@ use tokio::{
 use vaultmount::provider::{client::Client, pb::MountResponse};
 
 use super::{Node, until};
-use crate::support::{
-    faulty::{Fault, Gate},
-    pod::Pod,
+use crate::{
+    operating::{free, get},
+    support::{
+        faulty::{Fault, Gate},
+        pod::Pod,
+    },
 };
 
 impl Node {
@@ -140,13 +143,20 @@ async fn a_successor_without_its_key_takes_nothing() {
     let predecessor = node.start_with(&of_secret).await;
     let had = node.mount(&pod).await;
     node.api.hold();
-    let (successor, ()) = tokio::join!(node.start_with(&of_secret), async {
+    let health = free();
+    let probed = [of_secret[0], &format!("--health-addr={health}")];
+    let (successor, ()) = tokio::join!(node.start_with(&probed), async {
         for _ in 0..10 {
             assert_eq!(node.mount(&pod).await, had, "answered by the predecessor");
             sleep(Duration::from_millis(100)).await;
         }
+        // Whoever ended it for that would begin it anew, and would have to wait again.
+        for (path, status) in [("/livez", 200), ("/health/ready", 200), ("/readyz", 503)] {
+            assert_eq!(get(&format!("http://{health}{path}")).await.0, status, "{path}");
+        }
         node.api.release();
     });
+    assert_eq!(get(&format!("http://{health}/readyz")).await.0, 200);
     assert_eq!(node.mount(&pod).await, had);
     assert_eq!(node.logins(), 1);
     predecessor.stop().await;

@@ -1,0 +1,204 @@
+//! `/statusz`: what the process holds, as a page for a person's browser. In numbers, without a secret.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    fmt::{self, Display, Write as _},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
+use http_body_util::Full;
+
+use super::{Pages, page};
+use crate::status::{Failed, Kind, Session, State, Status};
+
+/// Where it is, for whoever asks elsewhere.
+pub(super) const WHERE: &str = "status is at /statusz, from this host alone (kubectl port-forward)\n";
+
+/// The most errors that are shown, the last first.
+const MAX_ERRORS: usize = 20;
+
+const STYLE: &str = "td:first-child{white-space:nowrap}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b1f24;background:#fff}\
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}\
+th,td{text-align:left;padding:.3rem .7rem;border-bottom:1px solid #d7dce1;vertical-align:top}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.92em}p.bad,td.bad{color:#a4161a}p.good,td.good{color:#176639}\
+@media(prefers-color-scheme:dark){body{color:#e3e7eb;background:#15181c}th,td{border-color:#343a41}p.bad,td.bad{color:#ff8b8b}p.good,td.good{color:#7ddb9f}}";
+
+/// The page, for whoever may see it.
+pub(super) fn answer<B>(request: &Request<B>, pages: &Pages) -> Option<Response<Full<Bytes>>> {
+    if request.method() != Method::GET || request.uri().path() != "/statusz" {
+        return None;
+    }
+    Some(html(
+        &Page { status: &pages.mounter.renewal.status(), phase: pages.probes.word(), settings: &pages.settings }
+            .to_string(),
+    ))
+}
+
+/// Whether a browser means this host. One that was led here by a name of somebody else's (DNS rebinding) sends that name.
+pub(super) fn names_this_host<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.and_then(|host| host.parse::<Authority>().ok());
+    host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"))
+}
+
+fn html(text: &str) -> Response<Full<Bytes>> {
+    let mut response = page(StatusCode::OK, "text/html; charset=utf-8", text.to_owned());
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+struct Page<'a> {
+    status: &'a Status,
+    phase: &'a str,
+    settings: &'a [(&'static str, String)],
+}
+
+impl Display for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.status.watch.node.as_deref().unwrap_or("this host");
+        write!(
+            f,
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+             <title>vaultmount on {0}</title><style>{STYLE}</style><h1>vaultmount on {0}</h1>",
+            Escaped(node)
+        )?;
+        self.head(f)?;
+        self.endpoints(f)?;
+        self.numbers(f)?;
+        self.errors(f)?;
+        self.settings(f)
+    }
+}
+
+impl Page<'_> {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status { version, pid, started, now, refusing, .. } = self.status;
+        let class = if self.phase == "serving" && !refusing { "good" } else { "bad" };
+        let refusing = if *refusing { ", and refuses mounts: everything was revoked" } else { "" };
+        write!(f, "<p class={class}>{}{refusing}</p>", self.phase)?;
+        write!(f, "<p>Version {}, process {pid}, since {started:.0}. Told at {now:.0}.</p>", Escaped(version))
+    }
+
+    fn endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut endpoints: BTreeMap<&str, usize> = BTreeMap::new();
+        for session in &self.status.sessions {
+            *endpoints.entry(&session.address).or_default() += 1;
+        }
+        for down in &self.status.down {
+            endpoints.entry(&down.address).or_default();
+        }
+        write!(f, "<h2>Servers</h2>")?;
+        if endpoints.is_empty() {
+            return write!(f, "<p>No pod uses any.</p>");
+        }
+        write!(f, "<table><tr><th>server<th>state<th class=n>sessions")?;
+        for (address, sessions) in endpoints {
+            write!(f, "<tr><td><code>{}</code>", Escaped(address))?;
+            match self.status.down.iter().find(|down| down.address == address) {
+                Some(down) => write!(f, "<td class=bad>down since {:.0}: {}", down.since, Escaped(&down.error))?,
+                None => write!(f, "<td class=good>up")?,
+            }
+            write!(f, "<td class=n>{sessions}")?;
+        }
+        write!(f, "</table>")
+    }
+
+    fn numbers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status { sessions, revocations, watch, .. } = self.status;
+        let pods: usize = sessions.iter().map(|session| session.pods).sum();
+        let volumes: usize = sessions.iter().map(|session| session.volumes.len()).sum();
+        write!(f, "<h2>Sessions</h2><table><tr><th>what<th class=n>number")?;
+        for (what, number) in [
+            ("pods with a standing at a Vault", pods),
+            ("sessions", sessions.len()),
+            ("volumes", volumes),
+            ("Vault tokens", tokens(sessions)),
+            ("tokens to be revoked", revocations.len()),
+        ] {
+            write!(f, "<tr><td>{what}<td class=n>{number}")?;
+        }
+        write!(f, "<tr><td>watch of this node's pods<td class=n>{}</table>", watch.state.word())?;
+        write!(f, "<h2>Leases</h2><table><tr><th>kind")?;
+        for state in State::ALL {
+            write!(f, "<th class=n>{}", state.word())?;
+        }
+        for kind in Kind::ALL {
+            write!(f, "<tr><td>{}", kind.word())?;
+            for state in State::ALL {
+                let leases = sessions.iter().flat_map(|session| &session.leases);
+                let count = leases.filter(|lease| lease.kind == *kind && lease.state == *state).count();
+                write!(f, "<td class=n>{count}")?;
+            }
+        }
+        write!(f, "</table>")
+    }
+
+    fn errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_sessions = self.status.sessions.iter().filter_map(|session| {
+            Some((format!("{}/{}", session.namespace, session.pod), session.last_error.as_ref()?))
+        });
+        let of_watch = self.status.watch.last_error.iter().map(|error| ("watch of pods".to_owned(), error));
+        let mut errors: Vec<(String, &Failed)> = of_sessions.chain(of_watch).collect();
+        errors.sort_by_key(|(_, error)| Reverse(error.at));
+        write!(f, "<h2>Last errors</h2>")?;
+        if errors.is_empty() {
+            return write!(f, "<p class=good>None.</p>");
+        }
+        write!(f, "<table><tr><th>when<th>whose<th>what")?;
+        for (whose, Failed { at, what, error }) in errors.iter().take(MAX_ERRORS) {
+            write!(f, "<tr><td>{at:.0}<td>{}<td>{}: {}", Escaped(whose), Escaped(what), Escaped(error))?;
+        }
+        write!(f, "</table>")?;
+        match errors.len().saturating_sub(MAX_ERRORS) {
+            0 => Ok(()),
+            more => write!(f, "<p>And {more} more: <code>vaultmount status</code> tells all.</p>"),
+        }
+    }
+
+    fn settings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<h2>Configuration</h2><table><tr><th>setting<th>value")?;
+        for (name, value) in self.settings {
+            write!(f, "<tr><td><code>{}</code><td>{}", Escaped(name), Escaped(value))?;
+        }
+        writeln!(f, "</table></html>")
+    }
+}
+
+fn tokens(sessions: &[Session]) -> usize {
+    sessions.iter().map(|session| usize::from(session.token.is_some()) + session.superseded_tokens).sum()
+}
+
+/// Text that is no markup, whoever wrote it.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '&' => f.write_str("&amp;"),
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '"' => f.write_str("&quot;"),
+            '\'' => f.write_str("&#39;"),
+            c => f.write_char(c),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_is_no_markup() {
+        assert_eq!(Escaped("<script>'\"&").to_string(), "&lt;script&gt;&#39;&quot;&amp;");
+    }
+}

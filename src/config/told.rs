@@ -1,0 +1,91 @@
+//! The configuration as it came out, for people: each setting by its flag or variable, without a secret.
+
+use std::{fmt::Display, path::PathBuf, time::Duration};
+
+use super::{Config, MintTokens};
+use crate::{
+    policy::Allow,
+    tls::{Ca, Tls},
+};
+
+impl Config {
+    /// Every setting that a person may look for.
+    #[must_use]
+    pub fn told(&self) -> Vec<(&'static str, String)> {
+        let (operator, vault) = (&self.connection.operator, &self.connection.vault);
+        let minted = if self.mint_tokens == MintTokens::Auto { "auto" } else { "off" };
+        let status = self.status_socket.as_ref().map(|socket| &socket.path);
+        let mut told = vec![
+            ("--endpoint", self.endpoints.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")),
+            ("--health-addr", or_off(self.health_addr)),
+            ("--metrics-addr", or_off(self.metrics_addr)),
+            ("--status-socket", path(status)),
+            ("--log-level", self.log_level.to_string()),
+            ("--vault-addr", operator.address.to_string()),
+            ("--vault-namespace", or_none(operator.namespace.as_deref())),
+            ("--vault-mount", operator.auth_mount.clone()),
+        ];
+        told.extend(tls(&operator.tls));
+        told.extend([
+            ("--allow-address", allowed(&operator.allow)),
+            ("--allow-shared-token", operator.shares_tokens.to_string()),
+            ("--follow-redirects", or_none(Some(vault.follow_redirects.join(", ")).filter(|hosts| !hosts.is_empty()))),
+            ("--mint-tokens", minted.to_owned()),
+            ("--kubeconfig", path(self.kubeconfig.as_ref())),
+            ("--node-name", or_none(self.node_name.as_deref())),
+            ("--hmac-secret-name", self.hmac_secret_name.clone()),
+            ("--hmac-key-file", path(self.hmac_key_file.as_ref())),
+            ("--state-dir", path(self.state_dir.as_ref())),
+            ("--refresh-interval", self.refresh_interval.map_or("never".to_owned(), span)),
+            ("--orphan-after", span(self.orphan_after)),
+            ("--drain-timeout", span(self.drain_timeout)),
+            ("--max-mounts", self.max_mounts.to_string()),
+            ("--max-sessions", self.max_sessions.to_string()),
+            ("--max-in-flight", vault.max_in_flight.to_string()),
+            ("--max-creating", vault.max_creating.to_string()),
+            ("VAULT_MAX_RETRIES", vault.max_retries.to_string()),
+            ("VAULT_CLIENT_TIMEOUT", vault.request_timeout.map_or("none".to_owned(), span)),
+        ]);
+        told
+    }
+}
+
+fn tls(tls: &Tls) -> [(&'static str, String); 5] {
+    let (file, directory) = match &tls.ca {
+        Ca::System => ("the system's".to_owned(), or_none::<&str>(None)),
+        Ca::File(file) => (path(Some(file)), or_none::<&str>(None)),
+        Ca::Directory(directory) => (or_none::<&str>(None), path(Some(directory))),
+        Ca::Pem(_) => ("given as text".to_owned(), or_none::<&str>(None)),
+    };
+    [
+        ("--vault-tls-ca-cert", file),
+        ("--vault-tls-ca-directory", directory),
+        ("--vault-tls-client-cert", path(tls.client.as_ref().map(|client| &client.certificate))),
+        ("--vault-tls-server-name", or_none(tls.server_name.as_deref())),
+        ("--vault-tls-skip-verify", tls.skip_verify.to_string()),
+    ]
+}
+
+fn allowed(allow: &Allow) -> String {
+    match allow {
+        Allow::Remote => "any but this node's".to_owned(),
+        Allow::Nothing => "none".to_owned(),
+        Allow::Patterns(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn path(path: Option<&PathBuf>) -> String {
+    or_none(path.map(|path| path.display().to_string()))
+}
+
+fn or_none<T: Display>(value: Option<T>) -> String {
+    value.map_or("none".to_owned(), |value| value.to_string())
+}
+
+fn or_off<T: Display>(value: Option<T>) -> String {
+    value.map_or("off".to_owned(), |value| value.to_string())
+}
+
+fn span(time: Duration) -> String {
+    format!("{time:?}")
+}

@@ -1,0 +1,69 @@
+//! What the process and its runtime take, as the system tells it at a scrape.
+//!
+//! The names of the process's are those that Prometheus's own clients give them.
+//! <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>
+
+use std::{fmt, fs, sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::text::encode_registry,
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Handle;
+
+use super::PREFIX;
+
+/// Appends it in the text format; `started` is the process's start, in seconds since 1970. What the system does not tell is left out.
+pub(super) fn encode(text: &mut String, started: i64) -> fmt::Result {
+    let mut registry = Registry::default();
+    let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
+    let seconds = Counter::<f64, AtomicU64>::default();
+    seconds.inc_by(cpu.as_secs_f64());
+    registry.register("process_cpu_seconds", "Processor time taken, of all threads, in seconds", seconds);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    for (name, help, level) in [
+        ("process_start_time_seconds", "When the process started, in seconds since 1970", Some(started)),
+        ("process_resident_memory_bytes", "Memory in use", number(&status, "VmRSS:").map(|kib| kib << 10)),
+        ("process_virtual_memory_bytes", "Addresses in use", number(&status, "VmSize:").map(|kib| kib << 10)),
+        ("process_threads", "Threads", number(&status, "Threads:")),
+        ("process_open_fds", "Open file descriptors", open_files()),
+        ("process_max_fds", "Open file descriptors at most", number(&limits, "Max open files")),
+    ] {
+        register(&mut registry, name, help, level);
+    }
+    encode_registry(text, &registry)?;
+    let mut registry = Registry::with_prefix(PREFIX);
+    let runtime = Handle::try_current().ok().map(|handle| handle.metrics());
+    let of = |level: fn(&tokio::runtime::RuntimeMetrics) -> usize| {
+        runtime.as_ref().and_then(|runtime| i64::try_from(level(runtime)).ok())
+    };
+    for (name, help, level) in [
+        ("runtime_workers", "Threads that run tasks", of(tokio::runtime::RuntimeMetrics::num_workers)),
+        ("runtime_tasks", "Tasks that have not ended", of(tokio::runtime::RuntimeMetrics::num_alive_tasks)),
+        ("runtime_queued", "Tasks that wait for a thread", of(tokio::runtime::RuntimeMetrics::global_queue_depth)),
+    ] {
+        register(&mut registry, name, help, level);
+    }
+    encode_registry(text, &registry)
+}
+
+fn register(registry: &mut Registry, name: &str, help: &str, level: Option<i64>) {
+    if let Some(level) = level {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(level);
+        registry.register(name, help, gauge);
+    }
+}
+
+/// The first number after some words at the beginning of a line.
+fn number(text: &str, words: &str) -> Option<i64> {
+    text.lines().find_map(|line| line.strip_prefix(words))?.split_whitespace().next()?.parse().ok()
+}
+
+/// The one that counts them is not counted.
+fn open_files() -> Option<i64> {
+    i64::try_from(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1)).ok()
+}

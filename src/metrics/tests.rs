@@ -1,0 +1,192 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::*;
+
+fn none() -> Levels {
+    Levels {
+        leases: [((State::Live, Kind::Leased), 3)].into(),
+        next_end: Some(1_800_000_000),
+        overdue: 2,
+        tokens: [(State::Failing, 2)].into(),
+        token_end: Some(1_700_000_000),
+        oldest_success: None,
+        sessions: 5,
+        sessions_limit: 2048,
+        mounts_limit: 256,
+        revocations_waiting: 1,
+        pods_watched: 7,
+        pod_watch: Watching::Denied,
+        endpoints_down: 4,
+        endpoints: [("https://vault:8200".to_owned(), Health { up: false, sealed: true })].into(),
+        certificates: [(Certified::Ca, 1_900_000_000)].into(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_and_what_is_there_is_printed() {
+    let metrics = Metrics::new();
+    for (outcome, took) in [(Ok(()), Duration::from_millis(3)), (Err(Code::NotFound), Duration::from_secs(90))] {
+        let call = metrics.call(Rpc::Mount);
+        tokio::time::advance(took).await;
+        call.answered(outcome);
+    }
+    drop(metrics.call(Rpc::Mount));
+    metrics.call(Rpc::Version).answered(Ok(()));
+    metrics.vault_request(Operation::Read).answered(503);
+    drop(metrics.vault_request(Operation::Login));
+    metrics.kubernetes_request(KubeOperation::Pods, Answered::of(403));
+    metrics.login(AuthKind::Jwt, LoginOutcome::Refused);
+    metrics.reads(ReadFrom::Memory, 4);
+    metrics.poll_kept(Cause::Uninitialized);
+    metrics.renewal(Renewable::Lease, RenewalOutcome::Short);
+    metrics.rotation(Kind::Certificate, Reason::Age);
+    metrics.revocation(RevocationOutcome::Over);
+    metrics.policy_refusal(PolicyRule::Address);
+    metrics.endpoint_change(EndpointState::Down);
+    let under_way = (metrics.call(Rpc::Mount), metrics.vault_request(Operation::List), metrics.vault_queue());
+    let text = metrics.encode(&none());
+    drop(under_way);
+    let version = env!("CARGO_PKG_VERSION");
+    for line in [
+        r#"vaultmount_grpc_requests_total{method="Mount",code="OK"} 1"#,
+        r#"vaultmount_grpc_requests_total{method="Mount",code="NotFound"} 1"#,
+        r#"vaultmount_grpc_requests_total{method="Mount",code="Cancelled"} 1"#,
+        r#"vaultmount_grpc_requests_total{method="Mount",code="Internal"} 0"#,
+        r#"vaultmount_grpc_requests_total{method="Version",code="OK"} 1"#,
+        r#"vaultmount_grpc_request_seconds_bucket{le="0.0025",method="Mount"} 1"#,
+        r#"vaultmount_grpc_request_seconds_bucket{le="0.005",method="Mount"} 2"#,
+        r#"vaultmount_grpc_request_seconds_bucket{le="30.0",method="Mount"} 2"#,
+        r#"vaultmount_grpc_request_seconds_sum{method="Mount"} 90.003"#,
+        r#"vaultmount_grpc_in_flight{method="Mount"} 1"#,
+        r#"vaultmount_vault_requests_total{operation="read",status="5xx"} 1"#,
+        r#"vaultmount_vault_requests_total{operation="login",status="none"} 1"#,
+        r#"vaultmount_vault_request_seconds_count{operation="read"} 1"#,
+        "vaultmount_vault_in_flight 1",
+        "vaultmount_vault_queued 1",
+        r#"vaultmount_kubernetes_requests_total{operation="pods",status="4xx"} 1"#,
+        r#"vaultmount_logins_total{method="jwt",outcome="refused"} 1"#,
+        r#"vaultmount_reads_total{from="memory"} 4"#,
+        r#"vaultmount_polls_kept_total{reason="sealed"} 1"#,
+        r#"vaultmount_renewals_total{what="lease",outcome="short"} 1"#,
+        r#"vaultmount_rotations_total{kind="certificate",reason="age"} 1"#,
+        r#"vaultmount_revocations_total{outcome="over"} 1"#,
+        r#"vaultmount_policy_refusals_total{rule="address"} 1"#,
+        r#"vaultmount_endpoint_changes_total{state="down"} 1"#,
+        r#"vaultmount_endpoint_changes_total{state="up"} 0"#,
+        "vaultmount_endpoints_down 4",
+        r#"vaultmount_endpoint_up{endpoint="https://vault:8200"} 0"#,
+        r#"vaultmount_endpoint_sealed{endpoint="https://vault:8200"} 1"#,
+        r#"vaultmount_certificate_end_timestamp_seconds{certificate="ca"} 1900000000"#,
+        &format!(r#"vaultmount_build_info{{version="{version}"}} 1"#),
+        r#"vaultmount_leases{state="live",kind="leased"} 3"#,
+        r#"vaultmount_leases{state="ending",kind="plain"} 0"#,
+        "vaultmount_leases_overdue 2",
+        "vaultmount_next_end_timestamp_seconds 1800000000",
+        r#"vaultmount_tokens{state="failing"} 2"#,
+        "vaultmount_token_end_timestamp_seconds 1700000000",
+        "vaultmount_sessions 5",
+        "vaultmount_sessions_limit 2048",
+        "vaultmount_mounts_limit 256",
+        "vaultmount_revocations_waiting 1",
+        "vaultmount_pods_watched 7",
+        r#"vaultmount_pod_watch{state="denied"} 1"#,
+        r#"vaultmount_pod_watch{state="synced"} 0"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+    }
+    assert!(!text.contains("vaultmount_oldest_success_timestamp_seconds "), "{text}");
+    assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
+}
+
+#[test]
+fn what_the_process_takes_is_told() {
+    let text = Metrics::new().encode(&none());
+    let told = |name: &str| {
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("{name} is not in:\n{text}"))
+    };
+    let level = |name: &str| -> f64 { told(name).parse().unwrap() };
+    assert!(level("process_cpu_seconds_total") > 0.0);
+    assert!((1e6..1e9).contains(&level("process_resident_memory_bytes")));
+    assert!(level("process_virtual_memory_bytes") > level("process_resident_memory_bytes"));
+    assert!(level("process_open_fds") >= 3.0 && level("process_max_fds") > level("process_open_fds"));
+    assert!(level("process_threads") >= 1.0);
+    let (now, started) = (Timestamp::now().as_second(), told("process_start_time_seconds"));
+    assert!((now - 60..=now).contains(&started.parse().unwrap()));
+}
+
+#[test]
+fn every_series_is_there_from_the_start_and_none_is_added() {
+    let metrics = Metrics::new();
+    let series = |metrics: &Metrics| metrics.encode(&none()).lines().filter(|l| !l.starts_with('#')).count();
+    let before = series(&metrics);
+    for code in Code::ALL {
+        metrics.call(Rpc::Mount).answered(Err(code));
+    }
+    drop(metrics.call(Rpc::Mount));
+    metrics.call(Rpc::Version).answered(Ok(()));
+    for (kind, reason) in Kind::ALL.iter().flat_map(|k| Reason::ALL.iter().map(move |r| (*k, *r))) {
+        metrics.rotation(kind, reason);
+    }
+    for status in [0, 100, 204, 307, 404, 502, 999] {
+        for what in Operation::ALL {
+            metrics.vault_request(*what).answered(status);
+        }
+        for what in KubeOperation::ALL {
+            metrics.kubernetes_request(*what, Answered::of(status));
+        }
+    }
+    for (method, outcome) in AuthKind::ALL.iter().flat_map(|m| LoginOutcome::ALL.iter().map(move |o| (*m, *o))) {
+        metrics.login(method, outcome);
+    }
+    for cause in crate::error::cause::SECTIONS.iter().flat_map(|section| section.causes) {
+        metrics.poll_kept(*cause);
+    }
+    assert_eq!(series(&metrics), before);
+    assert!(before < 500, "{before} series");
+}
+
+/// Families of some text, each with its labels and their values.
+fn families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
+    let mut families: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let name = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+        let labels = labels.trim_end_matches('}').split_terminator(',').map(|label| label.split_once('=').unwrap());
+        let labels = labels.filter(|(name, _)| *name != "le");
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()));
+        families.entry(name.to_owned()).or_default().extend(labels);
+    }
+    families
+}
+
+#[tokio::test]
+async fn the_table_in_the_docs_lists_every_metric_and_every_label() {
+    let all = Levels { oldest_success: Some(1), ..none() };
+    let all = Levels { certificates: Certified::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
+    let mut told = families(&Metrics::new().encode(&all));
+    let docs = include_str!("../../docs/reference.md");
+    let section = docs.split("\n## ").find(|section| section.starts_with("Metrics\n")).unwrap();
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let [_, name, labels, what, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let found = told.remove(name.trim_matches('`')).unwrap_or_else(|| panic!("nothing is told of {name}"));
+        assert!(!what.is_empty(), "{row}");
+        let mut names = BTreeSet::new();
+        for (label, value) in &found {
+            names.insert(label);
+            let is_open = matches!(label.as_str(), "code" | "version" | "endpoint");
+            assert!(labels.contains(&format!("`{label}`: ")), "{label} is missing: {row}");
+            assert!(is_open || labels.contains(&format!("`{value}`")), "{value} is missing: {row}");
+        }
+        assert_eq!(labels.matches("`: ").count(), names.len(), "labels that nothing has: {row}");
+        let values =
+            found.iter().filter(|(label, _)| !matches!(label.as_str(), "code" | "version" | "endpoint")).count();
+        let written = labels.matches('`').count() / 2 - names.len();
+        assert!(labels.contains("`code`") || written == values, "values that nothing has: {row}");
+    }
+    assert!(told.is_empty(), "not in docs/reference.md: {told:?}");
+}

@@ -1,0 +1,129 @@
+//! What the process counts, as whoever scrapes it sees it.
+
+use std::{fs, path::Path, process::Stdio, time::Duration};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use vaultmount::error::Cause;
+
+use crate::{
+    operating::{free, get, pod},
+    support::{daemon::Daemon, http},
+};
+
+#[tokio::test]
+async fn mounts_and_requests_are_counted() {
+    let address = free();
+    let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
+    let pod = pod().await;
+    daemon.files(&pod).await;
+    daemon
+        .refuses(&pod.clone().objects("- {objectName: a, secretPath: none/a, secretKey: a}"), Cause::Denied, &[])
+        .await;
+    let (status, text) = get(&format!("http://{address}/metrics")).await;
+    assert_eq!(status, 200);
+    for line in [
+        r#"vaultmount_grpc_requests_total{method="Mount",code="OK"} 1"#,
+        r#"vaultmount_grpc_requests_total{method="Mount",code="PermissionDenied"} 1"#,
+        r#"vaultmount_grpc_request_seconds_count{method="Mount"} 2"#,
+        r#"vaultmount_grpc_in_flight{method="Mount"} 0"#,
+        r#"vaultmount_logins_total{method="jwt",outcome="ok"} 1"#,
+        r#"vaultmount_vault_requests_total{operation="login",status="2xx"} 1"#,
+        r#"vaultmount_vault_requests_total{operation="read",status="2xx"} 1"#,
+        r#"vaultmount_pod_watch{state="off"} 1"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n") && !text.contains(&pod.namespace), "{text}");
+    for path in ["/", "/livez", "/metrics/"] {
+        let (status, text) = get(&format!("http://{address}{path}")).await;
+        assert_eq!((status, text.as_str()), (404, METRICS), "{path}");
+    }
+    let (status, _) = http::text("POST", &format!("http://{address}/metrics"), None, None, None).await;
+    assert_eq!(status.as_u16(), 404);
+}
+
+/// What is said elsewhere.
+const METRICS: &str = "metrics are at /metrics\nstatus is at /statusz, from this host alone (kubectl port-forward)\n";
+
+/// A Prometheus that scrapes one address, ended when it is dropped.
+struct Prometheus {
+    _process: Child,
+    _folder: TempDir,
+    address: String,
+}
+
+impl Prometheus {
+    fn start(scraped: &str) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/prometheus");
+        let (folder, address) = (tempfile::tempdir().unwrap(), free());
+        let config = folder.path().join("prometheus.yml");
+        let job = json!({
+            "job_name": "vaultmount", "scrape_interval": "1s", "static_configs": [{"targets": [scraped]}],
+        });
+        fs::write(&config, json!({"scrape_configs": [job]}).to_string()).unwrap();
+        let process = Command::new(program)
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{e}: dev/install.py prometheus"));
+        Self { _process: process, _folder: folder, address }
+    }
+
+    /// What the API answers at a path, once it does.
+    async fn ask(&self, path: &str) -> Value {
+        let url = format!("http://{}/api/v1/{path}", self.address);
+        loop {
+            if let Some((status, answer)) = http::try_to_send("GET", &url, None, None).await
+                && status.is_success()
+            {
+                return answer["data"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The one number that is the answer to a query; none yet without an answer.
+    async fn query(&self, query: &str) -> Option<f64> {
+        let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let answer = self.ask(&format!("query?query={query}")).await;
+        answer["result"][0]["value"][1].as_str()?.parse().ok()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Debian's Prometheus: make prometheus"]
+async fn a_prometheus_takes_everything_and_answers() {
+    let scraped = free();
+    let daemon = Daemon::start(&[&format!("--metrics-addr={scraped}")]).await;
+    daemon.files(&pod().await).await;
+    let prometheus = Prometheus::start(&scraped);
+    while prometheus.query("up").await.is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let targets = prometheus.ask("targets").await;
+    let target = &targets["activeTargets"][0];
+    assert_eq!((&target["health"], &target["lastError"]), (&json!("up"), &json!("")), "{target}");
+    for (query, expected) in [
+        ("up", 1.0),
+        (r#"vaultmount_grpc_requests_total{method="Mount",code="OK"}"#, 1.0),
+        (r#"sum(vaultmount_logins_total{outcome="ok"})"#, 1.0),
+        ("sum(vaultmount_leases)", 1.0),
+        (r#"vaultmount_vault_request_seconds_count{operation="read"}"#, 1.0),
+        (r#"count(vaultmount_build_info{version!=""})"#, 1.0),
+        // All quantiles of a mount lie within the histogram's bounds.
+        (r#"count(histogram_quantile(0.99, vaultmount_grpc_request_seconds_bucket{method="Mount"}) < 30)"#, 1.0),
+    ] {
+        assert_eq!(prometheus.query(query).await, Some(expected), "{query}");
+    }
+    let families = prometheus.ask("metadata").await;
+    let (_, text) = get(&format!("http://{scraped}/metrics")).await;
+    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = family.split_once(' ').unwrap();
+        assert_eq!(families[name][0]["type"], kind, "{name}");
+    }
+}
