@@ -19,7 +19,7 @@ use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 
-use crate::text::nearest;
+use crate::telemetry::{self, Filter, Format};
 use environment::Environment;
 use value::{Report, Setting};
 
@@ -40,8 +40,8 @@ pub struct Config {
     pub metrics_addr: Option<SocketAddr>,
     /// Where this process tells what it holds; nowhere if none. Differs from every endpoint.
     pub status_socket: Option<StatusSocket>,
-    /// How much is logged.
-    pub log_level: LevelFilter,
+    /// What is logged, and how.
+    pub log: telemetry::Settings,
     /// How long running mounts may take to end at shutdown.
     pub drain_timeout: Duration,
     /// The server, and how to reach it.
@@ -126,7 +126,7 @@ impl Config {
             endpoints,
             health_addr: health_addr(args.health_addr.as_ref(), report),
             metrics_addr: metrics_addr(args.metrics_addr.as_ref(), report),
-            log_level: log_level(&args.log, report),
+            log: log(&args.log, report),
             drain_timeout: report.read(drain.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
             connection,
             kubeconfig: file("--kubeconfig", args.kubernetes.kubeconfig.as_ref(), report),
@@ -172,27 +172,28 @@ fn metrics_addr(value: Option<&String>, report: &mut Report) -> Option<SocketAdd
 }
 
 /// As in Go, a level nobody knows is `info`, and `--log-level` goes before `--debug`.
-fn log_level(args: &LogArgs, report: &mut Report) -> LevelFilter {
-    const LEVELS: [(&str, LevelFilter); 6] = [
-        ("trace", LevelFilter::TRACE),
-        ("debug", LevelFilter::DEBUG),
-        ("info", LevelFilter::INFO),
-        ("warn", LevelFilter::WARN),
-        ("error", LevelFilter::ERROR),
-        ("off", LevelFilter::OFF),
-    ];
+fn log(args: &LogArgs, report: &mut Report) -> telemetry::Settings {
     let debug = report.read(Setting::flag("--debug", args.debug.as_ref()).as_ref(), value::boolean);
-    let Some(setting) = Setting::flag("--log-level", args.log_level.as_ref()) else {
-        return if debug == Some(true) { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let filter = match Setting::flag("--log-level", args.log_level.as_ref()) {
+        Some(setting) => Filter::parse(setting.value.trim()).unwrap_or_else(|wrong| {
+            report.warn(format!("{}: {wrong}; info is used", setting.name));
+            Filter::default()
+        }),
+        None if debug == Some(true) => Filter::of(LevelFilter::DEBUG),
+        None => Filter::default(),
     };
-    let name = setting.value.trim();
-    if let Some((_, level)) = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-        return *level;
+    let format = |text: &str| match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("is neither text nor json"),
+    };
+    telemetry::Settings {
+        format: report
+            .read(Setting::flag("--log-format", args.log_format.as_ref()).as_ref(), format)
+            .unwrap_or_default(),
+        filter,
+        file: file("--log-filter-file", args.log_filter_file.as_ref(), report),
     }
-    let meant =
-        nearest(name, LEVELS.map(|(known, _)| known)).map(|n| format!(", perhaps {n} was meant")).unwrap_or_default();
-    report.warn(format!("{setting} is no level (trace, debug, info, warn, error, off){meant}; info is used"));
-    LevelFilter::INFO
 }
 
 fn mint_tokens(value: Option<&String>, report: &mut Report) -> MintTokens {

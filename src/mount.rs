@@ -29,6 +29,7 @@ use crate::{
     secret::SecretText,
     session::{Delivery, EVERY_POD, PodRef, Proof, Prover, Session, SessionKey, Sessions},
     state::Gate,
+    telemetry::Again,
     vault::{
         Vault,
         failure::{self, TokenClaims},
@@ -208,8 +209,9 @@ impl Mounter {
             }
         }));
         let (answers, passed): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
-        if let Some(error) = passed.into_iter().flatten().next() {
-            self.keeps(session, &error);
+        match passed.into_iter().flatten().next() {
+            Some(error) => self.keeps(session, &error),
+            None => drop(self.sessions.kept().over(&session.id())),
         }
         Ok(answers.into_iter().flatten().collect())
     }
@@ -227,8 +229,8 @@ impl Mounter {
     fn keeps(&self, session: &Session, error: &Error) {
         self.sessions.metrics().poll_kept(error.cause());
         session.trouble("refreshing in a poll", error);
-        if session.outage().is_some() {
-            // Which was said when it began.
+        // An outage that is known was said when it began.
+        if session.outage().is_some() || self.sessions.kept().again(session.id(), error.cause()) == Again::Quiet {
             tracing::debug!("the pod keeps what it has: {error}");
         } else {
             tracing::warn!("the pod keeps what it has: {error}");

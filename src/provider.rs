@@ -3,6 +3,7 @@
 mod authority;
 pub mod client;
 mod status;
+mod told;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -32,12 +33,13 @@ use crate::{
     error::{Cause, Error},
     metrics::{Metrics, Rpc},
     mount::{MAX_RESPONSE, Mounted, Mounter},
-    request::{Classes, MountSpec, Pod, RawRequest},
+    request::{Classes, MountSpec, RawRequest},
     socket::Socket,
     task,
 };
 use authority::AuthorityRepair;
 use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
+use told::{About, Told};
 
 /// The generated types of `proto/v1alpha1/service.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic)]
@@ -68,6 +70,7 @@ struct Provider {
     classes: Arc<Classes>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
     audience: &'static str,
+    told: Arc<Told>,
     /// Whether outcomes are logged; not for a client that prints them itself.
     logs: bool,
     /// Calls that were answered `Internal`, panics among them.
@@ -98,8 +101,8 @@ pub async fn serve(
     connections: Arc<Connections>,
     stop: watch::Receiver<bool>,
 ) {
-    let (classes, audience, faults) = (Arc::default(), audience(&socket), Arc::default());
-    let provider = Provider { mounter, metrics, classes, audience, logs: true, faults };
+    let (classes, audience, faults, told) = (Arc::default(), audience(&socket), Arc::default(), Arc::default());
+    let provider = Provider { mounter, metrics, classes, audience, told, logs: true, faults };
     let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
     let attend = |stream| {
         tokio::spawn(logged(connections.lock().watch(connection(stream, service.clone()))));
@@ -121,8 +124,8 @@ pub async fn answers(socket: &Path) -> Result<(), String> {
 /// A client of a provider that has no socket: for one mount by hand.
 pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
-    let (metrics, classes, faults) = (Arc::default(), Arc::default(), Arc::default());
-    let provider = Provider { mounter, metrics, classes, audience, logs: false, faults };
+    let (metrics, classes, faults, told) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+    let provider = Provider { mounter, metrics, classes, audience, told, logs: false, faults };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
     client::Client::over(ours).await
 }
@@ -186,13 +189,13 @@ impl Provider {
             let response = self.again(&spec, begin);
             Ok((spec, response))
         });
-        let (spec, response) = parsed.inspect_err(|error| self.tell(error, &request.target_path))?;
+        let unread = |error: &Error| self.tell(error, &About::request(&request.target_path, begin));
+        let (spec, response) = parsed.inspect_err(unread)?;
         drop(request);
         if let Some(response) = response {
             return Ok(response);
         }
-        let Pod { name: pod, namespace, .. } = &spec.pod;
-        let span = tracing::info_span!("mount", pod, namespace, class = spec.class_name);
+        let span = self.told.span(&spec);
         // On the heap, so that a poll that needs none of it does not carry it along.
         Box::pin(self.anew(spec, begin, deadline).instrument(span)).await
     }
@@ -209,49 +212,41 @@ impl Provider {
         // It has all this already.
         self.mounter.keep_soon(&mounted);
         if self.logs {
-            let Pod { name: pod, namespace, .. } = &spec.pod;
-            let (files, took, class) = (mounted.files.len(), begin.elapsed(), &spec.class_name);
-            tracing::debug!(pod, namespace, class, files, ?took, "mounted again, unchanged");
+            self.told.polled(spec, &mounted, begin);
         }
         Some(response)
     }
 
     /// The answer to everything else.
     async fn anew(&self, spec: MountSpec, begin: Instant, deadline: Instant) -> Result<pb::MountResponse, Error> {
-        for warning in &spec.class.warnings {
-            tracing::warn!("{warning}");
-        }
-        let target = spec.target_path.clone();
+        self.told.warn(&spec);
+        let about = About::mount(&spec, &self.mounter.operator, begin);
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
         // Until its end, though its caller may go away before.
-        let slot = worker.slots.take(&spec.pod.namespace).inspect_err(|error| self.tell(error, &target))?;
+        let slot = worker.slots.take(&spec.pod.namespace).inspect_err(|error| self.tell(error, &about))?;
         let outcome = contain(async move {
             let inside = worker.gate.enter(deadline).await?;
             Ok((worker.mount(&spec, audience, deadline).await?, inside, slot))
         });
         let answered =
             outcome.await.and_then(|(mounted, inside, slot)| Ok((respond(&mounted)?, mounted, inside, slot)));
-        let (response, mounted, _inside, _slot) = answered.inspect_err(|error| self.tell(error, &target))?;
+        let (response, mounted, _inside, _slot) = answered.inspect_err(|error| self.tell(error, &about))?;
         let new = self.mounter.delivered(&mounted);
-        self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &target))?;
-        let (files, took) = (mounted.files.len(), begin.elapsed());
-        match (self.logs, new) {
-            (true, true) => tracing::info!(files, ?took, "mounted"),
-            (true, false) => tracing::debug!(files, ?took, "mounted again, unchanged"),
-            (false, _) => {}
+        self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &about))?;
+        if self.logs {
+            self.told.mounted(&mounted, new, &about);
         }
         Ok(response)
     }
 
-    /// Says once in the log what the caller is told; the driver masks the failures of remounts.
-    fn tell(&self, error: &Error, target_path: &str) {
+    /// Says in the log what the caller is told.
+    fn tell(&self, error: &Error, about: &About) {
         if error.cause() == Cause::Internal {
             let faults = self.faults.fetch_add(1, Relaxed) + 1;
             tracing::error!(faults, "a fault of vaultmount's own");
         }
         if self.logs {
-            let code = error.cause().code();
-            tracing::warn!(?code, target_path, "mount failed: {error}");
+            self.told.failed(error, about);
         }
     }
 }
@@ -363,11 +358,12 @@ mod tests {
             metrics: Arc::default(),
             classes: Arc::default(),
             audience: "vault",
+            told: Arc::default(),
             logs: true,
             faults: Arc::default(),
         };
         let error = contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
-        provider.tell(&error, "");
+        provider.tell(&error, &About::request("", Instant::now()));
         assert_eq!(refusal(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
         assert!(contain(async { Ok(()) }).await.is_ok());

@@ -1,14 +1,71 @@
 //! Logs: one line per event on standard error.
 
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+mod filter;
+mod repeats;
 
-/// Starts logging at a level.
-///
-/// Libraries log warnings and worse; those that would print requests, and with them secrets, nothing at all.
-pub fn init(level: LevelFilter) {
-    let others = level.min(LevelFilter::WARN);
-    let filter =
-        EnvFilter::new(format!("{others},vaultmount={level},rustify=off,vaultrs=off,h2=off,hyper=off,hyper_util=off"));
+use std::{io, path::PathBuf, sync::OnceLock};
+
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+pub use filter::{Filter, WrongFilter};
+pub use repeats::{Again, Repeats};
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How a line is written.
+    pub format: Format,
+    /// Which lines are.
+    pub filter: Filter,
+    /// A file with another filter, which is read at start and at each [`reload()`]; it goes before [`Settings::filter`].
+    pub file: Option<PathBuf>,
+}
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object, its fields and those of its mount side by side.
+    Json,
+}
+
+struct Running {
+    settings: Settings,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+static RUNNING: OnceLock<Running> = OnceLock::new();
+
+/// Starts logging. What is wrong with the file is logged.
+pub fn init(settings: Settings) {
+    let (filter, handle) = reload::Layer::new(settings.filter.directives());
+    let log = tracing_subscriber::registry().with(filter);
     // A second start (tests) keeps the first.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let started = match settings.format {
+        Format::Text => log.with(tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false)).try_init(),
+        Format::Json => {
+            let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false);
+            log.with(json.with_writer(io::stderr)).try_init()
+        }
+    };
+    let reads = settings.file.is_some();
+    if started.is_ok() && RUNNING.set(Running { settings, filter: handle }).is_ok() && reads {
+        reload();
+    }
+}
+
+/// Reads the file with the filter again, if there is one. One that cannot be used changes nothing, which is logged.
+pub fn reload() {
+    let Some(Running { settings, filter }) = RUNNING.get() else { return };
+    let Some(file) = &settings.file else {
+        return tracing::info!("told to read settings again (SIGHUP): there is no --log-filter-file");
+    };
+    let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
+    let read = read.and_then(|text| Filter::parse(text.trim()).map_err(|e| e.to_string()));
+    match read.and_then(|read| filter.reload(read.directives()).map(|()| read).map_err(|e| e.to_string())) {
+        Ok(read) => tracing::info!(filter = %read, file = %file.display(), "logging as the file says"),
+        Err(error) => tracing::warn!(%error, file = %file.display(), "logging as before: the file cannot be used"),
+    }
 }

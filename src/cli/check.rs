@@ -67,7 +67,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     // The steps tell what the log would, unless somebody wants the log.
     let log = &args.by_hand.log;
     if log.log_level.is_some() || log.debug.is_some() {
-        telemetry::init(config.log_level);
+        telemetry::init(config.log.clone());
     }
     let mut report = Report::new(args.output);
     for warning in warnings {

@@ -67,7 +67,7 @@ pub fn run(args: &MountArgs) -> ExitCode {
         Ok(configured) => configured,
         Err(code) => return code,
     };
-    telemetry::init(config.log_level);
+    telemetry::init(config.log.clone());
     super::finish(super::block_on(async {
         let response = mount(args, &config, warnings).await?;
         if let Some(folder) = &args.out {

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::{app::App, config::ServeArgs, telemetry};
 
 /// Serves; fails with every configuration error, or with what cannot be had.
@@ -11,9 +13,22 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(configured) => configured,
         Err(code) => return code,
     };
-    telemetry::init(config.log_level);
+    telemetry::init(config.log.clone());
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    super::finish(super::block_on(async { App::build(config).await?.run(super::told_to_stop()).await }))
+    super::finish(super::block_on(async {
+        tokio::spawn(reload());
+        App::build(config).await?.run(super::told_to_stop()).await
+    }))
+}
+
+/// Reads settings again at each SIGHUP.
+async fn reload() {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return tracing::error!("SIGHUP cannot be received: it ends this process");
+    };
+    while hangup.recv().await.is_some() {
+        telemetry::reload();
+    }
 }

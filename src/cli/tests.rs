@@ -135,7 +135,7 @@ fn the_vault_chart_needs_no_change() {
         let args = ["--endpoint=/provider/vault.sock", level, "--hmac-secret-name=vault-csi-provider-hmac-key"];
         let (config, warnings) = config(&args, &env);
         assert_eq!(config.endpoints, [PathBuf::from("/provider/vault.sock")]);
-        assert_eq!(config.log_level.to_string(), expected);
+        assert_eq!(config.log.filter.to_string(), expected);
         assert_eq!(config.hmac_secret_name, "vault-csi-provider-hmac-key");
         assert_eq!(config.connection.operator.address.to_string(), "unix:///var/run/vault/agent.sock");
         assert!(warnings.is_empty(), "{warnings:?}");

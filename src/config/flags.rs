@@ -85,12 +85,20 @@ pub struct ConnectionArgs {
     pub follow_redirects: Vec<String>,
 }
 
-/// How much is logged.
+/// What is logged, and how.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LogArgs {
-    /// trace, debug, info, warn, error or off [default: info]
+    /// trace, debug, info, warn, error or off; and modules': info,vault=debug [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// File of a level, as in --log-level, that is read at start and at SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub log_filter_file: Option<String>,
 
     /// Same as --log-level=debug, unless that is given
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]

@@ -18,6 +18,7 @@ fn set<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
             "status-socket" => &mut args.status_socket,
             "debug" => &mut args.log.debug,
             "log-level" => &mut args.log.log_level,
+            "log-format" => &mut args.log.log_format,
             "drain-timeout" => &mut args.drain_timeout,
             "cache-size" => &mut args.limits.cache_size,
             "max-sessions" => &mut args.limits.max_sessions,
@@ -51,7 +52,7 @@ fn nothing_given_is_the_go_providers_default() {
     let (config, warnings) = load([]);
     assert_eq!(config.endpoints, [PathBuf::from("/tmp/vault.sock")]);
     assert_eq!(config.health_addr.unwrap().to_string(), "[::]:8080");
-    assert_eq!(config.log_level, LevelFilter::INFO);
+    assert_eq!(config.log.filter.level(), LevelFilter::INFO);
     assert_eq!(config.hmac_secret_name, "vault-csi-provider-hmac-key");
     assert_eq!(config.connection.operator.address.to_string(), "https://127.0.0.1:8200");
     assert_eq!(config.connection.operator.auth_mount, "kubernetes");
@@ -110,7 +111,7 @@ fn an_empty_value_counts_as_none_but_switches_the_listener_off() {
     let (config, warnings) =
         load([("endpoint", ""), ("debug", ""), ("max-sessions", ""), ("vault-addr", ""), ("health-addr", "")]);
     assert_eq!(config.endpoints, [PathBuf::from("/tmp/vault.sock")]);
-    assert_eq!((config.log_level, config.max_sessions, config.health_addr), (LevelFilter::INFO, 4096, None));
+    assert_eq!((config.log.filter.level(), config.max_sessions, config.health_addr), (LevelFilter::INFO, 4096, None));
     assert_eq!(config.connection.operator.address.to_string(), "https://127.0.0.1:8200");
     assert!(warnings.is_empty(), "{warnings:?}");
 }
@@ -126,10 +127,21 @@ fn log_levels_are_gos() {
         ([("debug", "true"), ("log-level", "wran")], LevelFilter::INFO, true),
     ] {
         let (config, warnings) = load(flags);
-        assert_eq!(config.log_level, level, "{flags:?}");
+        assert_eq!(config.log.filter.level(), level, "{flags:?}");
         assert_eq!(!warnings.is_empty(), warns, "{warnings:?}");
         assert!(!warns || warnings[0].contains("perhaps warn"), "{warnings:?}");
     }
+}
+
+#[test]
+fn modules_have_levels_of_their_own_and_lines_a_format() {
+    let (config, warnings) = load([("log-level", "warn,vault=debug"), ("log-format", "json")]);
+    assert_eq!((config.log.filter.to_string().as_str(), config.log.format), ("warn,vault=debug", Format::Json));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let (_, warnings) = load([("log-level", "info,hyper=trace")]);
+    assert!(warnings[0].contains("--log-level: \"hyper\" is no target"), "{warnings:?}");
+    let errors = Config::load(&set([("log-format", "xml")]), [("", ""); 0]).unwrap_err();
+    assert!(errors.to_string().contains("--log-format=xml is neither text nor json"), "{errors}");
 }
 
 #[test]

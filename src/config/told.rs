@@ -5,6 +5,7 @@ use std::{fmt::Display, path::PathBuf, time::Duration};
 use super::{Config, MintTokens};
 use crate::{
     policy::Allow,
+    telemetry::Format,
     tls::{Ca, Tls},
 };
 
@@ -20,7 +21,9 @@ impl Config {
             ("--health-addr", or_off(self.health_addr)),
             ("--metrics-addr", or_off(self.metrics_addr)),
             ("--status-socket", path(status)),
-            ("--log-level", self.log_level.to_string()),
+            ("--log-level", self.log.filter.to_string()),
+            ("--log-format", if self.log.format == Format::Json { "json" } else { "text" }.to_owned()),
+            ("--log-filter-file", path(self.log.file.as_ref())),
             ("--vault-addr", operator.address.to_string()),
             ("--vault-namespace", or_none(operator.namespace.as_deref())),
             ("--vault-mount", operator.auth_mount.clone()),

@@ -15,6 +15,7 @@ use crate::{
     lease::Lease,
     metrics::Metrics,
     state::{Name, Store},
+    telemetry::Repeats,
     vault::{Client, wire::Read},
 };
 
@@ -24,6 +25,8 @@ pub struct Sessions {
     metrics: Arc<Metrics>,
     /// Where they are kept for a successor.
     store: Option<Arc<Store>>,
+    /// Why pods kept what they had.
+    kept: Repeats<u64, Cause>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -73,7 +76,7 @@ impl Sessions {
     /// Keeps `max` sessions at most, in `store` for a successor, and counts in `metrics` what becomes of them.
     #[must_use]
     pub fn new(max: usize, metrics: Arc<Metrics>, store: Option<Arc<Store>>) -> Self {
-        Self { max, metrics, store, state: Mutex::default() }
+        Self { max, metrics, store, kept: Repeats::default(), state: Mutex::default() }
     }
 
     /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
@@ -88,6 +91,12 @@ impl Sessions {
         let session = Arc::new(session);
         self.state().insert(&session, session.pod_uids());
         Some(session)
+    }
+
+    /// Why pods kept what they had, by their sessions.
+    #[must_use]
+    pub fn kept(&self) -> &Repeats<u64, Cause> {
+        &self.kept
     }
 
     /// How many there may be.

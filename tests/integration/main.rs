@@ -18,6 +18,7 @@ mod installing;
 mod kube_api;
 mod layering;
 mod lifetimes;
+mod logging;
 mod logins;
 mod metrics;
 mod mounts;

@@ -1,0 +1,163 @@
+//! What the log says of mounts: one line for each that brought something new or failed; what repeats itself is summed up.
+
+use std::{
+    fmt::{self, Display},
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::{
+    error::{Cause, Error},
+    mount::Mounted,
+    policy::Operator,
+    request::{Class, MountSpec, Pod},
+    telemetry::{Again, Repeats},
+};
+
+/// The most objects that a line names.
+const MOST_NAMED: usize = 10;
+
+/// Tells of the mounts of one socket.
+#[derive(Default)]
+pub(super) struct Told {
+    /// By the volume's directory.
+    failures: Repeats<String, Cause>,
+    /// By namespace, class and text.
+    warnings: Repeats<(String, String, String), ()>,
+    ids: Ids,
+}
+
+/// Names for mounts, which tell those of one process from those of the next.
+struct Ids {
+    process: u32,
+    next: AtomicU64,
+}
+
+/// What a line tells of a mount beside what came of it. Pod, class and the like are the span's.
+pub(super) struct About {
+    target_path: String,
+    class: Option<Arc<Class>>,
+    endpoint: String,
+    begun: Instant,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        let random = RandomState::new().build_hasher().finish();
+        Self { process: u32::try_from(random >> 32).unwrap_or_default(), next: AtomicU64::new(1) }
+    }
+}
+
+impl About {
+    /// A mount that is understood.
+    pub(super) fn mount(spec: &MountSpec, operator: &Operator, begun: Instant) -> Self {
+        let endpoint = spec.class.choice.address.as_ref().unwrap_or(&operator.address);
+        Self {
+            target_path: spec.target_path.clone(),
+            class: Some(Arc::clone(&spec.class)),
+            endpoint: endpoint.to_string(),
+            begun,
+        }
+    }
+
+    /// One that is not.
+    pub(super) fn request(target_path: &str, begun: Instant) -> Self {
+        Self { target_path: target_path.to_owned(), class: None, endpoint: String::new(), begun }
+    }
+
+    fn milliseconds(&self) -> f64 {
+        milliseconds(self.begun)
+    }
+}
+
+impl Told {
+    /// What every line of a mount tells: whose it is, and its id.
+    pub(super) fn span(&self, spec: &MountSpec) -> Span {
+        let Pod { name: pod, namespace, service_account, .. } = &spec.pod;
+        let id = format_args!("{:08x}-{}", self.ids.process, self.ids.next.fetch_add(1, Relaxed));
+        tracing::info_span!("mount", pod, namespace, service_account, class = spec.class_name, %id)
+    }
+
+    /// What is odd about a class, though it stops nothing.
+    pub(super) fn warn(&self, spec: &MountSpec) {
+        for warning in &spec.class.warnings {
+            let key = (spec.pod.namespace.clone(), spec.class_name.clone(), warning.clone());
+            if self.warnings.again(key, ()) == Again::Quiet {
+                tracing::debug!("{warning}");
+            } else {
+                tracing::warn!("{warning}");
+            }
+        }
+    }
+
+    /// Files are on their way to the pod, with something new among them or not.
+    pub(super) fn mounted(&self, mounted: &Mounted, new: bool, about: &About) {
+        let failures = self.failures.over(&about.target_path);
+        let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
+        let objects = about.class.as_deref().map(Names);
+        let objects = objects.as_ref().map(tracing::field::display);
+        if let Some(failures) = failures {
+            tracing::info!(code = "OK", objects, endpoint, files, duration_ms, failures, "mounted after failures");
+        } else if new {
+            tracing::info!(code = "OK", objects, endpoint, files, duration_ms, "mounted");
+        } else {
+            tracing::debug!(code = "OK", objects, endpoint, files, duration_ms, "mounted again, unchanged");
+        }
+    }
+
+    /// The same for a poll that needed nobody, and has no span.
+    pub(super) fn polled(&self, spec: &MountSpec, mounted: &Mounted, begun: Instant) {
+        let Pod { name: pod, namespace, .. } = &spec.pod;
+        let (files, duration_ms, class) = (mounted.files.len(), milliseconds(begun), &spec.class_name);
+        if let Some(failures) = self.failures.over(&spec.target_path) {
+            tracing::info!(code = "OK", pod, namespace, class, files, duration_ms, failures, "mounted after failures");
+        } else {
+            tracing::debug!(code = "OK", pod, namespace, class, files, duration_ms, "mounted again, unchanged");
+        }
+    }
+
+    /// The caller is told of a failure, which the driver masks for remounts.
+    pub(super) fn failed(&self, error: &Error, about: &About) {
+        let About { target_path, endpoint, .. } = about;
+        let (code, duration_ms) = (error.cause().code().name(), about.milliseconds());
+        let objects = about.class.as_deref().map(Names);
+        let objects = objects.as_ref().map(tracing::field::display);
+        match self.failures.again(target_path.clone(), error.cause()) {
+            Again::No => tracing::warn!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
+            Again::Summed(failures) => {
+                tracing::warn!(
+                    code,
+                    objects,
+                    endpoint,
+                    duration_ms,
+                    target_path,
+                    failures,
+                    "mount fails again and again: {error}"
+                );
+            }
+            Again::Quiet => tracing::debug!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
+        }
+    }
+}
+
+fn milliseconds(begun: Instant) -> f64 {
+    (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The names of a class's objects.
+struct Names<'a>(&'a Class);
+
+impl Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, object) in self.0.objects.iter().take(MOST_NAMED).enumerate() {
+            write!(f, "{}{}", if n == 0 { "" } else { ", " }, object.recipe.file)?;
+        }
+        if self.0.objects.len() > MOST_NAMED { f.write_str(", …") } else { Ok(()) }
+    }
+}

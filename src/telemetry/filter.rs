@@ -1,0 +1,152 @@
+//! Which lines are logged: a level for all, and others for some modules.
+
+use std::fmt;
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use crate::text::{nearest, one_line};
+
+/// A level, and others for some targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    level: LevelFilter,
+    targets: Vec<(String, LevelFilter)>,
+}
+
+/// A filter that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrongFilter {
+    /// No such level, and the one that was meant.
+    #[error("{0:?} is no level (trace, debug, info, warn, error, off){1}")]
+    Level(String, String),
+    /// No such target.
+    #[error(
+        "{0:?} is no target; they are modules of vaultmount, as `vault` or `session::login`, and libraries, as `tower`"
+    )]
+    Target(String),
+}
+
+const LEVELS: [(&str, LevelFilter); 6] = [
+    ("trace", LevelFilter::TRACE),
+    ("debug", LevelFilter::DEBUG),
+    ("info", LevelFilter::INFO),
+    ("warn", LevelFilter::WARN),
+    ("error", LevelFilter::ERROR),
+    ("off", LevelFilter::OFF),
+];
+
+/// Libraries that would print requests, and with them secrets: nothing of theirs is logged, whatever is asked for.
+const SILENT: [&str; 6] = ["rustify", "vaultrs", "h2", "hyper", "hyper_util", "reqwest"];
+
+/// Libraries that may be named. All others are modules of ours.
+const LIBRARIES: [&str; 6] = ["rustls", "tonic", "tower", "tower_http", "tokio", "mio"];
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self::of(LevelFilter::INFO)
+    }
+}
+
+impl Filter {
+    /// One level for everything.
+    #[must_use]
+    pub fn of(level: LevelFilter) -> Self {
+        Self { level, targets: Vec::new() }
+    }
+
+    /// Reads `LEVEL`, and `TARGET=LEVEL` as often as wanted, with commas between. Without a level of its own everything else is at
+    /// `info`.
+    pub fn parse(text: &str) -> Result<Self, WrongFilter> {
+        let mut filter = Self::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                None => filter.level = level(part)?,
+                Some((name, of)) => filter.targets.push((target(name.trim())?, level(of.trim())?)),
+            }
+        }
+        Ok(filter)
+    }
+
+    /// The level of what is named by no target.
+    #[must_use]
+    pub fn level(&self) -> LevelFilter {
+        self.level
+    }
+
+    /// The same, as the library takes it. Libraries log warnings and worse.
+    pub(super) fn directives(&self) -> EnvFilter {
+        let others = self.level.min(LevelFilter::WARN);
+        let mut directives = format!("{others},vaultmount={}", self.level);
+        let targets = self.targets.iter().map(|(target, level)| format!(",{target}={level}"));
+        directives.extend(targets.chain(SILENT.map(|library| format!(",{library}=off"))));
+        EnvFilter::new(directives)
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.level)?;
+        self.targets.iter().try_for_each(|(target, level)| {
+            let target = target.strip_prefix("vaultmount::").unwrap_or(target);
+            write!(f, ",{target}={level}")
+        })
+    }
+}
+
+fn level(name: &str) -> Result<LevelFilter, WrongFilter> {
+    let found = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, level)| *level).ok_or_else(|| {
+        let name = one_line(name, 40);
+        let meant = nearest(&name, LEVELS.map(|(known, _)| known));
+        let meant = meant.map(|level| format!(", perhaps {level} was meant")).unwrap_or_default();
+        WrongFilter::Level(name, meant)
+    })
+}
+
+fn target(name: &str) -> Result<String, WrongFilter> {
+    let is_name = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let first = name.split("::").next().unwrap_or_default();
+    if !name.split("::").all(is_name) || SILENT.contains(&first) {
+        return Err(WrongFilter::Target(one_line(name, 40)));
+    }
+    let is_whole = first == "vaultmount" || LIBRARIES.contains(&first);
+    Ok(if is_whole { name.to_owned() } else { format!("vaultmount::{name}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read() {
+        for (text, read) in [
+            ("", "info"),
+            (" WARN ", "warn"),
+            ("vault=debug", "info,vault=debug"),
+            ("warn, session::login=trace,tower=error", "warn,session::login=trace,tower=error"),
+            ("vaultmount::vault=off", "info,vault=off"),
+        ] {
+            assert_eq!(Filter::parse(text).unwrap().to_string(), read, "{text}");
+        }
+        for (text, error) in [
+            ("wran", "\"wran\" is no level (trace, debug, info, warn, error, off), perhaps warn was meant"),
+            ("vault=", "\"\" is no level (trace, debug, info, warn, error, off)"),
+            ("vault=a=b", "\"a=b\" is no level (trace, debug, info, warn, error, off)"),
+            (
+                "a/b=info",
+                "\"a/b\" is no target; they are modules of vaultmount, as `vault` or `session::login`, and libraries, as `tower`",
+            ),
+        ] {
+            assert_eq!(Filter::parse(text).unwrap_err().to_string(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_prints_secrets_is_silent_whatever_is_asked_for() {
+        for library in SILENT {
+            assert!(Filter::parse(&format!("{library}=trace")).is_err(), "{library}");
+            assert!(Filter::of(LevelFilter::TRACE).directives().to_string().contains(&format!("{library}=off")));
+        }
+        assert!(Filter::parse("hyper::client=trace").is_err());
+    }
+}
