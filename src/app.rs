@@ -8,7 +8,7 @@ use futures_util::{FutureExt, future::try_join_all};
 use tokio::{
     net::{TcpListener, UnixStream},
     sync::{Mutex, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -16,6 +16,7 @@ use handover::Handover;
 
 use crate::{
     admin::{self, Pages, Probes, Shown},
+    audit::Audit,
     config::{Config, MintTokens, StatusSocket},
     error::Error,
     kube::{self, Kube},
@@ -58,7 +59,11 @@ impl App {
                 KeySource::process()
             }
         };
-        let mounter = Arc::new(mounter(&config, kube, keys, Arc::clone(&metrics), store.clone()));
+        let audit = match config.audit_log.clone() {
+            Some(place) => Audit::open(place, Arc::clone(&metrics)).map_err(|e| format!("--audit-log {e}"))?,
+            None => Audit::default(),
+        };
+        let mounter = Arc::new(mounter(&config, kube, keys, (Arc::clone(&metrics), audit), store.clone()));
         let pages = Pages { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.told() };
         let pages = Arc::new(pages);
         for (listener, shown) in listeners(&config).await? {
@@ -132,6 +137,8 @@ impl App {
             handing.abort_all();
             handover.finish().await;
         }
+        let audit = self.mounter.sessions.audit().clone();
+        let _ = spawn_blocking(move || audit.flush()).await;
         broken.map_or(Ok(()), Err)
     }
 }
@@ -193,18 +200,18 @@ pub fn kube(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Kube>>
     kube::Config::from_env(config.kubeconfig.clone()).build(Arc::clone(metrics)).map(|kube| kube.map(Arc::new))
 }
 
-/// What mounts volumes, with nothing bound or begun. Requests to Vault are counted in `metrics`.
+/// What mounts volumes, with nothing bound or begun. What happens is counted and told.
 #[must_use]
 pub fn mounter(
     config: &Config,
     kube: Option<Arc<Kube>>,
     keys: KeySource,
-    metrics: Arc<Metrics>,
+    (metrics, audit): (Arc<Metrics>, Audit),
     store: Option<Arc<Store>>,
 ) -> Mounter {
     let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&metrics)));
     let gate = if store.is_some() { Gate::shut(handover::OTHER) } else { Gate::open() };
-    let sessions = Arc::new(Sessions::new(config.max_sessions, metrics, store));
+    let sessions = Arc::new(Sessions::new(config.max_sessions, metrics, audit, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
     let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
     Mounter {

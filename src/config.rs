@@ -19,7 +19,10 @@ use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 
-use crate::telemetry::{self, Filter, Format};
+use crate::{
+    audit,
+    telemetry::{self, Filter, Format},
+};
 use environment::Environment;
 use value::{Report, Setting};
 
@@ -42,6 +45,8 @@ pub struct Config {
     pub status_socket: Option<StatusSocket>,
     /// What is logged, and how.
     pub log: telemetry::Settings,
+    /// Where each decision about a secret is told; nowhere if none.
+    pub audit_log: Option<audit::Place>,
     /// How long running mounts may take to end at shutdown.
     pub drain_timeout: Duration,
     /// The server, and how to reach it.
@@ -127,6 +132,7 @@ impl Config {
             health_addr: health_addr(args.health_addr.as_ref(), report),
             metrics_addr: metrics_addr(args.metrics_addr.as_ref(), report),
             log: log(&args.log, report),
+            audit_log: audit_log(args.audit_log.as_ref(), report),
             drain_timeout: report.read(drain.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
             connection,
             kubeconfig: file("--kubeconfig", args.kubernetes.kubeconfig.as_ref(), report),
@@ -194,6 +200,14 @@ fn log(args: &LogArgs, report: &mut Report) -> telemetry::Settings {
         filter,
         file: file("--log-filter-file", args.log_filter_file.as_ref(), report),
     }
+}
+
+fn audit_log(value: Option<&String>, report: &mut Report) -> Option<audit::Place> {
+    let setting = Setting::flag("--audit-log", value);
+    report.read(setting.as_ref(), |text| match text {
+        "stdout" => Ok(audit::Place::Stdout),
+        path => Ok::<_, &str>(audit::Place::File(path.into())),
+    })
 }
 
 fn mint_tokens(value: Option<&String>, report: &mut Report) -> MintTokens {

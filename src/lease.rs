@@ -34,6 +34,15 @@ pub struct Lease {
     pub answer: Answer,
 }
 
+/// What a reading brought.
+#[derive(Clone)]
+pub struct Brought {
+    /// The answer: the earlier one when the data is as before.
+    pub lease: Arc<Lease>,
+    /// Vault's id of the answer to this very request, when it gave one.
+    pub request_id: Option<Arc<str>>,
+}
+
 /// The leases of one session, by request. Equal requests share one.
 #[derive(Default)]
 pub struct Leases {
@@ -43,7 +52,7 @@ pub struct Leases {
 
 #[derive(Default)]
 struct Slot {
-    flight: Flight<Result<Arc<Lease>, Error>>,
+    flight: Flight<Result<Brought, Error>>,
     /// Never held across an await.
     kept: Mutex<Kept>,
 }
@@ -104,7 +113,9 @@ pub enum Found {
 pub struct Due {
     /// Why, if there was an answer before.
     pub reason: Option<Reason>,
-    /// What was read before, if it is of use still and the pod has it.
+    /// What was read before, if the pod has it.
+    pub had: Option<Arc<Lease>>,
+    /// The same, if it is of use still.
     pub kept: Option<Arc<Lease>>,
     /// Of what kind it was.
     pub kind: Option<Kind>,
@@ -119,7 +130,7 @@ impl Leases {
     /// What there is of a request's answer, and whether it is good.
     pub fn look(&self, read: &Read, look: &Look) -> Found {
         let slot = self.lock().get(read).cloned();
-        let new = |turn| Found::Due(Due { reason: None, kept: None, kind: None, hold: None, turn });
+        let new = |turn| Found::Due(Due { reason: None, had: None, kept: None, kind: None, hold: None, turn });
         let Some(slot) = slot else { return new(0) };
         let kept = slot.kept();
         let Some(entry) = &kept.entry else { return new(kept.turn) };
@@ -130,6 +141,7 @@ impl Leases {
                 let of_use = entry.delivered && !entry.life.is_over(token.as_ref(), look.now);
                 Found::Due(Due {
                     reason: Some(reason),
+                    had: entry.delivered.then(|| Arc::clone(&entry.lease)),
                     kept: of_use.then(|| Arc::clone(&entry.lease)),
                     kind: Some(entry.life.kind()),
                     hold: Some(Arc::clone(&entry.hold)),
@@ -150,7 +162,7 @@ impl Leases {
         due: &Due,
         fetch: impl FnOnce() -> F,
         heard: impl FnOnce(Option<Kind>, bool) + Send + 'static,
-    ) -> Result<Arc<Lease>, Error>
+    ) -> Result<Brought, Error>
     where
         F: Future<Output = Result<Fetched, Error>> + Send + 'static,
     {
@@ -161,13 +173,15 @@ impl Leases {
             async move {
                 // Another's reading may have ended between our look and our turn.
                 if let Some(lease) = slot.since(turn) {
-                    return Ok(lease);
+                    let request_id = lease.answer.request_id().map(Arc::from);
+                    return Ok(Brought { lease, request_id });
                 }
                 let fetched = fetch.await.map_err(|error| slot.failed(error))?;
+                let request_id = fetched.reading.answer.request_id().map(Arc::from);
                 let creates = fetched.reading.creates;
                 let (lease, earlier) = slot.keep(&key, fetched);
                 heard(earlier.filter(|kind| *kind != Kind::Plain), creates);
-                Ok(lease)
+                Ok(Brought { lease, request_id })
             }
         });
         outcome.await.unwrap_or_else(|| {
@@ -201,6 +215,12 @@ impl Leases {
                 None => true,
             }
         })
+    }
+
+    /// Whether a volume has the answers to all of these requests.
+    pub fn are_named_by<'a>(&self, volume: &str, mut reads: impl Iterator<Item = &'a Arc<Read>>) -> bool {
+        let slots = self.lock();
+        reads.all(|read| slots.get(read).is_some_and(|slot| slot.kept().named_by.iter().any(|name| &**name == volume)))
     }
 
     /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.

@@ -28,6 +28,7 @@
 //! | [`session`] | one Vault token per pod identity |
 //! | [`lease`] | what was read under it |
 //! | [`render`] | lease and object in, file bytes out; pure |
+//! | [`audit`] | a line for each decision about a secret |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
 //! | [`state`] | sealed files that outlive the process |
@@ -48,6 +49,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod clock;

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 use crate::error::{Cause, Code};
 pub use label::{
-    Answered, AuthKind, Certified, EndpointState, Kind, KubeOperation, LoginOutcome, Operation, PolicyRule, ReadFrom,
-    Reason, Renewable, RenewalOutcome, RevocationOutcome, Rpc, Stale, State, StateWrite, Watching,
+    Answered, AuditWrite, AuthKind, Certified, EndpointState, Kind, KubeOperation, LoginOutcome, Operation, PolicyRule,
+    ReadFrom, Reason, Renewable, RenewalOutcome, RevocationOutcome, Rpc, Stale, State, StateWrite, Watching,
 };
 pub use levels::{Health, Levels};
 
@@ -63,6 +63,7 @@ pub struct Metrics {
     revocations: Counters<1>,
     policy_refusals: Counters<1>,
     state_writes: Counters<1>,
+    audit_lines: Counters<1>,
     endpoint_changes: Counters<1>,
 }
 
@@ -160,6 +161,12 @@ impl Metrics {
                 "Files of sessions written in --state-dir",
                 StateWrite::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
             ),
+            audit_lines: counters(
+                &mut registry,
+                "audit_lines",
+                "Lines of the audit log",
+                AuditWrite::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
+            ),
             endpoint_changes: counters(
                 &mut registry,
                 "endpoint_changes",
@@ -242,6 +249,12 @@ impl Metrics {
     /// A session's file was written, or could not be.
     pub fn state_write(&self, outcome: StateWrite) {
         self.state_writes.get_or_create(&[("outcome", outcome.word())]).inc();
+    }
+
+    /// A line of the audit log was written, or lost. How many were.
+    #[expect(clippy::must_use_candidate, reason = "what counts is that it is counted")]
+    pub fn audit_write(&self, outcome: AuditWrite) -> u64 {
+        self.audit_lines.get_or_create(&[("outcome", outcome.word())]).inc() + 1
     }
 
     /// A server was found down, or up again.

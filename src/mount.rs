@@ -3,6 +3,7 @@
 //! `MountSpec -> Target -> Session -> Lease per distinct request -> File per object -> Mounted`
 
 mod again;
+mod audited;
 pub mod keys;
 mod levels;
 mod mounted;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     error::{Cause, Code, Error},
     kube::{BoundPod, Kube},
-    lease::{Due, Found, Lease, Refresh},
+    lease::{Brought, Due, Found, Lease, Refresh},
     metrics::{Kind, PolicyRule, ReadFrom, Reason},
     policy::{Operator, Target},
     render,
@@ -36,6 +37,7 @@ use crate::{
         wire::Read,
     },
 };
+use audited::Decided;
 pub use keys::KeySource;
 pub use mounted::{MAX_RESPONSE, Mounted};
 use mounted::{Receipt, too_large};
@@ -133,6 +135,12 @@ impl Mounter {
         for (read, objects) in spec.class.reads() {
             match way.session.look(read, refresh) {
                 Found::Good(lease) => {
+                    if !way.session.gives(&spec.target_path, [read].into_iter()) {
+                        let after = Some((&*lease, ReadFrom::Memory));
+                        let request_id = lease.answer.request_id();
+                        let (before, error) = (None, None);
+                        self.decided(spec, way, &Decided { read, objects: &objects, before, after, request_id, error });
+                    }
                     reused.push((read, Arc::clone(&lease)));
                     answers.push(Answered { read, objects, outcome: Ok(lease) });
                 }
@@ -189,7 +197,7 @@ impl Mounter {
             self.reread_tls(&error, target);
             let mut answers = Vec::new();
             for (read, objects, due) in due {
-                let kept = self.instead(&error, due, &objects, polled)?;
+                let kept = self.instead(spec, way, read, &error, due, &objects, polled)?;
                 answers.extend(kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }));
             }
             self.keeps(session, &error);
@@ -199,10 +207,15 @@ impl Mounter {
             let outcome = session.while_up(session.read(read, &due, prover, deadline));
             let outcome = timeout_at(patience, outcome).await;
             match outcome.unwrap_or_else(|_| Err(late())) {
-                Ok(lease) => (Some(Answered { read, objects, outcome: Ok(lease) }), None),
+                Ok((Brought { lease, request_id }, from)) => {
+                    let (before, after) = (due.had.as_deref(), Some((&*lease, from)));
+                    let (request_id, error) = (request_id.as_deref(), None);
+                    self.decided(spec, way, &Decided { read, objects: &objects, before, after, request_id, error });
+                    (Some(Answered { read, objects, outcome: Ok(lease) }), None)
+                }
                 Err(error) => {
                     self.reread_tls(&error, target);
-                    let outcome = self.instead(&error, due, &objects, polled);
+                    let outcome = self.instead(spec, way, read, &error, due, &objects, polled);
                     let passed = outcome.is_ok().then_some(error);
                     (outcome.transpose().map(|outcome| Answered { read, objects, outcome }), passed)
                 }
@@ -217,12 +230,27 @@ impl Mounter {
     }
 
     /// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
-    fn instead(&self, error: &Error, due: Due, objects: &[&Object], polled: bool) -> Result<Option<Arc<Lease>>, Error> {
-        if !(is_kept(error) && has_something(&due, objects, polled)) {
+    #[expect(clippy::too_many_arguments, reason = "all of it is one request's")]
+    fn instead(
+        &self,
+        spec: &MountSpec,
+        way: &Way,
+        read: &Arc<Read>,
+        error: &Error,
+        due: Due,
+        objects: &[&Object],
+        polled: bool,
+    ) -> Result<Option<Arc<Lease>>, Error> {
+        let stays = is_kept(error) && has_something(&due, objects, polled);
+        let (before, kept) = (due.had.as_deref(), due.kept.filter(|_| stays));
+        let after = kept.as_deref().map(|lease| (lease, ReadFrom::Kept));
+        let decided = Decided { read, objects, before, after, request_id: None, error: Some(error) };
+        self.decided(spec, way, &decided);
+        if !stays {
             return Err(error.clone());
         }
-        self.sessions.metrics().reads(ReadFrom::Kept, usize::from(due.kept.is_some()));
-        Ok(due.kept)
+        self.sessions.metrics().reads(ReadFrom::Kept, usize::from(kept.is_some()));
+        Ok(kept)
     }
 
     /// Says that a pod keeps what it has, as Vault could not be asked.

@@ -223,14 +223,17 @@ impl Provider {
         let about = About::mount(&spec, &self.mounter.operator, begin);
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
         // Until its end, though its caller may go away before.
-        let slot = worker.slots.take(&spec.pod.namespace).inspect_err(|error| self.tell(error, &about))?;
+        let slot = worker.slots.take(&spec.pod.namespace);
         let outcome = contain(async move {
-            let inside = worker.gate.enter(deadline).await?;
-            Ok((worker.mount(&spec, audience, deadline).await?, inside, slot))
+            let outcome = async {
+                let slot = slot?;
+                let inside = worker.gate.enter(deadline).await?;
+                let mounted = worker.mount(&spec, audience, deadline).await?;
+                Ok((respond(&mounted)?, mounted, inside, slot))
+            };
+            outcome.await.inspect_err(|error| worker.failed(&spec, error))
         });
-        let answered =
-            outcome.await.and_then(|(mounted, inside, slot)| Ok((respond(&mounted)?, mounted, inside, slot)));
-        let (response, mounted, _inside, _slot) = answered.inspect_err(|error| self.tell(error, &about))?;
+        let (response, mounted, _inside, _slot) = outcome.await.inspect_err(|error| self.tell(error, &about))?;
         let new = self.mounter.delivered(&mounted);
         self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &about))?;
         if self.logs {
@@ -340,7 +343,7 @@ mod tests {
             shares_tokens: false,
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));
-        let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default(), None));
+        let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default(), crate::audit::Audit::default(), None));
         let mounter = Mounter {
             operator,
             vault: vault.clone(),

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    audit::{Event, Line, Outcome},
     clock,
     kube::Kube,
     metrics::{Metrics, RevocationOutcome},
@@ -197,6 +198,16 @@ impl Renewal {
             Paid::Later { refused: true, .. } => RevocationOutcome::Refused,
             Paid::Later { refused: false, .. } => RevocationOutcome::Failed,
         });
+        let line = Line { accessor: &debt.hold.token.accessor, ..debt.key.line(Event::Revoke) };
+        match paid {
+            Paid::Revoked | Paid::Over => self.sessions.audit().tell(&line),
+            Paid::Later { refused, .. } => {
+                let outcome = if refused { Outcome::Refused } else { Outcome::Failed };
+                self.sessions.audit().tell(&Line { outcome, ..line });
+            }
+            // It ends, or has ended, by itself.
+            Paid::Never => {}
+        }
         paid
     }
 

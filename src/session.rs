@@ -25,10 +25,11 @@ use tokio::{
 };
 
 use crate::{
+    audit::Audit,
     clock,
     error::{Cause, Error},
     flight::Flight,
-    lease::{Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
+    lease::{Brought, Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
     metrics::{Kind, Metrics, ReadFrom, Reason},
     secret::SecretText,
     vault::{
@@ -94,6 +95,7 @@ pub struct Session {
     id: u64,
     key: SessionKey,
     metrics: Arc<Metrics>,
+    audit: Audit,
     begun: Instant,
     login: Flight<Result<Arc<Hold>, Error>>,
     leases: Leases,
@@ -148,7 +150,12 @@ const PROOF: Duration = Duration::from_secs(2);
 const STANDARD_REFRESH: Duration = Duration::from_secs(120);
 
 impl Session {
-    fn new(key: SessionKey, client: Result<Client, Error>, metrics: Arc<Metrics>, recorder: Recorder) -> Self {
+    fn new(
+        key: SessionKey,
+        client: Result<Client, Error>,
+        (metrics, audit): (Arc<Metrics>, Audit),
+        recorder: Recorder,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let now = clock::now();
         let state = State {
@@ -169,6 +176,7 @@ impl Session {
             id: NEXT.fetch_add(1, Relaxed),
             key,
             metrics,
+            audit,
             begun: now,
             login: Flight::default(),
             leases: Leases::default(),
@@ -261,14 +269,19 @@ impl Session {
         self.state().volumes.iter().any(|volume| &*volume.path == target_path)
     }
 
-    /// What Vault answers to a request that was found due, at most one equal one at a time.
+    /// Whether a volume has what these requests brought.
+    pub fn gives<'a>(&self, target_path: &str, reads: impl Iterator<Item = &'a Arc<Read>>) -> bool {
+        self.leases.are_named_by(target_path, reads)
+    }
+
+    /// What Vault answers to a request that was found due, at most one equal one at a time; and from where it came.
     pub async fn read(
         self: &Arc<Self>,
         read: &Arc<Read>,
         due: &Due,
         prover: &Prover,
         deadline: Instant,
-    ) -> Result<Arc<Lease>, Error> {
+    ) -> Result<(Brought, ReadFrom), Error> {
         let asked = AtomicBool::new(false);
         loop {
             // What hangs on a token that ends must hang on another.
@@ -295,7 +308,7 @@ impl Session {
                 outcome => {
                     let from = if asked.load(Relaxed) { ReadFrom::Vault } else { ReadFrom::Shared };
                     self.metrics.reads(from, usize::from(outcome.is_ok()));
-                    return outcome;
+                    return outcome.map(|brought| (brought, from));
                 }
             }
         }

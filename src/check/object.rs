@@ -78,7 +78,9 @@ impl<'a> Check<'a> {
         }
         let outcome = match way.session.look(read, Refresh::Never) {
             lease::Found::Good(lease) => Ok(lease),
-            lease::Found::Due(due) => way.session.read(read, &due, &way.prover, self.deadline()).await,
+            lease::Found::Due(due) => {
+                way.session.read(read, &due, &way.prover, self.deadline()).await.map(|(brought, _)| brought.lease)
+            }
         };
         traces.note(way);
         match &outcome {

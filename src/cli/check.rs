@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     io::{self, Write as _},
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -111,7 +110,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.class.warnings {
         report.tell(Step::new("class", Outcome::Odd(warning.clone())));
     }
-    let mounter = app::mounter(&config, None, KeySource::process(), Arc::default(), None);
+    let mounter = app::mounter(&config, None, KeySource::process(), Default::default(), None);
     let check = Check {
         mounter: &mounter,
         spec: &spec,

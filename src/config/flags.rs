@@ -88,7 +88,7 @@ pub struct ConnectionArgs {
 /// What is logged, and how.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LogArgs {
-    /// trace, debug, info, warn, error or off; and modules': info,vault=debug [default: info]
+    /// trace, debug, info, warn, error or off [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
 
@@ -96,7 +96,7 @@ pub struct LogArgs {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 
-    /// File of a level, as in --log-level, that is read at start and at SIGHUP
+    /// File of a level, read at start and at SIGHUP
     #[arg(long, value_name = "FILE")]
     pub log_filter_file: Option<String>,
 
@@ -127,6 +127,10 @@ pub struct ServeArgs {
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
+
+    /// File of a JSON line for each decision about a secret, or stdout
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<String>,
 
     /// How long running mounts may take to end at shutdown [default: 20s]
     #[arg(long, value_name = "DURATION")]

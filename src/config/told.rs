@@ -24,6 +24,7 @@ impl Config {
             ("--log-level", self.log.filter.to_string()),
             ("--log-format", if self.log.format == Format::Json { "json" } else { "text" }.to_owned()),
             ("--log-filter-file", path(self.log.file.as_ref())),
+            ("--audit-log", self.audit_log.as_ref().map_or("none".to_owned(), ToString::to_string)),
             ("--vault-addr", operator.address.to_string()),
             ("--vault-namespace", or_none(operator.namespace.as_deref())),
             ("--vault-mount", operator.auth_mount.clone()),

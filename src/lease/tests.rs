@@ -42,7 +42,7 @@ impl Lease {
 async fn get(leases: &Leases, path: &Arc<Read>, fetch: Ready<Result<Fetched, Error>>) -> Arc<Lease> {
     match leases.look(path, &look()) {
         Found::Good(lease) => lease,
-        Found::Due(due) => leases.read(path, &due, || fetch, |_, _| {}).await.unwrap(),
+        Found::Due(due) => leases.read(path, &due, || fetch, |_, _| {}).await.unwrap().lease,
     }
 }
 
@@ -97,7 +97,7 @@ async fn whoever_looked_before_anothers_reading_makes_no_second() {
     let (leases, path, hold) = (Leases::default(), read("database/creds/app"), hold());
     let Found::Due(late) = leases.look(&path, &look()) else { panic!("nothing was read so far") };
     get(&leases, &path, answer(&hold, 1, r#"{"u":1}"#, 90)).await;
-    let lease = leases.read(&path, &late, || answer(&hold, 2, r#"{"u":2}"#, 90), |_, _| {}).await.unwrap();
+    let lease = leases.read(&path, &late, || answer(&hold, 2, r#"{"u":2}"#, 90), |_, _| {}).await.unwrap().lease;
     assert_eq!(lease.id(), "1");
 }
 

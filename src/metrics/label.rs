@@ -215,6 +215,16 @@ words! {
 }
 
 words! {
+    /// What became of a line of the audit log.
+    AuditWrite {
+        /// It is written.
+        Ok = "ok",
+        /// It is not, and will not be.
+        Lost = "lost",
+    }
+}
+
+words! {
     /// How a token or a lease stands.
     State {
         /// It counts, and is renewed when its time comes.

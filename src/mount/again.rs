@@ -1,7 +1,5 @@
 //! A poll that finds everything as it was: nobody is asked, nothing is waited for.
 
-use std::sync::Arc;
-
 use super::{Mounted, Mounter, session_key};
 use crate::{metrics::ReadFrom, render, request::MountSpec};
 
@@ -16,8 +14,12 @@ impl Mounter {
         self.judge_sharing(class).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
-        let leases =
-            session.again(class.objects.iter().map(|object| &object.read), class.refresh.unwrap_or(self.refresh))?;
+        let reads = || class.objects.iter().map(|object| &object.read);
+        // What a pod gets for the first time is told.
+        if self.sessions.audit().is_on() && !session.gives(&spec.target_path, reads()) {
+            return None;
+        }
+        let leases = session.again(reads(), class.refresh.unwrap_or(self.refresh))?;
         let mut rendered = Vec::with_capacity(class.objects.len());
         for (object, lease) in class.objects.iter().zip(&leases) {
             match render::render(&object.recipe, &lease.answer) {
@@ -27,7 +29,6 @@ impl Mounter {
             }
         }
         self.sessions.metrics().reads(ReadFrom::Memory, class.distinct);
-        let reads = class.objects.iter().map(|object| Arc::clone(&object.read));
-        Mounted::of(spec, &session, reads.zip(leases).collect(), rendered, &keys.version).ok()
+        Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()
     }
 }

@@ -30,6 +30,14 @@ impl VersionKey {
     }
 }
 
+impl VersionKey {
+    /// The version of bytes that are no object: `base64url(HMAC-SHA256(key, bytes))`, padded.
+    #[must_use]
+    pub fn of_bytes(&self, bytes: &[u8]) -> String {
+        URL_SAFE.encode(hmac::sign(&self.0, bytes))
+    }
+}
+
 impl std::fmt::Debug for VersionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("VersionKey")

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Prover, Session};
 use crate::{
+    audit::{Event, Line},
     clock,
     error::{Cause, Error},
     lease::Hold,
@@ -14,7 +15,7 @@ use crate::{
     term::Term,
     vault::{
         Client,
-        client::Login,
+        client::{Granted, Login},
         failure::{AuthMethod, Failure, LoginContext, TokenClaims},
     },
 };
@@ -71,11 +72,15 @@ impl Session {
             let _active = self.active().await?;
             let sent = clock::now();
             let outcome = client.login(&login, deadline).await;
-            outcome.map(|(token, method)| (self.keep(Arc::new(Hold::new(token, sent))), method))
+            outcome.map(|Granted { token, method, request_id }| {
+                (self.keep(Arc::new(Hold::new(token, sent))), method, request_id)
+            })
         };
         match outcome {
-            Ok((hold, method)) => {
+            Ok((hold, method, request_id)) => {
                 self.metrics.login(method, LoginOutcome::Ok);
+                let request_id = Some(request_id.as_str()).filter(|id| !id.is_empty());
+                self.audit.tell(&Line { accessor: &hold.token.accessor, request_id, ..self.key.line(Event::Login) });
                 Ok(hold)
             }
             Err(failure) => {
@@ -83,6 +88,7 @@ impl Session {
                     matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
                 let (error, method) = self.login_error(&client, &failure, proof.claims, deadline).await;
                 self.metrics.login(method, if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
+                self.audit.tell(&self.key.line(Event::Login).failed(&error));
                 self.trouble("logging in", &error);
                 Err(error)
             }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{Session, SessionKey, State};
 use crate::{
+    audit::{Event, Line, Outcome},
     clock::{self, time_of_day},
     lease::Hold,
     metrics::{self, Levels},
@@ -75,6 +76,31 @@ impl Session {
         }
         let superseded = state.superseded.iter().filter(|hold| hold.lives(now)).count();
         *levels.tokens.entry(metrics::State::Superseded).or_default() += superseded;
+    }
+}
+
+impl SessionKey {
+    /// What the audit log tells of whoever logs in so.
+    #[must_use]
+    pub fn line(&self, event: Event) -> Line<'_> {
+        let namespace = if event == Event::Read { &self.namespace } else { &self.auth_namespace };
+        Line {
+            event,
+            outcome: Outcome::Ok,
+            error: None,
+            namespace: &self.pod_namespace,
+            service_account: &self.service_account,
+            pod: &self.pod_name,
+            uid: &self.pod_uid,
+            class: "",
+            endpoint: &self.endpoint.address,
+            vault_namespace: namespace.as_deref(),
+            auth_mount: &self.auth_mount,
+            role: &self.role,
+            secret: None,
+            accessor: "",
+            request_id: None,
+        }
     }
 }
 

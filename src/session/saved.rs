@@ -10,9 +10,11 @@ use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
 use super::{PodRef, Session, SessionKey, State, volumes::SavedVolume};
 use crate::{
+    audit::Audit,
     clock::{self, Mark, Origin},
     error::{Cause, Error},
     lease::{Hold, Holds, SavedHold, SavedLease},
+    metrics::Metrics,
     secret::SecretBuffer,
     state::{Content, Name, Store, Written},
     task,
@@ -269,7 +271,7 @@ impl SavedSession {
     pub(super) fn restore(
         self,
         client: Result<Client, Error>,
-        metrics: Arc<crate::metrics::Metrics>,
+        counted: (Arc<Metrics>, Audit),
         store: Option<Arc<Store>>,
         (name, bytes): (Name, u64),
         shared: impl FnMut(Read) -> Arc<Read>,
@@ -295,7 +297,7 @@ impl SavedSession {
         let holds: Option<Vec<Arc<Hold>>> =
             self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
         let holds = holds?;
-        let mut session = Session::new(key, client, metrics, Recorder::restored(store, name, bytes));
+        let mut session = Session::new(key, client, counted, Recorder::restored(store, name, bytes));
         let State { hold, superseded, volumes, pods, last_heard, warned_of_token, .. } =
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
@@ -456,7 +458,7 @@ mod tests {
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
         let reads: Vec<Read> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
         let no_client = Err(Error::new(Cause::Tls, "none here"));
-        let session = saved.restore(no_client, Arc::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
+        let session = saved.restore(no_client, Default::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");
         assert!(session.has_mounted("/pods/u-1/mount"));
         let good = reads.iter().filter(|read| matches!(session.look(read, Refresh::Never), Found::Good(_))).count();

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{PodRef, SavedSession, Session, SessionKey, saved::Recorder};
 use crate::{
+    audit::Audit,
     clock,
     error::{Cause, Error},
     lease::Lease,
@@ -23,6 +24,7 @@ use crate::{
 pub struct Sessions {
     max: usize,
     metrics: Arc<Metrics>,
+    audit: Audit,
     /// Where they are kept for a successor.
     store: Option<Arc<Store>>,
     /// Why pods kept what they had.
@@ -73,10 +75,10 @@ const SILENCE: Duration = Duration::from_secs(1800);
 pub const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 
 impl Sessions {
-    /// Keeps `max` sessions at most, in `store` for a successor, and counts in `metrics` what becomes of them.
+    /// Keeps `max` sessions at most, in `store` for a successor; counts in `metrics` what becomes of them, and tells `audit`.
     #[must_use]
-    pub fn new(max: usize, metrics: Arc<Metrics>, store: Option<Arc<Store>>) -> Self {
-        Self { max, metrics, store, kept: Repeats::default(), state: Mutex::default() }
+    pub fn new(max: usize, metrics: Arc<Metrics>, audit: Audit, store: Option<Arc<Store>>) -> Self {
+        Self { max, metrics, audit, store, kept: Repeats::default(), state: Mutex::default() }
     }
 
     /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
@@ -87,10 +89,20 @@ impl Sessions {
         client: Result<Client, Error>,
         shared: impl FnMut(Read) -> Arc<Read>,
     ) -> Option<Arc<Session>> {
-        let session = saved.restore(client, Arc::clone(&self.metrics), self.store.clone(), (name, bytes), shared)?;
+        let session = saved.restore(client, self.counted(), self.store.clone(), (name, bytes), shared)?;
         let session = Arc::new(session);
         self.state().insert(&session, session.pod_uids());
         Some(session)
+    }
+
+    fn counted(&self) -> (Arc<Metrics>, Audit) {
+        (Arc::clone(&self.metrics), self.audit.clone())
+    }
+
+    /// Where it is told what pods are given.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// Why pods kept what they had, by their sessions.
@@ -152,7 +164,7 @@ impl Sessions {
         let endpoint = Arc::clone(client.endpoint());
         let key = SessionKey { endpoint, ..key };
         let recorder = Recorder::new(self.store.clone());
-        let session = Arc::new(Session::new(key.clone(), Ok(client), Arc::clone(&self.metrics), recorder));
+        let session = Arc::new(Session::new(key.clone(), Ok(client), self.counted(), recorder));
         if session.is_shared() {
             session.joined(pod);
         }

@@ -35,6 +35,9 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::OFF),
 ];
 
+/// The target of everything of ours.
+const OURS: &str = env!("CARGO_CRATE_NAME");
+
 /// Libraries that would print requests, and with them secrets: nothing of theirs is logged, whatever is asked for.
 const SILENT: [&str; 6] = ["rustify", "vaultrs", "h2", "hyper", "hyper_util", "reqwest"];
 
@@ -76,7 +79,7 @@ impl Filter {
     /// The same, as the library takes it. Libraries log warnings and worse.
     pub(super) fn directives(&self) -> EnvFilter {
         let others = self.level.min(LevelFilter::WARN);
-        let mut directives = format!("{others},vaultmount={}", self.level);
+        let mut directives = format!("{others},{OURS}={}", self.level);
         let targets = self.targets.iter().map(|(target, level)| format!(",{target}={level}"));
         directives.extend(targets.chain(SILENT.map(|library| format!(",{library}=off"))));
         EnvFilter::new(directives)
@@ -87,7 +90,7 @@ impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.level)?;
         self.targets.iter().try_for_each(|(target, level)| {
-            let target = target.strip_prefix("vaultmount::").unwrap_or(target);
+            let target = target.strip_prefix(OURS).and_then(|rest| rest.strip_prefix("::")).unwrap_or(target);
             write!(f, ",{target}={level}")
         })
     }
@@ -109,8 +112,8 @@ fn target(name: &str) -> Result<String, WrongFilter> {
     if !name.split("::").all(is_name) || SILENT.contains(&first) {
         return Err(WrongFilter::Target(one_line(name, 40)));
     }
-    let is_whole = first == "vaultmount" || LIBRARIES.contains(&first);
-    Ok(if is_whole { name.to_owned() } else { format!("vaultmount::{name}") })
+    let is_whole = first == OURS || LIBRARIES.contains(&first);
+    Ok(if is_whole { name.to_owned() } else { format!("{OURS}::{name}") })
 }
 
 #[cfg(test)]
@@ -124,7 +127,7 @@ mod tests {
             (" WARN ", "warn"),
             ("vault=debug", "info,vault=debug"),
             ("warn, session::login=trace,tower=error", "warn,session::login=trace,tower=error"),
-            ("vaultmount::vault=off", "info,vault=off"),
+            (concat!("vaultmount", "::vault=off"), "info,vault=off"),
         ] {
             assert_eq!(Filter::parse(text).unwrap().to_string(), read, "{text}");
         }

@@ -28,6 +28,8 @@ pub struct Answer {
     _share: Option<Arc<Share>>,
 }
 
+/// The longest request id that is one, in bytes.
+const MAX_REQUEST_ID: usize = 64;
 /// The most warnings that are kept beside the text.
 const MAX_WARNINGS: usize = 16;
 
@@ -118,6 +120,15 @@ impl Answer {
     pub fn data(&self) -> Option<&str> {
         // The parser has checked the text; checking again costs less than an invariant to keep.
         self.whole.expose().get(self.data.clone()?).and_then(|bytes| str::from_utf8(bytes).ok())
+    }
+
+    /// Vault's id of the answer, by which it is found in Vault's audit log; `None` when Vault gave none.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        let rest = self.whole.expose().strip_prefix(br#"{"request_id":""#)?;
+        let id = rest.get(..rest.iter().take(MAX_REQUEST_ID + 1).position(|byte| *byte == b'"')?)?;
+        let is_plain = !id.is_empty() && id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
+        str::from_utf8(id).ok().filter(|_| is_plain)
     }
 
     /// Whether both answers hold the same data, byte for byte but for what [`compact`] evens out. What else differs between equal reads (request id,

@@ -42,14 +42,9 @@ use super::{
     turns::{Turn, Turns},
     wire::{Method, Read, without},
 };
-use crate::{
-    error::Error,
-    metrics::{AuthKind, Metrics},
-    secret::SecretText,
-    text::one_line,
-};
+use crate::{error::Error, metrics::Metrics, secret::SecretText, text::one_line};
 pub use renew::Grant;
-pub use token::{SavedToken, Token};
+pub use token::{Granted, SavedToken, Token};
 use watch::Watch;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
@@ -172,7 +167,7 @@ impl Client {
     }
 
     /// Logs in with a service account token; the `kubernetes` and `jwt` methods take the same request.
-    pub async fn login(&self, login: &Login, deadline: Instant) -> Result<(Token, AuthKind), Failure> {
+    pub async fn login(&self, login: &Login, deadline: Instant) -> Result<Granted, Failure> {
         let mut endpoint = LoginWithKubernetesRequest {
             mount: login.mount.clone(),
             role: login.role.clone(),

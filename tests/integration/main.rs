@@ -6,6 +6,7 @@
     reason = "a test that cannot go on has failed, and its support is public to it"
 )]
 
+mod auditing;
 mod check;
 mod cluster;
 mod clusters;

@@ -28,7 +28,10 @@ async fn nothing_the_process_writes_holds_a_secret() {
         ))
         .await;
     let pages = free();
-    let program = Program::start(&["--log-level=trace", &format!("--metrics-addr={pages}")]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let audit = folder.path().join("audit.log");
+    let flags = [format!("--metrics-addr={pages}"), format!("--audit-log={}", audit.display())];
+    let program = Program::start(&["--log-level=trace", &flags[0], &flags[1]]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
 
     let object = |more: &str| format!("- {{objectName: a, secretPath: {kv}/data/db, {more}}}");
@@ -87,6 +90,9 @@ async fn nothing_the_process_writes_holds_a_secret() {
     }
     program.terminate();
     let log = program.log().await;
+    let decided = std::fs::read_to_string(&audit).unwrap();
+    assert!(decided.lines().count() > 10, "{decided}");
+    said.push_str(&decided);
     assert!(
         mounted >= 2 && said.len() > 20_000 && log.len() > 1000,
         "the test must have something to search: {mounted} {said} {log}"

@@ -30,7 +30,7 @@ const MAX_ACCESSOR: usize = 64;
 /// The most of a policy's name that is kept, in bytes: it is for messages.
 const MAX_POLICY: usize = 60;
 
-/// What a login brought.
+/// A Vault token.
 pub struct Token {
     pub(super) header: HeaderValue,
     /// Policies, those of the identity included.
@@ -48,6 +48,16 @@ pub struct Token {
     used: AtomicU64,
     /// Room for the answers to it.
     pub(super) room: Arc<Room>,
+}
+
+/// What a login brought, and from where.
+pub struct Granted {
+    /// The token.
+    pub token: Token,
+    /// What vouched for the pod.
+    pub method: AuthKind,
+    /// Vault's id of its answer; empty when it gave none.
+    pub request_id: String,
 }
 
 /// A token as it is kept, sealed, across restarts.
@@ -106,10 +116,11 @@ impl Token {
         }
     }
 
-    /// Reads a login's answer, and who gave it. Lenient: only the token itself must be there.
-    pub(super) fn parse(body: Vec<u8>) -> Result<(Self, AuthKind), Failure> {
+    /// Reads a login's answer. Lenient: only the token itself must be there.
+    pub(super) fn parse(body: Vec<u8>) -> Result<Granted, Failure> {
         #[derive(Deserialize)]
         struct Body {
+            request_id: Option<String>,
             auth: Auth,
         }
         #[derive(Deserialize)]
@@ -132,7 +143,7 @@ impl Token {
             service_account_uid: Option<IgnoredAny>,
         }
         let body = SecretBytes::from(body);
-        let Body { auth } = serde_json::from_slice(body.expose())
+        let Body { request_id, auth } = serde_json::from_slice(body.expose())
             .map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
         let mut header = HeaderValue::from_str(auth.client_token.expose())
             .map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
@@ -154,7 +165,7 @@ impl Token {
             used: AtomicU64::new(0),
             room: Room::new(Whose::Token),
         };
-        Ok((token, method))
+        Ok(Granted { token, method, request_id: one_line(&request_id.unwrap_or_default(), MAX_ACCESSOR) })
     }
 
     /// A token for tests of what keeps one.
@@ -164,7 +175,7 @@ impl Token {
             r#"{{"auth":{{"client_token":"hunter2","lease_duration":{},"renewable":{renewable}}}}}"#,
             ttl.as_secs()
         );
-        Self::parse(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).0
+        Self::parse(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).token
     }
 
     /// The token itself.

@@ -1,0 +1,234 @@
+//! The audit log: a line of JSON for each decision about a secret. Who asked for what, where it came from, what came of it;
+//! never a secret. Versions are HMACs under the key of object versions, so that equal secrets are seen to be equal and nothing else.
+
+mod file;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    error::{Code, Error},
+    metrics::{AuditWrite, Metrics, ReadFrom},
+    vault::Address,
+};
+use file::Output;
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Standard output.
+    Stdout,
+    /// A file, appended to. Renamed or removed, it is made anew.
+    File(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Takes lines. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    /// None: there is no audit log.
+    lines: Option<SyncSender<Message>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// Answered when every line before is written.
+    Flush(SyncSender<()>),
+}
+
+/// One decision.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    /// What it was about.
+    pub event: Event,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The id of what went wrong, as in docs/errors.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'static str>,
+    /// The pod's Kubernetes namespace.
+    pub namespace: &'a str,
+    /// The pod's service account.
+    pub service_account: &'a str,
+    /// The pod's name; `*` where it is about all pods of a service account that share a token.
+    pub pod: &'a str,
+    /// The pod's UID; empty likewise.
+    pub uid: &'a str,
+    /// The `SecretProviderClass`; empty where it is about no mount.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub class: &'a str,
+    /// The server.
+    pub endpoint: &'a Address,
+    /// The Vault namespace: of the secret, or of the login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vault_namespace: Option<&'a str>,
+    /// The auth mount.
+    pub auth_mount: &'a str,
+    /// The login role.
+    pub role: &'a str,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub secret: Option<Secret<'a>>,
+    /// The token's accessor, by which an operator finds and ends it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub accessor: &'a str,
+    /// Vault's id of its answer, which is in Vault's audit log, too; none where Vault gave none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+}
+
+/// A secret, without what is in it.
+#[derive(Debug, Serialize)]
+pub struct Secret<'a> {
+    /// Its path.
+    pub path: &'a str,
+    /// The method it is asked for with.
+    pub method: String,
+    /// The objects of the class that are made of it.
+    pub objects: Vec<&'a str>,
+    /// Where the answer came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<ReadFrom>,
+    /// The version that the pod had; none before its first.
+    pub version_before: Option<String>,
+    /// The one that it has now.
+    pub version_after: Option<String>,
+}
+
+/// What a decision was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// A pod's login.
+    Login,
+    /// A secret for a pod.
+    Read,
+    /// A mount that was refused before anything was asked for, or because of what came of it as a whole.
+    Mount,
+    /// The end of a pod's token, and of what was leased under it.
+    Revoke,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was done.
+    Ok,
+    /// The pod keeps what it had, as Vault could not be asked.
+    Kept,
+    /// Somebody said no: Vault, or a rule of the operator's.
+    Refused,
+    /// It could not be done.
+    Failed,
+}
+
+impl Line<'_> {
+    /// The same of what failed.
+    #[must_use]
+    pub fn failed(self, error: &Error) -> Self {
+        let is_refusal = matches!(error.cause().code(), Code::PermissionDenied | Code::Unauthenticated);
+        let outcome = if is_refusal { Outcome::Refused } else { Outcome::Failed };
+        Self { outcome, error: Some(error.cause().diagnosis().id), ..self }
+    }
+}
+
+/// Lines that wait to be written. More are lost, and counted: a disk that stands still must not hold up mounts.
+const WAITING: usize = 8192;
+/// How long the last lines are waited for when the process ends.
+const LAST: Duration = Duration::from_secs(2);
+
+impl Audit {
+    /// Opens the log; the error says why it cannot be written. What is written and what is lost is counted in `metrics`.
+    pub fn open(place: Place, metrics: Arc<Metrics>) -> Result<Self, String> {
+        let output = Output::open(place)?;
+        let (lines, waiting) = sync_channel(WAITING);
+        let counted = Arc::clone(&metrics);
+        let writer = thread::Builder::new().name("audit".to_owned()).spawn(move || write(output, &waiting, &counted));
+        writer.map_err(|e| format!("has no thread: {e}"))?;
+        Ok(Self { lines: Some(lines), metrics })
+    }
+
+    /// Whether there is one, so that nobody gathers what nobody reads.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Writes a line, soon.
+    pub fn tell(&self, line: &Line<'_>) {
+        #[derive(Serialize)]
+        struct Timed<'a> {
+            time: Timestamp,
+            #[serde(flatten)]
+            line: &'a Line<'a>,
+        }
+        let Some(lines) = &self.lines else { return };
+        let timed = Timed { time: now(), line };
+        let told = serde_json::to_vec(&timed).ok().map(|mut text| {
+            text.push(b'\n');
+            lines.try_send(Message::Line(text)).is_ok()
+        });
+        if told != Some(true) {
+            lost(&self.metrics, "too many lines wait to be written");
+        }
+    }
+
+    /// Waits until what was told is written, for a little while at most. Blocks.
+    pub fn flush(&self) {
+        let Some(lines) = &self.lines else { return };
+        let (done, written) = sync_channel(1);
+        if lines.try_send(Message::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(LAST);
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(jiff::Unit::Millisecond).unwrap_or(now)
+}
+
+/// Writes lines until nobody can send any more.
+fn write(mut output: Output, waiting: &Receiver<Message>, metrics: &Metrics) {
+    while let Ok(message) = waiting.recv() {
+        match message {
+            Message::Line(line) => match output.write(&line) {
+                Ok(()) => {
+                    metrics.audit_write(AuditWrite::Ok);
+                }
+                Err(error) => lost(metrics, &error.to_string()),
+            },
+            Message::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Counts a line that is not written, and says so: at its first, and then ever more seldom.
+fn lost(metrics: &Metrics, why: &str) {
+    let count = metrics.audit_write(AuditWrite::Lost);
+    if count.is_power_of_two() {
+        tracing::error!(lost = count, "a line of the audit log is lost: {why}");
+    }
+}

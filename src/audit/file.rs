@@ -1,0 +1,95 @@
+//! The file that lines are written to.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::Place;
+
+/// Where lines go, open.
+pub(super) enum Output {
+    Stdout,
+    File { path: PathBuf, open: Option<File> },
+}
+
+impl Output {
+    /// Opens it; the error names it.
+    pub(super) fn open(place: Place) -> Result<Self, String> {
+        match place {
+            Place::Stdout => Ok(Self::Stdout),
+            Place::File(path) => match append_to(&path) {
+                Ok(file) => Ok(Self::File { path, open: Some(file) }),
+                Err(error) => Err(format!("{} cannot be written: {error}", path.display())),
+            },
+        }
+    }
+
+    /// Writes a line whole, or fails. A file that has lost its name is left for whoever renamed it, and made anew.
+    pub(super) fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(line)?;
+                stdout.flush()
+            }
+            Self::File { path, open } => {
+                if !open.as_ref().is_some_and(|file| is_at(file, path)) {
+                    *open = None;
+                }
+                let file = match open {
+                    Some(file) => file,
+                    none => none.insert(append_to(path)?),
+                };
+                let before = file.metadata()?.len();
+                file.write_all(line).inspect_err(|_| {
+                    // Half a line would make the next unreadable, too.
+                    let _ = file.set_len(before);
+                })
+            }
+        }
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_renamed_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let mut output = Output::open(Place::File(path.clone())).unwrap();
+        output.write(b"one\n").unwrap();
+        let old = folder.path().join("audit.log.1");
+        fs::rename(&path, &old).unwrap();
+        output.write(b"two\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        output.write(b"three\n").unwrap();
+        assert_eq!([&old, &path].map(|path| fs::read_to_string(path).unwrap()), ["one\n", "three\n"]);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(output.write(b"four\n").is_err());
+        fs::create_dir(&folder).unwrap();
+        output.write(b"five\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "five\n");
+    }
+
+    #[test]
+    fn one_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Output::open(Place::File(folder.path().join("none/audit.log"))).err().unwrap();
+        assert!(error.contains("none/audit.log cannot be written: No such file"), "{error}");
+    }
+}
