@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vaultmount::error::Cause;
+use vaultmount::{error::Cause, provider::client::Call};
 
 use crate::{
     operating::{free, get},
@@ -146,6 +146,23 @@ async fn pods_that_share_are_told_each() {
         assert_eq!((&line["pod"], &line["uid"], &line["from"]), (&json!(pod.name), &json!(pod.uid), &json!(from)));
         assert_eq!(line["request_id"], told[1]["request_id"]);
     }
+}
+
+#[tokio::test]
+async fn a_pods_second_volume_is_told_though_nobody_is_asked() {
+    let audited = Audited::new(&[]).await;
+    let pod = audited.pod();
+    audited.daemon.files(&pod).await;
+    for _ in 0..2 {
+        let second = Call { target_path: format!("/var/lib/kubelet/pods/{}/volumes/second", pod.uid), ..pod.call() };
+        audited.daemon.mount(second).await.unwrap();
+    }
+    // What comes after shows that there was no more.
+    audited.daemon.files(&audited.pod()).await;
+    let told = audited.lines(5).await;
+    let what: Vec<_> = told.iter().map(|line| (line["event"].as_str().unwrap(), line["from"].as_str())).collect();
+    let vault = Some("vault");
+    assert_eq!(what, [("login", None), ("read", vault), ("read", Some("memory")), ("login", None), ("read", vault)]);
 }
 
 #[tokio::test]
