@@ -19,13 +19,14 @@ use crate::{
     audit::Audit,
     config::{Config, MintTokens, StatusSocket},
     error::Error,
+    events::Events,
     kube::{self, Kube},
     lease::Refresh,
     metrics::Metrics,
     mount::{KeySource, Mounter, Slots},
     provider::{self, Connections},
     renewal::Renewal,
-    session::Sessions,
+    session::{Observers, Sessions},
     socket::Socket,
     state::{Gate, Store},
     vault::Vault,
@@ -63,7 +64,12 @@ impl App {
             Some(place) => Audit::open(place, Arc::clone(&metrics)).map_err(|e| format!("--audit-log {e}"))?,
             None => Audit::default(),
         };
-        let mounter = Arc::new(mounter(&config, kube, keys, (Arc::clone(&metrics), audit), store.clone()));
+        let events = match kube.clone().filter(|_| config.events) {
+            Some(kube) => Events::start(kube, config.node_name.clone().unwrap_or_default(), Arc::clone(&metrics)),
+            None => Events::default(),
+        };
+        let observers = Observers { metrics: Arc::clone(&metrics), audit, events };
+        let mounter = Arc::new(mounter(&config, kube, keys, observers, store.clone()));
         let pages = Pages { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.told() };
         let pages = Arc::new(pages);
         for (listener, shown) in listeners(&config).await? {
@@ -206,12 +212,12 @@ pub fn mounter(
     config: &Config,
     kube: Option<Arc<Kube>>,
     keys: KeySource,
-    (metrics, audit): (Arc<Metrics>, Audit),
+    observers: Observers,
     store: Option<Arc<Store>>,
 ) -> Mounter {
-    let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&metrics)));
+    let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
     let gate = if store.is_some() { Gate::shut(handover::OTHER) } else { Gate::open() };
-    let sessions = Arc::new(Sessions::new(config.max_sessions, metrics, audit, store));
+    let sessions = Arc::new(Sessions::new(config.max_sessions, observers, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
     let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
     Mounter {

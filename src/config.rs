@@ -45,6 +45,8 @@ pub struct Config {
     pub status_socket: Option<StatusSocket>,
     /// What is logged, and how.
     pub log: telemetry::Settings,
+    /// Whether pods get events, where there is a Kubernetes API.
+    pub events: bool,
     /// Where each decision about a secret is told; nowhere if none.
     pub audit_log: Option<audit::Place>,
     /// How long running mounts may take to end at shutdown.
@@ -132,6 +134,9 @@ impl Config {
             health_addr: health_addr(args.health_addr.as_ref(), report),
             metrics_addr: metrics_addr(args.metrics_addr.as_ref(), report),
             log: log(&args.log, report),
+            events: report
+                .read(Setting::flag("--events", args.events.as_ref()).as_ref(), value::boolean)
+                .unwrap_or(true),
             audit_log: audit_log(args.audit_log.as_ref(), report),
             drain_timeout: report.read(drain.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
             connection,

@@ -11,6 +11,7 @@ mod answer;
 mod bearer;
 mod client;
 mod connection;
+mod events;
 mod hmac_key;
 mod http;
 mod in_cluster;
@@ -19,6 +20,7 @@ mod path;
 mod pods;
 mod token_request;
 
+pub use events::{Event, MAX_MESSAGE};
 pub use pods::{PodEvent, PodRef, PodState, PodWatch};
 pub use token_request::BoundPod;
 

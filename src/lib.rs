@@ -28,6 +28,7 @@
 //! | [`session`] | one Vault token per pod identity |
 //! | [`lease`] | what was read under it |
 //! | [`render`] | lease and object in, file bytes out; pure |
+//! | [`events`] | what pods' owners are told by the Kubernetes API |
 //! | [`audit`] | a line for each decision about a secret |
 //! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
 //! | [`kube`] | the Kubernetes API, as little of it as is needed |
@@ -55,6 +56,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod flight;
 pub mod install;
 pub mod kube;

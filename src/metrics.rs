@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use crate::error::{Cause, Code};
 pub use label::{
-    Answered, AuditWrite, AuthKind, Certified, EndpointState, Kind, KubeOperation, LoginOutcome, Operation, PolicyRule,
-    ReadFrom, Reason, Renewable, RenewalOutcome, RevocationOutcome, Rpc, Stale, State, StateWrite, Watching,
+    Answered, AuditWrite, AuthKind, Certified, EndpointState, EventWrite, Kind, KubeOperation, LoginOutcome, Operation,
+    PolicyRule, ReadFrom, Reason, Renewable, RenewalOutcome, RevocationOutcome, Rpc, Stale, State, StateWrite,
+    Watching,
 };
 pub use levels::{Health, Levels};
 
@@ -64,6 +65,7 @@ pub struct Metrics {
     policy_refusals: Counters<1>,
     state_writes: Counters<1>,
     audit_lines: Counters<1>,
+    events: Counters<1>,
     endpoint_changes: Counters<1>,
 }
 
@@ -76,6 +78,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Nothing has happened yet.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a list")]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -119,17 +122,21 @@ impl Metrics {
                 pairs(KubeOperation::ALL, Answered::ALL, kube_request),
             ),
             logins: counters(&mut registry, "logins", "Logins of pods", pairs(AuthKind::ALL, LoginOutcome::ALL, login)),
-            reads: counters(
+            reads: by_word(
                 &mut registry,
                 "reads",
                 "Secrets that mounts asked for, by where the answer came from",
-                ReadFrom::ALL.iter().map(|from| [("from", from.word())]),
+                "from",
+                ReadFrom::ALL,
+                ReadFrom::word,
             ),
-            polls_kept: counters(
+            polls_kept: by_word(
                 &mut registry,
                 "polls_kept",
                 "Polls answered with what the pod has, as Vault could not be asked",
-                Stale::ALL.iter().map(|reason| [("reason", reason.word())]),
+                "reason",
+                Stale::ALL,
+                Stale::word,
             ),
             renewals: counters(
                 &mut registry,
@@ -143,35 +150,46 @@ impl Metrics {
                 "Credentials replaced by new ones",
                 pairs(Kind::ALL, Reason::ALL, rotation).filter(|[(_, kind), _]| *kind != Kind::Plain.word()),
             ),
-            revocations: counters(
+            revocations: by_word(
                 &mut registry,
                 "revocations",
                 "Revocations of tokens, with what was leased under them",
-                RevocationOutcome::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
+                "outcome",
+                RevocationOutcome::ALL,
+                RevocationOutcome::word,
             ),
-            policy_refusals: counters(
+            policy_refusals: by_word(
                 &mut registry,
                 "policy_refusals",
                 "Mounts refused because the operator does not allow what they ask for",
-                PolicyRule::ALL.iter().map(|rule| [("rule", rule.word())]),
+                "rule",
+                PolicyRule::ALL,
+                PolicyRule::word,
             ),
-            state_writes: counters(
+            state_writes: by_word(
                 &mut registry,
                 "state_writes",
                 "Files of sessions written in --state-dir",
-                StateWrite::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
+                "outcome",
+                StateWrite::ALL,
+                StateWrite::word,
             ),
-            audit_lines: counters(
+            audit_lines: by_word(
                 &mut registry,
                 "audit_lines",
                 "Lines of the audit log",
-                AuditWrite::ALL.iter().map(|outcome| [("outcome", outcome.word())]),
+                "outcome",
+                AuditWrite::ALL,
+                AuditWrite::word,
             ),
-            endpoint_changes: counters(
+            events: by_word(&mut registry, "events", "Events of pods", "outcome", EventWrite::ALL, EventWrite::word),
+            endpoint_changes: by_word(
                 &mut registry,
                 "endpoint_changes",
                 "How often servers were found down, and up again",
-                EndpointState::ALL.iter().map(|state| [("state", state.word())]),
+                "state",
+                EndpointState::ALL,
+                EndpointState::word,
             ),
             started: Timestamp::now().as_second(),
             registry,
@@ -255,6 +273,11 @@ impl Metrics {
     #[expect(clippy::must_use_candidate, reason = "what counts is that it is counted")]
     pub fn audit_write(&self, outcome: AuditWrite) -> u64 {
         self.audit_lines.get_or_create(&[("outcome", outcome.word())]).inc() + 1
+    }
+
+    /// An event of a pod was written, or not.
+    pub fn event_write(&self, outcome: EventWrite) {
+        self.events.get_or_create(&[("outcome", outcome.word())]).inc();
     }
 
     /// A server was found down, or up again.
@@ -397,6 +420,18 @@ fn counters<const N: usize>(
     }
     registry.register(name, help, family.clone());
     family
+}
+
+/// Counters by one label, for each of its words.
+fn by_word<W: Copy>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    words: &[W],
+    word: fn(W) -> &'static str,
+) -> Counters<1> {
+    counters(registry, name, help, words.iter().map(|each| [(label, word(*each))]))
 }
 
 fn gauges<const N: usize>(

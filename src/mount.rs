@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{Cause, Code, Error},
+    events::Why,
     kube::{BoundPod, Kube},
     lease::{Brought, Due, Found, Lease, Refresh},
     metrics::{Kind, PolicyRule, ReadFrom, Reason},
@@ -200,7 +201,7 @@ impl Mounter {
                 let kept = self.instead(spec, way, read, &error, due, &objects, polled)?;
                 answers.extend(kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }));
             }
-            self.keeps(session, &error);
+            self.keeps(spec, session, &error);
             return Ok(answers);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
@@ -223,8 +224,9 @@ impl Mounter {
         }));
         let (answers, passed): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
         match passed.into_iter().flatten().next() {
-            Some(error) => self.keeps(session, &error),
-            None => drop(self.sessions.kept().over(&session.id())),
+            Some(error) => self.keeps(spec, session, &error),
+            None if self.sessions.kept().over(&session.id()).is_some() => self.recovered(&spec.pod),
+            None => {}
         }
         Ok(answers.into_iter().flatten().collect())
     }
@@ -254,11 +256,14 @@ impl Mounter {
     }
 
     /// Says that a pod keeps what it has, as Vault could not be asked.
-    fn keeps(&self, session: &Session, error: &Error) {
+    fn keeps(&self, spec: &MountSpec, session: &Session, error: &Error) {
+        let text = || format!("the pod keeps what it has: {error}");
+        self.sessions.events().tell(|| audited::subject(&spec.pod), Why::RefreshFailed, text);
         self.sessions.metrics().poll_kept(error.cause());
         session.trouble("refreshing in a poll", error);
         // An outage that is known was said when it began.
-        if session.outage().is_some() || self.sessions.kept().again(session.id(), error.cause()) == Again::Quiet {
+        let again = self.sessions.kept().again(session.id(), error.cause());
+        if session.outage().is_some() || again == Again::Quiet {
             tracing::debug!("the pod keeps what it has: {error}");
         } else {
             tracing::warn!("the pod keeps what it has: {error}");

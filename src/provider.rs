@@ -33,7 +33,7 @@ use crate::{
     error::{Cause, Error},
     metrics::{Metrics, Rpc},
     mount::{MAX_RESPONSE, Mounted, Mounter},
-    request::{Classes, MountSpec, RawRequest},
+    request::{self, Classes, MountSpec, RawRequest},
     socket::Socket,
     task,
 };
@@ -185,11 +185,17 @@ impl Provider {
         deadline: Instant,
     ) -> Result<pb::MountResponse, Error> {
         let parsed = unpanicked(|| {
-            let spec = parse(&self.classes, &request)?;
+            let mut spec = parse(&self.classes, &request)?;
+            spec.is_reported = is_reported(&request);
             let response = self.again(&spec, begin);
             Ok((spec, response))
         });
-        let unread = |error: &Error| self.tell(error, &About::request(&request.target_path, begin));
+        let unread = |error: &Error| {
+            self.tell(error, &About::request(&request.target_path, begin));
+            if let Some(pod) = request::pod(&request.attributes) {
+                self.mounter.misunderstood(&pod, &request.target_path, is_reported(&request), error);
+            }
+        };
         let (spec, response) = parsed.inspect_err(unread)?;
         drop(request);
         if let Some(response) = response {
@@ -211,8 +217,8 @@ impl Provider {
         let _ = self.mounter.delivered(&mounted);
         // It has all this already.
         self.mounter.keep_soon(&mounted);
-        if self.logs {
-            self.told.polled(spec, &mounted, begin);
+        if self.logs && self.told.polled(spec, &mounted, begin) {
+            self.mounter.recovered(&spec.pod);
         }
         Some(response)
     }
@@ -220,7 +226,7 @@ impl Provider {
     /// The answer to everything else.
     async fn anew(&self, spec: MountSpec, begin: Instant, deadline: Instant) -> Result<pb::MountResponse, Error> {
         self.told.warn(&spec);
-        let about = About::mount(&spec, &self.mounter.operator, begin);
+        let (about, pod) = (About::mount(&spec, &self.mounter.operator, begin), spec.pod.clone());
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
         // Until its end, though its caller may go away before.
         let slot = worker.slots.take(&spec.pod.namespace);
@@ -236,8 +242,8 @@ impl Provider {
         let (response, mounted, _inside, _slot) = outcome.await.inspect_err(|error| self.tell(error, &about))?;
         let new = self.mounter.delivered(&mounted);
         self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &about))?;
-        if self.logs {
-            self.told.mounted(&mounted, new, &about);
+        if self.logs && self.told.mounted(&mounted, new, &about) {
+            self.mounter.recovered(&pod);
         }
         Ok(response)
     }
@@ -269,6 +275,11 @@ fn contain<T: Send + 'static>(
 
 fn panicked() -> Error {
     Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log")
+}
+
+/// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.
+fn is_reported(request: &pb::MountRequest) -> bool {
+    !request.current_object_version.is_empty()
 }
 
 fn refusal(error: &Error) -> Status {
@@ -343,7 +354,7 @@ mod tests {
             shares_tokens: false,
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));
-        let sessions = Arc::new(crate::session::Sessions::new(1, Arc::default(), crate::audit::Audit::default(), None));
+        let sessions = Arc::new(crate::session::Sessions::new(1, crate::session::Observers::default(), None));
         let mounter = Mounter {
             operator,
             vault: vault.clone(),

@@ -59,6 +59,8 @@ pub struct MountSpec {
     pub target_path: String,
     /// The service account tokens the driver passed.
     pub tokens: Tokens,
+    /// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.
+    pub is_reported: bool,
 }
 
 /// What a class says for itself, whoever the pod is.
@@ -123,6 +125,13 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
     Classes::default().parse(raw)
 }
 
+/// The pod of a request that cannot be understood otherwise.
+#[must_use]
+pub fn pod(attributes: &str) -> Option<Pod> {
+    let pod = pod::parse(&Attributes::parse(attributes).ok()?, &mut Mistakes::default());
+    (!pod.uid.is_empty() && !pod.name.is_empty() && !pod.namespace.is_empty()).then_some(pod)
+}
+
 /// What a request says, when its class is not known from another.
 fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpec, Error> {
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
@@ -152,7 +161,14 @@ fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpe
         objects: listed.objects,
         warnings: warnings.into_texts(),
     };
-    Ok(MountSpec { pod, class_name, class: Arc::new(class), target_path: raw.target_path.to_owned(), tokens })
+    Ok(MountSpec {
+        pod,
+        class_name,
+        class: Arc::new(class),
+        target_path: raw.target_path.to_owned(),
+        tokens,
+        is_reported: false,
+    })
 }
 
 /// The same of a class that is known; nothing if there is a mistake.
@@ -168,6 +184,7 @@ fn parse_pod(raw: &RawRequest<'_>, attributes: &Attributes, class: Arc<Class>) -
         class,
         target_path,
         tokens,
+        is_reported: false,
     })
 }
 

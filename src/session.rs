@@ -28,6 +28,7 @@ use crate::{
     audit::Audit,
     clock,
     error::{Cause, Error},
+    events::{Events, Subject, Why},
     flight::Flight,
     lease::{Brought, Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
     metrics::{Kind, Metrics, ReadFrom, Reason},
@@ -89,13 +90,23 @@ pub struct Proof {
 /// Brings a pod's proof when a login needs it.
 pub type Prover = Arc<dyn Fn() -> BoxFuture<'static, Result<Proof, Error>> + Send + Sync>;
 
+/// Who hears of what becomes of sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Observers {
+    /// Counts it.
+    pub metrics: Arc<Metrics>,
+    /// Tells each decision.
+    pub audit: Audit,
+    /// Tells the pods' owners.
+    pub events: Events,
+}
+
 /// A pod's standing at one Vault.
 pub struct Session {
     /// Numbers the sessions of this process.
     id: u64,
     key: SessionKey,
-    metrics: Arc<Metrics>,
-    audit: Audit,
+    observers: Observers,
     begun: Instant,
     login: Flight<Result<Arc<Hold>, Error>>,
     leases: Leases,
@@ -150,12 +161,7 @@ const PROOF: Duration = Duration::from_secs(2);
 const STANDARD_REFRESH: Duration = Duration::from_secs(120);
 
 impl Session {
-    fn new(
-        key: SessionKey,
-        client: Result<Client, Error>,
-        (metrics, audit): (Arc<Metrics>, Audit),
-        recorder: Recorder,
-    ) -> Self {
+    fn new(key: SessionKey, client: Result<Client, Error>, observers: Observers, recorder: Recorder) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let now = clock::now();
         let state = State {
@@ -175,8 +181,7 @@ impl Session {
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             key,
-            metrics,
-            audit,
+            observers,
             begun: now,
             login: Flight::default(),
             leases: Leases::default(),
@@ -307,7 +312,7 @@ impl Session {
                 Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
                 outcome => {
                     let from = if asked.load(Relaxed) { ReadFrom::Vault } else { ReadFrom::Shared };
-                    self.metrics.reads(from, usize::from(outcome.is_ok()));
+                    self.observers.metrics.reads(from, usize::from(outcome.is_ok()));
                     return outcome.map(|brought| (brought, from));
                 }
             }
@@ -316,10 +321,22 @@ impl Session {
 
     /// Counts and says that a credential was replaced by a new one.
     fn rotated(&self, read: &Read, kind: Kind, reason: Reason) {
-        self.metrics.rotation(kind, reason);
+        self.observers.metrics.rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         let (path, kind, reason) = (read.label(), kind.word(), reason.word());
         tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
+        self.tell_owner(Why::CredentialRotated, || {
+            format!("a new credential of {path} replaces the one before ({kind}: {reason})")
+        });
+    }
+
+    /// Tells the pod's owner. Pods that share a session are too many for that.
+    fn tell_owner(&self, why: Why, text: impl FnOnce() -> String) {
+        let SessionKey { pod_uid: uid, pod_name: name, pod_namespace: namespace, .. } = &self.key;
+        if !self.is_shared() {
+            let subject = || Subject { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+            self.observers.events.tell(subject, why, text);
+        }
     }
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.

@@ -173,6 +173,7 @@ pub(super) fn call(pod: &PodArgs, permission: u32, class: &Class, audience: &str
         target_path: target_path
             .unwrap_or_else(|| format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/secrets/mount")),
         permission: permission.to_string(),
+        versions: Vec::new(),
         timeout: None,
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     mount::KeySource,
     provider,
     request::{self, Finding, MountSpec, RawRequest},
+    session::Observers,
     telemetry,
 };
 
@@ -110,7 +111,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.class.warnings {
         report.tell(Step::new("class", Outcome::Odd(warning.clone())));
     }
-    let mounter = app::mounter(&config, None, KeySource::process(), Default::default(), None);
+    let mounter = app::mounter(&config, None, KeySource::process(), Observers::default(), None);
     let check = Check {
         mounter: &mounter,
         spec: &spec,

@@ -24,6 +24,7 @@ use crate::{
         client::Client,
         pb::{File, MountResponse},
     },
+    session::Observers,
     telemetry,
     text::printable,
 };
@@ -91,7 +92,7 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
         }
         // The key in the cluster would have to be created there if absent; a look must not do that.
         let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(KeySource::process()), KeySource::file);
-        let mounter = app::mounter(config, None, key?, Default::default(), None);
+        let mounter = app::mounter(config, None, key?, Observers::default(), None);
         provider::local(Arc::new(mounter), by_hand::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))

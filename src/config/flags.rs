@@ -152,6 +152,11 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
 
+    /// Write events of pods [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "Kubernetes")]
+    pub events: Option<String>,
+
     /// This node, whose pods are watched for their end (NODE_NAME)
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     pub node_name: Option<String>,

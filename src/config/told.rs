@@ -37,6 +37,7 @@ impl Config {
             ("--mint-tokens", minted.to_owned()),
             ("--kubeconfig", path(self.kubeconfig.as_ref())),
             ("--node-name", or_none(self.node_name.as_deref())),
+            ("--events", self.events.to_string()),
             ("--hmac-secret-name", self.hmac_secret_name.clone()),
             ("--hmac-key-file", path(self.hmac_key_file.as_ref())),
             ("--state-dir", path(self.state_dir.as_ref())),

@@ -118,6 +118,12 @@ impl Client {
         self.send(Method::POST, Ask::object(path), SecretBytes::from(json)).await
     }
 
+    /// Lays `change` over the object at `path` (RFC 7386).
+    pub(super) async fn merge(&self, path: &str, change: &impl Serialize) -> Result<Answer<'_>, Error> {
+        let json = serde_json::to_vec(change).map_err(|e| internal(&e))?;
+        self.send(Method::PATCH, Ask::object(path), SecretBytes::from(json)).await
+    }
+
     async fn send(&self, method: Method, ask: Ask<'_>, body: SecretBytes) -> Result<Answer<'_>, Error> {
         let most = ask.most;
         let request = self.request(method, ask, body).await?;
@@ -133,13 +139,15 @@ impl Client {
 
     async fn request(&self, method: Method, ask: Ask<'_>, body: SecretBytes) -> Result<Request<Full<Bytes>>, Error> {
         let token = self.connection.credentials.token(Instant::now()).await?;
+        let is_change = method == Method::PATCH;
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{}", self.connection.server, ask.path))
             .header(ACCEPT, ask.accept)
             .header(USER_AGENT, concat!("vaultmount/", env!("CARGO_PKG_VERSION")));
         if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            let form = if is_change { "application/merge-patch+json" } else { "application/json" };
+            request = request.header(CONTENT_TYPE, form);
         }
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, bearer(&token)?);

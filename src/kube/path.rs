@@ -19,6 +19,7 @@ pub(super) fn object(namespace: &str, resource: &'static str, name: &str) -> Res
 pub(super) fn operation(path: &str) -> KubeOperation {
     match path.rsplit('/').next() {
         Some("token") if path.contains("/serviceaccounts/") => KubeOperation::Token,
+        _ if path.contains("/events") => KubeOperation::Events,
         _ if path.contains("/secrets") => KubeOperation::Key,
         _ => KubeOperation::Pods,
     }

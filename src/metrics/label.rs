@@ -119,6 +119,8 @@ words! {
         Token = "token",
         /// Which pods there are.
         Pods = "pods",
+        /// An event of a pod.
+        Events = "events",
     }
 }
 
@@ -221,6 +223,18 @@ words! {
         Ok = "ok",
         /// It is not, and will not be.
         Lost = "lost",
+    }
+}
+
+words! {
+    /// What became of an event of a pod.
+    EventWrite {
+        /// It is written.
+        Ok = "ok",
+        /// The API server did not take it.
+        Failed = "failed",
+        /// There were too many, or it may not be written.
+        Dropped = "dropped",
     }
 }
 

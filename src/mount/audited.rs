@@ -1,4 +1,4 @@
-//! What the audit log tells of mounts.
+//! What the audit log and pods' events tell of mounts.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use super::{Mounter, Way};
 use crate::{
     audit::{Event, Line, Outcome, Secret},
     error::Error,
+    events::{Subject, Why},
     lease::Lease,
     metrics::ReadFrom,
-    request::{MountSpec, Object},
+    request::{MountSpec, Object, Pod},
     vault::wire::Read,
 };
 
@@ -55,6 +56,7 @@ impl Mounter {
 
     /// Tells of a mount that failed as a whole.
     pub fn failed(&self, spec: &MountSpec, error: &Error) {
+        self.told(&spec.pod, &spec.target_path, spec.is_reported, error, Why::RefreshFailed);
         let audit = self.sessions.audit();
         if !audit.is_on() {
             return;
@@ -79,6 +81,33 @@ impl Mounter {
         };
         audit.tell(&of_pod(line, spec).failed(error));
     }
+}
+
+impl Mounter {
+    /// Tells of a request that cannot be understood.
+    pub fn misunderstood(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error) {
+        self.told(pod, target_path, is_reported, error, Why::ClassInvalid);
+    }
+
+    /// Tells a pod's owner of a failure: of the first mount, or in this way of a poll, unless the driver tells that itself.
+    fn told(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: Why) {
+        let is_poll = self.sessions.has_mounted(&pod.uid, target_path);
+        if !(is_poll && is_reported) {
+            let why = if is_poll { of_poll } else { Why::MountFailed };
+            self.sessions.events().tell(|| subject(pod), why, || error.to_string());
+        }
+    }
+
+    /// Tells a pod's owner that what had failed goes well.
+    pub fn recovered(&self, pod: &Pod) {
+        let text = || "polls bring what Vault has again".to_owned();
+        self.sessions.events().tell(|| subject(pod), Why::RefreshRecovered, text);
+    }
+}
+
+/// The pod of an event.
+pub(super) fn subject(pod: &Pod) -> Subject {
+    Subject { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
 }
 
 /// A line about this very pod, also where it shares a session.

@@ -27,6 +27,8 @@ pub struct Call {
     pub target_path: String,
     /// Permission bits, in decimal.
     pub permission: String,
+    /// Objects that the pod has, and their versions, as drivers up to 1.5.6 tell with polls.
+    pub versions: Vec<(String, String)>,
     /// How long the caller waits.
     pub timeout: Option<Duration>,
 }
@@ -54,12 +56,13 @@ impl Client {
 
     /// A volume's files and versions.
     pub async fn mount(&mut self, call: Call) -> Result<pb::MountResponse, Status> {
+        let versions = call.versions.into_iter().map(|(id, version)| pb::ObjectVersion { id, version });
         let mut request = Request::new(pb::MountRequest {
             attributes: call.attributes,
             secrets: call.secrets,
             target_path: call.target_path,
             permission: call.permission,
-            current_object_version: Vec::new(),
+            current_object_version: versions.collect(),
         });
         if let Some(timeout) = call.timeout {
             request.set_timeout(timeout);

@@ -96,8 +96,8 @@ impl Told {
         }
     }
 
-    /// Files are on their way to the pod, with something new among them or not.
-    pub(super) fn mounted(&self, mounted: &Mounted, new: bool, about: &About) {
+    /// Files are on their way to the pod, with something new among them or not. Whether mounts of the volume had failed before.
+    pub(super) fn mounted(&self, mounted: &Mounted, new: bool, about: &About) -> bool {
         let failures = self.failures.over(&about.target_path);
         let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
         let objects = about.class.as_deref().map(Names);
@@ -109,17 +109,20 @@ impl Told {
         } else {
             tracing::debug!(code = "OK", objects, endpoint, files, duration_ms, "mounted again, unchanged");
         }
+        failures.is_some()
     }
 
     /// The same for a poll that needed nobody, and has no span.
-    pub(super) fn polled(&self, spec: &MountSpec, mounted: &Mounted, begun: Instant) {
+    pub(super) fn polled(&self, spec: &MountSpec, mounted: &Mounted, begun: Instant) -> bool {
         let Pod { name: pod, namespace, .. } = &spec.pod;
         let (files, duration_ms, class) = (mounted.files.len(), milliseconds(begun), &spec.class_name);
-        if let Some(failures) = self.failures.over(&spec.target_path) {
+        let failures = self.failures.over(&spec.target_path);
+        if let Some(failures) = failures {
             tracing::info!(code = "OK", pod, namespace, class, files, duration_ms, failures, "mounted after failures");
         } else {
             tracing::debug!(code = "OK", pod, namespace, class, files, duration_ms, "mounted again, unchanged");
         }
+        failures.is_some()
     }
 
     /// The caller is told of a failure, which the driver masks for remounts.

@@ -78,17 +78,23 @@ impl Session {
         };
         match outcome {
             Ok((hold, method, request_id)) => {
-                self.metrics.login(method, LoginOutcome::Ok);
+                self.observers.metrics.login(method, LoginOutcome::Ok);
                 let request_id = Some(request_id.as_str()).filter(|id| !id.is_empty());
-                self.audit.tell(&Line { accessor: &hold.token.accessor, request_id, ..self.key.line(Event::Login) });
+                self.observers.audit.tell(&Line {
+                    accessor: &hold.token.accessor,
+                    request_id,
+                    ..self.key.line(Event::Login)
+                });
                 Ok(hold)
             }
             Err(failure) => {
                 let refused =
                     matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
                 let (error, method) = self.login_error(&client, &failure, proof.claims, deadline).await;
-                self.metrics.login(method, if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
-                self.audit.tell(&self.key.line(Event::Login).failed(&error));
+                self.observers
+                    .metrics
+                    .login(method, if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
+                self.observers.audit.tell(&self.key.line(Event::Login).failed(&error));
                 self.trouble("logging in", &error);
                 Err(error)
             }

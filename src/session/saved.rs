@@ -8,13 +8,11 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
-use super::{PodRef, Session, SessionKey, State, volumes::SavedVolume};
+use super::{Observers, PodRef, Session, SessionKey, State, volumes::SavedVolume};
 use crate::{
-    audit::Audit,
     clock::{self, Mark, Origin},
     error::{Cause, Error},
     lease::{Hold, Holds, SavedHold, SavedLease},
-    metrics::Metrics,
     secret::SecretBuffer,
     state::{Content, Name, Store, Written},
     task,
@@ -271,7 +269,7 @@ impl SavedSession {
     pub(super) fn restore(
         self,
         client: Result<Client, Error>,
-        counted: (Arc<Metrics>, Audit),
+        observers: Observers,
         store: Option<Arc<Store>>,
         (name, bytes): (Name, u64),
         shared: impl FnMut(Read) -> Arc<Read>,
@@ -297,7 +295,7 @@ impl SavedSession {
         let holds: Option<Vec<Arc<Hold>>> =
             self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
         let holds = holds?;
-        let mut session = Session::new(key, client, counted, Recorder::restored(store, name, bytes));
+        let mut session = Session::new(key, client, observers, Recorder::restored(store, name, bytes));
         let State { hold, superseded, volumes, pods, last_heard, warned_of_token, .. } =
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
@@ -458,7 +456,7 @@ mod tests {
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
         let reads: Vec<Read> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
         let no_client = Err(Error::new(Cause::Tls, "none here"));
-        let session = saved.restore(no_client, Default::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
+        let session = saved.restore(no_client, Observers::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");
         assert!(session.has_mounted("/pods/u-1/mount"));
         let good = reads.iter().filter(|read| matches!(session.look(read, Refresh::Never), Found::Good(_))).count();

@@ -8,11 +8,12 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{PodRef, SavedSession, Session, SessionKey, saved::Recorder};
+use super::{Observers, PodRef, SavedSession, Session, SessionKey, saved::Recorder};
 use crate::{
     audit::Audit,
     clock,
     error::{Cause, Error},
+    events::Events,
     lease::Lease,
     metrics::Metrics,
     state::{Name, Store},
@@ -23,8 +24,7 @@ use crate::{
 /// The sessions of a node.
 pub struct Sessions {
     max: usize,
-    metrics: Arc<Metrics>,
-    audit: Audit,
+    observers: Observers,
     /// Where they are kept for a successor.
     store: Option<Arc<Store>>,
     /// Why pods kept what they had.
@@ -75,10 +75,10 @@ const SILENCE: Duration = Duration::from_secs(1800);
 pub const UNHEARD: Duration = Duration::from_secs(24 * 3600);
 
 impl Sessions {
-    /// Keeps `max` sessions at most, in `store` for a successor; counts in `metrics` what becomes of them, and tells `audit`.
+    /// Keeps `max` sessions at most, in `store` for a successor; tells `observers` what becomes of them.
     #[must_use]
-    pub fn new(max: usize, metrics: Arc<Metrics>, audit: Audit, store: Option<Arc<Store>>) -> Self {
-        Self { max, metrics, audit, store, kept: Repeats::default(), state: Mutex::default() }
+    pub fn new(max: usize, observers: Observers, store: Option<Arc<Store>>) -> Self {
+        Self { max, observers, store, kept: Repeats::default(), state: Mutex::default() }
     }
 
     /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
@@ -89,20 +89,29 @@ impl Sessions {
         client: Result<Client, Error>,
         shared: impl FnMut(Read) -> Arc<Read>,
     ) -> Option<Arc<Session>> {
-        let session = saved.restore(client, self.counted(), self.store.clone(), (name, bytes), shared)?;
+        let session = saved.restore(client, self.observers.clone(), self.store.clone(), (name, bytes), shared)?;
         let session = Arc::new(session);
         self.state().insert(&session, session.pod_uids());
         Some(session)
     }
 
-    fn counted(&self) -> (Arc<Metrics>, Audit) {
-        (Arc::clone(&self.metrics), self.audit.clone())
-    }
-
     /// Where it is told what pods are given.
     #[must_use]
     pub fn audit(&self) -> &Audit {
-        &self.audit
+        &self.observers.audit
+    }
+
+    /// Where pods' owners are told.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.observers.events
+    }
+
+    /// Whether a volume of a pod was mounted.
+    #[must_use]
+    pub fn has_mounted(&self, pod_uid: &str, target_path: &str) -> bool {
+        let sessions = self.state().by_pod.get(pod_uid).cloned().unwrap_or_default();
+        sessions.iter().any(|session| session.has_mounted(target_path))
     }
 
     /// Why pods kept what they had, by their sessions.
@@ -164,7 +173,7 @@ impl Sessions {
         let endpoint = Arc::clone(client.endpoint());
         let key = SessionKey { endpoint, ..key };
         let recorder = Recorder::new(self.store.clone());
-        let session = Arc::new(Session::new(key.clone(), Ok(client), self.counted(), recorder));
+        let session = Arc::new(Session::new(key.clone(), Ok(client), self.observers.clone(), recorder));
         if session.is_shared() {
             session.joined(pod);
         }
@@ -272,7 +281,7 @@ impl Sessions {
     /// What is counted.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.observers.metrics
     }
 
     /// Whether every mount is refused.

@@ -12,6 +12,7 @@ use super::{Session, SessionKey};
 use crate::{
     clock,
     error::{Cause, Error},
+    events::Why,
     lease::{DueRenewal, Hold, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
@@ -257,7 +258,7 @@ impl Session {
 
     fn count(&self, what: Renewable, outcome: RenewalOutcome) {
         self.changed();
-        self.metrics.renewal(what, outcome);
+        self.observers.metrics.renewal(what, outcome);
     }
 
     /// The failure of a renewal, with the policy that lacks if that is why.
@@ -300,6 +301,10 @@ impl Session {
                 Kind::Token => "Vault token",
                 Kind::Plain => "secret",
             };
+            self.tell_owner(Why::CredentialEnding, || {
+                let ends = if over { "is over since" } else { "ends at" };
+                format!("the {what} of {path} {ends} {end}, and {mend}")
+            });
             if over {
                 tracing::error!(role, pod, namespace, path, %end, "the pod's {what} is over, and {mend}");
             } else {

@@ -132,6 +132,7 @@ rows! {
         VersionKey version_key
     }
     @elsewhere {
+        EventsForbidden "tests/integration/events.rs" "who_may_not_write_events_is_told_so_once"
         PodsForbidden "tests/kube/pods.rs" "denied_names_the_rule_to_grant"
         PodEnded "tests/integration/lifetimes/ends.rs" "a_pod_that_ends_during_its_first_mount_leaves_nothing_behind"
         TokenShared "tests/integration/lifetimes/sharing.rs" "what_is_a_tokens_own_is_not_shared_unless_the_operator_allows"

@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "session",
     "lease",
     "render",
+    "events",
     "audit",
     "vault",
     "kube",

@@ -12,6 +12,7 @@ mod cluster;
 mod clusters;
 mod commands;
 mod diagnoses;
+mod events;
 mod faults;
 mod fleet;
 mod installing;

@@ -79,6 +79,7 @@ struct State {
     secrets: BTreeMap<(String, String), Value>,
     accounts: BTreeMap<(String, String), String>,
     pods: Pods,
+    events: Vec<Value>,
     reviews: BTreeMap<String, Value>,
     denied: Vec<(String, String)>,
     rival: Option<Value>,
@@ -241,6 +242,12 @@ impl KubeApi {
         self.lock().secrets.get(&key(namespace, name)).cloned()
     }
 
+    /// Every event, as it is now.
+    #[allow(dead_code, reason = "one of several tests uses it")]
+    pub fn events(&self) -> Vec<Value> {
+        self.lock().events.clone()
+    }
+
     /// Every request so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.lock().seen.clone()
@@ -383,12 +390,32 @@ impl State {
             ("POST", ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
                 self.allowed("create", "tokenreviews", "").unwrap_or_else(|| self.review_token(&seen.body))
             }
+            ("POST", ["api", "v1", "namespaces", namespace, "events"]) => {
+                self.allowed("create", "events", namespace).unwrap_or_else(|| {
+                    self.events.push(seen.body.clone());
+                    (201, seen.body.clone())
+                })
+            }
+            ("PATCH", ["api", "v1", "namespaces", namespace, "events", name]) => {
+                self.allowed("patch", "events", namespace).unwrap_or_else(|| self.change_event(name, &seen.body))
+            }
             ("GET", ["api", "v1", "pods"]) => self.allowed("list", "pods", "").unwrap_or_else(|| self.pods.list(seen)),
             ("GET", ["api", "v1", "namespaces", namespace, "pods", name]) => {
                 self.allowed("get", "pods", namespace).unwrap_or_else(|| self.pods.read(namespace, name, seen))
             }
             _ => status(404, "NotFound", "", "the server could not find the requested resource"),
         }
+    }
+
+    /// RFC 7386, of an object without objects in it.
+    fn change_event(&mut self, name: &str, change: &Value) -> (u16, Value) {
+        let Some(event) = self.events.iter_mut().find(|event| event["metadata"]["name"] == *name) else {
+            return missing("events", name);
+        };
+        for (field, value) in change.as_object().into_iter().flatten() {
+            event[field] = value.clone();
+        }
+        (200, event.clone())
     }
 
     /// The refusal, if this is denied.

@@ -107,6 +107,7 @@ impl Pod {
             secrets: "null".into(),
             target_path: format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~csi/s/mount", self.uid),
             permission: self.permission.clone(),
+            versions: Vec::new(),
             timeout: None,
         }
     }

@@ -1,0 +1,118 @@
+//! Events of pods: what `kubectl describe pod` shows.
+
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Kube, path};
+use crate::{
+    error::{Cause, Error},
+    text::one_line,
+};
+
+/// An event about a pod.
+#[derive(Clone, Debug)]
+pub struct Event<'a> {
+    /// The event's own name, in the pod's namespace.
+    pub name: &'a str,
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// The pod.
+    pub pod: &'a str,
+    /// Its UID.
+    pub uid: &'a str,
+    /// Why, in one word.
+    pub reason: &'a str,
+    /// What happened; at most [`MAX_MESSAGE`] bytes are kept.
+    pub message: &'a str,
+    /// Whether something is wrong.
+    pub is_warning: bool,
+    /// When it first happened.
+    pub first: Timestamp,
+    /// When it last did.
+    pub last: Timestamp,
+    /// How often.
+    pub count: u32,
+    /// This node.
+    pub node: &'a str,
+}
+
+/// What the API server takes of a message, in bytes.
+pub const MAX_MESSAGE: usize = 1024;
+
+/// What is written of who tells.
+const COMPONENT: &str = "vaultmount";
+
+impl Kube {
+    /// Writes an event.
+    pub async fn create_event(&self, event: &Event<'_>) -> Result<(), Error> {
+        let path = path::collection(event.namespace, "events")?;
+        let answer = self.client.post(&path, &Body::of(event)).await?;
+        if answer.status == StatusCode::FORBIDDEN {
+            return Err(answer.failure(Cause::EventsForbidden).advice(
+                "grant our service account the rule {apiGroups: [\"\"], resources: [events], verbs: [create, patch]} in a \
+                 ClusterRole, or switch them off with --events=false",
+            ));
+        }
+        if answer.status.is_success() { Ok(()) } else { Err(answer.failure(Cause::KubernetesApi)) }
+    }
+
+    /// Writes that an event has happened again; false when it is there no more.
+    pub async fn repeat_event(&self, event: &Event<'_>) -> Result<bool, Error> {
+        let path = path::object(event.namespace, "events", event.name)?;
+        let change = json!({"count": event.count, "lastTimestamp": seconds(event.last), "message": one_line(event.message, MAX_MESSAGE)});
+        let answer = self.client.merge(&path, &change).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            _ => Err(answer.failure(Cause::KubernetesApi)),
+        }
+    }
+}
+
+/// <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>, in its first version, which every
+/// cluster takes and shows.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: serde_json::Value,
+    involved_object: serde_json::Value,
+    reason: &'a str,
+    message: String,
+    r#type: &'static str,
+    first_timestamp: String,
+    last_timestamp: String,
+    count: u32,
+    source: serde_json::Value,
+    reporting_component: &'static str,
+    reporting_instance: &'a str,
+}
+
+impl<'a> Body<'a> {
+    fn of(event: &'a Event<'_>) -> Self {
+        Self {
+            api_version: "v1",
+            kind: "Event",
+            metadata: json!({"name": event.name, "namespace": event.namespace}),
+            involved_object: json!({
+                "apiVersion": "v1", "kind": "Pod", "namespace": event.namespace, "name": event.pod, "uid": event.uid,
+            }),
+            reason: event.reason,
+            message: one_line(event.message, MAX_MESSAGE),
+            r#type: if event.is_warning { "Warning" } else { "Normal" },
+            first_timestamp: seconds(event.first),
+            last_timestamp: seconds(event.last),
+            count: event.count,
+            source: json!({"component": COMPONENT, "host": event.node}),
+            reporting_component: COMPONENT,
+            reporting_instance: event.node,
+        }
+    }
+}
+
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

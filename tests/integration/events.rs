@@ -1,0 +1,188 @@
+//! What pods' owners are told by events: what nobody else tells, once, and never too much at once.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::sleep;
+use vaultmount::{
+    error::Cause,
+    provider::client::{Call, Client},
+};
+
+use crate::{
+    kube_api::KubeApi,
+    support::{
+        bao::Tenant,
+        clock::leap,
+        daemon::{Daemon, Program},
+        faulty::{Faulty, status},
+        pod::Pod,
+    },
+};
+
+struct Stage {
+    tenant: Tenant,
+    vault: Faulty,
+    api: KubeApi,
+    daemon: Daemon,
+    _folder: TempDir,
+}
+
+impl Stage {
+    async fn new(flags: &[&str]) -> Self {
+        let tenant = Tenant::new().await;
+        tenant.put("db", json!({"pass": "s3cret"})).await;
+        let (vault, api, folder) =
+            (Faulty::start().await, KubeApi::builder().start().await, tempfile::tempdir().unwrap());
+        let kubeconfig = folder.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, api.kubeconfig("vaultmount", "t")).unwrap();
+        let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
+        let own = [kubeconfig.as_str(), "--node-name=node-1", "--refresh-interval=10s"];
+        let daemon = Daemon::at(&vault.address, &[&own, flags].concat()).await;
+        Self { tenant, vault, api, daemon, _folder: folder }
+    }
+
+    fn pod(&self) -> Pod {
+        let kv = &self.tenant.kv;
+        let object = format!("- {{objectName: pass, secretPath: {kv}/data/db, secretKey: pass}}");
+        let pod = Pod::of(&self.tenant).objects(object);
+        self.api.add_pod("node-1", &pod.namespace, &pod.name, &pod.uid);
+        pod
+    }
+
+    /// The events when there are so many.
+    async fn events(&self, count: usize) -> Vec<Value> {
+        let looked = async {
+            while self.api.events().len() < count {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), looked).await;
+        let events = self.api.events();
+        assert_eq!(events.len(), count, "{events:#?}");
+        events
+    }
+
+    /// That nothing more comes.
+    async fn no_more_than(&self, count: usize) -> Vec<Value> {
+        sleep(Duration::from_millis(200)).await;
+        self.events(count).await
+    }
+}
+
+fn reasons(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event["reason"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_pod_is_told_why_it_does_not_start_and_each_cause_once() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod().with("roleName", "nobody");
+    for _ in 0..5 {
+        stage.daemon.refuses(&pod, Cause::RoleMissing, &[]).await;
+    }
+    let event = &stage.no_more_than(1).await[0];
+    assert_eq!((&event["reason"], &event["type"]), (&json!("VaultMountFailed"), &json!("Warning")));
+    assert!(
+        event["message"].as_str().unwrap().contains("[VM0041]")
+            || event["message"].as_str().unwrap().contains("nobody")
+    );
+    let of = &event["involvedObject"];
+    assert_eq!((&of["kind"], &of["name"], &of["uid"]), (&json!("Pod"), &json!(pod.name), &json!(pod.uid)));
+    assert_eq!((&event["source"], &event["count"]), (&json!({"component": "vaultmount", "host": "node-1"}), &json!(1)));
+    // What goes on is counted up in the event that stands.
+    leap(Duration::from_secs(301)).await;
+    stage.daemon.refuses(&pod, Cause::RoleMissing, &[]).await;
+    while stage.api.events()[0]["count"] != 6 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    stage.no_more_than(1).await;
+    // Nothing of it is asked for by a mount that goes well.
+    let before = stage.api.lines().len();
+    stage.daemon.files(&stage.pod()).await;
+    stage.no_more_than(1).await;
+    assert_eq!(stage.api.lines().len(), before);
+}
+
+#[tokio::test]
+async fn polls_that_fail_are_told_with_their_end_unless_the_driver_does_it() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.daemon.files(&pod).await;
+    // A driver up to 1.5.6 sends the versions that the pod has, and tells itself.
+    let denied = pod.clone().objects("- {objectName: x, secretPath: none/x, secretKey: x}");
+    let versions = vec![("pass".to_owned(), "v".to_owned())];
+    assert!(stage.daemon.mount(Call { versions, ..denied.call() }).await.is_err());
+    stage.no_more_than(0).await;
+    stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
+    let invalid = pod.clone().objects("[");
+    stage.daemon.refuses(&invalid, Cause::ObjectsYaml, &[]).await;
+    stage.daemon.files(&pod).await;
+    let events = stage.no_more_than(3).await;
+    assert_eq!(reasons(&events), ["VaultRefreshFailed", "VaultClassInvalid", "VaultRefreshRecovered"]);
+    assert_eq!(events[2]["type"], "Normal");
+}
+
+#[tokio::test]
+async fn a_pod_that_keeps_what_it_has_is_told_why() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.daemon.files(&pod).await;
+    stage.vault.every("GET", &stage.tenant.kv, status(503, "it is tired"));
+    for _ in 0..3 {
+        leap(Duration::from_secs(11)).await;
+        stage.daemon.files(&pod).await;
+    }
+    let event = stage.no_more_than(1).await[0].clone();
+    assert_eq!(event["reason"], "VaultRefreshFailed");
+    assert!(event["message"].as_str().unwrap().starts_with("the pod keeps what it has: "), "{event}");
+    stage.vault.heal();
+    leap(Duration::from_secs(11)).await;
+    stage.daemon.files(&pod).await;
+    assert_eq!(reasons(&stage.no_more_than(2).await), ["VaultRefreshFailed", "VaultRefreshRecovered"]);
+}
+
+#[tokio::test]
+async fn an_outage_of_many_pods_is_no_storm() {
+    let stage = Stage::new(&[]).await;
+    let pods: Vec<Pod> = (0..30).map(|_| stage.pod().with("roleName", "nobody")).collect();
+    for pod in &pods {
+        stage.daemon.refuses(pod, Cause::RoleMissing, &[]).await;
+    }
+    stage.no_more_than(10).await;
+    leap(Duration::from_secs(101)).await;
+    stage.no_more_than(20).await;
+}
+
+#[tokio::test]
+async fn who_may_not_write_events_is_told_so_once() {
+    let api = KubeApi::builder().deny("create", "events").start().await;
+    let (tenant, folder) = (Tenant::new().await, tempfile::tempdir().unwrap());
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, api.kubeconfig("vaultmount", "t")).unwrap();
+    let program = Program::start(&[&format!("--kubeconfig={}", kubeconfig.display())]).await;
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    for _ in 0..3 {
+        let pod = Pod::of(&tenant).with("roleName", "nobody").objects("- {objectName: x, secretPath: x/x}");
+        assert!(client.mount(pod.call()).await.is_err());
+    }
+    let asked = || api.lines().iter().filter(|line| line.ends_with("/events")).count();
+    while asked() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    sleep(Duration::from_millis(200)).await;
+    program.terminate();
+    let log = program.log().await;
+    let id = Cause::EventsForbidden.diagnosis().id;
+    assert_eq!((asked(), log.matches(id).count()), (1, 1), "{log}");
+    assert!(log.contains("verbs: [create, patch]") && log.contains("--events=false"), "{log}");
+}
+
+#[tokio::test]
+async fn events_are_off_with_one_flag() {
+    let stage = Stage::new(&["--events=false"]).await;
+    stage.daemon.refuses(&stage.pod().with("roleName", "nobody"), Cause::RoleMissing, &[]).await;
+    stage.no_more_than(0).await;
+    assert!(!stage.api.lines().iter().any(|line| line.ends_with("/events")));
+}
