@@ -304,12 +304,12 @@ table! {
     VersionKey "VM0093" FailedPrecondition "The key of object versions cannot be read"
         means "The Secret with the key (`--hmac-secret-name`) may not be read or created, or holds no key. It is told in the provider's log: mounts go on with a key of the one process, so that versions differ between nodes and after a restart."
         mend "Grant what the message says, in the provider's namespace. A damaged Secret may be deleted: it is made anew, and every object's version changes."
-    EventsForbidden "VM0095" FailedPrecondition "Events may not be written"
-        means "The provider writes events of pods for what nobody else tells, and the Kubernetes API refuses. It is told in the provider's log; nothing else suffers."
-        mend "Grant `create` and `patch` on `events` to the provider's service account, in a ClusterRole, or switch them off with `--events=false`."
     PodsForbidden "VM0094" FailedPrecondition "The pods of the node may not be watched"
         means "The provider asks which pods of its node there are and when they end, and the Kubernetes API refuses."
         mend "Grant `get`, `list` and `watch` on `pods` to the provider's service account, in a ClusterRole: pods of a node are in all namespaces."
+    EventsForbidden "VM0095" FailedPrecondition "Events may not be written"
+        means "The provider writes events of pods for what nobody else tells, and the Kubernetes API refuses. It is told in the provider's log; nothing else suffers."
+        mend "Grant `create` and `patch` on `events` to the provider's service account, in a ClusterRole, or switch them off with `--events=false`."
 }
 "vaultmount itself" {
     Overloaded "VM0100" Unavailable "The provider is full"
