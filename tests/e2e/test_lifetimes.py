@@ -208,6 +208,7 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     shop.wait("the user's end", lambda: mine[0] not in vault.database_users(), 60)
     assert abs(time.time() - end) < 10
     shop.wait("word of it", lambda: said("credential is over") != [], 30)
+    assert len(shop.events("VaultCredentialEnding", pod.name)) == 2
     # It has not been read again, nor has the pod's file changed.
     assert len(vault.reads("database/creds/ending", begin)) == 1 and credential(pod.volume("db")) == mine
 

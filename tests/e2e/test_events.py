@@ -1,0 +1,53 @@
+"""What a pod's events say of its secrets: each thing once, whoever says it."""
+
+import json
+import urllib.error
+
+from driver import on
+from provider import LOOPBACK
+
+KEY = "- {{objectName: key, secretPath: secret/data/web/{0}, secretKey: value}}"
+EACH_POLL = {"refreshInterval": "10s"}
+
+
+@on("10s")
+def test_a_poll_that_fails_is_told_once_and_so_is_its_end(shop, vault, driver, provider):
+    vault.put("web/told", value="x")
+    shop.add_class("told", KEY.format("told"), **EACH_POLL)
+    pod = shop.run_pod(f"told-{driver.version}", "told")
+    shop.add_class("told", "- {objectName: key, secretPath: secret/data/web/told, secretKey: none}", **EACH_POLL)
+    if driver.has_republish:
+        # The driver passes it off as a success.
+        told = pod.wait_event("[VM0070]", reason="VaultRefreshFailed", seconds=180)
+    else:
+        told = pod.wait_event("VM0070", reason="MountRotationFailed", seconds=180)
+        assert shop.events("Vault", pod.name) == []
+    print(f"\n{told}")
+    shop.add_class("told", KEY.format("told"), **EACH_POLL)
+    if driver.has_republish:
+        pod.wait_event("polls bring", reason="VaultRefreshRecovered", seconds=180)
+        assert len(shop.events("VaultRefresh", pod.name)) == 2
+    assert pod.file("/told/key") == ("644", "x")
+
+
+@on("off")
+def test_a_pod_that_does_not_start_is_told_why(shop, vault, driver, provider):
+    shop.add_class("none", KEY.format("none"))
+    pod = shop.add_pod(f"none-{driver.version}", "none")
+    told = pod.wait_event("[VM0051]", reason="VaultMountFailed")
+    # kubelet says the same, in more words.
+    assert told in pod.wait_event("[VM0051]")
+    (event,) = [e for e in json.loads(shop.kubectl("get", "events", "-o", "json"))["items"] if e["reason"] == "VaultMountFailed"]
+    assert event["source"]["component"] == "vaultmount" and event["involvedObject"]["uid"] == pod.status()["metadata"]["uid"]
+
+
+@on("off")
+def test_the_status_page_is_for_callers_on_the_same_host(provider):
+    (pod,) = provider.pods()
+    for path, status in [("readyz", 200), ("livez", 200), ("statusz", 404)]:
+        try:
+            with LOOPBACK.open(f"http://{pod['status']['podIP']}:8080/{path}", timeout=10) as page:
+                got = page.status
+        except urllib.error.HTTPError as error:
+            got = error.code
+        assert got == status, path
