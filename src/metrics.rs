@@ -9,10 +9,15 @@ mod process;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::text::{encode_eof, encode_registry},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{
+        EncodeMetric,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 use tokio::time::Instant;
@@ -83,20 +88,20 @@ impl Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
-            grpc_requests: counters(&mut registry, "grpc_requests", "Calls of the driver answered", grpc_codes()),
+            grpc_requests: family(&mut registry, "grpc_requests", "Calls of the driver answered", grpc_codes()),
             grpc_seconds: histograms(
                 &mut registry,
                 "grpc_request_seconds",
                 "How long calls of the driver took",
                 Rpc::ALL.iter().map(|method| ("method", method.word())),
             ),
-            grpc_in_flight: gauges(
+            grpc_in_flight: family(
                 &mut registry,
                 "grpc_in_flight",
                 "Calls of the driver that wait for their answer",
                 Rpc::ALL.iter().map(|method| [("method", method.word())]),
             ),
-            vault_requests: counters(
+            vault_requests: family(
                 &mut registry,
                 "vault_requests",
                 "Requests to Vault on the wire, each attempt by itself",
@@ -108,20 +113,20 @@ impl Metrics {
                 "How long requests to Vault took on the wire, each attempt by itself",
                 Operation::ALL.iter().map(|what| ("operation", what.word())),
             ),
-            vault_in_flight: gauges(&mut registry, "vault_in_flight", "Requests to Vault on the wire", [[]]),
-            vault_queued: gauges(
+            vault_in_flight: family(&mut registry, "vault_in_flight", "Requests to Vault on the wire", [[]]),
+            vault_queued: family(
                 &mut registry,
                 "vault_queued",
                 "Requests to Vault that wait for others to have their answer",
                 [[]],
             ),
-            kubernetes_requests: counters(
+            kubernetes_requests: family(
                 &mut registry,
                 "kubernetes_requests",
                 "Requests to the Kubernetes API",
                 pairs(KubeOperation::ALL, Answered::ALL, kube_request),
             ),
-            logins: counters(&mut registry, "logins", "Logins of pods", pairs(AuthKind::ALL, LoginOutcome::ALL, login)),
+            logins: family(&mut registry, "logins", "Logins of pods", pairs(AuthKind::ALL, LoginOutcome::ALL, login)),
             reads: by_word(
                 &mut registry,
                 "reads",
@@ -138,13 +143,13 @@ impl Metrics {
                 Stale::ALL,
                 Stale::word,
             ),
-            renewals: counters(
+            renewals: family(
                 &mut registry,
                 "renewals",
                 "Renewals of tokens and leases",
                 pairs(Renewable::ALL, RenewalOutcome::ALL, renewal),
             ),
-            rotations: counters(
+            rotations: family(
                 &mut registry,
                 "rotations",
                 "Credentials replaced by new ones",
@@ -407,14 +412,17 @@ fn pairs<A: Copy, B: Copy>(
     some.iter().flat_map(move |a| others.iter().map(move |b| labels(*a, *b)))
 }
 
-/// Counters with all their series, each at zero.
-fn counters<const N: usize>(
+/// Counters or gauges with all their series, each at zero.
+fn family<const N: usize, M>(
     registry: &mut Registry,
     name: &str,
     help: &str,
     all: impl IntoIterator<Item = Labels<N>>,
-) -> Counters<N> {
-    let family = Counters::default();
+) -> Family<Labels<N>, M>
+where
+    M: EncodeMetric + TypedMetric + Default + Clone + fmt::Debug + Send + Sync + 'static,
+{
+    let family = Family::<_, M>::default();
     for labels in all {
         drop(family.get_or_create(&labels));
     }
@@ -431,21 +439,7 @@ fn by_word<W: Copy>(
     words: &[W],
     word: fn(W) -> &'static str,
 ) -> Counters<1> {
-    counters(registry, name, help, words.iter().map(|each| [(label, word(*each))]))
-}
-
-fn gauges<const N: usize>(
-    registry: &mut Registry,
-    name: &str,
-    help: &str,
-    all: impl IntoIterator<Item = Labels<N>>,
-) -> Gauges<N> {
-    let family = Gauges::default();
-    for labels in all {
-        drop(family.get_or_create(&labels));
-    }
-    registry.register(name, help, family.clone());
-    family
+    family(registry, name, help, words.iter().map(|each| [(label, word(*each))]))
 }
 
 fn histograms(
