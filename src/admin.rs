@@ -18,7 +18,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 pub use probes::{Alive, Probes};
 
@@ -43,8 +43,12 @@ pub struct Shown {
     pub metrics: bool,
 }
 
+/// Connections at once: whoever reaches the port must not take the file descriptors that mounts need.
+const MAX_CONNECTIONS: usize = 256;
+/// How long one may last, which is for one request.
+const LONGEST: Duration = Duration::from_secs(30);
 /// A client that does not send its request is let go after this.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Listens; requests are answered once [`serve`] runs. `[::]` becomes `0.0.0.0` on a node without IPv6.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -58,7 +62,10 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Answers until the process exits.
 pub async fn serve(listener: TcpListener, shown: Shown, pages: Arc<Pages>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
+        // Those beyond wait in the system's queue.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -67,7 +74,9 @@ pub async fn serve(listener: TcpListener, shown: Shown, pages: Arc<Pages>) {
         tokio::spawn(async move {
             let service =
                 service_fn(async |request| Ok::<_, Infallible>(pages.answer(&request, shown, is_local).await));
-            let _ = http().serve_connection(TokioIo::new(stream), service).await;
+            let connection = http().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+            let _ = timeout(LONGEST, connection).await;
+            drop(place);
         });
     }
 }

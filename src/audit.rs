@@ -8,10 +8,10 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -58,7 +58,7 @@ enum Message {
 }
 
 /// One decision.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Line<'a> {
     /// What it was about.
     pub event: Event,
@@ -79,7 +79,7 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub class: &'a str,
     /// The server.
-    pub endpoint: &'a Address,
+    pub endpoint: Option<&'a Address>,
     /// The Vault namespace: of the secret, or of the login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vault_namespace: Option<&'a str>,
@@ -87,9 +87,24 @@ pub struct Line<'a> {
     pub auth_mount: &'a str,
     /// The login role.
     pub role: &'a str,
-    /// What was asked for.
-    #[serde(flatten)]
-    pub secret: Option<Secret<'a>>,
+    /// The secret's path.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub path: &'a str,
+    /// The method it is asked for with.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// The objects of the class that are made of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<&'a str>,
+    /// Where the answer came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<ReadFrom>,
+    /// The version that the pod had; none before its first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_before: Option<String>,
+    /// The one that it has now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_after: Option<String>,
     /// The token's accessor, by which an operator finds and ends it.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub accessor: &'a str,
@@ -98,29 +113,12 @@ pub struct Line<'a> {
     pub request_id: Option<&'a str>,
 }
 
-/// A secret, without what is in it.
-#[derive(Debug, Serialize)]
-pub struct Secret<'a> {
-    /// Its path.
-    pub path: &'a str,
-    /// The method it is asked for with.
-    pub method: String,
-    /// The objects of the class that are made of it.
-    pub objects: Vec<&'a str>,
-    /// Where the answer came from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<ReadFrom>,
-    /// The version that the pod had; none before its first.
-    pub version_before: Option<String>,
-    /// The one that it has now.
-    pub version_after: Option<String>,
-}
-
 /// What a decision was about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
     /// A pod's login.
+    #[default]
     Login,
     /// A secret for a pod.
     Read,
@@ -131,11 +129,14 @@ pub enum Event {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// It was done.
+    #[default]
     Ok,
+    /// It is not there, and need not be.
+    Absent,
     /// The pod keeps what it had, as Vault could not be asked.
     Kept,
     /// Somebody said no: Vault, or a rule of the operator's.
@@ -158,6 +159,7 @@ impl Line<'_> {
 const WAITING: usize = 8192;
 /// How long the last lines are waited for when the process ends.
 const LAST: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Audit {
     /// Opens the log; the error says why it cannot be written. What is written and what is lost is counted in `metrics`.
@@ -178,17 +180,12 @@ impl Audit {
 
     /// Writes a line, soon.
     pub fn tell(&self, line: &Line<'_>) {
-        #[derive(Serialize)]
-        struct Timed<'a> {
-            time: Timestamp,
-            #[serde(flatten)]
-            line: &'a Line<'a>,
-        }
         let Some(lines) = &self.lines else { return };
-        let timed = Timed { time: now(), line };
-        let told = serde_json::to_vec(&timed).ok().map(|mut text| {
+        let told = serde_json::to_vec(line).ok().and_then(|fields| {
+            let mut text = format!("{{\"time\":\"{}\",", now()).into_bytes();
+            text.extend_from_slice(fields.strip_prefix(b"{")?);
             text.push(b'\n');
-            lines.try_send(Message::Line(text)).is_ok()
+            Some(lines.try_send(Message::Line(text)).is_ok())
         });
         if told != Some(true) {
             lost(&self.metrics, "too many lines wait to be written");
@@ -199,8 +196,17 @@ impl Audit {
     pub fn flush(&self) {
         let Some(lines) = &self.lines else { return };
         let (done, written) = sync_channel(1);
-        if lines.try_send(Message::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(LAST);
+        let (mut last, by) = (Message::Flush(done), Instant::now() + LAST);
+        loop {
+            match lines.try_send(last) {
+                Err(TrySendError::Full(message)) if Instant::now() < by => last = message,
+                _ => break,
+            }
+            #[expect(clippy::disallowed_methods, reason = "it blocks, and says so")]
+            thread::sleep(PAUSE);
+        }
+        if written.recv_timeout(by.saturating_duration_since(Instant::now())).is_err() {
+            tracing::error!("the last lines of the audit log may be lost: they were not written within {LAST:?}");
         }
     }
 }

@@ -91,9 +91,11 @@ const BURST: usize = 10;
 const PAUSE: Duration = Duration::from_secs(10);
 /// What happens again is written again so much later.
 const AGAIN: Duration = Duration::from_secs(300);
+/// The same when it happens for another reason.
+const OTHERWISE: Duration = Duration::from_secs(30);
 /// What waited for longer is not written any more.
 const STALE: Duration = Duration::from_secs(600);
-/// How long none are written after the API server has said that they may not.
+/// How long none are written in a namespace after the API server has said that they may not.
 const DENIED: Duration = Duration::from_secs(600);
 /// Events remembered, so that the next is counted with it. The API server itself forgets them after an hour.
 const MOST: usize = 1024;
@@ -110,7 +112,8 @@ impl Events {
             metrics: Arc::clone(&metrics),
             written: HashMap::new(),
             recent: VecDeque::new(),
-            denied_until: None,
+            denied: HashMap::new(),
+            is_told: false,
         };
         tokio::spawn(writer.run(waiting));
         Self { told: Some(told), metrics }
@@ -133,7 +136,11 @@ struct Writer {
     written: HashMap<(String, Why), Written>,
     /// When the last were written, the first of them first.
     recent: VecDeque<Instant>,
-    denied_until: Option<Instant>,
+    /// Namespaces in which they may not be written, and until when that is believed: all of them for want of a right, or one for a
+    /// quota or its end.
+    denied: HashMap<String, Instant>,
+    /// Whether that was said.
+    is_told: bool,
 }
 
 /// An event that stands.
@@ -164,31 +171,34 @@ impl Writer {
                 return;
             }
         }
-        if let Some(written) = self.written.get_mut(&key).filter(|written| written.at.elapsed() < FORGOTTEN)
-            && written.text == told.text
-        {
+        self.written.retain(|_, written| written.at.elapsed() < FORGOTTEN);
+        if let Some(written) = self.written.get_mut(&key) {
             written.count = written.count.saturating_add(1);
-            if written.at.elapsed() < AGAIN {
+            let pause = if written.text == told.text { AGAIN } else { OTHERWISE };
+            if written.at.elapsed() < pause {
                 return;
             }
         }
+        // What is not written takes nobody's turn.
+        if self.is_futile(&told) {
+            return self.metrics.event_write(EventWrite::Dropped);
+        }
         self.turn().await;
-        let is_denied = self.denied_until.is_some_and(|until| Instant::now() < until);
-        if is_denied || told.since.elapsed() > STALE {
+        if self.is_futile(&told) {
             return self.metrics.event_write(EventWrite::Dropped);
         }
         match self.send(&key, &told).await {
-            Ok(()) => {
-                self.denied_until = None;
-                self.metrics.event_write(EventWrite::Ok);
-            }
+            Ok(()) => self.metrics.event_write(EventWrite::Ok),
             Err(error) => {
                 self.metrics.event_write(EventWrite::Failed);
                 if error.cause() == Cause::EventsForbidden {
-                    if self.denied_until.is_none() {
-                        tracing::warn!("pods get no events: {error}");
+                    if !std::mem::replace(&mut self.is_told, true) {
+                        tracing::warn!(namespace = told.pod.namespace, "pods get no events: {error}");
                     }
-                    self.denied_until = Some(Instant::now() + DENIED);
+                    self.denied.retain(|_, until| Instant::now() < *until);
+                    if self.denied.len() < MOST {
+                        self.denied.insert(told.pod.namespace, Instant::now() + DENIED);
+                    }
                 } else {
                     tracing::debug!(reason = told.why.word(), pod = told.pod.name, "an event is not written: {error}");
                 }
@@ -196,10 +206,15 @@ impl Writer {
         }
     }
 
+    /// Whether it is too late for it, or it may not be written.
+    fn is_futile(&self, told: &Told) -> bool {
+        let is_denied = self.denied.get(&told.pod.namespace).is_some_and(|until| Instant::now() < *until);
+        is_denied || told.since.elapsed() > STALE
+    }
+
     async fn send(&mut self, key: &(String, Why), told: &Told) -> Result<(), Error> {
         let Told { pod, why, text, at, .. } = told;
-        let again = self.written.get(key).filter(|written| written.text == *text);
-        let (name, first, count) = match again {
+        let (name, first, count) = match self.written.get(key) {
             Some(written) => (written.name.clone(), written.first, written.count),
             None => (name(&pod.name), *at, 1),
         };
@@ -244,5 +259,6 @@ impl Writer {
 /// A name that no other event has: the pod's, and something random.
 fn name(pod: &str) -> String {
     let random = RandomState::new().build_hasher().finish();
-    format!("{}.{random:016x}", pod.chars().take(230).collect::<String>())
+    let pod: String = pod.chars().take(230).collect();
+    format!("{}.{random:016x}", pod.trim_end_matches(['-', '.']))
 }

@@ -8,7 +8,10 @@ mod upkeep;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -32,6 +35,15 @@ pub use upkeep::{DueRenewal, Told, Warning};
 pub struct Lease {
     /// What Vault answered.
     pub answer: Answer,
+    /// Numbers what this process has read, so that it can be told what a volume was given.
+    pub serial: u64,
+}
+
+impl Lease {
+    fn new(answer: Answer) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self { answer, serial: NEXT.fetch_add(1, Relaxed) })
+    }
 }
 
 /// What a reading brought.
@@ -217,12 +229,6 @@ impl Leases {
         })
     }
 
-    /// Whether a volume has the answers to all of these requests.
-    pub fn are_named_by<'a>(&self, volume: &str, mut reads: impl Iterator<Item = &'a Arc<Read>>) -> bool {
-        let slots = self.lock();
-        reads.all(|read| slots.get(read).is_some_and(|slot| slot.kept().named_by.iter().any(|name| &**name == volume)))
-    }
-
     /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
     /// Whether it will.
     pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
@@ -382,7 +388,7 @@ impl Slot {
         let replaced = kept.entry.as_ref().filter(|_| earlier.is_none()).map(|entry| entry.life.kind());
         let (lease, delivered) = match earlier {
             Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
-            None => (Arc::new(Lease { answer: reading.answer }), false),
+            None => (Lease::new(reading.answer), false),
         };
         kept.entry = Some(Entry {
             lease: Arc::clone(&lease),

@@ -10,7 +10,14 @@ mod mounted;
 mod report;
 mod slots;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::join_all};
 use tokio::time::{Instant, timeout_at};
@@ -74,6 +81,8 @@ pub(crate) struct Way {
     pub(crate) target: Target,
     pub(crate) session: Arc<Session>,
     pub(crate) prover: Prover,
+    /// Whether the pod keeps something that should have been read anew.
+    keeps: AtomicBool,
 }
 
 /// One request, the objects that want its answer, and what came of it.
@@ -97,10 +106,11 @@ impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
         let way = self.way(spec, audience).await?;
-        let outcome = self.bring(spec, &way, deadline).await;
-        if outcome.is_err() {
+        let mut outcome = self.bring(spec, &way, deadline).await;
+        match &mut outcome {
+            Ok(mounted) => mounted.receipt.keeps = way.keeps.into_inner(),
             // What some objects were read for waits for the next.
-            way.session.save_soon();
+            Err(_) => way.session.save_soon(),
         }
         self.renewal.collect(&way.session);
         outcome
@@ -110,6 +120,7 @@ impl Mounter {
         let refresh = spec.class.refresh.unwrap_or(self.refresh);
         way.session.prove(spec.class.objects.iter().map(|object| &object.read), refresh, deadline).await;
         let (answers, reused) = self.answers(spec, way, refresh, deadline).await?;
+        self.remembered(spec, way, &answers, &reused);
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
         let had = answers.iter().all(Answered::is_had);
         let outcome = self.assemble(spec, &way.session, answers, deadline).await;
@@ -136,19 +147,12 @@ impl Mounter {
         for (read, objects) in spec.class.reads() {
             match way.session.look(read, refresh) {
                 Found::Good(lease) => {
-                    if !way.session.gives(&spec.target_path, [read].into_iter()) {
-                        let after = Some((&*lease, ReadFrom::Memory));
-                        let request_id = lease.answer.request_id();
-                        let (before, error) = (None, None);
-                        self.decided(spec, way, &Decided { read, objects: &objects, before, after, request_id, error });
-                    }
                     reused.push((read, Arc::clone(&lease)));
                     answers.push(Answered { read, objects, outcome: Ok(lease) });
                 }
                 Found::Due(one) => due.push((read, objects, one)),
             }
         }
-        self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
         if due.is_empty() {
             return Ok((answers, reused));
         }
@@ -176,7 +180,7 @@ impl Mounter {
         due: Vec<(&'a Arc<Read>, Vec<&'a Object>, Due)>,
         deadline: Instant,
     ) -> Result<Vec<Answered<'a>>, Error> {
-        let Way { target, session, prover } = way;
+        let Way { target, session, prover, .. } = way;
         let late = || {
             let what = if Instant::now() < deadline {
                 format!("Vault at {} did not answer in the time that a poll waits", target.endpoint.address)
@@ -196,13 +200,19 @@ impl Mounter {
         let opened = timeout_at(patience, opened).await.unwrap_or_else(|_| Err(late()));
         if let Err(error) = opened {
             self.reread_tls(&error, target);
-            let mut answers = Vec::new();
-            for (read, objects, due) in due {
-                let kept = self.instead(spec, way, read, &error, due, &objects, polled)?;
-                answers.extend(kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }));
+            let keeps = stays && is_kept(&error);
+            let kept: Vec<_> = due
+                .into_iter()
+                .filter_map(|(read, objects, due)| {
+                    let lease = self.instead(spec, way, (read, &objects), &error, due, keeps)?;
+                    Some(Answered { read, objects, outcome: Ok(lease) })
+                })
+                .collect();
+            if !keeps {
+                return Err(error);
             }
-            self.keeps(spec, session, &error);
-            return Ok(answers);
+            self.keeps(spec, way, &error);
+            return Ok(kept);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
             let outcome = session.while_up(session.read(read, &due, prover, deadline));
@@ -216,67 +226,74 @@ impl Mounter {
                 }
                 Err(error) => {
                     self.reread_tls(&error, target);
-                    let outcome = self.instead(spec, way, read, &error, due, &objects, polled);
-                    let passed = outcome.is_ok().then_some(error);
-                    (outcome.transpose().map(|outcome| Answered { read, objects, outcome }), passed)
+                    let keeps = is_kept(&error) && has_something(&due, &objects, polled);
+                    let kept = self.instead(spec, way, (read, &objects), &error, due, keeps);
+                    if keeps {
+                        (kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }), Some(error))
+                    } else {
+                        (Some(Answered { read, objects, outcome: Err(error) }), None)
+                    }
                 }
             }
         }));
         let (answers, passed): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
-        match passed.into_iter().flatten().next() {
-            Some(error) => self.keeps(spec, session, &error),
-            None if self.sessions.kept().over(&session.id()).is_some() => self.recovered(&spec.pod),
-            None => {}
+        if let Some(error) = passed.into_iter().flatten().next() {
+            self.keeps(spec, way, &error);
         }
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// What stands for an answer that could not be had: what the pod has; or nothing, if it has nothing and needs none.
-    #[expect(clippy::too_many_arguments, reason = "all of it is one request's")]
+    /// What stands for an answer that could not be had, if the pod `keeps` what it has: that; or nothing, if it has nothing and
+    /// needs none.
     fn instead(
         &self,
         spec: &MountSpec,
         way: &Way,
-        read: &Arc<Read>,
+        (read, objects): (&Arc<Read>, &[&Object]),
         error: &Error,
         due: Due,
-        objects: &[&Object],
-        polled: bool,
-    ) -> Result<Option<Arc<Lease>>, Error> {
-        let stays = is_kept(error) && has_something(&due, objects, polled);
-        let (before, kept) = (due.had.as_deref(), due.kept.filter(|_| stays));
+        keeps: bool,
+    ) -> Option<Arc<Lease>> {
+        let (before, kept) = (due.had.as_deref(), due.kept.filter(|_| keeps));
         let after = kept.as_deref().map(|lease| (lease, ReadFrom::Kept));
         let decided = Decided { read, objects, before, after, request_id: None, error: Some(error) };
         self.decided(spec, way, &decided);
-        if !stays {
-            return Err(error.clone());
-        }
         self.sessions.metrics().reads(ReadFrom::Kept, usize::from(kept.is_some()));
-        Ok(kept)
+        kept
     }
 
     /// Says that a pod keeps what it has, as Vault could not be asked.
-    fn keeps(&self, spec: &MountSpec, session: &Session, error: &Error) {
+    fn keeps(&self, spec: &MountSpec, way: &Way, error: &Error) {
+        let session = &way.session;
+        way.keeps.store(true, Relaxed);
         let text = || format!("the pod keeps what it has: {error}");
         self.sessions.events().tell(|| audited::subject(&spec.pod), Why::RefreshFailed, text);
         self.sessions.metrics().poll_kept(error.cause());
         session.trouble("refreshing in a poll", error);
         // An outage that is known was said when it began.
-        let again = self.sessions.kept().again(session.id(), error.cause());
-        if session.outage().is_some() || again == Again::Quiet {
-            tracing::debug!("the pod keeps what it has: {error}");
-        } else {
-            tracing::warn!("the pod keeps what it has: {error}");
+        match self.sessions.kept().again(spec.target_path.clone(), error.cause()) {
+            Again::No if session.outage().is_none() => tracing::warn!("the pod keeps what it has: {error}"),
+            Again::Summed(polls) => tracing::warn!(polls, "the pod keeps what it has: {error}"),
+            Again::No | Again::Quiet => tracing::debug!("the pod keeps what it has: {error}"),
         }
     }
 
     /// A mount's files are on their way to the pod. Whether any is new to it.
     #[must_use]
     pub fn delivered(&self, mounted: &Mounted) -> bool {
-        let Receipt { session, pod_uid, target_path, class, leases } = &mounted.receipt;
+        let Receipt { session, pod_uid, target_path, class, leases, .. } = &mounted.receipt;
         let new = self.sessions.delivered(session, &Delivery { pod_uid, target_path, class, leases });
         self.renewal.schedule(session);
         new
+    }
+
+    /// A mount went well that may have failed before. Tells the pod's owner, if it had, or if the pod had kept what it had.
+    pub fn went_well(&self, pod: &Pod, mounted: &Mounted, had_failed: bool) {
+        let Receipt { keeps, target_path, .. } = &mounted.receipt;
+        let had_kept = !keeps && self.sessions.kept().over(target_path).is_some();
+        if had_failed || had_kept {
+            self.recovered(pod);
+        }
     }
 
     /// Keeps what a mount brought for a successor of this process, before it goes out. An error when another process has taken
@@ -299,7 +316,7 @@ impl Mounter {
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
-        Ok(Way { target, session, prover })
+        Ok(Way { target, session, prover, keeps: AtomicBool::new(false) })
     }
 
     /// Refuses a class whose pods would share what is a token's own.

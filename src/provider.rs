@@ -217,34 +217,34 @@ impl Provider {
         let _ = self.mounter.delivered(&mounted);
         // It has all this already.
         self.mounter.keep_soon(&mounted);
-        if self.logs && self.told.polled(spec, &mounted, begin) {
-            self.mounter.recovered(&spec.pod);
-        }
+        let had_failed = self.logs && self.told.polled(spec, &mounted, begin);
+        self.mounter.went_well(&spec.pod, &mounted, had_failed);
         Some(response)
     }
 
     /// The answer to everything else.
     async fn anew(&self, spec: MountSpec, begin: Instant, deadline: Instant) -> Result<pb::MountResponse, Error> {
         self.told.warn(&spec);
-        let (about, pod) = (About::mount(&spec, &self.mounter.operator, begin), spec.pod.clone());
+        let (about, spec) = (About::mount(&spec, &self.mounter.operator, begin), Arc::new(spec));
         let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
         // Until its end, though its caller may go away before.
         let slot = worker.slots.take(&spec.pod.namespace);
+        let wanted = Arc::clone(&spec);
         let outcome = contain(async move {
-            let outcome = async {
-                let slot = slot?;
-                let inside = worker.gate.enter(deadline).await?;
-                let mounted = worker.mount(&spec, audience, deadline).await?;
-                Ok((respond(&mounted)?, mounted, inside, slot))
-            };
-            outcome.await.inspect_err(|error| worker.failed(&spec, error))
+            let slot = slot?;
+            let inside = worker.gate.enter(deadline).await?;
+            let mounted = worker.mount(&wanted, audience, deadline).await?;
+            Ok((respond(&mounted)?, mounted, inside, slot))
         });
-        let (response, mounted, _inside, _slot) = outcome.await.inspect_err(|error| self.tell(error, &about))?;
+        let failed = |error: &Error| {
+            self.mounter.failed(&spec, error);
+            self.tell(error, &about);
+        };
+        let (response, mounted, _inside, _slot) = outcome.await.inspect_err(failed)?;
         let new = self.mounter.delivered(&mounted);
-        self.mounter.keep(&mounted).await.inspect_err(|error| self.tell(error, &about))?;
-        if self.logs && self.told.mounted(&mounted, new, &about) {
-            self.mounter.recovered(&pod);
-        }
+        self.mounter.keep(&mounted).await.inspect_err(failed)?;
+        let had_failed = self.logs && self.told.mounted(&mounted, new, &about);
+        self.mounter.went_well(&spec.pod, &mounted, had_failed);
         Ok(response)
     }
 

@@ -274,9 +274,11 @@ impl Session {
         self.state().volumes.iter().any(|volume| &*volume.path == target_path)
     }
 
-    /// Whether a volume has what these requests brought.
-    pub fn gives<'a>(&self, target_path: &str, reads: impl Iterator<Item = &'a Arc<Read>>) -> bool {
-        self.leases.are_named_by(target_path, reads)
+    /// Whether a volume was given these answers before, as far as anybody knows.
+    pub fn has_given<'a>(&self, target_path: &str, mut leases: impl Iterator<Item = &'a Arc<Lease>>) -> bool {
+        let state = self.state();
+        let volume = state.volumes.iter().find(|volume| &*volume.path == target_path);
+        volume.is_some_and(|volume| leases.all(|lease| volume.has(lease.serial)))
     }
 
     /// What Vault answers to a request that was found due, at most one equal one at a time; and from where it came.
@@ -287,7 +289,7 @@ impl Session {
         prover: &Prover,
         deadline: Instant,
     ) -> Result<(Brought, ReadFrom), Error> {
-        let asked = AtomicBool::new(false);
+        let asked = Arc::new(AtomicBool::new(false));
         loop {
             // What hangs on a token that ends must hang on another.
             let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
@@ -302,9 +304,12 @@ impl Session {
                 }
             };
             let fetch = || {
-                asked.store(true, Relaxed);
                 let (session, read, prover) = (Arc::clone(self), Arc::clone(read), Arc::clone(prover));
-                async move { session.fetch(&read, ending.as_ref(), &prover, deadline).await }
+                let asked = Arc::clone(&asked);
+                async move {
+                    asked.store(true, Relaxed);
+                    session.fetch(&read, ending.as_ref(), &prover, deadline).await
+                }
             };
             let outcome = self.leases.read(read, due, fetch, kept);
             match outcome.await {

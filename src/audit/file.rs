@@ -12,7 +12,12 @@ use super::Place;
 /// Where lines go, open.
 pub(super) enum Output {
     Stdout,
-    File { path: PathBuf, open: Option<File> },
+    /// `torn`: the last line is not whole.
+    File {
+        path: PathBuf,
+        open: Option<File>,
+        torn: bool,
+    },
 }
 
 impl Output {
@@ -21,7 +26,7 @@ impl Output {
         match place {
             Place::Stdout => Ok(Self::Stdout),
             Place::File(path) => match append_to(&path) {
-                Ok(file) => Ok(Self::File { path, open: Some(file) }),
+                Ok(file) => Ok(Self::File { path, open: Some(file), torn: false }),
                 Err(error) => Err(format!("{} cannot be written: {error}", path.display())),
             },
         }
@@ -35,19 +40,20 @@ impl Output {
                 stdout.write_all(line)?;
                 stdout.flush()
             }
-            Self::File { path, open } => {
+            Self::File { path, open, torn } => {
                 if !open.as_ref().is_some_and(|file| is_at(file, path)) {
-                    *open = None;
+                    (*open, *torn) = (None, false);
                 }
                 let file = match open {
                     Some(file) => file,
                     none => none.insert(append_to(path)?),
                 };
-                let before = file.metadata()?.len();
-                file.write_all(line).inspect_err(|_| {
-                    // Half a line would make the next unreadable, too.
-                    let _ = file.set_len(before);
-                })
+                if *torn {
+                    // Half a line would make this one unreadable, too. It is not cut off: another process may have written on.
+                    file.write_all(b"\n")?;
+                    *torn = false;
+                }
+                file.write_all(line).inspect_err(|_| *torn = true)
             }
         }
     }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Kube, path};
+use super::{Kube, answer::Answer, path};
 use crate::{
     error::{Cause, Error},
     text::one_line,
@@ -49,13 +49,7 @@ impl Kube {
     pub async fn create_event(&self, event: &Event<'_>) -> Result<(), Error> {
         let path = path::collection(event.namespace, "events")?;
         let answer = self.client.post(&path, &Body::of(event)).await?;
-        if answer.status == StatusCode::FORBIDDEN {
-            return Err(answer.failure(Cause::EventsForbidden).advice(
-                "grant our service account the rule {apiGroups: [\"\"], resources: [events], verbs: [create, patch]} in a \
-                 ClusterRole, or switch them off with --events=false",
-            ));
-        }
-        if answer.status.is_success() { Ok(()) } else { Err(answer.failure(Cause::KubernetesApi)) }
+        if answer.status.is_success() { Ok(()) } else { Err(refused(&answer)) }
     }
 
     /// Writes that an event has happened again; false when it is there no more.
@@ -66,9 +60,19 @@ impl Kube {
         match answer.status {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
-            _ => Err(answer.failure(Cause::KubernetesApi)),
+            _ => Err(refused(&answer)),
         }
     }
+}
+
+fn refused(answer: &Answer<'_>) -> Error {
+    if answer.status != StatusCode::FORBIDDEN {
+        return answer.failure(Cause::KubernetesApi);
+    }
+    answer.failure(Cause::EventsForbidden).advice(
+        "unless the namespace has a quota for it, or ends, grant our service account the rule {apiGroups: [\"\"], resources: \
+         [events], verbs: [create, patch]} in a ClusterRole, or switch them off with --events=false",
+    )
 }
 
 /// <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>, in its first version, which every

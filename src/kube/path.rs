@@ -17,10 +17,11 @@ pub(super) fn object(namespace: &str, resource: &'static str, name: &str) -> Res
 
 /// What a request is for that is sent to such a path.
 pub(super) fn operation(path: &str) -> KubeOperation {
-    match path.rsplit('/').next() {
-        Some("token") if path.contains("/serviceaccounts/") => KubeOperation::Token,
-        _ if path.contains("/events") => KubeOperation::Events,
-        _ if path.contains("/secrets") => KubeOperation::Key,
+    // /api/v1/namespaces/NAMESPACE/RESOURCE/NAME
+    match path.split('/').nth(5) {
+        Some("serviceaccounts") => KubeOperation::Token,
+        Some("events") => KubeOperation::Events,
+        Some("secrets") => KubeOperation::Key,
         _ => KubeOperation::Pods,
     }
 }

@@ -125,7 +125,7 @@ impl Leases {
             let Ok(answer) = Answer::parse(lease.answer.expose().as_bytes().to_vec()) else { continue };
             let entry = Entry {
                 life: lease.life.restore(&answer, origin),
-                lease: Arc::new(Lease { answer }),
+                lease: Lease::new(answer),
                 hold: Arc::clone(hold),
                 read_at: origin.moment(lease.read_at),
                 delivered: lease.delivered,

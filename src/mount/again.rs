@@ -15,11 +15,11 @@ impl Mounter {
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
         let reads = || class.objects.iter().map(|object| &object.read);
+        let leases = session.again(reads(), class.refresh.unwrap_or(self.refresh))?;
         // What a pod gets for the first time is told.
-        if self.sessions.audit().is_on() && !session.gives(&spec.target_path, reads()) {
+        if self.sessions.audit().is_on() && !session.has_given(&spec.target_path, leases.iter()) {
             return None;
         }
-        let leases = session.again(reads(), class.refresh.unwrap_or(self.refresh))?;
         let mut rendered = Vec::with_capacity(class.objects.len());
         for (object, lease) in class.objects.iter().zip(&leases) {
             match render::render(&object.recipe, &lease.answer) {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Mounter, Way};
+use super::{Answered, Mounter, Way};
 use crate::{
-    audit::{Event, Line, Outcome, Secret},
+    audit::{Event, Line, Outcome},
     error::Error,
     events::{Subject, Why},
     lease::Lease,
@@ -37,21 +37,47 @@ impl Mounter {
         let Decided { read, objects, before, after, request_id, error } = decided;
         let keys = self.keys.had();
         let version = |lease: &Lease| Some(keys.as_ref()?.version.of_bytes(lease.answer.data()?.as_bytes()));
-        let secret = Secret {
+        let line = Line {
             path: read.label(),
             method: read.method.to_string(),
             objects: objects.iter().map(|object| object.recipe.file.as_str()).collect(),
             from: after.map(|(_, from)| from),
             version_before: before.and_then(version),
             version_after: after.and_then(|(lease, _)| version(lease)),
+            request_id: *request_id,
+            ..way.session.key().line(Event::Read)
         };
-        let line = Line { secret: Some(secret), request_id: *request_id, ..way.session.key().line(Event::Read) };
         let line = of_pod(line, spec);
         audit.tell(&match error {
             Some(error) if after.is_some() => Line { outcome: Outcome::Kept, ..line.failed(error) },
+            Some(error) if objects.iter().all(|object| object.may_lack(error)) => {
+                Line { outcome: Outcome::Absent, ..line.failed(error) }
+            }
             Some(error) => line.failed(error),
             None => line,
         });
+    }
+
+    /// Counts what a mount has out of memory, and tells what of it is new to the volume.
+    pub(super) fn remembered(
+        &self,
+        spec: &MountSpec,
+        way: &Way,
+        answers: &[Answered<'_>],
+        reused: &[(&Arc<Read>, Arc<Lease>)],
+    ) {
+        self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
+        if !self.sessions.audit().is_on() {
+            return;
+        }
+        for (read, lease) in reused {
+            let Some(answered) = answers.iter().find(|answered| answered.read == *read) else { continue };
+            if !way.session.has_given(&spec.target_path, std::iter::once(lease)) {
+                let (objects, request_id) = (&*answered.objects, lease.answer.request_id());
+                let after = Some((&**lease, ReadFrom::Memory));
+                self.decided(spec, way, &Decided { read, objects, before: None, after, request_id, error: None });
+            }
+        }
     }
 
     /// Tells of a mount that failed as a whole.
@@ -64,20 +90,11 @@ impl Mounter {
         let (choice, operator) = (&spec.class.choice, &self.operator);
         let line = Line {
             event: Event::Mount,
-            outcome: Outcome::Failed,
-            error: None,
-            namespace: "",
-            service_account: "",
-            pod: "",
-            uid: "",
-            class: "",
-            endpoint: choice.address.as_ref().unwrap_or(&operator.address),
+            endpoint: Some(choice.address.as_ref().unwrap_or(&operator.address)),
             vault_namespace: choice.namespace.as_deref().or(operator.namespace.as_deref()),
             auth_mount: choice.auth_mount.as_deref().unwrap_or(&operator.auth_mount),
             role: &spec.class.role,
-            secret: None,
-            accessor: "",
-            request_id: None,
+            ..Line::default()
         };
         audit.tell(&of_pod(line, spec).failed(error));
     }
@@ -86,12 +103,16 @@ impl Mounter {
 impl Mounter {
     /// Tells of a request that cannot be understood.
     pub fn misunderstood(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error) {
+        let Pod { namespace, name, uid, service_account } = pod;
+        let line = Line { event: Event::Mount, namespace, pod: name, uid, service_account, ..Line::default() };
+        self.sessions.audit().tell(&line.failed(error));
         self.told(pod, target_path, is_reported, error, Why::ClassInvalid);
     }
 
     /// Tells a pod's owner of a failure: of the first mount, or in this way of a poll, unless the driver tells that itself.
     fn told(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: Why) {
-        let is_poll = self.sessions.has_mounted(&pod.uid, target_path);
+        // Versions come with polls alone, also to a process that knows nothing of the pod.
+        let is_poll = is_reported || self.sessions.has_mounted(&pod.uid, target_path);
         if !(is_poll && is_reported) {
             let why = if is_poll { of_poll } else { Why::MountFailed };
             self.sessions.events().tell(|| subject(pod), why, || error.to_string());
@@ -99,7 +120,7 @@ impl Mounter {
     }
 
     /// Tells a pod's owner that what had failed goes well.
-    pub fn recovered(&self, pod: &Pod) {
+    pub(super) fn recovered(&self, pod: &Pod) {
         let text = || "polls bring what Vault has again".to_owned();
         self.sessions.events().tell(|| subject(pod), Why::RefreshRecovered, text);
     }

@@ -6,7 +6,9 @@ use super::Mounter;
 use crate::{
     error::Cause,
     metrics::{Certified, Health, Levels},
+    policy::Operator,
     tls,
+    vault::Endpoint,
 };
 
 impl Mounter {
@@ -14,8 +16,10 @@ impl Mounter {
     pub async fn levels(&self) -> Levels {
         let mut levels = self.renewal.levels();
         let own = self.operator.address.to_string();
-        let outage = self.vault.outages().into_iter().find(|(address, _)| *address == own);
-        let found = outage.map(|(_, outage)| outage.found.cause());
+        // As the operator reaches it: a class may lay its own TLS settings over the address.
+        let Operator { address, tls, .. } = &self.operator;
+        let endpoint = Endpoint { address: address.clone(), tls: tls.clone(), guarded: false };
+        let found = self.vault.outage(&endpoint).map(|outage| outage.found.cause());
         let sealed = matches!(found, Some(Cause::Sealed | Cause::Uninitialized));
         levels.endpoints.insert(own, Health { up: found.is_none(), sealed });
         levels.mounts_limit = self.slots.most();

@@ -33,6 +33,8 @@ pub(super) struct Receipt {
     pub(super) target_path: String,
     pub(super) class: String,
     pub(super) leases: Vec<(Arc<Read>, Arc<Lease>)>,
+    /// Whether any of it should have been read anew.
+    pub(super) keeps: bool,
 }
 
 /// The file that stands for nothing: without any file the driver would leave the old ones.
@@ -56,6 +58,7 @@ impl Mounted {
             target_path: spec.target_path.clone(),
             class: spec.class_name.clone(),
             leases,
+            keeps: false,
         };
         let mut mounted =
             Self { files: Vec::with_capacity(rendered.len()), versions: Vec::with_capacity(rendered.len()), receipt };

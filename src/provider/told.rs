@@ -88,10 +88,10 @@ impl Told {
     pub(super) fn warn(&self, spec: &MountSpec) {
         for warning in &spec.class.warnings {
             let key = (spec.pod.namespace.clone(), spec.class_name.clone(), warning.clone());
-            if self.warnings.again(key, ()) == Again::Quiet {
-                tracing::debug!("{warning}");
-            } else {
-                tracing::warn!("{warning}");
+            match self.warnings.again(key, ()) {
+                Again::No => tracing::warn!("{warning}"),
+                Again::Summed(mounts) => tracing::warn!(mounts, "{warning}"),
+                Again::Quiet => tracing::debug!("{warning}"),
             }
         }
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Session, SessionKey, State};
 use crate::{
-    audit::{Event, Line, Outcome},
+    audit::{Event, Line},
     clock::{self, time_of_day},
     lease::Hold,
     metrics::{self, Levels},
@@ -86,20 +86,15 @@ impl SessionKey {
         let namespace = if event == Event::Read { &self.namespace } else { &self.auth_namespace };
         Line {
             event,
-            outcome: Outcome::Ok,
-            error: None,
             namespace: &self.pod_namespace,
             service_account: &self.service_account,
             pod: &self.pod_name,
             uid: &self.pod_uid,
-            class: "",
-            endpoint: &self.endpoint.address,
+            endpoint: Some(&self.endpoint.address),
             vault_namespace: namespace.as_deref(),
             auth_mount: &self.auth_mount,
             role: &self.role,
-            secret: None,
-            accessor: "",
-            request_id: None,
+            ..Line::default()
         }
     }
 }

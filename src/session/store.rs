@@ -28,7 +28,7 @@ pub struct Sessions {
     /// Where they are kept for a successor.
     store: Option<Arc<Store>>,
     /// Why pods kept what they had.
-    kept: Repeats<u64, Cause>,
+    kept: Repeats<String, Cause>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -114,9 +114,9 @@ impl Sessions {
         sessions.iter().any(|session| session.has_mounted(target_path))
     }
 
-    /// Why pods kept what they had, by their sessions.
+    /// Why pods kept what they had, by their volumes' directories.
     #[must_use]
-    pub fn kept(&self) -> &Repeats<u64, Cause> {
+    pub fn kept(&self) -> &Repeats<String, Cause> {
         &self.kept
     }
 
@@ -192,7 +192,7 @@ impl Sessions {
     pub fn delivered(&self, session: &Arc<Session>, delivery: &Delivery<'_>) -> bool {
         let now = clock::now();
         let new = delivery.leases.iter().fold(false, |new, (read, lease)| session.leases.delivered(read, lease) | new);
-        let (volume, is_known) = {
+        let (volume, is_new, is_known) = {
             let mut state = session.state();
             if session.is_shared() && state.pods.find(delivery.pod_uid).is_none() {
                 // The pod has ended meanwhile: nothing would end this volume.
@@ -201,7 +201,9 @@ impl Sessions {
             let volumes = &mut state.volumes;
             let known = volumes.iter().any(|volume| &*volume.path == delivery.target_path && volume.mounts > 1);
             let pod = session.is_shared().then_some(delivery.pod_uid);
-            (volumes.mounted(delivery.target_path, delivery.class, pod, now), known)
+            let given = delivery.leases.iter().map(|(_, lease)| lease.serial);
+            let (volume, is_new) = volumes.mounted((delivery.target_path, delivery.class), pod, given, now);
+            (volume, is_new, known)
         };
         let named = session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);
         // Also the second mount, which shows that there are polls.
@@ -222,7 +224,7 @@ impl Sessions {
                 other.save_soon();
             }
         }
-        new
+        new || is_new
     }
 
     /// Every pod with a session.

@@ -29,9 +29,16 @@ pub(super) struct Volume {
     gaps: [Duration; GAPS],
     /// The pod it is of, where pods share the session.
     pod: Option<Arc<str>>,
+    /// The serials of what it was given; none when an earlier process gave it.
+    given: Option<Box<[u64]>>,
 }
 
 impl Volume {
+    /// Whether it was given an answer, as far as anybody knows.
+    pub(super) fn has(&self, serial: u64) -> bool {
+        self.given.as_ref().is_none_or(|given| given.contains(&serial))
+    }
+
     /// The longest of the last pauses between two polls; none while there was none.
     pub(super) fn gap(&self) -> Option<Duration> {
         self.gaps.into_iter().max().filter(|_| self.mounts > 1)
@@ -55,8 +62,14 @@ pub(super) struct SavedVolume {
 pub(super) struct Volumes(Vec<Volume>);
 
 impl Volumes {
-    /// A volume was mounted. Its name, to remember it by.
-    pub(super) fn mounted(&mut self, path: &str, class: &str, pod: Option<&str>, now: Instant) -> Arc<str> {
+    /// A volume was mounted, and given answers of these serials. Its name, to remember it by, and whether any is new to it.
+    pub(super) fn mounted(
+        &mut self,
+        (path, class): (&str, &str),
+        pod: Option<&str>,
+        given: impl Iterator<Item = u64> + Clone,
+        now: Instant,
+    ) -> (Arc<str>, bool) {
         if let Some(volume) = self.0.iter_mut().find(|volume| &*volume.path == path) {
             volume.gaps.rotate_right(1);
             volume.gaps[0] = now.saturating_duration_since(volume.last);
@@ -64,7 +77,11 @@ impl Volumes {
             if !class.is_empty() && volume.class != class {
                 class.clone_into(&mut volume.class);
             }
-            return Arc::clone(&volume.path);
+            let new = given.clone().any(|serial| !volume.has(serial));
+            if new || volume.given.is_none() {
+                volume.given = Some(given.collect());
+            }
+            return (Arc::clone(&volume.path), new);
         }
         let path = Arc::<str>::from(path);
         let gaps = [Duration::ZERO; GAPS];
@@ -77,8 +94,9 @@ impl Volumes {
             mounts: 1,
             gaps,
             pod: pod.map(Arc::from),
+            given: Some(given.collect()),
         });
-        path
+        (path, true)
     }
 
     /// A volume is mounted under another session now. Its name, if it was one of these.
@@ -151,6 +169,7 @@ impl Volumes {
                 mounts,
                 gaps: gaps.map(Duration::from_millis),
                 pod: pod.map(Arc::from),
+                given: None,
             }
         }));
         self.0.iter().map(|volume| Arc::clone(&volume.path)).collect()
@@ -174,10 +193,10 @@ mod tests {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let mut volumes = Volumes::default();
-        volumes.mounted("/a", "c", None, at(0));
+        volumes.mounted(("/a", "c"), None, [].into_iter(), at(0));
         assert_eq!((volumes.gap(), volumes.are_polled(at(1)), volumes.poll_gap()), (None, false, None));
         for (when, gap) in [(13, 13), (26, 13), (326, 300), (396, 300), (466, 300), (536, 70)] {
-            volumes.mounted("/a", "", None, at(when));
+            volumes.mounted(("/a", ""), None, [].into_iter(), at(when));
             assert_eq!(volumes.gap(), Some(Duration::from_secs(gap)), "{when}");
         }
         assert!(volumes.are_polled(at(536 + 210)) && !volumes.are_polled(at(536 + 211)));

@@ -42,7 +42,7 @@ def test_a_pod_that_does_not_start_is_told_why(shop, vault, driver, provider):
 
 
 @on("off")
-def test_the_status_page_is_for_callers_on_the_same_host(provider):
+def test_the_status_page_is_for_callers_on_the_same_host(driver, provider):
     (pod,) = provider.pods()
     for path, status in [("readyz", 200), ("livez", 200), ("statusz", 404)]:
         try:

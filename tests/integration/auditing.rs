@@ -149,6 +149,29 @@ async fn pods_that_share_are_told_each() {
         assert_eq!((&line["pod"], &line["uid"], &line["from"]), (&json!(pod.name), &json!(pod.uid), &json!(from)));
         assert_eq!(line["request_id"], told[1]["request_id"]);
     }
+    // What one of them has read anew is new to each of the others.
+    audited.tenant.put("db", json!({"pass": "another"})).await;
+    leap(Duration::from_secs(11)).await;
+    for pod in &pods {
+        audited.daemon.files(pod).await;
+        audited.daemon.files(pod).await;
+    }
+    let told = audited.lines(7).await;
+    let new: Vec<_> =
+        told[4..].iter().map(|line| (line["uid"].as_str().unwrap(), line["from"].as_str().unwrap())).collect();
+    let [a, b, c] = [0, 1, 2].map(|n: usize| pods[n].uid.as_str());
+    assert_eq!(new, [(a, "vault"), (b, "memory"), (c, "memory")]);
+    assert!(told[4..].iter().all(|line| line["version_after"] == told[4]["version_after"]), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_optional_and_absent_has_not_failed() {
+    let audited = Audited::new(&[]).await;
+    let kv = &audited.tenant.kv;
+    let object = format!("- {{objectName: x, secretPath: {kv}/data/none, secretKey: x, optional: true}}");
+    audited.daemon.files(&audited.pod().objects(object)).await;
+    let read = &audited.lines(2).await[1];
+    assert_eq!((&read["outcome"], &read["error"]), (&json!("absent"), &json!("VM0051")));
 }
 
 #[tokio::test]

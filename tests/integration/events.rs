@@ -156,6 +156,44 @@ async fn an_outage_of_many_pods_is_no_storm() {
 }
 
 #[tokio::test]
+async fn what_was_told_in_a_long_outage_stands_in_the_way_of_nothing_after_it() {
+    let stage = Stage::new(&[]).await;
+    let refused = async |count: usize| {
+        for _ in 0..count {
+            stage.daemon.refuses(&stage.pod().with("roleName", "nobody"), Cause::RoleMissing, &[]).await;
+        }
+    };
+    refused(200).await;
+    stage.no_more_than(10).await;
+    // Those that wait are too late when their turn comes, and take no turn for that.
+    leap(Duration::from_secs(700)).await;
+    sleep(Duration::from_millis(200)).await;
+    let before = stage.api.events().len();
+    refused(1).await;
+    leap(Duration::from_secs(101)).await;
+    stage.no_more_than(before + 1).await;
+}
+
+#[tokio::test]
+async fn a_pod_whose_failures_alternate_has_one_event() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    for _ in 0..3 {
+        stage.daemon.refuses(&pod.clone().with("roleName", "nobody"), Cause::RoleMissing, &[]).await;
+        let denied = pod.clone().objects("- {objectName: x, secretPath: none/x, secretKey: x}");
+        stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
+    }
+    let first = stage.no_more_than(1).await[0]["message"].clone();
+    leap(Duration::from_secs(31)).await;
+    let denied = pod.objects("- {objectName: x, secretPath: none/x, secretKey: x}");
+    stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
+    while stage.api.events()[0]["count"] != 7 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_ne!(stage.no_more_than(1).await[0]["message"], first);
+}
+
+#[tokio::test]
 async fn who_may_not_write_events_is_told_so_once() {
     let api = KubeApi::builder().deny("create", "events").start().await;
     let (tenant, folder) = (Tenant::new().await, tempfile::tempdir().unwrap());

@@ -120,7 +120,6 @@ impl Token {
     pub(super) fn parse(body: Vec<u8>) -> Result<Granted, Failure> {
         #[derive(Deserialize)]
         struct Body {
-            request_id: Option<String>,
             auth: Auth,
         }
         #[derive(Deserialize)]
@@ -135,6 +134,15 @@ impl Token {
             #[serde(default)]
             num_uses: u64,
             token_type: Option<String>,
+        }
+        /// What is told beside, which must not fail a login.
+        #[derive(Default, Deserialize)]
+        struct Beside {
+            request_id: Option<String>,
+            auth: Vouched,
+        }
+        #[derive(Default, Deserialize)]
+        struct Vouched {
             metadata: Option<Metadata>,
         }
         /// Only the method that asks the Kubernetes API knows it from there.
@@ -143,12 +151,14 @@ impl Token {
             service_account_uid: Option<IgnoredAny>,
         }
         let body = SecretBytes::from(body);
-        let Body { request_id, auth } = serde_json::from_slice(body.expose())
+        let Body { auth } = serde_json::from_slice(body.expose())
             .map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
         let mut header = HeaderValue::from_str(auth.client_token.expose())
             .map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
         header.set_sensitive(true);
-        let method = match auth.metadata {
+        let Beside { request_id, auth: Vouched { metadata } } =
+            serde_json::from_slice(body.expose()).unwrap_or_default();
+        let method = match metadata {
             Some(Metadata { service_account_uid: Some(_) }) => AuthKind::Kubernetes,
             Some(_) => AuthKind::Jwt,
             None => AuthKind::Unknown,
