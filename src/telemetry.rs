@@ -5,7 +5,7 @@ mod repeats;
 
 use std::{io, path::PathBuf, sync::OnceLock};
 
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 pub use filter::{Filter, WrongFilter};
 pub use repeats::{Again, Repeats};
@@ -33,14 +33,14 @@ pub enum Format {
 
 struct Running {
     settings: Settings,
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 static RUNNING: OnceLock<Running> = OnceLock::new();
 
 /// Starts logging. What is wrong with the file is logged.
 pub fn init(settings: Settings) {
-    let (filter, handle) = reload::Layer::new(settings.filter.directives());
+    let (filter, handle) = reload::Layer::new(settings.filter.targets());
     let log = tracing_subscriber::registry().with(filter);
     // A second start (tests) keeps the first.
     let started = match settings.format {
@@ -64,7 +64,7 @@ pub fn reload() {
     };
     let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
     let read = read.and_then(|text| Filter::parse(text.trim()).map_err(|e| e.to_string()));
-    match read.and_then(|read| filter.reload(read.directives()).map(|()| read).map_err(|e| e.to_string())) {
+    match read.and_then(|read| filter.reload(read.targets()).map(|()| read).map_err(|e| e.to_string())) {
         Ok(read) => tracing::info!(filter = %read, file = %file.display(), "logging as the file says"),
         Err(error) => tracing::warn!(%error, file = %file.display(), "logging as before: the file cannot be used"),
     }
