@@ -412,7 +412,7 @@ impl Mounter {
     /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
     fn reread_tls(&self, error: &Error, target: &Target) {
         if error.cause().is_tls() {
-            self.vault.forget(&target.endpoint);
+            self.vault.doubt(&target.endpoint);
         }
     }
 }
