@@ -25,6 +25,7 @@
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
 //! | [`policy`] | what an operator lets a tenant choose |
 //! | [`renewal`] | the background: what is due, when a pod ends, what is revoked |
+//! | [`trust`] | TLS files in the background: what changed, which certificates end |
 //! | [`session`] | one Vault token per pod identity |
 //! | [`lease`] | what was read under it |
 //! | [`render`] | lease and object in, file bytes out; pure |
@@ -79,6 +80,7 @@ pub mod telemetry;
 pub mod term;
 pub mod text;
 pub mod tls;
+pub mod trust;
 pub mod validate;
 pub mod vault;
 pub mod yaml;

@@ -12,7 +12,7 @@ use super::bearer::Credentials;
 use crate::{
     error::{Cause, Error},
     secret::SecretText,
-    tls::{self, Digest, Tls},
+    tls::{self, Ca, Digest, Tls},
 };
 
 /// Everything the client needs to know before its first request.
@@ -28,6 +28,9 @@ pub(super) struct Connection {
 impl Connection {
     /// What the TLS files hold now. Reads them, and blocks while it does.
     pub(super) fn digest(&self) -> Digest {
+        if !self.server.is_https() {
+            return tls::digest(&Tls { ca: Ca::Pem(String::new()), ..Tls::default() }, []);
+        }
         let identity = self.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
         tls::digest(&self.tls, identity.filter_map(Pem::file))
     }

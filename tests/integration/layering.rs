@@ -21,6 +21,7 @@ const ORDER: &[&str] = &[
     "request",
     "policy",
     "renewal",
+    "trust",
     "session",
     "lease",
     "render",

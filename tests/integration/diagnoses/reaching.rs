@@ -158,3 +158,10 @@ pub async fn not_allowed() -> [Scenario; 3] {
     let none = Scenario::of(pod.with("vaultAddress", "https://vault.example"), &["--allow-address=none", says[1]]);
     [local, resolved, none.flags(&["--allow-address=none"])]
 }
+
+pub async fn must_verify() -> [Scenario; 1] {
+    let (tenant, pod) = arranged().await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), "")).with("vaultSkipTLSVerify", "true");
+    let says = ["vaultSkipTLSVerify", "--allow-skip-verify=false", "set the CA"];
+    [Scenario::of(pod, &says).flags(&["--allow-skip-verify=false"])]
+}
