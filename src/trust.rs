@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     kube::Kube,
+    policy::Operator,
     tls::{self, End, Tls},
     vault::Vault,
 };
@@ -17,6 +18,8 @@ pub struct Trust {
     kube: Option<Arc<Kube>>,
     /// The operator's settings, which are looked at before anybody uses them.
     own: Tls,
+    /// Where they lead.
+    address: String,
     /// When the ends of the certificates of these settings were last looked at.
     looked: HashMap<Tls, Instant>,
 }
@@ -29,10 +32,11 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 impl Trust {
-    /// Of every server and of the Kubernetes API; `own` are the operator's settings.
+    /// Of every server, and of the Kubernetes API.
     #[must_use]
-    pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, own: Tls) -> Self {
-        Self { vault, kube, own, looked: HashMap::new() }
+    pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &Operator) -> Self {
+        let (own, address) = (operator.tls.clone(), operator.address.to_string());
+        Self { vault, kube, own, address, looked: HashMap::new() }
     }
 
     /// Never ends, unless it breaks.
@@ -52,7 +56,7 @@ impl Trust {
     /// Warns of certificates that end soon, once a day, and at once of those that are new.
     async fn warn(&mut self) {
         let mut uses = self.vault.tls_in_use();
-        uses.entry(self.own.clone()).or_insert_with(|| "the operator's".to_owned());
+        uses.entry(self.own.clone()).or_insert_with(|| self.address.clone());
         self.looked.retain(|tls, at| uses.contains_key(tls) && at.elapsed() < DAILY);
         for (tls, endpoint) in uses {
             if self.looked.contains_key(&tls) {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{Client, Endpoint, Vault};
 use crate::{
     error::{Cause, Error},
+    task,
     tls::{self, Look, Tls},
 };
 
@@ -42,11 +43,14 @@ impl Vault {
                 guard(&reading).remove(&settings);
                 looks
             });
-            let looks = timeout(PATIENCE, looking).await.ok()?.ok()?;
-            // Those of one digest hear the same; who was doubted meanwhile may have heard it before.
-            let look = looks.into_iter().find(Look::is_news)?;
-            look.tell(&addresses.join(", "));
-            matches!(look, Look::New { .. }).then_some(tls)
+            // It is told even if nobody waits for it any more.
+            let telling = task::spawn(async move {
+                // Those of one digest hear the same; who was doubted meanwhile may have heard it before.
+                let look = looking.await.ok()?.into_iter().find(Look::is_news)?;
+                look.tell(&addresses.join(", "));
+                matches!(look, Look::New { .. }).then_some(tls)
+            });
+            timeout(PATIENCE, telling).await.ok()?.ok()?
         });
         looks.buffer_unordered(AT_ONCE).filter_map(async |changed| changed).collect().await
     }

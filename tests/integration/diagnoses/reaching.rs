@@ -125,7 +125,7 @@ pub async fn tls() -> [Scenario; 2] {
     const PROTOCOL_VERSION_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
     let ((_, pod), authority) = (arranged().await, Authority::new());
     let (address, old) = saying(PROTOCOL_VERSION_ALERT).await;
-    let says = ["no TLS version (1.2, 1.3) or cipher in common", "let the server speak TLS 1.2 or 1.3"];
+    let says = ["it speaks neither TLS 1.2 nor 1.3", "let the server speak TLS 1.2 or 1.3"];
     let old = Scenario::of(pod.clone(), &says).at(&format!("https://{address}")).keeping(old);
     let vault = Faulty::tls(authority.server(Some(&Authority::new()))).await;
     let says = ["demands a client certificate", "set a client certificate and key"];
