@@ -29,6 +29,7 @@ use crate::{
     session::{Observers, Sessions},
     socket::Socket,
     state::{Gate, Store},
+    trust::Trust,
     vault::Vault,
 };
 
@@ -95,6 +96,8 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (stopping, stopped) = watch::channel(false);
         let mut background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
+        let (vault, kube) = (Arc::clone(&self.mounter.vault), self.mounter.kube.clone());
+        let mut trust = tokio::spawn(Trust::new(vault, kube, &self.mounter.operator).run());
         let mut serving = JoinSet::new();
         if let Some(socket) = self.status {
             serving.spawn(admin::status::serve(socket, Arc::clone(&self.pages), stopped.clone()));
@@ -126,6 +129,7 @@ impl App {
         let broken = tokio::select! {
             () = stop => None,
             Some(_) = handing.join_next() => Some("what hands over to the next process has broken; see the log".to_owned()),
+            _ = &mut trust => Some("what reads TLS files in the background has broken; see the log".to_owned()),
             _ = &mut background => Some("what renews and revokes in the background has broken; see the log".to_owned()),
         };
         tracing::info!("stopping: calls in flight are answered");
@@ -137,6 +141,7 @@ impl App {
         }
         // Nothing is revoked: the pods live on, and so do their tokens.
         background.abort();
+        trust.abort();
         if let Some(handover) = handover {
             // A hand-over under way waits for calls in flight, too.
             let _ = timeout_at(by, handover.giving.lock()).await;

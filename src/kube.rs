@@ -82,6 +82,11 @@ impl Kube {
         self.client.connection().server.as_str()
     }
 
+    /// Reads the TLS files anew, for new connections.
+    pub async fn reread(&self) {
+        self.client.reread().await;
+    }
+
     /// How many requests were sent so far.
     #[must_use]
     pub fn requests(&self) -> u64 {

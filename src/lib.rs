@@ -23,6 +23,7 @@
 //! | [`validate`] | manifests against the rules of a mount, without a server |
 //! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
+//! | [`trust`] | TLS files in the background: what changed, which certificates end |
 //! | [`policy`] | what an operator lets a tenant choose |
 //! | [`renewal`] | the background: what is due, when a pod ends, what is revoked |
 //! | [`session`] | one Vault token per pod identity |
@@ -79,6 +80,7 @@ pub mod telemetry;
 pub mod term;
 pub mod text;
 pub mod tls;
+pub mod trust;
 pub mod validate;
 pub mod vault;
 pub mod yaml;

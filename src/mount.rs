@@ -311,7 +311,10 @@ impl Mounter {
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
         let metrics = self.sessions.metrics();
         let target = self.operator.judge(&spec.class.choice);
-        let target = target.inspect_err(|_| metrics.policy_refusal(PolicyRule::Address))?;
+        let target = target.inspect_err(|error| {
+            let is_about_tls = error.cause() == Cause::MustVerify;
+            metrics.policy_refusal(if is_about_tls { PolicyRule::SkipVerify } else { PolicyRule::Address });
+        })?;
         self.judge_sharing(&spec.class).inspect_err(|_| metrics.policy_refusal(PolicyRule::SharedToken))?;
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
@@ -429,7 +432,7 @@ impl Mounter {
     /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
     fn reread_tls(&self, error: &Error, target: &Target) {
         if error.cause().is_tls() {
-            self.vault.forget(&target.endpoint);
+            self.vault.doubt(&target.endpoint);
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Operator {
     pub tls: Tls,
     /// Which other addresses a class may choose.
     pub allow: Allow,
+    /// Whether a class may switch off the verification of the server's certificate.
+    pub allows_skip_verify: bool,
     /// Whether pods that share a Vault token may have the token itself, and its cubbyhole.
     pub shares_tokens: bool,
 }
@@ -90,6 +92,9 @@ impl Operator {
         let address = choice.address.clone().unwrap_or_else(|| self.address.clone());
         let own_address = address == self.address;
         let guarded = if own_address { false } else { self.allow.judge(&address)? };
+        if choice.skip_verify && !self.allows_skip_verify {
+            return Err(unverified());
+        }
         let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
         let tls = Tls {
             ca: choice.ca.clone().unwrap_or_else(|| self.tls.ca.clone()),
@@ -120,6 +125,11 @@ impl Operator {
         )
         .advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token"))
     }
+}
+
+fn unverified() -> Error {
+    let what = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify): this provider forbids it (--allow-skip-verify=false)";
+    Error::new(Cause::MustVerify, what).advice("remove vaultSkipTLSVerify from the class and from the pod's volumeAttributes, and set the CA (vaultCACert, vaultCACertPath), or have the operator allow it with --allow-skip-verify")
 }
 
 impl Allow {
@@ -219,6 +229,7 @@ mod tests {
             auth_mount: "kubernetes".into(),
             tls: Tls { ca: Ca::File("/ca.pem".into()), ..Tls::default() },
             allow: Allow::parse(&allow.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(),
+            allows_skip_verify: true,
             shares_tokens: false,
         }
     }
@@ -271,6 +282,16 @@ mod tests {
         assert_eq!(target.auth_mount, "kubernetes");
         assert_eq!(target.endpoint.tls.ca, Ca::File("/ca.pem".into()));
         assert!(target.endpoint.tls.skip_verify && target.own_address);
+    }
+
+    #[test]
+    fn verification_may_be_made_a_must() {
+        let strict = Operator { allows_skip_verify: false, ..operator(&[]) };
+        assert!(strict.judge(&Choice::default()).is_ok());
+        let error = strict.judge(&Choice { skip_verify: true, ..Choice::default() }).unwrap_err();
+        assert_eq!(error.cause(), Cause::MustVerify);
+        let both = Choice { skip_verify: true, ..choose("http://127.0.0.1:1") };
+        assert_eq!(strict.judge(&both).unwrap_err().cause(), Cause::NotAllowed, "the address goes first");
     }
 
     #[test]

@@ -351,6 +351,7 @@ mod tests {
             auth_mount: "kubernetes".into(),
             tls: crate::tls::Tls::default(),
             allow: crate::policy::Allow::default(),
+            allows_skip_verify: true,
             shares_tokens: false,
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));

@@ -3,6 +3,7 @@
 mod certificate_time;
 mod pem;
 mod public_key;
+mod reload;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -13,11 +14,12 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
-    ClientConfig,
+    ClientConfig, SupportedProtocolVersion,
     client::danger::ServerCertVerifier,
     crypto::ring,
     pki_types::CertificateDer,
     sign::{CertifiedKey, SingleCertAndKey},
+    version::{TLS12, TLS13},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use verify::{Chain, Unverified};
 
 pub use certificate_time::certificate_time;
+pub use pem::{Digest, digest};
+pub use reload::{Look, Reload};
 pub use verify::Refusal;
 
 /// Which certificate authorities a server's certificate may come from.
@@ -50,6 +54,13 @@ pub struct ClientCertificate {
     pub key: PathBuf,
 }
 
+impl ClientCertificate {
+    /// Where the certificate is, in words.
+    fn place(&self) -> String {
+        format!("the client certificate {}", self.certificate.display())
+    }
+}
+
 /// How to speak TLS to one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tls {
@@ -61,6 +72,35 @@ pub struct Tls {
     pub server_name: Option<String>,
     /// Do not verify the server's certificate. Whoever sits between reads every secret.
     pub skip_verify: bool,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Oldest {
+    /// TLS 1.2.
+    #[default]
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl Oldest {
+    /// `1.2` or `1.3`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+        match self {
+            Self::Tls12 => BOTH,
+            Self::Tls13 => &BOTH[..1],
+        }
+    }
 }
 
 /// Whether a text can be a [`Tls::server_name`]: a host name or an IP address.
@@ -126,11 +166,11 @@ pub enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
-/// The client configuration for these settings: TLS 1.2 and 1.3, no application protocols.
+/// The client configuration for these settings: no application protocols.
 ///
 /// Reads the files anew at each call, and blocks while it does. [`Tls::server_name`] is for whoever connects.
 /// A system without any authorities is no error here: the handshake fails then ([`Refusal::NoAuthorities`]).
-pub fn client_config(tls: &Tls) -> Result<ClientConfig, TlsError> {
+pub fn client_config(tls: &Tls, oldest: Oldest) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let authorities = pem::authorities(&tls.ca)?;
@@ -140,7 +180,7 @@ pub fn client_config(tls: &Tls) -> Result<ClientConfig, TlsError> {
         Arc::new(Chain::new(authorities, algorithms))
     };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(oldest.versions())
         .map_err(TlsError::Setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -150,37 +190,51 @@ pub fn client_config(tls: &Tls) -> Result<ClientConfig, TlsError> {
     })
 }
 
+/// When a certificate ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Where it is, as in `the CA file /etc/vault/ca.pem`.
+    pub place: String,
+    /// Its last moment.
+    pub at: Timestamp,
+}
+
 /// When certificates end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
     /// The first of the authorities'.
-    pub authority: Option<Timestamp>,
+    pub authority: Option<End>,
     /// The client's own.
-    pub client: Option<Timestamp>,
+    pub client: Option<End>,
 }
 
 /// When the certificates end that these settings name; of several, the first that is not over by `now`, or the last if all are.
 /// The system's own authorities are none of ours. Reads the files anew, and blocks while it does.
 #[must_use]
 pub fn ends(tls: &Tls, now: Timestamp) -> Ends {
-    let first = |certificates: &[CertificateDer<'_>]| {
-        let ends: Vec<_> = certificates.iter().filter_map(|c| Some(certificate_time(c)?.1)).collect();
-        let to_come = ends.iter().filter(|end| **end > now).min();
-        to_come.or_else(|| ends.iter().max()).copied()
+    let end =
+        |(place, certificate): (String, CertificateDer<'_>)| Some(End { place, at: certificate_time(&certificate)?.1 });
+    let first = |ends: Vec<End>| {
+        let to_come = ends.iter().filter(|end| end.at > now).min_by_key(|end| end.at);
+        to_come.or_else(|| ends.iter().max_by_key(|end| end.at)).cloned()
     };
     let authorities = match &tls.ca {
         Ca::System => Vec::new(),
         ca => pem::found(ca).unwrap_or_default(),
     };
-    let client = tls.client.as_ref().and_then(|client| pem::chain("", &client.certificate).ok());
-    Ends { authority: first(&authorities), client: client.and_then(|chain| first(chain.get(..1)?)) }
+    let client = tls.client.as_ref().and_then(|client| {
+        let place = client.place();
+        let own = pem::chain(&place, &client.certificate).ok()?.into_iter().next()?;
+        end((place, own))
+    });
+    Ends { authority: first(authorities.into_iter().filter_map(end).collect()), client }
 }
 
 /// Reads a client certificate with its key and makes sure that they are a pair.
 ///
 /// rustls does that too, but not for certificates of X.509 version 1, which `openssl x509 -req` makes and servers take.
 fn identity(client: &ClientCertificate) -> Result<CertifiedKey, TlsError> {
-    let certificate = format!("the client certificate {}", client.certificate.display());
+    let certificate = client.place();
     let key = format!("the client key {}", client.key.display());
     let chain = pem::chain(&certificate, &client.certificate)?;
     let signer = ring::sign::any_supported_type(&pem::private_key(&key, &client.key)?)

@@ -8,6 +8,7 @@ pub mod client;
 pub mod connect;
 pub mod engine;
 pub mod failure;
+mod files;
 mod index;
 mod lanes;
 mod near;
@@ -19,7 +20,7 @@ mod turns;
 pub mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Cause, Error},
     metrics::Metrics,
-    tls::Tls,
+    tls::{Oldest, Tls},
 };
 pub use address::Address;
 pub use client::Client;
@@ -69,6 +70,8 @@ pub struct Config {
     pub redirects: bool,
     /// Proxies on the way.
     pub proxies: Proxies,
+    /// The oldest version of TLS that is spoken.
+    pub oldest_tls: Oldest,
 }
 
 impl Default for Config {
@@ -83,6 +86,7 @@ impl Default for Config {
             follow_redirects: Vec::new(),
             redirects: true,
             proxies: Proxies::none(),
+            oldest_tls: Oldest::default(),
         }
     }
 }
@@ -98,8 +102,8 @@ pub struct Vault {
     rooms: [Arc<Room>; 2],
     /// Never held across an await.
     clients: Mutex<HashMap<Endpoint, Client>>,
-    /// How far the clusters had come whose clients were forgotten. Never held across an await.
-    seen: Mutex<HashMap<Endpoint, String>>,
+    /// The settings whose files are being read. Never held across an await.
+    reading: Arc<Mutex<HashSet<Tls>>>,
 }
 
 impl Vault {
@@ -107,13 +111,14 @@ impl Vault {
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
         let rooms = [Room::new(Whose::Operator), Room::new(Whose::Classes)];
-        Self { config: Arc::new(config), metrics, rooms, clients: Mutex::default(), seen: Mutex::default() }
+        Self { config: Arc::new(config), metrics, rooms, clients: Mutex::default(), reading: Arc::default() }
     }
 
     /// The endpoint's client, made at its first use.
     pub async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
-        if let Some(client) = self.lock().get(endpoint) {
-            return Ok(client.clone());
+        let known = self.lock().get(endpoint).cloned();
+        if let Some(client) = known {
+            return if client.transport().is_doubted() { files::settled(client).await } else { Ok(client) };
         }
         // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
         let (wanted, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
@@ -122,9 +127,6 @@ impl Vault {
         let client = made.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
         if endpoint.tls.skip_verify {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
-        }
-        if let Some(told) = self.seen().remove(endpoint) {
-            client.learn_index(&told);
         }
         let mut clients = self.lock();
         if clients.len() >= MAX_ENDPOINTS {
@@ -155,42 +157,7 @@ impl Vault {
         down.collect()
     }
 
-    /// Forgets an endpoint's client, so that the next use reads its TLS files again.
-    pub fn forget(&self, endpoint: &Endpoint) {
-        let told = self.lock().remove(endpoint).and_then(|client| client.seen_index());
-        let mut seen = self.seen();
-        if seen.len() >= MAX_ENDPOINTS {
-            seen.clear();
-        }
-        seen.extend(told.map(|told| (endpoint.clone(), told)));
-    }
-
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, String>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoint(guarded: bool) -> Endpoint {
-        let address = Address::parse("http://vault.example:8200").unwrap_or_else(|e| panic!("{e}"));
-        Endpoint { address, tls: Tls::default(), guarded }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_is_made_anew_knows_how_far_the_cluster_had_come() {
-        // {"cluster":"a","value":"9"}
-        const TOLD: &str = "eyJjbHVzdGVyIjoiYSIsInZhbHVlIjoiOSJ9";
-        let vault = Vault::new(Config::default(), Arc::default());
-        vault.client(&endpoint(false)).await.unwrap().learn_index(TOLD);
-        vault.forget(&endpoint(false));
-        assert_eq!(vault.client(&endpoint(false)).await.unwrap().seen_index().as_deref(), Some(TOLD));
-        assert_eq!(vault.client(&endpoint(true)).await.unwrap().seen_index(), None);
     }
 }

@@ -33,17 +33,32 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     let address = flags.addr.as_ref().or(variables.addr.as_ref());
     let namespace = flags.namespace.as_ref().or(variables.namespace.as_ref());
     let mount = report.read(flags.mount.as_ref(), value::plain).map(|m| m.trim_matches('/').to_owned());
+    let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
     let operator = Operator {
         address: report.read(address, Address::parse).unwrap_or_else(default_address),
         namespace: report.read(namespace, value::plain),
         auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
         tls: tls::read(&flags, &variables, report),
         allow: allow(&args.allow_address, report),
+        allows_skip_verify: allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report),
         shares_tokens: report
             .read(Setting::flag("--allow-shared-token", args.allow_shared_token.as_ref()).as_ref(), value::boolean)
             .unwrap_or_default(),
     };
-    Connection { operator, vault: client::read(&args.follow_redirects, env, report) }
+    let mut vault = client::read(&args.follow_redirects, env, report);
+    let oldest = Setting::flag("--tls-min-version", args.tls_min_version.as_ref());
+    vault.oldest_tls = report.read(oldest.as_ref(), tls::oldest).unwrap_or_default();
+    Connection { operator, vault }
+}
+
+/// Reads `--allow-skip-verify`. What it forbids to classes the operator may not do either.
+fn allows_skip_verify(value: Option<&String>, own: Option<&Setting>, report: &mut Report) -> bool {
+    let setting = Setting::flag("--allow-skip-verify", value);
+    let allows = report.read(setting.as_ref(), value::boolean).unwrap_or(true);
+    if let (false, Some(own)) = (allows, own.filter(|own| value::boolean(&own.value) == Ok(true))) {
+        report.error(format!("{own} is what --allow-skip-verify=false forbids; set the CA instead, or allow it"));
+    }
+    allows
 }
 
 /// As the Go client's: `https://127.0.0.1:8200`.
@@ -173,6 +188,43 @@ mod tests {
             report.errors,
             ["--vault-namespace=a and --openbao-namespace=b mean the same setting; give one of them"]
         );
+    }
+
+    #[test]
+    fn what_is_forbidden_to_classes_is_forbidden_to_the_operator() {
+        let strict = |own: Option<&str>| {
+            args(|a| {
+                a.allow_skip_verify = Some("false".into());
+                a.vault.skip_verify = own.map(str::to_owned);
+            })
+        };
+        // (flag, variable, the setting that contradicts)
+        for (flag, variable, named) in [
+            (None, "", None),
+            (Some("false"), "true", None),
+            (Some("true"), "", Some("--vault-tls-skip-verify=true ")),
+            (None, "true", Some("VAULT_SKIP_VERIFY=true ")),
+        ] {
+            let (connection, report) = read_all(&strict(flag), &[("VAULT_SKIP_VERIFY", variable)]);
+            assert!(!connection.operator.allows_skip_verify);
+            let errors = report.errors.join("\n");
+            assert!(named.map_or(errors.is_empty(), |name| errors.starts_with(name)), "{errors}");
+            assert!(named.is_none() || errors.contains("--allow-skip-verify=false"), "{errors}");
+        }
+        assert!(read_all(&ConnectionArgs::default(), &[]).0.operator.allows_skip_verify);
+    }
+
+    #[test]
+    fn the_oldest_tls_is_1_2_or_what_is_said() {
+        for (given, oldest) in
+            [(None, Some("1.2")), (Some("1.2"), Some("1.2")), (Some("1.3"), Some("1.3")), (Some("1.1"), None)]
+        {
+            let (connection, report) = read_all(&args(|a| a.tls_min_version = given.map(str::to_owned)), &[]);
+            match oldest {
+                Some(oldest) => assert_eq!(connection.vault.oldest_tls.word(), oldest, "{given:?}"),
+                None => assert_eq!(report.errors, ["--tls-min-version=1.1 is neither 1.2 nor 1.3"]),
+            }
+        }
     }
 
     #[test]

@@ -76,9 +76,17 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "PATTERN")]
     pub allow_address: Vec<String>,
 
+    /// Let classes trust any certificate [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_skip_verify: Option<String>,
+
     /// Let pods that share a Vault token have it, and its cubbyhole
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_shared_token: Option<String>,
+
+    /// Oldest version of TLS that is spoken: 1.2 or 1.3 [default: 1.2]
+    #[arg(long, value_name = "VERSION")]
+    pub tls_min_version: Option<String>,
 
     /// Host that a redirect may take the token to; repeatable
     #[arg(long, value_name = "HOST[:PORT]")]

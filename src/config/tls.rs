@@ -7,7 +7,7 @@ use super::{
     connection::Given,
     value::{self, Report, Setting},
 };
-use crate::tls::{Ca, ClientCertificate, Tls};
+use crate::tls::{Ca, ClientCertificate, Oldest, Tls};
 
 pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls {
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
@@ -18,6 +18,12 @@ pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls
         server_name: report.read(server_name, value::server_name),
         skip_verify: report.read(skip_verify, value::boolean).unwrap_or(false),
     }
+}
+
+/// The oldest version that is spoken.
+pub(super) fn oldest(text: &str) -> Result<Oldest, &'static str> {
+    let known = [Oldest::Tls12, Oldest::Tls13].into_iter().find(|oldest| oldest.word() == text);
+    known.ok_or("is neither 1.2 nor 1.3")
 }
 
 impl Given {

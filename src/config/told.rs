@@ -32,6 +32,8 @@ impl Config {
         told.extend(tls(&operator.tls));
         told.extend([
             ("--allow-address", allowed(&operator.allow)),
+            ("--tls-min-version", vault.oldest_tls.word().to_owned()),
+            ("--allow-skip-verify", operator.allows_skip_verify.to_string()),
             ("--allow-shared-token", operator.shares_tokens.to_string()),
             ("--follow-redirects", or_none(Some(vault.follow_redirects.join(", ")).filter(|hosts| !hosts.is_empty()))),
             ("--mint-tokens", minted.to_owned()),

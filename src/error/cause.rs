@@ -121,6 +121,9 @@ table! {
     NotAllowed "VM0013" PermissionDenied "The operator does not allow the address"
         means "The class (or the pod's volumeAttributes) chose an address that `--allow-address` does not name, or one that leads to the node itself."
         mend "Remove the address from the class to use the operator's own, or have the operator allow it with `--allow-address`."
+    MustVerify "VM0014" PermissionDenied "The operator does not allow certificates that are not verified"
+        means "The class (or the pod's volumeAttributes) sets `vaultSkipTLSVerify`, and the provider runs with `--allow-skip-verify=false`: whoever sits between would read every secret."
+        mend "Remove `vaultSkipTLSVerify` and set the CA that issued the server's certificate: `vaultCACert` (the PEM itself) or `vaultCACertPath` in the class, `--vault-tls-ca-cert` for all. Or have the operator allow it with `--allow-skip-verify`."
 }
 "The server's state" {
     Sealed "VM0020" Unavailable "The server is sealed"

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,6 +30,7 @@ use crate::{
     error::{Cause, Error},
     metrics::{Answered, Metrics},
     secret::{SecretBytes, SecretText},
+    tls::{Look, Reload},
 };
 
 /// The most time one request may take, answer included; a caller with less drops the future.
@@ -66,16 +67,20 @@ pub(super) enum Opened<'a> {
 /// A client of one API server.
 pub(super) struct Client {
     connection: Arc<Connection>,
-    /// Replaced after a TLS failure, so that a rotated certificate or authority is found.
-    http: ArcSwap<HttpClient>,
+    /// Replaced when a certificate or an authority has changed.
+    http: Arc<ArcSwap<HttpClient>>,
+    /// Held while TLS files are read, by threads that may block.
+    files: Arc<Mutex<Reload>>,
     requests: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Client {
     pub(super) fn new(connection: Connection, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        let http = ArcSwap::from_pointee(http::build(&connection)?);
-        Ok(Self { connection: Arc::new(connection), http, requests: AtomicU64::new(0), metrics })
+        // Before they are read: what changes meanwhile is noticed.
+        let files = Arc::new(Mutex::new(Reload::new(connection.digest())));
+        let http = Arc::new(ArcSwap::from_pointee(http::build(&connection)?));
+        Ok(Self { connection: Arc::new(connection), http, files, requests: AtomicU64::new(0), metrics })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -196,20 +201,25 @@ impl Client {
         if cause != Cause::KubernetesConfig {
             return self.unreachable(&words);
         }
-        self.reload().await;
+        self.reread().await;
         self.fault(cause, "cannot be spoken to over TLS")
             .said(words)
             .advice("check the certificate authority and the server name it is reached by")
     }
 
-    /// Reads the TLS files again, for the next request.
-    async fn reload(&self) {
-        let connection = Arc::clone(&self.connection);
-        match tokio::task::spawn_blocking(move || http::build(&connection)).await {
-            Ok(Ok(http)) => self.http.store(Arc::new(http)),
-            Ok(Err(error)) => tracing::warn!(%error, "keeping the TLS settings read before"),
-            // The process ends.
-            Err(_) => {}
+    /// Reads the TLS files anew. If they have changed and can be used, they are for new connections; requests in flight, and a
+    /// watch, end on theirs.
+    pub(super) async fn reread(&self) {
+        let (connection, files, http) = (Arc::clone(&self.connection), Arc::clone(&self.files), Arc::clone(&self.http));
+        let looking = tokio::task::spawn_blocking(move || {
+            // Another who reads them knows, and nobody shall wait behind a file system that hangs.
+            let Ok(mut files) = files.try_lock() else { return Look::Same };
+            let found = connection.digest();
+            files.look(found, Instant::now(), || http::build(&connection)).take(|new| http.store(Arc::new(new)))
+        });
+        // Else it hangs, or the process ends.
+        if let Ok(Ok(look)) = timeout(TIMEOUT, looking).await {
+            look.tell(self.connection.server.as_str());
         }
     }
 

@@ -1,6 +1,9 @@
 //! How to reach an API server and as whom: what a kubeconfig and a pod's service account both come down to.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use ::http::Uri;
 use zeroize::Zeroizing;
@@ -9,7 +12,7 @@ use super::bearer::Credentials;
 use crate::{
     error::{Cause, Error},
     secret::SecretText,
-    tls::Tls,
+    tls::{self, Ca, Digest, Tls},
 };
 
 /// Everything the client needs to know before its first request.
@@ -20,6 +23,17 @@ pub(super) struct Connection {
     pub(super) identity: Option<Identity>,
     pub(super) credentials: Credentials,
     pub(super) namespace: String,
+}
+
+impl Connection {
+    /// What the TLS files hold now. Reads them, and blocks while it does.
+    pub(super) fn digest(&self) -> Digest {
+        if !self.server.is_https() {
+            return tls::digest(&Tls { ca: Ca::Pem(String::new()), ..Tls::default() }, []);
+        }
+        let identity = self.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
+        tls::digest(&self.tls, identity.filter_map(Pem::file))
+    }
 }
 
 /// The API server's address: scheme, authority, and the path before `/api`, without a slash at its end.
@@ -70,6 +84,13 @@ pub(super) enum Pem {
 }
 
 impl Pem {
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Text(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
     pub(super) fn read(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
         match self {
             Self::Text(text) => Ok(Zeroizing::new(text.expose().as_bytes().to_vec())),

@@ -19,7 +19,7 @@ use rustls::{
 use super::connection::{Connection, Identity};
 use crate::{
     error::{Cause, Error},
-    tls::{self, TlsError},
+    tls::{self, Oldest, TlsError},
 };
 
 pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -43,7 +43,7 @@ pub(super) fn build(connection: &Connection) -> Result<HttpClient, Error> {
 }
 
 fn tls_config(connection: &Connection) -> Result<ClientConfig, Error> {
-    let mut config = tls::client_config(&connection.tls).map_err(|e| unusable(&e))?;
+    let mut config = tls::client_config(&connection.tls, Oldest::default()).map_err(|e| unusable(&e))?;
     if let Some(identity) = &connection.identity {
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified_key(identity)?));
     }

@@ -105,6 +105,8 @@ words! {
     PolicyRule {
         /// The server's address.
         Address = "address",
+        /// That the server's certificate is not verified.
+        SkipVerify = "skip_verify",
         /// A token's own things in the hands of pods that share it.
         SharedToken = "shared_token",
     }

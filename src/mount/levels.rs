@@ -33,6 +33,6 @@ impl Mounter {
         let ends =
             tokio::task::spawn_blocking(move || tls::ends(&tls, jiff::Timestamp::now())).await.unwrap_or_default();
         let ends = [(Certified::Ca, ends.authority), (Certified::Client, ends.client)];
-        ends.into_iter().filter_map(|(what, end)| Some((what, end?.as_second()))).collect()
+        ends.into_iter().filter_map(|(what, end)| Some((what, end?.at.as_second()))).collect()
     }
 }

@@ -170,7 +170,7 @@ impl Debt {
             Err(failure) => {
                 let error = unwaited(&failure, &client);
                 if error.cause().is_tls() {
-                    vault.forget(&self.key.endpoint);
+                    vault.doubt(&self.key.endpoint);
                 }
                 Err(error)
             }

@@ -245,7 +245,7 @@ impl Session {
             failure => {
                 let error = unwaited(failure, client);
                 if error.cause().is_tls() {
-                    vault.forget(&self.key.endpoint);
+                    vault.doubt(&self.key.endpoint);
                 }
                 let is_no =
                     matches!(failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);

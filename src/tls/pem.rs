@@ -3,17 +3,17 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest as sha};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use zeroize::Zeroizing;
 
-use super::{Ca, TlsError};
+use super::{Ca, Tls, TlsError};
 
 /// A CA bundle of a whole system has a quarter of this.
 const MAX_FILE: u64 = 4 << 20;
@@ -37,7 +37,7 @@ type Hash = [u8; 32];
 
 fn hash(certificate: &CertificateDer<'_>) -> Hash {
     let mut hash = Hash::default();
-    hash.copy_from_slice(digest(&SHA256, certificate).as_ref());
+    hash.copy_from_slice(sha(&SHA256, certificate).as_ref());
     hash
 }
 
@@ -60,33 +60,91 @@ impl Authorities {
 /// Reads what `ca` names. Only the system's own may turn out to be none.
 pub(super) fn authorities(ca: &Ca) -> Result<Authorities, TlsError> {
     match ca {
-        Ca::System => Ok(Authorities::of(found(ca)?)),
-        _ => usable(&place(ca), found(ca)?),
+        Ca::System => Ok(Authorities::of(bare(found(ca)?))),
+        _ => usable(&place(ca), bare(found(ca)?)),
     }
 }
 
+/// A certificate and where it is.
+type Located = (String, CertificateDer<'static>);
+
+fn bare(found: Vec<Located>) -> Vec<CertificateDer<'static>> {
+    found.into_iter().map(|(_, certificate)| certificate).collect()
+}
+
 /// The certificates that `ca` names, of any kind.
-pub(super) fn found(ca: &Ca) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    match ca {
-        Ca::System => Ok(rustls_native_certs::load_native_certs().certs),
-        Ca::File(path) => Ok(certificates(&read(&place(ca), path)?)),
+pub(super) fn found(ca: &Ca) -> Result<Vec<Located>, TlsError> {
+    let located = |place: &str, found: Vec<CertificateDer<'static>>| -> Vec<Located> {
+        found.into_iter().map(|certificate| (place.to_owned(), certificate)).collect()
+    };
+    let place = place(ca);
+    Ok(match ca {
+        Ca::System => located(&place, rustls_native_certs::load_native_certs().certs),
+        Ca::File(path) => located(&place, certificates(&read(&place, path)?)),
         Ca::Directory(path) => {
             let mut found = Vec::new();
-            walk(path, MAX_DEPTH, &mut found)?;
-            Ok(found)
+            for file in files(path)? {
+                let place = place_of_file(&file);
+                found.extend(located(&place, certificates(&read(&place, &file)?)));
+            }
+            found
         }
-        Ca::Pem(text) => Ok(certificates(text.as_bytes())),
+        Ca::Pem(text) => located(&place, certificates(text.as_bytes())),
+    })
+}
+
+/// What TLS files hold, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub(super) Hash);
+
+/// The digest of everything that is read for these settings, and of more files: whatever of it changes, changes the digest, and
+/// that something cannot be read is part of it. Reads the files anew, and blocks while it does.
+#[must_use]
+pub fn digest<'a>(tls: &Tls, more: impl IntoIterator<Item = &'a Path>) -> Digest {
+    let mut sum = Context::new(&SHA256);
+    let mut one = |what: &[u8], contents: &[u8]| {
+        for part in [what, contents] {
+            // With its length, so that no two lists of files are the same.
+            sum.update(&(part.len() as u64).to_be_bytes());
+            sum.update(part);
+        }
+    };
+    let mut listed: Vec<PathBuf> = Vec::new();
+    match &tls.ca {
+        Ca::System => rustls_native_certs::load_native_certs().certs.iter().for_each(|each| one(b"", each)),
+        Ca::File(path) => listed.push(path.clone()),
+        Ca::Directory(path) => match files(path) {
+            Ok(files) => listed = files,
+            Err(fault) => one(b"", fault.to_string().as_bytes()),
+        },
+        Ca::Pem(_) => {}
     }
+    listed.extend(tls.client.iter().flat_map(|client| [client.certificate.clone(), client.key.clone()]));
+    listed.extend(more.into_iter().map(Path::to_owned));
+    for path in listed {
+        let what = path.as_os_str().as_encoded_bytes();
+        match read_bounded(&path) {
+            Ok(contents) => one(what, &contents),
+            Err(fault) => one(what, fault.to_string().as_bytes()),
+        }
+    }
+    let mut hash = Hash::default();
+    hash.copy_from_slice(sum.finish().as_ref());
+    Digest(hash)
 }
 
 /// What `ca` names, in words.
 fn place(ca: &Ca) -> String {
     match ca {
         Ca::System => "the system's own certificates".to_owned(),
-        Ca::File(path) => format!("the CA file {}", path.display()),
+        Ca::File(path) => place_of_file(path),
         Ca::Directory(path) => format!("the CA directory {}", path.display()),
         Ca::Pem(_) => "the inline CA certificate".to_owned(),
     }
+}
+
+fn place_of_file(path: &Path) -> String {
+    format!("the CA file {}", path.display())
 }
 
 /// A certificate chain, which may be empty.
@@ -116,9 +174,16 @@ fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(text).filter_map(Result::ok).collect()
 }
 
-/// Collects the certificates of every file below `directory`. Links to files are followed, links to directories
+/// Every file below `directory`, in order. Links to files are followed, links to directories
 /// are not: a mounted Kubernetes volume has one to where the files already are.
-fn walk(directory: &Path, depth: usize, found: &mut Vec<CertificateDer<'static>>) -> Result<(), TlsError> {
+fn files(directory: &Path) -> Result<Vec<PathBuf>, TlsError> {
+    let mut found = Vec::new();
+    walk(directory, MAX_DEPTH, &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), TlsError> {
     let place = format!("the CA directory {}", directory.display());
     let fault = |source| TlsError::Read { place: place.clone(), source };
     for entry in fs::read_dir(directory).map_err(fault)? {
@@ -129,7 +194,7 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<CertificateDer<'static>>
                 walk(&path, depth - 1, found)?;
             }
         } else if fs::metadata(&path).is_ok_and(|target| target.is_file()) {
-            found.extend(certificates(&read(&format!("the CA file {}", path.display()), &path)?));
+            found.push(path);
         }
     }
     Ok(())

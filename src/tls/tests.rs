@@ -18,7 +18,7 @@ const NAME: &str = "vault.example";
 /// Runs both ends of a handshake in memory; the first error ends it.
 fn handshake(tls: &Tls, server: ServerConfig, name: &str) -> Result<(), Error> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = ClientConnection::new(Arc::new(client_config(tls).unwrap()), name)?;
+    let mut client = ClientConnection::new(Arc::new(client_config(tls, Oldest::default()).unwrap()), name)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
@@ -58,7 +58,7 @@ fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
 
 #[track_caller]
 fn failure(tls: &Tls) -> String {
-    let error = client_config(tls).expect_err("the settings are refused");
+    let error = client_config(tls, Oldest::default()).expect_err("the settings are refused");
     let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
     assert!(!format!("{error:?}").contains("HUSH"), "{error:?}");
     format!("{error}{source}")
@@ -294,7 +294,7 @@ fn a_client_certificate_may_be_of_version_1() {
     let authority = Authority::new("ours");
     let client = authority.issue(&params(&[])).version_1();
     let (tls, _directory) = as_client(&authority, &client.pem(), &client.key.serialize_pem());
-    assert!(client_config(&tls).is_ok());
+    assert!(client_config(&tls, Oldest::default()).is_ok());
 }
 
 #[test]

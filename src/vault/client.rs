@@ -161,6 +161,11 @@ impl Client {
         self.shared.transport.seen.take(told);
     }
 
+    /// How it is reached.
+    pub(super) fn transport(&self) -> &Transport {
+        &self.shared.transport
+    }
+
     /// Whether anyone but the registry uses it.
     pub(super) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.shared) > 1

@@ -14,11 +14,15 @@ use std::{
     fmt,
     path::PathBuf,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Uri};
 use hyper_util::{client::proxy::matcher::Intercept, rt::TokioIo};
 use jiff::Timestamp;
@@ -34,7 +38,7 @@ use tokio::{
 };
 use tower::Service;
 
-use crate::tls::{self, Tls, TlsError};
+use crate::tls::{self, Oldest, Tls, TlsError};
 use handshake::handshake;
 use stream::{Io, Use};
 use tcp::Target;
@@ -63,11 +67,20 @@ pub struct Options {
     pub timeout: Duration,
     /// Offer HTTP/2 to TLS servers. Plain connections speak HTTP/1.1.
     pub http2: bool,
+    /// The oldest version of TLS that is spoken.
+    pub oldest: Oldest,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { socket: None, proxies: Proxies::none(), guarded: false, timeout: CONNECT_TIMEOUT, http2: true }
+        Self {
+            socket: None,
+            proxies: Proxies::none(),
+            guarded: false,
+            timeout: CONNECT_TIMEOUT,
+            http2: true,
+            oldest: Oldest::Tls12,
+        }
     }
 }
 
@@ -78,31 +91,67 @@ pub struct Connector {
 }
 
 struct Inner {
-    tls: Arc<ClientConfig>,
+    /// Shared with the same of another timeout.
+    settings: Arc<ArcSwap<Settings>>,
     server_name: Option<ServerName<'static>>,
     options: Options,
+}
+
+/// What was read of TLS files at one time.
+pub(super) struct Settings {
+    tls: Arc<ClientConfig>,
+    /// Whether a server was ever spoken to with it.
+    worked: AtomicBool,
+}
+
+impl Settings {
+    /// Reads the TLS files, and blocks while it does.
+    pub(super) fn read(tls: &Tls, options: &Options) -> Result<Self, TlsError> {
+        let mut config = tls::client_config(tls, options.oldest)?;
+        config.alpn_protocols =
+            if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
+        Ok(Self { tls: Arc::new(config), worked: AtomicBool::new(false) })
+    }
+
+    /// Whether a server was ever spoken to with it.
+    pub(super) fn worked(&self) -> bool {
+        self.worked.load(Relaxed)
+    }
 }
 
 impl Connector {
     /// A connector with these settings. Reads the TLS files, and blocks while it does.
     pub fn new(tls: &Tls, options: Options) -> Result<Self, TlsError> {
-        let mut config = tls::client_config(tls)?;
-        config.alpn_protocols =
-            if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
+        let settings = Arc::new(ArcSwap::from_pointee(Settings::read(tls, &options)?));
         let server_name = tls
             .server_name
             .as_ref()
             .map(|name| ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() }));
-        let inner = Inner { tls: Arc::new(config), server_name: server_name.transpose()?, options };
+        let inner = Inner { settings, server_name: server_name.transpose()?, options };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The same with another limit of [`Options::timeout`].
     #[must_use]
     pub fn within(&self, timeout: Duration) -> Self {
-        let Inner { tls, server_name, options } = &*self.inner;
+        let Inner { settings, server_name, options } = &*self.inner;
         let options = Options { timeout, ..options.clone() };
-        Self { inner: Arc::new(Inner { tls: Arc::clone(tls), server_name: server_name.clone(), options }) }
+        Self { inner: Arc::new(Inner { settings: Arc::clone(settings), server_name: server_name.clone(), options }) }
+    }
+
+    /// What new connections are made with.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.inner.settings.load_full()
+    }
+
+    /// Reads the TLS files again, for [`Connector::change`]. Blocks while it does.
+    pub(super) fn reread(&self, tls: &Tls) -> Result<Settings, TlsError> {
+        Settings::read(tls, &self.inner.options)
+    }
+
+    /// New connections are made with these settings from now on, also of the connectors that [`Connector::within`] made.
+    pub(super) fn change(&self, settings: Settings) {
+        self.inner.settings.store(Arc::new(settings));
     }
 
     /// The `Proxy-Authorization` that a request to this URI must carry: plain HTTP through a proxy with a password.
@@ -120,12 +169,14 @@ impl Connector {
     /// When the certificate of a TLS server that is accepted now will be over: a client whose clock is a hundred years ahead
     /// is told why it accepts it no more.
     pub async fn certificate_end(&self, uri: &Uri) -> Option<Timestamp> {
-        let mut tls = ClientConfig::clone(&self.inner.tls);
+        let mut tls = ClientConfig::clone(&self.settings().tls);
         tls.time_provider = Arc::new(Later);
         // A session that is resumed looks at no certificate.
         tls.resumption = Resumption::disabled();
         let (server_name, options) = (self.inner.server_name.clone(), self.inner.options.clone());
-        match (Inner { tls: Arc::new(tls), server_name, options }).connect(uri).await {
+        let settings = Settings { tls: Arc::new(tls), worked: AtomicBool::new(false) };
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        match (Inner { settings, server_name, options }).connect(uri).await {
             Err(ConnectError::Tls { fault: TlsFault::Expired { at: Some(end) }, .. }) => end.parse().ok(),
             _ => None,
         }
@@ -174,16 +225,18 @@ impl Inner {
             (None, None) => (tcp(&target, self.options.guarded, deadline).await?, Use::Plain),
             (None, Some(proxy)) => self.through(proxy, &target, deadline).await?,
         };
+        let settings = self.settings.load_full();
         if !target.tls {
             return Ok(Stream::new(io, target.to_string(), used));
         }
-        let secured = secure(&self.tls, self.server_name.clone(), io, &target, deadline).await;
+        let secured = self.secure(&settings.tls, self.server_name.clone(), io, &target, deadline).await;
         let (io, h2) = secured.map_err(|fault| match (fault, &proxy) {
             (ConnectError::Tls { fault: TlsFault::NotTls, .. }, Some(proxy)) => {
                 refused_by(proxy, &target, ProxyFault::NotTls)
             }
             (fault, _) => fault,
         })?;
+        settings.worked.store(true, Relaxed);
         Ok(Stream::new(io, target.to_string(), Use::Tls { h2 }))
     }
 
@@ -225,9 +278,34 @@ impl Inner {
         if !hop.tls {
             return Ok(io);
         }
-        let mut config = ClientConfig::clone(&self.tls);
+        let mut config = ClientConfig::clone(&self.settings.load().tls);
         config.alpn_protocols.clear();
-        Ok(secure(&Arc::new(config), None, io, hop, deadline).await?.0)
+        Ok(self.secure(&Arc::new(config), None, io, hop, deadline).await?.0)
+    }
+
+    async fn secure(
+        &self,
+        config: &Arc<ClientConfig>,
+        name: Option<ServerName<'static>>,
+        io: Box<dyn Io>,
+        target: &Target,
+        deadline: Deadline,
+    ) -> Result<(Box<dyn Io>, bool), ConnectError> {
+        let at = target.to_string();
+        let name = match name {
+            Some(name) => name,
+            None => ServerName::try_from(target.host.clone()).map_err(|_| ConnectError::Tls {
+                at: at.clone(),
+                fault: TlsFault::Other("the host is no valid name for TLS".to_owned()),
+            })?,
+        };
+        let secured = deadline.bound(Stage::Tls, target, handshake(config, name, io, &at)).await;
+        secured.map_err(|fault| match fault {
+            ConnectError::Tls { at, fault: TlsFault::Version { .. } } => {
+                ConnectError::Tls { at, fault: TlsFault::Version { oldest: self.options.oldest } }
+            }
+            fault => fault,
+        })
     }
 }
 
@@ -271,22 +349,4 @@ async fn tcp(target: &Target, guarded: bool, deadline: Deadline) -> Result<Box<d
     }
     let connecting = tcp::connect(target, addresses, deadline.after);
     Ok(Box::new(deadline.bound(Stage::Tcp, target, connecting).await?))
-}
-
-async fn secure(
-    config: &Arc<ClientConfig>,
-    name: Option<ServerName<'static>>,
-    io: Box<dyn Io>,
-    target: &Target,
-    deadline: Deadline,
-) -> Result<(Box<dyn Io>, bool), ConnectError> {
-    let at = target.to_string();
-    let name = match name {
-        Some(name) => name,
-        None => ServerName::try_from(target.host.clone()).map_err(|_| ConnectError::Tls {
-            at: at.clone(),
-            fault: TlsFault::Other("the host is no valid name for TLS".to_owned()),
-        })?,
-    };
-    deadline.bound(Stage::Tls, target, handshake(config, name, io, &at)).await
 }

@@ -2,7 +2,10 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Config, Endpoint,
-    connect::{ConnectError, Connector, Options, TlsFault, connect_error},
+    connect::{ConnectError, Connector, Options, Settings, TlsFault, connect_error},
     failure::Failure,
     index::Seen,
     lanes::{Lane, Lanes, Place},
@@ -33,10 +36,11 @@ use crate::{
     error::{Cause, Error},
     metrics::{Metrics, Operation},
     secret::{SecretBuffer, SecretBytes},
+    tls::{self, Digest, Look, Reload, Tls, TlsError},
 };
 
 /// How one request may be treated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     /// Whether it creates something at Vault, and so must not be repeated.
     pub(super) creates: bool,
@@ -56,7 +60,12 @@ impl Call<'_> {
 }
 
 /// Connections to one endpoint.
-pub(super) type Pool = Http<Connector, Full<Bytes>>;
+#[derive(Clone)]
+pub(super) struct Pool {
+    http: Http<Connector, Full<Bytes>>,
+    /// None of its connections was made with older settings.
+    settings: Arc<Settings>,
+}
 
 /// How one endpoint is reached.
 pub(super) struct Transport {
@@ -65,6 +74,11 @@ pub(super) struct Transport {
     /// Never held across an await.
     pool: Mutex<Pool>,
     connector: Connector,
+    tls: Tls,
+    /// Held while TLS files are read, by threads that may block.
+    files: Mutex<Reload>,
+    /// Whether a connection failed for TLS since the files were last read.
+    doubted: AtomicBool,
     lanes: Lanes,
     /// Room for answers of all servers of its kind.
     room: Arc<Room>,
@@ -99,17 +113,20 @@ impl Transport {
             guarded: endpoint.guarded,
             timeout: config.connect_timeout,
             http2: true,
+            oldest: config.oldest_tls,
         };
-        let connector = Connector::new(&endpoint.tls, options).map_err(|e| {
-            Error::new(Cause::Tls, format!("TLS settings for {} cannot be used: {e}", endpoint.address))
-                .said(std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default())
-                .advice("correct the CA, certificate or key named here")
-        })?;
+        // Before they are read: what changes meanwhile is noticed.
+        let files = Mutex::new(Reload::new(tls::digest(&endpoint.tls, [])));
+        let connector =
+            Connector::new(&endpoint.tls, options).map_err(|e| unusable(&e, &endpoint.address.to_string()))?;
         Ok(Self {
             origin: endpoint.address.origin(),
             prefix: format!("{}/v1", endpoint.address.prefix()),
             pool: Mutex::new(pool(connector.clone(), config.max_in_flight)),
             connector,
+            tls: endpoint.tls.clone(),
+            files,
+            doubted: AtomicBool::new(false),
             lanes: Lanes::new(config.max_in_flight, config.max_creating),
             room,
             config: Arc::clone(config),
@@ -130,8 +147,44 @@ impl Transport {
     }
 
     /// Requests go out on these connections from now on. Some of those so far may be dead without anybody having been told.
+    /// Those made with TLS files that have changed meanwhile are let go instead.
     pub(super) fn adopt(&self, pool: Pool) {
-        *self.lock() = pool;
+        let mut current = self.lock();
+        if Arc::ptr_eq(&pool.settings, &self.connector.settings()) {
+            *current = pool;
+        }
+    }
+
+    /// Uses the TLS files as they are now, which have this digest, if they can be used: for new connections. Requests in flight
+    /// end on theirs; connections that are idle are let go. Blocks.
+    pub(super) fn look(&self, found: Digest) -> Look<(), TlsError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.look(found, Instant::now(), || self.connector.reread(&self.tls)).take(|settings| {
+            self.connector.change(settings);
+            self.adopt(pool(self.connector.clone(), self.config.max_in_flight));
+        })
+    }
+
+    /// A connection failed for TLS, perhaps because the files are others by now.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Relaxed);
+    }
+
+    /// Whether the files must be read before the next use.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Relaxed)
+    }
+
+    /// Reads the files for a use after a doubt. Broken ones are an error unless those before worked. Blocks.
+    pub(super) fn settle(&self, address: &str) -> Result<Look<(), TlsError>, Error> {
+        self.doubted.store(false, Relaxed);
+        match self.look(tls::digest(&self.tls, [])) {
+            Look::Broken { error, .. } if !self.connector.settings().worked() => {
+                self.doubt();
+                Err(unusable(&error, address))
+            }
+            look => Ok(look),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Pool> {
@@ -249,7 +302,7 @@ impl Transport {
         let patience = limit.map_or(patience, |limit| patience.min(now + limit));
         let pool = call.probe.cloned().unwrap_or_else(|| self.lock().clone());
         let answer = async {
-            let response = pool.request(request).await.map_err(|e| lost(&e, call.creates))?;
+            let response = pool.http.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
             if parts.status.is_success() {
                 self.seen.learn(&parts.headers);
@@ -400,12 +453,21 @@ fn allows(allowed: &str, there: &super::Address) -> bool {
     }
 }
 
+/// That TLS files cannot be used.
+fn unusable(error: &TlsError, address: &str) -> Error {
+    Error::new(Cause::Tls, format!("TLS settings for {address} cannot be used: {error}"))
+        .said(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
+        .advice("correct the CA, certificate or key named here")
+}
+
 fn pool(connector: Connector, max_idle: usize) -> Pool {
-    Http::builder(TokioExecutor::new())
+    let settings = connector.settings();
+    let http = Http::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(max_idle)
-        .build(connector)
+        .build(connector);
+    Pool { http, settings }
 }
 
 /// Whether a connection may soon be had: what is misconfigured stays so. A load balancer without a server behind it

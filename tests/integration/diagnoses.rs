@@ -61,6 +61,7 @@ rows! {
         NotVault not_vault
         Redirect redirect
         NotAllowed not_allowed
+        MustVerify must_verify
     }
     state {
         Sealed sealed

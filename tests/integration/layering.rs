@@ -19,6 +19,7 @@ const ORDER: &[&str] = &[
     "validate",
     "manifest",
     "request",
+    "trust",
     "policy",
     "renewal",
     "session",

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod database;
 pub mod faulty;
 pub mod http;
+pub mod log;
 mod names;
 pub mod pod;
 pub mod raft;

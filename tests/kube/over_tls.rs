@@ -192,6 +192,24 @@ async fn a_pod_finds_a_rotated_authority_at_the_attempt_after() {
     assert_eq!((kube.namespace(), kube.requests()), ("csi", 2));
 }
 
+#[tokio::test]
+async fn a_rotated_authority_that_was_noticed_costs_no_attempt_and_a_broken_one_changes_nothing() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let address = serve(&new.issue("127.0.0.1"), None);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("token", "t");
+    write("namespace", "csi");
+    write("ca.crt", &old.pem());
+    let kube = in_cluster(address, folder.path());
+    for authority in [new.pem(), "nothing".to_owned()] {
+        write("ca.crt", &authority);
+        kube.reread().await;
+        assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
+    }
+    assert_eq!(kube.requests(), 2);
+}
+
 fn in_cluster(address: SocketAddr, folder: &Path) -> Kube {
     let config = Config {
         kubeconfig: None,

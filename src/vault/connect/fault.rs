@@ -8,7 +8,10 @@ use rustls::{
 };
 
 use super::error::MAX_SAID;
-use crate::{text::one_line, tls::Refusal};
+use crate::{
+    text::one_line,
+    tls::{Oldest, Refusal},
+};
 
 /// The most names of a certificate that a message repeats.
 const MAX_NAMES: usize = 8;
@@ -63,7 +66,12 @@ pub enum TlsFault {
     HandshakeRefused,
     /// The server has no certificate for the name it was asked for.
     NameRefused,
-    /// Neither TLS 1.2 nor 1.3, or no cipher in common.
+    /// No version of TLS in common.
+    Version {
+        /// The oldest that we speak.
+        oldest: Oldest,
+    },
+    /// No cipher in common.
     NoCommonGround,
     /// Anything else, in the library's words.
     Other(String),
@@ -97,7 +105,11 @@ impl TlsFault {
             Self::ClientCertificateRefused { .. } => "look at the client certificate's issuer, validity and purpose",
             Self::HandshakeRefused => "if the server demands a client certificate, set one",
             Self::NameRefused => "set the TLS server name to one that the server has a certificate for",
-            Self::NoCommonGround => "let the server speak TLS 1.2 or 1.3, with ciphers that are not outdated",
+            Self::Version { oldest: Oldest::Tls12 } => "let the server speak TLS 1.2 or 1.3",
+            Self::Version { oldest: Oldest::Tls13 } => {
+                "let the server speak TLS 1.3, or have the operator allow 1.2 with --tls-min-version"
+            }
+            Self::NoCommonGround => "let the server take ciphers that are not outdated",
             Self::Other(_) => "look at the server's certificate and TLS settings, and at what stands between",
             Self::Closed => return None,
         })
@@ -127,8 +139,10 @@ impl From<&Error> for TlsFault {
             ) => Self::NotTls,
             Error::PeerIncompatible(
                 PeerIncompatible::ServerDoesNotSupportTls12Or13
-                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-                | PeerIncompatible::NoCipherSuitesInCommon
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+            ) => Self::Version { oldest: Oldest::default() },
+            Error::PeerIncompatible(
+                PeerIncompatible::NoCipherSuitesInCommon
                 | PeerIncompatible::NoKxGroupsInCommon
                 | PeerIncompatible::ExtendedMasterSecretExtensionRequired,
             ) => Self::NoCommonGround,
@@ -165,7 +179,8 @@ fn refusal(alert: Alert) -> TlsFault {
     match alert {
         Alert::CertificateRequired | Alert::NoCertificate => TlsFault::ClientCertificateMissing,
         Alert::HandshakeFailure => TlsFault::HandshakeRefused,
-        Alert::ProtocolVersion | Alert::InsufficientSecurity => TlsFault::NoCommonGround,
+        Alert::ProtocolVersion => TlsFault::Version { oldest: Oldest::default() },
+        Alert::InsufficientSecurity => TlsFault::NoCommonGround,
         Alert::UnrecognisedName => TlsFault::NameRefused,
         Alert::BadCertificate
         | Alert::UnsupportedCertificate
@@ -217,7 +232,11 @@ impl fmt::Display for TlsFault {
             }
             Self::HandshakeRefused => "it refuses the handshake without a reason",
             Self::NameRefused => "it has no certificate for this name",
-            Self::NoCommonGround => "it has no TLS version (1.2, 1.3) or cipher in common with us",
+            Self::Version { oldest: Oldest::Tls12 } => "it speaks neither TLS 1.2 nor 1.3",
+            Self::Version { oldest: Oldest::Tls13 } => {
+                "it does not speak TLS 1.3, and nothing older is spoken here (--tls-min-version=1.3)"
+            }
+            Self::NoCommonGround => "it has no cipher in common with us",
             Self::Other(said) => said,
         })
     }

@@ -196,7 +196,7 @@ async fn https_behind_http_is_told() {
 async fn a_server_of_another_tls_version_is_told() {
     const PROTOCOL_VERSION_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
     let address = servers::saying(PROTOCOL_VERSION_ALERT).await;
-    assert_eq!(fault(&Authority::new("ours").trusted(), address).await, TlsFault::NoCommonGround);
+    assert_eq!(fault(&Authority::new("ours").trusted(), address).await, TlsFault::Version { oldest: Oldest::Tls12 });
 }
 
 #[tokio::test]

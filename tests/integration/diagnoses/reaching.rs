@@ -125,7 +125,7 @@ pub async fn tls() -> [Scenario; 2] {
     const PROTOCOL_VERSION_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
     let ((_, pod), authority) = (arranged().await, Authority::new());
     let (address, old) = saying(PROTOCOL_VERSION_ALERT).await;
-    let says = ["no TLS version (1.2, 1.3) or cipher in common", "let the server speak TLS 1.2 or 1.3"];
+    let says = ["it speaks neither TLS 1.2 nor 1.3", "let the server speak TLS 1.2 or 1.3"];
     let old = Scenario::of(pod.clone(), &says).at(&format!("https://{address}")).keeping(old);
     let vault = Faulty::tls(authority.server(Some(&Authority::new()))).await;
     let says = ["demands a client certificate", "set a client certificate and key"];
@@ -157,4 +157,11 @@ pub async fn not_allowed() -> [Scenario; 3] {
     let resolved = Scenario::of(pod.clone().with("vaultAddress", "http://127.1:1"), &["--allow-address"]);
     let none = Scenario::of(pod.with("vaultAddress", "https://vault.example"), &["--allow-address=none", says[1]]);
     [local, resolved, none.flags(&["--allow-address=none"])]
+}
+
+pub async fn must_verify() -> [Scenario; 1] {
+    let (tenant, pod) = arranged().await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), "")).with("vaultSkipTLSVerify", "true");
+    let says = ["vaultSkipTLSVerify", "--allow-skip-verify=false", "set the CA"];
+    [Scenario::of(pod, &says).flags(&["--allow-skip-verify=false"])]
 }

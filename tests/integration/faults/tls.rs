@@ -1,21 +1,32 @@
 //! Certificates, of the server and ours.
 
-use std::fs;
+use std::{fs, path::Path, time::Duration};
 
+use jiff::{ToSpan, Zoned};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use tempfile::TempDir;
 use vaultmount::error::Cause;
 
 use super::{SECRET, assert_says, only, reader, tenant};
+use crate::operating::{free, get};
 use crate::support::{
     bao::Tenant,
     clock::{REFRESH, leap},
     daemon::Daemon,
     database::Database,
-    faulty::{Fault, Faulty},
+    faulty::{Fault, Faulty, Gate},
+    log::{Log, settle},
     pod::Pod,
     tls::{Authority, Leaf},
+    unique,
 };
+
+/// After so long at most, files that changed are in use.
+const REREAD: Duration = Duration::from_secs(11);
+const CHANGED: &str = "TLS files have changed, and are used for new connections";
+const BROKEN: &str = "TLS files have changed and cannot be used, those read before still are";
+const MENDED: &str = "TLS files that could not be used are mended";
 
 /// A server with a certificate, and a daemon that knows it by its address only.
 struct Secured {
@@ -28,10 +39,37 @@ struct Secured {
 
 impl Secured {
     async fn new(clients: Option<&Authority>) -> Self {
-        let (tenant, authority) = (tenant().await, Authority::new());
+        Self::with(clients, |_, _| Vec::new()).await
+    }
+
+    /// With flags, whose files may be in the folder.
+    async fn with(clients: Option<&Authority>, flags: impl FnOnce(&Authority, &Path) -> Vec<String>) -> Self {
+        let (tenant, authority, folder) = (tenant().await, Authority::new(), tempfile::tempdir().unwrap());
         let vault = Faulty::tls(authority.server(clients)).await;
-        let daemon = Daemon::at(&vault.address, &[]).await;
-        Self { tenant, authority, vault, daemon, folder: tempfile::tempdir().unwrap() }
+        let flags = flags(&authority, folder.path());
+        let daemon = Daemon::at(&vault.address, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        Self { tenant, authority, vault, daemon, folder }
+    }
+
+    /// With this CA in a file of the operator's, or else the server's.
+    async fn by_file(authority: Option<&Authority>) -> Self {
+        Self::with(None, |own, folder| {
+            let file = folder.join("ca.pem");
+            fs::write(&file, authority.unwrap_or(own).pem()).unwrap();
+            vec![format!("--vault-tls-ca-cert={}", file.display())]
+        })
+        .await
+    }
+
+    /// A pod that never was there.
+    fn new_pod(&self) -> Pod {
+        Pod { uid: unique("uid"), ..self.pod() }
+    }
+
+    /// The server comes back with a certificate of another authority.
+    async fn move_to(&mut self, authority: &Authority) {
+        self.vault.down().await;
+        self.vault.up(Some(authority.server(None)));
     }
 
     fn pod(&self) -> Pod {
@@ -175,4 +213,187 @@ async fn what_is_sent_again_over_http_2_is_the_same() {
     }
     assert_eq!((secured.vault.count("GET", "kv-"), secured.vault.count("GET", &database.path)), (4, 2));
     assert_eq!(database.users().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_rotated_ca_counts_without_a_failing_mount_in_between() {
+    let log = Log::new();
+    let new = Authority::new();
+    let mut secured = Secured::by_file(None).await;
+    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    secured.move_to(&new).await;
+    secured.file("ca.pem", &new.pem());
+    log.says(CHANGED, 1, REREAD).await;
+    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+    for _ in 0..3 {
+        leap(REREAD).await;
+        settle().await;
+    }
+    assert_eq!(log.count(CHANGED), 1, "{}", log.text());
+    assert!(log.count("failed") == 0 && log.count("BEGIN") == 0, "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_directory_of_cas_may_be_swapped_as_kubernetes_does() {
+    use std::os::unix::fs::symlink;
+    let log = Log::new();
+    let new = Authority::new();
+    let mut secured = Secured::with(None, |authority, root| {
+        fs::create_dir(root.join("..1")).unwrap();
+        fs::write(root.join("..1/ca.pem"), authority.pem()).unwrap();
+        symlink("..1", root.join("..data")).unwrap();
+        symlink("..data/ca.pem", root.join("ca.pem")).unwrap();
+        vec![format!("--vault-tls-ca-directory={}", root.display())]
+    })
+    .await;
+    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    secured.move_to(&new).await;
+    let root = secured.folder.path();
+    fs::create_dir(root.join("..2")).unwrap();
+    secured.file("..2/ca.pem", &new.pem());
+    symlink("..2", root.join("..data_tmp")).unwrap();
+    fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
+    log.says(CHANGED, 1, REREAD).await;
+    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+}
+
+#[tokio::test]
+async fn a_rotated_client_certificate_is_shown_at_once_and_a_key_that_comes_later_is_waited_for() {
+    let log = Log::new();
+    let clients = Authority::named("clients");
+    let secured = Secured::new(Some(&clients)).await;
+    let shown = |leaf: &Leaf| Some(CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap());
+    let (old, new) = (clients.issue("old"), clients.issue("new"));
+    let (certificate, key) = (secured.file("client.pem", &old.certificate), secured.file("client.key", &old.key));
+    let showing = |pod: Pod| {
+        pod.with("vaultCACert", secured.authority.pem())
+            .with("vaultTLSClientCertPath", certificate.clone())
+            .with("vaultTLSClientKeyPath", key.clone())
+    };
+    assert_eq!(secured.secret_of(&showing(secured.pod())).await, SECRET);
+    assert_eq!(secured.vault.shown(), shown(&old));
+    secured.file("client.pem", &new.certificate);
+    leap(REREAD).await;
+    settle().await;
+    assert_eq!(secured.secret_of(&showing(secured.new_pod())).await, SECRET);
+    assert_eq!((secured.vault.shown(), log.count(BROKEN)), (shown(&old), 0));
+    secured.file("client.key", &new.key);
+    log.says(CHANGED, 1, REREAD).await;
+    assert_eq!(secured.secret_of(&showing(secured.new_pod())).await, SECRET);
+    assert_eq!(secured.vault.shown(), shown(&new));
+}
+
+#[tokio::test]
+async fn a_request_in_flight_at_a_change_is_answered_and_no_idle_connection_outlives_it() {
+    let log = Log::new();
+    let secured = Secured::by_file(None).await;
+    let gate = Gate::new();
+    secured.vault.next(1, "GET", "kv-", Fault::Hold(gate.clone()));
+    let pod = secured.pod();
+    // No time leaps while a request is under way: it would be late. The next look at the files is near now.
+    leap(REREAD).await;
+    settle().await;
+    leap(Duration::from_millis(9500)).await;
+    let mounting = secured.secret_of(&pod);
+    let changing = async {
+        secured.vault.saw(1, "GET", "kv-").await;
+        secured.file("ca.pem", &(secured.authority.pem() + &Authority::named("another").pem()));
+        log.says(CHANGED, 1, Duration::ZERO).await;
+        gate.open();
+    };
+    let (secret, ()) = tokio::join!(mounting, changing);
+    assert_eq!((secret.as_str(), secured.vault.count("GET", "kv-")), (SECRET, 1));
+    let before = secured.vault.connections();
+    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+    assert!(secured.vault.connections() > before);
+}
+
+#[tokio::test]
+async fn broken_files_change_nothing_and_are_told_once_until_they_are_mended() {
+    let log = Log::new();
+    let secured = Secured::by_file(None).await;
+    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    for (times, broken) in ["s3cr3t nonsense", "other s3cr3t nonsense"].into_iter().enumerate() {
+        secured.file("ca.pem", broken);
+        log.says(BROKEN, times + 1, REREAD).await;
+        for _ in 0..3 {
+            leap(REREAD).await;
+            settle().await;
+        }
+        assert_eq!(log.count(BROKEN), times + 1, "{}", log.text());
+        assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+    }
+    assert_eq!(log.count("ca.pem holds no certificate"), 2, "{}", log.text());
+    secured.file("ca.pem", &secured.authority.pem());
+    log.says(MENDED, 1, REREAD).await;
+    assert!(log.count("s3cr3t") == 0 && log.count(CHANGED) == 0, "{}", log.text());
+}
+
+#[tokio::test]
+async fn what_worked_is_kept_when_a_failure_of_tls_meets_a_broken_file() {
+    let mut secured = Secured::by_file(None).await;
+    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    secured.move_to(&Authority::new()).await;
+    secured.file("ca.pem", "nothing");
+    for _ in 0..2 {
+        secured.distrust(&secured.new_pod(), Cause::CertificateUntrusted, &["a trusted authority"]).await;
+    }
+    let own = secured.authority.server(None);
+    secured.vault.down().await;
+    secured.vault.up(Some(own));
+    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+}
+
+#[tokio::test]
+async fn certificates_that_end_are_warned_of_once_a_day() {
+    let end = |days: i32| {
+        let day = Zoned::now().checked_add(days.days()).unwrap().date();
+        Authority::until(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
+    };
+    let log = Log::new();
+    let secured = Secured::by_file(Some(&end(10))).await;
+    log.says("a certificate ends at", 1, Duration::ZERO).await;
+    assert!(log.count("ca.pem endpoint=\"https://") == 1 && log.count("WARN vaultmount::trust") == 1, "{}", log.text());
+    for _ in 0..3 {
+        leap(REREAD).await;
+        settle().await;
+    }
+    assert_eq!(log.count("a certificate"), 1, "{}", log.text());
+    log.says("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
+    // A class's own, which is over; and one that ends late.
+    for (file, authority) in [("late.pem", end(40)), ("over.pem", end(-10))] {
+        let pod = secured.new_pod().with("vaultCACertPath", secured.file(file, &authority.pem()));
+        secured.daemon.refusal(pod.call()).await;
+    }
+    log.says("a certificate is over since", 1, REREAD).await;
+    assert_eq!((log.count("ERROR"), log.count("over.pem"), log.count("late.pem")), (1, 1, 0), "{}", log.text());
+}
+
+#[tokio::test]
+async fn an_older_version_of_tls_is_spoken_unless_the_operator_forbids_it() {
+    let (tenant, authority) = (tenant().await, Authority::new());
+    let vault = Faulty::tls(authority.old_server()).await;
+    let pod = reader(&tenant).with("vaultCACert", authority.pem());
+    let lax = Daemon::at(&vault.address, &[]).await;
+    assert_eq!(only(&lax.mount(pod.call()).await.unwrap()), SECRET);
+    let strict = Daemon::at(&vault.address, &["--tls-min-version=1.3"]).await;
+    let says = ["does not speak TLS 1.3", "--tls-min-version=1.3", "let the server speak TLS 1.3"];
+    strict.refuses(&pod, Cause::Tls, &says).await;
+    let modern = Faulty::tls(authority.server(None)).await;
+    let strict = Daemon::at(&modern.address, &["--tls-min-version=1.3"]).await;
+    assert_eq!(only(&strict.mount(pod.call()).await.unwrap()), SECRET);
+}
+
+#[tokio::test]
+async fn an_operator_may_forbid_that_certificates_are_not_verified() {
+    let metrics = free();
+    let secured =
+        Secured::with(None, |_, _| vec!["--allow-skip-verify=false".to_owned(), format!("--metrics-addr={metrics}")])
+            .await;
+    let pod = secured.pod().with("vaultSkipTLSVerify", "true");
+    secured.daemon.refuses(&pod, Cause::MustVerify, &["vaultSkipTLSVerify", "--allow-skip-verify"]).await;
+    assert_eq!(secured.vault.connections(), 0);
+    let (_, text) = get(&format!("http://{metrics}/metrics")).await;
+    assert!(text.contains("vaultmount_policy_refusals_total{rule=\"skip_verify\"} 1\n"), "{text}");
+    assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);
 }

@@ -23,7 +23,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use rustls::ServerConfig;
+use rustls::{ServerConfig, pki_types::CertificateDer};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -104,6 +104,8 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     log: watch::Sender<Log>,
     connections: AtomicUsize,
+    /// What clients showed in each TLS handshake, if anything.
+    shown: Mutex<Vec<Option<CertificateDer<'static>>>>,
     upstream: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -187,6 +189,7 @@ impl Faulty {
             rules: Mutex::default(),
             log: watch::Sender::default(),
             connections: AtomicUsize::new(0),
+            shown: Mutex::default(),
             upstream: Client::builder(TokioExecutor::new()).build_http(),
         });
         Self { address, serving: tokio::spawn(serve(listener, Arc::clone(&shared))), shared, down: None }
@@ -245,6 +248,11 @@ impl Faulty {
     /// How many requests whose paths begin so were there at once, at most.
     pub fn peak(&self, path: &str) -> usize {
         self.shared.log.borrow().at_once(path).max().unwrap_or(0)
+    }
+
+    /// What the client showed in the latest TLS handshake that succeeded.
+    pub fn shown(&self) -> Option<CertificateDer<'static>> {
+        self.shared.shown.lock().unwrap().last().cloned().flatten()
     }
 
     /// How many connections were accepted.
@@ -311,7 +319,12 @@ async fn connection(io: Box<dyn Io>, tls: Option<TlsAcceptor>, shared: Arc<Share
         None => (io, false),
         Some(tls) => {
             let session = tls.accept(io).await.ok()?;
-            let h2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+            let (h2, certificates) = {
+                let (_, tls) = session.get_ref();
+                (tls.alpn_protocol() == Some(b"h2"), tls.peer_certificates())
+            };
+            let certificate = certificates.and_then(<[_]>::first).map(|certificate| certificate.clone().into_owned());
+            shared.shown.lock().unwrap().push(certificate);
             (Box::new(session), h2)
         }
     };

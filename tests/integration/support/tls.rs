@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::{
-    RootCertStore, ServerConfig,
+    DEFAULT_VERSIONS, RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
+    version::TLS12,
 };
 
 /// Who issues certificates.
@@ -31,6 +32,14 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
+    /// One that ends when a day begins.
+    pub fn until(year: i32, month: u8, day: u8) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = date_time_ymd(year, month, day);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
     pub fn pem(&self) -> String {
         self.0.pem()
     }
@@ -44,6 +53,11 @@ impl Authority {
     /// A server on loopback with a certificate of this authority, that demands one of `clients` if that is set.
     pub fn server(&self, clients: Option<&Self>) -> ServerConfig {
         serving(&self.issue("127.0.0.1"), clients)
+    }
+
+    /// The same with TLS 1.2 alone.
+    pub fn old_server(&self) -> ServerConfig {
+        speaking(&self.issue("127.0.0.1"), None, &[&TLS12])
     }
 
     /// The same with a certificate whose time is over.
@@ -69,8 +83,12 @@ pub fn self_signed() -> ServerConfig {
 }
 
 fn serving(leaf: &Leaf, clients: Option<&Authority>) -> ServerConfig {
+    speaking(leaf, clients, DEFAULT_VERSIONS)
+}
+
+fn speaking(leaf: &Leaf, clients: Option<&Authority>, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
     let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
     let builder = match clients {
         None => builder.unwrap().with_no_client_auth(),
         Some(clients) => {

@@ -1,0 +1,82 @@
+//! TLS files in the background: those that changed are used, and certificates that end soon are warned of.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    kube::Kube,
+    policy::Operator,
+    tls::{self, End, Tls},
+    vault::Vault,
+};
+
+/// Keeps to what TLS files hold. One per process.
+pub struct Trust {
+    vault: Arc<Vault>,
+    kube: Option<Arc<Kube>>,
+    /// The operator's settings, which are looked at before anybody uses them.
+    own: Tls,
+    /// Where they lead.
+    address: String,
+    /// When the ends of the certificates of these settings were last looked at.
+    looked: HashMap<Tls, Instant>,
+}
+
+/// How often files are read.
+const EVERY: Duration = Duration::from_secs(10);
+/// How often a certificate that ends soon is warned of.
+const DAILY: Duration = Duration::from_secs(24 * 3600);
+/// What ends soon.
+const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+impl Trust {
+    /// Of every server, and of the Kubernetes API.
+    #[must_use]
+    pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &Operator) -> Self {
+        let (own, address) = (operator.tls.clone(), operator.address.to_string());
+        Self { vault, kube, own, address, looked: HashMap::new() }
+    }
+
+    /// Never ends, unless it breaks.
+    pub async fn run(mut self) {
+        loop {
+            for changed in self.vault.reread().await {
+                self.looked.remove(&changed);
+            }
+            if let Some(kube) = &self.kube {
+                kube.reread().await;
+            }
+            self.warn().await;
+            sleep(EVERY).await;
+        }
+    }
+
+    /// Warns of certificates that end soon, once a day, and at once of those that are new.
+    async fn warn(&mut self) {
+        let mut uses = self.vault.tls_in_use();
+        uses.entry(self.own.clone()).or_insert_with(|| self.address.clone());
+        self.looked.retain(|tls, at| uses.contains_key(tls) && at.elapsed() < DAILY);
+        for (tls, endpoint) in uses {
+            if self.looked.contains_key(&tls) {
+                continue;
+            }
+            self.looked.insert(tls.clone(), Instant::now());
+            let now = Timestamp::now();
+            let Ok(ends) = tokio::task::spawn_blocking(move || tls::ends(&tls, now)).await else { continue };
+            for end in [ends.authority, ends.client].into_iter().flatten() {
+                tell(&end, &endpoint, now);
+            }
+        }
+    }
+}
+
+fn tell(End { place, at }: &End, endpoint: &str, now: Timestamp) {
+    if *at <= now {
+        tracing::error!(endpoint, end = %at, "a certificate is over since {at}: {place}");
+    } else if at.duration_since(now) <= SOON {
+        let days = at.duration_since(now).as_hours() / 24;
+        tracing::warn!(endpoint, end = %at, "a certificate ends at {at}, which is in {days} days: {place}");
+    }
+}
