@@ -84,7 +84,7 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_shared_token: Option<String>,
 
-    /// Oldest version of TLS that is spoken: 1.2 or 1.3 [default: 1.2]
+    /// Oldest version of TLS: 1.2 or 1.3 [default: 1.2]
     #[arg(long, value_name = "VERSION")]
     pub tls_min_version: Option<String>,
 
