@@ -327,3 +327,27 @@ fn unusable_client_certificates_are_named_and_not_shown() {
     let damaged = said(&good, &pem("RSA PRIVATE KEY", b"HUSH"));
     assert!(damaged.starts_with("the client key client.key holds a private key that cannot be used;"), "{damaged}");
 }
+
+#[test]
+fn a_digest_is_of_everything_that_is_read_and_of_nothing_else() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["a.pem", "b.pem", "cert.pem", "key.pem", "more"] {
+        fs::write(path(name), name).unwrap();
+    }
+    let client = Some(ClientCertificate { certificate: path("cert.pem"), key: path("key.pem") });
+    let file = Tls { ca: Ca::File(path("a.pem")), client, ..Tls::default() };
+    let directory = Tls { ca: Ca::Directory(folder.path().to_owned()), ..Tls::default() };
+    let both = || (digest(&file, [path("more").as_path()]), digest(&directory, []));
+    let mut before = both();
+    assert_eq!(both(), before);
+    // (what changes, whether settings of a file and of the directory read it)
+    for (name, in_file) in [("a.pem", true), ("b.pem", false), ("cert.pem", true), ("key.pem", true), ("more", true)] {
+        fs::write(path(name), "other").unwrap();
+        let now = both();
+        assert_eq!((now.0 != before.0, now.1 != before.1), (in_file, true), "{name}");
+        fs::remove_file(path(name)).unwrap();
+        assert_eq!((both().0 != now.0, both().1 != now.1), (in_file, true), "{name} is gone");
+        before = both();
+    }
+}
