@@ -170,6 +170,8 @@ impl Writer {
             if !had_failed {
                 return;
             }
+            // An earlier end is not this one's: what was told last shall be how things are.
+            self.written.remove(&key);
         }
         self.written.retain(|_, written| written.at.elapsed() < FORGOTTEN);
         if let Some(written) = self.written.get_mut(&key) {

@@ -122,6 +122,10 @@ async fn polls_that_fail_are_told_with_their_end_unless_the_driver_does_it() {
     let events = stage.no_more_than(3).await;
     assert_eq!(reasons(&events), ["VaultRefreshFailed", "VaultClassInvalid", "VaultRefreshRecovered"]);
     assert_eq!(events[2]["type"], "Normal");
+    // Soon again: the last event is how things are.
+    stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
+    stage.daemon.files(&pod).await;
+    assert_eq!(reasons(&stage.no_more_than(5).await)[3..], ["VaultRefreshFailed", "VaultRefreshRecovered"]);
 }
 
 #[tokio::test]
