@@ -229,15 +229,13 @@ async fn cost_their_own(at: At, mounts_of_each: usize) {
     let tenant = Tenant::new().await;
     tenant.put("db", json!({"pass": "s3cret"})).await;
     let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
-    let program = Program::start(&["--allow-address=http://127.0.0.1:*"]).await;
+    // Room for all at once, of whom each is of the same namespace.
+    let program = Program::start(&["--allow-address=http://127.0.0.1:*", "--max-mounts=1000"]).await;
     let pid = program.child.id().unwrap();
     let well = async || {
-        let begun = Instant::now();
         let mut client = Client::connect(&program.socket).await.unwrap();
         client.version().await.unwrap();
-        let mounted = client.mount(Pod::of(&tenant).objects(objects.as_str()).call()).await;
-        // Whoever waited for one that is sick would take as long.
-        assert!(mounted.is_ok() && begun.elapsed() < TIME, "{:?}", begun.elapsed());
+        client.mount(Pod::of(&tenant).objects(objects.as_str()).call()).await.unwrap();
     };
     well().await;
     let before = descriptors(pid);
@@ -254,7 +252,7 @@ async fn cost_their_own(at: At, mounts_of_each: usize) {
                 let outcome = Client::connect(&socket).await.unwrap().mount(call).await;
                 let Err(status) = outcome else { panic!("{name} gave files") };
                 let took = begun.elapsed();
-                assert!(took < TIME + Duration::from_secs(1), "{name} took {took:?}");
+                assert!(took < TIME * 3, "{name} took {took:?}");
                 let says = if at == At::Login { says } else { "" };
                 assert!(status.message().contains(says) && status.message().contains("[VM"), "{name}: {status}");
                 assert!(!status.message().contains("eyJ"), "{name}: {status}");
@@ -262,12 +260,16 @@ async fn cost_their_own(at: At, mounts_of_each: usize) {
             }));
         }
     }
-    // While all of that goes on.
-    let others = join_all((0..20).map(async |n| {
-        sleep(Duration::from_millis(150 * n)).await;
-        well().await;
-    }));
-    let (told, _) = tokio::join!(join_all(mounts), others);
+    // While all of that goes on, one after another: whoever waited for one that is sick would be there after it.
+    let mut others = 0;
+    let mut mounts = join_all(mounts);
+    let told = loop {
+        tokio::select! {
+            told = &mut mounts => break told,
+            () = well() => others += 1,
+        }
+    };
+    assert!(others >= 3, "{others} were mounted meanwhile");
     let mut last = "";
     for (name, text) in told.into_iter().map(Result::unwrap) {
         if last != name {
@@ -276,7 +278,7 @@ async fn cost_their_own(at: At, mounts_of_each: usize) {
         }
     }
     let memory = peak(pid);
-    assert!(memory < 100, "{memory} MB");
+    assert!(memory < 200, "{memory} MB, where gigabytes were given");
     // Idle connections to servers that answered stay for a while, sixteen for each at most; and what may have created something
     // is awaited for a minute, four for each.
     let begun = Instant::now();
