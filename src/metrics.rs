@@ -1,7 +1,7 @@
 //! What is counted, for whoever scrapes it: `OpenMetrics` text.
 //!
 //! Every label is a word of [`label`]'s, or an endpoint that the operator named, so that no class and no server can make a
-//! series. All series of counters are there from the start: a rate sees the first event, too. `docs/reference.md` lists them all.
+//! series. All series of counters are there from the start: a rate sees the first event, too. `docs/reference/metrics.md` lists them all.
 
 pub mod label;
 mod levels;
