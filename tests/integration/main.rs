@@ -7,6 +7,7 @@
 )]
 
 mod auditing;
+mod book;
 mod check;
 mod cluster;
 mod clusters;

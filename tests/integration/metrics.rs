@@ -8,6 +8,7 @@ use tokio::process::{Child, Command};
 use vaultmount::error::Cause;
 
 use crate::{
+    book,
     operating::{free, get, pod},
     support::{daemon::Daemon, http},
 };
@@ -93,6 +94,39 @@ impl Prometheus {
         let answer = self.ask(&format!("query?query={query}")).await;
         answer["result"][0]["value"][1].as_str()?.parse().ok()
     }
+}
+
+/// What the documentation gives Prometheus to read, and to answer.
+#[tokio::test]
+#[ignore = "needs Debian's Prometheus: make prometheus"]
+async fn a_prometheus_reads_what_the_documentation_shows() {
+    let scraped = free();
+    let _daemon = Daemon::start(&[&format!("--metrics-addr={scraped}")]).await;
+    let prometheus = Prometheus::start(&scraped);
+    while prometheus.query("up").await.is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let queries = book::queries();
+    assert!(queries.len() > 10, "{queries:?}");
+    for (place, query) in queries {
+        let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        let url = format!("http://{}/api/v1/query?query={query}", prometheus.address);
+        let (status, answer) = http::send("GET", &url, None, None, None).await;
+        assert!(status.is_success(), "{place}: {answer}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut kinds = Vec::new();
+    for (place, kind, text) in book::of_prometheus() {
+        let file = folder.path().join(kind);
+        // Debian's is built without Kubernetes' discovery.
+        let discovery = "kubernetes_sd_configs:\n      - role: pod\n        namespaces: {names: [vaultmount]}\n";
+        fs::write(&file, text.replace(discovery, "static_configs: []\n")).unwrap();
+        let promtool = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/promtool");
+        let ran = Command::new(promtool).args(["check", kind]).arg(&file).output().await.unwrap();
+        assert!(ran.status.success(), "{place}: {}", String::from_utf8_lossy(&ran.stderr));
+        kinds.push(kind);
+    }
+    assert!(kinds.contains(&"config") && kinds.contains(&"rules"), "{kinds:?}");
 }
 
 #[tokio::test]

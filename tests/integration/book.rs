@@ -1,0 +1,303 @@
+//! The documentation, held to the program: each command in it is run, each manifest validated and each class mounted, what
+//! it shows is what is printed, and its links lead somewhere. A block that nobody knows how to test fails.
+
+mod cluster;
+mod manifests;
+mod page;
+mod sessions;
+mod world;
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use clap::error::ErrorKind;
+use serde_json::Value;
+use vaultmount::{cli::Command, error::Cause};
+
+use page::{Block, Page, root};
+use world::{Furniture, World};
+
+/// A test for each page that has something to run.
+macro_rules! pages {
+    ($($test:ident $path:literal $furniture:expr,)*) => {
+        const PAGES: &[&str] = &[$($path),*];
+
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            walk(&Page::read($path), $furniture).await;
+        })*
+    };
+}
+
+pages! {
+    all_keys_are_files "docs/howto/all-keys.md" world::ALL,
+    audiences "docs/howto/audiences.md" world::ALL,
+    auth_methods "docs/howto/auth.md" world::ALL,
+    certificates "docs/howto/certificates.md" &[Furniture::Login, Furniture::Kv],
+    checking "docs/howto/checking.md" world::ALL,
+    commands "docs/reference/commands.md" world::ALL,
+    contributing "docs/contributing.md" &[],
+    database "docs/howto/database.md" &[Furniture::Login, Furniture::Kv],
+    disasters "docs/operations/disasters.md" world::ALL,
+    errors "docs/errors.md" &[],
+    files "docs/howto/files.md" world::ALL,
+    formats "docs/howto/formats.md" world::ALL,
+    installing "docs/install.md" &[],
+    introduction "docs/README.md" &[],
+    kv "docs/howto/kv.md" world::ALL,
+    prometheus "docs/howto/prometheus.md" world::ALL,
+    readme "README.md" world::ALL,
+    rotation "docs/howto/rotation.md" world::ALL,
+    secret_objects "docs/howto/secret-objects.md" world::ALL,
+    servers "docs/howto/servers.md" world::ALL,
+    sharing "docs/howto/sharing.md" world::ALL,
+    the_audit_log "docs/howto/audit.md" world::ALL,
+    the_first_secret "docs/first-secret.md" &[],
+    tls "docs/howto/tls.md" world::ALL,
+    tokens "docs/howto/token.md" world::ALL,
+    troubleshooting "docs/troubleshooting.md" &[],
+    upgrades "docs/operations/upgrade.md" world::ALL,
+    what_is_logged "docs/howto/logs.md" world::ALL,
+    what_is_served "docs/reference/logs.md" world::ALL,
+    what_pods_are_told "docs/howto/events.md" world::ALL,
+    what_takes_room "docs/operations/capacity.md" world::ALL,
+}
+
+/// Treats each block of a page, in order and in one place, as a reader would.
+async fn walk(page: &Page, furniture: &[Furniture]) {
+    let world = World::with(furniture).await;
+    for block in page.blocks() {
+        let place = format!("{}:{}", page.path, block.line);
+        match block.language.as_str() {
+            "sh" => {
+                let ran = world.run(&block.text).await;
+                assert!(ran.ok, "{place}: the commands fail\n{}\n{}{}", block.text, ran.out, ran.err);
+            }
+            "yaml" => manifests::validate(&world, &place, &block).await,
+            "text" if block.text.starts_with("$ ") => sessions::hold(&world, &place, &block).await,
+            "text" => text(&place, &block),
+            "json" => json(&place, &block),
+            "promql" => promql(&place, &block.text),
+            other => panic!("{place}: nobody knows how to test a block of {other:?}; teach tests/integration/book.rs"),
+        }
+    }
+    cluster::runs(&page.path, &world.asked_of_the_cluster());
+}
+
+/// What is neither typed nor printed by a command that can be run here.
+const PICTURES: &[(&str, &str)] = &[
+    // integration::installing makes it.
+    ("docs/install.md", "/var/run/secrets-store-csi-providers"),
+    // What stands between kubelet and Vault.
+    ("docs/README.md", "kubelet -> "),
+];
+
+/// An event, whose words the scenarios of tests/e2e hold where it is in troubleshooting.md; here its id and code.
+fn text(place: &str, block: &Block) {
+    let of = |(page, start): &(&str, &str)| place.starts_with(page) && block.text.starts_with(start);
+    if PICTURES.iter().any(of) {
+        return;
+    }
+    let text = block.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.starts_with("MountVolume.SetUp failed"), "{place}: what is this? It is neither `$ …` nor an event");
+    let ids: Vec<_> = text.split('[').filter_map(|rest| Cause::of_id(rest.split(']').next()?)).collect();
+    for cause in &ids {
+        assert!(text.contains(&format!("code = {} desc", cause.code())), "{place}: {} has another code", cause.id());
+    }
+    assert!(!ids.is_empty() || text.contains("provider not found"), "{place}: an event without an id");
+}
+
+/// A line of a log or of the audit log: fields that its reference knows.
+fn json(place: &str, block: &Block) {
+    let reference = Page::read("docs/reference/logs.md").code().into_iter().collect::<BTreeSet<_>>();
+    for line in block.text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{place}: {e}"));
+        for name in line.as_object().unwrap().keys() {
+            let spans = reference.iter().any(|known| known.starts_with(&format!("{name}.")));
+            let usual = ["timestamp", "level", "target", "message"].contains(&name.as_str());
+            assert!(spans || usual || reference.contains(name), "{place}: nobody knows the field {name}");
+        }
+    }
+}
+
+/// Queries of metrics that there are; `make prometheus` has a Prometheus read them.
+fn promql(place: &str, text: &str) {
+    let metrics = Page::read("docs/reference/metrics.md").code().into_iter().collect::<BTreeSet<_>>();
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+    for word in words.filter(|word| word.starts_with("vaultmount_") || word.starts_with("process_")) {
+        let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end));
+        let known = metrics.contains(word) || family.is_some_and(|family| metrics.contains(family));
+        assert!(known, "{place}: there is no metric {word}");
+    }
+}
+
+/// Queries in the documentation, each expression with its place: blocks of it, and rules.
+pub fn queries() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for page in page::all() {
+        for block in page.blocks() {
+            let place = format!("{}:{}", page.path, block.line);
+            let found = match block.language.as_str() {
+                "promql" => block.text.split("\n\n").map(str::to_owned).collect(),
+                "yaml" => manifests::expressions(&block.text),
+                _ => Vec::new(),
+            };
+            all.extend(found.into_iter().map(|query| (place.clone(), query)));
+        }
+    }
+    all
+}
+
+/// Files of Prometheus in the documentation, each with its place and what promtool calls it.
+pub fn of_prometheus() -> Vec<(String, &'static str, String)> {
+    let mut all = Vec::new();
+    for page in page::all() {
+        for block in page.blocks().into_iter().filter(|block| block.language == "yaml") {
+            let has = |key: &str| block.text.lines().any(|line| line == key);
+            let kind = [("scrape_configs:", "config"), ("groups:", "rules")].into_iter().find(|(key, _)| has(key));
+            if let Some((_, kind)) = kind {
+                all.push((format!("{}:{}", page.path, block.line), kind, block.text));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn each_page_with_something_to_run_is_walked() {
+    for page in page::all() {
+        let walked = PAGES.contains(&page.path.as_str());
+        assert!(walked || page.blocks().is_empty(), "{} has blocks: add it to tests/integration/book.rs", page.path);
+    }
+}
+
+#[test]
+fn the_summary_lists_each_page_once() {
+    let summary = Page::read("docs/SUMMARY.md");
+    let listed: Vec<_> = summary.links().iter().map(|link| format!("docs/{link}")).collect();
+    let once: BTreeSet<_> = listed.iter().cloned().collect();
+    assert_eq!(listed.len(), once.len(), "a page is listed twice: {listed:?}");
+    let pages: BTreeSet<_> = page::all().into_iter().map(|page| page.path).filter(|path| path != "README.md").collect();
+    assert_eq!(pages, once);
+}
+
+#[test]
+fn links_lead_to_files_and_anchors() {
+    let mut dead = Vec::new();
+    for page in page::all() {
+        for link in page.links().iter().filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let leads = match path {
+                "" => root().join(&page.path),
+                path => root().join(&page.path).parent().unwrap().join(path),
+            };
+            if !leads.exists() || !anchor.is_empty() && !anchors(&leads).contains(anchor) {
+                dead.push(format!("{}: {link}", page.path));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
+}
+
+fn anchors(path: &Path) -> BTreeSet<String> {
+    let path = fs::canonicalize(path).unwrap();
+    Page::read(path.strip_prefix(root()).unwrap().to_str().unwrap()).anchors()
+}
+
+#[test]
+fn each_cause_has_an_anchor_that_its_message_can_point_to() {
+    let anchors = Page::read("docs/errors.md").anchors();
+    for cause in Cause::all() {
+        assert!(anchors.contains(&cause.id().to_lowercase()), "{} has none", cause.id());
+    }
+}
+
+/// Commands and flags that are named in a sentence.
+#[test]
+fn what_is_named_in_prose_is_there() {
+    let mut unknown = Vec::new();
+    for page in page::all() {
+        for code in page.code() {
+            let known = match code.split_whitespace().collect::<Vec<_>>()[..] {
+                ["vaultmount", ref arguments @ ..] => can_be_typed(arguments),
+                ["make", target, ..] => is_target(target),
+                [flag, ..] if flag.starts_with("--") => is_flag(flag),
+                _ => true,
+            };
+            if !known {
+                unknown.push(format!("{}: {code}", page.path));
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "nobody knows:\n{}", unknown.join("\n"));
+}
+
+fn can_be_typed(arguments: &[&str]) -> bool {
+    let arguments = arguments.iter().take_while(|a| **a != "|" && **a != "…").map(|a| a.trim_matches('\''));
+    match Command::parse(["vaultmount"].into_iter().chain(arguments).map(Into::into)) {
+        Ok(_) => true,
+        Err(error) => matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::MissingRequiredArgument
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ),
+    }
+}
+
+/// Tests that are named to say what holds a page.
+#[test]
+fn tests_that_are_named_are_there() {
+    let mut tests = String::new();
+    let mut folders = vec![root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs" || e == "py") {
+                tests.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    for page in page::all() {
+        let is_test =
+            |code: &String| code.matches('_').count() > 4 && !code.contains(|c: char| !c.is_alphanumeric() && c != '_');
+        for name in page.code().iter().filter(|code| is_test(code) && !code.starts_with("vaultmount_")) {
+            let there = tests.contains(&format!("fn {name}(")) || tests.contains(&format!("def {name}("));
+            assert!(there, "{}: there is no test {name}", page.path);
+        }
+    }
+}
+
+fn is_target(name: &str) -> bool {
+    fs::read_to_string(root().join("Makefile")).unwrap().lines().any(|line| line.starts_with(&format!("{name}:")))
+}
+
+/// Flags of other programs.
+const FOREIGN: &[&str] = &["--rotation-poll-interval", "--set"];
+
+/// Whether some command takes a flag, whatever its value should be.
+pub fn is_flag(flag: &str) -> bool {
+    let name = flag.split('=').next().unwrap().trim_end_matches(['…', ',']);
+    // A family: `--vault-…`.
+    let family = flag.contains('…') && ["--vault-", "--openbao-"].contains(&name);
+    let commands: [&[&str]; 12] = [
+        &["serve"],
+        &["install"],
+        &["uninstall"],
+        &["status"],
+        &["revoke"],
+        &["state", "ls"],
+        &["mount"],
+        &["check"],
+        &["validate"],
+        &["explain"],
+        &["version"],
+        &["completions"],
+    ];
+    let takes = |command: &[&str]| {
+        let arguments = ["vaultmount"].iter().chain(command).chain([&name]).map(Into::into);
+        !matches!(Command::parse(arguments), Err(error) if error.kind() == ErrorKind::UnknownArgument)
+    };
+    family || FOREIGN.contains(&name) || commands.into_iter().any(takes)
+}

@@ -1,0 +1,44 @@
+//! Commands of the documentation that need a cluster, and the scenarios of tests/e2e that run them there.
+
+use std::fs;
+
+use super::page::root;
+
+/// Pages whose `kubectl` commands a scenario types as they stand, with its name. `make e2e` runs those; here a stand-in for kubectl
+/// notes what it is called with.
+const TYPED: &[(&str, &str)] = &[
+    ("docs/first-secret.md", "test_the_first_secret"),
+    ("docs/howto/checking.md", "test_the_first_secret"),
+    ("docs/howto/events.md", "test_commands_of_a_cluster"),
+    ("docs/howto/tls.md", "test_commands_of_a_cluster"),
+    ("docs/install.md", "test_it_is_installed_and_taken_away_as_the_page_says"),
+    ("docs/operations/capacity.md", "test_commands_of_a_cluster"),
+    ("docs/operations/disasters.md", "test_commands_of_a_cluster"),
+    ("docs/operations/upgrade.md", "test_commands_of_a_cluster"),
+    ("docs/reference/commands.md", "test_commands_of_a_cluster"),
+    ("docs/reference/logs.md", "test_commands_of_a_cluster"),
+    ("README.md", "test_commands_of_a_cluster"),
+];
+
+/// A scenario types what a page tells to type into a cluster.
+pub fn runs(page: &str, commands: &[String]) {
+    if commands.is_empty() {
+        return;
+    }
+    let scenario = TYPED.iter().find(|(typed, _)| *typed == page);
+    let (_, scenario) = scenario.unwrap_or_else(|| {
+        panic!("{page}: no scenario of tests/e2e types {commands:?}; see tests/integration/book/cluster.rs")
+    });
+    let scenarios = scenarios();
+    let of_it = scenarios.split("\ndef ").find(|text| text.starts_with(&format!("{scenario}(")));
+    let of_it = of_it.unwrap_or_else(|| panic!("{page}: tests/e2e has no {scenario}"));
+    let name = page.strip_prefix("docs/").unwrap_or(page);
+    assert!(of_it.contains(&format!("\"{name}\"")), "{scenario} of tests/e2e does not read {name}");
+}
+
+/// The scenarios' text.
+fn scenarios() -> String {
+    let files = fs::read_dir(root().join("tests/e2e")).unwrap().map(|entry| entry.unwrap().path());
+    let python = files.filter(|path| path.extension().is_some_and(|e| e == "py"));
+    python.map(|path| fs::read_to_string(path).unwrap()).collect()
+}

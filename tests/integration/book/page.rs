@@ -1,0 +1,115 @@
+//! A page of the documentation: what is prose in it, and what is to be run.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A file of Markdown, by its path below the project's folder.
+pub struct Page {
+    pub path: String,
+    pub text: String,
+}
+
+/// A fenced block.
+pub struct Block {
+    pub language: String,
+    /// Where its first line is, counted from 1.
+    pub line: usize,
+    pub text: String,
+}
+
+/// The project's folder.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every page there is: the README, and what is below `docs`, but the list of the book's pages.
+pub fn all() -> Vec<Page> {
+    let mut paths = vec!["README.md".to_owned()];
+    let mut folders = vec![PathBuf::from("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "md") && !path.ends_with("SUMMARY.md") {
+                paths.push(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    paths.sort();
+    paths.iter().map(|path| Page::read(path)).collect()
+}
+
+impl Page {
+    pub fn read(path: &str) -> Self {
+        Self { path: path.to_owned(), text: fs::read_to_string(root().join(path)).unwrap() }
+    }
+
+    /// Its fenced blocks, in order; the page's own fences may be indented.
+    pub fn blocks(&self) -> Vec<Block> {
+        let (mut blocks, mut open): (Vec<Block>, Option<(usize, Block)>) = (Vec::new(), None);
+        for (n, line) in self.text.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            match (&mut open, line.trim_start().strip_prefix("```")) {
+                (None, Some(language)) => {
+                    let block = Block { language: language.trim().to_owned(), line: n + 2, text: String::new() };
+                    open = Some((indent, block));
+                }
+                (Some(_), Some("")) => blocks.push(open.take().unwrap().1),
+                (Some((indent, block)), _) => {
+                    block.text.push_str(line.get(*indent..).unwrap_or_default());
+                    block.text.push('\n');
+                }
+                (None, None) => {}
+            }
+        }
+        assert!(open.is_none(), "{}: a fence is open at the end", self.path);
+        blocks
+    }
+
+    /// The lines outside of fenced blocks.
+    fn prose(&self) -> String {
+        let mut fenced = false;
+        let outside = self.text.lines().filter(|line| {
+            let fence = line.trim_start().starts_with("```");
+            fenced ^= fence;
+            !fenced && !fence
+        });
+        outside.collect::<Vec<_>>().join("\n")
+    }
+
+    /// What stands between backticks, with line breaks as spaces.
+    pub fn code(&self) -> Vec<String> {
+        let prose = self.prose();
+        let in_paragraph = |text: &str| -> Vec<String> {
+            text.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " ").replace("\\|", "|")).collect()
+        };
+        prose.split("\n\n").flat_map(in_paragraph).collect()
+    }
+
+    /// Where its links lead.
+    pub fn links(&self) -> Vec<String> {
+        let without_code: String =
+            self.prose().split("\n\n").map(|p| p.split('`').step_by(2).collect::<String>() + "\n\n").collect();
+        without_code.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned()).collect()
+    }
+
+    /// What a link may name in it: headings, as forges and mdBook make names of them, and anchors of its own.
+    pub fn anchors(&self) -> BTreeSet<String> {
+        let prose = self.prose();
+        let headings = prose.lines().filter(|line| line.starts_with('#'));
+        let own = prose.split("<a id=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        headings.map(|line| name_of(line.trim_start_matches('#'))).chain(own).collect()
+    }
+}
+
+/// The name that a heading gets.
+fn name_of(heading: &str) -> String {
+    let heading = heading.split("</a>").last().unwrap().trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
