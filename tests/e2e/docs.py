@@ -1,9 +1,12 @@
 """What the documentation quotes from a cluster and tells to type into one."""
 
+import os
 import re
+import shutil
 
-from node import ROOT
-from vault import VAULT
+from images import BUSYBOX
+from node import ROOT, SERVICE, Node
+from vault import VAULT, Vault, install
 
 
 def commands(page: str, section: str) -> list:
@@ -11,6 +14,69 @@ def commands(page: str, section: str) -> list:
     text = re.split(r"\n##* ", between((ROOT / "docs" / page).read_text(), f"# {section}\n"))[0]
     blocks = re.findall(r"```sh\n(.*?)\n```", text, re.S)
     return [[command.replace("\n", " ") for command in re.split(r"\n(?! )", block)] for block in blocks]
+
+
+class Reader:
+    """Somebody who does what pages tell: keeps the files that they show under a name, and types their commands."""
+
+    def __init__(self, node: Node, vault: Vault):
+        self.node, self.vault, self.folder, self.printed = node, vault, node.folder / "reader", ""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for name in ("bin", "overlay"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "deploy").symlink_to(ROOT / "deploy")
+        shutil.copy(vault.authority, self.folder / "ca.pem")
+        self._tool("bao", f"BAO_ADDR={VAULT} BAO_TOKEN={vault.root_token} exec {install.BAO}")
+        # What a server in the cluster reads by itself.
+        given = f"kubernetes_ca_cert=@{vault.authority} token_reviewer_jwt={vault.reviewer()} disable_local_ca_jwt=true"
+        config = f'[ "$2" != auth/kubernetes/config ] || set -- "$@" {given}'
+        self._tool("vault", f"{config}\nexec {self.folder}/bin/bao")
+        self._tool("vaultmount", f"VAULT_ADDR={VAULT} exec {next(ROOT.glob('target/*/release/vaultmount'))}")
+        (self.folder / "class.yaml").write_text((ROOT / "deploy/examples/kv.yaml").read_text())
+
+    def follow(self, page: str, section: str = "", only: str = "") -> None:
+        """Does what a page, or a section of it, tells; of the commands only those of one program, if that is named."""
+        for language, text in self._blocks(page, section):
+            name = re.match(r"# (\S+\.yaml)\n", text)
+            if language == "yaml" and name:
+                (self.folder / name[1]).write_text(self._here(text))
+            elif language == "sh" and (typed := of(text, only)):
+                self.printed = self.node.shell(f"cd {self.folder}; PATH={self.folder}/bin:$PATH; {self._here(typed)}")
+
+    def commands(self, page: str, only: str) -> list:
+        typed = [of(text, only) for language, text in self._blocks(page, "") if language == "sh"]
+        return [text for text in typed if text]
+
+    def _blocks(self, page: str, section: str) -> list:
+        text = (ROOT / page if page == "README.md" else ROOT / "docs" / page).read_text()
+        if section:
+            text = re.split(r"\n## ", between(text, f"\n## {section}\n"))[0]
+        return re.findall(r"```(\w+)\n(.*?)```", text, re.S)
+
+    def _here(self, text: str) -> str:
+        """With this cluster's addresses and images."""
+        for there, here in [
+            ("https://vault.example:8200", VAULT),
+            ("https://kubernetes.default.svc", f"https://{SERVICE}"),
+            ("../deploy", os.path.relpath(ROOT / "deploy", self.folder / "overlay")),
+            ("registry.example/", "localhost/"),
+            # The image of pods is a shell, and nothing else is on its path.
+            ("image: busybox", f"image: {BUSYBOX}"),
+            ('command: [sleep, "1000000"]', "args: [sleep 1000000]"),
+            (" -- cat ", " -- /bin/busybox cat "),
+        ]:
+            text = text.replace(there, here)
+        return text
+
+    def _tool(self, name: str, line: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(f'#!/bin/sh\n{line} "$@"\n')
+        path.chmod(0o755)
+
+
+def of(text: str, program: str) -> str:
+    """Those of a block's commands that are this program's."""
+    return "\n".join(command for command in re.split(r"\n(?! )", text.rstrip()) if command.startswith(program))
 
 
 def overlay() -> str:

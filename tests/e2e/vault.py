@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from node import ADDRESS, ROOT, SERVICE, Node, wait
@@ -51,8 +52,8 @@ class Vault:
         self.folder = node.folder / "openbao"
         self.audit_log = node.logs / "audit.log"
 
-    def make(self) -> None:
-        """Starts it, new and empty, and configures what the scenarios need."""
+    def make(self, configured: bool = True) -> None:
+        """Starts it, new and empty, and configures what the scenarios need, if anything."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         config = self.folder / "config.hcl"
@@ -81,7 +82,8 @@ class Vault:
         made = self("PUT", "sys/init", secret_shares=1, secret_threshold=1)
         self.key, self.root_token = made["keys"][0], made["root_token"]
         self.unseal()
-        self._configure()
+        if configured:
+            self._configure()
 
     def __call__(self, method: str, path: str, **body) -> dict:
         """One request with the root token."""
@@ -155,11 +157,20 @@ class Vault:
         login = f"postgres://{quote(user)}:{quote(password)}@{self.database.pg_host}/postgres"
         assert self.database.psql("select current_user", login) == user
 
-    def _configure(self) -> None:
+    def reviewer(self) -> str:
+        """A token that may have others reviewed."""
         self.node.kubectl("apply", "-f", "-", given=REVIEWER)
-        reviewer = self.node.kubectl("create", "token", "-n", "vault", "reviewer", "--duration=24h")
+        return self.node.kubectl("create", "token", "-n", "vault", "reviewer", "--duration=24h")
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the API server's authority."""
+        return self.node.folder / "pki/apiserver.crt"
+
+    def _configure(self) -> None:
+        reviewer = self.reviewer()
         self("POST", "sys/auth/kubernetes", type="kubernetes")
-        authority = (self.node.folder / "pki/apiserver.crt").read_text()
+        authority = self.authority.read_text()
         where = {"kubernetes_host": f"https://{SERVICE}", "kubernetes_ca_cert": authority}
         self("POST", "auth/kubernetes/config", **where, token_reviewer_jwt=reviewer, disable_local_ca_jwt=True)
         for name, policy in POLICIES.items():

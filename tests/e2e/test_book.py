@@ -1,0 +1,84 @@
+"""What the pages tell to type, typed into a cluster. That it leads somewhere without one, tests/integration/book.rs holds."""
+
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from docs import Reader
+from driver import on
+from vault import LOOPBACK
+
+KEY = "- {{objectName: key, secretPath: secret/data/web/{0}, secretKey: value}}"
+
+
+@pytest.fixture
+def emptied(vault):
+    """The server as somebody finds it who has done nothing yet."""
+    vault.end()
+    vault.make(configured=False)
+    yield vault
+    vault.end()
+    vault.make()
+
+
+@on("off", "1.6.0")
+def test_the_first_secret(node, driver, provider, emptied):
+    reader = Reader(node, emptied)
+    try:
+        reader.follow("first-secret.md")
+        assert reader.printed.endswith("made-up-1")
+        reader.follow("howto/checking.md")
+    finally:
+        node.kubectl("delete", "namespace", "shop", "--ignore-not-found", "--timeout=90s", timeout=100)
+
+
+@on("off", "1.6.0")
+def test_it_is_installed_and_taken_away_as_the_page_says(node, vault, driver, provider):
+    provider.uninstall()
+    reader = Reader(node, vault)
+    try:
+        reader.follow("install.md", "With our manifests", only="kubectl")
+        assert len(provider.pids()) == 1
+        reader.follow("install.md", "Taking it away", only="kubectl")
+        assert provider.pids() == []
+    finally:
+        provider.install()
+
+
+@on("off", "1.6.0")
+def test_commands_of_a_cluster(shop, node, vault, provider):
+    vault.put("web/a", value="x")
+    shop.add_class("a", KEY.format("a"))
+    shop.run_pod("web", "a")
+    reader = Reader(node, vault)
+    # Its overlay is the README's, too.
+    reader.follow("install.md", "With our manifests", only="nothing")
+    for page in [
+        "README.md",
+        "howto/events.md",
+        "howto/tls.md",
+        "operations/capacity.md",
+        "operations/disasters.md",
+        "operations/upgrade.md",
+        "reference/commands.md",
+    ]:
+        reader.follow(page, only="kubectl")
+    node.kubectl("delete", "configmap", "vault-ca", "-n", "vaultmount")
+    (forward,) = reader.commands("reference/logs.md", only="kubectl")
+    with subprocess.Popen(["sh", "-c", f"exec {forward}"], env=node.environment) as forwarding:
+        try:
+            shop.wait("the page", shown)
+        finally:
+            forwarding.terminate()
+
+
+def shown() -> bool:
+    try:
+        with LOOPBACK.open(urllib.request.Request("http://localhost:8080/statusz"), timeout=5) as page:
+            return page.status == 200
+    except (OSError, urllib.error.URLError):
+        time.sleep(0.2)
+        return False
