@@ -54,6 +54,7 @@ impl Plot<'_> {
                 second / 60
             );
         }
+        let mut at = LEFT;
         for (n, (line, points)) in self.lines.iter().zip(&points).enumerate() {
             let path: Vec<String> = points
                 .iter()
@@ -66,13 +67,14 @@ impl Plot<'_> {
                 "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/>",
                 path.join(" ")
             );
-            let at = LEFT + 175.0 * n as f64;
             let name = line.name.replace('`', "");
             let _ = writeln!(
                 svg,
                 "<text x=\"{at}\" y=\"{}\" fill=\"{colour}\" font-size=\"11\">{name}</text>",
                 HEIGHT - 14.0
             );
+            // As wide as the widest of usual fonts has it.
+            at += 7.0 * name.len() as f64 + 18.0;
         }
         svg + "</svg>\n"
     }
