@@ -269,6 +269,17 @@ impl World {
         .await
     }
 
+    /// What the provider wrote into its log and its audit log, a mount of the page's class included; it ends with that.
+    pub async fn told(self) -> String {
+        let class =
+            json!({"metadata": {"name": "kv"}, "spec": {"provider": "vault", "parameters": {"roleName": "web"}}});
+        let ran = self.mount(&project().join("deploy/examples/kv.yaml"), &class).await;
+        assert!(ran.ok, "{}", ran.err);
+        self.provider.terminate();
+        let log = self.provider.log().await;
+        log + &fs::read_to_string(self.folder.path().join("audit.log")).unwrap()
+    }
+
     /// What `kubectl` was called with.
     pub fn asked_of_the_cluster(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("kubectl.log")).unwrap_or_default();
