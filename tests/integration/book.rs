@@ -35,6 +35,7 @@ pages! {
     certificates "docs/howto/certificates.md" &[Furniture::Login, Furniture::Kv],
     checking "docs/howto/checking.md" world::ALL,
     commands "docs/reference/commands.md" world::ALL,
+    comparison "docs/comparison.md" &[],
     contributing "docs/contributing.md" &[],
     database "docs/howto/database.md" &[Furniture::Login, Furniture::Kv],
     disasters "docs/operations/disasters.md" world::ALL,
