@@ -50,7 +50,7 @@ class Reader:
     def _blocks(self, page: str, section: str) -> list:
         text = (ROOT / page if page == "README.md" else ROOT / "docs" / page).read_text()
         if section:
-            text = re.split(r"\n## ", between(text, f"\n## {section}\n"))[0]
+            text = re.split(r"\n##+ ", between(text, f"\n## {section}\n"))[0]
         return re.findall(r"```(\w+)\n(.*?)```", text, re.S)
 
     def _here(self, text: str) -> str:

@@ -27,6 +27,7 @@ def emptied(vault):
 @on("off", "1.6.0")
 def test_the_first_secret(node, driver, provider, emptied):
     reader = Reader(node, emptied)
+    node.kubectl("delete", "namespace", "shop", "--ignore-not-found", "--timeout=90s", timeout=100)
     try:
         reader.follow("first-secret.md")
         assert reader.printed.endswith("made-up-1")
