@@ -213,6 +213,10 @@ pub struct Review {
     pub more: usize,
     /// What the objects would make; empty if they cannot be read.
     pub files: Vec<Made>,
+    /// What is chosen of the server.
+    pub choice: Choice,
+    /// The audience, if one is named.
+    pub audience: Option<String>,
 }
 
 /// A file that an object makes.
@@ -229,7 +233,7 @@ pub struct Made {
 pub fn review(parameters: &BTreeMap<String, String>) -> Review {
     let attributes = Attributes::of(parameters);
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    let (_, listed) = class(&attributes, 0o644, &mut mistakes, &mut warnings);
+    let (parameters, listed) = class(&attributes, 0o644, &mut mistakes, &mut warnings);
     warnings.names(&attributes);
     let (unknown, warnings) = warnings.into_findings();
     let mistakes = mistakes.into_findings();
@@ -239,6 +243,8 @@ pub fn review(parameters: &BTreeMap<String, String>) -> Review {
         mistakes: mistakes.items.into_iter().chain(unknown.items).collect(),
         warnings: warnings.items,
         files: listed.files,
+        choice: parameters.choice,
+        audience: parameters.audience,
     }
 }
 

@@ -1,9 +1,13 @@
-//! TLS files in the background: those that changed are used, and certificates that end soon are warned of.
+//! The operator's files in the background: a policy and TLS files that changed are used, and certificates that end soon are
+//! warned of.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use crate::{
     kube::Kube,
@@ -12,14 +16,12 @@ use crate::{
     vault::Vault,
 };
 
-/// Keeps to what TLS files hold. One per process.
+/// Keeps to what files hold. One per process.
 pub struct Trust {
     vault: Arc<Vault>,
     kube: Option<Arc<Kube>>,
-    /// The operator's settings, which are looked at before anybody uses them.
-    own: Tls,
-    /// Where they lead.
-    address: String,
+    /// The operator's servers, whose certificates are looked at before anybody uses them, and the policy file.
+    operator: Operator,
     /// When the ends of the certificates of these settings were last looked at.
     looked: HashMap<Tls, Instant>,
 }
@@ -35,13 +37,15 @@ impl Trust {
     /// Of every server, and of the Kubernetes API.
     #[must_use]
     pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &Operator) -> Self {
-        let (own, address) = (operator.tls.clone(), operator.address.to_string());
-        Self { vault, kube, own, address, looked: HashMap::new() }
+        Self { vault, kube, operator: operator.clone(), looked: HashMap::new() }
     }
 
     /// Never ends, unless it breaks.
     pub async fn run(mut self) {
         loop {
+            if let Some(policy) = self.operator.policy.clone() {
+                let _ = spawn_blocking(move || policy.reread()).await;
+            }
             for changed in self.vault.reread().await {
                 self.looked.remove(&changed);
             }
@@ -56,7 +60,9 @@ impl Trust {
     /// Warns of certificates that end soon, once a day, and at once of those that are new.
     async fn warn(&mut self) {
         let mut uses = self.vault.tls_in_use();
-        uses.entry(self.own.clone()).or_insert_with(|| self.address.clone());
+        for server in self.operator.servers() {
+            uses.entry(server.tls.clone()).or_insert_with(|| server.address.to_string());
+        }
         self.looked.retain(|tls, at| uses.contains_key(tls) && at.elapsed() < DAILY);
         for (tls, endpoint) in uses {
             if self.looked.contains_key(&tls) {
@@ -64,7 +70,7 @@ impl Trust {
             }
             self.looked.insert(tls.clone(), Instant::now());
             let now = Timestamp::now();
-            let Ok(ends) = tokio::task::spawn_blocking(move || tls::ends(&tls, now)).await else { continue };
+            let Ok(ends) = spawn_blocking(move || tls::ends(&tls, now)).await else { continue };
             for end in [ends.authority, ends.client].into_iter().flatten() {
                 tell(&end, &endpoint, now);
             }

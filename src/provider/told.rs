@@ -57,11 +57,11 @@ impl Default for Ids {
 impl About {
     /// A mount that is understood.
     pub(super) fn mount(spec: &MountSpec, operator: &Operator, begun: Instant) -> Self {
-        let endpoint = spec.class.choice.address.as_ref().unwrap_or(&operator.address);
+        let server = operator.meant(&spec.class.choice);
         Self {
             target_path: spec.target_path.clone(),
             class: Some(Arc::clone(&spec.class)),
-            endpoint: endpoint.to_string(),
+            endpoint: server.map(|server| server.address.to_string()).unwrap_or_default(),
             begun,
         }
     }

@@ -147,8 +147,13 @@ impl<'a> Source<'a> {
 
     /// The first line of a node.
     pub(super) fn spot(&self, node: &Node) -> Spot {
-        let shown = self.text.get(node.span.clone()).and_then(|text| text.lines().next()).unwrap_or_default();
-        Spot { at: node.at, end: node.at.column + shown.trim_end().chars().count().max(1) }
+        self.spot_of(node.at, node.span.clone())
+    }
+
+    /// The first line of some bytes, which begin there.
+    pub(super) fn spot_of(&self, at: At, bytes: Range<usize>) -> Spot {
+        let shown = self.text.get(bytes).and_then(|text| text.lines().next()).unwrap_or_default();
+        Spot { at, end: at.column + shown.trim_end().chars().count().max(1) }
     }
 
     /// Keeps a piece out of all excerpts.

@@ -45,6 +45,9 @@ impl Address {
             if !path.starts_with('/') || path.contains('\0') {
                 return Err("has no absolute path; write unix:///path/to/socket");
             }
+            if path.split('/').any(|part| matches!(part, "." | "..")) {
+                return Err("has a `.` or `..` part; write the path without it");
+            }
             return Ok(Self::Unix(path.into()));
         }
         let uri: Uri = text.parse().map_err(|_| "is not a URL; write https://host:port")?;

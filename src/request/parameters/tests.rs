@@ -54,6 +54,7 @@ fn every_parameter_goes_by_every_prefix() {
         assert_eq!(
             choice,
             Choice {
+                endpoint: None,
                 address: Address::parse("https://vault:8200").ok(),
                 namespace: Some("team/a".into()),
                 auth_namespace: Some("admin".into()),
