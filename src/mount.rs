@@ -330,8 +330,12 @@ impl Mounter {
     fn judge(&self, spec: &MountSpec, default_audience: &str) -> Result<Target, Refusal> {
         let MountSpec { pod, class, .. } = spec;
         let audience = class.audience.as_deref().unwrap_or(default_audience);
-        let target =
-            self.operator.judge(&Ask { choice: &class.choice, namespace: &pod.namespace, audience, default_audience })?;
+        let target = self.operator.judge(&Ask {
+            choice: &class.choice,
+            namespace: &pod.namespace,
+            audience,
+            default_audience,
+        })?;
         self.judge_sharing(class)?;
         Ok(target)
     }

@@ -25,7 +25,7 @@ use crate::{
     vault::{Endpoint, address::Address},
 };
 pub use allow::{Allow, Pattern};
-pub use file::PolicyFile;
+pub use file::{PolicyFile, Reread};
 pub use parse::{FIELDS, Mistake, is_policy, parse};
 pub use review::Foreseen;
 pub use rules::{DEFAULT, Policy};
@@ -177,8 +177,9 @@ impl Operator {
             (Some(name), Some(limits)) => limits.endpoint(name),
             (Some(name), None) => {
                 let what = format!("vaultEndpoint {name:?} names a server of a policy file, and the operator has none");
-                let error = Error::new(Cause::EndpointUnknown, what)
-                    .advice("write vaultAddress instead, or have the operator name the server in a file (--policy-file)");
+                let error = Error::new(Cause::EndpointUnknown, what).advice(
+                    "write vaultAddress instead, or have the operator name the server in a file (--policy-file)",
+                );
                 Err(Refusal { rule: PolicyRule::Endpoint, error })
             }
         }
@@ -225,9 +226,12 @@ impl Operator {
         }
         let error = Error::new(
             Cause::TokenShared,
-            format!("object {object:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"),
+            format!(
+                "object {object:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"
+            ),
         );
-        let error = error.advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token");
+        let error =
+            error.advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token");
         Err(Refusal { rule: PolicyRule::SharedToken, error })
     }
 

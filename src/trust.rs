@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     task::spawn_blocking,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -28,6 +28,8 @@ pub struct Trust {
 
 /// How often files are read.
 const EVERY: Duration = Duration::from_secs(10);
+/// How long is waited for the policy file before others are read.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a certificate that ends soon is warned of.
 const DAILY: Duration = Duration::from_secs(24 * 3600);
 /// What ends soon.
@@ -43,9 +45,7 @@ impl Trust {
     /// Never ends, unless it breaks.
     pub async fn run(mut self) {
         loop {
-            if let Some(policy) = self.operator.policy.clone() {
-                let _ = spawn_blocking(move || policy.reread()).await;
-            }
+            self.reread_policy().await;
             for changed in self.vault.reread().await {
                 self.looked.remove(&changed);
             }
@@ -54,6 +54,15 @@ impl Trust {
             }
             self.warn().await;
             sleep(EVERY).await;
+        }
+    }
+
+    async fn reread_policy(&self) {
+        let Some(policy) = self.operator.policy.clone() else { return };
+        let file = policy.path().to_owned();
+        // A file system may hang.
+        if let Ok(Ok(reread)) = timeout(PATIENCE, spawn_blocking(move || policy.reread())).await {
+            reread.tell(&file);
         }
     }
 

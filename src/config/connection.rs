@@ -69,7 +69,9 @@ fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) 
     match PolicyFile::open(path.into(), !allows_skip_verify) {
         Ok(file) => Some(Arc::new(file)),
         Err(mistakes) => {
-            mistakes.into_iter().for_each(|mistake| report.error(format!("--policy-file: {mistake}")));
+            for mistake in mistakes {
+                report.error(format!("--policy-file: {mistake}"));
+            }
             None
         }
     }

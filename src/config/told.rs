@@ -32,7 +32,10 @@ impl Config {
         told.extend(tls(&operator.server.tls));
         told.extend([
             ("--policy-file", or_none(operator.policy.as_ref().map(|file| file.path().display()))),
-            ("--allow-address", operator.policy.as_ref().map_or_else(|| allowed(&operator.allow), |_| "as the policy file says".into())),
+            (
+                "--allow-address",
+                operator.policy.as_ref().map_or_else(|| allowed(&operator.allow), |_| "as the policy file says".into()),
+            ),
             ("--tls-dir", or_none(operator.tls_dir.as_ref().map(|folder| folder.path().display()))),
             ("--tls-min-version", vault.oldest_tls.word().to_owned()),
             ("--allow-skip-verify", operator.allows_skip_verify.to_string()),

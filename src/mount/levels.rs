@@ -27,7 +27,8 @@ impl Mounter {
             let found = self.vault.outage(&endpoint).map(|outage| outage.found.cause());
             let sealed = matches!(found, Some(Cause::Sealed | Cause::Uninitialized));
             // Two may have one address.
-            let health = levels.endpoints.entry(server.address.to_string()).or_insert(Health { up: true, sealed: false });
+            let health =
+                levels.endpoints.entry(server.address.to_string()).or_insert(Health { up: true, sealed: false });
             *health = Health { up: health.up && found.is_none(), sealed: health.sealed || sealed };
         }
         levels.policy_broken = self.operator.policy.as_ref().map(|file| file.is_broken());
@@ -35,7 +36,6 @@ impl Mounter {
         levels.certificates = certificates(servers).await;
         levels
     }
-
 }
 
 /// When the first of the operator's certificates ends, of each sort.

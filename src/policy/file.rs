@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The most a file may hold, in bytes: a ConfigMap holds no more.
+/// The most a file may hold, in bytes: a `ConfigMap` holds no more.
 const MOST: u64 = 1 << 20;
 
 /// A policy file, and what it said when it could last be used.
@@ -28,6 +28,20 @@ pub struct PolicyFile {
     policy: RwLock<Arc<Policy>>,
     /// What was found last. Never held across an await.
     found: Mutex<Found>,
+    /// Held while the file is read: a file system may hang, and one thread that waits for it is enough.
+    reading: Mutex<()>,
+}
+
+/// What became of a file since it was last read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Reread {
+    /// It holds what it held.
+    Same,
+    /// It says something else, which is in force.
+    New,
+    /// It cannot be used: what is wrong, one line each.
+    Broken(Vec<String>),
 }
 
 /// What the file held, or why it could not be read.
@@ -46,7 +60,7 @@ impl PolicyFile {
         let text = read(&path);
         let policy = understood(&path, &text, forbids_skip_verify)?;
         let found = Mutex::new(Found { text, broken: false });
-        Ok(Self { path, forbids_skip_verify, policy: RwLock::new(Arc::new(policy)), found })
+        Ok(Self { path, forbids_skip_verify, policy: RwLock::new(Arc::new(policy)), found, reading: Mutex::default() })
     }
 
     /// What is in force.
@@ -67,21 +81,34 @@ impl PolicyFile {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).broken
     }
 
-    /// Reads the file again; what it says now is in force if all of it is right. Changes are logged. Waits for the file system.
-    pub fn reread(&self) {
+    /// Reads the file again; what it says now is in force if all of it is right. Waits for the file system.
+    pub fn reread(&self) -> Reread {
+        let Ok(_reading) = self.reading.try_lock() else { return Reread::Same };
         let text = read(&self.path);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if found.text == text {
-            return;
+            return Reread::Same;
         }
-        let (file, understood) = (self.path.display(), understood(&self.path, &text, self.forbids_skip_verify));
+        let understood = understood(&self.path, &text, self.forbids_skip_verify);
         *found = Found { text, broken: understood.is_err() };
         match understood {
             Ok(policy) => {
                 *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
-                tracing::info!(%file, "the policy file has changed, and is in force");
+                Reread::New
             }
-            Err(mistakes) => {
+            Err(mistakes) => Reread::Broken(mistakes),
+        }
+    }
+}
+
+impl Reread {
+    /// Says it in the log, if it is news.
+    pub fn tell(&self, file: &Path) {
+        let file = file.display();
+        match self {
+            Self::Same => {}
+            Self::New => tracing::info!(%file, "the policy file has changed, and is in force"),
+            Self::Broken(mistakes) => {
                 let mistakes = mistakes.join("; ");
                 tracing::error!(%file, "the policy file has changed and cannot be used, what it said before is in force: {mistakes}");
             }

@@ -123,7 +123,7 @@ impl Reader {
     fn text<'n>(&mut self, fields: &Fields<'n>, place: &str, name: &str) -> Option<(&'n Node, &'n str)> {
         let (_, node) = fields.get(name)?;
         match node.text() {
-            Some(text) if !text.is_empty() && !(text.chars().any(char::is_control) && name != "caCert") => {
+            Some(text) if !text.is_empty() && (name == "caCert" || !text.chars().any(char::is_control)) => {
                 Some((node, text))
             }
             Some(_) => {
@@ -244,8 +244,9 @@ impl Reader {
         }
         let certificate = self.file(&fields, place, "clientCertPath");
         let key = self.file(&fields, place, "clientKeyPath");
-        let client =
-            certificate.zip(key).map(|(certificate, key)| ClientCertificate { certificate: certificate.into(), key: key.into() });
+        let client = certificate
+            .zip(key)
+            .map(|(certificate, key)| ClientCertificate { certificate: certificate.into(), key: key.into() });
         Tls {
             ca: ca.into_iter().flatten().next().unwrap_or_default(),
             client,
@@ -274,14 +275,22 @@ impl Reader {
             if names.is_empty() && matches!(node.value, Value::Map(_)) {
                 self.say(node, format!("{place}names: missing; list namespaces, or \"*\" for all others"));
             }
-            for (name, node) in names.iter().zip(fields.get("names").map(|(_, node)| node.items()).unwrap_or_default()) {
+            for (name, node) in names.iter().zip(fields.get("names").map(|(_, node)| node.items()).unwrap_or_default())
+            {
                 let before = rules.iter().position(|rule| {
-                    let covers = |other: &Glob| other.is_any() || other == name || name.is_name() && other.matches(name.as_str());
+                    let covers = |other: &Glob| {
+                        other.is_any() || other == name || name.is_name() && other.matches(name.as_str())
+                    };
                     rule.names.iter().any(covers)
                 });
                 if let Some(before) = before {
                     let name = quoted(name.as_str());
-                    self.say(node, format!("{place}names: {name} is named by namespaces[{before}] before; the first counts, remove one"));
+                    self.say(
+                        node,
+                        format!(
+                            "{place}names: {name} is named by namespaces[{before}] before; the first counts, remove one"
+                        ),
+                    );
                 }
             }
             let allowed = self.globs(&fields, &place, "endpoints");
@@ -290,7 +299,10 @@ impl Reader {
                 if name.is_name() && !known().any(|known| known == name.as_str()) {
                     let meant = nearest(name.as_str(), known()).map(|meant| format!("; did you mean {meant}?"));
                     let name = quoted(name.as_str());
-                    self.say(node, format!("{place}endpoints: there is no endpoint {name}{}", meant.unwrap_or_default()));
+                    self.say(
+                        node,
+                        format!("{place}endpoints: there is no endpoint {name}{}", meant.unwrap_or_default()),
+                    );
                 }
             }
             rules.push(Rule {
@@ -317,7 +329,10 @@ impl Reader {
         for item in node.items() {
             match item.text().filter(|text| !text.is_empty() && !text.chars().any(char::is_control)) {
                 Some(text) => texts.push((item, text)),
-                None => self.say(item, format!("{place}{name}: an item is {}, or no line of text; put it in quotes", item.kind())),
+                None => self.say(
+                    item,
+                    format!("{place}{name}: an item is {}, or no line of text; put it in quotes", item.kind()),
+                ),
             }
         }
         Some(texts)
@@ -330,7 +345,14 @@ impl Reader {
     /// Patterns of paths, which are compared without slashes around them.
     fn paths(&mut self, fields: &Fields<'_>, place: &str, name: &str) -> Option<Vec<Glob>> {
         let paths = self.list(fields, place, name)?;
-        Some(paths.into_iter().map(|(_, text)| text.trim_matches('/')).map(|text| if text.is_empty() { "root" } else { text }).map(Glob::new).collect())
+        Some(
+            paths
+                .into_iter()
+                .map(|(_, text)| text.trim_matches('/'))
+                .map(|text| if text.is_empty() { "root" } else { text })
+                .map(Glob::new)
+                .collect(),
+        )
     }
 
     fn files(&mut self, fields: &Fields<'_>, place: &str) -> Vec<Glob> {

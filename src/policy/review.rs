@@ -1,10 +1,6 @@
 //! What a policy says of a class before there is a pod, as far as that can be said without the operator's flags.
 
-use super::{
-    Choice, DEFAULT, Policy, Refusal,
-    rules::Word,
-    tls_dir, word,
-};
+use super::{Choice, DEFAULT, Policy, Refusal, rules::Word, tls_dir, word};
 use crate::metrics::PolicyRule;
 
 /// A refusal that a mount would meet.

@@ -84,7 +84,8 @@ impl Limits<'_> {
             let meant = nearest(name, allowed).map(|meant| format!(" (did you mean {meant}?)"));
             let what = format!("vaultEndpoint {} is not in the operator's policy file", quoted(name));
             let error = Error::new(Cause::EndpointUnknown, what + &meant.unwrap_or_default());
-            let error = error.advice(format!("correct it, or have the operator add it to endpoints in {}", self.policy.file));
+            let error =
+                error.advice(format!("correct it, or have the operator add it to endpoints in {}", self.policy.file));
             return Err(Refusal { rule: PolicyRule::Endpoint, error });
         };
         self.may_use(name)?;
@@ -98,7 +99,8 @@ impl Limits<'_> {
             return Ok(());
         }
         let what = match endpoint {
-            DEFAULT => "the class names no vaultEndpoint, and may not use the operator's own server (endpoint default)".to_owned(),
+            DEFAULT => "the class names no vaultEndpoint, and may not use the operator's own server (endpoint default)"
+                .to_owned(),
             name => format!("the class may not use the endpoint {}", quoted(name)),
         };
         let allowed = self.allowed(|rule| rule.endpoints.as_deref(), DEFAULT);
@@ -112,7 +114,8 @@ impl Limits<'_> {
             return Ok(pattern.is_open());
         }
         let of = self.policy.endpoints.iter().find(|(name, server)| {
-            server.address == *address && self.allows(|rule| rule.endpoints.as_deref(), Word { value: name, own: DEFAULT })
+            server.address == *address
+                && self.allows(|rule| rule.endpoints.as_deref(), Word { value: name, own: DEFAULT })
         });
         let hint = of.map(|(name, _)| format!(" (that of endpoint {name}: write vaultEndpoint: {name} in its place)"));
         let what = format!("the class may not use the address {address}{}", hint.unwrap_or_default());
@@ -143,9 +146,13 @@ impl Limits<'_> {
 
     /// Refuses a Vault namespace; `of` is what it is for.
     pub fn vault_namespace(&self, word: Word<'_>, of: &str) -> Result<(), Refusal> {
-        self.word(word, PolicyRule::VaultNamespace, &format!("Vault namespace {} {of}", quoted(word.value)), "vaultNamespaces", |rule| {
-            rule.vault_namespaces.as_deref()
-        })
+        self.word(
+            word,
+            PolicyRule::VaultNamespace,
+            &format!("Vault namespace {} {of}", quoted(word.value)),
+            "vaultNamespaces",
+            |rule| rule.vault_namespaces.as_deref(),
+        )
     }
 
     /// Refuses an auth mount.

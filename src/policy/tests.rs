@@ -92,7 +92,6 @@ fn bad_patterns_are_refused() {
     }
 }
 
-
 /// A policy file's text as it is read.
 fn understood(text: &str) -> (Policy, Vec<String>) {
     let document = crate::yaml::node::read(text, crate::yaml::node::Offset::default(), crate::yaml::Budget::MANIFEST);
@@ -273,7 +272,10 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
         ("endpoints: {a: {address: \"vault:8200\"}}", "endpoints.a.address: \"vault:8200\" "),
         ("endpoints: {a: {address: \"https://me:hunter2@a\"}}", "endpoints.a.address: carries a user name"),
         ("endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}", "authMount: write the path alone"),
-        ("endpoints: {a: {address: \"https://a\", adress: x}}", "endpoints.a.adress: is unknown; did you mean address?"),
+        (
+            "endpoints: {a: {address: \"https://a\", adress: x}}",
+            "endpoints.a.adress: is unknown; did you mean address?",
+        ),
         ("endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}", "caCertPath: is no absolute path"),
         ("endpoints: {a: {address: \"https://a\", tls: {caCert: x}}}", "caCert: is no PEM certificate"),
         (
@@ -282,7 +284,10 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
         ),
         ("endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}", "is of no use without clientCertPath"),
         ("endpoints: {a: {address: \"https://a\", tls: {serverName: \"a b\"}}}", "serverName: is neither"),
-        ("endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}", "skipVerify: is text; write true or false"),
+        (
+            "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
+            "skipVerify: is text; write true or false",
+        ),
         ("namespaces: {a: b}", "namespaces: is a mapping; write a list"),
         ("namespaces: [{}]", "namespaces[0].names: missing"),
         ("namespaces: [{names: shop}]", "namespaces[0].names: is text; write a list"),
@@ -312,7 +317,8 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
 fn a_file_that_breaks_leaves_what_it_said_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.yaml");
-    let with = |namespace: &str| format!("apiVersion: vaultmount/v1\nkind: Policy\nnamespaces: [{{names: [{namespace}]}}]\n");
+    let with =
+        |namespace: &str| format!("apiVersion: vaultmount/v1\nkind: Policy\nnamespaces: [{{names: [{namespace}]}}]\n");
     std::fs::write(&path, with("a")).unwrap();
     let file = PolicyFile::open(path.clone(), false).unwrap();
     let named = || file.current().rules[0].names[0].to_string();
@@ -320,10 +326,87 @@ fn a_file_that_breaks_leaves_what_it_said_in_force() {
         [(with("b"), "b", false), ("kind: [".into(), "b", true), (with("b"), "b", false), (with("c"), "c", false)]
     {
         std::fs::write(&path, &text).unwrap();
-        file.reread();
+        let reread = file.reread();
+        assert_eq!(matches!(reread, Reread::Broken(_)), broken, "{text}");
         assert_eq!((named().as_str(), file.is_broken()), (expected, broken), "{text}");
     }
     std::fs::remove_file(&path).unwrap();
-    file.reread();
+    assert!(matches!(file.reread(), Reread::Broken(_)) && file.reread() == Reread::Same);
     assert_eq!((named().as_str(), file.is_broken()), ("c", true));
+}
+
+#[test]
+fn the_example_of_the_docs_is_the_shipped_one_and_right() {
+    let (example, page) = (include_str!("../../deploy/examples/policy.yaml"), include_str!("../../docs/policy.md"));
+    assert!(page.contains(example), "docs/policy.md does not show deploy/examples/policy.yaml");
+    assert_eq!(understood(example).1, [""; 0]);
+}
+
+#[test]
+fn the_schema_and_the_docs_have_every_field_and_no_other() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../deploy/policy.schema.json")).unwrap();
+    let page = include_str!("../../docs/policy.md");
+    for (place, fields) in FIELDS {
+        let object = match place {
+            "" => &schema,
+            "endpoints." => &schema["$defs"]["endpoint"],
+            "endpoints.tls." => &schema["$defs"]["tls"],
+            _ => &schema["$defs"]["rule"],
+        };
+        let mut has: Vec<&str> = object["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut fields = fields.to_vec();
+        (has.sort_unstable(), fields.sort_unstable());
+        assert_eq!(has, fields, "{place}");
+        for field in fields {
+            let name = if place == "endpoints.tls." { format!("`tls.{field}`") } else { format!("`{field}`") };
+            let is_told = page.contains(&name) || matches!(field, "apiVersion" | "kind" | "tls");
+            assert!(is_told, "docs/policy.md does not tell of {name}");
+        }
+    }
+}
+
+/// Whether the shipped schema takes a policy file.
+fn fits_the_schema(text: &str) -> bool {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../deploy/policy.schema.json")).unwrap();
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource("policy.json", schema).unwrap();
+    let index = compiler.compile("policy.json", &mut schemas).unwrap();
+    let policy: serde_json::Value = crate::yaml::read(text, crate::yaml::Budget::MANIFEST).unwrap();
+    schemas.validate(&policy, index).is_ok()
+}
+
+#[test]
+fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
+    let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
+    for good in [
+        POLICY,
+        include_str!("../../deploy/examples/policy.yaml"),
+        begin,
+        "apiVersion: vaultmount/v1\nkind: Policy\nendpoints:\nnamespaces:",
+    ] {
+        assert!(understood(good).1.is_empty() && fits_the_schema(good), "{good}");
+    }
+    for bad in [
+        "kind: Policy",
+        "- a",
+        "endpoint: {}",
+        "endpoints: [a]",
+        "endpoints: {default: {address: \"https://a\"}}",
+        "endpoints: {\"a b\": {address: \"https://a\"}}",
+        "endpoints: {a: {}}",
+        "endpoints: {a: {address: \"vault:8200\"}}",
+        "endpoints: {a: {address: \"https://a\", adress: x}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
+        "namespaces: {a: b}",
+        "namespaces: [{}]",
+        "namespaces: [{names: shop}]",
+        "namespaces: [{names: [1]}]",
+        "namespaces: [{names: [a], skipVerify: 1}]",
+        "namespaces: [{names: [a], authMount: [x]}]",
+    ] {
+        let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{begin}{bad}") };
+        assert!(!understood(&bad).1.is_empty() && !fits_the_schema(&bad), "{bad}");
+    }
 }

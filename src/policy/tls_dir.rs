@@ -43,7 +43,8 @@ impl TlsDir {
 
     fn refusal(&self, file: &Path, is: &str) -> Refusal {
         let file = quoted(&file.to_string_lossy());
-        let what = format!("the certificate file {file} {is} below {}, where files of classes must be", self.0.display());
+        let what =
+            format!("the certificate file {file} {is} below {}, where files of classes must be", self.0.display());
         let error = Error::new(Cause::NotPermitted, what);
         let advice = "use a file from there, or have the operator put it there, or change --tls-dir";
         Refusal { rule: PolicyRule::CertificateFile, error: error.advice(advice) }
@@ -57,7 +58,8 @@ pub(super) fn plain(file: &Path) -> Result<(), Refusal> {
     if file.is_absolute() && !dots {
         return Ok(());
     }
-    let what = format!("the certificate file {} is no absolute path without `.` and `..`", quoted(&file.to_string_lossy()));
+    let what =
+        format!("the certificate file {} is no absolute path without `.` and `..`", quoted(&file.to_string_lossy()));
     let error = Error::new(Cause::NotPermitted, what).advice("write the path of the file itself");
     Err(Refusal { rule: PolicyRule::CertificateFile, error })
 }

@@ -233,7 +233,10 @@ impl<'a> Written<'a> {
     pub(super) fn refused(&self, foreseen: &Foreseen, subject: &str, otherwise: &Node, source: &mut Source<'_>) {
         let Foreseen { refusal, unless_own } = foreseen;
         let names = refusal.rule.parameters();
-        let chosen = self.entries.iter().find(|(key, _)| key.text().is_some_and(|name| names.iter().any(|end| name.ends_with(end))));
+        let chosen = self
+            .entries
+            .iter()
+            .find(|(key, _)| key.text().is_some_and(|name| names.iter().any(|end| name.ends_with(end))));
         let spot = source.spot(chosen.map_or(otherwise, |(_, value)| value));
         let (error, severity) = (&refusal.error, if *unless_own { Severity::Warning } else { Severity::Error });
         let unless = if *unless_own { ", unless it is the operator's own" } else { "" };

@@ -1,4 +1,4 @@
-//! The provider's policy file: on its own, among manifests, or in a ConfigMap.
+//! The provider's policy file: on its own, among manifests, or in a `ConfigMap`.
 
 use super::{
     Severity,
@@ -17,7 +17,8 @@ use crate::{
 /// The policy of a file that is meant to be one, if all of it is right.
 pub(super) fn of_file(documents: &[Document<'_>], source: &mut Source<'_>) -> Option<Policy> {
     let [document] = documents else {
-        let what = if documents.is_empty() { "is empty" } else { "holds more than one document; remove the line `---`" };
+        let what =
+            if documents.is_empty() { "is empty" } else { "holds more than one document; remove the line `---`" };
         let spot = Spot { at: At { line: 1, column: 1 }, end: 2 };
         source.say(Severity::Error, Cause::Manifest, spot, format!("the policy file {what}"));
         return None;
@@ -31,7 +32,7 @@ pub(super) fn of_file(documents: &[Document<'_>], source: &mut Source<'_>) -> Op
     }
 }
 
-/// Whether a resource is a policy, or a ConfigMap that holds some.
+/// Whether a resource is a policy, or a `ConfigMap` that holds some.
 pub(super) fn is_in(resource: &Node) -> bool {
     policy::is_policy(resource) || held(resource).next().is_some()
 }
@@ -66,7 +67,7 @@ pub(super) fn review(resource: &Node, source: &mut Source<'_>) -> Option<Policy>
     mistakes.is_empty().then_some(policy)
 }
 
-/// The entries of a ConfigMap that are meant to be policy files: key, value and its text.
+/// The entries of a `ConfigMap` that are meant to be policy files: key, value and its text.
 fn held(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
     let data = resource.get("data").filter(|_| is(resource, "", "ConfigMap")).map(Node::entries).unwrap_or_default();
     let texts = data.iter().filter_map(|(key, value)| Some((key, value, value.text()?)));
