@@ -355,7 +355,8 @@ fn the_schema_and_the_docs_have_every_field_and_no_other() {
         };
         let mut has: Vec<&str> = object["properties"].as_object().unwrap().keys().map(String::as_str).collect();
         let mut fields = fields.to_vec();
-        (has.sort_unstable(), fields.sort_unstable());
+        has.sort_unstable();
+        fields.sort_unstable();
         assert_eq!(has, fields, "{place}");
         for field in fields {
             let name = if place == "endpoints.tls." { format!("`tls.{field}`") } else { format!("`{field}`") };

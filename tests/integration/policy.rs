@@ -169,7 +169,7 @@ async fn a_server_does_not_start_with_a_policy_that_is_wrong() {
         assert!(run.err.contains(&line) && run.code == Some(2), "{line}");
     }
     let policy = Policy::new("endpoints: {lab: {address: \"https://lab\", tls: {skipVerify: true}}}");
-    let run = serve(&[&policy.flag(), "--allow-skip-verify=false", "--allow-address=none"]).await;
+    let run = serve(&[&policy.flag(), "--allow-skip-verify=false", "--allow-address=https://lab"]).await;
     assert!(run.err.contains("endpoints.lab.tls.skipVerify: is what --allow-skip-verify=false forbids"));
     assert!(run.err.contains("--allow-address has no place beside --policy-file"));
     let run = serve(&["--policy-file=/nowhere/policy.yaml"]).await;
