@@ -411,3 +411,14 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         assert!(!understood(&bad).1.is_empty() && !fits_the_schema(&bad), "{bad}");
     }
 }
+
+#[test]
+fn the_first_rule_that_names_a_namespace_counts() {
+    let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
+    let operator = under(&format!("{begin}namespaces: [{{names: [shop]}}, {{names: [\"*\"], endpoints: []}}]"));
+    for (namespace, allowed) in [("shop", true), ("bank", false)] {
+        let choice = Choice::default();
+        let ask = Ask { choice: &choice, namespace, audience: "vault", default_audience: "vault" };
+        assert_eq!(operator.judge(&ask).is_ok(), allowed, "{namespace}");
+    }
+}
