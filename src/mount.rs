@@ -28,7 +28,7 @@ use crate::{
     events::Why,
     kube::{BoundPod, Kube},
     lease::{Brought, Due, Found, Lease, Refresh},
-    metrics::{Kind, ReadFrom, Reason},
+    metrics::{Kind, PolicyRule, ReadFrom, Reason},
     policy::{Ask, Operator, Refusal, Target},
     render,
     renewal::Renewal,
@@ -114,7 +114,13 @@ impl Mounter {
         match &mut outcome {
             Ok(mounted) => mounted.receipt.keeps = way.keeps.into_inner(),
             // What some objects were read for waits for the next.
-            Err(_) => way.session.save_soon(),
+            Err(error) => {
+                // A name that leads to the node, which only its resolution shows.
+                if error.cause() == Cause::NotAllowed {
+                    self.sessions.metrics().policy_refusal(PolicyRule::Address);
+                }
+                way.session.save_soon();
+            }
         }
         self.renewal.collect(&way.session);
         outcome
@@ -419,7 +425,9 @@ impl Mounter {
     fn prover(&self, spec: &MountSpec, target: &Target, audience: &str) -> Prover {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
-        let asked = spec.class.audience.clone();
+        // A policy has judged the audience: no other token is made.
+        let judged = self.operator.policy.as_ref().map(|_| audience.clone());
+        let asked = spec.class.audience.clone().or(judged);
         let mint = self.kube.clone().filter(|_| self.mint_tokens);
         let own_address = target.own_address;
         let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();

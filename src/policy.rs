@@ -26,7 +26,7 @@ use crate::{
 };
 pub use allow::{Allow, Pattern};
 pub use file::{PolicyFile, Reread};
-pub use parse::{FIELDS, Mistake, is_policy, parse};
+pub use parse::{FIELDS, Mistake, is_policy, is_policy_text, parse};
 pub use review::Foreseen;
 pub use rules::{DEFAULT, Policy};
 use rules::{Limits, Word};
@@ -142,23 +142,35 @@ impl Operator {
         let own_address = address == server.address;
         let guarded = match &limits {
             _ if own_address => false,
-            Some(limits) => limits.address(&address)?,
+            Some(limits) => limits.address(&address, Some(&self.server))?,
             None => self.allow.judge(&address).map_err(|error| Refusal { rule: PolicyRule::Address, error })?,
         };
         let is_default = own_address && choice.endpoint.as_deref().is_none_or(|name| name == DEFAULT);
         if let Some(limits) = limits.as_ref().filter(|_| is_default) {
             limits.may_use(DEFAULT)?;
         }
-        let tls = self.judge_tls(choice, &server.tls, limits.as_ref())?;
+        // A server of the class's own is believed, and shown a certificate, as the class says.
+        let mut own_tls = server.tls.clone();
+        if limits.is_some() && !own_address {
+            (own_tls.skip_verify, own_tls.client) = (false, None);
+        }
+        let tls = self.judge_tls(choice, own_tls, limits.as_ref().filter(|_| own_address), limits.as_ref())?;
         let namespace = choice.namespace.as_ref().or(server.namespace.as_ref());
         let auth_namespace = choice.auth_namespace.as_ref().or(namespace);
         let auth_mount = choice.auth_mount.as_ref().unwrap_or(&server.auth_mount);
         if let Some(limits) = limits {
-            for (namespace, of) in [(namespace, "for secrets"), (auth_namespace, "for logins")] {
-                limits.vault_namespace(Word { value: word(namespace), own: word(server.namespace.as_ref()) }, of)?;
+            let is_chosen = choice.namespace.is_some();
+            for (namespace, is_chosen, of) in [
+                (namespace, is_chosen, "for secrets"),
+                (auth_namespace, is_chosen || choice.auth_namespace.is_some(), "for logins"),
+            ] {
+                let own = word(server.namespace.as_ref());
+                limits.vault_namespace(Word { value: word(namespace), own, is_chosen }, of)?;
             }
-            limits.auth_mount(Word { value: auth_mount, own: &server.auth_mount })?;
-            limits.audience(Word { value: ask.audience, own: ask.default_audience })?;
+            let is_chosen = choice.auth_mount.is_some();
+            limits.auth_mount(Word { value: auth_mount, own: &server.auth_mount, is_chosen })?;
+            let is_chosen = ask.audience != ask.default_audience;
+            limits.audience(Word { value: ask.audience, own: ask.default_audience, is_chosen })?;
         }
         Ok(Target {
             endpoint: Arc::new(Endpoint { address, tls, guarded }),
@@ -185,12 +197,27 @@ impl Operator {
         }
     }
 
-    fn judge_tls(&self, choice: &Choice, own: &Tls, limits: Option<&Limits<'_>>) -> Result<Tls, Refusal> {
+    /// Lays a class's TLS settings over others. `at_own` is given where these are of a server of the operator's.
+    fn judge_tls(
+        &self,
+        choice: &Choice,
+        own: Tls,
+        at_own: Option<&Limits<'_>>,
+        limits: Option<&Limits<'_>>,
+    ) -> Result<Tls, Refusal> {
         if choice.skip_verify && !own.skip_verify {
             if !self.allows_skip_verify {
                 return Err(unverified());
             }
             limits.map_or(Ok(()), Limits::skip_verify)?;
+        }
+        if let Some(limits) = at_own.filter(|_| !own.skip_verify) {
+            if choice.ca.as_ref().is_some_and(|ca| matches!(ca, Ca::Pem(_)) && *ca != own.ca) {
+                limits.trust("vaultCACert")?;
+            }
+            if choice.server_name.is_some() && choice.server_name != own.server_name {
+                limits.trust("vaultTLSServerName")?;
+            }
         }
         let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
         for file in choice.files() {
@@ -201,9 +228,9 @@ impl Operator {
             limits.map_or(Ok(()), |limits| limits.certificate_file(file))?;
         }
         Ok(Tls {
-            ca: choice.ca.clone().unwrap_or_else(|| own.ca.clone()),
-            client: client.or_else(|| own.client.clone()),
-            server_name: choice.server_name.clone().or_else(|| own.server_name.clone()),
+            ca: choice.ca.clone().unwrap_or(own.ca),
+            client: client.or(own.client),
+            server_name: choice.server_name.clone().or(own.server_name),
             skip_verify: choice.skip_verify || own.skip_verify,
         })
     }

@@ -217,7 +217,7 @@ impl Provider {
         let _ = self.mounter.delivered(&mounted);
         // It has all this already.
         self.mounter.keep_soon(&mounted);
-        let had_failed = self.logs && self.told.polled(spec, &mounted, begin);
+        let had_failed = self.logs && self.told.polled(spec, &self.mounter.operator, &mounted, begin);
         self.mounter.went_well(&spec.pod, &mounted, had_failed);
         Some(response)
     }

@@ -30,7 +30,13 @@ pub use self::{
     warnings::is_known as is_parameter,
 };
 use crate::{
-    error::Error, lease::Refresh, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read,
+    error::Error,
+    lease::Refresh,
+    policy::{Ask, Choice},
+    render::Recipe,
+    secret::SecretText,
+    text::quoted,
+    vault::wire::Read,
 };
 
 /// A Mount request as the driver sends it.
@@ -217,6 +223,15 @@ pub struct Review {
     pub choice: Choice,
     /// The audience, if one is named.
     pub audience: Option<String>,
+}
+
+impl Review {
+    /// What is chosen, as a policy judges it of a pod of this namespace.
+    #[must_use]
+    pub fn ask<'a>(&'a self, namespace: &'a str, default_audience: &'a str) -> Ask<'a> {
+        let audience = self.audience.as_deref().unwrap_or(default_audience);
+        Ask { choice: &self.choice, namespace, audience, default_audience }
+    }
 }
 
 /// A file that an object makes.

@@ -12,6 +12,7 @@ use tokio::{
 use crate::{
     kube::Kube,
     policy::Operator,
+    task,
     tls::{self, End, Tls},
     vault::Vault,
 };
@@ -28,7 +29,7 @@ pub struct Trust {
 
 /// How often files are read.
 const EVERY: Duration = Duration::from_secs(10);
-/// How long is waited for the policy file before others are read.
+/// How long is waited for a file before others are read.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a certificate that ends soon is warned of.
 const DAILY: Duration = Duration::from_secs(24 * 3600);
@@ -60,10 +61,17 @@ impl Trust {
     async fn reread_policy(&self) {
         let Some(policy) = self.operator.policy.clone() else { return };
         let file = policy.path().to_owned();
-        // A file system may hang.
-        if let Ok(Ok(reread)) = timeout(PATIENCE, spawn_blocking(move || policy.reread())).await {
-            reread.tell(&file);
-        }
+        let reading = spawn_blocking(move || policy.reread());
+        // It is told even if nobody waits for it any more: a file system may hang.
+        let telling = task::spawn(async move {
+            match reading.await {
+                Ok(reread) => reread.tell(&file),
+                Err(error) => {
+                    tracing::error!("reading the policy file has broken, what it said before is in force: {error}");
+                }
+            }
+        });
+        let _ = timeout(PATIENCE, telling).await;
     }
 
     /// Warns of certificates that end soon, once a day, and at once of those that are new.
@@ -79,7 +87,8 @@ impl Trust {
             }
             self.looked.insert(tls.clone(), Instant::now());
             let now = Timestamp::now();
-            let Ok(ends) = spawn_blocking(move || tls::ends(&tls, now)).await else { continue };
+            let looking = spawn_blocking(move || tls::ends(&tls, now));
+            let Ok(Ok(ends)) = timeout(PATIENCE, looking).await else { continue };
             for end in [ends.authority, ends.client].into_iter().flatten() {
                 tell(&end, &endpoint, now);
             }

@@ -127,7 +127,7 @@ table! {
     NotPermitted "VM0015" PermissionDenied "The operator does not allow what the class chooses"
         means "The policy file says what the classes of each Kubernetes namespace may use: endpoints, Vault namespaces, auth mounts, audiences, certificate files; `--tls-dir` says where the latter must be. What the class says, with the pod's volumeAttributes laid over it and the operator's defaults below it, is something else."
         mend "Choose what the message says is allowed, or have the operator change the rule that it names. What a login role may read is no matter of this policy, but of Vault's own."
-    EndpointUnknown "VM0016" InvalidArgument "The operator names no such endpoint"
+    EndpointUnknown "VM0016" PermissionDenied "The operator names no such endpoint"
         means "`vaultEndpoint` names a server of the provider's policy file (`--policy-file`), and there is none of that name, or no such file."
         mend "Correct the name, or have the operator add the endpoint to the policy file."
 }

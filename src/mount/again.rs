@@ -27,8 +27,10 @@ impl Mounter {
                 Err(_) => return None,
             }
         }
-        self.chose(spec, &target);
+        let mounted =
+            Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()?;
         self.sessions.metrics().reads(ReadFrom::Memory, class.distinct);
-        Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()
+        self.chose(spec, &target);
+        Some(mounted)
     }
 }

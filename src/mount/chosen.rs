@@ -12,7 +12,7 @@ use crate::{policy::Target, request::MountSpec};
 #[derive(Debug, Default)]
 pub struct Chosen(Mutex<HashSet<(String, String)>>);
 
-/// How many are remembered; more than that are not said.
+/// How many are remembered; more than that are counted, and not said.
 const MOST: usize = 1024;
 
 impl Mounter {
@@ -22,7 +22,9 @@ impl Mounter {
             return;
         }
         self.sessions.metrics().own_address();
-        let key = (spec.pod.namespace.clone(), target.endpoint.address.to_string());
+        let address = &target.endpoint.address;
+        let place = address.socket().map_or_else(|| address.origin(), |socket| format!("unix://{}", socket.display()));
+        let key = (spec.pod.namespace.clone(), place);
         let mut said = self.chosen.0.lock().unwrap_or_else(PoisonError::into_inner);
         if said.contains(&key) || said.len() >= MOST {
             return;

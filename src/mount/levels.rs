@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::Mounter;
 use crate::{
@@ -15,6 +16,9 @@ use crate::{
     tls::{self, Tls},
     vault::Endpoint,
 };
+
+/// How long is waited for files.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Mounter {
     /// What there is now. Reads the operator's certificates anew.
@@ -44,7 +48,9 @@ async fn certificates(servers: Vec<Arc<Server>>) -> BTreeMap<Certified, i64> {
     let settings: HashSet<Tls> = servers.iter().map(|server| server.tls.clone()).collect();
     let reading = spawn_blocking(move || settings.iter().map(|tls| tls::ends(tls, now)).collect::<Vec<_>>());
     let mut first = BTreeMap::new();
-    for ends in reading.await.unwrap_or_default() {
+    // A file system may hang, and a scrape may not.
+    let ends = timeout(PATIENCE, reading).await.ok().and_then(Result::ok);
+    for ends in ends.unwrap_or_default() {
         for (what, end) in [(Certified::Ca, ends.authority), (Certified::Client, ends.client)] {
             let Some(end) = end.map(|end| end.at.as_second()) else { continue };
             first.entry(what).and_modify(|first: &mut i64| *first = end.min(*first)).or_insert(end);

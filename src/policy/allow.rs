@@ -27,6 +27,7 @@ pub struct Pattern {
     glob: String,
     /// Whether it names no host exactly, so that a name it matches might lead to this node.
     open: bool,
+    has_path: bool,
 }
 
 /// What no `*` in an address crosses.
@@ -39,7 +40,10 @@ impl Allow {
             [] => Ok(Self::Remote),
             [one] if one == "none" => Ok(Self::Nothing),
             many if many.iter().any(|v| v == "none") => Err("`none` stands alone or not at all".to_owned()),
-            many => many.iter().map(|v| Pattern::parse(v)).collect::<Result<_, _>>().map(Self::Patterns),
+            many => {
+                let patterns = many.iter().map(|v| Pattern::parse(v).map_err(|why| format!("{why}, or none")));
+                patterns.collect::<Result<_, _>>().map(Self::Patterns)
+            }
         }
     }
 
@@ -72,24 +76,37 @@ impl fmt::Display for Pattern {
 impl Pattern {
     /// Reads one; the error says what is wrong.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let address = Address::parse(&text.replace(":*", ":1").replace('*', "x"))
-            .map_err(|why| if text.contains('@') { format!("… {why}") } else { format!("{text:?} {why}, or none") })?;
-        let mut text = text.trim_end_matches('/').to_owned();
-        while text.contains("**") {
-            text = text.replace("**", "*");
+        let mut glob = text.trim_end_matches('/').to_owned();
+        while glob.contains("**") {
+            glob = glob.replace("**", "*");
         }
+        let address = Address::parse(&glob.replace(":*", ":1").replace('*', "x"))
+            .map_err(|why| if text.contains('@') { format!("… {why}") } else { format!("{text:?} {why}") })?;
         let Address::Tcp { port, prefix, .. } = &address else {
-            return Ok(Self { glob: text, open: false });
+            return Ok(Self { glob, open: false, has_path: false });
         };
         // Ports and letter case are written out, as they are in the addresses it is held against.
-        let text = text.to_ascii_lowercase();
-        let (origin, _) = text.split_at(text.len() - prefix.len());
-        let (host, has_port) = match origin.rsplit_once(':') {
-            Some((host, p)) if p == "*" || p.parse::<u16>().is_ok() => (host, true),
-            _ => (origin, false),
+        glob.truncate(glob.len() - prefix.len());
+        glob.make_ascii_lowercase();
+        let host = match glob.rsplit_once(':') {
+            Some((host, written)) if written == "*" || written.parse::<u16>().is_ok() => {
+                let any = written == "*";
+                let host = host.to_owned();
+                glob = if any { glob } else { format!("{host}:{port}") };
+                host
+            }
+            _ => {
+                let host = glob.clone();
+                glob = format!("{host}:{port}");
+                host
+            }
         };
-        let open = host.contains('*');
-        Ok(Self { glob: if has_port { origin.to_owned() } else { format!("{origin}:{port}") }, open })
+        Ok(Self { open: host.contains('*'), glob, has_path: !prefix.is_empty() })
+    }
+
+    /// Whether a path was written behind it, at which nobody looks.
+    pub(super) fn has_path(&self) -> bool {
+        self.has_path
     }
 
     /// Whether a name that it matches might lead to this node.

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, TryLockError},
 };
 
 use super::{Policy, parse};
@@ -83,7 +83,11 @@ impl PolicyFile {
 
     /// Reads the file again; what it says now is in force if all of it is right. Waits for the file system.
     pub fn reread(&self) -> Reread {
-        let Ok(_reading) = self.reading.try_lock() else { return Reread::Same };
+        let _reading = match self.reading.try_lock() {
+            Err(TryLockError::WouldBlock) => return Reread::Same,
+            Err(TryLockError::Poisoned(reading)) => reading.into_inner(),
+            Ok(reading) => reading,
+        };
         let text = read(&self.path);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if found.text == text {

@@ -57,11 +57,21 @@ pub struct Mistake {
     pub what: String,
 }
 
-/// Whether a document is meant to be a policy file.
+/// Whether a document is meant to be a policy file, as far as others leave that open: theirs have `metadata` and `spec`.
 #[must_use]
 pub fn is_policy(document: &Node) -> bool {
     let version = document.get("apiVersion").and_then(Node::text).unwrap_or_default();
+    let is_no_resource = document.get("metadata").is_none() && document.get("spec").is_none();
+    let has_ours = document.get("endpoints").is_some() || document.get("namespaces").is_some();
     version.split('/').next() == Some("vaultmount")
+        || is_no_resource && has_ours && document.get("kind").and_then(Node::text) == Some(VERSION.1)
+}
+
+/// Whether a text is meant to be a policy file, even if it is no YAML.
+#[must_use]
+pub fn is_policy_text(text: &str) -> bool {
+    let version = |line: &str| line.strip_prefix("apiVersion:").is_some_and(|rest| rest.contains("vaultmount/"));
+    text.lines().any(version)
 }
 
 /// Reads a policy file's one document. `forbids_skip_verify` is what `--allow-skip-verify=false` says.
@@ -123,11 +133,15 @@ impl Reader {
     fn text<'n>(&mut self, fields: &Fields<'n>, place: &str, name: &str) -> Option<(&'n Node, &'n str)> {
         let (_, node) = fields.get(name)?;
         match node.text() {
-            Some(text) if !text.is_empty() && (name == "caCert" || !text.chars().any(char::is_control)) => {
+            Some(text)
+                if name == "caCert"
+                    || !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control) =>
+            {
                 Some((node, text))
             }
             Some(_) => {
-                self.say(node, format!("{place}{name}: is empty, or holds a line break or control character"));
+                let what = "is empty, or begins or ends with a blank, or holds a control character";
+                self.say(node, format!("{place}{name}: {what}"));
                 None
             }
             None => {
@@ -195,7 +209,13 @@ impl Reader {
             let shown = if text.contains('@') { String::new() } else { format!("{} ", quoted(text)) };
             Address::parse(text).map_err(|why| self.say(node, format!("{place}address: {shown}{why}"))).ok()
         });
-        let namespace = self.text(&fields, place, "namespace").map(|(_, text)| text.trim_matches('/').to_owned());
+        let namespace = self.text(&fields, place, "namespace").map(|(node, text)| {
+            let namespace = text.trim_matches('/');
+            if namespace.split('/').any(|part| matches!(part, "." | "..")) {
+                self.say(node, format!("{place}namespace: contains a `.` or `..` part"));
+            }
+            namespace.to_owned()
+        });
         let auth_mount = self.text(&fields, place, "authMount").and_then(|(node, text)| {
             let mount = text.trim_matches('/');
             if mount.starts_with("auth/") || mount.split('/').any(|part| matches!(part, "" | "." | "..")) {
@@ -272,15 +292,24 @@ impl Reader {
             let place = format!("namespaces[{index}].");
             let fields = self.fields(node, &place, FIELDS[3].1);
             let names = self.globs(&fields, &place, "names").unwrap_or_default();
+            for (name, node) in names.iter().zip(items(&fields, "names")) {
+                let may = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
+                if !name.as_str().bytes().all(may) {
+                    let name = quoted(name.as_str());
+                    self.say(
+                        node,
+                        format!("{place}names: {name} names no namespace: small letters, digits, `-` and `*`"),
+                    );
+                }
+            }
             if names.is_empty() && matches!(node.value, Value::Map(_)) {
                 self.say(node, format!("{place}names: missing; list namespaces, or \"*\" for all others"));
             }
             for (name, node) in names.iter().zip(fields.get("names").map(|(_, node)| node.items()).unwrap_or_default())
             {
                 let before = rules.iter().position(|rule| {
-                    let covers = |other: &Glob| {
-                        other.is_any() || other == name || name.is_name() && other.matches(name.as_str())
-                    };
+                    // A pattern, too, is one that another pattern matches.
+                    let covers = |other: &Glob| other == name || other.matches(name.as_str());
                     rule.names.iter().any(covers)
                 });
                 if let Some(before) = before {
@@ -296,7 +325,7 @@ impl Reader {
             let allowed = self.globs(&fields, &place, "endpoints");
             for (name, node) in allowed.iter().flatten().zip(items(&fields, "endpoints")) {
                 let known = || endpoints.keys().map(String::as_str).chain([DEFAULT]);
-                if name.is_name() && !known().any(|known| known == name.as_str()) {
+                if !known().any(|known| name.matches(known)) {
                     let meant = nearest(name.as_str(), known()).map(|meant| format!("; did you mean {meant}?"));
                     let name = quoted(name.as_str());
                     self.say(
@@ -327,12 +356,13 @@ impl Reader {
         }
         let mut texts = Vec::new();
         for item in node.items() {
-            match item.text().filter(|text| !text.is_empty() && !text.chars().any(char::is_control)) {
+            match item.text() {
+                None => self.say(item, format!("{place}{name}: an item is {}; put it in quotes", item.kind())),
+                Some(text) if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) => {
+                    let what = "an item is empty, or begins or ends with a blank, or holds a control character";
+                    self.say(item, format!("{place}{name}: {what}"));
+                }
                 Some(text) => texts.push((item, text)),
-                None => self.say(
-                    item,
-                    format!("{place}{name}: an item is {}, or no line of text; put it in quotes", item.kind()),
-                ),
             }
         }
         Some(texts)
@@ -342,24 +372,35 @@ impl Reader {
         Some(self.list(fields, place, name)?.into_iter().map(|(_, text)| Glob::new(text)).collect())
     }
 
-    /// Patterns of paths, which are compared without slashes around them.
+    /// Patterns of paths, which are compared without slashes around them. `root` is one that may be written as a slash.
     fn paths(&mut self, fields: &Fields<'_>, place: &str, name: &str) -> Option<Vec<Glob>> {
-        let paths = self.list(fields, place, name)?;
-        Some(
-            paths
-                .into_iter()
-                .map(|(_, text)| text.trim_matches('/'))
-                .map(|text| if text.is_empty() { "root" } else { text })
-                .map(Glob::new)
-                .collect(),
-        )
+        let is_mount = name == "authMounts";
+        let mut paths = Vec::new();
+        for (node, text) in self.list(fields, place, name)? {
+            let path = text.trim_matches('/');
+            let dots = path.split('/').any(|part| matches!(part, "." | ".."));
+            if dots || is_mount && (path.is_empty() || path.starts_with("auth/")) {
+                let what = if is_mount {
+                    "write the path alone, without auth/, `.` and `..`"
+                } else {
+                    "contains a `.` or `..` part"
+                };
+                self.say(node, format!("{place}{name}: {what}"));
+            }
+            paths.push(Glob::new(if path.is_empty() { "root" } else { path }));
+        }
+        Some(paths)
     }
 
     fn files(&mut self, fields: &Fields<'_>, place: &str) -> Vec<Glob> {
         let files = self.list(fields, place, "certificateFiles").unwrap_or_default();
         for (node, text) in &files {
-            if !text.starts_with('/') && !Glob::new(*text).is_any() {
-                self.say(node, format!("{place}certificateFiles: {} is no absolute path", quoted(text)));
+            let dots = text.split('/').any(|part| matches!(part, "." | ".."));
+            if (!text.starts_with('/') || dots) && !Glob::new(*text).is_any() {
+                self.say(
+                    node,
+                    format!("{place}certificateFiles: {} is no absolute path without `.` and `..`", quoted(text)),
+                );
             }
         }
         files.into_iter().map(|(_, text)| Glob::new(text)).collect()
@@ -369,6 +410,10 @@ impl Reader {
         let mut patterns = Vec::new();
         for (node, text) in self.list(fields, place, "addresses").unwrap_or_default() {
             match Pattern::parse(text) {
+                Ok(pattern) if pattern.has_path() => {
+                    let what = "has a path, at which nobody looks; write scheme, host and port";
+                    self.say(node, format!("{place}addresses: {} {what}", quoted(text)));
+                }
                 Ok(pattern) => patterns.push(pattern),
                 Err(why) => self.say(node, format!("{place}addresses: {why}")),
             }

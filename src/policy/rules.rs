@@ -1,6 +1,6 @@
 //! The policy: servers by name, and what the classes of each Kubernetes namespace may use.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use super::{Refusal, Server, allow::Pattern, glob::Glob};
 use crate::{
@@ -63,6 +63,15 @@ pub struct Word<'a> {
     pub value: &'a str,
     /// The server's own, which is allowed where the rule lists none.
     pub own: &'a str,
+    /// Whether the class chose it.
+    pub is_chosen: bool,
+}
+
+impl<'a> Word<'a> {
+    /// A word that was chosen.
+    fn of(value: &'a str, own: &'a str) -> Self {
+        Self { value, own, is_chosen: true }
+    }
 }
 
 impl Policy {
@@ -78,7 +87,7 @@ impl Policy {
 impl Limits<'_> {
     /// The server of this name, if it may be used.
     pub fn endpoint(&self, name: &str) -> Result<Arc<Server>, Refusal> {
-        let may = |name: &str| self.allows(|rule| rule.endpoints.as_deref(), Word { value: name, own: DEFAULT });
+        let may = |name: &str| self.allows(|rule| rule.endpoints.as_deref(), Word::of(name, DEFAULT));
         let Some(server) = self.policy.endpoints.get(name) else {
             let allowed = self.policy.endpoints.keys().map(String::as_str).filter(|name| may(name));
             let meant = nearest(name, allowed).map(|meant| format!(" (did you mean {meant}?)"));
@@ -94,7 +103,7 @@ impl Limits<'_> {
 
     /// Refuses an endpoint that may not be used, or the operator's own server by the name [`DEFAULT`].
     pub fn may_use(&self, endpoint: &str) -> Result<(), Refusal> {
-        let word = Word { value: endpoint, own: DEFAULT };
+        let word = Word::of(endpoint, DEFAULT);
         if self.allows(|rule| rule.endpoints.as_deref(), word) {
             return Ok(());
         }
@@ -107,16 +116,25 @@ impl Limits<'_> {
         Err(self.refusal(PolicyRule::Endpoint, Cause::NotPermitted, &what, &allowed, "endpoints"))
     }
 
-    /// Whether names of this address, which is none of an endpoint that was named, must not lead to this node.
-    pub fn address(&self, address: &Address) -> Result<bool, Refusal> {
+    /// Whether names of this address, which is none of an endpoint that was named, must not lead to this node. `own` is the
+    /// operator's own server, where that is known.
+    pub fn address(&self, address: &Address, own: Option<&Server>) -> Result<bool, Refusal> {
         let patterns = self.rule.map(|(_, rule)| rule.addresses.as_slice()).unwrap_or_default();
-        if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(address)) {
-            return Ok(pattern.is_open());
+        let named = self.policy.endpoints.iter().map(|(name, server)| (name.as_str(), &**server));
+        let mut there = named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_at(address));
+        let may = |name: &str| self.allows(|rule| rule.endpoints.as_deref(), Word::of(name, DEFAULT));
+        let (allowed, refused): (Vec<_>, Vec<_>) = there.by_ref().partition(|(name, _)| may(name));
+        if let (true, Some((name, _))) = (allowed.is_empty(), refused.first()) {
+            let what = format!("the class may not use the address {address}, where endpoint {name} is");
+            let allowed = self.allowed(|rule| rule.endpoints.as_deref(), DEFAULT);
+            return Err(self.refusal(PolicyRule::Endpoint, Cause::NotAllowed, &what, &allowed, "endpoints"));
         }
-        let of = self.policy.endpoints.iter().find(|(name, server)| {
-            server.address == *address
-                && self.allows(|rule| rule.endpoints.as_deref(), Word { value: name, own: DEFAULT })
-        });
+        let matching = patterns.iter().filter(|pattern| pattern.matches(address));
+        // What is written out anywhere is meant.
+        if let Some(is_open) = matching.map(Pattern::is_open).reduce(|all, one| all && one) {
+            return Ok(is_open);
+        }
+        let of = allowed.into_iter().find(|(name, server)| *name != DEFAULT && server.address == *address);
         let hint = of.map(|(name, _)| format!(" (that of endpoint {name}: write vaultEndpoint: {name} in its place)"));
         let what = format!("the class may not use the address {address}{}", hint.unwrap_or_default());
         let allowed = if patterns.is_empty() { "those of its endpoints alone".to_owned() } else { list(patterns) };
@@ -130,6 +148,15 @@ impl Limits<'_> {
         }
         let what = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify)";
         Err(self.refusal(PolicyRule::SkipVerify, Cause::MustVerify, what, "verified servers alone", "skipVerify"))
+    }
+
+    /// Refuses to believe another than the endpoint says: who may do that may as well believe anyone. `what` is the parameter.
+    pub fn trust(&self, what: &str) -> Result<(), Refusal> {
+        if self.rule.is_some_and(|(_, rule)| rule.skip_verify) {
+            return Ok(());
+        }
+        let what = format!("the class may not choose whose certificate is believed at the operator's address ({what})");
+        Err(self.refusal(PolicyRule::SkipVerify, Cause::NotPermitted, &what, "the endpoint's own alone", "skipVerify"))
     }
 
     /// Refuses a certificate file.
@@ -146,39 +173,39 @@ impl Limits<'_> {
 
     /// Refuses a Vault namespace; `of` is what it is for.
     pub fn vault_namespace(&self, word: Word<'_>, of: &str) -> Result<(), Refusal> {
-        self.word(
-            word,
-            PolicyRule::VaultNamespace,
-            &format!("Vault namespace {} {of}", quoted(word.value)),
-            "vaultNamespaces",
-            |rule| rule.vault_namespaces.as_deref(),
-        )
+        let noun = format_args!("Vault namespace {of}");
+        self.word(word, PolicyRule::VaultNamespace, noun, "vaultNamespaces", |rule| rule.vault_namespaces.as_deref())
     }
 
     /// Refuses an auth mount.
     pub fn auth_mount(&self, word: Word<'_>) -> Result<(), Refusal> {
-        let what = format!("auth mount {}", quoted(word.value));
-        self.word(word, PolicyRule::AuthMount, &what, "authMounts", |rule| rule.auth_mounts.as_deref())
+        let noun = format_args!("auth mount");
+        self.word(word, PolicyRule::AuthMount, noun, "authMounts", |rule| rule.auth_mounts.as_deref())
     }
 
     /// Refuses an audience.
     pub fn audience(&self, word: Word<'_>) -> Result<(), Refusal> {
-        let what = format!("audience {}", quoted(word.value));
-        self.word(word, PolicyRule::Audience, &what, "audiences", |rule| rule.audiences.as_deref())
+        let noun = format_args!("audience");
+        self.word(word, PolicyRule::Audience, noun, "audiences", |rule| rule.audiences.as_deref())
     }
 
     fn word(
         &self,
         word: Word<'_>,
         rule: PolicyRule,
-        what: &str,
+        noun: fmt::Arguments<'_>,
         field: &str,
         list_of: impl Fn(&Rule) -> Option<&[Glob]>,
     ) -> Result<(), Refusal> {
         if self.allows(&list_of, word) {
             return Ok(());
         }
-        let what = format!("the class may not use the {what}");
+        let value = quoted(word.value);
+        let what = if word.is_chosen {
+            format!("the class may not use the {noun} {value}")
+        } else {
+            format!("the class names no {noun}, and may not use {value}")
+        };
         Err(self.refusal(rule, Cause::NotPermitted, &what, &self.allowed(list_of, word.own), field))
     }
 
@@ -208,7 +235,7 @@ impl Limits<'_> {
     }
 }
 
-fn list<T: std::fmt::Display>(values: &[T]) -> String {
+fn list<T: fmt::Display>(values: &[T]) -> String {
     let mut listed: Vec<String> = values.iter().take(LISTED).map(ToString::to_string).collect();
     match values.len() {
         0 => return "none".to_owned(),

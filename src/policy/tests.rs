@@ -121,6 +121,8 @@ namespaces:
 - names: [bare]
 - names: [\"lab-*\"]
   endpoints: [lab]
+- names: [strict]
+  addresses: [\"https://*.strict.corp:*\", \"https://*.corp:8200\", \"http://*.corp:8200\"]
 - names: [nobody]
   endpoints: []
 ";
@@ -143,6 +145,8 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
     let file = |path: &str| Choice { ca: Some(Ca::File(path.into())), ..none() };
     let client = |certificate: &str, key: &str| Choice { client: Some((certificate.into(), key.into())), ..none() };
     let skip = Choice { skip_verify: true, ..none() };
+    let pem = || Choice { ca: Some(Ca::Pem("-----BEGIN CERTIFICATE-----".into())), ..none() };
+    let named = || Choice { server_name: Some("other".into()), ..none() };
     // (namespace, choice, audience, the rule that refuses and the cause)
     for (of, choice, audience, refused) in [
         ("shop", none(), "vault", None),
@@ -184,6 +188,15 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
         ("bare", mount("jwt"), "vault", Some((PolicyRule::AuthMount, Cause::NotPermitted))),
         ("bare", none(), "shop", Some((PolicyRule::Audience, Cause::NotPermitted))),
         ("bare", skip.clone(), "vault", Some((PolicyRule::SkipVerify, Cause::MustVerify))),
+        // Whose certificate is believed at the operator's address is as good as skipping verification.
+        ("bare", pem(), "vault", Some((PolicyRule::SkipVerify, Cause::NotPermitted))),
+        ("bare", named(), "vault", Some((PolicyRule::SkipVerify, Cause::NotPermitted))),
+        ("shop", pem(), "vault", None),
+        ("strict", Choice { ca: pem().ca, ..choose("https://a.strict.corp") }, "vault", None),
+        ("strict", pem(), "vault", Some((PolicyRule::SkipVerify, Cause::NotPermitted))),
+        // A pattern opens no endpoint that is not allowed, by whatever path.
+        ("strict", choose("https://prod.corp:8200"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
+        ("strict", choose("http://prod.corp:8200/x"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
         ("bare", file("/ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         ("other", none(), "vault", None),
         ("other", mount("jwt"), "vault", Some((PolicyRule::AuthMount, Cause::NotPermitted))),
@@ -216,10 +229,41 @@ fn an_endpoint_brings_its_server_and_login() {
     assert!(target.own_address && !target.endpoint.guarded && target.endpoint.tls.client.is_some());
     let listed = judge(&under(POLICY), &choose("https://a.shop.corp:8200")).unwrap();
     assert!(!listed.own_address && listed.endpoint.guarded, "a pattern of names may match one of this node");
+    let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
+    let twice = format!("{begin}namespaces: [{{names: [shop], addresses: [\"http://*:*\", \"http://127.0.0.1:1\"]}}]");
+    let target = judge(&under(&twice), &choose("http://127.0.0.1:1")).unwrap();
+    assert!(!target.endpoint.guarded, "written out, if behind a pattern");
+    let careless =
+        Operator { server: Arc::new(Server { tls: careless(), ..(*operator(&[]).server).clone() }), ..under(&twice) };
+    let target = judge(&careless, &choose("http://vault.corp:1")).unwrap();
+    let Tls { skip_verify, client, .. } = &target.endpoint.tls;
+    assert!(!skip_verify && client.is_none(), "what the operator's server is believed and shown is for it alone");
     assert!(!judge(&under(POLICY), &choose("https://127.0.0.1:8200")).unwrap().endpoint.guarded, "named exactly");
     let error = judge(&operator(&[]), &Choice { endpoint: Some("prod".into()), ..Choice::default() }).unwrap_err();
     assert_eq!(error.cause(), Cause::EndpointUnknown);
     assert!(error.to_string().contains("--policy-file"), "{error}");
+}
+
+fn careless() -> Tls {
+    let client = ClientCertificate { certificate: "/c".into(), key: "/k".into() };
+    Tls { skip_verify: true, client: Some(client), ..Tls::default() }
+}
+
+#[test]
+fn a_pattern_is_of_scheme_host_and_port() {
+    // (pattern, what it comes to, whether a path was dropped)
+    for (pattern, is, has_path) in [
+        ("https://proxy.com/team/**", "https://proxy.com:443", true),
+        ("https://a/****************************", "https://a:443", true),
+        ("https://a:8200/", "https://a:8200", false),
+        ("https://LAB:08200", "https://lab:8200", false),
+        ("https://**.corp:*", "https://*.corp:*", false),
+        ("http://[::1]:8200", "http://[::1]:8200", false),
+        ("unix:///run/**.sock", "unix:///run/*.sock", false),
+    ] {
+        let parsed = Pattern::parse(pattern).unwrap();
+        assert_eq!((parsed.to_string().as_str(), parsed.has_path()), (is, has_path), "{pattern}");
+    }
 }
 
 #[test]
@@ -232,6 +276,8 @@ fn certificate_files_are_below_the_folder() {
     }
     std::os::unix::fs::symlink("../secret.pem", inside.join("out.pem")).unwrap();
     std::os::unix::fs::symlink("ca.pem", inside.join("in.pem")).unwrap();
+    std::fs::create_dir_all(inside.join("deep/er")).unwrap();
+    std::os::unix::fs::symlink("../../../secret.pem", inside.join("deep/er/out.pem")).unwrap();
     let confined = Operator { tls_dir: Some(TlsDir::new(inside.clone())), ..operator(&[]) };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for (path, allowed) in [
@@ -239,6 +285,7 @@ fn certificate_files_are_below_the_folder() {
         ("in.pem", true),
         ("not-there.pem", true),
         ("out.pem", false),
+        ("deep", false),
         ("../secret.pem", false),
         ("./ca.pem", false),
         ("../tls-2/ca.pem", false),
@@ -304,13 +351,26 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
         ("namespaces: [{names: [a], certificateFiles: [tls/*]}]", "\"tls/*\" is no absolute path"),
         ("namespaces: [{names: [a], skipVerify: 1}]", "skipVerify: is a number"),
         ("namespaces: [{names: [a], authMount: [x]}]", "authMount: is unknown; did you mean authMounts?"),
+        ("namespaces: [{names: [\"team-*\"]}, {names: [\"team-a*\"]}]", "\"team-a*\" is named by namespaces[0] before"),
+        ("namespaces: [{names: [Shop]}]", "\"Shop\" names no namespace"),
+        ("namespaces: [{names: [a/b]}]", "\"a/b\" names no namespace"),
+        ("namespaces: [{names: [a], endpoints: [\"prd*\"]}]", "there is no endpoint \"prd*\""),
+        ("namespaces: [{names: [a], authMounts: [auth/kubernetes]}]", "authMounts: write the path alone"),
+        ("namespaces: [{names: [a], authMounts: [/]}]", "authMounts: write the path alone"),
+        ("namespaces: [{names: [a], vaultNamespaces: [a/../b]}]", "contains a `.` or `..` part"),
+        ("namespaces: [{names: [a], certificateFiles: [/a/../b]}]", "is no absolute path without"),
+        ("namespaces: [{names: [a], audiences: [\" vault\"]}]", "begins or ends with a blank"),
+        ("namespaces: [{names: [a], addresses: [\"https://a/team\"]}]", "has a path, at which nobody looks"),
+        ("namespaces: [{names: [a], addresses: [\"*\"]}]", "addresses: \"*\" has no scheme; write https://host:port"),
+        ("endpoints: {a: {address: \"https://a\", namespace: \"x/../y\"}}", "endpoints.a.namespace: contains"),
+        ("endpoints: {a: {address: \"https://a/x/%2E%2e\"}}", "has a `.` or `..` part"),
     ] {
         let mistakes = understood(text).1.join("\n");
         assert!(mistakes.contains(says), "{text}: {mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
     let (policy, mistakes) = understood(POLICY);
-    assert!(mistakes.is_empty() && policy.rules.len() == 4, "{mistakes:?}");
+    assert!(mistakes.is_empty() && policy.rules.len() == 5, "{mistakes:?}");
 }
 
 #[test]
@@ -406,6 +466,15 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         "namespaces: [{names: [1]}]",
         "namespaces: [{names: [a], skipVerify: 1}]",
         "namespaces: [{names: [a], authMount: [x]}]",
+        "namespaces: [{names: [Shop]}]",
+        "namespaces: [{names: [a], addresses: [\"*\"]}]",
+        "namespaces: [{names: [a], addresses: [\"https://a/team\"]}]",
+        "namespaces: [{names: [a], certificateFiles: [tls/*]}]",
+        "namespaces: [{names: [a], audiences: [\" vault\"]}]",
+        "endpoints: {a: {address: \"https://a\", namespace: \"\"}}",
+        "endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}",
+        "endpoints: {a: {address: \"https://me:pw@a\"}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
     ] {
         let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{begin}{bad}") };
         assert!(!understood(&bad).1.is_empty() && !fits_the_schema(&bad), "{bad}");

@@ -13,6 +13,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsDir(PathBuf);
 
+/// How far folders in folders are looked into; TLS files are not read from deeper ones.
+const DEEPEST: usize = 8;
+
 impl TlsDir {
     /// Certificate files must be below this folder.
     #[must_use]
@@ -33,9 +36,15 @@ impl TlsDir {
 
     /// Refuses a path that leads elsewhere by a link. What cannot be read leads nowhere, and is told by whoever reads it.
     pub fn follow(&self, file: &Path) -> Result<(), Refusal> {
-        match (self.0.canonicalize(), file.canonicalize()) {
-            (Ok(folder), Ok(file_itself)) if !file_itself.starts_with(&folder) => {
-                Err(self.refusal(file, "is a link to something that is not"))
+        self.0.canonicalize().map_or(Ok(()), |folder| self.follow_below(&folder, file, 0))
+    }
+
+    fn follow_below(&self, folder: &Path, file: &Path, depth: usize) -> Result<(), Refusal> {
+        match file.canonicalize() {
+            Ok(itself) if !itself.starts_with(folder) => Err(self.refusal(file, "is a link to something that is not")),
+            Ok(itself) if itself.is_dir() && depth <= DEEPEST => {
+                let mut entries = itself.read_dir().into_iter().flatten().filter_map(Result::ok);
+                entries.try_for_each(|entry| self.follow_below(folder, &entry.path(), depth + 1))
             }
             _ => Ok(()),
         }

@@ -181,9 +181,11 @@ impl<'a> Reader<'a, '_> {
     fn namespace(&mut self, suffix: &'a str) -> Option<String> {
         let parameter = self.find(suffix)?;
         let (name, namespace) = (parameter.name.to_owned(), self.one_line(parameter)?);
-        let trimmed = namespace.trim_matches('/');
-        if trimmed.split('/').any(|part| matches!(part, "." | "..")) {
-            self.mistakes.add(Place::Parameters(vec![name]), "contains a `.` or `..` part; write the namespace itself");
+        // Blanks at the ends of a header's value are none of it.
+        let trimmed = namespace.trim_matches(|c: char| c == '/' || c.is_whitespace());
+        if trimmed.split('/').any(|part| part.is_empty() && !trimmed.is_empty() || matches!(part.trim(), "." | "..")) {
+            let what = "contains an empty part, `.` or `..`; write the namespace itself";
+            self.mistakes.add(Place::Parameters(vec![name]), what);
         }
         Some(if trimmed.is_empty() { "root" } else { trimmed }.to_owned())
     }

@@ -28,6 +28,8 @@ pub(super) struct Reviewed {
     pub(super) line: usize,
     /// It is for `vault` or `openbao`.
     pub(super) ours: bool,
+    /// Which of them.
+    pub(super) provider: &'static str,
     pub(super) parameters: BTreeMap<String, String>,
     /// What is wrong with it on its own.
     pub(super) found: Vec<Finding>,
@@ -55,6 +57,7 @@ pub(super) fn review(class: &Node, policy: Option<&Policy>, source: &mut Source<
         file: source.name.to_owned(),
         line: kind.at.line,
         ours: meant::is_ours(provider, spec, source),
+        provider: if provider == "openbao" { "openbao" } else { "vault" },
         parameters: BTreeMap::new(),
         found: Vec::new(),
         refused: Vec::new(),
@@ -84,7 +87,7 @@ pub(super) fn review(class: &Node, policy: Option<&Policy>, source: &mut Source<
         secret_objects::check(list, &review.files, source);
     }
     if let Some(policy) = policy.filter(|_| review.mistakes.is_empty() && !reviewed.namespace.is_empty()) {
-        reviewed.refused = policy.review(&reviewed.namespace, &review.choice, review.audience.as_deref());
+        reviewed.refused = policy.review(&review.ask(&reviewed.namespace, reviewed.provider));
         for foreseen in &reviewed.refused {
             written.refused(foreseen, "", key, source);
         }

@@ -156,7 +156,7 @@ fn check_merged(
         }
     }
     if let Some(policy) = policy.filter(|_| review.mistakes.is_empty() && !class.namespace.is_empty()) {
-        for foreseen in policy.review(&class.namespace, &review.choice, review.audience.as_deref()) {
+        for foreseen in policy.review(&review.ask(&class.namespace, class.provider)) {
             if !class.refused.contains(&foreseen) {
                 written.refused(&foreseen, subject, first, source);
             }

@@ -71,7 +71,7 @@ pub(super) fn review(resource: &Node, source: &mut Source<'_>) -> Option<Policy>
 fn held(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
     let data = resource.get("data").filter(|_| is(resource, "", "ConfigMap")).map(Node::entries).unwrap_or_default();
     let texts = data.iter().filter_map(|(key, value)| Some((key, value, value.text()?)));
-    texts.filter(|(_, _, text)| text.lines().any(|line| line.starts_with("apiVersion: vaultmount/")))
+    texts.filter(|(_, _, text)| policy::is_policy_text(text))
 }
 
 /// Addresses with a name and a password.

@@ -6,6 +6,7 @@ use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
     manifest::{DRIVER_MARK, Document, NoText},
+    policy,
     text::{one_line, quoted},
     yaml::{
         At, Fault,
@@ -258,9 +259,9 @@ fn is_template(document: &Document<'_>) -> bool {
     ["{{", "{%"].iter().any(|mark| document.text.contains(mark))
 }
 
-/// Whether a document can have anything for this driver in it.
+/// Whether a document can have anything for this driver, or this provider, in it.
 pub(super) fn names_driver(document: &Document<'_>) -> bool {
-    document.text.contains(DRIVER_MARK)
+    document.text.contains(DRIVER_MARK) || policy::is_policy_text(document.text)
 }
 
 /// Whether a line says that what it stands in is a Secret.

@@ -16,7 +16,7 @@ use crate::{
         faulty::{Fault, Faulty},
         pod::Pod,
         policy::Policy,
-        tls::self_signed,
+        tls::{Authority, self_signed},
         unique,
     },
 };
@@ -86,11 +86,19 @@ async fn dns_that_leads_to_the_node() {
 
 #[tokio::test]
 async fn dns_that_leads_to_another_server() {
-    let (_tenant, pod) = arranged().await;
+    let (tenant, pod) = arranged().await;
     let thief = Faulty::tls(self_signed()).await;
     let daemon = Daemon::at(&thief.address, &[]).await;
     let (cause, text) = daemon.refusal(pod.call()).await;
     assert!(cause.is_tls(), "{text}");
+    // Nor does it help to say whom to believe.
+    let theirs = Authority::new();
+    let thief = Faulty::tls(theirs.server(None)).await;
+    let policy = strict(&tenant.auth);
+    let daemon = Daemon::at(&thief.address, &[&policy.flag()]).await;
+    for (name, value) in [("vaultCACert", theirs.pem()), ("baoTLSServerName", "theirs".into())] {
+        daemon.refuses(&pod.clone().with(name, value), Cause::NotPermitted, &["skipVerify"]).await;
+    }
     assert_eq!(thief.seen("", "").len(), 0);
 }
 
@@ -148,14 +156,23 @@ async fn audience_of_another_service() {
 #[tokio::test]
 async fn minted_token_without_audience() {
     let ((cluster, pod, _folder, kubeconfig), thief) = (tokenless().await, Faulty::start().await);
-    let policy = Policy::new(&format!(
-        "namespaces: [{{names: [shop], authMounts: [{}], addresses: [\"{}\"]}}]",
-        cluster.auth, thief.address
-    ));
-    let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
+    let elsewhere = pod.clone().with("vaultAddress", &thief.address);
     // Allowed, and still none of the operator's: what the API server takes goes there under no circumstances.
-    daemon.refuses(&pod.with("vaultAddress", &thief.address), Cause::TokenMissing, &["tokenRequests"]).await;
+    let daemon = Daemon::start(&[&kubeconfig, &format!("--allow-address={}", thief.address)]).await;
+    daemon.refuses(&elsewhere, Cause::TokenMissing, &["tokenRequests"]).await;
     assert_eq!((minted(&cluster), thief.seen("POST", "auth/").len()), (0, 0));
+    // With a policy, none is made for anybody: what is made is for the audience that was judged.
+    let rule = format!("names: [shop], authMounts: [{}], addresses: [\"{}\"]", cluster.auth, thief.address);
+    let policy = Policy::new(&format!("namespaces: [{{{rule}}}]"));
+    let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
+    for pod in [pod, elsewhere] {
+        daemon.files(&pod).await;
+    }
+    let requests: Vec<_> = cluster.api.seen().into_iter().filter(|seen| seen.path.ends_with("/token")).collect();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        assert_eq!(request.body["spec"]["audiences"], json!(["vault"]), "{}", request.body);
+    }
 }
 
 #[tokio::test]
@@ -191,6 +208,9 @@ async fn path_traversal() {
         ("vaultAuthMountPath", format!("{}/../token", tenant.auth), Cause::InvalidRequest),
         ("vaultNamespace", "team/../other".into(), Cause::InvalidRequest),
         ("vaultAuthNamespace", "../root".into(), Cause::InvalidRequest),
+        ("vaultNamespace", "team/ ".into(), Cause::NotPermitted),
+        ("vaultNamespace", "team//other".into(), Cause::InvalidRequest),
+        ("vaultAddress", "https://vault.example/x/%2e%2E/y".into(), Cause::InvalidRequest),
         ("vaultCACertPath", "/tls/../var/run/secrets/kubernetes.io/serviceaccount/token".into(), Cause::NotPermitted),
         ("vaultAddress", "unix:///tls/../run/agent.sock".into(), Cause::InvalidRequest),
         ("objects", object("pass", &format!("{}/data/../../sys/seal", tenant.kv)), Cause::InvalidRequest),
@@ -216,11 +236,14 @@ async fn file_of_the_node_in_an_error() {
     let file = folder.path().join("token");
     std::fs::write(&file, "XMARKEDX").unwrap();
     let daemon = Daemon::start(&[]).await;
-    for name in ["vaultCACertPath", "vaultCADirectory"] {
-        let place = if name == "vaultCADirectory" { folder.path() } else { &file };
-        let pod = pod.clone().with(name, place.display().to_string()).with("vaultAddress", "https://vault.example");
-        let (_, text) = daemon.refusal(pod.call()).await;
-        assert!(!text.contains("XMARKEDX"), "{text}");
+    let mut pods: Vec<Pod> = [("vaultCACertPath", file.as_path()), ("vaultCADirectory", folder.path())]
+        .map(|(name, place)| pod.clone().with(name, place.display().to_string()))
+        .into();
+    let path = file.display().to_string();
+    pods.push(pod.with("vaultTLSClientCertPath", &path).with("vaultTLSClientKeyPath", &path));
+    for pod in pods {
+        let (cause, text) = daemon.refusal(pod.with("vaultAddress", "https://vault.example").call()).await;
+        assert!(cause == Cause::Tls && !text.contains("XMARKEDX"), "{text}");
     }
 }
 
@@ -240,7 +263,11 @@ async fn log_metric_status_page() {
     ];
     let program = Program::start(&flags.each_ref().map(String::as_str)).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
-    client.mount(pod.call()).await.unwrap();
+    let objects = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.clone();
+    let pod = pod.objects(objects + "\n- {objectName: token, type: token}");
+    let files = client.mount(pod.call()).await.unwrap().files;
+    let vault_token = files.iter().find(|file| file.path == "token").unwrap();
+    let vault_token = String::from_utf8(vault_token.contents.to_vec()).unwrap();
     let mut said = client.mount(pod.clone().with("audience", "other").call()).await.err().unwrap().to_string();
     for page in ["metrics", "statusz", "readyz", "livez"] {
         said += &get(&format!("http://{pages}/{page}")).await.1;
@@ -252,7 +279,7 @@ async fn log_metric_status_page() {
     assert!(said.len() > 10_000, "the test must have something to search: {said}");
     let token = pod.passed().unwrap();
     let signature = token.rsplit('.').next().unwrap();
-    for secret in ["s3cret", &token, signature, "hvs.", "client_token"] {
+    for secret in ["s3cret", &token, signature, &vault_token, "client_token"] {
         assert!(!said.contains(secret), "{secret} is in: {said}");
     }
 }
@@ -264,6 +291,9 @@ async fn label_of_a_metric() {
     let daemon = Daemon::start(&[&format!("--metrics-addr={pages}")]).await;
     let mark = "xmarkedx";
     let odd = Pod { name: mark.into(), namespace: mark.into(), service_account: mark.into(), ..pod };
+    let token = odd.token("vault", 600);
+    let odd = odd.pass(&[("vault", &token)]);
+    daemon.files(&odd).await;
     for (name, value) in [
         ("roleName", mark),
         ("vaultAuthMountPath", mark),
@@ -271,9 +301,11 @@ async fn label_of_a_metric() {
         ("audience", mark),
         ("vaultEndpoint", mark),
     ] {
-        daemon.refusal(odd.clone().with(name, value).call()).await;
+        let (cause, text) = daemon.refusal(odd.clone().with(name, value).call()).await;
+        assert!(cause != Cause::TokenIdentity, "it must get so far: {text}");
     }
-    daemon.refusal(odd.with("vaultAddress", format!("https://{mark}.invalid")).call()).await;
+    let elsewhere = odd.with("vaultAddress", format!("https://{mark}.invalid"));
+    daemon.refuses(&elsewhere, Cause::NameNotFound, &[]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
     assert!(metrics.len() > 1000 && !metrics.contains(mark), "{metrics}");
 }
