@@ -23,7 +23,7 @@ use crate::{
     kube::{self, Kube},
     lease::Refresh,
     metrics::Metrics,
-    mount::{KeySource, Mounter, Slots},
+    mount::{Chosen, KeySource, Mounter, Slots},
     provider::{self, Connections},
     renewal::Renewal,
     session::{Observers, Sessions},
@@ -236,5 +236,6 @@ pub fn mounter(
         keys,
         gate,
         slots: Slots::new(config.max_mounts),
+        chosen: Chosen::default(),
     }
 }

@@ -68,6 +68,7 @@ pub struct Metrics {
     rotations: Counters<2>,
     revocations: Counters<1>,
     policy_refusals: Counters<1>,
+    own_addresses: Counters<0>,
     state_writes: Counters<1>,
     audit_lines: Counters<1>,
     events: Counters<1>,
@@ -171,6 +172,12 @@ impl Metrics {
                 PolicyRule::ALL,
                 PolicyRule::word,
             ),
+            own_addresses: family(
+                &mut registry,
+                "own_addresses",
+                "Mounts of classes that chose an address where no policy file says which they may",
+                [[]],
+            ),
             state_writes: by_word(
                 &mut registry,
                 "state_writes",
@@ -267,6 +274,11 @@ impl Metrics {
     /// A mount was refused by a rule of the operator's.
     pub fn policy_refusal(&self, rule: PolicyRule) {
         self.policy_refusals.get_or_create(&[("rule", rule.word())]).inc();
+    }
+
+    /// A class chose an address, and no policy file says whether it may.
+    pub fn own_address(&self) {
+        self.own_addresses.get_or_create(&[]).inc();
     }
 
     /// A session's file was written, or could not be.

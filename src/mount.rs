@@ -4,6 +4,7 @@
 
 mod again;
 mod audited;
+mod chosen;
 pub mod keys;
 mod levels;
 mod mounted;
@@ -28,7 +29,7 @@ use crate::{
     kube::{BoundPod, Kube},
     lease::{Brought, Due, Found, Lease, Refresh},
     metrics::{Kind, PolicyRule, ReadFrom, Reason},
-    policy::{Operator, Target},
+    policy::{Ask, Operator, Refusal, Target},
     render,
     renewal::Renewal,
     request::{
@@ -46,6 +47,7 @@ use crate::{
     },
 };
 use audited::Decided;
+pub use chosen::Chosen;
 pub use keys::KeySource;
 pub use mounted::{MAX_RESPONSE, Mounted};
 use mounted::{Receipt, too_large};
@@ -74,6 +76,8 @@ pub struct Mounter {
     pub gate: Gate,
     /// How many mounts are under way at once.
     pub slots: Arc<Slots>,
+    /// Addresses that classes chose.
+    pub chosen: Chosen,
 }
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
@@ -110,7 +114,13 @@ impl Mounter {
         match &mut outcome {
             Ok(mounted) => mounted.receipt.keeps = way.keeps.into_inner(),
             // What some objects were read for waits for the next.
-            Err(_) => way.session.save_soon(),
+            Err(error) => {
+                // A name that leads to the node, which only its resolution shows.
+                if error.cause() == Cause::NotAllowed {
+                    self.sessions.metrics().policy_refusal(PolicyRule::Address);
+                }
+                way.session.save_soon();
+            }
         }
         self.renewal.collect(&way.session);
         outcome
@@ -309,21 +319,35 @@ impl Mounter {
 
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
-        let metrics = self.sessions.metrics();
-        let target = self.operator.judge(&spec.class.choice);
-        let target = target.inspect_err(|error| {
-            let is_about_tls = error.cause() == Cause::MustVerify;
-            metrics.policy_refusal(if is_about_tls { PolicyRule::SkipVerify } else { PolicyRule::Address });
-        })?;
-        self.judge_sharing(&spec.class).inspect_err(|_| metrics.policy_refusal(PolicyRule::SharedToken))?;
+        let refused = |Refusal { rule, error }| {
+            self.sessions.metrics().policy_refusal(rule);
+            error
+        };
+        let target = self.judge(spec, audience).map_err(refused)?;
+        self.operator.follow(&spec.class.choice).await.map_err(refused)?;
+        self.chose(spec, &target);
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
         Ok(Way { target, session, prover, keeps: AtomicBool::new(false) })
     }
 
+    /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.
+    fn judge(&self, spec: &MountSpec, default_audience: &str) -> Result<Target, Refusal> {
+        let MountSpec { pod, class, .. } = spec;
+        let audience = class.audience.as_deref().unwrap_or(default_audience);
+        let target = self.operator.judge(&Ask {
+            choice: &class.choice,
+            namespace: &pod.namespace,
+            audience,
+            default_audience,
+        })?;
+        self.judge_sharing(class)?;
+        Ok(target)
+    }
+
     /// Refuses a class whose pods would share what is a token's own.
-    fn judge_sharing(&self, class: &Class) -> Result<(), Error> {
+    fn judge_sharing(&self, class: &Class) -> Result<(), Refusal> {
         let own = class.objects.iter().find(|object| class.shares && object.read.is_tokens_own());
         own.map_or(Ok(()), |object| self.operator.judge_shared(&object.recipe.file))
     }
@@ -401,7 +425,9 @@ impl Mounter {
     fn prover(&self, spec: &MountSpec, target: &Target, audience: &str) -> Prover {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
-        let asked = spec.class.audience.clone();
+        // A policy has judged the audience: no other token is made.
+        let judged = self.operator.policy.as_ref().map(|_| audience.clone());
+        let asked = spec.class.audience.clone().or(judged);
         let mint = self.kube.clone().filter(|_| self.mint_tokens);
         let own_address = target.own_address;
         let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();

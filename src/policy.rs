@@ -1,18 +1,42 @@
 //! What an operator allows a tenant to choose, and what becomes of a class's choice.
 //!
-//! The driver lays a pod's volumeAttributes over the class, so whoever may create a pod may choose all of this.
+//! The driver lays a pod's volumeAttributes over the class, so whoever may create a pod may choose all of this: what is judged is
+//! what comes of all of it, wherever it was said.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+mod allow;
+mod file;
+mod glob;
+mod parse;
+mod review;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod tls_dir;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     error::{Cause, Error},
+    metrics::PolicyRule,
     tls::{Ca, ClientCertificate, Tls},
     vault::{Endpoint, address::Address},
 };
+pub use allow::{Allow, Pattern};
+pub use file::{PolicyFile, Reread};
+pub use parse::{FIELDS, Mistake, is_policy, is_policy_text, parse};
+pub use review::Foreseen;
+pub use rules::{DEFAULT, Policy};
+use rules::{Limits, Word};
+pub use tls_dir::TlsDir;
 
-/// What a class (or a pod's volumeAttributes over it) says about the server; every field it leaves out is the operator's.
+/// What a class (or a pod's volumeAttributes over it) says about the server; every field it leaves out is the server's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
+    /// `vaultEndpoint`: a server of the policy file, by name. Never beside an address.
+    pub endpoint: Option<String>,
     /// `vaultAddress`.
     pub address: Option<Address>,
     /// `vaultNamespace`: where secrets are read, and logins happen unless [`Choice::auth_namespace`] is set.
@@ -31,10 +55,19 @@ pub struct Choice {
     pub skip_verify: bool,
 }
 
-/// What the operator set for every class, and how far a class may differ.
-#[derive(Clone, Debug)]
-pub struct Operator {
-    /// The server of classes that name none.
+impl Choice {
+    /// The files that it names.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let ca = self.ca.as_ref().and_then(Ca::path);
+        let client = self.client.iter().flat_map(|(certificate, key)| [certificate.as_path(), key]);
+        ca.into_iter().chain(client)
+    }
+}
+
+/// A server that the operator set, and the login there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
     pub address: Address,
     /// The Vault namespace of classes that name none.
     pub namespace: Option<String>,
@@ -42,33 +75,36 @@ pub struct Operator {
     pub auth_mount: String,
     /// TLS settings, over which a class's own are laid.
     pub tls: Tls,
-    /// Which other addresses a class may choose.
+}
+
+/// What the operator set for every class, and how far a class may differ.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// The server of classes that name none.
+    pub server: Arc<Server>,
+    /// Which other addresses a class may choose, where no policy file says so.
     pub allow: Allow,
     /// Whether a class may switch off the verification of the server's certificate.
     pub allows_skip_verify: bool,
     /// Whether pods that share a Vault token may have the token itself, and its cubbyhole.
     pub shares_tokens: bool,
+    /// Where the certificate files of classes must be; anywhere if none.
+    pub tls_dir: Option<TlsDir>,
+    /// Servers by name, and what the classes of each Kubernetes namespace may use.
+    pub policy: Option<Arc<PolicyFile>>,
 }
 
-/// Which addresses other than the operator's own a class may choose.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Allow {
-    /// Any but those that lead to the node itself.
-    #[default]
-    Remote,
-    /// None.
-    Nothing,
-    /// Those that match a pattern.
-    Patterns(Vec<Pattern>),
-}
-
-/// An address, in which `*` stands for any run of characters other than `/` and `:`. A path after the port is not looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
-    /// Scheme, host and port, or a unix address.
-    glob: String,
-    /// Whether it names no host exactly, so that a name it matches might lead to this node.
-    open: bool,
+/// Who chose what.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// What was chosen.
+    pub choice: &'a Choice,
+    /// The pod's Kubernetes namespace.
+    pub namespace: &'a str,
+    /// The audience of the pod's token.
+    pub audience: &'a str,
+    /// The audience when a class names none.
+    pub default_audience: &'a str,
 }
 
 /// The server and login that a mount will use.
@@ -82,222 +118,180 @@ pub struct Target {
     pub auth_namespace: Option<String>,
     /// The auth method's mount path, without `auth/`.
     pub auth_mount: String,
-    /// Whether the address is the operator's own.
+    /// Whether the address is one of the operator's own.
     pub own_address: bool,
+}
+
+/// What the operator does not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule.
+    pub rule: PolicyRule,
+    /// What is said of it.
+    pub error: Error,
 }
 
 impl Operator {
     /// Lays a class's choice over the operator's settings, or refuses it.
-    pub fn judge(&self, choice: &Choice) -> Result<Target, Error> {
-        let address = choice.address.clone().unwrap_or_else(|| self.address.clone());
-        let own_address = address == self.address;
-        let guarded = if own_address { false } else { self.allow.judge(&address)? };
-        if choice.skip_verify && !self.allows_skip_verify {
-            return Err(unverified());
-        }
-        let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
-        let tls = Tls {
-            ca: choice.ca.clone().unwrap_or_else(|| self.tls.ca.clone()),
-            client: client.or_else(|| self.tls.client.clone()),
-            server_name: choice.server_name.clone().or_else(|| self.tls.server_name.clone()),
-            skip_verify: choice.skip_verify || self.tls.skip_verify,
+    pub fn judge(&self, ask: &Ask<'_>) -> Result<Target, Refusal> {
+        let choice = ask.choice;
+        let policy = self.policy.as_ref().map(|file| file.current());
+        let limits = policy.as_ref().map(|policy| policy.limits(ask.namespace));
+        let server = self.server(choice, limits.as_ref())?;
+        let address = choice.address.clone().unwrap_or_else(|| server.address.clone());
+        let own_address = address == server.address;
+        let guarded = match &limits {
+            _ if own_address => false,
+            Some(limits) => limits.address(&address, Some(&self.server))?,
+            None => self.allow.judge(&address).map_err(|error| Refusal { rule: PolicyRule::Address, error })?,
         };
-        let namespace = choice.namespace.clone().or_else(|| self.namespace.clone());
+        let is_default = own_address && choice.endpoint.as_deref().is_none_or(|name| name == DEFAULT);
+        if let Some(limits) = limits.as_ref().filter(|_| is_default) {
+            limits.may_use(DEFAULT)?;
+        }
+        // A server of the class's own is believed, and shown a certificate, as the class says.
+        let mut own_tls = server.tls.clone();
+        if limits.is_some() && !own_address {
+            (own_tls.skip_verify, own_tls.client) = (false, None);
+        }
+        let tls = self.judge_tls(choice, own_tls, limits.as_ref().filter(|_| own_address), limits.as_ref())?;
+        let namespace = choice.namespace.as_ref().or(server.namespace.as_ref());
+        let auth_namespace = choice.auth_namespace.as_ref().or(namespace);
+        let auth_mount = choice.auth_mount.as_ref().unwrap_or(&server.auth_mount);
+        if let Some(limits) = limits {
+            let is_chosen = choice.namespace.is_some();
+            for (namespace, is_chosen, of) in [
+                (namespace, is_chosen, "for secrets"),
+                (auth_namespace, is_chosen || choice.auth_namespace.is_some(), "for logins"),
+            ] {
+                let own = word(server.namespace.as_ref());
+                limits.vault_namespace(Word { value: word(namespace), own, is_chosen }, of)?;
+            }
+            let is_chosen = choice.auth_mount.is_some();
+            limits.auth_mount(Word { value: auth_mount, own: &server.auth_mount, is_chosen })?;
+            let is_chosen = ask.audience != ask.default_audience;
+            limits.audience(Word { value: ask.audience, own: ask.default_audience, is_chosen })?;
+        }
         Ok(Target {
             endpoint: Arc::new(Endpoint { address, tls, guarded }),
-            auth_namespace: choice.auth_namespace.clone().or_else(|| namespace.clone()),
-            namespace,
-            auth_mount: choice.auth_mount.clone().unwrap_or_else(|| self.auth_mount.clone()),
+            namespace: namespace.cloned(),
+            auth_namespace: auth_namespace.cloned(),
+            auth_mount: auth_mount.clone(),
             own_address,
         })
     }
-}
 
-impl Operator {
+    /// The server that a choice is laid over.
+    fn server(&self, choice: &Choice, limits: Option<&Limits<'_>>) -> Result<Arc<Server>, Refusal> {
+        match (&choice.endpoint, limits) {
+            (None, _) => Ok(Arc::clone(&self.server)),
+            (Some(name), _) if name == DEFAULT => Ok(Arc::clone(&self.server)),
+            (Some(name), Some(limits)) => limits.endpoint(name),
+            (Some(name), None) => {
+                let what = format!("vaultEndpoint {name:?} names a server of a policy file, and the operator has none");
+                let error = Error::new(Cause::EndpointUnknown, what).advice(
+                    "write vaultAddress instead, or have the operator name the server in a file (--policy-file)",
+                );
+                Err(Refusal { rule: PolicyRule::Endpoint, error })
+            }
+        }
+    }
+
+    /// Lays a class's TLS settings over others. `at_own` is given where these are of a server of the operator's.
+    fn judge_tls(
+        &self,
+        choice: &Choice,
+        own: Tls,
+        at_own: Option<&Limits<'_>>,
+        limits: Option<&Limits<'_>>,
+    ) -> Result<Tls, Refusal> {
+        if choice.skip_verify && !own.skip_verify {
+            if !self.allows_skip_verify {
+                return Err(unverified());
+            }
+            limits.map_or(Ok(()), Limits::skip_verify)?;
+        }
+        if let Some(limits) = at_own.filter(|_| !own.skip_verify) {
+            if choice.ca.as_ref().is_some_and(|ca| matches!(ca, Ca::Pem(_)) && *ca != own.ca) {
+                limits.trust("vaultCACert")?;
+            }
+            if choice.server_name.is_some() && choice.server_name != own.server_name {
+                limits.trust("vaultTLSServerName")?;
+            }
+        }
+        let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
+        for file in choice.files() {
+            if self.tls_dir.is_some() || limits.is_some() {
+                tls_dir::plain(file)?;
+            }
+            self.tls_dir.as_ref().map_or(Ok(()), |folder| folder.judge(file))?;
+            limits.map_or(Ok(()), |limits| limits.certificate_file(file))?;
+        }
+        Ok(Tls {
+            ca: choice.ca.clone().unwrap_or(own.ca),
+            client: client.or(own.client),
+            server_name: choice.server_name.clone().or(own.server_name),
+            skip_verify: choice.skip_verify || own.skip_verify,
+        })
+    }
+
+    /// Follows the links of the certificate files that a class names, where they must be below `--tls-dir`.
+    pub async fn follow(&self, choice: &Choice) -> Result<(), Refusal> {
+        let Some(folder) = self.tls_dir.clone() else { return Ok(()) };
+        let files: Vec<PathBuf> = choice.files().map(Path::to_owned).collect();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let followed = tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| folder.follow(file)));
+        followed.await.unwrap_or(Ok(()))
+    }
+
     /// Refuses an object (of this name) that gives what is a token's own, in a class whose pods share one.
-    pub fn judge_shared(&self, object: &str) -> Result<(), Error> {
+    pub fn judge_shared(&self, object: &str) -> Result<(), Refusal> {
         if self.shares_tokens {
             return Ok(());
         }
-        Err(Error::new(
+        let error = Error::new(
             Cause::TokenShared,
-            format!("object {object:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"),
-        )
-        .advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token"))
+            format!(
+                "object {object:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"
+            ),
+        );
+        let error =
+            error.advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token");
+        Err(Refusal { rule: PolicyRule::SharedToken, error })
+    }
+
+    /// The server that a choice leads to, as far as that is known of one that may be refused.
+    #[must_use]
+    pub fn meant(&self, choice: &Choice) -> Option<Server> {
+        let own = match choice.endpoint.as_deref().filter(|name| *name != DEFAULT) {
+            None => Arc::clone(&self.server),
+            Some(name) => Arc::clone(self.policy.as_ref()?.current().endpoints.get(name)?),
+        };
+        Some(Server {
+            address: choice.address.clone().unwrap_or_else(|| own.address.clone()),
+            namespace: choice.namespace.clone().or_else(|| own.namespace.clone()),
+            auth_mount: choice.auth_mount.clone().unwrap_or_else(|| own.auth_mount.clone()),
+            tls: own.tls.clone(),
+        })
+    }
+
+    /// Every server that the operator set: that of flags and environment, and those of the policy file.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        let named = self.policy.iter().flat_map(|file| file.current().endpoints.values().cloned().collect::<Vec<_>>());
+        std::iter::once(Arc::clone(&self.server)).chain(named).collect()
     }
 }
 
-fn unverified() -> Error {
+/// What a policy calls a Vault namespace.
+fn word(namespace: Option<&String>) -> &str {
+    namespace.map_or("root", String::as_str)
+}
+
+fn unverified() -> Refusal {
     let what = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify): this provider forbids it (--allow-skip-verify=false)";
-    Error::new(Cause::MustVerify, what).advice("remove vaultSkipTLSVerify from the class and from the pod's volumeAttributes, and set the CA (vaultCACert, vaultCACertPath), or have the operator allow it with --allow-skip-verify")
-}
-
-impl Allow {
-    /// Reads the values of `--allow-address`; the error says what is wrong.
-    pub fn parse(values: &[String]) -> Result<Self, String> {
-        match values {
-            [] => Ok(Self::Remote),
-            [one] if one == "none" => Ok(Self::Nothing),
-            many if many.iter().any(|v| v == "none") => Err("`none` stands alone or not at all".to_owned()),
-            many => many.iter().map(|v| Pattern::parse(v)).collect::<Result<_, _>>().map(Self::Patterns),
-        }
-    }
-
-    /// Whether names of an allowed address must not resolve to this node; the error when it is not allowed.
-    fn judge(&self, address: &Address) -> Result<bool, Error> {
-        let refuse = |why: &str| {
-            Err(Error::new(Cause::NotAllowed, format!("the class may not use the address {address}: {why}"))
-                .advice("remove vaultAddress from the class and from the pod's volumeAttributes, or have the operator allow it with --allow-address"))
-        };
-        match self {
-            Self::Nothing => refuse("this provider allows its own address only (--allow-address=none)"),
-            Self::Remote if address.is_local() => {
-                refuse("it leads to the node itself (unix socket, loopback or link-local)")
-            }
-            Self::Remote => Ok(true),
-            Self::Patterns(patterns) => match patterns.iter().find(|p| p.matches(address)) {
-                Some(pattern) => Ok(pattern.open),
-                None => refuse("no --allow-address matches it"),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.glob)
-    }
-}
-
-impl Pattern {
-    fn parse(text: &str) -> Result<Self, String> {
-        let address = Address::parse(&text.replace(":*", ":1").replace('*', "x"))
-            .map_err(|why| if text.contains('@') { format!("… {why}") } else { format!("{text:?} {why}, or none") })?;
-        let text = text.trim_end_matches('/');
-        let Address::Tcp { port, prefix, .. } = &address else {
-            return Ok(Self { glob: text.to_owned(), open: false });
-        };
-        // Ports and letter case are written out, as they are in the addresses it is held against.
-        let text = text.to_ascii_lowercase();
-        let (origin, _) = text.split_at(text.len() - prefix.len());
-        let (host, has_port) = match origin.rsplit_once(':') {
-            Some((host, p)) if p == "*" || p.parse::<u16>().is_ok() => (host, true),
-            _ => (origin, false),
-        };
-        let open = host.contains('*');
-        Ok(Self { glob: if has_port { origin.to_owned() } else { format!("{origin}:{port}") }, open })
-    }
-
-    fn matches(&self, address: &Address) -> bool {
-        match address {
-            Address::Unix(_) => glob(self.glob.as_bytes(), address.to_string().as_bytes()),
-            Address::Tcp { .. } => glob(self.glob.as_bytes(), address.origin().as_bytes()),
-        }
-    }
-}
-
-/// Whether `text` matches `pattern`, where `*` is any run of characters other than `/` and `:`.
-/// Steps back to the last `*` only, so it costs at most the product of the lengths.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
-            p += 1;
-            t += 1;
-        } else if let Some((sp, st)) = star.filter(|(_, st)| !matches!(text[*st], b'/' | b':')) {
-            star = Some((sp, st + 1));
-            p = sp + 1;
-            t = st + 1;
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|b| *b == b'*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn operator(allow: &[&str]) -> Operator {
-        Operator {
-            address: Address::parse("https://vault.corp:8200").unwrap(),
-            namespace: Some("team".into()),
-            auth_mount: "kubernetes".into(),
-            tls: Tls { ca: Ca::File("/ca.pem".into()), ..Tls::default() },
-            allow: Allow::parse(&allow.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap(),
-            allows_skip_verify: true,
-            shares_tokens: false,
-        }
-    }
-
-    fn choose(address: &str) -> Choice {
-        Choice { address: Some(Address::parse(address).unwrap()), ..Choice::default() }
-    }
-
-    #[test]
-    fn a_class_may_choose_what_the_operator_allows() {
-        // (--allow-address, address, allowed, names guarded against this node)
-        for (allow, address, allowed, guarded) in [
-            (&[][..], "https://vault.corp:8200/", true, false),
-            (&[], "https://other.example", true, true),
-            (&[], "https://127.0.0.1:8200", false, false),
-            (&[], "unix:///run/x.sock", false, false),
-            (&[], "http://169.254.169.254", false, false),
-            (&["none"], "https://VAULT.corp:8200", true, false),
-            (&["none"], "https://other.example", false, false),
-            (&["https://*.corp:8200"], "https://b.corp:8200", true, true),
-            (&["https://*.corp:8200"], "https://b.c.corp:8200", true, true),
-            (&["https://*.corp:8200"], "https://b.corp:8201", false, false),
-            (&["https://*.corp:8200"], "https://evil.example/x.corp:8200", false, false),
-            (&["https://*.corp:8200"], "https://evil.example:1/.corp:8200", false, false),
-            (&["https://b.corp"], "https://b.corp:443/prefix", true, false),
-            (&["https://b.corp:*"], "https://b.corp:9", true, false),
-            (&["http://127.0.0.1:*"], "http://127.0.0.1:8200", true, false),
-            (&["unix:///run/*.sock"], "unix:///run/agent.sock", true, false),
-            (&["unix:///run/*.sock"], "unix:///run/a/agent.sock", false, false),
-            (&["unix:///run/Agent.sock"], "unix:///run/Agent.sock", true, false),
-            (&["unix:///run/Agent.sock"], "unix:///run/agent.sock", false, false),
-        ] {
-            let said = operator(allow).judge(&choose(address));
-            assert_eq!(said.is_ok(), allowed, "{allow:?} {address}: {said:?}");
-            match said {
-                Ok(target) => assert_eq!(target.endpoint.guarded, guarded, "{allow:?} {address}"),
-                Err(error) => {
-                    assert_eq!(error.cause(), Cause::NotAllowed);
-                    assert!(error.to_string().contains("--allow-address"), "{error}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_a_class_leaves_out_is_the_operators() {
-        let target = operator(&[]).judge(&Choice { skip_verify: true, ..Choice::default() }).unwrap();
-        assert_eq!(target.namespace.as_deref(), Some("team"));
-        assert_eq!(target.auth_namespace.as_deref(), Some("team"));
-        assert_eq!(target.auth_mount, "kubernetes");
-        assert_eq!(target.endpoint.tls.ca, Ca::File("/ca.pem".into()));
-        assert!(target.endpoint.tls.skip_verify && target.own_address);
-    }
-
-    #[test]
-    fn verification_may_be_made_a_must() {
-        let strict = Operator { allows_skip_verify: false, ..operator(&[]) };
-        assert!(strict.judge(&Choice::default()).is_ok());
-        let error = strict.judge(&Choice { skip_verify: true, ..Choice::default() }).unwrap_err();
-        assert_eq!(error.cause(), Cause::MustVerify);
-        let both = Choice { skip_verify: true, ..choose("http://127.0.0.1:1") };
-        assert_eq!(strict.judge(&both).unwrap_err().cause(), Cause::NotAllowed, "the address goes first");
-    }
-
-    #[test]
-    fn bad_patterns_are_refused() {
-        for bad in [&["none", "https://a"][..], &["vault:8200"], &["ftp://x"]] {
-            assert!(Allow::parse(&bad.iter().map(ToString::to_string).collect::<Vec<_>>()).is_err(), "{bad:?}");
-        }
-    }
+    let error = Error::new(Cause::MustVerify, what).advice("remove vaultSkipTLSVerify from the class and from the pod's volumeAttributes, and set the CA (vaultCACert, vaultCACertPath), or have the operator allow it with --allow-skip-verify");
+    Refusal { rule: PolicyRule::SkipVerify, error }
 }

@@ -217,7 +217,7 @@ impl Provider {
         let _ = self.mounter.delivered(&mounted);
         // It has all this already.
         self.mounter.keep_soon(&mounted);
-        let had_failed = self.logs && self.told.polled(spec, &mounted, begin);
+        let had_failed = self.logs && self.told.polled(spec, &self.mounter.operator, &mounted, begin);
         self.mounter.went_well(&spec.pod, &mounted, had_failed);
         Some(response)
     }
@@ -345,11 +345,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_call_and_no_other() {
-        let operator = crate::policy::Operator {
+        let server = crate::policy::Server {
             address: crate::vault::Address::parse("http://127.0.0.1:1").unwrap(),
             namespace: None,
             auth_mount: "kubernetes".into(),
             tls: crate::tls::Tls::default(),
+        };
+        let operator = crate::policy::Operator {
+            server: Arc::new(server),
+            tls_dir: None,
+            policy: None,
             allow: crate::policy::Allow::default(),
             allows_skip_verify: true,
             shares_tokens: false,
@@ -367,6 +372,7 @@ mod tests {
             keys: crate::mount::KeySource::process(),
             gate: crate::state::Gate::open(),
             slots: crate::mount::Slots::new(1),
+            chosen: crate::mount::Chosen::default(),
         };
         let provider = Provider {
             mounter: Arc::new(mounter),

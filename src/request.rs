@@ -30,7 +30,13 @@ pub use self::{
     warnings::is_known as is_parameter,
 };
 use crate::{
-    error::Error, lease::Refresh, policy::Choice, render::Recipe, secret::SecretText, text::quoted, vault::wire::Read,
+    error::Error,
+    lease::Refresh,
+    policy::{Ask, Choice},
+    render::Recipe,
+    secret::SecretText,
+    text::quoted,
+    vault::wire::Read,
 };
 
 /// A Mount request as the driver sends it.
@@ -213,6 +219,19 @@ pub struct Review {
     pub more: usize,
     /// What the objects would make; empty if they cannot be read.
     pub files: Vec<Made>,
+    /// What is chosen of the server.
+    pub choice: Choice,
+    /// The audience, if one is named.
+    pub audience: Option<String>,
+}
+
+impl Review {
+    /// What is chosen, as a policy judges it of a pod of this namespace.
+    #[must_use]
+    pub fn ask<'a>(&'a self, namespace: &'a str, default_audience: &'a str) -> Ask<'a> {
+        let audience = self.audience.as_deref().unwrap_or(default_audience);
+        Ask { choice: &self.choice, namespace, audience, default_audience }
+    }
 }
 
 /// A file that an object makes.
@@ -229,7 +248,7 @@ pub struct Made {
 pub fn review(parameters: &BTreeMap<String, String>) -> Review {
     let attributes = Attributes::of(parameters);
     let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    let (_, listed) = class(&attributes, 0o644, &mut mistakes, &mut warnings);
+    let (parameters, listed) = class(&attributes, 0o644, &mut mistakes, &mut warnings);
     warnings.names(&attributes);
     let (unknown, warnings) = warnings.into_findings();
     let mistakes = mistakes.into_findings();
@@ -239,6 +258,8 @@ pub fn review(parameters: &BTreeMap<String, String>) -> Review {
         mistakes: mistakes.items.into_iter().chain(unknown.items).collect(),
         warnings: warnings.items,
         files: listed.files,
+        choice: parameters.choice,
+        audience: parameters.audience,
     }
 }
 

@@ -10,7 +10,11 @@ pub(crate) mod testing;
 mod tests;
 mod verify;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rustls::{
@@ -43,6 +47,17 @@ pub enum Ca {
     Directory(PathBuf),
     /// PEM text.
     Pem(String),
+}
+
+impl Ca {
+    /// The file or directory, if it is one that was named.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Directory(path) => Some(path),
+            Self::System | Self::Pem(_) => None,
+        }
+    }
 }
 
 /// A client certificate and its key, as PEM files.

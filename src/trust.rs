@@ -1,31 +1,36 @@
-//! TLS files in the background: those that changed are used, and certificates that end soon are warned of.
+//! The operator's files in the background: a policy and TLS files that changed are used, and certificates that end soon are
+//! warned of.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     kube::Kube,
     policy::Operator,
+    task,
     tls::{self, End, Tls},
     vault::Vault,
 };
 
-/// Keeps to what TLS files hold. One per process.
+/// Keeps to what files hold. One per process.
 pub struct Trust {
     vault: Arc<Vault>,
     kube: Option<Arc<Kube>>,
-    /// The operator's settings, which are looked at before anybody uses them.
-    own: Tls,
-    /// Where they lead.
-    address: String,
+    /// The operator's servers, whose certificates are looked at before anybody uses them, and the policy file.
+    operator: Operator,
     /// When the ends of the certificates of these settings were last looked at.
     looked: HashMap<Tls, Instant>,
 }
 
 /// How often files are read.
 const EVERY: Duration = Duration::from_secs(10);
+/// How long is waited for a file before others are read.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a certificate that ends soon is warned of.
 const DAILY: Duration = Duration::from_secs(24 * 3600);
 /// What ends soon.
@@ -35,13 +40,13 @@ impl Trust {
     /// Of every server, and of the Kubernetes API.
     #[must_use]
     pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &Operator) -> Self {
-        let (own, address) = (operator.tls.clone(), operator.address.to_string());
-        Self { vault, kube, own, address, looked: HashMap::new() }
+        Self { vault, kube, operator: operator.clone(), looked: HashMap::new() }
     }
 
     /// Never ends, unless it breaks.
     pub async fn run(mut self) {
         loop {
+            self.reread_policy().await;
             for changed in self.vault.reread().await {
                 self.looked.remove(&changed);
             }
@@ -53,10 +58,28 @@ impl Trust {
         }
     }
 
+    async fn reread_policy(&self) {
+        let Some(policy) = self.operator.policy.clone() else { return };
+        let file = policy.path().to_owned();
+        let reading = spawn_blocking(move || policy.reread());
+        // It is told even if nobody waits for it any more: a file system may hang.
+        let telling = task::spawn(async move {
+            match reading.await {
+                Ok(reread) => reread.tell(&file),
+                Err(error) => {
+                    tracing::error!("reading the policy file has broken, what it said before is in force: {error}");
+                }
+            }
+        });
+        let _ = timeout(PATIENCE, telling).await;
+    }
+
     /// Warns of certificates that end soon, once a day, and at once of those that are new.
     async fn warn(&mut self) {
         let mut uses = self.vault.tls_in_use();
-        uses.entry(self.own.clone()).or_insert_with(|| self.address.clone());
+        for server in self.operator.servers() {
+            uses.entry(server.tls.clone()).or_insert_with(|| server.address.to_string());
+        }
         self.looked.retain(|tls, at| uses.contains_key(tls) && at.elapsed() < DAILY);
         for (tls, endpoint) in uses {
             if self.looked.contains_key(&tls) {
@@ -64,7 +87,8 @@ impl Trust {
             }
             self.looked.insert(tls.clone(), Instant::now());
             let now = Timestamp::now();
-            let Ok(ends) = tokio::task::spawn_blocking(move || tls::ends(&tls, now)).await else { continue };
+            let looking = spawn_blocking(move || tls::ends(&tls, now));
+            let Ok(Ok(ends)) = timeout(PATIENCE, looking).await else { continue };
             for end in [ends.authority, ends.client].into_iter().flatten() {
                 tell(&end, &endpoint, now);
             }

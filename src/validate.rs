@@ -5,6 +5,7 @@ mod excerpt;
 mod meant;
 mod objects;
 mod pod;
+mod policy;
 mod secret_objects;
 mod source;
 
@@ -25,6 +26,17 @@ pub struct Input {
     pub name: String,
     /// What is in it.
     pub content: Content,
+    /// What it is looked at for.
+    pub role: Role,
+}
+
+/// What a file is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The resources in it.
+    Manifests,
+    /// It is the policy file of the provider that the classes are for. One at most.
+    Policy,
 }
 
 impl Input {
@@ -70,6 +82,8 @@ pub struct Report {
     pub files: usize,
     /// How many classes for `vault` or `openbao` were looked at.
     pub classes: usize,
+    /// How many policy files were looked at.
+    pub policies: usize,
     /// How many pods and workloads that use the driver were looked at.
     pub pods: usize,
     /// How many resources of other kinds and providers were skipped.
@@ -94,7 +108,12 @@ pub fn validate(inputs: &[Input]) -> Report {
     let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
     let mut classes: BTreeMap<(String, String), Reviewed> = BTreeMap::new();
     let mut pods = Vec::new();
-    for (file, documents) in documents.iter().enumerate() {
+    let mut policy = None;
+    for (file, documents) in documents.iter().enumerate().filter(|(file, _)| inputs[*file].role == Role::Policy) {
+        policy = policy::of_file(documents, &mut sources[file]);
+        report.policies += 1;
+    }
+    for (file, documents) in documents.iter().enumerate().filter(|(file, _)| inputs[*file].role == Role::Manifests) {
         let source = &mut sources[file];
         match &inputs[file].content {
             Err(no_text) if no_text.names_driver => source.no_text(no_text),
@@ -120,7 +139,7 @@ pub fn validate(inputs: &[Input]) -> Report {
             };
             for resource in manifest::resources(node) {
                 if meant::is_class(resource, source) {
-                    let Some(reviewed) = class::review(resource, source) else {
+                    let Some(reviewed) = class::review(resource, policy.as_ref(), source) else {
                         // What is what in it is not known.
                         resource.get("spec").into_iter().for_each(|spec| source.hide_node(spec));
                         continue;
@@ -135,6 +154,9 @@ pub fn validate(inputs: &[Input]) -> Report {
                         }
                         _ => drop(classes.insert(key, reviewed)),
                     }
+                } else if policy::is_in(resource) {
+                    policy::review(resource, source);
+                    report.policies += 1;
                 } else if let Some(pod) = pod::of(resource) {
                     pods.push((file, pod));
                 } else {
@@ -145,7 +167,7 @@ pub fn validate(inputs: &[Input]) -> Report {
         }
     }
     for (file, pod) in pods {
-        let looked_at = pod::check(&pod, &classes, &mut sources[file]);
+        let looked_at = pod::check(&pod, &classes, policy.as_ref(), &mut sources[file]);
         *if looked_at { &mut report.pods } else { &mut report.skipped } += 1;
     }
     report.findings = sources.into_iter().flat_map(Source::into_findings).collect();

@@ -23,8 +23,12 @@ impl Check<'_> {
     /// Address, TLS and health: one request shows them all.
     pub(super) async fn reach(&self, way: &Way, tell: &mut impl FnMut(Step)) -> Result<(), Step> {
         let endpoint = &way.target.endpoint;
-        let from =
-            if self.spec.class.choice.address.is_some() { "from the class" } else { "from flags or environment" };
+        let choice = &self.spec.class.choice;
+        let from = match (&choice.address, &choice.endpoint) {
+            (Some(_), _) => "from the class".to_owned(),
+            (None, Some(name)) => format!("endpoint {name} of the policy file"),
+            (None, None) => "from flags or environment".to_owned(),
+        };
         let address = Step::good("address", format!("{} ({from})", endpoint.address));
         let client = way.session.endpoint().map_err(|error| Step::failed("TLS", error))?;
         let asked = client.health(self.deadline()).await;

@@ -115,7 +115,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     let check = Check {
         mounter: &mounter,
         spec: &spec,
-        audience: &audience,
+        audience: args.pod.audience.as_deref().filter(|name| !name.is_empty()).unwrap_or(by_hand::provider(&class)),
         create: *create,
         token_from: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
         no_token: refused,

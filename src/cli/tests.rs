@@ -137,7 +137,7 @@ fn the_vault_chart_needs_no_change() {
         assert_eq!(config.endpoints, [PathBuf::from("/provider/vault.sock")]);
         assert_eq!(config.log.filter.to_string(), expected);
         assert_eq!(config.hmac_secret_name, "vault-csi-provider-hmac-key");
-        assert_eq!(config.connection.operator.address.to_string(), "unix:///var/run/vault/agent.sock");
+        assert_eq!(config.connection.operator.server.address.to_string(), "unix:///var/run/vault/agent.sock");
         assert!(warnings.is_empty(), "{warnings:?}");
     }
 }
@@ -156,7 +156,7 @@ fn the_openbao_chart_needs_no_change() {
     );
     assert_eq!(config.endpoints, ["/provider/openbao.sock", "/provider/vault.sock"].map(PathBuf::from));
     assert_eq!(config.hmac_secret_name, "openbao-csi-provider-hmac-key");
-    assert_eq!(config.connection.operator.address.to_string(), "http://openbao.openbao.svc:8200");
+    assert_eq!(config.connection.operator.server.address.to_string(), "http://openbao.openbao.svc:8200");
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 
@@ -255,7 +255,7 @@ fn help_fits_a_screen_and_shows_an_example() {
         let help = error(args);
         assert!(help.contains("Example:\n  vaultmount "), "{args:?}: {help}");
         // A server has many flags, and whoever sets one looks for it by its name.
-        let most = if help.contains("vaultmount serve [OPTIONS]") { 64 } else { 54 };
+        let most = if help.contains("vaultmount serve [OPTIONS]") { 66 } else { 56 };
         assert!(help.lines().count() <= most, "{args:?}: {} lines\n{help}", help.lines().count());
         assert!(help.lines().all(|l| l.chars().count() <= 100), "{args:?}: {help}");
     }

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use super::{complain, style};
 use crate::{
     manifest,
-    validate::{Input, Report, Severity, validate},
+    validate::{Input, Report, Role, Severity, validate},
 };
 
 /// Flags of `vaultmount validate`.
@@ -27,6 +27,10 @@ pub struct ValidateArgs {
     /// Files, folders (every *.yaml, *.yml and *.json below them), or `-` for standard input
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+
+    /// Policy file of the provider that the classes are for
+    #[arg(long, value_name = "FILE")]
+    pub policy_file: Option<PathBuf>,
 
     /// How findings are written: text, json, sarif or github
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
@@ -56,9 +60,18 @@ pub enum Format {
 #[must_use]
 pub fn run(args: &ValidateArgs) -> ExitCode {
     let (mut inputs, mut unreadable) = (Vec::new(), Vec::new());
+    if let Some(path) = &args.policy_file {
+        match manifest::content(path) {
+            Ok(content) => inputs.push(Input { name: manifest::shown(path), content, role: Role::Policy }),
+            Err(error) => unreadable.push(format!("{} cannot be read: {error}", manifest::shown(path))),
+        }
+    }
     for (path, name) in files(&args.paths, &mut unreadable) {
+        if args.policy_file.as_ref() == Some(&path) {
+            continue;
+        }
         match manifest::content(&path) {
-            Ok(content) => inputs.push(Input { name, content }),
+            Ok(content) => inputs.push(Input { name, content, role: Role::Manifests }),
             Err(error) => unreadable.push(format!("{name} cannot be read: {error}")),
         }
     }

@@ -1,5 +1,7 @@
 //! How to reach the server: flags over environment over defaults.
 
+use std::sync::Arc;
+
 use super::{
     client,
     environment::Environment,
@@ -8,7 +10,7 @@ use super::{
     value::{self, Report, Setting},
 };
 use crate::{
-    policy::{Allow, Operator},
+    policy::{Allow, Operator, PolicyFile, Server, TlsDir},
     vault::{self, Address},
 };
 
@@ -34,13 +36,20 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     let namespace = flags.namespace.as_ref().or(variables.namespace.as_ref());
     let mount = report.read(flags.mount.as_ref(), value::plain).map(|m| m.trim_matches('/').to_owned());
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
-    let operator = Operator {
+    let server = Server {
         address: report.read(address, Address::parse).unwrap_or_else(default_address),
         namespace: report.read(namespace, value::plain),
         auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
         tls: tls::read(&flags, &variables, report),
+    };
+    let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
+    let tls_dir = Setting::flag("--tls-dir", args.tls_dir.as_ref());
+    let operator = Operator {
+        server: Arc::new(server),
         allow: allow(&args.allow_address, report),
-        allows_skip_verify: allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report),
+        allows_skip_verify,
+        tls_dir: report.read(tls_dir.as_ref(), value::directory).map(TlsDir::new),
+        policy: policy(args, allows_skip_verify, report),
         shares_tokens: report
             .read(Setting::flag("--allow-shared-token", args.allow_shared_token.as_ref()).as_ref(), value::boolean)
             .unwrap_or_default(),
@@ -49,6 +58,24 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     let oldest = Setting::flag("--tls-min-version", args.tls_min_version.as_ref());
     vault.oldest_tls = report.read(oldest.as_ref(), tls::oldest).unwrap_or_default();
     Connection { operator, vault }
+}
+
+/// Reads the file of `--policy-file`, which says of every namespace what `--allow-address` says of all.
+fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) -> Option<Arc<PolicyFile>> {
+    let path = Setting::flag("--policy-file", args.policy_file.as_ref())?.value;
+    // `none` stands in our manifests, and contradicts nothing.
+    if args.allow_address.iter().any(|address| address != "none") {
+        report.error("--allow-address has no place beside --policy-file: list addresses there, by namespace");
+    }
+    match PolicyFile::open(path.into(), !allows_skip_verify) {
+        Ok(file) => Some(Arc::new(file)),
+        Err(mistakes) => {
+            for mistake in mistakes {
+                report.error(format!("--policy-file: {mistake}"));
+            }
+            None
+        }
+    }
 }
 
 /// Reads `--allow-skip-verify`. What it forbids to classes the operator may not do either.
@@ -166,7 +193,7 @@ mod tests {
             (&openbao, &[("VAULT_ADDR", "https://v")], "https://bao-flag:443"),
         ] {
             let (connection, report) = read_all(args, env);
-            assert_eq!(connection.operator.address.to_string(), address, "{env:?}");
+            assert_eq!(connection.operator.server.address.to_string(), address, "{env:?}");
             assert!(report.errors.is_empty() && report.warnings.is_empty(), "{env:?}");
         }
         let (_, report) = read_all(&flag, &[("VAULT_AGENT_ADDR", "http://a")]);
@@ -231,7 +258,7 @@ mod tests {
     fn mounts_lose_their_slashes() {
         for (mount, expected) in [("/jwt/", "jwt"), ("a/b", "a/b"), ("", "kubernetes"), ("/", "kubernetes")] {
             let (connection, _) = read_all(&args(|a| a.vault.mount = Some(mount.into())), &[]);
-            assert_eq!(connection.operator.auth_mount, expected, "{mount}");
+            assert_eq!(connection.operator.server.auth_mount, expected, "{mount}");
         }
     }
 

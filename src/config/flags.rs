@@ -76,6 +76,14 @@ pub struct ConnectionArgs {
     #[arg(long, value_name = "PATTERN")]
     pub allow_address: Vec<String>,
 
+    /// File of named endpoints, and of what each namespace may use
+    #[arg(long, value_name = "FILE")]
+    pub policy_file: Option<String>,
+
+    /// Folder in which certificate files of classes must be
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<String>,
+
     /// Let classes trust any certificate [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_skip_verify: Option<String>,

@@ -54,8 +54,8 @@ fn nothing_given_is_the_go_providers_default() {
     assert_eq!(config.health_addr.unwrap().to_string(), "[::]:8080");
     assert_eq!(config.log.filter.level(), LevelFilter::INFO);
     assert_eq!(config.hmac_secret_name, "vault-csi-provider-hmac-key");
-    assert_eq!(config.connection.operator.address.to_string(), "https://127.0.0.1:8200");
-    assert_eq!(config.connection.operator.auth_mount, "kubernetes");
+    assert_eq!(config.connection.operator.server.address.to_string(), "https://127.0.0.1:8200");
+    assert_eq!(config.connection.operator.server.auth_mount, "kubernetes");
     assert_eq!(config.mint_tokens, MintTokens::Auto);
     assert_eq!(
         (config.max_sessions, config.connection.vault.max_in_flight, config.connection.vault.max_creating),
@@ -112,7 +112,7 @@ fn an_empty_value_counts_as_none_but_switches_the_listener_off() {
         load([("endpoint", ""), ("debug", ""), ("max-sessions", ""), ("vault-addr", ""), ("health-addr", "")]);
     assert_eq!(config.endpoints, [PathBuf::from("/tmp/vault.sock")]);
     assert_eq!((config.log.filter.level(), config.max_sessions, config.health_addr), (LevelFilter::INFO, 4096, None));
-    assert_eq!(config.connection.operator.address.to_string(), "https://127.0.0.1:8200");
+    assert_eq!(config.connection.operator.server.address.to_string(), "https://127.0.0.1:8200");
     assert!(warnings.is_empty(), "{warnings:?}");
 }
 

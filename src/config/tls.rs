@@ -92,7 +92,7 @@ mod tests {
     fn tls_of(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Tls, Report) {
         let mut report = Report::default();
         let connection = crate::config::connection::read(args, &Environment::new(env.iter().copied()), &mut report);
-        (connection.operator.tls, report)
+        (connection.operator.server.tls.clone(), report)
     }
 
     #[test]

@@ -25,13 +25,18 @@ impl Config {
             ("--log-format", if self.log.format == Format::Json { "json" } else { "text" }.to_owned()),
             ("--log-filter-file", path(self.log.file.as_ref())),
             ("--audit-log", self.audit_log.as_ref().map_or("none".to_owned(), ToString::to_string)),
-            ("--vault-addr", operator.address.to_string()),
-            ("--vault-namespace", or_none(operator.namespace.as_deref())),
-            ("--vault-mount", operator.auth_mount.clone()),
+            ("--vault-addr", operator.server.address.to_string()),
+            ("--vault-namespace", or_none(operator.server.namespace.as_deref())),
+            ("--vault-mount", operator.server.auth_mount.clone()),
         ];
-        told.extend(tls(&operator.tls));
+        told.extend(tls(&operator.server.tls));
         told.extend([
-            ("--allow-address", allowed(&operator.allow)),
+            ("--policy-file", or_none(operator.policy.as_ref().map(|file| file.path().display()))),
+            (
+                "--allow-address",
+                operator.policy.as_ref().map_or_else(|| allowed(&operator.allow), |_| "as the policy file says".into()),
+            ),
+            ("--tls-dir", or_none(operator.tls_dir.as_ref().map(|folder| folder.path().display()))),
             ("--tls-min-version", vault.oldest_tls.word().to_owned()),
             ("--allow-skip-verify", operator.allows_skip_verify.to_string()),
             ("--allow-shared-token", operator.shares_tokens.to_string()),

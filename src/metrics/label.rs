@@ -103,10 +103,20 @@ impl Stale {
 words! {
     /// What an operator's rule is about.
     PolicyRule {
+        /// An endpoint that the policy file names.
+        Endpoint = "endpoint",
         /// The server's address.
         Address = "address",
         /// That the server's certificate is not verified.
         SkipVerify = "skip_verify",
+        /// A file of an authority, certificate or key.
+        CertificateFile = "certificate_file",
+        /// The Vault namespace, of secrets or of logins.
+        VaultNamespace = "vault_namespace",
+        /// The auth mount.
+        AuthMount = "auth_mount",
+        /// The audience of the service account token.
+        Audience = "audience",
         /// A token's own things in the hands of pods that share it.
         SharedToken = "shared_token",
     }

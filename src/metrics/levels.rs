@@ -39,6 +39,8 @@ pub struct Levels {
     pub pod_watch: Watching,
     /// Servers that cannot be asked.
     pub endpoints_down: usize,
+    /// Whether the policy file cannot be used as it is; none without one.
+    pub policy_broken: Option<bool>,
     /// How the servers stand that the operator named, by their addresses.
     pub endpoints: BTreeMap<String, Health>,
     /// When certificates end that the operator named, in seconds since 1970.
@@ -114,6 +116,12 @@ impl Levels {
         for (what, end) in &self.certificates {
             set_moment(&ends, [("certificate", what.word())], *end);
         }
+        let broken = family(
+            &mut registry,
+            "policy_broken",
+            "Whether the policy file cannot be used as it is, and what it said before is in force; missing without one",
+        );
+        self.policy_broken.inspect(|is_broken| set(&broken, [], usize::from(*is_broken)));
         let (up, sealed) = (Endpoints::default(), Endpoints::default());
         for (address, health) in &self.endpoints {
             let label = [("endpoint", address.clone())];

@@ -20,6 +20,7 @@ fn none() -> Levels {
         pods_watched: 7,
         pod_watch: Watching::Denied,
         endpoints_down: 4,
+        policy_broken: Some(true),
         endpoints: [("https://vault:8200".to_owned(), Health { up: false, sealed: true })].into(),
         certificates: [(Certified::Ca, 1_900_000_000)].into(),
     }
@@ -45,6 +46,7 @@ async fn what_happened_and_what_is_there_is_printed() {
     metrics.rotation(Kind::Certificate, Reason::Age);
     metrics.revocation(RevocationOutcome::Over);
     metrics.policy_refusal(PolicyRule::Address);
+    metrics.own_address();
     metrics.endpoint_change(EndpointState::Down);
     let under_way = (metrics.call(Rpc::Mount), metrics.vault_request(Operation::List), metrics.vault_queue());
     let text = metrics.encode(&none());
@@ -74,6 +76,8 @@ async fn what_happened_and_what_is_there_is_printed() {
         r#"vaultmount_rotations_total{kind="certificate",reason="age"} 1"#,
         r#"vaultmount_revocations_total{outcome="over"} 1"#,
         r#"vaultmount_policy_refusals_total{rule="address"} 1"#,
+        "vaultmount_own_addresses_total 1",
+        "vaultmount_policy_broken 1",
         r#"vaultmount_endpoint_changes_total{state="down"} 1"#,
         r#"vaultmount_endpoint_changes_total{state="up"} 0"#,
         "vaultmount_endpoints_down 4",

@@ -10,8 +10,7 @@ impl Mounter {
     pub fn again(&self, spec: &MountSpec, audience: &str) -> Option<Mounted> {
         let class = &spec.class;
         let keys = self.keys.had()?;
-        let target = self.operator.judge(&class.choice).ok()?;
-        self.judge_sharing(class).ok()?;
+        let target = self.judge(spec, audience).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
         let reads = || class.objects.iter().map(|object| &object.read);
@@ -28,7 +27,10 @@ impl Mounter {
                 Err(_) => return None,
             }
         }
+        let mounted =
+            Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()?;
         self.sessions.metrics().reads(ReadFrom::Memory, class.distinct);
-        Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()
+        self.chose(spec, &target);
+        Some(mounted)
     }
 }

@@ -87,12 +87,13 @@ impl Mounter {
         if !audit.is_on() {
             return;
         }
-        let (choice, operator) = (&spec.class.choice, &self.operator);
+        let server = self.operator.meant(&spec.class.choice);
+        let server = server.as_ref();
         let line = Line {
             event: Event::Mount,
-            endpoint: Some(choice.address.as_ref().unwrap_or(&operator.address)),
-            vault_namespace: choice.namespace.as_deref().or(operator.namespace.as_deref()),
-            auth_mount: choice.auth_mount.as_deref().unwrap_or(&operator.auth_mount),
+            endpoint: server.map(|server| &server.address),
+            vault_namespace: server.and_then(|server| server.namespace.as_deref()),
+            auth_mount: server.map(|server| server.auth_mount.as_str()).unwrap_or_default(),
             role: &spec.class.role,
             ..Line::default()
         };

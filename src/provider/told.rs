@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::Span;
+use tracing::{Level, Span};
 
 use crate::{
     error::{Cause, Error},
@@ -57,11 +57,11 @@ impl Default for Ids {
 impl About {
     /// A mount that is understood.
     pub(super) fn mount(spec: &MountSpec, operator: &Operator, begun: Instant) -> Self {
-        let endpoint = spec.class.choice.address.as_ref().unwrap_or(&operator.address);
+        let server = operator.meant(&spec.class.choice);
         Self {
             target_path: spec.target_path.clone(),
             class: Some(Arc::clone(&spec.class)),
-            endpoint: endpoint.to_string(),
+            endpoint: server.map(|server| server.address.to_string()).unwrap_or_default(),
             begun,
         }
     }
@@ -99,28 +99,16 @@ impl Told {
     /// Files are on their way to the pod, with something new among them or not. Whether mounts of the volume had failed before.
     pub(super) fn mounted(&self, mounted: &Mounted, new: bool, about: &About) -> bool {
         let failures = self.failures.over(&about.target_path);
-        let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
-        let objects = about.class.as_deref().map(Names);
-        let objects = objects.as_ref().map(tracing::field::display);
-        if let Some(failures) = failures {
-            tracing::info!(code = "OK", objects, endpoint, files, duration_ms, failures, "mounted after failures");
-        } else if new {
-            tracing::info!(code = "OK", objects, endpoint, files, duration_ms, "mounted");
-        } else {
-            tracing::debug!(code = "OK", objects, endpoint, files, duration_ms, "mounted again, unchanged");
-        }
+        went_well(mounted, new, failures, about);
         failures.is_some()
     }
 
-    /// The same for a poll that needed nobody, and has no span.
-    pub(super) fn polled(&self, spec: &MountSpec, mounted: &Mounted, begun: Instant) -> bool {
-        let Pod { name: pod, namespace, .. } = &spec.pod;
-        let (files, duration_ms, class) = (mounted.files.len(), milliseconds(begun), &spec.class_name);
+    /// The same for a poll that needed nobody, and has no span: most have nothing to tell, and cost nothing.
+    pub(super) fn polled(&self, spec: &MountSpec, operator: &Operator, mounted: &Mounted, begun: Instant) -> bool {
         let failures = self.failures.over(&spec.target_path);
-        if let Some(failures) = failures {
-            tracing::info!(code = "OK", pod, namespace, class, files, duration_ms, failures, "mounted after failures");
-        } else {
-            tracing::debug!(code = "OK", pod, namespace, class, files, duration_ms, "mounted again, unchanged");
+        if failures.is_some() || tracing::enabled!(Level::DEBUG) {
+            let about = About::mount(spec, operator, begun);
+            self.span(spec).in_scope(|| went_well(mounted, false, failures, &about));
         }
         failures.is_some()
     }
@@ -146,6 +134,19 @@ impl Told {
             }
             Again::Quiet => tracing::debug!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
         }
+    }
+}
+
+fn went_well(mounted: &Mounted, new: bool, failures: Option<u64>, about: &About) {
+    let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
+    let objects = about.class.as_deref().map(Names);
+    let objects = objects.as_ref().map(tracing::field::display);
+    if let Some(failures) = failures {
+        tracing::info!(code = "OK", objects, endpoint, files, duration_ms, failures, "mounted after failures");
+    } else if new {
+        tracing::info!(code = "OK", objects, endpoint, files, duration_ms, "mounted");
+    } else {
+        tracing::debug!(code = "OK", objects, endpoint, files, duration_ms, "mounted again, unchanged");
     }
 }
 

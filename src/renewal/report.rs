@@ -72,6 +72,7 @@ impl Renewal {
             pods_watched,
             pod_watch: watch.state,
             endpoints_down: self.vault.outages().len(),
+            policy_broken: None,
             endpoints: BTreeMap::new(),
             certificates: BTreeMap::new(),
         };

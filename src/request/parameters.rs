@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// Parameters that carry one of the prefixes, as in `vaultAddress`.
-pub(super) const PREFIXED: [&str; 13] = [
+pub(super) const PREFIXED: [&str; 14] = [
+    "Endpoint",
     "Address",
     "Namespace",
     "AuthNamespace",
@@ -51,6 +52,7 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes, warnings: 
         refresh: reader.refresh(),
         shares: reader.shares(),
         choice: Choice {
+            endpoint: reader.endpoint(),
             address: reader.address(),
             namespace: reader.namespace("Namespace"),
             auth_namespace: reader.namespace("AuthNamespace"),
@@ -140,6 +142,16 @@ impl<'a> Reader<'a, '_> {
         self.one_line(parameter).unwrap_or_default()
     }
 
+    /// A server of the policy file, by name. It is no address's default, nor has it one.
+    fn endpoint(&mut self) -> Option<String> {
+        let parameter = self.find("Endpoint")?;
+        if let Some(address) = self.attributes.spellings("Address").next() {
+            let both = [parameter.name, address.name].map(str::to_owned).to_vec();
+            self.mistakes.add(Place::Parameters(both), "both are set, and both name the server; remove one");
+        }
+        self.one_line(parameter)
+    }
+
     fn address(&mut self) -> Option<Address> {
         let parameter = self.find("Address")?;
         let text = self.one_line(parameter)?;
@@ -167,11 +179,15 @@ impl<'a> Reader<'a, '_> {
 
     /// Without slashes around it. `/` alone is the root namespace, which Vault also calls `root`.
     fn namespace(&mut self, suffix: &'a str) -> Option<String> {
-        let namespace = self.line(suffix)?;
-        match namespace.trim_matches('/') {
-            "" => Some("root".to_owned()),
-            trimmed => Some(trimmed.to_owned()),
+        let parameter = self.find(suffix)?;
+        let (name, namespace) = (parameter.name.to_owned(), self.one_line(parameter)?);
+        // Blanks at the ends of a header's value are none of it.
+        let trimmed = namespace.trim_matches(|c: char| c == '/' || c.is_whitespace());
+        if trimmed.split('/').any(|part| part.is_empty() && !trimmed.is_empty() || matches!(part.trim(), "." | "..")) {
+            let what = "contains an empty part, `.` or `..`; write the namespace itself";
+            self.mistakes.add(Place::Parameters(vec![name]), what);
         }
+        Some(if trimmed.is_empty() { "root" } else { trimmed }.to_owned())
     }
 
     fn auth_mount(&mut self) -> Option<String> {

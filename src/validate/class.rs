@@ -11,6 +11,7 @@ use super::{
 use crate::{
     error::Cause,
     manifest::{metadata, no_text},
+    policy::{Foreseen, Policy},
     request::{self, Finding, Place},
     text::nearest,
     yaml::node::{Node, Value},
@@ -27,9 +28,13 @@ pub(super) struct Reviewed {
     pub(super) line: usize,
     /// It is for `vault` or `openbao`.
     pub(super) ours: bool,
+    /// Which of them.
+    pub(super) provider: &'static str,
     pub(super) parameters: BTreeMap<String, String>,
     /// What is wrong with it on its own.
     pub(super) found: Vec<Finding>,
+    /// What the policy does not allow of it on its own.
+    pub(super) refused: Vec<Foreseen>,
 }
 
 /// Parameters, or a pod's volumeAttributes, where they stand.
@@ -37,12 +42,12 @@ pub(super) struct Written<'a> {
     pub(super) values: BTreeMap<String, String>,
     entries: &'a [(Node, Node)],
     objects: Option<Objects<'a>>,
-    /// What is said to be missing or wrong here was refused before.
-    refused: Vec<&'a str>,
+    /// What is said to be missing or wrong here was said before.
+    no_text: Vec<&'a str>,
 }
 
 /// Notes everything wrong with a class. One of another provider is not looked at; nothing if it names none.
-pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> {
+pub(super) fn review(class: &Node, policy: Option<&Policy>, source: &mut Source<'_>) -> Option<Reviewed> {
     let kind = class.entry("kind").map_or(class, |(_, kind)| kind);
     let (spec_key, spec) = mapping(class, kind, "", "spec", "write provider and parameters below it", source)?;
     let provider = source.required((spec_key, spec), "spec.", "provider", "write vault or openbao")?;
@@ -52,8 +57,10 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
         file: source.name.to_owned(),
         line: kind.at.line,
         ours: meant::is_ours(provider, spec, source),
+        provider: if provider == "openbao" { "openbao" } else { "vault" },
         parameters: BTreeMap::new(),
         found: Vec::new(),
+        refused: Vec::new(),
     };
     if !reviewed.ours {
         return Some(reviewed);
@@ -78,6 +85,12 @@ pub(super) fn review(class: &Node, source: &mut Source<'_>) -> Option<Reviewed> 
     }
     if let Some(list) = spec.get("secretObjects") {
         secret_objects::check(list, &review.files, source);
+    }
+    if let Some(policy) = policy.filter(|_| review.mistakes.is_empty() && !reviewed.namespace.is_empty()) {
+        reviewed.refused = policy.review(&review.ask(&reviewed.namespace, reviewed.provider));
+        for foreseen in &reviewed.refused {
+            written.refused(foreseen, "", key, source);
+        }
     }
     reviewed.found = both(&review).map(|(_, finding)| finding.clone()).collect();
     reviewed.parameters = written.values;
@@ -132,7 +145,7 @@ pub(super) fn unknown_fields(node: &Node, place: &str, known: &[&str], source: &
 impl<'a> Written<'a> {
     /// Reads them and notes those that are no text.
     pub(super) fn new(node: &'a Node, place: &str, source: &mut Source<'_>) -> Self {
-        let mut written = Self { values: BTreeMap::new(), entries: node.entries(), objects: None, refused: Vec::new() };
+        let mut written = Self { values: BTreeMap::new(), entries: node.entries(), objects: None, no_text: Vec::new() };
         for (key, value) in written.entries {
             let Some(name) = key.text() else { continue };
             if name == request::token::NAME {
@@ -167,7 +180,7 @@ impl<'a> Written<'a> {
             match text {
                 Some(text) => drop(written.values.insert(name.to_owned(), text.to_owned())),
                 None if value.is_null() => {}
-                None => written.refused.push(name),
+                None => written.no_text.push(name),
             }
         }
         written.objects = node.get("objects").and_then(|value| Objects::new(value, source));
@@ -199,7 +212,7 @@ impl<'a> Written<'a> {
         let unknown = finding.cause == Cause::UnknownName;
         let spot = match (place, &self.objects) {
             (Place::Parameters(names), _) => {
-                if names.iter().all(|name| self.refused.contains(&name.as_str())) {
+                if names.iter().all(|name| self.no_text.contains(&name.as_str())) {
                     return;
                 }
                 self.parameter(names, unknown, source)
@@ -217,6 +230,21 @@ impl<'a> Written<'a> {
             message.push_str(source.templated(spot).unwrap_or_default());
         }
         source.say(severity, finding.cause, spot, format!("{subject}{message}"));
+    }
+
+    /// Notes what a policy does not allow where it was chosen, or else at `otherwise`.
+    pub(super) fn refused(&self, foreseen: &Foreseen, subject: &str, otherwise: &Node, source: &mut Source<'_>) {
+        let Foreseen { refusal, unless_own } = foreseen;
+        let names = refusal.rule.parameters();
+        let chosen = self
+            .entries
+            .iter()
+            .find(|(key, _)| key.text().is_some_and(|name| names.iter().any(|end| name.ends_with(end))));
+        let spot = source.spot(chosen.map_or(otherwise, |(_, value)| value));
+        let (error, severity) = (&refusal.error, if *unless_own { Severity::Warning } else { Severity::Error });
+        let unless = if *unless_own { ", unless it is the operator's own" } else { "" };
+        let next = error.next_step().map(|next| format!("; {next}")).unwrap_or_default();
+        source.say(severity, error.cause(), spot, format!("{subject}{}{unless}{next}", error.what()));
     }
 
     /// The last of some parameters that is there. The value of one that nobody knows may be anything, and is covered.

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error::Cause,
     manifest::{is, metadata},
+    policy::Policy,
     request,
     text::quoted,
     yaml::node::{Node, Value},
@@ -51,7 +52,12 @@ pub(super) fn of(resource: &Node) -> Option<Pod<'_>> {
 }
 
 /// Notes everything wrong with the volumes of this driver; whether there were any.
-pub(super) fn check(pod: &Pod<'_>, classes: &BTreeMap<(String, String), Reviewed>, source: &mut Source<'_>) -> bool {
+pub(super) fn check(
+    pod: &Pod<'_>,
+    classes: &BTreeMap<(String, String), Reviewed>,
+    policy: Option<&Policy>,
+    source: &mut Source<'_>,
+) -> bool {
     let fields = pod.spec.map(Node::entries).unwrap_or_default();
     // A container's environment may be anything, and on one line with a volume.
     fields.iter().filter(|(key, _)| key.text() != Some("volumes")).for_each(|(_, value)| source.hide_node(value));
@@ -63,7 +69,7 @@ pub(super) fn check(pod: &Pod<'_>, classes: &BTreeMap<(String, String), Reviewed
             any = true;
             let name = volume.get("name").and_then(Node::text).unwrap_or_default();
             let subject = format!("{}: volume {}: ", pod.subject, quoted(name));
-            check_volume(csi, key, &subject, pod.namespace, classes, source);
+            check_volume(csi, key, &subject, pod.namespace, (classes, policy), source);
         }
     }
     any
@@ -74,7 +80,7 @@ fn check_volume(
     key: &Node,
     subject: &str,
     namespace: &str,
-    classes: &BTreeMap<(String, String), Reviewed>,
+    (classes, policy): (&BTreeMap<(String, String), Reviewed>, Option<&Policy>),
     source: &mut Source<'_>,
 ) {
     if !csi.get("readOnly").is_some_and(|value| matches!(value.value, Value::Bool(true))) {
@@ -119,7 +125,7 @@ fn check_volume(
         source.say(Severity::Warning, Cause::PodOverride, source.spot(key), message);
     }
     if let (Some(known), Some(first)) = (known, first) {
-        check_merged(known, &written, subject, first, source);
+        check_merged(known, policy, &written, subject, first, source);
     }
 }
 
@@ -132,7 +138,14 @@ fn is_slip(name: &str, other: &str) -> bool {
 }
 
 /// Notes what is wrong only since the attributes lie over the class.
-fn check_merged(class: &Reviewed, written: &Written<'_>, subject: &str, first: &Node, source: &mut Source<'_>) {
+fn check_merged(
+    class: &Reviewed,
+    policy: Option<&Policy>,
+    written: &Written<'_>,
+    subject: &str,
+    first: &Node,
+    source: &mut Source<'_>,
+) {
     let mut merged = class.parameters.clone();
     merged.extend(written.values.clone());
     let review = request::review(&merged);
@@ -140,6 +153,13 @@ fn check_merged(class: &Reviewed, written: &Written<'_>, subject: &str, first: &
         let of_the_class = class.found.contains(finding) && !written.holds(&finding.place);
         if !of_the_class {
             written.report(severity, finding, subject, first, source);
+        }
+    }
+    if let Some(policy) = policy.filter(|_| review.mistakes.is_empty() && !class.namespace.is_empty()) {
+        for foreseen in policy.review(&review.ask(&class.namespace, class.provider)) {
+            if !class.refused.contains(&foreseen) {
+                written.refused(&foreseen, subject, first, source);
+            }
         }
     }
 }

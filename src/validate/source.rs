@@ -6,6 +6,7 @@ use super::{Excerpt, Finding, Input, Severity, class::Reviewed};
 use crate::{
     error::Cause,
     manifest::{DRIVER_MARK, Document, NoText},
+    policy,
     text::{one_line, quoted},
     yaml::{
         At, Fault,
@@ -147,8 +148,13 @@ impl<'a> Source<'a> {
 
     /// The first line of a node.
     pub(super) fn spot(&self, node: &Node) -> Spot {
-        let shown = self.text.get(node.span.clone()).and_then(|text| text.lines().next()).unwrap_or_default();
-        Spot { at: node.at, end: node.at.column + shown.trim_end().chars().count().max(1) }
+        self.spot_of(node.at, node.span.clone())
+    }
+
+    /// The first line of some bytes, which begin there.
+    pub(super) fn spot_of(&self, at: At, bytes: Range<usize>) -> Spot {
+        let shown = self.text.get(bytes).and_then(|text| text.lines().next()).unwrap_or_default();
+        Spot { at, end: at.column + shown.trim_end().chars().count().max(1) }
     }
 
     /// Keeps a piece out of all excerpts.
@@ -253,9 +259,9 @@ fn is_template(document: &Document<'_>) -> bool {
     ["{{", "{%"].iter().any(|mark| document.text.contains(mark))
 }
 
-/// Whether a document can have anything for this driver in it.
+/// Whether a document can have anything for this driver, or this provider, in it.
 pub(super) fn names_driver(document: &Document<'_>) -> bool {
-    document.text.contains(DRIVER_MARK)
+    document.text.contains(DRIVER_MARK) || policy::is_policy_text(document.text)
 }
 
 /// Whether a line says that what it stands in is a Secret.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn report(text: &str) -> Report {
-    validate(&[Input { name: "a.yaml".into(), content: Ok(text.into()) }])
+    validate(&[Input { name: "a.yaml".into(), content: Ok(text.into()), role: Role::Manifests }])
 }
 
 /// Findings stand in the file, and nothing they show holds the argument.

@@ -45,6 +45,9 @@ impl Address {
             if !path.starts_with('/') || path.contains('\0') {
                 return Err("has no absolute path; write unix:///path/to/socket");
             }
+            if path.split('/').any(|part| matches!(part, "." | "..")) {
+                return Err("has a `.` or `..` part; write the path without it");
+            }
             return Ok(Self::Unix(path.into()));
         }
         let uri: Uri = text.parse().map_err(|_| "is not a URL; write https://host:port")?;
@@ -73,6 +76,10 @@ impl Address {
             _ => 80,
         };
         let prefix = uri.path().trim_end_matches('/').to_owned();
+        let lower = prefix.to_ascii_lowercase().replace("%2e", ".");
+        if lower.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
+            return Err("has a `.` or `..` part; write the path without it");
+        }
         // The Go client, too, would ask for /v1/v1/….
         if prefix.ends_with("/v1") {
             return Err("ends with /v1, which is added to it; write what stands before");
@@ -93,6 +100,18 @@ impl Address {
                 }
             }
             Self::Unix(_) => "http://localhost".to_owned(),
+        }
+    }
+
+    /// Whether it leads to the same place as another, whatever path stands behind it.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp { host, port, .. }, Self::Tcp { host: other, port: other_port, .. }) => {
+                host == other && port == other_port
+            }
+            (Self::Unix(path), Self::Unix(other)) => path == other,
+            (Self::Tcp { .. }, Self::Unix(_)) | (Self::Unix(_), Self::Tcp { .. }) => false,
         }
     }
 

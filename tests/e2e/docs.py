@@ -84,6 +84,11 @@ def overlay() -> str:
     return between((ROOT / "docs/install.md").read_text(), "```yaml\n", "```")
 
 
+def policy_overlay() -> str:
+    """The kustomization that docs/policy.md shows."""
+    return between(between((ROOT / "docs/policy.md").read_text(), "Beside `kustomization.yaml`"), "```yaml\n", "```")
+
+
 def between(text: str, start: str, end: str = "") -> str:
     after = text.partition(start)[2]
     return after.partition(end)[0] if end else after

@@ -62,6 +62,8 @@ rows! {
         Redirect redirect
         NotAllowed not_allowed
         MustVerify must_verify
+        NotPermitted not_permitted
+        EndpointUnknown endpoint_unknown
     }
     state {
         Sealed sealed

@@ -109,3 +109,19 @@ async fn what_is_logged_changes_with_a_file_at_sighup() {
     assert_eq!((count("mounted again, unchanged"), count("the file cannot be used")), (3, 2), "{log}");
     assert!(log.contains("\"nonsense\" is no level") && log.contains("No such file"), "{log}");
 }
+
+#[tokio::test]
+async fn a_poll_that_needs_nobody_tells_of_the_failures_before_it_as_any_other() {
+    let program = Program::start(&["--log-format=json"]).await;
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    let pod = pod().await;
+    client.mount(pod.call()).await.unwrap();
+    assert!(client.mount(pod.clone().objects("nothing").call()).await.is_err());
+    client.mount(pod.call()).await.unwrap();
+    program.terminate();
+    let log = program.log().await;
+    let line = log.lines().find(|line| line.contains("mounted after failures")).unwrap_or_else(|| panic!("{log}"));
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["span"]["service_account"], &line["objects"]), (&"app".into(), &"pass".into()), "{line}");
+    assert!(line["endpoint"].is_string() && line["span"]["id"].is_string(), "{line}");
+}

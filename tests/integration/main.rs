@@ -26,6 +26,7 @@ mod logins;
 mod metrics;
 mod mounts;
 mod operating;
+mod policy;
 mod reads;
 mod restarts;
 mod secrecy;

@@ -11,6 +11,7 @@ pub mod http;
 pub mod log;
 mod names;
 pub mod pod;
+pub mod policy;
 pub mod raft;
 pub mod server;
 pub mod standing;

@@ -104,7 +104,7 @@ async fn the_examples_are_good() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
     let run = Project::with(&[]).run(&["--strict", examples]).await;
     assert_eq!(run.code, 0, "{}", run.printed);
-    assert_eq!(run.printed, "all good in 7 classes (7 files)\n");
+    assert_eq!(run.printed, "all good in 7 classes, 1 policy (8 files)\n");
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ pub(super) fn written(report: &Report) -> String {
         "warnings": report.count(Severity::Warning),
         "files": report.files,
         "classes": report.classes,
+        "policies": report.policies,
         "pods": report.pods,
         "skipped": report.skipped,
         "unreadable": report.unreadable,

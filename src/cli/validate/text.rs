@@ -29,9 +29,14 @@ fn finding(finding: &Finding) -> String {
 /// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources, of which 1 cannot be read)`.
 fn summary(report: &Report) -> String {
     let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
-    let looked_at = match report.classes + report.pods {
+    let policies = match report.policies {
         0 => String::new(),
-        _ => format!(" in {}{pods}", some(report.classes, "class", "es")),
+        1 => ", 1 policy".to_owned(),
+        many => format!(", {many} policies"),
+    };
+    let looked_at = match report.classes + report.pods + report.policies {
+        0 => String::new(),
+        _ => format!(" in {}{pods}{policies}", some(report.classes, "class", "es")),
     };
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     let found = match (errors, warnings) {

@@ -54,6 +54,7 @@ fn every_parameter_goes_by_every_prefix() {
         assert_eq!(
             choice,
             Choice {
+                endpoint: None,
                 address: Address::parse("https://vault:8200").ok(),
                 namespace: Some("team/a".into()),
                 auth_namespace: Some("admin".into()),
@@ -102,6 +103,10 @@ fn mount_paths_and_namespaces_are_normalized() {
     assert_eq!(choice(&[("vaultKubernetesMountPath", "/k8s/prod/")]).auth_mount.as_deref(), Some("k8s/prod"));
     assert_eq!(choice(&[("vaultKubernetesMountPath", "/")]).auth_mount, None);
     assert_eq!(choice(&[("vaultNamespace", "/")]).namespace.as_deref(), Some("root"));
+    // As servers read a header.
+    for text in [" team", "team/ ", "/team /"] {
+        assert_eq!(choice(&[("vaultNamespace", text)]).namespace.as_deref(), Some("team"), "{text:?}");
+    }
     let warned = parsed(&[("vaultAuthMountPath", "auth/kubernetes")]);
     assert!(warned.warnings[0].contains("did you mean \"kubernetes\"?"), "{:?}", warned.warnings);
 }

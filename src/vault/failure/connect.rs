@@ -7,8 +7,7 @@ use crate::{
 };
 
 pub(super) fn failed(fault: &C, address: &str) -> Error {
-    const GUARDED: &str =
-        "an address chosen by a class may not lead to the node itself; have the operator allow it with --allow-address";
+    const GUARDED: &str = "an address chosen by a class may not lead to the node itself; have the operator write it out in --allow-address, or in addresses of the policy file";
     const GENERAL: &str = "check the address, that Vault runs, and network policies between this node and it";
     let cause = match fault {
         C::Guarded { .. } => Cause::NotAllowed,

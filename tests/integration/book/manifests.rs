@@ -21,6 +21,7 @@ const KINDS: &[(&str, &str)] = &[
     ("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"),
     ("storage.k8s.io/v1", "CSIDriver"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("vaultmount/v1", "Policy"),
     ("v1", "Pod"),
     ("apps/v1", "Deployment"),
 ];
@@ -47,6 +48,7 @@ pub async fn validate(world: &World, place: &str, block: &Block) {
 fn kept(world: &World, text: &str) -> PathBuf {
     let named = text.lines().next().and_then(|line| line.strip_prefix("# ")?.strip_suffix(".yaml"));
     let file = world.folder.path().join(format!("page/{}.yaml", named.unwrap_or("unnamed")));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, text).unwrap();
     file
 }
@@ -101,6 +103,8 @@ fn other(place: &str, document: &Value) {
     }
     let names: Vec<_> = document.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     match names[..] {
+        // A comment for an editor alone.
+        [] if document.is_null() => {}
         ["groups"] => rules(document).iter().for_each(|rule| promql(place, rule)),
         // Of Prometheus, which `make prometheus` has read it; values of the driver's chart.
         ["scrape_configs"] | ["enableSecretRotation", "rotationPollInterval"] => {}

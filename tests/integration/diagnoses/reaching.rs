@@ -11,6 +11,7 @@ use tokio::{
 use super::{Scenario, arranged, one};
 use crate::support::{
     faulty::{Fault, Faulty, answer},
+    policy::Policy,
     tls::{Authority, self_signed},
 };
 
@@ -164,4 +165,31 @@ pub async fn must_verify() -> [Scenario; 1] {
     let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), "")).with("vaultSkipTLSVerify", "true");
     let says = ["vaultSkipTLSVerify", "--allow-skip-verify=false", "set the CA"];
     [Scenario::of(pod, &says).flags(&["--allow-skip-verify=false"])]
+}
+
+pub async fn not_permitted() -> [Scenario; 3] {
+    let (tenant, pod) = arranged().await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), ""));
+    let policy = Policy::new("namespaces: [{names: [shop], authMounts: [kubernetes]}]");
+    let says = [&tenant.auth, "may use kubernetes", "authMounts of namespaces[0] in the policy file", policy.path()];
+    let refused = Scenario::of(pod.clone(), &says).flags(&[&policy.flag()]).keeping(policy);
+    let policy = Policy::new("namespaces: [{names: [bank]}]");
+    let says = ["namespace \"shop\" may use \"kubernetes\" alone", "add the namespace to namespaces", policy.path()];
+    let unnamed = Scenario::of(pod.clone(), &says).flags(&[&policy.flag()]).keeping(policy);
+    let folder = tempfile::tempdir().unwrap();
+    let flag = format!("--tls-dir={}", folder.path().display());
+    let says = ["\"/etc/ssl/ca.pem\"", folder.path().to_str().unwrap(), "--tls-dir"];
+    let outside = Scenario::of(pod.with("vaultCACertPath", "/etc/ssl/ca.pem"), &says).flags(&[&flag]).keeping(folder);
+    [refused, unnamed, outside]
+}
+
+pub async fn endpoint_unknown() -> [Scenario; 2] {
+    let (tenant, pod) = arranged().await;
+    let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), "")).with("vaultEndpoint", "prd");
+    let policy = Policy::new(
+        "endpoints: {prod: {address: \"https://vault\"}}\nnamespaces: [{names: [shop], endpoints: [prod]}]",
+    );
+    let says = ["did you mean prod?", policy.path()];
+    let slip = Scenario::of(pod.clone(), &says).flags(&[&policy.flag()]).keeping(policy);
+    [slip, Scenario::of(pod, &["vaultEndpoint \"prd\"", "--policy-file"])]
 }

@@ -34,7 +34,7 @@ async fn json_has_every_finding_and_the_counts() {
     assert_eq!(first["excerpt"], "    vaultAdress: ***");
     assert_eq!(first["title"], "Nobody knows a parameter or field");
     assert_eq!(json["findings"].as_array().unwrap().len(), 4);
-    let summary = serde_json::json!({"errors": 3, "warnings": 1, "files": 2, "classes": 1, "pods": 0, "skipped": 0, "unreadable": 0});
+    let summary = serde_json::json!({"errors": 3, "warnings": 1, "files": 2, "classes": 1, "policies": 0, "pods": 0, "skipped": 0, "unreadable": 0});
     assert_eq!(json["summary"], summary);
 }
 

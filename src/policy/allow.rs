@@ -1,0 +1,123 @@
+//! Which addresses other than its own an operator lets classes choose.
+
+use std::fmt;
+
+use super::glob;
+use crate::{
+    error::{Cause, Error},
+    vault::Address,
+};
+
+/// Which addresses other than the operator's own a class may choose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Allow {
+    /// Any but those that lead to the node itself.
+    #[default]
+    Remote,
+    /// None.
+    Nothing,
+    /// Those that match a pattern.
+    Patterns(Vec<Pattern>),
+}
+
+/// An address, in which `*` stands for any run of characters other than `/` and `:`. A path after the port is not looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Scheme, host and port, or a unix address.
+    glob: String,
+    /// Whether it names no host exactly, so that a name it matches might lead to this node.
+    open: bool,
+    has_path: bool,
+}
+
+/// What no `*` in an address crosses.
+const BOUNDS: &[char] = &['/', ':'];
+
+impl Allow {
+    /// Reads the values of `--allow-address`; the error says what is wrong.
+    pub fn parse(values: &[String]) -> Result<Self, String> {
+        match values {
+            [] => Ok(Self::Remote),
+            [one] if one == "none" => Ok(Self::Nothing),
+            many if many.iter().any(|v| v == "none") => Err("`none` stands alone or not at all".to_owned()),
+            many => {
+                let patterns = many.iter().map(|v| Pattern::parse(v).map_err(|why| format!("{why}, or none")));
+                patterns.collect::<Result<_, _>>().map(Self::Patterns)
+            }
+        }
+    }
+
+    /// Whether names of an allowed address must not resolve to this node; the error when it is not allowed.
+    pub(super) fn judge(&self, address: &Address) -> Result<bool, Error> {
+        let refuse = |why: &str| {
+            Err(Error::new(Cause::NotAllowed, format!("the class may not use the address {address}: {why}"))
+                .advice("remove vaultAddress from the class and from the pod's volumeAttributes, or have the operator allow it with --allow-address"))
+        };
+        match self {
+            Self::Nothing => refuse("this provider allows its own address only (--allow-address=none)"),
+            Self::Remote if address.is_local() => {
+                refuse("it leads to the node itself (unix socket, loopback or link-local)")
+            }
+            Self::Remote => Ok(true),
+            Self::Patterns(patterns) => match patterns.iter().find(|p| p.matches(address)) {
+                Some(pattern) => Ok(pattern.open),
+                None => refuse("no --allow-address matches it"),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.glob)
+    }
+}
+
+impl Pattern {
+    /// Reads one; the error says what is wrong.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut glob = text.trim_end_matches('/').to_owned();
+        while glob.contains("**") {
+            glob = glob.replace("**", "*");
+        }
+        let address = Address::parse(&glob.replace(":*", ":1").replace('*', "x"))
+            .map_err(|why| if text.contains('@') { format!("… {why}") } else { format!("{text:?} {why}") })?;
+        let Address::Tcp { port, prefix, .. } = &address else {
+            return Ok(Self { glob, open: false, has_path: false });
+        };
+        // Ports and letter case are written out, as they are in the addresses it is held against.
+        glob.truncate(glob.len() - prefix.len());
+        glob.make_ascii_lowercase();
+        let host = match glob.rsplit_once(':') {
+            Some((host, written)) if written == "*" || written.parse::<u16>().is_ok() => {
+                let any = written == "*";
+                let host = host.to_owned();
+                glob = if any { glob } else { format!("{host}:{port}") };
+                host
+            }
+            _ => {
+                let host = glob.clone();
+                glob = format!("{host}:{port}");
+                host
+            }
+        };
+        Ok(Self { open: host.contains('*'), glob, has_path: !prefix.is_empty() })
+    }
+
+    /// Whether a path was written behind it, at which nobody looks.
+    pub(super) fn has_path(&self) -> bool {
+        self.has_path
+    }
+
+    /// Whether a name that it matches might lead to this node.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn matches(&self, address: &Address) -> bool {
+        match address {
+            Address::Unix(_) => glob::matches(&self.glob, &address.to_string(), BOUNDS),
+            Address::Tcp { .. } => glob::matches(&self.glob, &address.origin(), BOUNDS),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Patterns of names: `*` is any run of characters other than `/`, `**` any run at all, and so is a `*` that stands alone.
+
+use std::fmt;
+
+/// A pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob(String);
+
+impl Glob {
+    /// Any text is a pattern.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Whether a name matches.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.is_any() || matches(&self.0, name, &['/'])
+    }
+
+    /// Whether it matches everything.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        matches!(self.0.as_str(), "*" | "**")
+    }
+
+    /// Whether it is a name, and no pattern.
+    #[must_use]
+    pub fn is_name(&self) -> bool {
+        !self.0.contains('*')
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether `text` matches `pattern`, where `*` stops at `bounds`, and `**` does not. Costs the product of the lengths.
+pub(super) fn matches(pattern: &str, text: &str, bounds: &[char]) -> bool {
+    // Which ends of what was read of the text match the pattern read so far.
+    let characters: Vec<char> = text.chars().collect();
+    let mut reached = vec![false; characters.len() + 1];
+    reached[0] = true;
+    let mut rest = pattern;
+    while let Some(next) = rest.chars().next() {
+        let stars = rest.len() - rest.trim_start_matches('*').len();
+        if stars > 0 {
+            for at in 0..characters.len() {
+                reached[at + 1] |= reached[at] && (stars > 1 || !bounds.contains(&characters[at]));
+            }
+            rest = &rest[stars..];
+        } else {
+            for at in (0..characters.len()).rev() {
+                reached[at + 1] = reached[at] && characters[at] == next;
+            }
+            reached[0] = false;
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    reached[characters.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stop_at_slashes_unless_they_are_two_or_alone() {
+        for (pattern, name, matches) in [
+            ("shop", "shop", true),
+            ("shop", "shops", false),
+            ("", "", true),
+            ("", "x", false),
+            ("team-*", "team-", true),
+            ("team-*", "team-a-b", true),
+            ("team-*", "a-team-b", false),
+            ("*-prod", "shop-prod", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXbYbZ", false),
+            ("team/*", "team/a", true),
+            ("team/*", "team/a/b", false),
+            ("team/**", "team/a/b", true),
+            ("team/**", "team", false),
+            ("**/b", "a/x/b", true),
+            ("*", "team/a/b", true),
+            ("**", "", true),
+            ("/vault/tls/*.crt", "/vault/tls/ca.crt", true),
+            ("/vault/tls/*.crt", "/vault/tls/x/ca.crt", false),
+            ("ä*", "äö", true),
+        ] {
+            assert_eq!(Glob::new(pattern).matches(name), matches, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_many_stars_are_no_trap() {
+        assert!(!Glob::new("*a".repeat(200) + "b").matches(&"a".repeat(5000)));
+    }
+}

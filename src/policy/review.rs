@@ -1,0 +1,97 @@
+//! What a policy says of a class before there is a pod, as far as that can be said without the operator's flags.
+
+use super::{Ask, DEFAULT, Policy, Refusal, rules::Word, tls_dir, word};
+use crate::{metrics::PolicyRule, tls::Ca};
+
+/// A refusal that a mount would meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreseen {
+    /// What and why.
+    pub refusal: Refusal,
+    /// Whether it would not be refused if it said what the operator's own server has, which is not known here.
+    pub unless_own: bool,
+}
+
+impl PolicyRule {
+    /// The parameters that it is about, without prefix where they have one.
+    #[must_use]
+    pub fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::Endpoint => &["Endpoint"],
+            Self::Address => &["Address"],
+            Self::SkipVerify => &["SkipTLSVerify", "CACert", "TLSServerName"],
+            Self::CertificateFile => &["CACertPath", "CADirectory", "TLSClientCertPath", "TLSClientKeyPath"],
+            Self::VaultNamespace => &["AuthNamespace", "Namespace"],
+            Self::AuthMount => &["AuthMountPath", "KubernetesMountPath"],
+            Self::Audience => &["audience"],
+            Self::SharedToken => &["tokenScope"],
+        }
+    }
+}
+
+impl Policy {
+    /// Everything in a class's choice that is refused in a Kubernetes namespace, with the audience that it names.
+    #[must_use]
+    pub fn review(&self, ask: &Ask<'_>) -> Vec<Foreseen> {
+        let Ask { choice, namespace, audience, default_audience } = *ask;
+        let limits = self.limits(namespace);
+        let mut found = Found(Vec::new());
+        let named = choice.endpoint.as_deref().filter(|name| *name != DEFAULT);
+        let server = match (named, &choice.address) {
+            (Some(name), _) => found.note(limits.endpoint(name), false),
+            (None, None) => {
+                found.note(limits.may_use(DEFAULT), false);
+                None
+            }
+            (None, Some(address)) => {
+                found.note(limits.address(address, None), true);
+                None
+            }
+        };
+        let skips = choice.skip_verify && !server.as_ref().is_some_and(|server| server.tls.skip_verify);
+        if skips {
+            found.note(limits.skip_verify(), server.is_none());
+        }
+        for file in choice.files() {
+            found.note(tls_dir::plain(file).and_then(|()| limits.certificate_file(file)), false);
+        }
+        let own = server.as_deref();
+        let own_namespace = own.map(|server| word(server.namespace.as_ref()));
+        found.word(choice.namespace.as_ref(), own_namespace, |word| limits.vault_namespace(word, "for secrets"));
+        // Logins happen where secrets are, unless the class says otherwise.
+        if let Some(chosen) = &choice.auth_namespace {
+            found.word(Some(chosen), own_namespace, |word| limits.vault_namespace(word, "for logins"));
+        }
+        let own_mount = own.map(|server| server.auth_mount.as_str());
+        found.word(choice.auth_mount.as_ref(), own_mount, |word| limits.auth_mount(word));
+        let is_chosen = audience != default_audience;
+        found.note(limits.audience(Word { value: audience, own: default_audience, is_chosen }), false);
+        let is_own = own.map_or(choice.address.is_none(), |server| !server.tls.skip_verify);
+        let own_tls = own.map(|server| &server.tls);
+        let (ca, name) = (choice.ca.as_ref(), choice.server_name.as_ref());
+        if is_own && ca.is_some_and(|ca| matches!(ca, Ca::Pem(_)) && own_tls.is_none_or(|own| own.ca != *ca)) {
+            found.note(limits.trust("vaultCACert"), own.is_none());
+        }
+        if is_own && name.is_some() && own_tls.is_none_or(|own| own.server_name.as_ref() != name) {
+            found.note(limits.trust("vaultTLSServerName"), own.is_none());
+        }
+        found.0
+    }
+}
+
+struct Found(Vec<Foreseen>);
+
+impl Found {
+    fn note<T>(&mut self, judged: Result<T, Refusal>, unless_own: bool) -> Option<T> {
+        judged.map_err(|refusal| self.0.push(Foreseen { refusal, unless_own })).ok()
+    }
+
+    /// Judges a word that is known: chosen, or the server's own. Where that is not known and no list says otherwise, it may be what
+    /// was chosen.
+    fn word(&mut self, chosen: Option<&String>, own: Option<&str>, judge: impl Fn(Word<'_>) -> Result<(), Refusal>) {
+        let Some(value) = chosen.map(String::as_str).or(own) else { return };
+        let is_chosen = chosen.is_some();
+        let unless_own = own.is_none() && judge(Word { value, own: value, is_chosen }).is_ok();
+        self.note(judge(Word { value, own: own.unwrap_or_default(), is_chosen }), unless_own);
+    }
+}

@@ -1,0 +1,52 @@
+"""What a policy file lets classes choose, and pods that lay their volumeAttributes over them."""
+
+import pytest
+
+from driver import on
+from vault import VAULT
+
+OBJECTS = "- {objectName: a, secretPath: secret/data/web/policy, secretKey: value}"
+BEGIN = "apiVersion: vaultmount/v1\nkind: Policy\n"
+ENDPOINT = f"endpoints: {{prod: {{address: \"{VAULT}\", authMount: kubernetes}}}}\n"
+
+
+@pytest.fixture
+def governed(provider):
+    """The provider with a policy; without one afterwards."""
+    provider.apply_policy(f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [default, prod]}}]\n")
+    provider.settled()
+    yield provider
+    provider.install()
+
+
+@on("off", "1.6.0")
+def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, governed):
+    vault.put("web/policy", value="x")
+    shop.add_class("plain", OBJECTS)
+    shop.add_class("named", OBJECTS, vaultEndpoint="prod")
+    shop.add_class("mount", OBJECTS, vaultKubernetesMountPath="theirs")
+    assert shop.run_pod("plain", "plain").file("/plain/a") == ("644", "x")
+    assert shop.run_pod("named", "named").file("/named/a") == ("644", "x")
+    # The class says so, or a pod that lays it over a class that is good.
+    told = shop.add_pod("mount", "mount").wait_event("[VM0015]")
+    print(f"\n{told}")
+    assert 'the auth mount "theirs"' in told and "authMounts of namespaces[0] in the policy file /policy/policy.yaml" in told
+    for name, parameter, value, cause in [
+        ("address", "vaultAddress", "https://vault.example", "[VM0013]"),
+        ("namespace", "vaultNamespace", "other", "[VM0015]"),
+        ("audience", "audience", "https://kubernetes.default.svc", "[VM0015]"),
+        ("skip", "vaultSkipTLSVerify", "true", "[VM0014]"),
+        ("file", "vaultCACertPath", "/etc/ssl/ca.pem", "[VM0015]"),
+        ("endpoint", "vaultEndpoint", "lab", "[VM0016]"),
+    ]:
+        pod = shop.add_pod(name, "plain", attributes={parameter: value})
+        print(pod.wait_event(cause))
+    assert governed.metric("vaultmount_policy_refusals_total") >= 7
+    # Another policy comes without a restart.
+    (before,) = governed.pods()
+    governed.apply_policy(f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [prod]}}]\n")
+    shop.wait("the new policy", lambda: "the policy file has changed, and is in force" in governed.log(), 180)
+    shop.add_pod("late", "plain").wait_event("[VM0015]", "endpoint default")
+    assert shop.run_pod("later", "named").file("/named/a") == ("644", "x")
+    (after,) = governed.pods()
+    assert before["metadata"]["uid"] == after["metadata"]["uid"] and governed.restarts() == 0

@@ -1,0 +1,351 @@
+//! Every way to a token or secret of somebody else that docs/security.md lists, tried.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::json;
+use vaultmount::{error::Cause, provider::client::Client};
+
+use super::arranged;
+use crate::{
+    operating::{free, get},
+    support::{
+        bao::root,
+        by_hand::ran,
+        cluster::Cluster,
+        daemon::{Daemon, Program},
+        faulty::{Fault, Faulty},
+        pod::Pod,
+        policy::Policy,
+        tls::{Authority, self_signed},
+        unique,
+    },
+};
+
+#[test]
+fn every_threat_of_the_docs_is_tried_here() {
+    let (page, here) = (include_str!("../../../docs/security.md"), include_str!("thefts.rs"));
+    let listed: Vec<&str> = page.split('`').filter_map(|word| word.strip_prefix("thefts::")).collect();
+    let tried: Vec<&str> =
+        here.split("async fn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|(name, _)| name).collect();
+    assert!(listed.len() >= 12, "{listed:?}");
+    for name in &listed {
+        assert!(tried.contains(name), "docs/security.md names thefts::{name}");
+    }
+    for name in tried.iter().filter(|name| here.contains(&format!("#[tokio::test]\nasync fn {name}("))) {
+        assert!(listed.contains(name), "docs/security.md does not name thefts::{name}");
+    }
+}
+
+/// A policy that lets pods of `shop` log in at their tenant's mount, and do nothing else of their own choice.
+fn strict(auth: &str) -> Policy {
+    Policy::new(&format!("namespaces: [{{names: [shop], authMounts: [{auth}]}}]"))
+}
+
+#[tokio::test]
+async fn own_address() {
+    let ((tenant, pod), thief) = (arranged().await, Faulty::start().await);
+    let policy = strict(&tenant.auth);
+    // By a policy, by a flag, and with neither, as the address leads to the node.
+    for flags in [&[policy.flag().as_str()][..], &["--allow-address=none"], &[]] {
+        let daemon = Daemon::start(flags).await;
+        for name in ["vaultAddress", "openbaoAddress", "baoAddress"] {
+            daemon.refuses(&pod.clone().with(name, &thief.address), Cause::NotAllowed, &[]).await;
+        }
+    }
+    assert_eq!(thief.connections(), 0);
+}
+
+#[tokio::test]
+async fn redirect() {
+    let ((tenant, pod), vault, thief) = (arranged().await, Faulty::start().await, Faulty::start().await);
+    let daemon = Daemon::at(&vault.address, &[]).await;
+    let paths = [("POST", format!("auth/{}/login", tenant.auth)), ("GET", format!("{}/data/db", tenant.kv))];
+    for (method, path) in paths {
+        for status in [301, 302, 307, 308] {
+            vault.heal();
+            vault.every(method, &path, Fault::Redirect(status, thief.address.clone()));
+            daemon.refuses(&pod, Cause::Redirect, &[]).await;
+        }
+    }
+    assert_eq!(thief.connections(), 0);
+}
+
+#[tokio::test]
+async fn dns_that_leads_to_the_node() {
+    let ((_tenant, pod), thief) = (arranged().await, Faulty::start().await);
+    let port = thief.address.rsplit_once(':').unwrap().1;
+    // Names to us, which a pattern allows: only their resolution shows where they lead.
+    let policy = Policy::new("namespaces: [{names: [shop], authMounts: [\"*\"], addresses: [\"http://*:*\"]}]");
+    let daemon = Daemon::start(&[&policy.flag()]).await;
+    for host in ["localhost", "127.1", "2130706433", "0x7f000001"] {
+        let pod = pod.clone().with("vaultAddress", format!("http://{host}:{port}"));
+        daemon.refuses(&pod, Cause::NotAllowed, &["node itself"]).await;
+    }
+    assert_eq!(thief.connections(), 0);
+}
+
+#[tokio::test]
+async fn dns_that_leads_to_another_server() {
+    let (tenant, pod) = arranged().await;
+    let thief = Faulty::tls(self_signed()).await;
+    let daemon = Daemon::at(&thief.address, &[]).await;
+    let (cause, text) = daemon.refusal(pod.call()).await;
+    assert!(cause.is_tls(), "{text}");
+    // Nor does it help to say whom to believe.
+    let theirs = Authority::new();
+    let thief = Faulty::tls(theirs.server(None)).await;
+    let policy = strict(&tenant.auth);
+    let daemon = Daemon::at(&thief.address, &[&policy.flag()]).await;
+    for (name, value) in [("vaultCACert", theirs.pem()), ("baoTLSServerName", "theirs".into())] {
+        daemon.refuses(&pod.clone().with(name, value), Cause::NotPermitted, &["skipVerify"]).await;
+    }
+    assert_eq!(thief.seen("", "").len(), 0);
+}
+
+#[tokio::test]
+async fn proxy_variables() {
+    let ((_tenant, mut pod), thief) = (arranged().await, Faulty::start().await);
+    for name in [
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "http_proxy",
+        "VAULT_HTTP_PROXY",
+        "VAULT_PROXY_ADDR",
+        "vaultProxyAddress",
+        "ALL_PROXY",
+    ] {
+        pod = pod.with(name, &thief.address);
+    }
+    for name in ["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR"] {
+        pod = pod.with(name, &thief.address);
+    }
+    // Nobody knows these names, and Vault itself is asked.
+    assert_eq!(Daemon::start(&[]).await.files(&pod).await["pass"], "s3cret");
+    assert_eq!(thief.connections(), 0);
+}
+
+/// A pod to which the driver passes no token, a cluster that would make one, and flags of a server that may ask for it.
+async fn tokenless() -> (Cluster, Pod, tempfile::TempDir, String) {
+    let (tenant, _) = arranged().await;
+    let cluster = Cluster::of(&tenant).await;
+    let objects = format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
+    let mut pod = cluster.pod(&tenant).objects(objects);
+    pod.tokens = None;
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, cluster.api.kubeconfig("csi", "any")).unwrap();
+    let flag = format!("--kubeconfig={}", kubeconfig.display());
+    (cluster, pod, folder, flag)
+}
+
+fn minted(cluster: &Cluster) -> usize {
+    cluster.api.lines().iter().filter(|line| line.contains("/token")).count()
+}
+
+#[tokio::test]
+async fn audience_of_another_service() {
+    let (cluster, pod, _folder, kubeconfig) = tokenless().await;
+    let policy = strict(&cluster.auth);
+    let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
+    for audience in ["https://kubernetes.default.svc", "sts.amazonaws.com", "openbao"] {
+        daemon.refuses(&pod.clone().with("audience", audience), Cause::NotPermitted, &["audiences", audience]).await;
+    }
+    assert_eq!(minted(&cluster), 0);
+}
+
+#[tokio::test]
+async fn minted_token_without_audience() {
+    let ((cluster, pod, _folder, kubeconfig), thief) = (tokenless().await, Faulty::start().await);
+    let elsewhere = pod.clone().with("vaultAddress", &thief.address);
+    // Allowed, and still none of the operator's: what the API server takes goes there under no circumstances.
+    let daemon = Daemon::start(&[&kubeconfig, &format!("--allow-address={}", thief.address)]).await;
+    daemon.refuses(&elsewhere, Cause::TokenMissing, &["tokenRequests"]).await;
+    assert_eq!((minted(&cluster), thief.seen("POST", "auth/").len()), (0, 0));
+    // With a policy, none is made for anybody: what is made is for the audience that was judged.
+    let rule = format!("names: [shop], authMounts: [{}], addresses: [\"{}\"]", cluster.auth, thief.address);
+    let policy = Policy::new(&format!("namespaces: [{{{rule}}}]"));
+    let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
+    for pod in [pod, elsewhere] {
+        daemon.files(&pod).await;
+    }
+    let requests: Vec<_> = cluster.api.seen().into_iter().filter(|seen| seen.path.ends_with("/token")).collect();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        assert_eq!(request.body["spec"]["audiences"], json!(["vault"]), "{}", request.body);
+    }
+}
+
+#[tokio::test]
+async fn auth_mount_of_another() {
+    let (tenant, pod) = arranged().await;
+    let vault = Faulty::start().await;
+    // A mount whose owner would see the tokens of those who log in, as a plugin does.
+    let theirs = unique("theirs");
+    root("POST", &format!("sys/auth/{theirs}"), json!({"type": "jwt"})).await;
+    let policy = strict(&tenant.auth);
+    let daemon = Daemon::at(&vault.address, &[&policy.flag()]).await;
+    for name in ["vaultAuthMountPath", "baoAuthMountPath", "vaultKubernetesMountPath"] {
+        let mut pod = pod.clone();
+        pod.parameters.retain(|(name, _)| name != "vaultAuthMountPath");
+        daemon.refuses(&pod.with(name, &theirs), Cause::NotPermitted, &["authMounts"]).await;
+    }
+    assert_eq!(vault.seen("POST", "auth/").len(), 0);
+}
+
+#[tokio::test]
+async fn path_traversal() {
+    let (tenant, pod) = arranged().await;
+    let vault = Faulty::start().await;
+    let policy = Policy::new(&format!(
+        "namespaces: [{{names: [shop], authMounts: [\"{0}\", \"{0}/**\"], vaultNamespaces: [root, \"team/**\"], certificateFiles: [\"/tls/**\"]}}]",
+        tenant.auth
+    ));
+    let daemon = Daemon::at(&vault.address, &[&policy.flag()]).await;
+    let object =
+        |name: &str, path: &str| format!("- {{objectName: \"{name}\", secretPath: \"{path}\", secretKey: pass}}");
+    let secret = format!("{}/data/db", tenant.kv);
+    for (name, value, cause) in [
+        ("vaultAuthMountPath", format!("{}/../token", tenant.auth), Cause::InvalidRequest),
+        ("vaultNamespace", "team/../other".into(), Cause::InvalidRequest),
+        ("vaultAuthNamespace", "../root".into(), Cause::InvalidRequest),
+        ("vaultNamespace", "team/ ".into(), Cause::NotPermitted),
+        ("vaultNamespace", "team//other".into(), Cause::InvalidRequest),
+        ("vaultAddress", "https://vault.example/x/%2e%2E/y".into(), Cause::InvalidRequest),
+        ("vaultCACertPath", "/tls/../var/run/secrets/kubernetes.io/serviceaccount/token".into(), Cause::NotPermitted),
+        ("vaultAddress", "unix:///tls/../run/agent.sock".into(), Cause::InvalidRequest),
+        ("objects", object("pass", &format!("{}/data/../../sys/seal", tenant.kv)), Cause::InvalidRequest),
+        ("objects", object("pass", &format!("{}/data/..%2f..%2fsys/mounts", tenant.kv)), Cause::SecretMissing),
+        ("objects", object("../../pass", &secret), Cause::UnsafeName),
+        ("objects", object("/etc/pass", &secret), Cause::UnsafeName),
+        ("roleName", "../../sys/policy/root".into(), Cause::LoginClaims),
+    ] {
+        daemon.refuses(&pod.clone().with(name, value), cause, &[]).await;
+    }
+    let reached = vault.seen("", "");
+    assert!(reached.iter().all(|seen| !seen.path.starts_with("sys/seal") && !seen.path.starts_with("sys/policy")));
+    assert!(
+        reached.iter().all(|seen| !seen.path.contains("..") || seen.path.contains("%252f")),
+        "as one name, escaped"
+    );
+}
+
+#[tokio::test]
+async fn file_of_the_node_in_an_error() {
+    let (_tenant, pod) = arranged().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "XMARKEDX").unwrap();
+    let daemon = Daemon::start(&[]).await;
+    let mut pods: Vec<Pod> = [("vaultCACertPath", file.as_path()), ("vaultCADirectory", folder.path())]
+        .map(|(name, place)| pod.clone().with(name, place.display().to_string()))
+        .into();
+    let path = file.display().to_string();
+    pods.push(pod.with("vaultTLSClientCertPath", &path).with("vaultTLSClientKeyPath", &path));
+    for pod in pods {
+        let (cause, text) = daemon.refusal(pod.with("vaultAddress", "https://vault.example").call()).await;
+        assert!(cause == Cause::Tls && !text.contains("XMARKEDX"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn log_metric_status_page() {
+    let (tenant, pod) = arranged().await;
+    let (pages, folder) = (free(), tempfile::tempdir().unwrap());
+    let audit = folder.path().join("audit.log");
+    let policy = strict(&tenant.auth);
+    let status = folder.path().join("status.sock");
+    let flags = [
+        policy.flag(),
+        format!("--metrics-addr={pages}"),
+        format!("--audit-log={}", audit.display()),
+        format!("--status-socket={}", status.display()),
+        "--log-level=trace".to_owned(),
+    ];
+    let program = Program::start(&flags.each_ref().map(String::as_str)).await;
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    let objects = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.clone();
+    let pod = pod.objects(objects + "\n- {objectName: token, type: token}");
+    let files = client.mount(pod.call()).await.unwrap().files;
+    let vault_token = files.iter().find(|file| file.path == "token").unwrap();
+    let vault_token = String::from_utf8(vault_token.contents.to_vec()).unwrap();
+    let mut said = client.mount(pod.clone().with("audience", "other").call()).await.err().unwrap().to_string();
+    for page in ["metrics", "statusz", "readyz", "livez"] {
+        said += &get(&format!("http://{pages}/{page}")).await.1;
+    }
+    said += &ran(&["status", "-o", "json", "--socket", status.to_str().unwrap()]).await.out;
+    program.terminate();
+    said += &program.log().await;
+    said += &std::fs::read_to_string(&audit).unwrap();
+    assert!(said.len() > 10_000, "the test must have something to search: {said}");
+    let token = pod.passed().unwrap();
+    let signature = token.rsplit('.').next().unwrap();
+    for secret in ["s3cret", &token, signature, &vault_token, "client_token"] {
+        assert!(!said.contains(secret), "{secret} is in: {said}");
+    }
+}
+
+#[tokio::test]
+async fn label_of_a_metric() {
+    let (_tenant, pod) = arranged().await;
+    let pages = free();
+    let daemon = Daemon::start(&[&format!("--metrics-addr={pages}")]).await;
+    let mark = "xmarkedx";
+    let odd = Pod { name: mark.into(), namespace: mark.into(), service_account: mark.into(), ..pod };
+    let token = odd.token("vault", 600);
+    let odd = odd.pass(&[("vault", &token)]);
+    daemon.files(&odd).await;
+    for (name, value) in [
+        ("roleName", mark),
+        ("vaultAuthMountPath", mark),
+        ("vaultNamespace", mark),
+        ("audience", mark),
+        ("vaultEndpoint", mark),
+    ] {
+        let (cause, text) = daemon.refusal(odd.clone().with(name, value).call()).await;
+        assert!(cause != Cause::TokenIdentity, "it must get so far: {text}");
+    }
+    let elsewhere = odd.with("vaultAddress", format!("https://{mark}.invalid"));
+    daemon.refuses(&elsewhere, Cause::NameNotFound, &[]).await;
+    let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
+    assert!(metrics.len() > 1000 && !metrics.contains(mark), "{metrics}");
+}
+
+#[tokio::test]
+async fn another_pods_socket() {
+    let ((tenant, pod), folder) = (arranged().await, tempfile::tempdir().unwrap());
+    // An agent's in another pod's volume: it would log in as that pod.
+    let agent = Faulty::unix(&folder.path().join("agent.sock"));
+    let policy = strict(&tenant.auth);
+    for flags in [&[policy.flag().as_str()][..], &["--allow-address=https://*"], &[]] {
+        let daemon = Daemon::start(flags).await;
+        daemon.refuses(&pod.clone().with("vaultAddress", &agent.address), Cause::NotAllowed, &[]).await;
+        // Nor may anybody but root speak to our own.
+        let mode = std::fs::metadata(&daemon.socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    assert_eq!(agent.connections(), 0);
+}
+
+#[tokio::test]
+async fn another_pods_token() {
+    let ((_tenant, pod), vault) = (arranged().await, Faulty::start().await);
+    let daemon = Daemon::at(&vault.address, &[]).await;
+    let other = Pod { name: unique("other"), uid: unique("uid"), service_account: "admin".into(), ..pod.clone() };
+    let stolen = other.token("vault", 600);
+    daemon.refuses(&pod.pass(&[("vault", &stolen)]), Cause::TokenIdentity, &["admin"]).await;
+    assert_eq!(vault.seen("POST", "auth/").len(), 0);
+}
+
+#[tokio::test]
+async fn another_pods_session() {
+    let ((_tenant, pod), vault) = (arranged().await, Faulty::start().await);
+    let daemon = Daemon::at(&vault.address, &[]).await;
+    daemon.files(&pod).await;
+    // The same name and service account, and another pod: it logs in for itself, or gets nothing.
+    let mut other = Pod { uid: unique("uid"), ..pod.clone() };
+    other.tokens = None;
+    daemon.refuses(&other, Cause::TokenMissing, &[]).await;
+    let own = other.token("vault", 600);
+    daemon.files(&other.pass(&[("vault", &own)])).await;
+    assert_eq!(vault.seen("POST", "auth/").len(), 2);
+}
