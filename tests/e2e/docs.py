@@ -74,6 +74,15 @@ class Reader:
         path.chmod(0o755)
 
 
+def named(program: str) -> list:
+    """Commands of a program that sentences of the documentation name, up to what is another program's."""
+    found = []
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.S | re.M)
+        found += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    return [re.split(r" -- | \\?\| | > ", code)[0] for code in found if code.startswith(f"{program} ")]
+
+
 def of(text: str, program: str) -> str:
     """Those of a block's commands that are this program's."""
     return "\n".join(command for command in re.split(r"\n(?! )", text.rstrip()) if command.startswith(program))

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from docs import Reader
+from docs import Reader, named
 from driver import on
 from vault import LOOPBACK
 
@@ -54,6 +54,9 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
     vault.put("web/a", value="x")
     shop.add_class("a", KEY.format("a"))
     shop.run_pod("web", "a")
+    for command in named("kubectl"):
+        # Which reads all flags before.
+        node.shell(f"{command} --help")
     reader = Reader(node, vault)
     # Its overlay is the README's, too.
     reader.follow("install.md", "With our manifests", only="nothing")

@@ -16,6 +16,8 @@ use vaultmount::{cli::Command, error::Cause};
 use page::{Block, Page, root};
 use world::{Furniture, World};
 
+use crate::support::setting;
+
 /// A test for each page that has something to run.
 macro_rules! pages {
     ($($test:ident $path:literal $furniture:expr,)*) => {
@@ -240,6 +242,12 @@ fn what_is_named_in_prose_is_there() {
             let known = match code.split_whitespace().collect::<Vec<_>>()[..] {
                 ["vaultmount", ref arguments @ ..] => can_be_typed(arguments),
                 ["make", target, ..] => is_target(target),
+                // In vaultmount's container; the rest is for tests/e2e, which has a kubectl.
+                ["kubectl", "exec", ref rest @ ..] => match rest.iter().position(|word| *word == "vaultmount") {
+                    Some(at) if rest[at - 1] == "--" => can_be_typed(&rest[at + 1..]),
+                    _ => true,
+                },
+                ["vault" | "bao", ref words @ ..] => bao_knows(words),
                 [flag, ..] if flag.starts_with("--") => is_flag(flag),
                 _ => true,
             };
@@ -290,6 +298,16 @@ fn tests_that_are_named_are_there() {
             assert!(there, "{}: there is no test {name}", page.path);
         }
     }
+}
+
+/// Whether there is such a command of Vault's and OpenBao's program.
+fn bao_knows(words: &[&str]) -> bool {
+    let command = words
+        .iter()
+        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'));
+    let command: Vec<_> = command.take(2).collect();
+    let mut bao = std::process::Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+    bao.args(command).arg("-h").output().unwrap().status.success()
 }
 
 fn is_target(name: &str) -> bool {
