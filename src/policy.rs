@@ -243,7 +243,11 @@ impl Operator {
             return Ok(());
         }
         let followed = tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| folder.follow(file)));
-        followed.await.unwrap_or(Ok(()))
+        let broken = |error| Refusal {
+            rule: PolicyRule::CertificateFile,
+            error: Error::new(Cause::Internal, format!("following links of certificate files has broken: {error}")),
+        };
+        followed.await.unwrap_or_else(|error| Err(broken(error)))
     }
 
     /// Refuses an object (of this name) that gives what is a token's own, in a class whose pods share one.

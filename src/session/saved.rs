@@ -46,6 +46,8 @@ pub struct SavedSession {
     leases: Vec<SavedLease>,
     volumes: Vec<SavedVolume>,
     last_heard: i64,
+    #[serde(default)]
+    last_success: Option<i64>,
     warned_of_token: bool,
     /// How far the server's cluster had come, in its own words.
     #[serde(default)]
@@ -209,6 +211,7 @@ impl Session {
             leases,
             volumes: state.volumes.save(origin),
             last_heard: origin.told(state.last_heard),
+            last_success: state.last_success.map(|at| origin.told(at)),
             warned_of_token: state.warned_of_token,
             index: state.client.as_ref().ok().and_then(Client::seen_index),
         };
@@ -296,7 +299,7 @@ impl SavedSession {
             self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
         let holds = holds?;
         let mut session = Session::new(key, client, observers, Recorder::restored(store, name, bytes));
-        let State { hold, superseded, volumes, pods, last_heard, warned_of_token, .. } =
+        let State { hold, superseded, volumes, pods, last_heard, last_success, warned_of_token, .. } =
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
         *superseded = self.superseded.iter().filter_map(|place| holds.get(*place).cloned()).collect();
@@ -305,6 +308,7 @@ impl SavedSession {
             pods.joined(pod, clock::now());
         }
         *warned_of_token = self.warned_of_token;
+        *last_success = self.last_success.map(|told| origin.moment(told));
         // Polls change nothing that is kept, so that the last of them is not known.
         if volumes.poll_gap().is_none() {
             *last_heard = origin.moment(self.last_heard);

@@ -241,6 +241,16 @@ async fn validate_judges_classes_by_the_policy_before_there_is_a_pod() {
         let run = ran(&["validate", path.to_str().unwrap()]).await;
         assert!(run.out.contains(says) && run.code == Some(1), "{says}");
     }
+    let alone = ran(&["validate", "--policy-file", policy.path()]).await;
+    assert!(alone.out.contains("all good") && alone.out.contains("1 policy") && alone.code == Some(0));
+    for broken in
+        ["apiVersion: vaultmount/v1\nkind: Policy\nendpoints: {a: {}, a: {}}\n", "kind: Policy\nendpoints: {}\n"]
+    {
+        let path = folder.path().join("y.yaml");
+        std::fs::write(&path, broken).unwrap();
+        let run = ran(&["validate", path.to_str().unwrap()]).await;
+        assert!(run.code == Some(1) && run.out.contains("y.yaml:"), "{broken}");
+    }
     let run = ran(&["validate", "--policy-file", path, policy.path()]).await;
     assert!(run.out.contains("the policy file holds more than one document") && run.code == Some(1));
 }

@@ -13,6 +13,7 @@ use vaultmount::provider::{client::Client, pb::MountResponse};
 
 use crate::{
     kube_api::{self, KubeApi},
+    operating::{free, get},
     support::{bao::Tenant, daemon, database::Database, faulty::Faulty, pod::Pod},
 };
 
@@ -171,10 +172,13 @@ async fn pods_keep_what_they_have_when_the_process_is_killed_or_stopped() {
         for text in ["s3cret-pass", "hvs.", "\ns."] {
             assert!(!log.contains(text), "{log}");
         }
-        process = node.start().await;
+        let pages = free();
+        process = node.start_with(&[&format!("--metrics-addr={pages}")]).await;
         for (pod, had) in pods.iter().zip(&had) {
             assert_eq!(&node.mount(pod).await, had, "not a byte, nor a version");
         }
+        let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
+        assert!(metrics.contains("\nvaultmount_oldest_success_timestamp_seconds "), "{metrics}");
         assert_eq!(node.requests(), requests, "Vault is asked for nothing");
     }
     for file in node.files() {

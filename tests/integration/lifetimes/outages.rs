@@ -67,6 +67,9 @@ async fn outlives(goes: impl AsyncFnOnce(&mut Stage), comes_back: impl AsyncFnOn
         (away, tried),
         "asked while it is down"
     );
+    // What comes now lives on, however slow the machine is.
+    stage.tenant.role("app", json!({"token_max_ttl": "1h"})).await;
+    stage.database.tune(json!({"max_ttl": "1h"})).await;
     comes_back(&mut stage).await;
     until("it is back", async || {
         // Somebody polls, and has it probed soon.
