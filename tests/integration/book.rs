@@ -233,6 +233,53 @@ fn each_cause_has_an_anchor_that_its_message_can_point_to() {
     }
 }
 
+#[test]
+fn the_reference_tells_of_every_flag_of_every_command() {
+    let reference = Page::read("docs/reference/commands.md").text + &Page::read("docs/reference/flags.md").text;
+    for command in COMMANDS {
+        let arguments = ["vaultmount"].iter().chain(*command).chain(&["--help"]).map(Into::into);
+        let help = Command::parse(arguments).unwrap_err().to_string();
+        let flags = help.split(|c: char| !c.is_alphanumeric() && c != '-').filter(|word| word.starts_with("--"));
+        for flag in flags.filter(|flag| *flag != "--help") {
+            assert!(reference.contains(&format!("`{flag}")), "{command:?}: the reference does not tell of {flag}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_tells_of_every_parameter_field_and_variable() {
+    let class = Page::read("docs/reference/class.md").text;
+    for (file, constant, prefix) in [
+        ("src/request/parameters.rs", "PREFIXED", "<prefix>"),
+        ("src/request/warnings.rs", "PLAIN", ""),
+        ("src/request/objects/written.rs", "FIELDS", ""),
+    ] {
+        let source = fs::read_to_string(root().join(file)).unwrap();
+        let list = source.split_once(&format!("const {constant}: [&str;")).unwrap().1.split(';').next().unwrap();
+        let names: Vec<_> = quoted(list).collect();
+        assert!(names.len() > 4, "{file}");
+        // Of the driver itself.
+        for name in names.into_iter().filter(|name| *name != "secretProviderClass") {
+            assert!(class.contains(&format!("`{prefix}{name}`")), "the reference does not tell of {prefix}{name}");
+        }
+    }
+    let flags = Page::read("docs/reference/flags.md").text;
+    for entry in fs::read_dir(root().join("src/config")).unwrap() {
+        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let source = source.split("mod tests").next().unwrap();
+        let is_variable = |name: &&str| name.starts_with("VAULT_") || name.starts_with("VAULTMOUNT_");
+        for name in quoted(source).filter(is_variable).filter(|name| name.len() > "VAULT_".len()) {
+            assert!(flags.contains(&format!("`{name}`")), "the reference does not tell of {name}");
+        }
+    }
+}
+
+/// Words in quotes.
+fn quoted(source: &str) -> impl Iterator<Item = &str> {
+    let is_word = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    source.split('"').filter(is_word)
+}
+
 /// Commands and flags that are named in a sentence.
 #[test]
 fn what_is_named_in_prose_is_there() {
@@ -314,6 +361,23 @@ fn is_target(name: &str) -> bool {
     fs::read_to_string(root().join("Makefile")).unwrap().lines().any(|line| line.starts_with(&format!("{name}:")))
 }
 
+/// Every command that takes flags.
+const COMMANDS: &[&[&str]] = &[
+    &["serve"],
+    &["install"],
+    &["uninstall"],
+    &["status"],
+    &["revoke"],
+    &["state", "ls"],
+    &["state", "verify"],
+    &["mount"],
+    &["check"],
+    &["validate"],
+    &["explain"],
+    &["version"],
+    &["completions"],
+];
+
 /// Flags of other programs.
 const FOREIGN: &[&str] = &["--rotation-poll-interval", "--set"];
 
@@ -322,23 +386,9 @@ pub fn is_flag(flag: &str) -> bool {
     let name = flag.split('=').next().unwrap().trim_end_matches(['…', ',']);
     // A family: `--vault-…`.
     let family = flag.contains('…') && ["--vault-", "--openbao-"].contains(&name);
-    let commands: [&[&str]; 12] = [
-        &["serve"],
-        &["install"],
-        &["uninstall"],
-        &["status"],
-        &["revoke"],
-        &["state", "ls"],
-        &["mount"],
-        &["check"],
-        &["validate"],
-        &["explain"],
-        &["version"],
-        &["completions"],
-    ];
     let takes = |command: &[&str]| {
         let arguments = ["vaultmount"].iter().chain(command).chain([&name]).map(Into::into);
         !matches!(Command::parse(arguments), Err(error) if error.kind() == ErrorKind::UnknownArgument)
     };
-    family || FOREIGN.contains(&name) || commands.into_iter().any(takes)
+    family || FOREIGN.contains(&name) || COMMANDS.iter().copied().any(takes)
 }
