@@ -280,6 +280,52 @@ fn quoted(source: &str) -> impl Iterator<Item = &str> {
     source.split('"').filter(is_word)
 }
 
+/// `make fleet` writes a page, and others quote it.
+#[test]
+fn what_is_quoted_of_the_fleet_is_what_it_says() {
+    let fleet = Page::read("docs/fleet.md").text;
+    let cell = |section: &str, row: &str, column: usize| {
+        let section = fleet.split("\n## ").find(|text| text.starts_with(section)).unwrap();
+        let row = section.lines().find(|line| line.starts_with(row)).unwrap_or_else(|| panic!("no {row}"));
+        let number: f64 = row.split('|').map(str::trim).nth(column).unwrap().parse().unwrap();
+        let digits = format!("{number:.0}");
+        let (thousands, rest) = digits.split_at(digits.len().saturating_sub(3));
+        if thousands.is_empty() { rest.to_owned() } else { format!("{thousands},{rest}") }
+    };
+    let (nothing, update) = ("Nothing happens", "The provider is replaced");
+    let (pod, account) = ("| vaultmount, scope `pod` | 1000 |", "| vaultmount, scope `serviceAccount` | 1000 |");
+    for (page, said) in [
+        ("docs/howto/sharing.md", vec![cell(nothing, pod, 3), cell(nothing, account, 3)]),
+        (
+            "docs/comparison.md",
+            vec![
+                cell(nothing, pod, 3),
+                cell(nothing, account, 3),
+                cell(nothing, "| Go provider | 1000 |", 3),
+                cell(nothing, "| Go provider | 1000 |", 4),
+            ],
+        ),
+        (
+            "docs/operations/upgrade.md",
+            vec![
+                cell(update, pod, 3),
+                cell(update, "| without `--state-dir` | 1000 |", 3),
+                cell(update, "| without `--state-dir` | 1000 |", 5),
+            ],
+        ),
+    ] {
+        let text = Page::read(page).text;
+        for number in said {
+            let quoted =
+                text.split(|c: char| !c.is_ascii_digit() && c != ',').any(|word| word.trim_matches(',') == number);
+            assert!(quoted, "{page}: {number} is what fleet.md says");
+        }
+    }
+    let capacity = Page::read("docs/operations/capacity.md").text;
+    let rows: Vec<_> = capacity.lines().filter(|line| line.contains("0 | `")).collect();
+    assert!(rows.len() > 3 && rows.iter().all(|row| fleet.contains(row)), "fleet.md says otherwise than {rows:#?}");
+}
+
 /// Commands and flags that are named in a sentence.
 #[test]
 fn what_is_named_in_prose_is_there() {

@@ -4,13 +4,13 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 use vaultmount::{error::Cause, provider::client::Client};
 
 use super::{Stage, credential, until};
 use crate::support::{
-    bao::Tenant,
+    bao::{Tenant, issuer, root},
     clock::leap,
     daemon::Program,
     database::{Database, log_in},
@@ -45,6 +45,27 @@ impl Stage {
         sleep(Duration::from_millis(20)).await;
         leap(time).await;
     }
+}
+
+#[tokio::test]
+async fn a_vault_that_lost_its_auth_method_fails_polls_until_it_is_there_again() {
+    let stage = Stage::of(&["--refresh-interval=10s"], json!({}), json!({})).await;
+    let pod = stage.pod();
+    let (old, _) = stage.mount(&pod).await;
+    // Every token of it ends with it.
+    let auth = format!("sys/auth/{}", stage.tenant.auth);
+    root("DELETE", &auth, Value::Null).await;
+    stage.database.empties().await;
+    leap(Duration::from_secs(11)).await;
+    let (cause, _) = stage.daemon.refusal(pod.call()).await;
+    assert_eq!(cause, Cause::AuthMountMissing);
+    root("POST", &auth, json!({"type": "jwt"})).await;
+    let config = json!({"jwt_validation_pubkeys": [issuer().public_key_pem()]});
+    root("POST", &format!("auth/{}/config", stage.tenant.auth), config).await;
+    stage.tenant.role("app", json!({})).await;
+    let (username, password) = stage.mount(&pod).await;
+    assert_ne!(username, old);
+    log_in(&username, &password).await.unwrap();
 }
 
 /// Twenty pods whose credentials and tokens end during an outage.
@@ -239,8 +260,7 @@ async fn revocations_wait_for_vault_and_are_no_attempts() {
     }
     assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
     let told = waiting().await;
-    let is_told =
-        |one: &serde_json::Value| one["attempts"] == 0 && one["last_error"].as_str().unwrap().contains("[VM0020]");
+    let is_told = |one: &Value| one["attempts"] == 0 && one["last_error"].as_str().unwrap().contains("[VM0020]");
     assert!(told.len() == 6 && told.iter().all(is_told), "{told:#?}");
     assert!(is_down(&stage.daemon).await);
     stage.vault.heal();

@@ -1,7 +1,7 @@
 //! A cluster of three OpenBao servers of a test's own, whose standbys read, behind one address.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
@@ -33,12 +33,12 @@ pub struct Cluster {
     token: String,
     balancer: Arc<Balancer>,
     serving: JoinHandle<()>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 struct Node {
     address: String,
-    config: std::path::PathBuf,
+    config: PathBuf,
     child: Option<Child>,
 }
 
@@ -70,7 +70,7 @@ impl Cluster {
         assert!(status.is_success(), "{made}");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let (key, token) = (text(&made["keys"][0]), text(&made["root_token"]));
-        let cluster = Self { address, nodes, key, token, balancer, serving, _folder: folder };
+        let cluster = Self { address, nodes, key, token, balancer, serving, folder };
         for n in 0..3 {
             cluster.unseal(n).await;
         }
@@ -142,6 +142,28 @@ impl Cluster {
                 sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+
+    /// Writes a backup.
+    pub async fn save(&self) -> PathBuf {
+        let file = self.folder.path().join("backup.snap");
+        self.operator(&["snapshot", "save"], &file).await;
+        file
+    }
+
+    /// Goes back to a backup.
+    pub async fn restore(&self, backup: &Path) {
+        self.operator(&["snapshot", "restore", "-force"], backup).await;
+        self.settles().await;
+    }
+
+    async fn operator(&self, what: &[&str], file: &Path) {
+        let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+        command.args(["operator", "raft"]).args(what).arg(file).env_clear();
+        let leader = &self.nodes[self.leader().await].address;
+        command.env("BAO_ADDR", leader).env("BAO_TOKEN", &self.token).env("HOME", self.folder.path());
+        let ran = command.output().await.unwrap();
+        assert!(ran.status.success(), "{what:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 
     /// Kills a server.
