@@ -15,7 +15,9 @@ use crate::support::{
 };
 
 /// What others must be done with.
-const PROMPTLY: Duration = Duration::from_secs(3);
+const PROMPTLY: Duration = Duration::from_secs(10);
+/// What those have that never end.
+const LONG: Duration = Duration::from_secs(40);
 
 impl Stage {
     /// A pod whose credentials never come: four from each of five engines.
@@ -48,9 +50,9 @@ async fn credentials_that_never_come_hold_up_no_other() {
         for _ in 0..5 {
             assert_eq!(stage.promptly(&stage.pod()).await, SECRET);
         }
-        leap(Duration::from_secs(10)).await;
+        leap(LONG).await;
     };
-    let ((cause, text), ()) = tokio::join!(stage.daemon.refusal(within(Duration::from_secs(10), &hanging)), others);
+    let ((cause, text), ()) = tokio::join!(stage.daemon.refusal(within(LONG, &hanging)), others);
     assert_eq!(cause, Cause::Deadline, "{text}");
     // They are awaited for a minute more, and nobody waits for that: not for another engine's credentials either.
     for pod in [user(), user()] {
@@ -68,7 +70,7 @@ async fn logins_that_never_end_hold_up_no_other() {
         stage.vault.every("POST", mount, Fault::Hold(Gate::new()));
         let pods: Vec<_> =
             (0..12).map(|_| stage.pod().with("vaultAuthMountPath", mount.trim_start_matches("auth/"))).collect();
-        join_all(pods.into_iter().map(|pod| stage.daemon.mount(within(Duration::from_secs(20), &pod))))
+        join_all(pods.into_iter().map(|pod| stage.daemon.mount(within(LONG, &pod))))
     };
     let one = hang("auth/behind-one");
     let others = async {
