@@ -217,7 +217,9 @@ impl Limits<'_> {
     }
 
     fn allowed(&self, list_of: impl Fn(&Rule) -> Option<&[Glob]>, own: &str) -> String {
-        self.rule.and_then(|(_, rule)| list_of(rule)).map_or_else(|| format!("{} alone", quoted(own)), list)
+        let alone =
+            || if own.is_empty() { "the operator's own alone".to_owned() } else { format!("{} alone", quoted(own)) };
+        self.rule.and_then(|(_, rule)| list_of(rule)).map_or_else(alone, list)
     }
 
     /// What is refused, what would be allowed, and where that is said.

@@ -22,10 +22,10 @@ class Reader:
     def __init__(self, node: Node, vault: Vault):
         self.node, self.vault, self.folder, self.printed = node, vault, node.folder / "reader", ""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for name in ("bin", "overlay"):
+        for name in ("bin", "overlay", "tls"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "deploy").symlink_to(ROOT / "deploy")
-        shutil.copy(vault.authority, self.folder / "ca.pem")
+        shutil.copy(vault.authority, self.folder / "tls/ca.crt")
         self._tool("bao", f"BAO_ADDR={VAULT} BAO_TOKEN={vault.root_token} exec {install.BAO}")
         # What a server in the cluster reads by itself.
         given = f"kubernetes_ca_cert=@{vault.authority} token_reviewer_jwt={vault.reviewer()} disable_local_ca_jwt=true"
@@ -39,6 +39,7 @@ class Reader:
         for language, text in self._blocks(page, section):
             name = re.match(r"# (\S+\.yaml)\n", text)
             if language == "yaml" and name:
+                (self.folder / name[1]).parent.mkdir(exist_ok=True)
                 (self.folder / name[1]).write_text(self._here(text))
             elif language == "sh" and (typed := of(text, only)):
                 self.printed = self.node.shell(f"cd {self.folder}; PATH={self.folder}/bin:$PATH; {self._here(typed)}")
@@ -91,11 +92,6 @@ def of(text: str, program: str) -> str:
 def overlay() -> str:
     """The kustomization that docs/install.md shows."""
     return between((ROOT / "docs/install.md").read_text(), "```yaml\n", "```")
-
-
-def policy_overlay() -> str:
-    """The kustomization that docs/policy.md shows."""
-    return between(between((ROOT / "docs/policy.md").read_text(), "Beside `kustomization.yaml`"), "```yaml\n", "```")
 
 
 def between(text: str, start: str, end: str = "") -> str:

@@ -32,15 +32,6 @@ class Provider:
         """Applies deploy/ with what every site has to set."""
         self.node.kubectl("apply", "-k", self._overlay(tag))
 
-    def apply_policy(self, policy: str) -> None:
-        """The same with a policy file, as docs/policy.md says."""
-        self._overlay("")
-        folder = self.node.folder / "policy"
-        folder.mkdir(exist_ok=True)
-        (folder / "policy.yaml").write_text(policy)
-        (folder / "kustomization.yaml").write_text(docs.policy_overlay())
-        self.node.kubectl("apply", "-k", folder)
-
     def settled(self) -> None:
         status = ["rollout", "status", "daemonset/vaultmount", "-n", NAMESPACE, "--timeout=60s"]
         self.node.kubectl(*status, timeout=70)

@@ -57,11 +57,12 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
     for command in named("kubectl"):
         # Which reads all flags before.
         node.shell(f"{command} --help")
-    reader = Reader(node, vault)
+    made, reader = key(node), Reader(node, vault)
     # Its overlay is the README's, too.
     reader.follow("install.md", "With our manifests", only="nothing")
     for page in [
         "README.md",
+        "howto/audit.md",
         "howto/events.md",
         "howto/tls.md",
         "operations/capacity.md",
@@ -70,6 +71,7 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
         "reference/commands.md",
     ]:
         reader.follow(page, only="kubectl")
+    assert key(node) == made, "it was lost, and put back"
     node.kubectl("delete", "configmap", "vault-ca", "-n", "vaultmount")
     (forward,) = reader.commands("reference/logs.md", only="kubectl")
     with subprocess.Popen(["sh", "-c", f"exec {forward}"], env=node.environment) as forwarding:
@@ -77,6 +79,12 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
             shop.wait("the page", shown)
         finally:
             forwarding.terminate()
+
+
+def key(node) -> str:
+    """That of object versions."""
+    secret = ["get", "secret", "-n", "vaultmount", "vault-csi-provider-hmac-key"]
+    return node.kubectl(*secret, "-o", "jsonpath={.data.key}")
 
 
 def shown() -> bool:

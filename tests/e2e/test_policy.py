@@ -2,6 +2,7 @@
 
 import pytest
 
+from docs import Reader
 from driver import on
 from vault import VAULT
 
@@ -10,17 +11,32 @@ BEGIN = "apiVersion: vaultmount/v1\nkind: Policy\n"
 ENDPOINT = f"endpoints: {{prod: {{address: \"{VAULT}\", authMount: kubernetes}}}}\n"
 
 
+class Governed:
+    """The provider with a policy file, as docs/policy.md says."""
+
+    def __init__(self, node, vault):
+        self.reader = Reader(node, vault)
+        self.reader.follow("install.md", "With our manifests", only="nothing")
+
+    def by(self, page: str, policy: str) -> None:
+        folder = self.reader.folder / "policy"
+        folder.mkdir(exist_ok=True)
+        (folder / "policy.yaml").write_text(policy)
+        self.reader.follow(page, "In the cluster", only="kubectl")
+
+
 @pytest.fixture
-def governed(provider):
+def governed(node, vault, provider):
     """The provider with a policy; without one afterwards."""
-    provider.apply_policy(f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [default, prod]}}]\n")
+    governed = Governed(node, vault)
+    governed.by("policy.md", f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [default, prod]}}]\n")
     provider.settled()
-    yield provider
+    yield governed
     provider.install()
 
 
 @on("off", "1.6.0")
-def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, governed):
+def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, governed):
     vault.put("web/policy", value="x")
     shop.add_class("plain", OBJECTS)
     shop.add_class("named", OBJECTS, vaultEndpoint="prod")
@@ -41,12 +57,12 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, governed):
     ]:
         pod = shop.add_pod(name, "plain", attributes={parameter: value})
         print(pod.wait_event(cause))
-    assert governed.metric("vaultmount_policy_refusals_total") >= 7
+    assert provider.metric("vaultmount_policy_refusals_total") >= 7
     # Another policy comes without a restart.
-    (before,) = governed.pods()
-    governed.apply_policy(f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [prod]}}]\n")
-    shop.wait("the new policy", lambda: "the policy file has changed, and is in force" in governed.log(), 180)
+    (before,) = provider.pods()
+    governed.by("policy.md", f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [prod]}}]\n")
+    shop.wait("the new policy", lambda: "the policy file has changed, and is in force" in provider.log(), 180)
     shop.add_pod("late", "plain").wait_event("[VM0015]", "endpoint default")
     assert shop.run_pod("later", "named").file("/named/a") == ("644", "x")
-    (after,) = governed.pods()
-    assert before["metadata"]["uid"] == after["metadata"]["uid"] and governed.restarts() == 0
+    (after,) = provider.pods()
+    assert before["metadata"]["uid"] == after["metadata"]["uid"] and provider.restarts() == 0

@@ -141,14 +141,29 @@ fn fields(line: &Value) -> BTreeSet<String> {
     names(line).into_iter().filter(|name| name != "vault_namespace").chain(span).collect()
 }
 
-/// Queries of metrics that there are; `make prometheus` has a Prometheus read them.
+/// Queries of metrics that there are, by labels and words that they have; `make prometheus` has a Prometheus read them.
 fn promql(place: &str, text: &str) {
-    let metrics = Page::read("docs/reference/metrics.md").code().into_iter().collect::<BTreeSet<_>>();
-    let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
-    for word in words.filter(|word| word.starts_with("vaultmount_") || word.starts_with("process_")) {
+    let page = Page::read("docs/reference/metrics.md");
+    let row = |name: &str| page.text.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    for (at, _) in text.match_indices("vaultmount_").chain(text.match_indices("process_")) {
+        if text[..at].ends_with(is_name) {
+            continue;
+        }
+        let word: &str = &text[at..at + text[at..].find(|c| !is_name(c)).unwrap_or(text.len() - at)];
         let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end));
-        let known = metrics.contains(word) || family.is_some_and(|family| metrics.contains(family));
-        assert!(known, "{place}: there is no metric {word}");
+        let known = row(word).or_else(|| row(family?));
+        let known = known.unwrap_or_else(|| panic!("{place}: there is no metric {word}"));
+        let matchers = text[at + word.len()..].strip_prefix('{').and_then(|rest| rest.split('}').next());
+        for matcher in matchers.into_iter().flat_map(|all| all.split(", ")) {
+            let (label, value) = matcher.split_once(['=', '!']).unwrap_or_else(|| panic!("{place}: {matcher}"));
+            assert!(known.contains(&format!("`{label}`")), "{place}: {word} has no label {label}");
+            let words = value.trim_start_matches(['=', '~']).trim_matches('"').split('|');
+            // Those of gRPC are not listed.
+            for value in words.filter(|_| label != "code") {
+                assert!(known.contains(&format!("`{value}`")), "{place}: {label} of {word} is never {value}");
+            }
+        }
     }
 }
 

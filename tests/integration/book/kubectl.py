@@ -28,6 +28,8 @@ def main(arguments: list) -> int:
     if arguments[:2] == ["create", "token"]:
         audience = "".join(c if c.isalnum() else "_" for c in option("--audience"))
         print((WORLD / f"tokens/{option('-n')}.{arguments[2]}.{audience}").read_text())
+    elif arguments[:2] == ["get", "pods"] and option("-o") == "name":
+        print("pod/vaultmount-x7x2p")
     elif arguments[:2] == ["get", "secret"]:
         print(SECRET)
     elif arguments[0] == "apply" and "-f" in arguments:
