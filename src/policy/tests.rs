@@ -491,3 +491,14 @@ fn the_first_rule_that_names_a_namespace_counts() {
         assert_eq!(operator.judge(&ask).is_ok(), allowed, "{namespace}");
     }
 }
+
+#[test]
+fn the_docs_show_what_is_said() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (page, text) = (include_str!("../../docs/policy.md"), include_str!("../../deploy/examples/policy.yaml"));
+    let document = crate::yaml::node::read(text, crate::yaml::node::Offset::default(), crate::yaml::Budget::MANIFEST);
+    let (policy, _) = parse(&document.unwrap(), "/policy/policy.yaml", false);
+    let word = Word { value: "ldap", own: "kubernetes", is_chosen: true };
+    let said = policy.limits("shop").auth_mount(word).unwrap_err().error.to_string();
+    assert!(words(page).contains(&said), "docs/policy.md does not show: {said}");
+}
