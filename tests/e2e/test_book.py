@@ -60,25 +60,30 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
     made, reader = key(node), Reader(node, vault)
     # Its overlay is the README's, too.
     reader.follow("install.md", "With our manifests", only="nothing")
-    for page in [
-        "README.md",
-        "howto/audit.md",
-        "howto/events.md",
-        "howto/tls.md",
-        "operations/capacity.md",
-        "operations/disasters.md",
-        "operations/upgrade.md",
-        "reference/commands.md",
-    ]:
-        reader.follow(page, only="kubectl")
-    assert key(node) == made, "it was lost, and put back"
-    node.kubectl("delete", "configmap", "vault-ca", "-n", "vaultmount")
-    (forward,) = reader.commands("reference/logs.md", only="kubectl")
-    with subprocess.Popen(["sh", "-c", f"exec {forward}"], env=node.environment) as forwarding:
-        try:
-            shop.wait("the page", shown)
-        finally:
-            forwarding.terminate()
+    try:
+        for page in [
+            "README.md",
+            "howto/audit.md",
+            "howto/events.md",
+            "howto/tls.md",
+            "operations/capacity.md",
+            "operations/disasters.md",
+            "operations/upgrade.md",
+            "reference/commands.md",
+        ]:
+            reader.follow(page, only="kubectl")
+        assert key(node) == made, "it was lost, and put back"
+        node.kubectl("delete", "configmap", "vault-ca", "-n", "vaultmount")
+        (forward,) = reader.commands("reference/logs.md", only="kubectl")
+        with subprocess.Popen(["sh", "-c", f"exec {forward}"], env=node.environment) as forwarding:
+            try:
+                shop.wait("the page", shown)
+            finally:
+                forwarding.terminate()
+    finally:
+        # The page's rollback goes back to what no overlay of ours would take away.
+        provider.uninstall()
+        provider.install()
 
 
 def key(node) -> str:
