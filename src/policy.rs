@@ -56,11 +56,24 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The files that it names.
-    fn files(&self) -> impl Iterator<Item = &Path> {
-        let ca = self.ca.as_ref().and_then(Ca::path);
-        let client = self.client.iter().flat_map(|(certificate, key)| [certificate.as_path(), key]);
-        ca.into_iter().chain(client)
+    /// The files that it names, but for those that a server has anyway.
+    fn files(&self, own: Option<&Tls>) -> Vec<&Path> {
+        let of_own = |ca: &&Ca| own.is_some_and(|own| own.ca == **ca);
+        let ca = self.ca.as_ref().filter(|ca| !of_own(ca)).and_then(Ca::path);
+        let has = |(certificate, key): &&(PathBuf, PathBuf)| {
+            let client = own.and_then(|own| own.client.as_ref());
+            client.is_some_and(|client| client.certificate == *certificate && client.key == *key)
+        };
+        let client = self.client.as_ref().filter(|client| !has(client));
+        ca.into_iter().chain(client.into_iter().flat_map(|(certificate, key)| [certificate.as_path(), key])).collect()
+    }
+
+    /// The parameters that say without a file whose certificate is believed, if that is not what a server has anyway.
+    fn believes(&self, own: Option<&Tls>) -> Vec<&'static str> {
+        let ca = self.ca.as_ref().filter(|ca| matches!(ca, Ca::Pem(_)) && own.is_none_or(|own| own.ca != **ca));
+        let name = self.server_name.as_ref();
+        let name = name.filter(|name| own.is_none_or(|own| own.server_name.as_ref() != Some(*name)));
+        ca.map(|_| "vaultCACert").into_iter().chain(name.map(|_| "vaultTLSServerName")).collect()
     }
 }
 
@@ -120,6 +133,8 @@ pub struct Target {
     pub auth_mount: String,
     /// Whether the address is one of the operator's own.
     pub own_address: bool,
+    /// The certificate files that the class chose.
+    pub files: Vec<PathBuf>,
 }
 
 /// What the operator does not allow.
@@ -154,7 +169,8 @@ impl Operator {
         if limits.is_some() && !own_address {
             (own_tls.skip_verify, own_tls.client) = (false, None);
         }
-        let tls = self.judge_tls(choice, own_tls, limits.as_ref().filter(|_| own_address), limits.as_ref())?;
+        let files = choice.files(Some(&own_tls)).into_iter().map(Path::to_owned).collect::<Vec<_>>();
+        let tls = self.judge_tls(choice, own_tls, &files, own_address, limits.as_ref())?;
         let namespace = choice.namespace.as_ref().or(server.namespace.as_ref());
         let auth_namespace = choice.auth_namespace.as_ref().or(namespace);
         let auth_mount = choice.auth_mount.as_ref().unwrap_or(&server.auth_mount);
@@ -178,6 +194,7 @@ impl Operator {
             auth_namespace: auth_namespace.cloned(),
             auth_mount: auth_mount.clone(),
             own_address,
+            files,
         })
     }
 
@@ -197,12 +214,14 @@ impl Operator {
         }
     }
 
-    /// Lays a class's TLS settings over others. `at_own` is given where these are of a server of the operator's.
+    /// Lays a class's TLS settings, with `files` among them, over others: those of a server of the operator's, if the address is
+    /// its own.
     fn judge_tls(
         &self,
         choice: &Choice,
         own: Tls,
-        at_own: Option<&Limits<'_>>,
+        files: &[PathBuf],
+        own_address: bool,
         limits: Option<&Limits<'_>>,
     ) -> Result<Tls, Refusal> {
         if choice.skip_verify && !own.skip_verify {
@@ -211,16 +230,11 @@ impl Operator {
             }
             limits.map_or(Ok(()), Limits::skip_verify)?;
         }
-        if let Some(limits) = at_own.filter(|_| !own.skip_verify) {
-            if choice.ca.as_ref().is_some_and(|ca| matches!(ca, Ca::Pem(_)) && *ca != own.ca) {
-                limits.trust("vaultCACert")?;
-            }
-            if choice.server_name.is_some() && choice.server_name != own.server_name {
-                limits.trust("vaultTLSServerName")?;
-            }
+        if let Some(limits) = limits.filter(|_| own_address && !own.skip_verify) {
+            choice.believes(Some(&own)).into_iter().try_for_each(|parameter| limits.trust(parameter))?;
         }
         let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
-        for file in choice.files() {
+        for file in files {
             if self.tls_dir.is_some() || limits.is_some() {
                 tls_dir::plain(file)?;
             }
@@ -235,13 +249,10 @@ impl Operator {
         })
     }
 
-    /// Follows the links of the certificate files that a class names, where they must be below `--tls-dir`.
-    pub async fn follow(&self, choice: &Choice) -> Result<(), Refusal> {
-        let Some(folder) = self.tls_dir.clone() else { return Ok(()) };
-        let files: Vec<PathBuf> = choice.files().map(Path::to_owned).collect();
-        if files.is_empty() {
-            return Ok(());
-        }
+    /// Follows the links of the certificate files that a class chose, where they must be below `--tls-dir`.
+    pub async fn follow(&self, target: &Target) -> Result<(), Refusal> {
+        let Some(folder) = self.tls_dir.clone().filter(|_| !target.files.is_empty()) else { return Ok(()) };
+        let files = target.files.clone();
         let followed = tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| folder.follow(file)));
         let broken = |error| Refusal {
             rule: PolicyRule::CertificateFile,

@@ -1,6 +1,6 @@
 //! A poll that finds everything as it was: nobody is asked, nothing is waited for.
 
-use super::{Mounted, Mounter, session_key};
+use super::{Mounted, Mounter, way::session_key};
 use crate::{metrics::ReadFrom, render, request::MountSpec};
 
 impl Mounter {

@@ -291,52 +291,10 @@ impl Reader {
         for (index, node) in node.items().iter().enumerate() {
             let place = format!("namespaces[{index}].");
             let fields = self.fields(node, &place, FIELDS[3].1);
-            let names = self.globs(&fields, &place, "names").unwrap_or_default();
-            for (name, node) in names.iter().zip(items(&fields, "names")) {
-                let may = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
-                if !name.as_str().bytes().all(may) {
-                    let name = quoted(name.as_str());
-                    self.say(
-                        node,
-                        format!("{place}names: {name} names no namespace: small letters, digits, `-` and `*`"),
-                    );
-                }
-            }
-            if names.is_empty() && matches!(node.value, Value::Map(_)) {
-                self.say(node, format!("{place}names: missing; list namespaces, or \"*\" for all others"));
-            }
-            for (name, node) in names.iter().zip(fields.get("names").map(|(_, node)| node.items()).unwrap_or_default())
-            {
-                let before = rules.iter().position(|rule| {
-                    // A pattern, too, is one that another pattern matches.
-                    let covers = |other: &Glob| other == name || other.matches(name.as_str());
-                    rule.names.iter().any(covers)
-                });
-                if let Some(before) = before {
-                    let name = quoted(name.as_str());
-                    self.say(
-                        node,
-                        format!(
-                            "{place}names: {name} is named by namespaces[{before}] before; the first counts, remove one"
-                        ),
-                    );
-                }
-            }
-            let allowed = self.globs(&fields, &place, "endpoints");
-            for (name, node) in allowed.iter().flatten().zip(items(&fields, "endpoints")) {
-                let known = || endpoints.keys().map(String::as_str).chain([DEFAULT]);
-                if !known().any(|known| name.matches(known)) {
-                    let meant = nearest(name.as_str(), known()).map(|meant| format!("; did you mean {meant}?"));
-                    let name = quoted(name.as_str());
-                    self.say(
-                        node,
-                        format!("{place}endpoints: there is no endpoint {name}{}", meant.unwrap_or_default()),
-                    );
-                }
-            }
+            let names = self.names(node, &fields, &place, &rules);
             rules.push(Rule {
                 names,
-                endpoints: allowed,
+                endpoints: self.allowed(&fields, &place, endpoints),
                 addresses: self.addresses(&fields, &place),
                 vault_namespaces: self.paths(&fields, &place, "vaultNamespaces"),
                 auth_mounts: self.paths(&fields, &place, "authMounts"),
@@ -346,6 +304,50 @@ impl Reader {
             });
         }
         rules
+    }
+
+    /// The namespaces of a rule, none of which one before it names.
+    fn names(&mut self, rule: &Node, fields: &Fields<'_>, place: &str, before: &[Rule]) -> Vec<Glob> {
+        let mut names = Vec::new();
+        for (node, text) in self.list(fields, place, "names").unwrap_or_default() {
+            let (name, shown) = (Glob::new(text), quoted(text));
+            let may = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
+            if !text.bytes().all(may) {
+                let what = "names no namespace: small letters, digits, `-` and `*`";
+                self.say(node, format!("{place}names: {shown} {what}"));
+            }
+            // A pattern, too, is one that another pattern matches.
+            let covers = |other: &Glob| *other == name || other.matches(text);
+            if let Some(first) = before.iter().position(|rule| rule.names.iter().any(covers)) {
+                let what = format!("is named by namespaces[{first}] before; the first counts, remove one");
+                self.say(node, format!("{place}names: {shown} {what}"));
+            }
+            names.push(name);
+        }
+        if names.is_empty() && matches!(rule.value, Value::Map(_)) {
+            self.say(rule, format!("{place}names: missing; list namespaces, or \"*\" for all others"));
+        }
+        names
+    }
+
+    /// The endpoints of a rule, each of which is there.
+    fn allowed(
+        &mut self,
+        fields: &Fields<'_>,
+        place: &str,
+        endpoints: &BTreeMap<String, Arc<Server>>,
+    ) -> Option<Vec<Glob>> {
+        let known = || endpoints.keys().map(String::as_str).chain([DEFAULT]);
+        let mut allowed = Vec::new();
+        for (node, text) in self.list(fields, place, "endpoints")? {
+            let name = Glob::new(text);
+            if !known().any(|known| name.matches(known)) {
+                let meant = nearest(text, known()).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+                self.say(node, format!("{place}endpoints: there is no endpoint {}{meant}", quoted(text)));
+            }
+            allowed.push(name);
+        }
+        Some(allowed)
     }
 
     /// A list of texts; of which something is no text it has fewer.
@@ -422,6 +424,5 @@ impl Reader {
     }
 }
 
-fn items<'n>(fields: &Fields<'n>, name: &str) -> &'n [Node] {
-    fields.get(name).map(|(_, node)| node.items()).unwrap_or_default()
-}
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! What a policy says of a class before there is a pod, as far as that can be said without the operator's flags.
 
 use super::{Ask, DEFAULT, Policy, Refusal, rules::Word, tls_dir, word};
-use crate::{metrics::PolicyRule, tls::Ca};
+use crate::metrics::PolicyRule;
 
 /// A refusal that a mount would meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,14 +48,14 @@ impl Policy {
                 None
             }
         };
-        let skips = choice.skip_verify && !server.as_ref().is_some_and(|server| server.tls.skip_verify);
-        if skips {
-            found.note(limits.skip_verify(), server.is_none());
-        }
-        for file in choice.files() {
-            found.note(tls_dir::plain(file).and_then(|()| limits.certificate_file(file)), false);
-        }
         let own = server.as_deref();
+        let own_tls = own.map(|server| &server.tls);
+        if choice.skip_verify && !own_tls.is_some_and(|own| own.skip_verify) {
+            found.note(limits.skip_verify(), own.is_none());
+        }
+        for file in choice.files(own_tls) {
+            found.note(tls_dir::plain(file).and_then(|()| limits.certificate_file(file)), own.is_none());
+        }
         let own_namespace = own.map(|server| word(server.namespace.as_ref()));
         found.word(choice.namespace.as_ref(), own_namespace, |word| limits.vault_namespace(word, "for secrets"));
         // Logins happen where secrets are, unless the class says otherwise.
@@ -66,14 +66,10 @@ impl Policy {
         found.word(choice.auth_mount.as_ref(), own_mount, |word| limits.auth_mount(word));
         let is_chosen = audience != default_audience;
         found.note(limits.audience(Word { value: audience, own: default_audience, is_chosen }), false);
-        let is_own = own.map_or(choice.address.is_none(), |server| !server.tls.skip_verify);
-        let own_tls = own.map(|server| &server.tls);
-        let (ca, name) = (choice.ca.as_ref(), choice.server_name.as_ref());
-        if is_own && ca.is_some_and(|ca| matches!(ca, Ca::Pem(_)) && own_tls.is_none_or(|own| own.ca != *ca)) {
-            found.note(limits.trust("vaultCACert"), own.is_none());
-        }
-        if is_own && name.is_some() && own_tls.is_none_or(|own| own.server_name.as_ref() != name) {
-            found.note(limits.trust("vaultTLSServerName"), own.is_none());
+        if choice.address.is_none() && !own_tls.is_some_and(|own| own.skip_verify) {
+            for parameter in choice.believes(own_tls) {
+                found.note(limits.trust(parameter), own.is_none());
+            }
         }
         found.0
     }

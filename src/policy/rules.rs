@@ -67,13 +67,6 @@ pub struct Word<'a> {
     pub is_chosen: bool,
 }
 
-impl<'a> Word<'a> {
-    /// A word that was chosen.
-    fn of(value: &'a str, own: &'a str) -> Self {
-        Self { value, own, is_chosen: true }
-    }
-}
-
 impl Policy {
     /// What a namespace may use.
     #[must_use]
@@ -87,9 +80,8 @@ impl Policy {
 impl Limits<'_> {
     /// The server of this name, if it may be used.
     pub fn endpoint(&self, name: &str) -> Result<Arc<Server>, Refusal> {
-        let may = |name: &str| self.allows(|rule| rule.endpoints.as_deref(), Word::of(name, DEFAULT));
         let Some(server) = self.policy.endpoints.get(name) else {
-            let allowed = self.policy.endpoints.keys().map(String::as_str).filter(|name| may(name));
+            let allowed = self.policy.endpoints.keys().map(String::as_str).filter(|name| self.may(name));
             let meant = nearest(name, allowed).map(|meant| format!(" (did you mean {meant}?)"));
             let what = format!("vaultEndpoint {} is not in the operator's policy file", quoted(name));
             let error = Error::new(Cause::EndpointUnknown, what + &meant.unwrap_or_default());
@@ -103,17 +95,23 @@ impl Limits<'_> {
 
     /// Refuses an endpoint that may not be used, or the operator's own server by the name [`DEFAULT`].
     pub fn may_use(&self, endpoint: &str) -> Result<(), Refusal> {
-        let word = Word::of(endpoint, DEFAULT);
-        if self.allows(|rule| rule.endpoints.as_deref(), word) {
+        if self.may(endpoint) {
             return Ok(());
         }
         let what = match endpoint {
-            DEFAULT => "the class names no vaultEndpoint, and may not use the operator's own server (endpoint default)"
-                .to_owned(),
+            DEFAULT => "the class may not use the operator's own server (endpoint default), which is that of a class that names no other".to_owned(),
             name => format!("the class may not use the endpoint {}", quoted(name)),
         };
+        Err(self.endpoint_refused(Cause::NotPermitted, &what))
+    }
+
+    fn may(&self, endpoint: &str) -> bool {
+        self.allows(|rule| rule.endpoints.as_deref(), endpoint, DEFAULT)
+    }
+
+    fn endpoint_refused(&self, cause: Cause, what: &str) -> Refusal {
         let allowed = self.allowed(|rule| rule.endpoints.as_deref(), DEFAULT);
-        Err(self.refusal(PolicyRule::Endpoint, Cause::NotPermitted, &what, &allowed, "endpoints"))
+        self.refusal(PolicyRule::Endpoint, cause, what, &allowed, "endpoints")
     }
 
     /// Whether names of this address, which is none of an endpoint that was named, must not lead to this node. `own` is the
@@ -121,13 +119,11 @@ impl Limits<'_> {
     pub fn address(&self, address: &Address, own: Option<&Server>) -> Result<bool, Refusal> {
         let patterns = self.rule.map(|(_, rule)| rule.addresses.as_slice()).unwrap_or_default();
         let named = self.policy.endpoints.iter().map(|(name, server)| (name.as_str(), &**server));
-        let mut there = named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_at(address));
-        let may = |name: &str| self.allows(|rule| rule.endpoints.as_deref(), Word::of(name, DEFAULT));
-        let (allowed, refused): (Vec<_>, Vec<_>) = there.by_ref().partition(|(name, _)| may(name));
+        let there = named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_at(address));
+        let (allowed, refused): (Vec<_>, Vec<_>) = there.partition(|(name, _)| self.may(name));
         if let (true, Some((name, _))) = (allowed.is_empty(), refused.first()) {
             let what = format!("the class may not use the address {address}, where endpoint {name} is");
-            let allowed = self.allowed(|rule| rule.endpoints.as_deref(), DEFAULT);
-            return Err(self.refusal(PolicyRule::Endpoint, Cause::NotAllowed, &what, &allowed, "endpoints"));
+            return Err(self.endpoint_refused(Cause::NotAllowed, &what));
         }
         let matching = patterns.iter().filter(|pattern| pattern.matches(address));
         // What is written out anywhere is meant.
@@ -159,7 +155,7 @@ impl Limits<'_> {
         Err(self.refusal(PolicyRule::SkipVerify, Cause::NotPermitted, &what, "the endpoint's own alone", "skipVerify"))
     }
 
-    /// Refuses a certificate file.
+    /// Refuses a certificate file that is none of the server's own.
     pub fn certificate_file(&self, file: &Path) -> Result<(), Refusal> {
         let files = self.rule.map(|(_, rule)| rule.certificate_files.as_slice()).unwrap_or_default();
         if file.to_str().is_some_and(|file| files.iter().any(|pattern| pattern.matches(file))) {
@@ -197,7 +193,7 @@ impl Limits<'_> {
         field: &str,
         list_of: impl Fn(&Rule) -> Option<&[Glob]>,
     ) -> Result<(), Refusal> {
-        if self.allows(&list_of, word) {
+        if self.allows(&list_of, word.value, word.own) {
             return Ok(());
         }
         let value = quoted(word.value);
@@ -209,10 +205,10 @@ impl Limits<'_> {
         Err(self.refusal(rule, Cause::NotPermitted, &what, &self.allowed(list_of, word.own), field))
     }
 
-    fn allows(&self, list_of: impl Fn(&Rule) -> Option<&[Glob]>, word: Word<'_>) -> bool {
+    fn allows(&self, list_of: impl Fn(&Rule) -> Option<&[Glob]>, value: &str, own: &str) -> bool {
         match self.rule.and_then(|(_, rule)| list_of(rule)) {
-            Some(listed) => listed.iter().any(|pattern| pattern.matches(word.value)),
-            None => word.value == word.own,
+            Some(listed) => listed.iter().any(|pattern| pattern.matches(value)),
+            None => value == own,
         }
     }
 

@@ -92,14 +92,8 @@ fn bad_patterns_are_refused() {
     }
 }
 
-/// A policy file's text as it is read.
-fn understood(text: &str) -> (Policy, Vec<String>) {
-    let document = crate::yaml::node::read(text, crate::yaml::node::Offset::default(), crate::yaml::Budget::MANIFEST);
-    let (policy, mistakes) = parse(&document.unwrap(), "policy.yaml", false);
-    (policy, mistakes.into_iter().map(|m| format!("{}:{}: {}", m.at.line, m.at.column, m.what)).collect())
-}
-
-const POLICY: &str = "
+/// Rules of every kind.
+pub(super) const POLICY: &str = "
 apiVersion: vaultmount/v1
 kind: Policy
 endpoints:
@@ -197,7 +191,9 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
         // A pattern opens no endpoint that is not allowed, by whatever path.
         ("strict", choose("https://prod.corp:8200"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
         ("strict", choose("http://prod.corp:8200/x"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
-        ("bare", file("/ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        // The operator's own file may be written out.
+        ("bare", file("/ca.pem"), "vault", None),
+        ("bare", file("/other.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         ("other", none(), "vault", None),
         ("other", mount("jwt"), "vault", Some((PolicyRule::AuthMount, Cause::NotPermitted))),
         ("other", endpoint("prod"), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
@@ -296,81 +292,16 @@ fn certificate_files_are_below_the_folder() {
             Choice { client: Some((inside.join("ca.pem"), inside.join(path))), ..Choice::default() },
             Choice { client: Some((inside.join(path), inside.join("ca.pem"))), ..Choice::default() },
         ] {
-            let judged = judge(&confined, &choice);
-            let followed = runtime.block_on(confined.follow(&choice));
-            assert_eq!(judged.is_ok() && followed.is_ok(), allowed, "{path}: {judged:?} {followed:?}");
+            let judged = judge(&confined, &choice)
+                .and_then(|target| runtime.block_on(confined.follow(&target)).map_err(|refusal| refusal.error));
+            assert_eq!(judged.is_ok(), allowed, "{path}: {judged:?}");
         }
     }
     assert!(judge(&confined, &Choice { ca: Some(Ca::File("/etc/ssl/ca.pem".into())), ..Choice::default() }).is_err());
-    assert!(judge(&confined, &Choice::default()).is_ok(), "the operator's own files may be anywhere");
-}
-
-#[test]
-fn every_mistake_of_a_policy_is_told_with_its_place() {
-    for (text, says) in [
-        ("kind: Policy", "1:1: apiVersion: missing; write apiVersion: vaultmount/v1"),
-        ("apiVersion: vaultmount/v2\nkind: Policy", "1:13: apiVersion: is not vaultmount/v1"),
-        ("- a", "1:1: is a list, not a mapping"),
-        ("endpoint: {}", "1:1: endpoint: is unknown; did you mean endpoints?"),
-        ("endpoints: [a]", "endpoints: is a list; write a mapping of names"),
-        ("endpoints: {default: {address: \"https://a\"}}", "endpoints.default: is the server of flags"),
-        ("endpoints: {\"a b\": {address: \"https://a\"}}", "a name is 1 to 63 letters"),
-        ("endpoints:\n  a: {}", "2:3: endpoints.a.address: missing"),
-        ("endpoints: {a: {address: \"vault:8200\"}}", "endpoints.a.address: \"vault:8200\" "),
-        ("endpoints: {a: {address: \"https://me:hunter2@a\"}}", "endpoints.a.address: carries a user name"),
-        ("endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}", "authMount: write the path alone"),
-        (
-            "endpoints: {a: {address: \"https://a\", adress: x}}",
-            "endpoints.a.adress: is unknown; did you mean address?",
-        ),
-        ("endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}", "caCertPath: is no absolute path"),
-        ("endpoints: {a: {address: \"https://a\", tls: {caCert: x}}}", "caCert: is no PEM certificate"),
-        (
-            "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
-            "caDirectory: another one says which authority",
-        ),
-        ("endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}", "is of no use without clientCertPath"),
-        ("endpoints: {a: {address: \"https://a\", tls: {serverName: \"a b\"}}}", "serverName: is neither"),
-        (
-            "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
-            "skipVerify: is text; write true or false",
-        ),
-        ("namespaces: {a: b}", "namespaces: is a mapping; write a list"),
-        ("namespaces: [{}]", "namespaces[0].names: missing"),
-        ("namespaces: [{names: shop}]", "namespaces[0].names: is text; write a list"),
-        ("namespaces: [{names: [1]}]", "namespaces[0].names: an item is a number"),
-        ("namespaces: [{names: [a]}, {names: [b, a]}]", "\"a\" is named by namespaces[0] before"),
-        ("namespaces: [{names: [\"*\"]}, {names: [b]}]", "\"b\" is named by namespaces[0] before"),
-        ("namespaces: [{names: [\"team-*\"]}, {names: [team-a]}]", "\"team-a\" is named by namespaces[0] before"),
-        ("namespaces: [{names: [a], endpoints: [prod]}]", "there is no endpoint \"prod\""),
-        (
-            "endpoints: {prod: {address: \"https://a\"}}\nnamespaces: [{names: [a], endpoints: [prd]}]",
-            "there is no endpoint \"prd\"; did you mean prod?",
-        ),
-        ("namespaces: [{names: [a], addresses: [\"vault\"]}]", "namespaces[0].addresses: \"vault\" has no scheme"),
-        ("namespaces: [{names: [a], certificateFiles: [tls/*]}]", "\"tls/*\" is no absolute path"),
-        ("namespaces: [{names: [a], skipVerify: 1}]", "skipVerify: is a number"),
-        ("namespaces: [{names: [a], authMount: [x]}]", "authMount: is unknown; did you mean authMounts?"),
-        ("namespaces: [{names: [\"team-*\"]}, {names: [\"team-a*\"]}]", "\"team-a*\" is named by namespaces[0] before"),
-        ("namespaces: [{names: [Shop]}]", "\"Shop\" names no namespace"),
-        ("namespaces: [{names: [a/b]}]", "\"a/b\" names no namespace"),
-        ("namespaces: [{names: [a], endpoints: [\"prd*\"]}]", "there is no endpoint \"prd*\""),
-        ("namespaces: [{names: [a], authMounts: [auth/kubernetes]}]", "authMounts: write the path alone"),
-        ("namespaces: [{names: [a], authMounts: [/]}]", "authMounts: write the path alone"),
-        ("namespaces: [{names: [a], vaultNamespaces: [a/../b]}]", "contains a `.` or `..` part"),
-        ("namespaces: [{names: [a], certificateFiles: [/a/../b]}]", "is no absolute path without"),
-        ("namespaces: [{names: [a], audiences: [\" vault\"]}]", "begins or ends with a blank"),
-        ("namespaces: [{names: [a], addresses: [\"https://a/team\"]}]", "has a path, at which nobody looks"),
-        ("namespaces: [{names: [a], addresses: [\"*\"]}]", "addresses: \"*\" has no scheme; write https://host:port"),
-        ("endpoints: {a: {address: \"https://a\", namespace: \"x/../y\"}}", "endpoints.a.namespace: contains"),
-        ("endpoints: {a: {address: \"https://a/x/%2E%2e\"}}", "has a `.` or `..` part"),
-    ] {
-        let mistakes = understood(text).1.join("\n");
-        assert!(mistakes.contains(says), "{text}: {mistakes}");
-        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    let own = Choice { ca: Some(Ca::File("/ca.pem".into())), ..Choice::default() };
+    for choice in [Choice::default(), own] {
+        assert!(judge(&confined, &choice).is_ok(), "the operator's own files may be anywhere");
     }
-    let (policy, mistakes) = understood(POLICY);
-    assert!(mistakes.is_empty() && policy.rules.len() == 5, "{mistakes:?}");
 }
 
 #[test]
@@ -396,92 +327,6 @@ fn a_file_that_breaks_leaves_what_it_said_in_force() {
 }
 
 #[test]
-fn the_example_of_the_docs_is_the_shipped_one_and_right() {
-    let (example, page) = (include_str!("../../deploy/examples/policy.yaml"), include_str!("../../docs/policy.md"));
-    assert!(page.contains(example), "docs/policy.md does not show deploy/examples/policy.yaml");
-    assert_eq!(understood(example).1, [""; 0]);
-}
-
-#[test]
-fn the_schema_and_the_docs_have_every_field_and_no_other() {
-    let schema: serde_json::Value = serde_json::from_str(include_str!("../../deploy/policy.schema.json")).unwrap();
-    let page = include_str!("../../docs/policy.md");
-    for (place, fields) in FIELDS {
-        let object = match place {
-            "" => &schema,
-            "endpoints." => &schema["$defs"]["endpoint"],
-            "endpoints.tls." => &schema["$defs"]["tls"],
-            _ => &schema["$defs"]["rule"],
-        };
-        let mut has: Vec<&str> = object["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-        let mut fields = fields.to_vec();
-        has.sort_unstable();
-        fields.sort_unstable();
-        assert_eq!(has, fields, "{place}");
-        for field in fields {
-            let name = if place == "endpoints.tls." { format!("`tls.{field}`") } else { format!("`{field}`") };
-            let is_told = page.contains(&name) || matches!(field, "apiVersion" | "kind" | "tls");
-            assert!(is_told, "docs/policy.md does not tell of {name}");
-        }
-    }
-}
-
-/// Whether the shipped schema takes a policy file.
-fn fits_the_schema(text: &str) -> bool {
-    let schema: serde_json::Value = serde_json::from_str(include_str!("../../deploy/policy.schema.json")).unwrap();
-    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
-    compiler.add_resource("policy.json", schema).unwrap();
-    let index = compiler.compile("policy.json", &mut schemas).unwrap();
-    let policy: serde_json::Value = crate::yaml::read(text, crate::yaml::Budget::MANIFEST).unwrap();
-    schemas.validate(&policy, index).is_ok()
-}
-
-#[test]
-fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
-    let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
-    for good in [
-        POLICY,
-        include_str!("../../deploy/examples/policy.yaml"),
-        begin,
-        "apiVersion: vaultmount/v1\nkind: Policy\nendpoints:\nnamespaces:",
-    ] {
-        assert!(understood(good).1.is_empty() && fits_the_schema(good), "{good}");
-    }
-    for bad in [
-        "kind: Policy",
-        "- a",
-        "endpoint: {}",
-        "endpoints: [a]",
-        "endpoints: {default: {address: \"https://a\"}}",
-        "endpoints: {\"a b\": {address: \"https://a\"}}",
-        "endpoints: {a: {}}",
-        "endpoints: {a: {address: \"vault:8200\"}}",
-        "endpoints: {a: {address: \"https://a\", adress: x}}",
-        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}",
-        "endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}",
-        "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
-        "namespaces: {a: b}",
-        "namespaces: [{}]",
-        "namespaces: [{names: shop}]",
-        "namespaces: [{names: [1]}]",
-        "namespaces: [{names: [a], skipVerify: 1}]",
-        "namespaces: [{names: [a], authMount: [x]}]",
-        "namespaces: [{names: [Shop]}]",
-        "namespaces: [{names: [a], addresses: [\"*\"]}]",
-        "namespaces: [{names: [a], addresses: [\"https://a/team\"]}]",
-        "namespaces: [{names: [a], certificateFiles: [tls/*]}]",
-        "namespaces: [{names: [a], audiences: [\" vault\"]}]",
-        "endpoints: {a: {address: \"https://a\", namespace: \"\"}}",
-        "endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}",
-        "endpoints: {a: {address: \"https://me:pw@a\"}}",
-        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
-    ] {
-        let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{begin}{bad}") };
-        assert!(!understood(&bad).1.is_empty() && !fits_the_schema(&bad), "{bad}");
-    }
-}
-
-#[test]
 fn the_first_rule_that_names_a_namespace_counts() {
     let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
     let operator = under(&format!("{begin}namespaces: [{{names: [shop]}}, {{names: [\"*\"], endpoints: []}}]"));
@@ -490,15 +335,4 @@ fn the_first_rule_that_names_a_namespace_counts() {
         let ask = Ask { choice: &choice, namespace, audience: "vault", default_audience: "vault" };
         assert_eq!(operator.judge(&ask).is_ok(), allowed, "{namespace}");
     }
-}
-
-#[test]
-fn the_docs_show_what_is_said() {
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (page, text) = (include_str!("../../docs/policy.md"), include_str!("../../deploy/examples/policy.yaml"));
-    let document = crate::yaml::node::read(text, crate::yaml::node::Offset::default(), crate::yaml::Budget::MANIFEST);
-    let (policy, _) = parse(&document.unwrap(), "/policy/policy.yaml", false);
-    let word = Word { value: "ldap", own: "kubernetes", is_chosen: true };
-    let said = policy.limits("shop").auth_mount(word).unwrap_err().error.to_string();
-    assert!(words(page).contains(&said), "docs/policy.md does not show: {said}");
 }

@@ -53,7 +53,7 @@ async fn an_endpoint_is_a_server_and_a_login_by_name() {
         let files = daemon.files(&pod.clone().with(name, "prod")).await;
         assert_eq!(files["pass"], "s3cret", "{name}");
     }
-    let parts = ["names no vaultEndpoint", "endpoint default", "may use prod;", policy.path()];
+    let parts = ["a class that names no other", "endpoint default", "may use prod;", policy.path()];
     daemon.refuses(&pod, Cause::NotPermitted, &parts).await;
     let both = pod.with("vaultEndpoint", "prod").with("vaultAddress", &tenant.address);
     daemon.refuses(&both, Cause::InvalidRequest, &["vaultEndpoint", "vaultAddress", "remove one"]).await;

@@ -1,0 +1,160 @@
+//! The way of a pod to its secrets: where its class leads if the operator lets it, its session there, and what proves the pod.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use futures_util::FutureExt;
+
+use super::Mounter;
+use crate::{
+    error::{Cause, Error},
+    kube::BoundPod,
+    policy::{Ask, Refusal, Target},
+    request::{
+        Class, MountSpec, Pod,
+        token::{self, Claims, Expected},
+    },
+    secret::SecretText,
+    session::{EVERY_POD, PodRef, Proof, Prover, Session, SessionKey},
+    vault::failure::TokenClaims,
+};
+
+/// A pod's way to its secrets: where to, as whom, and what proves it.
+pub(crate) struct Way {
+    pub(crate) target: Target,
+    pub(crate) session: Arc<Session>,
+    pub(crate) prover: Prover,
+    /// Whether the pod keeps something that should have been read anew.
+    pub(super) keeps: AtomicBool,
+}
+
+impl Mounter {
+    /// The way of a pod, on which nothing has been asked yet.
+    pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
+        let refused = |Refusal { rule, error }| {
+            self.sessions.metrics().policy_refusal(rule);
+            error
+        };
+        let target = self.judge(spec, audience).map_err(refused)?;
+        self.operator.follow(&target).await.map_err(refused)?;
+        self.chose(spec, &target);
+        let audience = spec.class.audience.as_deref().unwrap_or(audience);
+        let session = self.session(spec, &target, audience).await?;
+        let prover = self.prover(spec, &target, audience);
+        Ok(Way { target, session, prover, keeps: AtomicBool::new(false) })
+    }
+
+    /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.
+    pub(super) fn judge(&self, spec: &MountSpec, default_audience: &str) -> Result<Target, Refusal> {
+        let MountSpec { pod, class, .. } = spec;
+        let audience = class.audience.as_deref().unwrap_or(default_audience);
+        let target = self.operator.judge(&Ask {
+            choice: &class.choice,
+            namespace: &pod.namespace,
+            audience,
+            default_audience,
+        })?;
+        self.judge_sharing(class)?;
+        Ok(target)
+    }
+
+    /// Refuses a class whose pods would share what is a token's own.
+    fn judge_sharing(&self, class: &Class) -> Result<(), Refusal> {
+        let own = class.objects.iter().find(|object| class.shares && object.read.is_tokens_own());
+        own.map_or(Ok(()), |object| self.operator.judge_shared(&object.recipe.file))
+    }
+
+    async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
+        let key = session_key(spec, target, audience)?;
+        let Pod { uid, name, .. } = &spec.pod;
+        match self.vault.client(&target.endpoint).await {
+            Ok(client) => self.sessions.open(key, &PodRef { uid: uid.clone(), name: name.clone() }, client),
+            // TLS files that are broken now take nothing from a pod that has what it needs.
+            Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_mounted(&spec.target_path)).ok_or(error),
+        }
+    }
+
+    /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
+    fn prover(&self, spec: &MountSpec, target: &Target, audience: &str) -> Prover {
+        let given = spec.tokens.for_audience(audience).cloned();
+        let (pod, audience) = (spec.pod.clone(), audience.to_owned());
+        // A policy has judged the audience: no other token is made.
+        let judged = self.operator.policy.as_ref().map(|_| audience.clone());
+        let asked = spec.class.audience.clone().or(judged);
+        let mint = self.kube.clone().filter(|_| self.mint_tokens);
+        let own_address = target.own_address;
+        let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
+        Arc::new(move || {
+            let (given, pod, audience, asked, mint, passed) =
+                (given.clone(), pod.clone(), audience.clone(), asked.clone(), mint.clone(), passed.clone());
+            async move {
+                if let Some(jwt) = given {
+                    let claims = token::look(&jwt, &Expected { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
+                    return Ok(proof(jwt, claims));
+                }
+                let Some(kube) = mint else { return Err(no_token(&audience, &passed)) };
+                if asked.is_none() && !own_address {
+                    // A token without an audience is good at the API server too: never to an address of a tenant's choice.
+                    return Err(no_token(&audience, &passed));
+                }
+                if asked.is_none() {
+                    tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
+                }
+                let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
+                let claims = token::look(&jwt, &Expected { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
+                Ok(proof(jwt, claims))
+            }
+            .boxed()
+        })
+    }
+}
+
+pub(super) fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> Result<SessionKey, Error> {
+    let (pod_uid, pod_name, shared_by) = if spec.class.shares {
+        (String::new(), EVERY_POD.to_owned(), Some(service_account_uid(spec, audience)?))
+    } else {
+        (spec.pod.uid.clone(), spec.pod.name.clone(), None)
+    };
+    Ok(SessionKey {
+        endpoint: Arc::clone(&target.endpoint),
+        namespace: target.namespace.clone(),
+        auth_namespace: target.auth_namespace.clone(),
+        auth_mount: target.auth_mount.clone(),
+        role: spec.class.role.clone(),
+        audience: audience.to_owned(),
+        pod_uid,
+        pod_name,
+        pod_namespace: spec.pod.namespace.clone(),
+        service_account: spec.pod.service_account.clone(),
+        shared_by,
+    })
+}
+
+/// The UID of the pod's service account, as its token says. Name and namespace, which are the session's, too, are kubelet's word:
+/// what a pod writes into its own attributes can name no other.
+fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error> {
+    let passed = || spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
+    let token = spec.tokens.for_audience(audience).ok_or_else(|| no_token(audience, &passed()))?;
+    token::service_account_uid(token)
+}
+
+fn proof(jwt: SecretText, claims: Claims) -> Proof {
+    let Claims { begins, expires: ends, audiences, .. } = claims;
+    Proof { jwt, claims: TokenClaims { audiences: audiences.unwrap_or_default(), begins, ends } }
+}
+
+fn no_token(audience: &str, passed: &[String]) -> Error {
+    let (names, other) = match passed {
+        [] => ("none".to_owned(), ""),
+        some => (
+            some.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
+            ", or set the class's `audience` to one that is passed",
+        ),
+    };
+    Error::new(
+        Cause::TokenMissing,
+        format!("the driver passed no service account token for audience {audience:?} (passed: {names})"),
+    )
+    .advice(format!(
+        "list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]{other}"
+    ))
+}

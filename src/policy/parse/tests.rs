@@ -1,0 +1,186 @@
+//! A policy file's mistakes, and what the schema and the docs say of its fields.
+
+use super::{
+    super::{rules::Word, tests::POLICY},
+    *,
+};
+use crate::yaml::{
+    Budget,
+    node::{self, Offset},
+};
+
+fn read(text: &str, file: &str) -> (Policy, Vec<Mistake>) {
+    parse(&node::read(text, Offset::default(), Budget::MANIFEST).unwrap(), file, false)
+}
+
+/// The mistakes of a text, one line each.
+fn mistakes(text: &str) -> Vec<String> {
+    let mistakes = read(text, "policy.yaml").1.into_iter();
+    mistakes.map(|m| format!("{}:{}: {}", m.at.line, m.at.column, m.what)).collect()
+}
+
+#[test]
+fn every_mistake_of_a_policy_is_told_with_its_place() {
+    for (text, says) in [
+        ("kind: Policy", "1:1: apiVersion: missing; write apiVersion: vaultmount/v1"),
+        ("apiVersion: vaultmount/v2\nkind: Policy", "1:13: apiVersion: is not vaultmount/v1"),
+        ("- a", "1:1: is a list, not a mapping"),
+        ("endpoint: {}", "1:1: endpoint: is unknown; did you mean endpoints?"),
+        ("endpoints: [a]", "endpoints: is a list; write a mapping of names"),
+        ("endpoints: {default: {address: \"https://a\"}}", "endpoints.default: is the server of flags"),
+        ("endpoints: {\"a b\": {address: \"https://a\"}}", "a name is 1 to 63 letters"),
+        ("endpoints:\n  a: {}", "2:3: endpoints.a.address: missing"),
+        ("endpoints: {a: {address: \"vault:8200\"}}", "endpoints.a.address: \"vault:8200\" "),
+        ("endpoints: {a: {address: \"https://me:hunter2@a\"}}", "endpoints.a.address: carries a user name"),
+        ("endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}", "authMount: write the path alone"),
+        (
+            "endpoints: {a: {address: \"https://a\", adress: x}}",
+            "endpoints.a.adress: is unknown; did you mean address?",
+        ),
+        ("endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}", "caCertPath: is no absolute path"),
+        ("endpoints: {a: {address: \"https://a\", tls: {caCert: x}}}", "caCert: is no PEM certificate"),
+        (
+            "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
+            "caDirectory: another one says which authority",
+        ),
+        ("endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}", "is of no use without clientCertPath"),
+        ("endpoints: {a: {address: \"https://a\", tls: {serverName: \"a b\"}}}", "serverName: is neither"),
+        (
+            "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
+            "skipVerify: is text; write true or false",
+        ),
+        ("namespaces: {a: b}", "namespaces: is a mapping; write a list"),
+        ("namespaces: [{}]", "namespaces[0].names: missing"),
+        ("namespaces: [{names: shop}]", "namespaces[0].names: is text; write a list"),
+        ("namespaces: [{names: [1]}]", "namespaces[0].names: an item is a number"),
+        ("namespaces: [{names: [a]}, {names: [b, a]}]", "\"a\" is named by namespaces[0] before"),
+        ("namespaces: [{names: [\"*\"]}, {names: [b]}]", "\"b\" is named by namespaces[0] before"),
+        ("namespaces: [{names: [\"team-*\"]}, {names: [team-a]}]", "\"team-a\" is named by namespaces[0] before"),
+        ("namespaces: [{names: [a], endpoints: [prod]}]", "there is no endpoint \"prod\""),
+        (
+            "endpoints: {prod: {address: \"https://a\"}}\nnamespaces: [{names: [a], endpoints: [prd]}]",
+            "there is no endpoint \"prd\"; did you mean prod?",
+        ),
+        ("namespaces: [{names: [a], addresses: [\"vault\"]}]", "namespaces[0].addresses: \"vault\" has no scheme"),
+        ("namespaces: [{names: [a], certificateFiles: [tls/*]}]", "\"tls/*\" is no absolute path"),
+        ("namespaces: [{names: [a], skipVerify: 1}]", "skipVerify: is a number"),
+        ("namespaces: [{names: [a], authMount: [x]}]", "authMount: is unknown; did you mean authMounts?"),
+        ("namespaces: [{names: [\"team-*\"]}, {names: [\"team-a*\"]}]", "\"team-a*\" is named by namespaces[0] before"),
+        ("namespaces: [{names: [Shop]}]", "\"Shop\" names no namespace"),
+        ("namespaces: [{names: [1, Shop]}]", "1:26: namespaces[0].names: \"Shop\" names no namespace"),
+        ("namespaces: [{names: [a/b]}]", "\"a/b\" names no namespace"),
+        ("namespaces: [{names: [a], endpoints: [\"prd*\"]}]", "there is no endpoint \"prd*\""),
+        ("namespaces: [{names: [a], authMounts: [auth/kubernetes]}]", "authMounts: write the path alone"),
+        ("namespaces: [{names: [a], authMounts: [/]}]", "authMounts: write the path alone"),
+        ("namespaces: [{names: [a], vaultNamespaces: [a/../b]}]", "contains a `.` or `..` part"),
+        ("namespaces: [{names: [a], certificateFiles: [/a/../b]}]", "is no absolute path without"),
+        ("namespaces: [{names: [a], audiences: [\" vault\"]}]", "begins or ends with a blank"),
+        ("namespaces: [{names: [a], addresses: [\"https://a/team\"]}]", "has a path, at which nobody looks"),
+        ("namespaces: [{names: [a], addresses: [\"*\"]}]", "addresses: \"*\" has no scheme; write https://host:port"),
+        ("endpoints: {a: {address: \"https://a\", namespace: \"x/../y\"}}", "endpoints.a.namespace: contains"),
+        ("endpoints: {a: {address: \"https://a/x/%2E%2e\"}}", "has a `.` or `..` part"),
+    ] {
+        let mistakes = mistakes(text).join("\n");
+        assert!(mistakes.contains(says), "{text}: {mistakes}");
+        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    }
+    let (policy, mistakes) = read(POLICY, "policy.yaml");
+    assert!(mistakes.is_empty() && policy.rules.len() == 5, "{mistakes:?}");
+}
+
+#[test]
+fn the_example_of_the_docs_is_the_shipped_one_and_right() {
+    let (example, page) =
+        (include_str!("../../../deploy/examples/policy.yaml"), include_str!("../../../docs/policy.md"));
+    assert!(page.contains(example), "docs/policy.md does not show deploy/examples/policy.yaml");
+    assert_eq!(mistakes(example), [""; 0]);
+}
+
+#[test]
+fn the_schema_and_the_docs_have_every_field_and_no_other() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../../deploy/policy.schema.json")).unwrap();
+    let page = include_str!("../../../docs/policy.md");
+    for (place, fields) in FIELDS {
+        let object = match place {
+            "" => &schema,
+            "endpoints." => &schema["$defs"]["endpoint"],
+            "endpoints.tls." => &schema["$defs"]["tls"],
+            _ => &schema["$defs"]["rule"],
+        };
+        let mut has: Vec<&str> = object["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut fields = fields.to_vec();
+        has.sort_unstable();
+        fields.sort_unstable();
+        assert_eq!(has, fields, "{place}");
+        for field in fields {
+            let name = if place == "endpoints.tls." { format!("`tls.{field}`") } else { format!("`{field}`") };
+            let is_told = page.contains(&name) || matches!(field, "apiVersion" | "kind" | "tls");
+            assert!(is_told, "docs/policy.md does not tell of {name}");
+        }
+    }
+}
+
+/// Whether the shipped schema takes a policy file.
+fn fits_the_schema(text: &str) -> bool {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../../../deploy/policy.schema.json")).unwrap();
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource("policy.json", schema).unwrap();
+    let index = compiler.compile("policy.json", &mut schemas).unwrap();
+    let policy: serde_json::Value = crate::yaml::read(text, Budget::MANIFEST).unwrap();
+    schemas.validate(&policy, index).is_ok()
+}
+
+#[test]
+fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
+    let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
+    for good in [
+        POLICY,
+        include_str!("../../../deploy/examples/policy.yaml"),
+        begin,
+        "apiVersion: vaultmount/v1\nkind: Policy\nendpoints:\nnamespaces:",
+    ] {
+        assert!(mistakes(good).is_empty() && fits_the_schema(good), "{good}");
+    }
+    for bad in [
+        "kind: Policy",
+        "- a",
+        "endpoint: {}",
+        "endpoints: [a]",
+        "endpoints: {default: {address: \"https://a\"}}",
+        "endpoints: {\"a b\": {address: \"https://a\"}}",
+        "endpoints: {a: {}}",
+        "endpoints: {a: {address: \"vault:8200\"}}",
+        "endpoints: {a: {address: \"https://a\", adress: x}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
+        "namespaces: {a: b}",
+        "namespaces: [{}]",
+        "namespaces: [{names: shop}]",
+        "namespaces: [{names: [1]}]",
+        "namespaces: [{names: [a], skipVerify: 1}]",
+        "namespaces: [{names: [a], authMount: [x]}]",
+        "namespaces: [{names: [Shop]}]",
+        "namespaces: [{names: [a], addresses: [\"*\"]}]",
+        "namespaces: [{names: [a], addresses: [\"https://a/team\"]}]",
+        "namespaces: [{names: [a], certificateFiles: [tls/*]}]",
+        "namespaces: [{names: [a], audiences: [\" vault\"]}]",
+        "endpoints: {a: {address: \"https://a\", namespace: \"\"}}",
+        "endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}",
+        "endpoints: {a: {address: \"https://me:pw@a\"}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
+    ] {
+        let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{begin}{bad}") };
+        assert!(!mistakes(&bad).is_empty() && !fits_the_schema(&bad), "{bad}");
+    }
+}
+
+#[test]
+fn the_docs_show_what_is_said() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (page, text) = (include_str!("../../../docs/policy.md"), include_str!("../../../deploy/examples/policy.yaml"));
+    let (policy, _) = read(text, "/policy/policy.yaml");
+    let word = Word { value: "ldap", own: "kubernetes", is_chosen: true };
+    let said = policy.limits("shop").auth_mount(word).unwrap_err().error.to_string();
+    assert!(words(page).contains(&said), "docs/policy.md does not show: {said}");
+}
