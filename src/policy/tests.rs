@@ -172,6 +172,14 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
         ("shop", file("/tls/ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         ("shop", file("/tls/shop/../ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         ("shop", client("/tls/shop/c", "/k"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        // An endpoint's own certificate with its own key.
+        ("shop", Choice { client: client("/prod/c.pem", "/prod/k.pem").client, ..endpoint("prod") }, "vault", None),
+        (
+            "shop",
+            Choice { client: client("/prod/c.pem", "/k.pem").client, ..endpoint("prod") },
+            "vault",
+            Some((PolicyRule::CertificateFile, Cause::NotPermitted)),
+        ),
         ("shop", client("/c", "/tls/shop/k"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         // A rule without lists, and no rule: the operator's own server as it is.
         ("bare", none(), "vault", None),
