@@ -45,7 +45,7 @@ words! {
         Kubernetes = "kubernetes",
         /// The one that knows the cluster's keys.
         Jwt = "jwt",
-        /// It did not come to that.
+        /// Nothing was learnt of the auth mount.
         Unknown = "unknown",
     }
 }

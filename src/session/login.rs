@@ -16,7 +16,7 @@ use crate::{
     vault::{
         Client,
         client::{Granted, Login},
-        failure::{AuthMethod, Failure, LoginContext, TokenClaims},
+        failure::{Failure, LoginContext, TokenClaims},
     },
 };
 
@@ -154,16 +154,12 @@ impl Session {
             now: Timestamp::now(),
             method: None,
         };
-        let error = failure.of_login(&at);
-        if error.cause() != Cause::LoginDenied {
-            return (error, AuthKind::Unknown);
+        let (mount, namespace) = (&key.auth_mount, key.auth_namespace.as_deref());
+        let mut error = failure.of_login(&at);
+        if error.cause() == Cause::LoginDenied {
+            at.method = client.auth_method(mount, namespace, &key.role, deadline).await;
+            error = failure.of_login(&at);
         }
-        at.method = client.auth_method(&key.auth_mount, key.auth_namespace.as_deref(), &key.role, deadline).await;
-        let kind = match at.method {
-            Some(AuthMethod::Kubernetes) => AuthKind::Kubernetes,
-            Some(AuthMethod::Jwt) => AuthKind::Jwt,
-            Some(AuthMethod::None) | None => AuthKind::Unknown,
-        };
-        (failure.of_login(&at), kind)
+        (error, client.known_method(mount, namespace))
     }
 }

@@ -6,6 +6,7 @@
 mod aside;
 pub mod health;
 pub mod inspect;
+mod methods;
 mod renew;
 mod token;
 mod watch;
@@ -42,7 +43,13 @@ use super::{
     turns::{Turn, Turns},
     wire::{Method, Read, without},
 };
-use crate::{error::Error, metrics::Metrics, secret::SecretText, text::one_line};
+use crate::{
+    error::Error,
+    metrics::{AuthKind, Metrics},
+    secret::SecretText,
+    text::one_line,
+};
+use methods::Methods;
 pub use renew::Grant;
 pub use token::{Granted, SavedToken, Token};
 use watch::Watch;
@@ -65,6 +72,7 @@ struct Shared {
     creating: Slots,
     /// Slots for logins, by auth mount: behind one may be an API server that never answers.
     logging_in: Slots,
+    methods: Methods,
     /// For requests that no mount waits for.
     background: Turns,
     watch: Arc<Watch>,
@@ -127,6 +135,7 @@ impl Client {
                 max_creating: config.max_creating,
                 creating: Slots::default(),
                 logging_in: Slots::default(),
+                methods: Methods::default(),
                 background: Turns::new(BACKGROUND),
                 watch: Arc::new(Watch::new(Arc::clone(metrics))),
             }),
@@ -185,16 +194,27 @@ impl Client {
             return Err(Failure::late("waiting for other logins"));
         };
         let mut failure = match self.send(request?, Call::until(deadline)).await {
-            Ok(received) => return Token::parse(received.body),
+            Ok(received) => {
+                let granted = Token::parse(received.body)?;
+                self.shared.methods.learn(login.namespace.as_deref(), &login.mount, granted.method);
+                return Ok(granted);
+            }
             Err(failure) => failure.covered(|words| without(words, &[login.jwt.expose()], "[token]")),
         };
-        // A server that was never initialized answers that it is sealed, so one that does is asked again.
-        if let Failure::Refused(refusal) = &mut failure
-            && refusal.is_sealed()
-        {
-            refusal.uninitialized = self.is_uninitialized(deadline).await;
+        if let Failure::Refused(refusal) = &mut failure {
+            self.shared.methods.learn(login.namespace.as_deref(), &login.mount, refusal.auth_kind());
+            // A server that was never initialized answers that it is sealed, so one that does is asked again.
+            if refusal.is_sealed() {
+                refusal.uninitialized = self.is_uninitialized(deadline).await;
+            }
         }
         Err(failure)
+    }
+
+    /// What takes logins at an auth mount, if an answer of it has told.
+    #[must_use]
+    pub fn known_method(&self, mount: &str, namespace: Option<&str>) -> AuthKind {
+        self.shared.methods.find(namespace, mount)
     }
 
     /// Reads, lists or writes, and says whether that created something.

@@ -22,6 +22,7 @@ pub(super) use state::{no_leader, sealed, uninitialized};
 
 use crate::{
     error::{Cause, Error},
+    metrics::AuthKind,
     text::one_line,
 };
 
@@ -258,6 +259,12 @@ impl Refusal {
     #[must_use]
     pub fn is_not_renewable(&self) -> bool {
         self.status == 400 && self.says(&["not renewable", "cannot be renewed", "past the max TTL"])
+    }
+
+    /// What refused a login, by its words.
+    #[must_use]
+    pub fn auth_kind(&self) -> AuthKind {
+        login::kind(self)
     }
 
     /// What a 403 says about the token.

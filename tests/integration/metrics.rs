@@ -10,8 +10,11 @@ use vaultmount::error::Cause;
 use crate::{
     book,
     operating::{free, get, pod},
-    support::{daemon::Daemon, http},
+    support::{bao::Tenant, cluster::Cluster, daemon::Daemon, http},
 };
+
+/// Something that no pod here may read.
+const ONE: &str = "- {objectName: a, secretPath: none/a, secretKey: a}";
 
 #[tokio::test]
 async fn mounts_and_requests_are_counted() {
@@ -19,9 +22,7 @@ async fn mounts_and_requests_are_counted() {
     let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
     let pod = pod().await;
     daemon.files(&pod).await;
-    daemon
-        .refuses(&pod.clone().objects("- {objectName: a, secretPath: none/a, secretKey: a}"), Cause::Denied, &[])
-        .await;
+    daemon.refuses(&pod.clone().objects(ONE), Cause::Denied, &[]).await;
     let (status, text) = get(&format!("http://{address}/metrics")).await;
     assert_eq!(status, 200);
     for line in [
@@ -43,6 +44,31 @@ async fn mounts_and_requests_are_counted() {
     }
     let (status, _) = http::text("POST", &format!("http://{address}/metrics"), None, None, None).await;
     assert_eq!(status.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn a_refused_login_is_counted_by_its_method() {
+    let address = free();
+    let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
+    let nobody = pod().await.with("roleName", "nobody");
+    for _ in 0..2 {
+        daemon.refuses(&nobody, Cause::RoleMissing, &[]).await;
+    }
+    let elsewhere = nobody.with("vaultAuthMountPath", "none-here");
+    daemon.refuses(&elsewhere, Cause::AuthMountMissing, &[]).await;
+    let tenant = Tenant::new().await;
+    let cluster = Cluster::of(&tenant).await;
+    let other = cluster.pod(&tenant).with("roleName", "nobody").objects(ONE);
+    daemon.refuses(&other, Cause::RoleMissing, &[]).await;
+    let (_, text) = get(&format!("http://{address}/metrics")).await;
+    for line in [
+        r#"vaultmount_logins_total{method="jwt",outcome="refused"} 2"#,
+        r#"vaultmount_logins_total{method="kubernetes",outcome="refused"} 1"#,
+        r#"vaultmount_logins_total{method="unknown",outcome="refused"} 1"#,
+        r#"vaultmount_vault_requests_total{operation="login",status="4xx"} 5"#,
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
 }
 
 /// What is said elsewhere.

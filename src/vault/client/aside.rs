@@ -7,7 +7,10 @@ use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
 use super::{Client, Token, health::State};
-use crate::vault::{failure::AuthMethod, failure::Failure, near::Spot, transport::Call, wire::Read};
+use crate::{
+    metrics::AuthKind,
+    vault::{failure::AuthMethod, failure::Failure, near::Spot, transport::Call, wire::Read},
+};
 
 /// The most time that a failure takes to become clearer.
 const ASIDE: Duration = Duration::from_secs(2);
@@ -32,11 +35,13 @@ impl Client {
         let nobody = LoginWithKubernetesRequest { mount: mount.to_owned(), role: role.to_owned(), jwt: String::new() };
         let request = self.build(&nobody, None, namespace).ok()?;
         let call = Call::until(aside(deadline));
-        match self.send(request, call).await {
-            Err(Failure::Refused(refusal)) if refusal.is_bare_denial() => Some(AuthMethod::None),
-            Err(Failure::Refused(refusal)) if refusal.says(&["missing jwt"]) => Some(AuthMethod::Kubernetes),
-            Err(Failure::Refused(refusal)) if refusal.says(&["missing token"]) => Some(AuthMethod::Jwt),
-            _ => None,
+        let Err(Failure::Refused(refusal)) = self.send(request, call).await else { return None };
+        let kind = refusal.auth_kind();
+        self.shared.methods.learn(namespace, mount, kind);
+        match kind {
+            AuthKind::Kubernetes => Some(AuthMethod::Kubernetes),
+            AuthKind::Jwt => Some(AuthMethod::Jwt),
+            AuthKind::Unknown => refusal.is_bare_denial().then_some(AuthMethod::None),
         }
     }
 

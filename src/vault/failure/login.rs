@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use super::{AuthMethod, LoginContext, Refusal};
-use crate::error::{Cause, Error};
+use crate::{
+    error::{Cause, Error},
+    metrics::AuthKind,
+};
 
 pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
     if let Some(error) = refusal.general(&at.address) {
@@ -101,6 +104,34 @@ pub(super) fn refused(refusal: &Refusal, at: &LoginContext) -> Error {
         )
     };
     Error::new(cause, what).said(&refusal.errors).advice(advice)
+}
+
+/// What takes logins at an auth mount, by the words in which it refused one: each method has some of its own.
+pub(super) fn kind(refusal: &Refusal) -> AuthKind {
+    const KUBERNETES: &[&str] = &[
+        "missing jwt",
+        "invalid role name",
+        "namespace not authorized",
+        "service account name not authorized",
+        "service account uid",
+        "UID from claims",
+        "could not load backend configuration",
+    ];
+    const JWT: &[&str] = &[
+        "missing token",
+        "could not be found",
+        "could not load configuration",
+        "role with oidc role_type",
+        "error validating token",
+        "error validating claims",
+    ];
+    if refusal.says(KUBERNETES) {
+        AuthKind::Kubernetes
+    } else if refusal.says(JWT) {
+        AuthKind::Jwt
+    } else {
+        AuthKind::Unknown
+    }
 }
 
 /// Why a method denies without a word.
