@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Code, Error},
-    metrics::{AuditWrite, Metrics, ReadFrom},
+    metrics::{AuditWrite, Metrics, PolicyRule, ReadFrom},
     vault::Address,
 };
 use file::Output;
@@ -67,6 +67,9 @@ pub struct Line<'a> {
     /// The id of what went wrong, as in docs/errors.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
+    /// The rule of the operator's that said no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<PolicyRule>,
     /// The pod's Kubernetes namespace.
     pub namespace: &'a str,
     /// The pod's service account.
@@ -79,17 +82,29 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub class: &'a str,
     /// The server.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<&'a Address>,
+    /// The one that the class names, of the policy file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_name: Option<&'a str>,
     /// The Vault namespace: of the secret, or of the login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vault_namespace: Option<&'a str>,
     /// The auth mount.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub auth_mount: &'a str,
     /// The login role.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub role: &'a str,
+    /// Whom the service account token was to be for, of a mount that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<&'a str>,
     /// The secret's path.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub path: &'a str,
+    /// The paths of all secrets of the class, of a mount that failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<&'a str>,
     /// The method it is asked for with.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,

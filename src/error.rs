@@ -60,6 +60,12 @@ impl Error {
         self
     }
 
+    /// What makes it the same as an earlier one: its cause, and what failed, but for numbers, which may be times.
+    #[must_use]
+    pub fn way(&self) -> (Cause, String) {
+        (self.cause, self.what.replace(|c: char| c.is_ascii_digit(), ""))
+    }
+
     /// Says which part of it is the request that is denied, and which the stanza that would allow it.
     #[must_use]
     pub fn denial(mut self, denial: Denial) -> Self {

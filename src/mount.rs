@@ -33,7 +33,7 @@ use crate::{
     request::{Class, MountSpec, Object, Pod},
     session::{Delivery, Session, Sessions},
     state::Gate,
-    telemetry::Again,
+    telemetry::{Again, milliseconds},
     vault::{Vault, failure, wire::Read},
 };
 use audited::Decided;
@@ -263,10 +263,17 @@ impl Mounter {
         self.sessions.metrics().poll_kept(error.cause());
         session.trouble("refreshing in a poll", error);
         // An outage that is known was said when it began.
-        match self.sessions.kept().again(spec.target_path.clone(), error.cause()) {
-            Again::No if session.outage().is_none() => tracing::warn!("the pod keeps what it has: {error}"),
-            Again::Summed(polls) => tracing::warn!(polls, "the pod keeps what it has: {error}"),
-            Again::No | Again::Quiet => tracing::debug!("the pod keeps what it has: {error}"),
+        let (polls, is_told) = match self.sessions.kept().again(spec.target_path.clone(), error.way()) {
+            Again::No => (None, session.outage().is_none()),
+            Again::Summed(polls) => (Some(polls), true),
+            Again::Quiet => (None, false),
+        };
+        let (code, objects) = (error.cause().code().name(), tracing::field::display(spec.class.names()));
+        let (endpoint, duration_ms) = (tracing::field::display(&way.target.endpoint.address), milliseconds(way.begun));
+        if is_told {
+            tracing::warn!(code, objects, endpoint, duration_ms, polls, "the pod keeps what it has: {error}");
+        } else {
+            tracing::debug!(code, objects, endpoint, duration_ms, "the pod keeps what it has: {error}");
         }
     }
 

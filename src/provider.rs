@@ -190,18 +190,12 @@ impl Provider {
             let response = self.again(&spec, begin);
             Ok((spec, response))
         });
-        let unread = |error: &Error| {
-            self.tell(error, &About::request(&request.target_path, begin));
-            if let Some(pod) = request::pod(&request.attributes) {
-                self.mounter.misunderstood(&pod, &request.target_path, is_reported(&request), error);
-            }
-        };
-        let (spec, response) = parsed.inspect_err(unread)?;
+        let (spec, response) = parsed.inspect_err(|error| self.unread(&request, begin, error))?;
         drop(request);
         if let Some(response) = response {
             return Ok(response);
         }
-        let span = self.told.span(&spec);
+        let span = self.told.span(&spec.pod, &spec.class_name);
         // On the heap, so that a poll that needs none of it does not carry it along.
         Box::pin(self.anew(spec, begin, deadline).instrument(span)).await
     }
@@ -225,27 +219,43 @@ impl Provider {
     /// The answer to everything else.
     async fn anew(&self, spec: MountSpec, begin: Instant, deadline: Instant) -> Result<pb::MountResponse, Error> {
         self.told.warn(&spec);
-        let (about, spec) = (About::mount(&spec, &self.mounter.operator, begin), Arc::new(spec));
-        let (worker, audience) = (Arc::clone(&self.mounter), self.audience);
+        let asked = Arc::new((About::mount(&spec, &self.mounter.operator, begin), spec));
+        let (spec, about) = (&asked.1, &asked.0);
         // Until its end, though its caller may go away before.
-        let slot = worker.slots.take(&spec.pod.namespace);
-        let wanted = Arc::clone(&spec);
+        let slot = self.mounter.slots.take(&spec.pod.namespace);
+        let (worker, wanted) = (self.clone(), Arc::clone(&asked));
         let outcome = contain(async move {
-            let slot = slot?;
-            let inside = worker.gate.enter(deadline).await?;
-            let mounted = worker.mount(&wanted, audience, deadline).await?;
-            Ok((respond(&mounted)?, mounted, inside, slot))
+            let (about, spec) = &*wanted;
+            let outcome = async {
+                let slot = slot?;
+                let inside = worker.mounter.gate.enter(deadline).await?;
+                let mounted = worker.mounter.mount(spec, worker.audience, deadline).await?;
+                Ok((respond(&mounted)?, mounted, inside, slot))
+            };
+            // Also to a log whose caller is gone.
+            outcome.await.inspect_err(|error| worker.failed(spec, about, error))
         });
-        let failed = |error: &Error| {
-            self.mounter.failed(&spec, error);
-            self.tell(error, &about);
-        };
-        let (response, mounted, _inside, _slot) = outcome.await.inspect_err(failed)?;
+        let failed = |error: &Error| self.failed(spec, about, error);
+        let (response, mounted, _inside, _slot) = outcome.await.inspect_err(failed)??;
         let new = self.mounter.delivered(&mounted);
         self.mounter.keep(&mounted).await.inspect_err(failed)?;
-        let had_failed = self.logs && self.told.mounted(&mounted, new, &about);
+        let had_failed = self.logs && self.told.mounted(&mounted, new, about);
         self.mounter.went_well(&spec.pod, &mounted, had_failed);
         Ok(response)
+    }
+
+    /// Tells of a request that cannot be understood.
+    fn unread(&self, request: &pb::MountRequest, begin: Instant, error: &Error) {
+        let (pod, class) = request::whose(&request.attributes);
+        let _inside = self.told.span(&pod, &class).entered();
+        self.tell(error, &About::request(&request.target_path, begin));
+        self.mounter.misunderstood(&pod, &class, &request.target_path, is_reported(request), error);
+    }
+
+    /// Tells of a mount that failed.
+    fn failed(&self, spec: &MountSpec, about: &About, error: &Error) {
+        self.mounter.failed(spec, self.audience, error);
+        self.tell(error, about);
     }
 
     /// Says in the log what the caller is told.
@@ -267,10 +277,10 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 
 /// Runs work in a task of its own: what a caller that goes away began is brought to its end, and a panic ends here.
 fn contain<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    work: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = Result<T, Error>> {
     let task = task::spawn(work.in_current_span());
-    async { task.await.unwrap_or_else(|_| Err(panicked())) }
+    async { task.await.map_err(|_| panicked()) }
 }
 
 fn panicked() -> Error {
@@ -387,7 +397,7 @@ mod tests {
         provider.tell(&error, &About::request("", Instant::now()));
         assert_eq!(refusal(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
-        assert!(contain(async { Ok(()) }).await.is_ok());
+        assert!(contain(async {}).await.is_ok());
         assert_eq!(unpanicked::<()>(|| panic!("expected by this test")).unwrap_err().cause(), Cause::Internal);
     }
 

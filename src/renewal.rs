@@ -23,6 +23,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     audit::{Event, Line, Outcome},
     clock,
+    error::Cause,
     kube::Kube,
     metrics::{Metrics, RevocationOutcome},
     session::{Debt, Paid, Session, SessionKey, Sessions, UNHEARD},
@@ -192,17 +193,19 @@ impl Renewal {
 
     async fn try_to_pay(&self, debt: &mut Debt) -> Paid {
         let paid = debt.pay(&self.vault).await;
-        self.metrics().revocation(match paid {
+        self.metrics().revocation(match &paid {
             Paid::Revoked => RevocationOutcome::Revoked,
             Paid::Over | Paid::Never => RevocationOutcome::Over,
-            Paid::Later { refused: true, .. } => RevocationOutcome::Refused,
-            Paid::Later { refused: false, .. } => RevocationOutcome::Failed,
+            Paid::Later { error, .. } if error.cause() == Cause::ReadRefused => RevocationOutcome::Refused,
+            Paid::Later { .. } => RevocationOutcome::Failed,
         });
         let line = Line { accessor: &debt.hold.token.accessor, ..debt.key.line(Event::Revoke) };
-        match paid {
+        match &paid {
             Paid::Revoked | Paid::Over => self.sessions.audit().tell(&line),
-            Paid::Later { refused, .. } => {
-                let outcome = if refused { Outcome::Refused } else { Outcome::Failed };
+            Paid::Later { error, .. } => {
+                let line = line.failed(error);
+                let is_refused = error.cause() == Cause::ReadRefused;
+                let outcome = if is_refused { Outcome::Refused } else { Outcome::Failed };
                 self.sessions.audit().tell(&Line { outcome, ..line });
             }
             // It ends, or has ended, by itself.

@@ -15,6 +15,7 @@ mod warnings;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt::{self, Display},
     sync::Arc,
 };
 
@@ -92,6 +93,25 @@ pub struct Class {
     pub warnings: Vec<String>,
 }
 
+impl Class {
+    /// The names of its objects, for a line of a log: not of all, if there are many.
+    #[must_use]
+    pub fn names(&self) -> impl Display {
+        Names(&self.objects)
+    }
+}
+
+struct Names<'a>(&'a [Object]);
+
+impl Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, object) in self.0.iter().take(MOST_NAMED).enumerate() {
+            write!(f, "{}{}", if n == 0 { "" } else { ", " }, object.recipe.file)?;
+        }
+        if self.0.len() > MOST_NAMED { f.write_str(", …") } else { Ok(()) }
+    }
+}
+
 /// The pod a volume belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pod {
@@ -131,11 +151,12 @@ pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
     Classes::default().parse(raw)
 }
 
-/// The pod of a request that cannot be understood otherwise.
+/// The pod and the class of a request that cannot be understood otherwise, as far as it says them: the rest is empty.
 #[must_use]
-pub fn pod(attributes: &str) -> Option<Pod> {
-    let pod = pod::parse(&Attributes::parse(attributes).ok()?, &mut Mistakes::default());
-    (!pod.uid.is_empty() && !pod.name.is_empty() && !pod.namespace.is_empty()).then_some(pod)
+pub fn whose(attributes: &str) -> (Pod, String) {
+    let attributes = Attributes::parse(attributes).unwrap_or_default();
+    let pod = pod::parse(&attributes, &mut Mistakes::default());
+    (pod, attributes.get(CLASS_NAME).unwrap_or_default().to_owned())
 }
 
 /// What a request says, when its class is not known from another.
@@ -193,6 +214,9 @@ fn parse_pod(raw: &RawRequest<'_>, attributes: &Attributes, class: Arc<Class>) -
         is_reported: false,
     })
 }
+
+/// The most objects that a line names.
+const MOST_NAMED: usize = 10;
 
 /// The attribute in which the driver names the class.
 const CLASS_NAME: &str = "secretProviderClass";

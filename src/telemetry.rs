@@ -5,6 +5,7 @@ mod repeats;
 
 use std::{io, path::PathBuf, sync::OnceLock};
 
+use tokio::time::Instant;
 use tracing_subscriber::{Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 pub use filter::{Filter, WrongFilter};
@@ -29,6 +30,15 @@ pub enum Format {
     Text,
     /// One JSON object, its fields and those of its mount side by side.
     Json,
+}
+
+/// The target of spans that tell whose line it is: in every line, whatever is logged.
+pub const SPAN: &str = "vaultmount_span";
+
+/// How long something has taken, as lines tell it: to the microsecond.
+#[must_use]
+pub fn milliseconds(begun: Instant) -> f64 {
+    (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
 struct Running {

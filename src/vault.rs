@@ -32,7 +32,7 @@ use crate::{
     metrics::Metrics,
     tls::{Oldest, Tls},
 };
-pub use address::Address;
+pub use address::{Address, SECRETIVE};
 pub use client::Client;
 pub use connect::Proxies;
 use room::{Room, Whose};

@@ -17,6 +17,7 @@ use jiff::SignedDuration;
 use crate::{
     text::{go_bool, one_line},
     tls::is_server_name,
+    vault::SECRETIVE,
 };
 
 /// The most of a value that a message repeats, in bytes.
@@ -44,8 +45,7 @@ impl Setting {
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What stands before the `@` of a URL is a name and a password.
-        let secret = self.value.contains("://") && self.value.contains('@');
+        let secret = self.value.contains("://") && self.value.contains(SECRETIVE);
         let shown = if secret { "…".to_owned() } else { one_line(&self.value, MAX_SHOWN) };
         write!(f, "{}={shown}", self.name)
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{Answered, Mounter, Way};
 use crate::{
     audit::{Event, Line, Outcome},
-    error::Error,
+    error::{Cause, Error},
     events::{Subject, Why},
     lease::Lease,
-    metrics::ReadFrom,
+    metrics::{PolicyRule, ReadFrom},
     request::{MountSpec, Object, Pod},
     vault::wire::Read,
 };
@@ -80,34 +80,53 @@ impl Mounter {
         }
     }
 
-    /// Tells of a mount that failed as a whole.
-    pub fn failed(&self, spec: &MountSpec, error: &Error) {
+    /// Tells of a mount that failed as a whole. `audience` is asked for when the class names none.
+    pub fn failed(&self, spec: &MountSpec, audience: &str, error: &Error) {
         self.told(&spec.pod, &spec.target_path, spec.is_reported, error, Why::RefreshFailed);
         let audit = self.sessions.audit();
         if !audit.is_on() {
             return;
         }
-        let server = self.operator.meant(&spec.class.choice);
+        let class = &spec.class;
+        let server = self.operator.meant(&class.choice);
         let server = server.as_ref();
         let line = Line {
             event: Event::Mount,
+            rule: self.rule(spec, audience, error),
             endpoint: server.map(|server| &server.address),
+            endpoint_name: class.choice.endpoint.as_deref(),
             vault_namespace: server.and_then(|server| server.namespace.as_deref()),
             auth_mount: server.map(|server| server.auth_mount.as_str()).unwrap_or_default(),
-            role: &spec.class.role,
+            role: &class.role,
+            audience: Some(class.audience.as_deref().unwrap_or(audience)),
+            paths: class.reads().iter().map(|(read, _)| read.label()).collect(),
+            objects: class.objects.iter().map(|object| object.recipe.file.as_str()).collect(),
             ..Line::default()
         };
         audit.tell(&of_pod(line, spec).failed(error));
     }
+
+    /// The rule of the operator's that a mount failed of.
+    fn rule(&self, spec: &MountSpec, audience: &str, error: &Error) -> Option<PolicyRule> {
+        let cause = error.cause();
+        if !matches!(cause, Cause::NotAllowed | Cause::MustVerify | Cause::NotPermitted | Cause::EndpointUnknown) {
+            return None;
+        }
+        // An address that is allowed as it is written leads to the node, which only its resolution shows.
+        let refusal = self.judge(spec, audience).err();
+        refusal.map(|refusal| refusal.rule).or_else(|| (cause == Cause::NotAllowed).then_some(PolicyRule::Address))
+    }
 }
 
 impl Mounter {
-    /// Tells of a request that cannot be understood.
-    pub fn misunderstood(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error) {
+    /// Tells of a request that cannot be understood, as far as it says whose it is.
+    pub fn misunderstood(&self, pod: &Pod, class: &str, target_path: &str, is_reported: bool, error: &Error) {
         let Pod { namespace, name, uid, service_account } = pod;
-        let line = Line { event: Event::Mount, namespace, pod: name, uid, service_account, ..Line::default() };
+        let line = Line { event: Event::Mount, namespace, pod: name, uid, service_account, class, ..Line::default() };
         self.sessions.audit().tell(&line.failed(error));
-        self.told(pod, target_path, is_reported, error, Why::ClassInvalid);
+        if [name, namespace, uid].iter().all(|part| !part.is_empty()) {
+            self.told(pod, target_path, is_reported, error, Why::ClassInvalid);
+        }
     }
 
     /// Tells a pod's owner of a failure: of the first mount, or in this way of a poll, unless the driver tells that itself.

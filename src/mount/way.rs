@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::Mounter;
 use crate::{
@@ -25,11 +26,14 @@ pub(crate) struct Way {
     pub(crate) prover: Prover,
     /// Whether the pod keeps something that should have been read anew.
     pub(super) keeps: AtomicBool,
+    /// When it was set out on.
+    pub(super) begun: Instant,
 }
 
 impl Mounter {
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
+        let begun = Instant::now();
         let refused = |Refusal { rule, error }| {
             self.sessions.metrics().policy_refusal(rule);
             error
@@ -40,7 +44,7 @@ impl Mounter {
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
         let prover = self.prover(spec, &target, audience);
-        Ok(Way { target, session, prover, keeps: AtomicBool::new(false) })
+        Ok(Way { target, session, prover, keeps: AtomicBool::new(false), begun })
     }
 
     /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.

@@ -5,7 +5,7 @@ use std::fmt;
 use super::glob;
 use crate::{
     error::{Cause, Error},
-    vault::Address,
+    vault::{Address, SECRETIVE},
 };
 
 /// Which addresses other than the operator's own a class may choose.
@@ -81,7 +81,7 @@ impl Pattern {
             glob = glob.replace("**", "*");
         }
         let address = Address::parse(&glob.replace(":*", ":1").replace('*', "x"))
-            .map_err(|why| if text.contains('@') { format!("… {why}") } else { format!("{text:?} {why}") })?;
+            .map_err(|why| if text.contains(SECRETIVE) { format!("… {why}") } else { format!("{text:?} {why}") })?;
         let Address::Tcp { port, prefix, .. } = &address else {
             return Ok(Self { glob, open: false, has_path: false });
         };

@@ -1,7 +1,6 @@
 //! What the log says of mounts: one line for each that brought something new or failed; what repeats itself is summed up.
 
 use std::{
-    fmt::{self, Display},
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc,
@@ -13,23 +12,20 @@ use tokio::time::Instant;
 use tracing::{Level, Span};
 
 use crate::{
-    error::{Cause, Error},
+    error::Error,
     mount::Mounted,
     policy::Operator,
     request::{Class, MountSpec, Pod},
-    telemetry::{Again, Repeats},
+    telemetry::{self, Again, Repeats, SPAN},
 };
-
-/// The most objects that a line names.
-const MOST_NAMED: usize = 10;
 
 /// Tells of the mounts of one socket.
 #[derive(Default)]
 pub(super) struct Told {
     /// By the volume's directory.
-    failures: Repeats<String, Cause>,
+    failures: Repeats<String>,
     /// By namespace, class and text.
-    warnings: Repeats<(String, String, String), ()>,
+    warnings: Repeats<(String, String, String)>,
     ids: Ids,
 }
 
@@ -43,7 +39,7 @@ struct Ids {
 pub(super) struct About {
     target_path: String,
     class: Option<Arc<Class>>,
-    endpoint: String,
+    endpoint: Option<String>,
     begun: Instant,
 }
 
@@ -61,27 +57,28 @@ impl About {
         Self {
             target_path: spec.target_path.clone(),
             class: Some(Arc::clone(&spec.class)),
-            endpoint: server.map(|server| server.address.to_string()).unwrap_or_default(),
+            endpoint: server.map(|server| server.address.to_string()),
             begun,
         }
     }
 
     /// One that is not.
     pub(super) fn request(target_path: &str, begun: Instant) -> Self {
-        Self { target_path: target_path.to_owned(), class: None, endpoint: String::new(), begun }
+        Self { target_path: target_path.to_owned(), class: None, endpoint: None, begun }
     }
 
     fn milliseconds(&self) -> f64 {
-        milliseconds(self.begun)
+        telemetry::milliseconds(self.begun)
     }
 }
 
 impl Told {
-    /// What every line of a mount tells: whose it is, and its id.
-    pub(super) fn span(&self, spec: &MountSpec) -> Span {
-        let Pod { name: pod, namespace, service_account, .. } = &spec.pod;
-        let id = format_args!("{:08x}-{}", self.ids.process, self.ids.next.fetch_add(1, Relaxed));
-        tracing::info_span!("mount", pod, namespace, service_account, class = spec.class_name, %id)
+    /// What every line of a mount tells, whatever the level: whose it is, as far as that is known, and its id.
+    pub(super) fn span(&self, pod: &Pod, class: &str) -> Span {
+        let said = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
+        let [pod, namespace, service_account, class] = [&*pod.name, &pod.namespace, &pod.service_account, class].map(said);
+        let request_id = format_args!("{:08x}-{}", self.ids.process, self.ids.next.fetch_add(1, Relaxed));
+        tracing::error_span!(target: SPAN, "mount", pod, namespace, service_account, class, %request_id)
     }
 
     /// What is odd about a class, though it stops nothing.
@@ -108,7 +105,7 @@ impl Told {
         let failures = self.failures.over(&spec.target_path);
         if failures.is_some() || tracing::enabled!(Level::DEBUG) {
             let about = About::mount(spec, operator, begun);
-            self.span(spec).in_scope(|| went_well(mounted, false, failures, &about));
+            self.span(&spec.pod, &spec.class_name).in_scope(|| went_well(mounted, false, failures, &about));
         }
         failures.is_some()
     }
@@ -117,9 +114,9 @@ impl Told {
     pub(super) fn failed(&self, error: &Error, about: &About) {
         let About { target_path, endpoint, .. } = about;
         let (code, duration_ms) = (error.cause().code().name(), about.milliseconds());
-        let objects = about.class.as_deref().map(Names);
+        let objects = about.class.as_deref().map(Class::names);
         let objects = objects.as_ref().map(tracing::field::display);
-        match self.failures.again(target_path.clone(), error.cause()) {
+        match self.failures.again(target_path.clone(), error.way()) {
             Again::No => tracing::warn!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
             Again::Summed(failures) => {
                 tracing::warn!(
@@ -139,7 +136,7 @@ impl Told {
 
 fn went_well(mounted: &Mounted, new: bool, failures: Option<u64>, about: &About) {
     let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
-    let objects = about.class.as_deref().map(Names);
+    let objects = about.class.as_deref().map(Class::names);
     let objects = objects.as_ref().map(tracing::field::display);
     if let Some(failures) = failures {
         tracing::info!(code = "OK", objects, endpoint, files, duration_ms, failures, "mounted after failures");
@@ -147,21 +144,5 @@ fn went_well(mounted: &Mounted, new: bool, failures: Option<u64>, about: &About)
         tracing::info!(code = "OK", objects, endpoint, files, duration_ms, "mounted");
     } else {
         tracing::debug!(code = "OK", objects, endpoint, files, duration_ms, "mounted again, unchanged");
-    }
-}
-
-fn milliseconds(begun: Instant) -> f64 {
-    (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// The names of a class's objects.
-struct Names<'a>(&'a Class);
-
-impl Display for Names<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, object) in self.0.objects.iter().take(MOST_NAMED).enumerate() {
-            write!(f, "{}{}", if n == 0 { "" } else { ", " }, object.recipe.file)?;
-        }
-        if self.0.objects.len() > MOST_NAMED { f.write_str(", …") } else { Ok(()) }
     }
 }

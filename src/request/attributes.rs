@@ -14,6 +14,7 @@ const MOST_TEXT: usize = 4 << 20;
 pub(super) const PREFIXES: [&str; 3] = ["bao", "openbao", "vault"];
 
 /// The attributes, each of which is secret until it is known not to be: service account tokens are among them.
+#[derive(Default)]
 pub(super) struct Attributes(BTreeMap<String, Option<SecretText>>);
 
 /// A parameter that is set, and the name it goes by here.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::{self, jittered},
-    error::{Cause, Error},
+    error::Error,
     lease::Hold,
     vault::{Vault, failure::Failure},
 };
@@ -41,8 +41,8 @@ pub enum Paid {
     Later {
         /// When to try again.
         at: Instant,
-        /// Whether Vault said no.
-        refused: bool,
+        /// Why.
+        error: Error,
     },
     /// It ended by itself before Vault could be asked, or Vault keeps no record of it.
     Never,
@@ -147,7 +147,7 @@ impl Debt {
         if self.attempts.is_power_of_two() {
             tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?pause, "the pod's token cannot be revoked: {error}");
         }
-        Paid::Later { at: clock::now() + pause, refused: error.cause() == Cause::ReadRefused }
+        Paid::Later { at: clock::now() + pause, error }
     }
 
     /// Whether it was revoked now; false: it was over before.

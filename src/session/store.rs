@@ -28,7 +28,7 @@ pub struct Sessions {
     /// Where they are kept for a successor.
     store: Option<Arc<Store>>,
     /// Why pods kept what they had.
-    kept: Repeats<String, Cause>,
+    kept: Repeats<String>,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -116,7 +116,7 @@ impl Sessions {
 
     /// Why pods kept what they had, by their volumes' directories.
     #[must_use]
-    pub fn kept(&self) -> &Repeats<String, Cause> {
+    pub fn kept(&self) -> &Repeats<String> {
         &self.kept
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::SPAN;
 use crate::text::{nearest, one_line};
 
 /// A level, and others for some targets.
@@ -84,6 +85,7 @@ impl Filter {
             .with_default(others)
             .with_target(OURS, self.level)
             .with_targets(targets)
+            .with_target(SPAN, LevelFilter::ERROR)
             .with_targets(SILENT.map(|library| (library, LevelFilter::OFF)))
     }
 }

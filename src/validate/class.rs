@@ -14,6 +14,7 @@ use crate::{
     policy::{Foreseen, Policy},
     request::{self, Finding, Place},
     text::nearest,
+    vault::SECRETIVE,
     yaml::node::{Node, Value},
 };
 
@@ -171,9 +172,9 @@ impl<'a> Written<'a> {
                 Value::Bool(_) | Value::Number => source.text.get(value.span.clone()),
                 Value::Null | Value::List(_) | Value::Map(_) => None,
             };
-            // An address with a name and a password.
+            // An address that may hold a secret.
             if name != "objects"
-                && text.is_some_and(|text| text.contains('@') && (text.contains("://") || name.ends_with("Address")))
+                && text.is_some_and(|text| text.contains(SECRETIVE) && (text.contains("://") || name.ends_with("Address")))
             {
                 source.hide_node(value);
             }

@@ -38,6 +38,10 @@ impl TryFrom<String> for Address {
     }
 }
 
+/// What no address has: a name and a password stand before the one, a query or a fragment behind the others. A text with any
+/// may hold a secret, and is not repeated.
+pub const SECRETIVE: [char; 3] = ['@', '?', '#'];
+
 impl Address {
     /// Reads an address; the error says what is wrong with it, in a clause that follows the address.
     pub fn parse(text: &str) -> Result<Self, &'static str> {

@@ -127,10 +127,21 @@ async fn each_decision_about_a_secret_is_a_line() {
     let refused = &audited.lines(7).await[6];
     assert_eq!((&refused["outcome"], &refused["error"]), (&json!("refused"), &json!("VM0013")));
     assert_eq!(refused["endpoint"], "http://127.0.0.1:1");
+    assert_eq!((&refused["rule"], &refused["audience"]), (&json!("address"), &json!("vault")));
+    let path = format!("{}/data/db", audited.tenant.kv);
+    assert_eq!((&refused["paths"], &refused["objects"]), (&json!([path]), &json!(["pass", "whole"])));
+    let unread = pod.clone().objects("nothing");
+    daemon.refuses(&unread, Cause::InvalidRequest, &[]).await;
+    let unread = &audited.lines(8).await[7];
+    assert_eq!((&unread["class"], &unread["pod"]), (&json!("test-class"), &json!(pod.name)), "{unread}");
+    let unnamed = pod.clone().with("vaultEndpoint", "prod");
+    daemon.refuses(&unnamed, Cause::EndpointUnknown, &[]).await;
+    let unnamed = &audited.lines(9).await[8];
+    assert_eq!((&unnamed["rule"], &unnamed["endpoint_name"]), (&json!("endpoint"), &json!("prod")), "{unnamed}");
     let nobody = pod.with("roleName", "nobody");
     daemon.refuses(&nobody, Cause::RoleMissing, &[]).await;
-    let told = audited.lines(8).await;
-    assert_eq!((&told[7]["event"], &told[7]["outcome"]), (&json!("login"), &json!("failed")), "{told:?}");
+    let told = audited.lines(10).await;
+    assert_eq!((&told[9]["event"], &told[9]["outcome"]), (&json!("login"), &json!("failed")), "{told:?}");
     let text = fs::read_to_string(&audited.log).unwrap();
     assert!(!text.contains("s3cret") && !text.contains("another\""), "{text}");
 }

@@ -8,7 +8,11 @@ use vaultmount::provider::client::Client;
 
 use crate::{
     operating::pod,
-    support::{daemon::Program, pod::Pod},
+    support::{
+        daemon::Program,
+        faulty::{Fault, Faulty, Gate},
+        pod::Pod,
+    },
 };
 
 /// Sends SIGHUP.
@@ -59,8 +63,70 @@ async fn a_line_of_json_tells_whose_mount_it_was_and_what_came_of_it() {
     let [failed] = said("mount failed: ")[..] else { panic!("{log}") };
     assert_eq!((&failed["level"], &failed["code"]), (&"WARN".into(), &"NotFound".into()));
     assert!(failed["message"].as_str().unwrap().contains("[VM0051]"), "{failed}");
-    let [id, other] = [of, &failed["span"]].map(|span| span["id"].as_str().unwrap().split_once('-').unwrap());
+    let [id, other] = [of, &failed["span"]].map(|span| span["request_id"].as_str().unwrap().split_once('-').unwrap());
     assert!(id.0 == other.0 && id.1 != other.1, "{id:?} {other:?}");
+}
+
+/// A line says whose it is, whatever is logged, and as far as the request says it.
+#[tokio::test]
+async fn a_failure_tells_whose_it_is_at_every_level_and_each_way_of_it_is_told_once() {
+    let program = Program::start(&["--log-format=json", "--log-level=error,provider=warn,app=info"]).await;
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    let pod = pod().await;
+    let one = |path: &str| pod.clone().objects(format!("- {{objectName: a, secretPath: none/{path}, secretKey: a}}"));
+    let unread = pod.clone().objects("nothing");
+    for _ in 0..3 {
+        for pod in [&one("a"), &one("b"), &unread] {
+            assert!(client.mount(pod.call()).await.is_err());
+        }
+    }
+    let mut nobody = unread.call();
+    nobody.attributes = "no JSON".to_owned();
+    nobody.target_path = "/elsewhere".to_owned();
+    assert!(client.mount(nobody).await.is_err());
+    program.terminate();
+    let log = program.log().await;
+    let told = log.lines().filter(|line| line.contains("mount failed: "));
+    let lines: Vec<Value> = told.map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [a, b, unread, nobody] = &lines[..] else { panic!("{log}") };
+    for (line, text, objects) in [(a, "none/a", Some("a")), (b, "none/b", Some("a")), (unread, "objects: ", None)] {
+        assert!(line["message"].as_str().unwrap().contains(text), "{line}");
+        assert_eq!(line.get("objects").and_then(Value::as_str), objects, "{line}");
+        for (field, value) in [
+            ("pod", pod.name.as_str()),
+            ("namespace", &pod.namespace),
+            ("service_account", &pod.service_account),
+            ("class", "test-class"),
+        ] {
+            assert_eq!(line["span"][field], value, "{line}");
+        }
+    }
+    assert!(nobody["span"]["request_id"].is_string() && nobody["span"].get("pod").is_none(), "{nobody}");
+}
+
+/// The driver gives up, and nobody else would hear of it.
+#[tokio::test]
+async fn a_mount_whose_caller_is_gone_is_told_when_it_fails() {
+    let vault = Faulty::start().await;
+    let (gate, log) = (Gate::new(), tempfile::NamedTempFile::new().unwrap());
+    vault.every("POST", "auth/", Fault::Hold(gate.clone()));
+    let audit = format!("--audit-log={}", log.path().display());
+    let program = Program::at(&vault.address, &[&audit]).await;
+    let pod = pod().await.with("roleName", "nobody");
+    let (socket, call) = (program.socket.clone(), pod.call());
+    let caller = tokio::spawn(async move { Client::connect(&socket).await.unwrap().mount(call).await });
+    vault.saw(1, "POST", "auth/").await;
+    caller.abort();
+    // As the last of its own connection the caller takes that with it.
+    assert!(caller.await.is_err_and(|gone| gone.is_cancelled()));
+    gate.open();
+    while !fs::read_to_string(log.path()).unwrap().contains(r#""event":"mount","outcome":"failed","error":"VM0038""#) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    program.terminate();
+    let log = program.log().await;
+    let line = log.lines().find(|line| line.contains("mount failed: ")).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains(&format!("pod={:?}", pod.name)) && line.contains("[VM0038]"), "{line}");
 }
 
 #[tokio::test]
@@ -123,5 +189,5 @@ async fn a_poll_that_needs_nobody_tells_of_the_failures_before_it_as_any_other()
     let line = log.lines().find(|line| line.contains("mounted after failures")).unwrap_or_else(|| panic!("{log}"));
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["span"]["service_account"], &line["objects"]), (&"app".into(), &"pass".into()), "{line}");
-    assert!(line["endpoint"].is_string() && line["span"]["id"].is_string(), "{line}");
+    assert!(line["endpoint"].is_string() && line["span"]["request_id"].is_string(), "{line}");
 }

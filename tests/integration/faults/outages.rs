@@ -294,6 +294,9 @@ async fn an_outage_is_said_once_and_counted_with_its_end() {
     client.mount(pod.call()).await.unwrap();
     // The program's time is nobody's to let pass.
     tokio::time::sleep(Duration::from_secs(10)).await;
+    vault.every("GET", &tenant.kv, status(500, "storage is odd"));
+    client.mount(pod.call()).await.unwrap();
+    vault.heal();
     everything(&vault, &status(503, "Vault is sealed"));
     let scraped =
         async || crate::support::http::text("GET", &format!("http://{metrics}/metrics"), None, None, None).await.1;
@@ -324,5 +327,14 @@ async fn an_outage_is_said_once_and_counted_with_its_end() {
     assert_eq!((said("Vault is down: "), said("Vault is back")), (1, 1), "{log}");
     let line = log.lines().find(|line| line.contains("Vault is down: ")).unwrap();
     assert!(line.contains("is sealed") && line.contains("[VM0020]") && line.contains(&vault.address), "{line}");
-    assert!(said("keeps what it has") <= kept, "{log}");
+    assert!(said("keeps what it has") <= kept + 1, "{log}");
+    let line = log.lines().find(|line| line.contains("keeps what it has")).unwrap();
+    for part in [
+        &format!("pod={:?} namespace={:?}", pod.name, pod.namespace),
+        "storage is odd",
+        "code=\"Unavailable\" objects=pass",
+        &format!("endpoint={} duration_ms=", vault.address),
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
 }
