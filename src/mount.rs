@@ -91,7 +91,12 @@ const MAX_LOOKS: usize = 3;
 impl Mounter {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
-        let way = self.way(spec, audience).await?;
+        let late = || {
+            let what = "the caller's time ran out while certificate files were read".to_owned();
+            Error::new(Cause::Deadline, what)
+                .advice("check the file system that they are on, and how many a class names")
+        };
+        let way = timeout_at(deadline, self.way(spec, audience)).await.unwrap_or_else(|_| Err(late()))?;
         let mut outcome = self.bring(spec, &way, deadline).await;
         match &mut outcome {
             Ok(mounted) => mounted.receipt.keeps = way.keeps.into_inner(),
@@ -280,8 +285,9 @@ impl Mounter {
     /// A mount's files are on their way to the pod. Whether any is new to it.
     #[must_use]
     pub fn delivered(&self, mounted: &Mounted) -> bool {
-        let Receipt { session, pod_uid, target_path, class, leases, .. } = &mounted.receipt;
-        let new = self.sessions.delivered(session, &Delivery { pod_uid, target_path, class, leases });
+        let Receipt { session, pod_uid, target_path, class, leases, keeps, .. } = &mounted.receipt;
+        let delivery = Delivery { pod_uid, target_path, class, leases, keeps: *keeps };
+        let new = self.sessions.delivered(session, &delivery);
         self.renewal.schedule(session);
         new
     }

@@ -56,6 +56,12 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Whether it says something of TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.ca.is_some() || self.server_name.is_some() || self.client.is_some() || self.skip_verify
+    }
+
     /// The files that it names, but for those that a server has anyway.
     fn files(&self, own: Option<&Tls>) -> Vec<&Path> {
         let of_own = |ca: &&Ca| own.is_some_and(|own| own.ca == **ca);

@@ -26,6 +26,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::{
     error::{Cause, Error},
@@ -91,8 +92,11 @@ impl Default for Config {
     }
 }
 
-/// Endpoints kept at most; the ones without sessions make room.
-const MAX_ENDPOINTS: usize = 256;
+/// Endpoints kept at most of which classes chose something. A Kubernetes namespace has half of them at most.
+const MAX_CHOSEN: usize = 256;
+
+/// Clients that are made at once of endpoints of which classes chose something.
+const MAKING: usize = 4;
 
 /// Every Vault this node talks to.
 pub struct Vault {
@@ -101,9 +105,17 @@ pub struct Vault {
     /// Room for the answers of the operator's servers, and of those that classes chose.
     rooms: [Arc<Room>; 2],
     /// Never held across an await.
-    clients: Mutex<HashMap<Endpoint, Client>>,
+    clients: Mutex<HashMap<Endpoint, Known>>,
+    /// Turns for reading the files that classes chose: a file system may hang, and threads are few.
+    making: Arc<Semaphore>,
     /// The settings whose files are being read. Never held across an await.
     reading: Arc<Mutex<HashSet<Tls>>>,
+}
+
+/// A client, and the Kubernetes namespace whose class was the first to choose something of its endpoint.
+struct Known {
+    client: Client,
+    chosen_by: Option<String>,
 }
 
 impl Vault {
@@ -111,53 +123,95 @@ impl Vault {
     #[must_use]
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
         let rooms = [Room::new(Whose::Operator), Room::new(Whose::Classes)];
-        Self { config: Arc::new(config), metrics, rooms, clients: Mutex::default(), reading: Arc::default() }
+        let making = Arc::new(Semaphore::new(MAKING));
+        Self { config: Arc::new(config), metrics, rooms, clients: Mutex::default(), making, reading: Arc::default() }
     }
 
-    /// The endpoint's client, made at its first use.
+    /// The client of an endpoint of the operator's, or of a session that there is: made at its first use.
     pub async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
-        let known = self.lock().get(endpoint).cloned();
-        if let Some(client) = known {
+        self.client_of(endpoint, None).await
+    }
+
+    /// The client of an endpoint of which a class of this Kubernetes namespace chose something; an error when there are too
+    /// many of those.
+    pub async fn chosen(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
+        self.client_of(endpoint, Some(namespace)).await
+    }
+
+    async fn client_of(&self, endpoint: &Endpoint, chosen_by: Option<&str>) -> Result<Client, Error> {
+        let known = || self.lock().get(endpoint).map(|known| known.client.clone());
+        if let Some(client) = known() {
             return if client.transport().is_doubted() { files::settled(client).await } else { Ok(client) };
         }
+        let turn = match chosen_by {
+            Some(_) => Arc::clone(&self.making).acquire_owned().await.ok(),
+            None => None,
+        };
+        // Another had its turn before.
+        if let Some(client) = known() {
+            return Ok(client);
+        }
+        admit(&mut self.lock(), chosen_by)?;
         // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
         let (wanted, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
         let room = Arc::clone(&self.rooms[usize::from(endpoint.guarded)]);
-        let made = tokio::task::spawn_blocking(move || Client::new(&wanted, &config, &metrics, room)).await;
+        let making = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            Client::new(&wanted, &config, &metrics, room)
+        });
+        let made = making.await;
         let client = made.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
         if endpoint.tls.skip_verify {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
         }
         let mut clients = self.lock();
-        if clients.len() >= MAX_ENDPOINTS {
-            clients.retain(|_, client| client.is_shared());
-        }
-        if clients.len() >= MAX_ENDPOINTS {
-            return Err(Error::new(
-                Cause::Overloaded,
-                format!("{MAX_ENDPOINTS} different Vault endpoints are in use on this node"),
-            )
-            .advice("let classes share an address and TLS settings; the mount is tried again by itself"));
-        }
+        admit(&mut clients, chosen_by)?;
         // Another may have been first; everyone uses one pool.
-        Ok(clients.entry(endpoint.clone()).or_insert(client).clone())
+        let known = Known { client, chosen_by: chosen_by.map(str::to_owned) };
+        Ok(clients.entry(endpoint.clone()).or_insert(known).client.clone())
     }
 
     /// Why an endpoint cannot be asked at present, if that is known.
     #[must_use]
     pub fn outage(&self, endpoint: &Endpoint) -> Option<Arc<Outage>> {
-        self.lock().get(endpoint).and_then(Client::outage)
+        self.lock().get(endpoint).and_then(|known| known.client.outage())
     }
 
     /// The servers that cannot be asked at present, each with its address and why.
     #[must_use]
     pub fn outages(&self) -> Vec<(String, Arc<Outage>)> {
         let clients = self.lock();
-        let down = clients.values().filter_map(|client| Some((client.address().to_owned(), client.known_outage()?)));
+        let down = clients
+            .values()
+            .map(|known| &known.client)
+            .filter_map(|client| Some((client.address().to_owned(), client.known_outage()?)));
         down.collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Client>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Known>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there is room for another client: of the operator's always. Those without sessions make room.
+fn admit(clients: &mut HashMap<Endpoint, Known>, chosen_by: Option<&str>) -> Result<(), Error> {
+    let Some(namespace) = chosen_by else { return Ok(()) };
+    let full = |clients: &HashMap<Endpoint, Known>| {
+        let chosen = clients.values().filter_map(|known| known.chosen_by.as_deref());
+        let (mut all, mut own) = (0, 0);
+        chosen.for_each(|by| (all, own) = (all + 1, own + usize::from(by == namespace)));
+        if own >= MAX_CHOSEN / 2 {
+            let of = format!("by classes of namespace {namespace}, half of what it takes");
+            Some(format!("{own} different Vault endpoints are chosen on this node {of}"))
+        } else {
+            (all >= MAX_CHOSEN).then(|| format!("{all} different Vault endpoints are chosen by classes on this node"))
+        }
+    };
+    if full(clients).is_some() {
+        clients.retain(|_, known| known.client.is_shared());
+    }
+    full(clients).map_or(Ok(()), |full| {
+        Err(Error::new(Cause::Overloaded, full)
+            .advice("let classes share an address and TLS settings; the mount is tried again by itself"))
+    })
 }

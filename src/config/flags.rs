@@ -232,7 +232,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_mounts: Option<String>,
 
-    /// Sessions of pods at once; new pods are refused beyond [default: 4096]
+    /// Sessions of pods at once, half of them of one namespace [default: 4096]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_sessions: Option<String>,
 

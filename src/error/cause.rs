@@ -322,7 +322,7 @@ table! {
 }
 "vaultmount itself" {
     Overloaded "VM0100" Unavailable "The provider is full"
-        means "More mounts under way, more different endpoints, more pods, or answers of more bytes than one node's provider takes. Mounts of one Kubernetes namespace take half of the places at most (`--max-mounts`), so that there is one for another."
+        means "More mounts under way, more different endpoints, more pods, or answers of more bytes than one node's provider takes. What is of one Kubernetes namespace takes half of the places at most, so that there is one for another."
         mend "See why mounts take so long; let classes share an address and TLS settings. The mount is tried again by itself."
     Internal "VM0101" Internal "A fault of vaultmount's"
         means "Something that should not happen."

@@ -23,7 +23,7 @@ pub struct Levels {
     pub tokens: BTreeMap<State, usize>,
     /// When the first of them ends, in seconds since 1970.
     pub token_end: Option<i64>,
-    /// Of the pods with a volume, when the one that has gone longest without an answer of Vault had its last, in seconds since 1970.
+    /// Of the pods that are polled, when the one that has gone longest without all that was due had it last, in seconds since 1970.
     pub oldest_success: Option<i64>,
     /// Pods with a standing at a Vault.
     pub sessions: usize,
@@ -97,7 +97,7 @@ impl Levels {
             ),
             (
                 "oldest_success_timestamp_seconds",
-                "When the pod that has gone longest without an answer of Vault had its last, in seconds since 1970; missing without pods",
+                "When the pod that has gone longest without a poll that brought all that was due had its last, in seconds since 1970; missing without pods that are polled",
                 self.oldest_success,
             ),
         ] {

@@ -70,7 +70,18 @@ impl Mounter {
     async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
         let key = session_key(spec, target, audience)?;
         let Pod { uid, name, .. } = &spec.pod;
-        match self.vault.client(&target.endpoint).await {
+        let choice = &spec.class.choice;
+        let client = if target.own_address && !choice.has_tls() {
+            self.vault.client(&target.endpoint).await
+        } else {
+            let chosen = self.vault.chosen(&target.endpoint, &spec.pod.namespace).await;
+            if chosen.as_ref().is_err_and(|error| error.cause() == Cause::Overloaded) && self.sessions.drop_unused() {
+                self.vault.chosen(&target.endpoint, &spec.pod.namespace).await
+            } else {
+                chosen
+            }
+        };
+        match client {
             Ok(client) => self.sessions.open(key, &PodRef { uid: uid.clone(), name: name.clone() }, client),
             // TLS files that are broken now take nothing from a pod that has what it needs.
             Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_mounted(&spec.target_path)).ok_or(error),

@@ -76,7 +76,8 @@ impl Told {
     /// What every line of a mount tells, whatever the level: whose it is, as far as that is known, and its id.
     pub(super) fn span(&self, pod: &Pod, class: &str) -> Span {
         let said = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-        let [pod, namespace, service_account, class] = [&*pod.name, &pod.namespace, &pod.service_account, class].map(said);
+        let [pod, namespace, service_account, class] =
+            [&*pod.name, &pod.namespace, &pod.service_account, class].map(said);
         let request_id = format_args!("{:08x}-{}", self.ids.process, self.ids.next.fetch_add(1, Relaxed));
         tracing::error_span!(target: SPAN, "mount", pod, namespace, service_account, class, %request_id)
     }

@@ -1,6 +1,6 @@
 //! A session, told.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -70,10 +70,8 @@ impl Session {
             let end = hold.term().and_then(|term| term.ends());
             levels.token_end = first(levels.token_end, end.map(|end| time_of_day(end).as_second()));
         }
-        if !state.volumes.is_empty() {
-            let success = state.last_success.map(|at| time_of_day(at).as_second());
-            levels.oldest_success = first(levels.oldest_success, success);
-        }
+        let stalest = state.volumes.stalest(state.polls_fail()).map(|at| time_of_day(at).as_second());
+        levels.oldest_success = first(levels.oldest_success, stalest);
         let superseded = state.superseded.iter().filter(|hold| hold.lives(now)).count();
         *levels.tokens.entry(metrics::State::Superseded).or_default() += superseded;
     }
@@ -104,10 +102,18 @@ fn first(some: Option<i64>, other: Option<i64>) -> Option<i64> {
     [some, other].into_iter().flatten().min()
 }
 
+/// How long after a delivery a Mount that brought none shows that polls fail.
+const FAILING: Duration = Duration::from_secs(1);
+
 impl State {
     /// Why Vault cannot be asked at present, if that is known.
     pub(super) fn outage(&self) -> Option<Arc<Outage>> {
         self.client.as_ref().ok()?.outage()
+    }
+
+    /// Whether a Mount came since the last that brought something.
+    pub(super) fn polls_fail(&self) -> bool {
+        self.last_heard > self.volumes.last_mount() + FAILING
     }
 
     /// Whether renewals are to come, as things stand.

@@ -303,12 +303,12 @@ impl SavedSession {
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
         *superseded = self.superseded.iter().filter_map(|place| holds.get(*place).cloned()).collect();
-        let paths = volumes.restore(self.volumes, origin);
+        *last_success = self.last_success.map(|told| origin.moment(told));
+        let paths = volumes.restore(self.volumes, *last_success, origin);
         for pod in &self.pods {
             pods.joined(pod, clock::now());
         }
         *warned_of_token = self.warned_of_token;
-        *last_success = self.last_success.map(|told| origin.moment(told));
         // Polls change nothing that is kept, so that the last of them is not known.
         if volumes.poll_gap().is_none() {
             *last_heard = origin.moment(self.last_heard);

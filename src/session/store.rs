@@ -53,6 +53,8 @@ pub struct Delivery<'a> {
     pub class: &'a str,
     /// What was read for it.
     pub leases: &'a [(Arc<Read>, Arc<Lease>)],
+    /// Whether some of it should have been read anew, and could not be.
+    pub keeps: bool,
 }
 
 /// A pod that has a session.
@@ -132,8 +134,8 @@ impl Sessions {
         *state = State { closed: state.closed, ..State::default() };
     }
 
-    /// The session of a key, made if there is none, for a pod. When there are too many, those that are over are dropped, or else the most
-    /// silent of which nothing can be renewed or revoked; no other, so that a new one is refused.
+    /// The session of a key, made if there is none, for a pod. When there are too many, those that are over or were never used are
+    /// dropped, or else the most silent of which nothing can be renewed or revoked; no other, so that a new one is refused.
     pub fn open(&self, key: SessionKey, pod: &PodRef, client: Client) -> Result<Arc<Session>, Error> {
         let mut state = self.state();
         if state.closed {
@@ -152,23 +154,7 @@ impl Sessions {
             session.state().client = Ok(client);
             return Ok(session);
         }
-        if state.count >= self.max {
-            state.sweep(Session::is_over);
-        }
-        if state.count >= self.max
-            && let Some(session) = state.drop_most_silent()
-        {
-            let SessionKey { pod_name: pod, pod_namespace: namespace, .. } = &session.key;
-            tracing::warn!(
-                pod,
-                namespace,
-                "--max-sessions is reached: this silent pod's session makes way, and the ends of what it has are told no more"
-            );
-        }
-        if state.count >= self.max {
-            return Err(Error::new(Cause::Overloaded, format!("{} sessions are open on this node", state.count))
-                .advice("raise --max-sessions; the mount is tried again by itself"));
-        }
+        self.admit(&mut state, &key.pod_namespace)?;
         // One for all, not one for each pod.
         let endpoint = Arc::clone(client.endpoint());
         let key = SessionKey { endpoint, ..key };
@@ -179,6 +165,47 @@ impl Sessions {
         }
         state.insert(&session, [pod.uid.clone()]);
         Ok(session)
+    }
+
+    /// Makes room for another session: of what is over or never came to anything, or else of the most silent. An error when there is
+    /// none; a Kubernetes namespace has half of it at most, so that there is room for another's at any time.
+    fn admit(&self, state: &mut State, namespace: &str) -> Result<(), Error> {
+        let half = (self.max / 2).max(1);
+        if state.count < half {
+            return Ok(());
+        }
+        let own = |state: &State| state.all().filter(|session| session.key.pod_namespace == namespace).count();
+        if state.count >= self.max || own(state) >= half {
+            state.sweep(|session| session.is_over() || session.is_unused());
+        }
+        let goes = |state: &State, session: &Session| own(state) < half || session.key.pod_namespace == namespace;
+        if (state.count >= self.max || own(state) >= half)
+            && let Some(session) = state.drop_most_silent(goes)
+        {
+            let SessionKey { pod_name: pod, pod_namespace: namespace, .. } = &session.key;
+            tracing::warn!(
+                pod,
+                namespace,
+                "--max-sessions is reached: this silent pod's session makes way, and the ends of what it has are told no more"
+            );
+        }
+        let own = own(state);
+        let full = if own >= half {
+            format!("{own} sessions of namespace {namespace} are open on this node, half of what it keeps")
+        } else if state.count >= self.max {
+            format!("{} sessions are open on this node", state.count)
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Cause::Overloaded, full).advice("raise --max-sessions; the mount is tried again by itself"))
+    }
+
+    /// Drops the sessions that never came to anything, and so lets go of their clients. Whether there were any.
+    pub fn drop_unused(&self) -> bool {
+        let mut state = self.state();
+        let before = state.count;
+        state.sweep(Session::is_unused);
+        state.count < before
     }
 
     /// The session of a key, if there is one that is for this pod.
@@ -202,7 +229,8 @@ impl Sessions {
             let known = volumes.iter().any(|volume| &*volume.path == delivery.target_path && volume.mounts > 1);
             let pod = session.is_shared().then_some(delivery.pod_uid);
             let given = delivery.leases.iter().map(|(_, lease)| lease.serial);
-            let (volume, is_new) = volumes.mounted((delivery.target_path, delivery.class), pod, given, now);
+            let (volume, is_new) =
+                volumes.mounted((delivery.target_path, delivery.class), pod, given, delivery.keeps, now);
             (volume, is_new, known)
         };
         let named = session.leases.name(&volume, delivery.leases.iter().map(|(read, _)| read), now);
@@ -366,8 +394,8 @@ impl State {
         self.drop(&over);
     }
 
-    fn drop_most_silent(&mut self) -> Option<Arc<Session>> {
-        let spent = self.idle().filter(|session| session.is_spent());
+    fn drop_most_silent(&mut self, may_go: impl Fn(&Self, &Session) -> bool) -> Option<Arc<Session>> {
+        let spent = self.idle().filter(|session| session.is_spent() && may_go(self, session));
         let session = Arc::clone(spent.max_by_key(|session| session.silence().0)?);
         self.drop(&[session.id]);
         Some(session)
@@ -403,6 +431,12 @@ impl Session {
     /// Whether it is spent, and has no certificate or static credential whose end may be told, or was silent for a day.
     fn is_over(&self) -> bool {
         self.is_spent() && (self.silence().0 > UNHEARD || !self.leases.any_lives(clock::now()))
+    }
+
+    /// Whether it never came to anything: no token, and nothing for a volume.
+    fn is_unused(&self) -> bool {
+        let state = self.state();
+        state.hold.is_none() && state.superseded.is_empty() && state.volumes.iter().next().is_none()
     }
 
     /// Whether its pod has been silent for long, so that no poll is to be expected, and every token of it is over, so that

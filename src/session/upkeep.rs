@@ -47,9 +47,6 @@ impl From<Granted> for RenewalOutcome {
     }
 }
 
-/// How long after a delivery a Mount that brought none shows that polls fail.
-const FAILING: Duration = Duration::from_secs(1);
-
 /// Why a renewal brought nothing.
 enum Refused {
     /// The token is no more.
@@ -281,8 +278,7 @@ impl Session {
         let now = clock::now();
         let (polled, rests, fails, is_down) = {
             let state = self.state();
-            let polls_fail = state.last_heard > state.volumes.last_mount() + FAILING;
-            (state.volumes.are_polled(now), state.resting.is_some(), polls_fail, state.outage().is_some())
+            (state.volumes.are_polled(now), state.resting.is_some(), state.polls_fail(), state.outage().is_some())
         };
         let mend = if is_down {
             "Vault is down, so that nothing renews or replaces it: see why"

@@ -24,6 +24,8 @@ pub(super) struct Volume {
     pub(super) class: String,
     /// When it was mounted last.
     pub(super) last: Instant,
+    /// When a mount last brought all that was due: it did not keep what was older.
+    pub(super) fresh: Instant,
     /// How often.
     pub(super) mounts: u64,
     gaps: [Duration; GAPS],
@@ -62,18 +64,23 @@ pub(super) struct SavedVolume {
 pub(super) struct Volumes(Vec<Volume>);
 
 impl Volumes {
-    /// A volume was mounted, and given answers of these serials. Its name, to remember it by, and whether any is new to it.
+    /// A volume was mounted, and given answers of these serials, or `keeps` something older. Its name, to remember it by, and whether
+    /// any is new to it.
     pub(super) fn mounted(
         &mut self,
         (path, class): (&str, &str),
         pod: Option<&str>,
         given: impl Iterator<Item = u64> + Clone,
+        keeps: bool,
         now: Instant,
     ) -> (Arc<str>, bool) {
         if let Some(volume) = self.0.iter_mut().find(|volume| &*volume.path == path) {
             volume.gaps.rotate_right(1);
             volume.gaps[0] = now.saturating_duration_since(volume.last);
             (volume.last, volume.mounts) = (now, volume.mounts + 1);
+            if !keeps {
+                volume.fresh = now;
+            }
             if !class.is_empty() && volume.class != class {
                 class.clone_into(&mut volume.class);
             }
@@ -91,6 +98,7 @@ impl Volumes {
             path: Arc::clone(&path),
             class: class.to_owned(),
             last: now,
+            fresh: now,
             mounts: 1,
             gaps,
             pod: pod.map(Arc::from),
@@ -158,7 +166,8 @@ impl Volumes {
     }
 
     /// What was kept, in its order; their names. Polls are not kept, so that one of a polled volume counts as just heard of.
-    pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, origin: Origin) -> Vec<Arc<str>> {
+    /// What they have is as fresh as the last answer of Vault.
+    pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, fresh: Option<Instant>, origin: Origin) -> Vec<Arc<str>> {
         self.0.extend(saved.into_iter().map(|saved| {
             let SavedVolume { path, class, last, mounts, gaps, pod } = saved;
             let last = if mounts > 1 { clock::now() } else { origin.moment(last) };
@@ -166,6 +175,7 @@ impl Volumes {
                 path: path.into(),
                 class,
                 last,
+                fresh: fresh.unwrap_or(last),
                 mounts,
                 gaps: gaps.map(Duration::from_millis),
                 pod: pod.map(Arc::from),
@@ -173,6 +183,11 @@ impl Volumes {
             }
         }));
         self.0.iter().map(|volume| Arc::clone(&volume.path)).collect()
+    }
+
+    /// When the first of those that are polled was last brought all that was due; of all, if their polls fail.
+    pub(super) fn stalest(&self, polls_fail: bool) -> Option<Instant> {
+        self.0.iter().filter(|volume| polls_fail || volume.mounts > 1).map(|volume| volume.fresh).min()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Volume> {
@@ -193,14 +208,19 @@ mod tests {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let mut volumes = Volumes::default();
-        volumes.mounted(("/a", "c"), None, [].into_iter(), at(0));
+        volumes.mounted(("/a", "c"), None, [].into_iter(), false, at(0));
         assert_eq!((volumes.gap(), volumes.are_polled(at(1)), volumes.poll_gap()), (None, false, None));
         for (when, gap) in [(13, 13), (26, 13), (326, 300), (396, 300), (466, 300), (536, 70)] {
-            volumes.mounted(("/a", ""), None, [].into_iter(), at(when));
+            volumes.mounted(("/a", ""), None, [].into_iter(), false, at(when));
             assert_eq!(volumes.gap(), Some(Duration::from_secs(gap)), "{when}");
         }
+        volumes.mounted(("/b", ""), None, [].into_iter(), false, at(0));
+        assert_eq!((volumes.stalest(false), volumes.stalest(true)), (Some(at(536)), Some(at(0))), "/b is not polled");
+        volumes.left("/b");
         assert!(volumes.are_polled(at(536 + 210)) && !volumes.are_polled(at(536 + 211)));
         assert_eq!(volumes.iter().next().map(|v| (v.mounts, &*v.class)), Some((7, "c")));
+        volumes.mounted(("/a", ""), None, [].into_iter(), true, at(600));
+        assert_eq!(volumes.stalest(false), Some(at(536)), "it keeps what it had");
         assert_eq!(volumes.left("/a").as_deref(), Some("/a"));
         assert!(volumes.is_empty() && volumes.left("/a").is_none());
     }

@@ -174,7 +174,8 @@ impl<'a> Written<'a> {
             };
             // An address that may hold a secret.
             if name != "objects"
-                && text.is_some_and(|text| text.contains(SECRETIVE) && (text.contains("://") || name.ends_with("Address")))
+                && text
+                    .is_some_and(|text| text.contains(SECRETIVE) && (text.contains("://") || name.ends_with("Address")))
             {
                 source.hide_node(value);
             }

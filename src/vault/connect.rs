@@ -41,7 +41,7 @@ use tower::Service;
 use crate::tls::{self, Oldest, Tls, TlsError};
 use handshake::handshake;
 use stream::{Io, Use};
-use tcp::Target;
+use tcp::{Lookups, Target};
 
 pub use error::{ConnectError, ProxyFault, Stage, connect_error};
 pub use fault::TlsFault;
@@ -95,6 +95,7 @@ struct Inner {
     settings: Arc<ArcSwap<Settings>>,
     server_name: Option<ServerName<'static>>,
     options: Options,
+    lookups: Lookups,
 }
 
 /// What was read of TLS files at one time.
@@ -127,16 +128,18 @@ impl Connector {
             .server_name
             .as_ref()
             .map(|name| ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() }));
-        let inner = Inner { settings, server_name: server_name.transpose()?, options };
+        let lookups = Lookups::new(options.guarded);
+        let inner = Inner { settings, server_name: server_name.transpose()?, options, lookups };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The same with another limit of [`Options::timeout`].
     #[must_use]
     pub fn within(&self, timeout: Duration) -> Self {
-        let Inner { settings, server_name, options } = &*self.inner;
+        let Inner { settings, server_name, options, lookups } = &*self.inner;
+        let (settings, server_name, lookups) = (Arc::clone(settings), server_name.clone(), lookups.clone());
         let options = Options { timeout, ..options.clone() };
-        Self { inner: Arc::new(Inner { settings: Arc::clone(settings), server_name: server_name.clone(), options }) }
+        Self { inner: Arc::new(Inner { settings, server_name, options, lookups }) }
     }
 
     /// What new connections are made with.
@@ -173,10 +176,11 @@ impl Connector {
         tls.time_provider = Arc::new(Later);
         // A session that is resumed looks at no certificate.
         tls.resumption = Resumption::disabled();
-        let (server_name, options) = (self.inner.server_name.clone(), self.inner.options.clone());
+        let Inner { server_name, options, lookups, .. } = &*self.inner;
+        let (server_name, options, lookups) = (server_name.clone(), options.clone(), lookups.clone());
         let settings = Settings { tls: Arc::new(tls), worked: AtomicBool::new(false) };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        match (Inner { settings, server_name, options }).connect(uri).await {
+        match (Inner { settings, server_name, options, lookups }).connect(uri).await {
             Err(ConnectError::Tls { fault: TlsFault::Expired { at: Some(end) }, .. }) => end.parse().ok(),
             _ => None,
         }
@@ -222,7 +226,7 @@ impl Inner {
         let proxy = self.proxy(uri);
         let (io, used) = match (&self.options.socket, &proxy) {
             (Some(path), _) => (unix(path).await?, Use::Plain),
-            (None, None) => (tcp(&target, self.options.guarded, deadline).await?, Use::Plain),
+            (None, None) => (self.tcp(&target, self.options.guarded, deadline).await?, Use::Plain),
             (None, Some(proxy)) => self.through(proxy, &target, deadline).await?,
         };
         let settings = self.settings.load_full();
@@ -273,8 +277,17 @@ impl Inner {
         Ok((io, Use::Plain))
     }
 
+    async fn tcp(&self, target: &Target, guarded: bool, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
+        let addresses = deadline.bound(Stage::Name, target, self.lookups.resolve(target)).await?;
+        if guarded {
+            guard::check(&target.host, &addresses)?;
+        }
+        let connecting = tcp::connect(target, addresses, deadline.after);
+        Ok(Box::new(deadline.bound(Stage::Tcp, target, connecting).await?))
+    }
+
     async fn to_proxy(&self, hop: &Target, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
-        let io = tcp(hop, false, deadline).await?;
+        let io = self.tcp(hop, false, deadline).await?;
         if !hop.tls {
             return Ok(io);
         }
@@ -340,13 +353,4 @@ async fn unix(path: &PathBuf) -> Result<Box<dyn Io>, ConnectError> {
         Ok(stream) => Ok(Box::new(stream)),
         Err(error) => Err(ConnectError::Socket { path: path.clone(), said: error.to_string() }),
     }
-}
-
-async fn tcp(target: &Target, guarded: bool, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
-    let addresses = deadline.bound(Stage::Name, target, tcp::resolve(target)).await?;
-    if guarded {
-        guard::check(&target.host, &addresses)?;
-    }
-    let connecting = tcp::connect(target, addresses, deadline.after);
-    Ok(Box::new(deadline.bound(Stage::Tcp, target, connecting).await?))
 }

@@ -26,8 +26,8 @@ impl Vault {
     /// idle connections are let go. Brings the settings that changed.
     pub async fn reread(&self) -> Vec<Tls> {
         let mut uses: HashMap<Tls, Vec<Client>> = HashMap::new();
-        for (endpoint, client) in self.lock().iter() {
-            uses.entry(endpoint.tls.clone()).or_default().push(client.clone());
+        for (endpoint, known) in self.lock().iter() {
+            uses.entry(endpoint.tls.clone()).or_default().push(known.client.clone());
         }
         let looks = stream::iter(uses).map(async |(tls, clients)| {
             let addresses: Vec<String> = clients.iter().map(|client| client.address().to_owned()).collect();
@@ -58,13 +58,13 @@ impl Vault {
     /// The TLS settings of every client, and an address that each is used for.
     #[must_use]
     pub fn tls_in_use(&self) -> HashMap<Tls, String> {
-        self.lock().iter().map(|(endpoint, client)| (endpoint.tls.clone(), client.address().to_owned())).collect()
+        self.lock().iter().map(|(endpoint, known)| (endpoint.tls.clone(), known.client.address().to_owned())).collect()
     }
 
     /// A connection failed for TLS: the files are read before the next use, as they may have changed.
     pub fn doubt(&self, endpoint: &Endpoint) {
-        if let Some(client) = self.lock().get(endpoint) {
-            client.transport().doubt();
+        if let Some(known) = self.lock().get(endpoint) {
+            known.client.transport().doubt();
         }
     }
 }

@@ -87,7 +87,7 @@ async fn a_new_session_beyond_the_limit_is_refused_and_the_others_go_on() {
     cluster.role("second", json!({})).await;
     daemon.mount(pod.call()).await.unwrap();
     for _ in 0..2 {
-        daemon.refuses(&other, Cause::Overloaded, &["1 sessions", "--max-sessions"]).await;
+        daemon.refuses(&other, Cause::Overloaded, &["1 sessions of namespace", "--max-sessions"]).await;
         leap(REFRESH).await;
         daemon.mount(pod.call()).await.unwrap();
     }

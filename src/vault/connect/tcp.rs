@@ -3,16 +3,20 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use http::{Uri, uri::Scheme};
 use hyper_util::client::legacy::connect::{HttpConnector, dns::Name};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::Semaphore,
+};
 use tower::{ServiceExt as _, service_fn};
 
 use super::error::{ConnectError, MAX_SAID};
-use crate::text::one_line;
+use crate::{task, text::one_line};
 
 /// Idle connections are probed, so that one that a firewall forgot is noticed before a request needs it.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -58,12 +62,45 @@ impl fmt::Display for Target {
     }
 }
 
-/// Every address of the target; never none.
-pub(super) async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
-    let failed = |said: &str| ConnectError::NameNotFound { host: target.host.clone(), said: one_line(said, MAX_SAID) };
-    let addresses: Vec<_> =
-        lookup_host((target.host.as_str(), target.port)).await.map_err(|error| failed(&error.to_string()))?.collect();
-    if addresses.is_empty() { Err(failed("it has no address")) } else { Ok(addresses) }
+/// Places for lookups. The system looks a name up in a thread, of which there are few, and keeps it for half a minute where
+/// no server answers: a name must not take those that other names need.
+#[derive(Clone, Debug)]
+pub(super) struct Lookups(Arc<Semaphore>);
+
+/// How many names of one endpoint are looked up at once, and how many of all those that classes chose together.
+const OF_ENDPOINT: usize = 2;
+const OF_CLASSES: usize = 4;
+
+static CLASSES: LazyLock<Lookups> = LazyLock::new(|| Lookups::most(OF_CLASSES));
+
+impl Lookups {
+    /// Those of an endpoint; a tenant chose it.
+    pub(super) fn new(guarded: bool) -> Self {
+        if guarded { CLASSES.clone() } else { Self::most(OF_ENDPOINT) }
+    }
+
+    fn most(count: usize) -> Self {
+        Self(Arc::new(Semaphore::new(count)))
+    }
+
+    /// Every address of the target; never none.
+    pub(super) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
+        if let Ok(address) = target.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, target.port)]);
+        }
+        let place = Arc::clone(&self.0).acquire_owned().await;
+        let name = (target.host.clone(), target.port);
+        // It goes on when nobody waits for it any more, and has its place until its end.
+        let looking = task::spawn(async move {
+            let _place = place;
+            lookup_host(name).await.map(Iterator::collect::<Vec<_>>)
+        });
+        let failed =
+            |said: &str| ConnectError::NameNotFound { host: target.host.clone(), said: one_line(said, MAX_SAID) };
+        let found = looking.await.map_err(|error| failed(&error.to_string()))?;
+        let addresses = found.map_err(|error| failed(&error.to_string()))?;
+        if addresses.is_empty() { Err(failed("it has no address")) } else { Ok(addresses) }
+    }
 }
 
 /// Connects to one of these addresses and no other: IPv6 and IPv4 side by side, each kind's in turn.
@@ -99,9 +136,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn names_that_classes_chose_leave_places_for_others_and_addresses_need_none() {
+        let of = |host: &str| Target { tls: false, host: host.to_owned(), port: 1 };
+        let taken = Arc::clone(&CLASSES.0).acquire_many_owned(4).await.unwrap();
+        assert!(!Lookups::new(false).resolve(&of("localhost")).await.unwrap().is_empty());
+        let chosen = Lookups::new(true);
+        assert_eq!(chosen.resolve(&of("::1")).await.unwrap(), [SocketAddr::from((Ipv6Addr::LOCALHOST, 1))]);
+        let localhost = of("localhost");
+        let waits = tokio::time::timeout(Duration::from_millis(50), chosen.resolve(&localhost)).await;
+        assert!(waits.is_err());
+        drop(taken);
+        assert!(chosen.resolve(&localhost).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_name_without_address_says_so() {
         let target = Target { tls: true, host: "vault.invalid".into(), port: 8200 };
-        let error = resolve(&target).await.unwrap_err();
+        let error = Lookups::new(false).resolve(&target).await.unwrap_err();
         assert!(matches!(&error, ConnectError::NameNotFound { host, .. } if host == "vault.invalid"), "{error}");
         assert!(error.to_string().starts_with("the host name vault.invalid cannot be resolved: "), "{error}");
     }

@@ -8,6 +8,7 @@ use vaultmount::{error::Cause, provider::client::Client};
 
 use super::{SECRET, Stage, each, leap, only, reader, tenant};
 use crate::support::{
+    bao::Tenant,
     clock::REFRESH,
     daemon::Daemon,
     database::Database,
@@ -19,6 +20,14 @@ use crate::support::{
 fn objects(count: usize, path: impl Fn(usize) -> String) -> String {
     let object = |i| format!("- {{objectName: o{i}, secretPath: {}, secretKey: pass}}", path(i));
     (0..count).map(object).collect::<Vec<_>>().join("\n")
+}
+
+/// The same of another Kubernetes namespace.
+fn reader_of(tenant: &Tenant, namespace: &str) -> Pod {
+    let mut pod = reader(tenant);
+    namespace.clone_into(&mut pod.namespace);
+    let token = pod.token("vault", 600);
+    pod.pass(&[("vault", &token)])
 }
 
 #[tokio::test]
@@ -154,12 +163,7 @@ async fn mounts_beyond_the_limit_are_refused_at_once_and_one_namespace_leaves_pl
     daemon.mount(polled.call()).await.unwrap();
     let gate = Gate::new();
     vault.every("POST", "auth/", Fault::Hold(gate.clone()));
-    let of = |namespace: &str| {
-        let mut pod = reader(&tenant);
-        pod.namespace = namespace.to_owned();
-        let token = pod.token("vault", 600);
-        pod.pass(&[("vault", &token)])
-    };
+    let of = |namespace: &str| reader_of(&tenant, namespace);
     let mount = async |namespace: &str| {
         assert_eq!(only(&daemon.mount(of(namespace).call()).await.unwrap()), SECRET, "{namespace}");
     };
@@ -178,6 +182,48 @@ async fn mounts_beyond_the_limit_are_refused_at_once_and_one_namespace_leaves_pl
     };
     tokio::join!(mount("shop"), mount("shop"), others);
     mount("shop").await;
+}
+
+/// One pod whose classes choose ever other settings, or name ever other roles, takes no other namespace's place.
+#[tokio::test]
+async fn endpoints_and_sessions_of_one_namespace_leave_places_for_others() {
+    let tenant = tenant().await;
+    let daemon = Daemon::start(&["--max-sessions=6"]).await;
+    let of = |namespace: &str| reader_of(&tenant, namespace);
+    let shop = of("shop");
+    let choosing = |n: usize| shop.clone().with("vaultTLSServerName", format!("vault-{n}"));
+    // What never came to anything takes no place from anyone for long.
+    for n in 0..300 {
+        daemon.refuses(&choosing(n).with("roleName", "nobody"), Cause::RoleMissing, &[]).await;
+    }
+    for n in 0..3 {
+        daemon.mount(choosing(n).call()).await.unwrap();
+    }
+    daemon.refuses(&shop, Cause::Overloaded, &["3 sessions of namespace shop", "--max-sessions"]).await;
+    for namespace in ["other", "third", "fourth"] {
+        daemon.mount(of(namespace).call()).await.unwrap();
+    }
+    daemon.refuses(&of("fifth"), Cause::Overloaded, &["6 sessions are open"]).await;
+    daemon.mount(choosing(0).call()).await.unwrap();
+}
+
+/// An endpoint that is in use is let go with its sessions alone.
+#[tokio::test]
+async fn endpoints_that_classes_of_one_namespace_use_leave_places_for_others() {
+    let tenant = tenant().await;
+    let daemon = Daemon::start(&[]).await;
+    let of = |namespace: &str| reader_of(&tenant, namespace);
+    let shop = of("shop");
+    let choosing = |pod: &Pod, n: usize| pod.clone().with("vaultTLSServerName", format!("vault-{n}"));
+    for n in 0..128 {
+        daemon.mount(choosing(&shop, n).call()).await.unwrap();
+    }
+    daemon
+        .refuses(&choosing(&shop, 128), Cause::Overloaded, &["128 different Vault endpoints", "namespace shop"])
+        .await;
+    for pod in [&shop, &of("other"), &choosing(&of("third"), 129), &choosing(&of("fourth"), 3)] {
+        daemon.mount(pod.call()).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ async fn a_certificate_lasts_longer_than_its_token_though_nothing_tells_of_the_p
 #[tokio::test]
 async fn a_new_pod_has_the_place_of_the_most_silent_whose_tokens_are_over() {
     let api = KubeApi::builder().deny("list", "pods");
-    let stage = Stage::with(&["--max-sessions=2"], json!({}), json!({"token_ttl": "50m"}), api, false).await;
+    let stage = Stage::with(&["--max-sessions=4"], json!({}), json!({"token_ttl": "50m"}), api, false).await;
     let certificates = certificates(&stage).await;
     let [first, second] = [(); 2].map(|()| stage.pod().objects(certificates.as_str()));
     for pod in [&first, &second] {
