@@ -363,6 +363,15 @@ impl Cause {
         matches!(self, Self::CertificateUntrusted | Self::CertificateName | Self::CertificateTime | Self::Tls)
     }
 
+    /// Whether the operator does not allow what the class says.
+    #[must_use]
+    pub fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::NotAllowed | Self::MustVerify | Self::NotPermitted | Self::EndpointUnknown | Self::TokenShared
+        )
+    }
+
     /// The code it is answered with.
     #[must_use]
     pub fn code(self) -> Code {

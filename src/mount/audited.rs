@@ -82,7 +82,8 @@ impl Mounter {
 
     /// Tells of a mount that failed as a whole. `audience` is asked for when the class names none.
     pub fn failed(&self, spec: &MountSpec, audience: &str, error: &Error) {
-        self.told(&spec.pod, &spec.target_path, spec.is_reported, error, Why::RefreshFailed);
+        let why = if error.cause().is_policy() { Why::ClassInvalid } else { Why::RefreshFailed };
+        self.told(&spec.pod, &spec.target_path, spec.is_reported, error, why);
         let audit = self.sessions.audit();
         if !audit.is_on() {
             return;

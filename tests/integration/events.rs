@@ -129,6 +129,20 @@ async fn polls_that_fail_are_told_with_their_end_unless_the_driver_does_it() {
 }
 
 #[tokio::test]
+async fn a_class_that_the_operator_refuses_is_invalid() {
+    let stage = Stage::new(&["--allow-skip-verify=false"]).await;
+    let pod = stage.pod();
+    stage.daemon.files(&pod).await;
+    stage.daemon.refuses(&pod.clone().with("vaultEndpoint", "none"), Cause::EndpointUnknown, &[]).await;
+    stage.daemon.files(&pod).await;
+    stage.daemon.refuses(&pod.clone().with("vaultSkipTLSVerify", "true"), Cause::MustVerify, &[]).await;
+    // A pod that does not run yet is told of its mount.
+    stage.daemon.refuses(&stage.pod().with("vaultEndpoint", "none"), Cause::EndpointUnknown, &[]).await;
+    let told = ["VaultClassInvalid", "VaultRefreshRecovered", "VaultClassInvalid", "VaultMountFailed"];
+    assert_eq!(reasons(&stage.no_more_than(4).await), told);
+}
+
+#[tokio::test]
 async fn a_pod_that_keeps_what_it_has_is_told_why() {
     let stage = Stage::new(&[]).await;
     let pod = stage.pod();
