@@ -3,27 +3,45 @@
 //! Kubelet tells the failures of a pod's first mount itself, in the driver's words and ours; drivers up to 1.5.6 tell those of a
 //! poll. Later ones pass such a failure off as a success, and no driver knows of a credential that ends.
 
+mod waiting;
+
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, Hasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use jiff::Timestamp;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use crate::{
     error::{Cause, Error},
     kube::{Event, Kube},
     metrics::{EventWrite, Metrics},
 };
+use waiting::{Told, Waiting};
 
 /// Takes events. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
-    /// None: none are written.
-    told: Option<mpsc::Sender<Told>>,
+    /// Where they are laid down, and a bell for who writes them, who ends when nobody can ring any more. None: none are written.
+    told: Option<(Arc<Desk>, mpsc::Sender<()>)>,
+}
+
+/// What is to be written, and what became of it.
+#[derive(Debug)]
+struct Desk {
+    /// Never held across an await.
+    waiting: Mutex<Waiting>,
+    /// How many were given up, less those that may not be written.
+    lost: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -69,22 +87,20 @@ impl Why {
         }
     }
 
+    fn is_recovery(self) -> bool {
+        self == Self::RefreshRecovered
+    }
+
     fn is_warning(self) -> bool {
-        !matches!(self, Self::RefreshRecovered | Self::CredentialRotated)
+        !self.is_recovery() && self != Self::CredentialRotated
+    }
+
+    /// Whether it is told once of whatever it is about, so that none stands in for the next.
+    fn is_told_once(self) -> bool {
+        self.is_recovery()
     }
 }
 
-#[derive(Debug)]
-struct Told {
-    pod: Subject,
-    why: Why,
-    text: String,
-    at: Timestamp,
-    since: Instant,
-}
-
-/// Events that wait to be written. More are dropped, and counted.
-const WAITING: usize = 256;
 /// So many are written at once, and then one in a while: an outage is told by all nodes at once, and the API server shall not
 /// suffer for it.
 const BURST: usize = 10;
@@ -105,34 +121,57 @@ impl Events {
     /// Writes them from now on, as this node.
     #[must_use]
     pub fn start(kube: Arc<Kube>, node: String, metrics: Arc<Metrics>) -> Self {
-        let (told, waiting) = mpsc::channel(WAITING);
+        let (bell, rung) = mpsc::channel(1);
+        let desk = Arc::new(Desk { waiting: Mutex::default(), lost: AtomicU64::new(0), metrics });
         let writer = Writer {
             kube,
             node,
-            metrics: Arc::clone(&metrics),
+            desk: Arc::clone(&desk),
             written: HashMap::new(),
             recent: VecDeque::new(),
             denied: HashMap::new(),
             is_told: false,
         };
-        tokio::spawn(writer.run(waiting));
-        Self { told: Some(told), metrics }
+        tokio::spawn(writer.run(rung));
+        Self { told: Some((desk, bell)) }
     }
 
     /// Writes one about a pod, soon. `text` goes on only as long as an event may be.
     pub fn tell(&self, pod: impl FnOnce() -> Subject, why: Why, text: impl FnOnce() -> String) {
-        let Some(told) = &self.told else { return };
-        let event = Told { pod: pod(), why, text: text(), at: Timestamp::now(), since: Instant::now() };
-        if told.try_send(event).is_err() {
+        let Some((desk, bell)) = &self.told else { return };
+        let (pod, now) = (pod(), Instant::now());
+        let name = name(&pod.name);
+        desk.add(Told { pod, why, text: text(), at: Timestamp::now(), since: now, name, failures: 0, due: now });
+        // One that rings already is heard.
+        let _ = bell.try_send(());
+    }
+}
+
+impl Desk {
+    fn add(&self, told: Told) {
+        if !self.lock().add(told) {
             self.metrics.event_write(EventWrite::Dropped);
+            self.lost("too many wait to be written");
         }
+    }
+
+    /// Says that an event is not written: at the first, and then ever more seldom.
+    fn lost(&self, why: &str) {
+        let count = self.lost.fetch_add(1, Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::warn!(lost = count, "an event of a pod is lost: {why}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Writer {
     kube: Arc<Kube>,
     node: String,
-    metrics: Arc<Metrics>,
+    desk: Arc<Desk>,
     written: HashMap<(String, Why), Written>,
     /// When the last were written, the first of them first.
     recent: VecDeque<Instant>,
@@ -152,73 +191,60 @@ struct Written {
     at: Instant,
 }
 
-impl Writer {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Told>) {
-        while let Some(told) = waiting.recv().await {
-            self.write(told).await;
-        }
-    }
+/// What a poll that failed is told as.
+const FAILURES: [Why; 2] = [Why::RefreshFailed, Why::ClassInvalid];
 
-    async fn write(&mut self, told: Told) {
-        let key = (told.pod.uid.clone(), told.why);
-        if told.why == Why::RefreshRecovered {
-            let mut had_failed = false;
-            for why in [Why::RefreshFailed, Why::ClassInvalid] {
-                had_failed |= self.written.remove(&(told.pod.uid.clone(), why)).is_some();
-            }
-            // Else nobody was told of it.
-            if !had_failed {
-                return;
-            }
-            // An earlier end is not this one's: what was told last shall be how things are.
-            self.written.remove(&key);
-        }
-        self.written.retain(|_, written| written.at.elapsed() < FORGOTTEN);
-        if let Some(written) = self.written.get_mut(&key) {
-            written.count = written.count.saturating_add(1);
-            let pause = if written.text == told.text { AGAIN } else { OTHERWISE };
-            if written.at.elapsed() < pause {
-                return;
-            }
-        }
-        // What is not written takes nobody's turn.
-        if self.is_futile(&told) {
-            return self.metrics.event_write(EventWrite::Dropped);
-        }
-        self.turn().await;
-        if self.is_futile(&told) {
-            return self.metrics.event_write(EventWrite::Dropped);
-        }
-        match self.send(&key, &told).await {
-            Ok(()) => self.metrics.event_write(EventWrite::Ok),
-            Err(error) => {
-                self.metrics.event_write(EventWrite::Failed);
-                if error.cause() == Cause::EventsForbidden {
-                    if !std::mem::replace(&mut self.is_told, true) {
-                        tracing::warn!(namespace = told.pod.namespace, "pods get no events: {error}");
+impl Writer {
+    async fn run(mut self, mut rung: mpsc::Receiver<()>) {
+        loop {
+            // Before one is chosen: who comes meanwhile may be the next.
+            self.free().await;
+            let now = Instant::now();
+            let next = self.desk.lock().next(now);
+            match next {
+                Ok(told) => self.write(told).await,
+                Err(due) => {
+                    if timeout_at(due.unwrap_or(now + FORGOTTEN), rung.recv()).await == Ok(None) {
+                        return;
                     }
-                    self.denied.retain(|_, until| Instant::now() < *until);
-                    if self.denied.len() < MOST {
-                        self.denied.insert(told.pod.namespace, Instant::now() + DENIED);
-                    }
-                } else {
-                    tracing::debug!(reason = told.why.word(), pod = told.pod.name, "an event is not written: {error}");
                 }
             }
         }
     }
 
-    /// Whether it is too late for it, or it may not be written.
-    fn is_futile(&self, told: &Told) -> bool {
-        let is_denied = self.denied.get(&told.pod.namespace).is_some_and(|until| Instant::now() < *until);
-        is_denied || told.since.elapsed() > STALE
+    /// Writes one, if it may and need be. What is not written takes nobody's turn.
+    async fn write(&mut self, told: Told) {
+        // Else nobody was told of it.
+        if told.why == Why::RefreshRecovered && !FAILURES.iter().any(|&why| self.written.contains_key(&told.key(why))) {
+            return;
+        }
+        self.written.retain(|_, written| written.at.elapsed() < FORGOTTEN);
+        if let Some(written) = self.written.get_mut(&told.key(told.why)) {
+            written.count = written.count.saturating_add(u32::from(told.failures == 0));
+            let pause = if written.text == told.text { AGAIN } else { OTHERWISE };
+            if written.at.elapsed() < pause {
+                return;
+            }
+        }
+        if self.denied.get(&told.pod.namespace).is_some_and(|until| Instant::now() < *until) {
+            return self.desk.metrics.event_write(EventWrite::Dropped);
+        }
+        if told.since.elapsed() > STALE {
+            self.desk.metrics.event_write(EventWrite::Dropped);
+            return self.desk.lost("it waited for too long");
+        }
+        match self.send(&told).await {
+            Ok(()) => self.desk.metrics.event_write(EventWrite::Ok),
+            Err(error) => self.failed(told, &error),
+        }
     }
 
-    async fn send(&mut self, key: &(String, Why), told: &Told) -> Result<(), Error> {
-        let Told { pod, why, text, at, .. } = told;
-        let (name, first, count) = match self.written.get(key) {
+    async fn send(&mut self, told: &Told) -> Result<(), Error> {
+        let Told { pod, why, text, at, name, .. } = told;
+        let key = told.key(*why);
+        let (name, first, count) = match self.written.get(&key) {
             Some(written) => (written.name.clone(), written.first, written.count),
-            None => (name(&pod.name), *at, 1),
+            None => (name.clone(), *at, 1),
         };
         let event = Event {
             name: &name,
@@ -233,8 +259,18 @@ impl Writer {
             count,
             node: &self.node,
         };
+        self.recent.push_back(Instant::now());
         if count == 1 || !self.kube.repeat_event(&event).await? {
             self.kube.create_event(&event).await?;
+        }
+        if why.is_recovery() {
+            // Not before that is told.
+            for why in FAILURES {
+                self.written.remove(&told.key(why));
+            }
+        }
+        if why.is_told_once() {
+            return Ok(());
         }
         if self.written.len() >= MOST {
             self.written.retain(|_, written| written.at.elapsed() < AGAIN);
@@ -243,18 +279,39 @@ impl Writer {
             }
         }
         let written = Written { name, text: text.clone(), first, count, at: Instant::now() };
-        self.written.insert(key.clone(), written);
+        self.written.insert(key, written);
         Ok(())
     }
 
-    /// Waits until another may be written.
-    async fn turn(&mut self) {
+    /// It could not be written: it is tried again if that may pass.
+    fn failed(&mut self, told: Told, error: &Error) {
+        tracing::debug!(reason = told.why.word(), pod = told.pod.name, "an event is not written: {error}");
+        if error.cause() == Cause::EventsForbidden {
+            self.desk.metrics.event_write(EventWrite::Failed);
+            if !std::mem::replace(&mut self.is_told, true) {
+                tracing::warn!(namespace = told.pod.namespace, "pods get no events: {error}");
+            }
+            self.denied.retain(|_, until| Instant::now() < *until);
+            if self.denied.len() < MOST {
+                self.denied.insert(told.pod.namespace, Instant::now() + DENIED);
+            }
+            return;
+        }
+        let again = if error.is_passing() { told.again(Instant::now()) } else { None };
+        if let Some(again) = again {
+            return self.desk.add(again);
+        }
+        self.desk.metrics.event_write(EventWrite::Failed);
+        self.desk.lost(&error.to_string());
+    }
+
+    /// Waits until one more may be written.
+    async fn free(&mut self) {
         if self.recent.len() >= BURST
             && let Some(first) = self.recent.pop_front()
         {
-            tokio::time::sleep_until(first + PAUSE * u32::try_from(BURST).unwrap_or(1)).await;
+            sleep_until(first + PAUSE * u32::try_from(BURST).unwrap_or(1)).await;
         }
-        self.recent.push_back(Instant::now());
     }
 }
 

@@ -45,11 +45,12 @@ pub const MAX_MESSAGE: usize = 1024;
 const COMPONENT: &str = "vaultmount";
 
 impl Kube {
-    /// Writes an event.
+    /// Writes an event. One of its name is this one: the answer to an earlier attempt was lost.
     pub async fn create_event(&self, event: &Event<'_>) -> Result<(), Error> {
         let path = path::collection(event.namespace, "events")?;
         let answer = self.client.post(&path, &Body::of(event)).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(refused(&answer)) }
+        let is_there = answer.status == StatusCode::CONFLICT && answer.said().reason == "AlreadyExists";
+        if answer.status.is_success() || is_there { Ok(()) } else { Err(refused(&answer)) }
     }
 
     /// Writes that an event has happened again; false when it is there no more.
@@ -67,7 +68,7 @@ impl Kube {
 
 fn refused(answer: &Answer<'_>) -> Error {
     if answer.status != StatusCode::FORBIDDEN {
-        return answer.failure(Cause::KubernetesApi);
+        return answer.failure(Cause::KubernetesConfig);
     }
     answer.failure(Cause::EventsForbidden).advice(
         "unless the namespace has a quota for it, or ends, grant our service account the rule {apiGroups: [\"\"], resources: \

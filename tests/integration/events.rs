@@ -11,7 +11,7 @@ use vaultmount::{
 };
 
 use crate::{
-    kube_api::KubeApi,
+    kube_api::{Fault, KubeApi},
     support::{
         bao::Tenant,
         clock::leap,
@@ -26,7 +26,7 @@ struct Stage {
     vault: Faulty,
     api: KubeApi,
     daemon: Daemon,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Stage {
@@ -35,12 +35,9 @@ impl Stage {
         tenant.put("db", json!({"pass": "s3cret"})).await;
         let (vault, api, folder) =
             (Faulty::start().await, KubeApi::builder().start().await, tempfile::tempdir().unwrap());
-        let kubeconfig = folder.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, api.kubeconfig("vaultmount", "t")).unwrap();
-        let kubeconfig = format!("--kubeconfig={}", kubeconfig.display());
-        let own = [kubeconfig.as_str(), "--node-name=node-1", "--refresh-interval=10s"];
-        let daemon = Daemon::at(&vault.address, &[&own, flags].concat()).await;
-        Self { tenant, vault, api, daemon, _folder: folder }
+        std::fs::write(folder.path().join("kubeconfig"), api.kubeconfig("vaultmount", "t")).unwrap();
+        let daemon = serve(&vault, &folder, flags).await;
+        Self { tenant, vault, api, daemon, folder }
     }
 
     fn pod(&self) -> Pod {
@@ -64,11 +61,40 @@ impl Stage {
         events
     }
 
+    /// How often one was sent to be written for the first time.
+    fn attempts(&self) -> usize {
+        self.api.lines().iter().filter(|line| line.ends_with("/events")).count()
+    }
+
+    /// Lets the pauses between attempts pass, until there were so many.
+    async fn attempted(&self, count: usize) {
+        for _ in 0..50 {
+            if self.attempts() >= count {
+                break;
+            }
+            leap(Duration::from_secs(11)).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(self.attempts(), count);
+    }
+
     /// That nothing more comes.
     async fn no_more_than(&self, count: usize) -> Vec<Value> {
         sleep(Duration::from_millis(200)).await;
         self.events(count).await
     }
+}
+
+/// A process that keeps in the folder what its successor needs.
+async fn serve(vault: &Faulty, folder: &TempDir, flags: &[&str]) -> Daemon {
+    let place = |flag: &str, name: &str| format!("--{flag}={}", folder.path().join(name).display());
+    let (kubeconfig, state) = (place("kubeconfig", "kubeconfig"), place("state-dir", "state"));
+    let own = [kubeconfig.as_str(), state.as_str(), "--node-name=node-1", "--refresh-interval=10s"];
+    Daemon::at(&vault.address, &[&own, flags].concat()).await
+}
+
+fn denied(pod: &Pod) -> Pod {
+    pod.clone().objects("- {objectName: x, secretPath: none/x, secretKey: x}")
 }
 
 fn reasons(events: &[Value]) -> Vec<&str> {
@@ -111,7 +137,7 @@ async fn polls_that_fail_are_told_with_their_end_unless_the_driver_does_it() {
     let pod = stage.pod();
     stage.daemon.files(&pod).await;
     // A driver up to 1.5.6 sends the versions that the pod has, and tells itself.
-    let denied = pod.clone().objects("- {objectName: x, secretPath: none/x, secretKey: x}");
+    let denied = denied(&pod);
     let versions = vec![("pass".to_owned(), "v".to_owned())];
     assert!(stage.daemon.mount(Call { versions, ..denied.call() }).await.is_err());
     stage.no_more_than(0).await;
@@ -126,6 +152,41 @@ async fn polls_that_fail_are_told_with_their_end_unless_the_driver_does_it() {
     stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
     stage.daemon.files(&pod).await;
     assert_eq!(reasons(&stage.no_more_than(5).await)[3..], ["VaultRefreshFailed", "VaultRefreshRecovered"]);
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_is_written_later() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.daemon.files(&pod).await;
+    stage.daemon.refuses(&denied(&pod), Cause::Denied, &[]).await;
+    stage.events(1).await;
+    // The end of it, too, and nothing is forgotten before that is told.
+    for fault in [Fault::Answer(500, String::new()), Fault::Answer(429, String::new())] {
+        stage.api.fail_next(fault);
+    }
+    stage.daemon.files(&pod).await;
+    stage.attempted(4).await;
+    assert_eq!(reasons(&stage.no_more_than(2).await), ["VaultRefreshFailed", "VaultRefreshRecovered"]);
+    // An answer was lost: what is there under its name is this one.
+    stage.api.fail_next(Fault::Answer(503, String::new()));
+    stage.api.fail_next(Fault::Answer(409, json!({"reason": "AlreadyExists"}).to_string()));
+    stage.daemon.refuses(&denied(&pod), Cause::Denied, &[]).await;
+    stage.attempted(6).await;
+    let sent = stage.api.seen();
+    let names: Vec<_> =
+        sent.iter().filter(|s| s.path.ends_with("/events")).map(|s| &s.body["metadata"]["name"]).collect();
+    assert_eq!(names[4], names[5]);
+    stage.daemon.files(&pod).await;
+    assert_eq!(reasons(&stage.no_more_than(3).await)[2..], ["VaultRefreshRecovered"]);
+    // What will not pass is not tried again.
+    stage.api.fail_next(Fault::Answer(422, String::new()));
+    stage.daemon.refuses(&denied(&pod), Cause::Denied, &[]).await;
+    for _ in 0..5 {
+        leap(Duration::from_secs(60)).await;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(stage.attempts(), 8);
 }
 
 #[tokio::test]
@@ -181,6 +242,24 @@ async fn an_outage_of_many_pods_is_no_storm() {
 }
 
 #[tokio::test]
+async fn one_namespace_keeps_no_other_from_its_turn() {
+    let stage = Stage::new(&[]).await;
+    for _ in 0..30 {
+        stage.daemon.refuses(&stage.pod().with("roleName", "nobody"), Cause::RoleMissing, &[]).await;
+    }
+    stage.no_more_than(10).await;
+    let mut quiet = stage.pod().with("roleName", "nobody");
+    quiet.namespace = "quiet".to_owned();
+    let token = quiet.token("vault", 600);
+    stage.daemon.refuses(&quiet.pass(&[("vault", &token)]), Cause::RoleMissing, &[]).await;
+    leap(Duration::from_secs(101)).await;
+    let events = stage.no_more_than(20).await;
+    let told: Vec<_> = events[10..].iter().map(|event| event["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(told.iter().filter(|namespace| **namespace == "quiet").count(), 1, "{told:?}");
+    assert_eq!(told[..2].iter().filter(|namespace| **namespace == "quiet").count(), 1, "{told:?}");
+}
+
+#[tokio::test]
 async fn what_was_told_in_a_long_outage_stands_in_the_way_of_nothing_after_it() {
     let stage = Stage::new(&[]).await;
     let refused = async |count: usize| {
@@ -205,13 +284,11 @@ async fn a_pod_whose_failures_alternate_has_one_event() {
     let pod = stage.pod();
     for _ in 0..3 {
         stage.daemon.refuses(&pod.clone().with("roleName", "nobody"), Cause::RoleMissing, &[]).await;
-        let denied = pod.clone().objects("- {objectName: x, secretPath: none/x, secretKey: x}");
-        stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
+        stage.daemon.refuses(&denied(&pod), Cause::Denied, &[]).await;
     }
     let first = stage.no_more_than(1).await[0]["message"].clone();
     leap(Duration::from_secs(31)).await;
-    let denied = pod.objects("- {objectName: x, secretPath: none/x, secretKey: x}");
-    stage.daemon.refuses(&denied, Cause::Denied, &[]).await;
+    stage.daemon.refuses(&denied(&pod), Cause::Denied, &[]).await;
     while stage.api.events()[0]["count"] != 7 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -240,6 +317,26 @@ async fn who_may_not_write_events_is_told_so_once() {
     let id = Cause::EventsForbidden.diagnosis().id;
     assert_eq!((asked(), log.matches(id).count()), (1, 1), "{log}");
     assert!(log.contains("verbs: [create, patch]") && log.contains("--events=false"), "{log}");
+}
+
+#[tokio::test]
+async fn losses_are_said_ever_more_seldom() {
+    let (tenant, folder, api) = (Tenant::new().await, tempfile::tempdir().unwrap(), KubeApi::builder().start().await);
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, api.kubeconfig("vaultmount", "t")).unwrap();
+    let program = Program::start(&[&format!("--kubeconfig={}", kubeconfig.display())]).await;
+    let mut client = Client::connect(&program.socket).await.unwrap();
+    for count in 1..=400 {
+        assert!(client.mount(Pod::of(&tenant).objects("[").call()).await.is_err());
+        // The first are written, and then there is room for 256.
+        if count == 10 {
+            api.until(|api| api.lines().iter().filter(|line| line.ends_with("/events")).count() == 10).await;
+        }
+    }
+    program.terminate();
+    let log = program.log().await;
+    assert_eq!(log.matches("an event of a pod is lost").count(), 8, "{log}");
+    assert!(log.contains("lost=128"), "{log}");
 }
 
 #[tokio::test]

@@ -1,0 +1,136 @@
+//! Events that wait to be written: so many at most, and each namespace's in its turn.
+
+use std::{collections::VecDeque, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Subject, Why};
+
+/// An event that was told.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) pod: Subject,
+    pub(super) why: Why,
+    pub(super) text: String,
+    pub(super) at: Timestamp,
+    pub(super) since: Instant,
+    /// The event's own name, should it be a new one: the same in each attempt.
+    pub(super) name: String,
+    /// How often it could not be written.
+    pub(super) failures: u32,
+    /// When it may be written.
+    pub(super) due: Instant,
+}
+
+/// Events that wait. More are dropped.
+const WAITING: usize = 256;
+/// The pause after the first failure; each is twice the one before.
+const PAUSE: Duration = Duration::from_secs(10);
+/// So often one is written in vain. With their pauses that is five minutes: longer than an API server takes to be back.
+const TRIES: u32 = 6;
+
+impl Told {
+    /// What an event is remembered by.
+    pub(super) fn key(&self, why: Why) -> (String, Why) {
+        (self.pod.uid.clone(), why)
+    }
+
+    /// The same after another failure; none when that was the last.
+    pub(super) fn again(self, now: Instant) -> Option<Self> {
+        let due = now + PAUSE * (1 << self.failures);
+        Some(Self { failures: self.failures + 1, due, ..self }).filter(|told| told.failures < TRIES)
+    }
+}
+
+/// What waits, by namespace: that whose turn is next first. None is empty.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(VecDeque<VecDeque<Told>>);
+
+impl Waiting {
+    /// Takes one in: as the last of its namespace, or as the first if it was that before. False when one is dropped for it, the
+    /// last of the namespace that has the most.
+    pub(super) fn add(&mut self, told: Told) -> bool {
+        let is_own = |queue: &&mut VecDeque<Told>| queue.front().is_some_and(|f| f.pod.namespace == told.pod.namespace);
+        match self.0.iter_mut().find(is_own) {
+            Some(own) if told.failures > 0 => own.push_front(told),
+            Some(own) => own.push_back(told),
+            None => self.0.push_back(VecDeque::from([told])),
+        }
+        let fits = self.0.iter().map(VecDeque::len).sum::<usize>() <= WAITING;
+        if !fits {
+            self.0.iter_mut().max_by_key(|queue| queue.len()).and_then(VecDeque::pop_back);
+            self.0.retain(|queue| !queue.is_empty());
+        }
+        fits
+    }
+
+    /// Takes out the next that is due: of each namespace in turn, and of one namespace in their order, so that what was told
+    /// last is how things are. Or when there will be one.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Told, Option<Instant>> {
+        let due = |queue: &VecDeque<Told>| queue.front().map(|told| told.due);
+        let is_due = |queue: &VecDeque<Told>| due(queue).is_some_and(|due| due <= now);
+        let at = self.0.iter().position(is_due);
+        let mut queue = at.and_then(|at| self.0.remove(at)).unwrap_or_default();
+        let told = queue.pop_front().ok_or_else(|| self.0.iter().filter_map(due).min());
+        if !queue.is_empty() {
+            self.0.push_back(queue);
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(namespace: &str, name: &str) -> Told {
+        let pod = Subject { namespace: namespace.to_owned(), name: name.to_owned(), uid: name.to_owned() };
+        let (at, since) = (Timestamp::now(), Instant::now());
+        let (text, name) = (String::new(), String::new());
+        Told { pod, why: Why::MountFailed, text, at, since, name, failures: 0, due: since }
+    }
+
+    fn next(waiting: &mut Waiting) -> Option<String> {
+        waiting.next(Instant::now()).ok().map(|told| told.pod.name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_namespace_has_room_and_the_next_turn() {
+        let mut waiting = Waiting::default();
+        let fitted = (0..400).filter(|n| waiting.add(told("loud", &n.to_string()))).count();
+        assert_eq!((fitted, waiting.add(told("quiet", "a"))), (WAITING, false));
+        assert_eq!((next(&mut waiting), next(&mut waiting)), (Some("0".to_owned()), Some("a".to_owned())));
+        // What is dropped is the last of those that are too many.
+        let left: Vec<String> = std::iter::from_fn(|| next(&mut waiting)).collect();
+        assert_eq!(left, (1..WAITING - 1).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_namespaces_than_there_is_room_for_take_turns() {
+        let mut waiting = Waiting::default();
+        let fitted = (0..300).filter(|n| waiting.add(told(&n.to_string(), "a"))).count();
+        assert_eq!((fitted, std::iter::from_fn(|| next(&mut waiting)).count()), (WAITING, WAITING));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_goes_before_what_came_later_after_a_pause_that_grows() {
+        let mut waiting = Waiting::default();
+        waiting.add(told("shop", "a"));
+        waiting.add(told("shop", "b"));
+        let mut pauses = Vec::new();
+        let mut failed = waiting.next(Instant::now()).unwrap();
+        while let Some(again) = failed.again(Instant::now()) {
+            waiting.add(again);
+            waiting.add(told("bank", "c"));
+            assert_eq!(next(&mut waiting).as_deref(), Some("c"), "nobody else waits for it");
+            let due = waiting.next(Instant::now()).unwrap_err().unwrap();
+            pauses.push((due - Instant::now()).as_secs());
+            tokio::time::advance(due - Instant::now()).await;
+            failed = waiting.next(Instant::now()).unwrap();
+            assert_eq!(failed.pod.name, "a");
+        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160]);
+        assert_eq!((next(&mut waiting).as_deref(), waiting.next(Instant::now()).err()), (Some("b"), Some(None)));
+    }
+}
