@@ -97,7 +97,7 @@ impl Why {
 
     /// Whether it is told once of whatever it is about, so that none stands in for the next.
     fn is_told_once(self) -> bool {
-        self.is_recovery()
+        self.is_recovery() || self == Self::CredentialEnding
     }
 }
 

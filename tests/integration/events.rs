@@ -16,7 +16,7 @@ use crate::{
         bao::Tenant,
         clock::leap,
         daemon::{Daemon, Program},
-        faulty::{Faulty, status},
+        faulty::{Faulty, answer, status},
         pod::Pod,
     },
 };
@@ -201,6 +201,27 @@ async fn a_class_that_the_operator_refuses_is_invalid() {
     stage.daemon.refuses(&stage.pod().with("vaultEndpoint", "none"), Cause::EndpointUnknown, &[]).await;
     let told = ["VaultClassInvalid", "VaultRefreshRecovered", "VaultClassInvalid", "VaultMountFailed"];
     assert_eq!(reasons(&stage.no_more_than(4).await), told);
+}
+
+#[tokio::test]
+async fn each_end_of_a_credential_is_told_and_that_it_has_come() {
+    let stage = Stage::new(&[]).await;
+    let data = json!({"password": "p", "ttl": 30, "rotation_period": 3600});
+    let body = json!({"request_id": "r", "lease_id": "", "lease_duration": 0, "renewable": false, "data": data});
+    stage.vault.every("GET", "db/static-creds", answer(200, &[], body.to_string()));
+    let object =
+        |name: &str| format!("- {{objectName: {name}, secretPath: db/static-creds/{name}, secretKey: password}}");
+    stage.daemon.files(&stage.pod().objects([object("a"), object("b")].join("\n"))).await;
+    leap(Duration::from_secs(21)).await;
+    stage.events(2).await;
+    leap(Duration::from_secs(10)).await;
+    let events = stage.no_more_than(4).await;
+    assert!(reasons(&events).iter().all(|reason| *reason == "VaultCredentialEnding"));
+    let says = |event: &Value, what: &str| event["message"].as_str().unwrap().contains(what);
+    for name in ["a", "b"] {
+        let of: Vec<&Value> = events.iter().filter(|event| says(event, &format!("db/static-creds/{name} "))).collect();
+        assert!(of.len() == 2 && says(of[0], "ends at") && says(of[1], "is over since"), "{of:#?}");
+    }
 }
 
 #[tokio::test]
