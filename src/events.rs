@@ -65,6 +65,8 @@ pub enum Why {
     RefreshFailed,
     /// Polls go well again.
     RefreshRecovered,
+    /// The same, when it was an earlier process that told otherwise.
+    RefreshRecoveredSince,
     /// The pod has a new credential.
     CredentialRotated,
     /// The class of a pod that runs cannot be used any more.
@@ -80,7 +82,7 @@ impl Why {
         match self {
             Self::MountFailed => "VaultMountFailed",
             Self::RefreshFailed => "VaultRefreshFailed",
-            Self::RefreshRecovered => "VaultRefreshRecovered",
+            Self::RefreshRecovered | Self::RefreshRecoveredSince => "VaultRefreshRecovered",
             Self::CredentialRotated => "VaultCredentialRotated",
             Self::ClassInvalid => "VaultClassInvalid",
             Self::CredentialEnding => "VaultCredentialEnding",
@@ -88,7 +90,7 @@ impl Why {
     }
 
     fn is_recovery(self) -> bool {
-        self == Self::RefreshRecovered
+        matches!(self, Self::RefreshRecovered | Self::RefreshRecoveredSince)
     }
 
     fn is_warning(self) -> bool {

@@ -265,6 +265,7 @@ impl Mounter {
         way.keeps.store(true, Relaxed);
         let text = || format!("the pod keeps what it has: {error}");
         self.sessions.events().tell(|| audited::subject(&spec.pod), Why::RefreshFailed, text);
+        session.poll_failed(&spec.target_path);
         self.sessions.metrics().poll_kept(error.cause());
         session.trouble("refreshing in a poll", error);
         // An outage that is known was said when it began.
@@ -292,12 +293,18 @@ impl Mounter {
         new
     }
 
-    /// A mount went well that may have failed before. Tells the pod's owner, if it had, or if the pod had kept what it had.
+    /// A mount went well that may have failed before. Tells the pod's owner, if it had, or if the pod had kept what it had, now
+    /// or under an earlier process.
     pub fn went_well(&self, pod: &Pod, mounted: &Mounted, had_failed: bool) {
-        let Receipt { keeps, target_path, .. } = &mounted.receipt;
-        let had_kept = !keeps && self.sessions.kept().over(target_path).is_some();
-        if had_failed || had_kept {
-            self.recovered(pod);
+        let Receipt { keeps, target_path, session, .. } = &mounted.receipt;
+        if *keeps {
+            return;
+        }
+        let had_kept = self.sessions.kept().over(target_path).is_some();
+        if session.poll_recovered(target_path) {
+            self.recovered(pod, Why::RefreshRecoveredSince);
+        } else if had_failed || had_kept {
+            self.recovered(pod, Why::RefreshRecovered);
         }
     }
 

@@ -47,7 +47,7 @@ pub use saved::{Estate, SavedSession};
 pub use sharing::PodRef;
 use sharing::Pods;
 pub use store::{Delivery, Sessions, Tenant, UNHEARD};
-use volumes::Volumes;
+use volumes::{Teller, Volumes};
 
 /// Everything that decides which token a pod gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -272,6 +272,24 @@ impl Session {
     #[must_use]
     pub fn has_mounted(&self, target_path: &str) -> bool {
         self.state().volumes.iter().any(|volume| &*volume.path == target_path)
+    }
+
+    /// The pod's owner is told that a poll of a volume failed, which is kept until the end of that is told.
+    pub fn poll_failed(self: &Arc<Self>, target_path: &str) {
+        if self.state().volumes.failed(target_path) {
+            self.changed();
+            self.save_soon();
+        }
+    }
+
+    /// Polls of a volume go well. Whether it was an earlier process that told otherwise.
+    pub fn poll_recovered(self: &Arc<Self>, target_path: &str) -> bool {
+        let teller = self.state().volumes.recovered(target_path);
+        if teller.is_some() {
+            self.changed();
+            self.save_soon();
+        }
+        teller == Some(Teller::Earlier)
     }
 
     /// Whether a volume was given these answers before, as far as anybody knows.

@@ -133,17 +133,20 @@ impl Mounter {
     /// Tells a pod's owner of a failure: of the first mount, or in this way of a poll, unless the driver tells that itself.
     fn told(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: Why) {
         // Versions come with polls alone, also to a process that knows nothing of the pod.
-        let is_poll = is_reported || self.sessions.has_mounted(&pod.uid, target_path);
-        if !(is_poll && is_reported) {
-            let why = if is_poll { of_poll } else { Why::MountFailed };
-            self.sessions.events().tell(|| subject(pod), why, || error.to_string());
+        if is_reported {
+            return;
+        }
+        let polled = self.sessions.of_volume(&pod.uid, target_path);
+        let why = if polled.is_some() { of_poll } else { Why::MountFailed };
+        self.sessions.events().tell(|| subject(pod), why, || error.to_string());
+        if let Some(session) = polled {
+            session.poll_failed(target_path);
         }
     }
 
     /// Tells a pod's owner that what had failed goes well.
-    pub(super) fn recovered(&self, pod: &Pod) {
-        let text = || "polls bring what Vault has again".to_owned();
-        self.sessions.events().tell(|| subject(pod), Why::RefreshRecovered, text);
+    pub(super) fn recovered(&self, pod: &Pod, why: Why) {
+        self.sessions.events().tell(|| subject(pod), why, || "polls bring what Vault has again".to_owned());
     }
 }
 

@@ -109,11 +109,11 @@ impl Sessions {
         &self.observers.events
     }
 
-    /// Whether a volume of a pod was mounted.
+    /// The session under which a volume of a pod was mounted.
     #[must_use]
-    pub fn has_mounted(&self, pod_uid: &str, target_path: &str) -> bool {
+    pub fn of_volume(&self, pod_uid: &str, target_path: &str) -> Option<Arc<Session>> {
         let sessions = self.state().by_pod.get(pod_uid).cloned().unwrap_or_default();
-        sessions.iter().any(|session| session.has_mounted(target_path))
+        sessions.into_iter().find(|session| session.has_mounted(target_path))
     }
 
     /// Why pods kept what they had, by their volumes' directories.

@@ -33,6 +33,15 @@ pub(super) struct Volume {
     pod: Option<Arc<str>>,
     /// The serials of what it was given; none when an earlier process gave it.
     given: Option<Box<[u64]>>,
+    /// Who told its pod's owner that a poll failed, if nobody has told of the end of that.
+    failed: Option<Teller>,
+}
+
+/// Which process told something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Teller {
+    This,
+    Earlier,
 }
 
 impl Volume {
@@ -57,6 +66,8 @@ pub(super) struct SavedVolume {
     gaps: [u64; GAPS],
     #[serde(default)]
     pod: Option<String>,
+    #[serde(default)]
+    failed: bool,
 }
 
 /// The volumes of one session.
@@ -103,8 +114,20 @@ impl Volumes {
             gaps,
             pod: pod.map(Arc::from),
             given: Some(given.collect()),
+            failed: None,
         });
         (path, true)
+    }
+
+    /// It is told that a poll of a volume failed. Whether that is new.
+    pub(super) fn failed(&mut self, path: &str) -> bool {
+        let volume = self.0.iter_mut().find(|volume| &*volume.path == path && volume.failed.is_none());
+        volume.map(|volume| volume.failed = Some(Teller::This)).is_some()
+    }
+
+    /// Polls of a volume go well. Who told that they did not.
+    pub(super) fn recovered(&mut self, path: &str) -> Option<Teller> {
+        self.0.iter_mut().find(|volume| &*volume.path == path)?.failed.take()
     }
 
     /// A volume is mounted under another session now. Its name, if it was one of these.
@@ -161,6 +184,7 @@ impl Volumes {
             mounts: volume.mounts,
             gaps: volume.gaps.map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)),
             pod: volume.pod.as_deref().map(str::to_owned),
+            failed: volume.failed.is_some(),
         });
         saved.collect()
     }
@@ -169,7 +193,7 @@ impl Volumes {
     /// What they have is as fresh as the last answer of Vault.
     pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, fresh: Option<Instant>, origin: Origin) -> Vec<Arc<str>> {
         self.0.extend(saved.into_iter().map(|saved| {
-            let SavedVolume { path, class, last, mounts, gaps, pod } = saved;
+            let SavedVolume { path, class, last, mounts, gaps, pod, failed } = saved;
             let last = if mounts > 1 { clock::now() } else { origin.moment(last) };
             Volume {
                 path: path.into(),
@@ -180,6 +204,7 @@ impl Volumes {
                 gaps: gaps.map(Duration::from_millis),
                 pod: pod.map(Arc::from),
                 given: None,
+                failed: failed.then_some(Teller::Earlier),
             }
         }));
         self.0.iter().map(|volume| Arc::clone(&volume.path)).collect()

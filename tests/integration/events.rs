@@ -40,6 +40,14 @@ impl Stage {
         Self { tenant, vault, api, daemon, folder }
     }
 
+    /// Another process takes the place of this one, once it has ended.
+    async fn restart(self) -> Self {
+        let Self { tenant, vault, api, daemon, folder } = self;
+        daemon.stop().await;
+        let daemon = serve(&vault, &folder, &[]).await;
+        Self { tenant, vault, api, daemon, folder }
+    }
+
     fn pod(&self) -> Pod {
         let kv = &self.tenant.kv;
         let object = format!("- {{objectName: pass, secretPath: {kv}/data/db, secretKey: pass}}");
@@ -187,6 +195,45 @@ async fn what_could_not_be_written_is_written_later() {
         sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(stage.attempts(), 8);
+}
+
+#[tokio::test]
+async fn a_pod_that_keeps_what_it_has_after_a_failure_is_not_told_of_its_end() {
+    let stage = Stage::new(&[]).await;
+    let pod = stage.pod();
+    stage.daemon.files(&pod).await;
+    stage.daemon.refuses(&denied(&pod), Cause::Denied, &[]).await;
+    stage.vault.every("GET", &stage.tenant.kv, status(503, "it is tired"));
+    leap(Duration::from_secs(11)).await;
+    stage.daemon.files(&pod).await;
+    stage.no_more_than(1).await;
+}
+
+#[tokio::test]
+async fn an_end_is_told_also_by_the_next_process() {
+    let stage = Stage::new(&[]).await;
+    let (failed, kept, well) = (stage.pod(), stage.pod(), stage.pod());
+    for pod in [&failed, &kept, &well] {
+        stage.daemon.files(pod).await;
+    }
+    stage.daemon.refuses(&denied(&failed), Cause::Denied, &[]).await;
+    stage.vault.every("GET", &stage.tenant.kv, status(503, "it is tired"));
+    leap(Duration::from_secs(11)).await;
+    stage.daemon.files(&kept).await;
+    stage.events(2).await;
+    let stage = stage.restart().await;
+    stage.vault.heal();
+    for pod in [&failed, &kept, &well] {
+        stage.daemon.files(pod).await;
+    }
+    let events = stage.no_more_than(4).await;
+    assert_eq!(reasons(&events)[2..], ["VaultRefreshRecovered", "VaultRefreshRecovered"]);
+    let names: Vec<&Value> = events.iter().map(|event| &event["involvedObject"]["name"]).collect();
+    assert_eq!(names, [&failed.name, &kept.name, &failed.name, &kept.name]);
+    // And not again by the one after it.
+    let stage = stage.restart().await;
+    stage.daemon.files(&failed).await;
+    stage.no_more_than(4).await;
 }
 
 #[tokio::test]
