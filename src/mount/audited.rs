@@ -110,7 +110,7 @@ impl Mounter {
     /// The rule of the operator's that a mount failed of.
     fn rule(&self, spec: &MountSpec, audience: &str, error: &Error) -> Option<PolicyRule> {
         let cause = error.cause();
-        if !matches!(cause, Cause::NotAllowed | Cause::MustVerify | Cause::NotPermitted | Cause::EndpointUnknown) {
+        if !cause.is_policy() {
             return None;
         }
         // An address that is allowed as it is written leads to the node, which only its resolution shows.
