@@ -20,6 +20,9 @@ const MAX_FILE: u64 = 4 << 20;
 
 /// A directory in a directory in a directory: deeper is a loop or a mistake.
 const MAX_DEPTH: usize = 8;
+/// The files of a CA directory, and what they come to in bytes: more is no such directory. A system's own has 400.
+const MAX_FILES: usize = 4096;
+const MAX_DIRECTORY: u64 = 32 << 20;
 
 /// The trusted certificates and, beside them, the trust anchors made from them.
 ///
@@ -177,13 +180,13 @@ fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
 /// Every file below `directory`, in order. Links to files are followed, links to directories
 /// are not: a mounted Kubernetes volume has one to where the files already are.
 fn files(directory: &Path) -> Result<Vec<PathBuf>, TlsError> {
-    let mut found = Vec::new();
-    walk(directory, MAX_DEPTH, &mut found)?;
+    let (mut found, mut size) = (Vec::new(), 0);
+    walk(directory, MAX_DEPTH, &mut found, &mut size)?;
     found.sort();
     Ok(found)
 }
 
-fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), TlsError> {
+fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>, size: &mut u64) -> Result<(), TlsError> {
     let place = format!("the CA directory {}", directory.display());
     let fault = |source| TlsError::Read { place: place.clone(), source };
     for entry in fs::read_dir(directory).map_err(fault)? {
@@ -191,10 +194,19 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), 
         let path = entry.path();
         if entry.file_type().map_err(fault)?.is_dir() {
             if depth > 0 && !entry.file_name().as_encoded_bytes().starts_with(b"..") {
-                walk(&path, depth - 1, found)?;
+                walk(&path, depth - 1, found, size)?;
             }
-        } else if fs::metadata(&path).is_ok_and(|target| target.is_file()) {
+        } else if let Ok(target) = fs::metadata(&path)
+            && target.is_file()
+        {
             found.push(path);
+            *size += target.len();
+            if found.len() > MAX_FILES || *size > MAX_DIRECTORY {
+                return Err(fault(io::Error::new(
+                    io::ErrorKind::FileTooLarge,
+                    "it holds more than 4096 files or 32 MiB",
+                )));
+            }
         }
     }
     Ok(())

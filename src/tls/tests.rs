@@ -78,6 +78,16 @@ fn authorities_come_from_file_directory_or_text() {
 }
 
 #[test]
+fn a_directory_that_is_none_of_certificates_is_not_read() {
+    let directory = tempdir().unwrap();
+    for n in 0..9 {
+        fs::File::create(directory.path().join(n.to_string())).unwrap().set_len(4 << 20).unwrap();
+    }
+    let told = failure(&Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() });
+    assert!(told.ends_with("it holds more than 4096 files or 32 MiB"), "{told}");
+}
+
+#[test]
 fn a_directory_is_read_as_a_mounted_volume_is_laid_out() {
     let authority = Authority::new("ours");
     let directory = tempdir().unwrap();
