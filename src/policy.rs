@@ -96,6 +96,14 @@ pub struct Server {
     pub tls: Tls,
 }
 
+impl Server {
+    /// The server as the operator reaches it: a class may lay its own TLS settings over the address.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { address: self.address.clone(), tls: self.tls.clone(), guarded: false }
+    }
+}
+
 /// What the operator set for every class, and how far a class may differ.
 #[derive(Clone, Debug)]
 pub struct Operator {

@@ -1,6 +1,7 @@
 //! TLS settings and the client configuration made from them.
 
 mod certificate_time;
+mod ends;
 mod pem;
 mod public_key;
 mod reload;
@@ -16,12 +17,10 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
 use rustls::{
     ClientConfig, SupportedProtocolVersion,
     client::danger::ServerCertVerifier,
     crypto::ring,
-    pki_types::CertificateDer,
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
@@ -31,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use verify::{Chain, Unverified};
 
 pub use certificate_time::certificate_time;
+pub use ends::{Certificates, End, Ends};
 pub use pem::{Digest, digest};
 pub use reload::{Look, Reload};
 pub use verify::Refusal;
@@ -186,9 +186,17 @@ pub enum TlsError {
 /// Reads the files anew at each call, and blocks while it does. [`Tls::server_name`] is for whoever connects.
 /// A system without any authorities is no error here: the handshake fails then ([`Refusal::NoAuthorities`]).
 pub fn client_config(tls: &Tls, oldest: Oldest) -> Result<ClientConfig, TlsError> {
+    load(tls, oldest).map(|(config, _)| config)
+}
+
+/// The same, and when the certificates end that it was made of.
+pub fn load(tls: &Tls, oldest: Oldest) -> Result<(ClientConfig, Certificates), TlsError> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let authorities = pem::authorities(&tls.ca)?;
+    let found = pem::found(&tls.ca)?;
+    let authorities = pem::authorities(&tls.ca, &found)?;
+    let identity = tls.client.as_ref().map(identity).transpose()?;
+    let certificates = Certificates::of(tls, &found, identity.as_ref().and_then(|own| own.cert.first()));
     let verifier: Arc<dyn ServerCertVerifier> = if tls.skip_verify {
         Arc::new(Unverified::new(algorithms))
     } else {
@@ -199,50 +207,11 @@ pub fn client_config(tls: &Tls, oldest: Oldest) -> Result<ClientConfig, TlsError
         .map_err(TlsError::Setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    Ok(match &tls.client {
-        Some(client) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity(client)?))),
+    let config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => builder.with_no_client_auth(),
-    })
-}
-
-/// When a certificate ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
-    /// Where it is, as in `the CA file /etc/vault/ca.pem`.
-    pub place: String,
-    /// Its last moment.
-    pub at: Timestamp,
-}
-
-/// When certificates end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ends {
-    /// The first of the authorities'.
-    pub authority: Option<End>,
-    /// The client's own.
-    pub client: Option<End>,
-}
-
-/// When the certificates end that these settings name; of several, the first that is not over by `now`, or the last if all are.
-/// The system's own authorities are none of ours. Reads the files anew, and blocks while it does.
-#[must_use]
-pub fn ends(tls: &Tls, now: Timestamp) -> Ends {
-    let end =
-        |(place, certificate): (String, CertificateDer<'_>)| Some(End { place, at: certificate_time(&certificate)?.1 });
-    let first = |ends: Vec<End>| {
-        let to_come = ends.iter().filter(|end| end.at > now).min_by_key(|end| end.at);
-        to_come.or_else(|| ends.iter().max_by_key(|end| end.at)).cloned()
     };
-    let authorities = match &tls.ca {
-        Ca::System => Vec::new(),
-        ca => pem::found(ca).unwrap_or_default(),
-    };
-    let client = tls.client.as_ref().and_then(|client| {
-        let place = client.place();
-        let own = pem::chain(&place, &client.certificate).ok()?.into_iter().next()?;
-        end((place, own))
-    });
-    Ends { authority: first(authorities.into_iter().filter_map(end).collect()), client }
+    Ok((config, certificates))
 }
 
 /// Reads a client certificate with its key and makes sure that they are a pair.

@@ -13,7 +13,7 @@ use crate::{
     kube::Kube,
     policy::Operator,
     task,
-    tls::{self, End, Tls},
+    tls::{Certificates, End, Tls},
     vault::Vault,
 };
 
@@ -76,19 +76,25 @@ impl Trust {
 
     /// Warns of certificates that end soon, once a day, and at once of those that are new.
     async fn warn(&mut self) {
-        let mut uses = self.vault.tls_in_use();
+        let now = Timestamp::now();
+        let in_use = self.vault.tls_in_use(now).into_iter();
+        let mut uses: HashMap<_, _> = in_use.map(|(tls, (endpoint, ends))| (tls, (endpoint, Some(ends)))).collect();
         for server in self.operator.servers() {
-            uses.entry(server.tls.clone()).or_insert_with(|| server.address.to_string());
+            uses.entry(server.tls.clone()).or_insert_with(|| (server.address.to_string(), None));
         }
         self.looked.retain(|tls, at| uses.contains_key(tls) && at.elapsed() < DAILY);
-        for (tls, endpoint) in uses {
+        for (tls, (endpoint, ends)) in uses {
             if self.looked.contains_key(&tls) {
                 continue;
             }
             self.looked.insert(tls.clone(), Instant::now());
-            let now = Timestamp::now();
-            let looking = spawn_blocking(move || tls::ends(&tls, now));
-            let Ok(Ok(ends)) = timeout(PATIENCE, looking).await else { continue };
+            let ends = if let Some(ends) = ends {
+                ends
+            } else {
+                let reading = spawn_blocking(move || Certificates::read(&tls));
+                let Ok(Ok(read)) = timeout(PATIENCE, reading).await else { continue };
+                read.ends(now)
+            };
             for end in [ends.authority, ends.client].into_iter().flatten() {
                 tell(&end, &endpoint, now);
             }

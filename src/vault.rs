@@ -36,6 +36,7 @@ use crate::{
 pub use address::{Address, SECRETIVE};
 pub use client::Client;
 pub use connect::Proxies;
+pub use files::TlsFiles;
 use room::{Room, Whose};
 use standing::Outage;
 

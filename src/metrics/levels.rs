@@ -41,6 +41,8 @@ pub struct Levels {
     pub endpoints_down: usize,
     /// Whether the policy file cannot be used as it is; none without one.
     pub policy_broken: Option<bool>,
+    /// Whether the TLS files of the servers that the operator named cannot be used as they are, by the servers' addresses.
+    pub tls_broken: BTreeMap<String, bool>,
     /// How the servers stand that the operator named, by their addresses.
     pub endpoints: BTreeMap<String, Health>,
     /// When certificates end that the operator named, in seconds since 1970.
@@ -122,12 +124,20 @@ impl Levels {
             "Whether the policy file cannot be used as it is, and what it said before is in force; missing without one",
         );
         self.policy_broken.inspect(|is_broken| set(&broken, [], usize::from(*is_broken)));
-        let (up, sealed) = (Endpoints::default(), Endpoints::default());
+        let (broken, up, sealed) = (Endpoints::default(), Endpoints::default(), Endpoints::default());
+        for (address, is_broken) in &self.tls_broken {
+            broken.get_or_create(&[("endpoint", address.clone())]).set((*is_broken).into());
+        }
         for (address, health) in &self.endpoints {
             let label = [("endpoint", address.clone())];
             up.get_or_create(&label).set(health.up.into());
             sealed.get_or_create(&label).set(health.sealed.into());
         }
+        registry.register(
+            "tls_broken",
+            "Whether the TLS files of a server that the operator named cannot be used as they are, and those read before are in use",
+            broken,
+        );
         registry.register("endpoint_up", "Whether a server that the operator named can be asked", up);
         registry.register("endpoint_sealed", "Whether a server that the operator named is sealed", sealed);
         encode_registry(text, &registry)

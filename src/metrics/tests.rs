@@ -21,6 +21,7 @@ fn none() -> Levels {
         pod_watch: Watching::Denied,
         endpoints_down: 4,
         policy_broken: Some(true),
+        tls_broken: [("https://vault:8200".to_owned(), true)].into(),
         endpoints: [("https://vault:8200".to_owned(), Health { up: false, sealed: true })].into(),
         certificates: [(Certified::Ca, 1_900_000_000)].into(),
     }
@@ -78,6 +79,7 @@ async fn what_happened_and_what_is_there_is_printed() {
         r#"vaultmount_policy_refusals_total{rule="address"} 1"#,
         "vaultmount_own_addresses_total 1",
         "vaultmount_policy_broken 1",
+        r#"vaultmount_tls_broken{endpoint="https://vault:8200"} 1"#,
         r#"vaultmount_endpoint_changes_total{state="down"} 1"#,
         r#"vaultmount_endpoint_changes_total{state="up"} 0"#,
         "vaultmount_endpoints_down 4",

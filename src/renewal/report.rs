@@ -73,6 +73,7 @@ impl Renewal {
             pod_watch: watch.state,
             endpoints_down: self.vault.outages().len(),
             policy_broken: None,
+            tls_broken: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             certificates: BTreeMap::new(),
         };

@@ -45,11 +45,11 @@ fn hash(certificate: &CertificateDer<'_>) -> Hash {
 }
 
 impl Authorities {
-    pub(super) fn of(found: Vec<CertificateDer<'static>>) -> Self {
+    pub(super) fn of(found: &[Located]) -> Self {
         let mut anchors = RootCertStore::empty();
-        let hashes = found.into_iter().filter_map(|each| {
-            let hash = hash(&each);
-            anchors.add(each).is_ok().then_some(hash)
+        let hashes = found.iter().filter_map(|(_, each)| {
+            let hash = hash(each);
+            anchors.add(CertificateDer::from(&**each)).is_ok().then_some(hash)
         });
         Self { hashes: hashes.collect(), anchors }
     }
@@ -60,20 +60,16 @@ impl Authorities {
     }
 }
 
-/// Reads what `ca` names. Only the system's own may turn out to be none.
-pub(super) fn authorities(ca: &Ca) -> Result<Authorities, TlsError> {
+/// What `ca` names, as it was found. Only the system's own may turn out to be none.
+pub(super) fn authorities(ca: &Ca, found: &[Located]) -> Result<Authorities, TlsError> {
     match ca {
-        Ca::System => Ok(Authorities::of(bare(found(ca)?))),
-        _ => usable(&place(ca), bare(found(ca)?)),
+        Ca::System => Ok(Authorities::of(found)),
+        _ => usable(&place(ca), found),
     }
 }
 
 /// A certificate and where it is.
-type Located = (String, CertificateDer<'static>);
-
-fn bare(found: Vec<Located>) -> Vec<CertificateDer<'static>> {
-    found.into_iter().map(|(_, certificate)| certificate).collect()
-}
+pub(super) type Located = (String, CertificateDer<'static>);
 
 /// The certificates that `ca` names, of any kind.
 pub(super) fn found(ca: &Ca) -> Result<Vec<Located>, TlsError> {
@@ -161,7 +157,7 @@ pub(super) fn private_key(place: &str, path: &Path) -> Result<PrivateKeyDer<'sta
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::NoKey { place: place.to_owned() })
 }
 
-fn usable(place: &str, found: Vec<CertificateDer<'static>>) -> Result<Authorities, TlsError> {
+fn usable(place: &str, found: &[Located]) -> Result<Authorities, TlsError> {
     if found.is_empty() {
         return Err(TlsError::NoCertificate { place: place.to_owned() });
     }

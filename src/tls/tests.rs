@@ -224,7 +224,7 @@ fn a_look_alike_of_a_trusted_certificate_is_refused() {
 
 #[test]
 fn a_system_without_authorities_says_so() {
-    let none = Chain::new(pem::Authorities::of(Vec::new()), ring::default_provider().signature_verification_algorithms);
+    let none = Chain::new(pem::Authorities::of(&[]), ring::default_provider().signature_verification_algorithms);
     let identity = Identity::self_signed(&params(&[NAME]));
     let name = ServerName::try_from(NAME).unwrap();
     let outcome = none.verify_server_cert(&identity.certificate, &[], &name, &[], rustls::pki_types::UnixTime::now());

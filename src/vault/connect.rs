@@ -38,7 +38,7 @@ use tokio::{
 };
 use tower::Service;
 
-use crate::tls::{self, Oldest, Tls, TlsError};
+use crate::tls::{self, Certificates, Oldest, Tls, TlsError};
 use handshake::handshake;
 use stream::{Io, Use};
 use tcp::{Lookups, Target};
@@ -101,6 +101,8 @@ struct Inner {
 /// What was read of TLS files at one time.
 pub(super) struct Settings {
     tls: Arc<ClientConfig>,
+    /// When the certificates end that were read.
+    pub(super) certificates: Certificates,
     /// Whether a server was ever spoken to with it.
     worked: AtomicBool,
 }
@@ -108,10 +110,10 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads the TLS files, and blocks while it does.
     pub(super) fn read(tls: &Tls, options: &Options) -> Result<Self, TlsError> {
-        let mut config = tls::client_config(tls, options.oldest)?;
+        let (mut config, certificates) = tls::load(tls, options.oldest)?;
         config.alpn_protocols =
             if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
-        Ok(Self { tls: Arc::new(config), worked: AtomicBool::new(false) })
+        Ok(Self { tls: Arc::new(config), certificates, worked: AtomicBool::new(false) })
     }
 
     /// Whether a server was ever spoken to with it.
@@ -178,7 +180,8 @@ impl Connector {
         tls.resumption = Resumption::disabled();
         let Inner { server_name, options, lookups, .. } = &*self.inner;
         let (server_name, options, lookups) = (server_name.clone(), options.clone(), lookups.clone());
-        let settings = Settings { tls: Arc::new(tls), worked: AtomicBool::new(false) };
+        let certificates = Certificates::default();
+        let settings = Settings { tls: Arc::new(tls), certificates, worked: AtomicBool::new(false) };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         match (Inner { settings, server_name, options, lookups }).connect(uri).await {
             Err(ConnectError::Tls { fault: TlsFault::Expired { at: Some(end) }, .. }) => end.parse().ok(),

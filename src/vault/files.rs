@@ -7,19 +7,38 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::{Client, Endpoint, Vault};
 use crate::{
     error::{Cause, Error},
     task,
-    tls::{self, Look, Tls},
+    tls::{self, Certificates, Ends, Look, Oldest, Tls},
 };
 
 /// How many settings' files are read at once.
 const AT_ONCE: usize = 4;
 /// How long is waited for them before others' are read: a file system may hang.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the TLS files of a server stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// When the certificates end that are in use.
+    pub ends: Ends,
+    /// Whether the files cannot be used as they are now.
+    pub broken: bool,
+}
+
+impl TlsFiles {
+    /// Of settings that nobody uses yet: as the files are now. Reads them, and blocks while it does.
+    #[must_use]
+    pub fn read(tls: &Tls, now: Timestamp) -> Self {
+        let broken = tls::client_config(tls, Oldest::default()).is_err();
+        Self { ends: Certificates::read(tls).ends(now), broken }
+    }
+}
 
 impl Vault {
     /// Reads the TLS files of every client anew. Where they changed, new connections use them; requests in flight end on theirs, and
@@ -55,10 +74,21 @@ impl Vault {
         looks.buffer_unordered(AT_ONCE).filter_map(async |changed| changed).collect().await
     }
 
-    /// The TLS settings of every client, and an address that each is used for.
+    /// The TLS settings of every client, an address that each is used for, and when the certificates end that are in use.
     #[must_use]
-    pub fn tls_in_use(&self) -> HashMap<Tls, String> {
-        self.lock().iter().map(|(endpoint, known)| (endpoint.tls.clone(), known.client.address().to_owned())).collect()
+    pub fn tls_in_use(&self, now: Timestamp) -> HashMap<Tls, (String, Ends)> {
+        let clients = self.lock();
+        let uses = clients.iter().map(|(endpoint, known)| {
+            let client = &known.client;
+            (endpoint.tls.clone(), (client.address().to_owned(), client.transport().tls_files(now).ends))
+        });
+        uses.collect()
+    }
+
+    /// How the TLS files of an endpoint stand; none while nobody uses it.
+    #[must_use]
+    pub fn tls_files(&self, endpoint: &Endpoint, now: Timestamp) -> Option<TlsFiles> {
+        Some(self.lock().get(endpoint)?.client.transport().tls_files(now))
     }
 
     /// A connection failed for TLS: the files are read before the next use, as they may have changed.

@@ -26,6 +26,7 @@ use super::{
     Config, Endpoint,
     connect::{ConnectError, Connector, Options, Settings, TlsFault, connect_error},
     failure::Failure,
+    files::TlsFiles,
     index::Seen,
     lanes::{Lane, Lanes, Place},
     operation::operation,
@@ -77,6 +78,8 @@ pub(super) struct Transport {
     tls: Tls,
     /// Held while TLS files are read, by threads that may block.
     files: Mutex<Reload>,
+    /// Whether they could not be used when they were last read.
+    broken: AtomicBool,
     /// Whether a connection failed for TLS since the files were last read.
     doubted: AtomicBool,
     lanes: Lanes,
@@ -126,6 +129,7 @@ impl Transport {
             connector,
             tls: endpoint.tls.clone(),
             files,
+            broken: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
             lanes: Lanes::new(config.max_in_flight, config.max_creating),
             room,
@@ -159,10 +163,17 @@ impl Transport {
     /// end on theirs; connections that are idle are let go. Blocks.
     pub(super) fn look(&self, found: Digest) -> Look<(), TlsError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.look(found, Instant::now(), || self.connector.reread(&self.tls)).take(|settings| {
+        let look = files.look(found, Instant::now(), || self.connector.reread(&self.tls)).take(|settings| {
             self.connector.change(settings);
             self.adopt(pool(self.connector.clone(), self.config.max_in_flight));
-        })
+        });
+        self.broken.store(matches!(look, Look::Broken { .. }), Relaxed);
+        look
+    }
+
+    /// The TLS files as they are in use, whatever is in them now.
+    pub(super) fn tls_files(&self, now: Timestamp) -> TlsFiles {
+        TlsFiles { ends: self.connector.settings().certificates.ends(now), broken: self.broken.load(Relaxed) }
     }
 
     /// A connection failed for TLS, perhaps because the files are others by now.

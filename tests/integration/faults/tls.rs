@@ -369,6 +369,80 @@ async fn certificates_that_end_are_warned_of_once_a_day() {
     assert_eq!((log.count("ERROR"), log.count("over.pem"), log.count("late.pem")), (1, 1, 0), "{}", log.text());
 }
 
+/// What `/metrics` at an address tells of one series, if anything.
+async fn told(address: &str, series: &str) -> Option<String> {
+    let (_, text) = get(&format!("http://{address}/metrics")).await;
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn what_is_told_of_certificates_is_of_those_in_use_and_broken_files_are_told_beside_it() {
+    let clients = Authority::named("clients");
+    let ending = |days: i32| {
+        let end = Zoned::now().checked_add(days.days()).unwrap().date();
+        let (month, day) = (end.month().unsigned_abs(), end.day().unsigned_abs());
+        let second = end.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second();
+        (clients.issue_until("node", end.year().into(), month, day), Some(second.to_string()))
+    };
+    let ((soon, in_20_days), (late, in_900_days)) = (ending(20), ending(900));
+    let (log, metrics) = (Log::new(), free());
+    let secured = Secured::with(Some(&clients), |authority, folder| {
+        let file = |name: &str, text: &str| {
+            fs::write(folder.join(name), text).unwrap();
+            folder.join(name).display().to_string()
+        };
+        vec![
+            format!("--vault-tls-ca-cert={}", file("ca.pem", &authority.pem())),
+            format!("--vault-tls-client-cert={}", file("client.pem", &soon.certificate)),
+            format!("--vault-tls-client-key={}", file("client.key", &soon.key)),
+            format!("--metrics-addr={metrics}"),
+        ]
+    })
+    .await;
+    let end = async |what: &str| {
+        told(&metrics, &format!("vaultmount_certificate_end_timestamp_seconds{{certificate=\"{what}\"}}")).await
+    };
+    let broken = format!("vaultmount_tls_broken{{endpoint=\"{}\"}}", secured.vault.address);
+    let broken = async || told(&metrics, &broken).await;
+    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    let (ca, yes, no) = (end("ca").await, Some("1".to_owned()), Some("0".to_owned()));
+    assert!(ca.is_some() && end("client").await == in_20_days && broken().await == no);
+    log.says("client.pem", 1, Duration::ZERO).await;
+
+    secured.file("client.pem", &late.certificate);
+    log.says(BROKEN, 1, REREAD).await;
+    assert_eq!((end("client").await, broken().await), (in_20_days, yes.clone()));
+    log.says("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
+    secured.file("client.key", &late.key);
+    log.says(MENDED, 1, REREAD).await;
+    assert_eq!((end("client").await, broken().await), (in_900_days, no.clone()));
+
+    secured.file("ca.pem", "nonsense");
+    log.says(BROKEN, 2, REREAD).await;
+    assert_eq!((end("ca").await, broken().await), (ca.clone(), yes));
+    secured.file("ca.pem", &secured.authority.pem());
+    log.says(MENDED, 2, REREAD).await;
+    assert_eq!((end("ca").await, broken().await), (ca, no));
+}
+
+#[tokio::test]
+async fn files_that_are_broken_from_the_start_are_told_until_they_are_mended() {
+    let metrics = free();
+    let secured = Secured::with(None, |_, folder| {
+        fs::write(folder.join("ca.pem"), "nonsense").unwrap();
+        let file = folder.join("ca.pem");
+        vec![format!("--vault-tls-ca-cert={}", file.display()), format!("--metrics-addr={metrics}")]
+    })
+    .await;
+    let broken = format!("vaultmount_tls_broken{{endpoint=\"{}\"}}", secured.vault.address);
+    secured.distrust(&secured.pod(), Cause::Tls, &["ca.pem holds no certificate"]).await;
+    assert_eq!(told(&metrics, &broken).await.as_deref(), Some("1"));
+    secured.file("ca.pem", &secured.authority.pem());
+    assert_eq!(told(&metrics, &broken).await.as_deref(), Some("0"));
+    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    assert_eq!(told(&metrics, &broken).await.as_deref(), Some("0"));
+}
+
 #[tokio::test]
 async fn an_older_version_of_tls_is_spoken_unless_the_operator_forbids_it() {
     let (tenant, authority) = (tenant().await, Authority::new());

@@ -50,6 +50,14 @@ impl Authority {
         Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
     }
 
+    /// The same with a certificate that ends when a day begins.
+    pub fn issue_until(&self, name: &str, year: i32, month: u8, day: u8) -> Leaf {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, month, day);
+        Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
+    }
+
     /// A server on loopback with a certificate of this authority, that demands one of `clients` if that is set.
     pub fn server(&self, clients: Option<&Self>) -> ServerConfig {
         serving(&self.issue("127.0.0.1"), clients)
@@ -67,10 +75,7 @@ impl Authority {
 
     /// The same with a certificate that ends when a day begins.
     pub fn server_until(&self, year: i32, month: u8, day: u8) -> ServerConfig {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-        params.not_after = date_time_ymd(year, month, day);
-        serving(&Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }, None)
+        serving(&self.issue_until("127.0.0.1", year, month, day), None)
     }
 }
 
