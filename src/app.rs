@@ -23,7 +23,7 @@ use crate::{
     kube::{self, Kube},
     lease::Refresh,
     metrics::Metrics,
-    mount::{Chosen, KeySource, Mounter, Slots},
+    mount::{Chosen, KeySource, LastFailures, Mounter, Slots},
     provider::{self, Connections},
     renewal::Renewal,
     session::{Observers, Sessions},
@@ -237,5 +237,6 @@ pub fn mounter(
         gate,
         slots: Slots::new(config.max_mounts),
         chosen: Chosen::default(),
+        failures: LastFailures::default(),
     }
 }

@@ -5,6 +5,7 @@
 mod again;
 mod audited;
 mod chosen;
+mod failures;
 pub mod keys;
 mod levels;
 mod mounted;
@@ -38,6 +39,7 @@ use crate::{
 };
 use audited::Decided;
 pub use chosen::Chosen;
+pub use failures::LastFailures;
 pub use keys::KeySource;
 pub use mounted::{MAX_RESPONSE, Mounted};
 use mounted::{Receipt, too_large};
@@ -69,6 +71,8 @@ pub struct Mounter {
     pub slots: Arc<Slots>,
     /// Addresses that classes chose.
     pub chosen: Chosen,
+    /// What its callers were told of failures.
+    pub failures: LastFailures,
 }
 
 /// One request, the objects that want its answer, and what came of it.

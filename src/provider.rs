@@ -383,6 +383,7 @@ mod tests {
             gate: crate::state::Gate::open(),
             slots: crate::mount::Slots::new(1),
             chosen: crate::mount::Chosen::default(),
+            failures: crate::mount::LastFailures::default(),
         };
         let provider = Provider {
             mounter: Arc::new(mounter),

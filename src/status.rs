@@ -29,6 +29,9 @@ pub struct Status {
     pub sessions: Vec<Session>,
     /// Tokens that wait to be revoked.
     pub revocations: Vec<Waiting>,
+    /// Mounts that failed last, the newest first.
+    #[serde(default)]
+    pub failures: Vec<Failure>,
 }
 
 /// A server that cannot be asked, and is probed until it can be.
@@ -62,6 +65,25 @@ pub struct Failed {
     pub at: Timestamp,
     /// What was tried, in a clause: `reading kv/data/db`.
     pub what: String,
+    /// The error, with its id.
+    pub error: String,
+}
+
+/// A mount or poll that failed, as its caller was told: of each volume and cause the last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// How often it has failed so.
+    pub times: u64,
+    /// The pod's name.
+    pub pod: String,
+    /// Its Kubernetes namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+    /// Where the volume is mounted on the node.
+    pub target_path: String,
     /// The error, with its id.
     pub error: String,
 }

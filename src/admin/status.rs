@@ -39,7 +39,7 @@ pub async fn serve(socket: Socket, pages: Arc<Pages>, stop: watch::Receiver<bool
 async fn answer<B>(request: &Request<B>, pages: &Pages) -> Response<Full<Bytes>> {
     let renewal = Arc::clone(&pages.mounter.renewal);
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(&renewal.status()),
+        (&Method::GET, "/status") => json(&pages.mounter.status()),
         (&Method::POST, "/revoke") => {
             tracing::warn!("told to revoke everything (POST /revoke at the status socket)");
             // Goes on when whoever asked goes away.

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Auth
 use http_body_util::Full;
 
 use super::{Pages, page};
-use crate::status::{Failed, Kind, Session, State, Status};
+use crate::status::{Failed, Failure, Kind, Session, State, Status};
 
 /// Where it is, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "status is at /statusz, from this host alone (kubectl port-forward)\n";
@@ -31,8 +31,7 @@ pub(super) fn answer<B>(request: &Request<B>, pages: &Pages) -> Option<Response<
         return None;
     }
     Some(html(
-        &Page { status: &pages.mounter.renewal.status(), phase: pages.probes.word(), settings: &pages.settings }
-            .to_string(),
+        &Page { status: &pages.mounter.status(), phase: pages.probes.word(), settings: &pages.settings }.to_string(),
     ))
 }
 
@@ -143,11 +142,22 @@ impl Page<'_> {
     }
 
     fn errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of_sessions = self.status.sessions.iter().filter_map(|session| {
-            Some((format!("{}/{}", session.namespace, session.pod), session.last_error.as_ref()?))
+        let failures = &self.status.failures;
+        let of_mounts = failures.iter().map(|Failure { at, times, pod, namespace, error, .. }| {
+            let what = if *times > 1 { format!("mounting, {times} times") } else { "mounting".to_owned() };
+            (format!("{namespace}/{pod}"), Failed { at: *at, what, error: error.clone() })
         });
-        let of_watch = self.status.watch.last_error.iter().map(|error| ("watch of pods".to_owned(), error));
-        let mut errors: Vec<(String, &Failed)> = of_sessions.chain(of_watch).collect();
+        // A mount's failure tells those of its objects.
+        let is_told = |session: &Session, error: &Failed| {
+            let mut of_pod = failures.iter().filter(|one| one.pod == session.pod && one.namespace == session.namespace);
+            of_pod.any(|one| one.error.contains(&error.error))
+        };
+        let of_sessions = self.status.sessions.iter().filter_map(|session| {
+            let error = session.last_error.as_ref().filter(|error| !is_told(session, error))?;
+            Some((format!("{}/{}", session.namespace, session.pod), error.clone()))
+        });
+        let of_watch = self.status.watch.last_error.iter().map(|error| ("watch of pods".to_owned(), error.clone()));
+        let mut errors: Vec<(String, Failed)> = of_mounts.chain(of_sessions).chain(of_watch).collect();
         errors.sort_by_key(|(_, error)| Reverse(error.at));
         write!(f, "<h2>Last errors</h2>")?;
         if errors.is_empty() {

@@ -1,4 +1,4 @@
-//! What the audit log and pods' events tell of mounts.
+//! What the audit log, pods' events and the status tell of mounts.
 
 use std::sync::Arc;
 
@@ -82,6 +82,7 @@ impl Mounter {
 
     /// Tells of a mount that failed as a whole. `audience` is asked for when the class names none.
     pub fn failed(&self, spec: &MountSpec, audience: &str, error: &Error) {
+        self.failures.note(&spec.pod, &spec.target_path, error);
         let why = if error.cause().is_policy() { Why::ClassInvalid } else { Why::RefreshFailed };
         self.told(&spec.pod, &spec.target_path, spec.is_reported, error, why);
         let audit = self.sessions.audit();
@@ -122,6 +123,7 @@ impl Mounter {
 impl Mounter {
     /// Tells of a request that cannot be understood, as far as it says whose it is.
     pub fn misunderstood(&self, pod: &Pod, class: &str, target_path: &str, is_reported: bool, error: &Error) {
+        self.failures.note(pod, target_path, error);
         let Pod { namespace, name, uid, service_account } = pod;
         let line = Line { event: Event::Mount, namespace, pod: name, uid, service_account, class, ..Line::default() };
         self.sessions.audit().tell(&line.failed(error));

@@ -1,4 +1,4 @@
-//! How much of everything there is, for whoever scrapes.
+//! What there is, for whoever scrapes or asks how the process stands.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use crate::{
     error::Cause,
     metrics::{Certified, Health, Levels},
     policy::Server,
+    status::Status,
     vault::TlsFiles,
 };
 
@@ -16,6 +17,12 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Mounter {
+    /// What is held now, and what failed last.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status { failures: self.failures.tell(), ..self.renewal.status() }
+    }
+
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
     pub async fn levels(&self) -> Levels {
         let mut levels = self.renewal.levels();

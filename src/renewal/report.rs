@@ -48,6 +48,7 @@ impl Renewal {
             down,
             sessions,
             revocations,
+            failures: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::support::{
     daemon::{self, Daemon, Program, program, terminate},
     http,
     pod::Pod,
+    unique,
 };
 
 /// An address that nobody listens at.
@@ -130,6 +131,49 @@ async fn a_browser_on_this_host_sees_what_the_process_holds_in_numbers() {
     let socket = daemon.socket.with_extension("status");
     let page = raw(&socket, "GET", "/statusz").await;
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("<h1>vaultmount on "), "{page}");
+}
+
+#[tokio::test]
+async fn the_last_failures_of_mounts_are_shown_whatever_they_failed_for() {
+    let address = free();
+    let flags = [format!("--metrics-addr={address}"), "--allow-address=none".to_owned()];
+    let daemon = Daemon::start(&flags.each_ref().map(String::as_str)).await;
+    let errors = async || {
+        let (_, page) = browse(&address, "localhost", "/statusz").await;
+        let (_, errors) = page.split_once("<h2>Last errors</h2>").unwrap();
+        errors.split_once("<h2>").unwrap().0.to_owned()
+    };
+    assert_eq!(errors().await, "<p class=good>None.</p>");
+    let pod = pod().await;
+    let [elsewhere, mistaken, unrendered] = ["elsewhere", "mistaken", "unrendered"].map(|name| Pod {
+        name: name.to_owned(),
+        uid: unique("uid"),
+        ..pod.clone()
+    });
+    let elsewhere = elsewhere.with("vaultAddress", "https://elsewhere.example");
+    for _ in 0..2 {
+        daemon.refuses(&elsewhere, Cause::NotAllowed, &[]).await;
+    }
+    daemon.refuses(&mistaken.objects("nonsense"), Cause::InvalidRequest, &[]).await;
+    let objects = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.clone();
+    let unrendered = unrendered.objects(objects.replace("secretKey: pass", "secretKey: none"));
+    daemon.refuses(&unrendered, Cause::KeyMissing, &[]).await;
+    let errors = errors().await;
+    for (whose, what, cause) in [
+        ("elsewhere", "mounting, 2 times: ", Cause::NotAllowed),
+        ("mistaken", "mounting: ", Cause::InvalidRequest),
+        ("unrendered", "mounting: ", Cause::KeyMissing),
+    ] {
+        let row = errors.split("<tr>").find(|row| row.contains(&format!("<td>shop/{whose}<td>{what}")));
+        assert!(row.is_some_and(|row| row.contains(&format!("[{}]", cause.id()))), "{whose}: {errors}");
+    }
+    assert!(errors.matches("<tr>").count() == 4 && !errors.contains("s3cret"), "{errors}");
+    let told = status(&daemon.socket.with_extension("status")).await;
+    let told: Vec<(&Value, &Value)> =
+        told["failures"].as_array().unwrap().iter().map(|one| (&one["pod"], &one["times"])).collect();
+    let expected =
+        [("unrendered", 1), ("mistaken", 1), ("elsewhere", 2)].map(|(pod, times)| (json!(pod), json!(times)));
+    assert!(told.iter().copied().eq(expected.iter().map(|(pod, times)| (pod, times))), "{told:?}");
 }
 
 #[tokio::test]

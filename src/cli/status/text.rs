@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     cli::style::{ERROR, HEADING, OK, PLACE, WARNING, paint, wrapped},
-    status::{Down, Failed, Lease, Session, State, Status, Token, Volume, Waiting, Watch, Watching},
+    status::{Down, Failed, Failure, Lease, Session, State, Status, Token, Volume, Waiting, Watch, Watching},
 };
 
 /// How wide the words before a fact are.
@@ -20,6 +20,7 @@ pub(super) fn written(status: &Status) -> String {
         page.session(session);
     }
     page.waiting(&status.revocations);
+    page.failures(&status.failures);
     page.text
 }
 
@@ -157,6 +158,18 @@ impl Page {
             if !last_error.is_empty() {
                 self.fact("error", last_error);
             }
+        }
+    }
+
+    fn failures(&mut self, failures: &[Failure]) {
+        if failures.is_empty() {
+            return;
+        }
+        self.line(format_args!("\n{}", paint(HEADING, "Mounts that failed last")));
+        for Failure { at, times, pod, namespace, uid, error, .. } in failures {
+            self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
+            let often = if *times > 1 { format!(", {times} times") } else { String::new() };
+            self.fact("error", &format!("{}{often}: {error}", self.moment(*at)));
         }
     }
 

@@ -97,6 +97,15 @@ fn status() -> Status {
             until: Some(at("15:00:00")),
             last_error: "sealed [VM0020]".into(),
         }],
+        failures: vec![Failure {
+            at: at("13:50:00"),
+            times: 3,
+            pod: "web-1".into(),
+            namespace: "shop".into(),
+            uid: "v".into(),
+            target_path: "/mount".into(),
+            error: "not allowed [VM0013]".into(),
+        }],
     }
 }
 
@@ -126,6 +135,9 @@ fn each_pod_is_told_with_its_ends_and_errors() {
         "  shop/old-0 (u)",
         "  at        https://vault:8200, since 13:00:00Z, attempts: 3, over in 1h 0m (15:00:00Z)",
         "  error     sealed [VM0020]",
+        "Mounts that failed last",
+        "  shop/web-1 (v)",
+        "  error     10m ago (13:50:00Z), 3 times: not allowed [VM0013]",
     ] {
         assert!(text.lines().any(|l| l == line), "{line:?} is not in:\n{text}");
     }
@@ -136,7 +148,14 @@ fn each_pod_is_told_with_its_ends_and_errors() {
 #[test]
 fn a_process_that_holds_nothing_says_so() {
     let watch = Watch { state: Watching::Off, node: None, since: None, last_error: None };
-    let text = plain(&Status { watch, refusing: true, sessions: Vec::new(), revocations: Vec::new(), ..status() });
+    let text = plain(&Status {
+        watch,
+        refusing: true,
+        sessions: Vec::new(),
+        revocations: Vec::new(),
+        failures: Vec::new(),
+        ..status()
+    });
     assert!(text.contains("pods: not watched: no --node-name") && text.contains("mounts are refused"), "{text}");
     assert!(text.ends_with("no pod has a token\n"), "{text}");
 }

@@ -1,0 +1,106 @@
+//! The last failures of mounts, as their callers were told.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    clock::{self, time_of_day},
+    error::{Cause, Error},
+    request::Pod,
+    status,
+    text::one_line,
+};
+
+/// The last failures of a volume each and a cause, the newest first.
+#[derive(Debug, Default)]
+pub struct LastFailures {
+    /// Never held across an await.
+    last: Mutex<VecDeque<Failure>>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    pod: Pod,
+    target_path: String,
+    cause: Cause,
+    at: Instant,
+    times: u64,
+    error: String,
+}
+
+/// How many are kept.
+const MOST: usize = 50;
+/// The most of an error that is kept, in bytes: what eight objects' reasons come to.
+const MAX_ERROR: usize = 4096;
+
+impl LastFailures {
+    /// A mount failed. One that fails again for the same cause takes its own place, and is counted.
+    pub(super) fn note(&self, pod: &Pod, target_path: &str, error: &Error) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &Failure| {
+            known.cause == error.cause() && known.pod.uid == pod.uid && known.target_path == target_path
+        };
+        let before = last.iter().position(is_same).and_then(|place| last.remove(place));
+        last.truncate(MOST - 1);
+        last.push_front(Failure {
+            pod: pod.clone(),
+            target_path: target_path.to_owned(),
+            cause: error.cause(),
+            at: clock::now(),
+            times: before.map_or(0, |before| before.times) + 1,
+            error: one_line(&error.to_string(), MAX_ERROR),
+        });
+    }
+
+    /// What is known of them.
+    #[must_use]
+    pub fn tell(&self) -> Vec<status::Failure> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = last.iter().map(|Failure { pod, target_path, at, times, error, .. }| status::Failure {
+            at: time_of_day(*at),
+            times: *times,
+            pod: pod.name.clone(),
+            namespace: pod.namespace.clone(),
+            uid: pod.uid.clone(),
+            target_path: target_path.clone(),
+            error: error.clone(),
+        });
+        told.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_and_cause_is_one_failure_and_the_oldest_goes() {
+        let failures = LastFailures::default();
+        let pod = |uid: usize| Pod {
+            uid: uid.to_string(),
+            namespace: "shop".into(),
+            name: "web".into(),
+            service_account: "web".into(),
+        };
+        let note = |uid, path, cause, what: &str| failures.note(&pod(uid), path, &Error::new(cause, what));
+        let told = || failures.tell().into_iter().map(|one| (one.uid, one.target_path, one.times, one.error));
+        note(1, "/a", Cause::Denied, "first");
+        note(1, "/a", Cause::Sealed, "sealed");
+        note(1, "/b", Cause::Denied, "elsewhere");
+        note(1, "/a", Cause::Denied, "again");
+        let expected = [
+            ("/a", 2, format!("again [{}]", Cause::Denied.id())),
+            ("/b", 1, format!("elsewhere [{}]", Cause::Denied.id())),
+            ("/a", 1, format!("sealed [{}]", Cause::Sealed.id())),
+        ];
+        assert!(told().eq(expected.map(|(path, times, error)| ("1".to_owned(), path.to_owned(), times, error))));
+        for uid in 2..2 + MOST {
+            note(uid, "/a", Cause::Denied, &"long ".repeat(MAX_ERROR));
+        }
+        assert!(told().len() == MOST && told().all(|(uid, _, _, error)| uid != "1" && error.len() <= MAX_ERROR));
+    }
+}
