@@ -25,6 +25,9 @@ pub struct Status {
     /// Servers that cannot be asked at present.
     #[serde(default)]
     pub down: Vec<Down>,
+    /// Every server that the operator named or that was used, by address, and how it stands.
+    #[serde(default)]
+    pub servers: Vec<Server>,
     /// Pods that have a standing at a Vault.
     pub sessions: Vec<Session>,
     /// Tokens that wait to be revoked.
@@ -43,6 +46,34 @@ pub struct Down {
     pub since: Timestamp,
     /// Why, with its id.
     pub error: String,
+}
+
+/// A server, as far as is known.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Server {
+    /// Where it is.
+    pub address: String,
+    /// How it stands.
+    pub state: ServerState,
+    /// Why it cannot be asked, with its id.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// How a server stands. Of several clients of one address, the last of these is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// Nobody has had an answer of it.
+    NotAsked,
+    /// It answers, though not as Vault does.
+    NoVault,
+    /// A connection fails that waiting will not mend, or it had no good answer when it was last asked.
+    Failing,
+    /// It answers.
+    Up,
+    /// It cannot be asked, and is probed until it can be.
+    Down,
 }
 
 /// The watch of this node's pods.

@@ -38,7 +38,7 @@ pub use client::Client;
 pub use connect::Proxies;
 pub use files::TlsFiles;
 use room::{Room, Whose};
-use standing::Outage;
+use standing::{Heard, Outage};
 
 /// A server and how to reach it; classes that agree in all of it share a connection pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -187,6 +187,19 @@ impl Vault {
             .map(|known| &known.client)
             .filter_map(|client| Some((client.address().to_owned(), client.known_outage()?)));
         down.collect()
+    }
+
+    /// What was last heard of a server, unless it is known that it cannot be asked; nothing of one that nobody has used.
+    #[must_use]
+    pub fn heard(&self, endpoint: &Endpoint) -> Result<Heard, Arc<Outage>> {
+        self.lock().get(endpoint).map_or(Ok(Heard::Nothing), |known| known.client.stands())
+    }
+
+    /// The same of every server that anybody has used, each with its address.
+    #[must_use]
+    pub fn standings(&self) -> Vec<(String, Result<Heard, Arc<Outage>>)> {
+        let clients = self.lock();
+        clients.values().map(|Known { client, .. }| (client.address().to_owned(), client.stands())).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Known>> {

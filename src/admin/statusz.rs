@@ -2,7 +2,6 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
     fmt::{self, Display, Write as _},
 };
 
@@ -11,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Auth
 use http_body_util::Full;
 
 use super::{Pages, page};
-use crate::status::{Failed, Failure, Kind, Session, State, Status};
+use crate::status::{Failed, Failure, Kind, Server, ServerState, Session, State, Status};
 
 /// Where it is, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "status is at /statusz, from this host alone (kubectl port-forward)\n";
@@ -71,7 +70,7 @@ impl Display for Page<'_> {
             Escaped(node)
         )?;
         self.head(f)?;
-        self.endpoints(f)?;
+        self.servers(f)?;
         self.numbers(f)?;
         self.errors(f)?;
         self.settings(f)
@@ -87,26 +86,25 @@ impl Page<'_> {
         write!(f, "<p>Version {}, process {pid}, since {started:.0}. Told at {now:.0}.</p>", Escaped(version))
     }
 
-    fn endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut endpoints: BTreeMap<&str, usize> = BTreeMap::new();
-        for session in &self.status.sessions {
-            *endpoints.entry(&session.address).or_default() += 1;
-        }
-        for down in &self.status.down {
-            endpoints.entry(&down.address).or_default();
-        }
-        write!(f, "<h2>Servers</h2>")?;
-        if endpoints.is_empty() {
-            return write!(f, "<p>No pod uses any.</p>");
-        }
-        write!(f, "<table><tr><th>server<th>state<th class=n>sessions")?;
-        for (address, sessions) in endpoints {
+    fn servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status { servers, sessions, down, .. } = self.status;
+        write!(f, "<h2>Servers</h2><table><tr><th>server<th>state<th class=n>sessions")?;
+        for Server { address, state, error } in servers {
             write!(f, "<tr><td><code>{}</code>", Escaped(address))?;
-            match self.status.down.iter().find(|down| down.address == address) {
-                Some(down) => write!(f, "<td class=bad>down since {:.0}: {}", down.since, Escaped(&down.error))?,
-                None => write!(f, "<td class=good>up")?,
+            let error = Escaped(error.as_deref().unwrap_or_default());
+            match state {
+                ServerState::NotAsked => write!(f, "<td>not asked yet")?,
+                ServerState::NoVault => write!(f, "<td class=bad>answers, but not as Vault does")?,
+                ServerState::Failing => write!(f, "<td class=bad>cannot be asked: {error}")?,
+                ServerState::Up => write!(f, "<td class=good>up")?,
+                ServerState::Down => {
+                    let since = down.iter().find(|down| down.address == *address).map(|down| down.since);
+                    let since = since.map(|since| format!(" since {since:.0}")).unwrap_or_default();
+                    write!(f, "<td class=bad>down{since}: {error}")?;
+                }
             }
-            write!(f, "<td class=n>{sessions}")?;
+            let count = sessions.iter().filter(|session| session.address == *address).count();
+            write!(f, "<td class=n>{count}")?;
         }
         write!(f, "</table>")
     }

@@ -1,6 +1,6 @@
 //! What there is, for whoever scrapes or asks how the process stands.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -9,8 +9,8 @@ use crate::{
     error::Cause,
     metrics::{Certified, Health, Levels},
     policy::Server,
-    status::Status,
-    vault::TlsFiles,
+    status::{self, ServerState, Status},
+    vault::{TlsFiles, standing::Heard},
 };
 
 /// How long is waited for files.
@@ -20,7 +20,29 @@ impl Mounter {
     /// What is held now, and what failed last.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status { failures: self.failures.tell(), ..self.renewal.status() }
+        let status = self.renewal.status();
+        Status { servers: self.servers(&status.sessions), failures: self.failures.tell(), ..status }
+    }
+
+    /// The operator's servers and those that are or were used, by address.
+    fn servers(&self, sessions: &[status::Session]) -> Vec<status::Server> {
+        let mut servers: BTreeMap<String, (ServerState, Option<String>)> = BTreeMap::new();
+        let named = self.operator.servers().into_iter().map(|server| server.address.to_string());
+        let known = named.chain(sessions.iter().map(|session| session.address.clone()));
+        for (address, stands) in known.map(|address| (address, Ok(Heard::Nothing))).chain(self.vault.standings()) {
+            let told = match stands {
+                Ok(Heard::Nothing) => (ServerState::NotAsked, None),
+                Ok(Heard::Other) => (ServerState::NoVault, None),
+                Ok(Heard::Fault(error)) => (ServerState::Failing, Some(error.to_string())),
+                Ok(Heard::Vault) => (ServerState::Up, None),
+                Err(outage) => (ServerState::Down, Some(outage.found.to_string())),
+            };
+            let known = servers.entry(address).or_insert((ServerState::NotAsked, None));
+            if told.0 > known.0 {
+                *known = told;
+            }
+        }
+        servers.into_iter().map(|(address, (state, error))| status::Server { address, state, error }).collect()
     }
 
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.

@@ -46,6 +46,7 @@ impl Renewal {
             watch: self.pods.tell().0,
             refusing: self.sessions.is_closed(),
             down,
+            servers: Vec::new(),
             sessions,
             revocations,
             failures: Vec::new(),

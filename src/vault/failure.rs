@@ -182,6 +182,11 @@ impl Refusal {
         Self { status, errors: errors.to_owned(), vaults: true, ..Self::default() }
     }
 
+    /// Whether the answer is one that Vault writes.
+    pub(super) fn is_vaults(&self) -> bool {
+        self.vaults
+    }
+
     /// Whether something other than Vault refuses: a web server or a proxy that knows no such path, or denies it.
     /// Says nothing about secrets, then. What a proxy says of a server that fails is as good as Vault's own word.
     fn is_foreign(&self) -> bool {

@@ -43,6 +43,20 @@ pub enum Verdict {
     Down(Error),
 }
 
+/// What was last heard of a server, for those who tell of it. Whether anybody asks it hangs on its outage alone.
+#[derive(Clone, Debug, Default)]
+pub enum Heard {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// It answers, though not as Vault does.
+    Other,
+    /// It cannot be asked, and why.
+    Fault(Error),
+    /// It answers as Vault does.
+    Vault,
+}
+
 /// What a verdict changed.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -62,6 +76,8 @@ pub struct Standing {
     well: Option<Instant>,
     /// When any request last had a good answer.
     answered: Option<Instant>,
+    /// What was last heard, and when.
+    heard: (Heard, Option<Instant>),
     probes: u32,
     probed: Option<Instant>,
     next: Option<Instant>,
@@ -118,6 +134,21 @@ impl Standing {
         self.answered = Some(now);
     }
 
+    /// Something was heard of it, of what was asked at that moment: what was heard since counts more. What is none of Vault's says
+    /// nothing against one that was heard: what stands before it may answer some requests itself.
+    pub fn hear(&mut self, heard: Heard, asked: Instant, now: Instant) {
+        let is_old = self.heard.1.is_some_and(|at| at > asked);
+        if !is_old && !matches!((&heard, &self.heard.0), (Heard::Nothing, _) | (Heard::Other, Heard::Vault)) {
+            self.heard = (heard, Some(now));
+        }
+    }
+
+    /// What was last heard of it, and when.
+    #[must_use]
+    pub fn heard(&self) -> &(Heard, Option<Instant>) {
+        &self.heard
+    }
+
     /// The verdict on a question for a doubt, or on a probe. A server that answered others meanwhile is not down.
     pub fn judged(&mut self, verdict: Verdict, now: Instant) -> Option<Change> {
         let asked = self.asked.take();
@@ -127,7 +158,7 @@ impl Standing {
                 None
             }
             (Verdict::Well, Some(outage)) => {
-                *self = Self { well: Some(now), ..Self::default() };
+                *self = Self { well: Some(now), heard: std::mem::take(&mut self.heard), ..Self::default() };
                 Some(Change::Up(outage))
             }
             (Verdict::Down(_), None) if self.answered.is_some_and(|at| Some(at) >= asked) => {
@@ -314,6 +345,22 @@ mod tests {
         standing.judged(down(Cause::Refused), now + ms(1000));
         assert!(standing.wanted(ms(0), now + ms(9000)));
         assert_eq!(standing.next_probe(), Some(now + ms(9000)));
+    }
+
+    #[test]
+    fn what_was_heard_last_is_told_and_no_foreign_answer_takes_vaults_place() {
+        let (mut standing, now) = (Standing::default(), Instant::now());
+        let fault = || Heard::Fault(Error::new(Cause::Refused, "Vault is away"));
+        standing.hear(Heard::Other, now, now);
+        assert!(matches!(standing.heard(), (Heard::Other, Some(_))));
+        standing.hear(Heard::Vault, now + ms(10), now + ms(10));
+        standing.hear(Heard::Other, now + ms(20), now + ms(20));
+        standing.hear(Heard::Nothing, now + ms(20), now + ms(20));
+        standing.hear(fault(), now + ms(5), now + ms(30));
+        assert!(matches!(standing.heard(), (Heard::Vault, Some(at)) if *at == now + ms(10)));
+        standing.hear(fault(), now + ms(20), now + ms(40));
+        assert!(matches!(standing.heard(), (Heard::Fault(_), Some(at)) if *at == now + ms(40)));
+        assert!(standing.outage().is_none() && standing.next_probe().is_none(), "nobody is turned away for it");
     }
 
     #[test]

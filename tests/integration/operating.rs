@@ -8,9 +8,11 @@ use vaultmount::error::Cause;
 use crate::support::{
     bao::Tenant,
     daemon::{self, Daemon, Program, program, terminate},
+    faulty::{Faulty, answer},
     http,
     pod::Pod,
-    unique,
+    policy::Policy,
+    setting, unique,
 };
 
 /// An address that nobody listens at.
@@ -131,6 +133,33 @@ async fn a_browser_on_this_host_sees_what_the_process_holds_in_numbers() {
     let socket = daemon.socket.with_extension("status");
     let page = raw(&socket, "GET", "/statusz").await;
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("<h1>vaultmount on "), "{page}");
+}
+
+#[tokio::test]
+async fn every_server_is_shown_as_what_is_known_of_it() {
+    // They take connections and say nothing.
+    let silent = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [own, named] = silent.each_ref().map(|one| format!("http://{}", one.local_addr().unwrap()));
+    let (vault, other) = (setting("VAULTMOUNT_TEST_BAO_ADDR"), Faulty::start().await);
+    other.every("POST", "auth/", answer(404, &[("content-type", "text/html")], "<html>404 page not found</html>"));
+    let policy = Policy::new(&format!(
+        "endpoints: {{named: {{address: \"{named}\"}}}}\n\
+         namespaces: [{{names: [shop], authMounts: [\"*\"], addresses: [\"http://127.0.0.1:*\"]}}]"
+    ));
+    let address = free();
+    let daemon = Daemon::at(&own, &[&policy.flag(), &format!("--metrics-addr={address}")]).await;
+    let pod = pod().await;
+    daemon.files(&pod.clone().with("vaultAddress", &vault)).await;
+    daemon.refuses(&pod.with("vaultAddress", &other.address), Cause::NotVault, &[]).await;
+    let (_, page) = browse(&address, "localhost", "/statusz").await;
+    for (server, state) in [
+        (&own, "<td>not asked yet<td class=n>0"),
+        (&named, "<td>not asked yet<td class=n>0"),
+        (&vault, "<td class=good>up<td class=n>1"),
+        (&other.address, "<td class=bad>answers, but not as Vault does<td class=n>1"),
+    ] {
+        assert!(page.contains(&format!("<tr><td><code>{server}</code>{state}")), "{server}: {page}");
+    }
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use crate::{
     task,
     vault::{
         failure::Failure,
-        standing::{CHECK, Change, Doubt, OVERDUE, Outage, PROBE, Standing, Verdict},
+        standing::{CHECK, Change, Doubt, Heard, OVERDUE, Outage, PROBE, Standing, Verdict},
         transport::{Call, Pool, Received, may_pass},
     },
 };
@@ -94,6 +94,34 @@ impl Client {
         self.shared.watch.outage.borrow().clone()
     }
 
+    /// What was last heard of the server, unless it is known that it cannot be asked.
+    pub(in crate::vault) fn stands(&self) -> Result<Heard, Arc<Outage>> {
+        self.known_outage().map_or_else(|| Ok(self.heard().0), Err)
+    }
+
+    /// What was last heard of the server, and when.
+    pub(in crate::vault) fn heard(&self) -> (Heard, Option<Instant>) {
+        self.shared.watch.standing().heard().clone()
+    }
+
+    /// What the outcome of a request tells of the server.
+    fn heard_of(&self, outcome: Result<&Received, &Failure>) -> Heard {
+        match outcome {
+            // Some engines answer with the bare thing; whoever reads from one has logged in before.
+            Ok(received) if received.body.trim_ascii_start().starts_with(b"{") => Heard::Vault,
+            Err(Failure::Refused(refusal)) if refusal.is_vaults() => Heard::Vault,
+            Err(Failure::NoJson | Failure::NoData { .. }) => Heard::Vault,
+            Ok(_)
+            | Err(Failure::Refused(_) | Failure::TooLarge(_) | Failure::Redirect { .. } | Failure::NotVault(_)) => {
+                Heard::Other
+            }
+            Err(failure @ Failure::Connect(fault)) if !may_pass(fault) => {
+                Heard::Fault(failure.of_transport(self.address()))
+            }
+            Err(_) => Heard::Nothing,
+        }
+    }
+
     /// Waits until it is known that the server cannot be asked.
     pub async fn down(&self) -> Arc<Outage> {
         let mut outage = self.shared.watch.outage.subscribe();
@@ -134,11 +162,16 @@ impl Client {
             // On the heap, as what is rare would be a weight on every request that waits.
             outage = Box::pin(self.overdue(call.creates)) => return Err(Failure::Down(outage)),
         };
+        let (heard, now) = (self.heard_of(outcome.as_ref()), clock::now());
         match outcome.as_ref().map_or_else(Met::of, |_| Met::Server) {
             Met::Server if is_of_itself => {}
-            Met::Server => self.shared.watch.standing().answered(clock::now()),
+            Met::Server => {
+                let mut standing = self.shared.watch.standing();
+                standing.answered(now);
+                standing.hear(heard, now, now);
+            }
             Met::Fault | Met::Silence => self.doubt(Doubt::Failed, outcome.as_ref().err()),
-            Met::Nothing => {}
+            Met::Nothing => self.shared.watch.standing().hear(heard, now, now),
         }
         outcome
     }
@@ -163,15 +196,20 @@ impl Client {
         }
     }
 
-    /// Asks the server how it is, on a connection of its own, which must stand within `patience`.
+    /// Asks the server how it is, on a connection of its own, which must stand within `patience`; notes what is heard of one that
+    /// is not down.
     async fn probe(&self, pool: &Pool, patience: Duration) -> Verdict {
-        let patience = patience + REST;
+        let (patience, asked) = (patience + REST, clock::now());
         let deadline = Instant::now() + patience;
         let call = Call { probe: Some(pool), ..Call::until(deadline) };
-        match self.health_by(call).await {
-            Ok(health) => health.problem(self.address()).map_or(Verdict::Well, Verdict::Down),
-            Err(failure) => verdict(&failure, self.address(), patience),
+        let (verdict, heard) = match self.health_by(call).await {
+            Ok(health) => (health.problem(self.address()).map_or(Verdict::Well, Verdict::Down), Heard::Vault),
+            Err(failure) => (verdict(&failure, self.address(), patience), self.heard_of(Err(&failure))),
+        };
+        if matches!(verdict, Verdict::Well) {
+            self.shared.watch.standing().hear(heard, asked, clock::now());
         }
+        verdict
     }
 }
 

@@ -86,6 +86,7 @@ fn status() -> Status {
             since: at("13:57:00"),
             error: "Vault at https://vault:8200 is sealed [VM0020]".into(),
         }],
+        servers: Vec::new(),
         sessions: vec![session],
         revocations: vec![Waiting {
             pod: "old-0".into(),
