@@ -34,11 +34,12 @@ pub(super) fn answer<B>(request: &Request<B>, pages: &Pages) -> Option<Response<
     ))
 }
 
-/// Whether a browser means this host. One that was led here by a name of somebody else's (DNS rebinding) sends that name.
+/// Whether a browser means this host, whose name may be in any case. One that was led here by a name of somebody else's (DNS rebinding) sends that name.
 pub(super) fn names_this_host<B>(request: &Request<B>) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.and_then(|host| host.parse::<Authority>().ok());
-    host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"))
+    let names = ["localhost", "127.0.0.1", "[::1]"];
+    host.is_some_and(|host| names.iter().any(|name| host.host().eq_ignore_ascii_case(name)))
 }
 
 fn html(text: &str) -> Response<Full<Bytes>> {

@@ -123,7 +123,7 @@ async fn a_browser_on_this_host_sees_what_the_process_holds_in_numbers() {
         assert!(page.contains(part), "{part} is not in:\n{page}");
     }
     assert!(!page.contains("s3cret") && !page.contains("<b>"), "{page}");
-    for host in ["127.0.0.1", "[::1]:8080"] {
+    for host in ["127.0.0.1", "[::1]:8080", "LOCALHOST", "LocalHost:8080"] {
         assert_eq!(browse(&address, host, "/statusz").await.0, "HTTP/1.1 200 OK", "{host}");
     }
     // A name of somebody else's that leads here.
