@@ -23,7 +23,7 @@
 //! | [`validate`] | manifests against the rules of a mount, without a server |
 //! | [`manifest`] | classes and pods in files, each key and value with its place |
 //! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
-//! | [`trust`] | TLS files in the background: what changed, which certificates end |
+//! | [`trust`] | TLS files and servers in the background: what changed, which certificates end, how servers are that nobody asks |
 //! | [`policy`] | what an operator lets a tenant choose |
 //! | [`renewal`] | the background: what is due, when a pod ends, what is revoked |
 //! | [`session`] | one Vault token per pod identity |

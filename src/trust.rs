@@ -1,5 +1,5 @@
-//! The operator's files in the background: a policy and TLS files that changed are used, and certificates that end soon are
-//! warned of.
+//! The operator's files and servers in the background: a policy and TLS files that changed are used, certificates that end soon are
+//! warned of, and servers that nobody asks are asked how they are.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     policy::Operator,
     task,
     tls::{Certificates, End, Tls},
-    vault::Vault,
+    vault::{Vault, idle::Idle},
 };
 
 /// Keeps to what files hold. One per process.
@@ -23,6 +23,7 @@ pub struct Trust {
     kube: Option<Arc<Kube>>,
     /// The operator's servers, whose certificates are looked at before anybody uses them, and the policy file.
     operator: Operator,
+    idle: Idle,
     /// When the ends of the certificates of these settings were last looked at.
     looked: HashMap<Tls, Instant>,
 }
@@ -40,13 +41,15 @@ impl Trust {
     /// Of every server, and of the Kubernetes API.
     #[must_use]
     pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &Operator) -> Self {
-        Self { vault, kube, operator: operator.clone(), looked: HashMap::new() }
+        let idle = Idle::new(Arc::clone(&vault));
+        Self { vault, kube, operator: operator.clone(), idle, looked: HashMap::new() }
     }
 
     /// Never ends, unless it breaks.
     pub async fn run(mut self) {
         loop {
             self.reread_policy().await;
+            self.idle.look(self.operator.servers().iter().map(|server| server.endpoint()));
             for changed in self.vault.reread().await {
                 self.looked.remove(&changed);
             }

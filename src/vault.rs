@@ -9,6 +9,7 @@ pub mod connect;
 pub mod engine;
 pub mod failure;
 mod files;
+pub mod idle;
 mod index;
 mod lanes;
 mod near;
@@ -26,7 +27,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     error::{Cause, Error},
@@ -189,8 +190,15 @@ impl Vault {
         down.collect()
     }
 
+    /// When a server last answered, unless what was heard since is that it cannot be asked.
+    fn answered(&self, endpoint: &Endpoint) -> Option<Instant> {
+        match self.lock().get(endpoint)?.client.heard() {
+            (Heard::Vault | Heard::Other, at) => at,
+            (Heard::Nothing | Heard::Fault(_), _) => None,
+        }
+    }
+
     /// What was last heard of a server, unless it is known that it cannot be asked; nothing of one that nobody has used.
-    #[must_use]
     pub fn heard(&self, endpoint: &Endpoint) -> Result<Heard, Arc<Outage>> {
         self.lock().get(endpoint).map_or(Ok(Heard::Nothing), |known| known.client.stands())
     }

@@ -43,7 +43,7 @@ pub struct Levels {
     pub policy_broken: Option<bool>,
     /// Whether the TLS files of the servers that the operator named cannot be used as they are, by the servers' addresses.
     pub tls_broken: BTreeMap<String, bool>,
-    /// How the servers stand that the operator named, by their addresses.
+    /// How the servers stand that the operator named, by their addresses; those of which nothing is known are missing.
     pub endpoints: BTreeMap<String, Health>,
     /// When certificates end that the operator named, in seconds since 1970.
     pub certificates: BTreeMap<Certified, i64>,
@@ -138,8 +138,16 @@ impl Levels {
             "Whether the TLS files of a server that the operator named cannot be used as they are, and those read before are in use",
             broken,
         );
-        registry.register("endpoint_up", "Whether a server that the operator named can be asked", up);
-        registry.register("endpoint_sealed", "Whether a server that the operator named is sealed", sealed);
+        registry.register(
+            "endpoint_up",
+            "Whether a server that the operator named can be asked; missing while that is not known",
+            up,
+        );
+        registry.register(
+            "endpoint_sealed",
+            "Whether a server that the operator named is sealed; missing while that is not known",
+            sealed,
+        );
         encode_registry(text, &registry)
     }
 }

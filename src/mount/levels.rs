@@ -50,7 +50,12 @@ impl Mounter {
         let mut levels = self.renewal.levels();
         let servers = self.operator.servers();
         for server in &servers {
-            let found = self.vault.outage(&server.endpoint()).map(|outage| outage.found.cause());
+            let found = match self.vault.heard(&server.endpoint()) {
+                Ok(Heard::Nothing | Heard::Other) => continue,
+                Ok(Heard::Vault) => None,
+                Ok(Heard::Fault(error)) => Some(error.cause()),
+                Err(outage) => Some(outage.found.cause()),
+            };
             let sealed = matches!(found, Some(Cause::Sealed | Cause::Uninitialized));
             // Two may have one address.
             let health =

@@ -46,6 +46,8 @@ impl Stage {
     async fn of(tenant: &Arc<Tenant>) -> Self {
         let vault = Faulty::start().await;
         let daemon = Daemon::at(&vault.address, &[]).await;
+        // At the start it is asked how it is.
+        vault.saw(1, "GET", "sys/health").await;
         Self { tenant: Arc::clone(tenant), vault, daemon }
     }
 

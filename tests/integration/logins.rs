@@ -37,7 +37,7 @@ async fn an_expired_token_is_told_without_asking_vault() {
     pod = pod.clone().pass(&[("vault", &pod.token("vault", -70))]);
     let parts = ["expired at 20", "s ago", "fresh one", "clocks"];
     daemon.refuses(&pod, Cause::TokenExpired, &parts).await;
-    assert_eq!(vault.connections(), 0);
+    assert_eq!(vault.asked(), 0);
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_token_of_another_service_account_is_told_without_asking_vault() {
     pod.service_account = "web".into();
     let parts = ["shop/app", "shop/web", "volumeAttributes", "kubelet"];
     daemon.refuses(&pod, Cause::TokenIdentity, &parts).await;
-    assert_eq!(vault.connections(), 0);
+    assert_eq!(vault.asked(), 0);
 }
 
 #[tokio::test]

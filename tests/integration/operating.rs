@@ -32,6 +32,12 @@ pub async fn get(url: &str) -> (u16, String) {
     (status.as_u16(), text)
 }
 
+/// What `/metrics` at an address tells of one series, if anything.
+pub async fn told(address: &str, series: &str) -> Option<String> {
+    let (_, text) = get(&format!("http://{address}/metrics")).await;
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(str::to_owned)
+}
+
 /// Exit code, standard output and standard error of a command.
 async fn run(args: &[&str]) -> (Option<i32>, String, String) {
     let output = program(args).output().await.unwrap();

@@ -110,9 +110,9 @@ impl Node {
         self.vault.count("GET", &self.database.path)
     }
 
-    /// How many requests Vault got.
+    /// How many requests Vault got that do not ask how it is.
     fn requests(&self) -> usize {
-        ["GET", "POST", "PUT", "LIST"].map(|method| self.vault.count(method, "")).iter().sum()
+        self.vault.asked()
     }
 
     /// The files of sessions.

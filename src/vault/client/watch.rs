@@ -196,6 +196,17 @@ impl Client {
         }
     }
 
+    /// Asks how the server is, as nobody else does. Nobody is turned away for what it says, as nobody heard it fail: a mount finds
+    /// out by itself how it is by then.
+    pub(in crate::vault) async fn inquire(&self) {
+        let asked = clock::now();
+        if self.known_outage().is_none()
+            && let Verdict::Down(found) = self.probe(&self.shared.transport.fresh(PROBE), PROBE).await
+        {
+            self.shared.watch.standing().hear(Heard::Fault(found), asked, clock::now());
+        }
+    }
+
     /// Asks the server how it is, on a connection of its own, which must stand within `patience`; notes what is heard of one that
     /// is not down.
     async fn probe(&self, pool: &Pool, patience: Duration) -> Verdict {

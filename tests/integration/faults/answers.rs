@@ -103,7 +103,7 @@ async fn reads_of_a_sealed_server_do_not_wait_for_how_it_is() {
     stage.vault.every("GET", "sys/health", Fault::Hold(Gate::new()));
     let (cause, text) = stage.refusal(&stage.pod()).await;
     assert_eq!(cause, Cause::Sealed, "{text}");
-    stage.vault.saw(1, "GET", "sys/health").await;
+    stage.vault.saw(2, "GET", "sys/health").await;
 }
 
 #[tokio::test]

@@ -74,17 +74,22 @@ async fn a_deadline_after_the_request_went_out_is_one_whatever_failed_before() {
     let (tenant, authority) = (tenant().await, Authority::new());
     let vault = Faulty::tls(authority.server(None)).await;
     vault.every("POST", "auth/", never());
-    // It closes the first connection during the handshake, as a load balancer does whose server is about to come.
+    // It closes the first connections during the handshake, as a load balancer does whose server is about to come: that of the
+    // question how it is, at the start, and the mount's first.
     let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", before.local_addr().unwrap());
     let behind = vault.address.strip_prefix("https://").unwrap().to_owned();
+    let (asks, asked) = tokio::sync::oneshot::channel();
     let balancer = tokio::spawn(async move {
+        drop(before.accept().await.unwrap());
+        asks.send(()).unwrap();
         drop(before.accept().await.unwrap());
         let (mut front, mut back) =
             (before.accept().await.unwrap().0, tokio::net::TcpStream::connect(behind).await.unwrap());
         tokio::io::copy_bidirectional(&mut front, &mut back).await
     });
     let daemon = Daemon::at(&address, &[]).await;
+    asked.await.unwrap();
     let pod = reader(&tenant).with("vaultCACert", authority.pem());
     let late = async {
         vault.saw(1, "POST", "auth/").await;

@@ -10,11 +10,14 @@ use serde_json::json;
 use vaultmount::error::Cause;
 
 use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant};
+use crate::operating::{free, told};
 use crate::support::{
     clock::REFRESH,
     daemon::{Daemon, Program},
     faulty::{Fault, Faulty, Gate, answer, status},
+    log::{Log, settle},
     pod::Pod,
+    policy::Policy,
     server::Server,
     standing::{self, down, is_down, until_down, until_up},
     tls::Authority,
@@ -29,12 +32,6 @@ fn everything(vault: &Faulty, fault: &Fault) {
     for method in ["GET", "POST", "PUT", "LIST"] {
         vault.every(method, "", fault.clone());
     }
-}
-
-/// How many requests came that do not ask how the server is.
-fn asked(vault: &Faulty) -> usize {
-    let all: usize = ["GET", "POST", "PUT", "LIST"].iter().map(|method| vault.count(method, "")).sum();
-    all - vault.count("GET", "sys/health") - vault.count("GET", "sys/leader")
 }
 
 #[tokio::test]
@@ -61,7 +58,7 @@ async fn while_vault_is_down_pods_keep_what_they_have_at_once_and_new_ones_hear_
         assert!(begun.elapsed() < FIRST, "{said}: {:?}", begun.elapsed());
         until_down(&stage.daemon).await;
 
-        let before = asked(&stage.vault);
+        let before = stage.vault.asked();
         for _ in 0..10 {
             let begun = Instant::now();
             assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
@@ -70,16 +67,98 @@ async fn while_vault_is_down_pods_keep_what_they_have_at_once_and_new_ones_hear_
             assert_says(&text, &[said, &stage.vault.address, "known since 2", "asked again by itself"]);
             assert!(begun.elapsed() < AT_ONCE * 2, "{said}: {:?}", begun.elapsed());
         }
-        assert_eq!(asked(&stage.vault), before, "{said}: somebody asked");
+        assert_eq!(stage.vault.asked(), before, "{said}: somebody asked");
 
         stage.tenant.put("db", json!({"pass": SECRET})).await;
         stage.vault.heal();
         until_up(&stage.daemon).await;
         assert_eq!(only(&stage.daemon.mount(new.call()).await.unwrap()), SECRET);
-        let before = asked(&stage.vault);
+        let before = stage.vault.asked();
         assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
-        assert!(asked(&stage.vault) > before, "{said}: what is old is read again");
+        assert!(stage.vault.asked() > before, "{said}: what is old is read again");
     }
+}
+
+/// What is told of a server's being up, once it is this.
+async fn comes_to(metrics: &str, address: &str, up: Option<&str>) {
+    let series = format!("vaultmount_endpoint_up{{endpoint=\"{address}\"}}");
+    let begun = Instant::now();
+    while told(metrics, &series).await.as_deref() != up {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{address} does not come to {up:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn servers_that_nobody_uses_are_told_of_once_they_were_asked() {
+    let (log, metrics) = (Log::new(), free());
+    let (vault, named, later, silent) =
+        (Faulty::start().await, Faulty::start().await, Faulty::start().await, Faulty::start().await);
+    everything(&named, &status(503, "Vault is sealed"));
+    let gate = Gate::new();
+    everything(&silent, &Fault::HoldAnswer(gate.clone()));
+    let nowhere = format!("http://{}", free());
+    let endpoints = |more: &str| {
+        format!(
+            "endpoints: {{named: {{address: \"{}\"}}, silent: {{address: \"{}\"}}, nowhere: {{address: \"{nowhere}\"}}{more}}}",
+            named.address, silent.address
+        )
+    };
+    let policy = Policy::new(&endpoints(""));
+    let _daemon = Daemon::at(&vault.address, &[&policy.flag(), &format!("--metrics-addr={metrics}")]).await;
+    for (address, up) in [(&vault.address, "1"), (&named.address, "0"), (&nowhere, "0")] {
+        comes_to(&metrics, address, Some(up)).await;
+    }
+    comes_to(&metrics, &silent.address, None).await;
+    let sealed = format!("vaultmount_endpoint_sealed{{endpoint=\"{}\"}}", named.address);
+    assert_eq!(told(&metrics, &sealed).await.as_deref(), Some("1"));
+    gate.open();
+    comes_to(&metrics, &silent.address, Some("1")).await;
+    policy.says(&endpoints(&format!(", later: {{address: \"{}\"}}", later.address)));
+    log.says("the policy file has changed", 1, Duration::from_secs(10)).await;
+    comes_to(&metrics, &later.address, Some("1")).await;
+    assert_eq!(vault.count("GET", ""), 1, "a server that is well is asked once");
+    assert_eq!(log.count("Vault is down"), 0, "{}", log.text());
+}
+
+#[tokio::test]
+async fn an_idle_server_is_asked_again_seldom_and_one_that_is_away_a_little_sooner() {
+    let metrics = free();
+    let mut vault = Faulty::start().await;
+    let _daemon = Daemon::at(&vault.address, &[&format!("--metrics-addr={metrics}")]).await;
+    comes_to(&metrics, &vault.address, Some("1")).await;
+    let pass = async |minutes: u32| {
+        for _ in 0..minutes * 6 {
+            leap(Duration::from_secs(10)).await;
+            settle().await;
+        }
+    };
+    pass(4).await;
+    assert_eq!(vault.count("GET", ""), 1);
+    pass(16).await;
+    let asked = vault.count("GET", "");
+    assert!((3..=5).contains(&asked), "{asked}");
+    vault.down().await;
+    pass(10).await;
+    comes_to(&metrics, &vault.address, Some("0")).await;
+    vault.up(None);
+    pass(5).await;
+    comes_to(&metrics, &vault.address, Some("1")).await;
+    assert!(vault.count("GET", "") <= asked + 2);
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_at_the_start_is_there_for_the_first_mount() {
+    let (log, metrics) = (Log::new(), free());
+    let (tenant, mut vault) = (tenant().await, Faulty::start().await);
+    vault.down().await;
+    let daemon = Daemon::at(&vault.address, &[&format!("--metrics-addr={metrics}")]).await;
+    comes_to(&metrics, &vault.address, Some("0")).await;
+    assert!(!is_down(&daemon).await);
+    vault.up(None);
+    assert_eq!(only(&daemon.mount(reader(&tenant).call()).await.unwrap()), SECRET);
+    comes_to(&metrics, &vault.address, Some("1")).await;
+    assert_eq!(log.count("Vault is"), 0, "{}", log.text());
 }
 
 #[tokio::test]
@@ -96,7 +175,7 @@ async fn a_server_that_nobody_listens_at_is_asked_by_one_probe_more_and_more_sel
     stage.vault.up(None);
     everything(&stage.vault, &status(503, "Vault is sealed"));
     let probes = || stage.vault.count("GET", "sys/health");
-    let before = asked(&stage.vault);
+    let before = stage.vault.asked();
     // Ten minutes, with a poll every half minute.
     for _ in 0..600 {
         leap(Duration::from_secs(1)).await;
@@ -107,7 +186,7 @@ async fn a_server_that_nobody_listens_at_is_asked_by_one_probe_more_and_more_sel
     }
     // After half a minute there is one every 15 to 30 s.
     assert!((20..=50).contains(&probes()), "{}", probes());
-    assert_eq!(asked(&stage.vault), before);
+    assert_eq!(stage.vault.asked(), before);
     let told = down(&stage.daemon).await;
     assert_eq!(told.len(), 1);
     assert_says(told[0]["error"].as_str().unwrap(), &["is sealed", "[VM0020]"]);
@@ -171,7 +250,7 @@ async fn what_stands_before_a_server_and_hides_how_it_is_makes_no_outage() {
         stage.vault.every("GET", "sys/health", hidden);
         stage.vault.next(1, "GET", &stage.secret(), status(500, "internal error"));
         assert_eq!(stage.refusal(&stage.pod()).await.0, Cause::ServerFault);
-        stage.vault.saw(1, "GET", "sys/health").await;
+        stage.vault.saw(2, "GET", "sys/health").await;
         assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
         assert!(!is_down(&stage.daemon).await);
     })
@@ -184,7 +263,7 @@ async fn a_server_that_answers_others_is_not_down_though_it_does_not_say_how_it_
     stage.vault.every("GET", "sys/health", Fault::Hold(Gate::new()));
     stage.vault.next(1, "GET", &stage.secret(), status(500, "internal error"));
     assert_eq!(stage.refusal(&stage.pod()).await.0, Cause::ServerFault);
-    stage.vault.saw(1, "GET", "sys/health").await;
+    stage.vault.saw(2, "GET", "sys/health").await;
     assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
     tokio::time::sleep(standing::CHECK).await;
     assert!(!is_down(&stage.daemon).await);

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use vaultmount::error::Cause;
 
 use super::{SECRET, assert_says, only, reader, tenant};
-use crate::operating::{free, get};
+use crate::operating::{free, get, told};
 use crate::support::{
     bao::Tenant,
     clock::{REFRESH, leap},
@@ -188,7 +188,8 @@ async fn a_server_that_closes_during_the_handshake_is_tried_again() {
     let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let daemon = Daemon::at(&format!("https://{}", closing.local_addr().unwrap()), &[]).await;
     let accepted = tokio::spawn(async move {
-        for _ in 0..5 {
+        // One asks how it is, at the start.
+        for _ in 0..6 {
             drop(closing.accept().await.unwrap());
         }
     });
@@ -369,12 +370,6 @@ async fn certificates_that_end_are_warned_of_once_a_day() {
     assert_eq!((log.count("ERROR"), log.count("over.pem"), log.count("late.pem")), (1, 1, 0), "{}", log.text());
 }
 
-/// What `/metrics` at an address tells of one series, if anything.
-async fn told(address: &str, series: &str) -> Option<String> {
-    let (_, text) = get(&format!("http://{address}/metrics")).await;
-    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(str::to_owned)
-}
-
 #[tokio::test]
 async fn what_is_told_of_certificates_is_of_those_in_use_and_broken_files_are_told_beside_it() {
     let clients = Authority::named("clients");
@@ -466,7 +461,7 @@ async fn an_operator_may_forbid_that_certificates_are_not_verified() {
             .await;
     let pod = secured.pod().with("vaultSkipTLSVerify", "true");
     secured.daemon.refuses(&pod, Cause::MustVerify, &["vaultSkipTLSVerify", "--allow-skip-verify"]).await;
-    assert_eq!(secured.vault.connections(), 0);
+    assert_eq!(secured.vault.asked(), 0);
     let (_, text) = get(&format!("http://{metrics}/metrics")).await;
     assert!(text.contains("vaultmount_policy_refusals_total{rule=\"skip_verify\"} 1\n"), "{text}");
     assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);

@@ -291,7 +291,9 @@ async fn a_server_that_no_pod_uses_any_more_is_not_probed() {
         leap(Duration::from_secs(60)).await;
         sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(stage.vault.count("GET", "sys/health"), probes);
+    // The operator's own is asked how it is now and then: after a pause that doubles up to five minutes.
+    let since = stage.vault.count("GET", "sys/health") - probes;
+    assert!((4..=11).contains(&since), "{since}");
 }
 
 #[tokio::test]

@@ -245,6 +245,13 @@ impl Faulty {
         self.seen(method, path).len()
     }
 
+    /// How many requests came that do not ask how the server is.
+    pub fn asked(&self) -> usize {
+        let is_of_itself = |seen: &&Seen| ["sys/health", "sys/leader"].iter().any(|path| seen.path.starts_with(path));
+        let log = self.shared.log.borrow();
+        log.seen.len() - log.seen.iter().filter(is_of_itself).count()
+    }
+
     /// How many requests whose paths begin so were there at once, at most.
     pub fn peak(&self, path: &str) -> usize {
         self.shared.log.borrow().at_once(path).max().unwrap_or(0)
