@@ -5,7 +5,7 @@
 
 use std::{env, fmt, path::PathBuf, sync::Arc};
 
-use crate::{error::Error, metrics::Metrics};
+use crate::{error::Error, metrics::Metrics, tls::Oldest};
 
 mod answer;
 mod bearer;
@@ -37,6 +37,8 @@ pub struct Config {
     pub service_port: Option<String>,
     /// The directory that kubelet projects the pod's service account into: `ca.crt`, `token`, `namespace`.
     pub service_account: PathBuf,
+    /// The oldest version of TLS that is spoken.
+    pub oldest_tls: Oldest,
 }
 
 impl Config {
@@ -48,6 +50,7 @@ impl Config {
             service_host: env::var("KUBERNETES_SERVICE_HOST").ok(),
             service_port: env::var("KUBERNETES_SERVICE_PORT").ok(),
             service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
+            oldest_tls: Oldest::default(),
         }
     }
 
@@ -60,7 +63,7 @@ impl Config {
             None => in_cluster::read(&self)?,
         };
         let Some(connection) = connection else { return Ok(None) };
-        Ok(Some(Kube { client: Client::new(connection, metrics)? }))
+        Ok(Some(Kube { client: Client::new(connection, self.oldest_tls, metrics)? }))
     }
 }
 

@@ -170,6 +170,14 @@ pub enum TlsError {
         /// Where the key is.
         key: String,
     },
+    /// A file that was whole is in pieces.
+    #[error(
+        "{place} is in pieces, as if it were only half written: a certificate that begins in it is none, or the one in it is gone"
+    )]
+    Torn {
+        /// Where it is.
+        place: String,
+    },
     /// The name to verify is no host name and no IP address.
     #[error("the TLS server name {name:?} is neither a host name nor an IP address")]
     ServerName {
@@ -195,8 +203,9 @@ pub fn load(tls: &Tls, oldest: Oldest) -> Result<(ClientConfig, Certificates), T
     let algorithms = provider.signature_verification_algorithms;
     let found = pem::found(&tls.ca)?;
     let authorities = pem::authorities(&tls.ca, &found)?;
-    let identity = tls.client.as_ref().map(identity).transpose()?;
-    let certificates = Certificates::of(tls, &found, identity.as_ref().and_then(|own| own.cert.first()));
+    let chain = tls.client.as_ref().map(|client| pem::chain(&client.place(), &client.certificate)).transpose()?;
+    let certificates = Certificates::of(tls, &found, chain.as_ref());
+    let identity = tls.client.as_ref().zip(chain).map(|(client, chain)| identity(client, chain)).transpose()?;
     let verifier: Arc<dyn ServerCertVerifier> = if tls.skip_verify {
         Arc::new(Unverified::new(algorithms))
     } else {
@@ -214,13 +223,13 @@ pub fn load(tls: &Tls, oldest: Oldest) -> Result<(ClientConfig, Certificates), T
     Ok((config, certificates))
 }
 
-/// Reads a client certificate with its key and makes sure that they are a pair.
+/// Takes a client certificate with its key and makes sure that they are a pair.
 ///
 /// rustls does that too, but not for certificates of X.509 version 1, which `openssl x509 -req` makes and servers take.
-fn identity(client: &ClientCertificate) -> Result<CertifiedKey, TlsError> {
+fn identity(client: &ClientCertificate, chain: pem::Found) -> Result<CertifiedKey, TlsError> {
     let certificate = client.place();
     let key = format!("the client key {}", client.key.display());
-    let chain = pem::chain(&certificate, &client.certificate)?;
+    let chain: Vec<_> = chain.certificates.into_iter().map(|(_, certificate)| certificate).collect();
     let signer = ring::sign::any_supported_type(&pem::private_key(&key, &client.key)?)
         .map_err(|_| TlsError::BadKey { place: key.clone() })?;
     let certified = chain.first().map(public_key::of);

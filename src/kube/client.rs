@@ -30,7 +30,7 @@ use crate::{
     error::{Cause, Error},
     metrics::{Answered, Metrics},
     secret::{SecretBytes, SecretText},
-    tls::{Look, Reload},
+    tls::{Look, Oldest, Reload},
 };
 
 /// The most time one request may take, answer included; a caller with less drops the future.
@@ -71,16 +71,17 @@ pub(super) struct Client {
     http: Arc<ArcSwap<HttpClient>>,
     /// Held while TLS files are read, by threads that may block.
     files: Arc<Mutex<Reload>>,
+    oldest: Oldest,
     requests: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Client {
-    pub(super) fn new(connection: Connection, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn new(connection: Connection, oldest: Oldest, metrics: Arc<Metrics>) -> Result<Self, Error> {
         // Before they are read: what changes meanwhile is noticed.
         let files = Arc::new(Mutex::new(Reload::new(connection.digest())));
-        let http = Arc::new(ArcSwap::from_pointee(http::build(&connection)?));
-        Ok(Self { connection: Arc::new(connection), http, files, requests: AtomicU64::new(0), metrics })
+        let http = Arc::new(ArcSwap::from_pointee(http::build(&connection, oldest)?));
+        Ok(Self { connection: Arc::new(connection), http, files, oldest, requests: AtomicU64::new(0), metrics })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -211,11 +212,12 @@ impl Client {
     /// watch, end on theirs.
     pub(super) async fn reread(&self) {
         let (connection, files, http) = (Arc::clone(&self.connection), Arc::clone(&self.files), Arc::clone(&self.http));
+        let oldest = self.oldest;
         let looking = tokio::task::spawn_blocking(move || {
             // Another who reads them knows, and nobody shall wait behind a file system that hangs.
             let Ok(mut files) = files.try_lock() else { return Look::Same };
             let found = connection.digest();
-            files.look(found, Instant::now(), || http::build(&connection)).take(|new| http.store(Arc::new(new)))
+            files.look(found, Instant::now(), || http::build(&connection, oldest)).take(|new| http.store(Arc::new(new)))
         });
         // Else it hangs, or the process ends.
         if let Ok(Ok(look)) = timeout(TIMEOUT, looking).await {

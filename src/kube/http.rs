@@ -25,9 +25,9 @@ use crate::{
 pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Reads the TLS files and builds a client over them; connects nowhere yet. It follows no redirect.
-pub(super) fn build(connection: &Connection) -> Result<HttpClient, Error> {
+pub(super) fn build(connection: &Connection, oldest: Oldest) -> Result<HttpClient, Error> {
     let https = connection.server.is_https();
-    let config = if https { tls_config(connection) } else { no_tls() };
+    let config = if https { tls_config(connection, oldest) } else { no_tls() };
     let config = config.map_err(|e| e.about(format_args!("TLS to API server {}", connection.server)))?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -42,8 +42,8 @@ pub(super) fn build(connection: &Connection) -> Result<HttpClient, Error> {
         .build(connector))
 }
 
-fn tls_config(connection: &Connection) -> Result<ClientConfig, Error> {
-    let mut config = tls::client_config(&connection.tls, Oldest::default()).map_err(|e| unusable(&e))?;
+fn tls_config(connection: &Connection, oldest: Oldest) -> Result<ClientConfig, Error> {
+    let mut config = tls::client_config(&connection.tls, oldest).map_err(|e| unusable(&e))?;
     if let Some(identity) = &connection.identity {
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified_key(identity)?));
     }

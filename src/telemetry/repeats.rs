@@ -133,7 +133,7 @@ mod tests {
         );
         tokio::time::advance(PAUSE).await;
         assert_eq!((repeats.again("a", 2), repeats.again("a", 2)), (Again::Summed(2), Again::Quiet));
-        assert_eq!((repeats.over(&"a"), repeats.over(&"a")), (Some(4), None));
+        assert_eq!((repeats.over(&"a"), repeats.over(&"a")), (Some(10), None));
         assert_eq!(repeats.again("a", 2), Again::No);
     }
 

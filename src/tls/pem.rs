@@ -45,9 +45,9 @@ fn hash(certificate: &CertificateDer<'_>) -> Hash {
 }
 
 impl Authorities {
-    pub(super) fn of(found: &[Located]) -> Self {
+    pub(super) fn of(found: &Found) -> Self {
         let mut anchors = RootCertStore::empty();
-        let hashes = found.iter().filter_map(|(_, each)| {
+        let hashes = found.certificates.iter().filter_map(|(_, each)| {
             let hash = hash(each);
             anchors.add(CertificateDer::from(&**each)).is_ok().then_some(hash)
         });
@@ -61,7 +61,7 @@ impl Authorities {
 }
 
 /// What `ca` names, as it was found. Only the system's own may turn out to be none.
-pub(super) fn authorities(ca: &Ca, found: &[Located]) -> Result<Authorities, TlsError> {
+pub(super) fn authorities(ca: &Ca, found: &Found) -> Result<Authorities, TlsError> {
     match ca {
         Ca::System => Ok(Authorities::of(found)),
         _ => usable(&place(ca), found),
@@ -71,25 +71,53 @@ pub(super) fn authorities(ca: &Ca, found: &[Located]) -> Result<Authorities, Tls
 /// A certificate and where it is.
 pub(super) type Located = (String, CertificateDer<'static>);
 
-/// The certificates that `ca` names, of any kind.
-pub(super) fn found(ca: &Ca) -> Result<Vec<Located>, TlsError> {
-    let located = |place: &str, found: Vec<CertificateDer<'static>>| -> Vec<Located> {
-        found.into_iter().map(|certificate| (place.to_owned(), certificate)).collect()
-    };
-    let place = place(ca);
-    Ok(match ca {
-        Ca::System => located(&place, rustls_native_certs::load_native_certs().certs),
-        Ca::File(path) => located(&place, certificates(&read(&place, path)?)),
+/// What PEM files hold.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Certificates, of any kind.
+    pub(super) certificates: Vec<Located>,
+    /// Where there are sections that begin a certificate and are none: once for each.
+    pub(super) torn: Vec<String>,
+    /// The files without any.
+    pub(super) empty: Vec<String>,
+}
+
+impl Found {
+    /// The certificates of a PEM text; sections that are broken or something else are passed over, as Go does.
+    fn take(&mut self, place: &str, text: &[u8]) {
+        let before = self.certificates.len();
+        let whole = CertificateDer::pem_slice_iter(text).filter_map(Result::ok);
+        self.certificates.extend(whole.map(|certificate| (place.to_owned(), certificate)));
+        let whole = self.certificates.len() - before;
+        let begun = text.windows(BEGIN.len()).filter(|part| *part == BEGIN).count();
+        self.torn.extend((whole..begun).map(|_| place.to_owned()));
+        if whole == 0 {
+            self.empty.push(place.to_owned());
+        }
+    }
+}
+
+/// How a certificate begins.
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+/// What is where `ca` says.
+pub(super) fn found(ca: &Ca) -> Result<Found, TlsError> {
+    let (place, mut found) = (place(ca), Found::default());
+    match ca {
+        Ca::System => {
+            let certificates = rustls_native_certs::load_native_certs().certs.into_iter();
+            found.certificates.extend(certificates.map(|certificate| (place.clone(), certificate)));
+        }
+        Ca::File(path) => found.take(&place, &read(&place, path)?),
         Ca::Directory(path) => {
-            let mut found = Vec::new();
             for file in files(path)? {
                 let place = place_of_file(&file);
-                found.extend(located(&place, certificates(&read(&place, &file)?)));
+                found.take(&place, &read(&place, &file)?);
             }
-            found
         }
-        Ca::Pem(text) => located(&place, certificates(text.as_bytes())),
-    })
+        Ca::Pem(text) => found.take(&place, text.as_bytes()),
+    }
+    Ok(found)
 }
 
 /// What TLS files hold, in short.
@@ -147,8 +175,10 @@ fn place_of_file(path: &Path) -> String {
 }
 
 /// A certificate chain, which may be empty.
-pub(super) fn chain(place: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    Ok(certificates(&read(place, path)?))
+pub(super) fn chain(place: &str, path: &Path) -> Result<Found, TlsError> {
+    let mut found = Found::default();
+    found.take(place, &read(place, path)?);
+    Ok(found)
 }
 
 /// The first private key of a file.
@@ -157,8 +187,8 @@ pub(super) fn private_key(place: &str, path: &Path) -> Result<PrivateKeyDer<'sta
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::NoKey { place: place.to_owned() })
 }
 
-fn usable(place: &str, found: &[Located]) -> Result<Authorities, TlsError> {
-    if found.is_empty() {
+fn usable(place: &str, found: &Found) -> Result<Authorities, TlsError> {
+    if found.certificates.is_empty() {
         return Err(TlsError::NoCertificate { place: place.to_owned() });
     }
     let authorities = Authorities::of(found);
@@ -166,11 +196,6 @@ fn usable(place: &str, found: &[Located]) -> Result<Authorities, TlsError> {
         return Err(TlsError::BadCertificate { place: place.to_owned() });
     }
     Ok(authorities)
-}
-
-/// The certificates of a PEM text; sections that are broken or something else are passed over, as Go does.
-fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(text).filter_map(Result::ok).collect()
 }
 
 /// Every file below `directory`, in order. Links to files are followed, links to directories

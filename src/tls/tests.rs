@@ -78,6 +78,42 @@ fn authorities_come_from_file_directory_or_text() {
 }
 
 #[test]
+fn what_is_in_pieces_and_was_whole_is_told() {
+    let (ours, other) = (Authority::new("ours").pem(), Authority::new("other").pem());
+    let directory = tempdir().unwrap();
+    let tls = Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() };
+    let torn = format!("{ours}{}", &other[..300]);
+    for (name, text) in [("a.pem", &ours), ("b.pem", &other), ("odd.pem", &torn), ("README", &"no PEM".to_owned())] {
+        write(directory.path(), name, text);
+    }
+    let before = load(&tls, Oldest::default()).unwrap().1;
+    let since = |name: &str, text: Option<&str>| {
+        let file = directory.path().join(name);
+        let had = fs::read_to_string(&file).unwrap_or_default();
+        match text {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        let told = load(&tls, Oldest::default()).unwrap().1.torn_since(&before).map(str::to_owned);
+        fs::write(&file, had).unwrap();
+        told
+    };
+    let in_pieces = Some(format!("the CA file {}", directory.path().join("a.pem").display()));
+    for (name, text, told) in [
+        ("a.pem", Some("garbage"), &in_pieces),
+        ("a.pem", Some(""), &in_pieces),
+        ("a.pem", Some(torn.as_str()), &in_pieces),
+        ("a.pem", Some(other.as_str()), &None),
+        ("a.pem", None, &None),
+        ("odd.pem", Some(&format!("{other}{torn}")), &None),
+        ("README", Some("no certificate"), &None),
+        ("new.pem", Some("not yet"), &None),
+    ] {
+        assert_eq!(&since(name, text), told, "{name}: {text:?}");
+    }
+}
+
+#[test]
 fn a_directory_that_is_none_of_certificates_is_not_read() {
     let directory = tempdir().unwrap();
     for n in 0..9 {
@@ -224,7 +260,10 @@ fn a_look_alike_of_a_trusted_certificate_is_refused() {
 
 #[test]
 fn a_system_without_authorities_says_so() {
-    let none = Chain::new(pem::Authorities::of(&[]), ring::default_provider().signature_verification_algorithms);
+    let none = Chain::new(
+        pem::Authorities::of(&pem::Found::default()),
+        ring::default_provider().signature_verification_algorithms,
+    );
     let identity = Identity::self_signed(&params(&[NAME]));
     let name = ServerName::try_from(NAME).unwrap();
     let outcome = none.verify_server_cert(&identity.certificate, &[], &name, &[], rustls::pki_types::UnixTime::now());

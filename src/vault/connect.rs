@@ -149,9 +149,14 @@ impl Connector {
         self.inner.settings.load_full()
     }
 
-    /// Reads the TLS files again, for [`Connector::change`]. Blocks while it does.
+    /// Reads the TLS files again, for [`Connector::change`]; those before that worked are not given up for what is half written. Blocks.
     pub(super) fn reread(&self, tls: &Tls) -> Result<Settings, TlsError> {
-        Settings::read(tls, &self.inner.options)
+        let (settings, used) = (Settings::read(tls, &self.inner.options)?, self.settings());
+        match settings.certificates.torn_since(&used.certificates) {
+            // Else they are as good as those before.
+            Some(place) if used.worked() => Err(TlsError::Torn { place: place.to_owned() }),
+            _ => Ok(settings),
+        }
     }
 
     /// New connections are made with these settings from now on, also of the connectors that [`Connector::within`] made.

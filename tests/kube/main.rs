@@ -41,7 +41,12 @@ async fn started(api: Builder) -> (KubeApi, Kube) {
 
 #[test]
 fn without_a_cluster_there_is_no_client_and_no_error() {
-    let config =
-        Config { kubeconfig: None, service_host: None, service_port: None, service_account: "/nonexistent".into() };
+    let config = Config {
+        kubeconfig: None,
+        service_host: None,
+        service_port: None,
+        service_account: "/nonexistent".into(),
+        ..Config::from_env(None)
+    };
     assert!(config.build(std::sync::Arc::default()).unwrap().is_none());
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use vaultmount::{
     error::{Cause, Error},
     kube::{Config, Kube},
+    tls::Oldest,
 };
 
 use crate::{NAME, build};
@@ -51,7 +52,11 @@ impl Authority {
 
 /// A server that shows `leaf`, asks for a client certificate of `clients`, and answers every request with a key.
 fn serve(leaf: &Leaf, clients: Option<&Authority>) -> SocketAddr {
-    let config = Arc::new(server_config(leaf, clients));
+    serve_with(server_config(leaf, clients, rustls::DEFAULT_VERSIONS))
+}
+
+fn serve_with(config: rustls::ServerConfig) -> SocketAddr {
+    let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -83,10 +88,14 @@ fn drain(socket: &mut TcpStream) {
     let _ = io::copy(socket, &mut io::sink());
 }
 
-fn server_config(leaf: &Leaf, clients: Option<&Authority>) -> rustls::ServerConfig {
+fn server_config(
+    leaf: &Leaf,
+    clients: Option<&Authority>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
-    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_protocol_versions(versions).unwrap();
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(authority) => {
@@ -210,12 +219,31 @@ async fn a_rotated_authority_that_was_noticed_costs_no_attempt_and_a_broken_one_
     assert_eq!(kube.requests(), 2);
 }
 
+#[tokio::test]
+async fn nothing_older_is_spoken_than_the_operator_says() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("token", "t"), ("namespace", "csi"), ("ca.crt", &authority.pem())] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let leaf = authority.issue("127.0.0.1");
+    let address = serve_with(server_config(&leaf, None, &[&rustls::version::TLS12]));
+    let config = |oldest_tls| Config { oldest_tls, ..config(address, folder.path()) };
+    let key = async |oldest| config(oldest).build(Arc::default()).unwrap().unwrap().hmac_key(NAME).await;
+    assert_eq!(key(Oldest::Tls12).await.unwrap().expose(), b"a");
+    assert_eq!(key(Oldest::Tls13).await.unwrap_err().cause(), Cause::KubernetesConfig);
+}
+
 fn in_cluster(address: SocketAddr, folder: &Path) -> Kube {
-    let config = Config {
+    config(address, folder).build(Arc::default()).unwrap().unwrap()
+}
+
+fn config(address: SocketAddr, folder: &Path) -> Config {
+    Config {
         kubeconfig: None,
         service_host: Some(address.ip().to_string()),
         service_port: Some(address.port().to_string()),
         service_account: folder.to_owned(),
-    };
-    config.build(Arc::default()).unwrap().unwrap()
+        ..Config::from_env(None)
+    }
 }
