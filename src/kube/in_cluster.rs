@@ -79,6 +79,7 @@ mod tests {
             service_host: Some("10.96.0.1".into()),
             service_port: Some("443".into()),
             service_account: folder.path().into(),
+            ..Config::from_env(None)
         };
         (folder, config)
     }
