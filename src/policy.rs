@@ -184,7 +184,9 @@ impl Operator {
             (own_tls.skip_verify, own_tls.client) = (false, None);
         }
         let files = choice.files(Some(&own_tls)).into_iter().map(Path::to_owned).collect::<Vec<_>>();
-        let tls = self.judge_tls(choice, own_tls, &files, own_address, limits.as_ref())?;
+        // An endpoint's address is the endpoint, whether a class writes its name, the address, or another path there.
+        let at_endpoint = limits.as_ref().is_some_and(|limits| limits.has(&address, Some(&self.server)));
+        let tls = self.judge_tls(choice, own_tls, &files, at_endpoint, limits.as_ref())?;
         let namespace = choice.namespace.as_ref().or(server.namespace.as_ref());
         let auth_namespace = choice.auth_namespace.as_ref().or(namespace);
         let auth_mount = choice.auth_mount.as_ref().unwrap_or(&server.auth_mount);
@@ -228,14 +230,14 @@ impl Operator {
         }
     }
 
-    /// Lays a class's TLS settings, with `files` among them, over others: those of a server of the operator's, if the address is
-    /// its own.
+    /// Lays a class's TLS settings, with `files` among them, over others; `at_endpoint` is whether a server of the operator's is at
+    /// the address.
     fn judge_tls(
         &self,
         choice: &Choice,
         own: Tls,
         files: &[PathBuf],
-        own_address: bool,
+        at_endpoint: bool,
         limits: Option<&Limits<'_>>,
     ) -> Result<Tls, Refusal> {
         if choice.skip_verify && !own.skip_verify {
@@ -244,7 +246,7 @@ impl Operator {
             }
             limits.map_or(Ok(()), Limits::skip_verify)?;
         }
-        if let Some(limits) = limits.filter(|_| own_address && !own.skip_verify) {
+        if let Some(limits) = limits.filter(|_| at_endpoint && !own.skip_verify) {
             choice.believes(Some(&own)).into_iter().try_for_each(|parameter| limits.trust(parameter))?;
         }
         let client = choice.client.clone().map(|(certificate, key)| ClientCertificate { certificate, key });

@@ -66,7 +66,8 @@ impl Policy {
         found.word(choice.auth_mount.as_ref(), own_mount, |word| limits.auth_mount(word));
         let is_chosen = audience != default_audience;
         found.note(limits.audience(Word { value: audience, own: default_audience, is_chosen }), false);
-        if choice.address.is_none() && !own_tls.is_some_and(|own| own.skip_verify) {
+        let at_endpoint = choice.address.as_ref().is_none_or(|address| limits.has(address, None));
+        if at_endpoint && !own_tls.is_some_and(|own| own.skip_verify) {
             for parameter in choice.believes(own_tls) {
                 found.note(limits.trust(parameter), own.is_none());
             }

@@ -118,9 +118,7 @@ impl Limits<'_> {
     /// operator's own server, where that is known.
     pub fn address(&self, address: &Address, own: Option<&Server>) -> Result<bool, Refusal> {
         let patterns = self.rule.map(|(_, rule)| rule.addresses.as_slice()).unwrap_or_default();
-        let named = self.policy.endpoints.iter().map(|(name, server)| (name.as_str(), &**server));
-        let there = named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_at(address));
-        let (allowed, refused): (Vec<_>, Vec<_>) = there.partition(|(name, _)| self.may(name));
+        let (allowed, refused): (Vec<_>, Vec<_>) = self.there(address, own).partition(|(name, _)| self.may(name));
         if let (true, Some((name, _))) = (allowed.is_empty(), refused.first()) {
             let what = format!("the class may not use the address {address}, where endpoint {name} is");
             return Err(self.endpoint_refused(Cause::NotAllowed, &what));
@@ -135,6 +133,21 @@ impl Limits<'_> {
         let what = format!("the class may not use the address {address}{}", hint.unwrap_or_default());
         let allowed = if patterns.is_empty() { "those of its endpoints alone".to_owned() } else { list(patterns) };
         Err(self.refusal(PolicyRule::Address, Cause::NotAllowed, &what, &allowed, "addresses"))
+    }
+
+    /// Whether an endpoint is at this address, whatever path stands behind it. `own` is as for [`Limits::address`].
+    pub fn has(&self, address: &Address, own: Option<&Server>) -> bool {
+        self.there(address, own).next().is_some()
+    }
+
+    /// The endpoints at an address, by name.
+    fn there<'a>(
+        &'a self,
+        address: &'a Address,
+        own: Option<&'a Server>,
+    ) -> impl Iterator<Item = (&'a str, &'a Server)> {
+        let named = self.policy.endpoints.iter().map(|(name, server)| (name.as_str(), &**server));
+        named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_at(address))
     }
 
     /// Refuses to leave certificates unverified.

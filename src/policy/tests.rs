@@ -117,6 +117,10 @@ namespaces:
   endpoints: [lab]
 - names: [strict]
   addresses: [\"https://*.strict.corp:*\", \"https://*.corp:8200\", \"http://*.corp:8200\"]
+- names: [listed]
+  endpoints: [default, prod]
+  addresses: [\"https://*.corp:8200\"]
+  certificateFiles: [/tls/listed/*]
 - names: [nobody]
   endpoints: []
 ";
@@ -141,6 +145,7 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
     let skip = Choice { skip_verify: true, ..none() };
     let pem = || Choice { ca: Some(Ca::Pem("-----BEGIN CERTIFICATE-----".into())), ..none() };
     let named = || Choice { server_name: Some("other".into()), ..none() };
+    let untrusted = Some((PolicyRule::SkipVerify, Cause::NotPermitted));
     // (namespace, choice, audience, the rule that refuses and the cause)
     for (of, choice, audience, refused) in [
         ("shop", none(), "vault", None),
@@ -191,11 +196,21 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
         ("bare", none(), "shop", Some((PolicyRule::Audience, Cause::NotPermitted))),
         ("bare", skip.clone(), "vault", Some((PolicyRule::SkipVerify, Cause::MustVerify))),
         // Whose certificate is believed at the operator's address is as good as skipping verification.
-        ("bare", pem(), "vault", Some((PolicyRule::SkipVerify, Cause::NotPermitted))),
-        ("bare", named(), "vault", Some((PolicyRule::SkipVerify, Cause::NotPermitted))),
+        ("bare", pem(), "vault", untrusted),
+        ("bare", named(), "vault", untrusted),
         ("shop", pem(), "vault", None),
         ("strict", Choice { ca: pem().ca, ..choose("https://a.strict.corp") }, "vault", None),
-        ("strict", pem(), "vault", Some((PolicyRule::SkipVerify, Cause::NotPermitted))),
+        ("strict", pem(), "vault", untrusted),
+        // Nor is an endpoint's address, written out, one of the class's own.
+        ("listed", choose("https://prod.corp:8200"), "vault", None),
+        ("listed", Choice { ca: pem().ca, ..choose("https://other.corp:8200") }, "vault", None),
+        ("listed", Choice { ca: pem().ca, ..choose("https://prod.corp:8200") }, "vault", untrusted),
+        ("listed", Choice { ca: pem().ca, ..choose("https://PROD.corp:8200/x") }, "vault", untrusted),
+        ("listed", Choice { ca: pem().ca, ..choose("https://vault.corp:8200/x") }, "vault", untrusted),
+        ("listed", Choice { server_name: named().server_name, ..choose("https://prod.corp:8200") }, "vault", untrusted),
+        // Files that are listed are the operator's word.
+        ("listed", Choice { ca: file("/tls/listed/ca.pem").ca, ..choose("https://prod.corp:8200") }, "vault", None),
+        ("listed", Choice { ca: file("/tls/listed/ca.pem").ca, ..endpoint("prod") }, "vault", None),
         // A pattern opens no endpoint that is not allowed, by whatever path.
         ("strict", choose("https://prod.corp:8200"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
         ("strict", choose("http://prod.corp:8200/x"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),

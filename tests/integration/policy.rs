@@ -227,6 +227,18 @@ async fn validate_judges_classes_by_the_policy_before_there_is_a_pod() {
         assert!(run.out.contains(part), "{part}");
     }
     assert_eq!(run.out.matches(": error: ").count(), 3, "{}", run.out);
+    // An endpoint's address, written out, is the endpoint's.
+    let rule = "names: [shop], endpoints: [prod], authMounts: [kubernetes], addresses: [\"https://*:*\"]";
+    let open = Policy::new(&format!("endpoints: {{prod: {{address: \"https://prod\"}}}}\nnamespaces: [{{{rule}}}]"));
+    for (address, is_warned_of) in [("https://prod/x", true), ("https://other", false)] {
+        let by_address = format!("vaultAddress: {address}\n    vaultTLSServerName: other");
+        let theirs = MANIFESTS.split("---\n").nth(1).unwrap().replace("vaultEndpoint: prod", &by_address);
+        let path = folder.path().join("theirs.yaml");
+        std::fs::write(&path, theirs).unwrap();
+        let run = ran(&["validate", "--policy-file", open.path(), path.to_str().unwrap()]).await;
+        let says = "warning: the class may not choose whose certificate is believed at the operator's address (vaultTLSServerName)";
+        assert_eq!(run.out.contains(&format!("theirs.yaml:9:25: {says}")), is_warned_of, "{address}: {}", run.out);
+    }
     // On its own, and in a ConfigMap.
     let inside = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: policy}\ndata:\n  policy.yaml: |\n    apiVersion: vaultmount/v1\n    kind: Policy\n    namespace: []\n";
     for (text, says) in [

@@ -103,6 +103,33 @@ async fn dns_that_leads_to_another_server() {
 }
 
 #[tokio::test]
+async fn endpoint_by_its_address() {
+    let (tenant, pod) = arranged().await;
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    // What answers in the endpoint's name is theirs.
+    let thief = Faulty::tls(theirs.server(None)).await;
+    let policy = Policy::new(&format!(
+        "endpoints: {{prod: {{address: \"{0}\", authMount: {1}, tls: {{caCert: {2:?}}}}}}}
+namespaces: [{{names: [shop], endpoints: [default, prod], addresses: [\"{0}\"], authMounts: [{1}]}}]",
+        thief.address,
+        tenant.auth,
+        ours.pem()
+    ));
+    let daemon = Daemon::start(&[&policy.flag()]).await;
+    let by_name = pod.clone().with("vaultEndpoint", "prod");
+    let (cause, text) = daemon.refusal(by_name.call()).await;
+    assert!(cause.is_tls(), "{text}");
+    let written = [thief.address.clone(), format!("{}/x", thief.address.replace("https", "HTTPS"))];
+    let by_address = written.map(|address| pod.clone().with("vaultAddress", address));
+    for pod in [by_name].into_iter().chain(by_address) {
+        for (name, value) in [("vaultCACert", theirs.pem()), ("vaultTLSServerName", "127.0.0.1".into())] {
+            daemon.refuses(&pod.clone().with(name, value), Cause::NotPermitted, &["skipVerify"]).await;
+        }
+    }
+    assert_eq!(thief.seen("", "").len(), 0);
+}
+
+#[tokio::test]
 async fn proxy_variables() {
     let ((_tenant, mut pod), thief) = (arranged().await, Faulty::start().await);
     for name in [
