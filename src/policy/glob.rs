@@ -1,6 +1,10 @@
 //! Patterns of names: `*` is any run of characters other than `/`, `**` any run at all, and so is a `*` that stands alone.
+//! What is all there is between two slashes is at least one character: there is nothing of no name.
 
-use std::fmt;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// A pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +15,18 @@ impl Glob {
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// A pattern of paths of files.
+    #[must_use]
+    pub fn of_files(text: &str) -> Self {
+        Self(spelled(Path::new(text)).unwrap_or_default())
+    }
+
+    /// Whether the path of a file matches.
+    #[must_use]
+    pub fn matches_file(&self, path: &Path) -> bool {
+        spelled(path).is_some_and(|path| self.matches(&path))
     }
 
     /// Whether a name matches.
@@ -44,6 +60,11 @@ impl fmt::Display for Glob {
     }
 }
 
+/// A path without slashes that say nothing: doubled ones, and one at its end. None if it is no UTF-8.
+fn spelled(path: &Path) -> Option<String> {
+    path.components().collect::<PathBuf>().into_os_string().into_string().ok()
+}
+
 /// Whether `text` matches `pattern`, where `*` stops at `bounds`, and `**` does not. Costs the product of the lengths.
 pub(super) fn matches(pattern: &str, text: &str, bounds: &[char]) -> bool {
     // Which ends of what was read of the text match the pattern read so far.
@@ -53,18 +74,27 @@ pub(super) fn matches(pattern: &str, text: &str, bounds: &[char]) -> bool {
     let mut rest = pattern;
     while let Some(next) = rest.chars().next() {
         let stars = rest.len() - rest.trim_start_matches('*').len();
-        if stars > 0 {
-            for at in 0..characters.len() {
-                reached[at + 1] |= reached[at] && (stars > 1 || !bounds.contains(&characters[at]));
-            }
-            rest = &rest[stars..];
-        } else {
+        let takes = |character| match stars {
+            0 => character == next,
+            1 => !bounds.contains(&character),
+            _ => true,
+        };
+        let behind = &rest[stars.max(next.len_utf8())..];
+        let before = &pattern[..pattern.len() - rest.len()];
+        let is_part =
+            (before.is_empty() || before.ends_with(bounds)) && (behind.is_empty() || behind.starts_with(bounds));
+        if stars == 0 || is_part {
             for at in (0..characters.len()).rev() {
-                reached[at + 1] = reached[at] && characters[at] == next;
+                reached[at + 1] = reached[at] && takes(characters[at]);
             }
             reached[0] = false;
-            rest = &rest[next.len_utf8()..];
         }
+        if stars > 0 {
+            for at in 0..characters.len() {
+                reached[at + 1] |= reached[at] && takes(characters[at]);
+            }
+        }
+        rest = behind;
     }
     reached[characters.len()]
 }
@@ -90,6 +120,12 @@ mod tests {
             ("team/*", "team/a/b", false),
             ("team/**", "team/a/b", true),
             ("team/**", "team", false),
+            ("team/*", "team/", false),
+            ("team/**", "team/", false),
+            ("team/*/x", "team//x", false),
+            ("team/*/x", "team/a/x", true),
+            ("team/a*/x", "team/a/x", true),
+            ("/*", "/", false),
             ("**/b", "a/x/b", true),
             ("*", "team/a/b", true),
             ("**", "", true),
@@ -98,6 +134,22 @@ mod tests {
             ("ä*", "äö", true),
         ] {
             assert_eq!(Glob::new(pattern).matches(name), matches, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn files_are_the_same_however_many_slashes() {
+        for (pattern, path, matches) in [
+            ("/x/tls/*/ca.pem", "/x/tls/a//ca.pem", true),
+            ("/x/tls/*/ca.pem", "/x/tls//ca.pem", false),
+            ("/x/tls/*/ca.pem", "/x/tls/ca.pem", false),
+            ("/x//tls/", "/x/tls", true),
+            ("/x/tls/*", "/x/tls/", false),
+            ("/x/tls/*", "//x/tls/lab//", true),
+            ("/x/tls/**", "/x/tls//", false),
+            ("*", "/x/tls/", true),
+        ] {
+            assert_eq!(Glob::of_files(pattern).matches_file(Path::new(path)), matches, "{pattern} {path}");
         }
     }
 

@@ -405,7 +405,7 @@ impl Reader {
                 );
             }
         }
-        files.into_iter().map(|(_, text)| Glob::new(text)).collect()
+        files.into_iter().map(|(_, text)| Glob::of_files(text)).collect()
     }
 
     fn addresses(&mut self, fields: &Fields<'_>, place: &str) -> Vec<Pattern> {

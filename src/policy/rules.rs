@@ -171,7 +171,7 @@ impl Limits<'_> {
     /// Refuses a certificate file that is none of the server's own.
     pub fn certificate_file(&self, file: &Path) -> Result<(), Refusal> {
         let files = self.rule.map(|(_, rule)| rule.certificate_files.as_slice()).unwrap_or_default();
-        if file.to_str().is_some_and(|file| files.iter().any(|pattern| pattern.matches(file))) {
+        if files.iter().any(|pattern| pattern.matches_file(file)) {
             return Ok(());
         }
         let what = format!("the class may not use the certificate file {}", quoted(&file.to_string_lossy()));

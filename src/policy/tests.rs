@@ -175,6 +175,8 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
         ("shop", skip.clone(), "vault", None),
         ("shop", file("/tls/shop/ca.pem"), "vault", None),
         ("shop", file("/tls/ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        ("shop", file("/tls/shop/"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        ("shop", file("/tls//shop/ca.pem"), "vault", None),
         ("shop", file("/tls/shop/../ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         ("shop", client("/tls/shop/c", "/k"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
         // An endpoint's own certificate with its own key.
