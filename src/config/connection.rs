@@ -43,7 +43,7 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
         tls: tls::read(&flags, &variables, report),
     };
     let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
-    let tls_dir = Setting::flag("--tls-dir", args.tls_dir.as_ref());
+    let tls_dir = guard("--tls-dir", args.tls_dir.as_ref(), "a folder", report);
     let operator = Operator {
         server: Arc::new(server),
         allow: allow(&args.allow_address, report),
@@ -60,9 +60,18 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     Connection { operator, vault }
 }
 
+/// The value of a flag that guards, unless it was not given. An empty one, as of a variable that is not set, is an error: the
+/// guard would be gone without a word. `example` is what to write.
+fn guard(name: &'static str, value: Option<&String>, example: &str, report: &mut Report) -> Option<Setting> {
+    if value.is_some_and(String::is_empty) {
+        report.error(format!("{name} is empty; write {example}, or leave the flag out"));
+    }
+    Setting::flag(name, value)
+}
+
 /// Reads the file of `--policy-file`, which says of every namespace what `--allow-address` says of all.
 fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) -> Option<Arc<PolicyFile>> {
-    let path = Setting::flag("--policy-file", args.policy_file.as_ref())?.value;
+    let path = guard("--policy-file", args.policy_file.as_ref(), "a file", report)?.value;
     // `none` stands in our manifests, and contradicts nothing.
     if args.allow_address.iter().any(|address| address != "none") {
         report.error("--allow-address has no place beside --policy-file: list addresses there, by namespace");
@@ -80,7 +89,7 @@ fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) 
 
 /// Reads `--allow-skip-verify`. What it forbids to classes the operator may not do either.
 fn allows_skip_verify(value: Option<&String>, own: Option<&Setting>, report: &mut Report) -> bool {
-    let setting = Setting::flag("--allow-skip-verify", value);
+    let setting = guard("--allow-skip-verify", value, "true or false", report);
     let allows = report.read(setting.as_ref(), value::boolean).unwrap_or(true);
     if let (false, Some(own)) = (allows, own.filter(|own| value::boolean(&own.value) == Ok(true))) {
         report.error(format!("{own} is what --allow-skip-verify=false forbids; set the CA instead, or allow it"));
@@ -239,6 +248,27 @@ mod tests {
             assert!(named.is_none() || errors.contains("--allow-skip-verify=false"), "{errors}");
         }
         assert!(read_all(&ConnectionArgs::default(), &[]).0.operator.allows_skip_verify);
+    }
+
+    #[test]
+    fn a_guard_without_a_value_is_an_error() {
+        let (_, report) = read_all(
+            &args(|a| {
+                (a.policy_file, a.tls_dir, a.allow_skip_verify) = (Some("".into()), Some("".into()), Some("".into()));
+                a.allow_address = vec!["".into()];
+            }),
+            &[],
+        );
+        let said = report.errors.join("\n");
+        for says in [
+            "--policy-file is empty; write a file, or leave the flag out",
+            "--tls-dir is empty; write a folder",
+            "--allow-skip-verify is empty; write true or false",
+            "--allow-address: \"\" is not a URL; write https://host:port, or none",
+        ] {
+            assert!(said.contains(says), "{says} in {said}");
+        }
+        assert_eq!(report.errors.len(), 4, "{said}");
     }
 
     #[test]

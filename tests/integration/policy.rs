@@ -174,6 +174,10 @@ async fn a_server_does_not_start_with_a_policy_that_is_wrong() {
     assert!(run.err.contains("--allow-address has no place beside --policy-file"));
     let run = serve(&["--policy-file=/nowhere/policy.yaml"]).await;
     assert!(run.err.contains("/nowhere/policy.yaml cannot be read: No such file"));
+    let run = serve(&["--policy-file=", "--allow-skip-verify="]).await;
+    for line in ["--policy-file is empty; write a file, or leave the flag out", "--allow-skip-verify is empty"] {
+        assert!(run.err.contains(line) && run.code == Some(2), "{line}");
+    }
 }
 
 /// A class and a pod over it, of namespace `shop`.
