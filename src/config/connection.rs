@@ -48,7 +48,7 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
         server: Arc::new(server),
         allow: allow(&args.allow_address, report),
         allows_skip_verify,
-        tls_dir: report.read(tls_dir.as_ref(), value::directory).map(TlsDir::new),
+        tls_dir: report.read(tls_dir.as_ref(), folder_of_files),
         policy: policy(args, allows_skip_verify, report),
         shares_tokens: report
             .read(Setting::flag("--allow-shared-token", args.allow_shared_token.as_ref()).as_ref(), value::boolean)
@@ -85,6 +85,12 @@ fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) 
             None
         }
     }
+}
+
+/// Reads `--tls-dir`.
+fn folder_of_files(text: &str) -> Result<TlsDir, String> {
+    let folder = TlsDir::new(text.into())?;
+    value::directory(text).map(|_| folder)
 }
 
 /// Reads `--allow-skip-verify`. What it forbids to classes the operator may not do either.
@@ -269,6 +275,25 @@ mod tests {
             assert!(said.contains(says), "{says} in {said}");
         }
         assert_eq!(report.errors.len(), 4, "{said}");
+    }
+
+    #[test]
+    fn certificate_files_of_classes_have_a_folder_by_its_own_path() {
+        for (given, wrong) in [
+            ("/", None),
+            ("/proc/", None),
+            ("src", Some("is no absolute path without `.` and `..`; write for example /vault/tls")),
+            ("/proc/..", Some("is no absolute path without")),
+            ("/nowhere", Some("cannot be opened")),
+            ("/proc/version", Some("is a file, not a directory")),
+        ] {
+            let (connection, report) = read_all(&args(|a| a.tls_dir = Some(given.into())), &[]);
+            let path = connection.operator.tls_dir.map(|folder| folder.path().to_owned());
+            assert_eq!(path, wrong.is_none().then(|| given.into()), "{given}");
+            let says = wrong.map(|why| format!("--tls-dir={given} {why}"));
+            let said = report.errors.join("\n");
+            assert!(says.map_or(said.is_empty(), |says| said.starts_with(&says)), "{given}: {said}");
+        }
     }
 
     #[test]

@@ -299,7 +299,7 @@ fn certificate_files_are_below_the_folder() {
     std::os::unix::fs::symlink("ca.pem", inside.join("in.pem")).unwrap();
     std::fs::create_dir_all(inside.join("deep/er")).unwrap();
     std::os::unix::fs::symlink("../../../secret.pem", inside.join("deep/er/out.pem")).unwrap();
-    let confined = Operator { tls_dir: Some(TlsDir::new(inside.clone())), ..operator(&[]) };
+    let confined = Operator { tls_dir: Some(TlsDir::new(inside.clone()).unwrap()), ..operator(&[]) };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for (path, allowed) in [
         ("ca.pem", true),

@@ -9,7 +9,7 @@ use crate::{
     text::quoted,
 };
 
-/// The folder of `--tls-dir`.
+/// The folder of `--tls-dir`: an absolute path without `.` and `..`, as those of files must be that are below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsDir(PathBuf);
 
@@ -17,10 +17,10 @@ pub struct TlsDir(PathBuf);
 const DEEPEST: usize = 8;
 
 impl TlsDir {
-    /// Certificate files must be below this folder.
-    #[must_use]
-    pub fn new(folder: PathBuf) -> Self {
-        Self(folder)
+    /// Certificate files must be below this folder; the error says what is wrong with its path.
+    pub fn new(folder: PathBuf) -> Result<Self, &'static str> {
+        const WRONG: &str = "is no absolute path without `.` and `..`; write for example /vault/tls";
+        if is_plain(&folder) { Ok(Self(folder)) } else { Err(WRONG) }
     }
 
     /// The folder.
@@ -62,13 +62,16 @@ impl TlsDir {
 
 /// Refuses a path that does not lead where it seems to: patterns and folders say nothing about it.
 pub(super) fn plain(file: &Path) -> Result<(), Refusal> {
-    let text = file.as_os_str().as_encoded_bytes();
-    let dots = text.split(|byte| *byte == b'/').any(|part| part == b"." || part == b"..");
-    if file.is_absolute() && !dots {
+    if is_plain(file) {
         return Ok(());
     }
     let what =
         format!("the certificate file {} is no absolute path without `.` and `..`", quoted(&file.to_string_lossy()));
     let error = Error::new(Cause::NotPermitted, what).advice("write the path of the file itself");
     Err(Refusal { rule: PolicyRule::CertificateFile, error })
+}
+
+fn is_plain(path: &Path) -> bool {
+    let mut parts = path.as_os_str().as_encoded_bytes().split(|byte| *byte == b'/');
+    path.is_absolute() && !parts.any(|part| matches!(part, b"." | b".."))
 }
