@@ -25,10 +25,15 @@ pub fn one_line(text: &str, max: usize) -> String {
 /// The most of a name or word out of a class that a message repeats, in bytes.
 pub const MOST_QUOTED: usize = 80;
 
-/// A name or word that somebody else wrote in quotes, bounded, control characters escaped.
+/// A name or word that somebody else wrote in quotes, bounded, control characters escaped. Blanks around it are one each: they
+/// may be all that is wrong with it.
 #[must_use]
 pub fn quoted(text: &str) -> String {
-    format!("{:?}", one_line(text, MOST_QUOTED))
+    let blank = |c: char| c.is_whitespace() || steers(c);
+    let line = one_line(text, MOST_QUOTED);
+    let before = if text.starts_with(blank) { " " } else { "" };
+    let behind = if text.ends_with(blank) && !line.is_empty() { " " } else { "" };
+    format!("{:?}", format!("{before}{line}{behind}"))
 }
 
 /// Whether a character is not seen but changes what is: it moves the cursor, sets colours, turns the direction of writing,
@@ -95,6 +100,9 @@ mod tests {
     fn what_is_quoted_is_bounded_and_on_one_line() {
         assert_eq!(quoted("a\n\"b\""), r#""a \"b\"""#);
         assert!(quoted(&"x".repeat(5000)).len() < 100);
+        for (text, shown) in [("vault ", "vault "), ("\t ldap", " ldap"), (" \n", " "), ("a\u{200b}", "a "), ("", "")] {
+            assert_eq!(quoted(text), format!("\"{shown}\""), "{text:?}");
+        }
     }
 
     #[test]

@@ -242,6 +242,14 @@ fn a_namespace_may_use_what_its_rule_lists_and_nothing_else() {
 }
 
 #[test]
+fn what_is_refused_for_a_blank_shows_it() {
+    let choice = Choice::default();
+    let ask = Ask { choice: &choice, namespace: "bare", audience: "vault ", default_audience: "vault" };
+    let text = under(POLICY).judge(&ask).unwrap_err().error.to_string();
+    assert!(text.contains("the audience \"vault \": namespace \"bare\" may use \"vault\" alone"), "{text}");
+}
+
+#[test]
 fn an_endpoint_brings_its_server_and_login() {
     let target = judge(&under(POLICY), &Choice { endpoint: Some("prod".into()), ..Choice::default() }).unwrap();
     assert_eq!(target.endpoint.address.to_string(), "https://prod.corp:8200");
