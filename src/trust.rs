@@ -1,7 +1,7 @@
 //! The operator's files and servers in the background: a policy and TLS files that changed are used, certificates that end soon are
 //! warned of, and servers that nobody asks are asked how they are.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error as _, mem::take, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
@@ -11,9 +11,9 @@ use tokio::{
 
 use crate::{
     kube::Kube,
-    policy::Operator,
+    policy::{Operator, Policy, Reread},
     task,
-    tls::{Certificates, End, Tls},
+    tls::{self, Certificates, End, Oldest, Tls},
     vault::{Vault, idle::Idle},
 };
 
@@ -47,8 +47,9 @@ impl Trust {
 
     /// Never ends, unless it breaks.
     pub async fn run(mut self) {
+        let mut is_start = true;
         loop {
-            self.reread_policy().await;
+            self.reread_policy(take(&mut is_start)).await;
             self.idle.look(self.operator.servers().iter().map(|server| server.endpoint()));
             for changed in self.vault.reread().await {
                 self.looked.remove(&changed);
@@ -61,14 +62,21 @@ impl Trust {
         }
     }
 
-    async fn reread_policy(&self) {
+    async fn reread_policy(&self, is_start: bool) {
         let Some(policy) = self.operator.policy.clone() else { return };
         let file = policy.path().to_owned();
-        let reading = spawn_blocking(move || policy.reread());
+        let reading = spawn_blocking(move || {
+            let reread = policy.reread();
+            let is_new = is_start || reread == Reread::New;
+            (reread, if is_new { unusable(&policy.current()) } else { Vec::new() })
+        });
         // It is told even if nobody waits for it any more: a file system may hang.
         let telling = task::spawn(async move {
             match reading.await {
-                Ok(reread) => reread.tell(&file),
+                Ok((reread, unusable)) => {
+                    reread.tell(&file);
+                    unusable.iter().for_each(|why| tracing::warn!("{why}"));
+                }
                 Err(error) => {
                     tracing::error!("reading the policy file has broken, what it said before is in force: {error}");
                 }
@@ -103,6 +111,18 @@ impl Trust {
             }
         }
     }
+}
+
+/// Why endpoints of a policy cannot be used, as far as that is known before somebody uses them. Blocks while it reads files.
+fn unusable(policy: &Policy) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, server) in &policy.endpoints {
+        if let Err(error) = tls::client_config(&server.tls, Oldest::default()) {
+            let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            lines.push(format!("endpoint {name} of the policy file cannot be used as it is: {error}{source}"));
+        }
+    }
+    lines
 }
 
 fn tell(End { place, at }: &End, endpoint: &str, now: Timestamp) {

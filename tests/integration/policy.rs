@@ -139,6 +139,21 @@ async fn a_policy_that_changes_is_in_force_and_one_that_breaks_is_not() {
 }
 
 #[tokio::test]
+async fn an_endpoint_without_its_files_is_warned_of_at_start_and_at_each_change() {
+    let prod = "prod: {address: \"https://prod\", tls: {caCertPath: /nowhere/ca.pem}}";
+    let (log, policy) = (Log::new(), Policy::new(&format!("endpoints: {{{prod}}}")));
+    let _daemon = Daemon::start(&[&policy.flag()]).await;
+    let says = "endpoint prod of the policy file cannot be used as it is: cannot read the CA file /nowhere/ca.pem: No such file";
+    log.says(says, 1, Duration::ZERO).await;
+    let lab = "lab: {address: \"https://lab\", tls: {clientCertPath: /nowhere/c.pem, clientKeyPath: /nowhere/k.pem}}";
+    policy.says(&format!("endpoints: {{{prod}, {lab}}}"));
+    log.says(says, 2, EVERY).await;
+    log.says("endpoint lab of the policy file cannot be used as it is", 1, EVERY).await;
+    assert!(log.text().contains("/nowhere/c.pem: No such file"), "{}", log.text());
+    assert_eq!(log.count("cannot be used as it is"), 3, "{}", log.text());
+}
+
+#[tokio::test]
 async fn an_address_of_a_class_is_warned_of_once_and_counted_where_there_is_no_policy() {
     let ((_tenant, pod), vault, pages) = (arranged().await, Faulty::start().await, free());
     let program = Program::start(&["--allow-address=http://127.0.0.1:*", &format!("--metrics-addr={pages}")]).await;
