@@ -11,6 +11,7 @@ pub use self::{
     content::{Content, DRIVER_MARK, NoText, content, text},
 };
 use crate::{
+    policy,
     text::printable,
     yaml::{
         Budget, Fault,
@@ -34,12 +35,16 @@ pub struct Document<'a> {
     pub first_line: usize,
 }
 
-/// The documents of a text, those without content left out. One that cannot be read takes no other with it.
+/// The documents of a text, those without content left out. One that cannot be read takes no other with it. Policies are read as
+/// the provider reads them.
 #[must_use]
 pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     for (offset, text) in pieces(text) {
-        let node = node::read(text, offset, Budget::MANIFEST);
+        let node = match node::read(text, offset, Budget::MANIFEST) {
+            Ok(node) if policy::is_policy(&node) => node::read(text, offset, Budget::POLICY),
+            read => read,
+        };
         if !node.as_ref().is_ok_and(Node::is_null) {
             documents.push(Document { node, text, first_line: offset.lines + 1 });
         }

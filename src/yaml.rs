@@ -41,6 +41,8 @@ impl Budget {
     /// Of a manifest, which may be of any kind: a large custom resource definition has 100,000 nodes.
     /// Booleans are those of kubectl, which reads YAML 1.1. 64 levels take 2 MiB of stack without optimization.
     pub const MANIFEST: Self = Self { nodes: 500_000, deepest: 64, strict_booleans: false };
+    /// Of a policy file, which may stand among manifests. Booleans are those of YAML 1.2, as editors have them.
+    pub const POLICY: Self = Self { strict_booleans: true, ..Self::MANIFEST };
 }
 
 /// Reads one document. Anchors and merge keys work, duplicate keys are an error.

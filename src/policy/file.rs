@@ -135,7 +135,7 @@ fn read(path: &Path) -> Text {
 fn understood(path: &Path, text: &Text, forbids_skip_verify: bool) -> Result<Policy, Vec<String>> {
     let file = printable(&path.to_string_lossy());
     let text = text.as_ref().map_err(|why| vec![format!("{file} {why}")])?;
-    let document = node::read(text, Offset::default(), Budget::MANIFEST).map_err(|fault| {
+    let document = node::read(text, Offset::default(), Budget::POLICY).map_err(|fault| {
         let at = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
         vec![format!("{file}{at}: is no valid YAML: {}", fault.what)]
     })?;

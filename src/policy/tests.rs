@@ -346,9 +346,13 @@ fn a_file_that_breaks_leaves_what_it_said_in_force() {
     std::fs::write(&path, with("a")).unwrap();
     let file = PolicyFile::open(path.clone(), false).unwrap();
     let named = || file.current().rules[0].names[0].to_string();
-    for (text, expected, broken) in
-        [(with("b"), "b", false), ("kind: [".into(), "b", true), (with("b"), "b", false), (with("c"), "c", false)]
-    {
+    for (text, expected, broken) in [
+        (with("b"), "b", false),
+        ("kind: [".into(), "b", true),
+        (with("b"), "b", false),
+        (with("c").replace("}]", ", skipVerify: yes}]"), "b", true),
+        (with("c"), "c", false),
+    ] {
         std::fs::write(&path, &text).unwrap();
         let reread = file.reread();
         assert_eq!(matches!(reread, Reread::Broken(_)), broken, "{text}");

@@ -42,7 +42,7 @@ pub(super) fn is_in(resource: &Node) -> bool {
 pub(super) fn review(resource: &Node, source: &mut Source<'_>) -> Option<Policy> {
     if is(resource, "", "ConfigMap") {
         for (key, value, text) in held(resource) {
-            let inside = node::read(text, Offset::default(), Budget::MANIFEST);
+            let inside = node::read(text, Offset::default(), Budget::POLICY);
             let place = |at: At| format!("{}: line {}: ", key.text().unwrap_or_default(), at.line);
             match inside {
                 Err(fault) => {

@@ -266,6 +266,14 @@ async fn validate_judges_classes_by_the_policy_before_there_is_a_pod() {
             "x.yaml:3:1: error: namespace: is unknown; did you mean namespaces?",
         ),
         (inside, "x.yaml:5:3: error: policy.yaml: line 3: namespace: is unknown; did you mean namespaces?"),
+        (
+            "apiVersion: vaultmount/v1\nkind: Policy\nnamespaces: [{names: [a], skipVerify: yes}]\n",
+            "x.yaml:3:39: error: namespaces[0].skipVerify: is text; write true or false",
+        ),
+        (
+            &inside.replace("namespace: []", "namespaces: [{names: [a], skipVerify: on}]"),
+            "policy.yaml: line 3: namespaces[0].skipVerify: is text; write true or false",
+        ),
     ] {
         let path = folder.path().join("x.yaml");
         std::fs::write(&path, text).unwrap();

@@ -10,7 +10,7 @@ use crate::yaml::{
 };
 
 fn read(text: &str, file: &str) -> (Policy, Vec<Mistake>) {
-    parse(&node::read(text, Offset::default(), Budget::MANIFEST).unwrap(), file, false)
+    parse(&node::read(text, Offset::default(), Budget::POLICY).unwrap(), file, false)
 }
 
 /// The mistakes of a text, one line each.
@@ -49,6 +49,8 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
             "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
             "skipVerify: is text; write true or false",
         ),
+        ("namespaces: [{names: [a], skipVerify: yes}]", "namespaces[0].skipVerify: is text; write true or false"),
+        ("endpoints: {a: {address: \"https://a\", tls: {skipVerify: y}}}", "skipVerify: is text; write true or false"),
         ("namespaces: {a: b}", "namespaces: is a mapping; write a list"),
         ("namespaces: [{}]", "namespaces[0].names: missing"),
         ("namespaces: [{names: shop}]", "namespaces[0].names: is text; write a list"),
@@ -126,7 +128,7 @@ fn fits_the_schema(text: &str) -> bool {
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("policy.json", schema).unwrap();
     let index = compiler.compile("policy.json", &mut schemas).unwrap();
-    let policy: serde_json::Value = crate::yaml::read(text, Budget::MANIFEST).unwrap();
+    let policy: serde_json::Value = crate::yaml::read(text, Budget::POLICY).unwrap();
     schemas.validate(&policy, index).is_ok()
 }
 
@@ -138,6 +140,7 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         include_str!("../../../deploy/examples/policy.yaml"),
         begin,
         "apiVersion: vaultmount/v1\nkind: Policy\nendpoints:\nnamespaces:",
+        &format!("{begin}namespaces: [{{names: [on], skipVerify: True}}, {{names: [no], skipVerify: FALSE}}]"),
     ] {
         assert!(mistakes(good).is_empty() && fits_the_schema(good), "{good}");
     }
@@ -159,6 +162,9 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         "namespaces: [{names: shop}]",
         "namespaces: [{names: [1]}]",
         "namespaces: [{names: [a], skipVerify: 1}]",
+        "namespaces: [{names: [a], skipVerify: yes}]",
+        "namespaces: [{names: [a], skipVerify: Off}]",
+        "endpoints: {a: {address: \"https://a\", tls: {skipVerify: y}}}",
         "namespaces: [{names: [a], authMount: [x]}]",
         "namespaces: [{names: [Shop]}]",
         "namespaces: [{names: [a], addresses: [\"*\"]}]",
