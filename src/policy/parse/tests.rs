@@ -140,9 +140,24 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         include_str!("../../../deploy/examples/policy.yaml"),
         begin,
         "apiVersion: vaultmount/v1\nkind: Policy\nendpoints:\nnamespaces:",
-        &format!("{begin}namespaces: [{{names: [on], skipVerify: True}}, {{names: [no], skipVerify: FALSE}}]"),
     ] {
         assert!(mistakes(good).is_empty() && fits_the_schema(good), "{good}");
+    }
+    for good in [
+        "namespaces: [{names: [on], skipVerify: True}, {names: [no], skipVerify: FALSE}]",
+        "namespaces: [{names: [a], endpoints: , vaultNamespaces: [a.b, /, /a/], authMounts: [/jwt/, auth, \"*\"]}]",
+        "namespaces: [{names: [a], certificateFiles: [/, /a.b, \"**\"], addresses: [\"unix:///run/v1\", \"https://v1/\"]}]",
+        "endpoints: {a: {address: \"https://v1\", namespace: /, authMount: }}",
+        "endpoints: {a: {address: \"unix:///run/a@b/v1\", authMount: /a/b/, tls: }}",
+        "endpoints: {a: {address: \"HTTPS://[::1]:8200/v1/x/\", tls: {caCertPath: /x, caDirectory: null}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCert: , caDirectory: /x, serverName: \"::1\"}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientCertPath: , clientKeyPath: }}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientCertPath: null}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientCertPath: /c, clientKeyPath: /k}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCert: \"-----BEGIN CERTIFICATE-----\\n\", skipVerify: }}}",
+    ] {
+        let good = format!("{begin}{good}");
+        assert!(mistakes(&good).is_empty() && fits_the_schema(&good), "{good}: {:?}", mistakes(&good));
     }
     for bad in [
         "kind: Policy",
@@ -175,9 +190,38 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         "endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}",
         "endpoints: {a: {address: \"https://me:pw@a\"}}",
         "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caCert: \"-----BEGIN CERTIFICATE-----\"}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caDirectory: /a, caCert: \"-----BEGIN CERTIFICATE-----\"}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCert: x}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {caCertPath: \"/a \"}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientCertPath: /c, clientKeyPath: null}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {clientCertPath: , clientKeyPath: /k}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {serverName: \"\"}}}",
+        "endpoints: {a: {address: \"https://a\", tls: {serverName: \"a b\"}}}",
+        "endpoints: {a: {address: \"https://a/v1\"}}",
+        "endpoints: {a: {address: \"https://a/x/v1/\"}}",
+        "endpoints: {a: {address: \"https://a?x\"}}",
+        "endpoints: {a: {address: \"https://a/x#y\"}}",
+        "endpoints: {a: {address: \"https://a/x/../y\"}}",
+        "endpoints: {a: {address: \"unix:///run/./x\"}}",
+        "endpoints: {a: {address: \"unix://run/x\"}}",
+        "endpoints: {a: {address: \"https://a\", namespace: x/../y}}",
+        "endpoints: {a: {address: \"https://a\", namespace: \"x \"}}",
+        "endpoints: {a: {address: \"https://a\", authMount: /}}",
+        "endpoints: {a: {address: \"https://a\", authMount: a//b}}",
+        "endpoints: {a: {address: \"https://a\", authMount: a/./b}}",
+        "namespaces: [{names: [a], vaultNamespaces: [a/..]}]",
+        "namespaces: [{names: [a], vaultNamespaces: [1]}]",
+        "namespaces: [{names: [a], authMounts: [auth/x]}]",
+        "namespaces: [{names: [a], authMounts: [/]}]",
+        "namespaces: [{names: [a], authMounts: [x/../y]}]",
+        "namespaces: [{names: [a], certificateFiles: [/a/../b]}]",
+        "namespaces: [{names: [a], certificateFiles: [\"/a \"]}]",
+        "namespaces: [{names: [a], addresses: [\"https://a?x\"]}]",
+        "namespaces: [{names: [a], addresses: [\"unix:///run/../*.sock\"]}]",
     ] {
         let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{begin}{bad}") };
-        assert!(!mistakes(&bad).is_empty() && !fits_the_schema(&bad), "{bad}");
+        assert!(!mistakes(&bad).is_empty() && !fits_the_schema(&bad), "{bad}: {:?}", mistakes(&bad));
     }
 }
 
