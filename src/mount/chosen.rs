@@ -1,7 +1,7 @@
 //! Addresses that classes chose where no policy says which they may: each said once, and every use counted.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -10,10 +10,35 @@ use crate::{policy::Target, request::MountSpec};
 
 /// Addresses that were said, by the namespaces of their classes. Never held across an await.
 #[derive(Debug, Default)]
-pub struct Chosen(Mutex<HashSet<(String, String)>>);
+pub struct Chosen(Mutex<HashMap<String, HashSet<String>>>);
 
-/// How many are remembered; more than that are counted, and not said.
-const MOST: usize = 1024;
+/// How many addresses of a namespace are said, so that none uses up what is for others; more are counted alone.
+const MOST: usize = 16;
+/// How many namespaces are remembered; what others choose is counted alone.
+const MOST_NAMESPACES: usize = 1024;
+
+/// What is said of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// Itself.
+    Address,
+    /// That no more of its namespace are said.
+    Enough,
+}
+
+impl Chosen {
+    /// Remembers an address, at `place`; none if nothing is to be said of it.
+    fn first(&self, namespace: &str, place: &str) -> Option<Word> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() >= MOST_NAMESPACES && !said.contains_key(namespace) {
+            return None;
+        }
+        let places = said.entry(namespace.to_owned()).or_default();
+        // That it is enough is said in place of one more.
+        let is_first = places.len() <= MOST && places.insert(place.to_owned());
+        is_first.then_some(if places.len() > MOST { Word::Enough } else { Word::Address })
+    }
+}
 
 impl Mounter {
     /// Counts a mount whose class chose the address, if no policy says that it may, and warns at its first.
@@ -23,20 +48,49 @@ impl Mounter {
         }
         self.sessions.metrics().own_address();
         let address = &target.endpoint.address;
-        let place = address.socket().map_or_else(|| address.origin(), |socket| format!("unix://{}", socket.display()));
-        let key = (spec.pod.namespace.clone(), place);
-        let mut said = self.chosen.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.contains(&key) || said.len() >= MOST {
-            return;
+        let endpoint =
+            address.socket().map_or_else(|| address.origin(), |socket| format!("unix://{}", socket.display()));
+        let namespace = &spec.pod.namespace;
+        match self.chosen.first(namespace, &endpoint) {
+            Some(Word::Address) => tracing::warn!(
+                namespace,
+                endpoint,
+                class = spec.class_name,
+                "a class chose the address that gets its pods' service account tokens; \
+                 --policy-file says which namespace may use which, --allow-address which all may"
+            ),
+            Some(Word::Enough) => tracing::warn!(
+                namespace,
+                "classes of this namespace chose more than {MOST} addresses: no more of them are said, each use is counted"
+            ),
+            None => {}
         }
-        let (namespace, endpoint) = &key;
-        tracing::warn!(
-            namespace,
-            endpoint,
-            class = spec.class_name,
-            "a class chose the address that gets its pods' service account tokens; \
-             --policy-file says which namespace may use which, --allow-address which all may"
-        );
-        said.insert(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_namespace_uses_up_the_warnings_of_others() {
+        let chosen = Chosen::default();
+        let words: Vec<_> = (0..2 * MOST).map(|n| chosen.first("shop", &format!("https://{n}"))).collect();
+        assert!(words[..MOST].iter().all(|word| *word == Some(Word::Address)), "{words:?}");
+        assert_eq!(words[MOST], Some(Word::Enough));
+        assert!(words[MOST + 1..].iter().all(Option::is_none), "{words:?}");
+        assert_eq!(chosen.first("shop", "https://0"), None);
+        assert_eq!(chosen.first("bank", "https://0"), Some(Word::Address));
+        assert_eq!(chosen.first("bank", "https://0"), None);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let chosen = Chosen::default();
+        for namespace in 0..2 * MOST_NAMESPACES {
+            chosen.first(&namespace.to_string(), "https://a");
+        }
+        assert_eq!(chosen.0.lock().unwrap().len(), MOST_NAMESPACES);
+        assert_eq!(chosen.first("0", "https://b"), Some(Word::Address), "one that is remembered has its places");
     }
 }
