@@ -75,7 +75,9 @@ impl Trust {
             match reading.await {
                 Ok((reread, unusable)) => {
                     reread.tell(&file);
-                    unusable.iter().for_each(|why| tracing::warn!("{why}"));
+                    for why in unusable {
+                        tracing::warn!("{why}");
+                    }
                 }
                 Err(error) => {
                     tracing::error!("reading the policy file has broken, what it said before is in force: {error}");

@@ -260,8 +260,9 @@ mod tests {
     fn a_guard_without_a_value_is_an_error() {
         let (_, report) = read_all(
             &args(|a| {
-                (a.policy_file, a.tls_dir, a.allow_skip_verify) = (Some("".into()), Some("".into()), Some("".into()));
-                a.allow_address = vec!["".into()];
+                let empty = || Some(String::new());
+                (a.policy_file, a.tls_dir, a.allow_skip_verify) = (empty(), empty(), empty());
+                a.allow_address = vec![String::new()];
             }),
             &[],
         );
