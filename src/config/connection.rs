@@ -44,18 +44,17 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     };
     let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
     let tls_dir = guard("--tls-dir", args.tls_dir.as_ref(), "a folder", report);
+    let shares = guard("--allow-shared-token", args.allow_shared_token.as_ref(), "true or false", report);
     let operator = Operator {
         server: Arc::new(server),
         allow: allow(&args.allow_address, report),
         allows_skip_verify,
         tls_dir: report.read(tls_dir.as_ref(), folder_of_files),
         policy: policy(args, allows_skip_verify, report),
-        shares_tokens: report
-            .read(Setting::flag("--allow-shared-token", args.allow_shared_token.as_ref()).as_ref(), value::boolean)
-            .unwrap_or_default(),
+        shares_tokens: report.read(shares.as_ref(), value::boolean).unwrap_or_default(),
     };
     let mut vault = client::read(&args.follow_redirects, env, report);
-    let oldest = Setting::flag("--tls-min-version", args.tls_min_version.as_ref());
+    let oldest = guard("--tls-min-version", args.tls_min_version.as_ref(), "1.2 or 1.3", report);
     vault.oldest_tls = report.read(oldest.as_ref(), tls::oldest).unwrap_or_default();
     Connection { operator, vault }
 }
@@ -262,6 +261,7 @@ mod tests {
             &args(|a| {
                 let empty = || Some(String::new());
                 (a.policy_file, a.tls_dir, a.allow_skip_verify) = (empty(), empty(), empty());
+                (a.allow_shared_token, a.tls_min_version) = (empty(), empty());
                 a.allow_address = vec![String::new()];
             }),
             &[],
@@ -271,11 +271,13 @@ mod tests {
             "--policy-file is empty; write a file, or leave the flag out",
             "--tls-dir is empty; write a folder",
             "--allow-skip-verify is empty; write true or false",
+            "--allow-shared-token is empty; write true or false",
+            "--tls-min-version is empty; write 1.2 or 1.3",
             "--allow-address: \"\" is not a URL; write https://host:port, or none",
         ] {
             assert!(said.contains(says), "{says} in {said}");
         }
-        assert_eq!(report.errors.len(), 4, "{said}");
+        assert_eq!(report.errors.len(), 6, "{said}");
     }
 
     #[test]
