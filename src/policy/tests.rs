@@ -121,6 +121,9 @@ namespaces:
   endpoints: [default, prod]
   addresses: [\"https://*.corp:8200\"]
   certificateFiles: [/tls/listed/*]
+- names: [dotted]
+  endpoints: [default, prod]
+  addresses: [\"https://*.corp*:8200\"]
 - names: [nobody]
   endpoints: []
 ";
@@ -242,6 +245,7 @@ fn an_endpoint_is_believed_as_the_operator_says_by_name_and_by_address() {
         ("listed", pem(endpoint("prod")), false),
         ("listed", pem(choose("https://prod.corp:8200")), false),
         ("listed", pem(choose("https://PROD.corp:8200/x")), false),
+        ("dotted", pem(choose("https://prod.corp.:8200")), false),
         ("listed", pem(choose("https://vault.corp:8200/x")), false),
         ("listed", named(choose("https://prod.corp:8200")), false),
         // Files that are listed are the operator's word.

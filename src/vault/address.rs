@@ -107,12 +107,14 @@ impl Address {
         }
     }
 
-    /// Whether it leads to the same place as another, whatever path stands behind it.
+    /// Whether it leads to the same place as another, whatever path stands behind it, and whether the name ends with the dot of
+    /// the root.
     #[must_use]
     pub fn is_at(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp { host, port, .. }, Self::Tcp { host: other, port: other_port, .. }) => {
-                host == other && port == other_port
+                let plain = |name| str::strip_suffix(name, ".").unwrap_or(name);
+                port == other_port && plain(host) == plain(other)
             }
             (Self::Unix(path), Self::Unix(other)) => path == other,
             (Self::Tcp { .. }, Self::Unix(_)) | (Self::Unix(_), Self::Tcp { .. }) => false,

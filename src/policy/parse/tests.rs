@@ -87,7 +87,7 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
     let (policy, mistakes) = read(POLICY, "policy.yaml");
-    assert!(mistakes.is_empty() && policy.rules.len() == 6, "{mistakes:?}");
+    assert!(mistakes.is_empty() && policy.rules.len() == 7, "{mistakes:?}");
 }
 
 #[test]
