@@ -305,10 +305,9 @@ impl Mounter {
             return;
         }
         let had_kept = self.sessions.kept().over(target_path).is_some();
-        if session.poll_recovered(target_path) {
-            self.recovered(pod, Why::RefreshRecoveredSince);
-        } else if had_failed || had_kept {
-            self.recovered(pod, Why::RefreshRecovered);
+        let otherwise = (had_failed || had_kept).then_some(Why::RefreshRecovered);
+        if let Some(why) = session.poll_recovered(target_path).or(otherwise) {
+            self.recovered(pod, why);
         }
     }
 

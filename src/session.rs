@@ -282,14 +282,15 @@ impl Session {
         }
     }
 
-    /// Polls of a volume go well. Whether it was an earlier process that told otherwise.
-    pub fn poll_recovered(self: &Arc<Self>, target_path: &str) -> bool {
-        let teller = self.state().volumes.recovered(target_path);
-        if teller.is_some() {
-            self.changed();
-            self.save_soon();
-        }
-        teller == Some(Teller::Earlier)
+    /// Polls of a volume go well. What is to be told of it, if its owner was told otherwise.
+    pub fn poll_recovered(self: &Arc<Self>, target_path: &str) -> Option<Why> {
+        let teller = self.state().volumes.recovered(target_path)?;
+        self.changed();
+        self.save_soon();
+        Some(match teller {
+            Teller::This => Why::RefreshRecovered,
+            Teller::Earlier => Why::RefreshRecoveredSince,
+        })
     }
 
     /// Whether a volume was given these answers before, as far as anybody knows.

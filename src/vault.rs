@@ -36,6 +36,7 @@ use crate::{
 };
 pub use address::{Address, SECRETIVE};
 pub use client::Client;
+use connect::Lookups;
 pub use connect::Proxies;
 pub use files::TlsFiles;
 use room::{Room, Whose};
@@ -107,12 +108,16 @@ pub struct Vault {
     /// Room for the answers of the operator's servers, and of those that classes chose.
     rooms: [Arc<Room>; 2],
     /// Never held across an await.
-    clients: Mutex<HashMap<Endpoint, Known>>,
+    clients: Mutex<Clients>,
     /// Turns for reading the files that classes chose: a file system may hang, and threads are few.
     making: Arc<Semaphore>,
+    /// Those for lookups of names that classes chose, by their Kubernetes namespaces. Never held across an await.
+    lookups: Mutex<HashMap<String, Lookups>>,
     /// The settings whose files are being read. Never held across an await.
     reading: Arc<Mutex<HashSet<Tls>>>,
 }
+
+type Clients = HashMap<Endpoint, Known>;
 
 /// A client, and the Kubernetes namespace whose class was the first to choose something of its endpoint.
 struct Known {
@@ -126,17 +131,32 @@ impl Vault {
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
         let rooms = [Room::new(Whose::Operator), Room::new(Whose::Classes)];
         let making = Arc::new(Semaphore::new(MAKING));
-        Self { config: Arc::new(config), metrics, rooms, clients: Mutex::default(), making, reading: Arc::default() }
+        Self {
+            config: Arc::new(config),
+            metrics,
+            rooms,
+            clients: Mutex::default(),
+            making,
+            lookups: Mutex::default(),
+            reading: Arc::default(),
+        }
     }
 
-    /// The client of an endpoint of the operator's, or of a session that there is: made at its first use.
+    /// The client of an endpoint of the operator's, made at its first use.
     pub async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
         self.client_of(endpoint, None).await
+    }
+
+    /// The client of a session of this Kubernetes namespace that there is: never refused.
+    pub async fn used(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
+        // Whether a class chose TLS settings at the operator's own address is not known any more.
+        self.client_of(endpoint, Some(namespace).filter(|_| endpoint.guarded)).await
     }
 
     /// The client of an endpoint of which a class of this Kubernetes namespace chose something; an error when there are too
     /// many of those.
     pub async fn chosen(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
+        admit(&mut self.lock(), endpoint, namespace)?;
         self.client_of(endpoint, Some(namespace)).await
     }
 
@@ -153,13 +173,13 @@ impl Vault {
         if let Some(client) = known() {
             return Ok(client);
         }
-        admit(&mut self.lock(), chosen_by)?;
         // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
         let (wanted, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
         let room = Arc::clone(&self.rooms[usize::from(endpoint.guarded)]);
+        let lookups = self.lookups(chosen_by.filter(|_| endpoint.guarded));
         let making = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            Client::new(&wanted, &config, &metrics, room)
+            Client::new(&wanted, &config, &metrics, room, lookups)
         });
         let made = making.await;
         let client = made.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
@@ -167,10 +187,19 @@ impl Vault {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
         }
         let mut clients = self.lock();
-        admit(&mut clients, chosen_by)?;
         // Another may have been first; everyone uses one pool.
         let known = Known { client, chosen_by: chosen_by.map(str::to_owned) };
         Ok(clients.entry(endpoint.clone()).or_insert(known).client.clone())
+    }
+
+    /// Places for lookups: of a server of the operator's, or of those that classes of a Kubernetes namespace chose together.
+    fn lookups(&self, chosen_by: Option<&str>) -> Lookups {
+        let Some(namespace) = chosen_by else { return Lookups::of_server() };
+        let mut all = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_CHOSEN {
+            all.clear();
+        }
+        all.entry(namespace.to_owned()).or_insert_with(Lookups::of_namespace).clone()
     }
 
     /// Why an endpoint cannot be asked at present, if that is known.
@@ -210,15 +239,18 @@ impl Vault {
         clients.values().map(|Known { client, .. }| (client.address().to_owned(), client.stands())).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Known>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether there is room for another client: of the operator's always. Those without sessions make room.
-fn admit(clients: &mut HashMap<Endpoint, Known>, chosen_by: Option<&str>) -> Result<(), Error> {
-    let Some(namespace) = chosen_by else { return Ok(()) };
-    let full = |clients: &HashMap<Endpoint, Known>| {
+/// Whether there is room for the client of an endpoint of which a class chose something, or it is known. Others of those make room
+/// that have no session.
+fn admit(clients: &mut Clients, endpoint: &Endpoint, namespace: &str) -> Result<(), Error> {
+    if clients.contains_key(endpoint) {
+        return Ok(());
+    }
+    let full = |clients: &Clients| {
         let chosen = clients.values().filter_map(|known| known.chosen_by.as_deref());
         let (mut all, mut own) = (0, 0);
         chosen.for_each(|by| (all, own) = (all + 1, own + usize::from(by == namespace)));
@@ -230,7 +262,7 @@ fn admit(clients: &mut HashMap<Endpoint, Known>, chosen_by: Option<&str>) -> Res
         }
     };
     if full(clients).is_some() {
-        clients.retain(|_, known| known.client.is_shared());
+        clients.retain(|_, known| known.chosen_by.is_none() || known.client.is_shared());
     }
     full(clients).map_or(Ok(()), |full| {
         Err(Error::new(Cause::Overloaded, full)

@@ -143,7 +143,7 @@ impl Handover {
         let client = if let Some(client) = known.clients.get(saved.endpoint()) {
             client.clone()
         } else {
-            let client = self.mounter.vault.client(saved.endpoint()).await;
+            let client = self.mounter.vault.used(saved.endpoint(), saved.namespace()).await;
             known.clients.entry(saved.endpoint().clone()).or_insert(client).clone()
         };
         let shared = |read: Read| {

@@ -114,9 +114,15 @@ impl Mounter {
         if !cause.is_policy() {
             return None;
         }
-        // An address that is allowed as it is written leads to the node, which only its resolution shows.
-        let refusal = self.judge(spec, audience).err();
-        refusal.map(|refusal| refusal.rule).or_else(|| (cause == Cause::NotAllowed).then_some(PolicyRule::Address))
+        if let Err(refusal) = self.judge(spec, audience) {
+            return Some(refusal.rule);
+        }
+        // What is allowed as it is written leads elsewhere: an address by its resolution, a file by a link.
+        match cause {
+            Cause::NotAllowed => Some(PolicyRule::Address),
+            Cause::NotPermitted => Some(PolicyRule::CertificateFile),
+            _ => None,
+        }
     }
 }
 

@@ -30,13 +30,15 @@ impl Chosen {
     /// Remembers an address, at `place`; none if nothing is to be said of it.
     fn first(&self, namespace: &str, place: &str) -> Option<Word> {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() >= MOST_NAMESPACES && !said.contains_key(namespace) {
-            return None;
+        match said.get(namespace) {
+            Some(places) if places.len() > MOST || places.contains(place) => return None,
+            None if said.len() >= MOST_NAMESPACES => return None,
+            _ => {}
         }
         let places = said.entry(namespace.to_owned()).or_default();
+        places.insert(place.to_owned());
         // That it is enough is said in place of one more.
-        let is_first = places.len() <= MOST && places.insert(place.to_owned());
-        is_first.then_some(if places.len() > MOST { Word::Enough } else { Word::Address })
+        Some(if places.len() > MOST { Word::Enough } else { Word::Address })
     }
 }
 

@@ -84,8 +84,10 @@ impl Mounter {
                 None => unused.push(server),
             }
         }
-        let read = move |server: Arc<Server>| (server.address.to_string(), TlsFiles::read(&server.tls, now));
-        let reading = spawn_blocking(move || unused.into_iter().map(read).collect::<Vec<_>>());
+        let vault = Arc::clone(&self.vault);
+        let read =
+            move |server: Arc<Server>| Some((server.address.to_string(), vault.read_tls_files(&server.tls, now)?));
+        let reading = spawn_blocking(move || unused.into_iter().filter_map(read).collect::<Vec<_>>());
         // A file system may hang, and a scrape may not.
         known.extend(timeout(PATIENCE, reading).await.ok().and_then(Result::ok).unwrap_or_default());
         known

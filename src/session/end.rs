@@ -152,7 +152,7 @@ impl Debt {
 
     /// Whether it was revoked now; false: it was over before.
     async fn attempt(&self, vault: &Vault) -> Result<bool, Error> {
-        let client = vault.client(&self.key.endpoint).await?;
+        let client = vault.used(&self.key.endpoint, &self.key.pod_namespace).await?;
         let _turn = client.background(self.hold.term().and_then(|term| term.ends())).await;
         let deadline = Instant::now() + ATTEMPT;
         match client.revoke(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await {

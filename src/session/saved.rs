@@ -250,6 +250,12 @@ impl SavedSession {
         &self.endpoint
     }
 
+    /// The pod's Kubernetes namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.pod_namespace
+    }
+
     /// Whose it is: the pod's namespace and name, and the login role.
     #[must_use]
     pub fn owner(&self) -> (&str, &str, &str) {

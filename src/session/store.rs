@@ -178,8 +178,9 @@ impl Sessions {
         if state.count >= self.max || own(state) >= half {
             state.sweep(|session| session.is_over() || session.is_unused());
         }
-        let goes = |state: &State, session: &Session| own(state) < half || session.key.pod_namespace == namespace;
-        if (state.count >= self.max || own(state) >= half)
+        let is_crowded = own(state) >= half;
+        let goes = |session: &Session| !is_crowded || session.key.pod_namespace == namespace;
+        if (state.count >= self.max || is_crowded)
             && let Some(session) = state.drop_most_silent(goes)
         {
             let SessionKey { pod_name: pod, pod_namespace: namespace, .. } = &session.key;
@@ -246,7 +247,8 @@ impl Sessions {
         for other in others {
             // The class was edited: what the volume had of another session lives to its own end.
             let left = other.state().volumes.left(delivery.target_path);
-            if let Some(volume) = left {
+            if let Some((volume, failed)) = left {
+                session.state().volumes.came(&volume, failed);
                 other.leases.name(&volume, [], now);
                 other.changed();
                 other.save_soon();
@@ -394,8 +396,8 @@ impl State {
         self.drop(&over);
     }
 
-    fn drop_most_silent(&mut self, may_go: impl Fn(&Self, &Session) -> bool) -> Option<Arc<Session>> {
-        let spent = self.idle().filter(|session| session.is_spent() && may_go(self, session));
+    fn drop_most_silent(&mut self, may_go: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
+        let spent = self.idle().filter(|session| may_go(session) && session.is_spent());
         let session = Arc::clone(spent.max_by_key(|session| session.silence().0)?);
         self.drop(&[session.id]);
         Some(session)

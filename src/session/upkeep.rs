@@ -90,7 +90,7 @@ impl Session {
             }
             state.hold.clone()
         };
-        match vault.client(&self.key.endpoint).await {
+        match vault.used(&self.key.endpoint, &self.key.pod_namespace).await {
             Ok(client) => {
                 self.state().client = Ok(client.clone());
                 if let Some(hold) = hold {

@@ -50,6 +50,11 @@ impl Volume {
         self.given.as_ref().is_none_or(|given| given.contains(&serial))
     }
 
+    /// Whether there were polls: a second Mount soon after the first is one that is tried again.
+    fn is_polled(&self) -> bool {
+        self.mounts > 2 || self.gap() >= Some(RETRY)
+    }
+
     /// The longest of the last pauses between two polls; none while there was none.
     pub(super) fn gap(&self) -> Option<Duration> {
         self.gaps.into_iter().max().filter(|_| self.mounts > 1)
@@ -130,10 +135,18 @@ impl Volumes {
         self.0.iter_mut().find(|volume| &*volume.path == path)?.failed.take()
     }
 
-    /// A volume is mounted under another session now. Its name, if it was one of these.
-    pub(super) fn left(&mut self, path: &str) -> Option<Arc<str>> {
+    /// A volume is mounted under another session now. Its name, if it was one of these, and who told that its polls fail.
+    pub(super) fn left(&mut self, path: &str) -> Option<(Arc<str>, Option<Teller>)> {
         let at = self.0.iter().position(|volume| &*volume.path == path)?;
-        Some(self.0.swap_remove(at).path)
+        let Volume { path, failed, .. } = self.0.swap_remove(at);
+        Some((path, failed))
+    }
+
+    /// Who told under another session that polls of a volume fail.
+    pub(super) fn came(&mut self, path: &str, failed: Option<Teller>) {
+        if let Some(volume) = self.0.iter_mut().find(|volume| &*volume.path == path) {
+            volume.failed = volume.failed.or(failed);
+        }
     }
 
     /// The volumes of a pod are no more. Their names.
@@ -158,11 +171,9 @@ impl Volumes {
             .all(|volume| volume.gap().is_some_and(|gap| now.saturating_duration_since(volume.last) <= gap * PATIENCE))
     }
 
-    /// The longest of the last pauses between polls, if there were any: a second Mount soon after the first is one that is
-    /// tried again.
+    /// The longest of the last pauses between polls, if there were any.
     pub(super) fn poll_gap(&self) -> Option<Duration> {
-        let polled = |volume: &&Volume| volume.mounts > 2 || volume.gap() >= Some(RETRY);
-        self.0.iter().filter(polled).filter_map(Volume::gap).max()
+        self.0.iter().filter(|volume| volume.is_polled()).filter_map(Volume::gap).max()
     }
 
     /// When any was mounted last.
@@ -212,7 +223,7 @@ impl Volumes {
 
     /// When the first of those that are polled was last brought all that was due; of all, if their polls fail.
     pub(super) fn stalest(&self, polls_fail: bool) -> Option<Instant> {
-        self.0.iter().filter(|volume| polls_fail || volume.mounts > 1).map(|volume| volume.fresh).min()
+        self.0.iter().filter(|volume| polls_fail || volume.is_polled()).map(|volume| volume.fresh).min()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Volume> {
@@ -239,14 +250,19 @@ mod tests {
             volumes.mounted(("/a", ""), None, [].into_iter(), false, at(when));
             assert_eq!(volumes.gap(), Some(Duration::from_secs(gap)), "{when}");
         }
-        volumes.mounted(("/b", ""), None, [].into_iter(), false, at(0));
-        assert_eq!((volumes.stalest(false), volumes.stalest(true)), (Some(at(536)), Some(at(0))), "/b is not polled");
+        // Tried again by kubelet, and not polled.
+        for when in [0, 5] {
+            volumes.mounted(("/b", ""), None, [].into_iter(), false, at(when));
+        }
+        assert_eq!((volumes.stalest(false), volumes.stalest(true)), (Some(at(536)), Some(at(5))));
         volumes.left("/b");
         assert!(volumes.are_polled(at(536 + 210)) && !volumes.are_polled(at(536 + 211)));
         assert_eq!(volumes.iter().next().map(|v| (v.mounts, &*v.class)), Some((7, "c")));
         volumes.mounted(("/a", ""), None, [].into_iter(), true, at(600));
         assert_eq!(volumes.stalest(false), Some(at(536)), "it keeps what it had");
-        assert_eq!(volumes.left("/a").as_deref(), Some("/a"));
+        volumes.failed("/a");
+        let (path, failed) = volumes.left("/a").unwrap();
+        assert_eq!((&*path, failed), ("/a", Some(Teller::This)));
         assert!(volumes.is_empty() && volumes.left("/a").is_none());
     }
 }

@@ -36,6 +36,7 @@ use zeroize::Zeroize;
 use super::{
     Config, Endpoint,
     answer::Answer,
+    connect::Lookups,
     engine::{Engine, Engines, Known, is_builtin},
     failure::{Failure, TokenVerdict},
     room::Room,
@@ -124,12 +125,13 @@ impl Client {
         config: &Arc<Config>,
         metrics: &Arc<Metrics>,
         room: Arc<Room>,
+        lookups: Lookups,
     ) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
                 endpoint: Arc::new(endpoint.clone()),
                 address: endpoint.address.to_string(),
-                transport: Transport::new(endpoint, config, metrics, room)?,
+                transport: Transport::new(endpoint, config, metrics, room, lookups)?,
                 engines: Engines::default(),
                 asking: Slots::default(),
                 max_creating: config.max_creating,

@@ -41,12 +41,13 @@ use tower::Service;
 use crate::tls::{self, Certificates, Oldest, Tls, TlsError};
 use handshake::handshake;
 use stream::{Io, Use};
-use tcp::{Lookups, Target};
+use tcp::Target;
 
 pub use error::{ConnectError, ProxyFault, Stage, connect_error};
 pub use fault::TlsFault;
 pub use proxy::{Proxies, ProxyError};
 pub use stream::Stream;
+pub use tcp::Lookups;
 
 /// How long a connection may take, from the name to the end of the TLS handshake, unless [`Options::timeout`] says else.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +70,8 @@ pub struct Options {
     pub http2: bool,
     /// The oldest version of TLS that is spoken.
     pub oldest: Oldest,
+    /// Places for lookups of names.
+    pub lookups: Lookups,
 }
 
 impl Default for Options {
@@ -80,6 +83,7 @@ impl Default for Options {
             timeout: CONNECT_TIMEOUT,
             http2: true,
             oldest: Oldest::Tls12,
+            lookups: Lookups::of_server(),
         }
     }
 }
@@ -95,7 +99,6 @@ struct Inner {
     settings: Arc<ArcSwap<Settings>>,
     server_name: Option<ServerName<'static>>,
     options: Options,
-    lookups: Lookups,
 }
 
 /// What was read of TLS files at one time.
@@ -130,18 +133,16 @@ impl Connector {
             .server_name
             .as_ref()
             .map(|name| ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() }));
-        let lookups = Lookups::new(options.guarded);
-        let inner = Inner { settings, server_name: server_name.transpose()?, options, lookups };
+        let inner = Inner { settings, server_name: server_name.transpose()?, options };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The same with another limit of [`Options::timeout`].
     #[must_use]
     pub fn within(&self, timeout: Duration) -> Self {
-        let Inner { settings, server_name, options, lookups } = &*self.inner;
-        let (settings, server_name, lookups) = (Arc::clone(settings), server_name.clone(), lookups.clone());
+        let Inner { settings, server_name, options } = &*self.inner;
         let options = Options { timeout, ..options.clone() };
-        Self { inner: Arc::new(Inner { settings, server_name, options, lookups }) }
+        Self { inner: Arc::new(Inner { settings: Arc::clone(settings), server_name: server_name.clone(), options }) }
     }
 
     /// What new connections are made with.
@@ -183,12 +184,11 @@ impl Connector {
         tls.time_provider = Arc::new(Later);
         // A session that is resumed looks at no certificate.
         tls.resumption = Resumption::disabled();
-        let Inner { server_name, options, lookups, .. } = &*self.inner;
-        let (server_name, options, lookups) = (server_name.clone(), options.clone(), lookups.clone());
+        let (server_name, options) = (self.inner.server_name.clone(), self.inner.options.clone());
         let certificates = Certificates::default();
         let settings = Settings { tls: Arc::new(tls), certificates, worked: AtomicBool::new(false) };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        match (Inner { settings, server_name, options, lookups }).connect(uri).await {
+        match (Inner { settings, server_name, options }).connect(uri).await {
             Err(ConnectError::Tls { fault: TlsFault::Expired { at: Some(end) }, .. }) => end.parse().ok(),
             _ => None,
         }
@@ -286,7 +286,7 @@ impl Inner {
     }
 
     async fn tcp(&self, target: &Target, guarded: bool, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
-        let addresses = deadline.bound(Stage::Name, target, self.lookups.resolve(target)).await?;
+        let addresses = deadline.bound(Stage::Name, target, self.options.lookups.resolve(target)).await?;
         if guarded {
             guard::check(&target.host, &addresses)?;
         }

@@ -31,15 +31,6 @@ pub struct TlsFiles {
     pub broken: bool,
 }
 
-impl TlsFiles {
-    /// Of settings that nobody uses yet: as the files are now. Reads them, and blocks while it does.
-    #[must_use]
-    pub fn read(tls: &Tls, now: Timestamp) -> Self {
-        let broken = tls::client_config(tls, Oldest::default()).is_err();
-        Self { ends: Certificates::read(tls).ends(now), broken }
-    }
-}
-
 impl Vault {
     /// Reads the TLS files of every client anew. Where they changed, new connections use them; requests in flight end on theirs, and
     /// idle connections are let go. Brings the settings that changed.
@@ -83,6 +74,18 @@ impl Vault {
             (endpoint.tls.clone(), (client.address().to_owned(), client.transport().tls_files(now).ends))
         });
         uses.collect()
+    }
+
+    /// How the files of settings stand that nobody uses yet. Reads them, and blocks while it does; none while others read them.
+    #[must_use]
+    pub fn read_tls_files(&self, tls: &Tls, now: Timestamp) -> Option<TlsFiles> {
+        if !guard(&self.reading).insert(tls.clone()) {
+            return None;
+        }
+        let broken = tls::client_config(tls, Oldest::default()).is_err();
+        let files = TlsFiles { ends: Certificates::read(tls).ends(now), broken };
+        guard(&self.reading).remove(tls);
+        Some(files)
     }
 
     /// How the TLS files of an endpoint stand; none while nobody uses it.

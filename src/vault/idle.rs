@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Endpoint, Vault};
 use crate::{
@@ -30,6 +30,7 @@ struct Asked {
     retry: Duration,
     /// How often in a row there was none.
     times: u32,
+    asking: JoinHandle<()>,
 }
 
 /// How long nobody has an answer of a server before it is asked; up to twice that, as nodes that began together shall not ask
@@ -52,19 +53,20 @@ impl Idle {
         for endpoint in servers {
             let answered = self.vault.answered(&endpoint);
             let before = self.asked.get(&endpoint);
-            if before.is_some_and(|before| now < before.due(answered)) {
+            // Where a file system hangs, one thread waits for it, and no more.
+            if before.is_some_and(|before| now < before.due(answered) || !before.asking.is_finished()) {
                 continue;
             }
             let times = before.filter(|_| answered.is_none()).map_or(0, |before| before.times + 1);
             let retry = jittered(IDLE.min(FIRST * 2u32.saturating_pow(times.min(16))));
-            self.asked.insert(endpoint.clone(), Asked { at: now, idle: IDLE + jittered(IDLE), retry, times });
-            let vault = Arc::clone(&self.vault);
-            task::spawn(async move {
+            let (vault, server) = (Arc::clone(&self.vault), endpoint.clone());
+            let asking = task::spawn(async move {
                 // Without one it is a mount that says why.
-                if let Ok(client) = vault.client(&endpoint).await {
+                if let Ok(client) = vault.client(&server).await {
                     client.inquire().await;
                 }
             });
+            self.asked.insert(endpoint, Asked { at: now, idle: jittered(IDLE * 2), retry, times, asking });
         }
     }
 }

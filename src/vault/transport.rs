@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Config, Endpoint,
-    connect::{ConnectError, Connector, Options, Settings, TlsFault, connect_error},
+    connect::{ConnectError, Connector, Lookups, Options, Settings, TlsFault, connect_error},
     failure::Failure,
     files::TlsFiles,
     index::Seen,
@@ -109,6 +109,7 @@ impl Transport {
         config: &Arc<Config>,
         metrics: &Arc<Metrics>,
         room: Arc<Room>,
+        lookups: Lookups,
     ) -> Result<Self, Error> {
         let options = Options {
             socket: endpoint.address.socket().map(Into::into),
@@ -117,6 +118,7 @@ impl Transport {
             timeout: config.connect_timeout,
             http2: true,
             oldest: config.oldest_tls,
+            lookups,
         };
         // Before they are read: what changes meanwhile is noticed.
         let files = Mutex::new(Reload::new(tls::digest(&endpoint.tls, [])));

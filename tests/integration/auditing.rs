@@ -146,6 +146,18 @@ async fn each_decision_about_a_secret_is_a_line() {
     assert!(!text.contains("s3cret") && !text.contains("another\""), "{text}");
 }
 
+/// What the rule sees only when it follows the link.
+#[tokio::test]
+async fn a_link_that_leads_out_is_told_with_its_rule() {
+    let files = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", files.path().join("ca.pem")).unwrap();
+    let audited = Audited::new(&[&format!("--tls-dir={}", files.path().display())]).await;
+    let pod = audited.pod().with("vaultCACertPath", files.path().join("ca.pem").to_str().unwrap());
+    audited.daemon.refuses(&pod, Cause::NotPermitted, &[]).await;
+    let refused = &audited.lines(1).await[0];
+    assert_eq!((&refused["event"], &refused["rule"]), (&json!("mount"), &json!("certificate_file")), "{refused}");
+}
+
 #[tokio::test]
 async fn pods_that_share_are_told_each() {
     let audited = Audited::new(&[]).await;

@@ -65,22 +65,32 @@ impl fmt::Display for Target {
 /// Places for lookups. The system looks a name up in a thread, of which there are few, and keeps it for half a minute where
 /// no server answers: a name must not take those that other names need.
 #[derive(Clone, Debug)]
-pub(super) struct Lookups(Arc<Semaphore>);
+pub struct Lookups {
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+}
 
-/// How many names of one endpoint are looked up at once, and how many of all those that classes chose together.
-const OF_ENDPOINT: usize = 2;
-const OF_CLASSES: usize = 4;
+/// How many names of one server of the operator's are looked up at once, and of all of them.
+const OF_SERVER: usize = 2;
+const OF_SERVERS: usize = 12;
+/// The same of those that the classes of one Kubernetes namespace chose, and of all classes.
+const OF_NAMESPACE: usize = 3;
+const OF_CLASSES: usize = 6;
 
-static CLASSES: LazyLock<Lookups> = LazyLock::new(|| Lookups::most(OF_CLASSES));
+static SERVERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_SERVERS)));
+static CLASSES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_CLASSES)));
 
 impl Lookups {
-    /// Those of an endpoint; a tenant chose it.
-    pub(super) fn new(guarded: bool) -> Self {
-        if guarded { CLASSES.clone() } else { Self::most(OF_ENDPOINT) }
+    /// Those of one of the operator's servers.
+    #[must_use]
+    pub fn of_server() -> Self {
+        Self { own: Arc::new(Semaphore::new(OF_SERVER)), all: Arc::clone(&SERVERS) }
     }
 
-    fn most(count: usize) -> Self {
-        Self(Arc::new(Semaphore::new(count)))
+    /// Those of servers that the classes of one Kubernetes namespace chose.
+    #[must_use]
+    pub fn of_namespace() -> Self {
+        Self { own: Arc::new(Semaphore::new(OF_NAMESPACE)), all: Arc::clone(&CLASSES) }
     }
 
     /// Every address of the target; never none.
@@ -88,7 +98,7 @@ impl Lookups {
         if let Ok(address) = target.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, target.port)]);
         }
-        let place = Arc::clone(&self.0).acquire_owned().await;
+        let place = (Arc::clone(&self.own).acquire_owned().await, Arc::clone(&self.all).acquire_owned().await);
         let name = (target.host.clone(), target.port);
         // It goes on when nobody waits for it any more, and has its place until its end.
         let looking = task::spawn(async move {
@@ -136,23 +146,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_that_classes_chose_leave_places_for_others_and_addresses_need_none() {
+    async fn names_of_one_namespace_leave_places_for_others_and_addresses_need_none() {
         let of = |host: &str| Target { tls: false, host: host.to_owned(), port: 1 };
-        let taken = Arc::clone(&CLASSES.0).acquire_many_owned(4).await.unwrap();
-        assert!(!Lookups::new(false).resolve(&of("localhost")).await.unwrap().is_empty());
-        let chosen = Lookups::new(true);
-        assert_eq!(chosen.resolve(&of("::1")).await.unwrap(), [SocketAddr::from((Ipv6Addr::LOCALHOST, 1))]);
+        let (shop, other) = (Lookups::of_namespace(), Lookups::of_namespace());
+        // Names that are looked up for long.
+        let mut taken = Vec::new();
+        while let Ok(own) = Arc::clone(&shop.own).try_acquire_owned() {
+            taken.push((own, Arc::clone(&shop.all).acquire_owned().await.unwrap()));
+        }
         let localhost = of("localhost");
-        let waits = tokio::time::timeout(Duration::from_millis(50), chosen.resolve(&localhost)).await;
-        assert!(waits.is_err());
-        drop(taken);
-        assert!(chosen.resolve(&localhost).await.is_ok());
+        let waits = async |lookups: &Lookups| {
+            tokio::time::timeout(Duration::from_millis(50), lookups.resolve(&localhost)).await.is_err()
+        };
+        assert_eq!(shop.resolve(&of("::1")).await.unwrap(), [SocketAddr::from((Ipv6Addr::LOCALHOST, 1))]);
+        assert!(waits(&shop).await && !waits(&other).await);
+        let rest = Arc::clone(&CLASSES).acquire_many_owned(3).await.unwrap();
+        assert!(waits(&other).await && !waits(&Lookups::of_server()).await);
+        drop((taken, rest));
+        assert!(shop.resolve(&localhost).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_name_without_address_says_so() {
         let target = Target { tls: true, host: "vault.invalid".into(), port: 8200 };
-        let error = Lookups::new(false).resolve(&target).await.unwrap_err();
+        let error = Lookups::of_server().resolve(&target).await.unwrap_err();
         assert!(matches!(&error, ConnectError::NameNotFound { host, .. } if host == "vault.invalid"), "{error}");
         assert!(error.to_string().starts_with("the host name vault.invalid cannot be resolved: "), "{error}");
     }
