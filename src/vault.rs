@@ -144,23 +144,23 @@ impl Vault {
 
     /// The client of an endpoint of the operator's, made at its first use.
     pub async fn client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
-        self.client_of(endpoint, None).await
+        self.client_of(endpoint, None, false).await
     }
 
     /// The client of a session of this Kubernetes namespace that there is: never refused.
     pub async fn used(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
         // Whether a class chose TLS settings at the operator's own address is not known any more.
-        self.client_of(endpoint, Some(namespace).filter(|_| endpoint.guarded)).await
+        self.client_of(endpoint, Some(namespace).filter(|_| endpoint.guarded), false).await
     }
 
     /// The client of an endpoint of which a class of this Kubernetes namespace chose something; an error when there are too
     /// many of those.
     pub async fn chosen(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
-        admit(&mut self.lock(), endpoint, namespace)?;
-        self.client_of(endpoint, Some(namespace)).await
+        self.client_of(endpoint, Some(namespace), true).await
     }
 
-    async fn client_of(&self, endpoint: &Endpoint, chosen_by: Option<&str>) -> Result<Client, Error> {
+    async fn client_of(&self, endpoint: &Endpoint, chosen_by: Option<&str>, is_bounded: bool) -> Result<Client, Error> {
+        let bounded_by = chosen_by.filter(|_| is_bounded);
         let known = || self.lock().get(endpoint).map(|known| known.client.clone());
         if let Some(client) = known() {
             return if client.transport().is_doubted() { files::settled(client).await } else { Ok(client) };
@@ -173,6 +173,7 @@ impl Vault {
         if let Some(client) = known() {
             return Ok(client);
         }
+        bounded_by.map_or(Ok(()), |namespace| admit(&mut self.lock(), endpoint, namespace))?;
         // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
         let (wanted, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
         let room = Arc::clone(&self.rooms[usize::from(endpoint.guarded)]);
@@ -187,6 +188,7 @@ impl Vault {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
         }
         let mut clients = self.lock();
+        bounded_by.map_or(Ok(()), |namespace| admit(&mut clients, endpoint, namespace))?;
         // Another may have been first; everyone uses one pool.
         let known = Known { client, chosen_by: chosen_by.map(str::to_owned) };
         Ok(clients.entry(endpoint.clone()).or_insert(known).client.clone())
