@@ -219,7 +219,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Strin
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(2));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
-        builder.worker_threads(threads).max_blocking_threads(32).thread_stack_size(8 << 20).enable_all().build();
+        builder.worker_threads(threads).max_blocking_threads(16).thread_stack_size(8 << 20).enable_all().build();
     runtime.map_err(|e| format!("no runtime could be made: {e}"))?.block_on(work)
 }
 

@@ -36,8 +36,9 @@ impl Vault {
     /// idle connections are let go. Brings the settings that changed.
     pub async fn reread(&self) -> Vec<Tls> {
         let mut uses: HashMap<Tls, Vec<Client>> = HashMap::new();
-        for (endpoint, known) in self.lock().iter() {
-            uses.entry(endpoint.tls.clone()).or_default().push(known.client.clone());
+        for known in self.lock().values() {
+            let client = known.client.clone();
+            uses.entry(client.transport().tls().clone()).or_default().push(client);
         }
         let looks = stream::iter(uses).map(async |(tls, clients)| {
             let addresses: Vec<String> = clients.iter().map(|client| client.address().to_owned()).collect();

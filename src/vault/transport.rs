@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Config, Endpoint,
-    connect::{ConnectError, Connector, Lookups, Options, Settings, TlsFault, connect_error},
+    connect::{ConnectError, Connector, Lookups, Options, Proxies, Settings, TlsFault, connect_error},
     failure::Failure,
     files::TlsFiles,
     index::Seen,
@@ -37,7 +37,7 @@ use crate::{
     error::{Cause, Error},
     metrics::{Metrics, Operation},
     secret::{SecretBuffer, SecretBytes},
-    tls::{self, Digest, Look, Reload, Tls, TlsError},
+    tls::{self, Ca, Digest, Look, Reload, Tls, TlsError},
 };
 
 /// How one request may be treated.
@@ -103,6 +103,20 @@ const MAX_DELAY: Duration = Duration::from_secs(2);
 /// Idle connections are kept this long: longer than the gap between two pods' polls, shorter than common load balancers' patience.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// The TLS settings that connections to an endpoint need. Where none speaks TLS the system's authorities, which are many, are not
+/// read; files that somebody names are, so that what is wrong with them is told.
+fn needed(endpoint: &Endpoint, proxies: &Proxies) -> Tls {
+    let Endpoint { address, tls, .. } = endpoint;
+    let origin = address.origin();
+    let proxied = origin.parse().is_ok_and(|origin| proxies.intercept(&origin).is_some());
+    let ca = if tls.ca == Ca::System && origin.starts_with("http:") && !proxied {
+        Ca::Pem(String::new())
+    } else {
+        tls.ca.clone()
+    };
+    Tls { ca, ..tls.clone() }
+}
+
 impl Transport {
     pub(super) fn new(
         endpoint: &Endpoint,
@@ -120,16 +134,16 @@ impl Transport {
             oldest: config.oldest_tls,
             lookups,
         };
+        let tls = needed(endpoint, &config.proxies);
         // Before they are read: what changes meanwhile is noticed.
-        let files = Mutex::new(Reload::new(tls::digest(&endpoint.tls, [])));
-        let connector =
-            Connector::new(&endpoint.tls, options).map_err(|e| unusable(&e, &endpoint.address.to_string()))?;
+        let files = Mutex::new(Reload::new(tls::digest(&tls, [])));
+        let connector = Connector::new(&tls, options).map_err(|e| unusable(&e, &endpoint.address.to_string()))?;
         Ok(Self {
             origin: endpoint.address.origin(),
             prefix: format!("{}/v1", endpoint.address.prefix()),
             pool: Mutex::new(pool(connector.clone(), config.max_in_flight)),
             connector,
-            tls: endpoint.tls.clone(),
+            tls,
             files,
             broken: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
@@ -171,6 +185,11 @@ impl Transport {
         });
         self.broken.store(matches!(look, Look::Broken { .. }), Relaxed);
         look
+    }
+
+    /// The TLS settings that connections need.
+    pub(super) fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// The TLS files as they are in use, whatever is in them now.

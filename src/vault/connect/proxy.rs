@@ -79,7 +79,7 @@ impl Proxies {
     }
 
     /// The proxy for this destination, if it is not to be reached directly.
-    pub(super) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
+    pub(in crate::vault) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
         let target = Target::of(uri);
         if target.is_local() && !self.always {
             return None;

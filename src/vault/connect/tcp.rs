@@ -72,10 +72,10 @@ pub struct Lookups {
 
 /// How many names of one server of the operator's are looked up at once, and of all of them.
 const OF_SERVER: usize = 2;
-const OF_SERVERS: usize = 12;
+const OF_SERVERS: usize = 8;
 /// The same of those that the classes of one Kubernetes namespace chose, and of all classes.
-const OF_NAMESPACE: usize = 3;
-const OF_CLASSES: usize = 6;
+const OF_NAMESPACE: usize = 2;
+const OF_CLASSES: usize = 4;
 
 static SERVERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_SERVERS)));
 static CLASSES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_CLASSES)));
@@ -160,7 +160,7 @@ mod tests {
         };
         assert_eq!(shop.resolve(&of("::1")).await.unwrap(), [SocketAddr::from((Ipv6Addr::LOCALHOST, 1))]);
         assert!(waits(&shop).await && !waits(&other).await);
-        let rest = Arc::clone(&CLASSES).acquire_many_owned(3).await.unwrap();
+        let rest = Arc::clone(&CLASSES).acquire_many_owned(2).await.unwrap();
         assert!(waits(&other).await && !waits(&Lookups::of_server()).await);
         drop((taken, rest));
         assert!(shop.resolve(&localhost).await.is_ok());

@@ -237,6 +237,8 @@ async fn a_pod_that_could_not_be_read_and_is_listed_is_renewed_like_any() {
     stage.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
     stage.api.release();
     until("it lists again", async || stage.lists() > lists).await;
+    // What it listed is known when it watches from there.
+    stage.api.until(|api| api.watches() > 0).await;
     for _ in 0..12 {
         leap(Duration::from_secs(3 * 3600)).await;
         sleep(Duration::from_millis(200)).await;
