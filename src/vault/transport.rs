@@ -108,8 +108,8 @@ const IDLE: Duration = Duration::from_secs(60);
 fn needed(endpoint: &Endpoint, proxies: &Proxies) -> Tls {
     let Endpoint { address, tls, .. } = endpoint;
     let origin = address.origin();
-    let proxied = origin.parse().is_ok_and(|origin| proxies.intercept(&origin).is_some());
-    let ca = if tls.ca == Ca::System && origin.starts_with("http:") && !proxied {
+    let goes_by_another = origin.parse().is_ok_and(|origin| proxies.intercept(&origin).is_some());
+    let ca = if tls.ca == Ca::System && origin.starts_with("http:") && !goes_by_another {
         Ca::Pem(String::new())
     } else {
         tls.ca.clone()
