@@ -197,7 +197,7 @@ pub fn client_config(tls: &Tls, oldest: Oldest) -> Result<ClientConfig, TlsError
     load(tls, oldest).map(|(config, _)| config)
 }
 
-/// The same, and when the certificates end that it was made of.
+/// The same, and what there is to say of the certificates that it was made of.
 pub fn load(tls: &Tls, oldest: Oldest) -> Result<(ClientConfig, Certificates), TlsError> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;

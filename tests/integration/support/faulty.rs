@@ -240,6 +240,11 @@ impl Faulty {
         self.shared.log.borrow().seen.iter().filter(|s| s.is(method, path)).cloned().collect()
     }
 
+    /// All requests that came.
+    pub fn all(&self) -> Vec<Seen> {
+        self.shared.log.borrow().seen.clone()
+    }
+
     /// How often such a request came.
     pub fn count(&self, method: &str, path: &str) -> usize {
         self.seen(method, path).len()
