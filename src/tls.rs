@@ -1,7 +1,7 @@
 //! TLS settings and the client configuration made from them.
 
 mod certificate_time;
-mod ends;
+mod certificates;
 mod pem;
 mod public_key;
 mod reload;
@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use verify::{Chain, Unverified};
 
 pub use certificate_time::certificate_time;
-pub use ends::{Certificates, End, Ends};
+pub use certificates::{Certificates, End, Ends};
 pub use pem::{Digest, digest};
 pub use reload::{Look, Reload};
 pub use verify::Refusal;

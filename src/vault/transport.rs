@@ -575,3 +575,26 @@ fn retry_after(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
     let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(3600)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_of_the_system_are_needed_where_tls_is_spoken() {
+        let file = Ca::File("/ca.pem".into());
+        let none = Ca::Pem(String::new());
+        let proxied = || Proxies::from_vars(|name| (name == "HTTP_PROXY").then(|| "https://proxy.example".to_owned()));
+        for (address, ca, proxies, needs) in [
+            ("https://vault.example", Ca::System, Proxies::none(), &Ca::System),
+            ("http://vault.example", Ca::System, Proxies::none(), &none),
+            ("unix:///run/vault.sock", Ca::System, Proxies::none(), &none),
+            ("http://vault.example", file.clone(), Proxies::none(), &file),
+            ("http://vault.example", Ca::System, proxied().unwrap(), &Ca::System),
+        ] {
+            let tls = Tls { ca, ..Tls::default() };
+            let endpoint = Endpoint { address: crate::vault::Address::parse(address).unwrap(), tls, guarded: false };
+            assert_eq!(&needed(&endpoint, &proxies).ca, needs, "{address}");
+        }
+    }
+}
