@@ -1,4 +1,4 @@
-//! What is counted, for whoever scrapes it: `OpenMetrics` text.
+//! What is counted, for scrapes: `OpenMetrics` or classic Prometheus text.
 //!
 //! Every label is a word of [`label`]'s, or an endpoint that the operator named, so that no class and no server can make a
 //! series. All series of counters are there from the start: a rate sees the first event, too. `docs/reference/metrics.md` lists them all.
@@ -8,6 +8,7 @@ mod levels;
 mod process;
 #[cfg(test)]
 mod tests;
+mod text_format;
 
 use std::fmt;
 
@@ -29,9 +30,7 @@ pub use label::{
     Watching,
 };
 pub use levels::{Health, Levels};
-
-/// The content type of [`Metrics::encode`]'s text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub use text_format::TextFormat;
 
 /// Starts every name but those of the process, which have the names that every process's have.
 const PREFIX: &str = "vaultmount";
@@ -87,59 +86,73 @@ impl Metrics {
     #[expect(clippy::too_many_lines, reason = "a list")]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
-        registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "build",
+            "Version of the running program; always 1",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         Self {
-            grpc_requests: family(&mut registry, "grpc_requests", "Calls of the driver answered", grpc_codes()),
+            grpc_requests: family(
+                &mut registry,
+                "grpc_requests",
+                "gRPC calls completed, by method and code",
+                grpc_codes(),
+            ),
             grpc_seconds: histograms(
                 &mut registry,
-                "grpc_request_seconds",
-                "How long calls of the driver took",
+                "grpc_request_duration_seconds",
+                "Duration of gRPC calls in seconds",
                 Rpc::ALL.iter().map(|method| ("method", method.word())),
             ),
             grpc_in_flight: family(
                 &mut registry,
-                "grpc_in_flight",
-                "Calls of the driver that wait for their answer",
+                "grpc_requests_in_flight",
+                "gRPC calls in progress",
                 Rpc::ALL.iter().map(|method| [("method", method.word())]),
             ),
             vault_requests: family(
                 &mut registry,
                 "vault_requests",
-                "Requests to Vault on the wire, each attempt by itself",
+                "Requests sent to Vault; each retry counts",
                 pairs(Operation::ALL, Answered::ALL, request),
             ),
             vault_seconds: histograms(
                 &mut registry,
-                "vault_request_seconds",
-                "How long requests to Vault took on the wire, each attempt by itself",
+                "vault_request_duration_seconds",
+                "Duration of requests to Vault in seconds, without time spent queued; each retry counts",
                 Operation::ALL.iter().map(|what| ("operation", what.word())),
             ),
-            vault_in_flight: family(&mut registry, "vault_in_flight", "Requests to Vault on the wire", [[]]),
+            vault_in_flight: family(&mut registry, "vault_requests_in_flight", "Requests to Vault in progress", [[]]),
             vault_queued: family(
                 &mut registry,
-                "vault_queued",
-                "Requests to Vault that wait for others to have their answer",
+                "vault_requests_queued",
+                "Vault requests queued for a concurrency permit",
                 [[]],
             ),
             kubernetes_requests: family(
                 &mut registry,
                 "kubernetes_requests",
-                "Requests to the Kubernetes API",
+                "Requests sent to the Kubernetes API",
                 pairs(KubeOperation::ALL, Answered::ALL, kube_request),
             ),
-            logins: family(&mut registry, "logins", "Logins of pods", pairs(AuthKind::ALL, LoginOutcome::ALL, login)),
+            logins: family(
+                &mut registry,
+                "logins",
+                "Vault logins of pods, by auth method and outcome",
+                pairs(AuthKind::ALL, LoginOutcome::ALL, login),
+            ),
             reads: by_word(
                 &mut registry,
-                "reads",
-                "Secrets that mounts asked for, by where the answer came from",
-                "from",
+                "secret_reads",
+                "Secrets read successfully for mounts, by source",
+                "source",
                 ReadFrom::ALL,
                 ReadFrom::word,
             ),
             polls_kept: by_word(
                 &mut registry,
-                "polls_kept",
-                "Polls answered with what the pod has, as Vault could not be asked",
+                "stale_polls",
+                "Polls served from stale cached secrets because Vault was unavailable",
                 "reason",
                 Stale::ALL,
                 Stale::word,
@@ -147,58 +160,65 @@ impl Metrics {
             renewals: family(
                 &mut registry,
                 "renewals",
-                "Renewals of tokens and leases",
+                "Renewals of Vault tokens and leases",
                 pairs(Renewable::ALL, RenewalOutcome::ALL, renewal),
             ),
             rotations: family(
                 &mut registry,
                 "rotations",
-                "Credentials replaced by new ones",
+                "Credentials replaced by new ones, by kind and reason",
                 pairs(Kind::ALL, Reason::ALL, rotation).filter(|[(_, kind), _]| *kind != Kind::Plain.word()),
             ),
             revocations: by_word(
                 &mut registry,
                 "revocations",
-                "Revocations of tokens, with what was leased under them",
+                "Revocations of Vault tokens and the leases under them",
                 "outcome",
                 RevocationOutcome::ALL,
                 RevocationOutcome::word,
             ),
             policy_refusals: by_word(
                 &mut registry,
-                "policy_refusals",
-                "Mounts refused because the operator does not allow what they ask for",
+                "policy_denials",
+                "Mounts denied by the operator's policy or flags, by rule",
                 "rule",
                 PolicyRule::ALL,
                 PolicyRule::word,
             ),
             own_addresses: family(
                 &mut registry,
-                "own_addresses",
-                "Mounts of classes that chose an address where no policy file says which they may",
+                "tenant_address_mounts",
+                "Mounts with an address from the class while no policy file is set",
                 [[]],
             ),
             state_writes: by_word(
                 &mut registry,
                 "state_writes",
-                "Files of sessions written in --state-dir",
+                "Writes of session files in --state-dir",
                 "outcome",
                 StateWrite::ALL,
                 StateWrite::word,
             ),
             audit_lines: by_word(
                 &mut registry,
-                "audit_lines",
-                "Lines of the audit log",
+                "audit_records",
+                "Records of the audit log",
                 "outcome",
                 AuditWrite::ALL,
                 AuditWrite::word,
             ),
-            events: by_word(&mut registry, "events", "Events of pods", "outcome", EventWrite::ALL, EventWrite::word),
+            events: by_word(
+                &mut registry,
+                "events",
+                "Kubernetes events of pods",
+                "outcome",
+                EventWrite::ALL,
+                EventWrite::word,
+            ),
             endpoint_changes: by_word(
                 &mut registry,
-                "endpoint_changes",
-                "How often servers were found down, and up again",
+                "endpoint_transitions",
+                "Transitions of a Vault endpoint between up and down",
                 "state",
                 EndpointState::ALL,
                 EndpointState::word,
@@ -246,7 +266,7 @@ impl Metrics {
 
     /// A mount asked for so many secrets, whose answers came from there.
     pub fn reads(&self, from: ReadFrom, count: usize) {
-        self.reads.get_or_create(&[("from", from.word())]).inc_by(count as u64);
+        self.reads.get_or_create(&[("source", from.word())]).inc_by(count as u64);
     }
 
     /// A poll was answered with what the pod has, as Vault could not be asked.
@@ -302,16 +322,16 @@ impl Metrics {
         self.endpoint_changes.get_or_create(&[("state", state.word())]).inc();
     }
 
-    /// All of it, and what is there now, as `OpenMetrics` text.
+    /// Returns every counter, and the given gauges, in a text format.
     #[must_use]
-    pub fn encode(&self, levels: &Levels) -> String {
+    pub fn encode(&self, levels: &Levels, format: TextFormat) -> String {
         let mut text = String::new();
         // Writing to a text cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
             .and_then(|()| levels.encode(&mut text))
             .and_then(|()| process::encode(&mut text, self.started))
             .and_then(|()| encode_eof(&mut text));
-        text
+        format.convert(text)
     }
 }
 
@@ -400,7 +420,7 @@ fn login(method: AuthKind, outcome: LoginOutcome) -> Labels<2> {
 }
 
 fn renewal(what: Renewable, outcome: RenewalOutcome) -> Labels<2> {
-    [("what", what.word()), ("outcome", outcome.word())]
+    [("target", what.word()), ("outcome", outcome.word())]
 }
 
 fn rotation(kind: Kind, reason: Reason) -> Labels<2> {

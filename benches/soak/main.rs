@@ -168,7 +168,7 @@ async fn left(node: &Node, address: SocketAddr) -> Result<(), String> {
     let tokens = leases(&format!("auth/{}/login", node.tenant.auth)).await;
     let credentials = leases(&node.database.path).await;
     let metrics = Metrics::of(address).await;
-    let (sessions, waiting) = (metrics.sum("sessions", &[]), metrics.sum("revocations_waiting", &[]));
+    let (sessions, waiting) = (metrics.sum("sessions", &[]), metrics.sum("pending_revocations", &[]));
     let is_right = users == living
         && [tokens, credentials, sessions as usize].iter().all(|n| *n == living.len())
         && waiting == 0.0;
@@ -257,17 +257,17 @@ fn report(node: &Node, metrics: &Metrics, samples: &[Sample], cpu: f64, lasted: 
     };
     node.report(line);
     line("faults", node.faults());
-    line("logins", by("logins_total", "outcome", &["ok", "refused", "failed"]));
-    for what in ["token", "lease"] {
-        let outcomes = ["renewed", "short", "refused", "gone", "failed"];
-        let counted = outcomes.map(|o| (o, metrics.sum("renewals_total", &[("what", what), ("outcome", o)])));
+    line("logins", by("logins_total", "outcome", &["ok", "denied", "failed"]));
+    for target in ["token", "lease"] {
+        let outcomes = ["renewed", "capped", "denied", "not_found", "failed"];
+        let counted = outcomes.map(|o| (o, metrics.sum("renewals_total", &[("target", target), ("outcome", o)])));
         let told: Vec<String> = counted.iter().filter(|(_, n)| *n > 0.0).map(|(o, n)| format!("{n} {o}")).collect();
-        line(&format!("renewals of a {what}"), told.join(", "));
+        line(&format!("renewals of a {target}"), told.join(", "));
     }
-    line("rotations of a credential", by("rotations_total", "reason", &["maximum", "token", "age", "gone"]));
-    line("revocations", by("revocations_total", "outcome", &["revoked", "over", "refused", "failed"]));
+    line("rotations of a credential", by("rotations_total", "reason", &["max_ttl", "token", "refresh_due", "revoked"]));
+    line("revocations", by("revocations_total", "outcome", &["revoked", "already_expired", "denied", "failed"]));
     line("requests to Vault", by("vault_requests_total", "status", &["2xx", "3xx", "4xx", "5xx", "none"]));
-    line("polls kept", metrics.sum("polls_kept_total", &[]).to_string());
+    line("stale polls", metrics.sum("stale_polls_total", &[]).to_string());
     line("memory", format!("{memory:.1} MB after a third, {memory_later:.1} MB at the end (allowed: {MORE_MEMORY}x)"));
     line(
         "descriptors",

@@ -1,11 +1,11 @@
 //! Metrics: `GET /metrics`.
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header::ACCEPT};
 use http_body_util::Full;
 
 use super::page;
-use crate::{metrics::CONTENT_TYPE, mount::Mounter};
+use crate::{metrics::TextFormat, mount::Mounter};
 
 /// Where metrics are, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "metrics are at /metrics\n";
@@ -14,6 +14,9 @@ pub(super) async fn answer<B>(request: &Request<B>, mounter: &Mounter) -> Option
     if request.method() != Method::GET || request.uri().path() != "/metrics" {
         return None;
     }
+    // One header line may be split into several: RFC 9110, section 5.3.
+    let accept: Vec<&str> = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = TextFormat::from_accept(&accept.join(","));
     let levels = mounter.levels().await;
-    Some(page(StatusCode::OK, CONTENT_TYPE, mounter.sessions.metrics().encode(&levels)))
+    Some(page(StatusCode::OK, format.content_type(), mounter.sessions.metrics().encode(&levels, format)))
 }

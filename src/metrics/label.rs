@@ -54,13 +54,13 @@ words! {
     /// Where the answer to what a mount asked for came from.
     ReadFrom {
         /// It was there, and good.
-        Memory = "memory",
+        Memory = "cache",
         /// Vault was asked.
         Vault = "vault",
         /// Vault was being asked by another mount.
-        Shared = "shared",
+        Shared = "coalesced",
         /// It was there, and old; Vault could not be asked.
-        Kept = "kept",
+        Kept = "stale",
     }
 }
 
@@ -76,11 +76,11 @@ words! {
         /// It is not trusted, or is no Vault.
         Untrusted = "untrusted",
         /// It limits requests, or is behind.
-        Busy = "busy",
+        Busy = "throttled",
         /// It did not answer in time.
-        Slow = "slow",
+        Slow = "timeout",
         /// It fails, or what stands behind it does.
-        Fault = "fault",
+        Fault = "server_error",
     }
 }
 
@@ -142,7 +142,7 @@ words! {
         /// It brought a token.
         Ok = "ok",
         /// Vault said no.
-        Refused = "refused",
+        Refused = "denied",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
     }
@@ -164,11 +164,11 @@ words! {
         /// It lives as long as was asked for.
         Renewed = "renewed",
         /// It lives on, but for less: its greatest age is near.
-        Short = "short",
+        Short = "capped",
         /// Vault said no.
-        Refused = "refused",
+        Refused = "denied",
         /// Vault knows it no more.
-        Gone = "gone",
+        Gone = "not_found",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
     }
@@ -194,13 +194,13 @@ words! {
     /// Why what was read is read anew.
     Reason {
         /// Its own end is near, and no renewal moves it.
-        Maximum = "maximum",
+        Maximum = "max_ttl",
         /// Its token's is.
         Token = "token",
         /// It was plain and old, a certificate past two thirds of its life, or a static credential at its rotation.
-        Age = "age",
+        Age = "refresh_due",
         /// It or its token is no more.
-        Gone = "gone",
+        Gone = "revoked",
     }
 }
 
@@ -210,9 +210,9 @@ words! {
         /// Vault revoked it.
         Revoked = "revoked",
         /// It was over by itself.
-        Over = "over",
+        Over = "already_expired",
         /// Vault said no.
-        Refused = "refused",
+        Refused = "denied",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
     }
@@ -234,7 +234,7 @@ words! {
         /// It is written.
         Ok = "ok",
         /// It is not, and will not be.
-        Lost = "lost",
+        Lost = "dropped",
     }
 }
 
@@ -254,11 +254,11 @@ words! {
     /// How a token or a lease stands.
     State {
         /// It counts, and is renewed when its time comes.
-        Live = "live",
+        Live = "active",
         /// It counts, and its last renewal failed.
         Failing = "failing",
         /// It counts, and cannot be renewed any more.
-        Ending = "ending",
+        Ending = "expiring",
         /// Another took its place; it ends when nobody can have it in use.
         Superseded = "superseded",
     }

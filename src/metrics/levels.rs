@@ -39,10 +39,10 @@ pub struct Levels {
     pub pod_watch: Watching,
     /// Servers that cannot be asked.
     pub endpoints_down: usize,
-    /// Whether the policy file cannot be used as it is; none without one.
-    pub policy_broken: Option<bool>,
-    /// Whether the TLS files of the servers that the operator named cannot be used as they are, by the servers' addresses.
-    pub tls_broken: BTreeMap<String, bool>,
+    /// Whether the last reload of the policy file succeeded; `None` without one.
+    pub policy_reloaded: Option<bool>,
+    /// Whether the last reload of the TLS files of each operator endpoint succeeded, by address.
+    pub tls_reloaded: BTreeMap<String, bool>,
     /// How the servers stand that the operator named, by their addresses; those of which nothing is known are missing.
     pub endpoints: BTreeMap<String, Health>,
     /// When certificates end that the operator named, in seconds since 1970.
@@ -62,71 +62,71 @@ impl Levels {
     /// Appends them in the text format. Each scrape has gauges of its own, so that two at once print what each was given.
     pub(super) fn encode(&self, text: &mut String) -> fmt::Result {
         let mut registry = Registry::with_prefix(PREFIX);
-        let leases = family(&mut registry, "leases", "Answers of Vault that pods have");
+        let leases = family(&mut registry, "cached_secrets", "Cached secrets, by kind and state");
         for (state, kind) in State::ALL.iter().flat_map(|s| Kind::ALL.iter().map(move |k| (*s, *k))) {
             let level = self.leases.get(&(state, kind)).copied().unwrap_or(0);
             set(&leases, [("state", state.word()), ("kind", kind.word())], level);
         }
-        let tokens = family(&mut registry, "tokens", "Vault tokens held");
+        let tokens = family(&mut registry, "tokens", "Vault tokens of open sessions, by state");
         for state in State::ALL {
             set(&tokens, [("state", state.word())], self.tokens.get(state).copied().unwrap_or(0));
         }
         for (name, help, level) in [
-            ("leases_overdue", "Answers of Vault that pods have and that have ended", self.overdue),
-            ("sessions", "Pods with a standing at a Vault", self.sessions),
-            (
-                "sessions_limit",
-                "How many pods with a standing at a Vault there may be (--max-sessions)",
-                self.sessions_limit,
-            ),
-            ("mounts_limit", "How many mounts may be under way at once (--max-mounts)", self.mounts_limit),
-            ("revocations_waiting", "Vault tokens that wait to be revoked", self.revocations_waiting),
-            ("pods_watched", "Pods of this node whose end will be seen", self.pods_watched),
-            ("endpoints_down", "Servers that cannot be asked", self.endpoints_down),
+            ("expired_secrets", "Cached secrets that have expired and were not replaced", self.overdue),
+            ("sessions", "Open sessions", self.sessions),
+            ("sessions_limit", "Maximum number of open sessions (--max-sessions)", self.sessions_limit),
+            ("mounts_limit", "Maximum number of concurrent mounts (--max-mounts)", self.mounts_limit),
+            ("pending_revocations", "Vault tokens queued for revocation", self.revocations_waiting),
+            ("pods_watched", "Pods of this node with a session that the pod watch covers", self.pods_watched),
+            ("endpoints_down", "Vault endpoints that are down", self.endpoints_down),
         ] {
             set(&family(&mut registry, name, help), [], level);
         }
         for (name, help, moment) in [
             (
-                "next_end_timestamp_seconds",
-                "When the first of the leases that are failing or ending ends, in seconds since 1970; missing when none is",
+                "earliest_secret_expiry_timestamp_seconds",
+                "Unix time at which the first failing or expiring secret expires; absent if there is none",
                 self.next_end,
             ),
             (
-                "token_end_timestamp_seconds",
-                "When the first of the Vault tokens ends unless it is renewed, in seconds since 1970; missing when none ends",
+                "earliest_token_expiry_timestamp_seconds",
+                "Unix time at which the first Vault token expires unless it is renewed; absent if no token expires",
                 self.token_end,
             ),
             (
-                "oldest_success_timestamp_seconds",
-                "When the pod that has gone longest without a poll that brought all that was due had its last, in seconds since 1970; missing without pods that are polled",
+                "oldest_refresh_success_timestamp_seconds",
+                "Unix time of the oldest last successful refresh among polled pods; absent if no pod is polled",
                 self.oldest_success,
             ),
         ] {
             let family = family(&mut registry, name, help);
             moment.inspect(|moment| set_moment(&family, [], *moment));
         }
-        let watch = family(&mut registry, "pod_watch", "How the watch of this node's pods stands: 1 for what it is");
+        let watch = family(
+            &mut registry,
+            "pod_watch_state",
+            "State of the pod watch: 1 for the current state, 0 for the others",
+        );
         for state in Watching::ALL {
             set(&watch, [("state", state.word())], usize::from(*state == self.pod_watch));
         }
         let ends = family(
             &mut registry,
-            "certificate_end_timestamp_seconds",
-            "When the first of the operator's certificates ends that is not over, in seconds since 1970; missing without files",
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which the first unexpired TLS certificate of the operator expires; absent without certificate files",
         );
         for (what, end) in &self.certificates {
             set_moment(&ends, [("certificate", what.word())], *end);
         }
-        let broken = family(
+        let reloaded = family(
             &mut registry,
-            "policy_broken",
-            "Whether the policy file cannot be used as it is, and what it said before is in force; missing without one",
+            "policy_last_reload_successful",
+            "1 if the last reload of the policy file succeeded, 0 if the previous policy is still in force; absent without a policy file",
         );
-        self.policy_broken.inspect(|is_broken| set(&broken, [], usize::from(*is_broken)));
-        let (broken, up, sealed) = (Endpoints::default(), Endpoints::default(), Endpoints::default());
-        for (address, is_broken) in &self.tls_broken {
-            broken.get_or_create(&[("endpoint", address.clone())]).set((*is_broken).into());
+        self.policy_reloaded.inspect(|is_ok| set(&reloaded, [], usize::from(*is_ok)));
+        let (reloaded, up, sealed) = (Endpoints::default(), Endpoints::default(), Endpoints::default());
+        for (address, is_ok) in &self.tls_reloaded {
+            reloaded.get_or_create(&[("endpoint", address.clone())]).set((*is_ok).into());
         }
         for (address, health) in &self.endpoints {
             let label = [("endpoint", address.clone())];
@@ -134,18 +134,18 @@ impl Levels {
             sealed.get_or_create(&label).set(health.sealed.into());
         }
         registry.register(
-            "tls_broken",
-            "Whether the TLS files of a server that the operator named cannot be used as they are, and those read before are in use",
-            broken,
+            "tls_last_reload_successful",
+            "1 if the last reload of an operator endpoint's TLS files succeeded, 0 if the previous files are still in use",
+            reloaded,
         );
         registry.register(
             "endpoint_up",
-            "Whether a server that the operator named can be asked; missing while that is not known",
+            "1 if an operator endpoint is up, 0 if it is down; absent while its state is unknown",
             up,
         );
         registry.register(
             "endpoint_sealed",
-            "Whether a server that the operator named is sealed; missing while that is not known",
+            "1 if an operator endpoint is sealed or uninitialized, 0 if not; absent while its state is unknown",
             sealed,
         );
         encode_registry(text, &registry)

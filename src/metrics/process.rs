@@ -21,16 +21,24 @@ pub(super) fn encode(text: &mut String, started: i64) -> fmt::Result {
     let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
     let seconds = Counter::<f64, AtomicU64>::default();
     seconds.inc_by(cpu.as_secs_f64());
-    registry.register("process_cpu_seconds", "Processor time taken, of all threads, in seconds", seconds);
+    registry.register("process_cpu_seconds", "Total user and system CPU time in seconds", seconds);
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     for (name, help, level) in [
-        ("process_start_time_seconds", "When the process started, in seconds since 1970", Some(started)),
-        ("process_resident_memory_bytes", "Memory in use", number(&status, "VmRSS:").map(|kib| kib << 10)),
-        ("process_virtual_memory_bytes", "Addresses in use", number(&status, "VmSize:").map(|kib| kib << 10)),
-        ("process_threads", "Threads", number(&status, "Threads:")),
-        ("process_open_fds", "Open file descriptors", open_files()),
-        ("process_max_fds", "Open file descriptors at most", number(&limits, "Max open files")),
+        ("process_start_time_seconds", "Unix time of the process start", Some(started)),
+        (
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes",
+            number(&status, "VmRSS:").map(|kib| kib << 10),
+        ),
+        (
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes",
+            number(&status, "VmSize:").map(|kib| kib << 10),
+        ),
+        ("process_threads", "Number of OS threads", number(&status, "Threads:")),
+        ("process_open_fds", "Number of open file descriptors", open_files()),
+        ("process_max_fds", "Maximum number of open file descriptors", number(&limits, "Max open files")),
     ] {
         register(&mut registry, name, help, level);
     }
@@ -41,9 +49,17 @@ pub(super) fn encode(text: &mut String, started: i64) -> fmt::Result {
         runtime.as_ref().and_then(|runtime| i64::try_from(level(runtime)).ok())
     };
     for (name, help, level) in [
-        ("runtime_workers", "Threads that run tasks", of(tokio::runtime::RuntimeMetrics::num_workers)),
-        ("runtime_tasks", "Tasks that have not ended", of(tokio::runtime::RuntimeMetrics::num_alive_tasks)),
-        ("runtime_queued", "Tasks that wait for a thread", of(tokio::runtime::RuntimeMetrics::global_queue_depth)),
+        ("runtime_workers", "Worker threads of the async runtime", of(tokio::runtime::RuntimeMetrics::num_workers)),
+        (
+            "runtime_tasks",
+            "Tasks of the async runtime that have not completed",
+            of(tokio::runtime::RuntimeMetrics::num_alive_tasks),
+        ),
+        (
+            "runtime_queue_depth",
+            "Tasks queued for a worker thread",
+            of(tokio::runtime::RuntimeMetrics::global_queue_depth),
+        ),
     ] {
         register(&mut registry, name, help, level);
     }

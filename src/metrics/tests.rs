@@ -20,8 +20,8 @@ fn none() -> Levels {
         pods_watched: 7,
         pod_watch: Watching::Denied,
         endpoints_down: 4,
-        policy_broken: Some(true),
-        tls_broken: [("https://vault:8200".to_owned(), true)].into(),
+        policy_reloaded: Some(false),
+        tls_reloaded: [("https://vault:8200".to_owned(), false)].into(),
         endpoints: [("https://vault:8200".to_owned(), Health { up: false, sealed: true })].into(),
         certificates: [(Certified::Ca, 1_900_000_000)].into(),
     }
@@ -50,7 +50,7 @@ async fn what_happened_and_what_is_there_is_printed() {
     metrics.own_address();
     metrics.endpoint_change(EndpointState::Down);
     let under_way = (metrics.call(Rpc::Mount), metrics.vault_request(Operation::List), metrics.vault_queue());
-    let text = metrics.encode(&none());
+    let text = metrics.encode(&none(), TextFormat::OpenMetrics);
     drop(under_way);
     let version = env!("CARGO_PKG_VERSION");
     for line in [
@@ -59,57 +59,57 @@ async fn what_happened_and_what_is_there_is_printed() {
         r#"vaultmount_grpc_requests_total{method="Mount",code="Cancelled"} 1"#,
         r#"vaultmount_grpc_requests_total{method="Mount",code="Internal"} 0"#,
         r#"vaultmount_grpc_requests_total{method="Version",code="OK"} 1"#,
-        r#"vaultmount_grpc_request_seconds_bucket{le="0.0025",method="Mount"} 1"#,
-        r#"vaultmount_grpc_request_seconds_bucket{le="0.005",method="Mount"} 2"#,
-        r#"vaultmount_grpc_request_seconds_bucket{le="30.0",method="Mount"} 2"#,
-        r#"vaultmount_grpc_request_seconds_sum{method="Mount"} 90.003"#,
-        r#"vaultmount_grpc_in_flight{method="Mount"} 1"#,
+        r#"vaultmount_grpc_request_duration_seconds_bucket{le="0.0025",method="Mount"} 1"#,
+        r#"vaultmount_grpc_request_duration_seconds_bucket{le="0.005",method="Mount"} 2"#,
+        r#"vaultmount_grpc_request_duration_seconds_bucket{le="30.0",method="Mount"} 2"#,
+        r#"vaultmount_grpc_request_duration_seconds_sum{method="Mount"} 90.003"#,
+        r#"vaultmount_grpc_requests_in_flight{method="Mount"} 1"#,
         r#"vaultmount_vault_requests_total{operation="read",status="5xx"} 1"#,
         r#"vaultmount_vault_requests_total{operation="login",status="none"} 1"#,
-        r#"vaultmount_vault_request_seconds_count{operation="read"} 1"#,
-        "vaultmount_vault_in_flight 1",
-        "vaultmount_vault_queued 1",
+        r#"vaultmount_vault_request_duration_seconds_count{operation="read"} 1"#,
+        "vaultmount_vault_requests_in_flight 1",
+        "vaultmount_vault_requests_queued 1",
         r#"vaultmount_kubernetes_requests_total{operation="pods",status="4xx"} 1"#,
-        r#"vaultmount_logins_total{method="jwt",outcome="refused"} 1"#,
-        r#"vaultmount_reads_total{from="memory"} 4"#,
-        r#"vaultmount_polls_kept_total{reason="sealed"} 1"#,
-        r#"vaultmount_renewals_total{what="lease",outcome="short"} 1"#,
-        r#"vaultmount_rotations_total{kind="certificate",reason="age"} 1"#,
-        r#"vaultmount_revocations_total{outcome="over"} 1"#,
-        r#"vaultmount_policy_refusals_total{rule="address"} 1"#,
-        "vaultmount_own_addresses_total 1",
-        "vaultmount_policy_broken 1",
-        r#"vaultmount_tls_broken{endpoint="https://vault:8200"} 1"#,
-        r#"vaultmount_endpoint_changes_total{state="down"} 1"#,
-        r#"vaultmount_endpoint_changes_total{state="up"} 0"#,
+        r#"vaultmount_logins_total{method="jwt",outcome="denied"} 1"#,
+        r#"vaultmount_secret_reads_total{source="cache"} 4"#,
+        r#"vaultmount_stale_polls_total{reason="sealed"} 1"#,
+        r#"vaultmount_renewals_total{target="lease",outcome="capped"} 1"#,
+        r#"vaultmount_rotations_total{kind="certificate",reason="refresh_due"} 1"#,
+        r#"vaultmount_revocations_total{outcome="already_expired"} 1"#,
+        r#"vaultmount_policy_denials_total{rule="address"} 1"#,
+        "vaultmount_tenant_address_mounts_total 1",
+        "vaultmount_policy_last_reload_successful 0",
+        r#"vaultmount_tls_last_reload_successful{endpoint="https://vault:8200"} 0"#,
+        r#"vaultmount_endpoint_transitions_total{state="down"} 1"#,
+        r#"vaultmount_endpoint_transitions_total{state="up"} 0"#,
         "vaultmount_endpoints_down 4",
         r#"vaultmount_endpoint_up{endpoint="https://vault:8200"} 0"#,
         r#"vaultmount_endpoint_sealed{endpoint="https://vault:8200"} 1"#,
-        r#"vaultmount_certificate_end_timestamp_seconds{certificate="ca"} 1900000000"#,
+        r#"vaultmount_certificate_expiry_timestamp_seconds{certificate="ca"} 1900000000"#,
         &format!(r#"vaultmount_build_info{{version="{version}"}} 1"#),
-        r#"vaultmount_leases{state="live",kind="leased"} 3"#,
-        r#"vaultmount_leases{state="ending",kind="plain"} 0"#,
-        "vaultmount_leases_overdue 2",
-        "vaultmount_next_end_timestamp_seconds 1800000000",
+        r#"vaultmount_cached_secrets{state="active",kind="leased"} 3"#,
+        r#"vaultmount_cached_secrets{state="expiring",kind="plain"} 0"#,
+        "vaultmount_expired_secrets 2",
+        "vaultmount_earliest_secret_expiry_timestamp_seconds 1800000000",
         r#"vaultmount_tokens{state="failing"} 2"#,
-        "vaultmount_token_end_timestamp_seconds 1700000000",
+        "vaultmount_earliest_token_expiry_timestamp_seconds 1700000000",
         "vaultmount_sessions 5",
         "vaultmount_sessions_limit 2048",
         "vaultmount_mounts_limit 256",
-        "vaultmount_revocations_waiting 1",
+        "vaultmount_pending_revocations 1",
         "vaultmount_pods_watched 7",
-        r#"vaultmount_pod_watch{state="denied"} 1"#,
-        r#"vaultmount_pod_watch{state="synced"} 0"#,
+        r#"vaultmount_pod_watch_state{state="denied"} 1"#,
+        r#"vaultmount_pod_watch_state{state="synced"} 0"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
     }
-    assert!(!text.contains("vaultmount_oldest_success_timestamp_seconds "), "{text}");
+    assert!(!text.contains("vaultmount_oldest_refresh_success_timestamp_seconds "), "{text}");
     assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
 }
 
 #[test]
 fn what_the_process_takes_is_told() {
-    let text = Metrics::new().encode(&none());
+    let text = Metrics::new().encode(&none(), TextFormat::OpenMetrics);
     let told = |name: &str| {
         let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("{name} is not in:\n{text}"))
@@ -127,7 +127,9 @@ fn what_the_process_takes_is_told() {
 #[test]
 fn every_series_is_there_from_the_start_and_none_is_added() {
     let metrics = Metrics::new();
-    let series = |metrics: &Metrics| metrics.encode(&none()).lines().filter(|l| !l.starts_with('#')).count();
+    let series = |metrics: &Metrics| {
+        metrics.encode(&none(), TextFormat::OpenMetrics).lines().filter(|l| !l.starts_with('#')).count()
+    };
     let before = series(&metrics);
     for code in Code::ALL {
         metrics.call(Rpc::Mount).answered(Err(code));
@@ -174,7 +176,7 @@ fn families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
 async fn the_table_in_the_docs_lists_every_metric_and_every_label() {
     let all = Levels { oldest_success: Some(1), ..none() };
     let all = Levels { certificates: Certified::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
-    let mut told = families(&Metrics::new().encode(&all));
+    let mut told = families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
     let page = include_str!("../../docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let [_, name, labels, what, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };

@@ -62,10 +62,10 @@ impl Mounter {
                 levels.endpoints.entry(server.address.to_string()).or_insert(Health { up: true, sealed: false });
             *health = Health { up: health.up && found.is_none(), sealed: health.sealed || sealed };
         }
-        levels.policy_broken = self.operator.policy.as_ref().map(|file| file.is_broken());
+        levels.policy_reloaded = self.operator.policy.as_ref().map(|file| !file.is_broken());
         levels.mounts_limit = self.slots.most();
         for (address, TlsFiles { ends, broken }) in self.tls_files(servers).await {
-            *levels.tls_broken.entry(address).or_default() |= broken;
+            *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
             for (what, end) in [(Certified::Ca, ends.authority), (Certified::Client, ends.client)] {
                 let Some(end) = end.map(|end| end.at.as_second()) else { continue };
                 levels.certificates.entry(what).and_modify(|first| *first = end.min(*first)).or_insert(end);

@@ -74,8 +74,8 @@ impl Renewal {
             pods_watched,
             pod_watch: watch.state,
             endpoints_down: self.vault.outages().len(),
-            policy_broken: None,
-            tls_broken: BTreeMap::new(),
+            policy_reloaded: None,
+            tls_reloaded: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             certificates: BTreeMap::new(),
         };

@@ -66,7 +66,7 @@ def test_what_has_ended_has_no_database_user(shop, vault, provider):
     assert pods["overdue"].status()["status"]["reason"] == "DeadlineExceeded"
     assert pods["finished"].status()["status"]["phase"] == "Succeeded"
     vault.log_in(*credential(pods["living"].volume("db")))
-    assert provider.metric("vaultmount_revocations_waiting") == 0
+    assert provider.metric("vaultmount_pending_revocations") == 0
 
 
 @on("off")
@@ -139,7 +139,7 @@ def test_a_client_survives_rotations(shop, vault, driver, provider):
     default_ttl, max_ttl, rotations = ROTATES[driver.version]
     vault.add_database_role("brief", default_ttl, max_ttl)
     shop.add_class("db", DB.format("brief"))
-    begin, counted = time.time(), 'vaultmount_rotations_total{kind="leased",reason="maximum"}'
+    begin, counted = time.time(), 'vaultmount_rotations_total{kind="leased",reason="max_ttl"}'
     before = provider.metric(counted)
     pod = shop.run_pod("client", "db")
     # Beside the pod, as the image of pods has no client of PostgreSQL.
@@ -191,7 +191,7 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     begin = time.time()
     pod = shop.run_pod(f"unpolled-{driver.version}", "db")
     mine = credential(pod.volume("db"))
-    level = 'vaultmount_leases{state="ending",kind="leased"}'
+    level = 'vaultmount_cached_secrets{state="expiring",kind="leased"}'
     assert provider.metric(level) == 0
     said = lambda words: [line for line in provider.log().splitlines() if words in line and f'pod="{pod.name}"' in line]  # noqa: E731
     shop.wait("a warning", lambda: said("credential ends, and no poll comes") != [], 120)
@@ -227,9 +227,9 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
     for pod in pods:
         session = sessions[pod.uid()]
         assert (session["pod"], session["namespace"], session["role"]) == (pod.name, "shop", "web")
-        assert session["renewed"] and session["token"]["state"] == "live"
+        assert session["renewed"] and session["token"]["state"] == "active"
         leases = {lease["path"]: (lease["kind"], lease["state"]) for lease in session["leases"]}
-        assert leases == {"database/creds/web": ("leased", "live"), "secret/data/web/key": ("plain", "live")}
+        assert leases == {"database/creds/web": ("leased", "active"), "secret/data/web/key": ("plain", "active")}
         assert f"shop/{pod.name} ({pod.uid()})" in text
     for secret in ("s3cret", *(word for one in credentials for word in one)):
         assert secret not in text and secret not in json.dumps(status)
@@ -273,11 +273,11 @@ def test_without_the_right_to_watch_nothing_is_revoked(shop, vault, node, provid
         denied = [line for line in provider.log().splitlines() if "nothing tells when pods end" in line]
         print("\n" + "\n".join(denied))
         assert len(denied) == 1 and "WARN" in denied[0] and "[VM0" in denied[0]
-        assert provider.metric('vaultmount_pod_watch{state="denied"}') == 1
+        assert provider.metric('vaultmount_pod_watch_state{state="denied"}') == 1
         assert provider.status()["watch"]["state"] == "denied"
     finally:
         provider.apply()
     given = time.time()
     shop.wait("the user's end", lambda: name not in vault.database_users(), 120)
     print(f"the user was gone {time.time() - given:.0f} s after the right was back")
-    assert provider.metric('vaultmount_pod_watch{state="synced"}') == 1
+    assert provider.metric('vaultmount_pod_watch_state{state="synced"}') == 1

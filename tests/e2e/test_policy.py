@@ -57,7 +57,7 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
     ]:
         pod = shop.add_pod(name, "plain", attributes={parameter: value})
         print(pod.wait_event(cause))
-    assert provider.metric("vaultmount_policy_refusals_total") >= 7
+    assert provider.metric("vaultmount_policy_denials_total") >= 7
     # Another policy comes without a restart.
     (before,) = provider.pods()
     governed.by("policy.md", f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [prod]}}]\n")

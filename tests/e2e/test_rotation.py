@@ -153,13 +153,13 @@ def test_the_api_server_is_away_for_a_minute(shop, vault, node, driver, provider
 @on("10s")
 def test_vault_is_sealed_unsealed_and_restarted(shop, vault, provider, follower):
     shop.add_class("next", KEY.format("live"))
-    before = provider.metric("vaultmount_polls_kept_total")
+    before = provider.metric("vaultmount_stale_polls_total")
     try:
         vault.seal()
         waiting = shop.add_pod("waiting", "next")
         assert_quoted(waiting.wait_event("code = Unavailable", "sealed"))
         # The poll of a pod that has its files does not fail for that.
-        kept = lambda: provider.metric("vaultmount_polls_kept_total") > before  # noqa: E731
+        kept = lambda: provider.metric("vaultmount_stale_polls_total") > before  # noqa: E731
         shop.wait("a poll while Vault is sealed", kept, 120)
         assert shop.events("FailedMount", "follower") == []
         assert follower.file("/live/key") == ("644", "first") and follower.log() == "first\n"

@@ -229,8 +229,8 @@ async fn a_log_that_is_renamed_goes_on_and_one_that_cannot_be_written_is_counted
     let counted = async |line: &str| {
         while !get(&format!("http://{metrics}/metrics")).await.1.lines().any(|l| l == line) {}
     };
-    counted(r#"vaultmount_audit_lines_total{outcome="lost"} 2"#).await;
-    counted(r#"vaultmount_audit_lines_total{outcome="ok"} 4"#).await;
+    counted(r#"vaultmount_audit_records_total{outcome="dropped"} 2"#).await;
+    counted(r#"vaultmount_audit_records_total{outcome="ok"} 4"#).await;
     fs::create_dir(audited.folder.path()).unwrap();
     audited.daemon.files(&audited.pod()).await;
     assert_eq!(audited.lines(2).await.len(), 2);

@@ -4,7 +4,10 @@ use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, Command},
+};
 use vaultmount::error::Cause;
 
 use crate::{
@@ -28,16 +31,16 @@ async fn mounts_and_requests_are_counted() {
     for line in [
         r#"vaultmount_grpc_requests_total{method="Mount",code="OK"} 1"#,
         r#"vaultmount_grpc_requests_total{method="Mount",code="PermissionDenied"} 1"#,
-        r#"vaultmount_grpc_request_seconds_count{method="Mount"} 2"#,
-        r#"vaultmount_grpc_in_flight{method="Mount"} 0"#,
+        r#"vaultmount_grpc_request_duration_seconds_count{method="Mount"} 2"#,
+        r#"vaultmount_grpc_requests_in_flight{method="Mount"} 0"#,
         r#"vaultmount_logins_total{method="jwt",outcome="ok"} 1"#,
         r#"vaultmount_vault_requests_total{operation="login",status="2xx"} 1"#,
         r#"vaultmount_vault_requests_total{operation="read",status="2xx"} 1"#,
-        r#"vaultmount_pod_watch{state="off"} 1"#,
+        r#"vaultmount_pod_watch_state{state="off"} 1"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
     }
-    assert!(text.ends_with("# EOF\n") && !text.contains(&pod.namespace), "{text}");
+    assert!(!text.contains(&pod.namespace), "{text}");
     for path in ["/", "/livez", "/metrics/"] {
         let (status, text) = get(&format!("http://{address}{path}")).await;
         assert_eq!((status, text.as_str()), (404, METRICS), "{path}");
@@ -62,12 +65,32 @@ async fn a_refused_login_is_counted_by_its_method() {
     daemon.refuses(&other, Cause::RoleMissing, &[]).await;
     let (_, text) = get(&format!("http://{address}/metrics")).await;
     for line in [
-        r#"vaultmount_logins_total{method="jwt",outcome="refused"} 2"#,
-        r#"vaultmount_logins_total{method="kubernetes",outcome="refused"} 1"#,
-        r#"vaultmount_logins_total{method="unknown",outcome="refused"} 1"#,
+        r#"vaultmount_logins_total{method="jwt",outcome="denied"} 2"#,
+        r#"vaultmount_logins_total{method="kubernetes",outcome="denied"} 1"#,
+        r#"vaultmount_logins_total{method="unknown",outcome="denied"} 1"#,
         r#"vaultmount_vault_requests_total{operation="login",status="4xx"} 5"#,
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+}
+
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[tokio::test]
+async fn metrics_accept_header_negotiates_openmetrics_or_classic_text() {
+    let address = free();
+    let _daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
+    let url = format!("http://{address}/metrics");
+    for accept in ["*/*", "text/html", "text/plain;version=0.0.4", "application/openmetrics-text;q=0.1,text/plain"] {
+        let (content_type, text) = http::get_accepting(&url, accept).await;
+        assert_eq!(content_type, CLASSIC, "{accept}");
+        assert!(text.contains("# TYPE vaultmount_build_info gauge\n") && !text.contains("# EOF"), "{accept}: {text}");
+    }
+    for accept in ["application/openmetrics-text", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"] {
+        let (content_type, text) = http::get_accepting(&url, accept).await;
+        assert_eq!(content_type, OPEN_METRICS, "{accept}");
+        assert!(text.contains("# TYPE vaultmount_build info\n") && text.ends_with("# EOF\n"), "{accept}: {text}");
     }
 }
 
@@ -155,6 +178,39 @@ async fn a_prometheus_reads_what_the_documentation_shows() {
     assert!(kinds.contains(&"config") && kinds.contains(&"rules"), "{kinds:?}");
 }
 
+/// Runs promtool with some standard input; what it printed, if it found no fault.
+async fn promtool(args: &[&str], input: &str) -> Result<String, String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/promtool");
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{e}: dev/install.py prometheus"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(text) } else { Err(text) }
+}
+
+#[tokio::test]
+#[ignore = "needs Debian's Prometheus: make prometheus"]
+async fn prometheus_promtool_accepts_both_metrics_text_formats() {
+    let address = free();
+    let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
+    daemon.files(&pod().await).await;
+    let url = format!("http://{address}/metrics");
+    let (_, classic) = http::get_accepting(&url, "text/plain").await;
+    assert_eq!(promtool(&["check", "metrics"], &classic).await, Ok(String::new()));
+    // `check metrics` reads the classic format alone (promtool 2.42), and blocks are made of samples with a time.
+    let (_, open_metrics) = http::get_accepting(&url, "application/openmetrics-text").await;
+    let timed = |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("{line} 1700000000\n") };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, blocks) = (folder.path().join("metrics"), folder.path().join("blocks"));
+    fs::write(&file, open_metrics.lines().map(timed).collect::<String>()).unwrap();
+    let [file, blocks] = [&file, &blocks].map(|path| path.to_str().unwrap());
+    let printed = promtool(&["tsdb", "create-blocks-from", "openmetrics", file, blocks], "").await.unwrap();
+    let samples = open_metrics.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(printed.contains(&samples.to_string()), "{samples} samples: {printed}");
+}
+
 #[tokio::test]
 #[ignore = "needs Debian's Prometheus: make prometheus"]
 async fn a_prometheus_takes_everything_and_answers() {
@@ -172,16 +228,19 @@ async fn a_prometheus_takes_everything_and_answers() {
         ("up", 1.0),
         (r#"vaultmount_grpc_requests_total{method="Mount",code="OK"}"#, 1.0),
         (r#"sum(vaultmount_logins_total{outcome="ok"})"#, 1.0),
-        ("sum(vaultmount_leases)", 1.0),
-        (r#"vaultmount_vault_request_seconds_count{operation="read"}"#, 1.0),
+        ("sum(vaultmount_cached_secrets)", 1.0),
+        (r#"vaultmount_vault_request_duration_seconds_count{operation="read"}"#, 1.0),
         (r#"count(vaultmount_build_info{version!=""})"#, 1.0),
         // All quantiles of a mount lie within the histogram's bounds.
-        (r#"count(histogram_quantile(0.99, vaultmount_grpc_request_seconds_bucket{method="Mount"}) < 30)"#, 1.0),
+        (
+            r#"count(histogram_quantile(0.99, vaultmount_grpc_request_duration_seconds_bucket{method="Mount"}) < 30)"#,
+            1.0,
+        ),
     ] {
         assert_eq!(prometheus.query(query).await, Some(expected), "{query}");
     }
     let families = prometheus.ask("metadata").await;
-    let (_, text) = get(&format!("http://{scraped}/metrics")).await;
+    let (_, text) = http::get_accepting(&format!("http://{scraped}/metrics"), "application/openmetrics-text").await;
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = family.split_once(' ').unwrap();
         assert_eq!(families[name][0]["type"], kind, "{name}");

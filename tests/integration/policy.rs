@@ -59,7 +59,11 @@ async fn an_endpoint_is_a_server_and_a_login_by_name() {
     daemon.refuses(&both, Cause::InvalidRequest, &["vaultEndpoint", "vaultAddress", "remove one"]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
     let up = format!("vaultmount_endpoint_up{{endpoint=\"{}\"}} 1", tenant.address);
-    for line in [up.as_str(), "vaultmount_policy_refusals_total{rule=\"endpoint\"} 1", "vaultmount_policy_broken 0"] {
+    for line in [
+        up.as_str(),
+        "vaultmount_policy_denials_total{rule=\"endpoint\"} 1",
+        "vaultmount_policy_last_reload_successful 1",
+    ] {
         assert!(metrics.lines().any(|l| l == line), "{line}: {metrics}");
     }
 }
@@ -86,7 +90,7 @@ async fn what_a_rule_does_not_allow_is_refused_and_counted() {
         ("vaultCACertPath", "/etc/ssl/ca.pem", "certificate_file", Cause::NotPermitted),
         ("vaultCADirectory", "/etc/ssl", "certificate_file", Cause::NotPermitted),
     ] {
-        let line = format!("vaultmount_policy_refusals_total{{rule=\"{rule}\"}} ");
+        let line = format!("vaultmount_policy_denials_total{{rule=\"{rule}\"}} ");
         let count = async || {
             let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
             let number = metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap_or_else(|| panic!("{line}"));
@@ -131,7 +135,7 @@ async fn a_policy_that_changes_is_in_force_and_one_that_breaks_is_not() {
     assert!(log.text().contains("policy.yaml:3:1: namespace: is unknown; did you mean namespaces?"), "{}", log.text());
     daemon.refuses(&pod, Cause::NotPermitted, &["add the namespace"]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
-    assert!(metrics.contains("vaultmount_policy_broken 1\n"), "{metrics}");
+    assert!(metrics.contains("vaultmount_policy_last_reload_successful 0\n"), "{metrics}");
     policy.says(&allowing);
     log.says("the policy file has changed, and is in force", 2, EVERY).await;
     assert_eq!(daemon.files(&pod).await["pass"], "s3cret");
@@ -163,7 +167,7 @@ async fn an_address_of_a_class_is_warned_of_once_and_counted_where_there_is_no_p
         client.mount(call).await.unwrap();
     }
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
-    assert!(metrics.contains("vaultmount_own_addresses_total 3\n"), "{metrics}");
+    assert!(metrics.contains("vaultmount_tenant_address_mounts_total 3\n"), "{metrics}");
     program.terminate();
     let log = program.log().await;
     let warned: Vec<&str> = log.lines().filter(|line| line.contains("a class chose the address")).collect();

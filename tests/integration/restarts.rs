@@ -178,7 +178,7 @@ async fn pods_keep_what_they_have_when_the_process_is_killed_or_stopped() {
             assert_eq!(&node.mount(pod).await, had, "not a byte, nor a version");
         }
         let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
-        assert!(metrics.contains("\nvaultmount_oldest_success_timestamp_seconds "), "{metrics}");
+        assert!(metrics.contains("\nvaultmount_oldest_refresh_success_timestamp_seconds "), "{metrics}");
         assert_eq!(node.requests(), requests, "Vault is asked for nothing");
     }
     for file in node.files() {

@@ -388,9 +388,9 @@ async fn an_outage_is_said_once_and_counted_with_its_end() {
     for _ in 0..10 {
         client.mount(pod.call()).await.unwrap();
     }
-    assert!(has(r#"vaultmount_endpoint_changes_total{state="down"} 1"#).await);
+    assert!(has(r#"vaultmount_endpoint_transitions_total{state="down"} 1"#).await);
     assert!(
-        has(&format!(r#"vaultmount_polls_kept_total{{reason="sealed"}} {}"#, kept + 10)).await,
+        has(&format!(r#"vaultmount_stale_polls_total{{reason="sealed"}} {}"#, kept + 10)).await,
         "{}",
         scraped().await
     );
@@ -398,7 +398,7 @@ async fn an_outage_is_said_once_and_counted_with_its_end() {
     while !has("vaultmount_endpoints_down 0").await {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(has(r#"vaultmount_endpoint_changes_total{state="up"} 1"#).await);
+    assert!(has(r#"vaultmount_endpoint_transitions_total{state="up"} 1"#).await);
     client.mount(pod.call()).await.unwrap();
     daemon.terminate();
     let log = daemon.log().await;

@@ -398,29 +398,29 @@ async fn what_is_told_of_certificates_is_of_those_in_use_and_broken_files_are_to
     })
     .await;
     let end = async |what: &str| {
-        told(&metrics, &format!("vaultmount_certificate_end_timestamp_seconds{{certificate=\"{what}\"}}")).await
+        told(&metrics, &format!("vaultmount_certificate_expiry_timestamp_seconds{{certificate=\"{what}\"}}")).await
     };
-    let broken = format!("vaultmount_tls_broken{{endpoint=\"{}\"}}", secured.vault.address);
-    let broken = async || told(&metrics, &broken).await;
+    let reloaded = format!("vaultmount_tls_last_reload_successful{{endpoint=\"{}\"}}", secured.vault.address);
+    let reloaded = async || told(&metrics, &reloaded).await;
     assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
     let (ca, yes, no) = (end("ca").await, Some("1".to_owned()), Some("0".to_owned()));
-    assert!(ca.is_some() && end("client").await == in_20_days && broken().await == no);
+    assert!(ca.is_some() && end("client").await == in_20_days && reloaded().await == yes);
     log.says("client.pem", 1, Duration::ZERO).await;
 
     secured.file("client.pem", &late.certificate);
     log.says(BROKEN, 1, REREAD).await;
-    assert_eq!((end("client").await, broken().await), (in_20_days, yes.clone()));
+    assert_eq!((end("client").await, reloaded().await), (in_20_days, no.clone()));
     log.says("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
     secured.file("client.key", &late.key);
     log.says(MENDED, 1, REREAD).await;
-    assert_eq!((end("client").await, broken().await), (in_900_days, no.clone()));
+    assert_eq!((end("client").await, reloaded().await), (in_900_days, yes.clone()));
 
     secured.file("ca.pem", "nonsense");
     log.says(BROKEN, 2, REREAD).await;
-    assert_eq!((end("ca").await, broken().await), (ca.clone(), yes));
+    assert_eq!((end("ca").await, reloaded().await), (ca.clone(), no));
     secured.file("ca.pem", &secured.authority.pem());
     log.says(MENDED, 2, REREAD).await;
-    assert_eq!((end("ca").await, broken().await), (ca, no));
+    assert_eq!((end("ca").await, reloaded().await), (ca, yes));
 }
 
 #[tokio::test]
@@ -432,13 +432,13 @@ async fn files_that_are_broken_from_the_start_are_told_until_they_are_mended() {
         vec![format!("--vault-tls-ca-cert={}", file.display()), format!("--metrics-addr={metrics}")]
     })
     .await;
-    let broken = format!("vaultmount_tls_broken{{endpoint=\"{}\"}}", secured.vault.address);
+    let reloaded = format!("vaultmount_tls_last_reload_successful{{endpoint=\"{}\"}}", secured.vault.address);
     secured.distrust(&secured.pod(), Cause::Tls, &["ca.pem holds no certificate"]).await;
-    assert_eq!(told(&metrics, &broken).await.as_deref(), Some("1"));
+    assert_eq!(told(&metrics, &reloaded).await.as_deref(), Some("0"));
     secured.file("ca.pem", &secured.authority.pem());
-    assert_eq!(told(&metrics, &broken).await.as_deref(), Some("0"));
+    assert_eq!(told(&metrics, &reloaded).await.as_deref(), Some("1"));
     assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
-    assert_eq!(told(&metrics, &broken).await.as_deref(), Some("0"));
+    assert_eq!(told(&metrics, &reloaded).await.as_deref(), Some("1"));
 }
 
 #[tokio::test]
@@ -466,6 +466,6 @@ async fn an_operator_may_forbid_that_certificates_are_not_verified() {
     secured.daemon.refuses(&pod, Cause::MustVerify, &["vaultSkipTLSVerify", "--allow-skip-verify"]).await;
     assert_eq!(secured.vault.asked(), 0);
     let (_, text) = get(&format!("http://{metrics}/metrics")).await;
-    assert!(text.contains("vaultmount_policy_refusals_total{rule=\"skip_verify\"} 1\n"), "{text}");
+    assert!(text.contains("vaultmount_policy_denials_total{rule=\"skip_verify\"} 1\n"), "{text}");
     assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);
 }

@@ -146,7 +146,7 @@ async fn renewals_wait_for_vault_and_have_not_failed() {
         told["sessions"].as_array().unwrap().iter().all(|session| {
             let states = [&session["token"]["state"], &session["leases"][0]["state"]];
             // The one that was turned away has neither.
-            states.iter().all(|state| state.is_null()) || (states[0] == "live" && states[1] == "ending")
+            states.iter().all(|state| state.is_null()) || (states[0] == "active" && states[1] == "expiring")
         }),
         "{told:#}"
     );
@@ -177,7 +177,7 @@ async fn renewals_that_wait_for_their_turn_when_vault_goes_down_are_not_sent() {
     let told = stage.told().await;
     let states: Vec<_> =
         told["sessions"].as_array().unwrap().iter().map(|session| &session["token"]["state"]).collect();
-    assert!(states.len() == 12 && states.iter().all(|state| *state == "live"), "{states:?}");
+    assert!(states.len() == 12 && states.iter().all(|state| *state == "active"), "{states:?}");
     stage.vault.heal();
     gate.open();
     until("all are renewed", async || {

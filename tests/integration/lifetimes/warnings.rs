@@ -26,7 +26,7 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     let mut client = vaultmount::provider::client::Client::connect(&daemon.socket).await.unwrap();
     let begun = jiff::Timestamp::now().as_second();
     client.mount(pod.call()).await.unwrap();
-    let ending = r#"vaultmount_leases{state="ending",kind="leased"} 1"#;
+    let ending = r#"vaultmount_cached_secrets{state="expiring",kind="leased"} 1"#;
     let mut known_before = false;
     let text = async {
         loop {
@@ -41,7 +41,7 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     };
     let text = timeout(Duration::from_secs(20), text).await.expect("no end is told");
     assert!(known_before, "{text}");
-    let (_, end) = text.split_once("\nvaultmount_next_end_timestamp_seconds ").unwrap();
+    let (_, end) = text.split_once("\nvaultmount_earliest_secret_expiry_timestamp_seconds ").unwrap();
     let end: i64 = end.lines().next().unwrap().parse().unwrap();
     assert!((7..=12).contains(&(end - begun)), "{end} {begun}");
     sleep(Duration::from_secs(4)).await;
@@ -105,7 +105,7 @@ async fn the_status_tells_everything_and_no_secret() {
     let lease = &session["leases"][0];
     assert_eq!(
         (&lease["kind"], &lease["state"], &lease["path"]),
-        (&json!("leased"), &json!("live"), &json!(stage.database.path))
+        (&json!("leased"), &json!("active"), &json!(stage.database.path))
     );
     assert!(session["token"]["accessor"].is_string());
     assert_eq!(told["watch"]["state"], "synced");
@@ -133,17 +133,17 @@ async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
     let told = async || sessions(&stage.daemon).await[0].take();
     let well = [
         r#"logins_total{method="jwt",outcome="ok"} 1"#,
-        r#"leases{state="live",kind="leased"} 1"#,
-        r#"tokens{state="live"} 1"#,
+        r#"cached_secrets{state="active",kind="leased"} 1"#,
+        r#"tokens{state="active"} 1"#,
     ];
     assert!(counts(&well).await, "{}", metrics.text().await);
 
     stage.vault.every("POST", "sys/leases/renew", status(500, "internal error"));
     leap(Duration::from_secs(41 * 60)).await;
     let failing = [
-        r#"leases{state="failing",kind="leased"} 1"#,
-        r#"renewals_total{what="lease",outcome="failed"} 1"#,
-        r#"renewals_total{what="token",outcome="renewed"} 1"#,
+        r#"cached_secrets{state="failing",kind="leased"} 1"#,
+        r#"renewals_total{target="lease",outcome="failed"} 1"#,
+        r#"renewals_total{target="token",outcome="renewed"} 1"#,
     ];
     until("a renewal fails", async || counts(&failing).await).await;
     let session = told().await;
@@ -156,12 +156,12 @@ async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
 
     stage.vault.heal();
     leap(Duration::from_secs(10)).await;
-    until("it is renewed", async || counts(&[r#"renewals_total{what="lease",outcome="renewed"} 1"#, well[1]]).await)
+    until("it is renewed", async || counts(&[r#"renewals_total{target="lease",outcome="renewed"} 1"#, well[1]]).await)
         .await;
     assert!(told().await["leases"][0]["last_error"].is_null());
 
     stage.api.delete_pod(&pod.namespace, &pod.name);
-    let over = [r#"revocations_total{outcome="revoked"} 1"#, "sessions 0", "revocations_waiting 0"];
+    let over = [r#"revocations_total{outcome="revoked"} 1"#, "sessions 0", "pending_revocations 0"];
     until("it is revoked", async || counts(&over).await).await;
 }
 
@@ -178,7 +178,7 @@ async fn a_token_that_is_gone_is_told() {
         let lease = &session["leases"][0];
         why.contains("is gone")
             && session["token"].is_null()
-            && lease["state"] == "ending"
+            && lease["state"] == "expiring"
             && lease["renews_at"].is_null()
     })
     .await;

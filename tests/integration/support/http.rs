@@ -1,7 +1,10 @@
 //! A small HTTP client for what tests ask of servers.
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{
+    Method, Request, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
@@ -35,6 +38,17 @@ pub async fn try_to_send(
     let status = response.status();
     let body = response.into_body().collect().await.ok()?.to_bytes();
     Some((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+}
+
+/// Sends a GET with an `Accept` header and returns content type and body of the successful response.
+pub async fn get_accepting(url: &str, accept: &str) -> (String, String) {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let request = Request::get(url).header(ACCEPT, accept).body(Full::default()).unwrap();
+    let response = client.request(request).await.unwrap();
+    assert!(response.status().is_success(), "{}", response.status());
+    let content_type = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (content_type, String::from_utf8_lossy(&body).into_owned())
 }
 
 /// Sends one request and brings status and body.
