@@ -25,16 +25,16 @@ const MOST_ENDPOINTS: usize = 64;
 
 /// The fields by where they stand, as the schema has them.
 pub const FIELDS: [(&str, &[&str]); 4] = [
-    ("", &["apiVersion", "kind", "endpoints", "namespaces"]),
+    ("", &["apiVersion", "kind", "endpoints", "rules"]),
     ("endpoints.", &["address", "namespace", "authMount", "tls"]),
     (
         "endpoints.tls.",
         &["caCert", "caCertPath", "caDirectory", "serverName", "clientCertPath", "clientKeyPath", "skipVerify"],
     ),
     (
-        "namespaces.",
+        "rules.",
         &[
-            "names",
+            "namespaces",
             "endpoints",
             "addresses",
             "vaultNamespaces",
@@ -62,7 +62,7 @@ pub struct Mistake {
 pub fn is_policy(document: &Node) -> bool {
     let version = document.get("apiVersion").and_then(Node::text).unwrap_or_default();
     let is_no_resource = document.get("metadata").is_none() && document.get("spec").is_none();
-    let has_ours = document.get("endpoints").is_some() || document.get("namespaces").is_some();
+    let has_ours = document.get("endpoints").is_some() || document.get("rules").is_some();
     version.split('/').next() == Some("vaultmount")
         || is_no_resource && has_ours && document.get("kind").and_then(Node::text) == Some(VERSION.1)
 }
@@ -88,7 +88,7 @@ pub fn parse(document: &Node, file: &str, forbids_skip_verify: bool) -> (Policy,
         }
     }
     let endpoints = fields.get("endpoints").map(|(_, node)| reader.endpoints(node)).unwrap_or_default();
-    let rules = fields.get("namespaces").map(|(_, node)| reader.rules(node, &endpoints)).unwrap_or_default();
+    let rules = fields.get("rules").map(|(_, node)| reader.rules(node, &endpoints)).unwrap_or_default();
     (Policy { file: file.to_owned(), endpoints, rules }, reader.mistakes)
 }
 
@@ -285,11 +285,11 @@ impl Reader {
 
     fn rules(&mut self, node: &Node, endpoints: &BTreeMap<String, Arc<Server>>) -> Vec<Rule> {
         if !matches!(node.value, Value::List(_)) {
-            self.say(node, format!("namespaces: is {}; write a list", node.kind()));
+            self.say(node, format!("rules: is {}; write a list", node.kind()));
         }
         let mut rules: Vec<Rule> = Vec::new();
         for (index, node) in node.items().iter().enumerate() {
-            let place = format!("namespaces[{index}].");
+            let place = format!("rules[{index}].");
             let fields = self.fields(node, &place, FIELDS[3].1);
             let names = self.names(node, &fields, &place, &rules);
             rules.push(Rule {
@@ -309,23 +309,23 @@ impl Reader {
     /// The namespaces of a rule, none of which one before it names.
     fn names(&mut self, rule: &Node, fields: &Fields<'_>, place: &str, before: &[Rule]) -> Vec<Glob> {
         let mut names = Vec::new();
-        for (node, text) in self.list(fields, place, "names").unwrap_or_default() {
+        for (node, text) in self.list(fields, place, "namespaces").unwrap_or_default() {
             let (name, shown) = (Glob::new(text), quoted(text));
             let may = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
             if !text.bytes().all(may) {
                 let what = "names no namespace: small letters, digits, `-` and `*`";
-                self.say(node, format!("{place}names: {shown} {what}"));
+                self.say(node, format!("{place}namespaces: {shown} {what}"));
             }
             // A pattern, too, is one that another pattern matches.
             let covers = |other: &Glob| *other == name || other.matches(text);
             if let Some(first) = before.iter().position(|rule| rule.names.iter().any(covers)) {
-                let what = format!("is named by namespaces[{first}] before; the first counts, remove one");
-                self.say(node, format!("{place}names: {shown} {what}"));
+                let what = format!("is named by rules[{first}] before; the first counts, remove one");
+                self.say(node, format!("{place}namespaces: {shown} {what}"));
             }
             names.push(name);
         }
         if names.is_empty() && matches!(rule.value, Value::Map(_)) {
-            self.say(rule, format!("{place}names: missing; list namespaces, or \"*\" for all others"));
+            self.say(rule, format!("{place}namespaces: missing; list namespaces, or \"*\" for all others"));
         }
         names
     }

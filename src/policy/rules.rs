@@ -234,7 +234,7 @@ impl Limits<'_> {
     /// What is refused, what would be allowed, and where that is said.
     fn refusal(&self, rule: PolicyRule, cause: Cause, what: &str, allowed: &str, field: &str) -> Refusal {
         let change = match self.rule {
-            Some((index, _)) => format!("change {field} of namespaces[{index}]"),
+            Some((index, _)) => format!("change {field} of rules[{index}]"),
             None => "add the namespace to namespaces".to_owned(),
         };
         let error = Error::new(cause, format!("{what}: namespace {} may use {allowed}", quoted(self.namespace)));

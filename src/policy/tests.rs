@@ -103,8 +103,8 @@ endpoints:
     authMount: jwt-prod
     tls: {caCertPath: /prod/ca.pem, clientCertPath: /prod/c.pem, clientKeyPath: /prod/k.pem, serverName: prod}
   lab: {address: \"http://lab.corp\", tls: {skipVerify: true}}
-namespaces:
-- names: [shop]
+rules:
+- namespaces: [shop]
   endpoints: [default, prod]
   addresses: [\"https://*.shop.corp:8200\", \"https://127.0.0.1:8200\"]
   vaultNamespaces: [team, live, \"shop/**\"]
@@ -112,19 +112,19 @@ namespaces:
   audiences: [vault, shop]
   skipVerify: true
   certificateFiles: [/tls/shop/*]
-- names: [bare]
-- names: [\"lab-*\"]
+- namespaces: [bare]
+- namespaces: [\"lab-*\"]
   endpoints: [lab]
-- names: [strict]
+- namespaces: [strict]
   addresses: [\"https://*.strict.corp:*\", \"https://*.corp:8200\", \"http://*.corp:8200\"]
-- names: [listed]
+- namespaces: [listed]
   endpoints: [default, prod]
   addresses: [\"https://*.corp:8200\"]
   certificateFiles: [/tls/listed/*]
-- names: [dotted]
+- namespaces: [dotted]
   endpoints: [default, prod]
   addresses: [\"https://*.corp*:8200\"]
-- names: [nobody]
+- namespaces: [nobody]
   endpoints: []
 ";
 
@@ -278,7 +278,7 @@ fn an_endpoint_brings_its_server_and_login() {
     let listed = judge(&under(POLICY), &choose("https://a.shop.corp:8200")).unwrap();
     assert!(!listed.own_address && listed.endpoint.guarded, "a pattern of names may match one of this node");
     let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
-    let twice = format!("{begin}namespaces: [{{names: [shop], addresses: [\"http://*:*\", \"http://127.0.0.1:1\"]}}]");
+    let twice = format!("{begin}rules: [{{namespaces: [shop], addresses: [\"http://*:*\", \"http://127.0.0.1:1\"]}}]");
     let target = judge(&under(&twice), &choose("http://127.0.0.1:1")).unwrap();
     assert!(!target.endpoint.guarded, "written out, if behind a pattern");
     let careless =
@@ -361,7 +361,7 @@ fn a_file_that_breaks_leaves_what_it_said_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.yaml");
     let with =
-        |namespace: &str| format!("apiVersion: vaultmount/v1\nkind: Policy\nnamespaces: [{{names: [{namespace}]}}]\n");
+        |namespace: &str| format!("apiVersion: vaultmount/v1\nkind: Policy\nrules: [{{namespaces: [{namespace}]}}]\n");
     std::fs::write(&path, with("a")).unwrap();
     let file = PolicyFile::open(path.clone(), false).unwrap();
     let named = || file.current().rules[0].names[0].to_string();
@@ -385,7 +385,7 @@ fn a_file_that_breaks_leaves_what_it_said_in_force() {
 #[test]
 fn the_first_rule_that_names_a_namespace_counts() {
     let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
-    let operator = under(&format!("{begin}namespaces: [{{names: [shop]}}, {{names: [\"*\"], endpoints: []}}]"));
+    let operator = under(&format!("{begin}rules: [{{namespaces: [shop]}}, {{namespaces: [\"*\"], endpoints: []}}]"));
     for (namespace, allowed) in [("shop", true), ("bank", false)] {
         let choice = Choice::default();
         let ask = Ask { choice: &choice, namespace, audience: "vault", default_audience: "vault" };

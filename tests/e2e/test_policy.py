@@ -29,7 +29,7 @@ class Governed:
 def governed(node, vault, provider):
     """The provider with a policy; without one afterwards."""
     governed = Governed(node, vault)
-    governed.by("policy.md", f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [default, prod]}}]\n")
+    governed.by("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [default, prod]}}]\n")
     provider.settled()
     yield governed
     provider.install()
@@ -46,7 +46,7 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
     # The class says so, or a pod that lays it over a class that is good.
     told = shop.add_pod("mount", "mount").wait_event("[VM0015]")
     print(f"\n{told}")
-    assert 'the auth mount "theirs"' in told and "authMounts of namespaces[0] in the policy file /policy/policy.yaml" in told
+    assert 'the auth mount "theirs"' in told and "authMounts of rules[0] in the policy file /policy/policy.yaml" in told
     for name, parameter, value, cause in [
         ("address", "vaultAddress", "https://vault.example", "[VM0013]"),
         ("namespace", "vaultNamespace", "other", "[VM0015]"),
@@ -60,7 +60,7 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
     assert provider.metric("vaultmount_policy_denials_total") >= 7
     # Another policy comes without a restart.
     (before,) = provider.pods()
-    governed.by("policy.md", f"{BEGIN}{ENDPOINT}namespaces: [{{names: [shop], endpoints: [prod]}}]\n")
+    governed.by("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [prod]}}]\n")
     shop.wait("the new policy", lambda: "the policy file has changed, and is in force" in provider.log(), 180)
     shop.add_pod("late", "plain").wait_event("[VM0015]", "endpoint default")
     assert shop.run_pod("later", "named").file("/named/a") == ("644", "x")

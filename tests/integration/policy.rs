@@ -42,7 +42,7 @@ fn without(mut pod: Pod, name: &str) -> Pod {
 async fn an_endpoint_is_a_server_and_a_login_by_name() {
     let (tenant, pod) = arranged().await;
     let policy = Policy::new(&format!(
-        "endpoints: {{prod: {{address: \"{}/\", authMount: {}}}}}\nnamespaces: [{{names: [shop], endpoints: [prod]}}]",
+        "endpoints: {{prod: {{address: \"{}/\", authMount: {}}}}}\nrules: [{{namespaces: [shop], endpoints: [prod]}}]",
         tenant.address, tenant.auth
     ));
     let pages = free();
@@ -72,7 +72,7 @@ async fn an_endpoint_is_a_server_and_a_login_by_name() {
 async fn what_a_rule_does_not_allow_is_refused_and_counted() {
     let (tenant, pod) = arranged().await;
     let (auth, folder) = (&tenant.auth, tempfile::tempdir().unwrap());
-    let policy = Policy::new(&format!("namespaces: [{{names: [shop], authMounts: [{auth}], audiences: [vault]}}]"));
+    let policy = Policy::new(&format!("rules: [{{namespaces: [shop], authMounts: [{auth}], audiences: [vault]}}]"));
     let pages = free();
     let (flag, metrics_flag) = (policy.flag(), format!("--metrics-addr={pages}"));
     let tls_dir = format!("--tls-dir={}", folder.path().display());
@@ -122,17 +122,17 @@ async fn a_link_out_of_the_folder_of_certificate_files_is_refused() {
 #[tokio::test]
 async fn a_policy_that_changes_is_in_force_and_one_that_breaks_is_not() {
     let (tenant, pod) = arranged().await;
-    let allowing = format!("namespaces: [{{names: [shop], authMounts: [{}]}}]", tenant.auth);
+    let allowing = format!("rules: [{{namespaces: [shop], authMounts: [{}]}}]", tenant.auth);
     let (log, policy, pages) = (Log::new(), Policy::new(&allowing), free());
     let daemon = Daemon::start(&[&policy.flag(), &format!("--metrics-addr={pages}")]).await;
     daemon.files(&pod).await;
-    policy.says("namespaces: []");
+    policy.says("rules: []");
     log.says("the policy file has changed, and is in force", 1, EVERY).await;
     // Also for a pod that has its secrets: a poll is refused, and what the pod has stays.
     daemon.refuses(&pod, Cause::NotPermitted, &["add the namespace"]).await;
-    policy.says("namespace: []");
+    policy.says("rule: []");
     log.says("cannot be used, what it said before is in force", 1, EVERY).await;
-    assert!(log.text().contains("policy.yaml:3:1: namespace: is unknown; did you mean namespaces?"), "{}", log.text());
+    assert!(log.text().contains("policy.yaml:3:1: rule: is unknown; did you mean rules?"), "{}", log.text());
     daemon.refuses(&pod, Cause::NotPermitted, &["add the namespace"]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
     assert!(metrics.contains("vaultmount_policy_last_reload_successful 0\n"), "{metrics}");
@@ -177,13 +177,13 @@ async fn an_address_of_a_class_is_warned_of_once_and_counted_where_there_is_no_p
 
 #[tokio::test]
 async fn a_server_does_not_start_with_a_policy_that_is_wrong() {
-    let policy = Policy::new("endpoints: {prod: {}}\nnamespaces: [{names: shop}]");
+    let policy = Policy::new("endpoints: {prod: {}}\nrules: [{namespaces: shop}]");
     let serve = async |flags: &[&str]| ran(&[&["serve", "--endpoint=/nowhere/x.sock"], flags].concat()).await;
     let run = serve(&[&policy.flag()]).await;
     let file = policy.path();
     for line in [
         format!("{file}:3:13: endpoints.prod.address: missing"),
-        format!("{file}:4:22: namespaces[0].names: is text; write a list"),
+        format!("{file}:4:22: rules[0].namespaces: is text; write a list"),
     ] {
         assert!(run.err.contains(&line) && run.code == Some(2), "{line}");
     }
@@ -235,7 +235,7 @@ spec:
 
 #[tokio::test]
 async fn validate_judges_classes_by_the_policy_before_there_is_a_pod() {
-    let rest = "endpoints: {prod: {address: \"https://prod\"}}\nnamespaces: [{names: [shop], endpoints: [prod], authMounts: [kubernetes]}]";
+    let rest = "endpoints: {prod: {address: \"https://prod\"}}\nrules: [{namespaces: [shop], endpoints: [prod], authMounts: [kubernetes]}]";
     let (policy, folder) = (Policy::new(rest), tempfile::tempdir().unwrap());
     let path = folder.path().join("shop.yaml");
     std::fs::write(&path, MANIFESTS).unwrap();
@@ -244,15 +244,15 @@ async fn validate_judges_classes_by_the_policy_before_there_is_a_pod() {
     for part in [
         "shop.yaml:8:20: error: vaultEndpoint \"prd\" is not in the operator's policy file (did you mean prod?)",
         "shop.yaml:9:25: error: the class may not use the auth mount \"ldap\": namespace \"shop\" may use kubernetes;",
-        "volumeAttributes, or have the operator change vaultNamespaces of namespaces[0]",
+        "volumeAttributes, or have the operator change vaultNamespaces of rules[0]",
         "2 classes, 1 pod, 1 policy",
     ] {
         assert!(run.out.contains(part), "{part}");
     }
     assert_eq!(run.out.matches(": error: ").count(), 3, "{}", run.out);
     // An endpoint's address, written out, is the endpoint's.
-    let rule = "names: [shop], endpoints: [prod], authMounts: [kubernetes], addresses: [\"https://*:*\"]";
-    let open = Policy::new(&format!("endpoints: {{prod: {{address: \"https://prod\"}}}}\nnamespaces: [{{{rule}}}]"));
+    let rule = "namespaces: [shop], endpoints: [prod], authMounts: [kubernetes], addresses: [\"https://*:*\"]";
+    let open = Policy::new(&format!("endpoints: {{prod: {{address: \"https://prod\"}}}}\nrules: [{{{rule}}}]"));
     for (address, is_warned_of) in [("https://prod/x", true), ("https://other", false)] {
         let by_address = format!("vaultAddress: {address}\n    vaultTLSServerName: other");
         let theirs = MANIFESTS.split("---\n").nth(1).unwrap().replace("vaultEndpoint: prod", &by_address);
@@ -263,20 +263,20 @@ async fn validate_judges_classes_by_the_policy_before_there_is_a_pod() {
         assert_eq!(run.out.contains(&format!("theirs.yaml:9:25: {says}")), is_warned_of, "{address}: {}", run.out);
     }
     // On its own, and in a ConfigMap.
-    let inside = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: policy}\ndata:\n  policy.yaml: |\n    apiVersion: vaultmount/v1\n    kind: Policy\n    namespace: []\n";
+    let inside = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: policy}\ndata:\n  policy.yaml: |\n    apiVersion: vaultmount/v1\n    kind: Policy\n    rule: []\n";
     for (text, says) in [
         (
-            "apiVersion: vaultmount/v1\nkind: Policy\nnamespace: []\n",
-            "x.yaml:3:1: error: namespace: is unknown; did you mean namespaces?",
+            "apiVersion: vaultmount/v1\nkind: Policy\nrule: []\n",
+            "x.yaml:3:1: error: rule: is unknown; did you mean rules?",
         ),
-        (inside, "x.yaml:5:3: error: policy.yaml: line 3: namespace: is unknown; did you mean namespaces?"),
+        (inside, "x.yaml:5:3: error: policy.yaml: line 3: rule: is unknown; did you mean rules?"),
         (
-            "apiVersion: vaultmount/v1\nkind: Policy\nnamespaces: [{names: [a], skipVerify: yes}]\n",
-            "x.yaml:3:39: error: namespaces[0].skipVerify: is text; write true or false",
+            "apiVersion: vaultmount/v1\nkind: Policy\nrules: [{namespaces: [a], skipVerify: yes}]\n",
+            "x.yaml:3:39: error: rules[0].skipVerify: is text; write true or false",
         ),
         (
-            &inside.replace("namespace: []", "namespaces: [{names: [a], skipVerify: on}]"),
-            "policy.yaml: line 3: namespaces[0].skipVerify: is text; write true or false",
+            &inside.replace("rule: []", "rules: [{namespaces: [a], skipVerify: on}]"),
+            "policy.yaml: line 3: rules[0].skipVerify: is text; write true or false",
         ),
     ] {
         let path = folder.path().join("x.yaml");

@@ -170,10 +170,10 @@ pub async fn must_verify() -> [Scenario; 1] {
 pub async fn not_permitted() -> [Scenario; 3] {
     let (tenant, pod) = arranged().await;
     let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), ""));
-    let policy = Policy::new("namespaces: [{names: [shop], authMounts: [kubernetes]}]");
-    let says = [&tenant.auth, "may use kubernetes", "authMounts of namespaces[0] in the policy file", policy.path()];
+    let policy = Policy::new("rules: [{namespaces: [shop], authMounts: [kubernetes]}]");
+    let says = [&tenant.auth, "may use kubernetes", "authMounts of rules[0] in the policy file", policy.path()];
     let refused = Scenario::of(pod.clone(), &says).flags(&[&policy.flag()]).keeping(policy);
-    let policy = Policy::new("namespaces: [{names: [bank]}]");
+    let policy = Policy::new("rules: [{namespaces: [bank]}]");
     let says = ["namespace \"shop\" may use \"kubernetes\" alone", "add the namespace to namespaces", policy.path()];
     let unnamed = Scenario::of(pod.clone(), &says).flags(&[&policy.flag()]).keeping(policy);
     let folder = tempfile::tempdir().unwrap();
@@ -187,7 +187,7 @@ pub async fn endpoint_unknown() -> [Scenario; 2] {
     let (tenant, pod) = arranged().await;
     let pod = pod.objects(one(&format!("{}/data/db", tenant.kv), "")).with("vaultEndpoint", "prd");
     let policy = Policy::new(
-        "endpoints: {prod: {address: \"https://vault\"}}\nnamespaces: [{names: [shop], endpoints: [prod]}]",
+        "endpoints: {prod: {address: \"https://vault\"}}\nrules: [{namespaces: [shop], endpoints: [prod]}]",
     );
     let says = ["did you mean prod?", policy.path()];
     let slip = Scenario::of(pod.clone(), &says).flags(&[&policy.flag()]).keeping(policy);

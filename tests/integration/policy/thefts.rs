@@ -38,7 +38,7 @@ fn every_threat_of_the_docs_is_tried_here() {
 
 /// A policy that lets pods of `shop` log in at their tenant's mount, and do nothing else of their own choice.
 fn strict(auth: &str) -> Policy {
-    Policy::new(&format!("namespaces: [{{names: [shop], authMounts: [{auth}]}}]"))
+    Policy::new(&format!("rules: [{{namespaces: [shop], authMounts: [{auth}]}}]"))
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn dns_that_leads_to_the_node() {
     let ((_tenant, pod), thief) = (arranged().await, Faulty::start().await);
     let port = thief.address.rsplit_once(':').unwrap().1;
     // Names to us, which a pattern allows: only their resolution shows where they lead.
-    let policy = Policy::new("namespaces: [{names: [shop], authMounts: [\"*\"], addresses: [\"http://*:*\"]}]");
+    let policy = Policy::new("rules: [{namespaces: [shop], authMounts: [\"*\"], addresses: [\"http://*:*\"]}]");
     let daemon = Daemon::start(&[&policy.flag()]).await;
     for host in ["localhost", "127.1", "2130706433", "0x7f000001"] {
         let pod = pod.clone().with("vaultAddress", format!("http://{host}:{port}"));
@@ -110,7 +110,7 @@ async fn endpoint_by_its_address() {
     let thief = Faulty::tls(theirs.server(None)).await;
     let policy = Policy::new(&format!(
         "endpoints: {{prod: {{address: \"{0}\", authMount: {1}, tls: {{caCert: {2:?}}}}}}}
-namespaces: [{{names: [shop], endpoints: [default, prod], addresses: [\"{0}\"], authMounts: [{1}]}}]",
+rules: [{{namespaces: [shop], endpoints: [default, prod], addresses: [\"{0}\"], authMounts: [{1}]}}]",
         thief.address,
         tenant.auth,
         ours.pem()
@@ -189,8 +189,8 @@ async fn minted_token_without_audience() {
     daemon.refuses(&elsewhere, Cause::TokenMissing, &["tokenRequests"]).await;
     assert_eq!((minted(&cluster), thief.seen("POST", "auth/").len()), (0, 0));
     // With a policy, none is made for anybody: what is made is for the audience that was judged.
-    let rule = format!("names: [shop], authMounts: [{}], addresses: [\"{}\"]", cluster.auth, thief.address);
-    let policy = Policy::new(&format!("namespaces: [{{{rule}}}]"));
+    let rule = format!("namespaces: [shop], authMounts: [{}], addresses: [\"{}\"]", cluster.auth, thief.address);
+    let policy = Policy::new(&format!("rules: [{{{rule}}}]"));
     let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
     for pod in [pod, elsewhere] {
         daemon.files(&pod).await;
@@ -224,7 +224,7 @@ async fn path_traversal() {
     let (tenant, pod) = arranged().await;
     let vault = Faulty::start().await;
     let policy = Policy::new(&format!(
-        "namespaces: [{{names: [shop], authMounts: [\"{0}\", \"{0}/**\"], vaultNamespaces: [root, \"team/**\"], certificateFiles: [\"/tls/**\"]}}]",
+        "rules: [{{namespaces: [shop], authMounts: [\"{0}\", \"{0}/**\"], vaultNamespaces: [root, \"team/**\"], certificateFiles: [\"/tls/**\"]}}]",
         tenant.auth
     ));
     let daemon = Daemon::at(&vault.address, &[&policy.flag()]).await;
