@@ -66,7 +66,7 @@ pub struct Line<'a> {
     pub outcome: Outcome,
     /// The id of what went wrong, as in docs/errors.md.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'static str>,
+    pub error_id: Option<&'static str>,
     /// The rule of the operator's that said no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<PolicyRule>,
@@ -113,7 +113,7 @@ pub struct Line<'a> {
     pub objects: Vec<&'a str>,
     /// Where the answer came from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<ReadFrom>,
+    pub source: Option<ReadFrom>,
     /// The version that the pod had; none before its first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_before: Option<String>,
@@ -145,17 +145,17 @@ pub enum Event {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It was done.
     #[default]
     Ok,
     /// It is not there, and need not be.
-    Absent,
+    NotFound,
     /// The pod keeps what it had, as Vault could not be asked.
-    Kept,
+    Stale,
     /// Somebody said no: Vault, or a rule of the operator's.
-    Refused,
+    Denied,
     /// It could not be done.
     Failed,
 }
@@ -165,8 +165,8 @@ impl Line<'_> {
     #[must_use]
     pub fn failed(self, error: &Error) -> Self {
         let is_refusal = matches!(error.cause().code(), Code::PermissionDenied | Code::Unauthenticated);
-        let outcome = if is_refusal { Outcome::Refused } else { Outcome::Failed };
-        Self { outcome, error: Some(error.cause().diagnosis().id), ..self }
+        let outcome = if is_refusal { Outcome::Denied } else { Outcome::Failed };
+        Self { outcome, error_id: Some(error.cause().diagnosis().id), ..self }
     }
 }
 

@@ -72,7 +72,7 @@ pub enum Why {
     /// The class of a pod that runs cannot be used any more.
     ClassInvalid,
     /// What the pod has ends, and nothing replaces it.
-    CredentialEnding,
+    CredentialExpiring,
 }
 
 impl Why {
@@ -85,7 +85,7 @@ impl Why {
             Self::RefreshRecovered | Self::RefreshRecoveredSince => "VaultRefreshRecovered",
             Self::CredentialRotated => "VaultCredentialRotated",
             Self::ClassInvalid => "VaultClassInvalid",
-            Self::CredentialEnding => "VaultCredentialEnding",
+            Self::CredentialExpiring => "VaultCredentialExpiring",
         }
     }
 
@@ -99,7 +99,7 @@ impl Why {
 
     /// Whether it is told once of whatever it is about, so that none stands in for the next.
     fn is_told_once(self) -> bool {
-        self.is_recovery() || self == Self::CredentialEnding
+        self.is_recovery() || self == Self::CredentialExpiring
     }
 }
 

@@ -205,7 +205,7 @@ impl Renewal {
             Paid::Later { error, .. } => {
                 let line = line.failed(error);
                 let is_refused = error.cause() == Cause::ReadRefused;
-                let outcome = if is_refused { Outcome::Refused } else { Outcome::Failed };
+                let outcome = if is_refused { Outcome::Denied } else { Outcome::Failed };
                 self.sessions.audit().tell(&Line { outcome, ..line });
             }
             // It ends, or has ended, by itself.
@@ -256,7 +256,7 @@ impl Renewal {
             match paid {
                 Paid::Revoked => revoked.tokens += 1,
                 Paid::Over => {}
-                Paid::Never => revoked.left += usize::from(debt.hold.token.is_batch),
+                Paid::Never => revoked.remaining += usize::from(debt.hold.token.is_batch),
                 Paid::Later { at, .. } => {
                     let key = &debt.key;
                     revoked

@@ -15,16 +15,16 @@ pub struct Status {
     /// The process's number, in its own container.
     pub pid: u32,
     /// When it started.
-    pub started: Timestamp,
+    pub started_at: Timestamp,
     /// When it told this: its clock.
     pub now: Timestamp,
     /// How it learns of pods' ends.
     pub watch: Watch,
     /// Whether mounts are refused, as everything was revoked.
-    pub refusing: bool,
+    pub mounts_disabled: bool,
     /// Servers that cannot be asked at present.
     #[serde(default)]
-    pub down: Vec<Down>,
+    pub outages: Vec<Down>,
     /// Every server that the operator named or that was used, by address, and how it stands.
     #[serde(default)]
     pub servers: Vec<Server>,
@@ -65,9 +65,9 @@ pub struct Server {
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
     /// Nobody has had an answer of it.
-    NotAsked,
+    Unknown,
     /// It answers, though not as Vault does.
-    NoVault,
+    NotVault,
     /// A connection fails that waiting will not mend, or it had no good answer when it was last asked.
     Failing,
     /// It answers.
@@ -95,7 +95,7 @@ pub struct Failed {
     /// When.
     pub at: Timestamp,
     /// What was tried, in a clause: `reading kv/data/db`.
-    pub what: String,
+    pub operation: String,
     /// The error, with its id.
     pub error: String,
 }
@@ -106,7 +106,7 @@ pub struct Failure {
     /// When.
     pub at: Timestamp,
     /// How often it has failed so.
-    pub times: u64,
+    pub count: u64,
     /// The pod's name.
     pub pod: String,
     /// Its Kubernetes namespace.
@@ -148,15 +148,15 @@ pub struct Session {
     /// The pod's volumes.
     pub volumes: Vec<Volume>,
     /// What was read.
-    pub leases: Vec<Lease>,
+    pub secrets: Vec<Lease>,
     /// When Vault last did what was asked.
-    pub last_success: Option<Timestamp>,
+    pub last_success_at: Option<Timestamp>,
     /// What went wrong last.
     pub last_error: Option<Failed>,
     /// Whether token and leases are renewed.
-    pub renewed: bool,
+    pub renewal_active: bool,
     /// Why they are not.
-    pub why_not_renewed: Option<String>,
+    pub renewal_paused_reason: Option<String>,
 }
 
 fn one() -> usize {
@@ -171,11 +171,11 @@ pub struct Token {
     /// How it stands.
     pub state: State,
     /// When it ends unless it is renewed; none: never.
-    pub ends: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     /// When it is renewed next.
-    pub renews_at: Option<Timestamp>,
+    pub renew_at: Option<Timestamp>,
     /// When it ends whatever is done.
-    pub forced_end: Option<Timestamp>,
+    pub max_expires_at: Option<Timestamp>,
 }
 
 /// A volume of a pod.
@@ -186,11 +186,11 @@ pub struct Volume {
     /// Its `SecretProviderClass`.
     pub class: String,
     /// When it was last asked for.
-    pub last_mount: Timestamp,
+    pub last_mount_at: Timestamp,
     /// How often it was asked for, polls included.
     pub mounts: u64,
     /// The pause between polls, in seconds, when it is known.
-    pub poll_gap: Option<u64>,
+    pub poll_interval_seconds: Option<u64>,
 }
 
 /// An answer of Vault that a pod has.
@@ -205,11 +205,11 @@ pub struct Lease {
     /// How it stands.
     pub state: State,
     /// When it ends unless it is renewed; none: never.
-    pub ends: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     /// When it ends whatever is done.
-    pub forced_end: Option<Timestamp>,
+    pub max_expires_at: Option<Timestamp>,
     /// When it is renewed next; none for what is not renewed.
-    pub renews_at: Option<Timestamp>,
+    pub renew_at: Option<Timestamp>,
     /// When it was read.
     pub read_at: Timestamp,
     /// What went wrong last, if it has not gone well since.
@@ -234,7 +234,7 @@ pub struct Waiting {
     /// How often it was tried.
     pub attempts: u32,
     /// When it is over by itself.
-    pub until: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     /// What the last attempt met; empty before the first.
     pub last_error: String,
 }
@@ -247,13 +247,13 @@ pub struct Revoked {
     /// What could not be revoked and why, a line each.
     pub failed: Vec<String>,
     /// Tokens that are not revoked.
-    pub left: usize,
+    pub remaining: usize,
 }
 
 impl Revoked {
     /// Whether nothing is left.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.left == 0 && self.failed.is_empty()
+        self.remaining == 0 && self.failed.is_empty()
     }
 }

@@ -80,7 +80,7 @@ impl Display for Page<'_> {
 
 impl Page<'_> {
     fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { version, pid, started, now, refusing, .. } = self.status;
+        let Status { version, pid, started_at: started, now, mounts_disabled: refusing, .. } = self.status;
         let class = if self.phase == "serving" && !refusing { "good" } else { "bad" };
         let refusing = if *refusing { ", and refuses mounts: everything was revoked" } else { "" };
         write!(f, "<p class={class}>{}{refusing}</p>", self.phase)?;
@@ -88,14 +88,14 @@ impl Page<'_> {
     }
 
     fn servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { servers, sessions, down, .. } = self.status;
+        let Status { servers, sessions, outages: down, .. } = self.status;
         write!(f, "<h2>Servers</h2><table><tr><th>server<th>state<th class=n>sessions")?;
         for Server { address, state, error } in servers {
             write!(f, "<tr><td><code>{}</code>", Escaped(address))?;
             let error = Escaped(error.as_deref().unwrap_or_default());
             match state {
-                ServerState::NotAsked => write!(f, "<td>not asked yet")?,
-                ServerState::NoVault => write!(f, "<td class=bad>answers, but not as Vault does")?,
+                ServerState::Unknown => write!(f, "<td>not asked yet")?,
+                ServerState::NotVault => write!(f, "<td class=bad>answers, but not as Vault does")?,
                 ServerState::Failing => write!(f, "<td class=bad>cannot be asked: {error}")?,
                 ServerState::Up => write!(f, "<td class=good>up")?,
                 ServerState::Down => {
@@ -132,7 +132,7 @@ impl Page<'_> {
         for kind in Kind::ALL {
             write!(f, "<tr><td>{}", kind.word())?;
             for state in State::ALL {
-                let leases = sessions.iter().flat_map(|session| &session.leases);
+                let leases = sessions.iter().flat_map(|session| &session.secrets);
                 let count = leases.filter(|lease| lease.kind == *kind && lease.state == *state).count();
                 write!(f, "<td class=n>{count}")?;
             }
@@ -142,9 +142,9 @@ impl Page<'_> {
 
     fn errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failures = &self.status.failures;
-        let of_mounts = failures.iter().map(|Failure { at, times, pod, namespace, error, .. }| {
+        let of_mounts = failures.iter().map(|Failure { at, count: times, pod, namespace, error, .. }| {
             let what = if *times > 1 { format!("mounting, {times} times") } else { "mounting".to_owned() };
-            (format!("{namespace}/{pod}"), Failed { at: *at, what, error: error.clone() })
+            (format!("{namespace}/{pod}"), Failed { at: *at, operation: what, error: error.clone() })
         });
         // A mount's failure tells those of its objects.
         let is_told = |session: &Session, error: &Failed| {
@@ -163,7 +163,7 @@ impl Page<'_> {
             return write!(f, "<p class=good>None.</p>");
         }
         write!(f, "<table><tr><th>when<th>whose<th>what")?;
-        for (whose, Failed { at, what, error }) in errors.iter().take(MAX_ERRORS) {
+        for (whose, Failed { at, operation: what, error }) in errors.iter().take(MAX_ERRORS) {
             write!(f, "<tr><td>{at:.0}<td>{}<td>{}: {}", Escaped(whose), Escaped(what), Escaped(error))?;
         }
         write!(f, "</table>")?;

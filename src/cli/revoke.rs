@@ -66,8 +66,9 @@ fn written(revoked: &Revoked) -> String {
     for failed in &revoked.failed {
         let _ = writeln!(text, "{} {failed}", paint(ERROR, "FAIL "));
     }
-    if revoked.left > 0 {
-        let _ = writeln!(text, "{} {} left: each ends by itself in time", paint(ERROR, "FAIL "), tokens(revoked.left));
+    if revoked.remaining > 0 {
+        let _ =
+            writeln!(text, "{} {} left: each ends by itself in time", paint(ERROR, "FAIL "), tokens(revoked.remaining));
     }
     text + "Mounts are refused until vaultmount is restarted.\n"
 }
@@ -79,9 +80,9 @@ mod tests {
     #[test]
     fn what_is_left_is_told() {
         let plain = |revoked: &Revoked| anstream::adapter::strip_str(&written(revoked)).to_string();
-        let all = plain(&Revoked { tokens: 1, failed: Vec::new(), left: 0 });
+        let all = plain(&Revoked { tokens: 1, failed: Vec::new(), remaining: 0 });
         assert!(all.starts_with("ok    1 token revoked") && !all.contains("FAIL"), "{all}");
-        let some = plain(&Revoked { tokens: 3, failed: vec!["shop/web-0: denied [VM0050]".into()], left: 2 });
+        let some = plain(&Revoked { tokens: 3, failed: vec!["shop/web-0: denied [VM0050]".into()], remaining: 2 });
         assert!(some.contains("FAIL  shop/web-0: denied") && some.contains("FAIL  2 tokens left"), "{some}");
         assert!(some.contains("refused until"), "{some}");
     }

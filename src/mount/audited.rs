@@ -41,7 +41,7 @@ impl Mounter {
             path: read.label(),
             method: read.method.to_string(),
             objects: objects.iter().map(|object| object.recipe.file.as_str()).collect(),
-            from: after.map(|(_, from)| from),
+            source: after.map(|(_, from)| from),
             version_before: before.and_then(version),
             version_after: after.and_then(|(lease, _)| version(lease)),
             request_id: *request_id,
@@ -49,9 +49,9 @@ impl Mounter {
         };
         let line = of_pod(line, spec);
         audit.tell(&match error {
-            Some(error) if after.is_some() => Line { outcome: Outcome::Kept, ..line.failed(error) },
+            Some(error) if after.is_some() => Line { outcome: Outcome::Stale, ..line.failed(error) },
             Some(error) if objects.iter().all(|object| object.may_lack(error)) => {
-                Line { outcome: Outcome::Absent, ..line.failed(error) }
+                Line { outcome: Outcome::NotFound, ..line.failed(error) }
             }
             Some(error) => line.failed(error),
             None => line,

@@ -62,7 +62,7 @@ impl LastFailures {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let told = last.iter().map(|Failure { pod, target_path, at, times, error, .. }| status::Failure {
             at: time_of_day(*at),
-            times: *times,
+            count: *times,
             pod: pod.name.clone(),
             namespace: pod.namespace.clone(),
             uid: pod.uid.clone(),
@@ -87,7 +87,7 @@ mod tests {
             service_account: "web".into(),
         };
         let note = |uid, path, cause, what: &str| failures.note(&pod(uid), path, &Error::new(cause, what));
-        let told = || failures.tell().into_iter().map(|one| (one.uid, one.target_path, one.times, one.error));
+        let told = || failures.tell().into_iter().map(|one| (one.uid, one.target_path, one.count, one.error));
         note(1, "/a", Cause::Denied, "first");
         note(1, "/a", Cause::Sealed, "sealed");
         note(1, "/b", Cause::Denied, "elsewhere");

@@ -31,13 +31,13 @@ impl Mounter {
         let known = named.chain(sessions.iter().map(|session| session.address.clone()));
         for (address, stands) in known.map(|address| (address, Ok(Heard::Nothing))).chain(self.vault.standings()) {
             let told = match stands {
-                Ok(Heard::Nothing) => (ServerState::NotAsked, None),
-                Ok(Heard::Other) => (ServerState::NoVault, None),
+                Ok(Heard::Nothing) => (ServerState::Unknown, None),
+                Ok(Heard::Other) => (ServerState::NotVault, None),
                 Ok(Heard::Fault(error)) => (ServerState::Failing, Some(error.to_string())),
                 Ok(Heard::Vault) => (ServerState::Up, None),
                 Err(outage) => (ServerState::Down, Some(outage.found.to_string())),
             };
-            let known = servers.entry(address).or_insert((ServerState::NotAsked, None));
+            let known = servers.entry(address).or_insert((ServerState::Unknown, None));
             if told.0 > known.0 {
                 *known = told;
             }

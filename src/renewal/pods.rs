@@ -156,7 +156,7 @@ impl Pods {
 
     fn met(&self, what: &str, error: &Error) {
         let at = clock::time_of_day(clock::now());
-        self.lock().trouble = Some(Failed { at, what: what.to_owned(), error: error.to_string() });
+        self.lock().trouble = Some(Failed { at, operation: what.to_owned(), error: error.to_string() });
     }
 
     /// Notes a failure of the watch, and says it; how long to wait.

@@ -25,7 +25,7 @@ impl Renewal {
                 address: key.endpoint.address.to_string(),
                 since: time_of_day(debt.since),
                 attempts: debt.attempts,
-                until: debt.hold.term().and_then(|term| term.ends()).map(time_of_day),
+                expires_at: debt.hold.term().and_then(|term| term.ends()).map(time_of_day),
                 last_error: debt.trouble.clone(),
             });
         });
@@ -41,11 +41,11 @@ impl Renewal {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            started: self.started,
+            started_at: self.started,
             now: time_of_day(clock::now()),
             watch: self.pods.tell().0,
-            refusing: self.sessions.is_closed(),
-            down,
+            mounts_disabled: self.sessions.is_closed(),
+            outages: down,
             servers: Vec::new(),
             sessions,
             revocations,

@@ -40,15 +40,15 @@ impl Session {
             token: state.hold.as_ref().filter(|hold| hold.lives(now)).and_then(|hold| token(hold, renews, now)),
             superseded_tokens: state.superseded.iter().filter(|hold| hold.lives(now)).count(),
             volumes: state.volumes.iter().map(volume).collect(),
-            leases,
-            last_success: state.last_success.map(time_of_day),
+            secrets: leases,
+            last_success_at: state.last_success.map(time_of_day),
             last_error: state.last_error.as_ref().map(|trouble| Failed {
                 at: time_of_day(trouble.at),
-                what: trouble.what.to_owned(),
+                operation: trouble.what.to_owned(),
                 error: trouble.error.clone(),
             }),
-            renewed: why_not(&state, hangs).is_none(),
-            why_not_renewed: why_not(&state, hangs).map(str::to_owned),
+            renewal_active: why_not(&state, hangs).is_none(),
+            renewal_paused_reason: why_not(&state, hangs).map(str::to_owned),
         }
     }
 
@@ -148,9 +148,9 @@ fn token(hold: &Hold, renews: bool, now: Instant) -> Option<Token> {
     Some(Token {
         accessor: hold.token.accessor.clone(),
         state: standing(hold, now),
-        ends: term.ends().map(time_of_day),
-        renews_at: (renews && term.is_renewable()).then(|| time_of_day(term.renew_at())),
-        forced_end: term.forced_end().map(time_of_day),
+        expires_at: term.ends().map(time_of_day),
+        renew_at: (renews && term.is_renewable()).then(|| time_of_day(term.renew_at())),
+        max_expires_at: term.forced_end().map(time_of_day),
     })
 }
 
@@ -158,9 +158,9 @@ fn volume(volume: &super::volumes::Volume) -> Volume {
     Volume {
         target_path: volume.path.to_string(),
         class: volume.class.clone(),
-        last_mount: time_of_day(volume.last),
+        last_mount_at: time_of_day(volume.last),
         mounts: volume.mounts,
-        poll_gap: volume.gap().map(|gap| gap.as_secs()),
+        poll_interval_seconds: volume.gap().map(|gap| gap.as_secs()),
     }
 }
 
@@ -170,9 +170,9 @@ fn lease(told: crate::lease::Told) -> Lease {
         method: told.read.method.to_string(),
         kind: told.kind,
         state: told.state,
-        ends: told.ends.map(time_of_day),
-        forced_end: told.forced_end.map(time_of_day),
-        renews_at: told.renews_at.map(time_of_day),
+        expires_at: told.ends.map(time_of_day),
+        max_expires_at: told.forced_end.map(time_of_day),
+        renew_at: told.renews_at.map(time_of_day),
         read_at: time_of_day(told.read_at),
         last_error: told.trouble,
         volumes: told.volumes,

@@ -297,7 +297,7 @@ impl Session {
                 Kind::Token => "Vault token",
                 Kind::Plain => "secret",
             };
-            self.tell_owner(Why::CredentialEnding, || {
+            self.tell_owner(Why::CredentialExpiring, || {
                 let ends = if over { "is over since" } else { "ends at" };
                 format!("the {what} of {path} {ends} {end}, and {mend}")
             });

@@ -165,8 +165,8 @@ def test_a_client_survives_rotations(shop, vault, driver, provider):
 @on("10s")
 def test_a_client_survives_a_provider_that_is_killed(shop, vault, provider):
     """What the pod has outlives the process: it is renewed, polled and revoked by the next."""
-    vault.add_database_role("left", "90s")
-    shop.add_class("db", DB.format("left"))
+    vault.add_database_role("remaining", "90s")
+    shop.add_class("db", DB.format("remaining"))
     pod = shop.run_pod("client", "db")
     uid = pod.uid()
     with Client(vault, pod.volume("db")) as client:
@@ -208,7 +208,7 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     shop.wait("the user's end", lambda: mine[0] not in vault.database_users(), 60)
     assert abs(time.time() - end) < 10
     shop.wait("word of it", lambda: said("credential is over") != [], 30)
-    assert len(shop.events("VaultCredentialEnding", pod.name)) == 2
+    assert len(shop.events("VaultCredentialExpiring", pod.name)) == 2
     # It has not been read again, nor has the pod's file changed.
     assert len(vault.reads("database/creds/ending", begin)) == 1 and credential(pod.volume("db")) == mine
 
@@ -227,8 +227,8 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
     for pod in pods:
         session = sessions[pod.uid()]
         assert (session["pod"], session["namespace"], session["role"]) == (pod.name, "shop", "web")
-        assert session["renewed"] and session["token"]["state"] == "active"
-        leases = {lease["path"]: (lease["kind"], lease["state"]) for lease in session["leases"]}
+        assert session["renewal_active"] and session["token"]["state"] == "active"
+        leases = {lease["path"]: (lease["kind"], lease["state"]) for lease in session["secrets"]}
         assert leases == {"database/creds/web": ("leased", "active"), "secret/data/web/key": ("plain", "active")}
         assert f"shop/{pod.name} ({pod.uid()})" in text
     for secret in ("s3cret", *(word for one in credentials for word in one)):
@@ -251,7 +251,7 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
         print(f"the users were gone {time.time() - begin:.1f} s later")
         late = shop.add_pod("late", "db")
         assert_quoted(late.wait_event("code = FailedPrecondition", "[VM0103]"))
-        assert provider.status()["refusing"] and provider.status()["sessions"] == []
+        assert provider.status()["mounts_disabled"] and provider.status()["sessions"] == []
     finally:
         provider.restart()
     late.wait_running(120)

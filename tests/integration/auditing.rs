@@ -87,7 +87,7 @@ async fn each_decision_about_a_secret_is_a_line() {
     assert_eq!((&login["event"], login.get("path")), (&json!("login"), None));
     assert!(!login["accessor"].as_str().unwrap().is_empty() && login["request_id"].as_str().unwrap().len() > 30);
     assert_eq!(
-        (&read["event"], &read["class"], &read["from"]),
+        (&read["event"], &read["class"], &read["source"]),
         (&json!("read"), &json!("test-class"), &json!("vault"))
     );
     assert_eq!(read["path"], format!("{}/data/db", audited.tenant.kv));
@@ -117,15 +117,15 @@ async fn each_decision_about_a_secret_is_a_line() {
     let told = audited.lines(6).await;
     for (line, event) in [(&told[4], "read"), (&told[5], "mount")] {
         assert_eq!(
-            (&line["event"], &line["outcome"], &line["error"]),
-            (&json!(event), &json!("refused"), &json!("VM0050"))
+            (&line["event"], &line["outcome"], &line["error_id"]),
+            (&json!(event), &json!("denied"), &json!("VM0050"))
         );
     }
     assert_eq!((&told[4]["path"], told[5].get("path")), (&json!("none/x"), None));
     let elsewhere = pod.clone().with("vaultAddress", "http://127.0.0.1:1");
     daemon.refuses(&elsewhere, Cause::NotAllowed, &[]).await;
     let refused = &audited.lines(7).await[6];
-    assert_eq!((&refused["outcome"], &refused["error"]), (&json!("refused"), &json!("VM0013")));
+    assert_eq!((&refused["outcome"], &refused["error_id"]), (&json!("denied"), &json!("VM0013")));
     assert_eq!(refused["endpoint"], "http://127.0.0.1:1");
     assert_eq!((&refused["rule"], &refused["audience"]), (&json!("address"), &json!("vault")));
     let path = format!("{}/data/db", audited.tenant.kv);
@@ -168,8 +168,8 @@ async fn pods_that_share_are_told_each() {
     }
     let told = audited.lines(4).await;
     assert_eq!((told.len(), &told[0]["event"], &told[0]["pod"]), (4, &json!("login"), &json!("*")));
-    for ((line, pod), from) in told[1..].iter().zip(&pods).zip(["vault", "memory", "memory"]) {
-        assert_eq!((&line["pod"], &line["uid"], &line["from"]), (&json!(pod.name), &json!(pod.uid), &json!(from)));
+    for ((line, pod), from) in told[1..].iter().zip(&pods).zip(["vault", "cache", "cache"]) {
+        assert_eq!((&line["pod"], &line["uid"], &line["source"]), (&json!(pod.name), &json!(pod.uid), &json!(from)));
         assert_eq!(line["request_id"], told[1]["request_id"]);
     }
     // What one of them has read anew is new to each of the others.
@@ -181,9 +181,9 @@ async fn pods_that_share_are_told_each() {
     }
     let told = audited.lines(7).await;
     let new: Vec<_> =
-        told[4..].iter().map(|line| (line["uid"].as_str().unwrap(), line["from"].as_str().unwrap())).collect();
+        told[4..].iter().map(|line| (line["uid"].as_str().unwrap(), line["source"].as_str().unwrap())).collect();
     let [a, b, c] = [0, 1, 2].map(|n: usize| pods[n].uid.as_str());
-    assert_eq!(new, [(a, "vault"), (b, "memory"), (c, "memory")]);
+    assert_eq!(new, [(a, "vault"), (b, "cache"), (c, "cache")]);
     assert!(told[4..].iter().all(|line| line["version_after"] == told[4]["version_after"]), "{told:?}");
 }
 
@@ -194,7 +194,7 @@ async fn what_is_optional_and_absent_has_not_failed() {
     let object = format!("- {{objectName: x, secretPath: {kv}/data/none, secretKey: x, optional: true}}");
     audited.daemon.files(&audited.pod().objects(object)).await;
     let read = &audited.lines(2).await[1];
-    assert_eq!((&read["outcome"], &read["error"]), (&json!("absent"), &json!("VM0051")));
+    assert_eq!((&read["outcome"], &read["error_id"]), (&json!("not_found"), &json!("VM0051")));
 }
 
 #[tokio::test]
@@ -209,9 +209,9 @@ async fn a_pods_second_volume_is_told_though_nobody_is_asked() {
     // What comes after shows that there was no more.
     audited.daemon.files(&audited.pod()).await;
     let told = audited.lines(5).await;
-    let what: Vec<_> = told.iter().map(|line| (line["event"].as_str().unwrap(), line["from"].as_str())).collect();
+    let what: Vec<_> = told.iter().map(|line| (line["event"].as_str().unwrap(), line["source"].as_str())).collect();
     let vault = Some("vault");
-    assert_eq!(what, [("login", None), ("read", vault), ("read", Some("memory")), ("login", None), ("read", vault)]);
+    assert_eq!(what, [("login", None), ("read", vault), ("read", Some("cache")), ("login", None), ("read", vault)]);
 }
 
 #[tokio::test]

@@ -196,7 +196,7 @@ async fn json_has_every_step() {
     let failed = &told["steps"][7];
     assert_eq!((failed["object"].as_str(), failed["id"].as_str()), (Some("b"), Some("VM0070")));
     assert_eq!(failed["code"], "NotFound");
-    assert!(failed["mend"].as_str().unwrap().contains("optional: true") && failed["said"].is_null());
+    assert!(failed["fix"].as_str().unwrap().contains("optional: true") && failed["server_message"].is_null());
 }
 
 #[tokio::test]

@@ -263,7 +263,7 @@ async fn each_end_of_a_credential_is_told_and_that_it_has_come() {
     stage.events(2).await;
     leap(Duration::from_secs(10)).await;
     let events = stage.no_more_than(4).await;
-    assert!(reasons(&events).iter().all(|reason| *reason == "VaultCredentialEnding"));
+    assert!(reasons(&events).iter().all(|reason| *reason == "VaultCredentialExpiring"));
     let says = |event: &Value, what: &str| event["message"].as_str().unwrap().contains(what);
     for name in ["a", "b"] {
         let of: Vec<&Value> = events.iter().filter(|event| says(event, &format!("db/static-creds/{name} "))).collect();

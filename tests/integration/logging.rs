@@ -120,7 +120,8 @@ async fn a_mount_whose_caller_is_gone_is_told_when_it_fails() {
     // As the last of its own connection the caller takes that with it.
     assert!(caller.await.is_err_and(|gone| gone.is_cancelled()));
     gate.open();
-    while !fs::read_to_string(log.path()).unwrap().contains(r#""event":"mount","outcome":"failed","error":"VM0038""#) {
+    while !fs::read_to_string(log.path()).unwrap().contains(r#""event":"mount","outcome":"failed","error_id":"VM0038""#)
+    {
         sleep(Duration::from_millis(20)).await;
     }
     program.terminate();

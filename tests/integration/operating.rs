@@ -150,7 +150,7 @@ async fn every_server_is_shown_as_what_is_known_of_it() {
     other.every("POST", "auth/", answer(404, &[("content-type", "text/html")], "<html>404 page not found</html>"));
     let policy = Policy::new(&format!(
         "endpoints: {{named: {{address: \"{named}\"}}}}\n\
-         namespaces: [{{names: [shop], authMounts: [\"*\"], addresses: [\"http://127.0.0.1:*\"]}}]"
+         rules: [{{namespaces: [shop], authMounts: [\"*\"], addresses: [\"http://127.0.0.1:*\"]}}]"
     ));
     let address = free();
     let daemon = Daemon::at(&own, &[&policy.flag(), &format!("--metrics-addr={address}")]).await;
@@ -205,7 +205,7 @@ async fn the_last_failures_of_mounts_are_shown_whatever_they_failed_for() {
     assert!(errors.matches("<tr>").count() == 4 && !errors.contains("s3cret"), "{errors}");
     let told = status(&daemon.socket.with_extension("status")).await;
     let told: Vec<(&Value, &Value)> =
-        told["failures"].as_array().unwrap().iter().map(|one| (&one["pod"], &one["times"])).collect();
+        told["failures"].as_array().unwrap().iter().map(|one| (&one["pod"], &one["count"])).collect();
     let expected =
         [("unrendered", 1), ("mistaken", 1), ("elsewhere", 2)].map(|(pod, times)| (json!(pod), json!(times)));
     assert!(told.iter().copied().eq(expected.iter().map(|(pod, times)| (pod, times))), "{told:?}");
@@ -230,7 +230,10 @@ async fn a_process_tells_what_it_holds_to_its_own_user() {
     let socket = daemon.socket.with_extension("status");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let told = status(&socket).await;
-    assert_eq!((told["version"].as_str(), told["refusing"].as_bool()), (Some(env!("CARGO_PKG_VERSION")), Some(false)));
+    assert_eq!(
+        (told["version"].as_str(), told["mounts_disabled"].as_bool()),
+        (Some(env!("CARGO_PKG_VERSION")), Some(false))
+    );
     assert_eq!((&told["watch"]["node"], told["pid"].as_u64()), (&json!("node-1"), Some(std::process::id().into())));
     let (code, out, err) = run(&["status", "--socket", socket.to_str().unwrap()]).await;
     assert!(code == Some(0) && out.starts_with("vaultmount ") && out.contains("pods of node-1: "), "{out}{err}");
@@ -307,5 +310,5 @@ async fn revoking_everything_says_what_came_of_it() {
     let (code, out, err) = run(&["revoke", "--all", "-ojson", "--socket", socket.to_str().unwrap()]).await;
     assert_eq!(code, Some(0), "{err}");
     let revoked: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(revoked, json!({"tokens": 0, "failed": [], "left": 0}));
+    assert_eq!(revoked, json!({"tokens": 0, "failed": [], "remaining": 0}));
 }

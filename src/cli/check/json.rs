@@ -26,7 +26,7 @@ struct Told<'a> {
     object: Option<&'a str>,
     status: &'static str,
     detail: &'a str,
-    milliseconds: u128,
+    duration_ms: u128,
     #[serde(flatten)]
     failure: Option<ToldFailure<'a>>,
 }
@@ -36,9 +36,9 @@ struct ToldFailure<'a> {
     id: &'static str,
     code: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    said: Option<&'a str>,
+    server_message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<&'a str>,
+    fix: Option<&'a str>,
 }
 
 impl<'a> From<&'a (Step, Duration)> for Told<'a> {
@@ -53,18 +53,11 @@ impl<'a> From<&'a (Step, Duration)> for Told<'a> {
             Outcome::Failed(error) => Some(ToldFailure {
                 id: error.cause().id(),
                 code: error.cause().code().to_string(),
-                said: error.words(),
-                mend: error.next_step(),
+                server_message: error.words(),
+                fix: error.next_step(),
             }),
             _ => None,
         };
-        Self {
-            step: step.name,
-            object: step.object.as_deref(),
-            status,
-            detail,
-            milliseconds: took.as_millis(),
-            failure,
-        }
+        Self { step: step.name, object: step.object.as_deref(), status, detail, duration_ms: took.as_millis(), failure }
     }
 }

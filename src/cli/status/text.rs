@@ -31,16 +31,16 @@ struct Page {
 
 impl Page {
     fn head(&mut self, status: &Status) {
-        let (version, pid, up) = (&status.version, status.pid, self.span(status.started));
+        let (version, pid, up) = (&status.version, status.pid, self.span(status.started_at));
         let name = paint(HEADING, format!("vaultmount {version}"));
-        self.line(format_args!("{name}, process {pid}, up {up} (since {})", date(status.started)));
+        self.line(format_args!("{name}, process {pid}, up {up} (since {})", date(status.started_at)));
         self.watch(&status.watch);
-        for Down { address, since, error } in &status.down {
+        for Down { address, since, error } in &status.outages {
             let down = paint(ERROR, "down");
             self.line(format_args!("{address}: {down} since {}, and asked again by itself", self.clock(*since)));
             self.fact("", error);
         }
-        if status.refusing {
+        if status.mounts_disabled {
             self.line(paint(ERROR, "everything was revoked: mounts are refused until it is restarted"));
         }
         if status.sessions.is_empty() {
@@ -77,26 +77,26 @@ impl Page {
             Some(token) => self.token(token, session.superseded_tokens),
             None => self.fact("token", "none"),
         }
-        if !session.renewed {
-            let why = session.why_not_renewed.as_deref().unwrap_or("it ends when it ends");
+        if !session.renewal_active {
+            let why = session.renewal_paused_reason.as_deref().unwrap_or("it ends when it ends");
             self.fact("renewed", &format!("no: {why}"));
         }
-        if let Some(at) = session.last_success {
+        if let Some(at) = session.last_success_at {
             self.fact("asked", &format!("with success {}", self.moment(at)));
         }
         self.failed("error", session.last_error.as_ref());
         for volume in &session.volumes {
             self.volume(volume);
         }
-        self.leases(&session.leases);
+        self.leases(&session.secrets);
     }
 
     fn token(&mut self, token: &Token, superseded: usize) {
         let mut words = token.state.word().to_owned();
-        if let Some(at) = token.renews_at {
+        if let Some(at) = token.renew_at {
             let _ = write!(words, ", renewal {}", self.moment(at));
         }
-        let _ = write!(words, ", {}", self.end(token.ends, token.forced_end));
+        let _ = write!(words, ", {}", self.end(token.expires_at, token.max_expires_at));
         if !token.accessor.is_empty() {
             let _ = write!(words, ", accessor {}", token.accessor);
         }
@@ -108,8 +108,8 @@ impl Page {
 
     fn volume(&mut self, volume: &Volume) {
         let Volume { class, mounts, target_path, .. } = volume;
-        let polls = volume.poll_gap.map(|gap| format!(", polled every {}", span(gap))).unwrap_or_default();
-        let last = self.moment(volume.last_mount);
+        let polls = volume.poll_interval_seconds.map(|gap| format!(", polled every {}", span(gap))).unwrap_or_default();
+        let last = self.moment(volume.last_mount_at);
         self.fact("volume", &format!("{class}, mounts: {mounts}, the last {last}{polls}, at {target_path}"));
     }
 
@@ -131,7 +131,8 @@ impl Page {
             };
             let (kind, state) = (lease.kind.word(), paint(style, lease.state.word()));
             self.line(format_args!("  {kind:11}  {state:10}  {end:width$}  {} {}", lease.method, lease.path));
-            if let Some(forced) = lease.forced_end.filter(|_| lease.ends.is_some_and(|at| Some(at) != lease.forced_end))
+            if let Some(forced) =
+                lease.max_expires_at.filter(|_| lease.expires_at.is_some_and(|at| Some(at) != lease.max_expires_at))
             {
                 self.fact("", &format!("at the latest {}", self.moment(forced)));
             }
@@ -143,7 +144,7 @@ impl Page {
 
     /// When a lease ends.
     fn ends(&self, lease: &Lease) -> String {
-        lease.ends.or(lease.forced_end).map_or_else(|| "-".to_owned(), |at| self.moment(at))
+        lease.expires_at.or(lease.max_expires_at).map_or_else(|| "-".to_owned(), |at| self.moment(at))
     }
 
     fn waiting(&mut self, waiting: &[Waiting]) {
@@ -151,7 +152,7 @@ impl Page {
             return;
         }
         self.line(format_args!("\n{}", paint(HEADING, "Waiting to be revoked")));
-        for Waiting { pod, namespace, uid, address, since, attempts, until, last_error } in waiting {
+        for Waiting { pod, namespace, uid, address, since, attempts, expires_at: until, last_error } in waiting {
             self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
             let end = until.map(|at| format!(", over {}", self.moment(at))).unwrap_or_default();
             self.fact("at", &format!("{address}, since {}, attempts: {attempts}{end}", self.clock(*since)));
@@ -166,7 +167,7 @@ impl Page {
             return;
         }
         self.line(format_args!("\n{}", paint(HEADING, "Mounts that failed last")));
-        for Failure { at, times, pod, namespace, uid, error, .. } in failures {
+        for Failure { at, count: times, pod, namespace, uid, error, .. } in failures {
             self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
             let often = if *times > 1 { format!(", {times} times") } else { String::new() };
             self.fact("error", &format!("{}{often}: {error}", self.moment(*at)));
@@ -174,7 +175,7 @@ impl Page {
     }
 
     fn failed(&mut self, label: &str, failed: Option<&Failed>) {
-        if let Some(Failed { at, what, error }) = failed {
+        if let Some(Failed { at, operation: what, error }) = failed {
             self.fact(label, &format!("{}, {what}: {error}", self.moment(*at)));
         }
     }

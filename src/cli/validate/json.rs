@@ -18,7 +18,7 @@ pub(super) fn written(report: &Report) -> String {
                 "file": finding.file,
                 "line": finding.at.line,
                 "column": finding.at.column,
-                "endColumn": finding.end,
+                "end_column": finding.end,
                 "message": finding.message,
                 "excerpt": finding.excerpt.text,
             })

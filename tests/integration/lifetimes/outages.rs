@@ -144,7 +144,7 @@ async fn renewals_wait_for_vault_and_have_not_failed() {
     let told = stage.told().await;
     assert!(
         told["sessions"].as_array().unwrap().iter().all(|session| {
-            let states = [&session["token"]["state"], &session["leases"][0]["state"]];
+            let states = [&session["token"]["state"], &session["secrets"][0]["state"]];
             // The one that was turned away has neither.
             states.iter().all(|state| state.is_null()) || (states[0] == "active" && states[1] == "expiring")
         }),

@@ -98,11 +98,11 @@ async fn the_status_tells_everything_and_no_secret() {
     let told: Value = serde_json::from_str(&json).unwrap();
     let session = &told["sessions"][0];
     assert_eq!(
-        (&session["uid"], &session["role"], &session["renewed"]),
+        (&session["uid"], &session["role"], &session["renewal_active"]),
         (&json!(pod.uid), &json!("app"), &json!(true))
     );
     assert_eq!((&session["volumes"][0]["mounts"], &session["volumes"][0]["class"]), (&json!(2), &json!("test-class")));
-    let lease = &session["leases"][0];
+    let lease = &session["secrets"][0];
     assert_eq!(
         (&lease["kind"], &lease["state"], &lease["path"]),
         (&json!("leased"), &json!("active"), &json!(stage.database.path))
@@ -110,13 +110,13 @@ async fn the_status_tells_everything_and_no_secret() {
     assert!(session["token"]["accessor"].is_string());
     assert_eq!(told["watch"]["state"], "synced");
     let timestamp = |of: &Value| of.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-    assert!(timestamp(&session["last_success"]) <= timestamp(&told["now"]), "{told}");
+    assert!(timestamp(&session["last_success_at"]) <= timestamp(&told["now"]), "{told}");
     let time = |of: &Value| timestamp(of).as_second();
     let now = jiff::Timestamp::now().as_second();
     for of in [lease, &session["token"]] {
-        assert!((3540..=3601).contains(&(time(&of["ends"]) - now)), "{of}");
-        assert!((1800..=2400).contains(&(time(&of["renews_at"]) - now)), "{of}");
-        assert!(of["forced_end"].is_null(), "{of}");
+        assert!((3540..=3601).contains(&(time(&of["expires_at"]) - now)), "{of}");
+        assert!((1800..=2400).contains(&(time(&of["renew_at"]) - now)), "{of}");
+        assert!(of["max_expires_at"].is_null(), "{of}");
     }
 }
 
@@ -147,18 +147,18 @@ async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
     ];
     until("a renewal fails", async || counts(&failing).await).await;
     let session = told().await;
-    let lease = &session["leases"][0];
+    let lease = &session["secrets"][0];
     assert_eq!(lease["state"], "failing");
     for error in [&lease["last_error"], &session["last_error"]["error"]] {
         assert!(error.as_str().unwrap().contains("internal error"), "{session}");
     }
-    assert_eq!(session["last_error"]["what"], "renewing a lease");
+    assert_eq!(session["last_error"]["operation"], "renewing a lease");
 
     stage.vault.heal();
     leap(Duration::from_secs(10)).await;
     until("it is renewed", async || counts(&[r#"renewals_total{target="lease",outcome="renewed"} 1"#, well[1]]).await)
         .await;
-    assert!(told().await["leases"][0]["last_error"].is_null());
+    assert!(told().await["secrets"][0]["last_error"].is_null());
 
     stage.api.delete_pod(&pod.namespace, &pod.name);
     let over = [r#"revocations_total{outcome="revoked"} 1"#, "sessions 0", "pending_revocations 0"];
@@ -174,12 +174,12 @@ async fn a_token_that_is_gone_is_told() {
     stage.vault.saw(1, "GET", "auth/token/lookup-self").await;
     until("it is told", async || {
         let session = sessions(&stage.daemon).await[0].take();
-        let why = session["why_not_renewed"].as_str().unwrap_or_default();
-        let lease = &session["leases"][0];
+        let why = session["renewal_paused_reason"].as_str().unwrap_or_default();
+        let lease = &session["secrets"][0];
         why.contains("is gone")
             && session["token"].is_null()
             && lease["state"] == "expiring"
-            && lease["renews_at"].is_null()
+            && lease["renew_at"].is_null()
     })
     .await;
 }
@@ -203,8 +203,8 @@ async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, h
             let sessions = sessions(daemon).await;
             // One that is over is forgotten.
             let Some(session) = sessions.get(0) else { return true };
-            let leases = session["leases"].as_array().into_iter().flatten();
-            let mut renewals = leases.chain([&session["token"]]).filter_map(|one| one["renews_at"].as_str());
+            let leases = session["secrets"].as_array().into_iter().flatten();
+            let mut renewals = leases.chain([&session["token"]]).filter_map(|one| one["renew_at"].as_str());
             renewals.all(|at| at.parse::<jiff::Timestamp>().unwrap() > jiff::Timestamp::now() + Duration::from_secs(1))
         })
         .await;

@@ -18,7 +18,7 @@ pub async fn down(daemon: &Daemon) -> Vec<Value> {
     let path = daemon.socket.with_extension("status");
     let output = program(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
     let mut told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    serde_json::from_value(told["down"].take()).unwrap()
+    serde_json::from_value(told["outages"].take()).unwrap()
 }
 
 pub async fn is_down(daemon: &Daemon) -> bool {

@@ -28,7 +28,7 @@ async fn json_has_every_finding_and_the_counts() {
     let json: Value = serde_json::from_str(&printed("json").await).unwrap();
     let first = &json["findings"][0];
     assert_eq!(first["file"], "de ploy/a,b:%.yaml");
-    assert_eq!((&first["line"], &first["column"], &first["endColumn"]), (&10.into(), &5.into(), &16.into()));
+    assert_eq!((&first["line"], &first["column"], &first["end_column"]), (&10.into(), &5.into(), &16.into()));
     assert_eq!((&first["severity"], &first["id"]), (&"error".into(), &"VM0082".into()));
     assert_eq!(first["message"], "vaultAdress: is unknown and would be ignored; did you mean vaultAddress?");
     assert_eq!(first["excerpt"], "    vaultAdress: ***");

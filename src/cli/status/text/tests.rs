@@ -13,9 +13,9 @@ fn lease(path: &str, kind: Kind, state: State) -> Lease {
         method: "GET".into(),
         kind,
         state,
-        ends: None,
-        forced_end: None,
-        renews_at: None,
+        expires_at: None,
+        max_expires_at: None,
+        renew_at: None,
         read_at: at("13:00:00"),
         last_error: None,
         volumes: 1,
@@ -25,7 +25,7 @@ fn lease(path: &str, kind: Kind, state: State) -> Lease {
 fn status() -> Status {
     let failed = Failed {
         at: at("13:58:00"),
-        what: "reading kv/data/db".into(),
+        operation: "reading kv/data/db".into(),
         error: format!("Vault at https://vault:8200 refuses {} [VM0050]", "one word after the other ".repeat(9)),
     };
     let session = Session {
@@ -41,22 +41,22 @@ fn status() -> Status {
         token: Some(Token {
             accessor: "abc".into(),
             state: State::Live,
-            ends: Some(at("14:47:00")),
-            renews_at: Some(at("14:23:12")),
-            forced_end: Some("2026-03-04T02:00:00Z".parse().unwrap()),
+            expires_at: Some(at("14:47:00")),
+            renew_at: Some(at("14:23:12")),
+            max_expires_at: Some("2026-03-04T02:00:00Z".parse().unwrap()),
         }),
         superseded_tokens: 2,
         volumes: vec![Volume {
             target_path: "/var/lib/kubelet/pods/6e0f3a6e/volumes/kubernetes.io~csi/secrets/mount".into(),
             class: "shop".into(),
-            last_mount: at("13:59:30"),
+            last_mount_at: at("13:59:30"),
             mounts: 12,
-            poll_gap: Some(120),
+            poll_interval_seconds: Some(120),
         }],
-        leases: vec![
+        secrets: vec![
             Lease {
-                ends: Some(at("14:30:00")),
-                forced_end: Some(at("15:00:00")),
+                expires_at: Some(at("14:30:00")),
+                max_expires_at: Some(at("15:00:00")),
                 ..lease("database/creds/web", Kind::Leased, State::Live)
             },
             Lease {
@@ -64,15 +64,15 @@ fn status() -> Status {
                 ..lease("kv/data/db", Kind::Plain, State::Failing)
             },
         ],
-        last_success: Some(at("13:59:30")),
+        last_success_at: Some(at("13:59:30")),
         last_error: Some(failed),
-        renewed: false,
-        why_not_renewed: Some("the token is a batch token".into()),
+        renewal_active: false,
+        renewal_paused_reason: Some("the token is a batch token".into()),
     };
     Status {
         version: "0.1.0".into(),
         pid: 7,
-        started: at("10:48:00"),
+        started_at: at("10:48:00"),
         now: at("14:00:00"),
         watch: Watch {
             state: Watching::Synced,
@@ -80,8 +80,8 @@ fn status() -> Status {
             since: Some(at("10:48:01")),
             last_error: None,
         },
-        refusing: false,
-        down: vec![Down {
+        mounts_disabled: false,
+        outages: vec![Down {
             address: "https://vault:8200".into(),
             since: at("13:57:00"),
             error: "Vault at https://vault:8200 is sealed [VM0020]".into(),
@@ -95,12 +95,12 @@ fn status() -> Status {
             address: "https://vault:8200".into(),
             since: at("13:00:00"),
             attempts: 3,
-            until: Some(at("15:00:00")),
+            expires_at: Some(at("15:00:00")),
             last_error: "sealed [VM0020]".into(),
         }],
         failures: vec![Failure {
             at: at("13:50:00"),
-            times: 3,
+            count: 3,
             pod: "web-1".into(),
             namespace: "shop".into(),
             uid: "v".into(),
@@ -124,12 +124,12 @@ fn each_pod_is_told_with_its_ends_and_errors() {
         "            Vault at https://vault:8200 is sealed [VM0020]",
         "shop/web-0 (6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11)",
         "  at        https://vault:8200, namespace team, auth/kubernetes, role web, as web",
-        "  token     live, renewal in 23m (14:23:12Z), ends in 47m (14:47:00Z), at the latest in 2d 12h",
+        "  token     active, renewal in 23m (14:23:12Z), ends in 47m (14:47:00Z), at the latest in 2d 12h",
         "            (2026-03-04 02:00:00Z), accessor abc; superseded and not over: 2",
         "  renewed   no: the token is a batch token",
         "  asked     with success 30s ago (13:59:30Z)",
         "  KIND         STATE       ENDS                PATH",
-        "  leased       live        in 30m (14:30:00Z)  GET database/creds/web",
+        "  leased       active      in 30m (14:30:00Z)  GET database/creds/web",
         "            at the latest in 1h 0m (15:00:00Z)",
         "  plain        failing     -                   GET kv/data/db",
         "            it cannot be asked [VM0010]",
@@ -151,7 +151,7 @@ fn a_process_that_holds_nothing_says_so() {
     let watch = Watch { state: Watching::Off, node: None, since: None, last_error: None };
     let text = plain(&Status {
         watch,
-        refusing: true,
+        mounts_disabled: true,
         sessions: Vec::new(),
         revocations: Vec::new(),
         failures: Vec::new(),
