@@ -35,7 +35,7 @@ async fn with_rotation_off_the_end_is_told_well_before() {
                 return text;
             }
             // The renewal at two thirds of the first six seconds shows the maximum; the last third is two seconds later.
-            known_before |= text.contains("lease\",outcome=\"short\"} 1");
+            known_before |= text.contains("lease\",outcome=\"capped\"} 1");
             sleep(Duration::from_millis(100)).await;
         }
     };
