@@ -209,7 +209,7 @@ async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> 
 /// The Kubernetes API, when this process is in a cluster or was given a kubeconfig. Requests to it are counted in `metrics`.
 pub fn kube(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Kube>>, Error> {
     let of = kube::Config {
-        oldest_tls: config.connection.vault.oldest_tls,
+        oldest_tls: config.connection.vault.min_tls_version,
         ..kube::Config::from_env(config.kubeconfig.clone())
     };
     of.build(Arc::clone(metrics)).map(|kube| kube.map(Arc::new))

@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     mount::{Answered, Mounted, Mounter, Way},
     request::MountSpec,
-    vault::wire::Read,
+    vault::wire::SecretRequest,
 };
 use object::Found;
 use traces::Traces;
@@ -193,7 +193,7 @@ impl Check<'_> {
     async fn files(
         &self,
         way: &Way,
-        found: &HashMap<&Read, Found>,
+        found: &HashMap<&SecretRequest, Found>,
         fits: impl Fn(&Mounted) -> Result<(), Error>,
     ) -> Step {
         let mut spec = self.spec.clone();

@@ -22,7 +22,7 @@ use crate::{
     flight::Flight,
     metrics::{Kind, Reason},
     term::Term,
-    vault::{answer::Answer, client::Reading, wire::Read},
+    vault::{answer::SecretResponse, client::ReadResult, wire::SecretRequest},
 };
 pub use hold::{Hold, SavedHold};
 pub use life::{Circumstances, Life, MIN_REFRESH, Refresh, Step};
@@ -34,13 +34,13 @@ pub use upkeep::{DueRenewal, Told, Warning};
 #[derive(Debug)]
 pub struct Lease {
     /// What Vault answered.
-    pub answer: Answer,
+    pub answer: SecretResponse,
     /// Numbers what this process has read, so that it can be told what a volume was given.
     pub serial: u64,
 }
 
 impl Lease {
-    fn new(answer: Answer) -> Arc<Self> {
+    fn new(answer: SecretResponse) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self { answer, serial: NEXT.fetch_add(1, Relaxed) })
     }
@@ -59,7 +59,7 @@ pub struct Brought {
 #[derive(Default)]
 pub struct Leases {
     /// Never held across an await.
-    slots: Mutex<HashMap<Arc<Read>, Arc<Slot>>>,
+    slots: Mutex<HashMap<Arc<SecretRequest>, Arc<Slot>>>,
 }
 
 #[derive(Default)]
@@ -95,7 +95,7 @@ struct Entry {
 /// What a fetch brings: the answer, when it was asked for, and under which token.
 pub struct Fetched {
     /// Vault's answer.
-    pub reading: Reading,
+    pub reading: ReadResult,
     /// When the request was sent, by [`crate::clock::now`]: what Vault grants begins then at the earliest.
     pub sent: Instant,
     /// The token.
@@ -140,7 +140,7 @@ pub struct Due {
 const MAX_SLOTS: usize = 1024;
 impl Leases {
     /// What there is of a request's answer, and whether it is good.
-    pub fn look(&self, read: &Read, look: &Look) -> Found {
+    pub fn look(&self, read: &SecretRequest, look: &Look) -> Found {
         let slot = self.lock().get(read).cloned();
         let new = |turn| Found::Due(Due { reason: None, had: None, kept: None, kind: None, hold: None, turn });
         let Some(slot) = slot else { return new(0) };
@@ -170,7 +170,7 @@ impl Leases {
     /// created for this.
     pub async fn read<F>(
         &self,
-        read: &Arc<Read>,
+        read: &Arc<SecretRequest>,
         due: &Due,
         fetch: impl FnOnce() -> F,
         heard: impl FnOnce(Option<Kind>, bool) + Send + 'static,
@@ -189,8 +189,8 @@ impl Leases {
                     return Ok(Brought { lease, request_id });
                 }
                 let fetched = fetch.await.map_err(|error| slot.failed(error))?;
-                let request_id = fetched.reading.answer.request_id().map(Arc::from);
-                let creates = fetched.reading.creates;
+                let request_id = fetched.reading.response.request_id().map(Arc::from);
+                let creates = fetched.reading.mutating;
                 let (lease, earlier) = slot.keep(&key, fetched);
                 heard(earlier.filter(|kind| *kind != Kind::Plain), creates);
                 Ok(Brought { lease, request_id })
@@ -202,7 +202,7 @@ impl Leases {
     }
 
     /// Whether the last reading of a static credential came before Vault had rotated it, and its time was over already.
-    pub fn is_still_old(&self, read: &Read, fetched: &Fetched) -> bool {
+    pub fn is_still_old(&self, read: &SecretRequest, fetched: &Fetched) -> bool {
         let Life::Static { rotates, .. } = Life::of(read, &fetched.reading, fetched.sent) else { return false };
         let is_due = rotates <= fetched.sent;
         let Some(slot) = self.lock().get(read).cloned() else { return is_due };
@@ -211,14 +211,14 @@ impl Leases {
             // It was waited for before, in vain: Vault cannot rotate it, and polls must not wait for that each time.
             Some((Life::Static { rotates, read }, _)) if rotates <= read => false,
             Some((Life::Static { rotates, .. }, before)) => {
-                is_due || (*rotates <= fetched.sent && life::same_static(before, &fetched.reading.answer))
+                is_due || (*rotates <= fetched.sent && life::same_static(before, &fetched.reading.response))
             }
             _ => is_due,
         }
     }
 
     /// A pod has (as far as anyone can know) what was read. Whether it is new to it.
-    pub fn delivered(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+    pub fn delivered(&self, read: &SecretRequest, lease: &Arc<Lease>) -> bool {
         let slot = self.lock().get(read).cloned();
         slot.is_none_or(|slot| {
             let mut kept = slot.kept();
@@ -231,7 +231,7 @@ impl Leases {
 
     /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
     /// Whether it will.
-    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+    pub fn doubt(&self, read: &SecretRequest, lease: &Arc<Lease>) -> bool {
         let Some(slot) = self.lock().get(read).cloned() else { return false };
         let mut kept = slot.kept();
         let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) else { return false };
@@ -241,7 +241,12 @@ impl Leases {
 
     /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
     /// is nothing to tell of it. Whether it named others before.
-    pub fn name<'a>(&self, volume: &Arc<str>, reads: impl IntoIterator<Item = &'a Arc<Read>>, now: Instant) -> bool {
+    pub fn name<'a>(
+        &self,
+        volume: &Arc<str>,
+        reads: impl IntoIterator<Item = &'a Arc<SecretRequest>>,
+        now: Instant,
+    ) -> bool {
         let mut slots = self.lock();
         let mut named: Vec<*const Slot> = Vec::new();
         let mut is_new = false;
@@ -271,7 +276,7 @@ impl Leases {
     /// The answers to these requests, when the pod has each of them, each is good, and nothing must be asked first.
     pub fn again<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Arc<Read>>,
+        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
         look: &Look,
         proof: Duration,
     ) -> Option<Vec<Arc<Lease>>> {
@@ -291,7 +296,7 @@ impl Leases {
     /// the time `proof`; and of each whether any of the answers waits for its pod.
     pub fn unproven<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Arc<Read>>,
+        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
         now: Instant,
         proof: Duration,
     ) -> Vec<(Arc<Hold>, bool)> {
@@ -335,7 +340,7 @@ impl Leases {
         })
     }
 
-    fn slot(&self, read: &Arc<Read>) -> (Arc<Read>, Arc<Slot>) {
+    fn slot(&self, read: &Arc<SecretRequest>) -> (Arc<SecretRequest>, Arc<Slot>) {
         let mut slots = self.lock();
         if let Some((read, slot)) = slots.get_key_value(&**read) {
             return (Arc::clone(read), Arc::clone(slot));
@@ -353,7 +358,7 @@ impl Leases {
         (Arc::clone(read), slot)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Read>, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<SecretRequest>, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -371,7 +376,7 @@ impl Slot {
 
     /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
     /// Of what kind that was if it is replaced.
-    fn keep(&self, read: &Read, fetched: Fetched) -> (Arc<Lease>, Option<Kind>) {
+    fn keep(&self, read: &SecretRequest, fetched: Fetched) -> (Arc<Lease>, Option<Kind>) {
         let Fetched { reading, sent, hold } = fetched;
         let mut life = Life::of(read, &reading, sent);
         if let Life::Leased { term, .. } = &mut life
@@ -382,13 +387,13 @@ impl Slot {
         let mut kept = self.kept();
         kept.turn += 1;
         let earlier = kept.entry.as_ref().filter(|entry| {
-            let (a, b) = (&entry.lease.answer, &reading.answer);
-            a.same_data(b) || (life.kind() == Kind::Static && life::same_static(a, b))
+            let (a, b) = (&entry.lease.answer, &reading.response);
+            a.has_same_data(b) || (life.kind() == Kind::Static && life::same_static(a, b))
         });
         let replaced = kept.entry.as_ref().filter(|_| earlier.is_none()).map(|entry| entry.life.kind());
         let (lease, delivered) = match earlier {
             Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
-            None => (Lease::new(reading.answer), false),
+            None => (Lease::new(reading.response), false),
         };
         kept.entry = Some(Entry {
             lease: Arc::clone(&lease),
@@ -431,7 +436,7 @@ impl Entry {
         }
         // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
         let token = &self.hold.token;
-        (!self.delivered && !token.is_spent())
+        (!self.delivered && !token.is_exhausted())
             || (token.num_uses == 0 && now.saturating_duration_since(self.hold.proven_at()) >= proof)
     }
 

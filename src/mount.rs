@@ -35,7 +35,7 @@ use crate::{
     session::{Delivery, Session, Sessions},
     state::Gate,
     telemetry::{Again, milliseconds},
-    vault::{Vault, failure, wire::Read},
+    vault::{Vault, failure, wire::SecretRequest},
 };
 use audited::Decided;
 pub use chosen::Chosen;
@@ -77,7 +77,7 @@ pub struct Mounter {
 
 /// One request, the objects that want its answer, and what came of it.
 pub(crate) struct Answered<'a> {
-    pub(crate) read: &'a Arc<Read>,
+    pub(crate) read: &'a Arc<SecretRequest>,
     pub(crate) objects: Vec<&'a Object>,
     pub(crate) outcome: Result<Arc<Lease>, Error>,
 }
@@ -143,7 +143,7 @@ impl Mounter {
         way: &Way,
         refresh: Refresh,
         deadline: Instant,
-    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Arc<Read>, Arc<Lease>)>), Error> {
+    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Arc<SecretRequest>, Arc<Lease>)>), Error> {
         let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
         for (read, objects) in spec.class.reads() {
             match way.session.look(read, refresh) {
@@ -178,7 +178,7 @@ impl Mounter {
         &self,
         spec: &MountSpec,
         way: &Way,
-        due: Vec<(&'a Arc<Read>, Vec<&'a Object>, Due)>,
+        due: Vec<(&'a Arc<SecretRequest>, Vec<&'a Object>, Due)>,
         deadline: Instant,
     ) -> Result<Vec<Answered<'a>>, Error> {
         let Way { target, session, prover, .. } = way;
@@ -188,7 +188,7 @@ impl Mounter {
             } else {
                 format!("the caller's time ran out before Vault at {} answered", target.endpoint.address)
             };
-            Error::new(Cause::Deadline, what).advice(failure::IN_TIME)
+            Error::new(Cause::Deadline, what).advice(failure::DEADLINE_FIX)
         };
         let polled = session.has_mounted(&spec.target_path);
         let stays = due.iter().all(|(_, objects, due)| has_something(due, objects, polled));
@@ -250,7 +250,7 @@ impl Mounter {
         &self,
         spec: &MountSpec,
         way: &Way,
-        (read, objects): (&Arc<Read>, &[&Object]),
+        (read, objects): (&Arc<SecretRequest>, &[&Object]),
         error: &Error,
         due: Due,
         keeps: bool,
@@ -331,7 +331,7 @@ impl Mounter {
         deadline: Instant,
     ) -> Result<Mounted, Error> {
         let mut failures = Failures::default();
-        let mut leases: HashMap<&Arc<Read>, Arc<Lease>> = HashMap::new();
+        let mut leases: HashMap<&Arc<SecretRequest>, Arc<Lease>> = HashMap::new();
         let mut misses = Vec::new();
         for Answered { read, objects, outcome } in answers {
             match outcome {
@@ -397,7 +397,7 @@ fn has_something(due: &Due, objects: &[&Object], polled: bool) -> bool {
 }
 
 /// How long a poll waits at most for what it can go on without.
-fn patience(due: &[(&Arc<Read>, Vec<&Object>, Due)]) -> Duration {
+fn patience(due: &[(&Arc<SecretRequest>, Vec<&Object>, Due)]) -> Duration {
     // Of a static credential the pod may have the old one, and Vault has the new one in a moment.
     let rotates = due.iter().any(|(_, _, due)| due.kind == Some(Kind::Static));
     if rotates { ROTATION_PATIENCE } else { PATIENCE }
@@ -412,8 +412,8 @@ fn is_kept(error: &Error) -> bool {
 
 impl Class {
     /// The distinct requests in the class's order, and the objects that want each one's answer.
-    pub(crate) fn reads(&self) -> Vec<(&Arc<Read>, Vec<&Object>)> {
-        let (mut reads, mut places) = (Vec::<(&Arc<Read>, Vec<&Object>)>::new(), HashMap::new());
+    pub(crate) fn reads(&self) -> Vec<(&Arc<SecretRequest>, Vec<&Object>)> {
+        let (mut reads, mut places) = (Vec::<(&Arc<SecretRequest>, Vec<&Object>)>::new(), HashMap::new());
         for object in &self.objects {
             let place = *places.entry(&object.read).or_insert(reads.len());
             match reads.get_mut(place) {

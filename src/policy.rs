@@ -100,7 +100,7 @@ impl Server {
     /// The server as the operator reaches it: a class may lay its own TLS settings over the address.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint { address: self.address.clone(), tls: self.tls.clone(), guarded: false }
+        Endpoint { address: self.address.clone(), tls: self.tls.clone(), deny_local_addresses: false }
     }
 }
 
@@ -205,7 +205,7 @@ impl Operator {
             limits.audience(Word { value: ask.audience, own: ask.default_audience, is_chosen })?;
         }
         Ok(Target {
-            endpoint: Arc::new(Endpoint { address, tls, guarded }),
+            endpoint: Arc::new(Endpoint { address, tls, deny_local_addresses: guarded }),
             namespace: namespace.cloned(),
             auth_namespace: auth_namespace.cloned(),
             auth_mount: auth_mount.clone(),

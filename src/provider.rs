@@ -369,7 +369,7 @@ mod tests {
             allows_skip_verify: true,
             shares_tokens: false,
         };
-        let vault = Arc::new(crate::vault::Vault::new(crate::vault::Config::default(), Arc::default()));
+        let vault = Arc::new(crate::vault::Vault::new(crate::vault::VaultConfig::default(), Arc::default()));
         let sessions = Arc::new(crate::session::Sessions::new(1, crate::session::Observers::default(), None));
         let mounter = Mounter {
             operator,

@@ -11,7 +11,7 @@ mod missing;
 mod pointer;
 pub mod version;
 
-use crate::{error::Error, secret::SecretBytes, vault::answer::Answer};
+use crate::{error::Error, secret::SecretBytes, vault::answer::SecretResponse};
 
 /// What of an answer an object wants, and as which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,9 +78,9 @@ pub struct File {
 }
 
 /// Makes the files of one object. The error says which key or value it could not, and does not name the object.
-pub fn render(recipe: &Recipe, answer: &Answer) -> Result<Vec<File>, Error> {
+pub fn render(recipe: &Recipe, answer: &SecretResponse) -> Result<Vec<File>, Error> {
     let contents = match &recipe.select {
-        Select::Whole => encoding::decode_shared(answer.whole(), recipe.encoding)?,
+        Select::Whole => encoding::decode_shared(answer.as_json(), recipe.encoding)?,
         Select::Key(key) => {
             let value = extract::key(answer, key)?;
             encoding::decode(value.text(), recipe.encoding).map_err(|error| error.about(missing::shown_key(key)))?

@@ -37,7 +37,7 @@ use crate::{
     render::Recipe,
     secret::SecretText,
     text::quoted,
-    vault::wire::Read,
+    vault::wire::SecretRequest,
 };
 
 /// A Mount request as the driver sends it.
@@ -129,7 +129,7 @@ pub struct Pod {
 #[derive(Clone, Debug)]
 pub struct Object {
     /// The request to Vault.
-    pub read: Arc<Read>,
+    pub read: Arc<SecretRequest>,
     /// What becomes of the answer.
     pub recipe: Recipe,
     /// A path or key that does not exist is no error.

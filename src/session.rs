@@ -35,10 +35,10 @@ use crate::{
     secret::SecretText,
     vault::{
         Client, Endpoint,
-        client::Token,
-        failure::{Failure, ReadContext, TokenClaims},
+        client::VaultToken,
+        failure::{ReadContext, RequestError, TokenClaims},
         standing::Outage,
-        wire::Read,
+        wire::SecretRequest,
     },
 };
 pub use end::{Debt, Paid};
@@ -212,7 +212,12 @@ impl Session {
     /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod. For
     /// what the pod has, when Vault has not taken the token for as long as a plain secret may be old: so that a token an
     /// operator revoked is healed as soon as a changed secret would be seen.
-    pub async fn prove<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh, deadline: Instant) {
+    pub async fn prove<'a>(
+        &self,
+        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
+        refresh: Refresh,
+        deadline: Instant,
+    ) {
         if self.outage().is_some() {
             return;
         }
@@ -222,7 +227,7 @@ impl Session {
             // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
             let left = clock::left(deadline) / 2;
             let by = Instant::now() + if waits { left } else { left.min(PROOF) };
-            if client.is_gone(&hold.token, self.home(), by).await {
+            if client.is_token_invalid(&hold.token, self.home(), by).await {
                 self.lost(&hold);
             } else {
                 // Also when it could not be asked: the next attempt comes as late.
@@ -258,13 +263,17 @@ impl Session {
 
     /// The answers to these requests, when each is good and Vault need not be asked for anything.
     #[must_use]
-    pub fn again<'a>(&self, reads: impl Iterator<Item = &'a Arc<Read>>, refresh: Refresh) -> Option<Vec<Arc<Lease>>> {
+    pub fn again<'a>(
+        &self,
+        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
+        refresh: Refresh,
+    ) -> Option<Vec<Arc<Lease>>> {
         self.leases.again(reads, &self.at(refresh), proof_interval(refresh))
     }
 
     /// What there is of a request's answer, and whether it is good.
     #[must_use]
-    pub fn look(&self, read: &Read, refresh: Refresh) -> Found {
+    pub fn look(&self, read: &SecretRequest, refresh: Refresh) -> Found {
         self.leases.look(read, &self.at(refresh))
     }
 
@@ -303,7 +312,7 @@ impl Session {
     /// What Vault answers to a request that was found due, at most one equal one at a time; and from where it came.
     pub async fn read(
         self: &Arc<Self>,
-        read: &Arc<Read>,
+        read: &Arc<SecretRequest>,
         due: &Due,
         prover: &Prover,
         deadline: Instant,
@@ -344,10 +353,10 @@ impl Session {
     }
 
     /// Counts and says that a credential was replaced by a new one.
-    fn rotated(&self, read: &Read, kind: Kind, reason: Reason) {
+    fn rotated(&self, read: &SecretRequest, kind: Kind, reason: Reason) {
         self.observers.metrics.rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        let (path, kind, reason) = (read.label(), kind.word(), reason.word());
+        let (path, kind, reason) = (read.display_path(), kind.word(), reason.word());
         tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
         self.tell_owner(Why::CredentialRotated, || {
             format!("a new credential of {path} replaces the one before ({kind}: {reason})")
@@ -364,17 +373,17 @@ impl Session {
     }
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
-    pub async fn look_near(&self, read: &Read, error: Error, deadline: Instant) -> Error {
+    pub async fn look_near(&self, read: &SecretRequest, error: Error, deadline: Instant) -> Error {
         let Some(hold) = self.held(None).filter(|_| error.cause() == Cause::SecretMissing) else { return error };
         let Ok(client) = self.client() else { return error };
-        match client.near(&hold.token, self.key.namespace.as_deref(), read, deadline).await {
+        match client.suggest_path(&hold.token, self.key.namespace.as_deref(), read, deadline).await {
             Some(near) => error.advice(near),
             None => error,
         }
     }
 
     /// What was read does not hold what the class wants; see [`Leases::doubt`].
-    pub fn doubt(&self, read: &Read, lease: &Arc<Lease>) -> bool {
+    pub fn doubt(&self, read: &SecretRequest, lease: &Arc<Lease>) -> bool {
         self.leases.doubt(read, lease)
     }
 
@@ -385,7 +394,7 @@ impl Session {
 
     async fn fetch(
         self: &Arc<Self>,
-        read: &Read,
+        read: &SecretRequest,
         ending: Option<&Arc<Hold>>,
         prover: &Prover,
         deadline: Instant,
@@ -404,17 +413,17 @@ impl Session {
 
     async fn fetch_once(
         self: &Arc<Self>,
-        read: &Read,
+        read: &SecretRequest,
         ending: Option<&Arc<Hold>>,
         prover: &Prover,
         deadline: Instant,
     ) -> Result<Fetched, Error> {
         let (namespace, client) = (self.key.namespace.as_deref(), self.client()?);
         let mut hold = self.token(prover, ending, deadline).await?;
-        if read.is_token() {
+        if read.is_for_token() {
             // The pod lives by it.
             hold.leased();
-            return Ok(Fetched { reading: hold.token.handed_out(), sent: clock::now(), hold });
+            return Ok(Fetched { reading: hold.token.as_secret(), sent: clock::now(), hold });
         }
         let mut healed = false;
         loop {
@@ -424,7 +433,7 @@ impl Session {
                 match client.read(&hold.token, namespace, read, deadline).await {
                     Ok(reading) => {
                         hold.proven(sent);
-                        if !reading.answer.lease_id.is_empty() {
+                        if !reading.response.lease_id.is_empty() {
                             hold.leased();
                         }
                         self.state().last_success = Some(clock::now());
@@ -434,9 +443,11 @@ impl Session {
                 }
             };
             // A token of few uses may be used up by other reads. Each that is used up has served one.
-            if !matches!(failure, Failure::Spent) {
+            if !matches!(failure, RequestError::TokenUsesExhausted) {
                 // On the heap, as what is rare would be a weight on every read that waits.
-                if healed || !Box::pin(client.is_token_gone(&hold.token, self.home(), &failure, deadline)).await {
+                if healed
+                    || !Box::pin(client.is_denied_for_invalid_token(&hold.token, self.home(), &failure, deadline)).await
+                {
                     let error = self.read_error(&client, &failure, &hold.token, read);
                     self.trouble("reading a secret", &error);
                     return Err(error);
@@ -449,10 +460,10 @@ impl Session {
     }
 
     /// Says once of a token under which credentials were read, if it may not keep them alive.
-    fn consider(&self, read: &Read, fetched: &Fetched) {
+    fn consider(&self, read: &SecretRequest, fetched: &Fetched) {
         let token = &fetched.hold.token;
         let lacks = !token.policies.iter().any(|policy| policy == "default" || policy == "root");
-        if fetched.reading.answer.lease_id.is_empty() || !(token.is_batch || lacks) {
+        if fetched.reading.response.lease_id.is_empty() || !(token.is_batch || lacks) {
             return;
         }
         if std::mem::replace(&mut self.state().warned_of_token, true) {
@@ -528,16 +539,16 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_error(&self, client: &Client, failure: &Failure, token: &Token, read: &Read) -> Error {
+    fn read_error(&self, client: &Client, failure: &RequestError, token: &VaultToken, read: &SecretRequest) -> Error {
         let namespace = self.key.namespace.as_deref();
-        failure.of_read(&ReadContext {
+        failure.explain_read(&ReadContext {
             address: client.address(),
             namespace,
             auth_namespace: self.key.auth_namespace.as_deref(),
             role: &self.key.role,
             policies: &token.policies,
-            read,
-            engine: client.known_engine(namespace, &read.path).as_deref(),
+            request: read,
+            engine: client.cached_engine(namespace, &read.path).as_deref(),
         })
     }
 }

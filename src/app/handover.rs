@@ -20,7 +20,7 @@ use crate::{
     provider::Connections,
     session::{SavedSession, Session},
     state::{Content, Fault, Left, Name, SealingKey, Store},
-    vault::{Client, Endpoint, wire::Read},
+    vault::{Client, Endpoint, wire::SecretRequest},
 };
 
 /// What mounts wait for, to follow "waited for".
@@ -51,7 +51,7 @@ pub(super) struct Handover {
 #[derive(Default)]
 struct Known {
     clients: HashMap<Endpoint, Result<Client, Error>>,
-    reads: HashMap<Read, Arc<Read>>,
+    reads: HashMap<SecretRequest, Arc<SecretRequest>>,
 }
 
 impl Handover {
@@ -143,10 +143,10 @@ impl Handover {
         let client = if let Some(client) = known.clients.get(saved.endpoint()) {
             client.clone()
         } else {
-            let client = self.mounter.vault.used(saved.endpoint(), saved.namespace()).await;
+            let client = self.mounter.vault.client_for_session(saved.endpoint(), saved.namespace()).await;
             known.clients.entry(saved.endpoint().clone()).or_insert(client).clone()
         };
-        let shared = |read: Read| {
+        let shared = |read: SecretRequest| {
             if let Some(shared) = known.reads.get(&read) {
                 return Arc::clone(shared);
             }

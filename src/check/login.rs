@@ -7,7 +7,7 @@ use crate::{
     error::{Cause, Error},
     mount::Way,
     request::token::{self, Expected},
-    vault::client::Token,
+    vault::client::VaultToken,
 };
 
 impl Check<'_> {
@@ -83,7 +83,7 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn login(&self, way: &Way, token: &Token) -> Step {
+    pub(super) fn login(&self, way: &Way, token: &VaultToken) -> Step {
         let target = &way.target;
         let namespace = target.auth_namespace.as_ref().map(|name| format!(" in Vault namespace {name}"));
         let kind = if token.is_batch { "batch token" } else { "token" };

@@ -12,7 +12,7 @@ use crate::{
     mount::Way,
     render::{self, File},
     request::Object,
-    vault::{client::inspect::Prospect, wire::Read},
+    vault::{client::inspect::Preflight, wire::SecretRequest},
 };
 
 /// What came of a request.
@@ -35,10 +35,10 @@ impl<'a> Check<'a> {
         tell: &mut impl FnMut(Step),
         traces: &mut Traces,
         stopping: &AtomicBool,
-    ) -> Result<HashMap<&'a Read, Found>, Stop> {
-        let mut found: HashMap<&Read, Found> = HashMap::new();
+    ) -> Result<HashMap<&'a SecretRequest, Found>, Stop> {
+        let mut found: HashMap<&SecretRequest, Found> = HashMap::new();
         let mut engines = HashMap::new();
-        let mut failed: HashMap<&Read, &str> = HashMap::new();
+        let mut failed: HashMap<&SecretRequest, &str> = HashMap::new();
         for object in &self.spec.class.objects {
             if !found.contains_key(&*object.read) {
                 go_on(stopping)?;
@@ -62,18 +62,18 @@ impl<'a> Check<'a> {
     }
 
     /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
-    async fn read(&self, way: &Way, read: &Arc<Read>, traces: &mut Traces) -> (Option<String>, Found) {
+    async fn read(&self, way: &Way, read: &Arc<SecretRequest>, traces: &mut Traces) -> (Option<String>, Found) {
         let looked = way.session.prospect(read, &way.prover, self.deadline()).await;
         traces.note(way);
         let (prospect, known_to_fail) = match looked {
             Ok(looked) => looked,
             Err(error) => return (None, Found::Failed(error)),
         };
-        let engine = prospect.engine.as_ref().map(|engine| engine.name());
-        if prospect.creates && !self.create {
+        let engine = prospect.engine.as_ref().map(|engine| engine.display_name());
+        if prospect.mutating && !self.create {
             return (engine, known_to_fail.map_or_else(|| Found::Skipped(skipped(&prospect)), Found::Failed));
         }
-        if prospect.creates {
+        if prospect.mutating {
             traces.sent(read);
         }
         let outcome = match way.session.look(read, Refresh::Never) {
@@ -84,8 +84,8 @@ impl<'a> Check<'a> {
         };
         traces.note(way);
         match &outcome {
-            Ok(lease) if prospect.creates => traces.created(read, lease),
-            Err(error) if prospect.creates => traces.may_have_created(read, error.cause()),
+            Ok(lease) if prospect.mutating => traces.created(read, lease),
+            Err(error) if prospect.mutating => traces.may_have_created(read, error.cause()),
             _ => {}
         }
         match outcome {
@@ -98,12 +98,12 @@ impl<'a> Check<'a> {
     }
 }
 
-fn skipped(prospect: &Prospect) -> String {
+fn skipped(prospect: &Preflight) -> String {
     let why = match prospect.engine {
         Some(_) => "not sent, as it would create something",
         None => "not sent, as it may create something: Vault does not tell which engine is there",
     };
-    let allowed = if prospect.allowed == Some(true) { "; the policies allow it" } else { "" };
+    let allowed = if prospect.is_allowed == Some(true) { "; the policies allow it" } else { "" };
     format!("{why} (--create sends it){allowed}")
 }
 

@@ -9,7 +9,7 @@ use crate::{
     vault::{
         Address, Endpoint,
         client::health::{Health, State},
-        failure::Failure,
+        failure::RequestError,
     },
 };
 
@@ -33,12 +33,12 @@ impl Check<'_> {
         let client = way.session.endpoint().map_err(|error| Step::failed("TLS", error))?;
         let asked = client.health(self.deadline()).await;
         if let Err(failure) = &asked {
-            let error = failure.of_transport(client.address());
+            let error = failure.explain_transport(client.address());
             if is_about_tls(error.cause()) {
                 tell(address.at_once());
                 return Err(Step::failed("TLS", error));
             }
-            if matches!(failure, Failure::Connect(_)) {
+            if matches!(failure, RequestError::Connect(_)) {
                 let of_class = self.spec.class.choice.address.is_some();
                 let error = if of_class { error.about("the class's own address") } else { error };
                 return Err(Step::failed("address", error));
@@ -54,9 +54,9 @@ impl Check<'_> {
                 None => tell(healthy(&health)),
             },
             Err(failure) => {
-                let error = failure.of_transport(client.address());
+                let error = failure.explain_transport(client.address());
                 // What stands before it may let logins pass and this not.
-                let may_be_the_path = matches!(failure, Failure::Refused(_) | Failure::NotVault(_));
+                let may_be_the_path = matches!(failure, RequestError::ErrorResponse(_) | RequestError::NotVault(_));
                 if !may_be_the_path || error.is_passing() {
                     return Err(Step::failed("health", error));
                 }

@@ -7,14 +7,14 @@ use crate::{
     error::Cause,
     lease::Lease,
     mount::Way,
-    vault::{client::Token, wire::Method, wire::Read},
+    vault::{client::VaultToken, wire::Method, wire::SecretRequest},
 };
 
 /// What was made so far.
 #[derive(Default)]
 pub(super) struct Traces {
     /// Every token of a login; those of few uses are several.
-    tokens: Vec<Arc<Token>>,
+    tokens: Vec<Arc<VaultToken>>,
     leases: usize,
     /// What does not end with its token, or may not, for a person.
     left: Vec<String>,
@@ -30,18 +30,18 @@ impl Traces {
     }
 
     /// Remembers a request that creates, which is sent now.
-    pub(super) fn sent(&mut self, read: &Read) {
+    pub(super) fn sent(&mut self, read: &SecretRequest) {
         self.under_way = Some(read.path.clone());
     }
 
     /// Remembers what came of it.
-    pub(super) fn created(&mut self, read: &Read, lease: &Lease) {
+    pub(super) fn created(&mut self, read: &SecretRequest, lease: &Lease) {
         self.under_way = None;
         if lease.answer.lease_id.is_empty() { self.left.push(named(read, lease)) } else { self.leases += 1 }
     }
 
     /// Remembers that it may have created something, though its answer is of no use.
-    pub(super) fn may_have_created(&mut self, read: &Read, cause: Cause) {
+    pub(super) fn may_have_created(&mut self, read: &SecretRequest, cause: Cause) {
         self.under_way = None;
         let is_certain = matches!(cause, Cause::NoData);
         let unknown = matches!(
@@ -61,7 +61,7 @@ impl Traces {
     }
 }
 
-fn named(read: &Read, lease: &Lease) -> String {
+fn named(read: &SecretRequest, lease: &Lease) -> String {
     let issued = serde_json::from_str::<Issued>(lease.answer.data().unwrap_or_default());
     let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial(serial));
     match (serial, read.method) {
@@ -122,7 +122,7 @@ impl Check<'_> {
 }
 
 /// When a token that stays will be over.
-fn end(token: &Token) -> String {
+fn end(token: &VaultToken) -> String {
     match token.ttl.as_secs() {
         0 => "has no end".to_owned(),
         seconds => format!("ends within {}", span(i64::try_from(seconds).unwrap_or(i64::MAX))),

@@ -7,8 +7,8 @@ use super::{
 use crate::vault::{self, Proxies};
 
 /// Reads the variables of the Go clients that concern requests, and `--follow-redirects`.
-pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut Report) -> vault::Config {
-    let standard = vault::Config::default();
+pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut Report) -> vault::VaultConfig {
+    let standard = vault::VaultConfig::default();
     let timeout = report.read(env.find("CLIENT_TIMEOUT").as_ref(), value::duration);
     let retries = report.read(env.find("MAX_RETRIES").as_ref(), |text| value::whole(text, 0..=1000));
     let disabled = env.find("DISABLE_REDIRECTS");
@@ -16,12 +16,12 @@ pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut 
     if let (false, false, Some(Setting { name, .. })) = (redirects, follow_redirects.is_empty(), disabled) {
         report.warn(format!("--follow-redirects has no effect: {name} goes before it"));
     }
-    vault::Config {
+    vault::VaultConfig {
         request_timeout: timeout.filter(|t| !t.is_zero()).or(standard.request_timeout),
         max_retries: retries.unwrap_or(standard.max_retries),
         proxies: proxies(env, report),
-        redirects,
-        follow_redirects: follow_redirects.iter().filter_map(|host| redirect_host(host, report)).collect(),
+        redirects_enabled: redirects,
+        allowed_redirect_hosts: follow_redirects.iter().filter_map(|host| redirect_host(host, report)).collect(),
         ..standard
     }
 }
@@ -61,7 +61,7 @@ fn redirect_host(text: &str, report: &mut Report) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn read_all(follow_redirects: &[&str], env: &[(&str, &str)]) -> (vault::Config, Report) {
+    fn read_all(follow_redirects: &[&str], env: &[(&str, &str)]) -> (vault::VaultConfig, Report) {
         let mut report = Report::default();
         let hosts: Vec<String> = follow_redirects.iter().map(ToString::to_string).collect();
         let config = read(&hosts, &Environment::new(env.iter().copied()), &mut report);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     /// What can be seen of the proxies, whose URLs are secret.
-    fn shown(config: &vault::Config) -> String {
+    fn shown(config: &vault::VaultConfig) -> String {
         let debug = format!("{:?}", config.proxies);
         let field =
             |name: &str| debug.split([',', '{', '}']).find(|part| part.contains(name)).unwrap().trim().to_owned();
@@ -90,7 +90,7 @@ mod tests {
         );
         assert!(report.errors.is_empty() && report.warnings.is_empty(), "{:?}", report.errors);
         assert_eq!(config.request_timeout.map(|t| t.as_secs()), Some(90));
-        assert_eq!((config.max_retries, config.redirects), (0, false));
+        assert_eq!((config.max_retries, config.redirects_enabled), (0, false));
         assert_eq!(shown(&config), "always: true, no: \"\"");
     }
 
@@ -98,7 +98,7 @@ mod tests {
     fn a_timeout_of_zero_is_none() {
         let (config, report) = read_all(&[], &[("VAULT_CLIENT_TIMEOUT", "0"), ("VAULT_DISABLE_REDIRECTS", "false")]);
         assert!(report.errors.is_empty(), "{:?}", report.errors);
-        assert_eq!((config.request_timeout, config.redirects), (None, true));
+        assert_eq!((config.request_timeout, config.redirects_enabled), (None, true));
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
     fn redirects_go_to_hosts() {
         let (config, report) = read_all(&["Vault-0:8200", "vault.corp", "[::1]:1", "[::1]"], &[]);
         assert!(report.errors.is_empty(), "{:?}", report.errors);
-        assert_eq!(config.follow_redirects, ["vault-0:8200", "vault.corp", "[::1]:1", "[::1]"]);
+        assert_eq!(config.allowed_redirect_hosts, ["vault-0:8200", "vault.corp", "[::1]:1", "[::1]"]);
         let (_, report) = read_all(&["vault"], &[("BAO_DISABLE_REDIRECTS", "1")]);
         assert_eq!(report.warnings, ["--follow-redirects has no effect: BAO_DISABLE_REDIRECTS goes before it"]);
     }

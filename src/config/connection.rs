@@ -20,7 +20,7 @@ pub struct Connection {
     /// The operator's server, and what a class may choose instead.
     pub operator: Operator,
     /// Timeouts, retries, limits, proxy.
-    pub vault: vault::Config,
+    pub vault: vault::VaultConfig,
 }
 
 /// Reads everything that concerns the server; where it is wrong, a default is left behind.
@@ -55,7 +55,7 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     };
     let mut vault = client::read(&args.follow_redirects, env, report);
     let oldest = guard("--tls-min-version", args.tls_min_version.as_ref(), "1.2 or 1.3", report);
-    vault.oldest_tls = report.read(oldest.as_ref(), tls::oldest).unwrap_or_default();
+    vault.min_tls_version = report.read(oldest.as_ref(), tls::oldest).unwrap_or_default();
     Connection { operator, vault }
 }
 
@@ -306,7 +306,7 @@ mod tests {
         {
             let (connection, report) = read_all(&args(|a| a.tls_min_version = given.map(str::to_owned)), &[]);
             match oldest {
-                Some(oldest) => assert_eq!(connection.vault.oldest_tls.word(), oldest, "{given:?}"),
+                Some(oldest) => assert_eq!(connection.vault.min_tls_version.word(), oldest, "{given:?}"),
                 None => assert_eq!(report.errors, ["--tls-min-version=1.1 is neither 1.2 nor 1.3"]),
             }
         }

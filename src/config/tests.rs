@@ -58,7 +58,7 @@ fn nothing_given_is_the_go_providers_default() {
     assert_eq!(config.connection.operator.server.auth_mount, "kubernetes");
     assert_eq!(config.mint_tokens, MintTokens::Auto);
     assert_eq!(
-        (config.max_sessions, config.connection.vault.max_in_flight, config.connection.vault.max_creating),
+        (config.max_sessions, config.connection.vault.max_in_flight, config.connection.vault.max_mutating),
         (4096, 16, 4)
     );
     assert_eq!(config.drain_timeout, Duration::from_secs(20));
@@ -96,7 +96,7 @@ fn what_is_given_is_taken() {
     assert_eq!((config.status_socket, config.node_name.as_deref()), (Some(socket), Some("node-1")));
     assert_eq!((config.orphan_after.as_secs(), config.refresh_interval), (7200, None));
     assert_eq!(
-        (config.max_sessions, config.connection.vault.max_in_flight, config.connection.vault.max_creating),
+        (config.max_sessions, config.connection.vault.max_in_flight, config.connection.vault.max_mutating),
         (10, 2, 1)
     );
     assert_eq!(config.mint_tokens, MintTokens::Off);

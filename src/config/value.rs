@@ -17,7 +17,7 @@ use jiff::SignedDuration;
 use crate::{
     text::{go_bool, one_line},
     tls::is_server_name,
-    vault::SECRETIVE,
+    vault::SENSITIVE_URL_CHARS,
 };
 
 /// The most of a value that a message repeats, in bytes.
@@ -45,7 +45,7 @@ impl Setting {
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = self.value.contains("://") && self.value.contains(SECRETIVE);
+        let secret = self.value.contains("://") && self.value.contains(SENSITIVE_URL_CHARS);
         let shown = if secret { "…".to_owned() } else { one_line(&self.value, MAX_SHOWN) };
         write!(f, "{}={shown}", self.name)
     }

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use crate::{
     clock::Origin,
     term::{Granted, SavedTerm, Term},
-    vault::client::{Grant, SavedToken, Token},
+    vault::client::{RenewalGrant, SavedToken, VaultToken},
 };
 
 /// A token of a session.
 pub struct Hold {
     /// The token.
-    pub token: Arc<Token>,
+    pub token: Arc<VaultToken>,
     /// Never held across an await.
     standing: Mutex<Standing>,
 }
@@ -88,7 +88,7 @@ impl Hold {
 
     /// The token of a login that was sent at `sent`.
     #[must_use]
-    pub fn new(token: Token, sent: Instant) -> Self {
+    pub fn new(token: VaultToken, sent: Instant) -> Self {
         let renewable = token.renewable && renews(&token);
         let term = Term::new(token.ttl, renewable, sent);
         Self {
@@ -152,11 +152,11 @@ impl Hold {
     }
 
     /// A renewal that was sent at `sent` brought this.
-    pub fn renewed(&self, grant: Grant, sent: Instant) -> Granted {
+    pub fn renewed(&self, grant: RenewalGrant, sent: Instant) -> Granted {
         let mut standing = self.lock();
         standing.proven = standing.proven.max(sent);
         let renewable = grant.renewable && !standing.retired;
-        standing.term.renewed(grant.duration, renewable, sent)
+        standing.term.renewed(grant.ttl, renewable, sent)
     }
 
     /// A renewal failed, for a policy `denied` it or else. How many have, one after another.
@@ -185,7 +185,7 @@ impl Hold {
 }
 
 /// Uses are for secrets, and what hangs on a batch token ends with it, which nothing puts off.
-fn renews(token: &Token) -> bool {
+fn renews(token: &VaultToken) -> bool {
     !token.is_batch && token.num_uses == 0
 }
 

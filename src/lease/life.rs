@@ -15,9 +15,9 @@ use crate::{
     term::Term,
     tls,
     vault::{
-        answer::Answer,
-        client::Reading,
-        wire::{Method, Read},
+        answer::SecretResponse,
+        client::ReadResult,
+        wire::{Method, SecretRequest},
     },
 };
 
@@ -129,9 +129,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 impl Life {
     /// The life of what was read by a request that was sent at `sent`.
     #[must_use]
-    pub fn of(read: &Read, reading: &Reading, sent: Instant) -> Self {
-        let answer = &reading.answer;
-        if read.is_token() {
+    pub fn of(read: &SecretRequest, reading: &ReadResult, sent: Instant) -> Self {
+        let answer = &reading.response;
+        if read.is_for_token() {
             return Self::Token;
         }
         if !answer.lease_id.is_empty() && answer.lease_duration > 0 {
@@ -151,7 +151,7 @@ impl Life {
         if let Some(ttl) = static_ttl(read, answer) {
             return Self::Static { rotates: sent + ttl, read: sent };
         }
-        Self::Plain { read: sent, creates: reading.creates }
+        Self::Plain { read: sent, creates: reading.mutating }
     }
 
     /// Its kind.
@@ -263,7 +263,7 @@ struct StaticData {
 }
 
 /// How long a static credential is served; none for anything else. Somebody's secret may have such keys, too.
-fn static_ttl(read: &Read, answer: &Answer) -> Option<Duration> {
+fn static_ttl(read: &SecretRequest, answer: &SecretResponse) -> Option<Duration> {
     read.path.split('/').find(|part| matches!(*part, "static-creds" | "static-cred"))?;
     let data: StaticData = serde_json::from_str(answer.data()?).ok()?;
     data.rotation_period.map(|_| ()).or(data.rotation_schedule.map(|_| ()))?;
@@ -273,8 +273,8 @@ fn static_ttl(read: &Read, answer: &Answer) -> Option<Duration> {
 
 /// Whether two answers of a static credential hold the same but for the time that is left.
 #[must_use]
-pub(super) fn same_static(a: &Answer, b: &Answer) -> bool {
-    fn parts(answer: &Answer) -> Option<BTreeMap<&str, &str>> {
+pub(super) fn same_static(a: &SecretResponse, b: &SecretResponse) -> bool {
+    fn parts(answer: &SecretResponse) -> Option<BTreeMap<&str, &str>> {
         let data: BTreeMap<&str, &RawValue> = serde_json::from_str(answer.data()?).ok()?;
         Some(data.into_iter().filter(|(name, _)| *name != "ttl").map(|(name, value)| (name, value.get())).collect())
     }
@@ -282,7 +282,7 @@ pub(super) fn same_static(a: &Answer, b: &Answer) -> bool {
 }
 
 /// Begin and end of the X.509 certificate in an answer's `certificate`: PEM, or DER in base64 (`format=der` of the PKI engine).
-fn certificate_time(answer: &Answer) -> Option<(Timestamp, Timestamp)> {
+fn certificate_time(answer: &SecretResponse) -> Option<(Timestamp, Timestamp)> {
     #[derive(Deserialize)]
     struct Data {
         // With a private key in it, if the class asks for that.

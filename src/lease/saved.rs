@@ -9,13 +9,13 @@ use crate::{
     clock::Origin,
     secret::{self, SecretText},
     term::{SavedTerm, Term},
-    vault::{answer::Answer, wire::Read},
+    vault::{answer::SecretResponse, wire::SecretRequest},
 };
 
 /// A lease. Moments are told from an [`Origin`], tokens and volumes by their place in the session's lists.
 #[derive(Serialize, Deserialize)]
 pub struct SavedLease {
-    read: Read,
+    read: SecretRequest,
     /// The whole answer.
     #[serde(serialize_with = "secret::exposed")]
     answer: SecretText,
@@ -67,7 +67,7 @@ impl Holds {
 impl SavedLease {
     /// The request.
     #[must_use]
-    pub fn read(&self) -> &Read {
+    pub fn read(&self) -> &SecretRequest {
         &self.read
     }
 
@@ -91,13 +91,13 @@ impl Leases {
         let saved = slots.iter().filter_map(|(read, slot)| {
             let kept = slot.kept();
             let entry = kept.entry.as_ref()?;
-            let whole = entry.lease.answer.whole().expose();
+            let whole = entry.lease.answer.as_json().expose();
             let again = matches!(entry.life, Life::Plain { creates: false, .. });
             if entry.doubted || (again && !(room && whole.len() <= LARGE)) {
                 return None;
             }
             Some(SavedLease {
-                read: Read::clone(read),
+                read: SecretRequest::clone(read),
                 answer: std::str::from_utf8(whole).ok()?.into(),
                 life: SavedLife::of(&entry.life, origin),
                 hold: holds.place(&entry.hold),
@@ -117,12 +117,12 @@ impl Leases {
         origin: Origin,
         holds: &[Arc<Hold>],
         volumes: &[Arc<str>],
-        mut shared: impl FnMut(Read) -> Arc<Read>,
+        mut shared: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) {
         let mut slots = self.lock();
         for lease in saved {
             let Some(hold) = holds.get(lease.hold) else { continue };
-            let Ok(answer) = Answer::parse(lease.answer.expose().as_bytes().to_vec()) else { continue };
+            let Ok(answer) = SecretResponse::parse(lease.answer.expose().as_bytes().to_vec()) else { continue };
             let entry = Entry {
                 life: lease.life.restore(&answer, origin),
                 lease: Lease::new(answer),
@@ -154,7 +154,7 @@ impl SavedLife {
         }
     }
 
-    fn restore(&self, answer: &Answer, origin: Origin) -> Life {
+    fn restore(&self, answer: &SecretResponse, origin: Origin) -> Life {
         let moment = |told: &i64| origin.moment(*told);
         match self {
             Self::Leased(term) => {

@@ -4,17 +4,17 @@ use super::*;
 use crate::{
     clock,
     vault::{
-        client::{Grant, Token},
+        client::{RenewalGrant, VaultToken},
         wire::Method,
     },
 };
 
-fn read(path: &str) -> Arc<Read> {
-    Arc::new(Read { method: Method::Get, path: path.into(), query: None, body: None })
+fn read(path: &str) -> Arc<SecretRequest> {
+    Arc::new(SecretRequest { method: Method::Get, path: path.into(), query: None, body: None })
 }
 
 fn hold() -> Arc<Hold> {
-    Arc::new(Hold::new(Token::fake(Duration::from_secs(3600), true), clock::now()))
+    Arc::new(Hold::new(VaultToken::fake(Duration::from_secs(3600), true), clock::now()))
 }
 
 fn answer(hold: &Arc<Hold>, id: u32, data: &str, ttl: u32) -> Ready<Result<Fetched, Error>> {
@@ -22,7 +22,7 @@ fn answer(hold: &Arc<Hold>, id: u32, data: &str, ttl: u32) -> Ready<Result<Fetch
     let body = format!(
         r#"{{"request_id":"{id}","lease_id":"{lease}","lease_duration":{ttl},"renewable":true,"data":{data}}}"#
     );
-    let reading = Reading { answer: Answer::parse(body.into_bytes()).unwrap(), creates: ttl > 0 };
+    let reading = ReadResult { response: SecretResponse::parse(body.into_bytes()).unwrap(), mutating: ttl > 0 };
     ready(Ok(Fetched { reading, sent: clock::now(), hold: Arc::clone(hold) }))
 }
 
@@ -33,13 +33,13 @@ fn look() -> Look {
 impl Lease {
     /// The server's id of the request.
     fn id(&self) -> String {
-        let whole: serde_json::Value = serde_json::from_slice(self.answer.whole().expose()).unwrap();
+        let whole: serde_json::Value = serde_json::from_slice(self.answer.as_json().expose()).unwrap();
         whole["request_id"].as_str().unwrap().to_owned()
     }
 }
 
 /// What a mount gets, without a pod to deliver it to.
-async fn get(leases: &Leases, path: &Arc<Read>, fetch: Ready<Result<Fetched, Error>>) -> Arc<Lease> {
+async fn get(leases: &Leases, path: &Arc<SecretRequest>, fetch: Ready<Result<Fetched, Error>>) -> Arc<Lease> {
     match leases.look(path, &look()) {
         Found::Good(lease) => lease,
         Found::Due(due) => leases.read(path, &due, || fetch, |_, _| {}).await.unwrap().lease,
@@ -135,7 +135,7 @@ async fn an_end_is_told_before_it_comes_and_when_it_has() {
     let told = |polled| leases.warnings(polled, true, clock::now()).into_iter().map(|w| w.over).collect::<Vec<_>>();
     assert!(told(false).is_empty());
     // The maximum: 400 seconds are left.
-    renewal.renewed(Grant { duration: Duration::from_secs(400), renewable: true }, clock::now());
+    renewal.renewed(RenewalGrant { ttl: Duration::from_secs(400), renewable: true }, clock::now());
     assert!(told(false).is_empty());
     let look_at = leases.next(true, clock::now()).unwrap() - clock::now();
     assert_eq!(look_at, Duration::from_secs(100));

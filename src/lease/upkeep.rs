@@ -8,13 +8,13 @@ use super::{Entry, Hold, Leases, Life, Slot};
 use crate::{
     metrics::{Kind, State},
     term::{Granted, Term},
-    vault::{client::Grant, wire::Read},
+    vault::{client::RenewalGrant, wire::SecretRequest},
 };
 
 /// A lease that is to be renewed.
 pub struct DueRenewal {
     /// What it is the answer to.
-    pub read: Arc<Read>,
+    pub read: Arc<SecretRequest>,
     /// Names it to Vault.
     pub lease_id: String,
     /// The duration to ask for.
@@ -29,7 +29,7 @@ pub struct DueRenewal {
 /// An end that comes without a mount.
 pub struct Warning {
     /// Of what.
-    pub read: Arc<Read>,
+    pub read: Arc<SecretRequest>,
     /// Its kind.
     pub kind: Kind,
     /// When.
@@ -41,7 +41,7 @@ pub struct Warning {
 /// One lease, as it is told.
 pub struct Told {
     /// The request.
-    pub read: Arc<Read>,
+    pub read: Arc<SecretRequest>,
     /// Its kind.
     pub kind: Kind,
     /// Its end as things stand, its token's included.
@@ -249,10 +249,10 @@ impl Entry {
 
 impl DueRenewal {
     /// It was renewed by a request that was sent at `sent`.
-    pub(crate) fn renewed(&self, grant: Grant, sent: Instant) -> Option<Granted> {
+    pub(crate) fn renewed(&self, grant: RenewalGrant, sent: Instant) -> Option<Granted> {
         self.on_term(|trouble, term| {
             *trouble = None;
-            term.renewed(grant.duration, grant.renewable, sent)
+            term.renewed(grant.ttl, grant.renewable, sent)
         })
     }
 

@@ -10,12 +10,12 @@ use crate::{
     lease::Lease,
     metrics::{PolicyRule, ReadFrom},
     request::{MountSpec, Object, Pod},
-    vault::wire::Read,
+    vault::wire::SecretRequest,
 };
 
 /// What came of a request for a pod.
 pub(super) struct Decided<'a> {
-    pub(super) read: &'a Arc<Read>,
+    pub(super) read: &'a Arc<SecretRequest>,
     pub(super) objects: &'a [&'a Object],
     /// What the pod had.
     pub(super) before: Option<&'a Lease>,
@@ -38,7 +38,7 @@ impl Mounter {
         let keys = self.keys.had();
         let version = |lease: &Lease| Some(keys.as_ref()?.version.of_bytes(lease.answer.data()?.as_bytes()));
         let line = Line {
-            path: read.label(),
+            path: read.display_path(),
             method: read.method.to_string(),
             objects: objects.iter().map(|object| object.recipe.file.as_str()).collect(),
             source: after.map(|(_, from)| from),
@@ -64,7 +64,7 @@ impl Mounter {
         spec: &MountSpec,
         way: &Way,
         answers: &[Answered<'_>],
-        reused: &[(&Arc<Read>, Arc<Lease>)],
+        reused: &[(&Arc<SecretRequest>, Arc<Lease>)],
     ) {
         self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
         if !self.sessions.audit().is_on() {
@@ -101,7 +101,7 @@ impl Mounter {
             auth_mount: server.map(|server| server.auth_mount.as_str()).unwrap_or_default(),
             role: &class.role,
             audience: Some(class.audience.as_deref().unwrap_or(audience)),
-            paths: class.reads().iter().map(|(read, _)| read.label()).collect(),
+            paths: class.reads().iter().map(|(read, _)| read.display_path()).collect(),
             objects: class.objects.iter().map(|object| object.recipe.file.as_str()).collect(),
             ..Line::default()
         };

@@ -51,7 +51,7 @@ impl Mounter {
         self.sessions.metrics().own_address();
         let address = &target.endpoint.address;
         let endpoint =
-            address.socket().map_or_else(|| address.origin(), |socket| format!("unix://{}", socket.display()));
+            address.unix_socket().map_or_else(|| address.origin(), |socket| format!("unix://{}", socket.display()));
         let namespace = &spec.pod.namespace;
         match self.chosen.first(namespace, &endpoint) {
             Some(Word::Address) => tracing::warn!(

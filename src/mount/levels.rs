@@ -29,7 +29,9 @@ impl Mounter {
         let mut servers: BTreeMap<String, (ServerState, Option<String>)> = BTreeMap::new();
         let named = self.operator.servers().into_iter().map(|server| server.address.to_string());
         let known = named.chain(sessions.iter().map(|session| session.address.clone()));
-        for (address, stands) in known.map(|address| (address, Ok(Heard::Nothing))).chain(self.vault.standings()) {
+        for (address, stands) in
+            known.map(|address| (address, Ok(Heard::Nothing))).chain(self.vault.health_by_endpoint())
+        {
             let told = match stands {
                 Ok(Heard::Nothing) => (ServerState::Unknown, None),
                 Ok(Heard::Other) => (ServerState::NotVault, None),
@@ -50,7 +52,7 @@ impl Mounter {
         let mut levels = self.renewal.levels();
         let servers = self.operator.servers();
         for server in &servers {
-            let found = match self.vault.heard(&server.endpoint()) {
+            let found = match self.vault.endpoint_health(&server.endpoint()) {
                 Ok(Heard::Nothing | Heard::Other) => continue,
                 Ok(Heard::Vault) => None,
                 Ok(Heard::Fault(error)) => Some(error.cause()),

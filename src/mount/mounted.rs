@@ -12,7 +12,7 @@ use crate::{
     request::{MountSpec, Object},
     secret::{SecretBytes, SecretText},
     session::Session,
-    vault::wire::Read,
+    vault::wire::SecretRequest,
 };
 
 /// A volume's files.
@@ -32,7 +32,7 @@ pub(super) struct Receipt {
     pub(super) pod_uid: String,
     pub(super) target_path: String,
     pub(super) class: String,
-    pub(super) leases: Vec<(Arc<Read>, Arc<Lease>)>,
+    pub(super) leases: Vec<(Arc<SecretRequest>, Arc<Lease>)>,
     /// Whether any of it should have been read anew.
     pub(super) keeps: bool,
 }
@@ -48,7 +48,7 @@ impl Mounted {
     pub(super) fn of(
         spec: &MountSpec,
         session: &Arc<Session>,
-        leases: Vec<(Arc<Read>, Arc<Lease>)>,
+        leases: Vec<(Arc<SecretRequest>, Arc<Lease>)>,
         rendered: Vec<(&Object, Vec<File>)>,
         key: &VersionKey,
     ) -> Result<Self, Error> {

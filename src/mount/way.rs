@@ -63,7 +63,7 @@ impl Mounter {
 
     /// Refuses a class whose pods would share what is a token's own.
     fn judge_sharing(&self, class: &Class) -> Result<(), Refusal> {
-        let own = class.objects.iter().find(|object| class.shares && object.read.is_tokens_own());
+        let own = class.objects.iter().find(|object| class.shares && object.read.is_token_scoped());
         own.map_or(Ok(()), |object| self.operator.judge_shared(&object.recipe.file))
     }
 
@@ -72,11 +72,11 @@ impl Mounter {
         let Pod { uid, name, .. } = &spec.pod;
         let choice = &spec.class.choice;
         let client = if target.own_address && !choice.has_tls() {
-            self.vault.client(&target.endpoint).await
+            self.vault.operator_client(&target.endpoint).await
         } else {
-            let chosen = self.vault.chosen(&target.endpoint, &spec.pod.namespace).await;
+            let chosen = self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await;
             if chosen.as_ref().is_err_and(|error| error.cause() == Cause::Overloaded) && self.sessions.drop_unused() {
-                self.vault.chosen(&target.endpoint, &spec.pod.namespace).await
+                self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await
             } else {
                 chosen
             }
@@ -154,7 +154,10 @@ fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error
 
 fn proof(jwt: SecretText, claims: Claims) -> Proof {
     let Claims { begins, expires: ends, audiences, .. } = claims;
-    Proof { jwt, claims: TokenClaims { audiences: audiences.unwrap_or_default(), begins, ends } }
+    Proof {
+        jwt,
+        claims: TokenClaims { audiences: audiences.unwrap_or_default(), not_before: begins, expires_at: ends },
+    }
 }
 
 fn no_token(audience: &str, passed: &[String]) -> Error {

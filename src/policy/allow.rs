@@ -5,7 +5,7 @@ use std::fmt;
 use super::glob;
 use crate::{
     error::{Cause, Error},
-    vault::{Address, SECRETIVE},
+    vault::{Address, SENSITIVE_URL_CHARS},
 };
 
 /// Which addresses other than the operator's own a class may choose.
@@ -80,8 +80,9 @@ impl Pattern {
         while glob.contains("**") {
             glob = glob.replace("**", "*");
         }
-        let address = Address::parse(&glob.replace(":*", ":1").replace('*', "x"))
-            .map_err(|why| if text.contains(SECRETIVE) { format!("… {why}") } else { format!("{text:?} {why}") })?;
+        let address = Address::parse(&glob.replace(":*", ":1").replace('*', "x")).map_err(|why| {
+            if text.contains(SENSITIVE_URL_CHARS) { format!("… {why}") } else { format!("{text:?} {why}") }
+        })?;
         let Address::Tcp { port, prefix, .. } = &address else {
             return Ok(Self { glob, open: false, has_path: false });
         };

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     text::{nearest, quoted},
     tls::{Ca, ClientCertificate, Tls, is_server_name},
-    vault::{Address, SECRETIVE},
+    vault::{Address, SENSITIVE_URL_CHARS},
     yaml::{
         At,
         node::{Node, Value},
@@ -206,7 +206,7 @@ impl Reader {
             self.say(key, format!("{place}address: missing; write https://host:port"));
         }
         let address = self.text(&fields, place, "address").and_then(|(node, text)| {
-            let shown = if text.contains(SECRETIVE) { String::new() } else { format!("{} ", quoted(text)) };
+            let shown = if text.contains(SENSITIVE_URL_CHARS) { String::new() } else { format!("{} ", quoted(text)) };
             Address::parse(text).map_err(|why| self.say(node, format!("{place}address: {shown}{why}"))).ok()
         });
         let namespace = self.text(&fields, place, "namespace").map(|(node, text)| {

@@ -147,7 +147,7 @@ impl Limits<'_> {
         own: Option<&'a Server>,
     ) -> impl Iterator<Item = (&'a str, &'a Server)> {
         let named = self.policy.endpoints.iter().map(|(name, server)| (name.as_str(), &**server));
-        named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_at(address))
+        named.chain(own.map(|own| (DEFAULT, own))).filter(|(_, server)| server.address.is_same_server(address))
     }
 
     /// Refuses to leave certificates unverified.

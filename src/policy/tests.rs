@@ -56,7 +56,7 @@ fn a_class_may_choose_what_the_operator_allows() {
         let said = judge(&operator(allow), &choose(address));
         assert_eq!(said.is_ok(), allowed, "{allow:?} {address}: {said:?}");
         match said {
-            Ok(target) => assert_eq!(target.endpoint.guarded, guarded, "{allow:?} {address}"),
+            Ok(target) => assert_eq!(target.endpoint.deny_local_addresses, guarded, "{allow:?} {address}"),
             Err(error) => {
                 assert_eq!(error.cause(), Cause::NotAllowed);
                 assert!(error.to_string().contains("--allow-address"), "{error}");
@@ -274,19 +274,25 @@ fn an_endpoint_brings_its_server_and_login() {
     assert_eq!(target.endpoint.address.to_string(), "https://prod.corp:8200");
     assert_eq!((target.namespace.as_deref(), target.auth_mount.as_str()), (Some("live"), "jwt-prod"));
     assert_eq!(target.endpoint.tls.ca, Ca::File("/prod/ca.pem".into()));
-    assert!(target.own_address && !target.endpoint.guarded && target.endpoint.tls.client.is_some());
+    assert!(target.own_address && !target.endpoint.deny_local_addresses && target.endpoint.tls.client.is_some());
     let listed = judge(&under(POLICY), &choose("https://a.shop.corp:8200")).unwrap();
-    assert!(!listed.own_address && listed.endpoint.guarded, "a pattern of names may match one of this node");
+    assert!(
+        !listed.own_address && listed.endpoint.deny_local_addresses,
+        "a pattern of names may match one of this node"
+    );
     let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
     let twice = format!("{begin}rules: [{{namespaces: [shop], addresses: [\"http://*:*\", \"http://127.0.0.1:1\"]}}]");
     let target = judge(&under(&twice), &choose("http://127.0.0.1:1")).unwrap();
-    assert!(!target.endpoint.guarded, "written out, if behind a pattern");
+    assert!(!target.endpoint.deny_local_addresses, "written out, if behind a pattern");
     let careless =
         Operator { server: Arc::new(Server { tls: careless(), ..(*operator(&[]).server).clone() }), ..under(&twice) };
     let target = judge(&careless, &choose("http://vault.corp:1")).unwrap();
     let Tls { skip_verify, client, .. } = &target.endpoint.tls;
     assert!(!skip_verify && client.is_none(), "what the operator's server is believed and shown is for it alone");
-    assert!(!judge(&under(POLICY), &choose("https://127.0.0.1:8200")).unwrap().endpoint.guarded, "named exactly");
+    assert!(
+        !judge(&under(POLICY), &choose("https://127.0.0.1:8200")).unwrap().endpoint.deny_local_addresses,
+        "named exactly"
+    );
     let error = judge(&operator(&[]), &Choice { endpoint: Some("prod".into()), ..Choice::default() }).unwrap_err();
     assert_eq!(error.cause(), Cause::EndpointUnknown);
     assert!(error.to_string().contains("--policy-file"), "{error}");

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{Cause, Error},
-    vault::answer::Answer,
+    vault::answer::SecretResponse,
 };
 
 /// The longest name of a file, and the longest path, in bytes: the driver's limits.
@@ -17,7 +17,7 @@ const MAX_PATH: usize = 4096;
 
 /// The value of `secretKey`: from `data.data` if that is an object that has the key, else from `data`. Whether it looks
 /// like KV v2 does not matter: the Go provider does not ask either.
-pub(super) fn key<'a>(answer: &'a Answer, key: &str) -> Result<Json<'a>, Error> {
+pub(super) fn key<'a>(answer: &'a SecretResponse, key: &str) -> Result<Json<'a>, Error> {
     let outer = object(data(answer)?)?;
     let inner = outer.get("data").and_then(|data| data.members());
     if let Some(value) = inner.as_ref().and_then(|inner| inner.get(key)).or_else(|| outer.get(key)) {
@@ -31,12 +31,12 @@ pub(super) fn key<'a>(answer: &'a Answer, key: &str) -> Result<Json<'a>, Error> 
 }
 
 /// The members of the data, KV v2 unwrapped.
-pub(super) fn members(answer: &Answer) -> Result<Members<'_>, Error> {
+pub(super) fn members(answer: &SecretResponse) -> Result<Members<'_>, Error> {
     object(unwrapped(answer)?)
 }
 
 /// One file per key of the data.
-pub(super) fn each_key(recipe: &Recipe, answer: &Answer) -> Result<Vec<File>, Error> {
+pub(super) fn each_key(recipe: &Recipe, answer: &SecretResponse) -> Result<Vec<File>, Error> {
     let file = |(key, value): (&String, &Json<'_>)| {
         let path = path(&recipe.file, key)?;
         let contents = decode(value.text(), recipe.encoding).map_err(|error| error.about(shown_key(key)))?;
@@ -45,7 +45,7 @@ pub(super) fn each_key(recipe: &Recipe, answer: &Answer) -> Result<Vec<File>, Er
     members(answer)?.iter().map(file).collect()
 }
 
-fn data(answer: &Answer) -> Result<Json<'_>, Error> {
+fn data(answer: &SecretResponse) -> Result<Json<'_>, Error> {
     answer.data().map(Json::new).ok_or_else(|| {
         Error::new(Cause::NoData, "Vault's answer holds no data")
             .advice("correct secretPath; this one has nothing to read")
@@ -60,7 +60,7 @@ fn object(data: Json<'_>) -> Result<Members<'_>, Error> {
 }
 
 /// The data without the envelope of KV v2.
-pub(super) fn unwrapped(answer: &Answer) -> Result<Json<'_>, Error> {
+pub(super) fn unwrapped(answer: &SecretResponse) -> Result<Json<'_>, Error> {
     let whole = data(answer)?;
     match whole.members() {
         Some(members) if is_kv2(&members) => {
@@ -105,11 +105,11 @@ fn path(directory: &str, key: &str) -> Result<String, Error> {
 mod tests {
     use super::*;
 
-    fn answer(data: &str) -> Answer {
-        Answer::parse(format!(r#"{{"data":{data}}}"#).into_bytes()).unwrap()
+    fn answer(data: &str) -> SecretResponse {
+        SecretResponse::parse(format!(r#"{{"data":{data}}}"#).into_bytes()).unwrap()
     }
 
-    fn kv2(data: &str) -> Answer {
+    fn kv2(data: &str) -> SecretResponse {
         answer(&format!(r#"{{"data":{data},"metadata":{{"created_time":"t","custom_metadata":null,"version":1}}}}"#))
     }
 
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_missing_key_names_the_keys_of_both_places_unless_it_is_kv2() {
-        let message = |answer: &Answer| key(answer, "zzz").map(|_| ()).unwrap_err().to_string();
+        let message = |answer: &SecretResponse| key(answer, "zzz").map(|_| ()).unwrap_err().to_string();
         assert!(message(&answer(r#"{"data":{"a":1},"b":2}"#)).contains(r#"which has the keys "a", "b", "data";"#));
         assert!(message(&kv2(r#"{"a":1}"#)).contains(r#"which has the keys "a";"#));
         assert!(message(&kv2(r#"{"a":{"zzz":1}}"#)).contains("secretPointer: /a/zzz"));
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn only_kv2_is_unwrapped() {
-        let names = |answer: &Answer| members(answer).unwrap().into_keys().collect::<Vec<_>>().join(" ");
+        let names = |answer: &SecretResponse| members(answer).unwrap().into_keys().collect::<Vec<_>>().join(" ");
         assert_eq!(names(&kv2(r#"{"a":1}"#)), "a");
         assert_eq!(names(&answer(r#"{"data":{"a":1}}"#)), "data");
         assert_eq!(names(&answer(r#"{"data":{"a":1},"b":1}"#)), "b data");

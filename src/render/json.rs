@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::vault::answer::compact;
+use crate::vault::answer::compact_json;
 
 /// Valid JSON text of one value. Cannot be printed.
 #[derive(Clone, Copy)]
@@ -64,7 +64,7 @@ impl<'a> Json<'a> {
 
     /// What a file gets: a string's characters, of anything else the JSON text.
     pub(super) fn text(self) -> Zeroizing<String> {
-        self.string().unwrap_or_else(|| compact(self.0))
+        self.string().unwrap_or_else(|| compact_json(self.0))
     }
 
     /// The text as the server wrote it; for numbers, booleans and null.

@@ -12,7 +12,7 @@ fn recipe(select: Select, encoding: Encoding) -> Recipe {
 }
 
 fn rendered(select: Select, encoding: Encoding) -> Result<Vec<(String, String)>, Error> {
-    let answer = Answer::parse(BODY.into()).unwrap();
+    let answer = SecretResponse::parse(BODY.into()).unwrap();
     let files = render(&recipe(select, encoding), &answer)?;
     assert!(files.iter().all(|file| file.mode == 0o400));
     Ok(files.into_iter().map(|file| (file.path, String::from_utf8(file.contents.expose().to_vec()).unwrap())).collect())
@@ -76,7 +76,7 @@ fn what_cannot_be_decoded_is_told_by_its_key() {
 
 #[test]
 fn debug_shows_no_secret() {
-    let files = render(&recipe(Select::EachKey, Encoding::Utf8), &Answer::parse(BODY.into()).unwrap());
+    let files = render(&recipe(Select::EachKey, Encoding::Utf8), &SecretResponse::parse(BODY.into()).unwrap());
     assert!(!format!("{files:?}").contains("s3cret"));
 }
 
@@ -113,7 +113,7 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
 proptest! {
     #[test]
     fn any_data_is_rendered_or_refused(data in any_json(), recipe in any_recipe()) {
-        let answer = Answer::parse(serde_json::json!({ "data": data }).to_string().into()).unwrap();
+        let answer = SecretResponse::parse(serde_json::json!({ "data": data }).to_string().into()).unwrap();
         let _ = render(&recipe, &answer);
     }
 
@@ -121,7 +121,7 @@ proptest! {
     fn any_broken_body_is_rendered_or_refused(at in 0..BODY.len(), byte: u8, recipe in any_recipe()) {
         let mut body = BODY.as_bytes().to_vec();
         body[at] = byte;
-        if let Ok(answer) = Answer::parse(body) {
+        if let Ok(answer) = SecretResponse::parse(body) {
             let _ = render(&recipe, &answer);
         }
     }

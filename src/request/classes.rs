@@ -13,7 +13,7 @@ use super::{
     CLASS_NAME, Class, MountSpec, Object, RawRequest, attributes::Attributes, parse_pod, parse_whole,
     pod::DRIVER_PREFIX,
 };
-use crate::{error::Error, render::Select, vault::wire::Read};
+use crate::{error::Error, render::Select, vault::wire::SecretRequest};
 
 /// What all classes that are kept may take, in bytes: a thousand of the usual size. Others are read at each poll, which doubles
 /// its cost. None makes way for another: polls come round, and whichever was not used for longest is the one that comes next.
@@ -108,7 +108,7 @@ fn size(class: &Class, raw: &RawRequest<'_>) -> usize {
         };
         let secret = [Some(version_config), read.query.as_ref(), read.body.as_ref()];
         let secret: usize = secret.into_iter().flatten().map(|text| text.expose().len()).sum();
-        size_of::<Object>() + size_of::<Read>() + read.path.len() + recipe.file.len() + select + secret
+        size_of::<Object>() + size_of::<SecretRequest>() + read.path.len() + recipe.file.len() + select + secret
     });
     size_of::<Class>() + raw.attributes.len() + objects.sum::<usize>()
 }

@@ -13,7 +13,7 @@ use crate::{
     policy::Choice,
     text::{go_bool, nearest, quoted},
     tls::{Ca, is_server_name},
-    vault::{Address, SECRETIVE},
+    vault::{Address, SENSITIVE_URL_CHARS},
 };
 
 /// Parameters that carry one of the prefixes, as in `vaultAddress`.
@@ -158,7 +158,8 @@ impl<'a> Reader<'a, '_> {
         match Address::parse(&text) {
             Ok(address) => Some(address),
             Err(why) => {
-                let shown = if text.contains(SECRETIVE) { String::new() } else { format!("{} ", quoted(&text)) };
+                let shown =
+                    if text.contains(SENSITIVE_URL_CHARS) { String::new() } else { format!("{} ", quoted(&text)) };
                 self.mistakes.add(parameter.name, format!("{shown}{why}"));
                 None
             }

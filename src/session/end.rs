@@ -12,7 +12,7 @@ use crate::{
     clock::{self, jittered},
     error::Error,
     lease::Hold,
-    vault::{Vault, failure::Failure},
+    vault::{Vault, failure::RequestError},
 };
 
 /// A token that is to be revoked. Kept until Vault has, or the token ends by itself.
@@ -82,7 +82,7 @@ impl Session {
         }
         let Ok(_quiet) = self.activity.try_write() else { return Vec::new() };
         let (mut state, now) = (self.state(), clock::now());
-        let is_of_no_use = |hold: &mut Arc<Hold>| hold.token.is_spent() && !hold.has_leased();
+        let is_of_no_use = |hold: &mut Arc<Hold>| hold.token.is_exhausted() && !hold.has_leased();
         state.superseded.extract_if(.., is_of_no_use).map(|hold| self.owe(hold, now)).collect()
     }
 
@@ -132,7 +132,7 @@ impl Debt {
         self.attempts += 1;
         let error = match self.attempt(vault).await {
             Ok(true) => {
-                if self.hold.token.is_spent() && !self.hold.has_leased() {
+                if self.hold.token.is_exhausted() && !self.hold.has_leased() {
                     tracing::debug!(pod, namespace, role, "a token of few uses is revoked by its last");
                 } else {
                     tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");
@@ -152,15 +152,16 @@ impl Debt {
 
     /// Whether it was revoked now; false: it was over before.
     async fn attempt(&self, vault: &Vault) -> Result<bool, Error> {
-        let client = vault.used(&self.key.endpoint, &self.key.pod_namespace).await?;
-        let _turn = client.background(self.hold.term().and_then(|term| term.ends())).await;
+        let client = vault.client_for_session(&self.key.endpoint, &self.key.pod_namespace).await?;
+        let _turn = client.background_permit(self.hold.term().and_then(|term| term.ends())).await;
         let deadline = Instant::now() + ATTEMPT;
-        match client.revoke(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await {
+        match client.revoke_token(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),
-            Err(Failure::Refused(refusal)) if refusal.status == 403 => {
+            Err(RequestError::ErrorResponse(refusal)) if refusal.status == 403 => {
                 // What a policy forbids, or what Vault does not know: it does not always say which.
-                let gone = client.is_gone(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await;
-                let denied = || Failure::Refused(refusal.clone()).of_transport(client.address());
+                let gone =
+                    client.is_token_invalid(&self.hold.token, self.key.auth_namespace.as_deref(), deadline).await;
+                let denied = || RequestError::ErrorResponse(refusal.clone()).explain_transport(client.address());
                 if gone {
                     Ok(false)
                 } else {

@@ -9,9 +9,9 @@ use crate::{
     error::Error,
     vault::{
         Client,
-        client::{Token, inspect::Prospect},
-        failure::{Failure, Refusal, TokenVerdict},
-        wire::Read,
+        client::{VaultToken, inspect::Preflight},
+        failure::{ErrorResponse, RequestError, TokenValidity},
+        wire::SecretRequest,
     },
 };
 
@@ -23,43 +23,49 @@ impl Session {
 
     /// The Vault token of the last login, whatever it is still good for.
     #[must_use]
-    pub fn logged_in(&self) -> Option<Arc<Token>> {
+    pub fn logged_in(&self) -> Option<Arc<VaultToken>> {
         self.state().hold.as_ref().map(|hold| Arc::clone(&hold.token))
     }
 
     /// Looks ahead at a read, and creates nothing. Beside it the error of a read that is known to fail.
     pub async fn prospect(
         self: &Arc<Self>,
-        read: &Read,
+        read: &SecretRequest,
         prover: &Prover,
         deadline: Instant,
-    ) -> Result<(Prospect, Option<Error>), Error> {
+    ) -> Result<(Preflight, Option<Error>), Error> {
         let (hold, client) = (self.token(prover, None, deadline).await?, self.client()?);
-        if read.is_token() {
-            return Ok((Prospect { engine: None, creates: false, allowed: Some(true), is_nowhere: false }, None));
+        if read.is_for_token() {
+            return Ok((
+                Preflight { engine: None, mutating: false, is_allowed: Some(true), has_no_engine: false },
+                None,
+            ));
         }
         let (token, namespace) = (&hold.token, self.key.namespace.as_deref());
-        let prospect = client.prospect(token, self.home(), namespace, read, deadline).await;
+        let prospect = client.preflight(token, self.home(), namespace, read, deadline).await;
         let answer = match &prospect {
-            Prospect { allowed: Some(false), .. } => Some(Refusal::foreseen(403, "")),
-            Prospect { is_nowhere: true, .. } => Some(Refusal::foreseen(404, "no handler for route")),
+            Preflight { is_allowed: Some(false), .. } => Some(ErrorResponse::predicted(403, "")),
+            Preflight { has_no_engine: true, .. } => Some(ErrorResponse::predicted(404, "no handler for route")),
             _ => None,
         };
         // Nobody said it yet.
-        let error = answer.map(|a| self.read_error(&client, &Failure::Refused(Box::new(a)), token, read).said(""));
+        let error =
+            answer.map(|a| self.read_error(&client, &RequestError::ErrorResponse(Box::new(a)), token, read).said(""));
         Ok((prospect, error))
     }
 
     /// Revokes a token of this session, and with it what was leased under it. Whether it was not over before.
-    pub async fn revoke(&self, token: &Token, deadline: Instant) -> Result<bool, Error> {
+    pub async fn revoke(&self, token: &VaultToken, deadline: Instant) -> Result<bool, Error> {
         self.state().hold = None;
         let client = self.client()?;
-        match client.revoke(token, self.key.auth_namespace.as_deref(), deadline).await {
+        match client.revoke_token(token, self.key.auth_namespace.as_deref(), deadline).await {
             Ok(()) => Ok(true),
-            Err(Failure::Refused(refusal)) if !token.is_batch && refusal.token_verdict() != TokenVerdict::Valid => {
+            Err(RequestError::ErrorResponse(refusal))
+                if !token.is_batch && refusal.token_validity() != TokenValidity::Valid =>
+            {
                 Ok(false)
             }
-            Err(failure) => Err(failure.of_transport(client.address())),
+            Err(failure) => Err(failure.explain_transport(client.address())),
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::{
     term::Term,
     vault::{
         Client,
-        client::{Granted, Login},
-        failure::{Failure, LoginContext, TokenClaims},
+        client::{LoginRequest, LoginResult},
+        failure::{LoginContext, RequestError, TokenClaims},
     },
 };
 
@@ -62,8 +62,8 @@ impl Session {
     async fn log_in(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<Arc<Hold>, Error> {
         let proof = prover().await?;
         let (key, client) = (&self.key, self.client()?);
-        let login = Login {
-            mount: key.auth_mount.clone(),
+        let login = LoginRequest {
+            auth_mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
             role: key.role.clone(),
             jwt: proof.jwt,
@@ -72,7 +72,7 @@ impl Session {
             let _active = self.active().await?;
             let sent = clock::now();
             let outcome = client.login(&login, deadline).await;
-            outcome.map(|Granted { token, method, request_id }| {
+            outcome.map(|LoginResult { token, auth_method: method, request_id }| {
                 (self.keep(Arc::new(Hold::new(token, sent))), method, request_id)
             })
         };
@@ -88,8 +88,7 @@ impl Session {
                 Ok(hold)
             }
             Err(failure) => {
-                let refused =
-                    matches!(&failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
+                let refused = matches!(&failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
                 let (error, method) = self.login_error(&client, &failure, proof.claims, deadline).await;
                 self.observers
                     .metrics
@@ -112,7 +111,7 @@ impl Session {
         }
         state.superseded.extend(before);
         // One of a single use that is used up is over at Vault, too.
-        state.superseded.retain(|hold| !(hold.is_over(now) || hold.token.num_uses == 1 && hold.token.is_spent()));
+        state.superseded.retain(|hold| !(hold.is_over(now) || hold.token.num_uses == 1 && hold.token.is_exhausted()));
         state.last_success = Some(now);
         drop(state);
         // So that a token is known to a successor while things are made under it.
@@ -131,35 +130,35 @@ impl Session {
         // What hangs on it already is read anew when its end is near, and so must not be read under it.
         let ends = |term: &Term| self.leases.named_hang_on(hold) && term.is_near_end(term.forced_end(), gap, now);
         let is_good = hold.term().is_some_and(|term| !term.is_old(now) && !ends(&term));
-        (!is_gone && is_good && !hold.token.is_spent()).then(|| Arc::clone(hold))
+        (!is_gone && is_good && !hold.token.is_exhausted()).then(|| Arc::clone(hold))
     }
 
     /// What a login met, and what takes logins there, if that was learnt.
     async fn login_error(
         &self,
         client: &Client,
-        failure: &Failure,
+        failure: &RequestError,
         claims: TokenClaims,
         deadline: Instant,
     ) -> (Error, AuthKind) {
         let key = &self.key;
         let mut at = LoginContext {
             address: client.address().to_owned(),
-            mount: key.auth_mount.clone(),
+            auth_mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
             role: key.role.clone(),
             pod_namespace: key.pod_namespace.clone(),
             service_account: key.service_account.clone(),
             claims,
             now: Timestamp::now(),
-            method: None,
+            auth_method: None,
         };
         let (mount, namespace) = (&key.auth_mount, key.auth_namespace.as_deref());
-        let mut error = failure.of_login(&at);
+        let mut error = failure.explain_login(&at);
         if error.cause() == Cause::LoginDenied {
-            at.method = client.auth_method(mount, namespace, &key.role, deadline).await;
-            error = failure.of_login(&at);
+            at.auth_method = client.detect_auth_method(mount, namespace, &key.role, deadline).await;
+            error = failure.explain_login(&at);
         }
-        (error, client.known_method(mount, namespace))
+        (error, client.cached_auth_method(mount, namespace))
     }
 }

@@ -166,7 +166,7 @@ fn volume(volume: &super::volumes::Volume) -> Volume {
 
 fn lease(told: crate::lease::Told) -> Lease {
     Lease {
-        path: told.read.label().to_owned(),
+        path: told.read.display_path().to_owned(),
         method: told.read.method.to_string(),
         kind: told.kind,
         state: told.state,

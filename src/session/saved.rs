@@ -16,7 +16,7 @@ use crate::{
     secret::SecretBuffer,
     state::{Content, Name, Store, Written},
     task,
-    vault::{Client, Endpoint, wire::Read},
+    vault::{Client, Endpoint, wire::SecretRequest},
 };
 
 /// A session as it is kept, sealed, across restarts. What is added to it must be allowed to lack: an earlier vaultmount wrote
@@ -213,7 +213,7 @@ impl Session {
             last_heard: origin.told(state.last_heard),
             last_success: state.last_success.map(|at| origin.told(at)),
             warned_of_token: state.warned_of_token,
-            index: state.client.as_ref().ok().and_then(Client::seen_index),
+            index: state.client.as_ref().ok().and_then(Client::export_replication_index),
         };
         drop(state);
         let room = usize::try_from(before).unwrap_or_default().max(1024);
@@ -281,11 +281,11 @@ impl SavedSession {
         observers: Observers,
         store: Option<Arc<Store>>,
         (name, bytes): (Name, u64),
-        shared: impl FnMut(Read) -> Arc<Read>,
+        shared: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) -> Option<Session> {
         let origin = Origin::of(&self.mark);
         if let (Ok(client), Some(index)) = (&client, &self.index) {
-            client.learn_index(index);
+            client.import_replication_index(index);
         }
         let endpoint = client.as_ref().map_or_else(|_| Arc::new(self.endpoint), |client| Arc::clone(client.endpoint()));
         let key = SessionKey {
@@ -464,7 +464,7 @@ mod tests {
         let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
         let saved = SavedSession::read(&Content { version: 1, bytes: 9, text }).unwrap();
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
-        let reads: Vec<Read> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
+        let reads: Vec<SecretRequest> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
         let no_client = Err(Error::new(Cause::Tls, "none here"));
         let session = saved.restore(no_client, Observers::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");

@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     state::{Name, Store},
     telemetry::Repeats,
-    vault::{Client, wire::Read},
+    vault::{Client, wire::SecretRequest},
 };
 
 /// The sessions of a node.
@@ -52,7 +52,7 @@ pub struct Delivery<'a> {
     /// Its class; empty when the driver does not say.
     pub class: &'a str,
     /// What was read for it.
-    pub leases: &'a [(Arc<Read>, Arc<Lease>)],
+    pub leases: &'a [(Arc<SecretRequest>, Arc<Lease>)],
     /// Whether some of it should have been read anew, and could not be.
     pub keeps: bool,
 }
@@ -89,7 +89,7 @@ impl Sessions {
         saved: SavedSession,
         (name, bytes): (Name, u64),
         client: Result<Client, Error>,
-        shared: impl FnMut(Read) -> Arc<Read>,
+        shared: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) -> Option<Arc<Session>> {
         let session = saved.restore(client, self.observers.clone(), self.store.clone(), (name, bytes), shared)?;
         let session = Arc::new(session);

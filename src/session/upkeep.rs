@@ -16,25 +16,25 @@ use crate::{
     lease::{DueRenewal, Hold, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
-    vault::{Client, Vault, failure::Failure, standing::look_again},
+    vault::{Client, Vault, failure::RequestError, standing::look_again},
 };
 
 /// How long one request of the background may take.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Whether a policy denies it, which passes only when somebody changes that.
-fn is_denied(failure: &Failure) -> bool {
-    matches!(failure, Failure::Refused(refusal) if refusal.status == 403)
+fn is_denied(failure: &RequestError) -> bool {
+    matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status == 403)
 }
 
 /// The failure of a request that nobody waits for.
-pub(super) fn unwaited(failure: &Failure, client: &Client) -> Error {
+pub(super) fn unwaited(failure: &RequestError, client: &Client) -> Error {
     match failure {
-        Failure::Deadline { during, .. } => {
+        RequestError::DeadlineExceeded { during, .. } => {
             let what = format!("Vault at {} did not answer within {ATTEMPT:?} ({during})", client.address());
             Error::new(Cause::Unreachable, what)
         }
-        failure => failure.of_transport(client.address()),
+        failure => failure.explain_transport(client.address()),
     }
 }
 
@@ -90,7 +90,7 @@ impl Session {
             }
             state.hold.clone()
         };
-        match vault.used(&self.key.endpoint, &self.key.pod_namespace).await {
+        match vault.client_for_session(&self.key.endpoint, &self.key.pod_namespace).await {
             Ok(client) => {
                 self.state().client = Ok(client.clone());
                 if let Some(hold) = hold {
@@ -135,7 +135,7 @@ impl Session {
         let now = clock::now();
         let is_due = |term: &Term| term.is_renewable() && !term.is_over(now) && now >= term.renew_at();
         let Some(term) = hold.term().filter(is_due).filter(|_| self.leases.hang_on(hold, now)) else { return };
-        let _turn = client.background(term.ends()).await;
+        let _turn = client.background_permit(term.ends()).await;
         let (sent, deadline) = (clock::now(), Instant::now() + ATTEMPT);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         match client.renew_token(&hold.token, self.home(), term.asked(), deadline).await {
@@ -144,14 +144,14 @@ impl Session {
                 self.count(Renewable::Token, granted.into());
                 self.state().last_success = Some(clock::now());
                 match granted {
-                    Granted::Whole => tracing::debug!(role, pod, namespace, ttl = ?grant.duration, "token renewed"),
+                    Granted::Whole => tracing::debug!(role, pod, namespace, ttl = ?grant.ttl, "token renewed"),
                     Granted::Short => tracing::info!(
-                        role, pod, namespace, end = %clock::time_of_day(sent + grant.duration),
+                        role, pod, namespace, end = %clock::time_of_day(sent + grant.ttl),
                         "the token's maximum is near: a poll before its end logs in again"
                     ),
                 }
             }
-            Err(Failure::Down(_)) => self.wait_for_return(Some(hold)),
+            Err(RequestError::Outage(_)) => self.wait_for_return(Some(hold)),
             Err(failure) => match self.refused(client, Renewable::Token, hold, &failure, vault).await {
                 Refused::TokenGone => self.lost(hold),
                 Refused::NotRenewable | Refused::LeaseGone => hold.cannot_be_renewed(),
@@ -168,7 +168,7 @@ impl Session {
     }
 
     async fn renew_lease(&self, client: &Client, renewal: &DueRenewal, vault: &Vault) {
-        let _turn = client.background(renewal.ends).await;
+        let _turn = client.background_permit(renewal.ends).await;
         // Its token may have been found gone while others were renewed.
         if !renewal.hold.lives(clock::now()) {
             return;
@@ -187,15 +187,15 @@ impl Session {
                 self.count(Renewable::Lease, granted.into());
                 match granted {
                     Granted::Short => tracing::info!(
-                        role, pod, namespace, path, end = %clock::time_of_day(sent + grant.duration),
+                        role, pod, namespace, path, end = %clock::time_of_day(sent + grant.ttl),
                         "the lease's maximum is near: a poll before its end reads it anew"
                     ),
                     Granted::Whole => {
-                        tracing::debug!(role, pod, namespace, path, ttl = ?grant.duration, "lease renewed");
+                        tracing::debug!(role, pod, namespace, path, ttl = ?grant.ttl, "lease renewed");
                     }
                 }
             }
-            Err(Failure::Down(_)) => self.wait_for_return(Some(&renewal.hold)),
+            Err(RequestError::Outage(_)) => self.wait_for_return(Some(&renewal.hold)),
             Err(failure) => match self.refused(client, Renewable::Lease, &renewal.hold, &failure, vault).await {
                 Refused::TokenGone => self.lost(&renewal.hold),
                 Refused::LeaseGone => {
@@ -227,15 +227,19 @@ impl Session {
         client: &Client,
         what: Renewable,
         hold: &Hold,
-        failure: &Failure,
+        failure: &RequestError,
         vault: &Vault,
     ) -> Refused {
         let (outcome, refused) = match failure {
-            Failure::Refused(refusal) if refusal.is_lease_gone() => (RenewalOutcome::Gone, Refused::LeaseGone),
-            Failure::Refused(refusal) if refusal.is_not_renewable() => (RenewalOutcome::Refused, Refused::NotRenewable),
-            Failure::Refused(refusal)
+            RequestError::ErrorResponse(refusal) if refusal.is_lease_not_found() => {
+                (RenewalOutcome::Gone, Refused::LeaseGone)
+            }
+            RequestError::ErrorResponse(refusal) if refusal.is_not_renewable() => {
+                (RenewalOutcome::Refused, Refused::NotRenewable)
+            }
+            RequestError::ErrorResponse(refusal)
                 if refusal.status == 403
-                    && client.is_gone(&hold.token, self.home(), Instant::now() + ATTEMPT).await =>
+                    && client.is_token_invalid(&hold.token, self.home(), Instant::now() + ATTEMPT).await =>
             {
                 (RenewalOutcome::Gone, Refused::TokenGone)
             }
@@ -244,8 +248,7 @@ impl Session {
                 if error.cause().is_tls() {
                     vault.doubt(&self.key.endpoint);
                 }
-                let is_no =
-                    matches!(failure, Failure::Refused(refusal) if refusal.status < 500 && refusal.status != 429);
+                let is_no = matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
                 (if is_no { RenewalOutcome::Refused } else { RenewalOutcome::Failed }, Refused::Failed(error))
             }
         };
@@ -259,7 +262,7 @@ impl Session {
     }
 
     /// The failure of a renewal, with the policy that lacks if that is why.
-    fn advised(&self, error: Error, failure: &Failure, hold: &Hold, path: &str) -> Error {
+    fn advised(&self, error: Error, failure: &RequestError, hold: &Hold, path: &str) -> Error {
         match failure {
             failure if is_denied(failure) => {
                 let policies = hold.token.policies.join(", ");
@@ -289,7 +292,7 @@ impl Session {
         };
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         for Warning { read, kind, end, over } in self.leases.warnings(polled, !rests && !is_down, now) {
-            let (path, end) = (read.label(), clock::time_of_day(end));
+            let (path, end) = (read.display_path(), clock::time_of_day(end));
             let what = match kind {
                 Kind::Leased => "credential",
                 Kind::Certificate => "certificate",

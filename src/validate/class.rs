@@ -14,7 +14,7 @@ use crate::{
     policy::{Foreseen, Policy},
     request::{self, Finding, Place},
     text::nearest,
-    vault::SECRETIVE,
+    vault::SENSITIVE_URL_CHARS,
     yaml::node::{Node, Value},
 };
 
@@ -174,8 +174,9 @@ impl<'a> Written<'a> {
             };
             // An address that may hold a secret.
             if name != "objects"
-                && text
-                    .is_some_and(|text| text.contains(SECRETIVE) && (text.contains("://") || name.ends_with("Address")))
+                && text.is_some_and(|text| {
+                    text.contains(SENSITIVE_URL_CHARS) && (text.contains("://") || name.ends_with("Address"))
+                })
             {
                 source.hide_node(value);
             }

@@ -8,7 +8,7 @@ use crate::{
     error::Cause,
     manifest::{Document, is},
     policy::{self, Mistake, Policy},
-    vault::SECRETIVE,
+    vault::SENSITIVE_URL_CHARS,
     yaml::{
         At, Budget,
         node::{self, Node, Offset, Value},
@@ -78,7 +78,7 @@ fn held(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
 /// Addresses that may hold a secret.
 fn hide_passwords(node: &Node, source: &mut Source<'_>) {
     match &node.value {
-        Value::Text(text) if text.contains(SECRETIVE) => source.hide_node(node),
+        Value::Text(text) if text.contains(SENSITIVE_URL_CHARS) => source.hide_node(node),
         Value::List(items) => items.iter().for_each(|item| hide_passwords(item, source)),
         Value::Map(entries) => entries.iter().for_each(|(_, value)| hide_passwords(value, source)),
         Value::Text(_) | Value::Null | Value::Bool(_) | Value::Number => {}

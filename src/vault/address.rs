@@ -40,7 +40,7 @@ impl TryFrom<String> for Address {
 
 /// What no address has: a name and a password stand before the one, a query or a fragment behind the others. A text with any
 /// may hold a secret, and is not repeated.
-pub const SECRETIVE: [char; 3] = ['@', '?', '#'];
+pub const SENSITIVE_URL_CHARS: [char; 3] = ['@', '?', '#'];
 
 impl Address {
     /// Reads an address; the error says what is wrong with it, in a clause that follows the address.
@@ -80,8 +80,8 @@ impl Address {
             _ => 80,
         };
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        let lower = prefix.to_ascii_lowercase().replace("%2e", ".");
-        if lower.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
+        let decoded_prefix = prefix.to_ascii_lowercase().replace("%2e", ".");
+        if decoded_prefix.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
             return Err("has a `.` or `..` part; write the path without it");
         }
         // The Go client, too, would ask for /v1/v1/….
@@ -110,11 +110,11 @@ impl Address {
     /// Whether it leads to the same place as another, whatever path stands behind it, and whether the name ends with the dot of
     /// the root.
     #[must_use]
-    pub fn is_at(&self, other: &Self) -> bool {
+    pub fn is_same_server(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp { host, port, .. }, Self::Tcp { host: other, port: other_port, .. }) => {
-                let plain = |name| str::strip_suffix(name, ".").unwrap_or(name);
-                port == other_port && plain(host) == plain(other)
+                let without_root_dot = |name| str::strip_suffix(name, ".").unwrap_or(name);
+                port == other_port && without_root_dot(host) == without_root_dot(other)
             }
             (Self::Unix(path), Self::Unix(other)) => path == other,
             (Self::Tcp { .. }, Self::Unix(_)) | (Self::Unix(_), Self::Tcp { .. }) => false,
@@ -132,7 +132,7 @@ impl Address {
 
     /// The unix socket, if it is one.
     #[must_use]
-    pub fn socket(&self) -> Option<&std::path::Path> {
+    pub fn unix_socket(&self) -> Option<&std::path::Path> {
         match self {
             Self::Tcp { .. } => None,
             Self::Unix(path) => Some(path),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_places_are_equal() {
+    fn address_parse_normalizes_equivalent_spellings() {
         assert_eq!(parse("HTTPS://Vault.Example.com/"), parse("https://vault.example.com:443"));
         assert_eq!(parse("http://[::1]:8200/a/").to_string(), "http://[::1]:8200/a");
         assert_eq!(parse("http://proxy/v1/vault").prefix(), "/v1/vault");
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_why() {
+    fn address_parse_error_names_the_reason() {
         for (text, why) in [
             ("vault:8200", "scheme"),
             ("vault", "scheme"),
@@ -210,13 +210,13 @@ mod tests {
             ("unix://run/x", "absolute"),
             ("", "URL"),
         ] {
-            let said = Address::parse(text).unwrap_err();
-            assert!(said.contains(why), "{text}: {said}");
+            let reason = Address::parse(text).unwrap_err();
+            assert!(reason.contains(why), "{text}: {reason}");
         }
     }
 
     #[test]
-    fn local_addresses_are_known_in_every_spelling() {
+    fn address_is_local_in_every_spelling() {
         for text in [
             "unix:///x",
             "http://localhost:1",

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
-use super::{failure::Failure, room::Share};
+use super::{failure::RequestError, room::Share};
 use crate::secret::{SecretBuffer, SecretBytes};
 
 /// One answer of Vault. Its data is never parsed into values here, so numbers stay as the server wrote them, and so
 /// do escapes but for those that [`compact`] adds.
 #[derive(Clone)]
-pub struct Answer {
+pub struct SecretResponse {
     /// The lease; empty when there is none. Only this makes an answer leased, not its duration.
     pub lease_id: String,
     /// The lease's duration in seconds; 0 when absent or below.
@@ -21,22 +21,22 @@ pub struct Answer {
     pub renewable: bool,
     /// What the server wants the caller to know; no secrets.
     pub warnings: Vec<String>,
-    whole: SecretBytes,
+    json: SecretBytes,
     /// Where `data` lies in it.
-    data: Option<Range<usize>>,
+    data_range: Option<Range<usize>>,
     /// The room it takes; none when no server gave it.
-    _share: Option<Arc<Share>>,
+    _reservation: Option<Arc<Share>>,
 }
 
 /// The longest request id that is one, in bytes.
-const MAX_REQUEST_ID: usize = 64;
+const MAX_REQUEST_ID_BYTES: usize = 64;
 /// The most warnings that are kept beside the text.
 const MAX_WARNINGS: usize = 16;
 
 /// The body is no JSON object of Vault's shape. Says where, never what is there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an answer of Vault: {problem} at line {line}, column {column}")]
-pub struct NotAnswer {
+pub struct InvalidResponse {
     problem: &'static str,
     line: usize,
     column: usize,
@@ -44,7 +44,7 @@ pub struct NotAnswer {
 
 /// The envelope as it is on the wire. Unknown fields are ignored; any field may be absent or null.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct ResponseEnvelope<'a> {
     request_id: Option<String>,
     lease_id: Option<String>,
     lease_duration: Option<i64>,
@@ -58,25 +58,25 @@ struct Envelope<'a> {
     wrap_info: Option<&'a RawValue>,
 }
 
-impl Answer {
+impl SecretResponse {
     /// Understands a body. A field of the envelope that comes twice, or has another type than Vault's, is an error;
     /// `data` may be any JSON. Nothing here recurses, so depth is no danger; the body's size is the transport's to bound.
-    pub fn parse(body: Vec<u8>) -> Result<Self, NotAnswer> {
+    pub fn parse(body: Vec<u8>) -> Result<Self, InvalidResponse> {
         let body = Zeroizing::new(body);
         let bytes = body.as_slice();
         // A derived struct would also be read from an array.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(NotAnswer { problem: "no JSON object", line: 1, column: 1 });
+            return Err(InvalidResponse { problem: "no JSON object", line: 1, column: 1 });
         }
-        let envelope: Envelope<'_> = serde_json::from_slice(bytes)?;
-        let Envelope { lease_id, warnings, data, .. } = &envelope;
+        let envelope: ResponseEnvelope<'_> = serde_json::from_slice(bytes)?;
+        let ResponseEnvelope { lease_id, warnings, data, .. } = &envelope;
         let lease_duration = envelope.lease_duration.and_then(|seconds| seconds.try_into().ok()).unwrap_or_default();
         let renewable = envelope.renewable.unwrap_or_default();
-        let words = |text: &Option<String>| Value::from(text.as_deref().unwrap_or_default()).to_string();
+        let json_string = |text: &Option<String>| Value::from(text.as_deref().unwrap_or_default()).to_string();
         let head = format!(
             r#"{{"request_id":{},"lease_id":{},"lease_duration":{lease_duration},"renewable":{renewable},"data":"#,
-            words(&envelope.request_id),
-            words(lease_id),
+            json_string(&envelope.request_id),
+            json_string(lease_id),
         );
         let warnings = warnings.as_deref().filter(|warnings| !warnings.is_empty()).map_or(Value::Null, Value::from);
         let tail = format!(r#","warnings":{warnings}"#);
@@ -85,22 +85,22 @@ impl Answer {
             pieces.extend(part.into_iter().flat_map(|part| [name, part.get()]));
         }
         pieces.push("}");
-        let (whole, begins) = compact_all(&pieces);
+        let (json, starts) = compact_pieces(&pieces);
         Ok(Self {
-            data: data.map(|_| begins[1]..begins[2]),
+            data_range: data.map(|_| starts[1]..starts[2]),
             lease_id: envelope.lease_id.unwrap_or_default(),
             lease_duration,
             renewable,
             // For messages, and in the text as a whole.
             warnings: envelope.warnings.into_iter().flatten().take(MAX_WARNINGS).collect(),
-            whole: SecretBytes::from(whole),
-            _share: None,
+            json: SecretBytes::from(json),
+            _reservation: None,
         })
     }
 
     /// What stands for an answer where the token itself is handed out: its `data` is `{"token": …}`.
     #[must_use]
-    pub(super) fn of_token(token: &str) -> Self {
+    pub(super) fn from_token(token: &str) -> Self {
         let mut data = SecretBuffer::default();
         data.append(br#"{"data":{"token":"#);
         // Writing text into memory does not fail.
@@ -110,23 +110,23 @@ impl Answer {
     }
 
     /// The same, taking room for as long as it or a clone of it is there. Escapes may have made it longer than its body was.
-    pub(super) fn taking(self, mut share: Share) -> Result<Self, Failure> {
-        share.resize(self.whole.expose().len())?;
-        Ok(Self { _share: Some(Arc::new(share)), ..self })
+    pub(super) fn with_reservation(self, mut reservation: Share) -> Result<Self, RequestError> {
+        reservation.resize(self.json.expose().len())?;
+        Ok(Self { _reservation: Some(Arc::new(reservation)), ..self })
     }
 
     /// The JSON text of `data`, as [`Answer::whole`] has it; `None` when absent or null.
     #[must_use]
     pub fn data(&self) -> Option<&str> {
         // The parser has checked the text; checking again costs less than an invariant to keep.
-        self.whole.expose().get(self.data.clone()?).and_then(|bytes| str::from_utf8(bytes).ok())
+        self.json.expose().get(self.data_range.clone()?).and_then(|bytes| str::from_utf8(bytes).ok())
     }
 
     /// Vault's id of the answer, by which it is found in Vault's audit log; `None` when Vault gave none.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
-        let rest = self.whole.expose().strip_prefix(br#"{"request_id":""#)?;
-        let id = rest.get(..rest.iter().take(MAX_REQUEST_ID + 1).position(|byte| *byte == b'"')?)?;
+        let rest = self.json.expose().strip_prefix(br#"{"request_id":""#)?;
+        let id = rest.get(..rest.iter().take(MAX_REQUEST_ID_BYTES + 1).position(|byte| *byte == b'"')?)?;
         let is_plain = !id.is_empty() && id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
         str::from_utf8(id).ok().filter(|_| is_plain)
     }
@@ -134,7 +134,7 @@ impl Answer {
     /// Whether both answers hold the same data, byte for byte but for what [`compact`] evens out. What else differs between equal reads (request id,
     /// lease, warnings) does not count.
     #[must_use]
-    pub fn same_data(&self, other: &Self) -> bool {
+    pub fn has_same_data(&self, other: &Self) -> bool {
         self.data() == other.data()
     }
 
@@ -145,22 +145,22 @@ impl Answer {
     /// with sorted keys, so nothing changes there. (The Go provider would also sort keys and rewrite `auth` by the
     /// fields it knows; no such server is known.)
     #[must_use]
-    pub fn whole(&self) -> &SecretBytes {
-        &self.whole
+    pub fn as_json(&self) -> &SecretBytes {
+        &self.json
     }
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for SecretResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
             .field("lease_duration", &self.lease_duration)
             .field("renewable", &self.renewable)
-            .field("whole", &self.whole)
+            .field("whole", &self.json)
             .finish_non_exhaustive()
     }
 }
 
-impl From<serde_json::Error> for NotAnswer {
+impl From<serde_json::Error> for InvalidResponse {
     // serde_json's own message may repeat a value.
     fn from(error: serde_json::Error) -> Self {
         let problem = match error.classify() {
@@ -175,62 +175,62 @@ impl From<serde_json::Error> for NotAnswer {
 /// Valid JSON text as Go's `json.Marshal` writes a `RawMessage`: no white space between tokens, `<`, `>`, `&`, U+2028
 /// and U+2029 escaped, everything else untouched. What a file gets of a value that is not a string.
 #[must_use]
-pub fn compact(json: &str) -> Zeroizing<String> {
-    compact_all(&[json]).0
+pub fn compact_json(json: &str) -> Zeroizing<String> {
+    compact_pieces(&[json]).0
 }
 
 /// Pieces of one JSON text, none of which ends inside a string, and where each begins in what they become.
-fn compact_all(pieces: &[&str]) -> (Zeroizing<String>, Vec<usize>) {
+fn compact_pieces(pieces: &[&str]) -> (Zeroizing<String>, Vec<usize>) {
     // Sized before it is written, so that no outgrown copy of a secret stays in freed memory.
-    let mut room = 0;
+    let mut capacity = 0;
     for piece in pieces {
-        compact_runs(piece, |run| room += run.len());
+        for_each_compact_run(piece, |run| capacity += run.len());
     }
-    let mut text = Zeroizing::new(String::with_capacity(room));
-    let mut begins = Vec::with_capacity(pieces.len());
+    let mut text = Zeroizing::new(String::with_capacity(capacity));
+    let mut starts = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        begins.push(text.len());
-        compact_runs(piece, |run| text.push_str(run));
+        starts.push(text.len());
+        for_each_compact_run(piece, |run| text.push_str(run));
     }
-    (text, begins)
+    (text, starts)
 }
 
 /// The first byte of U+2028 and U+2029, and of others.
-const LINE_SEPARATORS: u8 = 0xe2;
+const LINE_SEPARATOR_LEAD_BYTE: u8 = 0xe2;
 
 /// What the text becomes, run by run: what may need something begins with an ASCII character or the first byte of a longer one.
-fn compact_runs<'a>(json: &'a str, mut emit: impl FnMut(&'a str)) {
-    let (mut done, mut at, mut in_string) = (0, 0, false);
+fn for_each_compact_run<'a>(json: &'a str, mut emit: impl FnMut(&'a str)) {
+    let (mut emitted_to, mut position, mut in_string) = (0, 0, false);
     let bytes = json.as_bytes();
-    while let Some(run) = bytes[at..].iter().position(|byte| SPECIAL[usize::from(*byte)]) {
-        at += run;
-        let (length, instead) = match bytes[at] {
+    while let Some(run) = bytes[position..].iter().position(|byte| STOP_BYTES[usize::from(*byte)]) {
+        position += run;
+        let (length, replacement) = match bytes[position] {
             b'"' => {
                 in_string = !in_string;
                 (1, None)
             }
             // With the character it escapes, which may be a quote.
-            b'\\' => (2.min(bytes.len() - at), None),
+            b'\\' => (2.min(bytes.len() - position), None),
             b' ' | b'\t' | b'\n' | b'\r' => (1, (!in_string).then_some("")),
             b'<' => (1, Some("\\u003c")),
             b'>' => (1, Some("\\u003e")),
             b'&' => (1, Some("\\u0026")),
-            _ if bytes[at..].starts_with("\u{2028}".as_bytes()) => (3, Some("\\u2028")),
-            _ if bytes[at..].starts_with("\u{2029}".as_bytes()) => (3, Some("\\u2029")),
+            _ if bytes[position..].starts_with("\u{2028}".as_bytes()) => (3, Some("\\u2028")),
+            _ if bytes[position..].starts_with("\u{2029}".as_bytes()) => (3, Some("\\u2029")),
             _ => (1, None),
         };
-        if let Some(instead) = instead {
-            emit(&json[done..at]);
-            emit(instead);
-            done = at + length;
+        if let Some(replacement) = replacement {
+            emit(&json[emitted_to..position]);
+            emit(replacement);
+            emitted_to = position + length;
         }
-        at += length;
+        position += length;
     }
-    emit(&json[done..]);
+    emit(&json[emitted_to..]);
 }
 
 /// The bytes at which [`compact_runs`] stops.
-const SPECIAL: [bool; 256] = {
+const STOP_BYTES: [bool; 256] = {
     let mut special = [false; 256];
     let stops = *b"\"\\ \t\n\r<>&";
     let mut i = 0;
@@ -238,7 +238,7 @@ const SPECIAL: [bool; 256] = {
         special[stops[i] as usize] = true;
         i += 1;
     }
-    special[LINE_SEPARATORS as usize] = true;
+    special[LINE_SEPARATOR_LEAD_BYTE as usize] = true;
     special
 };
 
@@ -248,19 +248,19 @@ mod tests {
 
     use super::*;
 
-    fn answer(body: &str) -> Answer {
-        Answer::parse(body.as_bytes().to_vec()).unwrap()
+    fn response(body: &str) -> SecretResponse {
+        SecretResponse::parse(body.as_bytes().to_vec()).unwrap()
     }
 
-    fn whole(answer: &Answer) -> &str {
-        str::from_utf8(answer.whole().expose()).unwrap()
+    fn json_text(response: &SecretResponse) -> &str {
+        str::from_utf8(response.as_json().expose()).unwrap()
     }
 
     const KV2: &str = r#"{"request_id":"r-1","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"n":1.50,"p":"\u003c\u0026"},"metadata":{"version":1}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}
 "#;
 
     #[test]
-    fn the_whole_response_is_the_go_providers() {
+    fn response_as_json_matches_go_provider() {
         for (body, text) in [
             (
                 KV2,
@@ -275,49 +275,49 @@ mod tests {
                 r#"{"request_id":"","lease_id":"a/\u003cb\u003e\n","lease_duration":3600,"renewable":true,"data":null,"warnings":["a \u0026 b"],"auth":{"client_token":"t"},"wrap_info":{"ttl":1}}"#,
             ),
         ] {
-            assert_eq!(whole(&answer(body)), text);
+            assert_eq!(json_text(&response(body)), text);
         }
     }
 
     #[test]
-    fn compact_text_takes_what_it_is_long() {
-        let (text, begins) = compact_all(&["\"<<<\u{2028}€–\"", "{\"a\" : \"&&&&&&\u{2029}\\\"<\"}"]);
-        assert_eq!(text.get(begins[1]..), Some(r#"{"a":"\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c"}"#));
+    fn compact_json_allocates_exact_capacity() {
+        let (text, starts) = compact_pieces(&["\"<<<\u{2028}€–\"", "{\"a\" : \"&&&&&&\u{2029}\\\"<\"}"]);
+        assert_eq!(text.get(starts[1]..), Some(r#"{"a":"\u0026\u0026\u0026\u0026\u0026\u0026\u2029\"\u003c"}"#));
         assert_eq!(text.capacity(), text.len());
     }
 
     #[test]
-    fn data_is_the_servers_own_words() {
-        assert_eq!(answer(r#"{"data": {"b":"\u003c",  "a":1.0} }"#).data(), Some(r#"{"b":"\u003c","a":1.0}"#));
-        assert_eq!(answer(r#"{"data":{"a":"<"},"lease_id":"<"}"#).data(), Some(r#"{"a":"\u003c"}"#));
-        assert_eq!(answer(r#"{"data":null}"#).data(), None);
-        assert_eq!(answer("{}").data(), None);
-        assert_eq!(answer(r#"{"data":{"lone":"\ud800"}}"#).data(), Some(r#"{"lone":"\ud800"}"#));
+    fn response_data_keeps_server_encoding() {
+        assert_eq!(response(r#"{"data": {"b":"\u003c",  "a":1.0} }"#).data(), Some(r#"{"b":"\u003c","a":1.0}"#));
+        assert_eq!(response(r#"{"data":{"a":"<"},"lease_id":"<"}"#).data(), Some(r#"{"a":"\u003c"}"#));
+        assert_eq!(response(r#"{"data":null}"#).data(), None);
+        assert_eq!(response("{}").data(), None);
+        assert_eq!(response(r#"{"data":{"lone":"\ud800"}}"#).data(), Some(r#"{"lone":"\ud800"}"#));
     }
 
     #[test]
-    fn equal_data_is_equal_whatever_is_around_it() {
-        let (one, two) =
-            (answer(r#"{"request_id":"1","data":{"a":1}}"#), answer(r#"{"request_id":"2","data":{"a":1}}"#));
-        assert!(one.same_data(&two));
-        assert!(!one.same_data(&answer(r#"{"request_id":"1","data":{"a":2}}"#)));
-        assert!(!one.same_data(&answer("{}")));
+    fn response_has_same_data_ignores_envelope() {
+        let (first, second) =
+            (response(r#"{"request_id":"1","data":{"a":1}}"#), response(r#"{"request_id":"2","data":{"a":1}}"#));
+        assert!(first.has_same_data(&second));
+        assert!(!first.has_same_data(&response(r#"{"request_id":"1","data":{"a":2}}"#)));
+        assert!(!first.has_same_data(&response("{}")));
     }
 
     #[test]
-    fn compact_text_loses_white_space_between_tokens_only() {
+    fn compact_json_strips_whitespace_and_escapes_html() {
         for (json, expected) in [
             ("{ \"a b\" :\n[ 1 ,\t2 ]\r\n}", r#"{"a b":[1,2]}"#),
             (r#"{"a\" ": "\\", "b" : " "}"#, r#"{"a\" ":"\\","b":" "}"#),
             ("\"<>&\u{2028}\u{2029}é\"", "\"\\u003c\\u003e\\u0026\\u2028\\u2029é\""),
             ("-0.0e+10", "-0.0e+10"),
         ] {
-            assert_eq!(compact(json).as_str(), expected, "{json}");
+            assert_eq!(compact_json(json).as_str(), expected, "{json}");
         }
     }
 
     #[test]
-    fn what_is_no_answer_is_refused_without_repeating_it() {
+    fn response_parse_error_does_not_repeat_body() {
         for (body, message) in [
             ("", "not an answer of Vault: no JSON object at line 1, column 1"),
             ("<html>hunter2", "not an answer of Vault: no JSON object at line 1, column 1"),
@@ -333,43 +333,43 @@ mod tests {
                 "not an answer of Vault: a field of another type, or one twice, at line 1, column 16",
             ),
         ] {
-            assert_eq!(Answer::parse(body.into()).map(|_| ()).unwrap_err().to_string(), message, "{body}");
+            assert_eq!(SecretResponse::parse(body.into()).map(|_| ()).unwrap_err().to_string(), message, "{body}");
         }
     }
 
     #[test]
-    fn durations_are_lenient() {
-        assert_eq!(answer(r#"{"lease_duration":2764800}"#).lease_duration, 2_764_800);
-        assert_eq!(answer(r#"{"lease_duration":-1}"#).lease_duration, 0);
-        assert_eq!(answer(r#"{"lease_duration":null}"#).lease_duration, 0);
+    fn response_lease_duration_accepts_null_and_negative() {
+        assert_eq!(response(r#"{"lease_duration":2764800}"#).lease_duration, 2_764_800);
+        assert_eq!(response(r#"{"lease_duration":-1}"#).lease_duration, 0);
+        assert_eq!(response(r#"{"lease_duration":null}"#).lease_duration, 0);
     }
 
     #[test]
-    fn debug_shows_no_secret() {
-        let shown = format!("{:?}", answer(r#"{"data":{"hunter1":"hunter2"},"auth":{"client_token":"hunter3"}}"#));
+    fn response_debug_redacts_secrets() {
+        let shown = format!("{:?}", response(r#"{"data":{"hunter1":"hunter2"},"auth":{"client_token":"hunter3"}}"#));
         assert!(!shown.contains("hunter"), "{shown}");
     }
 
     #[test]
-    fn depth_is_no_danger() {
+    fn response_parse_accepts_deep_nesting() {
         let deep = format!(r#"{{"data":{}{}}}"#, "[".repeat(500_000), "]".repeat(500_000));
         assert_eq!(
-            answer(&deep).whole().len(),
+            response(&deep).as_json().len(),
             deep.len() + r#""request_id":"","lease_id":"","lease_duration":0,"renewable":false,,"warnings":null"#.len()
         );
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_answer_or_an_error(body: Vec<u8>) {
-            let _ = Answer::parse(body);
+        fn response_parse_never_panics(body: Vec<u8>) {
+            let _ = SecretResponse::parse(body);
         }
 
         #[test]
-        fn any_text_is_written_as_json_reads_it(id: String, value: String) {
+        fn response_as_json_escapes_any_text(id: String, value: String) {
             let body = serde_json::json!({"request_id": id, "data": {"value": value}}).to_string();
-            let answer = answer(&body);
-            let whole = whole(&answer);
+            let answer = response(&body);
+            let whole = json_text(&answer);
             let read: Value = serde_json::from_str(whole).unwrap();
             prop_assert_eq!(&read["request_id"], &Value::from(id));
             prop_assert_eq!(&read["data"]["value"], &Value::from(value));

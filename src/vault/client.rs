@@ -34,15 +34,15 @@ use vaultrs::api::{auth::kubernetes::requests::LoginWithKubernetesRequest, token
 use zeroize::Zeroize;
 
 use super::{
-    Config, Endpoint,
-    answer::Answer,
+    Endpoint, VaultConfig,
+    answer::SecretResponse,
     connect::Lookups,
-    engine::{Engine, Engines, Known, is_builtin},
-    failure::{Failure, TokenVerdict},
+    engine::{Engine, EngineCache, EngineLookup, is_builtin_path},
+    failure::{RequestError, TokenValidity},
     room::Room,
     transport::{Call, Received, Transport},
     turns::{Turn, Turns},
-    wire::{Method, Read, without},
+    wire::{Method, SecretRequest, redact_values},
 };
 use crate::{
     error::Error,
@@ -50,9 +50,9 @@ use crate::{
     secret::SecretText,
     text::one_line,
 };
-use methods::Methods;
-pub use renew::Grant;
-pub use token::{Granted, SavedToken, Token};
+use methods::AuthMethodCache;
+pub use renew::RenewalGrant;
+pub use token::{LoginResult, SavedToken, VaultToken};
 use watch::Watch;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
@@ -65,44 +65,44 @@ struct Shared {
     endpoint: Arc<Endpoint>,
     address: String,
     transport: Transport,
-    engines: Engines,
+    engines: EngineCache,
     /// One slot for asking what engine there is, by the start of its path, so that many reads of one new mount ask once.
-    asking: Slots,
-    max_creating: usize,
+    engine_lookups: KeyedSemaphores,
+    max_mutating: usize,
     /// Slots for requests that create something, by mount path.
-    creating: Slots,
+    mutating: KeyedSemaphores,
     /// Slots for logins, by auth mount: behind one may be an API server that never answers.
-    logging_in: Slots,
-    methods: Methods,
+    logins: KeyedSemaphores,
+    auth_methods: AuthMethodCache,
     /// For requests that no mount waits for.
-    background: Turns,
-    watch: Arc<Watch>,
+    background_requests: Turns,
+    health_monitor: Arc<Watch>,
 }
 
 /// Semaphores by mount, for as long as somebody has one.
 #[derive(Default)]
-struct Slots {
+struct KeyedSemaphores {
     /// Never held across an await.
-    by_mount: Mutex<HashMap<Mount, Weak<Semaphore>>>,
+    by_mount: Mutex<HashMap<MountKey, Weak<Semaphore>>>,
 }
 
 /// Requests at once that no mount waits for: fewer than one endpoint takes, so that mounts find it free.
-const BACKGROUND: usize = 4;
+const MAX_BACKGROUND_REQUESTS: usize = 4;
 
 /// Logins at once at one auth mount: fewer than one endpoint takes.
-const LOGINS: usize = 6;
+const MAX_LOGINS_PER_AUTH_MOUNT: usize = 6;
 
 /// The most of an engine's kind that is kept, in bytes.
-const MAX_KIND: usize = 40;
+const MAX_ENGINE_KIND_BYTES: usize = 40;
 
 /// A Vault namespace, and a mount path or its beginning.
-type Mount = (Option<String>, String);
+type MountKey = (Option<String>, String);
 
 /// Who logs in where.
 #[derive(Clone)]
-pub struct Login {
+pub struct LoginRequest {
     /// The auth mount, without `auth/`.
-    pub mount: String,
+    pub auth_mount: String,
     /// The Vault namespace of the auth mount.
     pub namespace: Option<String>,
     /// The role.
@@ -112,34 +112,34 @@ pub struct Login {
 }
 
 /// What a read brought, and whether it created something.
-pub struct Reading {
+pub struct ReadResult {
     /// Vault's answer.
-    pub answer: Answer,
+    pub response: SecretResponse,
     /// Whether the request may have created a credential, so that the answer must reach its pod.
-    pub creates: bool,
+    pub mutating: bool,
 }
 
 impl Client {
     pub(super) fn new(
         endpoint: &Endpoint,
-        config: &Arc<Config>,
+        config: &Arc<VaultConfig>,
         metrics: &Arc<Metrics>,
-        room: Arc<Room>,
-        lookups: Lookups,
+        budget: Arc<Room>,
+        dns_limiter: Lookups,
     ) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
                 endpoint: Arc::new(endpoint.clone()),
                 address: endpoint.address.to_string(),
-                transport: Transport::new(endpoint, config, metrics, room, lookups)?,
-                engines: Engines::default(),
-                asking: Slots::default(),
-                max_creating: config.max_creating,
-                creating: Slots::default(),
-                logging_in: Slots::default(),
-                methods: Methods::default(),
-                background: Turns::new(BACKGROUND),
-                watch: Arc::new(Watch::new(Arc::clone(metrics))),
+                transport: Transport::new(endpoint, config, metrics, budget, dns_limiter)?,
+                engines: EngineCache::default(),
+                engine_lookups: KeyedSemaphores::default(),
+                max_mutating: config.max_mutating,
+                mutating: KeyedSemaphores::default(),
+                logins: KeyedSemaphores::default(),
+                auth_methods: AuthMethodCache::default(),
+                background_requests: Turns::new(MAX_BACKGROUND_REQUESTS),
+                health_monitor: Arc::new(Watch::new(Arc::clone(metrics))),
             }),
         })
     }
@@ -157,19 +157,19 @@ impl Client {
     }
 
     /// A turn for a request that no mount waits for, of something that is over at `end`; waits until there is one.
-    pub async fn background(&self, end: Option<Instant>) -> Turn {
-        self.shared.background.take(end).await
+    pub async fn background_permit(&self, expires_at: Option<Instant>) -> Turn {
+        self.shared.background_requests.take(expires_at).await
     }
 
     /// How far the cluster had come by its last answers, in its own words, for another process. None when it does not tell.
     #[must_use]
-    pub fn seen_index(&self) -> Option<String> {
-        self.shared.transport.seen.told()
+    pub fn export_replication_index(&self) -> Option<String> {
+        self.shared.transport.seen.export()
     }
 
     /// Takes in how far an earlier process had seen the cluster: no answer shall be older.
-    pub fn learn_index(&self, told: &str) {
-        self.shared.transport.seen.take(told);
+    pub fn import_replication_index(&self, exported: &str) {
+        self.shared.transport.seen.import(exported);
     }
 
     /// How it is reached.
@@ -178,36 +178,37 @@ impl Client {
     }
 
     /// Whether anyone but the registry uses it.
-    pub(super) fn is_shared(&self) -> bool {
+    pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.shared) > 1
     }
 
     /// Logs in with a service account token; the `kubernetes` and `jwt` methods take the same request.
-    pub async fn login(&self, login: &Login, deadline: Instant) -> Result<Granted, Failure> {
+    pub async fn login(&self, login: &LoginRequest, deadline: Instant) -> Result<LoginResult, RequestError> {
         let mut endpoint = LoginWithKubernetesRequest {
-            mount: login.mount.clone(),
+            mount: login.auth_mount.clone(),
             role: login.role.clone(),
             jwt: login.jwt.expose().to_owned(),
         };
-        let request = self.build(&endpoint, None, login.namespace.as_deref());
+        let http_request = self.build_request(&endpoint, None, login.namespace.as_deref());
         endpoint.jwt.zeroize();
-        let slots = self.shared.logging_in.of(login.namespace.as_deref(), &login.mount, LOGINS);
-        let Ok(Ok(_slot)) = timeout_at(deadline, slots.acquire()).await else {
-            return Err(Failure::late("waiting for other logins"));
+        let logins =
+            self.shared.logins.get_or_create(login.namespace.as_deref(), &login.auth_mount, MAX_LOGINS_PER_AUTH_MOUNT);
+        let Ok(Ok(_permit)) = timeout_at(deadline, logins.acquire()).await else {
+            return Err(RequestError::deadline_before_sending("waiting for other logins"));
         };
-        let mut failure = match self.send(request?, Call::until(deadline)).await {
+        let mut failure = match self.send(http_request?, Call::until(deadline)).await {
             Ok(received) => {
-                let granted = Token::parse(received.body)?;
-                self.shared.methods.learn(login.namespace.as_deref(), &login.mount, granted.method);
-                return Ok(granted);
+                let result = VaultToken::parse_login(received.body)?;
+                self.shared.auth_methods.record(login.namespace.as_deref(), &login.auth_mount, result.auth_method);
+                return Ok(result);
             }
-            Err(failure) => failure.covered(|words| without(words, &[login.jwt.expose()], "[token]")),
+            Err(failure) => failure.redacted(|words| redact_values(words, &[login.jwt.expose()], "[token]")),
         };
-        if let Failure::Refused(refusal) = &mut failure {
-            self.shared.methods.learn(login.namespace.as_deref(), &login.mount, refusal.auth_kind());
+        if let RequestError::ErrorResponse(response) = &mut failure {
+            self.shared.auth_methods.record(login.namespace.as_deref(), &login.auth_mount, response.auth_method());
             // A server that was never initialized answers that it is sealed, so one that does is asked again.
-            if refusal.is_sealed() {
-                refusal.uninitialized = self.is_uninitialized(deadline).await;
+            if response.is_sealed() {
+                response.is_uninitialized = self.is_uninitialized(deadline).await;
             }
         }
         Err(failure)
@@ -215,158 +216,165 @@ impl Client {
 
     /// What takes logins at an auth mount, if an answer of it has told.
     #[must_use]
-    pub fn known_method(&self, mount: &str, namespace: Option<&str>) -> AuthKind {
-        self.shared.methods.find(namespace, mount)
+    pub fn cached_auth_method(&self, mount: &str, namespace: Option<&str>) -> AuthKind {
+        self.shared.auth_methods.get(namespace, mount)
     }
 
     /// Reads, lists or writes, and says whether that created something.
     pub async fn read(
         &self,
-        token: &Token,
+        token: &VaultToken,
         namespace: Option<&str>,
-        read: &Read,
+        request: &SecretRequest,
         deadline: Instant,
-    ) -> Result<Reading, Failure> {
-        let engine = self.engine(token, namespace, read, deadline).await;
-        let creates = creates(read, engine.as_deref());
-        let slots = creates.then(|| {
-            let mount = engine.as_ref().map_or(start(&read.path), |e| e.path.trim_end_matches('/'));
-            self.shared.creating.of(namespace, mount, self.shared.max_creating)
+    ) -> Result<ReadResult, RequestError> {
+        let engine = self.lookup_engine(token, namespace, request, deadline).await;
+        let mutating = is_mutating(request, engine.as_deref());
+        let semaphore = mutating.then(|| {
+            let mount = engine.as_ref().map_or(first_segment(&request.path), |e| e.path.trim_end_matches('/'));
+            self.shared.mutating.get_or_create(namespace, mount, self.shared.max_mutating)
         });
-        let _slot = match &slots {
-            Some(slots) => {
-                let busy = Failure::late("waiting for other requests that create credentials");
-                let Ok(Ok(slot)) = timeout_at(deadline, slots.acquire()).await else { return Err(busy) };
-                Some(slot)
+        let _permit = match &semaphore {
+            Some(semaphore) => {
+                let timed_out =
+                    RequestError::deadline_before_sending("waiting for other requests that create credentials");
+                let Ok(Ok(permit)) = timeout_at(deadline, semaphore.acquire()).await else { return Err(timed_out) };
+                Some(permit)
             }
             None => None,
         };
-        self.shared.transport.check_room(&token.room)?;
-        token.take_use()?;
-        let request = self.build(&Logical(read), Some(token), namespace)?;
-        let sent = self.send(request, Call { creates, room: Some(&token.room), ..Call::until(deadline) }).await;
-        let Received { body, share } =
-            sent.map_err(|failure| failure.covered(|words| without(words, &[token.text()], "[token]")))?;
+        self.shared.transport.check_room(&token.budget)?;
+        token.consume_use()?;
+        let http_request = self.build_request(&LogicalEndpoint(request), Some(token), namespace)?;
+        let result = self
+            .send(http_request, Call { creates: mutating, room: Some(&token.budget), ..Call::until(deadline) })
+            .await;
+        let Received { body, share: reservation } =
+            result.map_err(|failure| failure.redacted(|words| redact_values(words, &[token.expose()], "[token]")))?;
         if body.is_empty() {
-            return Err(Failure::NoData { warnings: Vec::new() });
+            return Err(RequestError::NoData { warnings: Vec::new() });
         }
         // A page is a proxy's; else an engine that Vault told of answers with the bare thing, as `pki/ca/pem` does.
         let is_raw = engine.is_some() && !body.trim_ascii_start().starts_with(b"<");
-        let answer = Answer::parse(body)
-            .map_err(|fault| if is_raw { Failure::NoJson } else { Failure::NotVault(fault.to_string()) })?;
-        if answer.data().is_none() {
-            return Err(Failure::NoData { warnings: answer.warnings });
+        let response = SecretResponse::parse(body)
+            .map_err(|error| if is_raw { RequestError::NotJson } else { RequestError::NotVault(error.to_string()) })?;
+        if response.data().is_none() {
+            return Err(RequestError::NoData { warnings: response.warnings });
         }
-        Ok(Reading { answer: answer.taking(share)?, creates })
+        Ok(ReadResult { response: response.with_reservation(reservation)?, mutating })
     }
 
     /// What a refusal means for the token: when Vault's words do not tell, the token is asked about itself.
-    pub async fn is_token_gone(
+    pub async fn is_denied_for_invalid_token(
         &self,
-        token: &Token,
+        token: &VaultToken,
         namespace: Option<&str>,
-        failure: &Failure,
+        failure: &RequestError,
         deadline: Instant,
     ) -> bool {
-        let Failure::Refused(refusal) = failure else { return false };
-        match refusal.token_verdict() {
-            TokenVerdict::Valid => false,
-            TokenVerdict::Invalid => true,
-            TokenVerdict::Unclear => self.is_gone(token, namespace, deadline).await,
+        let RequestError::ErrorResponse(response) = failure else { return false };
+        match response.token_validity() {
+            TokenValidity::Valid => false,
+            TokenValidity::Invalid => true,
+            TokenValidity::Unknown => self.is_token_invalid(token, namespace, deadline).await,
         }
     }
 
     /// Asks a token about itself. One that has no use left to ask with counts as gone.
-    pub async fn is_gone(&self, token: &Token, namespace: Option<&str>, deadline: Instant) -> bool {
-        if token.take_use().is_err() {
+    pub async fn is_token_invalid(&self, token: &VaultToken, namespace: Option<&str>, deadline: Instant) -> bool {
+        if token.consume_use().is_err() {
             return true;
         }
         // Vault refuses to look up what is not there. One that may not look itself up is refused by a policy, and is valid.
-        let Ok(request) = self.build(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
+        let Ok(request) = self.build_request(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
         match self.send(request, Call::until(deadline)).await {
-            Err(Failure::Refused(refusal)) => refusal.status == 403 && refusal.token_verdict() != TokenVerdict::Valid,
+            Err(RequestError::ErrorResponse(response)) => {
+                response.status == 403 && response.token_validity() != TokenValidity::Valid
+            }
             _ => false,
         }
     }
 
     /// What is known of the engine at a path, without asking.
     #[must_use]
-    pub fn known_engine(&self, namespace: Option<&str>, path: &str) -> Option<Arc<Engine>> {
-        self.shared.engines.find(namespace, path).and_then(Known::engine)
+    pub fn cached_engine(&self, namespace: Option<&str>, path: &str) -> Option<Arc<Engine>> {
+        self.shared.engines.get(namespace, path).and_then(EngineLookup::into_engine)
     }
 
     /// The engine mounted at a read's path, asked for at its first use.
-    async fn engine(
+    async fn lookup_engine(
         &self,
-        token: &Token,
+        token: &VaultToken,
         namespace: Option<&str>,
-        read: &Read,
+        request: &SecretRequest,
         deadline: Instant,
     ) -> Option<Arc<Engine>> {
-        if is_builtin(&read.path) {
+        if is_builtin_path(&request.path) {
             return None;
         }
-        if let Some(known) = self.shared.engines.find(namespace, &read.path) {
-            return known.engine();
+        if let Some(lookup) = self.shared.engines.get(namespace, &request.path) {
+            return lookup.into_engine();
         }
-        let asking = self.shared.asking.of(namespace, start(&read.path), 1);
-        let _asking = timeout_at(deadline, asking.acquire()).await.ok()?;
-        if let Some(known) = self.shared.engines.find(namespace, &read.path) {
-            return known.engine();
+        let semaphore = self.shared.engine_lookups.get_or_create(namespace, first_segment(&request.path), 1);
+        let _permit = timeout_at(deadline, semaphore.acquire()).await.ok()?;
+        if let Some(lookup) = self.shared.engines.get(namespace, &request.path) {
+            return lookup.into_engine();
         }
-        let told = Box::pin(self.ask_engine(token, namespace, read, deadline)).await?;
-        self.shared.engines.learn(namespace, &read.path, told.clone());
-        told.engine()
+        let lookup = Box::pin(self.fetch_engine(token, namespace, request, deadline)).await?;
+        self.shared.engines.record(namespace, &request.path, lookup.clone());
+        lookup.into_engine()
     }
 
     /// Asks Vault for an engine; `None` when it could not be asked.
-    async fn ask_engine(
+    async fn fetch_engine(
         &self,
-        token: &Token,
+        token: &VaultToken,
         namespace: Option<&str>,
-        read: &Read,
+        request: &SecretRequest,
         deadline: Instant,
-    ) -> Option<Known> {
+    ) -> Option<EngineLookup> {
         #[derive(Deserialize)]
         struct Body {
             data: Engine,
         }
-        let request = self.build(&EngineAt(&read.path), Some(token), namespace).ok()?;
-        match self.send(request, Call::until(deadline)).await {
+        let http_request = self.build_request(&EngineMountEndpoint(&request.path), Some(token), namespace).ok()?;
+        match self.send(http_request, Call::until(deadline)).await {
             Ok(Received { body, .. }) => {
                 let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
-                let engine = engine.filter(|e| e.path.ends_with('/') && read.path.starts_with(&e.path));
-                let engine = engine.map(|e| Engine { kind: one_line(&e.kind, MAX_KIND), ..e });
-                Some(engine.map_or(Known::Untold, |engine| Known::Engine(Arc::new(engine))))
+                let engine = engine.filter(|e| e.path.ends_with('/') && request.path.starts_with(&e.path));
+                let engine = engine.map(|e| Engine { kind: one_line(&e.kind, MAX_ENGINE_KIND_BYTES), ..e });
+                Some(engine.map_or(EngineLookup::Undisclosed, |engine| EngineLookup::Found(Arc::new(engine))))
             }
-            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400..=404) => Some(Known::Untold),
+            Err(RequestError::ErrorResponse(response)) if matches!(response.status, 400..=404) => {
+                Some(EngineLookup::Undisclosed)
+            }
             // A proxy that lets only some paths pass.
-            Err(Failure::NotVault(_)) => Some(Known::Untold),
+            Err(RequestError::NotVault(_)) => Some(EngineLookup::Undisclosed),
             Err(_) => None,
         }
     }
 
-    fn build(
+    fn build_request(
         &self,
         endpoint: &impl Build,
-        token: Option<&Token>,
+        token: Option<&VaultToken>,
         namespace: Option<&str>,
-    ) -> Result<Request<Vec<u8>>, Failure> {
+    ) -> Result<Request<Vec<u8>>, RequestError> {
         let mut request = endpoint
             .request(self.shared.transport.origin())
-            .map_err(|_| Failure::Unsendable("its path or body cannot be encoded"))?;
+            .map_err(|_| RequestError::InvalidRequest("its path or body cannot be encoded"))?;
         let headers = request.headers_mut();
         // Vault refuses requests without it when it is told to stand against request forgery.
         headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
         // No request is like another to a cache in between: Vault Agent and Proxy answer what they have heard before, renewals too,
         // with the time that was granted then (measured against OpenBao 2.7).
-        headers.insert(HeaderName::from_static("x-request-id"), request_id());
+        headers.insert(HeaderName::from_static("x-request-id"), next_request_id());
         if let Some(token) = token {
             headers.insert(HeaderName::from_static("x-vault-token"), token.header.clone());
         }
         if let Some(namespace) = namespace {
             let value = HeaderValue::from_str(namespace)
-                .map_err(|_| Failure::Unsendable("the Vault namespace has characters no header takes"))?;
+                .map_err(|_| RequestError::InvalidRequest("the Vault namespace has characters no header takes"))?;
             headers.insert(HeaderName::from_static("x-vault-namespace"), value);
         }
         Ok(request)
@@ -374,46 +382,46 @@ impl Client {
 }
 
 /// What no other request has, of this process or another.
-fn request_id() -> HeaderValue {
-    static BEGUN: LazyLock<i128> = LazyLock::new(|| jiff::Timestamp::now().as_nanosecond());
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let text = format!("vaultmount-{:x}-{:x}", *BEGUN, NEXT.fetch_add(1, Relaxed));
+fn next_request_id() -> HeaderValue {
+    static PROCESS_START_NANOS: LazyLock<i128> = LazyLock::new(|| jiff::Timestamp::now().as_nanosecond());
+    static NEXT_SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    let text = format!("vaultmount-{:x}-{:x}", *PROCESS_START_NANOS, NEXT_SEQUENCE.fetch_add(1, Relaxed));
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Whether a read may create something: what is unknown counts as doing so.
-fn creates(read: &Read, engine: Option<&Engine>) -> bool {
-    match read.method {
+fn is_mutating(request: &SecretRequest, engine: Option<&Engine>) -> bool {
+    match request.method {
         Method::List => false,
-        Method::Get => !(is_builtin(&read.path) || engine.is_some_and(Engine::reads_only)),
+        Method::Get => !(is_builtin_path(&request.path) || engine.is_some_and(Engine::has_safe_reads)),
         Method::Put | Method::Post => true,
     }
 }
 
-impl Slots {
+impl KeyedSemaphores {
     /// The semaphore of a path, made with so many permits if there is none.
-    fn of(&self, namespace: Option<&str>, path: &str, permits: usize) -> Arc<Semaphore> {
+    fn get_or_create(&self, namespace: Option<&str>, path: &str, permits: usize) -> Arc<Semaphore> {
         let mut by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.map(str::to_owned), path.to_owned());
-        if let Some(slots) = by_mount.get(&key).and_then(Weak::upgrade) {
-            return slots;
+        if let Some(semaphore) = by_mount.get(&key).and_then(Weak::upgrade) {
+            return semaphore;
         }
-        by_mount.retain(|_, slots| slots.strong_count() > 0);
-        let slots = Arc::new(Semaphore::new(permits));
-        by_mount.insert(key, Arc::downgrade(&slots));
-        slots
+        by_mount.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let semaphore = Arc::new(Semaphore::new(permits));
+        by_mount.insert(key, Arc::downgrade(&semaphore));
+        semaphore
     }
 }
 
 /// The first part of a path, which is the mount path or its beginning.
-fn start(path: &str) -> &str {
+fn first_segment(path: &str) -> &str {
     path.split('/').next().unwrap_or_default()
 }
 
 /// Any path, any method, as a class names it.
-struct Logical<'a>(&'a Read);
+struct LogicalEndpoint<'a>(&'a SecretRequest);
 
-impl Build for Logical<'_> {
+impl Build for LogicalEndpoint<'_> {
     type Response = serde::de::IgnoredAny;
     const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
     const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
@@ -441,9 +449,9 @@ impl Build for Logical<'_> {
 }
 
 /// `sys/internal/ui/mounts/PATH`: the engine at a path, told to any token that may use something of it.
-struct EngineAt<'a>(&'a str);
+struct EngineMountEndpoint<'a>(&'a str);
 
-impl Build for EngineAt<'_> {
+impl Build for EngineMountEndpoint<'_> {
     type Response = serde::de::IgnoredAny;
     const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
     const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;

@@ -25,14 +25,14 @@ impl Engine {
     /// Whether a GET creates nothing, so that it may be repeated freely: it returns what is stored, or the engine issues by
     /// writes alone. An engine we do not know counts as one that creates.
     #[must_use]
-    pub fn reads_only(&self) -> bool {
+    pub fn has_safe_reads(&self) -> bool {
         let stores = matches!(self.kind.as_str(), "kv" | "generic" | "cubbyhole" | "identity" | "system");
         stores || matches!(self.kind.as_str(), "pki" | "ssh" | "transit" | "totp")
     }
 
     /// What people call it.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub fn display_name(&self) -> String {
         match self.kind.as_str() {
             "kv" if self.is_kv2() => "KV version 2".to_owned(),
             "kv" => "KV version 1".to_owned(),
@@ -49,78 +49,78 @@ impl Engine {
 
 /// Whether a path belongs to Vault itself, which needs no asking: nothing there creates when read.
 #[must_use]
-pub fn is_builtin(path: &str) -> bool {
+pub fn is_builtin_path(path: &str) -> bool {
     ["sys/", "auth/", "identity/", "cubbyhole/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// How long an engine is believed to stay mounted where it is.
-const KNOWN_FOR: Duration = Duration::from_secs(600);
+const ENGINE_TTL: Duration = Duration::from_secs(600);
 /// How long a path is not asked about again that Vault would not tell of.
-const UNKNOWN_FOR: Duration = Duration::from_secs(60);
+const UNDISCLOSED_ENGINE_TTL: Duration = Duration::from_secs(60);
 /// Mounts remembered at most per endpoint.
-const MAX_KNOWN: usize = 1024;
+const MAX_CACHED_ENGINES: usize = 1024;
 
 /// The engines of one endpoint, by Vault namespace and mount path.
 #[derive(Default)]
-pub(super) struct Engines {
+pub(super) struct EngineCache {
     /// Never held across an await.
-    known: Mutex<HashMap<(Option<String>, String), Entry>>,
+    entries: Mutex<HashMap<(Option<String>, String), CachedLookup>>,
 }
 
-struct Entry {
-    known: Known,
-    until: Instant,
+struct CachedLookup {
+    lookup: EngineLookup,
+    expires_at: Instant,
 }
 
 /// What Vault said when it was asked for the engine at a path.
 #[derive(Clone)]
-pub(super) enum Known {
+pub(super) enum EngineLookup {
     /// This one.
-    Engine(Arc<Engine>),
+    Found(Arc<Engine>),
     /// It would not tell.
-    Untold,
+    Undisclosed,
 }
 
-impl Known {
-    pub(super) fn engine(self) -> Option<Arc<Engine>> {
+impl EngineLookup {
+    pub(super) fn into_engine(self) -> Option<Arc<Engine>> {
         match self {
-            Self::Engine(engine) => Some(engine),
-            Self::Untold => None,
+            Self::Found(engine) => Some(engine),
+            Self::Undisclosed => None,
         }
     }
 }
 
-impl Engines {
+impl EngineCache {
     /// What is known of a path, if it was asked about.
-    pub(super) fn find(&self, namespace: Option<&str>, path: &str) -> Option<Known> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn get(&self, namespace: Option<&str>, path: &str) -> Option<EngineLookup> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         // Mount paths end in a slash and none is the start of another; a refusal is kept under the whole path.
-        let ends = path.match_indices('/').map(|(i, _)| i + 1).chain([path.len()]);
-        let mut ends = ends.map(|end| &path[..end]);
-        ends.find_map(|start| {
-            known
-                .get(&(namespace.map(str::to_owned), start.to_owned()))
-                .filter(|e| e.until > now)
-                .map(|e| e.known.clone())
+        let prefix_ends = path.match_indices('/').map(|(i, _)| i + 1).chain([path.len()]);
+        let mut prefixes = prefix_ends.map(|end| &path[..end]);
+        prefixes.find_map(|prefix| {
+            entries
+                .get(&(namespace.map(str::to_owned), prefix.to_owned()))
+                .filter(|e| e.expires_at > now)
+                .map(|e| e.lookup.clone())
         })
     }
 
     /// Remembers what Vault told of a path, or that it would not.
-    pub(super) fn learn(&self, namespace: Option<&str>, path: &str, told: Known) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn record(&self, namespace: Option<&str>, path: &str, lookup: EngineLookup) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if known.len() >= MAX_KNOWN {
-            known.retain(|_, entry| entry.until > now);
+        if entries.len() >= MAX_CACHED_ENGINES {
+            entries.retain(|_, entry| entry.expires_at > now);
         }
-        if known.len() >= MAX_KNOWN {
-            known.clear();
+        if entries.len() >= MAX_CACHED_ENGINES {
+            entries.clear();
         }
-        let (key, life) = match &told {
-            Known::Engine(engine) => (engine.path.clone(), KNOWN_FOR),
-            Known::Untold => (path.to_owned(), UNKNOWN_FOR),
+        let (key, ttl) = match &lookup {
+            EngineLookup::Found(engine) => (engine.path.clone(), ENGINE_TTL),
+            EngineLookup::Undisclosed => (path.to_owned(), UNDISCLOSED_ENGINE_TTL),
         };
-        known.insert((namespace.map(str::to_owned), key), Entry { known: told, until: now + life });
+        entries.insert((namespace.map(str::to_owned), key), CachedLookup { lookup: lookup, expires_at: now + ttl });
     }
 }
 
@@ -129,14 +129,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn engines_are_known_by_mount_path_for_a_while() {
-        let engines = Engines::default();
+    async fn engine_cache_entries_expire_per_mount_path() {
+        let engines = EngineCache::default();
         let kv = Arc::new(Engine { path: "team/kv/".into(), kind: "kv".into(), options: None });
-        engines.learn(None, "team/kv/data/x", Known::Engine(kv));
-        engines.learn(Some("ns"), "pki/issue/web", Known::Untold);
-        let kind = |ns, path| match engines.find(ns, path) {
-            Some(Known::Engine(engine)) => engine.kind.clone(),
-            Some(Known::Untold) => "untold".into(),
+        engines.record(None, "team/kv/data/x", EngineLookup::Found(kv));
+        engines.record(Some("ns"), "pki/issue/web", EngineLookup::Undisclosed);
+        let kind = |ns, path| match engines.get(ns, path) {
+            Some(EngineLookup::Found(engine)) => engine.kind.clone(),
+            Some(EngineLookup::Undisclosed) => "untold".into(),
             None => "unknown".into(),
         };
         assert_eq!(kind(None, "team/kv/other"), "kv");
@@ -144,9 +144,9 @@ mod tests {
         assert_eq!(kind(None, "team/kvx"), "unknown");
         assert_eq!(kind(Some("ns"), "pki/issue/web"), "untold");
         assert_eq!(kind(Some("ns"), "pki/issue/other"), "unknown");
-        tokio::time::advance(UNKNOWN_FOR).await;
+        tokio::time::advance(UNDISCLOSED_ENGINE_TTL).await;
         assert_eq!(kind(Some("ns"), "pki/issue/web"), "unknown");
-        tokio::time::advance(KNOWN_FOR).await;
+        tokio::time::advance(ENGINE_TTL).await;
         assert_eq!(kind(None, "team/kv/other"), "unknown");
     }
 }

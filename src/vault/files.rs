@@ -43,7 +43,7 @@ impl Vault {
         let looks = stream::iter(uses).map(async |(tls, clients)| {
             let addresses: Vec<String> = clients.iter().map(|client| client.address().to_owned()).collect();
             // Where a file system hangs, one thread waits for it, and no more.
-            let reading = Arc::clone(&self.reading);
+            let reading = Arc::clone(&self.tls_reads_in_progress);
             if !guard(&reading).insert(tls.clone()) {
                 return None;
             }
@@ -80,12 +80,12 @@ impl Vault {
     /// How the files of settings stand that nobody uses yet. Reads them, and blocks while it does; none while others read them.
     #[must_use]
     pub fn read_tls_files(&self, tls: &Tls, now: Timestamp) -> Option<TlsFiles> {
-        if !guard(&self.reading).insert(tls.clone()) {
+        if !guard(&self.tls_reads_in_progress).insert(tls.clone()) {
             return None;
         }
         let broken = tls::client_config(tls, Oldest::default()).is_err();
         let files = TlsFiles { ends: Certificates::read(tls).ends(now), broken };
-        guard(&self.reading).remove(tls);
+        guard(&self.tls_reads_in_progress).remove(tls);
         Some(files)
     }
 

@@ -51,7 +51,7 @@ impl Idle {
         let (servers, now): (HashSet<Endpoint>, _) = (servers.into_iter().collect(), clock::now());
         self.asked.retain(|endpoint, _| servers.contains(endpoint));
         for endpoint in servers {
-            let answered = self.vault.answered(&endpoint);
+            let answered = self.vault.last_response_at(&endpoint);
             let before = self.asked.get(&endpoint);
             // Where a file system hangs, one thread waits for it, and no more.
             if before.is_some_and(|before| now < before.due(answered) || !before.asking.is_finished()) {
@@ -62,7 +62,7 @@ impl Idle {
             let (vault, server) = (Arc::clone(&self.vault), endpoint.clone());
             let asking = task::spawn(async move {
                 // Without one it is a mount that says why.
-                if let Ok(client) = vault.client(&server).await {
+                if let Ok(client) = vault.operator_client(&server).await {
                     client.inquire().await;
                 }
             });

@@ -11,108 +11,108 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-const INDEX: HeaderName = HeaderName::from_static("x-vault-index");
-const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
-const FORWARD: HeaderValue = HeaderValue::from_static("forward-active-node");
+const INDEX_HEADER: HeaderName = HeaderName::from_static("x-vault-index");
+const INCONSISTENT_HEADER: HeaderName = HeaderName::from_static("x-vault-inconsistent");
+const FORWARD_TO_ACTIVE_NODE: HeaderValue = HeaderValue::from_static("forward-active-node");
 /// The longest that is understood, in bytes.
-const MAX: usize = 1024;
+const MAX_INDEX_BYTES: usize = 1024;
 
 /// The furthest that was seen of one endpoint.
 #[derive(Default)]
-pub(super) struct Seen(Mutex<Option<Index>>);
+pub(super) struct SeenIndex(Mutex<Option<ReplicationIndex>>);
 
 /// What one answer told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Index {
+struct ReplicationIndex {
     header: HeaderValue,
     cluster: String,
     /// One or two numbers that only grow.
-    reached: Vec<u64>,
+    positions: Vec<u64>,
 }
 
-impl Seen {
+impl SeenIndex {
     /// Asks that no answer be older than what was seen.
-    pub(super) fn demand(&self, headers: &mut HeaderMap) {
+    pub(super) fn add_headers(&self, headers: &mut HeaderMap) {
         if let Some(index) = &*self.lock() {
-            headers.insert(INDEX, index.header.clone());
-            headers.insert(INCONSISTENT, FORWARD);
+            headers.insert(INDEX_HEADER, index.header.clone());
+            headers.insert(INCONSISTENT_HEADER, FORWARD_TO_ACTIVE_NODE);
         }
     }
 
     /// Takes in what an answer tells. What is not understood is as if it was not there.
-    pub(super) fn learn(&self, headers: &HeaderMap) {
+    pub(super) fn observe(&self, headers: &HeaderMap) {
         // One answer of Vault may tell of several clusters; what counts is the one that is asked.
-        if let Some(index) = headers.get(INDEX).and_then(Index::read) {
-            self.reach(index);
+        if let Some(index) = headers.get(INDEX_HEADER).and_then(ReplicationIndex::parse) {
+            self.advance(index);
         }
     }
 
     /// Whether a refusal is one of the index that was sent, as of a server that another has taken the place of; then it is sent no
     /// more.
-    pub(super) fn is_refused(&self, status: u16, body: &[u8]) -> bool {
-        let says = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
-        let refused = status == 400 && says(b"X-Vault-Index") && self.lock().take().is_some();
-        if refused {
+    pub(super) fn clear_if_rejected(&self, status: u16, body: &[u8]) -> bool {
+        let contains = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
+        let is_rejected = status == 400 && contains(b"X-Vault-Index") && self.lock().take().is_some();
+        if is_rejected {
             tracing::info!(
                 "the server does not understand how far its cluster had come before, and is not asked for that"
             );
         }
-        refused
+        is_rejected
     }
 
     /// As far as it was seen, for another process.
-    pub(super) fn told(&self) -> Option<String> {
+    pub(super) fn export(&self) -> Option<String> {
         self.lock().as_ref().and_then(|index| index.header.to_str().ok().map(str::to_owned))
     }
 
     /// Takes in what another process has seen.
-    pub(super) fn take(&self, told: &str) {
-        if let Some(index) = HeaderValue::from_str(told).ok().as_ref().and_then(Index::read) {
-            self.reach(index);
+    pub(super) fn import(&self, exported: &str) {
+        if let Some(index) = HeaderValue::from_str(exported).ok().as_ref().and_then(ReplicationIndex::parse) {
+            self.advance(index);
         }
     }
 
-    fn reach(&self, index: Index) {
+    fn advance(&self, index: ReplicationIndex) {
         let mut seen = self.lock();
         // Another cluster stands in the place of the one before: its numbers are its own.
-        if seen.as_ref().is_none_or(|seen| seen.cluster != index.cluster || index.is_beyond(seen)) {
+        if seen.as_ref().is_none_or(|seen| seen.cluster != index.cluster || index.is_newer_than(seen)) {
             *seen = Some(index);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Index>> {
+    fn lock(&self) -> MutexGuard<'_, Option<ReplicationIndex>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Index {
-    fn read(header: &HeaderValue) -> Option<Self> {
+impl ReplicationIndex {
+    fn parse(header: &HeaderValue) -> Option<Self> {
         #[derive(Deserialize)]
         struct OpenBao {
             cluster: String,
             value: String,
         }
-        let text = STANDARD.decode(header.as_bytes().get(..header.len().min(MAX))?).ok()?;
+        let text = STANDARD.decode(header.as_bytes().get(..header.len().min(MAX_INDEX_BYTES))?).ok()?;
         if let Ok(OpenBao { cluster, value }) = serde_json::from_slice(&text) {
-            return Some(Self { header: header.clone(), cluster, reached: vec![place(&value)?] });
+            return Some(Self { header: header.clone(), cluster, positions: vec![parse_position(&value)?] });
         }
         let text = String::from_utf8(text).ok()?;
         let mut parts = text.split(':');
         let ("v1", cluster) = (parts.next()?, parts.next()?) else { return None };
         let reached = [parts.next()?.parse().ok()?, parts.next()?.parse().ok()?];
-        Some(Self { header: header.clone(), cluster: cluster.to_owned(), reached: reached.to_vec() })
+        Some(Self { header: header.clone(), cluster: cluster.to_owned(), positions: reached.to_vec() })
     }
 
     /// Whether it is further than another of its cluster, and behind it in nothing.
-    fn is_beyond(&self, other: &Self) -> bool {
-        self.reached.len() == other.reached.len()
-            && self.reached.iter().zip(&other.reached).all(|(a, b)| a >= b)
-            && self.reached != other.reached
+    fn is_newer_than(&self, other: &Self) -> bool {
+        self.positions.len() == other.positions.len()
+            && self.positions.iter().zip(&other.positions).all(|(a, b)| a >= b)
+            && self.positions != other.positions
     }
 }
 
 /// A place in a log: raft's is a number, PostgreSQL's two halves of one in hexadecimal.
-fn place(value: &str) -> Option<u64> {
+fn parse_position(value: &str) -> Option<u64> {
     let Some((high, low)) = value.split_once('/') else { return value.parse().ok() };
     let half = |half| u32::from_str_radix(half, 16).ok().map(u64::from);
     Some(half(high)? << 32 | half(low)?)
@@ -124,23 +124,26 @@ mod tests {
 
     use super::*;
 
-    fn answer(text: &str) -> HeaderMap {
-        HeaderMap::from_iter([(INDEX, HeaderValue::from_str(&STANDARD.encode(text)).unwrap())])
+    fn headers_with_index(text: &str) -> HeaderMap {
+        HeaderMap::from_iter([(INDEX_HEADER, HeaderValue::from_str(&STANDARD.encode(text)).unwrap())])
     }
 
-    fn demanded(seen: &Seen) -> Option<String> {
+    fn sent_index(seen: &SeenIndex) -> Option<String> {
         let mut headers = HeaderMap::new();
-        seen.demand(&mut headers);
-        assert_eq!(headers.contains_key(INDEX), headers.get(INCONSISTENT) == Some(&FORWARD));
-        headers.get(INDEX).map(|index| String::from_utf8(STANDARD.decode(index).unwrap()).unwrap())
+        seen.add_headers(&mut headers);
+        assert_eq!(
+            headers.contains_key(INDEX_HEADER),
+            headers.get(INCONSISTENT_HEADER) == Some(&FORWARD_TO_ACTIVE_NODE)
+        );
+        headers.get(INDEX_HEADER).map(|index| String::from_utf8(STANDARD.decode(index).unwrap()).unwrap())
     }
 
     #[test]
-    fn the_furthest_is_demanded() {
-        let seen = Seen::default();
-        assert_eq!(demanded(&seen), None);
+    fn seen_index_sends_newest_index_per_cluster() {
+        let seen = SeenIndex::default();
+        assert_eq!(sent_index(&seen), None);
         let bao = |cluster: &str, value: &str| format!(r#"{{"cluster":"{cluster}","value":"{value}"}}"#);
-        for (told, demands) in [
+        for (received, demands) in [
             (bao("a", "9"), bao("a", "9")),
             (bao("a", "10"), bao("a", "10")),
             (bao("a", "9"), bao("a", "10")),
@@ -156,23 +159,23 @@ mod tests {
             ("v1:c:5:8:mac".into(), "v1:c:5:8:mac".into()),
             ("v2:c:9:9:mac".into(), "v1:c:5:8:mac".into()),
         ] {
-            seen.learn(&answer(&told));
-            assert_eq!(demanded(&seen), Some(demands), "{told}");
+            seen.observe(&headers_with_index(&received));
+            assert_eq!(sent_index(&seen), Some(demands), "{received}");
         }
-        let next = Seen::default();
-        next.take(&seen.told().unwrap());
-        assert_eq!(demanded(&next), demanded(&seen));
+        let next = SeenIndex::default();
+        next.import(&seen.export().unwrap());
+        assert_eq!(sent_index(&next), sent_index(&seen));
     }
 
     proptest! {
         #[test]
-        fn any_header_is_an_index_or_none(bytes: Vec<u8>, text: String) {
+        fn replication_index_parse_never_panics(bytes: Vec<u8>, text: String) {
             if let Ok(header) = HeaderValue::from_bytes(&bytes) {
-                let _ = Index::read(&header);
+                let _ = ReplicationIndex::parse(&header);
             }
-            let seen = Seen::default();
-            seen.learn(&answer(&text));
-            seen.take(&text);
+            let seen = SeenIndex::default();
+            seen.observe(&headers_with_index(&text));
+            seen.import(&text);
         }
     }
 }

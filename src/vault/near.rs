@@ -2,108 +2,122 @@
 
 use super::{
     engine::Engine,
-    wire::{Method, Read},
+    wire::{Method, SecretRequest},
 };
 use crate::text::{nearest, one_line};
 
 /// Folders looked into at most, from that of the path upwards.
-const MAX_STEPS: usize = 4;
+const MAX_LISTED_FOLDERS: usize = 4;
 /// Names told at most when none is near.
-const MAX_NAMES: usize = 5;
+const MAX_LISTED_NAMES: usize = 5;
 /// The most of one name that a message repeats, in bytes.
-const MAX_NAME: usize = 60;
+const MAX_NAME_BYTES: usize = 60;
 
 /// A folder of a KV engine, and the name that was looked for in it.
 #[derive(Clone, Debug)]
-pub(super) struct Spot {
+pub(super) struct ListedFolder {
     /// Where secrets are read: the mount path, and `data/` in version 2.
-    secrets: String,
+    read_prefix: String,
     /// Where names are listed.
-    names: String,
+    list_prefix: String,
     /// The folder below both, with a slash at its end unless it is the topmost.
     folder: String,
     /// What is not in it: a secret, or a folder with a slash at its end.
     missing: String,
     /// Why nothing is there though the name is, and what to do.
-    empty: &'static str,
+    exists_hint: &'static str,
 }
 
 /// What an answer of "nothing" means where the name is listed.
-const NO_SUCH_VERSION: &str = "name a version that it has, or none";
-const NO_VERSION: &str = "it has no version yet: write one";
-const NO_VERSIONS: &str = "it was written a moment ago, or secretPath has a slash too many";
+const MISSING_VERSION_HINT: &str = "name a version that it has, or none";
+const NEVER_WRITTEN_HINT: &str = "it has no version yet: write one";
+const JUST_WRITTEN_HINT: &str = "it was written a moment ago, or secretPath has a slash too many";
 
-impl Spot {
+impl ListedFolder {
     /// The folders to look into, in turn, until one is there.
-    pub(super) fn all(read: &Read, engine: &Engine) -> Vec<Self> {
-        if read.method != Method::Get || engine.kind != "kv" {
+    pub(super) fn candidates(request: &SecretRequest, engine: &Engine) -> Vec<Self> {
+        if request.method != Method::Get || engine.kind != "kv" {
             return Vec::new();
         }
         let mount = &engine.path;
-        let (secrets, names) = if engine.is_kv2() {
+        let (read_prefix, list_prefix) = if engine.is_kv2() {
             (format!("{mount}data/"), format!("{mount}metadata/"))
         } else {
             (mount.clone(), mount.clone())
         };
-        let Some(inner) = read.path.strip_prefix(&secrets) else { return Vec::new() };
+        let Some(inner) = request.path.strip_prefix(&read_prefix) else { return Vec::new() };
         let mut rest = inner.trim_end_matches('/');
-        let empty = match (engine.is_kv2(), read.version()) {
-            (true, Some(_)) => NO_SUCH_VERSION,
-            (true, None) => NO_VERSION,
-            (false, _) => NO_VERSIONS,
+        let exists_hint = match (engine.is_kv2(), request.secret_version()) {
+            (true, Some(_)) => MISSING_VERSION_HINT,
+            (true, None) => NEVER_WRITTEN_HINT,
+            (false, _) => JUST_WRITTEN_HINT,
         };
-        let mut spots = Vec::new();
-        while !rest.is_empty() && spots.len() < MAX_STEPS {
+        let mut candidates = Vec::new();
+        while !rest.is_empty() && candidates.len() < MAX_LISTED_FOLDERS {
             let (folder, missing) =
                 rest.rsplit_once('/').map_or(("", rest), |(_, last)| rest.split_at(rest.len() - last.len()));
-            let missing = if spots.is_empty() { missing.to_owned() } else { format!("{missing}/") };
-            let (secrets, names) = (secrets.clone(), names.clone());
-            spots.push(Self { secrets, names, folder: folder.to_owned(), missing, empty });
+            let missing = if candidates.is_empty() { missing.to_owned() } else { format!("{missing}/") };
+            let (read_prefix, list_prefix) = (read_prefix.clone(), list_prefix.clone());
+            candidates.push(Self {
+                read_prefix,
+                list_prefix: list_prefix,
+                folder: folder.to_owned(),
+                missing,
+                exists_hint,
+            });
             rest = folder.trim_end_matches('/');
         }
-        spots
+        candidates
     }
 
     /// The request for the names there.
-    pub(super) fn list(&self) -> Read {
-        Read { method: Method::List, path: format!("{}{}", self.names, self.folder), query: None, body: None }
+    pub(super) fn list_request(&self) -> SecretRequest {
+        SecretRequest {
+            method: Method::List,
+            path: format!("{}{}", self.list_prefix, self.folder),
+            query: None,
+            body: None,
+        }
     }
 
     /// What the names there mean for who looked for another, and what to do. One line.
-    pub(super) fn told(&self, names: &[String]) -> String {
-        const CREATE: &str = "create the secret (`optional: true` makes its absence no error)";
-        let Self { missing, empty, .. } = self;
-        let known = || names.iter().map(String::as_str);
-        if known().any(|name| name == missing) {
-            return format!("the secret is there: {empty}");
+    pub(super) fn describe(&self, names: &[String]) -> String {
+        const CREATE_HINT: &str = "create the secret (`optional: true` makes its absence no error)";
+        let Self { missing, exists_hint, .. } = self;
+        let existing = || names.iter().map(String::as_str);
+        if existing().any(|name| name == missing) {
+            return format!("the secret is there: {exists_hint}");
         }
         let is_folder = missing.ends_with('/');
-        let told = if is_folder { format!("there is no folder {}; ", self.path(missing)) } else { String::new() };
-        match nearest(missing, known().filter(|name| !is_folder || name.ends_with('/'))) {
-            Some(meant) if meant.ends_with('/') => {
-                format!("{told}did you mean the folder {}? If not, {CREATE}", self.path(meant))
+        let no_folder =
+            if is_folder { format!("there is no folder {}; ", self.secret_path(missing)) } else { String::new() };
+        match nearest(missing, existing().filter(|name| !is_folder || name.ends_with('/'))) {
+            Some(suggestion) if suggestion.ends_with('/') => {
+                format!("{no_folder}did you mean the folder {}? If not, {CREATE_HINT}", self.secret_path(suggestion))
             }
-            Some(meant) => format!("did you mean secretPath: {}? If not, {CREATE}", self.path(meant)),
-            None => format!("{told}{}: correct secretPath, or {CREATE}", self.listed(names)),
+            Some(suggestion) => {
+                format!("did you mean secretPath: {}? If not, {CREATE_HINT}", self.secret_path(suggestion))
+            }
+            None => format!("{no_folder}{}: correct secretPath, or {CREATE_HINT}", self.describe_contents(names)),
         }
     }
 
-    fn listed(&self, names: &[String]) -> String {
-        let place = self.path("");
-        let place = place.trim_end_matches('/');
+    fn describe_contents(&self, names: &[String]) -> String {
+        let folder_path = self.secret_path("");
+        let folder_path = folder_path.trim_end_matches('/');
         let shown: Vec<String> =
-            names.iter().take(MAX_NAMES).map(|name| format!("{:?}", one_line(name, MAX_NAME))).collect();
-        match (names.len(), names.len().saturating_sub(MAX_NAMES)) {
-            (0, _) => format!("nothing is in {place}"),
-            (1, _) => format!("only {} is in {place}", shown.join("")),
-            (_, 0) => format!("in {place} are {}", shown.join(", ")),
-            (_, more) => format!("in {place} are {} and {more} more", shown.join(", ")),
+            names.iter().take(MAX_LISTED_NAMES).map(|name| format!("{:?}", one_line(name, MAX_NAME_BYTES))).collect();
+        match (names.len(), names.len().saturating_sub(MAX_LISTED_NAMES)) {
+            (0, _) => format!("nothing is in {folder_path}"),
+            (1, _) => format!("only {} is in {folder_path}", shown.join("")),
+            (_, 0) => format!("in {folder_path} are {}", shown.join(", ")),
+            (_, more) => format!("in {folder_path} are {} and {more} more", shown.join(", ")),
         }
     }
 
     /// A name there as a path to read.
-    fn path(&self, name: &str) -> String {
-        format!("{}{}{}", self.secrets, self.folder, one_line(name, MAX_NAME))
+    fn secret_path(&self, name: &str) -> String {
+        format!("{}{}{}", self.read_prefix, self.folder, one_line(name, MAX_NAME_BYTES))
     }
 }
 
@@ -111,42 +125,44 @@ impl Spot {
 mod tests {
     use super::*;
 
-    fn spots(version: &str, path: &str) -> Vec<Spot> {
+    fn candidates(version: &str, path: &str) -> Vec<ListedFolder> {
         let options = Some([("version".to_owned(), version.to_owned())].into());
         let engine = Engine { path: "team/kv/".into(), kind: "kv".into(), options };
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query.into())));
-        let read = Read { method: Method::Get, path: path.to_owned(), query, body: None };
-        Spot::all(&read, &engine)
+        let request = SecretRequest { method: Method::Get, path: path.to_owned(), query, body: None };
+        ListedFolder::candidates(&request, &engine)
     }
 
     #[test]
-    fn folders_are_looked_into_from_the_path_upwards() {
-        let lists = |version, path| spots(version, path).iter().map(|s| s.list().path).collect::<Vec<_>>();
+    fn path_suggestion_lists_folders_upwards() {
+        let lists = |version, path| candidates(version, path).iter().map(|s| s.list_request().path).collect::<Vec<_>>();
         let up = ["team/kv/metadata/a/b/", "team/kv/metadata/a/", "team/kv/metadata/"];
         assert_eq!(lists("2", "team/kv/data/a/b/c"), up);
         assert_eq!(lists("2", "team/kv/data/c"), ["team/kv/metadata/"]);
         assert_eq!(lists("1", "team/kv/a/c"), ["team/kv/a/", "team/kv/"]);
-        assert_eq!(lists("2", "team/kv/data/a/b/c/d/e/f").len(), MAX_STEPS);
+        assert_eq!(lists("2", "team/kv/data/a/b/c/d/e/f").len(), MAX_LISTED_FOLDERS);
         assert!(lists("2", "team/kv/data/").is_empty() && lists("2", "team/kv/config").is_empty());
     }
 
     #[test]
-    fn a_name_that_is_there_is_told_by_the_engines_version() {
+    fn path_suggestion_of_existing_name_explains_version() {
         for (version, path, expected) in [
-            ("2", "team/kv/data/db", NO_VERSION),
-            ("2", "team/kv/data/db?version=3", NO_SUCH_VERSION),
-            ("1", "team/kv/db", NO_VERSIONS),
-            ("1", "team/kv/db?version=3", NO_VERSIONS),
+            ("2", "team/kv/data/db", NEVER_WRITTEN_HINT),
+            ("2", "team/kv/data/db?version=3", MISSING_VERSION_HINT),
+            ("1", "team/kv/db", JUST_WRITTEN_HINT),
+            ("1", "team/kv/db?version=3", JUST_WRITTEN_HINT),
         ] {
-            let told = spots(version, path)[0].told(&["db".to_owned()]);
-            assert_eq!(told, format!("the secret is there: {expected}"), "{version} {path}");
+            let described = candidates(version, path)[0].describe(&["db".to_owned()]);
+            assert_eq!(described, format!("the secret is there: {expected}"), "{version} {path}");
         }
     }
 
     #[test]
-    fn what_is_near_is_named() {
-        let spots = spots("2", "team/kv/data/shop/paymnt");
-        let told = |spot: &Spot, names: &[&str]| spot.told(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+    fn path_suggestion_names_closest_match_or_contents() {
+        let candidates = candidates("2", "team/kv/data/shop/paymnt");
+        let describe = |spot: &ListedFolder, names: &[&str]| {
+            spot.describe(&names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
         for (spot, names, expected) in [
             (0, &["payment", "web"][..], "did you mean secretPath: team/kv/data/shop/payment?"),
             (0, &["payment/", "web"], "did you mean the folder team/kv/data/shop/payment/?"),
@@ -161,7 +177,7 @@ mod tests {
             (1, &["other/"], "no folder team/kv/data/shop/; only \"other/\" is in team/kv/data: correct"),
             (1, &[], "nothing is in team/kv/data: correct secretPath, or create"),
         ] {
-            assert!(told(&spots[spot], names).contains(expected), "{}", told(&spots[spot], names));
+            assert!(describe(&candidates[spot], names).contains(expected), "{}", describe(&candidates[spot], names));
         }
     }
 }

@@ -5,7 +5,7 @@ use http::Method;
 use crate::metrics::Operation;
 
 /// The operation of a request whose path starts below `/v1`.
-pub(super) fn operation(method: &Method, path: &str) -> Operation {
+pub(super) fn classify_operation(method: &Method, path: &str) -> Operation {
     let path = path.trim_start_matches('/');
     if path.starts_with("auth/token/") || path.starts_with("sys/leases/") {
         let verb = path.split('/').nth(2).unwrap_or_default();
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_are_told_by_method_and_path() {
+    fn operation_is_classified_by_method_and_path() {
         for (method, path, expected) in [
             ("POST", "/auth/kubernetes/login", Operation::Login),
             ("POST", "/auth/k8s/prod/login", Operation::Login),
@@ -50,7 +50,7 @@ mod tests {
             ("DELETE", "/secret/data/x", Operation::Other),
         ] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            assert_eq!(operation(&method, path), expected, "{method} {path}");
+            assert_eq!(classify_operation(&method, path), expected, "{method} {path}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use super::failure::Failure;
+use super::failure::RequestError;
 
 /// Room for the answers of some servers, or for those to one token, until they are dropped.
 #[derive(Debug)]
@@ -47,12 +47,12 @@ impl Room {
     }
 
     /// An error when it is so full that what is asked for now could be of no use.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), RequestError> {
         const LITTLE: usize = 64 << 10;
         if self.taken.load(Relaxed) + LITTLE > self.most { Err(self.full()) } else { Ok(()) }
     }
 
-    fn take(&self, bytes: usize) -> Result<(), Failure> {
+    fn take(&self, bytes: usize) -> Result<(), RequestError> {
         let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= self.most);
         self.taken.fetch_update(Relaxed, Relaxed, more).map(drop).map_err(|_| self.full())
     }
@@ -61,8 +61,8 @@ impl Room {
         self.taken.fetch_sub(bytes, Relaxed);
     }
 
-    fn full(&self) -> Failure {
-        Failure::NoRoom { whose: self.whose, most: self.most }
+    fn full(&self) -> RequestError {
+        RequestError::BudgetExceeded { scope: self.whose, limit_bytes: self.most }
     }
 }
 
@@ -73,7 +73,7 @@ impl Share {
     }
 
     /// Makes it so large.
-    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), Failure> {
+    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), RequestError> {
         if let Some(more) = bytes.checked_sub(self.bytes) {
             for (n, room) in self.rooms.iter().flatten().enumerate() {
                 if let Err(full) = room.take(more) {
@@ -103,9 +103,9 @@ mod tests {
         room.taken.load(Relaxed)
     }
 
-    fn whose(full: &Result<(), Failure>) -> Option<Whose> {
+    fn whose(full: &Result<(), RequestError>) -> Option<Whose> {
         match full {
-            Err(Failure::NoRoom { whose, .. }) => Some(*whose),
+            Err(RequestError::BudgetExceeded { scope: whose, .. }) => Some(*whose),
             _ => None,
         }
     }

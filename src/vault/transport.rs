@@ -23,13 +23,13 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Config, Endpoint,
+    Endpoint, VaultConfig,
     connect::{ConnectError, Connector, Lookups, Options, Proxies, Settings, TlsFault, connect_error},
-    failure::Failure,
+    failure::RequestError,
     files::TlsFiles,
-    index::Seen,
+    index::SeenIndex,
     lanes::{Lane, Lanes, Place},
-    operation::operation,
+    operation::classify_operation,
     room::{Room, Share},
 };
 use crate::{
@@ -85,10 +85,10 @@ pub(super) struct Transport {
     lanes: Lanes,
     /// Room for answers of all servers of its kind.
     room: Arc<Room>,
-    config: Arc<Config>,
+    config: Arc<VaultConfig>,
     metrics: Arc<Metrics>,
     /// How far the cluster had come.
-    pub(super) seen: Seen,
+    pub(super) seen: SeenIndex,
 }
 
 /// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
@@ -120,18 +120,18 @@ fn needed(endpoint: &Endpoint, proxies: &Proxies) -> Tls {
 impl Transport {
     pub(super) fn new(
         endpoint: &Endpoint,
-        config: &Arc<Config>,
+        config: &Arc<VaultConfig>,
         metrics: &Arc<Metrics>,
         room: Arc<Room>,
         lookups: Lookups,
     ) -> Result<Self, Error> {
         let options = Options {
-            socket: endpoint.address.socket().map(Into::into),
+            socket: endpoint.address.unix_socket().map(Into::into),
             proxies: config.proxies.clone(),
-            guarded: endpoint.guarded,
+            guarded: endpoint.deny_local_addresses,
             timeout: config.connect_timeout,
             http2: true,
-            oldest: config.oldest_tls,
+            oldest: config.min_tls_version,
             lookups,
         };
         let tls = needed(endpoint, &config.proxies);
@@ -147,11 +147,11 @@ impl Transport {
             files,
             broken: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
-            lanes: Lanes::new(config.max_in_flight, config.max_creating),
+            lanes: Lanes::new(config.max_in_flight, config.max_mutating),
             room,
             config: Arc::clone(config),
             metrics: Arc::clone(metrics),
-            seen: Seen::default(),
+            seen: SeenIndex::default(),
         })
     }
 
@@ -229,18 +229,18 @@ impl Transport {
     }
 
     /// An error when there is no room for an answer of any size, to a token of this room.
-    pub(super) fn check_room(&self, token: &Room) -> Result<(), Failure> {
+    pub(super) fn check_room(&self, token: &Room) -> Result<(), RequestError> {
         token.check()?;
         self.room.check()
     }
 
     /// Sends a request whose path starts below `/v1`, and brings the body of a success.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Received, Failure> {
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Received, RequestError> {
         let (parts, body) = request.into_parts();
         let body = SecretBytes::from(body).into_wire();
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
         let mut uri = uri(&format!("{}{}{path}", self.origin, self.prefix))?;
-        let operation = operation(&parts.method, parts.uri.path());
+        let operation = classify_operation(&parts.method, parts.uri.path());
         let (mut attempt, mut redirected, mut unindexed) = (0, false, false);
         let mut unconnected = None;
         loop {
@@ -262,42 +262,46 @@ impl Transport {
                     }
                 },
                 // Refused before anything was done.
-                Ok(answer) if !unindexed && self.seen.is_refused(answer.status.as_u16(), &answer.received.body) => {
+                Ok(answer)
+                    if !unindexed && self.seen.clear_if_rejected(answer.status.as_u16(), &answer.received.body) =>
+                {
                     unindexed = true;
                     continue;
                 }
                 Ok(Answer { status: StatusCode::PROXY_AUTHENTICATION_REQUIRED, .. })
                     if let Some(fault) = self.connector.proxy_credentials(&uri) =>
                 {
-                    Failure::Connect(Box::new(fault))
+                    RequestError::Connect(Box::new(fault))
                 }
                 Ok(answer) => {
                     let (status, body) = (answer.status.as_u16(), &answer.received.body);
-                    let mut failure = Failure::of_answer(status, body, retry_after(&answer.headers));
+                    let mut failure = RequestError::from_response(status, body, retry_after(&answer.headers));
                     if is_of_standby(&failure) {
                         answer.leave();
                     }
-                    if let Failure::Refused(refusal) = &mut failure {
-                        refusal.date = date(&answer.headers);
+                    if let RequestError::ErrorResponse(refusal) = &mut failure {
+                        refusal.server_time = date(&answer.headers);
                     }
-                    if call.creates { failure.of_creating() } else { failure }
+                    if call.creates { failure.for_mutating() } else { failure }
                 }
                 Err(failure) => failure,
             };
             let failure = match (failure, before) {
                 // What the time ran out over.
-                (Failure::Deadline { sent: false, .. }, Some(fault)) => Failure::Connect(fault),
-                (Failure::Deadline { during, sent: true }, Some(fault)) => Failure::Deadline {
-                    during: format!("{during} (it could not be reached before: {fault})"),
-                    sent: true,
-                },
+                (RequestError::DeadlineExceeded { sent: false, .. }, Some(fault)) => RequestError::Connect(fault),
+                (RequestError::DeadlineExceeded { during, sent: true }, Some(fault)) => {
+                    RequestError::DeadlineExceeded {
+                        during: format!("{during} (it could not be reached before: {fault})"),
+                        sent: true,
+                    }
+                }
                 (failure, _) => failure,
             };
             let Some(delay) = self.delay(&failure, attempt, call) else { return Err(failure) };
             tracing::debug!(?delay, attempt, "the request to Vault is sent again");
             tokio::time::sleep(delay).await;
             attempt += 1;
-            unconnected = if let Failure::Connect(fault) = failure { Some(fault) } else { None };
+            unconnected = if let RequestError::Connect(fault) = failure { Some(fault) } else { None };
         }
     }
 
@@ -310,7 +314,7 @@ impl Transport {
         body: Bytes,
         operation: Operation,
         call: Call<'_>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, RequestError> {
         let lane = match operation {
             Operation::Login => Lane::Login,
             _ if call.creates => Lane::Creating,
@@ -325,7 +329,7 @@ impl Transport {
         if let Some(authorization) = self.connector.proxy_authorization(uri) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization);
         }
-        self.seen.demand(request.headers_mut());
+        self.seen.add_headers(request.headers_mut());
         let connection = capture_connection(&mut request);
 
         let now = Instant::now();
@@ -337,10 +341,10 @@ impl Transport {
             let response = pool.http.request(request).await.map_err(|e| lost(&e, call.creates))?;
             let (parts, body) = response.into_parts();
             if parts.status.is_success() {
-                self.seen.learn(&parts.headers);
+                self.seen.observe(&parts.headers);
             }
             let large = call.room.is_some() && parts.status.is_success();
-            let limit = if large { self.config.max_answer } else { self.config.max_answer.min(SMALL) };
+            let limit = if large { self.config.max_response_bytes } else { self.config.max_response_bytes.min(SMALL) };
             let received = bounded(body, limit, Share::of(call.room, &self.room), call.creates).await?;
             Ok(Answer { status: parts.status, headers: parts.headers, received, connection: connection.clone() })
         };
@@ -358,38 +362,41 @@ impl Transport {
         outcome.unwrap_or_else(|_| {
             // A caller's deadline is its own affair.
             Err(if call.creates {
-                Failure::Lost { detail: format!("no answer within {:.0?}", now.elapsed()), creates: true }
+                RequestError::ConnectionLost {
+                    detail: format!("no answer within {:.0?}", now.elapsed()),
+                    mutating: true,
+                }
             } else if patience < call.deadline {
-                Failure::Slow(patience - now)
+                RequestError::Timeout(patience - now)
             } else if connection.connection_metadata().is_none() {
-                Failure::late("connecting to Vault")
+                RequestError::deadline_before_sending("connecting to Vault")
             } else {
-                Failure::Deadline { during: "waiting for the answer of Vault".to_owned(), sent: true }
+                RequestError::DeadlineExceeded { during: "waiting for the answer of Vault".to_owned(), sent: true }
             })
         })
     }
 
     /// A place among the requests under way.
-    async fn place(&self, lane: Lane, deadline: Instant) -> Result<Place<'_>, Failure> {
+    async fn place(&self, lane: Lane, deadline: Instant) -> Result<Place<'_>, RequestError> {
         let _queued = self.metrics.vault_queue();
         match timeout_at(deadline, self.lanes.enter(lane)).await {
             // Those before may have stepped aside because the time is over.
             Ok(Some(place)) if Instant::now() < deadline => Ok(place),
-            _ => Err(Failure::late("waiting for a free connection to Vault")),
+            _ => Err(RequestError::deadline_before_sending("waiting for a free connection to Vault")),
         }
     }
 
     /// How long to wait before sending again, if that may help, is safe, and ends before the caller gives up.
-    fn delay(&self, failure: &Failure, attempt: u32, call: Call<'_>) -> Option<Duration> {
+    fn delay(&self, failure: &RequestError, attempt: u32, call: Call<'_>) -> Option<Duration> {
         if call.probe.is_some() {
             return None;
         }
         let asked = match failure {
-            Failure::Refused(refusal) if refusal.is_passing(call.creates) => refusal.retry_after,
-            Failure::Connect(fault) if may_pass(fault) => None,
-            Failure::Lost { creates: false, .. } | Failure::Slow(_) => None,
+            RequestError::ErrorResponse(refusal) if refusal.is_transient(call.creates) => refusal.retry_after,
+            RequestError::Connect(fault) if may_pass(fault) => None,
+            RequestError::ConnectionLost { mutating: false, .. } | RequestError::Timeout(_) => None,
             // While a leader has just gone, who may have had the request before.
-            Failure::Redirect { elsewhere: true, .. } if !call.creates => None,
+            RequestError::RedirectNotFollowed { is_other_server: true, .. } if !call.creates => None,
             _ => return None,
         };
         let own = jittered((FIRST_DELAY * 2u32.saturating_pow(attempt)).min(MAX_DELAY));
@@ -399,10 +406,12 @@ impl Transport {
 
     /// Where a redirect leads, if it may be followed: once, 307 or 308, same scheme, and to another host and port only
     /// when the operator allows it, as token and body go along.
-    fn redirect(&self, answer: &Answer, from: &Uri, redirected: bool) -> Result<Uri, Failure> {
+    fn redirect(&self, answer: &Answer, from: &Uri, redirected: bool) -> Result<Uri, RequestError> {
         let location = answer.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
         let to = if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
-        let refuse = |to: &str, why| Err(Failure::Redirect { to: to.to_owned(), why, elsewhere: false });
+        let refuse = |to: &str, why| {
+            Err(RequestError::RedirectNotFollowed { location: to.to_owned(), reason: why, is_other_server: false })
+        };
         // What cannot be read is not repeated: a query may hold arguments.
         let unknown = "an unknown place";
         let Ok(uri) = to.parse::<Uri>() else { return refuse(unknown, "its location is no URL") };
@@ -420,7 +429,7 @@ impl Transport {
             return refuse(place.as_deref().unwrap_or(unknown), "its location is no URL of a server");
         };
         let place = there.to_string();
-        if !self.config.redirects {
+        if !self.config.redirects_enabled {
             return refuse(&place, "redirects are switched off (VAULT_DISABLE_REDIRECTS)");
         }
         if redirected {
@@ -432,16 +441,16 @@ impl Transport {
         if uri.scheme() != from.scheme() {
             return refuse(&place, "the scheme differs");
         }
-        if there != here && !self.config.follow_redirects.iter().any(|allowed| allows(allowed, &there)) {
+        if there != here && !self.config.allowed_redirect_hosts.iter().any(|allowed| allows(allowed, &there)) {
             let why = "the token or login would go to another host";
-            return Err(Failure::Redirect { to: place, why, elsewhere: true });
+            return Err(RequestError::RedirectNotFollowed { location: place, reason: why, is_other_server: true });
         }
         Ok(uri)
     }
 }
 
-fn uri(text: &str) -> Result<Uri, Failure> {
-    text.parse().map_err(|_| Failure::Unsendable("its path makes no URL"))
+fn uri(text: &str) -> Result<Uri, RequestError> {
+    text.parse().map_err(|_| RequestError::InvalidRequest("its path makes no URL"))
 }
 
 struct Answer {
@@ -467,10 +476,10 @@ impl Answer {
 }
 
 /// Whether it is what a standby says that knows or reaches no active node, as others of its cluster may.
-fn is_of_standby(failure: &Failure) -> bool {
+fn is_of_standby(failure: &RequestError) -> bool {
     match failure {
-        Failure::Refused(refusal) => refusal.is_leaderless(),
-        Failure::Redirect { elsewhere, .. } => *elsewhere,
+        RequestError::ErrorResponse(refusal) => refusal.has_no_leader(),
+        RequestError::RedirectNotFollowed { is_other_server: elsewhere, .. } => *elsewhere,
         _ => false,
     }
 }
@@ -517,10 +526,10 @@ pub(super) fn may_pass(fault: &ConnectError) -> bool {
     )
 }
 
-fn lost(error: &hyper_util::client::legacy::Error, creates: bool) -> Failure {
+fn lost(error: &hyper_util::client::legacy::Error, creates: bool) -> RequestError {
     match connect_error(error) {
-        Some(fault) => Failure::Connect(Box::new(fault.clone())),
-        None => Failure::Lost { detail: innermost(error), creates },
+        Some(fault) => RequestError::Connect(Box::new(fault.clone())),
+        None => RequestError::ConnectionLost { detail: innermost(error), mutating: creates },
     }
 }
 
@@ -539,20 +548,20 @@ async fn bounded(
     limit: usize,
     mut share: Share,
     creates: bool,
-) -> Result<Received, Failure> {
+) -> Result<Received, RequestError> {
     let expected = hyper::body::Body::size_hint(&body).exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(4096);
     if expected > limit {
-        return Err(Failure::TooLarge(limit));
+        return Err(RequestError::ResponseTooLarge(limit));
     }
     let mut room = expected;
     share.resize(room)?;
     let mut whole = SecretBuffer::with_capacity(room);
     let mut body = std::pin::pin!(body);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Failure::Lost { detail: innermost(&e), creates })?;
+        let frame = frame.map_err(|e| RequestError::ConnectionLost { detail: innermost(&e), mutating: creates })?;
         let Some(data) = frame.data_ref() else { continue };
         if whole.len() + data.len() > limit {
-            return Err(Failure::TooLarge(limit));
+            return Err(RequestError::ResponseTooLarge(limit));
         }
         let needed = whole.len() + data.len();
         if needed > room {
@@ -593,7 +602,8 @@ mod tests {
             ("http://vault.example", Ca::System, proxied().unwrap(), &Ca::System),
         ] {
             let tls = Tls { ca, ..Tls::default() };
-            let endpoint = Endpoint { address: crate::vault::Address::parse(address).unwrap(), tls, guarded: false };
+            let endpoint =
+                Endpoint { address: crate::vault::Address::parse(address).unwrap(), tls, deny_local_addresses: false };
             assert_eq!(&needed(&endpoint, &proxies).ca, needs, "{address}");
         }
     }

@@ -33,11 +33,11 @@ impl fmt::Display for Method {
 }
 
 /// The shortest argument that is covered in messages, in bytes: shorter ones are words of the language, too.
-const MIN_COVERED: usize = 4;
+const MIN_REDACTED_BYTES: usize = 4;
 
 /// One request for a secret, normalized: equal requests are equal values, and equal values are sent once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Read {
+pub struct SecretRequest {
     /// The method.
     pub method: Method,
     /// The path below `/v1/`, without leading slash, query or dot segments; not percent-encoded.
@@ -50,46 +50,46 @@ pub struct Read {
     pub body: Option<SecretText>,
 }
 
-impl Read {
+impl SecretRequest {
     /// What stands for the Vault token itself, which is handed out without a request: no path.
     #[must_use]
-    pub fn token() -> Self {
+    pub fn for_token() -> Self {
         Self { method: Method::Get, path: String::new(), query: None, body: None }
     }
 
     /// Whether it is the Vault token itself.
     #[must_use]
-    pub fn is_token(&self) -> bool {
+    pub fn is_for_token(&self) -> bool {
         self.path.is_empty()
     }
 
     /// Whether it is a token's own affair: the token itself, what `auth/token` tells and does of it, or what lies in its
     /// cubbyhole, which no other token sees. Behind whatever namespaces, so that a secret of such a name counts as one.
     #[must_use]
-    pub fn is_tokens_own(&self) -> bool {
+    pub fn is_token_scoped(&self) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
-        self.is_token() || parts.contains(&"cubbyhole") || parts.windows(2).any(|pair| pair == ["auth", "token"])
+        self.is_for_token() || parts.contains(&"cubbyhole") || parts.windows(2).any(|pair| pair == ["auth", "token"])
     }
 
     /// The path, for people.
     #[must_use]
-    pub fn label(&self) -> &str {
-        if self.is_token() { "(the token itself)" } else { &self.path }
+    pub fn display_path(&self) -> &str {
+        if self.is_for_token() { "(the token itself)" } else { &self.path }
     }
 
     /// The version that a read of KV version 2 asks for. Other parameters may be secret, a number is not.
     #[must_use]
-    pub fn version(&self) -> Option<&str> {
+    pub fn secret_version(&self) -> Option<&str> {
         let number = self.query.as_ref()?.expose().split('&').find_map(|pair| pair.strip_prefix("version="))?;
         (number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
     }
 
     /// `words` of Vault's about this request, without the argument values that it repeats: they may be secret.
     #[must_use]
-    pub fn cover(&self, words: &str) -> String {
+    pub fn redact(&self, text: &str) -> String {
         let mut values = Vec::new();
         if let Some(Ok(body)) = self.body.as_ref().map(|body| serde_json::from_str(body.expose())) {
-            strings(&body, &mut values);
+            collect_strings(&body, &mut values);
         }
         if let Some(query) = &self.query {
             values.extend(form_urlencoded::parse(query.expose().as_bytes()).map(|(_, value)| value.into_owned()));
@@ -98,34 +98,34 @@ impl Read {
         let mut values: Vec<&str> = values.iter().map(String::as_str).collect();
         // The longest first, so that no part of one stays because another is in it.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        without(words, &values, "[argument]")
+        redact_values(text, &values, "[argument]")
     }
 }
 
 /// `words` with a mark for each of the values, and for the part of one that is cut off at the end.
-pub(super) fn without(words: &str, values: &[&str], mark: &str) -> String {
-    let values = || values.iter().filter(|value| value.len() >= MIN_COVERED);
-    let mut words = values().fold(words.to_owned(), |words, value| words.replace(value, mark));
+pub(super) fn redact_values(text: &str, values: &[&str], mark: &str) -> String {
+    let values = || values.iter().filter(|value| value.len() >= MIN_REDACTED_BYTES);
+    let mut redacted = values().fold(text.to_owned(), |text, value| text.replace(value, mark));
     for value in values() {
-        let begins = |n: &usize| value.get(..*n).is_some_and(|start| words.ends_with(start));
-        if let Some(cut) = (MIN_COVERED..value.len().min(words.len() + 1)).rev().find(begins) {
-            words.truncate(words.len() - cut);
-            words.push_str(mark);
+        let is_cut_at = |n: &usize| value.get(..*n).is_some_and(|start| redacted.ends_with(start));
+        if let Some(cut_len) = (MIN_REDACTED_BYTES..value.len().min(redacted.len() + 1)).rev().find(is_cut_at) {
+            redacted.truncate(redacted.len() - cut_len);
+            redacted.push_str(mark);
         }
     }
-    words
+    redacted
 }
 
 /// Every string and number in a JSON value, strings also as JSON writes them.
-fn strings(value: &serde_json::Value, found: &mut Vec<String>) {
+fn collect_strings(value: &serde_json::Value, collected: &mut Vec<String>) {
     match value {
         serde_json::Value::String(text) => {
-            found.push(text.clone());
-            found.push(value.to_string().trim_matches('"').to_owned());
+            collected.push(text.clone());
+            collected.push(value.to_string().trim_matches('"').to_owned());
         }
-        serde_json::Value::Number(number) => found.push(number.to_string()),
-        serde_json::Value::Array(values) => values.iter().for_each(|value| strings(value, found)),
-        serde_json::Value::Object(map) => map.values().for_each(|value| strings(value, found)),
+        serde_json::Value::Number(number) => collected.push(number.to_string()),
+        serde_json::Value::Array(values) => values.iter().for_each(|value| collect_strings(value, collected)),
+        serde_json::Value::Object(map) => map.values().for_each(|value| collect_strings(value, collected)),
         _ => {}
     }
 }
@@ -135,27 +135,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_covered_in_vaults_words() {
-        let read = Read {
+    fn redact_hides_arguments_in_vault_message() {
+        let request = SecretRequest {
             method: Method::Put,
             path: "pki/issue/web".into(),
             query: Some("pin=caf%C3%A9+au+lait".into()),
             body: Some(r#"{"common_name":"hunter2.example","ttl":"1h","list":[{"deep":"hunter2"}]}"#.into()),
         };
-        let said = read.cover("common name hunter2.example not allowed; hunter2, café au lait, 1h");
-        assert_eq!(said, "common name [argument] not allowed; [argument], [argument], 1h");
+        let redacted = request.redact("common name hunter2.example not allowed; hunter2, café au lait, 1h");
+        assert_eq!(redacted, "common name [argument] not allowed; [argument], [argument], 1h");
     }
 
     #[test]
-    fn arguments_are_covered_in_a_request_that_is_repeated() {
-        let read = Read {
+    fn redact_hides_arguments_in_echoed_request() {
+        let request = SecretRequest {
             method: Method::Put,
             path: "pki/issue/web".into(),
             query: Some("pin=caf%C3%A9+au+lait".into()),
             body: Some(r#"{"key":"line\nline","number":271828,"long":"hunter2.example"}"#.into()),
         };
-        let said =
-            read.cover(r#"PUT /v1/x?pin=caf%C3%A9+au+lait {"key":"line\nline","number":271828,"long":"hunter2.ex"#);
-        assert_eq!(said, r#"PUT /v1/x?pin=[argument] {"key":"[argument]","number":[argument],"long":"[argument]"#);
+        let redacted =
+            request.redact(r#"PUT /v1/x?pin=caf%C3%A9+au+lait {"key":"line\nline","number":271828,"long":"hunter2.ex"#);
+        assert_eq!(redacted, r#"PUT /v1/x?pin=[argument] {"key":"[argument]","number":[argument],"long":"[argument]"#);
     }
 }

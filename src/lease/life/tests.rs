@@ -8,13 +8,13 @@ fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
-fn read(method: Method) -> Read {
-    Read { method, path: "x/y".into(), query: None, body: None }
+fn read(method: Method) -> SecretRequest {
+    SecretRequest { method, path: "x/y".into(), query: None, body: None }
 }
 
-fn reading(envelope: &str, data: &str, creates: bool) -> Reading {
+fn reading(envelope: &str, data: &str, creates: bool) -> ReadResult {
     let body = format!(r#"{{{envelope}"data":{data}}}"#);
-    Reading { answer: Answer::parse(body.into_bytes()).unwrap(), creates }
+    ReadResult { response: SecretResponse::parse(body.into_bytes()).unwrap(), mutating: creates }
 }
 
 fn certificate(days: i64, form: impl Fn(&rcgen::Certificate) -> String) -> String {
@@ -48,7 +48,7 @@ fn the_kind_is_read_off_the_answer() {
         (Method::Put, "", r#"{"signature":"s"}"#, Kind::Plain),
     ] {
         let path = if data.contains("rotation") { "db/static-creds/app" } else { "x/y" };
-        let asked = Read { path: path.into(), ..read(method) };
+        let asked = SecretRequest { path: path.into(), ..read(method) };
         let life = Life::of(&asked, &reading(envelope, data, true), Instant::now());
         assert_eq!(life.kind(), kind, "{method} {envelope} {data}");
     }
@@ -166,7 +166,7 @@ fn plain_secrets_are_read_again_when_they_are_old() {
 fn static_credentials_are_read_again_right_after_their_rotation() {
     let start = Instant::now();
     let answer = reading("", r#"{"password":"p","ttl":60,"rotation_period":3600}"#, false);
-    let asked = Read { path: "db/static-creds/app".into(), ..read(Method::Get) };
+    let asked = SecretRequest { path: "db/static-creds/app".into(), ..read(Method::Get) };
     let life = Life::of(&asked, &answer, start);
     for (after, refresh, step) in [
         (59, Refresh::Never, Step::Reuse),
@@ -178,7 +178,7 @@ fn static_credentials_are_read_again_right_after_their_rotation() {
     }
     let later = reading("", r#"{"password":"p","ttl":5,"rotation_period":3600}"#, false);
     let other = reading("", r#"{"password":"q","ttl":60,"rotation_period":3600}"#, false);
-    assert!(same_static(&answer.answer, &later.answer) && !same_static(&answer.answer, &other.answer));
+    assert!(same_static(&answer.response, &later.response) && !same_static(&answer.response, &other.response));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
         warnings::Warnings,
     },
     text::{nearest, quoted},
-    vault::wire::{Method, Read},
+    vault::wire::{Method, SecretRequest},
 };
 
 /// The object, or nothing if there is a mistake in it other than in its name.
@@ -38,7 +38,7 @@ pub(super) fn object(
         select: if written.is_token() { Select::Key("token".to_owned()) } else { field.select(&written) },
         encoding: field.encoding(&written),
     };
-    let read = if written.is_token() { Some(Read::token()) } else { field.read(&written, args.as_ref()) };
+    let read = if written.is_token() { Some(SecretRequest::for_token()) } else { field.read(&written, args.as_ref()) };
     let optional = field.optional(&written.optional);
     if mistakes.len() > before {
         return None;
@@ -223,7 +223,7 @@ impl Field<'_> {
         }
     }
 
-    fn read(&mut self, written: &Written, args: Option<&Map>) -> Option<Read> {
+    fn read(&mut self, written: &Written, args: Option<&Map>) -> Option<SecretRequest> {
         let method = self.method(&written.method);
         if written.secret_path.is_empty() {
             self.wrong("secretPath", "missing; name the secret, as in secret/data/app");
@@ -243,7 +243,7 @@ impl Field<'_> {
             }
             (_, None) => None,
         };
-        Some(Read { method, path, query: query.encode(), body })
+        Some(SecretRequest { method, path, query: query.encode(), body })
     }
 
     /// GET and LIST have no body: their arguments are query parameters.

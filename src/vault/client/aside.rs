@@ -6,69 +6,78 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
-use super::{Client, Token, health::State};
+use super::{Client, VaultToken, health::State};
 use crate::{
     metrics::AuthKind,
-    vault::{failure::AuthMethod, failure::Failure, near::Spot, transport::Call, wire::Read},
+    vault::{
+        failure::DetectedAuthMethod, failure::RequestError, near::ListedFolder, transport::Call, wire::SecretRequest,
+    },
 };
 
 /// The most time that a failure takes to become clearer.
-const ASIDE: Duration = Duration::from_secs(2);
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// By when something of this kind must be answered: the caller still wants to hear of the failure.
-fn aside(deadline: Instant) -> Instant {
+fn diagnosis_deadline(deadline: Instant) -> Instant {
     let now = Instant::now();
-    now + (deadline.saturating_duration_since(now) / 2).min(ASIDE)
+    now + (deadline.saturating_duration_since(now) / 2).min(DIAGNOSIS_TIMEOUT)
 }
 
 impl Client {
     /// What takes logins at an auth mount. Vault denies one at a path without a mount, or with a mount of another kind, as
     /// it denies one that a TokenReview refused. One without a token is denied only where no method is to miss it, and each
     /// method misses it in its own words.
-    pub async fn auth_method(
+    pub async fn detect_auth_method(
         &self,
         mount: &str,
         namespace: Option<&str>,
         role: &str,
         deadline: Instant,
-    ) -> Option<AuthMethod> {
-        let nobody = LoginWithKubernetesRequest { mount: mount.to_owned(), role: role.to_owned(), jwt: String::new() };
-        let request = self.build(&nobody, None, namespace).ok()?;
-        let call = Call::until(aside(deadline));
-        let Err(Failure::Refused(refusal)) = self.send(request, call).await else { return None };
-        let kind = refusal.auth_kind();
-        self.shared.methods.learn(namespace, mount, kind);
-        match kind {
-            AuthKind::Kubernetes => Some(AuthMethod::Kubernetes),
-            AuthKind::Jwt => Some(AuthMethod::Jwt),
-            AuthKind::Unknown => refusal.is_bare_denial().then_some(AuthMethod::None),
+    ) -> Option<DetectedAuthMethod> {
+        let login_without_token =
+            LoginWithKubernetesRequest { mount: mount.to_owned(), role: role.to_owned(), jwt: String::new() };
+        let http_request = self.build_request(&login_without_token, None, namespace).ok()?;
+        let call = Call::until(diagnosis_deadline(deadline));
+        let Err(RequestError::ErrorResponse(response)) = self.send(http_request, call).await else { return None };
+        let auth_method = response.auth_method();
+        self.shared.auth_methods.record(namespace, mount, auth_method);
+        match auth_method {
+            AuthKind::Kubernetes => Some(DetectedAuthMethod::Kubernetes),
+            AuthKind::Jwt => Some(DetectedAuthMethod::Jwt),
+            AuthKind::Unknown => response.is_unexplained_denial().then_some(DetectedAuthMethod::Neither),
         }
     }
 
     /// What there is near a path where a read found nothing, in a line; nothing where the token may not list, or has few uses
     /// left for the secrets themselves.
-    pub async fn near(&self, token: &Token, namespace: Option<&str>, read: &Read, deadline: Instant) -> Option<String> {
+    pub async fn suggest_path(
+        &self,
+        token: &VaultToken,
+        namespace: Option<&str>,
+        request: &SecretRequest,
+        deadline: Instant,
+    ) -> Option<String> {
         #[derive(Deserialize)]
-        struct Listed {
+        struct ListBody {
             keys: Vec<String>,
         }
-        let engine = self.known_engine(namespace, &read.path).filter(|_| token.num_uses == 0)?;
-        let deadline = aside(deadline);
-        let spots = Spot::all(read, &engine);
-        for (steps_left, spot) in (0..spots.len()).rev().zip(&spots) {
-            let keys = match self.read(token, namespace, &spot.list(), deadline).await {
-                Ok(reading) => serde_json::from_str::<Listed>(reading.answer.data()?).ok()?.keys,
-                Err(Failure::Refused(refusal)) if refusal.status == 404 && steps_left == 0 => Vec::new(),
-                Err(Failure::Refused(refusal)) if refusal.status == 404 => continue,
+        let engine = self.cached_engine(namespace, &request.path).filter(|_| token.num_uses == 0)?;
+        let deadline = diagnosis_deadline(deadline);
+        let folders = ListedFolder::candidates(request, &engine);
+        for (folders_left, folder) in (0..folders.len()).rev().zip(&folders) {
+            let keys = match self.read(token, namespace, &folder.list_request(), deadline).await {
+                Ok(result) => serde_json::from_str::<ListBody>(result.response.data()?).ok()?.keys,
+                Err(RequestError::ErrorResponse(response)) if response.status == 404 && folders_left == 0 => Vec::new(),
+                Err(RequestError::ErrorResponse(response)) if response.status == 404 => continue,
                 Err(_) => return None,
             };
-            return Some(spot.told(&keys));
+            return Some(folder.describe(&keys));
         }
         None
     }
 
     /// Whether a server that says it is sealed was never initialized.
     pub(super) async fn is_uninitialized(&self, deadline: Instant) -> bool {
-        self.health(aside(deadline)).await.is_ok_and(|health| health.state == State::Uninitialized)
+        self.health(diagnosis_deadline(deadline)).await.is_ok_and(|health| health.state == State::Uninitialized)
     }
 }

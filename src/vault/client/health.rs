@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     text::one_line,
     vault::{
-        failure::{self, Failure},
+        failure::{self, RequestError},
         transport::Call,
     },
 };
@@ -48,9 +48,9 @@ impl Health {
     #[must_use]
     pub fn problem(&self, address: &str) -> Option<Error> {
         match self.state {
-            State::Uninitialized => Some(failure::uninitialized(address)),
-            State::Sealed => Some(failure::sealed(address)),
-            State::Leaderless => Some(failure::no_leader(address)),
+            State::Uninitialized => Some(failure::uninitialized_error(address)),
+            State::Sealed => Some(failure::sealed_error(address)),
+            State::Leaderless => Some(failure::no_leader_error(address)),
             State::Standby | State::Active => None,
         }
     }
@@ -58,12 +58,12 @@ impl Health {
 
 impl Client {
     /// Asks the server how it is, in whatever state it is.
-    pub async fn health(&self, deadline: Instant) -> Result<Health, Failure> {
+    pub async fn health(&self, deadline: Instant) -> Result<Health, RequestError> {
         self.health_by(Call::until(deadline)).await
     }
 
     /// The same of a call of any kind.
-    pub(super) async fn health_by(&self, call: Call<'_>) -> Result<Health, Failure> {
+    pub(super) async fn health_by(&self, call: Call<'_>) -> Result<Health, RequestError> {
         #[derive(Deserialize)]
         struct Body {
             initialized: bool,
@@ -77,9 +77,9 @@ impl Client {
         // Without these the state is the answer's status, and not every state's body arrives.
         let states = ["standby", "sealed", "uninit", "drsecondary", "performancestandby"];
         let query = states.map(|state| format!("{state}code=200")).join("&");
-        let body = self.ask_by(None, None, "sys/health", Some(&query), None, call).await?;
-        let body: Body =
-            serde_json::from_slice(&body).map_err(|_| Failure::NotVault("its sys/health is another's".to_owned()))?;
+        let body = self.send_idempotent_with(None, None, "sys/health", Some(&query), None, call).await?;
+        let body: Body = serde_json::from_slice(&body)
+            .map_err(|_| RequestError::NotVault("its sys/health is another's".to_owned()))?;
         let state = match body {
             Body { initialized: false, .. } => State::Uninitialized,
             Body { sealed: true, .. } => State::Sealed,
@@ -99,7 +99,7 @@ impl Client {
             #[serde(default)]
             leader_address: String,
         }
-        let Ok(body) = self.ask_by(None, None, "sys/leader", None, None, call).await else { return true };
+        let Ok(body) = self.send_idempotent_with(None, None, "sys/leader", None, None, call).await else { return true };
         serde_json::from_slice::<Body>(&body)
             .map_or(true, |leader| !(leader.ha_enabled && leader.leader_address.is_empty()))
     }

@@ -5,31 +5,32 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::Mount;
+use super::MountKey;
 use crate::metrics::AuthKind;
 
 /// Auth mounts remembered at most per endpoint.
-const MAX_KNOWN: usize = 1024;
+const MAX_CACHED_AUTH_METHODS: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct Methods {
+pub(super) struct AuthMethodCache {
     /// Never held across an await.
-    known: Mutex<HashMap<Mount, AuthKind>>,
+    by_mount: Mutex<HashMap<MountKey, AuthKind>>,
 }
 
-impl Methods {
+impl AuthMethodCache {
     /// What was last learnt of an auth mount.
-    pub(super) fn find(&self, namespace: Option<&str>, mount: &str) -> AuthKind {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(namespace.map(str::to_owned), mount.to_owned())).copied().unwrap_or(AuthKind::Unknown)
+    pub(super) fn get(&self, namespace: Option<&str>, mount: &str) -> AuthKind {
+        let by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
+        by_mount.get(&(namespace.map(str::to_owned), mount.to_owned())).copied().unwrap_or(AuthKind::Unknown)
     }
 
     /// Remembers what takes logins there; `unknown` is nothing to remember.
-    pub(super) fn learn(&self, namespace: Option<&str>, mount: &str, kind: AuthKind) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn record(&self, namespace: Option<&str>, mount: &str, auth_method: AuthKind) {
+        let mut by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.map(str::to_owned), mount.to_owned());
-        if kind != AuthKind::Unknown && (known.len() < MAX_KNOWN || known.contains_key(&key)) {
-            known.insert(key, kind);
+        if auth_method != AuthKind::Unknown && (by_mount.len() < MAX_CACHED_AUTH_METHODS || by_mount.contains_key(&key))
+        {
+            by_mount.insert(key, auth_method);
         }
     }
 }

@@ -5,30 +5,30 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Client, Token};
-use crate::vault::failure::Failure;
+use super::{Client, VaultToken};
+use crate::vault::failure::RequestError;
 
 /// What a renewal brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
+pub struct RenewalGrant {
     /// From the time of the request on.
-    pub duration: Duration,
+    pub ttl: Duration,
     /// Whether it can be renewed again.
     pub renewable: bool,
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct GrantBody {
     lease_duration: u64,
     #[serde(default)]
     renewable: bool,
 }
 
-impl From<Granted> for Grant {
-    fn from(granted: Granted) -> Self {
+impl From<GrantBody> for RenewalGrant {
+    fn from(body: GrantBody) -> Self {
         // No server's number makes our arithmetic overflow.
-        let duration = Duration::from_secs(granted.lease_duration.min(u64::from(u32::MAX)));
-        Self { duration, renewable: granted.renewable }
+        let duration = Duration::from_secs(body.lease_duration.min(u64::from(u32::MAX)));
+        Self { ttl: duration, renewable: body.renewable }
     }
 }
 
@@ -36,37 +36,39 @@ impl Client {
     /// Renews a token by itself (`auth/token/renew-self`) in the namespace of its login.
     pub async fn renew_token(
         &self,
-        token: &Token,
+        token: &VaultToken,
         namespace: Option<&str>,
-        asked: Duration,
+        increment: Duration,
         deadline: Instant,
-    ) -> Result<Grant, Failure> {
+    ) -> Result<RenewalGrant, RequestError> {
         #[derive(Deserialize)]
         struct Body {
-            auth: Granted,
+            auth: GrantBody,
         }
-        let body = serde_json::json!({ "increment": asked.as_secs() }).to_string();
-        let answer = self.ask(Some(token), namespace, "auth/token/renew-self", None, Some(body), deadline).await?;
-        let Body { auth } = serde_json::from_slice(&answer).map_err(|_| unlike_vault())?;
+        let body = serde_json::json!({ "increment": increment.as_secs() }).to_string();
+        let response =
+            self.send_idempotent(Some(token), namespace, "auth/token/renew-self", None, Some(body), deadline).await?;
+        let Body { auth } = serde_json::from_slice(&response).map_err(|_| invalid_renewal_response())?;
         Ok(auth.into())
     }
 
     /// Renews a lease in the namespace of its engine (`sys/leases/renew`).
     pub async fn renew_lease(
         &self,
-        token: &Token,
+        token: &VaultToken,
         namespace: Option<&str>,
         lease_id: &str,
-        asked: Duration,
+        increment: Duration,
         deadline: Instant,
-    ) -> Result<Grant, Failure> {
-        let body = serde_json::json!({ "lease_id": lease_id, "increment": asked.as_secs() }).to_string();
-        let answer = self.ask(Some(token), namespace, "sys/leases/renew", None, Some(body), deadline).await?;
-        let granted: Granted = serde_json::from_slice(&answer).map_err(|_| unlike_vault())?;
-        Ok(granted.into())
+    ) -> Result<RenewalGrant, RequestError> {
+        let body = serde_json::json!({ "lease_id": lease_id, "increment": increment.as_secs() }).to_string();
+        let response =
+            self.send_idempotent(Some(token), namespace, "sys/leases/renew", None, Some(body), deadline).await?;
+        let grant: GrantBody = serde_json::from_slice(&response).map_err(|_| invalid_renewal_response())?;
+        Ok(grant.into())
     }
 }
 
-fn unlike_vault() -> Failure {
-    Failure::NotVault("its answer to a renewal grants nothing".to_owned())
+fn invalid_renewal_response() -> RequestError {
+    RequestError::NotVault("its answer to a renewal grants nothing".to_owned())
 }

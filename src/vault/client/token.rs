@@ -12,26 +12,26 @@ use std::{
 use http::HeaderValue;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::Reading;
+use super::ReadResult;
 use crate::{
     metrics::AuthKind,
     secret::{self, SecretBytes, SecretText},
     text::one_line,
     vault::{
-        answer::Answer,
-        failure::Failure,
+        answer::SecretResponse,
+        failure::RequestError,
         room::{Room, Whose},
     },
 };
 
 /// The most of an accessor that is kept, in bytes.
-const MAX_ACCESSOR: usize = 64;
+const MAX_ACCESSOR_BYTES: usize = 64;
 
 /// The most of a policy's name that is kept, in bytes: it is for messages.
-const MAX_POLICY: usize = 60;
+const MAX_POLICY_NAME_BYTES: usize = 60;
 
 /// A Vault token.
-pub struct Token {
+pub struct VaultToken {
     pub(super) header: HeaderValue,
     /// Policies, those of the identity included.
     pub policies: Vec<String>,
@@ -45,17 +45,17 @@ pub struct Token {
     pub is_batch: bool,
     /// How many requests Vault lets it make; zero: any number.
     pub num_uses: u64,
-    used: AtomicU64,
+    use_count: AtomicU64,
     /// Room for the answers to it.
-    pub(super) room: Arc<Room>,
+    pub(super) budget: Arc<Room>,
 }
 
 /// What a login brought, and from where.
-pub struct Granted {
+pub struct LoginResult {
     /// The token.
-    pub token: Token,
+    pub token: VaultToken,
     /// What vouched for the pod.
-    pub method: AuthKind,
+    pub auth_method: AuthKind,
     /// Vault's id of its answer; empty when it gave none.
     pub request_id: String,
 }
@@ -84,10 +84,10 @@ impl SavedToken {
     /// The token. One of few uses counts as used up: what was not kept of its last moments may have been a use, and Vault
     /// revokes what was leased under one together with the last. None when it is no token.
     #[must_use]
-    pub fn restore(self) -> Option<Token> {
+    pub fn restore(self) -> Option<VaultToken> {
         let mut header = HeaderValue::from_str(self.token.expose()).ok()?;
         header.set_sensitive(true);
-        Some(Token {
+        Some(VaultToken {
             header,
             policies: self.policies,
             ttl: Duration::from_secs(self.ttl),
@@ -95,18 +95,18 @@ impl SavedToken {
             renewable: self.renewable,
             is_batch: self.is_batch,
             num_uses: self.num_uses,
-            used: AtomicU64::new(self.num_uses),
-            room: Room::new(Whose::Token),
+            use_count: AtomicU64::new(self.num_uses),
+            budget: Room::new(Whose::Token),
         })
     }
 }
 
-impl Token {
+impl VaultToken {
     /// What is kept of it across restarts.
     #[must_use]
     pub fn save(&self) -> SavedToken {
         SavedToken {
-            token: self.text().into(),
+            token: self.expose().into(),
             policies: self.policies.clone(),
             ttl: self.ttl.as_secs(),
             accessor: self.accessor.clone(),
@@ -117,7 +117,7 @@ impl Token {
     }
 
     /// Reads a login's answer. Lenient: only the token itself must be there.
-    pub(super) fn parse(body: Vec<u8>) -> Result<Granted, Failure> {
+    pub(super) fn parse_login(body: Vec<u8>) -> Result<LoginResult, RequestError> {
         #[derive(Deserialize)]
         struct Body {
             auth: Auth,
@@ -137,12 +137,12 @@ impl Token {
         }
         /// What is told beside, which must not fail a login.
         #[derive(Default, Deserialize)]
-        struct Beside {
+        struct OptionalFields {
             request_id: Option<String>,
-            auth: Vouched,
+            auth: OptionalAuth,
         }
         #[derive(Default, Deserialize)]
-        struct Vouched {
+        struct OptionalAuth {
             metadata: Option<Metadata>,
         }
         /// Only the method that asks the Kubernetes API knows it from there.
@@ -152,30 +152,39 @@ impl Token {
         }
         let body = SecretBytes::from(body);
         let Body { auth } = serde_json::from_slice(body.expose())
-            .map_err(|_| Failure::NotVault("its login answer holds no token".to_owned()))?;
+            .map_err(|_| RequestError::NotVault("its login answer holds no token".to_owned()))?;
         let mut header = HeaderValue::from_str(auth.client_token.expose())
-            .map_err(|_| Failure::NotVault("its token has characters no header takes".to_owned()))?;
+            .map_err(|_| RequestError::NotVault("its token has characters no header takes".to_owned()))?;
         header.set_sensitive(true);
-        let Beside { request_id, auth: Vouched { metadata } } =
+        let OptionalFields { request_id, auth: OptionalAuth { metadata } } =
             serde_json::from_slice(body.expose()).unwrap_or_default();
-        let method = match metadata {
+        let auth_method = match metadata {
             Some(Metadata { service_account_uid: Some(_) }) => AuthKind::Kubernetes,
             Some(_) => AuthKind::Jwt,
             None => AuthKind::Unknown,
         };
         let token = Self {
             header,
-            accessor: one_line(&auth.accessor.unwrap_or_default(), MAX_ACCESSOR),
-            policies: auth.policies.unwrap_or_default().iter().map(|name| one_line(name, MAX_POLICY)).collect(),
+            accessor: one_line(&auth.accessor.unwrap_or_default(), MAX_ACCESSOR_BYTES),
+            policies: auth
+                .policies
+                .unwrap_or_default()
+                .iter()
+                .map(|name| one_line(name, MAX_POLICY_NAME_BYTES))
+                .collect(),
             // No server's number makes our arithmetic overflow.
             ttl: Duration::from_secs(auth.lease_duration.min(u64::from(u32::MAX))),
             renewable: auth.renewable,
             is_batch: auth.token_type.as_deref() == Some("batch"),
             num_uses: auth.num_uses,
-            used: AtomicU64::new(0),
-            room: Room::new(Whose::Token),
+            use_count: AtomicU64::new(0),
+            budget: Room::new(Whose::Token),
         };
-        Ok(Granted { token, method, request_id: one_line(&request_id.unwrap_or_default(), MAX_ACCESSOR) })
+        Ok(LoginResult {
+            token,
+            auth_method: auth_method,
+            request_id: one_line(&request_id.unwrap_or_default(), MAX_ACCESSOR_BYTES),
+        })
     }
 
     /// A token for tests of what keeps one.
@@ -185,35 +194,39 @@ impl Token {
             r#"{{"auth":{{"client_token":"hunter2","lease_duration":{},"renewable":{renewable}}}}}"#,
             ttl.as_secs()
         );
-        Self::parse(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).token
+        Self::parse_login(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).token
     }
 
     /// The token itself.
-    pub(super) fn text(&self) -> &str {
+    pub(super) fn expose(&self) -> &str {
         self.header.to_str().unwrap_or_default()
     }
 
     /// What is handed out of it where a class wants the token itself.
     #[must_use]
-    pub fn handed_out(&self) -> Reading {
-        Reading { answer: Answer::of_token(self.text()), creates: false }
+    pub fn as_secret(&self) -> ReadResult {
+        ReadResult { response: SecretResponse::from_token(self.expose()), mutating: false }
     }
 
     /// Whether it has made as many requests as it may.
     #[must_use]
-    pub fn is_spent(&self) -> bool {
-        self.may_make().is_some_and(|most| self.used.load(Relaxed) >= most)
+    pub fn is_exhausted(&self) -> bool {
+        self.max_requests().is_some_and(|max| self.use_count.load(Relaxed) >= max)
     }
 
     /// Counts one request; an error when it may not be made.
-    pub(super) fn take_use(&self) -> Result<(), Failure> {
-        let before = self.used.fetch_add(1, Relaxed);
-        if self.may_make().is_some_and(|most| before >= most) { Err(Failure::Spent) } else { Ok(()) }
+    pub(super) fn consume_use(&self) -> Result<(), RequestError> {
+        let used_before = self.use_count.fetch_add(1, Relaxed);
+        if self.max_requests().is_some_and(|max| used_before >= max) {
+            Err(RequestError::TokenUsesExhausted)
+        } else {
+            Ok(())
+        }
     }
 
     /// How many requests it may make: of several not the last, as Vault revokes what was leased together with a token that
     /// is used up.
-    fn may_make(&self) -> Option<u64> {
+    fn max_requests(&self) -> Option<u64> {
         match self.num_uses {
             0 => None,
             1 => Some(1),
@@ -222,7 +235,7 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for VaultToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("policies", &self.policies).field("ttl", &self.ttl).finish_non_exhaustive()
     }

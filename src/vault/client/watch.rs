@@ -19,7 +19,7 @@ use crate::{
     metrics::{EndpointState, Metrics},
     task,
     vault::{
-        failure::Failure,
+        failure::RequestError,
         standing::{CHECK, Change, Doubt, Heard, OVERDUE, Outage, PROBE, Standing, Verdict},
         transport::{Call, Pool, Received, may_pass},
     },
@@ -85,13 +85,13 @@ impl Client {
     #[must_use]
     pub fn outage(&self) -> Option<Arc<Outage>> {
         let outage = self.known_outage()?;
-        self.shared.watch.standing().used(clock::now());
+        self.shared.health_monitor.standing().used(clock::now());
         Some(outage)
     }
 
     /// The same for those who only tell of it.
     pub(in crate::vault) fn known_outage(&self) -> Option<Arc<Outage>> {
-        self.shared.watch.outage.borrow().clone()
+        self.shared.health_monitor.outage.borrow().clone()
     }
 
     /// What was last heard of the server, unless it is known that it cannot be asked.
@@ -101,22 +101,25 @@ impl Client {
 
     /// What was last heard of the server, and when.
     pub(in crate::vault) fn heard(&self) -> (Heard, Option<Instant>) {
-        self.shared.watch.standing().heard().clone()
+        self.shared.health_monitor.standing().heard().clone()
     }
 
     /// What the outcome of a request tells of the server.
-    fn heard_of(&self, outcome: Result<&Received, &Failure>) -> Heard {
+    fn heard_of(&self, outcome: Result<&Received, &RequestError>) -> Heard {
         match outcome {
             // Some engines answer with the bare thing; whoever reads from one has logged in before.
             Ok(received) if received.body.trim_ascii_start().starts_with(b"{") => Heard::Vault,
-            Err(Failure::Refused(refusal)) if refusal.is_vaults() => Heard::Vault,
-            Err(Failure::NoJson | Failure::NoData { .. }) => Heard::Vault,
+            Err(RequestError::ErrorResponse(refusal)) if refusal.is_from_vault() => Heard::Vault,
+            Err(RequestError::NotJson | RequestError::NoData { .. }) => Heard::Vault,
             Ok(_)
-            | Err(Failure::Refused(_) | Failure::TooLarge(_) | Failure::Redirect { .. } | Failure::NotVault(_)) => {
-                Heard::Other
-            }
-            Err(failure @ Failure::Connect(fault)) if !may_pass(fault) => {
-                Heard::Fault(failure.of_transport(self.address()))
+            | Err(
+                RequestError::ErrorResponse(_)
+                | RequestError::ResponseTooLarge(_)
+                | RequestError::RedirectNotFollowed { .. }
+                | RequestError::NotVault(_),
+            ) => Heard::Other,
+            Err(failure @ RequestError::Connect(fault)) if !may_pass(fault) => {
+                Heard::Fault(failure.explain_transport(self.address()))
             }
             Err(_) => Heard::Nothing,
         }
@@ -124,7 +127,7 @@ impl Client {
 
     /// Waits until it is known that the server cannot be asked.
     pub async fn down(&self) -> Arc<Outage> {
-        let mut outage = self.shared.watch.outage.subscribe();
+        let mut outage = self.shared.health_monitor.outage.subscribe();
         loop {
             let known = outage.borrow_and_update().clone();
             if let Some(outage) = known {
@@ -138,7 +141,7 @@ impl Client {
 
     /// Somebody wants the server, within so long: one that is down is probed as soon. See [`Standing::wanted`].
     pub fn wanted(&self, within: Duration) {
-        let watch = &self.shared.watch;
+        let watch = &self.shared.health_monitor;
         if watch.standing().wanted(within, clock::now()) {
             watch.sooner.notify_one();
         }
@@ -146,13 +149,13 @@ impl Client {
 
     /// Sends a request, unless the server is down; notes what it meets. One that creates nothing is given up when the server
     /// turns out to be down meanwhile.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Received, Failure> {
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, call: Call<'_>) -> Result<Received, RequestError> {
         let transport = &self.shared.transport;
         if call.probe.is_some() {
             return transport.send(request, call).await;
         }
         if let Some(outage) = self.outage() {
-            return Err(Failure::Down(outage));
+            return Err(RequestError::Outage(outage));
         }
         // A server says how it is also when it can do nothing else.
         let is_of_itself = matches!(request.uri().path(), "/sys/health" | "/sys/leader");
@@ -160,18 +163,18 @@ impl Client {
             biased;
             outcome = transport.send(request, call) => outcome,
             // On the heap, as what is rare would be a weight on every request that waits.
-            outage = Box::pin(self.overdue(call.creates)) => return Err(Failure::Down(outage)),
+            outage = Box::pin(self.overdue(call.creates)) => return Err(RequestError::Outage(outage)),
         };
         let (heard, now) = (self.heard_of(outcome.as_ref()), clock::now());
         match outcome.as_ref().map_or_else(Met::of, |_| Met::Server) {
             Met::Server if is_of_itself => {}
             Met::Server => {
-                let mut standing = self.shared.watch.standing();
+                let mut standing = self.shared.health_monitor.standing();
                 standing.answered(now);
                 standing.hear(heard, now, now);
             }
             Met::Fault | Met::Silence => self.doubt(Doubt::Failed, outcome.as_ref().err()),
-            Met::Nothing => self.shared.watch.standing().hear(heard, now, now),
+            Met::Nothing => self.shared.health_monitor.standing().hear(heard, now, now),
         }
         outcome
     }
@@ -187,11 +190,11 @@ impl Client {
     }
 
     /// Has the server asked how it is, for a doubt that a failure raised.
-    fn doubt(&self, doubt: Doubt, failure: Option<&Failure>) {
-        let watch = Arc::clone(&self.shared.watch);
+    fn doubt(&self, doubt: Doubt, failure: Option<&RequestError>) {
+        let watch = Arc::clone(&self.shared.health_monitor);
         if watch.standing().doubt(doubt, clock::now()) {
             let is_silence = failure.is_none_or(|failure| matches!(Met::of(failure), Met::Silence));
-            let met = failure.map(|failure| failure.of_transport(self.address()));
+            let met = failure.map(|failure| failure.explain_transport(self.address()));
             task::spawn(look_into(Arc::downgrade(&self.shared), watch, is_silence, met));
         }
     }
@@ -203,7 +206,7 @@ impl Client {
         if self.known_outage().is_none()
             && let Verdict::Down(found) = self.probe(&self.shared.transport.fresh(PROBE), PROBE).await
         {
-            self.shared.watch.standing().hear(Heard::Fault(found), asked, clock::now());
+            self.shared.health_monitor.standing().hear(Heard::Fault(found), asked, clock::now());
         }
     }
 
@@ -218,7 +221,7 @@ impl Client {
             Err(failure) => (verdict(&failure, self.address(), patience), self.heard_of(Err(&failure))),
         };
         if matches!(verdict, Verdict::Well) {
-            self.shared.watch.standing().hear(heard, asked, clock::now());
+            self.shared.health_monitor.standing().hear(heard, asked, clock::now());
         }
         verdict
     }
@@ -279,22 +282,24 @@ enum Met {
 }
 
 impl Met {
-    fn of(failure: &Failure) -> Self {
+    fn of(failure: &RequestError) -> Self {
         match failure {
-            Failure::Refused(refusal) if is_fault(refusal.status) => Self::Fault,
-            Failure::Refused(_)
-            | Failure::TooLarge(_)
-            | Failure::Redirect { .. }
-            | Failure::NotVault(_)
-            | Failure::NoJson
-            | Failure::NoData { .. } => Self::Server,
-            Failure::Connect(fault) if may_pass(fault) => Self::Silence,
-            Failure::Lost { .. } | Failure::Slow(_) | Failure::Deadline { .. } => Self::Silence,
-            Failure::Connect(_)
-            | Failure::Down(_)
-            | Failure::NoRoom { .. }
-            | Failure::Spent
-            | Failure::Unsendable(_) => Self::Nothing,
+            RequestError::ErrorResponse(refusal) if is_fault(refusal.status) => Self::Fault,
+            RequestError::ErrorResponse(_)
+            | RequestError::ResponseTooLarge(_)
+            | RequestError::RedirectNotFollowed { .. }
+            | RequestError::NotVault(_)
+            | RequestError::NotJson
+            | RequestError::NoData { .. } => Self::Server,
+            RequestError::Connect(fault) if may_pass(fault) => Self::Silence,
+            RequestError::ConnectionLost { .. } | RequestError::Timeout(_) | RequestError::DeadlineExceeded { .. } => {
+                Self::Silence
+            }
+            RequestError::Connect(_)
+            | RequestError::Outage(_)
+            | RequestError::BudgetExceeded { .. }
+            | RequestError::TokenUsesExhausted
+            | RequestError::InvalidRequest(_) => Self::Nothing,
         }
     }
 }
@@ -306,15 +311,15 @@ fn is_fault(status: u16) -> bool {
 
 /// What it means that a server does not say how it is. What does not say that it is down is no proof of it: what stands before
 /// it may let requests pass and this not.
-fn verdict(failure: &Failure, address: &str, patience: Duration) -> Verdict {
+fn verdict(failure: &RequestError, address: &str, patience: Duration) -> Verdict {
     match failure {
-        Failure::Deadline { during, .. } => {
+        RequestError::DeadlineExceeded { during, .. } => {
             let what = format!("Vault at {address} does not say within {patience:?} how it is ({during})");
             let advice = "check that Vault answers within seconds, and network policies between this node and it";
             Verdict::Down(Error::new(Cause::Unreachable, what).advice(advice))
         }
         failure => match Met::of(failure) {
-            Met::Fault | Met::Silence => Verdict::Down(failure.of_transport(address)),
+            Met::Fault | Met::Silence => Verdict::Down(failure.explain_transport(address)),
             Met::Server | Met::Nothing => Verdict::Well,
         },
     }

@@ -1,69 +1,69 @@
 //! What a refused read means.
 
-use super::{ReadContext, Refusal, missing};
+use super::{ErrorResponse, ReadContext, missing};
 use crate::{
     error::{Cause, Denial, Error},
     vault::wire::Method,
 };
 
 /// The most policies of a token that are named.
-const MAX_POLICIES: usize = 8;
+const MAX_LISTED_POLICIES: usize = 8;
 
-pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
-    let words = if refusal.errors.is_empty() { &refusal.warnings } else { &refusal.errors };
-    let (path, verb) = (at.path(), at.verb());
-    let (cause, what, advice) = match refusal.status {
-        _ if refusal.says(&["namespace not found"]) => (
+pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext<'_>) -> Error {
+    let message = if response.errors.is_empty() { &response.warnings } else { &response.errors };
+    let (path, verb) = (context.display_path(), context.verb());
+    let (cause, summary, fix) = match response.status {
+        _ if response.mentions(&["namespace not found"]) => (
             Cause::VaultNamespaceMissing,
-            format!("there is no Vault namespace {:?} at {}", at.namespace.unwrap_or_default(), at.address),
+            format!("there is no Vault namespace {:?} at {}", context.namespace.unwrap_or_default(), context.address),
             "correct vaultNamespace, or create the namespace".to_owned(),
         ),
-        404 => return missing::missing(refusal, at).said(words),
-        403 => return denied(refusal, at).said(words),
+        404 => return missing::explain_not_found(response, context).said(message),
+        403 => return explain_denial(response, context).said(message),
         405 => (
             Cause::Method,
-            format!("{path} does not take method {}", at.read.method),
-            match at.read.method {
+            format!("{path} does not take method {}", context.request.method),
+            match context.request.method {
                 Method::Get => {
                     "set `method: PUT`, and `secretArgs`, for paths that issue something, such as pki/issue/ROLE"
                         .to_owned()
                 }
-                Method::List => match missing::kv_path(refusal, at) {
-                    Some(meant) => meant.to_string(),
+                Method::List => match missing::suggest_kv_path(response, context) {
+                    Some(suggestion) => suggestion.to_string(),
                     None => "remove `method` to read".to_owned(),
                 },
                 Method::Put | Method::Post => "remove `method` to read".to_owned(),
             },
         ),
-        400 | 500 if refusal.says(&["unknown role", "role not found", "unable to find role"]) => (
+        400 | 500 if response.mentions(&["unknown role", "role not found", "unable to find role"]) => (
             Cause::EngineRoleMissing,
             format!("the secrets engine has no role for {path}"),
             "correct the role at the end of secretPath, or create it".to_owned(),
         ),
-        400 | 500 if refusal.says(&["is not an allowed role"]) => (
+        400 | 500 if response.mentions(&["is not an allowed role"]) => (
             Cause::EngineSetup,
             format!("a connection of the secrets engine does not take the role of {path}"),
             format!(
                 "add the role to allowed_roles of its connection ({}config/NAME), or name another in secretPath",
-                at.mount()
+                context.mount_path()
             ),
         ),
-        400 | 500 if refusal.says(&["failed to find entry for connection"]) => (
+        400 | 500 if response.mentions(&["failed to find entry for connection"]) => (
             Cause::EngineSetup,
             format!("the role of {path} is of a connection that the secrets engine does not have"),
-            format!("write the connection ({}config/NAME), or correct the role's db_name", at.mount()),
+            format!("write the connection ({}config/NAME), or correct the role's db_name", context.mount_path()),
         ),
-        400 if refusal.says(&["token had one use left"]) => (
+        400 if response.mentions(&["token had one use left"]) => (
             Cause::TokenUses,
             format!("{path} gives a lease, which a token of one use cannot hold"),
-            format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", at.role),
+            format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", context.role),
         ),
-        400 if refusal.says(&["not allowed by this role"]) => (
+        400 if response.mentions(&["not allowed by this role"]) => (
             Cause::ArgumentRefused,
             format!("the role of {path} does not allow these arguments"),
             "correct secretArgs, or the role's allowed names".to_owned(),
         ),
-        500 if refusal.says(&[
+        500 if response.mentions(&[
             "connection refused",
             "failed to connect",
             "dial tcp",
@@ -79,53 +79,53 @@ pub(super) fn refused(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
                     .to_owned(),
             )
         }
-        _ => match refusal.general(at.address) {
+        _ => match response.explain_server_error(context.address) {
             Some(error) => return error.about(format_args!("{verb} {path}")),
-            None if refusal.status >= 500 => (
+            None if response.status >= 500 => (
                 Cause::ServerFault,
-                format!("{verb} {path} failed at {} with status {}", at.address, refusal.status),
+                format!("{verb} {path} failed at {} with status {}", context.address, response.status),
                 "look into Vault's server log".to_owned(),
             ),
             None => (
                 Cause::ReadRefused,
-                format!("{verb} {path} was refused with status {}", refusal.status),
+                format!("{verb} {path} was refused with status {}", response.status),
                 "correct secretPath, method or secretArgs".to_owned(),
             ),
         },
     };
-    Error::new(cause, what).said(words).advice(advice)
+    Error::new(cause, summary).said(message).advice(fix)
 }
 
 /// The error of a read that a policy denies.
-fn denied(refusal: &Refusal, at: &ReadContext<'_>) -> Error {
-    let policies = match at.policies {
+fn explain_denial(response: &ErrorResponse, context: &ReadContext<'_>) -> Error {
+    let policies = match context.policies {
         [] => "none".to_owned(),
-        few if few.len() <= MAX_POLICIES => few.join(", "),
-        many => format!("{} and {} more", many[..MAX_POLICIES].join(", "), many.len() - MAX_POLICIES),
+        few if few.len() <= MAX_LISTED_POLICIES => few.join(", "),
+        many => format!("{} and {} more", many[..MAX_LISTED_POLICIES].join(", "), many.len() - MAX_LISTED_POLICIES),
     };
-    let mend = match missing::kv_path(refusal, at) {
-        Some(meant) => format!("{meant} If not,"),
-        None if at.read.path.contains('*') => "correct secretPath, which takes no wildcards, or".to_owned(),
+    let fix = match missing::suggest_kv_path(response, context) {
+        Some(suggestion) => format!("{suggestion} If not,"),
+        None if context.request.path.contains('*') => "correct secretPath, which takes no wildcards, or".to_owned(),
         None => "correct secretPath, or".to_owned(),
     };
-    let request = format!("{} {}", at.verb(), at.path());
-    let what = format!("role {:?} (policies {policies}) is denied {request} at {}", at.role, at.address);
-    let denied = Error::new(Cause::Denied, what);
-    match at.stanza() {
+    let request = format!("{} {}", context.verb(), context.display_path());
+    let summary = format!("role {:?} (policies {policies}) is denied {request} at {}", context.role, context.address);
+    let error = Error::new(Cause::Denied, summary);
+    match context.policy_stanza() {
         Ok(stanza) => {
-            denied.advice(format!("{mend} add to a policy of the role: {stanza}")).denial(Denial { request, stanza })
+            error.advice(format!("{fix} add to a policy of the role: {stanza}")).denial(Denial { request, stanza })
         }
-        Err(instead) => denied.advice(format!("{mend} {instead}")),
+        Err(alternative) => error.advice(format!("{fix} {alternative}")),
     }
 }
 
 /// Where what a path answers raw is to be had as JSON.
-pub(super) fn json_instead(at: &ReadContext<'_>) -> String {
-    let mount = at.mount();
-    let raw = at.read.path.strip_prefix(mount).unwrap_or_default().split('/').next().unwrap_or_default();
-    match (at.engine.map(|engine| engine.kind.as_str()), raw) {
+pub(super) fn suggest_json_path(context: &ReadContext<'_>) -> String {
+    let mount = context.mount_path();
+    let raw_path = context.request.path.strip_prefix(mount).unwrap_or_default().split('/').next().unwrap_or_default();
+    match (context.engine.map(|engine| engine.kind.as_str()), raw_path) {
         (Some("pki"), "ca" | "ca_chain" | "crl") => {
-            format!("read {mount}cert/{raw} instead, with `secretKey: certificate`")
+            format!("read {mount}cert/{raw_path} instead, with `secretKey: certificate`")
         }
         (Some("pki"), "cert") => "leave out /raw and what follows, with `secretKey: certificate`".to_owned(),
         _ => "read a path that answers with JSON".to_owned(),

@@ -1,13 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::vault::wire::{Method, Read};
+use crate::vault::wire::{Method, SecretRequest};
 
-fn read(path: &str, fields: &str) -> Read {
+fn read(path: &str, fields: &str) -> SecretRequest {
     let text = format!("- objectName: a\n  secretPath: {}\n{fields}", serde_json::to_string(path).unwrap());
     let (objects, said, _) = judged(&text);
     assert_eq!(said, "", "{text}");
-    Read::clone(&objects.into_iter().next().unwrap().read)
+    SecretRequest::clone(&objects.into_iter().next().unwrap().read)
 }
 
 fn query(path: &str, fields: &str) -> String {
