@@ -24,25 +24,25 @@ use crate::{
     request::MountSpec,
     vault::wire::SecretRequest,
 };
-use object::Found;
-use traces::Traces;
+use object::ObjectResult;
+use traces::CreatedResources;
 
 /// A walk.
 pub struct Check<'a> {
     /// What would do the mount.
-    pub mounter: &'a Mounter,
+    pub mount_service: &'a Mounter,
     /// What the pod asks for.
     pub spec: &'a MountSpec,
     /// The audience of a class that names none.
-    pub audience: &'a str,
+    pub default_audience: &'a str,
     /// Whether requests are sent that create something.
-    pub create: bool,
+    pub allows_mutating: bool,
     /// Where the service account token is from, for a person.
-    pub token_from: String,
+    pub token_source: String,
     /// Why there is no service account token, if that is known.
-    pub no_token: Option<Error>,
+    pub missing_token_error: Option<Error>,
     /// How long one step may take.
-    pub patience: Duration,
+    pub step_timeout: Duration,
 }
 
 /// One step of the walk.
@@ -53,189 +53,194 @@ pub struct Step {
     /// The object's file, if it was an object.
     pub object: Option<String>,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: StepOutcome,
     /// What it took is counted with the next.
-    pub at_once: bool,
+    pub is_timed_with_next: bool,
 }
 
 /// What came of a step.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// As it should be; what was done and what came back.
-    Good(String),
+    Pass(String),
     /// It works, and somebody should know this.
-    Odd(String),
+    Warn(String),
     /// Not done, and why.
-    Skipped(String),
+    Skip(String),
     /// It fails, as the mount would.
-    Failed(Box<Error>),
+    Fail(Box<Error>),
 }
 
 impl Step {
     /// A step that is about no object.
     #[must_use]
-    pub fn new(name: &'static str, outcome: Outcome) -> Self {
-        Self { name, object: None, outcome, at_once: false }
+    pub fn new(name: &'static str, outcome: StepOutcome) -> Self {
+        Self { name, object: None, outcome, is_timed_with_next: false }
     }
 
-    fn at_once(self) -> Self {
-        Self { at_once: true, ..self }
+    fn timed_with_next(self) -> Self {
+        Self { is_timed_with_next: true, ..self }
     }
 
-    fn good(name: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Good(detail.into()))
+    fn pass(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(name, StepOutcome::Pass(detail.into()))
     }
 
-    fn odd(name: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Odd(detail.into()))
+    fn warn(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(name, StepOutcome::Warn(detail.into()))
     }
 
-    fn skipped(name: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Skipped(detail.into()))
+    fn skip(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(name, StepOutcome::Skip(detail.into()))
     }
 
     /// A step that fails, and is about no object.
     #[must_use]
-    pub fn failed(name: &'static str, error: Error) -> Self {
-        Self::new(name, Outcome::Failed(Box::new(error)))
+    pub fn fail(name: &'static str, error: Error) -> Self {
+        Self::new(name, StepOutcome::Fail(Box::new(error)))
     }
 }
 
 /// Why a walk ends early.
-enum Stop {
+enum EarlyStop {
     /// A step failed that all others need.
-    Failed(Step),
+    StepFailed(Step),
     /// The person at the keyboard wants it to end.
     Interrupted,
 }
 
-impl From<Step> for Stop {
+impl From<Step> for EarlyStop {
     fn from(step: Step) -> Self {
-        Self::Failed(step)
+        Self::StepFailed(step)
     }
 }
 
 /// How long an interrupted walk waits for what it has asked.
-const LAST_ANSWER: Duration = Duration::from_secs(2);
+const INTERRUPT_GRACE_PERIOD: Duration = Duration::from_secs(2);
 
-fn go_on(stopping: &AtomicBool) -> Result<(), Stop> {
-    if stopping.load(Relaxed) { Err(Stop::Interrupted) } else { Ok(()) }
+fn ensure_not_interrupted(is_interrupted: &AtomicBool) -> Result<(), EarlyStop> {
+    if is_interrupted.load(Relaxed) { Err(EarlyStop::Interrupted) } else { Ok(()) }
 }
 
 impl Check<'_> {
     /// Walks until a step fails that all others need, or until `interrupted`; then clears away what was made. Each step is
     /// told when it is done. `fits` says whether the driver would take the files. Whether it came to its end.
-    pub async fn walk(
+    pub async fn run(
         &self,
-        mut tell: impl FnMut(Step),
-        fits: impl Fn(&Mounted) -> Result<(), Error>,
+        mut on_step: impl FnMut(Step),
+        check_size: impl Fn(&Mounted) -> Result<(), Error>,
         interrupted: impl Future<Output = ()>,
     ) -> bool {
-        let way = match self.mounter.way(self.spec, self.audience).await {
+        let context = match self.mount_service.way(self.spec, self.default_audience).await {
             Ok(way) => way,
             Err(error) => {
                 let name = if error.cause().is_tls() { "TLS" } else { "address" };
-                tell(Step::failed(name, error));
-                tell(Step::skipped("the rest", "not reached"));
+                on_step(Step::fail(name, error));
+                on_step(Step::skip("the rest", "not reached"));
                 return true;
             }
         };
-        let mut traces = Traces::default();
-        let stopping = AtomicBool::new(false);
+        let mut created = CreatedResources::default();
+        let is_interrupted = AtomicBool::new(false);
         let outcome = {
-            let mut asking = pin!(self.ask(&way, &mut tell, &fits, &mut traces, &stopping));
+            let mut steps = pin!(self.run_steps(&context, &mut on_step, &check_size, &mut created, &is_interrupted));
             tokio::select! {
-                outcome = &mut asking => outcome,
+                outcome = &mut steps => outcome,
                 () = interrupted => {
-                    stopping.store(true, Relaxed);
+                    is_interrupted.store(true, Relaxed);
                     // What was sent may be answered yet, and is then known to be cleared away.
-                    timeout(LAST_ANSWER, asking).await.unwrap_or(Err(Stop::Interrupted))
+                    timeout(INTERRUPT_GRACE_PERIOD, steps).await.unwrap_or(Err(EarlyStop::Interrupted))
                 }
             }
         };
-        let finished = !matches!(outcome, Err(Stop::Interrupted));
+        let finished = !matches!(outcome, Err(EarlyStop::Interrupted));
         match outcome {
             Ok(()) => {}
-            Err(Stop::Failed(step)) => {
-                tell(step);
-                tell(Step::skipped("the rest", "not reached"));
+            Err(EarlyStop::StepFailed(step)) => {
+                on_step(step);
+                on_step(Step::skip("the rest", "not reached"));
             }
-            Err(Stop::Interrupted) => tell(Step::skipped("the rest", "interrupted")),
+            Err(EarlyStop::Interrupted) => on_step(Step::skip("the rest", "interrupted")),
         }
-        traces.note(&way);
-        self.clear(&way, &traces, &mut tell).await;
+        created.add_token(&context);
+        self.clean_up(&context, &created, &mut on_step).await;
         finished
     }
 
-    async fn ask(
+    async fn run_steps(
         &self,
-        way: &Way,
-        tell: &mut impl FnMut(Step),
-        fits: impl Fn(&Mounted) -> Result<(), Error>,
-        traces: &mut Traces,
-        stopping: &AtomicBool,
-    ) -> Result<(), Stop> {
-        self.reach(way, tell).await?;
-        tell(self.token()?);
-        go_on(stopping)?;
-        let opened = way.session.open(&way.prover, self.deadline()).await;
-        traces.note(way);
-        opened.map_err(|error| Step::failed("login", error))?;
-        if let Some(token) = way.session.logged_in() {
-            tell(self.login(way, &token));
+        context: &Way,
+        on_step: &mut impl FnMut(Step),
+        check_size: impl Fn(&Mounted) -> Result<(), Error>,
+        created: &mut CreatedResources,
+        is_interrupted: &AtomicBool,
+    ) -> Result<(), EarlyStop> {
+        self.check_connectivity(context, on_step).await?;
+        on_step(self.check_token()?);
+        ensure_not_interrupted(is_interrupted)?;
+        let login_result = context.session.open(&context.prover, self.step_deadline()).await;
+        created.add_token(context);
+        login_result.map_err(|error| Step::fail("login", error))?;
+        if let Some(token) = context.session.logged_in() {
+            on_step(self.login_step(context, &token));
         }
-        let found = self.objects(way, tell, traces, stopping).await?;
-        tell(self.files(way, &found, fits).await);
+        let results = self.check_objects(context, on_step, created, is_interrupted).await?;
+        on_step(self.check_files(context, &results, check_size).await);
         Ok(())
     }
 
     /// What all files together show. Only what was read and could be made a file, or may be absent, is looked at.
-    async fn files(
+    async fn check_files(
         &self,
-        way: &Way,
-        found: &HashMap<&SecretRequest, Found>,
-        fits: impl Fn(&Mounted) -> Result<(), Error>,
+        context: &Way,
+        results: &HashMap<&SecretRequest, ObjectResult>,
+        check_size: impl Fn(&Mounted) -> Result<(), Error>,
     ) -> Step {
         let mut spec = self.spec.clone();
         let class = Arc::make_mut(&mut spec.class);
-        class.objects.retain(|object| found.get(&*object.read).is_some_and(|found| found.makes_files(object)));
-        let missing = self.spec.class.objects.len() - spec.class.objects.len();
+        class.objects.retain(|object| results.get(&*object.request).is_some_and(|found| found.is_renderable(object)));
+        let missing_count = self.spec.class.objects.len() - spec.class.objects.len();
         if spec.class.objects.is_empty() {
-            return Step::skipped("files", "none was read");
+            return Step::skip("files", "none was read");
         }
-        let answers = spec.class.reads().into_iter().filter_map(|(read, objects)| {
-            let outcome = match found.get(&**read)? {
-                Found::Lease(lease) => Ok(Arc::clone(lease)),
-                Found::Failed(error) => Err(error.clone()),
-                Found::Skipped(_) => return None,
+        let request_results = spec.class.reads().into_iter().filter_map(|(read, objects)| {
+            let outcome = match results.get(&**read)? {
+                ObjectResult::Secret(secret) => Ok(Arc::clone(secret)),
+                ObjectResult::Failed(error) => Err(error.clone()),
+                ObjectResult::Skipped(_) => return None,
             };
             Some(Answered { read, objects, outcome })
         });
-        let mounted = self.mounter.assemble(&spec, &way.session, answers.collect(), self.deadline()).await;
-        match mounted.and_then(|mounted| fits(&mounted).map(|()| mounted)) {
-            Err(error) => Step::failed("files", error),
+        let contents =
+            self.mount_service.assemble(&spec, &context.session, request_results.collect(), self.step_deadline()).await;
+        match contents.and_then(|mounted| check_size(&mounted).map(|()| mounted)) {
+            Err(error) => Step::fail("files", error),
             Ok(mounted) => {
                 let bytes = mounted.files.iter().map(|file| file.contents.len()).sum::<usize>();
-                let detail = format!("{} in all, {}", count(mounted.files.len(), "file"), count(bytes, "byte"));
-                match missing {
-                    0 => Step::good("files", detail),
-                    _ => Step::good("files", format!("{detail}, without those of {}", count(missing, "object"))),
+                let detail =
+                    format!("{} in all, {}", format_count(mounted.files.len(), "file"), format_count(bytes, "byte"));
+                match missing_count {
+                    0 => Step::pass("files", detail),
+                    _ => Step::pass(
+                        "files",
+                        format!("{detail}, without those of {}", format_count(missing_count, "object")),
+                    ),
                 }
             }
         }
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.patience
+    fn step_deadline(&self) -> Instant {
+        Instant::now() + self.step_timeout
     }
 }
 
 /// `1 file`, `2 files`.
-fn count(number: usize, noun: &str) -> String {
+fn format_count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// Seconds for a reader: `59m 3s`.
-fn span(seconds: i64) -> String {
+fn format_seconds(seconds: i64) -> String {
     format!("{:#}", SignedDuration::from_secs(seconds))
 }

@@ -5,10 +5,10 @@ mod content;
 
 use std::path::Path;
 
-pub(crate) use self::class::no_text;
+pub(crate) use self::class::not_a_string;
 pub use self::{
-    class::{CLASS_GROUP, Class, class},
-    content::{Content, DRIVER_MARK, NoText, content, text},
+    class::{CLASS_GROUP, ClassManifest, read_class},
+    content::{DRIVER_MARKER, FileContent, NotText, read_content, read_text},
 };
 use crate::{
     policy,
@@ -21,7 +21,7 @@ use crate::{
 
 /// How a message names a file, on one line.
 #[must_use]
-pub fn shown(path: &Path) -> String {
+pub fn display_path(path: &Path) -> String {
     if path == Path::new("-") { "<stdin>".to_owned() } else { printable(&path.to_string_lossy()) }
 }
 
@@ -40,7 +40,7 @@ pub struct Document<'a> {
 #[must_use]
 pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
-    for (offset, text) in pieces(text) {
+    for (offset, text) in split_documents(text) {
         let node = match node::read(text, offset, Budget::MANIFEST) {
             Ok(node) if policy::is_policy(&node) => node::read(text, offset, Budget::POLICY),
             read => read,
@@ -53,18 +53,18 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
 }
 
 /// The text from each line that begins with `---`, which nothing inside a document can.
-fn pieces(text: &str) -> Vec<(Offset, &str)> {
+fn split_documents(text: &str) -> Vec<(Offset, &str)> {
     let mut pieces = Vec::new();
-    let (mut start, mut here) = (Offset::default(), Offset::default());
+    let (mut start, mut offset) = (Offset::default(), Offset::default());
     for line in text.split_inclusive('\n') {
-        let marks =
+        let is_separator =
             line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if marks {
-            pieces.push((start, &text[start.bytes..here.bytes]));
-            start = here;
+        if is_separator {
+            pieces.push((start, &text[start.bytes..offset.bytes]));
+            start = offset;
         }
-        here.lines += 1;
-        here.bytes += line.len();
+        offset.lines += 1;
+        offset.bytes += line.len();
     }
     pieces.push((start, &text[start.bytes..]));
     // What stands before the first may be directives, which are no document.
@@ -83,15 +83,15 @@ pub fn resources(document: &Node) -> Vec<&Node> {
 
 /// Whether a resource is of a kind, of any version of an API group.
 #[must_use]
-pub fn is(resource: &Node, group: &str, kind: &str) -> bool {
+pub fn is_kind(resource: &Node, group: &str, kind: &str) -> bool {
     let version = resource.get("apiVersion").and_then(Node::text).unwrap_or_default();
-    let its = version.split_once('/').map_or("", |(group, _)| group);
-    its == group && resource.get("kind").and_then(Node::text) == Some(kind)
+    let its_group = version.split_once('/').map_or("", |(group, _)| group);
+    its_group == group && resource.get("kind").and_then(Node::text) == Some(kind)
 }
 
 /// A word of a resource's `metadata`; empty if it is not there, or no text.
 #[must_use]
-pub fn metadata<'n>(resource: &'n Node, field: &str) -> &'n str {
+pub fn metadata_text<'n>(resource: &'n Node, field: &str) -> &'n str {
     resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
 }
 
@@ -103,7 +103,7 @@ mod tests {
     use crate::yaml::At;
 
     #[test]
-    fn each_key_and_value_knows_its_place_in_the_file() {
+    fn manifest_nodes_have_positions_in_the_file() {
         let text = "%YAML 1.2\n---\na:\n  ü: [x, y]\n--- # two\r\nb: 'z'\n...\n---\n# nothing\n";
         let documents = documents(text);
         let [first, second] = documents.as_slice() else { panic!("{}", documents.len()) };
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_and_windows_line_ends_move_nothing() {
+    fn manifest_positions_allow_for_bom_and_crlf() {
         for text in ["\u{feff}a: x\r\nb: 'yz'\r\n", "\u{feff}---\r\na: x\r\n---\r\nb: 'yz'\r\n"] {
             let documents = documents(text);
             let b = documents.iter().find_map(|document| document.node.as_ref().ok()?.get("b")).unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_document_takes_no_other_with_it() {
+    fn manifest_invalid_document_leaves_others_readable() {
         let documents = documents("a: 1\n---\nb: [\n---\nc: 1\n");
         let faults: Vec<_> =
             documents.iter().map(|d| d.node.as_ref().err().and_then(|f| f.at).map(|at| at.line)).collect();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_aliases_bring_is_where_the_anchor_is() {
+    fn manifest_alias_has_position_of_its_anchor() {
         let documents = documents("x: &x {k: v}\nu: *x\nz: {<<: *x}\n");
         let node = documents[0].node.as_ref().ok().unwrap();
         for name in ["x", "u", "z"] {
@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "(?s)([a-z:\\-\\[\\]{}|>&*!'\" \n\t#%é]|---\n){0,80}") {
+        fn manifest_of_arbitrary_text_does_not_panic(text in "(?s)([a-z:\\-\\[\\]{}|>&*!'\" \n\t#%é]|---\n){0,80}") {
             for document in documents(&text) {
                 if let Ok(node) = &document.node {
                     for (key, value) in node.entries() {

@@ -28,7 +28,7 @@ use crate::{
     kube::Kube,
     lease::{Brought, Due, Found, Lease, Refresh},
     metrics::{Kind, PolicyRule, ReadFrom, Reason},
-    policy::{Operator, Target},
+    policy::{OperatorPolicy, VaultTarget},
     render,
     renewal::Renewal,
     request::{Class, MountSpec, Object, Pod},
@@ -50,7 +50,7 @@ pub(crate) use way::Way;
 /// Mounts volumes. One per process.
 pub struct Mounter {
     /// What the operator set and allows.
-    pub operator: Operator,
+    pub operator: OperatorPolicy,
     /// Every server.
     pub vault: Arc<Vault>,
     /// Every pod's standing.
@@ -119,7 +119,7 @@ impl Mounter {
 
     async fn bring(&self, spec: &MountSpec, way: &Way, deadline: Instant) -> Result<Mounted, Error> {
         let refresh = spec.class.refresh.unwrap_or(self.refresh);
-        way.session.prove(spec.class.objects.iter().map(|object| &object.read), refresh, deadline).await;
+        way.session.prove(spec.class.objects.iter().map(|object| &object.request), refresh, deadline).await;
         let (answers, reused) = self.answers(spec, way, refresh, deadline).await?;
         self.remembered(spec, way, &answers, &reused);
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
@@ -278,7 +278,7 @@ impl Mounter {
             Again::Summed(polls) => (Some(polls), true),
             Again::Quiet => (None, false),
         };
-        let (code, objects) = (error.cause().code().name(), tracing::field::display(spec.class.names()));
+        let (code, objects) = (error.cause().code().name(), tracing::field::display(spec.class.display_object_names()));
         let (endpoint, duration_ms) = (tracing::field::display(&way.target.endpoint.address), milliseconds(way.begun));
         if is_told {
             tracing::warn!(code, objects, endpoint, duration_ms, polls, "the pod keeps what it has: {error}");
@@ -360,8 +360,8 @@ impl Mounter {
             if size > MAX_FILES {
                 break;
             }
-            let Some(lease) = leases.get(&object.read) else { continue };
-            match render::render(&object.recipe, &lease.answer) {
+            let Some(lease) = leases.get(&object.request) else { continue };
+            match render::render(&object.file_spec, &lease.answer) {
                 Ok(files) => {
                     size += files.iter().map(|file| file.contents.len()).sum::<usize>();
                     rendered.push((object, files));
@@ -382,7 +382,7 @@ impl Mounter {
     }
 
     /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
-    fn reread_tls(&self, error: &Error, target: &Target) {
+    fn reread_tls(&self, error: &Error, target: &VaultTarget) {
         if error.cause().is_tls() {
             self.vault.doubt(&target.endpoint);
         }
@@ -415,10 +415,10 @@ impl Class {
     pub(crate) fn reads(&self) -> Vec<(&Arc<SecretRequest>, Vec<&Object>)> {
         let (mut reads, mut places) = (Vec::<(&Arc<SecretRequest>, Vec<&Object>)>::new(), HashMap::new());
         for object in &self.objects {
-            let place = *places.entry(&object.read).or_insert(reads.len());
+            let place = *places.entry(&object.request).or_insert(reads.len());
             match reads.get_mut(place) {
                 Some((_, objects)) => objects.push(object),
-                None => reads.push((&object.read, vec![object])),
+                None => reads.push((&object.request, vec![object])),
             }
         }
         reads

@@ -33,7 +33,7 @@ use crate::{
     error::{Cause, Error},
     metrics::{Metrics, Rpc},
     mount::{MAX_RESPONSE, Mounted, Mounter},
-    request::{self, Classes, MountSpec, RawRequest},
+    request::{self, ClassCache, MountSpec, RawRequest},
     socket::Socket,
     task,
 };
@@ -67,7 +67,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 struct Provider {
     mounter: Arc<Mounter>,
     metrics: Arc<Metrics>,
-    classes: Arc<Classes>,
+    classes: Arc<ClassCache>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
     audience: &'static str,
     told: Arc<Told>,
@@ -186,7 +186,7 @@ impl Provider {
     ) -> Result<pb::MountResponse, Error> {
         let parsed = unpanicked(|| {
             let mut spec = parse(&self.classes, &request)?;
-            spec.is_reported = is_reported(&request);
+            spec.driver_reports_failures = is_reported(&request);
             let response = self.again(&spec, begin);
             Ok((spec, response))
         });
@@ -246,7 +246,7 @@ impl Provider {
 
     /// Tells of a request that cannot be understood.
     fn unread(&self, request: &pb::MountRequest, begin: Instant, error: &Error) {
-        let (pod, class) = request::whose(&request.attributes);
+        let (pod, class) = request::identify_pod(&request.attributes);
         let _inside = self.told.span(&pod, &class).entered();
         self.tell(error, &About::request(&request.target_path, begin));
         self.mounter.misunderstood(&pod, &class, &request.target_path, is_reported(request), error);
@@ -296,7 +296,7 @@ fn refusal(error: &Error) -> Status {
     Status::new(status::code(error.cause().code()), error.to_string())
 }
 
-fn parse(classes: &Classes, request: &pb::MountRequest) -> Result<MountSpec, Error> {
+fn parse(classes: &ClassCache, request: &pb::MountRequest) -> Result<MountSpec, Error> {
     classes.parse(&RawRequest {
         attributes: &request.attributes,
         secrets: &request.secrets,
@@ -355,19 +355,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_call_and_no_other() {
-        let server = crate::policy::Server {
+        let server = crate::policy::VaultServer {
             address: crate::vault::Address::parse("http://127.0.0.1:1").unwrap(),
             namespace: None,
             auth_mount: "kubernetes".into(),
             tls: crate::tls::Tls::default(),
         };
-        let operator = crate::policy::Operator {
+        let operator = crate::policy::OperatorPolicy {
             server: Arc::new(server),
-            tls_dir: None,
-            policy: None,
-            allow: crate::policy::Allow::default(),
+            tenant_tls_dir: None,
+            policy_file: None,
+            address_policy: crate::policy::AddressPolicy::default(),
             allows_skip_verify: true,
-            shares_tokens: false,
+            allows_shared_token: false,
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::VaultConfig::default(), Arc::default()));
         let sessions = Arc::new(crate::session::Sessions::new(1, crate::session::Observers::default(), None));

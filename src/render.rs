@@ -15,28 +15,28 @@ use crate::{error::Error, secret::SecretBytes, vault::answer::SecretResponse};
 
 /// What of an answer an object wants, and as which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recipe {
+pub struct FileSpec {
     /// `objectName`: the file's path below the mount, or the directory when every key is a file (`.`: the mount itself).
-    pub file: String,
+    pub path: String,
     /// Permission bits, up to 0o777.
     pub mode: u32,
     /// Which part of the answer.
-    pub select: Select,
+    pub selector: Selector,
     /// How the value is decoded on its way to the file.
     pub encoding: Encoding,
 }
 
 /// Which part of an answer goes to the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Select {
+pub enum Selector {
     /// The whole response as JSON.
-    Whole,
+    FullResponse,
     /// One key: of `data.data` when that is an object that has it, else of `data`.
     Key(String),
     /// One value by RFC 6901 pointer into the data (KV v2 unwrapped); empty means all of it.
     Pointer(String),
     /// One file per key of the data (KV v2 unwrapped).
-    EachKey,
+    AllKeys,
     /// The data alone (KV v2 unwrapped), in a format.
     Formatted(Format),
 }
@@ -68,7 +68,7 @@ pub enum Encoding {
 
 /// A file as the pod gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub struct RenderedFile {
     /// Its path below the mount.
     pub path: String,
     /// Permission bits, up to 0o777.
@@ -78,20 +78,21 @@ pub struct File {
 }
 
 /// Makes the files of one object. The error says which key or value it could not, and does not name the object.
-pub fn render(recipe: &Recipe, answer: &SecretResponse) -> Result<Vec<File>, Error> {
-    let contents = match &recipe.select {
-        Select::Whole => encoding::decode_shared(answer.as_json(), recipe.encoding)?,
-        Select::Key(key) => {
-            let value = extract::key(answer, key)?;
-            encoding::decode(value.text(), recipe.encoding).map_err(|error| error.about(missing::shown_key(key)))?
+pub fn render(spec: &FileSpec, response: &SecretResponse) -> Result<Vec<RenderedFile>, Error> {
+    let contents = match &spec.selector {
+        Selector::FullResponse => encoding::decode_shared(response.as_json(), spec.encoding)?,
+        Selector::Key(key) => {
+            let value = extract::select_key(response, key)?;
+            encoding::decode(value.to_file_text(), spec.encoding)
+                .map_err(|error| error.about(missing::quote_key(key)))?
         }
-        Select::Pointer(pointer) => {
-            encoding::decode(pointer::follow(pointer, extract::unwrapped(answer)?)?.text(), recipe.encoding)?
+        Selector::Pointer(pointer) => {
+            encoding::decode(pointer::resolve(pointer, extract::unwrap_kv2(response)?)?.to_file_text(), spec.encoding)?
         }
-        Select::EachKey => return extract::each_key(recipe, answer),
-        Select::Formatted(format) => format::format(*format, recipe.encoding, &extract::members(answer)?)?,
+        Selector::AllKeys => return extract::render_all_keys(spec, response),
+        Selector::Formatted(format) => format::render_format(*format, spec.encoding, &extract::data_fields(response)?)?,
     };
-    Ok(vec![File { path: recipe.file.clone(), mode: recipe.mode, contents }])
+    Ok(vec![RenderedFile { path: spec.path.clone(), mode: spec.mode, contents }])
 }
 
 #[cfg(test)]

@@ -21,20 +21,20 @@ use std::{
 
 use self::{
     attributes::Attributes,
-    mistakes::{Kept, Mistakes},
+    mistakes::{BoundedList, Findings},
     warnings::Warnings,
 };
 pub use self::{
-    classes::Classes,
-    mistakes::{Entry, Finding, Place},
-    objects::FIELDS as OBJECT_FIELDS,
-    warnings::is_known as is_parameter,
+    classes::ClassCache,
+    mistakes::{Finding, FindingLocation, ObjectEntry},
+    objects::OBJECT_FIELDS,
+    warnings::is_parameter,
 };
 use crate::{
     error::Error,
     lease::Refresh,
-    policy::{Ask, Choice},
-    render::Recipe,
+    policy::{PolicyRequest, ServerChoice},
+    render::FileSpec,
     secret::SecretText,
     text::quoted,
     vault::wire::SecretRequest,
@@ -65,9 +65,9 @@ pub struct MountSpec {
     /// The volume's directory on the node.
     pub target_path: String,
     /// The service account tokens the driver passed.
-    pub tokens: Tokens,
+    pub tokens: ServiceAccountTokens,
     /// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.
-    pub is_reported: bool,
+    pub driver_reports_failures: bool,
 }
 
 /// What a class says for itself, whoever the pod is.
@@ -82,13 +82,13 @@ pub struct Class {
     /// How long plain secrets count as fresh; the operator's interval otherwise.
     pub refresh: Option<Refresh>,
     /// Whether pods of one service account share what is read under one Vault token.
-    pub shares: bool,
+    pub is_token_shared: bool,
     /// What the class chose of the server.
-    pub choice: Choice,
+    pub choice: ServerChoice,
     /// What to read and which files to make of it; not empty, file names distinct.
     pub objects: Vec<Object>,
     /// How many distinct requests the objects make.
-    pub distinct: usize,
+    pub distinct_requests: usize,
     /// What to tell the operator, though it stops nothing: unknown fields and the like.
     pub warnings: Vec<String>,
 }
@@ -96,19 +96,19 @@ pub struct Class {
 impl Class {
     /// The names of its objects, for a line of a log: not of all, if there are many.
     #[must_use]
-    pub fn names(&self) -> impl Display {
-        Names(&self.objects)
+    pub fn display_object_names(&self) -> impl Display {
+        DisplayObjectNames(&self.objects)
     }
 }
 
-struct Names<'a>(&'a [Object]);
+struct DisplayObjectNames<'a>(&'a [Object]);
 
-impl Display for Names<'_> {
+impl Display for DisplayObjectNames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, object) in self.0.iter().take(MOST_NAMED).enumerate() {
-            write!(f, "{}{}", if n == 0 { "" } else { ", " }, object.recipe.file)?;
+        for (n, object) in self.0.iter().take(MAX_DISPLAYED_OBJECTS).enumerate() {
+            write!(f, "{}{}", if n == 0 { "" } else { ", " }, object.file_spec.path)?;
         }
-        if self.0.len() > MOST_NAMED { f.write_str(", …") } else { Ok(()) }
+        if self.0.len() > MAX_DISPLAYED_OBJECTS { f.write_str(", …") } else { Ok(()) }
     }
 }
 
@@ -129,9 +129,9 @@ pub struct Pod {
 #[derive(Clone, Debug)]
 pub struct Object {
     /// The request to Vault.
-    pub read: Arc<SecretRequest>,
+    pub request: Arc<SecretRequest>,
     /// What becomes of the answer.
-    pub recipe: Recipe,
+    pub file_spec: FileSpec,
     /// A path or key that does not exist is no error.
     pub optional: bool,
     /// The object's configuration as the Go provider's JSON, which enters its version. Holds arguments.
@@ -140,7 +140,7 @@ pub struct Object {
 
 /// Service account tokens by audience.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(pub BTreeMap<String, SecretText>);
+pub struct ServiceAccountTokens(pub BTreeMap<String, SecretText>);
 
 /// Parses and checks a request. Every mistake in it is part of the one error ([`crate::error::Cause::InvalidRequest`]), with
 /// the object and field it is in and the way to mend it; no token, argument value or secret is.
@@ -148,33 +148,33 @@ pub struct Tokens(pub BTreeMap<String, SecretText>);
 /// What the parameters and fields mean is the Go providers' rule (vault-csi-provider 1.7, openbao-csi-provider 2), save where
 /// a module says otherwise.
 pub fn parse(raw: &RawRequest<'_>) -> Result<MountSpec, Error> {
-    Classes::default().parse(raw)
+    ClassCache::default().parse(raw)
 }
 
 /// The pod and the class of a request that cannot be understood otherwise, as far as it says them: the rest is empty.
 #[must_use]
-pub fn whose(attributes: &str) -> (Pod, String) {
+pub fn identify_pod(attributes: &str) -> (Pod, String) {
     let attributes = Attributes::parse(attributes).unwrap_or_default();
-    let pod = pod::parse(&attributes, &mut Mistakes::default());
-    (pod, attributes.get(CLASS_NAME).unwrap_or_default().to_owned())
+    let pod = pod::parse(&attributes, &mut Findings::default());
+    (pod, attributes.get(CLASS_NAME_ATTRIBUTE).unwrap_or_default().to_owned())
 }
 
 /// What a request says, when its class is not known from another.
-fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpec, Error> {
-    let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
+fn parse_uncached(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpec, Error> {
+    let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
     if raw.target_path.is_empty() {
-        mistakes.add(
-            Place::Request("target path".to_owned()),
+        findings.add(
+            FindingLocation::DriverRequest("target path".to_owned()),
             "missing in the driver's request; compare its version with this provider's",
         );
     }
-    let permission = permission(raw.permission, &mut mistakes);
-    let pod = pod::parse(attributes, &mut mistakes);
-    let (parameters, listed) = class(attributes, permission, &mut mistakes, &mut warnings);
-    let tokens = token::parse(attributes, raw.secrets, &mut mistakes);
-    let class_name = attributes.get(CLASS_NAME).unwrap_or_default().to_owned();
-    warnings.names(attributes);
-    if let Some(error) = mistakes.into_error(&class_name, warnings.slips()) {
+    let permission = parse_permission(raw.permission, &mut findings);
+    let pod = pod::parse(attributes, &mut findings);
+    let (parameters, parsed) = parse_class(attributes, permission, &mut findings, &mut warnings);
+    let tokens = token::parse(attributes, raw.secrets, &mut findings);
+    let class_name = attributes.get(CLASS_NAME_ATTRIBUTE).unwrap_or_default().to_owned();
+    warnings.check_parameter_names(attributes);
+    if let Some(error) = findings.into_error(&class_name, warnings.typo_summary()) {
         return Err(error);
     }
     let class = Class {
@@ -182,11 +182,11 @@ fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpe
         role: parameters.role,
         audience: parameters.audience,
         refresh: parameters.refresh,
-        shares: parameters.shares,
+        is_token_shared: parameters.is_token_shared,
         choice: parameters.choice,
-        distinct: listed.objects.iter().map(|object| &object.read).collect::<HashSet<_>>().len(),
-        objects: listed.objects,
-        warnings: warnings.into_texts(),
+        distinct_requests: parsed.objects.iter().map(|object| &object.request).collect::<HashSet<_>>().len(),
+        objects: parsed.objects,
+        warnings: warnings.into_messages(),
     };
     Ok(MountSpec {
         pod,
@@ -194,106 +194,106 @@ fn parse_whole(raw: &RawRequest<'_>, attributes: &Attributes) -> Result<MountSpe
         class: Arc::new(class),
         target_path: raw.target_path.to_owned(),
         tokens,
-        is_reported: false,
+        driver_reports_failures: false,
     })
 }
 
 /// The same of a class that is known; nothing if there is a mistake.
-fn parse_pod(raw: &RawRequest<'_>, attributes: &Attributes, class: Arc<Class>) -> Option<MountSpec> {
-    let mut mistakes = Mistakes::default();
-    let pod = pod::parse(attributes, &mut mistakes);
-    let tokens = token::parse(attributes, raw.secrets, &mut mistakes);
-    let class_name = attributes.get(CLASS_NAME).unwrap_or_default().to_owned();
+fn parse_with_cached_class(raw: &RawRequest<'_>, attributes: &Attributes, class: Arc<Class>) -> Option<MountSpec> {
+    let mut findings = Findings::default();
+    let pod = pod::parse(attributes, &mut findings);
+    let tokens = token::parse(attributes, raw.secrets, &mut findings);
+    let class_name = attributes.get(CLASS_NAME_ATTRIBUTE).unwrap_or_default().to_owned();
     let target_path = raw.target_path.to_owned();
-    (mistakes.len() == 0 && !target_path.is_empty()).then_some(MountSpec {
+    (findings.len() == 0 && !target_path.is_empty()).then_some(MountSpec {
         pod,
         class_name,
         class,
         target_path,
         tokens,
-        is_reported: false,
+        driver_reports_failures: false,
     })
 }
 
 /// The most objects that a line names.
-const MOST_NAMED: usize = 10;
+const MAX_DISPLAYED_OBJECTS: usize = 10;
 
 /// The attribute in which the driver names the class.
-const CLASS_NAME: &str = "secretProviderClass";
+const CLASS_NAME_ATTRIBUTE: &str = "secretProviderClass";
 
 /// What a class says for itself, whoever the pod is.
-fn class(
+fn parse_class(
     attributes: &Attributes,
     permission: u32,
-    mistakes: &mut Mistakes,
+    findings: &mut Findings,
     warnings: &mut Warnings,
-) -> (parameters::Parameters, objects::Listed) {
-    let parameters = parameters::parse(attributes, mistakes, warnings);
-    (parameters, objects::parse(attributes.get("objects"), permission, mistakes, warnings))
+) -> (parameters::Parameters, objects::ParsedObjects) {
+    let parameters = parameters::parse(attributes, findings, warnings);
+    (parameters, objects::parse(attributes.get("objects"), permission, findings, warnings))
 }
 
 /// What a class's parameters come to, without a pod or a driver.
 #[derive(Debug, Default)]
-pub struct Review {
+pub struct ClassReview {
     /// What a mount would refuse, and then the names nobody knows, which a mount would ignore.
-    pub mistakes: Vec<Finding>,
+    pub errors: Vec<Finding>,
     /// What stops nothing.
     pub warnings: Vec<Finding>,
     /// How many more there are of both, in a class that has hundreds.
-    pub more: usize,
+    pub omitted: usize,
     /// What the objects would make; empty if they cannot be read.
-    pub files: Vec<Made>,
+    pub files: Vec<OutputFile>,
     /// What is chosen of the server.
-    pub choice: Choice,
+    pub choice: ServerChoice,
     /// The audience, if one is named.
     pub audience: Option<String>,
 }
 
-impl Review {
+impl ClassReview {
     /// What is chosen, as a policy judges it of a pod of this namespace.
     #[must_use]
-    pub fn ask<'a>(&'a self, namespace: &'a str, default_audience: &'a str) -> Ask<'a> {
+    pub fn policy_request<'a>(&'a self, namespace: &'a str, default_audience: &'a str) -> PolicyRequest<'a> {
         let audience = self.audience.as_deref().unwrap_or(default_audience);
-        Ask { choice: &self.choice, namespace, audience, default_audience }
+        PolicyRequest { choice: &self.choice, namespace, audience, default_audience }
     }
 }
 
 /// A file that an object makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct OutputFile {
     /// The `objectName`.
     pub name: String,
     /// It is a directory with one file for each key; `.` is the mount itself.
-    pub each_key: bool,
+    pub is_directory: bool,
 }
 
 /// Looks at parameters by the rules of [`parse`].
 #[must_use]
-pub fn review(parameters: &BTreeMap<String, String>) -> Review {
-    let attributes = Attributes::of(parameters);
-    let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    let (parameters, listed) = class(&attributes, 0o644, &mut mistakes, &mut warnings);
-    warnings.names(&attributes);
+pub fn review_class(parameters: &BTreeMap<String, String>) -> ClassReview {
+    let attributes = Attributes::from_parameters(parameters);
+    let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
+    let (parameters, parsed) = parse_class(&attributes, 0o644, &mut findings, &mut warnings);
+    warnings.check_parameter_names(&attributes);
     let (unknown, warnings) = warnings.into_findings();
-    let mistakes = mistakes.into_findings();
-    let cut = |kept: &Kept<Finding>| kept.count - kept.items.len();
-    Review {
-        more: cut(&mistakes) + cut(&unknown) + cut(&warnings),
-        mistakes: mistakes.items.into_iter().chain(unknown.items).collect(),
+    let errors = findings.into_list();
+    let omitted_count = |list: &BoundedList<Finding>| list.total - list.items.len();
+    ClassReview {
+        omitted: omitted_count(&errors) + omitted_count(&unknown) + omitted_count(&warnings),
+        errors: errors.items.into_iter().chain(unknown.items).collect(),
         warnings: warnings.items,
-        files: listed.files,
+        files: parsed.files,
         choice: parameters.choice,
         audience: parameters.audience,
     }
 }
 
 /// A decimal JSON number of at most 0o777; 0 is a permission like any other.
-fn permission(json: &str, mistakes: &mut Mistakes) -> u32 {
+fn parse_permission(json: &str, findings: &mut Findings) -> u32 {
     if let Ok(mode @ 0..=0o777) = serde_json::from_str(json) {
         return mode;
     }
-    let what = format!("is {}, not a decimal number up to 511; it comes from the driver", quoted(json));
-    mistakes.add(Place::Request("permission".to_owned()), what);
+    let problem = format!("is {}, not a decimal number up to 511; it comes from the driver", quoted(json));
+    findings.add(FindingLocation::DriverRequest("permission".to_owned()), problem);
     0
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     kube::Kube,
-    policy::{Operator, Policy, Reread},
+    policy::{OperatorPolicy, Policy, PolicyReload},
     task,
     tls::{self, Certificates, End, Oldest, Tls},
     vault::{Vault, idle::Idle},
@@ -22,7 +22,7 @@ pub struct Trust {
     vault: Arc<Vault>,
     kube: Option<Arc<Kube>>,
     /// The operator's servers, whose certificates are looked at before anybody uses them, and the policy file.
-    operator: Operator,
+    operator: OperatorPolicy,
     idle: Idle,
     /// When the ends of the certificates of these settings were last looked at.
     looked: HashMap<Tls, Instant>,
@@ -40,7 +40,7 @@ const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 impl Trust {
     /// Of every server, and of the Kubernetes API.
     #[must_use]
-    pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &Operator) -> Self {
+    pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &OperatorPolicy) -> Self {
         let idle = Idle::new(Arc::clone(&vault));
         Self { vault, kube, operator: operator.clone(), idle, looked: HashMap::new() }
     }
@@ -63,18 +63,18 @@ impl Trust {
     }
 
     async fn reread_policy(&self, is_start: bool) {
-        let Some(policy) = self.operator.policy.clone() else { return };
+        let Some(policy) = self.operator.policy_file.clone() else { return };
         let file = policy.path().to_owned();
         let reading = spawn_blocking(move || {
-            let reread = policy.reread();
-            let is_new = is_start || reread == Reread::New;
+            let reread = policy.reload();
+            let is_new = is_start || reread == PolicyReload::Applied;
             (reread, if is_new { unusable(&policy.current()) } else { Vec::new() })
         });
         // It is told even if nobody waits for it any more: a file system may hang.
         let telling = task::spawn(async move {
             match reading.await {
                 Ok((reread, unusable)) => {
-                    reread.tell(&file);
+                    reread.log(&file);
                     for why in unusable {
                         tracing::warn!("{why}");
                     }

@@ -12,10 +12,10 @@ mod source;
 use std::collections::BTreeMap;
 
 pub use self::excerpt::Excerpt;
-use self::{class::Reviewed, source::Source};
+use self::{class::ReviewedClass, source::SourceFile};
 use crate::{
     error::Cause,
-    manifest::{self, Content},
+    manifest::{self, FileContent},
     yaml::At,
 };
 
@@ -25,14 +25,14 @@ pub struct Input {
     /// What to call it.
     pub name: String,
     /// What is in it.
-    pub content: Content,
+    pub content: FileContent,
     /// What it is looked at for.
-    pub role: Role,
+    pub kind: InputKind,
 }
 
 /// What a file is looked at for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum InputKind {
     /// The resources in it.
     Manifests,
     /// It is the policy file of the provider that the classes are for. One at most.
@@ -56,7 +56,7 @@ pub enum Severity {
 
 /// Something that should be mended, or looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ManifestFinding {
     /// How bad it is.
     pub severity: Severity,
     /// Its row in the table of causes.
@@ -64,9 +64,9 @@ pub struct Finding {
     /// The file's name.
     pub file: String,
     /// Where it begins.
-    pub at: At,
+    pub position: At,
     /// The column behind its end, on the same line.
-    pub end: usize,
+    pub end_column: usize,
     /// Where by name, what, and how to mend it.
     pub message: String,
     /// The line, without what could be secret in it.
@@ -75,9 +75,9 @@ pub struct Finding {
 
 /// What became of all files.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct ValidationReport {
     /// By file, in the order of its lines.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ManifestFinding>,
     /// How many files there were.
     pub files: usize,
     /// How many classes for `vault` or `openbao` were looked at.
@@ -92,7 +92,7 @@ pub struct Report {
     pub unreadable: usize,
 }
 
-impl Report {
+impl ValidationReport {
     /// How many findings there are of a severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
@@ -102,21 +102,22 @@ impl Report {
 
 /// Looks at files together: pods find their classes in any of them.
 #[must_use]
-pub fn validate(inputs: &[Input]) -> Report {
-    let mut report = Report { files: inputs.len(), ..Report::default() };
+pub fn validate(inputs: &[Input]) -> ValidationReport {
+    let mut report = ValidationReport { files: inputs.len(), ..ValidationReport::default() };
     let documents: Vec<_> = inputs.iter().map(|input| manifest::documents(input.text())).collect();
-    let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
-    let mut classes: BTreeMap<(String, String), Reviewed> = BTreeMap::new();
+    let mut sources: Vec<SourceFile<'_>> = inputs.iter().map(SourceFile::new).collect();
+    let mut classes: BTreeMap<(String, String), ReviewedClass> = BTreeMap::new();
     let mut pods = Vec::new();
     let mut policy = None;
-    for (file, documents) in documents.iter().enumerate().filter(|(file, _)| inputs[*file].role == Role::Policy) {
-        policy = policy::of_file(documents, &mut sources[file]);
+    for (file, documents) in documents.iter().enumerate().filter(|(file, _)| inputs[*file].kind == InputKind::Policy) {
+        policy = policy::policy_of_file(documents, &mut sources[file]);
         report.policies += 1;
     }
-    for (file, documents) in documents.iter().enumerate().filter(|(file, _)| inputs[*file].role == Role::Manifests) {
+    for (file, documents) in documents.iter().enumerate().filter(|(file, _)| inputs[*file].kind == InputKind::Manifests)
+    {
         let source = &mut sources[file];
         match &inputs[file].content {
-            Err(no_text) if no_text.names_driver => source.no_text(no_text),
+            Err(no_text) if no_text.mentions_driver => source.report_not_text(no_text),
             Err(_) => {
                 report.skipped += 1;
                 report.unreadable += 1;
@@ -127,50 +128,50 @@ pub fn validate(inputs: &[Input]) -> Report {
             let node = match &document.node {
                 Ok(node) => node,
                 // Whatever it is, it is not ours: a template, JSON with comments, or what another tool will refuse.
-                Err(_) if !source::names_driver(document) => {
+                Err(_) if !source::mentions_driver(document) => {
                     report.skipped += 1;
                     report.unreadable += 1;
                     continue;
                 }
                 Err(fault) => {
-                    source.broken(fault, document);
+                    source.report_parse_error(fault, document);
                     continue;
                 }
             };
             for resource in manifest::resources(node) {
                 if meant::is_class(resource, source) {
-                    let Some(reviewed) = class::review(resource, policy.as_ref(), source) else {
+                    let Some(reviewed) = class::review_class(resource, policy.as_ref(), source) else {
                         // What is what in it is not known.
-                        resource.get("spec").into_iter().for_each(|spec| source.hide_node(spec));
+                        resource.get("spec").into_iter().for_each(|spec| source.redact_node(spec));
                         continue;
                     };
-                    *if reviewed.ours { &mut report.classes } else { &mut report.skipped } += 1;
+                    *if reviewed.is_our_provider { &mut report.classes } else { &mut report.skipped } += 1;
                     let key = (reviewed.namespace.clone(), reviewed.name.clone());
                     match classes.get(&key) {
-                        Some(first) if first.ours && !first.name.is_empty() => {
-                            if reviewed.ours {
-                                source.say_twice(resource, first);
+                        Some(first) if first.is_our_provider && !first.name.is_empty() => {
+                            if reviewed.is_our_provider {
+                                source.report_duplicate(resource, first);
                             }
                         }
                         _ => drop(classes.insert(key, reviewed)),
                     }
-                } else if policy::is_in(resource) {
-                    policy::review(resource, source);
+                } else if policy::contains_policy(resource) {
+                    policy::review_policy(resource, source);
                     report.policies += 1;
-                } else if let Some(pod) = pod::of(resource) {
+                } else if let Some(pod) = pod::find_workload(resource) {
                     pods.push((file, pod));
                 } else {
-                    source.hide_node(resource);
+                    source.redact_node(resource);
                     report.skipped += 1;
                 }
             }
         }
     }
     for (file, pod) in pods {
-        let looked_at = pod::check(&pod, &classes, policy.as_ref(), &mut sources[file]);
-        *if looked_at { &mut report.pods } else { &mut report.skipped } += 1;
+        let uses_driver = pod::check_volumes(&pod, &classes, policy.as_ref(), &mut sources[file]);
+        *if uses_driver { &mut report.pods } else { &mut report.skipped } += 1;
     }
-    report.findings = sources.into_iter().flat_map(Source::into_findings).collect();
+    report.findings = sources.into_iter().flat_map(SourceFile::into_findings).collect();
     report
 }
 

@@ -5,20 +5,20 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{Check, Outcome, Step, Stop, count, go_on, traces::Traces};
+use super::{Check, EarlyStop, Step, StepOutcome, ensure_not_interrupted, format_count, traces::CreatedResources};
 use crate::{
     error::{Cause, Error},
     lease::{self, Lease, Refresh},
     mount::Way,
-    render::{self, File},
+    render::{self, RenderedFile},
     request::Object,
     vault::{client::inspect::Preflight, wire::SecretRequest},
 };
 
 /// What came of a request.
-pub(super) enum Found {
+pub(super) enum ObjectResult {
     /// Its answer.
-    Lease(Arc<Lease>),
+    Secret(Arc<Lease>),
     /// It was not sent, and why.
     Skipped(String),
     /// It failed.
@@ -26,93 +26,103 @@ pub(super) enum Found {
 }
 
 /// The most file names that a line shows.
-const MAX_NAMES: usize = 8;
+const MAX_DISPLAYED_FILES: usize = 8;
 
 impl<'a> Check<'a> {
-    pub(super) async fn objects(
+    pub(super) async fn check_objects(
         &self,
-        way: &Way,
-        tell: &mut impl FnMut(Step),
-        traces: &mut Traces,
-        stopping: &AtomicBool,
-    ) -> Result<HashMap<&'a SecretRequest, Found>, Stop> {
-        let mut found: HashMap<&SecretRequest, Found> = HashMap::new();
+        context: &Way,
+        on_step: &mut impl FnMut(Step),
+        created: &mut CreatedResources,
+        is_interrupted: &AtomicBool,
+    ) -> Result<HashMap<&'a SecretRequest, ObjectResult>, EarlyStop> {
+        let mut results: HashMap<&SecretRequest, ObjectResult> = HashMap::new();
         let mut engines = HashMap::new();
         let mut failed: HashMap<&SecretRequest, &str> = HashMap::new();
         for object in &self.spec.class.objects {
-            if !found.contains_key(&*object.read) {
-                go_on(stopping)?;
-                let (engine, outcome) = self.read(way, &object.read, traces).await;
-                engines.insert(&*object.read, engine);
-                found.insert(&*object.read, outcome);
+            if !results.contains_key(&*object.request) {
+                ensure_not_interrupted(is_interrupted)?;
+                let (engine, outcome) = self.send_request(context, &object.request, created).await;
+                engines.insert(&*object.request, engine);
+                results.insert(&*object.request, outcome);
             }
-            let Some(outcome) = found.get(&*object.read) else { continue };
-            let engine = engines.get(&*object.read).and_then(Option::as_deref);
-            let fails = matches!(outcome, Found::Failed(error) if !object.may_lack(error));
-            let told = match failed.get(&*object.read) {
-                Some(first) if fails => Outcome::Skipped(format!("the same request as that of {first:?}")),
-                _ => describe(object, outcome, engine),
+            let Some(outcome) = results.get(&*object.request) else { continue };
+            let engine = engines.get(&*object.request).and_then(Option::as_deref);
+            let is_failure = matches!(outcome, ObjectResult::Failed(error) if !object.may_lack(error));
+            let step_outcome = match failed.get(&*object.request) {
+                Some(first) if is_failure => StepOutcome::Skip(format!("the same request as that of {first:?}")),
+                _ => describe_result(object, outcome, engine),
             };
-            if fails {
-                failed.entry(&*object.read).or_insert(&object.recipe.file);
+            if is_failure {
+                failed.entry(&*object.request).or_insert(&object.file_spec.path);
             }
-            tell(Step { object: Some(object.recipe.file.clone()), ..Step::new("object", told) });
+            on_step(Step { object: Some(object.file_spec.path.clone()), ..Step::new("object", step_outcome) });
         }
-        Ok(found)
+        Ok(results)
     }
 
     /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
-    async fn read(&self, way: &Way, read: &Arc<SecretRequest>, traces: &mut Traces) -> (Option<String>, Found) {
-        let looked = way.session.prospect(read, &way.prover, self.deadline()).await;
-        traces.note(way);
-        let (prospect, known_to_fail) = match looked {
+    async fn send_request(
+        &self,
+        context: &Way,
+        request: &Arc<SecretRequest>,
+        created: &mut CreatedResources,
+    ) -> (Option<String>, ObjectResult) {
+        let preflight_result = context.session.prospect(request, &context.prover, self.step_deadline()).await;
+        created.add_token(context);
+        let (preflight, predicted_error) = match preflight_result {
             Ok(looked) => looked,
-            Err(error) => return (None, Found::Failed(error)),
+            Err(error) => return (None, ObjectResult::Failed(error)),
         };
-        let engine = prospect.engine.as_ref().map(|engine| engine.display_name());
-        if prospect.mutating && !self.create {
-            return (engine, known_to_fail.map_or_else(|| Found::Skipped(skipped(&prospect)), Found::Failed));
+        let engine = preflight.engine.as_ref().map(|engine| engine.display_name());
+        if preflight.mutating && !self.allows_mutating {
+            return (
+                engine,
+                predicted_error.map_or_else(|| ObjectResult::Skipped(skip_reason(&preflight)), ObjectResult::Failed),
+            );
         }
-        if prospect.mutating {
-            traces.sent(read);
+        if preflight.mutating {
+            created.add_request(request);
         }
-        let outcome = match way.session.look(read, Refresh::Never) {
-            lease::Found::Good(lease) => Ok(lease),
-            lease::Found::Due(due) => {
-                way.session.read(read, &due, &way.prover, self.deadline()).await.map(|(brought, _)| brought.lease)
-            }
+        let outcome = match context.session.look(request, Refresh::Never) {
+            lease::Found::Good(secret) => Ok(secret),
+            lease::Found::Due(due) => context
+                .session
+                .read(request, &due, &context.prover, self.step_deadline())
+                .await
+                .map(|(brought, _)| brought.lease),
         };
-        traces.note(way);
+        created.add_token(context);
         match &outcome {
-            Ok(lease) if prospect.mutating => traces.created(read, lease),
-            Err(error) if prospect.mutating => traces.may_have_created(read, error.cause()),
+            Ok(secret) if preflight.mutating => created.record_created(request, secret),
+            Err(error) if preflight.mutating => created.record_possibly_created(request, error.cause()),
             _ => {}
         }
         match outcome {
-            Ok(lease) => (engine, Found::Lease(lease)),
+            Ok(secret) => (engine, ObjectResult::Secret(secret)),
             Err(error) if error.cause() == Cause::SecretMissing => {
-                (engine, Found::Failed(way.session.look_near(read, error, self.deadline()).await))
+                (engine, ObjectResult::Failed(context.session.look_near(request, error, self.step_deadline()).await))
             }
-            Err(error) => (engine, Found::Failed(error)),
+            Err(error) => (engine, ObjectResult::Failed(error)),
         }
     }
 }
 
-fn skipped(prospect: &Preflight) -> String {
-    let why = match prospect.engine {
+fn skip_reason(preflight: &Preflight) -> String {
+    let why = match preflight.engine {
         Some(_) => "not sent, as it would create something",
         None => "not sent, as it may create something: Vault does not tell which engine is there",
     };
-    let allowed = if prospect.is_allowed == Some(true) { "; the policies allow it" } else { "" };
-    format!("{why} (--create sends it){allowed}")
+    let permission_note = if preflight.is_allowed == Some(true) { "; the policies allow it" } else { "" };
+    format!("{why} (--create sends it){permission_note}")
 }
 
-impl Found {
+impl ObjectResult {
     /// Whether a mount would make the object's files of it, or do without.
-    pub(super) fn makes_files(&self, object: &Object) -> bool {
+    pub(super) fn is_renderable(&self, object: &Object) -> bool {
         match self {
-            Self::Lease(lease) => {
-                render::render(&object.recipe, &lease.answer).map_or_else(|error| object.may_lack(&error), |_| true)
+            Self::Secret(secret) => {
+                render::render(&object.file_spec, &secret.answer).map_or_else(|error| object.may_lack(&error), |_| true)
             }
             Self::Failed(error) => object.may_lack(error),
             Self::Skipped(_) => false,
@@ -120,42 +130,47 @@ impl Found {
     }
 }
 
-fn describe(object: &Object, found: &Found, engine: Option<&str>) -> Outcome {
-    let lease = match found {
-        Found::Lease(lease) => lease,
-        Found::Skipped(why) => return Outcome::Skipped(format!("{}: {why}", request(object, engine))),
-        Found::Failed(error) => return failed(object, error, engine),
+fn describe_result(object: &Object, result: &ObjectResult, engine: Option<&str>) -> StepOutcome {
+    let secret = match result {
+        ObjectResult::Secret(secret) => secret,
+        ObjectResult::Skipped(why) => return StepOutcome::Skip(format!("{}: {why}", describe_request(object, engine))),
+        ObjectResult::Failed(error) => return failure_outcome(object, error, engine),
     };
-    match render::render(&object.recipe, &lease.answer) {
-        Ok(files) => Outcome::Good(format!("{}: {}", request(object, engine), shown(&files))),
-        Err(error) => failed(object, &error, engine),
+    match render::render(&object.file_spec, &secret.answer) {
+        Ok(files) => StepOutcome::Pass(format!("{}: {}", describe_request(object, engine), describe_files(&files))),
+        Err(error) => failure_outcome(object, &error, engine),
     }
 }
 
-fn failed(object: &Object, error: &Error, engine: Option<&str>) -> Outcome {
+fn failure_outcome(object: &Object, error: &Error, engine: Option<&str>) -> StepOutcome {
     if object.may_lack(error) {
-        return Outcome::Good(format!("{}: {}, which `optional: true` allows", request(object, engine), error.what()));
+        return StepOutcome::Pass(format!(
+            "{}: {}, which `optional: true` allows",
+            describe_request(object, engine),
+            error.what()
+        ));
     }
-    Outcome::Failed(Box::new(error.clone()))
+    StepOutcome::Fail(Box::new(error.clone()))
 }
 
 /// `GET secret/data/shop/payment (KV version 2)`.
-fn request(object: &Object, engine: Option<&str>) -> String {
-    let read = &object.read;
+fn describe_request(object: &Object, engine: Option<&str>) -> String {
+    let request = &object.request;
     match engine {
-        Some(engine) => format!("{} {} ({engine})", read.method, read.path),
-        None => format!("{} {}", read.method, read.path),
+        Some(engine) => format!("{} {} ({engine})", request.method, request.path),
+        None => format!("{} {}", request.method, request.path),
     }
 }
 
-fn shown(files: &[File]) -> String {
+fn describe_files(files: &[RenderedFile]) -> String {
     match files {
         [] => "no files, as the secret has no keys".to_owned(),
-        [file] => format!("{}, {:04o}", count(file.contents.len(), "byte"), file.mode),
+        [file] => format!("{}, {:04o}", format_count(file.contents.len(), "byte"), file.mode),
         files => {
-            let names: Vec<String> = files.iter().take(MAX_NAMES).map(|file| format!("{:?}", file.path)).collect();
-            let more = if files.len() > MAX_NAMES { ", …" } else { "" };
-            format!("{}: {}{more}", count(files.len(), "file"), names.join(", "))
+            let names: Vec<String> =
+                files.iter().take(MAX_DISPLAYED_FILES).map(|file| format!("{:?}", file.path)).collect();
+            let more = if files.len() > MAX_DISPLAYED_FILES { ", …" } else { "" };
+            format!("{}: {}{more}", format_count(files.len(), "file"), names.join(", "))
         }
     }
 }

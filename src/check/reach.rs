@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Check, Step, span};
+use super::{Check, Step, format_seconds};
 use crate::{
     error::Cause,
     mount::Way,
@@ -14,53 +14,54 @@ use crate::{
 };
 
 /// Clocks that are further apart than this, in seconds, make tokens fail: the jwt method forgives 60 s or more.
-pub(super) const CLOCKS_APART: i64 = 60;
+pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
 
 /// A certificate that ends so soon is worth a look, in seconds.
-const SOON: i64 = 24 * 3600;
+const EXPIRY_WARNING_SECONDS: i64 = 24 * 3600;
 
 impl Check<'_> {
     /// Address, TLS and health: one request shows them all.
-    pub(super) async fn reach(&self, way: &Way, tell: &mut impl FnMut(Step)) -> Result<(), Step> {
-        let endpoint = &way.target.endpoint;
+    pub(super) async fn check_connectivity(&self, context: &Way, on_step: &mut impl FnMut(Step)) -> Result<(), Step> {
+        let endpoint = &context.target.endpoint;
         let choice = &self.spec.class.choice;
-        let from = match (&choice.address, &choice.endpoint) {
+        let address_source = match (&choice.address, &choice.endpoint) {
             (Some(_), _) => "from the class".to_owned(),
             (None, Some(name)) => format!("endpoint {name} of the policy file"),
             (None, None) => "from flags or environment".to_owned(),
         };
-        let address = Step::good("address", format!("{} ({from})", endpoint.address));
-        let client = way.session.endpoint().map_err(|error| Step::failed("TLS", error))?;
-        let asked = client.health(self.deadline()).await;
-        if let Err(failure) = &asked {
+        let address = Step::pass("address", format!("{} ({address_source})", endpoint.address));
+        let client = context.session.endpoint().map_err(|error| Step::fail("TLS", error))?;
+        let health_result = client.health(self.step_deadline()).await;
+        if let Err(failure) = &health_result {
             let error = failure.explain_transport(client.address());
-            if is_about_tls(error.cause()) {
-                tell(address.at_once());
-                return Err(Step::failed("TLS", error));
+            if is_tls_cause(error.cause()) {
+                on_step(address.timed_with_next());
+                return Err(Step::fail("TLS", error));
             }
             if matches!(failure, RequestError::Connect(_)) {
-                let of_class = self.spec.class.choice.address.is_some();
-                let error = if of_class { error.about("the class's own address") } else { error };
-                return Err(Step::failed("address", error));
+                let is_from_class = self.spec.class.choice.address.is_some();
+                let error = if is_from_class { error.about("the class's own address") } else { error };
+                return Err(Step::fail("address", error));
             }
         }
-        tell(address.at_once());
+        on_step(address.timed_with_next());
         let is_verified = matches!(endpoint.address, Address::Tcp { https: true, .. }) && !endpoint.tls.skip_verify;
-        let end = if is_verified { client.certificate_end(self.deadline()).await } else { None };
-        tell(secrecy(endpoint, end).at_once());
-        match asked {
+        let certificate_expires_at =
+            if is_verified { client.certificate_end(self.step_deadline()).await } else { None };
+        on_step(tls_step(endpoint, certificate_expires_at).timed_with_next());
+        match health_result {
             Ok(health) => match health.problem(client.address()) {
-                Some(problem) => return Err(Step::failed("health", problem)),
-                None => tell(healthy(&health)),
+                Some(problem) => return Err(Step::fail("health", problem)),
+                None => on_step(health_step(&health)),
             },
             Err(failure) => {
                 let error = failure.explain_transport(client.address());
                 // What stands before it may let logins pass and this not.
-                let may_be_the_path = matches!(failure, RequestError::ErrorResponse(_) | RequestError::NotVault(_));
-                if !may_be_the_path || error.is_passing() {
-                    return Err(Step::failed("health", error));
+                let may_be_blocked_path = matches!(failure, RequestError::ErrorResponse(_) | RequestError::NotVault(_));
+                if !may_be_blocked_path || error.is_passing() {
+                    return Err(Step::fail("health", error));
                 }
-                tell(Step::odd("health", format!("sys/health does not tell: {}", error.what())));
+                on_step(Step::warn("health", format!("sys/health does not tell: {}", error.what())));
             }
         }
         Ok(())
@@ -68,46 +69,46 @@ impl Check<'_> {
 }
 
 /// Who can read along, and how long the certificate still says nobody.
-fn secrecy(endpoint: &Endpoint, end: Option<Timestamp>) -> Step {
+fn tls_step(endpoint: &Endpoint, certificate_expires_at: Option<Timestamp>) -> Step {
     match &endpoint.address {
-        Address::Unix(_) => Step::skipped("TLS", "a unix socket"),
+        Address::Unix(_) => Step::skip("TLS", "a unix socket"),
         Address::Tcp { https: false, .. } => {
-            Step::odd("TLS", "http: whoever sits between reads the token and every secret")
+            Step::warn("TLS", "http: whoever sits between reads the token and every secret")
         }
         Address::Tcp { .. } if endpoint.tls.skip_verify => {
-            Step::odd("TLS", "the certificate is not verified: whoever sits between reads every secret")
+            Step::warn("TLS", "the certificate is not verified: whoever sits between reads every secret")
         }
         Address::Tcp { .. } => {
             let trusted = "the certificate is trusted, and for this name";
-            let left = end.map(|end| (end, end.as_second() - Timestamp::now().as_second()));
-            match left {
-                Some((end, left)) if left < SOON => {
-                    Step::odd("TLS", format!("{trusted}, but only until {end}, which is in {}", span(left)))
+            let remaining = certificate_expires_at.map(|end| (end, end.as_second() - Timestamp::now().as_second()));
+            match remaining {
+                Some((end, left)) if left < EXPIRY_WARNING_SECONDS => {
+                    Step::warn("TLS", format!("{trusted}, but only until {end}, which is in {}", format_seconds(left)))
                 }
-                Some((end, _)) => Step::good("TLS", format!("{trusted}, until {end}")),
-                None => Step::good("TLS", trusted),
+                Some((end, _)) => Step::pass("TLS", format!("{trusted}, until {end}")),
+                None => Step::pass("TLS", trusted),
             }
         }
     }
 }
 
-fn healthy(health: &Health) -> Step {
+fn health_step(health: &Health) -> Step {
     let role = if health.state == State::Standby { "standby" } else { "active" };
     let state = format!("unsealed, {role}, version {}", health.version);
-    let Some(apart) = health.clock.map(|theirs| theirs - Timestamp::now().as_second()) else {
-        return Step::good("health", state);
+    let Some(skew) = health.clock.map(|theirs| theirs - Timestamp::now().as_second()) else {
+        return Step::pass("health", state);
     };
-    if apart.abs() <= CLOCKS_APART {
-        return Step::good("health", format!("{state}; the clocks agree"));
+    if skew.abs() <= MAX_CLOCK_SKEW_SECONDS {
+        return Step::pass("health", format!("{state}; the clocks agree"));
     }
-    let (apart, way) = (apart.abs(), if apart > 0 { "ahead of" } else { "behind" });
+    let (skew_seconds, direction) = (skew.abs(), if skew > 0 { "ahead of" } else { "behind" });
     let id = Cause::ClockSkew.id();
-    Step::odd(
+    Step::warn(
         "health",
-        format!("{state}; its clock is {apart} s {way} this machine's, and tokens may fail for it [{id}]"),
+        format!("{state}; its clock is {skew_seconds} s {direction} this machine's, and tokens may fail for it [{id}]"),
     )
 }
 
-fn is_about_tls(cause: Cause) -> bool {
+fn is_tls_cause(cause: Cause) -> bool {
     cause.is_tls() || matches!(cause, Cause::PlainToTls | Cause::TlsToPlain)
 }

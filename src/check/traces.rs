@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Check, Step, count, span};
+use super::{Check, Step, format_count, format_seconds};
 use crate::{
     error::Cause,
     lease::Lease,
@@ -12,39 +12,43 @@ use crate::{
 
 /// What was made so far.
 #[derive(Default)]
-pub(super) struct Traces {
+pub(super) struct CreatedResources {
     /// Every token of a login; those of few uses are several.
     tokens: Vec<Arc<VaultToken>>,
-    leases: usize,
+    lease_count: usize,
     /// What does not end with its token, or may not, for a person.
-    left: Vec<String>,
+    leftovers: Vec<String>,
     /// The path of a request that may create and whose answer is awaited.
-    under_way: Option<String>,
+    in_flight_path: Option<String>,
 }
 
-impl Traces {
+impl CreatedResources {
     /// Remembers the token that the session holds now.
-    pub(super) fn note(&mut self, way: &Way) {
-        let token = way.session.logged_in();
+    pub(super) fn add_token(&mut self, context: &Way) {
+        let token = context.session.logged_in();
         self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
     }
 
     /// Remembers a request that creates, which is sent now.
-    pub(super) fn sent(&mut self, read: &SecretRequest) {
-        self.under_way = Some(read.path.clone());
+    pub(super) fn add_request(&mut self, request: &SecretRequest) {
+        self.in_flight_path = Some(request.path.clone());
     }
 
     /// Remembers what came of it.
-    pub(super) fn created(&mut self, read: &SecretRequest, lease: &Lease) {
-        self.under_way = None;
-        if lease.answer.lease_id.is_empty() { self.left.push(named(read, lease)) } else { self.leases += 1 }
+    pub(super) fn record_created(&mut self, request: &SecretRequest, secret: &Lease) {
+        self.in_flight_path = None;
+        if secret.answer.lease_id.is_empty() {
+            self.leftovers.push(describe_created(request, secret))
+        } else {
+            self.lease_count += 1
+        }
     }
 
     /// Remembers that it may have created something, though its answer is of no use.
-    pub(super) fn may_have_created(&mut self, read: &SecretRequest, cause: Cause) {
-        self.under_way = None;
+    pub(super) fn record_possibly_created(&mut self, request: &SecretRequest, cause: Cause) {
+        self.in_flight_path = None;
         let is_certain = matches!(cause, Cause::NoData);
-        let unknown = matches!(
+        let is_unknown = matches!(
             cause,
             Cause::Unconfirmed
                 | Cause::Deadline
@@ -54,47 +58,47 @@ impl Traces {
                 | Cause::Internal
         );
         if is_certain {
-            self.left.push(format!("what {} wrote or made", read.path));
-        } else if unknown {
-            self.left.push(format!("what {} may have made", read.path));
+            self.leftovers.push(format!("what {} wrote or made", request.path));
+        } else if is_unknown {
+            self.leftovers.push(format!("what {} may have made", request.path));
         }
     }
 }
 
-fn named(read: &SecretRequest, lease: &Lease) -> String {
-    let issued = serde_json::from_str::<Issued>(lease.answer.data().unwrap_or_default());
-    let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial(serial));
-    match (serial, read.method) {
-        (Some(serial), _) => format!("certificate {serial}, which {} issued", read.path),
-        (None, Method::Get | Method::List) => format!("what reading {} made, if anything", read.path),
-        (None, _) => format!("what {} wrote or made", read.path),
+fn describe_created(request: &SecretRequest, secret: &Lease) -> String {
+    let issued = serde_json::from_str::<IssuedCertificate>(secret.answer.data().unwrap_or_default());
+    let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial_number(serial));
+    match (serial, request.method) {
+        (Some(serial), _) => format!("certificate {serial}, which {} issued", request.path),
+        (None, Method::Get | Method::List) => format!("what reading {} made, if anything", request.path),
+        (None, _) => format!("what {} wrote or made", request.path),
     }
 }
 
 #[derive(serde::Deserialize)]
-struct Issued {
+struct IssuedCertificate {
     serial_number: Option<String>,
 }
 
 /// Whether it is a certificate's number as Vault writes them, and no secret of that name.
-fn is_serial(text: &str) -> bool {
+fn is_serial_number(text: &str) -> bool {
     let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
     text.len() <= 64 && text.split([':', '-']).all(is_byte)
 }
 
 impl Check<'_> {
     /// Revokes the tokens, and names what does not end with them.
-    pub(super) async fn clear(&self, way: &Way, traces: &Traces, tell: &mut impl FnMut(Step)) {
-        let (mut revoked, mut stay) = (0, false);
-        for token in &traces.tokens {
-            let end = end(token);
-            let ended = way.session.revoke(token, self.deadline()).await;
-            stay |= ended.is_err();
-            match ended {
-                Ok(true) => revoked += 1,
-                Ok(false) => tell(Step::good("clean-up", "a token is used up, and so over")),
+    pub(super) async fn clean_up(&self, context: &Way, created: &CreatedResources, on_step: &mut impl FnMut(Step)) {
+        let (mut revoked_count, mut has_unrevoked) = (0, false);
+        for token in &created.tokens {
+            let expiry = describe_expiry(token);
+            let result = context.session.revoke(token, self.step_deadline()).await;
+            has_unrevoked |= result.is_err();
+            match result {
+                Ok(true) => revoked_count += 1,
+                Ok(false) => on_step(Step::pass("clean-up", "a token is used up, and so over")),
                 Err(_) if token.is_batch => {
-                    tell(Step::odd("clean-up", format!("a batch token cannot be revoked; it {end}")));
+                    on_step(Step::warn("clean-up", format!("a batch token cannot be revoked; it {expiry}")));
                 }
                 Err(error) => {
                     let why = match error.cause() {
@@ -102,30 +106,35 @@ impl Check<'_> {
                         _ => error.what(),
                     };
                     let accessor = &token.accessor;
-                    let stays = format!("a token could not be revoked ({why}); it {end}, or by");
-                    tell(Step::odd("clean-up", format!("{stays} vault token revoke -accessor {accessor}")));
+                    let unrevoked = format!("a token could not be revoked ({why}); it {expiry}, or by");
+                    on_step(Step::warn("clean-up", format!("{unrevoked} vault token revoke -accessor {accessor}")));
                 }
             }
         }
-        let leases = count(traces.leases, "lease");
-        match (revoked, traces.leases) {
+        let leases = format_count(created.lease_count, "lease");
+        match (revoked_count, created.lease_count) {
             (0, 0) => {}
-            (_, 0) => tell(Step::good("clean-up", format!("{} revoked", count(revoked, "token")))),
-            _ if stay => tell(Step::odd("clean-up", format!("{leases} with the tokens: each ends with its own"))),
-            _ => tell(Step::good("clean-up", format!("{} revoked, and so {leases}", count(revoked, "token")))),
+            (_, 0) => on_step(Step::pass("clean-up", format!("{} revoked", format_count(revoked_count, "token")))),
+            _ if has_unrevoked => {
+                on_step(Step::warn("clean-up", format!("{leases} with the tokens: each ends with its own")))
+            }
+            _ => on_step(Step::pass(
+                "clean-up",
+                format!("{} revoked, and so {leases}", format_count(revoked_count, "token")),
+            )),
         }
-        let under_way = traces.under_way.iter().map(|path| format!("what {path} may be making still"));
-        for left in traces.left.iter().cloned().chain(under_way) {
-            tell(Step::odd("left behind", left));
+        let in_flight = created.in_flight_path.iter().map(|path| format!("what {path} may be making still"));
+        for leftover in created.leftovers.iter().cloned().chain(in_flight) {
+            on_step(Step::warn("left behind", leftover));
         }
     }
 }
 
 /// When a token that stays will be over.
-fn end(token: &VaultToken) -> String {
+fn describe_expiry(token: &VaultToken) -> String {
     match token.ttl.as_secs() {
         0 => "has no end".to_owned(),
-        seconds => format!("ends within {}", span(i64::try_from(seconds).unwrap_or(i64::MAX))),
+        seconds => format!("ends within {}", format_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))),
     }
 }
 
@@ -134,11 +143,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn serial_numbers_are_shown_and_secrets_of_that_name_are_not() {
+    fn certificate_serial_number_is_told_from_other_values() {
         for (text, is) in
             [("39:dd:2e:90", true), ("39-DD", true), ("hunter2", false), ("", false), ("1234", false), ("39:d", false)]
         {
-            assert_eq!(is_serial(text), is, "{text}");
+            assert_eq!(is_serial_number(text), is, "{text}");
         }
     }
 }

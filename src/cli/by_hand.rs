@@ -15,11 +15,11 @@ use crate::{
     app,
     config::{Config, ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
     error::{Cause, Error},
-    manifest::{self, Class},
+    manifest::{self, ClassManifest},
     provider::client::Call,
     request::{
         Pod,
-        token::{self, Expected},
+        token::{self, ExpectedClaims},
     },
     secret::SecretText,
 };
@@ -103,8 +103,8 @@ impl ByHandArgs {
 }
 
 /// The class of a file, by name if there are several; the error of one that is for another provider.
-pub(super) fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
-    let class = manifest::class(path, name)?;
+pub(super) fn class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Error> {
+    let class = manifest::read_class(path, name)?;
     match class.provider.as_str() {
         "vault" | "openbao" => Ok(class),
         other => Err(Error::new(Cause::Manifest, format!("class {:?} is for provider {other:?}", class.name))
@@ -113,18 +113,18 @@ pub(super) fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
 }
 
 /// The pod's namespace: as given, else the class's, as a pod mounts only classes of its own.
-fn namespace<'a>(pod: &'a PodArgs, class: &'a Class) -> &'a str {
+fn namespace<'a>(pod: &'a PodArgs, class: &'a ClassManifest) -> &'a str {
     let own = Some(class.namespace.as_str()).filter(|name| !name.is_empty());
     pod.namespace.as_deref().filter(|name| !name.is_empty()).or(own).unwrap_or("default")
 }
 
 /// The provider's name, which is also its default audience.
-pub(super) fn provider(class: &Class) -> &'static str {
+pub(super) fn provider(class: &ClassManifest) -> &'static str {
     if class.provider == "openbao" { "openbao" } else { "vault" }
 }
 
 /// The audience of the token: as given, else the class's, else the provider's.
-pub(super) fn audience(pod: &PodArgs, class: &Class) -> String {
+pub(super) fn audience(pod: &PodArgs, class: &ClassManifest) -> String {
     let given =
         pod.audience.clone().or_else(|| class.parameters.get("audience").cloned()).filter(|name| !name.is_empty());
     given.unwrap_or_else(|| provider(class).to_owned())
@@ -134,7 +134,7 @@ pub(super) fn audience(pod: &PodArgs, class: &Class) -> String {
 pub(super) async fn token(
     pod: &PodArgs,
     config: &Config,
-    class: &Class,
+    class: &ClassManifest,
     audience: &str,
 ) -> Result<Option<SecretText>, Error> {
     if let Some(path) = &pod.token_file {
@@ -153,7 +153,13 @@ pub(super) async fn token(
 }
 
 /// The call a driver would make.
-pub(super) fn call(pod: &PodArgs, permission: u32, class: &Class, audience: &str, token: Option<&SecretText>) -> Call {
+pub(super) fn call(
+    pod: &PodArgs,
+    permission: u32,
+    class: &ClassManifest,
+    audience: &str,
+    token: Option<&SecretText>,
+) -> Call {
     let mut attributes: BTreeMap<&str, String> =
         class.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let uid = uid(pod, class, token);
@@ -179,11 +185,11 @@ pub(super) fn call(pod: &PodArgs, permission: u32, class: &Class, audience: &str
 }
 
 /// The pod's UID: as given, else as the token says, so that each pod has a session of its own at a running server.
-fn uid(pod: &PodArgs, class: &Class, token: Option<&SecretText>) -> String {
+fn uid(pod: &PodArgs, class: &ClassManifest, token: Option<&SecretText>) -> String {
     let said = pod.uid.clone().or_else(|| {
         let (name, namespace) = (pod.name.clone(), namespace(pod, class).to_owned());
         let expected = Pod { name, namespace, uid: String::new(), service_account: pod.service_account.clone() };
-        token::look(token?, &Expected { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
+        token::inspect(token?, &ExpectedClaims { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
     });
     said.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
 }

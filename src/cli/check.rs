@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app,
-    check::{Check, Outcome, Step},
+    check::{Check, Step, StepOutcome},
     config::Config,
     error::{Cause, Error},
     mount::KeySource,
@@ -71,7 +71,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     }
     let mut report = Report::new(args.output);
     for warning in warnings {
-        report.tell(Step::new("flags", Outcome::Odd(warning)));
+        report.tell(Step::new("flags", StepOutcome::Warn(warning)));
     }
     let walked = super::block_on(async {
         check(args, config, &mut report).await;
@@ -107,19 +107,24 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
         Ok(spec) => spec,
         Err(error) => return report.refuse(error, &class.parameters),
     };
-    report.tell(Step::new("class", Outcome::Good(introduction(&spec, &audience))));
+    report.tell(Step::new("class", StepOutcome::Pass(introduction(&spec, &audience))));
     for warning in &spec.class.warnings {
-        report.tell(Step::new("class", Outcome::Odd(warning.clone())));
+        report.tell(Step::new("class", StepOutcome::Warn(warning.clone())));
     }
     let mounter = app::mounter(&config, None, KeySource::process(), Observers::default(), None);
     let check = Check {
-        mounter: &mounter,
+        mount_service: &mounter,
         spec: &spec,
-        audience: args.pod.audience.as_deref().filter(|name| !name.is_empty()).unwrap_or(by_hand::provider(&class)),
-        create: *create,
-        token_from: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
-        no_token: refused,
-        patience: PATIENCE,
+        default_audience: args
+            .pod
+            .audience
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or(by_hand::provider(&class)),
+        allows_mutating: *create,
+        token_source: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
+        missing_token_error: refused,
+        step_timeout: PATIENCE,
     };
     let interrupted = async {
         super::told_to_stop().await;
@@ -130,7 +135,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
             std::process::exit(1);
         });
     };
-    report.interrupted = !check.walk(|step| report.tell(step), provider::fits, interrupted).await;
+    report.interrupted = !check.run(|step| report.tell(step), provider::fits, interrupted).await;
 }
 
 fn introduction(spec: &MountSpec, audience: &str) -> String {
@@ -154,8 +159,8 @@ impl Report {
     }
 
     fn tell(&mut self, step: Step) {
-        let took = if step.at_once { Duration::ZERO } else { self.since.elapsed() };
-        if !step.at_once {
+        let took = if step.is_timed_with_next { Duration::ZERO } else { self.since.elapsed() };
+        if !step.is_timed_with_next {
             self.since = Instant::now();
         }
         if self.output == Output::Text {
@@ -167,33 +172,33 @@ impl Report {
 
     /// A mount would refuse the class. Each of its mistakes is told on its own.
     fn refuse(&mut self, error: Error, parameters: &BTreeMap<String, String>) {
-        let review = request::review(parameters);
-        let told = |finding: &Finding| Error::new(finding.cause, finding.told());
+        let review = request::review_class(parameters);
+        let told = |finding: &Finding| Error::new(finding.cause, finding.message_with_position());
         let (odd, wrong): (Vec<_>, Vec<_>) =
-            review.mistakes.iter().partition(|finding| finding.cause == Cause::UnknownName);
+            review.errors.iter().partition(|finding| finding.cause == Cause::UnknownName);
         let Some((last, others)) = wrong.split_last() else { return self.stop(error) };
         for finding in odd {
-            self.tell(Step::new("class", Outcome::Odd(told(finding).to_string())));
+            self.tell(Step::new("class", StepOutcome::Warn(told(finding).to_string())));
         }
         for finding in others {
-            self.tell(Step::failed("class", told(finding)));
+            self.tell(Step::fail("class", told(finding)));
         }
         self.stop(told(last));
     }
 
     /// The class cannot be used, and so nothing was asked.
     fn stop(&mut self, error: Error) {
-        self.tell(Step::failed("class", error));
-        self.tell(Step::new("the rest", Outcome::Skipped("not reached".to_owned())));
+        self.tell(Step::fail("class", error));
+        self.tell(Step::new("the rest", StepOutcome::Skip("not reached".to_owned())));
     }
 
     fn failures(&self) -> usize {
-        self.steps.iter().filter(|(step, _)| matches!(step.outcome, Outcome::Failed(_))).count()
+        self.steps.iter().filter(|(step, _)| matches!(step.outcome, StepOutcome::Fail(_))).count()
     }
 
     fn conclusion(&self, failures: usize) -> String {
         let skipped =
-            self.steps.iter().filter(|(s, _)| s.object.is_some() && matches!(s.outcome, Outcome::Skipped(_))).count();
+            self.steps.iter().filter(|(s, _)| s.object.is_some() && matches!(s.outcome, StepOutcome::Skip(_))).count();
         match (failures, skipped) {
             _ if self.interrupted => "Interrupted.".to_owned(),
             (0, 0) => "A pod would get its files.".to_owned(),

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use super::{complain, style};
 use crate::{
     manifest,
-    validate::{Input, Report, Role, Severity, validate},
+    validate::{Input, InputKind, Severity, ValidationReport, validate},
 };
 
 /// Flags of `vaultmount validate`.
@@ -61,9 +61,9 @@ pub enum Format {
 pub fn run(args: &ValidateArgs) -> ExitCode {
     let (mut inputs, mut unreadable) = (Vec::new(), Vec::new());
     if let Some(path) = &args.policy_file {
-        match manifest::content(path) {
-            Ok(content) => inputs.push(Input { name: manifest::shown(path), content, role: Role::Policy }),
-            Err(error) => unreadable.push(format!("{} cannot be read: {error}", manifest::shown(path))),
+        match manifest::read_content(path) {
+            Ok(content) => inputs.push(Input { name: manifest::display_path(path), content, kind: InputKind::Policy }),
+            Err(error) => unreadable.push(format!("{} cannot be read: {error}", manifest::display_path(path))),
         }
     }
     // The policy alone is enough to look at.
@@ -73,8 +73,8 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
         if args.policy_file.as_ref() == Some(&path) {
             continue;
         }
-        match manifest::content(&path) {
-            Ok(content) => inputs.push(Input { name, content, role: Role::Manifests }),
+        match manifest::read_content(&path) {
+            Ok(content) => inputs.push(Input { name, content, kind: InputKind::Manifests }),
             Err(error) => unreadable.push(format!("{name} cannot be read: {error}")),
         }
     }
@@ -101,7 +101,7 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-fn written(report: &Report, output: Format) -> String {
+fn written(report: &ValidationReport, output: Format) -> String {
     match output {
         Format::Text => text::written(report),
         Format::Json => json::written(report),
@@ -130,7 +130,7 @@ fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, Strin
     let plain = |path: &Path| path.strip_prefix("./").unwrap_or(path).to_owned();
     files.retain(|path| seen.insert(plain(path)));
     let named = |path: PathBuf| {
-        let name = manifest::shown(&plain(&path));
+        let name = manifest::display_path(&plain(&path));
         (path, name)
     };
     files.into_iter().map(named).collect()
@@ -141,7 +141,7 @@ fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, Strin
 fn below(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut entries = entries.unwrap_or_else(|error| {
-        unreadable.push(format!("{} cannot be read: {error}", manifest::shown(folder)));
+        unreadable.push(format!("{} cannot be read: {error}", manifest::display_path(folder)));
         Vec::new()
     });
     entries.sort_by_key(fs::DirEntry::file_name);

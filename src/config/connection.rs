@@ -10,7 +10,7 @@ use super::{
     value::{self, Report, Setting},
 };
 use crate::{
-    policy::{Allow, Operator, PolicyFile, Server, TlsDir},
+    policy::{AddressPolicy, OperatorPolicy, PolicyFile, TenantTlsDir, VaultServer},
     vault::{self, Address},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The operator's server, and what a class may choose instead.
-    pub operator: Operator,
+    pub operator: OperatorPolicy,
     /// Timeouts, retries, limits, proxy.
     pub vault: vault::VaultConfig,
 }
@@ -36,7 +36,7 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     let namespace = flags.namespace.as_ref().or(variables.namespace.as_ref());
     let mount = report.read(flags.mount.as_ref(), value::plain).map(|m| m.trim_matches('/').to_owned());
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
-    let server = Server {
+    let server = VaultServer {
         address: report.read(address, Address::parse).unwrap_or_else(default_address),
         namespace: report.read(namespace, value::plain),
         auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
@@ -45,13 +45,13 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
     let tls_dir = guard("--tls-dir", args.tls_dir.as_ref(), "a folder", report);
     let shares = guard("--allow-shared-token", args.allow_shared_token.as_ref(), "true or false", report);
-    let operator = Operator {
+    let operator = OperatorPolicy {
         server: Arc::new(server),
-        allow: allow(&args.allow_address, report),
+        address_policy: allow(&args.allow_address, report),
         allows_skip_verify,
-        tls_dir: report.read(tls_dir.as_ref(), folder_of_files),
-        policy: policy(args, allows_skip_verify, report),
-        shares_tokens: report.read(shares.as_ref(), value::boolean).unwrap_or_default(),
+        tenant_tls_dir: report.read(tls_dir.as_ref(), folder_of_files),
+        policy_file: policy(args, allows_skip_verify, report),
+        allows_shared_token: report.read(shares.as_ref(), value::boolean).unwrap_or_default(),
     };
     let mut vault = client::read(&args.follow_redirects, env, report);
     let oldest = guard("--tls-min-version", args.tls_min_version.as_ref(), "1.2 or 1.3", report);
@@ -87,8 +87,8 @@ fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) 
 }
 
 /// Reads `--tls-dir`.
-fn folder_of_files(text: &str) -> Result<TlsDir, String> {
-    let folder = TlsDir::new(text.into())?;
+fn folder_of_files(text: &str) -> Result<TenantTlsDir, String> {
+    let folder = TenantTlsDir::new(text.into())?;
     value::directory(text).map(|_| folder)
 }
 
@@ -164,14 +164,14 @@ impl Given {
 }
 
 /// Reads `--allow-address`: each pattern by itself, so that each wrong one is named, then all of them together.
-fn allow(values: &[String], report: &mut Report) -> Allow {
-    let wrong = |values: &[String]| Allow::parse(values).err();
+fn allow(values: &[String], report: &mut Report) -> AddressPolicy {
+    let wrong = |values: &[String]| AddressPolicy::parse(values).err();
     let each: Vec<String> = values.iter().filter_map(|v| wrong(std::slice::from_ref(v))).collect();
     let errors = if each.is_empty() { wrong(values).into_iter().collect() } else { each };
     for why in errors {
         report.error(format!("--allow-address: {why}"));
     }
-    Allow::parse(values).unwrap_or_default()
+    AddressPolicy::parse(values).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -291,7 +291,7 @@ mod tests {
             ("/proc/version", Some("is a file, not a directory")),
         ] {
             let (connection, report) = read_all(&args(|a| a.tls_dir = Some(given.into())), &[]);
-            let path = connection.operator.tls_dir.map(|folder| folder.path().to_owned());
+            let path = connection.operator.tenant_tls_dir.map(|folder| folder.path().to_owned());
             assert_eq!(path, wrong.is_none().then(|| given.into()), "{given}");
             let says = wrong.map(|why| format!("--tls-dir={given} {why}"));
             let said = report.errors.join("\n");

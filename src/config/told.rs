@@ -4,7 +4,7 @@ use std::{fmt::Display, path::PathBuf, time::Duration};
 
 use super::{Config, MintTokens};
 use crate::{
-    policy::Allow,
+    policy::AddressPolicy,
     telemetry::Format,
     tls::{Ca, Tls},
 };
@@ -31,15 +31,18 @@ impl Config {
         ];
         told.extend(tls(&operator.server.tls));
         told.extend([
-            ("--policy-file", or_none(operator.policy.as_ref().map(|file| file.path().display()))),
+            ("--policy-file", or_none(operator.policy_file.as_ref().map(|file| file.path().display()))),
             (
                 "--allow-address",
-                operator.policy.as_ref().map_or_else(|| allowed(&operator.allow), |_| "as the policy file says".into()),
+                operator
+                    .policy_file
+                    .as_ref()
+                    .map_or_else(|| allowed(&operator.address_policy), |_| "as the policy file says".into()),
             ),
-            ("--tls-dir", or_none(operator.tls_dir.as_ref().map(|folder| folder.path().display()))),
+            ("--tls-dir", or_none(operator.tenant_tls_dir.as_ref().map(|folder| folder.path().display()))),
             ("--tls-min-version", vault.min_tls_version.word().to_owned()),
             ("--allow-skip-verify", operator.allows_skip_verify.to_string()),
-            ("--allow-shared-token", operator.shares_tokens.to_string()),
+            ("--allow-shared-token", operator.allows_shared_token.to_string()),
             (
                 "--follow-redirects",
                 or_none(Some(vault.allowed_redirect_hosts.join(", ")).filter(|hosts| !hosts.is_empty())),
@@ -81,11 +84,11 @@ fn tls(tls: &Tls) -> [(&'static str, String); 5] {
     ]
 }
 
-fn allowed(allow: &Allow) -> String {
+fn allowed(allow: &AddressPolicy) -> String {
     match allow {
-        Allow::Remote => "any but this node's".to_owned(),
-        Allow::Nothing => "none".to_owned(),
-        Allow::Patterns(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        AddressPolicy::AnyRemote => "any but this node's".to_owned(),
+        AddressPolicy::None => "none".to_owned(),
+        AddressPolicy::Patterns(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 

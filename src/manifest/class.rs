@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{documents, is, metadata, resources, shown, text};
+use super::{display_path, documents, is_kind, metadata_text, read_text, resources};
 use crate::{
     error::{Cause, Error},
     text::one_line,
@@ -13,7 +13,7 @@ use crate::{
 pub const CLASS_GROUP: &str = "secrets-store.csi.x-k8s.io";
 
 /// A SecretProviderClass. Not to be printed: its parameters hold arguments.
-pub struct Class {
+pub struct ClassManifest {
     /// Its name; empty if it has none.
     pub name: String,
     /// Its namespace; empty if it does not say.
@@ -25,66 +25,66 @@ pub struct Class {
 }
 
 /// The classes of a file, or of standard input if the path is `-`; of other kinds nothing is read.
-fn classes(path: &Path) -> Result<Vec<Class>, Error> {
-    let text = text(path)?;
+fn read_classes(path: &Path) -> Result<Vec<ClassManifest>, Error> {
+    let text = read_text(path)?;
     let mut classes = Vec::new();
     for document in documents(&text) {
         let node = document.node.map_err(|fault| {
-            let at = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
-            Error::new(Cause::Manifest, format!("{}{at}: is no valid YAML: {}", shown(path), fault.what))
+            let position = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
+            Error::new(Cause::Manifest, format!("{}{position}: is no valid YAML: {}", display_path(path), fault.what))
         })?;
-        for resource in resources(&node).into_iter().filter(|node| is(node, CLASS_GROUP, "SecretProviderClass")) {
-            classes.push(of(resource, path)?);
+        for resource in resources(&node).into_iter().filter(|node| is_kind(node, CLASS_GROUP, "SecretProviderClass")) {
+            classes.push(class_from_resource(resource, path)?);
         }
     }
     Ok(classes)
 }
 
 /// The SecretProviderClass of a file; that of the `name`, if there is more than one.
-pub fn class(path: &Path, name: Option<&str>) -> Result<Class, Error> {
-    let mut classes = classes(path)?;
-    let wrong = |what: String| Error::new(Cause::Manifest, format!("{} {what}", shown(path)));
+pub fn read_class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Error> {
+    let mut classes = read_classes(path)?;
+    let error = |problem: String| Error::new(Cause::Manifest, format!("{} {problem}", display_path(path)));
     let list = classes.iter().map(|class| one_line(&class.name, 80)).collect::<Vec<_>>().join(", ");
-    let meant = match name {
-        _ if classes.is_empty() => return Err(wrong("holds no SecretProviderClass".to_owned())),
+    let selected = match name {
+        _ if classes.is_empty() => return Err(error("holds no SecretProviderClass".to_owned())),
         None if classes.len() > 1 => {
             return Err(
-                wrong(format!("holds {} SecretProviderClasses: {list}", classes.len())).advice("name one with --class")
+                error(format!("holds {} SecretProviderClasses: {list}", classes.len())).advice("name one with --class")
             );
         }
         None => Some(0),
         Some(name) => classes.iter().position(|class| class.name == name),
     };
-    match meant {
+    match selected {
         Some(index) => Ok(classes.swap_remove(index)),
-        None => Err(wrong(format!("holds no SecretProviderClass {:?}, but {list}", name.unwrap_or_default()))),
+        None => Err(error(format!("holds no SecretProviderClass {:?}, but {list}", name.unwrap_or_default()))),
     }
 }
 
-fn of(resource: &Node, path: &Path) -> Result<Class, Error> {
-    let wrong = |node: &Node, what: String| {
-        let at = format!("{}:{}:{}", shown(path), node.at.line, node.at.column);
-        Error::new(Cause::Manifest, format!("{at}: {what}"))
+fn class_from_resource(resource: &Node, path: &Path) -> Result<ClassManifest, Error> {
+    let error = |node: &Node, problem: String| {
+        let position = format!("{}:{}:{}", display_path(path), node.at.line, node.at.column);
+        Error::new(Cause::Manifest, format!("{position}: {problem}"))
     };
-    let spec = resource.get("spec").ok_or_else(|| wrong(resource, "the class has no spec".to_owned()))?;
+    let spec = resource.get("spec").ok_or_else(|| error(resource, "the class has no spec".to_owned()))?;
     let mut parameters = BTreeMap::new();
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
         let name = key.text().unwrap_or_default();
-        if let Some(why) = no_text(name, value) {
-            return Err(wrong(value, format!("{}: {why}", one_line(name, 80))));
+        if let Some(why) = not_a_string(name, value) {
+            return Err(error(value, format!("{}: {why}", one_line(name, 80))));
         }
         parameters.extend(value.text().map(|text| (name.to_owned(), text.to_owned())));
     }
-    Ok(Class {
-        name: metadata(resource, "name").to_owned(),
-        namespace: metadata(resource, "namespace").to_owned(),
+    Ok(ClassManifest {
+        name: metadata_text(resource, "name").to_owned(),
+        namespace: metadata_text(resource, "namespace").to_owned(),
         provider: spec.get("provider").and_then(Node::text).unwrap_or_default().to_owned(),
         parameters,
     })
 }
 
 /// What to say of a parameter that is no text, which the API server refuses; nothing if it is, or is not set.
-pub(crate) fn no_text(name: &str, value: &Node) -> Option<String> {
+pub(crate) fn not_a_string(name: &str, value: &Node) -> Option<String> {
     let next = match value.value {
         Value::Text(_) | Value::Null => return None,
         Value::List(_) | Value::Map(_) if name == "objects" => "write `objects: |`, and the list as text below it",
@@ -113,14 +113,14 @@ mod tests {
     }
 
     fn error(text: &str, name: Option<&str>) -> String {
-        class(file(text).path(), name).err().map(|e| e.to_string()).unwrap_or_default()
+        read_class(file(text).path(), name).err().map(|e| e.to_string()).unwrap_or_default()
     }
 
     #[test]
-    fn one_class_needs_no_name_and_others_are_skipped() {
+    fn single_class_is_read_and_other_kinds_are_skipped() {
         let text =
             format!("# first\n---\nkind: Pod\napiVersion: v1\n---\n{}", spc("web", "{roleName: app, a: '1', b: }"));
-        let class = class(file(&text).path(), None).unwrap_or_else(|e| panic!("{e}"));
+        let class = read_class(file(&text).path(), None).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((class.name.as_str(), class.namespace.as_str(), class.provider.as_str()), ("web", "shop", "vault"));
         assert_eq!(
             class.parameters,
@@ -129,25 +129,25 @@ mod tests {
     }
 
     #[test]
-    fn of_several_one_must_be_named() {
+    fn several_classes_require_class_flag() {
         let two = format!("{}---\n{}", spc("web", "{a: x}"), spc("api", "{a: z}"));
         assert!(error(&two, None).contains("holds 2 SecretProviderClasses: web, api; name one with --class [VM0085]"));
         assert!(error(&two, Some("db")).contains("holds no SecretProviderClass \"db\", but web, api"));
-        assert_eq!(class(file(&two).path(), Some("api")).ok().unwrap().parameters["a"], "z");
+        assert_eq!(read_class(file(&two).path(), Some("api")).ok().unwrap().parameters["a"], "z");
     }
 
     #[test]
-    fn json_and_lists_are_read() {
+    fn class_is_read_from_json_and_kind_list() {
         let item = r#"{"apiVersion":"secrets-store.csi.x-k8s.io/v1","kind":"SecretProviderClass","metadata":{"name":"j"},"spec":{"provider":"openbao","parameters":{"objects":"- a\n"}}}"#;
         for text in [item.to_owned(), format!(r#"{{"apiVersion":"v1","kind":"List","items":[{item}]}}"#)] {
-            let class = class(file(&text).path(), None).ok().unwrap();
+            let class = read_class(file(&text).path(), None).ok().unwrap();
             assert_eq!((class.name.as_str(), class.parameters["objects"].as_str()), ("j", "- a\n"));
         }
     }
 
     #[test]
-    fn what_cannot_be_used_is_said_with_its_place_and_without_values() {
-        for (text, says) in [
+    fn class_manifest_error_has_position_and_no_values() {
+        for (text, expected) in [
             ("kind: Pod".to_owned(), "holds no SecretProviderClass"),
             (
                 spc("a", "{vaultSkipTLSVerify: true}"),
@@ -156,8 +156,8 @@ mod tests {
             (spc("a", "{objects: [hunter2]}"), "write `objects: |`"),
             (format!("a: 1\n---\n{}  x: 'hunter2", spc("a", "{}")), ":9:6: is no valid YAML: "),
         ] {
-            let said = error(&text, None);
-            assert!(said.contains(says) && !said.contains("hunter2"), "{said}");
+            let message = error(&text, None);
+            assert!(message.contains(expected) && !message.contains("hunter2"), "{message}");
         }
     }
 }

@@ -13,7 +13,7 @@ impl Mounter {
         let target = self.judge(spec, audience).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
-        let reads = || class.objects.iter().map(|object| &object.read);
+        let reads = || class.objects.iter().map(|object| &object.request);
         let leases = session.again(reads(), class.refresh.unwrap_or(self.refresh))?;
         // What a pod gets for the first time is told.
         if self.sessions.audit().is_on() && !session.has_given(&spec.target_path, leases.iter()) {
@@ -21,7 +21,7 @@ impl Mounter {
         }
         let mut rendered = Vec::with_capacity(class.objects.len());
         for (object, lease) in class.objects.iter().zip(&leases) {
-            match render::render(&object.recipe, &lease.answer) {
+            match render::render(&object.file_spec, &lease.answer) {
                 Ok(files) => rendered.push((object, files)),
                 Err(error) if object.may_lack(&error) => {}
                 Err(_) => return None,
@@ -29,7 +29,7 @@ impl Mounter {
         }
         let mounted =
             Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()?;
-        self.sessions.metrics().reads(ReadFrom::Memory, class.distinct);
+        self.sessions.metrics().reads(ReadFrom::Memory, class.distinct_requests);
         self.chose(spec, &target);
         Some(mounted)
     }

@@ -36,11 +36,11 @@ impl Mounter {
         }
         let Decided { read, objects, before, after, request_id, error } = decided;
         let keys = self.keys.had();
-        let version = |lease: &Lease| Some(keys.as_ref()?.version.of_bytes(lease.answer.data()?.as_bytes()));
+        let version = |lease: &Lease| Some(keys.as_ref()?.version.version_of_bytes(lease.answer.data()?.as_bytes()));
         let line = Line {
             path: read.display_path(),
             method: read.method.to_string(),
-            objects: objects.iter().map(|object| object.recipe.file.as_str()).collect(),
+            objects: objects.iter().map(|object| object.file_spec.path.as_str()).collect(),
             source: after.map(|(_, from)| from),
             version_before: before.and_then(version),
             version_after: after.and_then(|(lease, _)| version(lease)),
@@ -84,13 +84,13 @@ impl Mounter {
     pub fn failed(&self, spec: &MountSpec, audience: &str, error: &Error) {
         self.failures.note(&spec.pod, &spec.target_path, error);
         let why = if error.cause().is_policy() { Why::ClassInvalid } else { Why::RefreshFailed };
-        self.told(&spec.pod, &spec.target_path, spec.is_reported, error, why);
+        self.told(&spec.pod, &spec.target_path, spec.driver_reports_failures, error, why);
         let audit = self.sessions.audit();
         if !audit.is_on() {
             return;
         }
         let class = &spec.class;
-        let server = self.operator.meant(&class.choice);
+        let server = self.operator.likely_server(&class.choice);
         let server = server.as_ref();
         let line = Line {
             event: Event::Mount,
@@ -102,7 +102,7 @@ impl Mounter {
             role: &class.role,
             audience: Some(class.audience.as_deref().unwrap_or(audience)),
             paths: class.reads().iter().map(|(read, _)| read.display_path()).collect(),
-            objects: class.objects.iter().map(|object| object.recipe.file.as_str()).collect(),
+            objects: class.objects.iter().map(|object| object.file_spec.path.as_str()).collect(),
             ..Line::default()
         };
         audit.tell(&of_pod(line, spec).failed(error));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Mounter;
-use crate::{policy::Target, request::MountSpec};
+use crate::{policy::VaultTarget, request::MountSpec};
 
 /// Addresses that were said, by the namespaces of their classes. Never held across an await.
 #[derive(Debug, Default)]
@@ -44,8 +44,8 @@ impl Chosen {
 
 impl Mounter {
     /// Counts a mount whose class chose the address, if no policy says that it may, and warns at its first.
-    pub(super) fn chose(&self, spec: &MountSpec, target: &Target) {
-        if target.own_address || self.operator.policy.is_some() {
+    pub(super) fn chose(&self, spec: &MountSpec, target: &VaultTarget) {
+        if target.is_operator_address || self.operator.policy_file.is_some() {
             return;
         }
         self.sessions.metrics().own_address();

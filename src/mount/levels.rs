@@ -8,7 +8,7 @@ use super::Mounter;
 use crate::{
     error::Cause,
     metrics::{Certified, Health, Levels},
-    policy::Server,
+    policy::VaultServer,
     status::{self, ServerState, Status},
     vault::{TlsFiles, standing::Heard},
 };
@@ -64,7 +64,7 @@ impl Mounter {
                 levels.endpoints.entry(server.address.to_string()).or_insert(Health { up: true, sealed: false });
             *health = Health { up: health.up && found.is_none(), sealed: health.sealed || sealed };
         }
-        levels.policy_reloaded = self.operator.policy.as_ref().map(|file| !file.is_broken());
+        levels.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
         levels.mounts_limit = self.slots.most();
         for (address, TlsFiles { ends, broken }) in self.tls_files(servers).await {
             *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
@@ -77,7 +77,7 @@ impl Mounter {
     }
 
     /// How the TLS files of servers stand, each with its address. Those that are not read in time are missing.
-    async fn tls_files(&self, servers: Vec<Arc<Server>>) -> Vec<(String, TlsFiles)> {
+    async fn tls_files(&self, servers: Vec<Arc<VaultServer>>) -> Vec<(String, TlsFiles)> {
         let now = jiff::Timestamp::now();
         let (mut known, mut unused) = (Vec::new(), Vec::new());
         for server in servers {
@@ -88,7 +88,7 @@ impl Mounter {
         }
         let vault = Arc::clone(&self.vault);
         let read =
-            move |server: Arc<Server>| Some((server.address.to_string(), vault.read_tls_files(&server.tls, now)?));
+            move |server: Arc<VaultServer>| Some((server.address.to_string(), vault.read_tls_files(&server.tls, now)?));
         let reading = spawn_blocking(move || unused.into_iter().filter_map(read).collect::<Vec<_>>());
         // A file system may hang, and a scrape may not.
         known.extend(timeout(PATIENCE, reading).await.ok().and_then(Result::ok).unwrap_or_default());

@@ -6,8 +6,8 @@ use crate::{
     error::{Cause, Error},
     lease::Lease,
     render::{
-        File, Select,
-        version::{VersionKey, version},
+        RenderedFile, Selector,
+        version::{VersionKey, object_version},
     },
     request::{MountSpec, Object},
     secret::{SecretBytes, SecretText},
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Mounted {
     /// What to write.
-    pub files: Vec<File>,
+    pub files: Vec<RenderedFile>,
     /// Each object's name and version.
     pub versions: Vec<(String, String)>,
     /// What was handed out, to be marked when it is on its way.
@@ -49,7 +49,7 @@ impl Mounted {
         spec: &MountSpec,
         session: &Arc<Session>,
         leases: Vec<(Arc<SecretRequest>, Arc<Lease>)>,
-        rendered: Vec<(&Object, Vec<File>)>,
+        rendered: Vec<(&Object, Vec<RenderedFile>)>,
         key: &VersionKey,
     ) -> Result<Self, Error> {
         let receipt = Receipt {
@@ -63,9 +63,9 @@ impl Mounted {
         let mut mounted =
             Self { files: Vec::with_capacity(rendered.len()), versions: Vec::with_capacity(rendered.len()), receipt };
         for (object, files) in rendered {
-            let each_key = object.recipe.select == Select::EachKey;
-            let version = version(key, &object.version_config, &files, each_key);
-            mounted.versions.push((object.recipe.file.clone(), version));
+            let each_key = object.file_spec.selector == Selector::AllKeys;
+            let version = object_version(key, &object.version_config, &files, each_key);
+            mounted.versions.push((object.file_spec.path.clone(), version));
             mounted.files.extend(files);
         }
         mounted.complete(spec, key)
@@ -94,8 +94,9 @@ impl Mounted {
             }
         }
         if self.files.is_empty() {
-            let file = File { path: EMPTY.to_owned(), mode: spec.class.permission, contents: SecretBytes::default() };
-            let version = version(key, &SecretText::default(), std::slice::from_ref(&file), false);
+            let file =
+                RenderedFile { path: EMPTY.to_owned(), mode: spec.class.permission, contents: SecretBytes::default() };
+            let version = object_version(key, &SecretText::default(), std::slice::from_ref(&file), false);
             self.files.push(file);
             self.versions = vec![(EMPTY.to_owned(), version)];
         }
@@ -110,8 +111,8 @@ impl Mounted {
 }
 
 /// The error of files that come to so many bytes.
-pub(super) fn too_large<'a>(files: impl Iterator<Item = &'a File>, size: &str) -> Error {
-    let mut files: Vec<&File> = files.collect();
+pub(super) fn too_large<'a>(files: impl Iterator<Item = &'a RenderedFile>, size: &str) -> Error {
+    let mut files: Vec<&RenderedFile> = files.collect();
     files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
     let largest: Vec<String> =
         files.iter().take(5).map(|f| format!("{} ({} bytes)", f.path, f.contents.len())).collect();

@@ -17,7 +17,7 @@ const MAX_NAMES: usize = 8;
 
 impl Failures {
     pub(super) fn add<'a>(&mut self, error: &Error, objects: impl IntoIterator<Item = &'a Object>) {
-        let names: Vec<String> = objects.into_iter().map(|o| o.recipe.file.clone()).collect();
+        let names: Vec<String> = objects.into_iter().map(|o| o.file_spec.path.clone()).collect();
         if !names.is_empty() {
             self.by_text.entry(error.to_string()).or_insert_with(|| (error.clone(), Vec::new())).1.extend(names);
         }

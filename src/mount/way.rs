@@ -9,10 +9,10 @@ use super::Mounter;
 use crate::{
     error::{Cause, Error},
     kube::BoundPod,
-    policy::{Ask, Refusal, Target},
+    policy::{PolicyDenial, PolicyRequest, VaultTarget},
     request::{
         Class, MountSpec, Pod,
-        token::{self, Claims, Expected},
+        token::{self, Claims, ExpectedClaims},
     },
     secret::SecretText,
     session::{EVERY_POD, PodRef, Proof, Prover, Session, SessionKey},
@@ -21,7 +21,7 @@ use crate::{
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
 pub(crate) struct Way {
-    pub(crate) target: Target,
+    pub(crate) target: VaultTarget,
     pub(crate) session: Arc<Session>,
     pub(crate) prover: Prover,
     /// Whether the pod keeps something that should have been read anew.
@@ -34,12 +34,12 @@ impl Mounter {
     /// The way of a pod, on which nothing has been asked yet.
     pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
         let begun = Instant::now();
-        let refused = |Refusal { rule, error }| {
+        let refused = |PolicyDenial { rule, error }| {
             self.sessions.metrics().policy_refusal(rule);
             error
         };
         let target = self.judge(spec, audience).map_err(refused)?;
-        self.operator.follow(&target).await.map_err(refused)?;
+        self.operator.check_symlinks(&target).await.map_err(refused)?;
         self.chose(spec, &target);
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
         let session = self.session(spec, &target, audience).await?;
@@ -48,10 +48,10 @@ impl Mounter {
     }
 
     /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.
-    pub(super) fn judge(&self, spec: &MountSpec, default_audience: &str) -> Result<Target, Refusal> {
+    pub(super) fn judge(&self, spec: &MountSpec, default_audience: &str) -> Result<VaultTarget, PolicyDenial> {
         let MountSpec { pod, class, .. } = spec;
         let audience = class.audience.as_deref().unwrap_or(default_audience);
-        let target = self.operator.judge(&Ask {
+        let target = self.operator.evaluate(&PolicyRequest {
             choice: &class.choice,
             namespace: &pod.namespace,
             audience,
@@ -62,16 +62,16 @@ impl Mounter {
     }
 
     /// Refuses a class whose pods would share what is a token's own.
-    fn judge_sharing(&self, class: &Class) -> Result<(), Refusal> {
-        let own = class.objects.iter().find(|object| class.shares && object.read.is_token_scoped());
-        own.map_or(Ok(()), |object| self.operator.judge_shared(&object.recipe.file))
+    fn judge_sharing(&self, class: &Class) -> Result<(), PolicyDenial> {
+        let own = class.objects.iter().find(|object| class.is_token_shared && object.request.is_token_scoped());
+        own.map_or(Ok(()), |object| self.operator.evaluate_sharing(&object.file_spec.path))
     }
 
-    async fn session(&self, spec: &MountSpec, target: &Target, audience: &str) -> Result<Arc<Session>, Error> {
+    async fn session(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> Result<Arc<Session>, Error> {
         let key = session_key(spec, target, audience)?;
         let Pod { uid, name, .. } = &spec.pod;
         let choice = &spec.class.choice;
-        let client = if target.own_address && !choice.has_tls() {
+        let client = if target.is_operator_address && !choice.has_tls_settings() {
             self.vault.operator_client(&target.endpoint).await
         } else {
             let chosen = self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await;
@@ -89,21 +89,21 @@ impl Mounter {
     }
 
     /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
-    fn prover(&self, spec: &MountSpec, target: &Target, audience: &str) -> Prover {
+    fn prover(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> Prover {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
         // A policy has judged the audience: no other token is made.
-        let judged = self.operator.policy.as_ref().map(|_| audience.clone());
+        let judged = self.operator.policy_file.as_ref().map(|_| audience.clone());
         let asked = spec.class.audience.clone().or(judged);
         let mint = self.kube.clone().filter(|_| self.mint_tokens);
-        let own_address = target.own_address;
+        let own_address = target.is_operator_address;
         let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
         Arc::new(move || {
             let (given, pod, audience, asked, mint, passed) =
                 (given.clone(), pod.clone(), audience.clone(), asked.clone(), mint.clone(), passed.clone());
             async move {
                 if let Some(jwt) = given {
-                    let claims = token::look(&jwt, &Expected { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
+                    let claims = token::inspect(&jwt, &ExpectedClaims { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
                     return Ok(proof(jwt, claims));
                 }
                 let Some(kube) = mint else { return Err(no_token(&audience, &passed)) };
@@ -115,7 +115,7 @@ impl Mounter {
                     tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
                 }
                 let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
-                let claims = token::look(&jwt, &Expected { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
+                let claims = token::inspect(&jwt, &ExpectedClaims { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
                 Ok(proof(jwt, claims))
             }
             .boxed()
@@ -123,8 +123,8 @@ impl Mounter {
     }
 }
 
-pub(super) fn session_key(spec: &MountSpec, target: &Target, audience: &str) -> Result<SessionKey, Error> {
-    let (pod_uid, pod_name, shared_by) = if spec.class.shares {
+pub(super) fn session_key(spec: &MountSpec, target: &VaultTarget, audience: &str) -> Result<SessionKey, Error> {
+    let (pod_uid, pod_name, shared_by) = if spec.class.is_token_shared {
         (String::new(), EVERY_POD.to_owned(), Some(service_account_uid(spec, audience)?))
     } else {
         (spec.pod.uid.clone(), spec.pod.name.clone(), None)
@@ -153,7 +153,7 @@ fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error
 }
 
 fn proof(jwt: SecretText, claims: Claims) -> Proof {
-    let Claims { begins, expires: ends, audiences, .. } = claims;
+    let Claims { not_before: begins, expires_at: ends, audiences, .. } = claims;
     Proof {
         jwt,
         claims: TokenClaims { audiences: audiences.unwrap_or_default(), not_before: begins, expires_at: ends },

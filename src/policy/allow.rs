@@ -10,70 +10,70 @@ use crate::{
 
 /// Which addresses other than the operator's own a class may choose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Allow {
+pub enum AddressPolicy {
     /// Any but those that lead to the node itself.
     #[default]
-    Remote,
+    AnyRemote,
     /// None.
-    Nothing,
+    None,
     /// Those that match a pattern.
-    Patterns(Vec<Pattern>),
+    Patterns(Vec<AddressPattern>),
 }
 
 /// An address, in which `*` stands for any run of characters other than `/` and `:`. A path after the port is not looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
+pub struct AddressPattern {
     /// Scheme, host and port, or a unix address.
     glob: String,
     /// Whether it names no host exactly, so that a name it matches might lead to this node.
-    open: bool,
+    has_host_wildcard: bool,
     has_path: bool,
 }
 
 /// What no `*` in an address crosses.
-const BOUNDS: &[char] = &['/', ':'];
+const WILDCARD_BOUNDARIES: &[char] = &['/', ':'];
 
-impl Allow {
+impl AddressPolicy {
     /// Reads the values of `--allow-address`; the error says what is wrong.
     pub fn parse(values: &[String]) -> Result<Self, String> {
         match values {
-            [] => Ok(Self::Remote),
-            [one] if one == "none" => Ok(Self::Nothing),
+            [] => Ok(Self::AnyRemote),
+            [one] if one == "none" => Ok(Self::None),
             many if many.iter().any(|v| v == "none") => Err("`none` stands alone or not at all".to_owned()),
             many => {
-                let patterns = many.iter().map(|v| Pattern::parse(v).map_err(|why| format!("{why}, or none")));
+                let patterns = many.iter().map(|v| AddressPattern::parse(v).map_err(|why| format!("{why}, or none")));
                 patterns.collect::<Result<_, _>>().map(Self::Patterns)
             }
         }
     }
 
     /// Whether names of an allowed address must not resolve to this node; the error when it is not allowed.
-    pub(super) fn judge(&self, address: &Address) -> Result<bool, Error> {
-        let refuse = |why: &str| {
+    pub(super) fn evaluate(&self, address: &Address) -> Result<bool, Error> {
+        let deny = |why: &str| {
             Err(Error::new(Cause::NotAllowed, format!("the class may not use the address {address}: {why}"))
                 .advice("remove vaultAddress from the class and from the pod's volumeAttributes, or have the operator allow it with --allow-address"))
         };
         match self {
-            Self::Nothing => refuse("this provider allows its own address only (--allow-address=none)"),
-            Self::Remote if address.is_local() => {
-                refuse("it leads to the node itself (unix socket, loopback or link-local)")
+            Self::None => deny("this provider allows its own address only (--allow-address=none)"),
+            Self::AnyRemote if address.is_local() => {
+                deny("it leads to the node itself (unix socket, loopback or link-local)")
             }
-            Self::Remote => Ok(true),
+            Self::AnyRemote => Ok(true),
             Self::Patterns(patterns) => match patterns.iter().find(|p| p.matches(address)) {
-                Some(pattern) => Ok(pattern.open),
-                None => refuse("no --allow-address matches it"),
+                Some(pattern) => Ok(pattern.has_host_wildcard),
+                None => deny("no --allow-address matches it"),
             },
         }
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for AddressPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.glob)
     }
 }
 
-impl Pattern {
+impl AddressPattern {
     /// Reads one; the error says what is wrong.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut glob = text.trim_end_matches('/').to_owned();
@@ -84,16 +84,16 @@ impl Pattern {
             if text.contains(SENSITIVE_URL_CHARS) { format!("… {why}") } else { format!("{text:?} {why}") }
         })?;
         let Address::Tcp { port, prefix, .. } = &address else {
-            return Ok(Self { glob, open: false, has_path: false });
+            return Ok(Self { glob, has_host_wildcard: false, has_path: false });
         };
         // Ports and letter case are written out, as they are in the addresses it is held against.
         glob.truncate(glob.len() - prefix.len());
         glob.make_ascii_lowercase();
         let host = match glob.rsplit_once(':') {
             Some((host, written)) if written == "*" || written.parse::<u16>().is_ok() => {
-                let any = written == "*";
+                let is_any_port = written == "*";
                 let host = host.to_owned();
-                glob = if any { glob } else { format!("{host}:{port}") };
+                glob = if is_any_port { glob } else { format!("{host}:{port}") };
                 host
             }
             _ => {
@@ -102,7 +102,7 @@ impl Pattern {
                 host
             }
         };
-        Ok(Self { open: host.contains('*'), glob, has_path: !prefix.is_empty() })
+        Ok(Self { has_host_wildcard: host.contains('*'), glob, has_path: !prefix.is_empty() })
     }
 
     /// Whether a path was written behind it, at which nobody looks.
@@ -111,14 +111,14 @@ impl Pattern {
     }
 
     /// Whether a name that it matches might lead to this node.
-    pub(super) fn is_open(&self) -> bool {
-        self.open
+    pub(super) fn has_host_wildcard(&self) -> bool {
+        self.has_host_wildcard
     }
 
     pub(super) fn matches(&self, address: &Address) -> bool {
         match address {
-            Address::Unix(_) => glob::matches(&self.glob, &address.to_string(), BOUNDS),
-            Address::Tcp { .. } => glob::matches(&self.glob, &address.origin(), BOUNDS),
+            Address::Unix(_) => glob::matches(&self.glob, &address.to_string(), WILDCARD_BOUNDARIES),
+            Address::Tcp { .. } => glob::matches(&self.glob, &address.origin(), WILDCARD_BOUNDARIES),
         }
     }
 }

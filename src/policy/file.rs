@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The most a file may hold, in bytes: a `ConfigMap` holds no more.
-const MOST: u64 = 1 << 20;
+const MAX_POLICY_FILE_BYTES: u64 = 1 << 20;
 
 /// A policy file, and what it said when it could last be used.
 #[derive(Debug)]
@@ -27,40 +27,46 @@ pub struct PolicyFile {
     /// Never held across an await.
     policy: RwLock<Arc<Policy>>,
     /// What was found last. Never held across an await.
-    found: Mutex<Found>,
+    last_read: Mutex<LastRead>,
     /// Held while the file is read: a file system may hang, and one thread that waits for it is enough.
-    reading: Mutex<()>,
+    read_lock: Mutex<()>,
 }
 
 /// What became of a file since it was last read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Reread {
+pub enum PolicyReload {
     /// It holds what it held.
-    Same,
+    Unchanged,
     /// It says something else, which is in force.
-    New,
+    Applied,
     /// It cannot be used: what is wrong, one line each.
-    Broken(Vec<String>),
+    Invalid(Vec<String>),
 }
 
 /// What the file held, or why it could not be read.
-type Text = Result<String, String>;
+type FileText = Result<String, String>;
 
 #[derive(Debug)]
-struct Found {
-    text: Text,
+struct LastRead {
+    text: FileText,
     /// Whether it cannot be used.
-    broken: bool,
+    is_invalid: bool,
 }
 
 impl PolicyFile {
     /// Reads the file. The error has one line for each mistake in it.
     pub fn open(path: PathBuf, forbids_skip_verify: bool) -> Result<Self, Vec<String>> {
-        let text = read(&path);
-        let policy = understood(&path, &text, forbids_skip_verify)?;
-        let found = Mutex::new(Found { text, broken: false });
-        Ok(Self { path, forbids_skip_verify, policy: RwLock::new(Arc::new(policy)), found, reading: Mutex::default() })
+        let text = read_text(&path);
+        let policy = parse_text(&path, &text, forbids_skip_verify)?;
+        let last_read = Mutex::new(LastRead { text, is_invalid: false });
+        Ok(Self {
+            path,
+            forbids_skip_verify,
+            policy: RwLock::new(Arc::new(policy)),
+            last_read: last_read,
+            read_lock: Mutex::default(),
+        })
     }
 
     /// What is in force.
@@ -77,54 +83,54 @@ impl PolicyFile {
 
     /// Whether the file cannot be used as it is, and what it said before is in force.
     #[must_use]
-    pub fn is_broken(&self) -> bool {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).broken
+    pub fn is_invalid(&self) -> bool {
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner).is_invalid
     }
 
     /// Reads the file again; what it says now is in force if all of it is right. Waits for the file system.
-    pub fn reread(&self) -> Reread {
-        let _reading = match self.reading.try_lock() {
-            Err(TryLockError::WouldBlock) => return Reread::Same,
+    pub fn reload(&self) -> PolicyReload {
+        let _reading = match self.read_lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return PolicyReload::Unchanged,
             Err(TryLockError::Poisoned(reading)) => reading.into_inner(),
             Ok(reading) => reading,
         };
-        let text = read(&self.path);
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.text == text {
-            return Reread::Same;
+        let text = read_text(&self.path);
+        let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_read.text == text {
+            return PolicyReload::Unchanged;
         }
-        let understood = understood(&self.path, &text, self.forbids_skip_verify);
-        *found = Found { text, broken: understood.is_err() };
-        match understood {
+        let parsed = parse_text(&self.path, &text, self.forbids_skip_verify);
+        *last_read = LastRead { text, is_invalid: parsed.is_err() };
+        match parsed {
             Ok(policy) => {
                 *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
-                Reread::New
+                PolicyReload::Applied
             }
-            Err(mistakes) => Reread::Broken(mistakes),
+            Err(errors) => PolicyReload::Invalid(errors),
         }
     }
 }
 
-impl Reread {
+impl PolicyReload {
     /// Says it in the log, if it is news.
-    pub fn tell(&self, file: &Path) {
+    pub fn log(&self, file: &Path) {
         let file = file.display();
         match self {
-            Self::Same => {}
-            Self::New => tracing::info!(%file, "the policy file has changed, and is in force"),
-            Self::Broken(mistakes) => {
-                let mistakes = mistakes.join("; ");
+            Self::Unchanged => {}
+            Self::Applied => tracing::info!(%file, "the policy file has changed, and is in force"),
+            Self::Invalid(errors) => {
+                let mistakes = errors.join("; ");
                 tracing::error!(%file, "the policy file has changed and cannot be used, what it said before is in force: {mistakes}");
             }
         }
     }
 }
 
-fn read(path: &Path) -> Text {
+fn read_text(path: &Path) -> FileText {
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MOST + 1).read_to_string(&mut text));
-    match read {
-        Ok(read) if read as u64 > MOST => Err(format!("is larger than {MOST} bytes")),
+    let length = File::open(path).and_then(|file| file.take(MAX_POLICY_FILE_BYTES + 1).read_to_string(&mut text));
+    match length {
+        Ok(read) if read as u64 > MAX_POLICY_FILE_BYTES => Err(format!("is larger than {MAX_POLICY_FILE_BYTES} bytes")),
         Ok(_) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("is no UTF-8 text".to_owned()),
         Err(error) => Err(format!("cannot be read: {error}")),
@@ -132,19 +138,19 @@ fn read(path: &Path) -> Text {
 }
 
 /// The policy that a text is, or its mistakes, each on one line with its place.
-fn understood(path: &Path, text: &Text, forbids_skip_verify: bool) -> Result<Policy, Vec<String>> {
+fn parse_text(path: &Path, text: &FileText, forbids_skip_verify: bool) -> Result<Policy, Vec<String>> {
     let file = printable(&path.to_string_lossy());
     let text = text.as_ref().map_err(|why| vec![format!("{file} {why}")])?;
     let document = node::read(text, Offset::default(), Budget::POLICY).map_err(|fault| {
-        let at = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
-        vec![format!("{file}{at}: is no valid YAML: {}", fault.what)]
+        let position = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
+        vec![format!("{file}{position}: is no valid YAML: {}", fault.what)]
     })?;
-    let (policy, mistakes) = parse(&document, &file, forbids_skip_verify);
-    if mistakes.is_empty() {
+    let (policy, errors) = parse(&document, &file, forbids_skip_verify);
+    if errors.is_empty() {
         return Ok(policy);
     }
-    let line = |mistake: super::Mistake| {
-        format!("{file}:{}:{}: {}", mistake.at.line, mistake.at.column, one_line(&mistake.what, 300))
+    let line = |error: super::PolicyError| {
+        format!("{file}:{}:{}: {}", error.position.line, error.position.column, one_line(&error.problem, 300))
     };
-    Err(mistakes.into_iter().map(line).collect())
+    Err(errors.into_iter().map(line).collect())
 }

@@ -19,31 +19,31 @@ impl Glob {
 
     /// A pattern of paths of files.
     #[must_use]
-    pub fn of_files(text: &str) -> Self {
-        Self(spelled(Path::new(text)).unwrap_or_default())
+    pub fn for_files(text: &str) -> Self {
+        Self(normalize_path(Path::new(text)).unwrap_or_default())
     }
 
     /// Whether the path of a file matches.
     #[must_use]
     pub fn matches_file(&self, path: &Path) -> bool {
-        spelled(path).is_some_and(|path| self.matches(&path))
+        normalize_path(path).is_some_and(|path| self.matches(&path))
     }
 
     /// Whether a name matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        self.is_any() || matches(&self.0, name, &['/'])
+        self.matches_everything() || matches(&self.0, name, &['/'])
     }
 
     /// Whether it matches everything.
     #[must_use]
-    pub fn is_any(&self) -> bool {
+    pub fn matches_everything(&self) -> bool {
         matches!(self.0.as_str(), "*" | "**")
     }
 
     /// Whether it is a name, and no pattern.
     #[must_use]
-    pub fn is_name(&self) -> bool {
+    pub fn is_literal(&self) -> bool {
         !self.0.contains('*')
     }
 
@@ -61,12 +61,12 @@ impl fmt::Display for Glob {
 }
 
 /// A path without slashes that say nothing: doubled ones, and one at its end. None if it is no UTF-8.
-fn spelled(path: &Path) -> Option<String> {
+fn normalize_path(path: &Path) -> Option<String> {
     path.components().collect::<PathBuf>().into_os_string().into_string().ok()
 }
 
 /// Whether `text` matches `pattern`, where `*` stops at `bounds`, and `**` does not. Costs the product of the lengths.
-pub(super) fn matches(pattern: &str, text: &str, bounds: &[char]) -> bool {
+pub(super) fn matches(pattern: &str, text: &str, boundaries: &[char]) -> bool {
     // Which ends of what was read of the text match the pattern read so far.
     let characters: Vec<char> = text.chars().collect();
     let mut reached = vec![false; characters.len() + 1];
@@ -74,24 +74,24 @@ pub(super) fn matches(pattern: &str, text: &str, bounds: &[char]) -> bool {
     let mut rest = pattern;
     while let Some(next) = rest.chars().next() {
         let stars = rest.len() - rest.trim_start_matches('*').len();
-        let takes = |character| match stars {
+        let accepts = |character| match stars {
             0 => character == next,
-            1 => !bounds.contains(&character),
+            1 => !boundaries.contains(&character),
             _ => true,
         };
         let behind = &rest[stars.max(next.len_utf8())..];
         let before = &pattern[..pattern.len() - rest.len()];
-        let is_part =
-            (before.is_empty() || before.ends_with(bounds)) && (behind.is_empty() || behind.starts_with(bounds));
+        let is_part = (before.is_empty() || before.ends_with(boundaries))
+            && (behind.is_empty() || behind.starts_with(boundaries));
         if stars == 0 || is_part {
             for at in (0..characters.len()).rev() {
-                reached[at + 1] = reached[at] && takes(characters[at]);
+                reached[at + 1] = reached[at] && accepts(characters[at]);
             }
             reached[0] = false;
         }
         if stars > 0 {
             for at in 0..characters.len() {
-                reached[at + 1] |= reached[at] && takes(characters[at]);
+                reached[at + 1] |= reached[at] && accepts(characters[at]);
             }
         }
         rest = behind;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stars_stop_at_slashes_unless_they_are_two_or_alone() {
+    fn glob_star_stops_at_slash_unless_double_or_alone() {
         for (pattern, name, matches) in [
             ("shop", "shop", true),
             ("shop", "shops", false),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_the_same_however_many_slashes() {
+    fn file_glob_ignores_redundant_slashes() {
         for (pattern, path, matches) in [
             ("/x/tls/*/ca.pem", "/x/tls/a//ca.pem", true),
             ("/x/tls/*/ca.pem", "/x/tls//ca.pem", false),
@@ -149,12 +149,12 @@ mod tests {
             ("/x/tls/**", "/x/tls//", false),
             ("*", "/x/tls/", true),
         ] {
-            assert_eq!(Glob::of_files(pattern).matches_file(Path::new(path)), matches, "{pattern} {path}");
+            assert_eq!(Glob::for_files(pattern).matches_file(Path::new(path)), matches, "{pattern} {path}");
         }
     }
 
     #[test]
-    fn patterns_of_many_stars_are_no_trap() {
+    fn glob_of_many_stars_takes_bounded_time() {
         assert!(!Glob::new("*a".repeat(200) + "b").matches(&"a".repeat(5000)));
     }
 }

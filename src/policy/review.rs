@@ -1,15 +1,15 @@
 //! What a policy says of a class before there is a pod, as far as that can be said without the operator's flags.
 
-use super::{Ask, DEFAULT, Policy, Refusal, rules::Word, tls_dir, word};
+use super::{DEFAULT_ENDPOINT, Policy, PolicyDenial, PolicyRequest, namespace_or_root, rules::PolicySetting, tls_dir};
 use crate::metrics::PolicyRule;
 
 /// A refusal that a mount would meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Foreseen {
+pub struct PredictedDenial {
     /// What and why.
-    pub refusal: Refusal,
+    pub denial: PolicyDenial,
     /// Whether it would not be refused if it said what the operator's own server has, which is not known here.
-    pub unless_own: bool,
+    pub unless_operator_default: bool,
 }
 
 impl PolicyRule {
@@ -32,63 +32,85 @@ impl PolicyRule {
 impl Policy {
     /// Everything in a class's choice that is refused in a Kubernetes namespace, with the audience that it names.
     #[must_use]
-    pub fn review(&self, ask: &Ask<'_>) -> Vec<Foreseen> {
-        let Ask { choice, namespace, audience, default_audience } = *ask;
-        let limits = self.limits(namespace);
-        let mut found = Found(Vec::new());
-        let named = choice.endpoint.as_deref().filter(|name| *name != DEFAULT);
+    pub fn preview(&self, request: &PolicyRequest<'_>) -> Vec<PredictedDenial> {
+        let PolicyRequest { choice, namespace, audience, default_audience } = *request;
+        let limits = self.limits_for(namespace);
+        let mut denials = DenialCollector(Vec::new());
+        let named = choice.endpoint.as_deref().filter(|name| *name != DEFAULT_ENDPOINT);
         let server = match (named, &choice.address) {
-            (Some(name), _) => found.note(limits.endpoint(name), false),
+            (Some(name), _) => denials.record(limits.find_endpoint(name), false),
             (None, None) => {
-                found.note(limits.may_use(DEFAULT), false);
+                denials.record(limits.check_endpoint(DEFAULT_ENDPOINT), false);
                 None
             }
             (None, Some(address)) => {
-                found.note(limits.address(address, None), true);
+                denials.record(limits.check_address(address, None), true);
                 None
             }
         };
-        let own = server.as_deref();
-        let own_tls = own.map(|server| &server.tls);
-        if choice.skip_verify && !own_tls.is_some_and(|own| own.skip_verify) {
-            found.note(limits.skip_verify(), own.is_none());
+        let named_server = server.as_deref();
+        let server_tls = named_server.map(|server| &server.tls);
+        if choice.skip_verify && !server_tls.is_some_and(|own| own.skip_verify) {
+            denials.record(limits.check_skip_verify(), named_server.is_none());
         }
-        for file in choice.files(own_tls) {
-            found.note(tls_dir::plain(file).and_then(|()| limits.certificate_file(file)), own.is_none());
+        for file in choice.certificate_files(server_tls) {
+            denials.record(
+                tls_dir::require_plain_path(file).and_then(|()| limits.check_certificate_file(file)),
+                named_server.is_none(),
+            );
         }
-        let own_namespace = own.map(|server| word(server.namespace.as_ref()));
-        found.word(choice.namespace.as_ref(), own_namespace, |word| limits.vault_namespace(word, "for secrets"));
+        let server_namespace = named_server.map(|server| namespace_or_root(server.namespace.as_ref()));
+        denials.check_setting(choice.namespace.as_ref(), server_namespace, |word| {
+            limits.check_vault_namespace(word, "for secrets")
+        });
         // Logins happen where secrets are, unless the class says otherwise.
         if let Some(chosen) = &choice.auth_namespace {
-            found.word(Some(chosen), own_namespace, |word| limits.vault_namespace(word, "for logins"));
+            denials
+                .check_setting(Some(chosen), server_namespace, |word| limits.check_vault_namespace(word, "for logins"));
         }
-        let own_mount = own.map(|server| server.auth_mount.as_str());
-        found.word(choice.auth_mount.as_ref(), own_mount, |word| limits.auth_mount(word));
+        let server_auth_mount = named_server.map(|server| server.auth_mount.as_str());
+        denials.check_setting(choice.auth_mount.as_ref(), server_auth_mount, |word| limits.check_auth_mount(word));
         let is_chosen = audience != default_audience;
-        found.note(limits.audience(Word { value: audience, own: default_audience, is_chosen }), false);
-        let at_endpoint = choice.address.as_ref().is_none_or(|address| limits.has(address, None));
-        if at_endpoint && !own_tls.is_some_and(|own| own.skip_verify) {
-            for parameter in choice.believes(own_tls) {
-                found.note(limits.trust(parameter), own.is_none());
+        denials.record(
+            limits.check_audience(PolicySetting { value: audience, default: default_audience, is_chosen }),
+            false,
+        );
+        let is_at_endpoint = choice.address.as_ref().is_none_or(|address| limits.has_endpoint_at(address, None));
+        if is_at_endpoint && !server_tls.is_some_and(|own| own.skip_verify) {
+            for parameter in choice.trust_overrides(server_tls) {
+                denials.record(limits.check_trust_override(parameter), named_server.is_none());
             }
         }
-        found.0
+        denials.0
     }
 }
 
-struct Found(Vec<Foreseen>);
+struct DenialCollector(Vec<PredictedDenial>);
 
-impl Found {
-    fn note<T>(&mut self, judged: Result<T, Refusal>, unless_own: bool) -> Option<T> {
-        judged.map_err(|refusal| self.0.push(Foreseen { refusal, unless_own })).ok()
+impl DenialCollector {
+    fn record<T>(&mut self, result: Result<T, PolicyDenial>, unless_operator_default: bool) -> Option<T> {
+        result
+            .map_err(|refusal| {
+                self.0.push(PredictedDenial { denial: refusal, unless_operator_default: unless_operator_default })
+            })
+            .ok()
     }
 
     /// Judges a word that is known: chosen, or the server's own. Where that is not known and no list says otherwise, it may be what
     /// was chosen.
-    fn word(&mut self, chosen: Option<&String>, own: Option<&str>, judge: impl Fn(Word<'_>) -> Result<(), Refusal>) {
-        let Some(value) = chosen.map(String::as_str).or(own) else { return };
+    fn check_setting(
+        &mut self,
+        chosen: Option<&String>,
+        default: Option<&str>,
+        check: impl Fn(PolicySetting<'_>) -> Result<(), PolicyDenial>,
+    ) {
+        let Some(value) = chosen.map(String::as_str).or(default) else { return };
         let is_chosen = chosen.is_some();
-        let unless_own = own.is_none() && judge(Word { value, own: value, is_chosen }).is_ok();
-        self.note(judge(Word { value, own: own.unwrap_or_default(), is_chosen }), unless_own);
+        let unless_operator_default =
+            default.is_none() && check(PolicySetting { value, default: value, is_chosen }).is_ok();
+        self.record(
+            check(PolicySetting { value, default: default.unwrap_or_default(), is_chosen }),
+            unless_operator_default,
+        );
     }
 }

@@ -14,7 +14,7 @@ use tracing::{Level, Span};
 use crate::{
     error::Error,
     mount::Mounted,
-    policy::Operator,
+    policy::OperatorPolicy,
     request::{Class, MountSpec, Pod},
     telemetry::{self, Again, Repeats, SPAN},
 };
@@ -52,8 +52,8 @@ impl Default for Ids {
 
 impl About {
     /// A mount that is understood.
-    pub(super) fn mount(spec: &MountSpec, operator: &Operator, begun: Instant) -> Self {
-        let server = operator.meant(&spec.class.choice);
+    pub(super) fn mount(spec: &MountSpec, operator: &OperatorPolicy, begun: Instant) -> Self {
+        let server = operator.likely_server(&spec.class.choice);
         Self {
             target_path: spec.target_path.clone(),
             class: Some(Arc::clone(&spec.class)),
@@ -102,7 +102,13 @@ impl Told {
     }
 
     /// The same for a poll that needed nobody, and has no span: most have nothing to tell, and cost nothing.
-    pub(super) fn polled(&self, spec: &MountSpec, operator: &Operator, mounted: &Mounted, begun: Instant) -> bool {
+    pub(super) fn polled(
+        &self,
+        spec: &MountSpec,
+        operator: &OperatorPolicy,
+        mounted: &Mounted,
+        begun: Instant,
+    ) -> bool {
         let failures = self.failures.over(&spec.target_path);
         if failures.is_some() || tracing::enabled!(Level::DEBUG) {
             let about = About::mount(spec, operator, begun);
@@ -115,7 +121,7 @@ impl Told {
     pub(super) fn failed(&self, error: &Error, about: &About) {
         let About { target_path, endpoint, .. } = about;
         let (code, duration_ms) = (error.cause().code().name(), about.milliseconds());
-        let objects = about.class.as_deref().map(Class::names);
+        let objects = about.class.as_deref().map(Class::display_object_names);
         let objects = objects.as_ref().map(tracing::field::display);
         match self.failures.again(target_path.clone(), error.way()) {
             Again::No => tracing::warn!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
@@ -137,7 +143,7 @@ impl Told {
 
 fn went_well(mounted: &Mounted, new: bool, failures: Option<u64>, about: &About) {
     let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
-    let objects = about.class.as_deref().map(Class::names);
+    let objects = about.class.as_deref().map(Class::display_object_names);
     let objects = objects.as_ref().map(tracing::field::display);
     if let Some(failures) = failures {
         tracing::info!(code = "OK", objects, endpoint, files, duration_ms, failures, "mounted after failures");

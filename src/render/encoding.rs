@@ -24,8 +24,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) fn decode(text: Zeroizing<String>, encoding: Encoding) -> Result<SecretBytes, Error> {
     match encoding {
         Encoding::Utf8 => Ok(text.into()),
-        Encoding::Base64 => from_base64(&text),
-        Encoding::Hex => from_hex(text.as_bytes()),
+        Encoding::Base64 => decode_base64(&text),
+        Encoding::Hex => decode_hex(text.as_bytes()),
     }
 }
 
@@ -40,11 +40,11 @@ pub(super) fn decode_shared(text: &SecretBytes, encoding: Encoding) -> Result<Se
     }
 }
 
-fn from_base64(text: &str) -> Result<SecretBytes, Error> {
+fn decode_base64(text: &str) -> Result<SecretBytes, Error> {
     // Go skips line breaks wherever they are.
-    let kept = |byte: &u8| !matches!(byte, b'\r' | b'\n');
+    let is_data = |byte: &u8| !matches!(byte, b'\r' | b'\n');
     let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
-    packed.extend(text.bytes().filter(kept));
+    packed.extend(text.bytes().filter(is_data));
     let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(packed.len())]);
     let length = BASE64.decode_slice_unchecked(&*packed, &mut bytes).map_err(|error| {
         let (offset, problem) = match error {
@@ -56,19 +56,19 @@ fn from_base64(text: &str) -> Result<SecretBytes, Error> {
             }
         };
         let offset =
-            text.bytes().enumerate().filter(|(_, byte)| kept(byte)).nth(offset).map_or(text.len(), |(at, _)| at);
-        broken("base64", offset, problem)
+            text.bytes().enumerate().filter(|(_, byte)| is_data(byte)).nth(offset).map_or(text.len(), |(at, _)| at);
+        decode_error("base64", offset, problem)
     })?;
     bytes.truncate(length);
     Ok(SecretBytes::from(std::mem::take(&mut *bytes)))
 }
 
-fn from_hex(text: &[u8]) -> Result<SecretBytes, Error> {
+fn decode_hex(text: &[u8]) -> Result<SecretBytes, Error> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 2));
     let digit = |at: usize| match text.get(at).map(|byte| char::from(*byte).to_digit(16)) {
-        Some(Some(digit)) => u8::try_from(digit).map_err(|_| broken("hex", at, "no digit")),
-        Some(None) => Err(broken("hex", at, "a character that is no digit of it")),
-        None => Err(broken("hex", at, "an odd number of digits")),
+        Some(Some(digit)) => u8::try_from(digit).map_err(|_| decode_error("hex", at, "no digit")),
+        Some(None) => Err(decode_error("hex", at, "a character that is no digit of it")),
+        None => Err(decode_error("hex", at, "an odd number of digits")),
     };
     for at in (0..text.len()).step_by(2) {
         bytes.push(digit(at)? << 4 | digit(at + 1)?);
@@ -76,7 +76,7 @@ fn from_hex(text: &[u8]) -> Result<SecretBytes, Error> {
     Ok(SecretBytes::from(std::mem::take(&mut *bytes)))
 }
 
-fn broken(encoding: &str, offset: usize, problem: &str) -> Error {
+fn decode_error(encoding: &str, offset: usize, problem: &str) -> Error {
     Error::new(Cause::Render, format!("the value is not {encoding}: {problem} at byte {offset}"))
         .advice(format!("correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded"))
 }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_decoded_as_go_decodes_them() {
+    fn encoding_values_are_decoded_like_go() {
         for (text, encoding, bytes) in [
             ("é", Encoding::Utf8, "é".as_bytes()),
             ("", Encoding::Base64, b""),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_values_are_told_by_their_place() {
+    fn encoding_error_has_byte_offset_and_fix() {
         let advice =
             |encoding| format!("; correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded");
         for (text, encoding, name, problem) in [

@@ -6,25 +6,25 @@ mod properties;
 mod tree;
 mod yaml;
 
-use super::{Encoding, Format, json::Members};
+use super::{Encoding, Format, json::Fields};
 use crate::{
     error::{Cause, Error},
     secret::SecretBytes,
 };
-use buffer::Buffer;
+use buffer::SecretTextBuffer;
 
 /// Writes the members of the data. Formats hold text, so there is nothing to decode.
-pub(super) fn format(format: Format, encoding: Encoding, members: &Members<'_>) -> Result<SecretBytes, Error> {
+pub(super) fn render_format(format: Format, encoding: Encoding, fields: &Fields<'_>) -> Result<SecretBytes, Error> {
     if encoding != Encoding::Utf8 {
         return Err(Error::new(Cause::InvalidRequest, "`encoding` does not go with `format`")
             .advice("remove one of them; `secretKey: \"*\"` writes every key to a file of its own and decodes it"));
     }
-    let mut text = Buffer::default();
+    let mut text = SecretTextBuffer::default();
     match format {
-        Format::Json => tree::json(&mut text, members)?,
-        Format::Yaml => yaml::yaml(&mut text, members)?,
-        Format::Env => env::env(&mut text, members)?,
-        Format::Properties => properties::properties(&mut text, members),
+        Format::Json => tree::write_json(&mut text, fields)?,
+        Format::Yaml => yaml::write_yaml(&mut text, fields)?,
+        Format::Env => env::write_env(&mut text, fields)?,
+        Format::Properties => properties::write_properties(&mut text, fields),
     }
     Ok(text.finish())
 }

@@ -13,19 +13,19 @@ use crate::vault::answer::compact_json;
 
 /// Valid JSON text of one value. Cannot be printed.
 #[derive(Clone, Copy)]
-pub(super) struct Json<'a>(&'a str);
+pub(super) struct JsonText<'a>(&'a str);
 
 /// The members of an object, sorted by key; of equal keys the last one counts.
-pub(super) type Members<'a> = BTreeMap<String, Json<'a>>;
+pub(super) type Fields<'a> = BTreeMap<String, JsonText<'a>>;
 
-impl<'a> Json<'a> {
+impl<'a> JsonText<'a> {
     /// `text` must be valid; what is not looks like a value without members.
     pub(super) fn new(text: &'a str) -> Self {
         Self(text.trim_ascii())
     }
 
     /// The kind of value, as a person would name it.
-    pub(super) fn kind(self) -> &'static str {
+    pub(super) fn type_name(self) -> &'static str {
         match self.0.as_bytes().first() {
             Some(b'{') => "an object",
             Some(b'[') => "an array",
@@ -41,11 +41,11 @@ impl<'a> Json<'a> {
     }
 
     /// The members, if it is an object.
-    pub(super) fn members(self) -> Option<Members<'a>> {
+    pub(super) fn fields(self) -> Option<Fields<'a>> {
         if !self.0.starts_with('{') {
             return None;
         }
-        serde_json::from_str::<Object<'a>>(self.0).ok().map(|object| object.0)
+        serde_json::from_str::<ObjectFields<'a>>(self.0).ok().map(|object| object.0)
     }
 
     /// The elements, if it is an array.
@@ -58,43 +58,46 @@ impl<'a> Json<'a> {
     }
 
     /// The characters, if it is a string.
-    pub(super) fn string(self) -> Option<Zeroizing<String>> {
+    pub(super) fn decode_string(self) -> Option<Zeroizing<String>> {
         self.0.strip_prefix('"')?.strip_suffix('"').map(unescape)
     }
 
     /// What a file gets: a string's characters, of anything else the JSON text.
-    pub(super) fn text(self) -> Zeroizing<String> {
-        self.string().unwrap_or_else(|| compact_json(self.0))
+    pub(super) fn to_file_text(self) -> Zeroizing<String> {
+        self.decode_string().unwrap_or_else(|| compact_json(self.0))
     }
 
     /// The text as the server wrote it; for numbers, booleans and null.
-    pub(super) fn raw(self) -> &'a str {
+    pub(super) fn as_str(self) -> &'a str {
         self.0
     }
 }
 
 /// An object whose keys and values are borrowed text.
-struct Object<'a>(Members<'a>);
+struct ObjectFields<'a>(Fields<'a>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for ObjectFields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ObjectVisitor;
 
         impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = Object<'de>;
+            type Value = ObjectFields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Members::new();
+                let mut members = Fields::new();
                 // Keys as raw text too: serde_json refuses half of a surrogate pair in a String, Go does not.
                 while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
-                    let key = Json(key.get()).string().map(|mut key| std::mem::take(&mut *key)).unwrap_or_default();
-                    members.insert(key, Json(value.get()));
+                    let key = JsonText(key.get())
+                        .decode_string()
+                        .map(|mut key| std::mem::take(&mut *key))
+                        .unwrap_or_default();
+                    members.insert(key, JsonText(value.get()));
                 }
-                Ok(Object(members))
+                Ok(ObjectFields(members))
             }
         }
 
@@ -126,16 +129,16 @@ fn unescape_one(text: &str) -> (char, &str) {
         Some('n') => '\n',
         Some('r') => '\r',
         Some('t') => '\t',
-        Some('u') => return unescape_unit(chars.as_str()),
+        Some('u') => return unescape_utf16(chars.as_str()),
         other => other.unwrap_or(char::REPLACEMENT_CHARACTER),
     };
     (c, chars.as_str())
 }
 
 /// The character of the UTF-16 unit in hexadecimal that `text` begins with, or of the pair that it is half of.
-fn unescape_unit(text: &str) -> (char, &str) {
-    let (Some(first), after) = unit(text) else { return (char::REPLACEMENT_CHARACTER, text) };
-    let (second, after_both) = after.strip_prefix("\\u").map_or((None, after), unit);
+fn unescape_utf16(text: &str) -> (char, &str) {
+    let (Some(first), after) = parse_utf16_unit(text) else { return (char::REPLACEMENT_CHARACTER, text) };
+    let (second, after_both) = after.strip_prefix("\\u").map_or((None, after), parse_utf16_unit);
     match char::decode_utf16([first].into_iter().chain(second)).next() {
         Some(Ok(c)) if c.len_utf16() == 2 => (c, after_both),
         Some(Ok(c)) => (c, after),
@@ -143,7 +146,7 @@ fn unescape_unit(text: &str) -> (char, &str) {
     }
 }
 
-fn unit(text: &str) -> (Option<u16>, &str) {
+fn parse_utf16_unit(text: &str) -> (Option<u16>, &str) {
     match text.split_at_checked(4) {
         Some((digits, after)) => (u16::from_str_radix(digits, 16).ok(), after),
         None => (None, text),
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_read_as_go_reads_them() {
+    fn json_text_strings_are_decoded_like_go() {
         for (json, text) in [
             (r#""""#, ""),
             (r#""plain é 😀""#, "plain é 😀"),
@@ -172,21 +175,22 @@ mod tests {
             (r#""\ud800\n""#, "\u{fffd}\n"),
             (r#""\\u0041""#, "\\u0041"),
         ] {
-            assert_eq!(Json::new(json).string().unwrap().as_str(), text, "{json}");
+            assert_eq!(JsonText::new(json).decode_string().unwrap().as_str(), text, "{json}");
         }
     }
 
     #[test]
-    fn members_are_sorted_and_the_last_of_equal_keys_counts() {
+    fn json_text_fields_are_sorted_and_last_duplicate_wins() {
         let members =
-            Json::new(r#" {"b" : 1.50, "a\u0062": {"x": [ ] }, "b": null, "\ud800": "\udfff"} "#).members().unwrap();
-        let texts: Vec<_> = members.iter().map(|(key, value)| (key.as_str(), value.text().to_string())).collect();
+            JsonText::new(r#" {"b" : 1.50, "a\u0062": {"x": [ ] }, "b": null, "\ud800": "\udfff"} "#).fields().unwrap();
+        let texts: Vec<_> =
+            members.iter().map(|(key, value)| (key.as_str(), value.to_file_text().to_string())).collect();
         let expected = [("ab", r#"{"x":[]}"#), ("b", "null"), ("\u{fffd}", "\u{fffd}")];
         assert_eq!(texts, expected.map(|(key, text)| (key, text.to_owned())));
     }
 
     #[test]
-    fn only_objects_have_members_and_only_arrays_elements() {
+    fn json_text_fields_and_elements_match_type_name() {
         for (json, kind) in [
             ("{}", "an object"),
             ("[]", "an array"),
@@ -195,31 +199,31 @@ mod tests {
             ("true", "a boolean"),
             ("-1e9", "a number"),
         ] {
-            let json = Json::new(json);
-            assert_eq!(json.kind(), kind);
-            assert_eq!(json.members().is_some(), kind == "an object");
+            let json = JsonText::new(json);
+            assert_eq!(json.type_name(), kind);
+            assert_eq!(json.fields().is_some(), kind == "an object");
             assert_eq!(json.elements().is_some(), kind == "an array");
-            assert_eq!(json.string().is_some(), kind == "a string");
+            assert_eq!(json.decode_string().is_some(), kind == "a string");
         }
     }
 
     proptest! {
         #[test]
-        fn strings_come_back(text: String) {
+        fn json_text_string_round_trips(text: String) {
             let json = serde_json::Value::from(text.as_str()).to_string();
-            prop_assert_eq!(&*Json::new(&json).string().unwrap(), &text);
+            prop_assert_eq!(&*JsonText::new(&json).decode_string().unwrap(), &text);
         }
 
         #[test]
-        fn escaped_strings_come_back(text: String) {
+        fn json_text_escaped_string_round_trips(text: String) {
             let json: Vec<String> = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
-            prop_assert_eq!(&*Json::new(&format!("\"{}\"", json.concat())).string().unwrap(), &text);
+            prop_assert_eq!(&*JsonText::new(&format!("\"{}\"", json.concat())).decode_string().unwrap(), &text);
         }
 
         #[test]
-        fn any_text_is_looked_into_without_panic(text: String) {
-            let json = Json::new(&text);
-            let _ = (json.kind(), json.members().is_some(), json.elements().is_some(), json.text());
+        fn json_text_of_arbitrary_text_does_not_panic(text: String) {
+            let json = JsonText::new(&text);
+            let _ = (json.type_name(), json.fields().is_some(), json.elements().is_some(), json.to_file_text());
         }
     }
 }

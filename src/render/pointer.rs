@@ -1,69 +1,77 @@
 //! RFC 6901 pointers into the data.
 
 use super::{
-    json::Json,
-    missing::{keys, meant, shown, shown_key},
+    json::JsonText,
+    missing::{closest_key, describe_keys, quote_key, quote_name},
 };
 use crate::error::{Cause, Error};
 
-const CORRECT: &str = "correct secretPointer, or set `optional: true` if it may be absent";
+const POINTER_FIX: &str = "correct secretPointer, or set `optional: true` if it may be absent";
 
 /// The value that an RFC 6901 pointer names.
-pub(super) fn follow<'a>(pointer: &str, data: Json<'a>) -> Result<Json<'a>, Error> {
+pub(super) fn resolve<'a>(pointer: &str, data: JsonText<'a>) -> Result<JsonText<'a>, Error> {
     let mut value = data;
     if pointer.is_empty() {
         return Ok(value);
     }
     let Some(steps) = pointer.strip_prefix('/') else {
-        return Err(bad_pointer(pointer, "it does not begin with a slash"));
+        return Err(invalid_pointer(pointer, "it does not begin with a slash"));
     };
     for (i, raw) in steps.split('/').enumerate() {
         let name = raw.replace("~1", "/").replace("~0", "~");
         if raw.split('~').skip(1).any(|escape| !escape.starts_with(['0', '1'])) {
-            return Err(bad_pointer(pointer, "`~` stands only in `~0` (for `~`) and `~1` (for `/`)"));
+            return Err(invalid_pointer(pointer, "`~` stands only in `~0` (for `~`) and `~1` (for `/`)"));
         }
-        value = step(value, &name)
-            .map_err(|error| error.about(format!("secretPointer {}, step {}", shown(pointer), i + 1)))?;
+        value = resolve_step(value, &name)
+            .map_err(|error| error.about(format!("secretPointer {}, step {}", quote_name(pointer), i + 1)))?;
     }
     Ok(value)
 }
 
 /// One step of a pointer, down from `value`.
-fn step<'a>(value: Json<'a>, name: &str) -> Result<Json<'a>, Error> {
-    if let Some(members) = value.members() {
+fn resolve_step<'a>(value: JsonText<'a>, name: &str) -> Result<JsonText<'a>, Error> {
+    if let Some(members) = value.fields() {
         return members.get(name).copied().ok_or_else(|| {
-            let advice = match meant(name, &members) {
-                Some(meant) => format!("did you mean {}?", shown(meant)),
+            let advice = match closest_key(name, &members) {
+                Some(meant) => format!("did you mean {}?", quote_name(meant)),
                 None if name == "data" => "the data of KV v2 begins inside `data.data`: leave that out".to_owned(),
-                None => CORRECT.to_owned(),
+                None => POINTER_FIX.to_owned(),
             };
-            absent(format!("{} is not in the object there, which has {}", shown_key(name), keys(&members)))
-                .advice(advice)
+            missing_step(format!(
+                "{} is not in the object there, which has {}",
+                quote_key(name),
+                describe_keys(&members)
+            ))
+            .advice(advice)
         });
     }
     let Some(elements) = value.elements() else {
-        return Err(absent(format!("there is {}, which has nothing inside, not {}", value.kind(), shown_key(name)))
-            .advice(CORRECT));
+        return Err(missing_step(format!(
+            "there is {}, which has nothing inside, not {}",
+            value.type_name(),
+            quote_key(name)
+        ))
+        .advice(POINTER_FIX));
     };
     let index = name.parse::<usize>().ok().filter(|index| index.to_string() == name);
     index.and_then(|index| elements.get(index).copied()).ok_or_else(|| {
-        absent(format!(
+        missing_step(format!(
             "{} is no index of the array there, which has {} elements, counted from 0",
-            shown(name),
+            quote_name(name),
             elements.len()
         ))
-        .advice(CORRECT)
+        .advice(POINTER_FIX)
     })
 }
 
-fn absent(what: String) -> Error {
-    Error::new(Cause::KeyMissing, what)
+fn missing_step(problem: String) -> Error {
+    Error::new(Cause::KeyMissing, problem)
 }
 
-fn bad_pointer(pointer: &str, problem: &str) -> Error {
+fn invalid_pointer(pointer: &str, problem: &str) -> Error {
     Error::new(
         Cause::InvalidRequest,
-        format!("secretPointer {} is no JSON pointer (RFC 6901): {problem}", shown(pointer)),
+        format!("secretPointer {} is no JSON pointer (RFC 6901): {problem}", quote_name(pointer)),
     )
     .advice("write it as /outer/inner")
 }
@@ -73,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_follow_rfc_6901() {
+    fn secret_pointer_follows_rfc_6901() {
         let data = r#"{"foo":["bar","baz"],"":0,"a/b":1,"m~n":8,"~1":9,"deep":[{"x":{"y":"z"}}]}"#;
         for (name, text) in [
             ("/foo", r#"["bar","baz"]"#),
@@ -85,12 +93,12 @@ mod tests {
             ("/deep/0/x/y", "z"),
             ("", data),
         ] {
-            assert_eq!(follow(name, Json::new(data)).unwrap().text().as_str(), text, "{name}");
+            assert_eq!(resolve(name, JsonText::new(data)).unwrap().to_file_text().as_str(), text, "{name}");
         }
     }
 
     #[test]
-    fn a_pointer_says_which_step_failed() {
+    fn secret_pointer_error_names_failed_step() {
         let data = r#"{"db":{"host":"hunter2","ports":[1,2]}}"#;
         for (name, cause, part) in [
             ("db", Cause::InvalidRequest, "does not begin with a slash"),
@@ -109,7 +117,7 @@ mod tests {
             ("/db/ports/-", Cause::KeyMissing, r#""-" is no index"#),
             ("/db/ports/+1", Cause::KeyMissing, r#""+1" is no index"#),
         ] {
-            let error = follow(name, Json::new(data)).map(|_| ()).unwrap_err();
+            let error = resolve(name, JsonText::new(data)).map(|_| ()).unwrap_err();
             assert_eq!(error.cause(), cause, "{name}");
             assert!(error.to_string().contains(part), "{error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE};
 use ring::{hmac, rand::SystemRandom};
 
-use super::File;
+use super::RenderedFile;
 use crate::secret::SecretText;
 
 /// The key that versions are made with. Cannot be printed.
@@ -33,7 +33,7 @@ impl VersionKey {
 impl VersionKey {
     /// The version of bytes that are no object: `base64url(HMAC-SHA256(key, bytes))`, padded.
     #[must_use]
-    pub fn of_bytes(&self, bytes: &[u8]) -> String {
+    pub fn version_of_bytes(&self, bytes: &[u8]) -> String {
         URL_SAFE.encode(hmac::sign(&self.0, bytes))
     }
 }
@@ -50,15 +50,15 @@ impl std::fmt::Debug for VersionKey {
 /// With one file per key (`each_key`) the content is, for each file in the order of their paths: the path's length, the
 /// path, the contents' length, the contents; lengths as 8 bytes, big endian. So no two sets of files look the same.
 #[must_use]
-pub fn version(key: &VersionKey, config: &SecretText, files: &[File], each_key: bool) -> String {
+pub fn object_version(key: &VersionKey, config: &SecretText, files: &[RenderedFile], all_keys: bool) -> String {
     let mut hash = hmac::Context::with_key(&key.0);
     hash.update(config.expose().as_bytes());
-    let mut files: Vec<&File> = files.iter().collect();
+    let mut files: Vec<&RenderedFile> = files.iter().collect();
     files.sort_unstable_by_key(|file| &file.path);
     for file in files {
-        if each_key {
-            update_sized(&mut hash, file.path.as_bytes());
-            update_sized(&mut hash, file.contents.expose());
+        if all_keys {
+            update_with_length(&mut hash, file.path.as_bytes());
+            update_with_length(&mut hash, file.contents.expose());
         } else {
             hash.update(file.contents.expose());
         }
@@ -66,7 +66,7 @@ pub fn version(key: &VersionKey, config: &SecretText, files: &[File], each_key: 
     URL_SAFE.encode(hash.sign())
 }
 
-fn update_sized(hash: &mut hmac::Context, part: &[u8]) {
+fn update_with_length(hash: &mut hmac::Context, part: &[u8]) {
     hash.update(&(part.len() as u64).to_be_bytes());
     hash.update(part);
 }
@@ -76,33 +76,33 @@ mod tests {
     use super::*;
     use crate::secret::SecretBytes;
 
-    fn file(path: &str, contents: &str) -> File {
-        File { path: path.into(), mode: 0o644, contents: SecretBytes::from(contents.as_bytes().to_vec()) }
+    fn file(path: &str, contents: &str) -> RenderedFile {
+        RenderedFile { path: path.into(), mode: 0o644, contents: SecretBytes::from(contents.as_bytes().to_vec()) }
     }
 
-    fn made(files: &[File], each_key: bool) -> String {
-        version(&VersionKey::from_bytes(&[b'a'; 32]), &"{}".into(), files, each_key)
+    fn version_of_files(files: &[RenderedFile], each_key: bool) -> String {
+        object_version(&VersionKey::from_bytes(&[b'a'; 32]), &"{}".into(), files, each_key)
     }
 
     #[test]
-    fn versions_are_the_go_providers() {
+    fn object_version_matches_go_provider() {
         let config = r#"{"ObjectName":"db-pass","SecretPath":"secret/data/db","SecretKey":"pass","Method":"","SecretArgs":null,"FilePermission":0,"Encoding":""}"#;
         let key = VersionKey::from_bytes(&[b'a'; 32]);
         assert_eq!(
-            version(&key, &config.into(), &[file("db-pass", "s3cret")], false),
+            object_version(&key, &config.into(), &[file("db-pass", "s3cret")], false),
             "Clkdg4BFjyu6Oxd5vOpGVTwEjWrkMITwyOOwl1k0AZU="
         );
     }
 
     #[test]
-    fn versions_are_base64url() {
-        let all: String = (0..50).map(|i| made(&[file("a", &i.to_string())], false)).collect();
+    fn object_version_is_base64url() {
+        let all: String = (0..50).map(|i| version_of_files(&[file("a", &i.to_string())], false)).collect();
         assert!(all.contains('-') && all.contains('_') && !all.contains(['+', '/']), "{all}");
     }
 
     #[test]
-    fn sets_of_files_have_versions_of_their_own() {
-        let sets: [&[File]; 8] = [
+    fn object_versions_of_different_file_sets_differ() {
+        let sets: [&[RenderedFile]; 8] = [
             &[],
             &[file("a", "")],
             &[file("a", "b"), file("c", "d")],
@@ -112,15 +112,15 @@ mod tests {
             &[file("a", "bcd")],
             &[file("a", "b"), file("e", "d")],
         ];
-        let versions: std::collections::BTreeSet<_> = sets.iter().map(|files| made(files, true)).collect();
+        let versions: std::collections::BTreeSet<_> = sets.iter().map(|files| version_of_files(files, true)).collect();
         assert_eq!(versions.len(), sets.len());
-        assert_eq!(made(&[file("c", "d"), file("a", "b")], true), made(sets[2], true));
+        assert_eq!(version_of_files(&[file("c", "d"), file("a", "b")], true), version_of_files(sets[2], true));
     }
 
     #[test]
-    fn each_process_has_a_random_key_that_is_never_shown() {
+    fn random_version_key_differs_and_is_redacted() {
         let (one, two) = (VersionKey::random(), VersionKey::random());
-        let version = |key| version(key, &"".into(), &[], false);
+        let version = |key| object_version(key, &"".into(), &[], false);
         assert_ne!(version(&one), version(&two));
         assert_eq!(format!("{one:?}"), "VersionKey");
     }

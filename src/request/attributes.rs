@@ -8,10 +8,10 @@ use crate::{
 };
 
 /// The most `attributes` text, in bytes; the driver's own gRPC limit.
-const MOST_TEXT: usize = 4 << 20;
+const MAX_ATTRIBUTES_BYTES: usize = 4 << 20;
 
 /// What a parameter's name may start with, the first found of these: `baoAddress`, `openbaoAddress`, `vaultAddress`.
-pub(super) const PREFIXES: [&str; 3] = ["bao", "openbao", "vault"];
+pub(super) const PARAMETER_PREFIXES: [&str; 3] = ["bao", "openbao", "vault"];
 
 /// The attributes, each of which is secret until it is known not to be: service account tokens are among them.
 #[derive(Default)]
@@ -27,21 +27,24 @@ pub(super) struct Parameter<'a> {
 impl Attributes {
     /// Reads a JSON object of strings. The error does not repeat any of it.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        let broken = |why: String| {
+        let invalid = |why: String| {
             Error::new(Cause::InvalidRequest, format!("the driver's attributes {why}")).advice(
                 "this is a fault between the driver and this provider, not of the class; compare their versions",
             )
         };
-        if text.len() > MOST_TEXT {
-            return Err(broken(format!("are {} bytes long, more than the {MOST_TEXT} accepted", text.len())));
+        if text.len() > MAX_ATTRIBUTES_BYTES {
+            return Err(invalid(format!(
+                "are {} bytes long, more than the {MAX_ATTRIBUTES_BYTES} accepted",
+                text.len()
+            )));
         }
         serde_json::from_str(text)
             .map(Self)
-            .map_err(|e| broken(format!("are no JSON object of strings (line {}, column {})", e.line(), e.column())))
+            .map_err(|e| invalid(format!("are no JSON object of strings (line {}, column {})", e.line(), e.column())))
     }
 
     /// Those of a class on its own.
-    pub(super) fn of(parameters: &BTreeMap<String, String>) -> Self {
+    pub(super) fn from_parameters(parameters: &BTreeMap<String, String>) -> Self {
         Self(parameters.iter().map(|(name, value)| (name.clone(), Some(value.as_str().into()))).collect())
     }
 
@@ -52,8 +55,8 @@ impl Attributes {
     }
 
     /// The parameters of the three prefixes that end in `suffix`, in order of precedence.
-    pub(super) fn spellings<'a>(&'a self, suffix: &'a str) -> impl Iterator<Item = Parameter<'a>> {
-        PREFIXES.iter().filter_map(move |prefix| {
+    pub(super) fn parameters_with_suffix<'a>(&'a self, suffix: &'a str) -> impl Iterator<Item = Parameter<'a>> {
+        PARAMETER_PREFIXES.iter().filter_map(move |prefix| {
             let (name, _) = self.0.get_key_value(format!("{prefix}{suffix}").as_str())?;
             self.get(name).map(|value| Parameter { name, value })
         })
@@ -74,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_null_are_not_set() {
+    fn attribute_empty_or_null_is_unset() {
         let attributes = attributes(r#"{"roleName":"app","audience":"","objects":null}"#);
         assert_eq!(attributes.get("roleName"), Some("app"));
         for name in ["audience", "objects", "vaultAddress"] {
@@ -84,15 +87,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_prefix_that_is_set_comes_first() {
+    fn parameter_suffix_lookup_follows_prefix_precedence() {
         let attributes = attributes(r#"{"vaultAddress":"v","openbaoAddress":"o","baoAddress":"","baoNamespace":"n"}"#);
-        let found: Vec<_> = attributes.spellings("Address").map(|p| (p.name, p.value)).collect();
+        let found: Vec<_> = attributes.parameters_with_suffix("Address").map(|p| (p.name, p.value)).collect();
         assert_eq!(found, [("openbaoAddress", "o"), ("vaultAddress", "v")]);
-        assert_eq!(attributes.spellings("Namespace").map(|p| p.name).collect::<Vec<_>>(), ["baoNamespace"]);
+        assert_eq!(
+            attributes.parameters_with_suffix("Namespace").map(|p| p.name).collect::<Vec<_>>(),
+            ["baoNamespace"]
+        );
     }
 
     #[test]
-    fn what_is_no_object_of_strings_is_refused_without_being_repeated() {
+    fn attributes_not_a_string_map_are_rejected_without_echo() {
         for text in [
             "",
             "null",
@@ -109,6 +115,8 @@ mod tests {
             assert!(error.to_string().contains("column"), "{error}");
         }
         assert!(Attributes::parse(&"[".repeat(1 << 20)).is_err());
-        assert!(Attributes::parse(&" ".repeat(MOST_TEXT + 1)).err().unwrap().to_string().contains("bytes long"));
+        assert!(
+            Attributes::parse(&" ".repeat(MAX_ATTRIBUTES_BYTES + 1)).err().unwrap().to_string().contains("bytes long")
+        );
     }
 }

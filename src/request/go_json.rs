@@ -8,7 +8,7 @@ use crate::secret::SecretText;
 
 /// A value of `secretArgs`. It may be secret, so it has no `Debug`.
 #[derive(PartialEq)]
-pub(super) enum Value {
+pub(super) enum GoValue {
     Null,
     Bool(bool),
     /// Any of Go's `int`, `int64` and `uint64`.
@@ -16,31 +16,31 @@ pub(super) enum Value {
     /// Finite: JSON has no other.
     Float(f64),
     Text(SecretText),
-    List(Vec<Value>),
+    List(Vec<GoValue>),
     /// Sorted bytewise, as Go sorts keys.
-    Map(Map),
+    Map(GoMap),
 }
 
 /// Values by name.
-pub(super) type Map = BTreeMap<String, Value>;
+pub(super) type GoMap = BTreeMap<String, GoValue>;
 
 /// JSON on its way into a [`SecretText`]; zeroed, also what is left behind when it grows.
 #[derive(Default)]
-pub(super) struct Json(Zeroizing<String>);
+pub(super) struct JsonWriter(Zeroizing<String>);
 
-impl From<Json> for SecretText {
+impl From<JsonWriter> for SecretText {
     /// In a buffer of its size: it is kept.
-    fn from(json: Json) -> Self {
+    fn from(json: JsonWriter) -> Self {
         json.0.as_str().into()
     }
 }
 
-impl Json {
+impl JsonWriter {
     /// Appends what needs no escaping.
-    pub(super) fn raw(&mut self, text: &str) {
-        let room = self.0.len() + text.len();
-        if room > self.0.capacity() {
-            let mut larger = Zeroizing::new(String::with_capacity(room.next_power_of_two().max(128)));
+    pub(super) fn push_raw(&mut self, text: &str) {
+        let needed = self.0.len() + text.len();
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(String::with_capacity(needed.next_power_of_two().max(128)));
             larger.push_str(&self.0);
             self.0 = larger;
         }
@@ -48,9 +48,9 @@ impl Json {
     }
 
     /// A string, with the characters escaped that Go escapes: `<`, `>` and `&` are among them.
-    pub(super) fn string(&mut self, text: &str) {
-        self.raw("\"");
-        let mut plain = 0;
+    pub(super) fn push_string(&mut self, text: &str) {
+        self.push_raw("\"");
+        let mut unescaped_from = 0;
         for (at, c) in text.char_indices() {
             let mut unicode = String::new();
             let escaped = match c {
@@ -68,49 +68,54 @@ impl Json {
                 }
                 _ => continue,
             };
-            self.raw(&text[plain..at]);
-            self.raw(escaped);
-            plain = at + c.len_utf8();
+            self.push_raw(&text[unescaped_from..at]);
+            self.push_raw(escaped);
+            unescaped_from = at + c.len_utf8();
         }
-        self.raw(&text[plain..]);
-        self.raw("\"");
+        self.push_raw(&text[unescaped_from..]);
+        self.push_raw("\"");
     }
 
     /// A map's entries between braces.
-    pub(super) fn map(&mut self, map: &Map) {
-        self.row("{}", map, |json, (name, value)| {
-            json.string(name);
-            json.raw(":");
-            json.value(value);
+    pub(super) fn push_map(&mut self, map: &GoMap) {
+        self.push_sequence("{}", map, |json, (name, value)| {
+            json.push_string(name);
+            json.push_raw(":");
+            json.push_value(value);
         });
     }
 
-    fn value(&mut self, value: &Value) {
+    fn push_value(&mut self, value: &GoValue) {
         match value {
-            Value::Null => self.raw("null"),
-            Value::Bool(word) => self.raw(if *word { "true" } else { "false" }),
-            Value::Int(number) => self.raw(&Zeroizing::new(number.to_string())),
-            Value::Float(number) => self.raw(&Zeroizing::new(float(*number))),
-            Value::Text(text) => self.string(text.expose()),
-            Value::List(list) => self.row("[]", list, Self::value),
-            Value::Map(map) => self.map(map),
+            GoValue::Null => self.push_raw("null"),
+            GoValue::Bool(word) => self.push_raw(if *word { "true" } else { "false" }),
+            GoValue::Int(number) => self.push_raw(&Zeroizing::new(number.to_string())),
+            GoValue::Float(number) => self.push_raw(&Zeroizing::new(format_float(*number))),
+            GoValue::Text(text) => self.push_string(text.expose()),
+            GoValue::List(list) => self.push_sequence("[]", list, Self::push_value),
+            GoValue::Map(map) => self.push_map(map),
         }
     }
 
-    fn row<T>(&mut self, brackets: &str, items: impl IntoIterator<Item = T>, mut write: impl FnMut(&mut Self, T)) {
-        self.raw(&brackets[..1]);
+    fn push_sequence<T>(
+        &mut self,
+        brackets: &str,
+        items: impl IntoIterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T),
+    ) {
+        self.push_raw(&brackets[..1]);
         for (i, item) in items.into_iter().enumerate() {
             if i > 0 {
-                self.raw(",");
+                self.push_raw(",");
             }
             write(self, item);
         }
-        self.raw(&brackets[1..]);
+        self.push_raw(&brackets[1..]);
     }
 }
 
 /// A float as Go's encoder writes it: as few digits as it takes, with an exponent below 1e-6 and from 1e21.
-pub(super) fn float(number: f64) -> String {
+pub(super) fn format_float(number: f64) -> String {
     let sign = if number.is_sign_negative() { "-" } else { "" };
     let size = number.abs();
     let count = format!("{size:e}").split('e').next().map_or(1, |mantissa| mantissa.replace('.', "").len());
@@ -138,15 +143,15 @@ pub(super) fn float(number: f64) -> String {
 mod tests {
     use super::*;
 
-    fn written(value: &Value) -> String {
-        let mut json = Json::default();
-        json.value(value);
+    fn to_json(value: &GoValue) -> String {
+        let mut json = JsonWriter::default();
+        json.push_value(value);
         SecretText::from(json).expose().to_owned()
     }
 
     /// Each checked against Go 1.26.
     #[test]
-    fn strings_are_escaped_as_go_does() {
+    fn go_json_strings_are_escaped_like_go() {
         for (text, want) in [
             ("", r#""""#),
             ("a/b é 🔑 \u{7f}\u{80}", "\"a/b é 🔑 \u{7f}\u{80}\""),
@@ -156,13 +161,13 @@ mod tests {
             ("\0\u{1}\u{b}\u{1f}", r#""\u0000\u0001\u000b\u001f""#),
             ("\u{2028}x\u{2029}", r#""\u2028x\u2029""#),
         ] {
-            assert_eq!(written(&Value::Text(text.into())), want);
+            assert_eq!(to_json(&GoValue::Text(text.into())), want);
         }
     }
 
     /// Each checked against Go 1.26.
     #[test]
-    fn numbers_are_written_as_go_does() {
+    fn go_json_numbers_are_formatted_like_go() {
         for (number, want) in [
             (0.0, "0"),
             (-0.0, "-0"),
@@ -184,22 +189,22 @@ mod tests {
             (5e-324, "5e-324"),
             (f64::MAX, "1.7976931348623157e+308"),
         ] {
-            assert_eq!(written(&Value::Float(number)), want);
+            assert_eq!(to_json(&GoValue::Float(number)), want);
         }
-        assert_eq!(written(&Value::Int(u64::MAX.into())), "18446744073709551615");
-        assert_eq!(written(&Value::Int(i64::MIN.into())), "-9223372036854775808");
+        assert_eq!(to_json(&GoValue::Int(u64::MAX.into())), "18446744073709551615");
+        assert_eq!(to_json(&GoValue::Int(i64::MIN.into())), "-9223372036854775808");
     }
 
     #[test]
-    fn maps_are_sorted_bytewise_and_nest() {
+    fn go_json_maps_are_sorted_bytewise_and_nest() {
         let map =
-            |entries: Vec<(&str, Value)>| Value::Map(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+            |entries: Vec<(&str, GoValue)>| GoValue::Map(entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
         let value = map(vec![
-            ("é", Value::Null),
-            ("b", Value::List(vec![Value::Bool(true), Value::List(vec![]), map(vec![])])),
-            ("B", Value::Bool(false)),
-            ("a<", map(vec![("z", Value::Int(1))])),
+            ("é", GoValue::Null),
+            ("b", GoValue::List(vec![GoValue::Bool(true), GoValue::List(vec![]), map(vec![])])),
+            ("B", GoValue::Bool(false)),
+            ("a<", map(vec![("z", GoValue::Int(1))])),
         ]);
-        assert_eq!(written(&value), r#"{"B":false,"a\u003c":{"z":1},"b":[true,[],{}],"é":null}"#);
+        assert_eq!(to_json(&value), r#"{"B":false,"a\u003c":{"z":1},"b":[true,[],{}],"é":null}"#);
     }
 }

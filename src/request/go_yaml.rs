@@ -3,63 +3,65 @@
 
 mod time;
 
-use super::go_json::Value;
+use super::go_json::GoValue;
 
 /// The value of a plain, untagged scalar; nothing for `.inf` and `.nan`, which JSON cannot say.
-pub(super) fn resolve(text: &str) -> Option<Value> {
+pub(super) fn resolve_scalar(text: &str) -> Option<GoValue> {
     Some(match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
+        "" | "~" | "null" | "Null" | "NULL" => GoValue::Null,
+        "true" | "True" | "TRUE" => GoValue::Bool(true),
+        "false" | "False" | "FALSE" => GoValue::Bool(false),
         ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf"
         | "-.INF" => return None,
-        _ => number_or_time(text).unwrap_or_else(|| Value::Text(text.into())),
+        _ => resolve_number_or_time(text).unwrap_or_else(|| GoValue::Text(text.into())),
     })
 }
 
 /// The whole number that a plain scalar is, if it is one.
-pub(super) fn integer(text: &str) -> Option<i128> {
-    match number_or_time(text) {
-        Some(Value::Int(number)) => Some(number),
+pub(super) fn parse_integer(text: &str) -> Option<i128> {
+    match resolve_number_or_time(text) {
+        Some(GoValue::Int(number)) => Some(number),
         _ => None,
     }
 }
 
-fn number_or_time(text: &str) -> Option<Value> {
+fn resolve_number_or_time(text: &str) -> Option<GoValue> {
     match text.bytes().next()? {
-        b'.' if underscores_separate_digits(text) => decimal(&text.replace('_', "")).map(Value::Float),
+        b'.' if underscores_separate_digits(text) => parse_float(&text.replace('_', "")).map(GoValue::Float),
         b'0'..=b'9' | b'+' | b'-' => {
             if let Some(time) = time::parse(text) {
-                return Some(Value::Text(time.into()));
+                return Some(GoValue::Text(time.into()));
             }
             let digits = text.replace('_', "");
-            let number = whole(&digits).map(Value::Int);
-            number.or_else(|| decimal(&digits).map(Value::Float)).or_else(|| odd_prefix(&digits).map(Value::Int))
+            let number = parse_int(&digits).map(GoValue::Int);
+            number
+                .or_else(|| parse_float(&digits).map(GoValue::Float))
+                .or_else(|| parse_int_with_inner_sign(&digits).map(GoValue::Int))
         }
         _ => None,
     }
 }
 
 /// Go's `ParseInt` and `ParseUint` with base 0: the prefix says the base, and a bare leading 0 means octal.
-fn whole(text: &str) -> Option<i128> {
+fn parse_int(text: &str) -> Option<i128> {
     let (negative, digits) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),
         _ => (false, text),
     };
     let magnitude = match digits.as_bytes() {
-        [b'0', b'x' | b'X', ..] => unsigned(&digits[2..], 16),
-        [b'0', b'o' | b'O', ..] => unsigned(&digits[2..], 8),
-        [b'0', b'b' | b'B', ..] => unsigned(&digits[2..], 2),
-        [b'0', _, ..] => unsigned(&digits[1..], 8),
-        _ => unsigned(digits, 10),
+        [b'0', b'x' | b'X', ..] => parse_unsigned(&digits[2..], 16),
+        [b'0', b'o' | b'O', ..] => parse_unsigned(&digits[2..], 8),
+        [b'0', b'b' | b'B', ..] => parse_unsigned(&digits[2..], 2),
+        [b'0', _, ..] => parse_unsigned(&digits[1..], 8),
+        _ => parse_unsigned(digits, 10),
     }?;
     let signed = digits.len() < text.len();
-    in_range(if negative { -magnitude } else { magnitude }, !signed)
+    check_range(if negative { -magnitude } else { magnitude }, !signed)
 }
 
 /// What `ParseInt` does not take but yaml.v3 then does: a sign after the prefix, as in `0b-1`.
-fn odd_prefix(text: &str) -> Option<i128> {
+fn parse_int_with_inner_sign(text: &str) -> Option<i128> {
     let (minus, rest) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
     let (radix, digits) = match rest.get(..2)? {
         "0b" => (2, &rest[2..]),
@@ -72,19 +74,19 @@ fn odd_prefix(text: &str) -> Option<i128> {
         [b'+', ..] => (false, &text[1..]),
         _ => (false, text.as_str()),
     };
-    let magnitude = unsigned(digits, radix)?;
-    in_range(if negative { -magnitude } else { magnitude }, false)
+    let magnitude = parse_unsigned(digits, radix)?;
+    check_range(if negative { -magnitude } else { magnitude }, false)
 }
 
-fn unsigned(digits: &str, radix: u32) -> Option<i128> {
+fn parse_unsigned(digits: &str, radix: u32) -> Option<i128> {
     // A sign is no digit here, though Rust's parser takes one.
     digits.chars().all(|c| c.is_digit(radix)).then(|| i128::from_str_radix(digits, radix).ok())?
 }
 
 /// `int64`, or `uint64` when there was no sign.
-fn in_range(number: i128, or_unsigned: bool) -> Option<i128> {
-    let most = if or_unsigned { i128::from(u64::MAX) } else { i128::from(i64::MAX) };
-    (i128::from(i64::MIN)..=most).contains(&number).then_some(number)
+fn check_range(number: i128, allow_unsigned: bool) -> Option<i128> {
+    let max = if allow_unsigned { i128::from(u64::MAX) } else { i128::from(i64::MAX) };
+    (i128::from(i64::MIN)..=max).contains(&number).then_some(number)
 }
 
 /// Go's rule for floats; for anything that starts with a digit or sign, yaml.v3 drops underscores wherever they are.
@@ -94,14 +96,14 @@ fn underscores_separate_digits(text: &str) -> bool {
 }
 
 /// A decimal with optional fraction and exponent. One that overflows stays text, as there.
-fn decimal(text: &str) -> Option<f64> {
+fn parse_float(text: &str) -> Option<f64> {
     let body = text.strip_prefix(['-', '+']).unwrap_or(text);
     let (mantissa, exponent) = body.split_once(['e', 'E']).unwrap_or((body, "0"));
     let (before, after) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     let exponent = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
-    let shaped = digits(before) && digits(after) && !(before.is_empty() && after.is_empty());
-    if !shaped || exponent.is_empty() || !digits(exponent) {
+    let is_well_formed = digits(before) && digits(after) && !(before.is_empty() && after.is_empty());
+    if !is_well_formed || exponent.is_empty() || !digits(exponent) {
         return None;
     }
     text.parse().ok().filter(|number: &f64| number.is_finite())

@@ -9,11 +9,11 @@ mod written;
 
 use zeroize::Zeroizing;
 
-pub use self::written::FIELDS;
-use self::{names::Names, written::Written};
+pub use self::written::OBJECT_FIELDS;
+use self::{names::FileNames, written::RawObject};
 use super::{
-    Made, Object,
-    mistakes::{Entry, Mistakes},
+    Object, OutputFile,
+    mistakes::{Findings, ObjectEntry},
     warnings::Warnings,
 };
 use crate::{
@@ -22,94 +22,99 @@ use crate::{
 };
 
 /// The most text, in bytes.
-const MOST_TEXT: usize = 1 << 20;
+const MAX_OBJECTS_TEXT_BYTES: usize = 1 << 20;
 
 /// The most objects of one class.
-const MOST: usize = 256;
+const MAX_OBJECTS: usize = 256;
 
 /// The list as it was understood.
 #[derive(Default)]
-pub(super) struct Listed {
+pub(super) struct ParsedObjects {
     /// The objects without mistakes.
     pub(super) objects: Vec<Object>,
     /// What every one of them would make.
-    pub(super) files: Vec<Made>,
+    pub(super) files: Vec<OutputFile>,
 }
 
 /// Reads the list and notes every mistake in it; what it returns is whole only if there was none.
 ///
 /// `permission` is that of objects which name none.
-pub(super) fn parse(text: Option<&str>, permission: u32, mistakes: &mut Mistakes, warnings: &mut Warnings) -> Listed {
-    let none = "list at least one, with objectName and secretPath";
+pub(super) fn parse(
+    text: Option<&str>,
+    default_permission: u32,
+    findings: &mut Findings,
+    warnings: &mut Warnings,
+) -> ParsedObjects {
+    let fix = "list at least one, with objectName and secretPath";
     let Some(text) = text else {
-        mistakes.add("objects", format!("missing; {none}"));
-        return Listed::default();
+        findings.add("objects", format!("missing; {fix}"));
+        return ParsedObjects::default();
     };
-    if text.len() > MOST_TEXT {
-        mistakes.add(
+    if text.len() > MAX_OBJECTS_TEXT_BYTES {
+        findings.add(
             "objects",
-            format!("is {} bytes long, more than the {MOST_TEXT} accepted; split the class", text.len()),
+            format!("is {} bytes long, more than the {MAX_OBJECTS_TEXT_BYTES} accepted; split the class", text.len()),
         );
-        return Listed::default();
+        return ParsedObjects::default();
     }
-    let source = with_end_of_line(text);
-    let entries: Vec<Option<Written>> = match yaml::read::<Option<_>>(&source, Budget::OBJECTS) {
+    let source = with_trailing_newline(text);
+    let entries: Vec<Option<RawObject>> = match yaml::read::<Option<_>>(&source, Budget::OBJECTS) {
         Ok(entries) => entries.unwrap_or_default(),
-        Err(fault) => {
-            shape::explain(&source, &fault, mistakes);
-            return Listed::default();
+        Err(error) => {
+            shape::report_type_errors(&source, &error, findings);
+            return ParsedObjects::default();
         }
     };
     match entries.iter().flatten().count() {
-        0 => mistakes.add("objects", format!("there are none; {none}")),
-        count if count > MOST => {
-            mistakes.add("objects", format!("there are {count}, more than {MOST}; split the class"));
+        0 => findings.add("objects", format!("there are none; {fix}")),
+        count if count > MAX_OBJECTS => {
+            findings.add("objects", format!("there are {count}, more than {MAX_OBJECTS}; split the class"));
         }
-        _ => return judge(entries, &source, permission, mistakes, warnings),
+        _ => return parse_entries(entries, &source, default_permission, findings, warnings),
     }
-    Listed::default()
+    ParsedObjects::default()
 }
 
 /// The text with a line break at its end. Behind a block scalar there is then always one, which tells it from a plain one.
-fn with_end_of_line(text: &str) -> Zeroizing<String> {
-    let mut longer = Zeroizing::new(String::with_capacity(text.len() + 1));
-    longer.push_str(text);
-    longer.push('\n');
-    longer
+fn with_trailing_newline(text: &str) -> Zeroizing<String> {
+    let mut terminated = Zeroizing::new(String::with_capacity(text.len() + 1));
+    terminated.push_str(text);
+    terminated.push('\n');
+    terminated
 }
 
-fn judge(
-    entries: Vec<Option<Written>>,
+fn parse_entries(
+    entries: Vec<Option<RawObject>>,
     source: &str,
-    permission: u32,
-    mistakes: &mut Mistakes,
+    default_permission: u32,
+    findings: &mut Findings,
     warnings: &mut Warnings,
-) -> Listed {
+) -> ParsedObjects {
     let mut files = Vec::new();
-    let mut names = Names::default();
+    let mut file_names = FileNames::default();
     let mut objects = Vec::with_capacity(entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
         // Go leaves out what is null.
-        let Some(written) = entry else {
-            warnings.say(Entry { index, name: String::new() }, "is empty and ignored".to_owned());
+        let Some(raw) = entry else {
+            warnings.add(ObjectEntry { index, name: String::new() }, "is empty and ignored".to_owned());
             continue;
         };
-        let entry = Entry { index, name: written.object_name.clone() };
-        for field in &written.unknown {
-            warnings.unknown(entry.field(field), field, FIELDS);
+        let entry = ObjectEntry { index, name: raw.object_name.clone() };
+        for field in &raw.unknown_fields {
+            warnings.add_unknown(entry.field_location(field), field, OBJECT_FIELDS);
         }
-        files.push(Made { name: written.object_name.clone(), each_key: written.is_each_key() });
-        match names::check(&written.object_name, written.is_each_key()) {
-            Ok(()) => names.add(index, &written.object_name, written.is_each_key(), mistakes),
+        files.push(OutputFile { name: raw.object_name.clone(), is_directory: raw.selects_all_keys() });
+        match names::check_name(&raw.object_name, raw.selects_all_keys()) {
+            Ok(()) => file_names.add(index, &raw.object_name, raw.selects_all_keys(), findings),
             Err(why) => {
                 let cause = if entry.name.is_empty() { Cause::InvalidRequest } else { Cause::UnsafeName };
-                mistakes.add_as(cause, entry.field("objectName"), why);
+                findings.add_with_cause(cause, entry.field_location("objectName"), why);
             }
         }
-        objects.extend(check::object(written, source, permission, &entry, mistakes, warnings));
+        objects.extend(check::parse_object(raw, source, default_permission, &entry, findings, warnings));
     }
-    names.check_directories(mistakes);
-    Listed { objects, files }
+    file_names.check_no_file_is_directory(findings);
+    ParsedObjects { objects, files }
 }
 
 #[cfg(test)]

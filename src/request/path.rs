@@ -6,19 +6,19 @@
 use super::query::Query;
 
 /// The longest path accepted, in bytes, far beyond what any storage behind Vault takes.
-const LONGEST: usize = 4096;
+const MAX_SECRET_PATH_BYTES: usize = 4096;
 
 /// Splits a `secretPath` into the clean path below `/v1/` and its query. The error says what is wrong and how to mend it.
-pub(super) fn secret_path(text: &str) -> Result<(String, Query), String> {
+pub(super) fn parse_secret_path(text: &str) -> Result<(String, Query), String> {
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
-    let below = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("v1/")).unwrap_or(path);
-    if below.contains('#') {
+    let api_path = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("v1/")).unwrap_or(path);
+    if api_path.contains('#') {
         return Err("contains a `#`; name the path alone, and the key in secretKey".to_owned());
     }
-    if below.len() > LONGEST {
-        return Err(format!("is {} bytes long, more than the {LONGEST} accepted", below.len()));
+    if api_path.len() > MAX_SECRET_PATH_BYTES {
+        return Err(format!("is {} bytes long, more than the {MAX_SECRET_PATH_BYTES} accepted", api_path.len()));
     }
-    let path = clean(below)?;
+    let path = normalize(api_path)?;
     if path.is_empty() {
         return Err("names no secret; write mount and path, as in secret/data/app".to_owned());
     }
@@ -26,33 +26,37 @@ pub(super) fn secret_path(text: &str) -> Result<(String, Query), String> {
 }
 
 /// An auth method's mount path without slashes around it; empty when the operator's is meant.
-pub(super) fn mount_path(text: &str) -> Result<String, String> {
+pub(super) fn parse_mount_path(text: &str) -> Result<String, String> {
     match text.find(['?', '#']) {
         Some(_) => Err("contains a `?` or `#`; write the mount's path alone, as in kubernetes".to_owned()),
-        None => clean(text),
+        None => normalize(text),
     }
 }
 
 /// Without empty parts; dot segments and control characters are errors.
-fn clean(path: &str) -> Result<String, String> {
+fn normalize(path: &str) -> Result<String, String> {
     if path.chars().any(char::is_control) {
         return Err("contains a control character or line break; remove it".to_owned());
     }
     let mut parts = Vec::new();
-    let mut dots = false;
+    let mut has_dot_segments = false;
     for part in path.split('/') {
         match part {
             "" => {}
-            "." => dots = true,
+            "." => has_dot_segments = true,
             ".." => {
-                dots = true;
+                has_dot_segments = true;
                 parts.pop();
             }
             _ => parts.push(part),
         }
     }
-    let clean = parts.join("/");
-    if dots { Err(format!("contains a `.` or `..` part; write {}", crate::text::quoted(&clean))) } else { Ok(clean) }
+    let normalized = parts.join("/");
+    if has_dot_segments {
+        Err(format!("contains a `.` or `..` part; write {}", crate::text::quoted(&normalized)))
+    } else {
+        Ok(normalized)
+    }
 }
 
 #[cfg(test)]
@@ -61,13 +65,13 @@ mod tests {
 
     use super::*;
 
-    fn parsed(text: &str) -> Result<(String, Option<String>), String> {
-        secret_path(text).map(|(path, query)| (path, query.encode().map(|q| q.expose().to_owned())))
+    fn parse_text(text: &str) -> Result<(String, Option<String>), String> {
+        parse_secret_path(text).map(|(path, query)| (path, query.encode().map(|q| q.expose().to_owned())))
     }
 
     /// What the real Go client sends for each (vault/api 1.20), below `/v1/` and before escaping.
     #[test]
-    fn paths_mean_what_they_mean_to_the_go_client() {
+    fn secret_path_is_parsed_like_go_client() {
         for (text, path, query) in [
             ("secret/data/x", "secret/data/x", None),
             ("/secret/data/x", "secret/data/x", None),
@@ -90,13 +94,13 @@ mod tests {
             ("a?version", "a", Some("version=")),
             ("a?v=../?#", "a", Some("v=..%2F%3F%23")),
         ] {
-            assert_eq!(parsed(text), Ok((path.to_owned(), query.map(str::to_owned))), "{text}");
+            assert_eq!(parse_text(text), Ok((path.to_owned(), query.map(str::to_owned))), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_path_is_refused_with_the_way_out() {
-        for (text, says) in [
+    fn secret_path_invalid_is_rejected_with_fix() {
+        for (text, expected) in [
             ("", "names no secret"),
             ("/", "names no secret"),
             ("v1/", "names no secret"),
@@ -112,27 +116,27 @@ mod tests {
             ("a?b=1;c=2", "`;`"),
             ("a?b=%zz", "percent"),
         ] {
-            let why = parsed(text).unwrap_err();
-            assert!(why.contains(says), "{text}: {why}");
+            let why = parse_text(text).unwrap_err();
+            assert!(why.contains(expected), "{text}: {why}");
         }
     }
 
     #[test]
-    fn mount_paths_lose_their_slashes() {
+    fn auth_mount_path_loses_outer_slashes_or_is_rejected() {
         for (text, mount) in [("kubernetes", "kubernetes"), ("/kubernetes/", "kubernetes"), ("/", ""), ("a//b", "a/b")]
         {
-            assert_eq!(mount_path(text).as_deref(), Ok(mount), "{text}");
+            assert_eq!(parse_mount_path(text).as_deref(), Ok(mount), "{text}");
         }
         for text in ["a/../b", "./a", "a?b", "a#b", "a\nb", "a\u{7f}"] {
-            assert!(mount_path(text).is_err(), "{text}");
+            assert!(parse_mount_path(text).is_err(), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn a_clean_path_is_its_own_clean_form(text in ".*") {
-            if let Ok((path, _)) = secret_path(&text) {
-                let again = secret_path(&format!("/v1/{path}/")).unwrap().0;
+        fn secret_path_normalization_is_idempotent(text in ".*") {
+            if let Ok((path, _)) = parse_secret_path(&text) {
+                let again = parse_secret_path(&format!("/v1/{path}/")).unwrap().0;
                 prop_assert_eq!(again, path);
             }
         }

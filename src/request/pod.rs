@@ -3,17 +3,17 @@
 use super::{
     Pod,
     attributes::Attributes,
-    mistakes::{Mistakes, Place},
+    mistakes::{FindingLocation, Findings},
 };
 
 /// The prefix of everything that kubelet and the driver add to the attributes.
-pub(super) const DRIVER_PREFIX: &str = "csi.storage.k8s.io/";
+pub(super) const DRIVER_ATTRIBUTE_PREFIX: &str = "csi.storage.k8s.io/";
 
 /// The pod, with an empty text for each part that is missing and noted as a mistake.
-pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes) -> Pod {
+pub(super) fn parse(attributes: &Attributes, findings: &mut Findings) -> Pod {
     let mut missing = Vec::new();
     let mut part = |name: &str| {
-        let value = attributes.get(&format!("{DRIVER_PREFIX}{name}"));
+        let value = attributes.get(&format!("{DRIVER_ATTRIBUTE_PREFIX}{name}"));
         if value.is_none() {
             missing.push(name.to_owned());
         }
@@ -26,8 +26,8 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes) -> Pod {
         service_account: part("serviceAccount.name"),
     };
     if !missing.is_empty() {
-        mistakes.add(
-            Place::Request("the driver does not say which pod this is".to_owned()),
+        findings.add(
+            FindingLocation::DriverRequest("the driver does not say which pod this is".to_owned()),
             format!(
                 "{} missing in the attributes; set podInfoOnMount: true on the CSIDriver secrets-store.csi.k8s.io",
                 missing.join(", ")
@@ -41,26 +41,27 @@ pub(super) fn parse(attributes: &Attributes, mistakes: &mut Mistakes) -> Pod {
 mod tests {
     use super::*;
 
-    fn parsed(json: &str) -> (Pod, Option<String>) {
-        let mut mistakes = Mistakes::default();
-        let pod = parse(&Attributes::parse(json).unwrap(), &mut mistakes);
-        (pod, mistakes.into_error("", None).map(|e| e.to_string()))
+    fn parse_json(json: &str) -> (Pod, Option<String>) {
+        let mut findings = Findings::default();
+        let pod = parse(&Attributes::parse(json).unwrap(), &mut findings);
+        (pod, findings.into_error("", None).map(|e| e.to_string()))
     }
 
     #[test]
-    fn a_pod_is_named_by_kubelet() {
-        let (pod, mistakes) = parsed(
+    fn pod_is_read_from_kubelet_attributes() {
+        let (pod, error) = parse_json(
             r#"{"csi.storage.k8s.io/pod.name":"web-0","csi.storage.k8s.io/pod.namespace":"shop","csi.storage.k8s.io/pod.uid":"u-1","csi.storage.k8s.io/serviceAccount.name":"web"}"#,
         );
         let (name, namespace, uid, service_account) =
             ("web-0".to_owned(), "shop".to_owned(), "u-1".to_owned(), "web".to_owned());
-        assert_eq!((pod, mistakes), (Pod { name, namespace, uid, service_account }, None));
+        assert_eq!((pod, error), (Pod { name, namespace, uid, service_account }, None));
     }
 
     #[test]
-    fn what_is_missing_is_said_once_with_the_next_step() {
-        let said = parsed(r#"{"csi.storage.k8s.io/pod.name":"web-0","csi.storage.k8s.io/pod.uid":""}"#).1.unwrap();
-        assert!(said.contains("pod.namespace, pod.uid, serviceAccount.name missing"), "{said}");
-        assert!(said.contains("podInfoOnMount: true"), "{said}");
+    fn pod_info_missing_is_one_mistake_with_fix() {
+        let message =
+            parse_json(r#"{"csi.storage.k8s.io/pod.name":"web-0","csi.storage.k8s.io/pod.uid":""}"#).1.unwrap();
+        assert!(message.contains("pod.namespace, pod.uid, serviceAccount.name missing"), "{message}");
+        assert!(message.contains("podInfoOnMount: true"), "{message}");
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Query(BTreeMap<Vec<u8>, Vec<Zeroizing<Vec<u8>>>>);
 
 /// A name that already has another value.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Conflict;
+pub(super) struct QueryConflict;
 
 impl Query {
     /// Reads what follows the `?`. The error says how to mend it and repeats no value.
@@ -32,12 +32,12 @@ impl Query {
     }
 
     /// Adds a parameter, unless it is there already with the same value.
-    pub(super) fn insert(&mut self, name: &str, value: &str) -> Result<(), Conflict> {
+    pub(super) fn insert(&mut self, name: &str, value: &str) -> Result<(), QueryConflict> {
         let values = self.0.entry(name.as_bytes().to_vec()).or_default();
         match values.as_slice() {
             [] => values.push(Zeroizing::new(value.as_bytes().to_vec())),
             [one] if one.as_slice() == value.as_bytes() => {}
-            _ => return Err(Conflict),
+            _ => return Err(QueryConflict),
         }
         Ok(())
     }
@@ -46,8 +46,8 @@ impl Query {
     pub(super) fn encode(&self) -> Option<SecretText> {
         let pairs = || self.0.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
         // Room for all of it, so that no copy stays behind when the text grows.
-        let room = pairs().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
-        let mut text = String::with_capacity(room);
+        let capacity = pairs().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
+        let mut text = String::with_capacity(capacity);
         for (name, value) in pairs() {
             if !text.is_empty() {
                 text.push('&');
@@ -102,7 +102,7 @@ mod tests {
 
     /// Each checked against the real Go client.
     #[test]
-    fn queries_are_written_as_go_writes_them() {
+    fn query_is_encoded_like_go() {
         for (text, want) in [
             ("", ""),
             ("&&", ""),
@@ -122,18 +122,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_one_value_from_both_places() {
+    fn query_insert_of_other_value_is_a_conflict() {
         let mut query = Query::parse("version=1&x=1&x=2").unwrap();
         assert_eq!(query.insert("version", "1"), Ok(()));
-        assert_eq!(query.insert("version", "2"), Err(Conflict));
-        assert_eq!(query.insert("x", "1"), Err(Conflict));
+        assert_eq!(query.insert("version", "2"), Err(QueryConflict));
+        assert_eq!(query.insert("x", "1"), Err(QueryConflict));
         assert_eq!(query.insert("a b", "&"), Ok(()));
         assert_eq!(encoded(&query), "a+b=%26&version=1&x=1&x=2");
     }
 
     proptest! {
         #[test]
-        fn reading_what_was_written_changes_nothing(text in "[a-c=&%+;0-9 é]*") {
+        fn query_encoding_round_trips(text in "[a-c=&%+;0-9 é]*") {
             if let Ok(query) = Query::parse(&text) {
                 let once = encoded(&query);
                 prop_assert_eq!(encoded(&Query::parse(&once).unwrap()), once);

@@ -8,9 +8,9 @@ use crate::error::{Cause, Code};
 const OBJECTS: &str = "- {objectName: a, secretPath: secret/data/a, secretKey: pass}";
 
 /// A class's parameters, with all that the driver adds.
-struct Class(BTreeMap<String, String>);
+struct ClassBuilder(BTreeMap<String, String>);
 
-impl Class {
+impl ClassBuilder {
     fn new() -> Self {
         let mut map = BTreeMap::new();
         for (name, value) in [
@@ -44,35 +44,35 @@ impl Class {
     }
 
     fn parse(&self) -> Result<MountSpec, Error> {
-        parsed(&self.attributes(), "null", "/pods/u-1/mount", "420")
+        parse_raw(&self.attributes(), "null", "/pods/u-1/mount", "420")
     }
 }
 
-fn parsed(attributes: &str, secrets: &str, target_path: &str, permission: &str) -> Result<MountSpec, Error> {
+fn parse_raw(attributes: &str, secrets: &str, target_path: &str, permission: &str) -> Result<MountSpec, Error> {
     parse(&RawRequest { attributes, secrets, target_path, permission })
 }
 
 #[test]
-fn a_request_becomes_a_spec() {
-    let spec = Class::new().with("vaultNamespace", "team/").with("audience", "sts").parse().unwrap();
+fn mount_request_is_parsed_into_mount_spec() {
+    let spec = ClassBuilder::new().with("vaultNamespace", "team/").with("audience", "sts").parse().unwrap();
     assert_eq!((spec.class.role.as_str(), spec.class_name.as_str()), ("app", "db"));
     assert_eq!(spec.class.audience.as_deref(), Some("sts"));
     assert_eq!(spec.target_path, "/pods/u-1/mount");
     assert_eq!(spec.pod.service_account, "web");
-    assert_eq!(spec.class.choice, Choice { namespace: Some("team".into()), ..Choice::default() });
-    assert_eq!(spec.class.objects[0].recipe.mode, 0o644);
+    assert_eq!(spec.class.choice, ServerChoice { namespace: Some("team".into()), ..ServerChoice::default() });
+    assert_eq!(spec.class.objects[0].file_spec.mode, 0o644);
     assert_eq!(spec.tokens.for_audience("vault").unwrap().expose(), "t");
     assert_eq!(spec.class.warnings, Vec::<String>::new());
 }
 
 #[test]
-fn a_driver_that_does_not_name_the_class_is_served() {
-    assert_eq!(Class::new().without("secretProviderClass").parse().unwrap().class_name, "");
+fn request_without_class_name_is_accepted() {
+    assert_eq!(ClassBuilder::new().without("secretProviderClass").parse().unwrap().class_name, "");
 }
 
 #[test]
-fn everything_wrong_is_said_at_once() {
-    let class = Class::new()
+fn invalid_request_error_lists_all_mistakes() {
+    let class = ClassBuilder::new()
         .without("roleName")
         .without("csi.storage.k8s.io/pod.uid")
         .with("vaultSkipTLSVerify", "maybe")
@@ -80,10 +80,10 @@ fn everything_wrong_is_said_at_once() {
         .with("baoKubernetesMountPath", "b")
         .with("objects", "- {objectName: a, secretPath: p, method: X}")
         .with("csi.storage.k8s.io/serviceAccount.tokens", "hunter2");
-    let error = parsed(&class.attributes(), "hunter2", "", "0644").unwrap_err();
+    let error = parse_raw(&class.attributes(), "hunter2", "", "0644").unwrap_err();
     assert_eq!(error.cause(), Cause::InvalidRequest);
-    let said = error.to_string();
-    for says in [
+    let message = error.to_string();
+    for expected in [
         "SecretProviderClass \"db\" has 9 mistakes: ",
         "target path: missing",
         "permission: is \"0644\"",
@@ -95,15 +95,16 @@ fn everything_wrong_is_said_at_once() {
         "serviceAccount.tokens: is no JSON object",
         "the driver's secrets: are no JSON object",
     ] {
-        assert!(said.contains(says), "{says}: {said}");
+        assert!(message.contains(expected), "{expected}: {message}");
     }
-    assert!(!said.contains("hunter2") && !said.contains('\n') && said.len() < 2000, "{said}");
+    assert!(!message.contains("hunter2") && !message.contains('\n') && message.len() < 2000, "{message}");
 }
 
 #[test]
-fn warnings_come_together() {
+fn class_warnings_list_unknown_parameters_and_fields() {
     let objects = "- {objectName: a, secretPath: p, secretkey: x}";
-    let spec = Class::new().with("objects", objects).with("vaultAdress", "x").with("auth", "5m").parse().unwrap();
+    let spec =
+        ClassBuilder::new().with("objects", objects).with("vaultAdress", "x").with("auth", "5m").parse().unwrap();
     assert_eq!(
         spec.class.warnings,
         [
@@ -114,9 +115,10 @@ fn warnings_come_together() {
 }
 
 #[test]
-fn what_is_missing_by_a_slip_is_said_with_the_slip() {
+fn missing_parameter_error_includes_typo_suggestions() {
     let objects = "- {objectName: a, secretpath: p, secretKey: x, zzz: 1}";
-    let said = Class::new().with("objects", objects).without("roleName").with("rolename", "x").parse().unwrap_err();
+    let said =
+        ClassBuilder::new().with("objects", objects).without("roleName").with("rolename", "x").parse().unwrap_err();
     let said = said.to_string();
     let slips = r#"; unknown and ignored: object "a" field "secretpath" (did you mean secretPath?), parameter "rolename" (did you mean roleName?)"#;
     assert!(said.contains(r#"object "a": secretPath: missing"#) && said.contains(slips), "{said}");
@@ -124,36 +126,36 @@ fn what_is_missing_by_a_slip_is_said_with_the_slip() {
 }
 
 #[test]
-fn permission_is_a_decimal_number() {
-    let attributes = Class::new().attributes();
+fn driver_permission_must_be_a_decimal_number() {
+    let attributes = ClassBuilder::new().attributes();
     for (json, mode) in [("420", 0o644), ("0", 0), ("511", 0o777), (" 256 ", 0o400)] {
-        assert_eq!(parsed(&attributes, "", "/x", json).unwrap().class.objects[0].recipe.mode, mode, "{json}");
+        assert_eq!(parse_raw(&attributes, "", "/x", json).unwrap().class.objects[0].file_spec.mode, mode, "{json}");
     }
     for json in ["", "null", "0644", "512", "-1", "4.2e2", "\"420\"", "420x", "[420]", "99999999999"] {
-        assert!(parsed(&attributes, "", "/x", json).unwrap_err().to_string().contains("permission: is "), "{json}");
+        assert!(parse_raw(&attributes, "", "/x", json).unwrap_err().to_string().contains("permission: is "), "{json}");
     }
 }
 
 #[test]
-fn a_large_class_and_large_secrets_are_fine() {
+fn class_with_256_objects_and_1_mib_secrets_is_accepted() {
     let objects: Vec<String> =
         (0..256).map(|i| format!("- {{objectName: d/o{i}, secretPath: secret/data/{i}}}")).collect();
-    let spec = Class::new().with("objects", &objects.join("\n")).parse().unwrap();
+    let spec = ClassBuilder::new().with("objects", &objects.join("\n")).parse().unwrap();
     assert_eq!(spec.class.objects.len(), 256);
     let secrets = serde_json::to_string(&BTreeMap::from([("csr", "x".repeat(1 << 20))])).unwrap();
-    assert!(parsed(&Class::new().attributes(), &secrets, "/x", "420").is_ok());
+    assert!(parse_raw(&ClassBuilder::new().attributes(), &secrets, "/x", "420").is_ok());
 }
 
 #[test]
-fn no_argument_or_token_is_shown_by_debug() {
+fn mount_spec_debug_redacts_arguments_and_tokens() {
     let objects = "- {objectName: a, secretPath: p?x=hunter2, method: PUT, secretArgs: {pin: hunter2}}";
     let tokens = r#"{"vault":{"token":"hunter2"}}"#;
-    let class = Class::new().with("objects", objects).with("csi.storage.k8s.io/serviceAccount.tokens", tokens);
+    let class = ClassBuilder::new().with("objects", objects).with("csi.storage.k8s.io/serviceAccount.tokens", tokens);
     assert!(!format!("{:?}", class.parse().unwrap()).contains("hunter2"));
 }
 
 /// Text that looks like a class's objects more often than not.
-fn objects() -> impl Strategy<Value = String> {
+fn objects_strategy() -> impl Strategy<Value = String> {
     let word = "[a-z*./~0-9:'\"&<!|>{}\\[\\]# \t-]{0,12}";
     let line = (
         proptest::sample::select(vec!["", "- ", "  ", "    ", "  - ", "- &a ", "  <<: *a"]),
@@ -181,26 +183,26 @@ fn objects() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_text_panics(attributes in ".*", objects in ".*", secrets in ".*", target in ".*", permission in ".*") {
-        let _ = parsed(&attributes, &secrets, &target, &permission);
-        let _ = parsed(&Class::new().with("objects", &objects).attributes(), &secrets, "/x", "420");
+    fn mount_request_of_arbitrary_text_does_not_panic(attributes in ".*", objects in ".*", secrets in ".*", target in ".*", permission in ".*") {
+        let _ = parse_raw(&attributes, &secrets, &target, &permission);
+        let _ = parse_raw(&ClassBuilder::new().with("objects", &objects).attributes(), &secrets, "/x", "420");
     }
 
     #[test]
-    fn no_parameter_panics(suffix in proptest::sample::select(parameters::PREFIXED.to_vec()), value in ".*") {
-        let _ = Class::new().with(&format!("vault{suffix}"), &value).parse();
+    fn parameter_of_arbitrary_value_does_not_panic(suffix in proptest::sample::select(parameters::PREFIXED_PARAMETERS.to_vec()), value in ".*") {
+        let _ = ClassBuilder::new().with(&format!("vault{suffix}"), &value).parse();
     }
 
     #[test]
-    fn no_list_panics_and_what_passes_is_sound(objects in objects()) {
-        match Class::new().with("objects", &objects).parse() {
+    fn arbitrary_objects_are_rejected_or_valid(objects in objects_strategy()) {
+        match ClassBuilder::new().with("objects", &objects).parse() {
             Ok(spec) => {
                 prop_assert!(!spec.class.objects.is_empty());
                 for object in &spec.class.objects {
-                    let recipe = &object.recipe;
-                    prop_assert!(recipe.mode <= 0o777 && !recipe.file.is_empty());
-                    prop_assert!(!recipe.file.starts_with(['/']) && !recipe.file.starts_with(".."));
-                    prop_assert!(object.read.path.split('/').all(|part| !matches!(part, "" | "." | "..")));
+                    let file_spec = &object.file_spec;
+                    prop_assert!(file_spec.mode <= 0o777 && !file_spec.path.is_empty());
+                    prop_assert!(!file_spec.path.starts_with(['/']) && !file_spec.path.starts_with(".."));
+                    prop_assert!(object.request.path.split('/').all(|part| !matches!(part, "" | "." | "..")));
                     let config: Result<serde_json::Value, _> = serde_json::from_str(object.version_config.expose());
                     prop_assert!(config.is_ok());
                 }

@@ -6,35 +6,35 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-pub use self::claims::{Claims, Expected, is_jwt, look, service_account_uid};
+pub use self::claims::{Claims, ExpectedClaims, inspect, is_jwt, service_account_uid};
 use super::{
-    Tokens,
+    ServiceAccountTokens,
     attributes::Attributes,
-    mistakes::{Mistakes, Place},
+    mistakes::{FindingLocation, Findings},
 };
 use crate::secret::SecretText;
 
 /// The attribute, and from Kubernetes 1.35 the secret, that holds the tokens.
-pub const NAME: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+pub const TOKENS_ATTRIBUTE: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
 /// The most `secrets` text, in bytes.
-const MOST_TEXT: usize = 4 << 20;
+const MAX_SECRETS_BYTES: usize = 4 << 20;
 
 /// Of nodePublishSecretRef's data, the one entry that matters here.
 #[derive(Deserialize)]
-struct Secrets {
+struct NodePublishSecrets {
     #[serde(rename = "csi.storage.k8s.io/serviceAccount.tokens")]
     tokens: Option<SecretText>,
 }
 
 /// What kubelet writes for one audience.
 #[derive(Deserialize)]
-struct Issued {
+struct IssuedToken {
     #[serde(default)]
     token: Option<SecretText>,
 }
 
-impl Tokens {
+impl ServiceAccountTokens {
     /// The token for an audience.
     #[must_use]
     pub fn for_audience(&self, audience: &str) -> Option<&SecretText> {
@@ -49,40 +49,40 @@ impl Tokens {
 
 /// The tokens out of `secrets` and attributes. Where both have one for an audience it is that of `secrets`, which a pod's
 /// own volumeAttributes cannot reach.
-pub(super) fn parse(attributes: &Attributes, secrets: &str, mistakes: &mut Mistakes) -> Tokens {
-    let mut tokens = Tokens::default();
-    if let Some(text) = attributes.get(NAME) {
-        add(&mut tokens, text, &format!("attribute {NAME}"), mistakes);
+pub(super) fn parse(attributes: &Attributes, secrets: &str, findings: &mut Findings) -> ServiceAccountTokens {
+    let mut tokens = ServiceAccountTokens::default();
+    if let Some(text) = attributes.get(TOKENS_ATTRIBUTE) {
+        add_tokens(&mut tokens, text, &format!("attribute {TOKENS_ATTRIBUTE}"), findings);
     }
-    match secrets_entry(secrets) {
-        Ok(Some(text)) => add(&mut tokens, text.expose(), &format!("secret {NAME}"), mistakes),
+    match tokens_in_secrets(secrets) {
+        Ok(Some(text)) => add_tokens(&mut tokens, text.expose(), &format!("secret {TOKENS_ATTRIBUTE}"), findings),
         Ok(None) => {}
-        Err(why) => mistakes.add(Place::Request("the driver's secrets".to_owned()), why),
+        Err(why) => findings.add(FindingLocation::DriverRequest("the driver's secrets".to_owned()), why),
     }
     tokens
 }
 
 /// The entry for tokens, if any. Up to Kubernetes 1.34 the driver writes `{}`, or the word `null`, unless the volume has a
 /// nodePublishSecretRef, whose data is nobody's business here.
-fn secrets_entry(text: &str) -> Result<Option<SecretText>, String> {
+fn tokens_in_secrets(text: &str) -> Result<Option<SecretText>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    if text.len() > MOST_TEXT {
-        return Err(format!("are {} bytes long, more than the {MOST_TEXT} accepted", text.len()));
+    if text.len() > MAX_SECRETS_BYTES {
+        return Err(format!("are {} bytes long, more than the {MAX_SECRETS_BYTES} accepted", text.len()));
     }
-    let secrets: Option<Secrets> = serde_json::from_str(text)
+    let secrets: Option<NodePublishSecrets> = serde_json::from_str(text)
         .map_err(|e| format!("are no JSON object of strings (line {}, column {})", e.line(), e.column()))?;
     Ok(secrets.and_then(|secrets| secrets.tokens).filter(|tokens| !tokens.expose().is_empty()))
 }
 
-fn add(tokens: &mut Tokens, text: &str, place: &str, mistakes: &mut Mistakes) {
-    let issued: Option<BTreeMap<String, Option<Issued>>> = match serde_json::from_str(text) {
+fn add_tokens(tokens: &mut ServiceAccountTokens, text: &str, source: &str, findings: &mut Findings) {
+    let issued: Option<BTreeMap<String, Option<IssuedToken>>> = match serde_json::from_str(text) {
         Ok(issued) => issued,
         Err(e) => {
             let position = format!("line {}, column {}", e.line(), e.column());
-            return mistakes.add(
-                Place::Request(place.to_owned()),
+            return findings.add(
+                FindingLocation::DriverRequest(source.to_owned()),
                 format!("is no JSON object of tokens by audience ({position}); is it kubelet's own?"),
             );
         }
@@ -102,41 +102,42 @@ mod tests {
         r#"{"vault":{"token":"t-vault","expirationTimestamp":"2026-11-22T08:00:00Z"},"":{"token":"t-api"}}"#;
 
     /// The tokens as `audience=token`, and what was wrong.
-    fn parsed(attribute: &str, secrets: &str) -> (Vec<String>, String) {
+    fn parse_tokens(attribute: &str, secrets: &str) -> (Vec<String>, String) {
         let mut map = BTreeMap::new();
-        map.insert(NAME, attribute);
+        map.insert(TOKENS_ATTRIBUTE, attribute);
         let attributes = Attributes::parse(&serde_json::to_string(&map).unwrap()).unwrap();
-        let mut mistakes = Mistakes::default();
-        let tokens = parse(&attributes, secrets, &mut mistakes);
+        let mut findings = Findings::default();
+        let tokens = parse(&attributes, secrets, &mut findings);
         let found = tokens.audiences().map(|a| format!("{a}={}", tokens.for_audience(a).unwrap().expose())).collect();
-        (found, mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default())
+        (found, findings.into_error("", None).map(|e| e.to_string()).unwrap_or_default())
     }
 
-    fn secrets(tokens: &str) -> String {
-        serde_json::to_string(&BTreeMap::from([(NAME, tokens), ("user", "x")])).unwrap()
+    fn secrets_json(tokens: &str) -> String {
+        serde_json::to_string(&BTreeMap::from([(TOKENS_ATTRIBUTE, tokens), ("user", "x")])).unwrap()
     }
 
     #[test]
-    fn tokens_come_from_either_place() {
-        assert_eq!(parsed(ATTRIBUTE, "{}").0, ["=t-api", "vault=t-vault"]);
-        assert_eq!(parsed("", &secrets(ATTRIBUTE)).0, ["=t-api", "vault=t-vault"]);
-        let (both, mistakes) = parsed(ATTRIBUTE, &secrets(r#"{"vault":{"token":"newer"},"openbao":{"token":"o"}}"#));
+    fn tokens_are_read_from_attributes_and_secrets() {
+        assert_eq!(parse_tokens(ATTRIBUTE, "{}").0, ["=t-api", "vault=t-vault"]);
+        assert_eq!(parse_tokens("", &secrets_json(ATTRIBUTE)).0, ["=t-api", "vault=t-vault"]);
+        let (both, error) =
+            parse_tokens(ATTRIBUTE, &secrets_json(r#"{"vault":{"token":"newer"},"openbao":{"token":"o"}}"#));
         assert_eq!(both, ["=t-api", "openbao=o", "vault=newer"]);
-        assert_eq!(mistakes, "");
+        assert_eq!(error, "");
     }
 
     #[test]
-    fn none_is_no_mistake() {
+    fn tokens_absent_is_no_mistake() {
         for (attribute, secrets) in
             [("", ""), ("", "null"), ("{}", "{}"), ("null", " \n"), (r#"{"vault":{"token":""},"a":null,"b":{}}"#, "{}")]
         {
-            assert_eq!(parsed(attribute, secrets), (vec![], String::new()), "{attribute} {secrets}");
+            assert_eq!(parse_tokens(attribute, secrets), (vec![], String::new()), "{attribute} {secrets}");
         }
-        assert_eq!(parsed("", r#"{"user":"x","other":"y"}"#).1, "");
+        assert_eq!(parse_tokens("", r#"{"user":"x","other":"y"}"#).1, "");
     }
 
     #[test]
-    fn garbage_is_a_mistake_that_repeats_nothing_of_it() {
+    fn tokens_malformed_are_rejected_without_echo() {
         for (attribute, secrets) in [
             ("hunter2", "{}"),
             (r#"["hunter2"]"#, "{}"),
@@ -147,14 +148,14 @@ mod tests {
             ("", r#"{"csi.storage.k8s.io/serviceAccount.tokens":{"hunter2":1}}"#),
             ("", r#"{"csi.storage.k8s.io/serviceAccount.tokens":"hunter2"}"#),
         ] {
-            let (found, said) = parsed(attribute, secrets);
-            assert!(found.is_empty() && said.contains("column") && !said.contains("hunter2"), "{said}");
+            let (found, message) = parse_tokens(attribute, secrets);
+            assert!(found.is_empty() && message.contains("column") && !message.contains("hunter2"), "{message}");
         }
     }
 
     #[test]
-    fn debug_shows_no_token() {
-        let tokens = Tokens(BTreeMap::from([("vault".to_owned(), SecretText::from("hunter2"))]));
+    fn tokens_are_redacted_in_debug() {
+        let tokens = ServiceAccountTokens(BTreeMap::from([("vault".to_owned(), SecretText::from("hunter2"))]));
         assert_eq!(format!("{tokens:?}"), r#"Tokens({"vault": [secret]})"#);
     }
 }

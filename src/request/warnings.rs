@@ -1,10 +1,10 @@
 //! What stops no mount but should be told: names nobody knows, and names that only later versions know.
 
 use super::{
-    attributes::{Attributes, PREFIXES},
-    mistakes::{Finding, Kept, MOST_LISTED, Place, row},
-    parameters::PREFIXED,
-    pod::DRIVER_PREFIX,
+    attributes::{Attributes, PARAMETER_PREFIXES},
+    mistakes::{BoundedList, Finding, FindingLocation, MAX_LISTED_FINDINGS, join_truncated},
+    parameters::PREFIXED_PARAMETERS,
+    pod::DRIVER_ATTRIBUTE_PREFIX,
 };
 use crate::{
     error::Cause,
@@ -12,14 +12,15 @@ use crate::{
 };
 
 /// Parameters without a prefix. The driver adds `secretProviderClass`.
-const PLAIN: [&str; 6] = ["roleName", "audience", "objects", "refreshInterval", "tokenScope", "secretProviderClass"];
+const UNPREFIXED_PARAMETERS: [&str; 6] =
+    ["roleName", "audience", "objects", "refreshInterval", "tokenScope", "secretProviderClass"];
 
 /// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
-const LATER: [&str; 1] = ["auth"];
+const UNSUPPORTED_PARAMETERS: [&str; 1] = ["auth"];
 
 /// Names that are near in sense alone: what other providers and Vault's own tools call it. In small letters and
 /// without the prefix of a parameter; parameters first, then fields.
-const SLIPS: [(&str, &str); 22] = [
+const ALIASES: [(&str, &str); 22] = [
     ("role", "RoleName"),
     ("addr", "Address"),
     ("url", "Address"),
@@ -47,148 +48,170 @@ const SLIPS: [(&str, &str); 22] = [
 /// Warnings, and the names nobody knows.
 #[derive(Default)]
 pub(super) struct Warnings {
-    others: Kept<Finding>,
-    unknown: Kept<Unknown>,
+    others: BoundedList<Finding>,
+    unknown: BoundedList<UnrecognizedName>,
 }
 
 /// A name nobody knows, and the one that may be meant.
-struct Unknown {
-    place: Place,
-    meant: Option<String>,
+struct UnrecognizedName {
+    location: FindingLocation,
+    suggestion: Option<String>,
 }
 
 impl Warnings {
     /// Adds one.
-    pub(super) fn say(&mut self, place: impl Into<Place>, what: String) {
-        self.say_as(Cause::InvalidRequest, place, what);
+    pub(super) fn add(&mut self, location: impl Into<FindingLocation>, problem: String) {
+        self.add_with_cause(Cause::InvalidRequest, location, problem);
     }
 
-    fn say_as(&mut self, cause: Cause, place: impl Into<Place>, what: String) {
-        self.others.add(|| Finding { cause, place: place.into(), what });
+    fn add_with_cause(&mut self, cause: Cause, location: impl Into<FindingLocation>, problem: String) {
+        self.others.push_with(|| Finding { cause, location: location.into(), problem });
     }
 
     /// Adds a name that is known but not supported yet; `value` if only that is not.
-    pub(super) fn unsupported(&mut self, place: impl Into<Place>, value: &str) {
+    pub(super) fn add_unsupported(&mut self, location: impl Into<FindingLocation>, value: &str) {
         let value = if value.is_empty() { String::new() } else { format!("{} ", quoted(value)) };
-        self.say_as(Cause::UnknownName, place, format!("{value}is not supported yet by this version and is ignored"));
+        self.add_with_cause(
+            Cause::UnknownName,
+            location,
+            format!("{value}is not supported yet by this version and is ignored"),
+        );
     }
 
     /// Adds a name nobody knows, and which of the `known` may be meant.
-    pub(super) fn unknown<'a>(
+    pub(super) fn add_unknown<'a>(
         &mut self,
-        place: impl Into<Place>,
+        location: impl Into<FindingLocation>,
         name: &str,
         known: impl IntoIterator<Item = &'a str>,
     ) {
-        self.unknown.add(|| {
+        self.unknown.push_with(|| {
             let known: Vec<&str> = known.into_iter().collect();
-            let meant = slip(name, &known).or_else(|| nearest(name, known.iter().copied()));
-            Unknown { place: place.into(), meant: meant.map(str::to_owned) }
+            let suggestion = find_alias(name, &known).or_else(|| nearest(name, known.iter().copied()));
+            UnrecognizedName { location: location.into(), suggestion: suggestion.map(str::to_owned) }
         });
     }
 
     /// Looks at the names of all attributes.
-    pub(super) fn names(&mut self, attributes: &Attributes) {
-        for name in attributes.names().filter(|name| !is_known(name)) {
-            if LATER.contains(&name) {
-                self.unsupported(name, "");
+    pub(super) fn check_parameter_names(&mut self, attributes: &Attributes) {
+        for name in attributes.names().filter(|name| !is_parameter(name)) {
+            if UNSUPPORTED_PARAMETERS.contains(&name) {
+                self.add_unsupported(name, "");
             } else {
-                let known = known_like(name);
-                self.unknown(name, name, known.iter().map(String::as_str));
+                let known = candidates(name);
+                self.add_unknown(name, name, known.iter().map(String::as_str));
             }
         }
     }
 
     /// All of them for a log: the first few, and in one all names nobody knows.
-    pub(super) fn into_texts(self) -> Vec<String> {
-        let mut texts: Vec<String> = self.others.items.iter().take(MOST_LISTED).map(Finding::told).collect();
-        let Kept { items, count } = self.unknown;
-        if count > 0 {
-            texts.push(format!("unknown and ignored: {}", row(items.iter().map(Unknown::told), count)));
+    pub(super) fn into_messages(self) -> Vec<String> {
+        let mut texts: Vec<String> =
+            self.others.items.iter().take(MAX_LISTED_FINDINGS).map(Finding::message_with_position).collect();
+        let BoundedList { items, total } = self.unknown;
+        if total > 0 {
+            texts.push(format!(
+                "unknown and ignored: {}",
+                join_truncated(items.iter().map(UnrecognizedName::describe), total)
+            ));
         }
         texts
     }
 
     /// The names nobody knows that are near to one that is known, in a line.
-    pub(super) fn slips(&self) -> Option<String> {
-        let slips: Vec<&Unknown> = self.unknown.items.iter().filter(|unknown| unknown.meant.is_some()).collect();
-        (!slips.is_empty())
-            .then(|| format!("unknown and ignored: {}", row(slips.iter().map(|unknown| unknown.told()), slips.len())))
+    pub(super) fn typo_summary(&self) -> Option<String> {
+        let typos: Vec<&UnrecognizedName> =
+            self.unknown.items.iter().filter(|unknown| unknown.suggestion.is_some()).collect();
+        (!typos.is_empty()).then(|| {
+            format!(
+                "unknown and ignored: {}",
+                join_truncated(typos.iter().map(|unknown| unknown.describe()), typos.len())
+            )
+        })
     }
 
     /// The names nobody knows, and the others.
-    pub(super) fn into_findings(self) -> (Kept<Finding>, Kept<Finding>) {
-        let Kept { items, count } = self.unknown;
-        (Kept { items: items.into_iter().map(Unknown::into_finding).collect(), count }, self.others)
+    pub(super) fn into_findings(self) -> (BoundedList<Finding>, BoundedList<Finding>) {
+        let BoundedList { items, total } = self.unknown;
+        (BoundedList { items: items.into_iter().map(UnrecognizedName::into_finding).collect(), total }, self.others)
     }
 }
 
-impl Unknown {
-    fn told(&self) -> String {
+impl UnrecognizedName {
+    fn describe(&self) -> String {
         let names = |names: &[String]| names.iter().map(|name| quoted(name)).collect::<String>();
-        let subject = match &self.place {
-            Place::Object(entry, fields, _) => format!("{entry} field {}", names(fields)),
-            Place::Parameters(parameters) => format!("parameter {}", names(parameters)),
+        let subject = match &self.location {
+            FindingLocation::Object(entry, fields, _) => format!("{entry} field {}", names(fields)),
+            FindingLocation::Parameters(parameters) => format!("parameter {}", names(parameters)),
             other => other.to_string(),
         };
-        let meant = self.meant.as_ref().map(|meant| format!(" (did you mean {meant}?)"));
-        subject + &meant.unwrap_or_default()
+        let suggestion = self.suggestion.as_ref().map(|meant| format!(" (did you mean {meant}?)"));
+        subject + &suggestion.unwrap_or_default()
     }
 
     fn into_finding(self) -> Finding {
-        let what = match (&self.meant, &self.place) {
+        let problem = match (&self.suggestion, &self.location) {
             (Some(meant), _) => format!("is unknown and would be ignored; did you mean {meant}?"),
-            (None, Place::Object(..)) => "is no field of an object and would be ignored; remove it".to_owned(),
+            (None, FindingLocation::Object(..)) => {
+                "is no field of an object and would be ignored; remove it".to_owned()
+            }
             (None, _) => "is no parameter and would be ignored; remove it".to_owned(),
         };
-        Finding { cause: Cause::UnknownName, place: self.place, what }
+        Finding { cause: Cause::UnknownName, location: self.location, problem }
     }
 }
 
 /// Whether a parameter goes by that name.
 #[must_use]
-pub fn is_known(name: &str) -> bool {
-    let prefixed = || PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).any(|rest| PREFIXED.contains(&rest));
-    PLAIN.contains(&name) || name.starts_with(DRIVER_PREFIX) || prefixed()
+pub fn is_parameter(name: &str) -> bool {
+    let prefixed = || {
+        PARAMETER_PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).any(|rest| PREFIXED_PARAMETERS.contains(&rest))
+    };
+    UNPREFIXED_PARAMETERS.contains(&name) || name.starts_with(DRIVER_ATTRIBUTE_PREFIX) || prefixed()
 }
 
 /// The names that a mistyped one may stand for, those with the prefix it starts with or else with `vault`.
-fn known_like(name: &str) -> Vec<String> {
+fn candidates(name: &str) -> Vec<String> {
     let lower = name.get(..7).unwrap_or(name).to_lowercase();
-    let prefix = PREFIXES.iter().find(|prefix| lower.starts_with(*prefix)).unwrap_or(&"vault");
-    let prefixed = PREFIXED.iter().map(|suffix| format!("{prefix}{suffix}"));
-    PLAIN.iter().chain(&LATER).map(|&plain| plain.to_owned()).chain(prefixed).collect()
+    let prefix = PARAMETER_PREFIXES.iter().find(|prefix| lower.starts_with(*prefix)).unwrap_or(&"vault");
+    let prefixed = PREFIXED_PARAMETERS.iter().map(|suffix| format!("{prefix}{suffix}"));
+    UNPREFIXED_PARAMETERS.iter().chain(&UNSUPPORTED_PARAMETERS).map(|&plain| plain.to_owned()).chain(prefixed).collect()
 }
 
 /// The known name that is near in sense, or is the same but for its prefix.
-fn slip<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let bare = |name: &str| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_lowercase();
-    let written = bare(name);
-    let meant = SLIPS.iter().find(|(slip, _)| *slip == written).map_or(written.as_str(), |(_, meant)| meant);
-    known.iter().copied().find(|known| known.eq_ignore_ascii_case(meant) || bare(known).eq_ignore_ascii_case(meant))
+fn find_alias<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let without_prefix = |name: &str| {
+        PARAMETER_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_lowercase()
+    };
+    let bare_name = without_prefix(name);
+    let target = ALIASES.iter().find(|(slip, _)| *slip == bare_name).map_or(bare_name.as_str(), |(_, meant)| meant);
+    known
+        .iter()
+        .copied()
+        .find(|known| known.eq_ignore_ascii_case(target) || without_prefix(known).eq_ignore_ascii_case(target))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn warned(json: &str) -> Vec<String> {
+    fn warnings_of(json: &str) -> Vec<String> {
         let mut warnings = Warnings::default();
-        warnings.names(&Attributes::parse(json).unwrap());
-        warnings.into_texts()
+        warnings.check_parameter_names(&Attributes::parse(json).unwrap());
+        warnings.into_messages()
     }
 
     #[test]
-    fn what_the_driver_and_a_class_write_is_known() {
+    fn known_parameters_cause_no_warning() {
         let known = r#"{"roleName":"","audience":"","objects":"","secretProviderClass":"","vaultAddress":"","openbaoRoleName":"",
             "baoCACert":"","csi.storage.k8s.io/ephemeral":"true","csi.storage.k8s.io/anything":""}"#;
-        assert_eq!(warned(known), Vec::<String>::new());
+        assert_eq!(warnings_of(known), Vec::<String>::new());
     }
 
     #[test]
-    fn unknown_names_are_one_warning_with_what_may_be_meant() {
+    fn unknown_parameters_are_one_warning_with_suggestions() {
         assert_eq!(
-            warned(r#"{"vaultAdress":"","rolename":"","openbaoNamespce":"","usePodIdentity":"","a\nb":""}"#),
+            warnings_of(r#"{"vaultAdress":"","rolename":"","openbaoNamespce":"","usePodIdentity":"","a\nb":""}"#),
             [
                 r#"unknown and ignored: parameter "a b", parameter "openbaoNamespce" (did you mean openbaoNamespace?), parameter "rolename" (did you mean roleName?), parameter "usePodIdentity", parameter "vaultAdress" (did you mean vaultAddress?)"#
             ]
@@ -196,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_in_sense_is_what_is_meant() {
+    fn unknown_parameter_suggestion_knows_aliases() {
         for (name, meant) in [
             ("role", "roleName"),
             ("vaultRole", "roleName"),
@@ -206,20 +229,20 @@ mod tests {
             ("vaultAddr", "vaultAddress"),
             ("skipVerify", "vaultSkipTLSVerify"),
         ] {
-            let said = format!("unknown and ignored: parameter \"{name}\" (did you mean {meant}?)");
-            assert_eq!(warned(&format!("{{\"{name}\":\"\"}}")), [said]);
+            let message = format!("unknown and ignored: parameter \"{name}\" (did you mean {meant}?)");
+            assert_eq!(warnings_of(&format!("{{\"{name}\":\"\"}}")), [message]);
         }
     }
 
     #[test]
-    fn later_names_are_said_to_be_later() {
-        assert_eq!(warned(r#"{"auth":"5m"}"#), ["auth: is not supported yet by this version and is ignored"]);
+    fn unsupported_parameter_is_a_warning() {
+        assert_eq!(warnings_of(r#"{"auth":"5m"}"#), ["auth: is not supported yet by this version and is ignored"]);
     }
 
     #[test]
-    fn a_flood_is_bounded() {
+    fn unknown_parameters_warning_is_bounded() {
         let names: Vec<String> = (0..10_000).map(|i| format!("\"{}{i}\":\"\"", "x".repeat(300))).collect();
-        let texts = warned(&format!("{{{}}}", names.join(",")));
+        let texts = warnings_of(&format!("{{{}}}", names.join(",")));
         assert!(texts.len() == 1 && texts[0].len() < 3000 && texts[0].ends_with("and 9980 more"), "{texts:?}");
     }
 }

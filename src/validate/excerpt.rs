@@ -1,13 +1,13 @@
 //! The line a finding is in, bounded, with what could be secret covered.
 
-use super::source::Spot;
+use super::source::Span;
 use crate::text::steers;
 
 /// The longest line that is shown whole, in characters; of a longer one, as of JSON without line breaks, only the piece.
-const LONGEST: usize = 200;
+const MAX_EXCERPT_CHARS: usize = 200;
 
 /// What stands for a covered value.
-const COVER: &str = "***";
+const REDACTED: &str = "***";
 
 /// A line, and the piece of it that is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,56 +15,57 @@ pub struct Excerpt {
     /// The line; tabs, other controls and what else is not seen are spaces.
     pub text: String,
     /// How many characters stand before the piece.
-    pub before: usize,
+    pub offset: usize,
     /// How long the piece is, in characters; at least 1.
     pub length: usize,
 }
 
 impl Excerpt {
-    pub(super) fn of(line: &str, spot: Spot, hidden: &[Spot]) -> Self {
-        let (from, to) = (spot.at.column - 1, spot.end - 1);
-        let whole = line.len() <= 4 * LONGEST && line.chars().count() <= LONGEST;
-        let (start, length) = if whole { (0, LONGEST) } else { (from, to.saturating_sub(from).min(LONGEST)) };
-        let letters = letters(line, start, length);
+    pub(super) fn new(line: &str, span: Span, redacted: &[Span]) -> Self {
+        let (from, to) = (span.start.column - 1, span.end_column - 1);
+        let fits = line.len() <= 4 * MAX_EXCERPT_CHARS && line.chars().count() <= MAX_EXCERPT_CHARS;
+        let (start, length) =
+            if fits { (0, MAX_EXCERPT_CHARS) } else { (from, to.saturating_sub(from).min(MAX_EXCERPT_CHARS)) };
+        let letters = line_chars(line, start, length);
         let (from, to) = ((from - start).min(letters.len()), (to - start).min(letters.len()));
-        let behind = start + letters.len();
-        let hidden: Vec<_> = hidden
+        let shown_end = start + letters.len();
+        let redacted_ranges: Vec<_> = redacted
             .iter()
-            .map(|spot| spot.at.column - 1..spot.end - 1)
-            .filter(|range| range.start < behind && range.end > start)
+            .map(|spot| spot.start.column - 1..spot.end_column - 1)
+            .filter(|range| range.start < shown_end && range.end > start)
             .map(|range| range.start.saturating_sub(start)..range.end - start)
             .collect();
         let mut text: Vec<char> = Vec::new();
-        let mut cover: Option<usize> = None;
-        let (mut before, mut end) = (None, None);
-        text.extend((!whole).then_some('…'));
+        let mut redacted_at: Option<usize> = None;
+        let (mut offset, mut end) = (None, None);
+        text.extend((!fits).then_some('…'));
         for (at, letter) in letters.iter().enumerate() {
-            let begins = if hidden.iter().any(|range| range.contains(&at)) {
-                *cover.get_or_insert_with(|| {
-                    text.extend(COVER.chars());
-                    text.len() - COVER.len()
+            let char_offset = if redacted_ranges.iter().any(|range| range.contains(&at)) {
+                *redacted_at.get_or_insert_with(|| {
+                    text.extend(REDACTED.chars());
+                    text.len() - REDACTED.len()
                 })
             } else {
-                cover = None;
+                redacted_at = None;
                 text.push(if steers(*letter) { ' ' } else { *letter });
                 text.len() - 1
             };
             if at == from {
-                before = Some(begins);
+                offset = Some(char_offset);
             }
             if at < to {
                 end = Some(text.len());
             }
         }
-        let before = before.unwrap_or(text.len());
-        let length = end.unwrap_or_default().saturating_sub(before).max(1);
-        text.extend((!whole).then_some('…'));
-        Self { text: text.into_iter().collect::<String>().trim_end().to_owned(), before, length }
+        let offset = offset.unwrap_or(text.len());
+        let length = end.unwrap_or_default().saturating_sub(offset).max(1);
+        text.extend((!fits).then_some('…'));
+        Self { text: text.into_iter().collect::<String>().trim_end().to_owned(), offset: offset, length }
     }
 }
 
 /// Some characters of a line; of a long one, as JSON's, without counting if each is a byte.
-fn letters(line: &str, start: usize, length: usize) -> Vec<char> {
+fn line_chars(line: &str, start: usize, length: usize) -> Vec<char> {
     if line.is_ascii() {
         line.get(start..).unwrap_or_default().chars().take(length).collect()
     } else {
@@ -77,18 +78,18 @@ mod tests {
     use super::*;
     use crate::yaml::At;
 
-    fn spot(from: usize, to: usize) -> Spot {
-        Spot { at: At { line: 1, column: from + 1 }, end: to + 1 }
+    fn span(from: usize, to: usize) -> Span {
+        Span { start: At { line: 1, column: from + 1 }, end_column: to + 1 }
     }
 
     fn excerpt(line: &str, piece: (usize, usize), hidden: &[(usize, usize)]) -> (String, usize, usize) {
-        let hidden: Vec<_> = hidden.iter().map(|(from, to)| spot(*from, *to)).collect();
-        let Excerpt { text, before, length } = Excerpt::of(line, spot(piece.0, piece.1), &hidden);
-        (text, before, length)
+        let hidden: Vec<_> = hidden.iter().map(|(from, to)| span(*from, *to)).collect();
+        let Excerpt { text, offset, length } = Excerpt::new(line, span(piece.0, piece.1), &hidden);
+        (text, offset, length)
     }
 
     #[test]
-    fn what_is_covered_leaves_the_rest_in_place() {
+    fn excerpt_redacts_spans_and_adjusts_offset() {
         let line = "a: hunter2, b: x";
         assert_eq!(excerpt(line, (15, 16), &[(3, 10)]), ("a: ***, b: x".into(), 11, 1));
         assert_eq!(excerpt(line, (3, 10), &[(3, 10)]), ("a: ***, b: x".into(), 3, 3));
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_line_only_the_piece_is_shown() {
+    fn excerpt_of_long_line_shows_only_the_span() {
         let line = format!("{}kind{}", "x".repeat(300), "y".repeat(300));
         assert_eq!(excerpt(&line, (300, 304), &[]), ("…kind…".into(), 1, 4));
         assert_eq!(excerpt(&format!("ä{line}"), (301, 305), &[(0, 3), (303, 400)]), ("…ki***…".into(), 1, 5));

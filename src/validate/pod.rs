@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{
     Severity,
-    class::{Reviewed, Written, both},
-    source::{Source, shown},
+    class::{ParameterMap, ReviewedClass, with_severity},
+    source::{SourceFile, display_name},
 };
 use crate::{
     error::Cause,
-    manifest::{is, metadata},
+    manifest::{is_kind, metadata_text},
     policy::Policy,
     request,
     text::quoted,
@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// The driver's name in a volume.
-const DRIVER: &str = "secrets-store.csi.k8s.io";
+const DRIVER_NAME: &str = "secrets-store.csi.k8s.io";
 
 /// Kinds with pods in them: API group, kind, and the way to the pod's spec.
-const KINDS: [(&str, &str, &[&str]); 9] = [
+const WORKLOAD_KINDS: [(&str, &str, &[&str]); 9] = [
     ("", "Pod", &["spec"]),
     ("", "PodTemplate", &["template", "spec"]),
     ("", "ReplicationController", &["spec", "template", "spec"]),
@@ -33,7 +33,7 @@ const KINDS: [(&str, &str, &[&str]); 9] = [
 ];
 
 /// A resource with a pod in it.
-pub(super) struct Pod<'a> {
+pub(super) struct Workload<'a> {
     /// `Deployment "web"`.
     subject: String,
     namespace: &'a str,
@@ -41,38 +41,38 @@ pub(super) struct Pod<'a> {
 }
 
 /// The pod in a resource, if it is of a kind that has one.
-pub(super) fn of(resource: &Node) -> Option<Pod<'_>> {
-    let (_, kind, way) = KINDS.iter().find(|(group, kind, _)| is(resource, group, kind))?;
-    let spec = way.iter().try_fold(resource, |node, field| node.get(field));
-    Some(Pod {
-        subject: format!("{kind} {}", quoted(metadata(resource, "name"))),
-        namespace: metadata(resource, "namespace"),
+pub(super) fn find_workload(resource: &Node) -> Option<Workload<'_>> {
+    let (_, kind, path_to_spec) = WORKLOAD_KINDS.iter().find(|(group, kind, _)| is_kind(resource, group, kind))?;
+    let spec = path_to_spec.iter().try_fold(resource, |node, field| node.get(field));
+    Some(Workload {
+        subject: format!("{kind} {}", quoted(metadata_text(resource, "name"))),
+        namespace: metadata_text(resource, "namespace"),
         spec,
     })
 }
 
 /// Notes everything wrong with the volumes of this driver; whether there were any.
-pub(super) fn check(
-    pod: &Pod<'_>,
-    classes: &BTreeMap<(String, String), Reviewed>,
+pub(super) fn check_volumes(
+    pod: &Workload<'_>,
+    classes: &BTreeMap<(String, String), ReviewedClass>,
     policy: Option<&Policy>,
-    source: &mut Source<'_>,
+    source: &mut SourceFile<'_>,
 ) -> bool {
     let fields = pod.spec.map(Node::entries).unwrap_or_default();
     // A container's environment may be anything, and on one line with a volume.
-    fields.iter().filter(|(key, _)| key.text() != Some("volumes")).for_each(|(_, value)| source.hide_node(value));
+    fields.iter().filter(|(key, _)| key.text() != Some("volumes")).for_each(|(_, value)| source.redact_node(value));
     let volumes = pod.spec.and_then(|spec| spec.get("volumes")).map(Node::items).unwrap_or_default();
-    let mut any = false;
+    let mut uses_driver = false;
     for volume in volumes {
         let Some((key, csi)) = volume.entry("csi") else { continue };
-        if csi.get("driver").and_then(Node::text) == Some(DRIVER) {
-            any = true;
+        if csi.get("driver").and_then(Node::text) == Some(DRIVER_NAME) {
+            uses_driver = true;
             let name = volume.get("name").and_then(Node::text).unwrap_or_default();
             let subject = format!("{}: volume {}: ", pod.subject, quoted(name));
             check_volume(csi, key, &subject, pod.namespace, (classes, policy), source);
         }
     }
-    any
+    uses_driver
 }
 
 fn check_volume(
@@ -80,85 +80,92 @@ fn check_volume(
     key: &Node,
     subject: &str,
     namespace: &str,
-    (classes, policy): (&BTreeMap<(String, String), Reviewed>, Option<&Policy>),
-    source: &mut Source<'_>,
+    (classes, policy): (&BTreeMap<(String, String), ReviewedClass>, Option<&Policy>),
+    source: &mut SourceFile<'_>,
 ) {
     if !csi.get("readOnly").is_some_and(|value| matches!(value.value, Value::Bool(true))) {
-        let at = csi.get("readOnly").filter(|value| !value.is_null()).unwrap_or(key);
-        source.wrong(Cause::Manifest, at, format!("{subject}readOnly: is not true; the driver refuses the volume"));
-    }
-    let (key, attributes) = csi.entry("volumeAttributes").map_or((key, key), |(key, attributes)| (key, attributes));
-    let place = format!("{subject}volumeAttributes.");
-    let Some(class) = source.required((key, attributes), &place, "secretProviderClass", "name the class") else {
-        return;
-    };
-    let known = classes.get(&(namespace.to_owned(), class.to_owned()));
-    if known.is_some_and(|class| !class.ours) {
-        return;
-    }
-    if known.is_none()
-        && let Some(meant) =
-            classes.iter().find(|((of, name), meant)| of == namespace && meant.ours && is_slip(class, name))
-    {
-        let node = attributes.get("secretProviderClass").unwrap_or(key);
-        let what = format!("class {} is not among the files; did you mean {}?", quoted(class), quoted(&meant.0.1));
-        source.say(
-            Severity::Warning,
+        let anchor = csi.get("readOnly").filter(|value| !value.is_null()).unwrap_or(key);
+        source.report_error(
             Cause::Manifest,
-            source.spot(node),
-            format!("{place}secretProviderClass: {what}"),
+            anchor,
+            format!("{subject}readOnly: is not true; the driver refuses the volume"),
         );
     }
-    let written = Written::new(attributes, subject, source);
-    let mut first = None;
+    let (key, attributes) = csi.entry("volumeAttributes").map_or((key, key), |(key, attributes)| (key, attributes));
+    let prefix = format!("{subject}volumeAttributes.");
+    let Some(class) = source.require_text((key, attributes), &prefix, "secretProviderClass", "name the class") else {
+        return;
+    };
+    let reviewed = classes.get(&(namespace.to_owned(), class.to_owned()));
+    if reviewed.is_some_and(|class| !class.is_our_provider) {
+        return;
+    }
+    if reviewed.is_none()
+        && let Some(similar) =
+            classes.iter().find(|((of, name), meant)| of == namespace && meant.is_our_provider && is_typo(class, name))
+    {
+        let node = attributes.get("secretProviderClass").unwrap_or(key);
+        let problem = format!("class {} is not among the files; did you mean {}?", quoted(class), quoted(&similar.0.1));
+        source.report(
+            Severity::Warning,
+            Cause::Manifest,
+            source.span(node),
+            format!("{prefix}secretProviderClass: {problem}"),
+        );
+    }
+    let attribute_map = ParameterMap::new(attributes, subject, source);
+    let mut first_override = None;
     for (key, _) in attributes.entries() {
         let Some(name) = key.text().filter(|name| *name != "secretProviderClass") else { continue };
         // Without the class nobody knows whose provider it is for.
-        if known.is_none() && !request::is_parameter(name) {
+        if reviewed.is_none() && !request::is_parameter(name) {
             continue;
         }
-        first = first.or(Some(key));
-        let does =
-            if known.is_some_and(|class| class.parameters.contains_key(name)) { "replaces that of" } else { "adds to" };
-        let (name, class) = (shown(name), quoted(class));
-        let message = format!("{subject}{name}: {does} class {class} for this pod; move it to a class of its own");
-        source.say(Severity::Warning, Cause::PodOverride, source.spot(key), message);
+        first_override = first_override.or(Some(key));
+        let effect = if reviewed.is_some_and(|class| class.parameters.contains_key(name)) {
+            "replaces that of"
+        } else {
+            "adds to"
+        };
+        let (name, class) = (display_name(name), quoted(class));
+        let message = format!("{subject}{name}: {effect} class {class} for this pod; move it to a class of its own");
+        source.report(Severity::Warning, Cause::PodOverride, source.span(key), message);
     }
-    if let (Some(known), Some(first)) = (known, first) {
-        check_merged(known, policy, &written, subject, first, source);
+    if let (Some(known), Some(first)) = (reviewed, first_override) {
+        check_merged(known, policy, &attribute_map, subject, first, source);
     }
 }
 
 /// Whether one name is the other but for one slip. Names of numbers (`web-1`, `web-2`) are no slips, and two letters may well
 /// tell `shop-db` from `shop-web`.
-fn is_slip(name: &str, other: &str) -> bool {
+fn is_typo(name: &str, other: &str) -> bool {
     let letters = |name: &str| name.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
-    let alike = name.len().abs_diff(other.len()) <= 1 && name.len() <= 256;
-    alike && letters(name) != letters(other) && strsim::damerau_levenshtein(name, other) == 1
+    let has_similar_length = name.len().abs_diff(other.len()) <= 1 && name.len() <= 256;
+    has_similar_length && letters(name) != letters(other) && strsim::damerau_levenshtein(name, other) == 1
 }
 
 /// Notes what is wrong only since the attributes lie over the class.
 fn check_merged(
-    class: &Reviewed,
+    class: &ReviewedClass,
     policy: Option<&Policy>,
-    written: &Written<'_>,
+    attribute_map: &ParameterMap<'_>,
     subject: &str,
-    first: &Node,
-    source: &mut Source<'_>,
+    first_override: &Node,
+    source: &mut SourceFile<'_>,
 ) {
     let mut merged = class.parameters.clone();
-    merged.extend(written.values.clone());
-    let review = request::review(&merged);
-    for (severity, finding) in both(&review) {
-        let of_the_class = class.found.contains(finding) && !written.holds(&finding.place);
-        if !of_the_class {
-            written.report(severity, finding, subject, first, source);
+    merged.extend(attribute_map.values.clone());
+    let review = request::review_class(&merged);
+    for (severity, finding) in with_severity(&review) {
+        let is_from_class = class.findings.contains(finding) && !attribute_map.contains(&finding.location);
+        if !is_from_class {
+            attribute_map.report_finding(severity, finding, subject, first_override, source);
         }
     }
-    if let Some(policy) = policy.filter(|_| review.mistakes.is_empty() && !class.namespace.is_empty()) {
-        for foreseen in policy.review(&review.ask(&class.namespace, class.provider)) {
-            if !class.refused.contains(&foreseen) {
-                written.refused(&foreseen, subject, first, source);
+    if let Some(policy) = policy.filter(|_| review.errors.is_empty() && !class.namespace.is_empty()) {
+        for denial in policy.preview(&review.policy_request(&class.namespace, class.provider)) {
+            if !class.denials.contains(&denial) {
+                attribute_map.report_denial(&denial, subject, first_override, source);
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use super::{
     Severity,
-    source::{Source, Spot},
+    source::{SourceFile, Span},
 };
 use crate::{
     error::Cause,
-    manifest::{Document, is},
-    policy::{self, Mistake, Policy},
+    manifest::{Document, is_kind},
+    policy::{self, Policy, PolicyError},
     vault::SENSITIVE_URL_CHARS,
     yaml::{
         At, Budget,
@@ -16,71 +16,72 @@ use crate::{
 };
 
 /// The policy of a file that is meant to be one, if all of it is right.
-pub(super) fn of_file(documents: &[Document<'_>], source: &mut Source<'_>) -> Option<Policy> {
+pub(super) fn policy_of_file(documents: &[Document<'_>], source: &mut SourceFile<'_>) -> Option<Policy> {
     let [document] = documents else {
-        let what =
+        let problem =
             if documents.is_empty() { "is empty" } else { "holds more than one document; remove the line `---`" };
-        let spot = Spot { at: At { line: 1, column: 1 }, end: 2 };
-        source.say(Severity::Error, Cause::Manifest, spot, format!("the policy file {what}"));
+        let span = Span { start: At { line: 1, column: 1 }, end_column: 2 };
+        source.report(Severity::Error, Cause::Manifest, span, format!("the policy file {problem}"));
         return None;
     };
     match &document.node {
-        Ok(node) => review(node, source),
+        Ok(node) => review_policy(node, source),
         Err(fault) => {
-            source.broken(fault, document);
+            source.report_parse_error(fault, document);
             None
         }
     }
 }
 
 /// Whether a resource is a policy, or a `ConfigMap` that holds some.
-pub(super) fn is_in(resource: &Node) -> bool {
-    policy::is_policy(resource) || held(resource).next().is_some()
+pub(super) fn contains_policy(resource: &Node) -> bool {
+    policy::is_policy(resource) || embedded_policies(resource).next().is_some()
 }
 
 /// Notes everything wrong with the policies of a resource; the policy, if it is one and all of it is right.
-pub(super) fn review(resource: &Node, source: &mut Source<'_>) -> Option<Policy> {
-    if is(resource, "", "ConfigMap") {
-        for (key, value, text) in held(resource) {
-            let inside = node::read(text, Offset::default(), Budget::POLICY);
-            let place = |at: At| format!("{}: line {}: ", key.text().unwrap_or_default(), at.line);
-            match inside {
+pub(super) fn review_policy(resource: &Node, source: &mut SourceFile<'_>) -> Option<Policy> {
+    if is_kind(resource, "", "ConfigMap") {
+        for (key, value, text) in embedded_policies(resource) {
+            let parsed = node::read(text, Offset::default(), Budget::POLICY);
+            let prefix = |at: At| format!("{}: line {}: ", key.text().unwrap_or_default(), at.line);
+            match parsed {
                 Err(fault) => {
-                    let place = fault.at.map(place).unwrap_or_default();
-                    source.wrong(Cause::Manifest, key, format!("{place}is no valid YAML: {}", fault.what));
+                    let prefix = fault.at.map(prefix).unwrap_or_default();
+                    source.report_error(Cause::Manifest, key, format!("{prefix}is no valid YAML: {}", fault.what));
                 }
                 Ok(inside) => {
-                    for Mistake { at, what, .. } in policy::parse(&inside, source.name, false).1 {
-                        source.wrong(Cause::Manifest, key, place(at) + &what);
+                    for PolicyError { position, problem, .. } in policy::parse(&inside, source.name, false).1 {
+                        source.report_error(Cause::Manifest, key, prefix(position) + &problem);
                     }
                 }
             }
-            source.hide_node(value);
+            source.redact_node(value);
         }
         return None;
     }
-    hide_passwords(resource, source);
-    let (policy, mistakes) = policy::parse(resource, source.name, false);
-    for Mistake { at, span, what } in &mistakes {
-        let spot = source.spot_of(*at, span.clone());
-        source.say(Severity::Error, Cause::Manifest, spot, what.clone());
+    redact_addresses(resource, source);
+    let (policy, errors) = policy::parse(resource, source.name, false);
+    for PolicyError { position, span, problem } in &errors {
+        let first_line = source.first_line_span(*position, span.clone());
+        source.report(Severity::Error, Cause::Manifest, first_line, problem.clone());
     }
-    mistakes.is_empty().then_some(policy)
+    errors.is_empty().then_some(policy)
 }
 
 /// The entries of a `ConfigMap` that are meant to be policy files: key, value and its text.
-fn held(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
-    let data = resource.get("data").filter(|_| is(resource, "", "ConfigMap")).map(Node::entries).unwrap_or_default();
+fn embedded_policies(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
+    let data =
+        resource.get("data").filter(|_| is_kind(resource, "", "ConfigMap")).map(Node::entries).unwrap_or_default();
     let texts = data.iter().filter_map(|(key, value)| Some((key, value, value.text()?)));
     texts.filter(|(_, _, text)| policy::is_policy_text(text))
 }
 
 /// Addresses that may hold a secret.
-fn hide_passwords(node: &Node, source: &mut Source<'_>) {
+fn redact_addresses(node: &Node, source: &mut SourceFile<'_>) {
     match &node.value {
-        Value::Text(text) if text.contains(SENSITIVE_URL_CHARS) => source.hide_node(node),
-        Value::List(items) => items.iter().for_each(|item| hide_passwords(item, source)),
-        Value::Map(entries) => entries.iter().for_each(|(_, value)| hide_passwords(value, source)),
+        Value::Text(text) if text.contains(SENSITIVE_URL_CHARS) => source.redact_node(node),
+        Value::List(items) => items.iter().for_each(|item| redact_addresses(item, source)),
+        Value::Map(entries) => entries.iter().for_each(|(_, value)| redact_addresses(value, source)),
         Value::Text(_) | Value::Null | Value::Bool(_) | Value::Number => {}
     }
 }

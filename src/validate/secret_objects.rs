@@ -2,49 +2,49 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{class::unknown_fields, source::Source};
+use super::{class::report_unknown_fields, source::SourceFile};
 use crate::{
     error::Cause,
-    request::Made,
+    request::OutputFile,
     text::{nearest, quoted},
     yaml::node::{Node, Value},
 };
 
 /// Notes what the driver would refuse, and files that no object makes; nothing of the latter if `files` is empty, as then
 /// nobody knows.
-pub(super) fn check(list: &Node, files: &[Made], source: &mut Source<'_>) {
+pub(super) fn check_secret_objects(list: &Node, files: &[OutputFile], source: &mut SourceFile<'_>) {
     if !matches!(list.value, Value::List(_) | Value::Null) {
-        source.wrong(Cause::Manifest, list, format!("spec.secretObjects: is {}, not a list", list.kind()));
+        source.report_error(Cause::Manifest, list, format!("spec.secretObjects: is {}, not a list", list.kind()));
     }
     let mut names = BTreeMap::new();
     for (index, secret) in list.items().iter().enumerate() {
-        let place = format!("secretObjects[{index}].");
-        unknown_fields(secret, &place, &["secretName", "type", "labels", "annotations", "data"], source);
-        if let Some(name) = source.required((secret, secret), &place, "secretName", "name the Secret") {
+        let prefix = format!("secretObjects[{index}].");
+        report_unknown_fields(secret, &prefix, &["secretName", "type", "labels", "annotations", "data"], source);
+        if let Some(name) = source.require_text((secret, secret), &prefix, "secretName", "name the Secret") {
             check_name(name.trim(), secret, index, &mut names, source);
         }
-        source.required((secret, secret), &place, "type", "write a Secret's type, such as Opaque");
+        source.require_text((secret, secret), &prefix, "type", "write a Secret's type, such as Opaque");
         let data = secret.get("data").map(Node::items).unwrap_or_default();
         if data.is_empty() {
-            let what = format!("{place}data: missing; list objectName and key of each file");
-            source.wrong(Cause::Manifest, secret.entry("data").map_or(secret, |(key, _)| key), what);
+            let problem = format!("{prefix}data: missing; list objectName and key of each file");
+            source.report_error(Cause::Manifest, secret.entry("data").map_or(secret, |(key, _)| key), problem);
         }
         let mut keys = BTreeSet::new();
         for (number, entry) in data.iter().enumerate() {
-            let place = format!("{place}data[{number}].");
-            unknown_fields(entry, &place, &["objectName", "key"], source);
-            source.required((entry, entry), &place, "objectName", "name a file of the class");
-            if let Some(key) = source.required((entry, entry), &place, "key", "name the key in the Secret") {
-                check_key(key.trim(), entry, &place, &mut keys, source);
+            let prefix = format!("{prefix}data[{number}].");
+            report_unknown_fields(entry, &prefix, &["objectName", "key"], source);
+            source.require_text((entry, entry), &prefix, "objectName", "name a file of the class");
+            if let Some(key) = source.require_text((entry, entry), &prefix, "key", "name the key in the Secret") {
+                check_key(key.trim(), entry, &prefix, &mut keys, source);
             }
-            check_file(entry, &place, files, source);
+            check_file(entry, &prefix, files, source);
         }
-        check_type(secret, &place, &keys, source);
+        check_type(secret, &prefix, &keys, source);
     }
 }
 
 /// Types whose Secrets the API server refuses without these keys.
-const KEYS: [(&str, &[&str]); 4] = [
+const REQUIRED_KEYS: [(&str, &[&str]); 4] = [
     ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
     ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
     ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
@@ -52,7 +52,7 @@ const KEYS: [(&str, &[&str]); 4] = [
 ];
 
 /// The most a name or key may have, in bytes.
-const LONGEST: usize = 253;
+const MAX_NAME_BYTES: usize = 253;
 
 /// Notes a name that the API server refuses, and one that another Secret has, of which the driver makes one.
 fn check_name<'n>(
@@ -60,9 +60,9 @@ fn check_name<'n>(
     secret: &Node,
     index: usize,
     names: &mut BTreeMap<&'n str, usize>,
-    source: &mut Source<'_>,
+    source: &mut SourceFile<'_>,
 ) {
-    let wrong = if !is_dns(name) {
+    let problem = if !is_dns_subdomain(name) {
         format!("{} is no name of a Secret; write small letters, digits, `-` and `.`", quoted(name))
     } else if let Some(first) = names.get(name) {
         format!("is that of secretObjects[{first}], and the driver makes one of them; write both into one")
@@ -71,58 +71,58 @@ fn check_name<'n>(
         return;
     };
     let node = secret.get("secretName").unwrap_or(secret);
-    source.wrong(Cause::Manifest, node, format!("secretObjects[{index}].secretName: {wrong}"));
+    source.report_error(Cause::Manifest, node, format!("secretObjects[{index}].secretName: {problem}"));
 }
 
 /// Notes a key that the API server refuses, and one that is there twice, of which the last one stays.
-fn check_key<'n>(key: &'n str, entry: &Node, place: &str, keys: &mut BTreeSet<&'n str>, source: &mut Source<'_>) {
+fn check_key<'n>(key: &'n str, entry: &Node, prefix: &str, keys: &mut BTreeSet<&'n str>, source: &mut SourceFile<'_>) {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-    let wrong = if key.len() > LONGEST || key == "." || key.starts_with("..") || !key.bytes().all(plain) {
+    let problem = if key.len() > MAX_NAME_BYTES || key == "." || key.starts_with("..") || !key.bytes().all(plain) {
         format!("{} is no key of a Secret; write letters, digits, `-`, `_` and `.`", quoted(key))
     } else if keys.insert(key) {
         return;
     } else {
         "is there twice, and one file would replace the other; choose another".to_owned()
     };
-    source.wrong(Cause::Manifest, entry.get("key").unwrap_or(entry), format!("{place}key: {wrong}"));
+    source.report_error(Cause::Manifest, entry.get("key").unwrap_or(entry), format!("{prefix}key: {problem}"));
 }
 
 /// Notes the keys that a Secret of its type lacks.
-fn check_type(secret: &Node, place: &str, keys: &BTreeSet<&str>, source: &mut Source<'_>) {
+fn check_type(secret: &Node, prefix: &str, keys: &BTreeSet<&str>, source: &mut SourceFile<'_>) {
     let Some((node, kind)) = secret.get("type").and_then(|node| Some((node, node.text()?.trim()))) else { return };
-    let wanted = KEYS.iter().find(|(known, _)| *known == kind).map_or(&[][..], |(_, wanted)| wanted);
-    let missing: Vec<&str> = wanted.iter().copied().filter(|key| !keys.contains(key)).collect();
+    let required = REQUIRED_KEYS.iter().find(|(known, _)| *known == kind).map_or(&[][..], |(_, wanted)| wanted);
+    let missing: Vec<&str> = required.iter().copied().filter(|key| !keys.contains(key)).collect();
     if !missing.is_empty() && !keys.is_empty() {
-        let what = format!("{place}type: {kind} needs the key {}; add it to data", missing.join(" and the key "));
-        source.wrong(Cause::Manifest, node, what);
+        let problem = format!("{prefix}type: {kind} needs the key {}; add it to data", missing.join(" and the key "));
+        source.report_error(Cause::Manifest, node, problem);
     }
 }
 
 /// Whether it is a DNS subdomain as Kubernetes wants it.
-fn is_dns(name: &str) -> bool {
+fn is_dns_subdomain(name: &str) -> bool {
     let ends = |label: &str| {
         let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         label.starts_with(edge) && label.ends_with(edge)
     };
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-    name.len() <= LONGEST && name.bytes().all(plain) && name.split('.').all(ends)
+    name.len() <= MAX_NAME_BYTES && name.bytes().all(plain) && name.split('.').all(ends)
 }
 
-fn check_file(entry: &Node, place: &str, files: &[Made], source: &mut Source<'_>) {
+fn check_file(entry: &Node, prefix: &str, files: &[OutputFile], source: &mut SourceFile<'_>) {
     let Some((node, name)) = entry.get("objectName").and_then(|node| Some((node, node.text()?.trim()))) else { return };
-    if name.is_empty() || files.is_empty() || files.iter().any(|file| makes(file, name)) {
+    if name.is_empty() || files.is_empty() || files.iter().any(|file| produces(file, name)) {
         return;
     }
-    let names = files.iter().filter(|file| !file.each_key).map(|file| file.name.as_str());
-    let next = nearest(name, names)
+    let names = files.iter().filter(|file| !file.is_directory).map(|file| file.name.as_str());
+    let fix = nearest(name, names)
         .map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
-    let what = format!("{place}objectName: no object makes the file {}; {next}", quoted(name));
-    source.wrong(Cause::SecretObject, node, what);
+    let problem = format!("{prefix}objectName: no object makes the file {}; {fix}", quoted(name));
+    source.report_error(Cause::SecretObject, node, problem);
 }
 
 /// Whether an object may make a file of that name.
-fn makes(file: &Made, name: &str) -> bool {
-    if !file.each_key {
+fn produces(file: &OutputFile, name: &str) -> bool {
+    if !file.is_directory {
         return file.name == name;
     }
     file.name == "."

@@ -4,17 +4,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn report(text: &str) -> Report {
-    validate(&[Input { name: "a.yaml".into(), content: Ok(text.into()), role: Role::Manifests }])
+fn validate_text(text: &str) -> ValidationReport {
+    validate(&[Input { name: "a.yaml".into(), content: Ok(text.into()), kind: InputKind::Manifests }])
 }
 
 /// Findings stand in the file, and nothing they show holds the argument.
-fn sound(text: &str) -> Result<(), TestCaseError> {
-    let report = report(text);
+fn check_spans_and_redaction(text: &str) -> Result<(), TestCaseError> {
+    let report = validate_text(text);
     for finding in &report.findings {
-        let place = (finding.at.line, finding.at.column, finding.end);
-        prop_assert!((1..=text.lines().count() + 1).contains(&finding.at.line), "{place:?}");
-        prop_assert!(finding.at.column >= 1 && finding.end > finding.at.column, "{place:?}");
+        let place = (finding.position.line, finding.position.column, finding.end_column);
+        prop_assert!((1..=text.lines().count() + 1).contains(&finding.position.line), "{place:?}");
+        prop_assert!(finding.position.column >= 1 && finding.end_column > finding.position.column, "{place:?}");
         prop_assert!(!finding.message.contains(['\n', '\r']), "{}", finding.message);
         let shown = format!("{}{}", finding.message, finding.excerpt.text);
         prop_assert!(!shown.contains("hunter2"), "{shown}\n{text}");
@@ -23,7 +23,7 @@ fn sound(text: &str) -> Result<(), TestCaseError> {
 }
 
 /// Lines of `objects`, more often right than not, with arguments that must not be shown.
-fn objects() -> impl Strategy<Value = String> {
+fn objects_strategy() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         Just("- objectName: a".to_owned()),
         Just("  secretPath: p".to_owned()),
@@ -44,21 +44,21 @@ fn objects() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_text_panics(text in "(?s).{0,200}") {
-        report(&text);
+    fn validate_arbitrary_text_does_not_panic(text in "(?s).{0,200}") {
+        validate_text(&text);
     }
 
     #[test]
-    fn no_structure_panics(text in "(?s)(apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\n|spec:|  provider: vault\n|  parameters:\n|    objects: [|>]\n|      - |a|\n|: |\\{|\\}|\\[|'|---\n|ü|\t|&a |\\*a){0,30}") {
-        sound(&text)?;
+    fn validate_arbitrary_class_has_findings_in_file(text in "(?s)(apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\n|spec:|  provider: vault\n|  parameters:\n|    objects: [|>]\n|      - |a|\n|: |\\{|\\}|\\[|'|---\n|ü|\t|&a |\\*a){0,30}") {
+        check_spans_and_redaction(&text)?;
     }
 
     #[test]
-    fn no_objects_show_an_argument(objects in objects(), style in prop::sample::select(vec!["|", ">", "|2-", "\"", "'", ""])) {
+    fn validate_findings_never_show_an_argument(objects in objects_strategy(), style in prop::sample::select(vec!["|", ">", "|2-", "\"", "'", ""])) {
         let (open, close) = if matches!(style, "\"" | "'") { (style, style) } else { ("", "") };
         let header = if open.is_empty() { style } else { "" };
         let indented: String = format!("{open}{objects}{close}").replace('\n', "\n      ");
-        sound(&format!(
+        check_spans_and_redaction(&format!(
             "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: a}}\nspec:\n  provider: vault\n  parameters:\n    roleName: web\n    objects: {header}\n      {indented}\n"
         ))?;
     }
@@ -66,11 +66,11 @@ proptest! {
 
 /// On a stack as large as a program's own; that of a test's thread is smaller.
 #[test]
-fn bombs_are_findings() {
-    std::thread::Builder::new().stack_size(8 << 20).spawn(bombs).unwrap().join().unwrap();
+fn validate_reports_yaml_bombs_without_overflow() {
+    std::thread::Builder::new().stack_size(8 << 20).spawn(validate_bombs).unwrap().join().unwrap();
 }
 
-fn bombs() {
+fn validate_bombs() {
     let nested = "[".repeat(100_000);
     let lines = |count: usize, line: fn(usize) -> String| (0..count).map(line).collect::<Vec<_>>().join("\n");
     let deep = lines(60, |i| format!("{}a:", " ".repeat(i)));
@@ -80,6 +80,6 @@ fn bombs() {
     let itself = "a: &a [*a]";
     for (text, faults) in [(nested.as_str(), 1), (&deep, 0), (&laughs, 1), (itself, 1)] {
         let text = format!("# secrets-store.csi\n{text}");
-        assert_eq!(report(&text).findings.len(), faults, "{text:.60}");
+        assert_eq!(validate_text(&text).findings.len(), faults, "{text:.60}");
     }
 }

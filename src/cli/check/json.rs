@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::check::{Outcome, Step};
+use crate::check::{Step, StepOutcome};
 
 /// `{"ok": …, "steps": […]}`. Fields may be added, never change or go.
 pub(super) fn written(ok: bool, steps: &[(Step, Duration)]) -> String {
@@ -44,13 +44,13 @@ struct ToldFailure<'a> {
 impl<'a> From<&'a (Step, Duration)> for Told<'a> {
     fn from((step, took): &'a (Step, Duration)) -> Self {
         let (status, detail) = match &step.outcome {
-            Outcome::Good(detail) => ("ok", detail.as_str()),
-            Outcome::Odd(detail) => ("warning", detail.as_str()),
-            Outcome::Skipped(detail) => ("skipped", detail.as_str()),
-            Outcome::Failed(error) => ("failed", error.what()),
+            StepOutcome::Pass(detail) => ("ok", detail.as_str()),
+            StepOutcome::Warn(detail) => ("warning", detail.as_str()),
+            StepOutcome::Skip(detail) => ("skipped", detail.as_str()),
+            StepOutcome::Fail(error) => ("failed", error.what()),
         };
         let failure = match &step.outcome {
-            Outcome::Failed(error) => Some(ToldFailure {
+            StepOutcome::Fail(error) => Some(ToldFailure {
                 id: error.cause().id(),
                 code: error.cause().code().to_string(),
                 server_message: error.words(),

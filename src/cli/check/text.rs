@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use crate::{
-    check::{Outcome, Step},
+    check::{Step, StepOutcome},
     cli::style::{self, paint},
     text::printable,
 };
@@ -18,15 +18,15 @@ pub(super) fn line(step: &Step, took: Duration) -> String {
     let subject = step.object.as_ref().map(|object| format!("{object:?}: ")).unwrap_or_default();
     let took = if took < LONG { String::new() } else { format!(" (after {:.1} s)", took.as_secs_f64()) };
     let (word, style, detail) = match &step.outcome {
-        Outcome::Good(detail) => ("ok", style::OK, detail.as_str()),
-        Outcome::Odd(detail) => ("warn", style::WARNING, detail.as_str()),
-        Outcome::Skipped(detail) => ("skip", style::SKIPPED, detail.as_str()),
-        Outcome::Failed(error) => ("FAIL", style::ERROR, error.what()),
+        StepOutcome::Pass(detail) => ("ok", style::OK, detail.as_str()),
+        StepOutcome::Warn(detail) => ("warn", style::WARNING, detail.as_str()),
+        StepOutcome::Skip(detail) => ("skip", style::SKIPPED, detail.as_str()),
+        StepOutcome::Fail(error) => ("FAIL", style::ERROR, error.what()),
     };
     let mut line = format!("{:4}  {:12}  {}", paint(style, word), step.name, printable(&format!("{subject}{detail}")));
     // What lists several failures has id and mend of each in it.
     let alone = match &step.outcome {
-        Outcome::Failed(error) if !error.is_listing() => Some(error),
+        StepOutcome::Fail(error) if !error.is_listing() => Some(error),
         _ => None,
     };
     if let Some(error) = alone {

@@ -3,19 +3,19 @@
 use std::fmt::Write as _;
 
 use super::{is_piped, word};
-use crate::validate::Report;
+use crate::validate::ValidationReport;
 
 /// One command a line. What came through a pipe has no line that could be shown; its place is told in the message.
-pub(super) fn written(report: &Report) -> String {
+pub(super) fn written(report: &ValidationReport) -> String {
     let mut text = String::new();
     for finding in &report.findings {
-        let (file, line, column) = (&finding.file, finding.at.line, finding.at.column);
+        let (file, line, column) = (&finding.file, finding.position.line, finding.position.column);
         let title = property(&format!("{} {}", finding.cause.id(), finding.cause.diagnosis().title));
         let (command, message) = (word(finding.severity), data(&finding.message));
         let _ = if is_piped(file) {
             writeln!(text, "::{command} title={title}::{}:{line}:{column}: {message}", data(file))
         } else {
-            let (file, end) = (property(file), finding.end);
+            let (file, end) = (property(file), finding.end_column);
             writeln!(text, "::{command} file={file},line={line},col={column},endColumn={end},title={title}::{message}")
         };
     }

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::word;
-use crate::validate::{Report, Severity};
+use crate::validate::{Severity, ValidationReport};
 
 /// `{"findings": […], "summary": {…}}`. Fields may be added, never change or go.
-pub(super) fn written(report: &Report) -> String {
+pub(super) fn written(report: &ValidationReport) -> String {
     let findings: Vec<_> = report
         .findings
         .iter()
@@ -16,9 +16,9 @@ pub(super) fn written(report: &Report) -> String {
                 "id": finding.cause.id(),
                 "title": finding.cause.diagnosis().title,
                 "file": finding.file,
-                "line": finding.at.line,
-                "column": finding.at.column,
-                "end_column": finding.end,
+                "line": finding.position.line,
+                "column": finding.position.column,
+                "end_column": finding.end_column,
                 "message": finding.message,
                 "excerpt": finding.excerpt.text,
             })

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::{is_piped, word};
 use crate::{
     error::Cause,
-    validate::{Finding, Report},
+    validate::{ManifestFinding, ValidationReport},
 };
 
 /// One run, with the rules that were broken.
-pub(super) fn written(report: &Report) -> String {
+pub(super) fn written(report: &ValidationReport) -> String {
     let rules: BTreeMap<&str, Cause> =
         report.findings.iter().map(|finding| (finding.cause.id(), finding.cause)).collect();
     let ids: Vec<&str> = rules.keys().copied().collect();
@@ -42,7 +42,7 @@ fn rule(cause: Cause) -> Value {
     })
 }
 
-fn result(finding: &Finding, ids: &[&str]) -> Value {
+fn result(finding: &ManifestFinding, ids: &[&str]) -> Value {
     let id = finding.cause.id();
     json!({
         "ruleId": id,
@@ -52,10 +52,10 @@ fn result(finding: &Finding, ids: &[&str]) -> Value {
         "locations": [{ "physicalLocation": {
             "artifactLocation": { "uri": if is_piped(&finding.file) { "stdin".to_owned() } else { uri(&finding.file) } },
             "region": {
-                "startLine": finding.at.line,
-                "startColumn": finding.at.column,
-                "endLine": finding.at.line,
-                "endColumn": finding.end,
+                "startLine": finding.position.line,
+                "startColumn": finding.position.column,
+                "endLine": finding.position.line,
+                "endColumn": finding.end_column,
                 "snippet": { "text": finding.excerpt.text },
             },
         }}],

@@ -4,30 +4,30 @@ use std::fmt::Write as _;
 
 use super::word;
 use crate::cli::style::{ERROR, PLACE, WARNING, paint};
-use crate::validate::{Finding, Report, Severity};
+use crate::validate::{ManifestFinding, Severity, ValidationReport};
 
 /// Every finding with its line, and a summary.
-pub(super) fn written(report: &Report) -> String {
+pub(super) fn written(report: &ValidationReport) -> String {
     let mut text: String = report.findings.iter().map(finding).collect();
     let _ = writeln!(text, "{}", summary(report));
     text
 }
 
 /// `shop.yaml:12:9: error: object "x": … [VM0082]`, and below it the line with a caret.
-fn finding(finding: &Finding) -> String {
-    let Finding { severity, cause, file, at, message, excerpt, .. } = finding;
+fn finding(finding: &ManifestFinding) -> String {
+    let ManifestFinding { severity, cause, file, position: at, message, excerpt, .. } = finding;
     let place = paint(PLACE, format!("{file}:{}:{}:", at.line, at.column));
     let style = if *severity == Severity::Error { ERROR } else { WARNING };
     let word = paint(style, format!("{}:", word(*severity)));
     let mut text = format!("{place} {word} {message} [{}]\n", cause.id());
     let (number, gutter) = (at.line.to_string(), " ".repeat(at.line.to_string().len()));
-    let (before, carets) = (" ".repeat(excerpt.before), paint(style, "^".repeat(excerpt.length)));
+    let (before, carets) = (" ".repeat(excerpt.offset), paint(style, "^".repeat(excerpt.length)));
     let _ = write!(text, "{gutter} |\n{number} | {}\n{gutter} | {before}{carets}\n\n", excerpt.text);
     text
 }
 
 /// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources, of which 1 cannot be read)`.
-fn summary(report: &Report) -> String {
+fn summary(report: &ValidationReport) -> String {
     let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
     let policies = match report.policies {
         0 => String::new(),

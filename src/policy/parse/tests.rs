@@ -1,7 +1,7 @@
 //! A policy file's mistakes, and what the schema and the docs say of its fields.
 
 use super::{
-    super::{rules::Word, tests::POLICY},
+    super::{rules::PolicySetting, tests::POLICY},
     *,
 };
 use crate::yaml::{
@@ -9,19 +9,19 @@ use crate::yaml::{
     node::{self, Offset},
 };
 
-fn read(text: &str, file: &str) -> (Policy, Vec<Mistake>) {
+fn parse_text(text: &str, file: &str) -> (Policy, Vec<PolicyError>) {
     parse(&node::read(text, Offset::default(), Budget::POLICY).unwrap(), file, false)
 }
 
 /// The mistakes of a text, one line each.
-fn mistakes(text: &str) -> Vec<String> {
-    let mistakes = read(text, "policy.yaml").1.into_iter();
-    mistakes.map(|m| format!("{}:{}: {}", m.at.line, m.at.column, m.what)).collect()
+fn errors_of(text: &str) -> Vec<String> {
+    let errors = parse_text(text, "policy.yaml").1.into_iter();
+    errors.map(|m| format!("{}:{}: {}", m.position.line, m.position.column, m.problem)).collect()
 }
 
 #[test]
-fn every_mistake_of_a_policy_is_told_with_its_place() {
-    for (text, says) in [
+fn policy_file_error_has_position_and_problem() {
+    for (text, expected) in [
         ("kind: Policy", "1:1: apiVersion: missing; write apiVersion: vaultmount/v1"),
         ("apiVersion: vaultmount/v2\nkind: Policy", "1:13: apiVersion: is not vaultmount/v1"),
         ("- a", "1:1: is a list, not a mapping"),
@@ -82,27 +82,27 @@ fn every_mistake_of_a_policy_is_told_with_its_place() {
         ("endpoints: {a: {address: \"https://a\", namespace: \"x/../y\"}}", "endpoints.a.namespace: contains"),
         ("endpoints: {a: {address: \"https://a/x/%2E%2e\"}}", "has a `.` or `..` part"),
     ] {
-        let mistakes = mistakes(text).join("\n");
-        assert!(mistakes.contains(says), "{text}: {mistakes}");
-        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+        let errors = errors_of(text).join("\n");
+        assert!(errors.contains(expected), "{text}: {errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
     }
-    let (policy, mistakes) = read(POLICY, "policy.yaml");
-    assert!(mistakes.is_empty() && policy.rules.len() == 7, "{mistakes:?}");
+    let (policy, errors) = parse_text(POLICY, "policy.yaml");
+    assert!(errors.is_empty() && policy.rules.len() == 7, "{errors:?}");
 }
 
 #[test]
-fn the_example_of_the_docs_is_the_shipped_one_and_right() {
+fn policy_example_in_docs_is_shipped_and_valid() {
     let (example, page) =
         (include_str!("../../../deploy/examples/policy.yaml"), include_str!("../../../docs/policy.md"));
     assert!(page.contains(example), "docs/policy.md does not show deploy/examples/policy.yaml");
-    assert_eq!(mistakes(example), [""; 0]);
+    assert_eq!(errors_of(example), [""; 0]);
 }
 
 #[test]
-fn the_schema_and_the_docs_have_every_field_and_no_other() {
+fn policy_schema_and_docs_have_exactly_the_known_fields() {
     let schema: serde_json::Value = serde_json::from_str(include_str!("../../../deploy/policy.schema.json")).unwrap();
     let page = include_str!("../../../docs/policy.md");
-    for (place, fields) in FIELDS {
+    for (place, fields) in POLICY_FIELDS {
         let object = match place {
             "" => &schema,
             "endpoints." => &schema["$defs"]["endpoint"],
@@ -116,14 +116,14 @@ fn the_schema_and_the_docs_have_every_field_and_no_other() {
         assert_eq!(has, fields, "{place}");
         for field in fields {
             let name = if place == "endpoints.tls." { format!("`tls.{field}`") } else { format!("`{field}`") };
-            let is_told = page.contains(&name) || matches!(field, "apiVersion" | "kind" | "tls");
-            assert!(is_told, "docs/policy.md does not tell of {name}");
+            let is_documented = page.contains(&name) || matches!(field, "apiVersion" | "kind" | "tls");
+            assert!(is_documented, "docs/policy.md does not tell of {name}");
         }
     }
 }
 
 /// Whether the shipped schema takes a policy file.
-fn fits_the_schema(text: &str) -> bool {
+fn matches_schema(text: &str) -> bool {
     let schema: serde_json::Value = serde_json::from_str(include_str!("../../../deploy/policy.schema.json")).unwrap();
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("policy.json", schema).unwrap();
@@ -133,15 +133,15 @@ fn fits_the_schema(text: &str) -> bool {
 }
 
 #[test]
-fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
-    let begin = "apiVersion: vaultmount/v1\nkind: Policy\n";
+fn policy_schema_agrees_with_parser() {
+    let header = "apiVersion: vaultmount/v1\nkind: Policy\n";
     for good in [
         POLICY,
         include_str!("../../../deploy/examples/policy.yaml"),
-        begin,
+        header,
         "apiVersion: vaultmount/v1\nkind: Policy\nendpoints:\nrules:",
     ] {
-        assert!(mistakes(good).is_empty() && fits_the_schema(good), "{good}");
+        assert!(errors_of(good).is_empty() && matches_schema(good), "{good}");
     }
     for good in [
         "rules: [{namespaces: [on], skipVerify: True}, {namespaces: [no], skipVerify: FALSE}]",
@@ -156,8 +156,8 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         "endpoints: {a: {address: \"https://a\", tls: {clientCertPath: /c, clientKeyPath: /k}}}",
         "endpoints: {a: {address: \"https://a\", tls: {caCert: \"-----BEGIN CERTIFICATE-----\\n\", skipVerify: }}}",
     ] {
-        let good = format!("{begin}{good}");
-        assert!(mistakes(&good).is_empty() && fits_the_schema(&good), "{good}: {:?}", mistakes(&good));
+        let good = format!("{header}{good}");
+        assert!(errors_of(&good).is_empty() && matches_schema(&good), "{good}: {:?}", errors_of(&good));
     }
     for bad in [
         "kind: Policy",
@@ -220,17 +220,17 @@ fn the_schema_takes_what_is_right_and_no_mistake_of_shape() {
         "rules: [{namespaces: [a], addresses: [\"https://a?x\"]}]",
         "rules: [{namespaces: [a], addresses: [\"unix:///run/../*.sock\"]}]",
     ] {
-        let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{begin}{bad}") };
-        assert!(!mistakes(&bad).is_empty() && !fits_the_schema(&bad), "{bad}: {:?}", mistakes(&bad));
+        let bad = if bad.starts_with(['k', '-']) { bad.to_owned() } else { format!("{header}{bad}") };
+        assert!(!errors_of(&bad).is_empty() && !matches_schema(&bad), "{bad}: {:?}", errors_of(&bad));
     }
 }
 
 #[test]
-fn the_docs_show_what_is_said() {
+fn policy_docs_show_the_denial_message() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (page, text) = (include_str!("../../../docs/policy.md"), include_str!("../../../deploy/examples/policy.yaml"));
-    let (policy, _) = read(text, "/policy/policy.yaml");
-    let word = Word { value: "ldap", own: "kubernetes", is_chosen: true };
-    let said = policy.limits("shop").auth_mount(word).unwrap_err().error.to_string();
-    assert!(words(page).contains(&said), "docs/policy.md does not show: {said}");
+    let (policy, _) = parse_text(text, "/policy/policy.yaml");
+    let setting = PolicySetting { value: "ldap", default: "kubernetes", is_chosen: true };
+    let denial = policy.limits_for("shop").check_auth_mount(setting).unwrap_err().error.to_string();
+    assert!(words(page).contains(&denial), "docs/policy.md does not show: {denial}");
 }

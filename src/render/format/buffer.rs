@@ -6,11 +6,11 @@ use crate::secret::SecretBytes;
 
 /// Secret text that grows without leaving copies behind: what it outgrows is zeroed.
 #[derive(Default)]
-pub(super) struct Buffer(Zeroizing<String>);
+pub(super) struct SecretTextBuffer(Zeroizing<String>);
 
-const FIRST_CAPACITY: usize = 512;
+const INITIAL_CAPACITY_BYTES: usize = 512;
 
-impl Buffer {
+impl SecretTextBuffer {
     pub(super) fn push(&mut self, c: char) {
         self.push_str(c.encode_utf8(&mut [0; 4]));
     }
@@ -19,7 +19,7 @@ impl Buffer {
         let needed = self.0.len() + text.len();
         if needed > self.0.capacity() {
             let mut larger =
-                Zeroizing::new(String::with_capacity(needed.max(2 * self.0.capacity()).max(FIRST_CAPACITY)));
+                Zeroizing::new(String::with_capacity(needed.max(2 * self.0.capacity()).max(INITIAL_CAPACITY_BYTES)));
             larger.push_str(&self.0);
             self.0 = larger;
         }
@@ -27,7 +27,7 @@ impl Buffer {
     }
 
     /// `\uXXXX` with the digits of `unit` in capitals, as Java and JSON read it.
-    pub(super) fn push_unit(&mut self, unit: u16) {
+    pub(super) fn push_utf16_escape(&mut self, unit: u16) {
         self.push_str("\\u");
         for shift in [12, 8, 4, 0] {
             let digit = char::from_digit(u32::from(unit >> shift & 0xf), 16);
@@ -45,12 +45,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_kept_while_it_grows() {
-        let (mut buffer, mut expected) = (Buffer::default(), String::new());
+    fn secret_text_buffer_keeps_content_while_growing() {
+        let (mut buffer, mut expected) = (SecretTextBuffer::default(), String::new());
         for i in 0..1000 {
             buffer.push('é');
             buffer.push_str("xy");
-            buffer.push_unit(i);
+            buffer.push_utf16_escape(i);
             expected.extend(["éxy".to_owned(), format!("\\u{i:04X}")]);
         }
         assert_eq!(buffer.finish().expose(), expected.as_bytes());

@@ -8,43 +8,43 @@
 
 use super::{
     super::{
-        json::Members,
-        missing::{shown_all, shown_key},
+        json::Fields,
+        missing::{quote_key, quote_names},
     },
-    Buffer,
+    SecretTextBuffer,
 };
 use crate::error::{Cause, Error};
 
 /// Writes the members; values that are no strings as JSON text.
-pub(super) fn env(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> {
-    let wrong: Vec<&str> = members.keys().map(String::as_str).filter(|key| !is_name(key)).collect();
-    if !wrong.is_empty() {
-        return Err(Error::new(Cause::Render, format!("no names of variables, so not for format env: {}", shown_all(wrong.into_iter())))
+pub(super) fn write_env(out: &mut SecretTextBuffer, fields: &Fields<'_>) -> Result<(), Error> {
+    let invalid: Vec<&str> = fields.keys().map(String::as_str).filter(|key| !is_variable_name(key)).collect();
+    if !invalid.is_empty() {
+        return Err(Error::new(Cause::Render, format!("no names of variables, so not for format env: {}", quote_names(invalid.into_iter())))
             .advice("a name is letters, digits and `_`, and does not begin with a digit; rename the keys in Vault, or use another format"));
     }
-    for (key, member) in members {
-        let text = member.text();
+    for (key, member) in fields {
+        let text = member.to_file_text();
         if text.contains('\0') {
             return Err(Error::new(
                 Cause::Render,
-                format!("{} holds a NUL character, which no variable can", shown_key(key)),
+                format!("{} holds a NUL character, which no variable can", quote_key(key)),
             )
             .advice("take it with secretKey into a file of its own"));
         }
         out.push_str(key);
         out.push('=');
-        quoted(out, &text);
+        write_quoted(out, &text);
         out.push('\n');
     }
     Ok(())
 }
 
-fn is_name(key: &str) -> bool {
+fn is_variable_name(key: &str) -> bool {
     key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn quoted(out: &mut Buffer, text: &str) {
+fn write_quoted(out: &mut SecretTextBuffer, text: &str) {
     if !text.contains('\'') && !text.ends_with('\\') {
         out.push('\'');
         out.push_str(text);
@@ -67,11 +67,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::super::json::Json, *};
+    use super::{super::super::json::JsonText, *};
 
-    fn written(data: &str) -> Result<String, String> {
-        let mut out = Buffer::default();
-        env(&mut out, &Json::new(data).members().unwrap()).map_err(|error| error.to_string())?;
+    fn env_file(data: &str) -> Result<String, String> {
+        let mut out = SecretTextBuffer::default();
+        write_env(&mut out, &JsonText::new(data).fields().unwrap()).map_err(|error| error.to_string())?;
         Ok(String::from_utf8(out.finish().expose().to_vec()).unwrap())
     }
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_quoted_for_sh_and_dotenv() {
+    fn env_format_quotes_values_for_sh_and_dotenv() {
         for (data, expected) in [
             ("{}", ""),
             (r#"{"B":"","A":"x y"}"#, "A='x y'\nB=''\n"),
@@ -101,27 +101,27 @@ mod tests {
         ] {
             let expected =
                 expected.replace("=1.50", "='1.50'").replace("={}", "='{\"k\":\"v\"}'").replace("=null", "='null'");
-            assert_eq!(written(data).as_deref(), Ok(expected.as_str()));
+            assert_eq!(env_file(data).as_deref(), Ok(expected.as_str()));
         }
     }
 
     #[test]
-    fn what_is_no_variable_is_refused_by_name() {
-        let refused = written(r#"{"1a":1,"a-b":"hunter2","ok":2,"":3,"é":4}"#).unwrap_err();
+    fn env_format_rejects_invalid_variables_by_name() {
+        let refused = env_file(r#"{"1a":1,"a-b":"hunter2","ok":2,"":3,"é":4}"#).unwrap_err();
         assert!(
             refused.starts_with(r#"no names of variables, so not for format env: "", "1a", "a-b", "é"; "#),
             "{refused}"
         );
-        let refused = written(r#"{"A":"hunter2\u0000"}"#).unwrap_err();
+        let refused = env_file(r#"{"A":"hunter2\u0000"}"#).unwrap_err();
         assert!(refused.starts_with(r#"key "A" holds a NUL character"#) && !refused.contains("hunter2"), "{refused}");
     }
 
     #[test]
-    fn sh_reads_every_character() {
+    fn env_format_of_every_character_is_read_by_sh() {
         let ascii: String = (1..=0x7fu8).map(char::from).collect();
         let quoteless = ascii.replace('\'', "");
         let members = BTreeMap::from([("A", format!("{ascii}é\u{85}😀")), ("B", quoteless), ("C", "\n\n".to_owned())]);
-        let file = written(&serde_json::json!(members).to_string()).unwrap();
+        let file = env_file(&serde_json::json!(members).to_string()).unwrap();
         assert_eq!(read_by_sh(&file, &["A", "B", "C"]), members.into_values().collect::<Vec<_>>());
     }
 
@@ -129,10 +129,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
         #[test]
-        fn sh_reads_back_the_values(values in proptest::collection::vec(prop_oneof!["[^\0]{0,20}", "['\"$`\\\\!#{}()=; \n\r\tHOMEab~*-]{0,12}"], 1..5)) {
+        fn env_format_values_round_trip_through_sh(values in proptest::collection::vec(prop_oneof!["[^\0]{0,20}", "['\"$`\\\\!#{}()=; \n\r\tHOMEab~*-]{0,12}"], 1..5)) {
             let names: Vec<String> = (0..values.len()).map(|i| format!("KEY_{i}")).collect();
             let members: BTreeMap<&String, &String> = names.iter().zip(&values).collect();
-            let file = written(&serde_json::json!(members).to_string()).unwrap();
+            let file = env_file(&serde_json::json!(members).to_string()).unwrap();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             prop_assert_eq!(read_by_sh(&file, &names), values);
         }

@@ -1,35 +1,35 @@
 //! Java properties, as `java.util.Properties.store` writes them.
 
-use super::{super::json::Members, Buffer};
+use super::{super::json::Fields, SecretTextBuffer};
 
 /// Writes the members; values that are no strings as JSON text. ASCII only, so it does not matter whether it is read as
 /// Latin-1 (as a stream) or as UTF-8 (as a reader).
-pub(super) fn properties(out: &mut Buffer, members: &Members<'_>) {
-    for (key, member) in members {
+pub(super) fn write_properties(out: &mut SecretTextBuffer, fields: &Fields<'_>) {
+    for (key, member) in fields {
         for c in key.chars() {
-            escaped(out, c, c == ' ');
+            write_escaped(out, c, c == ' ');
         }
         out.push('=');
-        for (i, c) in member.text().chars().enumerate() {
-            escaped(out, c, c == ' ' && i == 0);
+        for (i, c) in member.to_file_text().chars().enumerate() {
+            write_escaped(out, c, c == ' ' && i == 0);
         }
         out.push('\n');
     }
 }
 
-fn escaped(out: &mut Buffer, c: char, is_taken_for_separator: bool) {
+fn write_escaped(out: &mut SecretTextBuffer, c: char, escape_space: bool) {
     match c {
         '\t' => out.push_str("\\t"),
         '\n' => out.push_str("\\n"),
         '\r' => out.push_str("\\r"),
         '\u{c}' => out.push_str("\\f"),
         ' '..='~' => {
-            if is_taken_for_separator || matches!(c, '\\' | '=' | ':' | '#' | '!') {
+            if escape_space || matches!(c, '\\' | '=' | ':' | '#' | '!') {
                 out.push('\\');
             }
             out.push(c);
         }
-        c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_unit(*unit)),
+        c => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_utf16_escape(*unit)),
     }
 }
 
@@ -39,11 +39,11 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::super::json::Json, *};
+    use super::{super::super::json::JsonText, *};
 
-    fn written(data: &str) -> String {
-        let mut out = Buffer::default();
-        properties(&mut out, &Json::new(data).members().unwrap());
+    fn properties_file(data: &str) -> String {
+        let mut out = SecretTextBuffer::default();
+        write_properties(&mut out, &JsonText::new(data).fields().unwrap());
         String::from_utf8(out.finish().expose().to_vec()).unwrap()
     }
 
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_what_java_stores() {
+    fn properties_format_matches_java_store() {
         for (data, expected) in [
             ("{}", ""),
             (r#"{"b":1.50,"a":{"x": "y"}}"#, "a={\"x\"\\:\"y\"}\nb=1.50\n"),
@@ -99,14 +99,14 @@ mod tests {
             (r#"{"a\tb":"c\nd\re\f"}"#, "a\\tb=c\\nd\\re\\f\n"),
             (r#"{"":""}"#, "=\n"),
         ] {
-            assert_eq!(written(data), expected);
+            assert_eq!(properties_file(data), expected);
         }
     }
 
     proptest! {
         #[test]
-        fn members_come_back(members in proptest::collection::btree_map("[ -~\t\n\r\u{c}é😀]{0,8}|\\PC{0,5}", "[ =:#!\\\\\t\n\r\u{c}a]{0,8}|.{0,8}", 0..5)) {
-            let file = written(&serde_json::json!(members).to_string());
+        fn properties_format_round_trips(members in proptest::collection::btree_map("[ -~\t\n\r\u{c}é😀]{0,8}|\\PC{0,5}", "[ =:#!\\\\\t\n\r\u{c}a]{0,8}|.{0,8}", 0..5)) {
+            let file = properties_file(&serde_json::json!(members).to_string());
             prop_assert!(file.is_ascii());
             prop_assert_eq!(load(&file), members);
         }

@@ -1,52 +1,52 @@
 //! YAML: a block mapping of the keys, one line each; values that nest are written on their line, like JSON.
 
 use super::{
-    super::json::{Json, Members},
-    Buffer,
-    tree::{Separators, string, value},
+    super::json::{Fields, JsonText},
+    SecretTextBuffer,
+    tree::{Separators, write_string, write_value},
 };
 use crate::error::Error;
 
 /// The longest key of the form `key: value` in characters, less its quotes: YAML's limit is 1024.
-const MAX_SIMPLE_KEY: usize = 1000;
+const MAX_SIMPLE_KEY_CHARS: usize = 1000;
 
 /// Words that YAML 1.1 or 1.2 reads as something else than text, in any case.
-const WORDS: [&str; 11] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
+const RESERVED_WORDS: [&str; 11] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
 
 /// Writes the members. Strings are quoted unless no parser can take them for anything else; numbers are JSON's.
-pub(super) fn yaml(out: &mut Buffer, members: &Members<'_>) -> Result<(), Error> {
-    if members.is_empty() {
+pub(super) fn write_yaml(out: &mut SecretTextBuffer, fields: &Fields<'_>) -> Result<(), Error> {
+    if fields.is_empty() {
         out.push_str("{}\n");
     }
-    for (key, member) in members {
+    for (key, member) in fields {
         // An escape is six characters at most.
-        let simple = key.chars().count() * 6 < MAX_SIMPLE_KEY;
-        out.push_str(if simple { "" } else { "? " });
-        scalar(out, key);
-        out.push_str(if simple { ": " } else { "\n: " });
-        entry(out, *member)?;
+        let is_simple_key = key.chars().count() * 6 < MAX_SIMPLE_KEY_CHARS;
+        out.push_str(if is_simple_key { "" } else { "? " });
+        write_scalar(out, key);
+        out.push_str(if is_simple_key { ": " } else { "\n: " });
+        write_entry(out, *member)?;
         out.push('\n');
     }
     Ok(())
 }
 
-fn entry(out: &mut Buffer, member: Json<'_>) -> Result<(), Error> {
-    match member.string() {
-        Some(text) => scalar(out, &text),
-        None => value(out, member, &Separators { comma: ", ", colon: ": " }, 1)?,
+fn write_entry(out: &mut SecretTextBuffer, member: JsonText<'_>) -> Result<(), Error> {
+    match member.decode_string() {
+        Some(text) => write_scalar(out, &text),
+        None => write_value(out, member, &Separators { comma: ", ", colon: ": " }, 1)?,
     }
     Ok(())
 }
 
-fn scalar(out: &mut Buffer, text: &str) {
-    if is_plain(text) { out.push_str(text) } else { string(out, text) }
+fn write_scalar(out: &mut SecretTextBuffer, text: &str) {
+    if is_plain_scalar(text) { out.push_str(text) } else { write_string(out, text) }
 }
 
 /// Whether a string needs no quotes: it begins with a letter, has nothing in it that means something, and is no word.
-fn is_plain(text: &str) -> bool {
+fn is_plain_scalar(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))
-        && !WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
+        && !RESERVED_WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -57,14 +57,14 @@ mod tests {
 
     use super::*;
 
-    fn written(data: &str) -> String {
-        let mut out = Buffer::default();
-        yaml(&mut out, &Json::new(data).members().unwrap()).unwrap();
+    fn yaml_file(data: &str) -> String {
+        let mut out = SecretTextBuffer::default();
+        write_yaml(&mut out, &JsonText::new(data).fields().unwrap()).unwrap();
         String::from_utf8(out.finish().expose().to_vec()).unwrap()
     }
 
     #[test]
-    fn text_is_quoted_when_it_could_be_anything_else() {
+    fn yaml_format_quotes_ambiguous_text() {
         for (data, expected) in [
             ("{}", "{}\n"),
             (r#"{"b":"plain","a":"two words"}"#, "a: \"two words\"\nb: plain\n"),
@@ -79,18 +79,18 @@ mod tests {
             ),
             (r#"{"a":"line\nline\u0085\ufeff"}"#, "a: \"line\\nline\\u0085\\uFEFF\"\n"),
         ] {
-            assert_eq!(written(data), expected);
+            assert_eq!(yaml_file(data), expected);
         }
     }
 
     #[test]
-    fn long_keys_are_read_back() {
+    fn yaml_format_long_keys_round_trip() {
         let members = BTreeMap::from([("k".repeat(2000), "v".to_owned()), ("é ".repeat(600), "w".to_owned())]);
-        let text = written(&serde_json::json!(members).to_string());
+        let text = yaml_file(&serde_json::json!(members).to_string());
         assert_eq!(serde_saphyr::from_str::<BTreeMap<String, String>>(&text).unwrap(), members);
     }
 
-    fn tricky() -> impl Strategy<Value = String> {
+    fn tricky_text() -> impl Strategy<Value = String> {
         prop_oneof![
             any::<String>(),
             "[ -~]{0,6}",
@@ -106,16 +106,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn strings_come_back(members in proptest::collection::btree_map(tricky(), tricky(), 0..6)) {
-            let text = written(&serde_json::json!(members).to_string());
+        fn yaml_format_strings_round_trip(members in proptest::collection::btree_map(tricky_text(), tricky_text(), 0..6)) {
+            let text = yaml_file(&serde_json::json!(members).to_string());
             let read: BTreeMap<String, String> = serde_saphyr::from_str(&text).unwrap();
             prop_assert_eq!(&read, &members, "{}", text);
         }
 
         #[test]
-        fn nested_strings_come_back(members in proptest::collection::btree_map(tricky(), proptest::collection::vec(tricky(), 0..3), 1..4)) {
+        fn yaml_format_nested_strings_round_trip(members in proptest::collection::btree_map(tricky_text(), proptest::collection::vec(tricky_text(), 0..3), 1..4)) {
             let data = serde_json::json!({"a": members});
-            let read: serde_json::Value = serde_saphyr::from_str(&written(&data.to_string())).unwrap();
+            let read: serde_json::Value = serde_saphyr::from_str(&yaml_file(&data.to_string())).unwrap();
             prop_assert_eq!(read, data);
         }
     }

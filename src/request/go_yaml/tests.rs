@@ -1,10 +1,10 @@
 use super::*;
-use crate::{request::go_json::Json, secret::SecretText};
+use crate::{request::go_json::JsonWriter, secret::SecretText};
 
-fn json(text: &str) -> String {
-    let Some(value) = resolve(text) else { return "none".to_owned() };
-    let mut json = Json::default();
-    json.map(&[("v".to_owned(), value)].into());
+fn resolved_json(text: &str) -> String {
+    let Some(value) = resolve_scalar(text) else { return "none".to_owned() };
+    let mut json = JsonWriter::default();
+    json.push_map(&[("v".to_owned(), value)].into());
     SecretText::from(json).expose()[5..].trim_end_matches('}').to_owned()
 }
 
@@ -104,42 +104,42 @@ const VECTORS: [(&str, &str); 91] = [
 ];
 
 #[test]
-fn scalars_resolve_as_yaml_v3_resolves_them() {
+fn yaml_scalars_resolve_like_go_yaml_v3() {
     for (text, want) in VECTORS {
-        assert_eq!(json(text), want, "{text}");
+        assert_eq!(resolved_json(text), want, "{text}");
     }
 }
 
 #[test]
-fn what_json_cannot_say_is_nothing() {
+fn yaml_infinity_and_nan_resolve_to_none() {
     for text in [".inf", "-.Inf", "+.INF", ".nan", ".NaN"] {
-        assert_eq!(json(text), "none", "{text}");
+        assert_eq!(resolved_json(text), "none", "{text}");
     }
 }
 
 #[test]
-fn permissions_are_whole_numbers_in_any_base() {
+fn yaml_integer_is_parsed_in_any_base() {
     for (text, want) in
         [("0440", Some(288)), ("0o440", Some(288)), ("288", Some(288)), ("0x120", Some(288)), ("-1", Some(-1))]
     {
-        assert_eq!(integer(text), want, "{text}");
+        assert_eq!(parse_integer(text), want, "{text}");
     }
     for text in ["", "r--r-----", "0888.5", "2001-01-01", "true", "0o9", "1e2"] {
-        assert_eq!(integer(text), None, "{text}");
+        assert_eq!(parse_integer(text), None, "{text}");
     }
 }
 
 proptest::proptest! {
     #[test]
-    fn no_scalar_panics(text in ".*", odd in "[-+0-9._eExob:TZ ]{0,30}") {
-        json(&text);
-        json(&odd);
+    fn yaml_scalar_of_arbitrary_text_does_not_panic(text in ".*", odd in "[-+0-9._eExob:TZ ]{0,30}") {
+        resolved_json(&text);
+        resolved_json(&odd);
     }
 
     #[test]
-    fn numbers_read_back_as_themselves(number: f64) {
+    fn go_json_float_round_trips(number: f64) {
         if number.is_finite() {
-            proptest::prop_assert_eq!(crate::request::go_json::float(number).parse::<f64>(), Ok(number));
+            proptest::prop_assert_eq!(crate::request::go_json::format_float(number).parse::<f64>(), Ok(number));
         }
     }
 }

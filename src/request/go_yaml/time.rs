@@ -7,20 +7,20 @@ use jiff::civil::{Date, DateTime};
 /// The shapes are a date; a date, spaces and a time of day; or both with a `T` between and a zone behind. Every number but
 /// the year may be of one digit, and the seconds may have decimals.
 pub(super) fn parse(text: &str) -> Option<String> {
-    let mut rest = Rest(text);
-    let year = rest.digits(4, 4).filter(|_| text.as_bytes().get(4) == Some(&b'-'))?;
-    let month = rest.after("-")?.digits(1, 2)?;
-    let day = rest.after("-")?.digits(1, 2)?;
+    let mut rest = Scanner(text);
+    let year = rest.parse_digits(4, 4).filter(|_| text.as_bytes().get(4) == Some(&b'-'))?;
+    let month = rest.skip_prefix("-")?.parse_digits(1, 2)?;
+    let day = rest.skip_prefix("-")?.parse_digits(1, 2)?;
     let date = Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()?;
     let (time, zone) = match rest.0.as_bytes().first() {
         None => (date.at(0, 0, 0, 0), "Z".to_owned()),
         Some(b' ') => {
             rest.0 = rest.0.trim_start_matches(' ');
-            (rest.time_of_day(date)?, "Z".to_owned())
+            (rest.parse_time_of_day(date)?, "Z".to_owned())
         }
         Some(b'T' | b't') => {
             rest.0 = &rest.0[1..];
-            (rest.time_of_day(date)?, rest.zone()?)
+            (rest.parse_time_of_day(date)?, rest.parse_zone()?)
         }
         Some(_) => return None,
     };
@@ -28,33 +28,33 @@ pub(super) fn parse(text: &str) -> Option<String> {
 }
 
 /// What is left to read.
-struct Rest<'a>(&'a str);
+struct Scanner<'a>(&'a str);
 
-impl Rest<'_> {
-    fn after(&mut self, prefix: &str) -> Option<&mut Self> {
+impl Scanner<'_> {
+    fn skip_prefix(&mut self, prefix: &str) -> Option<&mut Self> {
         self.0 = self.0.strip_prefix(prefix)?;
         Some(self)
     }
 
     /// A number of at least `least` and at most `most` digits.
-    fn digits(&mut self, least: usize, most: usize) -> Option<u32> {
-        let count = self.0.bytes().take(most).take_while(u8::is_ascii_digit).count();
+    fn parse_digits(&mut self, min_count: usize, max_count: usize) -> Option<u32> {
+        let count = self.0.bytes().take(max_count).take_while(u8::is_ascii_digit).count();
         let (digits, rest) = self.0.split_at(count);
         self.0 = rest;
-        if count < least { None } else { digits.parse().ok() }
+        if count < min_count { None } else { digits.parse().ok() }
     }
 
-    fn time_of_day(&mut self, date: Date) -> Option<DateTime> {
-        let hour = self.digits(1, 2)?;
-        let minute = self.after(":")?.digits(1, 2)?;
-        let second = self.after(":")?.digits(1, 2)?;
+    fn parse_time_of_day(&mut self, date: Date) -> Option<DateTime> {
+        let hour = self.parse_digits(1, 2)?;
+        let minute = self.skip_prefix(":")?.parse_digits(1, 2)?;
+        let second = self.skip_prefix(":")?.parse_digits(1, 2)?;
         let (hour, minute, second) = (i8::try_from(hour).ok()?, i8::try_from(minute).ok()?, i8::try_from(second).ok()?);
-        let fraction = self.fraction();
+        let fraction = self.parse_fraction();
         DateTime::new(date.year(), date.month(), date.day(), hour, minute, second, fraction).ok()
     }
 
     /// Decimals of a second as nanoseconds, none if there are none; Go also takes a comma, and drops digits after the ninth.
-    fn fraction(&mut self) -> i32 {
+    fn parse_fraction(&mut self) -> i32 {
         let Some(decimals) = self.0.strip_prefix(['.', ',']).filter(|d| d.starts_with(|c: char| c.is_ascii_digit()))
         else {
             return 0;
@@ -66,14 +66,14 @@ impl Rest<'_> {
     }
 
     /// `Z`, or an offset of whole minutes.
-    fn zone(&mut self) -> Option<String> {
-        if self.after("Z").is_some() {
+    fn parse_zone(&mut self) -> Option<String> {
+        if self.skip_prefix("Z").is_some() {
             return Some("Z".to_owned());
         }
         let sign = self.0.chars().next().filter(|c| matches!(c, '+' | '-'))?;
         self.0 = &self.0[1..];
-        let hours = self.digits(2, 2)?;
-        let minutes = self.after(":")?.digits(2, 2)?;
+        let hours = self.parse_digits(2, 2)?;
+        let minutes = self.skip_prefix(":")?.parse_digits(2, 2)?;
         if hours > 23 || minutes > 59 {
             return None;
         }

@@ -7,120 +7,123 @@ use serde_saphyr::{Spanned, Tagged};
 
 use crate::{
     request::{
-        go_json::{Map, Value},
+        go_json::{GoMap, GoValue},
         go_yaml,
     },
     yaml::{At, shape},
 };
 
 /// A value with the place it stands at in the text, which is needed to read a plain scalar as Go does.
-pub(super) struct Node(Tagged<Spanned<Shape>>);
+pub(super) struct SpannedValue(Tagged<Spanned<AnyValue>>);
 
-type Shape = shape::Shape<Node>;
+type AnyValue = shape::Shape<SpannedValue>;
 
 /// What Go could not have sent, and where it stands.
 #[derive(Debug)]
-pub(super) struct Unfit {
-    pub(super) what: &'static str,
-    pub(super) at: At,
+pub(super) struct UnsupportedArg {
+    pub(super) problem: &'static str,
+    pub(super) position: At,
 }
 
-impl Node {
+impl SpannedValue {
     /// The arguments by name; nothing for `secretArgs:` with nothing behind it.
-    pub(super) fn arguments(self, source: &str) -> Result<Option<Map>, Unfit> {
+    pub(super) fn into_arguments(self, source: &str) -> Result<Option<GoMap>, UnsupportedArg> {
         match self.0.0.value {
-            Shape::Null => Ok(None),
-            Shape::Map(entries) => {
-                let entry = |(name, value): (Self, Self)| Ok((name.argument_name(source)?, value.value(source)?));
+            AnyValue::Null => Ok(None),
+            AnyValue::Map(entries) => {
+                let entry = |(name, value): (Self, Self)| Ok((name.argument_name(source)?, value.into_value(source)?));
                 entries.into_iter().map(entry).collect::<Result<_, _>>().map(Some)
             }
-            _ => Err(self.unfit("is no mapping; write names and values below it")),
+            _ => Err(self.unsupported("is no mapping; write names and values below it")),
         }
     }
 
     /// The name of an argument: Go takes the text of any scalar.
-    fn argument_name(&self, source: &str) -> Result<String, Unfit> {
+    fn argument_name(&self, source: &str) -> Result<String, UnsupportedArg> {
         match &self.0.0.value {
-            Shape::Text(text) => Ok(text.expose().to_owned()),
-            Shape::Bool(_) | Shape::Int(_) | Shape::Float(_) => Ok(self.written(source).to_owned()),
-            _ => Err(self.unfit("has a name that is no text")),
+            AnyValue::Text(text) => Ok(text.expose().to_owned()),
+            AnyValue::Bool(_) | AnyValue::Int(_) | AnyValue::Float(_) => Ok(self.source_text(source).to_owned()),
+            _ => Err(self.unsupported("has a name that is no text")),
         }
     }
 
     /// The name of an entry further down, which must be text for Go too: no number, and no time.
-    fn entry_name(self, source: &str) -> Result<String, Unfit> {
-        let unfit = self.unfit("has a name that is no text; put it in quotes");
-        let plain = self.implicit(source);
-        match self.value(source)? {
-            Value::Text(text) if plain.is_none_or(|plain| plain == text.expose()) => Ok(text.expose().to_owned()),
-            _ => Err(unfit),
+    fn into_entry_name(self, source: &str) -> Result<String, UnsupportedArg> {
+        let unsupported = self.unsupported("has a name that is no text; put it in quotes");
+        let plain_text = self.untagged_plain_text(source);
+        match self.into_value(source)? {
+            GoValue::Text(text) if plain_text.is_none_or(|plain| plain == text.expose()) => {
+                Ok(text.expose().to_owned())
+            }
+            _ => Err(unsupported),
         }
     }
 
-    fn value(self, source: &str) -> Result<Value, Unfit> {
-        let at = self.at();
-        let resolved = match self.implicit(source) {
-            Some(text) => go_yaml::resolve(text),
-            None => self.explicit(source)?,
+    fn into_value(self, source: &str) -> Result<GoValue, UnsupportedArg> {
+        let position = self.position();
+        let resolved = match self.untagged_plain_text(source) {
+            Some(text) => go_yaml::resolve_scalar(text),
+            None => self.into_typed_value(source)?,
         };
-        resolved.ok_or(Unfit { what: "has a number that JSON cannot say", at })
+        resolved.ok_or(UnsupportedArg { problem: "has a number that JSON cannot say", position: position })
     }
 
     /// The text of a plain scalar without a tag, whose type is to be found out.
-    fn implicit<'s>(&self, source: &'s str) -> Option<&'s str> {
-        let written = self.written(source);
-        let plain = match &self.0.0.value {
+    fn untagged_plain_text<'s>(&self, source: &'s str) -> Option<&'s str> {
+        let source_text = self.source_text(source);
+        let is_plain = match &self.0.0.value {
             // Quotes, folds and block scalars leave a mark in the text: at least the line break behind a block. Nothing at
             // all behind a block's sign is empty text, while plain nothing is null.
-            Shape::Text(text) => text.expose() == written && !written.is_empty(),
-            Shape::Null | Shape::Bool(_) | Shape::Int(_) | Shape::Float(_) => true,
-            Shape::List(_) | Shape::Map(_) => false,
+            AnyValue::Text(text) => text.expose() == source_text && !source_text.is_empty(),
+            AnyValue::Null | AnyValue::Bool(_) | AnyValue::Int(_) | AnyValue::Float(_) => true,
+            AnyValue::List(_) | AnyValue::Map(_) => false,
         };
-        (plain && self.0.1.is_none()).then_some(written)
+        (is_plain && self.0.1.is_none()).then_some(source_text)
     }
 
-    fn explicit(self, source: &str) -> Result<Option<Value>, Unfit> {
-        let standard = self.0.1.as_deref().is_some_and(|tag| tag.starts_with("tag:yaml.org,2002:"));
-        let written = self.written(source);
+    fn into_typed_value(self, source: &str) -> Result<Option<GoValue>, UnsupportedArg> {
+        let is_standard_tag = self.0.1.as_deref().is_some_and(|tag| tag.starts_with("tag:yaml.org,2002:"));
+        let source_text = self.source_text(source);
         Ok(match self.0.0.value {
-            Shape::List(items) => {
-                Some(Value::List(items.into_iter().map(|item| item.value(source)).collect::<Result<_, _>>()?))
+            AnyValue::List(items) => {
+                Some(GoValue::List(items.into_iter().map(|item| item.into_value(source)).collect::<Result<_, _>>()?))
             }
-            Shape::Map(entries) => {
-                let entry = |(name, value): (Self, Self)| Ok((name.entry_name(source)?, value.value(source)?));
-                Some(Value::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?))
+            AnyValue::Map(entries) => {
+                let entry =
+                    |(name, value): (Self, Self)| Ok((name.into_entry_name(source)?, value.into_value(source)?));
+                Some(GoValue::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?))
             }
-            Shape::Text(text) => Some(Value::Text(text)),
+            AnyValue::Text(text) => Some(GoValue::Text(text)),
             // Whatever carries a tag of somebody's own is text to Go.
-            _ if !standard => Some(Value::Text(written.into())),
-            Shape::Null => Some(Value::Null),
-            Shape::Bool(word) => Some(Value::Bool(word)),
-            Shape::Int(number) => Some(Value::Int(number)),
-            Shape::Float(number) => number.is_finite().then_some(Value::Float(number)),
+            _ if !is_standard_tag => Some(GoValue::Text(source_text.into())),
+            AnyValue::Null => Some(GoValue::Null),
+            AnyValue::Bool(word) => Some(GoValue::Bool(word)),
+            AnyValue::Int(number) => Some(GoValue::Int(number)),
+            AnyValue::Float(number) => number.is_finite().then_some(GoValue::Float(number)),
         })
     }
 
     /// The scalar as it stands in the text.
-    fn written<'s>(&self, source: &'s str) -> &'s str {
-        self.range().and_then(|range| source.get(range)).unwrap_or_default()
+    fn source_text<'s>(&self, source: &'s str) -> &'s str {
+        self.byte_range().and_then(|range| source.get(range)).unwrap_or_default()
     }
 
-    fn range(&self) -> Option<Range<usize>> {
+    fn byte_range(&self) -> Option<Range<usize>> {
         let span = self.0.0.defined.span();
         let start = usize::try_from(span.byte_offset()?).ok()?;
         Some(start..start.checked_add(usize::try_from(span.byte_len()?).ok()?)?)
     }
 
-    fn at(&self) -> At {
+    fn position(&self) -> At {
         At::of(&self.0.0.defined).unwrap_or(At { line: 1, column: 1 })
     }
 
-    fn unfit(&self, what: &'static str) -> Unfit {
-        Unfit { what, at: self.at() }
+    fn unsupported(&self, problem: &'static str) -> UnsupportedArg {
+        UnsupportedArg { problem, position: self.position() }
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for SpannedValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Tagged::deserialize(deserializer).map(Self)
     }

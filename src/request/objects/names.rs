@@ -4,30 +4,30 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::Cause,
-    request::mistakes::{Entry, Mistakes},
+    request::mistakes::{Findings, ObjectEntry},
     text::quoted,
 };
 
 /// The longest part of a path, and the longest path, in bytes.
-const LONGEST: (usize, usize) = (255, 4096);
+const MAX_PART_AND_PATH_BYTES: (usize, usize) = (255, 4096);
 
 /// What the objects so far will write: the path, and by which object.
 #[derive(Default)]
-pub(super) struct Names(BTreeMap<String, Named>);
+pub(super) struct FileNames(BTreeMap<String, NamedFile>);
 
-struct Named {
-    index: usize,
-    each_key: bool,
+struct NamedFile {
+    object_index: usize,
+    is_directory: bool,
 }
 
 /// Checks an `objectName`: relative and clean, not starting with `..`, each part at most 255 bytes, 4096 in all. `.` is the
 /// mount's root, which only an object with `secretKey: "*"` can name. The error says how to mend it.
-pub(super) fn check(name: &str, each_key: bool) -> Result<(), String> {
+pub(super) fn check_name(name: &str, is_directory: bool) -> Result<(), String> {
     if name == "." {
         let why = "names the mount itself, which needs secretKey \"*\"; name a file";
-        return if each_key { Ok(()) } else { Err(why.to_owned()) };
+        return if is_directory { Ok(()) } else { Err(why.to_owned()) };
     }
-    let fault = if name.is_empty() {
+    let problem = if name.is_empty() {
         "missing; name the file"
     } else if name.chars().any(char::is_control) {
         "contains a control character or line break; remove it"
@@ -37,34 +37,37 @@ pub(super) fn check(name: &str, each_key: bool) -> Result<(), String> {
         "starts with `..`; choose another name"
     } else if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
         "has an empty, `.` or `..` part; write the plain path"
-    } else if name.len() > LONGEST.1 || name.split('/').any(|part| part.len() > LONGEST.0) {
+    } else if name.len() > MAX_PART_AND_PATH_BYTES.1
+        || name.split('/').any(|part| part.len() > MAX_PART_AND_PATH_BYTES.0)
+    {
         "is too long: at most 255 bytes between slashes, and 4096 in all"
     } else {
         return Ok(());
     };
-    Err(fault.to_owned())
+    Err(problem.to_owned())
 }
 
-impl Names {
+impl FileNames {
     /// Adds an object's name and notes it if another has it.
-    pub(super) fn add(&mut self, index: usize, name: &str, each_key: bool, mistakes: &mut Mistakes) {
+    pub(super) fn add(&mut self, object_index: usize, name: &str, is_directory: bool, findings: &mut Findings) {
         if let Some(first) = self.0.get(name) {
-            let what = format!("is that of objects[{}] and objects[{index}]; each needs its own", first.index);
-            let entry = Entry { index, name: name.to_owned() };
-            return mistakes.add_as(Cause::DuplicateFile, entry.field("objectName"), what);
+            let problem =
+                format!("is that of objects[{}] and objects[{object_index}]; each needs its own", first.object_index);
+            let entry = ObjectEntry { index: object_index, name: name.to_owned() };
+            return findings.add_with_cause(Cause::DuplicateFile, entry.field_location("objectName"), problem);
         }
-        self.0.insert(name.to_owned(), Named { index, each_key });
+        self.0.insert(name.to_owned(), NamedFile { object_index: object_index, is_directory: is_directory });
     }
 
     /// Notes every object whose file would have to be a directory for another.
-    pub(super) fn check_directories(&self, mistakes: &mut Mistakes) {
-        for (name, named) in &self.0 {
+    pub(super) fn check_no_file_is_directory(&self, findings: &mut Findings) {
+        for (name, file) in &self.0 {
             for (end, _) in name.match_indices('/') {
-                let above = &name[..end];
-                if self.0.get(above).is_some_and(|above| !above.each_key) {
-                    let why = format!("{} is the file of another object; choose another name", quoted(above));
-                    let entry = Entry { index: named.index, name: name.clone() };
-                    mistakes.add_as(Cause::DuplicateFile, entry.field("objectName"), why);
+                let parent = &name[..end];
+                if self.0.get(parent).is_some_and(|above| !above.is_directory) {
+                    let why = format!("{} is the file of another object; choose another name", quoted(parent));
+                    let entry = ObjectEntry { index: file.object_index, name: name.clone() };
+                    findings.add_with_cause(Cause::DuplicateFile, entry.field_location("objectName"), why);
                 }
             }
         }
@@ -76,17 +79,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_the_driver_takes_pass() {
+    fn object_name_driver_accepts_is_valid() {
         let long = format!("{}/{}", "a".repeat(255), "é".repeat(127));
         for name in ["a", "a/b/c.pem", ".hidden", "a..b", "a/..b", "with space", "ü", &long] {
-            assert_eq!(check(name, false), Ok(()), "{name}");
+            assert_eq!(check_name(name, false), Ok(()), "{name}");
         }
-        assert!(check(".", true).is_ok());
+        assert!(check_name(".", true).is_ok());
     }
 
     #[test]
-    fn names_the_driver_refuses_say_why() {
-        for (name, says) in [
+    fn object_name_driver_rejects_is_invalid_with_reason() {
+        for (name, expected) in [
             ("", "missing"),
             (".", "secretKey"),
             ("/a", "relative"),
@@ -105,34 +108,34 @@ mod tests {
             (&"é".repeat(128), "too long"),
             (&"a/".repeat(2049)[..4097], "too long"),
         ] {
-            let why = check(name, false).unwrap_err();
-            assert!(why.contains(says), "{name:?}: {why}");
+            let why = check_name(name, false).unwrap_err();
+            assert!(why.contains(expected), "{name:?}: {why}");
         }
     }
 
-    fn said(names: &[(&str, bool)]) -> String {
-        let (mut all, mut mistakes) = (Names::default(), Mistakes::default());
+    fn conflicts(names: &[(&str, bool)]) -> String {
+        let (mut all, mut findings) = (FileNames::default(), Findings::default());
         for (index, (name, each_key)) in names.iter().enumerate() {
-            all.add(index, name, *each_key, &mut mistakes);
+            all.add(index, name, *each_key, &mut findings);
         }
-        all.check_directories(&mut mistakes);
-        mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default()
+        all.check_no_file_is_directory(&mut findings);
+        findings.into_error("", None).map(|e| e.to_string()).unwrap_or_default()
     }
 
     #[test]
-    fn files_stand_beside_each_other_and_in_directories_of_each_key() {
+    fn object_names_without_conflict_are_accepted() {
         for names in [
             &[("a", false), ("a.b", false), ("b/a", false), ("b/c", false)][..],
             &[("d", true), ("d/x", false), (".", true), ("e", false)],
             &[("d/e", true), ("d", true)],
         ] {
-            assert_eq!(said(names), "", "{names:?}");
+            assert_eq!(conflicts(names), "", "{names:?}");
         }
     }
 
     #[test]
-    fn what_cannot_stand_together_is_said() {
-        for (names, says) in [
+    fn object_names_duplicate_or_below_a_file_are_rejected() {
+        for (names, expected) in [
             (
                 &[("a", false), ("b", false), ("a", false)][..],
                 "object \"a\": objectName: is that of objects[0] and objects[2]",
@@ -142,7 +145,7 @@ mod tests {
             (&[("a/b", false), ("a", false)], "object \"a/b\": objectName: \"a\" is the file of another"),
             (&[("a", false), ("a/b/c", true)], "object \"a/b/c\": objectName: \"a\" is the file"),
         ] {
-            assert!(said(names).contains(says), "{names:?}: {}", said(names));
+            assert!(conflicts(names).contains(expected), "{names:?}: {}", conflicts(names));
         }
     }
 }

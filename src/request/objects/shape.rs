@@ -2,66 +2,66 @@
 
 use serde_json::Value;
 
-use super::written::FIELDS;
+use super::written::OBJECT_FIELDS;
 use crate::{
     error::Cause,
-    request::mistakes::{Entry, Mistakes, Place},
+    request::mistakes::{FindingLocation, Findings, ObjectEntry},
     yaml::{self, Budget, Fault},
 };
 
 /// Reads the text again, whatever its types, and notes what is wrong.
-pub(super) fn explain(text: &str, fault: &serde_saphyr::Error, mistakes: &mut Mistakes) {
-    let before = mistakes.len();
+pub(super) fn report_type_errors(text: &str, error: &serde_saphyr::Error, findings: &mut Findings) {
+    let findings_before = findings.len();
     match yaml::read(text, Budget::OBJECTS) {
         Ok(Value::Array(entries)) => {
             for (index, entry) in entries.iter().enumerate() {
-                explain_entry(index, entry, mistakes);
+                report_entry_type_errors(index, entry, findings);
             }
         }
         Ok(other) => {
-            let found = kind(&other);
-            mistakes.add("objects", format!("is {found}, not a list; start each object with `- objectName:`"));
+            let found_type = type_name(&other);
+            findings.add("objects", format!("is {found_type}, not a list; start each object with `- objectName:`"));
         }
         // Whatever the types, it cannot be read.
-        Err(fault) => broken(&fault, text, mistakes),
+        Err(error) => report_yaml_error(&error, text, findings),
     }
-    if mistakes.len() == before {
-        broken(fault, text, mistakes);
+    if findings.len() == findings_before {
+        report_yaml_error(error, text, findings);
     }
 }
 
-fn broken(error: &serde_saphyr::Error, text: &str, mistakes: &mut Mistakes) {
-    let fault = Fault::of(error, text, &FIELDS);
-    let place = fault.at.map_or_else(|| "objects".into(), Place::Text);
-    mistakes.add_as(Cause::ObjectsYaml, place, format!("is no valid YAML: {}", fault.what));
+fn report_yaml_error(error: &serde_saphyr::Error, text: &str, findings: &mut Findings) {
+    let parse_error = Fault::of(error, text, &OBJECT_FIELDS);
+    let location = parse_error.at.map_or_else(|| "objects".into(), FindingLocation::ObjectsText);
+    findings.add_with_cause(Cause::ObjectsYaml, location, format!("is no valid YAML: {}", parse_error.what));
 }
 
-fn explain_entry(index: usize, entry: &Value, mistakes: &mut Mistakes) {
+fn report_entry_type_errors(index: usize, entry: &Value, findings: &mut Findings) {
     let fields = match entry {
         Value::Object(fields) => fields,
         Value::Null => return,
         other => {
-            let found = kind(other);
-            return mistakes.add(
-                Entry { index, name: String::new() },
-                format!("is {found}; write objectName, secretPath and so on as its fields"),
+            let found_type = type_name(other);
+            return findings.add(
+                ObjectEntry { index, name: String::new() },
+                format!("is {found_type}; write objectName, secretPath and so on as its fields"),
             );
         }
     };
     let name = fields.get("objectName").and_then(Value::as_str).unwrap_or_default();
-    let entry = Entry { index, name: name.to_owned() };
-    for (name, value) in fields.iter().filter(|(name, _)| FIELDS.contains(&name.as_str())) {
-        let wanted = match (name.as_str(), value) {
+    let entry = ObjectEntry { index, name: name.to_owned() };
+    for (name, value) in fields.iter().filter(|(name, _)| OBJECT_FIELDS.contains(&name.as_str())) {
+        let expected = match (name.as_str(), value) {
             ("secretArgs", Value::Object(_) | Value::Null) => continue,
             ("secretArgs", _) => "names and values below it",
             (_, Value::Array(_) | Value::Object(_)) => "one value",
             _ => continue,
         };
-        mistakes.add(entry.field(name), format!("is {}; write {wanted}", kind(value)));
+        findings.add(entry.field_location(name), format!("is {}; write {expected}", type_name(value)));
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "empty",
         Value::Bool(_) => "true or false",

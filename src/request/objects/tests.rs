@@ -2,55 +2,58 @@ mod reads;
 mod versions;
 
 use super::*;
-use crate::render::{Encoding, Format, Recipe, Select};
+use crate::render::{Encoding, FileSpec, Format, Selector};
 
 /// The objects of a text, the one error's text, and the warnings.
-fn judged(text: &str) -> (Vec<Object>, String, Vec<String>) {
-    let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    let objects = parse(Some(text), 0o644, &mut mistakes, &mut warnings).objects;
-    let said = mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
-    (objects, said, warnings.into_texts())
+fn parse_list(text: &str) -> (Vec<Object>, String, Vec<String>) {
+    let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
+    let objects = parse(Some(text), 0o644, &mut findings, &mut warnings).objects;
+    let message = findings.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
+    (objects, message, warnings.into_messages())
 }
 
 /// The one object with these fields besides name and path.
-fn object(fields: &str) -> Object {
+fn parse_fields(fields: &str) -> Object {
     let text = format!("- objectName: a\n  secretPath: p\n{fields}");
-    let (objects, said, warnings) = judged(&text);
-    assert!(said.is_empty() && warnings.is_empty(), "{text}{said}{warnings:?}");
+    let (objects, message, warnings) = parse_list(&text);
+    assert!(message.is_empty() && warnings.is_empty(), "{text}{message}{warnings:?}");
     objects.into_iter().next().unwrap()
 }
 
 /// What is said of an object with these fields besides name and path.
-fn mistake(fields: &str) -> String {
-    judged(&format!("- objectName: a\n  secretPath: p\n{fields}")).1
+fn error_of_fields(fields: &str) -> String {
+    parse_list(&format!("- objectName: a\n  secretPath: p\n{fields}")).1
 }
 
 #[test]
-fn an_object_of_two_fields_is_the_whole_answer_with_the_requests_permission() {
-    let Object { recipe, optional, .. } = object("");
-    assert_eq!(recipe, Recipe { file: "a".into(), mode: 0o644, select: Select::Whole, encoding: Encoding::Utf8 });
+fn object_defaults_to_full_response_and_driver_permission() {
+    let Object { file_spec: recipe, optional, .. } = parse_fields("");
+    assert_eq!(
+        recipe,
+        FileSpec { path: "a".into(), mode: 0o644, selector: Selector::FullResponse, encoding: Encoding::Utf8 }
+    );
     assert!(!optional);
 }
 
 #[test]
-fn each_field_says_what_it_says() {
+fn object_fields_set_selector_encoding_and_optional() {
     for (fields, select) in [
-        ("  secretKey: pass", Select::Key("pass".into())),
-        ("  secretKey: ''", Select::Whole),
-        ("  secretKey:", Select::Whole),
-        ("  secretKey: 1.50", Select::Key("1.50".into())),
-        ("  secretKey: true", Select::Key("true".into())),
-        ("  secretKey: '*'", Select::EachKey),
-        ("  secretPointer: /a/0/b~1c", Select::Pointer("/a/0/b~1c".into())),
-        ("  secretPointer: ''", Select::Pointer(String::new())),
-        ("  secretPointer:", Select::Whole),
-        ("  format: JSON", Select::Formatted(Format::Json)),
-        ("  format: yaml", Select::Formatted(Format::Yaml)),
-        ("  format: env", Select::Formatted(Format::Env)),
-        ("  format: properties", Select::Formatted(Format::Properties)),
-        ("  format: ''", Select::Whole),
+        ("  secretKey: pass", Selector::Key("pass".into())),
+        ("  secretKey: ''", Selector::FullResponse),
+        ("  secretKey:", Selector::FullResponse),
+        ("  secretKey: 1.50", Selector::Key("1.50".into())),
+        ("  secretKey: true", Selector::Key("true".into())),
+        ("  secretKey: '*'", Selector::AllKeys),
+        ("  secretPointer: /a/0/b~1c", Selector::Pointer("/a/0/b~1c".into())),
+        ("  secretPointer: ''", Selector::Pointer(String::new())),
+        ("  secretPointer:", Selector::FullResponse),
+        ("  format: JSON", Selector::Formatted(Format::Json)),
+        ("  format: yaml", Selector::Formatted(Format::Yaml)),
+        ("  format: env", Selector::Formatted(Format::Env)),
+        ("  format: properties", Selector::Formatted(Format::Properties)),
+        ("  format: ''", Selector::FullResponse),
     ] {
-        assert_eq!(object(fields).recipe.select, select, "{fields}");
+        assert_eq!(parse_fields(fields).file_spec.selector, select, "{fields}");
     }
     for (text, encoding) in [
         ("''", Encoding::Utf8),
@@ -59,15 +62,15 @@ fn each_field_says_what_it_says() {
         ("Base64", Encoding::Base64),
         ("HEX", Encoding::Hex),
     ] {
-        assert_eq!(object(&format!("  encoding: {text}")).recipe.encoding, encoding, "{text}");
+        assert_eq!(parse_fields(&format!("  encoding: {text}")).file_spec.encoding, encoding, "{text}");
     }
     for (text, optional) in [("true", true), ("True", true), ("false", false), ("", false), ("~", false)] {
-        assert_eq!(object(&format!("  optional: {text}")).optional, optional, "{text}");
+        assert_eq!(parse_fields(&format!("  optional: {text}")).optional, optional, "{text}");
     }
 }
 
 #[test]
-fn permissions_are_octal_or_decimal_and_nothing_is_the_requests() {
+fn file_permission_is_octal_or_decimal_or_the_drivers() {
     for (text, mode) in [
         ("0440", 0o440),
         ("0o440", 0o440),
@@ -80,9 +83,9 @@ fn permissions_are_octal_or_decimal_and_nothing_is_the_requests() {
         ("", 0o644),
         ("~", 0o644),
     ] {
-        assert_eq!(object(&format!("  filePermission: {text}")).recipe.mode, mode, "{text}");
+        assert_eq!(parse_fields(&format!("  filePermission: {text}")).file_spec.mode, mode, "{text}");
     }
-    for (text, says) in [
+    for (text, expected) in [
         ("644", "filePermission: 644 is 01204, more than 0777; did you mean 0644?"),
         ("01000", "filePermission: 512 is 01000, more than 0777"),
         ("-1", "\"-1\" is no permission"),
@@ -90,14 +93,14 @@ fn permissions_are_octal_or_decimal_and_nothing_is_the_requests() {
         ("0o888", "no permission"),
         ("99999999999999999999", "no permission"),
     ] {
-        let said = mistake(&format!("  filePermission: {text}"));
-        assert!(said.contains(says), "{text}: {said}");
+        let message = error_of_fields(&format!("  filePermission: {text}"));
+        assert!(message.contains(expected), "{text}: {message}");
     }
 }
 
 #[test]
-fn mistakes_name_object_field_and_way_out() {
-    for (fields, says) in [
+fn object_error_names_object_field_and_fix() {
+    for (fields, expected) in [
         ("  method: DELETE", r#"object "a": method: "DELETE" is none of GET, LIST, PUT, POST"#),
         ("  method: PSOT", "(did you mean POST?)"),
         ("  encoding: utf8", r#"encoding: "utf8" is none of utf-8, base64, hex (did you mean utf-8?)"#),
@@ -113,33 +116,33 @@ fn mistakes_name_object_field_and_way_out() {
         ("  type: token", "secretPath: does not go with type: token"),
         ("  type: Token\n  format: env", "secretPath and format: does not go with type: token"),
     ] {
-        let said = mistake(fields);
-        assert!(said.contains(says), "{fields}: {said}");
-        assert!(!said.contains("mistakes"), "one only: {said}");
+        let message = error_of_fields(fields);
+        assert!(message.contains(expected), "{fields}: {message}");
+        assert!(!message.contains("mistakes"), "one only: {message}");
     }
 }
 
 #[test]
-fn what_is_missing_is_said() {
-    let said = judged("- secretPath: p\n- objectName: b\n- {}\n").1;
-    for says in [
+fn object_without_name_or_path_is_rejected() {
+    let message = parse_list("- secretPath: p\n- objectName: b\n- {}\n").1;
+    for expected in [
         "has 4 mistakes",
         "objects[0]: objectName: missing",
         "object \"b\": secretPath: missing",
         "objects[2]: objectName: missing",
         "objects[2]: secretPath: missing",
     ] {
-        assert!(said.contains(says), "{said}");
+        assert!(message.contains(expected), "{message}");
     }
 }
 
 #[test]
-fn all_mistakes_of_all_objects_are_said_at_once() {
-    let said = judged(
+fn objects_error_lists_mistakes_of_all_objects() {
+    let message = parse_list(
         "- {objectName: a, secretPath: p, method: X, encoding: y}\n- {objectName: a, secretPath: /}\n- {objectName: a/b, secretPath: p}\n",
     )
     .1;
-    for says in [
+    for expected in [
         "has 5 mistakes",
         "method:",
         "encoding:",
@@ -147,13 +150,13 @@ fn all_mistakes_of_all_objects_are_said_at_once() {
         "names no secret",
         "\"a\" is the file",
     ] {
-        assert!(said.contains(says), "{says}: {said}");
+        assert!(message.contains(expected), "{expected}: {message}");
     }
 }
 
 #[test]
-fn lists_that_are_none_are_explained() {
-    for (text, says) in [
+fn objects_empty_or_not_a_list_is_rejected() {
+    for (text, expected) in [
         ("", "there are none; list at least one"),
         ("\n# nothing\n", "there are none"),
         ("[]", "there are none"),
@@ -167,38 +170,38 @@ fn lists_that_are_none_are_explained() {
         ("- |\n  objectName: a\n  secretPath: p", "objects[0]: is text"),
         ("- [x]", "objects[0]: is a list"),
     ] {
-        let (objects, said, _) = judged(text);
-        assert!(objects.is_empty() && said.contains(says), "{text}: {said}");
+        let (objects, message, _) = parse_list(text);
+        assert!(objects.is_empty() && message.contains(expected), "{text}: {message}");
     }
-    let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    parse(None, 0, &mut mistakes, &mut warnings);
-    assert!(mistakes.into_error("", None).unwrap().to_string().contains("objects: missing; list at least one"));
+    let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
+    parse(None, 0, &mut findings, &mut warnings);
+    assert!(findings.into_error("", None).unwrap().to_string().contains("objects: missing; list at least one"));
 }
 
 #[test]
-fn all_values_of_the_wrong_type_are_said_at_once() {
-    let said = judged(
+fn objects_error_lists_all_values_of_wrong_type() {
+    let message = parse_list(
         "- objectName: [hunter2]\n- {objectName: a, secretPath: {x: hunter2}, secretArgs: [hunter2]}\n- {objectName: b, secretArgs: hunter2, unknown: [1]}\n",
     )
     .1;
-    for says in [
+    for expected in [
         "has 4 mistakes",
         "objects[0]: objectName: is a list; write one value",
         "object \"a\": secretPath: is a mapping; write one value",
         "object \"a\": secretArgs: is a list; write names and values below it",
         "object \"b\": secretArgs: is text; write names and values below it",
     ] {
-        assert!(said.contains(says), "{says}: {said}");
+        assert!(message.contains(expected), "{expected}: {message}");
     }
-    assert!(!said.contains("hunter2"), "{said}");
+    assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]
-fn unknown_fields_are_one_warning_and_later_ones_their_own() {
-    let (objects, said, warnings) = judged(
+fn object_unknown_fields_and_unsupported_type_are_warnings() {
+    let (objects, message, warnings) = parse_list(
         "- {objectName: a, secretPath: p, secretkey: x, objectVersion: 1}\n- {secretPath: p, objectName: b, refreshInterval: 5m, type: secret}\n",
     );
-    assert_eq!((objects.len(), said.as_str()), (2, ""));
+    assert_eq!((objects.len(), message.as_str()), (2, ""));
     assert_eq!(
         warnings,
         [
@@ -209,36 +212,40 @@ fn unknown_fields_are_one_warning_and_later_ones_their_own() {
 }
 
 #[test]
-fn an_empty_entry_is_left_out_as_go_does() {
-    let (objects, said, warnings) = judged("- {objectName: a, secretPath: p}\n-\n- {objectName: b, secretPath: p}\n");
-    assert_eq!((objects.len(), said.as_str()), (2, ""));
+fn objects_null_entry_is_skipped_with_warning() {
+    let (objects, message, warnings) =
+        parse_list("- {objectName: a, secretPath: p}\n-\n- {objectName: b, secretPath: p}\n");
+    assert_eq!((objects.len(), message.as_str()), (2, ""));
     assert_eq!(warnings, ["objects[1]: is empty and ignored"]);
 }
 
 #[test]
-fn too_much_is_refused() {
+fn objects_beyond_count_or_size_limit_are_rejected() {
     let many: String = vec!["- {objectName: a, secretPath: p}\n"; 257].concat();
-    assert!(judged(&many).1.contains("there are 257, more than 256"));
+    assert!(parse_list(&many).1.contains("there are 257, more than 256"));
     let long = format!("- objectName: {}", "a".repeat(1 << 20));
-    assert!(judged(&long).1.contains("more than the 1048576 accepted"));
+    assert!(parse_list(&long).1.contains("more than the 1048576 accepted"));
 }
 
 #[test]
-fn the_parsers_own_error_has_its_position_and_no_value() {
-    let said = judged("- objectName: a\n  secretArgs: {pin: 'hunter2}\n").1;
-    assert!(said.contains("is no valid YAML: ") && said.contains("(line ") && !said.contains("hunter2"), "{said}");
-    let said = judged("- [[hunter2]]\n- {<<: hunter2}").1;
-    assert!(said.contains("what << merges is no mapping (line 2"), "{said}");
-    let said = judged("- objectName: a\n  secretPath: p\n  objectName: hunter2").1;
+fn objects_yaml_error_has_position_and_no_value() {
+    let message = parse_list("- objectName: a\n  secretArgs: {pin: 'hunter2}\n").1;
     assert!(
-        said.contains("objectName appears twice in one mapping; remove one (line 3, column 3 of objects)"),
-        "{said}"
+        message.contains("is no valid YAML: ") && message.contains("(line ") && !message.contains("hunter2"),
+        "{message}"
+    );
+    let message = parse_list("- [[hunter2]]\n- {<<: hunter2}").1;
+    assert!(message.contains("what << merges is no mapping (line 2"), "{message}");
+    let message = parse_list("- objectName: a\n  secretPath: p\n  objectName: hunter2").1;
+    assert!(
+        message.contains("objectName appears twice in one mapping; remove one (line 3, column 3 of objects)"),
+        "{message}"
     );
 }
 
 /// A mount is parsed on a worker of the runtime, whose stack is four times as large; without optimization this takes 1.5 MiB.
 #[test]
-fn nesting_fits_a_quarter_of_a_workers_stack() {
+fn objects_nesting_fits_a_quarter_of_worker_stack() {
     let nested = |text: &'static str, close: &'static str, depth: usize| {
         format!("{}x{}", text.repeat(depth), close.repeat(depth))
     };
@@ -257,7 +264,7 @@ fn nesting_fits_a_quarter_of_a_workers_stack() {
             texts.push(value);
         }
     }
-    let parse_all = move || texts.iter().filter(|text| judged(text).1.is_empty()).count();
+    let parse_all = move || texts.iter().filter(|text| parse_list(text).1.is_empty()).count();
     let worker = std::thread::Builder::new().stack_size(2 << 20).spawn(parse_all).unwrap();
     assert!(worker.join().unwrap() > 10);
 }

@@ -7,16 +7,16 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::args::Node;
+use super::args::SpannedValue;
 
 /// The fields of an object. What is absent or null is empty; Go takes the text of any scalar, so `secretKey: 1.50` is `1.50`.
 #[derive(Default)]
-pub(super) struct Written {
+pub(super) struct RawObject {
     pub(super) object_name: String,
     pub(super) secret_path: String,
     pub(super) secret_key: String,
     pub(super) method: String,
-    pub(super) secret_args: Option<Node>,
+    pub(super) secret_args: Option<SpannedValue>,
     pub(super) file_permission: String,
     pub(super) encoding: String,
     pub(super) secret_pointer: Option<String>,
@@ -24,11 +24,11 @@ pub(super) struct Written {
     pub(super) optional: String,
     pub(super) kind: String,
     /// Fields nobody knows.
-    pub(super) unknown: Vec<String>,
+    pub(super) unknown_fields: Vec<String>,
 }
 
 /// Every field there is.
-pub const FIELDS: [&str; 11] = [
+pub const OBJECT_FIELDS: [&str; 11] = [
     "objectName",
     "secretPath",
     "secretKey",
@@ -43,40 +43,40 @@ pub const FIELDS: [&str; 11] = [
 ];
 
 /// A scalar's text; none when it is null.
-struct Scalar(Option<String>);
+struct ScalarText(Option<String>);
 
-impl<'de> Deserialize<'de> for Scalar {
+impl<'de> Deserialize<'de> for ScalarText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Option::deserialize(deserializer).map(Self)
     }
 }
 
-impl<'de> Deserialize<'de> for Written {
+impl<'de> Deserialize<'de> for RawObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(WrittenVisitor)
+        deserializer.deserialize_map(RawObjectVisitor)
     }
 }
 
-struct WrittenVisitor;
+struct RawObjectVisitor;
 
-impl<'de> Visitor<'de> for WrittenVisitor {
-    type Value = Written;
+impl<'de> Visitor<'de> for RawObjectVisitor {
+    type Value = RawObject;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object's fields")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Written, A::Error> {
-        let mut written = Written::default();
-        while let Some(Scalar(name)) = access.next_key()? {
-            written.take(&name.unwrap_or_default(), &mut access)?;
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<RawObject, A::Error> {
+        let mut raw = RawObject::default();
+        while let Some(ScalarText(name)) = access.next_key()? {
+            raw.read_field(&name.unwrap_or_default(), &mut access)?;
         }
-        Ok(written)
+        Ok(raw)
     }
 }
 
-impl Written {
-    fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, access: &mut A) -> Result<(), A::Error> {
+impl RawObject {
+    fn read_field<'de, A: MapAccess<'de>>(&mut self, name: &str, access: &mut A) -> Result<(), A::Error> {
         let field = match name {
             "objectName" => &mut self.object_name,
             "secretPath" => &mut self.secret_path,
@@ -88,7 +88,7 @@ impl Written {
             "optional" => &mut self.optional,
             "type" => &mut self.kind,
             "secretPointer" => {
-                self.secret_pointer = access.next_value::<Scalar>()?.0;
+                self.secret_pointer = access.next_value::<ScalarText>()?.0;
                 return Ok(());
             }
             "secretArgs" => {
@@ -96,12 +96,12 @@ impl Written {
                 return Ok(());
             }
             other => {
-                self.unknown.push(other.to_owned());
+                self.unknown_fields.push(other.to_owned());
                 access.next_value::<serde::de::IgnoredAny>()?;
                 return Ok(());
             }
         };
-        *field = access.next_value::<Scalar>()?.0.unwrap_or_default();
+        *field = access.next_value::<ScalarText>()?.0.unwrap_or_default();
         Ok(())
     }
 }

@@ -1,46 +1,47 @@
 use super::*;
 
-struct Parsed {
+struct ParseOutcome {
     parameters: Parameters,
-    mistakes: String,
+    error: String,
     warnings: Vec<String>,
 }
 
 /// Parses `name=value` pairs, a role beside them.
-fn parsed(pairs: &[(&str, &str)]) -> Parsed {
+fn parse_pairs(pairs: &[(&str, &str)]) -> ParseOutcome {
     let mut map: std::collections::BTreeMap<_, _> = pairs.iter().copied().collect();
     map.entry("roleName").or_insert("app");
     let attributes = Attributes::parse(&serde_json::to_string(&map).unwrap()).unwrap();
-    let (mut mistakes, mut warnings) = (Mistakes::default(), Warnings::default());
-    let parameters = parse(&attributes, &mut mistakes, &mut warnings);
-    let mistakes = mistakes.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
-    Parsed { parameters, mistakes, warnings: warnings.into_texts() }
+    let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
+    let parameters = parse(&attributes, &mut findings, &mut warnings);
+    let error = findings.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
+    ParseOutcome { parameters, error: error, warnings: warnings.into_messages() }
 }
 
-fn choice(pairs: &[(&str, &str)]) -> Choice {
-    let parsed = parsed(pairs);
-    assert_eq!(parsed.mistakes, "", "{pairs:?}");
+fn parse_choice(pairs: &[(&str, &str)]) -> ServerChoice {
+    let parsed = parse_pairs(pairs);
+    assert_eq!(parsed.error, "", "{pairs:?}");
     parsed.parameters.choice
 }
 
 #[test]
-fn a_class_that_chooses_nothing_leaves_all_to_the_operator() {
-    let empty: Vec<String> = PREFIXED.iter().filter(|s| **s != "RoleName").map(|s| format!("vault{s}")).collect();
+fn parameters_unset_or_empty_leave_server_to_operator() {
+    let empty: Vec<String> =
+        PREFIXED_PARAMETERS.iter().filter(|s| **s != "RoleName").map(|s| format!("vault{s}")).collect();
     let empty: Vec<(&str, &str)> = empty.iter().map(|name| (name.as_str(), "")).collect();
     for pairs in [&[], empty.as_slice()] {
-        let parsed = parsed(pairs);
-        assert_eq!(parsed.parameters.choice, Choice::default());
+        let parsed = parse_pairs(pairs);
+        assert_eq!(parsed.parameters.choice, ServerChoice::default());
         assert_eq!(parsed.parameters.audience, None);
-        assert!(parsed.mistakes.is_empty() && parsed.warnings.is_empty());
+        assert!(parsed.error.is_empty() && parsed.warnings.is_empty());
     }
 }
 
 #[test]
-fn every_parameter_goes_by_every_prefix() {
-    for prefix in crate::request::attributes::PREFIXES {
-        let names: Vec<String> = PREFIXED.iter().map(|suffix| format!("{prefix}{suffix}")).collect();
+fn parameter_is_accepted_with_every_prefix() {
+    for prefix in crate::request::attributes::PARAMETER_PREFIXES {
+        let names: Vec<String> = PREFIXED_PARAMETERS.iter().map(|suffix| format!("{prefix}{suffix}")).collect();
         let name = |suffix: &str| names.iter().find(|n| n[prefix.len()..] == *suffix).unwrap().as_str();
-        let choice = choice(&[
+        let choice = parse_choice(&[
             (name("Address"), "https://vault:8200"),
             (name("Namespace"), "/team/a/"),
             (name("AuthNamespace"), "admin"),
@@ -53,7 +54,7 @@ fn every_parameter_goes_by_every_prefix() {
         ]);
         assert_eq!(
             choice,
-            Choice {
+            ServerChoice {
                 endpoint: None,
                 address: Address::parse("https://vault:8200").ok(),
                 namespace: Some("team/a".into()),
@@ -61,7 +62,7 @@ fn every_parameter_goes_by_every_prefix() {
                 auth_mount: Some("kubernetes".into()),
                 ca: Some(Ca::Directory("/ca".into())),
                 server_name: Some("vault.internal".into()),
-                client: Some(("/c.pem".into(), "/k.pem".into())),
+                client_certificate: Some(("/c.pem".into(), "/k.pem".into())),
                 skip_verify: true,
             }
         );
@@ -69,8 +70,8 @@ fn every_parameter_goes_by_every_prefix() {
 }
 
 #[test]
-fn bao_comes_before_openbao_before_vault() {
-    let parsed = parsed(&[
+fn parameter_prefix_precedence_is_bao_openbao_vault() {
+    let parsed = parse_pairs(&[
         ("vaultAddress", "http://v"),
         ("openbaoAddress", "http://o"),
         ("vaultNamespace", "same"),
@@ -81,50 +82,50 @@ fn bao_comes_before_openbao_before_vault() {
 }
 
 #[test]
-fn the_role_is_found_plain_first() {
-    let role = |pairs: &[(&str, &str)]| parsed(pairs).parameters.role;
+fn role_name_without_prefix_takes_precedence() {
+    let role = |pairs: &[(&str, &str)]| parse_pairs(pairs).parameters.role;
     assert_eq!(role(&[("vaultRoleName", "v")]), "app");
     assert_eq!(role(&[("roleName", ""), ("vaultRoleName", "v")]), "v");
-    let parsed = parsed(&[("roleName", "")]);
-    assert!(parsed.mistakes.contains("roleName: missing"), "{}", parsed.mistakes);
+    let parsed = parse_pairs(&[("roleName", "")]);
+    assert!(parsed.error.contains("roleName: missing"), "{}", parsed.error);
 }
 
 #[test]
-fn a_certificate_authority_is_text_before_file_before_directory() {
+fn ca_cert_precedence_is_pem_file_directory() {
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n";
     let all = [("vaultCACert", PEM), ("vaultCACertPath", "/ca.pem"), ("vaultCADirectory", "/ca")];
-    assert_eq!(choice(&all).ca, Some(Ca::Pem(PEM.into())));
-    assert_eq!(choice(&all[1..]).ca, Some(Ca::File("/ca.pem".into())));
-    assert_eq!(choice(&all[2..]).ca, Some(Ca::Directory("/ca".into())));
+    assert_eq!(parse_choice(&all).ca, Some(Ca::Pem(PEM.into())));
+    assert_eq!(parse_choice(&all[1..]).ca, Some(Ca::File("/ca.pem".into())));
+    assert_eq!(parse_choice(&all[2..]).ca, Some(Ca::Directory("/ca".into())));
 }
 
 #[test]
-fn mount_paths_and_namespaces_are_normalized() {
-    assert_eq!(choice(&[("vaultKubernetesMountPath", "/k8s/prod/")]).auth_mount.as_deref(), Some("k8s/prod"));
-    assert_eq!(choice(&[("vaultKubernetesMountPath", "/")]).auth_mount, None);
-    assert_eq!(choice(&[("vaultNamespace", "/")]).namespace.as_deref(), Some("root"));
+fn auth_mount_path_and_namespace_are_normalized() {
+    assert_eq!(parse_choice(&[("vaultKubernetesMountPath", "/k8s/prod/")]).auth_mount.as_deref(), Some("k8s/prod"));
+    assert_eq!(parse_choice(&[("vaultKubernetesMountPath", "/")]).auth_mount, None);
+    assert_eq!(parse_choice(&[("vaultNamespace", "/")]).namespace.as_deref(), Some("root"));
     // As servers read a header.
     for text in [" team", "team/ ", "/team /"] {
-        assert_eq!(choice(&[("vaultNamespace", text)]).namespace.as_deref(), Some("team"), "{text:?}");
+        assert_eq!(parse_choice(&[("vaultNamespace", text)]).namespace.as_deref(), Some("team"), "{text:?}");
     }
-    let warned = parsed(&[("vaultAuthMountPath", "auth/kubernetes")]);
+    let warned = parse_pairs(&[("vaultAuthMountPath", "auth/kubernetes")]);
     assert!(warned.warnings[0].contains("did you mean \"kubernetes\"?"), "{:?}", warned.warnings);
 }
 
 #[test]
-fn go_words_are_booleans() {
+fn skip_tls_verify_accepts_go_booleans() {
     for word in ["1", "t", "T", "TRUE", "true", "True"] {
-        assert!(choice(&[("vaultSkipTLSVerify", word)]).skip_verify, "{word}");
+        assert!(parse_choice(&[("vaultSkipTLSVerify", word)]).skip_verify, "{word}");
     }
     for word in ["0", "f", "F", "FALSE", "false", "False"] {
-        assert!(!choice(&[("vaultSkipTLSVerify", word)]).skip_verify, "{word}");
+        assert!(!parse_choice(&[("vaultSkipTLSVerify", word)]).skip_verify, "{word}");
     }
-    assert!(parsed(&[("vaultSkipTLSVerify", "yes")]).mistakes.contains("\"yes\"; write true or false"));
+    assert!(parse_pairs(&[("vaultSkipTLSVerify", "yes")]).error.contains("\"yes\"; write true or false"));
 }
 
 #[test]
-fn mistakes_name_the_parameter_and_the_way_out() {
-    for (pairs, says) in [
+fn parameter_error_names_parameter_and_fix() {
+    for (pairs, expected) in [
         (&[("vaultKubernetesMountPath", "a"), ("vaultAuthMountPath", "a")][..], "remove one"),
         (
             &[("baoKubernetesMountPath", "a"), ("vaultAuthMountPath", "b")],
@@ -147,9 +148,9 @@ fn mistakes_name_the_parameter_and_the_way_out() {
         (&[("vaultTLSClientCertPath", "/c")], "vaultTLSClientCertPath: is set without"),
         (&[("vaultTLSClientKeyPath", "/k")], "vaultTLSClientKeyPath: is set without"),
     ] {
-        let said = parsed(pairs).mistakes;
-        assert!(said.contains(says), "{pairs:?}: {said}");
-        assert!(!said.contains("mistakes"), "one only: {said}");
-        assert!(!said.contains("hunter2"), "{said}");
+        let message = parse_pairs(pairs).error;
+        assert!(message.contains(expected), "{pairs:?}: {message}");
+        assert!(!message.contains("mistakes"), "one only: {message}");
+        assert!(!message.contains("hunter2"), "{message}");
     }
 }

@@ -8,14 +8,14 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::{Cause, Error},
-    request::{Pod, mistakes::row},
+    request::{Pod, mistakes::join_truncated},
     secret::SecretText,
     text::quoted,
 };
 
 /// What a token should say.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
+pub struct ExpectedClaims<'a> {
     /// The audience it is meant for; nothing if any will do.
     pub audience: Option<&'a str>,
     /// The pod whose service account it should be.
@@ -28,9 +28,9 @@ pub struct Expected<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     /// When it begins to be valid: the later of `nbf` and `iat`, as Vault looks at both.
-    pub begins: Option<Timestamp>,
+    pub not_before: Option<Timestamp>,
     /// When it ends.
-    pub expires: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     /// Whom it is for.
     pub audiences: Option<Vec<String>>,
     /// The service account's UID.
@@ -46,30 +46,30 @@ struct Payload {
     exp: Option<serde_json::Number>,
     nbf: Option<serde_json::Number>,
     iat: Option<serde_json::Number>,
-    aud: Option<OneOrMore>,
+    aud: Option<OneOrMany>,
     sub: Option<String>,
     #[serde(rename = "kubernetes.io")]
-    kubernetes: Kubernetes,
+    kubernetes: KubernetesClaims,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
+enum OneOrMany {
     One(String),
-    More(Vec<String>),
+    Many(Vec<String>),
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Kubernetes {
+struct KubernetesClaims {
     namespace: Option<String>,
-    pod: Bound,
-    serviceaccount: Bound,
+    pod: ObjectClaims,
+    serviceaccount: ObjectClaims,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Bound {
+struct ObjectClaims {
     name: Option<String>,
     uid: Option<String>,
 }
@@ -78,29 +78,29 @@ struct Bound {
 /// when it is for other audiences ([`Cause::TokenAudience`]), or another service account's ([`Cause::TokenIdentity`]).
 /// What it does not say is not held against it; a token that is no JWT passes. So does one that is not valid yet: it is
 /// fresh, so it may be this node's clock that is behind, and Vault's decides.
-pub fn look(jwt: &SecretText, expected: &Expected<'_>) -> Result<Claims, Error> {
-    let Some(payload) = payload(jwt.expose()) else { return Ok(Claims::default()) };
+pub fn inspect(jwt: &SecretText, expected: &ExpectedClaims<'_>) -> Result<Claims, Error> {
+    let Some(payload) = decode_payload(jwt.expose()) else { return Ok(Claims::default()) };
     let identity = payload.service_account();
     let claims = Claims {
-        begins: [&payload.nbf, &payload.iat].into_iter().filter_map(|n| instant(n.as_ref()?)).max(),
-        expires: payload.exp.as_ref().and_then(instant),
+        not_before: [&payload.nbf, &payload.iat].into_iter().filter_map(|n| parse_numeric_date(n.as_ref()?)).max(),
+        expires_at: payload.exp.as_ref().and_then(parse_numeric_date),
         audiences: payload.aud.map(|aud| match aud {
-            OneOrMore::One(one) => vec![one],
-            OneOrMore::More(more) => more,
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(more) => more,
         }),
         service_account_uid: payload.kubernetes.serviceaccount.uid,
         pod_uid: payload.kubernetes.pod.uid,
     };
     check_identity(identity, expected.pod)?;
     claims.check_audience(expected.audience)?;
-    claims.check_end(expected.now)?;
+    claims.check_expiry(expected.now)?;
     Ok(claims)
 }
 
 /// The UID of the service account that a token says it is of; an error ([`Cause::TokenIdentity`]) when it says none. Whose
 /// it is by name, and whether it has expired, is looked at where it is used to log in.
 pub fn service_account_uid(jwt: &SecretText) -> Result<String, Error> {
-    let payload = payload(jwt.expose()).unwrap_or_default();
+    let payload = decode_payload(jwt.expose()).unwrap_or_default();
     let uid = payload.kubernetes.serviceaccount.uid.filter(|uid| !uid.is_empty());
     uid.ok_or_else(|| {
         Error::new(Cause::TokenIdentity, "the service account token names no service account UID, which pods must have in common to share a Vault token (tokenScope: serviceAccount)")
@@ -111,11 +111,11 @@ pub fn service_account_uid(jwt: &SecretText) -> Result<String, Error> {
 /// Whether a text is a JWT by its form.
 #[must_use]
 pub fn is_jwt(text: &SecretText) -> bool {
-    payload(text.expose()).is_some()
+    decode_payload(text.expose()).is_some()
 }
 
 /// The middle of three parts, if it is a JSON object in base64url.
-fn payload(jwt: &str) -> Option<Payload> {
+fn decode_payload(jwt: &str) -> Option<Payload> {
     let mut parts = jwt.trim().split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() {
@@ -126,7 +126,7 @@ fn payload(jwt: &str) -> Option<Payload> {
 }
 
 /// A `NumericDate`, which may have a fraction.
-fn instant(number: &serde_json::Number) -> Option<Timestamp> {
+fn parse_numeric_date(number: &serde_json::Number) -> Option<Timestamp> {
     match number.as_i64() {
         Some(seconds) => Timestamp::from_second(seconds).ok(),
         None => Timestamp::from_duration(jiff::SignedDuration::try_from_secs_f64(number.as_f64()?).ok()?).ok(),
@@ -161,20 +161,25 @@ impl Claims {
         if audiences.iter().any(|audience| audience == expected) {
             return Ok(());
         }
-        let there = row(audiences.iter().map(|audience| quoted(audience)), audiences.len());
+        let token_audiences = join_truncated(audiences.iter().map(|audience| quoted(audience)), audiences.len());
         Err(Error::new(
             Cause::TokenAudience,
-            format!("the token is for {there}, not for audience {}", quoted(expected)),
+            format!("the token is for {token_audiences}, not for audience {}", quoted(expected)),
         )
         .advice("name the audience in the CSIDriver's tokenRequests, or set the class's audience to one of these"))
     }
 
-    fn check_end(&self, now: Timestamp) -> Result<(), Error> {
-        let Some(end) = self.expires.filter(|end| *end <= now) else { return Ok(()) };
-        let since = jiff::SignedDuration::from_secs(now.as_second() - end.as_second());
-        let end = Timestamp::from_second(end.as_second()).unwrap_or(end);
-        Err(Error::new(Cause::TokenExpired, format!("the service account token expired at {end}, {since:#} ago"))
-            .advice("the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server"))
+    fn check_expiry(&self, now: Timestamp) -> Result<(), Error> {
+        let Some(expires_at) = self.expires_at.filter(|end| *end <= now) else { return Ok(()) };
+        let elapsed = jiff::SignedDuration::from_secs(now.as_second() - expires_at.as_second());
+        let expired_at = Timestamp::from_second(expires_at.as_second()).unwrap_or(expires_at);
+        Err(Error::new(
+            Cause::TokenExpired,
+            format!("the service account token expired at {expired_at}, {elapsed:#} ago"),
+        )
+        .advice(
+            "the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server",
+        ))
     }
 }
 

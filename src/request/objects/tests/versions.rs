@@ -1,14 +1,14 @@
 use super::*;
 use crate::secret::SecretText;
 
-fn configs(text: &str) -> Vec<String> {
-    let (objects, said, _) = judged(text);
-    assert_eq!(said, "", "{text}");
+fn version_configs(text: &str) -> Vec<String> {
+    let (objects, message, _) = parse_list(text);
+    assert_eq!(message, "", "{text}");
     objects.iter().map(|object| object.version_config.expose().to_owned()).collect()
 }
 
-fn config(fields: &str) -> String {
-    object(fields).version_config.expose().to_owned()
+fn version_config(fields: &str) -> String {
+    parse_fields(fields).version_config.expose().to_owned()
 }
 
 /// Each as the Go provider's struct, decoded by yaml.v3 3.0.1, is encoded by Go 1.26.
@@ -163,39 +163,39 @@ const VECTORS: [(&str, &[&str]); 12] = [
 ];
 
 #[test]
-fn configurations_are_what_the_go_provider_hashes() {
+fn version_config_matches_go_provider() {
     for (text, want) in VECTORS {
-        assert_eq!(configs(text), want, "{text}");
+        assert_eq!(version_configs(text), want, "{text}");
         // The last line break makes no difference.
-        assert_eq!(configs(text.trim_end_matches('\n')), want, "{text}");
+        assert_eq!(version_configs(text.trim_end_matches('\n')), want, "{text}");
     }
 }
 
 #[test]
-fn nothing_is_normalized_before_it_is_hashed() {
+fn version_config_is_not_normalized() {
     let text = "- {objectName: a, secretPath: /v1//x/?b&a, method: gEt, encoding: UTF-8, filePermission: '0440'}";
     let want = r#"{"ObjectName":"a","SecretPath":"/v1//x/?b\u0026a","SecretKey":"","Method":"gEt","SecretArgs":null,"FilePermission":288,"Encoding":"UTF-8"}"#;
-    assert_eq!(configs(text), [want]);
+    assert_eq!(version_configs(text), [want]);
 }
 
 #[test]
-fn our_own_fields_enter_only_when_set_and_only_if_they_change_the_file() {
-    let plain = config("");
+fn version_config_has_own_fields_only_if_they_change_the_file() {
+    let plain = version_config("");
     for fields in ["  optional: true", "  format: ''", "  secretPointer:", "  unknown: x"] {
         let text = format!("- objectName: a\n  secretPath: p\n{fields}");
-        assert_eq!(configs(&text), [plain.as_str()], "{fields}");
+        assert_eq!(version_configs(&text), [plain.as_str()], "{fields}");
     }
     let start = plain.trim_end_matches('}');
-    assert_eq!(config("  secretPointer: ''"), format!(r#"{start},"SecretPointer":""}}"#));
-    assert_eq!(config("  secretPointer: /a<"), format!(r#"{start},"SecretPointer":"/a\u003c"}}"#));
-    assert_eq!(config("  format: Env"), format!(r#"{start},"Format":"Env"}}"#));
+    assert_eq!(version_config("  secretPointer: ''"), format!(r#"{start},"SecretPointer":""}}"#));
+    assert_eq!(version_config("  secretPointer: /a<"), format!(r#"{start},"SecretPointer":"/a\u003c"}}"#));
+    assert_eq!(version_config("  format: Env"), format!(r#"{start},"Format":"Env"}}"#));
 }
 
 /// The vector checked against the real provider: a key of 32 `a`, content `s3cret`.
 #[test]
-fn a_version_made_from_it_is_the_go_providers() {
+fn version_from_config_matches_go_provider() {
     let text = "- {objectName: db-pass, secretPath: secret/data/db, secretKey: pass}";
-    let config: SecretText = judged(text).0[0].version_config.clone();
+    let config: SecretText = parse_list(text).0[0].version_config.clone();
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &[b'a'; 32]);
     let tag = ring::hmac::sign(&key, format!("{}s3cret", config.expose()).as_bytes());
     let version = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, tag);

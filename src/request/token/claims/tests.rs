@@ -13,8 +13,8 @@ fn token(payload: &str) -> SecretText {
     format!("eyJhbGciOiJSUzI1NiJ9.{}.c2ln", URL_SAFE_NO_PAD.encode(payload)).into()
 }
 
-fn looked_at(token: &SecretText) -> Result<Claims, Error> {
-    look(token, &Expected { audience: Some("vault"), pod: &pod(), now: Timestamp::from_second(NOW).unwrap() })
+fn inspect_token(token: &SecretText) -> Result<Claims, Error> {
+    inspect(token, &ExpectedClaims { audience: Some("vault"), pod: &pod(), now: Timestamp::from_second(NOW).unwrap() })
 }
 
 /// As kubelet's own, with some claims changed.
@@ -30,17 +30,17 @@ fn claims(changes: &Value) -> Value {
     claims
 }
 
-fn with(changes: &Value) -> Result<Claims, Error> {
-    looked_at(&token(&claims(changes).to_string()))
+fn inspect_with(changes: &Value) -> Result<Claims, Error> {
+    inspect_token(&token(&claims(changes).to_string()))
 }
 
 #[test]
-fn kubelets_own_token_passes_and_says_who_it_is() {
+fn service_account_token_claims_are_returned() {
     assert_eq!(
-        with(&json!({})),
+        inspect_with(&json!({})),
         Ok(Claims {
-            begins: Some(Timestamp::from_second(NOW).unwrap()),
-            expires: Some(Timestamp::from_second(NOW + 600).unwrap()),
+            not_before: Some(Timestamp::from_second(NOW).unwrap()),
+            expires_at: Some(Timestamp::from_second(NOW + 600).unwrap()),
             audiences: Some(vec!["vault".into()]),
             service_account_uid: Some("u-2".into()),
             pod_uid: Some("u-1".into()),
@@ -49,71 +49,74 @@ fn kubelets_own_token_passes_and_says_who_it_is() {
 }
 
 #[test]
-fn an_expired_token_says_since_when() {
+fn service_account_token_expired_is_rejected_with_time() {
     for exp in [json!(NOW - 90), json!(NOW), json!(0), json!(-1)] {
-        assert_eq!(with(&json!({ "exp": exp })).unwrap_err().cause(), Cause::TokenExpired, "{exp}");
+        assert_eq!(inspect_with(&json!({ "exp": exp })).unwrap_err().cause(), Cause::TokenExpired, "{exp}");
     }
-    assert!(with(&json!({"exp": NOW + 1})).is_ok());
-    assert_eq!(with(&json!({"exp": 1_795_334_400.5})).unwrap().expires.unwrap().subsec_millisecond(), 500);
-    let said = with(&json!({"exp": NOW - 90})).unwrap_err().to_string();
-    assert!(said.contains("expired at 2026-11-22T07:58:30Z, 1m 30s ago; ") && said.contains("clocks"), "{said}");
+    assert!(inspect_with(&json!({"exp": NOW + 1})).is_ok());
+    assert_eq!(inspect_with(&json!({"exp": 1_795_334_400.5})).unwrap().expires_at.unwrap().subsec_millisecond(), 500);
+    let message = inspect_with(&json!({"exp": NOW - 90})).unwrap_err().to_string();
+    assert!(
+        message.contains("expired at 2026-11-22T07:58:30Z, 1m 30s ago; ") && message.contains("clocks"),
+        "{message}"
+    );
 }
 
 #[test]
-fn another_audience_is_named() {
+fn service_account_token_of_other_audience_is_rejected() {
     for aud in [json!("api"), json!(["api", "factors"]), json!([])] {
-        assert_eq!(with(&json!({ "aud": aud })).unwrap_err().cause(), Cause::TokenAudience, "{aud}");
+        assert_eq!(inspect_with(&json!({ "aud": aud })).unwrap_err().cause(), Cause::TokenAudience, "{aud}");
     }
-    let said = with(&json!({"aud": ["api", "factors"]})).unwrap_err().to_string();
-    assert!(said.contains(r#"is for "api", "factors", not for audience "vault""#), "{said}");
-    assert!(with(&json!({"aud": "vault"})).is_ok() && with(&json!({"aud": ["api", "vault"]})).is_ok());
-    assert!(with(&json!({"aud": null})).is_ok());
+    let message = inspect_with(&json!({"aud": ["api", "factors"]})).unwrap_err().to_string();
+    assert!(message.contains(r#"is for "api", "factors", not for audience "vault""#), "{message}");
+    assert!(inspect_with(&json!({"aud": "vault"})).is_ok() && inspect_with(&json!({"aud": ["api", "vault"]})).is_ok());
+    assert!(inspect_with(&json!({"aud": null})).is_ok());
 }
 
 #[test]
-fn an_audience_that_does_not_matter_is_not_looked_at() {
+fn service_account_token_audience_unchecked_if_none_expected() {
     let token = token(&claims(&json!({"aud": "api"})).to_string());
-    let expected = Expected { audience: None, pod: &pod(), now: Timestamp::from_second(NOW).unwrap() };
-    assert_eq!(look(&token, &expected).unwrap().audiences.unwrap(), ["api"]);
+    let expected = ExpectedClaims { audience: None, pod: &pod(), now: Timestamp::from_second(NOW).unwrap() };
+    assert_eq!(inspect(&token, &expected).unwrap().audiences.unwrap(), ["api"]);
 }
 
 #[test]
-fn another_service_account_is_refused() {
+fn token_of_other_service_account_is_rejected() {
     for changes in [
         json!({"sub": "system:serviceaccount:shop:admin"}),
         json!({"sub": "system:serviceaccount:kube-system:web"}),
         json!({"sub": null, "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "admin"}}}),
         json!({"sub": "x", "kubernetes.io": {"namespace": "other", "serviceaccount": {"name": "web"}}}),
     ] {
-        let error = with(&changes).unwrap_err();
+        let error = inspect_with(&changes).unwrap_err();
         assert_eq!(error.cause(), Cause::TokenIdentity);
         assert!(error.to_string().contains(r#"not of the pod's "shop/web""#), "{error}");
     }
-    assert!(with(&json!({"sub": "x", "kubernetes.io": {}})).is_ok());
+    assert!(inspect_with(&json!({"sub": "x", "kubernetes.io": {}})).is_ok());
 }
 
 #[test]
-fn what_is_no_jwt_passes_unlooked_at() {
+fn token_that_is_no_jwt_is_accepted_unchecked() {
     for opaque in ["", "hvs.CAESI", "a.b", "a.b.c", "a.b.c.d.e", "a.!!.c", "..", "é.é.é"] {
-        assert_eq!(looked_at(&opaque.into()), Ok(Claims::default()), "{opaque}");
+        assert_eq!(inspect_token(&opaque.into()), Ok(Claims::default()), "{opaque}");
     }
     for payload in ["[]", "null", "5", "{", "\u{0}"] {
-        assert_eq!(looked_at(&token(payload)), Ok(Claims::default()), "{payload}");
+        assert_eq!(inspect_token(&token(payload)), Ok(Claims::default()), "{payload}");
     }
 }
 
 #[test]
-fn no_part_of_a_token_is_repeated() {
+fn service_account_token_is_not_echoed() {
     let token = token(&claims(&json!({"aud": "api", "secret": "hunter2"})).to_string());
-    let said = format!("{:?}", looked_at(&token));
-    assert!(!said.contains("hunter2") && !said.contains(&token.expose()[..12]), "{said}");
+    let message = format!("{:?}", inspect_token(&token));
+    assert!(!message.contains("hunter2") && !message.contains(&token.expose()[..12]), "{message}");
 }
 
 proptest! {
     #[test]
-    fn no_token_panics(payload in ".*", exp in any::<f64>(), text in ".*") {
-        let _ = looked_at(&token(&payload));
-        let _ = looked_at(&token(&format!("{{\"exp\":{exp}}}")));
-        let _ = looked_at(&text.into());
+    fn service_account_token_of_any_text_does_not_panic(payload in ".*", exp in any::<f64>(), text in ".*") {
+        let _ = inspect_token(&token(&payload));
+        let _ = inspect_token(&token(&format!("{{\"exp\":{exp}}}")));
+        let _ = inspect_token(&text.into());
     }
 }
