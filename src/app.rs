@@ -29,7 +29,7 @@ use crate::{
     session::{Observers, Sessions},
     socket::Socket,
     state::{Gate, Store},
-    trust::Trust,
+    trust::Reloader,
     vault::Vault,
 };
 
@@ -97,7 +97,7 @@ impl App {
         let (stopping, stopped) = watch::channel(false);
         let mut background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
         let (vault, kube) = (Arc::clone(&self.mounter.vault), self.mounter.kube.clone());
-        let mut trust = tokio::spawn(Trust::new(vault, kube, &self.mounter.operator).run());
+        let mut trust = tokio::spawn(Reloader::new(vault, kube, &self.mounter.operator).run());
         let mut serving = JoinSet::new();
         if let Some(socket) = self.status {
             serving.spawn(admin::status::serve(socket, Arc::clone(&self.pages), stopped.clone()));

@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Config, ConfigErrors, OF_SERVER, ServeArgs},
-    text::{go_bool, printable},
+    text::{parse_go_bool, replace_control_chars},
 };
 use mount::MountArgs;
 use validate::ValidateArgs;
@@ -209,7 +209,8 @@ fn finish(outcome: Result<(), String>) -> ExitCode {
 /// Says on standard error why the command fails.
 fn complain(what: &str) {
     for line in what.lines() {
-        let _ = writeln!(style::stderr(), "{} {}", style::paint(style::ERROR, "vaultmount:"), printable(line));
+        let _ =
+            writeln!(style::stderr(), "{} {}", style::paint(style::ERROR, "vaultmount:"), replace_control_chars(line));
     }
 }
 
@@ -237,7 +238,7 @@ impl Command {
     fn serve_or_version(args: Box<ServeArgs>) -> Result<Self, clap::Error> {
         let wrong = |what: String| clap::Error::raw(ErrorKind::InvalidValue, what + "\n");
         let Some(text) = &args.version else { return Ok(Self::Serve(args)) };
-        match go_bool(text) {
+        match parse_go_bool(text) {
             None => Err(wrong(format!("--version={text} is neither true nor false"))),
             Some(false) => Ok(Self::Serve(args)),
             Some(true) => {

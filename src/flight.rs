@@ -7,38 +7,38 @@ use tokio::sync::watch;
 use crate::task;
 
 /// At most one run of an operation at a time. The run has a task of its own, so a caller that goes away stops nothing.
-pub struct Flight<T> {
+pub struct SingleFlight<T> {
     /// Never held across an await.
     current: Mutex<Option<watch::Receiver<Option<T>>>>,
 }
 
-impl<T> Default for Flight<T> {
+impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
         Self { current: Mutex::new(None) }
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> Flight<T> {
+impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// The outcome of the run in flight, or of a new one begun with `start`. `None` when the run panicked.
     pub async fn join<F>(&self, start: impl FnOnce() -> F) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut run = self.enter(start);
+        let mut run = self.join_or_start(start);
         let outcome = run.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        self.leave(&run);
+        self.clear_finished(&run);
         outcome
     }
 
     /// Lets go of a run that has ended, and of its outcome.
-    fn leave(&self, run: &watch::Receiver<Option<T>>) {
+    fn clear_finished(&self, run: &watch::Receiver<Option<T>>) {
         let mut current = self.lock();
         if current.as_ref().is_some_and(|current| current.same_channel(run)) {
             *current = None;
         }
     }
 
-    fn enter<F>(&self, start: impl FnOnce() -> F) -> watch::Receiver<Option<T>>
+    fn join_or_start<F>(&self, start: impl FnOnce() -> F) -> watch::Receiver<Option<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -49,7 +49,7 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
             _ => {
                 let (sender, receiver) = watch::channel(None);
                 let run = start();
-                task::spawn(async move {
+                task::spawn_boxed(async move {
                     let outcome = run.await;
                     sender.send_replace(Some(outcome));
                 });
@@ -77,23 +77,23 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn callers_share_one_run_and_going_away_stops_nothing() {
-        let (flight, runs) = (Arc::new(Flight::default()), Arc::new(AtomicU32::new(0)));
+    async fn single_flight_shares_one_run_despite_cancellation() {
+        let (single_flight, runs) = (Arc::new(SingleFlight::default()), Arc::new(AtomicU32::new(0)));
         let run = |runs: Arc<AtomicU32>| async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             runs.fetch_add(1, SeqCst) + 1
         };
-        let impatient = tokio::time::timeout(Duration::from_millis(10), flight.join(|| run(runs.clone()))).await;
-        assert!(impatient.is_err());
-        let (a, b) = tokio::join!(flight.join(|| run(runs.clone())), flight.join(|| run(runs.clone())));
+        let cancelled = tokio::time::timeout(Duration::from_millis(10), single_flight.join(|| run(runs.clone()))).await;
+        assert!(cancelled.is_err());
+        let (a, b) = tokio::join!(single_flight.join(|| run(runs.clone())), single_flight.join(|| run(runs.clone())));
         assert_eq!((a, b, runs.load(SeqCst)), (Some(1), Some(1), 1));
-        assert_eq!(flight.join(|| run(runs.clone())).await, Some(2));
+        assert_eq!(single_flight.join(|| run(runs.clone())).await, Some(2));
     }
 
     #[tokio::test]
-    async fn a_panic_is_no_outcome_and_the_next_run_starts_anew() {
-        let flight = Flight::<u8>::default();
-        assert_eq!(flight.join(|| async { panic!("expected by this test") }).await, None);
-        assert_eq!(flight.join(|| async { 7 }).await, Some(7));
+    async fn single_flight_starts_new_run_after_panic() {
+        let single_flight = SingleFlight::<u8>::default();
+        assert_eq!(single_flight.join(|| async { panic!("expected by this test") }).await, None);
+        assert_eq!(single_flight.join(|| async { 7 }).await, Some(7));
     }
 }

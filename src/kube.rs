@@ -5,7 +5,7 @@
 
 use std::{env, fmt, path::PathBuf, sync::Arc};
 
-use crate::{error::Error, metrics::Metrics, tls::Oldest};
+use crate::{error::Error, metrics::Metrics, tls::MinTlsVersion};
 
 mod answer;
 mod bearer;
@@ -38,7 +38,7 @@ pub struct Config {
     /// The directory that kubelet projects the pod's service account into: `ca.crt`, `token`, `namespace`.
     pub service_account: PathBuf,
     /// The oldest version of TLS that is spoken.
-    pub oldest_tls: Oldest,
+    pub oldest_tls: MinTlsVersion,
 }
 
 impl Config {
@@ -50,7 +50,7 @@ impl Config {
             service_host: env::var("KUBERNETES_SERVICE_HOST").ok(),
             service_port: env::var("KUBERNETES_SERVICE_PORT").ok(),
             service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
-            oldest_tls: Oldest::default(),
+            oldest_tls: MinTlsVersion::default(),
         }
     }
 

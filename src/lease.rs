@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::{Cause, Error},
-    flight::Flight,
+    flight::SingleFlight,
     metrics::{Kind, Reason},
     term::Term,
     vault::{answer::SecretResponse, client::ReadResult, wire::SecretRequest},
@@ -64,7 +64,7 @@ pub struct Leases {
 
 #[derive(Default)]
 struct Slot {
-    flight: Flight<Result<Brought, Error>>,
+    flight: SingleFlight<Result<Brought, Error>>,
     /// Never held across an await.
     kept: Mutex<Kept>,
 }

@@ -12,9 +12,9 @@ pub use self::{
 };
 use crate::{
     policy,
-    text::printable,
+    text::replace_control_chars,
     yaml::{
-        Budget, Fault,
+        Budget, ParseError,
         node::{self, Node, Offset},
     },
 };
@@ -22,13 +22,13 @@ use crate::{
 /// How a message names a file, on one line.
 #[must_use]
 pub fn display_path(path: &Path) -> String {
-    if path == Path::new("-") { "<stdin>".to_owned() } else { printable(&path.to_string_lossy()) }
+    if path == Path::new("-") { "<stdin>".to_owned() } else { replace_control_chars(&path.to_string_lossy()) }
 }
 
 /// A document, or why it is none, and the text it is made of.
 pub struct Document<'a> {
     /// The tree.
-    pub node: Result<Node, Fault>,
+    pub node: Result<Node, ParseError>,
     /// The text.
     pub text: &'a str,
     /// The line of the file it begins on, from 1.
@@ -41,8 +41,8 @@ pub struct Document<'a> {
 pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     for (offset, text) in split_documents(text) {
-        let node = match node::read(text, offset, Budget::MANIFEST) {
-            Ok(node) if policy::is_policy(&node) => node::read(text, offset, Budget::POLICY),
+        let node = match node::parse(text, offset, Budget::MANIFEST) {
+            Ok(node) if policy::is_policy(&node) => node::parse(text, offset, Budget::POLICY),
             read => read,
         };
         if !node.as_ref().is_ok_and(Node::is_null) {
@@ -74,7 +74,7 @@ fn split_documents(text: &str) -> Vec<(Offset, &str)> {
 
 /// What the documents hold: each that is no list itself, and the items of those that are (`kind: List`).
 pub fn resources(document: &Node) -> Vec<&Node> {
-    let is_list = document.get("kind").and_then(Node::text).is_some_and(|kind| kind.ends_with("List"));
+    let is_list = document.get("kind").and_then(Node::as_text).is_some_and(|kind| kind.ends_with("List"));
     match document.get("items") {
         Some(items) if is_list => items.items().iter().collect(),
         _ => vec![document],
@@ -84,15 +84,15 @@ pub fn resources(document: &Node) -> Vec<&Node> {
 /// Whether a resource is of a kind, of any version of an API group.
 #[must_use]
 pub fn is_kind(resource: &Node, group: &str, kind: &str) -> bool {
-    let version = resource.get("apiVersion").and_then(Node::text).unwrap_or_default();
+    let version = resource.get("apiVersion").and_then(Node::as_text).unwrap_or_default();
     let its_group = version.split_once('/').map_or("", |(group, _)| group);
-    its_group == group && resource.get("kind").and_then(Node::text) == Some(kind)
+    its_group == group && resource.get("kind").and_then(Node::as_text) == Some(kind)
 }
 
 /// A word of a resource's `metadata`; empty if it is not there, or no text.
 #[must_use]
 pub fn metadata_text<'n>(resource: &'n Node, field: &str) -> &'n str {
-    resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::text).unwrap_or_default()
+    resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::as_text).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -100,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::yaml::At;
+    use crate::yaml::Position;
 
     #[test]
     fn manifest_nodes_have_positions_in_the_file() {
@@ -108,10 +108,13 @@ mod tests {
         let documents = documents(text);
         let [first, second] = documents.as_slice() else { panic!("{}", documents.len()) };
         let list = &first.node.as_ref().ok().unwrap().get("a").unwrap().entries()[0];
-        assert_eq!((list.0.at, list.1.items()[1].at), (At { line: 4, column: 3 }, At { line: 4, column: 10 }));
+        assert_eq!(
+            (list.0.position, list.1.items()[1].position),
+            (Position { line: 4, column: 3 }, Position { line: 4, column: 10 })
+        );
         assert_eq!(&text[list.1.items()[1].span.clone()], "y");
         let b = second.node.as_ref().ok().unwrap().get("b").unwrap();
-        assert_eq!((b.at, &text[b.span.clone()]), (At { line: 6, column: 4 }, "'z'"));
+        assert_eq!((b.position, &text[b.span.clone()]), (Position { line: 6, column: 4 }, "'z'"));
     }
 
     #[test]
@@ -121,7 +124,7 @@ mod tests {
             let b = documents.iter().find_map(|document| document.node.as_ref().ok()?.get("b")).unwrap();
             assert_eq!(&text[b.span.clone()], "'yz'", "{text:?}");
             let first = documents[0].node.as_ref().ok().unwrap().get("a").unwrap();
-            assert_eq!((&text[first.span.clone()], first.at.column), ("x", 4), "{text:?}");
+            assert_eq!((&text[first.span.clone()], first.position.column), ("x", 4), "{text:?}");
         }
     }
 
@@ -129,7 +132,7 @@ mod tests {
     fn manifest_invalid_document_leaves_others_readable() {
         let documents = documents("a: 1\n---\nb: [\n---\nc: 1\n");
         let faults: Vec<_> =
-            documents.iter().map(|d| d.node.as_ref().err().and_then(|f| f.at).map(|at| at.line)).collect();
+            documents.iter().map(|d| d.node.as_ref().err().and_then(|f| f.position).map(|at| at.line)).collect();
         assert!(matches!(faults[..], [None, Some(3 | 4), None]), "{faults:?}");
     }
 
@@ -138,7 +141,7 @@ mod tests {
         let documents = documents("x: &x {k: v}\nu: *x\nz: {<<: *x}\n");
         let node = documents[0].node.as_ref().ok().unwrap();
         for name in ["x", "u", "z"] {
-            assert_eq!(node.get(name).unwrap().get("k").unwrap().at, At { line: 1, column: 11 }, "{name}");
+            assert_eq!(node.get(name).unwrap().get("k").unwrap().position, Position { line: 1, column: 11 }, "{name}");
         }
     }
 

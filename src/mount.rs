@@ -384,7 +384,7 @@ impl Mounter {
     /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
     fn reread_tls(&self, error: &Error, target: &VaultTarget) {
         if error.cause().is_tls() {
-            self.vault.doubt(&target.endpoint);
+            self.vault.mark_tls_suspect(&target.endpoint);
         }
     }
 }

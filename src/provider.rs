@@ -279,7 +279,7 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
 fn contain<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = Result<T, Error>> {
-    let task = task::spawn(work.in_current_span());
+    let task = task::spawn_boxed(work.in_current_span());
     async { task.await.map_err(|_| panicked()) }
 }
 
@@ -324,7 +324,7 @@ fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
             .map(|file| pb::File {
                 path: file.path.clone(),
                 mode: file.mode.cast_signed(),
-                contents: file.contents.clone().into_wire(),
+                contents: file.contents.clone().into_bytes(),
             })
             .collect(),
     };

@@ -105,7 +105,7 @@ impl Renewal {
         loop {
             let item = self.queue.next().await;
             let renewal = Arc::clone(self);
-            task::spawn(async move {
+            task::spawn_boxed(async move {
                 match item {
                     Item::Session(session) => {
                         if let Some(session) = session.upgrade() {
@@ -228,7 +228,7 @@ impl Renewal {
     fn end(self: &Arc<Self>, uid: &str) {
         for session in self.sessions.take(uid) {
             let renewal = Arc::clone(self);
-            task::spawn(async move {
+            task::spawn_boxed(async move {
                 renewal.queue.remove(session.id());
                 for debt in session.end().await {
                     renewal.pay(debt).await;

@@ -36,7 +36,7 @@ use crate::{
     policy::{PolicyRequest, ServerChoice},
     render::FileSpec,
     secret::SecretText,
-    text::quoted,
+    text::quote,
     vault::wire::SecretRequest,
 };
 
@@ -292,7 +292,7 @@ fn parse_permission(json: &str, findings: &mut Findings) -> u32 {
     if let Ok(mode @ 0..=0o777) = serde_json::from_str(json) {
         return mode;
     }
-    let problem = format!("is {}, not a decimal number up to 511; it comes from the driver", quoted(json));
+    let problem = format!("is {}, not a decimal number up to 511; it comes from the driver", quote(json));
     findings.add(FindingLocation::DriverRequest("permission".to_owned()), problem);
     0
 }

@@ -49,12 +49,15 @@ impl<'de> serde::Deserialize<'de> for SecretText {
 
 /// Writes a secret text where it is sealed before anyone sees it; named in each field that is so kept, as no secret is to be
 /// written by accident.
-pub fn exposed<S: serde::Serializer>(text: &SecretText, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize_exposed<S: serde::Serializer>(text: &SecretText, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text.expose())
 }
 
 /// The same of one that may lack.
-pub fn exposed_if_any<S: serde::Serializer>(text: &Option<SecretText>, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize_exposed_opt<S: serde::Serializer>(
+    text: &Option<SecretText>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serde::Serialize::serialize(&text.as_ref().map(SecretText::expose), serializer)
 }
 
@@ -128,7 +131,7 @@ impl SecretBytes {
 
     /// Hands the bytes to the wire; the buffer behind them is still zeroed when its last user drops it.
     #[must_use]
-    pub fn into_wire(self) -> Bytes {
+    pub fn into_bytes(self) -> Bytes {
         self.0
     }
 
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn secret_debug_output_is_redacted() {
         let shown = format!("{:?} {:?}", SecretText::from("hunter2"), SecretBytes::from(b"hunter2".to_vec()));
         assert_eq!(shown, "[secret] [secret, 7 bytes]");
     }

@@ -29,7 +29,7 @@ use crate::{
     clock,
     error::{Cause, Error},
     events::{Events, Subject, Why},
-    flight::Flight,
+    flight::SingleFlight,
     lease::{Brought, Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
     metrics::{Kind, Metrics, ReadFrom, Reason},
     secret::SecretText,
@@ -108,7 +108,7 @@ pub struct Session {
     key: SessionKey,
     observers: Observers,
     begun: Instant,
-    login: Flight<Result<Arc<Hold>, Error>>,
+    login: SingleFlight<Result<Arc<Hold>, Error>>,
     leases: Leases,
     /// Held for reading while Vault is asked for something that must be revoked with the pod, for writing at its end.
     activity: RwLock<()>,
@@ -183,7 +183,7 @@ impl Session {
             key,
             observers,
             begun: now,
-            login: Flight::default(),
+            login: SingleFlight::default(),
             leases: Leases::default(),
             activity: RwLock::default(),
             attended: AtomicBool::new(false),
@@ -225,7 +225,7 @@ impl Session {
         let unproven = self.leases.unproven(reads, now, proof_interval(refresh));
         join_all(unproven.into_iter().map(async |(hold, waits)| {
             // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
-            let left = clock::left(deadline) / 2;
+            let left = clock::remaining(deadline) / 2;
             let by = Instant::now() + if waits { left } else { left.min(PROOF) };
             if client.is_token_invalid(&hold.token, self.home(), by).await {
                 self.lost(&hold);
@@ -249,7 +249,7 @@ impl Session {
         let client = self.client()?;
         tokio::select! {
             biased;
-            outage = client.down() => Err(outage.error.clone()),
+            outage = client.wait_until_down() => Err(outage.rejection.clone()),
             outcome = work => outcome,
         }
     }
@@ -257,7 +257,7 @@ impl Session {
     /// Its pod has nothing without Vault, so that one that is down is asked soon.
     pub fn wanted(&self) {
         if let Ok(client) = self.client() {
-            client.wanted(Duration::ZERO);
+            client.request_probe(Duration::ZERO);
         }
     }
 

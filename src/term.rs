@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::clock::{Origin, jittered};
+use crate::clock::{Epoch, with_jitter};
 
 /// The time of one lease or token. Renewing SETS the time left, so that each renewal asks for the original duration; a shorter
 /// grant is the sign that a maximum is near, which Vault does not tell otherwise (measured against OpenBao 2.7).
@@ -148,7 +148,7 @@ impl Term {
         let left = self.ends.map_or(MAX_PAUSE, |end| end.saturating_duration_since(now));
         let most = if denied { DENIED_PAUSE } else { MAX_PAUSE };
         let longest = most.min((left / 8).max(FIRST_PAUSE));
-        let pause = jittered(longest.min(FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16))));
+        let pause = with_jitter(longest.min(FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(16))));
         self.failures = self.failures.saturating_add(1);
         self.renew_at = now + pause;
     }
@@ -160,15 +160,15 @@ impl Term {
 
     /// What is kept of it across restarts.
     #[must_use]
-    pub fn save(&self, origin: Origin) -> SavedTerm {
+    pub fn save(&self, origin: Epoch) -> SavedTerm {
         let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         SavedTerm {
             asked: milliseconds(self.asked),
             granted: milliseconds(self.granted),
-            since: origin.told(self.since),
-            ends: self.ends.map(|end| origin.told(end)),
+            since: origin.to_millis(self.since),
+            ends: self.ends.map(|end| origin.to_millis(end)),
             renewable: self.renewable,
-            renew_at: origin.told(self.renew_at),
+            renew_at: origin.to_millis(self.renew_at),
             failures: self.failures,
         }
     }
@@ -176,29 +176,29 @@ impl Term {
     fn next_renewal(&self) -> Instant {
         // Between eleven eighteenths and two thirds of the time granted.
         let latest = self.granted * 2 / 3;
-        self.since + latest * 5 / 6 + jittered(latest / 6)
+        self.since + latest * 5 / 6 + with_jitter(latest / 6)
     }
 }
 
 impl SavedTerm {
     /// The term it was.
     #[must_use]
-    pub fn restore(&self, origin: Origin) -> Term {
+    pub fn restore(&self, origin: Epoch) -> Term {
         Term {
             asked: Duration::from_millis(self.asked),
             granted: Duration::from_millis(self.granted),
-            since: origin.moment(self.since),
-            ends: self.ends.map(|end| origin.moment(end)),
+            since: origin.instant_at(self.since),
+            ends: self.ends.map(|end| origin.instant_at(end)),
             renewable: self.renewable,
-            renew_at: origin.moment(self.renew_at),
+            renew_at: origin.instant_at(self.renew_at),
             failures: self.failures,
         }
     }
 
     /// Its end as things stood.
     #[must_use]
-    pub fn ends(&self, origin: Origin) -> Option<Instant> {
-        self.ends.map(|end| origin.moment(end))
+    pub fn ends(&self, origin: Epoch) -> Option<Instant> {
+        self.ends.map(|end| origin.instant_at(end))
     }
 }
 

@@ -4,7 +4,7 @@
 #[must_use]
 pub fn one_line(text: &str, max: usize) -> String {
     let mut line = String::with_capacity(text.len().min(max));
-    for word in text.split(|c: char| c.is_whitespace() || steers(c)).filter(|w| !w.is_empty()) {
+    for word in text.split(|c: char| c.is_whitespace() || is_terminal_control(c)).filter(|w| !w.is_empty()) {
         if !line.is_empty() {
             line.push(' ');
         }
@@ -23,23 +23,23 @@ pub fn one_line(text: &str, max: usize) -> String {
 }
 
 /// The most of a name or word out of a class that a message repeats, in bytes.
-pub const MOST_QUOTED: usize = 80;
+pub const MAX_QUOTED_BYTES: usize = 80;
 
 /// A name or word that somebody else wrote in quotes, bounded, control characters escaped. Blanks around it are one each: they
 /// may be all that is wrong with it.
 #[must_use]
-pub fn quoted(text: &str) -> String {
-    let blank = |c: char| c.is_whitespace() || steers(c);
-    let line = one_line(text, MOST_QUOTED);
-    let before = if text.starts_with(blank) { " " } else { "" };
-    let behind = if text.ends_with(blank) && !line.is_empty() { " " } else { "" };
-    format!("{:?}", format!("{before}{line}{behind}"))
+pub fn quote(text: &str) -> String {
+    let is_blank = |c: char| c.is_whitespace() || is_terminal_control(c);
+    let line = one_line(text, MAX_QUOTED_BYTES);
+    let leading = if text.starts_with(is_blank) { " " } else { "" };
+    let trailing = if text.ends_with(is_blank) && !line.is_empty() { " " } else { "" };
+    format!("{:?}", format!("{leading}{line}{trailing}"))
 }
 
 /// Whether a character is not seen but changes what is: it moves the cursor, sets colours, turns the direction of writing,
 /// or joins and parts others. Those without a glyph of Unicode's categories Cc, Cf, Zl and Zp.
 #[must_use]
-pub fn steers(c: char) -> bool {
+pub fn is_terminal_control(c: char) -> bool {
     let format = matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}');
@@ -48,13 +48,13 @@ pub fn steers(c: char) -> bool {
 
 /// `text` for a terminal: what [`steers`] is shown as what it is not.
 #[must_use]
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+pub fn replace_control_chars(text: &str) -> String {
+    text.chars().map(|c| if is_terminal_control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Reads the words that Go's `strconv.ParseBool` knows.
 #[must_use]
-pub fn go_bool(text: &str) -> Option<bool> {
+pub fn parse_go_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -63,19 +63,19 @@ pub fn go_bool(text: &str) -> Option<bool> {
 }
 
 /// The longest name that is compared, in bytes, and the most names it is compared with: both may be anybody's choice.
-const MAX_COMPARED: (usize, usize) = (128, 500);
+const COMPARISON_LIMITS: (usize, usize) = (128, 500);
 
 /// The known name a mistyped one most likely means, if any is near enough: one letter in three may differ. None for very
 /// long names; of very many only the first are looked at.
 #[must_use]
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let (longest, most) = MAX_COMPARED;
-    if name.len() > longest {
+pub fn closest_match<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (max_bytes, max_names) = COMPARISON_LIMITS;
+    if name.len() > max_bytes {
         return None;
     }
     let lower = name.to_lowercase();
-    let known = known.into_iter().take(most).filter(|k| k.len() <= longest);
-    known
+    let candidates = candidates.into_iter().take(max_names).filter(|k| k.len() <= max_bytes);
+    candidates
         .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, k)| *distance * 3 <= k.len())
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_joined_and_bounded() {
+    fn one_line_joins_lines_and_truncates() {
         assert_eq!(
             one_line("1 error occurred:\n\t* permission denied\n\n", 300),
             "1 error occurred: * permission denied"
@@ -97,43 +97,46 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_is_bounded_and_on_one_line() {
-        assert_eq!(quoted("a\n\"b\""), r#""a \"b\"""#);
-        assert!(quoted(&"x".repeat(5000)).len() < 100);
+    fn quote_is_bounded_and_on_one_line() {
+        assert_eq!(quote("a\n\"b\""), r#""a \"b\"""#);
+        assert!(quote(&"x".repeat(5000)).len() < 100);
         for (text, shown) in [("vault ", "vault "), ("\t ldap", " ldap"), (" \n", " "), ("a\u{200b}", "a "), ("", "")] {
-            assert_eq!(quoted(text), format!("\"{shown}\""), "{text:?}");
+            assert_eq!(quote(text), format!("\"{shown}\""), "{text:?}");
         }
     }
 
     #[test]
-    fn nothing_printable_controls_a_terminal() {
-        assert_eq!(printable("a\u{1b}[31mb\u{9b}1m\nc ä"), "a�[31mb�1m�c ä");
-        assert_eq!(printable("a\u{202e}b\u{2066}c\u{200b}d\u{feff}é-中"), "a�b�c�d�é-中");
+    fn terminal_control_chars_are_replaced() {
+        assert_eq!(replace_control_chars("a\u{1b}[31mb\u{9b}1m\nc ä"), "a�[31mb�1m�c ä");
+        assert_eq!(replace_control_chars("a\u{202e}b\u{2066}c\u{200b}d\u{feff}é-中"), "a�b�c�d�é-中");
         assert_eq!(one_line("a\u{202e}b\u{2066}\u{200b}c", 80), "a b c");
     }
 
     #[test]
-    fn go_booleans() {
+    fn parse_go_bool_accepts_only_go_spellings() {
         for (text, value) in [("1", Some(true)), ("T", Some(true)), ("False", Some(false)), ("yes", None), ("", None)] {
-            assert_eq!(go_bool(text), value, "{text}");
+            assert_eq!(parse_go_bool(text), value, "{text}");
         }
     }
 
     #[test]
-    fn nearest_names_are_near() {
-        assert_eq!(nearest("secretkey", ["secretKey", "secretPath"]), Some("secretKey"));
-        assert_eq!(nearest("vaultAdress", ["vaultAddress", "roleName"]), Some("vaultAddress"));
-        assert_eq!(nearest("zzz", ["vaultAddress", "roleName"]), None);
-        assert_eq!((nearest("a", ["b"]), nearest("A", ["a"]), nearest("ab", ["abc"])), (None, Some("a"), Some("abc")));
+    fn closest_match_allows_one_typo_in_three_letters() {
+        assert_eq!(closest_match("secretkey", ["secretKey", "secretPath"]), Some("secretKey"));
+        assert_eq!(closest_match("vaultAdress", ["vaultAddress", "roleName"]), Some("vaultAddress"));
+        assert_eq!(closest_match("zzz", ["vaultAddress", "roleName"]), None);
+        assert_eq!(
+            (closest_match("a", ["b"]), closest_match("A", ["a"]), closest_match("ab", ["abc"])),
+            (None, Some("a"), Some("abc"))
+        );
     }
 
     #[test]
-    fn only_so_many_names_of_some_length_are_compared() {
+    fn closest_match_limits_name_length_and_count() {
         let long = "x".repeat(129);
-        assert_eq!((nearest(&long, [long.as_str()]), nearest(&long[2..], [long.as_str()])), (None, None));
-        assert_eq!(nearest(&long[2..], [&long[1..]]), Some(&long[1..]));
-        let asked = std::cell::Cell::new(0);
-        let crowd = ["other"; 600].into_iter().inspect(|_| asked.set(asked.get() + 1));
-        assert_eq!((nearest("name", crowd.chain(["name"])), asked.get()), (None, 500));
+        assert_eq!((closest_match(&long, [long.as_str()]), closest_match(&long[2..], [long.as_str()])), (None, None));
+        assert_eq!(closest_match(&long[2..], [&long[1..]]), Some(&long[1..]));
+        let compared = std::cell::Cell::new(0);
+        let crowd = ["other"; 600].into_iter().inspect(|_| compared.set(compared.get() + 1));
+        assert_eq!((closest_match("name", crowd.chain(["name"])), compared.get()), (None, 500));
     }
 }

@@ -27,13 +27,13 @@ use rustls::{
 
 use serde::{Deserialize, Serialize};
 
-use verify::{Chain, Unverified};
+use verify::{AcceptAnyVerifier, ChainVerifier};
 
-pub use certificate_time::certificate_time;
-pub use certificates::{Certificates, End, Ends};
-pub use pem::{Digest, digest};
-pub use reload::{Look, Reload};
-pub use verify::Refusal;
+pub use certificate_time::certificate_validity;
+pub use certificates::{CertificateExpiry, CertificateSummary, Expiries};
+pub use pem::{Digest, compute_digest};
+pub use reload::{TlsReload, TlsReloader};
+pub use verify::CertificateRejection;
 
 /// Which certificate authorities a server's certificate may come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct ClientCertificate {
 
 impl ClientCertificate {
     /// Where the certificate is, in words.
-    fn place(&self) -> String {
+    fn display_location(&self) -> String {
         format!("the client certificate {}", self.certificate.display())
     }
 }
@@ -91,7 +91,7 @@ pub struct Tls {
 
 /// The oldest version of TLS that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Oldest {
+pub enum MinTlsVersion {
     /// TLS 1.2.
     #[default]
     Tls12,
@@ -99,21 +99,21 @@ pub enum Oldest {
     Tls13,
 }
 
-impl Oldest {
+impl MinTlsVersion {
     /// `1.2` or `1.3`.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Tls12 => "1.2",
             Self::Tls13 => "1.3",
         }
     }
 
-    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
-        const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+    fn protocol_versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        const ALL_VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
         match self {
-            Self::Tls12 => BOTH,
-            Self::Tls13 => &BOTH[..1],
+            Self::Tls12 => ALL_VERSIONS,
+            Self::Tls13 => &ALL_VERSIONS[..1],
         }
     }
 }
@@ -128,43 +128,43 @@ pub fn is_server_name(text: &str) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file or directory cannot be read.
-    #[error("cannot read {place}")]
+    #[error("cannot read {location}")]
     Read {
         /// Which one, as in `the CA file /etc/vault/ca.pem`.
-        place: String,
+        location: String,
         /// The system's words.
         #[source]
         source: io::Error,
     },
     /// There is no certificate where one must be.
-    #[error("{place} holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)")]
+    #[error("{location} holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)")]
     NoCertificate {
         /// Where.
-        place: String,
+        location: String,
     },
     /// There are certificates, and none can be used.
-    #[error("{place} holds no certificate that can be used: what is there is damaged or not X.509")]
+    #[error("{location} holds no certificate that can be used: what is there is damaged or not X.509")]
     BadCertificate {
         /// Where.
-        place: String,
+        location: String,
     },
     /// There is no private key in the key's file.
-    #[error("{place} holds no private key; an unencrypted PEM key is expected (PKCS#8, PKCS#1 or SEC1)")]
+    #[error("{location} holds no private key; an unencrypted PEM key is expected (PKCS#8, PKCS#1 or SEC1)")]
     NoKey {
         /// Where.
-        place: String,
+        location: String,
     },
     /// The private key is of a kind that cannot be used.
     #[error(
-        "{place} holds a private key that cannot be used; RSA (2048 bits and up), ECDSA P-256, P-384 and Ed25519 can"
+        "{location} holds a private key that cannot be used; RSA (2048 bits and up), ECDSA P-256, P-384 and Ed25519 can"
     )]
     BadKey {
         /// Where.
-        place: String,
+        location: String,
     },
     /// Certificate and key are not a pair.
     #[error("{certificate} and {key} do not belong together")]
-    Mismatch {
+    KeyMismatch {
         /// Where the certificate is.
         certificate: String,
         /// Where the key is.
@@ -172,15 +172,15 @@ pub enum TlsError {
     },
     /// A file that was whole is in pieces.
     #[error(
-        "{place} is in pieces, as if it were only half written: a certificate that begins in it is none, or the one in it is gone"
+        "{location} is in pieces, as if it were only half written: a certificate that begins in it is none, or the one in it is gone"
     )]
-    Torn {
+    Truncated {
         /// Where it is.
-        place: String,
+        location: String,
     },
     /// The name to verify is no host name and no IP address.
     #[error("the TLS server name {name:?} is neither a host name nor an IP address")]
-    ServerName {
+    InvalidServerName {
         /// The name given.
         name: String,
     },
@@ -193,26 +193,33 @@ pub enum TlsError {
 ///
 /// Reads the files anew at each call, and blocks while it does. [`Tls::server_name`] is for whoever connects.
 /// A system without any authorities is no error here: the handshake fails then ([`Refusal::NoAuthorities`]).
-pub fn client_config(tls: &Tls, oldest: Oldest) -> Result<ClientConfig, TlsError> {
-    load(tls, oldest).map(|(config, _)| config)
+pub fn load_client_config(tls: &Tls, min_version: MinTlsVersion) -> Result<ClientConfig, TlsError> {
+    load_config_and_certificates(tls, min_version).map(|(config, _)| config)
 }
 
 /// The same, and what there is to say of the certificates that it was made of.
-pub fn load(tls: &Tls, oldest: Oldest) -> Result<(ClientConfig, Certificates), TlsError> {
+pub fn load_config_and_certificates(
+    tls: &Tls,
+    min_version: MinTlsVersion,
+) -> Result<(ClientConfig, CertificateSummary), TlsError> {
     let provider = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let found = pem::found(&tls.ca)?;
-    let authorities = pem::authorities(&tls.ca, &found)?;
-    let chain = tls.client.as_ref().map(|client| pem::chain(&client.place(), &client.certificate)).transpose()?;
-    let certificates = Certificates::of(tls, &found, chain.as_ref());
-    let identity = tls.client.as_ref().zip(chain).map(|(client, chain)| identity(client, chain)).transpose()?;
+    let bundle = pem::load_ca_bundle(&tls.ca)?;
+    let authorities = pem::build_authorities(&tls.ca, &bundle)?;
+    let chain = tls
+        .client
+        .as_ref()
+        .map(|client| pem::load_chain(&client.display_location(), &client.certificate))
+        .transpose()?;
+    let certificates = CertificateSummary::new(tls, &bundle, chain.as_ref());
+    let identity = tls.client.as_ref().zip(chain).map(|(client, chain)| load_identity(client, chain)).transpose()?;
     let verifier: Arc<dyn ServerCertVerifier> = if tls.skip_verify {
-        Arc::new(Unverified::new(algorithms))
+        Arc::new(AcceptAnyVerifier::new(algorithms))
     } else {
-        Arc::new(Chain::new(authorities, algorithms))
+        Arc::new(ChainVerifier::new(authorities, algorithms))
     };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(oldest.versions())
+        .with_protocol_versions(min_version.protocol_versions())
         .map_err(TlsError::Setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -226,17 +233,19 @@ pub fn load(tls: &Tls, oldest: Oldest) -> Result<(ClientConfig, Certificates), T
 /// Takes a client certificate with its key and makes sure that they are a pair.
 ///
 /// rustls does that too, but not for certificates of X.509 version 1, which `openssl x509 -req` makes and servers take.
-fn identity(client: &ClientCertificate, chain: pem::Found) -> Result<CertifiedKey, TlsError> {
-    let certificate = client.place();
+fn load_identity(client: &ClientCertificate, chain: pem::PemBundle) -> Result<CertifiedKey, TlsError> {
+    let certificate = client.display_location();
     let key = format!("the client key {}", client.key.display());
     let chain: Vec<_> = chain.certificates.into_iter().map(|(_, certificate)| certificate).collect();
-    let signer = ring::sign::any_supported_type(&pem::private_key(&key, &client.key)?)
-        .map_err(|_| TlsError::BadKey { place: key.clone() })?;
-    let certified = chain.first().map(public_key::of);
-    match (certified, signer.public_key()) {
-        (None, _) => Err(TlsError::NoCertificate { place: certificate }),
-        (Some(Err(_)), _) => Err(TlsError::BadCertificate { place: certificate }),
-        (Some(Ok(certified)), Some(own)) if certified != own => Err(TlsError::Mismatch { certificate, key }),
+    let signer = ring::sign::any_supported_type(&pem::load_private_key(&key, &client.key)?)
+        .map_err(|_| TlsError::BadKey { location: key.clone() })?;
+    let certificate_key = chain.first().map(public_key::from_certificate);
+    match (certificate_key, signer.public_key()) {
+        (None, _) => Err(TlsError::NoCertificate { location: certificate }),
+        (Some(Err(_)), _) => Err(TlsError::BadCertificate { location: certificate }),
+        (Some(Ok(certificate_key)), Some(signer_key)) if certificate_key != signer_key => {
+            Err(TlsError::KeyMismatch { certificate, key })
+        }
         _ => Ok(CertifiedKey::new(chain, signer)),
     }
 }

@@ -13,70 +13,70 @@ use crate::{
     kube::Kube,
     policy::{OperatorPolicy, Policy, PolicyReload},
     task,
-    tls::{self, Certificates, End, Oldest, Tls},
-    vault::{Vault, idle::Idle},
+    tls::{self, CertificateExpiry, CertificateSummary, MinTlsVersion, Tls},
+    vault::{Vault, idle::IdleProber},
 };
 
 /// Keeps to what files hold. One per process.
-pub struct Trust {
+pub struct Reloader {
     vault: Arc<Vault>,
     kube: Option<Arc<Kube>>,
     /// The operator's servers, whose certificates are looked at before anybody uses them, and the policy file.
     operator: OperatorPolicy,
-    idle: Idle,
+    idle_prober: IdleProber,
     /// When the ends of the certificates of these settings were last looked at.
-    looked: HashMap<Tls, Instant>,
+    last_checked: HashMap<Tls, Instant>,
 }
 
 /// How often files are read.
-const EVERY: Duration = Duration::from_secs(10);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 /// How long is waited for a file before others are read.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FILE_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a certificate that ends soon is warned of.
-const DAILY: Duration = Duration::from_secs(24 * 3600);
+const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// What ends soon.
-const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+const EXPIRY_WARNING_PERIOD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-impl Trust {
+impl Reloader {
     /// Of every server, and of the Kubernetes API.
     #[must_use]
     pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &OperatorPolicy) -> Self {
-        let idle = Idle::new(Arc::clone(&vault));
-        Self { vault, kube, operator: operator.clone(), idle, looked: HashMap::new() }
+        let idle = IdleProber::new(Arc::clone(&vault));
+        Self { vault, kube, operator: operator.clone(), idle_prober: idle, last_checked: HashMap::new() }
     }
 
     /// Never ends, unless it breaks.
     pub async fn run(mut self) {
-        let mut is_start = true;
+        let mut is_first_run = true;
         loop {
-            self.reread_policy(take(&mut is_start)).await;
-            self.idle.look(self.operator.servers().iter().map(|server| server.endpoint()));
-            for changed in self.vault.reread().await {
-                self.looked.remove(&changed);
+            self.reload_policy(take(&mut is_first_run)).await;
+            self.idle_prober.probe_due(self.operator.servers().iter().map(|server| server.endpoint()));
+            for changed_tls in self.vault.reload_tls().await {
+                self.last_checked.remove(&changed_tls);
             }
             if let Some(kube) = &self.kube {
                 kube.reread().await;
             }
-            self.warn().await;
-            sleep(EVERY).await;
+            self.warn_of_expiry().await;
+            sleep(RELOAD_INTERVAL).await;
         }
     }
 
-    async fn reread_policy(&self, is_start: bool) {
+    async fn reload_policy(&self, is_first_run: bool) {
         let Some(policy) = self.operator.policy_file.clone() else { return };
         let file = policy.path().to_owned();
-        let reading = spawn_blocking(move || {
-            let reread = policy.reload();
-            let is_new = is_start || reread == PolicyReload::Applied;
-            (reread, if is_new { unusable(&policy.current()) } else { Vec::new() })
+        let read_task = spawn_blocking(move || {
+            let reload = policy.reload();
+            let has_new_content = is_first_run || reload == PolicyReload::Applied;
+            (reload, if has_new_content { unusable_endpoints(&policy.current()) } else { Vec::new() })
         });
         // It is told even if nobody waits for it any more: a file system may hang.
-        let telling = task::spawn(async move {
-            match reading.await {
-                Ok((reread, unusable)) => {
-                    reread.log(&file);
-                    for why in unusable {
-                        tracing::warn!("{why}");
+        let log_task = task::spawn_boxed(async move {
+            match read_task.await {
+                Ok((reload, problems)) => {
+                    reload.log(&file);
+                    for problem in problems {
+                        tracing::warn!("{problem}");
                     }
                 }
                 Err(error) => {
@@ -84,54 +84,56 @@ impl Trust {
                 }
             }
         });
-        let _ = timeout(PATIENCE, telling).await;
+        let _ = timeout(FILE_READ_TIMEOUT, log_task).await;
     }
 
     /// Warns of certificates that end soon, once a day, and at once of those that are new.
-    async fn warn(&mut self) {
+    async fn warn_of_expiry(&mut self) {
         let now = Timestamp::now();
         let in_use = self.vault.tls_in_use(now).into_iter();
-        let mut uses: HashMap<_, _> = in_use.map(|(tls, (endpoint, ends))| (tls, (endpoint, Some(ends)))).collect();
+        let mut settings: HashMap<_, _> =
+            in_use.map(|(tls, (endpoint, expiries))| (tls, (endpoint, Some(expiries)))).collect();
         for server in self.operator.servers() {
-            uses.entry(server.tls.clone()).or_insert_with(|| (server.address.to_string(), None));
+            settings.entry(server.tls.clone()).or_insert_with(|| (server.address.to_string(), None));
         }
-        self.looked.retain(|tls, at| uses.contains_key(tls) && at.elapsed() < DAILY);
-        for (tls, (endpoint, ends)) in uses {
-            if self.looked.contains_key(&tls) {
+        self.last_checked
+            .retain(|tls, checked_at| settings.contains_key(tls) && checked_at.elapsed() < EXPIRY_WARNING_INTERVAL);
+        for (tls, (endpoint, expiries)) in settings {
+            if self.last_checked.contains_key(&tls) {
                 continue;
             }
-            self.looked.insert(tls.clone(), Instant::now());
-            let ends = if let Some(ends) = ends {
-                ends
+            self.last_checked.insert(tls.clone(), Instant::now());
+            let expiries = if let Some(known) = expiries {
+                known
             } else {
-                let reading = spawn_blocking(move || Certificates::read(&tls));
-                let Ok(Ok(read)) = timeout(PATIENCE, reading).await else { continue };
-                read.ends(now)
+                let read_task = spawn_blocking(move || CertificateSummary::read(&tls));
+                let Ok(Ok(summary)) = timeout(FILE_READ_TIMEOUT, read_task).await else { continue };
+                summary.expiries(now)
             };
-            for end in [ends.authority, ends.client].into_iter().flatten() {
-                tell(&end, &endpoint, now);
+            for expiry in [expiries.authority, expiries.client].into_iter().flatten() {
+                log_expiry(&expiry, &endpoint, now);
             }
         }
     }
 }
 
 /// Why endpoints of a policy cannot be used, as far as that is known before somebody uses them. Blocks while it reads files.
-fn unusable(policy: &Policy) -> Vec<String> {
-    let mut lines = Vec::new();
+fn unusable_endpoints(policy: &Policy) -> Vec<String> {
+    let mut problems = Vec::new();
     for (name, server) in &policy.endpoints {
-        if let Err(error) = tls::client_config(&server.tls, Oldest::default()) {
+        if let Err(error) = tls::load_client_config(&server.tls, MinTlsVersion::default()) {
             let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            lines.push(format!("endpoint {name} of the policy file cannot be used as it is: {error}{source}"));
+            problems.push(format!("endpoint {name} of the policy file cannot be used as it is: {error}{source}"));
         }
     }
-    lines
+    problems
 }
 
-fn tell(End { place, at }: &End, endpoint: &str, now: Timestamp) {
-    if *at <= now {
-        tracing::error!(endpoint, end = %at, "a certificate is over since {at}: {place}");
-    } else if at.duration_since(now) <= SOON {
-        let days = at.duration_since(now).as_hours() / 24;
-        tracing::warn!(endpoint, end = %at, "a certificate ends at {at}, which is in {days} days: {place}");
+fn log_expiry(CertificateExpiry { location, expires_at }: &CertificateExpiry, endpoint: &str, now: Timestamp) {
+    if *expires_at <= now {
+        tracing::error!(endpoint, end = %expires_at, "a certificate is over since {expires_at}: {location}");
+    } else if expires_at.duration_since(now) <= EXPIRY_WARNING_PERIOD {
+        let days = expires_at.duration_since(now).as_hours() / 24;
+        tracing::warn!(endpoint, end = %expires_at, "a certificate ends at {expires_at}, which is in {days} days: {location}");
     }
 }

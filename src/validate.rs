@@ -16,7 +16,7 @@ use self::{class::ReviewedClass, source::SourceFile};
 use crate::{
     error::Cause,
     manifest::{self, FileContent},
-    yaml::At,
+    yaml::Position,
 };
 
 /// A file to look at.
@@ -64,7 +64,7 @@ pub struct ManifestFinding {
     /// The file's name.
     pub file: String,
     /// Where it begins.
-    pub position: At,
+    pub position: Position,
     /// The column behind its end, on the same line.
     pub end_column: usize,
     /// Where by name, what, and how to mend it.

@@ -32,15 +32,15 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     error::{Cause, Error},
     metrics::Metrics,
-    tls::{Oldest, Tls},
+    tls::{MinTlsVersion, Tls},
 };
 pub use address::{Address, SENSITIVE_URL_CHARS};
 pub use client::Client;
-use connect::Lookups;
+use connect::DnsLimiter;
 pub use connect::Proxies;
-pub use files::TlsFiles;
-use room::{Room, Whose};
-use standing::{Heard, Outage};
+pub use files::TlsFileStatus;
+use room::{BudgetScope, MemoryBudget};
+use standing::{LastContact, Outage};
 
 /// A server and how to reach it; classes that agree in all of it share a connection pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ pub struct VaultConfig {
     /// Proxies on the way.
     pub proxies: Proxies,
     /// The oldest version of TLS that is spoken.
-    pub min_tls_version: Oldest,
+    pub min_tls_version: MinTlsVersion,
 }
 
 impl Default for VaultConfig {
@@ -90,7 +90,7 @@ impl Default for VaultConfig {
             allowed_redirect_hosts: Vec::new(),
             redirects_enabled: true,
             proxies: Proxies::none(),
-            min_tls_version: Oldest::default(),
+            min_tls_version: MinTlsVersion::default(),
         }
     }
 }
@@ -106,13 +106,13 @@ pub struct Vault {
     config: Arc<VaultConfig>,
     metrics: Arc<Metrics>,
     /// Room for the answers of the operator's servers, and of those that classes chose.
-    budgets: [Arc<Room>; 2],
+    budgets: [Arc<MemoryBudget>; 2],
     /// Never held across an await.
     clients: Mutex<Clients>,
     /// Turns for reading the files that classes chose: a file system may hang, and threads are few.
     client_builds: Arc<Semaphore>,
     /// Those for lookups of names that classes chose, by their Kubernetes namespaces. Never held across an await.
-    dns_limiters: Mutex<HashMap<String, Lookups>>,
+    dns_limiters: Mutex<HashMap<String, DnsLimiter>>,
     /// The settings whose files are being read. Never held across an await.
     tls_reads_in_progress: Arc<Mutex<HashSet<Tls>>>,
 }
@@ -129,7 +129,7 @@ impl Vault {
     /// No connection is made before the first request. Requests are counted in `metrics`.
     #[must_use]
     pub fn new(config: VaultConfig, metrics: Arc<Metrics>) -> Self {
-        let budgets = [Room::new(Whose::Operator), Room::new(Whose::Classes)];
+        let budgets = [MemoryBudget::new(BudgetScope::Operator), MemoryBudget::new(BudgetScope::Tenants)];
         let client_builds = Arc::new(Semaphore::new(MAX_CONCURRENT_CLIENT_BUILDS));
         Self {
             config: Arc::new(config),
@@ -168,7 +168,11 @@ impl Vault {
         let limited_namespace = tenant_namespace.filter(|_| is_limited);
         let cached_client = || self.lock().get(endpoint).map(|entry| entry.client.clone());
         if let Some(client) = cached_client() {
-            return if client.transport().is_doubted() { files::settled(client).await } else { Ok(client) };
+            return if client.transport().is_tls_suspect() {
+                files::reload_suspect_tls(client).await
+            } else {
+                Ok(client)
+            };
         }
         let permit = match tenant_namespace {
             Some(_) => Arc::clone(&self.client_builds).acquire_owned().await.ok(),
@@ -200,13 +204,13 @@ impl Vault {
     }
 
     /// Places for lookups: of a server of the operator's, or of those that classes of a Kubernetes namespace chose together.
-    fn dns_limiter(&self, tenant_namespace: Option<&str>) -> Lookups {
-        let Some(namespace) = tenant_namespace else { return Lookups::of_server() };
+    fn dns_limiter(&self, tenant_namespace: Option<&str>) -> DnsLimiter {
+        let Some(namespace) = tenant_namespace else { return DnsLimiter::for_server() };
         let mut limiters = self.dns_limiters.lock().unwrap_or_else(PoisonError::into_inner);
         if limiters.len() >= MAX_TENANT_ENDPOINTS {
             limiters.clear();
         }
-        limiters.entry(namespace.to_owned()).or_insert_with(Lookups::of_namespace).clone()
+        limiters.entry(namespace.to_owned()).or_insert_with(DnsLimiter::for_namespace).clone()
     }
 
     /// Why an endpoint cannot be asked at present, if that is known.
@@ -222,28 +226,31 @@ impl Vault {
         let outages = clients
             .values()
             .map(|entry| &entry.client)
-            .filter_map(|client| Some((client.address().to_owned(), client.known_outage()?)));
+            .filter_map(|client| Some((client.address().to_owned(), client.peek_outage()?)));
         outages.collect()
     }
 
     /// When a server last answered, unless what was heard since is that it cannot be asked.
     fn last_response_at(&self, endpoint: &Endpoint) -> Option<Instant> {
-        match self.lock().get(endpoint)?.client.heard() {
-            (Heard::Vault | Heard::Other, at) => at,
-            (Heard::Nothing | Heard::Fault(_), _) => None,
+        match self.lock().get(endpoint)?.client.last_contact() {
+            (LastContact::Vault | LastContact::NotVault, at) => at,
+            (LastContact::Unknown | LastContact::Failed(_), _) => None,
         }
     }
 
     /// What was last heard of a server, unless it is known that it cannot be asked; nothing of one that nobody has used.
-    pub fn endpoint_health(&self, endpoint: &Endpoint) -> Result<Heard, Arc<Outage>> {
-        self.lock().get(endpoint).map_or(Ok(Heard::Nothing), |entry| entry.client.stands())
+    pub fn endpoint_health(&self, endpoint: &Endpoint) -> Result<LastContact, Arc<Outage>> {
+        self.lock().get(endpoint).map_or(Ok(LastContact::Unknown), |entry| entry.client.endpoint_health())
     }
 
     /// The same of every server that anybody has used, each with its address.
     #[must_use]
-    pub fn health_by_endpoint(&self) -> Vec<(String, Result<Heard, Arc<Outage>>)> {
+    pub fn health_by_endpoint(&self) -> Vec<(String, Result<LastContact, Arc<Outage>>)> {
         let clients = self.lock();
-        clients.values().map(|ClientEntry { client, .. }| (client.address().to_owned(), client.stands())).collect()
+        clients
+            .values()
+            .map(|ClientEntry { client, .. }| (client.address().to_owned(), client.endpoint_health()))
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {

@@ -10,7 +10,7 @@ use crate::text::one_line;
 
 /// A place in a text: line and column, in characters, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
+pub struct Position {
     /// The line.
     pub line: usize,
     /// The column.
@@ -19,38 +19,38 @@ pub struct At {
 
 /// Why a text is no YAML, or none that is read here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ParseError {
     /// What is wrong, in one clause.
-    pub what: String,
+    pub problem: String,
     /// Where, if that is known.
-    pub at: Option<At>,
+    pub position: Option<Position>,
 }
 
 /// How much one document may hold, and which words are booleans.
 #[derive(Clone, Copy)]
 pub struct Budget {
-    nodes: usize,
-    deepest: usize,
+    max_nodes: usize,
+    max_depth: usize,
     /// `true` and `false` alone; else `yes`, `no`, `on`, `off` and their like, too.
     strict_booleans: bool,
 }
 
 impl Budget {
     /// Of `objects`: 256 of ten fields are 5,000 nodes; what is far beyond that is a mistake or an attack.
-    pub const OBJECTS: Self = Self { nodes: 20_000, deepest: 32, strict_booleans: true };
+    pub const OBJECTS: Self = Self { max_nodes: 20_000, max_depth: 32, strict_booleans: true };
     /// Of a manifest, which may be of any kind: a large custom resource definition has 100,000 nodes.
     /// Booleans are those of kubectl, which reads YAML 1.1. 64 levels take 2 MiB of stack without optimization.
-    pub const MANIFEST: Self = Self { nodes: 500_000, deepest: 64, strict_booleans: false };
+    pub const MANIFEST: Self = Self { max_nodes: 500_000, max_depth: 64, strict_booleans: false };
     /// Of a policy file, which may stand among manifests. Booleans are those of YAML 1.2, as editors have them.
     pub const POLICY: Self = Self { strict_booleans: true, ..Self::MANIFEST };
 }
 
 /// Reads one document. Anchors and merge keys work, duplicate keys are an error.
-pub fn read<T: DeserializeOwned>(text: &str, budget: Budget) -> Result<T, Error> {
-    serde_saphyr::from_str_with_options(text, options(budget))
+pub fn parse<T: DeserializeOwned>(text: &str, budget: Budget) -> Result<T, Error> {
+    serde_saphyr::from_str_with_options(text, parser_options(budget))
 }
 
-fn options(Budget { nodes, deepest, strict_booleans }: Budget) -> Options {
+fn parser_options(Budget { max_nodes: nodes, max_depth: deepest, strict_booleans }: Budget) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 2 * nodes,
@@ -78,49 +78,49 @@ fn options(Budget { nodes, deepest, strict_booleans }: Budget) -> Options {
     }
 }
 
-impl Fault {
+impl ParseError {
     /// What is wrong with `text`, and where. The parser's own text may quote values, so only that of its grammar is passed
     /// on, and of names only those that are `known`.
     #[must_use]
-    pub fn of(error: &Error, text: &str, known: &[&str]) -> Self {
-        let at = error.location().and_then(|at| At::of(&at));
-        let what = what(error, known);
-        if what.contains("tab")
-            && let Some(tab) = at.and_then(|at| tab(text, at))
+    pub fn from_error(error: &Error, text: &str, known_names: &[&str]) -> Self {
+        let position = error.location().and_then(|at| Position::from_location(&at));
+        let problem = describe_error(error, known_names);
+        if problem.contains("tab")
+            && let Some(tab_position) = position.and_then(|at| find_tab(text, at))
         {
-            return Self { what: "a tab indents this line; use spaces".to_owned(), at: Some(tab) };
+            return Self { problem: "a tab indents this line; use spaces".to_owned(), position: Some(tab_position) };
         }
-        Self { what, at }
+        Self { problem: problem, position: position }
     }
 }
 
 /// The tab that indents a line, the one of the place or the next one: the parser may stop at the end of what is before.
-fn tab(text: &str, at: At) -> Option<At> {
-    let lines = text.lines().enumerate().skip(at.line - 1);
+fn find_tab(text: &str, position: Position) -> Option<Position> {
+    let lines = text.lines().enumerate().skip(position.line - 1);
     lines.filter(|(_, line)| !line.trim().is_empty()).take(2).find_map(|(index, line)| {
         let column = line.chars().take_while(|c| *c == ' ').count() + 1;
-        line.chars().nth(column - 1).filter(|c| *c == '\t').map(|_| At { line: index + 1, column })
+        line.chars().nth(column - 1).filter(|c| *c == '\t').map(|_| Position { line: index + 1, column })
     })
 }
 
-impl At {
+impl Position {
     /// The parser's word for it; nothing when it does not know the place.
     #[must_use]
-    pub fn of(location: &serde_saphyr::Location) -> Option<Self> {
+    pub fn from_location(location: &serde_saphyr::Location) -> Option<Self> {
         let (line, column) = (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
         (line > 0 && column > 0).then_some(Self { line, column })
     }
 }
 
-fn what(error: &Error, known: &[&str]) -> String {
+fn describe_error(error: &Error, known_names: &[&str]) -> String {
     match error {
-        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => what(error, known),
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => describe_error(error, known_names),
         Error::ExternalMessage { msg, .. } if msg.starts_with("unexpected character") => {
             "a value starts with a reserved character; put it in quotes".to_owned()
         }
         Error::ExternalMessage { msg, .. } if msg.starts_with("recursion limit") => "it nests too deep".to_owned(),
-        Error::ExternalMessage { msg, .. } => grammar(msg),
-        Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| known.contains(key)) {
+        Error::ExternalMessage { msg, .. } => describe_syntax_error(msg),
+        Error::DuplicateMappingKey { key, .. } => match key.as_deref().filter(|key| known_names.contains(key)) {
             Some(key) => format!("{key} appears twice in one mapping; remove one"),
             None => "a key appears twice in one mapping; remove one".to_owned(),
         },
@@ -142,8 +142,8 @@ fn what(error: &Error, known: &[&str]) -> String {
 }
 
 /// The parser's words; plainer ones for the commonest.
-fn grammar(said: &str) -> String {
-    const PLAIN: [(&str, &str); 5] = [
+fn describe_syntax_error(message: &str) -> String {
+    const PLAIN_MESSAGES: [(&str, &str); 5] = [
         (
             "while scanning an anchor or alias",
             "a value begins with * or &, which mean an alias; put it in quotes: \"*\"",
@@ -159,23 +159,27 @@ fn grammar(said: &str) -> String {
             "a colon where none belongs: indent the line as those before it, or put the value in quotes",
         ),
     ];
-    let plain = PLAIN.iter().find(|(begins, _)| said.starts_with(begins));
-    plain.map_or_else(|| one_line(said, 300), |(_, plain)| (*plain).to_owned())
+    let plain_message = PLAIN_MESSAGES.iter().find(|(begins, _)| message.starts_with(begins));
+    plain_message.map_or_else(|| one_line(message, 300), |(_, plain)| (*plain).to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> String {
-        let fault = Fault::of(&read::<serde_json::Value>(text, Budget::OBJECTS).unwrap_err(), text, &["objectName"]);
-        let at = fault.at.map(|at| format!(" (line {}, column {})", at.line, at.column));
-        fault.what + &at.unwrap_or_default()
+    fn parse_message(text: &str) -> String {
+        let parse_error = ParseError::from_error(
+            &parse::<serde_json::Value>(text, Budget::OBJECTS).unwrap_err(),
+            text,
+            &["objectName"],
+        );
+        let location = parse_error.position.map(|at| format!(" (line {}, column {})", at.line, at.column));
+        parse_error.problem + &location.unwrap_or_default()
     }
 
     #[test]
-    fn faults_say_what_and_where_and_repeat_no_value() {
-        for (text, says) in [
+    fn yaml_error_has_position_and_no_values() {
+        for (text, expected) in [
             ("- a: @hunter2", "reserved character; put it in quotes (line 1, column 6)"),
             ("- a: `hunter2", "reserved character"),
             ("- a: 1\n  hunter2: 2\n  hunter2: 3", "a key appears twice in one mapping; remove one (line 3, column 3"),
@@ -195,13 +199,13 @@ mod tests {
             ("- a: b\n  c: hunter2\n   - d: e", "a colon"),
             ("- a: b\n  hunter2\n", "no colon and space behind a name"),
         ] {
-            let said = said(text);
-            assert!(said.contains(says) && !said.contains("hunter2"), "{text}: {said}");
+            let message = parse_message(text);
+            assert!(message.contains(expected) && !message.contains("hunter2"), "{text}: {message}");
         }
     }
 
     #[test]
-    fn bombs_are_refused_quickly() {
+    fn yaml_bombs_exceed_budget() {
         let nested = "[".repeat(100_000);
         let lines = |count: usize, line: fn(usize) -> String| (0..count).map(line).collect::<Vec<_>>().join("\n");
         let blocks = lines(200, |i| format!("{}-", " ".repeat(i)));
@@ -212,14 +216,14 @@ mod tests {
         let merges = format!("- &m {{k: v}}\n{}", "- {<<: *m}\n".repeat(50_000));
         let keys = format!("- {{{}}}", lines(100_000, |i| format!("k{i}: v,")));
         for bomb in [nested, blocks, laughs, wide, anchors, merges, keys] {
-            let said = said(&bomb);
-            assert!(said.contains("larger than") || said.contains("too deep"), "{said}");
+            let message = parse_message(&bomb);
+            assert!(message.contains("larger than") || message.contains("too deep"), "{message}");
         }
     }
 
     #[test]
-    fn one_anchor_may_serve_every_object() {
+    fn yaml_anchor_merges_into_256_objects() {
         let class = format!("- &base {{a: 1, b: 2}}\n{}", "- {<<: *base, c: 3}\n".repeat(255));
-        assert_eq!(read::<Vec<serde_json::Value>>(&class, Budget::OBJECTS).unwrap().len(), 256);
+        assert_eq!(parse::<Vec<serde_json::Value>>(&class, Budget::OBJECTS).unwrap().len(), 256);
     }
 }

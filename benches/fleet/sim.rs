@@ -16,7 +16,7 @@ use vaultmount::{
     lease::{Circumstances, Life, Refresh, Step},
     renewal::Schedule,
     term::Term,
-    vault::standing::{Standing, Verdict, look_again},
+    vault::standing::{CircuitBreaker, ProbeResult, retry_at},
 };
 
 /// Whose rules a node follows.
@@ -139,7 +139,7 @@ enum Request {
 
 #[derive(Default)]
 struct Node {
-    standing: Standing,
+    standing: CircuitBreaker,
     schedule: Schedule<u32, u32>,
     /// When it wakes; another event is out of date.
     wakes: Option<u64>,
@@ -427,7 +427,7 @@ impl<'a> Play<'a> {
             self.played.failed_polls += u64::from(self.fleet.is_go());
             return;
         }
-        if self.nodes[node].standing.wanted(Duration::ZERO, now) {
+        if self.nodes[node].standing.request_probe(Duration::ZERO, now) {
             self.set_probe(node);
         }
         self.again(pod);
@@ -601,7 +601,7 @@ impl<'a> Play<'a> {
         }
         let end = self.end_of(session);
         if self.nodes[node].standing.outage().is_some() {
-            return self.put(session, look_again(end, now));
+            return self.put(session, retry_at(end, now));
         }
         self.sessions[session].renews = true;
         let end = end.map(|end| self.told(end));
@@ -626,7 +626,7 @@ impl<'a> Play<'a> {
     fn notice(&mut self, node: usize) {
         let now = self.instant();
         let standing = &mut self.nodes[node].standing;
-        if standing.outage().is_none() && standing.judged(away(), now).is_some() {
+        if standing.outage().is_none() && standing.on_probe_result(away(), now).is_some() {
             self.set_probe(node);
         }
     }
@@ -634,21 +634,21 @@ impl<'a> Play<'a> {
     fn probe(&mut self, node: usize) {
         let now = self.instant();
         let standing = &mut self.nodes[node].standing;
-        if standing.next_probe().is_none_or(|next| next > now) {
+        if standing.next_probe_at().is_none_or(|next| next > now) {
             return;
         }
         let second = (self.now / 1000) as usize;
         self.played.vault[second] += 1;
         if self.fleet.is_down(self.now) {
-            standing.judged(away(), now);
+            standing.on_probe_result(away(), now);
             self.set_probe(node);
         } else {
-            standing.judged(Verdict::Well, now);
+            standing.on_probe_result(ProbeResult::Healthy, now);
         }
     }
 
     fn set_probe(&mut self, node: usize) {
-        if let Some(next) = self.nodes[node].standing.next_probe() {
+        if let Some(next) = self.nodes[node].standing.next_probe_at() {
             // Moments are finer than a millisecond.
             let at = self.told(next).max(self.now) + 1;
             self.at(at, Event::Probe(node as u32), 0);
@@ -782,8 +782,8 @@ fn gap() -> Duration {
     Duration::from_millis(POLL.end)
 }
 
-fn away() -> Verdict {
-    Verdict::Down(Error::new(Cause::Refused, "Vault is away"))
+fn away() -> ProbeResult {
+    ProbeResult::Down(Error::new(Cause::Refused, "Vault is away"))
 }
 
 impl Played {

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use tokio::sync::watch;
 
 use super::text;
-use crate::flight::Flight;
+use crate::flight::SingleFlight;
 
 /// Where probes are, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "probes are at /livez, /readyz and /health/ready\n";
@@ -19,7 +19,7 @@ pub struct Probes {
     phase: watch::Sender<Phase>,
     alive: OnceLock<Alive>,
     /// However many ask at once, its sockets are asked once.
-    asking: Flight<Result<(), String>>,
+    asking: SingleFlight<Result<(), String>>,
 }
 
 /// Finds out whether its sockets answer; the error says which does not.
@@ -36,7 +36,7 @@ enum Phase {
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Starting), alive: OnceLock::new(), asking: Flight::default() }
+        Self { phase: watch::Sender::new(Phase::Starting), alive: OnceLock::new(), asking: SingleFlight::default() }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     mount::Way,
     vault::{
         Address, Endpoint,
-        client::health::{Health, State},
+        client::health::{Health, NodeState},
         failure::RequestError,
     },
 };
@@ -47,10 +47,10 @@ impl Check<'_> {
         on_step(address.timed_with_next());
         let is_verified = matches!(endpoint.address, Address::Tcp { https: true, .. }) && !endpoint.tls.skip_verify;
         let certificate_expires_at =
-            if is_verified { client.certificate_end(self.step_deadline()).await } else { None };
+            if is_verified { client.fetch_certificate_expiry(self.step_deadline()).await } else { None };
         on_step(tls_step(endpoint, certificate_expires_at).timed_with_next());
         match health_result {
-            Ok(health) => match health.problem(client.address()) {
+            Ok(health) => match health.unavailable_error(client.address()) {
                 Some(problem) => return Err(Step::fail("health", problem)),
                 None => on_step(health_step(&health)),
             },
@@ -93,9 +93,9 @@ fn tls_step(endpoint: &Endpoint, certificate_expires_at: Option<Timestamp>) -> S
 }
 
 fn health_step(health: &Health) -> Step {
-    let role = if health.state == State::Standby { "standby" } else { "active" };
+    let role = if health.state == NodeState::Standby { "standby" } else { "active" };
     let state = format!("unsealed, {role}, version {}", health.version);
-    let Some(skew) = health.clock.map(|theirs| theirs - Timestamp::now().as_second()) else {
+    let Some(skew) = health.server_time_seconds.map(|theirs| theirs - Timestamp::now().as_second()) else {
         return Step::pass("health", state);
     };
     if skew.abs() <= MAX_CLOCK_SKEW_SECONDS {

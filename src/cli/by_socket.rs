@@ -19,7 +19,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 use crate::{
     config::SOCKET_VARIABLE,
-    text::{one_line, printable, steers},
+    text::{is_terminal_control, one_line, replace_control_chars},
 };
 
 /// Flags of commands that ask a process that serves.
@@ -105,7 +105,7 @@ impl Answer {
     pub(super) fn json(&self) -> String {
         let mut written = String::with_capacity(self.json.len());
         for c in self.json.trim_end().chars() {
-            if steers(c) && c != '\n' {
+            if is_terminal_control(c) && c != '\n' {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     let _ = write!(written, "\\u{unit:04x}");
                 }
@@ -123,7 +123,7 @@ fn no_answer(error: &serde_json::Error) -> String {
 
 fn clean(value: &mut Value) {
     match value {
-        Value::String(text) => *text = printable(text),
+        Value::String(text) => *text = replace_control_chars(text),
         Value::Array(values) => values.iter_mut().for_each(clean),
         Value::Object(fields) => fields.values_mut().for_each(clean),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -157,7 +157,7 @@ mod tests {
         let odd = "a\u{1b}[31m\u{9b}\u{202e}\u{e0001}\nb";
         let answer = Answer { json: serde_json::to_string_pretty(&serde_json::json!({ "pod": odd })).unwrap() };
         let written = answer.json();
-        assert!(written.chars().all(|c| c == '\n' || !steers(c)), "{written:?}");
+        assert!(written.chars().all(|c| c == '\n' || !is_terminal_control(c)), "{written:?}");
         assert_eq!(serde_json::from_str::<Value>(&written).unwrap()["pod"], odd);
         let read: Value = answer.read().unwrap();
         assert_eq!(read["pod"], "a�[31m����b");

@@ -11,7 +11,7 @@ use clap::Args;
 use super::style::{self, HEADING, PLACE, paint, wrapped};
 use crate::{
     error::cause::{Cause, SECTIONS, markdown},
-    text::nearest,
+    text::closest_match,
 };
 
 /// Flags of `vaultmount explain`.
@@ -68,7 +68,7 @@ fn is_id(word: &str) -> bool {
 }
 
 fn unknown(text: &str) -> String {
-    let near = nearest(text, Cause::all().map(Cause::id)).map(|id| format!("; perhaps {id} was meant"));
+    let near = closest_match(text, Cause::all().map(Cause::id)).map(|id| format!("; perhaps {id} was meant"));
     format!("{text:?} is no id; vaultmount explain lists them{}", near.unwrap_or_default())
 }
 

@@ -26,7 +26,7 @@ use crate::{
     },
     session::Observers,
     telemetry,
-    text::printable,
+    text::replace_control_chars,
 };
 
 /// Flags of `vaultmount mount`.
@@ -126,15 +126,15 @@ fn print(response: &MountResponse, show: bool) -> io::Result<()> {
     let width = response.files.iter().map(|f| f.path.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{:width$}  {}  {}", paint(HEADING, "FILE"), paint(HEADING, "MODE"), paint(HEADING, "BYTES"))?;
     for file in &response.files {
-        writeln!(out, "{:width$}  {:04o}  {}", printable(&file.path), file.mode, file.contents.len())?;
+        writeln!(out, "{:width$}  {:04o}  {}", replace_control_chars(&file.path), file.mode, file.contents.len())?;
     }
     let width = response.object_version.iter().map(|v| v.id.len()).max().unwrap_or(0).max(6);
     writeln!(out, "\n{:width$}  {}", paint(HEADING, "OBJECT"), paint(HEADING, "VERSION"))?;
     for version in &response.object_version {
-        writeln!(out, "{:width$}  {}", printable(&version.id), version.version)?;
+        writeln!(out, "{:width$}  {}", replace_control_chars(&version.id), version.version)?;
     }
     for file in response.files.iter().filter(|_| show) {
-        writeln!(out, "\n{}", paint(HEADING, format_args!("--- {}", printable(&file.path))))?;
+        writeln!(out, "\n{}", paint(HEADING, format_args!("--- {}", replace_control_chars(&file.path))))?;
         match std::str::from_utf8(&file.contents) {
             Ok(text) => writeln!(io::stdout(), "{}", text.trim_end_matches('\n'))?,
             Err(_) => writeln!(out, "{}", paint(SKIPPED, "(not text)"))?,

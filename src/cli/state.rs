@@ -22,7 +22,7 @@ use crate::{
     kube,
     session::SavedSession,
     state::{Listed, SealingKey, list},
-    text::printable,
+    text::replace_control_chars,
 };
 
 /// Flags of `vaultmount state`.
@@ -220,8 +220,8 @@ impl Row {
             Some(Token { ends: Some(ends), .. }) => ends.to_string(),
         };
         [
-            printable(&format!("{}/{}", kept.namespace, kept.pod)),
-            printable(&kept.role),
+            replace_control_chars(&format!("{}/{}", kept.namespace, kept.pod)),
+            replace_control_chars(&kept.role),
             ends,
             kept.answers.to_string(),
             kept.leased.to_string(),

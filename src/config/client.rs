@@ -29,7 +29,7 @@ pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut 
 /// The Go clients' own variable goes before everybody's (`HTTPS_PROXY` and its like).
 fn proxies(env: &Environment, report: &mut Report) -> Proxies {
     let proxies = match env.find("PROXY_ADDR").or_else(|| env.find("HTTP_PROXY")) {
-        Some(Setting { name, value }) => Proxies::always(&name, value),
+        Some(Setting { name, value }) => Proxies::for_all_hosts(&name, value),
         None => Proxies::from_vars(|name| env.proxy(name)),
     };
     proxies.unwrap_or_else(|error| {

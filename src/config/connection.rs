@@ -306,7 +306,7 @@ mod tests {
         {
             let (connection, report) = read_all(&args(|a| a.tls_min_version = given.map(str::to_owned)), &[]);
             match oldest {
-                Some(oldest) => assert_eq!(connection.vault.min_tls_version.word(), oldest, "{given:?}"),
+                Some(oldest) => assert_eq!(connection.vault.min_tls_version.as_str(), oldest, "{given:?}"),
                 None => assert_eq!(report.errors, ["--tls-min-version=1.1 is neither 1.2 nor 1.3"]),
             }
         }

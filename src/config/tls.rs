@@ -7,7 +7,7 @@ use super::{
     connection::Given,
     value::{self, Report, Setting},
 };
-use crate::tls::{Ca, ClientCertificate, Oldest, Tls};
+use crate::tls::{Ca, ClientCertificate, MinTlsVersion, Tls};
 
 pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls {
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
@@ -21,8 +21,8 @@ pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls
 }
 
 /// The oldest version that is spoken.
-pub(super) fn oldest(text: &str) -> Result<Oldest, &'static str> {
-    let known = [Oldest::Tls12, Oldest::Tls13].into_iter().find(|oldest| oldest.word() == text);
+pub(super) fn oldest(text: &str) -> Result<MinTlsVersion, &'static str> {
+    let known = [MinTlsVersion::Tls12, MinTlsVersion::Tls13].into_iter().find(|oldest| oldest.as_str() == text);
     known.ok_or("is neither 1.2 nor 1.3")
 }
 

@@ -40,7 +40,7 @@ impl Config {
                     .map_or_else(|| allowed(&operator.address_policy), |_| "as the policy file says".into()),
             ),
             ("--tls-dir", or_none(operator.tenant_tls_dir.as_ref().map(|folder| folder.path().display()))),
-            ("--tls-min-version", vault.min_tls_version.word().to_owned()),
+            ("--tls-min-version", vault.min_tls_version.as_str().to_owned()),
             ("--allow-skip-verify", operator.allows_skip_verify.to_string()),
             ("--allow-shared-token", operator.allows_shared_token.to_string()),
             (

@@ -15,7 +15,7 @@ use std::{
 use jiff::SignedDuration;
 
 use crate::{
-    text::{go_bool, one_line},
+    text::{one_line, parse_go_bool},
     tls::is_server_name,
     vault::SENSITIVE_URL_CHARS,
 };
@@ -81,7 +81,7 @@ impl Report {
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
-    go_bool(text).ok_or("is neither true nor false")
+    parse_go_bool(text).ok_or("is neither true nor false")
 }
 
 /// The name a certificate is for.

@@ -30,7 +30,7 @@ use crate::{
     error::{Cause, Error},
     metrics::{Answered, Metrics},
     secret::{SecretBytes, SecretText},
-    tls::{Look, Oldest, Reload},
+    tls::{MinTlsVersion, TlsReload, TlsReloader},
 };
 
 /// The most time one request may take, answer included; a caller with less drops the future.
@@ -70,16 +70,16 @@ pub(super) struct Client {
     /// Replaced when a certificate or an authority has changed.
     http: Arc<ArcSwap<HttpClient>>,
     /// Held while TLS files are read, by threads that may block.
-    files: Arc<Mutex<Reload>>,
-    oldest: Oldest,
+    files: Arc<Mutex<TlsReloader>>,
+    oldest: MinTlsVersion,
     requests: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Client {
-    pub(super) fn new(connection: Connection, oldest: Oldest, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn new(connection: Connection, oldest: MinTlsVersion, metrics: Arc<Metrics>) -> Result<Self, Error> {
         // Before they are read: what changes meanwhile is noticed.
-        let files = Arc::new(Mutex::new(Reload::new(connection.digest())));
+        let files = Arc::new(Mutex::new(TlsReloader::new(connection.digest())));
         let http = Arc::new(ArcSwap::from_pointee(http::build(&connection, oldest)?));
         Ok(Self { connection: Arc::new(connection), http, files, oldest, requests: AtomicU64::new(0), metrics })
     }
@@ -158,7 +158,7 @@ impl Client {
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, bearer(&token)?);
         }
-        request.body(Full::new(body.into_wire())).map_err(|e| internal(&e))
+        request.body(Full::new(body.into_bytes())).map_err(|e| internal(&e))
     }
 
     /// Sends a request and counts it; its answer's body is still to come.
@@ -215,13 +215,15 @@ impl Client {
         let oldest = self.oldest;
         let looking = tokio::task::spawn_blocking(move || {
             // Another who reads them knows, and nobody shall wait behind a file system that hangs.
-            let Ok(mut files) = files.try_lock() else { return Look::Same };
+            let Ok(mut files) = files.try_lock() else { return TlsReload::Unchanged };
             let found = connection.digest();
-            files.look(found, Instant::now(), || http::build(&connection, oldest)).take(|new| http.store(Arc::new(new)))
+            files
+                .reload(found, Instant::now(), || http::build(&connection, oldest))
+                .map_settings(|new| http.store(Arc::new(new)))
         });
         // Else it hangs, or the process ends.
         if let Ok(Ok(look)) = timeout(TIMEOUT, looking).await {
-            look.tell(self.connection.server.as_str());
+            look.log(self.connection.server.as_str());
         }
     }
 

@@ -29,10 +29,10 @@ impl Connection {
     /// What the TLS files hold now. Reads them, and blocks while it does.
     pub(super) fn digest(&self) -> Digest {
         if !self.server.is_https() {
-            return tls::digest(&Tls { ca: Ca::Pem(String::new()), ..Tls::default() }, []);
+            return tls::compute_digest(&Tls { ca: Ca::Pem(String::new()), ..Tls::default() }, []);
         }
         let identity = self.identity.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
-        tls::digest(&self.tls, identity.filter_map(Pem::file))
+        tls::compute_digest(&self.tls, identity.filter_map(Pem::file))
     }
 }
 

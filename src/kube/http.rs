@@ -19,13 +19,13 @@ use rustls::{
 use super::connection::{Connection, Identity};
 use crate::{
     error::{Cause, Error},
-    tls::{self, Oldest, TlsError},
+    tls::{self, MinTlsVersion, TlsError},
 };
 
 pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Reads the TLS files and builds a client over them; connects nowhere yet. It follows no redirect.
-pub(super) fn build(connection: &Connection, oldest: Oldest) -> Result<HttpClient, Error> {
+pub(super) fn build(connection: &Connection, oldest: MinTlsVersion) -> Result<HttpClient, Error> {
     let https = connection.server.is_https();
     let config = if https { tls_config(connection, oldest) } else { no_tls() };
     let config = config.map_err(|e| e.about(format_args!("TLS to API server {}", connection.server)))?;
@@ -42,8 +42,8 @@ pub(super) fn build(connection: &Connection, oldest: Oldest) -> Result<HttpClien
         .build(connector))
 }
 
-fn tls_config(connection: &Connection, oldest: Oldest) -> Result<ClientConfig, Error> {
-    let mut config = tls::client_config(&connection.tls, oldest).map_err(|e| unusable(&e))?;
+fn tls_config(connection: &Connection, oldest: MinTlsVersion) -> Result<ClientConfig, Error> {
+    let mut config = tls::load_client_config(&connection.tls, oldest).map_err(|e| unusable(&e))?;
     if let Some(identity) = &connection.identity {
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified_key(identity)?));
     }

@@ -111,7 +111,7 @@ impl Kube {
     }
 
     async fn open_watch(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
-        let lasting = clock::jittered(WATCH).as_secs();
+        let lasting = clock::with_jitter(WATCH).as_secs();
         let seconds = lasting.to_string();
         let more = [
             ("watch", "true"),

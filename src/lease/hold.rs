@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
-    clock::Origin,
+    clock::Epoch,
     term::{Granted, SavedTerm, Term},
     vault::client::{RenewalGrant, SavedToken, VaultToken},
 };
@@ -53,18 +53,18 @@ impl SavedHold {
 
     /// Its end as things stood; none: it has no end.
     #[must_use]
-    pub fn ends(&self, origin: Origin) -> Option<Instant> {
+    pub fn ends(&self, origin: Epoch) -> Option<Instant> {
         self.term.ends(origin)
     }
 
     /// The token as it was. None when it is no token.
     #[must_use]
-    pub fn restore(self, origin: Origin) -> Option<Hold> {
+    pub fn restore(self, origin: Epoch) -> Option<Hold> {
         let standing = Standing {
             term: self.term.restore(origin),
-            gone: self.gone.map(|gone| origin.moment(gone)),
+            gone: self.gone.map(|gone| origin.instant_at(gone)),
             retired: self.retired,
-            proven: origin.moment(self.proven),
+            proven: origin.instant_at(self.proven),
             leased: self.leased,
         };
         Some(Hold { token: Arc::new(self.token.restore()?), standing: Mutex::new(standing) })
@@ -74,14 +74,14 @@ impl SavedHold {
 impl Hold {
     /// What is kept of it across restarts.
     #[must_use]
-    pub fn save(&self, origin: Origin) -> SavedHold {
+    pub fn save(&self, origin: Epoch) -> SavedHold {
         let standing = self.lock();
         SavedHold {
             token: self.token.save(),
             term: standing.term.save(origin),
-            gone: standing.gone.map(|gone| origin.told(gone)),
+            gone: standing.gone.map(|gone| origin.to_millis(gone)),
             retired: standing.retired,
-            proven: origin.told(standing.proven),
+            proven: origin.to_millis(standing.proven),
             leased: standing.leased,
         }
     }

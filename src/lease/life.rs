@@ -292,7 +292,7 @@ fn certificate_time(answer: &SecretResponse) -> Option<(Timestamp, Timestamp)> {
     let der = CertificateDer::from_pem_slice(certificate.expose().as_bytes())
         .or_else(|_| STANDARD.decode(certificate.expose().trim()).map(CertificateDer::from))
         .ok()?;
-    tls::certificate_time(&der)
+    tls::certificate_validity(&der)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Hold, Kept, Lease, Leases, Life, Slot, Warned};
 use crate::{
-    clock::Origin,
+    clock::Epoch,
     secret::{self, SecretText},
     term::{SavedTerm, Term},
     vault::{answer::SecretResponse, wire::SecretRequest},
@@ -17,7 +17,7 @@ use crate::{
 pub struct SavedLease {
     read: SecretRequest,
     /// The whole answer.
-    #[serde(serialize_with = "secret::exposed")]
+    #[serde(serialize_with = "secret::serialize_exposed")]
     answer: SecretText,
     life: SavedLife,
     hold: usize,
@@ -82,7 +82,7 @@ impl Leases {
     /// What is kept of every lease: without `room`, only what cannot be read again. `volume` is the place of a volume.
     pub fn save(
         &self,
-        origin: Origin,
+        origin: Epoch,
         holds: &mut Holds,
         volume: impl Fn(&Arc<str>) -> Option<usize>,
         room: bool,
@@ -101,7 +101,7 @@ impl Leases {
                 answer: std::str::from_utf8(whole).ok()?.into(),
                 life: SavedLife::of(&entry.life, origin),
                 hold: holds.place(&entry.hold),
-                read_at: origin.told(entry.read_at),
+                read_at: origin.to_millis(entry.read_at),
                 delivered: entry.delivered,
                 named_by: kept.named_by.iter().filter_map(&volume).collect(),
                 warned: entry.warned as u8,
@@ -114,7 +114,7 @@ impl Leases {
     pub fn restore(
         &self,
         saved: Vec<SavedLease>,
-        origin: Origin,
+        origin: Epoch,
         holds: &[Arc<Hold>],
         volumes: &[Arc<str>],
         mut shared: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
@@ -127,7 +127,7 @@ impl Leases {
                 life: lease.life.restore(&answer, origin),
                 lease: Lease::new(answer),
                 hold: Arc::clone(hold),
-                read_at: origin.moment(lease.read_at),
+                read_at: origin.instant_at(lease.read_at),
                 delivered: lease.delivered,
                 doubted: false,
                 warned: Warned::restore(lease.warned),
@@ -141,8 +141,8 @@ impl Leases {
 }
 
 impl SavedLife {
-    fn of(life: &Life, origin: Origin) -> Self {
-        let told = |moment: &_| origin.told(*moment);
+    fn of(life: &Life, origin: Epoch) -> Self {
+        let told = |moment: &_| origin.to_millis(*moment);
         match life {
             Life::Leased { term, .. } => Self::Leased(term.save(origin)),
             Life::Certificate { aged, ends, read } => {
@@ -154,8 +154,8 @@ impl SavedLife {
         }
     }
 
-    fn restore(&self, answer: &SecretResponse, origin: Origin) -> Life {
-        let moment = |told: &i64| origin.moment(*told);
+    fn restore(&self, answer: &SecretResponse, origin: Epoch) -> Life {
+        let moment = |told: &i64| origin.instant_at(*told);
         match self {
             Self::Leased(term) => {
                 let term: Term = term.restore(origin);

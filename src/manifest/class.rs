@@ -30,8 +30,11 @@ fn read_classes(path: &Path) -> Result<Vec<ClassManifest>, Error> {
     let mut classes = Vec::new();
     for document in documents(&text) {
         let node = document.node.map_err(|fault| {
-            let position = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
-            Error::new(Cause::Manifest, format!("{}{position}: is no valid YAML: {}", display_path(path), fault.what))
+            let position = fault.position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
+            Error::new(
+                Cause::Manifest,
+                format!("{}{position}: is no valid YAML: {}", display_path(path), fault.problem),
+            )
         })?;
         for resource in resources(&node).into_iter().filter(|node| is_kind(node, CLASS_GROUP, "SecretProviderClass")) {
             classes.push(class_from_resource(resource, path)?);
@@ -63,22 +66,22 @@ pub fn read_class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Erro
 
 fn class_from_resource(resource: &Node, path: &Path) -> Result<ClassManifest, Error> {
     let error = |node: &Node, problem: String| {
-        let position = format!("{}:{}:{}", display_path(path), node.at.line, node.at.column);
+        let position = format!("{}:{}:{}", display_path(path), node.position.line, node.position.column);
         Error::new(Cause::Manifest, format!("{position}: {problem}"))
     };
     let spec = resource.get("spec").ok_or_else(|| error(resource, "the class has no spec".to_owned()))?;
     let mut parameters = BTreeMap::new();
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
-        let name = key.text().unwrap_or_default();
+        let name = key.as_text().unwrap_or_default();
         if let Some(why) = not_a_string(name, value) {
             return Err(error(value, format!("{}: {why}", one_line(name, 80))));
         }
-        parameters.extend(value.text().map(|text| (name.to_owned(), text.to_owned())));
+        parameters.extend(value.as_text().map(|text| (name.to_owned(), text.to_owned())));
     }
     Ok(ClassManifest {
         name: metadata_text(resource, "name").to_owned(),
         namespace: metadata_text(resource, "namespace").to_owned(),
-        provider: spec.get("provider").and_then(Node::text).unwrap_or_default().to_owned(),
+        provider: spec.get("provider").and_then(Node::as_text).unwrap_or_default().to_owned(),
         parameters,
     })
 }
@@ -91,7 +94,7 @@ pub(crate) fn not_a_string(name: &str, value: &Node) -> Option<String> {
         Value::List(_) | Value::Map(_) => "write one value",
         Value::Bool(_) | Value::Number => "put it in quotes",
     };
-    Some(format!("is {}, and the API server takes only text; {next}", value.kind()))
+    Some(format!("is {}, and the API server takes only text; {next}", value.type_name()))
 }
 
 #[cfg(test)]

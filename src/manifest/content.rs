@@ -9,7 +9,7 @@ use std::{
 use super::display_path;
 use crate::{
     error::{Cause, Error},
-    yaml::At,
+    yaml::Position,
 };
 
 /// The most text of one file, in bytes.
@@ -27,7 +27,7 @@ pub struct NotText {
     /// What is wrong, in the middle of a sentence about the file.
     pub problem: String,
     /// Where it goes wrong.
-    pub position: At,
+    pub position: Position,
     /// Whether [`DRIVER_MARK`] is anywhere in it, in whichever encoding.
     pub mentions_driver: bool,
 }
@@ -50,7 +50,7 @@ fn read_bounded(file: &mut dyn Read) -> io::Result<FileContent> {
         let problem = format!("is longer than the {MAX_MANIFEST_BYTES} bytes that are read; split it");
         return Ok(Err(NotText {
             problem: problem,
-            position: At { line: 1, column: 1 },
+            position: Position { line: 1, column: 1 },
             mentions_driver: mentions_driver(bytes, file)?,
         }));
     }
@@ -61,7 +61,7 @@ fn read_bounded(file: &mut dyn Read) -> io::Result<FileContent> {
     let valid_bytes = error.utf8_error().valid_up_to();
     let valid_text = String::from_utf8_lossy(&error.as_bytes()[..valid_bytes]).into_owned();
     let column = valid_text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let position = At { line: valid_text.matches('\n').count() + 1, column };
+    let position = Position { line: valid_text.matches('\n').count() + 1, column };
     let mentions_driver = mentions_driver(error.into_bytes(), file)?;
     Ok(Err(NotText {
         problem: "is no text in UTF-8; save it as that".to_owned(),

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    clock::jittered,
+    clock::with_jitter,
     error::{Cause, Error},
     kube::Kube,
     render::version::VersionKey,
@@ -121,7 +121,7 @@ async fn read_until_had(kube: &Kube, name: &str, is_awaited: bool) -> Keys {
             return Keys::random();
         }
         tracing::warn!(%error, "the key of object versions is not had yet; trying again");
-        tokio::time::sleep(jittered(pause)).await;
+        tokio::time::sleep(with_jitter(pause)).await;
         pause = (pause * 2).min(MAX_PAUSE);
     }
 }

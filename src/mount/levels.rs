@@ -10,7 +10,7 @@ use crate::{
     metrics::{Certified, Health, Levels},
     policy::VaultServer,
     status::{self, ServerState, Status},
-    vault::{TlsFiles, standing::Heard},
+    vault::{TlsFileStatus, standing::LastContact},
 };
 
 /// How long is waited for files.
@@ -30,14 +30,14 @@ impl Mounter {
         let named = self.operator.servers().into_iter().map(|server| server.address.to_string());
         let known = named.chain(sessions.iter().map(|session| session.address.clone()));
         for (address, stands) in
-            known.map(|address| (address, Ok(Heard::Nothing))).chain(self.vault.health_by_endpoint())
+            known.map(|address| (address, Ok(LastContact::Unknown))).chain(self.vault.health_by_endpoint())
         {
             let told = match stands {
-                Ok(Heard::Nothing) => (ServerState::Unknown, None),
-                Ok(Heard::Other) => (ServerState::NotVault, None),
-                Ok(Heard::Fault(error)) => (ServerState::Failing, Some(error.to_string())),
-                Ok(Heard::Vault) => (ServerState::Up, None),
-                Err(outage) => (ServerState::Down, Some(outage.found.to_string())),
+                Ok(LastContact::Unknown) => (ServerState::Unknown, None),
+                Ok(LastContact::NotVault) => (ServerState::NotVault, None),
+                Ok(LastContact::Failed(error)) => (ServerState::Failing, Some(error.to_string())),
+                Ok(LastContact::Vault) => (ServerState::Up, None),
+                Err(outage) => (ServerState::Down, Some(outage.reason.to_string())),
             };
             let known = servers.entry(address).or_insert((ServerState::Unknown, None));
             if told.0 > known.0 {
@@ -53,10 +53,10 @@ impl Mounter {
         let servers = self.operator.servers();
         for server in &servers {
             let found = match self.vault.endpoint_health(&server.endpoint()) {
-                Ok(Heard::Nothing | Heard::Other) => continue,
-                Ok(Heard::Vault) => None,
-                Ok(Heard::Fault(error)) => Some(error.cause()),
-                Err(outage) => Some(outage.found.cause()),
+                Ok(LastContact::Unknown | LastContact::NotVault) => continue,
+                Ok(LastContact::Vault) => None,
+                Ok(LastContact::Failed(error)) => Some(error.cause()),
+                Err(outage) => Some(outage.reason.cause()),
             };
             let sealed = matches!(found, Some(Cause::Sealed | Cause::Uninitialized));
             // Two may have one address.
@@ -66,10 +66,10 @@ impl Mounter {
         }
         levels.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
         levels.mounts_limit = self.slots.most();
-        for (address, TlsFiles { ends, broken }) in self.tls_files(servers).await {
+        for (address, TlsFileStatus { expiries: ends, is_invalid: broken }) in self.tls_files(servers).await {
             *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
             for (what, end) in [(Certified::Ca, ends.authority), (Certified::Client, ends.client)] {
-                let Some(end) = end.map(|end| end.at.as_second()) else { continue };
+                let Some(end) = end.map(|end| end.expires_at.as_second()) else { continue };
                 levels.certificates.entry(what).and_modify(|first| *first = end.min(*first)).or_insert(end);
             }
         }
@@ -77,18 +77,19 @@ impl Mounter {
     }
 
     /// How the TLS files of servers stand, each with its address. Those that are not read in time are missing.
-    async fn tls_files(&self, servers: Vec<Arc<VaultServer>>) -> Vec<(String, TlsFiles)> {
+    async fn tls_files(&self, servers: Vec<Arc<VaultServer>>) -> Vec<(String, TlsFileStatus)> {
         let now = jiff::Timestamp::now();
         let (mut known, mut unused) = (Vec::new(), Vec::new());
         for server in servers {
-            match self.vault.tls_files(&server.endpoint(), now) {
+            match self.vault.tls_file_status(&server.endpoint(), now) {
                 Some(files) => known.push((server.address.to_string(), files)),
                 None => unused.push(server),
             }
         }
         let vault = Arc::clone(&self.vault);
-        let read =
-            move |server: Arc<VaultServer>| Some((server.address.to_string(), vault.read_tls_files(&server.tls, now)?));
+        let read = move |server: Arc<VaultServer>| {
+            Some((server.address.to_string(), vault.read_tls_file_status(&server.tls, now)?))
+        };
         let reading = spawn_blocking(move || unused.into_iter().filter_map(read).collect::<Vec<_>>());
         // A file system may hang, and a scrape may not.
         known.extend(timeout(PATIENCE, reading).await.ok().and_then(Result::ok).unwrap_or_default());

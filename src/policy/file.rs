@@ -9,7 +9,7 @@ use std::{
 
 use super::{Policy, parse};
 use crate::{
-    text::{one_line, printable},
+    text::{one_line, replace_control_chars},
     yaml::{
         Budget,
         node::{self, Offset},
@@ -139,11 +139,11 @@ fn read_text(path: &Path) -> FileText {
 
 /// The policy that a text is, or its mistakes, each on one line with its place.
 fn parse_text(path: &Path, text: &FileText, forbids_skip_verify: bool) -> Result<Policy, Vec<String>> {
-    let file = printable(&path.to_string_lossy());
+    let file = replace_control_chars(&path.to_string_lossy());
     let text = text.as_ref().map_err(|why| vec![format!("{file} {why}")])?;
-    let document = node::read(text, Offset::default(), Budget::POLICY).map_err(|fault| {
-        let position = fault.at.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
-        vec![format!("{file}{position}: is no valid YAML: {}", fault.what)]
+    let document = node::parse(text, Offset::default(), Budget::POLICY).map_err(|fault| {
+        let position = fault.position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
+        vec![format!("{file}{position}: is no valid YAML: {}", fault.problem)]
     })?;
     let (policy, errors) = parse(&document, &file, forbids_skip_verify);
     if errors.is_empty() {

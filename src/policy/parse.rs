@@ -9,11 +9,11 @@ use super::{
     rules::{DEFAULT_ENDPOINT, Policy, Rule},
 };
 use crate::{
-    text::{nearest, quoted},
+    text::{closest_match, quote},
     tls::{Ca, ClientCertificate, Tls, is_server_name},
     vault::{Address, SENSITIVE_URL_CHARS},
     yaml::{
-        At,
+        Position,
         node::{Node, Value},
     },
 };
@@ -50,7 +50,7 @@ pub const POLICY_FIELDS: [(&str, &[&str]); 4] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyError {
     /// Where.
-    pub position: At,
+    pub position: Position,
     /// What it is about, in bytes of the file.
     pub span: Range<usize>,
     /// The field, what is wrong with it and how to mend it.
@@ -60,11 +60,13 @@ pub struct PolicyError {
 /// Whether a document is meant to be a policy file, as far as others leave that open: theirs have `metadata` and `spec`.
 #[must_use]
 pub fn is_policy(document: &Node) -> bool {
-    let version = document.get("apiVersion").and_then(Node::text).unwrap_or_default();
+    let version = document.get("apiVersion").and_then(Node::as_text).unwrap_or_default();
     let is_no_resource = document.get("metadata").is_none() && document.get("spec").is_none();
     let has_our_fields = document.get("endpoints").is_some() || document.get("rules").is_some();
     version.split('/').next() == Some("vaultmount")
-        || is_no_resource && has_our_fields && document.get("kind").and_then(Node::text) == Some(API_VERSION_AND_KIND.1)
+        || is_no_resource
+            && has_our_fields
+            && document.get("kind").and_then(Node::as_text) == Some(API_VERSION_AND_KIND.1)
 }
 
 /// Whether a text is meant to be a policy file, even if it is no YAML.
@@ -82,7 +84,7 @@ pub fn parse(document: &Node, file: &str, forbids_skip_verify: bool) -> (Policy,
     let fields = reader.known_fields(document, "", POLICY_FIELDS[0].1);
     for (name, value) in [("apiVersion", api_version), ("kind", kind)] {
         match fields.get(name) {
-            Some((_, node)) if node.text() == Some(value) => {}
+            Some((_, node)) if node.as_text() == Some(value) => {}
             Some((_, node)) => reader.report(node, format!("{name}: is not {value}")),
             None => reader.report(document, format!("{name}: missing; write {name}: {value}")),
         }
@@ -102,7 +104,7 @@ type PresentFields<'n> = BTreeMap<&'static str, (&'n Node, &'n Node)>;
 
 impl PolicyParser {
     fn report(&mut self, node: &Node, problem: String) {
-        self.errors.push(PolicyError { position: node.at, span: node.span.clone(), problem: problem });
+        self.errors.push(PolicyError { position: node.position, span: node.span.clone(), problem: problem });
     }
 
     /// What a mapping says of the fields that are known; the others are mistakes. What is empty is not set.
@@ -110,20 +112,20 @@ impl PolicyParser {
         if !matches!(node.value, Value::Map(_)) {
             let trimmed_prefix = prefix.trim_end_matches('.');
             let trimmed_prefix = if trimmed_prefix.is_empty() { String::new() } else { format!("{trimmed_prefix}: ") };
-            self.report(node, format!("{trimmed_prefix}is {}, not a mapping", node.kind()));
+            self.report(node, format!("{trimmed_prefix}is {}, not a mapping", node.type_name()));
         }
         let mut fields = PresentFields::new();
         for (key, value) in node.entries() {
-            let name = key.text().unwrap_or_default();
+            let name = key.as_text().unwrap_or_default();
             match known.iter().find(|known| **known == name) {
                 Some(_) if value.is_null() => {}
                 Some(known) => drop(fields.insert(known, (key, value))),
                 None => {
-                    let fix = match nearest(name, known.iter().copied()) {
+                    let fix = match closest_match(name, known.iter().copied()) {
                         Some(meant) => format!("did you mean {meant}?"),
                         None => format!("what is known here is {}", known.join(", ")),
                     };
-                    self.report(key, format!("{prefix}{}: is unknown; {fix}", quoted(name).trim_matches('"')));
+                    self.report(key, format!("{prefix}{}: is unknown; {fix}", quote(name).trim_matches('"')));
                 }
             }
         }
@@ -132,7 +134,7 @@ impl PolicyParser {
 
     fn text_field<'n>(&mut self, fields: &PresentFields<'n>, prefix: &str, name: &str) -> Option<(&'n Node, &'n str)> {
         let (_, node) = fields.get(name)?;
-        match node.text() {
+        match node.as_text() {
             Some(text)
                 if name == "caCert"
                     || !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control) =>
@@ -145,7 +147,7 @@ impl PolicyParser {
                 None
             }
             None => {
-                self.report(node, format!("{prefix}{name}: is {}, not text; put it in quotes", node.kind()));
+                self.report(node, format!("{prefix}{name}: is {}, not text; put it in quotes", node.type_name()));
                 None
             }
         }
@@ -156,7 +158,7 @@ impl PolicyParser {
             None => false,
             Some((_, Value::Bool(value))) => *value,
             Some((node, _)) => {
-                self.report(node, format!("{prefix}{name}: is {}; write true or false", node.kind()));
+                self.report(node, format!("{prefix}{name}: is {}; write true or false", node.type_name()));
                 false
             }
         }
@@ -176,11 +178,11 @@ impl PolicyParser {
 
     fn parse_endpoints(&mut self, node: &Node) -> BTreeMap<String, Arc<VaultServer>> {
         if !matches!(node.value, Value::Map(_)) {
-            self.report(node, format!("endpoints: is {}; write a mapping of names", node.kind()));
+            self.report(node, format!("endpoints: is {}; write a mapping of names", node.type_name()));
         }
         let mut endpoints = BTreeMap::new();
         for (key, node) in node.entries() {
-            let name = key.text().unwrap_or_default();
+            let name = key.as_text().unwrap_or_default();
             let is_name = (1..=63).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
             if !is_name {
@@ -210,7 +212,7 @@ impl PolicyParser {
         }
         let address = self.text_field(&fields, prefix, "address").and_then(|(node, text)| {
             let quoted_text =
-                if text.contains(SENSITIVE_URL_CHARS) { String::new() } else { format!("{} ", quoted(text)) };
+                if text.contains(SENSITIVE_URL_CHARS) { String::new() } else { format!("{} ", quote(text)) };
             Address::parse(text).map_err(|why| self.report(node, format!("{prefix}address: {quoted_text}{why}"))).ok()
         });
         let namespace = self.text_field(&fields, prefix, "namespace").map(|(node, text)| {
@@ -292,7 +294,7 @@ impl PolicyParser {
 
     fn parse_rules(&mut self, node: &Node, endpoints: &BTreeMap<String, Arc<VaultServer>>) -> Vec<Rule> {
         if !matches!(node.value, Value::List(_)) {
-            self.report(node, format!("rules: is {}; write a list", node.kind()));
+            self.report(node, format!("rules: is {}; write a list", node.type_name()));
         }
         let mut rules: Vec<Rule> = Vec::new();
         for (index, node) in node.items().iter().enumerate() {
@@ -323,7 +325,7 @@ impl PolicyParser {
     ) -> Vec<Glob> {
         let mut namespaces = Vec::new();
         for (node, text) in self.list_field(fields, prefix, "namespaces").unwrap_or_default() {
-            let (name, shown) = (Glob::new(text), quoted(text));
+            let (name, shown) = (Glob::new(text), quote(text));
             let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
             if !text.bytes().all(is_allowed) {
                 let problem = "names no namespace: small letters, digits, `-` and `*`";
@@ -356,8 +358,8 @@ impl PolicyParser {
             let name = Glob::new(text);
             if !known().any(|known| name.matches(known)) {
                 let suggestion =
-                    nearest(text, known()).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
-                self.report(node, format!("{prefix}endpoints: there is no endpoint {}{suggestion}", quoted(text)));
+                    closest_match(text, known()).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+                self.report(node, format!("{prefix}endpoints: there is no endpoint {}{suggestion}", quote(text)));
             }
             allowed.push(name);
         }
@@ -373,12 +375,12 @@ impl PolicyParser {
     ) -> Option<Vec<(&'n Node, &'n str)>> {
         let (_, node) = fields.get(name)?;
         if !matches!(node.value, Value::List(_)) {
-            self.report(node, format!("{prefix}{name}: is {}; write a list", node.kind()));
+            self.report(node, format!("{prefix}{name}: is {}; write a list", node.type_name()));
         }
         let mut texts = Vec::new();
         for item in node.items() {
-            match item.text() {
-                None => self.report(item, format!("{prefix}{name}: an item is {}; put it in quotes", item.kind())),
+            match item.as_text() {
+                None => self.report(item, format!("{prefix}{name}: an item is {}; put it in quotes", item.type_name())),
                 Some(text) if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) => {
                     let problem = "an item is empty, or begins or ends with a blank, or holds a control character";
                     self.report(item, format!("{prefix}{name}: {problem}"));
@@ -420,7 +422,7 @@ impl PolicyParser {
             if (!text.starts_with('/') || has_dot_segments) && !Glob::new(*text).matches_everything() {
                 self.report(
                     node,
-                    format!("{prefix}certificateFiles: {} is no absolute path without `.` and `..`", quoted(text)),
+                    format!("{prefix}certificateFiles: {} is no absolute path without `.` and `..`", quote(text)),
                 );
             }
         }
@@ -433,7 +435,7 @@ impl PolicyParser {
             match AddressPattern::parse(text) {
                 Ok(pattern) if pattern.has_path() => {
                     let problem = "has a path, at which nobody looks; write scheme, host and port";
-                    self.report(node, format!("{prefix}addresses: {} {problem}", quoted(text)));
+                    self.report(node, format!("{prefix}addresses: {} {problem}", quote(text)));
                 }
                 Ok(pattern) => patterns.push(pattern),
                 Err(why) => self.report(node, format!("{prefix}addresses: {why}")),

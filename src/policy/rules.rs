@@ -6,7 +6,7 @@ use super::{PolicyDenial, VaultServer, allow::AddressPattern, glob::Glob};
 use crate::{
     error::{Cause, Error},
     metrics::PolicyRule,
-    text::{nearest, quoted},
+    text::{closest_match, quote},
     vault::Address,
 };
 
@@ -82,8 +82,8 @@ impl NamespaceLimits<'_> {
     pub fn find_endpoint(&self, name: &str) -> Result<Arc<VaultServer>, PolicyDenial> {
         let Some(server) = self.policy.endpoints.get(name) else {
             let allowed = self.policy.endpoints.keys().map(String::as_str).filter(|name| self.allows_endpoint(name));
-            let suggestion = nearest(name, allowed).map(|meant| format!(" (did you mean {meant}?)"));
-            let problem = format!("vaultEndpoint {} is not in the operator's policy file", quoted(name));
+            let suggestion = closest_match(name, allowed).map(|meant| format!(" (did you mean {meant}?)"));
+            let problem = format!("vaultEndpoint {} is not in the operator's policy file", quote(name));
             let error = Error::new(Cause::EndpointUnknown, problem + &suggestion.unwrap_or_default());
             let error = error
                 .advice(format!("correct it, or have the operator add it to endpoints in {}", self.policy.file_name));
@@ -100,7 +100,7 @@ impl NamespaceLimits<'_> {
         }
         let problem = match endpoint {
             DEFAULT_ENDPOINT => "the class may not use the operator's own server (endpoint default), which is that of a class that names no other".to_owned(),
-            name => format!("the class may not use the endpoint {}", quoted(name)),
+            name => format!("the class may not use the endpoint {}", quote(name)),
         };
         Err(self.endpoint_denial(Cause::NotPermitted, &problem))
     }
@@ -191,7 +191,7 @@ impl NamespaceLimits<'_> {
         if files.iter().any(|pattern| pattern.matches_file(file)) {
             return Ok(());
         }
-        let problem = format!("the class may not use the certificate file {}", quoted(&file.to_string_lossy()));
+        let problem = format!("the class may not use the certificate file {}", quote(&file.to_string_lossy()));
         let allowed = if files.is_empty() { "the operator's own alone".to_owned() } else { join_truncated(files) };
         let rule = PolicyRule::CertificateFile;
         Err(self.denial(rule, Cause::NotPermitted, &problem, &allowed, "certificateFiles"))
@@ -228,7 +228,7 @@ impl NamespaceLimits<'_> {
         if self.allows_value(&list_of, setting.value, setting.default) {
             return Ok(());
         }
-        let value = quoted(setting.value);
+        let value = quote(setting.value);
         let problem = if setting.is_chosen {
             format!("the class may not use the {noun} {value}")
         } else {
@@ -246,11 +246,7 @@ impl NamespaceLimits<'_> {
 
     fn describe_allowed(&self, list_of: impl Fn(&Rule) -> Option<&[Glob]>, default: &str) -> String {
         let default_only = || {
-            if default.is_empty() {
-                "the operator's own alone".to_owned()
-            } else {
-                format!("{} alone", quoted(default))
-            }
+            if default.is_empty() { "the operator's own alone".to_owned() } else { format!("{} alone", quote(default)) }
         };
         self.rule.and_then(|(_, rule)| list_of(rule)).map_or_else(default_only, join_truncated)
     }
@@ -261,7 +257,7 @@ impl NamespaceLimits<'_> {
             Some((index, _)) => format!("change {field} of rules[{index}]"),
             None => "add the namespace to namespaces".to_owned(),
         };
-        let error = Error::new(cause, format!("{problem}: namespace {} may use {allowed}", quoted(self.namespace)));
+        let error = Error::new(cause, format!("{problem}: namespace {} may use {allowed}", quote(self.namespace)));
         let error = error.advice(format!(
             "change the class or the pod's volumeAttributes, or have the operator {change} in the policy file {}",
             self.policy.file_name

@@ -6,7 +6,7 @@ use super::PolicyDenial;
 use crate::{
     error::{Cause, Error},
     metrics::PolicyRule,
-    text::quoted,
+    text::quote,
 };
 
 /// The folder of `--tls-dir`: an absolute path without `.` and `..`, as those of files must be that are below it.
@@ -53,7 +53,7 @@ impl TenantTlsDir {
     }
 
     fn denial(&self, file: &Path, reason: &str) -> PolicyDenial {
-        let file = quoted(&file.to_string_lossy());
+        let file = quote(&file.to_string_lossy());
         let problem =
             format!("the certificate file {file} {reason} below {}, where files of classes must be", self.0.display());
         let error = Error::new(Cause::NotPermitted, problem);
@@ -68,7 +68,7 @@ pub(super) fn require_plain_path(file: &Path) -> Result<(), PolicyDenial> {
         return Ok(());
     }
     let problem =
-        format!("the certificate file {} is no absolute path without `.` and `..`", quoted(&file.to_string_lossy()));
+        format!("the certificate file {} is no absolute path without `.` and `..`", quote(&file.to_string_lossy()));
     let error = Error::new(Cause::NotPermitted, problem).advice("write the path of the file itself");
     Err(PolicyDenial { rule: PolicyRule::CertificateFile, error })
 }

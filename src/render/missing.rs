@@ -3,7 +3,7 @@
 use super::json::{Fields, JsonText};
 use crate::{
     error::{Cause, Error},
-    text::nearest,
+    text::closest_match,
 };
 
 /// The most characters of a name that a message shows.
@@ -61,7 +61,7 @@ pub(super) fn missing_key_error(requested: &str, fields: &Fields<'_>, data: &Fie
 
 /// The key that was most likely meant.
 pub(super) fn closest_key<'a>(requested: &str, fields: &'a Fields<'_>) -> Option<&'a str> {
-    nearest(requested, fields.keys().map(String::as_str))
+    closest_match(requested, fields.keys().map(String::as_str))
 }
 
 /// The shortest pointer to a member of this name in one of the objects inside `data`.

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::Renewal;
 use crate::{
-    clock::{self, jittered},
+    clock::{self, with_jitter},
     error::{Cause, Error},
     kube::{Kube, PodEvent, PodState},
     session::Tenant,
@@ -174,7 +174,7 @@ impl Pods {
         } else {
             tracing::info!("the watch of this node's pods failed and is tried again: {error}");
         }
-        jittered(pause)
+        with_jitter(pause)
     }
 }
 
@@ -254,7 +254,7 @@ impl Renewal {
                 Err(error) => Err(error),
             };
             match ended {
-                Ok(()) => sleep(jittered(FIRST_PAUSE)).await,
+                Ok(()) => sleep(with_jitter(FIRST_PAUSE)).await,
                 Err(error) => {
                     failures += 1;
                     let pausing = self.pods.failed(&error, pause);

@@ -34,7 +34,7 @@ impl Renewal {
             .map(|(address, outage)| Down {
                 address,
                 since: time_of_day(outage.since),
-                error: outage.found.to_string(),
+                error: outage.reason.to_string(),
             })
             .collect();
         down.sort_by(|a, b| a.address.cmp(&b.address));

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::{
     error::{Cause, Error},
-    text::{MOST_QUOTED, one_line, quoted},
-    yaml::At,
+    text::{MAX_QUOTED_BYTES, one_line, quote},
+    yaml::Position,
 };
 
 /// The most items that one message lists.
@@ -25,9 +25,9 @@ pub enum FindingLocation {
     /// In parameters that do not go together, or in the one that is named.
     Parameters(Vec<String>),
     /// In the text of `objects`.
-    ObjectsText(At),
+    ObjectsText(Position),
     /// In an object.
-    Object(ObjectEntry, Vec<String>, Option<At>),
+    Object(ObjectEntry, Vec<String>, Option<Position>),
 }
 
 /// An entry of `objects`.
@@ -105,7 +105,7 @@ impl Findings {
             }
         };
         let list = listed.iter().map(describe).chain(typos).collect::<Vec<_>>().join("; ");
-        let subject = if class.is_empty() { String::new() } else { format!(" {}", quoted(class)) };
+        let subject = if class.is_empty() { String::new() } else { format!(" {}", quote(class)) };
         let has = match total {
             1 => ":".to_owned(),
             _ if total == listed.len() => format!(" has {total} mistakes:"),
@@ -134,7 +134,7 @@ impl Finding {
 impl FindingLocation {
     /// The position in the text of `objects`, if it is known.
     #[must_use]
-    pub fn position(&self) -> Option<At> {
+    pub fn position(&self) -> Option<Position> {
         match self {
             Self::ObjectsText(at) => Some(*at),
             Self::Object(_, _, at) => *at,
@@ -185,7 +185,7 @@ impl fmt::Display for ObjectEntry {
         if self.name.is_empty() {
             write!(f, "objects[{}]", self.index)
         } else {
-            write!(f, "object {}", quoted(&self.name))
+            write!(f, "object {}", quote(&self.name))
         }
     }
 }
@@ -217,8 +217,8 @@ pub(super) fn join_truncated(items: impl Iterator<Item = String>, count: usize) 
 
 /// Names in a row; what is no plain word is in quotes.
 fn join_names(names: &[String]) -> String {
-    let is_plain = |name: &str| name.len() <= MOST_QUOTED && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    let shown = names.iter().map(|name| if is_plain(name) { name.clone() } else { quoted(name) });
+    let is_plain = |name: &str| name.len() <= MAX_QUOTED_BYTES && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    let shown = names.iter().map(|name| if is_plain(name) { name.clone() } else { quote(name) });
     shown.collect::<Vec<_>>().join(" and ")
 }
 
@@ -254,7 +254,7 @@ mod tests {
         let mut findings = missing_paths(1);
         findings.add_with_cause(
             Cause::ObjectsYaml,
-            FindingLocation::ObjectsText(At { line: 3, column: 1 }),
+            FindingLocation::ObjectsText(Position { line: 3, column: 1 }),
             "is no valid YAML",
         );
         let error = findings.into_error("db", None).unwrap();

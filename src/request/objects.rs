@@ -58,7 +58,7 @@ pub(super) fn parse(
         return ParsedObjects::default();
     }
     let source = with_trailing_newline(text);
-    let entries: Vec<Option<RawObject>> = match yaml::read::<Option<_>>(&source, Budget::OBJECTS) {
+    let entries: Vec<Option<RawObject>> = match yaml::parse::<Option<_>>(&source, Budget::OBJECTS) {
         Ok(entries) => entries.unwrap_or_default(),
         Err(error) => {
             shape::report_type_errors(&source, &error, findings);

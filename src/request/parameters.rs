@@ -11,7 +11,7 @@ use super::{
 use crate::{
     lease::{MIN_REFRESH, Refresh},
     policy::ServerChoice,
-    text::{go_bool, nearest, quoted},
+    text::{closest_match, parse_go_bool, quote},
     tls::{Ca, is_server_name},
     vault::{Address, SENSITIVE_URL_CHARS},
 };
@@ -107,12 +107,12 @@ impl<'a> ParameterParser<'a, '_> {
         let value = self.parse_unprefixed(NAME)?;
         match Refresh::parse(&value) {
             Ok(Refresh::Every(interval)) if interval < MIN_REFRESH => {
-                self.warnings.add(NAME, format!("is {}; it is never less than 10s, which is used", quoted(&value)));
+                self.warnings.add(NAME, format!("is {}; it is never less than 10s, which is used", quote(&value)));
                 Some(Refresh::Every(MIN_REFRESH))
             }
             Ok(refresh) => Some(refresh),
             Err(why) => {
-                self.findings.add(NAME, format!("is {}, which {why}", quoted(&value)));
+                self.findings.add(NAME, format!("is {}, which {why}", quote(&value)));
                 None
             }
         }
@@ -126,9 +126,9 @@ impl<'a> ParameterParser<'a, '_> {
             Some("serviceAccount") => true,
             Some(other) => {
                 let suggestion =
-                    nearest(other, ["pod", "serviceAccount"]).map(|meant| format!(" (did you mean {meant}?)"));
+                    closest_match(other, ["pod", "serviceAccount"]).map(|meant| format!(" (did you mean {meant}?)"));
                 let problem =
-                    format!("is {}{}; write pod or serviceAccount", quoted(other), suggestion.unwrap_or_default());
+                    format!("is {}{}; write pod or serviceAccount", quote(other), suggestion.unwrap_or_default());
                 self.findings.add(NAME, problem);
                 false
             }
@@ -161,7 +161,7 @@ impl<'a> ParameterParser<'a, '_> {
             Ok(address) => Some(address),
             Err(why) => {
                 let shown =
-                    if text.contains(SENSITIVE_URL_CHARS) { String::new() } else { format!("{} ", quoted(&text)) };
+                    if text.contains(SENSITIVE_URL_CHARS) { String::new() } else { format!("{} ", quote(&text)) };
                 self.findings.add(parameter.name, format!("{shown}{why}"));
                 None
             }
@@ -203,7 +203,7 @@ impl<'a> ParameterParser<'a, '_> {
         let parameter = auth.or(kubernetes)?;
         match parse_mount_path(parameter.value) {
             Ok(mount) if mount.starts_with("auth/") => {
-                let suggestion = quoted(mount.trim_start_matches("auth/"));
+                let suggestion = quote(mount.trim_start_matches("auth/"));
                 self.warnings.add(parameter.name, format!("auth/ comes before it anyway; did you mean {suggestion}?"));
                 Some(mount)
             }
@@ -242,8 +242,8 @@ impl<'a> ParameterParser<'a, '_> {
 
     fn parse_skip_verify(&mut self) -> bool {
         let Some(parameter) = self.find_prefixed("SkipTLSVerify") else { return false };
-        go_bool(parameter.value).unwrap_or_else(|| {
-            self.findings.add(parameter.name, format!("is {}; write true or false", quoted(parameter.value)));
+        parse_go_bool(parameter.value).unwrap_or_else(|| {
+            self.findings.add(parameter.name, format!("is {}; write true or false", quote(parameter.value)));
             false
         })
     }

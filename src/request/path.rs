@@ -53,7 +53,7 @@ fn normalize(path: &str) -> Result<String, String> {
     }
     let normalized = parts.join("/");
     if has_dot_segments {
-        Err(format!("contains a `.` or `..` part; write {}", crate::text::quoted(&normalized)))
+        Err(format!("contains a `.` or `..` part; write {}", crate::text::quote(&normalized)))
     } else {
         Ok(normalized)
     }

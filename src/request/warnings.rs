@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Cause,
-    text::{nearest, quoted},
+    text::{closest_match, quote},
 };
 
 /// Parameters without a prefix. The driver adds `secretProviderClass`.
@@ -70,7 +70,7 @@ impl Warnings {
 
     /// Adds a name that is known but not supported yet; `value` if only that is not.
     pub(super) fn add_unsupported(&mut self, location: impl Into<FindingLocation>, value: &str) {
-        let value = if value.is_empty() { String::new() } else { format!("{} ", quoted(value)) };
+        let value = if value.is_empty() { String::new() } else { format!("{} ", quote(value)) };
         self.add_with_cause(
             Cause::UnknownName,
             location,
@@ -87,7 +87,7 @@ impl Warnings {
     ) {
         self.unknown.push_with(|| {
             let known: Vec<&str> = known.into_iter().collect();
-            let suggestion = find_alias(name, &known).or_else(|| nearest(name, known.iter().copied()));
+            let suggestion = find_alias(name, &known).or_else(|| closest_match(name, known.iter().copied()));
             UnrecognizedName { location: location.into(), suggestion: suggestion.map(str::to_owned) }
         });
     }
@@ -139,7 +139,7 @@ impl Warnings {
 
 impl UnrecognizedName {
     fn describe(&self) -> String {
-        let names = |names: &[String]| names.iter().map(|name| quoted(name)).collect::<String>();
+        let names = |names: &[String]| names.iter().map(|name| quote(name)).collect::<String>();
         let subject = match &self.location {
             FindingLocation::Object(entry, fields, _) => format!("{entry} field {}", names(fields)),
             FindingLocation::Parameters(parameters) => format!("parameter {}", names(parameters)),

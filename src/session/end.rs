@@ -9,7 +9,7 @@ use super::{
     upkeep::{ATTEMPT, unwaited},
 };
 use crate::{
-    clock::{self, jittered},
+    clock::{self, with_jitter},
     error::Error,
     lease::Hold,
     vault::{Vault, failure::RequestError},
@@ -98,8 +98,8 @@ impl Debt {
         if self.hold.token.is_batch || self.hold.is_over(now) {
             return None;
         }
-        self.trouble = vault.outage(&self.key.endpoint)?.found.to_string();
-        Some(now + jittered(DOWN_PAUSE))
+        self.trouble = vault.outage(&self.key.endpoint)?.reason.to_string();
+        Some(now + with_jitter(DOWN_PAUSE))
     }
 
     /// Tries to revoke the token.
@@ -143,7 +143,7 @@ impl Debt {
             Err(error) => error,
         };
         self.trouble = error.to_string();
-        let pause = jittered(MAX_PAUSE.min(FIRST_PAUSE * 2u32.saturating_pow(self.attempts.min(16) - 1)));
+        let pause = with_jitter(MAX_PAUSE.min(FIRST_PAUSE * 2u32.saturating_pow(self.attempts.min(16) - 1)));
         if self.attempts.is_power_of_two() {
             tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?pause, "the pod's token cannot be revoked: {error}");
         }
@@ -171,7 +171,7 @@ impl Debt {
             Err(failure) => {
                 let error = unwaited(&failure, &client);
                 if error.cause().is_tls() {
-                    vault.doubt(&self.key.endpoint);
+                    vault.mark_tls_suspect(&self.key.endpoint);
                 }
                 Err(error)
             }

@@ -10,7 +10,7 @@ use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
 use super::{Observers, PodRef, Session, SessionKey, State, volumes::SavedVolume};
 use crate::{
-    clock::{self, Mark, Origin},
+    clock::{self, BootTimestamp, Epoch},
     error::{Cause, Error},
     lease::{Hold, Holds, SavedHold, SavedLease},
     secret::SecretBuffer,
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Serialize, Deserialize)]
 pub struct SavedSession {
     /// When it was written; all moments are told from then.
-    mark: Mark,
+    mark: BootTimestamp,
     endpoint: Endpoint,
     namespace: Option<String>,
     auth_namespace: Option<String>,
@@ -155,7 +155,7 @@ impl Session {
     pub fn save_soon(self: &Arc<Self>) {
         if self.is_changed() {
             let session = Arc::clone(self);
-            task::spawn(async move { drop(session.save().await) });
+            task::spawn_boxed(async move { drop(session.save().await) });
         }
     }
 
@@ -179,7 +179,7 @@ impl Session {
 
     /// What is kept of it, with what can be read again if there is `room`. None when it is over.
     fn saved(&self, room: bool, before: u64) -> Option<SecretBuffer> {
-        let (mark, origin) = (Mark::now(), Origin::at(clock::now()));
+        let (mark, origin) = (BootTimestamp::now(), Epoch::from_instant(clock::now()));
         let mut holds = Holds::default();
         let state = self.state();
         // Its file is that of what is to be revoked by now.
@@ -210,8 +210,8 @@ impl Session {
             superseded,
             leases,
             volumes: state.volumes.save(origin),
-            last_heard: origin.told(state.last_heard),
-            last_success: state.last_success.map(|at| origin.told(at)),
+            last_heard: origin.to_millis(state.last_heard),
+            last_success: state.last_success.map(|at| origin.to_millis(at)),
             warned_of_token: state.warned_of_token,
             index: state.client.as_ref().ok().and_then(Client::export_replication_index),
         };
@@ -264,7 +264,7 @@ impl SavedSession {
 
     /// Its tokens: what an operator names each by, and its end as things stood.
     pub fn tokens(&self) -> impl Iterator<Item = (&str, Option<Instant>)> {
-        let origin = Origin::of(&self.mark);
+        let origin = Epoch::from_timestamp(&self.mark);
         self.holds.iter().map(move |hold| (hold.accessor(), hold.ends(origin)))
     }
 
@@ -283,7 +283,7 @@ impl SavedSession {
         (name, bytes): (Name, u64),
         shared: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) -> Option<Session> {
-        let origin = Origin::of(&self.mark);
+        let origin = Epoch::from_timestamp(&self.mark);
         if let (Ok(client), Some(index)) = (&client, &self.index) {
             client.import_replication_index(index);
         }
@@ -309,7 +309,7 @@ impl SavedSession {
             session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         *hold = self.current.and_then(|place| holds.get(place).cloned());
         *superseded = self.superseded.iter().filter_map(|place| holds.get(*place).cloned()).collect();
-        *last_success = self.last_success.map(|told| origin.moment(told));
+        *last_success = self.last_success.map(|told| origin.instant_at(told));
         let paths = volumes.restore(self.volumes, *last_success, origin);
         for pod in &self.pods {
             pods.joined(pod, clock::now());
@@ -317,7 +317,7 @@ impl SavedSession {
         *warned_of_token = self.warned_of_token;
         // Polls change nothing that is kept, so that the last of them is not known.
         if volumes.poll_gap().is_none() {
-            *last_heard = origin.moment(self.last_heard);
+            *last_heard = origin.instant_at(self.last_heard);
         }
         session.leases.restore(self.leases, origin, &holds, &paths, shared);
         Some(session)
@@ -459,7 +459,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_of_the_first_version_is_read() {
         let mut json: serde_json::Value = serde_json::from_str(FIRST).unwrap();
-        json["mark"] = serde_json::to_value(Mark::now()).unwrap();
+        json["mark"] = serde_json::to_value(BootTimestamp::now()).unwrap();
         json["of_a_later_version"] = 1.into();
         let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
         let saved = SavedSession::read(&Content { version: 1, bytes: 9, text }).unwrap();

@@ -16,7 +16,7 @@ use crate::{
     lease::{DueRenewal, Hold, Warning},
     metrics::{Kind, Renewable, RenewalOutcome},
     term::{Granted, Term},
-    vault::{Client, Vault, failure::RequestError, standing::look_again},
+    vault::{Client, Vault, failure::RequestError, standing::retry_at},
 };
 
 /// How long one request of the background may take.
@@ -113,9 +113,9 @@ impl Session {
         let token = hold.and_then(Hold::term).filter(|term| term.is_renewable() && !term.is_over(now));
         let end = [token.and_then(|term| term.ends()), self.leases.first_end(now)].into_iter().flatten().min();
         let mut state = self.state();
-        state.waits_until = Some(look_again(end, now));
+        state.waits_until = Some(retry_at(end, now));
         if let (Some(end), Ok(client)) = (end, &state.client) {
-            client.wanted(end.saturating_duration_since(now) / 4);
+            client.request_probe(end.saturating_duration_since(now) / 4);
         }
     }
 
@@ -246,7 +246,7 @@ impl Session {
             failure => {
                 let error = unwaited(failure, client);
                 if error.cause().is_tls() {
-                    vault.doubt(&self.key.endpoint);
+                    vault.mark_tls_suspect(&self.key.endpoint);
                 }
                 let is_no = matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
                 (if is_no { RenewalOutcome::Refused } else { RenewalOutcome::Failed }, Refused::Failed(error))

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::clock::{self, Origin};
+use crate::clock::{self, Epoch};
 
 /// Pauses remembered: the longest of them is what the next may come to. kubelet's pauses are short while a pod starts, and one
 /// long pause (the driver was restarted) is soon forgotten.
@@ -187,11 +187,11 @@ impl Volumes {
     }
 
     /// What is kept of them across restarts, in their order.
-    pub(super) fn save(&self, origin: Origin) -> Vec<SavedVolume> {
+    pub(super) fn save(&self, origin: Epoch) -> Vec<SavedVolume> {
         let saved = self.0.iter().map(|volume| SavedVolume {
             path: volume.path.as_ref().to_owned(),
             class: volume.class.clone(),
-            last: origin.told(volume.last),
+            last: origin.to_millis(volume.last),
             mounts: volume.mounts,
             gaps: volume.gaps.map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)),
             pod: volume.pod.as_deref().map(str::to_owned),
@@ -202,10 +202,10 @@ impl Volumes {
 
     /// What was kept, in its order; their names. Polls are not kept, so that one of a polled volume counts as just heard of.
     /// What they have is as fresh as the last answer of Vault.
-    pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, fresh: Option<Instant>, origin: Origin) -> Vec<Arc<str>> {
+    pub(super) fn restore(&mut self, saved: Vec<SavedVolume>, fresh: Option<Instant>, origin: Epoch) -> Vec<Arc<str>> {
         self.0.extend(saved.into_iter().map(|saved| {
             let SavedVolume { path, class, last, mounts, gaps, pod, failed } = saved;
-            let last = if mounts > 1 { clock::now() } else { origin.moment(last) };
+            let last = if mounts > 1 { clock::now() } else { origin.instant_at(last) };
             Volume {
                 path: path.into(),
                 class,

@@ -5,7 +5,7 @@ use std::fmt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::SPAN;
-use crate::text::{nearest, one_line};
+use crate::text::{closest_match, one_line};
 
 /// A level, and others for some targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn level(name: &str) -> Result<LevelFilter, WrongFilter> {
     let found = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, level)| *level).ok_or_else(|| {
         let name = one_line(name, 40);
-        let meant = nearest(&name, LEVELS.map(|(known, _)| known));
+        let meant = closest_match(&name, LEVELS.map(|(known, _)| known));
         let meant = meant.map(|level| format!(", perhaps {level} was meant")).unwrap_or_default();
         WrongFilter::Level(name, meant)
     })

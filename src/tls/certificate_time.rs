@@ -14,9 +14,9 @@ use std::time::Duration;
 ///
 /// webpki tells them by refusing the certificate at a later and an earlier time, which it looks at before who issued it.
 #[must_use]
-pub fn certificate_time(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+pub fn certificate_validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
-    let verdict_at = |seconds| {
+    let verify_at = |seconds| {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let algorithms = default_provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&certificate, &RootCertStore::empty(), &[], time, algorithms)
@@ -26,18 +26,17 @@ pub fn certificate_time(certificate: &CertificateDer<'_>) -> Option<(Timestamp, 
         i64::try_from(time.as_secs()).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or(Timestamp::MAX)
     };
     // After the last time that X.509 can write, the end of the year 9999.
-    let Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) =
-        verdict_at(300_000_000_000)
+    let Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) = verify_at(300_000_000_000)
     else {
         return None;
     };
-    let begin = match verdict_at(0) {
+    let not_before = match verify_at(0) {
         Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
             timestamp(not_before)
         }
         _ => Timestamp::UNIX_EPOCH,
     };
-    Some((begin, timestamp(not_after)))
+    Some((not_before, timestamp(not_after)))
 }
 
 #[cfg(test)]
@@ -46,26 +45,26 @@ mod tests {
 
     use super::*;
 
-    fn until(year: i32) -> CertificateDer<'static> {
+    fn certificate_until(year: i32) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(["web.example".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1));
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
     #[test]
-    fn the_end_is_the_certificates_own() {
+    fn certificate_validity_returns_not_before_and_not_after() {
         for year in [2021, 2049, 2051, 9999] {
-            let (begin, end) = certificate_time(&until(year)).unwrap();
-            assert_eq!(begin.to_string(), "2020-01-01T00:00:00Z");
-            assert_eq!(end.to_string(), format!("{year}-01-01T00:00:00Z"));
+            let (not_before, not_after) = certificate_validity(&certificate_until(year)).unwrap();
+            assert_eq!(not_before.to_string(), "2020-01-01T00:00:00Z");
+            assert_eq!(not_after.to_string(), format!("{year}-01-01T00:00:00Z"));
         }
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_end() {
-        let cut = until(2030);
-        for bad in [&b""[..], b"hunter2", &cut[..cut.len() / 2]] {
-            assert_eq!(certificate_time(&CertificateDer::from(bad)), None);
+    fn certificate_validity_of_invalid_der_is_none() {
+        let der = certificate_until(2030);
+        for bad in [&b""[..], b"hunter2", &der[..der.len() / 2]] {
+            assert_eq!(certificate_validity(&CertificateDer::from(bad)), None);
         }
     }
 }

@@ -6,15 +6,15 @@ use rustls::{
 };
 
 /// The key of a certificate of any version; webpki's own accessor takes version 3 only, its trust anchors do not.
-pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+pub(super) fn from_certificate(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     let mut store = RootCertStore::empty();
     store.add(certificate.clone().into_owned())?;
     let anchor = store.roots.first().ok_or(Error::NoCertificatesPresented)?;
-    Ok(sequence(&anchor.subject_public_key_info).into())
+    Ok(encode_der_sequence(&anchor.subject_public_key_info).into())
 }
 
 /// `content` as a DER SEQUENCE.
-pub(super) fn sequence(content: &[u8]) -> Vec<u8> {
+pub(super) fn encode_der_sequence(content: &[u8]) -> Vec<u8> {
     const SEQUENCE: u8 = 0x30;
     let length = content.len().to_be_bytes();
     let length = &length[length.iter().take_while(|byte| **byte == 0).count()..];

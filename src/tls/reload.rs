@@ -7,112 +7,119 @@ use tokio::time::Instant;
 use super::Digest;
 
 /// How long content that cannot be used stays before that is said: files that belong together may be written one after the other.
-const STAYS: Duration = Duration::from_secs(5);
+const SETTLE_TIME: Duration = Duration::from_secs(5);
 
 /// What is known of the files of some TLS settings.
 #[derive(Debug)]
-pub struct Reload {
+pub struct TlsReloader {
     /// What the settings in use were made of.
-    used: Digest,
-    broken: Option<Broken>,
+    active: Digest,
+    invalid: Option<InvalidContent>,
     /// Whether anything was said of broken files that was not taken back.
-    complained: bool,
+    has_warned: bool,
 }
 
 /// Content that cannot be used.
 #[derive(Debug)]
-struct Broken {
+struct InvalidContent {
     digest: Digest,
-    since: Instant,
-    told: bool,
+    first_seen_at: Instant,
+    is_logged: bool,
 }
 
 /// What a look at the files brought.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Look<T, E> {
+pub enum TlsReload<T, E> {
     /// Nothing that anybody must hear of.
-    Same,
+    Unchanged,
     /// Other settings.
-    New {
+    Applied {
         /// What they come to.
         settings: T,
         /// Whether it had been said that the files were broken.
-        mended: bool,
+        was_invalid: bool,
     },
     /// The files are again as they were before they were broken, which had been said.
-    Back,
+    Recovered,
     /// They changed and cannot be used; those from before are.
-    Broken {
+    Invalid {
         /// Why.
         error: E,
         /// Whether that is to be said: once for each content, when it stays.
-        tell: bool,
+        should_log: bool,
     },
 }
 
-impl<T, E> Look<T, E> {
+impl<T, E> TlsReload<T, E> {
     /// The same with the settings put to use.
-    pub fn take<U>(self, using: impl FnOnce(T) -> U) -> Look<U, E> {
+    pub fn map_settings<U>(self, apply: impl FnOnce(T) -> U) -> TlsReload<U, E> {
         match self {
-            Self::New { settings, mended } => Look::New { settings: using(settings), mended },
-            Self::Same => Look::Same,
-            Self::Back => Look::Back,
-            Self::Broken { error, tell } => Look::Broken { error, tell },
+            Self::Applied { settings, was_invalid: mended } => {
+                TlsReload::Applied { settings: apply(settings), was_invalid: mended }
+            }
+            Self::Unchanged => TlsReload::Unchanged,
+            Self::Recovered => TlsReload::Recovered,
+            Self::Invalid { error, should_log: tell } => TlsReload::Invalid { error, should_log: tell },
         }
     }
 
     /// Whether anybody must hear of it.
     #[must_use]
-    pub fn is_news(&self) -> bool {
-        !matches!(self, Self::Same | Self::Broken { tell: false, .. })
+    pub fn should_log(&self) -> bool {
+        !matches!(self, Self::Unchanged | Self::Invalid { should_log: false, .. })
     }
 }
 
-impl<T, E: fmt::Display> Look<T, E> {
+impl<T, E: fmt::Display> TlsReload<T, E> {
     /// Says it in the log, if it is news. `endpoint` is what the files are for.
-    pub fn tell(&self, endpoint: &str) {
+    pub fn log(&self, endpoint: &str) {
         match self {
-            Self::New { mended: false, .. } => {
+            Self::Applied { was_invalid: false, .. } => {
                 tracing::info!(endpoint, "TLS files have changed, and are used for new connections");
             }
-            Self::New { mended: true, .. } | Self::Back => {
+            Self::Applied { was_invalid: true, .. } | Self::Recovered => {
                 tracing::info!(endpoint, "TLS files that could not be used are mended");
             }
-            Self::Broken { error, tell: true } => {
+            Self::Invalid { error, should_log: true } => {
                 tracing::warn!(
                     endpoint,
                     "TLS files have changed and cannot be used, those read before still are: {error}"
                 );
             }
-            Self::Same | Self::Broken { tell: false, .. } => {}
+            Self::Unchanged | Self::Invalid { should_log: false, .. } => {}
         }
     }
 }
 
-impl Reload {
+impl TlsReloader {
     /// For settings that were made of this content.
     #[must_use]
-    pub fn new(used: Digest) -> Self {
-        Self { used, broken: None, complained: false }
+    pub fn new(active: Digest) -> Self {
+        Self { active: active, invalid: None, has_warned: false }
     }
 
     /// Judges the files, which hold this now. `make` makes the settings of them, and is asked only if they changed.
-    pub fn look<T, E>(&mut self, found: Digest, now: Instant, make: impl FnOnce() -> Result<T, E>) -> Look<T, E> {
-        let before = self.broken.take().filter(|broken| broken.digest == found);
-        if found == self.used {
-            return if std::mem::take(&mut self.complained) { Look::Back } else { Look::Same };
+    pub fn reload<T, E>(
+        &mut self,
+        digest: Digest,
+        now: Instant,
+        build: impl FnOnce() -> Result<T, E>,
+    ) -> TlsReload<T, E> {
+        let previous = self.invalid.take().filter(|broken| broken.digest == digest);
+        if digest == self.active {
+            return if std::mem::take(&mut self.has_warned) { TlsReload::Recovered } else { TlsReload::Unchanged };
         }
-        match make() {
+        match build() {
             Ok(settings) => {
-                self.used = found;
-                Look::New { settings, mended: std::mem::take(&mut self.complained) }
+                self.active = digest;
+                TlsReload::Applied { settings, was_invalid: std::mem::take(&mut self.has_warned) }
             }
             Err(error) => {
-                let before = before.unwrap_or(Broken { digest: found, since: now, told: false });
-                let tell = !before.told && now >= before.since + STAYS;
-                self.complained |= tell;
-                self.broken = Some(Broken { told: before.told || tell, ..before });
-                Look::Broken { error, tell }
+                let previous = previous.unwrap_or(InvalidContent { digest, first_seen_at: now, is_logged: false });
+                let should_log = !previous.is_logged && now >= previous.first_seen_at + SETTLE_TIME;
+                self.has_warned |= should_log;
+                self.invalid = Some(InvalidContent { is_logged: previous.is_logged || should_log, ..previous });
+                TlsReload::Invalid { error, should_log: should_log }
             }
         }
     }
@@ -123,35 +130,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broken_files_are_told_once_per_content_when_they_stay_and_when_they_are_mended() {
+    fn tls_reloader_logs_invalid_files_once_and_recovery() {
         let [good, bad, worse, better] = [1, 2, 3, 4].map(|byte| Digest([byte; 32]));
         let start = Instant::now();
-        let mut reload = Reload::new(good);
-        let mut look = |digest, seconds, fault: Option<&'static str>| {
-            reload.look(digest, start + Duration::from_secs(seconds), || fault.map_or(Ok(()), Err))
+        let mut reloader = TlsReloader::new(good);
+        let mut reload_with = |digest, seconds, error: Option<&'static str>| {
+            reloader.reload(digest, start + Duration::from_secs(seconds), || error.map_or(Ok(()), Err))
         };
-        let broken = |error, tell| Look::Broken { error, tell };
+        let invalid = |error, tell| TlsReload::Invalid { error, should_log: tell };
         // (what the files hold, when, why it cannot be used, what is said)
-        for (digest, seconds, fault, said) in [
-            (good, 0, None, Look::Same),
+        for (digest, seconds, error, expected) in [
+            (good, 0, None, TlsReload::Unchanged),
             // A certificate whose key comes a little later.
-            (bad, 10, Some("no pair"), broken("no pair", false)),
-            (better, 20, None, Look::New { settings: (), mended: false }),
-            (bad, 30, Some("bad"), broken("bad", false)),
-            (bad, 31, Some("bad"), broken("bad", false)),
-            (bad, 40, Some("bad"), broken("bad", true)),
-            (bad, 50, Some("bad"), broken("bad", false)),
-            (worse, 60, Some("worse"), broken("worse", false)),
-            (worse, 70, Some("worse"), broken("worse", true)),
-            (worse, 80, Some("worse"), broken("worse", false)),
-            (good, 90, None, Look::New { settings: (), mended: true }),
-            (good, 100, None, Look::Same),
-            (bad, 110, Some("bad"), broken("bad", false)),
-            (bad, 120, Some("bad"), broken("bad", true)),
-            (good, 130, None, Look::Back),
-            (good, 140, None, Look::Same),
+            (bad, 10, Some("no pair"), invalid("no pair", false)),
+            (better, 20, None, TlsReload::Applied { settings: (), was_invalid: false }),
+            (bad, 30, Some("bad"), invalid("bad", false)),
+            (bad, 31, Some("bad"), invalid("bad", false)),
+            (bad, 40, Some("bad"), invalid("bad", true)),
+            (bad, 50, Some("bad"), invalid("bad", false)),
+            (worse, 60, Some("worse"), invalid("worse", false)),
+            (worse, 70, Some("worse"), invalid("worse", true)),
+            (worse, 80, Some("worse"), invalid("worse", false)),
+            (good, 90, None, TlsReload::Applied { settings: (), was_invalid: true }),
+            (good, 100, None, TlsReload::Unchanged),
+            (bad, 110, Some("bad"), invalid("bad", false)),
+            (bad, 120, Some("bad"), invalid("bad", true)),
+            (good, 130, None, TlsReload::Recovered),
+            (good, 140, None, TlsReload::Unchanged),
         ] {
-            assert_eq!(look(digest, seconds, fault), said, "at {seconds} s");
+            assert_eq!(reload_with(digest, seconds, error), expected, "at {seconds} s");
         }
     }
 }

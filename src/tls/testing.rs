@@ -28,27 +28,27 @@ impl Identity {
     }
 
     pub(crate) fn pem(&self) -> String {
-        pem("CERTIFICATE", &self.certificate)
+        pem_section("CERTIFICATE", &self.certificate)
     }
 
     /// Settings that trust this certificate.
-    pub(crate) fn trusted(&self) -> Tls {
+    pub(crate) fn trust_settings(&self) -> Tls {
         Tls { ca: Ca::Pem(self.pem()), ..Tls::default() }
     }
 
     /// The same key in a certificate of X.509 version 1, as `openssl x509 -req` makes it. Its signature is void.
-    pub(crate) fn version_1(mut self) -> Self {
+    pub(crate) fn into_x509_version_1(mut self) -> Self {
         const VERSION: u8 = 0xa0;
         const EXTENSIONS: u8 = 0xa3;
-        let parts = elements(contents(&self.certificate));
+        let parts = der_elements(der_contents(&self.certificate));
         let fields =
-            elements(contents(parts[0])).into_iter().filter(|field| ![VERSION, EXTENSIONS].contains(&field[0]));
-        let body = public_key::sequence(&fields.collect::<Vec<_>>().concat());
-        self.certificate = public_key::sequence(&[&body, parts[1], parts[2]].concat()).into();
+            der_elements(der_contents(parts[0])).into_iter().filter(|field| ![VERSION, EXTENSIONS].contains(&field[0]));
+        let body = public_key::encode_der_sequence(&fields.collect::<Vec<_>>().concat());
+        self.certificate = public_key::encode_der_sequence(&[&body, parts[1], parts[2]].concat()).into();
         self
     }
 
-    pub(crate) fn certified(&self) -> CertifiedKey {
+    pub(crate) fn certified_key(&self) -> CertifiedKey {
         let key = self.key.serialize_der().try_into().unwrap();
         CertifiedKey::new(vec![self.certificate.clone()], ring::sign::any_supported_type(&key).unwrap())
     }
@@ -75,11 +75,11 @@ impl Authority {
     }
 
     pub(crate) fn pem(&self) -> String {
-        pem("CERTIFICATE", &self.certificate)
+        pem_section("CERTIFICATE", &self.certificate)
     }
 
     /// Settings that trust this authority.
-    pub(crate) fn trusted(&self) -> Tls {
+    pub(crate) fn trust_settings(&self) -> Tls {
         Tls { ca: Ca::Pem(self.pem()), ..Tls::default() }
     }
 }
@@ -103,7 +103,7 @@ pub(crate) fn expired(mut params: CertificateParams) -> CertificateParams {
 }
 
 /// A server that shows this certificate, and demands one of `clients` if that is set.
-pub(crate) fn server(
+pub(crate) fn server_config(
     identity: CertifiedKey,
     clients: Option<&Authority>,
     versions: &[&'static SupportedProtocolVersion],
@@ -119,29 +119,29 @@ pub(crate) fn server(
 }
 
 /// DER as a PEM section.
-pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+pub(crate) fn pem_section(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
 /// The contents of the first DER element.
-pub(crate) fn contents(der: &[u8]) -> &[u8] {
-    let (header, length) = measure(der);
+pub(crate) fn der_contents(der: &[u8]) -> &[u8] {
+    let (header, length) = der_header(der);
     &der[header..header + length]
 }
 
 /// The DER elements that stand one after the other.
-pub(crate) fn elements(mut der: &[u8]) -> Vec<&[u8]> {
-    let mut found = Vec::new();
+pub(crate) fn der_elements(mut der: &[u8]) -> Vec<&[u8]> {
+    let mut elements = Vec::new();
     while !der.is_empty() {
-        let (header, length) = measure(der);
+        let (header, length) = der_header(der);
         let (element, rest) = der.split_at(header + length);
-        found.push(element);
+        elements.push(element);
         der = rest;
     }
-    found
+    elements
 }
 
-fn measure(der: &[u8]) -> (usize, usize) {
+fn der_header(der: &[u8]) -> (usize, usize) {
     match usize::from(der[1]) {
         short @ 0..=0x7f => (2, short),
         long => {

@@ -9,7 +9,9 @@ use rustls::{
 use tempfile::tempdir;
 
 use super::{
-    testing::{Authority, Identity, ca_params, contents, elements, expired, params, pem, server},
+    testing::{
+        Authority, Identity, ca_params, der_contents, der_elements, expired, params, pem_section, server_config,
+    },
     *,
 };
 
@@ -18,7 +20,7 @@ const NAME: &str = "vault.example";
 /// Runs both ends of a handshake in memory; the first error ends it.
 fn handshake(tls: &Tls, server: ServerConfig, name: &str) -> Result<(), Error> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = ClientConnection::new(Arc::new(client_config(tls, Oldest::default()).unwrap()), name)?;
+    let mut client = ClientConnection::new(Arc::new(load_client_config(tls, MinTlsVersion::default()).unwrap()), name)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
@@ -39,181 +41,192 @@ fn handshake(tls: &Tls, server: ServerConfig, name: &str) -> Result<(), Error> {
 }
 
 /// A handshake with a server that demands no client certificate.
-fn meet(tls: &Tls, identity: &Identity) -> Result<(), Error> {
-    handshake(tls, server(identity.certified(), None, DEFAULT_VERSIONS), NAME)
+fn handshake_with(tls: &Tls, identity: &Identity) -> Result<(), Error> {
+    handshake(tls, server_config(identity.certified_key(), None, DEFAULT_VERSIONS), NAME)
 }
 
-fn refusal(outcome: Result<(), Error>) -> Option<Refusal> {
+fn rejection(outcome: Result<(), Error>) -> Option<CertificateRejection> {
     match outcome {
         Err(Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => cause.downcast_ref().copied(),
         _ => None,
     }
 }
 
-fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
+fn write_file(directory: &Path, name: &str, text: &str) -> PathBuf {
     let path = directory.join(name);
     fs::write(&path, text).unwrap();
     path
 }
 
 #[track_caller]
-fn failure(tls: &Tls) -> String {
-    let error = client_config(tls, Oldest::default()).expect_err("the settings are refused");
+fn config_error(tls: &Tls) -> String {
+    let error = load_client_config(tls, MinTlsVersion::default()).expect_err("the settings are refused");
     let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
     assert!(!format!("{error:?}").contains("HUSH"), "{error:?}");
     format!("{error}{source}")
 }
 
 #[test]
-fn authorities_come_from_file_directory_or_text() {
+fn ca_is_read_from_file_directory_or_pem_text() {
     let authority = Authority::new("ours");
     let identity = authority.issue(&params(&[NAME]));
     let directory = tempdir().unwrap();
     let bundle = format!("# ours is the second\n{}{}", Authority::new("other").pem(), authority.pem());
-    let file = write(directory.path(), "bundle.pem", &bundle);
+    let file = write_file(directory.path(), "bundle.pem", &bundle);
     for ca in [Ca::File(file), Ca::Directory(directory.path().into()), Ca::Pem(authority.pem())] {
         let tls = Tls { ca, ..Tls::default() };
-        assert_eq!(meet(&tls, &identity), Ok(()), "{tls:?}");
+        assert_eq!(handshake_with(&tls, &identity), Ok(()), "{tls:?}");
     }
 }
 
 #[test]
-fn what_is_in_pieces_and_was_whole_is_told() {
+fn newly_truncated_ca_file_is_detected() {
     let (ours, other) = (Authority::new("ours").pem(), Authority::new("other").pem());
     let directory = tempdir().unwrap();
     let tls = Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() };
-    let torn = format!("{ours}{}", &other[..300]);
-    for (name, text) in [("a.pem", &ours), ("b.pem", &other), ("odd.pem", &torn), ("README", &"no PEM".to_owned())] {
-        write(directory.path(), name, text);
+    let truncated = format!("{ours}{}", &other[..300]);
+    for (name, text) in [("a.pem", &ours), ("b.pem", &other), ("odd.pem", &truncated), ("README", &"no PEM".to_owned())]
+    {
+        write_file(directory.path(), name, text);
     }
-    let before = load(&tls, Oldest::default()).unwrap().1;
-    let since = |name: &str, text: Option<&str>| {
+    let baseline = load_config_and_certificates(&tls, MinTlsVersion::default()).unwrap().1;
+    let truncated_after = |name: &str, text: Option<&str>| {
         let file = directory.path().join(name);
-        let had = fs::read_to_string(&file).unwrap_or_default();
+        let original = fs::read_to_string(&file).unwrap_or_default();
         match text {
             Some(text) => fs::write(&file, text).unwrap(),
             None => fs::remove_file(&file).unwrap(),
         }
-        let told = load(&tls, Oldest::default()).unwrap().1.torn_since(&before).map(str::to_owned);
-        fs::write(&file, had).unwrap();
-        told
+        let truncated_location = load_config_and_certificates(&tls, MinTlsVersion::default())
+            .unwrap()
+            .1
+            .newly_truncated(&baseline)
+            .map(str::to_owned);
+        fs::write(&file, original).unwrap();
+        truncated_location
     };
-    let in_pieces = Some(format!("the CA file {}", directory.path().join("a.pem").display()));
-    for (name, text, told) in [
-        ("a.pem", Some("garbage"), &in_pieces),
-        ("a.pem", Some(""), &in_pieces),
-        ("a.pem", Some(torn.as_str()), &in_pieces),
+    let truncated_file = Some(format!("the CA file {}", directory.path().join("a.pem").display()));
+    for (name, text, expected) in [
+        ("a.pem", Some("garbage"), &truncated_file),
+        ("a.pem", Some(""), &truncated_file),
+        ("a.pem", Some(truncated.as_str()), &truncated_file),
         ("a.pem", Some(other.as_str()), &None),
         ("a.pem", None, &None),
-        ("odd.pem", Some(&format!("{other}{torn}")), &None),
+        ("odd.pem", Some(&format!("{other}{truncated}")), &None),
         ("README", Some("no certificate"), &None),
         ("new.pem", Some("not yet"), &None),
     ] {
-        assert_eq!(&since(name, text), told, "{name}: {text:?}");
+        assert_eq!(&truncated_after(name, text), expected, "{name}: {text:?}");
     }
 }
 
 #[test]
-fn a_directory_that_is_none_of_certificates_is_not_read() {
+fn ca_directory_over_32_mib_is_rejected() {
     let directory = tempdir().unwrap();
     for n in 0..9 {
         fs::File::create(directory.path().join(n.to_string())).unwrap().set_len(4 << 20).unwrap();
     }
-    let told = failure(&Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() });
-    assert!(told.ends_with("it holds more than 4096 files or 32 MiB"), "{told}");
+    let message = config_error(&Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() });
+    assert!(message.ends_with("it holds more than 4096 files or 32 MiB"), "{message}");
 }
 
 #[test]
-fn a_directory_is_read_as_a_mounted_volume_is_laid_out() {
+fn ca_directory_supports_kubernetes_volume_layout() {
     let authority = Authority::new("ours");
     let directory = tempdir().unwrap();
     let data = directory.path().join("..2024");
     fs::create_dir(&data).unwrap();
-    write(&data, "ca.crt", &authority.pem());
+    write_file(&data, "ca.crt", &authority.pem());
     symlink("..2024", directory.path().join("..data")).unwrap();
     symlink("..data/ca.crt", directory.path().join("ca.crt")).unwrap();
     symlink("nowhere", directory.path().join("dangling")).unwrap();
-    write(directory.path(), "README", "no PEM in here");
+    write_file(directory.path(), "README", "no PEM in here");
     let tls = Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() };
-    assert_eq!(meet(&tls, &authority.issue(&params(&[NAME]))), Ok(()));
+    assert_eq!(handshake_with(&tls, &authority.issue(&params(&[NAME]))), Ok(()));
 }
 
 #[test]
-fn a_directory_is_read_with_those_below() {
+fn ca_directory_is_read_recursively() {
     let authority = Authority::new("ours");
     let directory = tempdir().unwrap();
     fs::create_dir(directory.path().join("team")).unwrap();
-    write(&directory.path().join("team"), "ca.pem", &authority.pem());
+    write_file(&directory.path().join("team"), "ca.pem", &authority.pem());
     let tls = Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() };
-    assert_eq!(meet(&tls, &authority.issue(&params(&[NAME]))), Ok(()));
+    assert_eq!(handshake_with(&tls, &authority.issue(&params(&[NAME]))), Ok(()));
 }
 
 #[test]
-fn a_broken_certificate_beside_a_good_one_is_passed_over() {
+fn invalid_certificate_in_ca_bundle_is_skipped() {
     let authority = Authority::new("ours");
     let text = format!(
         "{}-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n{}",
-        pem("CERTIFICATE", b"junk"),
+        pem_section("CERTIFICATE", b"junk"),
         authority.pem()
     );
     let tls = Tls { ca: Ca::Pem(text), ..Tls::default() };
-    assert_eq!(meet(&tls, &authority.issue(&params(&[NAME]))), Ok(()));
+    assert_eq!(handshake_with(&tls, &authority.issue(&params(&[NAME]))), Ok(()));
 }
 
 #[test]
-fn unusable_authorities_are_named_and_not_shown() {
+fn invalid_ca_error_names_file_without_contents() {
     let directory = tempdir().unwrap();
-    let at = directory.path().display();
-    let file =
-        |name: &str, text: &str| failure(&Tls { ca: Ca::File(write(directory.path(), name, text)), ..Tls::default() });
+    let directory_path = directory.path().display();
+    let file = |name: &str, text: &str| {
+        config_error(&Tls { ca: Ca::File(write_file(directory.path(), name, text)), ..Tls::default() })
+    };
     assert_eq!(
         file("text", "HUSH"),
-        format!("the CA file {at}/text holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)")
+        format!(
+            "the CA file {directory_path}/text holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)"
+        )
     );
     assert_eq!(
-        file("junk", &pem("CERTIFICATE", b"HUSH")),
-        format!("the CA file {at}/junk holds no certificate that can be used: what is there is damaged or not X.509")
+        file("junk", &pem_section("CERTIFICATE", b"HUSH")),
+        format!(
+            "the CA file {directory_path}/junk holds no certificate that can be used: what is there is damaged or not X.509"
+        )
     );
-    let missing = failure(&Tls { ca: Ca::File(directory.path().join("none")), ..Tls::default() });
-    assert!(missing.starts_with(&format!("cannot read the CA file {at}/none: No such file")), "{missing}");
-    let folder = failure(&Tls { ca: Ca::File(directory.path().into()), ..Tls::default() });
-    assert_eq!(folder, format!("cannot read the CA file {at}: it is not a file"));
-    let endless = failure(&Tls { ca: Ca::File("/dev/zero".into()), ..Tls::default() });
+    let missing = config_error(&Tls { ca: Ca::File(directory.path().join("none")), ..Tls::default() });
+    assert!(missing.starts_with(&format!("cannot read the CA file {directory_path}/none: No such file")), "{missing}");
+    let folder = config_error(&Tls { ca: Ca::File(directory.path().into()), ..Tls::default() });
+    assert_eq!(folder, format!("cannot read the CA file {directory_path}: it is not a file"));
+    let endless = config_error(&Tls { ca: Ca::File("/dev/zero".into()), ..Tls::default() });
     assert_eq!(endless, "cannot read the CA file /dev/zero: it is not a file");
     let huge = file("huge", &"HUSH ".repeat(1 << 20));
-    assert_eq!(huge, format!("cannot read the CA file {at}/huge: it is larger than 4 MiB"));
+    assert_eq!(huge, format!("cannot read the CA file {directory_path}/huge: it is larger than 4 MiB"));
 }
 
 #[test]
-fn a_directory_without_certificates_is_an_error() {
+fn ca_without_certificates_is_rejected() {
     let directory = tempdir().unwrap();
-    write(directory.path(), "key.pem", "HUSH");
-    let said = failure(&Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() });
+    write_file(directory.path(), "key.pem", "HUSH");
+    let message = config_error(&Tls { ca: Ca::Directory(directory.path().into()), ..Tls::default() });
     assert!(
-        said.starts_with(&format!("the CA directory {} holds no certificate;", directory.path().display())),
-        "{said}"
+        message.starts_with(&format!("the CA directory {} holds no certificate;", directory.path().display())),
+        "{message}"
     );
-    let said = failure(&Tls { ca: Ca::Pem("HUSH".into()), ..Tls::default() });
-    assert!(said.starts_with("the inline CA certificate holds no certificate;"), "{said}");
+    let message = config_error(&Tls { ca: Ca::Pem("HUSH".into()), ..Tls::default() });
+    assert!(message.starts_with("the inline CA certificate holds no certificate;"), "{message}");
 }
 
 #[test]
-fn a_certificate_of_another_authority_is_refused() {
+fn certificate_from_unknown_issuer_is_rejected() {
     let identity = Authority::new("other").issue(&params(&[NAME]));
-    let outcome = meet(&Authority::new("ours").trusted(), &identity);
+    let outcome = handshake_with(&Authority::new("ours").trust_settings(), &identity);
     assert_eq!(outcome, Err(CertificateError::UnknownIssuer.into()));
 }
 
 #[test]
-fn expired_misnamed_and_nameless_certificates_are_refused() {
+fn expired_or_misnamed_certificate_is_rejected() {
     let authority = Authority::new("ours");
-    let fault = |params| meet(&authority.trusted(), &authority.issue(&params)).unwrap_err();
-    let outcome = fault(expired(params(&[NAME])));
+    let handshake_error = |params| handshake_with(&authority.trust_settings(), &authority.issue(&params)).unwrap_err();
+    let outcome = handshake_error(expired(params(&[NAME])));
     assert!(matches!(outcome, Error::InvalidCertificate(CertificateError::ExpiredContext { .. })), "{outcome}");
     for names in [&["other.example"][..], &[]] {
         let mut params = params(names);
         params.distinguished_name.push(rcgen::DnType::CommonName, NAME);
-        let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) = fault(params)
+        let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) =
+            handshake_error(params)
         else {
             panic!("{names:?} is not {NAME}");
         };
@@ -222,25 +235,25 @@ fn expired_misnamed_and_nameless_certificates_are_refused() {
 }
 
 #[test]
-fn a_trusted_certificate_may_be_the_servers_own() {
+fn server_certificate_in_ca_bundle_is_accepted() {
     let own_ca = Identity::self_signed(&ca_params(&[NAME]));
-    assert_eq!(meet(&own_ca.trusted(), &own_ca), Ok(()), "self-signed, says that it is a CA");
+    assert_eq!(handshake_with(&own_ca.trust_settings(), &own_ca), Ok(()), "self-signed, says that it is a CA");
     let own_leaf = Identity::self_signed(&params(&[NAME]));
-    assert_eq!(meet(&own_leaf.trusted(), &own_leaf), Ok(()), "self-signed, does not say so");
+    assert_eq!(handshake_with(&own_leaf.trust_settings(), &own_leaf), Ok(()), "self-signed, does not say so");
     let issued = Authority::new("unknown").issue(&params(&[NAME]));
-    assert_eq!(meet(&issued.trusted(), &issued), Ok(()), "issued by somebody unknown");
+    assert_eq!(handshake_with(&issued.trust_settings(), &issued), Ok(()), "issued by somebody unknown");
 }
 
 #[test]
-fn a_servers_own_certificate_is_checked_all_the_same() {
+fn trusted_server_certificate_expiry_and_name_are_checked() {
     let authority = Authority::new("unknown");
     for make in [&|p| Identity::self_signed(&p), &|p| authority.issue(&p)] as [&dyn Fn(_) -> Identity; 2] {
         for shape in [params, ca_params] {
             let old = make(expired(shape(&[NAME])));
-            let outcome = meet(&old.trusted(), &old).unwrap_err();
+            let outcome = handshake_with(&old.trust_settings(), &old).unwrap_err();
             assert!(matches!(outcome, Error::InvalidCertificate(CertificateError::ExpiredContext { .. })), "{outcome}");
             let other = make(shape(&["other.example"]));
-            let outcome = meet(&other.trusted(), &other).unwrap_err();
+            let outcome = handshake_with(&other.trust_settings(), &other).unwrap_err();
             assert!(
                 matches!(outcome, Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })),
                 "{outcome}"
@@ -250,135 +263,143 @@ fn a_servers_own_certificate_is_checked_all_the_same() {
 }
 
 #[test]
-fn a_look_alike_of_a_trusted_certificate_is_refused() {
+fn certificate_resembling_trusted_one_is_rejected() {
     for shape in [params, ca_params] {
         let trusted = Identity::self_signed(&shape(&[NAME]));
         let look_alike = Identity::self_signed(&shape(&[NAME]));
-        assert!(meet(&trusted.trusted(), &look_alike).is_err());
+        assert!(handshake_with(&trusted.trust_settings(), &look_alike).is_err());
     }
 }
 
 #[test]
-fn a_system_without_authorities_says_so() {
-    let none = Chain::new(
-        pem::Authorities::of(&pem::Found::default()),
+fn empty_ca_store_is_rejected_as_no_authorities() {
+    let verifier = ChainVerifier::new(
+        pem::Authorities::from_bundle(&pem::PemBundle::default()),
         ring::default_provider().signature_verification_algorithms,
     );
     let identity = Identity::self_signed(&params(&[NAME]));
     let name = ServerName::try_from(NAME).unwrap();
-    let outcome = none.verify_server_cert(&identity.certificate, &[], &name, &[], rustls::pki_types::UnixTime::now());
-    assert_eq!(refusal(outcome.map(drop)), Some(Refusal::NoAuthorities));
+    let outcome =
+        verifier.verify_server_cert(&identity.certificate, &[], &name, &[], rustls::pki_types::UnixTime::now());
+    assert_eq!(rejection(outcome.map(drop)), Some(CertificateRejection::NoAuthorities));
 }
 
 #[test]
-fn certificates_of_version_1_name_no_host() {
-    let identity = Identity::self_signed(&params(&[NAME])).version_1();
-    assert_eq!(refusal(meet(&identity.trusted(), &identity)), Some(Refusal::Version1));
+fn x509_version_1_server_certificate_is_rejected() {
+    let identity = Identity::self_signed(&params(&[NAME])).into_x509_version_1();
+    assert_eq!(
+        rejection(handshake_with(&identity.trust_settings(), &identity)),
+        Some(CertificateRejection::X509Version1)
+    );
 }
 
 #[test]
-fn skip_verify_takes_any_certificate() {
+fn skip_verify_accepts_invalid_certificates() {
     let tls = Tls { skip_verify: true, ..Tls::default() };
     for identity in [
         Identity::self_signed(&params(&["other.example"])),
         Identity::self_signed(&expired(ca_params(&[]))),
-        Identity::self_signed(&params(&[])).version_1(),
+        Identity::self_signed(&params(&[])).into_x509_version_1(),
     ] {
-        assert_eq!(meet(&tls, &identity), Ok(()));
+        assert_eq!(handshake_with(&tls, &identity), Ok(()));
     }
-    let legacy = Identity::self_signed(&params(&[])).version_1();
-    let outcome = handshake(&tls, server(legacy.certified(), None, &[&TLS12]), NAME);
-    assert_eq!(refusal(outcome), Some(Refusal::Version1), "rustls reads no such key for TLS 1.2");
+    let legacy = Identity::self_signed(&params(&[])).into_x509_version_1();
+    let outcome = handshake(&tls, server_config(legacy.certified_key(), None, &[&TLS12]), NAME);
+    assert_eq!(rejection(outcome), Some(CertificateRejection::X509Version1), "rustls reads no such key for TLS 1.2");
 }
 
 #[test]
-fn skip_verify_still_wants_the_key() {
+fn skip_verify_requires_certificate_private_key() {
     let tls = Tls { skip_verify: true, ..Tls::default() };
     let shown = Identity::self_signed(&params(&[NAME]));
     let held = Identity::self_signed(&params(&[NAME]));
     for version in [&TLS12, &TLS13] {
-        let impostor = CertifiedKey::new(vec![shown.certificate.clone()], held.certified().key);
-        let outcome = handshake(&tls, server(impostor, None, &[version]), NAME);
+        let impostor = CertifiedKey::new(vec![shown.certificate.clone()], held.certified_key().key);
+        let outcome = handshake(&tls, server_config(impostor, None, &[version]), NAME);
         assert_eq!(outcome, Err(CertificateError::BadSignature.into()), "{version:?}");
     }
 }
 
 #[test]
-fn tls_1_2_is_enough() {
+fn tls_1_2_server_is_accepted_by_default() {
     let authority = Authority::new("ours");
     let identity = authority.issue(&params(&[NAME]));
-    assert_eq!(handshake(&authority.trusted(), server(identity.certified(), None, &[&TLS12]), NAME), Ok(()));
+    assert_eq!(
+        handshake(&authority.trust_settings(), server_config(identity.certified_key(), None, &[&TLS12]), NAME),
+        Ok(())
+    );
 }
 
 /// Settings with this client certificate and key, and the directory they are in.
-fn as_client(authority: &Authority, certificate: &str, key: &str) -> (Tls, tempfile::TempDir) {
+fn with_client_certificate(authority: &Authority, certificate: &str, key: &str) -> (Tls, tempfile::TempDir) {
     let directory = tempdir().unwrap();
     let client = ClientCertificate {
-        certificate: write(directory.path(), "client.crt", certificate),
-        key: write(directory.path(), "client.key", key),
+        certificate: write_file(directory.path(), "client.crt", certificate),
+        key: write_file(directory.path(), "client.key", key),
     };
-    (Tls { client: Some(client), ..authority.trusted() }, directory)
+    (Tls { client: Some(client), ..authority.trust_settings() }, directory)
 }
 
 /// The SEC1 key inside a PKCS#8 one.
 fn sec1(pkcs8: &[u8]) -> &[u8] {
-    contents(elements(contents(pkcs8))[2])
+    der_contents(der_elements(der_contents(pkcs8))[2])
 }
 
 #[test]
-fn a_client_certificate_is_shown() {
+fn client_certificate_is_presented_on_request() {
     let authority = Authority::new("ours");
-    let demanding = || server(authority.issue(&params(&[NAME])).certified(), Some(&authority), DEFAULT_VERSIONS);
+    let demanding =
+        || server_config(authority.issue(&params(&[NAME])).certified_key(), Some(&authority), DEFAULT_VERSIONS);
     let client = authority.issue(&params(&["pod"]));
-    let keys = [client.key.serialize_pem(), pem("EC PRIVATE KEY", sec1(&client.key.serialize_der()))];
+    let keys = [client.key.serialize_pem(), pem_section("EC PRIVATE KEY", sec1(&client.key.serialize_der()))];
     for key in keys {
-        let (tls, _directory) = as_client(&authority, &client.pem(), &key);
+        let (tls, _directory) = with_client_certificate(&authority, &client.pem(), &key);
         assert_eq!(handshake(&tls, demanding(), NAME), Ok(()), "{}", key.lines().next().unwrap_or_default());
     }
-    assert_eq!(handshake(&authority.trusted(), demanding(), NAME), Err(Error::NoCertificatesPresented));
+    assert_eq!(handshake(&authority.trust_settings(), demanding(), NAME), Err(Error::NoCertificatesPresented));
 }
 
 #[test]
-fn a_client_certificate_may_be_of_version_1() {
+fn x509_version_1_client_certificate_is_accepted() {
     let authority = Authority::new("ours");
-    let client = authority.issue(&params(&[])).version_1();
-    let (tls, _directory) = as_client(&authority, &client.pem(), &client.key.serialize_pem());
-    assert!(client_config(&tls, Oldest::default()).is_ok());
+    let client = authority.issue(&params(&[])).into_x509_version_1();
+    let (tls, _directory) = with_client_certificate(&authority, &client.pem(), &client.key.serialize_pem());
+    assert!(load_client_config(&tls, MinTlsVersion::default()).is_ok());
 }
 
 #[test]
-fn unusable_client_certificates_are_named_and_not_shown() {
+fn invalid_client_certificate_error_names_file_only() {
     let authority = Authority::new("ours");
     let (client, other) = (authority.issue(&params(&["pod"])), authority.issue(&params(&["pod"])));
-    let said = |certificate: &str, key: &str| {
-        let (tls, directory) = as_client(&authority, certificate, key);
-        failure(&tls).replace(&format!("{}/", directory.path().display()), "")
+    let error_for = |certificate: &str, key: &str| {
+        let (tls, directory) = with_client_certificate(&authority, certificate, key);
+        config_error(&tls).replace(&format!("{}/", directory.path().display()), "")
     };
     let (good, key) = (client.pem(), client.key.serialize_pem());
     assert_eq!(
-        said(&good, &other.key.serialize_pem()),
+        error_for(&good, &other.key.serialize_pem()),
         "the client certificate client.crt and the client key client.key do not belong together"
     );
     assert_eq!(
-        said(&key, &key),
+        error_for(&key, &key),
         "the client certificate client.crt holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)"
     );
     assert_eq!(
-        said(&pem("CERTIFICATE", b"HUSH"), &key),
+        error_for(&pem_section("CERTIFICATE", b"HUSH"), &key),
         "the client certificate client.crt holds no certificate that can be used: what is there is damaged or not X.509"
     );
-    for key in [&good, "HUSH", &pem("ENCRYPTED PRIVATE KEY", b"HUSH")] {
+    for key in [&good, "HUSH", &pem_section("ENCRYPTED PRIVATE KEY", b"HUSH")] {
         assert_eq!(
-            said(&good, key),
+            error_for(&good, key),
             "the client key client.key holds no private key; an unencrypted PEM key is expected (PKCS#8, PKCS#1 or SEC1)"
         );
     }
-    let damaged = said(&good, &pem("RSA PRIVATE KEY", b"HUSH"));
+    let damaged = error_for(&good, &pem_section("RSA PRIVATE KEY", b"HUSH"));
     assert!(damaged.starts_with("the client key client.key holds a private key that cannot be used;"), "{damaged}");
 }
 
 #[test]
-fn a_digest_is_of_everything_that_is_read_and_of_nothing_else() {
+fn tls_digest_covers_exactly_the_files_read() {
     let folder = tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     for name in ["a.pem", "b.pem", "cert.pem", "key.pem", "more"] {
@@ -387,16 +408,16 @@ fn a_digest_is_of_everything_that_is_read_and_of_nothing_else() {
     let client = Some(ClientCertificate { certificate: path("cert.pem"), key: path("key.pem") });
     let file = Tls { ca: Ca::File(path("a.pem")), client, ..Tls::default() };
     let directory = Tls { ca: Ca::Directory(folder.path().to_owned()), ..Tls::default() };
-    let both = || (digest(&file, [path("more").as_path()]), digest(&directory, []));
-    let mut before = both();
-    assert_eq!(both(), before);
+    let digests = || (compute_digest(&file, [path("more").as_path()]), compute_digest(&directory, []));
+    let mut before = digests();
+    assert_eq!(digests(), before);
     // (what changes, whether settings of a file and of the directory read it)
     for (name, in_file) in [("a.pem", true), ("b.pem", false), ("cert.pem", true), ("key.pem", true), ("more", true)] {
         fs::write(path(name), "other").unwrap();
-        let now = both();
+        let now = digests();
         assert_eq!((now.0 != before.0, now.1 != before.1), (in_file, true), "{name}");
         fs::remove_file(path(name)).unwrap();
-        assert_eq!((both().0 != now.0, both().1 != now.1), (in_file, true), "{name} is gone");
-        before = both();
+        assert_eq!((digests().0 != now.0, digests().1 != now.1), (in_file, true), "{name} is gone");
+        before = digests();
     }
 }

@@ -19,20 +19,20 @@ use super::{pem::Authorities, public_key};
 
 /// Reasons of ours to refuse a certificate, carried in [`CertificateError::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum CertificateRejection {
     /// None were configured, and the system has none.
     #[error("this system has no certificate authorities of its own")]
     NoAuthorities,
     /// X.509 version 1 has no subject alternative names, so it cannot be for any host.
     #[error("the certificate is of X.509 version 1, which cannot name a host")]
-    Version1,
+    X509Version1,
     /// An authority's own certificate, which nobody was told to trust; `openssl req -x509` makes such for a server.
     #[error("the certificate is a CA's own, and not trusted")]
     UntrustedAuthority,
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<CertificateRejection> for Error {
+    fn from(refusal: CertificateRejection) -> Self {
         CertificateError::Other(OtherError(Arc::new(refusal))).into()
     }
 }
@@ -43,12 +43,12 @@ impl From<Refusal> for Error {
 /// certificate and the client's CA. webpki refuses that (`CaUsedAsEndEntity`); byte equality with a trusted certificate
 /// takes the place of the issuer's signature. Validity and name are checked all the same.
 #[derive(Debug)]
-pub(super) struct Chain {
+pub(super) struct ChainVerifier {
     authorities: Authorities,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Chain {
+impl ChainVerifier {
     pub(super) fn new(authorities: Authorities, algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self { authorities, algorithms }
     }
@@ -57,13 +57,13 @@ impl Chain {
     ///
     /// webpki looks at a certificate's validity before its place in a chain, so neither fault hides an expired one;
     /// the tests hold it to that.
-    fn is_own(&self, certificate: &CertificateDer<'_>, fault: &Error) -> bool {
-        let placed_wrong = matches!(fault, Error::InvalidCertificate(CertificateError::UnknownIssuer));
-        (placed_wrong || is_authority(fault)) && self.authorities.hold(certificate)
+    fn is_trusted_itself(&self, certificate: &CertificateDer<'_>, error: &Error) -> bool {
+        let is_unknown_issuer = matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        (is_unknown_issuer || is_ca_used_as_server(error)) && self.authorities.contains(certificate)
     }
 }
 
-impl ServerCertVerifier for Chain {
+impl ServerCertVerifier for ChainVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -74,14 +74,14 @@ impl ServerCertVerifier for Chain {
     ) -> Result<ServerCertVerified, Error> {
         let anchors = &self.authorities.anchors;
         if anchors.is_empty() {
-            return Err(Refusal::NoAuthorities.into());
+            return Err(CertificateRejection::NoAuthorities.into());
         }
-        let certificate = ParsedCertificate::try_from(end_entity).map_err(legacy)?;
+        let certificate = ParsedCertificate::try_from(end_entity).map_err(map_version_1_error)?;
         verify_server_cert_signed_by_trust_anchor(&certificate, anchors, intermediates, now, self.algorithms.all)
-            .or_else(|fault| match fault {
-                fault if self.is_own(end_entity, &fault) => Ok(()),
-                fault if is_authority(&fault) => Err(Refusal::UntrustedAuthority.into()),
-                fault => Err(fault),
+            .or_else(|error| match error {
+                error if self.is_trusted_itself(end_entity, &error) => Ok(()),
+                error if is_ca_used_as_server(&error) => Err(CertificateRejection::UntrustedAuthority.into()),
+                error => Err(error),
             })?;
         verify_server_name(&certificate, server_name)?;
         Ok(ServerCertVerified::assertion())
@@ -112,15 +112,15 @@ impl ServerCertVerifier for Chain {
 
 /// Accepts every certificate; the server must still hold its key.
 #[derive(Debug)]
-pub(super) struct Unverified(WebPkiSupportedAlgorithms);
+pub(super) struct AcceptAnyVerifier(WebPkiSupportedAlgorithms);
 
-impl Unverified {
+impl AcceptAnyVerifier {
     pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self(algorithms)
     }
 }
 
-impl ServerCertVerifier for Unverified {
+impl ServerCertVerifier for AcceptAnyVerifier {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -138,7 +138,7 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0).map_err(legacy)
+        verify_tls12_signature(message, cert, dss, &self.0).map_err(map_version_1_error)
     }
 
     fn verify_tls13_signature(
@@ -147,7 +147,7 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature_with_raw_key(message, &public_key::of(cert)?, dss, &self.0)
+        verify_tls13_signature_with_raw_key(message, &public_key::from_certificate(cert)?, dss, &self.0)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -156,16 +156,16 @@ impl ServerCertVerifier for Unverified {
 }
 
 /// Whether webpki says that a server's certificate is one of a CA.
-fn is_authority(fault: &Error) -> bool {
-    matches!(fault, Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "CaUsedAsEndEntity")
+fn is_ca_used_as_server(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "CaUsedAsEndEntity")
 }
 
 /// Puts webpki's word for a certificate of version 1 into ours.
-fn legacy(fault: Error) -> Error {
-    match fault {
+fn map_version_1_error(error: Error) -> Error {
+    match error {
         Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "UnsupportedCertVersion" => {
-            Refusal::Version1.into()
+            CertificateRejection::X509Version1.into()
         }
-        fault => fault,
+        error => error,
     }
 }

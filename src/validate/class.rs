@@ -13,7 +13,7 @@ use crate::{
     manifest::{metadata_text, not_a_string},
     policy::{Policy, PredictedDenial},
     request::{self, Finding, FindingLocation},
-    text::nearest,
+    text::closest_match,
     vault::SENSITIVE_URL_CHARS,
     yaml::node::{Node, Value},
 };
@@ -60,7 +60,7 @@ pub(super) fn review_class(
         name: metadata_text(class, "name").to_owned(),
         namespace: metadata_text(class, "namespace").to_owned(),
         file: source.name.to_owned(),
-        line: kind.at.line,
+        line: kind.position.line,
         is_our_provider: meant::is_our_provider(provider, spec, source),
         provider: if provider == "openbao" { "openbao" } else { "vault" },
         parameters: BTreeMap::new(),
@@ -123,7 +123,7 @@ fn require_mapping<'n>(
                 Some(next) => (key, format!("is not there yet{next}")),
             },
             Value::Null => (key, format!("is empty; {fix}")),
-            _ => (key, format!("is {}, not a mapping; {fix}", value.kind())),
+            _ => (key, format!("is {}, not a mapping; {fix}", value.type_name())),
         },
         None => (fallback, format!("missing; {fix}")),
     };
@@ -140,9 +140,9 @@ pub(super) fn with_severity(review: &request::ClassReview) -> impl Iterator<Item
 /// Notes the fields of a mapping that nobody knows.
 pub(super) fn report_unknown_fields(node: &Node, prefix: &str, known: &[&str], source: &mut SourceFile<'_>) {
     for (key, value) in node.entries() {
-        let Some(name) = key.text().filter(|name| !known.contains(name)) else { continue };
+        let Some(name) = key.as_text().filter(|name| !known.contains(name)) else { continue };
         source.redact_node(value);
-        let fix = match nearest(name, known.iter().copied()) {
+        let fix = match closest_match(name, known.iter().copied()) {
             _ if prefix == "spec." && request::is_parameter(name) => "move it below spec.parameters".to_owned(),
             Some(suggestion) => format!("did you mean {suggestion}?"),
             None => "remove it".to_owned(),
@@ -161,7 +161,7 @@ impl<'a> ParameterMap<'a> {
         let mut parameters =
             Self { values: BTreeMap::new(), entries: node.entries(), objects: None, non_strings: Vec::new() };
         for (key, value) in parameters.entries {
-            let Some(name) = key.text() else { continue };
+            let Some(name) = key.as_text() else { continue };
             if name == request::token::TOKENS_ATTRIBUTE {
                 source.redact_node(value);
                 let problem = "tokens do not belong into a manifest; remove it, kubelet passes its own";
@@ -261,7 +261,7 @@ impl<'a> ParameterMap<'a> {
         let chosen = self
             .entries
             .iter()
-            .find(|(key, _)| key.text().is_some_and(|name| names.iter().any(|end| name.ends_with(end))));
+            .find(|(key, _)| key.as_text().is_some_and(|name| names.iter().any(|end| name.ends_with(end))));
         let span = source.span(chosen.map_or(fallback, |(_, value)| value));
         let (error, severity) =
             (&denial.error, if *unless_operator_default { Severity::Warning } else { Severity::Error });
@@ -280,6 +280,6 @@ impl<'a> ParameterMap<'a> {
     }
 
     fn entry(&self, name: &str) -> Option<&'a (Node, Node)> {
-        self.entries.iter().find(|(key, _)| key.text() == Some(name))
+        self.entries.iter().find(|(key, _)| key.as_text() == Some(name))
     }
 }

@@ -1,7 +1,7 @@
 //! The line a finding is in, bounded, with what could be secret covered.
 
 use super::source::Span;
-use crate::text::steers;
+use crate::text::is_terminal_control;
 
 /// The longest line that is shown whole, in characters; of a longer one, as of JSON without line breaks, only the piece.
 const MAX_EXCERPT_CHARS: usize = 200;
@@ -47,7 +47,7 @@ impl Excerpt {
                 })
             } else {
                 redacted_at = None;
-                text.push(if steers(*letter) { ' ' } else { *letter });
+                text.push(if is_terminal_control(*letter) { ' ' } else { *letter });
                 text.len() - 1
             };
             if at == from {
@@ -76,10 +76,10 @@ fn line_chars(line: &str, start: usize, length: usize) -> Vec<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yaml::At;
+    use crate::yaml::Position;
 
     fn span(from: usize, to: usize) -> Span {
-        Span { start: At { line: 1, column: from + 1 }, end_column: to + 1 }
+        Span { start: Position { line: 1, column: from + 1 }, end_column: to + 1 }
     }
 
     fn excerpt(line: &str, piece: (usize, usize), hidden: &[(usize, usize)]) -> (String, usize, usize) {

@@ -4,7 +4,7 @@ use super::source::SourceFile;
 use crate::{
     error::Cause,
     manifest::{CLASS_GROUP, is_kind},
-    text::{nearest, quoted},
+    text::{closest_match, quote},
     yaml::node::Node,
 };
 
@@ -23,13 +23,13 @@ pub(super) fn is_class(resource: &Node, source: &mut SourceFile<'_>) -> bool {
         return true;
     }
     let Some((kind_key, kind)) = resource.entry("kind") else { return false };
-    let Some(kind_text) = kind.text().filter(|named| is_class_kind_typo(named)) else { return false };
+    let Some(kind_text) = kind.as_text().filter(|named| is_class_kind_typo(named)) else { return false };
     let version = resource.get("apiVersion").filter(|version| !version.is_null());
-    let text = version.and_then(Node::text).unwrap_or_default();
+    let text = version.and_then(Node::as_text).unwrap_or_default();
     let group = text.split_once('/').map(|(group, _)| group);
     let (node, problem) = match version {
         Some(_) if group == Some(CLASS_GROUP) => {
-            (kind, format!("kind: {} is none of {CLASS_GROUP}; did you mean {CLASS_KIND}?", quoted(kind_text)))
+            (kind, format!("kind: {} is none of {CLASS_GROUP}; did you mean {CLASS_KIND}?", quote(kind_text)))
         }
         _ if kind_text != CLASS_KIND => return false,
         None => (
@@ -37,8 +37,8 @@ pub(super) fn is_class(resource: &Node, source: &mut SourceFile<'_>) -> bool {
             format!("apiVersion: missing; write {CLASS_GROUP}/v1"),
         ),
         // Nobody can add a kind to the core group, which is that of a version alone.
-        Some(version) if group.is_none_or(|group| nearest(group, [CLASS_GROUP]).is_some()) => {
-            (version, format!("apiVersion: {} has no {CLASS_KIND}; write {CLASS_GROUP}/v1", quoted(text)))
+        Some(version) if group.is_none_or(|group| closest_match(group, [CLASS_GROUP]).is_some()) => {
+            (version, format!("apiVersion: {} has no {CLASS_KIND}; write {CLASS_GROUP}/v1", quote(text)))
         }
         Some(_) => return false,
     };
@@ -47,7 +47,7 @@ pub(super) fn is_class(resource: &Node, source: &mut SourceFile<'_>) -> bool {
 }
 
 fn is_class_kind_typo(kind: &str) -> bool {
-    nearest(kind, [CLASS_KIND, POD_STATUS_KIND]) == Some(CLASS_KIND) && !kind.ends_with("List")
+    closest_match(kind, [CLASS_KIND, POD_STATUS_KIND]) == Some(CLASS_KIND) && !kind.ends_with("List")
 }
 
 /// Whether a provider is one of ours, or was surely meant to be; that it is mistyped is noted. A number behind it is no
@@ -56,12 +56,9 @@ pub(super) fn is_our_provider(provider: &str, spec: &Node, source: &mut SourceFi
     if OUR_PROVIDERS.contains(&provider) {
         return true;
     }
-    let suggestion = nearest(provider, OUR_PROVIDERS).filter(|_| !provider.ends_with(|end: char| end.is_ascii_digit()));
+    let suggestion =
+        closest_match(provider, OUR_PROVIDERS).filter(|_| !provider.ends_with(|end: char| end.is_ascii_digit()));
     let (Some(meant), Some(node)) = (suggestion, spec.get("provider")) else { return false };
-    source.report_error(
-        Cause::Manifest,
-        node,
-        format!("spec.provider: is {}; did you mean {meant}?", quoted(provider)),
-    );
+    source.report_error(Cause::Manifest, node, format!("spec.provider: is {}; did you mean {meant}?", quote(provider)));
     true
 }

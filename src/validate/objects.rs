@@ -4,7 +4,7 @@ use super::source::{NON_SECRET_KEYS, SourceFile, Span};
 use crate::{
     request::{FindingLocation, OBJECT_FIELDS},
     yaml::{
-        At, Budget,
+        Budget, Position,
         node::{self, Node, Offset, Value},
     },
 };
@@ -29,8 +29,8 @@ struct LiteralBlock {
 impl<'a> ObjectsSource<'a> {
     /// Nothing if `value` is no text.
     pub(super) fn new(value: &'a Node, source: &SourceFile<'_>) -> Option<Self> {
-        let text = value.text()?;
-        let list = node::read(text, Offset::default(), Budget::OBJECTS).ok();
+        let text = value.as_text()?;
+        let list = node::parse(text, Offset::default(), Budget::OBJECTS).ok();
         Some(Self { value, text, list, literal: LiteralBlock::detect(value, text, source) })
     }
 
@@ -103,15 +103,15 @@ impl<'a> ObjectsSource<'a> {
     /// The lines of a node in the text; of a list or mapping where it begins.
     fn line_spans(&self, node: &Node) -> Vec<Span> {
         let text = self.text.get(node.span.clone()).unwrap_or_default();
-        let start = Span { start: node.at, end_column: node.at.column + 1 };
+        let start = Span { start: node.position, end_column: node.position.column + 1 };
         if text.is_empty() || matches!(node.value, Value::List(_) | Value::Map(_)) {
             return vec![start];
         }
-        let mut column = node.at.column;
+        let mut column = node.position.column;
         text.lines()
             .enumerate()
             .map(|(index, line)| {
-                let at = At { line: node.at.line + index, column };
+                let at = Position { line: node.position.line + index, column };
                 column = 1;
                 Span { start: at, end_column: at.column + line.chars().count().max(1) }
             })
@@ -121,7 +121,7 @@ impl<'a> ObjectsSource<'a> {
     fn to_file_span(&self, span: Span) -> Option<Span> {
         let literal = self.literal.as_ref()?;
         let line = (literal.first_line + span.start.line).checked_sub(literal.leading_blank_lines + 1)?;
-        let at = At { line, column: span.start.column + literal.indent };
+        let at = Position { line, column: span.start.column + literal.indent };
         Some(Span { start: at, end_column: span.end_column + literal.indent })
     }
 }
@@ -135,8 +135,11 @@ impl LiteralBlock {
             return None;
         }
         let leading_blank_lines = text.lines().position(|line| !line.trim().is_empty())?;
-        let literal =
-            Self { first_line: value.at.line, leading_blank_lines: leading_blank_lines, indent: value.at.column - 1 };
+        let literal = Self {
+            first_line: value.position.line,
+            leading_blank_lines: leading_blank_lines,
+            indent: value.position.column - 1,
+        };
         let is_verbatim = text.lines().enumerate().skip(leading_blank_lines).all(|(index, line)| {
             let in_file = source.lines.get(literal.first_line + index - leading_blank_lines - 1);
             in_file.is_some_and(|whole| {
@@ -162,11 +165,11 @@ fn collect_arguments<'n>(node: &'n Node, depth: usize, redacted: &mut Vec<(&'n N
         Value::List(items) => items.iter().for_each(|item| collect_arguments(item, depth + 1, redacted)),
         Value::Map(entries) => {
             for (key, value) in entries {
-                let known = key.text().is_some_and(|key| key != "secretArgs" && OBJECT_FIELDS.contains(&key));
+                let known = key.as_text().is_some_and(|key| key != "secretArgs" && OBJECT_FIELDS.contains(&key));
                 let shown = depth == 1 && known && !matches!(value.value, Value::List(_) | Value::Map(_));
                 if !shown {
                     collect_arguments(value, depth + 2, redacted);
-                } else if value.text().is_some_and(has_query_arguments) {
+                } else if value.as_text().is_some_and(has_query_arguments) {
                     redacted.push((value, RedactedPart::Query));
                 }
             }

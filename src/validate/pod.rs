@@ -12,7 +12,7 @@ use crate::{
     manifest::{is_kind, metadata_text},
     policy::Policy,
     request,
-    text::quoted,
+    text::quote,
     yaml::node::{Node, Value},
 };
 
@@ -45,7 +45,7 @@ pub(super) fn find_workload(resource: &Node) -> Option<Workload<'_>> {
     let (_, kind, path_to_spec) = WORKLOAD_KINDS.iter().find(|(group, kind, _)| is_kind(resource, group, kind))?;
     let spec = path_to_spec.iter().try_fold(resource, |node, field| node.get(field));
     Some(Workload {
-        subject: format!("{kind} {}", quoted(metadata_text(resource, "name"))),
+        subject: format!("{kind} {}", quote(metadata_text(resource, "name"))),
         namespace: metadata_text(resource, "namespace"),
         spec,
     })
@@ -60,15 +60,15 @@ pub(super) fn check_volumes(
 ) -> bool {
     let fields = pod.spec.map(Node::entries).unwrap_or_default();
     // A container's environment may be anything, and on one line with a volume.
-    fields.iter().filter(|(key, _)| key.text() != Some("volumes")).for_each(|(_, value)| source.redact_node(value));
+    fields.iter().filter(|(key, _)| key.as_text() != Some("volumes")).for_each(|(_, value)| source.redact_node(value));
     let volumes = pod.spec.and_then(|spec| spec.get("volumes")).map(Node::items).unwrap_or_default();
     let mut uses_driver = false;
     for volume in volumes {
         let Some((key, csi)) = volume.entry("csi") else { continue };
-        if csi.get("driver").and_then(Node::text) == Some(DRIVER_NAME) {
+        if csi.get("driver").and_then(Node::as_text) == Some(DRIVER_NAME) {
             uses_driver = true;
-            let name = volume.get("name").and_then(Node::text).unwrap_or_default();
-            let subject = format!("{}: volume {}: ", pod.subject, quoted(name));
+            let name = volume.get("name").and_then(Node::as_text).unwrap_or_default();
+            let subject = format!("{}: volume {}: ", pod.subject, quote(name));
             check_volume(csi, key, &subject, pod.namespace, (classes, policy), source);
         }
     }
@@ -105,7 +105,7 @@ fn check_volume(
             classes.iter().find(|((of, name), meant)| of == namespace && meant.is_our_provider && is_typo(class, name))
     {
         let node = attributes.get("secretProviderClass").unwrap_or(key);
-        let problem = format!("class {} is not among the files; did you mean {}?", quoted(class), quoted(&similar.0.1));
+        let problem = format!("class {} is not among the files; did you mean {}?", quote(class), quote(&similar.0.1));
         source.report(
             Severity::Warning,
             Cause::Manifest,
@@ -116,7 +116,7 @@ fn check_volume(
     let attribute_map = ParameterMap::new(attributes, subject, source);
     let mut first_override = None;
     for (key, _) in attributes.entries() {
-        let Some(name) = key.text().filter(|name| *name != "secretProviderClass") else { continue };
+        let Some(name) = key.as_text().filter(|name| *name != "secretProviderClass") else { continue };
         // Without the class nobody knows whose provider it is for.
         if reviewed.is_none() && !request::is_parameter(name) {
             continue;
@@ -127,7 +127,7 @@ fn check_volume(
         } else {
             "adds to"
         };
-        let (name, class) = (display_name(name), quoted(class));
+        let (name, class) = (display_name(name), quote(class));
         let message = format!("{subject}{name}: {effect} class {class} for this pod; move it to a class of its own");
         source.report(Severity::Warning, Cause::PodOverride, source.span(key), message);
     }

@@ -10,7 +10,7 @@ use crate::{
     policy::{self, Policy, PolicyError},
     vault::SENSITIVE_URL_CHARS,
     yaml::{
-        At, Budget,
+        Budget, Position,
         node::{self, Node, Offset, Value},
     },
 };
@@ -20,7 +20,7 @@ pub(super) fn policy_of_file(documents: &[Document<'_>], source: &mut SourceFile
     let [document] = documents else {
         let problem =
             if documents.is_empty() { "is empty" } else { "holds more than one document; remove the line `---`" };
-        let span = Span { start: At { line: 1, column: 1 }, end_column: 2 };
+        let span = Span { start: Position { line: 1, column: 1 }, end_column: 2 };
         source.report(Severity::Error, Cause::Manifest, span, format!("the policy file {problem}"));
         return None;
     };
@@ -42,12 +42,12 @@ pub(super) fn contains_policy(resource: &Node) -> bool {
 pub(super) fn review_policy(resource: &Node, source: &mut SourceFile<'_>) -> Option<Policy> {
     if is_kind(resource, "", "ConfigMap") {
         for (key, value, text) in embedded_policies(resource) {
-            let parsed = node::read(text, Offset::default(), Budget::POLICY);
-            let prefix = |at: At| format!("{}: line {}: ", key.text().unwrap_or_default(), at.line);
+            let parsed = node::parse(text, Offset::default(), Budget::POLICY);
+            let prefix = |at: Position| format!("{}: line {}: ", key.as_text().unwrap_or_default(), at.line);
             match parsed {
                 Err(fault) => {
-                    let prefix = fault.at.map(prefix).unwrap_or_default();
-                    source.report_error(Cause::Manifest, key, format!("{prefix}is no valid YAML: {}", fault.what));
+                    let prefix = fault.position.map(prefix).unwrap_or_default();
+                    source.report_error(Cause::Manifest, key, format!("{prefix}is no valid YAML: {}", fault.problem));
                 }
                 Ok(inside) => {
                     for PolicyError { position, problem, .. } in policy::parse(&inside, source.name, false).1 {
@@ -72,7 +72,7 @@ pub(super) fn review_policy(resource: &Node, source: &mut SourceFile<'_>) -> Opt
 fn embedded_policies(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
     let data =
         resource.get("data").filter(|_| is_kind(resource, "", "ConfigMap")).map(Node::entries).unwrap_or_default();
-    let texts = data.iter().filter_map(|(key, value)| Some((key, value, value.text()?)));
+    let texts = data.iter().filter_map(|(key, value)| Some((key, value, value.as_text()?)));
     texts.filter(|(_, _, text)| policy::is_policy_text(text))
 }
 

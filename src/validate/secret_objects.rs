@@ -6,7 +6,7 @@ use super::{class::report_unknown_fields, source::SourceFile};
 use crate::{
     error::Cause,
     request::OutputFile,
-    text::{nearest, quoted},
+    text::{closest_match, quote},
     yaml::node::{Node, Value},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 /// nobody knows.
 pub(super) fn check_secret_objects(list: &Node, files: &[OutputFile], source: &mut SourceFile<'_>) {
     if !matches!(list.value, Value::List(_) | Value::Null) {
-        source.report_error(Cause::Manifest, list, format!("spec.secretObjects: is {}, not a list", list.kind()));
+        source.report_error(Cause::Manifest, list, format!("spec.secretObjects: is {}, not a list", list.type_name()));
     }
     let mut names = BTreeMap::new();
     for (index, secret) in list.items().iter().enumerate() {
@@ -63,7 +63,7 @@ fn check_name<'n>(
     source: &mut SourceFile<'_>,
 ) {
     let problem = if !is_dns_subdomain(name) {
-        format!("{} is no name of a Secret; write small letters, digits, `-` and `.`", quoted(name))
+        format!("{} is no name of a Secret; write small letters, digits, `-` and `.`", quote(name))
     } else if let Some(first) = names.get(name) {
         format!("is that of secretObjects[{first}], and the driver makes one of them; write both into one")
     } else {
@@ -78,7 +78,7 @@ fn check_name<'n>(
 fn check_key<'n>(key: &'n str, entry: &Node, prefix: &str, keys: &mut BTreeSet<&'n str>, source: &mut SourceFile<'_>) {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     let problem = if key.len() > MAX_NAME_BYTES || key == "." || key.starts_with("..") || !key.bytes().all(plain) {
-        format!("{} is no key of a Secret; write letters, digits, `-`, `_` and `.`", quoted(key))
+        format!("{} is no key of a Secret; write letters, digits, `-`, `_` and `.`", quote(key))
     } else if keys.insert(key) {
         return;
     } else {
@@ -89,7 +89,7 @@ fn check_key<'n>(key: &'n str, entry: &Node, prefix: &str, keys: &mut BTreeSet<&
 
 /// Notes the keys that a Secret of its type lacks.
 fn check_type(secret: &Node, prefix: &str, keys: &BTreeSet<&str>, source: &mut SourceFile<'_>) {
-    let Some((node, kind)) = secret.get("type").and_then(|node| Some((node, node.text()?.trim()))) else { return };
+    let Some((node, kind)) = secret.get("type").and_then(|node| Some((node, node.as_text()?.trim()))) else { return };
     let required = REQUIRED_KEYS.iter().find(|(known, _)| *known == kind).map_or(&[][..], |(_, wanted)| wanted);
     let missing: Vec<&str> = required.iter().copied().filter(|key| !keys.contains(key)).collect();
     if !missing.is_empty() && !keys.is_empty() {
@@ -109,14 +109,16 @@ fn is_dns_subdomain(name: &str) -> bool {
 }
 
 fn check_file(entry: &Node, prefix: &str, files: &[OutputFile], source: &mut SourceFile<'_>) {
-    let Some((node, name)) = entry.get("objectName").and_then(|node| Some((node, node.text()?.trim()))) else { return };
+    let Some((node, name)) = entry.get("objectName").and_then(|node| Some((node, node.as_text()?.trim()))) else {
+        return;
+    };
     if name.is_empty() || files.is_empty() || files.iter().any(|file| produces(file, name)) {
         return;
     }
     let names = files.iter().filter(|file| !file.is_directory).map(|file| file.name.as_str());
-    let fix = nearest(name, names)
-        .map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quoted(meant)));
-    let problem = format!("{prefix}objectName: no object makes the file {}; {fix}", quoted(name));
+    let fix = closest_match(name, names)
+        .map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quote(meant)));
+    let problem = format!("{prefix}objectName: no object makes the file {}; {fix}", quote(name));
     source.report_error(Cause::SecretObject, node, problem);
 }
 

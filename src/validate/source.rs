@@ -7,9 +7,9 @@ use crate::{
     error::Cause,
     manifest::{DRIVER_MARKER, Document, NotText},
     policy,
-    text::{one_line, quoted},
+    text::{one_line, quote},
     yaml::{
-        At, Fault,
+        ParseError, Position,
         node::{Node, Value},
     },
 };
@@ -17,7 +17,7 @@ use crate::{
 /// A piece of a line, which the excerpt points at.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
-    pub(super) start: At,
+    pub(super) start: Position,
     pub(super) end_column: usize,
 }
 
@@ -29,7 +29,7 @@ impl Span {
             return self;
         }
         let column = lines.get(last).map_or(1, |line| line.trim_end().chars().count() + 1);
-        Self { start: At { line: last + 1, column }, end_column: column + 1 }
+        Self { start: Position { line: last + 1, column }, end_column: column + 1 }
     }
 }
 
@@ -83,13 +83,13 @@ impl<'a> SourceFile<'a> {
         fix: &str,
     ) -> Option<&'n str> {
         let (anchor, problem) = match node.entry(field) {
-            Some((_, value)) if value.text().is_some_and(|text| !text.trim().is_empty()) => return value.text(),
-            Some((at, value)) if !value.is_null() && value.text().is_none() => {
+            Some((_, value)) if value.as_text().is_some_and(|text| !text.trim().is_empty()) => return value.as_text(),
+            Some((at, value)) if !value.is_null() && value.as_text().is_none() => {
                 let type_fix = match value.value {
                     Value::List(_) | Value::Map(_) => self.template_hint(value).unwrap_or("; write one value"),
                     _ => "; put it in quotes",
                 };
-                (at, format!("is {}, not text{type_fix}", value.kind()))
+                (at, format!("is {}, not text{type_fix}", value.type_name()))
             }
             Some((at, _)) => (at, format!("missing; {fix}")),
             None => (key, format!("missing; {fix}")),
@@ -116,8 +116,8 @@ impl<'a> SourceFile<'a> {
 
     /// Notes that a document is no YAML. As nothing is known of what stands where, only values of a few keys are shown, and
     /// none if it may be a Secret's.
-    pub(super) fn report_parse_error(&mut self, fault: &Fault, document: &Document<'_>) {
-        let start = fault.at.unwrap_or(At { line: document.first_line, column: 1 });
+    pub(super) fn report_parse_error(&mut self, fault: &ParseError, document: &Document<'_>) {
+        let start = fault.position.unwrap_or(Position { line: document.first_line, column: 1 });
         let length = document.text.lines().count();
         let safe_keys = if document.text.lines().any(is_secret_kind_line) { &[][..] } else { &NON_SECRET_KEYS };
         self.redact_line_values(document.first_line..document.first_line + length, safe_keys);
@@ -125,7 +125,7 @@ impl<'a> SourceFile<'a> {
             Severity::Error,
             Cause::Manifest,
             Span { start: start, end_column: start.column + 1 },
-            format!("is no valid YAML: {}{}", fault.what, if is_template(document) { TEMPLATE_HINT } else { "" }),
+            format!("is no valid YAML: {}{}", fault.problem, if is_template(document) { TEMPLATE_HINT } else { "" }),
         );
     }
 
@@ -135,24 +135,24 @@ impl<'a> SourceFile<'a> {
         let first_position = format!("{}:{}", first.file, first.line);
         let namespace = match first.namespace.as_str() {
             "" => String::new(),
-            namespace => format!(" in namespace {}", quoted(namespace)),
+            namespace => format!(" in namespace {}", quote(namespace)),
         };
         let (severity, next) = if first.file == self.name {
             (Severity::Error, "remove one")
         } else {
             (Severity::Warning, "of the same cluster one is too many")
         };
-        let message = format!("class {}{namespace} is also at {first_position}; {next}", quoted(&first.name));
+        let message = format!("class {}{namespace} is also at {first_position}; {next}", quote(&first.name));
         self.report(severity, Cause::Manifest, self.span(name), message);
     }
 
     /// The first line of a node.
     pub(super) fn span(&self, node: &Node) -> Span {
-        self.first_line_span(node.at, node.span.clone())
+        self.first_line_span(node.position, node.span.clone())
     }
 
     /// The first line of some bytes, which begin there.
-    pub(super) fn first_line_span(&self, start: At, byte_range: Range<usize>) -> Span {
+    pub(super) fn first_line_span(&self, start: Position, byte_range: Range<usize>) -> Span {
         let first_line = self.text.get(byte_range).and_then(|text| text.lines().next()).unwrap_or_default();
         Span { start: start, end_column: start.column + first_line.trim_end().chars().count().max(1) }
     }
@@ -187,8 +187,10 @@ impl<'a> SourceFile<'a> {
                 let space = rest.len() - rest.trim_start().len();
                 let shown_chars =
                     text[..indent].chars().count() + if is_plain_key(key) { key.len() + 1 + space } else { 0 };
-                self.redacted_spans
-                    .push(Span { start: At { line, column: shown_chars + 1 }, end_column: text.chars().count() + 1 });
+                self.redacted_spans.push(Span {
+                    start: Position { line, column: shown_chars + 1 },
+                    end_column: text.chars().count() + 1,
+                });
             }
         }
     }
@@ -211,13 +213,13 @@ impl<'a> SourceFile<'a> {
         // They do not overlap: each is one scalar.
         let from = self.redacted_bytes.partition_point(|bytes| bytes.end <= *start);
         for bytes in self.redacted_bytes[from..].iter().take_while(|bytes| bytes.start < start + text.len()) {
-            let at = At { line, column: column_at(bytes.start) };
+            let at = Position { line, column: column_at(bytes.start) };
             spans.push(Span { start: at, end_column: column_at(bytes.end) });
         }
         if let Some(at) = comment_start(text) {
             let before = text[..at].chars().count();
             spans.push(Span {
-                start: At { line, column: before + 1 },
+                start: Position { line, column: before + 1 },
                 end_column: before + 1 + text[at..].chars().count(),
             });
         }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
-use super::{failure::RequestError, room::Share};
+use super::{failure::RequestError, room::Reservation};
 use crate::secret::{SecretBuffer, SecretBytes};
 
 /// One answer of Vault. Its data is never parsed into values here, so numbers stay as the server wrote them, and so
@@ -25,7 +25,7 @@ pub struct SecretResponse {
     /// Where `data` lies in it.
     data_range: Option<Range<usize>>,
     /// The room it takes; none when no server gave it.
-    _reservation: Option<Arc<Share>>,
+    _reservation: Option<Arc<Reservation>>,
 }
 
 /// The longest request id that is one, in bytes.
@@ -110,7 +110,7 @@ impl SecretResponse {
     }
 
     /// The same, taking room for as long as it or a clone of it is there. Escapes may have made it longer than its body was.
-    pub(super) fn with_reservation(self, mut reservation: Share) -> Result<Self, RequestError> {
+    pub(super) fn with_reservation(self, mut reservation: Reservation) -> Result<Self, RequestError> {
         reservation.resize(self.json.expose().len())?;
         Ok(Self { _reservation: Some(Arc::new(reservation)), ..self })
     }

@@ -36,12 +36,12 @@ use zeroize::Zeroize;
 use super::{
     Endpoint, VaultConfig,
     answer::SecretResponse,
-    connect::Lookups,
+    connect::DnsLimiter,
     engine::{Engine, EngineCache, EngineLookup, is_builtin_path},
     failure::{RequestError, TokenValidity},
-    room::Room,
-    transport::{Call, Received, Transport},
-    turns::{Turn, Turns},
+    room::MemoryBudget,
+    transport::{CallOptions, ResponseBody, Transport},
+    turns::{PriorityPermit, PrioritySemaphore},
     wire::{Method, SecretRequest, redact_values},
 };
 use crate::{
@@ -53,7 +53,7 @@ use crate::{
 use methods::AuthMethodCache;
 pub use renew::RenewalGrant;
 pub use token::{LoginResult, SavedToken, VaultToken};
-use watch::Watch;
+use watch::HealthMonitor;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
 #[derive(Clone)]
@@ -75,8 +75,8 @@ struct Shared {
     logins: KeyedSemaphores,
     auth_methods: AuthMethodCache,
     /// For requests that no mount waits for.
-    background_requests: Turns,
-    health_monitor: Arc<Watch>,
+    background_requests: PrioritySemaphore,
+    health_monitor: Arc<HealthMonitor>,
 }
 
 /// Semaphores by mount, for as long as somebody has one.
@@ -124,8 +124,8 @@ impl Client {
         endpoint: &Endpoint,
         config: &Arc<VaultConfig>,
         metrics: &Arc<Metrics>,
-        budget: Arc<Room>,
-        dns_limiter: Lookups,
+        budget: Arc<MemoryBudget>,
+        dns_limiter: DnsLimiter,
     ) -> Result<Self, Error> {
         Ok(Self {
             shared: Arc::new(Shared {
@@ -138,8 +138,8 @@ impl Client {
                 mutating: KeyedSemaphores::default(),
                 logins: KeyedSemaphores::default(),
                 auth_methods: AuthMethodCache::default(),
-                background_requests: Turns::new(MAX_BACKGROUND_REQUESTS),
-                health_monitor: Arc::new(Watch::new(Arc::clone(metrics))),
+                background_requests: PrioritySemaphore::new(MAX_BACKGROUND_REQUESTS),
+                health_monitor: Arc::new(HealthMonitor::new(Arc::clone(metrics))),
             }),
         })
     }
@@ -157,19 +157,19 @@ impl Client {
     }
 
     /// A turn for a request that no mount waits for, of something that is over at `end`; waits until there is one.
-    pub async fn background_permit(&self, expires_at: Option<Instant>) -> Turn {
-        self.shared.background_requests.take(expires_at).await
+    pub async fn background_permit(&self, expires_at: Option<Instant>) -> PriorityPermit {
+        self.shared.background_requests.acquire(expires_at).await
     }
 
     /// How far the cluster had come by its last answers, in its own words, for another process. None when it does not tell.
     #[must_use]
     pub fn export_replication_index(&self) -> Option<String> {
-        self.shared.transport.seen.export()
+        self.shared.transport.seen_index.export()
     }
 
     /// Takes in how far an earlier process had seen the cluster: no answer shall be older.
     pub fn import_replication_index(&self, exported: &str) {
-        self.shared.transport.seen.import(exported);
+        self.shared.transport.seen_index.import(exported);
     }
 
     /// How it is reached.
@@ -196,9 +196,9 @@ impl Client {
         let Ok(Ok(_permit)) = timeout_at(deadline, logins.acquire()).await else {
             return Err(RequestError::deadline_before_sending("waiting for other logins"));
         };
-        let mut failure = match self.send(http_request?, Call::until(deadline)).await {
+        let mut failure = match self.send(http_request?, CallOptions::with_deadline(deadline)).await {
             Ok(received) => {
-                let result = VaultToken::parse_login(received.body)?;
+                let result = VaultToken::parse_login(received.bytes)?;
                 self.shared.auth_methods.record(login.namespace.as_deref(), &login.auth_mount, result.auth_method);
                 return Ok(result);
             }
@@ -243,13 +243,16 @@ impl Client {
             }
             None => None,
         };
-        self.shared.transport.check_room(&token.budget)?;
+        self.shared.transport.ensure_budget_available(&token.budget)?;
         token.consume_use()?;
         let http_request = self.build_request(&LogicalEndpoint(request), Some(token), namespace)?;
         let result = self
-            .send(http_request, Call { creates: mutating, room: Some(&token.budget), ..Call::until(deadline) })
+            .send(
+                http_request,
+                CallOptions { mutating, budget: Some(&token.budget), ..CallOptions::with_deadline(deadline) },
+            )
             .await;
-        let Received { body, share: reservation } =
+        let ResponseBody { bytes: body, reservation } =
             result.map_err(|failure| failure.redacted(|words| redact_values(words, &[token.expose()], "[token]")))?;
         if body.is_empty() {
             return Err(RequestError::NoData { warnings: Vec::new() });
@@ -287,7 +290,7 @@ impl Client {
         }
         // Vault refuses to look up what is not there. One that may not look itself up is refused by a policy, and is valid.
         let Ok(request) = self.build_request(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
-        match self.send(request, Call::until(deadline)).await {
+        match self.send(request, CallOptions::with_deadline(deadline)).await {
             Err(RequestError::ErrorResponse(response)) => {
                 response.status == 403 && response.token_validity() != TokenValidity::Valid
             }
@@ -338,8 +341,8 @@ impl Client {
             data: Engine,
         }
         let http_request = self.build_request(&EngineMountEndpoint(&request.path), Some(token), namespace).ok()?;
-        match self.send(http_request, Call::until(deadline)).await {
-            Ok(Received { body, .. }) => {
+        match self.send(http_request, CallOptions::with_deadline(deadline)).await {
+            Ok(ResponseBody { bytes: body, .. }) => {
                 let engine = serde_json::from_slice::<Body>(&body).ok().map(|body| body.data);
                 let engine = engine.filter(|e| e.path.ends_with('/') && request.path.starts_with(&e.path));
                 let engine = engine.map(|e| Engine { kind: one_line(&e.kind, MAX_ENGINE_KIND_BYTES), ..e });

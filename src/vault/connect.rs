@@ -38,52 +38,52 @@ use tokio::{
 };
 use tower::Service;
 
-use crate::tls::{self, Certificates, Oldest, Tls, TlsError};
+use crate::tls::{self, CertificateSummary, MinTlsVersion, Tls, TlsError};
 use handshake::handshake;
-use stream::{Io, Use};
+use stream::{Io, StreamMode};
 use tcp::Target;
 
-pub use error::{ConnectError, ProxyFault, Stage, connect_error};
-pub use fault::TlsFault;
-pub use proxy::{Proxies, ProxyError};
+pub use error::{ConnectError, ConnectStage, ProxyConnectError, find_connect_error};
+pub use fault::HandshakeError;
+pub use proxy::{InvalidProxyUrl, Proxies};
 pub use stream::Stream;
-pub use tcp::Lookups;
+pub use tcp::DnsLimiter;
 
 /// How long a connection may take, from the name to the end of the TLS handshake, unless [`Options::timeout`] says else.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to reach an endpoint, beside its TLS settings.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ConnectOptions {
     /// Connect to this unix socket, whatever the address says.
-    pub socket: Option<PathBuf>,
+    pub unix_socket: Option<PathBuf>,
     /// Proxies on the way.
     pub proxies: Proxies,
     /// A tenant chose the address: refuse those that are the node's own ([`ConnectError::Guarded`]).
     ///
     /// Checked on the very addresses that are connected to. A name that a proxy resolves is the proxy's to judge;
     /// an IP address is still checked here.
-    pub guarded: bool,
+    pub deny_local_addresses: bool,
     /// For name, TCP, proxy and TLS together.
     pub timeout: Duration,
     /// Offer HTTP/2 to TLS servers. Plain connections speak HTTP/1.1.
-    pub http2: bool,
+    pub offer_http2: bool,
     /// The oldest version of TLS that is spoken.
-    pub oldest: Oldest,
+    pub min_tls_version: MinTlsVersion,
     /// Places for lookups of names.
-    pub lookups: Lookups,
+    pub dns_limiter: DnsLimiter,
 }
 
-impl Default for Options {
+impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
-            socket: None,
+            unix_socket: None,
             proxies: Proxies::none(),
-            guarded: false,
-            timeout: CONNECT_TIMEOUT,
-            http2: true,
-            oldest: Oldest::Tls12,
-            lookups: Lookups::of_server(),
+            deny_local_addresses: false,
+            timeout: DEFAULT_CONNECT_TIMEOUT,
+            offer_http2: true,
+            min_tls_version: MinTlsVersion::Tls12,
+            dns_limiter: DnsLimiter::for_server(),
         }
     }
 }
@@ -96,100 +96,104 @@ pub struct Connector {
 
 struct Inner {
     /// Shared with the same of another timeout.
-    settings: Arc<ArcSwap<Settings>>,
+    loaded_tls: Arc<ArcSwap<LoadedTls>>,
     server_name: Option<ServerName<'static>>,
-    options: Options,
+    options: ConnectOptions,
 }
 
 /// What was read of TLS files at one time.
-pub(super) struct Settings {
-    tls: Arc<ClientConfig>,
+pub(super) struct LoadedTls {
+    client_config: Arc<ClientConfig>,
     /// When the certificates end that were read.
-    pub(super) certificates: Certificates,
+    pub(super) certificates: CertificateSummary,
     /// Whether a server was ever spoken to with it.
-    worked: AtomicBool,
+    has_connected: AtomicBool,
 }
 
-impl Settings {
+impl LoadedTls {
     /// Reads the TLS files, and blocks while it does.
-    pub(super) fn read(tls: &Tls, options: &Options) -> Result<Self, TlsError> {
-        let (mut config, certificates) = tls::load(tls, options.oldest)?;
+    pub(super) fn load(tls: &Tls, options: &ConnectOptions) -> Result<Self, TlsError> {
+        let (mut config, certificates) = tls::load_config_and_certificates(tls, options.min_tls_version)?;
         config.alpn_protocols =
-            if options.http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
-        Ok(Self { tls: Arc::new(config), certificates, worked: AtomicBool::new(false) })
+            if options.offer_http2 { vec!["h2".into(), "http/1.1".into()] } else { vec!["http/1.1".into()] };
+        Ok(Self { client_config: Arc::new(config), certificates, has_connected: AtomicBool::new(false) })
     }
 
     /// Whether a server was ever spoken to with it.
-    pub(super) fn worked(&self) -> bool {
-        self.worked.load(Relaxed)
+    pub(super) fn has_connected(&self) -> bool {
+        self.has_connected.load(Relaxed)
     }
 }
 
 impl Connector {
     /// A connector with these settings. Reads the TLS files, and blocks while it does.
-    pub fn new(tls: &Tls, options: Options) -> Result<Self, TlsError> {
-        let settings = Arc::new(ArcSwap::from_pointee(Settings::read(tls, &options)?));
-        let server_name = tls
-            .server_name
-            .as_ref()
-            .map(|name| ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName { name: name.clone() }));
-        let inner = Inner { settings, server_name: server_name.transpose()?, options };
+    pub fn new(tls: &Tls, options: ConnectOptions) -> Result<Self, TlsError> {
+        let loaded_tls = Arc::new(ArcSwap::from_pointee(LoadedTls::load(tls, &options)?));
+        let server_name = tls.server_name.as_ref().map(|name| {
+            ServerName::try_from(name.clone()).map_err(|_| TlsError::InvalidServerName { name: name.clone() })
+        });
+        let inner = Inner { loaded_tls, server_name: server_name.transpose()?, options };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The same with another limit of [`Options::timeout`].
     #[must_use]
-    pub fn within(&self, timeout: Duration) -> Self {
-        let Inner { settings, server_name, options } = &*self.inner;
-        let options = Options { timeout, ..options.clone() };
-        Self { inner: Arc::new(Inner { settings: Arc::clone(settings), server_name: server_name.clone(), options }) }
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        let Inner { loaded_tls, server_name, options } = &*self.inner;
+        let options = ConnectOptions { timeout, ..options.clone() };
+        Self {
+            inner: Arc::new(Inner { loaded_tls: Arc::clone(loaded_tls), server_name: server_name.clone(), options }),
+        }
     }
 
     /// What new connections are made with.
-    pub(super) fn settings(&self) -> Arc<Settings> {
-        self.inner.settings.load_full()
+    pub(super) fn loaded_tls(&self) -> Arc<LoadedTls> {
+        self.inner.loaded_tls.load_full()
     }
 
     /// Reads the TLS files again, for [`Connector::change`]; those before that worked are not given up for what is half written. Blocks.
-    pub(super) fn reread(&self, tls: &Tls) -> Result<Settings, TlsError> {
-        let (settings, used) = (Settings::read(tls, &self.inner.options)?, self.settings());
-        match settings.certificates.torn_since(&used.certificates) {
+    pub(super) fn load_new_tls(&self, tls: &Tls) -> Result<LoadedTls, TlsError> {
+        let (new_tls, current_tls) = (LoadedTls::load(tls, &self.inner.options)?, self.loaded_tls());
+        match new_tls.certificates.newly_truncated(&current_tls.certificates) {
             // Else they are as good as those before.
-            Some(place) if used.worked() => Err(TlsError::Torn { place: place.to_owned() }),
-            _ => Ok(settings),
+            Some(location) if current_tls.has_connected() => Err(TlsError::Truncated { location: location.to_owned() }),
+            _ => Ok(new_tls),
         }
     }
 
     /// New connections are made with these settings from now on, also of the connectors that [`Connector::within`] made.
-    pub(super) fn change(&self, settings: Settings) {
-        self.inner.settings.store(Arc::new(settings));
+    pub(super) fn replace_tls(&self, loaded_tls: LoadedTls) {
+        self.inner.loaded_tls.store(Arc::new(loaded_tls));
     }
 
     /// The `Proxy-Authorization` that a request to this URI must carry: plain HTTP through a proxy with a password.
     #[must_use]
     pub fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
-        self.inner.forwarder(uri)?.basic_auth().cloned()
+        self.inner.forward_proxy(uri)?.basic_auth().cloned()
     }
 
     /// What an answer with status 407 means: the proxy that forwards plain HTTP wants other credentials.
-    pub fn proxy_credentials(&self, uri: &Uri) -> Option<ConnectError> {
-        let proxy = self.inner.forwarder(uri)?;
-        Some(refused_by(&proxy, &Target::of(uri), ProxyFault::Credentials))
+    pub fn proxy_credentials_error(&self, uri: &Uri) -> Option<ConnectError> {
+        let proxy = self.inner.forward_proxy(uri)?;
+        Some(proxy_error(&proxy, &Target::from_uri(uri), ProxyConnectError::AuthenticationRequired))
     }
 
     /// When the certificate of a TLS server that is accepted now will be over: a client whose clock is a hundred years ahead
     /// is told why it accepts it no more.
-    pub async fn certificate_end(&self, uri: &Uri) -> Option<Timestamp> {
-        let mut tls = ClientConfig::clone(&self.settings().tls);
-        tls.time_provider = Arc::new(Later);
+    pub async fn fetch_certificate_expiry(&self, uri: &Uri) -> Option<Timestamp> {
+        let mut client_config = ClientConfig::clone(&self.loaded_tls().client_config);
+        client_config.time_provider = Arc::new(FarFutureClock);
         // A session that is resumed looks at no certificate.
-        tls.resumption = Resumption::disabled();
+        client_config.resumption = Resumption::disabled();
         let (server_name, options) = (self.inner.server_name.clone(), self.inner.options.clone());
-        let certificates = Certificates::default();
-        let settings = Settings { tls: Arc::new(tls), certificates, worked: AtomicBool::new(false) };
-        let settings = Arc::new(ArcSwap::from_pointee(settings));
-        match (Inner { settings, server_name, options }).connect(uri).await {
-            Err(ConnectError::Tls { fault: TlsFault::Expired { at: Some(end) }, .. }) => end.parse().ok(),
+        let certificates = CertificateSummary::default();
+        let loaded_tls =
+            LoadedTls { client_config: Arc::new(client_config), certificates, has_connected: AtomicBool::new(false) };
+        let loaded_tls = Arc::new(ArcSwap::from_pointee(loaded_tls));
+        match (Inner { loaded_tls, server_name, options }).connect(uri).await {
+            Err(ConnectError::Tls { error: HandshakeError::Expired { not_after: Some(expiry) }, .. }) => {
+                expiry.parse().ok()
+            }
             _ => None,
         }
     }
@@ -197,12 +201,12 @@ impl Connector {
 
 /// The time in a hundred years.
 #[derive(Debug)]
-struct Later;
+struct FarFutureClock;
 
-impl TimeProvider for Later {
+impl TimeProvider for FarFutureClock {
     fn current_time(&self) -> Option<UnixTime> {
-        let century = Duration::from_secs(100 * 365 * 24 * 3600);
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + century))
+        let hundred_years = Duration::from_secs(100 * 365 * 24 * 3600);
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + hundred_years))
     }
 }
 
@@ -229,82 +233,94 @@ impl Service<Uri> for Connector {
 
 impl Inner {
     async fn connect(&self, uri: &Uri) -> Result<Stream, ConnectError> {
-        let target = Target::of(uri);
-        let deadline = Deadline { at: Instant::now() + self.options.timeout, after: self.options.timeout };
-        let proxy = self.proxy(uri);
-        let (io, used) = match (&self.options.socket, &proxy) {
-            (Some(path), _) => (unix(path).await?, Use::Plain),
-            (None, None) => (self.tcp(&target, self.options.guarded, deadline).await?, Use::Plain),
-            (None, Some(proxy)) => self.through(proxy, &target, deadline).await?,
-        };
-        let settings = self.settings.load_full();
-        if !target.tls {
-            return Ok(Stream::new(io, target.to_string(), used));
-        }
-        let secured = self.secure(&settings.tls, self.server_name.clone(), io, &target, deadline).await;
-        let (io, h2) = secured.map_err(|fault| match (fault, &proxy) {
-            (ConnectError::Tls { fault: TlsFault::NotTls, .. }, Some(proxy)) => {
-                refused_by(proxy, &target, ProxyFault::NotTls)
+        let target = Target::from_uri(uri);
+        let deadline = Deadline { instant: Instant::now() + self.options.timeout, timeout: self.options.timeout };
+        let proxy = self.proxy_for(uri);
+        let (io, mode) = match (&self.options.unix_socket, &proxy) {
+            (Some(path), _) => (connect_unix(path).await?, StreamMode::Plain),
+            (None, None) => {
+                (self.connect_tcp(&target, self.options.deny_local_addresses, deadline).await?, StreamMode::Plain)
             }
-            (fault, _) => fault,
+            (None, Some(proxy)) => self.connect_via_proxy(proxy, &target, deadline).await?,
+        };
+        let loaded_tls = self.loaded_tls.load_full();
+        if !target.uses_tls {
+            return Ok(Stream::new(io, target.to_string(), mode));
+        }
+        let result =
+            self.establish_tls(&loaded_tls.client_config, self.server_name.clone(), io, &target, deadline).await;
+        let (io, h2) = result.map_err(|error| match (error, &proxy) {
+            (ConnectError::Tls { error: HandshakeError::NotTls, .. }, Some(proxy)) => {
+                proxy_error(proxy, &target, ProxyConnectError::NotTls)
+            }
+            (error, _) => error,
         })?;
-        settings.worked.store(true, Relaxed);
-        Ok(Stream::new(io, target.to_string(), Use::Tls { h2 }))
+        loaded_tls.has_connected.store(true, Relaxed);
+        Ok(Stream::new(io, target.to_string(), StreamMode::Tls { h2 }))
     }
 
     /// The proxy that takes requests to a URI itself, as plain HTTP.
-    fn forwarder(&self, uri: &Uri) -> Option<Intercept> {
-        self.proxy(uri).filter(|proxy| uri.scheme_str() == Some("http") && !proxy::is_socks(proxy))
+    fn forward_proxy(&self, uri: &Uri) -> Option<Intercept> {
+        self.proxy_for(uri).filter(|proxy| uri.scheme_str() == Some("http") && !proxy::is_socks(proxy))
     }
 
     /// The proxy on the way to a URI, if there is one.
-    fn proxy(&self, uri: &Uri) -> Option<Intercept> {
-        if self.options.socket.is_some() { None } else { self.options.proxies.intercept(uri) }
+    fn proxy_for(&self, uri: &Uri) -> Option<Intercept> {
+        if self.options.unix_socket.is_some() { None } else { self.options.proxies.intercept(uri) }
     }
 
     /// A connection to the proxy, and through it to the target unless the proxy forwards requests.
-    async fn through(
+    async fn connect_via_proxy(
         &self,
         proxy: &Intercept,
         target: &Target,
         deadline: Deadline,
-    ) -> Result<(Box<dyn Io>, Use), ConnectError> {
-        if self.options.guarded {
-            guard::check_unresolved(&target.host)?;
+    ) -> Result<(Box<dyn Io>, StreamMode), ConnectError> {
+        if self.options.deny_local_addresses {
+            guard::check_unresolved_host(&target.host)?;
         }
-        let hop = Target::of(proxy.uri());
-        let failed = |fault| refused_by(proxy, target, fault);
-        let io = self.to_proxy(&hop, deadline).await.map_err(|error| failed(ProxyFault::Connect(Box::new(error))))?;
-        if !target.tls && !proxy::is_socks(proxy) {
-            return Ok((io, Use::Forwarded));
-        }
-        let io = timeout_at(deadline.at, proxy::pass(io, target, proxy))
+        let proxy_target = Target::from_uri(proxy.uri());
+        let to_error = |error| proxy_error(proxy, target, error);
+        let io = self
+            .connect_to_proxy(&proxy_target, deadline)
             .await
-            .map_err(|_| deadline.missed(Stage::Proxy, target))?
-            .map_err(failed)?;
-        Ok((io, Use::Plain))
-    }
-
-    async fn tcp(&self, target: &Target, guarded: bool, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
-        let addresses = deadline.bound(Stage::Name, target, self.options.lookups.resolve(target)).await?;
-        if guarded {
-            guard::check(&target.host, &addresses)?;
+            .map_err(|error| to_error(ProxyConnectError::Connect(Box::new(error))))?;
+        if !target.uses_tls && !proxy::is_socks(proxy) {
+            return Ok((io, StreamMode::Forwarded));
         }
-        let connecting = tcp::connect(target, addresses, deadline.after);
-        Ok(Box::new(deadline.bound(Stage::Tcp, target, connecting).await?))
+        let io = timeout_at(deadline.instant, proxy::connect_through(io, target, proxy))
+            .await
+            .map_err(|_| deadline.timed_out(ConnectStage::Proxy, target))?
+            .map_err(to_error)?;
+        Ok((io, StreamMode::Plain))
     }
 
-    async fn to_proxy(&self, hop: &Target, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
-        let io = self.tcp(hop, false, deadline).await?;
-        if !hop.tls {
+    async fn connect_tcp(
+        &self,
+        target: &Target,
+        deny_local_addresses: bool,
+        deadline: Deadline,
+    ) -> Result<Box<dyn Io>, ConnectError> {
+        let addresses =
+            deadline.enforce(ConnectStage::DnsLookup, target, self.options.dns_limiter.resolve(target)).await?;
+        if deny_local_addresses {
+            guard::check_addresses(&target.host, &addresses)?;
+        }
+        let connecting = tcp::connect(target, addresses, deadline.timeout);
+        Ok(Box::new(deadline.enforce(ConnectStage::Tcp, target, connecting).await?))
+    }
+
+    async fn connect_to_proxy(&self, proxy_target: &Target, deadline: Deadline) -> Result<Box<dyn Io>, ConnectError> {
+        let io = self.connect_tcp(proxy_target, false, deadline).await?;
+        if !proxy_target.uses_tls {
             return Ok(io);
         }
-        let mut config = ClientConfig::clone(&self.settings.load().tls);
+        let mut config = ClientConfig::clone(&self.loaded_tls.load().client_config);
         config.alpn_protocols.clear();
-        Ok(self.secure(&Arc::new(config), None, io, hop, deadline).await?.0)
+        Ok(self.establish_tls(&Arc::new(config), None, io, proxy_target, deadline).await?.0)
     }
 
-    async fn secure(
+    async fn establish_tls(
         &self,
         config: &Arc<ClientConfig>,
         name: Option<ServerName<'static>>,
@@ -312,53 +328,54 @@ impl Inner {
         target: &Target,
         deadline: Deadline,
     ) -> Result<(Box<dyn Io>, bool), ConnectError> {
-        let at = target.to_string();
+        let target_text = target.to_string();
         let name = match name {
             Some(name) => name,
             None => ServerName::try_from(target.host.clone()).map_err(|_| ConnectError::Tls {
-                at: at.clone(),
-                fault: TlsFault::Other("the host is no valid name for TLS".to_owned()),
+                target: target_text.clone(),
+                error: HandshakeError::Other("the host is no valid name for TLS".to_owned()),
             })?,
         };
-        let secured = deadline.bound(Stage::Tls, target, handshake(config, name, io, &at)).await;
-        secured.map_err(|fault| match fault {
-            ConnectError::Tls { at, fault: TlsFault::Version { .. } } => {
-                ConnectError::Tls { at, fault: TlsFault::Version { oldest: self.options.oldest } }
-            }
-            fault => fault,
+        let result = deadline.enforce(ConnectStage::Tls, target, handshake(config, name, io, &target_text)).await;
+        result.map_err(|error| match error {
+            ConnectError::Tls { target, error: HandshakeError::UnsupportedVersion { .. } } => ConnectError::Tls {
+                target,
+                error: HandshakeError::UnsupportedVersion { min_tls_version: self.options.min_tls_version },
+            },
+            error => error,
         })
     }
 }
 
-fn refused_by(proxy: &Intercept, target: &Target, fault: ProxyFault) -> ConnectError {
-    ConnectError::Proxy { proxy: Target::of(proxy.uri()).to_string(), at: target.to_string(), fault }
+fn proxy_error(proxy: &Intercept, target: &Target, error: ProxyConnectError) -> ConnectError {
+    ConnectError::Proxy { proxy: Target::from_uri(proxy.uri()).to_string(), target: target.to_string(), error }
 }
 
 /// When a connection must stand, and the time it had from the start.
 #[derive(Clone, Copy)]
 struct Deadline {
-    at: Instant,
-    after: Duration,
+    instant: Instant,
+    timeout: Duration,
 }
 
 impl Deadline {
-    fn missed(self, stage: Stage, target: &Target) -> ConnectError {
-        ConnectError::TimedOut { at: target.to_string(), stage, after: self.after }
+    fn timed_out(self, stage: ConnectStage, target: &Target) -> ConnectError {
+        ConnectError::TimedOut { target: target.to_string(), stage, timeout: self.timeout }
     }
 
-    async fn bound<T>(
+    async fn enforce<T>(
         self,
-        stage: Stage,
+        stage: ConnectStage,
         target: &Target,
         step: impl Future<Output = Result<T, ConnectError>>,
     ) -> Result<T, ConnectError> {
-        timeout_at(self.at, step).await.map_err(|_| self.missed(stage, target))?
+        timeout_at(self.instant, step).await.map_err(|_| self.timed_out(stage, target))?
     }
 }
 
-async fn unix(path: &PathBuf) -> Result<Box<dyn Io>, ConnectError> {
+async fn connect_unix(path: &PathBuf) -> Result<Box<dyn Io>, ConnectError> {
     match UnixStream::connect(path).await {
         Ok(stream) => Ok(Box::new(stream)),
-        Err(error) => Err(ConnectError::Socket { path: path.clone(), said: error.to_string() }),
+        Err(error) => Err(ConnectError::UnixSocket { path: path.clone(), message: error.to_string() }),
     }
 }

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{connect::ConnectError, room::Whose, standing::Outage};
+use super::{connect::ConnectError, room::BudgetScope, standing::Outage};
 pub(super) use context::relative_namespace;
 pub use context::{DetectedAuthMethod, LoginContext, ReadContext, TokenClaims};
 pub(super) use state::{no_leader_error, sealed_error, uninitialized_error};
@@ -74,7 +74,7 @@ pub enum RequestError {
     /// What answers take already leaves no room for another.
     BudgetExceeded {
         /// Whose answers.
-        scope: Whose,
+        scope: BudgetScope,
         /// What they may take, in bytes.
         limit_bytes: usize,
     },
@@ -462,8 +462,8 @@ impl RequestError {
             Self::NoData { .. } | Self::NotJson => {
                 Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
             }
-            Self::Outage(outage) => outage.error.clone(),
-            Self::BudgetExceeded { scope: Whose::Token, limit_bytes } => Error::new(
+            Self::Outage(outage) => outage.rejection.clone(),
+            Self::BudgetExceeded { scope: BudgetScope::Token, limit_bytes } => Error::new(
                 Cause::AnswerTooLarge,
                 format!("the answers of Vault at {address} to one pod come to more than {} MiB", limit_bytes >> 20),
             )
@@ -472,7 +472,7 @@ impl RequestError {
                 Cause::Overloaded,
                 format!(
                     "the answers of {} come to {} MiB on this node, as many as it keeps",
-                    if *scope == Whose::Classes { "servers that classes chose" } else { "Vault" },
+                    if *scope == BudgetScope::Tenants { "servers that classes chose" } else { "Vault" },
                     limit_bytes >> 20
                 ),
             )

@@ -6,65 +6,65 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How many requests go out at once.
-pub(super) struct Lanes {
-    all: Semaphore,
+pub(super) struct ConcurrencyLimits {
+    total: Semaphore,
     logins: Semaphore,
-    creating: Semaphore,
-    aside: Semaphore,
+    mutating: Semaphore,
+    detached: Semaphore,
 }
 
 /// What a request waits for, beside the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum RequestClass {
     /// Whoever vouches for the pod.
     Login,
     /// What creates a credential.
-    Creating,
+    Mutating,
     /// Nothing else.
     Plain,
 }
 
 /// A request's place; the next one's when it is dropped.
-pub(super) struct Place<'a> {
-    _all: SemaphorePermit<'a>,
-    _lane: Option<SemaphorePermit<'a>>,
+pub(super) struct Permit<'a> {
+    _total: SemaphorePermit<'a>,
+    _class: Option<SemaphorePermit<'a>>,
 }
 
 /// Requests that nobody waits for any more and that are awaited all the same, at most.
-const ASIDE: usize = 32;
+const MAX_DETACHED_REQUESTS: usize = 32;
 
-impl Lanes {
+impl ConcurrencyLimits {
     /// So many at once. Half of them may be logins, and three eighths create something, so that there is room for others; or as
     /// many as the operator lets one mount path create.
-    pub(super) fn new(at_once: usize, creating: usize) -> Self {
-        let part = |eighths: usize| (at_once * eighths / 8).max(1);
+    pub(super) fn new(max_in_flight: usize, max_mutating: usize) -> Self {
+        let eighths = |count: usize| (max_in_flight * count / 8).max(1);
         Self {
-            all: Semaphore::new(at_once),
-            logins: Semaphore::new(part(4)),
-            creating: Semaphore::new(part(3).max(creating)),
-            aside: Semaphore::new(ASIDE),
+            total: Semaphore::new(max_in_flight),
+            logins: Semaphore::new(eighths(4)),
+            mutating: Semaphore::new(eighths(3).max(max_mutating)),
+            detached: Semaphore::new(MAX_DETACHED_REQUESTS),
         }
     }
 
     /// A place; waits until there is one.
-    pub(super) async fn enter(&self, lane: Lane) -> Option<Place<'_>> {
-        let own = match lane {
-            Lane::Login => Some(&self.logins),
-            Lane::Creating => Some(&self.creating),
-            Lane::Plain => None,
+    pub(super) async fn acquire(&self, class: RequestClass) -> Option<Permit<'_>> {
+        let class_semaphore = match class {
+            RequestClass::Login => Some(&self.logins),
+            RequestClass::Mutating => Some(&self.mutating),
+            RequestClass::Plain => None,
         };
-        let lane = match own {
-            Some(lane) => Some(lane.acquire().await.ok()?),
+        let class_permit = match class_semaphore {
+            Some(semaphore) => Some(semaphore.acquire().await.ok()?),
             None => None,
         };
-        Some(Place { _all: self.all.acquire().await.ok()?, _lane: lane })
+        Some(Permit { _total: self.total.acquire().await.ok()?, _class: class_permit })
     }
 
     /// Gives a request's place to others while its answer is awaited for nobody; it keeps it when too many are awaited so.
-    pub(super) fn step_aside<'a>(&'a self, place: Place<'a>) -> Place<'a> {
-        match self.aside.try_acquire() {
-            Ok(aside) => Place { _all: aside, _lane: None },
-            Err(_) => place,
+    pub(super) fn detach<'a>(&'a self, permit: Permit<'a>) -> Permit<'a> {
+        match self.detached.try_acquire() {
+            Ok(detached) => Permit { _total: detached, _class: None },
+            Err(_) => permit,
         }
     }
 }
@@ -75,42 +75,46 @@ mod tests {
 
     use super::*;
 
-    fn enter(lanes: &Lanes, lane: Lane) -> Option<Place<'_>> {
-        lanes.enter(lane).now_or_never().flatten()
+    fn try_acquire(lanes: &ConcurrencyLimits, class: RequestClass) -> Option<Permit<'_>> {
+        lanes.acquire(class).now_or_never().flatten()
     }
 
-    fn fill(lanes: &Lanes, lane: Lane) -> Vec<Place<'_>> {
-        std::iter::from_fn(|| enter(lanes, lane)).collect()
+    fn acquire_all(lanes: &ConcurrencyLimits, class: RequestClass) -> Vec<Permit<'_>> {
+        std::iter::from_fn(|| try_acquire(lanes, class)).collect()
     }
 
     #[test]
-    fn what_may_hang_leaves_room_for_others() {
-        let lanes = Lanes::new(16, 4);
-        let (logins, creating) = (fill(&lanes, Lane::Login), fill(&lanes, Lane::Creating));
-        let plain = fill(&lanes, Lane::Plain);
-        assert_eq!((logins.len(), creating.len(), plain.len()), (8, 6, 2));
-        drop((logins, creating, plain));
-        assert_eq!(fill(&lanes, Lane::Plain).len(), 16);
-        let one = Lanes::new(1, 1);
-        for lane in [Lane::Login, Lane::Creating, Lane::Plain] {
-            assert_eq!(fill(&one, lane).len(), 1, "{lane:?}");
+    fn limits_leave_permits_for_other_request_classes() {
+        let lanes = ConcurrencyLimits::new(16, 4);
+        let (logins, mutating) =
+            (acquire_all(&lanes, RequestClass::Login), acquire_all(&lanes, RequestClass::Mutating));
+        let plain = acquire_all(&lanes, RequestClass::Plain);
+        assert_eq!((logins.len(), mutating.len(), plain.len()), (8, 6, 2));
+        drop((logins, mutating, plain));
+        assert_eq!(acquire_all(&lanes, RequestClass::Plain).len(), 16);
+        let single = ConcurrencyLimits::new(1, 1);
+        for class in [RequestClass::Login, RequestClass::Mutating, RequestClass::Plain] {
+            assert_eq!(acquire_all(&single, class).len(), 1, "{class:?}");
         }
     }
 
     #[test]
-    fn who_steps_aside_makes_room_until_too_many_have() {
-        let lanes = Lanes::new(16, 4);
-        let mut aside = Vec::new();
-        while aside.len() < ASIDE {
-            aside.push(lanes.step_aside(enter(&lanes, Lane::Creating).unwrap()));
+    fn detach_frees_permit_up_to_max_detached() {
+        let lanes = ConcurrencyLimits::new(16, 4);
+        let mut detached = Vec::new();
+        while detached.len() < MAX_DETACHED_REQUESTS {
+            detached.push(lanes.detach(try_acquire(&lanes, RequestClass::Mutating).unwrap()));
         }
-        let creating = fill(&lanes, Lane::Creating).into_iter().map(|place| lanes.step_aside(place));
-        let creating: Vec<_> = creating.collect();
-        assert_eq!(creating.len(), 6);
-        assert!(enter(&lanes, Lane::Creating).is_none(), "more than {ASIDE} are awaited for nobody");
-        assert_eq!(fill(&lanes, Lane::Plain).len(), 10);
-        drop(aside);
-        drop(creating);
-        assert_eq!(fill(&lanes, Lane::Creating).len(), 6);
+        let mutating = acquire_all(&lanes, RequestClass::Mutating).into_iter().map(|permit| lanes.detach(permit));
+        let mutating: Vec<_> = mutating.collect();
+        assert_eq!(mutating.len(), 6);
+        assert!(
+            try_acquire(&lanes, RequestClass::Mutating).is_none(),
+            "more than {MAX_DETACHED_REQUESTS} are awaited for nobody"
+        );
+        assert_eq!(acquire_all(&lanes, RequestClass::Plain).len(), 10);
+        drop(detached);
+        drop(mutating);
+        assert_eq!(acquire_all(&lanes, RequestClass::Mutating).len(), 6);
     }
 }

@@ -4,7 +4,7 @@ use super::{
     engine::Engine,
     wire::{Method, SecretRequest},
 };
-use crate::text::{nearest, one_line};
+use crate::text::{closest_match, one_line};
 
 /// Folders looked into at most, from that of the path upwards.
 const MAX_LISTED_FOLDERS: usize = 4;
@@ -91,7 +91,7 @@ impl ListedFolder {
         let is_folder = missing.ends_with('/');
         let no_folder =
             if is_folder { format!("there is no folder {}; ", self.secret_path(missing)) } else { String::new() };
-        match nearest(missing, existing().filter(|name| !is_folder || name.ends_with('/'))) {
+        match closest_match(missing, existing().filter(|name| !is_folder || name.ends_with('/'))) {
             Some(suggestion) if suggestion.ends_with('/') => {
                 format!("{no_folder}did you mean the folder {}? If not, {CREATE_HINT}", self.secret_path(suggestion))
             }

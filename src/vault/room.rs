@@ -10,88 +10,92 @@ use super::failure::RequestError;
 
 /// Room for the answers of some servers, or for those to one token, until they are dropped.
 #[derive(Debug)]
-pub(super) struct Room {
-    whose: Whose,
+pub(super) struct MemoryBudget {
+    scope: BudgetScope,
     /// In bytes.
-    most: usize,
-    taken: AtomicUsize,
+    limit_bytes: usize,
+    reserved_bytes: AtomicUsize,
 }
 
 /// Whose answers fill it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum BudgetScope {
     /// Those to one token.
     Token,
     /// Those of the operator's servers.
     Operator,
     /// Those of servers that classes chose.
-    Classes,
+    Tenants,
 }
 
 /// A part of a token's room and of all servers'; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
-    rooms: [Option<Arc<Room>>; 2],
+pub(super) struct Reservation {
+    budgets: [Option<Arc<MemoryBudget>>; 2],
     bytes: usize,
 }
 
-impl Room {
-    pub(super) fn new(whose: Whose) -> Arc<Self> {
-        let most = match whose {
+impl MemoryBudget {
+    pub(super) fn new(scope: BudgetScope) -> Arc<Self> {
+        let limit_bytes = match scope {
             // A volume holds 4 MiB. Old answers and new ones are there at once, and there may be more in them than files want.
-            Whose::Token => 32 << 20,
-            Whose::Operator => 192 << 20,
-            Whose::Classes => 64 << 20,
+            BudgetScope::Token => 32 << 20,
+            BudgetScope::Operator => 192 << 20,
+            BudgetScope::Tenants => 64 << 20,
         };
-        Arc::new(Self { whose, most, taken: AtomicUsize::new(0) })
+        Arc::new(Self { scope: scope, limit_bytes: limit_bytes, reserved_bytes: AtomicUsize::new(0) })
     }
 
     /// An error when it is so full that what is asked for now could be of no use.
-    pub(super) fn check(&self) -> Result<(), RequestError> {
-        const LITTLE: usize = 64 << 10;
-        if self.taken.load(Relaxed) + LITTLE > self.most { Err(self.full()) } else { Ok(()) }
+    pub(super) fn ensure_available(&self) -> Result<(), RequestError> {
+        const MIN_AVAILABLE_BYTES: usize = 64 << 10;
+        if self.reserved_bytes.load(Relaxed) + MIN_AVAILABLE_BYTES > self.limit_bytes {
+            Err(self.exceeded())
+        } else {
+            Ok(())
+        }
     }
 
-    fn take(&self, bytes: usize) -> Result<(), RequestError> {
-        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= self.most);
-        self.taken.fetch_update(Relaxed, Relaxed, more).map(drop).map_err(|_| self.full())
+    fn reserve(&self, bytes: usize) -> Result<(), RequestError> {
+        let add_within_limit = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= self.limit_bytes);
+        self.reserved_bytes.fetch_update(Relaxed, Relaxed, add_within_limit).map(drop).map_err(|_| self.exceeded())
     }
 
-    fn give(&self, bytes: usize) {
-        self.taken.fetch_sub(bytes, Relaxed);
+    fn release(&self, bytes: usize) {
+        self.reserved_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    fn full(&self) -> RequestError {
-        RequestError::BudgetExceeded { scope: self.whose, limit_bytes: self.most }
+    fn exceeded(&self) -> RequestError {
+        RequestError::BudgetExceeded { scope: self.scope, limit_bytes: self.limit_bytes }
     }
 }
 
-impl Share {
+impl Reservation {
     /// Nothing yet.
-    pub(super) fn of(token: Option<&Arc<Room>>, servers: &Arc<Room>) -> Self {
-        Self { rooms: [token.cloned(), Some(Arc::clone(servers))], bytes: 0 }
+    pub(super) fn new(token_budget: Option<&Arc<MemoryBudget>>, server_budget: &Arc<MemoryBudget>) -> Self {
+        Self { budgets: [token_budget.cloned(), Some(Arc::clone(server_budget))], bytes: 0 }
     }
 
     /// Makes it so large.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), RequestError> {
-        if let Some(more) = bytes.checked_sub(self.bytes) {
-            for (n, room) in self.rooms.iter().flatten().enumerate() {
-                if let Err(full) = room.take(more) {
-                    self.rooms.iter().flatten().take(n).for_each(|room| room.give(more));
-                    return Err(full);
+        if let Some(additional) = bytes.checked_sub(self.bytes) {
+            for (n, budget) in self.budgets.iter().flatten().enumerate() {
+                if let Err(exceeded) = budget.reserve(additional) {
+                    self.budgets.iter().flatten().take(n).for_each(|budget| budget.release(additional));
+                    return Err(exceeded);
                 }
             }
         } else {
-            self.rooms.iter().flatten().for_each(|room| room.give(self.bytes - bytes));
+            self.budgets.iter().flatten().for_each(|budget| budget.release(self.bytes - bytes));
         }
         self.bytes = bytes;
         Ok(())
     }
 }
 
-impl Drop for Share {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.rooms.iter().flatten().for_each(|room| room.give(self.bytes));
+        self.budgets.iter().flatten().for_each(|budget| budget.release(self.bytes));
     }
 }
 
@@ -99,47 +103,50 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    fn taken(room: &Room) -> usize {
-        room.taken.load(Relaxed)
+    fn reserved_bytes(budget: &MemoryBudget) -> usize {
+        budget.reserved_bytes.load(Relaxed)
     }
 
-    fn whose(full: &Result<(), RequestError>) -> Option<Whose> {
-        match full {
+    fn exceeded_scope(result: &Result<(), RequestError>) -> Option<BudgetScope> {
+        match result {
             Err(RequestError::BudgetExceeded { scope: whose, .. }) => Some(*whose),
             _ => None,
         }
     }
 
     #[test]
-    fn what_is_taken_is_given_back_and_no_more_is_taken_than_there_is() {
-        let (token, servers) = (Room::new(Whose::Token), Room::new(Whose::Classes));
-        let mut share = Share::of(Some(&token), &servers);
-        share.resize(20 << 20).unwrap();
-        assert_eq!(whose(&share.resize(33 << 20)), Some(Whose::Token));
-        assert_eq!((taken(&token), taken(&servers)), (20 << 20, 20 << 20));
-        share.resize(1 << 20).unwrap();
-        assert_eq!((taken(&token), taken(&servers)), (1 << 20, 1 << 20));
-        drop(share);
-        assert_eq!((taken(&token), taken(&servers)), (0, 0));
+    fn reservation_respects_memory_budget_and_releases() {
+        let (token, servers) = (MemoryBudget::new(BudgetScope::Token), MemoryBudget::new(BudgetScope::Tenants));
+        let mut reservation = Reservation::new(Some(&token), &servers);
+        reservation.resize(20 << 20).unwrap();
+        assert_eq!(exceeded_scope(&reservation.resize(33 << 20)), Some(BudgetScope::Token));
+        assert_eq!((reserved_bytes(&token), reserved_bytes(&servers)), (20 << 20, 20 << 20));
+        reservation.resize(1 << 20).unwrap();
+        assert_eq!((reserved_bytes(&token), reserved_bytes(&servers)), (1 << 20, 1 << 20));
+        drop(reservation);
+        assert_eq!((reserved_bytes(&token), reserved_bytes(&servers)), (0, 0));
     }
 
     #[test]
-    fn one_token_does_not_fill_what_others_share() {
-        let servers = Room::new(Whose::Classes);
-        let full: Vec<_> = (0..2)
+    fn token_memory_budget_is_smaller_than_shared_one() {
+        let servers = MemoryBudget::new(BudgetScope::Tenants);
+        let held_reservations: Vec<_> = (0..2)
             .map(|_| {
-                let token = Room::new(Whose::Token);
-                let mut share = Share::of(Some(&token), &servers);
-                share.resize(32 << 20).unwrap();
-                assert_eq!(whose(&token.check()), Some(Whose::Token));
-                share
+                let token = MemoryBudget::new(BudgetScope::Token);
+                let mut reservation = Reservation::new(Some(&token), &servers);
+                reservation.resize(32 << 20).unwrap();
+                assert_eq!(exceeded_scope(&token.ensure_available()), Some(BudgetScope::Token));
+                reservation
             })
             .collect();
-        let token = Room::new(Whose::Token);
-        assert!(token.check().is_ok());
-        assert_eq!(whose(&Share::of(Some(&token), &servers).resize(1)), Some(Whose::Classes));
-        assert_eq!((whose(&servers.check()), taken(&token)), (Some(Whose::Classes), 0));
-        drop(full);
-        assert!(servers.check().is_ok());
+        let token = MemoryBudget::new(BudgetScope::Token);
+        assert!(token.ensure_available().is_ok());
+        assert_eq!(exceeded_scope(&Reservation::new(Some(&token), &servers).resize(1)), Some(BudgetScope::Tenants));
+        assert_eq!(
+            (exceeded_scope(&servers.ensure_available()), reserved_bytes(&token)),
+            (Some(BudgetScope::Tenants), 0)
+        );
+        drop(held_reservations);
+        assert!(servers.ensure_available().is_ok());
     }
 }

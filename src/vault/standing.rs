@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    clock::{jittered, time_of_day},
+    clock::{time_of_day, with_jitter},
     error::Error,
 };
 
@@ -20,94 +20,94 @@ pub struct Outage {
     /// Since when that is known.
     pub since: Instant,
     /// Why, as it was found.
-    pub found: Error,
+    pub reason: Error,
     /// The same for those who are turned away meanwhile.
-    pub error: Error,
+    pub rejection: Error,
 }
 
 /// Why a server should be asked how it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
+pub enum ProbeTrigger {
     /// A request has no answer yet, though others have by now.
-    Overdue,
+    SlowRequest,
     /// A request failed as none should: an answer that blames the server, or none at all.
-    Failed,
+    FailedRequest,
 }
 
 /// What a server's own word comes to.
 #[derive(Clone, Debug)]
-pub enum Verdict {
+pub enum ProbeResult {
     /// It can be asked, as far as anybody can tell.
-    Well,
+    Healthy,
     /// It cannot, and why.
     Down(Error),
 }
 
 /// What was last heard of a server, for those who tell of it. Whether anybody asks it hangs on its outage alone.
 #[derive(Clone, Debug, Default)]
-pub enum Heard {
+pub enum LastContact {
     /// Nothing yet.
     #[default]
-    Nothing,
+    Unknown,
     /// It answers, though not as Vault does.
-    Other,
+    NotVault,
     /// It cannot be asked, and why.
-    Fault(Error),
+    Failed(Error),
     /// It answers as Vault does.
     Vault,
 }
 
 /// What a verdict changed.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum Transition {
     /// From now on nobody asks.
-    Down(Arc<Outage>),
+    WentDown(Arc<Outage>),
     /// Everybody may ask again. What it was.
-    Up(Arc<Outage>),
+    CameUp(Arc<Outage>),
 }
 
 /// How one server stands.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct CircuitBreaker {
     outage: Option<Arc<Outage>>,
     /// When a question for a doubt was sent that has no verdict yet.
-    asked: Option<Instant>,
+    probe_sent_at: Option<Instant>,
     /// When it was last found well.
-    well: Option<Instant>,
+    healthy_at: Option<Instant>,
     /// When any request last had a good answer.
-    answered: Option<Instant>,
+    last_success_at: Option<Instant>,
     /// What was last heard, and when.
-    heard: (Heard, Option<Instant>),
-    probes: u32,
-    probed: Option<Instant>,
-    next: Option<Instant>,
+    last_contact: (LastContact, Option<Instant>),
+    probe_count: u32,
+    last_probe_at: Option<Instant>,
+    next_probe_at: Option<Instant>,
     /// When anybody last was turned away.
-    used: Option<Instant>,
+    last_rejection_at: Option<Instant>,
 }
 
 /// How long a request goes without an answer before that is a doubt.
-pub const OVERDUE: Duration = Duration::from_millis(400);
+pub const SLOW_REQUEST_THRESHOLD: Duration = Duration::from_millis(400);
 /// How long a server has for a connection when it is in doubt, and hardly longer for its word. Together with [`OVERDUE`] less
 /// than a poll waits at most.
-pub const CHECK: Duration = Duration::from_millis(1400);
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(1400);
 /// How long it has while it is down: one that is merely slow must be able to come back.
-pub const PROBE: Duration = Duration::from_secs(5);
+pub const DOWN_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first pause between two probes of a server that is down, and the longest.
-const FIRST_PROBE: Duration = Duration::from_secs(1);
-const MAX_PROBE: Duration = Duration::from_secs(30);
+const INITIAL_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a server that was found well is not asked about failures, and about answers that are late: a busy one must not
 /// have more to do for that.
-const AFTER_FAILED: Duration = Duration::from_secs(1);
-const AFTER_OVERDUE: Duration = Duration::from_secs(10);
+const PROBE_COOLDOWN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+const PROBE_COOLDOWN_AFTER_SLOW: Duration = Duration::from_secs(10);
 /// How long after somebody was turned away it counts as used.
-const UNUSED: Duration = Duration::from_secs(300);
+const OUTAGE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A question that came to nothing does not stand in the way of the next for longer.
-const FORGOTTEN: Duration = Duration::from_secs(10);
+const PENDING_PROBE_TTL: Duration = Duration::from_secs(10);
 /// The shortest and the longest pause before what waits for a server is looked at again.
-const MIN_WAIT: Duration = Duration::from_millis(250);
-const MAX_WAIT: Duration = Duration::from_secs(120);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(120);
 
-impl Standing {
+impl CircuitBreaker {
     /// Why it cannot be asked, if that is known.
     #[must_use]
     pub fn outage(&self) -> Option<&Arc<Outage>> {
@@ -115,68 +115,77 @@ impl Standing {
     }
 
     /// A request gave rise to a doubt. Whether the server should be asked now: at most one question is under way.
-    pub fn doubt(&mut self, doubt: Doubt, now: Instant) -> bool {
-        let pause = match doubt {
-            Doubt::Overdue => AFTER_OVERDUE,
-            Doubt::Failed => AFTER_FAILED,
+    pub fn try_begin_probe(&mut self, trigger: ProbeTrigger, now: Instant) -> bool {
+        let cooldown = match trigger {
+            ProbeTrigger::SlowRequest => PROBE_COOLDOWN_AFTER_SLOW,
+            ProbeTrigger::FailedRequest => PROBE_COOLDOWN_AFTER_FAILURE,
         };
-        let is_asked = self.asked.is_some_and(|at| now < at + FORGOTTEN);
-        let was_well = self.well.is_some_and(|at| now < at + pause);
-        if self.outage.is_some() || is_asked || was_well {
+        let is_probe_pending = self.probe_sent_at.is_some_and(|at| now < at + PENDING_PROBE_TTL);
+        let is_cooling_down = self.healthy_at.is_some_and(|at| now < at + cooldown);
+        if self.outage.is_some() || is_probe_pending || is_cooling_down {
             return false;
         }
-        self.asked = Some(now);
+        self.probe_sent_at = Some(now);
         true
     }
 
     /// A request had an answer that only a server has which can be asked.
-    pub fn answered(&mut self, now: Instant) {
-        self.answered = Some(now);
+    pub fn record_success(&mut self, now: Instant) {
+        self.last_success_at = Some(now);
     }
 
     /// Something was heard of it, of what was asked at that moment: what was heard since counts more. What is none of Vault's says
     /// nothing against one that was heard: what stands before it may answer some requests itself.
-    pub fn hear(&mut self, heard: Heard, asked: Instant, now: Instant) {
-        let is_old = self.heard.1.is_some_and(|at| at > asked);
-        if !is_old && !matches!((&heard, &self.heard.0), (Heard::Nothing, _) | (Heard::Other, Heard::Vault)) {
-            self.heard = (heard, Some(now));
+    pub fn record_contact(&mut self, contact: LastContact, asked_at: Instant, now: Instant) {
+        let is_outdated = self.last_contact.1.is_some_and(|at| at > asked_at);
+        if !is_outdated
+            && !matches!(
+                (&contact, &self.last_contact.0),
+                (LastContact::Unknown, _) | (LastContact::NotVault, LastContact::Vault)
+            )
+        {
+            self.last_contact = (contact, Some(now));
         }
     }
 
     /// What was last heard of it, and when.
     #[must_use]
-    pub fn heard(&self) -> &(Heard, Option<Instant>) {
-        &self.heard
+    pub fn last_contact(&self) -> &(LastContact, Option<Instant>) {
+        &self.last_contact
     }
 
     /// The verdict on a question for a doubt, or on a probe. A server that answered others meanwhile is not down.
-    pub fn judged(&mut self, verdict: Verdict, now: Instant) -> Option<Change> {
-        let asked = self.asked.take();
-        match (verdict, self.outage.clone()) {
-            (Verdict::Well, None) => {
-                self.well = Some(now);
+    pub fn on_probe_result(&mut self, result: ProbeResult, now: Instant) -> Option<Transition> {
+        let probe_sent_at = self.probe_sent_at.take();
+        match (result, self.outage.clone()) {
+            (ProbeResult::Healthy, None) => {
+                self.healthy_at = Some(now);
                 None
             }
-            (Verdict::Well, Some(outage)) => {
-                *self = Self { well: Some(now), heard: std::mem::take(&mut self.heard), ..Self::default() };
-                Some(Change::Up(outage))
+            (ProbeResult::Healthy, Some(outage)) => {
+                *self = Self {
+                    healthy_at: Some(now),
+                    last_contact: std::mem::take(&mut self.last_contact),
+                    ..Self::default()
+                };
+                Some(Transition::CameUp(outage))
             }
-            (Verdict::Down(_), None) if self.answered.is_some_and(|at| Some(at) >= asked) => {
-                self.well = Some(now);
+            (ProbeResult::Down(_), None) if self.last_success_at.is_some_and(|at| Some(at) >= probe_sent_at) => {
+                self.healthy_at = Some(now);
                 None
             }
-            (Verdict::Down(found), None) => {
-                let outage = Outage::new(found, now);
+            (ProbeResult::Down(reason), None) => {
+                let outage = Outage::new(reason, now);
                 self.outage = Some(Arc::clone(&outage));
-                self.probed(now);
-                Some(Change::Down(outage))
+                self.schedule_next_probe(now);
+                Some(Transition::WentDown(outage))
             }
-            (Verdict::Down(found), Some(outage)) => {
+            (ProbeResult::Down(reason), Some(outage)) => {
                 // What is unreachable comes back sealed.
-                if found.cause() != outage.found.cause() {
-                    self.outage = Some(Outage::new(found, outage.since));
+                if reason.cause() != outage.reason.cause() {
+                    self.outage = Some(Outage::new(reason, outage.since));
                 }
-                self.probed(now);
+                self.schedule_next_probe(now);
                 None
             }
         }
@@ -184,60 +193,62 @@ impl Standing {
 
     /// When it is to be asked next; none unless it is down.
     #[must_use]
-    pub fn next_probe(&self) -> Option<Instant> {
-        self.next
+    pub fn next_probe_at(&self) -> Option<Instant> {
+        self.next_probe_at
     }
 
     /// Somebody has nothing without it, or has not for longer than some times `within`: it should be asked as soon. Whether
     /// that is sooner than before. However many want it, it is asked once a second at most.
-    pub fn wanted(&mut self, within: Duration, now: Instant) -> bool {
-        let (Some(probed), Some(next)) = (self.probed, self.next) else { return false };
-        let soon = now.max(probed + within.max(FIRST_PROBE));
-        self.next = Some(next.min(soon));
-        soon < next
+    pub fn request_probe(&mut self, within: Duration, now: Instant) -> bool {
+        let (Some(last_probe_at), Some(next_probe_at)) = (self.last_probe_at, self.next_probe_at) else { return false };
+        let requested_at = now.max(last_probe_at + within.max(INITIAL_PROBE_INTERVAL));
+        self.next_probe_at = Some(next_probe_at.min(requested_at));
+        requested_at < next_probe_at
     }
 
     /// Somebody was turned away.
-    pub fn used(&mut self, now: Instant) {
-        self.used = Some(now);
+    pub fn record_rejection(&mut self, now: Instant) {
+        self.last_rejection_at = Some(now);
     }
 
     /// Whether nobody was turned away for long, so that one in whose place nobody waits need not be probed.
     #[must_use]
-    pub fn is_unused(&self, now: Instant) -> bool {
-        self.used.or(self.outage.as_ref().map(|outage| outage.since)).is_none_or(|at| now >= at + UNUSED)
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.last_rejection_at
+            .or(self.outage.as_ref().map(|outage| outage.since))
+            .is_none_or(|at| now >= at + OUTAGE_IDLE_TIMEOUT)
     }
 
     /// Nobody uses it any more: nothing is known of it.
-    pub fn forget(&mut self) {
+    pub fn reset(&mut self) {
         *self = Self::default();
     }
 
-    fn probed(&mut self, now: Instant) {
-        let pause = MAX_PROBE.min(FIRST_PROBE * 2u32.saturating_pow(self.probes.min(16)));
-        self.probes = self.probes.saturating_add(1);
-        (self.probed, self.next) = (Some(now), Some(now + jittered(pause)));
+    fn schedule_next_probe(&mut self, now: Instant) {
+        let interval = MAX_PROBE_INTERVAL.min(INITIAL_PROBE_INTERVAL * 2u32.saturating_pow(self.probe_count.min(16)));
+        self.probe_count = self.probe_count.saturating_add(1);
+        (self.last_probe_at, self.next_probe_at) = (Some(now), Some(now + with_jitter(interval)));
     }
 }
 
 impl Outage {
-    fn new(found: Error, since: Instant) -> Arc<Self> {
-        let what = format!("{}, known since {} and asked again by itself", found.what(), time_of_day(since));
-        let error = Error::new(found.cause(), what).said(found.words().unwrap_or_default());
-        let error = match found.next_step() {
-            Some(advice) => error.advice(advice),
-            None => error,
+    fn new(reason: Error, since: Instant) -> Arc<Self> {
+        let summary = format!("{}, known since {} and asked again by itself", reason.what(), time_of_day(since));
+        let rejection = Error::new(reason.cause(), summary).said(reason.words().unwrap_or_default());
+        let rejection = match reason.next_step() {
+            Some(fix) => rejection.advice(fix),
+            None => rejection,
         };
-        Arc::new(Self { since, found, error })
+        Arc::new(Self { since, reason: reason, rejection: rejection })
     }
 }
 
 /// When to look again after what cannot be asked for now and is over at `end`: the sooner the less time is left, so that the
 /// most urgent is asked for first when the server is back; and everything else at times of its own, over up to two minutes.
 #[must_use]
-pub fn look_again(end: Option<Instant>, now: Instant) -> Instant {
-    let left = end.map_or(MAX_WAIT, |end| end.saturating_duration_since(now) / 8);
-    now + jittered(left.clamp(MIN_WAIT, MAX_WAIT))
+pub fn retry_at(expires_at: Option<Instant>, now: Instant) -> Instant {
+    let delay = expires_at.map_or(MAX_RETRY_DELAY, |end| end.saturating_duration_since(now) / 8);
+    now + with_jitter(delay.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
 }
 
 #[cfg(test)]
@@ -245,71 +256,76 @@ mod tests {
     use super::*;
     use crate::error::Cause;
 
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
     }
 
-    fn down(cause: Cause) -> Verdict {
-        Verdict::Down(Error::new(cause, "Vault is away").said("its words").advice("do something"))
+    fn down_with(cause: Cause) -> ProbeResult {
+        ProbeResult::Down(Error::new(cause, "Vault is away").said("its words").advice("do something"))
     }
 
     /// One that was found down at a moment.
-    fn fallen(now: Instant) -> Standing {
-        let mut standing = Standing::default();
-        assert!(standing.doubt(Doubt::Failed, now));
-        assert!(matches!(standing.judged(down(Cause::Refused), now), Some(Change::Down(_))));
-        standing
+    fn open_breaker(now: Instant) -> CircuitBreaker {
+        let mut breaker = CircuitBreaker::default();
+        assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now));
+        assert!(matches!(breaker.on_probe_result(down_with(Cause::Refused), now), Some(Transition::WentDown(_))));
+        breaker
     }
 
     #[test]
-    fn a_doubt_is_one_question_and_a_good_word_ends_it_for_a_while() {
-        let (mut standing, now) = (Standing::default(), Instant::now());
-        assert!(standing.doubt(Doubt::Overdue, now));
-        assert!(!standing.doubt(Doubt::Failed, now + ms(10)), "it is asked already");
-        assert!(standing.judged(Verdict::Well, now + ms(20)).is_none());
-        assert!(!standing.doubt(Doubt::Failed, now + ms(1000)));
-        assert!(!standing.doubt(Doubt::Overdue, now + ms(10_000)), "a slow server must not have more to do for that");
-        assert!(standing.doubt(Doubt::Failed, now + ms(1020)));
+    fn breaker_sends_one_probe_then_cools_down() {
+        let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
+        assert!(breaker.try_begin_probe(ProbeTrigger::SlowRequest, now));
+        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(10)), "it is asked already");
+        assert!(breaker.on_probe_result(ProbeResult::Healthy, now + ms(20)).is_none());
+        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(1000)));
+        assert!(
+            !breaker.try_begin_probe(ProbeTrigger::SlowRequest, now + ms(10_000)),
+            "a slow server must not have more to do for that"
+        );
+        assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(1020)));
     }
 
     #[test]
-    fn a_question_without_a_verdict_does_not_silence_all_others() {
-        let (mut standing, now) = (Standing::default(), Instant::now());
-        assert!(standing.doubt(Doubt::Failed, now));
-        assert!(!standing.doubt(Doubt::Failed, now + ms(9999)));
-        assert!(standing.doubt(Doubt::Failed, now + ms(10_000)));
+    fn breaker_probes_again_after_pending_probe_ttl() {
+        let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
+        assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now));
+        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(9999)));
+        assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(10_000)));
     }
 
     #[test]
-    fn whoever_answers_others_meanwhile_is_not_down() {
-        let (mut standing, now) = (Standing::default(), Instant::now());
-        standing.answered(now);
-        assert!(standing.doubt(Doubt::Overdue, now + ms(1)));
-        standing.answered(now + ms(2));
-        assert!(standing.judged(down(Cause::Unreachable), now + ms(1500)).is_none());
-        assert!(standing.outage().is_none());
+    fn breaker_ignores_failed_probe_after_newer_success() {
+        let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
+        breaker.record_success(now);
+        assert!(breaker.try_begin_probe(ProbeTrigger::SlowRequest, now + ms(1)));
+        breaker.record_success(now + ms(2));
+        assert!(breaker.on_probe_result(down_with(Cause::Unreachable), now + ms(1500)).is_none());
+        assert!(breaker.outage().is_none());
         // What was answered before says nothing.
-        assert!(standing.doubt(Doubt::Failed, now + ms(2500)));
-        assert!(standing.judged(down(Cause::Unreachable), now + ms(4000)).is_some());
+        assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(2500)));
+        assert!(breaker.on_probe_result(down_with(Cause::Unreachable), now + ms(4000)).is_some());
     }
 
     #[test]
-    fn it_is_down_once_and_up_once_whatever_is_heard_meanwhile() {
+    fn breaker_reports_each_transition_once() {
         let now = Instant::now();
-        let mut standing = fallen(now);
-        assert!(!standing.doubt(Doubt::Failed, now + ms(5000)), "it is probed as it is");
-        assert!(standing.judged(down(Cause::Refused), now + ms(5000)).is_none());
-        assert!(standing.judged(down(Cause::Sealed), now + ms(6000)).is_none());
-        let outage = standing.outage().unwrap();
-        assert_eq!((outage.since, outage.error.cause()), (now, Cause::Sealed));
-        assert!(matches!(standing.judged(Verdict::Well, now + ms(7000)), Some(Change::Up(was)) if was.since == now));
-        assert!(standing.outage().is_none() && standing.next_probe().is_none());
+        let mut breaker = open_breaker(now);
+        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(5000)), "it is probed as it is");
+        assert!(breaker.on_probe_result(down_with(Cause::Refused), now + ms(5000)).is_none());
+        assert!(breaker.on_probe_result(down_with(Cause::Sealed), now + ms(6000)).is_none());
+        let outage = breaker.outage().unwrap();
+        assert_eq!((outage.since, outage.rejection.cause()), (now, Cause::Sealed));
+        assert!(
+            matches!(breaker.on_probe_result(ProbeResult::Healthy, now + ms(7000)), Some(Transition::CameUp(ended)) if ended.since == now)
+        );
+        assert!(breaker.outage().is_none() && breaker.next_probe_at().is_none());
     }
 
     #[test]
-    fn who_is_turned_away_hears_the_cause_the_words_the_advice_and_since_when() {
-        let standing = fallen(Instant::now());
-        let text = standing.outage().unwrap().error.to_string();
+    fn outage_rejection_has_cause_message_fix_and_since() {
+        let breaker = open_breaker(Instant::now());
+        let text = breaker.outage().unwrap().rejection.to_string();
         for part in ["Vault is away, known since 2", "asked again by itself", "(it said: its words)", "do something"] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -317,73 +333,79 @@ mod tests {
     }
 
     #[test]
-    fn probes_come_after_a_second_and_then_more_seldom_up_to_half_a_minute() {
+    fn breaker_probe_interval_backs_off_from_1s_to_30s() {
         let mut now = Instant::now();
-        let mut standing = fallen(now);
-        for most in [1, 2, 4, 8, 16, 30, 30, 30, 30] {
-            let next = standing.next_probe().unwrap();
-            assert!(next - now >= ms(most * 500) && next - now <= ms(most * 1000), "{:?} of {most}", next - now);
+        let mut breaker = open_breaker(now);
+        for max_seconds in [1, 2, 4, 8, 16, 30, 30, 30, 30] {
+            let next = breaker.next_probe_at().unwrap();
+            assert!(
+                next - now >= ms(max_seconds * 500) && next - now <= ms(max_seconds * 1000),
+                "{:?} of {max_seconds}",
+                next - now
+            );
             now = next;
-            standing.judged(down(Cause::Refused), now);
+            breaker.on_probe_result(down_with(Cause::Refused), now);
         }
     }
 
     #[test]
-    fn who_needs_it_has_it_probed_soon_and_a_crowd_no_oftener_than_once_a_second() {
+    fn request_probe_is_limited_to_one_per_second() {
         let mut now = Instant::now();
-        let mut standing = fallen(now);
-        assert!(!Standing::default().wanted(ms(0), now));
+        let mut breaker = open_breaker(now);
+        assert!(!CircuitBreaker::default().request_probe(ms(0), now));
         for _ in 0..10 {
-            now = standing.next_probe().unwrap();
-            standing.judged(down(Cause::Refused), now);
+            now = breaker.next_probe_at().unwrap();
+            breaker.on_probe_result(down_with(Cause::Refused), now);
         }
-        assert!(standing.wanted(ms(7000), now + ms(5)));
-        assert_eq!(standing.next_probe(), Some(now + ms(7000)));
-        assert!(standing.wanted(ms(0), now + ms(10)));
-        assert_eq!(standing.next_probe(), Some(now + FIRST_PROBE));
-        assert!(!standing.wanted(ms(0), now + ms(20)));
-        standing.judged(down(Cause::Refused), now + ms(1000));
-        assert!(standing.wanted(ms(0), now + ms(9000)));
-        assert_eq!(standing.next_probe(), Some(now + ms(9000)));
+        assert!(breaker.request_probe(ms(7000), now + ms(5)));
+        assert_eq!(breaker.next_probe_at(), Some(now + ms(7000)));
+        assert!(breaker.request_probe(ms(0), now + ms(10)));
+        assert_eq!(breaker.next_probe_at(), Some(now + INITIAL_PROBE_INTERVAL));
+        assert!(!breaker.request_probe(ms(0), now + ms(20)));
+        breaker.on_probe_result(down_with(Cause::Refused), now + ms(1000));
+        assert!(breaker.request_probe(ms(0), now + ms(9000)));
+        assert_eq!(breaker.next_probe_at(), Some(now + ms(9000)));
     }
 
     #[test]
-    fn what_was_heard_last_is_told_and_no_foreign_answer_takes_vaults_place() {
-        let (mut standing, now) = (Standing::default(), Instant::now());
-        let fault = || Heard::Fault(Error::new(Cause::Refused, "Vault is away"));
-        standing.hear(Heard::Other, now, now);
-        assert!(matches!(standing.heard(), (Heard::Other, Some(_))));
-        standing.hear(Heard::Vault, now + ms(10), now + ms(10));
-        standing.hear(Heard::Other, now + ms(20), now + ms(20));
-        standing.hear(Heard::Nothing, now + ms(20), now + ms(20));
-        standing.hear(fault(), now + ms(5), now + ms(30));
-        assert!(matches!(standing.heard(), (Heard::Vault, Some(at)) if *at == now + ms(10)));
-        standing.hear(fault(), now + ms(20), now + ms(40));
-        assert!(matches!(standing.heard(), (Heard::Fault(_), Some(at)) if *at == now + ms(40)));
-        assert!(standing.outage().is_none() && standing.next_probe().is_none(), "nobody is turned away for it");
+    fn last_contact_with_vault_outranks_not_vault() {
+        let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
+        let failed_contact = || LastContact::Failed(Error::new(Cause::Refused, "Vault is away"));
+        breaker.record_contact(LastContact::NotVault, now, now);
+        assert!(matches!(breaker.last_contact(), (LastContact::NotVault, Some(_))));
+        breaker.record_contact(LastContact::Vault, now + ms(10), now + ms(10));
+        breaker.record_contact(LastContact::NotVault, now + ms(20), now + ms(20));
+        breaker.record_contact(LastContact::Unknown, now + ms(20), now + ms(20));
+        breaker.record_contact(failed_contact(), now + ms(5), now + ms(30));
+        assert!(matches!(breaker.last_contact(), (LastContact::Vault, Some(at)) if *at == now + ms(10)));
+        breaker.record_contact(failed_contact(), now + ms(20), now + ms(40));
+        assert!(matches!(breaker.last_contact(), (LastContact::Failed(_), Some(at)) if *at == now + ms(40)));
+        assert!(breaker.outage().is_none() && breaker.next_probe_at().is_none(), "nobody is turned away for it");
     }
 
     #[test]
-    fn it_is_used_for_a_while_after_somebody_was_turned_away() {
+    fn breaker_is_idle_5_minutes_after_last_rejection() {
         let now = Instant::now();
-        let mut standing = fallen(now);
-        assert!(!standing.is_unused(now + ms(299_999)) && standing.is_unused(now + UNUSED));
-        standing.used(now + UNUSED);
-        assert!(!standing.is_unused(now + UNUSED + ms(299_999)) && standing.is_unused(now + UNUSED * 2));
-        standing.forget();
-        assert!(standing.outage().is_none() && standing.next_probe().is_none());
+        let mut breaker = open_breaker(now);
+        assert!(!breaker.is_idle(now + ms(299_999)) && breaker.is_idle(now + OUTAGE_IDLE_TIMEOUT));
+        breaker.record_rejection(now + OUTAGE_IDLE_TIMEOUT);
+        assert!(
+            !breaker.is_idle(now + OUTAGE_IDLE_TIMEOUT + ms(299_999)) && breaker.is_idle(now + OUTAGE_IDLE_TIMEOUT * 2)
+        );
+        breaker.reset();
+        assert!(breaker.outage().is_none() && breaker.next_probe_at().is_none());
     }
 
     #[test]
-    fn what_ends_soon_is_looked_at_sooner_and_nothing_together() {
+    fn retry_at_is_sooner_near_expiry_with_jitter() {
         let now = Instant::now();
-        let pause = |left: u64| look_again(Some(now + ms(left)), now) - now;
+        let delay_until_retry = |remaining: u64| retry_at(Some(now + ms(remaining)), now) - now;
         for _ in 0..100 {
-            assert!(pause(0) >= MIN_WAIT / 2 && pause(0) <= MIN_WAIT);
-            assert!(pause(80_000) >= ms(5000) && pause(80_000) <= ms(10_000));
-            assert!(pause(1 << 40) <= MAX_WAIT && look_again(None, now) - now >= MAX_WAIT / 2);
+            assert!(delay_until_retry(0) >= MIN_RETRY_DELAY / 2 && delay_until_retry(0) <= MIN_RETRY_DELAY);
+            assert!(delay_until_retry(80_000) >= ms(5000) && delay_until_retry(80_000) <= ms(10_000));
+            assert!(delay_until_retry(1 << 40) <= MAX_RETRY_DELAY && retry_at(None, now) - now >= MAX_RETRY_DELAY / 2);
         }
-        let pauses: std::collections::HashSet<Duration> = (0..100).map(|_| pause(1 << 40)).collect();
-        assert!(pauses.len() > 30, "{pauses:?}");
+        let delays: std::collections::HashSet<Duration> = (0..100).map(|_| delay_until_retry(1 << 40)).collect();
+        assert!(delays.len() > 30, "{delays:?}");
     }
 }

@@ -8,75 +8,75 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 /// So many turns at once.
-pub(super) struct Turns {
-    state: Arc<Shared>,
+pub(super) struct PrioritySemaphore {
+    state: Arc<SharedState>,
 }
 
 /// A turn; the next one's when it is dropped.
-pub struct Turn {
+pub struct PriorityPermit {
     /// None once it is handed on.
-    state: Option<Arc<Shared>>,
+    state: Option<Arc<SharedState>>,
 }
 
 /// Never held across an await.
-type Shared = Mutex<State>;
+type SharedState = Mutex<State>;
 
 struct State {
-    free: usize,
+    available: usize,
     /// By urgency: what has no end comes last, and what is equally urgent as it came.
-    waiting: BTreeMap<(bool, Option<Instant>, u64), oneshot::Sender<Turn>>,
-    came: u64,
+    waiters: BTreeMap<(bool, Option<Instant>, u64), oneshot::Sender<PriorityPermit>>,
+    last_sequence: u64,
 }
 
-impl Turns {
-    pub(super) fn new(at_once: usize) -> Self {
-        Self { state: Arc::new(Mutex::new(State { free: at_once, waiting: BTreeMap::new(), came: 0 })) }
+impl PrioritySemaphore {
+    pub(super) fn new(permits: usize) -> Self {
+        Self { state: Arc::new(Mutex::new(State { available: permits, waiters: BTreeMap::new(), last_sequence: 0 })) }
     }
 
     /// A turn for what is over at `end`; waits until there is one.
-    pub(super) async fn take(&self, end: Option<Instant>) -> Turn {
+    pub(super) async fn acquire(&self, expires_at: Option<Instant>) -> PriorityPermit {
         loop {
-            let waiting = {
+            let granted = {
                 let mut state = lock(&self.state);
-                if state.free > 0 {
-                    state.free -= 1;
-                    return Turn { state: Some(Arc::clone(&self.state)) };
+                if state.available > 0 {
+                    state.available -= 1;
+                    return PriorityPermit { state: Some(Arc::clone(&self.state)) };
                 }
-                state.came += 1;
+                state.last_sequence += 1;
                 let (sender, receiver) = oneshot::channel();
-                let place = (end.is_none(), end, state.came);
-                state.waiting.insert(place, sender);
+                let priority = (expires_at.is_none(), expires_at, state.last_sequence);
+                state.waiters.insert(priority, sender);
                 receiver
             };
             // Whoever goes away while it waits is passed over.
-            if let Ok(turn) = waiting.await {
-                return turn;
+            if let Ok(permit) = granted.await {
+                return permit;
             }
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for PriorityPermit {
     fn drop(&mut self) {
         let Some(state) = self.state.take() else { return };
         loop {
             let next = {
-                let mut state = lock(&state);
-                let next = state.waiting.pop_first();
-                state.free += usize::from(next.is_none());
+                let mut locked = lock(&state);
+                let next = locked.waiters.pop_first();
+                locked.available += usize::from(next.is_none());
                 next
             };
             let Some((_, next)) = next else { return };
-            match next.send(Turn { state: Some(Arc::clone(&state)) }) {
+            match next.send(PriorityPermit { state: Some(Arc::clone(&state)) }) {
                 Ok(()) => return,
                 // Nobody is there: it must not be handed on twice.
-                Err(mut turn) => turn.state = None,
+                Err(mut permit) => permit.state = None,
             }
         }
     }
 }
 
-fn lock(state: &Shared) -> MutexGuard<'_, State> {
+fn lock(state: &SharedState) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -89,37 +89,37 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_most_urgent_is_next_and_what_has_no_end_is_last() {
-        let (turns, now) = (Turns::new(1), Instant::now());
-        let first = turns.take(None).await;
+    async fn priority_semaphore_serves_earliest_expiry_first() {
+        let (semaphore, now) = (PrioritySemaphore::new(1), Instant::now());
+        let first_permit = semaphore.acquire(None).await;
         let order = Mutex::new(Vec::new());
-        let ends = [Some(30), None, Some(10), Some(20), None, Some(10)];
-        let waiting = join_all(ends.into_iter().enumerate().map(async |(n, end)| {
-            let turn = turns.take(end.map(|end| now + Duration::from_secs(end))).await;
+        let expiries = [Some(30), None, Some(10), Some(20), None, Some(10)];
+        let waiting = join_all(expiries.into_iter().enumerate().map(async |(n, expiry)| {
+            let permit = semaphore.acquire(expiry.map(|expiry| now + Duration::from_secs(expiry))).await;
             order.lock().unwrap().push(n);
-            drop(turn);
+            drop(permit);
         }));
         let mut waiting = std::pin::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
-        drop(first);
+        drop(first_permit);
         waiting.await;
         assert_eq!(*order.lock().unwrap(), [2, 5, 3, 0, 1, 4]);
     }
 
     #[tokio::test]
-    async fn who_goes_away_takes_no_turn_along() {
-        let turns = Turns::new(2);
-        let (one, two) = (turns.take(None).await, turns.take(None).await);
-        let mut gone = Box::pin(turns.take(None));
-        assert!(gone.as_mut().now_or_never().is_none());
-        let mut handed = Box::pin(turns.take(None));
-        assert!(handed.as_mut().now_or_never().is_none());
-        drop(gone);
+    async fn priority_semaphore_skips_cancelled_waiters() {
+        let semaphore = PrioritySemaphore::new(2);
+        let (one, two) = (semaphore.acquire(None).await, semaphore.acquire(None).await);
+        let mut cancelled_early = Box::pin(semaphore.acquire(None));
+        assert!(cancelled_early.as_mut().now_or_never().is_none());
+        let mut cancelled_late = Box::pin(semaphore.acquire(None));
+        assert!(cancelled_late.as_mut().now_or_never().is_none());
+        drop(cancelled_early);
         drop(one);
         // Its turn has come, and it goes before it takes it.
-        drop(handed);
+        drop(cancelled_late);
         drop(two);
-        assert_eq!(lock(&turns.state).free, 2);
-        assert!(turns.take(None).now_or_never().is_some());
+        assert_eq!(lock(&semaphore.state).available, 2);
+        assert!(semaphore.acquire(None).now_or_never().is_some());
     }
 }

@@ -43,10 +43,10 @@ pub struct SecretRequest {
     /// The path below `/v1/`, without leading slash, query or dot segments; not percent-encoded.
     pub path: String,
     /// Query parameters, form-encoded and sorted by name. May come from arguments, so they are secret.
-    #[serde(default, serialize_with = "secret::exposed_if_any")]
+    #[serde(default, serialize_with = "secret::serialize_exposed_opt")]
     pub query: Option<SecretText>,
     /// The JSON body, keys sorted.
-    #[serde(default, serialize_with = "secret::exposed_if_any")]
+    #[serde(default, serialize_with = "secret::serialize_exposed_opt")]
     pub body: Option<SecretText>,
 }
 

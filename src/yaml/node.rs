@@ -5,12 +5,12 @@ use std::ops::Range;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use super::{At, Budget, Fault, shape::Shape};
+use super::{Budget, ParseError, Position, shape::AnyValue};
 
 /// A key or value. Not to be printed: it may be anybody's secret.
 pub struct Node {
     /// Where it begins. What an alias or merge brings is where the anchor is.
-    pub at: At,
+    pub position: Position,
     /// Where it stands in the text, in bytes.
     pub span: Range<usize>,
     /// What it is.
@@ -43,12 +43,12 @@ pub struct Offset {
 }
 
 /// Reads one document, which stands at `offset` of its file.
-pub fn read(text: &str, offset: Offset, budget: Budget) -> Result<Node, Fault> {
-    match super::read::<Raw>(text, budget) {
+pub fn parse(text: &str, offset: Offset, budget: Budget) -> Result<Node, ParseError> {
+    match super::parse::<RawNode>(text, budget) {
         Ok(raw) => Ok(raw.into_node(offset)),
         Err(error) => {
-            let fault = Fault::of(&error, text, &[]);
-            Err(Fault { at: fault.at.map(|at| at.after(offset)), ..fault })
+            let parse_error = ParseError::from_error(&error, text, &[]);
+            Err(ParseError { position: parse_error.position.map(|at| at.offset_by(offset)), ..parse_error })
         }
     }
 }
@@ -63,7 +63,7 @@ impl Node {
     /// A key and its value.
     #[must_use]
     pub fn entry(&self, key: &str) -> Option<&(Self, Self)> {
-        self.entries().iter().find(|(name, _)| name.text() == Some(key))
+        self.entries().iter().find(|(name, _)| name.as_text() == Some(key))
     }
 
     /// The entries; none if this is no mapping.
@@ -80,7 +80,7 @@ impl Node {
 
     /// The text, if this is text.
     #[must_use]
-    pub fn text(&self) -> Option<&str> {
+    pub fn as_text(&self) -> Option<&str> {
         if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
@@ -92,7 +92,7 @@ impl Node {
 
     /// What it is, for a message.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn type_name(&self) -> &'static str {
         match self.value {
             Value::Null => "empty",
             Value::Bool(_) => "true or false",
@@ -104,30 +104,30 @@ impl Node {
     }
 }
 
-impl At {
-    fn after(self, offset: Offset) -> Self {
+impl Position {
+    fn offset_by(self, offset: Offset) -> Self {
         Self { line: self.line + offset.lines, column: self.column }
     }
 }
 
-struct Raw(Spanned<Shape<Raw>>);
+struct RawNode(Spanned<AnyValue<RawNode>>);
 
-impl Raw {
+impl RawNode {
     /// The budget bounds the depth.
     fn into_node(self, offset: Offset) -> Node {
-        let (place, span) = (self.0.defined, self.0.defined.span());
+        let (location, span) = (self.0.defined, self.0.defined.span());
         let bytes = |bytes: Option<u64>| bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
         let start = offset.bytes + bytes(span.byte_offset());
         Node {
-            at: At::of(&place).unwrap_or(At { line: 1, column: 1 }).after(offset),
+            position: Position::from_location(&location).unwrap_or(Position { line: 1, column: 1 }).offset_by(offset),
             span: start..start + bytes(span.byte_len()),
             value: match self.0.value {
-                Shape::Null => Value::Null,
-                Shape::Bool(word) => Value::Bool(word),
-                Shape::Int(_) | Shape::Float(_) => Value::Number,
-                Shape::Text(text) => Value::Text(text.expose().to_owned()),
-                Shape::List(items) => Value::List(items.into_iter().map(|item| item.into_node(offset)).collect()),
-                Shape::Map(entries) => {
+                AnyValue::Null => Value::Null,
+                AnyValue::Bool(word) => Value::Bool(word),
+                AnyValue::Int(_) | AnyValue::Float(_) => Value::Number,
+                AnyValue::Text(text) => Value::Text(text.expose().to_owned()),
+                AnyValue::List(items) => Value::List(items.into_iter().map(|item| item.into_node(offset)).collect()),
+                AnyValue::Map(entries) => {
                     let entry = |(key, value): (Self, Self)| (key.into_node(offset), value.into_node(offset));
                     Value::Map(entries.into_iter().map(entry).collect())
                 }
@@ -136,7 +136,7 @@ impl Raw {
     }
 }
 
-impl<'de> Deserialize<'de> for Raw {
+impl<'de> Deserialize<'de> for RawNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Spanned::deserialize(deserializer).map(Self)
     }

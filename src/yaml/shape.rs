@@ -10,7 +10,7 @@ use serde::{
 use crate::secret::SecretText;
 
 /// A value whose items and entries are nodes of somebody's own.
-pub(crate) enum Shape<N> {
+pub(crate) enum AnyValue<N> {
     /// Nothing.
     Null,
     /// True or false.
@@ -27,62 +27,62 @@ pub(crate) enum Shape<N> {
     Map(Vec<(N, N)>),
 }
 
-impl<'de, N: Deserialize<'de>> Deserialize<'de> for Shape<N> {
+impl<'de, N: Deserialize<'de>> Deserialize<'de> for AnyValue<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapeVisitor(PhantomData))
+        deserializer.deserialize_any(AnyValueVisitor(PhantomData))
     }
 }
 
-struct ShapeVisitor<N>(PhantomData<N>);
+struct AnyValueVisitor<N>(PhantomData<N>);
 
-impl<'de, N: Deserialize<'de>> Visitor<'de> for ShapeVisitor<N> {
-    type Value = Shape<N>;
+impl<'de, N: Deserialize<'de>> Visitor<'de> for AnyValueVisitor<N> {
+    type Value = AnyValue<N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Shape<N>, E> {
-        Ok(Shape::Null)
+    fn visit_unit<E>(self) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Null)
     }
 
-    fn visit_bool<E>(self, word: bool) -> Result<Shape<N>, E> {
-        Ok(Shape::Bool(word))
+    fn visit_bool<E>(self, value: bool) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Bool(value))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Shape<N>, E> {
-        Ok(Shape::Int(number.into()))
+    fn visit_i64<E>(self, number: i64) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Int(number.into()))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Shape<N>, E> {
-        Ok(Shape::Int(number.into()))
+    fn visit_u64<E>(self, number: u64) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Int(number.into()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Shape<N>, E> {
-        Ok(Shape::Float(number))
+    fn visit_f64<E>(self, number: f64) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Float(number))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Shape<N>, E> {
-        Ok(Shape::Text(text.into()))
+    fn visit_str<E>(self, text: &str) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Text(text.into()))
     }
 
-    fn visit_string<E>(self, text: String) -> Result<Shape<N>, E> {
-        Ok(Shape::Text(text.into()))
+    fn visit_string<E>(self, text: String) -> Result<AnyValue<N>, E> {
+        Ok(AnyValue::Text(text.into()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Shape<N>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<AnyValue<N>, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = access.next_element()? {
             items.push(item);
         }
-        Ok(Shape::List(items))
+        Ok(AnyValue::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Shape<N>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<AnyValue<N>, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = access.next_entry()? {
             entries.push(entry);
         }
-        Ok(Shape::Map(entries))
+        Ok(AnyValue::Map(entries))
     }
 }

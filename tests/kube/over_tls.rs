@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use vaultmount::{
     error::{Cause, Error},
     kube::{Config, Kube},
-    tls::Oldest,
+    tls::MinTlsVersion,
 };
 
 use crate::{NAME, build};
@@ -230,8 +230,8 @@ async fn nothing_older_is_spoken_than_the_operator_says() {
     let address = serve_with(server_config(&leaf, None, &[&rustls::version::TLS12]));
     let config = |oldest_tls| Config { oldest_tls, ..config(address, folder.path()) };
     let key = async |oldest| config(oldest).build(Arc::default()).unwrap().unwrap().hmac_key(NAME).await;
-    assert_eq!(key(Oldest::Tls12).await.unwrap().expose(), b"a");
-    assert_eq!(key(Oldest::Tls13).await.unwrap_err().cause(), Cause::KubernetesConfig);
+    assert_eq!(key(MinTlsVersion::Tls12).await.unwrap().expose(), b"a");
+    assert_eq!(key(MinTlsVersion::Tls13).await.unwrap_err().cause(), Cause::KubernetesConfig);
 }
 
 fn in_cluster(address: SocketAddr, folder: &Path) -> Kube {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use crate::{
     check::{Step, StepOutcome},
     cli::style::{self, paint},
-    text::printable,
+    text::replace_control_chars,
 };
 
 /// How wide the words before a step's detail are.
@@ -23,7 +23,8 @@ pub(super) fn line(step: &Step, took: Duration) -> String {
         StepOutcome::Skip(detail) => ("skip", style::SKIPPED, detail.as_str()),
         StepOutcome::Fail(error) => ("FAIL", style::ERROR, error.what()),
     };
-    let mut line = format!("{:4}  {:12}  {}", paint(style, word), step.name, printable(&format!("{subject}{detail}")));
+    let mut line =
+        format!("{:4}  {:12}  {}", paint(style, word), step.name, replace_control_chars(&format!("{subject}{detail}")));
     // What lists several failures has id and mend of each in it.
     let alone = match &step.outcome {
         StepOutcome::Fail(error) if !error.is_listing() => Some(error),
@@ -36,7 +37,7 @@ pub(super) fn line(step: &Step, took: Duration) -> String {
     let words = alone.into_iter().flat_map(|e| [("it said", e.words()), ("mend", e.next_step())]);
     for (label, words) in words {
         if let Some(words) = words {
-            let _ = write!(line, "\n{:INDENT$}{}: {}", "", paint(style::HEADING, label), printable(words));
+            let _ = write!(line, "\n{:INDENT$}{}: {}", "", paint(style::HEADING, label), replace_control_chars(words));
         }
     }
     line + "\n"

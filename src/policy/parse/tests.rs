@@ -10,7 +10,7 @@ use crate::yaml::{
 };
 
 fn parse_text(text: &str, file: &str) -> (Policy, Vec<PolicyError>) {
-    parse(&node::read(text, Offset::default(), Budget::POLICY).unwrap(), file, false)
+    parse(&node::parse(text, Offset::default(), Budget::POLICY).unwrap(), file, false)
 }
 
 /// The mistakes of a text, one line each.
@@ -128,7 +128,7 @@ fn matches_schema(text: &str) -> bool {
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.add_resource("policy.json", schema).unwrap();
     let index = compiler.compile("policy.json", &mut schemas).unwrap();
-    let policy: serde_json::Value = crate::yaml::read(text, Budget::POLICY).unwrap();
+    let policy: serde_json::Value = crate::yaml::parse(text, Budget::POLICY).unwrap();
     schemas.validate(&policy, index).is_ok()
 }
 

@@ -10,19 +10,19 @@ use crate::{
         go_json::{GoMap, GoValue},
         go_yaml,
     },
-    yaml::{At, shape},
+    yaml::{Position, shape},
 };
 
 /// A value with the place it stands at in the text, which is needed to read a plain scalar as Go does.
 pub(super) struct SpannedValue(Tagged<Spanned<AnyValue>>);
 
-type AnyValue = shape::Shape<SpannedValue>;
+type AnyValue = shape::AnyValue<SpannedValue>;
 
 /// What Go could not have sent, and where it stands.
 #[derive(Debug)]
 pub(super) struct UnsupportedArg {
     pub(super) problem: &'static str,
-    pub(super) position: At,
+    pub(super) position: Position,
 }
 
 impl SpannedValue {
@@ -114,8 +114,8 @@ impl SpannedValue {
         Some(start..start.checked_add(usize::try_from(span.byte_len()?).ok()?)?)
     }
 
-    fn position(&self) -> At {
-        At::of(&self.0.0.defined).unwrap_or(At { line: 1, column: 1 })
+    fn position(&self) -> Position {
+        Position::from_location(&self.0.0.defined).unwrap_or(Position { line: 1, column: 1 })
     }
 
     fn unsupported(&self, problem: &'static str) -> UnsupportedArg {

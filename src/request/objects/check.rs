@@ -14,7 +14,7 @@ use crate::{
         query::{Query, QueryConflict},
         warnings::Warnings,
     },
-    text::{nearest, quoted},
+    text::{closest_match, quote},
     vault::wire::{Method, SecretRequest},
 };
 
@@ -124,7 +124,7 @@ impl FieldParser<'_> {
                 0
             }
             None => {
-                self.report("filePermission", &format!("{} is no permission; write it as in 0440", quoted(text)));
+                self.report("filePermission", &format!("{} is no permission; write it as in 0440", quote(text)));
                 0
             }
         }
@@ -168,7 +168,7 @@ impl FieldParser<'_> {
 
     fn check_pointer(&mut self, pointer: &str) {
         if !pointer.is_empty() && !pointer.starts_with('/') {
-            self.report("secretPointer", &format!("starts without a slash; write {}", quoted(&format!("/{pointer}"))));
+            self.report("secretPointer", &format!("starts without a slash; write {}", quote(&format!("/{pointer}"))));
         }
         if pointer.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
             self.report("secretPointer", "has a ~ that escapes nothing; write ~0 for ~ and ~1 for / in a key");
@@ -213,8 +213,8 @@ impl FieldParser<'_> {
     }
 
     fn report_unknown_value<T>(&mut self, field: &str, value: &str, known: &[&str]) -> Option<T> {
-        let suggestion = nearest(value, known.iter().copied()).map(|meant| format!(" (did you mean {meant}?)"));
-        let problem = format!("{} is none of {}{}", quoted(value), known.join(", "), suggestion.unwrap_or_default());
+        let suggestion = closest_match(value, known.iter().copied()).map(|meant| format!(" (did you mean {meant}?)"));
+        let problem = format!("{} is none of {}{}", quote(value), known.join(", "), suggestion.unwrap_or_default());
         self.report(field, &problem);
         None
     }
@@ -224,7 +224,7 @@ impl FieldParser<'_> {
             "true" | "True" | "TRUE" => true,
             "" | "false" | "False" | "FALSE" => false,
             other => {
-                self.report("optional", &format!("is {}; write true or false", quoted(other)));
+                self.report("optional", &format!("is {}; write true or false", quote(other)));
                 false
             }
         }
@@ -265,14 +265,14 @@ impl FieldParser<'_> {
                 GoValue::Null | GoValue::List(_) | GoValue::Map(_) => {
                     let why = format!(
                         "{} has no single value, which GET and LIST need; use method PUT or remove it",
-                        quoted(name)
+                        quote(name)
                     );
                     self.report("secretArgs", &why);
                     continue;
                 }
             };
             if inserted == Err(QueryConflict) {
-                let why = format!("{} has another value in secretPath's query; remove one", quoted(name));
+                let why = format!("{} has another value in secretPath's query; remove one", quote(name));
                 self.report("secretArgs", &why);
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     error::Cause,
     request::mistakes::{Findings, ObjectEntry},
-    text::quoted,
+    text::quote,
 };
 
 /// The longest part of a path, and the longest path, in bytes.
@@ -65,7 +65,7 @@ impl FileNames {
             for (end, _) in name.match_indices('/') {
                 let parent = &name[..end];
                 if self.0.get(parent).is_some_and(|above| !above.is_directory) {
-                    let why = format!("{} is the file of another object; choose another name", quoted(parent));
+                    let why = format!("{} is the file of another object; choose another name", quote(parent));
                     let entry = ObjectEntry { index: file.object_index, name: name.clone() };
                     findings.add_with_cause(Cause::DuplicateFile, entry.field_location("objectName"), why);
                 }

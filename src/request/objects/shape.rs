@@ -6,13 +6,13 @@ use super::written::OBJECT_FIELDS;
 use crate::{
     error::Cause,
     request::mistakes::{FindingLocation, Findings, ObjectEntry},
-    yaml::{self, Budget, Fault},
+    yaml::{self, Budget, ParseError},
 };
 
 /// Reads the text again, whatever its types, and notes what is wrong.
 pub(super) fn report_type_errors(text: &str, error: &serde_saphyr::Error, findings: &mut Findings) {
     let findings_before = findings.len();
-    match yaml::read(text, Budget::OBJECTS) {
+    match yaml::parse(text, Budget::OBJECTS) {
         Ok(Value::Array(entries)) => {
             for (index, entry) in entries.iter().enumerate() {
                 report_entry_type_errors(index, entry, findings);
@@ -31,9 +31,9 @@ pub(super) fn report_type_errors(text: &str, error: &serde_saphyr::Error, findin
 }
 
 fn report_yaml_error(error: &serde_saphyr::Error, text: &str, findings: &mut Findings) {
-    let parse_error = Fault::of(error, text, &OBJECT_FIELDS);
-    let location = parse_error.at.map_or_else(|| "objects".into(), FindingLocation::ObjectsText);
-    findings.add_with_cause(Cause::ObjectsYaml, location, format!("is no valid YAML: {}", parse_error.what));
+    let parse_error = ParseError::from_error(error, text, &OBJECT_FIELDS);
+    let location = parse_error.position.map_or_else(|| "objects".into(), FindingLocation::ObjectsText);
+    findings.add_with_cause(Cause::ObjectsYaml, location, format!("is no valid YAML: {}", parse_error.problem));
 }
 
 fn report_entry_type_errors(index: usize, entry: &Value, findings: &mut Findings) {

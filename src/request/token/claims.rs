@@ -10,7 +10,7 @@ use crate::{
     error::{Cause, Error},
     request::{Pod, mistakes::join_truncated},
     secret::SecretText,
-    text::quoted,
+    text::quote,
 };
 
 /// What a token should say.
@@ -149,8 +149,8 @@ fn check_identity(identity: Option<(String, String)>, pod: &Pod) -> Result<(), E
     if namespace == pod.namespace && name == pod.service_account {
         return Ok(());
     }
-    let theirs = quoted(&format!("{namespace}/{name}"));
-    let ours = quoted(&format!("{}/{}", pod.namespace, pod.service_account));
+    let theirs = quote(&format!("{namespace}/{name}"));
+    let ours = quote(&format!("{}/{}", pod.namespace, pod.service_account));
     Err(Error::new(Cause::TokenIdentity, format!("the token is of service account {theirs}, not of the pod's {ours}"))
         .advice("remove any serviceAccount.tokens from the class and from the pod's volumeAttributes: kubelet sets it"))
 }
@@ -161,10 +161,10 @@ impl Claims {
         if audiences.iter().any(|audience| audience == expected) {
             return Ok(());
         }
-        let token_audiences = join_truncated(audiences.iter().map(|audience| quoted(audience)), audiences.len());
+        let token_audiences = join_truncated(audiences.iter().map(|audience| quote(audience)), audiences.len());
         Err(Error::new(
             Cause::TokenAudience,
-            format!("the token is for {token_audiences}, not for audience {}", quoted(expected)),
+            format!("the token is for {token_audiences}, not for audience {}", quote(expected)),
         )
         .advice("name the audience in the CSIDriver's tokenRequests, or set the class's audience to one of these"))
     }

@@ -6,11 +6,12 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
-use super::{Client, VaultToken, health::State};
+use super::{Client, VaultToken, health::NodeState};
 use crate::{
     metrics::AuthKind,
     vault::{
-        failure::DetectedAuthMethod, failure::RequestError, near::ListedFolder, transport::Call, wire::SecretRequest,
+        failure::DetectedAuthMethod, failure::RequestError, near::ListedFolder, transport::CallOptions,
+        wire::SecretRequest,
     },
 };
 
@@ -37,7 +38,7 @@ impl Client {
         let login_without_token =
             LoginWithKubernetesRequest { mount: mount.to_owned(), role: role.to_owned(), jwt: String::new() };
         let http_request = self.build_request(&login_without_token, None, namespace).ok()?;
-        let call = Call::until(diagnosis_deadline(deadline));
+        let call = CallOptions::with_deadline(diagnosis_deadline(deadline));
         let Err(RequestError::ErrorResponse(response)) = self.send(http_request, call).await else { return None };
         let auth_method = response.auth_method();
         self.shared.auth_methods.record(namespace, mount, auth_method);
@@ -78,6 +79,6 @@ impl Client {
 
     /// Whether a server that says it is sealed was never initialized.
     pub(super) async fn is_uninitialized(&self, deadline: Instant) -> bool {
-        self.health(diagnosis_deadline(deadline)).await.is_ok_and(|health| health.state == State::Uninitialized)
+        self.health(diagnosis_deadline(deadline)).await.is_ok_and(|health| health.state == NodeState::Uninitialized)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     vault::{
         engine::Engine,
         failure::{self, RequestError},
-        transport::Call,
+        transport::CallOptions,
         wire::{Method, SecretRequest, redact_values},
     },
 };
@@ -115,7 +115,7 @@ impl Client {
         body: Option<String>,
         deadline: Instant,
     ) -> Result<Vec<u8>, RequestError> {
-        self.send_idempotent_with(token, namespace, path, query, body, Call::until(deadline)).await
+        self.send_idempotent_with(token, namespace, path, query, body, CallOptions::with_deadline(deadline)).await
     }
 
     /// The same of a call of any kind.
@@ -126,7 +126,7 @@ impl Client {
         path: &str,
         query: Option<&str>,
         body: Option<String>,
-        call: Call<'_>,
+        call: CallOptions<'_>,
     ) -> Result<Vec<u8>, RequestError> {
         let method = if body.is_some() { Method::Post } else { Method::Get };
         let (query, body) = (query.map(SecretText::from), body.map(SecretText::from));
@@ -135,7 +135,7 @@ impl Client {
         let result = self.send(http_request, call).await;
         let secrets: Vec<&str> = token.map(VaultToken::expose).into_iter().collect();
         result
-            .map(|received| received.body)
+            .map(|received| received.bytes)
             .map_err(|failure| failure.redacted(|words| redact_values(words, &secrets, "[token]")))
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     vault::{
         answer::SecretResponse,
         failure::RequestError,
-        room::{Room, Whose},
+        room::{BudgetScope, MemoryBudget},
     },
 };
 
@@ -47,7 +47,7 @@ pub struct VaultToken {
     pub num_uses: u64,
     use_count: AtomicU64,
     /// Room for the answers to it.
-    pub(super) budget: Arc<Room>,
+    pub(super) budget: Arc<MemoryBudget>,
 }
 
 /// What a login brought, and from where.
@@ -63,7 +63,7 @@ pub struct LoginResult {
 /// A token as it is kept, sealed, across restarts.
 #[derive(Serialize, Deserialize)]
 pub struct SavedToken {
-    #[serde(serialize_with = "secret::exposed")]
+    #[serde(serialize_with = "secret::serialize_exposed")]
     token: SecretText,
     policies: Vec<String>,
     /// In seconds.
@@ -96,7 +96,7 @@ impl SavedToken {
             is_batch: self.is_batch,
             num_uses: self.num_uses,
             use_count: AtomicU64::new(self.num_uses),
-            budget: Room::new(Whose::Token),
+            budget: MemoryBudget::new(BudgetScope::Token),
         })
     }
 }
@@ -178,7 +178,7 @@ impl VaultToken {
             is_batch: auth.token_type.as_deref() == Some("batch"),
             num_uses: auth.num_uses,
             use_count: AtomicU64::new(0),
-            budget: Room::new(Whose::Token),
+            budget: MemoryBudget::new(BudgetScope::Token),
         };
         Ok(LoginResult {
             token,

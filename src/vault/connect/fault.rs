@@ -7,19 +7,19 @@ use rustls::{
     pki_types::{ServerName, UnixTime},
 };
 
-use super::error::MAX_SAID;
+use super::error::MAX_MESSAGE_BYTES;
 use crate::{
     text::one_line,
-    tls::{Oldest, Refusal},
+    tls::{CertificateRejection, MinTlsVersion},
 };
 
 /// The most names of a certificate that a message repeats.
-const MAX_NAMES: usize = 8;
+const MAX_LISTED_NAMES: usize = 8;
 
 /// Why there is no TLS session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum TlsFault {
+pub enum HandshakeError {
     /// Nobody trusted issued the server's certificate.
     UnknownIssuer,
     /// The certificate says that it is a CA's, as self-signed ones do, and is not trusted itself.
@@ -29,108 +29,110 @@ pub enum TlsFault {
     /// No CA was configured and the system has none.
     NoAuthorities,
     /// The certificate is for other names, or for none.
-    WrongName {
+    NameMismatch {
         /// The name it should be for.
-        name: String,
+        expected: String,
         /// The names it is for; none if it has no subject alternative names.
-        names: Vec<String>,
+        presented: Vec<String>,
     },
     /// The certificate's time is over.
     Expired {
         /// Since when, if known.
-        at: Option<String>,
+        not_after: Option<String>,
     },
     /// The certificate's time has not come.
     NotYetValid {
         /// From when, if known.
-        at: Option<String>,
+        not_before: Option<String>,
     },
     /// The certificate is of X.509 version 1.
-    Version1,
+    X509Version1,
     /// The certificate is not for servers.
     WrongPurpose,
     /// A key or signature is of a kind that is not taken.
-    Algorithm,
+    UnsupportedAlgorithm,
     /// The server speaks something else, most likely plain HTTP.
     NotTls,
     /// The server hung up.
-    Closed,
+    ConnectionClosed,
     /// The server wants a client certificate and was shown none.
     ClientCertificateMissing,
     /// The server does not accept the client certificate (or its lack).
-    ClientCertificateRefused {
+    ClientCertificateRejected {
         /// Its alert.
         alert: String,
     },
     /// The server gives no reason; a missing client certificate is one of them.
-    HandshakeRefused,
+    HandshakeFailure,
     /// The server has no certificate for the name it was asked for.
-    NameRefused,
+    UnrecognizedName,
     /// No version of TLS in common.
-    Version {
+    UnsupportedVersion {
         /// The oldest that we speak.
-        oldest: Oldest,
+        min_tls_version: MinTlsVersion,
     },
     /// No cipher in common.
-    NoCommonGround,
+    NoCommonCipher,
     /// Anything else, in the library's words.
     Other(String),
 }
 
-impl TlsFault {
+impl HandshakeError {
     /// What to set or look at, as far as it can be known.
     #[must_use]
-    pub fn advice(&self) -> Option<&'static str> {
+    pub fn fix(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownIssuer | Self::WrongSignature | Self::NoAuthorities => {
                 "set the CA that issued it (vaultCACert, vaultCACertPath, --vault-tls-ca-cert)"
             }
             Self::SelfSigned => "set it as the CA (vaultCACert, vaultCACertPath, --vault-tls-ca-cert)",
-            Self::WrongName { names, .. } if names.is_empty() => {
+            Self::NameMismatch { presented, .. } if presented.is_empty() => {
                 "issue the certificate with subject alternative names; the common name does not count"
             }
-            Self::WrongName { .. } => {
+            Self::NameMismatch { .. } => {
                 "use one of these names in the address, or set vaultTLSServerName (--vault-tls-server-name) to one"
             }
             Self::Expired { .. } | Self::NotYetValid { .. } => {
                 "renew the server's certificate, or set this node's clock"
             }
-            Self::Version1 => "issue the certificate as version 3, with subject alternative names",
+            Self::X509Version1 => "issue the certificate as version 3, with subject alternative names",
             Self::WrongPurpose => "issue the certificate for server authentication",
-            Self::Algorithm => "use RSA with 2048 bits and up, ECDSA P-256 or P-384, or Ed25519, signed with SHA-2",
+            Self::UnsupportedAlgorithm => {
+                "use RSA with 2048 bits and up, ECDSA P-256 or P-384, or Ed25519, signed with SHA-2"
+            }
             Self::NotTls => "use http in the address, or the server's TLS port",
             Self::ClientCertificateMissing => {
                 "set a client certificate and key (vaultTLSClientCertPath, --vault-tls-client-cert, and …key)"
             }
-            Self::ClientCertificateRefused { .. } => "look at the client certificate's issuer, validity and purpose",
-            Self::HandshakeRefused => "if the server demands a client certificate, set one",
-            Self::NameRefused => "set the TLS server name to one that the server has a certificate for",
-            Self::Version { oldest: Oldest::Tls12 } => "let the server speak TLS 1.2 or 1.3",
-            Self::Version { oldest: Oldest::Tls13 } => {
+            Self::ClientCertificateRejected { .. } => "look at the client certificate's issuer, validity and purpose",
+            Self::HandshakeFailure => "if the server demands a client certificate, set one",
+            Self::UnrecognizedName => "set the TLS server name to one that the server has a certificate for",
+            Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls12 } => "let the server speak TLS 1.2 or 1.3",
+            Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls13 } => {
                 "let the server speak TLS 1.3, or have the operator allow 1.2 with --tls-min-version"
             }
-            Self::NoCommonGround => "let the server take ciphers that are not outdated",
+            Self::NoCommonCipher => "let the server take ciphers that are not outdated",
             Self::Other(_) => "look at the server's certificate and TLS settings, and at what stands between",
-            Self::Closed => return None,
+            Self::ConnectionClosed => return None,
         })
     }
 
     /// Whether it is a server's way to turn a client away.
-    pub(super) fn is_refusal(&self) -> bool {
-        matches!(self, Self::ClientCertificateMissing | Self::ClientCertificateRefused { .. } | Self::HandshakeRefused)
+    pub(super) fn is_client_rejection(&self) -> bool {
+        matches!(self, Self::ClientCertificateMissing | Self::ClientCertificateRejected { .. } | Self::HandshakeFailure)
     }
 
     /// What made a handshake, or a session's first bytes, fail; `None` if it was not TLS.
-    pub(super) fn of_io(error: &io::Error) -> Option<Self> {
+    pub(super) fn from_io(error: &io::Error) -> Option<Self> {
         error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).map(Self::from)
     }
 }
 
-impl From<&Error> for TlsFault {
+impl From<&Error> for HandshakeError {
     fn from(error: &Error) -> Self {
         match error {
-            Error::InvalidCertificate(fault) => certificate(fault),
-            Error::AlertReceived(alert) => refusal(*alert),
+            Error::InvalidCertificate(error) => certificate_error(error),
+            Error::AlertReceived(alert) => alert_error(*alert),
             Error::InvalidMessage(
                 InvalidMessage::InvalidContentType
                 | InvalidMessage::UnknownProtocolVersion
@@ -140,117 +142,135 @@ impl From<&Error> for TlsFault {
             Error::PeerIncompatible(
                 PeerIncompatible::ServerDoesNotSupportTls12Or13
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-            ) => Self::Version { oldest: Oldest::default() },
+            ) => Self::UnsupportedVersion { min_tls_version: MinTlsVersion::default() },
             Error::PeerIncompatible(
                 PeerIncompatible::NoCipherSuitesInCommon
                 | PeerIncompatible::NoKxGroupsInCommon
                 | PeerIncompatible::ExtendedMasterSecretExtensionRequired,
-            ) => Self::NoCommonGround,
-            other => Self::Other(one_line(&other.to_string(), MAX_SAID)),
+            ) => Self::NoCommonCipher,
+            other => Self::Other(one_line(&other.to_string(), MAX_MESSAGE_BYTES)),
         }
     }
 }
 
 #[allow(deprecated)] // rustls still names the plain variant, so it may still come.
-fn certificate(fault: &CertificateError) -> TlsFault {
-    match fault {
-        CertificateError::UnknownIssuer => TlsFault::UnknownIssuer,
-        CertificateError::BadSignature => TlsFault::WrongSignature,
-        CertificateError::NotValidForNameContext { expected, presented } => wrong_name(expected, presented),
-        CertificateError::ExpiredContext { not_after, .. } => TlsFault::Expired { at: date(*not_after) },
-        CertificateError::Expired => TlsFault::Expired { at: None },
-        CertificateError::NotValidYetContext { not_before, .. } => TlsFault::NotYetValid { at: date(*not_before) },
-        CertificateError::NotValidYet => TlsFault::NotYetValid { at: None },
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => TlsFault::WrongPurpose,
+fn certificate_error(error: &CertificateError) -> HandshakeError {
+    match error {
+        CertificateError::UnknownIssuer => HandshakeError::UnknownIssuer,
+        CertificateError::BadSignature => HandshakeError::WrongSignature,
+        CertificateError::NotValidForNameContext { expected, presented } => name_mismatch(expected, presented),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            HandshakeError::Expired { not_after: format_time(*not_after) }
+        }
+        CertificateError::Expired => HandshakeError::Expired { not_after: None },
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            HandshakeError::NotYetValid { not_before: format_time(*not_before) }
+        }
+        CertificateError::NotValidYet => HandshakeError::NotYetValid { not_before: None },
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            HandshakeError::WrongPurpose
+        }
         CertificateError::UnsupportedSignatureAlgorithm
         | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => TlsFault::Algorithm,
-        CertificateError::Other(OtherError(cause)) => match cause.downcast_ref::<Refusal>() {
-            Some(Refusal::NoAuthorities) => TlsFault::NoAuthorities,
-            Some(Refusal::Version1) => TlsFault::Version1,
-            Some(Refusal::UntrustedAuthority) => TlsFault::SelfSigned,
-            None => TlsFault::Other(one_line(&format!("its certificate is refused: {cause}"), MAX_SAID)),
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            HandshakeError::UnsupportedAlgorithm
+        }
+        CertificateError::Other(OtherError(cause)) => match cause.downcast_ref::<CertificateRejection>() {
+            Some(CertificateRejection::NoAuthorities) => HandshakeError::NoAuthorities,
+            Some(CertificateRejection::X509Version1) => HandshakeError::X509Version1,
+            Some(CertificateRejection::UntrustedAuthority) => HandshakeError::SelfSigned,
+            None => HandshakeError::Other(one_line(&format!("its certificate is refused: {cause}"), MAX_MESSAGE_BYTES)),
         },
-        other => TlsFault::Other(one_line(&format!("its certificate is refused: {other}"), MAX_SAID)),
+        other => HandshakeError::Other(one_line(&format!("its certificate is refused: {other}"), MAX_MESSAGE_BYTES)),
     }
 }
 
-fn refusal(alert: Alert) -> TlsFault {
+fn alert_error(alert: Alert) -> HandshakeError {
     match alert {
-        Alert::CertificateRequired | Alert::NoCertificate => TlsFault::ClientCertificateMissing,
-        Alert::HandshakeFailure => TlsFault::HandshakeRefused,
-        Alert::ProtocolVersion => TlsFault::Version { oldest: Oldest::default() },
-        Alert::InsufficientSecurity => TlsFault::NoCommonGround,
-        Alert::UnrecognisedName => TlsFault::NameRefused,
+        Alert::CertificateRequired | Alert::NoCertificate => HandshakeError::ClientCertificateMissing,
+        Alert::HandshakeFailure => HandshakeError::HandshakeFailure,
+        Alert::ProtocolVersion => HandshakeError::UnsupportedVersion { min_tls_version: MinTlsVersion::default() },
+        Alert::InsufficientSecurity => HandshakeError::NoCommonCipher,
+        Alert::UnrecognisedName => HandshakeError::UnrecognizedName,
         Alert::BadCertificate
         | Alert::UnsupportedCertificate
         | Alert::CertificateRevoked
         | Alert::CertificateExpired
         | Alert::CertificateUnknown
         | Alert::UnknownCA
-        | Alert::AccessDenied => TlsFault::ClientCertificateRefused { alert: format!("{alert:?}") },
-        other => TlsFault::Other(format!("it ends the handshake with the alert {other:?}")),
+        | Alert::AccessDenied => HandshakeError::ClientCertificateRejected { alert: format!("{alert:?}") },
+        other => HandshakeError::Other(format!("it ends the handshake with the alert {other:?}")),
     }
 }
 
-fn wrong_name(expected: &ServerName<'_>, presented: &[String]) -> TlsFault {
-    let names = presented.iter().map(|name| one_line(bare(name), MAX_SAID)).collect();
-    TlsFault::WrongName { name: expected.to_str().into_owned(), names }
+fn name_mismatch(expected: &ServerName<'_>, presented: &[String]) -> HandshakeError {
+    let presented_names = presented.iter().map(|name| one_line(strip_name_type(name), MAX_MESSAGE_BYTES)).collect();
+    HandshakeError::NameMismatch { expected: expected.to_str().into_owned(), presented: presented_names }
 }
 
 /// The name in webpki's `DnsName("vault")` and `IpAddress(10.0.0.1)`.
-fn bare(name: &str) -> &str {
+fn strip_name_type(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.map_or(name, |inner| inner.trim_matches('"'))
 }
 
-fn date(time: UnixTime) -> Option<String> {
+fn format_time(time: UnixTime) -> Option<String> {
     let seconds = i64::try_from(time.as_secs()).ok()?;
     jiff::Timestamp::from_second(seconds).ok().map(|time| time.to_string())
 }
 
-impl fmt::Display for TlsFault {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownIssuer => "its certificate was not issued by a trusted authority",
             Self::SelfSigned => "its certificate is self-signed (it says that it is a CA's), and not trusted",
             Self::WrongSignature => "its certificate names a trusted authority that did not sign it",
             Self::NoAuthorities => "no CA is set, and this system trusts none",
-            Self::WrongName { name, names } => return write_names(f, name, names),
-            Self::Expired { at } => return write_date(f, "its certificate is expired", "since", at.as_deref()),
-            Self::NotYetValid { at } => {
-                return write_date(f, "its certificate is not valid yet", "from", at.as_deref());
+            Self::NameMismatch { expected, presented } => return write_names(f, expected, presented),
+            Self::Expired { not_after } => {
+                return write_time(f, "its certificate is expired", "since", not_after.as_deref());
             }
-            Self::Version1 => "its certificate is of X.509 version 1, which cannot name a host",
+            Self::NotYetValid { not_before } => {
+                return write_time(f, "its certificate is not valid yet", "from", not_before.as_deref());
+            }
+            Self::X509Version1 => "its certificate is of X.509 version 1, which cannot name a host",
             Self::WrongPurpose => "its certificate is not meant for servers",
-            Self::Algorithm => "its certificate or signature is of a kind that is not supported",
+            Self::UnsupportedAlgorithm => "its certificate or signature is of a kind that is not supported",
             Self::NotTls => "it does not speak TLS there; most likely it speaks plain HTTP",
-            Self::Closed => "it closed the connection during the handshake",
+            Self::ConnectionClosed => "it closed the connection during the handshake",
             Self::ClientCertificateMissing => "it demands a client certificate",
-            Self::ClientCertificateRefused { alert } => {
+            Self::ClientCertificateRejected { alert } => {
                 return write!(f, "it does not accept our client certificate, or that there is none ({alert})");
             }
-            Self::HandshakeRefused => "it refuses the handshake without a reason",
-            Self::NameRefused => "it has no certificate for this name",
-            Self::Version { oldest: Oldest::Tls12 } => "it speaks neither TLS 1.2 nor 1.3",
-            Self::Version { oldest: Oldest::Tls13 } => {
+            Self::HandshakeFailure => "it refuses the handshake without a reason",
+            Self::UnrecognizedName => "it has no certificate for this name",
+            Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls12 } => "it speaks neither TLS 1.2 nor 1.3",
+            Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls13 } => {
                 "it does not speak TLS 1.3, and nothing older is spoken here (--tls-min-version=1.3)"
             }
-            Self::NoCommonGround => "it has no cipher in common with us",
-            Self::Other(said) => said,
+            Self::NoCommonCipher => "it has no cipher in common with us",
+            Self::Other(message) => message,
         })
     }
 }
 
-fn write_names(f: &mut fmt::Formatter<'_>, name: &str, names: &[String]) -> fmt::Result {
-    if names.is_empty() {
-        return write!(f, "its certificate is not for {name}: it has no subject alternative names at all");
+fn write_names(f: &mut fmt::Formatter<'_>, expected: &str, presented: &[String]) -> fmt::Result {
+    if presented.is_empty() {
+        return write!(f, "its certificate is not for {expected}: it has no subject alternative names at all");
     }
-    write!(f, "its certificate is not for {name} but for {}", names[..names.len().min(MAX_NAMES)].join(", "))?;
-    if names.len() > MAX_NAMES { write!(f, " and {} more", names.len() - MAX_NAMES) } else { Ok(()) }
+    write!(
+        f,
+        "its certificate is not for {expected} but for {}",
+        presented[..presented.len().min(MAX_LISTED_NAMES)].join(", ")
+    )?;
+    if presented.len() > MAX_LISTED_NAMES {
+        write!(f, " and {} more", presented.len() - MAX_LISTED_NAMES)
+    } else {
+        Ok(())
+    }
 }
 
-fn write_date(f: &mut fmt::Formatter<'_>, what: &str, word: &str, at: Option<&str>) -> fmt::Result {
-    f.write_str(what)?;
-    at.map_or(Ok(()), |at| write!(f, " ({word} {at})"))
+fn write_time(f: &mut fmt::Formatter<'_>, problem: &str, preposition: &str, time: Option<&str>) -> fmt::Result {
+    f.write_str(problem)?;
+    time.map_or(Ok(()), |time| write!(f, " ({preposition} {time})"))
 }

@@ -5,37 +5,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::error::ConnectError;
 
 /// Metadata services of clouds that are not link-local: AWS over IPv6, Alibaba, Azure's host.
-const METADATA: [IpAddr; 3] = [
+const METADATA_ADDRESSES: [IpAddr; 3] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
 ];
 
 /// Refuses a host as soon as one of its addresses is not open to tenants.
-pub(super) fn check(host: &str, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
-    match addresses.iter().map(SocketAddr::ip).find(|address| is_guarded(*address)) {
-        Some(address) => Err(ConnectError::Guarded { host: host.to_owned(), address }),
+pub(super) fn check_addresses(host: &str, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
+    match addresses.iter().map(SocketAddr::ip).find(|address| is_blocked(*address)) {
+        Some(address) => Err(ConnectError::BlockedAddress { host: host.to_owned(), address }),
         None => Ok(()),
     }
 }
 
 /// Refuses a host that is not resolved here, as far as the host itself tells its address.
-pub(super) fn check_unresolved(host: &str) -> Result<(), ConnectError> {
-    let itself = if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() };
-    itself.map_or(Ok(()), |address: IpAddr| check(host, &[(address, 0).into()]))
+pub(super) fn check_unresolved_host(host: &str) -> Result<(), ConnectError> {
+    let literal = if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() };
+    literal.map_or(Ok(()), |address: IpAddr| check_addresses(host, &[(address, 0).into()]))
 }
 
 /// Loopback, unspecified, link-local, multicast, broadcast and metadata services, in whatever form they are written.
 /// Private ranges are open: that is where Vault is.
-fn is_guarded(address: IpAddr) -> bool {
-    METADATA.contains(&address)
+fn is_blocked(address: IpAddr) -> bool {
+    METADATA_ADDRESSES.contains(&address)
         || match address {
-            IpAddr::V4(v4) => is_guarded_v4(v4),
-            IpAddr::V6(v6) => is_guarded_v6(v6),
+            IpAddr::V4(v4) => is_blocked_v4(v4),
+            IpAddr::V6(v6) => is_blocked_v6(v6),
         }
 }
 
-fn is_guarded_v4(address: Ipv4Addr) -> bool {
+fn is_blocked_v4(address: Ipv4Addr) -> bool {
     // All of 0.0.0.0/8 is "this host on this network".
     address.octets()[0] == 0
         || address.is_loopback()
@@ -44,12 +44,12 @@ fn is_guarded_v4(address: Ipv4Addr) -> bool {
         || address.is_broadcast()
 }
 
-fn is_guarded_v6(address: Ipv6Addr) -> bool {
+fn is_blocked_v6(address: Ipv6Addr) -> bool {
     address.is_loopback()
         || address.is_unspecified()
         || address.is_unicast_link_local()
         || address.is_multicast()
-        || embedded_v4(address).is_some_and(|v4| is_guarded(IpAddr::V4(v4)))
+        || embedded_v4(address).is_some_and(|v4| is_blocked(IpAddr::V4(v4)))
 }
 
 /// The IPv4 address that a mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`)
@@ -68,12 +68,12 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn guarded(address: &str) -> bool {
-        is_guarded(address.parse().unwrap())
+    fn is_blocked_text(address: &str) -> bool {
+        is_blocked(address.parse().unwrap())
     }
 
     #[test]
-    fn the_nodes_own_addresses_are_guarded() {
+    fn local_and_metadata_addresses_are_blocked() {
         for address in [
             "127.0.0.1",
             "127.8.9.10",
@@ -91,12 +91,12 @@ mod tests {
             "100.100.100.200",
             "168.63.129.16",
         ] {
-            assert!(guarded(address), "{address}");
+            assert!(is_blocked_text(address), "{address}");
         }
     }
 
     #[test]
-    fn ipv4_in_ipv6_is_seen_through() {
+    fn blocked_ipv4_inside_ipv6_is_blocked() {
         for address in [
             "::ffff:127.0.0.1",
             "::ffff:169.254.169.254",
@@ -106,12 +106,12 @@ mod tests {
             "2002:7f00:1::1",
             "::ffff:100.100.100.200",
         ] {
-            assert!(guarded(address), "{address}");
+            assert!(is_blocked_text(address), "{address}");
         }
     }
 
     #[test]
-    fn where_vault_lives_is_open() {
+    fn private_and_public_addresses_are_allowed() {
         for address in [
             "10.0.0.1",
             "172.16.0.1",
@@ -124,17 +124,17 @@ mod tests {
             "::ffff:10.0.0.1",
             "64:ff9b::10.0.0.1",
         ] {
-            assert!(!guarded(address), "{address}");
+            assert!(!is_blocked_text(address), "{address}");
         }
     }
 
     #[test]
-    fn one_guarded_address_among_others_refuses_the_host() {
+    fn host_with_one_blocked_address_is_blocked() {
         let addresses = ["10.0.0.1:8200".parse().unwrap(), "[::1]:8200".parse().unwrap()];
         assert_eq!(
-            check("vault.example", &addresses),
-            Err(ConnectError::Guarded { host: "vault.example".into(), address: Ipv6Addr::LOCALHOST.into() })
+            check_addresses("vault.example", &addresses),
+            Err(ConnectError::BlockedAddress { host: "vault.example".into(), address: Ipv6Addr::LOCALHOST.into() })
         );
-        assert_eq!(check("vault.example", &addresses[..1]), Ok(()));
+        assert_eq!(check_addresses("vault.example", &addresses[..1]), Ok(()));
     }
 }

@@ -16,26 +16,26 @@ use rustls::{
 use tokio::{io::AsyncBufReadExt as _, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{error::ConnectError, fault::TlsFault, stream::Io};
+use super::{error::ConnectError, fault::HandshakeError, stream::Io};
 
 /// How long a server that asked for a client certificate may take to judge it.
-const VERDICT: Duration = Duration::from_millis(250);
+const CLIENT_CERT_RESULT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A TLS session, and whether the server chose HTTP/2 for it.
 pub(super) async fn handshake(
     config: &Arc<ClientConfig>,
     name: ServerName<'static>,
     io: Box<dyn Io>,
-    at: &str,
+    target: &str,
 ) -> Result<(Box<dyn Io>, bool), ConnectError> {
-    let failed = |error: io::Error| ConnectError::Tls { at: at.to_owned(), fault: fault(&error) };
-    let asked = Arc::new(Asked::around(config));
+    let to_error = |error: io::Error| ConnectError::Tls { target: target.to_owned(), error: handshake_error(&error) };
+    let cert_request = Arc::new(ClientCertRequest::from_config(config));
     let mut config = ClientConfig::clone(config);
-    config.client_auth_cert_resolver = asked.clone();
-    let mut session = TlsConnector::from(Arc::new(config)).connect(name, io).await.map_err(failed)?;
+    config.client_auth_cert_resolver = cert_request.clone();
+    let mut session = TlsConnector::from(Arc::new(config)).connect(name, io).await.map_err(to_error)?;
     let h2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
-    if h2 && asked.was() && session.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
-        verdict(&mut session).await.map_err(failed)?;
+    if h2 && cert_request.was_requested() && session.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        await_client_cert_result(&mut session).await.map_err(to_error)?;
     }
     Ok((Box::new(session), h2))
 }
@@ -44,45 +44,47 @@ pub(super) async fn handshake(
 ///
 /// With TLS 1.3 the handshake ends before the server has judged the client's certificate, and HTTP/2 loses the alert
 /// on its way to the request. An HTTP/2 server speaks first as a rule; one that does not is taken as it is in the end.
-async fn verdict(session: &mut TlsStream<Box<dyn Io>>) -> io::Result<()> {
-    match timeout(VERDICT, session.fill_buf()).await {
+async fn await_client_cert_result(session: &mut TlsStream<Box<dyn Io>>) -> io::Result<()> {
+    match timeout(CLIENT_CERT_RESULT_TIMEOUT, session.fill_buf()).await {
         Ok(Ok([])) => Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(Err(error)) => Err(error),
         Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 
-fn fault(error: &io::Error) -> TlsFault {
-    TlsFault::of_io(error).unwrap_or_else(|| match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => TlsFault::Closed,
-        _ => TlsFault::Other(error.to_string()),
+fn handshake_error(error: &io::Error) -> HandshakeError {
+    HandshakeError::from_io(error).unwrap_or_else(|| match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            HandshakeError::ConnectionClosed
+        }
+        _ => HandshakeError::Other(error.to_string()),
     })
 }
 
 /// A client certificate, if there is one, and whether the server asked for it.
 #[derive(Debug)]
-struct Asked {
-    answer: Arc<dyn ResolvesClientCert>,
-    was: AtomicBool,
+struct ClientCertRequest {
+    resolver: Arc<dyn ResolvesClientCert>,
+    was_requested: AtomicBool,
 }
 
-impl Asked {
-    fn around(config: &ClientConfig) -> Self {
-        Self { answer: Arc::clone(&config.client_auth_cert_resolver), was: AtomicBool::new(false) }
+impl ClientCertRequest {
+    fn from_config(config: &ClientConfig) -> Self {
+        Self { resolver: Arc::clone(&config.client_auth_cert_resolver), was_requested: AtomicBool::new(false) }
     }
 
-    fn was(&self) -> bool {
-        self.was.load(Ordering::Relaxed)
+    fn was_requested(&self) -> bool {
+        self.was_requested.load(Ordering::Relaxed)
     }
 }
 
-impl ResolvesClientCert for Asked {
+impl ResolvesClientCert for ClientCertRequest {
     fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.was.store(true, Ordering::Relaxed);
-        self.answer.resolve(hints, schemes)
+        self.was_requested.store(true, Ordering::Relaxed);
+        self.resolver.resolve(hints, schemes)
     }
 
     fn has_certs(&self) -> bool {
-        self.answer.has_certs()
+        self.resolver.has_certs()
     }
 }

@@ -15,31 +15,31 @@ use tower::{Service as _, service_fn};
 use zeroize::Zeroizing;
 
 use super::{
-    error::{MAX_SAID, ProxyFault},
+    error::{MAX_MESSAGE_BYTES, ProxyConnectError},
     stream::Io,
     tcp::Target,
 };
 use crate::{secret::SecretText, text::one_line};
 
 /// The most of a proxy's answer to CONNECT that is read, in bytes.
-const MAX_ANSWER: usize = 8 << 10;
+const MAX_CONNECT_RESPONSE_BYTES: usize = 8 << 10;
 
 /// The proxies to use, by the rules of Go's `net/http`. Their URLs may hold passwords, and are never shown.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     http: SecretText,
     https: SecretText,
-    no: String,
+    no_proxy: String,
     /// Also for this node itself.
-    always: bool,
+    proxies_local: bool,
 }
 
 /// A proxy setting that cannot be used; its value may hold a password, so only its name is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is no URL of a proxy; write http://, https:// or socks5://, host and port")]
-pub struct ProxyError {
+#[error("{variable} is no URL of a proxy; write http://, https:// or socks5://, host and port")]
+pub struct InvalidProxyUrl {
     /// The variable.
-    pub name: String,
+    pub variable: String,
 }
 
 impl Proxies {
@@ -50,59 +50,64 @@ impl Proxies {
     }
 
     /// What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say, or the same in lower case where those are unset or empty.
-    pub fn from_env() -> Result<Self, ProxyError> {
+    pub fn from_env() -> Result<Self, InvalidProxyUrl> {
         Self::from_vars(|name| env::var(name).ok())
     }
 
     /// The same from any source of variables.
-    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidProxyUrl> {
         let lookup = |upper: &str| {
             let lower = upper.to_ascii_lowercase();
             [upper, &lower].iter().find_map(|name| var(name).filter(|value| !value.is_empty())).unwrap_or_default()
         };
         Ok(Self {
-            http: proxy_url("HTTP_PROXY", lookup("HTTP_PROXY"))?,
-            https: proxy_url("HTTPS_PROXY", lookup("HTTPS_PROXY"))?,
-            no: lookup("NO_PROXY"),
-            always: false,
+            http: parse_proxy_url("HTTP_PROXY", lookup("HTTP_PROXY"))?,
+            https: parse_proxy_url("HTTPS_PROXY", lookup("HTTPS_PROXY"))?,
+            no_proxy: lookup("NO_PROXY"),
+            proxies_local: false,
         })
     }
 
     /// One proxy for everything, whatever the environment says (`VAULT_PROXY_ADDR`, which `name` is).
-    pub fn always(name: &str, url: impl Into<String>) -> Result<Self, ProxyError> {
+    pub fn for_all_hosts(name: &str, url: impl Into<String>) -> Result<Self, InvalidProxyUrl> {
         let url = url.into();
         if url.is_empty() {
-            return Err(ProxyError { name: name.to_owned() });
+            return Err(InvalidProxyUrl { variable: name.to_owned() });
         }
-        let url = proxy_url(name, url)?;
-        Ok(Self { http: url.clone(), https: url, no: String::new(), always: true })
+        let url = parse_proxy_url(name, url)?;
+        Ok(Self { http: url.clone(), https: url, no_proxy: String::new(), proxies_local: true })
     }
 
     /// The proxy for this destination, if it is not to be reached directly.
     pub(in crate::vault) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
-        let target = Target::of(uri);
-        if target.is_local() && !self.always {
+        let target = Target::from_uri(uri);
+        if target.is_local() && !self.proxies_local {
             return None;
         }
         Matcher::builder()
             .http(self.http.expose())
             .https(self.https.expose())
-            .no(exceptions(&self.no, target.port))
+            .no(normalize_no_proxy(&self.no_proxy, target.port))
             .build()
             .intercept(uri)
     }
 }
 
-fn proxy_url(name: &str, url: String) -> Result<SecretText, ProxyError> {
-    let read = Matcher::builder().all(&url).build().intercept(&Uri::from_static("http://vault"));
-    let known = |proxy: Intercept| is_socks(&proxy) || matches!(proxy.uri().scheme_str(), Some("http" | "https"));
-    if url.is_empty() || read.is_some_and(known) { Ok(url.into()) } else { Err(ProxyError { name: name.to_owned() }) }
+fn parse_proxy_url(name: &str, url: String) -> Result<SecretText, InvalidProxyUrl> {
+    let matched = Matcher::builder().all(&url).build().intercept(&Uri::from_static("http://vault"));
+    let is_supported =
+        |proxy: Intercept| is_socks(&proxy) || matches!(proxy.uri().scheme_str(), Some("http" | "https"));
+    if url.is_empty() || matched.is_some_and(is_supported) {
+        Ok(url.into())
+    } else {
+        Err(InvalidProxyUrl { variable: name.to_owned() })
+    }
 }
 
 /// `NO_PROXY` as the matcher reads it, which knows neither Go's `host:port` nor its `*.domain`. Unlike in Go, and as in
 /// curl, `.domain` covers the domain itself too.
-fn exceptions(no: &str, port: u16) -> String {
-    let entries = no.split(',').map(str::trim).filter_map(|entry| match entry.rsplit_once(':') {
+fn normalize_no_proxy(no_proxy: &str, port: u16) -> String {
+    let entries = no_proxy.split(',').map(str::trim).filter_map(|entry| match entry.rsplit_once(':') {
         Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
             (number.parse() == Ok(port)).then(|| host.trim_matches(['[', ']']))
         }
@@ -120,15 +125,23 @@ pub(super) fn is_socks(proxy: &Intercept) -> bool {
 }
 
 /// Has the proxy at the other end of `io` connect to `target`; from then on the bytes go there.
-pub(super) async fn pass(mut io: Box<dyn Io>, target: &Target, proxy: &Intercept) -> Result<Box<dyn Io>, ProxyFault> {
+pub(super) async fn connect_through(
+    mut io: Box<dyn Io>,
+    target: &Target,
+    proxy: &Intercept,
+) -> Result<Box<dyn Io>, ProxyConnectError> {
     if is_socks(proxy) {
-        return socks(io, target, proxy).await;
+        return connect_socks5(io, target, proxy).await;
     }
-    tunnel(&mut io, target, proxy.basic_auth()).await?;
+    open_tunnel(&mut io, target, proxy.basic_auth()).await?;
     Ok(io)
 }
 
-async fn tunnel(io: &mut Box<dyn Io>, target: &Target, credentials: Option<&HeaderValue>) -> Result<(), ProxyFault> {
+async fn open_tunnel(
+    io: &mut Box<dyn Io>,
+    target: &Target,
+    credentials: Option<&HeaderValue>,
+) -> Result<(), ProxyConnectError> {
     let mut request = Zeroizing::new(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes());
     if let Some(credentials) = credentials {
         request.extend_from_slice(b"Proxy-Authorization: ");
@@ -136,20 +149,20 @@ async fn tunnel(io: &mut Box<dyn Io>, target: &Target, credentials: Option<&Head
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"\r\n");
-    io.write_all(&request).await.map_err(|_| ProxyFault::NotHttp)?;
-    match status(io).await {
+    io.write_all(&request).await.map_err(|_| ProxyConnectError::NotHttp)?;
+    match read_status(io).await {
         Some(200..=299) => Ok(()),
-        Some(407) => Err(ProxyFault::Credentials),
-        Some(status) => Err(ProxyFault::Refused { status }),
-        None => Err(ProxyFault::NotHttp),
+        Some(407) => Err(ProxyConnectError::AuthenticationRequired),
+        Some(status) => Err(ProxyConnectError::Rejected { status }),
+        None => Err(ProxyConnectError::NotHttp),
     }
 }
 
 /// The status of an answer, read to the end of its head and no further: what follows is the server's.
-async fn status(io: &mut Box<dyn Io>) -> Option<u16> {
+async fn read_status(io: &mut Box<dyn Io>) -> Option<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        if head.len() == MAX_ANSWER {
+        if head.len() == MAX_CONNECT_RESPONSE_BYTES {
             return None;
         }
         head.push(io.read_u8().await.ok()?);
@@ -159,15 +172,15 @@ async fn status(io: &mut Box<dyn Io>) -> Option<u16> {
 }
 
 /// Names are resolved by the proxy, as Go does for `socks5` too.
-async fn socks(io: Box<dyn Io>, target: &Target, proxy: &Intercept) -> Result<Box<dyn Io>, ProxyFault> {
-    let failed = |said: &str| ProxyFault::Socks { said: one_line(said, MAX_SAID) };
-    let uri = format!("http://{target}/").parse::<Uri>().map_err(|error| failed(&error.to_string()))?;
-    let mut once = Some(TokioIo::new(io));
-    let connected = service_fn(move |_: Uri| std::future::ready(once.take().ok_or(io::ErrorKind::NotConnected)));
+async fn connect_socks5(io: Box<dyn Io>, target: &Target, proxy: &Intercept) -> Result<Box<dyn Io>, ProxyConnectError> {
+    let to_error = |message: &str| ProxyConnectError::Socks { message: one_line(message, MAX_MESSAGE_BYTES) };
+    let uri = format!("http://{target}/").parse::<Uri>().map_err(|error| to_error(&error.to_string()))?;
+    let mut unused_io = Some(TokioIo::new(io));
+    let connected = service_fn(move |_: Uri| std::future::ready(unused_io.take().ok_or(io::ErrorKind::NotConnected)));
     let mut socks = SocksV5::new(proxy.uri().clone(), connected);
     if let Some((user, password)) = proxy.raw_auth() {
         socks = socks.with_auth(user.to_owned(), password.to_owned());
     }
-    let io = socks.call(uri).await.map_err(|error| failed(&error.to_string()))?;
+    let io = socks.call(uri).await.map_err(|error| to_error(&error.to_string()))?;
     Ok(Box::new(io.into_inner()))
 }

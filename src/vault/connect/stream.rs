@@ -9,7 +9,7 @@ use std::{
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{error::ConnectError, fault::TlsFault};
+use super::{error::ConnectError, fault::HandshakeError};
 
 /// What bytes go over: TCP, a unix socket, TLS, or one in the other.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -18,7 +18,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// How a stream is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum StreamMode {
     /// HTTP/1.1, straight to the server.
     Plain,
     /// HTTP/1.1 to a proxy, which wants whole URLs.
@@ -30,30 +30,30 @@ pub(super) enum Use {
 /// One connection. What a server says instead of its first answer is a [`ConnectError`] inside the [`io::Error`].
 pub struct Stream {
     io: Box<dyn Io>,
-    at: String,
-    used: Use,
+    target: String,
+    mode: StreamMode,
     /// Nothing was read yet, so the server has not acted on any request.
-    fresh: bool,
+    is_unread: bool,
 }
 
 impl Stream {
-    pub(super) fn new(io: Box<dyn Io>, at: String, used: Use) -> Self {
-        Self { io, at, used, fresh: true }
+    pub(super) fn new(io: Box<dyn Io>, target: String, mode: StreamMode) -> Self {
+        Self { io, target: target, mode: mode, is_unread: true }
     }
 
     /// Judges the first thing read. With TLS 1.3 a server refuses a client only after the handshake.
-    fn first(&mut self, read: io::Result<&[u8]>) -> io::Result<()> {
-        let at = || self.at.clone();
-        let error = match read {
-            Ok(said) if !matches!(self.used, Use::Tls { .. }) && is_tls_servers(said) => {
-                ConnectError::PlainToTls { at: at() }
+    fn check_first_read(&mut self, result: io::Result<&[u8]>) -> io::Result<()> {
+        let target = || self.target.clone();
+        let error = match result {
+            Ok(bytes) if !matches!(self.mode, StreamMode::Tls { .. }) && is_tls_server_reply(bytes) => {
+                ConnectError::PlainToTls { target: target() }
             }
-            Ok(said) => {
-                self.fresh = said.is_empty();
+            Ok(bytes) => {
+                self.is_unread = bytes.is_empty();
                 return Ok(());
             }
-            Err(error) => match TlsFault::of_io(&error).filter(TlsFault::is_refusal) {
-                Some(fault) => ConnectError::Tls { at: at(), fault },
+            Err(error) => match HandshakeError::from_io(&error).filter(HandshakeError::is_client_rejection) {
+                Some(handshake_error) => ConnectError::Tls { target: target(), error: handshake_error },
                 None => return Err(error),
             },
         };
@@ -62,17 +62,18 @@ impl Stream {
 }
 
 /// Whether a TLS server answers plain HTTP: with an alert, as no HTTP answer starts, or as Go's do.
-fn is_tls_servers(answer: &[u8]) -> bool {
-    const ALERT: u8 = 0x15;
-    const GO: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server";
-    answer.first() == Some(&ALERT) || answer.starts_with(GO)
+fn is_tls_server_reply(response: &[u8]) -> bool {
+    const TLS_ALERT: u8 = 0x15;
+    const GO_PLAIN_HTTP_REPLY: &[u8] =
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server";
+    response.first() == Some(&TLS_ALERT) || response.starts_with(GO_PLAIN_HTTP_REPLY)
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        match self.used {
-            Use::Tls { h2: true } => Connected::new().negotiated_h2(),
-            used => Connected::new().proxy(used == Use::Forwarded),
+        match self.mode {
+            StreamMode::Tls { h2: true } => Connected::new().negotiated_h2(),
+            mode => Connected::new().proxy(mode == StreamMode::Forwarded),
         }
     }
 }
@@ -81,10 +82,10 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if !self.fresh {
+        if !self.is_unread {
             return Poll::Ready(read);
         }
-        Poll::Ready(self.first(read.map(|()| &buf.filled()[before..])))
+        Poll::Ready(self.check_first_read(read.map(|()| &buf.filled()[before..])))
     }
 }
 

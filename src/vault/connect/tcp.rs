@@ -15,11 +15,11 @@ use tokio::{
 };
 use tower::{ServiceExt as _, service_fn};
 
-use super::error::{ConnectError, MAX_SAID};
+use super::error::{ConnectError, MAX_MESSAGE_BYTES};
 use crate::{task, text::one_line};
 
 /// Idle connections are probed, so that one that a firewall forgot is noticed before a request needs it.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_IDLE_TIME: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
@@ -27,7 +27,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// Whether TLS is spoken there.
-    pub(super) tls: bool,
+    pub(super) uses_tls: bool,
     /// A name or an IP address, the latter without brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -35,15 +35,15 @@ pub(super) struct Target {
 
 impl Target {
     /// The server or proxy that a URI names, its port the scheme's own if it names none.
-    pub(super) fn of(uri: &Uri) -> Self {
+    pub(super) fn from_uri(uri: &Uri) -> Self {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
-        let usual = match uri.scheme_str() {
+        let default_port = match uri.scheme_str() {
             Some("https") => 443,
             Some("socks5" | "socks5h") => 1080,
             _ => 80,
         };
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Self { tls, host, port: uri.port_u16().unwrap_or(usual) }
+        Self { uses_tls: tls, host, port: uri.port_u16().unwrap_or(default_port) }
     }
 
     /// Whether the host is this very node, which no proxy can reach. The same rule as Go's.
@@ -65,32 +65,38 @@ impl fmt::Display for Target {
 /// Places for lookups. The system looks a name up in a thread, of which there are few, and keeps it for half a minute where
 /// no server answers: a name must not take those that other names need.
 #[derive(Clone, Debug)]
-pub struct Lookups {
-    own: Arc<Semaphore>,
-    all: Arc<Semaphore>,
+pub struct DnsLimiter {
+    own_permits: Arc<Semaphore>,
+    shared_permits: Arc<Semaphore>,
 }
 
 /// How many names of one server of the operator's are looked up at once, and of all of them.
-const OF_SERVER: usize = 2;
-const OF_SERVERS: usize = 8;
+const MAX_LOOKUPS_PER_SERVER: usize = 2;
+const MAX_OPERATOR_LOOKUPS: usize = 8;
 /// The same of those that the classes of one Kubernetes namespace chose, and of all classes.
-const OF_NAMESPACE: usize = 2;
-const OF_CLASSES: usize = 4;
+const MAX_LOOKUPS_PER_NAMESPACE: usize = 2;
+const MAX_TENANT_LOOKUPS: usize = 4;
 
-static SERVERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_SERVERS)));
-static CLASSES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_CLASSES)));
+static OPERATOR_LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MAX_OPERATOR_LOOKUPS)));
+static TENANT_LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MAX_TENANT_LOOKUPS)));
 
-impl Lookups {
+impl DnsLimiter {
     /// Those of one of the operator's servers.
     #[must_use]
-    pub fn of_server() -> Self {
-        Self { own: Arc::new(Semaphore::new(OF_SERVER)), all: Arc::clone(&SERVERS) }
+    pub fn for_server() -> Self {
+        Self {
+            own_permits: Arc::new(Semaphore::new(MAX_LOOKUPS_PER_SERVER)),
+            shared_permits: Arc::clone(&OPERATOR_LOOKUPS),
+        }
     }
 
     /// Those of servers that the classes of one Kubernetes namespace chose.
     #[must_use]
-    pub fn of_namespace() -> Self {
-        Self { own: Arc::new(Semaphore::new(OF_NAMESPACE)), all: Arc::clone(&CLASSES) }
+    pub fn for_namespace() -> Self {
+        Self {
+            own_permits: Arc::new(Semaphore::new(MAX_LOOKUPS_PER_NAMESPACE)),
+            shared_permits: Arc::clone(&TENANT_LOOKUPS),
+        }
     }
 
     /// Every address of the target; never none.
@@ -98,18 +104,23 @@ impl Lookups {
         if let Ok(address) = target.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, target.port)]);
         }
-        let place = (Arc::clone(&self.own).acquire_owned().await, Arc::clone(&self.all).acquire_owned().await);
+        let permits = (
+            Arc::clone(&self.own_permits).acquire_owned().await,
+            Arc::clone(&self.shared_permits).acquire_owned().await,
+        );
         let name = (target.host.clone(), target.port);
         // It goes on when nobody waits for it any more, and has its place until its end.
-        let looking = task::spawn(async move {
-            let _place = place;
+        let lookup = task::spawn_boxed(async move {
+            let _permits = permits;
             lookup_host(name).await.map(Iterator::collect::<Vec<_>>)
         });
-        let failed =
-            |said: &str| ConnectError::NameNotFound { host: target.host.clone(), said: one_line(said, MAX_SAID) };
-        let found = looking.await.map_err(|error| failed(&error.to_string()))?;
-        let addresses = found.map_err(|error| failed(&error.to_string()))?;
-        if addresses.is_empty() { Err(failed("it has no address")) } else { Ok(addresses) }
+        let not_found = |message: &str| ConnectError::NameNotFound {
+            host: target.host.clone(),
+            message: one_line(message, MAX_MESSAGE_BYTES),
+        };
+        let lookup_result = lookup.await.map_err(|error| not_found(&error.to_string()))?;
+        let addresses = lookup_result.map_err(|error| not_found(&error.to_string()))?;
+        if addresses.is_empty() { Err(not_found("it has no address")) } else { Ok(addresses) }
     }
 }
 
@@ -119,16 +130,16 @@ pub(super) async fn connect(
     addresses: Vec<SocketAddr>,
     timeout: Duration,
 ) -> Result<TcpStream, ConnectError> {
-    let known = service_fn(move |_: Name| std::future::ready(Ok::<_, ConnectError>(addresses.clone().into_iter())));
-    let mut connector = HttpConnector::new_with_resolver(known);
+    let resolver = service_fn(move |_: Name| std::future::ready(Ok::<_, ConnectError>(addresses.clone().into_iter())));
+    let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.set_nodelay(true);
-    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive(Some(KEEPALIVE_IDLE_TIME));
     connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     connector.set_connect_timeout(Some(timeout));
     // A name, not an address: the addresses are the ones that were looked up and checked.
     let uri = Uri::from_static("http://addresses");
-    let stream = connector.oneshot(uri).await.map_err(|error| ConnectError::tcp(target, timeout, &error))?;
+    let stream = connector.oneshot(uri).await.map_err(|error| ConnectError::from_tcp_error(target, timeout, &error))?;
     Ok(stream.into_inner())
 }
 
@@ -137,8 +148,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_the_schemes_own_unless_named() {
-        let shown = |uri| Target::of(&Uri::from_static(uri)).to_string();
+    fn target_from_uri_uses_default_port_of_scheme() {
+        let shown = |uri| Target::from_uri(&Uri::from_static(uri)).to_string();
         assert_eq!(shown("https://vault"), "vault:443");
         assert_eq!(shown("http://vault"), "vault:80");
         assert_eq!(shown("socks5://user:pass@proxy"), "proxy:1080");
@@ -146,30 +157,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_of_one_namespace_leave_places_for_others_and_addresses_need_none() {
-        let of = |host: &str| Target { tls: false, host: host.to_owned(), port: 1 };
-        let (shop, other) = (Lookups::of_namespace(), Lookups::of_namespace());
+    async fn dns_limiter_isolates_namespaces_and_skips_ips() {
+        let target_for = |host: &str| Target { uses_tls: false, host: host.to_owned(), port: 1 };
+        let (limiter, other) = (DnsLimiter::for_namespace(), DnsLimiter::for_namespace());
         // Names that are looked up for long.
-        let mut taken = Vec::new();
-        while let Ok(own) = Arc::clone(&shop.own).try_acquire_owned() {
-            taken.push((own, Arc::clone(&shop.all).acquire_owned().await.unwrap()));
+        let mut held_permits = Vec::new();
+        while let Ok(own) = Arc::clone(&limiter.own_permits).try_acquire_owned() {
+            held_permits.push((own, Arc::clone(&limiter.shared_permits).acquire_owned().await.unwrap()));
         }
-        let localhost = of("localhost");
-        let waits = async |lookups: &Lookups| {
+        let localhost = target_for("localhost");
+        let is_blocked = async |lookups: &DnsLimiter| {
             tokio::time::timeout(Duration::from_millis(50), lookups.resolve(&localhost)).await.is_err()
         };
-        assert_eq!(shop.resolve(&of("::1")).await.unwrap(), [SocketAddr::from((Ipv6Addr::LOCALHOST, 1))]);
-        assert!(waits(&shop).await && !waits(&other).await);
-        let rest = Arc::clone(&CLASSES).acquire_many_owned(2).await.unwrap();
-        assert!(waits(&other).await && !waits(&Lookups::of_server()).await);
-        drop((taken, rest));
-        assert!(shop.resolve(&localhost).await.is_ok());
+        assert_eq!(limiter.resolve(&target_for("::1")).await.unwrap(), [SocketAddr::from((Ipv6Addr::LOCALHOST, 1))]);
+        assert!(is_blocked(&limiter).await && !is_blocked(&other).await);
+        let tenant_permits = Arc::clone(&TENANT_LOOKUPS).acquire_many_owned(2).await.unwrap();
+        assert!(is_blocked(&other).await && !is_blocked(&DnsLimiter::for_server()).await);
+        drop((held_permits, tenant_permits));
+        assert!(limiter.resolve(&localhost).await.is_ok());
     }
 
     #[tokio::test]
-    async fn a_name_without_address_says_so() {
-        let target = Target { tls: true, host: "vault.invalid".into(), port: 8200 };
-        let error = Lookups::of_server().resolve(&target).await.unwrap_err();
+    async fn resolve_error_names_unresolvable_host() {
+        let target = Target { uses_tls: true, host: "vault.invalid".into(), port: 8200 };
+        let error = DnsLimiter::for_server().resolve(&target).await.unwrap_err();
         assert!(matches!(&error, ConnectError::NameNotFound { host, .. } if host == "vault.invalid"), "{error}");
         assert!(error.to_string().starts_with("the host name vault.invalid cannot be resolved: "), "{error}");
     }

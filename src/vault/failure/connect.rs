@@ -3,22 +3,24 @@
 use crate::{
     error::{Cause, Error},
     vault::address::Address,
-    vault::connect::{ConnectError as C, Stage, TlsFault},
+    vault::connect::{ConnectError as C, ConnectStage, HandshakeError},
 };
 
 pub(super) fn explain_connect_error(error: &C, address: &str) -> Error {
     const BLOCKED_ADDRESS_FIX: &str = "an address chosen by a class may not lead to the node itself; have the operator write it out in --allow-address, or in addresses of the policy file";
     const UNREACHABLE_FIX: &str = "check the address, that Vault runs, and network policies between this node and it";
     let cause = match error {
-        C::Guarded { .. } => Cause::NotAllowed,
-        C::Tls { fault: tls_error, .. } => tls_cause(tls_error),
+        C::BlockedAddress { .. } => Cause::NotAllowed,
+        C::Tls { error: tls_error, .. } => tls_cause(tls_error),
         C::PlainToTls { .. } => Cause::PlainToTls,
-        C::Refused { .. } => Cause::Refused,
-        C::TimedOut { stage: Stage::Name | Stage::Tcp | Stage::Tls, .. } => Cause::ConnectTimeout,
+        C::ConnectionRefused { .. } => Cause::Refused,
+        C::TimedOut { stage: ConnectStage::DnsLookup | ConnectStage::Tcp | ConnectStage::Tls, .. } => {
+            Cause::ConnectTimeout
+        }
         C::NameNotFound { .. } => Cause::NameNotFound,
         _ => Cause::Unreachable,
     };
-    let fix = if cause == Cause::NotAllowed { BLOCKED_ADDRESS_FIX } else { error.advice().unwrap_or(UNREACHABLE_FIX) };
+    let fix = if cause == Cause::NotAllowed { BLOCKED_ADDRESS_FIX } else { error.fix().unwrap_or(UNREACHABLE_FIX) };
     Error::new(cause, format!("Vault at {address} cannot be reached: {error}")).advice(fix)
 }
 
@@ -42,15 +44,16 @@ fn is_same_host_over_https(plain: &str, tls: &str) -> bool {
     }
 }
 
-fn tls_cause(error: &TlsFault) -> Cause {
+fn tls_cause(error: &HandshakeError) -> Cause {
     match error {
-        TlsFault::Closed => Cause::Unreachable,
-        TlsFault::UnknownIssuer | TlsFault::SelfSigned | TlsFault::WrongSignature | TlsFault::NoAuthorities => {
-            Cause::CertificateUntrusted
-        }
-        TlsFault::WrongName { .. } | TlsFault::NameRefused => Cause::CertificateName,
-        TlsFault::Expired { .. } | TlsFault::NotYetValid { .. } => Cause::CertificateTime,
-        TlsFault::NotTls => Cause::TlsToPlain,
+        HandshakeError::ConnectionClosed => Cause::Unreachable,
+        HandshakeError::UnknownIssuer
+        | HandshakeError::SelfSigned
+        | HandshakeError::WrongSignature
+        | HandshakeError::NoAuthorities => Cause::CertificateUntrusted,
+        HandshakeError::NameMismatch { .. } | HandshakeError::UnrecognizedName => Cause::CertificateName,
+        HandshakeError::Expired { .. } | HandshakeError::NotYetValid { .. } => Cause::CertificateTime,
+        HandshakeError::NotTls => Cause::TlsToPlain,
         _ => Cause::Tls,
     }
 }

@@ -31,7 +31,7 @@ where
 
 /// Answers each request with what it saw of it.
 pub(super) async fn http() -> SocketAddr {
-    listen(|stream| answer(Box::new(stream), false, String::new())).await
+    listen(|stream| serve_http(Box::new(stream), false, String::new())).await
 }
 
 /// The same over TLS, HTTP/2 if the client offers it.
@@ -44,14 +44,14 @@ pub(super) async fn https(mut config: ServerConfig) -> SocketAddr {
             let session = acceptor.accept(stream).await.ok()?;
             let h2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
             let name = session.get_ref().1.server_name().unwrap_or_default().to_owned();
-            answer(Box::new(session), h2, name).await
+            serve_http(Box::new(session), h2, name).await
         }
     })
     .await
 }
 
 /// Serves HTTP on one connection.
-pub(super) async fn answer(io: Box<dyn Io>, h2: bool, name: String) -> Option<()> {
+pub(super) async fn serve_http(io: Box<dyn Io>, h2: bool, name: String) -> Option<()> {
     let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(echo(&request, &name))));
     let io = TokioIo::new(io);
     if h2 {
@@ -82,26 +82,26 @@ pub(super) async fn silent() -> SocketAddr {
 }
 
 /// Says `words` to whoever says something, whatever it is, and hangs up.
-pub(super) async fn saying(words: &'static [u8]) -> SocketAddr {
+pub(super) async fn replying(reply: &'static [u8]) -> SocketAddr {
     listen(move |mut stream| async move {
-        let _heard = stream.read(&mut [0; 4096]).await.ok()?;
-        stream.write_all(words).await.ok()
+        let _request_bytes = stream.read(&mut [0; 4096]).await.ok()?;
+        stream.write_all(reply).await.ok()
     })
     .await
 }
 
 /// Where nobody listens.
-pub(super) async fn nobody() -> SocketAddr {
+pub(super) async fn unused_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 /// An HTTP proxy that takes only `credentials` and reaches `vault.example:8200` at `behind`, nothing else.
-pub(super) async fn proxy(credentials: &'static str, behind: SocketAddr) -> SocketAddr {
-    listen(move |stream| relay(Box::new(stream), credentials, behind)).await
+pub(super) async fn proxy(credentials: &'static str, upstream: SocketAddr) -> SocketAddr {
+    listen(move |stream| relay(Box::new(stream), credentials, upstream)).await
 }
 
 /// The same over TLS. It knows HTTP/2 too, but no CONNECT in it.
-pub(super) async fn tls_proxy(mut config: ServerConfig, behind: SocketAddr) -> SocketAddr {
+pub(super) async fn tls_proxy(mut config: ServerConfig, upstream: SocketAddr) -> SocketAddr {
     config.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     listen(move |stream| {
@@ -109,41 +109,41 @@ pub(super) async fn tls_proxy(mut config: ServerConfig, behind: SocketAddr) -> S
         async move {
             let session = acceptor.accept(stream).await.ok()?;
             let h2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
-            if h2 { None } else { relay(Box::new(session), "", behind).await }
+            if h2 { None } else { relay(Box::new(session), "", upstream).await }
         }
     })
     .await
 }
 
-async fn relay(io: Box<dyn Io>, credentials: &str, behind: SocketAddr) -> Option<()> {
+async fn relay(io: Box<dyn Io>, credentials: &str, upstream: SocketAddr) -> Option<()> {
     let mut client = BufReader::new(io);
     let (mut head, mut line) = (Vec::new(), String::new());
     while client.read_line(&mut line).await.ok()? > 2 {
         head.push(std::mem::take(&mut line).trim_end().to_owned());
     }
-    let sent = head.iter().find_map(|line| line.strip_prefix("Proxy-Authorization: ")).unwrap_or_default();
-    if sent != credentials {
+    let sent_credentials = head.iter().find_map(|line| line.strip_prefix("Proxy-Authorization: ")).unwrap_or_default();
+    if sent_credentials != credentials {
         return client.write_all(b"HTTP/1.1 407 Who are you\r\n\r\n").await.ok();
     }
     if head.first()? != "CONNECT vault.example:8200 HTTP/1.1" {
         return client.write_all(b"HTTP/1.1 403 Not there\r\nContent-Length: 0\r\n\r\n").await.ok();
     }
-    let mut server = TcpStream::connect(behind).await.ok()?;
+    let mut server = TcpStream::connect(upstream).await.ok()?;
     client.write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n").await.ok()?;
     copy_bidirectional(&mut client, &mut server).await.ok().map(drop)
 }
 
 /// A SOCKS5 proxy without credentials that reaches `vault.example:8200` at `behind`, nothing else.
-pub(super) async fn socks(behind: SocketAddr) -> SocketAddr {
+pub(super) async fn socks5_proxy(upstream: SocketAddr) -> SocketAddr {
     listen(move |mut client| async move {
         let mut greeting = [0; 3];
         client.read_exact(&mut greeting).await.ok()?;
         client.write_all(&[5, 0]).await.ok()?;
         let mut request = [0; 20];
         client.read_exact(&mut request).await.ok()?;
-        let known = &request == b"\x05\x01\x00\x03\x0dvault.example\x20\x08";
-        client.write_all(&[5, if known { 0 } else { 2 }, 0, 1, 0, 0, 0, 0, 0, 0]).await.ok()?;
-        let mut server = TcpStream::connect(behind).await.ok()?;
+        let is_known_target = &request == b"\x05\x01\x00\x03\x0dvault.example\x20\x08";
+        client.write_all(&[5, if is_known_target { 0 } else { 2 }, 0, 1, 0, 0, 0, 0, 0, 0]).await.ok()?;
+        let mut server = TcpStream::connect(upstream).await.ok()?;
         copy_bidirectional(&mut client, &mut server).await.ok().map(drop)
     })
     .await
