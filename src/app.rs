@@ -25,8 +25,8 @@ use crate::{
     metrics::Metrics,
     mount::{Chosen, KeySource, LastFailures, Mounter, Slots},
     provider::{self, Connections},
-    renewal::Renewal,
-    session::{Observers, Sessions},
+    renewal::Reconciler,
+    session::{Observers, SessionRegistry},
     socket::Socket,
     state::{Gate, Store},
     trust::Reloader,
@@ -226,9 +226,9 @@ pub fn mounter(
 ) -> Mounter {
     let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
     let gate = if store.is_some() { Gate::shut(handover::OTHER) } else { Gate::open() };
-    let sessions = Arc::new(Sessions::new(config.max_sessions, observers, store));
+    let sessions = Arc::new(SessionRegistry::new(config.max_sessions, observers, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
-    let renewal = Renewal::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
+    let renewal = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
     Mounter {
         operator: config.connection.operator.clone(),
         vault,

@@ -178,10 +178,10 @@ impl Check<'_> {
         self.check_connectivity(context, on_step).await?;
         on_step(self.check_token()?);
         ensure_not_interrupted(is_interrupted)?;
-        let login_result = context.session.open(&context.prover, self.step_deadline()).await;
+        let login_result = context.session.ensure_token(&context.prover, self.step_deadline()).await;
         created.add_token(context);
         login_result.map_err(|error| Step::fail("login", error))?;
-        if let Some(token) = context.session.logged_in() {
+        if let Some(token) = context.session.last_login_token() {
             on_step(self.login_step(context, &token));
         }
         let results = self.check_objects(context, on_step, created, is_interrupted).await?;

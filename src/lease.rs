@@ -21,143 +21,145 @@ use crate::{
     error::{Cause, Error},
     flight::SingleFlight,
     metrics::{Kind, Reason},
-    term::Term,
+    term::Lifetime,
     vault::{answer::SecretResponse, client::ReadResult, wire::SecretRequest},
 };
-pub use hold::{Hold, SavedHold};
-pub use life::{Circumstances, Life, MIN_REFRESH, Refresh, Step};
-pub use saved::{Holds, SavedLease};
-use upkeep::Warned;
-pub use upkeep::{DueRenewal, Told, Warning};
+pub use hold::{SavedSessionToken, SessionToken};
+pub use life::{CacheAction, Lifecycle, LifecycleContext, MIN_REFRESH_INTERVAL, Refresh};
+pub use saved::{SavedSecret, TokenTable};
+use upkeep::ExpiryWarning;
+pub use upkeep::{ExpiryNotice, PendingRenewal, SecretSnapshot};
 
 /// One answer of Vault.
 #[derive(Debug)]
-pub struct Lease {
+pub struct CachedSecret {
     /// What Vault answered.
-    pub answer: SecretResponse,
+    pub response: SecretResponse,
     /// Numbers what this process has read, so that it can be told what a volume was given.
     pub serial: u64,
 }
 
-impl Lease {
-    fn new(answer: SecretResponse) -> Arc<Self> {
+impl CachedSecret {
+    fn new(response: SecretResponse) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Self { answer, serial: NEXT.fetch_add(1, Relaxed) })
+        Arc::new(Self { response, serial: NEXT.fetch_add(1, Relaxed) })
     }
 }
 
 /// What a reading brought.
 #[derive(Clone)]
-pub struct Brought {
+pub struct FetchOutcome {
     /// The answer: the earlier one when the data is as before.
-    pub lease: Arc<Lease>,
+    pub secret: Arc<CachedSecret>,
     /// Vault's id of the answer to this very request, when it gave one.
     pub request_id: Option<Arc<str>>,
 }
 
 /// The leases of one session, by request. Equal requests share one.
 #[derive(Default)]
-pub struct Leases {
+pub struct SecretCache {
     /// Never held across an await.
-    slots: Mutex<HashMap<Arc<SecretRequest>, Arc<Slot>>>,
+    slots: Mutex<HashMap<Arc<SecretRequest>, Arc<CacheSlot>>>,
 }
 
 #[derive(Default)]
-struct Slot {
-    flight: SingleFlight<Result<Brought, Error>>,
+struct CacheSlot {
+    in_flight: SingleFlight<Result<FetchOutcome, Error>>,
     /// Never held across an await.
-    kept: Mutex<Kept>,
+    state: Mutex<SlotState>,
 }
 
 #[derive(Default)]
-struct Kept {
-    entry: Option<Entry>,
+struct SlotState {
+    entry: Option<CacheEntry>,
     /// The volumes whose class names it.
-    named_by: Vec<Arc<str>>,
+    referenced_by: Vec<Arc<str>>,
     /// Counts what was kept, so that whoever looked before another's reading ended sees that it has.
-    turn: u64,
+    generation: u64,
 }
 
 /// A lease and all that is known of it.
-struct Entry {
-    lease: Arc<Lease>,
-    life: Life,
-    hold: Arc<Hold>,
+struct CacheEntry {
+    secret: Arc<CachedSecret>,
+    lifecycle: Lifecycle,
+    token: Arc<SessionToken>,
     read_at: Instant,
     delivered: bool,
     /// It is not what a class wants of it, and reading it again makes nothing new.
-    doubted: bool,
-    warned: Warned,
+    invalidated: bool,
+    expiry_warning: ExpiryWarning,
     /// Why its last renewal or reading failed.
-    trouble: Option<String>,
+    last_error: Option<String>,
 }
 
 /// What a fetch brings: the answer, when it was asked for, and under which token.
-pub struct Fetched {
+pub struct FetchedSecret {
     /// Vault's answer.
-    pub reading: ReadResult,
+    pub result: ReadResult,
     /// When the request was sent, by [`crate::clock::now`]: what Vault grants begins then at the earliest.
-    pub sent: Instant,
+    pub sent_at: Instant,
     /// The token.
-    pub hold: Arc<Hold>,
+    pub token: Arc<SessionToken>,
 }
 
 /// When and how a lease is looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct LookupOptions {
     /// Now, by [`crate::clock::now`].
     pub now: Instant,
     /// The longest of the last pauses between two polls.
-    pub gap: Option<Duration>,
+    pub poll_interval: Option<Duration>,
     /// How long plain secrets count as fresh.
     pub refresh: Refresh,
 }
 
 /// What there is of a request's answer.
-pub enum Found {
+pub enum Lookup {
     /// It is good.
-    Good(Arc<Lease>),
+    Fresh(Arc<CachedSecret>),
     /// It must be read.
-    Due(Due),
+    Due(DueSecret),
 }
 
 /// A request that must be read.
-pub struct Due {
+pub struct DueSecret {
     /// Why, if there was an answer before.
     pub reason: Option<Reason>,
     /// What was read before, if the pod has it.
-    pub had: Option<Arc<Lease>>,
+    pub previous: Option<Arc<CachedSecret>>,
     /// The same, if it is of use still.
-    pub kept: Option<Arc<Lease>>,
+    pub stale: Option<Arc<CachedSecret>>,
     /// Of what kind it was.
     pub kind: Option<Kind>,
     /// The token it hung on.
-    pub hold: Option<Arc<Hold>>,
-    turn: u64,
+    pub token: Option<Arc<SessionToken>>,
+    generation: u64,
 }
 
 /// Requests remembered at most per session; more than a class may hold, as classes are edited and pods have several volumes.
-const MAX_SLOTS: usize = 1024;
-impl Leases {
+const MAX_CACHED_REQUESTS: usize = 1024;
+impl SecretCache {
     /// What there is of a request's answer, and whether it is good.
-    pub fn look(&self, read: &SecretRequest, look: &Look) -> Found {
-        let slot = self.lock().get(read).cloned();
-        let new = |turn| Found::Due(Due { reason: None, had: None, kept: None, kind: None, hold: None, turn });
-        let Some(slot) = slot else { return new(0) };
-        let kept = slot.kept();
-        let Some(entry) = &kept.entry else { return new(kept.turn) };
-        let token = entry.hold.term();
-        match entry.decide(token.as_ref(), !kept.named_by.is_empty(), look) {
-            Step::Reuse | Step::Renew => Found::Good(Arc::clone(&entry.lease)),
-            Step::Reread(reason) => {
-                let of_use = entry.delivered && !entry.life.is_over(token.as_ref(), look.now);
-                Found::Due(Due {
+    pub fn lookup(&self, request: &SecretRequest, options: &LookupOptions) -> Lookup {
+        let slot = self.lock().get(request).cloned();
+        let not_cached = |generation| {
+            Lookup::Due(DueSecret { reason: None, previous: None, stale: None, kind: None, token: None, generation })
+        };
+        let Some(slot) = slot else { return not_cached(0) };
+        let slot_state = slot.state();
+        let Some(entry) = &slot_state.entry else { return not_cached(slot_state.generation) };
+        let token_lifetime = entry.token.lifetime();
+        match entry.next_action(token_lifetime.as_ref(), !slot_state.referenced_by.is_empty(), options) {
+            CacheAction::Reuse | CacheAction::Renew => Lookup::Fresh(Arc::clone(&entry.secret)),
+            CacheAction::Refetch(reason) => {
+                let is_usable = entry.delivered && !entry.lifecycle.is_expired(token_lifetime.as_ref(), options.now);
+                Lookup::Due(DueSecret {
                     reason: Some(reason),
-                    had: entry.delivered.then(|| Arc::clone(&entry.lease)),
-                    kept: of_use.then(|| Arc::clone(&entry.lease)),
-                    kind: Some(entry.life.kind()),
-                    hold: Some(Arc::clone(&entry.hold)),
-                    turn: kept.turn,
+                    previous: entry.delivered.then(|| Arc::clone(&entry.secret)),
+                    stale: is_usable.then(|| Arc::clone(&entry.secret)),
+                    kind: Some(entry.lifecycle.kind()),
+                    token: Some(Arc::clone(&entry.token)),
+                    generation: slot_state.generation,
                 })
             }
         }
@@ -168,32 +170,32 @@ impl Leases {
     ///
     /// `heard` hears what was kept: of an earlier answer that was a credential, and is none any more; and whether the new one was
     /// created for this.
-    pub async fn read<F>(
+    pub async fn fetch<F>(
         &self,
-        read: &Arc<SecretRequest>,
-        due: &Due,
+        request: &Arc<SecretRequest>,
+        due: &DueSecret,
         fetch: impl FnOnce() -> F,
-        heard: impl FnOnce(Option<Kind>, bool) + Send + 'static,
-    ) -> Result<Brought, Error>
+        on_stored: impl FnOnce(Option<Kind>, bool) + Send + 'static,
+    ) -> Result<FetchOutcome, Error>
     where
-        F: Future<Output = Result<Fetched, Error>> + Send + 'static,
+        F: Future<Output = Result<FetchedSecret, Error>> + Send + 'static,
     {
-        let (key, slot) = self.slot(read);
-        let turn = due.turn;
-        let outcome = slot.flight.join(|| {
+        let (key, slot) = self.slot_or_insert(request);
+        let generation = due.generation;
+        let outcome = slot.in_flight.join(|| {
             let (slot, fetch) = (Arc::clone(&slot), fetch());
             async move {
                 // Another's reading may have ended between our look and our turn.
-                if let Some(lease) = slot.since(turn) {
-                    let request_id = lease.answer.request_id().map(Arc::from);
-                    return Ok(Brought { lease, request_id });
+                if let Some(secret) = slot.newer_than(generation) {
+                    let request_id = secret.response.request_id().map(Arc::from);
+                    return Ok(FetchOutcome { secret, request_id });
                 }
-                let fetched = fetch.await.map_err(|error| slot.failed(error))?;
-                let request_id = fetched.reading.response.request_id().map(Arc::from);
-                let creates = fetched.reading.mutating;
-                let (lease, earlier) = slot.keep(&key, fetched);
-                heard(earlier.filter(|kind| *kind != Kind::Plain), creates);
-                Ok(Brought { lease, request_id })
+                let fetched = fetch.await.map_err(|error| slot.record_failure(error))?;
+                let request_id = fetched.result.response.request_id().map(Arc::from);
+                let mutating = fetched.result.mutating;
+                let (secret, replaced_kind) = slot.insert(&key, fetched);
+                on_stored(replaced_kind.filter(|kind| *kind != Kind::Plain), mutating);
+                Ok(FetchOutcome { secret, request_id })
             }
         });
         outcome.await.unwrap_or_else(|| {
@@ -202,27 +204,32 @@ impl Leases {
     }
 
     /// Whether the last reading of a static credential came before Vault had rotated it, and its time was over already.
-    pub fn is_still_old(&self, read: &SecretRequest, fetched: &Fetched) -> bool {
-        let Life::Static { rotates, .. } = Life::of(read, &fetched.reading, fetched.sent) else { return false };
-        let is_due = rotates <= fetched.sent;
-        let Some(slot) = self.lock().get(read).cloned() else { return is_due };
-        let kept = slot.kept();
-        match kept.entry.as_ref().map(|entry| (&entry.life, &entry.lease.answer)) {
+    pub fn missed_rotation(&self, request: &SecretRequest, fetched: &FetchedSecret) -> bool {
+        let Lifecycle::Static { rotates_at, .. } = Lifecycle::from_result(request, &fetched.result, fetched.sent_at)
+        else {
+            return false;
+        };
+        let is_due = rotates_at <= fetched.sent_at;
+        let Some(slot) = self.lock().get(request).cloned() else { return is_due };
+        let slot_state = slot.state();
+        match slot_state.entry.as_ref().map(|entry| (&entry.lifecycle, &entry.secret.response)) {
             // It was waited for before, in vain: Vault cannot rotate it, and polls must not wait for that each time.
-            Some((Life::Static { rotates, read }, _)) if rotates <= read => false,
-            Some((Life::Static { rotates, .. }, before)) => {
-                is_due || (*rotates <= fetched.sent && life::same_static(before, &fetched.reading.response))
+            Some((Lifecycle::Static { rotates_at, read_at }, _)) if rotates_at <= read_at => false,
+            Some((Lifecycle::Static { rotates_at, .. }, before)) => {
+                is_due
+                    || (*rotates_at <= fetched.sent_at
+                        && life::is_same_static_credential(before, &fetched.result.response))
             }
             _ => is_due,
         }
     }
 
     /// A pod has (as far as anyone can know) what was read. Whether it is new to it.
-    pub fn delivered(&self, read: &SecretRequest, lease: &Arc<Lease>) -> bool {
-        let slot = self.lock().get(read).cloned();
+    pub fn mark_delivered(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
+        let slot = self.lock().get(request).cloned();
         slot.is_none_or(|slot| {
-            let mut kept = slot.kept();
-            match kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) {
+            let mut slot_state = slot.state();
+            match slot_state.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.secret, secret)) {
                 Some(entry) => !std::mem::replace(&mut entry.delivered, true),
                 None => true,
             }
@@ -231,221 +238,247 @@ impl Leases {
 
     /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
     /// Whether it will.
-    pub fn doubt(&self, read: &SecretRequest, lease: &Arc<Lease>) -> bool {
-        let Some(slot) = self.lock().get(read).cloned() else { return false };
-        let mut kept = slot.kept();
-        let Some(entry) = kept.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.lease, lease)) else { return false };
-        entry.doubted |= matches!(entry.life, Life::Plain { creates: false, .. });
-        entry.doubted
+    pub fn invalidate(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
+        let Some(slot) = self.lock().get(request).cloned() else { return false };
+        let mut slot_state = slot.state();
+        let Some(entry) = slot_state.entry.as_mut().filter(|entry| Arc::ptr_eq(&entry.secret, secret)) else {
+            return false;
+        };
+        entry.invalidated |= matches!(entry.lifecycle, Lifecycle::Plain { mutating: false, .. });
+        entry.invalidated
     }
 
     /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
     /// is nothing to tell of it. Whether it named others before.
-    pub fn name<'a>(
+    pub fn set_references<'a>(
         &self,
-        volume: &Arc<str>,
-        reads: impl IntoIterator<Item = &'a Arc<SecretRequest>>,
+        volume_path: &Arc<str>,
+        requests: impl IntoIterator<Item = &'a Arc<SecretRequest>>,
         now: Instant,
     ) -> bool {
         let mut slots = self.lock();
-        let mut named: Vec<*const Slot> = Vec::new();
-        let mut is_new = false;
-        for slot in reads.into_iter().filter_map(|read| slots.get(read)) {
-            let mut kept = slot.kept();
-            if !kept.named_by.contains(volume) {
+        let mut referenced: Vec<*const CacheSlot> = Vec::new();
+        let mut is_changed = false;
+        for slot in requests.into_iter().filter_map(|read| slots.get(read)) {
+            let mut slot_state = slot.state();
+            if !slot_state.referenced_by.contains(volume_path) {
                 // Few are named by a second, and there are many.
-                kept.named_by.reserve_exact(1);
-                kept.named_by.push(Arc::clone(volume));
-                is_new = true;
+                slot_state.referenced_by.reserve_exact(1);
+                slot_state.referenced_by.push(Arc::clone(volume_path));
+                is_changed = true;
             }
-            named.push(Arc::as_ptr(slot));
+            referenced.push(Arc::as_ptr(slot));
         }
         slots.retain(|_, slot| {
-            if named.contains(&Arc::as_ptr(slot)) {
+            if referenced.contains(&Arc::as_ptr(slot)) {
                 return true;
             }
-            let mut kept = slot.kept();
-            let before = kept.named_by.len();
-            kept.named_by.retain(|name| name != volume);
-            is_new |= kept.named_by.len() != before;
-            !kept.named_by.is_empty() || Arc::strong_count(slot) > 1 || kept.is_of_use(now)
+            let mut slot_state = slot.state();
+            let previous_count = slot_state.referenced_by.len();
+            slot_state.referenced_by.retain(|name| name != volume_path);
+            is_changed |= slot_state.referenced_by.len() != previous_count;
+            !slot_state.referenced_by.is_empty() || Arc::strong_count(slot) > 1 || slot_state.is_still_needed(now)
         });
-        is_new
+        is_changed
     }
 
     /// The answers to these requests, when the pod has each of them, each is good, and nothing must be asked first.
-    pub fn again<'a>(
+    pub fn get_all_fresh<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
-        look: &Look,
-        proof: Duration,
-    ) -> Option<Vec<Arc<Lease>>> {
+        requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
+        options: &LookupOptions,
+        verify_interval: Duration,
+    ) -> Option<Vec<Arc<CachedSecret>>> {
         let slots = self.lock();
-        let answers = reads.map(|read| {
-            let kept = slots.get(read)?.kept();
-            let entry = kept.entry.as_ref().filter(|entry| entry.delivered && !entry.is_unproven(look.now, proof))?;
-            match entry.decide(entry.hold.term().as_ref(), !kept.named_by.is_empty(), look) {
-                Step::Reuse | Step::Renew => Some(Arc::clone(&entry.lease)),
-                Step::Reread(_) => None,
+        let secrets = requests.map(|request| {
+            let slot_state = slots.get(request)?.state();
+            let entry = slot_state
+                .entry
+                .as_ref()
+                .filter(|entry| entry.delivered && !entry.needs_verification(options.now, verify_interval))?;
+            match entry.next_action(entry.token.lifetime().as_ref(), !slot_state.referenced_by.is_empty(), options) {
+                CacheAction::Reuse | CacheAction::Renew => Some(Arc::clone(&entry.secret)),
+                CacheAction::Refetch(_) => None,
             }
         });
-        answers.collect()
+        secrets.collect()
     }
 
     /// The tokens that must be asked about before the answers to these requests are handed out, as they were not proven within
     /// the time `proof`; and of each whether any of the answers waits for its pod.
-    pub fn unproven<'a>(
+    pub fn tokens_to_verify<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
+        requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
         now: Instant,
-        proof: Duration,
-    ) -> Vec<(Arc<Hold>, bool)> {
-        let mut holds = Vec::<(Arc<Hold>, bool)>::new();
+        verify_interval: Duration,
+    ) -> Vec<(Arc<SessionToken>, bool)> {
+        let mut tokens = Vec::<(Arc<SessionToken>, bool)>::new();
         let slots = self.lock();
-        for slot in reads.filter_map(|read| slots.get(read)) {
-            let kept = slot.kept();
-            let Some(entry) = kept.entry.as_ref().filter(|entry| entry.is_unproven(now, proof)) else { continue };
-            match holds.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.hold)) {
-                Some((_, waits)) => *waits |= !entry.delivered,
-                None => holds.push((Arc::clone(&entry.hold), !entry.delivered)),
+        for slot in requests.filter_map(|request| slots.get(request)) {
+            let slot_state = slot.state();
+            let Some(entry) = slot_state.entry.as_ref().filter(|entry| entry.needs_verification(now, verify_interval))
+            else {
+                continue;
+            };
+            match tokens.iter_mut().find(|(hold, _)| Arc::ptr_eq(hold, &entry.token)) {
+                Some((_, is_undelivered)) => *is_undelivered |= !entry.delivered,
+                None => tokens.push((Arc::clone(&entry.token), !entry.delivered)),
             }
         }
-        holds
+        tokens
     }
 
     /// Whether anything that a volume names hangs on this token.
-    pub fn named_hang_on(&self, hold: &Arc<Hold>) -> bool {
-        self.any(|kept, entry| {
-            !kept.named_by.is_empty() && entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold)
+    pub fn has_referenced_bound_secrets(&self, token: &Arc<SessionToken>) -> bool {
+        self.any_entry(|slot_state, entry| {
+            !slot_state.referenced_by.is_empty()
+                && entry.lifecycle.is_bound_to_token()
+                && Arc::ptr_eq(&entry.token, token)
         })
     }
 
     /// Whether anything hangs on this token: also what no volume names any more, which lives to an end of its own.
-    pub fn hang_on(&self, hold: &Arc<Hold>, now: Instant) -> bool {
-        self.any(|kept, entry| {
-            let lives = !kept.named_by.is_empty() || !entry.life.is_over(entry.hold.term().as_ref(), now);
-            lives && entry.life.hangs_on_token() && Arc::ptr_eq(&entry.hold, hold)
+    pub fn has_bound_secrets(&self, token: &Arc<SessionToken>, now: Instant) -> bool {
+        self.any_entry(|slot_state, entry| {
+            let is_live = !slot_state.referenced_by.is_empty()
+                || !entry.lifecycle.is_expired(entry.token.lifetime().as_ref(), now);
+            is_live && entry.lifecycle.is_bound_to_token() && Arc::ptr_eq(&entry.token, token)
         })
     }
 
     /// Whether anything has an end of its own that is still to come.
-    pub fn any_lives(&self, now: Instant) -> bool {
-        self.any(|_, entry| entry.life.ends().is_some() && !entry.life.is_over(entry.hold.term().as_ref(), now))
-    }
-
-    fn any(&self, is: impl Fn(&Kept, &Entry) -> bool) -> bool {
-        self.lock().values().any(|slot| {
-            let kept = slot.kept();
-            kept.entry.as_ref().is_some_and(|entry| is(&kept, entry))
+    pub fn has_unexpired(&self, now: Instant) -> bool {
+        self.any_entry(|_, entry| {
+            entry.lifecycle.expires_at().is_some() && !entry.lifecycle.is_expired(entry.token.lifetime().as_ref(), now)
         })
     }
 
-    fn slot(&self, read: &Arc<SecretRequest>) -> (Arc<SecretRequest>, Arc<Slot>) {
-        let mut slots = self.lock();
-        if let Some((read, slot)) = slots.get_key_value(&**read) {
-            return (Arc::clone(read), Arc::clone(slot));
-        }
-        if slots.len() >= MAX_SLOTS {
-            slots.retain(|_, slot| {
-                let kept = slot.kept();
-                Arc::strong_count(slot) > 1
-                    || !kept.named_by.is_empty()
-                    || kept.entry.as_ref().is_some_and(|e| !e.delivered)
-            });
-        }
-        let slot = Arc::<Slot>::default();
-        slots.insert(Arc::clone(read), Arc::clone(&slot));
-        (Arc::clone(read), slot)
+    fn any_entry(&self, predicate: impl Fn(&SlotState, &CacheEntry) -> bool) -> bool {
+        self.lock().values().any(|slot| {
+            let slot_state = slot.state();
+            slot_state.entry.as_ref().is_some_and(|entry| predicate(&slot_state, entry))
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<SecretRequest>, Arc<Slot>>> {
+    fn slot_or_insert(&self, request: &Arc<SecretRequest>) -> (Arc<SecretRequest>, Arc<CacheSlot>) {
+        let mut slots = self.lock();
+        if let Some((request, slot)) = slots.get_key_value(&**request) {
+            return (Arc::clone(request), Arc::clone(slot));
+        }
+        if slots.len() >= MAX_CACHED_REQUESTS {
+            slots.retain(|_, slot| {
+                let slot_state = slot.state();
+                Arc::strong_count(slot) > 1
+                    || !slot_state.referenced_by.is_empty()
+                    || slot_state.entry.as_ref().is_some_and(|e| !e.delivered)
+            });
+        }
+        let slot = Arc::<CacheSlot>::default();
+        slots.insert(Arc::clone(request), Arc::clone(&slot));
+        (Arc::clone(request), slot)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<SecretRequest>, Arc<CacheSlot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slot {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl CacheSlot {
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was kept after a turn.
-    fn since(&self, turn: u64) -> Option<Arc<Lease>> {
-        let kept = self.kept();
-        kept.entry.as_ref().filter(|_| kept.turn > turn).map(|entry| Arc::clone(&entry.lease))
+    fn newer_than(&self, generation: u64) -> Option<Arc<CachedSecret>> {
+        let slot_state = self.state();
+        slot_state.entry.as_ref().filter(|_| slot_state.generation > generation).map(|entry| Arc::clone(&entry.secret))
     }
 
     /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
     /// Of what kind that was if it is replaced.
-    fn keep(&self, read: &SecretRequest, fetched: Fetched) -> (Arc<Lease>, Option<Kind>) {
-        let Fetched { reading, sent, hold } = fetched;
-        let mut life = Life::of(read, &reading, sent);
-        if let Life::Leased { term, .. } = &mut life
-            && !hold.renews()
+    fn insert(&self, request: &SecretRequest, fetched: FetchedSecret) -> (Arc<CachedSecret>, Option<Kind>) {
+        let FetchedSecret { result, sent_at, token } = fetched;
+        let mut lifecycle = Lifecycle::from_result(request, &result, sent_at);
+        if let Lifecycle::Leased { lifetime, .. } = &mut lifecycle
+            && !token.can_renew()
         {
-            term.cannot_be_renewed();
+            lifetime.disable_renewal();
         }
-        let mut kept = self.kept();
-        kept.turn += 1;
-        let earlier = kept.entry.as_ref().filter(|entry| {
-            let (a, b) = (&entry.lease.answer, &reading.response);
-            a.has_same_data(b) || (life.kind() == Kind::Static && life::same_static(a, b))
+        let mut slot_state = self.state();
+        slot_state.generation += 1;
+        let unchanged = slot_state.entry.as_ref().filter(|entry| {
+            let (a, b) = (&entry.secret.response, &result.response);
+            a.has_same_data(b) || (lifecycle.kind() == Kind::Static && life::is_same_static_credential(a, b))
         });
-        let replaced = kept.entry.as_ref().filter(|_| earlier.is_none()).map(|entry| entry.life.kind());
-        let (lease, delivered) = match earlier {
-            Some(entry) => (Arc::clone(&entry.lease), entry.delivered),
-            None => (Lease::new(reading.response), false),
+        let replaced_kind =
+            slot_state.entry.as_ref().filter(|_| unchanged.is_none()).map(|entry| entry.lifecycle.kind());
+        let (secret, delivered) = match unchanged {
+            Some(entry) => (Arc::clone(&entry.secret), entry.delivered),
+            None => (CachedSecret::new(result.response), false),
         };
-        kept.entry = Some(Entry {
-            lease: Arc::clone(&lease),
-            life,
-            hold,
-            read_at: sent,
+        slot_state.entry = Some(CacheEntry {
+            secret: Arc::clone(&secret),
+            lifecycle,
+            token,
+            read_at: sent_at,
             delivered,
-            doubted: false,
-            warned: Warned::No,
-            trouble: None,
+            invalidated: false,
+            expiry_warning: ExpiryWarning::NotSent,
+            last_error: None,
         });
-        (lease, replaced)
+        (secret, replaced_kind)
     }
 
-    fn failed(&self, error: Error) -> Error {
-        if let Some(entry) = &mut self.kept().entry {
-            entry.trouble = Some(error.to_string());
+    fn record_failure(&self, error: Error) -> Error {
+        if let Some(entry) = &mut self.state().entry {
+            entry.last_error = Some(error.to_string());
         }
         error
     }
 }
 
-impl Kept {
+impl SlotState {
     /// Whether it waits for its pod, or lives on at Vault.
-    fn is_of_use(&self, now: Instant) -> bool {
-        self.entry.as_ref().is_some_and(|entry| match entry.life {
-            Life::Leased { .. } => !entry.life.is_over(entry.hold.term().as_ref(), now),
-            Life::Token | Life::Plain { creates: false, .. } => false,
+    fn is_still_needed(&self, now: Instant) -> bool {
+        self.entry.as_ref().is_some_and(|entry| match entry.lifecycle {
+            Lifecycle::Leased { .. } => !entry.lifecycle.is_expired(entry.token.lifetime().as_ref(), now),
+            Lifecycle::Token | Lifecycle::Plain { mutating: false, .. } => false,
             _ => !entry.delivered,
         })
     }
 }
 
-impl Entry {
+impl CacheEntry {
     /// Whether Vault must be asked whether the token lives that it hangs on: always for what waits for its pod, which no read
     /// would show to be dead; for what the pod has, when Vault has not taken the token within the time `proof`.
-    fn is_unproven(&self, now: Instant, proof: Duration) -> bool {
-        if !self.life.hangs_on_token() || self.life.is_over(self.hold.term().as_ref(), now) {
+    fn needs_verification(&self, now: Instant, verify_interval: Duration) -> bool {
+        if !self.lifecycle.is_bound_to_token() || self.lifecycle.is_expired(self.token.lifetime().as_ref(), now) {
             return false;
         }
         // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
-        let token = &self.hold.token;
-        (!self.delivered && !token.is_exhausted())
-            || (token.num_uses == 0 && now.saturating_duration_since(self.hold.proven_at()) >= proof)
+        let vault_token = &self.token.vault_token;
+        (!self.delivered && !vault_token.is_exhausted())
+            || (vault_token.num_uses == 0 && now.saturating_duration_since(self.token.verified_at()) >= verify_interval)
     }
 
-    fn decide(&self, token: Option<&Term>, named: bool, look: &Look) -> Step {
-        let Look { now, gap, refresh } = *look;
-        if self.doubted {
-            return Step::Reread(Reason::Age);
+    fn next_action(
+        &self,
+        token_lifetime: Option<&Lifetime>,
+        is_referenced: bool,
+        options: &LookupOptions,
+    ) -> CacheAction {
+        let LookupOptions { now, poll_interval, refresh } = *options;
+        if self.invalidated {
+            return CacheAction::Refetch(Reason::Age);
         }
-        self.life.decide(&Circumstances { now, token, gap, refresh, delivered: self.delivered, named })
+        self.lifecycle.next_action(&LifecycleContext {
+            now,
+            token_lifetime,
+            poll_interval,
+            refresh,
+            delivered: self.delivered,
+            is_referenced,
+        })
     }
 }
 

@@ -26,13 +26,13 @@ use crate::{
     error::{Cause, Code, Error},
     events::Why,
     kube::Kube,
-    lease::{Brought, Due, Found, Lease, Refresh},
+    lease::{CachedSecret, DueSecret, FetchOutcome, Lookup, Refresh},
     metrics::{Kind, PolicyRule, ReadFrom, Reason},
     policy::{OperatorPolicy, VaultTarget},
     render,
-    renewal::Renewal,
+    renewal::Reconciler,
     request::{Class, MountSpec, Object, Pod},
-    session::{Delivery, Session, Sessions},
+    session::{Delivery, Session, SessionRegistry},
     state::Gate,
     telemetry::{Again, milliseconds},
     vault::{Vault, failure, wire::SecretRequest},
@@ -54,9 +54,9 @@ pub struct Mounter {
     /// Every server.
     pub vault: Arc<Vault>,
     /// Every pod's standing.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<SessionRegistry>,
     /// What keeps it in the background.
-    pub renewal: Arc<Renewal>,
+    pub renewal: Arc<Reconciler>,
     /// How long plain secrets count as fresh when the class does not say.
     pub refresh: Refresh,
     /// The Kubernetes API, when this process is in a cluster.
@@ -79,7 +79,7 @@ pub struct Mounter {
 pub(crate) struct Answered<'a> {
     pub(crate) read: &'a Arc<SecretRequest>,
     pub(crate) objects: Vec<&'a Object>,
-    pub(crate) outcome: Result<Arc<Lease>, Error>,
+    pub(crate) outcome: Result<Arc<CachedSecret>, Error>,
 }
 
 /// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
@@ -110,16 +110,16 @@ impl Mounter {
                 if error.cause() == Cause::NotAllowed {
                     self.sessions.metrics().policy_refusal(PolicyRule::Address);
                 }
-                way.session.save_soon();
+                way.session.persist_in_background();
             }
         }
-        self.renewal.collect(&way.session);
+        self.renewal.queue_exhausted_tokens(&way.session);
         outcome
     }
 
     async fn bring(&self, spec: &MountSpec, way: &Way, deadline: Instant) -> Result<Mounted, Error> {
         let refresh = spec.class.refresh.unwrap_or(self.refresh);
-        way.session.prove(spec.class.objects.iter().map(|object| &object.request), refresh, deadline).await;
+        way.session.verify_tokens(spec.class.objects.iter().map(|object| &object.request), refresh, deadline).await;
         let (answers, reused) = self.answers(spec, way, refresh, deadline).await?;
         self.remembered(spec, way, &answers, &reused);
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
@@ -129,7 +129,7 @@ impl Mounter {
             return outcome;
         }
         // What was read earlier may lack what Vault has by now.
-        if reused.iter().fold(false, |any, (read, lease)| way.session.doubt(read, lease) | any) {
+        if reused.iter().fold(false, |any, (read, lease)| way.session.invalidate(read, lease) | any) {
             let (answers, _) = self.answers(spec, way, refresh, deadline).await?;
             return self.assemble(spec, &way.session, answers, deadline).await;
         }
@@ -143,15 +143,15 @@ impl Mounter {
         way: &Way,
         refresh: Refresh,
         deadline: Instant,
-    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Arc<SecretRequest>, Arc<Lease>)>), Error> {
+    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Arc<SecretRequest>, Arc<CachedSecret>)>), Error> {
         let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
         for (read, objects) in spec.class.reads() {
-            match way.session.look(read, refresh) {
-                Found::Good(lease) => {
+            match way.session.lookup(read, refresh) {
+                Lookup::Fresh(lease) => {
                     reused.push((read, Arc::clone(&lease)));
                     answers.push(Answered { read, objects, outcome: Ok(lease) });
                 }
-                Found::Due(one) => due.push((read, objects, one)),
+                Lookup::Due(one) => due.push((read, objects, one)),
             }
         }
         if due.is_empty() {
@@ -161,8 +161,8 @@ impl Mounter {
         // That a token is gone may have shown only now, and what hung on it was found good before.
         let (mut good, mut gone) = (Vec::new(), Vec::new());
         for Answered { read, objects, outcome } in answers {
-            match (way.session.look(read, refresh), outcome) {
-                (Found::Due(due), Ok(_)) if due.reason == Some(Reason::Gone) => gone.push((read, objects, due)),
+            match (way.session.lookup(read, refresh), outcome) {
+                (Lookup::Due(due), Ok(_)) if due.reason == Some(Reason::Gone) => gone.push((read, objects, due)),
                 (_, outcome) => good.push(Answered { read, objects, outcome }),
             }
         }
@@ -178,7 +178,7 @@ impl Mounter {
         &self,
         spec: &MountSpec,
         way: &Way,
-        due: Vec<(&'a Arc<SecretRequest>, Vec<&'a Object>, Due)>,
+        due: Vec<(&'a Arc<SecretRequest>, Vec<&'a Object>, DueSecret)>,
         deadline: Instant,
     ) -> Result<Vec<Answered<'a>>, Error> {
         let Way { target, session, prover, .. } = way;
@@ -190,14 +190,14 @@ impl Mounter {
             };
             Error::new(Cause::Deadline, what).advice(failure::DEADLINE_FIX)
         };
-        let polled = session.has_mounted(&spec.target_path);
+        let polled = session.has_volume(&spec.target_path);
         let stays = due.iter().all(|(_, objects, due)| has_something(due, objects, polled));
         if !stays {
-            session.wanted();
+            session.request_probe();
         }
         // Also what is not waited for any longer goes on, and is there for the next poll.
         let patience = if stays { (deadline + GRACE).min(Instant::now() + patience(&due)) } else { deadline + GRACE };
-        let opened = session.while_up(session.open(prover, deadline));
+        let opened = session.unless_outage(session.ensure_token(prover, deadline));
         let opened = timeout_at(patience, opened).await.unwrap_or_else(|_| Err(late()));
         if let Err(error) = opened {
             self.reread_tls(&error, target);
@@ -216,11 +216,11 @@ impl Mounter {
             return Ok(kept);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
-            let outcome = session.while_up(session.read(read, &due, prover, deadline));
+            let outcome = session.unless_outage(session.fetch_secret(read, &due, prover, deadline));
             let outcome = timeout_at(patience, outcome).await;
             match outcome.unwrap_or_else(|_| Err(late())) {
-                Ok((Brought { lease, request_id }, from)) => {
-                    let (before, after) = (due.had.as_deref(), Some((&*lease, from)));
+                Ok((FetchOutcome { secret: lease, request_id }, from)) => {
+                    let (before, after) = (due.previous.as_deref(), Some((&*lease, from)));
                     let (request_id, error) = (request_id.as_deref(), None);
                     self.decided(spec, way, &Decided { read, objects: &objects, before, after, request_id, error });
                     (Some(Answered { read, objects, outcome: Ok(lease) }), None)
@@ -252,10 +252,10 @@ impl Mounter {
         way: &Way,
         (read, objects): (&Arc<SecretRequest>, &[&Object]),
         error: &Error,
-        due: Due,
+        due: DueSecret,
         keeps: bool,
-    ) -> Option<Arc<Lease>> {
-        let (before, kept) = (due.had.as_deref(), due.kept.filter(|_| keeps));
+    ) -> Option<Arc<CachedSecret>> {
+        let (before, kept) = (due.previous.as_deref(), due.stale.filter(|_| keeps));
         let after = kept.as_deref().map(|lease| (lease, ReadFrom::Kept));
         let decided = Decided { read, objects, before, after, request_id: None, error: Some(error) };
         self.decided(spec, way, &decided);
@@ -269,11 +269,11 @@ impl Mounter {
         way.keeps.store(true, Relaxed);
         let text = || format!("the pod keeps what it has: {error}");
         self.sessions.events().tell(|| audited::subject(&spec.pod), Why::RefreshFailed, text);
-        session.poll_failed(&spec.target_path);
+        session.mark_refresh_failed(&spec.target_path);
         self.sessions.metrics().poll_kept(error.cause());
-        session.trouble("refreshing in a poll", error);
+        session.record_error("refreshing in a poll", error);
         // An outage that is known was said when it began.
-        let (polls, is_told) = match self.sessions.kept().again(spec.target_path.clone(), error.way()) {
+        let (polls, is_told) = match self.sessions.stale_polls().again(spec.target_path.clone(), error.way()) {
             Again::No => (None, session.outage().is_none()),
             Again::Summed(polls) => (Some(polls), true),
             Again::Quiet => (None, false),
@@ -291,8 +291,8 @@ impl Mounter {
     #[must_use]
     pub fn delivered(&self, mounted: &Mounted) -> bool {
         let Receipt { session, pod_uid, target_path, class, leases, keeps, .. } = &mounted.receipt;
-        let delivery = Delivery { pod_uid, target_path, class, leases, keeps: *keeps };
-        let new = self.sessions.delivered(session, &delivery);
+        let delivery = Delivery { pod_uid, target_path, class, secrets: leases, served_stale: *keeps };
+        let new = self.sessions.record_delivery(session, &delivery);
         self.renewal.schedule(session);
         new
     }
@@ -304,9 +304,9 @@ impl Mounter {
         if *keeps {
             return;
         }
-        let had_kept = self.sessions.kept().over(target_path).is_some();
+        let had_kept = self.sessions.stale_polls().over(target_path).is_some();
         let otherwise = (had_failed || had_kept).then_some(Why::RefreshRecovered);
-        if let Some(why) = session.poll_recovered(target_path).or(otherwise) {
+        if let Some(why) = session.take_refresh_recovery(target_path).or(otherwise) {
             self.recovered(pod, why);
         }
     }
@@ -314,12 +314,12 @@ impl Mounter {
     /// Keeps what a mount brought for a successor of this process, before it goes out. An error when another process has taken
     /// over, which would not know.
     pub async fn keep(&self, mounted: &Mounted) -> Result<(), Error> {
-        mounted.receipt.session.save().await
+        mounted.receipt.session.persist().await
     }
 
     /// The same without waiting for it.
     pub fn keep_soon(&self, mounted: &Mounted) {
-        mounted.receipt.session.save_soon();
+        mounted.receipt.session.persist_in_background();
     }
 
     /// Renders every object, in the class's order, and collects everything that is wrong.
@@ -331,7 +331,7 @@ impl Mounter {
         deadline: Instant,
     ) -> Result<Mounted, Error> {
         let mut failures = Failures::default();
-        let mut leases: HashMap<&Arc<SecretRequest>, Arc<Lease>> = HashMap::new();
+        let mut leases: HashMap<&Arc<SecretRequest>, Arc<CachedSecret>> = HashMap::new();
         let mut misses = Vec::new();
         for Answered { read, objects, outcome } in answers {
             match outcome {
@@ -350,7 +350,7 @@ impl Mounter {
         }
         let looked = misses
             .into_iter()
-            .map(async |(read, error, objects)| (session.look_near(read, error, deadline).await, objects));
+            .map(async |(read, error, objects)| (session.with_path_suggestion(read, error, deadline).await, objects));
         for (error, objects) in join_all(looked).await {
             failures.add(&error, objects);
         }
@@ -361,7 +361,7 @@ impl Mounter {
                 break;
             }
             let Some(lease) = leases.get(&object.request) else { continue };
-            match render::render(&object.file_spec, &lease.answer) {
+            match render::render(&object.file_spec, &lease.response) {
                 Ok(files) => {
                     size += files.iter().map(|file| file.contents.len()).sum::<usize>();
                     rendered.push((object, files));
@@ -390,14 +390,14 @@ impl Mounter {
 }
 
 /// Whether the pod can go on without a new answer: it has one, or had none and needs none.
-fn has_something(due: &Due, objects: &[&Object], polled: bool) -> bool {
+fn has_something(due: &DueSecret, objects: &[&Object], polled: bool) -> bool {
     // What was not there is not remembered.
     let has_none = polled && due.reason.is_none() && objects.iter().all(|object| object.optional);
-    (polled && due.kept.is_some()) || has_none
+    (polled && due.stale.is_some()) || has_none
 }
 
 /// How long a poll waits at most for what it can go on without.
-fn patience(due: &[(&Arc<SecretRequest>, Vec<&Object>, Due)]) -> Duration {
+fn patience(due: &[(&Arc<SecretRequest>, Vec<&Object>, DueSecret)]) -> Duration {
     // Of a static credential the pod may have the old one, and Vault has the new one in a moment.
     let rotates = due.iter().any(|(_, _, due)| due.kind == Some(Kind::Static));
     if rotates { ROTATION_PATIENCE } else { PATIENCE }

@@ -370,12 +370,12 @@ mod tests {
             allows_shared_token: false,
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::VaultConfig::default(), Arc::default()));
-        let sessions = Arc::new(crate::session::Sessions::new(1, crate::session::Observers::default(), None));
+        let sessions = Arc::new(crate::session::SessionRegistry::new(1, crate::session::Observers::default(), None));
         let mounter = Mounter {
             operator,
             vault: vault.clone(),
             sessions: sessions.clone(),
-            renewal: crate::renewal::Renewal::new(vault, sessions, None, None, Duration::ZERO).into(),
+            renewal: crate::renewal::Reconciler::new(vault, sessions, None, None, Duration::ZERO).into(),
             refresh: crate::lease::Refresh::Never,
             kube: None,
             mint_tokens: false,

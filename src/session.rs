@@ -30,7 +30,9 @@ use crate::{
     error::{Cause, Error},
     events::{Events, Subject, Why},
     flight::SingleFlight,
-    lease::{Brought, Due, Fetched, Found, Hold, Lease, Leases, Look, Refresh},
+    lease::{
+        CachedSecret, DueSecret, FetchOutcome, FetchedSecret, Lookup, LookupOptions, Refresh, SecretCache, SessionToken,
+    },
     metrics::{Kind, Metrics, ReadFrom, Reason},
     secret::SecretText,
     vault::{
@@ -41,13 +43,13 @@ use crate::{
         wire::SecretRequest,
     },
 };
-pub use end::{Debt, Paid};
-use saved::Recorder;
-pub use saved::{Estate, SavedSession};
-pub use sharing::PodRef;
-use sharing::Pods;
-pub use store::{Delivery, Sessions, Tenant, UNHEARD};
-use volumes::{Teller, Volumes};
+pub use end::{PendingRevocation, RevocationResult};
+use saved::StateFile;
+pub use saved::{PendingStateFile, SavedSession};
+pub use sharing::SharingPod;
+use sharing::SharingPods;
+pub use store::{Delivery, MAX_SILENCE_UNWATCHED, PodWithSessions, SessionRegistry};
+use volumes::{ReportedBy, Volumes};
 
 /// Everything that decides which token a pod gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,14 +75,14 @@ pub struct SessionKey {
     /// The pod's service account.
     pub service_account: String,
     /// The UID of the service account whose pods share it; none when it is one pod's.
-    pub shared_by: Option<String>,
+    pub shared_by_account_uid: Option<String>,
 }
 
 /// Stands for the name of a pod where pods share a session.
-pub const EVERY_POD: &str = "*";
+pub const ANY_POD: &str = "*";
 
 /// What proves to Vault who the pod is.
-pub struct Proof {
+pub struct LoginCredential {
     /// The service account token.
     pub jwt: SecretText,
     /// What it says of itself, for messages.
@@ -88,7 +90,7 @@ pub struct Proof {
 }
 
 /// Brings a pod's proof when a login needs it.
-pub type Prover = Arc<dyn Fn() -> BoxFuture<'static, Result<Proof, Error>> + Send + Sync>;
+pub type CredentialSource = Arc<dyn Fn() -> BoxFuture<'static, Result<LoginCredential, Error>> + Send + Sync>;
 
 /// Who hears of what becomes of sessions.
 #[derive(Clone, Debug, Default)]
@@ -107,87 +109,87 @@ pub struct Session {
     id: u64,
     key: SessionKey,
     observers: Observers,
-    begun: Instant,
-    login: SingleFlight<Result<Arc<Hold>, Error>>,
-    leases: Leases,
+    started_at: Instant,
+    login_in_flight: SingleFlight<Result<Arc<SessionToken>, Error>>,
+    cache: SecretCache,
     /// Held for reading while Vault is asked for something that must be revoked with the pod, for writing at its end.
-    activity: RwLock<()>,
+    activity_lock: RwLock<()>,
     /// Whether the background is at it.
-    attended: AtomicBool,
-    recorder: Recorder,
+    is_in_maintenance: AtomicBool,
+    state_file: StateFile,
     /// Never held across an await.
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
 }
 
-struct State {
+struct SessionState {
     /// The endpoint's current one: it is made anew when TLS files were mended. Why there is none, if the files were broken when
     /// this process began.
     client: Result<Client, Error>,
-    hold: Option<Arc<Hold>>,
+    token: Option<Arc<SessionToken>>,
     /// Tokens of earlier logins, on which credentials may hang that the pod still has.
-    superseded: Vec<Arc<Hold>>,
+    superseded_tokens: Vec<Arc<SessionToken>>,
     volumes: Volumes,
     /// Whose it is, when pods share it.
-    pods: Pods,
-    last_heard: Instant,
+    sharing_pods: SharingPods,
+    last_poll_at: Instant,
     ended: bool,
     /// Why it is not renewed, once that was said.
-    resting: Option<&'static str>,
+    renewal_paused: Option<&'static str>,
     /// When renewals are looked at again that waited for Vault to be back.
-    waits_until: Option<Instant>,
-    warned_of_token: bool,
-    last_success: Option<Instant>,
-    last_error: Option<Trouble>,
+    retry_after_outage: Option<Instant>,
+    token_warning_sent: bool,
+    last_success_at: Option<Instant>,
+    last_error: Option<LastError>,
 }
 
 /// Something that failed.
 #[derive(Clone, Debug)]
-pub struct Trouble {
+pub struct LastError {
     /// When.
     pub at: Instant,
     /// While doing what.
-    pub what: &'static str,
+    pub operation: &'static str,
     /// Why, as it is told.
-    pub error: String,
+    pub message: String,
 }
 
 /// How long a static credential that should have been rotated is read again, and how often: Vault serves the old one for up to
 /// 1.6 s after its time (measured against OpenBao 2.7).
-const ROTATION_LAG: Duration = Duration::from_secs(3);
-const ROTATION_PAUSE: Duration = Duration::from_millis(250);
+const ROTATION_LAG_TIMEOUT: Duration = Duration::from_secs(3);
+const ROTATION_RETRY_DELAY: Duration = Duration::from_millis(250);
 /// How long a mount waits at most to learn whether a token lives on which hangs what the pod has.
-const PROOF: Duration = Duration::from_secs(2);
+const TOKEN_VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a token is asked about at least, in a mount of what hangs on it: also when the class refreshes less often.
-const STANDARD_REFRESH: Duration = Duration::from_secs(120);
+const MAX_TOKEN_VERIFY_INTERVAL: Duration = Duration::from_secs(120);
 
 impl Session {
-    fn new(key: SessionKey, client: Result<Client, Error>, observers: Observers, recorder: Recorder) -> Self {
+    fn new(key: SessionKey, client: Result<Client, Error>, observers: Observers, recorder: StateFile) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let now = clock::now();
-        let state = State {
+        let state = SessionState {
             client,
-            hold: None,
-            superseded: Vec::new(),
+            token: None,
+            superseded_tokens: Vec::new(),
             volumes: Volumes::default(),
-            pods: Pods::default(),
-            last_heard: now,
+            sharing_pods: SharingPods::default(),
+            last_poll_at: now,
             ended: false,
-            resting: None,
-            waits_until: None,
-            warned_of_token: false,
-            last_success: None,
+            renewal_paused: None,
+            retry_after_outage: None,
+            token_warning_sent: false,
+            last_success_at: None,
             last_error: None,
         };
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             key,
             observers,
-            begun: now,
-            login: SingleFlight::default(),
-            leases: Leases::default(),
-            activity: RwLock::default(),
-            attended: AtomicBool::new(false),
-            recorder,
+            started_at: now,
+            login_in_flight: SingleFlight::default(),
+            cache: SecretCache::default(),
+            activity_lock: RwLock::default(),
+            is_in_maintenance: AtomicBool::new(false),
+            state_file: recorder,
             state: Mutex::new(state),
         }
     }
@@ -205,16 +207,20 @@ impl Session {
     }
 
     /// Makes sure of a token, so that a refused login is reported once and not for each object.
-    pub async fn open(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<(), Error> {
-        self.token(prover, None, deadline).await.map(|_| ())
+    pub async fn ensure_token(
+        self: &Arc<Self>,
+        credentials: &CredentialSource,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.token_or_login(credentials, None, deadline).await.map(|_| ())
     }
 
     /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod. For
     /// what the pod has, when Vault has not taken the token for as long as a plain secret may be old: so that a token an
     /// operator revoked is healed as soon as a changed secret would be seen.
-    pub async fn prove<'a>(
+    pub async fn verify_tokens<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
+        requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
         refresh: Refresh,
         deadline: Instant,
     ) {
@@ -222,16 +228,17 @@ impl Session {
             return;
         }
         let (now, Ok(client)) = (clock::now(), self.client()) else { return };
-        let unproven = self.leases.unproven(reads, now, proof_interval(refresh));
-        join_all(unproven.into_iter().map(async |(hold, waits)| {
+        let tokens = self.cache.tokens_to_verify(requests, now, token_verify_interval(refresh));
+        join_all(tokens.into_iter().map(async |(token, is_undelivered)| {
             // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
-            let left = clock::remaining(deadline) / 2;
-            let by = Instant::now() + if waits { left } else { left.min(PROOF) };
-            if client.is_token_invalid(&hold.token, self.home(), by).await {
-                self.lost(&hold);
+            let remaining = clock::remaining(deadline) / 2;
+            let verify_deadline =
+                Instant::now() + if is_undelivered { remaining } else { remaining.min(TOKEN_VERIFY_TIMEOUT) };
+            if client.is_token_invalid(&token.vault_token, self.login_namespace(), verify_deadline).await {
+                self.mark_token_revoked(&token);
             } else {
                 // Also when it could not be asked: the next attempt comes as late.
-                hold.proven(now);
+                token.mark_verified(now);
             }
         }))
         .await;
@@ -245,7 +252,7 @@ impl Session {
 
     /// Does something that needs Vault, for as long as that is not known to be down. What was begun is brought to its end all
     /// the same.
-    pub async fn while_up<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub async fn unless_outage<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let client = self.client()?;
         tokio::select! {
             biased;
@@ -255,7 +262,7 @@ impl Session {
     }
 
     /// Its pod has nothing without Vault, so that one that is down is asked soon.
-    pub fn wanted(&self) {
+    pub fn request_probe(&self) {
         if let Ok(client) = self.client() {
             client.request_probe(Duration::ZERO);
         }
@@ -263,181 +270,190 @@ impl Session {
 
     /// The answers to these requests, when each is good and Vault need not be asked for anything.
     #[must_use]
-    pub fn again<'a>(
+    pub fn get_all_fresh<'a>(
         &self,
-        reads: impl Iterator<Item = &'a Arc<SecretRequest>>,
+        requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
         refresh: Refresh,
-    ) -> Option<Vec<Arc<Lease>>> {
-        self.leases.again(reads, &self.at(refresh), proof_interval(refresh))
+    ) -> Option<Vec<Arc<CachedSecret>>> {
+        self.cache.get_all_fresh(requests, &self.lookup_options(refresh), token_verify_interval(refresh))
     }
 
     /// What there is of a request's answer, and whether it is good.
     #[must_use]
-    pub fn look(&self, read: &SecretRequest, refresh: Refresh) -> Found {
-        self.leases.look(read, &self.at(refresh))
+    pub fn lookup(&self, request: &SecretRequest, refresh: Refresh) -> Lookup {
+        self.cache.lookup(request, &self.lookup_options(refresh))
     }
 
     /// Whether a volume was mounted under it.
     #[must_use]
-    pub fn has_mounted(&self, target_path: &str) -> bool {
-        self.state().volumes.iter().any(|volume| &*volume.path == target_path)
+    pub fn has_volume(&self, target_path: &str) -> bool {
+        self.state().volumes.iter().any(|volume| &*volume.target_path == target_path)
     }
 
     /// The pod's owner is told that a poll of a volume failed, which is kept until the end of that is told.
-    pub fn poll_failed(self: &Arc<Self>, target_path: &str) {
-        if self.state().volumes.failed(target_path) {
-            self.changed();
-            self.save_soon();
+    pub fn mark_refresh_failed(self: &Arc<Self>, target_path: &str) {
+        if self.state().volumes.mark_refresh_failed(target_path) {
+            self.mark_dirty();
+            self.persist_in_background();
         }
     }
 
     /// Polls of a volume go well. What is to be told of it, if its owner was told otherwise.
-    pub fn poll_recovered(self: &Arc<Self>, target_path: &str) -> Option<Why> {
-        let teller = self.state().volumes.recovered(target_path)?;
-        self.changed();
-        self.save_soon();
-        Some(match teller {
-            Teller::This => Why::RefreshRecovered,
-            Teller::Earlier => Why::RefreshRecoveredSince,
+    pub fn take_refresh_recovery(self: &Arc<Self>, target_path: &str) -> Option<Why> {
+        let reported_by = self.state().volumes.take_refresh_failure(target_path)?;
+        self.mark_dirty();
+        self.persist_in_background();
+        Some(match reported_by {
+            ReportedBy::ThisProcess => Why::RefreshRecovered,
+            ReportedBy::EarlierProcess => Why::RefreshRecoveredSince,
         })
     }
 
     /// Whether a volume was given these answers before, as far as anybody knows.
-    pub fn has_given<'a>(&self, target_path: &str, mut leases: impl Iterator<Item = &'a Arc<Lease>>) -> bool {
+    pub fn has_delivered<'a>(
+        &self,
+        target_path: &str,
+        mut secrets: impl Iterator<Item = &'a Arc<CachedSecret>>,
+    ) -> bool {
         let state = self.state();
-        let volume = state.volumes.iter().find(|volume| &*volume.path == target_path);
-        volume.is_some_and(|volume| leases.all(|lease| volume.has(lease.serial)))
+        let volume = state.volumes.iter().find(|volume| &*volume.target_path == target_path);
+        volume.is_some_and(|volume| secrets.all(|secret| volume.has_delivered(secret.serial)))
     }
 
     /// What Vault answers to a request that was found due, at most one equal one at a time; and from where it came.
-    pub async fn read(
+    pub async fn fetch_secret(
         self: &Arc<Self>,
-        read: &Arc<SecretRequest>,
-        due: &Due,
-        prover: &Prover,
+        request: &Arc<SecretRequest>,
+        due: &DueSecret,
+        credentials: &CredentialSource,
         deadline: Instant,
-    ) -> Result<(Brought, ReadFrom), Error> {
-        let asked = Arc::new(AtomicBool::new(false));
+    ) -> Result<(FetchOutcome, ReadFrom), Error> {
+        let was_fetched = Arc::new(AtomicBool::new(false));
         loop {
             // What hangs on a token that ends must hang on another.
-            let ending = due.hold.clone().filter(|_| due.reason == Some(Reason::Token));
-            let (session, replaced, reason) = (Arc::clone(self), Arc::clone(read), due.reason);
-            let kept = move |earlier: Option<Kind>, creates| {
-                session.changed();
-                if creates {
-                    session.save_soon();
+            let expiring_token = due.token.clone().filter(|_| due.reason == Some(Reason::Token));
+            let (session, replaced_request, reason) = (Arc::clone(self), Arc::clone(request), due.reason);
+            let on_stored = move |replaced_kind: Option<Kind>, mutating| {
+                session.mark_dirty();
+                if mutating {
+                    session.persist_in_background();
                 }
-                if let Some(kind) = earlier {
-                    session.rotated(&replaced, kind, reason.unwrap_or(Reason::Age));
+                if let Some(kind) = replaced_kind {
+                    session.record_rotation(&replaced_request, kind, reason.unwrap_or(Reason::Age));
                 }
             };
             let fetch = || {
-                let (session, read, prover) = (Arc::clone(self), Arc::clone(read), Arc::clone(prover));
-                let asked = Arc::clone(&asked);
+                let (session, request, credentials) = (Arc::clone(self), Arc::clone(request), Arc::clone(credentials));
+                let was_fetched = Arc::clone(&was_fetched);
                 async move {
-                    asked.store(true, Relaxed);
-                    session.fetch(&read, ending.as_ref(), &prover, deadline).await
+                    was_fetched.store(true, Relaxed);
+                    session.fetch_awaiting_rotation(&request, expiring_token.as_ref(), &credentials, deadline).await
                 }
             };
-            let outcome = self.leases.read(read, due, fetch, kept);
+            let outcome = self.cache.fetch(request, due, fetch, on_stored);
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
                 Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
                 outcome => {
-                    let from = if asked.load(Relaxed) { ReadFrom::Vault } else { ReadFrom::Shared };
-                    self.observers.metrics.reads(from, usize::from(outcome.is_ok()));
-                    return outcome.map(|brought| (brought, from));
+                    let source = if was_fetched.load(Relaxed) { ReadFrom::Vault } else { ReadFrom::Shared };
+                    self.observers.metrics.reads(source, usize::from(outcome.is_ok()));
+                    return outcome.map(|fetched| (fetched, source));
                 }
             }
         }
     }
 
     /// Counts and says that a credential was replaced by a new one.
-    fn rotated(&self, read: &SecretRequest, kind: Kind, reason: Reason) {
+    fn record_rotation(&self, request: &SecretRequest, kind: Kind, reason: Reason) {
         self.observers.metrics.rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        let (path, kind, reason) = (read.display_path(), kind.word(), reason.word());
+        let (path, kind, reason) = (request.display_path(), kind.word(), reason.word());
         tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
-        self.tell_owner(Why::CredentialRotated, || {
+        self.emit_event(Why::CredentialRotated, || {
             format!("a new credential of {path} replaces the one before ({kind}: {reason})")
         });
     }
 
     /// Tells the pod's owner. Pods that share a session are too many for that.
-    fn tell_owner(&self, why: Why, text: impl FnOnce() -> String) {
+    fn emit_event(&self, reason: Why, text: impl FnOnce() -> String) {
         let SessionKey { pod_uid: uid, pod_name: name, pod_namespace: namespace, .. } = &self.key;
         if !self.is_shared() {
             let subject = || Subject { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-            self.observers.events.tell(subject, why, text);
+            self.observers.events.tell(subject, reason, text);
         }
     }
 
     /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
-    pub async fn look_near(&self, read: &SecretRequest, error: Error, deadline: Instant) -> Error {
-        let Some(hold) = self.held(None).filter(|_| error.cause() == Cause::SecretMissing) else { return error };
+    pub async fn with_path_suggestion(&self, request: &SecretRequest, error: Error, deadline: Instant) -> Error {
+        let Some(token) = self.usable_token(None).filter(|_| error.cause() == Cause::SecretMissing) else {
+            return error;
+        };
         let Ok(client) = self.client() else { return error };
-        match client.suggest_path(&hold.token, self.key.namespace.as_deref(), read, deadline).await {
-            Some(near) => error.advice(near),
+        match client.suggest_path(&token.vault_token, self.key.namespace.as_deref(), request, deadline).await {
+            Some(suggestion) => error.advice(suggestion),
             None => error,
         }
     }
 
     /// What was read does not hold what the class wants; see [`Leases::doubt`].
-    pub fn doubt(&self, read: &SecretRequest, lease: &Arc<Lease>) -> bool {
-        self.leases.doubt(read, lease)
+    pub fn invalidate(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
+        self.cache.invalidate(request, secret)
     }
 
     /// Remembers what went wrong, for the status.
-    pub fn trouble(&self, what: &'static str, error: &Error) {
-        self.state().last_error = Some(Trouble { at: clock::now(), what, error: error.to_string() });
+    pub fn record_error(&self, operation: &'static str, error: &Error) {
+        self.state().last_error =
+            Some(LastError { at: clock::now(), operation: operation, message: error.to_string() });
     }
 
-    async fn fetch(
+    async fn fetch_awaiting_rotation(
         self: &Arc<Self>,
-        read: &SecretRequest,
-        ending: Option<&Arc<Hold>>,
-        prover: &Prover,
+        request: &SecretRequest,
+        expiring_token: Option<&Arc<SessionToken>>,
+        credentials: &CredentialSource,
         deadline: Instant,
-    ) -> Result<Fetched, Error> {
-        let begun = Instant::now();
+    ) -> Result<FetchedSecret, Error> {
+        let started_at = Instant::now();
         loop {
-            let fetched = self.fetch_once(read, ending, prover, deadline).await?;
-            let next = Instant::now() + ROTATION_PAUSE;
-            if !self.leases.is_still_old(read, &fetched) || next > deadline.min(begun + ROTATION_LAG) {
-                self.consider(read, &fetched);
+            let fetched = self.fetch_once(request, expiring_token, credentials, deadline).await?;
+            let retry_at = Instant::now() + ROTATION_RETRY_DELAY;
+            if !self.cache.missed_rotation(request, &fetched)
+                || retry_at > deadline.min(started_at + ROTATION_LAG_TIMEOUT)
+            {
+                self.warn_about_token(request, &fetched);
                 return Ok(fetched);
             }
-            tokio::time::sleep_until(next).await;
+            tokio::time::sleep_until(retry_at).await;
         }
     }
 
     async fn fetch_once(
         self: &Arc<Self>,
-        read: &SecretRequest,
-        ending: Option<&Arc<Hold>>,
-        prover: &Prover,
+        request: &SecretRequest,
+        expiring_token: Option<&Arc<SessionToken>>,
+        credentials: &CredentialSource,
         deadline: Instant,
-    ) -> Result<Fetched, Error> {
+    ) -> Result<FetchedSecret, Error> {
         let (namespace, client) = (self.key.namespace.as_deref(), self.client()?);
-        let mut hold = self.token(prover, ending, deadline).await?;
-        if read.is_for_token() {
+        let mut token = self.token_or_login(credentials, expiring_token, deadline).await?;
+        if request.is_for_token() {
             // The pod lives by it.
-            hold.leased();
-            return Ok(Fetched { reading: hold.token.as_secret(), sent: clock::now(), hold });
+            token.mark_leased();
+            return Ok(FetchedSecret { result: token.vault_token.as_secret(), sent_at: clock::now(), token });
         }
-        let mut healed = false;
+        let mut is_token_replaced = false;
         loop {
             let failure = {
-                let _active = self.active().await?;
-                let sent = clock::now();
-                match client.read(&hold.token, namespace, read, deadline).await {
-                    Ok(reading) => {
-                        hold.proven(sent);
-                        if !reading.response.lease_id.is_empty() {
-                            hold.leased();
+                let _active = self.enter().await?;
+                let sent_at = clock::now();
+                match client.read(&token.vault_token, namespace, request, deadline).await {
+                    Ok(result) => {
+                        token.mark_verified(sent_at);
+                        if !result.response.lease_id.is_empty() {
+                            token.mark_leased();
                         }
-                        self.state().last_success = Some(clock::now());
-                        return Ok(Fetched { reading, sent, hold });
+                        self.state().last_success_at = Some(clock::now());
+                        return Ok(FetchedSecret { result, sent_at, token });
                     }
                     Err(failure) => failure,
                 }
@@ -445,33 +461,39 @@ impl Session {
             // A token of few uses may be used up by other reads. Each that is used up has served one.
             if !matches!(failure, RequestError::TokenUsesExhausted) {
                 // On the heap, as what is rare would be a weight on every read that waits.
-                if healed
-                    || !Box::pin(client.is_denied_for_invalid_token(&hold.token, self.home(), &failure, deadline)).await
+                if is_token_replaced
+                    || !Box::pin(client.is_denied_for_invalid_token(
+                        &token.vault_token,
+                        self.login_namespace(),
+                        &failure,
+                        deadline,
+                    ))
+                    .await
                 {
-                    let error = self.read_error(&client, &failure, &hold.token, read);
-                    self.trouble("reading a secret", &error);
+                    let error = self.read_error(&client, &failure, &token.vault_token, request);
+                    self.record_error("reading a secret", &error);
                     return Err(error);
                 }
-                self.lost(&hold);
-                healed = true;
+                self.mark_token_revoked(&token);
+                is_token_replaced = true;
             }
-            hold = self.token(prover, Some(&hold), deadline).await?;
+            token = self.token_or_login(credentials, Some(&token), deadline).await?;
         }
     }
 
     /// Says once of a token under which credentials were read, if it may not keep them alive.
-    fn consider(&self, read: &SecretRequest, fetched: &Fetched) {
-        let token = &fetched.hold.token;
-        let lacks = !token.policies.iter().any(|policy| policy == "default" || policy == "root");
-        if fetched.reading.response.lease_id.is_empty() || !(token.is_batch || lacks) {
+    fn warn_about_token(&self, request: &SecretRequest, fetched: &FetchedSecret) {
+        let vault_token = &fetched.token.vault_token;
+        let lacks_default_policy = !vault_token.policies.iter().any(|policy| policy == "default" || policy == "root");
+        if fetched.result.response.lease_id.is_empty() || !(vault_token.is_batch || lacks_default_policy) {
             return;
         }
-        if std::mem::replace(&mut self.state().warned_of_token, true) {
+        if std::mem::replace(&mut self.state().token_warning_sent, true) {
             return;
         }
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        let path = &read.path;
-        if token.is_batch {
+        let path = &request.path;
+        if vault_token.is_batch {
             tracing::warn!(
                 role,
                 pod,
@@ -480,7 +502,7 @@ impl Session {
                 "the role gives batch tokens: the credentials read under one end with it, and cannot be renewed nor revoked when the pod ends; set token_type of the role to service"
             );
         } else {
-            let policies = token.policies.join(", ");
+            let policies = vault_token.policies.join(", ");
             tracing::warn!(
                 role,
                 pod,
@@ -491,9 +513,9 @@ impl Session {
         }
     }
 
-    fn lost(&self, hold: &Hold) {
-        hold.lost(clock::now());
-        self.changed();
+    fn mark_token_revoked(&self, token: &SessionToken) {
+        token.mark_revoked(clock::now());
+        self.mark_dirty();
         if self.state().ended {
             return;
         }
@@ -502,32 +524,32 @@ impl Session {
             role,
             pod,
             namespace,
-            accessor = hold.token.accessor,
+            accessor = token.vault_token.accessor,
             "the Vault token is gone before its time, and what was leased under it; the next mount logs in again"
         );
     }
 
     /// Marks that Vault is asked for something that must be revoked with the pod; an error when the pod's end has come.
-    async fn active(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
-        let active = self.activity.read().await;
+    async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let active = self.activity_lock.read().await;
         if self.state().ended {
-            return Err(Error::new(Cause::PodEnded, format!("pod {} is over", self.pod()))
+            return Err(Error::new(Cause::PodEnded, format!("pod {} is over", self.display_pod()))
                 .advice("nothing is to be done: a pod that is gone needs no files"));
         }
         Ok(active)
     }
 
-    fn at(&self, refresh: Refresh) -> Look {
-        Look { now: clock::now(), gap: self.state().volumes.gap(), refresh }
+    fn lookup_options(&self, refresh: Refresh) -> LookupOptions {
+        LookupOptions { now: clock::now(), poll_interval: self.state().volumes.longest_mount_interval(), refresh }
     }
 
     /// The Vault namespace of the login, which is the token's.
-    fn home(&self) -> Option<&str> {
+    fn login_namespace(&self) -> Option<&str> {
         self.key.auth_namespace.as_deref()
     }
 
     /// `namespace/name`, for messages; [`EVERY_POD`] stands for the name of pods that share it.
-    fn pod(&self) -> String {
+    fn display_pod(&self) -> String {
         format!("{}/{}", self.key.pod_namespace, self.key.pod_name)
     }
 
@@ -535,11 +557,17 @@ impl Session {
         self.state().client.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_error(&self, client: &Client, failure: &RequestError, token: &VaultToken, read: &SecretRequest) -> Error {
+    fn read_error(
+        &self,
+        client: &Client,
+        failure: &RequestError,
+        token: &VaultToken,
+        request: &SecretRequest,
+    ) -> Error {
         let namespace = self.key.namespace.as_deref();
         failure.explain_read(&ReadContext {
             address: client.address(),
@@ -547,16 +575,16 @@ impl Session {
             auth_namespace: self.key.auth_namespace.as_deref(),
             role: &self.key.role,
             policies: &token.policies,
-            request: read,
-            engine: client.cached_engine(namespace, &read.path).as_deref(),
+            request,
+            engine: client.cached_engine(namespace, &request.path).as_deref(),
         })
     }
 }
 
 /// How long a token counts as living since Vault took it.
-fn proof_interval(refresh: Refresh) -> Duration {
+fn token_verify_interval(refresh: Refresh) -> Duration {
     match refresh {
-        Refresh::Every(interval) => interval.min(STANDARD_REFRESH),
-        Refresh::Never => STANDARD_REFRESH,
+        Refresh::Every(interval) => interval.min(MAX_TOKEN_VERIFY_INTERVAL),
+        Refresh::Never => MAX_TOKEN_VERIFY_INTERVAL,
     }
 }

@@ -13,9 +13,9 @@ use std::{
 use tokio::time::Instant;
 use vaultmount::{
     error::{Cause, Error},
-    lease::{Circumstances, Life, Refresh, Step},
+    lease::{CacheAction, Lifecycle, LifecycleContext, Refresh},
     renewal::Schedule,
-    term::Term,
+    term::Lifetime,
     vault::standing::{CircuitBreaker, ProbeResult, retry_at},
 };
 
@@ -155,8 +155,8 @@ struct Node {
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a request under way")]
 struct Session {
-    token: Option<Term>,
-    life: Option<Life>,
+    token: Option<Lifetime>,
+    life: Option<Lifecycle>,
     read: Option<Instant>,
     delivered: bool,
     /// Under way.
@@ -275,8 +275,11 @@ impl<'a> Play<'a> {
             let (now, ttl) = (self.instant(), self.fleet.ttl);
             let begun = now.checked_sub(age).unwrap_or(now);
             let state = &mut self.sessions[session];
-            state.token = Some(Term::new(ttl, true, begun));
-            state.life = Some(Life::Leased { lease_id: String::new(), term: Box::new(Term::new(ttl, true, begun)) });
+            state.token = Some(Lifetime::new(ttl, true, begun));
+            state.life = Some(Lifecycle::Leased {
+                lease_id: String::new(),
+                lifetime: Box::new(Lifetime::new(ttl, true, begun)),
+            });
             state.read = now.checked_sub(read);
             state.delivered = true;
             if !self.fleet.is_go() {
@@ -361,7 +364,7 @@ impl<'a> Play<'a> {
         }
         let now = self.instant();
         let state = &mut self.sessions[session];
-        let has_token = state.token.as_ref().is_some_and(|token| !token.is_over(now));
+        let has_token = state.token.as_ref().is_some_and(|token| !token.is_expired(now));
         (state.read, state.life) = (None, None);
         if has_token {
             self.ask(session, Request::Secrets);
@@ -387,8 +390,8 @@ impl<'a> Play<'a> {
         }
         let now = self.instant();
         let held = self.sessions[session].token.as_ref().is_some_and(|token| {
-            let ends = credential && token.is_near_end(token.forced_end(), Some(gap()), now);
-            !(token.is_old(now) || ends)
+            let ends = credential && token.needs_replacement(token.max_expires_at(), Some(gap()), now);
+            !(token.is_nearly_expired(now) || ends)
         });
         if held {
             if secrets {
@@ -405,18 +408,20 @@ impl<'a> Play<'a> {
     /// Whether secrets, and the credential, must be read.
     fn due(&self, session: usize) -> (bool, bool) {
         let (state, now) = (&self.sessions[session], self.instant());
-        let at = Circumstances {
+        let at = LifecycleContext {
             now,
-            token: state.token.as_ref().filter(|token| !token.is_over(now)),
-            gap: Some(gap()),
+            token_lifetime: state.token.as_ref().filter(|token| !token.is_expired(now)),
+            poll_interval: Some(gap()),
             refresh: Refresh::Every(self.fleet.refresh),
             delivered: state.delivered,
-            named: true,
+            is_referenced: true,
         };
-        let secrets = state.read.is_none_or(|read| {
-            matches!(Life::Plain { read, creates: false }.decide(&at), Step::Reread(_)) && state.delivered
+        let secrets = state.read.is_none_or(|read_at| {
+            matches!(Lifecycle::Plain { read_at, mutating: false }.next_action(&at), CacheAction::Refetch(_))
+                && state.delivered
         });
-        let credential = state.life.as_ref().is_none_or(|life| matches!(life.decide(&at), Step::Reread(_)));
+        let credential =
+            state.life.as_ref().is_none_or(|life| matches!(life.next_action(&at), CacheAction::Refetch(_)));
         (secrets, credential)
     }
 
@@ -515,7 +520,7 @@ impl<'a> Play<'a> {
         };
         match request {
             Request::Login if is_known => {
-                state.token = Some(Term::new(ttl.min(max), true, now));
+                state.token = Some(Lifetime::new(ttl.min(max), true, now));
                 let (secrets, credential) = if fleet.is_go() { (true, true) } else { self.due(session) };
                 if secrets {
                     self.ask(session, Request::Secrets);
@@ -527,8 +532,8 @@ impl<'a> Play<'a> {
             Request::Secrets if is_known => state.read = Some(now),
             Request::Credential => {
                 if is_known {
-                    let term = Box::new(Term::new(ttl.min(max), true, now));
-                    state.life = Some(Life::Leased { lease_id: String::new(), term });
+                    let term = Box::new(Lifetime::new(ttl.min(max), true, now));
+                    state.life = Some(Lifecycle::Leased { lease_id: String::new(), lifetime: term });
                 }
                 if !fleet.is_go() {
                     self.nodes[node].creating = self.nodes[node].creating.saturating_sub(1);
@@ -541,14 +546,14 @@ impl<'a> Play<'a> {
             Request::RenewToken => {
                 state.renews = false;
                 if let Some(token) = &mut state.token {
-                    token.renewed(ttl, true, now);
+                    token.apply_renewal(ttl, true, now);
                 }
                 self.background_done(node);
             }
             Request::RenewLease => {
                 state.renews = false;
-                if let Some(Life::Leased { term, .. }) = &mut state.life {
-                    term.renewed(ttl, true, now);
+                if let Some(Lifecycle::Leased { lifetime: term, .. }) = &mut state.life {
+                    term.apply_renewal(ttl, true, now);
                 }
                 self.background_done(node);
             }
@@ -578,7 +583,7 @@ impl<'a> Play<'a> {
     }
 
     fn set_wake(&mut self, node: usize) {
-        let Some(first) = self.nodes[node].schedule.first() else { return };
+        let Some(first) = self.nodes[node].schedule.first_due_at() else { return };
         let at = self.told(first).max(self.now + 1);
         if self.nodes[node].wakes.is_none_or(|wakes| at < wakes) {
             self.nodes[node].wakes = Some(at);
@@ -687,26 +692,26 @@ impl<'a> Play<'a> {
     fn renewal_due(&self, session: usize, now: Instant) -> Option<Request> {
         let state = &self.sessions[session];
         let token = state.token.as_ref()?;
-        if state.renews || token.is_over(now) {
+        if state.renews || token.is_expired(now) {
             return None;
         }
         if token.is_renewable() && now >= token.renew_at() {
             return Some(Request::RenewToken);
         }
-        let due = state.life.as_ref()?.renewal_due(Some(token), now)?;
+        let due = state.life.as_ref()?.renew_at(Some(token), now)?;
         (now >= due).then_some(Request::RenewLease)
     }
 
     fn end_of(&self, session: usize) -> Option<Instant> {
         let state = &self.sessions[session];
-        let token = state.token.as_ref().and_then(Term::ends);
-        [token, state.life.as_ref().and_then(Life::ends)].into_iter().flatten().min()
+        let token = state.token.as_ref().and_then(Lifetime::expires_at);
+        [token, state.life.as_ref().and_then(Lifecycle::expires_at)].into_iter().flatten().min()
     }
 
     fn schedule(&mut self, session: usize) {
         let (state, now) = (&self.sessions[session], self.instant());
-        let Some(token) = state.token.as_ref().filter(|token| !token.is_over(now)) else { return };
-        let renewal = state.life.as_ref().and_then(|life| life.renewal_due(Some(token), now));
+        let Some(token) = state.token.as_ref().filter(|token| !token.is_expired(now)) else { return };
+        let renewal = state.life.as_ref().and_then(|life| life.renew_at(Some(token), now));
         let Some(next) = [Some(token.renew_at()), renewal].into_iter().flatten().min() else { return };
         if !state.renews {
             self.put(session, next);

@@ -103,7 +103,7 @@ impl Handover {
         match opened.await.map_err(io::Error::other).flatten() {
             Ok(Left { contents, faults }) => {
                 // Also what came of calls that outlasted the last hand-over.
-                self.mounter.renewal.forget();
+                self.mounter.renewal.clear();
                 self.restore(contents).await;
                 tell(faults);
             }
@@ -112,7 +112,7 @@ impl Handover {
                 self.store.keep_nothing();
             }
         }
-        if self.mounter.sessions.is_closed() {
+        if self.mounter.sessions.is_disabled() {
             // Everything was to be revoked while this was another process's.
             let revoked = self.mounter.renewal.revoke_all().await;
             tracing::info!(tokens = revoked.tokens, "what earlier processes held is revoked, too");
@@ -139,7 +139,7 @@ impl Handover {
 
     /// One session; none when its file does not make sense.
     async fn restored(&self, name: &Name, content: &Content, known: &mut Known) -> Option<Arc<Session>> {
-        let saved = SavedSession::read(content)?;
+        let saved = SavedSession::parse(content)?;
         let client = if let Some(client) = known.clients.get(saved.endpoint()) {
             client.clone()
         } else {
@@ -177,8 +177,8 @@ impl Handover {
         // Also when it was last heard of each, and when Vault took its token, for which alone nothing is written.
         let saved =
             stream::iter(self.mounter.sessions.all()).for_each_concurrent(WRITTEN_AT_ONCE, |session| async move {
-                session.changed();
-                drop(session.save().await);
+                session.mark_dirty();
+                drop(session.persist().await);
             });
         saved.await;
         self.close().await;
@@ -187,7 +187,7 @@ impl Handover {
     async fn close(&self) {
         let store = Arc::clone(&self.store);
         let _ = spawn_blocking(move || store.close()).await;
-        self.mounter.renewal.forget();
+        self.mounter.renewal.clear();
     }
 
     /// Waits until the names stand so; how they do.

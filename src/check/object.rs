@@ -8,7 +8,7 @@ use std::{
 use super::{Check, EarlyStop, Step, StepOutcome, ensure_not_interrupted, format_count, traces::CreatedResources};
 use crate::{
     error::{Cause, Error},
-    lease::{self, Lease, Refresh},
+    lease::{self, CachedSecret, Refresh},
     mount::Way,
     render::{self, RenderedFile},
     request::Object,
@@ -18,7 +18,7 @@ use crate::{
 /// What came of a request.
 pub(super) enum ObjectResult {
     /// Its answer.
-    Secret(Arc<Lease>),
+    Secret(Arc<CachedSecret>),
     /// It was not sent, and why.
     Skipped(String),
     /// It failed.
@@ -68,7 +68,7 @@ impl<'a> Check<'a> {
         request: &Arc<SecretRequest>,
         created: &mut CreatedResources,
     ) -> (Option<String>, ObjectResult) {
-        let preflight_result = context.session.prospect(request, &context.prover, self.step_deadline()).await;
+        let preflight_result = context.session.preflight(request, &context.prover, self.step_deadline()).await;
         created.add_token(context);
         let (preflight, predicted_error) = match preflight_result {
             Ok(looked) => looked,
@@ -84,13 +84,13 @@ impl<'a> Check<'a> {
         if preflight.mutating {
             created.add_request(request);
         }
-        let outcome = match context.session.look(request, Refresh::Never) {
-            lease::Found::Good(secret) => Ok(secret),
-            lease::Found::Due(due) => context
+        let outcome = match context.session.lookup(request, Refresh::Never) {
+            lease::Lookup::Fresh(secret) => Ok(secret),
+            lease::Lookup::Due(due) => context
                 .session
-                .read(request, &due, &context.prover, self.step_deadline())
+                .fetch_secret(request, &due, &context.prover, self.step_deadline())
                 .await
-                .map(|(brought, _)| brought.lease),
+                .map(|(brought, _)| brought.secret),
         };
         created.add_token(context);
         match &outcome {
@@ -100,9 +100,10 @@ impl<'a> Check<'a> {
         }
         match outcome {
             Ok(secret) => (engine, ObjectResult::Secret(secret)),
-            Err(error) if error.cause() == Cause::SecretMissing => {
-                (engine, ObjectResult::Failed(context.session.look_near(request, error, self.step_deadline()).await))
-            }
+            Err(error) if error.cause() == Cause::SecretMissing => (
+                engine,
+                ObjectResult::Failed(context.session.with_path_suggestion(request, error, self.step_deadline()).await),
+            ),
             Err(error) => (engine, ObjectResult::Failed(error)),
         }
     }
@@ -121,9 +122,8 @@ impl ObjectResult {
     /// Whether a mount would make the object's files of it, or do without.
     pub(super) fn is_renderable(&self, object: &Object) -> bool {
         match self {
-            Self::Secret(secret) => {
-                render::render(&object.file_spec, &secret.answer).map_or_else(|error| object.may_lack(&error), |_| true)
-            }
+            Self::Secret(secret) => render::render(&object.file_spec, &secret.response)
+                .map_or_else(|error| object.may_lack(&error), |_| true),
             Self::Failed(error) => object.may_lack(error),
             Self::Skipped(_) => false,
         }
@@ -136,7 +136,7 @@ fn describe_result(object: &Object, result: &ObjectResult, engine: Option<&str>)
         ObjectResult::Skipped(why) => return StepOutcome::Skip(format!("{}: {why}", describe_request(object, engine))),
         ObjectResult::Failed(error) => return failure_outcome(object, error, engine),
     };
-    match render::render(&object.file_spec, &secret.answer) {
+    match render::render(&object.file_spec, &secret.response) {
         Ok(files) => StepOutcome::Pass(format!("{}: {}", describe_request(object, engine), describe_files(&files))),
         Err(error) => failure_outcome(object, &error, engine),
     }

@@ -30,7 +30,7 @@ impl Check<'_> {
             (None, None) => "from flags or environment".to_owned(),
         };
         let address = Step::pass("address", format!("{} ({address_source})", endpoint.address));
-        let client = context.session.endpoint().map_err(|error| Step::fail("TLS", error))?;
+        let client = context.session.vault_client().map_err(|error| Step::fail("TLS", error))?;
         let health_result = client.health(self.step_deadline()).await;
         if let Err(failure) = &health_result {
             let error = failure.explain_transport(client.address());

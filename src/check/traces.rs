@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Check, Step, format_count, format_seconds};
 use crate::{
     error::Cause,
-    lease::Lease,
+    lease::CachedSecret,
     mount::Way,
     vault::{client::VaultToken, wire::Method, wire::SecretRequest},
 };
@@ -25,7 +25,7 @@ pub(super) struct CreatedResources {
 impl CreatedResources {
     /// Remembers the token that the session holds now.
     pub(super) fn add_token(&mut self, context: &Way) {
-        let token = context.session.logged_in();
+        let token = context.session.last_login_token();
         self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
     }
 
@@ -35,9 +35,9 @@ impl CreatedResources {
     }
 
     /// Remembers what came of it.
-    pub(super) fn record_created(&mut self, request: &SecretRequest, secret: &Lease) {
+    pub(super) fn record_created(&mut self, request: &SecretRequest, secret: &CachedSecret) {
         self.in_flight_path = None;
-        if secret.answer.lease_id.is_empty() {
+        if secret.response.lease_id.is_empty() {
             self.leftovers.push(describe_created(request, secret))
         } else {
             self.lease_count += 1
@@ -65,8 +65,8 @@ impl CreatedResources {
     }
 }
 
-fn describe_created(request: &SecretRequest, secret: &Lease) -> String {
-    let issued = serde_json::from_str::<IssuedCertificate>(secret.answer.data().unwrap_or_default());
+fn describe_created(request: &SecretRequest, secret: &CachedSecret) -> String {
+    let issued = serde_json::from_str::<IssuedCertificate>(secret.response.data().unwrap_or_default());
     let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial_number(serial));
     match (serial, request.method) {
         (Some(serial), _) => format!("certificate {serial}, which {} issued", request.path),
@@ -92,7 +92,7 @@ impl Check<'_> {
         let (mut revoked_count, mut has_unrevoked) = (0, false);
         for token in &created.tokens {
             let expiry = describe_expiry(token);
-            let result = context.session.revoke(token, self.step_deadline()).await;
+            let result = context.session.revoke_token(token, self.step_deadline()).await;
             has_unrevoked |= result.is_err();
             match result {
                 Ok(true) => revoked_count += 1,

@@ -156,7 +156,7 @@ fn row(listed: Listed) -> Row {
     let (bytes, written) = (listed.bytes, listed.written.and_then(|at| Timestamp::try_from(at).ok()));
     let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());
     let saved = listed.content.map_err(|fault| fault.to_string());
-    let saved = saved.and_then(|content| SavedSession::read(&content).ok_or("it is damaged".to_owned()));
+    let saved = saved.and_then(|content| SavedSession::parse(&content).ok_or("it is damaged".to_owned()));
     let (session, fault) = match saved {
         Ok(saved) => (Some(Kept::of(&saved)), None),
         Err(fault) => (None, Some(fault)),
@@ -175,8 +175,8 @@ impl Kept {
             role: role.to_owned(),
             address: saved.endpoint().address.to_string(),
             tokens: saved.tokens().map(token).collect(),
-            answers: saved.leases().len(),
-            leased: saved.leases().iter().filter(|lease| lease.is_leased()).count(),
+            answers: saved.secrets().len(),
+            leased: saved.secrets().iter().filter(|lease| lease.is_leased()).count(),
         }
     }
 }

@@ -73,7 +73,7 @@ mod tests {
         let debug = format!("{:?}", config.proxies);
         let field =
             |name: &str| debug.split([',', '{', '}']).find(|part| part.contains(name)).unwrap().trim().to_owned();
-        format!("{}, {}", field(" always:"), field(" no:"))
+        format!("{}, {}", field(" proxies_local:"), field(" no_proxy:"))
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
         assert!(report.errors.is_empty() && report.warnings.is_empty(), "{:?}", report.errors);
         assert_eq!(config.request_timeout.map(|t| t.as_secs()), Some(90));
         assert_eq!((config.max_retries, config.redirects_enabled), (0, false));
-        assert_eq!(shown(&config), "always: true, no: \"\"");
+        assert_eq!(shown(&config), "proxies_local: true, no_proxy: \"\"");
     }
 
     #[test]
@@ -105,8 +105,11 @@ mod tests {
     fn the_clients_own_proxy_goes_before_everybodys() {
         let everybodys = [("HTTPS_PROXY", "http://all:1"), ("no_proxy", "vault.corp")];
         let own = ("VAULT_HTTP_PROXY", "http://own:1");
-        assert_eq!(shown(&read_all(&[], &everybodys).0), "always: false, no: \"vault.corp\"");
-        assert_eq!(shown(&read_all(&[], &[everybodys[0], everybodys[1], own]).0), "always: true, no: \"\"");
+        assert_eq!(shown(&read_all(&[], &everybodys).0), "proxies_local: false, no_proxy: \"vault.corp\"");
+        assert_eq!(
+            shown(&read_all(&[], &[everybodys[0], everybodys[1], own]).0),
+            "proxies_local: true, no_proxy: \"\""
+        );
         let (_, report) = read_all(&[], &[("VAULT_PROXY_ADDR", "ftp://x"), own]);
         assert!(report.errors[0].starts_with("VAULT_PROXY_ADDR "), "{:?}", report.errors);
         let (_, report) = read_all(&[], &[("HTTPS_PROXY", "ftp://me:pw@proxy")]);

@@ -14,14 +14,14 @@ impl Mounter {
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
         let reads = || class.objects.iter().map(|object| &object.request);
-        let leases = session.again(reads(), class.refresh.unwrap_or(self.refresh))?;
+        let leases = session.get_all_fresh(reads(), class.refresh.unwrap_or(self.refresh))?;
         // What a pod gets for the first time is told.
-        if self.sessions.audit().is_on() && !session.has_given(&spec.target_path, leases.iter()) {
+        if self.sessions.audit().is_on() && !session.has_delivered(&spec.target_path, leases.iter()) {
             return None;
         }
         let mut rendered = Vec::with_capacity(class.objects.len());
         for (object, lease) in class.objects.iter().zip(&leases) {
-            match render::render(&object.file_spec, &lease.answer) {
+            match render::render(&object.file_spec, &lease.response) {
                 Ok(files) => rendered.push((object, files)),
                 Err(error) if object.may_lack(&error) => {}
                 Err(_) => return None,

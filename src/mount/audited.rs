@@ -7,7 +7,7 @@ use crate::{
     audit::{Event, Line, Outcome},
     error::{Cause, Error},
     events::{Subject, Why},
-    lease::Lease,
+    lease::CachedSecret,
     metrics::{PolicyRule, ReadFrom},
     request::{MountSpec, Object, Pod},
     vault::wire::SecretRequest,
@@ -18,9 +18,9 @@ pub(super) struct Decided<'a> {
     pub(super) read: &'a Arc<SecretRequest>,
     pub(super) objects: &'a [&'a Object],
     /// What the pod had.
-    pub(super) before: Option<&'a Lease>,
+    pub(super) before: Option<&'a CachedSecret>,
     /// What it gets, and from where.
-    pub(super) after: Option<(&'a Lease, ReadFrom)>,
+    pub(super) after: Option<(&'a CachedSecret, ReadFrom)>,
     /// Vault's id of its answer.
     pub(super) request_id: Option<&'a str>,
     /// Why it was not done, or not anew.
@@ -36,7 +36,8 @@ impl Mounter {
         }
         let Decided { read, objects, before, after, request_id, error } = decided;
         let keys = self.keys.had();
-        let version = |lease: &Lease| Some(keys.as_ref()?.version.version_of_bytes(lease.answer.data()?.as_bytes()));
+        let version =
+            |lease: &CachedSecret| Some(keys.as_ref()?.version.version_of_bytes(lease.response.data()?.as_bytes()));
         let line = Line {
             path: read.display_path(),
             method: read.method.to_string(),
@@ -45,7 +46,7 @@ impl Mounter {
             version_before: before.and_then(version),
             version_after: after.and_then(|(lease, _)| version(lease)),
             request_id: *request_id,
-            ..way.session.key().line(Event::Read)
+            ..way.session.key().audit_record(Event::Read)
         };
         let line = of_pod(line, spec);
         audit.tell(&match error {
@@ -64,7 +65,7 @@ impl Mounter {
         spec: &MountSpec,
         way: &Way,
         answers: &[Answered<'_>],
-        reused: &[(&Arc<SecretRequest>, Arc<Lease>)],
+        reused: &[(&Arc<SecretRequest>, Arc<CachedSecret>)],
     ) {
         self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
         if !self.sessions.audit().is_on() {
@@ -72,8 +73,8 @@ impl Mounter {
         }
         for (read, lease) in reused {
             let Some(answered) = answers.iter().find(|answered| answered.read == *read) else { continue };
-            if !way.session.has_given(&spec.target_path, std::iter::once(lease)) {
-                let (objects, request_id) = (&*answered.objects, lease.answer.request_id());
+            if !way.session.has_delivered(&spec.target_path, std::iter::once(lease)) {
+                let (objects, request_id) = (&*answered.objects, lease.response.request_id());
                 let after = Some((&**lease, ReadFrom::Memory));
                 self.decided(spec, way, &Decided { read, objects, before: None, after, request_id, error: None });
             }
@@ -144,11 +145,11 @@ impl Mounter {
         if is_reported {
             return;
         }
-        let polled = self.sessions.of_volume(&pod.uid, target_path);
+        let polled = self.sessions.find_by_volume(&pod.uid, target_path);
         let why = if polled.is_some() { of_poll } else { Why::MountFailed };
         self.sessions.events().tell(|| subject(pod), why, || error.to_string());
         if let Some(session) = polled {
-            session.poll_failed(target_path);
+            session.mark_refresh_failed(target_path);
         }
     }
 

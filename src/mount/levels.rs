@@ -49,7 +49,7 @@ impl Mounter {
 
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
     pub async fn levels(&self) -> Levels {
-        let mut levels = self.renewal.levels();
+        let mut levels = self.renewal.gauges();
         let servers = self.operator.servers();
         for server in &servers {
             let found = match self.vault.endpoint_health(&server.endpoint()) {

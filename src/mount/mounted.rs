@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Cause, Error},
-    lease::Lease,
+    lease::CachedSecret,
     render::{
         RenderedFile, Selector,
         version::{VersionKey, object_version},
@@ -32,7 +32,7 @@ pub(super) struct Receipt {
     pub(super) pod_uid: String,
     pub(super) target_path: String,
     pub(super) class: String,
-    pub(super) leases: Vec<(Arc<SecretRequest>, Arc<Lease>)>,
+    pub(super) leases: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
     /// Whether any of it should have been read anew.
     pub(super) keeps: bool,
 }
@@ -48,7 +48,7 @@ impl Mounted {
     pub(super) fn of(
         spec: &MountSpec,
         session: &Arc<Session>,
-        leases: Vec<(Arc<SecretRequest>, Arc<Lease>)>,
+        leases: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
         rendered: Vec<(&Object, Vec<RenderedFile>)>,
         key: &VersionKey,
     ) -> Result<Self, Error> {

@@ -15,7 +15,7 @@ use crate::{
         token::{self, Claims, ExpectedClaims},
     },
     secret::SecretText,
-    session::{EVERY_POD, PodRef, Proof, Prover, Session, SessionKey},
+    session::{ANY_POD, CredentialSource, LoginCredential, Session, SessionKey, SharingPod},
     vault::failure::TokenClaims,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Way {
     pub(crate) target: VaultTarget,
     pub(crate) session: Arc<Session>,
-    pub(crate) prover: Prover,
+    pub(crate) prover: CredentialSource,
     /// Whether the pod keeps something that should have been read anew.
     pub(super) keeps: AtomicBool,
     /// When it was set out on.
@@ -75,21 +75,23 @@ impl Mounter {
             self.vault.operator_client(&target.endpoint).await
         } else {
             let chosen = self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await;
-            if chosen.as_ref().is_err_and(|error| error.cause() == Cause::Overloaded) && self.sessions.drop_unused() {
+            if chosen.as_ref().is_err_and(|error| error.cause() == Cause::Overloaded) && self.sessions.evict_unused() {
                 self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await
             } else {
                 chosen
             }
         };
         match client {
-            Ok(client) => self.sessions.open(key, &PodRef { uid: uid.clone(), name: name.clone() }, client),
+            Ok(client) => {
+                self.sessions.get_or_create(key, &SharingPod { uid: uid.clone(), name: name.clone() }, client)
+            }
             // TLS files that are broken now take nothing from a pod that has what it needs.
-            Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_mounted(&spec.target_path)).ok_or(error),
+            Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_volume(&spec.target_path)).ok_or(error),
         }
     }
 
     /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
-    fn prover(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> Prover {
+    fn prover(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> CredentialSource {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
         // A policy has judged the audience: no other token is made.
@@ -125,7 +127,7 @@ impl Mounter {
 
 pub(super) fn session_key(spec: &MountSpec, target: &VaultTarget, audience: &str) -> Result<SessionKey, Error> {
     let (pod_uid, pod_name, shared_by) = if spec.class.is_token_shared {
-        (String::new(), EVERY_POD.to_owned(), Some(service_account_uid(spec, audience)?))
+        (String::new(), ANY_POD.to_owned(), Some(service_account_uid(spec, audience)?))
     } else {
         (spec.pod.uid.clone(), spec.pod.name.clone(), None)
     };
@@ -140,7 +142,7 @@ pub(super) fn session_key(spec: &MountSpec, target: &VaultTarget, audience: &str
         pod_name,
         pod_namespace: spec.pod.namespace.clone(),
         service_account: spec.pod.service_account.clone(),
-        shared_by,
+        shared_by_account_uid: shared_by,
     })
 }
 
@@ -152,9 +154,9 @@ fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error
     token::service_account_uid(token)
 }
 
-fn proof(jwt: SecretText, claims: Claims) -> Proof {
+fn proof(jwt: SecretText, claims: Claims) -> LoginCredential {
     let Claims { not_before: begins, expires_at: ends, audiences, .. } = claims;
-    Proof {
+    LoginCredential {
         jwt,
         claims: TokenClaims { audiences: audiences.unwrap_or_default(), not_before: begins, expires_at: ends },
     }

@@ -12,23 +12,23 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::Renewal;
+use super::Reconciler;
 use crate::{
     clock::{self, with_jitter},
     error::{Cause, Error},
     kube::{Kube, PodEvent, PodState},
-    session::Tenant,
+    session::PodWithSessions,
     status::{Failed, Watch, Watching},
 };
 
 /// The pods of this node, as far as they are known.
-pub(super) struct Pods {
+pub(super) struct PodWatcher {
     kube: Option<Arc<Kube>>,
     node: Option<String>,
     /// Never held across an await.
-    state: Mutex<State>,
+    state: Mutex<PodWatcherState>,
     /// A pod may have ended.
-    suspicion: Notify,
+    recheck: Notify,
 }
 
 /// How the watch stands.
@@ -46,90 +46,91 @@ enum Stand {
     Denied,
 }
 
-struct State {
-    watch: Stand,
+struct PodWatcherState {
+    watch_state: Stand,
     since: Instant,
-    trouble: Option<Failed>,
-    live: HashSet<String>,
+    last_error: Option<Failed>,
+    live_pods: HashSet<String>,
     /// Pods with sessions that the watch has seen leave.
-    left: HashSet<String>,
+    departed_pods: HashSet<String>,
     /// Pods that are not among the live ones, and that the API says live or nothing of.
-    asked: HashMap<String, Asked>,
+    rechecks: HashMap<String, Recheck>,
 }
 
 /// A pod that was asked for.
-struct Asked {
+struct Recheck {
     /// When to ask again.
-    again: Instant,
+    recheck_at: Instant,
     /// The pause before that.
-    pause: Duration,
+    interval: Duration,
     /// Whether it could not be read.
-    unread: bool,
+    is_unreadable: bool,
 }
 
 /// The first pause after a failure, and the longest; and the longest while the right to watch lacks.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
-const DENIED_PAUSE: Duration = Duration::from_secs(60);
+const INITIAL_WATCH_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_WATCH_BACKOFF: Duration = Duration::from_secs(30);
+const DENIED_WATCH_BACKOFF: Duration = Duration::from_secs(60);
 /// Failures of a watch, one after another, before the pods are listed again.
-const MAX_FAILURES: u32 = 3;
+const MAX_WATCH_FAILURES: u32 = 3;
 /// How often pods with sessions that the watch does not show are asked for.
-const LOOK: Duration = Duration::from_secs(15);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// The pause before one that lives all the same is asked for again; it doubles.
-const MAX_LOOK: Duration = Duration::from_secs(300);
+const MAX_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// The longest pause before one that could not be read is.
-const MAX_UNREAD: Duration = Duration::from_secs(60);
+const MAX_UNREADABLE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a pod may have a session before the watch must show it.
-const GRACE: Duration = Duration::from_secs(5);
+const NEW_SESSION_GRACE_PERIOD: Duration = Duration::from_secs(5);
 
-impl State {
-    fn tells(&self) -> bool {
-        matches!(self.watch, Stand::Synced | Stand::Interrupted)
+impl PodWatcherState {
+    fn is_watching(&self) -> bool {
+        matches!(self.watch_state, Stand::Synced | Stand::Interrupted)
     }
 }
 
-impl Pods {
+impl PodWatcher {
     pub(super) fn new(kube: Option<Arc<Kube>>, node: Option<String>) -> Self {
-        let watch = if kube.is_some() && node.is_some() { Stand::Connecting } else { Stand::Off };
-        let state = State {
-            watch,
+        let watch_state = if kube.is_some() && node.is_some() { Stand::Connecting } else { Stand::Off };
+        let state = PodWatcherState {
+            watch_state,
             since: clock::now(),
-            trouble: None,
-            live: HashSet::new(),
-            left: HashSet::new(),
-            asked: HashMap::new(),
+            last_error: None,
+            live_pods: HashSet::new(),
+            departed_pods: HashSet::new(),
+            rechecks: HashMap::new(),
         };
-        Self { kube, node, state: Mutex::new(state), suspicion: Notify::new() }
+        Self { kube, node, state: Mutex::new(state), recheck: Notify::new() }
     }
 
-    fn watched(&self) -> Option<(&Kube, &str)> {
+    fn watch_target(&self) -> Option<(&Kube, &str)> {
         self.kube.as_deref().zip(self.node.as_deref())
     }
 
     /// Whether the ends of pods are told, now or when the API is back.
-    pub(super) fn tells(&self) -> bool {
-        self.lock().tells()
+    pub(super) fn is_watching(&self) -> bool {
+        self.lock().is_watching()
     }
 
     /// Whether the end of this pod is: one that the watch does not show must be read to be sure.
-    pub(super) fn tells_of(&self, uid: &str) -> bool {
+    pub(super) fn is_tracked(&self, uid: &str) -> bool {
         let state = self.lock();
-        let unread = !state.live.contains(uid) && state.asked.get(uid).is_some_and(|asked| asked.unread);
-        state.tells() && !unread
+        let is_unreadable =
+            !state.live_pods.contains(uid) && state.rechecks.get(uid).is_some_and(|asked| asked.is_unreadable);
+        state.is_watching() && !is_unreadable
     }
 
     /// Forgets what is known of others than these pods, which have sessions.
-    pub(super) fn keep(&self, tenants: &HashSet<String>) {
+    pub(super) fn retain(&self, pod_uids: &HashSet<String>) {
         let mut state = self.lock();
-        state.left.retain(|uid| tenants.contains(uid));
-        state.asked.retain(|uid, _| tenants.contains(uid));
+        state.departed_pods.retain(|uid| pod_uids.contains(uid));
+        state.rechecks.retain(|uid, _| pod_uids.contains(uid));
     }
 
     /// How the watch stands, and how many pods it shows.
-    pub(super) fn tell(&self) -> (Watch, usize) {
+    pub(super) fn status(&self) -> (Watch, usize) {
         let state = self.lock();
-        let watch = Watch {
-            state: match state.watch {
+        let watch_status = Watch {
+            state: match state.watch_state {
                 Stand::Off => Watching::Off,
                 Stand::Connecting => Watching::Connecting,
                 Stand::Interrupted => Watching::Interrupted,
@@ -138,130 +139,130 @@ impl Pods {
             },
             node: self.node.clone(),
             since: Some(clock::time_of_day(state.since)),
-            last_error: state.trouble.clone(),
+            last_error: state.last_error.clone(),
         };
-        (watch, if state.tells() { state.live.len() } else { 0 })
+        (watch_status, if state.is_watching() { state.live_pods.len() } else { 0 })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PodWatcherState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn became(&self, watch: Stand) {
+    fn set_state(&self, watch_state: Stand) {
         let mut state = self.lock();
-        if state.watch != watch {
-            (state.watch, state.since) = (watch, clock::now());
+        if state.watch_state != watch_state {
+            (state.watch_state, state.since) = (watch_state, clock::now());
         }
     }
 
-    fn met(&self, what: &str, error: &Error) {
+    fn record_error(&self, operation: &str, error: &Error) {
         let at = clock::time_of_day(clock::now());
-        self.lock().trouble = Some(Failed { at, operation: what.to_owned(), error: error.to_string() });
+        self.lock().last_error = Some(Failed { at, operation: operation.to_owned(), error: error.to_string() });
     }
 
     /// Notes a failure of the watch, and says it; how long to wait.
-    fn failed(&self, error: &Error, pause: Duration) -> Duration {
-        let before = self.lock().watch;
-        let (watch, pause) = match (error.cause(), before) {
-            (Cause::PodsForbidden, _) => (Stand::Denied, DENIED_PAUSE),
-            (_, Stand::Synced | Stand::Interrupted) => (Stand::Interrupted, pause),
-            (_, before) => (before, pause),
+    fn record_watch_failure(&self, error: &Error, backoff: Duration) -> Duration {
+        let previous = self.lock().watch_state;
+        let (watch_state, backoff) = match (error.cause(), previous) {
+            (Cause::PodsForbidden, _) => (Stand::Denied, DENIED_WATCH_BACKOFF),
+            (_, Stand::Synced | Stand::Interrupted) => (Stand::Interrupted, backoff),
+            (_, before) => (before, backoff),
         };
-        self.became(watch);
-        self.met("watching the pods of this node", error);
-        if watch == Stand::Denied && before != Stand::Denied {
+        self.set_state(watch_state);
+        self.record_error("watching the pods of this node", error);
+        if watch_state == Stand::Denied && previous != Stand::Denied {
             tracing::warn!("nothing tells when pods end, so nothing is revoked: {error}");
         } else {
             tracing::info!("the watch of this node's pods failed and is tried again: {error}");
         }
-        with_jitter(pause)
+        with_jitter(backoff)
     }
 }
 
-impl Renewal {
+impl Reconciler {
     /// Keeps the set of this node's pods.
-    pub(super) async fn watch(&self) {
-        let Some((kube, node)) = self.pods.watched() else {
+    pub(super) async fn watch_pods(&self) {
+        let Some((kube, node)) = self.pod_watcher.watch_target() else {
             tracing::warn!("without a Kubernetes API and --node-name nothing tells when pods end: nothing is revoked");
             return pending().await;
         };
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = INITIAL_WATCH_BACKOFF;
         loop {
-            match self.list(kube, node).await {
+            match self.list_pods(kube, node).await {
                 Ok(version) => {
-                    pause = FIRST_PAUSE;
-                    self.follow(kube, node, version).await;
+                    backoff = INITIAL_WATCH_BACKOFF;
+                    self.follow_watch(kube, node, version).await;
                 }
                 Err(error) => {
-                    let pausing = self.pods.failed(&error, pause);
-                    pause = (pause * 2).min(MAX_PAUSE);
-                    sleep(pausing).await;
+                    let delay = self.pod_watcher.record_watch_failure(&error, backoff);
+                    backoff = (backoff * 2).min(MAX_WATCH_BACKOFF);
+                    sleep(delay).await;
                 }
             }
         }
     }
 
-    async fn list(&self, kube: &Kube, node: &str) -> Result<String, Error> {
+    async fn list_pods(&self, kube: &Kube, node: &str) -> Result<String, Error> {
         let (pods, version) = kube.node_pods(node).await?;
         tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
-        let mut unread = false;
+        let mut had_unreadable = false;
         {
-            let State { live, asked, .. } = &mut *self.pods.lock();
-            *live = pods.into_iter().map(|pod| pod.uid).collect();
-            asked.retain(|uid, asked| {
-                let listed = live.contains(uid);
-                unread |= listed && asked.unread;
+            let PodWatcherState { live_pods, rechecks, .. } = &mut *self.pod_watcher.lock();
+            *live_pods = pods.into_iter().map(|pod| pod.uid).collect();
+            rechecks.retain(|uid, recheck| {
+                let listed = live_pods.contains(uid);
+                had_unreadable |= listed && recheck.is_unreadable;
                 !listed
             });
         }
-        if unread {
-            self.reconsider();
+        if had_unreadable {
+            self.requeue_all();
         }
-        self.pods.suspicion.notify_one();
+        self.pod_watcher.recheck.notify_one();
         Ok(version)
     }
 
     /// A watch was granted. A list alone tells of no end: who may list may not always watch.
-    fn watches(&self) {
-        let told = self.pods.tells();
-        self.pods.became(Stand::Synced);
-        if !told {
-            self.reconsider();
-            self.pods.suspicion.notify_one();
+    fn on_watch_open(&self) {
+        let was_watching = self.pod_watcher.is_watching();
+        self.pod_watcher.set_state(Stand::Synced);
+        if !was_watching {
+            self.requeue_all();
+            self.pod_watcher.recheck.notify_one();
         }
     }
 
     /// Follows the events after a version, through as many watches as that takes; returns when the history is lost.
-    async fn follow(&self, kube: &Kube, node: &str, mut version: String) {
-        let (mut pause, mut failures) = (FIRST_PAUSE, 0);
+    async fn follow_watch(&self, kube: &Kube, node: &str, mut version: String) {
+        let (mut backoff, mut failures) = (INITIAL_WATCH_BACKOFF, 0);
         loop {
-            let ended = match kube.watch_node_pods(node, &version).await {
+            let outcome = match kube.watch_node_pods(node, &version).await {
                 Ok(mut watch) => {
-                    self.watches();
-                    let ended = loop {
+                    self.on_watch_open();
+                    let outcome = loop {
                         match watch.next().await {
-                            Ok(Some(PodEvent::There(pod))) => self.there(pod.uid),
-                            Ok(Some(PodEvent::Left(pod))) => self.left(pod.uid),
+                            Ok(Some(PodEvent::There(pod))) => self.on_pod_added(pod.uid),
+                            Ok(Some(PodEvent::Left(pod))) => self.on_pod_removed(pod.uid),
                             Ok(Some(PodEvent::Expired)) => return,
                             Ok(None) => break Ok(()),
                             Err(error) => break Err(error),
                         }
-                        (pause, failures) = (FIRST_PAUSE, 0);
+                        (backoff, failures) = (INITIAL_WATCH_BACKOFF, 0);
                     };
                     watch.version().clone_into(&mut version);
-                    ended
+                    outcome
                 }
                 Err(error) => Err(error),
             };
-            match ended {
-                Ok(()) => sleep(with_jitter(FIRST_PAUSE)).await,
+            match outcome {
+                Ok(()) => sleep(with_jitter(INITIAL_WATCH_BACKOFF)).await,
                 Err(error) => {
                     failures += 1;
-                    let pausing = self.pods.failed(&error, pause);
-                    pause = (pause * 2).min(MAX_PAUSE);
-                    sleep(pausing).await;
+                    let delay = self.pod_watcher.record_watch_failure(&error, backoff);
+                    backoff = (backoff * 2).min(MAX_WATCH_BACKOFF);
+                    sleep(delay).await;
                     // The version may be what the server cannot deal with.
-                    if failures >= MAX_FAILURES {
+                    if failures >= MAX_WATCH_FAILURES {
                         return;
                     }
                 }
@@ -269,41 +270,41 @@ impl Renewal {
         }
     }
 
-    fn there(&self, uid: String) {
-        let asked = {
-            let mut state = self.pods.lock();
-            let asked = state.asked.remove(&uid);
-            state.live.insert(uid);
-            asked
+    fn on_pod_added(&self, uid: String) {
+        let recheck = {
+            let mut state = self.pod_watcher.lock();
+            let recheck = state.rechecks.remove(&uid);
+            state.live_pods.insert(uid);
+            recheck
         };
-        if asked.is_some_and(|asked| asked.unread) {
-            self.reconsider();
+        if recheck.is_some_and(|asked| asked.is_unreadable) {
+            self.requeue_all();
         }
     }
 
-    fn left(&self, uid: String) {
-        let has_session = self.sessions.has(&uid);
-        let mut state = self.pods.lock();
-        state.live.remove(&uid);
+    fn on_pod_removed(&self, uid: String) {
+        let has_session = self.sessions.has_pod(&uid);
+        let mut state = self.pod_watcher.lock();
+        state.live_pods.remove(&uid);
         if has_session {
-            state.asked.remove(&uid);
-            state.left.insert(uid);
+            state.rechecks.remove(&uid);
+            state.departed_pods.insert(uid);
             drop(state);
-            self.pods.suspicion.notify_one();
+            self.pod_watcher.recheck.notify_one();
         }
     }
 
     /// Ends the sessions of pods that the watch does not show and an uncached read shows to be over.
-    pub(super) async fn reap(self: &Arc<Self>) {
-        let Some((kube, node)) = self.pods.watched() else { return pending().await };
-        let mut warned = false;
+    pub(super) async fn end_missing_pods(self: &Arc<Self>) {
+        let Some((kube, node)) = self.pod_watcher.watch_target() else { return pending().await };
+        let mut has_warned = false;
         loop {
-            let _ = timeout(LOOK, self.pods.suspicion.notified()).await;
-            for tenant in self.suspects() {
+            let _ = timeout(RECHECK_INTERVAL, self.pod_watcher.recheck.notified()).await;
+            for tenant in self.missing_pods() {
                 match kube.pod(&tenant.namespace, &tenant.name).await {
                     Ok(PodState::Running { uid }) if uid == tenant.uid => {
-                        self.lives(&tenant.uid);
-                        if !std::mem::replace(&mut warned, true) {
+                        self.mark_alive(&tenant.uid);
+                        if !std::mem::replace(&mut has_warned, true) {
                             tracing::warn!(
                                 pod = tenant.name,
                                 namespace = tenant.namespace,
@@ -313,21 +314,21 @@ impl Renewal {
                         }
                     }
                     Ok(PodState::Running { .. } | PodState::Finished { .. } | PodState::Gone) => {
-                        let mut state = self.pods.lock();
-                        state.left.remove(&tenant.uid);
-                        state.asked.remove(&tenant.uid);
+                        let mut state = self.pod_watcher.lock();
+                        state.departed_pods.remove(&tenant.uid);
+                        state.rechecks.remove(&tenant.uid);
                         drop(state);
-                        self.end(&tenant.uid);
+                        self.end_pod(&tenant.uid);
                     }
                     Err(error) => {
-                        if !self.put_off(&tenant.uid, true) {
+                        if !self.backoff_recheck(&tenant.uid, true) {
                             tracing::warn!(
                                 pod = tenant.name,
                                 namespace = tenant.namespace,
                                 "whether the pod is over cannot be read; its token is kept: {error}"
                             );
                         }
-                        self.pods.met("reading whether a pod is over", &error);
+                        self.pod_watcher.record_error("reading whether a pod is over", &error);
                     }
                 }
             }
@@ -335,34 +336,38 @@ impl Renewal {
     }
 
     /// Pods with sessions that the watch does not show.
-    fn suspects(&self) -> Vec<Tenant> {
-        if !self.pods.tells() {
+    fn missing_pods(&self) -> Vec<PodWithSessions> {
+        if !self.pod_watcher.is_watching() {
             return Vec::new();
         }
-        let (tenants, now) = (self.sessions.tenants(), clock::now());
-        let state = self.pods.lock();
-        let is_suspect = |tenant: &Tenant| {
-            let settled = now.saturating_duration_since(tenant.begun) >= GRACE;
-            let asked = state.asked.get(&tenant.uid).is_some_and(|asked| now < asked.again);
-            !asked && (state.left.contains(&tenant.uid) || (!state.live.contains(&tenant.uid) && settled))
+        let (pods, now) = (self.sessions.pods(), clock::now());
+        let state = self.pod_watcher.lock();
+        let is_missing = |tenant: &PodWithSessions| {
+            let is_settled = now.saturating_duration_since(tenant.since) >= NEW_SESSION_GRACE_PERIOD;
+            let is_backing_off = state.rechecks.get(&tenant.uid).is_some_and(|asked| now < asked.recheck_at);
+            !is_backing_off
+                && (state.departed_pods.contains(&tenant.uid) || (!state.live_pods.contains(&tenant.uid) && is_settled))
         };
-        tenants.into_iter().filter(is_suspect).collect()
+        pods.into_iter().filter(is_missing).collect()
     }
 
-    fn lives(&self, uid: &str) {
-        self.pods.lock().left.remove(uid);
-        if self.put_off(uid, false) {
-            self.reconsider();
+    fn mark_alive(&self, uid: &str) {
+        self.pod_watcher.lock().departed_pods.remove(uid);
+        if self.backoff_recheck(uid, false) {
+            self.requeue_all();
         }
     }
 
     /// Asks for a pod again after a pause that doubles. Whether it could not be read before.
-    fn put_off(&self, uid: &str, unread: bool) -> bool {
-        let most = if unread { MAX_UNREAD } else { MAX_LOOK };
-        let mut state = self.pods.lock();
+    fn backoff_recheck(&self, uid: &str, is_unreadable: bool) -> bool {
+        let max_interval = if is_unreadable { MAX_UNREADABLE_INTERVAL } else { MAX_RECHECK_INTERVAL };
+        let mut state = self.pod_watcher.lock();
         let now = clock::now();
-        let pause = state.asked.get(uid).map_or(LOOK, |asked| (asked.pause * 2).min(most));
-        let before = state.asked.insert(uid.to_owned(), Asked { again: now + pause, pause, unread });
-        before.is_some_and(|asked| asked.unread)
+        let interval = state.rechecks.get(uid).map_or(RECHECK_INTERVAL, |asked| (asked.interval * 2).min(max_interval));
+        let previous = state.rechecks.insert(
+            uid.to_owned(),
+            Recheck { recheck_at: now + interval, interval: interval, is_unreadable: is_unreadable },
+        );
+        previous.is_some_and(|asked| asked.is_unreadable)
     }
 }

@@ -10,72 +10,72 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     clock,
-    session::{Debt, Session},
+    session::{PendingRevocation, Session},
 };
 
 /// Something to be done.
-pub(super) enum Item {
+pub(super) enum WorkItem {
     /// A session to be kept alive.
     Session(Weak<Session>),
     /// A token to be revoked.
-    Debt(Box<Debt>),
+    Revocation(Box<PendingRevocation>),
 }
 
 /// Names an item: sessions and debts are numbered apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Name {
+enum WorkKey {
     Session(u64),
-    Debt(usize),
+    Revocation(usize),
 }
 
 /// Items by the moment they are due; each, by its name, is in it once. What is due together goes by the names.
 pub struct Schedule<N, T> {
     due: BTreeMap<(Instant, N), T>,
-    when: HashMap<N, Instant>,
+    due_at: HashMap<N, Instant>,
 }
 
 impl<N, T> Default for Schedule<N, T> {
     fn default() -> Self {
-        Self { due: BTreeMap::new(), when: HashMap::new() }
+        Self { due: BTreeMap::new(), due_at: HashMap::new() }
     }
 }
 
 impl<N: Copy + Ord + Hash, T> Schedule<N, T> {
     /// Puts an item in, or moves it. Whether it is the first now.
-    pub fn put(&mut self, name: N, at: Instant, item: T) -> bool {
-        self.remove(name);
-        self.due.insert((at, name), item);
-        self.when.insert(name, at);
-        self.first() == Some(at)
+    pub fn put(&mut self, key: N, due_at: Instant, item: T) -> bool {
+        self.remove(key);
+        self.due.insert((due_at, key), item);
+        self.due_at.insert(key, due_at);
+        self.first_due_at() == Some(due_at)
     }
 
     /// Takes an item out.
-    pub fn remove(&mut self, name: N) -> Option<T> {
-        let at = self.when.remove(&name)?;
-        self.due.remove(&(at, name))
+    pub fn remove(&mut self, key: N) -> Option<T> {
+        let due_at = self.due_at.remove(&key)?;
+        self.due.remove(&(due_at, key))
     }
 
     /// When the first item is due.
     #[must_use]
-    pub fn first(&self) -> Option<Instant> {
+    pub fn first_due_at(&self) -> Option<Instant> {
         self.due.keys().next().map(|(at, _)| *at)
     }
 
     /// Takes out the first item, if it is due.
     pub fn pop(&mut self, now: Instant) -> Option<T> {
-        let (_, name) = *self.due.keys().next().filter(|(at, _)| *at <= now)?;
-        self.remove(name)
+        let (_, key) = *self.due.keys().next().filter(|(at, _)| *at <= now)?;
+        self.remove(key)
     }
 
     /// Keeps what is wanted, and takes the rest out.
     pub fn retain(&mut self, mut is_wanted: impl FnMut(&T) -> bool) {
-        let Self { due, when } = self;
+        let Self { due, due_at } = self;
         due.retain(|(_, name), item| {
-            let stays = is_wanted(item);
-            if !stays {
-                when.remove(name);
+            let is_retained = is_wanted(item);
+            if !is_retained {
+                due_at.remove(name);
             }
-            stays
+            is_retained
         });
     }
 
@@ -87,56 +87,59 @@ impl<N: Copy + Ord + Hash, T> Schedule<N, T> {
 
 /// The schedule of a process.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct WorkQueue {
     /// Never held across an await.
-    schedule: Mutex<Schedule<Name, Item>>,
+    schedule: Mutex<Schedule<WorkKey, WorkItem>>,
     /// Something may be due earlier than before.
-    changed: Notify,
+    wakeup: Notify,
 }
 
-impl Queue {
+impl WorkQueue {
     /// Puts a session in, or moves it.
-    pub(super) fn put(&self, id: u64, at: Instant, item: Item) {
-        self.insert(Name::Session(id), at, item);
+    pub(super) fn put_session(&self, id: u64, due_at: Instant, item: WorkItem) {
+        self.insert(WorkKey::Session(id), due_at, item);
     }
 
     /// Puts a token in that is to be revoked.
-    pub(super) fn put_debt(&self, id: usize, at: Instant, debt: Debt) {
-        self.insert(Name::Debt(id), at, Item::Debt(Box::new(debt)));
+    pub(super) fn put_revocation(&self, id: usize, due_at: Instant, revocation: PendingRevocation) {
+        self.insert(WorkKey::Revocation(id), due_at, WorkItem::Revocation(Box::new(revocation)));
     }
 
     /// Takes a session out.
-    pub(super) fn remove(&self, id: u64) {
-        self.lock().remove(Name::Session(id));
+    pub(super) fn remove_session(&self, id: u64) {
+        self.lock().remove(WorkKey::Session(id));
     }
 
     /// Takes out every token that waits to be revoked.
-    pub(super) fn take_debts(&self) -> Vec<Debt> {
+    pub(super) fn take_revocations(&self) -> Vec<PendingRevocation> {
         let mut schedule = self.lock();
-        let names: Vec<Name> = schedule.when.keys().filter(|name| matches!(name, Name::Debt(_))).copied().collect();
-        let items = names.into_iter().filter_map(|name| schedule.remove(name));
-        items.filter_map(|item| if let Item::Debt(debt) = item { Some(*debt) } else { None }).collect()
+        let keys: Vec<WorkKey> =
+            schedule.due_at.keys().filter(|name| matches!(name, WorkKey::Revocation(_))).copied().collect();
+        let items = keys.into_iter().filter_map(|name| schedule.remove(name));
+        items
+            .filter_map(|item| if let WorkItem::Revocation(revocation) = item { Some(*revocation) } else { None })
+            .collect()
     }
 
     /// Looks at every token that waits to be revoked.
-    pub(super) fn each_debt(&self, mut look: impl FnMut(&Debt)) {
+    pub(super) fn for_each_revocation(&self, mut visit: impl FnMut(&PendingRevocation)) {
         for item in self.lock().items() {
-            if let Item::Debt(debt) = item {
-                look(debt);
+            if let WorkItem::Revocation(revocation) = item {
+                visit(revocation);
             }
         }
     }
 
     /// Waits for the next item that is due, and takes it out.
-    pub(super) async fn next(&self) -> Item {
+    pub(super) async fn next(&self) -> WorkItem {
         loop {
-            let changed = self.changed.notified();
+            let changed = self.wakeup.notified();
             let first = {
                 let mut schedule = self.lock();
                 if let Some(item) = schedule.pop(clock::now()) {
                     return item;
                 }
-                schedule.first()
+                schedule.first_due_at()
             };
             match first {
                 Some(at) => tokio::select! {
@@ -149,8 +152,8 @@ impl Queue {
     }
 
     /// Takes out the sessions that are no more: until then each keeps its memory.
-    pub(super) fn sweep(&self) {
-        self.lock().retain(|item| !matches!(item, Item::Session(session) if session.strong_count() == 0));
+    pub(super) fn remove_dropped_sessions(&self) {
+        self.lock().retain(|item| !matches!(item, WorkItem::Session(session) if session.strong_count() == 0));
     }
 
     /// Takes everything out.
@@ -158,14 +161,14 @@ impl Queue {
         *self.lock() = Schedule::default();
     }
 
-    fn insert(&self, name: Name, at: Instant, item: Item) {
-        let is_first = self.lock().put(name, at, item);
+    fn insert(&self, key: WorkKey, due_at: Instant, item: WorkItem) {
+        let is_first = self.lock().put(key, due_at, item);
         if is_first {
-            self.changed.notify_one();
+            self.wakeup.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Schedule<Name, Item>> {
+    fn lock(&self) -> MutexGuard<'_, Schedule<WorkKey, WorkItem>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -177,24 +180,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_due_first_comes_first_and_each_once() {
+    fn schedule_pops_each_item_once_in_due_order() {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         let at = |s| now + Duration::from_secs(s);
         assert!(schedule.put(1, at(30), 'a') && !schedule.put(2, at(40), 'b') && schedule.put(3, at(10), 'c'));
         assert!(schedule.put(2, at(5), 'd'));
-        assert_eq!((schedule.first(), schedule.pop(at(4))), (Some(at(5)), None));
+        assert_eq!((schedule.first_due_at(), schedule.pop(at(4))), (Some(at(5)), None));
         assert_eq!(schedule.remove(3), Some('c'));
         assert_eq!([schedule.pop(at(60)), schedule.pop(at(60)), schedule.pop(at(60))], [Some('d'), Some('a'), None]);
     }
 
     #[tokio::test]
-    async fn a_session_that_is_no_more_leaves_nothing() {
-        let queue = Queue::default();
+    async fn work_queue_sweep_removes_dropped_sessions() {
+        let queue = WorkQueue::default();
         for id in 0..3 {
-            queue.put(id, clock::now() + Duration::from_secs(1 << 20), Item::Session(Weak::new()));
+            queue.put_session(id, clock::now() + Duration::from_secs(1 << 20), WorkItem::Session(Weak::new()));
         }
-        queue.sweep();
+        queue.remove_dropped_sessions();
         let schedule = queue.lock();
-        assert!(schedule.due.is_empty() && schedule.when.is_empty());
+        assert!(schedule.due.is_empty() && schedule.due_at.is_empty());
     }
 }

@@ -2,50 +2,50 @@
 
 use std::collections::BTreeMap;
 
-use super::Renewal;
+use super::Reconciler;
 use crate::{
     clock::{self, time_of_day},
     metrics::Levels,
     status::{Down, Status, Waiting},
 };
 
-impl Renewal {
+impl Reconciler {
     /// What is held now.
     #[must_use]
     pub fn status(&self) -> Status {
-        let mut sessions: Vec<_> = self.sessions.all().iter().map(|session| session.tell()).collect();
+        let mut sessions: Vec<_> = self.sessions.all().iter().map(|session| session.status()).collect();
         sessions.sort_by(|a, b| (&a.namespace, &a.pod, &a.role).cmp(&(&b.namespace, &b.pod, &b.role)));
         let mut revocations = Vec::new();
-        self.queue.each_debt(|debt| {
-            let key = &debt.key;
+        self.queue.for_each_revocation(|revocation| {
+            let key = &revocation.key;
             revocations.push(Waiting {
                 pod: key.pod_name.clone(),
                 namespace: key.pod_namespace.clone(),
                 uid: key.pod_uid.clone(),
                 address: key.endpoint.address.to_string(),
-                since: time_of_day(debt.since),
-                attempts: debt.attempts,
-                expires_at: debt.hold.term().and_then(|term| term.ends()).map(time_of_day),
-                last_error: debt.trouble.clone(),
+                since: time_of_day(revocation.pending_since),
+                attempts: revocation.attempts,
+                expires_at: revocation.token.lifetime().and_then(|term| term.expires_at()).map(time_of_day),
+                last_error: revocation.last_error.clone(),
             });
         });
-        let outages = self.vault.outages().into_iter();
-        let mut down: Vec<Down> = outages
+        let known_outages = self.vault.outages().into_iter();
+        let mut outages: Vec<Down> = known_outages
             .map(|(address, outage)| Down {
                 address,
                 since: time_of_day(outage.since),
                 error: outage.reason.to_string(),
             })
             .collect();
-        down.sort_by(|a, b| a.address.cmp(&b.address));
+        outages.sort_by(|a, b| a.address.cmp(&b.address));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            started_at: self.started,
+            started_at: self.started_at,
             now: time_of_day(clock::now()),
-            watch: self.pods.tell().0,
-            mounts_disabled: self.sessions.is_closed(),
-            outages: down,
+            watch: self.pod_watcher.status().0,
+            mounts_disabled: self.sessions.is_disabled(),
+            outages,
             servers: Vec::new(),
             sessions,
             revocations,
@@ -55,12 +55,12 @@ impl Renewal {
 
     /// How much of everything is held now.
     #[must_use]
-    pub fn levels(&self) -> Levels {
-        let (watch, pods_watched) = self.pods.tell();
-        let mut waiting = 0;
-        self.queue.each_debt(|_| waiting += 1);
+    pub fn gauges(&self) -> Levels {
+        let (watch_status, pods_watched) = self.pod_watcher.status();
+        let mut pending_revocations = 0;
+        self.queue.for_each_revocation(|_| pending_revocations += 1);
         let (sessions, now) = (self.sessions.all(), clock::now());
-        let mut levels = Levels {
+        let mut gauges = Levels {
             leases: BTreeMap::new(),
             next_end: None,
             overdue: 0,
@@ -68,11 +68,11 @@ impl Renewal {
             token_end: None,
             oldest_success: None,
             sessions: sessions.len(),
-            sessions_limit: self.sessions.limit(),
+            sessions_limit: self.sessions.max_sessions(),
             mounts_limit: 0,
-            revocations_waiting: waiting,
+            revocations_waiting: pending_revocations,
             pods_watched,
-            pod_watch: watch.state,
+            pod_watch: watch_status.state,
             endpoints_down: self.vault.outages().len(),
             policy_reloaded: None,
             tls_reloaded: BTreeMap::new(),
@@ -80,8 +80,8 @@ impl Renewal {
             certificates: BTreeMap::new(),
         };
         for session in &sessions {
-            session.count_into(&mut levels, now);
+            session.add_to_gauges(&mut gauges, now);
         }
-        levels
+        gauges
     }
 }

@@ -9,7 +9,7 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
-    lease::{MIN_REFRESH, Refresh},
+    lease::{MIN_REFRESH_INTERVAL, Refresh},
     policy::ServerChoice,
     text::{closest_match, parse_go_bool, quote},
     tls::{Ca, is_server_name},
@@ -106,9 +106,9 @@ impl<'a> ParameterParser<'a, '_> {
         const NAME: &str = "refreshInterval";
         let value = self.parse_unprefixed(NAME)?;
         match Refresh::parse(&value) {
-            Ok(Refresh::Every(interval)) if interval < MIN_REFRESH => {
+            Ok(Refresh::Every(interval)) if interval < MIN_REFRESH_INTERVAL => {
                 self.warnings.add(NAME, format!("is {}; it is never less than 10s, which is used", quote(&value)));
-                Some(Refresh::Every(MIN_REFRESH))
+                Some(Refresh::Every(MIN_REFRESH_INTERVAL))
             }
             Ok(refresh) => Some(refresh),
             Err(why) => {

@@ -156,6 +156,6 @@ mod tests {
     #[test]
     fn tokens_are_redacted_in_debug() {
         let tokens = ServiceAccountTokens(BTreeMap::from([("vault".to_owned(), SecretText::from("hunter2"))]));
-        assert_eq!(format!("{tokens:?}"), r#"Tokens({"vault": [secret]})"#);
+        assert_eq!(format!("{tokens:?}"), r#"ServiceAccountTokens({"vault": [secret]})"#);
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Prover, Session};
+use super::{CredentialSource, Session};
 use crate::{
     audit::{Event, Line},
     clock,
     error::{Cause, Error},
-    lease::Hold,
+    lease::SessionToken,
     metrics::{AuthKind, LoginOutcome},
-    term::Term,
+    term::Lifetime,
     vault::{
         Client,
         client::{LoginRequest, LoginResult},
@@ -22,26 +22,26 @@ use crate::{
 
 impl Session {
     /// The token held, or one from a login: at most one login at a time, and none that returns `gone`.
-    pub(super) async fn token(
+    pub(super) async fn token_or_login(
         self: &Arc<Self>,
-        prover: &Prover,
-        gone: Option<&Arc<Hold>>,
+        credentials: &CredentialSource,
+        revoked: Option<&Arc<SessionToken>>,
         deadline: Instant,
-    ) -> Result<Arc<Hold>, Error> {
-        if let Some(hold) = self.held(gone) {
-            return Ok(hold);
+    ) -> Result<Arc<SessionToken>, Error> {
+        if let Some(token) = self.usable_token(revoked) {
+            return Ok(token);
         }
-        let mut is_tried = false;
+        let mut is_retried = false;
         loop {
-            let mut is_own = false;
-            let outcome = self.login.join(|| {
-                is_own = true;
-                let (session, prover, gone) = (Arc::clone(self), Arc::clone(prover), gone.cloned());
+            let mut is_own_login = false;
+            let outcome = self.login_in_flight.join(|| {
+                is_own_login = true;
+                let (session, credentials, revoked) = (Arc::clone(self), Arc::clone(credentials), revoked.cloned());
                 async move {
                     // Another's login may have ended between our look and our turn.
-                    match session.held(gone.as_ref()) {
-                        Some(hold) => Ok(hold),
-                        None => session.log_in(&prover, deadline).await,
+                    match session.usable_token(revoked.as_ref()) {
+                        Some(token) => Ok(token),
+                        None => session.log_in(&credentials, deadline).await,
                     }
                 }
             });
@@ -49,7 +49,9 @@ impl Session {
                 // The login was another caller's, and so was the deadline.
                 Some(Err(error)) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
                 // It was another pod's, and may fail for that one's token.
-                Some(Err(error)) if self.is_shared() && !(is_own || is_tried || error.is_passing()) => is_tried = true,
+                Some(Err(error)) if self.is_shared() && !(is_own_login || is_retried || error.is_passing()) => {
+                    is_retried = true
+                }
                 Some(outcome) => return outcome,
                 None => {
                     let error = Error::new(Cause::Internal, "the login panicked");
@@ -59,78 +61,88 @@ impl Session {
         }
     }
 
-    async fn log_in(self: &Arc<Self>, prover: &Prover, deadline: Instant) -> Result<Arc<Hold>, Error> {
-        let proof = prover().await?;
+    async fn log_in(
+        self: &Arc<Self>,
+        credentials: &CredentialSource,
+        deadline: Instant,
+    ) -> Result<Arc<SessionToken>, Error> {
+        let credential = credentials().await?;
         let (key, client) = (&self.key, self.client()?);
         let login = LoginRequest {
             auth_mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
             role: key.role.clone(),
-            jwt: proof.jwt,
+            jwt: credential.jwt,
         };
         let outcome = {
-            let _active = self.active().await?;
-            let sent = clock::now();
+            let _active = self.enter().await?;
+            let sent_at = clock::now();
             let outcome = client.login(&login, deadline).await;
             outcome.map(|LoginResult { token, auth_method: method, request_id }| {
-                (self.keep(Arc::new(Hold::new(token, sent))), method, request_id)
+                (self.replace_token(Arc::new(SessionToken::new(token, sent_at))), method, request_id)
             })
         };
         match outcome {
-            Ok((hold, method, request_id)) => {
+            Ok((token, method, request_id)) => {
                 self.observers.metrics.login(method, LoginOutcome::Ok);
                 let request_id = Some(request_id.as_str()).filter(|id| !id.is_empty());
                 self.observers.audit.tell(&Line {
-                    accessor: &hold.token.accessor,
+                    accessor: &token.vault_token.accessor,
                     request_id,
-                    ..self.key.line(Event::Login)
+                    ..self.key.audit_record(Event::Login)
                 });
-                Ok(hold)
+                Ok(token)
             }
             Err(failure) => {
-                let refused = matches!(&failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
-                let (error, method) = self.login_error(&client, &failure, proof.claims, deadline).await;
+                let is_denied = matches!(&failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
+                let (error, method) = self.login_error(&client, &failure, credential.claims, deadline).await;
                 self.observers
                     .metrics
-                    .login(method, if refused { LoginOutcome::Refused } else { LoginOutcome::Failed });
-                self.observers.audit.tell(&self.key.line(Event::Login).failed(&error));
-                self.trouble("logging in", &error);
+                    .login(method, if is_denied { LoginOutcome::Refused } else { LoginOutcome::Failed });
+                self.observers.audit.tell(&self.key.audit_record(Event::Login).failed(&error));
+                self.record_error("logging in", &error);
                 Err(error)
             }
         }
     }
 
     /// Keeps the token of a new login. The one before lives on while credentials hang on it.
-    fn keep(self: &Arc<Self>, hold: Arc<Hold>) -> Arc<Hold> {
+    fn replace_token(self: &Arc<Self>, token: Arc<SessionToken>) -> Arc<SessionToken> {
         let now = clock::now();
         let mut state = self.state();
-        let before = state.hold.replace(Arc::clone(&hold));
-        if let Some(before) = &before {
+        let previous = state.token.replace(Arc::clone(&token));
+        if let Some(previous) = &previous {
             // Only the current one is renewed: what hangs on another must be read anew before that ends.
-            before.cannot_be_renewed();
+            previous.disable_renewal();
         }
-        state.superseded.extend(before);
+        state.superseded_tokens.extend(previous);
         // One of a single use that is used up is over at Vault, too.
-        state.superseded.retain(|hold| !(hold.is_over(now) || hold.token.num_uses == 1 && hold.token.is_exhausted()));
-        state.last_success = Some(now);
+        state.superseded_tokens.retain(|token| {
+            !(token.is_expired(now) || token.vault_token.num_uses == 1 && token.vault_token.is_exhausted())
+        });
+        state.last_success_at = Some(now);
         drop(state);
         // So that a token is known to a successor while things are made under it.
-        self.changed();
-        self.save_soon();
-        tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?hold.token.ttl, "logged in");
-        hold
+        self.mark_dirty();
+        self.persist_in_background();
+        tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?token.vault_token.ttl, "logged in");
+        token
     }
 
     /// The token held, unless it is `gone`, spent, or past nine tenths of its life.
-    pub(super) fn held(&self, gone: Option<&Arc<Hold>>) -> Option<Arc<Hold>> {
+    pub(super) fn usable_token(&self, revoked: Option<&Arc<SessionToken>>) -> Option<Arc<SessionToken>> {
         let state = self.state();
-        let hold = state.hold.as_ref()?;
-        let is_gone = gone.is_some_and(|gone| Arc::ptr_eq(gone, hold));
-        let (now, gap) = (clock::now(), state.volumes.gap());
+        let token = state.token.as_ref()?;
+        let is_revoked = revoked.is_some_and(|revoked| Arc::ptr_eq(revoked, token));
+        let (now, poll_interval) = (clock::now(), state.volumes.longest_mount_interval());
         // What hangs on it already is read anew when its end is near, and so must not be read under it.
-        let ends = |term: &Term| self.leases.named_hang_on(hold) && term.is_near_end(term.forced_end(), gap, now);
-        let is_good = hold.term().is_some_and(|term| !term.is_old(now) && !ends(&term));
-        (!is_gone && is_good && !hold.token.is_exhausted()).then(|| Arc::clone(hold))
+        let is_expiring = |lifetime: &Lifetime| {
+            self.cache.has_referenced_bound_secrets(token)
+                && lifetime.needs_replacement(lifetime.max_expires_at(), poll_interval, now)
+        };
+        let is_usable =
+            token.lifetime().is_some_and(|lifetime| !lifetime.is_nearly_expired(now) && !is_expiring(&lifetime));
+        (!is_revoked && is_usable && !token.vault_token.is_exhausted()).then(|| Arc::clone(token))
     }
 
     /// What a login met, and what takes logins there, if that was learnt.
@@ -142,7 +154,7 @@ impl Session {
         deadline: Instant,
     ) -> (Error, AuthKind) {
         let key = &self.key;
-        let mut at = LoginContext {
+        let mut context = LoginContext {
             address: client.address().to_owned(),
             auth_mount: key.auth_mount.clone(),
             namespace: key.auth_namespace.clone(),
@@ -154,10 +166,10 @@ impl Session {
             auth_method: None,
         };
         let (mount, namespace) = (&key.auth_mount, key.auth_namespace.as_deref());
-        let mut error = failure.explain_login(&at);
+        let mut error = failure.explain_login(&context);
         if error.cause() == Cause::LoginDenied {
-            at.auth_method = client.detect_auth_method(mount, namespace, &key.role, deadline).await;
-            error = failure.explain_login(&at);
+            context.auth_method = client.detect_auth_method(mount, namespace, &key.role, deadline).await;
+            error = failure.explain_login(&context);
         }
         (error, client.cached_auth_method(mount, namespace))
     }

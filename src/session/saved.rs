@@ -8,11 +8,11 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
-use super::{Observers, PodRef, Session, SessionKey, State, volumes::SavedVolume};
+use super::{Observers, Session, SessionKey, SessionState, SharingPod, volumes::SavedVolume};
 use crate::{
     clock::{self, BootTimestamp, Epoch},
     error::{Cause, Error},
-    lease::{Hold, Holds, SavedHold, SavedLease},
+    lease::{SavedSecret, SavedSessionToken, SessionToken, TokenTable},
     secret::SecretBuffer,
     state::{Content, Name, Store, Written},
     task,
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Serialize, Deserialize)]
 pub struct SavedSession {
     /// When it was written; all moments are told from then.
-    mark: BootTimestamp,
+    written_at: BootTimestamp,
     endpoint: Endpoint,
     namespace: Option<String>,
     auth_namespace: Option<String>,
@@ -36,107 +36,107 @@ pub struct SavedSession {
     pod_namespace: String,
     service_account: String,
     #[serde(default)]
-    shared_by: Option<String>,
+    shared_by_account_uid: Option<String>,
     #[serde(default)]
-    pods: Vec<PodRef>,
-    holds: Vec<SavedHold>,
+    pods: Vec<SharingPod>,
+    tokens: Vec<SavedSessionToken>,
     /// Their places.
-    current: Option<usize>,
-    superseded: Vec<usize>,
-    leases: Vec<SavedLease>,
+    current_token_index: Option<usize>,
+    superseded_token_indices: Vec<usize>,
+    secrets: Vec<SavedSecret>,
     volumes: Vec<SavedVolume>,
-    last_heard: i64,
+    last_poll_at: i64,
     #[serde(default)]
-    last_success: Option<i64>,
-    warned_of_token: bool,
+    last_success_at: Option<i64>,
+    token_warning_sent: bool,
     /// How far the server's cluster had come, in its own words.
     #[serde(default)]
-    index: Option<String>,
+    replication_index: Option<String>,
 }
 
 /// What of a session is in its file.
-pub(super) struct Recorder {
+pub(super) struct StateFile {
     store: Option<Arc<Store>>,
     /// The file's; no other session has it, also not the next of the same pod.
     name: Name,
     /// The opening of the folder in which the session began.
-    generation: u64,
+    store_generation: u64,
     /// Counts what changed.
     revision: AtomicU64,
     /// The revision that is in the file, or could not be: whoever looks without the lock.
-    written: AtomicU64,
-    file: Arc<Mutex<File>>,
+    written_revision: AtomicU64,
+    file: Arc<Mutex<FileOnDisk>>,
 }
 
 #[derive(Default)]
-struct File {
+struct FileOnDisk {
     bytes: u64,
-    erased: bool,
+    is_deleted: bool,
 }
 
 /// The file of a session that has ended: it goes when nothing is left to be revoked.
-pub struct Estate {
+pub struct PendingStateFile {
     store: Arc<Store>,
     name: Name,
     bytes: u64,
-    left: AtomicU64,
+    remaining_tokens: AtomicU64,
 }
 
-impl Recorder {
+impl StateFile {
     pub(super) fn new(store: Option<Arc<Store>>) -> Self {
         let name = if store.is_some() { Name::random() } else { Name([0; 16]) };
-        Self::restored(store, name, 0)
+        Self::for_existing_file(store, name, 0)
     }
 
     /// That of a session whose file has this name and so many bytes.
-    fn restored(store: Option<Arc<Store>>, name: Name, bytes: u64) -> Self {
+    fn for_existing_file(store: Option<Arc<Store>>, name: Name, bytes: u64) -> Self {
         Self {
-            generation: store.as_ref().map_or(0, |store| store.generation()),
+            store_generation: store.as_ref().map_or(0, |store| store.generation()),
             store,
             name,
             revision: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            file: Arc::new(Mutex::new(File { bytes, erased: false })),
+            written_revision: AtomicU64::new(0),
+            file: Arc::new(Mutex::new(FileOnDisk { bytes, is_deleted: false })),
         }
     }
 }
 
 impl Session {
     /// Something is to be kept that is not in the file.
-    pub fn changed(&self) {
-        self.recorder.revision.fetch_add(1, SeqCst);
+    pub fn mark_dirty(&self) {
+        self.state_file.revision.fetch_add(1, SeqCst);
     }
 
     /// Whether something is not in the file.
     #[must_use]
-    pub fn is_changed(&self) -> bool {
-        let Recorder { store, revision, written, .. } = &self.recorder;
-        store.is_some() && revision.load(SeqCst) != written.load(SeqCst)
+    pub fn is_dirty(&self) -> bool {
+        let StateFile { store, revision, written_revision, .. } = &self.state_file;
+        store.is_some() && revision.load(SeqCst) != written_revision.load(SeqCst)
     }
 
     /// Writes what has changed, so that a successor knows it: before it is given out. A folder that takes nothing stops no
     /// mount; the log says so, and it is tried again. An error when another process has the folder, which would not know.
-    pub async fn save(self: &Arc<Self>) -> Result<(), Error> {
-        let Recorder { store: Some(store), file, .. } = &self.recorder else { return Ok(()) };
-        if !self.is_changed() {
+    pub async fn persist(self: &Arc<Self>) -> Result<(), Error> {
+        let StateFile { store: Some(store), file, .. } = &self.state_file else { return Ok(()) };
+        if !self.is_dirty() {
             return Ok(());
         }
         // Whoever waits may go away; what is being written is done with all the same before the next.
         let mut file = Arc::clone(file).lock_owned().await;
         let (session, store) = (Arc::clone(self), Arc::clone(store));
         let outcome = spawn_blocking(move || {
-            let Recorder { name, generation, revision, written, .. } = &session.recorder;
-            let now = revision.load(SeqCst);
-            if now == written.load(SeqCst) || file.erased {
+            let StateFile { name, store_generation, revision, written_revision, .. } = &session.state_file;
+            let current_revision = revision.load(SeqCst);
+            if current_revision == written_revision.load(SeqCst) || file.is_deleted {
                 return None;
             }
-            let text = session.saved(store.has_room(), file.bytes)?;
-            let outcome = store.write(name, &text, file.bytes, *generation);
+            let json = session.serialize_state(store.has_room(), file.bytes)?;
+            let outcome = store.write(name, &json, file.bytes, *store_generation);
             if let Written::Whole(bytes) = outcome {
                 file.bytes = bytes;
             }
             if matches!(outcome, Written::Whole(_) | Written::Unkept) {
-                written.store(now, SeqCst);
+                written_revision.store(current_revision, SeqCst);
             }
             Some(outcome)
         });
@@ -152,47 +152,53 @@ impl Session {
     }
 
     /// Has written what has changed, without waiting for it.
-    pub fn save_soon(self: &Arc<Self>) {
-        if self.is_changed() {
+    pub fn persist_in_background(self: &Arc<Self>) {
+        if self.is_dirty() {
             let session = Arc::clone(self);
-            task::spawn_boxed(async move { drop(session.save().await) });
+            task::spawn_boxed(async move { drop(session.persist().await) });
         }
     }
 
     /// Removes its file, as it is over and nobody uses it.
-    pub(super) fn erase(&self) {
-        let Recorder { store: Some(store), file, .. } = &self.recorder else { return };
+    pub(super) fn delete_state_file(&self) {
+        let StateFile { store: Some(store), file, .. } = &self.state_file else { return };
         if let Ok(mut file) = file.try_lock() {
-            file.erased = true;
-            store.remove(&self.recorder.name, file.bytes);
+            file.is_deleted = true;
+            store.remove(&self.state_file.name, file.bytes);
         }
     }
 
     /// Its file, of which this many tokens must be revoked first.
-    pub(super) async fn estate(&self, left: usize) -> Option<Arc<Estate>> {
-        let Recorder { store, file, .. } = &self.recorder;
+    pub(super) async fn release_state_file(&self, remaining_tokens: usize) -> Option<Arc<PendingStateFile>> {
+        let StateFile { store, file, .. } = &self.state_file;
         let mut file = file.lock().await;
-        file.erased = true;
+        file.is_deleted = true;
         let store = Arc::clone(store.as_ref()?);
-        Some(Arc::new(Estate { store, name: self.recorder.name, bytes: file.bytes, left: AtomicU64::new(left as u64) }))
+        Some(Arc::new(PendingStateFile {
+            store,
+            name: self.state_file.name,
+            bytes: file.bytes,
+            remaining_tokens: AtomicU64::new(remaining_tokens as u64),
+        }))
     }
 
     /// What is kept of it, with what can be read again if there is `room`. None when it is over.
-    fn saved(&self, room: bool, before: u64) -> Option<SecretBuffer> {
-        let (mark, origin) = (BootTimestamp::now(), Epoch::from_instant(clock::now()));
-        let mut holds = Holds::default();
+    fn serialize_state(&self, has_capacity: bool, previous_bytes: u64) -> Option<SecretBuffer> {
+        let (written_at, epoch) = (BootTimestamp::now(), Epoch::from_instant(clock::now()));
+        let mut tokens = TokenTable::default();
         let state = self.state();
         // Its file is that of what is to be revoked by now.
-        if state.ended || (self.is_shared() && state.pods.len() == 0) {
+        if state.ended || (self.is_shared() && state.sharing_pods.len() == 0) {
             return None;
         }
-        let current = state.hold.as_ref().map(|hold| holds.place(hold));
-        let superseded = state.superseded.iter().map(|hold| holds.place(hold)).collect();
-        let leases = self.leases.save(origin, &mut holds, |path| state.volumes.place(path), room);
+        let current_token_index = state.token.as_ref().map(|hold| tokens.index_or_insert(hold));
+        let superseded_token_indices =
+            state.superseded_tokens.iter().map(|hold| tokens.index_or_insert(hold)).collect();
+        let secrets = self.cache.to_saved(epoch, &mut tokens, |path| state.volumes.index_of(path), has_capacity);
         let SessionKey { endpoint, .. } = &self.key;
         let key = self.key.clone();
         let saved = SavedSession {
-            mark,
+            written_at,
             endpoint: Endpoint::clone(endpoint),
             namespace: key.namespace,
             auth_namespace: key.auth_namespace,
@@ -203,35 +209,35 @@ impl Session {
             pod_name: key.pod_name,
             pod_namespace: key.pod_namespace,
             service_account: key.service_account,
-            shared_by: key.shared_by,
-            pods: state.pods.iter().cloned().collect(),
-            holds: holds.all().iter().map(|hold| hold.save(origin)).collect(),
-            current,
-            superseded,
-            leases,
-            volumes: state.volumes.save(origin),
-            last_heard: origin.to_millis(state.last_heard),
-            last_success: state.last_success.map(|at| origin.to_millis(at)),
-            warned_of_token: state.warned_of_token,
-            index: state.client.as_ref().ok().and_then(Client::export_replication_index),
+            shared_by_account_uid: key.shared_by_account_uid,
+            pods: state.sharing_pods.iter().cloned().collect(),
+            tokens: tokens.tokens().iter().map(|hold| hold.to_saved(epoch)).collect(),
+            current_token_index,
+            superseded_token_indices,
+            secrets,
+            volumes: state.volumes.to_saved(epoch),
+            last_poll_at: epoch.to_millis(state.last_poll_at),
+            last_success_at: state.last_success_at.map(|at| epoch.to_millis(at)),
+            token_warning_sent: state.token_warning_sent,
+            replication_index: state.client.as_ref().ok().and_then(Client::export_replication_index),
         };
         drop(state);
-        let room = usize::try_from(before).unwrap_or_default().max(1024);
-        let mut text = SecretBuffer::with_capacity(room);
-        serde_json::to_writer(&mut text, &saved).is_ok().then_some(text)
+        let capacity = usize::try_from(previous_bytes).unwrap_or_default().max(1024);
+        let mut json = SecretBuffer::with_capacity(capacity);
+        serde_json::to_writer(&mut json, &saved).is_ok().then_some(json)
     }
 }
 
-impl Estate {
+impl PendingStateFile {
     /// One token less is left to be revoked; the file goes with the last.
-    pub(super) fn settle(&self) {
-        if self.left.fetch_sub(1, SeqCst) == 1 {
-            self.erase();
+    pub(super) fn record_token_revoked(&self) {
+        if self.remaining_tokens.fetch_sub(1, SeqCst) == 1 {
+            self.delete();
         }
     }
 
     /// Removes the file.
-    pub(super) fn erase(&self) {
+    pub(super) fn delete(&self) {
         self.store.remove(&self.name, self.bytes);
     }
 }
@@ -239,7 +245,7 @@ impl Estate {
 impl SavedSession {
     /// Reads what was in a file; what is missing in it is as it was before there was such a thing.
     #[must_use]
-    pub fn read(content: &Content) -> Option<Self> {
+    pub fn parse(content: &Content) -> Option<Self> {
         // There is one version so far, to which things are added.
         serde_json::from_slice(&content.text).ok()
     }
@@ -264,14 +270,14 @@ impl SavedSession {
 
     /// Its tokens: what an operator names each by, and its end as things stood.
     pub fn tokens(&self) -> impl Iterator<Item = (&str, Option<Instant>)> {
-        let origin = Epoch::from_timestamp(&self.mark);
-        self.holds.iter().map(move |hold| (hold.accessor(), hold.ends(origin)))
+        let epoch = Epoch::from_timestamp(&self.written_at);
+        self.tokens.iter().map(move |token| (token.accessor(), token.expires_at(epoch)))
     }
 
     /// What was read under it.
     #[must_use]
-    pub fn leases(&self) -> &[SavedLease] {
-        &self.leases
+    pub fn secrets(&self) -> &[SavedSecret] {
+        &self.secrets
     }
 
     /// The session it was, in a file of this name and of so many bytes, with the endpoint's client or why there is none. None when it does not hold together.
@@ -281,10 +287,10 @@ impl SavedSession {
         observers: Observers,
         store: Option<Arc<Store>>,
         (name, bytes): (Name, u64),
-        shared: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
+        intern_request: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) -> Option<Session> {
-        let origin = Epoch::from_timestamp(&self.mark);
-        if let (Ok(client), Some(index)) = (&client, &self.index) {
+        let epoch = Epoch::from_timestamp(&self.written_at);
+        if let (Ok(client), Some(index)) = (&client, &self.replication_index) {
             client.import_replication_index(index);
         }
         let endpoint = client.as_ref().map_or_else(|_| Arc::new(self.endpoint), |client| Arc::clone(client.endpoint()));
@@ -299,27 +305,36 @@ impl SavedSession {
             pod_name: self.pod_name,
             pod_namespace: self.pod_namespace,
             service_account: self.service_account,
-            shared_by: self.shared_by,
+            shared_by_account_uid: self.shared_by_account_uid,
         };
-        let holds: Option<Vec<Arc<Hold>>> =
-            self.holds.into_iter().map(|hold| hold.restore(origin).map(Arc::new)).collect();
-        let holds = holds?;
-        let mut session = Session::new(key, client, observers, Recorder::restored(store, name, bytes));
-        let State { hold, superseded, volumes, pods, last_heard, last_success, warned_of_token, .. } =
-            session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *hold = self.current.and_then(|place| holds.get(place).cloned());
-        *superseded = self.superseded.iter().filter_map(|place| holds.get(*place).cloned()).collect();
-        *last_success = self.last_success.map(|told| origin.instant_at(told));
-        let paths = volumes.restore(self.volumes, *last_success, origin);
+        let tokens: Option<Vec<Arc<SessionToken>>> =
+            self.tokens.into_iter().map(|token| token.restore(epoch).map(Arc::new)).collect();
+        let tokens = tokens?;
+        let mut session = Session::new(key, client, observers, StateFile::for_existing_file(store, name, bytes));
+        let SessionState {
+            token,
+            superseded_tokens,
+            volumes,
+            sharing_pods,
+            last_poll_at,
+            last_success_at,
+            token_warning_sent,
+            ..
+        } = session.state.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *token = self.current_token_index.and_then(|index| tokens.get(index).cloned());
+        *superseded_tokens =
+            self.superseded_token_indices.iter().filter_map(|index| tokens.get(*index).cloned()).collect();
+        *last_success_at = self.last_success_at.map(|millis| epoch.instant_at(millis));
+        let paths = volumes.restore(self.volumes, *last_success_at, epoch);
         for pod in &self.pods {
-            pods.joined(pod, clock::now());
+            sharing_pods.add(pod, clock::now());
         }
-        *warned_of_token = self.warned_of_token;
+        *token_warning_sent = self.token_warning_sent;
         // Polls change nothing that is kept, so that the last of them is not known.
-        if volumes.poll_gap().is_none() {
-            *last_heard = origin.instant_at(self.last_heard);
+        if volumes.longest_poll_interval().is_none() {
+            *last_poll_at = epoch.instant_at(self.last_poll_at);
         }
-        session.leases.restore(self.leases, origin, &holds, &paths, shared);
+        session.cache.restore(self.secrets, epoch, &tokens, &paths, intern_request);
         Some(session)
     }
 }
@@ -327,14 +342,14 @@ impl SavedSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Found, Refresh};
+    use crate::lease::{Lookup, Refresh};
 
     /// Written by vaultmount 0.1.0, with secrets that are made up; what it could read is to be read for ever.
-    const FIRST: &str = r#"{
-  "mark": {
-    "boot": "a-boot-id",
-    "up": 1000,
-    "wall": "2026-11-26T20:42:51.9Z"
+    const FIRST_VERSION_JSON: &str = r#"{
+  "written_at": {
+    "boot_id": "a-boot-id",
+    "uptime_ms": 1000,
+    "wall_time": "2026-11-26T20:42:51.9Z"
   },
   "endpoint": {
     "address": "https://vault.vault.svc:8200",
@@ -346,7 +361,7 @@ mod tests {
       "server_name": null,
       "skip_verify": false
     },
-    "guarded": false
+    "deny_local_addresses": false
   },
   "namespace": null,
   "auth_namespace": null,
@@ -357,9 +372,9 @@ mod tests {
   "pod_name": "web-0",
   "pod_namespace": "shop",
   "service_account": "web",
-  "holds": [
+  "tokens": [
     {
-      "token": {
+      "vault_token": {
         "token": "s.made-up",
         "policies": [
           "default",
@@ -371,107 +386,108 @@ mod tests {
         "is_batch": false,
         "num_uses": 0
       },
-      "term": {
-        "asked": 3600000,
-        "granted": 3600000,
-        "since": -1000,
-        "ends": 3599000,
+      "lifetime": {
+        "requested_ttl_ms": 3600000,
+        "granted_ttl_ms": 3600000,
+        "granted_at": -1000,
+        "expires_at": 3599000,
         "renewable": true,
         "renew_at": 2300000,
         "failures": 0
       },
-      "gone": null,
-      "retired": false,
-      "proven": -500,
-      "leased": true
+      "revoked_at": null,
+      "renewal_disabled": false,
+      "verified_at": -500,
+      "has_leases": true
     }
   ],
-  "current": 0,
-  "superseded": [],
-  "leases": [
+  "current_token_index": 0,
+  "superseded_token_indices": [],
+  "secrets": [
     {
-      "read": {
+      "request": {
         "method": "GET",
         "path": "database/creds/app",
         "query": null,
         "body": null
       },
-      "answer": "{\"request_id\":\"r-1\",\"lease_id\":\"database/creds/app/abc\",\"lease_duration\":3600,\"renewable\":true,\"data\":{\"password\":\"hunter2\",\"username\":\"u-1\"},\"warnings\":null}",
-      "life": {
+      "response": "{\"request_id\":\"r-1\",\"lease_id\":\"database/creds/app/abc\",\"lease_duration\":3600,\"renewable\":true,\"data\":{\"password\":\"hunter2\",\"username\":\"u-1\"},\"warnings\":null}",
+      "lifecycle": {
         "leased": {
-          "asked": 3600000,
-          "granted": 3600000,
-          "since": -1000,
-          "ends": 3599000,
+          "requested_ttl_ms": 3600000,
+          "granted_ttl_ms": 3600000,
+          "granted_at": -1000,
+          "expires_at": 3599000,
           "renewable": true,
           "renew_at": 2300000,
           "failures": 0
         }
       },
-      "hold": 0,
+      "token_index": 0,
       "read_at": -1000,
       "delivered": true,
-      "named_by": [
+      "volume_indices": [
         0
       ],
-      "warned": 0
+      "expiry_warning": 0
     },
     {
-      "read": {
+      "request": {
         "method": "GET",
         "path": "secret/data/db",
         "query": null,
         "body": null
       },
-      "answer": "{\"request_id\":\"r-2\",\"lease_id\":\"\",\"lease_duration\":0,\"renewable\":false,\"data\":{\"data\":{\"pass\":\"hunter2\"}},\"warnings\":null}",
-      "life": {
+      "response": "{\"request_id\":\"r-2\",\"lease_id\":\"\",\"lease_duration\":0,\"renewable\":false,\"data\":{\"data\":{\"pass\":\"hunter2\"}},\"warnings\":null}",
+      "lifecycle": {
         "plain": {
-          "read": -1000,
-          "creates": false
+          "read_at": -1000,
+          "mutating": false
         }
       },
-      "hold": 0,
+      "token_index": 0,
       "read_at": -1000,
       "delivered": true,
-      "named_by": [
+      "volume_indices": [
         0
       ],
-      "warned": 0
+      "expiry_warning": 0
     }
   ],
   "volumes": [
     {
-      "path": "/pods/u-1/mount",
+      "target_path": "/pods/u-1/mount",
       "class": "shop",
-      "last": -900,
-      "mounts": 1,
-      "gaps": [
+      "last_mount_at": -900,
+      "mount_count": 1,
+      "mount_intervals_ms": [
         0,
         0,
         0
       ]
     }
   ],
-  "last_heard": -1000,
-  "warned_of_token": false
+  "last_poll_at": -1000,
+  "token_warning_sent": false
 }"#;
 
     #[tokio::test]
-    async fn a_session_of_the_first_version_is_read() {
-        let mut json: serde_json::Value = serde_json::from_str(FIRST).unwrap();
-        json["mark"] = serde_json::to_value(BootTimestamp::now()).unwrap();
+    async fn saved_session_of_first_version_is_restored() {
+        let mut json: serde_json::Value = serde_json::from_str(FIRST_VERSION_JSON).unwrap();
+        json["written_at"] = serde_json::to_value(BootTimestamp::now()).unwrap();
         json["of_a_later_version"] = 1.into();
         let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
-        let saved = SavedSession::read(&Content { version: 1, bytes: 9, text }).unwrap();
+        let saved = SavedSession::parse(&Content { version: 1, bytes: 9, text }).unwrap();
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
-        let reads: Vec<SecretRequest> = saved.leases().iter().map(|lease| lease.read().clone()).collect();
+        let requests: Vec<SecretRequest> = saved.secrets().iter().map(|lease| lease.request().clone()).collect();
         let no_client = Err(Error::new(Cause::Tls, "none here"));
         let session = saved.restore(no_client, Observers::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");
-        assert!(session.has_mounted("/pods/u-1/mount"));
-        let good = reads.iter().filter(|read| matches!(session.look(read, Refresh::Never), Found::Good(_))).count();
-        assert_eq!((reads.len(), good), (2, 2));
-        assert!(session.state().hold.as_ref().is_some_and(|hold| hold.lives(clock::now())));
-        assert!(session.next().is_some(), "it is renewed");
+        assert!(session.has_volume("/pods/u-1/mount"));
+        let fresh_count =
+            requests.iter().filter(|read| matches!(session.lookup(read, Refresh::Never), Lookup::Fresh(_))).count();
+        assert_eq!((requests.len(), fresh_count), (2, 2));
+        assert!(session.state().token.as_ref().is_some_and(|hold| hold.is_alive(clock::now())));
+        assert!(session.next_wakeup().is_some(), "it is renewed");
     }
 }

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Session, UNHEARD};
+use super::{MAX_SILENCE_UNWATCHED, Session};
 use crate::clock;
 
 /// A pod that a session is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodRef {
+pub struct SharingPod {
     /// Its UID.
     pub uid: String,
     /// Its name.
@@ -17,12 +17,12 @@ pub struct PodRef {
 
 /// The pods of a session, and since when; none of one that is a single pod's.
 #[derive(Default)]
-pub(super) struct Pods(Vec<(PodRef, Instant)>);
+pub(super) struct SharingPods(Vec<(SharingPod, Instant)>);
 
-impl Pods {
+impl SharingPods {
     /// A pod shares from now on. Whether it did not before.
-    pub(super) fn joined(&mut self, pod: &PodRef, now: Instant) -> bool {
-        let is_new = self.find(&pod.uid).is_none();
+    pub(super) fn add(&mut self, pod: &SharingPod, now: Instant) -> bool {
+        let is_new = self.get(&pod.uid).is_none();
         if is_new {
             self.0.push((pod.clone(), now));
         }
@@ -30,18 +30,18 @@ impl Pods {
     }
 
     /// A pod shares no more. Whether any still does.
-    pub(super) fn left(&mut self, uid: &str) -> bool {
+    pub(super) fn remove(&mut self, uid: &str) -> bool {
         self.0.retain(|(pod, _)| pod.uid != uid);
         !self.0.is_empty()
     }
 
     /// A pod, and since when it shares.
-    pub(super) fn find(&self, uid: &str) -> Option<&(PodRef, Instant)> {
+    pub(super) fn get(&self, uid: &str) -> Option<&(SharingPod, Instant)> {
         self.0.iter().find(|(pod, _)| pod.uid == uid)
     }
 
     /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &PodRef> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SharingPod> {
         self.0.iter().map(|(pod, _)| pod)
     }
 
@@ -55,56 +55,56 @@ impl Session {
     /// Whether pods share it.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.key.shared_by.is_some()
+        self.key.shared_by_account_uid.is_some()
     }
 
     /// The UIDs of its pods.
     #[must_use]
     pub fn pod_uids(&self) -> Vec<String> {
         if self.is_shared() {
-            self.state().pods.iter().map(|pod| pod.uid.clone()).collect()
+            self.state().sharing_pods.iter().map(|pod| pod.uid.clone()).collect()
         } else {
             vec![self.key.pod_uid.clone()]
         }
     }
 
     /// A pod shares it from now on.
-    pub(super) fn joined(&self, pod: &PodRef) {
-        if self.state().pods.joined(pod, clock::now()) {
-            self.changed();
+    pub(super) fn add_pod(&self, pod: &SharingPod) {
+        if self.state().sharing_pods.add(pod, clock::now()) {
+            self.mark_dirty();
         }
     }
 
     /// A pod that shared it has ended: what its volumes had is nobody's, unless another's volumes have it. Whether pods are left.
-    pub(super) fn left(&self, uid: &str) -> bool {
-        let (is_left, volumes) = {
+    pub(super) fn remove_pod(&self, uid: &str) -> bool {
+        let (has_pods, volumes) = {
             let mut state = self.state();
-            (state.pods.left(uid), state.volumes.left_by(uid))
+            (state.sharing_pods.remove(uid), state.volumes.remove_pod(uid))
         };
-        for volume in &volumes {
-            self.leases.name(volume, [], clock::now());
+        for volume_path in &volumes {
+            self.cache.set_references(volume_path, [], clock::now());
         }
-        self.changed();
-        is_left
+        self.mark_dirty();
+        has_pods
     }
 
     /// Its pods that have been silent for as long as one counts as living of which nothing is heard.
-    pub(super) fn silent_pods(&self, now: Instant) -> Vec<String> {
+    pub(super) fn idle_pods(&self, now: Instant) -> Vec<String> {
         let state = self.state();
-        let silence = UNHEARD.max(state.volumes.gap().unwrap_or_default() * 3);
-        let is_silent = |since: Instant| now.saturating_duration_since(since) > silence;
-        let silent = state.pods.0.iter().filter(|(pod, since)| {
-            let last = state.volumes.last_of(&pod.uid).map_or(*since, |last| last.max(*since));
-            is_silent(last)
+        let max_silence = MAX_SILENCE_UNWATCHED.max(state.volumes.longest_mount_interval().unwrap_or_default() * 3);
+        let is_silent = |since: Instant| now.saturating_duration_since(since) > max_silence;
+        let idle = state.sharing_pods.0.iter().filter(|(pod, since)| {
+            let last_active = state.volumes.last_mount_of_pod(&pod.uid).map_or(*since, |last| last.max(*since));
+            is_silent(last_active)
         });
-        silent.map(|(pod, _)| pod.uid.clone()).collect()
+        idle.map(|(pod, _)| pod.uid.clone()).collect()
     }
 
     /// What a pod is called that it is for, and since when it is.
-    pub(super) fn tenant(&self, uid: &str) -> Option<(String, Instant)> {
+    pub(super) fn pod_since(&self, uid: &str) -> Option<(String, Instant)> {
         if !self.is_shared() {
-            return Some((self.key.pod_name.clone(), self.begun));
+            return Some((self.key.pod_name.clone(), self.started_at));
         }
-        self.state().pods.find(uid).map(|(pod, since)| (pod.name.clone(), *since))
+        self.state().sharing_pods.get(uid).map(|(pod, since)| (pod.name.clone(), *since))
     }
 }

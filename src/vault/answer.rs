@@ -152,10 +152,10 @@ impl SecretResponse {
 
 impl fmt::Debug for SecretResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer")
+        f.debug_struct("SecretResponse")
             .field("lease_duration", &self.lease_duration)
             .field("renewable", &self.renewable)
-            .field("whole", &self.json)
+            .field("json", &self.json)
             .finish_non_exhaustive()
     }
 }

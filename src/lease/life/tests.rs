@@ -8,27 +8,27 @@ fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
-fn read(method: Method) -> SecretRequest {
+fn request(method: Method) -> SecretRequest {
     SecretRequest { method, path: "x/y".into(), query: None, body: None }
 }
 
-fn reading(envelope: &str, data: &str, creates: bool) -> ReadResult {
+fn read_result(envelope: &str, data: &str, creates: bool) -> ReadResult {
     let body = format!(r#"{{{envelope}"data":{data}}}"#);
     ReadResult { response: SecretResponse::parse(body.into_bytes()).unwrap(), mutating: creates }
 }
 
-fn certificate(days: i64, form: impl Fn(&rcgen::Certificate) -> String) -> String {
+fn certificate_json(days: i64, encode: impl Fn(&rcgen::Certificate) -> String) -> String {
     let mut params = rcgen::CertificateParams::new(["web.example".to_owned()]).unwrap();
-    let end = Timestamp::now().as_second() + days * 86400;
-    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(end).unwrap());
+    let expiry = Timestamp::now().as_second() + days * 86400;
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(expiry).unwrap());
     let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-    serde_json::json!({ "certificate": form(&certificate) }).to_string()
+    serde_json::json!({ "certificate": encode(&certificate) }).to_string()
 }
 
 #[test]
-fn the_kind_is_read_off_the_answer() {
-    let pem = certificate(30, rcgen::Certificate::pem);
-    let der = certificate(30, |c| STANDARD.encode(c.der()));
+fn secret_kind_follows_from_request_and_response() {
+    let pem = certificate_json(30, rcgen::Certificate::pem);
+    let der = certificate_json(30, |c| STANDARD.encode(c.der()));
     let lease = r#""lease_id":"a/b","lease_duration":900,"renewable":true,"#;
     for (method, envelope, data, kind) in [
         (Method::Get, lease, r#"{"username":"u"}"#, Kind::Leased),
@@ -48,141 +48,197 @@ fn the_kind_is_read_off_the_answer() {
         (Method::Put, "", r#"{"signature":"s"}"#, Kind::Plain),
     ] {
         let path = if data.contains("rotation") { "db/static-creds/app" } else { "x/y" };
-        let asked = SecretRequest { path: path.into(), ..read(method) };
-        let life = Life::of(&asked, &reading(envelope, data, true), Instant::now());
-        assert_eq!(life.kind(), kind, "{method} {envelope} {data}");
+        let request = SecretRequest { path: path.into(), ..request(method) };
+        let lifecycle = Lifecycle::from_result(&request, &read_result(envelope, data, true), Instant::now());
+        assert_eq!(lifecycle.kind(), kind, "{method} {envelope} {data}");
     }
     // Somebody's secret may have such keys, too.
-    let look_alike = reading("", r#"{"ttl":0,"rotation_period":3600}"#, false);
-    assert_eq!(Life::of(&read(Method::Get), &look_alike, Instant::now()).kind(), Kind::Plain);
+    let look_alike = read_result("", r#"{"ttl":0,"rotation_period":3600}"#, false);
+    assert_eq!(Lifecycle::from_result(&request(Method::Get), &look_alike, Instant::now()).kind(), Kind::Plain);
 }
 
 #[test]
-fn a_certificate_is_used_for_two_thirds_of_its_life() {
+fn certificate_is_refreshed_after_two_thirds_of_its_validity() {
     let (now, day) = (Instant::now(), seconds(86400));
-    let life = Life::of(&read(Method::Put), &reading("", &certificate(30, rcgen::Certificate::pem), true), now);
-    for (after, step) in [(day, Step::Reuse), (day * 19, Step::Reuse), (day * 21, Step::Reread(Reason::Age))] {
-        assert_eq!(life.decide(&at(now + after, None)), step, "{after:?}");
+    let lifecycle = Lifecycle::from_result(
+        &request(Method::Put),
+        &read_result("", &certificate_json(30, rcgen::Certificate::pem), true),
+        now,
+    );
+    for (after, action) in
+        [(day, CacheAction::Reuse), (day * 19, CacheAction::Reuse), (day * 21, CacheAction::Refetch(Reason::Age))]
+    {
+        assert_eq!(lifecycle.next_action(&context_at(now + after, None)), action, "{after:?}");
     }
-    assert!(!life.is_over(None, now + day * 29) && life.is_over(None, now + day * 31));
+    assert!(!lifecycle.is_expired(None, now + day * 29) && lifecycle.is_expired(None, now + day * 31));
 }
 
-fn at(now: Instant, token: Option<&Term>) -> Circumstances<'_> {
+fn context_at(now: Instant, token_lifetime: Option<&Lifetime>) -> LifecycleContext<'_> {
     let refresh = Refresh::Every(seconds(120));
-    Circumstances { now, token, gap: Some(seconds(70)), refresh, delivered: true, named: true }
+    LifecycleContext {
+        now,
+        token_lifetime: token_lifetime,
+        poll_interval: Some(seconds(70)),
+        refresh,
+        delivered: true,
+        is_referenced: true,
+    }
 }
 
-fn leased(term: Term) -> Life {
-    Life::Leased { lease_id: "a/b".into(), term: Box::new(term) }
+fn leased(lifetime: Lifetime) -> Lifecycle {
+    Lifecycle::Leased { lease_id: "a/b".into(), lifetime: Box::new(lifetime) }
 }
 
 /// A lease of 15 minutes and polls every 70 seconds: what is done at which second of its life.
 #[test]
-fn leases_are_decided_by_this_table() {
+fn lease_action_depends_on_lease_and_token_lifetime() {
     let start = Instant::now();
-    let short = |term: &mut Term| {
-        term.renewed(seconds(300), true, start);
+    let cap = |lifetime: &mut Lifetime| {
+        lifetime.apply_renewal(seconds(300), true, start);
     };
-    let token = Term::new(seconds(3600), true, start);
-    let cases: [(&str, Term, Term, u64, Step); 14] = [
-        ("fresh", Term::new(TTL, true, start), token.clone(), 0, Step::Reuse),
-        ("before two thirds", Term::new(TTL, true, start), token.clone(), 540, Step::Reuse),
-        ("at two thirds", Term::new(TTL, true, start), token.clone(), 600, Step::Renew),
-        ("near its end, and renewable", Term::new(TTL, true, start), token.clone(), 890, Step::Renew),
-        ("over", Term::new(TTL, true, start), token.clone(), 900, Step::Reread(Reason::Gone)),
-        ("not renewable, three polls before", Term::new(TTL, false, start), token.clone(), 689, Step::Reuse),
-        ("not renewable, near", Term::new(TTL, false, start), token.clone(), 690, Step::Reread(Reason::Maximum)),
-        ("at its maximum", with(Term::new(TTL, true, start), short), token.clone(), 89, Step::Reuse),
+    let token_lifetime = Lifetime::new(seconds(3600), true, start);
+    let cases: [(&str, Lifetime, Lifetime, u64, CacheAction); 14] = [
+        ("fresh", Lifetime::new(TTL, true, start), token_lifetime.clone(), 0, CacheAction::Reuse),
+        ("before two thirds", Lifetime::new(TTL, true, start), token_lifetime.clone(), 540, CacheAction::Reuse),
+        ("at two thirds", Lifetime::new(TTL, true, start), token_lifetime.clone(), 600, CacheAction::Renew),
+        (
+            "near its end, and renewable",
+            Lifetime::new(TTL, true, start),
+            token_lifetime.clone(),
+            890,
+            CacheAction::Renew,
+        ),
+        ("over", Lifetime::new(TTL, true, start), token_lifetime.clone(), 900, CacheAction::Refetch(Reason::Gone)),
+        (
+            "not renewable, three polls before",
+            Lifetime::new(TTL, false, start),
+            token_lifetime.clone(),
+            689,
+            CacheAction::Reuse,
+        ),
+        (
+            "not renewable, near",
+            Lifetime::new(TTL, false, start),
+            token_lifetime.clone(),
+            690,
+            CacheAction::Refetch(Reason::Maximum),
+        ),
+        (
+            "at its maximum",
+            with_change(Lifetime::new(TTL, true, start), cap),
+            token_lifetime.clone(),
+            89,
+            CacheAction::Reuse,
+        ),
         (
             "at its maximum, near",
-            with(Term::new(TTL, true, start), short),
-            token.clone(),
+            with_change(Lifetime::new(TTL, true, start), cap),
+            token_lifetime.clone(),
             90,
-            Step::Reread(Reason::Maximum),
+            CacheAction::Refetch(Reason::Maximum),
         ),
         (
             "renewal failed",
-            with(Term::new(TTL, true, start), |t| t.failed(start, false)),
-            token.clone(),
+            with_change(Lifetime::new(TTL, true, start), |t| t.record_failure(start, false)),
+            token_lifetime.clone(),
             600,
-            Step::Renew,
+            CacheAction::Renew,
         ),
         (
             "renewal failed, near",
-            with(Term::new(TTL, true, start), |t| t.failed(start, false)),
-            token.clone(),
+            with_change(Lifetime::new(TTL, true, start), |t| t.record_failure(start, false)),
+            token_lifetime.clone(),
             795,
-            Step::Reread(Reason::Maximum),
+            CacheAction::Refetch(Reason::Maximum),
         ),
-        ("token renews", Term::new(TTL, true, start), Term::new(TTL, true, start), 500, Step::Reuse),
-        ("token ends first", Term::new(TTL, true, start), Term::new(seconds(600), false, start), 389, Step::Reuse),
+        ("token renews", Lifetime::new(TTL, true, start), Lifetime::new(TTL, true, start), 500, CacheAction::Reuse),
+        (
+            "token ends first",
+            Lifetime::new(TTL, true, start),
+            Lifetime::new(seconds(600), false, start),
+            389,
+            CacheAction::Reuse,
+        ),
         (
             "token ends first, near",
-            Term::new(TTL, true, start),
-            Term::new(seconds(600), false, start),
+            Lifetime::new(TTL, true, start),
+            Lifetime::new(seconds(600), false, start),
             390,
-            Step::Reread(Reason::Token),
+            CacheAction::Refetch(Reason::Token),
         ),
     ];
-    for (what, term, token, after, step) in cases {
-        let life = leased(term);
-        assert_eq!(life.decide(&at(start + seconds(after), Some(&token))), step, "{what}");
+    for (case, lifetime, token_lifetime, after, action) in cases {
+        let lifecycle = leased(lifetime);
+        assert_eq!(lifecycle.next_action(&context_at(start + seconds(after), Some(&token_lifetime))), action, "{case}");
     }
-    let life = leased(Term::new(TTL, true, start));
-    assert_eq!(life.decide(&at(start, None)), Step::Reread(Reason::Gone), "the token is gone");
-    let unnamed = Circumstances { named: false, ..at(start + seconds(600), Some(&token)) };
-    assert_eq!(life.decide(&unnamed), Step::Reuse, "nobody names it, so it is not renewed");
-    let unnamed = Circumstances { named: false, ..at(start + seconds(690), Some(&token)) };
-    assert_eq!(life.decide(&unnamed), Step::Reread(Reason::Maximum), "and ends when it ends");
+    let lifecycle = leased(Lifetime::new(TTL, true, start));
+    assert_eq!(
+        lifecycle.next_action(&context_at(start, None)),
+        CacheAction::Refetch(Reason::Gone),
+        "the token is gone"
+    );
+    let unreferenced =
+        LifecycleContext { is_referenced: false, ..context_at(start + seconds(600), Some(&token_lifetime)) };
+    assert_eq!(lifecycle.next_action(&unreferenced), CacheAction::Reuse, "nobody names it, so it is not renewed");
+    let unreferenced =
+        LifecycleContext { is_referenced: false, ..context_at(start + seconds(690), Some(&token_lifetime)) };
+    assert_eq!(lifecycle.next_action(&unreferenced), CacheAction::Refetch(Reason::Maximum), "and ends when it ends");
 }
 
-fn with(mut term: Term, act: impl FnOnce(&mut Term)) -> Term {
-    act(&mut term);
-    term
+fn with_change(mut lifetime: Lifetime, change: impl FnOnce(&mut Lifetime)) -> Lifetime {
+    change(&mut lifetime);
+    lifetime
 }
 
 #[test]
-fn plain_secrets_are_read_again_when_they_are_old() {
+fn plain_secret_is_refetched_after_refresh_interval() {
     let start = Instant::now();
-    let life = |creates| Life::Plain { read: start, creates };
-    let after = |s| at(start + seconds(s), None);
-    for (creates, circumstances, step) in [
-        (false, after(118), Step::Reuse),
-        (false, after(119), Step::Reread(Reason::Age)),
-        (true, after(119), Step::Reread(Reason::Age)),
-        (false, Circumstances { refresh: Refresh::Every(seconds(10)), ..after(9) }, Step::Reuse),
-        (false, Circumstances { refresh: Refresh::Every(seconds(10)), ..after(10) }, Step::Reread(Reason::Age)),
-        (false, Circumstances { refresh: Refresh::Never, ..after(1_000_000) }, Step::Reuse),
+    let lifecycle = |creates| Lifecycle::Plain { read_at: start, mutating: creates };
+    let after = |s| context_at(start + seconds(s), None);
+    for (mutating, context, action) in [
+        (false, after(118), CacheAction::Reuse),
+        (false, after(119), CacheAction::Refetch(Reason::Age)),
+        (true, after(119), CacheAction::Refetch(Reason::Age)),
+        (false, LifecycleContext { refresh: Refresh::Every(seconds(10)), ..after(9) }, CacheAction::Reuse),
+        (
+            false,
+            LifecycleContext { refresh: Refresh::Every(seconds(10)), ..after(10) },
+            CacheAction::Refetch(Reason::Age),
+        ),
+        (false, LifecycleContext { refresh: Refresh::Never, ..after(1_000_000) }, CacheAction::Reuse),
         // What never reached its pod: made anew only when nobody seems to come for it.
-        (false, Circumstances { delivered: false, ..after(0) }, Step::Reread(Reason::Age)),
-        (true, Circumstances { delivered: false, ..after(299) }, Step::Reuse),
-        (true, Circumstances { delivered: false, ..after(300) }, Step::Reread(Reason::Age)),
+        (false, LifecycleContext { delivered: false, ..after(0) }, CacheAction::Refetch(Reason::Age)),
+        (true, LifecycleContext { delivered: false, ..after(299) }, CacheAction::Reuse),
+        (true, LifecycleContext { delivered: false, ..after(300) }, CacheAction::Refetch(Reason::Age)),
     ] {
-        assert_eq!(life(creates).decide(&circumstances), step, "{creates} {circumstances:?}");
+        assert_eq!(lifecycle(mutating).next_action(&context), action, "{mutating} {context:?}");
     }
 }
 
 #[test]
-fn static_credentials_are_read_again_right_after_their_rotation() {
+fn static_credential_is_refetched_after_rotation() {
     let start = Instant::now();
-    let answer = reading("", r#"{"password":"p","ttl":60,"rotation_period":3600}"#, false);
-    let asked = SecretRequest { path: "db/static-creds/app".into(), ..read(Method::Get) };
-    let life = Life::of(&asked, &answer, start);
-    for (after, refresh, step) in [
-        (59, Refresh::Never, Step::Reuse),
-        (60, Refresh::Never, Step::Reread(Reason::Age)),
-        (59, Refresh::Every(seconds(30)), Step::Reread(Reason::Age)),
+    let result = read_result("", r#"{"password":"p","ttl":60,"rotation_period":3600}"#, false);
+    let request = SecretRequest { path: "db/static-creds/app".into(), ..request(Method::Get) };
+    let lifecycle = Lifecycle::from_result(&request, &result, start);
+    for (after, refresh, action) in [
+        (59, Refresh::Never, CacheAction::Reuse),
+        (60, Refresh::Never, CacheAction::Refetch(Reason::Age)),
+        (59, Refresh::Every(seconds(30)), CacheAction::Refetch(Reason::Age)),
     ] {
-        let circumstances = Circumstances { refresh, ..at(start + seconds(after), None) };
-        assert_eq!(life.decide(&circumstances), step, "{after} {refresh:?}");
+        let context = LifecycleContext { refresh, ..context_at(start + seconds(after), None) };
+        assert_eq!(lifecycle.next_action(&context), action, "{after} {refresh:?}");
     }
-    let later = reading("", r#"{"password":"p","ttl":5,"rotation_period":3600}"#, false);
-    let other = reading("", r#"{"password":"q","ttl":60,"rotation_period":3600}"#, false);
-    assert!(same_static(&answer.response, &later.response) && !same_static(&answer.response, &other.response));
+    let later = read_result("", r#"{"password":"p","ttl":5,"rotation_period":3600}"#, false);
+    let other = read_result("", r#"{"password":"q","ttl":60,"rotation_period":3600}"#, false);
+    assert!(
+        is_same_static_credential(&result.response, &later.response)
+            && !is_same_static_credential(&result.response, &other.response)
+    );
 }
 
 #[test]
-fn refresh_intervals_are_times_or_never() {
+fn refresh_interval_is_a_duration_or_never() {
     for (text, refresh) in [
         ("30s", Some(Refresh::Every(seconds(30)))),
         ("5m", Some(Refresh::Every(seconds(300)))),
@@ -202,16 +258,16 @@ fn refresh_intervals_are_times_or_never() {
 }
 
 /// Vault, as it deals with one lease: a maximum nobody is told of, and sometimes no answer.
-struct Server {
+struct FakeVault {
     ttl: Duration,
-    max: Duration,
-    created: Instant,
+    max_ttl: Duration,
+    created_at: Instant,
 }
 
-impl Server {
+impl FakeVault {
     fn renew(&self, now: Instant) -> Option<Duration> {
-        let left = (self.created + self.max).saturating_duration_since(now);
-        (!left.is_zero()).then(|| self.ttl.min(left))
+        let remaining = (self.created_at + self.max_ttl).saturating_duration_since(now);
+        (!remaining.is_zero()).then(|| self.ttl.min(remaining))
     }
 }
 
@@ -219,32 +275,32 @@ proptest! {
     /// For ttls of nine poll gaps and more, whatever the maximum is, a poll comes to replace a credential before it is dead,
     /// and none is replaced that could have been renewed.
     #[test]
-    fn no_poll_finds_a_dead_credential(
+    fn polls_replace_capped_credential_before_expiry(
         gap in 1u64..200, gaps in 9u64..200, max_of_ttl in 10u64..80, offset in 0u64..1000, jitter in proptest::collection::vec(0u64..10, 64),
     ) {
         let ttl = seconds(gap * gaps);
         let max = ttl * u32::try_from(max_of_ttl).unwrap() / 10 ;
         let start = Instant::now();
-        let token = Term::new(Duration::ZERO, false, start);
-        let server = Server { ttl: ttl.min(max), max, created: start };
-        let mut term = Term::new(server.ttl, true, start);
+        let token = Lifetime::new(Duration::ZERO, false, start);
+        let server = FakeVault { ttl: ttl.min(max), max_ttl: max, created_at: start };
+        let mut lifetime = Lifetime::new(server.ttl, true, start);
         let mut poll = start + seconds(gap) * u32::try_from(offset % 1000).unwrap() / 1000;
         let mut jitter = jitter.iter().cycle();
         let mut last = start;
         for _ in 0..20_000 {
             // The background runs until the poll.
-            while term.is_renewable() && term.renew_at() <= poll {
-                let now = term.renew_at().max(last);
+            while lifetime.is_renewable() && lifetime.renew_at() <= poll {
+                let now = lifetime.renew_at().max(last);
                 match server.renew(now) {
-                    Some(granted) => { term.renewed(granted, true, now); }
-                    None => term.cannot_be_renewed(),
+                    Some(granted) => { lifetime.apply_renewal(granted, true, now); }
+                    None => lifetime.disable_renewal(),
                 }
                 last = now;
             }
-            let life = leased(term.clone());
-            prop_assert!(!life.is_over(Some(&token), poll), "dead at {:?} of {max:?}", poll - start);
-            let circumstances = Circumstances { gap: Some(seconds(gap)), ..at(poll, Some(&token)) };
-            if let Step::Reread(reason) = life.decide(&circumstances) {
+            let life = leased(lifetime.clone());
+            prop_assert!(!life.is_expired(Some(&token), poll), "dead at {:?} of {max:?}", poll - start);
+            let circumstances = LifecycleContext { poll_interval: Some(seconds(gap)), ..context_at(poll, Some(&token)) };
+            if let CacheAction::Refetch(reason) = life.next_action(&circumstances) {
                 prop_assert_eq!(reason, Reason::Maximum);
                 let left = (start + max).saturating_duration_since(poll);
                 prop_assert!(left <= ttl * 2 / 3 + seconds(1), "replaced {left:?} before its end");
@@ -258,26 +314,26 @@ proptest! {
 
     /// Renewals that fail make nothing new before the end is near, and a forced end is never put off by anything but a grant.
     #[test]
-    fn failures_replace_nothing_before_the_end_is_near(failures in 1u32..200, ttl in 60u64..100_000, share in 0u64..79) {
+    fn renewal_failures_do_not_replace_lease_before_near_expiry(failures in 1u32..200, ttl in 60u64..100_000, share in 0u64..79) {
         let start = Instant::now();
-        let mut term = Term::new(seconds(ttl), true, start);
+        let mut lifetime = Lifetime::new(seconds(ttl), true, start);
         for _ in 0..failures {
-            term.failed(start, false);
+            lifetime.record_failure(start, false);
         }
-        let token = Term::new(Duration::ZERO, false, start);
+        let token = Lifetime::new(Duration::ZERO, false, start);
         let now = start + seconds(ttl) * u32::try_from(share).unwrap() / 100;
-        let circumstances = Circumstances { gap: None, ..at(now, Some(&token)) };
-        prop_assert!(!matches!(leased(term).decide(&circumstances), Step::Reread(_)));
+        let circumstances = LifecycleContext { poll_interval: None, ..context_at(now, Some(&token)) };
+        prop_assert!(!matches!(leased(lifetime).next_action(&circumstances), CacheAction::Refetch(_)));
     }
 
     /// Time that passes never makes a lease better: once it must be read anew, it must at every later moment.
     #[test]
-    fn later_is_never_better(ttl in 1u64..10_000, renewable: bool, token_ttl in 0u64..10_000, a in 0u64..12_000, b in 0u64..12_000, gap in 0u64..500) {
+    fn refetch_decision_never_reverts_with_time(ttl in 1u64..10_000, renewable: bool, token_ttl in 0u64..10_000, a in 0u64..12_000, b in 0u64..12_000, gap in 0u64..500) {
         let start = Instant::now();
-        let (term, token) = (Term::new(seconds(ttl), renewable, start), Term::new(seconds(token_ttl), false, start));
-        let step = |s| leased(term.clone()).decide(&Circumstances { gap: Some(seconds(gap)), ..at(start + seconds(s), Some(&token)) });
-        if matches!(step(a.min(b)), Step::Reread(_)) {
-            prop_assert!(matches!(step(a.max(b)), Step::Reread(_)));
+        let (lifetime, token) = (Lifetime::new(seconds(ttl), renewable, start), Lifetime::new(seconds(token_ttl), false, start));
+        let step = |s| leased(lifetime.clone()).next_action(&LifecycleContext { poll_interval: Some(seconds(gap)), ..context_at(start + seconds(s), Some(&token)) });
+        if matches!(step(a.min(b)), CacheAction::Refetch(_)) {
+            prop_assert!(matches!(step(a.max(b)), CacheAction::Refetch(_)));
         }
     }
 }

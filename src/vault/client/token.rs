@@ -237,6 +237,6 @@ impl VaultToken {
 
 impl fmt::Debug for VaultToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("policies", &self.policies).field("ttl", &self.ttl).finish_non_exhaustive()
+        f.debug_struct("VaultToken").field("policies", &self.policies).field("ttl", &self.ttl).finish_non_exhaustive()
     }
 }
