@@ -16,92 +16,92 @@ mod sim;
 use std::{fmt::Write as _, fs, path::Path};
 
 use plot::{Line, Plot};
-use sim::{Fleet, HAPPENS_AT, Happens, MINUTE, Played, Rules};
+use sim::{Fleet, INCIDENT_AT, Incident, MINUTE, Provider, SimulationResult};
 
-const POD: Rules = Rules::Vaultmount { shares: false, keeps: true };
-const ACCOUNT: Rules = Rules::Vaultmount { shares: true, keeps: true };
-const FORGETS: Rules = Rules::Vaultmount { shares: false, keeps: false };
+const POD_SCOPE: Provider = Provider::Vaultmount { has_shared_tokens: false, has_state_dir: true };
+const SERVICE_ACCOUNT_SCOPE: Provider = Provider::Vaultmount { has_shared_tokens: true, has_state_dir: true };
+const WITHOUT_STATE_DIR: Provider = Provider::Vaultmount { has_shared_tokens: false, has_state_dir: false };
 
-fn name(rules: Rules) -> &'static str {
+fn provider_label(rules: Provider) -> &'static str {
     match rules {
-        Rules::Go => "Go provider",
-        Rules::Vaultmount { keeps: false, .. } => "without `--state-dir`",
-        Rules::Vaultmount { shares: false, .. } => "vaultmount, scope `pod`",
-        Rules::Vaultmount { shares: true, .. } => "vaultmount, scope `serviceAccount`",
+        Provider::Go => "Go provider",
+        Provider::Vaultmount { has_state_dir: false, .. } => "without `--state-dir`",
+        Provider::Vaultmount { has_shared_tokens: false, .. } => "vaultmount, scope `pod`",
+        Provider::Vaultmount { has_shared_tokens: true, .. } => "vaultmount, scope `serviceAccount`",
     }
 }
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = include_str!("page.md")
-        .replace("{steady}", &steady(root))
-        .replace("{outage}", &outage(root))
-        .replace("{boot}", &boot(root))
-        .replace("{update}", &update(root))
-        .replace("{settings}", &settings());
+        .replace("{steady}", &steady_table(root))
+        .replace("{outage}", &outage_table(root))
+        .replace("{boot}", &boot_table(root))
+        .replace("{update}", &update_table(root))
+        .replace("{settings}", &settings_table());
     fs::write(root.join("docs/fleet.md"), &page).unwrap();
     println!("{page}");
 }
 
-fn steady(root: &Path) -> String {
+fn steady_table(root: &Path) -> String {
     let mut table = "| rules | nodes | Vault, requests/s | of these, new credentials/s | API server, requests/s |\n|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
-    for rules in [POD, ACCOUNT, Rules::Go] {
+    for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, Provider::Go] {
         for nodes in [1000, 10_000] {
-            let played = Fleet::usual(rules, nodes).play();
-            let mean = |series: &[u32]| Played::peak_and_mean(series, 3 * MINUTE, 14 * MINUTE).1;
+            let played = Fleet::with_nodes(rules, nodes).simulate();
+            let mean = |series: &[u32]| SimulationResult::peak_and_mean(series, 3 * MINUTE, 14 * MINUTE).1;
             let (vault, new, api) = (mean(&played.vault), mean(&played.credentials), mean(&played.api));
-            let _ = writeln!(table, "| {} | {nodes} | {vault:.0} | {new:.1} | {api:.0} |", name(rules));
+            let _ = writeln!(table, "| {} | {nodes} | {vault:.0} | {new:.1} | {api:.0} |", provider_label(rules));
             if nodes == 1000 {
-                lines.push(Line { name: name(rules), series: played.vault });
+                lines.push(Line { name: provider_label(rules), series: played.vault });
             }
         }
     }
-    draw(root, "steady", "Requests to Vault in a second, 1,000 nodes, nothing happens", lines);
+    write_plot(root, "steady", "Requests to Vault in a second, 1,000 nodes, nothing happens", lines);
     table
 }
 
-fn outage(root: &Path) -> String {
+fn outage_table(root: &Path) -> String {
     let lasts = 5 * MINUTE;
     let mut table = "| rules | nodes | while it is away, requests/s | most in a second afterwards | mean of the 2 minutes afterwards | most renewals in a second | polls that failed |\n|---|---|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
-    for rules in [POD, ACCOUNT, Rules::Go] {
+    for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, Provider::Go] {
         for nodes in [1000, 10_000] {
-            let played = Fleet { happens: Happens::Outage(lasts), ..Fleet::usual(rules, nodes) }.play();
-            let back = HAPPENS_AT + lasts;
-            let (_, away) = Played::peak_and_mean(&played.vault, HAPPENS_AT + MINUTE, back);
-            let (peak, mean) = Played::peak_and_mean(&played.vault, back, back + 2 * MINUTE);
-            let (renewals, _) = Played::peak_and_mean(&played.renewals, back, back + 2 * MINUTE);
+            let played = Fleet { incident: Incident::Outage(lasts), ..Fleet::with_nodes(rules, nodes) }.simulate();
+            let back = INCIDENT_AT + lasts;
+            let (_, away) = SimulationResult::peak_and_mean(&played.vault, INCIDENT_AT + MINUTE, back);
+            let (peak, mean) = SimulationResult::peak_and_mean(&played.vault, back, back + 2 * MINUTE);
+            let (renewals, _) = SimulationResult::peak_and_mean(&played.renewals, back, back + 2 * MINUTE);
             let _ = writeln!(
                 table,
                 "| {} | {nodes} | {away:.0} | {peak} | {mean:.0} | {renewals} | {} |",
-                name(rules),
+                provider_label(rules),
                 played.failed_polls
             );
             if nodes == 1000 {
-                lines.push(Line { name: name(rules), series: played.vault });
+                lines.push(Line { name: provider_label(rules), series: played.vault });
             }
         }
     }
-    draw(root, "outage", "Requests to Vault in a second, 1,000 nodes, Vault is away from 5:00 to 10:00", lines);
+    write_plot(root, "outage", "Requests to Vault in a second, 1,000 nodes, Vault is away from 5:00 to 10:00", lines);
     table
 }
 
 /// A Vault of so much: what one active node does beside its database.
-const STRENGTH: (f64, f64) = (3000.0, 100.0);
+const VAULT_CAPACITY: (f64, f64) = (3000.0, 100.0);
 
-fn boot(root: &Path) -> String {
+fn boot_table(root: &Path) -> String {
     let mut table = "| rules | all pods had their files after | new credentials in all, per pod | logins, per pod | most to the API server in a second |\n|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
-    for rules in [POD, ACCOUNT, Rules::Go] {
+    for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, Provider::Go] {
         let booted = Fleet {
-            happens: Happens::Reboot(MINUTE),
-            requests: STRENGTH.0,
-            credentials: STRENGTH.1,
-            lasts: 40 * MINUTE,
-            ..Fleet::usual(rules, 1000)
+            incident: Incident::Reboot(MINUTE),
+            requests: VAULT_CAPACITY.0,
+            credentials: VAULT_CAPACITY.1,
+            duration: 40 * MINUTE,
+            ..Fleet::with_nodes(rules, 1000)
         };
-        let played = booted.play();
+        let played = booted.simulate();
         let all = booted.nodes * booted.pods;
         let after = if played.running == all {
             format!("{} s", played.all_running.as_secs())
@@ -109,47 +109,52 @@ fn boot(root: &Path) -> String {
             format!("not within 35 minutes: {} of {all} pods", played.running)
         };
         let since = |series: &[u32]| {
-            series[HAPPENS_AT.as_secs() as usize..].iter().map(|n| u64::from(*n)).sum::<u64>() as f64 / all as f64
+            series[INCIDENT_AT.as_secs() as usize..].iter().map(|n| u64::from(*n)).sum::<u64>() as f64 / all as f64
         };
-        let (api, _) = Played::peak_and_mean(&played.api, HAPPENS_AT, HAPPENS_AT + 5 * MINUTE);
+        let (api, _) = SimulationResult::peak_and_mean(&played.api, INCIDENT_AT, INCIDENT_AT + 5 * MINUTE);
         let _ = writeln!(
             table,
             "| {} | {after} | {:.1} | {:.1} | {api} |",
-            name(rules),
+            provider_label(rules),
             since(&played.credentials),
             since(&played.logins)
         );
-        lines.push(Line { name: name(rules), series: played.vault });
+        lines.push(Line { name: provider_label(rules), series: played.vault });
     }
-    draw(root, "boot", "Requests to Vault in a second, 1,000 nodes, all boot within the minute after 5:00", lines);
+    write_plot(
+        root,
+        "boot",
+        "Requests to Vault in a second, 1,000 nodes, all boot within the minute after 5:00",
+        lines,
+    );
     table
 }
 
-fn update(root: &Path) -> String {
+fn update_table(root: &Path) -> String {
     let mut table = "| rules | nodes | most to Vault in a second | mean | logins | new credentials | most to the API server in a second |\n|---|---|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
-    for rules in [POD, ACCOUNT, FORGETS, Rules::Go] {
+    for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, WITHOUT_STATE_DIR, Provider::Go] {
         for nodes in [1000, 10_000] {
-            let played = Fleet { happens: Happens::Update(5 * MINUTE), ..Fleet::usual(rules, nodes) }.play();
-            let (from, to) = (HAPPENS_AT, HAPPENS_AT + 7 * MINUTE);
-            let (peak, mean) = Played::peak_and_mean(&played.vault, from, to);
+            let played = Fleet { incident: Incident::Update(5 * MINUTE), ..Fleet::with_nodes(rules, nodes) }.simulate();
+            let (from, to) = (INCIDENT_AT, INCIDENT_AT + 7 * MINUTE);
+            let (peak, mean) = SimulationResult::peak_and_mean(&played.vault, from, to);
             let sum = |series: &[u32]| {
                 series[from.as_secs() as usize..to.as_secs() as usize].iter().map(|n| u64::from(*n)).sum::<u64>()
             };
-            let (api, _) = Played::peak_and_mean(&played.api, from, to);
+            let (api, _) = SimulationResult::peak_and_mean(&played.api, from, to);
             let _ = writeln!(
                 table,
                 "| {} | {nodes} | {peak} | {mean:.0} | {} | {} | {api} |",
-                name(rules),
+                provider_label(rules),
                 sum(&played.logins),
                 sum(&played.credentials)
             );
             if nodes == 1000 {
-                lines.push(Line { name: name(rules), series: played.vault });
+                lines.push(Line { name: provider_label(rules), series: played.vault });
             }
         }
     }
-    draw(
+    write_plot(
         root,
         "update",
         "Requests to Vault in a second, 1,000 nodes, the provider is replaced everywhere from 5:00 to 10:00",
@@ -158,15 +163,16 @@ fn update(root: &Path) -> String {
     table
 }
 
-fn settings() -> String {
+fn settings_table() -> String {
     let mut table = "| nodes | scope | refresh interval | Vault, requests/s |\n|---|---|---|---|\n".to_owned();
     for nodes in [1000, 10_000] {
-        for rules in [POD, ACCOUNT] {
+        for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE] {
             for minutes in [2, 10, 30] {
-                let fleet = Fleet { refresh: minutes * MINUTE, lasts: 45 * MINUTE, ..Fleet::usual(rules, nodes / 10) };
-                let played = fleet.play();
-                let (_, mean) = Played::peak_and_mean(&played.vault, 10 * MINUTE, 44 * MINUTE);
-                let scope = if rules == POD { "`pod`" } else { "`serviceAccount`" };
+                let fleet =
+                    Fleet { refresh: minutes * MINUTE, duration: 45 * MINUTE, ..Fleet::with_nodes(rules, nodes / 10) };
+                let played = fleet.simulate();
+                let (_, mean) = SimulationResult::peak_and_mean(&played.vault, 10 * MINUTE, 44 * MINUTE);
+                let scope = if rules == POD_SCOPE { "`pod`" } else { "`serviceAccount`" };
                 let _ = writeln!(table, "| {nodes} | {scope} | {minutes}m | {:.0} |", mean * 10.0);
             }
         }
@@ -174,7 +180,7 @@ fn settings() -> String {
     table
 }
 
-fn draw(root: &Path, file: &str, title: &str, lines: Vec<Line>) {
+fn write_plot(root: &Path, file: &str, title: &str, lines: Vec<Line>) {
     fs::create_dir_all(root.join("docs/fleet")).unwrap();
-    fs::write(root.join(format!("docs/fleet/{file}.svg")), Plot { title, lines }.svg()).unwrap();
+    fs::write(root.join(format!("docs/fleet/{file}.svg")), Plot { title, lines }.to_svg()).unwrap();
 }

@@ -15,34 +15,41 @@ pub struct Line {
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 60.0;
-const TOP: f64 = 30.0;
-const BOTTOM: f64 = 60.0;
+const LEFT_MARGIN: f64 = 60.0;
+const TOP_MARGIN: f64 = 30.0;
+const BOTTOM_MARGIN: f64 = 60.0;
 const COLOURS: [&str; 4] = ["#1b6ca8", "#2e8b57", "#8e44ad", "#c0392b"];
 /// Seconds that a point is the mean of, by how long it lasts: what is drawn must be seen.
-const POINTS: usize = 300;
+const MAX_POINTS: usize = 300;
 
 impl Plot<'_> {
     /// On a scale of powers of ten, as the rules differ by them.
-    pub fn svg(&self) -> String {
+    pub fn to_svg(&self) -> String {
         let seconds = self.lines.iter().map(|line| line.series.len()).max().unwrap_or(1).max(2) - 1;
-        let each = seconds.div_ceil(POINTS).max(1);
-        let points: Vec<Vec<f64>> = self.lines.iter().map(|line| means(&line.series[..seconds], each)).collect();
+        let each = seconds.div_ceil(MAX_POINTS).max(1);
+        let points: Vec<Vec<f64>> = self.lines.iter().map(|line| chunk_means(&line.series[..seconds], each)).collect();
         let most = points.iter().flatten().copied().fold(10.0, f64::max);
         let decades = most.log10().ceil();
-        let (right, base) = (WIDTH - 20.0, HEIGHT - BOTTOM);
-        let x = |second: f64| LEFT + (right - LEFT) * second / seconds as f64;
-        let y = |value: f64| base - (base - TOP) * (value.max(1.0).log10() / decades);
+        let (right, base) = (WIDTH - 20.0, HEIGHT - BOTTOM_MARGIN);
+        let x = |second: f64| LEFT_MARGIN + (right - LEFT_MARGIN) * second / seconds as f64;
+        let y = |value: f64| base - (base - TOP_MARGIN) * (value.max(1.0).log10() / decades);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"18\" font-size=\"13\">{}</text>\n",
+             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n<text x=\"{LEFT_MARGIN}\" y=\"18\" font-size=\"13\">{}</text>\n",
             self.title
         );
         for decade in 0..=decades as u32 {
             let (value, at) = (10_u64.pow(decade), y(10_f64.powi(decade.cast_signed())));
-            let _ = writeln!(svg, "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>");
-            let _ =
-                writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>", LEFT - 6.0, at + 4.0);
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{LEFT_MARGIN}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>"
+            );
+            let _ = writeln!(
+                svg,
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
+                LEFT_MARGIN - 6.0,
+                at + 4.0
+            );
         }
         let step = if seconds > 1800 { 300 } else { 60 };
         for second in (0..=seconds).step_by(step) {
@@ -54,7 +61,7 @@ impl Plot<'_> {
                 second / 60
             );
         }
-        let mut at = LEFT;
+        let mut at = LEFT_MARGIN;
         for (n, (line, points)) in self.lines.iter().zip(&points).enumerate() {
             let path: Vec<String> = points
                 .iter()
@@ -80,6 +87,6 @@ impl Plot<'_> {
     }
 }
 
-fn means(series: &[u32], each: usize) -> Vec<f64> {
+fn chunk_means(series: &[u32], each: usize) -> Vec<f64> {
     series.chunks(each).map(|chunk| chunk.iter().map(|n| f64::from(*n)).sum::<f64>() / chunk.len() as f64).collect()
 }

@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use crate::support::{bao::Tenant, pod::Pod};
 
-pub struct Bare {
+pub struct BaselineClient {
     http: Http<HttpConnector, Full<Bytes>>,
     address: String,
     auth: String,
     kv: String,
 }
 
-impl Bare {
+impl BaselineClient {
     pub fn new(tenant: &Tenant) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
@@ -32,13 +32,13 @@ impl Bare {
     }
 
     pub async fn login(&self, pod: &Pod) -> String {
-        let body = json!({"role": "app", "jwt": pod.passed().unwrap()});
+        let body = json!({"role": "app", "jwt": pod.first_token().unwrap()});
         let answer = self.send("POST", &format!("auth/{}/login", self.auth), "", body).await;
         answer["auth"]["client_token"].as_str().unwrap().to_owned()
     }
 
     /// Reads the first secrets of `kv`, all at once.
-    pub async fn secrets(&self, token: &str, count: usize) {
+    pub async fn read_secrets(&self, token: &str, count: usize) {
         join_all((0..count).map(async |i| self.read(token, &format!("{}/data/s{i}", self.kv)).await)).await;
     }
 

@@ -32,52 +32,52 @@ mod support {
     mod names;
     pub mod pod;
 
-    pub use names::{setting, unique};
+    pub use names::{required_env, unique_name};
 }
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::{bao::Tenant, setting};
+use support::{bao::Tenant, required_env};
 
 /// One measured thing: a name, what it came to, and the floor or bound it is held against.
-struct Reading {
-    measure: &'static str,
+struct Measurement {
+    name: &'static str,
     value: String,
-    beside: String,
+    baseline: String,
     target: String,
-    holds: bool,
+    is_met: bool,
 }
 
 #[tokio::main]
 async fn main() {
     let tenant = Tenant::new().await;
     for i in 0..10 {
-        tenant.put(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
+        tenant.write_secret(&format!("s{i}"), json!({"value": format!("value {i}")})).await;
     }
     let (words, flags): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| !a.starts_with('-'));
     let chosen = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
     let mut readings = Vec::new();
     if chosen("one") {
-        readings.extend(one::readings(&tenant).await);
+        readings.extend(one::measure(&tenant).await);
     }
     if chosen("rush") {
-        readings.push(rush::reading().await);
+        readings.push(rush::measure().await);
     }
     if chosen("crowd") {
-        readings.extend(crowd::readings().await);
+        readings.extend(crowd::measure().await);
     }
-    print(&readings, flags.iter().any(|flag| flag == "--json"));
+    print_measurements(&readings, flags.iter().any(|flag| flag == "--json"));
 }
 
 /// Objects of the tenant's first secrets, each a file of one value.
-fn secrets(tenant: &Tenant, count: usize) -> String {
+fn secret_objects(tenant: &Tenant, count: usize) -> String {
     (0..count)
         .map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}, secretKey: value}}\n", tenant.kv))
         .collect()
 }
 
-async fn timed(work: impl Future<Output = ()>) -> f64 {
+async fn time_ms(work: impl Future<Output = ()>) -> f64 {
     let begin = Instant::now();
     work.await;
     begin.elapsed().as_secs_f64() * 1e3
@@ -88,14 +88,14 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn print(readings: &[Reading], as_json: bool) {
+fn print_measurements(readings: &[Measurement], as_json: bool) {
     if as_json {
-        let all: Vec<Value> = readings.iter().map(|r| json!({"measure": r.measure, "value": r.value, "beside": r.beside, "target": r.target, "holds": r.holds})).collect();
+        let all: Vec<Value> = readings.iter().map(|r| json!({"measure": r.name, "value": r.value, "beside": r.baseline, "target": r.target, "holds": r.is_met})).collect();
         return println!("{}", Value::Array(all));
     }
     println!("{:32}{:14}{:8}{:26}beside", "measure", "value", "holds", "target");
     for r in readings {
-        println!("{:32}{:14}{:8}{:26}{}", r.measure, r.value, if r.holds { "yes" } else { "NO" }, r.target, r.beside);
+        println!("{:32}{:14}{:8}{:26}{}", r.name, r.value, if r.is_met { "yes" } else { "NO" }, r.target, r.baseline);
     }
-    println!("OpenBao at {}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+    println!("OpenBao at {}", required_env("VAULTMOUNT_TEST_BAO_ADDR"));
 }

@@ -8,114 +8,123 @@ use std::{
 use vaultmount::provider::client::Client;
 
 use crate::{
-    Reading,
-    bare::Bare,
+    Measurement,
+    bare::BaselineClient,
     median,
     process::Process,
-    secrets,
-    state::State,
+    secret_objects,
+    state::StateDir,
     support::{bao::Tenant, daemon, pod::Pod},
-    timed,
+    time_ms,
 };
 
-const WARM: usize = 1000;
-const FIRST: usize = 150;
+const WARM_MOUNTS: usize = 1000;
+const FIRST_MOUNTS: usize = 150;
 /// The first few warm both pools.
-const UNCOUNTED: usize = 10;
+const WARMUP_MOUNTS: usize = 10;
 
-pub async fn readings(tenant: &Tenant) -> Vec<Reading> {
-    let state = State::new();
-    let program = daemon::Program::start(&["--refresh-interval=24h", &state.flag()]).await;
+pub async fn measure(tenant: &Tenant) -> Vec<Measurement> {
+    let state = StateDir::new();
+    let program = daemon::ProviderProcess::start(&["--refresh-interval=24h", &state.flag()]).await;
     let process = Process(program.child.id().unwrap());
-    let idle = process.memory();
+    let idle = process.memory_mb();
     let mut driver = Client::connect(&program.socket).await.unwrap();
-    let bare = Bare::new(tenant);
+    let bare = BaselineClient::new(tenant);
     let mut readings = Vec::new();
     for (objects, measure) in [(1, "warm mount, 1 object, p50"), (4, "warm mount, 4 objects, p50")] {
-        readings.push(warm(&mut driver, &Pod::of(tenant).objects(secrets(tenant, objects)), measure).await);
+        readings.push(
+            measure_warm_mounts(
+                &mut driver,
+                &Pod::for_tenant(tenant).with_objects(secret_objects(tenant, objects)),
+                measure,
+            )
+            .await,
+        );
     }
     for (objects, measure, above) in [(1, "first mount, 1 object", 1.0), (10, "first mount, 10 objects", 2.0)] {
-        readings.push(first(&mut driver, &bare, tenant, objects, measure, above).await);
+        readings.push(measure_first_mounts(&mut driver, &bare, tenant, objects, measure, above).await);
     }
-    readings.push(Reading {
-        measure: "memory, idle",
+    readings.push(Measurement {
+        name: "memory, idle",
         value: format!("{idle:.1} MB"),
-        beside: format!("{:.1} MB after this run", process.memory()),
+        baseline: format!("{:.1} MB after this run", process.memory_mb()),
         target: "at most 10 MB".into(),
-        holds: idle <= 10.0,
+        is_met: idle <= 10.0,
     });
-    readings.push(binary());
-    readings.push(start().await);
+    readings.push(measure_binary_size());
+    readings.push(measure_startup().await);
     readings
 }
 
 /// A poll within the refresh interval: Vault is asked for nothing, and the wire is all there is to wait for.
-async fn warm(driver: &mut Client, pod: &Pod, measure: &'static str) -> Reading {
-    let call = pod.call();
+async fn measure_warm_mounts(driver: &mut Client, pod: &Pod, measure: &'static str) -> Measurement {
+    let mount_call = pod.mount_call();
     let (mut versions, mut mounts) = (Vec::new(), Vec::new());
-    for _ in 0..WARM {
-        versions.push(timed(async { drop(driver.version().await.unwrap()) }).await);
-        mounts.push(timed(async { drop(driver.mount(call.clone()).await.unwrap_or_else(|e| panic!("{e}"))) }).await);
+    for _ in 0..WARM_MOUNTS {
+        versions.push(time_ms(async { drop(driver.version().await.unwrap()) }).await);
+        mounts.push(
+            time_ms(async { drop(driver.mount(mount_call.clone()).await.unwrap_or_else(|e| panic!("{e}"))) }).await,
+        );
     }
     let (version, mount) = (median(versions), median(mounts));
-    Reading {
-        measure,
+    Measurement {
+        name: measure,
         value: format!("{mount:.3} ms"),
-        beside: format!("{version:.3} ms (a Version call): {:.1}x", mount / version),
+        baseline: format!("{version:.3} ms (a Version call): {:.1}x", mount / version),
         target: "at most 3x".into(),
-        holds: mount <= 3.0 * version,
+        is_met: mount <= 3.0 * version,
     }
 }
 
-async fn first(
+async fn measure_first_mounts(
     driver: &mut Client,
-    bare: &Bare,
+    bare: &BaselineClient,
     tenant: &Tenant,
     objects: usize,
     measure: &'static str,
     above: f64,
-) -> Reading {
+) -> Measurement {
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
-    let fresh = || Pod::of(tenant).objects(secrets(tenant, objects));
-    for i in 0..FIRST + UNCOUNTED {
-        let call = fresh().call();
-        let mount = timed(async { drop(driver.mount(call).await.unwrap_or_else(|e| panic!("{e}"))) }).await;
+    let fresh = || Pod::for_tenant(tenant).with_objects(secret_objects(tenant, objects));
+    for i in 0..FIRST_MOUNTS + WARMUP_MOUNTS {
+        let call = fresh().mount_call();
+        let mount = time_ms(async { drop(driver.mount(call).await.unwrap_or_else(|e| panic!("{e}"))) }).await;
         let pod = fresh();
-        let same = timed(async { bare.secrets(&bare.login(&pod).await, objects).await }).await;
-        if i >= UNCOUNTED {
+        let same = time_ms(async { bare.read_secrets(&bare.login(&pod).await, objects).await }).await;
+        if i >= WARMUP_MOUNTS {
             ours.push(mount);
             floor.push(same);
         }
     }
     let (mount, floor) = (median(ours), median(floor));
-    Reading {
-        measure,
+    Measurement {
+        name: measure,
         value: format!("{mount:.2} ms"),
-        beside: format!("{floor:.2} ms (login and the same reads): {:+.2} ms", mount - floor),
+        baseline: format!("{floor:.2} ms (login and the same reads): {:+.2} ms", mount - floor),
         target: format!("at most {above} ms above"),
-        holds: mount <= floor + above,
+        is_met: mount <= floor + above,
     }
 }
 
-fn binary() -> Reading {
+fn measure_binary_size() -> Measurement {
     #[allow(clippy::cast_precision_loss)]
     let size = std::fs::metadata(env!("CARGO_BIN_EXE_vaultmount")).unwrap().len() as f64 / 1e6;
-    Reading {
-        measure: "binary, stripped",
+    Measurement {
+        name: "binary, stripped",
         value: format!("{size:.1} MB"),
-        beside: String::new(),
+        baseline: String::new(),
         target: "at most 12 MB".into(),
-        holds: size <= 12.0,
+        is_met: size <= 12.0,
     }
 }
 
-async fn start() -> Reading {
+async fn measure_startup() -> Measurement {
     let mut times = Vec::new();
     for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();
-        let (socket, key) = (folder.path().join("vault.sock"), daemon::hmac_key(folder.path()));
+        let (socket, key) = (folder.path().join("vault.sock"), daemon::write_hmac_key(folder.path()));
         let begin = Instant::now();
-        let mut command = daemon::program(&[
+        let mut command = daemon::vaultmount_command(&[
             "serve".to_owned(),
             "--health-addr=off".to_owned(),
             format!("--endpoint={}", socket.display()),
@@ -133,11 +142,11 @@ async fn start() -> Reading {
         drop(child);
     }
     let time = median(times);
-    Reading {
-        measure: "start to first answer",
+    Measurement {
+        name: "start to first answer",
         value: format!("{time:.1} ms"),
-        beside: String::new(),
+        baseline: String::new(),
         target: "at most 50 ms".into(),
-        holds: time <= 50.0,
+        is_met: time <= 50.0,
     }
 }

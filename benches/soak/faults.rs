@@ -8,17 +8,17 @@ use std::{
 use tokio::time::sleep;
 
 use crate::{
-    kube_api::{self, pods::Expiry},
-    pods::{Dice, Node},
-    support::faulty::{Fault, Faulty, answer, status},
+    kube_api::{self, pods::ExpirySignal},
+    pods::{Node, Rng},
+    support::faulty::{Fault, FaultProxy, respond, vault_error},
 };
 
 /// How long one of them lasts, and the calm after it, in milliseconds: a third of what tokens and credentials live is left when
 /// they are renewed, and that must be more than a fault takes.
-const LASTS: (u64, u64) = (3000, 9000);
-const CALM: (u64, u64) = (4000, 9000);
+const FAULT_DURATION_MS: (u64, u64) = (3000, 9000);
+const CALM_DURATION_MS: (u64, u64) = (4000, 9000);
 
-const OF_VAULT: [&str; 11] = [
+const VAULT_FAULTS: [&str; 11] = [
     "500",
     "503",
     "429",
@@ -32,7 +32,7 @@ const OF_VAULT: [&str; 11] = [
     "some refused",
 ];
 
-const OF_KUBERNETES: [&str; 7] = [
+const KUBERNETES_FAULTS: [&str; 7] = [
     "watch ends",
     "connections dropped",
     "history lost",
@@ -43,40 +43,40 @@ const OF_KUBERNETES: [&str; 7] = [
 ];
 
 /// One after another until the time has come; then all is well.
-pub async fn of_vault(node: Arc<Node>, mut vault: Faulty, until: Instant) -> Faulty {
-    let mut dice = Dice::new(7777);
+pub async fn inject_vault_faults(node: Arc<Node>, mut vault: FaultProxy, until: Instant) -> FaultProxy {
+    let mut dice = Rng::new(7777);
     for turn in 0.. {
-        sleep(dice.time(CALM.0, CALM.1)).await;
-        let lasts = dice.time(LASTS.0, LASTS.1);
+        sleep(dice.duration_between(CALM_DURATION_MS.0, CALM_DURATION_MS.1)).await;
+        let lasts = dice.duration_between(FAULT_DURATION_MS.0, FAULT_DURATION_MS.1);
         if Instant::now() + lasts > until {
             break;
         }
         // Each in turn, so that a short run has all of them.
-        let how = OF_VAULT[turn % OF_VAULT.len()];
-        node.misbehaves("Vault", Some(how));
-        vault_fault(&node, &mut vault, how, lasts, &mut dice).await;
-        vault.heal();
-        node.misbehaves("Vault", None);
+        let how = VAULT_FAULTS[turn % VAULT_FAULTS.len()];
+        node.set_fault("Vault", Some(how));
+        inject_vault_fault(&node, &mut vault, how, lasts, &mut dice).await;
+        vault.clear_rules();
+        node.set_fault("Vault", None);
     }
     vault
 }
 
-async fn vault_fault(node: &Node, vault: &mut Faulty, how: &str, lasts: Duration, dice: &mut Dice) {
-    let everything = |vault: &Faulty, fault: Fault| {
+async fn inject_vault_fault(node: &Node, vault: &mut FaultProxy, how: &str, lasts: Duration, dice: &mut Rng) {
+    let everything = |vault: &FaultProxy, fault: Fault| {
         for method in ["GET", "POST", "PUT", "LIST"] {
-            vault.every(method, "", fault.clone());
+            vault.always(method, "", fault.clone());
         }
     };
     let kv = format!("{}/", node.tenant.kv);
     let login = format!("auth/{}/login", node.tenant.auth);
     match how {
-        "500" => everything(vault, status(500, "internal error")),
-        "503" => everything(vault, status(503, "Vault is sealed")),
-        "429" => everything(vault, status(429, "request path \"\": rate limit quota exceeded")),
+        "500" => everything(vault, vault_error(500, "internal error")),
+        "503" => everything(vault, vault_error(503, "Vault is sealed")),
+        "429" => everything(vault, vault_error(429, "request path \"\": rate limit quota exceeded")),
         "a proxy's page" => {
-            everything(vault, answer(502, &[("content-type", "text/html")], "<html>Bad Gateway</html>"));
+            everything(vault, respond(502, &[("content-type", "text/html")], "<html>Bad Gateway</html>"));
         }
-        "requests lost" => everything(vault, Fault::LoseRequest),
+        "requests lost" => everything(vault, Fault::DropRequest),
         "answers lost" => {
             // None of requests that create credentials: those would be there for nobody until the pod ends.
             for (method, path) in [
@@ -87,38 +87,38 @@ async fn vault_fault(node: &Node, vault: &mut Faulty, how: &str, lasts: Duration
                 ("POST", "auth/token/revoke-self"),
                 ("GET", "auth/token/lookup-self"),
             ] {
-                vault.every(method, path, Fault::LoseAnswer);
+                vault.always(method, path, Fault::DropResponse);
             }
         }
         "answers cut" => {
-            vault.every("GET", &kv, Fault::CutAnswer);
-            vault.every("POST", &login, Fault::CutAnswer);
+            vault.always("GET", &kv, Fault::TruncateResponse);
+            vault.always("POST", &login, Fault::TruncateResponse);
         }
-        "slow answers" => everything(vault, Fault::Slow(Duration::from_millis(60))),
+        "slow answers" => everything(vault, Fault::SlowResponse(Duration::from_millis(60))),
         "Vault down" | "connections cut" => {
             // What is being created is not cut off, as nobody would know of it.
-            vault.every("GET", &node.database.path, status(503, "Vault is sealed"));
-            vault.idle(&node.database.path).await;
-            vault.forget();
-            vault.down().await;
+            vault.always("GET", &node.database.path, vault_error(503, "Vault is sealed"));
+            vault.wait_until_idle(&node.database.path).await;
+            vault.clear_log();
+            vault.stop_listening().await;
             if how == "Vault down" {
                 sleep(lasts).await;
             }
-            vault.up(None);
+            vault.listen_again(None);
             return;
         }
         "some refused" => {
             let begun = Instant::now();
             while begun.elapsed() < lasts {
-                let fault = match dice.roll(4) {
-                    0 => status(500, "internal error"),
-                    1 => status(503, "Vault is sealed"),
-                    2 => status(429, "rate limit quota exceeded"),
-                    _ => Fault::LoseRequest,
+                let fault = match dice.below(4) {
+                    0 => vault_error(500, "internal error"),
+                    1 => vault_error(503, "Vault is sealed"),
+                    2 => vault_error(429, "rate limit quota exceeded"),
+                    _ => Fault::DropRequest,
                 };
-                let method = ["GET", "POST"][dice.roll(2) as usize];
+                let method = ["GET", "POST"][dice.below(2) as usize];
                 vault.next(1, method, "", fault);
-                sleep(dice.time(10, 100)).await;
+                sleep(dice.duration_between(10, 100)).await;
             }
             return;
         }
@@ -128,55 +128,55 @@ async fn vault_fault(node: &Node, vault: &mut Faulty, how: &str, lasts: Duration
 }
 
 /// The same of the Kubernetes API.
-pub async fn of_kubernetes(node: Arc<Node>, until: Instant) {
-    let mut dice = Dice::new(8888);
+pub async fn inject_kubernetes_faults(node: Arc<Node>, until: Instant) {
+    let mut dice = Rng::new(8888);
     for turn in 0.. {
-        sleep(dice.time(CALM.0, CALM.1)).await;
-        let lasts = dice.time(LASTS.0, LASTS.1);
+        sleep(dice.duration_between(CALM_DURATION_MS.0, CALM_DURATION_MS.1)).await;
+        let lasts = dice.duration_between(FAULT_DURATION_MS.0, FAULT_DURATION_MS.1);
         if Instant::now() + lasts > until {
             break;
         }
-        let how = OF_KUBERNETES[turn % OF_KUBERNETES.len()];
-        node.misbehaves("Kubernetes", Some(how));
-        kubernetes_fault(&node, how, lasts).await;
-        node.misbehaves("Kubernetes", None);
+        let how = KUBERNETES_FAULTS[turn % KUBERNETES_FAULTS.len()];
+        node.set_fault("Kubernetes", Some(how));
+        inject_kubernetes_fault(&node, how, lasts).await;
+        node.set_fault("Kubernetes", None);
     }
 }
 
-async fn kubernetes_fault(node: &Node, how: &str, lasts: Duration) {
+async fn inject_kubernetes_fault(node: &Node, how: &str, lasts: Duration) {
     let api = &node.api;
     match how {
         "watch ends" => api.end_watches(),
         "connections dropped" => api.drop_connections(),
         "history lost" => {
-            api.forget_history(Expiry::Answer);
+            api.compact_history(ExpirySignal::Response);
             api.end_watches();
         }
         "history lost in an event" => {
-            api.forget_history(Expiry::Event);
+            api.compact_history(ExpirySignal::Event);
             api.expire_watches();
         }
         "lists stale" => {
             // A list of some seconds ago, whose events a watch still brings; then one whose events nobody knows any more.
-            api.forget_history(Expiry::Answer);
-            api.stale_lists(None);
+            api.compact_history(ExpirySignal::Response);
+            api.serve_stale_lists(None);
             sleep(lasts / 2).await;
             api.expire_watches();
             sleep(lasts / 4).await;
-            api.forget_history(Expiry::Answer);
+            api.compact_history(ExpirySignal::Response);
             api.expire_watches();
             sleep(lasts / 4).await;
-            api.fresh_lists();
+            api.serve_fresh_lists();
         }
         "API away" => {
-            api.hold();
+            api.pause();
             api.drop_connections();
             sleep(lasts).await;
-            api.release();
+            api.resume();
         }
         "API fails" => {
             for code in [500, 503, 429, 500, 503, 429] {
-                api.fail_next(kube_api::Fault::Answer(code, "{}".into()));
+                api.fail_next(kube_api::Fault::Respond(code, "{}".into()));
             }
             api.drop_connections();
             sleep(lasts).await;

@@ -37,7 +37,7 @@ mod support {
     mod names;
     pub mod pod;
 
-    pub use names::{setting, unique};
+    pub use names::{required_env, unique_name};
 }
 
 use std::{
@@ -53,8 +53,8 @@ use metrics::Metrics;
 use pods::{Node, PODS};
 use process::Process;
 use serde_json::json;
-use state::State;
-use support::{bao::Tenant, daemon::Program, database::Database, faulty::Faulty, http, setting};
+use state::StateDir;
+use support::{bao::Tenant, daemon::ProviderProcess, database::DatabaseEngine, faulty::FaultProxy, http, required_env};
 use tokio::time::sleep;
 use vaultmount::provider::client::Client;
 
@@ -64,17 +64,17 @@ const NODE: &str = "node-1";
 const TTL: &str = "60s";
 /// How long it may take, when all is well again, until nothing is left of pods that are gone, of logins whose answers were
 /// lost, and of credentials that were replaced: twice the time that those live by themselves.
-const SETTLES: Duration = Duration::from_secs(120);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much of what went wrong is shown at the end.
-const SHOWN: usize = 20;
+const MAX_SHOWN_ERRORS: usize = 20;
 /// How much more memory and how many more descriptors at the end than after a third of the time are no growth.
-const MORE_MEMORY: f64 = 1.1;
-const MORE_DESCRIPTORS: usize = 10;
+const MAX_MEMORY_GROWTH: f64 = 1.1;
+const MAX_DESCRIPTOR_GROWTH: usize = 10;
 
 /// What the provider's process takes at a moment.
 #[derive(Clone, Copy)]
 struct Sample {
-    at: Duration,
+    elapsed: Duration,
     memory: f64,
     descriptors: usize,
 }
@@ -85,18 +85,18 @@ async fn main() -> ExitCode {
     let lasts = Duration::from_secs_f64(minutes * 60.0);
 
     let tenant = Arc::new(Tenant::new().await);
-    tenant.role("app", json!({"token_ttl": TTL, "token_max_ttl": "24h"})).await;
-    let database = Database::of(&tenant).await;
-    database.of_many(json!({"default_ttl": TTL, "max_ttl": "24h"})).await;
+    tenant.write_role("app", json!({"token_ttl": TTL, "token_max_ttl": "24h"})).await;
+    let database = DatabaseEngine::for_tenant(&tenant).await;
+    database.allow_many_users(json!({"default_ttl": TTL, "max_ttl": "24h"})).await;
     for name in ["a", "b"] {
-        tenant.put(name, json!({"value": pods::SECRET})).await;
+        tenant.write_secret(name, json!({"value": pods::SECRET_VALUE})).await;
     }
-    let vault = Faulty::start().await;
+    let vault = FaultProxy::start().await;
     let api = KubeApi::builder().start().await;
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, api.kubeconfig("csi", "t0ken")).unwrap();
-    let (address, state) = (metrics::free(), State::new());
+    let (address, state) = (metrics::free_address(), StateDir::new());
     let flags = [
         state.flag(),
         format!("--kubeconfig={}", kubeconfig.display()),
@@ -105,69 +105,70 @@ async fn main() -> ExitCode {
         "--refresh-interval=30s".to_owned(),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let program = Program::at(&vault.address, &flags).await;
+    let program = ProviderProcess::start_at(&vault.address, &flags).await;
     let process = Process(program.child.id().unwrap());
     let driver = Client::connect(&program.socket).await.unwrap();
     let node = Arc::new(Node::new(tenant, database, api, driver));
 
     println!("{PODS} pods for {minutes} minutes; tokens and credentials of {TTL}");
     let begun = Instant::now();
-    let slots: Vec<_> = (0..PODS).map(|slot| tokio::spawn(Arc::clone(&node).occupy(slot))).collect();
-    let visits = tokio::spawn(Arc::clone(&node).visit());
-    let at_vault = tokio::spawn(faults::of_vault(Arc::clone(&node), vault, begun + lasts));
-    let at_kubernetes = tokio::spawn(faults::of_kubernetes(Arc::clone(&node), begun + lasts));
+    let slots: Vec<_> = (0..PODS).map(|slot| tokio::spawn(Arc::clone(&node).run_slot(slot))).collect();
+    let visits = tokio::spawn(Arc::clone(&node).verify_credentials());
+    let at_vault = tokio::spawn(faults::inject_vault_faults(Arc::clone(&node), vault, begun + lasts));
+    let at_kubernetes = tokio::spawn(faults::inject_kubernetes_faults(Arc::clone(&node), begun + lasts));
     let mut samples = Vec::new();
     let mut said = 0;
     while begun.elapsed() < lasts {
         sleep(Duration::from_secs(5)).await;
-        let sample = Sample { at: begun.elapsed(), memory: process.memory(), descriptors: process.descriptors() };
+        let sample =
+            Sample { elapsed: begun.elapsed(), memory: process.memory_mb(), descriptors: process.open_descriptors() };
         samples.push(sample);
-        if sample.at.as_secs() / 60 > said {
-            said = sample.at.as_secs() / 60;
-            println!("{said:3} min: {}, {:.1} MB, {} descriptors", node.told(), sample.memory, sample.descriptors);
+        if sample.elapsed.as_secs() / 60 > said {
+            said = sample.elapsed.as_secs() / 60;
+            println!("{said:3} min: {}, {:.1} MB, {} descriptors", node.progress(), sample.memory, sample.descriptors);
         }
     }
-    node.settle();
+    node.stop_churn();
     let _vault = at_vault.await.unwrap();
     at_kubernetes.await.unwrap();
 
-    let mut wrong: Vec<String> = settled(&node, address).await.into_iter().collect();
-    let (metrics, cpu) = (Metrics::of(address).await, process.cpu());
+    let mut wrong: Vec<String> = wait_until_settled(&node, address).await.into_iter().collect();
+    let (metrics, cpu_seconds) = (Metrics::scrape(address).await, process.cpu_seconds());
     let lasted = begun.elapsed();
     for task in slots.iter().chain([&visits]) {
         assert!(!task.is_finished(), "a task of the soak's own panicked");
     }
-    wrong.extend(growth(&samples, lasts));
-    wrong.extend(node.wrong());
-    report(&node, &metrics, &samples, cpu, lasted);
+    wrong.extend(find_growth(&samples, lasts));
+    wrong.extend(node.take_errors());
+    print_report(&node, &metrics, &samples, cpu_seconds, lasted);
 
     for task in slots.into_iter().chain([visits]) {
         task.abort();
         let _ = task.await;
     }
-    node.clear();
-    wrong.extend(emptied(&node, address).await);
-    println!("{:36}{:.1} MB, {} descriptors", "when no pod is left", process.memory(), process.descriptors());
+    node.delete_all_pods();
+    wrong.extend(wait_until_empty(&node, address).await);
+    println!("{:36}{:.1} MB, {} descriptors", "when no pod is left", process.memory_mb(), process.open_descriptors());
     program.terminate();
     let log = std::env::current_dir().unwrap().join("target/soak.log");
-    std::fs::write(&log, program.log().await).unwrap();
-    for what in wrong.iter().take(SHOWN) {
+    std::fs::write(&log, program.wait_for_log().await).unwrap();
+    for what in wrong.iter().take(MAX_SHOWN_ERRORS) {
         println!("WRONG: {what}");
     }
-    if wrong.len() > SHOWN {
-        println!("and {} more", wrong.len() - SHOWN);
+    if wrong.len() > MAX_SHOWN_ERRORS {
+        println!("and {} more", wrong.len() - MAX_SHOWN_ERRORS);
     }
     println!("{}; the provider's log is {}", if wrong.is_empty() { "all is well" } else { "FAILED" }, log.display());
     if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What is there at Vault and in the database, in numbers, beside the pods that live.
-async fn left(node: &Node, address: SocketAddr) -> Result<(), String> {
-    let living: BTreeSet<String> = node.living().into_iter().map(|files| files.username).collect();
+async fn check_leftovers(node: &Node, address: SocketAddr) -> Result<(), String> {
+    let living: BTreeSet<String> = node.mounted_pods().into_iter().map(|files| files.username).collect();
     let users: BTreeSet<String> = node.database.users().await.into_iter().collect();
-    let tokens = leases(&format!("auth/{}/login", node.tenant.auth)).await;
-    let credentials = leases(&node.database.path).await;
-    let metrics = Metrics::of(address).await;
+    let tokens = lease_count(&format!("auth/{}/login", node.tenant.auth)).await;
+    let credentials = lease_count(&node.database.path).await;
+    let metrics = Metrics::scrape(address).await;
     let (sessions, waiting) = (metrics.sum("sessions", &[]), metrics.sum("pending_revocations", &[]));
     let is_right = users == living
         && [tokens, credentials, sessions as usize].iter().all(|n| *n == living.len())
@@ -183,18 +184,18 @@ async fn left(node: &Node, address: SocketAddr) -> Result<(), String> {
 }
 
 /// How many leases OpenBao has below a path; of a login, each is a token.
-async fn leases(path: &str) -> usize {
-    let url = format!("{}/v1/sys/leases/lookup/{path}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
-    let (_, listed) = http::send("LIST", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await;
+async fn lease_count(path: &str) -> usize {
+    let url = format!("{}/v1/sys/leases/lookup/{path}", required_env("VAULTMOUNT_TEST_BAO_ADDR"));
+    let (_, listed) = http::send("LIST", &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await;
     listed["data"]["keys"].as_array().map_or(0, Vec::len)
 }
 
 /// Waits until every pod is mounted and nothing is left of others.
-async fn settled(node: &Node, address: SocketAddr) -> Option<String> {
+async fn wait_until_settled(node: &Node, address: SocketAddr) -> Option<String> {
     let begun = Instant::now();
     loop {
-        let outcome = match node.living().len() {
-            PODS => left(node, address).await,
+        let outcome = match node.mounted_pods().len() {
+            PODS => check_leftovers(node, address).await,
             some => Err(format!("{some} of {PODS} pods are mounted")),
         };
         match outcome {
@@ -205,17 +206,19 @@ async fn settled(node: &Node, address: SocketAddr) -> Option<String> {
                 );
                 return None;
             }
-            Err(told) if begun.elapsed() > SETTLES => return Some(format!("{SETTLES:?} after the last fault: {told}")),
+            Err(told) if begun.elapsed() > SETTLE_TIMEOUT => {
+                return Some(format!("{SETTLE_TIMEOUT:?} after the last fault: {told}"));
+            }
             Err(_) => sleep(Duration::from_secs(1)).await,
         }
     }
 }
 
-async fn emptied(node: &Node, address: SocketAddr) -> Option<String> {
+async fn wait_until_empty(node: &Node, address: SocketAddr) -> Option<String> {
     let begun = Instant::now();
-    while let Err(told) = left(node, address).await {
-        if begun.elapsed() > SETTLES {
-            return Some(format!("{SETTLES:?} after the last pod: {told}"));
+    while let Err(told) = check_leftovers(node, address).await {
+        if begun.elapsed() > SETTLE_TIMEOUT {
+            return Some(format!("{SETTLE_TIMEOUT:?} after the last pod: {told}"));
         }
         sleep(Duration::from_millis(200)).await;
     }
@@ -224,9 +227,10 @@ async fn emptied(node: &Node, address: SocketAddr) -> Option<String> {
 }
 
 /// Medians over a sixth of the time: after a third of it, and at its end.
-fn levels(samples: &[Sample], lasts: Duration) -> [(f64, usize); 2] {
+fn median_usage(samples: &[Sample], lasts: Duration) -> [(f64, usize); 2] {
     [(lasts / 3, lasts / 2), (lasts * 5 / 6, lasts * 2)].map(|(from, to)| {
-        let mut some: Vec<&Sample> = samples.iter().filter(|sample| sample.at >= from && sample.at < to).collect();
+        let mut some: Vec<&Sample> =
+            samples.iter().filter(|sample| sample.elapsed >= from && sample.elapsed < to).collect();
         let middle = some.len() / 2;
         some.sort_by(|a, b| a.memory.total_cmp(&b.memory));
         let memory = some[middle].memory;
@@ -235,28 +239,28 @@ fn levels(samples: &[Sample], lasts: Duration) -> [(f64, usize); 2] {
     })
 }
 
-fn growth(samples: &[Sample], lasts: Duration) -> Vec<String> {
-    let [(memory, descriptors), (memory_later, descriptors_later)] = levels(samples, lasts);
+fn find_growth(samples: &[Sample], lasts: Duration) -> Vec<String> {
+    let [(memory, descriptors), (memory_later, descriptors_later)] = median_usage(samples, lasts);
     let mut wrong = Vec::new();
-    if memory_later > memory * MORE_MEMORY {
+    if memory_later > memory * MAX_MEMORY_GROWTH {
         wrong.push(format!("memory grew from {memory:.1} MB to {memory_later:.1} MB"));
     }
-    if descriptors_later > descriptors + MORE_DESCRIPTORS {
+    if descriptors_later > descriptors + MAX_DESCRIPTOR_GROWTH {
         wrong.push(format!("descriptors grew from {descriptors} to {descriptors_later}"));
     }
     wrong
 }
 
-fn report(node: &Node, metrics: &Metrics, samples: &[Sample], cpu: f64, lasted: Duration) {
-    let lasts = samples.last().unwrap().at;
-    let [(memory, descriptors), (memory_later, descriptors_later)] = levels(samples, lasts);
+fn print_report(node: &Node, metrics: &Metrics, samples: &[Sample], cpu: f64, lasted: Duration) {
+    let lasts = samples.last().unwrap().elapsed;
+    let [(memory, descriptors), (memory_later, descriptors_later)] = median_usage(samples, lasts);
     let line = |what: &str, value: String| println!("{what:36}{value}");
     let by = |name: &str, label: &str, words: &[&str]| {
         let counted = words.iter().map(|word| (word, metrics.sum(name, &[(label, word)])));
         counted.filter(|(_, n)| *n > 0.0).map(|(word, n)| format!("{n} {word}")).collect::<Vec<_>>().join(", ")
     };
-    node.report(line);
-    line("faults", node.faults());
+    node.print_report(line);
+    line("faults", node.fault_summary());
     line("logins", by("logins_total", "outcome", &["ok", "denied", "failed"]));
     for target in ["token", "lease"] {
         let outcomes = ["renewed", "capped", "denied", "not_found", "failed"];
@@ -268,10 +272,13 @@ fn report(node: &Node, metrics: &Metrics, samples: &[Sample], cpu: f64, lasted: 
     line("revocations", by("revocations_total", "outcome", &["revoked", "already_expired", "denied", "failed"]));
     line("requests to Vault", by("vault_requests_total", "status", &["2xx", "3xx", "4xx", "5xx", "none"]));
     line("stale polls", metrics.sum("stale_polls_total", &[]).to_string());
-    line("memory", format!("{memory:.1} MB after a third, {memory_later:.1} MB at the end (allowed: {MORE_MEMORY}x)"));
+    line(
+        "memory",
+        format!("{memory:.1} MB after a third, {memory_later:.1} MB at the end (allowed: {MAX_MEMORY_GROWTH}x)"),
+    );
     line(
         "descriptors",
-        format!("{descriptors} after a third, {descriptors_later} at the end (allowed: +{MORE_DESCRIPTORS})"),
+        format!("{descriptors} after a third, {descriptors_later} at the end (allowed: +{MAX_DESCRIPTOR_GROWTH})"),
     );
     let share = cpu / lasted.as_secs_f64() * 100.0;
     line("CPU", format!("{cpu:.1} s, {share:.1} % of a core"));

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// An address that nobody listens on.
-pub fn free() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -16,9 +16,9 @@ pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     /// What is told at an address now.
-    pub async fn of(address: SocketAddr) -> Self {
+    pub async fn scrape(address: SocketAddr) -> Self {
         let (status, text) =
-            crate::support::http::text("GET", &format!("http://{address}/metrics"), None, None, None).await;
+            crate::support::http::send_for_text("GET", &format!("http://{address}/metrics"), None, None, None).await;
         assert!(status.is_success(), "{status}: {text}");
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let series = lines.filter_map(|line| line.rsplit_once(' '));

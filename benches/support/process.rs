@@ -6,14 +6,14 @@ pub struct Process(pub u32);
 
 impl Process {
     /// Resident memory, in MB.
-    pub fn memory(self) -> f64 {
+    pub fn memory_mb(self) -> f64 {
         let status = self.read("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() * 1024.0 / 1e6
     }
 
     /// The time it has run on any core, in user and kernel mode, in seconds.
-    pub fn cpu(self) -> f64 {
+    pub fn cpu_seconds(self) -> f64 {
         let stat = self.read("stat");
         // Its name may hold blanks; the fields after it do not.
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
@@ -23,7 +23,7 @@ impl Process {
     }
 
     /// How many files and sockets are open.
-    pub fn descriptors(self) -> usize {
+    pub fn open_descriptors(self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap().count()
     }
 

@@ -2,9 +2,9 @@
 
 use tempfile::TempDir;
 
-pub struct State(TempDir);
+pub struct StateDir(TempDir);
 
-impl State {
+impl StateDir {
     pub fn new() -> Self {
         Self(tempfile::tempdir_in("/dev/shm").unwrap())
     }

@@ -13,86 +13,86 @@ use clap::error::ErrorKind;
 use serde_json::Value;
 use vaultmount::{cli::Command, error::Cause};
 
-use page::{Block, Page, root};
-use world::{Furniture, World};
+use page::{Block, Page, project_root};
+use world::{Fixture, Sandbox};
 
-use crate::support::setting;
+use crate::support::required_env;
 
 /// A test for each page that has something to run.
 macro_rules! pages {
-    ($($test:ident $path:literal $furniture:expr,)*) => {
+    ($($test:ident $path:literal $fixtures:expr,)*) => {
         const PAGES: &[&str] = &[$($path),*];
 
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
-            walk(&Page::read($path), $furniture).await;
+            run_page(&Page::read($path), $fixtures).await;
         })*
     };
 }
 
 pages! {
-    all_keys_are_files "docs/howto/all-keys.md" world::ALL,
-    audiences "docs/howto/audiences.md" world::ALL,
-    auth_methods "docs/howto/auth.md" world::ALL,
-    certificates "docs/howto/certificates.md" &[Furniture::Login, Furniture::Kv],
-    checking "docs/howto/checking.md" world::ALL,
-    commands "docs/reference/commands.md" world::ALL,
-    comparison "docs/comparison.md" &[],
-    contributing "docs/contributing.md" &[],
-    database "docs/howto/database.md" &[Furniture::Login, Furniture::Kv],
-    disasters "docs/operations/disasters.md" world::ALL,
-    errors "docs/errors.md" &[],
-    files "docs/howto/files.md" world::ALL,
-    formats "docs/howto/formats.md" world::ALL,
-    installing "docs/install.md" &[],
-    introduction "docs/README.md" &[],
-    kv "docs/howto/kv.md" world::ALL,
-    policy "docs/policy.md" world::ALL,
-    prometheus "docs/howto/prometheus.md" world::ALL,
-    readme "README.md" world::ALL,
-    rotation "docs/howto/rotation.md" world::ALL,
-    secret_objects "docs/howto/secret-objects.md" world::ALL,
-    servers "docs/howto/servers.md" world::ALL,
-    sharing "docs/howto/sharing.md" world::ALL,
-    the_audit_log "docs/howto/audit.md" world::ALL,
-    the_first_secret "docs/first-secret.md" &[],
-    tls "docs/howto/tls.md" world::ALL,
-    tokens "docs/howto/token.md" world::ALL,
-    troubleshooting "docs/troubleshooting.md" &[],
-    upgrades "docs/operations/upgrade.md" world::ALL,
-    what_is_logged "docs/howto/logs.md" world::ALL,
-    what_is_served "docs/reference/logs.md" world::ALL,
-    what_pods_are_told "docs/howto/events.md" world::ALL,
-    what_takes_room "docs/operations/capacity.md" world::ALL,
+    docs_howto_all_keys_page_runs "docs/howto/all-keys.md" world::ALL_FIXTURES,
+    docs_howto_audiences_page_runs "docs/howto/audiences.md" world::ALL_FIXTURES,
+    docs_howto_auth_page_runs "docs/howto/auth.md" world::ALL_FIXTURES,
+    docs_howto_certificates_page_runs "docs/howto/certificates.md" &[Fixture::Login, Fixture::Kv],
+    docs_howto_checking_page_runs "docs/howto/checking.md" world::ALL_FIXTURES,
+    docs_reference_commands_page_runs "docs/reference/commands.md" world::ALL_FIXTURES,
+    docs_comparison_page_runs "docs/comparison.md" &[],
+    docs_contributing_page_runs "docs/contributing.md" &[],
+    docs_howto_database_page_runs "docs/howto/database.md" &[Fixture::Login, Fixture::Kv],
+    docs_operations_disasters_page_runs "docs/operations/disasters.md" world::ALL_FIXTURES,
+    docs_errors_page_runs "docs/errors.md" &[],
+    docs_howto_files_page_runs "docs/howto/files.md" world::ALL_FIXTURES,
+    docs_howto_formats_page_runs "docs/howto/formats.md" world::ALL_FIXTURES,
+    docs_install_page_runs "docs/install.md" &[],
+    docs_introduction_page_runs "docs/README.md" &[],
+    docs_howto_kv_page_runs "docs/howto/kv.md" world::ALL_FIXTURES,
+    docs_policy_page_runs "docs/policy.md" world::ALL_FIXTURES,
+    docs_howto_prometheus_page_runs "docs/howto/prometheus.md" world::ALL_FIXTURES,
+    readme_page_runs "README.md" world::ALL_FIXTURES,
+    docs_howto_rotation_page_runs "docs/howto/rotation.md" world::ALL_FIXTURES,
+    docs_howto_secret_objects_page_runs "docs/howto/secret-objects.md" world::ALL_FIXTURES,
+    docs_howto_servers_page_runs "docs/howto/servers.md" world::ALL_FIXTURES,
+    docs_howto_sharing_page_runs "docs/howto/sharing.md" world::ALL_FIXTURES,
+    docs_howto_audit_page_runs "docs/howto/audit.md" world::ALL_FIXTURES,
+    docs_first_secret_page_runs "docs/first-secret.md" &[],
+    docs_howto_tls_page_runs "docs/howto/tls.md" world::ALL_FIXTURES,
+    docs_howto_token_page_runs "docs/howto/token.md" world::ALL_FIXTURES,
+    docs_troubleshooting_page_runs "docs/troubleshooting.md" &[],
+    docs_operations_upgrade_page_runs "docs/operations/upgrade.md" world::ALL_FIXTURES,
+    docs_howto_logs_page_runs "docs/howto/logs.md" world::ALL_FIXTURES,
+    docs_reference_logs_page_runs "docs/reference/logs.md" world::ALL_FIXTURES,
+    docs_howto_events_page_runs "docs/howto/events.md" world::ALL_FIXTURES,
+    docs_operations_capacity_page_runs "docs/operations/capacity.md" world::ALL_FIXTURES,
 }
 
 /// Treats each block of a page, in order and in one place, as a reader would.
-async fn walk(page: &Page, furniture: &[Furniture]) {
-    let world = World::with(furniture).await;
+async fn run_page(page: &Page, fixtures: &[Fixture]) {
+    let world = Sandbox::with_fixtures(fixtures).await;
     let mut lines = Vec::new();
     for block in page.blocks() {
         let place = format!("{}:{}", page.path, block.line);
         match block.language.as_str() {
             "sh" => {
                 let ran = world.run(&block.text).await;
-                assert!(ran.ok, "{place}: the commands fail\n{}\n{}{}", block.text, ran.out, ran.err);
+                assert!(ran.success, "{place}: the commands fail\n{}\n{}{}", block.text, ran.stdout, ran.stderr);
             }
-            "yaml" => manifests::validate(&world, &place, &block).await,
-            "text" if block.text.starts_with("$ ") => sessions::hold(&world, &place, &block).await,
-            "text" => text(&place, &block),
+            "yaml" => manifests::check_yaml_block(&world, &place, &block).await,
+            "text" if block.text.starts_with("$ ") => sessions::check_transcript(&world, &place, &block).await,
+            "text" => check_text_block(&place, &block),
             "json" => lines.extend(block.text.lines().map(|line| (place.clone(), line.to_owned()))),
-            "promql" => promql(&place, &block.text),
+            "promql" => check_promql(&place, &block.text),
             other => panic!("{place}: nobody knows how to test a block of {other:?}; teach tests/integration/book.rs"),
         }
     }
-    cluster::runs(&page.path, &world.asked_of_the_cluster());
+    cluster::assert_scenario_runs(&page.path, &world.kubectl_calls());
     if !lines.is_empty() {
-        written(&lines, &world.told().await);
+        assert_log_lines_exist(&lines, &world.collect_logs().await);
     }
 }
 
 /// What is neither typed nor printed by a command that can be run here.
-const PICTURES: &[(&str, &str)] = &[
+const UNTESTED_TEXT_BLOCKS: &[(&str, &str)] = &[
     // integration::installing makes it.
     ("docs/install.md", "/var/run/secrets-store-csi-providers"),
     // What stands between kubelet and Vault.
@@ -101,9 +101,9 @@ const PICTURES: &[(&str, &str)] = &[
 
 /// An event, whose words the scenarios of tests/e2e hold where it is in troubleshooting.md; here its id and code. Or what is in it of
 /// ours.
-fn text(place: &str, block: &Block) {
+fn check_text_block(place: &str, block: &Block) {
     let of = |(page, start): &(&str, &str)| place.starts_with(page) && block.text.starts_with(start);
-    if PICTURES.iter().any(of) {
+    if UNTESTED_TEXT_BLOCKS.iter().any(of) {
         return;
     }
     let text = block.text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -121,19 +121,19 @@ fn text(place: &str, block: &Block) {
 
 /// Lines of the log and of the audit log are such as are written for a pod: the same fields, for the same event or with the same
 /// message.
-fn written(shown: &[(String, String)], told: &str) {
+fn assert_log_lines_exist(shown: &[(String, String)], told: &str) {
     let told: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     for (place, line) in shown {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{place}: {e}"));
         let of_same = |other: &&Value| ["event", "message"].iter().all(|what| other[*what] == line[*what]);
         let same: Vec<_> = told.iter().filter(of_same).collect();
-        let is_written = same.iter().any(|other| fields(other) == fields(&line));
+        let is_written = same.iter().any(|other| field_names(other) == field_names(&line));
         assert!(is_written, "{place}: no such line is written, but\n{same:#?}");
     }
 }
 
 /// The names in a line, those in its span too; but for the Vault namespace, which only tests have.
-fn fields(line: &Value) -> BTreeSet<String> {
+fn field_names(line: &Value) -> BTreeSet<String> {
     let names = |value: &Value| -> Vec<String> {
         value.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
     };
@@ -142,7 +142,7 @@ fn fields(line: &Value) -> BTreeSet<String> {
 }
 
 /// Queries of metrics that there are, by labels and words that they have; `make prometheus` has a Prometheus read them.
-fn promql(place: &str, text: &str) {
+fn check_promql(place: &str, text: &str) {
     let page = Page::read("docs/reference/metrics.md");
     let row = |name: &str| page.text.lines().find(|line| line.starts_with(&format!("| `{name}`")));
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
@@ -168,14 +168,14 @@ fn promql(place: &str, text: &str) {
 }
 
 /// Queries in the documentation, each expression with its place: blocks of it, and rules.
-pub fn queries() -> Vec<(String, String)> {
+pub fn promql_queries() -> Vec<(String, String)> {
     let mut all = Vec::new();
-    for page in page::all() {
+    for page in page::all_pages() {
         for block in page.blocks() {
             let place = format!("{}:{}", page.path, block.line);
             let found = match block.language.as_str() {
                 "promql" => block.text.split("\n\n").map(str::to_owned).collect(),
-                "yaml" => manifests::expressions(&block.text),
+                "yaml" => manifests::expressions_in(&block.text),
                 _ => Vec::new(),
             };
             all.extend(found.into_iter().map(|query| (place.clone(), query)));
@@ -185,9 +185,9 @@ pub fn queries() -> Vec<(String, String)> {
 }
 
 /// Files of Prometheus in the documentation, each with its place and what promtool calls it.
-pub fn of_prometheus() -> Vec<(String, &'static str, String)> {
+pub fn prometheus_files() -> Vec<(String, &'static str, String)> {
     let mut all = Vec::new();
-    for page in page::all() {
+    for page in page::all_pages() {
         for block in page.blocks().into_iter().filter(|block| block.language == "yaml") {
             let has = |key: &str| block.text.lines().any(|line| line == key);
             let kind = [("scrape_configs:", "config"), ("groups:", "rules")].into_iter().find(|(key, _)| has(key));
@@ -200,34 +200,35 @@ pub fn of_prometheus() -> Vec<(String, &'static str, String)> {
 }
 
 #[test]
-fn each_page_with_something_to_run_is_walked() {
-    for page in page::all() {
+fn every_docs_page_with_code_blocks_is_tested() {
+    for page in page::all_pages() {
         let walked = PAGES.contains(&page.path.as_str());
         assert!(walked || page.blocks().is_empty(), "{} has blocks: add it to tests/integration/book.rs", page.path);
     }
 }
 
 #[test]
-fn the_summary_lists_each_page_once() {
+fn docs_summary_lists_every_page_once() {
     let summary = Page::read("docs/SUMMARY.md");
     let listed: Vec<_> = summary.links().iter().map(|link| format!("docs/{link}")).collect();
     let once: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(listed.len(), once.len(), "a page is listed twice: {listed:?}");
-    let pages: BTreeSet<_> = page::all().into_iter().map(|page| page.path).filter(|path| path != "README.md").collect();
+    let pages: BTreeSet<_> =
+        page::all_pages().into_iter().map(|page| page.path).filter(|path| path != "README.md").collect();
     assert_eq!(pages, once);
 }
 
 #[test]
-fn links_lead_to_files_and_anchors() {
+fn docs_links_resolve_to_files_and_anchors() {
     let mut dead = Vec::new();
-    for page in page::all() {
+    for page in page::all_pages() {
         for link in page.links().iter().filter(|link| !link.contains("://")) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let leads = match path {
-                "" => root().join(&page.path),
-                path => root().join(&page.path).parent().unwrap().join(path),
+                "" => project_root().join(&page.path),
+                path => project_root().join(&page.path).parent().unwrap().join(path),
             };
-            if !leads.exists() || !anchor.is_empty() && !anchors(&leads).contains(anchor) {
+            if !leads.exists() || !anchor.is_empty() && !page_anchors(&leads).contains(anchor) {
                 dead.push(format!("{}: {link}", page.path));
             }
         }
@@ -235,13 +236,13 @@ fn links_lead_to_files_and_anchors() {
     assert!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
 }
 
-fn anchors(path: &Path) -> BTreeSet<String> {
+fn page_anchors(path: &Path) -> BTreeSet<String> {
     let path = fs::canonicalize(path).unwrap();
-    Page::read(path.strip_prefix(root()).unwrap().to_str().unwrap()).anchors()
+    Page::read(path.strip_prefix(project_root()).unwrap().to_str().unwrap()).anchors()
 }
 
 #[test]
-fn each_cause_has_an_anchor_that_its_message_can_point_to() {
+fn every_error_cause_has_an_anchor_in_docs() {
     let anchors = Page::read("docs/errors.md").anchors();
     for cause in Cause::all() {
         assert!(anchors.contains(&cause.id().to_lowercase()), "{} has none", cause.id());
@@ -249,7 +250,7 @@ fn each_cause_has_an_anchor_that_its_message_can_point_to() {
 }
 
 #[test]
-fn the_reference_tells_of_every_flag_of_every_command() {
+fn docs_reference_covers_every_flag_of_every_command() {
     let reference = Page::read("docs/reference/commands.md").text + &Page::read("docs/reference/flags.md").text;
     for command in COMMANDS {
         let arguments = ["vaultmount"].iter().chain(*command).chain(&["--help"]).map(Into::into);
@@ -262,16 +263,16 @@ fn the_reference_tells_of_every_flag_of_every_command() {
 }
 
 #[test]
-fn the_reference_tells_of_every_parameter_field_and_variable() {
+fn docs_reference_covers_every_parameter_and_variable() {
     let class = Page::read("docs/reference/class.md").text;
     for (file, constant, prefix) in [
         ("src/request/parameters.rs", "PREFIXED", "<prefix>"),
         ("src/request/warnings.rs", "PLAIN", ""),
         ("src/request/objects/written.rs", "FIELDS", ""),
     ] {
-        let source = fs::read_to_string(root().join(file)).unwrap();
+        let source = fs::read_to_string(project_root().join(file)).unwrap();
         let list = source.split_once(&format!("const {constant}: [&str;")).unwrap().1.split(';').next().unwrap();
-        let names: Vec<_> = quoted(list).collect();
+        let names: Vec<_> = quoted_words(list).collect();
         assert!(names.len() > 4, "{file}");
         // Of the driver itself.
         for name in names.into_iter().filter(|name| *name != "secretProviderClass") {
@@ -279,25 +280,25 @@ fn the_reference_tells_of_every_parameter_field_and_variable() {
         }
     }
     let flags = Page::read("docs/reference/flags.md").text;
-    for entry in fs::read_dir(root().join("src/config")).unwrap() {
+    for entry in fs::read_dir(project_root().join("src/config")).unwrap() {
         let source = fs::read_to_string(entry.unwrap().path()).unwrap();
         let source = source.split("mod tests").next().unwrap();
         let is_variable = |name: &&str| name.starts_with("VAULT_") || name.starts_with("VAULTMOUNT_");
-        for name in quoted(source).filter(is_variable).filter(|name| name.len() > "VAULT_".len()) {
+        for name in quoted_words(source).filter(is_variable).filter(|name| name.len() > "VAULT_".len()) {
             assert!(flags.contains(&format!("`{name}`")), "the reference does not tell of {name}");
         }
     }
 }
 
 /// Words in quotes.
-fn quoted(source: &str) -> impl Iterator<Item = &str> {
+fn quoted_words(source: &str) -> impl Iterator<Item = &str> {
     let is_word = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     source.split('"').filter(is_word)
 }
 
 /// `make fleet` writes a page, and others quote it.
 #[test]
-fn what_is_quoted_of_the_fleet_is_what_it_says() {
+fn docs_quote_only_numbers_of_the_fleet_page() {
     let fleet = Page::read("docs/fleet.md").text;
     let cell = |section: &str, row: &str, column: usize| {
         let section = fleet.split("\n## ").find(|text| text.starts_with(section)).unwrap();
@@ -343,19 +344,19 @@ fn what_is_quoted_of_the_fleet_is_what_it_says() {
 
 /// Commands and flags that are named in a sentence.
 #[test]
-fn what_is_named_in_prose_is_there() {
+fn docs_name_only_existing_commands_and_flags() {
     let mut unknown = Vec::new();
-    for page in page::all() {
-        for code in page.code() {
+    for page in page::all_pages() {
+        for code in page.code_spans() {
             let known = match code.split_whitespace().collect::<Vec<_>>()[..] {
-                ["vaultmount", ref arguments @ ..] => can_be_typed(arguments),
-                ["make", target, ..] => is_target(target),
+                ["vaultmount", ref arguments @ ..] => command_parses(arguments),
+                ["make", target, ..] => is_make_target(target),
                 // In vaultmount's container; the rest is for tests/e2e, which has a kubectl.
                 ["kubectl", "exec", ref rest @ ..] => match rest.iter().position(|word| *word == "vaultmount") {
-                    Some(at) if rest[at - 1] == "--" => can_be_typed(&rest[at + 1..]),
+                    Some(at) if rest[at - 1] == "--" => command_parses(&rest[at + 1..]),
                     _ => true,
                 },
-                ["vault" | "bao", ref words @ ..] => bao_knows(words),
+                ["vault" | "bao", ref words @ ..] => bao_has_command(words),
                 [flag, ..] if flag.starts_with("--") => is_flag(flag),
                 _ => true,
             };
@@ -367,7 +368,7 @@ fn what_is_named_in_prose_is_there() {
     assert!(unknown.is_empty(), "nobody knows:\n{}", unknown.join("\n"));
 }
 
-fn can_be_typed(arguments: &[&str]) -> bool {
+fn command_parses(arguments: &[&str]) -> bool {
     // A sentence that names a flag may leave out its value.
     let unfinished = arguments.last().is_some_and(|last| last.starts_with("--"));
     let arguments = arguments.iter().take_while(|a| **a != "|" && **a != "…").map(|a| a.trim_matches('\''));
@@ -385,9 +386,9 @@ fn can_be_typed(arguments: &[&str]) -> bool {
 
 /// Tests that are named to say what holds a page.
 #[test]
-fn tests_that_are_named_are_there() {
+fn docs_name_only_tests_that_exist() {
     let mut tests = String::new();
-    let mut folders = vec![root().join("tests")];
+    let mut folders = vec![project_root().join("tests")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -398,10 +399,10 @@ fn tests_that_are_named_are_there() {
             }
         }
     }
-    for page in page::all() {
+    for page in page::all_pages() {
         let is_test =
             |code: &String| code.matches('_').count() > 4 && !code.contains(|c: char| !c.is_alphanumeric() && c != '_');
-        for name in page.code().iter().filter(|code| is_test(code) && !code.starts_with("vaultmount_")) {
+        for name in page.code_spans().iter().filter(|code| is_test(code) && !code.starts_with("vaultmount_")) {
             let there = tests.contains(&format!("fn {name}(")) || tests.contains(&format!("def {name}("));
             assert!(there, "{}: there is no test {name}", page.path);
         }
@@ -409,17 +410,20 @@ fn tests_that_are_named_are_there() {
 }
 
 /// Whether there is such a command of Vault's and OpenBao's program.
-fn bao_knows(words: &[&str]) -> bool {
+fn bao_has_command(words: &[&str]) -> bool {
     let command = words
         .iter()
         .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'));
     let command: Vec<_> = command.take(2).collect();
-    let mut bao = std::process::Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+    let mut bao = std::process::Command::new(required_env("VAULTMOUNT_TEST_BAO_BIN"));
     bao.args(command).arg("-h").output().unwrap().status.success()
 }
 
-fn is_target(name: &str) -> bool {
-    fs::read_to_string(root().join("Makefile")).unwrap().lines().any(|line| line.starts_with(&format!("{name}:")))
+fn is_make_target(name: &str) -> bool {
+    fs::read_to_string(project_root().join("Makefile"))
+        .unwrap()
+        .lines()
+        .any(|line| line.starts_with(&format!("{name}:")))
 }
 
 /// Every command that takes flags.
@@ -440,7 +444,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// Flags of other programs.
-const FOREIGN: &[&str] = &["--rotation-poll-interval", "--set"];
+const FOREIGN_FLAGS: &[&str] = &["--rotation-poll-interval", "--set"];
 
 /// Whether some command takes a flag, whatever its value should be.
 pub fn is_flag(flag: &str) -> bool {
@@ -451,5 +455,5 @@ pub fn is_flag(flag: &str) -> bool {
         let arguments = ["vaultmount"].iter().chain(command).chain([&name]).map(Into::into);
         !matches!(Command::parse(arguments), Err(error) if error.kind() == ErrorKind::UnknownArgument)
     };
-    family || FOREIGN.contains(&name) || COMMANDS.iter().copied().any(takes)
+    family || FOREIGN_FLAGS.contains(&name) || COMMANDS.iter().copied().any(takes)
 }

@@ -18,67 +18,69 @@ use tokio::{
 };
 use vaultmount::provider::client::Call;
 
-use crate::support::{bao::Tenant, clock::leap, daemon::Daemon, pod::Pod, raft::Cluster, setting, unique};
+use crate::support::{
+    bao::Tenant, clock::advance, daemon::Daemon, pod::Pod, raft::RaftCluster, required_env, unique_name,
+};
 
 /// A pod that logs in to the cluster, and reads these objects anew when they are older than ten seconds.
 fn pod(objects: &str) -> Pod {
     let tenant = Tenant { address: String::new(), auth: "jwt".into(), kv: "kv".into(), policy: "app".into() };
-    Pod::of(&tenant).objects(objects).with("refreshInterval", "10s")
+    Pod::for_tenant(&tenant).with_objects(objects).with_parameter("refreshInterval", "10s")
 }
 
-const NUMBER: &str = "- {objectName: n, secretPath: kv/data/n, secretKey: n}\n";
+const COUNTER_OBJECT: &str = "- {objectName: n, secretPath: kv/data/n, secretKey: n}\n";
 
 #[tokio::test]
-async fn a_standby_that_is_behind_gives_no_older_secret() {
-    let cluster = Cluster::new().await;
-    cluster.tenant("path \"kv/*\" { capabilities = [\"read\"] }").await;
-    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+async fn stale_standby_never_serves_older_secret() {
+    let cluster = RaftCluster::new().await;
+    cluster.set_up_tenant("path \"kv/*\" { capabilities = [\"read\"] }").await;
+    cluster.root_request("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
     let leader = cluster.leader().await;
     let standby = (leader + 1) % 3;
-    let daemon = Daemon::at(&cluster.address, &[]).await;
-    let (one, two) = (pod(NUMBER), pod(NUMBER));
+    let daemon = Daemon::start_at(&cluster.address, &[]).await;
+    let (one, two) = (pod(COUNTER_OBJECT), pod(COUNTER_OBJECT));
     for pod in [&one, &two] {
-        daemon.files(pod).await;
+        daemon.mount_files(pod).await;
     }
     for n in 1..=40 {
-        cluster.root("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
-        leap(Duration::from_secs(11)).await;
-        cluster.lead(Some(leader));
-        assert_eq!(daemon.files(&one).await["n"], n.to_string());
-        cluster.lead(Some(standby));
-        assert_eq!(daemon.files(&two).await["n"], n.to_string(), "older than what was seen before");
+        cluster.root_request("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
+        advance(Duration::from_secs(11)).await;
+        cluster.route_to(Some(leader));
+        assert_eq!(daemon.mount_files(&one).await["n"], n.to_string());
+        cluster.route_to(Some(standby));
+        assert_eq!(daemon.mount_files(&two).await["n"], n.to_string(), "older than what was seen before");
     }
 }
 
 #[tokio::test]
-async fn a_poll_that_must_log_in_while_the_leader_is_gone_keeps_what_the_pod_has() {
-    let mut cluster = Cluster::new().await;
-    cluster.tenant("path \"kv/*\" { capabilities = [\"read\"] }").await;
-    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+async fn leader_loss_serves_stale_polls_that_need_login() {
+    let mut cluster = RaftCluster::new().await;
+    cluster.set_up_tenant("path \"kv/*\" { capabilities = [\"read\"] }").await;
+    cluster.root_request("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
     let role = json!({
         "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
         // Shorter than the pause between two reads, so that each needs a login.
         "token_policies": ["app"], "token_ttl": "5s",
     });
-    cluster.root("POST", "auth/jwt/role/app", role).await;
+    cluster.root_request("POST", "auth/jwt/role/app", role).await;
     let leader = cluster.leader().await;
     // Which knows the leader for some seconds after its end, and sends there whom it cannot forward.
-    cluster.lead(Some((leader + 1) % 3));
-    let daemon = Arc::new(Daemon::at(&cluster.address, &[]).await);
-    let pods: Vec<Pod> = (0..8).map(|_| pod(NUMBER)).collect();
+    cluster.route_to(Some((leader + 1) % 3));
+    let daemon = Arc::new(Daemon::start_at(&cluster.address, &[]).await);
+    let pods: Vec<Pod> = (0..8).map(|_| pod(COUNTER_OBJECT)).collect();
     for pod in &pods {
-        daemon.files(pod).await;
+        daemon.mount_files(pod).await;
     }
-    leap(Duration::from_secs(11)).await;
+    advance(Duration::from_secs(11)).await;
     cluster.kill(leader).await;
-    cluster.lead(None);
+    cluster.route_to(None);
     let mut polling = Vec::new();
     for pod in pods {
         let daemon = daemon.clone();
         polling.push(tokio::spawn(async move {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(4) {
-                assert_eq!(daemon.files(&pod).await["n"], "0");
+                assert_eq!(daemon.mount_files(&pod).await["n"], "0");
                 sleep(Duration::from_millis(100)).await;
             }
         }));
@@ -88,68 +90,70 @@ async fn a_poll_that_must_log_in_while_the_leader_is_gone_keeps_what_the_pod_has
     }
     cluster.leader().await;
     // A new one, too, as soon as there is a leader.
-    assert_eq!(daemon.files(&pod(NUMBER)).await["n"], "0");
+    assert_eq!(daemon.mount_files(&pod(COUNTER_OBJECT)).await["n"], "0");
 }
 
 /// A cluster with a database engine before the real PostgreSQL.
-async fn with_database() -> (Cluster, String) {
-    let cluster = Cluster::new().await;
+async fn cluster_with_database() -> (RaftCluster, String) {
+    let cluster = RaftCluster::new().await;
     cluster
-        .tenant("path \"kv/*\" { capabilities = [\"read\"] }\npath \"db/creds/app\" { capabilities = [\"read\"] }")
+        .set_up_tenant(
+            "path \"kv/*\" { capabilities = [\"read\"] }\npath \"db/creds/app\" { capabilities = [\"read\"] }",
+        )
         .await;
-    cluster.root("POST", "sys/mounts/db", json!({"type": "database"})).await;
-    let server: Uri = setting("VAULTMOUNT_TEST_PG_URL").parse().unwrap();
+    cluster.root_request("POST", "sys/mounts/db", json!({"type": "database"})).await;
+    let server: Uri = required_env("VAULTMOUNT_TEST_PG_URL").parse().unwrap();
     let (login, place) = server.authority().unwrap().as_str().split_once('@').unwrap();
     let (username, password) = login.split_once(':').unwrap();
-    let prefix = unique("raft").replace('-', "_");
+    let prefix = unique_name("raft").replace('-', "_");
     let config = json!({
         "plugin_name": "postgresql-database-plugin",
         "connection_url": format!("postgresql://{{{{username}}}}:{{{{password}}}}@{place}/postgres?sslmode=disable"),
         "username": username, "password": password, "allowed_roles": ["app"], "max_idle_connections": -1,
         "username_template": format!("{prefix}_{{{{random 12 | lowercase}}}}"),
     });
-    cluster.root("POST", "db/config/pg", config).await;
+    cluster.root_request("POST", "db/config/pg", config).await;
     let statement = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}'"#;
     let role = json!({"db_name": "pg", "creation_statements": [statement], "default_ttl": "1h"});
-    cluster.root("POST", "db/roles/app", role).await;
+    cluster.root_request("POST", "db/roles/app", role).await;
     (cluster, prefix)
 }
 
 /// How many database users there are of this prefix.
-async fn users(prefix: &str) -> usize {
-    crate::support::database::users_of(prefix).await.len()
+async fn count_database_users(prefix: &str) -> usize {
+    crate::support::database::users_with_prefix(prefix).await.len()
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_restored_from_a_backup_has_pods_that_came_after_it_log_in_once() {
-    let (cluster, prefix) = with_database().await;
-    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
-    let daemon = Daemon::at(&cluster.address, &[]).await;
-    let objects = format!("{NUMBER}- {{objectName: user, secretPath: db/creds/app, secretKey: username}}\n");
+async fn backup_restore_gives_newer_pod_one_new_credential() {
+    let (cluster, prefix) = cluster_with_database().await;
+    cluster.root_request("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+    let daemon = Daemon::start_at(&cluster.address, &[]).await;
+    let objects = format!("{COUNTER_OBJECT}- {{objectName: user, secretPath: db/creds/app, secretKey: username}}\n");
     let (before, after) = (pod(&objects), pod(&objects));
-    let known = daemon.files(&before).await;
-    let backup = cluster.save().await;
-    cluster.root("POST", "kv/data/n", json!({"data": {"n": "1"}})).await;
-    let lost = daemon.files(&after).await;
+    let known = daemon.mount_files(&before).await;
+    let backup = cluster.save_snapshot().await;
+    cluster.root_request("POST", "kv/data/n", json!({"data": {"n": "1"}})).await;
+    let lost = daemon.mount_files(&after).await;
     assert_eq!(lost["n"], "1");
-    cluster.restore(&backup).await;
-    leap(Duration::from_secs(11)).await;
-    assert_eq!(polled(&daemon, &before).await, known, "whom the backup knows, it knows");
-    let new = polled(&daemon, &after).await;
+    cluster.restore_snapshot(&backup).await;
+    advance(Duration::from_secs(11)).await;
+    assert_eq!(poll_until_success(&daemon, &before).await, known, "whom the backup knows, it knows");
+    let new = poll_until_success(&daemon, &after).await;
     assert_eq!(new["n"], "0", "as far as the cluster has come again, though more was seen of it");
     assert_ne!(new["user"], lost["user"]);
-    leap(Duration::from_secs(11)).await;
-    assert_eq!(daemon.files(&after).await, new);
+    advance(Duration::from_secs(11)).await;
+    assert_eq!(daemon.mount_files(&after).await, new);
     // One of them is nobody's.
-    assert_eq!(users(&prefix).await, 3);
+    assert_eq!(count_database_users(&prefix).await, 3);
 }
 
 /// What a pod has after a poll that goes well. Standbys redirect for a moment after a restoration; polls that would create something
 /// fail then, and leave the files as they are.
-async fn polled(daemon: &Daemon, pod: &Pod) -> BTreeMap<String, String> {
+async fn poll_until_success(daemon: &Daemon, pod: &Pod) -> BTreeMap<String, String> {
     for _ in 0..600 {
-        match daemon.mount(pod.call()).await {
-            Ok(_) => return daemon.files(pod).await,
+        match daemon.mount(pod.mount_call()).await {
+            Ok(_) => return daemon.mount_files(pod).await,
             Err(status) => assert!(status.message().contains("[VM0012]"), "{status}"),
         }
         sleep(Duration::from_millis(100)).await;
@@ -158,17 +162,17 @@ async fn polled(daemon: &Daemon, pod: &Pod) -> BTreeMap<String, String> {
 }
 
 /// Pods polled while leaders are killed so often; what went wrong stops the test.
-async fn survives(kills: usize, pods: usize) {
-    let (mut cluster, prefix) = with_database().await;
-    let daemon = Arc::new(Daemon::at(&cluster.address, &[]).await);
+async fn assert_leader_kills_fail_no_poll(kills: usize, pods: usize) {
+    let (mut cluster, prefix) = cluster_with_database().await;
+    let daemon = Arc::new(Daemon::start_at(&cluster.address, &[]).await);
     let written = Arc::new(AtomicU64::new(0));
-    cluster.root("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
-    let objects = format!("{NUMBER}- {{objectName: user, secretPath: db/creds/app, secretKey: username}}\n");
+    cluster.root_request("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
+    let objects = format!("{COUNTER_OBJECT}- {{objectName: user, secretPath: db/creds/app, secretKey: username}}\n");
     let pods: Vec<Pod> = (0..pods).map(|_| pod(&objects)).collect();
-    let first = join_all(pods.iter().map(|pod| daemon.files(pod))).await;
+    let first = join_all(pods.iter().map(|pod| daemon.mount_files(pod))).await;
     let users_of: HashMap<String, String> =
         pods.iter().zip(first).map(|(pod, mut files)| (pod.uid.clone(), files.remove("user").unwrap())).collect();
-    assert_eq!(users(&prefix).await, pods.len());
+    assert_eq!(count_database_users(&prefix).await, pods.len());
 
     let (stop, polls, reads) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
@@ -178,7 +182,7 @@ async fn survives(kills: usize, pods: usize) {
         tokio::spawn(async move {
             let mut last = 0;
             while !stop.load(SeqCst) {
-                let call = Call { timeout: Some(Duration::from_secs(110)), ..pod.call() };
+                let call = Call { timeout: Some(Duration::from_secs(110)), ..pod.mount_call() };
                 let begun = Instant::now();
                 let mounted = daemon.mount(call).await.unwrap_or_else(|status| panic!("a poll failed: {status}"));
                 assert!(begun.elapsed() < Duration::from_secs(5), "a poll took {:?}", begun.elapsed());
@@ -200,7 +204,7 @@ async fn survives(kills: usize, pods: usize) {
     for _ in 0..kills {
         for _ in 0..10 {
             let n = written.fetch_add(1, SeqCst) + 1;
-            cluster.root("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
+            cluster.root_request("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
             sleep(Duration::from_millis(100)).await;
         }
         let leader = cluster.leader().await;
@@ -208,11 +212,11 @@ async fn survives(kills: usize, pods: usize) {
         cluster.leader().await;
         for _ in 0..10 {
             let n = written.fetch_add(1, SeqCst) + 1;
-            cluster.root("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
+            cluster.root_request("POST", "kv/data/n", json!({"data": {"n": n.to_string()}})).await;
             sleep(Duration::from_millis(100)).await;
         }
-        cluster.revive(leader).await;
-        cluster.settles().await;
+        cluster.restart(leader).await;
+        cluster.wait_until_ready().await;
     }
     // Long enough that everyone has read once more.
     sleep(Duration::from_secs(12)).await;
@@ -222,16 +226,16 @@ async fn survives(kills: usize, pods: usize) {
     }
     assert!(polls.load(SeqCst) > pods.len() * 20, "{} polls", polls.load(SeqCst));
     assert!(*reads.lock().await >= pods.len(), "{} reads brought something newer", reads.lock().await);
-    assert_eq!(users(&prefix).await, pods.len());
+    assert_eq!(count_database_users(&prefix).await, pods.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_killed_under_load_costs_nothing() {
-    survives(1, 20).await;
+async fn leader_kill_under_load_fails_no_poll() {
+    assert_leader_kills_fail_no_poll(1, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: make soak"]
-async fn leaders_that_are_killed_again_and_again_cost_nothing() {
-    survives(8, 40).await;
+async fn repeated_leader_kills_fail_no_poll() {
+    assert_leader_kills_fail_no_poll(8, 40).await;
 }

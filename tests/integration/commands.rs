@@ -6,15 +6,15 @@ use serde_json::json;
 
 use crate::support::{
     bao::Tenant,
-    daemon::{Daemon, program},
+    daemon::{Daemon, vaultmount_command},
     pod::Pod,
-    setting,
+    required_env,
 };
 
 /// A class on disk, a token on disk, and the flags that name both.
-async fn class(folder: &std::path::Path) -> Vec<String> {
+async fn mount_arguments(folder: &std::path::Path) -> Vec<String> {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": "s3cret", "user": "shop"})).await;
+    tenant.write_secret("db", json!({"pass": "s3cret", "user": "shop"})).await;
     let objects = format!(
         "- {{objectName: pass, secretPath: {kv}/data/db, secretKey: pass, filePermission: 0400}}\n- {{objectName: all, secretPath: {kv}/data/db, secretKey: '*'}}",
         kv = tenant.kv
@@ -25,8 +25,8 @@ async fn class(folder: &std::path::Path) -> Vec<String> {
     });
     let (file, token) = (folder.join("class.yaml"), folder.join("token"));
     fs::write(&file, class.to_string()).unwrap();
-    let pod = Pod::of(&tenant);
-    fs::write(&token, pod.token("vault", 600)).unwrap();
+    let pod = Pod::for_tenant(&tenant);
+    fs::write(&token, pod.sign_token("vault", 600)).unwrap();
     [
         "mount",
         "-f",
@@ -44,22 +44,22 @@ async fn class(folder: &std::path::Path) -> Vec<String> {
     .to_vec()
 }
 
-async fn run(args: &[String]) -> (bool, String, String) {
-    let output = program(args).output().await.unwrap();
+async fn run_command(args: &[String]) -> (bool, String, String) {
+    let output = vaultmount_command(args).output().await.unwrap();
     (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[tokio::test]
-async fn a_mount_by_hand_shows_and_writes_what_a_pod_would_get() {
+async fn mount_command_writes_out_dir_and_shows_files() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&[]).await;
     let out = folder.path().join("out");
     let by_socket = format!("--endpoint={}", daemon.socket.display());
-    let by_itself = format!("--vault-addr={}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+    let by_itself = format!("--vault-addr={}", required_env("VAULTMOUNT_TEST_BAO_ADDR"));
     for how in [by_socket, by_itself] {
-        let mut args = class(folder.path()).await;
+        let mut args = mount_arguments(folder.path()).await;
         args.extend([how, format!("--out={}", out.display())]);
-        let (ok, printed, said) = run(&args).await;
+        let (ok, printed, said) = run_command(&args).await;
         assert!(ok, "{said}");
         assert!(
             printed.contains("0400  6") && printed.contains("all/user") && printed.contains("VERSION"),
@@ -69,24 +69,24 @@ async fn a_mount_by_hand_shows_and_writes_what_a_pod_would_get() {
         assert_eq!(fs::read_to_string(out.join("pass")).unwrap(), "s3cret");
         assert_eq!(fs::metadata(out.join("pass")).unwrap().permissions().mode() & 0o777, 0o400);
         args.push("--show".into());
-        assert!(run(&args).await.1.contains("--- pass\ns3cret\n"));
+        assert!(run_command(&args).await.1.contains("--- pass\ns3cret\n"));
     }
 }
 
 #[tokio::test]
-async fn a_failed_mount_says_why_and_fails() {
+async fn vault_addr_unreachable_fails_mount_command_with_cause() {
     let folder = tempfile::tempdir().unwrap();
-    let mut args = class(folder.path()).await;
+    let mut args = mount_arguments(folder.path()).await;
     args.push("-vault-addr=http://127.0.0.1:1".into());
-    let (ok, printed, said) = run(&args).await;
+    let (ok, printed, said) = run_command(&args).await;
     assert!(!ok && printed.is_empty());
     assert!(said.contains("Unavailable") && said.contains("127.0.0.1:1"), "{said}");
 }
 
 #[tokio::test]
-async fn every_configuration_error_is_told_at_once() {
+async fn invalid_flags_are_all_reported_at_once() {
     let args = ["-endpoint=relative", "-vault-addr=nowhere", "-mint-tokens=perhaps"].map(str::to_owned);
-    let (ok, _, said) = run(&args).await;
+    let (ok, _, said) = run_command(&args).await;
     assert!(!ok && said.lines().count() == 3, "{said}");
     for flag in ["--endpoint", "--vault-addr", "--mint-tokens"] {
         assert!(said.contains(flag), "{said}");
@@ -94,19 +94,19 @@ async fn every_configuration_error_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn what_only_a_server_reads_disturbs_no_other_command() {
-    let serve = program(&["serve"]).env("NODE_NAME", "my agent").output().await.unwrap();
+async fn node_name_variable_is_validated_by_serve_alone() {
+    let serve = vaultmount_command(&["serve"]).env("NODE_NAME", "my agent").output().await.unwrap();
     let said = String::from_utf8(serve.stderr).unwrap();
     assert!(serve.status.code() == Some(2) && said.contains("NODE_NAME=my agent is no node's name"), "{said}");
     for command in ["mount", "check"] {
         let args = [command, "-f=/not/there", "--service-account=web"];
-        let ran = program(&args).env("NODE_NAME", "my agent").output().await.unwrap();
+        let ran = vaultmount_command(&args).env("NODE_NAME", "my agent").output().await.unwrap();
         assert_eq!(ran.status.code(), Some(1), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 }
 
 #[tokio::test]
-async fn help_fits_a_screen() {
+async fn help_of_every_command_fits_a_screen() {
     for command in [
         "serve",
         "install",
@@ -121,14 +121,14 @@ async fn help_fits_a_screen() {
         "status",
         "revoke",
     ] {
-        let (ok, printed, _) = run(&[command.to_owned(), "--help".to_owned()]).await;
+        let (ok, printed, _) = run_command(&[command.to_owned(), "--help".to_owned()]).await;
         let most = if command == "serve" { 68 } else { 54 };
         assert!(ok && printed.lines().count() <= most && printed.contains("Example"), "{printed}");
     }
 }
 
 /// Runs the program with standard output on a pseudo-terminal and standard error in a pipe, or the other way round.
-fn on_terminal(variables: &[(&str, &str)], errors: bool, args: &[&str]) -> (String, String) {
+fn run_on_pty(variables: &[(&str, &str)], errors: bool, args: &[&str]) -> (String, String) {
     let script = "import os, pty, subprocess, sys\n\
         ours, its = pty.openpty()\n\
         streams = {'stderr' if sys.argv[1] == 'true' else 'stdout': its}\n\
@@ -149,8 +149,8 @@ fn on_terminal(variables: &[(&str, &str)], errors: bool, args: &[&str]) -> (Stri
 }
 
 #[test]
-fn only_a_terminal_gets_colour_and_each_stream_for_itself() {
-    let colour = |variables: &[(&str, &str)], args: &[&str]| on_terminal(variables, false, args).0.contains('\u{1b}');
+fn color_is_decided_per_stream_by_terminal_and_variables() {
+    let colour = |variables: &[(&str, &str)], args: &[&str]| run_on_pty(variables, false, args).0.contains('\u{1b}');
     for args in [&["explain", "VM0050"][..], &["mount", "--help"]] {
         assert!(colour(&[], args), "{args:?}");
         for plain in [("NO_COLOR", "1"), ("TERM", "dumb"), ("CLICOLOR", "0")] {
@@ -158,10 +158,10 @@ fn only_a_terminal_gets_colour_and_each_stream_for_itself() {
         }
     }
     let unknown = ["explain", "VM9999"];
-    let (terminal, pipe) = on_terminal(&[], true, &unknown);
+    let (terminal, pipe) = run_on_pty(&[], true, &unknown);
     assert!(terminal.contains("\u{1b}[1m\u{1b}[31mvaultmount:") && pipe.is_empty(), "{terminal:?}");
-    let (_, pipe) = on_terminal(&[], true, &["explain", "VM0050"]);
+    let (_, pipe) = run_on_pty(&[], true, &["explain", "VM0050"]);
     assert!(pipe.contains("VM0050") && !pipe.contains('\u{1b}'), "{pipe:?}");
-    let (_, pipe) = on_terminal(&[("CLICOLOR_FORCE", "1")], true, &["explain", "VM0050"]);
+    let (_, pipe) = run_on_pty(&[("CLICOLOR_FORCE", "1")], true, &["explain", "VM0050"]);
     assert!(pipe.contains('\u{1b}'), "{pipe:?}");
 }

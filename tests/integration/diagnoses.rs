@@ -15,20 +15,20 @@ use serde_json::json;
 use vaultmount::error::Cause;
 
 use crate::support::{bao::Tenant, pod::Pod};
-use scenario::{Logged, Manifest, Proof, Scenario};
+use scenario::{Case, LogCase, ManifestCase, MountCase};
 
 /// Makes a test of each scenario, and holds that every cause has one.
-macro_rules! rows {
+macro_rules! cause_tests {
     ($($place:ident { $($cause:ident $test:ident)* })* @elsewhere { $($other:ident $file:literal $name:literal)* }) => {
         $($(
             #[tokio::test]
             async fn $test() {
-                $place::$test().await.prove(Cause::$cause).await;
+                $place::$test().await.assert_reported(Cause::$cause).await;
             }
         )*)*
 
         #[allow(dead_code, reason = "that it compiles is the test")]
-        fn every_row_has_a_test(cause: Cause) {
+        fn every_cause_has_a_test(cause: Cause) {
             match cause {
                 $($(Cause::$cause => {})*)*
                 $(Cause::$other => {})*
@@ -36,7 +36,7 @@ macro_rules! rows {
         }
 
         #[test]
-        fn rows_that_no_mount_shows_are_tested_elsewhere() {
+        fn causes_without_a_mount_test_are_tested_elsewhere() {
             let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
             $(
                 let text = std::fs::read_to_string(root.join($file)).unwrap();
@@ -46,9 +46,9 @@ macro_rules! rows {
     };
 }
 
-rows! {
+cause_tests! {
     reaching {
-        Refused refused
+        Refused connection_refused
         ConnectTimeout connect_timeout
         NameNotFound name_not_found
         Unreachable unreachable
@@ -57,24 +57,24 @@ rows! {
         CertificateTime certificate_time
         PlainToTls plain_to_tls
         TlsToPlain tls_to_plain
-        Tls tls
+        Tls tls_setup
         NotVault not_vault
         Redirect redirect
-        NotAllowed not_allowed
-        MustVerify must_verify
-        NotPermitted not_permitted
+        NotAllowed address_not_allowed
+        MustVerify skip_verify_not_allowed
+        NotPermitted tenant_policy_violation
         EndpointUnknown endpoint_unknown
     }
     state {
         Sealed sealed
         Uninitialized uninitialized
         NoLeader no_leader
-        Busy busy
+        Busy throttled
         ServerFault server_fault
-        Deadline deadline
-        Unconfirmed unconfirmed
+        Deadline deadline_exceeded
+        Unconfirmed outcome_unknown
         AnswerTooLarge answer_too_large
-        Overloaded overloaded
+        Overloaded provider_at_capacity
     }
     login {
         TokenMissing token_missing
@@ -94,11 +94,11 @@ rows! {
         LoginClaims login_claims
         VaultNamespaceMissing vault_namespace_missing
         VaultNamespaceLocked vault_namespace_locked
-        TokenUses token_uses
-        LoginRole login_role
+        TokenUses token_uses_too_few
+        LoginRole login_role_unusable
     }
     reading {
-        Denied denied
+        Denied vault_policy_denied
         SecretMissing secret_missing
         VersionDeleted version_deleted
         Kv2Path kv2_path
@@ -106,7 +106,7 @@ rows! {
         EngineMissing engine_missing
         EngineRoleMissing engine_role_missing
         BackendDown backend_down
-        Method method
+        Method method_not_allowed
         ArgumentRefused argument_refused
         ReadRefused read_refused
         NoData no_data
@@ -115,7 +115,7 @@ rows! {
     files {
         KeyMissing key_missing
         KeyNested key_nested
-        Render render
+        Render render_failed
         DuplicateFile duplicate_file
         UnsafeName unsafe_name
         FilesTooLarge files_too_large
@@ -135,28 +135,29 @@ rows! {
         VersionKey version_key
     }
     @elsewhere {
-        EventsForbidden "tests/integration/events.rs" "who_may_not_write_events_is_told_so_once"
-        PodsForbidden "tests/kube/pods.rs" "denied_names_the_rule_to_grant"
-        PodEnded "tests/integration/lifetimes/ends.rs" "a_pod_that_ends_during_its_first_mount_leaves_nothing_behind"
-        TokenShared "tests/integration/lifetimes/sharing.rs" "what_is_a_tokens_own_is_not_shared_unless_the_operator_allows"
-        Closed "tests/integration/lifetimes/ends.rs" "revoking_all_leaves_nothing_and_refuses_mounts"
-        Replaced "tests/integration/restarts/takeover.rs" "a_mount_that_outlasts_the_handover_is_not_given_what_nobody_would_know"
+        EventsForbidden "tests/integration/events.rs" "events_forbidden_is_logged_once_and_not_retried"
+        PodsForbidden "tests/kube/pods.rs" "pods_forbidden_error_names_rbac_rule"
+        PodEnded "tests/integration/lifetimes/ends.rs" "pod_deleted_during_first_mount_is_revoked"
+        TokenShared "tests/integration/lifetimes/sharing.rs" "allow_shared_token_gates_token_scoped_objects"
+        Closed "tests/integration/lifetimes/ends.rs" "revoke_all_revokes_everything_and_disables_mounts"
+        Replaced "tests/integration/restarts/takeover.rs" "drain_timeout_exceeded_in_handover_rejects_mount"
         Internal "src/provider.rs" "a_panic_ends_its_call_and_no_other"
     }
 }
 
 /// Marks every secret, so that one look finds any of them.
-const MARK: &str = "XMARKEDX";
+const SECRET_MARK: &str = "XMARKEDX";
 
 /// A tenant whose secret `db` has the keys `pass` and `user`, and a pod of it.
-async fn arranged() -> (Tenant, Pod) {
+async fn fixture() -> (Tenant, Pod) {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": MARK, "user": format!("{MARK}-user")})).await;
-    let pod = Pod::of(&tenant).objects(one(&format!("{}/data/db", tenant.kv), ", secretKey: pass"));
+    tenant.write_secret("db", json!({"pass": SECRET_MARK, "user": format!("{SECRET_MARK}-user")})).await;
+    let pod =
+        Pod::for_tenant(&tenant).with_objects(single_object(&format!("{}/data/db", tenant.kv), ", secretKey: pass"));
     (tenant, pod)
 }
 
 /// The class of one object, `x`.
-fn one(path: &str, more: &str) -> String {
+fn single_object(path: &str, more: &str) -> String {
     format!("- {{objectName: x, secretPath: '{path}'{more}}}")
 }

@@ -25,54 +25,54 @@ use vaultmount::{
     },
 };
 
-use crate::support::{bao::Tenant, clock::leap, daemon::Daemon, faulty::Faulty, pod::Pod};
+use crate::support::{bao::Tenant, clock::advance, daemon::Daemon, faulty::FaultProxy, pod::Pod};
 
 /// A tenant with a secret, a server of it that can be told to fail, and a daemon that knows no other.
-struct Stage {
+struct FailureFixture {
     tenant: Arc<Tenant>,
-    vault: Faulty,
+    vault: FaultProxy,
     daemon: Daemon,
 }
 
 /// What [`Stage::pod`] mounts.
 const SECRET: &str = "s3cret";
 
-impl Stage {
+impl FailureFixture {
     async fn new() -> Self {
-        Self::of(&Arc::new(tenant().await)).await
+        Self::for_tenant(&Arc::new(tenant_with_secret().await)).await
     }
 
     /// One of several of a tenant.
-    async fn of(tenant: &Arc<Tenant>) -> Self {
-        let vault = Faulty::start().await;
-        let daemon = Daemon::at(&vault.address, &[]).await;
+    async fn for_tenant(tenant: &Arc<Tenant>) -> Self {
+        let vault = FaultProxy::start().await;
+        let daemon = Daemon::start_at(&vault.address, &[]).await;
         // At the start it is asked how it is.
-        vault.saw(1, "GET", "sys/health").await;
+        vault.wait_for(1, "GET", "sys/health").await;
         Self { tenant: Arc::clone(tenant), vault, daemon }
     }
 
     /// A pod that reads one plain secret.
     fn pod(&self) -> Pod {
-        reader(&self.tenant)
+        secret_pod(&self.tenant)
     }
 
     /// Where pods log in.
-    fn login(&self) -> String {
+    fn login_path(&self) -> String {
         format!("auth/{}/login", self.tenant.auth)
     }
 
     /// Where the secret is.
-    fn secret(&self) -> String {
+    fn secret_path(&self) -> String {
         format!("{}/data/db", self.tenant.kv)
     }
 
     /// The cause and text of a pod's failure.
-    async fn refusal(&self, pod: &Pod) -> (Cause, String) {
-        self.daemon.refusal(pod.call()).await
+    async fn mount_error(&self, pod: &Pod) -> (Cause, String) {
+        self.daemon.mount_error(pod.mount_call()).await
     }
 
     /// Gives whatever is under way the time to come to a stop: a few round trips through the daemon.
-    async fn settle(&self) {
+    async fn let_daemon_run(&self) {
         let mut client = Client::connect(&self.daemon.socket).await.unwrap();
         for _ in 0..20 {
             client.version().await.unwrap();
@@ -81,36 +81,37 @@ impl Stage {
 }
 
 /// Runs every case on a stage of its own, side by side.
-async fn each<C>(cases: impl IntoIterator<Item = C>, run: impl AsyncFn(Stage, C)) {
-    let (tenant, run) = (Arc::new(tenant().await), &run);
+async fn for_each_case<C>(cases: impl IntoIterator<Item = C>, run: impl AsyncFn(FailureFixture, C)) {
+    let (tenant, run) = (Arc::new(tenant_with_secret().await), &run);
     let tenant = &tenant;
-    join_all(cases.into_iter().map(async |case| run(Stage::of(tenant).await, case).await)).await;
+    join_all(cases.into_iter().map(async |case| run(FailureFixture::for_tenant(tenant).await, case).await)).await;
 }
 
 /// A tenant whose secret `db` has the key `pass`.
-async fn tenant() -> Tenant {
+async fn tenant_with_secret() -> Tenant {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": SECRET})).await;
+    tenant.write_secret("db", json!({"pass": SECRET})).await;
     tenant
 }
 
-fn reader(tenant: &Tenant) -> Pod {
-    Pod::of(tenant).objects(format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv))
+fn secret_pod(tenant: &Tenant) -> Pod {
+    Pod::for_tenant(tenant)
+        .with_objects(format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv))
 }
 
-fn within(timeout: Duration, pod: &Pod) -> Call {
-    Call { timeout: Some(timeout), ..pod.call() }
+fn call_with_timeout(timeout: Duration, pod: &Pod) -> Call {
+    Call { timeout: Some(timeout), ..pod.mount_call() }
 }
 
 /// The one file of a response.
 #[track_caller]
-fn only(response: &MountResponse) -> &str {
+fn single_file(response: &MountResponse) -> &str {
     assert_eq!(response.files.len(), 1);
     std::str::from_utf8(&response.files[0].contents).unwrap()
 }
 
 #[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
+fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }

@@ -18,14 +18,14 @@ use tokio::{
 };
 use vaultmount::provider::client::Client;
 
-use crate::support::daemon::{program, spawn, terminate};
+use crate::support::daemon::{spawn_provider, terminate, vaultmount_command};
 
 /// A driver's folder of providers.
-struct Node {
+struct InstallFixture {
     providers: TempDir,
 }
 
-impl Node {
+impl InstallFixture {
     fn new() -> Self {
         Self { providers: tempfile::tempdir().unwrap() }
     }
@@ -37,50 +37,53 @@ impl Node {
     /// Runs a command on the folder: whether it worked, and all it printed.
     async fn run(&self, args: &[&str]) -> (bool, String) {
         let folder = format!("--providers-dir={}", self.providers.path().display());
-        let output = program(&[args, &[&folder]].concat()).output().await.unwrap();
+        let output = vaultmount_command(&[args, &[&folder]].concat()).output().await.unwrap();
         (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
     /// Installs for the user that runs the tests.
     async fn install(&self, flags: &[&str]) -> (bool, String) {
-        self.run(&[&["install", &self.owner()], flags].concat()).await
+        self.run(&[&["install", &self.owner_flag()], flags].concat()).await
     }
 
     /// An installation that has told what it waits for.
-    async fn waiting(&self) -> Child {
+    async fn spawn_waiting_install(&self) -> Child {
         let folder = format!("--providers-dir={}", self.providers.path().display());
-        let args = ["install", "--wait", &self.owner(), &folder];
-        let mut child = program(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let args = ["install", "--wait", &self.owner_flag(), &folder];
+        let mut child = vaultmount_command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).await.unwrap();
         assert!(said.contains("another provider serves here"), "{said}");
         child
     }
 
-    fn owner(&self) -> String {
+    fn owner_flag(&self) -> String {
         let own = fs::metadata(self.providers.path()).unwrap();
         format!("--owner={}:{}", own.uid(), own.gid())
     }
 
-    fn names(&self) -> BTreeSet<String> {
+    fn entries(&self) -> BTreeSet<String> {
         fs::read_dir(self.providers.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
 
-fn mode(path: &Path) -> u32 {
+fn permission_bits(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
 #[tokio::test]
-async fn drivers_find_what_is_served_in_the_private_folder() {
-    let node = Node::new();
+async fn install_links_public_sockets_to_private_dir() {
+    let node = InstallFixture::new();
     let (ok, said) = node.install(&[]).await;
     assert!(ok && said.contains("mode 0700"), "{said}");
-    assert_eq!(node.names(), ["openbao.sock", "vault.sock", "vaultmount"].map(str::to_owned).into());
-    assert_eq!((mode(&node.path("vaultmount")), mode(&node.path("vaultmount/state"))), (0o700, 0o700));
+    assert_eq!(node.entries(), ["openbao.sock", "vault.sock", "vaultmount"].map(str::to_owned).into());
+    assert_eq!(
+        (permission_bits(&node.path("vaultmount")), permission_bits(&node.path("vaultmount/state"))),
+        (0o700, 0o700)
+    );
     assert_eq!(fs::read_link(node.path("vault.sock")).unwrap(), Path::new("vaultmount/vault.sock"));
 
-    let _serving = spawn(node.providers.path(), &node.path("vaultmount/vault.sock"), &[]).await;
+    let _serving = spawn_provider(node.providers.path(), &node.path("vaultmount/vault.sock"), &[]).await;
     Client::connect(&node.path("vault.sock")).await.unwrap();
     // As a successor's init container does while the predecessor serves.
     let (ok, said) = node.install(&[]).await;
@@ -97,8 +100,8 @@ async fn drivers_find_what_is_served_in_the_private_folder() {
 }
 
 #[tokio::test]
-async fn a_name_that_another_provider_serves_is_left_alone() {
-    let node = Node::new();
+async fn install_refuses_name_served_by_another_provider() {
+    let node = InstallFixture::new();
     let other = UnixListener::bind(node.path("vault.sock")).unwrap();
     let another = UnixListener::bind(node.path("openbao.sock")).unwrap();
     let (ok, said) = node.install(&[]).await;
@@ -120,10 +123,10 @@ async fn a_name_that_another_provider_serves_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_name_is_waited_for() {
-    let node = Node::new();
+async fn install_wait_takes_name_once_free() {
+    let node = InstallFixture::new();
     let other = UnixListener::bind(node.path("vault.sock")).unwrap();
-    let (mut first, mut second) = (node.waiting().await, node.waiting().await);
+    let (mut first, mut second) = (node.spawn_waiting_install().await, node.spawn_waiting_install().await);
     terminate(&second);
     assert_eq!(second.wait().await.unwrap().code(), Some(1));
     assert!(first.try_wait().unwrap().is_none());
@@ -132,13 +135,17 @@ async fn a_name_is_waited_for() {
 }
 
 #[tokio::test]
-async fn processes_take_turns() {
-    tokio::join!(waits("", "install"), waits("", "uninstall"), waits("vaultmount", "uninstall"));
+async fn install_and_uninstall_fail_while_dir_is_locked() {
+    tokio::join!(
+        assert_waits_for_lock("", "install"),
+        assert_waits_for_lock("", "uninstall"),
+        assert_waits_for_lock("vaultmount", "uninstall")
+    );
 }
 
 /// While another process has a folder's lock, a command changes nothing.
-async fn waits(folder: &str, command: &str) {
-    let node = Node::new();
+async fn assert_waits_for_lock(folder: &str, command: &str) {
+    let node = InstallFixture::new();
     node.install(&[]).await;
     let held = File::open(node.path(folder)).unwrap();
     held.lock().unwrap();
@@ -148,23 +155,23 @@ async fn waits(folder: &str, command: &str) {
 }
 
 #[tokio::test]
-async fn what_is_not_right_is_made_right_or_told() {
-    let node = Node::new();
+async fn install_repairs_mode_and_link_and_rejects_symlinked_dir() {
+    let node = InstallFixture::new();
     fs::create_dir(node.path("vaultmount")).unwrap();
     fs::set_permissions(node.path("vaultmount"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("elsewhere.sock", node.path("vault.sock")).unwrap();
     let (ok, said) = node.install(&["--provider=vault"]).await;
     assert!(ok, "{said}");
-    assert_eq!(mode(&node.path("vaultmount")), 0o700);
+    assert_eq!(permission_bits(&node.path("vaultmount")), 0o700);
     assert_eq!(fs::read_link(node.path("vault.sock")).unwrap(), Path::new("vaultmount/vault.sock"));
 
-    let node = Node::new();
+    let node = InstallFixture::new();
     let elsewhere = tempfile::tempdir().unwrap();
     symlink(elsewhere.path(), node.path("vaultmount")).unwrap();
-    let before = mode(elsewhere.path());
+    let before = permission_bits(elsewhere.path());
     let (ok, said) = node.install(&[]).await;
     assert!(!ok && said.contains("vaultmount: is there and no folder"), "{said}");
-    assert_eq!((mode(elsewhere.path()), fs::read_dir(elsewhere.path()).unwrap().count()), (before, 0));
+    assert_eq!((permission_bits(elsewhere.path()), fs::read_dir(elsewhere.path()).unwrap().count()), (before, 0));
 
     for (flag, words) in [("--owner=root", "user's and a group's number"), ("--provider=a/b", "provider's name")] {
         let (ok, said) = node.run(&["install", flag]).await;
@@ -173,21 +180,21 @@ async fn what_is_not_right_is_made_right_or_told() {
 }
 
 #[tokio::test]
-async fn uninstalling_leaves_what_is_not_ours_and_nothing_else() {
-    let node = Node::new();
+async fn uninstall_removes_all_its_own_files_and_no_others() {
+    let node = InstallFixture::new();
     node.install(&[]).await;
     let socket = node.path("vaultmount/vault.sock");
     let state = node.path("vaultmount/state");
     let (mut serving, _log) =
-        spawn(node.providers.path(), &socket, &[&format!("--state-dir={}", state.display())]).await;
+        spawn_provider(node.providers.path(), &socket, &[&format!("--state-dir={}", state.display())]).await;
     fs::write(state.join(format!("{}.session", "0".repeat(32))), "a session").unwrap();
     let _other = UnixListener::bind(node.path("aws.sock")).unwrap();
     symlink("aws.sock", node.path("gcp.sock")).unwrap();
-    let before = node.names();
+    let before = node.entries();
 
     let (ok, said) = node.run(&["uninstall"]).await;
     assert!(!ok && said.contains("vaultmount serves here"), "{said}");
-    assert_eq!(node.names(), before);
+    assert_eq!(node.entries(), before);
     Client::connect(&node.path("vault.sock")).await.unwrap();
 
     // A process that is killed leaves its names behind.
@@ -197,7 +204,7 @@ async fn uninstalling_leaves_what_is_not_ours_and_nothing_else() {
     let (ok, said) = node.run(&["uninstall"]).await;
     assert!(ok && said.contains("vault.sock: removed") && said.contains("vault.status: removed"), "{said}");
     assert!(said.contains("state: removed (sessions: 1)"), "{said}");
-    assert_eq!(node.names(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
+    assert_eq!(node.entries(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
 
     let (ok, said) = node.run(&["uninstall"]).await;
     assert!(ok && said == "nothing of vaultmount is here\n", "{said}");
@@ -209,7 +216,7 @@ async fn uninstalling_leaves_what_is_not_ours_and_nothing_else() {
 }
 
 #[test]
-fn the_manifests_name_the_image_that_is_built() {
+fn manifests_use_the_image_of_this_version() {
     let image = concat!("image: localhost/vaultmount:", env!("CARGO_PKG_VERSION"), "\n");
     for (manifest, images) in
         [(include_str!("../../deploy/vaultmount.yaml"), 2), (include_str!("../../deploy/uninstall.yaml"), 1)]

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From the top down. A module may name those after it.
-const ORDER: &[&str] = &[
+const LAYERS: &[&str] = &[
     "main",
     "cli",
     "app",
@@ -39,9 +39,9 @@ const ORDER: &[&str] = &[
     "error",
 ];
 /// At the bottom, in no order: may be named by all, and name each other.
-const BASE: [&str; 6] = ["secret", "text", "yaml", "clock", "task", "term"];
+const BASE_MODULES: [&str; 6] = ["secret", "text", "yaml", "clock", "task", "term"];
 /// Outside libraries and the only modules that may name them.
-const CONFINED: [(&str, &[&str]); 8] = [
+const CONFINED_CRATES: [(&str, &[&str]); 8] = [
     ("tonic", &["provider"]),
     ("tonic_prost", &["provider"]),
     ("prost", &["provider"]),
@@ -52,11 +52,11 @@ const CONFINED: [(&str, &[&str]); 8] = [
     ("prometheus_client", &["metrics"]),
 ];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+fn collect_sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            sources(&path, found);
+            collect_sources(&path, found);
         } else if path.extension().is_some_and(|e| e == "rs") {
             found.push(path);
         }
@@ -64,7 +64,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// The modules of this crate that a file names: `crate::x`, `crate::{x, y::…}`, and `vaultmount::x` in the binary.
-fn named(text: &str) -> Vec<String> {
+fn imported_modules(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     for start in ["crate::", "vaultmount::"] {
@@ -79,7 +79,7 @@ fn named(text: &str) -> Vec<String> {
                         _ => {}
                     }
                     if depth == 0 || (depth == 1 && c == ',') {
-                        names.push(first(&item));
+                        names.push(first_segment(&item));
                         item.clear();
                     } else {
                         item.push(c);
@@ -89,7 +89,7 @@ fn named(text: &str) -> Vec<String> {
                     }
                 }
             } else {
-                names.push(first(rest));
+                names.push(first_segment(rest));
             }
         }
     }
@@ -97,15 +97,15 @@ fn named(text: &str) -> Vec<String> {
     names
 }
 
-fn first(path: &str) -> String {
+fn first_segment(path: &str) -> String {
     path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 #[test]
-fn imports_go_down_and_libraries_stay_in_their_place() {
+fn modules_import_only_lower_layers_and_allowed_crates() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
-    sources(&root, &mut files);
+    collect_sources(&root, &mut files);
     let mut wrong = Vec::new();
     for path in files {
         let relative = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
@@ -114,19 +114,19 @@ fn imports_go_down_and_libraries_stay_in_their_place() {
         }
         let module = relative.split('/').next().unwrap().trim_end_matches(".rs");
         let text = fs::read_to_string(&path).unwrap();
-        let place = |name: &str| ORDER.iter().position(|m| *m == name);
-        assert!(place(module).is_some() || BASE.contains(&module), "{relative}: not in the order of layers");
-        for name in named(&text) {
+        let place = |name: &str| LAYERS.iter().position(|m| *m == name);
+        assert!(place(module).is_some() || BASE_MODULES.contains(&module), "{relative}: not in the order of layers");
+        for name in imported_modules(&text) {
             let down = match (place(module), place(&name)) {
                 (Some(from), Some(to)) => to >= from,
                 (None, Some(_)) => false,
-                (_, None) => BASE.contains(&name.as_str()),
+                (_, None) => BASE_MODULES.contains(&name.as_str()),
             };
             if !down {
                 wrong.push(format!("{relative} names {name}"));
             }
         }
-        for (library, allowed) in CONFINED {
+        for (library, allowed) in CONFINED_CRATES {
             let names = text.lines().any(|l| {
                 !l.trim_start().starts_with("//")
                     && l.contains(&format!("{library}::"))
@@ -141,7 +141,7 @@ fn imports_go_down_and_libraries_stay_in_their_place() {
 }
 
 #[test]
-fn names_are_found_in_every_form_of_import() {
+fn imported_modules_parses_every_import_form() {
     let text = "use crate::{error::{Cause, Error}, kube};\nlet x = crate::vault::wire::Read;\n// crate::cli::no\nuse crate::lease;";
-    assert_eq!(named(text), ["error", "kube", "vault", "lease"]);
+    assert_eq!(imported_modules(text), ["error", "kube", "vault", "lease"]);
 }

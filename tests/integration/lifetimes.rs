@@ -20,9 +20,9 @@ use crate::{
     kube_api::KubeApi,
     support::{
         bao::Tenant,
-        daemon::{Daemon, program},
-        database::Database,
-        faulty::Faulty,
+        daemon::{Daemon, vaultmount_command},
+        database::DatabaseEngine,
+        faulty::FaultProxy,
         pod::Pod,
     },
 };
@@ -31,110 +31,111 @@ use crate::{
 const NODE: &str = "node-1";
 
 /// A tenant with a database engine, a server of it that can be told to fail, this node's pods, and a daemon.
-struct Stage {
+struct LifetimeFixture {
     tenant: Arc<Tenant>,
-    database: Database,
-    vault: Faulty,
+    database: DatabaseEngine,
+    vault: FaultProxy,
     api: KubeApi,
     daemon: Daemon,
     _folder: TempDir,
 }
 
-impl Stage {
+impl LifetimeFixture {
     /// Credentials of an hour.
     async fn new(flags: &[&str]) -> Self {
-        Self::of(flags, json!({}), json!({})).await
+        Self::with_ttls(flags, json!({}), json!({})).await
     }
 
     /// Credentials and tokens of these times: more settings of the database role and of the login role.
-    async fn of(flags: &[&str], lease: serde_json::Value, login: serde_json::Value) -> Self {
-        Self::with(flags, lease, login, KubeApi::builder(), true).await
+    async fn with_ttls(flags: &[&str], lease: serde_json::Value, login: serde_json::Value) -> Self {
+        Self::build(flags, lease, login, KubeApi::builder(), true).await
     }
 
     /// One whose pods may not be watched, for this right lacks.
-    async fn without_right_to(verb: &str) -> Self {
-        Self::with(&[], json!({}), json!({}), KubeApi::builder().deny(verb, "pods"), false).await
+    async fn with_denied_verb(verb: &str) -> Self {
+        Self::build(&[], json!({}), json!({}), KubeApi::builder().deny(verb, "pods"), false).await
     }
 
     /// One with another API server.
-    async fn reading(api: crate::kube_api::Builder) -> Self {
-        Self::with(&[], json!({}), json!({}), api, true).await
+    async fn with_api_server(api: crate::kube_api::KubeApiBuilder) -> Self {
+        Self::build(&[], json!({}), json!({}), api, true).await
     }
 
-    async fn with(
+    async fn build(
         flags: &[&str],
         lease: serde_json::Value,
         login: serde_json::Value,
-        api: crate::kube_api::Builder,
+        api: crate::kube_api::KubeApiBuilder,
         is_watched: bool,
     ) -> Self {
         let tenant = Arc::new(Tenant::new().await);
-        tenant.put("db", json!({"pass": "s3cret"})).await;
-        tenant.role("app", login).await;
-        let database = Database::of(&tenant).await;
-        database.tune(lease).await;
-        let vault = Faulty::start().await;
+        tenant.write_secret("db", json!({"pass": "s3cret"})).await;
+        tenant.write_role("app", login).await;
+        let database = DatabaseEngine::for_tenant(&tenant).await;
+        database.write_role(lease).await;
+        let vault = FaultProxy::start().await;
         let api = api.start().await;
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, api.kubeconfig("csi", "t0ken")).unwrap();
         let own = [format!("--kubeconfig={}", kubeconfig.display()), format!("--node-name={NODE}")];
         let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
-        let daemon = Daemon::at(&vault.address, &flags).await;
+        let daemon = Daemon::start_at(&vault.address, &flags).await;
         // At the start it is asked how it is.
-        vault.saw(1, "GET", "sys/health").await;
-        api.until(|api| api.watches() > 0 || !is_watched && !api.lines().is_empty()).await;
+        vault.wait_for(1, "GET", "sys/health").await;
+        api.wait_until(|api| api.open_watches() > 0 || !is_watched && !api.request_lines().is_empty()).await;
         Self { tenant, database, vault, api, daemon, _folder: folder }
     }
 
     /// A pod of this node with one credential in two files.
     fn pod(&self) -> Pod {
-        let pod = Pod::of(&self.tenant).objects(credential(&self.database));
+        let pod = Pod::for_tenant(&self.tenant).with_objects(credential_objects(&self.database));
         self.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
         pod
     }
 
     async fn mount(&self, pod: &Pod) -> (String, String) {
-        let mut files = self.daemon.files(pod).await;
+        let mut files = self.daemon.mount_files(pod).await;
         (files.remove("username").unwrap(), files.remove("password").unwrap())
     }
 
     /// How many requests Vault got that do not ask how it is.
-    fn requests(&self) -> usize {
-        self.vault.asked()
+    fn count_requests(&self) -> usize {
+        self.vault.count_except_health()
     }
 
-    fn logins(&self) -> usize {
+    fn count_logins(&self) -> usize {
         self.vault.count("POST", &format!("auth/{}/login", self.tenant.auth))
     }
 
-    fn created(&self) -> usize {
+    fn count_credential_requests(&self) -> usize {
         self.vault.count("GET", &self.database.path)
     }
 
-    fn renewals(&self) -> usize {
+    fn count_lease_renewals(&self) -> usize {
         self.vault.count("POST", "sys/leases/renew")
     }
 
     /// What `status` tells.
-    async fn told(&self) -> serde_json::Value {
+    async fn status(&self) -> serde_json::Value {
         let path = self.daemon.socket.with_extension("status");
-        let output = program(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
+        let output =
+            vaultmount_command(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
-fn credential(database: &Database) -> String {
+fn credential_objects(database: &DatabaseEngine) -> String {
     let object = |name| format!("- {{objectName: {name}, secretPath: {}, secretKey: {name}}}\n", database.path);
     object("username") + &object("password")
 }
 
 /// Waits until something is so.
-async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+async fn wait_until(description: &str, mut condition: impl AsyncFnMut() -> bool) {
     // Not the clock that tests leap with.
     let begun = std::time::Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+    while !condition().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {description}");
         sleep(Duration::from_millis(20)).await;
     }
 }

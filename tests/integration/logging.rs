@@ -9,34 +9,34 @@ use vaultmount::provider::client::Client;
 use crate::{
     operating::pod,
     support::{
-        daemon::Program,
-        faulty::{Fault, Faulty, Gate},
+        daemon::ProviderProcess,
+        faulty::{Fault, FaultProxy, Gate},
         pod::Pod,
     },
 };
 
 /// Sends SIGHUP.
-fn hang_up(program: &Program) {
+fn send_sighup(program: &ProviderProcess) {
     let pid = program.child.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
 }
 
 #[tokio::test]
-async fn a_line_of_json_tells_whose_mount_it_was_and_what_came_of_it() {
-    let program = Program::start(&["--log-format=json", "--log-level=info"]).await;
+async fn log_format_json_has_pod_fields_and_outcome() {
+    let program = ProviderProcess::start(&["--log-format=json", "--log-level=info"]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let pod = pod().await;
     let missing = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.replace("/db,", "/none,");
-    let failing = Pod { uid: "another".to_owned(), ..pod.clone().objects(missing) };
-    let token = failing.token("vault", 600);
-    let failing = failing.pass(&[("vault", &token)]);
-    client.mount(pod.call()).await.unwrap();
+    let failing = Pod { uid: "another".to_owned(), ..pod.clone().with_objects(missing) };
+    let token = failing.sign_token("vault", 600);
+    let failing = failing.with_tokens(&[("vault", &token)]);
+    client.mount(pod.mount_call()).await.unwrap();
     for _ in 0..3 {
-        client.mount(pod.call()).await.unwrap();
-        assert!(client.mount(failing.call()).await.is_err());
+        client.mount(pod.mount_call()).await.unwrap();
+        assert!(client.mount(failing.mount_call()).await.is_err());
     }
     program.terminate();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     let lines: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
     let said = |message: &str| -> Vec<&Value> {
@@ -69,23 +69,24 @@ async fn a_line_of_json_tells_whose_mount_it_was_and_what_came_of_it() {
 
 /// A line says whose it is, whatever is logged, and as far as the request says it.
 #[tokio::test]
-async fn a_failure_tells_whose_it_is_at_every_level_and_each_way_of_it_is_told_once() {
-    let program = Program::start(&["--log-format=json", "--log-level=error,provider=warn,app=info"]).await;
+async fn log_level_filter_keeps_pod_fields_in_failure_logs() {
+    let program = ProviderProcess::start(&["--log-format=json", "--log-level=error,provider=warn,app=info"]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let pod = pod().await;
-    let one = |path: &str| pod.clone().objects(format!("- {{objectName: a, secretPath: none/{path}, secretKey: a}}"));
-    let unread = pod.clone().objects("nothing");
+    let one =
+        |path: &str| pod.clone().with_objects(format!("- {{objectName: a, secretPath: none/{path}, secretKey: a}}"));
+    let unread = pod.clone().with_objects("nothing");
     for _ in 0..3 {
         for pod in [&one("a"), &one("b"), &unread] {
-            assert!(client.mount(pod.call()).await.is_err());
+            assert!(client.mount(pod.mount_call()).await.is_err());
         }
     }
-    let mut nobody = unread.call();
+    let mut nobody = unread.mount_call();
     nobody.attributes = "no JSON".to_owned();
     nobody.target_path = "/elsewhere".to_owned();
     assert!(client.mount(nobody).await.is_err());
     program.terminate();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     let told = log.lines().filter(|line| line.contains("mount failed: "));
     let lines: Vec<Value> = told.map(|line| serde_json::from_str(line).unwrap()).collect();
     let [a, b, unread, nobody] = &lines[..] else { panic!("{log}") };
@@ -106,16 +107,16 @@ async fn a_failure_tells_whose_it_is_at_every_level_and_each_way_of_it_is_told_o
 
 /// The driver gives up, and nobody else would hear of it.
 #[tokio::test]
-async fn a_mount_whose_caller_is_gone_is_told_when_it_fails() {
-    let vault = Faulty::start().await;
+async fn mount_failure_is_logged_after_caller_disconnects() {
+    let vault = FaultProxy::start().await;
     let (gate, log) = (Gate::new(), tempfile::NamedTempFile::new().unwrap());
-    vault.every("POST", "auth/", Fault::Hold(gate.clone()));
+    vault.always("POST", "auth/", Fault::HoldRequest(gate.clone()));
     let audit = format!("--audit-log={}", log.path().display());
-    let program = Program::at(&vault.address, &[&audit]).await;
-    let pod = pod().await.with("roleName", "nobody");
-    let (socket, call) = (program.socket.clone(), pod.call());
+    let program = ProviderProcess::start_at(&vault.address, &[&audit]).await;
+    let pod = pod().await.with_parameter("roleName", "nobody");
+    let (socket, call) = (program.socket.clone(), pod.mount_call());
     let caller = tokio::spawn(async move { Client::connect(&socket).await.unwrap().mount(call).await });
-    vault.saw(1, "POST", "auth/").await;
+    vault.wait_for(1, "POST", "auth/").await;
     caller.abort();
     // As the last of its own connection the caller takes that with it.
     assert!(caller.await.is_err_and(|gone| gone.is_cancelled()));
@@ -125,68 +126,69 @@ async fn a_mount_whose_caller_is_gone_is_told_when_it_fails() {
         sleep(Duration::from_millis(20)).await;
     }
     program.terminate();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     let line = log.lines().find(|line| line.contains("mount failed: ")).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains(&format!("pod={:?}", pod.name)) && line.contains("[VM0038]"), "{line}");
 }
 
 #[tokio::test]
-async fn a_mount_that_is_mended_is_told_with_how_often_it_had_failed() {
-    let program = Program::start(&[]).await;
+async fn mount_recovery_is_logged_with_failure_count() {
+    let program = ProviderProcess::start(&[]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let pod = pod().await;
-    let broken = pod.clone().with("roleName", "none");
+    let broken = pod.clone().with_parameter("roleName", "none");
     for _ in 0..3 {
-        assert!(client.mount(broken.call()).await.is_err());
+        assert!(client.mount(broken.mount_call()).await.is_err());
     }
     for _ in 0..2 {
-        client.mount(pod.call()).await.unwrap();
+        client.mount(pod.mount_call()).await.unwrap();
     }
     program.terminate();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!([count("mount failed"), count("mounted"), count("mounted after failures")], [1, 1, 1], "{log}");
     assert!(log.contains("failures=3"), "{log}");
 }
 
 #[tokio::test]
-async fn what_is_logged_changes_with_a_file_at_sighup() {
+async fn log_filter_file_is_reloaded_on_sighup() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("filter");
     fs::write(&file, "info\n").unwrap();
-    let program = Program::start(&["--log-level=off,app=info", &format!("--log-filter-file={}", file.display())]).await;
+    let program =
+        ProviderProcess::start(&["--log-level=off,app=info", &format!("--log-filter-file={}", file.display())]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let pod = pod().await;
-    client.mount(pod.call()).await.unwrap();
-    client.mount(pod.call()).await.unwrap();
+    client.mount(pod.mount_call()).await.unwrap();
+    client.mount(pod.mount_call()).await.unwrap();
     // The second is a broken file, the third one that is gone: what was said before goes on.
     for text in [Some("warn,provider=debug"), Some("nonsense"), None] {
         match text {
             Some(text) => fs::write(&file, text).unwrap(),
             None => fs::remove_file(&file).unwrap(),
         }
-        hang_up(&program);
+        send_sighup(&program);
         // Nothing shows from outside that a signal has been seen.
         sleep(Duration::from_millis(300)).await;
-        client.mount(pod.call()).await.unwrap();
+        client.mount(pod.mount_call()).await.unwrap();
     }
     program.terminate();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!((count("mounted again, unchanged"), count("the file cannot be used")), (3, 2), "{log}");
     assert!(log.contains("\"nonsense\" is no level") && log.contains("No such file"), "{log}");
 }
 
 #[tokio::test]
-async fn a_poll_that_needs_nobody_tells_of_the_failures_before_it_as_any_other() {
-    let program = Program::start(&["--log-format=json"]).await;
+async fn cached_poll_logs_recovery() {
+    let program = ProviderProcess::start(&["--log-format=json"]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let pod = pod().await;
-    client.mount(pod.call()).await.unwrap();
-    assert!(client.mount(pod.clone().objects("nothing").call()).await.is_err());
-    client.mount(pod.call()).await.unwrap();
+    client.mount(pod.mount_call()).await.unwrap();
+    assert!(client.mount(pod.clone().with_objects("nothing").mount_call()).await.is_err());
+    client.mount(pod.mount_call()).await.unwrap();
     program.terminate();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     let line = log.lines().find(|line| line.contains("mounted after failures")).unwrap_or_else(|| panic!("{log}"));
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!((&line["span"]["service_account"], &line["objects"]), (&"app".into(), &"pass".into()), "{line}");

@@ -12,20 +12,20 @@ use vaultmount::error::Cause;
 
 use crate::{
     book,
-    operating::{free, get, pod},
-    support::{bao::Tenant, cluster::Cluster, daemon::Daemon, http},
+    operating::{free_address, get, pod},
+    support::{bao::Tenant, cluster::KubernetesCluster, daemon::Daemon, http},
 };
 
 /// Something that no pod here may read.
-const ONE: &str = "- {objectName: a, secretPath: none/a, secretKey: a}";
+const DENIED_OBJECT: &str = "- {objectName: a, secretPath: none/a, secretKey: a}";
 
 #[tokio::test]
-async fn mounts_and_requests_are_counted() {
-    let address = free();
+async fn metrics_addr_serves_mount_and_request_counters() {
+    let address = free_address();
     let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
     let pod = pod().await;
-    daemon.files(&pod).await;
-    daemon.refuses(&pod.clone().objects(ONE), Cause::Denied, &[]).await;
+    daemon.mount_files(&pod).await;
+    daemon.assert_mount_error(&pod.clone().with_objects(DENIED_OBJECT), Cause::Denied, &[]).await;
     let (status, text) = get(&format!("http://{address}/metrics")).await;
     assert_eq!(status, 200);
     for line in [
@@ -43,26 +43,26 @@ async fn mounts_and_requests_are_counted() {
     assert!(!text.contains(&pod.namespace), "{text}");
     for path in ["/", "/livez", "/metrics/"] {
         let (status, text) = get(&format!("http://{address}{path}")).await;
-        assert_eq!((status, text.as_str()), (404, METRICS), "{path}");
+        assert_eq!((status, text.as_str()), (404, NOT_FOUND_TEXT), "{path}");
     }
-    let (status, _) = http::text("POST", &format!("http://{address}/metrics"), None, None, None).await;
+    let (status, _) = http::send_for_text("POST", &format!("http://{address}/metrics"), None, None, None).await;
     assert_eq!(status.as_u16(), 404);
 }
 
 #[tokio::test]
-async fn a_refused_login_is_counted_by_its_method() {
-    let address = free();
+async fn denied_logins_are_counted_by_auth_method() {
+    let address = free_address();
     let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
-    let nobody = pod().await.with("roleName", "nobody");
+    let nobody = pod().await.with_parameter("roleName", "nobody");
     for _ in 0..2 {
-        daemon.refuses(&nobody, Cause::RoleMissing, &[]).await;
+        daemon.assert_mount_error(&nobody, Cause::RoleMissing, &[]).await;
     }
-    let elsewhere = nobody.with("vaultAuthMountPath", "none-here");
-    daemon.refuses(&elsewhere, Cause::AuthMountMissing, &[]).await;
+    let elsewhere = nobody.with_parameter("vaultAuthMountPath", "none-here");
+    daemon.assert_mount_error(&elsewhere, Cause::AuthMountMissing, &[]).await;
     let tenant = Tenant::new().await;
-    let cluster = Cluster::of(&tenant).await;
-    let other = cluster.pod(&tenant).with("roleName", "nobody").objects(ONE);
-    daemon.refuses(&other, Cause::RoleMissing, &[]).await;
+    let cluster = KubernetesCluster::for_tenant(&tenant).await;
+    let other = cluster.pod(&tenant).with_parameter("roleName", "nobody").with_objects(DENIED_OBJECT);
+    daemon.assert_mount_error(&other, Cause::RoleMissing, &[]).await;
     let (_, text) = get(&format!("http://{address}/metrics")).await;
     for line in [
         r#"vaultmount_logins_total{method="jwt",outcome="denied"} 2"#,
@@ -79,7 +79,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 #[tokio::test]
 async fn metrics_accept_header_negotiates_openmetrics_or_classic_text() {
-    let address = free();
+    let address = free_address();
     let _daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
     let url = format!("http://{address}/metrics");
     for accept in ["*/*", "text/html", "text/plain;version=0.0.4", "application/openmetrics-text;q=0.1,text/plain"] {
@@ -95,7 +95,8 @@ async fn metrics_accept_header_negotiates_openmetrics_or_classic_text() {
 }
 
 /// What is said elsewhere.
-const METRICS: &str = "metrics are at /metrics\nstatus is at /statusz, from this host alone (kubectl port-forward)\n";
+const NOT_FOUND_TEXT: &str =
+    "metrics are at /metrics\nstatus is at /statusz, from this host alone (kubectl port-forward)\n";
 
 /// A Prometheus that scrapes one address, ended when it is dropped.
 struct Prometheus {
@@ -107,7 +108,7 @@ struct Prometheus {
 impl Prometheus {
     fn start(scraped: &str) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/prometheus");
-        let (folder, address) = (tempfile::tempdir().unwrap(), free());
+        let (folder, address) = (tempfile::tempdir().unwrap(), free_address());
         let config = folder.path().join("prometheus.yml");
         let job = json!({
             "job_name": "vaultmount", "scrape_interval": "1s", "static_configs": [{"targets": [scraped]}],
@@ -125,10 +126,10 @@ impl Prometheus {
     }
 
     /// What the API answers at a path, once it does.
-    async fn ask(&self, path: &str) -> Value {
+    async fn get_json(&self, path: &str) -> Value {
         let url = format!("http://{}/api/v1/{path}", self.address);
         loop {
-            if let Some((status, answer)) = http::try_to_send("GET", &url, None, None).await
+            if let Some((status, answer)) = http::try_send("GET", &url, None, None).await
                 && status.is_success()
             {
                 return answer["data"].clone();
@@ -140,7 +141,7 @@ impl Prometheus {
     /// The one number that is the answer to a query; none yet without an answer.
     async fn query(&self, query: &str) -> Option<f64> {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
-        let answer = self.ask(&format!("query?query={query}")).await;
+        let answer = self.get_json(&format!("query?query={query}")).await;
         answer["result"][0]["value"][1].as_str()?.parse().ok()
     }
 }
@@ -148,14 +149,14 @@ impl Prometheus {
 /// What the documentation gives Prometheus to read, and to answer.
 #[tokio::test]
 #[ignore = "needs Debian's Prometheus: make prometheus"]
-async fn a_prometheus_reads_what_the_documentation_shows() {
-    let scraped = free();
+async fn prometheus_accepts_documented_queries_and_rules() {
+    let scraped = free_address();
     let _daemon = Daemon::start(&[&format!("--metrics-addr={scraped}")]).await;
     let prometheus = Prometheus::start(&scraped);
     while prometheus.query("up").await.is_none() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let queries = book::queries();
+    let queries = book::promql_queries();
     assert!(queries.len() > 10, "{queries:?}");
     for (place, query) in queries {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
@@ -165,7 +166,7 @@ async fn a_prometheus_reads_what_the_documentation_shows() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut kinds = Vec::new();
-    for (place, kind, text) in book::of_prometheus() {
+    for (place, kind, text) in book::prometheus_files() {
         let file = folder.path().join(kind);
         // Debian's is built without Kubernetes' discovery.
         let discovery = "kubernetes_sd_configs:\n      - role: pod\n        namespaces: {names: [vaultmount]}\n";
@@ -193,9 +194,9 @@ async fn promtool(args: &[&str], input: &str) -> Result<String, String> {
 #[tokio::test]
 #[ignore = "needs Debian's Prometheus: make prometheus"]
 async fn prometheus_promtool_accepts_both_metrics_text_formats() {
-    let address = free();
+    let address = free_address();
     let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
-    daemon.files(&pod().await).await;
+    daemon.mount_files(&pod().await).await;
     let url = format!("http://{address}/metrics");
     let (_, classic) = http::get_accepting(&url, "text/plain").await;
     assert_eq!(promtool(&["check", "metrics"], &classic).await, Ok(String::new()));
@@ -213,15 +214,15 @@ async fn prometheus_promtool_accepts_both_metrics_text_formats() {
 
 #[tokio::test]
 #[ignore = "needs Debian's Prometheus: make prometheus"]
-async fn a_prometheus_takes_everything_and_answers() {
-    let scraped = free();
+async fn prometheus_scrapes_every_metric_and_answers_queries() {
+    let scraped = free_address();
     let daemon = Daemon::start(&[&format!("--metrics-addr={scraped}")]).await;
-    daemon.files(&pod().await).await;
+    daemon.mount_files(&pod().await).await;
     let prometheus = Prometheus::start(&scraped);
     while prometheus.query("up").await.is_none() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let targets = prometheus.ask("targets").await;
+    let targets = prometheus.get_json("targets").await;
     let target = &targets["activeTargets"][0];
     assert_eq!((&target["health"], &target["lastError"]), (&json!("up"), &json!("")), "{target}");
     for (query, expected) in [
@@ -239,7 +240,7 @@ async fn a_prometheus_takes_everything_and_answers() {
     ] {
         assert_eq!(prometheus.query(query).await, Some(expected), "{query}");
     }
-    let families = prometheus.ask("metadata").await;
+    let families = prometheus.get_json("metadata").await;
     let (_, text) = http::get_accepting(&format!("http://{scraped}/metrics"), "application/openmetrics-text").await;
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = family.split_once(' ').unwrap();

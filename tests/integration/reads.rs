@@ -9,104 +9,116 @@ use serde_json::{Value, json};
 use vaultmount::error::Cause;
 
 use crate::support::{
-    bao::{Tenant, root},
+    bao::{Tenant, root_request},
     daemon::Daemon,
     pod::Pod,
-    unique,
+    unique_name,
 };
 
 /// A tenant with the secret `db`, a pod of it, and a daemon.
-async fn arranged() -> (Tenant, Pod, Daemon) {
+async fn fixture() -> (Tenant, Pod, Daemon) {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": "s3cret", "user": "shop"})).await;
-    let pod = Pod::of(&tenant);
+    tenant.write_secret("db", json!({"pass": "s3cret", "user": "shop"})).await;
+    let pod = Pod::for_tenant(&tenant);
     (tenant, pod, Daemon::start(&[]).await)
 }
 
 /// Mounts an engine and brings its path.
-async fn engine(kind: &str, options: Value) -> String {
-    let path = unique(kind);
-    root("POST", &format!("sys/mounts/{path}"), json!({"type": kind, "options": options})).await;
+async fn mount_engine(kind: &str, options: Value) -> String {
+    let path = unique_name(kind);
+    root_request("POST", &format!("sys/mounts/{path}"), json!({"type": kind, "options": options})).await;
     path
 }
 
 /// The class of one object, `x`.
-fn one(path: &str, more: &str) -> String {
+fn single_object(path: &str, more: &str) -> String {
     format!("- {{objectName: x, secretPath: '{path}'{more}}}")
 }
 
 #[tokio::test]
-async fn the_line_that_lacks_mends_it() {
-    let (tenant, pod, daemon) = arranged().await;
-    tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
-    for class in [one(&format!("{}/data/db", tenant.kv), ""), one(&format!("{}/metadata", tenant.kv), ", method: LIST")]
-    {
-        let pod = pod.clone().objects(class);
-        let text = daemon.refuses(&pod, Cause::Denied, &[]).await;
+async fn denied_read_error_names_working_policy_line() {
+    let (tenant, pod, daemon) = fixture().await;
+    tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
+    for class in [
+        single_object(&format!("{}/data/db", tenant.kv), ""),
+        single_object(&format!("{}/metadata", tenant.kv), ", method: LIST"),
+    ] {
+        let pod = pod.clone().with_objects(class);
+        let text = daemon.assert_mount_error(&pod, Cause::Denied, &[]).await;
         let line = &text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()];
-        tenant.allow(line).await;
-        daemon.files(&pod).await;
+        tenant.set_policy(line).await;
+        daemon.mount_files(&pod).await;
     }
 }
 
 #[tokio::test]
-async fn what_is_denied_for_one_reason_is_told_once_with_all_that_mends_it() {
-    let (tenant, pod, daemon) = arranged().await;
-    tenant.put("b", json!({"pass": "b"})).await;
-    tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
+async fn denied_reads_share_one_error_with_all_policy_lines() {
+    let (tenant, pod, daemon) = fixture().await;
+    tenant.write_secret("b", json!({"pass": "b"})).await;
+    tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     let kv = &tenant.kv;
     let object = |name, path: &str, more| format!("- {{objectName: {name}, secretPath: {kv}/{path}{more}}}");
     let all = [object("x", "data/db", ""), object("y", "data/b", ""), object("z", "metadata", ", method: LIST")];
     let mixed = all.clone().join("\n") + "\n- {objectName: gone, secretPath: nowhere/db, secretKey: a}";
-    let pod = pod.objects(all.join("\n"));
+    let pod = pod.with_objects(all.join("\n"));
     let sentence = format!("is denied listing {kv}/metadata, reading {kv}/data/b, reading {kv}/data/db at ");
-    let text = daemon.refuses(&pod, Cause::Denied, &["objects \"z\", \"y\", \"x\": role \"app\"", &sentence]).await;
+    let text =
+        daemon.assert_mount_error(&pod, Cause::Denied, &["objects \"z\", \"y\", \"x\": role \"app\"", &sentence]).await;
     assert_eq!(text.matches("permission denied").count(), 1, "{text}");
     // An engine that is not there is denied for the same reason.
-    daemon.refuses(&pod.clone().objects(mixed), Cause::Denied, &["\"gone\"", "path \"nowhere/db\" {"]).await;
-    tenant.allow(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
-    daemon.files(&pod).await;
+    daemon
+        .assert_mount_error(&pod.clone().with_objects(mixed), Cause::Denied, &["\"gone\"", "path \"nowhere/db\" {"])
+        .await;
+    tenant.set_policy(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
+    daemon.mount_files(&pod).await;
 }
 
 #[tokio::test]
-async fn of_many_that_are_denied_the_rest_is_counted() {
-    let (tenant, pod, daemon) = arranged().await;
-    tenant.allow("path \"nothing\" { capabilities = [\"read\"] }").await;
+async fn denied_reads_error_is_truncated_with_count() {
+    let (tenant, pod, daemon) = fixture().await;
+    tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     let object = |i| format!("- {{objectName: n{i}, secretPath: {}/data/n{i:02}}}", tenant.kv);
-    let pod = pod.objects((0..20).map(object).collect::<Vec<_>>().join("\n"));
-    let (cause, text) = daemon.refusal(pod.call()).await;
+    let pod = pod.with_objects((0..20).map(object).collect::<Vec<_>>().join("\n"));
+    let (cause, text) = daemon.mount_error(pod.mount_call()).await;
     assert!(text.contains("data/n07 and 12 more at ") && text.ends_with("} and 12 more [VM0050]"), "{text}");
     assert_eq!((cause, text.matches("path \"").count()), (Cause::Denied, 8), "{text}");
 }
 
 #[tokio::test]
-async fn a_failure_of_many_objects_reads_the_same_at_each_attempt() {
-    let (tenant, pod, daemon) = arranged().await;
+async fn error_of_many_objects_is_same_at_each_retry() {
+    let (tenant, pod, daemon) = fixture().await;
     let object = |i| format!("- {{objectName: n{i}, secretPath: {}/data/n{i}}}", tenant.kv);
-    let pod = pod.objects((0..6).map(object).collect::<Vec<_>>().join("\n"));
-    let text = daemon.refuses(&pod, Cause::SecretMissing, &["6 of 6 objects failed"]).await;
+    let pod = pod.with_objects((0..6).map(object).collect::<Vec<_>>().join("\n"));
+    let text = daemon.assert_mount_error(&pod, Cause::SecretMissing, &["6 of 6 objects failed"]).await;
     let looked = text.split(" | ").map(|part| part.contains("only \"db\" is in"));
     assert_eq!(looked.collect::<Vec<_>>(), [true, true, true, false, false, false], "{text}");
-    assert_eq!(daemon.refuses(&pod, Cause::SecretMissing, &[]).await, text);
+    assert_eq!(daemon.assert_mount_error(&pod, Cause::SecretMissing, &[]).await, text);
 }
 
 #[tokio::test]
-async fn an_object_that_fails_stops_the_volume_and_names_itself() {
-    let (tenant, pod, daemon) = arranged().await;
+async fn failed_object_fails_the_mount_and_is_named() {
+    let (tenant, pod, daemon) = fixture().await;
     let kv = &tenant.kv;
-    let pod =
-        pod.objects(format!("{}\n- {{objectName: y, secretPath: {kv}/data/none}}", one(&format!("{kv}/data/db"), "")));
-    let text = daemon.refuses(&pod, Cause::SecretMissing, &["object \"y\"", &format!("{kv}/data/none")]).await;
+    let pod = pod.with_objects(format!(
+        "{}\n- {{objectName: y, secretPath: {kv}/data/none}}",
+        single_object(&format!("{kv}/data/db"), "")
+    ));
+    let text =
+        daemon.assert_mount_error(&pod, Cause::SecretMissing, &["object \"y\"", &format!("{kv}/data/none")]).await;
     assert!(!text.contains("\"x\""), "{text}");
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body() {
-    let (tenant, pod, daemon) = arranged().await;
-    tenant.allow("path \"cubbyhole/*\" { capabilities = [\"create\", \"update\", \"read\"] }").await;
-    let pod = pod.objects(one("cubbyhole/note", ", method: PUT, secretArgs: {text: hunter2}"));
-    let text = daemon.refuses(&pod, Cause::NoData, &["\"x\"", "writing cubbyhole/note", "no data"]).await;
+async fn write_with_empty_response_is_no_data_error() {
+    let (tenant, pod, daemon) = fixture().await;
+    tenant.set_policy("path \"cubbyhole/*\" { capabilities = [\"create\", \"update\", \"read\"] }").await;
+    let pod = pod.with_objects(single_object("cubbyhole/note", ", method: PUT, secretArgs: {text: hunter2}"));
+    let text = daemon.assert_mount_error(&pod, Cause::NoData, &["\"x\"", "writing cubbyhole/note", "no data"]).await;
     assert!(!text.contains("hunter2"), "{text}");
-    let read = pod.objects(one("cubbyhole/note", ", secretKey: text"));
-    assert_eq!(daemon.files(&read).await["x"], "hunter2", "the write was made, in the cubbyhole of the pod's token");
+    let read = pod.with_objects(single_object("cubbyhole/note", ", secretKey: text"));
+    assert_eq!(
+        daemon.mount_files(&read).await["x"],
+        "hunter2",
+        "the write was made, in the cubbyhole of the pod's token"
+    );
 }

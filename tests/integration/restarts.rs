@@ -13,26 +13,26 @@ use vaultmount::provider::{client::Client, pb::MountResponse};
 
 use crate::{
     kube_api::{self, KubeApi},
-    operating::{free, get},
-    support::{bao::Tenant, daemon, database::Database, faulty::Faulty, pod::Pod},
+    operating::{free_address, get},
+    support::{bao::Tenant, daemon, database::DatabaseEngine, faulty::FaultProxy, pod::Pod},
 };
 
 /// The node that the pods are on.
 const NODE: &str = "node-1";
 
 /// A node: its pods, its folders, a server that counts, and a database engine.
-struct Node {
+struct RestartFixture {
     tenant: Arc<Tenant>,
-    database: Database,
-    vault: Faulty,
+    database: DatabaseEngine,
+    vault: FaultProxy,
     api: KubeApi,
     folder: TempDir,
 }
 
 /// What a pod has: each file with its bytes, each object with its version.
-type Had = (Vec<(String, String)>, Vec<(String, String)>);
+type VolumeContents = (Vec<(String, String)>, Vec<(String, String)>);
 
-fn had(mounted: MountResponse) -> Had {
+fn volume_contents(mounted: MountResponse) -> VolumeContents {
     let files = mounted.files.into_iter().map(|f| (f.path, String::from_utf8(f.contents.into()).unwrap()));
     (files.collect(), mounted.object_version.into_iter().map(|v| (v.id, v.version)).collect())
 }
@@ -43,16 +43,16 @@ struct Process {
     log: JoinHandle<String>,
 }
 
-impl Node {
+impl RestartFixture {
     async fn new() -> Self {
-        Self::of(KubeApi::builder()).await
+        Self::with_api(KubeApi::builder()).await
     }
 
-    async fn of(api: kube_api::Builder) -> Self {
+    async fn with_api(api: kube_api::KubeApiBuilder) -> Self {
         let tenant = Arc::new(Tenant::new().await);
-        tenant.put("db", json!({"pass": "s3cret-pass"})).await;
-        let database = Database::of(&tenant).await;
-        let (vault, api) = (Faulty::start().await, api.start().await);
+        tenant.write_secret("db", json!({"pass": "s3cret-pass"})).await;
+        let database = DatabaseEngine::for_tenant(&tenant).await;
+        let (vault, api) = (FaultProxy::start().await, api.start().await);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("kubeconfig"), api.kubeconfig("csi", "t0ken")).unwrap();
         Self { tenant, database, vault, api, folder }
@@ -67,7 +67,7 @@ impl Node {
              - {{objectName: username, secretPath: {path}, secretKey: username}}\n\
              - {{objectName: password, secretPath: {path}, secretKey: password}}\n"
         );
-        let pod = Pod::of(&self.tenant).objects(objects);
+        let pod = Pod::for_tenant(&self.tenant).with_objects(objects);
         self.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
         pod
     }
@@ -93,42 +93,42 @@ impl Node {
             format!("--state-dir={}", self.state().display()),
         ];
         let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
-        let (child, log) = daemon::spawn(self.folder.path(), &self.socket(), &flags).await;
+        let (child, log) = daemon::spawn_provider(self.folder.path(), &self.socket(), &flags).await;
         Process { child, log }
     }
 
-    async fn mount(&self, pod: &Pod) -> Had {
-        let mounted = Client::connect(&self.socket()).await.unwrap().mount(pod.call()).await;
-        had(mounted.unwrap_or_else(|status| panic!("{status}")))
+    async fn mount(&self, pod: &Pod) -> VolumeContents {
+        let mounted = Client::connect(&self.socket()).await.unwrap().mount(pod.mount_call()).await;
+        volume_contents(mounted.unwrap_or_else(|status| panic!("{status}")))
     }
 
-    fn logins(&self) -> usize {
+    fn count_logins(&self) -> usize {
         self.vault.count("POST", &format!("auth/{}/login", self.tenant.auth))
     }
 
-    fn created(&self) -> usize {
+    fn count_credential_requests(&self) -> usize {
         self.vault.count("GET", &self.database.path)
     }
 
     /// How many requests Vault got that do not ask how it is.
-    fn requests(&self) -> usize {
-        self.vault.asked()
+    fn count_requests(&self) -> usize {
+        self.vault.count_except_health()
     }
 
     /// The files of sessions.
-    fn files(&self) -> Vec<PathBuf> {
+    fn state_files(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> = std::fs::read_dir(self.state()).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
     }
 
     /// Deletes a pod, and waits until none of its users is left.
-    async fn ends(&self, pods: &[Pod]) {
+    async fn assert_deletion_revokes_all(&self, pods: &[Pod]) {
         for pod in pods {
             self.api.delete_pod(&pod.namespace, &pod.name);
         }
-        self.database.empties().await;
-        until("no file is left", async || self.files().is_empty()).await;
+        self.database.wait_until_no_users().await;
+        wait_until("no file is left", async || self.state_files().is_empty()).await;
     }
 }
 
@@ -148,50 +148,50 @@ impl Process {
 }
 
 /// Waits until something is so.
-async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+async fn wait_until(description: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
-    while !is().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+    while !condition().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {description}");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_keep_what_they_have_when_the_process_is_killed_or_stopped() {
-    let node = Node::new().await;
+async fn state_dir_restores_pods_after_kill_or_stop() {
+    let node = RestartFixture::new().await;
     let pods = [node.pod(), node.pod(), node.pod()];
     let mut process = node.start().await;
     let mut had = Vec::new();
     for pod in &pods {
         had.push(node.mount(pod).await);
     }
-    let (logins, created, requests) = (node.logins(), node.created(), node.requests());
+    let (logins, created, requests) = (node.count_logins(), node.count_credential_requests(), node.count_requests());
     assert_eq!((logins, created), (3, 3));
     for killed in [true, false, true] {
         let log = if killed { process.kill().await } else { process.stop().await };
         for text in ["s3cret-pass", "hvs.", "\ns."] {
             assert!(!log.contains(text), "{log}");
         }
-        let pages = free();
+        let pages = free_address();
         process = node.start_with(&[&format!("--metrics-addr={pages}")]).await;
         for (pod, had) in pods.iter().zip(&had).cycle().take(2 * pods.len()) {
             assert_eq!(&node.mount(pod).await, had, "not a byte, nor a version");
         }
         let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
         assert!(metrics.contains("\nvaultmount_oldest_refresh_success_timestamp_seconds "), "{metrics}");
-        assert_eq!(node.requests(), requests, "Vault is asked for nothing");
+        assert_eq!(node.count_requests(), requests, "Vault is asked for nothing");
     }
-    for file in node.files() {
+    for file in node.state_files() {
         let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
         assert!(!["s3cret", "shop", "hvs.", "app"].iter().any(|word| text.contains(word)), "{text}");
     }
-    node.ends(&pods).await;
+    node.assert_deletion_revokes_all(&pods).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_ends_while_nobody_serves_is_revoked_and_its_file_goes() {
-    let node = Node::new().await;
+async fn pod_deleted_during_downtime_is_revoked_after_restart() {
+    let node = RestartFixture::new().await;
     let (ends, lives) = (node.pod(), node.pod());
     let process = node.start().await;
     node.mount(&ends).await;
@@ -199,56 +199,56 @@ async fn a_pod_that_ends_while_nobody_serves_is_revoked_and_its_file_goes() {
     process.kill().await;
     node.api.delete_pod(&ends.namespace, &ends.name);
     let process = node.start().await;
-    until("one user is left", async || node.database.users().await.len() == 1).await;
-    until("one file is left", async || node.files().len() == 1).await;
+    wait_until("one user is left", async || node.database.users().await.len() == 1).await;
+    wait_until("one file is left", async || node.state_files().len() == 1).await;
     assert_eq!(node.mount(&lives).await, had);
-    node.ends(&[lives]).await;
+    node.assert_deletion_revokes_all(&[lives]).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_that_is_not_done_yet_is_done_by_the_next_process() {
-    let node = Node::new().await;
+async fn pending_revocation_is_completed_after_restart() {
+    let node = RestartFixture::new().await;
     let pod = node.pod();
     let process = node.start().await;
     node.mount(&pod).await;
-    node.vault.every("POST", "auth/token/revoke-self", crate::support::faulty::status(503, "Vault is sealed"));
+    node.vault.always("POST", "auth/token/revoke-self", crate::support::faulty::vault_error(503, "Vault is sealed"));
     node.api.delete_pod(&pod.namespace, &pod.name);
-    node.vault.saw(1, "POST", "auth/token/revoke-self").await;
-    assert_eq!(node.files().len(), 1);
+    node.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
+    assert_eq!(node.state_files().len(), 1);
     process.stop().await;
-    node.vault.heal();
+    node.vault.clear_rules();
     let process = node.start().await;
-    node.ends(&[]).await;
+    node.assert_deletion_revokes_all(&[]).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_still_to_be_revoked_takes_nothing_from_the_next_of_the_same_account() {
-    let node = Node::new().await;
-    let sharing = || node.pod().with("tokenScope", "serviceAccount");
+async fn pending_revocation_spares_new_shared_session() {
+    let node = RestartFixture::new().await;
+    let sharing = || node.pod().with_parameter("tokenScope", "serviceAccount");
     let (first, second) = (sharing(), sharing());
     let process = node.start().await;
     node.mount(&first).await;
-    node.vault.every("POST", "auth/token/revoke-self", crate::support::faulty::status(400, "not now"));
+    node.vault.always("POST", "auth/token/revoke-self", crate::support::faulty::vault_error(400, "not now"));
     node.api.delete_pod(&first.namespace, &first.name);
-    node.vault.saw(1, "POST", "auth/token/revoke-self").await;
+    node.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
     let had = node.mount(&second).await;
-    node.vault.heal();
-    until("the first one's user is gone", async || node.database.users().await.len() == 1).await;
+    node.vault.clear_rules();
+    wait_until("the first one's user is gone", async || node.database.users().await.len() == 1).await;
     process.kill().await;
     let process = node.start().await;
     assert_eq!(node.mount(&second).await, had);
-    assert_eq!((node.logins(), node.created()), (2, 2));
-    node.ends(&[second]).await;
+    assert_eq!((node.count_logins(), node.count_credential_requests()), (2, 2));
+    node.assert_deletion_revokes_all(&[second]).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn renewals_go_on_after_a_restart() {
-    let node = Node::new().await;
-    node.database.tune(json!({"default_ttl": "6s", "max_ttl": "1h"})).await;
-    node.tenant.role("app", json!({"token_ttl": "6s", "token_max_ttl": "1h"})).await;
+async fn renewals_continue_after_restart() {
+    let node = RestartFixture::new().await;
+    node.database.write_role(json!({"default_ttl": "6s", "max_ttl": "1h"})).await;
+    node.tenant.write_role("app", json!({"token_ttl": "6s", "token_max_ttl": "1h"})).await;
     let pod = node.pod();
     let process = node.start().await;
     let had = node.mount(&pod).await;
@@ -256,51 +256,55 @@ async fn renewals_go_on_after_a_restart() {
     let process = node.start().await;
     sleep(Duration::from_secs(8)).await;
     let after = node.mount(&pod).await;
-    assert_eq!((node.logins(), node.created()), (1, 1), "renewed by a process that never saw it mounted");
+    assert_eq!(
+        (node.count_logins(), node.count_credential_requests()),
+        (1, 1),
+        "renewed by a process that never saw it mounted"
+    );
     assert_eq!(after, had);
-    node.ends(&[pod]).await;
+    node.assert_deletion_revokes_all(&[pod]).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_pods_share_and_their_tokens_outlive_the_process_too() {
-    let node = Node::new().await;
-    let shared: Vec<Pod> = (0..3).map(|_| node.pod().with("tokenScope", "serviceAccount")).collect();
-    let own = node.pod().objects("- {objectName: token, type: token}");
+async fn shared_sessions_and_token_objects_survive_restart() {
+    let node = RestartFixture::new().await;
+    let shared: Vec<Pod> = (0..3).map(|_| node.pod().with_parameter("tokenScope", "serviceAccount")).collect();
+    let own = node.pod().with_objects("- {objectName: token, type: token}");
     let process = node.start().await;
     let had = node.mount(&own).await;
     for pod in &shared {
         node.mount(pod).await;
     }
-    let requests = node.requests();
+    let requests = node.count_requests();
     process.kill().await;
-    assert_eq!(node.files().len(), 2);
+    assert_eq!(node.state_files().len(), 2);
     let process = node.start().await;
     assert_eq!(node.mount(&own).await, had);
     for pod in &shared {
         node.mount(pod).await;
     }
-    assert_eq!(node.requests(), requests);
+    assert_eq!(node.count_requests(), requests);
     node.api.delete_pod(&shared[0].namespace, &shared[0].name);
     node.api.delete_pod(&shared[1].namespace, &shared[1].name);
     process.kill().await;
     let process = node.start().await;
     node.mount(&shared[2]).await;
-    assert_eq!(node.requests(), requests);
-    node.ends(&[shared[2].clone(), own]).await;
+    assert_eq!(node.count_requests(), requests);
+    node.assert_deletion_revokes_all(&[shared[2].clone(), own]).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_folder_everything_works_less_this() {
-    let node = Node::new().await;
+async fn state_dir_empty_disables_persistence() {
+    let node = RestartFixture::new().await;
     let pod = node.pod();
     let process = node.start_with(&["--state-dir="]).await;
     node.mount(&pod).await;
     process.stop().await;
     let process = node.start_with(&["--state-dir="]).await;
     node.mount(&pod).await;
-    assert_eq!((node.logins(), node.created()), (2, 2));
+    assert_eq!((node.count_logins(), node.count_credential_requests()), (2, 2));
     assert!(!node.state().exists());
     process.stop().await;
 }

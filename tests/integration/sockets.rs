@@ -14,24 +14,26 @@ use vaultmount::provider::{
 };
 
 use crate::{
-    operating::{free, get},
+    operating::{free_address, get},
     support::{
         bao::Tenant,
-        daemon::{self, Daemon, Program},
+        daemon::{self, Daemon, ProviderProcess},
         pod::Pod,
-        setting,
+        required_env,
     },
 };
 
 /// A pod with one KV secret, and its call.
-async fn reader() -> Call {
+async fn kv_mount_call() -> Call {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": "s3cret"})).await;
-    Pod::of(&tenant).objects(format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv)).call()
+    tenant.write_secret("db", json!({"pass": "s3cret"})).await;
+    Pod::for_tenant(&tenant)
+        .with_objects(format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv))
+        .mount_call()
 }
 
 /// An old driver that calls, and goes on until its standard input ends.
-async fn old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
+async fn start_old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
     let request = socket.with_extension("request");
     let message = MountRequest {
         attributes: call.attributes.clone(),
@@ -42,7 +44,7 @@ async fn old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
     };
     std::fs::write(&request, prost::Message::encode_to_vec(&message)).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/driver.py");
-    let mut command = Command::new(setting("VAULTMOUNT_TEST_PYTHON"));
+    let mut command = Command::new(required_env("VAULTMOUNT_TEST_PYTHON"));
     command.arg(script).arg(socket).arg(request).arg(threads.to_string());
     let mut driver = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut line = [0; 8];
@@ -52,7 +54,7 @@ async fn old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
 }
 
 /// Ends the driver: calls that succeeded, calls that failed, the first failure.
-async fn counts(mut driver: Child) -> (u32, u32, String) {
+async fn stop_and_count(mut driver: Child) -> (u32, u32, String) {
     driver.stdin.take().unwrap().shutdown().await.unwrap();
     let output = driver.wait_with_output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -62,50 +64,50 @@ async fn counts(mut driver: Child) -> (u32, u32, String) {
 }
 
 #[tokio::test]
-async fn a_driver_that_sends_the_sockets_path_as_authority_is_served() {
-    let (call, daemon) = (reader().await, Daemon::start(&[]).await);
-    let driver = old_driver(&daemon.socket, &call, 1).await;
-    let (ok, failed, first) = counts(driver).await;
+async fn socket_path_as_grpc_authority_is_accepted() {
+    let (call, daemon) = (kv_mount_call().await, Daemon::start(&[]).await);
+    let driver = start_old_driver(&daemon.socket, &call, 1).await;
+    let (ok, failed, first) = stop_and_count(driver).await;
     assert!(ok >= 2 && failed == 0, "{ok} {failed} {first}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_takes_over_and_no_call_fails() {
-    let call = reader().await;
-    let first = Program::start(&[]).await;
-    let driver = old_driver(&first.socket, &call, 4).await;
+async fn handover_to_second_process_fails_no_call() {
+    let call = kv_mount_call().await;
+    let first = ProviderProcess::start(&[]).await;
+    let driver = start_old_driver(&first.socket, &call, 4).await;
     let mut reached = Client::connect(&first.socket).await.unwrap();
     reached.mount(call.clone()).await.unwrap();
     let mut last = None;
     for _ in 0..3 {
-        let (successor, _) = daemon::spawn(first.folder.path(), &first.socket, &[]).await;
+        let (successor, _) = daemon::spawn_provider(first.folder.path(), &first.socket, &[]).await;
         if let Some(predecessor) = last.replace(successor) {
-            end(predecessor).await;
+            terminate_and_wait(predecessor).await;
         }
         sleep(Duration::from_millis(100)).await;
     }
     let socket = first.socket.clone();
     first.terminate();
-    let Program { child: mut first, folder, .. } = first;
+    let ProviderProcess { child: mut first, folder, .. } = first;
     assert!(first.wait().await.unwrap().success());
     assert!(Client::connect(&socket).await.unwrap().mount(call).await.is_ok(), "the name is the successor's");
-    let (ok, failed, why) = counts(driver).await;
+    let (ok, failed, why) = stop_and_count(driver).await;
     assert!(ok > 20 && failed == 0, "{ok} calls succeeded, {failed} failed: {why}");
-    end(last.unwrap()).await;
+    terminate_and_wait(last.unwrap()).await;
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|n| ["sock", "status"].iter().any(|part| n.to_string_lossy().contains(part))), "{left:?}");
 }
 
 #[tokio::test]
-async fn the_predecessor_takes_its_name_back_from_a_successor_that_ends_first() {
-    let call = reader().await;
-    let predecessor = Program::start(&[]).await;
+async fn predecessor_reclaims_socket_from_ended_successor() {
+    let call = kv_mount_call().await;
+    let predecessor = ProviderProcess::start(&[]).await;
     for killed in [false, true] {
-        let (mut successor, _) = daemon::spawn(predecessor.folder.path(), &predecessor.socket, &[]).await;
+        let (mut successor, _) = daemon::spawn_provider(predecessor.folder.path(), &predecessor.socket, &[]).await;
         if killed {
             successor.kill().await.unwrap();
         } else {
-            end(successor).await;
+            terminate_and_wait(successor).await;
         }
         let begin = Instant::now();
         let mut client = loop {
@@ -118,28 +120,28 @@ async fn the_predecessor_takes_its_name_back_from_a_successor_that_ends_first() 
         client.mount(call.clone()).await.unwrap();
     }
     predecessor.terminate();
-    let log = predecessor.log().await;
+    let log = predecessor.wait_for_log().await;
     for name in ["vault.sock", "vault.status"] {
         let taken_back = |line: &&str| line.contains("taken back") && line.ends_with(name);
         assert_eq!(log.lines().filter(taken_back).count(), 2, "{name}: {log}");
     }
 }
 
-async fn end(mut program: Child) {
+async fn terminate_and_wait(mut program: Child) {
     let pid = program.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
     assert!(program.wait().await.unwrap().success());
 }
 
 #[tokio::test]
-async fn calls_in_flight_are_answered_when_told_to_stop() {
+async fn drain_timeout_completes_in_flight_calls() {
     // A server that answers nobody: the mount takes its deadline.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("--vault-addr=http://{}", silent.local_addr().unwrap());
-    let mut call = reader().await;
+    let mut call = kv_mount_call().await;
     call.timeout = Some(Duration::from_millis(1500));
-    let health = free();
-    let program = Program::start(&[&address, &format!("--health-addr={health}")]).await;
+    let health = free_address();
+    let program = ProviderProcess::start(&[&address, &format!("--health-addr={health}")]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let mount = tokio::spawn(async move { client.mount(call).await.err().unwrap() });
     silent.accept().await.unwrap();
@@ -154,13 +156,13 @@ async fn calls_in_flight_are_answered_when_told_to_stop() {
     let status = mount.await.unwrap();
     assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
     let start = Instant::now();
-    let log = program.log().await;
+    let log = program.wait_for_log().await;
     assert!(log.contains("stopping") && !log.contains("drain timeout"), "{log}");
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
-async fn a_version_call_says_who_answers() {
+async fn version_call_returns_runtime_name() {
     let daemon = Daemon::start(&[]).await;
     let version = Client::connect(&daemon.socket).await.unwrap().version().await.unwrap();
     assert_eq!((version.version.as_str(), version.runtime_name.as_str()), ("v1alpha1", "vaultmount"));

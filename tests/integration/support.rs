@@ -17,4 +17,4 @@ pub mod server;
 pub mod standing;
 pub mod tls;
 
-pub use names::{setting, unique};
+pub use names::{required_env, unique_name};

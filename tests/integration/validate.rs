@@ -10,20 +10,20 @@ use std::{fs, process::Stdio};
 
 use tokio::io::AsyncWriteExt;
 
-use crate::support::daemon::program;
+use crate::support::daemon::vaultmount_command;
 
 /// Files in a folder that is the command's own.
 struct Project(tempfile::TempDir);
 
 /// What a run came to.
-struct Run {
+struct ValidateRun {
     code: i32,
-    printed: String,
-    said: String,
+    stdout: String,
+    stderr: String,
 }
 
 impl Project {
-    fn with(files: &[(&str, &str)]) -> Self {
+    fn with_files(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = folder.path().join(name);
@@ -33,84 +33,84 @@ impl Project {
         Self(folder)
     }
 
-    async fn run(&self, args: &[&str]) -> Run {
-        self.run_with(args, "").await
+    async fn run(&self, args: &[&str]) -> ValidateRun {
+        self.run_with_stdin(args, "").await
     }
 
-    async fn run_with(&self, args: &[&str], stdin: &str) -> Run {
+    async fn run_with_stdin(&self, args: &[&str], stdin: &str) -> ValidateRun {
         let args: Vec<String> = ["validate"].iter().chain(args).map(|&arg| arg.to_owned()).collect();
-        let mut command = program(&args);
+        let mut command = vaultmount_command(&args);
         command.current_dir(self.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // One that does not read its input has closed it.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
         let output = child.wait_with_output().await.unwrap();
-        Run {
+        ValidateRun {
             code: output.status.code().unwrap(),
-            printed: String::from_utf8(output.stdout).unwrap(),
-            said: String::from_utf8(output.stderr).unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
 }
 
-impl Run {
+impl ValidateRun {
     /// The findings' own lines, without excerpts and summary.
     fn findings(&self) -> Vec<&str> {
-        self.printed.lines().filter(|line| line.contains(": error: ") || line.contains(": warning: ")).collect()
+        self.stdout.lines().filter(|line| line.contains(": error: ") || line.contains(": warning: ")).collect()
     }
 }
 
 /// The findings in one file, `a.yaml`.
-async fn found(text: &str) -> Vec<String> {
-    let run = Project::with(&[("a.yaml", text)]).run(&["."]).await;
+async fn findings_of(text: &str) -> Vec<String> {
+    let run = Project::with_files(&[("a.yaml", text)]).run(&["."]).await;
     let findings = run.findings();
     assert_eq!(
         run.code,
         i32::from(findings.iter().any(|line| line.contains(": error: "))),
         "{}{}",
-        run.printed,
-        run.said
+        run.stdout,
+        run.stderr
     );
     findings.iter().map(|line| line.strip_prefix("a.yaml:").unwrap().to_owned()).collect()
 }
 
 /// These are the findings, in one file.
-async fn says(text: &str, expected: &[&str]) {
-    assert_eq!(found(text).await, expected, "{text}");
+async fn assert_findings(text: &str, expected: &[&str]) {
+    assert_eq!(findings_of(text).await, expected, "{text}");
 }
 
 /// A class whose `spec` goes on with these lines, from line 6.
-fn class(spec: &str) -> String {
+fn class_manifest(spec: &str) -> String {
     format!(
         "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: shop, namespace: shop}}\nspec:\n  provider: vault\n{spec}"
     )
 }
 
 /// A class with these parameters beside a role and an object, from line 10.
-fn with_parameters(lines: &str) -> String {
-    class(&format!(
+fn class_with_parameters(lines: &str) -> String {
+    class_manifest(&format!(
         "  parameters:\n    roleName: web\n    objects: |\n      - {{objectName: a, secretPath: p}}\n{lines}"
     ))
 }
 
 /// A class with this text of `objects`, from line 9 and indented by six.
-fn with_objects(lines: &str) -> String {
+fn class_with_objects(lines: &str) -> String {
     let indented = lines.replace('\n', "\n      ");
-    class(&format!("  parameters:\n    roleName: web\n    objects: |\n      {indented}\n"))
+    class_manifest(&format!("  parameters:\n    roleName: web\n    objects: |\n      {indented}\n"))
 }
 
 #[tokio::test]
-async fn the_examples_are_good() {
+async fn validate_strict_accepts_deploy_examples() {
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
-    let run = Project::with(&[]).run(&["--strict", examples]).await;
-    assert_eq!(run.code, 0, "{}", run.printed);
-    assert_eq!(run.printed, "all good in 7 classes, 1 policy (8 files)\n");
+    let run = Project::with_files(&[]).run(&["--strict", examples]).await;
+    assert_eq!(run.code, 0, "{}", run.stdout);
+    assert_eq!(run.stdout, "all good in 7 classes, 1 policy (8 files)\n");
 }
 
 #[tokio::test]
-async fn folders_are_looked_through_in_order_and_hidden_ones_are_not() {
-    let wrong = with_parameters("    vaultAdress: x\n");
-    let project = Project::with(&[
+async fn validate_walks_folder_in_order_and_skips_hidden() {
+    let wrong = class_with_parameters("    vaultAdress: x\n");
+    let project = Project::with_files(&[
         ("b/2.yml", &wrong.replace("shop", "b2")),
         ("b/1.yaml", &wrong.replace("shop", "b1")),
         ("a.json", r#"{"apiVersion":"secrets-store.csi.x-k8s.io/v1","kind":"SecretProviderClass"}"#),
@@ -120,32 +120,32 @@ async fn folders_are_looked_through_in_order_and_hidden_ones_are_not() {
     let run = project.run(&["."]).await;
     let files: Vec<_> = run.findings().iter().map(|line| line.split(':').next().unwrap().to_owned()).collect();
     assert_eq!(files, ["a.json", "b/1.yaml", "b/2.yml"]);
-    assert!(run.printed.ends_with("3 errors in 2 classes (3 files)\n"), "{}", run.printed);
+    assert!(run.stdout.ends_with("3 errors in 2 classes (3 files)\n"), "{}", run.stdout);
     assert_eq!(project.run(&["b/1.yaml", "./b/1.yaml", "b"]).await.findings().len(), 2);
 }
 
 #[tokio::test]
-async fn standard_input_is_read_by_name_and_when_nothing_is_named() {
-    let project = Project::with(&[]);
+async fn validate_reads_stdin_by_dash_and_by_default() {
+    let project = Project::with_files(&[]);
     for args in [&[][..], &["-"]] {
-        let run = project.run_with(args, &with_parameters("    vaultAdress: x\n")).await;
+        let run = project.run_with_stdin(args, &class_with_parameters("    vaultAdress: x\n")).await;
         assert_eq!(run.code, 1);
-        assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.printed);
+        assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.stdout);
     }
-    assert_eq!(project.run_with(&[], "").await.printed, "nothing to look at (1 file)\n");
+    assert_eq!(project.run_with_stdin(&[], "").await.stdout, "nothing to look at (1 file)\n");
     let empty = project.run(&["."]).await;
-    assert_eq!((empty.code, empty.printed.as_str()), (0, "nothing to look at (0 files)\n"));
-    let broken = project.run_with(&[], "# secrets-store.csi\na: [\n").await;
-    assert!(broken.printed.ends_with("\n1 error (1 file)\n"), "{}", broken.printed);
-    let other = project.run_with(&[], "kind: ConfigMap\n---\nkind: Pod\n").await;
-    assert_eq!(other.printed, "nothing to look at (1 file; skipped 2 other resources)\n");
+    assert_eq!((empty.code, empty.stdout.as_str()), (0, "nothing to look at (0 files)\n"));
+    let broken = project.run_with_stdin(&[], "# secrets-store.csi\na: [\n").await;
+    assert!(broken.stdout.ends_with("\n1 error (1 file)\n"), "{}", broken.stdout);
+    let other = project.run_with_stdin(&[], "kind: ConfigMap\n---\nkind: Pod\n").await;
+    assert_eq!(other.stdout, "nothing to look at (1 file; skipped 2 other resources)\n");
 }
 
 /// A hook of pre-commit names whatever was changed.
 #[tokio::test]
-async fn what_cannot_be_read_and_does_not_name_the_driver_is_skipped() {
+async fn validate_skips_unparsable_files_without_driver_name() {
     let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
-    let project = Project::with(&[
+    let project = Project::with_files(&[
         ("broken.yaml", "a: [\n"),
         ("jinja.yml", "{% if x %}\na: 1\n{% endif %}\n"),
         ("helm.yaml", "{{- if .Values.x }}\nkind: ConfigMap\n{{- end }}\n"),
@@ -156,24 +156,24 @@ async fn what_cannot_be_read_and_does_not_name_the_driver_is_skipped() {
     ]);
     for output in ["text", "github"] {
         let run = project.run(&["--strict", "-o", output, "broken.yaml", "jinja.yml", "tsconfig.json", "."]).await;
-        assert_eq!((run.code, run.said.as_str()), (0, ""));
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""));
         let summary = "nothing to look at (7 files; skipped 7 other resources, of which 7 cannot be read)\n";
-        assert_eq!(run.printed, if output == "text" { summary } else { "" });
+        assert_eq!(run.stdout, if output == "text" { summary } else { "" });
     }
-    let piped = project.run_with(&[], "a: [\n---\nkind: Pod\n").await;
-    assert_eq!(piped.printed, "nothing to look at (1 file; skipped 2 other resources, of which 1 cannot be read)\n");
+    let piped = project.run_with_stdin(&[], "a: [\n---\nkind: Pod\n").await;
+    assert_eq!(piped.stdout, "nothing to look at (1 file; skipped 2 other resources, of which 1 cannot be read)\n");
     // Other documents of the file are looked at.
-    let text = format!("a: [\n---\n{}", with_parameters("    vaultAdress: x\n"));
-    assert!(found(&text).await[0].starts_with("12:5: error: vaultAdress: "));
+    let text = format!("a: [\n---\n{}", class_with_parameters("    vaultAdress: x\n"));
+    assert!(findings_of(&text).await[0].starts_with("12:5: error: vaultAdress: "));
 }
 
 #[tokio::test]
-async fn whoever_stops_reading_learns_the_exit_code_all_the_same() {
-    let project = Project::with(&[("a.yaml", &with_parameters("    vaultAdress: x\n"))]);
+async fn broken_pipe_keeps_the_exit_code() {
+    let project = Project::with_files(&[("a.yaml", &class_with_parameters("    vaultAdress: x\n"))]);
     for (args, code) in [("validate -o text .", 1), ("validate -o json .", 1), ("version", 0)] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = program(&args.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let mut command = vaultmount_command(&args.split(' ').map(str::to_owned).collect::<Vec<_>>());
         command.current_dir(project.0.path()).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
         let done = command.spawn().unwrap().wait_with_output().await.unwrap();
         assert_eq!((done.status.code(), String::from_utf8(done.stderr).unwrap().as_str()), (Some(code), ""));
@@ -181,42 +181,42 @@ async fn whoever_stops_reading_learns_the_exit_code_all_the_same() {
 }
 
 #[tokio::test]
-async fn nothing_that_manifests_hold_steers_a_terminal() {
+async fn validate_escapes_control_characters_of_manifests() {
     let named = "m\u{1b}[2J\u{9b}\n.yaml";
     let unseen = "\u{202e}\u{2066}\u{200b}";
-    let text = with_parameters(&format!("    \"\\e[2J{unseen}\": x{unseen}\n"))
+    let text = class_with_parameters(&format!("    \"\\e[2J{unseen}\": x{unseen}\n"))
         .replace("name: shop,", "name: \"a\\e[2J\\u009b\",");
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: \"p\\e[2J\"}\nspec:\n  volumes:\n  - name: \"v\\e\"\n    csi: {driver: secrets-store.csi.k8s.io, volumeAttributes: {secretProviderClass: \"c\\e\", audience: \"\\e\"}}\n";
     let text = format!("{text}---\n{text}---\n{pod}---\n# secrets-store.csi \u{1b}[2J\na: [\u{1b}[2J\n");
-    let project = Project::with(&[(named, &text)]);
+    let project = Project::with_files(&[(named, &text)]);
     for output in ["text", "github", "sarif", "json"] {
         let run = project.run(&["-o", output, "."]).await;
         assert_eq!(run.code, 1);
         let steers = |c: char| (c.is_control() && c != '\n') || ['\u{202e}', '\u{2066}', '\u{200b}'].contains(&c);
-        assert!(!run.printed.contains(steers), "{output}: {:?}", run.printed);
-        let lines = run.printed.lines().filter(|line| line.contains("m\u{fffd}[2J\u{fffd}\u{fffd}.yaml:")).count();
-        assert!(output != "text" || lines > 5, "{lines}: {}", run.printed);
+        assert!(!run.stdout.contains(steers), "{output}: {:?}", run.stdout);
+        let lines = run.stdout.lines().filter(|line| line.contains("m\u{fffd}[2J\u{fffd}\u{fffd}.yaml:")).count();
+        assert!(output != "text" || lines > 5, "{lines}: {}", run.stdout);
     }
     let run = project.run(&["absent\u{1b}[2J"]).await;
-    assert!(run.code == 2 && !run.said.contains('\u{1b}'), "{:?}", run.said);
+    assert!(run.code == 2 && !run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
 }
 
 #[tokio::test]
-async fn long_names_are_told_in_short() {
+async fn validate_truncates_long_names() {
     let long = "n".repeat(5000);
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {long}, namespace: shop}}\nspec:\n  volumes:\n  - name: {long}\n    csi: {{driver: secrets-store.csi.k8s.io, volumeAttributes: {{secretProviderClass: {long}, audience: x}}}}\n"
     );
     let objects = format!("- {{objectName: {long}, secretPath: /}}");
     let secrets = format!("  secretObjects: [{{secretName: s, type: t, data: [{{objectName: {long}x, key: k}}]}}]\n");
-    let class = format!("{}{secrets}", with_objects(&objects)).replace("name: shop,", &format!("name: {long},"));
-    let said = found(&format!("{class}---\n{class}---\n{pod}")).await;
+    let class = format!("{}{secrets}", class_with_objects(&objects)).replace("name: shop,", &format!("name: {long},"));
+    let said = findings_of(&format!("{class}---\n{class}---\n{pod}")).await;
     assert!(said.len() > 5 && said.iter().all(|line| line.len() < 500), "{said:?}");
 }
 
 #[tokio::test]
-async fn the_exit_code_tells_mistakes_from_what_could_not_be_looked_at() {
-    let project = Project::with(&[("warned.yaml", &with_parameters("    auth: 5m\n"))]);
+async fn validate_exit_code_is_1_for_findings_and_2_for_unreadable() {
+    let project = Project::with_files(&[("warned.yaml", &class_with_parameters("    auth: 5m\n"))]);
     for (args, code, says) in [
         (&["warned.yaml"][..], 0, "1 warning in 1 class (1 file)"),
         (&["--strict", "warned.yaml"], 1, "1 warning in 1 class"),
@@ -226,14 +226,15 @@ async fn the_exit_code_tells_mistakes_from_what_could_not_be_looked_at() {
     ] {
         let run = project.run(args).await;
         assert_eq!(run.code, code, "{args:?}");
-        assert!(format!("{}{}", run.printed, run.said).contains(says), "{args:?}: {}{}", run.printed, run.said);
+        assert!(format!("{}{}", run.stdout, run.stderr).contains(says), "{args:?}: {}{}", run.stdout, run.stderr);
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_text_takes_no_other_with_it() {
-    let ours = with_parameters("");
-    let project = Project::with(&[("good.yaml", &ours), ("long.yaml", &format!("{}{ours}", "#\n".repeat(9 << 20)))]);
+async fn validate_non_utf8_or_oversized_file_fails_alone() {
+    let ours = class_with_parameters("");
+    let project =
+        Project::with_files(&[("good.yaml", &ours), ("long.yaml", &format!("{}{ours}", "#\n".repeat(9 << 20)))]);
     let put = |name: &str, bytes: &[u8]| fs::write(project.0.path().join(name), bytes).unwrap();
     put("picture.yaml", &[0xff, 0xd8, b'a']);
     put("latin.yaml", &[ours.as_bytes(), b"# K\xfcche\n"].concat());
@@ -244,21 +245,21 @@ async fn a_file_that_is_no_text_takes_no_other_with_it() {
         "long.yaml:1:1: error: the file is longer than the 16777216 bytes that are read; split it [VM0085]",
         "utf-16.yaml:1:1: error: the file is no text in UTF-8; save it as that [VM0085]",
     ];
-    assert_eq!((run.code, run.findings()), (1, expected.to_vec()), "{}", run.said);
+    assert_eq!((run.code, run.findings()), (1, expected.to_vec()), "{}", run.stderr);
     let summary = "3 errors in 1 class (5 files; skipped 1 other resource, of which 1 cannot be read)\n";
-    assert!(run.printed.ends_with(summary), "{}", run.printed);
+    assert!(run.stdout.ends_with(summary), "{}", run.stdout);
     let run = project.run(&["-o", "sarif", "picture.yaml", "good.yaml"]).await;
-    assert!(run.code == 0 && run.printed.contains("\"results\": []"), "{}", run.printed);
+    assert!(run.code == 0 && run.stdout.contains("\"results\": []"), "{}", run.stdout);
 }
 
 /// As of `<(helm template .)`.
 #[tokio::test]
-async fn a_pipe_is_read_by_name_and_never_found_in_a_folder() {
-    let project = Project::with(&[("a.yaml", &with_parameters(""))]);
+async fn validate_reads_named_pipe_but_skips_it_in_folder() {
+    let project = Project::with_files(&[("a.yaml", &class_with_parameters(""))]);
     let pipe = project.0.path().join("pipe.yaml");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    assert_eq!(project.run(&["."]).await.printed, "all good in 1 class (1 file)\n");
-    let write = tokio::task::spawn_blocking(move || fs::write(pipe, with_parameters("    vaultAdress: x\n")));
+    assert_eq!(project.run(&["."]).await.stdout, "all good in 1 class (1 file)\n");
+    let write = tokio::task::spawn_blocking(move || fs::write(pipe, class_with_parameters("    vaultAdress: x\n")));
     assert!(project.run(&["pipe.yaml"]).await.findings()[0].starts_with("pipe.yaml:10:5: error: vaultAdress: "));
     write.await.unwrap().unwrap();
 }

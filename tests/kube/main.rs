@@ -13,34 +13,34 @@ mod token_review;
 
 use std::fs;
 
-use kube_api::{Builder, KubeApi};
+use kube_api::{KubeApi, KubeApiBuilder};
 use vaultmount::{
     error::Error,
     kube::{Config, Kube},
 };
 
-const NAME: &str = "vault-csi-provider-hmac-key";
-const SECRETS: &str = "/api/v1/namespaces/csi/secrets";
+const HMAC_SECRET_NAME: &str = "vault-csi-provider-hmac-key";
+const SECRETS_PATH: &str = "/api/v1/namespaces/csi/secrets";
 
-fn build(kubeconfig: &str) -> Result<Kube, Error> {
+fn build_client(kubeconfig: &str) -> Result<Kube, Error> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config");
     fs::write(&file, kubeconfig).unwrap();
     Ok(Config::from_env(Some(file)).build(std::sync::Arc::default())?.unwrap())
 }
 
-fn client(api: &KubeApi) -> Kube {
-    build(&api.kubeconfig("csi", "t0ken")).unwrap()
+fn client_for(api: &KubeApi) -> Kube {
+    build_client(&api.kubeconfig("csi", "t0ken")).unwrap()
 }
 
-async fn started(api: Builder) -> (KubeApi, Kube) {
+async fn start_with_client(api: KubeApiBuilder) -> (KubeApi, Kube) {
     let api = api.start().await;
-    let kube = client(&api);
+    let kube = client_for(&api);
     (api, kube)
 }
 
 #[test]
-fn without_a_cluster_there_is_no_client_and_no_error() {
+fn kubernetes_config_without_cluster_builds_no_client() {
     let config = Config {
         kubeconfig: None,
         service_host: None,

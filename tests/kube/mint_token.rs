@@ -7,50 +7,52 @@ use vaultmount::{
 };
 
 use crate::{
-    kube_api::{Builder, Fault, KubeApi, OWN_AUDIENCE, claims},
-    started,
+    kube_api::{API_SERVER_AUDIENCE, Fault, KubeApi, KubeApiBuilder, claims},
+    start_with_client,
 };
 
 const POD: BoundPod<'_> = BoundPod { name: "web-1", uid: "uid-1" };
 
-fn shop() -> Builder {
+fn api_with_service_account() -> KubeApiBuilder {
     KubeApi::builder().service_account("shop", "web").pod("shop", "web-1", "uid-1")
 }
 
-async fn mint(api: Builder, audience: Option<&str>, pod: BoundPod<'_>) -> Result<Value, Error> {
-    let (_api, kube) = started(api).await;
+async fn mint_claims(api: KubeApiBuilder, audience: Option<&str>, pod: BoundPod<'_>) -> Result<Value, Error> {
+    let (_api, kube) = start_with_client(api).await;
     let token = kube.mint_token("shop", "web", audience, Some(pod)).await?;
     Ok(claims(token.expose()).unwrap())
 }
 
 #[tokio::test]
-async fn asks_as_the_go_provider_does() {
-    let (api, kube) = started(shop()).await;
+async fn token_request_body_matches_go_provider() {
+    let (api, kube) = start_with_client(api_with_service_account()).await;
     kube.mint_token("shop", "web", Some("vault"), Some(POD)).await.unwrap();
-    let seen = &api.seen()[0];
-    assert_eq!(seen.path, "/api/v1/namespaces/shop/serviceaccounts/web/token");
+    let requests = &api.requests()[0];
+    assert_eq!(requests.path, "/api/v1/namespaces/shop/serviceaccounts/web/token");
     let pod = json!({"kind": "Pod", "apiVersion": "v1", "name": "web-1", "uid": "uid-1"});
     let spec = json!({"audiences": ["vault"], "expirationSeconds": 900, "boundObjectRef": pod});
     let expected = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-    assert_eq!(seen.body, expected);
+    assert_eq!(requests.body, expected);
 }
 
 #[tokio::test]
-async fn gives_a_token_for_the_audience_bound_to_the_pod() {
-    let minted = mint(shop(), Some("vault"), POD).await.unwrap();
+async fn token_request_yields_audience_token_bound_to_pod() {
+    let minted = mint_claims(api_with_service_account(), Some("vault"), POD).await.unwrap();
     assert_eq!(minted["aud"], json!(["vault"]));
     assert_eq!(minted["kubernetes.io"]["pod"]["uid"], "uid-1");
-    assert_eq!(mint(shop(), None, POD).await.unwrap()["aud"], json!([OWN_AUDIENCE]));
+    assert_eq!(mint_claims(api_with_service_account(), None, POD).await.unwrap()["aud"], json!([API_SERVER_AUDIENCE]));
 
-    let (api, kube) = started(shop()).await;
+    let (api, kube) = start_with_client(api_with_service_account()).await;
     let token = kube.mint_token("shop", "web", Some("vault"), None).await.unwrap();
-    assert_eq!(api.seen()[0].body["spec"], json!({"audiences": ["vault"], "expirationSeconds": 900}));
+    assert_eq!(api.requests()[0].body["spec"], json!({"audiences": ["vault"], "expirationSeconds": 900}));
     assert!(claims(token.expose()).unwrap()["kubernetes.io"].get("pod").is_none());
 }
 
 #[tokio::test]
-async fn denied_names_the_right_and_both_ways_out() {
-    let error = mint(shop().deny("create", "serviceaccounts/token"), Some("vault"), POD).await.unwrap_err();
+async fn token_request_forbidden_names_rbac_rule_and_fixes() {
+    let error = mint_claims(api_with_service_account().deny("create", "serviceaccounts/token"), Some("vault"), POD)
+        .await
+        .unwrap_err();
     assert_eq!(error.cause(), Cause::TokenRequest);
     let error = error.to_string();
     assert!(error.starts_with("token of service account shop/web for audience \"vault\": API server "), "{error}");
@@ -62,14 +64,18 @@ async fn denied_names_the_right_and_both_ways_out() {
 }
 
 #[tokio::test]
-async fn of_who_is_not_there_says_who() {
+async fn token_request_missing_account_or_pod_is_named() {
     let cases = [
         (KubeApi::builder(), POD, "serviceaccounts \"web\" not found); create the service account the pod runs as"),
-        (shop(), BoundPod { name: "web-2", ..POD }, "pods \"web-2\" not found); the pod is gone"),
-        (shop(), BoundPod { uid: "uid-0", ..POD }, "in record); the pod was replaced by another of the same name"),
+        (api_with_service_account(), BoundPod { name: "web-2", ..POD }, "pods \"web-2\" not found); the pod is gone"),
+        (
+            api_with_service_account(),
+            BoundPod { uid: "uid-0", ..POD },
+            "in record); the pod was replaced by another of the same name",
+        ),
     ];
     for (api, pod, expected) in cases {
-        let error = mint(api, None, pod).await.unwrap_err();
+        let error = mint_claims(api, None, pod).await.unwrap_err();
         assert_eq!(error.cause(), Cause::TokenRequest);
         let error = error.to_string();
         assert!(error.starts_with("token of service account shop/web without audience: "), "{error}");
@@ -78,22 +84,24 @@ async fn of_who_is_not_there_says_who() {
 }
 
 #[tokio::test]
-async fn a_passing_failure_stays_one() {
-    let api = shop().fault(Fault::Answer(503, String::new()));
-    assert!(mint(api, None, POD).await.unwrap_err().is_passing());
+async fn token_request_503_is_transient() {
+    let api = api_with_service_account().fault(Fault::Respond(503, String::new()));
+    assert!(mint_claims(api, None, POD).await.unwrap_err().is_passing());
 }
 
 #[tokio::test]
-async fn an_answer_without_a_token_is_refused() {
+async fn token_request_response_without_token_is_rejected() {
     for body in ["{}", "[]", "", "<html>", r#"{"status":{"token":""}}"#, r#"{"status":{"token":7}}"#] {
-        let error = mint(shop().fault(Fault::Answer(201, body.to_owned())), None, POD).await.unwrap_err();
+        let error = mint_claims(api_with_service_account().fault(Fault::Respond(201, body.to_owned())), None, POD)
+            .await
+            .unwrap_err();
         assert_eq!(error.cause(), Cause::TokenRequest, "{error}");
     }
 }
 
 #[tokio::test]
-async fn of_no_kubernetes_name_sends_nothing() {
-    let (_api, kube) = started(shop()).await;
+async fn token_request_invalid_name_sends_no_request() {
+    let (_api, kube) = start_with_client(api_with_service_account()).await;
     for (namespace, account) in [("shop", "web/../x"), ("../shop", "web"), ("", "web")] {
         let error = kube.mint_token(namespace, account, None, None).await.unwrap_err();
         assert_eq!(error.cause(), Cause::InvalidRequest);

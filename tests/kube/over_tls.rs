@@ -18,9 +18,9 @@ use vaultmount::{
     tls::MinTlsVersion,
 };
 
-use crate::{NAME, build};
+use crate::{HMAC_SECRET_NAME, build_client};
 
-struct Authority {
+struct CertificateAuthority {
     certificate: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
 }
 
@@ -30,7 +30,7 @@ struct Leaf {
     key: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     fn new() -> Self {
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -51,7 +51,7 @@ impl Authority {
 }
 
 /// A server that shows `leaf`, asks for a client certificate of `clients`, and answers every request with a key.
-fn serve(leaf: &Leaf, clients: Option<&Authority>) -> SocketAddr {
+fn serve(leaf: &Leaf, clients: Option<&CertificateAuthority>) -> SocketAddr {
     serve_with(server_config(leaf, clients, rustls::DEFAULT_VERSIONS))
 }
 
@@ -62,13 +62,13 @@ fn serve_with(config: rustls::ServerConfig) -> SocketAddr {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
-            answer(&mut rustls::StreamOwned::new(session, stream.unwrap()));
+            serve_request(&mut rustls::StreamOwned::new(session, stream.unwrap()));
         }
     });
     address
 }
 
-fn answer(stream: &mut rustls::StreamOwned<rustls::ServerConnection, TcpStream>) {
+fn serve_request(stream: &mut rustls::StreamOwned<rustls::ServerConnection, TcpStream>) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -90,7 +90,7 @@ fn drain(socket: &mut TcpStream) {
 
 fn server_config(
     leaf: &Leaf,
-    clients: Option<&Authority>,
+    clients: Option<&CertificateAuthority>,
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -119,126 +119,130 @@ fn kubeconfig(address: SocketAddr, cluster: Value, user: &Value) -> String {
     .to_string()
 }
 
-fn data(pem: &str) -> String {
+fn base64_pem(pem: &str) -> String {
     STANDARD.encode(pem)
 }
 
-async fn key(kubeconfig: &str) -> Result<Vec<u8>, Error> {
-    Ok(build(kubeconfig)?.hmac_key(NAME).await?.expose().to_vec())
+async fn read_hmac_key(kubeconfig: &str) -> Result<Vec<u8>, Error> {
+    Ok(build_client(kubeconfig)?.hmac_key(HMAC_SECRET_NAME).await?.expose().to_vec())
 }
 
 #[tokio::test]
-async fn the_clusters_authority_is_trusted() {
-    let authority = Authority::new();
+async fn kubeconfig_ca_is_trusted() {
+    let authority = CertificateAuthority::new();
     let address = serve(&authority.issue("127.0.0.1"), None);
-    let cluster = json!({"certificate-authority-data": data(&authority.pem())});
-    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
+    let cluster = json!({"certificate-authority-data": base64_pem(&authority.pem())});
+    assert_eq!(read_hmac_key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
 
 #[tokio::test]
-async fn another_authority_is_not() {
-    let address = serve(&Authority::new().issue("127.0.0.1"), None);
-    let cluster = json!({"certificate-authority-data": data(&Authority::new().pem())});
-    let error = key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err();
+async fn kubeconfig_ca_rejects_other_issuer() {
+    let address = serve(&CertificateAuthority::new().issue("127.0.0.1"), None);
+    let cluster = json!({"certificate-authority-data": base64_pem(&CertificateAuthority::new().pem())});
+    let error = read_hmac_key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesConfig);
     assert!(error.to_string().contains("cannot be spoken to over TLS (it said: invalid peer certificate"), "{error}");
 }
 
 #[tokio::test]
-async fn another_name_is_accepted_when_it_is_the_one_expected() {
-    let authority = Authority::new();
+async fn kubeconfig_tls_server_name_accepts_that_name() {
+    let authority = CertificateAuthority::new();
     let address = serve(&authority.issue("kubernetes.default.svc"), None);
-    let mut cluster = json!({"certificate-authority-data": data(&authority.pem())});
+    let mut cluster = json!({"certificate-authority-data": base64_pem(&authority.pem())});
     assert_eq!(
-        key(&kubeconfig(address, cluster.clone(), &json!({}))).await.unwrap_err().cause(),
+        read_hmac_key(&kubeconfig(address, cluster.clone(), &json!({}))).await.unwrap_err().cause(),
         Cause::KubernetesConfig
     );
     cluster["tls-server-name"] = json!("kubernetes.default.svc");
-    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
+    assert_eq!(read_hmac_key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
 
 #[tokio::test]
-async fn verification_can_be_switched_off() {
-    let address = serve(&Authority::new().issue("elsewhere"), None);
+async fn kubeconfig_insecure_skip_tls_verify_disables_check() {
+    let address = serve(&CertificateAuthority::new().issue("elsewhere"), None);
     let cluster = json!({"insecure-skip-tls-verify": true});
-    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
+    assert_eq!(read_hmac_key(&kubeconfig(address, cluster, &json!({}))).await.unwrap(), b"a");
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown() {
-    let authority = Authority::new();
+async fn kubeconfig_client_certificate_authenticates() {
+    let authority = CertificateAuthority::new();
     let address = serve(&authority.issue("127.0.0.1"), Some(&authority));
-    let cluster = json!({"certificate-authority-data": data(&authority.pem())});
+    let cluster = json!({"certificate-authority-data": base64_pem(&authority.pem())});
     let me = authority.issue("admin");
-    let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&me.key)});
-    assert_eq!(key(&kubeconfig(address, cluster.clone(), &user)).await.unwrap(), b"a");
-    assert_eq!(key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err().cause(), Cause::KubernetesConfig);
+    let user = json!({"client-certificate-data": base64_pem(&me.certificate), "client-key-data": base64_pem(&me.key)});
+    assert_eq!(read_hmac_key(&kubeconfig(address, cluster.clone(), &user)).await.unwrap(), b"a");
+    assert_eq!(
+        read_hmac_key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err().cause(),
+        Cause::KubernetesConfig
+    );
 }
 
 #[tokio::test]
-async fn a_client_certificate_with_anothers_key_is_refused_at_start() {
-    let authority = Authority::new();
+async fn kubeconfig_client_key_mismatch_fails_at_build() {
+    let authority = CertificateAuthority::new();
     let (me, other) = (authority.issue("a"), authority.issue("b"));
-    let user = json!({"client-certificate-data": data(&me.certificate), "client-key-data": data(&other.key)});
-    let error = build(&kubeconfig(([127, 0, 0, 1], 1).into(), json!({}), &user)).unwrap_err();
+    let user =
+        json!({"client-certificate-data": base64_pem(&me.certificate), "client-key-data": base64_pem(&other.key)});
+    let error = build_client(&kubeconfig(([127, 0, 0, 1], 1).into(), json!({}), &user)).unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesConfig);
 }
 
 #[tokio::test]
-async fn a_pod_finds_a_rotated_authority_at_the_attempt_after() {
-    let (old, new) = (Authority::new(), Authority::new());
+async fn in_cluster_ca_rotation_succeeds_on_second_attempt() {
+    let (old, new) = (CertificateAuthority::new(), CertificateAuthority::new());
     let address = serve(&new.issue("127.0.0.1"), None);
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("token", "t");
     write("namespace", "csi");
     write("ca.crt", &old.pem());
-    let kube = in_cluster(address, folder.path());
+    let kube = in_cluster_client(address, folder.path());
     write("ca.crt", &new.pem());
 
-    assert_eq!(kube.hmac_key(NAME).await.unwrap_err().cause(), Cause::KubernetesConfig);
-    assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
+    assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap_err().cause(), Cause::KubernetesConfig);
+    assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap().expose(), b"a");
     assert_eq!((kube.namespace(), kube.requests()), ("csi", 2));
 }
 
 #[tokio::test]
-async fn a_rotated_authority_that_was_noticed_costs_no_attempt_and_a_broken_one_changes_nothing() {
-    let (old, new) = (Authority::new(), Authority::new());
+async fn in_cluster_ca_reload_applies_new_and_ignores_broken() {
+    let (old, new) = (CertificateAuthority::new(), CertificateAuthority::new());
     let address = serve(&new.issue("127.0.0.1"), None);
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("token", "t");
     write("namespace", "csi");
     write("ca.crt", &old.pem());
-    let kube = in_cluster(address, folder.path());
+    let kube = in_cluster_client(address, folder.path());
     for authority in [new.pem(), "nothing".to_owned()] {
         write("ca.crt", &authority);
         kube.reread().await;
-        assert_eq!(kube.hmac_key(NAME).await.unwrap().expose(), b"a");
+        assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap().expose(), b"a");
     }
     assert_eq!(kube.requests(), 2);
 }
 
 #[tokio::test]
-async fn nothing_older_is_spoken_than_the_operator_says() {
-    let authority = Authority::new();
+async fn min_tls_version_applies_to_api_server() {
+    let authority = CertificateAuthority::new();
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [("token", "t"), ("namespace", "csi"), ("ca.crt", &authority.pem())] {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let leaf = authority.issue("127.0.0.1");
     let address = serve_with(server_config(&leaf, None, &[&rustls::version::TLS12]));
-    let config = |oldest_tls| Config { oldest_tls, ..config(address, folder.path()) };
-    let key = async |oldest| config(oldest).build(Arc::default()).unwrap().unwrap().hmac_key(NAME).await;
+    let config = |oldest_tls| Config { oldest_tls, ..in_cluster_config(address, folder.path()) };
+    let key = async |oldest| config(oldest).build(Arc::default()).unwrap().unwrap().hmac_key(HMAC_SECRET_NAME).await;
     assert_eq!(key(MinTlsVersion::Tls12).await.unwrap().expose(), b"a");
     assert_eq!(key(MinTlsVersion::Tls13).await.unwrap_err().cause(), Cause::KubernetesConfig);
 }
 
-fn in_cluster(address: SocketAddr, folder: &Path) -> Kube {
-    config(address, folder).build(Arc::default()).unwrap().unwrap()
+fn in_cluster_client(address: SocketAddr, folder: &Path) -> Kube {
+    in_cluster_config(address, folder).build(Arc::default()).unwrap().unwrap()
 }
 
-fn config(address: SocketAddr, folder: &Path) -> Config {
+fn in_cluster_config(address: SocketAddr, folder: &Path) -> Config {
     Config {
         kubeconfig: None,
         service_host: Some(address.ip().to_string()),

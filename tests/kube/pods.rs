@@ -11,116 +11,116 @@ use vaultmount::{
 };
 
 use crate::{
-    build,
-    kube_api::{Builder, Fault, KubeApi, pods::Expiry},
-    started,
+    build_client,
+    kube_api::{Fault, KubeApi, KubeApiBuilder, pods::ExpirySignal},
+    start_with_client,
 };
 
 const NODE: &str = "node-a.example";
 
-fn pod(name: &str, uid: &str) -> PodRef {
+fn pod_ref(name: &str, uid: &str) -> PodRef {
     PodRef { namespace: "shop".to_owned(), name: name.to_owned(), uid: uid.to_owned() }
 }
 
-fn there(name: &str, uid: &str) -> PodEvent {
-    PodEvent::There(pod(name, uid))
+fn applied(name: &str, uid: &str) -> PodEvent {
+    PodEvent::There(pod_ref(name, uid))
 }
 
-fn left(name: &str, uid: &str) -> PodEvent {
-    PodEvent::Left(pod(name, uid))
+fn deleted(name: &str, uid: &str) -> PodEvent {
+    PodEvent::Left(pod_ref(name, uid))
 }
 
-fn web() -> Builder {
+fn api_with_web_pod() -> KubeApiBuilder {
     KubeApi::builder().node_pod(NODE, "shop", "web", "uid-1")
 }
 
 /// A server, and a watch of the node from the list of now.
-async fn watching(api: Builder) -> (KubeApi, Kube, PodWatch) {
-    let (api, kube) = started(api).await;
+async fn start_watch(api: KubeApiBuilder) -> (KubeApi, Kube, PodWatch) {
+    let (api, kube) = start_with_client(api).await;
     let (_, version) = kube.node_pods(NODE).await.unwrap();
     let watch = kube.watch_node_pods(NODE, &version).await.unwrap();
     (api, kube, watch)
 }
 
 /// An event as the server would write it.
-fn event(kind: &str, version: &str, name: &str, uid: &str) -> String {
+fn event_line(kind: &str, version: &str, name: &str, uid: &str) -> String {
     let metadata = json!({"namespace": "shop", "name": name, "uid": uid, "resourceVersion": version});
     format!("{}\n", json!({"type": kind, "object": {"metadata": metadata}}))
 }
 
 /// What the first event is when the server sends this.
-async fn told(text: &str) -> Result<Option<PodEvent>, Error> {
-    let (api, _kube, mut watch) = watching(web()).await;
+async fn first_event(text: &str) -> Result<Option<PodEvent>, Error> {
+    let (api, _kube, mut watch) = start_watch(api_with_web_pod()).await;
     api.send_to_watches(text);
     api.end_watches();
     watch.next().await
 }
 
 #[tokio::test]
-async fn are_listed_with_a_version_to_watch_from() {
-    let api = web()
+async fn pod_list_has_pods_of_node_and_resource_version() {
+    let api = api_with_web_pod()
         .node_pod(NODE, "bank", "web", "uid-2")
         .node_pod("node-b", "shop", "other", "uid-3")
         .pod("shop", "bound", "uid-4");
-    let (api, kube) = started(api).await;
+    let (api, kube) = start_with_client(api).await;
     let (pods, version) = kube.node_pods(NODE).await.unwrap();
-    assert_eq!(pods, [PodRef { namespace: "bank".to_owned(), ..pod("web", "uid-2") }, pod("web", "uid-1")]);
+    assert_eq!(pods, [PodRef { namespace: "bank".to_owned(), ..pod_ref("web", "uid-2") }, pod_ref("web", "uid-1")]);
     assert_eq!(version, "4");
 
-    let seen = &api.seen()[0];
-    assert_eq!((seen.path.as_str(), seen.bearer.as_deref()), ("/api/v1/pods", Some("t0ken")));
+    let requests = &api.requests()[0];
+    assert_eq!((requests.path.as_str(), requests.bearer.as_deref()), ("/api/v1/pods", Some("t0ken")));
     let selector = format!("spec.nodeName={NODE},status.phase!=Succeeded,status.phase!=Failed");
     let asked = [("fieldSelector", selector.as_str()), ("limit", "50")];
-    assert_eq!(seen.parameters(), asked.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    assert_eq!(requests.query_parameters(), asked.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
-    assert_eq!(seen.accept, metadata);
+    assert_eq!(requests.accept, metadata);
 }
 
 #[tokio::test]
-async fn are_listed_in_pages_of_one_version() {
+async fn pod_list_pages_share_one_resource_version() {
     let names: Vec<_> = (100..220).map(|n| format!("web-{n}")).collect();
     let api =
         names.iter().fold(KubeApi::builder(), |api, name| api.node_pod(NODE, "shop", name, &format!("of-{name}")));
-    let (_api, kube) = started(api).await;
+    let (_api, kube) = start_with_client(api).await;
     let (pods, version) = kube.node_pods(NODE).await.unwrap();
-    let expected: Vec<_> = names.iter().map(|name| pod(name, &format!("of-{name}"))).collect();
+    let expected: Vec<_> = names.iter().map(|name| pod_ref(name, &format!("of-{name}"))).collect();
     assert_eq!((pods, version.as_str(), kube.requests()), (expected, "120", 3));
 
     let page = |version: &str, from: &str| {
         let metadata = json!({"resourceVersion": version, "continue": from});
-        Fault::Answer(200, json!({"metadata": metadata, "items": []}).to_string())
+        Fault::Respond(200, json!({"metadata": metadata, "items": []}).to_string())
     };
-    let (api, kube) = started(KubeApi::builder().fault(page("7", "a+b&c=")).fault(page("9", ""))).await;
+    let (api, kube) = start_with_client(KubeApi::builder().fault(page("7", "a+b&c=")).fault(page("9", ""))).await;
     assert_eq!(kube.node_pods(NODE).await.unwrap(), (vec![], "7".to_owned()));
-    assert_eq!(api.seen()[1].parameters()["continue"], "a+b&c=");
+    assert_eq!(api.requests()[1].query_parameters()["continue"], "a+b&c=");
 }
 
 #[tokio::test]
-async fn a_list_whose_rest_is_forgotten_may_be_begun_anew() {
+async fn pod_list_expired_continue_token_is_transient() {
     let first = json!({"metadata": {"resourceVersion": "1", "continue": "MT8x"}, "items": []}).to_string();
-    let (_api, kube) = started(web().fault(Fault::Answer(200, first))).await;
+    let (_api, kube) = start_with_client(api_with_web_pod().fault(Fault::Respond(200, first))).await;
     let error = kube.node_pods(NODE).await.unwrap_err();
     assert!(error.is_passing() && error.to_string().contains("answers 410 Gone (it said: The provided"), "{error}");
-    assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("web", "uid-1")]);
+    assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod_ref("web", "uid-1")]);
 }
 
 #[tokio::test]
-async fn that_are_finished_are_not_listed_even_if_the_server_tells_of_them() {
+async fn pod_list_omits_finished_pods_the_server_sends() {
     let of_phase = |name: &str, phase: &str| {
         let metadata = json!({"namespace": "shop", "name": name, "uid": format!("of-{name}")});
         json!({"metadata": metadata, "spec": {"nodeName": NODE}, "status": {"phase": phase}})
     };
     let items = [of_phase("a", "Succeeded"), of_phase("b", "Pending"), of_phase("c", "Failed")];
     let list = json!({"metadata": {"resourceVersion": "5"}, "items": items}).to_string();
-    let (_api, kube) = started(KubeApi::builder().fault(Fault::Answer(200, list))).await;
-    assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("b", "of-b")]);
+    let (_api, kube) = start_with_client(KubeApi::builder().fault(Fault::Respond(200, list))).await;
+    assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod_ref("b", "of-b")]);
 }
 
 #[tokio::test]
-async fn a_list_that_is_none_is_no_empty_list() {
+async fn pod_list_malformed_is_an_error_not_empty() {
     let list = |text: &str| {
-        let api = KubeApi::builder().fault(Fault::Answer(200, text.to_owned()));
-        async { started(api).await.1.node_pods(NODE).await }
+        let api = KubeApi::builder().fault(Fault::Respond(200, text.to_owned()));
+        async { start_with_client(api).await.1.node_pods(NODE).await }
     };
     assert_eq!(list(r#"{"metadata":{"resourceVersion":"1"},"items":null}"#).await.unwrap().0, []);
     for text in [
@@ -138,98 +138,98 @@ async fn a_list_that_is_none_is_no_empty_list() {
 }
 
 #[tokio::test]
-async fn are_told_to_come_change_and_go() {
-    for api in [web(), web().whole_pods(), web().event_pieces(1)] {
-        let (api, _kube, mut watch) = watching(api).await;
+async fn pod_watch_reports_added_modified_and_deleted() {
+    for api in [api_with_web_pod(), api_with_web_pod().full_pod_objects(), api_with_web_pod().split_events(1)] {
+        let (api, _kube, mut watch) = start_watch(api).await;
         api.add_pod(NODE, "shop", "job", "uid-2");
         api.add_pod("node-b", "shop", "other", "uid-3");
-        assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
+        assert_eq!(watch.next().await.unwrap(), Some(applied("job", "uid-2")));
         api.annotate_pod("shop", "job", "größer");
-        assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
+        assert_eq!(watch.next().await.unwrap(), Some(applied("job", "uid-2")));
         api.delete_pod("shop", "other");
         api.delete_pod("shop", "web");
-        assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+        assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
         assert_eq!(watch.version(), "6");
 
-        let seen = &api.seen()[1];
-        assert_eq!(seen.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json");
-        assert_eq!(seen.parameters()["resourceVersion"], "1");
+        let requests = &api.requests()[1];
+        assert_eq!(requests.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json");
+        assert_eq!(requests.query_parameters()["resourceVersion"], "1");
     }
 }
 
 #[tokio::test]
-async fn leave_when_they_finish() {
+async fn pod_watch_reports_finished_pod_as_deleted() {
     for phase in ["Succeeded", "Failed"] {
-        let (api, kube, mut watch) = watching(web()).await;
+        let (api, kube, mut watch) = start_watch(api_with_web_pod()).await;
         api.set_pod_phase("shop", "web", phase);
-        assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+        assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
         assert_eq!(kube.node_pods(NODE).await.unwrap().0, []);
 
         let metadata = json!({"namespace": "shop", "name": "web", "uid": "uid-1", "resourceVersion": "9"});
         let whole = json!({"metadata": metadata, "status": {"phase": phase}});
         let line = format!("{}\n", json!({"type": "MODIFIED", "object": whole}));
-        assert_eq!(told(&line).await.unwrap(), Some(left("web", "uid-1")));
+        assert_eq!(first_event(&line).await.unwrap(), Some(deleted("web", "uid-1")));
     }
 }
 
 #[tokio::test]
-async fn do_not_leave_when_their_deletion_begins() {
-    for api in [web(), web().whole_pods()] {
-        let (api, kube, mut watch) = watching(api).await;
+async fn pod_watch_terminating_pod_is_not_deleted() {
+    for api in [api_with_web_pod(), api_with_web_pod().full_pod_objects()] {
+        let (api, kube, mut watch) = start_watch(api).await;
         api.begin_pod_deletion("shop", "web");
-        assert_eq!(watch.next().await.unwrap(), Some(there("web", "uid-1")));
-        assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("web", "uid-1")]);
+        assert_eq!(watch.next().await.unwrap(), Some(applied("web", "uid-1")));
+        assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod_ref("web", "uid-1")]);
         assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Running { uid: "uid-1".to_owned() });
     }
 }
 
 #[tokio::test]
-async fn of_one_name_are_told_apart() {
-    let (api, kube, mut watch) = watching(web()).await;
+async fn pod_watch_distinguishes_same_name_by_uid() {
+    let (api, kube, mut watch) = start_watch(api_with_web_pod()).await;
     api.replace_pod("shop", "web", "uid-2");
-    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
-    assert_eq!(watch.next().await.unwrap(), Some(there("web", "uid-2")));
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("web", "uid-2")));
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Running { uid: "uid-2".to_owned() });
 }
 
 #[tokio::test]
-async fn a_watch_that_ends_is_gone_on_with_and_misses_nothing() {
-    let (api, kube, mut watch) = watching(web()).await;
+async fn pod_watch_resumes_after_its_end_without_loss() {
+    let (api, kube, mut watch) = start_watch(api_with_web_pod()).await;
     api.add_pod(NODE, "shop", "job", "uid-2");
     api.end_watches();
     api.delete_pod("shop", "web");
-    assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("job", "uid-2")));
     assert_eq!(watch.next().await.unwrap(), None);
     assert_eq!(watch.next().await.unwrap(), None);
 
     let mut watch = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
-    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
     assert_eq!(kube.requests(), 3);
 }
 
 #[tokio::test]
-async fn a_bookmark_is_gone_on_from_after_what_was_before_is_forgotten() {
-    for api in [web(), web().whole_pods()] {
-        let (api, kube, mut watch) = watching(api).await;
+async fn pod_watch_resumes_from_bookmark_after_compaction() {
+    for api in [api_with_web_pod(), api_with_web_pod().full_pod_objects()] {
+        let (api, kube, mut watch) = start_watch(api).await;
         let listed = watch.version().to_owned();
-        api.forget_history(Expiry::Answer);
+        api.compact_history(ExpirySignal::Response);
         api.send_bookmark();
         api.end_watches();
         assert_eq!(watch.next().await.unwrap(), None);
 
         api.delete_pod("shop", "web");
         let mut resumed = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
-        assert_eq!(resumed.next().await.unwrap(), Some(left("web", "uid-1")));
+        assert_eq!(resumed.next().await.unwrap(), Some(deleted("web", "uid-1")));
         let mut late = kube.watch_node_pods(NODE, &listed).await.unwrap();
         assert_eq!(late.next().await.unwrap(), Some(PodEvent::Expired));
     }
 }
 
 #[tokio::test]
-async fn history_that_is_lost_is_one_event_however_it_is_told() {
-    for expiry in [Expiry::Answer, Expiry::Event] {
-        let (api, kube, open) = watching(web()).await;
-        api.forget_history(expiry);
+async fn pod_watch_expired_version_is_one_expired_event() {
+    for expiry in [ExpirySignal::Response, ExpirySignal::Event] {
+        let (api, kube, open) = start_watch(api_with_web_pod()).await;
+        api.compact_history(expiry);
         let mut watch = kube.watch_node_pods(NODE, open.version()).await.unwrap();
         assert_eq!(watch.next().await.unwrap(), Some(PodEvent::Expired), "{expiry:?}");
         assert_eq!((watch.next().await.unwrap(), watch.version()), (None, "1"));
@@ -237,7 +237,7 @@ async fn history_that_is_lost_is_one_event_however_it_is_told() {
         let (_, version) = kube.node_pods(NODE).await.unwrap();
         let mut watch = kube.watch_node_pods(NODE, &version).await.unwrap();
         api.delete_pod("shop", "web");
-        assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+        assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
         api.expire_watches();
         assert_eq!(watch.next().await.unwrap(), Some(PodEvent::Expired));
         assert_eq!(watch.next().await.unwrap(), None);
@@ -245,10 +245,10 @@ async fn history_that_is_lost_is_one_event_however_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_watch_whose_connection_breaks_fails_and_is_gone_on_with() {
-    let (api, kube, mut watch) = watching(web()).await;
+async fn pod_watch_broken_connection_errors_then_resumes() {
+    let (api, kube, mut watch) = start_watch(api_with_web_pod()).await;
     api.add_pod(NODE, "shop", "job", "uid-2");
-    assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("job", "uid-2")));
     api.drop_connections();
     let error = watch.next().await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesApi);
@@ -261,34 +261,34 @@ async fn a_watch_whose_connection_breaks_fails_and_is_gone_on_with() {
 
     let mut watch = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
     api.delete_pod("shop", "web");
-    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
 }
 
 #[tokio::test]
-async fn an_event_without_its_end_is_a_broken_connection() {
-    let line = event("DELETED", "9", "web", "uid-1");
-    let error = told(line.trim_end()).await.unwrap_err();
+async fn pod_watch_truncated_event_is_transient_error() {
+    let line = event_line("DELETED", "9", "web", "uid-1");
+    let error = first_event(line.trim_end()).await.unwrap_err();
     assert!(error.is_passing() && error.to_string().contains("the end of an event is missing"), "{error}");
 }
 
 #[tokio::test]
-async fn events_may_come_in_pieces_and_their_reader_may_look_away() {
-    let (api, _kube, mut watch) = watching(web()).await;
-    let (one, two) = (event("ADDED", "8", "a", "uid-a"), event("DELETED", "9", "b", "uid-b"));
+async fn pod_watch_split_events_survive_cancelled_read() {
+    let (api, _kube, mut watch) = start_watch(api_with_web_pod()).await;
+    let (one, two) = (event_line("ADDED", "8", "a", "uid-a"), event_line("DELETED", "9", "b", "uid-b"));
     let (head, tail) = two.split_at(30);
     api.send_to_watches(&format!("{one}{one}{head}"));
-    assert_eq!(watch.next().await.unwrap(), Some(there("a", "uid-a")));
-    assert_eq!(watch.next().await.unwrap(), Some(there("a", "uid-a")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("a", "uid-a")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("a", "uid-a")));
     assert!(watch.next().now_or_never().is_none());
     assert_eq!(watch.version(), "8");
     api.send_to_watches(tail);
-    assert_eq!(watch.next().await.unwrap(), Some(left("b", "uid-b")));
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("b", "uid-b")));
     assert_eq!(watch.version(), "9");
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_an_error_that_repeats_none_of_it() {
-    let good = event("ADDED", "9", "hunter2", "uid-1");
+async fn pod_watch_malformed_event_error_has_no_content() {
+    let good = event_line("ADDED", "9", "hunter2", "uid-1");
     for line in [
         "\n".to_owned(),
         "<html>hunter2\n".to_owned(),
@@ -298,7 +298,7 @@ async fn what_is_no_event_is_an_error_that_repeats_none_of_it() {
         good.replace("uid-1", ""),
         good.replace("\"9\"", "\"\""),
     ] {
-        let error = told(&line).await.unwrap_err();
+        let error = first_event(&line).await.unwrap_err();
         assert_eq!(error.cause(), Cause::KubernetesConfig, "{line}: {error}");
         let shown = error.to_string();
         assert!(shown.contains("tells in the watch what is no event") && !shown.contains("hunter2"), "{shown}");
@@ -306,16 +306,16 @@ async fn what_is_no_event_is_an_error_that_repeats_none_of_it() {
 }
 
 #[tokio::test]
-async fn another_error_of_the_server_is_in_its_words_and_passes() {
+async fn pod_watch_server_error_is_transient_and_quoted() {
     let status = json!({"kind": "Status", "code": 500, "message": "etcd is slow", "status": "Failure"});
-    let error = told(&format!("{}\n", json!({"type": "ERROR", "object": status}))).await.unwrap_err();
+    let error = first_event(&format!("{}\n", json!({"type": "ERROR", "object": status}))).await.unwrap_err();
     assert!(error.is_passing() && error.to_string().contains("(it said: etcd is slow)"), "{error}");
 }
 
 #[tokio::test]
-async fn denied_names_the_rule_to_grant() {
+async fn pods_forbidden_error_names_rbac_rule() {
     for verb in ["list", "watch", "get"] {
-        let (api, kube) = started(web().deny(verb, "pods")).await;
+        let (api, kube) = start_with_client(api_with_web_pod().deny(verb, "pods")).await;
         let error = match verb {
             "list" => kube.node_pods(NODE).await.unwrap_err(),
             "watch" => kube.watch_node_pods(NODE, "1").await.unwrap_err(),
@@ -339,8 +339,8 @@ async fn denied_names_the_rule_to_grant() {
 }
 
 #[tokio::test]
-async fn one_is_read_from_storage() {
-    let (api, kube) = started(web().whole_pods()).await;
+async fn pod_read_is_uncached_and_reports_phase() {
+    let (api, kube) = start_with_client(api_with_web_pod().full_pod_objects()).await;
     let (running, finished) =
         (PodState::Running { uid: "uid-1".to_owned() }, PodState::Finished { uid: "uid-1".to_owned() });
     for (phase, expected) in
@@ -352,17 +352,19 @@ async fn one_is_read_from_storage() {
     api.delete_pod("shop", "web");
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Gone);
 
-    let seen = &api.seen()[0];
-    assert_eq!((seen.path.as_str(), seen.query.as_str()), ("/api/v1/namespaces/shop/pods/web", ""));
-    assert_eq!((seen.accept.as_str(), kube.requests()), ("application/json", 5));
+    let requests = &api.requests()[0];
+    assert_eq!((requests.path.as_str(), requests.query.as_str()), ("/api/v1/namespaces/shop/pods/web", ""));
+    assert_eq!((requests.accept.as_str(), kube.requests()), ("application/json", 5));
 }
 
 #[tokio::test]
-async fn one_is_gone_only_when_the_api_server_itself_says_so() {
+async fn pod_is_gone_only_on_api_server_not_found() {
     let status = |kind: &str, reason: &str, of: &str| {
         json!({"kind": kind, "reason": reason, "details": {"name": "web", "kind": of}, "code": 404}).to_string()
     };
-    let read = |body: String| async { started(web().fault(Fault::Answer(404, body))).await.1.pod("shop", "web").await };
+    let read = |body: String| async {
+        start_with_client(api_with_web_pod().fault(Fault::Respond(404, body))).await.1.pod("shop", "web").await
+    };
     assert_eq!(read(status("Status", "NotFound", "pods")).await.unwrap(), PodState::Gone);
     for body in [
         String::new(),
@@ -380,7 +382,7 @@ async fn one_is_gone_only_when_the_api_server_itself_says_so() {
 }
 
 #[tokio::test]
-async fn one_is_not_gone_when_the_answer_is_something_else() {
+async fn pod_read_other_responses_are_errors_not_gone() {
     for (code, body, cause) in [
         (200, "{}", Cause::KubernetesConfig),
         (200, r#"{"metadata":{"namespace":"shop","name":"web"}}"#, Cause::KubernetesConfig),
@@ -389,64 +391,64 @@ async fn one_is_not_gone_when_the_answer_is_something_else() {
         (429, "", Cause::KubernetesApi),
         (401, "", Cause::KubernetesConfig),
     ] {
-        let (_api, kube) = started(web().fault(Fault::Answer(code, body.to_owned()))).await;
+        let (_api, kube) = start_with_client(api_with_web_pod().fault(Fault::Respond(code, body.to_owned()))).await;
         let error = kube.pod("shop", "web").await.unwrap_err();
         assert_eq!(error.cause(), cause, "{code} {body}: {error}");
     }
 }
 
 #[tokio::test]
-async fn a_list_that_is_behind_is_caught_up_with_by_its_watch_and_by_a_read() {
-    let (api, kube) = started(web()).await;
-    api.stale_lists(Some(1));
+async fn stale_pod_list_is_corrected_by_watch_and_read() {
+    let (api, kube) = start_with_client(api_with_web_pod()).await;
+    api.serve_stale_lists(Some(1));
     api.delete_pod("shop", "web");
     api.add_pod(NODE, "shop", "job", "uid-2");
     let (pods, version) = kube.node_pods(NODE).await.unwrap();
-    assert_eq!(pods, [pod("web", "uid-1")]);
+    assert_eq!(pods, [pod_ref("web", "uid-1")]);
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Gone);
     let mut watch = kube.watch_node_pods(NODE, &version).await.unwrap();
-    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
-    assert_eq!(watch.next().await.unwrap(), Some(there("job", "uid-2")));
-    assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("job", "uid-2")]);
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("job", "uid-2")));
+    assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod_ref("job", "uid-2")]);
 
-    api.stale_lists(None);
+    api.serve_stale_lists(None);
     api.delete_pod("shop", "job");
     for _ in 0..2 {
-        assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod("job", "uid-2")]);
+        assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod_ref("job", "uid-2")]);
     }
-    api.fresh_lists();
+    api.serve_fresh_lists();
     assert_eq!(kube.node_pods(NODE).await.unwrap().0, []);
 }
 
 #[tokio::test]
-async fn a_server_that_is_held_answers_and_tells_when_it_is_released() {
-    let (api, kube, mut watch) = watching(web()).await;
+async fn fake_api_paused_responds_after_resume() {
+    let (api, kube, mut watch) = start_watch(api_with_web_pod()).await;
     let kube = Arc::new(kube);
-    api.hold();
+    api.pause();
     let listing = Arc::clone(&kube);
     let listing = tokio::spawn(async move { listing.node_pods(NODE).await });
-    api.until(|api| api.seen().len() == 3).await;
+    api.wait_until(|api| api.requests().len() == 3).await;
     api.delete_pod("shop", "web");
     assert!(watch.next().now_or_never().is_none() && !listing.is_finished());
-    api.release();
+    api.resume();
     assert_eq!(listing.await.unwrap().unwrap().0, []);
-    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
 }
 
 #[tokio::test]
-async fn a_watch_that_is_dropped_is_closed() {
-    let (api, _kube, watch) = watching(web()).await;
-    assert_eq!(api.watches(), 1);
+async fn pod_watch_dropped_closes_connection() {
+    let (api, _kube, watch) = start_watch(api_with_web_pod()).await;
+    assert_eq!(api.open_watches(), 1);
     drop(watch);
-    api.until(|api| api.watches() == 0).await;
+    api.wait_until(|api| api.open_watches() == 0).await;
 }
 
 #[tokio::test]
-async fn large_annotations_are_no_obstacle() {
-    let (api, kube, mut watch) = watching(web()).await;
+async fn pods_with_large_annotations_are_listed_and_watched() {
+    let (api, kube, mut watch) = start_watch(api_with_web_pod()).await;
     let large = "x".repeat(2 << 20);
     api.annotate_pod("shop", "web", &large);
-    assert_eq!(watch.next().await.unwrap(), Some(there("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(applied("web", "uid-1")));
     assert_eq!(kube.pod("shop", "web").await.unwrap(), PodState::Running { uid: "uid-1".to_owned() });
     for n in 0..9 {
         let name = format!("web-{n}");
@@ -457,13 +459,13 @@ async fn large_annotations_are_no_obstacle() {
 }
 
 #[tokio::test]
-async fn more_than_fits_is_refused() {
-    let error = told(&" ".repeat((4 << 20) + 1)).await.unwrap_err();
+async fn pod_responses_over_size_limit_are_rejected() {
+    let error = first_event(&" ".repeat((4 << 20) + 1)).await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesConfig);
     assert!(error.to_string().contains("tells of a pod in more than 4 MiB; check that"), "{error}");
 
-    let answers = |mebibytes: usize| Fault::Answer(200, " ".repeat((mebibytes << 20) + 1));
-    let (_api, kube) = started(web().fault(answers(32)).fault(answers(4))).await;
+    let answers = |mebibytes: usize| Fault::Respond(200, " ".repeat((mebibytes << 20) + 1));
+    let (_api, kube) = start_with_client(api_with_web_pod().fault(answers(32)).fault(answers(4))).await;
     let list = kube.node_pods(NODE).await.unwrap_err().to_string();
     assert!(list.contains("answers with more than 32 MiB; check that"), "{list}");
     let read = kube.pod("shop", "web").await.unwrap_err().to_string();
@@ -471,8 +473,8 @@ async fn more_than_fits_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_does_not_begin_ends_after_ten_seconds() {
-    let (_api, kube) = started(web().fault(Fault::Silence)).await;
+async fn pod_watch_start_times_out_after_10s() {
+    let (_api, kube) = start_with_client(api_with_web_pod().fault(Fault::Hang)).await;
     let start = Instant::now();
     let error = kube.watch_node_pods(NODE, "1").await.unwrap_err();
     assert_eq!((start.elapsed().as_secs(), error.cause()), (10, Cause::KubernetesApi));
@@ -480,14 +482,14 @@ async fn a_watch_that_does_not_begin_ends_after_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_watch_may_be_silent_for_its_time_and_a_little_more() {
-    let (api, _kube, mut watch) = watching(web()).await;
-    let lasting: u64 = api.seen()[1].parameters()["timeoutSeconds"].parse().unwrap();
+async fn pod_watch_idle_timeout_is_its_timeout_plus_30s() {
+    let (api, _kube, mut watch) = start_watch(api_with_web_pod()).await;
+    let lasting: u64 = api.requests()[1].query_parameters()["timeoutSeconds"].parse().unwrap();
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(lasting)).await;
     tokio::time::resume();
     api.delete_pod("shop", "web");
-    assert_eq!(watch.next().await.unwrap(), Some(left("web", "uid-1")));
+    assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
 
     tokio::time::pause();
     let heard = Instant::now();
@@ -498,8 +500,8 @@ async fn a_watch_may_be_silent_for_its_time_and_a_little_more() {
 }
 
 #[tokio::test]
-async fn a_watch_with_a_refused_token_reads_the_file_again() {
-    let api = web().bearer("new").start().await;
+async fn pod_watch_401_reloads_token_file() {
+    let api = api_with_web_pod().require_bearer("new").start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     fs::write(file("token"), "old").unwrap();
@@ -515,9 +517,9 @@ async fn a_watch_with_a_refused_token_reads_the_file_again() {
 }
 
 #[tokio::test]
-async fn of_nobody_who_answers_say_so() {
-    let api = web().start().await;
-    let nobody = build(&api.kubeconfig("csi", "").replace(&api.url(), "http://127.0.0.1:1")).unwrap();
+async fn pods_connection_refused_is_transient() {
+    let api = api_with_web_pod().start().await;
+    let nobody = build_client(&api.kubeconfig("csi", "").replace(&api.url(), "http://127.0.0.1:1")).unwrap();
     let errors = [
         nobody.node_pods(NODE).await.unwrap_err(),
         nobody.watch_node_pods(NODE, "1").await.unwrap_err(),
@@ -528,8 +530,8 @@ async fn of_nobody_who_answers_say_so() {
 }
 
 #[tokio::test]
-async fn what_is_no_name_enters_no_path() {
-    let (_api, kube) = started(web()).await;
+async fn pods_invalid_name_sends_no_request() {
+    let (_api, kube) = start_with_client(api_with_web_pod()).await;
     for bad in ["", "..", "a/b", "a?b", "a&b", "a,b", "a=b", "a%2fb", "Node", "a b"] {
         let errors = [
             kube.node_pods(bad).await.unwrap_err(),
@@ -543,8 +545,8 @@ async fn what_is_no_name_enters_no_path() {
 }
 
 #[tokio::test]
-async fn a_version_is_one_parameter_whatever_is_in_it() {
-    let (api, kube) = started(web()).await;
+async fn pod_watch_resource_version_is_url_encoded() {
+    let (api, kube) = start_with_client(api_with_web_pod()).await;
     kube.watch_node_pods(NODE, "1&watch=false #+").await.unwrap_err();
-    assert_eq!(api.seen()[0].parameters()["resourceVersion"], "1&watch=false #+");
+    assert_eq!(api.requests()[0].query_parameters()["resourceVersion"], "1&watch=false #+");
 }

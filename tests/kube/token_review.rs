@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::kube_api::KubeApi;
 
-async fn review(api: &KubeApi, token: &str, audiences: &[&str]) -> Value {
+async fn review_token(api: &KubeApi, token: &str, audiences: &[&str]) -> Value {
     let body = json!({"spec": {"token": token, "audiences": audiences}}).to_string();
     let address = api.url().replace("http://", "");
     let exchange = move || {
@@ -25,30 +25,30 @@ async fn review(api: &KubeApi, token: &str, audiences: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn knows_the_tokens_of_living_pods_for_their_audience() {
+async fn fake_token_review_accepts_live_pod_with_audience() {
     let api = KubeApi::builder().service_account("shop", "web").pod("shop", "web-1", "uid-1").start().await;
     let token = api.token("shop", "web", "vault", Some(("web-1", "uid-1")));
-    let status = review(&api, &token, &["vault", "other"]).await;
+    let status = review_token(&api, &token, &["vault", "other"]).await;
     assert_eq!(status["authenticated"], true);
     assert_eq!(status["user"]["username"], "system:serviceaccount:shop:web");
     assert_eq!(status["user"]["uid"], "uid-of-shop-web");
     assert_eq!(status["audiences"], json!(["vault"]));
     for other in [&["other"][..], &[]] {
-        assert_eq!(review(&api, &token, other).await["authenticated"], false);
+        assert_eq!(review_token(&api, &token, other).await["authenticated"], false);
     }
     api.delete_pod("shop", "web-1");
-    assert_eq!(review(&api, &token, &["vault"]).await["authenticated"], false);
+    assert_eq!(review_token(&api, &token, &["vault"]).await["authenticated"], false);
 }
 
 #[tokio::test]
-async fn refuses_expired_forged_and_strange_tokens() {
+async fn fake_token_review_rejects_expired_forged_and_unknown() {
     let known = json!({"authenticated": true, "user": {"username": "me"}});
-    let api = KubeApi::builder().service_account("shop", "web").review("known", known.clone()).start().await;
+    let api = KubeApi::builder().service_account("shop", "web").token_review("known", known.clone()).start().await;
     let good = api.token("shop", "web", "vault", None);
-    assert_eq!(review(&api, &good, &["vault"]).await["authenticated"], true);
-    assert_eq!(review(&api, "known", &[]).await, known);
+    assert_eq!(review_token(&api, &good, &["vault"]).await["authenticated"], true);
+    assert_eq!(review_token(&api, "known", &[]).await, known);
     let stranger = api.token("shop", "stranger", "vault", None);
     for token in [api.expired_token("shop", "web", "vault"), format!("{good}x"), stranger, String::new()] {
-        assert_eq!(review(&api, &token, &["vault"]).await["authenticated"], false);
+        assert_eq!(review_token(&api, &token, &["vault"]).await["authenticated"], false);
     }
 }

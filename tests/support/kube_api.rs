@@ -37,7 +37,7 @@ use tokio::{
 use pods::Pods;
 
 /// The audience of the API server itself: what a token without a requested audience is for.
-pub const OWN_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+pub const API_SERVER_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A running server; it ends when dropped.
 pub struct KubeApi {
@@ -48,7 +48,7 @@ pub struct KubeApi {
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub method: String,
     pub path: String,
     pub query: String,
@@ -61,16 +61,16 @@ pub struct Seen {
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Answers with this status and body.
-    Answer(u16, String),
+    Respond(u16, String),
     /// Answers with a redirect to this address.
     Redirect(String),
     /// Reads the request and stays silent.
-    Silence,
+    Hang,
 }
 
 /// What to start with; see [`KubeApi::builder`].
 #[derive(Default)]
-pub struct Builder {
+pub struct KubeApiBuilder {
     state: State,
 }
 
@@ -80,61 +80,61 @@ struct State {
     accounts: BTreeMap<(String, String), String>,
     pods: Pods,
     events: Vec<Value>,
-    reviews: BTreeMap<String, Value>,
+    token_reviews: BTreeMap<String, Value>,
     denied: Vec<(String, String)>,
-    rival: Option<Value>,
-    bearer: Option<String>,
+    racing_secret: Option<Value>,
+    required_bearer: Option<String>,
     faults: VecDeque<Fault>,
-    seen: Vec<Seen>,
+    requests: Vec<ReceivedRequest>,
     minted: u64,
     connections: Vec<AbortHandle>,
     /// Whether answers and events wait.
-    held: watch::Sender<bool>,
+    paused: watch::Sender<bool>,
     /// Counts what [`KubeApi::until`] waits for: requests, and watches that open or close.
     changes: watch::Sender<u64>,
 }
 
 /// An answer: whole, or of events that go on.
-enum Reply {
+enum ApiReply {
     Object(u16, Value),
     Events(ReplyBody),
 }
 
 type ReplyBody = UnsyncBoxBody<Bytes, io::Error>;
 
-impl Builder {
+impl KubeApiBuilder {
     /// A Secret that is there.
     #[must_use]
     pub fn secret(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
-        self.state.secrets.insert(key(namespace, name), secret(namespace, name, data));
+        self.state.secrets.insert(object_key(namespace, name), secret_object(namespace, name, data));
         self
     }
 
     /// A Secret that another client creates at the very moment that ours creates its first.
     #[must_use]
-    pub fn rival(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
-        self.state.rival = Some(secret(namespace, name, data));
+    pub fn racing_secret(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
+        self.state.racing_secret = Some(secret_object(namespace, name, data));
         self
     }
 
     /// A service account that is there; tokens of others are neither minted nor accepted.
     #[must_use]
     pub fn service_account(mut self, namespace: &str, name: &str) -> Self {
-        self.state.accounts.insert(key(namespace, name), format!("uid-of-{namespace}-{name}"));
+        self.state.accounts.insert(object_key(namespace, name), format!("uid-of-{namespace}-{name}"));
         self
     }
 
     /// A pod that is there, for tokens to be bound to.
     #[must_use]
     pub fn pod(mut self, namespace: &str, name: &str, uid: &str) -> Self {
-        self.state.pods.put("", namespace, name, uid);
+        self.state.pods.insert("", namespace, name, uid);
         self
     }
 
     /// What TokenReview answers (its `status`) for a token that is none of ours.
     #[must_use]
-    pub fn review(mut self, token: &str, status: Value) -> Self {
-        self.state.reviews.insert(token.to_owned(), status);
+    pub fn token_review(mut self, token: &str, status: Value) -> Self {
+        self.state.token_reviews.insert(token.to_owned(), status);
         self
     }
 
@@ -147,8 +147,8 @@ impl Builder {
 
     /// Only requests with this token are served; otherwise all are.
     #[must_use]
-    pub fn bearer(mut self, token: &str) -> Self {
-        self.state.bearer = Some(token.to_owned());
+    pub fn require_bearer(mut self, token: &str) -> Self {
+        self.state.required_bearer = Some(token.to_owned());
         self
     }
 
@@ -171,8 +171,8 @@ impl Builder {
 
 impl KubeApi {
     /// An empty server that serves everybody, until the builder's methods say more.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> KubeApiBuilder {
+        KubeApiBuilder::default()
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -206,7 +206,7 @@ impl KubeApi {
 
     /// From now on only this token is served.
     pub fn require_bearer(&self, token: &str) {
-        self.lock().bearer = Some(token.to_owned());
+        self.lock().required_bearer = Some(token.to_owned());
     }
 
     /// What the next request meets.
@@ -215,13 +215,13 @@ impl KubeApi {
     }
 
     /// From now on requests are read and get no answer, and watches no event, until [`release`](Self::release).
-    pub fn hold(&self) {
-        self.lock().held.send_replace(true);
+    pub fn pause(&self) {
+        self.lock().paused.send_replace(true);
     }
 
     /// What was held goes out, as things are now.
-    pub fn release(&self) {
-        self.lock().held.send_replace(false);
+    pub fn resume(&self) {
+        self.lock().paused.send_replace(false);
     }
 
     /// Every connection breaks, whatever is going on in it; new ones are taken.
@@ -230,7 +230,7 @@ impl KubeApi {
     }
 
     /// Waits until something holds that requests, and watches that open or close, make so.
-    pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
+    pub async fn wait_until(&self, holds: impl Fn(&Self) -> bool) {
         let mut changes = self.lock().changes.subscribe();
         while !holds(self) {
             changes.changed().await.unwrap();
@@ -239,7 +239,7 @@ impl KubeApi {
 
     /// A Secret as it is now.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<Value> {
-        self.lock().secrets.get(&key(namespace, name)).cloned()
+        self.lock().secrets.get(&object_key(namespace, name)).cloned()
     }
 
     /// Every event, as it is now.
@@ -249,13 +249,13 @@ impl KubeApi {
     }
 
     /// Every request so far.
-    pub fn seen(&self) -> Vec<Seen> {
-        self.lock().seen.clone()
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.lock().requests.clone()
     }
 
     /// The same in short: `GET /api/v1/…`.
-    pub fn lines(&self) -> Vec<String> {
-        self.lock().seen.iter().map(|s| format!("{} {}", s.method, s.path)).collect()
+    pub fn request_lines(&self) -> Vec<String> {
+        self.lock().requests.iter().map(|s| format!("{} {}", s.method, s.path)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -273,14 +273,14 @@ impl Drop for KubeApi {
 pub fn claims(token: &str) -> Option<Value> {
     let (signed, mark) = token.rsplit_once('.')?;
     let payload = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
-    (mark == MARK).then(|| serde_json::from_slice(&payload).ok()).flatten()
+    (mark == FAKE_SIGNATURE).then(|| serde_json::from_slice(&payload).ok()).flatten()
 }
 
-const MARK: &str = "bm90LWEtc2lnbmF0dXJl";
+const FAKE_SIGNATURE: &str = "bm90LWEtc2lnbmF0dXJl";
 
 fn encode(claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    format!("{}.{}.{MARK}", part(&json!({"alg": "RS256", "kid": "test"})), part(claims))
+    format!("{}.{}.{FAKE_SIGNATURE}", part(&json!({"alg": "RS256", "kid": "test"})), part(claims))
 }
 
 fn now() -> u64 {
@@ -291,11 +291,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn key(namespace: &str, name: &str) -> (String, String) {
+fn object_key(namespace: &str, name: &str) -> (String, String) {
     (namespace.to_owned(), name.to_owned())
 }
 
-fn secret(namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Value {
+fn secret_object(namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Value {
     let data: BTreeMap<_, _> = data.iter().map(|(k, v)| (*k, STANDARD.encode(v))).collect();
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
@@ -305,8 +305,8 @@ fn secret(namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Value {
 
 async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let of_all = Arc::clone(&state);
-        let service = service_fn(move |request| handle(request, Arc::clone(&of_all)));
+        let shared = Arc::clone(&state);
+        let service = service_fn(move |request| handle(request, Arc::clone(&shared)));
         let connection = tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         let connections = &mut lock(&state).connections;
         connections.retain(|connection| !connection.is_finished());
@@ -318,7 +318,7 @@ async fn handle(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let bearer = head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "));
-    let seen = Seen {
+    let seen = ReceivedRequest {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
@@ -328,89 +328,89 @@ async fn handle(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     };
     let (fault, mut hold) = {
         let mut state = lock(&state);
-        state.seen.push(seen.clone());
+        state.requests.push(seen.clone());
         state.changes.send_modify(|changes| *changes += 1);
-        (state.faults.pop_front(), state.held.subscribe())
+        (state.faults.pop_front(), state.paused.subscribe())
     };
     let _ = hold.wait_for(|held| !held).await;
     let answer = Response::builder().header(header::CONTENT_TYPE, "application/json");
     let (answer, body) = match fault {
-        Some(Fault::Silence) => pending().await,
-        Some(Fault::Answer(status, body)) => (answer.status(status), body),
+        Some(Fault::Hang) => pending().await,
+        Some(Fault::Respond(status, body)) => (answer.status(status), body),
         Some(Fault::Redirect(to)) => (answer.status(307).header(header::LOCATION, to), String::new()),
-        None => match lock(&state).answer(&head.method, &seen) {
-            Reply::Object(status, object) => (answer.status(status), object.to_string()),
-            Reply::Events(events) => return Ok(answer.body(events).unwrap()),
+        None => match lock(&state).respond(&head.method, &seen) {
+            ApiReply::Object(status, object) => (answer.status(status), object.to_string()),
+            ApiReply::Events(events) => return Ok(answer.body(events).unwrap()),
         },
     };
     Ok(answer.body(Full::from(body).map_err(|never| match never {}).boxed_unsync()).unwrap())
 }
 
 /// A failure as the API server words it.
-fn status(code: u16, reason: &str, kind: &str, message: &str) -> (u16, Value) {
+fn status_response(code: u16, reason: &str, kind: &str, message: &str) -> (u16, Value) {
     let details = json!({"kind": kind});
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": reason, "details": details, "code": code});
     (code, status)
 }
 
-fn missing(kind: &str, name: &str) -> (u16, Value) {
-    status(404, "NotFound", kind, &format!("{kind} {name:?} not found"))
+fn not_found(kind: &str, name: &str) -> (u16, Value) {
+    status_response(404, "NotFound", kind, &format!("{kind} {name:?} not found"))
 }
 
 impl State {
-    fn answer(&mut self, method: &Method, seen: &Seen) -> Reply {
-        let refusal = if self.bearer.is_some() && self.bearer != seen.bearer {
-            Some(status(401, "Unauthorized", "", "Unauthorized"))
+    fn respond(&mut self, method: &Method, seen: &ReceivedRequest) -> ApiReply {
+        let refusal = if self.required_bearer.is_some() && self.required_bearer != seen.bearer {
+            Some(status_response(401, "Unauthorized", "", "Unauthorized"))
         } else if method == Method::GET && seen.path == "/api/v1/pods" && seen.query.contains("watch=true") {
-            self.allowed("watch", "pods", "")
+            self.denial("watch", "pods", "")
         } else {
-            Some(self.object(method, seen))
+            Some(self.route(method, seen))
         };
         if let Some((code, object)) = refusal {
-            return Reply::Object(code, object);
+            return ApiReply::Object(code, object);
         }
-        let reply = self.pods.watch(seen, self.held.subscribe(), self.changes.clone());
+        let reply = self.pods.watch(seen, self.paused.subscribe(), self.changes.clone());
         self.changes.send_modify(|changes| *changes += 1);
         reply
     }
 
-    fn object(&mut self, method: &Method, seen: &Seen) -> (u16, Value) {
+    fn route(&mut self, method: &Method, seen: &ReceivedRequest) -> (u16, Value) {
         let path: Vec<_> = seen.path.split('/').skip(1).collect();
         match (method.as_str(), path.as_slice()) {
             ("GET", ["api", "v1", "namespaces", namespace, "secrets", name]) => {
-                self.allowed("get", "secrets", namespace).unwrap_or_else(|| self.read_secret(namespace, name))
+                self.denial("get", "secrets", namespace).unwrap_or_else(|| self.read_secret(namespace, name))
             }
-            ("POST", ["api", "v1", "namespaces", namespace, "secrets"]) => self
-                .allowed("create", "secrets", namespace)
-                .unwrap_or_else(|| self.create_secret(namespace, &seen.body)),
+            ("POST", ["api", "v1", "namespaces", namespace, "secrets"]) => {
+                self.denial("create", "secrets", namespace).unwrap_or_else(|| self.create_secret(namespace, &seen.body))
+            }
             ("POST", ["api", "v1", "namespaces", namespace, "serviceaccounts", account, "token"]) => self
-                .allowed("create", "serviceaccounts/token", namespace)
+                .denial("create", "serviceaccounts/token", namespace)
                 .unwrap_or_else(|| self.request_token(namespace, account, &seen.body)),
             ("POST", ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
-                self.allowed("create", "tokenreviews", "").unwrap_or_else(|| self.review_token(&seen.body))
+                self.denial("create", "tokenreviews", "").unwrap_or_else(|| self.review_token(&seen.body))
             }
             ("POST", ["api", "v1", "namespaces", namespace, "events"]) => {
-                self.allowed("create", "events", namespace).unwrap_or_else(|| {
+                self.denial("create", "events", namespace).unwrap_or_else(|| {
                     self.events.push(seen.body.clone());
                     (201, seen.body.clone())
                 })
             }
             ("PATCH", ["api", "v1", "namespaces", namespace, "events", name]) => {
-                self.allowed("patch", "events", namespace).unwrap_or_else(|| self.change_event(name, &seen.body))
+                self.denial("patch", "events", namespace).unwrap_or_else(|| self.patch_event(name, &seen.body))
             }
-            ("GET", ["api", "v1", "pods"]) => self.allowed("list", "pods", "").unwrap_or_else(|| self.pods.list(seen)),
+            ("GET", ["api", "v1", "pods"]) => self.denial("list", "pods", "").unwrap_or_else(|| self.pods.list(seen)),
             ("GET", ["api", "v1", "namespaces", namespace, "pods", name]) => {
-                self.allowed("get", "pods", namespace).unwrap_or_else(|| self.pods.read(namespace, name, seen))
+                self.denial("get", "pods", namespace).unwrap_or_else(|| self.pods.read(namespace, name, seen))
             }
-            _ => status(404, "NotFound", "", "the server could not find the requested resource"),
+            _ => status_response(404, "NotFound", "", "the server could not find the requested resource"),
         }
     }
 
     /// RFC 7386, of an object without objects in it.
-    fn change_event(&mut self, name: &str, change: &Value) -> (u16, Value) {
+    fn patch_event(&mut self, name: &str, change: &Value) -> (u16, Value) {
         let Some(event) = self.events.iter_mut().find(|event| event["metadata"]["name"] == *name) else {
-            return missing("events", name);
+            return not_found("events", name);
         };
         for (field, value) in change.as_object().into_iter().flatten() {
             event[field] = value.clone();
@@ -419,7 +419,7 @@ impl State {
     }
 
     /// The refusal, if this is denied.
-    fn allowed(&self, verb: &str, resource: &str, namespace: &str) -> Option<(u16, Value)> {
+    fn denial(&self, verb: &str, resource: &str, namespace: &str) -> Option<(u16, Value)> {
         let denied = self.denied.iter().any(|(v, r)| v == verb && r == resource);
         let place = if namespace.is_empty() {
             "at the cluster scope".into()
@@ -430,58 +430,60 @@ impl State {
             "{resource} is forbidden: User \"system:serviceaccount:csi:vaultmount\" cannot {verb} resource {resource:?} \
              in API group \"\" {place}"
         );
-        denied.then(|| status(403, "Forbidden", resource, &message))
+        denied.then(|| status_response(403, "Forbidden", resource, &message))
     }
 
     fn read_secret(&self, namespace: &str, name: &str) -> (u16, Value) {
-        self.secrets.get(&key(namespace, name)).map_or_else(|| missing("secrets", name), |secret| (200, secret.clone()))
+        self.secrets
+            .get(&object_key(namespace, name))
+            .map_or_else(|| not_found("secrets", name), |secret| (200, secret.clone()))
     }
 
     fn create_secret(&mut self, namespace: &str, secret: &Value) -> (u16, Value) {
-        if let Some(rival) = self.rival.take() {
+        if let Some(rival) = self.racing_secret.take() {
             let name = |field: &str| rival["metadata"][field].as_str().unwrap().to_owned();
             self.secrets.insert((name("namespace"), name("name")), rival);
         }
         let Some(name) = secret["metadata"]["name"].as_str() else {
-            return status(
+            return status_response(
                 422,
                 "Invalid",
                 "secrets",
                 "metadata.name: Required value: name or generateName is required",
             );
         };
-        if self.secrets.contains_key(&key(namespace, name)) {
-            return status(409, "AlreadyExists", "secrets", &format!("secrets {name:?} already exists"));
+        if self.secrets.contains_key(&object_key(namespace, name)) {
+            return status_response(409, "AlreadyExists", "secrets", &format!("secrets {name:?} already exists"));
         }
-        self.secrets.insert(key(namespace, name), secret.clone());
+        self.secrets.insert(object_key(namespace, name), secret.clone());
         (201, secret.clone())
     }
 
     fn request_token(&mut self, namespace: &str, account: &str, request: &Value) -> (u16, Value) {
-        if !self.accounts.contains_key(&key(namespace, account)) {
-            return missing("serviceaccounts", account);
+        if !self.accounts.contains_key(&object_key(namespace, account)) {
+            return not_found("serviceaccounts", account);
         }
         let spec = &request["spec"];
         let seconds = spec["expirationSeconds"].as_u64().unwrap_or(3600);
         if seconds < 600 {
             let message = "spec.expirationSeconds: Invalid value: may not specify a duration less than 10 minutes";
-            return status(422, "Invalid", "TokenRequest", message);
+            return status_response(422, "Invalid", "TokenRequest", message);
         }
         let bound = spec["boundObjectRef"].as_object();
         let pod = bound.map(|b| (b["name"].as_str().unwrap(), b["uid"].as_str().unwrap()));
         if let Some((name, uid)) = pod {
             match self.pods.uid(namespace, name) {
-                None => return missing("pods", name),
+                None => return not_found("pods", name),
                 Some(record) if record != uid => {
                     let message =
                         format!("the UID in the bound object reference ({uid}) does not match the UID in record");
-                    return status(409, "Conflict", "pods", &message);
+                    return status_response(409, "Conflict", "pods", &message);
                 }
                 Some(_) => {}
             }
         }
-        let audiences = strings(&spec["audiences"]);
-        let audiences = if audiences.is_empty() { vec![OWN_AUDIENCE] } else { audiences };
+        let audiences = string_list(&spec["audiences"]);
+        let audiences = if audiences.is_empty() { vec![API_SERVER_AUDIENCE] } else { audiences };
         let token = self.mint(namespace, account, &audiences, pod, Duration::from_secs(seconds));
         let mut answer = request.clone();
         answer["status"] = json!({"token": token, "expirationTimestamp": "2100-01-01T00:00:00Z"});
@@ -494,14 +496,14 @@ impl State {
         account: &str,
         aud: &[&str],
         pod: Option<(&str, &str)>,
-        life: Duration,
+        ttl: Duration,
     ) -> String {
         self.minted += 1;
-        let uid = self.accounts.get(&key(namespace, account)).cloned().unwrap_or_default();
+        let uid = self.accounts.get(&object_key(namespace, account)).cloned().unwrap_or_default();
         let mut claims = json!({
-            "aud": aud, "iss": OWN_AUDIENCE, "jti": format!("token-{}", self.minted),
+            "aud": aud, "iss": API_SERVER_AUDIENCE, "jti": format!("token-{}", self.minted),
             "sub": format!("system:serviceaccount:{namespace}:{account}"),
-            "iat": now(), "nbf": now(), "exp": now() + life.as_secs(),
+            "iat": now(), "nbf": now(), "exp": now() + ttl.as_secs(),
             "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": account, "uid": uid}},
         });
         if let Some((name, uid)) = pod {
@@ -512,17 +514,17 @@ impl State {
 
     fn review_token(&self, request: &Value) -> (u16, Value) {
         let token = request["spec"]["token"].as_str().unwrap_or_default();
-        let status = match self.reviews.get(token) {
+        let status = match self.token_reviews.get(token) {
             Some(status) => status.clone(),
             None => self
-                .review(token, &strings(&request["spec"]["audiences"]))
+                .authenticate(token, &string_list(&request["spec"]["audiences"]))
                 .unwrap_or_else(|why| json!({"authenticated": false, "user": {}, "error": why})),
         };
         (201, json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}))
     }
 
     /// The user of a token of ours; `asked` are the audiences it must be for one of.
-    fn review(&self, token: &str, asked: &[&str]) -> Result<Value, String> {
+    fn authenticate(&self, token: &str, audiences: &[&str]) -> Result<Value, String> {
         let claims = claims(token).ok_or("invalid bearer token")?;
         let own = &claims["kubernetes.io"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -531,15 +533,15 @@ impl State {
         if claims["exp"].as_u64().is_none_or(|end| end <= now()) {
             return Err("[invalid bearer token, service account token has expired]".to_owned());
         }
-        if self.accounts.get(&key(&namespace, &text(&own["serviceaccount"]["name"]))) != Some(&uid) {
+        if self.accounts.get(&object_key(&namespace, &text(&own["serviceaccount"]["name"]))) != Some(&uid) {
             return Err("[invalid bearer token, service account token has been invalidated]".to_owned());
         }
         let pod = own.get("pod").map(|pod| (text(&pod["name"]), text(&pod["uid"])));
         if pod.as_ref().is_some_and(|(name, uid)| self.pods.uid(&namespace, name) != Some(uid)) {
             return Err("[invalid bearer token, pod has been deleted]".to_owned());
         }
-        let asked = if asked.is_empty() { &[OWN_AUDIENCE] } else { asked };
-        let aud = strings(&claims["aud"]);
+        let asked = if audiences.is_empty() { &[API_SERVER_AUDIENCE] } else { audiences };
+        let aud = string_list(&claims["aud"]);
         let shared: Vec<_> = asked.iter().filter(|a| aud.contains(a)).collect();
         if shared.is_empty() {
             return Err(format!(
@@ -556,6 +558,6 @@ impl State {
     }
 }
 
-fn strings(list: &Value) -> Vec<&str> {
+fn string_list(list: &Value) -> Vec<&str> {
     list.as_array().map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }

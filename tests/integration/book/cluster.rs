@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use super::page::root;
+use super::page::project_root;
 
 /// Pages whose `kubectl` commands a scenario types as they stand, with its name. `make e2e` runs those; here a stand-in for kubectl
 /// notes what it is called with.
-const TYPED: &[(&str, &str)] = &[
+const PAGE_SCENARIOS: &[(&str, &str)] = &[
     ("docs/first-secret.md", "test_the_first_secret"),
     ("docs/howto/checking.md", "test_the_first_secret"),
     ("docs/howto/audit.md", "test_commands_of_a_cluster"),
@@ -23,24 +23,24 @@ const TYPED: &[(&str, &str)] = &[
 ];
 
 /// A scenario types what a page tells to type into a cluster.
-pub fn runs(page: &str, commands: &[String]) {
+pub fn assert_scenario_runs(page: &str, commands: &[String]) {
     if commands.is_empty() {
         return;
     }
-    let scenario = TYPED.iter().find(|(typed, _)| *typed == page);
+    let scenario = PAGE_SCENARIOS.iter().find(|(typed, _)| *typed == page);
     let (_, scenario) = scenario.unwrap_or_else(|| {
         panic!("{page}: no scenario of tests/e2e types {commands:?}; see tests/integration/book/cluster.rs")
     });
-    let scenarios = scenarios();
-    let of_it = scenarios.split("\ndef ").find(|text| text.starts_with(&format!("{scenario}(")));
-    let of_it = of_it.unwrap_or_else(|| panic!("{page}: tests/e2e has no {scenario}"));
+    let scenarios = scenario_source();
+    let body = scenarios.split("\ndef ").find(|text| text.starts_with(&format!("{scenario}(")));
+    let body = body.unwrap_or_else(|| panic!("{page}: tests/e2e has no {scenario}"));
     let name = page.strip_prefix("docs/").unwrap_or(page);
-    assert!(of_it.contains(&format!("\"{name}\"")), "{scenario} of tests/e2e does not read {name}");
+    assert!(body.contains(&format!("\"{name}\"")), "{scenario} of tests/e2e does not read {name}");
 }
 
 /// The scenarios' text.
-fn scenarios() -> String {
-    let files = fs::read_dir(root().join("tests/e2e")).unwrap().map(|entry| entry.unwrap().path());
+fn scenario_source() -> String {
+    let files = fs::read_dir(project_root().join("tests/e2e")).unwrap().map(|entry| entry.unwrap().path());
     let python = files.filter(|path| path.extension().is_some_and(|e| e == "py"));
     python.map(|path| fs::read_to_string(path).unwrap()).collect()
 }

@@ -9,14 +9,13 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    is_flag,
-    page::{Block, root},
-    promql,
-    world::World,
+    check_promql, is_flag,
+    page::{Block, project_root},
+    world::Sandbox,
 };
 
 /// What manifests may be: kinds that deploy/ has are known without being named.
-const KINDS: &[(&str, &str)] = &[
+const KNOWN_KINDS: &[(&str, &str)] = &[
     ("kustomize.config.k8s.io/v1beta1", "Kustomization"),
     ("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"),
     ("storage.k8s.io/v1", "CSIDriver"),
@@ -31,21 +30,21 @@ const NOT_MOUNTED: &[(&str, &str)] =
     &[("elsewhere", "its server is one of its own"), ("mistyped", "a key of it is wrong, as the page shows")];
 
 /// Validates a block, keeps it under the name that its first line may give it, and mounts the classes in it.
-pub async fn validate(world: &World, place: &str, block: &Block) {
-    let text = world.here(&block.text);
-    let file = kept(world, &text);
-    let documents = documents(&text).unwrap_or_else(|e| panic!("{place}: {e}"));
+pub async fn check_yaml_block(world: &Sandbox, place: &str, block: &Block) {
+    let text = world.with_sandbox_addresses(&block.text);
+    let file = write_block(world, &text);
+    let documents = parse_documents(&text).unwrap_or_else(|e| panic!("{place}: {e}"));
     for document in &documents {
-        flags(place, document);
+        check_flags(place, document);
         match (document["apiVersion"].as_str(), document["kind"].as_str()) {
-            (Some(version), Some(kind)) => manifest(world, place, &file, document, version, kind).await,
-            _ => other(place, document),
+            (Some(version), Some(kind)) => check_manifest(world, place, &file, document, version, kind).await,
+            _ => check_other_yaml(place, document),
         }
     }
 }
 
 /// The block as a file: `# overlay/kustomization.yaml` as its first line names it.
-fn kept(world: &World, text: &str) -> PathBuf {
+fn write_block(world: &Sandbox, text: &str) -> PathBuf {
     let named = text.lines().next().and_then(|line| line.strip_prefix("# ")?.strip_suffix(".yaml"));
     let file = world.folder.path().join(format!("page/{}.yaml", named.unwrap_or("unnamed")));
     fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -53,16 +52,17 @@ fn kept(world: &World, text: &str) -> PathBuf {
     file
 }
 
-async fn manifest(world: &World, place: &str, file: &Path, document: &Value, version: &str, kind: &str) {
-    let known = KINDS.contains(&(version, kind)) || deployed().contains(&(version.to_owned(), kind.to_owned()));
+async fn check_manifest(world: &Sandbox, place: &str, file: &Path, document: &Value, version: &str, kind: &str) {
+    let known =
+        KNOWN_KINDS.contains(&(version, kind)) || deployed_kinds().contains(&(version.to_owned(), kind.to_owned()));
     assert!(known, "{place}: nobody knows {kind} of {version}; if it is right, tests/integration/book/manifests.rs");
     let ran = world.run(&format!("vaultmount validate --strict '{}'", file.display())).await;
-    assert!(ran.ok, "{place}: {}{}", ran.out, ran.err);
+    assert!(ran.success, "{place}: {}{}", ran.stdout, ran.stderr);
     let name = document["metadata"]["name"].as_str().unwrap_or_default();
     match kind {
         "SecretProviderClass" if !NOT_MOUNTED.iter().any(|(class, _)| *class == name) => {
             let ran = world.mount(file, document).await;
-            assert!(ran.ok, "{place}: {name} is not mounted: {}{}", ran.out, ran.err);
+            assert!(ran.success, "{place}: {name} is not mounted: {}{}", ran.stdout, ran.stderr);
         }
         "Kustomization" => {
             for resource in document["resources"].as_array().into_iter().flatten() {
@@ -71,7 +71,10 @@ async fn manifest(world: &World, place: &str, file: &Path, document: &Value, ver
             }
             for patch in document["patches"].as_array().into_iter().flatten() {
                 let text = patch["patch"].as_str().unwrap();
-                documents(text).unwrap_or_else(|e| panic!("{place}: {e}")).iter().for_each(|patch| flags(place, patch));
+                parse_documents(text)
+                    .unwrap_or_else(|e| panic!("{place}: {e}"))
+                    .iter()
+                    .for_each(|patch| check_flags(place, patch));
             }
         }
         _ => {}
@@ -79,16 +82,16 @@ async fn manifest(world: &World, place: &str, file: &Path, document: &Value, ver
 }
 
 /// What deploy/ consists of.
-fn deployed() -> BTreeSet<(String, String)> {
-    let read = |name| fs::read_to_string(root().join("deploy").join(name)).unwrap();
+fn deployed_kinds() -> BTreeSet<(String, String)> {
+    let read = |name| fs::read_to_string(project_root().join("deploy").join(name)).unwrap();
     let all = [read("vaultmount.yaml"), read("uninstall.yaml"), read("kustomization.yaml")];
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let documents = all.iter().flat_map(|file| documents(file).unwrap());
+    let documents = all.iter().flat_map(|file| parse_documents(file).unwrap());
     documents.map(|document| (text(&document["apiVersion"]), text(&document["kind"]))).collect()
 }
 
 /// A file that is none of Kubernetes', told by its keys.
-fn other(place: &str, document: &Value) {
+fn check_other_yaml(place: &str, document: &Value) {
     if let Some(steps) = document.as_array() {
         // Of a workflow.
         for step in steps {
@@ -96,7 +99,7 @@ fn other(place: &str, document: &Value) {
             let ours = run.split('|').map(str::trim).filter_map(|command| command.strip_prefix("vaultmount "));
             for arguments in ours {
                 let arguments: Vec<_> = arguments.split_whitespace().collect();
-                assert!(super::can_be_typed(&arguments), "{place}: vaultmount {arguments:?}");
+                assert!(super::command_parses(&arguments), "{place}: vaultmount {arguments:?}");
             }
         }
         return;
@@ -105,7 +108,7 @@ fn other(place: &str, document: &Value) {
     match names[..] {
         // A comment for an editor alone.
         [] if document.is_null() => {}
-        ["groups"] => rules(document).iter().for_each(|rule| promql(place, rule)),
+        ["groups"] => rule_expressions(document).iter().for_each(|rule| check_promql(place, rule)),
         // Of Prometheus, which `make prometheus` has read it; values of the driver's chart.
         ["scrape_configs"] | ["enableSecretRotation", "rotationPollInterval"] => {}
         _ => panic!("{place}: nobody knows a file of {names:?}; if it is right, tests/integration/book/manifests.rs"),
@@ -113,30 +116,30 @@ fn other(place: &str, document: &Value) {
 }
 
 /// The expressions of rules.
-fn rules(document: &Value) -> Vec<String> {
+fn rule_expressions(document: &Value) -> Vec<String> {
     let groups = document["groups"].as_array().into_iter().flatten();
     let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
     rules.map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect()
 }
 
 /// The expressions of a block, if it holds rules.
-pub fn expressions(text: &str) -> Vec<String> {
-    documents(text).unwrap_or_default().iter().flat_map(rules).collect()
+pub fn expressions_in(text: &str) -> Vec<String> {
+    parse_documents(text).unwrap_or_default().iter().flat_map(rule_expressions).collect()
 }
 
 /// Flags among the values are known.
-fn flags(place: &str, value: &Value) {
+fn check_flags(place: &str, value: &Value) {
     match value {
         Value::String(text) if text.starts_with("--") && !text.starts_with("---") => {
             assert!(is_flag(text), "{place}: {text} is no flag");
         }
-        Value::Array(values) => values.iter().for_each(|value| flags(place, value)),
-        Value::Object(fields) => fields.values().for_each(|value| flags(place, value)),
+        Value::Array(values) => values.iter().for_each(|value| check_flags(place, value)),
+        Value::Object(fields) => fields.values().for_each(|value| check_flags(place, value)),
         _ => {}
     }
 }
 
 /// The documents of a file.
-pub fn documents(text: &str) -> Result<Vec<Value>, String> {
+pub fn parse_documents(text: &str) -> Result<Vec<Value>, String> {
     text.split("\n---\n").map(|one| serde_saphyr::from_str(one).map_err(|e| e.to_string())).collect()
 }

@@ -21,16 +21,16 @@ pub struct Block {
 }
 
 /// The project's folder.
-pub fn root() -> &'static Path {
+pub fn project_root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every page there is: the README, and what is below `docs`, but the list of the book's pages.
-pub fn all() -> Vec<Page> {
+pub fn all_pages() -> Vec<Page> {
     let mut paths = vec!["README.md".to_owned()];
     let mut folders = vec![PathBuf::from("docs")];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+        for entry in fs::read_dir(project_root().join(&folder)).unwrap() {
             let entry = entry.unwrap();
             let path = folder.join(entry.file_name());
             if entry.file_type().unwrap().is_dir() {
@@ -46,7 +46,7 @@ pub fn all() -> Vec<Page> {
 
 impl Page {
     pub fn read(path: &str) -> Self {
-        Self { path: path.to_owned(), text: fs::read_to_string(root().join(path)).unwrap() }
+        Self { path: path.to_owned(), text: fs::read_to_string(project_root().join(path)).unwrap() }
     }
 
     /// Its fenced blocks, in order; the page's own fences may be indented.
@@ -83,7 +83,7 @@ impl Page {
     }
 
     /// What stands between backticks, with line breaks as spaces.
-    pub fn code(&self) -> Vec<String> {
+    pub fn code_spans(&self) -> Vec<String> {
         let prose = self.prose();
         let in_paragraph = |text: &str| -> Vec<String> {
             text.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " ").replace("\\|", "|")).collect()
@@ -103,12 +103,12 @@ impl Page {
         let prose = self.prose();
         let headings = prose.lines().filter(|line| line.starts_with('#'));
         let own = prose.split("<a id=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-        headings.map(|line| name_of(line.trim_start_matches('#'))).chain(own).collect()
+        headings.map(|line| heading_anchor(line.trim_start_matches('#'))).chain(own).collect()
     }
 }
 
 /// The name that a heading gets.
-fn name_of(heading: &str) -> String {
+fn heading_anchor(heading: &str) -> String {
     let heading = heading.split("</a>").last().unwrap().trim().to_lowercase();
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()

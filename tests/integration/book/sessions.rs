@@ -1,13 +1,13 @@
 //! What the documentation shows of commands and of what they print.
 
-use super::{page::Block, world::World};
+use super::{page::Block, world::Sandbox};
 
 /// Runs a block's first line, and holds the others to what it prints.
-pub async fn hold(world: &World, place: &str, block: &Block) {
+pub async fn check_transcript(world: &Sandbox, place: &str, block: &Block) {
     let (command, shown) = block.text.split_once('\n').unwrap();
     let ran = world.run(&command[2..]).await;
-    let printed = world.there(&ran.out);
-    let (shown, printed) = (lines(shown), lines(&printed));
+    let printed = world.with_docs_addresses(&ran.stdout);
+    let (shown, printed) = (normalized_lines(shown), normalized_lines(&printed));
     let mut rest = printed.iter();
     let mut skips = false;
     for line in &shown {
@@ -15,13 +15,16 @@ pub async fn hold(world: &World, place: &str, block: &Block) {
             skips = true;
             continue;
         }
-        let found =
-            if skips { rest.any(|other| same(line, other)) } else { rest.next().is_some_and(|o| same(line, o)) };
+        let found = if skips {
+            rest.any(|other| line_matches(line, other))
+        } else {
+            rest.next().is_some_and(|o| line_matches(line, o))
+        };
         assert!(
             found,
             "{place}: this line is not printed:\n{line}\nby `{command}`, which prints\n{}\n{}",
             printed.join("\n"),
-            ran.err
+            ran.stderr
         );
         skips = false;
     }
@@ -29,7 +32,7 @@ pub async fn hold(world: &World, place: &str, block: &Block) {
 }
 
 /// Whether a line is printed as it is shown; `…` at its end stands for whatever follows.
-fn same(shown: &str, printed: &str) -> bool {
+fn line_matches(shown: &str, printed: &str) -> bool {
     match shown.strip_suffix('…') {
         Some(start) => printed.starts_with(start.trim_end()),
         None => shown == printed,
@@ -37,15 +40,15 @@ fn same(shown: &str, printed: &str) -> bool {
 }
 
 /// Lines without what differs from run to run: times, versions and ids are `~`.
-fn lines(text: &str) -> Vec<String> {
+fn normalized_lines(text: &str) -> Vec<String> {
     text.trim_end()
         .lines()
         // A duration may have two words.
-        .map(|line| line.split_whitespace().map(settled).collect::<Vec<_>>().join(" ").replace("~ ~", "~"))
+        .map(|line| line.split_whitespace().map(mask_variable_part).collect::<Vec<_>>().join(" ").replace("~ ~", "~"))
         .collect()
 }
 
-fn settled(word: &str) -> String {
+fn mask_variable_part(word: &str) -> String {
     let bare = word.trim_matches([',', ';', ':', '.', '(', ')', '"']);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let duration = bare.len() > 1 && bare.ends_with(['s', 'm', 'h', 'd']) && digits(&bare[..bare.len() - 1]);

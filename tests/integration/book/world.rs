@@ -12,25 +12,25 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::page::root as project;
+use super::page::project_root as project;
 use crate::{
     kube_api::KubeApi,
-    operating::free,
+    operating::free_address,
     support::{
-        bao::{issuer, root},
-        daemon::Program,
-        faulty::Faulty,
+        bao::{issuer_key, root_request},
+        daemon::ProviderProcess,
+        faulty::FaultProxy,
         http,
-        pod::sign,
-        setting,
-        tls::Authority,
-        unique,
+        pod::sign_jwt,
+        required_env,
+        tls::CertificateAuthority,
+        unique_name,
     },
 };
 
 /// What a page finds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Furniture {
+pub enum Fixture {
     /// The `kubernetes` method, whose roles `web` and `report` take service accounts `shop/web` and `billing/report`.
     Login,
     /// A KV version 2 engine at `secret`, with what deploy/examples names.
@@ -41,48 +41,48 @@ pub enum Furniture {
     Pki,
 }
 
-pub const ALL: &[Furniture] = &[Furniture::Login, Furniture::Kv, Furniture::Database, Furniture::Pki];
+pub const ALL_FIXTURES: &[Fixture] = &[Fixture::Login, Fixture::Kv, Fixture::Database, Fixture::Pki];
 
 /// The place of a page's commands.
-pub struct World {
+pub struct Sandbox {
     pub folder: TempDir,
     namespace: String,
     kube: KubeApi,
-    front: Faulty,
-    provider: Program,
+    vault: FaultProxy,
+    provider: ProviderProcess,
 }
 
 /// What a command came to.
-pub struct Ran {
-    pub ok: bool,
-    pub out: String,
-    pub err: String,
+pub struct CommandOutput {
+    pub success: bool,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// Service accounts that have tokens, and for whom those are.
-const ACCOUNTS: [(&str, &str); 2] = [("shop", "web"), ("billing", "report")];
+const SERVICE_ACCOUNTS: [(&str, &str); 2] = [("shop", "web"), ("billing", "report")];
 const AUDIENCES: [&str; 3] = ["vault", "openbao", "https://vault.example"];
 
-impl World {
-    pub async fn with(furniture: &[Furniture]) -> Self {
+impl Sandbox {
+    pub async fn with_fixtures(fixtures: &[Fixture]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let namespace = unique("book");
-        root("POST", &format!("sys/namespaces/{namespace}"), json!({})).await;
-        let kube = cluster(folder.path()).await;
-        let authority = Authority::new();
+        let namespace = unique_name("book");
+        root_request("POST", &format!("sys/namespaces/{namespace}"), json!({})).await;
+        let kube = start_kube_api(folder.path()).await;
+        let authority = CertificateAuthority::new();
         fs::write(folder.path().join("authority.pem"), authority.pem()).unwrap();
-        let front = Faulty::tls(authority.server_until(2100, 1, 1)).await;
-        let provider = provide(folder.path(), &namespace, &front.address).await;
-        let world = Self { folder, namespace, kube, front, provider };
-        world.prepare();
-        for piece in furniture {
-            world.furnish(*piece).await;
+        let front = FaultProxy::start_tls(authority.server_config_with_expiry(2100, 1, 1)).await;
+        let provider = start_provider(folder.path(), &namespace, &front.address).await;
+        let world = Self { folder, namespace, kube, vault: front, provider };
+        world.write_files();
+        for piece in fixtures {
+            world.add_fixture(*piece).await;
         }
         world
     }
 
     /// Files and programs that a page's commands find in their folder and on their path.
-    fn prepare(&self) {
+    fn write_files(&self) {
         let folder = self.folder.path();
         for name in ["bin", "page", "page/overlay", "page/manifests"] {
             fs::create_dir(folder.join(name)).unwrap();
@@ -91,10 +91,10 @@ impl World {
             std::os::unix::fs::symlink(project().join(name), folder.join("page").join(name)).unwrap();
         }
         fs::copy(project().join("deploy/examples/kv.yaml"), folder.join("page/class.yaml")).unwrap();
-        fs::copy(self.token("shop", "web", "vault"), folder.join("page/token")).unwrap();
-        fs::write(folder.join("page/sa.pub"), issuer().public_key_pem()).unwrap();
+        fs::copy(self.token_path("shop", "web", "vault"), folder.join("page/token")).unwrap();
+        fs::write(folder.join("page/sa.pub"), issuer_key().public_key_pem()).unwrap();
         fs::copy(folder.join("authority.pem"), folder.join("page/ca.pem")).unwrap();
-        fs::write(folder.join("page/manifests/shop.yaml"), MISTYPED).unwrap();
+        fs::write(folder.join("page/manifests/shop.yaml"), MISTYPED_CLASS).unwrap();
         let here = project().join("tests/integration/book");
         let programs = [
             ("vaultmount", format!("exec '{}' \"$@\"", env!("CARGO_BIN_EXE_vaultmount"))),
@@ -111,17 +111,18 @@ impl World {
         }
     }
 
-    async fn furnish(&self, piece: Furniture) {
-        let ask = async |path: &str, body: Value| root("POST", &format!("{}/{path}", self.namespace), body).await;
+    async fn add_fixture(&self, piece: Fixture) {
+        let ask =
+            async |path: &str, body: Value| root_request("POST", &format!("{}/{path}", self.namespace), body).await;
         match piece {
-            Furniture::Login => {
+            Fixture::Login => {
                 ask("sys/auth/kubernetes", json!({"type": "kubernetes"})).await;
                 let config = json!({
-                    "kubernetes_host": self.kube.url(), "kubernetes_ca_cert": authority_of_kube(),
-                    "token_reviewer_jwt": REVIEWER, "disable_local_ca_jwt": true,
+                    "kubernetes_host": self.kube.url(), "kubernetes_ca_cert": placeholder_ca(),
+                    "token_reviewer_jwt": REVIEWER_JWT, "disable_local_ca_jwt": true,
                 });
                 ask("auth/kubernetes/config", config).await;
-                for (namespace, account) in ACCOUNTS {
+                for (namespace, account) in SERVICE_ACCOUNTS {
                     let policy = format!(
                         "path \"secret/data/{namespace}/*\" {{ capabilities = [\"read\", \"list\"] }}\n\
                          path \"database/creds/{account}\" {{ capabilities = [\"read\"] }}\n\
@@ -135,9 +136,9 @@ impl World {
                     ask(&format!("auth/kubernetes/role/{account}"), role).await;
                 }
             }
-            Furniture::Kv => {
+            Fixture::Kv => {
                 ask("sys/mounts/secret", json!({"type": "kv", "options": {"version": "2"}})).await;
-                self.settles("secret").await;
+                self.wait_for_kv("secret").await;
                 for (path, data) in [
                     ("shop/db", json!({"username": "shop", "password": "made-up"})),
                     ("shop/payment", json!({"stripe_key": "sk_made_up"})),
@@ -147,9 +148,9 @@ impl World {
                     ask(&format!("secret/data/{path}"), json!({"data": data})).await;
                 }
             }
-            Furniture::Database => {
+            Fixture::Database => {
                 ask("sys/mounts/database", json!({"type": "database"})).await;
-                let (user, password, place) = postgres();
+                let (user, password, place) = postgres_settings();
                 let config = json!({
                     "plugin_name": "postgresql-database-plugin", "allowed_roles": ["web"], "username": user,
                     "password": password, "max_idle_connections": -1,
@@ -160,7 +161,7 @@ impl World {
                 let role = json!({"db_name": "shop", "creation_statements": [statement], "default_ttl": "1h"});
                 ask("database/roles/web", role).await;
             }
-            Furniture::Pki => {
+            Fixture::Pki => {
                 ask("sys/mounts/pki", json!({"type": "pki"})).await;
                 let authority = json!({"common_name": "shop", "key_type": "ec", "ttl": "720h"});
                 ask("pki/root/generate/internal", authority).await;
@@ -171,10 +172,14 @@ impl World {
     }
 
     /// Waits for a KV engine of version 2, which upgrades itself for a moment.
-    async fn settles(&self, mount: &str) {
-        let url = format!("{}/v1/{}/{mount}/config", setting("VAULTMOUNT_TEST_BAO_ADDR"), self.namespace);
+    async fn wait_for_kv(&self, mount: &str) {
+        let url = format!("{}/v1/{}/{mount}/config", required_env("VAULTMOUNT_TEST_BAO_ADDR"), self.namespace);
         for _ in 0..500 {
-            if http::send("GET", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await.0.is_success() {
+            if http::send("GET", &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, None)
+                .await
+                .0
+                .is_success()
+            {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -183,38 +188,38 @@ impl World {
     }
 
     /// The file with a service account's token.
-    pub fn token(&self, namespace: &str, account: &str, audience: &str) -> PathBuf {
+    pub fn token_path(&self, namespace: &str, account: &str, audience: &str) -> PathBuf {
         token_file(self.folder.path(), namespace, account, audience)
     }
 
     /// Runs shell commands as they stand on a page, after those before them.
-    pub async fn run(&self, commands: &str) -> Ran {
+    pub async fn run(&self, commands: &str) -> CommandOutput {
         let folder = self.folder.path();
         let kept = folder.join("environment");
         let script = format!(
             "set -eu\n[ ! -e '{kept}' ] || . '{kept}'\n{commands}\nexport -p > '{kept}'\n",
             kept = kept.display(),
-            commands = self.here(commands)
+            commands = self.with_sandbox_addresses(commands)
         );
         let mut shell = Command::new("sh");
         shell.args(["-c", &script]).current_dir(folder.join("page")).env_clear().kill_on_drop(true);
-        let output = shell.envs(self.variables()).output().await.unwrap();
+        let output = shell.envs(self.environment()).output().await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { ok: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
+        CommandOutput { success: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    fn variables(&self) -> BTreeMap<&'static str, String> {
+    fn environment(&self) -> BTreeMap<&'static str, String> {
         let folder = self.folder.path().display();
         BTreeMap::from([
             ("PATH", format!("{folder}/bin:/usr/local/bin:/usr/bin:/bin")),
             ("HOME", folder.to_string()),
             ("WORLD", folder.to_string()),
-            ("OPENBAO", setting("VAULTMOUNT_TEST_BAO_BIN")),
-            ("REVIEWER", REVIEWER.to_owned()),
-            ("VAULT_ADDR", self.front.address.clone()),
+            ("OPENBAO", required_env("VAULTMOUNT_TEST_BAO_BIN")),
+            ("REVIEWER", REVIEWER_JWT.to_owned()),
+            ("VAULT_ADDR", self.vault.address.clone()),
             ("VAULT_CACERT", format!("{folder}/authority.pem")),
             ("VAULT_NAMESPACE", self.namespace.clone()),
-            ("ROOT_TOKEN", setting("VAULTMOUNT_TEST_BAO_TOKEN")),
+            ("ROOT_TOKEN", required_env("VAULTMOUNT_TEST_BAO_TOKEN")),
             ("HMAC_KEY", self.provider.folder.path().join("hmac.key").display().to_string()),
             ("VAULTMOUNT_STATUS_SOCKET", self.provider.socket.with_extension("status").display().to_string()),
             ("VAULTMOUNT_STATE_DIR", format!("{folder}/state")),
@@ -222,14 +227,14 @@ impl World {
     }
 
     /// The text of a page with places of this world for those that a reader has.
-    pub fn here(&self, text: &str) -> String {
-        let (user, password, place) = postgres();
+    pub fn with_sandbox_addresses(&self, text: &str) -> String {
+        let (user, password, place) = postgres_settings();
         let text = [
-            ("https://vault.example:8200", self.front.address.as_str()),
+            ("https://vault.example:8200", self.vault.address.as_str()),
             ("https://kubernetes.default.svc", &self.kube.url()),
             ("db.example:5432/shop", &format!("{place}/postgres?sslmode=disable")),
             ("username=vault password=made-up", &format!("username={user} password={password}")),
-            ("https://vault.vault.svc:8200", &self.front.address),
+            ("https://vault.vault.svc:8200", &self.vault.address),
             ("authMount: kubernetes-prod", &format!("authMount: kubernetes\n    namespace: {}", self.namespace)),
             ("[root, \"shop/**\"]", &format!("[{}]", self.namespace)),
             ("/vault/tls/ca.crt", &self.folder.path().join("authority.pem").display().to_string()),
@@ -239,11 +244,11 @@ impl World {
         ]
         .iter()
         .fold(text.to_owned(), |text, (there, here)| text.replace(there, here));
-        self.with_the_authority(&text)
+        self.with_sandbox_ca(&text)
     }
 
     /// A text with this world's certificate for the one that it shows.
-    fn with_the_authority(&self, text: &str) -> String {
+    fn with_sandbox_ca(&self, text: &str) -> String {
         let Some((before, rest)) = text.split_once("-----BEGIN CERTIFICATE-----") else { return text.to_owned() };
         let (_, after) = rest.split_once("-----END CERTIFICATE-----").unwrap();
         let indent = before.lines().last().unwrap_or_default();
@@ -252,14 +257,14 @@ impl World {
     }
 
     /// What was printed, with the places of a page for this world's.
-    pub fn there(&self, printed: &str) -> String {
+    pub fn with_docs_addresses(&self, printed: &str) -> String {
         let own = [format!(" in Vault namespace {}", self.namespace), format!("{}/", self.namespace)];
-        let printed = printed.replace(&self.front.address, "https://vault.example:8200");
+        let printed = printed.replace(&self.vault.address, "https://vault.example:8200");
         own.iter().fold(printed, |printed, own| printed.replace(own, ""))
     }
 
     /// Has the provider mount a class of a file, for a pod of the service account that its role takes.
-    pub async fn mount(&self, file: &Path, class: &Value) -> Ran {
+    pub async fn mount(&self, file: &Path, class: &Value) -> CommandOutput {
         let text = |path: &str| class.pointer(path).and_then(Value::as_str);
         let of_report = text("/spec/parameters/roleName") == Some("report");
         let (namespace, account) = if of_report { ("billing", "report") } else { ("shop", "web") };
@@ -273,31 +278,31 @@ impl World {
             "vaultmount mount -f '{}' --class {} --namespace {namespace} --service-account {account} --token-file '{}' {by}",
             file.display(),
             text("/metadata/name").unwrap_or_default(),
-            self.token(namespace, account, audience).display(),
+            self.token_path(namespace, account, audience).display(),
         ))
         .await
     }
 
     /// What the provider wrote into its log and its audit log, a mount of the page's class included; it ends with that.
-    pub async fn told(self) -> String {
+    pub async fn collect_logs(self) -> String {
         let class =
             json!({"metadata": {"name": "kv"}, "spec": {"provider": "vault", "parameters": {"roleName": "web"}}});
         let ran = self.mount(&project().join("deploy/examples/kv.yaml"), &class).await;
-        assert!(ran.ok, "{}", ran.err);
+        assert!(ran.success, "{}", ran.stderr);
         self.provider.terminate();
-        let log = self.provider.log().await;
+        let log = self.provider.wait_for_log().await;
         log + &fs::read_to_string(self.folder.path().join("audit.log")).unwrap()
     }
 
     /// What `kubectl` was called with.
-    pub fn asked_of_the_cluster(&self) -> Vec<String> {
+    pub fn kubectl_calls(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("kubectl.log")).unwrap_or_default();
         log.lines().map(|line| format!("kubectl {line}")).collect()
     }
 }
 
 /// The class in whose validation reference/commands.md shows a mistake.
-const MISTYPED: &str = "\
+const MISTYPED_CLASS: &str = "\
 apiVersion: secrets-store.csi.x-k8s.io/v1
 kind: SecretProviderClass
 metadata:
@@ -315,40 +320,40 @@ spec:
 ";
 
 /// What OpenBao shows the API server; any will do there.
-const REVIEWER: &str = "eyJhbGciOiJub25lIn0.e30.";
+const REVIEWER_JWT: &str = "eyJhbGciOiJub25lIn0.e30.";
 
 /// A certificate that OpenBao insists on, though the API server speaks plain HTTP.
-fn authority_of_kube() -> String {
-    Authority::new().pem()
+fn placeholder_ca() -> String {
+    CertificateAuthority::new().pem()
 }
 
 /// An API server that knows the tokens of [`ACCOUNTS`], which are in files.
-async fn cluster(folder: &Path) -> KubeApi {
+async fn start_kube_api(folder: &Path) -> KubeApi {
     fs::create_dir(folder.join("tokens")).unwrap();
     let mut api = KubeApi::builder();
-    for (namespace, account) in ACCOUNTS {
+    for (namespace, account) in SERVICE_ACCOUNTS {
         for audience in AUDIENCES {
-            let token = token(namespace, account, audience);
+            let token = sign_token(namespace, account, audience);
             fs::write(token_file(folder, namespace, account, audience), &token).unwrap();
             let user = json!({
                 "username": format!("system:serviceaccount:{namespace}:{account}"), "uid": format!("{account}-uid"),
                 "groups": ["system:serviceaccounts", format!("system:serviceaccounts:{namespace}")],
             });
             let status = json!({"authenticated": true, "user": user, "audiences": [audience]});
-            api = api.review(&token, status);
+            api = api.token_review(&token, status);
         }
     }
     api.start().await
 }
 
-fn token(namespace: &str, account: &str, audience: &str) -> String {
+fn sign_token(namespace: &str, account: &str, audience: &str) -> String {
     let now = jiff::Timestamp::now().as_second();
-    sign(&json!({
+    sign_jwt(&json!({
         "iss": "https://kubernetes.default.svc.cluster.local", "aud": [audience],
         "iat": now, "nbf": now, "exp": now + 3600, "sub": format!("system:serviceaccount:{namespace}:{account}"),
         "kubernetes.io": {
             "namespace": namespace,
-            "pod": {"name": format!("{account}-0"), "uid": unique("pod")},
+            "pod": {"name": format!("{account}-0"), "uid": unique_name("pod")},
             "serviceaccount": {"name": account, "uid": format!("{account}-uid")},
         },
     }))
@@ -360,21 +365,21 @@ fn token_file(folder: &Path, namespace: &str, account: &str, audience: &str) -> 
 }
 
 /// A provider that serves this Vault namespace.
-async fn provide(folder: &Path, namespace: &str, address: &str) -> Program {
+async fn start_provider(folder: &Path, namespace: &str, address: &str) -> ProviderProcess {
     let flags = [
         format!("--vault-namespace={namespace}"),
         format!("--vault-tls-ca-cert={}", folder.join("authority.pem").display()),
         format!("--state-dir={}", folder.join("state").display()),
         format!("--audit-log={}", folder.join("audit.log").display()),
-        format!("--metrics-addr={}", free()),
+        format!("--metrics-addr={}", free_address()),
         "--log-format=json".to_owned(),
     ];
-    Program::at(address, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await
+    ProviderProcess::start_at(address, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 /// Whom PostgreSQL knows, and where it is.
-fn postgres() -> (String, String, String) {
-    let server: ::http::Uri = setting("VAULTMOUNT_TEST_PG_URL").parse().unwrap();
+fn postgres_settings() -> (String, String, String) {
+    let server: ::http::Uri = required_env("VAULTMOUNT_TEST_PG_URL").parse().unwrap();
     let (login, place) = server.authority().unwrap().as_str().split_once('@').unwrap();
     let (user, password) = login.split_once(':').unwrap();
     (user.to_owned(), password.to_owned(), place.to_owned())

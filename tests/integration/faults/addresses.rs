@@ -2,28 +2,28 @@
 
 use vaultmount::error::Cause;
 
-use super::{SECRET, assert_says, only, reader, tenant};
-use crate::support::{daemon::Daemon, faulty::Faulty};
+use super::{SECRET, assert_contains, secret_pod, single_file, tenant_with_secret};
+use crate::support::{daemon::Daemon, faulty::FaultProxy};
 
 /// An address nobody listens at.
-async fn nowhere() -> String {
+async fn unused_address() -> String {
     let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     format!("http://127.0.0.1:{port}")
 }
 
 #[tokio::test]
-async fn the_operators_server_may_be_a_unix_socket() {
-    let (tenant, folder) = (tenant().await, tempfile::tempdir().unwrap());
-    let agent = Faulty::unix(&folder.path().join("agent.sock"));
-    let daemon = Daemon::at(&agent.address, &[]).await;
-    assert_eq!(only(&daemon.mount(reader(&tenant).call()).await.unwrap()), SECRET);
-    assert!(agent.connections() > 0);
+async fn vault_addr_may_be_a_unix_socket() {
+    let (tenant, folder) = (tenant_with_secret().await, tempfile::tempdir().unwrap());
+    let agent = FaultProxy::start_unix(&folder.path().join("agent.sock"));
+    let daemon = Daemon::start_at(&agent.address, &[]).await;
+    assert_eq!(single_file(&daemon.mount(secret_pod(&tenant).mount_call()).await.unwrap()), SECRET);
+    assert!(agent.connection_count() > 0);
 }
 
 #[tokio::test]
-async fn a_class_may_not_lead_to_the_node_itself() {
-    let (tenant, vault, folder) = (tenant().await, Faulty::start().await, tempfile::tempdir().unwrap());
-    let agent = Faulty::unix(&folder.path().join("agent.sock"));
+async fn vault_address_to_loopback_or_unix_socket_is_denied() {
+    let (tenant, vault, folder) = (tenant_with_secret().await, FaultProxy::start().await, tempfile::tempdir().unwrap());
+    let agent = FaultProxy::start_unix(&folder.path().join("agent.sock"));
     let daemon = Daemon::start(&[]).await;
     let port = vault.address.rsplit_once(':').unwrap().1;
     // The last ones are names to us: only their resolution shows that they are loopback.
@@ -31,37 +31,39 @@ async fn a_class_may_not_lead_to_the_node_itself() {
         ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1", "2130706433"];
     let addresses = hosts.iter().map(|host| format!("http://{host}:{port}")).chain([agent.address.clone()]);
     for address in addresses {
-        let pod = reader(&tenant).with("vaultAddress", &address);
-        let (cause, text) = daemon.refusal(pod.call()).await;
+        let pod = secret_pod(&tenant).with_parameter("vaultAddress", &address);
+        let (cause, text) = daemon.mount_error(pod.mount_call()).await;
         assert_eq!(cause, Cause::NotAllowed, "{address}: {text}");
-        assert_says(&text, &["--allow-address"]);
+        assert_contains(&text, &["--allow-address"]);
     }
-    assert_eq!((vault.connections(), agent.connections()), (0, 0));
+    assert_eq!((vault.connection_count(), agent.connection_count()), (0, 0));
 }
 
 #[tokio::test]
-async fn an_operator_may_allow_a_class_an_address_of_the_node() {
-    let (tenant, vault, folder) = (tenant().await, Faulty::start().await, tempfile::tempdir().unwrap());
-    let agent = Faulty::unix(&folder.path().join("agent.sock"));
+async fn allow_address_permits_loopback_and_unix_socket() {
+    let (tenant, vault, folder) = (tenant_with_secret().await, FaultProxy::start().await, tempfile::tempdir().unwrap());
+    let agent = FaultProxy::start_unix(&folder.path().join("agent.sock"));
     let flags = ["--allow-address=http://127.0.0.1:*", &format!("--allow-address={}", agent.address)];
-    let daemon = Daemon::at(&nowhere().await, &flags).await;
+    let daemon = Daemon::start_at(&unused_address().await, &flags).await;
     for address in [&vault.address, &agent.address] {
-        let pod = reader(&tenant).with("vaultAddress", address);
-        assert_eq!(only(&daemon.mount(pod.call()).await.unwrap()), SECRET, "{address}");
+        let pod = secret_pod(&tenant).with_parameter("vaultAddress", address);
+        assert_eq!(single_file(&daemon.mount(pod.mount_call()).await.unwrap()), SECRET, "{address}");
     }
-    let (cause, _) = daemon.refusal(reader(&tenant).with("vaultAddress", "http://localhost:1").call()).await;
+    let (cause, _) =
+        daemon.mount_error(secret_pod(&tenant).with_parameter("vaultAddress", "http://localhost:1").mount_call()).await;
     assert_eq!(cause, Cause::NotAllowed);
 }
 
 #[tokio::test]
-async fn an_operator_may_allow_its_own_address_only() {
-    let (tenant, vault) = (tenant().await, Faulty::start().await);
-    let daemon = Daemon::at(&vault.address, &["--allow-address=none"]).await;
-    let own = reader(&tenant).with("vaultAddress", vault.address.clone() + "/");
-    assert_eq!(only(&daemon.mount(own.call()).await.unwrap()), SECRET);
+async fn allow_address_none_permits_only_vault_addr() {
+    let (tenant, vault) = (tenant_with_secret().await, FaultProxy::start().await);
+    let daemon = Daemon::start_at(&vault.address, &["--allow-address=none"]).await;
+    let own = secret_pod(&tenant).with_parameter("vaultAddress", vault.address.clone() + "/");
+    assert_eq!(single_file(&daemon.mount(own.mount_call()).await.unwrap()), SECRET);
     for other in ["https://vault.example", "http://127.0.0.1:1"] {
-        let (cause, text) = daemon.refusal(reader(&tenant).with("vaultAddress", other).call()).await;
+        let (cause, text) =
+            daemon.mount_error(secret_pod(&tenant).with_parameter("vaultAddress", other).mount_call()).await;
         assert_eq!(cause, Cause::NotAllowed, "{text}");
-        assert_says(&text, &["--allow-address=none", other]);
+        assert_contains(&text, &["--allow-address=none", other]);
     }
 }

@@ -9,71 +9,74 @@ use vaultmount::{
     provider::client::{Call, Client},
 };
 
-use super::{SECRET, Stage, assert_says, each, leap, only, reader, tenant, within};
+use super::{
+    FailureFixture, SECRET, advance, assert_contains, call_with_timeout, for_each_case, secret_pod, single_file,
+    tenant_with_secret,
+};
 use crate::support::{
-    by_hand::ByHand,
+    by_hand::CliRun,
     daemon::Daemon,
-    faulty::{Fault, Faulty, Gate, status},
-    tls::Authority,
+    faulty::{Fault, FaultProxy, Gate, vault_error},
+    tls::CertificateAuthority,
 };
 
 /// A gate that stays shut.
-fn never() -> Fault {
-    Fault::Hold(Gate::new())
+fn hold_forever() -> Fault {
+    Fault::HoldRequest(Gate::new())
 }
 
 #[tokio::test]
-async fn a_caller_gets_its_answer_by_its_deadline_whatever_hangs() {
+async fn hanging_request_ends_at_caller_deadline() {
     let (own, none) = (Some(10), None);
     let cases = [
-        ("POST", "auth/", never(), own),
-        ("GET", "sys/internal/", never(), own),
-        ("GET", "kv-", never(), own),
-        ("GET", "kv-", Fault::Slow(Duration::from_secs(6)), own),
-        ("GET", "kv-", never(), none),
+        ("POST", "auth/", hold_forever(), own),
+        ("GET", "sys/internal/", hold_forever(), own),
+        ("GET", "kv-", hold_forever(), own),
+        ("GET", "kv-", Fault::SlowResponse(Duration::from_secs(6)), own),
+        ("GET", "kv-", hold_forever(), none),
     ];
-    let tenant = Arc::new(tenant().await);
+    let tenant = Arc::new(tenant_with_secret().await);
     for (method, path, fault, own) in cases {
-        let stage = Stage::of(&tenant).await;
-        stage.vault.every(method, path, fault);
+        let stage = FailureFixture::for_tenant(&tenant).await;
+        stage.vault.always(method, path, fault);
         let mut client = Client::connect(&stage.daemon.socket).await.unwrap();
         let timeout = own.map(Duration::from_secs);
-        let mut mount = pin!(client.mount(Call { timeout, ..stage.pod().call() }));
+        let mut mount = pin!(client.mount(Call { timeout, ..stage.pod().mount_call() }));
         tokio::select! {
             _ = &mut mount => panic!("{path} hangs"),
-            () = stage.vault.saw(1, method, path) => {}
+            () = stage.vault.wait_for(1, method, path) => {}
         }
-        leap(Duration::from_secs(own.unwrap_or(30) - 2)).await;
+        advance(Duration::from_secs(own.unwrap_or(30) - 2)).await;
         tokio::select! {
             _ = &mut mount => panic!("{path}: there is time left"),
-            () = stage.settle() => {}
+            () = stage.let_daemon_run() => {}
         }
-        leap(Duration::from_secs(2)).await;
+        advance(Duration::from_secs(2)).await;
         let status = tokio::time::timeout(Duration::from_secs(5), mount).await.unwrap().err().unwrap();
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-        assert_says(status.message(), &["time ran out", &stage.vault.address]);
+        assert_contains(status.message(), &["time ran out", &stage.vault.address]);
     }
 }
 
 #[tokio::test]
-async fn what_would_make_a_failure_clearer_is_waited_for_briefly() {
-    let stage = Stage::new().await;
-    stage.vault.next(1, "POST", &stage.login(), status(403, "permission denied"));
-    stage.vault.every("POST", &stage.login(), never());
+async fn login_denial_diagnosis_waits_only_briefly() {
+    let stage = FailureFixture::new().await;
+    stage.vault.next(1, "POST", &stage.login_path(), vault_error(403, "permission denied"));
+    stage.vault.always("POST", &stage.login_path(), hold_forever());
     let pod = stage.pod();
     let waited = async {
-        stage.vault.saw(2, "POST", &stage.login()).await;
-        leap(Duration::from_secs(2)).await;
+        stage.vault.wait_for(2, "POST", &stage.login_path()).await;
+        advance(Duration::from_secs(2)).await;
     };
-    let ((cause, text), ()) = tokio::join!(stage.refusal(&pod), waited);
+    let ((cause, text), ()) = tokio::join!(stage.mount_error(&pod), waited);
     assert_eq!(cause, Cause::LoginDenied, "{text}");
 }
 
 #[tokio::test]
-async fn a_deadline_after_the_request_went_out_is_one_whatever_failed_before() {
-    let (tenant, authority) = (tenant().await, Authority::new());
-    let vault = Faulty::tls(authority.server(None)).await;
-    vault.every("POST", "auth/", never());
+async fn deadline_after_request_sent_keeps_earlier_error() {
+    let (tenant, authority) = (tenant_with_secret().await, CertificateAuthority::new());
+    let vault = FaultProxy::start_tls(authority.server_config(None)).await;
+    vault.always("POST", "auth/", hold_forever());
     // It closes the first connections during the handshake, as a load balancer does whose server is about to come: that of the
     // question how it is, at the start, and the mount's first.
     let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,17 +91,17 @@ async fn a_deadline_after_the_request_went_out_is_one_whatever_failed_before() {
             (before.accept().await.unwrap().0, tokio::net::TcpStream::connect(behind).await.unwrap());
         tokio::io::copy_bidirectional(&mut front, &mut back).await
     });
-    let daemon = Daemon::at(&address, &[]).await;
+    let daemon = Daemon::start_at(&address, &[]).await;
     asked.await.unwrap();
-    let pod = reader(&tenant).with("vaultCACert", authority.pem());
+    let pod = secret_pod(&tenant).with_parameter("vaultCACert", authority.pem());
     let late = async {
-        vault.saw(1, "POST", "auth/").await;
-        leap(Duration::from_secs(10)).await;
+        vault.wait_for(1, "POST", "auth/").await;
+        advance(Duration::from_secs(10)).await;
     };
-    let ((cause, text), ()) = tokio::join!(daemon.refusal(within(Duration::from_secs(10), &pod)), late);
+    let ((cause, text), ()) = tokio::join!(daemon.mount_error(call_with_timeout(Duration::from_secs(10), &pod)), late);
     balancer.abort();
     assert_eq!(cause, Cause::Deadline, "{text}");
-    assert_says(
+    assert_contains(
         &text,
         &[
             "waiting for the answer of Vault",
@@ -109,42 +112,42 @@ async fn a_deadline_after_the_request_went_out_is_one_whatever_failed_before() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_is_an_answer() {
-    let stage = Stage::new().await;
-    stage.vault.every("GET", &stage.secret(), Fault::Slow(Duration::from_millis(5)));
-    assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+async fn slow_response_within_deadline_succeeds() {
+    let stage = FailureFixture::new().await;
+    stage.vault.always("GET", &stage.secret_path(), Fault::SlowResponse(Duration::from_millis(5)));
+    assert_eq!(single_file(&stage.daemon.mount(stage.pod().mount_call()).await.unwrap()), SECRET);
 }
 
 #[tokio::test]
-async fn what_hangs_holds_up_nobody_else() {
-    let other = tenant().await;
-    each(["login", "engine", "read"], async |stage, hanging| {
+async fn hanging_request_does_not_block_other_pods() {
+    let other = tenant_with_secret().await;
+    for_each_case(["login", "engine", "read"], async |stage, hanging| {
         let (method, path) = match hanging {
-            "login" => ("POST", stage.login()),
+            "login" => ("POST", stage.login_path()),
             "engine" => ("GET", format!("sys/internal/ui/mounts/{}", stage.tenant.kv)),
-            _ => ("GET", stage.secret()),
+            _ => ("GET", stage.secret_path()),
         };
-        stage.vault.every(method, &path, never());
+        stage.vault.always(method, &path, hold_forever());
         let others = async {
-            stage.vault.saw(1, method, &path).await;
-            stage.daemon.mount(reader(&other).call()).await.unwrap()
+            stage.vault.wait_for(1, method, &path).await;
+            stage.daemon.mount(secret_pod(&other).mount_call()).await.unwrap()
         };
         tokio::select! {
-            _ = stage.daemon.mount(stage.pod().call()) => panic!("{path} hangs, and others had to wait for it"),
-            mounted = others => assert_eq!(only(&mounted), SECRET),
+            _ = stage.daemon.mount(stage.pod().mount_call()) => panic!("{path} hangs, and others had to wait for it"),
+            mounted = others => assert_eq!(single_file(&mounted), SECRET),
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_time_that_one_request_may_take_is_named() {
-    let (tenant, vault) = (tenant().await, Faulty::start().await);
-    vault.every("POST", "auth/", never());
+async fn vault_client_timeout_is_named_in_error() {
+    let (tenant, vault) = (tenant_with_secret().await, FaultProxy::start().await);
+    vault.always("POST", "auth/", hold_forever());
     let variables = [("VAULT_CLIENT_TIMEOUT", "20ms"), ("VAULT_MAX_RETRIES", "0")];
     let address = format!("--vault-addr={}", vault.address);
-    let said = ByHand::of(&reader(&tenant)).run_with(&variables, "mount", &[&address]).await.err;
-    assert_says(
+    let said = CliRun::for_pod(&secret_pod(&tenant)).run_with(&variables, "mount", &[&address]).await.stderr;
+    assert_contains(
         &said,
         &["did not answer within 20ms (VAULT_CLIENT_TIMEOUT)", "raise VAULT_CLIENT_TIMEOUT", "[VM0004]"],
     );

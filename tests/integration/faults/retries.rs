@@ -5,25 +5,27 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use vaultmount::error::Cause;
 
-use super::{SECRET, Stage, assert_says, each, leap, only, tenant, within};
+use super::{
+    FailureFixture, SECRET, advance, assert_contains, call_with_timeout, for_each_case, single_file, tenant_with_secret,
+};
 use crate::support::{
-    clock::REFRESH,
-    faulty::{Fault, answer, status},
+    clock::DEFAULT_REFRESH_INTERVAL,
+    faulty::{Fault, respond, vault_error},
 };
 
 /// What a standby says of a KV engine that the active node has not upgraded yet.
-const UPGRADE: &str = "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be \
+const KV_UPGRADE_ERROR: &str = "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be \
     unavailable for a brief period and will resume service when the primary is finished.";
 
 #[tokio::test]
-async fn plain_reads_and_logins_are_sent_again() {
-    let passing = [412, 429, 472, 473, 502, 503, 504].map(|code| status(code, "for a moment"));
-    let lost = [Fault::LoseRequest, Fault::LoseAnswer, Fault::CutAnswer];
-    each(passing.into_iter().chain(lost), async |stage, fault| {
-        stage.vault.next(1, "POST", &stage.login(), fault.clone());
+async fn reads_and_logins_are_retried_after_transient_errors() {
+    let passing = [412, 429, 472, 473, 502, 503, 504].map(|code| vault_error(code, "for a moment"));
+    let lost = [Fault::DropRequest, Fault::DropResponse, Fault::TruncateResponse];
+    for_each_case(passing.into_iter().chain(lost), async |stage, fault| {
+        stage.vault.next(1, "POST", &stage.login_path(), fault.clone());
         stage.vault.next(1, "GET", "sys/internal/ui/mounts/", fault.clone());
-        stage.vault.next(1, "GET", &stage.secret(), fault);
-        assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
+        stage.vault.next(1, "GET", &stage.secret_path(), fault);
+        assert_eq!(single_file(&stage.daemon.mount(stage.pod().mount_call()).await.unwrap()), SECRET);
         let sent =
             [("POST", "auth/"), ("GET", "sys/internal/"), ("GET", "kv-")].map(|(m, path)| stage.vault.count(m, path));
         assert_eq!(sent, [2, 2, 2]);
@@ -32,74 +34,74 @@ async fn plain_reads_and_logins_are_sent_again() {
 }
 
 #[tokio::test]
-async fn what_a_standby_says_that_reaches_no_leader_is_asked_again_on_another_connection() {
+async fn standby_error_is_retried_on_new_connection() {
     let elsewhere = "http://127.0.0.1:1".to_owned();
     let standbys = [
         Fault::Redirect(307, elsewhere),
-        status(500, "local node not active but active cluster node not found"),
-        status(472, ""),
+        vault_error(500, "local node not active but active cluster node not found"),
+        vault_error(472, ""),
     ];
-    let cases = standbys.map(|fault| (fault, true)).into_iter().chain([(status(429, "quota"), false)]);
-    let tenant = Arc::new(tenant().await);
+    let cases = standbys.map(|fault| (fault, true)).into_iter().chain([(vault_error(429, "quota"), false)]);
+    let tenant = Arc::new(tenant_with_secret().await);
     // One after another, as time is everyone's.
     for (fault, anew) in cases {
-        let stage = Stage::of(&tenant).await;
-        let pod = stage.pod().with("refreshInterval", "10s");
-        stage.daemon.mount(pod.call()).await.unwrap();
+        let stage = FailureFixture::for_tenant(&tenant).await;
+        let pod = stage.pod().with_parameter("refreshInterval", "10s");
+        stage.daemon.mount(pod.mount_call()).await.unwrap();
         let probes = || stage.vault.count("GET", "sys/health");
-        let (before, asked) = (stage.vault.connections(), probes());
+        let (before, asked) = (stage.vault.connection_count(), probes());
         // Not so long that idle connections are closed.
-        leap(Duration::from_secs(11)).await;
-        stage.vault.next(1, "GET", &stage.secret(), fault);
-        assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
-        assert_eq!(stage.vault.count("GET", &stage.secret()), 3);
+        advance(Duration::from_secs(11)).await;
+        stage.vault.next(1, "GET", &stage.secret_path(), fault);
+        assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
+        assert_eq!(stage.vault.count("GET", &stage.secret_path()), 3);
         // A server that fails is asked how it is on a connection of its own.
         let probes = probes() - asked;
-        assert_eq!(stage.vault.connections() - before - probes, usize::from(anew), "{probes} probes");
+        assert_eq!(stage.vault.connection_count() - before - probes, usize::from(anew), "{probes} probes");
     }
 }
 
 #[tokio::test]
-async fn a_poll_that_is_sent_to_another_server_keeps_what_the_pod_has() {
-    let stage = Stage::new().await;
+async fn redirected_poll_serves_stale_secret() {
+    let stage = FailureFixture::new().await;
     let (pod, other) = (stage.pod(), stage.pod());
-    stage.daemon.mount(pod.call()).await.unwrap();
-    leap(REFRESH).await;
-    stage.vault.every("GET", &stage.secret(), Fault::Redirect(307, "http://127.0.0.1:1".to_owned()));
-    assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
-    let (cause, text) = stage.refusal(&other).await;
+    stage.daemon.mount(pod.mount_call()).await.unwrap();
+    advance(DEFAULT_REFRESH_INTERVAL).await;
+    stage.vault.always("GET", &stage.secret_path(), Fault::Redirect(307, "http://127.0.0.1:1".to_owned()));
+    assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
+    let (cause, text) = stage.mount_error(&other).await;
     assert_eq!(cause, Cause::Redirect, "{text}");
 }
 
 #[tokio::test]
-async fn nothing_is_sent_more_often_than_the_limit() {
+async fn max_retries_default_stops_after_5_attempts() {
     let faults = [
-        (status(429, "quota"), Cause::Busy, "limits requests"),
-        (status(503, "overload"), Cause::ServerFault, "status 503"),
-        (status(412, "behind"), Cause::Busy, "behind its active node"),
-        (status(400, UPGRADE), Cause::Busy, "being made KV version 2"),
-        (status(472, ""), Cause::NoLeader, "knows no active node"),
-        (Fault::LoseRequest, Cause::Unreachable, "was lost"),
-        (Fault::CutAnswer, Cause::Unreachable, "was lost"),
+        (vault_error(429, "quota"), Cause::Busy, "limits requests"),
+        (vault_error(503, "overload"), Cause::ServerFault, "status 503"),
+        (vault_error(412, "behind"), Cause::Busy, "behind its active node"),
+        (vault_error(400, KV_UPGRADE_ERROR), Cause::Busy, "being made KV version 2"),
+        (vault_error(472, ""), Cause::NoLeader, "knows no active node"),
+        (Fault::DropRequest, Cause::Unreachable, "was lost"),
+        (Fault::TruncateResponse, Cause::Unreachable, "was lost"),
     ];
-    each(faults, async |stage, (fault, expected, said)| {
-        stage.vault.every("GET", &stage.secret(), fault);
-        let (cause, text) = stage.refusal(&stage.pod()).await;
-        assert_eq!((cause, stage.vault.count("GET", &stage.secret())), (expected, 5), "{text}");
-        assert_says(&text, &[said, &stage.vault.address, "\"pass\""]);
+    for_each_case(faults, async |stage, (fault, expected, said)| {
+        stage.vault.always("GET", &stage.secret_path(), fault);
+        let (cause, text) = stage.mount_error(&stage.pod()).await;
+        assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (expected, 5), "{text}");
+        assert_contains(&text, &[said, &stage.vault.address, "\"pass\""]);
     })
     .await;
 }
 
 #[tokio::test]
-async fn other_refusals_are_final() {
+async fn permanent_login_errors_are_not_retried() {
     let denied = "permission denied";
-    each(
+    for_each_case(
         [(400, "no"), (403, "no"), (403, denied), (404, "no"), (405, "no"), (500, "no")],
         async |stage, (code, words)| {
-            stage.vault.every("POST", &stage.login(), status(code, words));
-            stage.refusal(&stage.pod()).await;
-            let logins = stage.vault.seen("POST", &stage.login());
+            stage.vault.always("POST", &stage.login_path(), vault_error(code, words));
+            stage.mount_error(&stage.pod()).await;
+            let logins = stage.vault.requests("POST", &stage.login_path());
             let proven = logins.iter().filter(|login| login.body.windows(3).any(|part| part == b"eyJ")).count();
             // After a denial without a reason one without proof asks what is mounted there.
             assert_eq!((proven, logins.len()), (1, if words == denied { 2 } else { 1 }), "{code} {words}");
@@ -109,48 +111,48 @@ async fn other_refusals_are_final() {
 }
 
 #[tokio::test]
-async fn a_pause_that_vault_asks_for_is_kept() {
-    let stage = Stage::new().await;
-    stage.vault.next(1, "GET", &stage.secret(), answer(429, &[("retry-after", "1")], "{}"));
-    assert_eq!(only(&stage.daemon.mount(stage.pod().call()).await.unwrap()), SECRET);
-    let reads = stage.vault.seen("GET", &stage.secret());
-    let pause = reads[1].at - reads[0].at;
+async fn retry_after_header_is_obeyed() {
+    let stage = FailureFixture::new().await;
+    stage.vault.next(1, "GET", &stage.secret_path(), respond(429, &[("retry-after", "1")], "{}"));
+    assert_eq!(single_file(&stage.daemon.mount(stage.pod().mount_call()).await.unwrap()), SECRET);
+    let reads = stage.vault.requests("GET", &stage.secret_path());
+    let pause = reads[1].received_at - reads[0].received_at;
     assert!(pause >= Duration::from_secs(1), "{pause:?}");
 }
 
 #[tokio::test]
-async fn a_pause_beyond_the_deadline_is_not_waited_for() {
-    let (stage, start) = (Stage::new().await, Instant::now());
-    stage.vault.every("POST", &stage.login(), answer(429, &[("retry-after", "60")], r#"{"errors":["quota"]}"#));
-    let (cause, text) = stage.daemon.refusal(within(Duration::from_secs(20), &stage.pod())).await;
-    assert_eq!((cause, stage.vault.count("POST", &stage.login())), (Cause::Busy, 1), "{text}");
+async fn retry_after_beyond_deadline_fails_without_waiting() {
+    let (stage, start) = (FailureFixture::new().await, Instant::now());
+    stage.vault.always("POST", &stage.login_path(), respond(429, &[("retry-after", "60")], r#"{"errors":["quota"]}"#));
+    let (cause, text) = stage.daemon.mount_error(call_with_timeout(Duration::from_secs(20), &stage.pod())).await;
+    assert_eq!((cause, stage.vault.count("POST", &stage.login_path())), (Cause::Busy, 1), "{text}");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]
-async fn a_poll_goes_on_with_what_the_pod_has_while_vault_is_sealed() {
-    let stage = Stage::new().await;
+async fn sealed_vault_serves_stale_poll() {
+    let stage = FailureFixture::new().await;
     let more = format!(
         "- {{objectName: pass, secretPath: {}, secretKey: pass}}\n- {{objectName: none, secretPath: {}/data/none, optional: true}}",
-        stage.secret(),
+        stage.secret_path(),
         stage.tenant.kv
     );
-    let (pod, other) = (stage.pod().objects(&more), stage.pod().objects(&more));
-    stage.daemon.mount(pod.call()).await.unwrap();
+    let (pod, other) = (stage.pod().with_objects(&more), stage.pod().with_objects(&more));
+    stage.daemon.mount(pod.mount_call()).await.unwrap();
     for method in ["GET", "POST"] {
-        stage.vault.every(method, "", status(503, "Vault is sealed"));
+        stage.vault.always(method, "", vault_error(503, "Vault is sealed"));
     }
-    leap(REFRESH).await;
+    advance(DEFAULT_REFRESH_INTERVAL).await;
     // What was not there is not missed.
-    assert_eq!(only(&stage.daemon.mount(pod.call()).await.unwrap()), SECRET);
-    assert_eq!(stage.refusal(&other).await.0, Cause::Sealed);
+    assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
+    assert_eq!(stage.mount_error(&other).await.0, Cause::Sealed);
 }
 
 #[tokio::test]
-async fn a_sealed_vault_is_not_asked_twice() {
-    let stage = Stage::new().await;
-    stage.vault.every("POST", &stage.login(), status(503, "Vault is sealed"));
-    let (cause, text) = stage.refusal(&stage.pod()).await;
-    assert_eq!((cause, stage.vault.count("POST", &stage.login())), (Cause::Sealed, 1), "{text}");
-    assert_says(&text, &["is sealed", "unseal", &stage.vault.address]);
+async fn sealed_error_is_not_retried() {
+    let stage = FailureFixture::new().await;
+    stage.vault.always("POST", &stage.login_path(), vault_error(503, "Vault is sealed"));
+    let (cause, text) = stage.mount_error(&stage.pod()).await;
+    assert_eq!((cause, stage.vault.count("POST", &stage.login_path())), (Cause::Sealed, 1), "{text}");
+    assert_contains(&text, &["is sealed", "unseal", &stage.vault.address]);
 }

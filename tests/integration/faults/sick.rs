@@ -11,17 +11,17 @@ use tokio::{
 };
 use vaultmount::provider::client::Client;
 
-use crate::support::{bao::Tenant, daemon::Program, pod::Pod};
+use crate::support::{bao::Tenant, daemon::ProviderProcess, pod::Pod};
 
 /// What a server does once it has a request.
-type Sickness = fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
+type Misbehavior = fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+const RESPONSE_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
 /// What the mounts of sick servers have.
-const TIME: Duration = Duration::from_secs(6);
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Every sickness, and what the error of a mount says of it.
-const ALL: [(&str, Sickness, &str); 10] = [
+const MISBEHAVIORS: [(&str, Misbehavior, &str); 10] = [
     (
         "never answers",
         |to| {
@@ -37,7 +37,7 @@ const ALL: [(&str, Sickness, &str); 10] = [
         "a byte a second",
         |mut to| {
             Box::pin(async move {
-                to.write_all(format!("{HEAD}content-length: 1000\r\n\r\n").as_bytes()).await?;
+                to.write_all(format!("{RESPONSE_HEAD}content-length: 1000\r\n\r\n").as_bytes()).await?;
                 loop {
                     to.write_all(b" ").await?;
                     sleep(Duration::from_secs(1)).await;
@@ -50,7 +50,7 @@ const ALL: [(&str, Sickness, &str); 10] = [
         "a body of a gigabyte",
         |mut to| {
             Box::pin(async move {
-                to.write_all(format!("{HEAD}transfer-encoding: chunked\r\n\r\n").as_bytes()).await?;
+                to.write_all(format!("{RESPONSE_HEAD}transfer-encoding: chunked\r\n\r\n").as_bytes()).await?;
                 let chunk = [b"10000\r\n".as_slice(), &vec![b' '; 0x10000], b"\r\n"].concat();
                 for _ in 0..16384 {
                     to.write_all(&chunk).await?;
@@ -64,7 +64,7 @@ const ALL: [(&str, Sickness, &str); 10] = [
         "a body that is said to be a gigabyte",
         |mut to| {
             Box::pin(async move {
-                to.write_all(format!("{HEAD}content-length: 1073741824\r\n\r\n").as_bytes()).await?;
+                to.write_all(format!("{RESPONSE_HEAD}content-length: 1073741824\r\n\r\n").as_bytes()).await?;
                 let _held = to;
                 std::future::pending().await
             })
@@ -76,7 +76,7 @@ const ALL: [(&str, Sickness, &str); 10] = [
         |mut to| {
             Box::pin(async move {
                 let body = "\u{1f}not gzip at all";
-                let head = format!("{HEAD}content-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len());
+                let head = format!("{RESPONSE_HEAD}content-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len());
                 to.write_all((head + body).as_bytes()).await
             })
         },
@@ -96,9 +96,9 @@ const ALL: [(&str, Sickness, &str); 10] = [
     (
         "closes in the middle of the body",
         |mut to| {
-            Box::pin(
-                async move { to.write_all(format!("{HEAD}content-length: 1000\r\n\r\n{{\"auth").as_bytes()).await },
-            )
+            Box::pin(async move {
+                to.write_all(format!("{RESPONSE_HEAD}content-length: 1000\r\n\r\n{{\"auth").as_bytes()).await
+            })
         },
         "",
     ),
@@ -106,7 +106,7 @@ const ALL: [(&str, Sickness, &str); 10] = [
         "headers without end",
         |mut to| {
             Box::pin(async move {
-                to.write_all(HEAD.as_bytes()).await?;
+                to.write_all(RESPONSE_HEAD.as_bytes()).await?;
                 for n in 0u64.. {
                     to.write_all(format!("x-{n}: {}\r\n", "a".repeat(1000)).as_bytes()).await?;
                 }
@@ -130,18 +130,18 @@ const ALL: [(&str, Sickness, &str); 10] = [
 
 /// When a server falls sick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum FailurePoint {
     Login,
     Read,
 }
 
 /// A server that falls sick then; its address.
-async fn sick(sickness: Sickness, at: At) -> String {
-    serve(move |request, mut stream| async move {
-        let is_well = at == At::Read && (request.contains("/login ") || request.contains("/v1/sys/"));
+async fn misbehaving_server(sickness: Misbehavior, at: FailurePoint) -> String {
+    serve_requests(move |request, mut stream| async move {
+        let is_well = at == FailurePoint::Read && (request.contains("/login ") || request.contains("/v1/sys/"));
         if is_well {
-            let body = if request.contains("/login ") { LOGIN } else { "{}" };
-            answer(&mut stream, body).await.ok()?;
+            let body = if request.contains("/login ") { LOGIN_RESPONSE } else { "{}" };
+            write_response(&mut stream, body).await.ok()?;
             return Some(stream);
         }
         let _ = sickness(stream).await;
@@ -151,32 +151,32 @@ async fn sick(sickness: Sickness, at: At) -> String {
 }
 
 /// What a login brings.
-const LOGIN: &str = r#"{"auth":{"client_token":"t","lease_duration":3600}}"#;
+const LOGIN_RESPONSE: &str = r#"{"auth":{"client_token":"t","lease_duration":3600}}"#;
 
 /// A server that lets everyone log in, and has a secret of so many bytes at every path; its address.
-async fn generous(size: usize) -> String {
+async fn large_secret_server(size: usize) -> String {
     let secret: Arc<str> = format!(r#"{{"data":{{"pass":"{}"}}}}"#, "a".repeat(size)).into();
-    serve(move |request, mut stream| {
+    serve_requests(move |request, mut stream| {
         let secret = secret.clone();
         async move {
             let body = match () {
-                () if request.contains("/login ") => LOGIN,
+                () if request.contains("/login ") => LOGIN_RESPONSE,
                 () if request.contains("/v1/sys/") => "{}",
                 () => &secret,
             };
-            answer(&mut stream, body).await.ok()?;
+            write_response(&mut stream, body).await.ok()?;
             Some(stream)
         }
     })
     .await
 }
 
-async fn answer(to: &mut TcpStream, body: &str) -> std::io::Result<()> {
-    to.write_all(format!("{HEAD}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
+async fn write_response(to: &mut TcpStream, body: &str) -> std::io::Result<()> {
+    to.write_all(format!("{RESPONSE_HEAD}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
 }
 
 /// Hands each request's head, and its connection, to `handle`, as long as that gives it back; brings the address.
-async fn serve<F>(handle: impl Fn(String, TcpStream) -> F + Clone + Send + 'static) -> String
+async fn serve_requests<F>(handle: impl Fn(String, TcpStream) -> F + Clone + Send + 'static) -> String
 where
     F: Future<Output = Option<TcpStream>> + Send,
 {
@@ -203,57 +203,57 @@ where
     address
 }
 
-fn descriptors(pid: u32) -> usize {
+fn count_descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// The most memory it has had, in MB.
-fn peak(pid: u32) -> usize {
+fn peak_memory_mb(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     kilobytes.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_cost_one_mount_its_time_and_nothing_else() {
-    cost_their_own(At::Login, 12).await;
+async fn misbehaving_login_costs_only_its_own_mount() {
+    assert_costs_only_own_mount(FailurePoint::Login, 12).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_they_have_let_a_pod_in_they_cost_its_time_and_nothing_else() {
-    cost_their_own(At::Read, 6).await;
+async fn misbehaving_read_costs_only_its_own_mount() {
+    assert_costs_only_own_mount(FailurePoint::Read, 6).await;
 }
 
 /// Many mounts of each at once cost no other its time, little memory, and no descriptors for long.
-async fn cost_their_own(at: At, mounts_of_each: usize) {
+async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": "s3cret"})).await;
+    tenant.write_secret("db", json!({"pass": "s3cret"})).await;
     let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
     // Room for all at once, of whom each is of the same namespace.
-    let program = Program::start(&["--allow-address=http://127.0.0.1:*", "--max-mounts=1000"]).await;
+    let program = ProviderProcess::start(&["--allow-address=http://127.0.0.1:*", "--max-mounts=1000"]).await;
     let pid = program.child.id().unwrap();
     let well = async || {
         let mut client = Client::connect(&program.socket).await.unwrap();
         client.version().await.unwrap();
-        client.mount(Pod::of(&tenant).objects(objects.as_str()).call()).await.unwrap();
+        client.mount(Pod::for_tenant(&tenant).with_objects(objects.as_str()).mount_call()).await.unwrap();
     };
     well().await;
-    let before = descriptors(pid);
+    let before = count_descriptors(pid);
     let mut mounts = Vec::new();
-    for (name, sickness, says) in ALL {
-        let address = sick(sickness, at).await;
+    for (name, sickness, says) in MISBEHAVIORS {
+        let address = misbehaving_server(sickness, at).await;
         for _ in 0..mounts_of_each {
-            let pod = Pod::of(&tenant).objects(objects.as_str()).with("vaultAddress", &address);
+            let pod = Pod::for_tenant(&tenant).with_objects(objects.as_str()).with_parameter("vaultAddress", &address);
             let socket = program.socket.clone();
             mounts.push(tokio::spawn(async move {
-                let mut call = pod.call();
-                call.timeout = Some(TIME);
+                let mut call = pod.mount_call();
+                call.timeout = Some(MOUNT_TIMEOUT);
                 let begun = Instant::now();
                 let outcome = Client::connect(&socket).await.unwrap().mount(call).await;
                 let Err(status) = outcome else { panic!("{name} gave files") };
                 let took = begun.elapsed();
-                assert!(took < TIME * 3, "{name} took {took:?}");
-                let says = if at == At::Login { says } else { "" };
+                assert!(took < MOUNT_TIMEOUT * 3, "{name} took {took:?}");
+                let says = if at == FailurePoint::Login { says } else { "" };
                 assert!(status.message().contains(says) && status.message().contains("[VM"), "{name}: {status}");
                 assert!(!status.message().contains("eyJ"), "{name}: {status}");
                 (name, status.message().to_owned())
@@ -277,52 +277,52 @@ async fn cost_their_own(at: At, mounts_of_each: usize) {
             last = name;
         }
     }
-    let memory = peak(pid);
+    let memory = peak_memory_mb(pid);
     assert!(memory < 200, "{memory} MB, where gigabytes were given");
     // Idle connections to servers that answered stay for a while, sixteen for each at most; and what may have created something
     // is awaited for a minute, four for each.
     let begun = Instant::now();
-    while descriptors(pid) > before + 16 * 4 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{} descriptors, {before} before", descriptors(pid));
+    while count_descriptors(pid) > before + 16 * 4 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} descriptors, {before} before", count_descriptors(pid));
         sleep(Duration::from_millis(100)).await;
     }
     well().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gives_too_much_fills_the_room_of_its_own_pod() {
+async fn memory_budget_of_pod_rejects_excess_responses() {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": "s3cret"})).await;
-    let program = Program::start(&["--allow-address=http://127.0.0.1:*"]).await;
-    let address = generous(7 << 20).await;
+    tenant.write_secret("db", json!({"pass": "s3cret"})).await;
+    let program = ProviderProcess::start(&["--allow-address=http://127.0.0.1:*"]).await;
+    let address = large_secret_server(7 << 20).await;
     let object = |n| format!("- {{objectName: a{n}, secretPath: kv/data/{n}, secretKey: pass}}\n");
     // Some fit, and are kept; the rest does not.
     let many: String = (0..40).map(object).collect();
     for _ in 0..4 {
-        let pod = Pod::of(&tenant).objects(many.as_str()).with("vaultAddress", &address);
-        let refused = Client::connect(&program.socket).await.unwrap().mount(pod.call()).await.err().unwrap();
+        let pod = Pod::for_tenant(&tenant).with_objects(many.as_str()).with_parameter("vaultAddress", &address);
+        let refused = Client::connect(&program.socket).await.unwrap().mount(pod.mount_call()).await.err().unwrap();
         assert!(refused.message().contains("to one pod come to more than 32 MiB"), "{refused}");
     }
     let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
-    let well = Pod::of(&tenant).objects(objects);
-    Client::connect(&program.socket).await.unwrap().mount(well.call()).await.unwrap();
-    let memory = peak(program.child.id().unwrap());
+    let well = Pod::for_tenant(&tenant).with_objects(objects);
+    Client::connect(&program.socket).await.unwrap().mount(well.mount_call()).await.unwrap();
+    let memory = peak_memory_mb(program.child.id().unwrap());
     assert!(memory < 300, "{memory} MB, where 1120 MB were given");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_answer_that_hundreds_of_objects_name_is_not_made_to_files_that_no_driver_takes() {
+async fn files_too_large_from_one_response_use_little_memory() {
     let tenant = Tenant::new().await;
-    let program = Program::start(&["--allow-address=http://127.0.0.1:*"]).await;
-    let address = generous(3 << 20).await;
+    let program = ProviderProcess::start(&["--allow-address=http://127.0.0.1:*"]).await;
+    let address = large_secret_server(3 << 20).await;
     let object = |n| format!("- {{objectName: a{n}, secretPath: kv/data/db, secretKey: pass}}\n");
-    let pod = |objects: String| Pod::of(&tenant).objects(objects).with("vaultAddress", &address);
+    let pod = |objects: String| Pod::for_tenant(&tenant).with_objects(objects).with_parameter("vaultAddress", &address);
     let mut client = Client::connect(&program.socket).await.unwrap();
-    assert!(client.mount(pod(object(1)).call()).await.is_ok());
-    let refused = client.mount(pod((0..200).map(object).collect()).call()).await.err().unwrap();
+    assert!(client.mount(pod(object(1)).mount_call()).await.is_ok());
+    let refused = client.mount(pod((0..200).map(object).collect()).mount_call()).await.err().unwrap();
     for part in ["come to more than 8388608 bytes", "a0 (3145728 bytes)", "[VM"] {
         assert!(refused.message().contains(part), "{part}: {refused}");
     }
-    let memory = peak(program.child.id().unwrap());
+    let memory = peak_memory_mb(program.child.id().unwrap());
     assert!(memory < 100, "{memory} MB");
 }

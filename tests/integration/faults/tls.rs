@@ -8,52 +8,56 @@ use serde_json::json;
 use tempfile::TempDir;
 use vaultmount::error::Cause;
 
-use super::{SECRET, assert_says, only, reader, tenant};
-use crate::operating::{free, get, told};
+use super::{SECRET, assert_contains, secret_pod, single_file, tenant_with_secret};
+use crate::operating::{free_address, get, metric_value};
 use crate::support::{
     bao::Tenant,
-    clock::{REFRESH, leap},
+    clock::{DEFAULT_REFRESH_INTERVAL, advance},
     daemon::Daemon,
-    database::Database,
-    faulty::{Fault, Faulty, Gate},
-    log::{Log, settle},
+    database::DatabaseEngine,
+    faulty::{Fault, FaultProxy, Gate},
+    log::{CapturedLog, let_background_run},
     pod::Pod,
-    tls::{Authority, Leaf},
-    unique,
+    tls::{CertificateAuthority, Leaf},
+    unique_name,
 };
 
 /// After so long at most, files that changed are in use.
-const REREAD: Duration = Duration::from_secs(11);
-const CHANGED: &str = "TLS files have changed, and are used for new connections";
-const BROKEN: &str = "TLS files have changed and cannot be used, those read before still are";
-const MENDED: &str = "TLS files that could not be used are mended";
+const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(11);
+const CHANGED_MESSAGE: &str = "TLS files have changed, and are used for new connections";
+const BROKEN_MESSAGE: &str = "TLS files have changed and cannot be used, those read before still are";
+const RECOVERED_MESSAGE: &str = "TLS files that could not be used are mended";
 
 /// A server with a certificate, and a daemon that knows it by its address only.
-struct Secured {
+struct TlsFixture {
     tenant: Tenant,
-    authority: Authority,
-    vault: Faulty,
+    authority: CertificateAuthority,
+    vault: FaultProxy,
     daemon: Daemon,
     folder: TempDir,
 }
 
-impl Secured {
-    async fn new(clients: Option<&Authority>) -> Self {
-        Self::with(clients, |_, _| Vec::new()).await
+impl TlsFixture {
+    async fn new(clients: Option<&CertificateAuthority>) -> Self {
+        Self::with_flags(clients, |_, _| Vec::new()).await
     }
 
     /// With flags, whose files may be in the folder.
-    async fn with(clients: Option<&Authority>, flags: impl FnOnce(&Authority, &Path) -> Vec<String>) -> Self {
-        let (tenant, authority, folder) = (tenant().await, Authority::new(), tempfile::tempdir().unwrap());
-        let vault = Faulty::tls(authority.server(clients)).await;
+    async fn with_flags(
+        clients: Option<&CertificateAuthority>,
+        flags: impl FnOnce(&CertificateAuthority, &Path) -> Vec<String>,
+    ) -> Self {
+        let (tenant, authority, folder) =
+            (tenant_with_secret().await, CertificateAuthority::new(), tempfile::tempdir().unwrap());
+        let vault = FaultProxy::start_tls(authority.server_config(clients)).await;
         let flags = flags(&authority, folder.path());
-        let daemon = Daemon::at(&vault.address, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let daemon = Daemon::start_at(&vault.address, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
         Self { tenant, authority, vault, daemon, folder }
     }
 
     /// With this CA in a file of the operator's, or else the server's.
-    async fn by_file(authority: Option<&Authority>) -> Self {
-        Self::with(None, |own, folder| {
+    async fn with_ca_file(authority: Option<&CertificateAuthority>) -> Self {
+        Self::with_flags(None, |own, folder| {
             let file = folder.join("ca.pem");
             fs::write(&file, authority.unwrap_or(own).pem()).unwrap();
             vec![format!("--vault-tls-ca-cert={}", file.display())]
@@ -63,45 +67,45 @@ impl Secured {
 
     /// A pod that never was there.
     fn new_pod(&self) -> Pod {
-        Pod { uid: unique("uid"), ..self.pod() }
+        Pod { uid: unique_name("uid"), ..self.pod() }
     }
 
     /// The server comes back with a certificate of another authority.
-    async fn move_to(&mut self, authority: &Authority) {
-        self.vault.down().await;
-        self.vault.up(Some(authority.server(None)));
+    async fn replace_certificate(&mut self, authority: &CertificateAuthority) {
+        self.vault.stop_listening().await;
+        self.vault.listen_again(Some(authority.server_config(None)));
     }
 
     fn pod(&self) -> Pod {
-        reader(&self.tenant)
+        secret_pod(&self.tenant)
     }
 
-    fn trusting(&self) -> Pod {
-        self.pod().with("vaultCACert", self.authority.pem())
+    fn pod_with_ca(&self) -> Pod {
+        self.pod().with_parameter("vaultCACert", self.authority.pem())
     }
 
-    fn file(&self, name: &str, text: &str) -> String {
+    fn write_file(&self, name: &str, text: &str) -> String {
         let path = self.folder.path().join(name);
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    async fn secret_of(&self, pod: &Pod) -> String {
-        only(&self.daemon.mount(pod.call()).await.unwrap()).to_owned()
+    async fn mount_secret(&self, pod: &Pod) -> String {
+        single_file(&self.daemon.mount(pod.mount_call()).await.unwrap()).to_owned()
     }
 
-    async fn distrust(&self, pod: &Pod, cause: Cause, said: &[&str]) {
-        let (got, text) = self.daemon.refusal(pod.call()).await;
+    async fn assert_tls_error(&self, pod: &Pod, cause: Cause, said: &[&str]) {
+        let (got, text) = self.daemon.mount_error(pod.mount_call()).await;
         assert_eq!(got, cause, "{text}");
-        assert_says(&text, said);
-        assert_says(&text, &[&self.vault.address]);
+        assert_contains(&text, said);
+        assert_contains(&text, &[&self.vault.address]);
     }
 }
 
 #[tokio::test]
-async fn a_class_says_whom_to_trust() {
-    let secured = Secured::new(None).await;
-    let file = secured.file("ca.pem", &secured.authority.pem());
+async fn vault_ca_parameters_decide_which_server_is_trusted() {
+    let secured = TlsFixture::new(None).await;
+    let file = secured.write_file("ca.pem", &secured.authority.pem());
     let folder = secured.folder.path().to_str().unwrap();
     for (name, value) in [
         ("vaultCACertPath", file.as_str()),
@@ -109,137 +113,137 @@ async fn a_class_says_whom_to_trust() {
         ("vaultCACert", &secured.authority.pem()),
         ("vaultSkipTLSVerify", "true"),
     ] {
-        assert_eq!(secured.secret_of(&secured.pod().with(name, value)).await, SECRET, "{name}");
+        assert_eq!(secured.mount_secret(&secured.pod().with_parameter(name, value)).await, SECRET, "{name}");
     }
     for (other, said) in [
-        (Authority::named("another"), "was not issued by a trusted authority"),
-        (Authority::new(), "names a trusted authority that did not sign it"),
+        (CertificateAuthority::with_name("another"), "was not issued by a trusted authority"),
+        (CertificateAuthority::new(), "names a trusted authority that did not sign it"),
     ] {
         secured
-            .distrust(
-                &secured.pod().with("vaultCACert", other.pem()),
+            .assert_tls_error(
+                &secured.pod().with_parameter("vaultCACert", other.pem()),
                 Cause::CertificateUntrusted,
                 &[said, "set the CA"],
             )
             .await;
     }
-    let name = secured.trusting().with("vaultTLSServerName", "vault.example");
-    secured.distrust(&name, Cause::CertificateName, &["is not for vault.example but for 127.0.0.1"]).await;
+    let name = secured.pod_with_ca().with_parameter("vaultTLSServerName", "vault.example");
+    secured.assert_tls_error(&name, Cause::CertificateName, &["is not for vault.example but for 127.0.0.1"]).await;
     assert_eq!(secured.vault.count("POST", "auth/"), 4, "no login goes to whom we do not trust");
 }
 
 #[tokio::test]
-async fn a_mended_ca_file_counts_at_the_next_mount() {
-    let secured = Secured::new(None).await;
-    let file = secured.file("ca.pem", &Authority::new().pem());
-    let pod = secured.pod().with("vaultCACertPath", file);
-    secured.distrust(&pod, Cause::CertificateUntrusted, &["a trusted authority that did not sign it"]).await;
-    secured.file("ca.pem", "nothing");
-    secured.distrust(&pod, Cause::Tls, &["ca.pem holds no certificate"]).await;
-    secured.file("ca.pem", &secured.authority.pem());
-    assert_eq!(secured.secret_of(&pod).await, SECRET);
+async fn vault_ca_cert_path_fixed_file_applies_to_next_mount() {
+    let secured = TlsFixture::new(None).await;
+    let file = secured.write_file("ca.pem", &CertificateAuthority::new().pem());
+    let pod = secured.pod().with_parameter("vaultCACertPath", file);
+    secured.assert_tls_error(&pod, Cause::CertificateUntrusted, &["a trusted authority that did not sign it"]).await;
+    secured.write_file("ca.pem", "nothing");
+    secured.assert_tls_error(&pod, Cause::Tls, &["ca.pem holds no certificate"]).await;
+    secured.write_file("ca.pem", &secured.authority.pem());
+    assert_eq!(secured.mount_secret(&pod).await, SECRET);
 }
 
 #[tokio::test]
-async fn a_ca_that_changes_under_a_living_pod_counts_at_its_next_mount() {
-    let (tenant, old, new) = (tenant().await, Authority::new(), Authority::new());
+async fn vault_tls_ca_cert_change_applies_to_existing_session() {
+    let (tenant, old, new) = (tenant_with_secret().await, CertificateAuthority::new(), CertificateAuthority::new());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     fs::write(&file, old.pem()).unwrap();
-    let mut vault = Faulty::tls(old.server(None)).await;
-    let daemon = Daemon::at(&vault.address, &[&format!("--vault-tls-ca-cert={}", file.display())]).await;
-    let pod = reader(&tenant);
-    assert_eq!(only(&daemon.mount(pod.call()).await.unwrap()), SECRET);
-    vault.down().await;
-    vault.up(Some(new.server(None)));
+    let mut vault = FaultProxy::start_tls(old.server_config(None)).await;
+    let daemon = Daemon::start_at(&vault.address, &[&format!("--vault-tls-ca-cert={}", file.display())]).await;
+    let pod = secret_pod(&tenant);
+    assert_eq!(single_file(&daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
+    vault.stop_listening().await;
+    vault.listen_again(Some(new.server_config(None)));
     fs::write(&file, new.pem()).unwrap();
-    tenant.put("db", json!({"pass": "new"})).await;
-    leap(REFRESH).await;
+    tenant.write_secret("db", json!({"pass": "new"})).await;
+    advance(DEFAULT_REFRESH_INTERVAL).await;
     // The first mount may be the one that finds out; the pod keeps what it has.
-    let found_out = only(&daemon.mount(pod.call()).await.unwrap()).to_owned();
+    let found_out = single_file(&daemon.mount(pod.mount_call()).await.unwrap()).to_owned();
     assert!([SECRET, "new"].contains(&found_out.as_str()));
-    assert_eq!(only(&daemon.mount(pod.call()).await.unwrap()), "new");
+    assert_eq!(single_file(&daemon.mount(pod.mount_call()).await.unwrap()), "new");
     assert_eq!(vault.count("POST", "auth/"), 1, "the session outlives it");
 }
 
 #[tokio::test]
-async fn a_server_may_demand_a_certificate_of_ours() {
-    let clients = Authority::new();
-    let secured = Secured::new(Some(&clients)).await;
+async fn client_certificate_required_by_server_comes_from_class() {
+    let clients = CertificateAuthority::new();
+    let secured = TlsFixture::new(Some(&clients)).await;
     let showing = |pod: Pod, leaf: &Leaf| {
-        pod.with("vaultTLSClientCertPath", secured.file("client.pem", &leaf.certificate))
-            .with("vaultTLSClientKeyPath", secured.file("client.key", &leaf.key))
+        pod.with_parameter("vaultTLSClientCertPath", secured.write_file("client.pem", &leaf.certificate))
+            .with_parameter("vaultTLSClientKeyPath", secured.write_file("client.key", &leaf.key))
     };
     secured
-        .distrust(
-            &secured.trusting(),
+        .assert_tls_error(
+            &secured.pod_with_ca(),
             Cause::Tls,
             &["demands a client certificate", "set a client certificate and key"],
         )
         .await;
-    let wrong = showing(secured.trusting(), &Authority::named("another").issue("node"));
-    secured.distrust(&wrong, Cause::Tls, &["does not accept our client certificate"]).await;
-    let right = showing(secured.trusting(), &clients.issue("node"));
-    assert_eq!(secured.secret_of(&right).await, SECRET);
+    let wrong = showing(secured.pod_with_ca(), &CertificateAuthority::with_name("another").issue("node"));
+    secured.assert_tls_error(&wrong, Cause::Tls, &["does not accept our client certificate"]).await;
+    let right = showing(secured.pod_with_ca(), &clients.issue("node"));
+    assert_eq!(secured.mount_secret(&right).await, SECRET);
 }
 
 #[tokio::test]
-async fn a_server_that_closes_during_the_handshake_is_tried_again() {
+async fn connection_closed_in_tls_handshake_is_retried() {
     let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let daemon = Daemon::at(&format!("https://{}", closing.local_addr().unwrap()), &[]).await;
+    let daemon = Daemon::start_at(&format!("https://{}", closing.local_addr().unwrap()), &[]).await;
     let accepted = tokio::spawn(async move {
         // One asks how it is, at the start.
         for _ in 0..6 {
             drop(closing.accept().await.unwrap());
         }
     });
-    let (cause, text) = daemon.refusal(reader(&tenant().await).call()).await;
+    let (cause, text) = daemon.mount_error(secret_pod(&tenant_with_secret().await).mount_call()).await;
     assert_eq!(cause, Cause::Unreachable, "{text}");
-    assert_says(&text, &["closed the connection during the handshake"]);
+    assert_contains(&text, &["closed the connection during the handshake"]);
     accepted.await.unwrap();
 }
 
 #[tokio::test]
-async fn what_is_sent_again_over_http_2_is_the_same() {
-    let secured = Secured::new(None).await;
-    let database = Database::of(&secured.tenant).await;
+async fn http2_retries_reads_but_not_mutating_requests() {
+    let secured = TlsFixture::new(None).await;
+    let database = DatabaseEngine::for_tenant(&secured.tenant).await;
     let user = format!("- {{objectName: user, secretPath: {}, secretKey: username}}", database.path);
-    for fault in [Fault::LoseRequest, Fault::LoseAnswer] {
+    for fault in [Fault::DropRequest, Fault::DropResponse] {
         secured.vault.next(1, "GET", "kv-", fault.clone());
-        assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);
+        assert_eq!(secured.mount_secret(&secured.pod_with_ca()).await, SECRET);
         secured.vault.next(1, "GET", &database.path, fault);
-        let (cause, text) = secured.daemon.refusal(secured.trusting().objects(&user).call()).await;
+        let (cause, text) = secured.daemon.mount_error(secured.pod_with_ca().with_objects(&user).mount_call()).await;
         assert_eq!(cause, Cause::Unconfirmed, "{text}");
-        assert_says(&text, &["not sent again"]);
+        assert_contains(&text, &["not sent again"]);
     }
     assert_eq!((secured.vault.count("GET", "kv-"), secured.vault.count("GET", &database.path)), (4, 2));
     assert_eq!(database.users().await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_rotated_ca_counts_without_a_failing_mount_in_between() {
-    let log = Log::new();
-    let new = Authority::new();
-    let mut secured = Secured::by_file(None).await;
-    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
-    secured.move_to(&new).await;
-    secured.file("ca.pem", &new.pem());
-    log.says(CHANGED, 1, REREAD).await;
-    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+async fn vault_tls_ca_cert_rotation_fails_no_mount() {
+    let log = CapturedLog::new();
+    let new = CertificateAuthority::new();
+    let mut secured = TlsFixture::with_ca_file(None).await;
+    assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
+    secured.replace_certificate(&new).await;
+    secured.write_file("ca.pem", &new.pem());
+    log.wait_for_lines(CHANGED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
+    assert_eq!(secured.mount_secret(&secured.new_pod()).await, SECRET);
     for _ in 0..3 {
-        leap(REREAD).await;
-        settle().await;
+        advance(TLS_RELOAD_INTERVAL).await;
+        let_background_run().await;
     }
-    assert_eq!(log.count(CHANGED), 1, "{}", log.text());
-    assert!(log.count("failed") == 0 && log.count("BEGIN") == 0, "{}", log.text());
+    assert_eq!(log.count_lines(CHANGED_MESSAGE), 1, "{}", log.text());
+    assert!(log.count_lines("failed") == 0 && log.count_lines("BEGIN") == 0, "{}", log.text());
 }
 
 #[tokio::test]
-async fn a_directory_of_cas_may_be_swapped_as_kubernetes_does() {
+async fn vault_tls_ca_directory_symlink_swap_is_reloaded() {
     use std::os::unix::fs::symlink;
-    let log = Log::new();
-    let new = Authority::new();
-    let mut secured = Secured::with(None, |authority, root| {
+    let log = CapturedLog::new();
+    let new = CertificateAuthority::new();
+    let mut secured = TlsFixture::with_flags(None, |authority, root| {
         fs::create_dir(root.join("..1")).unwrap();
         fs::write(root.join("..1/ca.pem"), authority.pem()).unwrap();
         symlink("..1", root.join("..data")).unwrap();
@@ -247,144 +251,154 @@ async fn a_directory_of_cas_may_be_swapped_as_kubernetes_does() {
         vec![format!("--vault-tls-ca-directory={}", root.display())]
     })
     .await;
-    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
-    secured.move_to(&new).await;
+    assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
+    secured.replace_certificate(&new).await;
     let root = secured.folder.path();
     fs::create_dir(root.join("..2")).unwrap();
-    secured.file("..2/ca.pem", &new.pem());
+    secured.write_file("..2/ca.pem", &new.pem());
     symlink("..2", root.join("..data_tmp")).unwrap();
     fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
-    log.says(CHANGED, 1, REREAD).await;
-    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+    log.wait_for_lines(CHANGED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
+    assert_eq!(secured.mount_secret(&secured.new_pod()).await, SECRET);
 }
 
 #[tokio::test]
-async fn a_rotated_client_certificate_is_shown_at_once_and_a_key_that_comes_later_is_waited_for() {
-    let log = Log::new();
-    let clients = Authority::named("clients");
-    let secured = Secured::new(Some(&clients)).await;
+async fn client_certificate_reload_waits_for_matching_key() {
+    let log = CapturedLog::new();
+    let clients = CertificateAuthority::with_name("clients");
+    let secured = TlsFixture::new(Some(&clients)).await;
     let shown = |leaf: &Leaf| Some(CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).unwrap());
     let (old, new) = (clients.issue("old"), clients.issue("new"));
-    let (certificate, key) = (secured.file("client.pem", &old.certificate), secured.file("client.key", &old.key));
+    let (certificate, key) =
+        (secured.write_file("client.pem", &old.certificate), secured.write_file("client.key", &old.key));
     let showing = |pod: Pod| {
-        pod.with("vaultCACert", secured.authority.pem())
-            .with("vaultTLSClientCertPath", certificate.clone())
-            .with("vaultTLSClientKeyPath", key.clone())
+        pod.with_parameter("vaultCACert", secured.authority.pem())
+            .with_parameter("vaultTLSClientCertPath", certificate.clone())
+            .with_parameter("vaultTLSClientKeyPath", key.clone())
     };
-    assert_eq!(secured.secret_of(&showing(secured.pod())).await, SECRET);
-    assert_eq!(secured.vault.shown(), shown(&old));
-    secured.file("client.pem", &new.certificate);
-    leap(REREAD).await;
-    settle().await;
-    assert_eq!(secured.secret_of(&showing(secured.new_pod())).await, SECRET);
-    assert_eq!((secured.vault.shown(), log.count(BROKEN)), (shown(&old), 0));
-    secured.file("client.key", &new.key);
-    log.says(CHANGED, 1, REREAD).await;
-    assert_eq!(secured.secret_of(&showing(secured.new_pod())).await, SECRET);
-    assert_eq!(secured.vault.shown(), shown(&new));
+    assert_eq!(secured.mount_secret(&showing(secured.pod())).await, SECRET);
+    assert_eq!(secured.vault.last_client_certificate(), shown(&old));
+    secured.write_file("client.pem", &new.certificate);
+    advance(TLS_RELOAD_INTERVAL).await;
+    let_background_run().await;
+    assert_eq!(secured.mount_secret(&showing(secured.new_pod())).await, SECRET);
+    assert_eq!((secured.vault.last_client_certificate(), log.count_lines(BROKEN_MESSAGE)), (shown(&old), 0));
+    secured.write_file("client.key", &new.key);
+    log.wait_for_lines(CHANGED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
+    assert_eq!(secured.mount_secret(&showing(secured.new_pod())).await, SECRET);
+    assert_eq!(secured.vault.last_client_certificate(), shown(&new));
 }
 
 #[tokio::test]
-async fn a_request_in_flight_at_a_change_is_answered_and_no_idle_connection_outlives_it() {
-    let log = Log::new();
-    let secured = Secured::by_file(None).await;
+async fn tls_reload_finishes_in_flight_and_closes_idle_connections() {
+    let log = CapturedLog::new();
+    let secured = TlsFixture::with_ca_file(None).await;
     let gate = Gate::new();
-    secured.vault.next(1, "GET", "kv-", Fault::Hold(gate.clone()));
+    secured.vault.next(1, "GET", "kv-", Fault::HoldRequest(gate.clone()));
     let pod = secured.pod();
     // No time leaps while a request is under way: it would be late. The next look at the files is near now.
-    leap(REREAD).await;
-    settle().await;
-    leap(Duration::from_millis(9500)).await;
-    let mounting = secured.secret_of(&pod);
+    advance(TLS_RELOAD_INTERVAL).await;
+    let_background_run().await;
+    advance(Duration::from_millis(9500)).await;
+    let mounting = secured.mount_secret(&pod);
     let changing = async {
-        secured.vault.saw(1, "GET", "kv-").await;
-        secured.file("ca.pem", &(secured.authority.pem() + &Authority::named("another").pem()));
-        log.says(CHANGED, 1, Duration::ZERO).await;
+        secured.vault.wait_for(1, "GET", "kv-").await;
+        secured.write_file("ca.pem", &(secured.authority.pem() + &CertificateAuthority::with_name("another").pem()));
+        log.wait_for_lines(CHANGED_MESSAGE, 1, Duration::ZERO).await;
         gate.open();
     };
     let (secret, ()) = tokio::join!(mounting, changing);
     assert_eq!((secret.as_str(), secured.vault.count("GET", "kv-")), (SECRET, 1));
-    let before = secured.vault.connections();
-    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
-    assert!(secured.vault.connections() > before);
+    let before = secured.vault.connection_count();
+    assert_eq!(secured.mount_secret(&secured.new_pod()).await, SECRET);
+    assert!(secured.vault.connection_count() > before);
 }
 
 #[tokio::test]
-async fn broken_files_change_nothing_and_are_told_once_until_they_are_mended() {
-    let log = Log::new();
-    let secured = Secured::by_file(None).await;
-    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+async fn broken_tls_files_keep_old_settings_and_log_once() {
+    let log = CapturedLog::new();
+    let secured = TlsFixture::with_ca_file(None).await;
+    assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
     // The last is written in part: the first authority of a bundle is whole, and is not the server's.
-    let half = Authority::named("another").pem() + &secured.authority.pem()[..300];
+    let half = CertificateAuthority::with_name("another").pem() + &secured.authority.pem()[..300];
     for (times, broken) in ["s3cr3t nonsense", "other s3cr3t nonsense", &half].into_iter().enumerate() {
-        secured.file("ca.pem", broken);
-        log.says(BROKEN, times + 1, REREAD).await;
+        secured.write_file("ca.pem", broken);
+        log.wait_for_lines(BROKEN_MESSAGE, times + 1, TLS_RELOAD_INTERVAL).await;
         for _ in 0..3 {
-            leap(REREAD).await;
-            settle().await;
+            advance(TLS_RELOAD_INTERVAL).await;
+            let_background_run().await;
         }
-        assert_eq!(log.count(BROKEN), times + 1, "{}", log.text());
-        assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+        assert_eq!(log.count_lines(BROKEN_MESSAGE), times + 1, "{}", log.text());
+        assert_eq!(secured.mount_secret(&secured.new_pod()).await, SECRET);
     }
-    let counts = (log.count("ca.pem holds no certificate"), log.count("ca.pem is in pieces"));
+    let counts = (log.count_lines("ca.pem holds no certificate"), log.count_lines("ca.pem is in pieces"));
     assert_eq!(counts, (2, 1), "{}", log.text());
-    secured.file("ca.pem", &secured.authority.pem());
-    log.says(MENDED, 1, REREAD).await;
-    assert!(log.count("s3cr3t") == 0 && log.count(CHANGED) == 0, "{}", log.text());
+    secured.write_file("ca.pem", &secured.authority.pem());
+    log.wait_for_lines(RECOVERED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
+    assert!(log.count_lines("s3cr3t") == 0 && log.count_lines(CHANGED_MESSAGE) == 0, "{}", log.text());
 }
 
 #[tokio::test]
-async fn what_worked_is_kept_when_a_failure_of_tls_meets_a_broken_file() {
-    let mut secured = Secured::by_file(None).await;
-    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
-    secured.move_to(&Authority::new()).await;
-    secured.file("ca.pem", "nothing");
+async fn broken_ca_file_after_tls_failure_keeps_last_good_ca() {
+    let mut secured = TlsFixture::with_ca_file(None).await;
+    assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
+    secured.replace_certificate(&CertificateAuthority::new()).await;
+    secured.write_file("ca.pem", "nothing");
     for _ in 0..2 {
-        secured.distrust(&secured.new_pod(), Cause::CertificateUntrusted, &["a trusted authority"]).await;
+        secured.assert_tls_error(&secured.new_pod(), Cause::CertificateUntrusted, &["a trusted authority"]).await;
     }
-    let own = secured.authority.server(None);
-    secured.vault.down().await;
-    secured.vault.up(Some(own));
-    assert_eq!(secured.secret_of(&secured.new_pod()).await, SECRET);
+    let own = secured.authority.server_config(None);
+    secured.vault.stop_listening().await;
+    secured.vault.listen_again(Some(own));
+    assert_eq!(secured.mount_secret(&secured.new_pod()).await, SECRET);
 }
 
 #[tokio::test]
-async fn certificates_that_end_are_warned_of_once_a_day() {
+async fn expiring_certificates_are_logged_once_a_day() {
     let end = |days: i32| {
         let day = Zoned::now().checked_add(days.days()).unwrap().date();
-        Authority::until(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
+        CertificateAuthority::with_expiry(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
     };
-    let log = Log::new();
-    let secured = Secured::by_file(Some(&end(10))).await;
-    log.says("a certificate ends at", 1, Duration::ZERO).await;
-    assert!(log.count("ca.pem endpoint=\"https://") == 1 && log.count("WARN vaultmount::trust") == 1, "{}", log.text());
+    let log = CapturedLog::new();
+    let secured = TlsFixture::with_ca_file(Some(&end(10))).await;
+    log.wait_for_lines("a certificate ends at", 1, Duration::ZERO).await;
+    assert!(
+        log.count_lines("ca.pem endpoint=\"https://") == 1 && log.count_lines("WARN vaultmount::trust") == 1,
+        "{}",
+        log.text()
+    );
     for _ in 0..3 {
-        leap(REREAD).await;
-        settle().await;
+        advance(TLS_RELOAD_INTERVAL).await;
+        let_background_run().await;
     }
-    assert_eq!(log.count("a certificate"), 1, "{}", log.text());
-    log.says("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
+    assert_eq!(log.count_lines("a certificate"), 1, "{}", log.text());
+    log.wait_for_lines("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
     // A class's own, which is over; and one that ends late.
     for (file, authority) in [("late.pem", end(40)), ("over.pem", end(-10))] {
-        let pod = secured.new_pod().with("vaultCACertPath", secured.file(file, &authority.pem()));
-        secured.daemon.refusal(pod.call()).await;
+        let pod = secured.new_pod().with_parameter("vaultCACertPath", secured.write_file(file, &authority.pem()));
+        secured.daemon.mount_error(pod.mount_call()).await;
     }
-    log.says("a certificate is over since", 1, REREAD).await;
-    assert_eq!((log.count("ERROR"), log.count("over.pem"), log.count("late.pem")), (1, 1, 0), "{}", log.text());
+    log.wait_for_lines("a certificate is over since", 1, TLS_RELOAD_INTERVAL).await;
+    assert_eq!(
+        (log.count_lines("ERROR"), log.count_lines("over.pem"), log.count_lines("late.pem")),
+        (1, 1, 0),
+        "{}",
+        log.text()
+    );
 }
 
 #[tokio::test]
-async fn what_is_told_of_certificates_is_of_those_in_use_and_broken_files_are_told_beside_it() {
-    let clients = Authority::named("clients");
+async fn certificate_metrics_describe_certificates_in_use() {
+    let clients = CertificateAuthority::with_name("clients");
     let ending = |days: i32| {
         let end = Zoned::now().checked_add(days.days()).unwrap().date();
         let (month, day) = (end.month().unsigned_abs(), end.day().unsigned_abs());
         let second = end.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second();
-        (clients.issue_until("node", end.year().into(), month, day), Some(second.to_string()))
+        (clients.issue_with_expiry("node", end.year().into(), month, day), Some(second.to_string()))
     };
     let ((soon, in_20_days), (late, in_900_days)) = (ending(20), ending(900));
-    let (log, metrics) = (Log::new(), free());
-    let secured = Secured::with(Some(&clients), |authority, folder| {
+    let (log, metrics) = (CapturedLog::new(), free_address());
+    let secured = TlsFixture::with_flags(Some(&clients), |authority, folder| {
         let file = |name: &str, text: &str| {
             fs::write(folder.join(name), text).unwrap();
             folder.join(name).display().to_string()
@@ -398,74 +412,76 @@ async fn what_is_told_of_certificates_is_of_those_in_use_and_broken_files_are_to
     })
     .await;
     let end = async |what: &str| {
-        told(&metrics, &format!("vaultmount_certificate_expiry_timestamp_seconds{{certificate=\"{what}\"}}")).await
+        metric_value(&metrics, &format!("vaultmount_certificate_expiry_timestamp_seconds{{certificate=\"{what}\"}}"))
+            .await
     };
     let reloaded = format!("vaultmount_tls_last_reload_successful{{endpoint=\"{}\"}}", secured.vault.address);
-    let reloaded = async || told(&metrics, &reloaded).await;
-    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
+    let reloaded = async || metric_value(&metrics, &reloaded).await;
+    assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
     let (ca, yes, no) = (end("ca").await, Some("1".to_owned()), Some("0".to_owned()));
     assert!(ca.is_some() && end("client").await == in_20_days && reloaded().await == yes);
-    log.says("client.pem", 1, Duration::ZERO).await;
+    log.wait_for_lines("client.pem", 1, Duration::ZERO).await;
 
-    secured.file("client.pem", &late.certificate);
-    log.says(BROKEN, 1, REREAD).await;
+    secured.write_file("client.pem", &late.certificate);
+    log.wait_for_lines(BROKEN_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
     assert_eq!((end("client").await, reloaded().await), (in_20_days, no.clone()));
-    log.says("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
-    secured.file("client.key", &late.key);
-    log.says(MENDED, 1, REREAD).await;
+    log.wait_for_lines("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
+    secured.write_file("client.key", &late.key);
+    log.wait_for_lines(RECOVERED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
     assert_eq!((end("client").await, reloaded().await), (in_900_days, yes.clone()));
 
-    secured.file("ca.pem", "nonsense");
-    log.says(BROKEN, 2, REREAD).await;
+    secured.write_file("ca.pem", "nonsense");
+    log.wait_for_lines(BROKEN_MESSAGE, 2, TLS_RELOAD_INTERVAL).await;
     assert_eq!((end("ca").await, reloaded().await), (ca.clone(), no));
-    secured.file("ca.pem", &secured.authority.pem());
-    log.says(MENDED, 2, REREAD).await;
+    secured.write_file("ca.pem", &secured.authority.pem());
+    log.wait_for_lines(RECOVERED_MESSAGE, 2, TLS_RELOAD_INTERVAL).await;
     assert_eq!((end("ca").await, reloaded().await), (ca, yes));
 }
 
 #[tokio::test]
-async fn files_that_are_broken_from_the_start_are_told_until_they_are_mended() {
-    let metrics = free();
-    let secured = Secured::with(None, |_, folder| {
+async fn tls_last_reload_metric_is_0_until_file_is_fixed() {
+    let metrics = free_address();
+    let secured = TlsFixture::with_flags(None, |_, folder| {
         fs::write(folder.join("ca.pem"), "nonsense").unwrap();
         let file = folder.join("ca.pem");
         vec![format!("--vault-tls-ca-cert={}", file.display()), format!("--metrics-addr={metrics}")]
     })
     .await;
     let reloaded = format!("vaultmount_tls_last_reload_successful{{endpoint=\"{}\"}}", secured.vault.address);
-    secured.distrust(&secured.pod(), Cause::Tls, &["ca.pem holds no certificate"]).await;
-    assert_eq!(told(&metrics, &reloaded).await.as_deref(), Some("0"));
-    secured.file("ca.pem", &secured.authority.pem());
-    assert_eq!(told(&metrics, &reloaded).await.as_deref(), Some("1"));
-    assert_eq!(secured.secret_of(&secured.pod()).await, SECRET);
-    assert_eq!(told(&metrics, &reloaded).await.as_deref(), Some("1"));
+    secured.assert_tls_error(&secured.pod(), Cause::Tls, &["ca.pem holds no certificate"]).await;
+    assert_eq!(metric_value(&metrics, &reloaded).await.as_deref(), Some("0"));
+    secured.write_file("ca.pem", &secured.authority.pem());
+    assert_eq!(metric_value(&metrics, &reloaded).await.as_deref(), Some("1"));
+    assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
+    assert_eq!(metric_value(&metrics, &reloaded).await.as_deref(), Some("1"));
 }
 
 #[tokio::test]
-async fn an_older_version_of_tls_is_spoken_unless_the_operator_forbids_it() {
-    let (tenant, authority) = (tenant().await, Authority::new());
-    let vault = Faulty::tls(authority.old_server()).await;
-    let pod = reader(&tenant).with("vaultCACert", authority.pem());
-    let lax = Daemon::at(&vault.address, &[]).await;
-    assert_eq!(only(&lax.mount(pod.call()).await.unwrap()), SECRET);
-    let strict = Daemon::at(&vault.address, &["--tls-min-version=1.3"]).await;
+async fn tls_min_version_rejects_older_server() {
+    let (tenant, authority) = (tenant_with_secret().await, CertificateAuthority::new());
+    let vault = FaultProxy::start_tls(authority.tls12_server_config()).await;
+    let pod = secret_pod(&tenant).with_parameter("vaultCACert", authority.pem());
+    let lax = Daemon::start_at(&vault.address, &[]).await;
+    assert_eq!(single_file(&lax.mount(pod.mount_call()).await.unwrap()), SECRET);
+    let strict = Daemon::start_at(&vault.address, &["--tls-min-version=1.3"]).await;
     let says = ["does not speak TLS 1.3", "--tls-min-version=1.3", "let the server speak TLS 1.3"];
-    strict.refuses(&pod, Cause::Tls, &says).await;
-    let modern = Faulty::tls(authority.server(None)).await;
-    let strict = Daemon::at(&modern.address, &["--tls-min-version=1.3"]).await;
-    assert_eq!(only(&strict.mount(pod.call()).await.unwrap()), SECRET);
+    strict.assert_mount_error(&pod, Cause::Tls, &says).await;
+    let modern = FaultProxy::start_tls(authority.server_config(None)).await;
+    let strict = Daemon::start_at(&modern.address, &["--tls-min-version=1.3"]).await;
+    assert_eq!(single_file(&strict.mount(pod.mount_call()).await.unwrap()), SECRET);
 }
 
 #[tokio::test]
-async fn an_operator_may_forbid_that_certificates_are_not_verified() {
-    let metrics = free();
-    let secured =
-        Secured::with(None, |_, _| vec!["--allow-skip-verify=false".to_owned(), format!("--metrics-addr={metrics}")])
-            .await;
-    let pod = secured.pod().with("vaultSkipTLSVerify", "true");
-    secured.daemon.refuses(&pod, Cause::MustVerify, &["vaultSkipTLSVerify", "--allow-skip-verify"]).await;
-    assert_eq!(secured.vault.asked(), 0);
+async fn allow_skip_verify_false_denies_vault_skip_tls_verify() {
+    let metrics = free_address();
+    let secured = TlsFixture::with_flags(None, |_, _| {
+        vec!["--allow-skip-verify=false".to_owned(), format!("--metrics-addr={metrics}")]
+    })
+    .await;
+    let pod = secured.pod().with_parameter("vaultSkipTLSVerify", "true");
+    secured.daemon.assert_mount_error(&pod, Cause::MustVerify, &["vaultSkipTLSVerify", "--allow-skip-verify"]).await;
+    assert_eq!(secured.vault.count_except_health(), 0);
     let (_, text) = get(&format!("http://{metrics}/metrics")).await;
     assert!(text.contains("vaultmount_policy_denials_total{rule=\"skip_verify\"} 1\n"), "{text}");
-    assert_eq!(secured.secret_of(&secured.trusting()).await, SECRET);
+    assert_eq!(secured.mount_secret(&secured.pod_with_ca()).await, SECRET);
 }

@@ -8,18 +8,18 @@ use std::{
 use serde_json::json;
 use tokio::time::{Instant, interval, sleep};
 
-use super::Stage;
-use crate::support::{daemon::Daemon, database::log_in, server::Cache};
+use super::LifetimeFixture;
+use crate::support::{daemon::Daemon, database::log_in, server::CachingProxy};
 
 /// Polls a pod every second, and logs in to PostgreSQL every 100 ms with what its files say; how many users it saw.
-async fn client(stage: &Stage, lasts: Duration) -> usize {
+async fn run_database_client(stage: &LifetimeFixture, duration: Duration) -> usize {
     let pod = stage.pod();
     let files = Arc::new(Mutex::new(stage.mount(&pod).await));
     let mut users = vec![files.lock().unwrap().0.clone()];
     let begun = Instant::now();
     let polls = async {
         let mut ticks = interval(Duration::from_secs(1));
-        while begun.elapsed() < lasts {
+        while begun.elapsed() < duration {
             ticks.tick().await;
             let fresh = stage.mount(&pod).await;
             if users.last() != Some(&fresh.0) {
@@ -29,7 +29,7 @@ async fn client(stage: &Stage, lasts: Duration) -> usize {
         }
     };
     let logins = async {
-        while begun.elapsed() < lasts {
+        while begun.elapsed() < duration {
             let (username, password) = files.lock().unwrap().clone();
             let late = log_in(&username, &password).await;
             assert!(late.is_ok(), "{late:?} after {:?}", begun.elapsed());
@@ -41,41 +41,48 @@ async fn client(stage: &Stage, lasts: Duration) -> usize {
 }
 
 #[tokio::test]
-async fn a_client_survives_the_maximum_of_its_leases() {
-    let stage = Stage::of(&[], json!({"default_ttl": "10s", "max_ttl": "14s"}), json!({"token_ttl": "10m"})).await;
-    let users = client(&stage, Duration::from_secs(26)).await;
+async fn lease_max_ttl_rotation_never_breaks_client_logins() {
+    let stage =
+        LifetimeFixture::with_ttls(&[], json!({"default_ttl": "10s", "max_ttl": "14s"}), json!({"token_ttl": "10m"}))
+            .await;
+    let users = run_database_client(&stage, Duration::from_secs(26)).await;
     assert!(users >= 3, "{users} users");
-    assert_eq!((stage.logins(), stage.created()), (1, users));
+    assert_eq!((stage.count_logins(), stage.count_credential_requests()), (1, users));
 }
 
 #[tokio::test]
-async fn a_client_survives_the_end_of_its_tokens() {
-    let stage = Stage::of(&[], json!({"default_ttl": "1h"}), json!({"token_ttl": "10s", "token_max_ttl": "14s"})).await;
-    let users = client(&stage, Duration::from_secs(26)).await;
+async fn token_max_ttl_rotation_never_breaks_client_logins() {
+    let stage = LifetimeFixture::with_ttls(
+        &[],
+        json!({"default_ttl": "1h"}),
+        json!({"token_ttl": "10s", "token_max_ttl": "14s"}),
+    )
+    .await;
+    let users = run_database_client(&stage, Duration::from_secs(26)).await;
     assert!(users >= 3, "{users} users");
-    assert_eq!((stage.logins(), stage.created()), (users, users));
+    assert_eq!((stage.count_logins(), stage.count_credential_requests()), (users, users));
 }
 
 #[tokio::test]
-async fn a_client_survives_a_cache_in_between() {
+async fn rotation_behind_caching_agent_never_breaks_logins() {
     let times = json!({"token_ttl": "10s", "token_max_ttl": "14s"});
-    let mut stage = Stage::of(&[], json!({"default_ttl": "10s", "max_ttl": "14s"}), times).await;
-    let cache = Cache::before(&stage.vault.address).await;
-    stage.daemon = Daemon::at(&cache.address, &[]).await;
-    let users = client(&stage, Duration::from_secs(26)).await;
+    let mut stage = LifetimeFixture::with_ttls(&[], json!({"default_ttl": "10s", "max_ttl": "14s"}), times).await;
+    let cache = CachingProxy::start(&stage.vault.address).await;
+    stage.daemon = Daemon::start_at(&cache.address, &[]).await;
+    let users = run_database_client(&stage, Duration::from_secs(26)).await;
     assert!(users >= 3, "{users} users");
 }
 
 #[tokio::test]
 #[ignore = "takes three minutes: make soak"]
-async fn a_client_survives_many_rotations() {
-    let stage = Stage::of(
+async fn many_rotations_never_break_client_logins() {
+    let stage = LifetimeFixture::with_ttls(
         &[],
         json!({"default_ttl": "10s", "max_ttl": "14s"}),
         json!({"token_ttl": "20s", "token_max_ttl": "45s"}),
     )
     .await;
-    let users = client(&stage, Duration::from_secs(180)).await;
+    let users = run_database_client(&stage, Duration::from_secs(180)).await;
     assert!(users >= 15, "{users} users");
-    assert_eq!(stage.created(), users);
+    assert_eq!(stage.count_credential_requests(), users);
 }

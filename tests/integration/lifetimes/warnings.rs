@@ -5,27 +5,27 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::{Stage, credential, until};
+use super::{LifetimeFixture, credential_objects, wait_until};
 use crate::support::{
     bao::Tenant,
-    clock::leap,
-    daemon::{Daemon, Program, program},
-    database::Database,
-    faulty::{Faulty, status},
+    clock::advance,
+    daemon::{Daemon, ProviderProcess, vaultmount_command},
+    database::DatabaseEngine,
+    faulty::{FaultProxy, vault_error},
     pod::Pod,
 };
 
 #[tokio::test]
-async fn with_rotation_off_the_end_is_told_well_before() {
+async fn unpolled_credential_expiry_is_warned_of_in_time() {
     let tenant = Tenant::new().await;
-    let database = Database::of(&tenant).await;
-    database.tune(json!({"default_ttl": "6s", "max_ttl": "8s"})).await;
-    let metrics = Scrape::new();
-    let daemon = Program::start(&[&metrics.flag()]).await;
-    let pod = Pod::of(&tenant).objects(credential(&database));
+    let database = DatabaseEngine::for_tenant(&tenant).await;
+    database.write_role(json!({"default_ttl": "6s", "max_ttl": "8s"})).await;
+    let metrics = MetricsScraper::new();
+    let daemon = ProviderProcess::start(&[&metrics.flag()]).await;
+    let pod = Pod::for_tenant(&tenant).with_objects(credential_objects(&database));
     let mut client = vaultmount::provider::client::Client::connect(&daemon.socket).await.unwrap();
     let begun = jiff::Timestamp::now().as_second();
-    client.mount(pod.call()).await.unwrap();
+    client.mount(pod.mount_call()).await.unwrap();
     let ending = r#"vaultmount_cached_secrets{state="expiring",kind="leased"} 1"#;
     let mut known_before = false;
     let text = async {
@@ -46,7 +46,7 @@ async fn with_rotation_off_the_end_is_told_well_before() {
     assert!((7..=12).contains(&(end - begun)), "{end} {begun}");
     sleep(Duration::from_secs(4)).await;
     daemon.terminate();
-    let log = daemon.log().await;
+    let log = daemon.wait_for_log().await;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&pod.name)).collect();
     let place =
         |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {log}"));
@@ -58,9 +58,9 @@ async fn with_rotation_off_the_end_is_told_well_before() {
 }
 
 /// What a monitoring system sees of a daemon.
-struct Scrape(u16);
+struct MetricsScraper(u16);
 
-impl Scrape {
+impl MetricsScraper {
     fn new() -> Self {
         Self(std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
     }
@@ -71,20 +71,20 @@ impl Scrape {
 
     async fn text(&self) -> String {
         let url = format!("http://127.0.0.1:{}/metrics", self.0);
-        crate::support::http::text("GET", &url, None, None, None).await.1
+        crate::support::http::send_for_text("GET", &url, None, None, None).await.1
     }
 }
 
 #[tokio::test]
-async fn the_status_tells_everything_and_no_secret() {
-    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "1h"})).await;
+async fn status_command_shows_sessions_without_secrets() {
+    let stage = LifetimeFixture::with_ttls(&[], json!({}), json!({"token_ttl": "1h"})).await;
     let pod = stage.pod();
     let (username, password) = stage.mount(&pod).await;
     stage.mount(&pod).await;
     let status = stage.daemon.socket.with_extension("status");
     let run = async |format: &str| {
         let args = ["status", "--socket", status.to_str().unwrap(), format];
-        let output = program(&args).output().await.unwrap();
+        let output = vaultmount_command(&args).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -121,16 +121,16 @@ async fn the_status_tells_everything_and_no_secret() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
-    let metrics = Scrape::new();
-    let stage = Stage::of(&[&metrics.flag()], json!({}), json!({"token_ttl": "1h"})).await;
+async fn failed_renewal_is_in_status_and_metrics_until_recovery() {
+    let metrics = MetricsScraper::new();
+    let stage = LifetimeFixture::with_ttls(&[&metrics.flag()], json!({}), json!({"token_ttl": "1h"})).await;
     let pod = stage.pod();
     stage.mount(&pod).await;
     let counts = async |lines: &[&str]| {
         let text = metrics.text().await;
         lines.iter().all(|line| text.lines().any(|l| l.strip_prefix("vaultmount_") == Some(line)))
     };
-    let told = async || sessions(&stage.daemon).await[0].take();
+    let told = async || session_statuses(&stage.daemon).await[0].take();
     let well = [
         r#"logins_total{method="jwt",outcome="ok"} 1"#,
         r#"cached_secrets{state="active",kind="leased"} 1"#,
@@ -138,14 +138,14 @@ async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
     ];
     assert!(counts(&well).await, "{}", metrics.text().await);
 
-    stage.vault.every("POST", "sys/leases/renew", status(500, "internal error"));
-    leap(Duration::from_secs(41 * 60)).await;
+    stage.vault.always("POST", "sys/leases/renew", vault_error(500, "internal error"));
+    advance(Duration::from_secs(41 * 60)).await;
     let failing = [
         r#"cached_secrets{state="failing",kind="leased"} 1"#,
         r#"renewals_total{target="lease",outcome="failed"} 1"#,
         r#"renewals_total{target="token",outcome="renewed"} 1"#,
     ];
-    until("a renewal fails", async || counts(&failing).await).await;
+    wait_until("a renewal fails", async || counts(&failing).await).await;
     let session = told().await;
     let lease = &session["secrets"][0];
     assert_eq!(lease["state"], "failing");
@@ -154,26 +154,28 @@ async fn what_goes_wrong_is_told_and_counted_until_it_is_mended() {
     }
     assert_eq!(session["last_error"]["operation"], "renewing a lease");
 
-    stage.vault.heal();
-    leap(Duration::from_secs(10)).await;
-    until("it is renewed", async || counts(&[r#"renewals_total{target="lease",outcome="renewed"} 1"#, well[1]]).await)
-        .await;
+    stage.vault.clear_rules();
+    advance(Duration::from_secs(10)).await;
+    wait_until("it is renewed", async || {
+        counts(&[r#"renewals_total{target="lease",outcome="renewed"} 1"#, well[1]]).await
+    })
+    .await;
     assert!(told().await["secrets"][0]["last_error"].is_null());
 
     stage.api.delete_pod(&pod.namespace, &pod.name);
     let over = [r#"revocations_total{outcome="revoked"} 1"#, "sessions 0", "pending_revocations 0"];
-    until("it is revoked", async || counts(&over).await).await;
+    wait_until("it is revoked", async || counts(&over).await).await;
 }
 
 #[tokio::test]
-async fn a_token_that_is_gone_is_told() {
-    let stage = Stage::of(&[], json!({}), json!({"token_ttl": "6s"})).await;
+async fn revoked_token_pauses_renewal_in_status() {
+    let stage = LifetimeFixture::with_ttls(&[], json!({}), json!({"token_ttl": "6s"})).await;
     let pod = stage.pod();
     stage.mount(&pod).await;
     stage.tenant.revoke_logins().await;
-    stage.vault.saw(1, "GET", "auth/token/lookup-self").await;
-    until("it is told", async || {
-        let session = sessions(&stage.daemon).await[0].take();
+    stage.vault.wait_for(1, "GET", "auth/token/lookup-self").await;
+    wait_until("it is told", async || {
+        let session = session_statuses(&stage.daemon).await[0].take();
         let why = session["renewal_paused_reason"].as_str().unwrap_or_default();
         let lease = &session["secrets"][0];
         why.contains("is gone")
@@ -185,22 +187,22 @@ async fn a_token_that_is_gone_is_told() {
 }
 
 /// What `status` tells of the sessions.
-async fn sessions(daemon: &Daemon) -> Value {
+async fn session_statuses(daemon: &Daemon) -> Value {
     let path = daemon.socket.with_extension("status");
-    let output = program(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
+    let output = vaultmount_command(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
     serde_json::from_slice::<Value>(&output.stdout).unwrap()["sessions"].take()
 }
 
 /// How many renewals of its lease a pod gets while these hours pass without a poll, a third of an hour at a time.
-async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, hours: u64) -> usize {
+async fn count_renewals_over_hours(daemon: &Daemon, vault: &FaultProxy, pod: &Pod, polls: usize, hours: u64) -> usize {
     for _ in 0..polls {
-        daemon.files(pod).await;
+        daemon.mount_files(pod).await;
     }
     for _ in 0..hours * 3 {
-        leap(Duration::from_secs(20 * 60)).await;
+        advance(Duration::from_secs(20 * 60)).await;
         // A request under way would seem to take as long as the next leap.
-        until("what is due is done", async || {
-            let sessions = sessions(daemon).await;
+        wait_until("what is due is done", async || {
+            let sessions = session_statuses(daemon).await;
             // One that is over is forgotten.
             let Some(session) = sessions.get(0) else { return true };
             let leases = session["secrets"].as_array().into_iter().flatten();
@@ -213,19 +215,19 @@ async fn renewals_in(daemon: &Daemon, vault: &Faulty, pod: &Pod, polls: usize, h
 }
 
 #[tokio::test]
-async fn without_a_watch_a_silent_pod_is_renewed_for_a_while_and_a_pod_that_was_never_polled_for_a_day() {
+async fn orphan_after_stops_renewal_without_pod_watch() {
     let tenant = Tenant::new().await;
-    tenant.role("app", json!({"token_ttl": "1h"})).await;
-    let database = Database::of(&tenant).await;
-    database.tune(json!({"default_ttl": "1h", "max_ttl": "700h"})).await;
+    tenant.write_role("app", json!({"token_ttl": "1h"})).await;
+    let database = DatabaseEngine::for_tenant(&tenant).await;
+    database.write_role(json!({"default_ttl": "1h", "max_ttl": "700h"})).await;
     // A renewal every 40 minutes.
     for (flag, polls, hours, least, most) in
         [("--orphan-after=1h", 1, 30, 30, 37), ("--orphan-after=1h", 3, 5, 1, 1), ("--orphan-after=3h", 3, 8, 4, 5)]
     {
-        let vault = Faulty::start().await;
-        let daemon = Daemon::at(&vault.address, &[flag]).await;
-        let pod = Pod::of(&tenant).objects(credential(&database));
-        let renewals = renewals_in(&daemon, &vault, &pod, polls, hours).await;
+        let vault = FaultProxy::start().await;
+        let daemon = Daemon::start_at(&vault.address, &[flag]).await;
+        let pod = Pod::for_tenant(&tenant).with_objects(credential_objects(&database));
+        let renewals = count_renewals_over_hours(&daemon, &vault, &pod, polls, hours).await;
         assert!((least..=most).contains(&renewals), "{renewals} after {polls} mounts in {hours} hours, {flag}");
         assert_eq!(vault.count("POST", "auth/token/revoke-self"), 0);
     }

@@ -3,33 +3,41 @@
 use serde_json::json;
 use vaultmount::error::Cause;
 
-use super::{mounts, wants};
-use crate::support::{bao::Tenant, cluster::Cluster, daemon::Daemon, pod::Pod};
+use super::{assert_mounts, with_secret_object};
+use crate::support::{bao::Tenant, cluster::KubernetesCluster, daemon::Daemon, pod::Pod};
 
 /// A cluster, and a pod of its service account that wants a secret.
-async fn arranged() -> (Cluster, Pod, Daemon) {
+async fn fixture() -> (KubernetesCluster, Pod, Daemon) {
     let tenant = Tenant::new().await;
-    tenant.put("db", json!({"pass": "s3cret"})).await;
-    let cluster = Cluster::of(&tenant).await;
-    let pod = wants(cluster.pod(&tenant), &tenant.kv);
+    tenant.write_secret("db", json!({"pass": "s3cret"})).await;
+    let cluster = KubernetesCluster::for_tenant(&tenant).await;
+    let pod = with_secret_object(cluster.pod(&tenant), &tenant.kv);
     (cluster, pod, Daemon::start(&[]).await)
 }
 
 #[tokio::test]
-async fn a_token_that_the_cluster_knows() {
-    let (cluster, pod, daemon) = arranged().await;
-    mounts(&daemon, &pod).await;
-    let pod =
-        pod.clone().with("vaultAuthMountPath", "").with("vaultKubernetesMountPath", format!("/{}/", cluster.auth));
-    mounts(&daemon, &pod).await;
-    assert_eq!(cluster.api.lines(), ["POST /apis/authentication.k8s.io/v1/tokenreviews"], "two spellings, one login");
+async fn kubernetes_auth_mount_spellings_share_one_login() {
+    let (cluster, pod, daemon) = fixture().await;
+    assert_mounts(&daemon, &pod).await;
+    let pod = pod
+        .clone()
+        .with_parameter("vaultAuthMountPath", "")
+        .with_parameter("vaultKubernetesMountPath", format!("/{}/", cluster.auth));
+    assert_mounts(&daemon, &pod).await;
+    assert_eq!(
+        cluster.api.request_lines(),
+        ["POST /apis/authentication.k8s.io/v1/tokenreviews"],
+        "two spellings, one login"
+    );
 }
 
 #[tokio::test]
-async fn a_token_that_is_none() {
-    let (cluster, pod, daemon) = arranged().await;
+async fn kubernetes_auth_malformed_token_is_login_denied() {
+    let (cluster, pod, daemon) = fixture().await;
     for garbage in ["garbage", "gar.ba.ge"] {
-        let text = daemon.refuses(&pod.clone().pass(&[("vault", garbage)]), Cause::LoginDenied, &[&cluster.auth]).await;
+        let text = daemon
+            .assert_mount_error(&pod.clone().with_tokens(&[("vault", garbage)]), Cause::LoginDenied, &[&cluster.auth])
+            .await;
         assert!(!text.contains("gar"), "{text}");
     }
 }

@@ -5,24 +5,24 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::json;
 use vaultmount::{error::Cause, provider::client::Client};
 
-use super::arranged;
+use super::fixture;
 use crate::{
-    operating::{free, get},
+    operating::{free_address, get},
     support::{
-        bao::root,
-        by_hand::ran,
-        cluster::Cluster,
-        daemon::{Daemon, Program},
-        faulty::{Fault, Faulty},
+        bao::root_request,
+        by_hand::run_cli,
+        cluster::KubernetesCluster,
+        daemon::{Daemon, ProviderProcess},
+        faulty::{Fault, FaultProxy},
         pod::Pod,
-        policy::Policy,
-        tls::{Authority, self_signed},
-        unique,
+        policy::PolicyFile,
+        tls::{CertificateAuthority, self_signed_server_config},
+        unique_name,
     },
 };
 
 #[test]
-fn every_threat_of_the_docs_is_tried_here() {
+fn security_page_lists_every_threat_model_test() {
     let (page, here) = (include_str!("../../../docs/security.md"), include_str!("thefts.rs"));
     let listed: Vec<&str> = page.split('`').filter_map(|word| word.strip_prefix("thefts::")).collect();
     let tried: Vec<&str> =
@@ -37,78 +37,78 @@ fn every_threat_of_the_docs_is_tried_here() {
 }
 
 /// A policy that lets pods of `shop` log in at their tenant's mount, and do nothing else of their own choice.
-fn strict(auth: &str) -> Policy {
-    Policy::new(&format!("rules: [{{namespaces: [shop], authMounts: [{auth}]}}]"))
+fn strict_policy(auth: &str) -> PolicyFile {
+    PolicyFile::new(&format!("rules: [{{namespaces: [shop], authMounts: [{auth}]}}]"))
 }
 
 #[tokio::test]
-async fn own_address() {
-    let ((tenant, pod), thief) = (arranged().await, Faulty::start().await);
-    let policy = strict(&tenant.auth);
+async fn tenant_address_denied_is_never_contacted() {
+    let ((tenant, pod), thief) = (fixture().await, FaultProxy::start().await);
+    let policy = strict_policy(&tenant.auth);
     // By a policy, by a flag, and with neither, as the address leads to the node.
     for flags in [&[policy.flag().as_str()][..], &["--allow-address=none"], &[]] {
         let daemon = Daemon::start(flags).await;
         for name in ["vaultAddress", "openbaoAddress", "baoAddress"] {
-            daemon.refuses(&pod.clone().with(name, &thief.address), Cause::NotAllowed, &[]).await;
+            daemon.assert_mount_error(&pod.clone().with_parameter(name, &thief.address), Cause::NotAllowed, &[]).await;
         }
     }
-    assert_eq!(thief.connections(), 0);
+    assert_eq!(thief.connection_count(), 0);
 }
 
 #[tokio::test]
-async fn redirect() {
-    let ((tenant, pod), vault, thief) = (arranged().await, Faulty::start().await, Faulty::start().await);
-    let daemon = Daemon::at(&vault.address, &[]).await;
+async fn redirect_to_another_server_is_not_followed() {
+    let ((tenant, pod), vault, thief) = (fixture().await, FaultProxy::start().await, FaultProxy::start().await);
+    let daemon = Daemon::start_at(&vault.address, &[]).await;
     let paths = [("POST", format!("auth/{}/login", tenant.auth)), ("GET", format!("{}/data/db", tenant.kv))];
     for (method, path) in paths {
         for status in [301, 302, 307, 308] {
-            vault.heal();
-            vault.every(method, &path, Fault::Redirect(status, thief.address.clone()));
-            daemon.refuses(&pod, Cause::Redirect, &[]).await;
+            vault.clear_rules();
+            vault.always(method, &path, Fault::Redirect(status, thief.address.clone()));
+            daemon.assert_mount_error(&pod, Cause::Redirect, &[]).await;
         }
     }
-    assert_eq!(thief.connections(), 0);
+    assert_eq!(thief.connection_count(), 0);
 }
 
 #[tokio::test]
-async fn dns_that_leads_to_the_node() {
-    let ((_tenant, pod), thief) = (arranged().await, Faulty::start().await);
+async fn dns_name_resolving_to_node_is_denied() {
+    let ((_tenant, pod), thief) = (fixture().await, FaultProxy::start().await);
     let port = thief.address.rsplit_once(':').unwrap().1;
     // Names to us, which a pattern allows: only their resolution shows where they lead.
-    let policy = Policy::new("rules: [{namespaces: [shop], authMounts: [\"*\"], addresses: [\"http://*:*\"]}]");
+    let policy = PolicyFile::new("rules: [{namespaces: [shop], authMounts: [\"*\"], addresses: [\"http://*:*\"]}]");
     let daemon = Daemon::start(&[&policy.flag()]).await;
     for host in ["localhost", "127.1", "2130706433", "0x7f000001"] {
-        let pod = pod.clone().with("vaultAddress", format!("http://{host}:{port}"));
-        daemon.refuses(&pod, Cause::NotAllowed, &["node itself"]).await;
+        let pod = pod.clone().with_parameter("vaultAddress", format!("http://{host}:{port}"));
+        daemon.assert_mount_error(&pod, Cause::NotAllowed, &["node itself"]).await;
     }
-    assert_eq!(thief.connections(), 0);
+    assert_eq!(thief.connection_count(), 0);
 }
 
 #[tokio::test]
-async fn dns_that_leads_to_another_server() {
-    let (tenant, pod) = arranged().await;
-    let thief = Faulty::tls(self_signed()).await;
-    let daemon = Daemon::at(&thief.address, &[]).await;
-    let (cause, text) = daemon.refusal(pod.call()).await;
+async fn spoofed_server_gets_no_request() {
+    let (tenant, pod) = fixture().await;
+    let thief = FaultProxy::start_tls(self_signed_server_config()).await;
+    let daemon = Daemon::start_at(&thief.address, &[]).await;
+    let (cause, text) = daemon.mount_error(pod.mount_call()).await;
     assert!(cause.is_tls(), "{text}");
     // Nor does it help to say whom to believe.
-    let theirs = Authority::new();
-    let thief = Faulty::tls(theirs.server(None)).await;
-    let policy = strict(&tenant.auth);
-    let daemon = Daemon::at(&thief.address, &[&policy.flag()]).await;
+    let theirs = CertificateAuthority::new();
+    let thief = FaultProxy::start_tls(theirs.server_config(None)).await;
+    let policy = strict_policy(&tenant.auth);
+    let daemon = Daemon::start_at(&thief.address, &[&policy.flag()]).await;
     for (name, value) in [("vaultCACert", theirs.pem()), ("baoTLSServerName", "theirs".into())] {
-        daemon.refuses(&pod.clone().with(name, value), Cause::NotPermitted, &["skipVerify"]).await;
+        daemon.assert_mount_error(&pod.clone().with_parameter(name, value), Cause::NotPermitted, &["skipVerify"]).await;
     }
-    assert_eq!(thief.all().len(), 0);
+    assert_eq!(thief.all_requests().len(), 0);
 }
 
 #[tokio::test]
-async fn endpoint_by_its_address() {
-    let (tenant, pod) = arranged().await;
-    let (ours, theirs) = (Authority::new(), Authority::new());
+async fn endpoint_address_with_tenant_ca_is_denied() {
+    let (tenant, pod) = fixture().await;
+    let (ours, theirs) = (CertificateAuthority::new(), CertificateAuthority::new());
     // What answers in the endpoint's name is theirs.
-    let thief = Faulty::tls(theirs.server(None)).await;
-    let policy = Policy::new(&format!(
+    let thief = FaultProxy::start_tls(theirs.server_config(None)).await;
+    let policy = PolicyFile::new(&format!(
         "endpoints: {{prod: {{address: \"{0}\", authMount: {1}, tls: {{caCert: {2:?}}}}}}}
 rules: [{{namespaces: [shop], endpoints: [default, prod], addresses: [\"{0}\"], authMounts: [{1}]}}]",
         thief.address,
@@ -116,22 +116,24 @@ rules: [{{namespaces: [shop], endpoints: [default, prod], addresses: [\"{0}\"], 
         ours.pem()
     ));
     let daemon = Daemon::start(&[&policy.flag()]).await;
-    let by_name = pod.clone().with("vaultEndpoint", "prod");
-    let (cause, text) = daemon.refusal(by_name.call()).await;
+    let by_name = pod.clone().with_parameter("vaultEndpoint", "prod");
+    let (cause, text) = daemon.mount_error(by_name.mount_call()).await;
     assert!(cause.is_tls(), "{text}");
     let written = [thief.address.clone(), format!("{}/x", thief.address.replace("https", "HTTPS"))];
-    let by_address = written.map(|address| pod.clone().with("vaultAddress", address));
+    let by_address = written.map(|address| pod.clone().with_parameter("vaultAddress", address));
     for pod in [by_name].into_iter().chain(by_address) {
         for (name, value) in [("vaultCACert", theirs.pem()), ("vaultTLSServerName", "127.0.0.1".into())] {
-            daemon.refuses(&pod.clone().with(name, value), Cause::NotPermitted, &["skipVerify"]).await;
+            daemon
+                .assert_mount_error(&pod.clone().with_parameter(name, value), Cause::NotPermitted, &["skipVerify"])
+                .await;
         }
     }
-    assert_eq!(thief.all().len(), 0);
+    assert_eq!(thief.all_requests().len(), 0);
 }
 
 #[tokio::test]
-async fn proxy_variables() {
-    let ((_tenant, mut pod), thief) = (arranged().await, Faulty::start().await);
+async fn proxy_variables_in_parameters_are_ignored() {
+    let ((_tenant, mut pod), thief) = (fixture().await, FaultProxy::start().await);
     for name in [
         "HTTPS_PROXY",
         "HTTP_PROXY",
@@ -141,22 +143,22 @@ async fn proxy_variables() {
         "vaultProxyAddress",
         "ALL_PROXY",
     ] {
-        pod = pod.with(name, &thief.address);
+        pod = pod.with_parameter(name, &thief.address);
     }
     for name in ["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR"] {
-        pod = pod.with(name, &thief.address);
+        pod = pod.with_parameter(name, &thief.address);
     }
     // Nobody knows these names, and Vault itself is asked.
-    assert_eq!(Daemon::start(&[]).await.files(&pod).await["pass"], "s3cret");
-    assert_eq!(thief.connections(), 0);
+    assert_eq!(Daemon::start(&[]).await.mount_files(&pod).await["pass"], "s3cret");
+    assert_eq!(thief.connection_count(), 0);
 }
 
 /// A pod to which the driver passes no token, a cluster that would make one, and flags of a server that may ask for it.
-async fn tokenless() -> (Cluster, Pod, tempfile::TempDir, String) {
-    let (tenant, _) = arranged().await;
-    let cluster = Cluster::of(&tenant).await;
+async fn fixture_without_driver_token() -> (KubernetesCluster, Pod, tempfile::TempDir, String) {
+    let (tenant, _) = fixture().await;
+    let cluster = KubernetesCluster::for_tenant(&tenant).await;
     let objects = format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
-    let mut pod = cluster.pod(&tenant).objects(objects);
+    let mut pod = cluster.pod(&tenant).with_objects(objects);
     pod.tokens = None;
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
@@ -165,37 +167,44 @@ async fn tokenless() -> (Cluster, Pod, tempfile::TempDir, String) {
     (cluster, pod, folder, flag)
 }
 
-fn minted(cluster: &Cluster) -> usize {
-    cluster.api.lines().iter().filter(|line| line.contains("/token")).count()
+fn count_minted_tokens(cluster: &KubernetesCluster) -> usize {
+    cluster.api.request_lines().iter().filter(|line| line.contains("/token")).count()
 }
 
 #[tokio::test]
-async fn audience_of_another_service() {
-    let (cluster, pod, _folder, kubeconfig) = tokenless().await;
-    let policy = strict(&cluster.auth);
+async fn audience_outside_policy_is_denied_and_not_minted() {
+    let (cluster, pod, _folder, kubeconfig) = fixture_without_driver_token().await;
+    let policy = strict_policy(&cluster.auth);
     let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
     for audience in ["https://kubernetes.default.svc", "sts.amazonaws.com", "openbao"] {
-        daemon.refuses(&pod.clone().with("audience", audience), Cause::NotPermitted, &["audiences", audience]).await;
+        daemon
+            .assert_mount_error(
+                &pod.clone().with_parameter("audience", audience),
+                Cause::NotPermitted,
+                &["audiences", audience],
+            )
+            .await;
     }
-    assert_eq!(minted(&cluster), 0);
+    assert_eq!(count_minted_tokens(&cluster), 0);
 }
 
 #[tokio::test]
-async fn minted_token_without_audience() {
-    let ((cluster, pod, _folder, kubeconfig), thief) = (tokenless().await, Faulty::start().await);
-    let elsewhere = pod.clone().with("vaultAddress", &thief.address);
+async fn mint_tokens_never_requests_token_without_audience() {
+    let ((cluster, pod, _folder, kubeconfig), thief) =
+        (fixture_without_driver_token().await, FaultProxy::start().await);
+    let elsewhere = pod.clone().with_parameter("vaultAddress", &thief.address);
     // Allowed, and still none of the operator's: what the API server takes goes there under no circumstances.
     let daemon = Daemon::start(&[&kubeconfig, &format!("--allow-address={}", thief.address)]).await;
-    daemon.refuses(&elsewhere, Cause::TokenMissing, &["tokenRequests"]).await;
-    assert_eq!((minted(&cluster), thief.seen("POST", "auth/").len()), (0, 0));
+    daemon.assert_mount_error(&elsewhere, Cause::TokenMissing, &["tokenRequests"]).await;
+    assert_eq!((count_minted_tokens(&cluster), thief.requests("POST", "auth/").len()), (0, 0));
     // With a policy, none is made for anybody: what is made is for the audience that was judged.
     let rule = format!("namespaces: [shop], authMounts: [{}], addresses: [\"{}\"]", cluster.auth, thief.address);
-    let policy = Policy::new(&format!("rules: [{{{rule}}}]"));
+    let policy = PolicyFile::new(&format!("rules: [{{{rule}}}]"));
     let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
     for pod in [pod, elsewhere] {
-        daemon.files(&pod).await;
+        daemon.mount_files(&pod).await;
     }
-    let requests: Vec<_> = cluster.api.seen().into_iter().filter(|seen| seen.path.ends_with("/token")).collect();
+    let requests: Vec<_> = cluster.api.requests().into_iter().filter(|seen| seen.path.ends_with("/token")).collect();
     assert_eq!(requests.len(), 2);
     for request in requests {
         assert_eq!(request.body["spec"]["audiences"], json!(["vault"]), "{}", request.body);
@@ -203,31 +212,31 @@ async fn minted_token_without_audience() {
 }
 
 #[tokio::test]
-async fn auth_mount_of_another() {
-    let (tenant, pod) = arranged().await;
-    let vault = Faulty::start().await;
+async fn auth_mount_outside_policy_is_denied() {
+    let (tenant, pod) = fixture().await;
+    let vault = FaultProxy::start().await;
     // A mount whose owner would see the tokens of those who log in, as a plugin does.
-    let theirs = unique("theirs");
-    root("POST", &format!("sys/auth/{theirs}"), json!({"type": "jwt"})).await;
-    let policy = strict(&tenant.auth);
-    let daemon = Daemon::at(&vault.address, &[&policy.flag()]).await;
+    let theirs = unique_name("theirs");
+    root_request("POST", &format!("sys/auth/{theirs}"), json!({"type": "jwt"})).await;
+    let policy = strict_policy(&tenant.auth);
+    let daemon = Daemon::start_at(&vault.address, &[&policy.flag()]).await;
     for name in ["vaultAuthMountPath", "baoAuthMountPath", "vaultKubernetesMountPath"] {
         let mut pod = pod.clone();
         pod.parameters.retain(|(name, _)| name != "vaultAuthMountPath");
-        daemon.refuses(&pod.with(name, &theirs), Cause::NotPermitted, &["authMounts"]).await;
+        daemon.assert_mount_error(&pod.with_parameter(name, &theirs), Cause::NotPermitted, &["authMounts"]).await;
     }
-    assert_eq!(vault.seen("POST", "auth/").len(), 0);
+    assert_eq!(vault.requests("POST", "auth/").len(), 0);
 }
 
 #[tokio::test]
-async fn path_traversal() {
-    let (tenant, pod) = arranged().await;
-    let vault = Faulty::start().await;
-    let policy = Policy::new(&format!(
+async fn path_traversal_is_rejected_or_escaped() {
+    let (tenant, pod) = fixture().await;
+    let vault = FaultProxy::start().await;
+    let policy = PolicyFile::new(&format!(
         "rules: [{{namespaces: [shop], authMounts: [\"{0}\", \"{0}/**\"], vaultNamespaces: [root, \"team/**\"], certificateFiles: [\"/tls/**\"]}}]",
         tenant.auth
     ));
-    let daemon = Daemon::at(&vault.address, &[&policy.flag()]).await;
+    let daemon = Daemon::start_at(&vault.address, &[&policy.flag()]).await;
     let object =
         |name: &str, path: &str| format!("- {{objectName: \"{name}\", secretPath: \"{path}\", secretKey: pass}}");
     let secret = format!("{}/data/db", tenant.kv);
@@ -246,9 +255,9 @@ async fn path_traversal() {
         ("objects", object("/etc/pass", &secret), Cause::UnsafeName),
         ("roleName", "../../sys/policy/root".into(), Cause::LoginClaims),
     ] {
-        daemon.refuses(&pod.clone().with(name, value), cause, &[]).await;
+        daemon.assert_mount_error(&pod.clone().with_parameter(name, value), cause, &[]).await;
     }
-    let reached = vault.all();
+    let reached = vault.all_requests();
     assert!(!reached.is_empty());
     assert!(reached.iter().all(|seen| !seen.path.starts_with("sys/seal") && !seen.path.starts_with("sys/policy")));
     assert!(
@@ -258,29 +267,30 @@ async fn path_traversal() {
 }
 
 #[tokio::test]
-async fn file_of_the_node_in_an_error() {
-    let (_tenant, pod) = arranged().await;
+async fn tls_file_error_shows_no_file_content() {
+    let (_tenant, pod) = fixture().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, "XMARKEDX").unwrap();
     let daemon = Daemon::start(&[]).await;
     let mut pods: Vec<Pod> = [("vaultCACertPath", file.as_path()), ("vaultCADirectory", folder.path())]
-        .map(|(name, place)| pod.clone().with(name, place.display().to_string()))
+        .map(|(name, place)| pod.clone().with_parameter(name, place.display().to_string()))
         .into();
     let path = file.display().to_string();
-    pods.push(pod.with("vaultTLSClientCertPath", &path).with("vaultTLSClientKeyPath", &path));
+    pods.push(pod.with_parameter("vaultTLSClientCertPath", &path).with_parameter("vaultTLSClientKeyPath", &path));
     for pod in pods {
-        let (cause, text) = daemon.refusal(pod.with("vaultAddress", "https://vault.example").call()).await;
+        let (cause, text) =
+            daemon.mount_error(pod.with_parameter("vaultAddress", "https://vault.example").mount_call()).await;
         assert!(cause == Cause::Tls && !text.contains("XMARKEDX"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn log_metric_status_page() {
-    let (tenant, pod) = arranged().await;
-    let (pages, folder) = (free(), tempfile::tempdir().unwrap());
+async fn logs_metrics_and_status_hold_no_secret() {
+    let (tenant, pod) = fixture().await;
+    let (pages, folder) = (free_address(), tempfile::tempdir().unwrap());
     let audit = folder.path().join("audit.log");
-    let policy = strict(&tenant.auth);
+    let policy = strict_policy(&tenant.auth);
     let status = folder.path().join("status.sock");
     let flags = [
         policy.flag(),
@@ -289,23 +299,24 @@ async fn log_metric_status_page() {
         format!("--status-socket={}", status.display()),
         "--log-level=trace".to_owned(),
     ];
-    let program = Program::start(&flags.each_ref().map(String::as_str)).await;
+    let program = ProviderProcess::start(&flags.each_ref().map(String::as_str)).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let objects = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.clone();
-    let pod = pod.objects(objects + "\n- {objectName: token, type: token}");
-    let files = client.mount(pod.call()).await.unwrap().files;
+    let pod = pod.with_objects(objects + "\n- {objectName: token, type: token}");
+    let files = client.mount(pod.mount_call()).await.unwrap().files;
     let vault_token = files.iter().find(|file| file.path == "token").unwrap();
     let vault_token = String::from_utf8(vault_token.contents.to_vec()).unwrap();
-    let mut said = client.mount(pod.clone().with("audience", "other").call()).await.err().unwrap().to_string();
+    let mut said =
+        client.mount(pod.clone().with_parameter("audience", "other").mount_call()).await.err().unwrap().to_string();
     for page in ["metrics", "statusz", "readyz", "livez"] {
         said += &get(&format!("http://{pages}/{page}")).await.1;
     }
-    said += &ran(&["status", "-o", "json", "--socket", status.to_str().unwrap()]).await.out;
+    said += &run_cli(&["status", "-o", "json", "--socket", status.to_str().unwrap()]).await.stdout;
     program.terminate();
-    said += &program.log().await;
+    said += &program.wait_for_log().await;
     said += &std::fs::read_to_string(&audit).unwrap();
     assert!(said.len() > 10_000, "the test must have something to search: {said}");
-    let token = pod.passed().unwrap();
+    let token = pod.first_token().unwrap();
     let signature = token.rsplit('.').next().unwrap();
     for secret in ["s3cret", &token, signature, &vault_token, "client_token"] {
         assert!(!said.contains(secret), "{secret} is in: {said}");
@@ -313,15 +324,15 @@ async fn log_metric_status_page() {
 }
 
 #[tokio::test]
-async fn label_of_a_metric() {
-    let (_tenant, pod) = arranged().await;
-    let pages = free();
+async fn metric_labels_hold_no_tenant_values() {
+    let (_tenant, pod) = fixture().await;
+    let pages = free_address();
     let daemon = Daemon::start(&[&format!("--metrics-addr={pages}")]).await;
     let mark = "xmarkedx";
     let odd = Pod { name: mark.into(), namespace: mark.into(), service_account: mark.into(), ..pod };
-    let token = odd.token("vault", 600);
-    let odd = odd.pass(&[("vault", &token)]);
-    daemon.files(&odd).await;
+    let token = odd.sign_token("vault", 600);
+    let odd = odd.with_tokens(&[("vault", &token)]);
+    daemon.mount_files(&odd).await;
     for (name, value) in [
         ("roleName", mark),
         ("vaultAuthMountPath", mark),
@@ -329,51 +340,54 @@ async fn label_of_a_metric() {
         ("audience", mark),
         ("vaultEndpoint", mark),
     ] {
-        let (cause, text) = daemon.refusal(odd.clone().with(name, value).call()).await;
+        let (cause, text) = daemon.mount_error(odd.clone().with_parameter(name, value).mount_call()).await;
         assert!(cause != Cause::TokenIdentity, "it must get so far: {text}");
     }
-    let elsewhere = odd.with("vaultAddress", format!("https://{mark}.invalid"));
-    daemon.refuses(&elsewhere, Cause::NameNotFound, &[]).await;
+    let elsewhere = odd.with_parameter("vaultAddress", format!("https://{mark}.invalid"));
+    daemon.assert_mount_error(&elsewhere, Cause::NameNotFound, &[]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
     assert!(metrics.len() > 1000 && !metrics.contains(mark), "{metrics}");
 }
 
 #[tokio::test]
-async fn another_pods_socket() {
-    let ((tenant, pod), folder) = (arranged().await, tempfile::tempdir().unwrap());
+async fn unix_address_is_denied_and_own_socket_is_0600() {
+    let ((tenant, pod), folder) = (fixture().await, tempfile::tempdir().unwrap());
     // An agent's in another pod's volume: it would log in as that pod.
-    let agent = Faulty::unix(&folder.path().join("agent.sock"));
-    let policy = strict(&tenant.auth);
+    let agent = FaultProxy::start_unix(&folder.path().join("agent.sock"));
+    let policy = strict_policy(&tenant.auth);
     for flags in [&[policy.flag().as_str()][..], &["--allow-address=https://*"], &[]] {
         let daemon = Daemon::start(flags).await;
-        daemon.refuses(&pod.clone().with("vaultAddress", &agent.address), Cause::NotAllowed, &[]).await;
+        daemon
+            .assert_mount_error(&pod.clone().with_parameter("vaultAddress", &agent.address), Cause::NotAllowed, &[])
+            .await;
         // Nor may anybody but root speak to our own.
         let mode = std::fs::metadata(&daemon.socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    assert_eq!(agent.connections(), 0);
+    assert_eq!(agent.connection_count(), 0);
 }
 
 #[tokio::test]
-async fn another_pods_token() {
-    let ((_tenant, pod), vault) = (arranged().await, Faulty::start().await);
-    let daemon = Daemon::at(&vault.address, &[]).await;
-    let other = Pod { name: unique("other"), uid: unique("uid"), service_account: "admin".into(), ..pod.clone() };
-    let stolen = other.token("vault", 600);
-    daemon.refuses(&pod.pass(&[("vault", &stolen)]), Cause::TokenIdentity, &["admin"]).await;
-    assert_eq!(vault.seen("POST", "auth/").len(), 0);
+async fn token_of_another_pod_is_rejected() {
+    let ((_tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
+    let daemon = Daemon::start_at(&vault.address, &[]).await;
+    let other =
+        Pod { name: unique_name("other"), uid: unique_name("uid"), service_account: "admin".into(), ..pod.clone() };
+    let stolen = other.sign_token("vault", 600);
+    daemon.assert_mount_error(&pod.with_tokens(&[("vault", &stolen)]), Cause::TokenIdentity, &["admin"]).await;
+    assert_eq!(vault.requests("POST", "auth/").len(), 0);
 }
 
 #[tokio::test]
-async fn another_pods_session() {
-    let ((_tenant, pod), vault) = (arranged().await, Faulty::start().await);
-    let daemon = Daemon::at(&vault.address, &[]).await;
-    daemon.files(&pod).await;
+async fn session_of_another_pod_is_not_reused() {
+    let ((_tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
+    let daemon = Daemon::start_at(&vault.address, &[]).await;
+    daemon.mount_files(&pod).await;
     // The same name and service account, and another pod: it logs in for itself, or gets nothing.
-    let mut other = Pod { uid: unique("uid"), ..pod.clone() };
+    let mut other = Pod { uid: unique_name("uid"), ..pod.clone() };
     other.tokens = None;
-    daemon.refuses(&other, Cause::TokenMissing, &[]).await;
-    let own = other.token("vault", 600);
-    daemon.files(&other.pass(&[("vault", &own)])).await;
-    assert_eq!(vault.seen("POST", "auth/").len(), 2);
+    daemon.assert_mount_error(&other, Cause::TokenMissing, &[]).await;
+    let own = other.sign_token("vault", 600);
+    daemon.mount_files(&other.with_tokens(&[("vault", &own)])).await;
+    assert_eq!(vault.requests("POST", "auth/").len(), 2);
 }

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use vaultmount::error::Cause;
 
-use super::{arranged, one};
-use crate::support::{bao::root, database::Database};
+use super::{fixture, single_object};
+use crate::support::{bao::root_request, database::DatabaseEngine};
 
 #[tokio::test]
-async fn what_is_not_there_makes_no_file() {
-    let (tenant, pod, daemon) = arranged().await;
+async fn optional_missing_secret_or_key_makes_no_file() {
+    let (tenant, pod, daemon) = fixture().await;
     let kv = &tenant.kv;
-    tenant.put("gone", json!({"pass": "x"})).await;
-    tenant.put("burnt", json!({"pass": "x"})).await;
-    root("DELETE", &format!("{kv}/data/gone"), Value::Null).await;
-    root("PUT", &format!("{kv}/destroy/burnt"), json!({"versions": [1]})).await;
+    tenant.write_secret("gone", json!({"pass": "x"})).await;
+    tenant.write_secret("burnt", json!({"pass": "x"})).await;
+    root_request("DELETE", &format!("{kv}/data/gone"), Value::Null).await;
+    root_request("PUT", &format!("{kv}/destroy/burnt"), json!({"versions": [1]})).await;
     for (path, more) in [
         ("data/none", ""),
         ("data/db?version=7", ""),
@@ -25,19 +25,19 @@ async fn what_is_not_there_makes_no_file() {
         ("data/db", ", secretPointer: /none"),
         ("metadata/none", ", method: LIST"),
     ] {
-        let absent = one(&format!("{kv}/{path}"), &format!("{more}, optional: true"));
+        let absent = single_object(&format!("{kv}/{path}"), &format!("{more}, optional: true"));
         let there = format!("{absent}\n- {{objectName: y, secretPath: {kv}/data/db, secretKey: user}}");
         let expected = BTreeMap::from([("y".to_owned(), "shop".to_owned())]);
-        assert_eq!(daemon.files(&pod.clone().objects(there)).await, expected, "{path}{more}");
+        assert_eq!(daemon.mount_files(&pod.clone().with_objects(there)).await, expected, "{path}{more}");
     }
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_still_an_error() {
-    let (tenant, pod, daemon) = arranged().await;
-    let (kv, mount) = (&tenant.kv, Database::of(&tenant).await.mount);
+async fn optional_does_not_hide_other_errors() {
+    let (tenant, pod, daemon) = fixture().await;
+    let (kv, mount) = (&tenant.kv, DatabaseEngine::for_tenant(&tenant).await.mount);
     let below = |path: &str| format!("path \"{path}/*\" {{ capabilities = [\"read\"] }}\n");
-    tenant.allow(&(below(kv) + &below(&mount) + &below("nowhere"))).await;
+    tenant.set_policy(&(below(kv) + &below(&mount) + &below("nowhere"))).await;
     for (path, more, cause) in [
         ("other/data/db".to_owned(), "", Cause::Denied),
         (format!("{kv}/db"), "", Cause::Kv2Path),
@@ -47,7 +47,7 @@ async fn what_is_wrong_is_still_an_error() {
         (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Cause::Render),
         (format!("{mount}/creds/none"), "", Cause::EngineRoleMissing),
     ] {
-        let class = one(&path, &format!("{more}, optional: true"));
-        daemon.refuses(&pod.clone().objects(class), cause, &["\"x\""]).await;
+        let class = single_object(&path, &format!("{more}, optional: true"));
+        daemon.assert_mount_error(&pod.clone().with_objects(class), cause, &["\"x\""]).await;
     }
 }

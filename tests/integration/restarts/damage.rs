@@ -5,25 +5,25 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Node, had, until};
+use super::{RestartFixture, volume_contents, wait_until};
 use crate::{
     kube_api::KubeApi,
     support::{
-        clock::leap,
-        daemon::{Daemon, program},
+        clock::advance,
+        daemon::{Daemon, vaultmount_command},
     },
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_read_costs_its_pod_a_login_and_nobody_else() {
-    let node = Node::new().await;
+async fn corrupt_state_file_costs_only_its_pod_a_login() {
+    let node = RestartFixture::new().await;
     let pods = [node.pod(), node.pod(), node.pod(), node.pod(), node.pod()];
     let mut process = node.start().await;
     for pod in &pods {
         node.mount(pod).await;
     }
     process.kill().await;
-    let files = node.files();
+    let files = node.state_files();
     assert_eq!(files.len(), pods.len());
     let whole = fs::read(&files[0]).unwrap();
     let mut changed = whole.clone();
@@ -42,24 +42,24 @@ async fn a_file_that_cannot_be_read_costs_its_pod_a_login_and_nobody_else() {
     for pod in &pods {
         node.mount(pod).await;
     }
-    assert_eq!((node.logins(), node.created()), (5 + 4, 5 + 4));
+    assert_eq!((node.count_logins(), node.count_credential_requests()), (5 + 4, 5 + 4));
     let log = process.stop().await;
     for (why, files) in [("it is damaged", 2), ("it is cut short", 1), ("format 250", 1)] {
         let lines: Vec<&str> = log.lines().filter(|line| line.contains(why)).collect();
         assert!(matches!(lines[..], [line] if line.contains(&format!("files={files}"))), "{why}: {log}");
     }
-    assert_eq!(node.files().len(), pods.len() + 4 + 1, "what could not be read is left for a day");
+    assert_eq!(node.state_files().len(), pods.len() + 4 + 1, "what could not be read is left for a day");
     process = node.start().await;
     for pod in &pods {
         node.mount(pod).await;
     }
-    assert_eq!(node.logins(), 9);
+    assert_eq!(node.count_logins(), 9);
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_another_key_everyone_starts_anew_and_the_old_files_go_after_a_day() {
-    let node = Node::new().await;
+async fn hmac_key_file_change_ignores_state_and_deletes_it_in_24h() {
+    let node = RestartFixture::new().await;
     let (stays, gone) = (node.pod(), node.pod());
     let process = node.start().await;
     node.mount(&stays).await;
@@ -70,34 +70,34 @@ async fn under_another_key_everyone_starts_anew_and_the_old_files_go_after_a_day
     let flag = format!("--hmac-key-file={}", other.display());
     let process = node.start_with(&[&flag]).await;
     node.mount(&stays).await;
-    assert_eq!(node.logins(), 3);
+    assert_eq!(node.count_logins(), 3);
     let log = process.stop().await;
     assert_eq!(log.lines().filter(|line| line.contains("another HMAC key")).count(), 1, "{log}");
     // The pod that did not come back may do so under the old key.
     let process = node.start().await;
     node.mount(&gone).await;
-    assert_eq!(node.logins(), 3);
+    assert_eq!(node.count_logins(), 3);
     process.kill().await;
-    for file in node.files() {
+    for file in node.state_files() {
         let old = SystemTime::now() - Duration::from_secs(25 * 3600);
         fs::File::open(file).unwrap().set_modified(old).unwrap();
     }
     let process = node.start_with(&[&flag]).await;
-    until("what another key sealed a day ago is gone", async || node.files().len() == 1).await;
+    wait_until("what another key sealed a day ago is gone", async || node.state_files().len() == 1).await;
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mounts_wait_for_the_key_rather_than_start_anew() {
-    let node = Node::of(KubeApi::builder()).await;
+async fn mounts_wait_for_hmac_key_and_keep_restored_state() {
+    let node = RestartFixture::with_api(KubeApi::builder()).await;
     let pod = node.pod();
     let of_secret = ["--hmac-key-file="];
     let process = node.start_with(&of_secret).await;
     let had = node.mount(&pod).await;
     process.kill().await;
-    node.api.hold();
+    node.api.pause();
     let process = node.start_with(&of_secret).await;
-    let mut call = pod.call();
+    let mut call = pod.mount_call();
     call.timeout = Some(Duration::from_secs(2));
     let mut client = vaultmount::provider::client::Client::connect(&node.socket()).await.unwrap();
     let late = client.mount(call).await.map(|_| ()).unwrap_err();
@@ -106,16 +106,16 @@ async fn mounts_wait_for_the_key_rather_than_start_anew() {
     assert!(client.version().await.is_ok());
     let (waited, ()) = tokio::join!(node.mount(&pod), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        node.api.release();
+        node.api.resume();
     });
     assert_eq!(waited, had);
-    assert_eq!((node.logins(), node.created()), (1, 1));
+    assert_eq!((node.count_logins(), node.count_credential_requests()), (1, 1));
     process.stop().await;
 }
 
 #[tokio::test]
-async fn an_api_server_that_is_away_for_long_makes_nobody_start_anew() {
-    let node = Node::new().await;
+async fn long_api_server_outage_keeps_restored_state() {
+    let node = RestartFixture::new().await;
     let pod = node.pod();
     let flags = [
         format!("--kubeconfig={}", node.folder.path().join("kubeconfig").display()),
@@ -123,32 +123,32 @@ async fn an_api_server_that_is_away_for_long_makes_nobody_start_anew() {
         "--hmac-key-file=".to_owned(),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let daemon = Daemon::at(&node.vault.address, &flags).await;
-    let first = had(daemon.mount(pod.call()).await.unwrap());
+    let daemon = Daemon::start_at(&node.vault.address, &flags).await;
+    let first = volume_contents(daemon.mount(pod.mount_call()).await.unwrap());
     daemon.stop().await;
-    node.api.hold();
-    let daemon = Daemon::at(&node.vault.address, &flags).await;
+    node.api.pause();
+    let daemon = Daemon::start_at(&node.vault.address, &flags).await;
     for _ in 0..40 {
-        leap(Duration::from_secs(15)).await;
+        advance(Duration::from_secs(15)).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    node.api.release();
-    let mount = daemon.mount(pod.call());
+    node.api.resume();
+    let mount = daemon.mount(pod.mount_call());
     let again = async {
         // The pause after the last attempt is not waited for.
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            leap(Duration::from_secs(2)).await;
+            advance(Duration::from_secs(2)).await;
         }
     };
     let (mounted, ()) = tokio::join!(mount, again);
-    assert_eq!(had(mounted.unwrap()), first);
-    assert_eq!(node.logins(), 1);
+    assert_eq!(volume_contents(mounted.unwrap()), first);
+    assert_eq!(node.count_logins(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_takes_nothing_stops_no_mount_and_is_told() {
-    let node = Node::new().await;
+async fn state_dir_unwritable_fails_no_mount_and_is_logged() {
+    let node = RestartFixture::new().await;
     let process = node.start().await;
     node.mount(&node.pod()).await;
     fs::remove_dir_all(node.state()).unwrap();
@@ -164,8 +164,8 @@ async fn a_folder_that_takes_nothing_stops_no_mount_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_kept_can_be_looked_at_and_no_secret_is_shown() {
-    let node = Node::new().await;
+async fn state_command_lists_and_verifies_without_secrets() {
+    let node = RestartFixture::new().await;
     let (pod, other) = (node.pod(), node.pod());
     let process = node.start().await;
     node.mount(&pod).await;
@@ -174,7 +174,7 @@ async fn what_is_kept_can_be_looked_at_and_no_secret_is_shown() {
     let (state, key) = (node.state().display().to_string(), node.folder.path().join("hmac.key").display().to_string());
     let run = async |what: &str, output: &str| {
         let args = ["state", what, "--state-dir", &state, "--hmac-key-file", &key, "-o", output].map(str::to_owned);
-        let done = program(&args).output().await.unwrap();
+        let done = vaultmount_command(&args).output().await.unwrap();
         let text = String::from_utf8(done.stdout).unwrap();
         assert!(!text.contains("s3cret") && !text.contains("\"s."), "{text}");
         (done.status.code().unwrap(), text)
@@ -187,7 +187,7 @@ async fn what_is_kept_can_be_looked_at_and_no_secret_is_shown() {
     assert_eq!((&listed[0]["session"]["answers"], &listed[0]["session"]["leased"]), (&2.into(), &1.into()), "{json}");
     let (code, text) = run("verify", "text").await;
     assert!(code == 0 && text.contains("files: 2") && text.contains("all can be read"), "{text}");
-    fs::write(&node.files()[0], "none of ours").unwrap();
+    fs::write(&node.state_files()[0], "none of ours").unwrap();
     let (code, text) = run("verify", "text").await;
     assert!(code == 1 && text.contains("it is damaged") && text.contains("1 cannot be read"), "{text}");
     let (code, text) = run("ls", "text").await;

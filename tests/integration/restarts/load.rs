@@ -14,12 +14,12 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use vaultmount::provider::client::Client;
 
-use super::{Had, Node, had};
+use super::{RestartFixture, VolumeContents, volume_contents};
 use crate::support::pod::Pod;
 
 const PODS: usize = 100;
 /// Attempts of a driver that is told `Unavailable`.
-const ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// A driver: it keeps its connection, waits for a socket that is not there, and tries three times what is unavailable.
 struct Driver {
@@ -28,7 +28,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn mount(&mut self, pod: &Pod) -> Result<Had, tonic::Status> {
+    async fn mount(&mut self, pod: &Pod) -> Result<VolumeContents, tonic::Status> {
         let begun = Instant::now();
         let mut attempt = 0;
         loop {
@@ -40,8 +40,8 @@ impl Driver {
                 }
                 continue;
             };
-            match client.mount(pod.call()).await {
-                Ok(mounted) => return Ok(had(mounted)),
+            match client.mount(pod.mount_call()).await {
+                Ok(mounted) => return Ok(volume_contents(mounted)),
                 Err(status) => {
                     self.client = None;
                     // A connection that had ended before: grpc-go makes another, and the call goes out with that.
@@ -51,7 +51,7 @@ impl Driver {
                     // What no server said is a connection that ended; that is unavailable to grpc-go, too.
                     let is_broken = matches!(status.code(), tonic::Code::Unknown | tonic::Code::Cancelled);
                     attempt += 1;
-                    if attempt == ATTEMPTS || (status.code() != tonic::Code::Unavailable && !is_broken) {
+                    if attempt == MAX_ATTEMPTS || (status.code() != tonic::Code::Unavailable && !is_broken) {
                         return Err(status);
                     }
                     sleep(Duration::from_millis(100)).await;
@@ -69,7 +69,12 @@ struct Polling {
 }
 
 impl Polling {
-    fn of(node: &Node, pods: &Arc<Vec<Pod>>, had: &Arc<HashMap<String, Had>>, drivers: usize) -> Self {
+    fn start(
+        node: &RestartFixture,
+        pods: &Arc<Vec<Pod>>,
+        had: &Arc<HashMap<String, VolumeContents>>,
+        drivers: usize,
+    ) -> Self {
         let (stop, polls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let tasks = (0..drivers).map(|first| {
             let (stop, polls, pods, had) = (stop.clone(), polls.clone(), pods.clone(), had.clone());
@@ -90,7 +95,7 @@ impl Polling {
         Self { stop, polls, tasks }
     }
 
-    async fn end(self) -> usize {
+    async fn stop_and_count(self) -> usize {
         self.stop.store(true, SeqCst);
         for task in self.tasks {
             task.await.unwrap();
@@ -99,18 +104,18 @@ impl Polling {
     }
 }
 
-async fn mounted(node: &Node) -> (Arc<Vec<Pod>>, Arc<HashMap<String, Had>>) {
+async fn mount_all_pods(node: &RestartFixture) -> (Arc<Vec<Pod>>, Arc<HashMap<String, VolumeContents>>) {
     let pods: Vec<Pod> = (0..PODS).map(|_| node.pod()).collect();
     let had = join_all(pods.iter().map(async |pod| (pod.uid.clone(), node.mount(pod).await))).await;
     (Arc::new(pods), Arc::new(had.into_iter().collect()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_under_load_costs_nothing() {
-    let node = Node::new().await;
+async fn handover_under_load_costs_no_login() {
+    let node = RestartFixture::new().await;
     let mut process = node.start().await;
-    let (pods, had) = mounted(&node).await;
-    let polling = Polling::of(&node, &pods, &had, 8);
+    let (pods, had) = mount_all_pods(&node).await;
+    let polling = Polling::start(&node, &pods, &had, 8);
     for _ in 0..3 {
         let successor = node.start().await;
         // kubelet waits for readiness, then stops the one before.
@@ -119,20 +124,20 @@ async fn an_update_under_load_costs_nothing() {
         process = successor;
         sleep(Duration::from_millis(200)).await;
     }
-    let polls = polling.end().await;
+    let polls = polling.stop_and_count().await;
     assert!(polls > 200, "{polls}");
-    assert_eq!((node.logins(), node.created()), (PODS, PODS));
+    assert_eq!((node.count_logins(), node.count_credential_requests()), (PODS, PODS));
     assert_eq!(node.database.users().await.len(), PODS);
     process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_killed_at_any_moment_costs_what_was_in_flight() {
+async fn kill_under_load_costs_only_in_flight_mounts() {
     const KILLS: u64 = 5;
-    let node = Node::new().await;
+    let node = RestartFixture::new().await;
     let mut process = node.start().await;
-    let (pods, had) = mounted(&node).await;
-    let polling = Polling::of(&node, &pods, &had, 8);
+    let (pods, had) = mount_all_pods(&node).await;
+    let polling = Polling::start(&node, &pods, &had, 8);
     let mut new = Vec::new();
     let mut in_flight = 0;
     for kill in 0..KILLS {
@@ -153,13 +158,13 @@ async fn a_process_that_is_killed_at_any_moment_costs_what_was_in_flight() {
         in_flight += mounts.len();
         new.extend(comers.into_iter().zip(mounts));
     }
-    let polls = polling.end().await;
+    let polls = polling.stop_and_count().await;
     assert!(polls > 200, "{polls}");
     for (pod, had) in &new {
         assert_eq!(&node.mount(pod).await, had, "what a new pod was given at last");
     }
     let pods = PODS + new.len();
-    for (what, number) in [("logins", node.logins()), ("credentials", node.created())] {
+    for (what, number) in [("logins", node.count_logins()), ("credentials", node.count_credential_requests())] {
         assert!(
             (pods..=pods + in_flight).contains(&number),
             "{number} {what} of {pods} pods, {in_flight} were in flight"

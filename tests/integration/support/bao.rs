@@ -6,7 +6,7 @@ use ::http::StatusCode;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 
-use super::{http, setting, unique};
+use super::{http, required_env, unique_name};
 
 /// One test's tenant. `auth` is a `jwt` mount that trusts [`issuer`], `kv` a KV v2 engine; role `app` may read all of `kv`.
 pub struct Tenant {
@@ -17,43 +17,44 @@ pub struct Tenant {
 }
 
 /// The key that signs the service account tokens of this run.
-pub fn issuer() -> &'static KeyPair {
+pub fn issuer_key() -> &'static KeyPair {
     static KEY: OnceLock<KeyPair> = OnceLock::new();
     KEY.get_or_init(|| KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
 }
 
 /// Asks the server as its root; any answer but success fails the test.
-pub async fn root(method: &str, path: &str, body: Value) -> Value {
-    let url = format!("{}/v1/{path}", setting("VAULTMOUNT_TEST_BAO_ADDR"));
+pub async fn root_request(method: &str, path: &str, body: Value) -> Value {
+    let url = format!("{}/v1/{path}", required_env("VAULTMOUNT_TEST_BAO_ADDR"));
     let body = (!body.is_null()).then_some(&body);
-    let (status, answer) = http::send(method, &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, body).await;
+    let (status, answer) = http::send(method, &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, body).await;
     assert!(status.is_success(), "{method} {path}: {status} {answer}");
     answer
 }
 
 impl Tenant {
     pub async fn new() -> Self {
-        let name = unique("t");
+        let name = unique_name("t");
         let tenant = Self {
-            address: setting("VAULTMOUNT_TEST_BAO_ADDR"),
+            address: required_env("VAULTMOUNT_TEST_BAO_ADDR"),
             auth: format!("jwt-{name}"),
             kv: format!("kv-{name}"),
             policy: name,
         };
-        root("POST", &format!("sys/mounts/{}", tenant.kv), json!({"type": "kv", "options": {"version": "2"}})).await;
-        root("POST", &format!("sys/auth/{}", tenant.auth), json!({"type": "jwt"})).await;
-        root(
+        root_request("POST", &format!("sys/mounts/{}", tenant.kv), json!({"type": "kv", "options": {"version": "2"}}))
+            .await;
+        root_request("POST", &format!("sys/auth/{}", tenant.auth), json!({"type": "jwt"})).await;
+        root_request(
             "POST",
             &format!("auth/{}/config", tenant.auth),
-            json!({"jwt_validation_pubkeys": [issuer().public_key_pem()]}),
+            json!({"jwt_validation_pubkeys": [issuer_key().public_key_pem()]}),
         )
         .await;
-        tenant.allow(&format!("path \"{}/*\" {{ capabilities = [\"read\", \"list\"] }}", tenant.kv)).await;
-        tenant.role("app", json!({})).await;
+        tenant.set_policy(&format!("path \"{}/*\" {{ capabilities = [\"read\", \"list\"] }}", tenant.kv)).await;
+        tenant.write_role("app", json!({})).await;
         // A fresh KV v2 engine upgrades itself for a moment.
         for _ in 0..200 {
             let url = format!("{}/v1/{}/config", tenant.address, tenant.kv);
-            if http::send("GET", &url, Some(&setting("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await.0
+            if http::send("GET", &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await.0
                 == StatusCode::OK
             {
                 break;
@@ -64,27 +65,27 @@ impl Tenant {
     }
 
     /// Sets what the policy of role `app` allows.
-    pub async fn allow(&self, policy: &str) {
-        root("PUT", &format!("sys/policies/acl/{}", self.policy), json!({"policy": policy})).await;
+    pub async fn set_policy(&self, policy: &str) {
+        root_request("PUT", &format!("sys/policies/acl/{}", self.policy), json!({"policy": policy})).await;
     }
 
     /// Writes a login role with defaults for what `more` leaves out.
-    pub async fn role(&self, name: &str, more: Value) {
+    pub async fn write_role(&self, name: &str, more: Value) {
         let mut role = json!({
             "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
             "token_policies": [self.policy], "token_ttl": "10m",
         });
         role.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        root("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
+        root_request("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
     }
 
     /// Ends every token that logins brought, as an operator does in an emergency.
     pub async fn revoke_logins(&self) {
-        root("PUT", &format!("sys/leases/revoke-prefix/auth/{}/login", self.auth), json!({"sync": true})).await;
+        root_request("PUT", &format!("sys/leases/revoke-prefix/auth/{}/login", self.auth), json!({"sync": true})).await;
     }
 
     /// Writes a secret into `kv`.
-    pub async fn put(&self, path: &str, data: Value) {
-        root("POST", &format!("{}/data/{path}", self.kv), json!({"data": data})).await;
+    pub async fn write_secret(&self, path: &str, data: Value) {
+        root_request("POST", &format!("{}/data/{path}", self.kv), json!({"data": data})).await;
     }
 }

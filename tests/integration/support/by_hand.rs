@@ -6,25 +6,25 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{daemon::program, pod::Pod};
+use super::{daemon::vaultmount_command, pod::Pod};
 
 /// A pod's class and token in files.
-pub struct ByHand {
+pub struct CliRun {
     folder: TempDir,
     flags: Vec<String>,
 }
 
 /// What a run printed, and its exit code.
 #[derive(Debug)]
-pub struct Ran {
+pub struct Output {
     pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+    pub stdout: String,
+    pub stderr: String,
 }
 
-impl ByHand {
+impl CliRun {
     /// The class of a pod, and its first service account token if it has one.
-    pub fn of(pod: &Pod) -> Self {
+    pub fn for_pod(pod: &Pod) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let parameters: serde_json::Map<String, Value> =
             pod.parameters.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
@@ -41,7 +41,7 @@ impl ByHand {
             format!("--pod-uid={}", pod.uid),
             format!("--service-account={}", pod.service_account),
         ];
-        let token = pod.passed();
+        let token = pod.first_token();
         if let Some(token) = token {
             fs::write(folder.path().join("token"), token).unwrap();
             flags.push(format!("--token-file={}", folder.path().join("token").display()));
@@ -56,31 +56,31 @@ impl ByHand {
     }
 
     /// Runs a command to its end.
-    pub async fn run(&self, command: &str, flags: &[&str]) -> Ran {
-        ran(&self.arguments(command, flags)).await
+    pub async fn run(&self, command: &str, flags: &[&str]) -> Output {
+        run_cli(&self.arguments(command, flags)).await
     }
 
     /// The same with these variables in its environment.
-    pub async fn run_with(&self, variables: &[(&str, &str)], command: &str, flags: &[&str]) -> Ran {
-        finished(program(&self.arguments(command, flags)).envs(variables.iter().copied())).await
+    pub async fn run_with(&self, variables: &[(&str, &str)], command: &str, flags: &[&str]) -> Output {
+        wait_for_output(vaultmount_command(&self.arguments(command, flags)).envs(variables.iter().copied())).await
     }
 
     /// Looks for mistakes in the class.
-    pub async fn validate(&self, flags: &[&str]) -> Ran {
+    pub async fn validate(&self, flags: &[&str]) -> Output {
         let class = self.folder.path().join("class.yaml").display().to_string();
-        ran(&[&["validate", &class], flags].concat()).await
+        run_cli(&[&["validate", &class], flags].concat()).await
     }
 }
 
 /// Runs the program to its end.
-pub async fn ran<S: AsRef<OsStr>>(arguments: &[S]) -> Ran {
-    finished(&mut program(arguments)).await
+pub async fn run_cli<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
+    wait_for_output(&mut vaultmount_command(arguments)).await
 }
 
-async fn finished(command: &mut Command) -> Ran {
+async fn wait_for_output(command: &mut Command) -> Output {
     let output = command.output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    let ran = Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) };
-    eprintln!("{}{}", ran.out, ran.err);
+    let ran = Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+    eprintln!("{}{}", ran.stdout, ran.stderr);
     ran
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// How long a plain secret counts as fresh when nobody says otherwise.
-pub const REFRESH: Duration = Duration::from_secs(120);
+pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(120);
 
 /// Lets time pass without waiting for it.
-pub async fn leap(by: Duration) {
+pub async fn advance(duration: Duration) {
     tokio::time::pause();
-    tokio::time::advance(by).await;
+    tokio::time::advance(duration).await;
     tokio::time::resume();
 }

@@ -3,66 +3,66 @@
 use serde_json::{Value, json};
 
 use super::{
-    bao::{Tenant, root},
+    bao::{Tenant, root_request},
     pod::Pod,
-    unique,
+    unique_name,
 };
-use crate::kube_api::{Builder, KubeApi};
+use crate::kube_api::{KubeApi, KubeApiBuilder};
 
 /// A fake API server and the auth mount that asks it; role `app` takes service account `shop/app`.
-pub struct Cluster {
+pub struct KubernetesCluster {
     pub api: KubeApi,
     pub auth: String,
     policy: String,
 }
 
 /// A certificate that OpenBao insists on, though the API server speaks plain HTTP.
-fn authority() -> String {
+fn placeholder_ca() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     rcgen::CertificateParams::default().self_signed(&key).unwrap().pem()
 }
 
 /// What OpenBao shows the API server; any will do there.
-const REVIEWER: &str = "eyJhbGciOiJub25lIn0.e30.";
+const REVIEWER_JWT: &str = "eyJhbGciOiJub25lIn0.e30.";
 
-impl Cluster {
-    pub async fn of(tenant: &Tenant) -> Self {
-        Self::with(tenant, KubeApi::builder()).await
+impl KubernetesCluster {
+    pub async fn for_tenant(tenant: &Tenant) -> Self {
+        Self::with_api(tenant, KubeApi::builder()).await
     }
 
     /// One with more (or less) than a service account and its pod.
-    pub async fn with(tenant: &Tenant, api: Builder) -> Self {
+    pub async fn with_api(tenant: &Tenant, api: KubeApiBuilder) -> Self {
         let api = api.service_account("shop", "app").pod("shop", "web-1", "uid-1").start().await;
-        let cluster = Self { api, auth: unique("k8s"), policy: tenant.policy.clone() };
-        root("POST", &format!("sys/auth/{}", cluster.auth), json!({"type": "kubernetes"})).await;
-        cluster.host(&cluster.api.url()).await;
-        cluster.role("app", json!({})).await;
+        let cluster = Self { api, auth: unique_name("k8s"), policy: tenant.policy.clone() };
+        root_request("POST", &format!("sys/auth/{}", cluster.auth), json!({"type": "kubernetes"})).await;
+        cluster.set_kubernetes_host(&cluster.api.url()).await;
+        cluster.write_role("app", json!({})).await;
         cluster
     }
 
     /// Sets where OpenBao looks for the API server.
-    pub async fn host(&self, url: &str) {
+    pub async fn set_kubernetes_host(&self, url: &str) {
         let config = json!({
-            "kubernetes_host": url, "kubernetes_ca_cert": authority(), "token_reviewer_jwt": REVIEWER,
+            "kubernetes_host": url, "kubernetes_ca_cert": placeholder_ca(), "token_reviewer_jwt": REVIEWER_JWT,
             "disable_local_ca_jwt": true,
         });
-        root("POST", &format!("auth/{}/config", self.auth), config).await;
+        root_request("POST", &format!("auth/{}/config", self.auth), config).await;
     }
 
     /// Writes a login role with defaults for what `more` leaves out.
-    pub async fn role(&self, name: &str, more: Value) {
+    pub async fn write_role(&self, name: &str, more: Value) {
         let mut role = json!({
             "bound_service_account_names": ["app"], "bound_service_account_namespaces": ["shop"], "audience": "vault",
             "token_policies": [self.policy], "token_ttl": "10m",
         });
         role.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        root("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
+        root_request("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
     }
 
     /// A pod of service account `shop/app`, with the token that kubelet would pass.
     pub fn pod(&self, tenant: &Tenant) -> Pod {
-        let mut pod = Pod::of(tenant).with("vaultAuthMountPath", self.auth.clone());
+        let mut pod = Pod::for_tenant(tenant).with_parameter("vaultAuthMountPath", self.auth.clone());
         (pod.name, pod.uid) = ("web-1".into(), "uid-1".into());
-        pod.pass(&[("vault", &self.api.token("shop", "app", "vault", Some(("web-1", "uid-1"))))])
+        pod.with_tokens(&[("vault", &self.api.token("shop", "app", "vault", Some(("web-1", "uid-1"))))])
     }
 }

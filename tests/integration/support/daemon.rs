@@ -26,10 +26,10 @@ use vaultmount::{
     },
 };
 
-use super::{pod::Pod, setting};
+use super::{pod::Pod, required_env};
 
 /// The longest error of one object, in bytes: what a person reads in an event.
-const MAX_TEXT: usize = 600;
+const MAX_ERROR_BYTES: usize = 600;
 
 /// A server in this process, stopped when dropped.
 pub struct Daemon {
@@ -42,19 +42,19 @@ pub struct Daemon {
 impl Daemon {
     /// A server of the real OpenBao with the tests' HMAC key, and more flags.
     pub async fn start(flags: &[&str]) -> Self {
-        Self::at(&setting("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
+        Self::start_at(&required_env("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
     }
 
     /// The same of another address.
-    pub async fn at(address: &str, flags: &[&str]) -> Self {
-        Self::named("vault.sock", address, flags).await
+    pub async fn start_at(address: &str, flags: &[&str]) -> Self {
+        Self::start_with_socket_name("vault.sock", address, flags).await
     }
 
     /// The same with another socket name, which is the provider's.
-    pub async fn named(name: &str, address: &str, flags: &[&str]) -> Self {
+    pub async fn start_with_socket_name(name: &str, address: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join(name);
-        let args = arguments(folder.path(), &socket, address, flags);
+        let args = serve_arguments(folder.path(), &socket, address, flags);
         let Cli::Serve(args) = Cli::parse(args.into_iter().map(Into::into)).unwrap() else { panic!("serve was meant") };
         let (config, _) = Config::load(&args, [("", ""); 0]).unwrap_or_else(|e| panic!("{e}"));
         let app = App::build(config).await.unwrap();
@@ -75,7 +75,7 @@ impl Daemon {
     }
 
     /// The cause and text of the error a driver gets: that of its first id, which must have the error's code.
-    pub async fn refusal(&self, call: Call) -> (Cause, String) {
+    pub async fn mount_error(&self, call: Call) -> (Cause, String) {
         let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
         let text = status.message();
         let id = text.split(" [").filter_map(|after| after.split_once(']')).find_map(|(id, _)| Cause::of_id(id));
@@ -85,33 +85,33 @@ impl Daemon {
     }
 
     /// Checks that a mount fails for this cause, in one line that is not too long and has all these parts; brings it.
-    pub async fn refuses(&self, pod: &Pod, cause: Cause, parts: &[&str]) -> String {
-        let (got, text) = self.refusal(pod.call()).await;
+    pub async fn assert_mount_error(&self, pod: &Pod, cause: Cause, parts: &[&str]) -> String {
+        let (got, text) = self.mount_error(pod.mount_call()).await;
         eprintln!("{got:?}: {text}");
         assert_eq!(got, cause, "{text}");
         for part in parts {
             assert!(text.contains(part), "{part:?} is not in: {text}");
         }
-        assert!(text.split(" | ").all(|one| one.len() <= MAX_TEXT) && !text.contains('\n'), "too long: {text}");
+        assert!(text.split(" | ").all(|one| one.len() <= MAX_ERROR_BYTES) && !text.contains('\n'), "too long: {text}");
         text
     }
 
     /// The files of a mount that succeeds, by path.
-    pub async fn files(&self, pod: &Pod) -> BTreeMap<String, String> {
-        let response = self.mount(pod.call()).await.unwrap_or_else(|status| panic!("{status}"));
+    pub async fn mount_files(&self, pod: &Pod) -> BTreeMap<String, String> {
+        let response = self.mount(pod.mount_call()).await.unwrap_or_else(|status| panic!("{status}"));
         response.files.into_iter().map(|f| (f.path, String::from_utf8(f.contents.into()).unwrap())).collect()
     }
 }
 
 /// A key for object versions: 32 times `a`, as in the test vector of the Go provider.
-pub fn hmac_key(folder: &Path) -> PathBuf {
+pub fn write_hmac_key(folder: &Path) -> PathBuf {
     let path = folder.join("hmac.key");
     std::fs::write(&path, [b'a'; 32]).unwrap();
     path
 }
 
-fn arguments(folder: &Path, socket: &Path, address: &str, flags: &[&str]) -> Vec<String> {
-    let key = hmac_key(folder);
+fn serve_arguments(folder: &Path, socket: &Path, address: &str, flags: &[&str]) -> Vec<String> {
+    let key = write_hmac_key(folder);
     let mut args = vec!["vaultmount".to_owned(), "serve".to_owned(), format!("--endpoint={}", socket.display())];
     args.extend([
         format!("--vault-addr={address}"),
@@ -123,23 +123,23 @@ fn arguments(folder: &Path, socket: &Path, address: &str, flags: &[&str]) -> Vec
 }
 
 /// The real program, serving; killed when dropped.
-pub struct Program {
+pub struct ProviderProcess {
     pub socket: PathBuf,
     pub child: Child,
     pub folder: TempDir,
     log: JoinHandle<String>,
 }
 
-impl Program {
+impl ProviderProcess {
     pub async fn start(flags: &[&str]) -> Self {
-        Self::at(&setting("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
+        Self::start_at(&required_env("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
     }
 
     /// The same of another address.
-    pub async fn at(address: &str, flags: &[&str]) -> Self {
+    pub async fn start_at(address: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vault.sock");
-        let (child, log) = serving(&arguments(folder.path(), &socket, address, flags)).await;
+        let (child, log) = start_process(&serve_arguments(folder.path(), &socket, address, flags)).await;
         Self { socket, child, folder, log }
     }
 
@@ -149,7 +149,7 @@ impl Program {
     }
 
     /// Waits for its end and brings what it wrote to standard error after it was ready.
-    pub async fn log(mut self) -> String {
+    pub async fn wait_for_log(mut self) -> String {
         self.child.wait().await.unwrap();
         self.log.await.unwrap()
     }
@@ -162,12 +162,12 @@ pub fn terminate(child: &Child) {
 }
 
 /// Starts the program and waits until it serves. The task brings what it writes to standard error from then on.
-pub async fn spawn(folder: &Path, socket: &Path, flags: &[&str]) -> (Child, JoinHandle<String>) {
-    serving(&arguments(folder, socket, &setting("VAULTMOUNT_TEST_BAO_ADDR"), flags)).await
+pub async fn spawn_provider(folder: &Path, socket: &Path, flags: &[&str]) -> (Child, JoinHandle<String>) {
+    start_process(&serve_arguments(folder, socket, &required_env("VAULTMOUNT_TEST_BAO_ADDR"), flags)).await
 }
 
-async fn serving(args: &[String]) -> (Child, JoinHandle<String>) {
-    let mut child = program(&args[1..]).stderr(Stdio::piped()).spawn().unwrap();
+async fn start_process(args: &[String]) -> (Child, JoinHandle<String>) {
+    let mut child = vaultmount_command(&args[1..]).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let ready = async {
         let mut line = String::new();
@@ -186,7 +186,7 @@ async fn serving(args: &[String]) -> (Child, JoinHandle<String>) {
 }
 
 /// The program with arguments and an empty environment.
-pub fn program<S: AsRef<OsStr>>(args: &[S]) -> Command {
+pub fn vaultmount_command<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vaultmount"));
     command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
     command

@@ -34,42 +34,42 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::setting;
+use super::required_env;
 
 /// What becomes of a request.
 #[derive(Clone)]
 pub enum Fault {
     /// This answer, and OpenBao never hears of it.
-    Answer(Response<Bytes>),
+    Respond(Response<Bytes>),
     /// An answer with this status that repeats the request, as the pages of some proxies do.
-    Echo(u16),
+    EchoRequest(u16),
     /// A redirect with this status to the same path below this address.
     Redirect(u16, String),
     /// A success with a body of this many bytes, whose length is not announced; OpenBao never hears of it.
-    Endless(usize),
+    LargeBody(usize),
     /// The connection is closed, and OpenBao never hears of it.
-    LoseRequest,
+    DropRequest,
     /// OpenBao answers, and the connection is closed.
-    LoseAnswer,
+    DropResponse,
     /// OpenBao answers, and the connection is closed after half of it.
-    CutAnswer,
+    TruncateResponse,
     /// OpenBao hears of it when the gate opens.
-    Hold(Gate),
+    HoldRequest(Gate),
     /// OpenBao answers at once, which goes on when the gate opens.
-    HoldAnswer(Gate),
+    HoldResponse(Gate),
     /// OpenBao's answer goes on in sixteen pieces, each after this pause.
-    Slow(Duration),
+    SlowResponse(Duration),
 }
 
 /// Refuses with one of Vault's errors.
-pub fn status(status: u16, error: &str) -> Fault {
-    answer(status, &[("content-type", "application/json")], json!({"errors": [error]}).to_string())
+pub fn vault_error(status: u16, error: &str) -> Fault {
+    respond(status, &[("content-type", "application/json")], json!({"errors": [error]}).to_string())
 }
 
 /// Answers instead of OpenBao.
-pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Fault {
+pub fn respond(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Fault {
     let builder = headers.iter().fold(Response::builder().status(status), |b, (name, value)| b.header(*name, *value));
-    Fault::Answer(builder.body(body.into()).unwrap())
+    Fault::Respond(builder.body(body.into()).unwrap())
 }
 
 /// Holds requests until it is opened.
@@ -85,34 +85,34 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn pass(&self) {
+    async fn wait_until_open(&self) {
         self.0.subscribe().wait_for(|open| *open).await.unwrap();
     }
 }
 
 /// The server; gone when dropped.
-pub struct Faulty {
+pub struct FaultProxy {
     /// `http://…`, `https://…` or `unix://…`.
     pub address: String,
     shared: Arc<Shared>,
-    serving: JoinHandle<()>,
+    server_task: JoinHandle<()>,
     /// Keeps the port while nothing listens there.
-    down: Option<TcpSocket>,
+    reserved_port: Option<TcpSocket>,
 }
 
 struct Shared {
     rules: Mutex<Vec<Rule>>,
-    log: watch::Sender<Log>,
+    log: watch::Sender<RequestLog>,
     connections: AtomicUsize,
     /// What clients showed in each TLS handshake, if anything.
-    shown: Mutex<Vec<Option<CertificateDer<'static>>>>,
+    client_certificates: Mutex<Vec<Option<CertificateDer<'static>>>>,
     upstream: Client<HttpConnector, Full<Bytes>>,
 }
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 struct Rule {
-    left: usize,
+    remaining: usize,
     method: &'static str,
     path: String,
     fault: Fault,
@@ -120,28 +120,28 @@ struct Rule {
 
 /// A request that came.
 #[derive(Clone)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub method: String,
     /// Below `/v1/`, with the query.
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub at: Instant,
+    pub received_at: Instant,
 }
 
 /// Every request, and which of them began (`true`) or ended when.
 #[derive(Default)]
-struct Log {
+struct RequestLog {
     /// How often what was before was forgotten.
-    forgotten: usize,
-    seen: Vec<Seen>,
+    generation: usize,
+    requests: Vec<ReceivedRequest>,
     events: Vec<(usize, bool)>,
 }
 
-impl Log {
+impl RequestLog {
     /// How many requests whose paths begin so were there after each that began or ended.
-    fn at_once(&self, path: &str) -> impl Iterator<Item = usize> {
-        let events = self.events.iter().filter(move |(seen, _)| self.seen[*seen].path.starts_with(path));
+    fn concurrency(&self, path: &str) -> impl Iterator<Item = usize> {
+        let events = self.events.iter().filter(move |(seen, _)| self.requests[*seen].path.starts_with(path));
         events.scan(0, |now, (_, begins)| {
             *now = if *begins { *now + 1 } else { *now - 1 };
             Some(*now)
@@ -149,14 +149,14 @@ impl Log {
     }
 }
 
-impl Seen {
-    fn is(&self, method: &str, path: &str) -> bool {
+impl ReceivedRequest {
+    fn matches(&self, method: &str, path: &str) -> bool {
         self.method == method && self.path.starts_with(path)
     }
 }
 
 /// On a port below those that outgoing connections are given: none of them takes it while the server is down.
-async fn listener() -> TcpListener {
+async fn bind_port() -> TcpListener {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let port = 30_000 + std::process::id().wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Relaxed)) % 2700;
@@ -166,131 +166,137 @@ async fn listener() -> TcpListener {
     }
 }
 
-impl Faulty {
+impl FaultProxy {
     /// Over plain HTTP.
     pub async fn start() -> Self {
-        let listener = listener().await;
-        Self::over(format!("http://{}", listener.local_addr().unwrap()), Listener::new(listener, None))
+        let listener = bind_port().await;
+        Self::with_listener(format!("http://{}", listener.local_addr().unwrap()), Listener::new(listener, None))
     }
 
     /// Over TLS, with HTTP/2 if the client offers it.
-    pub async fn tls(config: ServerConfig) -> Self {
-        let listener = listener().await;
-        Self::over(format!("https://{}", listener.local_addr().unwrap()), Listener::new(listener, Some(config)))
+    pub async fn start_tls(config: ServerConfig) -> Self {
+        let listener = bind_port().await;
+        Self::with_listener(
+            format!("https://{}", listener.local_addr().unwrap()),
+            Listener::new(listener, Some(config)),
+        )
     }
 
     /// On a unix socket.
-    pub fn unix(path: &Path) -> Self {
-        Self::over(format!("unix://{}", path.display()), Listener::Unix(UnixListener::bind(path).unwrap()))
+    pub fn start_unix(path: &Path) -> Self {
+        Self::with_listener(format!("unix://{}", path.display()), Listener::Unix(UnixListener::bind(path).unwrap()))
     }
 
-    fn over(address: String, listener: Listener) -> Self {
+    fn with_listener(address: String, listener: Listener) -> Self {
         let shared = Arc::new(Shared {
             rules: Mutex::default(),
             log: watch::Sender::default(),
             connections: AtomicUsize::new(0),
-            shown: Mutex::default(),
+            client_certificates: Mutex::default(),
             upstream: Client::builder(TokioExecutor::new()).build_http(),
         });
-        Self { address, serving: tokio::spawn(serve(listener, Arc::clone(&shared))), shared, down: None }
+        Self { address, server_task: tokio::spawn(serve(listener, Arc::clone(&shared))), shared, reserved_port: None }
     }
 
     /// From now on, every request of this method whose path below `/v1/` begins so fares so, unless an earlier rule
     /// says else.
-    pub fn every(&self, method: &'static str, path: &str, fault: Fault) {
+    pub fn always(&self, method: &'static str, path: &str, fault: Fault) {
         self.next(usize::MAX, method, path, fault);
     }
 
     /// The same for the next few requests.
     pub fn next(&self, count: usize, method: &'static str, path: &str, fault: Fault) {
-        self.shared.rules.lock().unwrap().push(Rule { left: count, method, path: path.to_owned(), fault });
+        self.shared.rules.lock().unwrap().push(Rule { remaining: count, method, path: path.to_owned(), fault });
     }
 
     /// From now on every request fares well.
-    pub fn heal(&self) {
+    pub fn clear_rules(&self) {
         self.shared.rules.lock().unwrap().clear();
     }
 
     /// Closes every connection, and accepts no more.
-    pub async fn down(&mut self) {
-        self.serving.abort();
-        let _ = (&mut self.serving).await;
+    pub async fn stop_listening(&mut self) {
+        self.server_task.abort();
+        let _ = (&mut self.server_task).await;
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(self.address.split_once("://").unwrap().1.parse().unwrap()).unwrap();
-        self.down = Some(socket);
+        self.reserved_port = Some(socket);
     }
 
     /// Listens again, with or without TLS.
-    pub fn up(&mut self, tls: Option<ServerConfig>) {
-        let listener = Listener::new(self.down.take().unwrap().listen(64).unwrap(), tls);
-        self.serving = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
+    pub fn listen_again(&mut self, tls: Option<ServerConfig>) {
+        let listener = Listener::new(self.reserved_port.take().unwrap().listen(64).unwrap(), tls);
+        self.server_task = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
     }
 
     /// Waits until so many requests have come.
-    pub async fn saw(&self, count: usize, method: &str, path: &str) {
+    pub async fn wait_for(&self, count: usize, method: &str, path: &str) {
         let mut log = self.shared.log.subscribe();
-        let enough = log.wait_for(|log| log.seen.iter().filter(|s| s.is(method, path)).count() >= count);
+        let enough = log.wait_for(|log| log.requests.iter().filter(|s| s.matches(method, path)).count() >= count);
         let enough = timeout(Duration::from_secs(10), enough).await.is_ok();
-        assert!(enough, "{method} {path} came {} times, not {count}", self.seen(method, path).len());
+        assert!(enough, "{method} {path} came {} times, not {count}", self.requests(method, path).len());
     }
 
     /// The requests that came.
-    pub fn seen(&self, method: &str, path: &str) -> Vec<Seen> {
-        self.shared.log.borrow().seen.iter().filter(|s| s.is(method, path)).cloned().collect()
+    pub fn requests(&self, method: &str, path: &str) -> Vec<ReceivedRequest> {
+        self.shared.log.borrow().requests.iter().filter(|s| s.matches(method, path)).cloned().collect()
     }
 
     /// All requests that came.
-    pub fn all(&self) -> Vec<Seen> {
-        self.shared.log.borrow().seen.clone()
+    pub fn all_requests(&self) -> Vec<ReceivedRequest> {
+        self.shared.log.borrow().requests.clone()
     }
 
     /// How often such a request came.
     pub fn count(&self, method: &str, path: &str) -> usize {
-        self.seen(method, path).len()
+        self.requests(method, path).len()
     }
 
     /// How many requests came that do not ask how the server is.
-    pub fn asked(&self) -> usize {
-        let is_of_itself = |seen: &&Seen| ["sys/health", "sys/leader"].iter().any(|path| seen.path.starts_with(path));
+    pub fn count_except_health(&self) -> usize {
+        let is_health_request =
+            |seen: &&ReceivedRequest| ["sys/health", "sys/leader"].iter().any(|path| seen.path.starts_with(path));
         let log = self.shared.log.borrow();
-        log.seen.len() - log.seen.iter().filter(is_of_itself).count()
+        log.requests.len() - log.requests.iter().filter(is_health_request).count()
     }
 
     /// How many requests whose paths begin so were there at once, at most.
-    pub fn peak(&self, path: &str) -> usize {
-        self.shared.log.borrow().at_once(path).max().unwrap_or(0)
+    pub fn max_concurrent(&self, path: &str) -> usize {
+        self.shared.log.borrow().concurrency(path).max().unwrap_or(0)
     }
 
     /// What the client showed in the latest TLS handshake that succeeded.
-    pub fn shown(&self) -> Option<CertificateDer<'static>> {
-        self.shared.shown.lock().unwrap().last().cloned().flatten()
+    pub fn last_client_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.shared.client_certificates.lock().unwrap().last().cloned().flatten()
     }
 
     /// How many connections were accepted.
-    pub fn connections(&self) -> usize {
+    pub fn connection_count(&self) -> usize {
         self.shared.connections.load(Relaxed)
     }
 }
 
 #[allow(dead_code, reason = "for runs of minutes")]
-impl Faulty {
+impl FaultProxy {
     /// Waits until no request is there whose path begins so.
-    pub async fn idle(&self, path: &str) {
+    pub async fn wait_until_idle(&self, path: &str) {
         let mut log = self.shared.log.subscribe();
-        let idle = timeout(Duration::from_secs(60), log.wait_for(|log| log.at_once(path).last().unwrap_or(0) == 0));
+        let idle = timeout(Duration::from_secs(60), log.wait_for(|log| log.concurrency(path).last().unwrap_or(0) == 0));
         assert!(idle.await.is_ok(), "requests of {path} never end");
     }
 
     /// Forgets the requests so far.
-    pub fn forget(&self) {
-        self.shared.log.send_modify(|log| *log = Log { forgotten: log.forgotten + 1, ..Log::default() });
+    pub fn clear_log(&self) {
+        self.shared
+            .log
+            .send_modify(|log| *log = RequestLog { generation: log.generation + 1, ..RequestLog::default() });
     }
 }
 
-impl Drop for Faulty {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.server_task.abort();
     }
 }
 
@@ -322,11 +328,11 @@ async fn serve(listener: Listener, shared: Arc<Shared>) {
             Listener::Unix(unix) => (Box::new(unix.accept().await.unwrap().0), None),
         };
         shared.connections.fetch_add(1, Relaxed);
-        connections.spawn(connection(io, tls, Arc::clone(&shared)));
+        connections.spawn(serve_connection(io, tls, Arc::clone(&shared)));
     }
 }
 
-async fn connection(io: Box<dyn Io>, tls: Option<TlsAcceptor>, shared: Arc<Shared>) -> Option<()> {
+async fn serve_connection(io: Box<dyn Io>, tls: Option<TlsAcceptor>, shared: Arc<Shared>) -> Option<()> {
     let (io, h2): (Box<dyn Io>, _) = match tls {
         None => (io, false),
         Some(tls) => {
@@ -336,7 +342,7 @@ async fn connection(io: Box<dyn Io>, tls: Option<TlsAcceptor>, shared: Arc<Share
                 (tls.alpn_protocol() == Some(b"h2"), tls.peer_certificates())
             };
             let certificate = certificates.and_then(<[_]>::first).map(|certificate| certificate.clone().into_owned());
-            shared.shown.lock().unwrap().push(certificate);
+            shared.client_certificates.lock().unwrap().push(certificate);
             (Box::new(session), h2)
         }
     };
@@ -352,61 +358,61 @@ async fn connection(io: Box<dyn Io>, tls: Option<TlsAcceptor>, shared: Arc<Share
 async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    let (_record, fault) = shared.begin(&parts, &body);
+    let (_record, fault) = shared.record_request(&parts, &body);
     let (uri, sent, headers) = (parts.uri.clone(), body.clone(), parts.headers.clone());
     let forwarded = shared.forward(parts, body);
     match fault {
-        None => Ok(forwarded.await?.map(whole)),
-        Some(Fault::Answer(answer)) => Ok(answer.map(whole)),
-        Some(Fault::Echo(status)) => {
+        None => Ok(forwarded.await?.map(full_body)),
+        Some(Fault::Respond(answer)) => Ok(answer.map(full_body)),
+        Some(Fault::EchoRequest(status)) => {
             let token = headers.get("x-vault-token").map_or("", |token| token.to_str().unwrap());
             let page = [format!("<p>no route for {token} {uri} ").as_bytes(), &sent].concat();
-            Ok(Response::builder().status(status).body(whole(page.into())).unwrap())
+            Ok(Response::builder().status(status).body(full_body(page.into())).unwrap())
         }
         Some(Fault::Redirect(status, to)) => {
             let redirect = Response::builder().status(status).header(header::LOCATION, format!("{to}{uri}"));
-            Ok(redirect.body(whole(Bytes::new())).unwrap())
+            Ok(redirect.body(full_body(Bytes::new())).unwrap())
         }
-        Some(Fault::Endless(size)) => Ok(Response::new(endless(size))),
-        Some(Fault::LoseRequest) => Err(closed()),
-        Some(Fault::LoseAnswer) => {
+        Some(Fault::LargeBody(size)) => Ok(Response::new(large_body(size))),
+        Some(Fault::DropRequest) => Err(closed_by_test()),
+        Some(Fault::DropResponse) => {
             forwarded.await?;
-            Err(closed())
+            Err(closed_by_test())
         }
-        Some(Fault::CutAnswer) => Ok(forwarded.await?.map(|body| half(&body))),
-        Some(Fault::Hold(gate)) => {
-            gate.pass().await;
-            Ok(forwarded.await?.map(whole))
+        Some(Fault::TruncateResponse) => Ok(forwarded.await?.map(|body| truncated_body(&body))),
+        Some(Fault::HoldRequest(gate)) => {
+            gate.wait_until_open().await;
+            Ok(forwarded.await?.map(full_body))
         }
-        Some(Fault::HoldAnswer(gate)) => {
+        Some(Fault::HoldResponse(gate)) => {
             let answer = forwarded.await?;
-            gate.pass().await;
-            Ok(answer.map(whole))
+            gate.wait_until_open().await;
+            Ok(answer.map(full_body))
         }
-        Some(Fault::Slow(pause)) => Ok(forwarded.await?.map(|body| slow(&body, pause))),
+        Some(Fault::SlowResponse(pause)) => Ok(forwarded.await?.map(|body| slow_body(&body, pause))),
     }
 }
 
-fn closed() -> io::Error {
+fn closed_by_test() -> io::Error {
     io::Error::other("the connection is closed, as the test wants")
 }
 
-fn whole(body: Bytes) -> Body {
+fn full_body(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
-fn half(body: &Bytes) -> Body {
+fn truncated_body(body: &Bytes) -> Body {
     let half = body.slice(..body.len() / 2);
-    StreamBody::new(stream::iter([Ok(Frame::data(half)), Err(closed())])).boxed_unsync()
+    StreamBody::new(stream::iter([Ok(Frame::data(half)), Err(closed_by_test())])).boxed_unsync()
 }
 
-fn endless(size: usize) -> Body {
+fn large_body(size: usize) -> Body {
     const CHUNK: usize = 64 << 10;
     let chunk = Bytes::from(vec![b' '; CHUNK]);
     StreamBody::new(stream::iter(0..size.div_ceil(CHUNK)).map(move |_| Ok(Frame::data(chunk.clone())))).boxed_unsync()
 }
 
-fn slow(body: &Bytes, pause: Duration) -> Body {
+fn slow_body(body: &Bytes, pause: Duration) -> Body {
     let size = body.len().div_ceil(16).max(1);
     let pieces: Vec<_> = body.chunks(size).map(Bytes::copy_from_slice).collect();
     let pieces = stream::iter(pieces).then(move |piece| async move {
@@ -418,33 +424,33 @@ fn slow(body: &Bytes, pause: Duration) -> Body {
 
 impl Shared {
     /// Notes that a request came, and tells what becomes of it. It ends with the record.
-    fn begin(self: &Arc<Self>, parts: &Parts, body: &Bytes) -> (Record, Option<Fault>) {
+    fn record_request(self: &Arc<Self>, parts: &Parts, body: &Bytes) -> (RequestGuard, Option<Fault>) {
         let path = parts.uri.path_and_query().unwrap().as_str();
-        let seen = Seen {
+        let seen = ReceivedRequest {
             method: parts.method.to_string(),
             path: path.strip_prefix("/v1/").unwrap_or(path).to_owned(),
             headers: parts.headers.clone(),
             body: body.clone(),
-            at: Instant::now(),
+            received_at: Instant::now(),
         };
         let mut rules = self.rules.lock().unwrap();
-        let rule = rules.iter_mut().find(|rule| rule.left > 0 && seen.is(rule.method, &rule.path));
+        let rule = rules.iter_mut().find(|rule| rule.remaining > 0 && seen.matches(rule.method, &rule.path));
         let fault = rule.map(|rule| {
-            rule.left -= 1;
+            rule.remaining -= 1;
             rule.fault.clone()
         });
         let (mut number, mut forgotten) = (0, 0);
         self.log.send_modify(|log| {
-            (number, forgotten) = (log.seen.len(), log.forgotten);
-            log.seen.push(seen);
+            (number, forgotten) = (log.requests.len(), log.generation);
+            log.requests.push(seen);
             log.events.push((number, true));
         });
-        (Record { shared: Arc::clone(self), number, forgotten }, fault)
+        (RequestGuard { shared: Arc::clone(self), index: number, generation: forgotten }, fault)
     }
 
     async fn forward(&self, parts: Parts, body: Bytes) -> io::Result<Response<Bytes>> {
         let path = parts.uri.path_and_query().unwrap();
-        let uri = format!("{}{path}", setting("VAULTMOUNT_TEST_BAO_ADDR")).parse().unwrap();
+        let uri = format!("{}{path}", required_env("VAULTMOUNT_TEST_BAO_ADDR")).parse().unwrap();
         let mut request = Request::from_parts(parts, Full::new(body));
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
@@ -456,17 +462,17 @@ impl Shared {
     }
 }
 
-struct Record {
+struct RequestGuard {
     shared: Arc<Shared>,
-    number: usize,
-    forgotten: usize,
+    index: usize,
+    generation: usize,
 }
 
-impl Drop for Record {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.shared.log.send_modify(|log| {
-            if log.forgotten == self.forgotten {
-                log.events.push((self.number, false));
+            if log.generation == self.generation {
+                log.events.push((self.index, false));
             }
         });
     }

@@ -17,12 +17,12 @@ pub async fn send(
     namespace: Option<&str>,
     body: Option<&Value>,
 ) -> (StatusCode, Value) {
-    let (status, text) = text(method, url, token, namespace, body).await;
+    let (status, text) = send_for_text(method, url, token, namespace, body).await;
     (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
 /// Sends one request, and brings status and JSON if there is an answer.
-pub async fn try_to_send(
+pub async fn try_send(
     method: &str,
     url: &str,
     token: Option<&str>,
@@ -52,7 +52,7 @@ pub async fn get_accepting(url: &str, accept: &str) -> (String, String) {
 }
 
 /// Sends one request and brings status and body.
-pub async fn text(
+pub async fn send_for_text(
     method: &str,
     url: &str,
     token: Option<&str>,

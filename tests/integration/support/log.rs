@@ -9,18 +9,18 @@ use std::{
 use tokio::time::Instant;
 use tracing::{subscriber, subscriber::DefaultGuard};
 
-use super::clock::leap;
+use super::clock::advance;
 
 /// The lines since it was made.
-pub struct Log {
-    lines: Lines,
+pub struct CapturedLog {
+    buffer: LogBuffer,
     _guard: DefaultGuard,
 }
 
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Lines {
+impl Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -30,36 +30,36 @@ impl Write for Lines {
     }
 }
 
-impl Log {
+impl CapturedLog {
     pub fn new() -> Self {
-        let lines = Lines::default();
+        let lines = LogBuffer::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        Self { lines, _guard: subscriber::set_default(subscriber) }
+        Self { buffer: lines, _guard: subscriber::set_default(subscriber) }
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.buffer.0.lock().unwrap().clone()).unwrap()
     }
 
     /// How many lines say something.
-    pub fn count(&self, what: &str) -> usize {
-        self.text().lines().filter(|line| line.contains(what)).count()
+    pub fn count_lines(&self, needle: &str) -> usize {
+        self.text().lines().filter(|line| line.contains(needle)).count()
     }
 
     /// Lets time pass by these steps until so many lines say something. What reads files takes time that does not leap.
-    pub async fn says(&self, what: &str, times: usize, step: Duration) {
+    pub async fn wait_for_lines(&self, needle: &str, times: usize, step: Duration) {
         let begun = std::time::Instant::now();
-        while self.count(what) < times {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{what:?} is not said: {}", self.text());
-            leap(step).await;
-            settle().await;
+        while self.count_lines(needle) < times {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{needle:?} is not said: {}", self.text());
+            advance(step).await;
+            let_background_run().await;
         }
     }
 }
 
 /// Gives what runs in the background the time of the machine, not of the clock.
-pub async fn settle() {
+pub async fn let_background_run() {
     let until = Instant::now() + Duration::from_millis(50);
     tokio::time::sleep_until(until).await;
 }

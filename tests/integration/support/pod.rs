@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use vaultmount::provider::client::Call;
 
 use super::{
-    bao::{Tenant, issuer},
-    unique,
+    bao::{Tenant, issuer_key},
+    unique_name,
 };
 
 /// A pod with one volume of one class.
@@ -31,10 +31,10 @@ pub struct Pod {
 
 impl Pod {
     /// A pod of service account `app` that logs in as role `app` of a tenant.
-    pub fn of(tenant: &Tenant) -> Self {
-        let uid = unique("uid");
+    pub fn for_tenant(tenant: &Tenant) -> Self {
+        let uid = unique_name("uid");
         let pod = Self {
-            name: unique("pod"),
+            name: unique_name("pod"),
             namespace: "shop".into(),
             uid,
             service_account: "app".into(),
@@ -43,39 +43,39 @@ impl Pod {
             tokens: None,
             permission: "420".into(),
         };
-        let token = pod.token("vault", 600);
-        pod.pass(&[("vault", &token)])
+        let token = pod.sign_token("vault", 600);
+        pod.with_tokens(&[("vault", &token)])
     }
 
     /// Sets the service account tokens that the driver passes, by audience.
-    pub fn pass(mut self, tokens: &[(&str, &str)]) -> Self {
+    pub fn with_tokens(mut self, tokens: &[(&str, &str)]) -> Self {
         let issued = |token: &str| json!({"token": token, "expirationTimestamp": "2099-01-01T00:00:00Z"});
         self.tokens = Some(tokens.iter().map(|(audience, token)| ((*audience).to_owned(), issued(token))).collect());
         self
     }
 
     /// The token that is passed, if any: the first when there are several.
-    pub fn passed(&self) -> Option<String> {
+    pub fn first_token(&self) -> Option<String> {
         let tokens = self.tokens.as_ref()?.as_object()?;
         tokens.values().next().and_then(|issued| issued["token"].as_str()).map(str::to_owned)
     }
 
     /// Sets a parameter of the class.
-    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub fn with_parameter(mut self, name: &str, value: impl Into<String>) -> Self {
         self.parameters.retain(|(n, _)| n != name);
         self.parameters.push((name.into(), value.into()));
         self
     }
 
     /// Sets the class's objects.
-    pub fn objects(self, yaml: impl Into<String>) -> Self {
-        self.with("objects", yaml)
+    pub fn with_objects(self, yaml: impl Into<String>) -> Self {
+        self.with_parameter("objects", yaml)
     }
 
     /// A service account token of this pod, for an audience, that expires in some seconds.
-    pub fn token(&self, audience: &str, expires_in: i64) -> String {
+    pub fn sign_token(&self, audience: &str, expires_in: i64) -> String {
         let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
-        sign(&json!({
+        sign_jwt(&json!({
             "iss": "https://kubernetes.default.svc", "aud": [audience],
             "iat": now.min(now + expires_in - 10), "nbf": now.min(now + expires_in - 10), "exp": now + expires_in,
             "sub": format!("system:serviceaccount:{}:{}", self.namespace, self.service_account),
@@ -88,7 +88,7 @@ impl Pod {
     }
 
     /// The Mount call a driver makes for it.
-    pub fn call(&self) -> Call {
+    pub fn mount_call(&self) -> Call {
         let mut attributes = serde_json::Map::new();
         for (name, value) in &self.parameters {
             attributes.insert(name.clone(), value.clone().into());
@@ -114,9 +114,10 @@ impl Pod {
 }
 
 /// A JWT over these claims, ES256, by the run's issuer.
-pub fn sign(claims: &Value) -> String {
+pub fn sign_jwt(claims: &Value) -> String {
     let random = SystemRandom::new();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, issuer().serialized_der(), &random).unwrap();
+    let key =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, issuer_key().serialized_der(), &random).unwrap();
     let part = |v: &Value| URL_SAFE_NO_PAD.encode(v.to_string());
     let signed = format!("{}.{}", part(&json!({"alg": "ES256", "typ": "JWT"})), part(claims));
     let signature = key.sign(&random, signed.as_bytes()).unwrap();

@@ -5,22 +5,22 @@ use std::{fs, path::PathBuf};
 use tempfile::TempDir;
 
 /// A policy file, deleted when dropped.
-pub struct Policy {
+pub struct PolicyFile {
     _folder: TempDir,
     path: PathBuf,
 }
 
-impl Policy {
+impl PolicyFile {
     /// With what stands below its first two lines.
     pub fn new(rest: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let policy = Self { path: folder.path().join("policy.yaml"), _folder: folder };
-        policy.says(rest);
+        policy.write(rest);
         policy
     }
 
     /// Writes it anew, in one step.
-    pub fn says(&self, rest: &str) {
+    pub fn write(&self, rest: &str) {
         let new = self.path.with_extension("new");
         fs::write(&new, format!("apiVersion: vaultmount/v1\nkind: Policy\n{rest}\n")).unwrap();
         fs::rename(new, &self.path).unwrap();

@@ -22,17 +22,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{bao::issuer, http as client, server::free_port, setting};
+use super::{bao::issuer_key, http as client, required_env, server::free_port};
 
 /// The servers; ended when dropped.
-pub struct Cluster {
+pub struct RaftCluster {
     /// Where all of them are reached, one after another, as behind a Service.
     pub address: String,
     nodes: Vec<Node>,
-    key: String,
-    token: String,
+    unseal_key: String,
+    root_token: String,
     balancer: Arc<Balancer>,
-    serving: JoinHandle<()>,
+    balancer_task: JoinHandle<()>,
     folder: TempDir,
 }
 
@@ -44,13 +44,13 @@ struct Node {
 
 /// Hands connections to one server after another, or to one alone.
 struct Balancer {
-    places: Vec<String>,
+    backends: Vec<String>,
     next: AtomicUsize,
     /// The one that all go to, or none in particular; connections end when it changes.
-    only: watch::Sender<Option<usize>>,
+    pinned: watch::Sender<Option<usize>>,
 }
 
-impl Cluster {
+impl RaftCluster {
     /// Three servers with a leader.
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -60,31 +60,33 @@ impl Cluster {
             nodes.push(Node::start(folder.path(), n, leader).await);
         }
         let places: Vec<String> = nodes.iter().map(|node| node.address.replace("http://", "")).collect();
-        let balancer = Arc::new(Balancer { places, next: AtomicUsize::new(0), only: watch::Sender::new(None) });
+        let balancer =
+            Arc::new(Balancer { backends: places, next: AtomicUsize::new(0), pinned: watch::Sender::new(None) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let serving = tokio::spawn(balance(listener, Arc::clone(&balancer)));
+        let serving = tokio::spawn(run_balancer(listener, Arc::clone(&balancer)));
         let init = json!({"secret_shares": 1, "secret_threshold": 1});
         let (status, made) =
             client::send("POST", &format!("{}/v1/sys/init", nodes[0].address), None, None, Some(&init)).await;
         assert!(status.is_success(), "{made}");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let (key, token) = (text(&made["keys"][0]), text(&made["root_token"]));
-        let cluster = Self { address, nodes, key, token, balancer, serving, folder };
+        let cluster =
+            Self { address, nodes, unseal_key: key, root_token: token, balancer, balancer_task: serving, folder };
         for n in 0..3 {
             cluster.unseal(n).await;
         }
-        cluster.settles().await;
+        cluster.wait_until_ready().await;
         cluster
     }
 
     /// Asks any server as root until one does it.
-    pub async fn root(&self, method: &str, path: &str, body: Value) -> Value {
+    pub async fn root_request(&self, method: &str, path: &str, body: Value) -> Value {
         for _ in 0..200 {
             for node in self.nodes.iter().filter(|node| node.child.is_some()) {
                 let body = (!body.is_null()).then_some(&body);
                 let url = format!("{}/v1/{path}", node.address);
-                let asked = client::try_to_send(method, &url, Some(&self.token), body);
+                let asked = client::try_send(method, &url, Some(&self.root_token), body);
                 if let Ok(Some((status, answer))) = timeout(Duration::from_secs(5), asked).await {
                     if status.is_success() {
                         return answer;
@@ -100,8 +102,8 @@ impl Cluster {
     }
 
     /// From now on everyone who connects reaches this server, or all of them in turn.
-    pub fn lead(&self, to: Option<usize>) {
-        self.balancer.only.send_replace(to);
+    pub fn route_to(&self, node: Option<usize>) {
+        self.balancer.pinned.send_replace(node);
     }
 
     /// The leader, once there is one.
@@ -109,7 +111,7 @@ impl Cluster {
         for _ in 0..600 {
             for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.child.is_some()) {
                 let url = format!("{}/v1/sys/health", node.address);
-                let asked = client::try_to_send("GET", &url, None, None);
+                let asked = client::try_send("GET", &url, None, None);
                 if matches!(timeout(Duration::from_secs(2), asked).await, Ok(Some((StatusCode::OK, _)))) {
                     return n;
                 }
@@ -120,10 +122,10 @@ impl Cluster {
     }
 
     /// Waits until every server that runs follows the leader, and may elect another.
-    pub async fn settles(&self) {
+    pub async fn wait_until_ready(&self) {
         self.leader().await;
         for n in 0.. {
-            let peers = self.root("GET", "sys/storage/raft/configuration", Value::Null).await;
+            let peers = self.root_request("GET", "sys/storage/raft/configuration", Value::Null).await;
             let peers = peers["data"]["config"]["servers"].as_array().unwrap().clone();
             if peers.iter().filter(|peer| peer["voter"] == json!(true)).count() == self.nodes.len() {
                 break;
@@ -134,7 +136,7 @@ impl Cluster {
         for node in self.nodes.iter().filter(|node| node.child.is_some()) {
             let url = format!("{}/v1/sys/health?standbyok=true", node.address);
             for n in 0.. {
-                let asked = client::try_to_send("GET", &url, None, None).await;
+                let asked = client::try_send("GET", &url, None, None).await;
                 if matches!(asked, Some((StatusCode::OK, _))) {
                     break;
                 }
@@ -145,25 +147,25 @@ impl Cluster {
     }
 
     /// Writes a backup.
-    pub async fn save(&self) -> PathBuf {
+    pub async fn save_snapshot(&self) -> PathBuf {
         let file = self.folder.path().join("backup.snap");
-        self.operator(&["snapshot", "save"], &file).await;
+        self.run_raft_command(&["snapshot", "save"], &file).await;
         file
     }
 
     /// Goes back to a backup.
-    pub async fn restore(&self, backup: &Path) {
-        self.operator(&["snapshot", "restore", "-force"], backup).await;
-        self.settles().await;
+    pub async fn restore_snapshot(&self, backup: &Path) {
+        self.run_raft_command(&["snapshot", "restore", "-force"], backup).await;
+        self.wait_until_ready().await;
     }
 
-    async fn operator(&self, what: &[&str], file: &Path) {
-        let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
-        command.args(["operator", "raft"]).args(what).arg(file).env_clear();
+    async fn run_raft_command(&self, subcommand: &[&str], file: &Path) {
+        let mut command = Command::new(required_env("VAULTMOUNT_TEST_BAO_BIN"));
+        command.args(["operator", "raft"]).args(subcommand).arg(file).env_clear();
         let leader = &self.nodes[self.leader().await].address;
-        command.env("BAO_ADDR", leader).env("BAO_TOKEN", &self.token).env("HOME", self.folder.path());
+        command.env("BAO_ADDR", leader).env("BAO_TOKEN", &self.root_token).env("HOME", self.folder.path());
         let ran = command.output().await.unwrap();
-        assert!(ran.status.success(), "{what:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{subcommand:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 
     /// Kills a server.
@@ -172,15 +174,15 @@ impl Cluster {
     }
 
     /// Starts it again.
-    pub async fn revive(&mut self, n: usize) {
-        self.nodes[n].child = Some(run(&self.nodes[n].config));
+    pub async fn restart(&mut self, n: usize) {
+        self.nodes[n].child = Some(spawn_server(&self.nodes[n].config));
         self.unseal(n).await;
     }
 
     async fn unseal(&self, n: usize) {
         let url = format!("{}/v1/sys/unseal", self.nodes[n].address);
         for _ in 0..300 {
-            let answer = client::try_to_send("POST", &url, None, Some(&json!({"key": self.key}))).await;
+            let answer = client::try_send("POST", &url, None, Some(&json!({"key": self.unseal_key}))).await;
             if answer.is_some_and(|(status, answer)| status.is_success() && answer["sealed"] == json!(false)) {
                 return;
             }
@@ -190,21 +192,26 @@ impl Cluster {
     }
 
     /// A tenant as the shared server's tests have it: a `jwt` mount `jwt`, a KV engine `kv`, role `app` with this policy.
-    pub async fn tenant(&self, policy: &str) {
-        self.root("POST", "sys/mounts/kv", json!({"type": "kv", "options": {"version": "2"}})).await;
-        self.root("POST", "sys/auth/jwt", json!({"type": "jwt"})).await;
-        self.root("POST", "auth/jwt/config", json!({"jwt_validation_pubkeys": [issuer().public_key_pem()]})).await;
-        self.root("PUT", "sys/policies/acl/app", json!({"policy": policy})).await;
+    pub async fn set_up_tenant(&self, policy: &str) {
+        self.root_request("POST", "sys/mounts/kv", json!({"type": "kv", "options": {"version": "2"}})).await;
+        self.root_request("POST", "sys/auth/jwt", json!({"type": "jwt"})).await;
+        self.root_request(
+            "POST",
+            "auth/jwt/config",
+            json!({"jwt_validation_pubkeys": [issuer_key().public_key_pem()]}),
+        )
+        .await;
+        self.root_request("PUT", "sys/policies/acl/app", json!({"policy": policy})).await;
         let role = json!({
             "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
             "token_policies": ["app"], "token_ttl": "10m",
         });
-        self.root("POST", "auth/jwt/role/app", role).await;
+        self.root_request("POST", "auth/jwt/role/app", role).await;
         // A fresh KV v2 engine upgrades itself for a moment, and standbys hear of that.
         for node in &self.nodes {
             let url = format!("{}/v1/kv/config", node.address);
             for n in 0.. {
-                let asked = client::try_to_send("GET", &url, Some(&self.token), None).await;
+                let asked = client::try_send("GET", &url, Some(&self.root_token), None).await;
                 if matches!(asked, Some((StatusCode::OK, _))) {
                     break;
                 }
@@ -215,9 +222,9 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for RaftCluster {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.balancer_task.abort();
     }
 }
 
@@ -244,7 +251,7 @@ impl Node {
         });
         let file = folder.join(format!("{n}.json"));
         std::fs::write(&file, config.to_string()).unwrap();
-        let child = run(&file);
+        let child = spawn_server(&file);
         let listens = async {
             while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 sleep(Duration::from_millis(50)).await;
@@ -255,24 +262,24 @@ impl Node {
     }
 }
 
-fn run(config: &Path) -> Child {
-    let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+fn spawn_server(config: &Path) -> Child {
+    let mut command = Command::new(required_env("VAULTMOUNT_TEST_BAO_BIN"));
     command.arg("server").arg("-config").arg(config).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     command.spawn().unwrap()
 }
 
-async fn balance(listener: TcpListener, balancer: Arc<Balancer>) {
+async fn run_balancer(listener: TcpListener, balancer: Arc<Balancer>) {
     while let Ok((mut here, _)) = listener.accept().await {
         let balancer = Arc::clone(&balancer);
         tokio::spawn(async move {
-            let mut only = balancer.only.subscribe();
+            let mut only = balancer.pinned.subscribe();
             let (first, tries) = match *only.borrow_and_update() {
                 Some(one) => (one, 1),
-                None => (balancer.next.fetch_add(1, SeqCst), balancer.places.len()),
+                None => (balancer.next.fetch_add(1, SeqCst), balancer.backends.len()),
             };
             for n in first..first + tries {
-                if let Ok(mut there) = TcpStream::connect(&balancer.places[n % balancer.places.len()]).await {
+                if let Ok(mut there) = TcpStream::connect(&balancer.backends[n % balancer.backends.len()]).await {
                     tokio::select! {
                         _ = copy_bidirectional(&mut here, &mut there) => {}
                         _ = only.changed() => {}

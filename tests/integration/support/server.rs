@@ -15,31 +15,31 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{http, setting};
+use super::{http, required_env};
 
 /// The server; ended when dropped.
-pub struct Server {
+pub struct BaoServer {
     pub address: String,
-    cluster: u16,
+    cluster_port: u16,
     /// What unseals it; null before it is initialized.
-    key: Value,
+    unseal_key: Value,
     folder: TempDir,
     child: Child,
 }
 
-impl Server {
+impl BaoServer {
     /// One with an empty storage.
     pub async fn uninitialized() -> Self {
         // Somebody else may take a port before it does.
         for _ in 0..5 {
-            if let Some(server) = Self::at(free_port().await, free_port().await).await {
+            if let Some(server) = Self::start_at(free_port().await, free_port().await).await {
                 return server;
             }
         }
         panic!("no port is free");
     }
 
-    async fn at(port: u16, cluster: u16) -> Option<Self> {
+    async fn start_at(port: u16, cluster: u16) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
@@ -51,20 +51,26 @@ impl Server {
             "api_addr": format!("http://127.0.0.1:{port}"), "cluster_addr": format!("https://127.0.0.1:{cluster}"),
         });
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let child = start(&folder).await?;
-        Some(Self { address: format!("http://127.0.0.1:{port}"), cluster, key: Value::Null, folder, child })
+        let child = spawn_server(&folder).await?;
+        Some(Self {
+            address: format!("http://127.0.0.1:{port}"),
+            cluster_port: cluster,
+            unseal_key: Value::Null,
+            folder,
+            child,
+        })
     }
 
     /// One that has a storage and waits for its key.
     pub async fn sealed() -> Self {
         let mut server = Self::uninitialized().await;
-        server.key = server.initialize().await;
+        server.unseal_key = server.initialize().await;
         server
     }
 
     /// Brings its key.
     pub async fn unseal(&self) {
-        self.ask("sys/unseal", json!({"key": self.key})).await;
+        self.post("sys/unseal", json!({"key": self.unseal_key})).await;
     }
 
     /// One that is unsealed, and whose only peer never answers, so that they elect nobody.
@@ -73,19 +79,19 @@ impl Server {
         let key = server.initialize().await;
         server.child.kill().await.unwrap();
         let peer = |id: &str, port| json!({"id": id, "address": format!("127.0.0.1:{port}"), "non_voter": false});
-        let peers = json!([peer("a", server.cluster), peer("b", 1)]);
+        let peers = json!([peer("a", server.cluster_port), peer("b", 1)]);
         std::fs::write(server.folder.path().join("data/raft/peers.json"), peers.to_string()).unwrap();
-        server.child = start(&server.folder).await.unwrap();
-        server.ask("sys/unseal", json!({"key": key})).await;
+        server.child = spawn_server(&server.folder).await.unwrap();
+        server.post("sys/unseal", json!({"key": key})).await;
         server
     }
 
     /// Makes its storage and brings its key.
     async fn initialize(&self) -> Value {
-        self.ask("sys/init", json!({"secret_shares": 1, "secret_threshold": 1})).await["keys"][0].take()
+        self.post("sys/init", json!({"secret_shares": 1, "secret_threshold": 1})).await["keys"][0].take()
     }
 
-    async fn ask(&self, path: &str, body: Value) -> Value {
+    async fn post(&self, path: &str, body: Value) -> Value {
         let (status, answer) =
             http::send("POST", &format!("{}/v1/{path}", self.address), None, None, Some(&body)).await;
         assert!(status.is_success(), "{path}: {status} {answer}");
@@ -94,14 +100,14 @@ impl Server {
 }
 
 /// OpenBao's proxy before a server: it answers from its cache what it has heard before, as the Go provider's Agent does.
-pub struct Cache {
+pub struct CachingProxy {
     pub address: String,
     _folder: TempDir,
     _child: Child,
 }
 
-impl Cache {
-    pub async fn before(server: &str) -> Self {
+impl CachingProxy {
+    pub async fn start(server: &str) -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port().await);
         let config = format!(
             "vault {{ address = {server:?} }}\ncache {{}}\n\
@@ -109,7 +115,7 @@ impl Cache {
         );
         let file = folder.path().join("proxy.hcl");
         std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+        let mut command = Command::new(required_env("VAULTMOUNT_TEST_BAO_BIN"));
         command.arg("proxy").arg(format!("-config={}", file.display())).env_clear().env("HOME", folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         let child = command.spawn().unwrap();
@@ -136,8 +142,8 @@ pub async fn free_port() -> u16 {
 }
 
 /// Starts it, and waits until it listens; none when it ends instead.
-async fn start(folder: &TempDir) -> Option<Child> {
-    let mut command = Command::new(setting("VAULTMOUNT_TEST_BAO_BIN"));
+async fn spawn_server(folder: &TempDir) -> Option<Child> {
+    let mut command = Command::new(required_env("VAULTMOUNT_TEST_BAO_BIN"));
     command.arg("server").arg("-config").arg(folder.path().join("config.json")).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();

@@ -12,7 +12,7 @@ use rustls::{
 };
 
 /// Who issues certificates.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
 pub struct Leaf {
@@ -20,12 +20,12 @@ pub struct Leaf {
     pub key: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub fn new() -> Self {
-        Self::named("tests")
+        Self::with_name("tests")
     }
 
-    pub fn named(name: &str) -> Self {
+    pub fn with_name(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,7 +33,7 @@ impl Authority {
     }
 
     /// One that ends when a day begins.
-    pub fn until(year: i32, month: u8, day: u8) -> Self {
+    pub fn with_expiry(year: i32, month: u8, day: u8) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.not_after = date_time_ymd(year, month, day);
@@ -51,7 +51,7 @@ impl Authority {
     }
 
     /// The same with a certificate that ends when a day begins.
-    pub fn issue_until(&self, name: &str, year: i32, month: u8, day: u8) -> Leaf {
+    pub fn issue_with_expiry(&self, name: &str, year: i32, month: u8, day: u8) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(year, month, day);
@@ -59,39 +59,43 @@ impl Authority {
     }
 
     /// A server on loopback with a certificate of this authority, that demands one of `clients` if that is set.
-    pub fn server(&self, clients: Option<&Self>) -> ServerConfig {
-        serving(&self.issue("127.0.0.1"), clients)
+    pub fn server_config(&self, clients: Option<&Self>) -> ServerConfig {
+        config_for_leaf(&self.issue("127.0.0.1"), clients)
     }
 
     /// The same with TLS 1.2 alone.
-    pub fn old_server(&self) -> ServerConfig {
-        speaking(&self.issue("127.0.0.1"), None, &[&TLS12])
+    pub fn tls12_server_config(&self) -> ServerConfig {
+        config_with_versions(&self.issue("127.0.0.1"), None, &[&TLS12])
     }
 
     /// The same with a certificate whose time is over.
-    pub fn expired_server(&self) -> ServerConfig {
-        self.server_until(2026, 1, 1)
+    pub fn expired_server_config(&self) -> ServerConfig {
+        self.server_config_with_expiry(2026, 1, 1)
     }
 
     /// The same with a certificate that ends when a day begins.
-    pub fn server_until(&self, year: i32, month: u8, day: u8) -> ServerConfig {
-        serving(&self.issue_until("127.0.0.1", year, month, day), None)
+    pub fn server_config_with_expiry(&self, year: i32, month: u8, day: u8) -> ServerConfig {
+        config_for_leaf(&self.issue_with_expiry("127.0.0.1", year, month, day), None)
     }
 }
 
 /// A server on loopback with a certificate as `openssl req -x509` makes it, which signed itself and says that it is a CA's.
-pub fn self_signed() -> ServerConfig {
+pub fn self_signed_server_config() -> ServerConfig {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    serving(&Leaf { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }, None)
+    config_for_leaf(&Leaf { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }, None)
 }
 
-fn serving(leaf: &Leaf, clients: Option<&Authority>) -> ServerConfig {
-    speaking(leaf, clients, DEFAULT_VERSIONS)
+fn config_for_leaf(leaf: &Leaf, clients: Option<&CertificateAuthority>) -> ServerConfig {
+    config_with_versions(leaf, clients, DEFAULT_VERSIONS)
 }
 
-fn speaking(leaf: &Leaf, clients: Option<&Authority>, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+fn config_with_versions(
+    leaf: &Leaf,
+    clients: Option<&CertificateAuthority>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerConfig {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
     let builder = match clients {

@@ -2,30 +2,30 @@
 
 use serde_json::Value;
 
-use super::{Project, with_parameters};
+use super::{Project, class_with_parameters};
 
 /// Three errors and a warning, in a file whose name needs escaping.
-async fn printed(output: &str) -> String {
-    let project = Project::with(&[
-        ("de ploy/a,b:%.yaml", &with_parameters("    vaultAdress: x\n    vaultCACert: x\n    auth: 5m\n")),
+async fn run_with_output(output: &str) -> String {
+    let project = Project::with_files(&[
+        ("de ploy/a,b:%.yaml", &class_with_parameters("    vaultAdress: x\n    vaultCACert: x\n    auth: 5m\n")),
         ("z.yaml", "# secrets-store.csi\na: [\n"),
     ]);
     let run = project.run(&["--output", output, "."]).await;
     assert_eq!(run.code, 1);
-    run.printed
+    run.stdout
 }
 
 #[tokio::test]
-async fn text_points_at_the_line() {
-    let printed = printed("text").await;
-    let begin = "de ploy/a,b:%.yaml:10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]\n   |\n10 |     vaultAdress: ***\n   |     ^^^^^^^^^^^\n\n";
+async fn validate_output_text_points_at_the_line() {
+    let printed = run_with_output("text").await;
+    let begin = "de ploy/a,b:%.yaml:10:5: error: is unknown and would be ignored; did you mean vaultAddress? [VM0082]\n   |\n10 |     vaultAdress: ***\n   |     ^^^^^^^^^^^\n\n";
     assert!(printed.starts_with(begin), "{printed}");
     assert!(printed.ends_with("\n\n3 errors, 1 warning in 1 class (2 files)\n"), "{printed}");
 }
 
 #[tokio::test]
-async fn json_has_every_finding_and_the_counts() {
-    let json: Value = serde_json::from_str(&printed("json").await).unwrap();
+async fn validate_output_json_has_findings_and_counts() {
+    let json: Value = serde_json::from_str(&run_with_output("json").await).unwrap();
     let first = &json["findings"][0];
     assert_eq!(first["file"], "de ploy/a,b:%.yaml");
     assert_eq!((&first["line"], &first["column"], &first["end_column"]), (&10.into(), &5.into(), &16.into()));
@@ -39,8 +39,8 @@ async fn json_has_every_finding_and_the_counts() {
 }
 
 #[tokio::test]
-async fn github_shows_each_beside_its_line() {
-    let printed = printed("github").await;
+async fn validate_output_github_annotates_each_line() {
+    let printed = run_with_output("github").await;
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines.len(), 4, "{printed}");
     assert_eq!(
@@ -52,8 +52,8 @@ async fn github_shows_each_beside_its_line() {
 
 /// What sarif-2.1.0 requires of what is written, and what code scanning asks for beyond.
 #[tokio::test]
-async fn sarif_is_what_code_scanning_takes() {
-    let sarif: Value = serde_json::from_str(&printed("sarif").await).unwrap();
+async fn validate_output_sarif_fits_code_scanning() {
+    let sarif: Value = serde_json::from_str(&run_with_output("sarif").await).unwrap();
     assert_eq!((&sarif["version"], sarif["$schema"].is_string()), (&"2.1.0".into(), true));
     let run = &sarif["runs"][0];
     let driver = &run["tool"]["driver"];
@@ -82,27 +82,27 @@ async fn sarif_is_what_code_scanning_takes() {
 }
 
 #[tokio::test]
-async fn what_is_piped_has_no_file_to_point_at() {
-    let text = with_parameters("    vaultAdress: x\n");
-    let project = Project::with(&[]);
-    let github = project.run_with(&["-o", "github"], &text).await.printed;
+async fn validate_output_of_stdin_points_at_no_file() {
+    let text = class_with_parameters("    vaultAdress: x\n");
+    let project = Project::with_files(&[]);
+    let github = project.run_with_stdin(&["-o", "github"], &text).await.stdout;
     let expected = "::error title=VM0082 Nobody knows a parameter or field::<stdin>:10:5: vaultAdress: is unknown and would be ignored; did you mean vaultAddress?\n";
     assert_eq!(github, expected);
     for args in [&["-o", "sarif"][..], &["-o", "sarif", "/dev/stdin"]] {
-        let sarif: Value = serde_json::from_str(&project.run_with(args, &text).await.printed).unwrap();
+        let sarif: Value = serde_json::from_str(&project.run_with_stdin(args, &text).await.stdout).unwrap();
         let place = &sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
         assert_eq!((&place["artifactLocation"]["uri"], &place["region"]["startLine"]), (&"stdin".into(), &10.into()));
     }
 }
 
 #[tokio::test]
-async fn nothing_found_is_said_in_every_format() {
-    let project = Project::with(&[("a.yaml", &with_parameters(""))]);
+async fn validate_output_without_findings_is_valid() {
+    let project = Project::with_files(&[("a.yaml", &class_with_parameters(""))]);
     for (output, says) in [("text", "all good in 1 class (1 file)\n"), ("github", "")] {
-        assert_eq!(project.run(&["-o", output, "a.yaml"]).await.printed, says);
+        assert_eq!(project.run(&["-o", output, "a.yaml"]).await.stdout, says);
     }
-    let json: Value = serde_json::from_str(&project.run(&["-o", "json", "a.yaml"]).await.printed).unwrap();
+    let json: Value = serde_json::from_str(&project.run(&["-o", "json", "a.yaml"]).await.stdout).unwrap();
     assert_eq!(json["findings"], Value::Array(vec![]));
-    let sarif: Value = serde_json::from_str(&project.run(&["-o", "sarif", "a.yaml"]).await.printed).unwrap();
+    let sarif: Value = serde_json::from_str(&project.run(&["-o", "sarif", "a.yaml"]).await.stdout).unwrap();
     assert_eq!(sarif["runs"][0]["results"], Value::Array(vec![]));
 }

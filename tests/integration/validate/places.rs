@@ -1,10 +1,10 @@
 //! Lines and columns are those an editor shows, wherever the text of `objects` stands.
 
-use super::{class, found, with_objects};
+use super::{class_manifest, class_with_objects, findings_of};
 
 #[tokio::test]
-async fn in_a_literal_block_every_line_has_its_own_place() {
-    let said = found(&with_objects(
+async fn position_in_literal_block_is_exact() {
+    let said = findings_of(&class_with_objects(
         "\n# a comment\n- objectName: ä\n\n  secretPath: p\n  method: PTU\n- {objectName: b, secretPath: 'x#y', formt: env}",
     ))
     .await;
@@ -19,11 +19,11 @@ async fn in_a_literal_block_every_line_has_its_own_place() {
 }
 
 #[tokio::test]
-async fn every_way_to_indent_a_literal_block_is_read() {
+async fn position_in_literal_block_respects_indent_header() {
     for (header, indent) in [("|", 10), ("|2", 6), ("|-", 5), ("|+", 6), ("| # note", 8), ("&o |", 6)] {
         let pad = " ".repeat(indent);
         let objects = format!("    objects: {header}\n{pad}- objectName: a\n{pad}  secretPath: /\n");
-        let said = found(&class(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
+        let said = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
         assert!(
             said[0].starts_with(&format!("10:{}: error: object \"a\": secretPath: ", indent + 15)),
             "{header}: {said:?}"
@@ -32,24 +32,26 @@ async fn every_way_to_indent_a_literal_block_is_read() {
 }
 
 #[tokio::test]
-async fn lines_that_end_as_on_windows_count_as_one() {
-    let said = found(&with_objects("- objectName: a\n  secretPath: /\n").replace('\n', "\r\n")).await;
+async fn position_counts_crlf_as_one_line() {
+    let said = findings_of(&class_with_objects("- objectName: a\n  secretPath: /\n").replace('\n', "\r\n")).await;
     assert!(said[0].starts_with("10:21: error: "), "{said:?}");
 }
 
 #[tokio::test]
-async fn elsewhere_the_place_is_where_the_text_begins_and_the_message_tells_its_own() {
+async fn position_in_folded_or_quoted_text_is_its_start() {
     let broken = [
-        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: objects: is no valid YAML: "),
-        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: objects: is no valid YAML: "),
+        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: is no valid YAML: "),
+        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: is no valid YAML: "),
     ];
     for (objects, says) in broken {
-        let said = found(&class(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
+        let said = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
         assert!(said[0].starts_with(says) && said[0].contains("(line "), "{said:?}");
         assert!(said[0].ends_with(" of objects) [VM0081]"), "{said:?}");
     }
-    let said =
-        found(&class("  parameters:\n    roleName: web\n    objects: '[{objectName: a, secretPath: /}]'\n")).await;
+    let said = findings_of(&class_manifest(
+        "  parameters:\n    roleName: web\n    objects: '[{objectName: a, secretPath: /}]'\n",
+    ))
+    .await;
     assert_eq!(
         said,
         [
@@ -59,17 +61,17 @@ async fn elsewhere_the_place_is_where_the_text_begins_and_the_message_tells_its_
 }
 
 #[tokio::test]
-async fn json_has_places_too() {
+async fn position_in_json_manifest_is_exact() {
     let json = "{\n\t\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{\n\t\t\"apiVersion\": \"secrets-store.csi.x-k8s.io/v1\", \"kind\": \"SecretProviderClass\", \"metadata\": {\"name\": \"a\"},\n\t\t\"spec\": {\"provider\": \"openbao\", \"parameters\": {\n\t\t\t\"roleName\": \"a\\nb\",\n\t\t\t\"objects\": \"- {objectName: a, secretPath: p}\"}}}]}";
     assert_eq!(
-        found(json).await,
-        ["5:16: error: roleName: contains a control character or line break; remove it [VM0080]"]
+        findings_of(json).await,
+        ["5:16: error: contains a control character or line break; remove it [VM0080]"]
     );
 }
 
 #[tokio::test]
-async fn what_an_anchor_brings_is_where_the_anchor_is() {
-    let said = found(&with_objects(
+async fn position_of_aliased_content_is_the_anchor() {
+    let said = findings_of(&class_with_objects(
         "- &base\n  objectName: a\n  secretPath: p\n  method: PTU\n- {<<: *base, objectName: b, format: xml}",
     ))
     .await;
@@ -79,7 +81,8 @@ async fn what_an_anchor_brings_is_where_the_anchor_is() {
 }
 
 #[tokio::test]
-async fn each_document_counts_from_the_beginning_of_the_file() {
-    let text = format!("# head\n---\nkind: ConfigMap\napiVersion: v1\n--- # next\n{}", with_objects("- objectName: a"));
-    assert!(found(&text).await[0].starts_with("14:21: error: object \"a\": secretPath: missing"));
+async fn position_of_later_document_counts_from_file_start() {
+    let text =
+        format!("# head\n---\nkind: ConfigMap\napiVersion: v1\n--- # next\n{}", class_with_objects("- objectName: a"));
+    assert!(findings_of(&text).await[0].starts_with("14:21: error: object \"a\": secretPath: missing"));
 }

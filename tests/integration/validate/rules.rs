@@ -1,16 +1,16 @@
 //! Each rule, broken once.
 
-use super::{Project, class, found, says, with_objects, with_parameters};
+use super::{Project, assert_findings, class_manifest, class_with_objects, class_with_parameters, findings_of};
 
 /// A pod of class `shop` with these lines in its volume's `csi`, from line 8.
-fn pod(csi: &str) -> String {
+fn pod_manifest(csi: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop}}\nspec:\n  volumes:\n  - name: s\n    csi: {{driver: secrets-store.csi.k8s.io,\n{csi}}}\n"
     )
 }
 
 #[tokio::test]
-async fn a_manifest_that_cannot_be_used() {
+async fn unusable_manifest_is_reported_with_fix() {
     for (text, expected) in [
         ("# secrets-store.csi\na: [\n", &["2:4: error: is no valid YAML: unclosed bracket '[' [VM0085]"][..]),
         (
@@ -22,81 +22,82 @@ async fn a_manifest_that_cannot_be_used() {
             &["2:7: error: spec: missing; write provider and parameters below it [VM0085]"],
         ),
         (
-            &class("").replace("  provider: vault", "  parameters: {}"),
+            &class_manifest("").replace("  provider: vault", "  parameters: {}"),
             &["4:1: error: spec.provider: missing; write vault or openbao [VM0085]"],
         ),
-        (&class(""), &["4:1: error: spec.parameters: missing; write roleName and objects below it [VM0085]"]),
+        (&class_manifest(""), &["4:1: error: spec.parameters: missing; write roleName and objects below it [VM0085]"]),
         (
-            &class("  roleName: web\n  parameters:\n"),
+            &class_manifest("  roleName: web\n  parameters:\n"),
             &[
                 "6:3: error: spec.roleName: is unknown and ignored; move it below spec.parameters [VM0082]",
                 "7:3: error: spec.parameters: is empty; write roleName and objects below it [VM0085]",
             ],
         ),
         (
-            &class("  parameters: |\n    roleName: web\n"),
+            &class_manifest("  parameters: |\n    roleName: web\n"),
             &["6:3: error: spec.parameters: is text, not a mapping; write roleName and objects below it [VM0085]"],
         ),
         (
-            &with_parameters("").replace("name: shop", "name: 123").replace("provider: vault", "provider: on"),
+            &class_with_parameters("").replace("name: shop", "name: 123").replace("provider: vault", "provider: on"),
             &["5:3: error: spec.provider: is true or false, not text; put it in quotes [VM0085]"],
         ),
         (
-            &with_parameters("").replace("name: shop", "name: 123"),
+            &class_with_parameters("").replace("name: shop", "name: 123"),
             &["3:12: error: metadata.name: is a number, not text; put it in quotes [VM0085]"],
         ),
         (
-            &with_parameters("").replace("name: shop", "name: on"),
+            &class_with_parameters("").replace("name: shop", "name: on"),
             &["3:12: error: metadata.name: is true or false, not text; put it in quotes [VM0085]"],
         ),
         (
-            &class("  parameters: {objects: '[{objectName: a, secretPath: b}]'}\n").replace("name: shop, ", ""),
+            &class_manifest("  parameters: {objects: '[{objectName: a, secretPath: b}]'}\n")
+                .replace("name: shop, ", ""),
             &[
                 "3:1: error: metadata.name: missing; name the class [VM0085]",
                 "6:3: error: roleName: missing; name the role of the auth mount to log in with [VM0080]",
             ],
         ),
         (
-            &with_parameters("    vaultSkipTLSVerify: yes\n    audience: [a]\n"),
+            &class_with_parameters("    vaultSkipTLSVerify: yes\n    audience: [a]\n"),
             &[
-                "10:25: error: vaultSkipTLSVerify: is true or false, and the API server takes only text; put it in quotes [VM0085]",
-                "10:25: error: vaultSkipTLSVerify: is \"yes\"; write true or false [VM0080]",
-                "11:5: error: audience: is a list, and the API server takes only text; write one value [VM0085]",
+                "10:25: error: is true or false, and the API server takes only text; put it in quotes [VM0085]",
+                "10:25: error: is \"yes\"; write true or false [VM0080]",
+                "11:5: error: is a list, and the API server takes only text; write one value [VM0085]",
             ],
         ),
         (
-            &class("  parameters:\n    roleName: 1\n    objects:\n    - objectName: a\n"),
+            &class_manifest("  parameters:\n    roleName: 1\n    objects:\n    - objectName: a\n"),
             &[
-                "7:15: error: roleName: is a number, and the API server takes only text; put it in quotes [VM0085]",
-                "8:5: error: objects: is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
+                "7:15: error: is a number, and the API server takes only text; put it in quotes [VM0085]",
+                "8:5: error: is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
             ],
         ),
     ] {
-        says(text, expected).await;
+        assert_findings(text, expected).await;
     }
 }
 
 #[tokio::test]
-async fn every_mistake_that_a_mount_would_tell() {
-    says(
-        &with_parameters("    vaultCACert: x\n    vaultAuthMountPath: a\n    openbaoKubernetesMountPath: b\n    vaultTLSClientCertPath: /c\n"),
+async fn invalid_parameters_and_objects_are_reported_as_by_mount() {
+    assert_findings(
+        &class_with_parameters("    vaultCACert: x\n    vaultAuthMountPath: a\n    openbaoKubernetesMountPath: b\n    vaultTLSClientCertPath: /c\n"),
         &[
-            "10:18: error: vaultCACert: is no PEM text; to name a file use the parameter that ends in CACertPath [VM0080]",
+            "10:18: error: is no PEM text; to name a file use the parameter that ends in CACertPath [VM0080]",
             "11:25: error: openbaoKubernetesMountPath and vaultAuthMountPath: both are set, and both name the auth mount; remove one [VM0080]",
-            "13:29: error: vaultTLSClientCertPath: is set without the one that ends in TLSClientKeyPath; set both or none [VM0080]",
+            "13:29: error: is set without the one that ends in TLSClientKeyPath; set both or none [VM0080]",
         ],
     )
     .await;
-    says(
-        &with_parameters("    vaultAddress: vault:8200\n    vaultTLSServerName: https://vault\n"),
+    assert_findings(
+        &class_with_parameters("    vaultAddress: vault:8200\n    vaultTLSServerName: https://vault\n"),
         &[
             "10:19: error: vaultAddress: \"vault:8200\" has no scheme; write https://host:port [VM0080]",
-            "11:25: error: vaultTLSServerName: is neither a host name nor an IP address; write it without scheme and port [VM0080]",
+            "11:25: error: is neither a host name nor an IP address; write it without scheme and port [VM0080]",
         ],
     )
     .await;
-    says(
-        &with_objects(
+    assert_findings(
+        &class_with_objects(
             "- {objectName: a, secretPath: p, secretKey: k, format: env}\n- {objectName: a, secretPath: p}\n- {objectName: a/b, secretPath: p}\n- {objectName: ../c, secretPath: p}\n- {objectName: d, secretPath: p, filePermission: 999}\n-",
         ),
         &[
@@ -109,36 +110,36 @@ async fn every_mistake_that_a_mount_would_tell() {
         ],
     )
     .await;
-    says(
-        &with_objects("- objectName: a\n  secretPath: @p"),
-        &["10:21: error: objects: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
+    assert_findings(
+        &class_with_objects("- objectName: a\n  secretPath: @p"),
+        &["10:21: error: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
     )
     .await;
-    says(
-        &with_objects("a: b"),
-        &["9:7: error: objects: is a mapping, not a list; start each object with `- objectName:` [VM0080]"],
+    assert_findings(
+        &class_with_objects("a: b"),
+        &["9:7: error: is a mapping, not a list; start each object with `- objectName:` [VM0080]"],
     )
     .await;
 }
 
 #[tokio::test]
-async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
-    says(
+async fn unknown_name_is_error_and_unsupported_is_warning() {
+    assert_findings(
         &format!(
             "{}  secretObject: []\n  \"a\\nb\": x\n",
-            with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    auth: 5m\n")
+            class_with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    auth: 5m\n")
         ),
         &[
-            "10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]",
-            "11:5: error: usePodIdentity: is no parameter and would be ignored; remove it [VM0082]",
-            "12:5: warning: auth: is not supported yet by this version and is ignored [VM0082]",
+            "10:5: error: is unknown and would be ignored; did you mean vaultAddress? [VM0082]",
+            "11:5: error: is no parameter and would be ignored; remove it [VM0082]",
+            "12:5: warning: is not supported yet by this version and is ignored [VM0082]",
             "13:3: error: spec.secretObject: is unknown and ignored; did you mean secretObjects? [VM0082]",
             "14:3: error: spec.a b: is unknown and ignored; remove it [VM0082]",
         ],
     )
     .await;
-    says(
-        &with_objects("- {objectName: a, secretPath: p, secretkey: k, wholly-new: 1, type: secret}\n- {name: b, path: p, key: k, mode: 0400}"),
+    assert_findings(
+        &class_with_objects("- {objectName: a, secretPath: p, secretkey: k, wholly-new: 1, type: secret}\n- {name: b, path: p, key: k, mode: 0400}"),
         &[
             "9:40: error: object \"a\": secretkey: is unknown and would be ignored; did you mean secretKey? [VM0082]",
             "9:54: error: object \"a\": \"wholly-new\": is no field of an object and would be ignored; remove it [VM0082]",
@@ -155,12 +156,12 @@ async fn names_nobody_knows_are_errors_and_those_of_later_versions_warnings() {
 }
 
 #[tokio::test]
-async fn secret_objects_name_files_that_are_made() {
+async fn secret_objects_must_name_files_of_the_class() {
     let objects = "- {objectName: tls.crt, secretPath: p}\n- {objectName: all, secretPath: p, secretKey: '*'}";
-    says(
+    assert_findings(
         &format!(
             "{}  secretObjects:\n  - secretName: s\n    type: Opaque\n    data:\n    - {{objectName: tls.crt, key: a}}\n    - {{objectName: all/x, key: b}}\n    - {{objectName: tls.cert, key: c}}\n    - {{objectName: all, key: d}}\n    - {{objectNam: tls.crt}}\n  - secretname: t\n    type: 5\n",
-            with_objects(objects)
+            class_with_objects(objects)
         ),
         &[
             "17:20: error: secretObjects[0].data[2].objectName: no object makes the file \"tls.cert\"; did you mean \"tls.crt\"? [VM0083]",
@@ -175,13 +176,16 @@ async fn secret_objects_name_files_that_are_made() {
         ],
     )
     .await;
-    let any = with_objects("- {objectName: ., secretPath: p, secretKey: '*'}");
-    says(&format!("{any}  secretObjects: [{{secretName: s, type: Opaque, data: [{{objectName: x, key: x}}]}}]\n"), &[])
-        .await;
+    let any = class_with_objects("- {objectName: ., secretPath: p, secretKey: '*'}");
+    assert_findings(
+        &format!("{any}  secretObjects: [{{secretName: s, type: Opaque, data: [{{objectName: x, key: x}}]}}]\n"),
+        &[],
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn secrets_that_cannot_be_made() {
+async fn secret_objects_invalid_secret_is_reported() {
     let one = |name: &str, kind: &str, keys: &[&str]| {
         let data: Vec<_> = keys.iter().map(|key| format!("{{objectName: a, key: {key}}}")).collect();
         format!("  - {{secretName: {name}, type: {kind}, data: [{}]}}\n", data.join(", "))
@@ -194,8 +198,8 @@ async fn secrets_that_cannot_be_made() {
         one("z", "kubernetes.io/dockerconfigjson", &["config"]),
         one("other", "example.com/any", &["config"]),
     ];
-    says(
-        &format!("{}  secretObjects:\n{}", with_parameters(""), secrets.concat()),
+    assert_findings(
+        &format!("{}  secretObjects:\n{}", class_with_parameters(""), secrets.concat()),
         &[
             "11:88: error: secretObjects[0].data[1].key: is there twice, and one file would replace the other; choose another [VM0085]",
             "12:18: error: secretObjects[1].secretName: is that of secretObjects[0], and the driver makes one of them; write both into one [VM0085]",
@@ -210,9 +214,9 @@ async fn secrets_that_cannot_be_made() {
 }
 
 #[tokio::test]
-async fn pods_that_change_their_class_are_told_and_looked_at_with_it() {
+async fn volume_attributes_overriding_class_are_warned_of() {
     let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop,\n roleName: other,\n vaultKubernetesMountPath: k,\n vaultNamespce: x,\n objects: '[{objectName: a, secretPath: /}]'}";
-    let text = format!("{}---\n{}", with_parameters("    vaultAuthMountPath: a\n"), pod(attributes));
+    let text = format!("{}---\n{}", class_with_parameters("    vaultAuthMountPath: a\n"), pod_manifest(attributes));
     let subject = "Pod \"web\": volume \"s\": ";
     let warning = |line, name, does| {
         format!(
@@ -234,7 +238,7 @@ async fn pods_that_change_their_class_are_told_and_looked_at_with_it() {
             "23:11: error: {subject}object \"a\": secretPath: names no secret; write mount and path, as in secret/data/app [VM0080]"
         ),
     ];
-    says(&text, &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_findings(&text, &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
     // Without its class only what is surely ours is told.
     expected = [8, 9, 11]
         .map(|line| {
@@ -242,22 +246,24 @@ async fn pods_that_change_their_class_are_told_and_looked_at_with_it() {
         })
         .map(|(line, name)| warning(line, name, "adds to"))
         .to_vec();
-    says(&pod(attributes), &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_findings(&pod_manifest(attributes), &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test]
-async fn a_token_in_a_manifest_is_told() {
-    says(
-        &with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: '{}'\n"),
+async fn token_in_manifest_is_an_error() {
+    assert_findings(
+        &class_with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: '{}'\n"),
         &["10:5: error: csi.storage.k8s.io/serviceAccount.tokens: tokens do not belong into a manifest; remove it, kubelet passes its own [VM0034]"],
     )
     .await;
 }
 
 #[tokio::test]
-async fn mistakes_of_the_class_are_not_repeated_for_its_pods() {
+async fn class_errors_are_not_repeated_for_its_pods() {
     let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop, audience: x}";
-    let said = found(&format!("{}---\n{}", with_parameters("    vaultCACert: x\n"), pod(attributes))).await;
+    let said =
+        findings_of(&format!("{}---\n{}", class_with_parameters("    vaultCACert: x\n"), pod_manifest(attributes)))
+            .await;
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(
         said[0].starts_with("10:18: error: vaultCACert: ") && said[1].contains(": warning: Pod \"web\""),
@@ -266,7 +272,7 @@ async fn mistakes_of_the_class_are_not_repeated_for_its_pods() {
 }
 
 #[tokio::test]
-async fn volumes_that_the_driver_refuses() {
+async fn volume_rejected_by_driver_is_reported() {
     for (csi, expected) in [
         ("readOnly: true, nodePublishSecretRef: {name: x}, volumeAttributes: {secretProviderClass: shop}", &[][..]),
         (
@@ -293,26 +299,26 @@ async fn volumes_that_the_driver_refuses() {
             ],
         ),
     ] {
-        says(&pod(csi), expected).await;
+        assert_findings(&pod_manifest(csi), expected).await;
     }
 }
 
 #[tokio::test]
-async fn a_class_that_is_not_there_but_for_one_slip() {
+async fn missing_class_with_similar_name_is_suggested() {
     let using = |name: &str| {
         let attributes = format!("readOnly: true, volumeAttributes: {{secretProviderClass: {name}}}");
-        format!("{}---\n{}", with_parameters(""), pod(&attributes))
+        format!("{}---\n{}", class_with_parameters(""), pod_manifest(&attributes))
     };
     let said = "18:57: warning: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: class \"shpo\" is not among the files; did you mean \"shop\"? [VM0085]";
-    says(&using("shpo"), &[said]).await;
-    says(&using("shpo").replace("name: shop, namespace: shop", "name: shop, namespace: test"), &[]).await;
+    assert_findings(&using("shpo"), &[said]).await;
+    assert_findings(&using("shpo").replace("name: shop, namespace: shop", "name: shop, namespace: test"), &[]).await;
     for other in ["shed", "shop1", "payments"] {
-        says(&using(other), &[]).await;
+        assert_findings(&using(other), &[]).await;
     }
 }
 
 #[tokio::test]
-async fn every_kind_of_workload_has_its_pods_looked_at() {
+async fn volumes_of_every_workload_kind_are_validated() {
     let volumes = "{volumes: [{name: s, csi: {driver: secrets-store.csi.k8s.io}}]}";
     for (version, kind, spec) in [
         ("apps/v1", "Deployment", "spec: {template: {spec: POD}}"),
@@ -327,18 +333,18 @@ async fn every_kind_of_workload_has_its_pods_looked_at() {
     ] {
         let text =
             format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n{}\n", spec.replace("POD", volumes));
-        let said = found(&text).await;
+        let said = findings_of(&text).await;
         assert_eq!(said.len(), 2, "{kind}: {said:?}");
         assert!(said[0].contains(&format!("{kind} \"x\": volume \"s\": readOnly")), "{said:?}");
     }
 }
 
 #[tokio::test]
-async fn a_class_is_there_once_and_is_found_in_any_file() {
+async fn class_in_other_file_is_found_and_duplicate_is_warned() {
     let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop, foo: x}";
-    let good = with_parameters("");
-    let project = Project::with(&[
-        ("a.yaml", &pod(attributes)),
+    let good = class_with_parameters("");
+    let project = Project::with_files(&[
+        ("a.yaml", &pod_manifest(attributes)),
         ("b.yaml", &good),
         ("c.yaml", &good),
         ("d.yaml", &good.replace("namespace: shop", "namespace: test")),
@@ -352,29 +358,29 @@ async fn a_class_is_there_once_and_is_found_in_any_file() {
             "c.yaml:3:18: warning: class \"shop\" in namespace \"shop\" is also at b.yaml:2; of the same cluster one is too many [VM0085]",
         ]
     );
-    assert!(run.printed.ends_with("1 error, 2 warnings in 3 classes, 1 pod (4 files)\n"), "{}", run.printed);
+    assert!(run.stdout.ends_with("1 error, 2 warnings in 3 classes, 1 pod (4 files)\n"), "{}", run.stdout);
 }
 
 #[tokio::test]
-async fn a_class_twice_in_one_file() {
-    let one = with_parameters("");
+async fn duplicate_class_in_one_file_is_an_error() {
+    let one = class_with_parameters("");
     let line = one.lines().count() + 4;
     let twice =
         format!("{line}:18: error: class \"shop\" in namespace \"shop\" is also at a.yaml:2; remove one [VM0085]");
-    says(&format!("{one}---\n{one}"), &[&twice]).await;
+    assert_findings(&format!("{one}---\n{one}"), &[&twice]).await;
     // The driver has one class of a name, whichever; that is for those to tell whose both are.
     let azure = one.replace("provider: vault", "provider: azure");
-    let used = pod("readOnly: true, volumeAttributes: {secretProviderClass: shop, vaultAddres: x}");
+    let used = pod_manifest("readOnly: true, volumeAttributes: {secretProviderClass: shop, vaultAddres: x}");
     for texts in [[&azure, &azure, &one], [&one, &azure, &azure], [&azure, &one, &azure]] {
-        let said = found(&format!("{}---\n{}---\n{}---\n{used}", texts[0], texts[1], texts[2])).await;
+        let said = findings_of(&format!("{}---\n{}---\n{}---\n{used}", texts[0], texts[1], texts[2])).await;
         assert!(said.len() == 2 && said.iter().all(|line| line.contains("vaultAddres: ")), "{said:?}");
     }
 }
 
 #[tokio::test]
-async fn other_providers_and_kinds_are_none_of_our_business() {
-    let azure = with_parameters("    usePodIdentity: 'true'\n").replace("provider: vault", "provider: azure");
-    let user = pod("readOnly: true, volumeAttributes: {secretProviderClass: shop, roleName: x}");
+async fn other_providers_and_kinds_are_ignored() {
+    let azure = class_with_parameters("    usePodIdentity: 'true'\n").replace("provider: vault", "provider: azure");
+    let user = pod_manifest("readOnly: true, volumeAttributes: {secretProviderClass: shop, roleName: x}");
     let other = "apiVersion: example.com/v1\nkind: SecretProviderClass\nspec: 5\n---\n- just\n- a list\n---\ntext\n---\n!custom {a: !Ref b, {c: d}: e}\n";
-    says(&format!("{azure}---\n{user}---\n{other}"), &[]).await;
+    assert_findings(&format!("{azure}---\n{user}---\n{other}"), &[]).await;
 }

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::{Project, class, with_objects, with_parameters};
+use super::{Project, class_manifest, class_with_objects, class_with_parameters};
 
 #[tokio::test]
-async fn no_excerpt_shows_an_argument() {
+async fn validate_excerpts_redact_secret_args() {
     let flow = "- {objectName: a, secretPath: /, secretArgs: {pin: hunter2, list: [hunter2]}, format: xml}";
     let objects = [
         flow.to_owned(),
@@ -31,33 +31,33 @@ async fn no_excerpt_shows_an_argument() {
             let quoted = text.replace('\'', "''").replace('\n', "\n\n      ");
             let folded = text.replace('\n', "\n\n      ");
             [
-                (format!("{index}-literal.yaml"), with_objects(text)),
+                (format!("{index}-literal.yaml"), class_with_objects(text)),
                 (
                     format!("{index}-quoted.yaml"),
-                    class(&format!("  parameters:\n    roleName: web\n    objects: '{quoted}'\n")),
+                    class_manifest(&format!("  parameters:\n    roleName: web\n    objects: '{quoted}'\n")),
                 ),
                 (
                     format!("{index}-folded.yaml"),
-                    class(&format!("  parameters:\n    roleName: web\n    objects: >\n      {folded}\n")),
+                    class_manifest(&format!("  parameters:\n    roleName: web\n    objects: >\n      {folded}\n")),
                 ),
                 (
                     format!("{index}-list.yaml"),
-                    class(&format!("  parameters:\n    objects:\n    {}\n", text.replace('\n', "\n    "))),
+                    class_manifest(&format!("  parameters:\n    objects:\n    {}\n", text.replace('\n', "\n    "))),
                 ),
             ]
         })
         .collect();
     files.push((
         "token.yaml".into(),
-        with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: [hunter2]\n    token: hunter2\n"),
+        class_with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: [hunter2]\n    token: hunter2\n"),
     ));
-    files.push(("address.yaml".into(), with_parameters("    vaultAddress: https://me:hunter2@vault:8200\n")));
-    files.push(("bare.yaml".into(), with_parameters("    baoAddress: me:hunter2@vault\n")));
+    files.push(("address.yaml".into(), class_with_parameters("    vaultAddress: https://me:hunter2@vault:8200\n")));
+    files.push(("bare.yaml".into(), class_with_parameters("    baoAddress: me:hunter2@vault\n")));
     files.push((
         "secret.yaml".into(),
         format!(
             "apiVersion: v1\nkind: Secret\nstringData:\n  a: hunter2\n  b: 'x' hunter2\n---\n{}",
-            with_parameters("    token: hunter2\n")
+            class_with_parameters("    token: hunter2\n")
         ),
     ));
     files.push((
@@ -92,35 +92,35 @@ async fn no_excerpt_shows_an_argument() {
     });
     files.push(("line.json".into(), json!({"kind": "List", "items": [secret, class]}).to_string()));
     let named: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let project = Project::with(&named);
+    let project = Project::with_files(&named);
     for output in ["text", "json", "sarif", "github"] {
         for (name, text) in &named {
             let run = project.run(&["--output", output, name]).await;
-            assert_eq!(run.code, 1, "{text}{}", run.printed);
-            assert!(!run.printed.contains("hunter2"), "{name} {text}\n{}", run.printed);
+            assert_eq!(run.code, 1, "{text}{}", run.stdout);
+            assert!(!run.stdout.contains("hunter2"), "{name} {text}\n{}", run.stdout);
         }
     }
 }
 
 #[tokio::test]
-async fn what_is_covered_leaves_the_rest_of_the_line() {
-    let text = with_objects("- {objectName: a, secretArgs: {pin: hunter2}, secretPath: /}");
-    let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
+async fn validate_redaction_keeps_the_rest_of_the_line() {
+    let text = class_with_objects("- {objectName: a, secretArgs: {pin: hunter2}, secretPath: /}");
+    let run = Project::with_files(&[("a.yaml", &text)]).run(&["."]).await;
     let excerpt = "  |\n9 |       - {objectName: a, secretArgs: {pin: ***}, secretPath: /}\n  |                                                             ^\n";
-    assert!(run.printed.contains(excerpt), "{}", run.printed);
-    let text = with_objects("- objectName: ../a  # hunter2\n  secretPath: 'p#q'")
+    assert!(run.stdout.contains(excerpt), "{}", run.stdout);
+    let text = class_with_objects("- objectName: ../a  # hunter2\n  secretPath: 'p#q'")
         .replace("  parameters:", "  parametres: #hunter2\n  parameters:");
-    let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
+    let run = Project::with_files(&[("a.yaml", &text)]).run(&["."]).await;
     for line in ["  parametres: #***\n", "      - objectName: ../a  #***\n", "        secretPath: 'p#q'\n"] {
-        assert!(run.printed.contains(line) && !run.printed.contains("hunter2"), "{}", run.printed);
+        assert!(run.stdout.contains(line) && !run.stdout.contains("hunter2"), "{}", run.stdout);
     }
-    let text = with_objects(
+    let text = class_with_objects(
         "- {objectName: a, secretPath: p?pin=ab, method: PTU}\n- {objectName: b, secretPath: p?version=2, method: PTU}",
     );
-    let run = Project::with(&[("a.yaml", &text)]).run(&["."]).await;
+    let run = Project::with_files(&[("a.yaml", &text)]).run(&["."]).await;
     for line in
         ["{objectName: a, secretPath: p?***, method: PTU}", "{objectName: b, secretPath: p?version=2, method: PTU}"]
     {
-        assert!(run.printed.contains(line), "{}", run.printed);
+        assert!(run.stdout.contains(line), "{}", run.stdout);
     }
 }

@@ -1,10 +1,10 @@
 //! What somebody wrote, and what was surely meant.
 
-use super::{class, found, says, with_objects, with_parameters};
+use super::{assert_findings, class_manifest, class_with_objects, class_with_parameters, findings_of};
 
 #[tokio::test]
-async fn a_class_by_almost_the_right_name() {
-    let good = with_parameters("");
+async fn misspelled_kind_or_provider_is_suggested() {
+    let good = class_with_parameters("");
     for (is, written, said) in [
         (
             "provider: vault",
@@ -52,7 +52,7 @@ async fn a_class_by_almost_the_right_name() {
             "1:1: error: apiVersion: missing; write secrets-store.csi.x-k8s.io/v1 [VM0085]",
         ),
     ] {
-        says(&good.replace(is, written), &[said]).await;
+        assert_findings(&good.replace(is, written), &[said]).await;
     }
     for (is, written) in [
         ("provider: vault", "provider: akeyless"),
@@ -61,72 +61,68 @@ async fn a_class_by_almost_the_right_name() {
         ("SecretProviderClass", "SecretProviderClassList"),
         ("secrets-store.csi.x-k8s.io/v1", "example.com/v1"),
     ] {
-        says(&good.replace(is, written), &[]).await;
+        assert_findings(&good.replace(is, written), &[]).await;
     }
 }
 
 #[tokio::test]
-async fn yaml_that_looks_right() {
+async fn invalid_yaml_is_explained() {
     for (objects, said) in [
         (
             "- objectName: a\n  secretPath: p\n  secretKey: *",
-            "11:20: error: objects: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
+            "11:20: error: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
         ),
         (
             "- objectName: a\n  secretPath: p\n\n\tsecretKey: k",
-            "12:7: error: objects: is no valid YAML: a tab indents this line; use spaces [VM0081]",
+            "12:7: error: is no valid YAML: a tab indents this line; use spaces [VM0081]",
         ),
         (
             "- objectName: a\n  secretPath: p\n - objectName: b",
-            "11:8: error: objects: is no valid YAML: this line is indented otherwise than the list it is in [VM0081]",
+            "11:8: error: is no valid YAML: this line is indented otherwise than the list it is in [VM0081]",
         ),
     ] {
-        says(&with_objects(objects), &[said]).await;
+        assert_findings(&class_with_objects(objects), &[said]).await;
     }
     let tab = "10:1: error: is no valid YAML: a tab indents this line; use spaces [VM0085]";
-    says(&with_parameters("\taudience: x\n"), &[tab]).await;
+    assert_findings(&class_with_parameters("\taudience: x\n"), &[tab]).await;
 }
 
 #[tokio::test]
-async fn permissions_that_were_meant_to_be_octal() {
+async fn file_permission_without_leading_zero_is_warned_of() {
     let object = |text: &str| format!("- {{objectName: a{text}, secretPath: p, filePermission: {text}}}");
     for (text, is, meant) in
         [("400", "620", "400"), ("440", "670", "440"), ("500", "764", "500"), ("'444'", "674", "444")]
     {
         let bare = text.trim_matches('\'');
-        let said = found(&with_objects(&object(text))).await;
+        let said = findings_of(&class_with_objects(&object(text))).await;
         let says =
             format!("filePermission: {bare} is 0{is}, as it has no 0 before it; did you mean 0{meant}? [VM0080]");
         assert!(said.len() == 1 && said[0].contains(": warning: ") && said[0].ends_with(&says), "{said:?}");
     }
     for text in ["0400", "0o440", "256", "288", "420", "511", "4", "0x100"] {
-        says(&with_objects(&object(text)), &[]).await;
+        assert_findings(&class_with_objects(&object(text)), &[]).await;
     }
 }
 
 #[tokio::test]
-async fn a_template_is_to_be_rendered_first() {
-    let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class(""));
+async fn unrendered_template_is_reported_with_helm_hint() {
+    let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class_manifest(""));
     let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
-    says(&ours, &[said]).await;
+    assert_findings(&ours, &[said]).await;
     let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate)";
     for (is, written, said) in [
         ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
-        (
-            "secretPath: p",
-            "secretPath: {{ .p }}",
-            "9:38: error: objects: is no valid YAML: something here has the wrong type",
-        ),
+        ("secretPath: p", "secretPath: {{ .p }}", "9:38: error: is no valid YAML: something here has the wrong type"),
         ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
         (
             "roleName: web",
             "roleName: {{ .r }}",
-            "7:5: error: roleName: is a mapping, and the API server takes only text; write one value",
+            "7:5: error: is a mapping, and the API server takes only text; write one value",
         ),
     ] {
         let id = if said.contains("objects: ") { "VM0081" } else { "VM0085" };
-        says(&with_parameters("").replace(is, written), &[&format!("{said}; {next} [{id}]")]).await;
+        assert_findings(&class_with_parameters("").replace(is, written), &[&format!("{said}; {next} [{id}]")]).await;
     }
-    let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class(""));
-    assert!(found(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
+    let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class_manifest(""));
+    assert!(findings_of(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
 }

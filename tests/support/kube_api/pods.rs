@@ -13,45 +13,45 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::{Builder, KubeApi, Reply, ReplyBody, Seen, key, missing, status};
+use super::{ApiReply, KubeApi, KubeApiBuilder, ReceivedRequest, ReplyBody, not_found, object_key, status_response};
 
-type Key = (String, String);
+type PodKey = (String, String);
 /// A refusal: status and Status.
-type Refusal = (u16, Value);
+type ErrorReply = (u16, Value);
 /// A version, and the pods there were.
-type Snapshot = (u64, BTreeMap<Key, Record>);
+type Snapshot = (u64, BTreeMap<PodKey, PodRecord>);
 
 /// How a version that is too old is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Expiry {
+pub enum ExpirySignal {
     /// The answer's status is 410.
     #[default]
-    Answer,
+    Response,
     /// The answer is 200, and its first event an ERROR.
     Event,
 }
 
 #[derive(Default)]
 pub(super) struct Pods {
-    records: BTreeMap<Key, Record>,
+    records: BTreeMap<PodKey, PodRecord>,
     version: u64,
-    changes: Vec<Change>,
+    changes: Vec<PodChange>,
     /// Watches from versions before this are refused.
     compacted: u64,
-    expiry: Expiry,
+    expiry_signal: ExpirySignal,
     /// What the next pages of lists are of.
-    snapshots: BTreeMap<u64, BTreeMap<Key, Record>>,
+    snapshots: BTreeMap<u64, BTreeMap<PodKey, PodRecord>>,
     /// What lists show, and how often still; for good, if nothing says how often.
-    stale: Option<(Snapshot, Option<usize>)>,
+    stale_list: Option<(Snapshot, Option<usize>)>,
     /// Objects are sent whole, whatever is asked for.
-    whole: bool,
+    full_objects: bool,
     /// The most bytes of an event that are sent at once.
-    piece: Option<usize>,
-    watches: Vec<Watch>,
+    max_piece_bytes: Option<usize>,
+    watches: Vec<OpenWatch>,
 }
 
 #[derive(Clone, Debug)]
-struct Record {
+struct PodRecord {
     node: String,
     uid: String,
     phase: String,
@@ -60,37 +60,37 @@ struct Record {
     version: u64,
 }
 
-struct Change {
+struct PodChange {
     kind: &'static str,
-    key: Key,
-    record: Record,
+    key: PodKey,
+    record: PodRecord,
 }
 
-struct Watch {
+struct OpenWatch {
     node: String,
-    whole: bool,
+    full_objects: bool,
     pieces: mpsc::UnboundedSender<Bytes>,
 }
 
-impl Builder {
+impl KubeApiBuilder {
     /// A pod that runs on a node.
     #[must_use]
     pub fn node_pod(mut self, node: &str, namespace: &str, name: &str, uid: &str) -> Self {
-        self.state.pods.put(node, namespace, name, uid);
+        self.state.pods.insert(node, namespace, name, uid);
         self
     }
 
     /// Pods are sent whole even when their metadata was asked for.
     #[must_use]
-    pub fn whole_pods(mut self) -> Self {
-        self.state.pods.whole = true;
+    pub fn full_pod_objects(mut self) -> Self {
+        self.state.pods.full_objects = true;
         self
     }
 
     /// Events are sent in pieces of so many bytes.
     #[must_use]
-    pub fn event_pieces(mut self, bytes: usize) -> Self {
-        self.state.pods.piece = Some(bytes);
+    pub fn split_events(mut self, bytes: usize) -> Self {
+        self.state.pods.max_piece_bytes = Some(bytes);
         self
     }
 }
@@ -99,38 +99,38 @@ impl Builder {
 impl KubeApi {
     /// A pod runs on a node; one of that name goes first.
     pub fn add_pod(&self, node: &str, namespace: &str, name: &str, uid: &str) {
-        self.lock().pods.put(node, namespace, name, uid);
+        self.lock().pods.insert(node, namespace, name, uid);
     }
 
     /// The pod is gone, and tokens bound to it with it.
     pub fn delete_pod(&self, namespace: &str, name: &str) {
-        self.lock().pods.change(&key(namespace, name), |_| None);
+        self.lock().pods.apply_change(&object_key(namespace, name), |_| None);
     }
 
     /// The pod's deletion begins: it has a deletionTimestamp and goes on running.
     pub fn begin_pod_deletion(&self, namespace: &str, name: &str) {
-        self.edit(namespace, name, |pod| pod.deleting = true);
+        self.edit_pod(namespace, name, |pod| pod.deleting = true);
     }
 
     /// The pod's phase: `Pending`, `Running`, `Succeeded`, `Failed`.
     pub fn set_pod_phase(&self, namespace: &str, name: &str, phase: &str) {
-        self.edit(namespace, name, |pod| phase.clone_into(&mut pod.phase));
+        self.edit_pod(namespace, name, |pod| phase.clone_into(&mut pod.phase));
     }
 
     /// An annotation of the pod changes to this.
     pub fn annotate_pod(&self, namespace: &str, name: &str, text: &str) {
-        self.edit(namespace, name, |pod| text.clone_into(&mut pod.annotation));
+        self.edit_pod(namespace, name, |pod| text.clone_into(&mut pod.annotation));
     }
 
     /// Another pod of the same name and node takes the place of this one.
     pub fn replace_pod(&self, namespace: &str, name: &str, uid: &str) {
         let mut state = self.lock();
-        let node = state.pods.records[&key(namespace, name)].node.clone();
-        state.pods.put(&node, namespace, name, uid);
+        let node = state.pods.records[&object_key(namespace, name)].node.clone();
+        state.pods.insert(&node, namespace, name, uid);
     }
 
-    fn edit(&self, namespace: &str, name: &str, edit: impl FnOnce(&mut Record)) {
-        self.lock().pods.change(&key(namespace, name), |was| {
+    fn edit_pod(&self, namespace: &str, name: &str, edit: impl FnOnce(&mut PodRecord)) {
+        self.lock().pods.apply_change(&object_key(namespace, name), |was| {
             let mut pod = was.unwrap();
             edit(&mut pod);
             Some(pod)
@@ -147,34 +147,37 @@ impl KubeApi {
             json!({"type": "BOOKMARK", "object": {"kind": kind, "apiVersion": group, "metadata": metadata}})
         };
         for watch in &pods.watches {
-            let line =
-                if watch.whole { bookmark("Pod", "v1") } else { bookmark("PartialObjectMetadata", "meta.k8s.io/v1") };
-            watch.send(&line, pods.piece);
+            let line = if watch.full_objects {
+                bookmark("Pod", "v1")
+            } else {
+                bookmark("PartialObjectMetadata", "meta.k8s.io/v1")
+            };
+            watch.send(&line, pods.max_piece_bytes);
         }
     }
 
     /// What happened so far is forgotten: neither a watch nor the next page of a list goes on from any version given
     /// out until now. Open watches go on.
-    pub fn forget_history(&self, expiry: Expiry) {
+    pub fn compact_history(&self, expiry: ExpirySignal) {
         let pods = &mut self.lock().pods;
         pods.version += 1;
-        (pods.compacted, pods.expiry) = (pods.version, expiry);
+        (pods.compacted, pods.expiry_signal) = (pods.version, expiry);
         pods.snapshots.clear();
     }
 
     /// Open watches end with an ERROR that says 410.
     pub fn expire_watches(&self) {
         let pods = &mut self.lock().pods;
-        let (_, gone) = too_old();
+        let (_, gone) = gone_response();
         for watch in pods.watches.drain(..) {
-            watch.send(&json!({"type": "ERROR", "object": gone}), pods.piece);
+            watch.send(&json!({"type": "ERROR", "object": gone}), pods.max_piece_bytes);
         }
     }
 
     /// Open watches get these bytes.
     pub fn send_to_watches(&self, text: &str) {
         let pods = &self.lock().pods;
-        pods.watches.iter().for_each(|watch| watch.send_text(text, pods.piece));
+        pods.watches.iter().for_each(|watch| watch.send_text(text, pods.max_piece_bytes));
     }
 
     /// Open watches end as they do when their time is over.
@@ -183,88 +186,92 @@ impl KubeApi {
     }
 
     /// How many watches are open.
-    pub fn watches(&self) -> usize {
+    pub fn open_watches(&self) -> usize {
         self.lock().pods.watches.iter().filter(|watch| !watch.pieces.is_closed()).count()
     }
 
     /// From now on a list shows pods as they are now, with the version of now, so many times; `None`: until
     /// [`fresh_lists`](Self::fresh_lists). Watches and reads of single pods tell the truth.
-    pub fn stale_lists(&self, times: Option<usize>) {
+    pub fn serve_stale_lists(&self, times: Option<usize>) {
         let pods = &mut self.lock().pods;
-        pods.stale = Some(((pods.version, pods.records.clone()), times));
+        pods.stale_list = Some(((pods.version, pods.records.clone()), times));
     }
 
     /// Lists show what is.
-    pub fn fresh_lists(&self) {
-        self.lock().pods.stale = None;
+    pub fn serve_fresh_lists(&self) {
+        self.lock().pods.stale_list = None;
     }
 }
 
 impl Pods {
     /// A running pod on no node, for tokens to be bound to; or on one.
-    pub(super) fn put(&mut self, node: &str, namespace: &str, name: &str, uid: &str) {
-        let key = key(namespace, name);
+    pub(super) fn insert(&mut self, node: &str, namespace: &str, name: &str, uid: &str) {
+        let key = object_key(namespace, name);
         if self.records.contains_key(&key) {
-            self.change(&key, |_| None);
+            self.apply_change(&key, |_| None);
         }
         let (node, uid, phase) = (node.to_owned(), uid.to_owned(), "Running".to_owned());
-        let record = Record { node, uid, phase, deleting: false, annotation: String::new(), version: 0 };
-        self.change(&key, |_| Some(record));
+        let record = PodRecord { node, uid, phase, deleting: false, annotation: String::new(), version: 0 };
+        self.apply_change(&key, |_| Some(record));
     }
 
     pub(super) fn uid(&self, namespace: &str, name: &str) -> Option<&str> {
-        self.records.get(&key(namespace, name)).map(|record| record.uid.as_str())
+        self.records.get(&object_key(namespace, name)).map(|record| record.uid.as_str())
     }
 
-    fn change(&mut self, key: &Key, edit: impl FnOnce(Option<Record>) -> Option<Record>) {
+    fn apply_change(&mut self, key: &PodKey, edit: impl FnOnce(Option<PodRecord>) -> Option<PodRecord>) {
         self.version += 1;
         let was = self.records.remove(key);
-        let is = edit(was.clone()).map(|is| Record { version: self.version, ..is });
+        let is = edit(was.clone()).map(|is| PodRecord { version: self.version, ..is });
         if let Some(is) = &is {
             self.records.insert(key.clone(), is.clone());
         }
-        let selected = |record: Option<Record>| record.filter(Record::is_unfinished);
+        let selected = |record: Option<PodRecord>| record.filter(PodRecord::is_unfinished);
         let (kind, record) = match (selected(was), selected(is)) {
             (None, None) => return,
             (None, Some(is)) => ("ADDED", is),
             (Some(_), Some(is)) => ("MODIFIED", is),
-            (Some(was), None) => ("DELETED", Record { version: self.version, ..was }),
+            (Some(was), None) => ("DELETED", PodRecord { version: self.version, ..was }),
         };
-        let change = Change { kind, key: key.clone(), record };
+        let change = PodChange { kind, key: key.clone(), record };
         for watch in self.watches.iter().filter(|watch| watch.node == change.record.node) {
-            watch.send(&change.event(watch.whole), self.piece);
+            watch.send(&change.to_event(watch.full_objects), self.max_piece_bytes);
         }
         self.changes.push(change);
     }
 
     /// The answer to a read of one pod; whoever names a version would be served from a cache.
-    pub(super) fn read(&self, namespace: &str, name: &str, seen: &Seen) -> (u16, Value) {
+    pub(super) fn read(&self, namespace: &str, name: &str, seen: &ReceivedRequest) -> (u16, Value) {
         if !seen.query.is_empty() {
-            return bad(&format!("the read of a pod has a query: {}", seen.query));
+            return bad_request(&format!("the read of a pod has a query: {}", seen.query));
         }
-        let key = key(namespace, name);
-        self.records.get(&key).map_or_else(|| missing("pods", name), |record| (200, record.object(&key, true)))
+        let key = object_key(namespace, name);
+        self.records.get(&key).map_or_else(|| not_found("pods", name), |record| (200, record.to_object(&key, true)))
     }
 
-    pub(super) fn list(&mut self, seen: &Seen) -> (u16, Value) {
-        self.page(seen).unwrap_or_else(|refusal| refusal)
+    pub(super) fn list(&mut self, seen: &ReceivedRequest) -> (u16, Value) {
+        self.list_page(seen).unwrap_or_else(|refusal| refusal)
     }
 
-    fn page(&mut self, seen: &Seen) -> Result<(u16, Value), Refusal> {
-        let query = seen.parameters();
-        let node = node_of(&query)?;
-        let whole = self.is_whole(seen, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")?;
-        let limit =
-            query.get("limit").and_then(|n| n.parse().ok()).filter(|n| *n > 0).ok_or_else(|| bad("no limit"))?;
+    fn list_page(&mut self, seen: &ReceivedRequest) -> Result<(u16, Value), ErrorReply> {
+        let query = seen.query_parameters();
+        let node = selected_node(&query)?;
+        let whole =
+            self.wants_full_objects(seen, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")?;
+        let limit = query
+            .get("limit")
+            .and_then(|n| n.parse().ok())
+            .filter(|n| *n > 0)
+            .ok_or_else(|| bad_request("no limit"))?;
         if query.contains_key("resourceVersion") {
-            return Err(bad("a list of some version may be of a cache"));
+            return Err(bad_request("a list of some version may be of a cache"));
         }
         let ((version, records), start) = match query.get("continue") {
-            None => (self.snapshot(), 0),
-            Some(from) => self.continued(from)?,
+            None => (self.list_snapshot(), 0),
+            Some(from) => self.resume_list(from)?,
         };
         let mut pods = records.iter().filter(|(_, r)| r.node == node && r.is_unfinished()).skip(start);
-        let items: Vec<_> = pods.by_ref().take(limit).map(|(key, record)| record.object(key, whole)).collect();
+        let items: Vec<_> = pods.by_ref().take(limit).map(|(key, record)| record.to_object(key, whole)).collect();
         let mut metadata = json!({"resourceVersion": version.to_string()});
         if pods.next().is_some() {
             metadata["continue"] = json!(STANDARD.encode(format!("{version}?{}", start + limit)));
@@ -274,56 +281,62 @@ impl Pods {
         Ok((200, json!({"kind": kind, "apiVersion": group, "metadata": metadata, "items": items})))
     }
 
-    fn snapshot(&mut self) -> Snapshot {
-        let (snapshot, times) = match self.stale.take() {
+    fn list_snapshot(&mut self) -> Snapshot {
+        let (snapshot, times) = match self.stale_list.take() {
             None | Some((_, Some(0))) => return (self.version, self.records.clone()),
             Some((snapshot, times)) => (snapshot, times.map(|n| n - 1)),
         };
-        self.stale = Some((snapshot.clone(), times));
+        self.stale_list = Some((snapshot.clone(), times));
         snapshot
     }
 
-    fn continued(&self, from: &str) -> Result<(Snapshot, usize), Refusal> {
+    fn resume_list(&self, from: &str) -> Result<(Snapshot, usize), ErrorReply> {
         let text = STANDARD.decode(from).ok().and_then(|text| String::from_utf8(text).ok());
         let place = text.as_deref().and_then(|text| text.split_once('?'));
         let place = place.and_then(|(version, start)| Some((version.parse().ok()?, start.parse().ok()?)));
-        let (version, start) = place.ok_or_else(|| bad("continue key is not valid"))?;
+        let (version, start) = place.ok_or_else(|| bad_request("continue key is not valid"))?;
         let message = "The provided continue parameter is too old to display a consistent list result.";
-        let records = self.snapshots.get(&version).ok_or_else(|| status(410, "Expired", "", message))?;
+        let records = self.snapshots.get(&version).ok_or_else(|| status_response(410, "Expired", "", message))?;
         Ok(((version, records.clone()), start))
     }
 
-    pub(super) fn watch(&mut self, seen: &Seen, held: watch::Receiver<bool>, changes: watch::Sender<u64>) -> Reply {
-        match self.open(seen) {
-            Ok(pieces) => Reply::Events(body(pieces, held, changes)),
-            Err((code, object)) => Reply::Object(code, object),
+    pub(super) fn watch(
+        &mut self,
+        seen: &ReceivedRequest,
+        held: watch::Receiver<bool>,
+        changes: watch::Sender<u64>,
+    ) -> ApiReply {
+        match self.open_watch(seen) {
+            Ok(pieces) => ApiReply::Events(watch_body(pieces, held, changes)),
+            Err((code, object)) => ApiReply::Object(code, object),
         }
     }
 
-    fn open(&mut self, seen: &Seen) -> Result<mpsc::UnboundedReceiver<Bytes>, Refusal> {
-        let query = seen.parameters();
-        let node = node_of(&query)?;
-        let whole = self.is_whole(seen, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")?;
+    fn open_watch(&mut self, seen: &ReceivedRequest) -> Result<mpsc::UnboundedReceiver<Bytes>, ErrorReply> {
+        let query = seen.query_parameters();
+        let node = selected_node(&query)?;
+        let whole = self.wants_full_objects(seen, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")?;
         let is = |name: &str, holds: fn(u64) -> bool| query.get(name).and_then(|n| n.parse().ok()).is_some_and(holds);
         if query.get("allowWatchBookmarks").is_none_or(|yes| yes != "true")
             || !is("timeoutSeconds", |n| (290..=590).contains(&n))
         {
-            return Err(bad("a watch without bookmarks, or of no proper time"));
+            return Err(bad_request("a watch without bookmarks, or of no proper time"));
         }
         let version = query.get("resourceVersion").and_then(|version| version.parse::<u64>().ok());
-        let version = version.filter(|v| *v <= self.version).ok_or_else(|| bad("no resourceVersion of ours"))?;
+        let version =
+            version.filter(|v| *v <= self.version).ok_or_else(|| bad_request("no resourceVersion of ours"))?;
         let (sender, receiver) = mpsc::unbounded_channel();
-        let watch = Watch { node, whole, pieces: sender };
+        let watch = OpenWatch { node, full_objects: whole, pieces: sender };
         if version < self.compacted {
-            let (code, object) = too_old();
-            if self.expiry == Expiry::Answer {
+            let (code, object) = gone_response();
+            if self.expiry_signal == ExpirySignal::Response {
                 return Err((code, object));
             }
-            watch.send(&json!({"type": "ERROR", "object": object}), self.piece);
+            watch.send(&json!({"type": "ERROR", "object": object}), self.max_piece_bytes);
             return Ok(receiver);
         }
         for change in self.changes.iter().filter(|c| c.record.version > version && c.record.node == watch.node) {
-            watch.send(&change.event(watch.whole), self.piece);
+            watch.send(&change.to_event(watch.full_objects), self.max_piece_bytes);
         }
         self.watches.retain(|watch| !watch.pieces.is_closed());
         self.watches.push(watch);
@@ -331,27 +344,27 @@ impl Pods {
     }
 
     /// Whether objects are sent whole; metadata must have been asked for, with objects as the second choice.
-    fn is_whole(&self, seen: &Seen, metadata: &str) -> Result<bool, Refusal> {
+    fn wants_full_objects(&self, seen: &ReceivedRequest, metadata: &str) -> Result<bool, ErrorReply> {
         if seen.accept != format!("{metadata},application/json") {
-            return Err(bad(&format!("Accept is {:?}", seen.accept)));
+            return Err(bad_request(&format!("Accept is {:?}", seen.accept)));
         }
-        Ok(self.whole)
+        Ok(self.full_objects)
     }
 }
 
-impl Seen {
+impl ReceivedRequest {
     /// The query's parameters.
-    pub fn parameters(&self) -> BTreeMap<String, String> {
+    pub fn query_parameters(&self) -> BTreeMap<String, String> {
         form_urlencoded::parse(self.query.as_bytes()).into_owned().collect()
     }
 }
 
-impl Record {
+impl PodRecord {
     fn is_unfinished(&self) -> bool {
         !matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    fn object(&self, (namespace, name): &Key, whole: bool) -> Value {
+    fn to_object(&self, (namespace, name): &PodKey, whole: bool) -> Value {
         let mut metadata = json!({"namespace": namespace, "name": name, "uid": self.uid,
             "resourceVersion": self.version.to_string(), "creationTimestamp": "2025-01-01T00:00:00Z"});
         if self.deleting {
@@ -368,13 +381,13 @@ impl Record {
     }
 }
 
-impl Change {
-    fn event(&self, whole: bool) -> Value {
-        json!({"type": self.kind, "object": self.record.object(&self.key, whole)})
+impl PodChange {
+    fn to_event(&self, whole: bool) -> Value {
+        json!({"type": self.kind, "object": self.record.to_object(&self.key, whole)})
     }
 }
 
-impl Watch {
+impl OpenWatch {
     fn send(&self, event: &Value, piece: Option<usize>) {
         self.send_text(&format!("{event}\n"), piece);
     }
@@ -387,24 +400,28 @@ impl Watch {
 }
 
 /// What a watch is fed with. Its pieces go first when it is dropped, so that whoever is told finds it closed.
-struct Feed {
+struct WatchFeed {
     pieces: mpsc::UnboundedReceiver<Bytes>,
     held: watch::Receiver<bool>,
-    _closed: Closed,
+    _closed: CloseNotifier,
 }
 
 /// Counts one change more when its watch is closed.
-struct Closed(watch::Sender<u64>);
+struct CloseNotifier(watch::Sender<u64>);
 
-impl Drop for Closed {
+impl Drop for CloseNotifier {
     fn drop(&mut self) {
         self.0.send_modify(|changes| *changes += 1);
     }
 }
 
 /// The pieces as they come, as long as the server is not held.
-fn body(pieces: mpsc::UnboundedReceiver<Bytes>, held: watch::Receiver<bool>, changes: watch::Sender<u64>) -> ReplyBody {
-    let feed = Feed { pieces, held, _closed: Closed(changes) };
+fn watch_body(
+    pieces: mpsc::UnboundedReceiver<Bytes>,
+    held: watch::Receiver<bool>,
+    changes: watch::Sender<u64>,
+) -> ReplyBody {
+    let feed = WatchFeed { pieces, held, _closed: CloseNotifier(changes) };
     let pieces = stream::unfold(feed, |mut feed| async move {
         let piece = feed.pieces.recv().await;
         let _ = feed.held.wait_for(|held| !held).await;
@@ -413,17 +430,17 @@ fn body(pieces: mpsc::UnboundedReceiver<Bytes>, held: watch::Receiver<bool>, cha
     StreamBody::new(pieces).boxed_unsync()
 }
 
-fn node_of(query: &BTreeMap<String, String>) -> Result<String, Refusal> {
+fn selected_node(query: &BTreeMap<String, String>) -> Result<String, ErrorReply> {
     let selector = query.get("fieldSelector").map_or("", String::as_str);
     let node = selector.strip_suffix(",status.phase!=Succeeded,status.phase!=Failed");
     let node = node.and_then(|rest| rest.strip_prefix("spec.nodeName=")).filter(|node| !node.is_empty());
-    node.map(str::to_owned).ok_or_else(|| bad(&format!("not of a node's unfinished pods: {selector:?}")))
+    node.map(str::to_owned).ok_or_else(|| bad_request(&format!("not of a node's unfinished pods: {selector:?}")))
 }
 
-fn too_old() -> Refusal {
-    status(410, "Expired", "", "too old resource version: 1 (2)")
+fn gone_response() -> ErrorReply {
+    status_response(410, "Expired", "", "too old resource version: 1 (2)")
 }
 
-fn bad(message: &str) -> Refusal {
-    status(400, "BadRequest", "", message)
+fn bad_request(message: &str) -> ErrorReply {
+    status_response(400, "BadRequest", "", message)
 }
