@@ -124,7 +124,7 @@ impl Config {
         let limits = &args.limits;
         let client = &mut connection.vault;
         client.max_in_flight = limit("--max-in-flight", limits.max_in_flight.as_ref(), client.max_in_flight, report);
-        client.max_mutating = limit("--max-creating", limits.max_creating.as_ref(), client.max_mutating, report);
+        client.max_mutating = limit("--max-mutating", limits.max_mutating.as_ref(), client.max_mutating, report);
         cache_size(limits.cache_size.as_ref(), report);
         let endpoints = endpoint::read(&args.endpoint, report);
         let drain = Setting::flag("--drain-timeout", args.drain_timeout.as_ref());

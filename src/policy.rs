@@ -9,9 +9,9 @@ mod glob;
 mod parse;
 mod review;
 mod rules;
+mod tenant_tls_dir;
 #[cfg(test)]
 mod tests;
-mod tls_dir;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +30,7 @@ pub use parse::{POLICY_FIELDS, PolicyError, is_policy, is_policy_text, parse};
 pub use review::PredictedDenial;
 pub use rules::{DEFAULT_ENDPOINT, Policy};
 use rules::{NamespaceLimits, PolicySetting};
-pub use tls_dir::TenantTlsDir;
+pub use tenant_tls_dir::TenantTlsDir;
 
 /// What a class (or a pod's volumeAttributes over it) says about the server; every field it leaves out is the server's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -271,7 +271,7 @@ impl OperatorPolicy {
         let client = choice.client_certificate.clone().map(|(certificate, key)| ClientCertificate { certificate, key });
         for file in files {
             if self.tenant_tls_dir.is_some() || limits.is_some() {
-                tls_dir::require_plain_path(file)?;
+                tenant_tls_dir::require_plain_path(file)?;
             }
             self.tenant_tls_dir.as_ref().map_or(Ok(()), |folder| folder.check_path(file))?;
             limits.map_or(Ok(()), |limits| limits.check_certificate_file(file))?;
@@ -284,14 +284,14 @@ impl OperatorPolicy {
         })
     }
 
-    /// Follows the links of the certificate files that a class chose, where they must be below `--tls-dir`.
+    /// Follows the links of the certificate files that a class chose, where they must be below `--tenant-tls-dir`.
     pub async fn check_symlinks(&self, target: &VaultTarget) -> Result<(), PolicyDenial> {
-        let Some(tls_dir) = self.tenant_tls_dir.clone().filter(|_| !target.certificate_files.is_empty()) else {
+        let Some(tenant_tls_dir) = self.tenant_tls_dir.clone().filter(|_| !target.certificate_files.is_empty()) else {
             return Ok(());
         };
         let files = target.certificate_files.clone();
         let result =
-            tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| tls_dir.check_symlinks(file)));
+            tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| tenant_tls_dir.check_symlinks(file)));
         let task_failed = |error| PolicyDenial {
             rule: PolicyRule::CertificateFile,
             error: Error::new(Cause::Internal, format!("following links of certificate files has broken: {error}")),

@@ -103,7 +103,7 @@ const MAX_BACKOFF_MS: u64 = 122_000;
 /// What a request takes at a Vault that has nothing else to do, in milliseconds.
 const REQUEST_TIME_MS: u64 = 3;
 const MUTATING_TIME_MS: u64 = 30;
-/// Of a node, requests at once that create something: `--max-creating`.
+/// Of a node, requests at once that create something: `--max-mutating`.
 const MAX_MUTATING: usize = 4;
 /// Of a node, requests at once that no mount waits for.
 const MAX_BACKGROUND: usize = 4;

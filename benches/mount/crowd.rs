@@ -49,7 +49,7 @@ pub async fn measure() -> Vec<Measurement> {
     let address = metrics::free_address();
     let state = StateDir::new();
     let [metrics, kept] = [format!("--metrics-addr={address}"), state.flag()];
-    let flags = ["--refresh-interval=24h", "--max-creating=16", &metrics, &kept];
+    let flags = ["--refresh-interval=24h", "--max-mutating=16", &metrics, &kept];
     let mut program = ProviderProcess::start(&flags).await;
     let process = Process(program.child.id().unwrap());
     let mut driver = Client::connect(&program.socket).await.unwrap();

@@ -17,7 +17,7 @@ use crate::{
 
 const PODS: usize = 100;
 const ROUNDS: usize = 5;
-/// What `--max-creating` is when nobody says otherwise.
+/// What `--max-mutating` is when nobody says otherwise.
 const MAX_MUTATING: usize = 4;
 
 pub async fn measure() -> Measurement {

@@ -48,7 +48,7 @@ pub struct UninstallArgs {
 
     /// Stay until told to stop, as the container of a daemon set must
     #[arg(long)]
-    pub stay: bool,
+    pub wait_for_signal: bool,
 }
 
 /// Makes the private folder and the links.
@@ -83,7 +83,7 @@ async fn installed(args: &InstallArgs) -> Result<(), String> {
 pub fn uninstall(args: &UninstallArgs) -> ExitCode {
     super::finish(super::block_on(async {
         tell(install::uninstall(&args.providers_dir).await?)?;
-        if args.stay {
+        if args.wait_for_signal {
             super::told_to_stop().await;
         }
         Ok(())

@@ -43,13 +43,13 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
         tls: tls::read(&flags, &variables, report),
     };
     let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
-    let tls_dir = guard("--tls-dir", args.tls_dir.as_ref(), "a folder", report);
+    let tenant_tls_dir = guard("--tenant-tls-dir", args.tenant_tls_dir.as_ref(), "a folder", report);
     let shares = guard("--allow-shared-token", args.allow_shared_token.as_ref(), "true or false", report);
     let operator = OperatorPolicy {
         server: Arc::new(server),
         address_policy: allow(&args.allow_address, report),
         allows_skip_verify,
-        tenant_tls_dir: report.read(tls_dir.as_ref(), folder_of_files),
+        tenant_tls_dir: report.read(tenant_tls_dir.as_ref(), folder_of_files),
         policy_file: policy(args, allows_skip_verify, report),
         allows_shared_token: report.read(shares.as_ref(), value::boolean).unwrap_or_default(),
     };
@@ -86,7 +86,7 @@ fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) 
     }
 }
 
-/// Reads `--tls-dir`.
+/// Reads `--tenant-tls-dir`.
 fn folder_of_files(text: &str) -> Result<TenantTlsDir, String> {
     let folder = TenantTlsDir::new(text.into())?;
     value::directory(text).map(|_| folder)
@@ -260,7 +260,7 @@ mod tests {
         let (_, report) = read_all(
             &args(|a| {
                 let empty = || Some(String::new());
-                (a.policy_file, a.tls_dir, a.allow_skip_verify) = (empty(), empty(), empty());
+                (a.policy_file, a.tenant_tls_dir, a.allow_skip_verify) = (empty(), empty(), empty());
                 (a.allow_shared_token, a.tls_min_version) = (empty(), empty());
                 a.allow_address = vec![String::new()];
             }),
@@ -269,7 +269,7 @@ mod tests {
         let said = report.errors.join("\n");
         for says in [
             "--policy-file is empty; write a file, or leave the flag out",
-            "--tls-dir is empty; write a folder",
+            "--tenant-tls-dir is empty; write a folder",
             "--allow-skip-verify is empty; write true or false",
             "--allow-shared-token is empty; write true or false",
             "--tls-min-version is empty; write 1.2 or 1.3",
@@ -290,10 +290,10 @@ mod tests {
             ("/nowhere", Some("cannot be opened")),
             ("/proc/version", Some("is a file, not a directory")),
         ] {
-            let (connection, report) = read_all(&args(|a| a.tls_dir = Some(given.into())), &[]);
+            let (connection, report) = read_all(&args(|a| a.tenant_tls_dir = Some(given.into())), &[]);
             let path = connection.operator.tenant_tls_dir.map(|folder| folder.path().to_owned());
             assert_eq!(path, wrong.is_none().then(|| given.into()), "{given}");
-            let says = wrong.map(|why| format!("--tls-dir={given} {why}"));
+            let says = wrong.map(|why| format!("--tenant-tls-dir={given} {why}"));
             let said = report.errors.join("\n");
             assert!(says.map_or(said.is_empty(), |says| said.starts_with(&says)), "{given}: {said}");
         }

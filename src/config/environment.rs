@@ -10,7 +10,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("MFA", "pods log in without a second factor"),
     ("HEADERS", "no headers are added to requests"),
     ("WRAP_TTL", "secrets are read unwrapped"),
-    ("RATE_LIMIT", "--max-in-flight and --max-creating bound the requests instead"),
+    ("RATE_LIMIT", "--max-in-flight and --max-mutating bound the requests instead"),
     ("CLIENT_CERT_BYTES", "give the client certificate as a file, by --vault-tls-client-cert"),
     ("CLIENT_KEY_BYTES", "give the client key as a file, by --vault-tls-client-key"),
 ];

@@ -82,7 +82,7 @@ pub struct ConnectionArgs {
 
     /// Folder in which certificate files of classes must be
     #[arg(long, value_name = "DIR")]
-    pub tls_dir: Option<String>,
+    pub tenant_tls_dir: Option<String>,
 
     /// Let classes trust any certificate [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -242,7 +242,7 @@ pub struct LimitArgs {
 
     /// Of these, on one mount path, that create credentials [default: 4]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub max_creating: Option<String>,
+    pub max_mutating: Option<String>,
 
     /// Accepted for the Go provider's sake; bounds nothing
     #[arg(long, value_name = "N", allow_negative_numbers = true, hide = true)]

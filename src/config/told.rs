@@ -39,7 +39,7 @@ impl Config {
                     .as_ref()
                     .map_or_else(|| allowed(&operator.address_policy), |_| "as the policy file says".into()),
             ),
-            ("--tls-dir", or_none(operator.tenant_tls_dir.as_ref().map(|folder| folder.path().display()))),
+            ("--tenant-tls-dir", or_none(operator.tenant_tls_dir.as_ref().map(|folder| folder.path().display()))),
             ("--tls-min-version", vault.min_tls_version.as_str().to_owned()),
             ("--allow-skip-verify", operator.allows_skip_verify.to_string()),
             ("--allow-shared-token", operator.allows_shared_token.to_string()),
@@ -60,7 +60,7 @@ impl Config {
             ("--max-mounts", self.max_mounts.to_string()),
             ("--max-sessions", self.max_sessions.to_string()),
             ("--max-in-flight", vault.max_in_flight.to_string()),
-            ("--max-creating", vault.max_mutating.to_string()),
+            ("--max-mutating", vault.max_mutating.to_string()),
             ("VAULT_MAX_RETRIES", vault.max_retries.to_string()),
             ("VAULT_CLIENT_TIMEOUT", vault.request_timeout.map_or("none".to_owned(), span)),
         ]);

@@ -125,7 +125,7 @@ table! {
         means "The class (or the pod's volumeAttributes) sets `vaultSkipTLSVerify`, and `--allow-skip-verify=false` or the policy file forbids it: whoever sits between would read every secret."
         mend "Remove `vaultSkipTLSVerify` and set the CA that issued the server's certificate: `vaultCACert` (the PEM itself) or `vaultCACertPath` in the class, `--vault-tls-ca-cert` for all. Or have the operator allow it: `--allow-skip-verify`, and `skipVerify` in the policy file where there is one."
     NotPermitted "VM0015" PermissionDenied "The operator does not allow what the class chooses"
-        means "The policy file says what the classes of each Kubernetes namespace may use: endpoints, Vault namespaces, auth mounts, audiences, certificate files; `--tls-dir` says where the latter must be. What the class says, with the pod's volumeAttributes laid over it and the operator's defaults below it, is something else."
+        means "The policy file says what the classes of each Kubernetes namespace may use: endpoints, Vault namespaces, auth mounts, audiences, certificate files; `--tenant-tls-dir` says where the latter must be. What the class says, with the pod's volumeAttributes laid over it and the operator's defaults below it, is something else."
         mend "Choose what the message says is allowed, or have the operator change the rule that it names. What a login role may read is no matter of this policy, but of Vault's own."
     EndpointUnknown "VM0016" PermissionDenied "The operator names no such endpoint"
         means "`vaultEndpoint` names a server of the provider's policy file (`--policy-file`), and there is none of that name, or no such file."

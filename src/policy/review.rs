@@ -1,6 +1,8 @@
 //! What a policy says of a class before there is a pod, as far as that can be said without the operator's flags.
 
-use super::{DEFAULT_ENDPOINT, Policy, PolicyDenial, PolicyRequest, namespace_or_root, rules::PolicySetting, tls_dir};
+use super::{
+    DEFAULT_ENDPOINT, Policy, PolicyDenial, PolicyRequest, namespace_or_root, rules::PolicySetting, tenant_tls_dir,
+};
 use crate::metrics::PolicyRule;
 
 /// A refusal that a mount would meet.
@@ -55,7 +57,7 @@ impl Policy {
         }
         for file in choice.certificate_files(server_tls) {
             denials.record(
-                tls_dir::require_plain_path(file).and_then(|()| limits.check_certificate_file(file)),
+                tenant_tls_dir::require_plain_path(file).and_then(|()| limits.check_certificate_file(file)),
                 named_server.is_none(),
             );
         }

@@ -151,7 +151,7 @@ async fn audit_log_records_each_secret_decision() {
 async fn tenant_tls_dir_symlink_denial_is_audited_with_rule() {
     let files = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/etc/passwd", files.path().join("ca.pem")).unwrap();
-    let audited = AuditFixture::new(&[&format!("--tls-dir={}", files.path().display())]).await;
+    let audited = AuditFixture::new(&[&format!("--tenant-tls-dir={}", files.path().display())]).await;
     let pod = audited.pod().with_parameter("vaultCACertPath", files.path().join("ca.pem").to_str().unwrap());
     audited.daemon.assert_mount_error(&pod, Cause::NotPermitted, &[]).await;
     let refused = &audited.records(1).await[0];

@@ -75,7 +75,7 @@ async fn policy_rule_denials_are_counted_by_rule() {
     let policy = PolicyFile::new(&format!("rules: [{{namespaces: [shop], authMounts: [{auth}], audiences: [vault]}}]"));
     let pages = free_address();
     let (flag, metrics_flag) = (policy.flag(), format!("--metrics-addr={pages}"));
-    let tls_dir = format!("--tls-dir={}", folder.path().display());
+    let tls_dir = format!("--tenant-tls-dir={}", folder.path().display());
     let daemon = Daemon::start(&[&flag, &metrics_flag, &tls_dir]).await;
     assert_eq!(daemon.mount_files(&pod).await["pass"], "s3cret");
     let mine = pod.clone().with_parameter("vaultAddress", &tenant.address);
@@ -98,7 +98,7 @@ async fn policy_rule_denials_are_counted_by_rule() {
         };
         let before = count().await;
         let text = daemon.assert_mount_error(&pod.clone().with_parameter(name, value), cause, &[]).await;
-        assert!(text.contains(policy.path()) || text.contains("--tls-dir"), "{name}: {text}");
+        assert!(text.contains(policy.path()) || text.contains("--tenant-tls-dir"), "{name}: {text}");
         assert_eq!(count().await, before + 1, "{name}");
     }
     // Of another namespace.
@@ -114,10 +114,14 @@ async fn tenant_tls_dir_denies_symlink_leading_outside() {
     std::fs::create_dir(&inside).unwrap();
     std::fs::write(folder.path().join("key.pem"), "").unwrap();
     std::os::unix::fs::symlink("../key.pem", inside.join("ca.pem")).unwrap();
-    let daemon = Daemon::start(&[&format!("--tls-dir={}", inside.display())]).await;
+    let daemon = Daemon::start(&[&format!("--tenant-tls-dir={}", inside.display())]).await;
     let pod = pod.with_parameter("vaultCACertPath", inside.join("ca.pem").display().to_string());
     daemon
-        .assert_mount_error(&pod, Cause::NotPermitted, &["is a link to something that is not below", "--tls-dir"])
+        .assert_mount_error(
+            &pod,
+            Cause::NotPermitted,
+            &["is a link to something that is not below", "--tenant-tls-dir"],
+        )
         .await;
 }
 

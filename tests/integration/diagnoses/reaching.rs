@@ -204,8 +204,8 @@ pub async fn tenant_policy_violation() -> [MountCase; 3] {
     let says = ["namespace \"shop\" may use \"kubernetes\" alone", "add the namespace to namespaces", policy.path()];
     let unnamed = MountCase::for_pod(pod.clone(), &says).with_flags(&[&policy.flag()]).keep_alive(policy);
     let folder = tempfile::tempdir().unwrap();
-    let flag = format!("--tls-dir={}", folder.path().display());
-    let says = ["\"/etc/ssl/ca.pem\"", folder.path().to_str().unwrap(), "--tls-dir"];
+    let flag = format!("--tenant-tls-dir={}", folder.path().display());
+    let says = ["\"/etc/ssl/ca.pem\"", folder.path().to_str().unwrap(), "--tenant-tls-dir"];
     let outside = MountCase::for_pod(pod.with_parameter("vaultCACertPath", "/etc/ssl/ca.pem"), &says)
         .with_flags(&[&flag])
         .keep_alive(folder);

@@ -462,7 +462,7 @@ async fn shutdown_revokes_nothing() {
 #[tokio::test]
 #[ignore = "takes half a minute of both cores: make soak"]
 async fn thousand_pods_are_mounted_and_revoked() {
-    let stage = LifetimeFixture::new(&["--max-creating=16"]).await;
+    let stage = LifetimeFixture::new(&["--max-mutating=16"]).await;
     let secret = format!("- {{objectName: kv, secretPath: {}/data/db, secretKey: pass}}\n", stage.tenant.kv);
     let pods: Vec<Pod> = (0..1000).map(|_| stage.pod().with_objects(&secret)).collect();
     for some in pods.chunks(50) {

@@ -9,7 +9,7 @@ use crate::{
     text::quote,
 };
 
-/// The folder of `--tls-dir`: an absolute path without `.` and `..`, as those of files must be that are below it.
+/// The folder of `--tenant-tls-dir`: an absolute path without `.` and `..`, as those of files must be that are below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantTlsDir(PathBuf);
 
@@ -57,7 +57,7 @@ impl TenantTlsDir {
         let problem =
             format!("the certificate file {file} {reason} below {}, where files of classes must be", self.0.display());
         let error = Error::new(Cause::NotPermitted, problem);
-        let advice = "use a file from there, or have the operator put it there, or change --tls-dir";
+        let advice = "use a file from there, or have the operator put it there, or change --tenant-tls-dir";
         PolicyDenial { rule: PolicyRule::CertificateFile, error: error.advice(advice) }
     }
 }
