@@ -22,14 +22,14 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 pub use probes::{Alive, Probes};
 
-use crate::mount::Mounter;
+use crate::mount::MountService;
 
 /// What there is to answer with.
 pub struct Pages {
     /// How the process stands.
     pub probes: Probes,
     /// What it holds and has counted.
-    pub mounter: Arc<Mounter>,
+    pub mounter: Arc<MountService>,
     /// What it was told to do, without a secret.
     pub settings: Vec<(&'static str, String)>,
 }

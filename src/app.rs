@@ -23,7 +23,7 @@ use crate::{
     kube::{self, Kube},
     lease::Refresh,
     metrics::Metrics,
-    mount::{Chosen, KeySource, LastFailures, Mounter, Slots},
+    mount::{HmacKeys, MountLimiter, MountService, RecentFailures, TenantAddressLog},
     provider::{self, Connections},
     renewal::Reconciler,
     session::{Observers, SessionRegistry},
@@ -35,7 +35,7 @@ use crate::{
 
 /// A server that is ready to serve.
 pub struct App {
-    mounter: Arc<Mounter>,
+    mounter: Arc<MountService>,
     metrics: Arc<Metrics>,
     sockets: Vec<Socket>,
     status: Option<Socket>,
@@ -52,13 +52,15 @@ impl App {
         let kube = kube(&config, &metrics).map_err(|e| e.to_string())?;
         let store = store(&config, &metrics);
         let keys = match (&config.hmac_key_file, &kube) {
-            (Some(file), _) => KeySource::file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
-            (None, Some(kube)) => KeySource::secret(Arc::clone(kube), config.hmac_secret_name.clone(), store.is_some()),
+            (Some(file), _) => HmacKeys::from_file(file).map_err(|e| format!("--hmac-key-file {e}"))?,
+            (None, Some(kube)) => {
+                HmacKeys::from_secret(Arc::clone(kube), config.hmac_secret_name.clone(), store.is_some())
+            }
             (None, None) => {
                 tracing::warn!(
                     "not in a cluster and no --hmac-key-file: object versions are made with a key of this process alone"
                 );
-                KeySource::process()
+                HmacKeys::process_local()
             }
         };
         let audit = match config.audit_log.clone() {
@@ -70,15 +72,15 @@ impl App {
             None => Events::default(),
         };
         let observers = Observers { metrics: Arc::clone(&metrics), audit, events };
-        let mounter = Arc::new(mounter(&config, kube, keys, observers, store.clone()));
+        let mounter = Arc::new(mount_service(&config, kube, keys, observers, store.clone()));
         let pages = Pages { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.told() };
         let pages = Arc::new(pages);
         for (listener, shown) in listeners(&config).await? {
             tokio::spawn(admin::serve(listener, shown, Arc::clone(&pages)));
         }
-        if store.is_some() && is_served(&config).await && mounter.keys.had().is_none() {
+        if store.is_some() && has_listener(&config).await && mounter.keys.try_get().is_none() {
             tracing::info!("the key of what pods were given is waited for: until then the process that serves goes on");
-            mounter.keys.come().await;
+            mounter.keys.get().await;
         }
         let status = match &config.status_socket {
             Some(wanted) => status_socket(wanted).await?,
@@ -107,9 +109,9 @@ impl App {
             store,
             mounter: Arc::clone(&self.mounter),
             connections: Arc::clone(&connections),
-            names: self.sockets.iter().map(Socket::standing).collect(),
-            patience: self.drain_timeout,
-            giving: Mutex::default(),
+            socket_ownership: self.sockets.iter().map(Socket::standing).collect(),
+            drain_timeout: self.drain_timeout,
+            release_lock: Mutex::default(),
         });
         let names: Arc<[PathBuf]> = self.sockets.iter().map(|socket| socket.private().to_owned()).collect();
         for socket in self.sockets {
@@ -119,7 +121,7 @@ impl App {
         }
         self.pages.probes.serving(Box::new(move || {
             let names = Arc::clone(&names);
-            async move { try_join_all(names.iter().map(|name| provider::answers(name))).await.map(drop) }.boxed()
+            async move { try_join_all(names.iter().map(|name| provider::check_socket(name))).await.map(drop) }.boxed()
         }));
         let handover = handover.map(Arc::new);
         let mut handing = JoinSet::new();
@@ -144,7 +146,7 @@ impl App {
         trust.abort();
         if let Some(handover) = handover {
             // A hand-over under way waits for calls in flight, too.
-            let _ = timeout_at(by, handover.giving.lock()).await;
+            let _ = timeout_at(by, handover.release_lock.lock()).await;
             handing.abort_all();
             handover.finish().await;
         }
@@ -166,7 +168,7 @@ fn store(config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Store>> {
 }
 
 /// Whether a process serves at any of the sockets' names.
-async fn is_served(config: &Config) -> bool {
+async fn has_listener(config: &Config) -> bool {
     for path in &config.endpoints {
         if UnixStream::connect(path).await.is_ok() {
             return true;
@@ -217,19 +219,19 @@ pub fn kube(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Kube>>
 
 /// What mounts volumes, with nothing bound or begun. What happens is counted and told.
 #[must_use]
-pub fn mounter(
+pub fn mount_service(
     config: &Config,
     kube: Option<Arc<Kube>>,
-    keys: KeySource,
+    keys: HmacKeys,
     observers: Observers,
     store: Option<Arc<Store>>,
-) -> Mounter {
+) -> MountService {
     let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
-    let gate = if store.is_some() { Gate::shut(handover::OTHER) } else { Gate::open() };
+    let gate = if store.is_some() { Gate::shut(handover::WAITING_FOR_PREDECESSOR) } else { Gate::open() };
     let sessions = Arc::new(SessionRegistry::new(config.max_sessions, observers, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
     let renewal = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
-    Mounter {
+    MountService {
         operator: config.connection.operator.clone(),
         vault,
         sessions,
@@ -239,8 +241,8 @@ pub fn mounter(
         mint_tokens: config.mint_tokens == MintTokens::Auto,
         keys,
         gate,
-        slots: Slots::new(config.max_mounts),
-        chosen: Chosen::default(),
-        failures: LastFailures::default(),
+        slots: MountLimiter::new(config.max_mounts),
+        chosen: TenantAddressLog::default(),
+        failures: RecentFailures::default(),
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     error::Error,
-    mount::{Answered, Mounted, Mounter, Way},
+    mount::{MountContext, MountService, RequestResult, VolumeContents},
     request::MountSpec,
     vault::wire::SecretRequest,
 };
@@ -30,7 +30,7 @@ use traces::CreatedResources;
 /// A walk.
 pub struct Check<'a> {
     /// What would do the mount.
-    pub mount_service: &'a Mounter,
+    pub mount_service: &'a MountService,
     /// What the pod asks for.
     pub spec: &'a MountSpec,
     /// The audience of a class that names none.
@@ -128,10 +128,10 @@ impl Check<'_> {
     pub async fn run(
         &self,
         mut on_step: impl FnMut(Step),
-        check_size: impl Fn(&Mounted) -> Result<(), Error>,
+        check_size: impl Fn(&VolumeContents) -> Result<(), Error>,
         interrupted: impl Future<Output = ()>,
     ) -> bool {
-        let context = match self.mount_service.way(self.spec, self.default_audience).await {
+        let context = match self.mount_service.open_context(self.spec, self.default_audience).await {
             Ok(way) => way,
             Err(error) => {
                 let name = if error.cause().is_tls() { "TLS" } else { "address" };
@@ -169,16 +169,16 @@ impl Check<'_> {
 
     async fn run_steps(
         &self,
-        context: &Way,
+        context: &MountContext,
         on_step: &mut impl FnMut(Step),
-        check_size: impl Fn(&Mounted) -> Result<(), Error>,
+        check_size: impl Fn(&VolumeContents) -> Result<(), Error>,
         created: &mut CreatedResources,
         is_interrupted: &AtomicBool,
     ) -> Result<(), EarlyStop> {
         self.check_connectivity(context, on_step).await?;
         on_step(self.check_token()?);
         ensure_not_interrupted(is_interrupted)?;
-        let login_result = context.session.ensure_token(&context.prover, self.step_deadline()).await;
+        let login_result = context.session.ensure_token(&context.credentials, self.step_deadline()).await;
         created.add_token(context);
         login_result.map_err(|error| Step::fail("login", error))?;
         if let Some(token) = context.session.last_login_token() {
@@ -192,9 +192,9 @@ impl Check<'_> {
     /// What all files together show. Only what was read and could be made a file, or may be absent, is looked at.
     async fn check_files(
         &self,
-        context: &Way,
+        context: &MountContext,
         results: &HashMap<&SecretRequest, ObjectResult>,
-        check_size: impl Fn(&Mounted) -> Result<(), Error>,
+        check_size: impl Fn(&VolumeContents) -> Result<(), Error>,
     ) -> Step {
         let mut spec = self.spec.clone();
         let class = Arc::make_mut(&mut spec.class);
@@ -203,16 +203,18 @@ impl Check<'_> {
         if spec.class.objects.is_empty() {
             return Step::skip("files", "none was read");
         }
-        let request_results = spec.class.reads().into_iter().filter_map(|(read, objects)| {
+        let request_results = spec.class.objects_by_request().into_iter().filter_map(|(read, objects)| {
             let outcome = match results.get(&**read)? {
                 ObjectResult::Secret(secret) => Ok(Arc::clone(secret)),
                 ObjectResult::Failed(error) => Err(error.clone()),
                 ObjectResult::Skipped(_) => return None,
             };
-            Some(Answered { read, objects, outcome })
+            Some(RequestResult { request: read, objects, outcome })
         });
-        let contents =
-            self.mount_service.assemble(&spec, &context.session, request_results.collect(), self.step_deadline()).await;
+        let contents = self
+            .mount_service
+            .render_all(&spec, &context.session, request_results.collect(), self.step_deadline())
+            .await;
         match contents.and_then(|mounted| check_size(&mounted).map(|()| mounted)) {
             Err(error) => Step::fail("files", error),
             Ok(mounted) => {

@@ -37,18 +37,18 @@ use crate::{
     telemetry::{Again, milliseconds},
     vault::{Vault, failure, wire::SecretRequest},
 };
-use audited::Decided;
-pub use chosen::Chosen;
-pub use failures::LastFailures;
-pub use keys::KeySource;
-pub use mounted::{MAX_RESPONSE, Mounted};
-use mounted::{Receipt, too_large};
-use report::Failures;
-pub use slots::{Slot, Slots};
-pub(crate) use way::Way;
+use audited::ReadDecision;
+pub use chosen::TenantAddressLog;
+pub use failures::RecentFailures;
+pub use keys::HmacKeys;
+use mounted::{DeliveryRecord, too_large_error};
+pub use mounted::{MAX_RESPONSE_BYTES, VolumeContents};
+use report::ObjectErrors;
+pub use slots::{MountLimiter, MountPermit};
+pub(crate) use way::MountContext;
 
 /// Mounts volumes. One per process.
-pub struct Mounter {
+pub struct MountService {
     /// What the operator set and allows.
     pub operator: OperatorPolicy,
     /// Every server.
@@ -64,46 +64,46 @@ pub struct Mounter {
     /// Whether tokens that the driver did not pass are asked of the Kubernetes API.
     pub mint_tokens: bool,
     /// Where the key of object versions comes from.
-    pub keys: KeySource,
+    pub keys: HmacKeys,
     /// Where mounts wait for what pods were given by earlier processes.
     pub gate: Gate,
     /// How many mounts are under way at once.
-    pub slots: Arc<Slots>,
+    pub slots: Arc<MountLimiter>,
     /// Addresses that classes chose.
-    pub chosen: Chosen,
+    pub chosen: TenantAddressLog,
     /// What its callers were told of failures.
-    pub failures: LastFailures,
+    pub failures: RecentFailures,
 }
 
 /// One request, the objects that want its answer, and what came of it.
-pub(crate) struct Answered<'a> {
-    pub(crate) read: &'a Arc<SecretRequest>,
+pub(crate) struct RequestResult<'a> {
+    pub(crate) request: &'a Arc<SecretRequest>,
     pub(crate) objects: Vec<&'a Object>,
     pub(crate) outcome: Result<Arc<CachedSecret>, Error>,
 }
 
 /// How much longer is waited for those who know what they waited for: they say which request the time ran out with.
-const GRACE: Duration = Duration::from_millis(100);
+const INNER_TIMEOUT_GRACE_PERIOD: Duration = Duration::from_millis(100);
 /// How long a poll waits at most for what its pod has, only older; and when that may have been rotated meanwhile.
-const PATIENCE: Duration = Duration::from_secs(2);
-const ROTATION_PATIENCE: Duration = Duration::from_secs(4);
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+const ROTATION_POLL_TIMEOUT: Duration = Duration::from_secs(4);
 /// Files of more bytes are not made: they are too many for any driver.
-const MAX_FILES: usize = 2 * MAX_RESPONSE;
+const MAX_FILE_BYTES: usize = 2 * MAX_RESPONSE_BYTES;
 /// Paths without a secret whose neighbours are looked for at most.
-const MAX_LOOKS: usize = 3;
+const MAX_PATH_SUGGESTIONS: usize = 3;
 
-impl Mounter {
+impl MountService {
     /// Brings everything a pod asked for, or every reason why not. `audience` is asked for when the class names none.
-    pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<Mounted, Error> {
+    pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<VolumeContents, Error> {
         let late = || {
             let what = "the caller's time ran out while certificate files were read".to_owned();
             Error::new(Cause::Deadline, what)
                 .advice("check the file system that they are on, and how many a class names")
         };
-        let way = timeout_at(deadline, self.way(spec, audience)).await.unwrap_or_else(|_| Err(late()))?;
-        let mut outcome = self.bring(spec, &way, deadline).await;
+        let way = timeout_at(deadline, self.open_context(spec, audience)).await.unwrap_or_else(|_| Err(late()))?;
+        let mut outcome = self.read_and_render(spec, &way, deadline).await;
         match &mut outcome {
-            Ok(mounted) => mounted.receipt.keeps = way.keeps.into_inner(),
+            Ok(mounted) => mounted.record.served_stale = way.served_stale.into_inner(),
             // What some objects were read for waits for the next.
             Err(error) => {
                 // A name that leads to the node, which only its resolution shows.
@@ -117,39 +117,44 @@ impl Mounter {
         outcome
     }
 
-    async fn bring(&self, spec: &MountSpec, way: &Way, deadline: Instant) -> Result<Mounted, Error> {
+    async fn read_and_render(
+        &self,
+        spec: &MountSpec,
+        way: &MountContext,
+        deadline: Instant,
+    ) -> Result<VolumeContents, Error> {
         let refresh = spec.class.refresh.unwrap_or(self.refresh);
         way.session.verify_tokens(spec.class.objects.iter().map(|object| &object.request), refresh, deadline).await;
-        let (answers, reused) = self.answers(spec, way, refresh, deadline).await?;
-        self.remembered(spec, way, &answers, &reused);
+        let (answers, reused) = self.collect_secrets(spec, way, refresh, deadline).await?;
+        self.record_cache_hits(spec, way, &answers, &reused);
         // Else it is no rendering that fails, and what was refused is not asked for twice in a mount.
-        let had = answers.iter().all(Answered::is_had);
-        let outcome = self.assemble(spec, &way.session, answers, deadline).await;
-        if !had || outcome.as_ref().err().is_none_or(is_kept) {
+        let had = answers.iter().all(RequestResult::is_satisfied);
+        let outcome = self.render_all(spec, &way.session, answers, deadline).await;
+        if !had || outcome.as_ref().err().is_none_or(allows_stale) {
             return outcome;
         }
         // What was read earlier may lack what Vault has by now.
         if reused.iter().fold(false, |any, (read, lease)| way.session.invalidate(read, lease) | any) {
-            let (answers, _) = self.answers(spec, way, refresh, deadline).await?;
-            return self.assemble(spec, &way.session, answers, deadline).await;
+            let (answers, _) = self.collect_secrets(spec, way, refresh, deadline).await?;
+            return self.render_all(spec, &way.session, answers, deadline).await;
         }
         outcome
     }
 
     /// The answer to each request of the class, and those that were not asked for now.
-    async fn answers<'a>(
+    async fn collect_secrets<'a>(
         &self,
         spec: &'a MountSpec,
-        way: &Way,
+        way: &MountContext,
         refresh: Refresh,
         deadline: Instant,
-    ) -> Result<(Vec<Answered<'a>>, Vec<(&'a Arc<SecretRequest>, Arc<CachedSecret>)>), Error> {
+    ) -> Result<(Vec<RequestResult<'a>>, Vec<(&'a Arc<SecretRequest>, Arc<CachedSecret>)>), Error> {
         let (mut answers, mut due, mut reused) = (Vec::new(), Vec::new(), Vec::new());
-        for (read, objects) in spec.class.reads() {
+        for (read, objects) in spec.class.objects_by_request() {
             match way.session.lookup(read, refresh) {
                 Lookup::Fresh(lease) => {
                     reused.push((read, Arc::clone(&lease)));
-                    answers.push(Answered { read, objects, outcome: Ok(lease) });
+                    answers.push(RequestResult { request: read, objects, outcome: Ok(lease) });
                 }
                 Lookup::Due(one) => due.push((read, objects, one)),
             }
@@ -157,31 +162,31 @@ impl Mounter {
         if due.is_empty() {
             return Ok((answers, reused));
         }
-        answers.extend(self.read(spec, way, due, deadline).await?);
+        answers.extend(self.fetch_due(spec, way, due, deadline).await?);
         // That a token is gone may have shown only now, and what hung on it was found good before.
         let (mut good, mut gone) = (Vec::new(), Vec::new());
-        for Answered { read, objects, outcome } in answers {
+        for RequestResult { request: read, objects, outcome } in answers {
             match (way.session.lookup(read, refresh), outcome) {
                 (Lookup::Due(due), Ok(_)) if due.reason == Some(Reason::Gone) => gone.push((read, objects, due)),
-                (_, outcome) => good.push(Answered { read, objects, outcome }),
+                (_, outcome) => good.push(RequestResult { request: read, objects, outcome }),
             }
         }
         if !gone.is_empty() {
             reused.retain(|(read, _)| !gone.iter().any(|(other, ..)| other == read));
-            good.extend(self.read(spec, way, gone, deadline).await?);
+            good.extend(self.fetch_due(spec, way, gone, deadline).await?);
         }
         Ok((good, reused))
     }
 
     /// Asks Vault for what is due. When it cannot be asked, the pod keeps what it has: a poll must not fail for that.
-    async fn read<'a>(
+    async fn fetch_due<'a>(
         &self,
         spec: &MountSpec,
-        way: &Way,
+        way: &MountContext,
         due: Vec<(&'a Arc<SecretRequest>, Vec<&'a Object>, DueSecret)>,
         deadline: Instant,
-    ) -> Result<Vec<Answered<'a>>, Error> {
-        let Way { target, session, prover, .. } = way;
+    ) -> Result<Vec<RequestResult<'a>>, Error> {
+        let MountContext { target, session, credentials: prover, .. } = way;
         let late = || {
             let what = if Instant::now() < deadline {
                 format!("Vault at {} did not answer in the time that a poll waits", target.endpoint.address)
@@ -191,28 +196,32 @@ impl Mounter {
             Error::new(Cause::Deadline, what).advice(failure::DEADLINE_FIX)
         };
         let polled = session.has_volume(&spec.target_path);
-        let stays = due.iter().all(|(_, objects, due)| has_something(due, objects, polled));
+        let stays = due.iter().all(|(_, objects, due)| has_cached_copy(due, objects, polled));
         if !stays {
             session.request_probe();
         }
         // Also what is not waited for any longer goes on, and is there for the next poll.
-        let patience = if stays { (deadline + GRACE).min(Instant::now() + patience(&due)) } else { deadline + GRACE };
+        let patience = if stays {
+            (deadline + INNER_TIMEOUT_GRACE_PERIOD).min(Instant::now() + poll_timeout(&due))
+        } else {
+            deadline + INNER_TIMEOUT_GRACE_PERIOD
+        };
         let opened = session.unless_outage(session.ensure_token(prover, deadline));
         let opened = timeout_at(patience, opened).await.unwrap_or_else(|_| Err(late()));
         if let Err(error) = opened {
-            self.reread_tls(&error, target);
-            let keeps = stays && is_kept(&error);
+            self.suspect_tls_files(&error, target);
+            let keeps = stays && allows_stale(&error);
             let kept: Vec<_> = due
                 .into_iter()
                 .filter_map(|(read, objects, due)| {
-                    let lease = self.instead(spec, way, (read, &objects), &error, due, keeps)?;
-                    Some(Answered { read, objects, outcome: Ok(lease) })
+                    let lease = self.fall_back_to_stale(spec, way, (read, &objects), &error, due, keeps)?;
+                    Some(RequestResult { request: read, objects, outcome: Ok(lease) })
                 })
                 .collect();
             if !keeps {
                 return Err(error);
             }
-            self.keeps(spec, way, &error);
+            self.report_stale(spec, way, &error);
             return Ok(kept);
         }
         let answers = join_all(due.into_iter().map(async |(read, objects, due)| {
@@ -222,34 +231,38 @@ impl Mounter {
                 Ok((FetchOutcome { secret: lease, request_id }, from)) => {
                     let (before, after) = (due.previous.as_deref(), Some((&*lease, from)));
                     let (request_id, error) = (request_id.as_deref(), None);
-                    self.decided(spec, way, &Decided { read, objects: &objects, before, after, request_id, error });
-                    (Some(Answered { read, objects, outcome: Ok(lease) }), None)
+                    self.record_read(
+                        spec,
+                        way,
+                        &ReadDecision { request: read, objects: &objects, before, after, request_id, error },
+                    );
+                    (Some(RequestResult { request: read, objects, outcome: Ok(lease) }), None)
                 }
                 Err(error) => {
-                    self.reread_tls(&error, target);
-                    let keeps = is_kept(&error) && has_something(&due, &objects, polled);
-                    let kept = self.instead(spec, way, (read, &objects), &error, due, keeps);
+                    self.suspect_tls_files(&error, target);
+                    let keeps = allows_stale(&error) && has_cached_copy(&due, &objects, polled);
+                    let kept = self.fall_back_to_stale(spec, way, (read, &objects), &error, due, keeps);
                     if keeps {
-                        (kept.map(|lease| Answered { read, objects, outcome: Ok(lease) }), Some(error))
+                        (kept.map(|lease| RequestResult { request: read, objects, outcome: Ok(lease) }), Some(error))
                     } else {
-                        (Some(Answered { read, objects, outcome: Err(error) }), None)
+                        (Some(RequestResult { request: read, objects, outcome: Err(error) }), None)
                     }
                 }
             }
         }));
         let (answers, passed): (Vec<_>, Vec<_>) = answers.await.into_iter().unzip();
         if let Some(error) = passed.into_iter().flatten().next() {
-            self.keeps(spec, way, &error);
+            self.report_stale(spec, way, &error);
         }
         Ok(answers.into_iter().flatten().collect())
     }
 
     /// What stands for an answer that could not be had, if the pod `keeps` what it has: that; or nothing, if it has nothing and
     /// needs none.
-    fn instead(
+    fn fall_back_to_stale(
         &self,
         spec: &MountSpec,
-        way: &Way,
+        way: &MountContext,
         (read, objects): (&Arc<SecretRequest>, &[&Object]),
         error: &Error,
         due: DueSecret,
@@ -257,16 +270,16 @@ impl Mounter {
     ) -> Option<Arc<CachedSecret>> {
         let (before, kept) = (due.previous.as_deref(), due.stale.filter(|_| keeps));
         let after = kept.as_deref().map(|lease| (lease, ReadFrom::Kept));
-        let decided = Decided { read, objects, before, after, request_id: None, error: Some(error) };
-        self.decided(spec, way, &decided);
+        let decided = ReadDecision { request: read, objects, before, after, request_id: None, error: Some(error) };
+        self.record_read(spec, way, &decided);
         self.sessions.metrics().reads(ReadFrom::Kept, usize::from(kept.is_some()));
         kept
     }
 
     /// Says that a pod keeps what it has, as Vault could not be asked.
-    fn keeps(&self, spec: &MountSpec, way: &Way, error: &Error) {
+    fn report_stale(&self, spec: &MountSpec, way: &MountContext, error: &Error) {
         let session = &way.session;
-        way.keeps.store(true, Relaxed);
+        way.served_stale.store(true, Relaxed);
         let text = || format!("the pod keeps what it has: {error}");
         self.sessions.events().tell(|| audited::subject(&spec.pod), Why::RefreshFailed, text);
         session.mark_refresh_failed(&spec.target_path);
@@ -279,7 +292,8 @@ impl Mounter {
             Again::Quiet => (None, false),
         };
         let (code, objects) = (error.cause().code().name(), tracing::field::display(spec.class.display_object_names()));
-        let (endpoint, duration_ms) = (tracing::field::display(&way.target.endpoint.address), milliseconds(way.begun));
+        let (endpoint, duration_ms) =
+            (tracing::field::display(&way.target.endpoint.address), milliseconds(way.started_at));
         if is_told {
             tracing::warn!(code, objects, endpoint, duration_ms, polls, "the pod keeps what it has: {error}");
         } else {
@@ -289,8 +303,9 @@ impl Mounter {
 
     /// A mount's files are on their way to the pod. Whether any is new to it.
     #[must_use]
-    pub fn delivered(&self, mounted: &Mounted) -> bool {
-        let Receipt { session, pod_uid, target_path, class, leases, keeps, .. } = &mounted.receipt;
+    pub fn delivered(&self, mounted: &VolumeContents) -> bool {
+        let DeliveryRecord { session, pod_uid, target_path, class, secrets: leases, served_stale: keeps, .. } =
+            &mounted.record;
         let delivery = Delivery { pod_uid, target_path, class, secrets: leases, served_stale: *keeps };
         let new = self.sessions.record_delivery(session, &delivery);
         self.renewal.schedule(session);
@@ -299,48 +314,51 @@ impl Mounter {
 
     /// A mount went well that may have failed before. Tells the pod's owner, if it had, or if the pod had kept what it had, now
     /// or under an earlier process.
-    pub fn went_well(&self, pod: &Pod, mounted: &Mounted, had_failed: bool) {
-        let Receipt { keeps, target_path, session, .. } = &mounted.receipt;
+    pub fn went_well(&self, pod: &Pod, mounted: &VolumeContents, had_failed: bool) {
+        let DeliveryRecord { served_stale: keeps, target_path, session, .. } = &mounted.record;
         if *keeps {
             return;
         }
         let had_kept = self.sessions.stale_polls().over(target_path).is_some();
         let otherwise = (had_failed || had_kept).then_some(Why::RefreshRecovered);
         if let Some(why) = session.take_refresh_recovery(target_path).or(otherwise) {
-            self.recovered(pod, why);
+            self.emit_recovery(pod, why);
         }
     }
 
     /// Keeps what a mount brought for a successor of this process, before it goes out. An error when another process has taken
     /// over, which would not know.
-    pub async fn keep(&self, mounted: &Mounted) -> Result<(), Error> {
-        mounted.receipt.session.persist().await
+    pub async fn keep(&self, mounted: &VolumeContents) -> Result<(), Error> {
+        mounted.record.session.persist().await
     }
 
     /// The same without waiting for it.
-    pub fn keep_soon(&self, mounted: &Mounted) {
-        mounted.receipt.session.persist_in_background();
+    pub fn keep_soon(&self, mounted: &VolumeContents) {
+        mounted.record.session.persist_in_background();
     }
 
     /// Renders every object, in the class's order, and collects everything that is wrong.
-    pub(crate) async fn assemble(
+    pub(crate) async fn render_all(
         &self,
         spec: &MountSpec,
         session: &Arc<Session>,
-        answers: Vec<Answered<'_>>,
+        answers: Vec<RequestResult<'_>>,
         deadline: Instant,
-    ) -> Result<Mounted, Error> {
-        let mut failures = Failures::default();
+    ) -> Result<VolumeContents, Error> {
+        let mut failures = ObjectErrors::default();
         let mut leases: HashMap<&Arc<SecretRequest>, Arc<CachedSecret>> = HashMap::new();
         let mut misses = Vec::new();
-        for Answered { read, objects, outcome } in answers {
+        for RequestResult { request: read, objects, outcome } in answers {
             match outcome {
                 Ok(lease) => {
                     leases.insert(read, lease);
                 }
                 Err(error) => {
-                    let objects: Vec<&Object> = objects.into_iter().filter(|o| !o.may_lack(&error)).collect();
-                    if error.cause() == Cause::SecretMissing && !objects.is_empty() && misses.len() < MAX_LOOKS {
+                    let objects: Vec<&Object> = objects.into_iter().filter(|o| !o.is_optional_miss(&error)).collect();
+                    if error.cause() == Cause::SecretMissing
+                        && !objects.is_empty()
+                        && misses.len() < MAX_PATH_SUGGESTIONS
+                    {
                         misses.push((read, error, objects));
                     } else {
                         failures.add(&error, objects);
@@ -357,7 +375,7 @@ impl Mounter {
         let (mut rendered, mut size) = (Vec::new(), 0);
         for object in &spec.class.objects {
             // No driver takes that: one answer that hundreds of objects name would fill the memory first.
-            if size > MAX_FILES {
+            if size > MAX_FILE_BYTES {
                 break;
             }
             let Some(lease) = leases.get(&object.request) else { continue };
@@ -366,23 +384,26 @@ impl Mounter {
                     size += files.iter().map(|file| file.contents.len()).sum::<usize>();
                     rendered.push((object, files));
                 }
-                Err(error) if object.may_lack(&error) => {}
+                Err(error) if object.is_optional_miss(&error) => {}
                 Err(error) => failures.add(&error, [object]),
             }
         }
         failures.into_result(spec.class.objects.len())?;
-        if size > MAX_FILES {
-            return Err(too_large(rendered.iter().flat_map(|(_, files)| files), &format!("more than {MAX_FILES}")));
+        if size > MAX_FILE_BYTES {
+            return Err(too_large_error(
+                rendered.iter().flat_map(|(_, files)| files),
+                &format!("more than {MAX_FILE_BYTES}"),
+            ));
         }
 
         // Only now, so that what is wrong with the class is told without the key.
-        let keys = self.keys.wait(deadline).await?;
+        let keys = self.keys.get_by(deadline).await?;
         let leases = leases.iter().map(|(read, lease)| (Arc::clone(read), Arc::clone(lease))).collect();
-        Mounted::of(spec, session, leases, rendered, &keys.version)
+        VolumeContents::new(spec, session, leases, rendered, &keys.object_version)
     }
 
     /// A certificate that was not trusted may be trusted after the files were mended: read them again next time.
-    fn reread_tls(&self, error: &Error, target: &VaultTarget) {
+    fn suspect_tls_files(&self, error: &Error, target: &VaultTarget) {
         if error.cause().is_tls() {
             self.vault.mark_tls_suspect(&target.endpoint);
         }
@@ -390,29 +411,29 @@ impl Mounter {
 }
 
 /// Whether the pod can go on without a new answer: it has one, or had none and needs none.
-fn has_something(due: &DueSecret, objects: &[&Object], polled: bool) -> bool {
+fn has_cached_copy(due: &DueSecret, objects: &[&Object], polled: bool) -> bool {
     // What was not there is not remembered.
     let has_none = polled && due.reason.is_none() && objects.iter().all(|object| object.optional);
     (polled && due.stale.is_some()) || has_none
 }
 
 /// How long a poll waits at most for what it can go on without.
-fn patience(due: &[(&Arc<SecretRequest>, Vec<&Object>, DueSecret)]) -> Duration {
+fn poll_timeout(due: &[(&Arc<SecretRequest>, Vec<&Object>, DueSecret)]) -> Duration {
     // Of a static credential the pod may have the old one, and Vault has the new one in a moment.
     let rotates = due.iter().any(|(_, _, due)| due.kind == Some(Kind::Static));
-    if rotates { ROTATION_PATIENCE } else { PATIENCE }
+    if rotates { ROTATION_POLL_TIMEOUT } else { POLL_TIMEOUT }
 }
 
 /// Whether a failure to ask Vault leaves the pod with what it has: one that may pass, a server that is not to be trusted, or one
 /// that sends elsewhere, as a standby does whose leader has just gone; and no verdict about the pod.
-fn is_kept(error: &Error) -> bool {
+fn allows_stale(error: &Error) -> bool {
     let cause = error.cause();
     matches!(cause.code(), Code::Unavailable | Code::DeadlineExceeded) || cause.is_tls() || cause == Cause::Redirect
 }
 
 impl Class {
     /// The distinct requests in the class's order, and the objects that want each one's answer.
-    pub(crate) fn reads(&self) -> Vec<(&Arc<SecretRequest>, Vec<&Object>)> {
+    pub(crate) fn objects_by_request(&self) -> Vec<(&Arc<SecretRequest>, Vec<&Object>)> {
         let (mut reads, mut places) = (Vec::<(&Arc<SecretRequest>, Vec<&Object>)>::new(), HashMap::new());
         for object in &self.objects {
             let place = *places.entry(&object.request).or_insert(reads.len());
@@ -425,16 +446,16 @@ impl Class {
     }
 }
 
-impl Answered<'_> {
+impl RequestResult<'_> {
     /// Whether there is an answer, or none must be.
-    fn is_had(&self) -> bool {
-        self.outcome.as_ref().err().is_none_or(|error| self.objects.iter().all(|object| object.may_lack(error)))
+    fn is_satisfied(&self) -> bool {
+        self.outcome.as_ref().err().is_none_or(|error| self.objects.iter().all(|object| object.is_optional_miss(error)))
     }
 }
 
 impl Object {
     /// Whether this failure only says that there is nothing, and the class said that may be.
-    pub(crate) fn may_lack(&self, error: &Error) -> bool {
+    pub(crate) fn is_optional_miss(&self, error: &Error) -> bool {
         self.optional
             && matches!(
                 error.cause(),

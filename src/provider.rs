@@ -32,7 +32,7 @@ use tracing::Instrument;
 use crate::{
     error::{Cause, Error},
     metrics::{Metrics, Rpc},
-    mount::{MAX_RESPONSE, Mounted, Mounter},
+    mount::{MAX_RESPONSE_BYTES, MountService, VolumeContents},
     request::{self, ClassCache, MountSpec, RawRequest},
     socket::Socket,
     task,
@@ -48,24 +48,24 @@ pub mod pb {
 }
 
 /// The contract's version, in requests and answers.
-const CONTRACT: &str = "v1alpha1";
+const CONTRACT_VERSION: &str = "v1alpha1";
 /// What we are called in `Version` answers.
-const RUNTIME: &str = "vaultmount";
+const RUNTIME_NAME: &str = "vaultmount";
 /// A caller without a deadline gets this one: drivers up to 1.5.6 poll one pod after another without any.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
-const MAX_REQUEST: usize = 8 << 20;
+const MAX_REQUEST_BYTES: usize = 8 << 20;
 
 /// How long a socket that answers takes at most: less than a kubelet waits that was told to wait for 5 s.
-const ALIVE: Duration = Duration::from_secs(2);
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long before its caller gives up a call is answered at the latest.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
 
 /// The provider of one socket.
 #[derive(Clone)]
 struct Provider {
-    mounter: Arc<Mounter>,
+    mounter: Arc<MountService>,
     metrics: Arc<Metrics>,
     classes: Arc<ClassCache>,
     /// Asked for when the class names no audience: the provider's name, as the socket carries it.
@@ -96,14 +96,14 @@ impl Connections {
 /// Serves one socket until `stop`, then until every call in flight is answered. Mounts are counted in `metrics`.
 pub async fn serve(
     socket: Socket,
-    mounter: Arc<Mounter>,
+    mounter: Arc<MountService>,
     metrics: Arc<Metrics>,
     connections: Arc<Connections>,
     stop: watch::Receiver<bool>,
 ) {
-    let (classes, audience, faults, told) = (Arc::default(), audience(&socket), Arc::default(), Arc::default());
+    let (classes, audience, faults, told) = (Arc::default(), default_audience(&socket), Arc::default(), Arc::default());
     let provider = Provider { mounter, metrics, classes, audience, told, logs: true, faults };
-    let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST);
+    let service = CsiDriverProviderServer::new(provider).max_decoding_message_size(MAX_REQUEST_BYTES);
     let attend = |stream| {
         tokio::spawn(logged(connections.lock().watch(connection(stream, service.clone()))));
     };
@@ -112,22 +112,24 @@ pub async fn serve(
 }
 
 /// Whether a socket answers, for whoever watches over the process; the error says which does not.
-pub async fn answers(socket: &Path) -> Result<(), String> {
+pub async fn check_socket(socket: &Path) -> Result<(), String> {
     let asked = async {
         let mut client = client::Client::connect(socket).await.map_err(|e| e.to_string())?;
         client.version().await.map_err(|status| status.message().to_owned())
     };
-    let answer = timeout(ALIVE, asked).await.unwrap_or_else(|_| Err(format!("no answer within {ALIVE:?}")));
+    let answer = timeout(LIVENESS_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {LIVENESS_TIMEOUT:?}")));
     answer.map(drop).map_err(|fault| format!("the socket {} does not answer: {fault}", socket.display()))
 }
 
 /// A client of a provider that has no socket: for one mount by hand.
-pub async fn local(mounter: Arc<Mounter>, audience: &'static str) -> std::io::Result<client::Client> {
+pub async fn local(mounter: Arc<MountService>, audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
     let (metrics, classes, faults, told) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
     let provider = Provider { mounter, metrics, classes, audience, told, logs: false, faults };
     tokio::spawn(logged(connection(theirs, CsiDriverProviderServer::new(provider))));
-    client::Client::over(ours).await
+    client::Client::from_stream(ours).await
 }
 
 /// One client's connection; nothing happens on it until it is polled.
@@ -147,7 +149,7 @@ async fn logged(connection: impl Future<Output = Result<(), hyper::Error>>) {
 }
 
 /// The provider's name, and so its default audience, is the socket's (`vault.sock`, `openbao.sock`).
-fn audience(socket: &Socket) -> &'static str {
+fn default_audience(socket: &Socket) -> &'static str {
     match socket.path().file_stem().and_then(|s| s.to_str()) {
         Some("openbao" | "bao") => "openbao",
         _ => "vault",
@@ -159,20 +161,20 @@ impl CsiDriverProvider for Provider {
     async fn version(&self, _: Request<pb::VersionRequest>) -> Result<Response<pb::VersionResponse>, Status> {
         self.metrics.call(Rpc::Version).answered(Ok(()));
         Ok(Response::new(pb::VersionResponse {
-            version: CONTRACT.to_owned(),
-            runtime_name: RUNTIME.to_owned(),
+            version: CONTRACT_VERSION.to_owned(),
+            runtime_name: RUNTIME_NAME.to_owned(),
             runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
 
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
         let (begin, call) = (Instant::now(), self.metrics.call(Rpc::Mount));
-        let time = caller_timeout(&request).unwrap_or(DEFAULT_DEADLINE);
+        let time = caller_timeout(&request).unwrap_or(DEFAULT_CALL_TIMEOUT);
         // Our answer says what took so long; the caller's own giving up does not.
-        let deadline = begin + time.saturating_sub(LAST_WORDS.min(time / 10));
+        let deadline = begin + time.saturating_sub(DEADLINE_MARGIN.min(time / 10));
         let outcome = self.answer(request.into_inner(), begin, deadline).await;
         call.answered(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()));
-        outcome.map(Response::new).map_err(|error| refusal(&error))
+        outcome.map(Response::new).map_err(|error| to_status(&error))
     }
 }
 
@@ -186,7 +188,7 @@ impl Provider {
     ) -> Result<pb::MountResponse, Error> {
         let parsed = unpanicked(|| {
             let mut spec = parse(&self.classes, &request)?;
-            spec.driver_reports_failures = is_reported(&request);
+            spec.driver_reports_failures = driver_reports_failures(&request);
             let response = self.again(&spec, begin);
             Ok((spec, response))
         });
@@ -222,7 +224,7 @@ impl Provider {
         let asked = Arc::new((About::mount(&spec, &self.mounter.operator, begin), spec));
         let (spec, about) = (&asked.1, &asked.0);
         // Until its end, though its caller may go away before.
-        let slot = self.mounter.slots.take(&spec.pod.namespace);
+        let slot = self.mounter.slots.try_acquire(&spec.pod.namespace);
         let (worker, wanted) = (self.clone(), Arc::clone(&asked));
         let outcome = contain(async move {
             let (about, spec) = &*wanted;
@@ -249,7 +251,7 @@ impl Provider {
         let (pod, class) = request::identify_pod(&request.attributes);
         let _inside = self.told.span(&pod, &class).entered();
         self.tell(error, &About::request(&request.target_path, begin));
-        self.mounter.misunderstood(&pod, &class, &request.target_path, is_reported(request), error);
+        self.mounter.report_malformed(&pod, &class, &request.target_path, driver_reports_failures(request), error);
     }
 
     /// Tells of a mount that failed.
@@ -288,11 +290,11 @@ fn panicked() -> Error {
 }
 
 /// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.
-fn is_reported(request: &pb::MountRequest) -> bool {
+fn driver_reports_failures(request: &pb::MountRequest) -> bool {
     !request.current_object_version.is_empty()
 }
 
-fn refusal(error: &Error) -> Status {
+fn to_status(error: &Error) -> Status {
     Status::new(status::code(error.cause().code()), error.to_string())
 }
 
@@ -306,11 +308,11 @@ fn parse(classes: &ClassCache, request: &pb::MountRequest) -> Result<MountSpec, 
 }
 
 /// Whether the driver would take the files.
-pub fn fits(mounted: &Mounted) -> Result<(), Error> {
+pub fn check_size(mounted: &VolumeContents) -> Result<(), Error> {
     respond(mounted).map(|_| ())
 }
 
-fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
+fn respond(mounted: &VolumeContents) -> Result<pb::MountResponse, Error> {
     let response = pb::MountResponse {
         object_version: mounted
             .versions
@@ -329,7 +331,7 @@ fn respond(mounted: &Mounted) -> Result<pb::MountResponse, Error> {
             .collect(),
     };
     let size = prost::Message::encoded_len(&response);
-    if size > MAX_RESPONSE { Err(mounted.too_large(size)) } else { Ok(response) }
+    if size > MAX_RESPONSE_BYTES { Err(mounted.too_large(size)) } else { Ok(response) }
 }
 
 /// The caller's `grpc-timeout`: at most eight digits and a unit.
@@ -371,7 +373,7 @@ mod tests {
         };
         let vault = Arc::new(crate::vault::Vault::new(crate::vault::VaultConfig::default(), Arc::default()));
         let sessions = Arc::new(crate::session::SessionRegistry::new(1, crate::session::Observers::default(), None));
-        let mounter = Mounter {
+        let mounter = MountService {
             operator,
             vault: vault.clone(),
             sessions: sessions.clone(),
@@ -379,11 +381,11 @@ mod tests {
             refresh: crate::lease::Refresh::Never,
             kube: None,
             mint_tokens: false,
-            keys: crate::mount::KeySource::process(),
+            keys: crate::mount::HmacKeys::process_local(),
             gate: crate::state::Gate::open(),
-            slots: crate::mount::Slots::new(1),
-            chosen: crate::mount::Chosen::default(),
-            failures: crate::mount::LastFailures::default(),
+            slots: crate::mount::MountLimiter::new(1),
+            chosen: crate::mount::TenantAddressLog::default(),
+            failures: crate::mount::RecentFailures::default(),
         };
         let provider = Provider {
             mounter: Arc::new(mounter),
@@ -396,7 +398,7 @@ mod tests {
         };
         let error = contain::<()>(async { panic!("expected by this test") }).await.unwrap_err();
         provider.tell(&error, &About::request("", Instant::now()));
-        assert_eq!(refusal(&error).code(), tonic::Code::Internal);
+        assert_eq!(to_status(&error).code(), tonic::Code::Internal);
         assert_eq!(provider.faults.load(Relaxed), 1);
         assert!(contain(async {}).await.is_ok());
         assert_eq!(unpanicked::<()>(|| panic!("expected by this test")).unwrap_err().cause(), Cause::Internal);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, future::join_all, stream};
 use serde_json::json;
 use tokio::time::sleep;
-use vaultmount::provider::client::{Call, Client};
+use vaultmount::provider::client::{Client, MountCall};
 
 use crate::{
     Measurement, median,
@@ -60,7 +60,7 @@ pub async fn measure() -> Vec<Measurement> {
 
     let credential = |n| format!("- {{objectName: database-{}, secretPath: {}}}\n", n % CLASSES, database.path);
     let pod = |n| Pod::for_tenant(&tenant).with_objects(full_secret_objects(&tenant) + &credential(n));
-    let calls: Vec<Call> = (0..PODS).map(|n| pod(n).mount_call()).collect();
+    let calls: Vec<MountCall> = (0..PODS).map(|n| pod(n).mount_call()).collect();
     stream::iter(&calls)
         .map(|call| mount(driver.clone(), call))
         .buffer_unordered(MAX_IN_FLIGHT)
@@ -77,7 +77,7 @@ pub async fn measure() -> Vec<Measurement> {
 async fn measure_restart(
     program: &mut ProviderProcess,
     flags: &[&str],
-    calls: &[Call],
+    calls: &[MountCall],
     address: std::net::SocketAddr,
 ) -> Measurement {
     program.child.kill().await.unwrap();
@@ -111,7 +111,7 @@ fn full_secret_objects(tenant: &Tenant) -> String {
     (0..3).map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}}}\n", tenant.kv)).collect()
 }
 
-async fn mount(mut driver: Client, call: &Call) {
+async fn mount(mut driver: Client, call: &MountCall) {
     drop(driver.mount(call.clone()).await.unwrap_or_else(|e| panic!("{e}")));
 }
 
@@ -127,7 +127,7 @@ fn measure_memory(process: Process, alone: f64) -> Measurement {
     }
 }
 
-async fn measure_polls(driver: &Client, calls: &[Call], process: Process) -> Vec<Measurement> {
+async fn measure_polls(driver: &Client, calls: &[MountCall], process: Process) -> Vec<Measurement> {
     let (mut versions, mut mounts, mut cpu, mut mounted) = (Vec::new(), Vec::new(), 0.0, 0);
     for round in 0..=ROUNDS {
         let (asked, version) = measure_rate(async |_| drop(driver.clone().version().await.unwrap())).await;

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     error::Error,
-    mount::Mounter,
+    mount::MountService,
     provider::Connections,
     session::{SavedSession, Session},
     state::{Content, Fault, Left, Name, SealingKey, Store},
@@ -24,32 +24,32 @@ use crate::{
 };
 
 /// What mounts wait for, to follow "waited for".
-pub(super) const OTHER: &str = "another process to hand over what pods were given";
-const KEY: &str = "the key from the Kubernetes API, under which what pods were given is sealed";
+pub(super) const WAITING_FOR_PREDECESSOR: &str = "another process to hand over what pods were given";
+const WAITING_FOR_KEY: &str = "the key from the Kubernetes API, under which what pods were given is sealed";
 
 /// Files that are written at once when all are.
-const WRITTEN_AT_ONCE: usize = 4;
+const MAX_CONCURRENT_WRITES: usize = 4;
 /// How long a successor has to take the names of all sockets after the first: whoever is let go meanwhile shall find that one.
-const NAMES: Duration = Duration::from_millis(50);
+const RENAME_GRACE_PERIOD: Duration = Duration::from_millis(50);
 /// How long a successor has to take the folder before its predecessor looks whether it must take it back.
-const TURN: Duration = Duration::from_secs(1);
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes the folder, and gives it away. One per process.
 pub(super) struct Handover {
     pub(super) store: Arc<Store>,
-    pub(super) mounter: Arc<Mounter>,
+    pub(super) mounter: Arc<MountService>,
     pub(super) connections: Arc<Connections>,
     /// Whether each socket's name is ours.
-    pub(super) names: Vec<watch::Receiver<bool>>,
+    pub(super) socket_ownership: Vec<watch::Receiver<bool>>,
     /// How long calls in flight may take to end.
-    pub(super) patience: Duration,
+    pub(super) drain_timeout: Duration,
     /// Held while everything is handed over.
-    pub(super) giving: Mutex<()>,
+    pub(super) release_lock: Mutex<()>,
 }
 
 /// What sessions have in common, which is kept once.
 #[derive(Default)]
-struct Known {
+struct InternedParts {
     clients: HashMap<Endpoint, Result<Client, Error>>,
     reads: HashMap<SecretRequest, Arc<SecretRequest>>,
 }
@@ -58,9 +58,9 @@ impl Handover {
     /// Goes on until it is dropped.
     pub(super) async fn run(&self) {
         loop {
-            let had = self.until(|ours| ours.contains(&true)).await;
-            self.mounter.gate.wait_for(OTHER);
-            let lost = self.until(|ours| had.iter().zip(ours).any(|(had, has)| *had && !has));
+            let had = self.wait_for_ownership(|ours| ours.contains(&true)).await;
+            self.mounter.gate.wait_for(WAITING_FOR_PREDECESSOR);
+            let lost = self.wait_for_ownership(|ours| had.iter().zip(ours).any(|(had, has)| *had && !has));
             let mut lost = std::pin::pin!(lost);
             let had = tokio::select! {
                 had = self.lock() => Some(had),
@@ -68,28 +68,28 @@ impl Handover {
                 _ = &mut lost => None,
             };
             if let Some(had) = had {
-                self.take(had).await;
+                self.acquire(had).await;
                 if !self.store.keeps() {
                     // There is nothing to hand over, and what is held here is held nowhere else.
                     return std::future::pending().await;
                 }
                 lost.await;
-                sleep(NAMES).await;
-                self.give().await;
+                sleep(RENAME_GRACE_PERIOD).await;
+                self.release().await;
             }
             self.mounter.gate.turn_away();
             // Whoever came by a name that was taken only now finds the other by it.
-            let _ = timeout(NAMES, self.connections.drain()).await;
+            let _ = timeout(RENAME_GRACE_PERIOD, self.connections.drain()).await;
             // Unless the names are all back: then there is no successor.
-            let _ = timeout(TURN, self.until(|ours| !ours.contains(&false))).await;
+            let _ = timeout(SUCCESSOR_TIMEOUT, self.wait_for_ownership(|ours| !ours.contains(&false))).await;
         }
     }
 
     /// Waits for the folder, and for the key to what is in it.
     async fn lock(&self) -> io::Result<(File, Option<SealingKey>)> {
         let lock = self.store.lock().await?;
-        self.mounter.gate.wait_for(KEY);
-        let key = self.mounter.keys.come().await.sealing.clone();
+        self.mounter.gate.wait_for(WAITING_FOR_KEY);
+        let key = self.mounter.keys.get().await.state.clone();
         if key.is_none() {
             tracing::warn!("the HMAC key is of this process alone: nothing is kept for a successor");
         }
@@ -97,7 +97,7 @@ impl Handover {
     }
 
     /// Takes in what is in the folder.
-    async fn take(&self, locked: io::Result<(File, Option<SealingKey>)>) {
+    async fn acquire(&self, locked: io::Result<(File, Option<SealingKey>)>) {
         let store = Arc::clone(&self.store);
         let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
         match opened.await.map_err(io::Error::other).flatten() {
@@ -105,7 +105,7 @@ impl Handover {
                 // Also what came of calls that outlasted the last hand-over.
                 self.mounter.renewal.clear();
                 self.restore(contents).await;
-                tell(faults);
+                log_unreadable_files(faults);
             }
             Err(error) => {
                 tracing::error!(%error, folder = %self.store.folder().display(), "the state cannot be read: nothing is kept for a successor");
@@ -122,9 +122,9 @@ impl Handover {
 
     async fn restore(&self, contents: Vec<(Name, Content)>) {
         let (begun, sessions) = (Instant::now(), contents.len());
-        let (mut known, mut damaged) = (Known::default(), 0);
+        let (mut known, mut damaged) = (InternedParts::default(), 0);
         for (name, content) in contents {
-            if let Some(session) = self.restored(&name, &content, &mut known).await {
+            if let Some(session) = self.restore_session(&name, &content, &mut known).await {
                 self.mounter.renewal.schedule(&session);
             } else {
                 damaged += 1;
@@ -134,11 +134,11 @@ impl Handover {
         if sessions > damaged {
             tracing::info!(sessions = sessions - damaged, took = ?begun.elapsed(), "what pods were given by earlier processes is kept on");
         }
-        tell(vec![Fault::Damaged; damaged]);
+        log_unreadable_files(vec![Fault::Damaged; damaged]);
     }
 
     /// One session; none when its file does not make sense.
-    async fn restored(&self, name: &Name, content: &Content, known: &mut Known) -> Option<Arc<Session>> {
+    async fn restore_session(&self, name: &Name, content: &Content, known: &mut InternedParts) -> Option<Arc<Session>> {
         let saved = SavedSession::parse(content)?;
         let client = if let Some(client) = known.clients.get(saved.endpoint()) {
             client.clone()
@@ -156,17 +156,17 @@ impl Handover {
     }
 
     /// Answers what is in flight, writes everything, and lets another process have the folder.
-    async fn give(&self) {
-        let _giving = self.giving.lock().await;
+    async fn release(&self) {
+        let _giving = self.release_lock.lock().await;
         tracing::info!(
             "another process has taken the socket's name: calls in flight are answered, and what pods were given is handed over"
         );
         let begun = Instant::now();
-        let by = begun + self.patience;
+        let by = begun + self.drain_timeout;
         let drained = timeout_at(by, self.connections.drain()).await.is_ok();
         let left = by.saturating_duration_since(Instant::now());
-        if !(self.mounter.gate.close(OTHER, left).await && drained) {
-            tracing::warn!(after = ?self.patience, "calls were still in flight when the drain timeout ended");
+        if !(self.mounter.gate.close(WAITING_FOR_PREDECESSOR, left).await && drained) {
+            tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
         }
         self.finish().await;
         tracing::info!(took = ?begun.elapsed(), "handed over");
@@ -175,11 +175,13 @@ impl Handover {
     /// Writes everything, and lets another process have the folder.
     pub(super) async fn finish(&self) {
         // Also when it was last heard of each, and when Vault took its token, for which alone nothing is written.
-        let saved =
-            stream::iter(self.mounter.sessions.all()).for_each_concurrent(WRITTEN_AT_ONCE, |session| async move {
+        let saved = stream::iter(self.mounter.sessions.all()).for_each_concurrent(
+            MAX_CONCURRENT_WRITES,
+            |session| async move {
                 session.mark_dirty();
                 drop(session.persist().await);
-            });
+            },
+        );
         saved.await;
         self.close().await;
     }
@@ -191,8 +193,8 @@ impl Handover {
     }
 
     /// Waits until the names stand so; how they do.
-    async fn until(&self, stand: impl Fn(&[bool]) -> bool) -> Vec<bool> {
-        let mut names = self.names.clone();
+    async fn wait_for_ownership(&self, stand: impl Fn(&[bool]) -> bool) -> Vec<bool> {
+        let mut names = self.socket_ownership.clone();
         loop {
             let ours: Vec<bool> = names.iter_mut().map(|name| *name.borrow_and_update()).collect();
             if stand(&ours) {
@@ -212,7 +214,7 @@ impl Handover {
 }
 
 /// Says once for each reason that there are files that cannot be read.
-fn tell(mut faults: Vec<Fault>) {
+fn log_unreadable_files(mut faults: Vec<Fault>) {
     faults.sort();
     for alike in faults.chunk_by(|one, other| one == other) {
         let (files, why) = (alike.len(), &alike[0]);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Check, Step, format_seconds, reach::MAX_CLOCK_SKEW_SECONDS};
 use crate::{
     error::{Cause, Error},
-    mount::Way,
+    mount::MountContext,
     request::token::{self, ExpectedClaims},
     vault::client::VaultToken,
 };
@@ -84,7 +84,7 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn login_step(&self, context: &Way, token: &VaultToken) -> Step {
+    pub(super) fn login_step(&self, context: &MountContext, token: &VaultToken) -> Step {
         let target = &context.target;
         let namespace = target.auth_namespace.as_ref().map(|name| format!(" in Vault namespace {name}"));
         let kind = if token.is_batch { "batch token" } else { "token" };

@@ -9,7 +9,7 @@ use super::{Check, EarlyStop, Step, StepOutcome, ensure_not_interrupted, format_
 use crate::{
     error::{Cause, Error},
     lease::{self, CachedSecret, Refresh},
-    mount::Way,
+    mount::MountContext,
     render::{self, RenderedFile},
     request::Object,
     vault::{client::inspect::Preflight, wire::SecretRequest},
@@ -31,7 +31,7 @@ const MAX_DISPLAYED_FILES: usize = 8;
 impl<'a> Check<'a> {
     pub(super) async fn check_objects(
         &self,
-        context: &Way,
+        context: &MountContext,
         on_step: &mut impl FnMut(Step),
         created: &mut CreatedResources,
         is_interrupted: &AtomicBool,
@@ -48,7 +48,7 @@ impl<'a> Check<'a> {
             }
             let Some(outcome) = results.get(&*object.request) else { continue };
             let engine = engines.get(&*object.request).and_then(Option::as_deref);
-            let is_failure = matches!(outcome, ObjectResult::Failed(error) if !object.may_lack(error));
+            let is_failure = matches!(outcome, ObjectResult::Failed(error) if !object.is_optional_miss(error));
             let step_outcome = match failed.get(&*object.request) {
                 Some(first) if is_failure => StepOutcome::Skip(format!("the same request as that of {first:?}")),
                 _ => describe_result(object, outcome, engine),
@@ -64,11 +64,11 @@ impl<'a> Check<'a> {
     /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
     async fn send_request(
         &self,
-        context: &Way,
+        context: &MountContext,
         request: &Arc<SecretRequest>,
         created: &mut CreatedResources,
     ) -> (Option<String>, ObjectResult) {
-        let preflight_result = context.session.preflight(request, &context.prover, self.step_deadline()).await;
+        let preflight_result = context.session.preflight(request, &context.credentials, self.step_deadline()).await;
         created.add_token(context);
         let (preflight, predicted_error) = match preflight_result {
             Ok(looked) => looked,
@@ -88,7 +88,7 @@ impl<'a> Check<'a> {
             lease::Lookup::Fresh(secret) => Ok(secret),
             lease::Lookup::Due(due) => context
                 .session
-                .fetch_secret(request, &due, &context.prover, self.step_deadline())
+                .fetch_secret(request, &due, &context.credentials, self.step_deadline())
                 .await
                 .map(|(brought, _)| brought.secret),
         };
@@ -123,8 +123,8 @@ impl ObjectResult {
     pub(super) fn is_renderable(&self, object: &Object) -> bool {
         match self {
             Self::Secret(secret) => render::render(&object.file_spec, &secret.response)
-                .map_or_else(|error| object.may_lack(&error), |_| true),
-            Self::Failed(error) => object.may_lack(error),
+                .map_or_else(|error| object.is_optional_miss(&error), |_| true),
+            Self::Failed(error) => object.is_optional_miss(error),
             Self::Skipped(_) => false,
         }
     }
@@ -143,7 +143,7 @@ fn describe_result(object: &Object, result: &ObjectResult, engine: Option<&str>)
 }
 
 fn failure_outcome(object: &Object, error: &Error, engine: Option<&str>) -> StepOutcome {
-    if object.may_lack(error) {
+    if object.is_optional_miss(error) {
         return StepOutcome::Pass(format!(
             "{}: {}, which `optional: true` allows",
             describe_request(object, engine),

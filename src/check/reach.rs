@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Check, Step, format_seconds};
 use crate::{
     error::Cause,
-    mount::Way,
+    mount::MountContext,
     vault::{
         Address, Endpoint,
         client::health::{Health, NodeState},
@@ -21,7 +21,11 @@ const EXPIRY_WARNING_SECONDS: i64 = 24 * 3600;
 
 impl Check<'_> {
     /// Address, TLS and health: one request shows them all.
-    pub(super) async fn check_connectivity(&self, context: &Way, on_step: &mut impl FnMut(Step)) -> Result<(), Step> {
+    pub(super) async fn check_connectivity(
+        &self,
+        context: &MountContext,
+        on_step: &mut impl FnMut(Step),
+    ) -> Result<(), Step> {
         let endpoint = &context.target.endpoint;
         let choice = &self.spec.class.choice;
         let address_source = match (&choice.address, &choice.endpoint) {

@@ -6,7 +6,7 @@ use super::{Check, Step, format_count, format_seconds};
 use crate::{
     error::Cause,
     lease::CachedSecret,
-    mount::Way,
+    mount::MountContext,
     vault::{client::VaultToken, wire::Method, wire::SecretRequest},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct CreatedResources {
 
 impl CreatedResources {
     /// Remembers the token that the session holds now.
-    pub(super) fn add_token(&mut self, context: &Way) {
+    pub(super) fn add_token(&mut self, context: &MountContext) {
         let token = context.session.last_login_token();
         self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
     }
@@ -88,7 +88,12 @@ fn is_serial_number(text: &str) -> bool {
 
 impl Check<'_> {
     /// Revokes the tokens, and names what does not end with them.
-    pub(super) async fn clean_up(&self, context: &Way, created: &CreatedResources, on_step: &mut impl FnMut(Step)) {
+    pub(super) async fn clean_up(
+        &self,
+        context: &MountContext,
+        created: &CreatedResources,
+        on_step: &mut impl FnMut(Step),
+    ) {
         let (mut revoked_count, mut has_unrevoked) = (0, false);
         for token in &created.tokens {
             let expiry = describe_expiry(token);

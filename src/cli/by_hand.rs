@@ -16,7 +16,7 @@ use crate::{
     config::{Config, ConnectionArgs, KubernetesArgs, LogArgs, ServeArgs},
     error::{Cause, Error},
     manifest::{self, ClassManifest},
-    provider::client::Call,
+    provider::client::MountCall,
     request::{
         Pod,
         token::{self, ExpectedClaims},
@@ -159,7 +159,7 @@ pub(super) fn call(
     class: &ClassManifest,
     audience: &str,
     token: Option<&SecretText>,
-) -> Call {
+) -> MountCall {
     let mut attributes: BTreeMap<&str, String> =
         class.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     let uid = uid(pod, class, token);
@@ -173,7 +173,7 @@ pub(super) fn call(
         attributes.insert("csi.storage.k8s.io/serviceAccount.tokens", tokens.to_string());
     }
     let target_path = pod.target_path.clone();
-    Call {
+    MountCall {
         attributes: json!(attributes).to_string(),
         secrets: "null".to_owned(),
         target_path: target_path

@@ -21,7 +21,7 @@ use crate::{
     check::{Check, Step, StepOutcome},
     config::Config,
     error::{Cause, Error},
-    mount::KeySource,
+    mount::HmacKeys,
     provider,
     request::{self, Finding, MountSpec, RawRequest},
     session::Observers,
@@ -111,7 +111,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.class.warnings {
         report.tell(Step::new("class", StepOutcome::Warn(warning.clone())));
     }
-    let mounter = app::mounter(&config, None, KeySource::process(), Observers::default(), None);
+    let mounter = app::mount_service(&config, None, HmacKeys::process_local(), Observers::default(), None);
     let check = Check {
         mount_service: &mounter,
         spec: &spec,
@@ -135,12 +135,12 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
             std::process::exit(1);
         });
     };
-    report.interrupted = !check.run(|step| report.tell(step), provider::fits, interrupted).await;
+    report.interrupted = !check.run(|step| report.tell(step), provider::check_size, interrupted).await;
 }
 
 fn introduction(spec: &MountSpec, audience: &str) -> String {
     let name = if spec.class_name.is_empty() { "without a name".to_owned() } else { format!("{:?}", spec.class_name) };
-    let (objects, requests) = (spec.class.objects.len(), spec.class.reads().len());
+    let (objects, requests) = (spec.class.objects.len(), spec.class.objects_by_request().len());
     let audience = spec.class.audience.as_deref().unwrap_or(audience);
     format!("{name}: role {:?}, audience {audience:?}, objects: {objects}, requests: {requests}", spec.class.role)
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app,
     config::{Config, ServeArgs},
-    mount::KeySource,
+    mount::HmacKeys,
     provider::{
         self,
         client::Client,
@@ -91,8 +91,8 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
             tracing::warn!("{warning}");
         }
         // The key in the cluster would have to be created there if absent; a look must not do that.
-        let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(KeySource::process()), KeySource::file);
-        let mounter = app::mounter(config, None, key?, Observers::default(), None);
+        let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(HmacKeys::process_local()), HmacKeys::from_file);
+        let mounter = app::mount_service(config, None, key?, Observers::default(), None);
         provider::local(Arc::new(mounter), by_hand::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))

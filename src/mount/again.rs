@@ -1,16 +1,16 @@
 //! A poll that finds everything as it was: nobody is asked, nothing is waited for.
 
-use super::{Mounted, Mounter, way::session_key};
+use super::{MountService, VolumeContents, way::session_key};
 use crate::{metrics::ReadFrom, render, request::MountSpec};
 
-impl Mounter {
+impl MountService {
     /// What a pod gets when all of it was read before and none of it is due. None when anything is otherwise, which
     /// [`Mounter::mount`] finds out and tells.
     #[must_use]
-    pub fn again(&self, spec: &MountSpec, audience: &str) -> Option<Mounted> {
+    pub fn again(&self, spec: &MountSpec, audience: &str) -> Option<VolumeContents> {
         let class = &spec.class;
-        let keys = self.keys.had()?;
-        let target = self.judge(spec, audience).ok()?;
+        let keys = self.keys.try_get()?;
+        let target = self.authorize(spec, audience).ok()?;
         let audience = class.audience.as_deref().unwrap_or(audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
         let reads = || class.objects.iter().map(|object| &object.request);
@@ -23,14 +23,15 @@ impl Mounter {
         for (object, lease) in class.objects.iter().zip(&leases) {
             match render::render(&object.file_spec, &lease.response) {
                 Ok(files) => rendered.push((object, files)),
-                Err(error) if object.may_lack(&error) => {}
+                Err(error) if object.is_optional_miss(&error) => {}
                 Err(_) => return None,
             }
         }
         let mounted =
-            Mounted::of(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.version).ok()?;
+            VolumeContents::new(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.object_version)
+                .ok()?;
         self.sessions.metrics().reads(ReadFrom::Memory, class.distinct_requests);
-        self.chose(spec, &target);
+        self.record_tenant_address(spec, &target);
         Some(mounted)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answered, Mounter, Way};
+use super::{MountContext, MountService, RequestResult};
 use crate::{
     audit::{Event, Line, Outcome},
     error::{Cause, Error},
@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// What came of a request for a pod.
-pub(super) struct Decided<'a> {
-    pub(super) read: &'a Arc<SecretRequest>,
+pub(super) struct ReadDecision<'a> {
+    pub(super) request: &'a Arc<SecretRequest>,
     pub(super) objects: &'a [&'a Object],
     /// What the pod had.
     pub(super) before: Option<&'a CachedSecret>,
@@ -27,17 +27,18 @@ pub(super) struct Decided<'a> {
     pub(super) error: Option<&'a Error>,
 }
 
-impl Mounter {
+impl MountService {
     /// Tells of one request for a pod.
-    pub(super) fn decided(&self, spec: &MountSpec, way: &Way, decided: &Decided<'_>) {
+    pub(super) fn record_read(&self, spec: &MountSpec, way: &MountContext, decided: &ReadDecision<'_>) {
         let audit = self.sessions.audit();
         if !audit.is_on() {
             return;
         }
-        let Decided { read, objects, before, after, request_id, error } = decided;
-        let keys = self.keys.had();
-        let version =
-            |lease: &CachedSecret| Some(keys.as_ref()?.version.version_of_bytes(lease.response.data()?.as_bytes()));
+        let ReadDecision { request: read, objects, before, after, request_id, error } = decided;
+        let keys = self.keys.try_get();
+        let version = |lease: &CachedSecret| {
+            Some(keys.as_ref()?.object_version.version_of_bytes(lease.response.data()?.as_bytes()))
+        };
         let line = Line {
             path: read.display_path(),
             method: read.method.to_string(),
@@ -48,10 +49,10 @@ impl Mounter {
             request_id: *request_id,
             ..way.session.key().audit_record(Event::Read)
         };
-        let line = of_pod(line, spec);
+        let line = for_pod(line, spec);
         audit.tell(&match error {
             Some(error) if after.is_some() => Line { outcome: Outcome::Stale, ..line.failed(error) },
-            Some(error) if objects.iter().all(|object| object.may_lack(error)) => {
+            Some(error) if objects.iter().all(|object| object.is_optional_miss(error)) => {
                 Line { outcome: Outcome::NotFound, ..line.failed(error) }
             }
             Some(error) => line.failed(error),
@@ -60,11 +61,11 @@ impl Mounter {
     }
 
     /// Counts what a mount has out of memory, and tells what of it is new to the volume.
-    pub(super) fn remembered(
+    pub(super) fn record_cache_hits(
         &self,
         spec: &MountSpec,
-        way: &Way,
-        answers: &[Answered<'_>],
+        way: &MountContext,
+        answers: &[RequestResult<'_>],
         reused: &[(&Arc<SecretRequest>, Arc<CachedSecret>)],
     ) {
         self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
@@ -72,20 +73,24 @@ impl Mounter {
             return;
         }
         for (read, lease) in reused {
-            let Some(answered) = answers.iter().find(|answered| answered.read == *read) else { continue };
+            let Some(answered) = answers.iter().find(|answered| answered.request == *read) else { continue };
             if !way.session.has_delivered(&spec.target_path, std::iter::once(lease)) {
                 let (objects, request_id) = (&*answered.objects, lease.response.request_id());
                 let after = Some((&**lease, ReadFrom::Memory));
-                self.decided(spec, way, &Decided { read, objects, before: None, after, request_id, error: None });
+                self.record_read(
+                    spec,
+                    way,
+                    &ReadDecision { request: read, objects, before: None, after, request_id, error: None },
+                );
             }
         }
     }
 
     /// Tells of a mount that failed as a whole. `audience` is asked for when the class names none.
     pub fn failed(&self, spec: &MountSpec, audience: &str, error: &Error) {
-        self.failures.note(&spec.pod, &spec.target_path, error);
+        self.failures.record(&spec.pod, &spec.target_path, error);
         let why = if error.cause().is_policy() { Why::ClassInvalid } else { Why::RefreshFailed };
-        self.told(&spec.pod, &spec.target_path, spec.driver_reports_failures, error, why);
+        self.emit_failure(&spec.pod, &spec.target_path, spec.driver_reports_failures, error, why);
         let audit = self.sessions.audit();
         if !audit.is_on() {
             return;
@@ -95,27 +100,27 @@ impl Mounter {
         let server = server.as_ref();
         let line = Line {
             event: Event::Mount,
-            rule: self.rule(spec, audience, error),
+            rule: self.denied_rule(spec, audience, error),
             endpoint: server.map(|server| &server.address),
             endpoint_name: class.choice.endpoint.as_deref(),
             vault_namespace: server.and_then(|server| server.namespace.as_deref()),
             auth_mount: server.map(|server| server.auth_mount.as_str()).unwrap_or_default(),
             role: &class.role,
             audience: Some(class.audience.as_deref().unwrap_or(audience)),
-            paths: class.reads().iter().map(|(read, _)| read.display_path()).collect(),
+            paths: class.objects_by_request().iter().map(|(read, _)| read.display_path()).collect(),
             objects: class.objects.iter().map(|object| object.file_spec.path.as_str()).collect(),
             ..Line::default()
         };
-        audit.tell(&of_pod(line, spec).failed(error));
+        audit.tell(&for_pod(line, spec).failed(error));
     }
 
     /// The rule of the operator's that a mount failed of.
-    fn rule(&self, spec: &MountSpec, audience: &str, error: &Error) -> Option<PolicyRule> {
+    fn denied_rule(&self, spec: &MountSpec, audience: &str, error: &Error) -> Option<PolicyRule> {
         let cause = error.cause();
         if !cause.is_policy() {
             return None;
         }
-        if let Err(refusal) = self.judge(spec, audience) {
+        if let Err(refusal) = self.authorize(spec, audience) {
             return Some(refusal.rule);
         }
         // What is allowed as it is written leads elsewhere: an address by its resolution, a file by a link.
@@ -127,20 +132,20 @@ impl Mounter {
     }
 }
 
-impl Mounter {
+impl MountService {
     /// Tells of a request that cannot be understood, as far as it says whose it is.
-    pub fn misunderstood(&self, pod: &Pod, class: &str, target_path: &str, is_reported: bool, error: &Error) {
-        self.failures.note(pod, target_path, error);
+    pub fn report_malformed(&self, pod: &Pod, class: &str, target_path: &str, is_reported: bool, error: &Error) {
+        self.failures.record(pod, target_path, error);
         let Pod { namespace, name, uid, service_account } = pod;
         let line = Line { event: Event::Mount, namespace, pod: name, uid, service_account, class, ..Line::default() };
         self.sessions.audit().tell(&line.failed(error));
         if [name, namespace, uid].iter().all(|part| !part.is_empty()) {
-            self.told(pod, target_path, is_reported, error, Why::ClassInvalid);
+            self.emit_failure(pod, target_path, is_reported, error, Why::ClassInvalid);
         }
     }
 
     /// Tells a pod's owner of a failure: of the first mount, or in this way of a poll, unless the driver tells that itself.
-    fn told(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: Why) {
+    fn emit_failure(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: Why) {
         // Versions come with polls alone, also to a process that knows nothing of the pod.
         if is_reported {
             return;
@@ -154,7 +159,7 @@ impl Mounter {
     }
 
     /// Tells a pod's owner that what had failed goes well.
-    pub(super) fn recovered(&self, pod: &Pod, why: Why) {
+    pub(super) fn emit_recovery(&self, pod: &Pod, why: Why) {
         self.sessions.events().tell(|| subject(pod), why, || "polls bring what Vault has again".to_owned());
     }
 }
@@ -165,7 +170,7 @@ pub(super) fn subject(pod: &Pod) -> Subject {
 }
 
 /// A line about this very pod, also where it shares a session.
-fn of_pod<'a>(line: Line<'a>, spec: &'a MountSpec) -> Line<'a> {
+fn for_pod<'a>(line: Line<'a>, spec: &'a MountSpec) -> Line<'a> {
     let pod = &spec.pod;
     Line {
         namespace: &pod.namespace,

@@ -17,50 +17,50 @@ use crate::{
 
 /// The last failures of a volume each and a cause, the newest first.
 #[derive(Debug, Default)]
-pub struct LastFailures {
+pub struct RecentFailures {
     /// Never held across an await.
-    last: Mutex<VecDeque<Failure>>,
+    failures: Mutex<VecDeque<RecentFailure>>,
 }
 
 #[derive(Debug)]
-struct Failure {
+struct RecentFailure {
     pod: Pod,
     target_path: String,
     cause: Cause,
     at: Instant,
-    times: u64,
+    count: u64,
     error: String,
 }
 
 /// How many are kept.
-const MOST: usize = 50;
+const MAX_FAILURES: usize = 50;
 /// The most of an error that is kept, in bytes: what eight objects' reasons come to.
-const MAX_ERROR: usize = 4096;
+const MAX_ERROR_BYTES: usize = 4096;
 
-impl LastFailures {
+impl RecentFailures {
     /// A mount failed. One that fails again for the same cause takes its own place, and is counted.
-    pub(super) fn note(&self, pod: &Pod, target_path: &str, error: &Error) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = |known: &Failure| {
+    pub(super) fn record(&self, pod: &Pod, target_path: &str, error: &Error) {
+        let mut last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &RecentFailure| {
             known.cause == error.cause() && known.pod.uid == pod.uid && known.target_path == target_path
         };
         let before = last.iter().position(is_same).and_then(|place| last.remove(place));
-        last.truncate(MOST - 1);
-        last.push_front(Failure {
+        last.truncate(MAX_FAILURES - 1);
+        last.push_front(RecentFailure {
             pod: pod.clone(),
             target_path: target_path.to_owned(),
             cause: error.cause(),
             at: clock::now(),
-            times: before.map_or(0, |before| before.times) + 1,
-            error: one_line(&error.to_string(), MAX_ERROR),
+            count: before.map_or(0, |before| before.count) + 1,
+            error: one_line(&error.to_string(), MAX_ERROR_BYTES),
         });
     }
 
     /// What is known of them.
     #[must_use]
-    pub fn tell(&self) -> Vec<status::Failure> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = last.iter().map(|Failure { pod, target_path, at, times, error, .. }| status::Failure {
+    pub fn snapshot(&self) -> Vec<status::Failure> {
+        let last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = last.iter().map(|RecentFailure { pod, target_path, at, count: times, error, .. }| status::Failure {
             at: time_of_day(*at),
             count: *times,
             pod: pod.name.clone(),
@@ -79,15 +79,15 @@ mod tests {
 
     #[test]
     fn a_volume_and_cause_is_one_failure_and_the_oldest_goes() {
-        let failures = LastFailures::default();
+        let failures = RecentFailures::default();
         let pod = |uid: usize| Pod {
             uid: uid.to_string(),
             namespace: "shop".into(),
             name: "web".into(),
             service_account: "web".into(),
         };
-        let note = |uid, path, cause, what: &str| failures.note(&pod(uid), path, &Error::new(cause, what));
-        let told = || failures.tell().into_iter().map(|one| (one.uid, one.target_path, one.count, one.error));
+        let note = |uid, path, cause, what: &str| failures.record(&pod(uid), path, &Error::new(cause, what));
+        let told = || failures.snapshot().into_iter().map(|one| (one.uid, one.target_path, one.count, one.error));
         note(1, "/a", Cause::Denied, "first");
         note(1, "/a", Cause::Sealed, "sealed");
         note(1, "/b", Cause::Denied, "elsewhere");
@@ -98,9 +98,12 @@ mod tests {
             ("/a", 1, format!("sealed [{}]", Cause::Sealed.id())),
         ];
         assert!(told().eq(expected.map(|(path, times, error)| ("1".to_owned(), path.to_owned(), times, error))));
-        for uid in 2..2 + MOST {
-            note(uid, "/a", Cause::Denied, &"long ".repeat(MAX_ERROR));
+        for uid in 2..2 + MAX_FAILURES {
+            note(uid, "/a", Cause::Denied, &"long ".repeat(MAX_ERROR_BYTES));
         }
-        assert!(told().len() == MOST && told().all(|(uid, _, _, error)| uid != "1" && error.len() <= MAX_ERROR));
+        assert!(
+            told().len() == MAX_FAILURES
+                && told().all(|(uid, _, _, error)| uid != "1" && error.len() <= MAX_ERROR_BYTES)
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::Mounter;
+use super::MountService;
 use crate::{
     error::Cause,
     metrics::{Certified, Health, Levels},
@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// How long is waited for files.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TLS_FILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl Mounter {
+impl MountService {
     /// What is held now, and what failed last.
     #[must_use]
     pub fn status(&self) -> Status {
         let status = self.renewal.status();
-        Status { servers: self.servers(&status.sessions), failures: self.failures.tell(), ..status }
+        Status { servers: self.servers(&status.sessions), failures: self.failures.snapshot(), ..status }
     }
 
     /// The operator's servers and those that are or were used, by address.
@@ -48,7 +48,7 @@ impl Mounter {
     }
 
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
-    pub async fn levels(&self) -> Levels {
+    pub async fn gauges(&self) -> Levels {
         let mut levels = self.renewal.gauges();
         let servers = self.operator.servers();
         for server in &servers {
@@ -65,7 +65,7 @@ impl Mounter {
             *health = Health { up: health.up && found.is_none(), sealed: health.sealed || sealed };
         }
         levels.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
-        levels.mounts_limit = self.slots.most();
+        levels.mounts_limit = self.slots.capacity();
         for (address, TlsFileStatus { expiries: ends, is_invalid: broken }) in self.tls_files(servers).await {
             *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
             for (what, end) in [(Certified::Ca, ends.authority), (Certified::Client, ends.client)] {
@@ -92,7 +92,7 @@ impl Mounter {
         };
         let reading = spawn_blocking(move || unused.into_iter().filter_map(read).collect::<Vec<_>>());
         // A file system may hang, and a scrape may not.
-        known.extend(timeout(PATIENCE, reading).await.ok().and_then(Result::ok).unwrap_or_default());
+        known.extend(timeout(TLS_FILE_READ_TIMEOUT, reading).await.ok().and_then(Result::ok).unwrap_or_default());
         known
     }
 }

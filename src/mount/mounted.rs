@@ -17,62 +17,65 @@ use crate::{
 
 /// A volume's files.
 #[derive(Debug)]
-pub struct Mounted {
+pub struct VolumeContents {
     /// What to write.
     pub files: Vec<RenderedFile>,
     /// Each object's name and version.
     pub versions: Vec<(String, String)>,
     /// What was handed out, to be marked when it is on its way.
-    pub(super) receipt: Receipt,
+    pub(super) record: DeliveryRecord,
 }
 
 /// What was handed out, to which volume.
-pub(super) struct Receipt {
+pub(super) struct DeliveryRecord {
     pub(super) session: Arc<Session>,
     pub(super) pod_uid: String,
     pub(super) target_path: String,
     pub(super) class: String,
-    pub(super) leases: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
+    pub(super) secrets: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
     /// Whether any of it should have been read anew.
-    pub(super) keeps: bool,
+    pub(super) served_stale: bool,
 }
 
 /// The file that stands for nothing: without any file the driver would leave the old ones.
-const EMPTY: &str = ".vaultmount-empty";
+const EMPTY_MARKER_FILE: &str = ".vaultmount-empty";
 
 /// What drivers receive at most (grpc-go's default), in bytes.
-pub const MAX_RESPONSE: usize = 4 << 20;
+pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
-impl Mounted {
+impl VolumeContents {
     /// The files of every object, in the class's order, with what they were made from.
-    pub(super) fn of(
+    pub(super) fn new(
         spec: &MountSpec,
         session: &Arc<Session>,
         leases: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
         rendered: Vec<(&Object, Vec<RenderedFile>)>,
         key: &VersionKey,
     ) -> Result<Self, Error> {
-        let receipt = Receipt {
+        let receipt = DeliveryRecord {
             session: Arc::clone(session),
             pod_uid: spec.pod.uid.clone(),
             target_path: spec.target_path.clone(),
             class: spec.class_name.clone(),
-            leases,
-            keeps: false,
+            secrets: leases,
+            served_stale: false,
         };
-        let mut mounted =
-            Self { files: Vec::with_capacity(rendered.len()), versions: Vec::with_capacity(rendered.len()), receipt };
+        let mut mounted = Self {
+            files: Vec::with_capacity(rendered.len()),
+            versions: Vec::with_capacity(rendered.len()),
+            record: receipt,
+        };
         for (object, files) in rendered {
             let each_key = object.file_spec.selector == Selector::AllKeys;
             let version = object_version(key, &object.version_config, &files, each_key);
             mounted.versions.push((object.file_spec.path.clone(), version));
             mounted.files.extend(files);
         }
-        mounted.complete(spec, key)
+        mounted.validate(spec, key)
     }
 
     /// Checks what only all files together show, and stands in when there is none.
-    fn complete(mut self, spec: &MountSpec, key: &VersionKey) -> Result<Self, Error> {
+    fn validate(mut self, spec: &MountSpec, key: &VersionKey) -> Result<Self, Error> {
         let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
         paths.sort_unstable();
         // Sorted, a directory stands before what is in it, with nothing between but what is in it or sorts before '/'.
@@ -94,11 +97,14 @@ impl Mounted {
             }
         }
         if self.files.is_empty() {
-            let file =
-                RenderedFile { path: EMPTY.to_owned(), mode: spec.class.permission, contents: SecretBytes::default() };
+            let file = RenderedFile {
+                path: EMPTY_MARKER_FILE.to_owned(),
+                mode: spec.class.permission,
+                contents: SecretBytes::default(),
+            };
             let version = object_version(key, &SecretText::default(), std::slice::from_ref(&file), false);
             self.files.push(file);
-            self.versions = vec![(EMPTY.to_owned(), version)];
+            self.versions = vec![(EMPTY_MARKER_FILE.to_owned(), version)];
         }
         Ok(self)
     }
@@ -106,12 +112,12 @@ impl Mounted {
     /// The error when the driver would not take the response for its size, in bytes.
     #[must_use]
     pub fn too_large(&self, size: usize) -> Error {
-        too_large(self.files.iter(), &size.to_string())
+        too_large_error(self.files.iter(), &size.to_string())
     }
 }
 
 /// The error of files that come to so many bytes.
-pub(super) fn too_large<'a>(files: impl Iterator<Item = &'a RenderedFile>, size: &str) -> Error {
+pub(super) fn too_large_error<'a>(files: impl Iterator<Item = &'a RenderedFile>, size: &str) -> Error {
     let mut files: Vec<&RenderedFile> = files.collect();
     files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
     let largest: Vec<String> =
@@ -119,14 +125,14 @@ pub(super) fn too_large<'a>(files: impl Iterator<Item = &'a RenderedFile>, size:
     Error::new(
         Cause::FilesTooLarge,
         format!(
-            "the volume's files come to {size} bytes, more than the {MAX_RESPONSE} the driver takes; the largest: {}",
+            "the volume's files come to {size} bytes, more than the {MAX_RESPONSE_BYTES} the driver takes; the largest: {}",
             largest.join(", ")
         ),
     )
     .advice("take single keys with secretKey, or split the class")
 }
 
-impl std::fmt::Debug for Receipt {
+impl std::fmt::Debug for DeliveryRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Receipt").field("target_path", &self.target_path).finish_non_exhaustive()
     }

@@ -6,16 +6,16 @@ use crate::{error::Error, request::Object};
 
 /// The failures of a mount's objects. Objects that fail for the same reason are named together.
 #[derive(Default)]
-pub(super) struct Failures {
+pub(super) struct ObjectErrors {
     by_text: BTreeMap<String, (Error, Vec<String>)>,
 }
 
 /// Reasons listed at most; one is seldom due to more.
-const MAX_LISTED: usize = 8;
+const MAX_LISTED_REASONS: usize = 8;
 /// Names listed at most before one reason.
-const MAX_NAMES: usize = 8;
+const MAX_LISTED_NAMES: usize = 8;
 
-impl Failures {
+impl ObjectErrors {
     pub(super) fn add<'a>(&mut self, error: &Error, objects: impl IntoIterator<Item = &'a Object>) {
         let names: Vec<String> = objects.into_iter().map(|o| o.file_spec.path.clone()).collect();
         if !names.is_empty() {
@@ -25,18 +25,21 @@ impl Failures {
 
     /// One error with the cause that trying again cannot mend, if there is one: the driver must not try in vain.
     pub(super) fn into_result(self, objects: usize) -> Result<(), Error> {
-        let mut failures = woven(self.by_text.into_values());
+        let mut failures = merge_denials(self.by_text.into_values());
         failures.sort_by_key(|(error, _)| error.is_passing());
         let Some((first, _)) = failures.first() else { return Ok(()) };
         let cause = first.cause();
         if failures.len() == 1 {
-            return failures.pop().map_or(Ok(()), |(error, names)| Err(error.about(subject(&names))));
+            return failures.pop().map_or(Ok(()), |(error, names)| Err(error.about(format_objects(&names))));
         }
         let failed: usize = failures.iter().map(|(_, names)| names.len()).sum();
-        let listed: Vec<String> =
-            failures.iter().take(MAX_LISTED).map(|(error, names)| format!("{}: {error}", subject(names))).collect();
-        let shown = if failures.len() > MAX_LISTED {
-            format!(" for {} reasons, of which {MAX_LISTED} are shown", failures.len())
+        let listed: Vec<String> = failures
+            .iter()
+            .take(MAX_LISTED_REASONS)
+            .map(|(error, names)| format!("{}: {error}", format_objects(names)))
+            .collect();
+        let shown = if failures.len() > MAX_LISTED_REASONS {
+            format!(" for {} reasons, of which {MAX_LISTED_REASONS} are shown", failures.len())
         } else {
             String::new()
         };
@@ -45,21 +48,24 @@ impl Failures {
 }
 
 /// What is denied for one reason as one failure, with every stanza that lacks: an event has no room to repeat the rest.
-fn woven(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(Error, Vec<String>)> {
+fn merge_denials(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(Error, Vec<String>)> {
     let (mut groups, mut others) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (error, names) in failures {
         match error.denied().cloned() {
             Some(denial) => {
-                let advice = error.next_step().unwrap_or_default().replacen(&denial.stanza, GAP, 1);
-                let reason = (error.what().replacen(&denial.request, GAP, 1), error.words().map(str::to_owned), advice);
+                let advice = error.next_step().unwrap_or_default().replacen(&denial.stanza, PLACEHOLDER, 1);
+                let reason =
+                    (error.what().replacen(&denial.request, PLACEHOLDER, 1), error.words().map(str::to_owned), advice);
                 groups.entry(reason).or_default().push((error.cause(), denial, names));
             }
             None => others.push((error, names)),
         }
     }
     for ((what, words, advice), group) in groups {
-        let what = what.replacen(GAP, &some(group.iter().map(|(_, denial, _)| &*denial.request), ", "), 1);
-        let advice = advice.replacen(GAP, &some(group.iter().map(|(_, denial, _)| &*denial.stanza), " "), 1);
+        let what =
+            what.replacen(PLACEHOLDER, &join_truncated(group.iter().map(|(_, denial, _)| &*denial.request), ", "), 1);
+        let advice =
+            advice.replacen(PLACEHOLDER, &join_truncated(group.iter().map(|(_, denial, _)| &*denial.stanza), " "), 1);
         let error = Error::new(group[0].0, what).said(words.unwrap_or_default()).advice(advice);
         others.push((error, group.into_iter().flat_map(|(.., names)| names).collect()));
     }
@@ -67,22 +73,22 @@ fn woven(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(Error, Ve
 }
 
 /// Stands for what differs between failures of one reason; no name holds it.
-const GAP: &str = "\0";
+const PLACEHOLDER: &str = "\0";
 
 /// The first of several texts, and how many more there are.
-fn some<'a>(texts: impl ExactSizeIterator<Item = &'a str>, between: &str) -> String {
-    let more = texts.len().saturating_sub(MAX_LISTED);
-    let listed = texts.take(MAX_LISTED).collect::<Vec<_>>().join(between);
+fn join_truncated<'a>(texts: impl ExactSizeIterator<Item = &'a str>, between: &str) -> String {
+    let more = texts.len().saturating_sub(MAX_LISTED_REASONS);
+    let listed = texts.take(MAX_LISTED_REASONS).collect::<Vec<_>>().join(between);
     if more > 0 { format!("{listed} and {more} more") } else { listed }
 }
 
-fn subject(names: &[String]) -> String {
+fn format_objects(names: &[String]) -> String {
     match names {
         [one] => format!("object {one:?}"),
         many => {
-            let mut listed: Vec<String> = many.iter().take(MAX_NAMES).map(|n| format!("{n:?}")).collect();
-            if many.len() > MAX_NAMES {
-                listed.push(format!("{} more", many.len() - MAX_NAMES));
+            let mut listed: Vec<String> = many.iter().take(MAX_LISTED_NAMES).map(|n| format!("{n:?}")).collect();
+            if many.len() > MAX_LISTED_NAMES {
+                listed.push(format!("{} more", many.len() - MAX_LISTED_NAMES));
             }
             format!("objects {}", listed.join(", "))
         }

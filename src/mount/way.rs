@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::Mounter;
+use super::MountService;
 use crate::{
     error::{Cause, Error},
     kube::BoundPod,
@@ -20,35 +20,41 @@ use crate::{
 };
 
 /// A pod's way to its secrets: where to, as whom, and what proves it.
-pub(crate) struct Way {
+pub(crate) struct MountContext {
     pub(crate) target: VaultTarget,
     pub(crate) session: Arc<Session>,
-    pub(crate) prover: CredentialSource,
+    pub(crate) credentials: CredentialSource,
     /// Whether the pod keeps something that should have been read anew.
-    pub(super) keeps: AtomicBool,
+    pub(super) served_stale: AtomicBool,
     /// When it was set out on.
-    pub(super) begun: Instant,
+    pub(super) started_at: Instant,
 }
 
-impl Mounter {
+impl MountService {
     /// The way of a pod, on which nothing has been asked yet.
-    pub(crate) async fn way(&self, spec: &MountSpec, audience: &str) -> Result<Way, Error> {
+    pub(crate) async fn open_context(&self, spec: &MountSpec, audience: &str) -> Result<MountContext, Error> {
         let begun = Instant::now();
         let refused = |PolicyDenial { rule, error }| {
             self.sessions.metrics().policy_refusal(rule);
             error
         };
-        let target = self.judge(spec, audience).map_err(refused)?;
+        let target = self.authorize(spec, audience).map_err(refused)?;
         self.operator.check_symlinks(&target).await.map_err(refused)?;
-        self.chose(spec, &target);
+        self.record_tenant_address(spec, &target);
         let audience = spec.class.audience.as_deref().unwrap_or(audience);
-        let session = self.session(spec, &target, audience).await?;
-        let prover = self.prover(spec, &target, audience);
-        Ok(Way { target, session, prover, keeps: AtomicBool::new(false), begun })
+        let session = self.open_session(spec, &target, audience).await?;
+        let prover = self.credential_source(spec, &target, audience);
+        Ok(MountContext {
+            target,
+            session,
+            credentials: prover,
+            served_stale: AtomicBool::new(false),
+            started_at: begun,
+        })
     }
 
     /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.
-    pub(super) fn judge(&self, spec: &MountSpec, default_audience: &str) -> Result<VaultTarget, PolicyDenial> {
+    pub(super) fn authorize(&self, spec: &MountSpec, default_audience: &str) -> Result<VaultTarget, PolicyDenial> {
         let MountSpec { pod, class, .. } = spec;
         let audience = class.audience.as_deref().unwrap_or(default_audience);
         let target = self.operator.evaluate(&PolicyRequest {
@@ -57,17 +63,22 @@ impl Mounter {
             audience,
             default_audience,
         })?;
-        self.judge_sharing(class)?;
+        self.authorize_sharing(class)?;
         Ok(target)
     }
 
     /// Refuses a class whose pods would share what is a token's own.
-    fn judge_sharing(&self, class: &Class) -> Result<(), PolicyDenial> {
+    fn authorize_sharing(&self, class: &Class) -> Result<(), PolicyDenial> {
         let own = class.objects.iter().find(|object| class.is_token_shared && object.request.is_token_scoped());
         own.map_or(Ok(()), |object| self.operator.evaluate_sharing(&object.file_spec.path))
     }
 
-    async fn session(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> Result<Arc<Session>, Error> {
+    async fn open_session(
+        &self,
+        spec: &MountSpec,
+        target: &VaultTarget,
+        audience: &str,
+    ) -> Result<Arc<Session>, Error> {
         let key = session_key(spec, target, audience)?;
         let Pod { uid, name, .. } = &spec.pod;
         let choice = &spec.class.choice;
@@ -91,7 +102,7 @@ impl Mounter {
     }
 
     /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
-    fn prover(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> CredentialSource {
+    fn credential_source(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> CredentialSource {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
         // A policy has judged the audience: no other token is made.
@@ -106,19 +117,19 @@ impl Mounter {
             async move {
                 if let Some(jwt) = given {
                     let claims = token::inspect(&jwt, &ExpectedClaims { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
-                    return Ok(proof(jwt, claims));
+                    return Ok(login_credential(jwt, claims));
                 }
-                let Some(kube) = mint else { return Err(no_token(&audience, &passed)) };
+                let Some(kube) = mint else { return Err(missing_token_error(&audience, &passed)) };
                 if asked.is_none() && !own_address {
                     // A token without an audience is good at the API server too: never to an address of a tenant's choice.
-                    return Err(no_token(&audience, &passed));
+                    return Err(missing_token_error(&audience, &passed));
                 }
                 if asked.is_none() {
                     tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
                 }
                 let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
                 let claims = token::inspect(&jwt, &ExpectedClaims { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
-                Ok(proof(jwt, claims))
+                Ok(login_credential(jwt, claims))
             }
             .boxed()
         })
@@ -150,11 +161,11 @@ pub(super) fn session_key(spec: &MountSpec, target: &VaultTarget, audience: &str
 /// what a pod writes into its own attributes can name no other.
 fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error> {
     let passed = || spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
-    let token = spec.tokens.for_audience(audience).ok_or_else(|| no_token(audience, &passed()))?;
+    let token = spec.tokens.for_audience(audience).ok_or_else(|| missing_token_error(audience, &passed()))?;
     token::service_account_uid(token)
 }
 
-fn proof(jwt: SecretText, claims: Claims) -> LoginCredential {
+fn login_credential(jwt: SecretText, claims: Claims) -> LoginCredential {
     let Claims { not_before: begins, expires_at: ends, audiences, .. } = claims;
     LoginCredential {
         jwt,
@@ -162,7 +173,7 @@ fn proof(jwt: SecretText, claims: Claims) -> LoginCredential {
     }
 }
 
-fn no_token(audience: &str, passed: &[String]) -> Error {
+fn missing_token_error(audience: &str, passed: &[String]) -> Error {
     let (names, other) = match passed {
         [] => ("none".to_owned(), ""),
         some => (

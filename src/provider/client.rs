@@ -18,7 +18,7 @@ pub struct Client {
 
 /// What a driver sends, in its own terms.
 #[derive(Clone, Default)]
-pub struct Call {
+pub struct MountCall {
     /// JSON of parameters, pod and tokens.
     pub attributes: String,
     /// JSON of nodePublishSecretRef's data.
@@ -36,11 +36,11 @@ pub struct Call {
 impl Client {
     /// Connects to a socket.
     pub async fn connect(socket: &Path) -> std::io::Result<Self> {
-        Self::over(UnixStream::connect(socket).await?).await
+        Self::from_stream(UnixStream::connect(socket).await?).await
     }
 
     /// Speaks over a connection that stands.
-    pub async fn over(stream: UnixStream) -> std::io::Result<Self> {
+    pub async fn from_stream(stream: UnixStream) -> std::io::Result<Self> {
         let stream = TokioIo::new(stream);
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), stream).await.map_err(std::io::Error::other)?;
@@ -50,12 +50,12 @@ impl Client {
 
     /// The provider's name and version.
     pub async fn version(&mut self) -> Result<pb::VersionResponse, Status> {
-        let request = pb::VersionRequest { version: super::CONTRACT.to_owned() };
+        let request = pb::VersionRequest { version: super::CONTRACT_VERSION.to_owned() };
         self.grpc.version(request).await.map(tonic::Response::into_inner)
     }
 
     /// A volume's files and versions.
-    pub async fn mount(&mut self, call: Call) -> Result<pb::MountResponse, Status> {
+    pub async fn mount(&mut self, call: MountCall) -> Result<pb::MountResponse, Status> {
         let versions = call.versions.into_iter().map(|(id, version)| pb::ObjectVersion { id, version });
         let mut request = Request::new(pb::MountRequest {
             attributes: call.attributes,

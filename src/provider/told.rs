@@ -13,7 +13,7 @@ use tracing::{Level, Span};
 
 use crate::{
     error::Error,
-    mount::Mounted,
+    mount::VolumeContents,
     policy::OperatorPolicy,
     request::{Class, MountSpec, Pod},
     telemetry::{self, Again, Repeats, SPAN},
@@ -95,7 +95,7 @@ impl Told {
     }
 
     /// Files are on their way to the pod, with something new among them or not. Whether mounts of the volume had failed before.
-    pub(super) fn mounted(&self, mounted: &Mounted, new: bool, about: &About) -> bool {
+    pub(super) fn mounted(&self, mounted: &VolumeContents, new: bool, about: &About) -> bool {
         let failures = self.failures.over(&about.target_path);
         went_well(mounted, new, failures, about);
         failures.is_some()
@@ -106,7 +106,7 @@ impl Told {
         &self,
         spec: &MountSpec,
         operator: &OperatorPolicy,
-        mounted: &Mounted,
+        mounted: &VolumeContents,
         begun: Instant,
     ) -> bool {
         let failures = self.failures.over(&spec.target_path);
@@ -141,7 +141,7 @@ impl Told {
     }
 }
 
-fn went_well(mounted: &Mounted, new: bool, failures: Option<u64>, about: &About) {
+fn went_well(mounted: &VolumeContents, new: bool, failures: Option<u64>, about: &About) {
     let (files, endpoint, duration_ms) = (mounted.files.len(), &about.endpoint, about.milliseconds());
     let objects = about.class.as_deref().map(Class::display_object_names);
     let objects = objects.as_ref().map(tracing::field::display);

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vaultmount::{error::Cause, provider::client::Call};
+use vaultmount::{error::Cause, provider::client::MountCall};
 
 use crate::{
     operating::{free_address, get},
@@ -204,7 +204,7 @@ async fn audit_log_records_second_volume_as_cache_read() {
     audited.daemon.mount_files(&pod).await;
     for _ in 0..2 {
         let second =
-            Call { target_path: format!("/var/lib/kubelet/pods/{}/volumes/second", pod.uid), ..pod.mount_call() };
+            MountCall { target_path: format!("/var/lib/kubelet/pods/{}/volumes/second", pod.uid), ..pod.mount_call() };
         audited.daemon.mount(second).await.unwrap();
     }
     // What comes after shows that there was no more.

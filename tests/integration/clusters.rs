@@ -16,7 +16,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
 };
-use vaultmount::provider::client::Call;
+use vaultmount::provider::client::MountCall;
 
 use crate::support::{
     bao::Tenant, clock::advance, daemon::Daemon, pod::Pod, raft::RaftCluster, required_env, unique_name,
@@ -182,7 +182,7 @@ async fn assert_leader_kills_fail_no_poll(kills: usize, pods: usize) {
         tokio::spawn(async move {
             let mut last = 0;
             while !stop.load(SeqCst) {
-                let call = Call { timeout: Some(Duration::from_secs(110)), ..pod.mount_call() };
+                let call = MountCall { timeout: Some(Duration::from_secs(110)), ..pod.mount_call() };
                 let begun = Instant::now();
                 let mounted = daemon.mount(call).await.unwrap_or_else(|status| panic!("a poll failed: {status}"));
                 assert!(begun.elapsed() < Duration::from_secs(5), "a poll took {:?}", begun.elapsed());

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use vaultmount::{
     error::Cause,
-    provider::client::{Call, Client},
+    provider::client::{Client, MountCall},
 };
 
 use crate::{
@@ -147,7 +147,7 @@ async fn poll_failure_emits_events_unless_driver_reports() {
     // A driver up to 1.5.6 sends the versions that the pod has, and tells itself.
     let denied = pod_with_denied_secret(&pod);
     let versions = vec![("pass".to_owned(), "v".to_owned())];
-    assert!(stage.daemon.mount(Call { versions, ..denied.mount_call() }).await.is_err());
+    assert!(stage.daemon.mount(MountCall { versions, ..denied.mount_call() }).await.is_err());
     stage.assert_event_count(0).await;
     stage.daemon.assert_mount_error(&denied, Cause::Denied, &[]).await;
     let invalid = pod.clone().with_objects("[");

@@ -20,7 +20,7 @@ use serde_json::json;
 use vaultmount::{
     error::Cause,
     provider::{
-        client::{Call, Client},
+        client::{Client, MountCall},
         pb::MountResponse,
     },
 };
@@ -99,8 +99,8 @@ fn secret_pod(tenant: &Tenant) -> Pod {
         .with_objects(format!("- {{objectName: pass, secretPath: {}/data/db, secretKey: pass}}", tenant.kv))
 }
 
-fn call_with_timeout(timeout: Duration, pod: &Pod) -> Call {
-    Call { timeout: Some(timeout), ..pod.mount_call() }
+fn call_with_timeout(timeout: Duration, pod: &Pod) -> MountCall {
+    MountCall { timeout: Some(timeout), ..pod.mount_call() }
 }
 
 /// The one file of a response.

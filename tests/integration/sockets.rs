@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use vaultmount::provider::{
-    client::{Call, Client},
+    client::{Client, MountCall},
     pb::MountRequest,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// A pod with one KV secret, and its call.
-async fn kv_mount_call() -> Call {
+async fn kv_mount_call() -> MountCall {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
     Pod::for_tenant(&tenant)
@@ -33,7 +33,7 @@ async fn kv_mount_call() -> Call {
 }
 
 /// An old driver that calls, and goes on until its standard input ends.
-async fn start_old_driver(socket: &Path, call: &Call, threads: u32) -> Child {
+async fn start_old_driver(socket: &Path, call: &MountCall, threads: u32) -> Child {
     let request = socket.with_extension("request");
     let message = MountRequest {
         attributes: call.attributes.clone(),

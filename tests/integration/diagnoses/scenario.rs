@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use vaultmount::{
     error::Cause,
-    provider::client::{Call, Client},
+    provider::client::{Client, MountCall},
 };
 
 use super::SECRET_MARK;
@@ -179,7 +179,7 @@ impl MountCase {
             own = Daemon::start_at(&self.address, &flags).await;
             &own
         };
-        let call = Call { timeout: self.timeout, ..self.pod.mount_call() };
+        let call = MountCall { timeout: self.timeout, ..self.pod.mount_call() };
         let (got, text) = tokio::select! {
             refusal = daemon.mount_error(call) => refusal,
             () = self.advance_time(&daemon.socket) => unreachable!("time goes on"),

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tonic::Code;
 use vaultmount::{
     error::Cause,
-    provider::client::{Call, Client},
+    provider::client::{Client, MountCall},
 };
 
 use super::{
@@ -41,7 +41,7 @@ async fn hanging_request_ends_at_caller_deadline() {
         stage.vault.always(method, path, fault);
         let mut client = Client::connect(&stage.daemon.socket).await.unwrap();
         let timeout = own.map(Duration::from_secs);
-        let mut mount = pin!(client.mount(Call { timeout, ..stage.pod().mount_call() }));
+        let mut mount = pin!(client.mount(MountCall { timeout, ..stage.pod().mount_call() }));
         tokio::select! {
             _ = &mut mount => panic!("{path} hangs"),
             () = stage.vault.wait_for(1, method, path) => {}

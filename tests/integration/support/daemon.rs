@@ -21,7 +21,7 @@ use vaultmount::{
     config::Config,
     error::Cause,
     provider::{
-        client::{Call, Client},
+        client::{Client, MountCall},
         pb::MountResponse,
     },
 };
@@ -70,12 +70,12 @@ impl Daemon {
     }
 
     /// What a driver gets.
-    pub async fn mount(&self, call: Call) -> Result<MountResponse, tonic::Status> {
+    pub async fn mount(&self, call: MountCall) -> Result<MountResponse, tonic::Status> {
         Client::connect(&self.socket).await.unwrap().mount(call).await
     }
 
     /// The cause and text of the error a driver gets: that of its first id, which must have the error's code.
-    pub async fn mount_error(&self, call: Call) -> (Cause, String) {
+    pub async fn mount_error(&self, call: MountCall) -> (Cause, String) {
         let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
         let text = status.message();
         let id = text.split(" [").filter_map(|after| after.split_once(']')).find_map(|(id, _)| Cause::of_id(id));

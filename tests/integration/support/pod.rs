@@ -8,7 +8,7 @@ use ring::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use serde_json::{Value, json};
-use vaultmount::provider::client::Call;
+use vaultmount::provider::client::MountCall;
 
 use super::{
     bao::{Tenant, issuer_key},
@@ -88,7 +88,7 @@ impl Pod {
     }
 
     /// The Mount call a driver makes for it.
-    pub fn mount_call(&self) -> Call {
+    pub fn mount_call(&self) -> MountCall {
         let mut attributes = serde_json::Map::new();
         for (name, value) in &self.parameters {
             attributes.insert(name.clone(), value.clone().into());
@@ -102,7 +102,7 @@ impl Pod {
         if let Some(tokens) = &self.tokens {
             attributes.insert("csi.storage.k8s.io/serviceAccount.tokens".into(), tokens.to_string().into());
         }
-        Call {
+        MountCall {
             attributes: Value::Object(attributes).to_string(),
             secrets: "null".into(),
             target_path: format!("/var/lib/kubelet/pods/{}/volumes/kubernetes.io~csi/s/mount", self.uid),
