@@ -1,9 +1,9 @@
 //! Walks a mount's way step by step and says what came of each: what is wrong, and how to mend it, without a pod.
 
+mod cleanup;
+mod connectivity;
 mod login;
-mod object;
-mod reach;
-mod traces;
+mod objects;
 
 use std::{
     collections::HashMap,
@@ -22,10 +22,10 @@ use crate::{
     error::Error,
     mount::{MountContext, MountService, RequestResult, VolumeContents},
     request::MountSpec,
-    vault::wire::SecretRequest,
+    vault::request::SecretRequest,
 };
-use object::ObjectResult;
-use traces::CreatedResources;
+use cleanup::CreatedResources;
+use objects::ObjectResult;
 
 /// A walk.
 pub struct Check<'a> {

@@ -1,14 +1,14 @@
 //! Kubernetes manifests from files: documents of YAML or JSON in which each key and value knows where it stands.
 
 mod class;
-mod content;
+mod file_content;
 
 use std::path::Path;
 
 pub(crate) use self::class::not_a_string;
 pub use self::{
     class::{CLASS_GROUP, ClassManifest, read_class},
-    content::{DRIVER_MARKER, FileContent, NotText, read_content, read_text},
+    file_content::{DRIVER_MARKER, FileContent, NotText, read_content, read_text},
 };
 use crate::{
     policy,

@@ -2,16 +2,16 @@
 //!
 //! `MountSpec -> Target -> Session -> Lease per distinct request -> File per object -> Mounted`
 
-mod again;
+mod admission;
+mod aggregate_error;
 mod audited;
-mod chosen;
-mod failures;
+mod cache_hit;
+mod context;
 pub mod keys;
 mod levels;
-mod mounted;
-mod report;
-mod slots;
-mod way;
+mod recent_failures;
+mod tenant_addresses;
+mod volume;
 
 use std::{
     collections::HashMap,
@@ -23,29 +23,29 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    cache::{CachedSecret, DueSecret, FetchOutcome, Lookup, Refresh},
     error::{Cause, Code, Error},
     events::Why,
     kube::Kube,
-    lease::{CachedSecret, DueSecret, FetchOutcome, Lookup, Refresh},
     metrics::{Kind, PolicyRule, ReadFrom, Reason},
     policy::{OperatorPolicy, VaultTarget},
+    reconcile::Reconciler,
     render,
-    renewal::Reconciler,
     request::{Class, MountSpec, Object, Pod},
     session::{Delivery, Session, SessionRegistry},
     state::Gate,
     telemetry::{Again, milliseconds},
-    vault::{Vault, failure, wire::SecretRequest},
+    vault::{Vault, error, request::SecretRequest},
 };
+pub use admission::{MountLimiter, MountPermit};
+use aggregate_error::ObjectErrors;
 use audited::ReadDecision;
-pub use chosen::TenantAddressLog;
-pub use failures::RecentFailures;
+pub(crate) use context::MountContext;
 pub use keys::HmacKeys;
-use mounted::{DeliveryRecord, too_large_error};
-pub use mounted::{MAX_RESPONSE_BYTES, VolumeContents};
-use report::ObjectErrors;
-pub use slots::{MountLimiter, MountPermit};
-pub(crate) use way::MountContext;
+pub use recent_failures::RecentFailures;
+pub use tenant_addresses::TenantAddressLog;
+use volume::{DeliveryRecord, too_large_error};
+pub use volume::{MAX_RESPONSE_BYTES, VolumeContents};
 
 /// Mounts volumes. One per process.
 pub struct MountService {
@@ -193,7 +193,7 @@ impl MountService {
             } else {
                 format!("the caller's time ran out before Vault at {} answered", target.endpoint.address)
             };
-            Error::new(Cause::Deadline, what).advice(failure::DEADLINE_FIX)
+            Error::new(Cause::Deadline, what).advice(error::DEADLINE_FIX)
         };
         let polled = session.has_volume(&spec.target_path);
         let stays = due.iter().all(|(_, objects, due)| has_cached_copy(due, objects, polled));

@@ -3,11 +3,11 @@
 //! The driver lays a pod's volumeAttributes over the class, so whoever may create a pod may choose all of this: what is judged is
 //! what comes of all of it, wherever it was said.
 
-mod allow;
+mod addresses;
 mod file;
 mod glob;
 mod parse;
-mod review;
+mod preview;
 mod rules;
 mod tenant_tls_dir;
 #[cfg(test)]
@@ -24,10 +24,10 @@ use crate::{
     tls::{Ca, ClientCertificate, Tls},
     vault::{Endpoint, address::Address},
 };
-pub use allow::{AddressPattern, AddressPolicy};
+pub use addresses::{AddressPattern, AddressPolicy};
 pub use file::{PolicyFile, PolicyReload};
 pub use parse::{POLICY_FIELDS, PolicyError, is_policy, is_policy_text, parse};
-pub use review::PredictedDenial;
+pub use preview::PredictedDenial;
 pub use rules::{DEFAULT_ENDPOINT, Policy};
 use rules::{NamespaceLimits, PolicySetting};
 pub use tenant_tls_dir::TenantTlsDir;

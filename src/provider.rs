@@ -2,8 +2,8 @@
 
 mod authority;
 pub mod client;
-mod status;
-mod told;
+mod grpc_code;
+mod mount_log;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -38,8 +38,8 @@ use crate::{
     task,
 };
 use authority::AuthorityRepair;
+use mount_log::{About, Told};
 use pb::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
-use told::{About, Told};
 
 /// The generated types of `proto/v1alpha1/service.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::pedantic)]
@@ -295,7 +295,7 @@ fn driver_reports_failures(request: &pb::MountRequest) -> bool {
 }
 
 fn to_status(error: &Error) -> Status {
-    Status::new(status::code(error.cause().code()), error.to_string())
+    Status::new(grpc_code::code(error.cause().code()), error.to_string())
 }
 
 fn parse(classes: &ClassCache, request: &pb::MountRequest) -> Result<MountSpec, Error> {
@@ -377,8 +377,8 @@ mod tests {
             operator,
             vault: vault.clone(),
             sessions: sessions.clone(),
-            renewal: crate::renewal::Reconciler::new(vault, sessions, None, None, Duration::ZERO).into(),
-            refresh: crate::lease::Refresh::Never,
+            renewal: crate::reconcile::Reconciler::new(vault, sessions, None, None, Duration::ZERO).into(),
+            refresh: crate::cache::Refresh::Never,
             kube: None,
             mint_tokens: false,
             keys: crate::mount::HmacKeys::process_local(),

@@ -4,14 +4,14 @@
 //! server wrote them. Strings are read as Go reads them: half of a surrogate pair is U+FFFD, of equal keys the last counts.
 
 mod encoding;
-mod extract;
 mod format;
 mod json;
-mod missing;
+mod key_suggestions;
 mod pointer;
+mod select;
 pub mod version;
 
-use crate::{error::Error, secret::SecretBytes, vault::answer::SecretResponse};
+use crate::{error::Error, secret::SecretBytes, vault::response::SecretResponse};
 
 /// What of an answer an object wants, and as which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,15 +82,15 @@ pub fn render(spec: &FileSpec, response: &SecretResponse) -> Result<Vec<Rendered
     let contents = match &spec.selector {
         Selector::FullResponse => encoding::decode_shared(response.as_json(), spec.encoding)?,
         Selector::Key(key) => {
-            let value = extract::select_key(response, key)?;
+            let value = select::select_key(response, key)?;
             encoding::decode(value.to_file_text(), spec.encoding)
-                .map_err(|error| error.about(missing::quote_key(key)))?
+                .map_err(|error| error.about(key_suggestions::quote_key(key)))?
         }
         Selector::Pointer(pointer) => {
-            encoding::decode(pointer::resolve(pointer, extract::unwrap_kv2(response)?)?.to_file_text(), spec.encoding)?
+            encoding::decode(pointer::resolve(pointer, select::unwrap_kv2(response)?)?.to_file_text(), spec.encoding)?
         }
-        Selector::AllKeys => return extract::render_all_keys(spec, response),
-        Selector::Formatted(format) => format::render_format(*format, spec.encoding, &extract::data_fields(response)?)?,
+        Selector::AllKeys => return select::render_all_keys(spec, response),
+        Selector::Formatted(format) => format::render_format(*format, spec.encoding, &select::data_fields(response)?)?,
     };
     Ok(vec![RenderedFile { path: spec.path.clone(), mode: spec.mode, contents }])
 }

@@ -1,16 +1,16 @@
 //! A driver's Mount request, parsed and checked; nothing after it sees JSON or YAML.
 
 mod attributes;
-mod classes;
+mod class_cache;
+mod findings;
 mod go_json;
 mod go_yaml;
-mod mistakes;
 mod objects;
 mod parameters;
-mod path;
 mod pod;
 mod query;
 pub mod token;
+mod vault_path;
 mod warnings;
 
 use std::{
@@ -21,23 +21,23 @@ use std::{
 
 use self::{
     attributes::Attributes,
-    mistakes::{BoundedList, Findings},
+    findings::{BoundedList, Findings},
     warnings::Warnings,
 };
 pub use self::{
-    classes::ClassCache,
-    mistakes::{Finding, FindingLocation, ObjectEntry},
+    class_cache::ClassCache,
+    findings::{Finding, FindingLocation, ObjectEntry},
     objects::OBJECT_FIELDS,
     warnings::is_parameter,
 };
 use crate::{
+    cache::Refresh,
     error::Error,
-    lease::Refresh,
     policy::{PolicyRequest, ServerChoice},
     render::FileSpec,
     secret::SecretText,
     text::quote,
-    vault::wire::SecretRequest,
+    vault::request::SecretRequest,
 };
 
 /// A Mount request as the driver sends it.

@@ -1,13 +1,13 @@
 //! One Vault token per pod identity, and what was read under it.
 
-mod end;
-mod inspect;
 mod login;
-mod report;
-mod saved;
+mod maintenance;
+mod persistence;
+mod preflight;
+mod registry;
+mod revocation;
 mod sharing;
-mod store;
-mod upkeep;
+mod status;
 mod volumes;
 
 use std::{
@@ -26,29 +26,29 @@ use tokio::{
 
 use crate::{
     audit::Audit,
+    cache::{
+        CachedSecret, DueSecret, FetchOutcome, FetchedSecret, Lookup, LookupOptions, Refresh, SecretCache, SessionToken,
+    },
     clock,
     error::{Cause, Error},
     events::{Events, Subject, Why},
-    flight::SingleFlight,
-    lease::{
-        CachedSecret, DueSecret, FetchOutcome, FetchedSecret, Lookup, LookupOptions, Refresh, SecretCache, SessionToken,
-    },
     metrics::{Kind, Metrics, ReadFrom, Reason},
     secret::SecretText,
+    single_flight::SingleFlight,
     vault::{
         Client, Endpoint,
+        breaker::Outage,
         client::VaultToken,
-        failure::{ReadContext, RequestError, TokenClaims},
-        standing::Outage,
-        wire::SecretRequest,
+        error::{ReadContext, RequestError, TokenClaims},
+        request::SecretRequest,
     },
 };
-pub use end::{PendingRevocation, RevocationResult};
-use saved::StateFile;
-pub use saved::{PendingStateFile, SavedSession};
+use persistence::StateFile;
+pub use persistence::{PendingStateFile, SavedSession};
+pub use registry::{Delivery, MAX_SILENCE_UNWATCHED, PodWithSessions, SessionRegistry};
+pub use revocation::{PendingRevocation, RevocationResult};
 pub use sharing::SharingPod;
 use sharing::SharingPods;
-pub use store::{Delivery, MAX_SILENCE_UNWATCHED, PodWithSessions, SessionRegistry};
 use volumes::{ReportedBy, Volumes};
 
 /// Everything that decides which token a pod gets.

@@ -1,12 +1,12 @@
 //! TLS settings and the client configuration made from them.
 
-mod certificate_time;
-mod certificates;
+mod certificate_summary;
+mod certificate_validity;
 mod pem;
 mod public_key;
-mod reload;
+mod reloader;
 #[cfg(test)]
-pub(crate) mod testing;
+pub(crate) mod test_pki;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use verify::{AcceptAnyVerifier, ChainVerifier};
 
-pub use certificate_time::certificate_validity;
-pub use certificates::{CertificateExpiry, CertificateSummary, Expiries};
+pub use certificate_summary::{CertificateExpiry, CertificateSummary, Expiries};
+pub use certificate_validity::certificate_validity;
 pub use pem::{Digest, compute_digest};
-pub use reload::{TlsReload, TlsReloader};
+pub use reloader::{TlsReload, TlsReloader};
 pub use verify::CertificateRejection;
 
 /// Which certificate authorities a server's certificate may come from.

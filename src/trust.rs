@@ -14,7 +14,7 @@ use crate::{
     policy::{OperatorPolicy, Policy, PolicyReload},
     task,
     tls::{self, CertificateExpiry, CertificateSummary, MinTlsVersion, Tls},
-    vault::{Vault, idle::IdleProber},
+    vault::{Vault, idle_prober::IdleProber},
 };
 
 /// Keeps to what files hold. One per process.

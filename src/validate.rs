@@ -2,12 +2,12 @@
 
 mod class;
 mod excerpt;
-mod meant;
 mod objects;
 mod pod;
 mod policy;
 mod secret_objects;
 mod source;
+mod typos;
 
 use std::collections::BTreeMap;
 
@@ -139,7 +139,7 @@ pub fn validate(inputs: &[Input]) -> ValidationReport {
                 }
             };
             for resource in manifest::resources(node) {
-                if meant::is_class(resource, source) {
+                if typos::is_class(resource, source) {
                     let Some(reviewed) = class::review_class(resource, policy.as_ref(), source) else {
                         // What is what in it is not known.
                         resource.get("spec").into_iter().for_each(|spec| source.redact_node(spec));

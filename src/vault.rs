@@ -3,22 +3,22 @@
 //! [`Vault`] keeps one [`Client`] per [`Endpoint`]: one connection pool, one set of limits, shared by every session.
 
 pub mod address;
-pub mod answer;
+pub mod breaker;
 pub mod client;
+mod concurrency;
 pub mod connect;
+mod consistency;
 pub mod engine;
-pub mod failure;
-mod files;
-pub mod idle;
-mod index;
-mod lanes;
-mod near;
+pub mod error;
+pub mod idle_prober;
+mod memory_budget;
 mod operation;
-mod room;
-pub mod standing;
+mod path_suggestions;
+mod priority_semaphore;
+pub mod request;
+pub mod response;
+mod tls_files;
 mod transport;
-mod turns;
-pub mod wire;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,12 +35,12 @@ use crate::{
     tls::{MinTlsVersion, Tls},
 };
 pub use address::{Address, SENSITIVE_URL_CHARS};
+use breaker::{LastContact, Outage};
 pub use client::Client;
 use connect::DnsLimiter;
 pub use connect::Proxies;
-pub use files::TlsFileStatus;
-use room::{BudgetScope, MemoryBudget};
-use standing::{LastContact, Outage};
+use memory_budget::{BudgetScope, MemoryBudget};
+pub use tls_files::TlsFileStatus;
 
 /// A server and how to reach it; classes that agree in all of it share a connection pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -169,7 +169,7 @@ impl Vault {
         let cached_client = || self.lock().get(endpoint).map(|entry| entry.client.clone());
         if let Some(client) = cached_client() {
             return if client.transport().is_tls_suspect() {
-                files::reload_suspect_tls(client).await
+                tls_files::reload_suspect_tls(client).await
             } else {
                 Ok(client)
             };

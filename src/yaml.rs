@@ -1,7 +1,7 @@
 //! YAML, read within a budget; what is wrong with it, said without repeating any of it.
 
 pub mod node;
-pub(crate) mod shape;
+pub(crate) mod value;
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, NonFiniteFloatPolicy, Options, budget::BudgetBreach};

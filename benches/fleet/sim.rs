@@ -12,11 +12,11 @@ use std::{
 
 use tokio::time::Instant;
 use vaultmount::{
+    cache::{CacheAction, Lifecycle, LifecycleContext, Refresh},
     error::{Cause, Error},
-    lease::{CacheAction, Lifecycle, LifecycleContext, Refresh},
-    renewal::Schedule,
-    term::Lifetime,
-    vault::standing::{CircuitBreaker, ProbeResult, retry_at},
+    lifetime::Lifetime,
+    reconcile::Schedule,
+    vault::breaker::{CircuitBreaker, ProbeResult, retry_at},
 };
 
 /// Whose rules a node follows.

@@ -13,26 +13,26 @@
     reason = "a program for developers, with the tests' own support"
 )]
 
-mod bare;
-mod crowd;
+mod baseline;
+mod cold_start;
 #[path = "../support/metrics.rs"]
 mod metrics;
-mod one;
 #[path = "../support/process.rs"]
 mod process;
-mod rush;
-#[path = "../support/state.rs"]
-mod state;
+mod single_pod;
+#[path = "../support/state_dir.rs"]
+mod state_dir;
+mod thousand_pods;
 #[path = "../../tests/integration/support"]
 mod support {
     pub mod bao;
     pub mod daemon;
     pub mod database;
+    mod env;
     pub mod http;
-    mod names;
     pub mod pod;
 
-    pub use names::{required_env, unique_name};
+    pub use env::{required_env, unique_name};
 }
 
 use std::time::Instant;
@@ -59,13 +59,13 @@ async fn main() {
     let chosen = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
     let mut readings = Vec::new();
     if chosen("one") {
-        readings.extend(one::measure(&tenant).await);
+        readings.extend(single_pod::measure(&tenant).await);
     }
     if chosen("rush") {
-        readings.push(rush::measure().await);
+        readings.push(cold_start::measure().await);
     }
     if chosen("crowd") {
-        readings.extend(crowd::measure().await);
+        readings.extend(thousand_pods::measure().await);
     }
     print_measurements(&readings, flags.iter().any(|flag| flag == "--json"));
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::{
     kube_api::{self, pods::ExpirySignal},
     pods::{Node, Rng},
-    support::faulty::{Fault, FaultProxy, respond, vault_error},
+    support::fault_proxy::{Fault, FaultProxy, respond, vault_error},
 };
 
 /// How long one of them lasts, and the calm after it, in milliseconds: a third of what tokens and credentials live is left when

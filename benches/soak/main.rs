@@ -25,19 +25,19 @@ mod metrics;
 mod pods;
 #[path = "../support/process.rs"]
 mod process;
-#[path = "../support/state.rs"]
-mod state;
+#[path = "../support/state_dir.rs"]
+mod state_dir;
 #[path = "../../tests/integration/support"]
 mod support {
     pub mod bao;
     pub mod daemon;
     pub mod database;
-    pub mod faulty;
+    mod env;
+    pub mod fault_proxy;
     pub mod http;
-    mod names;
     pub mod pod;
 
-    pub use names::{required_env, unique_name};
+    pub use env::{required_env, unique_name};
 }
 
 use std::{
@@ -53,8 +53,10 @@ use metrics::Metrics;
 use pods::{Node, PODS};
 use process::Process;
 use serde_json::json;
-use state::StateDir;
-use support::{bao::Tenant, daemon::ProviderProcess, database::DatabaseEngine, faulty::FaultProxy, http, required_env};
+use state_dir::StateDir;
+use support::{
+    bao::Tenant, daemon::ProviderProcess, database::DatabaseEngine, fault_proxy::FaultProxy, http, required_env,
+};
 use tokio::time::sleep;
 use vaultmount::provider::client::Client;
 

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use tokio::sync::watch;
 
 use super::text;
-use crate::flight::SingleFlight;
+use crate::single_flight::SingleFlight;
 
 /// Where probes are, for whoever asks elsewhere.
 pub(super) const WHERE: &str = "probes are at /livez, /readyz and /health/ready\n";

@@ -20,7 +20,7 @@ use crate::{
     provider::Connections,
     session::{SavedSession, Session},
     state::{Content, Fault, Left, Name, SealingKey, Store},
-    vault::{Client, Endpoint, wire::SecretRequest},
+    vault::{Client, Endpoint, request::SecretRequest},
 };
 
 /// What mounts wait for, to follow "waited for".

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Check, Step, format_seconds, reach::MAX_CLOCK_SKEW_SECONDS};
+use super::{Check, Step, connectivity::MAX_CLOCK_SKEW_SECONDS, format_seconds};
 use crate::{
     error::{Cause, Error},
     mount::MountContext,

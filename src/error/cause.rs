@@ -1,7 +1,7 @@
 //! The table of everything that can go wrong: one row each, with an id that ends its messages for good.
 //!
 //! `docs/errors.md` is this table ([`markdown`]), `vaultmount explain` prints its rows, and
-//! `tests/integration/diagnoses.rs` has a test for each.
+//! `tests/integration/error_causes.rs` has a test for each.
 
 use std::fmt::{self, Write as _};
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::{MountContext, MountService, RequestResult};
 use crate::{
     audit::{Event, Line, Outcome},
+    cache::CachedSecret,
     error::{Cause, Error},
     events::{Subject, Why},
-    lease::CachedSecret,
     metrics::{PolicyRule, ReadFrom},
     request::{MountSpec, Object, Pod},
-    vault::wire::SecretRequest,
+    vault::request::SecretRequest,
 };
 
 /// What came of a request for a pod.

@@ -10,7 +10,7 @@ use crate::{
     metrics::{Certified, Health, Levels},
     policy::VaultServer,
     status::{self, ServerState, Status},
-    vault::{TlsFileStatus, standing::LastContact},
+    vault::{TlsFileStatus, breaker::LastContact},
 };
 
 /// How long is waited for files.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
     VaultServer,
-    allow::AddressPattern,
+    addresses::AddressPattern,
     glob::Glob,
     rules::{DEFAULT_ENDPOINT, Policy, Rule},
 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
-use super::{PolicyDenial, VaultServer, allow::AddressPattern, glob::Glob};
+use super::{PolicyDenial, VaultServer, addresses::AddressPattern, glob::Glob};
 use crate::{
     error::{Cause, Error},
     metrics::PolicyRule,

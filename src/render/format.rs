@@ -2,8 +2,8 @@
 
 mod buffer;
 mod env;
+mod json;
 mod properties;
-mod tree;
 mod yaml;
 
 use super::{Encoding, Format, json::Fields};
@@ -21,7 +21,7 @@ pub(super) fn render_format(format: Format, encoding: Encoding, fields: &Fields<
     }
     let mut text = SecretTextBuffer::default();
     match format {
-        Format::Json => tree::write_json(&mut text, fields)?,
+        Format::Json => json::write_json(&mut text, fields)?,
         Format::Yaml => yaml::write_yaml(&mut text, fields)?,
         Format::Env => env::write_env(&mut text, fields)?,
         Format::Properties => properties::write_properties(&mut text, fields),

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::vault::answer::compact_json;
+use crate::vault::response::compact_json;
 
 /// Valid JSON text of one value. Cannot be printed.
 #[derive(Clone, Copy)]

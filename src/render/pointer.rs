@@ -2,7 +2,7 @@
 
 use super::{
     json::JsonText,
-    missing::{closest_key, describe_keys, quote_key, quote_name},
+    key_suggestions::{closest_key, describe_keys, quote_key, quote_name},
 };
 use crate::error::{Cause, Error};
 

@@ -1,7 +1,7 @@
 //! Plain YAML scalars as Go's yaml.v3 resolves them. It is neither YAML 1.1 nor 1.2, and what a class says depends on it:
 //! `0440` and `0o440` are octal, `1_000` is a number, `yes` is text, and `2030-01-01` is a time.
 
-mod time;
+mod timestamp;
 
 use super::go_json::GoValue;
 
@@ -29,7 +29,7 @@ fn resolve_number_or_time(text: &str) -> Option<GoValue> {
     match text.bytes().next()? {
         b'.' if underscores_separate_digits(text) => parse_float(&text.replace('_', "")).map(GoValue::Float),
         b'0'..=b'9' | b'+' | b'-' => {
-            if let Some(time) = time::parse(text) {
+            if let Some(time) = timestamp::parse(text) {
                 return Some(GoValue::Text(time.into()));
             }
             let digits = text.replace('_', "");

@@ -1,19 +1,19 @@
 //! `objects`: the list of what to read and which files to make of it.
 
 mod args;
-mod check;
-mod names;
-mod shape;
-mod version;
-mod written;
+mod file_names;
+mod parse;
+mod raw;
+mod type_errors;
+mod version_config;
 
 use zeroize::Zeroizing;
 
-pub use self::written::OBJECT_FIELDS;
-use self::{names::FileNames, written::RawObject};
+pub use self::raw::OBJECT_FIELDS;
+use self::{file_names::FileNames, raw::RawObject};
 use super::{
     Object, OutputFile,
-    mistakes::{Findings, ObjectEntry},
+    findings::{Findings, ObjectEntry},
     warnings::Warnings,
 };
 use crate::{
@@ -61,7 +61,7 @@ pub(super) fn parse(
     let entries: Vec<Option<RawObject>> = match yaml::parse::<Option<_>>(&source, Budget::OBJECTS) {
         Ok(entries) => entries.unwrap_or_default(),
         Err(error) => {
-            shape::report_type_errors(&source, &error, findings);
+            type_errors::report_type_errors(&source, &error, findings);
             return ParsedObjects::default();
         }
     };
@@ -104,14 +104,14 @@ fn parse_entries(
             warnings.add_unknown(entry.field_location(field), field, OBJECT_FIELDS);
         }
         files.push(OutputFile { name: raw.object_name.clone(), is_directory: raw.selects_all_keys() });
-        match names::check_name(&raw.object_name, raw.selects_all_keys()) {
+        match file_names::check_name(&raw.object_name, raw.selects_all_keys()) {
             Ok(()) => file_names.add(index, &raw.object_name, raw.selects_all_keys(), findings),
             Err(why) => {
                 let cause = if entry.name.is_empty() { Cause::InvalidRequest } else { Cause::UnsafeName };
                 findings.add_with_cause(cause, entry.field_location("objectName"), why);
             }
         }
-        objects.extend(check::parse_object(raw, source, default_permission, &entry, findings, warnings));
+        objects.extend(parse::parse_object(raw, source, default_permission, &entry, findings, warnings));
     }
     file_names.check_no_file_is_directory(findings);
     ParsedObjects { objects, files }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::{
     attributes::{Attributes, Parameter},
-    mistakes::{FindingLocation, Findings},
-    path::parse_mount_path,
+    findings::{FindingLocation, Findings},
+    vault_path::parse_mount_path,
     warnings::Warnings,
 };
 use crate::{
-    lease::{MIN_REFRESH_INTERVAL, Refresh},
+    cache::{MIN_REFRESH_INTERVAL, Refresh},
     policy::ServerChoice,
     text::{closest_match, parse_go_bool, quote},
     tls::{Ca, is_server_name},

@@ -3,7 +3,7 @@
 use super::{
     Pod,
     attributes::Attributes,
-    mistakes::{FindingLocation, Findings},
+    findings::{FindingLocation, Findings},
 };
 
 /// The prefix of everything that kubelet and the driver add to the attributes.

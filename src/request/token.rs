@@ -10,7 +10,7 @@ pub use self::claims::{Claims, ExpectedClaims, inspect, is_jwt, service_account_
 use super::{
     ServiceAccountTokens,
     attributes::Attributes,
-    mistakes::{FindingLocation, Findings},
+    findings::{FindingLocation, Findings},
 };
 use crate::secret::SecretText;
 

@@ -2,7 +2,7 @@
 
 use super::{
     attributes::{Attributes, PARAMETER_PREFIXES},
-    mistakes::{BoundedList, Finding, FindingLocation, MAX_LISTED_FINDINGS, join_truncated},
+    findings::{BoundedList, Finding, FindingLocation, MAX_LISTED_FINDINGS, join_truncated},
     parameters::PREFIXED_PARAMETERS,
     pod::DRIVER_ATTRIBUTE_PREFIX,
 };

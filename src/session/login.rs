@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use super::{CredentialSource, Session};
 use crate::{
     audit::{Event, Line},
+    cache::SessionToken,
     clock,
     error::{Cause, Error},
-    lease::SessionToken,
+    lifetime::Lifetime,
     metrics::{AuthKind, LoginOutcome},
-    term::Lifetime,
     vault::{
         Client,
         client::{LoginRequest, LoginResult},
-        failure::{LoginContext, RequestError, TokenClaims},
+        error::{LoginContext, RequestError, TokenClaims},
     },
 };
 

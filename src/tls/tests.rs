@@ -9,7 +9,7 @@ use rustls::{
 use tempfile::tempdir;
 
 use super::{
-    testing::{
+    test_pki::{
         Authority, Identity, ca_params, der_contents, der_elements, expired, params, pem_section, server_config,
     },
     *,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Severity, meant,
+    Severity,
     objects::ObjectsSource,
     secret_objects,
     source::{SourceFile, Span, display_name},
+    typos,
 };
 use crate::{
     error::Cause,
@@ -61,7 +62,7 @@ pub(super) fn review_class(
         namespace: metadata_text(class, "namespace").to_owned(),
         file: source.name.to_owned(),
         line: kind.position.line,
-        is_our_provider: meant::is_our_provider(provider, spec, source),
+        is_our_provider: typos::is_our_provider(provider, spec, source),
         provider: if provider == "openbao" { "openbao" } else { "vault" },
         parameters: BTreeMap::new(),
         findings: Vec::new(),

@@ -3,13 +3,13 @@
 //! Requests are built from rustify endpoints (vaultrs' where it has one) and sent on our own transport: vaultrs' client
 //! follows redirects with the token, bounds nothing and panics on a newline in a header.
 
-mod aside;
+mod auth_methods;
+mod diagnose;
 pub mod health;
-pub mod inspect;
-mod methods;
+mod health_monitor;
+pub mod preflight;
 mod renew;
 mod token;
-mod watch;
 
 use std::{
     collections::HashMap,
@@ -35,14 +35,14 @@ use zeroize::Zeroize;
 
 use super::{
     Endpoint, VaultConfig,
-    answer::SecretResponse,
     connect::DnsLimiter,
     engine::{Engine, EngineCache, EngineLookup, is_builtin_path},
-    failure::{RequestError, TokenValidity},
-    room::MemoryBudget,
+    error::{RequestError, TokenValidity},
+    memory_budget::MemoryBudget,
+    priority_semaphore::{PriorityPermit, PrioritySemaphore},
+    request::{Method, SecretRequest, redact_values},
+    response::SecretResponse,
     transport::{CallOptions, ResponseBody, Transport},
-    turns::{PriorityPermit, PrioritySemaphore},
-    wire::{Method, SecretRequest, redact_values},
 };
 use crate::{
     error::Error,
@@ -50,10 +50,10 @@ use crate::{
     secret::SecretText,
     text::one_line,
 };
-use methods::AuthMethodCache;
+use auth_methods::AuthMethodCache;
+use health_monitor::HealthMonitor;
 pub use renew::RenewalGrant;
 pub use token::{LoginResult, SavedToken, VaultToken};
-use watch::HealthMonitor;
 
 /// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
 #[derive(Clone)]

@@ -1,14 +1,14 @@
 //! Connections to one Vault endpoint: TCP or a unix socket, direct or through a proxy, plain or TLS, and why not.
 
+mod address_guard;
 mod error;
-mod fault;
-mod guard;
 mod handshake;
 mod proxy;
 mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls_error;
 
 use std::{
     fmt,
@@ -44,10 +44,10 @@ use stream::{Io, StreamMode};
 use tcp::Target;
 
 pub use error::{ConnectError, ConnectStage, ProxyConnectError, find_connect_error};
-pub use fault::HandshakeError;
 pub use proxy::{InvalidProxyUrl, Proxies};
 pub use stream::Stream;
 pub use tcp::DnsLimiter;
+pub use tls_error::HandshakeError;
 
 /// How long a connection may take, from the name to the end of the TLS handshake, unless [`Options::timeout`] says else.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -277,7 +277,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<(Box<dyn Io>, StreamMode), ConnectError> {
         if self.options.deny_local_addresses {
-            guard::check_unresolved_host(&target.host)?;
+            address_guard::check_unresolved_host(&target.host)?;
         }
         let proxy_target = Target::from_uri(proxy.uri());
         let to_error = |error| proxy_error(proxy, target, error);
@@ -304,7 +304,7 @@ impl Inner {
         let addresses =
             deadline.enforce(ConnectStage::DnsLookup, target, self.options.dns_limiter.resolve(target)).await?;
         if deny_local_addresses {
-            guard::check_addresses(&target.host, &addresses)?;
+            address_guard::check_addresses(&target.host, &addresses)?;
         }
         let connecting = tcp::connect(target, addresses, deadline.timeout);
         Ok(Box::new(deadline.enforce(ConnectStage::Tcp, target, connecting).await?))

@@ -24,15 +24,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Endpoint, VaultConfig,
+    concurrency::{ConcurrencyLimits, Permit, RequestClass},
     connect::{
         ConnectError, ConnectOptions, Connector, DnsLimiter, HandshakeError, LoadedTls, Proxies, find_connect_error,
     },
-    failure::RequestError,
-    files::TlsFileStatus,
-    index::SeenIndex,
-    lanes::{ConcurrencyLimits, Permit, RequestClass},
+    consistency::SeenIndex,
+    error::RequestError,
+    memory_budget::{MemoryBudget, Reservation},
     operation::classify_operation,
-    room::{MemoryBudget, Reservation},
+    tls_files::TlsFileStatus,
 };
 use crate::{
     clock::with_jitter,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use super::{Budget, ParseError, Position, shape::AnyValue};
+use super::{Budget, ParseError, Position, value::AnyValue};
 
 /// A key or value. Not to be printed: it may be anybody's secret.
 pub struct Node {

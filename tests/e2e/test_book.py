@@ -1,4 +1,4 @@
-"""What the pages tell to type, typed into a cluster. That it leads somewhere without one, tests/integration/book.rs holds."""
+"""What the pages tell to type, typed into a cluster. That it leads somewhere without one, tests/integration/docs.rs holds."""
 
 import subprocess
 import time

@@ -16,7 +16,7 @@ use crate::{
         bao::Tenant,
         clock::advance,
         daemon::{Daemon, ProviderProcess},
-        faulty::{FaultProxy, respond, vault_error},
+        fault_proxy::{FaultProxy, respond, vault_error},
         pod::Pod,
     },
 };

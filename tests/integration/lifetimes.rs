@@ -1,14 +1,14 @@
 //! Sessions and leases live exactly as long as the pod: reused by every poll, renewed in the background, handed over in time,
 //! revoked at the pod's end.
 
-mod ends;
-mod outages;
-mod polls;
+mod caching;
+mod credential_rotation;
+mod expiry_warnings;
+mod outage_recovery;
 mod renewals;
-mod rotations;
+mod revocation;
 mod sharing;
-mod token;
-mod warnings;
+mod token_object;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
         bao::Tenant,
         daemon::{Daemon, vaultmount_command},
         database::DatabaseEngine,
-        faulty::FaultProxy,
+        fault_proxy::FaultProxy,
         pod::Pod,
     },
 };

@@ -2,14 +2,14 @@
 
 mod kubernetes;
 mod namespaces;
-mod tokens;
+mod session_token;
 
 use std::collections::BTreeMap;
 
 use serde_json::json;
 use vaultmount::error::Cause;
 
-use crate::support::{bao::Tenant, daemon::Daemon, faulty::FaultProxy, pod::Pod};
+use crate::support::{bao::Tenant, daemon::Daemon, fault_proxy::FaultProxy, pod::Pod};
 
 /// A tenant with a secret, and a pod that wants it as the file `pass`.
 async fn fixture() -> (Tenant, Pod) {

@@ -6,30 +6,30 @@
     reason = "a test that cannot go on has failed, and its support is public to it"
 )]
 
-mod auditing;
-mod book;
+mod admin_endpoints;
+mod audit_log;
 mod check;
-mod cluster;
-mod clusters;
 mod commands;
-mod diagnoses;
+mod docs;
+mod error_causes;
 mod events;
-mod faults;
 mod fleet;
-mod installing;
+mod install;
 #[path = "../support/kube_api.rs"]
 mod kube_api;
-mod layering;
+mod kubernetes_api;
 mod lifetimes;
-mod logging;
 mod logins;
+mod logs;
 mod metrics;
-mod mounts;
-mod operating;
+mod module_layers;
+mod mount_files;
 mod policy;
 mod reads;
 mod restarts;
-mod secrecy;
+mod secret_leaks;
 mod sockets;
 mod support;
 mod validate;
+mod vault_failures;
+mod vault_ha;

@@ -11,9 +11,9 @@ use tokio::{
 use vaultmount::error::Cause;
 
 use crate::{
-    book,
-    operating::{free_address, get, pod},
-    support::{bao::Tenant, cluster::KubernetesCluster, daemon::Daemon, http},
+    admin_endpoints::{free_address, get, pod},
+    docs,
+    support::{bao::Tenant, daemon::Daemon, http, kubernetes::KubernetesCluster},
 };
 
 /// Something that no pod here may read.
@@ -156,7 +156,7 @@ async fn prometheus_accepts_documented_queries_and_rules() {
     while prometheus.query("up").await.is_none() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let queries = book::promql_queries();
+    let queries = docs::promql_queries();
     assert!(queries.len() > 10, "{queries:?}");
     for (place, query) in queries {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
@@ -166,7 +166,7 @@ async fn prometheus_accepts_documented_queries_and_rules() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut kinds = Vec::new();
-    for (place, kind, text) in book::prometheus_files() {
+    for (place, kind, text) in docs::prometheus_files() {
         let file = folder.path().join(kind);
         // Debian's is built without Kubernetes' discovery.
         let discovery = "kubernetes_sd_configs:\n      - role: pod\n        namespaces: {names: [vaultmount]}\n";

@@ -1,6 +1,6 @@
 //! The policy file: what classes of each namespace may use, wherever they say so.
 
-mod thefts;
+mod threat_model;
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde_json::json;
 use vaultmount::error::Cause;
 
 use crate::{
-    operating::{free_address, get},
+    admin_endpoints::{free_address, get},
     support::{
         bao::Tenant,
-        by_hand::run_cli,
+        cli::run_cli,
         daemon::{Daemon, ProviderProcess},
-        faulty::FaultProxy,
+        fault_proxy::FaultProxy,
         log::CapturedLog,
         pod::Pod,
         policy::PolicyFile,

@@ -1,9 +1,9 @@
 //! Reads: what engines answer becomes files, and what an event says when they refuse.
 
 mod database;
-mod issuing;
 mod kv;
 mod optional;
+mod pki_and_transit;
 
 use serde_json::{Value, json};
 use vaultmount::error::Cause;

@@ -1,8 +1,8 @@
 //! What pods were given outlives the process that gave it: stopped, killed or replaced.
 
-mod damage;
-mod load;
-mod takeover;
+mod corrupt_state;
+mod handover;
+mod under_load;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,9 +12,9 @@ use tokio::{process::Child, task::JoinHandle, time::sleep};
 use vaultmount::provider::{client::Client, pb::MountResponse};
 
 use crate::{
+    admin_endpoints::{free_address, get},
     kube_api::{self, KubeApi},
-    operating::{free_address, get},
-    support::{bao::Tenant, daemon, database::DatabaseEngine, faulty::FaultProxy, pod::Pod},
+    support::{bao::Tenant, daemon, database::DatabaseEngine, fault_proxy::FaultProxy, pod::Pod},
 };
 
 /// The node that the pods are on.
@@ -212,7 +212,11 @@ async fn pending_revocation_is_completed_after_restart() {
     let pod = node.pod();
     let process = node.start().await;
     node.mount(&pod).await;
-    node.vault.always("POST", "auth/token/revoke-self", crate::support::faulty::vault_error(503, "Vault is sealed"));
+    node.vault.always(
+        "POST",
+        "auth/token/revoke-self",
+        crate::support::fault_proxy::vault_error(503, "Vault is sealed"),
+    );
     node.api.delete_pod(&pod.namespace, &pod.name);
     node.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
     assert_eq!(node.state_files().len(), 1);
@@ -230,7 +234,7 @@ async fn pending_revocation_spares_new_shared_session() {
     let (first, second) = (sharing(), sharing());
     let process = node.start().await;
     node.mount(&first).await;
-    node.vault.always("POST", "auth/token/revoke-self", crate::support::faulty::vault_error(400, "not now"));
+    node.vault.always("POST", "auth/token/revoke-self", crate::support::fault_proxy::vault_error(400, "not now"));
     node.api.delete_pod(&first.namespace, &first.name);
     node.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
     let had = node.mount(&second).await;

@@ -14,7 +14,7 @@ use vaultmount::provider::{
 };
 
 use crate::{
-    operating::{free_address, get},
+    admin_endpoints::{free_address, get},
     support::{
         bao::Tenant,
         daemon::{self, Daemon, ProviderProcess},

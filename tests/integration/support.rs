@@ -1,20 +1,20 @@
 //! What tests stand on: a tenant of the real OpenBao, pods that ask, and daemons that answer.
 
 pub mod bao;
-pub mod by_hand;
+pub mod bao_server;
+pub mod cli;
 pub mod clock;
-pub mod cluster;
 pub mod daemon;
 pub mod database;
-pub mod faulty;
+mod env;
+pub mod fault_proxy;
 pub mod http;
+pub mod kubernetes;
 pub mod log;
-mod names;
 pub mod pod;
 pub mod policy;
 pub mod raft;
-pub mod server;
-pub mod standing;
 pub mod tls;
+pub mod vault_health;
 
-pub use names::{required_env, unique_name};
+pub use env::{required_env, unique_name};

@@ -1,10 +1,10 @@
 //! `vaultmount validate`, as a hook or a CI job runs it.
 
-mod formats;
-mod places;
+mod output;
+mod positions;
+mod redaction;
 mod rules;
-mod secrecy;
-mod slips;
+mod typos;
 
 use std::{fs, process::Stdio};
 

@@ -5,10 +5,10 @@
 mod hmac_key;
 #[path = "../support/kube_api.rs"]
 mod kube_api;
-mod mint_token;
-mod over_tls;
 mod pods;
 mod request;
+mod tls;
+mod token_request;
 mod token_review;
 
 use std::fs;

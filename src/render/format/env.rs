@@ -9,7 +9,7 @@
 use super::{
     super::{
         json::Fields,
-        missing::{quote_key, quote_names},
+        key_suggestions::{quote_key, quote_names},
     },
     SecretTextBuffer,
 };

@@ -3,7 +3,7 @@
 use super::{
     super::json::{Fields, JsonText},
     SecretTextBuffer,
-    tree::{Separators, write_string, write_value},
+    json::{Separators, write_string, write_value},
 };
 use crate::error::Error;
 

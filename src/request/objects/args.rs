@@ -10,13 +10,13 @@ use crate::{
         go_json::{GoMap, GoValue},
         go_yaml,
     },
-    yaml::{Position, shape},
+    yaml::{Position, value},
 };
 
 /// A value with the place it stands at in the text, which is needed to read a plain scalar as Go does.
 pub(super) struct SpannedValue(Tagged<Spanned<AnyValue>>);
 
-type AnyValue = shape::AnyValue<SpannedValue>;
+type AnyValue = value::AnyValue<SpannedValue>;
 
 /// What Go could not have sent, and where it stands.
 #[derive(Debug)]

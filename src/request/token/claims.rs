@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     error::{Cause, Error},
-    request::{Pod, mistakes::join_truncated},
+    request::{Pod, findings::join_truncated},
     secret::SecretText,
     text::quote,
 };

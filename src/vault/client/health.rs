@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     text::one_line,
     vault::{
-        failure::{self, RequestError},
+        error::{self, RequestError},
         transport::CallOptions,
     },
 };
@@ -48,9 +48,9 @@ impl Health {
     #[must_use]
     pub fn unavailable_error(&self, address: &str) -> Option<Error> {
         match self.state {
-            NodeState::Uninitialized => Some(failure::uninitialized_error(address)),
-            NodeState::Sealed => Some(failure::sealed_error(address)),
-            NodeState::NoLeader => Some(failure::no_leader_error(address)),
+            NodeState::Uninitialized => Some(error::uninitialized_error(address)),
+            NodeState::Sealed => Some(error::sealed_error(address)),
+            NodeState::NoLeader => Some(error::no_leader_error(address)),
             NodeState::Standby | NodeState::Active => None,
         }
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Client, VaultToken};
-use crate::vault::failure::RequestError;
+use crate::vault::error::RequestError;
 
 /// What a renewal brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

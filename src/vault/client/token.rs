@@ -18,9 +18,9 @@ use crate::{
     secret::{self, SecretBytes, SecretText},
     text::one_line,
     vault::{
-        answer::SecretResponse,
-        failure::RequestError,
-        room::{BudgetScope, MemoryBudget},
+        error::RequestError,
+        memory_budget::{BudgetScope, MemoryBudget},
+        response::SecretResponse,
     },
 };
 

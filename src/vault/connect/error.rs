@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
-use super::fault::HandshakeError;
+use super::tls_error::HandshakeError;
 use crate::text::one_line;
 
 /// The most of the system's or a library's words that a message repeats, in bytes.

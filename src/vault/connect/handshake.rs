@@ -16,7 +16,7 @@ use rustls::{
 use tokio::{io::AsyncBufReadExt as _, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{error::ConnectError, fault::HandshakeError, stream::Io};
+use super::{error::ConnectError, stream::Io, tls_error::HandshakeError};
 
 /// How long a server that asked for a client certificate may take to judge it.
 const CLIENT_CERT_RESULT_TIMEOUT: Duration = Duration::from_millis(250);

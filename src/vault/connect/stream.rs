@@ -9,7 +9,7 @@ use std::{
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{error::ConnectError, fault::HandshakeError};
+use super::{error::ConnectError, tls_error::HandshakeError};
 
 /// What bytes go over: TCP, a unix socket, TLS, or one in the other.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -17,7 +17,7 @@ use rustls::{
 use tokio::net::UnixListener;
 
 use super::*;
-use crate::tls::testing::{Authority, Identity, expired, params, server_config};
+use crate::tls::test_pki::{Authority, Identity, expired, params, server_config};
 
 const NAME: &str = "vault.example";
 

@@ -10,7 +10,7 @@ use crate::support::{
     bao::root_request,
     clock::advance,
     database::log_in,
-    faulty::{Fault, FaultProxy, Gate, vault_error},
+    fault_proxy::{Fault, FaultProxy, Gate, vault_error},
 };
 
 /// Credentials and tokens of so many seconds, for a minute at most.

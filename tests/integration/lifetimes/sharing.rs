@@ -11,7 +11,7 @@ use super::{LifetimeFixture, wait_until};
 use crate::support::{
     clock::advance,
     database::log_in,
-    faulty::{Fault, Gate},
+    fault_proxy::{Fault, Gate},
     pod::Pod,
 };
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use vaultmount::error::Cause;
 
 use super::{assert_mounts, with_secret_object};
-use crate::support::{bao::Tenant, cluster::KubernetesCluster, daemon::Daemon, pod::Pod};
+use crate::support::{bao::Tenant, daemon::Daemon, kubernetes::KubernetesCluster, pod::Pod};
 
 /// A cluster, and a pod of its service account that wants a secret.
 async fn fixture() -> (KubernetesCluster, Pod, Daemon) {

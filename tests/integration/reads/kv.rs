@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vaultmount::error::Cause;
 
 use super::{fixture, mount_engine, single_object};
-use crate::support::{bao::root_request, daemon::Daemon, faulty::FaultProxy};
+use crate::support::{bao::root_request, daemon::Daemon, fault_proxy::FaultProxy};
 
 #[tokio::test]
 async fn kv_version_never_written_is_secret_missing() {

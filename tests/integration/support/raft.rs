@@ -22,7 +22,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{bao::issuer_key, http as client, required_env, server::free_port};
+use super::{bao::issuer_key, bao_server::free_port, http as client, required_env};
 
 /// The servers; ended when dropped.
 pub struct RaftCluster {

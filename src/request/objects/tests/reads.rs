@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::vault::wire::{Method, SecretRequest};
+use crate::vault::request::{Method, SecretRequest};
 
 fn parse_request(path: &str, fields: &str) -> SecretRequest {
     let text = format!("- objectName: a\n  secretPath: {}\n{fields}", serde_json::to_string(path).unwrap());

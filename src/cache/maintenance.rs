@@ -1,0 +1,325 @@
+//! What the background does for leases: what is renewed when, what must be said of ends, and what there is to tell.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{CacheEntry, CacheSlot, Lifecycle, SecretCache, SessionToken};
+use crate::{
+    lifetime::{GrantKind, Lifetime},
+    metrics::{Kind, State},
+    vault::{client::RenewalGrant, request::SecretRequest},
+};
+
+/// A lease that is to be renewed.
+pub struct PendingRenewal {
+    /// What it is the answer to.
+    pub request: Arc<SecretRequest>,
+    /// Names it to Vault.
+    pub lease_id: String,
+    /// The duration to ask for.
+    pub requested_ttl: Duration,
+    /// When it is over as things stand.
+    pub expires_at: Option<Instant>,
+    /// The token it hangs on.
+    pub token: Arc<SessionToken>,
+    slot: Arc<CacheSlot>,
+}
+
+/// An end that comes without a mount.
+pub struct ExpiryNotice {
+    /// Of what.
+    pub request: Arc<SecretRequest>,
+    /// Its kind.
+    pub kind: Kind,
+    /// When.
+    pub expires_at: Instant,
+    /// Whether it has come.
+    pub is_expired: bool,
+}
+
+/// One lease, as it is told.
+pub struct SecretSnapshot {
+    /// The request.
+    pub request: Arc<SecretRequest>,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its end as things stand, its token's included.
+    pub expires_at: Option<Instant>,
+    /// The end that only a mount can put off.
+    pub max_expires_at: Option<Instant>,
+    /// When it is renewed next.
+    pub renew_at: Option<Instant>,
+    /// When it was read.
+    pub read_at: Instant,
+    /// How it stands.
+    pub state: State,
+    /// Why its last renewal or reading failed.
+    pub last_error: Option<String>,
+    /// How many volumes name it.
+    pub volume_count: usize,
+}
+
+/// What was said already about an end that is near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ExpiryWarning {
+    NotSent,
+    Expiring,
+    Expired,
+}
+
+/// The shortest pause between two looks at an end that is near.
+const MIN_EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between looks for a poll that should have come.
+const OVERDUE_POLL_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
+impl SecretCache {
+    /// The leases whose renewal is due.
+    pub fn due_renewals(&self, now: Instant) -> Vec<PendingRenewal> {
+        let mut renewals = Vec::new();
+        for (request, slot) in &*self.lock() {
+            let slot_state = slot.state();
+            let Some(entry) = &slot_state.entry else { continue };
+            let Lifecycle::Leased { lease_id, lifetime } = &entry.lifecycle else { continue };
+            let renew_at = entry.lifecycle.renew_at(entry.token.lifetime().as_ref(), now);
+            if !slot_state.referenced_by.is_empty() && renew_at.is_some_and(|due| now >= due) {
+                renewals.push(PendingRenewal {
+                    request: Arc::clone(request),
+                    lease_id: lease_id.clone(),
+                    requested_ttl: lifetime.requested_ttl(),
+                    expires_at: entry.earlier_expiry(
+                        entry.token.lifetime().as_ref(),
+                        lifetime.expires_at(),
+                        Lifetime::expires_at,
+                    ),
+                    token: Arc::clone(&entry.token),
+                    slot: Arc::clone(slot),
+                });
+            }
+        }
+        renewals
+    }
+
+    /// When the next renewal is due, if there are any to come, or an end is near enough to be looked at.
+    pub fn next_wakeup(&self, is_renewal_active: bool, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        for slot in self.lock().values() {
+            let slot_state = slot.state();
+            let Some(entry) = slot_state.entry.as_ref().filter(|_| !slot_state.referenced_by.is_empty()) else {
+                continue;
+            };
+            let token_lifetime = entry.token.lifetime();
+            let renew_at = entry.lifecycle.renew_at(token_lifetime.as_ref(), now).filter(|_| is_renewal_active);
+            let expiry_check = entry.next_expiry_check(token_lifetime.as_ref(), is_renewal_active, now);
+            next = [next, renew_at, expiry_check].into_iter().flatten().min();
+        }
+        next
+    }
+
+    /// When the first of the leases is over that are renewed.
+    pub fn earliest_expiry(&self, now: Instant) -> Option<Instant> {
+        let slots = self.lock();
+        let expiries = slots.values().filter_map(|slot| {
+            let slot_state = slot.state();
+            let entry = slot_state.entry.as_ref().filter(|_| !slot_state.referenced_by.is_empty())?;
+            let token_lifetime = entry.token.lifetime();
+            entry.lifecycle.renew_at(token_lifetime.as_ref(), now)?;
+            entry.earlier_expiry(token_lifetime.as_ref(), entry.lifecycle.expires_at(), Lifetime::expires_at)
+        });
+        expiries.min()
+    }
+
+    /// What ends without a mount, told once when its end comes near and once when it has come. `polled` says whether a mount is
+    /// to be expected that would read it anew, `renewed` whether renewals are to come.
+    pub fn take_expiry_notices(
+        &self,
+        is_poll_expected: bool,
+        is_renewal_active: bool,
+        now: Instant,
+    ) -> Vec<ExpiryNotice> {
+        let mut notices = Vec::new();
+        for (request, slot) in &*self.lock() {
+            let mut slot_state = slot.state();
+            let is_referenced = !slot_state.referenced_by.is_empty();
+            let Some(entry) = slot_state.entry.as_mut().filter(|_| is_referenced) else { continue };
+            let token_lifetime = entry.token.lifetime();
+            let Some((expires_at, warn_at)) = entry.expiry_and_warn_at(token_lifetime.as_ref(), is_renewal_active, now)
+            else {
+                entry.expiry_warning = ExpiryWarning::NotSent;
+                continue;
+            };
+            let warning = if is_poll_expected || now < warn_at {
+                continue;
+            } else if now < expires_at {
+                ExpiryWarning::Expiring
+            } else {
+                ExpiryWarning::Expired
+            };
+            if entry.expiry_warning < warning {
+                entry.expiry_warning = warning;
+                let is_expired = warning == ExpiryWarning::Expired;
+                notices.push(ExpiryNotice {
+                    request: Arc::clone(request),
+                    kind: entry.lifecycle.kind(),
+                    expires_at,
+                    is_expired,
+                });
+            }
+        }
+        notices
+    }
+
+    /// Every lease that is kept; `renewed` says whether renewals are to come.
+    pub fn snapshots(&self, is_renewal_active: bool, now: Instant) -> Vec<SecretSnapshot> {
+        let slots = self.lock();
+        let snapshots = slots.iter().filter_map(|(request, slot)| {
+            let slot_state = slot.state();
+            let entry = slot_state.entry.as_ref()?;
+            let token_lifetime = entry.token.lifetime();
+            let is_referenced = !slot_state.referenced_by.is_empty();
+            let lifetime = match &entry.lifecycle {
+                Lifecycle::Leased { lifetime, .. } => Some(lifetime),
+                _ => None,
+            };
+            let max_expires_at = entry.max_expires_at(token_lifetime.as_ref(), is_renewal_active && is_referenced);
+            let revoked_at = entry.token.revoked_at().filter(|_| entry.lifecycle.is_bound_to_token());
+            let is_expired = revoked_at.is_some() || entry.lifecycle.is_expired(token_lifetime.as_ref(), now);
+            let state = match lifetime {
+                _ if !is_referenced && entry.delivered => State::Superseded,
+                Some(lifetime) if lifetime.is_failing() && !is_expired => State::Failing,
+                _ if entry
+                    .expiry_and_warn_at(token_lifetime.as_ref(), is_renewal_active, now)
+                    .is_some_and(|(_, warn_at)| now >= warn_at) =>
+                {
+                    State::Ending
+                }
+                _ => State::Live,
+            };
+            Some(SecretSnapshot {
+                request: Arc::clone(request),
+                kind: entry.lifecycle.kind(),
+                expires_at: revoked_at.or_else(|| {
+                    entry.earlier_expiry(token_lifetime.as_ref(), entry.lifecycle.expires_at(), Lifetime::expires_at)
+                }),
+                max_expires_at: revoked_at.or(max_expires_at),
+                renew_at: lifetime
+                    .filter(|lifetime| is_renewal_active && is_referenced && !is_expired && lifetime.is_renewable())
+                    .map(|lifetime| lifetime.renew_at()),
+                read_at: entry.read_at,
+                state,
+                last_error: entry.last_error.clone(),
+                volume_count: slot_state.referenced_by.len(),
+            })
+        });
+        snapshots.collect()
+    }
+}
+
+impl CacheEntry {
+    /// The earlier of its own end and its token's, if it hangs on that.
+    fn earlier_expiry(
+        &self,
+        token_lifetime: Option<&Lifetime>,
+        own_expiry: Option<Instant>,
+        token_expiry: impl Fn(&Lifetime) -> Option<Instant>,
+    ) -> Option<Instant> {
+        let token_expires_at = token_lifetime.filter(|_| self.lifecycle.is_bound_to_token()).and_then(token_expiry);
+        [own_expiry, token_expires_at].into_iter().flatten().min()
+    }
+
+    /// The end that only a mount can put off: every end, when no renewals are to come.
+    fn max_expires_at(&self, token_lifetime: Option<&Lifetime>, is_renewal_active: bool) -> Option<Instant> {
+        if is_renewal_active {
+            self.earlier_expiry(token_lifetime, self.lifecycle.max_expires_at(), Lifetime::max_expires_at)
+        } else {
+            self.earlier_expiry(token_lifetime, self.lifecycle.expires_at(), Lifetime::expires_at)
+        }
+    }
+
+    /// That end, and when a third of the time before it is left.
+    fn expiry_and_warn_at(
+        &self,
+        token_lifetime: Option<&Lifetime>,
+        is_renewal_active: bool,
+        now: Instant,
+    ) -> Option<(Instant, Instant)> {
+        if self.lifecycle.is_bound_to_token() && token_lifetime.is_none() {
+            return Some((now, now));
+        }
+        let expires_at = self.max_expires_at(token_lifetime, is_renewal_active)?;
+        let warn_at = match &self.lifecycle {
+            Lifecycle::Leased { lifetime, .. } => {
+                let bounding_token = token_lifetime.filter(|token| token.expires_at() == Some(expires_at));
+                bounding_token.unwrap_or(lifetime).warn_at(expires_at)
+            }
+            Lifecycle::Token => token_lifetime.map_or(now, |token| token.warn_at(expires_at)),
+            Lifecycle::Certificate { refresh_at, .. } => *refresh_at,
+            Lifecycle::Static { rotates_at, read_at } => {
+                *rotates_at - rotates_at.saturating_duration_since(*read_at) / 3
+            }
+            Lifecycle::Plain { .. } => return None,
+        };
+        Some((expires_at, warn_at))
+    }
+
+    /// When to look whether its end must be told.
+    fn next_expiry_check(
+        &self,
+        token_lifetime: Option<&Lifetime>,
+        is_renewal_active: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        let (expires_at, warn_at) = self.expiry_and_warn_at(token_lifetime, is_renewal_active, now)?;
+        match self.expiry_warning {
+            ExpiryWarning::Expired => None,
+            ExpiryWarning::NotSent if now < warn_at => Some(warn_at),
+            ExpiryWarning::NotSent if now < expires_at => {
+                Some((now + (expires_at - now) / 2).max(now + MIN_EXPIRY_CHECK_INTERVAL))
+            }
+            // A poll is to be expected; if none comes, that is said then.
+            ExpiryWarning::NotSent => Some(now + OVERDUE_POLL_CHECK_INTERVAL),
+            ExpiryWarning::Expiring => Some(expires_at.max(now + MIN_EXPIRY_CHECK_INTERVAL)),
+        }
+    }
+}
+
+impl PendingRenewal {
+    /// It was renewed by a request that was sent at `sent`.
+    pub(crate) fn apply_renewal(&self, grant: RenewalGrant, sent_at: Instant) -> Option<GrantKind> {
+        self.update_lifetime(|last_error, lifetime| {
+            *last_error = None;
+            lifetime.apply_renewal(grant.ttl, grant.renewable, sent_at)
+        })
+    }
+
+    /// Its renewal failed. How many have, one after another.
+    pub(crate) fn record_failure(&self, now: Instant, denied: bool, error: String) -> Option<u32> {
+        self.update_lifetime(|last_error, lifetime| {
+            *last_error = Some(error);
+            lifetime.record_failure(now, denied);
+            lifetime.failures()
+        })
+    }
+
+    /// Vault says that it cannot be renewed.
+    pub fn disable_renewal(&self) {
+        self.update_lifetime(|_, lifetime| lifetime.disable_renewal());
+    }
+
+    /// Vault knows it no more.
+    pub fn mark_revoked(&self, now: Instant) {
+        self.update_lifetime(|_, lifetime| lifetime.apply_renewal(Duration::ZERO, false, now));
+    }
+
+    /// Does something to the lifetime, unless the lease was replaced meanwhile.
+    fn update_lifetime<T>(&self, update: impl FnOnce(&mut Option<String>, &mut Lifetime) -> T) -> Option<T> {
+        let mut slot_state = self.slot.state();
+        let CacheEntry { lifecycle, last_error, .. } = slot_state.entry.as_mut()?;
+        match lifecycle {
+            Lifecycle::Leased { lease_id, lifetime } if *lease_id == self.lease_id => {
+                Some(update(last_error, lifetime))
+            }
+            _ => None,
+        }
+    }
+}

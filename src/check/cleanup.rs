@@ -1,0 +1,158 @@
+//! What a walk leaves at Vault, and how it is cleared away.
+
+use std::sync::Arc;
+
+use super::{Check, Step, format_count, format_seconds};
+use crate::{
+    cache::CachedSecret,
+    error::Cause,
+    mount::MountContext,
+    vault::{client::VaultToken, request::Method, request::SecretRequest},
+};
+
+/// What was made so far.
+#[derive(Default)]
+pub(super) struct CreatedResources {
+    /// Every token of a login; those of few uses are several.
+    tokens: Vec<Arc<VaultToken>>,
+    lease_count: usize,
+    /// What does not end with its token, or may not, for a person.
+    leftovers: Vec<String>,
+    /// The path of a request that may create and whose answer is awaited.
+    in_flight_path: Option<String>,
+}
+
+impl CreatedResources {
+    /// Remembers the token that the session holds now.
+    pub(super) fn add_token(&mut self, context: &MountContext) {
+        let token = context.session.last_login_token();
+        self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
+    }
+
+    /// Remembers a request that creates, which is sent now.
+    pub(super) fn add_request(&mut self, request: &SecretRequest) {
+        self.in_flight_path = Some(request.path.clone());
+    }
+
+    /// Remembers what came of it.
+    pub(super) fn record_created(&mut self, request: &SecretRequest, secret: &CachedSecret) {
+        self.in_flight_path = None;
+        if secret.response.lease_id.is_empty() {
+            self.leftovers.push(describe_created(request, secret))
+        } else {
+            self.lease_count += 1
+        }
+    }
+
+    /// Remembers that it may have created something, though its answer is of no use.
+    pub(super) fn record_possibly_created(&mut self, request: &SecretRequest, cause: Cause) {
+        self.in_flight_path = None;
+        let is_certain = matches!(cause, Cause::NoData);
+        let is_unknown = matches!(
+            cause,
+            Cause::Unconfirmed
+                | Cause::Deadline
+                | Cause::AnswerTooLarge
+                | Cause::NotVault
+                | Cause::ServerFault
+                | Cause::Internal
+        );
+        if is_certain {
+            self.leftovers.push(format!("what {} wrote or made", request.path));
+        } else if is_unknown {
+            self.leftovers.push(format!("what {} may have made", request.path));
+        }
+    }
+}
+
+fn describe_created(request: &SecretRequest, secret: &CachedSecret) -> String {
+    let issued = serde_json::from_str::<IssuedCertificate>(secret.response.data().unwrap_or_default());
+    let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial_number(serial));
+    match (serial, request.method) {
+        (Some(serial), _) => format!("certificate {serial}, which {} issued", request.path),
+        (None, Method::Get | Method::List) => format!("what reading {} made, if anything", request.path),
+        (None, _) => format!("what {} wrote or made", request.path),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct IssuedCertificate {
+    serial_number: Option<String>,
+}
+
+/// Whether it is a certificate's number as Vault writes them, and no secret of that name.
+fn is_serial_number(text: &str) -> bool {
+    let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
+    text.len() <= 64 && text.split([':', '-']).all(is_byte)
+}
+
+impl Check<'_> {
+    /// Revokes the tokens, and names what does not end with them.
+    pub(super) async fn clean_up(
+        &self,
+        context: &MountContext,
+        created: &CreatedResources,
+        on_step: &mut impl FnMut(Step),
+    ) {
+        let (mut revoked_count, mut has_unrevoked) = (0, false);
+        for token in &created.tokens {
+            let expiry = describe_expiry(token);
+            let result = context.session.revoke_token(token, self.step_deadline()).await;
+            has_unrevoked |= result.is_err();
+            match result {
+                Ok(true) => revoked_count += 1,
+                Ok(false) => on_step(Step::pass("clean-up", "a token is used up, and so over")),
+                Err(_) if token.is_batch => {
+                    on_step(Step::warn("clean-up", format!("a batch token cannot be revoked; it {expiry}")));
+                }
+                Err(error) => {
+                    let why = match error.cause() {
+                        Cause::ReadRefused => "its policies lack \"update\" on auth/token/revoke-self",
+                        _ => error.what(),
+                    };
+                    let accessor = &token.accessor;
+                    let unrevoked = format!("a token could not be revoked ({why}); it {expiry}, or by");
+                    on_step(Step::warn("clean-up", format!("{unrevoked} vault token revoke -accessor {accessor}")));
+                }
+            }
+        }
+        let leases = format_count(created.lease_count, "lease");
+        match (revoked_count, created.lease_count) {
+            (0, 0) => {}
+            (_, 0) => on_step(Step::pass("clean-up", format!("{} revoked", format_count(revoked_count, "token")))),
+            _ if has_unrevoked => {
+                on_step(Step::warn("clean-up", format!("{leases} with the tokens: each ends with its own")))
+            }
+            _ => on_step(Step::pass(
+                "clean-up",
+                format!("{} revoked, and so {leases}", format_count(revoked_count, "token")),
+            )),
+        }
+        let in_flight = created.in_flight_path.iter().map(|path| format!("what {path} may be making still"));
+        for leftover in created.leftovers.iter().cloned().chain(in_flight) {
+            on_step(Step::warn("left behind", leftover));
+        }
+    }
+}
+
+/// When a token that stays will be over.
+fn describe_expiry(token: &VaultToken) -> String {
+    match token.ttl.as_secs() {
+        0 => "has no end".to_owned(),
+        seconds => format!("ends within {}", format_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificate_serial_number_is_told_from_other_values() {
+        for (text, is) in
+            [("39:dd:2e:90", true), ("39-DD", true), ("hunter2", false), ("", false), ("1234", false), ("39:d", false)]
+        {
+            assert_eq!(is_serial_number(text), is, "{text}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The way of a pod to its secrets: where its class leads if the operator lets it, its session there, and what proves the pod.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::MountService;
+use crate::{
+    error::{Cause, Error},
+    kube::BoundPod,
+    policy::{PolicyDenial, PolicyRequest, VaultTarget},
+    request::{
+        Class, MountSpec, Pod,
+        token::{self, Claims, ExpectedClaims},
+    },
+    secret::SecretText,
+    session::{ANY_POD, CredentialSource, LoginCredential, Session, SessionKey, SharingPod},
+    vault::error::TokenClaims,
+};
+
+/// A pod's way to its secrets: where to, as whom, and what proves it.
+pub(crate) struct MountContext {
+    pub(crate) target: VaultTarget,
+    pub(crate) session: Arc<Session>,
+    pub(crate) credentials: CredentialSource,
+    /// Whether the pod keeps something that should have been read anew.
+    pub(super) served_stale: AtomicBool,
+    /// When it was set out on.
+    pub(super) started_at: Instant,
+}
+
+impl MountService {
+    /// The way of a pod, on which nothing has been asked yet.
+    pub(crate) async fn open_context(&self, spec: &MountSpec, audience: &str) -> Result<MountContext, Error> {
+        let begun = Instant::now();
+        let refused = |PolicyDenial { rule, error }| {
+            self.sessions.metrics().policy_refusal(rule);
+            error
+        };
+        let target = self.authorize(spec, audience).map_err(refused)?;
+        self.operator.check_symlinks(&target).await.map_err(refused)?;
+        self.record_tenant_address(spec, &target);
+        let audience = spec.class.audience.as_deref().unwrap_or(audience);
+        let session = self.open_session(spec, &target, audience).await?;
+        let prover = self.credential_source(spec, &target, audience);
+        Ok(MountContext {
+            target,
+            session,
+            credentials: prover,
+            served_stale: AtomicBool::new(false),
+            started_at: begun,
+        })
+    }
+
+    /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.
+    pub(super) fn authorize(&self, spec: &MountSpec, default_audience: &str) -> Result<VaultTarget, PolicyDenial> {
+        let MountSpec { pod, class, .. } = spec;
+        let audience = class.audience.as_deref().unwrap_or(default_audience);
+        let target = self.operator.evaluate(&PolicyRequest {
+            choice: &class.choice,
+            namespace: &pod.namespace,
+            audience,
+            default_audience,
+        })?;
+        self.authorize_sharing(class)?;
+        Ok(target)
+    }
+
+    /// Refuses a class whose pods would share what is a token's own.
+    fn authorize_sharing(&self, class: &Class) -> Result<(), PolicyDenial> {
+        let own = class.objects.iter().find(|object| class.is_token_shared && object.request.is_token_scoped());
+        own.map_or(Ok(()), |object| self.operator.evaluate_sharing(&object.file_spec.path))
+    }
+
+    async fn open_session(
+        &self,
+        spec: &MountSpec,
+        target: &VaultTarget,
+        audience: &str,
+    ) -> Result<Arc<Session>, Error> {
+        let key = session_key(spec, target, audience)?;
+        let Pod { uid, name, .. } = &spec.pod;
+        let choice = &spec.class.choice;
+        let client = if target.is_operator_address && !choice.has_tls_settings() {
+            self.vault.operator_client(&target.endpoint).await
+        } else {
+            let chosen = self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await;
+            if chosen.as_ref().is_err_and(|error| error.cause() == Cause::Overloaded) && self.sessions.evict_unused() {
+                self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await
+            } else {
+                chosen
+            }
+        };
+        match client {
+            Ok(client) => {
+                self.sessions.get_or_create(key, &SharingPod { uid: uid.clone(), name: name.clone() }, client)
+            }
+            // TLS files that are broken now take nothing from a pod that has what it needs.
+            Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_volume(&spec.target_path)).ok_or(error),
+        }
+    }
+
+    /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
+    fn credential_source(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> CredentialSource {
+        let given = spec.tokens.for_audience(audience).cloned();
+        let (pod, audience) = (spec.pod.clone(), audience.to_owned());
+        // A policy has judged the audience: no other token is made.
+        let judged = self.operator.policy_file.as_ref().map(|_| audience.clone());
+        let asked = spec.class.audience.clone().or(judged);
+        let mint = self.kube.clone().filter(|_| self.mint_tokens);
+        let own_address = target.is_operator_address;
+        let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
+        Arc::new(move || {
+            let (given, pod, audience, asked, mint, passed) =
+                (given.clone(), pod.clone(), audience.clone(), asked.clone(), mint.clone(), passed.clone());
+            async move {
+                if let Some(jwt) = given {
+                    let claims = token::inspect(&jwt, &ExpectedClaims { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
+                    return Ok(login_credential(jwt, claims));
+                }
+                let Some(kube) = mint else { return Err(missing_token_error(&audience, &passed)) };
+                if asked.is_none() && !own_address {
+                    // A token without an audience is good at the API server too: never to an address of a tenant's choice.
+                    return Err(missing_token_error(&audience, &passed));
+                }
+                if asked.is_none() {
+                    tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
+                }
+                let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
+                let claims = token::inspect(&jwt, &ExpectedClaims { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
+                Ok(login_credential(jwt, claims))
+            }
+            .boxed()
+        })
+    }
+}
+
+pub(super) fn session_key(spec: &MountSpec, target: &VaultTarget, audience: &str) -> Result<SessionKey, Error> {
+    let (pod_uid, pod_name, shared_by) = if spec.class.is_token_shared {
+        (String::new(), ANY_POD.to_owned(), Some(service_account_uid(spec, audience)?))
+    } else {
+        (spec.pod.uid.clone(), spec.pod.name.clone(), None)
+    };
+    Ok(SessionKey {
+        endpoint: Arc::clone(&target.endpoint),
+        namespace: target.namespace.clone(),
+        auth_namespace: target.auth_namespace.clone(),
+        auth_mount: target.auth_mount.clone(),
+        role: spec.class.role.clone(),
+        audience: audience.to_owned(),
+        pod_uid,
+        pod_name,
+        pod_namespace: spec.pod.namespace.clone(),
+        service_account: spec.pod.service_account.clone(),
+        shared_by_account_uid: shared_by,
+    })
+}
+
+/// The UID of the pod's service account, as its token says. Name and namespace, which are the session's, too, are kubelet's word:
+/// what a pod writes into its own attributes can name no other.
+fn service_account_uid(spec: &MountSpec, audience: &str) -> Result<String, Error> {
+    let passed = || spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
+    let token = spec.tokens.for_audience(audience).ok_or_else(|| missing_token_error(audience, &passed()))?;
+    token::service_account_uid(token)
+}
+
+fn login_credential(jwt: SecretText, claims: Claims) -> LoginCredential {
+    let Claims { not_before: begins, expires_at: ends, audiences, .. } = claims;
+    LoginCredential {
+        jwt,
+        claims: TokenClaims { audiences: audiences.unwrap_or_default(), not_before: begins, expires_at: ends },
+    }
+}
+
+fn missing_token_error(audience: &str, passed: &[String]) -> Error {
+    let (names, other) = match passed {
+        [] => ("none".to_owned(), ""),
+        some => (
+            some.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
+            ", or set the class's `audience` to one that is passed",
+        ),
+    };
+    Error::new(
+        Cause::TokenMissing,
+        format!("the driver passed no service account token for audience {audience:?} (passed: {names})"),
+    )
+    .advice(format!(
+        "list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]{other}"
+    ))
+}

@@ -1,0 +1,373 @@
+//! What keeps a session alive in the background: renewals, and warnings of ends that no renewal moves.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::{Session, SessionKey};
+use crate::{
+    cache::{ExpiryNotice, PendingRenewal, SessionToken},
+    clock,
+    error::{Cause, Error},
+    events::Why,
+    lifetime::{GrantKind, Lifetime},
+    metrics::{Kind, Renewable, RenewalOutcome},
+    vault::{Client, Vault, breaker::retry_at, error::RequestError},
+};
+
+/// How long one request of the background may take.
+pub(super) const BACKGROUND_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether a policy denies it, which passes only when somebody changes that.
+fn is_denied(failure: &RequestError) -> bool {
+    matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status == 403)
+}
+
+/// The failure of a request that nobody waits for.
+pub(super) fn background_error(failure: &RequestError, client: &Client) -> Error {
+    match failure {
+        RequestError::DeadlineExceeded { during, .. } => {
+            let summary = format!(
+                "Vault at {} did not answer within {BACKGROUND_REQUEST_TIMEOUT:?} ({during})",
+                client.address()
+            );
+            Error::new(Cause::Unreachable, summary)
+        }
+        failure => failure.explain_transport(client.address()),
+    }
+}
+
+impl From<GrantKind> for RenewalOutcome {
+    fn from(kind: GrantKind) -> Self {
+        match kind {
+            GrantKind::Full => Self::Renewed,
+            GrantKind::Capped => Self::Short,
+        }
+    }
+}
+
+/// Why a renewal brought nothing.
+enum RenewalFailure {
+    /// The token is no more.
+    TokenRevoked,
+    /// The lease is no more.
+    LeaseRevoked,
+    /// Vault says that there is no more.
+    NotRenewable,
+    /// Anything else, which may pass.
+    Failed(Error),
+}
+
+impl Session {
+    /// When there is something to be done for it; none when nothing but a mount will change that.
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let now = clock::now();
+        let (token, is_paused, retry_at) = {
+            let state = self.state();
+            if state.ended || state.volumes.is_empty() {
+                return None;
+            }
+            (state.token.clone(), state.renewal_paused.is_some(), state.retry_after_outage.filter(|at| *at > now))
+        };
+        let token = token.filter(|_| !is_paused);
+        let token_lifetime =
+            token.filter(|hold| self.cache.has_bound_secrets(hold, now)).and_then(|hold| hold.lifetime());
+        let token_renew_at =
+            token_lifetime.filter(|term| term.is_renewable() && !term.is_expired(now)).map(|term| term.renew_at());
+        let next = [token_renew_at, self.cache.next_wakeup(!is_paused, now)].into_iter().flatten().min();
+        match retry_at {
+            // Ends are told in time all the same.
+            Some(at) => [next.map(|next| next.max(at)), self.cache.next_wakeup(false, now)].into_iter().flatten().min(),
+            None => next,
+        }
+    }
+
+    /// Does what is due: renews the token if anything hangs on it, then leases; and says what ends.
+    pub async fn maintain(&self, vault: &Vault) {
+        let token = {
+            let state = self.state();
+            if state.ended {
+                return;
+            }
+            state.token.clone()
+        };
+        match vault.client_for_session(&self.key.endpoint, &self.key.pod_namespace).await {
+            Ok(client) => {
+                self.state().client = Ok(client.clone());
+                if let Some(token) = token {
+                    self.renew_token(&client, &token, vault).await;
+                }
+                let renewals = self.cache.due_renewals(clock::now());
+                join_all(renewals.iter().map(|renewal| self.renew_lease(&client, renewal, vault))).await;
+            }
+            Err(error) => {
+                self.record_error("preparing a renewal", &error);
+                self.fail_due_renewals(token.as_deref(), &error);
+            }
+        }
+        self.warn_of_expiry();
+    }
+
+    /// Puts off what is due until Vault is back. Nothing has failed: nobody was asked.
+    fn defer_until_up(&self, token: Option<&SessionToken>) {
+        let now = clock::now();
+        let lifetime =
+            token.and_then(SessionToken::lifetime).filter(|term| term.is_renewable() && !term.is_expired(now));
+        let expires_at =
+            [lifetime.and_then(|term| term.expires_at()), self.cache.earliest_expiry(now)].into_iter().flatten().min();
+        let mut state = self.state();
+        state.retry_after_outage = Some(retry_at(expires_at, now));
+        if let (Some(expires_at), Ok(client)) = (expires_at, &state.client) {
+            client.request_probe(expires_at.saturating_duration_since(now) / 4);
+        }
+    }
+
+    /// Counts what is due as failed, so that it is tried again after a pause and not at once.
+    fn fail_due_renewals(&self, token: Option<&SessionToken>, error: &Error) {
+        let now = clock::now();
+        let is_due =
+            |token: &&SessionToken| token.lifetime().is_some_and(|term| term.is_renewable() && now >= term.renew_at());
+        if let Some(token) = token.filter(is_due) {
+            token.record_renewal_failure(now, false);
+        }
+        for renewal in self.cache.due_renewals(clock::now()) {
+            renewal.record_failure(now, false, error.to_string());
+        }
+    }
+
+    async fn renew_token(&self, client: &Client, token: &Arc<SessionToken>, vault: &Vault) {
+        let now = clock::now();
+        let is_due =
+            |lifetime: &Lifetime| lifetime.is_renewable() && !lifetime.is_expired(now) && now >= lifetime.renew_at();
+        let Some(lifetime) = token.lifetime().filter(is_due).filter(|_| self.cache.has_bound_secrets(token, now))
+        else {
+            return;
+        };
+        let _permit = client.background_permit(lifetime.expires_at()).await;
+        let (sent_at, deadline) = (clock::now(), Instant::now() + BACKGROUND_REQUEST_TIMEOUT);
+        let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+        match client.renew_token(&token.vault_token, self.login_namespace(), lifetime.requested_ttl(), deadline).await {
+            Ok(grant) => {
+                let grant_kind = token.apply_renewal(grant, sent_at);
+                self.count_renewal(Renewable::Token, grant_kind.into());
+                self.state().last_success_at = Some(clock::now());
+                match grant_kind {
+                    GrantKind::Full => tracing::debug!(role, pod, namespace, ttl = ?grant.ttl, "token renewed"),
+                    GrantKind::Capped => tracing::info!(
+                        role, pod, namespace, end = %clock::time_of_day(sent_at + grant.ttl),
+                        "the token's maximum is near: a poll before its end logs in again"
+                    ),
+                }
+            }
+            Err(RequestError::Outage(_)) => self.defer_until_up(Some(token)),
+            Err(failure) => match self.classify_renewal_failure(client, Renewable::Token, token, &failure, vault).await
+            {
+                RenewalFailure::TokenRevoked => self.mark_token_revoked(token),
+                RenewalFailure::NotRenewable | RenewalFailure::LeaseRevoked => token.disable_renewal(),
+                RenewalFailure::Failed(error) => {
+                    let error = self.with_policy_fix(error, &failure, token, "auth/token/renew-self");
+                    let failures = token.record_renewal_failure(clock::now(), is_denied(&failure));
+                    self.record_error("renewing the token", &error);
+                    if failures.is_power_of_two() {
+                        tracing::warn!(role, pod, namespace, failures, "the token is not renewed: {error}");
+                    }
+                }
+            },
+        }
+    }
+
+    async fn renew_lease(&self, client: &Client, renewal: &PendingRenewal, vault: &Vault) {
+        let _permit = client.background_permit(renewal.expires_at).await;
+        // Its token may have been found gone while others were renewed.
+        if !renewal.token.is_alive(clock::now()) {
+            return;
+        }
+        let (sent_at, deadline) = (clock::now(), Instant::now() + BACKGROUND_REQUEST_TIMEOUT);
+        let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+        let path = &renewal.request.path;
+        let outcome = client
+            .renew_lease(
+                &renewal.token.vault_token,
+                self.key.namespace.as_deref(),
+                &renewal.lease_id,
+                renewal.requested_ttl,
+                deadline,
+            )
+            .await;
+        match outcome {
+            Ok(grant) => {
+                renewal.token.mark_verified(sent_at);
+                self.state().last_success_at = Some(clock::now());
+                let grant_kind = renewal.apply_renewal(grant, sent_at).unwrap_or(GrantKind::Full);
+                self.count_renewal(Renewable::Lease, grant_kind.into());
+                match grant_kind {
+                    GrantKind::Capped => tracing::info!(
+                        role, pod, namespace, path, end = %clock::time_of_day(sent_at + grant.ttl),
+                        "the lease's maximum is near: a poll before its end reads it anew"
+                    ),
+                    GrantKind::Full => {
+                        tracing::debug!(role, pod, namespace, path, ttl = ?grant.ttl, "lease renewed");
+                    }
+                }
+            }
+            Err(RequestError::Outage(_)) => self.defer_until_up(Some(&renewal.token)),
+            Err(failure) => {
+                match self.classify_renewal_failure(client, Renewable::Lease, &renewal.token, &failure, vault).await {
+                    RenewalFailure::TokenRevoked => self.mark_token_revoked(&renewal.token),
+                    RenewalFailure::LeaseRevoked => {
+                        renewal.mark_revoked(clock::now());
+                        tracing::warn!(
+                            role,
+                            pod,
+                            namespace,
+                            path,
+                            "the lease is gone before its time; the next mount reads it anew"
+                        );
+                    }
+                    RenewalFailure::NotRenewable => renewal.disable_renewal(),
+                    RenewalFailure::Failed(error) => {
+                        let error = self.with_policy_fix(error, &failure, &renewal.token, "sys/leases/renew");
+                        let failures = renewal.record_failure(clock::now(), is_denied(&failure), error.to_string());
+                        self.record_error("renewing a lease", &error);
+                        if failures.is_some_and(u32::is_power_of_two) {
+                            tracing::warn!(role, pod, namespace, path, failures, "the lease is not renewed: {error}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a failed renewal means. A denial is no proof that the token is gone: it is asked about itself.
+    async fn classify_renewal_failure(
+        &self,
+        client: &Client,
+        target: Renewable,
+        token: &SessionToken,
+        failure: &RequestError,
+        vault: &Vault,
+    ) -> RenewalFailure {
+        let (outcome, result) = match failure {
+            RequestError::ErrorResponse(refusal) if refusal.is_lease_not_found() => {
+                (RenewalOutcome::Gone, RenewalFailure::LeaseRevoked)
+            }
+            RequestError::ErrorResponse(refusal) if refusal.is_not_renewable() => {
+                (RenewalOutcome::Refused, RenewalFailure::NotRenewable)
+            }
+            RequestError::ErrorResponse(refusal)
+                if refusal.status == 403
+                    && client
+                        .is_token_invalid(
+                            &token.vault_token,
+                            self.login_namespace(),
+                            Instant::now() + BACKGROUND_REQUEST_TIMEOUT,
+                        )
+                        .await =>
+            {
+                (RenewalOutcome::Gone, RenewalFailure::TokenRevoked)
+            }
+            failure => {
+                let error = background_error(failure, client);
+                if error.cause().is_tls() {
+                    vault.mark_tls_suspect(&self.key.endpoint);
+                }
+                let is_rejected = matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
+                (
+                    if is_rejected { RenewalOutcome::Refused } else { RenewalOutcome::Failed },
+                    RenewalFailure::Failed(error),
+                )
+            }
+        };
+        self.count_renewal(target, outcome);
+        result
+    }
+
+    fn count_renewal(&self, target: Renewable, outcome: RenewalOutcome) {
+        self.mark_dirty();
+        self.observers.metrics.renewal(target, outcome);
+    }
+
+    /// The failure of a renewal, with the policy that lacks if that is why.
+    fn with_policy_fix(&self, error: Error, failure: &RequestError, token: &SessionToken, path: &str) -> Error {
+        match failure {
+            failure if is_denied(failure) => {
+                let policies = token.vault_token.policies.join(", ");
+                error.advice(format!(
+                    "role {:?} (policies {policies}) may not update {path}, as policy `default` would allow: \
+                     unset token_no_default_policy, or add path \"{path}\" {{ capabilities = [\"update\"] }}",
+                    self.key.role
+                ))
+            }
+            _ => error,
+        }
+    }
+
+    /// Says what ends without a mount, while there is time, when no mount is to be expected.
+    pub fn warn_of_expiry(&self) {
+        let now = clock::now();
+        let (is_poll_expected, is_paused, has_failing_polls, is_down) = {
+            let state = self.state();
+            (
+                state.volumes.is_poll_expected(now),
+                state.renewal_paused.is_some(),
+                state.has_failing_polls(),
+                state.outage().is_some(),
+            )
+        };
+        let fix = if is_down {
+            "Vault is down, so that nothing renews or replaces it: see why"
+        } else if has_failing_polls {
+            "polls come and fail, so nothing replaces it: see what they say"
+        } else {
+            "no poll comes to replace it: restart the pod, or switch on rotation in the driver"
+        };
+        let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
+        for ExpiryNotice { request, kind, expires_at, is_expired } in
+            self.cache.take_expiry_notices(is_poll_expected, !is_paused && !is_down, now)
+        {
+            let (path, expires_at) = (request.display_path(), clock::time_of_day(expires_at));
+            let secret_noun = match kind {
+                Kind::Leased => "credential",
+                Kind::Certificate => "certificate",
+                Kind::Static => "static credential",
+                Kind::Token => "Vault token",
+                Kind::Plain => "secret",
+            };
+            self.emit_event(Why::CredentialExpiring, || {
+                let verb = if is_expired { "is over since" } else { "ends at" };
+                format!("the {secret_noun} of {path} {verb} {expires_at}, and {fix}")
+            });
+            if is_expired {
+                tracing::error!(role, pod, namespace, path, %expires_at, "the pod's {secret_noun} is over, and {fix}");
+            } else {
+                tracing::warn!(role, pod, namespace, path, %expires_at, "the pod's {secret_noun} ends, and {fix}");
+            }
+        }
+    }
+
+    /// Lets it rest, for this reason: it is not renewed until its pod is heard of again. Or wakes it. Whether that is new.
+    pub fn pause_renewal(&self, reason: Option<&'static str>) -> bool {
+        std::mem::replace(&mut self.state().renewal_paused, reason).is_none() && reason.is_some()
+    }
+
+    /// How long its pod has been silent; and if polls were seen, the longest of the last pauses between them.
+    #[must_use]
+    pub fn idle_time(&self) -> (Duration, Option<Duration>) {
+        let state = self.state();
+        (clock::now().saturating_duration_since(state.last_poll_at), state.volumes.longest_poll_interval())
+    }
+
+    /// Marks that it is attended to; false if it is already.
+    pub fn try_start_maintenance(&self) -> bool {
+        !self.is_in_maintenance.swap(true, Relaxed)
+    }
+
+    /// Marks that it is attended to no more.
+    pub fn finish_maintenance(&self) {
+        self.is_in_maintenance.store(false, Relaxed);
+    }
+}

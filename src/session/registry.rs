@@ -1,0 +1,480 @@
+//! The sessions of a node, by pod.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Observers, SavedSession, Session, SessionKey, SharingPod, persistence::StateFile};
+use crate::{
+    audit::Audit,
+    cache::CachedSecret,
+    clock,
+    error::{Cause, Error},
+    events::Events,
+    metrics::Metrics,
+    state::{Name, Store},
+    telemetry::Repeats,
+    vault::{Client, request::SecretRequest},
+};
+
+/// The sessions of a node.
+pub struct SessionRegistry {
+    max_sessions: usize,
+    observers: Observers,
+    /// Where they are kept for a successor.
+    state_store: Option<Arc<Store>>,
+    /// Why pods kept what they had.
+    stale_polls: Repeats<String>,
+    /// Never held across an await.
+    state: Mutex<RegistryState>,
+}
+
+#[derive(Default)]
+struct RegistryState {
+    /// A pod has few: one for each role, server or namespace that its classes name. One that pods share stands with each of them.
+    by_pod: HashMap<String, Vec<Arc<Session>>>,
+    /// Those that pods share, by the UID of their service account.
+    by_service_account: HashMap<String, Vec<Arc<Session>>>,
+    session_count: usize,
+    is_disabled: bool,
+}
+
+/// What a volume got in a mount.
+pub struct Delivery<'a> {
+    /// Its pod.
+    pub pod_uid: &'a str,
+    /// Its directory on the node.
+    pub target_path: &'a str,
+    /// Its class; empty when the driver does not say.
+    pub class: &'a str,
+    /// What was read for it.
+    pub secrets: &'a [(Arc<SecretRequest>, Arc<CachedSecret>)],
+    /// Whether some of it should have been read anew, and could not be.
+    pub served_stale: bool,
+}
+
+/// A pod that has a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodWithSessions {
+    /// Its UID.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// When the first of its sessions began.
+    pub since: Instant,
+}
+
+/// How long a pod without a living token is remembered, unless its end is told, so that its unchanged files keep their bytes:
+/// longer than any pause between polls or attempts.
+const FORGET_SESSION_AFTER: Duration = Duration::from_secs(1800);
+/// How long a pod counts as living from which nothing is heard nor to be expected, when nothing tells of its end.
+pub const MAX_SILENCE_UNWATCHED: Duration = Duration::from_secs(24 * 3600);
+
+impl SessionRegistry {
+    /// Keeps `max` sessions at most, in `store` for a successor; tells `observers` what becomes of them.
+    #[must_use]
+    pub fn new(max: usize, observers: Observers, store: Option<Arc<Store>>) -> Self {
+        Self {
+            max_sessions: max,
+            observers,
+            state_store: store,
+            stale_polls: Repeats::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
+    pub fn restore(
+        &self,
+        saved: SavedSession,
+        (name, bytes): (Name, u64),
+        client: Result<Client, Error>,
+        intern_request: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
+    ) -> Option<Arc<Session>> {
+        let session =
+            saved.restore(client, self.observers.clone(), self.state_store.clone(), (name, bytes), intern_request)?;
+        let session = Arc::new(session);
+        self.state().insert(&session, session.pod_uids());
+        Some(session)
+    }
+
+    /// Where it is told what pods are given.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.observers.audit
+    }
+
+    /// Where pods' owners are told.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.observers.events
+    }
+
+    /// The session under which a volume of a pod was mounted.
+    #[must_use]
+    pub fn find_by_volume(&self, pod_uid: &str, target_path: &str) -> Option<Arc<Session>> {
+        let sessions = self.state().by_pod.get(pod_uid).cloned().unwrap_or_default();
+        sessions.into_iter().find(|session| session.has_volume(target_path))
+    }
+
+    /// Why pods kept what they had, by their volumes' directories.
+    #[must_use]
+    pub fn stale_polls(&self) -> &Repeats<String> {
+        &self.stale_polls
+    }
+
+    /// How many there may be.
+    #[must_use]
+    pub fn max_sessions(&self) -> usize {
+        self.max_sessions
+    }
+
+    /// Forgets everything, which another process has now.
+    pub fn clear(&self) {
+        let mut state = self.state();
+        *state = RegistryState { is_disabled: state.is_disabled, ..RegistryState::default() };
+    }
+
+    /// The session of a key, made if there is none, for a pod. When there are too many, those that are over or were never used are
+    /// dropped, or else the most silent of which nothing can be renewed or revoked; no other, so that a new one is refused.
+    pub fn get_or_create(&self, key: SessionKey, pod: &SharingPod, client: Client) -> Result<Arc<Session>, Error> {
+        let mut state = self.state();
+        if state.is_disabled {
+            return Err(Error::new(Cause::Closed, "this provider has revoked every token (`vaultmount revoke --all`)")
+                .advice("restart it to serve pods again"));
+        }
+        if let Some(session) = state.find(&key, &pod.uid) {
+            session.touch();
+            session.state().client = Ok(client);
+            return Ok(session);
+        }
+        if let Some(session) = state.find_shared(&key) {
+            session.add_pod(pod);
+            state.by_pod.entry(pod.uid.clone()).or_default().push(Arc::clone(&session));
+            session.touch();
+            session.state().client = Ok(client);
+            return Ok(session);
+        }
+        self.make_room(&mut state, &key.pod_namespace)?;
+        // One for all, not one for each pod.
+        let endpoint = Arc::clone(client.endpoint());
+        let key = SessionKey { endpoint, ..key };
+        let recorder = StateFile::new(self.state_store.clone());
+        let session = Arc::new(Session::new(key.clone(), Ok(client), self.observers.clone(), recorder));
+        if session.is_shared() {
+            session.add_pod(pod);
+        }
+        state.insert(&session, [pod.uid.clone()]);
+        Ok(session)
+    }
+
+    /// Makes room for another session: of what is over or never came to anything, or else of the most silent. An error when there is
+    /// none; a Kubernetes namespace has half of it at most, so that there is room for another's at any time.
+    fn make_room(&self, state: &mut RegistryState, namespace: &str) -> Result<(), Error> {
+        let namespace_limit = (self.max_sessions / 2).max(1);
+        if state.session_count < namespace_limit {
+            return Ok(());
+        }
+        let count_in_namespace =
+            |state: &RegistryState| state.all().filter(|session| session.key.pod_namespace == namespace).count();
+        if state.session_count >= self.max_sessions || count_in_namespace(state) >= namespace_limit {
+            state.evict_where(|session| session.is_expired() || session.was_never_used());
+        }
+        let is_crowded = count_in_namespace(state) >= namespace_limit;
+        let can_evict = |session: &Session| !is_crowded || session.key.pod_namespace == namespace;
+        if (state.session_count >= self.max_sessions || is_crowded)
+            && let Some(session) = state.evict_most_idle(can_evict)
+        {
+            let SessionKey { pod_name: pod, pod_namespace: namespace, .. } = &session.key;
+            tracing::warn!(
+                pod,
+                namespace,
+                "--max-sessions is reached: this silent pod's session makes way, and the ends of what it has are told no more"
+            );
+        }
+        let namespace_sessions = count_in_namespace(state);
+        let problem = if namespace_sessions >= namespace_limit {
+            format!(
+                "{namespace_sessions} sessions of namespace {namespace} are open on this node, half of what it keeps"
+            )
+        } else if state.session_count >= self.max_sessions {
+            format!("{} sessions are open on this node", state.session_count)
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Cause::Overloaded, problem).advice("raise --max-sessions; the mount is tried again by itself"))
+    }
+
+    /// Drops the sessions that never came to anything, and so lets go of their clients. Whether there were any.
+    pub fn evict_unused(&self) -> bool {
+        let mut state = self.state();
+        let previous_count = state.session_count;
+        state.evict_where(Session::was_never_used);
+        state.session_count < previous_count
+    }
+
+    /// The session of a key, if there is one that is for this pod.
+    #[must_use]
+    pub fn find(&self, key: &SessionKey, pod_uid: &str) -> Option<Arc<Session>> {
+        let state = self.state();
+        state.find(key, pod_uid).filter(|_| !state.is_disabled).inspect(|session| session.touch())
+    }
+
+    /// A mount's files are on their way to the pod. Whether any is new to it.
+    pub fn record_delivery(&self, session: &Arc<Session>, delivery: &Delivery<'_>) -> bool {
+        let now = clock::now();
+        let new = delivery
+            .secrets
+            .iter()
+            .fold(false, |new, (request, secret)| session.cache.mark_delivered(request, secret) | new);
+        let (volume, is_new, was_polled) = {
+            let mut state = session.state();
+            if session.is_shared() && state.sharing_pods.get(delivery.pod_uid).is_none() {
+                // The pod has ended meanwhile: nothing would end this volume.
+                return new;
+            }
+            let volumes = &mut state.volumes;
+            let was_polled =
+                volumes.iter().any(|volume| &*volume.target_path == delivery.target_path && volume.mount_count > 1);
+            let pod = session.is_shared().then_some(delivery.pod_uid);
+            let serials = delivery.secrets.iter().map(|(_, lease)| lease.serial);
+            let (volume, is_new) =
+                volumes.record_mount((delivery.target_path, delivery.class), pod, serials, delivery.served_stale, now);
+            (volume, is_new, was_polled)
+        };
+        let references_changed =
+            session.cache.set_references(&volume, delivery.secrets.iter().map(|(read, _)| read), now);
+        // Also the second mount, which shows that there are polls.
+        if new || references_changed || !was_polled {
+            session.mark_dirty();
+        }
+        let others: Vec<Arc<Session>> = {
+            let state = self.state();
+            let all = state.by_pod.get(delivery.pod_uid).map(Vec::as_slice).unwrap_or_default();
+            all.iter().filter(|other| !Arc::ptr_eq(other, session)).cloned().collect()
+        };
+        for other in others {
+            // The class was edited: what the volume had of another session lives to its own end.
+            let transferred = other.state().volumes.transfer_out(delivery.target_path);
+            if let Some((volume, reported_by)) = transferred {
+                session.state().volumes.transfer_in(&volume, reported_by);
+                other.cache.set_references(&volume, [], now);
+                other.mark_dirty();
+                other.persist_in_background();
+            }
+        }
+        new || is_new
+    }
+
+    /// Every pod with a session.
+    #[must_use]
+    pub fn pods(&self) -> Vec<PodWithSessions> {
+        let state = self.state();
+        let pods = state.by_pod.iter().filter_map(|(uid, sessions)| {
+            let since = sessions.iter().filter_map(|session| session.pod_since(uid)).map(|(_, begun)| begun).min()?;
+            let (name, _) = sessions.iter().find_map(|session| session.pod_since(uid))?;
+            Some(PodWithSessions {
+                uid: uid.clone(),
+                namespace: sessions.first()?.key.pod_namespace.clone(),
+                name,
+                since: since,
+            })
+        });
+        pods.collect()
+    }
+
+    /// Whether a pod has a session.
+    #[must_use]
+    pub fn has_pod(&self, uid: &str) -> bool {
+        self.state().by_pod.contains_key(uid)
+    }
+
+    /// Every session, for those who tell of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        self.state().all().cloned().collect()
+    }
+
+    /// Takes a pod's sessions out, to be ended; those that other pods share stay, less this pod.
+    #[must_use]
+    pub fn remove_pod(&self, uid: &str) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        let mut removed = state.by_pod.remove(uid).unwrap_or_default();
+        removed.retain(|session| {
+            let is_shared_by_others = session.is_shared() && session.remove_pod(uid);
+            if is_shared_by_others {
+                session.persist_in_background();
+            }
+            !is_shared_by_others
+        });
+        state.by_service_account.retain(|_, sessions| {
+            sessions.retain(|session| !removed.iter().any(|taken| Arc::ptr_eq(taken, session)));
+            !sessions.is_empty()
+        });
+        state.session_count -= removed.len();
+        removed
+    }
+
+    /// Refuses every mount from now on, and takes out all sessions, to be ended.
+    #[must_use]
+    pub fn disable(&self) -> Vec<Arc<Session>> {
+        let mut state = self.state();
+        let all = state.all().cloned().collect();
+        *state = RegistryState { is_disabled: true, ..RegistryState::default() };
+        all
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.observers.metrics
+    }
+
+    /// Whether every mount is refused.
+    #[must_use]
+    pub fn is_disabled(&self) -> bool {
+        self.state().is_disabled
+    }
+
+    /// Forgets the sessions of pods of whose end nothing tells, and that are over; those that have a certificate or a static
+    /// credential still, after a day.
+    pub fn evict_expired(&self, is_unwatched: impl Fn(&str) -> bool) {
+        let mut state = self.state();
+        state.remove_idle_pods(&is_unwatched);
+        state.evict_where(|session| session.pod_uids().iter().all(|uid| is_unwatched(uid)) && session.is_expired());
+    }
+
+    /// Removes files that could not be read for a day.
+    pub fn remove_unreadable_files(&self) {
+        if let Some(store) = &self.state_store {
+            store.sweep();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, RegistryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RegistryState {
+    fn find(&self, key: &SessionKey, pod_uid: &str) -> Option<Arc<Session>> {
+        self.by_pod.get(pod_uid)?.iter().find(|session| session.key == *key).cloned()
+    }
+
+    fn find_shared(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        self.by_service_account
+            .get(key.shared_by_account_uid.as_ref()?)?
+            .iter()
+            .find(|session| session.key == *key)
+            .cloned()
+    }
+
+    fn insert(&mut self, session: &Arc<Session>, pods: impl IntoIterator<Item = String>) {
+        for uid in pods {
+            self.by_pod.entry(uid).or_default().push(Arc::clone(session));
+        }
+        if let Some(uid) = &session.key.shared_by_account_uid {
+            self.by_service_account.entry(uid.clone()).or_default().push(Arc::clone(session));
+        }
+        self.session_count += 1;
+    }
+
+    /// Each once.
+    fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
+        let unshared = self.by_pod.values().flatten().filter(|session| !session.is_shared());
+        unshared.chain(self.by_service_account.values().flatten())
+    }
+
+    /// Those that nobody uses.
+    fn unreferenced(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.all().filter(|session| {
+            let own_references = if session.is_shared() { 1 + session.state().sharing_pods.len() } else { 1 };
+            Arc::strong_count(session) <= own_references
+        })
+    }
+
+    /// Lets pods of whose end nothing tells leave the sessions that they share, once they have been silent for long.
+    fn remove_idle_pods(&mut self, is_unwatched: impl Fn(&str) -> bool) {
+        let (shared, now) = (self.by_service_account.values().flatten().cloned().collect::<Vec<_>>(), clock::now());
+        for session in shared {
+            for uid in session.idle_pods(now).into_iter().filter(|uid| is_unwatched(uid)) {
+                session.remove_pod(&uid);
+                if let Some(sessions) = self.by_pod.get_mut(&uid) {
+                    sessions.retain(|other| !Arc::ptr_eq(other, &session));
+                    if sessions.is_empty() {
+                        self.by_pod.remove(&uid);
+                    }
+                }
+            }
+        }
+    }
+
+    fn evict_where(&mut self, can_evict: impl Fn(&Session) -> bool) {
+        let ids: Vec<u64> =
+            self.unreferenced().filter(|session| can_evict(session)).map(|session| session.id).collect();
+        self.evict(&ids);
+    }
+
+    fn evict_most_idle(&mut self, can_evict: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
+        let candidates = self.unreferenced().filter(|session| can_evict(session) && session.is_idle_without_token());
+        let session = Arc::clone(candidates.max_by_key(|session| session.idle_time().0)?);
+        self.evict(&[session.id]);
+        Some(session)
+    }
+
+    fn evict(&mut self, ids: &[u64]) {
+        if ids.is_empty() {
+            return;
+        }
+        for sessions in self.by_pod.values_mut().chain(self.by_service_account.values_mut()) {
+            sessions.retain(|session| {
+                let is_evicted = ids.contains(&session.id);
+                if is_evicted {
+                    session.delete_state_file();
+                }
+                !is_evicted
+            });
+        }
+        self.by_pod.retain(|_, sessions| !sessions.is_empty());
+        self.by_service_account.retain(|_, sessions| !sessions.is_empty());
+        self.session_count = self.all().count();
+    }
+}
+
+impl Session {
+    /// Its pod asked for something.
+    fn touch(&self) {
+        let mut state = self.state();
+        state.last_poll_at = clock::now();
+        state.renewal_paused = None;
+    }
+
+    /// Whether it is spent, and has no certificate or static credential whose end may be told, or was silent for a day.
+    fn is_expired(&self) -> bool {
+        self.is_idle_without_token()
+            && (self.idle_time().0 > MAX_SILENCE_UNWATCHED || !self.cache.has_unexpired(clock::now()))
+    }
+
+    /// Whether it never came to anything: no token, and nothing for a volume.
+    fn was_never_used(&self) -> bool {
+        let state = self.state();
+        state.token.is_none() && state.superseded_tokens.is_empty() && state.volumes.iter().next().is_none()
+    }
+
+    /// Whether its pod has been silent for long, so that no poll is to be expected, and every token of it is over, so that
+    /// nothing can be renewed or revoked.
+    fn is_idle_without_token(&self) -> bool {
+        let (state, now) = (self.state(), clock::now());
+        // One that Vault did not know may be known to another of its servers.
+        let has_live_token = state.token.iter().chain(&state.superseded_tokens).any(|hold| !hold.is_expired(now));
+        let silence = now.saturating_duration_since(state.last_poll_at);
+        let max_silence = FORGET_SESSION_AFTER.max(state.volumes.longest_mount_interval().unwrap_or_default() * 3);
+        !has_live_token && silence > max_silence
+    }
+}

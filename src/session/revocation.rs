@@ -1,0 +1,194 @@
+//! The end of a pod: its tokens are revoked, and with them all that was leased under them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    PendingStateFile, Session, SessionKey,
+    maintenance::{BACKGROUND_REQUEST_TIMEOUT, background_error},
+};
+use crate::{
+    cache::SessionToken,
+    clock::{self, with_jitter},
+    error::Error,
+    vault::{Vault, error::RequestError},
+};
+
+/// A token that is to be revoked. Kept until Vault has, or the token ends by itself.
+pub struct PendingRevocation {
+    /// Whose it was.
+    pub key: SessionKey,
+    /// The token.
+    pub token: Arc<SessionToken>,
+    /// Since when it is to be revoked.
+    pub pending_since: Instant,
+    /// How often that was tried.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub last_error: String,
+    /// The file of the session that has ended with it.
+    state_file: Option<Arc<PendingStateFile>>,
+}
+
+/// What came of trying to revoke a token.
+pub enum RevocationResult {
+    /// It is revoked, and all that was leased under it.
+    Revoked,
+    /// It was over before.
+    AlreadyExpired,
+    /// Not yet.
+    Retry {
+        /// When to try again.
+        retry_at: Instant,
+        /// Why.
+        error: Error,
+    },
+    /// It ended by itself before Vault could be asked, or Vault keeps no record of it.
+    NotRevocable,
+}
+
+/// The first pause before another attempt; it doubles, up to the longest.
+const INITIAL_REVOCATION_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_REVOCATION_BACKOFF: Duration = Duration::from_secs(300);
+/// The pause before it is looked at again while nobody can be asked: that takes no request.
+const OUTAGE_RECHECK_INTERVAL: Duration = Duration::from_secs(20);
+
+impl Session {
+    /// Ends it: nothing is asked under it any more. What is to be revoked, once nothing is under way.
+    pub async fn end(&self) -> Vec<PendingRevocation> {
+        self.state().ended = true;
+        // Whoever asks takes the guard first, and then sees that it has ended; what is under way has a deadline of its own.
+        let _exclusive = self.activity_lock.write().await;
+        let now = clock::now();
+        let tokens: Vec<Arc<SessionToken>> = {
+            let mut state = self.state();
+            let tokens = std::mem::take(&mut state.superseded_tokens).into_iter().chain(state.token.take());
+            // One that Vault did not know may be known to another of its servers.
+            tokens.filter(|token| !token.is_expired(now)).collect()
+        };
+        let state_file = self.release_state_file(tokens.len()).await;
+        if let Some(state_file) = state_file.as_ref().filter(|_| tokens.is_empty()) {
+            state_file.delete();
+        }
+        tokens
+            .into_iter()
+            .map(|token| PendingRevocation { state_file: state_file.clone(), ..self.pending_revocation(token, now) })
+            .collect()
+    }
+
+    /// Takes the tokens of few uses that are of no more, to be revoked by the use that was left: nothing was ever leased
+    /// under them. None while a request is under way, which may be for a lease.
+    pub fn take_exhausted_tokens(&self) -> Vec<PendingRevocation> {
+        if self.state().superseded_tokens.is_empty() {
+            return Vec::new();
+        }
+        let Ok(_exclusive) = self.activity_lock.try_write() else { return Vec::new() };
+        let (mut state, now) = (self.state(), clock::now());
+        let is_exhausted = |token: &mut Arc<SessionToken>| token.vault_token.is_exhausted() && !token.has_leases();
+        state.superseded_tokens.extract_if(.., is_exhausted).map(|token| self.pending_revocation(token, now)).collect()
+    }
+
+    fn pending_revocation(&self, token: Arc<SessionToken>, now: Instant) -> PendingRevocation {
+        PendingRevocation {
+            key: self.key.clone(),
+            token: token,
+            pending_since: now,
+            attempts: 0,
+            last_error: String::new(),
+            state_file: None,
+        }
+    }
+}
+
+impl PendingRevocation {
+    /// When to look at it again, while its server cannot be asked: that is no attempt.
+    pub fn defer(&mut self, vault: &Vault) -> Option<Instant> {
+        let now = clock::now();
+        if self.token.vault_token.is_batch || self.token.is_expired(now) {
+            return None;
+        }
+        self.last_error = vault.outage(&self.key.endpoint)?.reason.to_string();
+        Some(now + with_jitter(OUTAGE_RECHECK_INTERVAL))
+    }
+
+    /// Tries to revoke the token.
+    pub async fn attempt(&mut self, vault: &Vault) -> RevocationResult {
+        let result = self.try_revoke(vault).await;
+        if let (Some(state_file), false) = (&self.state_file, matches!(result, RevocationResult::Retry { .. })) {
+            state_file.record_token_revoked();
+        }
+        result
+    }
+
+    async fn try_revoke(&mut self, vault: &Vault) -> RevocationResult {
+        let SessionKey { pod_name: pod, pod_namespace: namespace, role, .. } = &self.key;
+        if self.token.vault_token.is_batch {
+            tracing::debug!(pod, namespace, role, "a batch token cannot be revoked; it ends by itself");
+            return RevocationResult::NotRevocable;
+        }
+        if self.token.is_expired(clock::now()) {
+            if self.attempts > 0 {
+                tracing::warn!(
+                    pod,
+                    namespace,
+                    role,
+                    attempts = self.attempts,
+                    "the pod's token ended before it could be revoked"
+                );
+            }
+            return RevocationResult::NotRevocable;
+        }
+        self.attempts += 1;
+        let error = match self.send_revocation(vault).await {
+            Ok(true) => {
+                if self.token.vault_token.is_exhausted() && !self.token.has_leases() {
+                    tracing::debug!(pod, namespace, role, "a token of few uses is revoked by its last");
+                } else {
+                    tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");
+                }
+                return RevocationResult::Revoked;
+            }
+            Ok(false) => return RevocationResult::AlreadyExpired,
+            Err(error) => error,
+        };
+        self.last_error = error.to_string();
+        let delay = with_jitter(
+            MAX_REVOCATION_BACKOFF.min(INITIAL_REVOCATION_BACKOFF * 2u32.saturating_pow(self.attempts.min(16) - 1)),
+        );
+        if self.attempts.is_power_of_two() {
+            tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?delay, "the pod's token cannot be revoked: {error}");
+        }
+        RevocationResult::Retry { retry_at: clock::now() + delay, error }
+    }
+
+    /// Whether it was revoked now; false: it was over before.
+    async fn send_revocation(&self, vault: &Vault) -> Result<bool, Error> {
+        let client = vault.client_for_session(&self.key.endpoint, &self.key.pod_namespace).await?;
+        let _permit = client.background_permit(self.token.lifetime().and_then(|lifetime| lifetime.expires_at())).await;
+        let deadline = Instant::now() + BACKGROUND_REQUEST_TIMEOUT;
+        match client.revoke_token(&self.token.vault_token, self.key.auth_namespace.as_deref(), deadline).await {
+            Ok(()) => Ok(true),
+            Err(RequestError::ErrorResponse(refusal)) if refusal.status == 403 => {
+                // What a policy forbids, or what Vault does not know: it does not always say which.
+                let is_revoked = client
+                    .is_token_invalid(&self.token.vault_token, self.key.auth_namespace.as_deref(), deadline)
+                    .await;
+                let denied_error = || RequestError::ErrorResponse(refusal.clone()).explain_transport(client.address());
+                if is_revoked {
+                    Ok(false)
+                } else {
+                    Err(denied_error()
+                        .advice("let the role's policies update auth/token/revoke-self, as `default` does"))
+                }
+            }
+            Err(failure) => {
+                let error = background_error(&failure, &client);
+                if error.cause().is_tls() {
+                    vault.mark_tls_suspect(&self.key.endpoint);
+                }
+                Err(error)
+            }
+        }
+    }
+}

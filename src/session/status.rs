@@ -1,0 +1,192 @@
+//! A session, told.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Session, SessionKey, SessionState};
+use crate::{
+    audit::{Event, Line},
+    cache::SessionToken,
+    clock::{self, time_of_day},
+    metrics::{self, Levels},
+    status::{self, Failed, Lease, Token, Volume},
+    vault::breaker::Outage,
+};
+
+impl Session {
+    /// What there is to tell of it.
+    #[must_use]
+    pub fn status(&self) -> status::Session {
+        let SessionKey {
+            endpoint, namespace, auth_mount, role, pod_uid, pod_name, pod_namespace, service_account, ..
+        } = self.key.clone();
+        let is_renewal_active = self.state().is_renewal_active();
+        let mut secrets: Vec<Lease> =
+            self.cache.snapshots(is_renewal_active, clock::now()).into_iter().map(secret_status).collect();
+        secrets.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
+        let (state, now) = (self.state(), clock::now());
+        let has_bound_secrets = state.token.as_ref().is_some_and(|token| self.cache.has_bound_secrets(token, now));
+        let is_renewed = has_bound_secrets && state.is_renewal_active() && !state.volumes.is_empty();
+        status::Session {
+            pod: pod_name,
+            namespace: pod_namespace,
+            uid: pod_uid,
+            pods: if self.is_shared() { state.sharing_pods.len() } else { 1 },
+            service_account,
+            address: endpoint.address.to_string(),
+            vault_namespace: namespace,
+            auth_mount,
+            role,
+            token: state
+                .token
+                .as_ref()
+                .filter(|hold| hold.is_alive(now))
+                .and_then(|hold| token_status(hold, is_renewed, now)),
+            superseded_tokens: state.superseded_tokens.iter().filter(|hold| hold.is_alive(now)).count(),
+            volumes: state.volumes.iter().map(volume_status).collect(),
+            secrets,
+            last_success_at: state.last_success_at.map(time_of_day),
+            last_error: state.last_error.as_ref().map(|trouble| Failed {
+                at: time_of_day(trouble.at),
+                operation: trouble.operation.to_owned(),
+                error: trouble.message.clone(),
+            }),
+            renewal_active: renewal_paused_reason(&state, has_bound_secrets).is_none(),
+            renewal_paused_reason: renewal_paused_reason(&state, has_bound_secrets).map(str::to_owned),
+        }
+    }
+
+    /// Counts its leases and tokens by how they stand.
+    pub fn add_to_gauges(&self, gauges: &mut Levels, now: Instant) {
+        let is_renewal_active = self.state().is_renewal_active();
+        for snapshot in self.cache.snapshots(is_renewal_active, now) {
+            *gauges.leases.entry((snapshot.state, snapshot.kind)).or_default() += 1;
+            let is_expiring = matches!(snapshot.state, metrics::State::Failing | metrics::State::Ending);
+            let expires_at = snapshot.max_expires_at.filter(|_| is_expiring);
+            let expires_at = expires_at.map(|end| time_of_day(end).as_second());
+            gauges.next_end = earliest(gauges.next_end, expires_at);
+            let is_expired = snapshot.volume_count > 0 && snapshot.expires_at.is_some_and(|end| end <= now);
+            gauges.overdue += usize::from(is_expired);
+        }
+        let state = self.state();
+        if let Some(token) = state.token.as_ref().filter(|hold| hold.is_alive(now)) {
+            *gauges.tokens.entry(token_state(token, now)).or_default() += 1;
+            let expires_at = token.lifetime().and_then(|term| term.expires_at());
+            gauges.token_end = earliest(gauges.token_end, expires_at.map(|end| time_of_day(end).as_second()));
+        }
+        let oldest_refresh =
+            state.volumes.oldest_refresh(state.has_failing_polls()).map(|at| time_of_day(at).as_second());
+        gauges.oldest_success = earliest(gauges.oldest_success, oldest_refresh);
+        let superseded = state.superseded_tokens.iter().filter(|hold| hold.is_alive(now)).count();
+        *gauges.tokens.entry(metrics::State::Superseded).or_default() += superseded;
+    }
+}
+
+impl SessionKey {
+    /// What the audit log tells of whoever logs in so.
+    #[must_use]
+    pub fn audit_record(&self, event: Event) -> Line<'_> {
+        let namespace = if event == Event::Read { &self.namespace } else { &self.auth_namespace };
+        Line {
+            event,
+            namespace: &self.pod_namespace,
+            service_account: &self.service_account,
+            pod: &self.pod_name,
+            uid: &self.pod_uid,
+            endpoint: Some(&self.endpoint.address),
+            vault_namespace: namespace.as_deref(),
+            auth_mount: &self.auth_mount,
+            role: &self.role,
+            ..Line::default()
+        }
+    }
+}
+
+/// The earlier of two moments.
+fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    [a, b].into_iter().flatten().min()
+}
+
+/// How long after a delivery a Mount that brought none shows that polls fail.
+const FAILING_POLL_DELAY: Duration = Duration::from_secs(1);
+
+impl SessionState {
+    /// Why Vault cannot be asked at present, if that is known.
+    pub(super) fn outage(&self) -> Option<Arc<Outage>> {
+        self.client.as_ref().ok()?.outage()
+    }
+
+    /// Whether a Mount came since the last that brought something.
+    pub(super) fn has_failing_polls(&self) -> bool {
+        self.last_poll_at > self.volumes.last_mount_at() + FAILING_POLL_DELAY
+    }
+
+    /// Whether renewals are to come, as things stand.
+    fn is_renewal_active(&self) -> bool {
+        self.renewal_paused.is_none() && self.outage().is_none()
+    }
+}
+
+fn renewal_paused_reason(state: &SessionState, has_bound_secrets: bool) -> Option<&'static str> {
+    if state.volumes.is_empty() {
+        return Some("no volume of the pod uses it any more");
+    }
+    if state.token.as_ref().is_some_and(|hold| hold.lifetime().is_none()) {
+        return Some("its token is gone before its time; the next poll logs in again");
+    }
+    let can_renew = state.token.as_ref().is_none_or(|hold| hold.can_renew());
+    let never_renewable = (!can_renew).then_some("the role gives batch tokens, or tokens of few uses");
+    let vault_down = state.outage().map(|_| "its Vault is down; what is due is renewed when that is back");
+    state
+        .renewal_paused
+        .or((!has_bound_secrets).then_some("nothing that was read ends with the token"))
+        .or(never_renewable)
+        .or(vault_down)
+}
+
+fn token_state(token: &SessionToken, now: Instant) -> metrics::State {
+    match token.lifetime() {
+        Some(lifetime) if lifetime.is_failing() => metrics::State::Failing,
+        Some(lifetime) if lifetime.max_expires_at().is_some_and(|end| now >= lifetime.warn_at(end)) => {
+            metrics::State::Ending
+        }
+        _ => metrics::State::Live,
+    }
+}
+
+fn token_status(token: &SessionToken, is_renewed: bool, now: Instant) -> Option<Token> {
+    let lifetime = token.lifetime()?;
+    Some(Token {
+        accessor: token.vault_token.accessor.clone(),
+        state: token_state(token, now),
+        expires_at: lifetime.expires_at().map(time_of_day),
+        renew_at: (is_renewed && lifetime.is_renewable()).then(|| time_of_day(lifetime.renew_at())),
+        max_expires_at: lifetime.max_expires_at().map(time_of_day),
+    })
+}
+
+fn volume_status(volume: &super::volumes::Volume) -> Volume {
+    Volume {
+        target_path: volume.target_path.to_string(),
+        class: volume.class.clone(),
+        last_mount_at: time_of_day(volume.last_mount_at),
+        mounts: volume.mount_count,
+        poll_interval_seconds: volume.longest_mount_interval().map(|gap| gap.as_secs()),
+    }
+}
+
+fn secret_status(snapshot: crate::cache::SecretSnapshot) -> Lease {
+    Lease {
+        path: snapshot.request.display_path().to_owned(),
+        method: snapshot.request.method.to_string(),
+        kind: snapshot.kind,
+        state: snapshot.state,
+        expires_at: snapshot.expires_at.map(time_of_day),
+        max_expires_at: snapshot.max_expires_at.map(time_of_day),
+        renew_at: snapshot.renew_at.map(time_of_day),
+        read_at: time_of_day(snapshot.read_at),
+        last_error: snapshot.last_error,
+        volumes: snapshot.volume_count,
+    }
+}
