@@ -1,7 +1,7 @@
 //! HTTP for those who look after the process: probes and metrics on ports, status on a socket and for browsers on this host.
 
+mod metrics;
 mod probes;
-mod scrape;
 pub mod status;
 mod statusz;
 
@@ -20,12 +20,12 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
-pub use probes::{Alive, Probes};
+pub use probes::{LivenessCheck, Probes};
 
 use crate::mount::MountService;
 
 /// What there is to answer with.
-pub struct Pages {
+pub struct AdminState {
     /// How the process stands.
     pub probes: Probes,
     /// What it holds and has counted.
@@ -36,7 +36,7 @@ pub struct Pages {
 
 /// What is answered at an address. Status is, too, to callers on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct Routes {
     /// Whether probes are.
     pub probes: bool,
     /// Whether metrics are.
@@ -46,9 +46,9 @@ pub struct Shown {
 /// Connections at once: whoever reaches the port must not take the file descriptors that mounts need.
 const MAX_CONNECTIONS: usize = 256;
 /// How long one may last, which is for one request.
-const LONGEST: Duration = Duration::from_secs(30);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client that does not send its request is let go after this.
-const PATIENCE: Duration = Duration::from_secs(3);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Listens; requests are answered once [`serve`] runs. `[::]` becomes `0.0.0.0` on a node without IPv6.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -61,7 +61,7 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Answers until the process exits.
-pub async fn serve(listener: TcpListener, shown: Shown, pages: Arc<Pages>) {
+pub async fn serve(listener: TcpListener, shown: Routes, pages: Arc<AdminState>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Those beyond wait in the system's queue.
@@ -75,7 +75,7 @@ pub async fn serve(listener: TcpListener, shown: Shown, pages: Arc<Pages>) {
             let service =
                 service_fn(async |request| Ok::<_, Infallible>(pages.answer(&request, shown, is_local).await));
             let connection = http().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-            let _ = timeout(LONGEST, connection).await;
+            let _ = timeout(CONNECTION_TIMEOUT, connection).await;
             drop(place);
         });
     }
@@ -83,36 +83,36 @@ pub async fn serve(listener: TcpListener, shown: Shown, pages: Arc<Pages>) {
 
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     http
 }
 
-impl Pages {
-    async fn answer(&self, request: &Request<Incoming>, shown: Shown, is_local: bool) -> Response<Full<Bytes>> {
+impl AdminState {
+    async fn answer(&self, request: &Request<Incoming>, shown: Routes, is_local: bool) -> Response<Full<Bytes>> {
         if shown.probes
             && let Some(answer) = self.probes.answer(request).await
         {
             return answer;
         }
         if shown.metrics
-            && let Some(answer) = scrape::answer(request, &self.mounter).await
+            && let Some(answer) = metrics::answer(request, &self.mounter).await
         {
             return answer;
         }
         let is_meant = is_local && statusz::names_this_host(request);
         is_meant.then(|| statusz::answer(request, self)).flatten().unwrap_or_else(|| {
-            let probes = if shown.probes { probes::WHERE } else { "" };
-            let metrics = if shown.metrics { scrape::WHERE } else { "" };
-            text(StatusCode::NOT_FOUND, format!("{probes}{metrics}{}", statusz::WHERE))
+            let probes = if shown.probes { probes::USAGE } else { "" };
+            let metrics = if shown.metrics { metrics::USAGE } else { "" };
+            text_response(StatusCode::NOT_FOUND, format!("{probes}{metrics}{}", statusz::USAGE))
         })
     }
 }
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    page(status, "text/plain; charset=utf-8", text)
+fn text_response(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    response(status, "text/plain; charset=utf-8", text)
 }
 
-fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

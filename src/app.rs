@@ -15,7 +15,7 @@ use tokio::{
 use handover::Handover;
 
 use crate::{
-    admin::{self, Pages, Probes, Shown},
+    admin::{self, AdminState, Probes, Routes},
     audit::Audit,
     cache::Refresh,
     config::{Config, MintTokens, StatusSocket},
@@ -39,7 +39,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     sockets: Vec<Socket>,
     status: Option<Socket>,
-    pages: Arc<Pages>,
+    pages: Arc<AdminState>,
     store: Option<Arc<Store>>,
     drain_timeout: Duration,
 }
@@ -73,7 +73,7 @@ impl App {
         };
         let observers = Observers { metrics: Arc::clone(&metrics), audit, events };
         let mounter = Arc::new(mount_service(&config, kube, keys, observers, store.clone()));
-        let pages = Pages { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.told() };
+        let pages = AdminState { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.summary() };
         let pages = Arc::new(pages);
         for (listener, shown) in listeners(&config).await? {
             tokio::spawn(admin::serve(listener, shown, Arc::clone(&pages)));
@@ -109,7 +109,7 @@ impl App {
             store,
             mounter: Arc::clone(&self.mounter),
             connections: Arc::clone(&connections),
-            socket_ownership: self.sockets.iter().map(Socket::standing).collect(),
+            socket_ownership: self.sockets.iter().map(Socket::ownership).collect(),
             drain_timeout: self.drain_timeout,
             release_lock: Mutex::default(),
         });
@@ -119,7 +119,7 @@ impl App {
             let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
             serving.spawn(provider::serve(socket, mounter, metrics, Arc::clone(&connections), stopped.clone()));
         }
-        self.pages.probes.serving(Box::new(move || {
+        self.pages.probes.start_serving(Box::new(move || {
             let names = Arc::clone(&names);
             async move { try_join_all(names.iter().map(|name| provider::check_socket(name))).await.map(drop) }.boxed()
         }));
@@ -136,7 +136,7 @@ impl App {
         };
         tracing::info!("stopping: calls in flight are answered");
         let by = Instant::now() + self.drain_timeout;
-        self.pages.probes.draining();
+        self.pages.probes.start_draining();
         stopping.send_replace(true);
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
@@ -178,14 +178,14 @@ async fn has_listener(config: &Config) -> bool {
 }
 
 /// Listens for probes and scrapes: at one address for both if it is the same.
-async fn listeners(config: &Config) -> Result<Vec<(TcpListener, Shown)>, String> {
+async fn listeners(config: &Config) -> Result<Vec<(TcpListener, Routes)>, String> {
     let is_shared = config.health_addr == config.metrics_addr;
     let mut listeners = Vec::new();
     if let Some(address) = config.health_addr {
-        listeners.push((listen("--health-addr", address).await?, Shown { probes: true, metrics: is_shared }));
+        listeners.push((listen("--health-addr", address).await?, Routes { probes: true, metrics: is_shared }));
     }
     if let Some(address) = config.metrics_addr.filter(|_| !is_shared) {
-        listeners.push((listen("--metrics-addr", address).await?, Shown { probes: false, metrics: true }));
+        listeners.push((listen("--metrics-addr", address).await?, Routes { probes: false, metrics: true }));
     }
     Ok(listeners)
 }
@@ -227,7 +227,7 @@ pub fn mount_service(
     store: Option<Arc<Store>>,
 ) -> MountService {
     let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
-    let gate = if store.is_some() { Gate::shut(handover::WAITING_FOR_PREDECESSOR) } else { Gate::open() };
+    let gate = if store.is_some() { Gate::closed(handover::WAITING_FOR_PREDECESSOR) } else { Gate::open() };
     let sessions = Arc::new(SessionRegistry::new(config.max_sessions, observers, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
     let renewal = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);

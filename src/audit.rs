@@ -19,21 +19,21 @@ use serde::Serialize;
 
 use crate::{
     error::{Code, Error},
-    metrics::{AuditWrite, Metrics, PolicyRule, ReadFrom},
+    metrics::{AuditWrite, Metrics, ReadSource, RuleKind},
     vault::Address,
 };
 use file::Output;
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum AuditSink {
     /// Standard output.
     Stdout,
     /// A file, appended to. Renamed or removed, it is made anew.
     File(PathBuf),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AuditSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("stdout"),
@@ -46,30 +46,30 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, Default)]
 pub struct Audit {
     /// None: there is no audit log.
-    lines: Option<SyncSender<Message>>,
+    sender: Option<SyncSender<Message>>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
 enum Message {
-    Line(Vec<u8>),
+    Record(Vec<u8>),
     /// Answered when every line before is written.
     Flush(SyncSender<()>),
 }
 
 /// One decision.
 #[derive(Debug, Default, Serialize)]
-pub struct Line<'a> {
+pub struct AuditRecord<'a> {
     /// What it was about.
-    pub event: Event,
+    pub event: AuditEvent,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: AuditOutcome,
     /// The id of what went wrong, as in docs/errors.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_id: Option<&'static str>,
     /// The rule of the operator's that said no.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<PolicyRule>,
+    pub rule: Option<RuleKind>,
     /// The pod's Kubernetes namespace.
     pub namespace: &'a str,
     /// The pod's service account.
@@ -113,7 +113,7 @@ pub struct Line<'a> {
     pub objects: Vec<&'a str>,
     /// Where the answer came from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<ReadFrom>,
+    pub source: Option<ReadSource>,
     /// The version that the pod had; none before its first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_before: Option<String>,
@@ -131,7 +131,7 @@ pub struct Line<'a> {
 /// What a decision was about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Event {
+pub enum AuditEvent {
     /// A pod's login.
     #[default]
     Login,
@@ -146,7 +146,7 @@ pub enum Event {
 /// What came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum AuditOutcome {
     /// It was done.
     #[default]
     Ok,
@@ -160,68 +160,71 @@ pub enum Outcome {
     Failed,
 }
 
-impl Line<'_> {
+impl AuditRecord<'_> {
     /// The same of what failed.
     #[must_use]
-    pub fn failed(self, error: &Error) -> Self {
+    pub fn with_failure(self, error: &Error) -> Self {
         let is_refusal = matches!(error.cause().code(), Code::PermissionDenied | Code::Unauthenticated);
-        let outcome = if is_refusal { Outcome::Denied } else { Outcome::Failed };
-        Self { outcome, error_id: Some(error.cause().diagnosis().id), ..self }
+        let outcome = if is_refusal { AuditOutcome::Denied } else { AuditOutcome::Failed };
+        Self { outcome, error_id: Some(error.cause().info().id), ..self }
     }
 }
 
 /// Lines that wait to be written. More are lost, and counted: a disk that stands still must not hold up mounts.
-const WAITING: usize = 8192;
+const QUEUE_CAPACITY: usize = 8192;
 /// How long the last lines are waited for when the process ends.
-const LAST: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 impl Audit {
     /// Opens the log; the error says why it cannot be written. What is written and what is lost is counted in `metrics`.
-    pub fn open(place: Place, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn open(place: AuditSink, metrics: Arc<Metrics>) -> Result<Self, String> {
         let output = Output::open(place)?;
-        let (lines, waiting) = sync_channel(WAITING);
+        let (lines, waiting) = sync_channel(QUEUE_CAPACITY);
         let counted = Arc::clone(&metrics);
-        let writer = thread::Builder::new().name("audit".to_owned()).spawn(move || write(output, &waiting, &counted));
+        let writer =
+            thread::Builder::new().name("audit".to_owned()).spawn(move || write_records(output, &waiting, &counted));
         writer.map_err(|e| format!("has no thread: {e}"))?;
-        Ok(Self { lines: Some(lines), metrics })
+        Ok(Self { sender: Some(lines), metrics })
     }
 
     /// Whether there is one, so that nobody gathers what nobody reads.
     #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+    pub fn is_enabled(&self) -> bool {
+        self.sender.is_some()
     }
 
     /// Writes a line, soon.
-    pub fn tell(&self, line: &Line<'_>) {
-        let Some(lines) = &self.lines else { return };
+    pub fn record(&self, line: &AuditRecord<'_>) {
+        let Some(lines) = &self.sender else { return };
         let told = serde_json::to_vec(line).ok().and_then(|fields| {
             let mut text = format!("{{\"time\":\"{}\",", now()).into_bytes();
             text.extend_from_slice(fields.strip_prefix(b"{")?);
             text.push(b'\n');
-            Some(lines.try_send(Message::Line(text)).is_ok())
+            Some(lines.try_send(Message::Record(text)).is_ok())
         });
         if told != Some(true) {
-            lost(&self.metrics, "too many lines wait to be written");
+            count_dropped(&self.metrics, "too many lines wait to be written");
         }
     }
 
     /// Waits until what was told is written, for a little while at most. Blocks.
     pub fn flush(&self) {
-        let Some(lines) = &self.lines else { return };
+        let Some(lines) = &self.sender else { return };
         let (done, written) = sync_channel(1);
-        let (mut last, by) = (Message::Flush(done), Instant::now() + LAST);
+        let (mut last, by) = (Message::Flush(done), Instant::now() + FLUSH_TIMEOUT);
         loop {
             match lines.try_send(last) {
                 Err(TrySendError::Full(message)) if Instant::now() < by => last = message,
                 _ => break,
             }
             #[expect(clippy::disallowed_methods, reason = "it blocks, and says so")]
-            thread::sleep(PAUSE);
+            thread::sleep(FLUSH_RETRY_DELAY);
         }
         if written.recv_timeout(by.saturating_duration_since(Instant::now())).is_err() {
-            tracing::error!("the last lines of the audit log may be lost: they were not written within {LAST:?}");
+            tracing::error!(
+                "the last lines of the audit log may be lost: they were not written within {FLUSH_TIMEOUT:?}"
+            );
         }
     }
 }
@@ -232,14 +235,14 @@ fn now() -> Timestamp {
 }
 
 /// Writes lines until nobody can send any more.
-fn write(mut output: Output, waiting: &Receiver<Message>, metrics: &Metrics) {
+fn write_records(mut output: Output, waiting: &Receiver<Message>, metrics: &Metrics) {
     while let Ok(message) = waiting.recv() {
         match message {
-            Message::Line(line) => match output.write(&line) {
+            Message::Record(line) => match output.write(&line) {
                 Ok(()) => {
-                    metrics.audit_write(AuditWrite::Ok);
+                    metrics.count_audit_record(AuditWrite::Ok);
                 }
-                Err(error) => lost(metrics, &error.to_string()),
+                Err(error) => count_dropped(metrics, &error.to_string()),
             },
             Message::Flush(done) => drop(done.send(())),
         }
@@ -247,8 +250,8 @@ fn write(mut output: Output, waiting: &Receiver<Message>, metrics: &Metrics) {
 }
 
 /// Counts a line that is not written, and says so: at its first, and then ever more seldom.
-fn lost(metrics: &Metrics, why: &str) {
-    let count = metrics.audit_write(AuditWrite::Lost);
+fn count_dropped(metrics: &Metrics, why: &str) {
+    let count = metrics.count_audit_record(AuditWrite::Lost);
     if count.is_power_of_two() {
         tracing::error!(lost = count, "a line of the audit log is lost: {why}");
     }

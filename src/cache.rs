@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::{
     error::{Cause, Error},
     lifetime::Lifetime,
-    metrics::{Kind, Reason},
+    metrics::{RotationReason, SecretKind},
     single_flight::SingleFlight,
     vault::{client::ReadResult, request::SecretRequest, response::SecretResponse},
 };
@@ -124,13 +124,13 @@ pub enum Lookup {
 /// A request that must be read.
 pub struct DueSecret {
     /// Why, if there was an answer before.
-    pub reason: Option<Reason>,
+    pub reason: Option<RotationReason>,
     /// What was read before, if the pod has it.
     pub previous: Option<Arc<CachedSecret>>,
     /// The same, if it is of use still.
     pub stale: Option<Arc<CachedSecret>>,
     /// Of what kind it was.
-    pub kind: Option<Kind>,
+    pub kind: Option<SecretKind>,
     /// The token it hung on.
     pub token: Option<Arc<SessionToken>>,
     generation: u64,
@@ -175,7 +175,7 @@ impl SecretCache {
         request: &Arc<SecretRequest>,
         due: &DueSecret,
         fetch: impl FnOnce() -> F,
-        on_stored: impl FnOnce(Option<Kind>, bool) + Send + 'static,
+        on_stored: impl FnOnce(Option<SecretKind>, bool) + Send + 'static,
     ) -> Result<FetchOutcome, Error>
     where
         F: Future<Output = Result<FetchedSecret, Error>> + Send + 'static,
@@ -194,12 +194,13 @@ impl SecretCache {
                 let request_id = fetched.result.response.request_id().map(Arc::from);
                 let mutating = fetched.result.mutating;
                 let (secret, replaced_kind) = slot.insert(&key, fetched);
-                on_stored(replaced_kind.filter(|kind| *kind != Kind::Plain), mutating);
+                on_stored(replaced_kind.filter(|kind| *kind != SecretKind::Plain), mutating);
                 Ok(FetchOutcome { secret, request_id })
             }
         });
         outcome.await.unwrap_or_else(|| {
-            Err(Error::new(Cause::Internal, "reading the secret panicked").advice("report it with the provider's log"))
+            Err(Error::new(Cause::Internal, "reading the secret panicked")
+                .with_fix("report it with the provider's log"))
         })
     }
 
@@ -396,7 +397,7 @@ impl CacheSlot {
 
     /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
     /// Of what kind that was if it is replaced.
-    fn insert(&self, request: &SecretRequest, fetched: FetchedSecret) -> (Arc<CachedSecret>, Option<Kind>) {
+    fn insert(&self, request: &SecretRequest, fetched: FetchedSecret) -> (Arc<CachedSecret>, Option<SecretKind>) {
         let FetchedSecret { result, sent_at, token } = fetched;
         let mut lifecycle = Lifecycle::from_result(request, &result, sent_at);
         if let Lifecycle::Leased { lifetime, .. } = &mut lifecycle
@@ -408,7 +409,7 @@ impl CacheSlot {
         slot_state.generation += 1;
         let unchanged = slot_state.entry.as_ref().filter(|entry| {
             let (a, b) = (&entry.secret.response, &result.response);
-            a.has_same_data(b) || (lifecycle.kind() == Kind::Static && lifecycle::is_same_static_credential(a, b))
+            a.has_same_data(b) || (lifecycle.kind() == SecretKind::Static && lifecycle::is_same_static_credential(a, b))
         });
         let replaced_kind =
             slot_state.entry.as_ref().filter(|_| unchanged.is_none()).map(|entry| entry.lifecycle.kind());
@@ -469,7 +470,7 @@ impl CacheEntry {
     ) -> CacheAction {
         let LookupOptions { now, poll_interval, refresh } = *options;
         if self.invalidated {
-            return CacheAction::Refetch(Reason::Age);
+            return CacheAction::Refetch(RotationReason::Age);
         }
         self.lifecycle.next_action(&LifecycleContext {
             now,

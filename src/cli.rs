@@ -3,10 +3,9 @@
 //! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
 //! never takes the next argument. Without a command, `serve` is meant.
 
-mod by_hand;
-pub mod by_socket;
 pub mod check;
 pub mod completions;
+mod driver_args;
 pub mod explain;
 pub mod install;
 pub mod man;
@@ -15,6 +14,7 @@ pub mod revoke;
 pub mod serve;
 pub mod state;
 pub mod status;
+pub mod status_client;
 pub mod style;
 pub mod validate;
 pub mod version;
@@ -30,7 +30,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum as _, error::Error
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::{Config, ConfigErrors, OF_SERVER, ServeArgs},
+    config::{Config, ConfigErrors, SERVE_VARIABLES, ServeArgs},
     text::{parse_go_bool, replace_control_chars},
 };
 use mount::MountArgs;
@@ -161,7 +161,7 @@ fn configured(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
 
 /// The same for a command that serves nobody.
 fn configured_by_hand(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
-    let env = std::env::vars_os().filter(|(name, _)| OF_SERVER.iter().all(|own| name != own));
+    let env = std::env::vars_os().filter(|(name, _)| SERVE_VARIABLES.iter().all(|own| name != own));
     Config::load(args, env).map_err(|errors| refused(&errors))
 }
 

@@ -9,10 +9,10 @@ mod connection;
 mod endpoint;
 mod environment;
 mod flags;
-mod keeping;
-mod status;
+mod session;
+mod status_socket;
+mod summary;
 mod tls;
-mod told;
 mod value;
 
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
@@ -21,16 +21,16 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     audit,
-    telemetry::{self, Filter, Format},
+    telemetry::{self, Filter, LogFormat},
 };
 use environment::Environment;
-use value::{Report, Setting};
+use value::{ConfigReport, Setting};
 
 pub use connection::Connection;
-pub use environment::OF_SERVER;
-pub use flags::{ConnectionArgs, KeepingArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, VaultFlags};
-pub use keeping::STATE_VARIABLE;
-pub use status::{SOCKET_VARIABLE, StatusSocket};
+pub use environment::SERVE_VARIABLES;
+pub use flags::{ConnectionArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, SessionArgs, VaultFlags};
+pub use session::STATE_VARIABLE;
+pub use status_socket::{SOCKET_VARIABLE, StatusSocket};
 
 /// The whole configuration of a server.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct Config {
     /// Whether pods get events, where there is a Kubernetes API.
     pub events: bool,
     /// Where each decision about a secret is told; nowhere if none.
-    pub audit_log: Option<audit::Place>,
+    pub audit_log: Option<audit::AuditSink>,
     /// How long running mounts may take to end at shutdown.
     pub drain_timeout: Duration,
     /// The server, and how to reach it.
@@ -112,14 +112,14 @@ impl Config {
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Result<(Self, Vec<String>), ConfigErrors> {
         let env = Environment::new(env);
-        let mut report = Report::default();
+        let mut report = ConfigReport::default();
         let config = Self::read(args, &env, &mut report);
         env.warn_of_ignored(&mut report);
         if report.errors.is_empty() { Ok((config, report.warnings)) } else { Err(ConfigErrors(report.errors)) }
     }
 
     /// Where a value is wrong, its error is noted and a default left behind.
-    fn read(args: &ServeArgs, env: &Environment, report: &mut Report) -> Self {
+    fn read(args: &ServeArgs, env: &Environment, report: &mut ConfigReport) -> Self {
         let mut connection = connection::read(&args.connection, env, report);
         let limits = &args.limits;
         let client = &mut connection.vault;
@@ -129,11 +129,11 @@ impl Config {
         let endpoints = endpoint::read(&args.endpoint, report);
         let drain = Setting::flag("--drain-timeout", args.drain_timeout.as_ref());
         Self {
-            status_socket: status::read(args.status_socket.as_ref(), &endpoints, env, report),
+            status_socket: status_socket::read(args.status_socket.as_ref(), &endpoints, env, report),
             endpoints,
             health_addr: health_addr(args.health_addr.as_ref(), report),
             metrics_addr: metrics_addr(args.metrics_addr.as_ref(), report),
-            log: log(&args.log, report),
+            log: log_settings(&args.log, report),
             events: report
                 .read(Setting::flag("--events", args.events.as_ref()).as_ref(), value::boolean)
                 .unwrap_or(true),
@@ -144,27 +144,27 @@ impl Config {
             mint_tokens: mint_tokens(args.kubernetes.mint_tokens.as_ref(), report),
             hmac_secret_name: hmac_secret_name(args.hmac_secret_name.as_ref(), report),
             hmac_key_file: file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
-            state_dir: keeping::state_dir(args.keeping.state_dir.as_ref(), env, report),
+            state_dir: session::state_dir(args.keeping.state_dir.as_ref(), env, report),
             max_mounts: limit("--max-mounts", limits.max_mounts.as_ref(), 256, report),
             max_sessions: limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
-            node_name: keeping::node_name(args.node_name.as_ref(), env, report),
-            orphan_after: keeping::orphan_after(args.keeping.orphan_after.as_ref(), report),
-            refresh_interval: keeping::refresh_interval(args.keeping.refresh_interval.as_ref(), report),
+            node_name: session::node_name(args.node_name.as_ref(), env, report),
+            orphan_after: session::orphan_after(args.keeping.orphan_after.as_ref(), report),
+            refresh_interval: session::refresh_interval(args.keeping.refresh_interval.as_ref(), report),
         }
     }
 }
 
-fn limit(name: &'static str, value: Option<&String>, standard: usize, report: &mut Report) -> usize {
-    let number = report.read(Setting::flag(name, value).as_ref(), |text| value::whole(text, 1..=1_000_000));
+fn limit(name: &'static str, value: Option<&String>, standard: usize, report: &mut ConfigReport) -> usize {
+    let number = report.read(Setting::flag(name, value).as_ref(), |text| value::integer(text, 1..=1_000_000));
     number.and_then(|n| usize::try_from(n).ok()).unwrap_or(standard)
 }
 
-fn file(name: &'static str, value: Option<&String>, report: &mut Report) -> Option<PathBuf> {
+fn file(name: &'static str, value: Option<&String>, report: &mut ConfigReport) -> Option<PathBuf> {
     report.read(Setting::flag(name, value).as_ref(), value::file)
 }
 
 /// Warns of a size other than the Go provider's default: it was set for an effect that it does not have here.
-fn cache_size(value: Option<&String>, report: &mut Report) {
+fn cache_size(value: Option<&String>, report: &mut ConfigReport) {
     let setting = Setting::flag("--cache-size", value);
     let size = report.read(setting.as_ref(), |text| text.parse::<i64>().map_err(|_| "is no whole number"));
     if let (Some(setting), Some(_)) = (setting, size.filter(|s| *s != 1000)) {
@@ -173,29 +173,29 @@ fn cache_size(value: Option<&String>, report: &mut Report) {
 }
 
 /// The one flag for which empty differs from not given: empty is `off`.
-fn health_addr(value: Option<&String>, report: &mut Report) -> Option<SocketAddr> {
+fn health_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
     let value = value.cloned().unwrap_or_else(|| ":8080".to_owned());
     report.read(Some(&Setting { name: "--health-addr".into(), value }), value::listen_address).flatten()
 }
 
-fn metrics_addr(value: Option<&String>, report: &mut Report) -> Option<SocketAddr> {
+fn metrics_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
     report.read(Setting::flag("--metrics-addr", value).as_ref(), value::listen_address).flatten()
 }
 
 /// As in Go, a level nobody knows is `info`, and `--log-level` goes before `--debug`.
-fn log(args: &LogArgs, report: &mut Report) -> telemetry::Settings {
+fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::Settings {
     let debug = report.read(Setting::flag("--debug", args.debug.as_ref()).as_ref(), value::boolean);
     let filter = match Setting::flag("--log-level", args.log_level.as_ref()) {
         Some(setting) => Filter::parse(setting.value.trim()).unwrap_or_else(|wrong| {
             report.warn(format!("{}: {wrong}; info is used", setting.name));
             Filter::default()
         }),
-        None if debug == Some(true) => Filter::of(LevelFilter::DEBUG),
+        None if debug == Some(true) => Filter::from_level(LevelFilter::DEBUG),
         None => Filter::default(),
     };
     let format = |text: &str| match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
         _ => Err("is neither text nor json"),
     };
     telemetry::Settings {
@@ -207,15 +207,15 @@ fn log(args: &LogArgs, report: &mut Report) -> telemetry::Settings {
     }
 }
 
-fn audit_log(value: Option<&String>, report: &mut Report) -> Option<audit::Place> {
+fn audit_log(value: Option<&String>, report: &mut ConfigReport) -> Option<audit::AuditSink> {
     let setting = Setting::flag("--audit-log", value);
     report.read(setting.as_ref(), |text| match text {
-        "stdout" => Ok(audit::Place::Stdout),
-        path => Ok::<_, &str>(audit::Place::File(path.into())),
+        "stdout" => Ok(audit::AuditSink::Stdout),
+        path => Ok::<_, &str>(audit::AuditSink::File(path.into())),
     })
 }
 
-fn mint_tokens(value: Option<&String>, report: &mut Report) -> MintTokens {
+fn mint_tokens(value: Option<&String>, report: &mut ConfigReport) -> MintTokens {
     let rule = |text: &str| match text {
         "auto" => Ok(MintTokens::Auto),
         "off" => Ok(MintTokens::Off),
@@ -225,7 +225,7 @@ fn mint_tokens(value: Option<&String>, report: &mut Report) -> MintTokens {
 }
 
 /// Checked now, so that a typing error is found before the first mount.
-fn hmac_secret_name(value: Option<&String>, report: &mut Report) -> String {
+fn hmac_secret_name(value: Option<&String>, report: &mut ConfigReport) -> String {
     let setting = Setting::flag("--hmac-secret-name", value);
     let name = report.read(setting.as_ref(), |text| value::kubernetes_name(text, "Secret"));
     name.unwrap_or_else(|| "vault-csi-provider-hmac-key".to_owned())

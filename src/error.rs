@@ -12,12 +12,12 @@ use crate::text::one_line;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     cause: Cause,
-    what: String,
-    said: Option<Box<str>>,
-    advice: Option<String>,
+    summary: String,
+    server_message: Option<Box<str>>,
+    fix: Option<String>,
     denial: Option<Box<Denial>>,
     /// Several failures, each of which ends with its own id.
-    listing: bool,
+    is_aggregate: bool,
 }
 
 /// A request that a policy denies.
@@ -30,53 +30,53 @@ pub struct Denial {
 }
 
 /// The most of another program's words that a message repeats, in bytes.
-const MAX_SAID: usize = 300;
+const MAX_SERVER_MESSAGE_BYTES: usize = 300;
 
 impl Error {
     /// A failure, and what failed in one clause that names object, path, role or mount.
     #[must_use]
     pub fn new(cause: Cause, what: impl Into<String>) -> Self {
-        Self { cause, what: what.into(), said: None, advice: None, denial: None, listing: false }
+        Self { cause, summary: what.into(), server_message: None, fix: None, denial: None, is_aggregate: false }
     }
 
     /// Several failures as one. `what` lists them, each with its id, the last at its end; `cause` is that of the worst.
     #[must_use]
-    pub fn listing(cause: Cause, what: impl Into<String>) -> Self {
-        Self { listing: true, ..Self::new(cause, what) }
+    pub fn aggregate(cause: Cause, what: impl Into<String>) -> Self {
+        Self { is_aggregate: true, ..Self::new(cause, what) }
     }
 
     /// Adds the other program's own words, on one line and bounded.
     #[must_use]
-    pub fn said(mut self, words: impl AsRef<str>) -> Self {
-        let words = one_line(words.as_ref(), MAX_SAID);
-        self.said = (!words.is_empty()).then(|| words.into_boxed_str());
+    pub fn with_server_message(mut self, words: impl AsRef<str>) -> Self {
+        let words = one_line(words.as_ref(), MAX_SERVER_MESSAGE_BYTES);
+        self.server_message = (!words.is_empty()).then(|| words.into_boxed_str());
         self
     }
 
     /// Adds the next step for whoever reads the event.
     #[must_use]
-    pub fn advice(mut self, advice: impl Into<String>) -> Self {
-        self.advice = Some(advice.into());
+    pub fn with_fix(mut self, advice: impl Into<String>) -> Self {
+        self.fix = Some(advice.into());
         self
     }
 
     /// What makes it the same as an earlier one: its cause, and what failed, but for numbers, which may be times.
     #[must_use]
-    pub fn way(&self) -> (Cause, String) {
-        (self.cause, self.what.replace(|c: char| c.is_ascii_digit(), ""))
+    pub fn fingerprint(&self) -> (Cause, String) {
+        (self.cause, self.summary.replace(|c: char| c.is_ascii_digit(), ""))
     }
 
     /// Says which part of it is the request that is denied, and which the stanza that would allow it.
     #[must_use]
-    pub fn denial(mut self, denial: Denial) -> Self {
+    pub fn with_denial(mut self, denial: Denial) -> Self {
         self.denial = Some(Box::new(denial));
         self
     }
 
     /// Puts the subject in front: `object "db-pass": …`.
     #[must_use]
-    pub fn about(mut self, subject: impl fmt::Display) -> Self {
-        self.what = format!("{subject}: {}", self.what);
+    pub fn with_subject(mut self, subject: impl fmt::Display) -> Self {
+        self.summary = format!("{subject}: {}", self.summary);
         self
     }
 
@@ -88,51 +88,51 @@ impl Error {
 
     /// What failed, without the words and the advice.
     #[must_use]
-    pub fn what(&self) -> &str {
-        &self.what
+    pub fn summary(&self) -> &str {
+        &self.summary
     }
 
     /// The request that is denied, and what would allow it.
     #[must_use]
-    pub fn denied(&self) -> Option<&Denial> {
+    pub fn denial(&self) -> Option<&Denial> {
         self.denial.as_deref()
     }
 
     /// Whether it lists several failures, each with its id.
     #[must_use]
-    pub fn is_listing(&self) -> bool {
-        self.listing
+    pub fn is_aggregate(&self) -> bool {
+        self.is_aggregate
     }
 
     /// The other program's words.
     #[must_use]
-    pub fn words(&self) -> Option<&str> {
-        self.said.as_deref()
+    pub fn server_message(&self) -> Option<&str> {
+        self.server_message.as_deref()
     }
 
     /// The next step.
     #[must_use]
-    pub fn next_step(&self) -> Option<&str> {
-        self.advice.as_deref()
+    pub fn fix(&self) -> Option<&str> {
+        self.fix.as_deref()
     }
 
     /// Whether the same request may succeed soon without anybody mending anything.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
-        self.cause.code() == Code::Unavailable || self.cause == Cause::Deadline
+    pub fn is_transient(&self) -> bool {
+        self.cause.code() == Code::Unavailable || self.cause == Cause::DeadlineExceeded
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        if let Some(said) = &self.said {
+        f.write_str(&self.summary)?;
+        if let Some(said) = &self.server_message {
             write!(f, " (it said: {said})")?;
         }
-        if let Some(advice) = &self.advice {
+        if let Some(advice) = &self.fix {
             write!(f, "; {advice}")?;
         }
-        if self.listing { Ok(()) } else { write!(f, " [{}]", self.cause.id()) }
+        if self.is_aggregate { Ok(()) } else { write!(f, " [{}]", self.cause.id()) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Kubelet tells the failures of a pod's first mount itself, in the driver's words and ours; drivers up to 1.5.6 tell those of a
 //! poll. Later ones pass such a failure off as a success, and no driver knows of a credential that ends.
 
-mod waiting;
+mod fair_queue;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,28 +26,28 @@ use crate::{
     kube::{Event, Kube},
     metrics::{EventWrite, Metrics},
 };
-use waiting::{Told, Waiting};
+use fair_queue::{FairQueue, PendingEvent};
 
 /// Takes events. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
     /// Where they are laid down, and a bell for who writes them, who ends when nobody can ring any more. None: none are written.
-    told: Option<(Arc<Desk>, mpsc::Sender<()>)>,
+    outbox: Option<(Arc<Outbox>, mpsc::Sender<()>)>,
 }
 
 /// What is to be written, and what became of it.
 #[derive(Debug)]
-struct Desk {
+struct Outbox {
     /// Never held across an await.
-    waiting: Mutex<Waiting>,
+    queue: Mutex<FairQueue>,
     /// How many were given up, less those that may not be written.
-    lost: AtomicU64,
+    dropped: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 /// A pod, as an event names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct EventSubject {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -58,7 +58,7 @@ pub struct Subject {
 
 /// Why there is an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
+pub enum EventReason {
     /// A pod's first mount failed.
     MountFailed,
     /// A poll failed, or left the pod with what it has.
@@ -75,10 +75,10 @@ pub enum Why {
     CredentialExpiring,
 }
 
-impl Why {
+impl EventReason {
     /// The event's reason.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::MountFailed => "VaultMountFailed",
             Self::RefreshFailed => "VaultRefreshFailed",
@@ -98,115 +98,124 @@ impl Why {
     }
 
     /// Whether it is told once of whatever it is about, so that none stands in for the next.
-    fn is_told_once(self) -> bool {
+    fn is_one_shot(self) -> bool {
         self.is_recovery() || self == Self::CredentialExpiring
     }
 }
 
 /// So many are written at once, and then one in a while: an outage is told by all nodes at once, and the API server shall not
 /// suffer for it.
-const BURST: usize = 10;
-const PAUSE: Duration = Duration::from_secs(10);
+const BURST_EVENTS: usize = 10;
+const EVENT_INTERVAL: Duration = Duration::from_secs(10);
 /// What happens again is written again so much later.
-const AGAIN: Duration = Duration::from_secs(300);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(300);
 /// The same when it happens for another reason.
-const OTHERWISE: Duration = Duration::from_secs(30);
+const CHANGED_TEXT_INTERVAL: Duration = Duration::from_secs(30);
 /// What waited for longer is not written any more.
-const STALE: Duration = Duration::from_secs(600);
+const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
 /// How long none are written in a namespace after the API server has said that they may not.
-const DENIED: Duration = Duration::from_secs(600);
+const DENIED_BACKOFF: Duration = Duration::from_secs(600);
 /// Events remembered, so that the next is counted with it. The API server itself forgets them after an hour.
-const MOST: usize = 1024;
-const FORGOTTEN: Duration = Duration::from_secs(3600);
+const MAX_REMEMBERED_EVENTS: usize = 1024;
+const REMEMBERED_EVENT_TTL: Duration = Duration::from_secs(3600);
 
 impl Events {
     /// Writes them from now on, as this node.
     #[must_use]
     pub fn start(kube: Arc<Kube>, node: String, metrics: Arc<Metrics>) -> Self {
         let (bell, rung) = mpsc::channel(1);
-        let desk = Arc::new(Desk { waiting: Mutex::default(), lost: AtomicU64::new(0), metrics });
+        let desk = Arc::new(Outbox { queue: Mutex::default(), dropped: AtomicU64::new(0), metrics });
         let writer = Writer {
             kube,
             node,
-            desk: Arc::clone(&desk),
+            outbox: Arc::clone(&desk),
             written: HashMap::new(),
             recent: VecDeque::new(),
-            denied: HashMap::new(),
-            is_told: false,
+            denied_until: HashMap::new(),
+            denial_logged: false,
         };
         tokio::spawn(writer.run(rung));
-        Self { told: Some((desk, bell)) }
+        Self { outbox: Some((desk, bell)) }
     }
 
     /// Writes one about a pod, soon. `text` goes on only as long as an event may be.
-    pub fn tell(&self, pod: impl FnOnce() -> Subject, why: Why, text: impl FnOnce() -> String) {
-        let Some((desk, bell)) = &self.told else { return };
+    pub fn emit(&self, pod: impl FnOnce() -> EventSubject, why: EventReason, text: impl FnOnce() -> String) {
+        let Some((desk, bell)) = &self.outbox else { return };
         let (pod, now) = (pod(), Instant::now());
-        let name = name(&pod.name);
-        desk.add(Told { pod, why, text: text(), at: Timestamp::now(), since: now, name, failures: 0, due: now });
+        let name = event_name(&pod.name);
+        desk.add(PendingEvent {
+            pod,
+            reason: why,
+            text: text(),
+            at: Timestamp::now(),
+            queued_at: now,
+            name,
+            attempts: 0,
+            retry_at: now,
+        });
         // One that rings already is heard.
         let _ = bell.try_send(());
     }
 }
 
-impl Desk {
-    fn add(&self, told: Told) {
+impl Outbox {
+    fn add(&self, told: PendingEvent) {
         if !self.lock().add(told) {
-            self.metrics.event_write(EventWrite::Dropped);
-            self.lost("too many wait to be written");
+            self.metrics.count_event(EventWrite::Dropped);
+            self.count_dropped("too many wait to be written");
         }
     }
 
     /// Says that an event is not written: at the first, and then ever more seldom.
-    fn lost(&self, why: &str) {
-        let count = self.lost.fetch_add(1, Relaxed) + 1;
+    fn count_dropped(&self, why: &str) {
+        let count = self.dropped.fetch_add(1, Relaxed) + 1;
         if count.is_power_of_two() {
             tracing::warn!(lost = count, "an event of a pod is lost: {why}");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, FairQueue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Writer {
     kube: Arc<Kube>,
     node: String,
-    desk: Arc<Desk>,
-    written: HashMap<(String, Why), Written>,
+    outbox: Arc<Outbox>,
+    written: HashMap<(String, EventReason), WrittenEvent>,
     /// When the last were written, the first of them first.
     recent: VecDeque<Instant>,
     /// Namespaces in which they may not be written, and until when that is believed: all of them for want of a right, or one for a
     /// quota or its end.
-    denied: HashMap<String, Instant>,
+    denied_until: HashMap<String, Instant>,
     /// Whether that was said.
-    is_told: bool,
+    denial_logged: bool,
 }
 
 /// An event that stands.
-struct Written {
+struct WrittenEvent {
     name: String,
     text: String,
     first: Timestamp,
     count: u32,
-    at: Instant,
+    written_at: Instant,
 }
 
 /// What a poll that failed is told as.
-const FAILURES: [Why; 2] = [Why::RefreshFailed, Why::ClassInvalid];
+const FAILURE_REASONS: [EventReason; 2] = [EventReason::RefreshFailed, EventReason::ClassInvalid];
 
 impl Writer {
-    async fn run(mut self, mut rung: mpsc::Receiver<()>) {
+    async fn run(mut self, mut wakeups: mpsc::Receiver<()>) {
         loop {
             // Before one is chosen: who comes meanwhile may be the next.
-            self.free().await;
+            self.wait_for_rate_limit().await;
             let now = Instant::now();
-            let next = self.desk.lock().next(now);
+            let next = self.outbox.lock().next(now);
             match next {
-                Ok(told) => self.write(told).await,
+                Ok(told) => self.deliver(told).await,
                 Err(due) => {
-                    if timeout_at(due.unwrap_or(now + FORGOTTEN), rung.recv()).await == Ok(None) {
+                    if timeout_at(due.unwrap_or(now + REMEMBERED_EVENT_TTL), wakeups.recv()).await == Ok(None) {
                         return;
                     }
                 }
@@ -215,34 +224,36 @@ impl Writer {
     }
 
     /// Writes one, if it may and need be. What is not written takes nobody's turn.
-    async fn write(&mut self, told: Told) {
+    async fn deliver(&mut self, told: PendingEvent) {
         // Else nobody was told of it.
-        if told.why == Why::RefreshRecovered && !FAILURES.iter().any(|&why| self.written.contains_key(&told.key(why))) {
+        if told.reason == EventReason::RefreshRecovered
+            && !FAILURE_REASONS.iter().any(|&why| self.written.contains_key(&told.key(why)))
+        {
             return;
         }
-        self.written.retain(|_, written| written.at.elapsed() < FORGOTTEN);
-        if let Some(written) = self.written.get_mut(&told.key(told.why)) {
-            written.count = written.count.saturating_add(u32::from(told.failures == 0));
-            let pause = if written.text == told.text { AGAIN } else { OTHERWISE };
-            if written.at.elapsed() < pause {
+        self.written.retain(|_, written| written.written_at.elapsed() < REMEMBERED_EVENT_TTL);
+        if let Some(written) = self.written.get_mut(&told.key(told.reason)) {
+            written.count = written.count.saturating_add(u32::from(told.attempts == 0));
+            let pause = if written.text == told.text { REPEAT_INTERVAL } else { CHANGED_TEXT_INTERVAL };
+            if written.written_at.elapsed() < pause {
                 return;
             }
         }
-        if self.denied.get(&told.pod.namespace).is_some_and(|until| Instant::now() < *until) {
-            return self.desk.metrics.event_write(EventWrite::Dropped);
+        if self.denied_until.get(&told.pod.namespace).is_some_and(|until| Instant::now() < *until) {
+            return self.outbox.metrics.count_event(EventWrite::Dropped);
         }
-        if told.since.elapsed() > STALE {
-            self.desk.metrics.event_write(EventWrite::Dropped);
-            return self.desk.lost("it waited for too long");
+        if told.queued_at.elapsed() > MAX_QUEUE_TIME {
+            self.outbox.metrics.count_event(EventWrite::Dropped);
+            return self.outbox.count_dropped("it waited for too long");
         }
         match self.send(&told).await {
-            Ok(()) => self.desk.metrics.event_write(EventWrite::Ok),
-            Err(error) => self.failed(told, &error),
+            Ok(()) => self.outbox.metrics.count_event(EventWrite::Ok),
+            Err(error) => self.handle_failure(told, &error),
         }
     }
 
-    async fn send(&mut self, told: &Told) -> Result<(), Error> {
-        let Told { pod, why, text, at, name, .. } = told;
+    async fn send(&mut self, told: &PendingEvent) -> Result<(), Error> {
+        let PendingEvent { pod, reason: why, text, at, name, .. } = told;
         let key = told.key(*why);
         let (name, first, count) = match self.written.get(&key) {
             Some(written) => (written.name.clone(), written.first, written.count),
@@ -253,7 +264,7 @@ impl Writer {
             namespace: &pod.namespace,
             pod: &pod.name,
             uid: &pod.uid,
-            reason: why.word(),
+            reason: why.as_str(),
             message: text,
             is_warning: why.is_warning(),
             first,
@@ -262,63 +273,63 @@ impl Writer {
             node: &self.node,
         };
         self.recent.push_back(Instant::now());
-        if count == 1 || !self.kube.repeat_event(&event).await? {
+        if count == 1 || !self.kube.bump_event_count(&event).await? {
             self.kube.create_event(&event).await?;
         }
         if why.is_recovery() {
             // Not before that is told.
-            for why in FAILURES {
+            for why in FAILURE_REASONS {
                 self.written.remove(&told.key(why));
             }
         }
-        if why.is_told_once() {
+        if why.is_one_shot() {
             return Ok(());
         }
-        if self.written.len() >= MOST {
-            self.written.retain(|_, written| written.at.elapsed() < AGAIN);
-            if self.written.len() >= MOST {
+        if self.written.len() >= MAX_REMEMBERED_EVENTS {
+            self.written.retain(|_, written| written.written_at.elapsed() < REPEAT_INTERVAL);
+            if self.written.len() >= MAX_REMEMBERED_EVENTS {
                 self.written.clear();
             }
         }
-        let written = Written { name, text: text.clone(), first, count, at: Instant::now() };
+        let written = WrittenEvent { name, text: text.clone(), first, count, written_at: Instant::now() };
         self.written.insert(key, written);
         Ok(())
     }
 
     /// It could not be written: it is tried again if that may pass.
-    fn failed(&mut self, told: Told, error: &Error) {
-        tracing::debug!(reason = told.why.word(), pod = told.pod.name, "an event is not written: {error}");
+    fn handle_failure(&mut self, told: PendingEvent, error: &Error) {
+        tracing::debug!(reason = told.reason.as_str(), pod = told.pod.name, "an event is not written: {error}");
         if error.cause() == Cause::EventsForbidden {
-            self.desk.metrics.event_write(EventWrite::Failed);
-            if !std::mem::replace(&mut self.is_told, true) {
+            self.outbox.metrics.count_event(EventWrite::Failed);
+            if !std::mem::replace(&mut self.denial_logged, true) {
                 tracing::warn!(namespace = told.pod.namespace, "pods get no events: {error}");
             }
-            self.denied.retain(|_, until| Instant::now() < *until);
-            if self.denied.len() < MOST {
-                self.denied.insert(told.pod.namespace, Instant::now() + DENIED);
+            self.denied_until.retain(|_, until| Instant::now() < *until);
+            if self.denied_until.len() < MAX_REMEMBERED_EVENTS {
+                self.denied_until.insert(told.pod.namespace, Instant::now() + DENIED_BACKOFF);
             }
             return;
         }
-        let again = if error.is_passing() { told.again(Instant::now()) } else { None };
+        let again = if error.is_transient() { told.retry(Instant::now()) } else { None };
         if let Some(again) = again {
-            return self.desk.add(again);
+            return self.outbox.add(again);
         }
-        self.desk.metrics.event_write(EventWrite::Failed);
-        self.desk.lost(&error.to_string());
+        self.outbox.metrics.count_event(EventWrite::Failed);
+        self.outbox.count_dropped(&error.to_string());
     }
 
     /// Waits until one more may be written.
-    async fn free(&mut self) {
-        if self.recent.len() >= BURST
+    async fn wait_for_rate_limit(&mut self) {
+        if self.recent.len() >= BURST_EVENTS
             && let Some(first) = self.recent.pop_front()
         {
-            sleep_until(first + PAUSE * u32::try_from(BURST).unwrap_or(1)).await;
+            sleep_until(first + EVENT_INTERVAL * u32::try_from(BURST_EVENTS).unwrap_or(1)).await;
         }
     }
 }
 
 /// A name that no other event has: the pod's, and something random.
-fn name(pod: &str) -> String {
+fn event_name(pod: &str) -> String {
     let random = RandomState::new().build_hasher().finish();
     let pod: String = pod.chars().take(230).collect();
     format!("{}.{random:016x}", pod.trim_end_matches(['-', '.']))

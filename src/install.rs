@@ -24,14 +24,14 @@ use std::{
 use crate::{socket::lock, state};
 
 /// The private folder's name.
-const FOLDER: &str = "vaultmount";
+const PRIVATE_DIR: &str = "vaultmount";
 /// Its mode.
-const MODE: u32 = 0o700;
+const PRIVATE_DIR_MODE: u32 = 0o700;
 
 /// The folder in the private one that `serve` keeps its state in.
-const STATE: &str = "state";
+const STATE_DIR: &str = "state";
 /// The type of a file system in memory, as statfs(2) tells it.
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// Who serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,29 +43,29 @@ pub struct Owner {
 }
 
 /// What was found or done, a line each.
-pub type Report = Vec<String>;
+pub type InstallLog = Vec<String>;
 
 /// Makes the private folder and a link `NAME.sock` into it for each provider name, and removes our links of other names. What is
 /// right already stays untouched, so it may run while an older process serves.
 ///
 /// Needs to own the folder of providers and `CAP_CHOWN`, nothing more. Fails, with every link as it was, when another
 /// provider answers at one of the names: it would remove our link when it ends.
-pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result<Report, String> {
-    let _lock = lock(providers).await.map_err(|e| at(providers, &e))?;
-    let folder = providers.join(FOLDER);
-    let mut report = vec![private(&folder, owner).map_err(|e| at(&folder, &e))?];
-    if rustix::fs::statfs(&folder).is_ok_and(|system| system.f_type != TMPFS) {
+pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result<InstallLog, String> {
+    let _lock = lock(providers).await.map_err(|e| path_error(providers, &e))?;
+    let folder = providers.join(PRIVATE_DIR);
+    let mut report = vec![ensure_private_dir(&folder, owner).map_err(|e| path_error(&folder, &e))?];
+    if rustix::fs::statfs(&folder).is_ok_and(|system| system.f_type != TMPFS_MAGIC) {
         report.push(format!("{}: is on a disk, not in memory: what is kept in it outlives the node", folder.display()));
     }
-    let taken: Vec<String> = names.iter().filter_map(|name| taken(providers, name)).collect();
+    let taken: Vec<String> = names.iter().filter_map(|name| name_conflict(providers, name)).collect();
     if !taken.is_empty() {
         return Err(taken.join("\n"));
     }
     for name in names {
-        report.push(link(providers, name).map_err(|e| at(&public(providers, name), &e))?);
+        report.push(link(providers, name).map_err(|e| path_error(&socket_path(providers, name), &e))?);
     }
-    let links = entries(providers).map_err(|e| at(providers, &e))?.into_iter().filter(|path| is_our_link(path));
-    let wanted: Vec<PathBuf> = names.iter().map(|name| public(providers, name)).collect();
+    let links = entries(providers).map_err(|e| path_error(providers, &e))?.into_iter().filter(|path| is_our_link(path));
+    let wanted: Vec<PathBuf> = names.iter().map(|name| socket_path(providers, name)).collect();
     remove(links.filter(|path| !wanted.contains(path)), &mut report)?;
     Ok(report)
 }
@@ -74,32 +74,32 @@ pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result
 ///
 /// Needs `CAP_DAC_OVERRIDE` to look into another user's folder. Fails, with everything in its place, while vaultmount serves
 /// there.
-pub async fn uninstall(providers: &Path) -> Result<Report, String> {
+pub async fn uninstall(providers: &Path) -> Result<InstallLog, String> {
     if !providers.exists() {
-        return Ok(Report::new());
+        return Ok(InstallLog::new());
     }
-    let _lock = lock(providers).await.map_err(|e| at(providers, &e))?;
-    let folder = &providers.join(FOLDER);
+    let _lock = lock(providers).await.map_err(|e| path_error(providers, &e))?;
+    let folder = &providers.join(PRIVATE_DIR);
     // No process may take a name in it meanwhile.
     let _lock_within = match fs::symlink_metadata(folder) {
-        Ok(found) if found.is_dir() => Some(lock(folder).await.map_err(|e| at(folder, &e))?),
+        Ok(found) if found.is_dir() => Some(lock(folder).await.map_err(|e| path_error(folder, &e))?),
         _ => None,
     };
-    let left = entries(folder).map_err(|e| at(folder, &e))?;
-    let kept = folder.join(STATE);
+    let left = entries(folder).map_err(|e| path_error(folder, &e))?;
+    let kept = folder.join(STATE_DIR);
     let of_sessions: Vec<PathBuf> =
-        entries(&kept).map_err(|e| at(&kept, &e))?.into_iter().filter(|path| state::is_file(path)).collect();
-    if let Some(served) = left.iter().find(|path| is_socket(path) && !is_dead(path)) {
+        entries(&kept).map_err(|e| path_error(&kept, &e))?.into_iter().filter(|path| state::is_file(path)).collect();
+    if let Some(served) = left.iter().find(|path| is_socket(path) && !has_no_listener(path)) {
         return Err(format!(
             "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",
             served.display()
         ));
     }
-    let mut report = Report::new();
-    let links = entries(providers).map_err(|e| at(providers, &e))?.into_iter().filter(|path| is_our_link(path));
+    let mut report = InstallLog::new();
+    let links = entries(providers).map_err(|e| path_error(providers, &e))?.into_iter().filter(|path| is_our_link(path));
     remove(links.chain(left.into_iter().filter(|path| is_socket(path))), &mut report)?;
     for file in &of_sessions {
-        fs::remove_file(file).map_err(|e| at(file, &e))?;
+        fs::remove_file(file).map_err(|e| path_error(file, &e))?;
     }
     if fs::remove_dir(&kept).is_ok() {
         report.push(format!("{}: removed (sessions: {})", kept.display(), of_sessions.len()));
@@ -113,21 +113,21 @@ pub async fn uninstall(providers: &Path) -> Result<Report, String> {
                 folder.display()
             ));
         }
-        Err(error) => return Err(at(folder, &error)),
+        Err(error) => return Err(path_error(folder, &error)),
     }
     Ok(report)
 }
 
 /// Makes the folder in which `serve` keeps its state. Of one that is there only its owner may know; `serve` makes what lacks.
-fn make_state(folder: &Path, owner: Owner) -> io::Result<()> {
-    let state = folder.join(STATE);
-    fs::DirBuilder::new().mode(MODE).create(&state)?;
+fn create_state_dir(folder: &Path, owner: Owner) -> io::Result<()> {
+    let state = folder.join(STATE_DIR);
+    fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(&state)?;
     chown(&state, Some(owner.uid), Some(owner.gid))
 }
 
 /// Makes the folder, or makes it right.
-fn private(folder: &Path, owner: Owner) -> io::Result<String> {
-    let is_new = match fs::DirBuilder::new().mode(MODE).create(folder) {
+fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
+    let is_new = match fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         made => made.is_ok(),
     };
@@ -136,15 +136,15 @@ fn private(folder: &Path, owner: Owner) -> io::Result<String> {
         return Err(io::Error::new(ErrorKind::NotADirectory, "is there and no folder; remove it"));
     }
     if is_new {
-        make_state(folder, owner)?;
+        create_state_dir(folder, owner)?;
     }
     let has_owner = Owner { uid: found.uid(), gid: found.gid() } == owner;
-    let has_mode = found.mode() & 0o7777 == MODE;
+    let has_mode = found.mode() & 0o7777 == PRIVATE_DIR_MODE;
     if has_owner && has_mode && !is_new {
         return Ok(format!("{}: in place", folder.display()));
     }
     if !has_mode {
-        let set = || fs::set_permissions(folder, fs::Permissions::from_mode(MODE));
+        let set = || fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_DIR_MODE));
         // Only a folder's owner may set its mode, and without CAP_FOWNER root has to be that first.
         match set() {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -154,7 +154,7 @@ fn private(folder: &Path, owner: Owner) -> io::Result<String> {
             done => done?,
         }
     }
-    let state = folder.join(STATE);
+    let state = folder.join(STATE_DIR);
     if !has_owner && !is_new {
         // Only the folder's owner sees into it, and without CAP_DAC_OVERRIDE root has to be that first.
         chown(folder, Some(0), None)?;
@@ -167,54 +167,54 @@ fn private(folder: &Path, owner: Owner) -> io::Result<String> {
         }
     }
     chown(folder, Some(owner.uid), Some(owner.gid))?;
-    Ok(format!("{}: mode {MODE:04o}, of {}:{}", folder.display(), owner.uid, owner.gid))
+    Ok(format!("{}: mode {PRIVATE_DIR_MODE:04o}, of {}:{}", folder.display(), owner.uid, owner.gid))
 }
 
 /// Why a name is not to be had, if it is not.
-fn taken(providers: &Path, name: &str) -> Option<String> {
-    let public = public(providers, name);
-    (!leads_to(&public, &target(name)) && !is_dead(&public)).then(|| {
+fn name_conflict(providers: &Path, name: &str) -> Option<String> {
+    let public = socket_path(providers, name);
+    (!links_to(&public, &link_target(name)) && !has_no_listener(&public)).then(|| {
         format!("{}: another provider serves here; remove it, or leave \"{name}\" out of --provider", public.display())
     })
 }
 
 /// Makes the link of one provider name, over what is dead.
 fn link(providers: &Path, name: &str) -> io::Result<String> {
-    let (public, target) = (public(providers, name), target(name));
-    if leads_to(&public, &target) {
+    let (public, target) = (socket_path(providers, name), link_target(name));
+    if links_to(&public, &target) {
         return Ok(format!("{}: in place", public.display()));
     }
-    let made = providers.join(format!(".{FOLDER}-{name}.link"));
+    let made = providers.join(format!(".{PRIVATE_DIR}-{name}.link"));
     let _ = fs::remove_file(&made);
     symlink(&target, &made)?;
     fs::rename(&made, &public)?;
     Ok(format!("{}: links to {}", public.display(), target.display()))
 }
 
-fn remove(paths: impl Iterator<Item = PathBuf>, report: &mut Report) -> Result<(), String> {
+fn remove(paths: impl Iterator<Item = PathBuf>, report: &mut InstallLog) -> Result<(), String> {
     for path in paths {
-        fs::remove_file(&path).map_err(|e| at(&path, &e))?;
+        fs::remove_file(&path).map_err(|e| path_error(&path, &e))?;
         report.push(format!("{}: removed", path.display()));
     }
     Ok(())
 }
 
 /// Where drivers look for a provider.
-fn public(providers: &Path, name: &str) -> PathBuf {
+fn socket_path(providers: &Path, name: &str) -> PathBuf {
     providers.join(format!("{name}.sock"))
 }
 
 /// Where its link points, seen from the folder of providers.
-fn target(name: &str) -> PathBuf {
-    Path::new(FOLDER).join(format!("{name}.sock"))
+fn link_target(name: &str) -> PathBuf {
+    Path::new(PRIVATE_DIR).join(format!("{name}.sock"))
 }
 
-fn leads_to(link: &Path, target: &Path) -> bool {
+fn links_to(link: &Path, target: &Path) -> bool {
     fs::read_link(link).is_ok_and(|to| to == target)
 }
 
 fn is_our_link(path: &Path) -> bool {
-    fs::read_link(path).is_ok_and(|to| to.parent() == Some(Path::new(FOLDER)))
+    fs::read_link(path).is_ok_and(|to| to.parent() == Some(Path::new(PRIVATE_DIR)))
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -222,7 +222,7 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// Whether surely nobody answers at a path: there is nothing, or no socket, or one that nobody listens at.
-fn is_dead(path: &Path) -> bool {
+fn has_no_listener(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
 }
 
@@ -234,6 +234,6 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
-fn at(path: &Path, error: &io::Error) -> String {
+fn path_error(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }

@@ -7,10 +7,9 @@ use std::{env, fmt, path::PathBuf, sync::Arc};
 
 use crate::{error::Error, metrics::Metrics, tls::MinTlsVersion};
 
-mod answer;
-mod bearer;
 mod client;
 mod connection;
+mod credentials;
 mod events;
 mod hmac_key;
 mod http;
@@ -18,9 +17,10 @@ mod in_cluster;
 mod kubeconfig;
 mod path;
 mod pods;
+mod response;
 mod token_request;
 
-pub use events::{Event, MAX_MESSAGE};
+pub use events::{Event, MAX_EVENT_MESSAGE_BYTES};
 pub use pods::{PodEvent, PodRef, PodState, PodWatch};
 pub use token_request::BoundPod;
 
@@ -86,13 +86,13 @@ impl Kube {
     }
 
     /// Reads the TLS files anew, for new connections.
-    pub async fn reread(&self) {
-        self.client.reread().await;
+    pub async fn reload_tls(&self) {
+        self.client.reload_tls().await;
     }
 
     /// How many requests were sent so far.
     #[must_use]
-    pub fn requests(&self) -> u64 {
+    pub fn request_count(&self) -> u64 {
         self.client.requests()
     }
 }
@@ -102,7 +102,7 @@ impl fmt::Debug for Kube {
         f.debug_struct("Kube")
             .field("server", &self.server())
             .field("namespace", &self.namespace())
-            .field("requests", &self.requests())
+            .field("requests", &self.request_count())
             .finish_non_exhaustive()
     }
 }

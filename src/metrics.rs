@@ -3,8 +3,8 @@
 //! Every label is a word of [`label`]'s, or an endpoint that the operator named, so that no class and no server can make a
 //! series. All series of counters are there from the start: a rate sees the first event, too. `docs/reference/metrics.md` lists them all.
 
-pub mod label;
-mod levels;
+mod gauges;
+pub mod labels;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -24,18 +24,18 @@ use prometheus_client::{
 use tokio::time::Instant;
 
 use crate::error::{Cause, Code};
-pub use label::{
-    Answered, AuditWrite, AuthKind, Certified, EndpointState, EventWrite, Kind, KubeOperation, LoginOutcome, Operation,
-    PolicyRule, ReadFrom, Reason, Renewable, RenewalOutcome, RevocationOutcome, Rpc, Stale, State, StateWrite,
-    Watching,
+pub use gauges::{EndpointHealth, GaugeSnapshot};
+pub use labels::{
+    AuditWrite, AuthMethod, CertificateRole, EndpointState, EventWrite, GrpcMethod, KubeOperation, LoginOutcome,
+    Operation, OutageReason, ReadSource, RenewalOutcome, RenewalTarget, RevocationOutcome, RotationReason, RuleKind,
+    SecretKind, SecretState, StateWrite, StatusClass, WatchState,
 };
-pub use levels::{Health, Levels};
 pub use text_format::TextFormat;
 
 /// Starts every name but those of the process, which have the names that every process's have.
 const PREFIX: &str = "vaultmount";
 /// Upper bounds of how long something takes, in seconds: from what is answered from memory to what a driver waits for.
-const SECONDS: [f64; 18] = [
+const DURATION_BUCKETS_SECONDS: [f64; 18] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
 ];
@@ -61,17 +61,17 @@ pub struct Metrics {
     vault_queued: Gauges<0>,
     kubernetes_requests: Counters<2>,
     logins: Counters<2>,
-    reads: Counters<1>,
-    polls_kept: Counters<1>,
+    secret_reads: Counters<1>,
+    stale_polls: Counters<1>,
     renewals: Counters<2>,
     rotations: Counters<2>,
     revocations: Counters<1>,
-    policy_refusals: Counters<1>,
-    own_addresses: Counters<0>,
+    policy_denials: Counters<1>,
+    tenant_address_mounts: Counters<0>,
     state_writes: Counters<1>,
-    audit_lines: Counters<1>,
+    audit_records: Counters<1>,
     events: Counters<1>,
-    endpoint_changes: Counters<1>,
+    endpoint_transitions: Counters<1>,
 }
 
 impl Default for Metrics {
@@ -102,25 +102,25 @@ impl Metrics {
                 &mut registry,
                 "grpc_request_duration_seconds",
                 "Duration of gRPC calls in seconds",
-                Rpc::ALL.iter().map(|method| ("method", method.word())),
+                GrpcMethod::ALL.iter().map(|method| ("method", method.as_str())),
             ),
             grpc_in_flight: family(
                 &mut registry,
                 "grpc_requests_in_flight",
                 "gRPC calls in progress",
-                Rpc::ALL.iter().map(|method| [("method", method.word())]),
+                GrpcMethod::ALL.iter().map(|method| [("method", method.as_str())]),
             ),
             vault_requests: family(
                 &mut registry,
                 "vault_requests",
                 "Requests sent to Vault; each retry counts",
-                pairs(Operation::ALL, Answered::ALL, request),
+                label_pairs(Operation::ALL, StatusClass::ALL, vault_request_labels),
             ),
             vault_seconds: histograms(
                 &mut registry,
                 "vault_request_duration_seconds",
                 "Duration of requests to Vault in seconds, without time spent queued; each retry counts",
-                Operation::ALL.iter().map(|what| ("operation", what.word())),
+                Operation::ALL.iter().map(|what| ("operation", what.as_str())),
             ),
             vault_in_flight: family(&mut registry, "vault_requests_in_flight", "Requests to Vault in progress", [[]]),
             vault_queued: family(
@@ -133,95 +133,96 @@ impl Metrics {
                 &mut registry,
                 "kubernetes_requests",
                 "Requests sent to the Kubernetes API",
-                pairs(KubeOperation::ALL, Answered::ALL, kube_request),
+                label_pairs(KubeOperation::ALL, StatusClass::ALL, kubernetes_request_labels),
             ),
             logins: family(
                 &mut registry,
                 "logins",
                 "Vault logins of pods, by auth method and outcome",
-                pairs(AuthKind::ALL, LoginOutcome::ALL, login),
+                label_pairs(AuthMethod::ALL, LoginOutcome::ALL, login_labels),
             ),
-            reads: by_word(
+            secret_reads: counters_by_label(
                 &mut registry,
                 "secret_reads",
                 "Secrets read successfully for mounts, by source",
                 "source",
-                ReadFrom::ALL,
-                ReadFrom::word,
+                ReadSource::ALL,
+                ReadSource::as_str,
             ),
-            polls_kept: by_word(
+            stale_polls: counters_by_label(
                 &mut registry,
                 "stale_polls",
                 "Polls served from stale cached secrets because Vault was unavailable",
                 "reason",
-                Stale::ALL,
-                Stale::word,
+                OutageReason::ALL,
+                OutageReason::as_str,
             ),
             renewals: family(
                 &mut registry,
                 "renewals",
                 "Renewals of Vault tokens and leases",
-                pairs(Renewable::ALL, RenewalOutcome::ALL, renewal),
+                label_pairs(RenewalTarget::ALL, RenewalOutcome::ALL, renewal_labels),
             ),
             rotations: family(
                 &mut registry,
                 "rotations",
                 "Credentials replaced by new ones, by kind and reason",
-                pairs(Kind::ALL, Reason::ALL, rotation).filter(|[(_, kind), _]| *kind != Kind::Plain.word()),
+                label_pairs(SecretKind::ALL, RotationReason::ALL, rotation_labels)
+                    .filter(|[(_, kind), _]| *kind != SecretKind::Plain.as_str()),
             ),
-            revocations: by_word(
+            revocations: counters_by_label(
                 &mut registry,
                 "revocations",
                 "Revocations of Vault tokens and the leases under them",
                 "outcome",
                 RevocationOutcome::ALL,
-                RevocationOutcome::word,
+                RevocationOutcome::as_str,
             ),
-            policy_refusals: by_word(
+            policy_denials: counters_by_label(
                 &mut registry,
                 "policy_denials",
                 "Mounts denied by the operator's policy or flags, by rule",
                 "rule",
-                PolicyRule::ALL,
-                PolicyRule::word,
+                RuleKind::ALL,
+                RuleKind::as_str,
             ),
-            own_addresses: family(
+            tenant_address_mounts: family(
                 &mut registry,
                 "tenant_address_mounts",
                 "Mounts with an address from the class while no policy file is set",
                 [[]],
             ),
-            state_writes: by_word(
+            state_writes: counters_by_label(
                 &mut registry,
                 "state_writes",
                 "Writes of session files in --state-dir",
                 "outcome",
                 StateWrite::ALL,
-                StateWrite::word,
+                StateWrite::as_str,
             ),
-            audit_lines: by_word(
+            audit_records: counters_by_label(
                 &mut registry,
                 "audit_records",
                 "Records of the audit log",
                 "outcome",
                 AuditWrite::ALL,
-                AuditWrite::word,
+                AuditWrite::as_str,
             ),
-            events: by_word(
+            events: counters_by_label(
                 &mut registry,
                 "events",
                 "Kubernetes events of pods",
                 "outcome",
                 EventWrite::ALL,
-                EventWrite::word,
+                EventWrite::as_str,
             ),
-            endpoint_changes: by_word(
+            endpoint_transitions: counters_by_label(
                 &mut registry,
                 "endpoint_transitions",
                 "Transitions of a Vault endpoint between up and down",
                 "state",
                 EndpointState::ALL,
-                EndpointState::word,
+                EndpointState::as_str,
             ),
             started: Timestamp::now().as_second(),
             registry,
@@ -230,101 +231,101 @@ impl Metrics {
 
     /// A call of the driver has come.
     #[must_use]
-    pub fn call(&self, method: Rpc) -> Call<'_> {
-        let in_flight = Underway::of(&self.grpc_in_flight, [("method", method.word())]);
-        Call { metrics: self, method, begun: Instant::now(), code: GIVEN_UP, _in_flight: in_flight }
+    pub fn start_grpc_call(&self, method: GrpcMethod) -> GrpcCall<'_> {
+        let in_flight = InFlightGuard::new(&self.grpc_in_flight, [("method", method.as_str())]);
+        GrpcCall { metrics: self, method, begun: Instant::now(), code: CANCELLED_CODE, _in_flight: in_flight }
     }
 
     /// A request to Vault waits for others.
     #[must_use]
-    pub fn vault_queue(&self) -> Underway {
-        Underway::of(&self.vault_queued, [])
+    pub fn start_vault_queueing(&self) -> InFlightGuard {
+        InFlightGuard::new(&self.vault_queued, [])
     }
 
     /// A request to Vault goes out.
     #[must_use]
-    pub fn vault_request(&self, operation: Operation) -> VaultRequest<'_> {
-        let in_flight = Underway::of(&self.vault_in_flight, []);
+    pub fn start_vault_request(&self, operation: Operation) -> VaultRequest<'_> {
+        let in_flight = InFlightGuard::new(&self.vault_in_flight, []);
         VaultRequest {
             metrics: self,
             operation,
             begun: Instant::now(),
-            answered: Answered::Nothing,
+            status: StatusClass::Nothing,
             _in_flight: in_flight,
         }
     }
 
     /// A request to the Kubernetes API was answered, or was not.
-    pub fn kubernetes_request(&self, operation: KubeOperation, answered: Answered) {
-        self.kubernetes_requests.get_or_create(&kube_request(operation, answered)).inc();
+    pub fn count_kubernetes_request(&self, operation: KubeOperation, answered: StatusClass) {
+        self.kubernetes_requests.get_or_create(&kubernetes_request_labels(operation, answered)).inc();
     }
 
     /// A pod logged in, or could not.
-    pub fn login(&self, method: AuthKind, outcome: LoginOutcome) {
-        self.logins.get_or_create(&login(method, outcome)).inc();
+    pub fn count_login(&self, method: AuthMethod, outcome: LoginOutcome) {
+        self.logins.get_or_create(&login_labels(method, outcome)).inc();
     }
 
     /// A mount asked for so many secrets, whose answers came from there.
-    pub fn reads(&self, from: ReadFrom, count: usize) {
-        self.reads.get_or_create(&[("source", from.word())]).inc_by(count as u64);
+    pub fn count_secret_reads(&self, from: ReadSource, count: usize) {
+        self.secret_reads.get_or_create(&[("source", from.as_str())]).inc_by(count as u64);
     }
 
     /// A poll was answered with what the pod has, as Vault could not be asked.
-    pub fn poll_kept(&self, cause: Cause) {
-        self.polls_kept.get_or_create(&[("reason", Stale::of(cause).word())]).inc();
+    pub fn count_stale_poll(&self, cause: Cause) {
+        self.stale_polls.get_or_create(&[("reason", OutageReason::of(cause).as_str())]).inc();
     }
 
     /// A token or a lease was renewed, or could not be.
-    pub fn renewal(&self, what: Renewable, outcome: RenewalOutcome) {
-        self.renewals.get_or_create(&renewal(what, outcome)).inc();
+    pub fn count_renewal(&self, what: RenewalTarget, outcome: RenewalOutcome) {
+        self.renewals.get_or_create(&renewal_labels(what, outcome)).inc();
     }
 
     /// A credential was replaced by a new one. What is [`Kind::Plain`] never is, and not counted.
-    pub fn rotation(&self, kind: Kind, reason: Reason) {
-        if kind != Kind::Plain {
-            self.rotations.get_or_create(&rotation(kind, reason)).inc();
+    pub fn count_rotation(&self, kind: SecretKind, reason: RotationReason) {
+        if kind != SecretKind::Plain {
+            self.rotations.get_or_create(&rotation_labels(kind, reason)).inc();
         }
     }
 
     /// A token was revoked, or could not be.
-    pub fn revocation(&self, outcome: RevocationOutcome) {
-        self.revocations.get_or_create(&[("outcome", outcome.word())]).inc();
+    pub fn count_revocation(&self, outcome: RevocationOutcome) {
+        self.revocations.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
     /// A mount was refused by a rule of the operator's.
-    pub fn policy_refusal(&self, rule: PolicyRule) {
-        self.policy_refusals.get_or_create(&[("rule", rule.word())]).inc();
+    pub fn count_policy_denial(&self, rule: RuleKind) {
+        self.policy_denials.get_or_create(&[("rule", rule.as_str())]).inc();
     }
 
     /// A class chose an address, and no policy file says whether it may.
-    pub fn own_address(&self) {
-        self.own_addresses.get_or_create(&[]).inc();
+    pub fn count_tenant_address_mount(&self) {
+        self.tenant_address_mounts.get_or_create(&[]).inc();
     }
 
     /// A session's file was written, or could not be.
-    pub fn state_write(&self, outcome: StateWrite) {
-        self.state_writes.get_or_create(&[("outcome", outcome.word())]).inc();
+    pub fn count_state_write(&self, outcome: StateWrite) {
+        self.state_writes.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
     /// A line of the audit log was written, or lost. How many were.
     #[expect(clippy::must_use_candidate, reason = "what counts is that it is counted")]
-    pub fn audit_write(&self, outcome: AuditWrite) -> u64 {
-        self.audit_lines.get_or_create(&[("outcome", outcome.word())]).inc() + 1
+    pub fn count_audit_record(&self, outcome: AuditWrite) -> u64 {
+        self.audit_records.get_or_create(&[("outcome", outcome.as_str())]).inc() + 1
     }
 
     /// An event of a pod was written, or not.
-    pub fn event_write(&self, outcome: EventWrite) {
-        self.events.get_or_create(&[("outcome", outcome.word())]).inc();
+    pub fn count_event(&self, outcome: EventWrite) {
+        self.events.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
     /// A server was found down, or up again.
-    pub fn endpoint_change(&self, state: EndpointState) {
-        self.endpoint_changes.get_or_create(&[("state", state.word())]).inc();
+    pub fn count_endpoint_transition(&self, state: EndpointState) {
+        self.endpoint_transitions.get_or_create(&[("state", state.as_str())]).inc();
     }
 
     /// Returns every counter, and the given gauges, in a text format.
     #[must_use]
-    pub fn encode(&self, levels: &Levels, format: TextFormat) -> String {
+    pub fn encode(&self, levels: &GaugeSnapshot, format: TextFormat) -> String {
         let mut text = String::new();
         // Writing to a text cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
@@ -336,27 +337,27 @@ impl Metrics {
 }
 
 /// The code of a call whose caller went away before its answer.
-const GIVEN_UP: &str = "Cancelled";
+const CANCELLED_CODE: &str = "Cancelled";
 
 /// A call of the driver, counted when it is dropped.
-pub struct Call<'a> {
+pub struct GrpcCall<'a> {
     metrics: &'a Metrics,
-    method: Rpc,
+    method: GrpcMethod,
     begun: Instant,
     code: &'static str,
-    _in_flight: Underway,
+    _in_flight: InFlightGuard,
 }
 
-impl Call<'_> {
+impl GrpcCall<'_> {
     /// It is answered, with a code if it failed.
-    pub fn answered(mut self, outcome: Result<(), Code>) {
-        self.code = code(outcome);
+    pub fn finish(mut self, outcome: Result<(), Code>) {
+        self.code = code_label(outcome);
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for GrpcCall<'_> {
     fn drop(&mut self) {
-        let method = ("method", self.method.word());
+        let method = ("method", self.method.as_str());
         self.metrics.grpc_requests.get_or_create(&[method, ("code", self.code)]).inc();
         self.metrics.grpc_seconds.get_or_create(&[method]).observe(self.begun.elapsed().as_secs_f64());
     }
@@ -367,76 +368,76 @@ pub struct VaultRequest<'a> {
     metrics: &'a Metrics,
     operation: Operation,
     begun: Instant,
-    answered: Answered,
-    _in_flight: Underway,
+    status: StatusClass,
+    _in_flight: InFlightGuard,
 }
 
 impl VaultRequest<'_> {
     /// It is answered with a status.
-    pub fn answered(mut self, status: u16) {
-        self.answered = Answered::of(status);
+    pub fn finish(mut self, status: u16) {
+        self.status = StatusClass::of(status);
     }
 }
 
 impl Drop for VaultRequest<'_> {
     fn drop(&mut self) {
         let Self { metrics, operation, .. } = self;
-        metrics.vault_requests.get_or_create(&request(*operation, self.answered)).inc();
-        let seconds = metrics.vault_seconds.get_or_create(&[("operation", operation.word())]);
+        metrics.vault_requests.get_or_create(&vault_request_labels(*operation, self.status)).inc();
+        let seconds = metrics.vault_seconds.get_or_create(&[("operation", operation.as_str())]);
         seconds.observe(self.begun.elapsed().as_secs_f64());
     }
 }
 
 /// One more of something, until it is dropped.
-pub struct Underway(Gauge);
+pub struct InFlightGuard(Gauge);
 
-impl Underway {
-    fn of<const N: usize>(gauges: &Gauges<N>, labels: Labels<N>) -> Self {
+impl InFlightGuard {
+    fn new<const N: usize>(gauges: &Gauges<N>, labels: Labels<N>) -> Self {
         let gauge = gauges.get_or_create_owned(&labels);
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Underway {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-fn code(outcome: Result<(), Code>) -> &'static str {
+fn code_label(outcome: Result<(), Code>) -> &'static str {
     outcome.err().map_or("OK", Code::name)
 }
 
 /// The codes that each method may be answered with.
 fn grpc_codes() -> impl Iterator<Item = Labels<2>> {
-    let of = |method: Rpc, code| [("method", method.word()), ("code", code)];
-    let failures = Code::ALL.iter().map(move |failure| of(Rpc::Mount, failure.name()));
-    failures.chain([of(Rpc::Mount, "OK"), of(Rpc::Mount, GIVEN_UP), of(Rpc::Version, "OK")])
+    let of = |method: GrpcMethod, code| [("method", method.as_str()), ("code", code)];
+    let failures = Code::ALL.iter().map(move |failure| of(GrpcMethod::Mount, failure.name()));
+    failures.chain([of(GrpcMethod::Mount, "OK"), of(GrpcMethod::Mount, CANCELLED_CODE), of(GrpcMethod::Version, "OK")])
 }
 
-fn login(method: AuthKind, outcome: LoginOutcome) -> Labels<2> {
-    [("method", method.word()), ("outcome", outcome.word())]
+fn login_labels(method: AuthMethod, outcome: LoginOutcome) -> Labels<2> {
+    [("method", method.as_str()), ("outcome", outcome.as_str())]
 }
 
-fn renewal(what: Renewable, outcome: RenewalOutcome) -> Labels<2> {
-    [("target", what.word()), ("outcome", outcome.word())]
+fn renewal_labels(what: RenewalTarget, outcome: RenewalOutcome) -> Labels<2> {
+    [("target", what.as_str()), ("outcome", outcome.as_str())]
 }
 
-fn rotation(kind: Kind, reason: Reason) -> Labels<2> {
-    [("kind", kind.word()), ("reason", reason.word())]
+fn rotation_labels(kind: SecretKind, reason: RotationReason) -> Labels<2> {
+    [("kind", kind.as_str()), ("reason", reason.as_str())]
 }
 
-fn request(operation: Operation, answered: Answered) -> Labels<2> {
-    [("operation", operation.word()), ("status", answered.word())]
+fn vault_request_labels(operation: Operation, answered: StatusClass) -> Labels<2> {
+    [("operation", operation.as_str()), ("status", answered.as_str())]
 }
 
-fn kube_request(operation: KubeOperation, answered: Answered) -> Labels<2> {
-    [("operation", operation.word()), ("status", answered.word())]
+fn kubernetes_request_labels(operation: KubeOperation, answered: StatusClass) -> Labels<2> {
+    [("operation", operation.as_str()), ("status", answered.as_str())]
 }
 
 /// Labels for each of some words with each of others.
-fn pairs<A: Copy, B: Copy>(
+fn label_pairs<A: Copy, B: Copy>(
     some: &'static [A],
     others: &'static [B],
     labels: impl Fn(A, B) -> Labels<2> + Copy,
@@ -463,7 +464,7 @@ where
 }
 
 /// Counters by one label, for each of its words.
-fn by_word<W: Copy>(
+fn counters_by_label<W: Copy>(
     registry: &mut Registry,
     name: &str,
     help: &str,
@@ -480,7 +481,7 @@ fn histograms(
     help: &str,
     all: impl IntoIterator<Item = (&'static str, &'static str)>,
 ) -> Histograms {
-    let family = Histograms::new_with_constructor(|| Histogram::new(SECONDS));
+    let family = Histograms::new_with_constructor(|| Histogram::new(DURATION_BUCKETS_SECONDS));
     for label in all {
         drop(family.get_or_create(&[label]));
     }

@@ -25,16 +25,16 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     cache::{CachedSecret, DueSecret, FetchOutcome, Lookup, Refresh},
     error::{Cause, Code, Error},
-    events::Why,
+    events::EventReason,
     kube::Kube,
-    metrics::{Kind, PolicyRule, ReadFrom, Reason},
+    metrics::{ReadSource, RotationReason, RuleKind, SecretKind},
     policy::{OperatorPolicy, VaultTarget},
     reconcile::Reconciler,
     render,
     request::{Class, MountSpec, Object, Pod},
     session::{Delivery, Session, SessionRegistry},
     state::Gate,
-    telemetry::{Again, milliseconds},
+    telemetry::{Emit, milliseconds},
     vault::{Vault, error, request::SecretRequest},
 };
 pub use admission::{MountLimiter, MountPermit};
@@ -97,8 +97,8 @@ impl MountService {
     pub async fn mount(&self, spec: &MountSpec, audience: &str, deadline: Instant) -> Result<VolumeContents, Error> {
         let late = || {
             let what = "the caller's time ran out while certificate files were read".to_owned();
-            Error::new(Cause::Deadline, what)
-                .advice("check the file system that they are on, and how many a class names")
+            Error::new(Cause::DeadlineExceeded, what)
+                .with_fix("check the file system that they are on, and how many a class names")
         };
         let way = timeout_at(deadline, self.open_context(spec, audience)).await.unwrap_or_else(|_| Err(late()))?;
         let mut outcome = self.read_and_render(spec, &way, deadline).await;
@@ -107,8 +107,8 @@ impl MountService {
             // What some objects were read for waits for the next.
             Err(error) => {
                 // A name that leads to the node, which only its resolution shows.
-                if error.cause() == Cause::NotAllowed {
-                    self.sessions.metrics().policy_refusal(PolicyRule::Address);
+                if error.cause() == Cause::AddressNotAllowed {
+                    self.sessions.metrics().count_policy_denial(RuleKind::Address);
                 }
                 way.session.persist_in_background();
             }
@@ -167,7 +167,9 @@ impl MountService {
         let (mut good, mut gone) = (Vec::new(), Vec::new());
         for RequestResult { request: read, objects, outcome } in answers {
             match (way.session.lookup(read, refresh), outcome) {
-                (Lookup::Due(due), Ok(_)) if due.reason == Some(Reason::Gone) => gone.push((read, objects, due)),
+                (Lookup::Due(due), Ok(_)) if due.reason == Some(RotationReason::Gone) => {
+                    gone.push((read, objects, due))
+                }
                 (_, outcome) => good.push(RequestResult { request: read, objects, outcome }),
             }
         }
@@ -193,7 +195,7 @@ impl MountService {
             } else {
                 format!("the caller's time ran out before Vault at {} answered", target.endpoint.address)
             };
-            Error::new(Cause::Deadline, what).advice(error::DEADLINE_FIX)
+            Error::new(Cause::DeadlineExceeded, what).with_fix(error::DEADLINE_FIX)
         };
         let polled = session.has_volume(&spec.target_path);
         let stays = due.iter().all(|(_, objects, due)| has_cached_copy(due, objects, polled));
@@ -269,10 +271,10 @@ impl MountService {
         keeps: bool,
     ) -> Option<Arc<CachedSecret>> {
         let (before, kept) = (due.previous.as_deref(), due.stale.filter(|_| keeps));
-        let after = kept.as_deref().map(|lease| (lease, ReadFrom::Kept));
+        let after = kept.as_deref().map(|lease| (lease, ReadSource::Kept));
         let decided = ReadDecision { request: read, objects, before, after, request_id: None, error: Some(error) };
         self.record_read(spec, way, &decided);
-        self.sessions.metrics().reads(ReadFrom::Kept, usize::from(kept.is_some()));
+        self.sessions.metrics().count_secret_reads(ReadSource::Kept, usize::from(kept.is_some()));
         kept
     }
 
@@ -281,15 +283,15 @@ impl MountService {
         let session = &way.session;
         way.served_stale.store(true, Relaxed);
         let text = || format!("the pod keeps what it has: {error}");
-        self.sessions.events().tell(|| audited::subject(&spec.pod), Why::RefreshFailed, text);
+        self.sessions.events().emit(|| audited::subject(&spec.pod), EventReason::RefreshFailed, text);
         session.mark_refresh_failed(&spec.target_path);
-        self.sessions.metrics().poll_kept(error.cause());
+        self.sessions.metrics().count_stale_poll(error.cause());
         session.record_error("refreshing in a poll", error);
         // An outage that is known was said when it began.
-        let (polls, is_told) = match self.sessions.stale_polls().again(spec.target_path.clone(), error.way()) {
-            Again::No => (None, session.outage().is_none()),
-            Again::Summed(polls) => (Some(polls), true),
-            Again::Quiet => (None, false),
+        let (polls, is_told) = match self.sessions.stale_polls().record(spec.target_path.clone(), error.fingerprint()) {
+            Emit::First => (None, session.outage().is_none()),
+            Emit::Summary(polls) => (Some(polls), true),
+            Emit::Suppress => (None, false),
         };
         let (code, objects) = (error.cause().code().name(), tracing::field::display(spec.class.display_object_names()));
         let (endpoint, duration_ms) =
@@ -319,8 +321,8 @@ impl MountService {
         if *keeps {
             return;
         }
-        let had_kept = self.sessions.stale_polls().over(target_path).is_some();
-        let otherwise = (had_failed || had_kept).then_some(Why::RefreshRecovered);
+        let had_kept = self.sessions.stale_polls().clear(target_path).is_some();
+        let otherwise = (had_failed || had_kept).then_some(EventReason::RefreshRecovered);
         if let Some(why) = session.take_refresh_recovery(target_path).or(otherwise) {
             self.emit_recovery(pod, why);
         }
@@ -420,7 +422,7 @@ fn has_cached_copy(due: &DueSecret, objects: &[&Object], polled: bool) -> bool {
 /// How long a poll waits at most for what it can go on without.
 fn poll_timeout(due: &[(&Arc<SecretRequest>, Vec<&Object>, DueSecret)]) -> Duration {
     // Of a static credential the pod may have the old one, and Vault has the new one in a moment.
-    let rotates = due.iter().any(|(_, _, due)| due.kind == Some(Kind::Static));
+    let rotates = due.iter().any(|(_, _, due)| due.kind == Some(SecretKind::Static));
     if rotates { ROTATION_POLL_TIMEOUT } else { POLL_TIMEOUT }
 }
 

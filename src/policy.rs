@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     error::{Cause, Error},
-    metrics::PolicyRule,
+    metrics::RuleKind,
     tls::{Ca, ClientCertificate, Tls},
     vault::{Endpoint, address::Address},
 };
@@ -155,7 +155,7 @@ pub struct VaultTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyDenial {
     /// The rule.
-    pub rule: PolicyRule,
+    pub rule: RuleKind,
     /// What is said of it.
     pub error: Error,
 }
@@ -175,7 +175,7 @@ impl OperatorPolicy {
             None => self
                 .address_policy
                 .evaluate(&address)
-                .map_err(|error| PolicyDenial { rule: PolicyRule::Address, error })?,
+                .map_err(|error| PolicyDenial { rule: RuleKind::Address, error })?,
         };
         let is_default = is_operator_address && choice.endpoint.as_deref().is_none_or(|name| name == DEFAULT_ENDPOINT);
         if let Some(limits) = limits.as_ref().filter(|_| is_default) {
@@ -238,10 +238,10 @@ impl OperatorPolicy {
             (Some(name), None) => {
                 let problem =
                     format!("vaultEndpoint {name:?} names a server of a policy file, and the operator has none");
-                let error = Error::new(Cause::EndpointUnknown, problem).advice(
+                let error = Error::new(Cause::EndpointUnknown, problem).with_fix(
                     "write vaultAddress instead, or have the operator name the server in a file (--policy-file)",
                 );
-                Err(PolicyDenial { rule: PolicyRule::Endpoint, error })
+                Err(PolicyDenial { rule: RuleKind::Endpoint, error })
             }
         }
     }
@@ -293,7 +293,7 @@ impl OperatorPolicy {
         let result =
             tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| tenant_tls_dir.check_symlinks(file)));
         let task_failed = |error| PolicyDenial {
-            rule: PolicyRule::CertificateFile,
+            rule: RuleKind::CertificateFile,
             error: Error::new(Cause::Internal, format!("following links of certificate files has broken: {error}")),
         };
         result.await.unwrap_or_else(|error| Err(task_failed(error)))
@@ -305,14 +305,14 @@ impl OperatorPolicy {
             return Ok(());
         }
         let error = Error::new(
-            Cause::TokenShared,
+            Cause::TokenSharingNotAllowed,
             format!(
                 "object {object_name:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"
             ),
         );
         let error =
-            error.advice("remove tokenScope from the class, or have the operator allow it with --allow-shared-token");
-        Err(PolicyDenial { rule: PolicyRule::SharedToken, error })
+            error.with_fix("remove tokenScope from the class, or have the operator allow it with --allow-shared-token");
+        Err(PolicyDenial { rule: RuleKind::SharedToken, error })
     }
 
     /// The server that a choice leads to, as far as that is known of one that may be refused.
@@ -346,6 +346,6 @@ fn namespace_or_root(namespace: Option<&String>) -> &str {
 
 fn skip_verify_denial() -> PolicyDenial {
     let problem = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify): this provider forbids it (--allow-skip-verify=false)";
-    let error = Error::new(Cause::MustVerify, problem).advice("remove vaultSkipTLSVerify from the class and from the pod's volumeAttributes, and set the CA (vaultCACert, vaultCACertPath), or have the operator allow it with --allow-skip-verify");
-    PolicyDenial { rule: PolicyRule::SkipVerify, error }
+    let error = Error::new(Cause::SkipVerifyNotAllowed, problem).with_fix("remove vaultSkipTLSVerify from the class and from the pod's volumeAttributes, and set the CA (vaultCACert, vaultCACertPath), or have the operator allow it with --allow-skip-verify");
+    PolicyDenial { rule: RuleKind::SkipVerify, error }
 }

@@ -31,7 +31,7 @@ use tracing::Instrument;
 
 use crate::{
     error::{Cause, Error},
-    metrics::{Metrics, Rpc},
+    metrics::{GrpcMethod, Metrics},
     mount::{MAX_RESPONSE_BYTES, MountService, VolumeContents},
     request::{self, ClassCache, MountSpec, RawRequest},
     socket::Socket,
@@ -159,7 +159,7 @@ fn default_audience(socket: &Socket) -> &'static str {
 #[tonic::async_trait]
 impl CsiDriverProvider for Provider {
     async fn version(&self, _: Request<pb::VersionRequest>) -> Result<Response<pb::VersionResponse>, Status> {
-        self.metrics.call(Rpc::Version).answered(Ok(()));
+        self.metrics.start_grpc_call(GrpcMethod::Version).finish(Ok(()));
         Ok(Response::new(pb::VersionResponse {
             version: CONTRACT_VERSION.to_owned(),
             runtime_name: RUNTIME_NAME.to_owned(),
@@ -168,12 +168,12 @@ impl CsiDriverProvider for Provider {
     }
 
     async fn mount(&self, request: Request<pb::MountRequest>) -> Result<Response<pb::MountResponse>, Status> {
-        let (begin, call) = (Instant::now(), self.metrics.call(Rpc::Mount));
+        let (begin, call) = (Instant::now(), self.metrics.start_grpc_call(GrpcMethod::Mount));
         let time = caller_timeout(&request).unwrap_or(DEFAULT_CALL_TIMEOUT);
         // Our answer says what took so long; the caller's own giving up does not.
         let deadline = begin + time.saturating_sub(DEADLINE_MARGIN.min(time / 10));
         let outcome = self.answer(request.into_inner(), begin, deadline).await;
-        call.answered(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()));
+        call.finish(outcome.as_ref().map(|_| ()).map_err(|error| error.cause().code()));
         outcome.map(Response::new).map_err(|error| to_status(&error))
     }
 }
@@ -286,7 +286,7 @@ fn contain<T: Send + 'static>(
 }
 
 fn panicked() -> Error {
-    Error::new(Cause::Internal, "the mount panicked").advice("report it with the provider's log")
+    Error::new(Cause::Internal, "the mount panicked").with_fix("report it with the provider's log")
 }
 
 /// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.

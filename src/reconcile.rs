@@ -21,13 +21,13 @@ use jiff::Timestamp;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    audit::{Event, Line, Outcome},
+    audit::{AuditEvent, AuditOutcome, AuditRecord},
     clock,
     error::Cause,
     kube::Kube,
     metrics::{Metrics, RevocationOutcome},
     session::{MAX_SILENCE_UNWATCHED, PendingRevocation, RevocationResult, Session, SessionKey, SessionRegistry},
-    status::Revoked,
+    status::RevocationSummary,
     task,
     vault::Vault,
 };
@@ -193,21 +193,23 @@ impl Reconciler {
 
     async fn try_revoke(&self, revocation: &mut PendingRevocation) -> RevocationResult {
         let result = revocation.attempt(&self.vault).await;
-        self.metrics().revocation(match &result {
+        self.metrics().count_revocation(match &result {
             RevocationResult::Revoked => RevocationOutcome::Revoked,
             RevocationResult::AlreadyExpired | RevocationResult::NotRevocable => RevocationOutcome::Over,
             RevocationResult::Retry { error, .. } if error.cause() == Cause::ReadRefused => RevocationOutcome::Refused,
             RevocationResult::Retry { .. } => RevocationOutcome::Failed,
         });
-        let record =
-            Line { accessor: &revocation.token.vault_token.accessor, ..revocation.key.audit_record(Event::Revoke) };
+        let record = AuditRecord {
+            accessor: &revocation.token.vault_token.accessor,
+            ..revocation.key.audit_record(AuditEvent::Revoke)
+        };
         match &result {
-            RevocationResult::Revoked | RevocationResult::AlreadyExpired => self.sessions.audit().tell(&record),
+            RevocationResult::Revoked | RevocationResult::AlreadyExpired => self.sessions.audit().record(&record),
             RevocationResult::Retry { error, .. } => {
-                let record = record.failed(error);
+                let record = record.with_failure(error);
                 let is_denied = error.cause() == Cause::ReadRefused;
-                let outcome = if is_denied { Outcome::Denied } else { Outcome::Failed };
-                self.sessions.audit().tell(&Line { outcome, ..record });
+                let outcome = if is_denied { AuditOutcome::Denied } else { AuditOutcome::Failed };
+                self.sessions.audit().record(&AuditRecord { outcome, ..record });
             }
             // It ends, or has ended, by itself.
             RevocationResult::NotRevocable => {}
@@ -239,7 +241,7 @@ impl Reconciler {
     }
 
     /// Revokes every token that is held, and with it what was leased under it; from now on mounts are refused.
-    pub async fn revoke_all(&self) -> Revoked {
+    pub async fn revoke_all(&self) -> RevocationSummary {
         let sessions = self.sessions.disable();
         let ended = stream::iter(sessions).map(|session| async move {
             self.queue.remove_session(session.id());
@@ -251,7 +253,7 @@ impl Reconciler {
             let result = self.try_revoke(&mut revocation).await;
             (revocation, result)
         });
-        let mut revoked = Revoked::default();
+        let mut revoked = RevocationSummary::default();
         let mut attempts = std::pin::pin!(attempts.buffer_unordered(MAX_CONCURRENT_REVOCATIONS));
         while let Some((revocation, result)) = attempts.next().await {
             match result {

@@ -84,7 +84,7 @@ pub fn render(spec: &FileSpec, response: &SecretResponse) -> Result<Vec<Rendered
         Selector::Key(key) => {
             let value = select::select_key(response, key)?;
             encoding::decode(value.to_file_text(), spec.encoding)
-                .map_err(|error| error.about(key_suggestions::quote_key(key)))?
+                .map_err(|error| error.with_subject(key_suggestions::quote_key(key)))?
         }
         Selector::Pointer(pointer) => {
             encoding::decode(pointer::resolve(pointer, select::unwrap_kv2(response)?)?.to_file_text(), spec.encoding)?

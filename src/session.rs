@@ -31,8 +31,8 @@ use crate::{
     },
     clock,
     error::{Cause, Error},
-    events::{Events, Subject, Why},
-    metrics::{Kind, Metrics, ReadFrom, Reason},
+    events::{EventReason, EventSubject, Events},
+    metrics::{Metrics, ReadSource, RotationReason, SecretKind},
     secret::SecretText,
     single_flight::SingleFlight,
     vault::{
@@ -299,13 +299,13 @@ impl Session {
     }
 
     /// Polls of a volume go well. What is to be told of it, if its owner was told otherwise.
-    pub fn take_refresh_recovery(self: &Arc<Self>, target_path: &str) -> Option<Why> {
+    pub fn take_refresh_recovery(self: &Arc<Self>, target_path: &str) -> Option<EventReason> {
         let reported_by = self.state().volumes.take_refresh_failure(target_path)?;
         self.mark_dirty();
         self.persist_in_background();
         Some(match reported_by {
-            ReportedBy::ThisProcess => Why::RefreshRecovered,
-            ReportedBy::EarlierProcess => Why::RefreshRecoveredSince,
+            ReportedBy::ThisProcess => EventReason::RefreshRecovered,
+            ReportedBy::EarlierProcess => EventReason::RefreshRecoveredSince,
         })
     }
 
@@ -327,19 +327,19 @@ impl Session {
         due: &DueSecret,
         credentials: &CredentialSource,
         deadline: Instant,
-    ) -> Result<(FetchOutcome, ReadFrom), Error> {
+    ) -> Result<(FetchOutcome, ReadSource), Error> {
         let was_fetched = Arc::new(AtomicBool::new(false));
         loop {
             // What hangs on a token that ends must hang on another.
-            let expiring_token = due.token.clone().filter(|_| due.reason == Some(Reason::Token));
+            let expiring_token = due.token.clone().filter(|_| due.reason == Some(RotationReason::Token));
             let (session, replaced_request, reason) = (Arc::clone(self), Arc::clone(request), due.reason);
-            let on_stored = move |replaced_kind: Option<Kind>, mutating| {
+            let on_stored = move |replaced_kind: Option<SecretKind>, mutating| {
                 session.mark_dirty();
                 if mutating {
                     session.persist_in_background();
                 }
                 if let Some(kind) = replaced_kind {
-                    session.record_rotation(&replaced_request, kind, reason.unwrap_or(Reason::Age));
+                    session.record_rotation(&replaced_request, kind, reason.unwrap_or(RotationReason::Age));
                 }
             };
             let fetch = || {
@@ -353,10 +353,10 @@ impl Session {
             let outcome = self.cache.fetch(request, due, fetch, on_stored);
             match outcome.await {
                 // The request was another caller's, and so was the deadline.
-                Err(error) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
+                Err(error) if error.cause() == Cause::DeadlineExceeded && Instant::now() < deadline => {}
                 outcome => {
-                    let source = if was_fetched.load(Relaxed) { ReadFrom::Vault } else { ReadFrom::Shared };
-                    self.observers.metrics.reads(source, usize::from(outcome.is_ok()));
+                    let source = if was_fetched.load(Relaxed) { ReadSource::Vault } else { ReadSource::Shared };
+                    self.observers.metrics.count_secret_reads(source, usize::from(outcome.is_ok()));
                     return outcome.map(|fetched| (fetched, source));
                 }
             }
@@ -364,22 +364,22 @@ impl Session {
     }
 
     /// Counts and says that a credential was replaced by a new one.
-    fn record_rotation(&self, request: &SecretRequest, kind: Kind, reason: Reason) {
-        self.observers.metrics.rotation(kind, reason);
+    fn record_rotation(&self, request: &SecretRequest, kind: SecretKind, reason: RotationReason) {
+        self.observers.metrics.count_rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
-        let (path, kind, reason) = (request.display_path(), kind.word(), reason.word());
+        let (path, kind, reason) = (request.display_path(), kind.as_str(), reason.as_str());
         tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
-        self.emit_event(Why::CredentialRotated, || {
+        self.emit_event(EventReason::CredentialRotated, || {
             format!("a new credential of {path} replaces the one before ({kind}: {reason})")
         });
     }
 
     /// Tells the pod's owner. Pods that share a session are too many for that.
-    fn emit_event(&self, reason: Why, text: impl FnOnce() -> String) {
+    fn emit_event(&self, reason: EventReason, text: impl FnOnce() -> String) {
         let SessionKey { pod_uid: uid, pod_name: name, pod_namespace: namespace, .. } = &self.key;
         if !self.is_shared() {
-            let subject = || Subject { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-            self.observers.events.tell(subject, reason, text);
+            let subject = || EventSubject { namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
+            self.observers.events.emit(subject, reason, text);
         }
     }
 
@@ -390,7 +390,7 @@ impl Session {
         };
         let Ok(client) = self.client() else { return error };
         match client.suggest_path(&token.vault_token, self.key.namespace.as_deref(), request, deadline).await {
-            Some(suggestion) => error.advice(suggestion),
+            Some(suggestion) => error.with_fix(suggestion),
             None => error,
         }
     }
@@ -534,7 +534,7 @@ impl Session {
         let active = self.activity_lock.read().await;
         if self.state().ended {
             return Err(Error::new(Cause::PodEnded, format!("pod {} is over", self.display_pod()))
-                .advice("nothing is to be done: a pod that is gone needs no files"));
+                .with_fix("nothing is to be done: a pod that is gone needs no files"));
         }
         Ok(active)
     }

@@ -37,20 +37,20 @@ pub struct Socket {
 }
 
 /// Starts the private names, which begin with a dot so that no driver takes them for a provider's.
-const PRIVATE: &str = ".vaultmount-";
+const PRIVATE_PREFIX: &str = ".vaultmount-";
 /// Ends the name that a hard link has before it is renamed.
-const LINK: &str = "link";
+const LINK_SUFFIX: &str = "link";
 
 /// How often a process looks whether its public name leads to one that lives.
-const LOOK: Duration = Duration::from_secs(1);
+const OWNERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the lock is waited for. Processes hold it for milliseconds; one that does not let go must not stop its successors
 /// without a word.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+const LOCK_RETRY_DELAY: Duration = Duration::from_millis(5);
 /// How long after giving up the name the last connection made through it is waited for.
-const LAST_CALL: Duration = Duration::from_millis(50);
+const CLOSE_GRACE_PERIOD: Duration = Duration::from_millis(50);
 /// After a connection that could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Socket {
     /// Binds and takes over the public name. Must run inside the runtime.
@@ -62,7 +62,8 @@ impl Socket {
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
         fs::create_dir_all(folder)?;
         // Every container's first process is number 1, so the name is a random one.
-        let private = folder.join(format!("{PRIVATE}{:016x}-{name}", RandomState::new().build_hasher().finish()));
+        let private =
+            folder.join(format!("{PRIVATE_PREFIX}{:016x}-{name}", RandomState::new().build_hasher().finish()));
         let _lock = lock(folder).await?;
         sweep(folder, name);
         let listener = StdListener::bind(&private)?;
@@ -74,7 +75,7 @@ impl Socket {
         let socket = Self { listener, public: public.to_owned(), private, inode, standing };
         if let Err(error) = socket.publish() {
             // Nobody will serve there.
-            for left in [&socket.private.with_extension(LINK), &socket.private] {
+            for left in [&socket.private.with_extension(LINK_SUFFIX), &socket.private] {
                 let _ = fs::remove_file(left);
             }
             return Err(error);
@@ -96,23 +97,23 @@ impl Socket {
 
     /// Whether the public name leads here, as it changes while the socket is served.
     #[must_use]
-    pub fn standing(&self) -> watch::Receiver<bool> {
+    pub fn ownership(&self) -> watch::Receiver<bool> {
         self.standing.subscribe()
     }
 
     /// Hands every connection to `attend` until `stop`, or until its sender is gone. Then gives up the name, and hands over
     /// those that were made through it before.
-    pub async fn serve(self, mut stop: watch::Receiver<bool>, mut attend: impl FnMut(UnixStream)) {
+    pub async fn serve(self, mut stop: watch::Receiver<bool>, mut on_connection: impl FnMut(UnixStream)) {
         {
-            let mut keeping = pin!(self.keep());
+            let mut keeping = pin!(self.hold_name());
             let mut told = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
             loop {
                 tokio::select! {
                     accepted = self.accept() => match accepted {
-                        Ok(stream) => attend(stream),
+                        Ok(stream) => on_connection(stream),
                         Err(error) => {
                             tracing::warn!(%error, "a connection could not be accepted");
-                            sleep(ACCEPT_PAUSE).await;
+                            sleep(ACCEPT_RETRY_DELAY).await;
                         }
                     },
                     never = &mut keeping => match never {},
@@ -121,8 +122,8 @@ impl Socket {
             }
         }
         self.close().await;
-        while let Ok(Ok(stream)) = timeout(LAST_CALL, self.accept()).await {
-            attend(stream);
+        while let Ok(Ok(stream)) = timeout(CLOSE_GRACE_PERIOD, self.accept()).await {
+            on_connection(stream);
         }
     }
 
@@ -133,8 +134,8 @@ impl Socket {
 
     /// Looks again and again whether anybody answers at the public name, and takes it back when nobody does: a successor
     /// that ended before us took it along. Never ends.
-    async fn keep(&self) -> Infallible {
-        let (mut looks, changes) = (interval(LOOK), Changes::of(self.folder()));
+    async fn hold_name(&self) -> Infallible {
+        let (mut looks, changes) = (interval(OWNERSHIP_CHECK_INTERVAL), DirectoryWatch::of(self.folder()));
         let mut is_told = false;
         loop {
             tokio::select! {
@@ -185,7 +186,7 @@ impl Socket {
 
     /// Puts the public name on our socket, whatever it was on.
     fn publish(&self) -> io::Result<()> {
-        let link = self.private.with_extension(LINK);
+        let link = self.private.with_extension(LINK_SUFFIX);
         let _ = fs::remove_file(&link);
         fs::hard_link(&self.private, &link)?;
         fs::rename(&link, &self.public)
@@ -201,9 +202,9 @@ impl Socket {
 }
 
 /// What happens to the names in a folder, so that a name that is taken is noticed at once.
-struct Changes(Option<pipe::Receiver>);
+struct DirectoryWatch(Option<pipe::Receiver>);
 
-impl Changes {
+impl DirectoryWatch {
     /// Of this folder. Where they cannot be had, [`LOOK`] must do.
     fn of(folder: &Path) -> Self {
         use inotify::{CreateFlags, WatchFlags};
@@ -233,14 +234,14 @@ pub async fn lock(folder: &Path) -> io::Result<fs::File> {
     let locked = async {
         loop {
             match file.try_lock() {
-                Err(TryLockError::WouldBlock) => sleep(LOCK_PAUSE).await,
+                Err(TryLockError::WouldBlock) => sleep(LOCK_RETRY_DELAY).await,
                 Err(TryLockError::Error(error)) => return Err(error),
                 Ok(()) => return Ok(()),
             }
         }
     };
-    let held = || format!("another process has held the folder's lock for {LOCK_PATIENCE:?}");
-    timeout(LOCK_PATIENCE, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, held()))??;
+    let held = || format!("another process has held the folder's lock for {LOCK_TIMEOUT:?}");
+    timeout(LOCK_TIMEOUT, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, held()))??;
     Ok(file)
 }
 
@@ -249,8 +250,8 @@ fn sweep(folder: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|e| e.path()) {
         let Some(left) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        let is_ours = left.starts_with(PRIVATE)
-            && (left.ends_with(&format!("-{name}")) || path.extension().is_some_and(|e| e == LINK));
+        let is_ours = left.starts_with(PRIVATE_PREFIX)
+            && (left.ends_with(&format!("-{name}")) || path.extension().is_some_and(|e| e == LINK_SUFFIX));
         if is_ours && StdStream::connect(&path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
             let _ = fs::remove_file(&path);
         }

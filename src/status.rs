@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use crate::metrics::{Kind, State, Watching};
+pub use crate::metrics::{SecretKind, SecretState, WatchState};
 
 /// What a process holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,27 +19,27 @@ pub struct Status {
     /// When it told this: its clock.
     pub now: Timestamp,
     /// How it learns of pods' ends.
-    pub watch: Watch,
+    pub watch: WatchStatus,
     /// Whether mounts are refused, as everything was revoked.
     pub mounts_disabled: bool,
     /// Servers that cannot be asked at present.
     #[serde(default)]
-    pub outages: Vec<Down>,
+    pub outages: Vec<OutageStatus>,
     /// Every server that the operator named or that was used, by address, and how it stands.
     #[serde(default)]
-    pub servers: Vec<Server>,
+    pub servers: Vec<ServerStatus>,
     /// Pods that have a standing at a Vault.
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<SessionStatus>,
     /// Tokens that wait to be revoked.
-    pub revocations: Vec<Waiting>,
+    pub revocations: Vec<PendingRevocationStatus>,
     /// Mounts that failed last, the newest first.
     #[serde(default)]
-    pub failures: Vec<Failure>,
+    pub failures: Vec<MountFailure>,
 }
 
 /// A server that cannot be asked, and is probed until it can be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Down {
+pub struct OutageStatus {
     /// The server.
     pub address: String,
     /// Since when that is known.
@@ -50,7 +50,7 @@ pub struct Down {
 
 /// A server, as far as is known.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Server {
+pub struct ServerStatus {
     /// Where it is.
     pub address: String,
     /// How it stands.
@@ -78,20 +78,20 @@ pub enum ServerState {
 
 /// The watch of this node's pods.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Watch {
+pub struct WatchStatus {
     /// How it stands.
-    pub state: Watching,
+    pub state: WatchState,
     /// The node, if it was named.
     pub node: Option<String>,
     /// Since when it stands so.
     pub since: Option<Timestamp>,
     /// What went wrong last.
-    pub last_error: Option<Failed>,
+    pub last_error: Option<LastErrorStatus>,
 }
 
 /// Something that went wrong.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Failed {
+pub struct LastErrorStatus {
     /// When.
     pub at: Timestamp,
     /// What was tried, in a clause: `reading kv/data/db`.
@@ -102,7 +102,7 @@ pub struct Failed {
 
 /// A mount or poll that failed, as its caller was told: of each volume and cause the last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Failure {
+pub struct MountFailure {
     /// When.
     pub at: Timestamp,
     /// How often it has failed so.
@@ -121,7 +121,7 @@ pub struct Failure {
 
 /// A pod's standing at one Vault.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Session {
+pub struct SessionStatus {
     /// The pod's name.
     pub pod: String,
     /// Its Kubernetes namespace.
@@ -129,7 +129,7 @@ pub struct Session {
     /// Its UID; empty for a session that pods share, whose name is `*`.
     pub uid: String,
     /// How many pods it is for.
-    #[serde(default = "one")]
+    #[serde(default = "single_pod")]
     pub pods: usize,
     /// Its service account.
     pub service_account: String,
@@ -142,34 +142,34 @@ pub struct Session {
     /// The login role.
     pub role: String,
     /// The token that counts.
-    pub token: Option<Token>,
+    pub token: Option<TokenStatus>,
     /// Tokens that another took the place of, and that live on for what is leased under them.
     pub superseded_tokens: usize,
     /// The pod's volumes.
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<VolumeStatus>,
     /// What was read.
-    pub secrets: Vec<Lease>,
+    pub secrets: Vec<SecretStatus>,
     /// When Vault last did what was asked.
     pub last_success_at: Option<Timestamp>,
     /// What went wrong last.
-    pub last_error: Option<Failed>,
+    pub last_error: Option<LastErrorStatus>,
     /// Whether token and leases are renewed.
     pub renewal_active: bool,
     /// Why they are not.
     pub renewal_paused_reason: Option<String>,
 }
 
-fn one() -> usize {
+fn single_pod() -> usize {
     1
 }
 
 /// A Vault token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Token {
+pub struct TokenStatus {
     /// What an operator names it by; empty for a batch token.
     pub accessor: String,
     /// How it stands.
-    pub state: State,
+    pub state: SecretState,
     /// When it ends unless it is renewed; none: never.
     pub expires_at: Option<Timestamp>,
     /// When it is renewed next.
@@ -180,7 +180,7 @@ pub struct Token {
 
 /// A volume of a pod.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Volume {
+pub struct VolumeStatus {
     /// Where it is mounted on the node.
     pub target_path: String,
     /// Its `SecretProviderClass`.
@@ -195,15 +195,15 @@ pub struct Volume {
 
 /// An answer of Vault that a pod has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Lease {
+pub struct SecretStatus {
     /// The path that was asked.
     pub path: String,
     /// How: `GET`, `LIST`, `PUT` or `POST`.
     pub method: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SecretKind,
     /// How it stands.
-    pub state: State,
+    pub state: SecretState,
     /// When it ends unless it is renewed; none: never.
     pub expires_at: Option<Timestamp>,
     /// When it ends whatever is done.
@@ -220,7 +220,7 @@ pub struct Lease {
 
 /// A token that waits to be revoked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Waiting {
+pub struct PendingRevocationStatus {
     /// The name of the pod that had it.
     pub pod: String,
     /// The pod's Kubernetes namespace.
@@ -241,7 +241,7 @@ pub struct Waiting {
 
 /// What came of revoking everything.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Revoked {
+pub struct RevocationSummary {
     /// Tokens that are revoked.
     pub tokens: usize,
     /// What could not be revoked and why, a line each.
@@ -250,7 +250,7 @@ pub struct Revoked {
     pub remaining: usize,
 }
 
-impl Revoked {
+impl RevocationSummary {
     /// Whether nothing is left.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -1,21 +1,21 @@
 //! Logs: one line per event on standard error.
 
 mod filter;
-mod repeats;
+mod log_dedup;
 
 use std::{io, path::PathBuf, sync::OnceLock};
 
 use tokio::time::Instant;
 use tracing_subscriber::{Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-pub use filter::{Filter, WrongFilter};
-pub use repeats::{Again, Repeats};
+pub use filter::{Filter, InvalidFilter};
+pub use log_dedup::{Emit, LogDeduplicator};
 
 /// What is logged, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// How a line is written.
-    pub format: Format,
+    pub format: LogFormat,
     /// Which lines are.
     pub filter: Filter,
     /// A file with another filter, which is read at start and at each [`reload()`]; it goes before [`Settings::filter`].
@@ -24,7 +24,7 @@ pub struct Settings {
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -33,7 +33,7 @@ pub enum Format {
 }
 
 /// The target of spans that tell whose line it is: in every line, whatever is logged.
-pub const SPAN: &str = "vaultmount_span";
+pub const SPAN_TARGET: &str = "vaultmount_span";
 
 /// How long something has taken, as lines tell it: to the microsecond.
 #[must_use]
@@ -41,12 +41,12 @@ pub fn milliseconds(begun: Instant) -> f64 {
     (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
-struct Running {
+struct InstalledSubscriber {
     settings: Settings,
     filter: reload::Handle<Targets, Registry>,
 }
 
-static RUNNING: OnceLock<Running> = OnceLock::new();
+static INSTALLED: OnceLock<InstalledSubscriber> = OnceLock::new();
 
 /// Starts logging. What is wrong with the file is logged.
 pub fn init(settings: Settings) {
@@ -54,21 +54,23 @@ pub fn init(settings: Settings) {
     let log = tracing_subscriber::registry().with(filter);
     // A second start (tests) keeps the first.
     let started = match settings.format {
-        Format::Text => log.with(tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false)).try_init(),
-        Format::Json => {
+        LogFormat::Text => {
+            log.with(tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false)).try_init()
+        }
+        LogFormat::Json => {
             let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false);
             log.with(json.with_writer(io::stderr)).try_init()
         }
     };
     let reads = settings.file.is_some();
-    if started.is_ok() && RUNNING.set(Running { settings, filter: handle }).is_ok() && reads {
+    if started.is_ok() && INSTALLED.set(InstalledSubscriber { settings, filter: handle }).is_ok() && reads {
         reload();
     }
 }
 
 /// Reads the file with the filter again, if there is one. One that cannot be used changes nothing, which is logged.
 pub fn reload() {
-    let Some(Running { settings, filter }) = RUNNING.get() else { return };
+    let Some(InstalledSubscriber { settings, filter }) = INSTALLED.get() else { return };
     let Some(file) = &settings.file else {
         return tracing::info!("told to read settings again (SIGHUP): there is no --log-filter-file");
     };

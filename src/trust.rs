@@ -55,7 +55,7 @@ impl Reloader {
                 self.last_checked.remove(&changed_tls);
             }
             if let Some(kube) = &self.kube {
-                kube.reread().await;
+                kube.reload_tls().await;
             }
             self.warn_of_expiry().await;
             sleep(RELOAD_INTERVAL).await;

@@ -281,7 +281,7 @@ fn evict_or_reject(clients: &mut Clients, endpoint: &Endpoint, namespace: &str) 
         clients.retain(|_, entry| entry.tenant_namespace.is_none() || entry.client.is_in_use());
     }
     limit_message(clients).map_or(Ok(()), |message| {
-        Err(Error::new(Cause::Overloaded, message)
-            .advice("let classes share an address and TLS settings; the mount is tried again by itself"))
+        Err(Error::new(Cause::ProviderAtCapacity, message)
+            .with_fix("let classes share an address and TLS settings; the mount is tried again by itself"))
     })
 }

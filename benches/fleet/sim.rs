@@ -791,7 +791,7 @@ fn max_poll_interval() -> Duration {
 }
 
 fn outage_result() -> ProbeResult {
-    ProbeResult::Down(Error::new(Cause::Refused, "Vault is away"))
+    ProbeResult::Down(Error::new(Cause::ConnectionRefused, "Vault is away"))
 }
 
 impl SimulationResult {

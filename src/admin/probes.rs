@@ -8,22 +8,22 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::watch;
 
-use super::text;
+use super::text_response;
 use crate::single_flight::SingleFlight;
 
 /// Where probes are, for whoever asks elsewhere.
-pub(super) const WHERE: &str = "probes are at /livez, /readyz and /health/ready\n";
+pub(super) const USAGE: &str = "probes are at /livez, /readyz and /health/ready\n";
 
 /// How the process stands, for those who start and end it.
 pub struct Probes {
     phase: watch::Sender<Phase>,
-    alive: OnceLock<Alive>,
+    alive: OnceLock<LivenessCheck>,
     /// However many ask at once, its sockets are asked once.
     asking: SingleFlight<Result<(), String>>,
 }
 
 /// Finds out whether its sockets answer; the error says which does not.
-pub type Alive = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub type LivenessCheck = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -42,19 +42,19 @@ impl Default for Probes {
 
 impl Probes {
     /// The sockets are served from now on.
-    pub fn serving(&self, alive: Alive) {
+    pub fn start_serving(&self, alive: LivenessCheck) {
         if self.alive.set(alive).is_ok() {
             self.phase.send_replace(Phase::Serving);
         }
     }
 
     /// The process is about to end.
-    pub fn draining(&self) {
+    pub fn start_draining(&self) {
         self.phase.send_replace(Phase::Draining);
     }
 
     /// How it stands, in a word.
-    pub(super) fn word(&self) -> &'static str {
+    pub(super) fn as_str(&self) -> &'static str {
         match *self.phase.borrow() {
             Phase::Starting => "starting",
             Phase::Serving => "serving",
@@ -68,14 +68,14 @@ impl Probes {
     pub(super) async fn answer<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
         let phase = *self.phase.borrow();
         let fault = match request.uri().path() {
-            "/readyz" => (phase != Phase::Serving).then(|| self.word().to_owned()),
+            "/readyz" => (phase != Phase::Serving).then(|| self.as_str().to_owned()),
             "/livez" if phase == Phase::Serving => self.is_alive().await.err(),
             "/livez" | "/health/ready" => None,
             _ => return None,
         };
         Some(match fault {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(fault) => text(StatusCode::SERVICE_UNAVAILABLE, fault + "\n"),
+            None => text_response(StatusCode::OK, "ok\n"),
+            Some(fault) => text_response(StatusCode::SERVICE_UNAVAILABLE, fault + "\n"),
         })
     }
 

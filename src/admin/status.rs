@@ -14,14 +14,14 @@ use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{Pages, http, page, statusz, text};
+use super::{AdminState, http, response, statusz, text_response};
 use crate::socket::Socket;
 
 /// What is where, for whoever asks elsewhere.
-const WHERE: &str = "here are GET /status, GET /statusz and POST /revoke\n";
+const USAGE: &str = "here are GET /status, GET /statusz and POST /revoke\n";
 
 /// Serves the socket until `stop`, then until every request in flight is answered.
-pub async fn serve(socket: Socket, pages: Arc<Pages>, stop: watch::Receiver<bool>) {
+pub async fn serve(socket: Socket, pages: Arc<AdminState>, stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
     let attend = |stream| {
         let pages = Arc::clone(&pages);
@@ -36,7 +36,7 @@ pub async fn serve(socket: Socket, pages: Arc<Pages>, stop: watch::Receiver<bool
     connections.shutdown().await;
 }
 
-async fn answer<B>(request: &Request<B>, pages: &Pages) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, pages: &AdminState) -> Response<Full<Bytes>> {
     let renewal = Arc::clone(&pages.mounter.renewal);
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => json(&pages.mounter.status()),
@@ -45,16 +45,18 @@ async fn answer<B>(request: &Request<B>, pages: &Pages) -> Response<Full<Bytes>>
             // Goes on when whoever asked goes away.
             match tokio::spawn(async move { renewal.revoke_all().await }).await {
                 Ok(revoked) => json(&revoked),
-                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
+                Err(_) => text_response(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
             }
         }
-        _ => statusz::answer(request, pages).unwrap_or_else(|| text(StatusCode::NOT_FOUND, WHERE)),
+        _ => statusz::answer(request, pages).unwrap_or_else(|| text_response(StatusCode::NOT_FOUND, USAGE)),
     }
 }
 
 fn json(told: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string_pretty(told) {
-        Ok(told) => page(StatusCode::OK, "application/json", told + "\n"),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written as JSON: {error}\n")),
+        Ok(told) => response(StatusCode::OK, "application/json", told + "\n"),
+        Err(error) => {
+            text_response(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written as JSON: {error}\n"))
+        }
     }
 }

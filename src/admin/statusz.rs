@@ -9,11 +9,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 
-use super::{Pages, page};
-use crate::status::{Failed, Failure, Kind, Server, ServerState, Session, State, Status};
+use super::{AdminState, response};
+use crate::status::{
+    LastErrorStatus, MountFailure, SecretKind, SecretState, ServerState, ServerStatus, SessionStatus, Status,
+};
 
 /// Where it is, for whoever asks elsewhere.
-pub(super) const WHERE: &str = "status is at /statusz, from this host alone (kubectl port-forward)\n";
+pub(super) const USAGE: &str = "status is at /statusz, from this host alone (kubectl port-forward)\n";
 
 /// The most errors that are shown, the last first.
 const MAX_ERRORS: usize = 20;
@@ -25,12 +27,12 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.92e
 @media(prefers-color-scheme:dark){body{color:#e3e7eb;background:#15181c}th,td{border-color:#343a41}p.bad,td.bad{color:#ff8b8b}p.good,td.good{color:#7ddb9f}}";
 
 /// The page, for whoever may see it.
-pub(super) fn answer<B>(request: &Request<B>, pages: &Pages) -> Option<Response<Full<Bytes>>> {
+pub(super) fn answer<B>(request: &Request<B>, pages: &AdminState) -> Option<Response<Full<Bytes>>> {
     if request.method() != Method::GET || request.uri().path() != "/statusz" {
         return None;
     }
     Some(html(
-        &Page { status: &pages.mounter.status(), phase: pages.probes.word(), settings: &pages.settings }.to_string(),
+        &Page { status: &pages.mounter.status(), phase: pages.probes.as_str(), settings: &pages.settings }.to_string(),
     ))
 }
 
@@ -43,7 +45,7 @@ pub(super) fn names_this_host<B>(request: &Request<B>) -> bool {
 }
 
 fn html(text: &str) -> Response<Full<Bytes>> {
-    let mut response = page(StatusCode::OK, "text/html; charset=utf-8", text.to_owned());
+    let mut response = response(StatusCode::OK, "text/html; charset=utf-8", text.to_owned());
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
         (header::CACHE_CONTROL, "no-store"),
@@ -90,7 +92,7 @@ impl Page<'_> {
     fn servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Status { servers, sessions, outages: down, .. } = self.status;
         write!(f, "<h2>Servers</h2><table><tr><th>server<th>state<th class=n>sessions")?;
-        for Server { address, state, error } in servers {
+        for ServerStatus { address, state, error } in servers {
             write!(f, "<tr><td><code>{}</code>", Escaped(address))?;
             let error = Escaped(error.as_deref().unwrap_or_default());
             match state {
@@ -124,14 +126,14 @@ impl Page<'_> {
         ] {
             write!(f, "<tr><td>{what}<td class=n>{number}")?;
         }
-        write!(f, "<tr><td>watch of this node's pods<td class=n>{}</table>", watch.state.word())?;
+        write!(f, "<tr><td>watch of this node's pods<td class=n>{}</table>", watch.state.as_str())?;
         write!(f, "<h2>Leases</h2><table><tr><th>kind")?;
-        for state in State::ALL {
-            write!(f, "<th class=n>{}", state.word())?;
+        for state in SecretState::ALL {
+            write!(f, "<th class=n>{}", state.as_str())?;
         }
-        for kind in Kind::ALL {
-            write!(f, "<tr><td>{}", kind.word())?;
-            for state in State::ALL {
+        for kind in SecretKind::ALL {
+            write!(f, "<tr><td>{}", kind.as_str())?;
+            for state in SecretState::ALL {
                 let leases = sessions.iter().flat_map(|session| &session.secrets);
                 let count = leases.filter(|lease| lease.kind == *kind && lease.state == *state).count();
                 write!(f, "<td class=n>{count}")?;
@@ -142,12 +144,12 @@ impl Page<'_> {
 
     fn errors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failures = &self.status.failures;
-        let of_mounts = failures.iter().map(|Failure { at, count: times, pod, namespace, error, .. }| {
+        let of_mounts = failures.iter().map(|MountFailure { at, count: times, pod, namespace, error, .. }| {
             let what = if *times > 1 { format!("mounting, {times} times") } else { "mounting".to_owned() };
-            (format!("{namespace}/{pod}"), Failed { at: *at, operation: what, error: error.clone() })
+            (format!("{namespace}/{pod}"), LastErrorStatus { at: *at, operation: what, error: error.clone() })
         });
         // A mount's failure tells those of its objects.
-        let is_told = |session: &Session, error: &Failed| {
+        let is_told = |session: &SessionStatus, error: &LastErrorStatus| {
             let mut of_pod = failures.iter().filter(|one| one.pod == session.pod && one.namespace == session.namespace);
             of_pod.any(|one| one.error.contains(&error.error))
         };
@@ -156,14 +158,14 @@ impl Page<'_> {
             Some((format!("{}/{}", session.namespace, session.pod), error.clone()))
         });
         let of_watch = self.status.watch.last_error.iter().map(|error| ("watch of pods".to_owned(), error.clone()));
-        let mut errors: Vec<(String, Failed)> = of_mounts.chain(of_sessions).chain(of_watch).collect();
+        let mut errors: Vec<(String, LastErrorStatus)> = of_mounts.chain(of_sessions).chain(of_watch).collect();
         errors.sort_by_key(|(_, error)| Reverse(error.at));
         write!(f, "<h2>Last errors</h2>")?;
         if errors.is_empty() {
             return write!(f, "<p class=good>None.</p>");
         }
         write!(f, "<table><tr><th>when<th>whose<th>what")?;
-        for (whose, Failed { at, operation: what, error }) in errors.iter().take(MAX_ERRORS) {
+        for (whose, LastErrorStatus { at, operation: what, error }) in errors.iter().take(MAX_ERRORS) {
             write!(f, "<tr><td>{at:.0}<td>{}<td>{}: {}", Escaped(whose), Escaped(what), Escaped(error))?;
         }
         write!(f, "</table>")?;
@@ -182,7 +184,7 @@ impl Page<'_> {
     }
 }
 
-fn tokens(sessions: &[Session]) -> usize {
+fn tokens(sessions: &[SessionStatus]) -> usize {
     sessions.iter().map(|session| usize::from(session.token.is_some()) + session.superseded_tokens).sum()
 }
 

@@ -19,7 +19,7 @@ use crate::{
     mount::MountService,
     provider::Connections,
     session::{SavedSession, Session},
-    state::{Content, Fault, Left, Name, SealingKey, Store},
+    state::{FileId, OpenError, Plaintext, RestoredFiles, StateKey, Store},
     vault::{Client, Endpoint, request::SecretRequest},
 };
 
@@ -59,7 +59,7 @@ impl Handover {
     pub(super) async fn run(&self) {
         loop {
             let had = self.wait_for_ownership(|ours| ours.contains(&true)).await;
-            self.mounter.gate.wait_for(WAITING_FOR_PREDECESSOR);
+            self.mounter.gate.close(WAITING_FOR_PREDECESSOR);
             let lost = self.wait_for_ownership(|ours| had.iter().zip(ours).any(|(had, has)| *had && !has));
             let mut lost = std::pin::pin!(lost);
             let had = tokio::select! {
@@ -69,7 +69,7 @@ impl Handover {
             };
             if let Some(had) = had {
                 self.acquire(had).await;
-                if !self.store.keeps() {
+                if !self.store.is_persistent() {
                     // There is nothing to hand over, and what is held here is held nowhere else.
                     return std::future::pending().await;
                 }
@@ -77,7 +77,7 @@ impl Handover {
                 sleep(RENAME_GRACE_PERIOD).await;
                 self.release().await;
             }
-            self.mounter.gate.turn_away();
+            self.mounter.gate.reject();
             // Whoever came by a name that was taken only now finds the other by it.
             let _ = timeout(RENAME_GRACE_PERIOD, self.connections.drain()).await;
             // Unless the names are all back: then there is no successor.
@@ -86,9 +86,9 @@ impl Handover {
     }
 
     /// Waits for the folder, and for the key to what is in it.
-    async fn lock(&self) -> io::Result<(File, Option<SealingKey>)> {
+    async fn lock(&self) -> io::Result<(File, Option<StateKey>)> {
         let lock = self.store.lock().await?;
-        self.mounter.gate.wait_for(WAITING_FOR_KEY);
+        self.mounter.gate.close(WAITING_FOR_KEY);
         let key = self.mounter.keys.get().await.state.clone();
         if key.is_none() {
             tracing::warn!("the HMAC key is of this process alone: nothing is kept for a successor");
@@ -97,11 +97,11 @@ impl Handover {
     }
 
     /// Takes in what is in the folder.
-    async fn acquire(&self, locked: io::Result<(File, Option<SealingKey>)>) {
+    async fn acquire(&self, locked: io::Result<(File, Option<StateKey>)>) {
         let store = Arc::clone(&self.store);
         let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
         match opened.await.map_err(io::Error::other).flatten() {
-            Ok(Left { contents, faults }) => {
+            Ok(RestoredFiles { contents, faults }) => {
                 // Also what came of calls that outlasted the last hand-over.
                 self.mounter.renewal.clear();
                 self.restore(contents).await;
@@ -109,7 +109,7 @@ impl Handover {
             }
             Err(error) => {
                 tracing::error!(%error, folder = %self.store.folder().display(), "the state cannot be read: nothing is kept for a successor");
-                self.store.keep_nothing();
+                self.store.disable();
             }
         }
         if self.mounter.sessions.is_disabled() {
@@ -117,10 +117,10 @@ impl Handover {
             let revoked = self.mounter.renewal.revoke_all().await;
             tracing::info!(tokens = revoked.tokens, "what earlier processes held is revoked, too");
         }
-        self.mounter.gate.let_in();
+        self.mounter.gate.open_now();
     }
 
-    async fn restore(&self, contents: Vec<(Name, Content)>) {
+    async fn restore(&self, contents: Vec<(FileId, Plaintext)>) {
         let (begun, sessions) = (Instant::now(), contents.len());
         let (mut known, mut damaged) = (InternedParts::default(), 0);
         for (name, content) in contents {
@@ -128,17 +128,22 @@ impl Handover {
                 self.mounter.renewal.schedule(&session);
             } else {
                 damaged += 1;
-                self.store.set_aside(&name);
+                self.store.quarantine(&name);
             }
         }
         if sessions > damaged {
             tracing::info!(sessions = sessions - damaged, took = ?begun.elapsed(), "what pods were given by earlier processes is kept on");
         }
-        log_unreadable_files(vec![Fault::Damaged; damaged]);
+        log_unreadable_files(vec![OpenError::Damaged; damaged]);
     }
 
     /// One session; none when its file does not make sense.
-    async fn restore_session(&self, name: &Name, content: &Content, known: &mut InternedParts) -> Option<Arc<Session>> {
+    async fn restore_session(
+        &self,
+        name: &FileId,
+        content: &Plaintext,
+        known: &mut InternedParts,
+    ) -> Option<Arc<Session>> {
         let saved = SavedSession::parse(content)?;
         let client = if let Some(client) = known.clients.get(saved.endpoint()) {
             client.clone()
@@ -165,7 +170,7 @@ impl Handover {
         let by = begun + self.drain_timeout;
         let drained = timeout_at(by, self.connections.drain()).await.is_ok();
         let left = by.saturating_duration_since(Instant::now());
-        if !(self.mounter.gate.close(WAITING_FOR_PREDECESSOR, left).await && drained) {
+        if !(self.mounter.gate.close_for(WAITING_FOR_PREDECESSOR, left).await && drained) {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
         }
         self.finish().await;
@@ -214,7 +219,7 @@ impl Handover {
 }
 
 /// Says once for each reason that there are files that cannot be read.
-fn log_unreadable_files(mut faults: Vec<Fault>) {
+fn log_unreadable_files(mut faults: Vec<OpenError>) {
     faults.sort();
     for alike in faults.chunk_by(|one, other| one == other) {
         let (files, why) = (alike.len(), &alike[0]);

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Place;
+use super::AuditSink;
 
 /// Where lines go, open.
 pub(super) enum Output {
@@ -22,10 +22,10 @@ pub(super) enum Output {
 
 impl Output {
     /// Opens it; the error names it.
-    pub(super) fn open(place: Place) -> Result<Self, String> {
+    pub(super) fn open(place: AuditSink) -> Result<Self, String> {
         match place {
-            Place::Stdout => Ok(Self::Stdout),
-            Place::File(path) => match append_to(&path) {
+            AuditSink::Stdout => Ok(Self::Stdout),
+            AuditSink::File(path) => match append_to(&path) {
                 Ok(file) => Ok(Self::File { path, open: Some(file), torn: false }),
                 Err(error) => Err(format!("{} cannot be written: {error}", path.display())),
             },
@@ -76,7 +76,7 @@ mod tests {
     fn a_file_that_is_renamed_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let mut output = Output::open(Place::File(path.clone())).unwrap();
+        let mut output = Output::open(AuditSink::File(path.clone())).unwrap();
         output.write(b"one\n").unwrap();
         let old = folder.path().join("audit.log.1");
         fs::rename(&path, &old).unwrap();
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn one_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Output::open(Place::File(folder.path().join("none/audit.log"))).err().unwrap();
+        let error = Output::open(AuditSink::File(folder.path().join("none/audit.log"))).err().unwrap();
         assert!(error.contains("none/audit.log cannot be written: No such file"), "{error}");
     }
 }

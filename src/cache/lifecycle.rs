@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     lifetime::Lifetime,
-    metrics::{Kind, Reason},
+    metrics::{RotationReason, SecretKind},
     secret::SecretText,
     tls,
     vault::{
@@ -123,7 +123,7 @@ pub enum CacheAction {
     /// Ask Vault for more time, in the background; until then it is good.
     Renew,
     /// Read anew in the next mount.
-    Refetch(Reason),
+    Refetch(RotationReason),
 }
 
 /// How long something that was created without a lease (a signature) waits for its pod to ask again: longer than the longest
@@ -165,13 +165,13 @@ impl Lifecycle {
 
     /// Its kind.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SecretKind {
         match self {
-            Self::Leased { .. } => Kind::Leased,
-            Self::Certificate { .. } => Kind::Certificate,
-            Self::Static { .. } => Kind::Static,
-            Self::Token => Kind::Token,
-            Self::Plain { .. } => Kind::Plain,
+            Self::Leased { .. } => SecretKind::Leased,
+            Self::Certificate { .. } => SecretKind::Certificate,
+            Self::Static { .. } => SecretKind::Static,
+            Self::Token => SecretKind::Token,
+            Self::Plain { .. } => SecretKind::Plain,
         }
     }
 
@@ -228,22 +228,22 @@ impl Lifecycle {
     /// What to do with it now. The one place where that is decided.
     #[must_use]
     pub fn next_action(&self, context: &LifecycleContext<'_>) -> CacheAction {
-        let reread_if = |due: bool| if due { CacheAction::Refetch(Reason::Age) } else { CacheAction::Reuse };
+        let reread_if = |due: bool| if due { CacheAction::Refetch(RotationReason::Age) } else { CacheAction::Reuse };
         match self {
             Self::Leased { lifetime, .. } => {
                 let Some(token_lifetime) =
                     context.token_lifetime.filter(|_| !self.is_expired(context.token_lifetime, context.now))
                 else {
-                    return CacheAction::Refetch(Reason::Gone);
+                    return CacheAction::Refetch(RotationReason::Gone);
                 };
                 // What nobody names is not renewed, and so ends when it ends.
                 let expiry = if context.is_referenced { lifetime.max_expires_at() } else { lifetime.expires_at() };
                 let token_expiry =
                     if context.is_referenced { token_lifetime.max_expires_at() } else { token_lifetime.expires_at() };
                 if token_lifetime.needs_replacement(token_expiry, context.poll_interval, context.now) {
-                    CacheAction::Refetch(Reason::Token)
+                    CacheAction::Refetch(RotationReason::Token)
                 } else if lifetime.needs_replacement(expiry, context.poll_interval, context.now) {
-                    CacheAction::Refetch(Reason::Maximum)
+                    CacheAction::Refetch(RotationReason::Maximum)
                 } else if context.is_referenced
                     && self.renew_at(context.token_lifetime, context.now).is_some_and(|due| context.now >= due)
                 {
@@ -253,7 +253,7 @@ impl Lifecycle {
                 }
             }
             Self::Token => match context.token_lifetime.filter(|token| !token.is_expired(context.now)) {
-                None => CacheAction::Refetch(Reason::Gone),
+                None => CacheAction::Refetch(RotationReason::Gone),
                 Some(token_lifetime) => {
                     let expiry = if context.is_referenced {
                         token_lifetime.max_expires_at()
@@ -261,7 +261,7 @@ impl Lifecycle {
                         token_lifetime.expires_at()
                     };
                     if token_lifetime.needs_replacement(expiry, context.poll_interval, context.now) {
-                        CacheAction::Refetch(Reason::Token)
+                        CacheAction::Refetch(RotationReason::Token)
                     } else {
                         CacheAction::Reuse
                     }

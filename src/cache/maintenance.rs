@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{CacheEntry, CacheSlot, Lifecycle, SecretCache, SessionToken};
 use crate::{
     lifetime::{GrantKind, Lifetime},
-    metrics::{Kind, State},
+    metrics::{SecretKind, SecretState},
     vault::{client::RenewalGrant, request::SecretRequest},
 };
 
@@ -31,7 +31,7 @@ pub struct ExpiryNotice {
     /// Of what.
     pub request: Arc<SecretRequest>,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: SecretKind,
     /// When.
     pub expires_at: Instant,
     /// Whether it has come.
@@ -43,7 +43,7 @@ pub struct SecretSnapshot {
     /// The request.
     pub request: Arc<SecretRequest>,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: SecretKind,
     /// Its end as things stand, its token's included.
     pub expires_at: Option<Instant>,
     /// The end that only a mount can put off.
@@ -53,7 +53,7 @@ pub struct SecretSnapshot {
     /// When it was read.
     pub read_at: Instant,
     /// How it stands.
-    pub state: State,
+    pub state: SecretState,
     /// Why its last renewal or reading failed.
     pub last_error: Option<String>,
     /// How many volumes name it.
@@ -185,15 +185,15 @@ impl SecretCache {
             let revoked_at = entry.token.revoked_at().filter(|_| entry.lifecycle.is_bound_to_token());
             let is_expired = revoked_at.is_some() || entry.lifecycle.is_expired(token_lifetime.as_ref(), now);
             let state = match lifetime {
-                _ if !is_referenced && entry.delivered => State::Superseded,
-                Some(lifetime) if lifetime.is_failing() && !is_expired => State::Failing,
+                _ if !is_referenced && entry.delivered => SecretState::Superseded,
+                Some(lifetime) if lifetime.is_failing() && !is_expired => SecretState::Failing,
                 _ if entry
                     .expiry_and_warn_at(token_lifetime.as_ref(), is_renewal_active, now)
                     .is_some_and(|(_, warn_at)| now >= warn_at) =>
                 {
-                    State::Ending
+                    SecretState::Ending
                 }
-                _ => State::Live,
+                _ => SecretState::Live,
             };
             Some(SecretSnapshot {
                 request: Arc::clone(request),

@@ -50,8 +50,8 @@ impl CreatedResources {
         let is_certain = matches!(cause, Cause::NoData);
         let is_unknown = matches!(
             cause,
-            Cause::Unconfirmed
-                | Cause::Deadline
+            Cause::OutcomeUnknown
+                | Cause::DeadlineExceeded
                 | Cause::AnswerTooLarge
                 | Cause::NotVault
                 | Cause::ServerFault
@@ -108,7 +108,7 @@ impl Check<'_> {
                 Err(error) => {
                     let why = match error.cause() {
                         Cause::ReadRefused => "its policies lack \"update\" on auth/token/revoke-self",
-                        _ => error.what(),
+                        _ => error.summary(),
                     };
                     let accessor = &token.accessor;
                     let unrevoked = format!("a token could not be revoked ({why}); it {expiry}, or by");

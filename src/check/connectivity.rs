@@ -44,7 +44,7 @@ impl Check<'_> {
             }
             if matches!(failure, RequestError::Connect(_)) {
                 let is_from_class = self.spec.class.choice.address.is_some();
-                let error = if is_from_class { error.about("the class's own address") } else { error };
+                let error = if is_from_class { error.with_subject("the class's own address") } else { error };
                 return Err(Step::fail("address", error));
             }
         }
@@ -62,10 +62,10 @@ impl Check<'_> {
                 let error = failure.explain_transport(client.address());
                 // What stands before it may let logins pass and this not.
                 let may_be_blocked_path = matches!(failure, RequestError::ErrorResponse(_) | RequestError::NotVault(_));
-                if !may_be_blocked_path || error.is_passing() {
+                if !may_be_blocked_path || error.is_transient() {
                     return Err(Step::fail("health", error));
                 }
-                on_step(Step::warn("health", format!("sys/health does not tell: {}", error.what())));
+                on_step(Step::warn("health", format!("sys/health does not tell: {}", error.summary())));
             }
         }
         Ok(())

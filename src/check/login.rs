@@ -23,7 +23,7 @@ impl Check<'_> {
                 Error::new(Cause::TokenMissing, format!("there is no service account token for audience {audience:?}"));
             return Err(Step::fail(
                 "token",
-                error.advice(format!(
+                error.with_fix(format!(
                     "give one with --token-file ({} > token), or a --kubeconfig to request one",
                     self.create_token_command(audience)
                 )),
@@ -38,7 +38,9 @@ impl Check<'_> {
             let create_command = self.create_token_command(audience);
             return Err(Step::fail(
                 "token",
-                error.advice(format!("a token is one line of three parts with dots between: {create_command} > token")),
+                error.with_fix(format!(
+                    "a token is one line of three parts with dots between: {create_command} > token"
+                )),
             ));
         }
         let Some(expires_at) = claims.expires_at else {
@@ -69,16 +71,17 @@ impl Check<'_> {
     fn manual_token_error(&self, error: Error, audience: &str) -> Error {
         let create_command = self.create_token_command(audience);
         match error.cause() {
-            Cause::TokenIdentity => error.advice(format!(
+            Cause::TokenIdentity => error.with_fix(format!(
                 "set --namespace and --service-account to the pod's, or bring its token: {create_command}"
             )),
             Cause::TokenAudience => {
-                error.advice(format!("bring one for it ({create_command}), or correct the class's audience"))
+                error.with_fix(format!("bring one for it ({create_command}), or correct the class's audience"))
             }
-            Cause::TokenExpired => error.advice(format!("bring a fresh one: {create_command}")),
+            Cause::TokenExpired => error.with_fix(format!("bring a fresh one: {create_command}")),
             Cause::KubernetesConfig | Cause::KubernetesApi | Cause::TokenRequest => {
-                let fix = error.next_step().map(|mend| format!("{mend}; or ")).unwrap_or_default();
-                error.advice(format!("{fix}make one yourself and name it with --token-file: {create_command} > token"))
+                let fix = error.fix().map(|mend| format!("{mend}; or ")).unwrap_or_default();
+                error
+                    .with_fix(format!("{fix}make one yourself and name it with --token-file: {create_command} > token"))
             }
             _ => error,
         }

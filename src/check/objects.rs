@@ -147,7 +147,7 @@ fn failure_outcome(object: &Object, error: &Error, engine: Option<&str>) -> Step
         return StepOutcome::Pass(format!(
             "{}: {}, which `optional: true` allows",
             describe_request(object, engine),
-            error.what()
+            error.summary()
         ));
     }
     StepOutcome::Fail(Box::new(error.clone()))

@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    by_hand::{self, ByHandArgs},
+    driver_args::{self, ByHandArgs},
     style,
 };
 use crate::{
@@ -84,19 +84,19 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: Config, report: &mut Report) {
-    let class = match by_hand::class(&args.file, args.class.as_deref()) {
+    let class = match driver_args::class(&args.file, args.class.as_deref()) {
         Ok(class) => class,
         Err(error) => return report.stop(error),
     };
     // Who waits wants to know now.
     config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
-    let audience = by_hand::audience(&args.pod, &class);
+    let audience = driver_args::audience(&args.pod, &class);
     // What is wrong with the token is told where the token is looked at.
-    let (token, refused) = match by_hand::token(&args.pod, &config, &class, &audience).await {
+    let (token, refused) = match driver_args::token(&args.pod, &config, &class, &audience).await {
         Ok(token) => (token, None),
         Err(error) => (None, Some(error)),
     };
-    let call = by_hand::call(&args.pod, args.permission, &class, &audience, token.as_ref());
+    let call = driver_args::call(&args.pod, args.permission, &class, &audience, token.as_ref());
     let parsed = request::parse(&RawRequest {
         attributes: &call.attributes,
         secrets: &call.secrets,
@@ -120,7 +120,7 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
             .audience
             .as_deref()
             .filter(|name| !name.is_empty())
-            .unwrap_or(by_hand::provider(&class)),
+            .unwrap_or(driver_args::provider(&class)),
         allows_mutating: *create,
         token_source: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
         missing_token_error: refused,

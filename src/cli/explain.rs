@@ -77,7 +77,7 @@ fn list() -> String {
     for (number, section) in SECTIONS.iter().enumerate() {
         let gap = if number == 0 { "" } else { "\n" };
         let _ = writeln!(text, "{gap}{}", paint(HEADING, section.title));
-        for row in section.causes.iter().map(|cause| cause.diagnosis()) {
+        for row in section.causes.iter().map(|cause| cause.info()) {
             let _ = writeln!(text, "  {}  {}", row.id, row.title);
         }
     }
@@ -85,13 +85,13 @@ fn list() -> String {
 }
 
 fn row(cause: Cause) -> String {
-    let row = cause.diagnosis();
+    let row = cause.info();
     let code = paint(PLACE, format_args!("({})", row.code)).to_string();
-    let mend = format!("Mend: {}", row.mend);
+    let mend = format!("Mend: {}", row.fix);
     format!(
         "{} {code}\n\n{}\n{}",
         paint(HEADING, format_args!("{} {}", row.id, row.title)),
-        wrap(row.means),
+        wrap(row.explanation),
         wrap(&mend)
     )
 }
@@ -108,9 +108,9 @@ mod tests {
     #[test]
     fn ids_are_found_in_any_case_in_brackets_and_in_messages() {
         for text in ["vm0050", "[VM0050]", "object \"a\" is denied (it said: x) [VM0050] | again [VM0050]"] {
-            assert_eq!(causes(text), (vec![Cause::Denied], Vec::new()), "{text}");
+            assert_eq!(causes(text), (vec![Cause::VaultPolicyDenied], Vec::new()), "{text}");
         }
-        assert_eq!(causes("VM0020 vm0050"), (vec![Cause::Sealed, Cause::Denied], Vec::new()));
+        assert_eq!(causes("VM0020 vm0050"), (vec![Cause::Sealed, Cause::VaultPolicyDenied], Vec::new()));
         assert!(causes("VM50").1[0].contains("perhaps VM00"));
         assert!(causes("VM9999").1[0].contains("is no id"));
         assert!(causes("nothing").1[0].contains("explain lists"));

@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use tokio::time;
 
-use crate::install::{self, Owner, Report};
+use crate::install::{self, InstallLog, Owner};
 
 /// Where drivers look for providers by default, and where charts of providers put theirs.
 const PROVIDERS: &str = "/var/run/secrets-store-csi-providers";
@@ -90,7 +90,7 @@ pub fn uninstall(args: &UninstallArgs) -> ExitCode {
     }))
 }
 
-fn tell(report: Report) -> Result<(), String> {
+fn tell(report: InstallLog) -> Result<(), String> {
     let nothing = vec!["nothing of vaultmount is here".to_owned()];
     let lines = if report.is_empty() { nothing } else { report };
     super::printed(lines.iter().try_for_each(|line| writeln!(io::stdout(), "{line}")))

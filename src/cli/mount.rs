@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    by_hand::{self, ByHandArgs},
+    driver_args::{self, ByHandArgs},
     style::{self, HEADING, SKIPPED, paint},
 };
 use crate::{
@@ -80,10 +80,10 @@ pub fn run(args: &MountArgs) -> ExitCode {
 
 async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Result<MountResponse, String> {
     let what = &args.by_hand;
-    let class = by_hand::class(&what.file, what.class.as_deref()).map_err(|e| e.to_string())?;
-    let audience = by_hand::audience(&what.pod, &class);
-    let token = by_hand::token(&what.pod, config, &class, &audience).await.map_err(|e| e.to_string())?;
-    let call = by_hand::call(&what.pod, what.permission, &class, &audience, token.as_ref());
+    let class = driver_args::class(&what.file, what.class.as_deref()).map_err(|e| e.to_string())?;
+    let audience = driver_args::audience(&what.pod, &class);
+    let token = driver_args::token(&what.pod, config, &class, &audience).await.map_err(|e| e.to_string())?;
+    let call = driver_args::call(&what.pod, what.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
         Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
     } else {
@@ -93,7 +93,7 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
         // The key in the cluster would have to be created there if absent; a look must not do that.
         let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(HmacKeys::process_local()), HmacKeys::from_file);
         let mounter = app::mount_service(config, None, key?, Observers::default(), None);
-        provider::local(Arc::new(mounter), by_hand::provider(&class)).await.map_err(|e| e.to_string())?
+        provider::local(Arc::new(mounter), driver_args::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }

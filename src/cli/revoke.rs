@@ -6,10 +6,10 @@ use clap::Args;
 use http::Method;
 
 use super::{
-    by_socket::{self, Output, SocketArgs},
+    status_client::{self, Output, SocketArgs},
     style::{self, ERROR, OK, paint},
 };
-use crate::status::Revoked;
+use crate::status::RevocationSummary;
 
 /// Flags of `vaultmount revoke`.
 #[derive(Args, Clone, Debug)]
@@ -41,8 +41,8 @@ pub fn run(args: &RevokeArgs) -> ExitCode {
     }
     let mut is_complete = false;
     let done = super::block_on(async {
-        let answer = by_socket::ask(&args.at, Method::POST, "/revoke", PATIENCE).await?;
-        let revoked: Revoked = answer.read()?;
+        let answer = status_client::ask(&args.at, Method::POST, "/revoke", PATIENCE).await?;
+        let revoked: RevocationSummary = answer.read()?;
         is_complete = revoked.is_complete();
         let told = match args.at.output {
             Output::Text => written(&revoked),
@@ -56,7 +56,7 @@ pub fn run(args: &RevokeArgs) -> ExitCode {
     }
 }
 
-fn written(revoked: &Revoked) -> String {
+fn written(revoked: &RevocationSummary) -> String {
     let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
     let mut text = format!(
         "{} {} revoked; Vault ends what was leased under them within moments\n",
@@ -79,10 +79,11 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told() {
-        let plain = |revoked: &Revoked| anstream::adapter::strip_str(&written(revoked)).to_string();
-        let all = plain(&Revoked { tokens: 1, failed: Vec::new(), remaining: 0 });
+        let plain = |revoked: &RevocationSummary| anstream::adapter::strip_str(&written(revoked)).to_string();
+        let all = plain(&RevocationSummary { tokens: 1, failed: Vec::new(), remaining: 0 });
         assert!(all.starts_with("ok    1 token revoked") && !all.contains("FAIL"), "{all}");
-        let some = plain(&Revoked { tokens: 3, failed: vec!["shop/web-0: denied [VM0050]".into()], remaining: 2 });
+        let some =
+            plain(&RevocationSummary { tokens: 3, failed: vec!["shop/web-0: denied [VM0050]".into()], remaining: 2 });
         assert!(some.contains("FAIL  shop/web-0: denied") && some.contains("FAIL  2 tokens left"), "{some}");
         assert!(some.contains("refused until"), "{some}");
     }

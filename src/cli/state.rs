@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    by_socket::Output,
+    status_client::Output,
     style::{self, ERROR, HEADING, OK, paint},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     config::STATE_VARIABLE,
     kube,
     session::SavedSession,
-    state::{Listed, SealingKey, list},
+    state::{ListedFile, StateKey, list},
     text::replace_control_chars,
 };
 
@@ -130,7 +130,7 @@ async fn rows(args: &FolderArgs) -> Result<Vec<Row>, String> {
     let variable = std::env::var_os(STATE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = args.state_dir.clone().or(variable);
     let folder = folder.ok_or_else(|| format!("no folder is named, by --state-dir or {STATE_VARIABLE}"))?;
-    let key = SealingKey::derive(&key(args).await?);
+    let key = StateKey::derive(&key(args).await?);
     let mut rows: Vec<Row> =
         list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(row).collect();
     let pod = |row: &Row| row.session.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
@@ -151,7 +151,7 @@ async fn key(args: &FolderArgs) -> Result<Vec<u8>, String> {
     key.map(|key| key.expose().to_vec()).ok_or_else(|| format!("there is no Secret {}/{name}", kube.namespace()))
 }
 
-fn row(listed: Listed) -> Row {
+fn row(listed: ListedFile) -> Row {
     let file = listed.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (bytes, written) = (listed.bytes, listed.written.and_then(|at| Timestamp::try_from(at).ok()));
     let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());

@@ -8,7 +8,7 @@ use clap::Args;
 use http::Method;
 
 use super::{
-    by_socket::{self, Output, SocketArgs},
+    status_client::{self, Output, SocketArgs},
     style,
 };
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn run(args: &StatusArgs) -> ExitCode {
     super::finish(super::block_on(async {
-        let answer = by_socket::ask(&args.at, Method::GET, "/status", PATIENCE).await?;
+        let answer = status_client::ask(&args.at, Method::GET, "/status", PATIENCE).await?;
         let told = match args.at.output {
             Output::Text => text::written(&answer.read()?),
             Output::Json => answer.json() + "\n",

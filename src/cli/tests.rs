@@ -190,7 +190,8 @@ fn a_mount_by_hand() {
 
 #[test]
 fn a_process_to_ask() {
-    for (args, output) in [(&["status"][..], by_socket::Output::Text), (&["status", "-ojson"], by_socket::Output::Json)]
+    for (args, output) in
+        [(&["status"][..], status_client::Output::Text), (&["status", "-ojson"], status_client::Output::Json)]
     {
         assert!(
             matches!(parse(args), Ok(Command::Status(args)) if args.at.output == output && args.at.socket.is_none())
@@ -198,7 +199,10 @@ fn a_process_to_ask() {
     }
     match parse(&["revoke", "-all", "-socket=/s", "-o", "json"]) {
         Ok(Command::Revoke(args)) => {
-            assert_eq!((args.all, args.at.socket, args.at.output), (true, Some("/s".into()), by_socket::Output::Json));
+            assert_eq!(
+                (args.all, args.at.socket, args.at.output),
+                (true, Some("/s".into()), status_client::Output::Json)
+            );
         }
         other => panic!("{other:?}"),
     }

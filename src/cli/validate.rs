@@ -165,7 +165,7 @@ fn is_piped(name: &str) -> bool {
 }
 
 /// `error` or `warning`.
-fn word(severity: Severity) -> &'static str {
+fn severity_str(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",

@@ -2,15 +2,15 @@
 
 use super::{
     environment::Environment,
-    value::{self, Report, Setting},
+    value::{self, ConfigReport, Setting},
 };
 use crate::vault::{self, Proxies};
 
 /// Reads the variables of the Go clients that concern requests, and `--follow-redirects`.
-pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut Report) -> vault::VaultConfig {
+pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut ConfigReport) -> vault::VaultConfig {
     let standard = vault::VaultConfig::default();
     let timeout = report.read(env.find("CLIENT_TIMEOUT").as_ref(), value::duration);
-    let retries = report.read(env.find("MAX_RETRIES").as_ref(), |text| value::whole(text, 0..=1000));
+    let retries = report.read(env.find("MAX_RETRIES").as_ref(), |text| value::integer(text, 0..=1000));
     let disabled = env.find("DISABLE_REDIRECTS");
     let redirects = report.read(disabled.as_ref(), value::boolean) != Some(true);
     if let (false, false, Some(Setting { name, .. })) = (redirects, follow_redirects.is_empty(), disabled) {
@@ -27,7 +27,7 @@ pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut 
 }
 
 /// The Go clients' own variable goes before everybody's (`HTTPS_PROXY` and its like).
-fn proxies(env: &Environment, report: &mut Report) -> Proxies {
+fn proxies(env: &Environment, report: &mut ConfigReport) -> Proxies {
     let proxies = match env.find("PROXY_ADDR").or_else(|| env.find("HTTP_PROXY")) {
         Some(Setting { name, value }) => Proxies::for_all_hosts(&name, value),
         None => Proxies::from_vars(|name| env.proxy(name)),
@@ -39,7 +39,7 @@ fn proxies(env: &Environment, report: &mut Report) -> Proxies {
 }
 
 /// `host` or `host:port`, in lower case.
-fn redirect_host(text: &str, report: &mut Report) -> Option<String> {
+fn redirect_host(text: &str, report: &mut ConfigReport) -> Option<String> {
     let setting = Setting { name: "--follow-redirects".into(), value: text.to_owned() };
     report.read(Some(&setting), |text| {
         let (host, port) = match text.rsplit_once(':') {
@@ -61,8 +61,8 @@ fn redirect_host(text: &str, report: &mut Report) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn read_all(follow_redirects: &[&str], env: &[(&str, &str)]) -> (vault::VaultConfig, Report) {
-        let mut report = Report::default();
+    fn read_all(follow_redirects: &[&str], env: &[(&str, &str)]) -> (vault::VaultConfig, ConfigReport) {
+        let mut report = ConfigReport::default();
         let hosts: Vec<String> = follow_redirects.iter().map(ToString::to_string).collect();
         let config = read(&hosts, &Environment::new(env.iter().copied()), &mut report);
         (config, report)

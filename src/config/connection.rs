@@ -7,7 +7,7 @@ use super::{
     environment::Environment,
     flags::{ConnectionArgs, OpenBaoFlags, VaultFlags},
     tls,
-    value::{self, Report, Setting},
+    value::{self, ConfigReport, Setting},
 };
 use crate::{
     policy::{AddressPolicy, OperatorPolicy, PolicyFile, TenantTlsDir, VaultServer},
@@ -24,9 +24,9 @@ pub struct Connection {
 }
 
 /// Reads everything that concerns the server; where it is wrong, a default is left behind.
-pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report) -> Connection {
-    let flags = Given::by_flags(&args.vault, &args.openbao, report);
-    let variables = Given::by_environment(env);
+pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut ConfigReport) -> Connection {
+    let flags = ServerFlags::by_flags(&args.vault, &args.openbao, report);
+    let variables = ServerFlags::by_environment(env);
     if let (Some(flag), Some(agent)) = (&flags.addr, env.find("AGENT_ADDR"))
         && flag.value != agent.value
     {
@@ -34,11 +34,11 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
     }
     let address = flags.addr.as_ref().or(variables.addr.as_ref());
     let namespace = flags.namespace.as_ref().or(variables.namespace.as_ref());
-    let mount = report.read(flags.mount.as_ref(), value::plain).map(|m| m.trim_matches('/').to_owned());
+    let mount = report.read(flags.mount.as_ref(), value::header_text).map(|m| m.trim_matches('/').to_owned());
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
     let server = VaultServer {
         address: report.read(address, Address::parse).unwrap_or_else(default_address),
-        namespace: report.read(namespace, value::plain),
+        namespace: report.read(namespace, value::header_text),
         auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
         tls: tls::read(&flags, &variables, report),
     };
@@ -49,19 +49,19 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Report
         server: Arc::new(server),
         address_policy: allow(&args.allow_address, report),
         allows_skip_verify,
-        tenant_tls_dir: report.read(tenant_tls_dir.as_ref(), folder_of_files),
+        tenant_tls_dir: report.read(tenant_tls_dir.as_ref(), parse_tenant_tls_dir),
         policy_file: policy(args, allows_skip_verify, report),
         allows_shared_token: report.read(shares.as_ref(), value::boolean).unwrap_or_default(),
     };
     let mut vault = client::read(&args.follow_redirects, env, report);
     let oldest = guard("--tls-min-version", args.tls_min_version.as_ref(), "1.2 or 1.3", report);
-    vault.min_tls_version = report.read(oldest.as_ref(), tls::oldest).unwrap_or_default();
+    vault.min_tls_version = report.read(oldest.as_ref(), tls::min_tls_version).unwrap_or_default();
     Connection { operator, vault }
 }
 
 /// The value of a flag that guards, unless it was not given. An empty one, as of a variable that is not set, is an error: the
 /// guard would be gone without a word. `example` is what to write.
-fn guard(name: &'static str, value: Option<&String>, example: &str, report: &mut Report) -> Option<Setting> {
+fn guard(name: &'static str, value: Option<&String>, example: &str, report: &mut ConfigReport) -> Option<Setting> {
     if value.is_some_and(String::is_empty) {
         report.error(format!("{name} is empty; write {example}, or leave the flag out"));
     }
@@ -69,7 +69,7 @@ fn guard(name: &'static str, value: Option<&String>, example: &str, report: &mut
 }
 
 /// Reads the file of `--policy-file`, which says of every namespace what `--allow-address` says of all.
-fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) -> Option<Arc<PolicyFile>> {
+fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut ConfigReport) -> Option<Arc<PolicyFile>> {
     let path = guard("--policy-file", args.policy_file.as_ref(), "a file", report)?.value;
     // `none` stands in our manifests, and contradicts nothing.
     if args.allow_address.iter().any(|address| address != "none") {
@@ -87,13 +87,13 @@ fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut Report) 
 }
 
 /// Reads `--tenant-tls-dir`.
-fn folder_of_files(text: &str) -> Result<TenantTlsDir, String> {
+fn parse_tenant_tls_dir(text: &str) -> Result<TenantTlsDir, String> {
     let folder = TenantTlsDir::new(text.into())?;
     value::directory(text).map(|_| folder)
 }
 
 /// Reads `--allow-skip-verify`. What it forbids to classes the operator may not do either.
-fn allows_skip_verify(value: Option<&String>, own: Option<&Setting>, report: &mut Report) -> bool {
+fn allows_skip_verify(value: Option<&String>, own: Option<&Setting>, report: &mut ConfigReport) -> bool {
     let setting = guard("--allow-skip-verify", value, "true or false", report);
     let allows = report.read(setting.as_ref(), value::boolean).unwrap_or(true);
     if let (false, Some(own)) = (allows, own.filter(|own| value::boolean(&own.value) == Ok(true))) {
@@ -108,7 +108,7 @@ fn default_address() -> Address {
 }
 
 /// What one source, flags or environment, says about the server.
-pub(super) struct Given {
+pub(super) struct ServerFlags {
     addr: Option<Setting>,
     mount: Option<Setting>,
     namespace: Option<Setting>,
@@ -121,8 +121,8 @@ pub(super) struct Given {
     pub(super) skip_verify: Option<Setting>,
 }
 
-impl Given {
-    fn by_flags(vault: &VaultFlags, openbao: &OpenBaoFlags, report: &mut Report) -> Self {
+impl ServerFlags {
+    fn by_flags(vault: &VaultFlags, openbao: &OpenBaoFlags, report: &mut ConfigReport) -> Self {
         let mut pick = |suffix: &str, vault: &Option<String>, openbao: &Option<String>| {
             let vault = Setting::flag(format!("--vault-{suffix}"), vault.as_ref());
             let openbao = Setting::flag(format!("--openbao-{suffix}"), openbao.as_ref());
@@ -164,7 +164,7 @@ impl Given {
 }
 
 /// Reads `--allow-address`: each pattern by itself, so that each wrong one is named, then all of them together.
-fn allow(values: &[String], report: &mut Report) -> AddressPolicy {
+fn allow(values: &[String], report: &mut ConfigReport) -> AddressPolicy {
     let wrong = |values: &[String]| AddressPolicy::parse(values).err();
     let each: Vec<String> = values.iter().filter_map(|v| wrong(std::slice::from_ref(v))).collect();
     let errors = if each.is_empty() { wrong(values).into_iter().collect() } else { each };
@@ -184,8 +184,8 @@ mod tests {
         args
     }
 
-    fn read_all(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Connection, Report) {
-        let mut report = Report::default();
+    fn read_all(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Connection, ConfigReport) {
+        let mut report = ConfigReport::default();
         let connection = read(args, &Environment::new(env.iter().copied()), &mut report);
         (connection, report)
     }

@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::value::{Report, Setting};
+use super::value::{ConfigReport, Setting};
 
 /// Where the Go provider listens when it is not told.
-const DEFAULT: &str = "/tmp/vault.sock";
+const DEFAULT_ENDPOINT: &str = "/tmp/vault.sock";
 
 /// What a right path looks like.
 const EXAMPLE: &str = "/provider/vault.sock";
 
 /// The longest path that a unix socket can be bound to, in bytes.
-const MAX_PATH: usize = 107;
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Reads the values of `--endpoint`; one default when there are none.
-pub(super) fn read(values: &[String], report: &mut Report) -> Vec<PathBuf> {
+pub(super) fn read(values: &[String], report: &mut ConfigReport) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for value in values.iter().filter(|v| !v.is_empty()) {
         let setting = Setting { name: "--endpoint".into(), value: value.clone() };
@@ -32,7 +32,7 @@ pub(super) fn read(values: &[String], report: &mut Report) -> Vec<PathBuf> {
         paths.push(path);
     }
     if paths.is_empty() {
-        paths.push(DEFAULT.into());
+        paths.push(DEFAULT_ENDPOINT.into());
     }
     paths
 }
@@ -47,8 +47,8 @@ pub(super) fn parse(text: &str, example: &str) -> Result<PathBuf, String> {
     if text.ends_with('/') || path.is_dir() {
         return Err(format!("is a directory; name the socket in it, for example {example}"));
     }
-    if path.as_os_str().len() > MAX_PATH {
-        return Err(format!("is longer than {MAX_PATH} bytes, the most a socket's path may have"));
+    if path.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        return Err(format!("is longer than {MAX_SOCKET_PATH_BYTES} bytes, the most a socket's path may have"));
     }
     Ok(path)
 }
@@ -62,8 +62,8 @@ fn is_found_by_driver(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn read_all(values: &[&str]) -> (Vec<String>, Report) {
-        let mut report = Report::default();
+    fn read_all(values: &[&str]) -> (Vec<String>, ConfigReport) {
+        let mut report = ConfigReport::default();
         let values: Vec<String> = values.iter().map(ToString::to_string).collect();
         let paths = read(&values, &mut report).iter().map(|p| p.display().to_string()).collect();
         (paths, report)

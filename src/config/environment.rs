@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, ffi::OsString};
 
-use super::value::{self, Report, Setting};
+use super::value::{self, ConfigReport, Setting};
 
 /// What the Go clients read and this process does not, and why.
-const IGNORED: &[(&str, &str)] = &[
+const IGNORED_VARIABLES: &[(&str, &str)] = &[
     ("TOKEN", "every pod logs in as itself"),
     ("MFA", "pods log in without a second factor"),
     ("HEADERS", "no headers are added to requests"),
@@ -16,10 +16,10 @@ const IGNORED: &[(&str, &str)] = &[
 ];
 
 /// Variables, in either case, that every HTTP client knows.
-const PROXY: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
+const PROXY_VARIABLES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
 
 /// Variables that only a server reads. Elsewhere they may be another program's: Jenkins has a `NODE_NAME`, too.
-pub const OF_SERVER: [&str; 3] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET", "VAULTMOUNT_STATE_DIR"];
+pub const SERVE_VARIABLES: [&str; 3] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET", "VAULTMOUNT_STATE_DIR"];
 
 /// The variables that begin with `VAULT_` or `BAO_`, the proxy's, and our own.
 ///
@@ -38,8 +38,8 @@ impl Environment {
             .filter(|(name, _)| {
                 name.starts_with("VAULT_")
                     || name.starts_with("BAO_")
-                    || OF_SERVER.contains(&name.as_str())
-                    || PROXY.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+                    || SERVE_VARIABLES.contains(&name.as_str())
+                    || PROXY_VARIABLES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
             })
             .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
             .collect();
@@ -55,7 +55,7 @@ impl Environment {
     }
 
     /// The variable of exactly this name, one of [`OF_SERVER`]. An empty value counts as none.
-    pub(super) fn of_server(&self, name: &'static str) -> Option<Setting> {
+    pub(super) fn find_serve_variable(&self, name: &'static str) -> Option<Setting> {
         Setting::flag(name, self.variables.get(name))
     }
 
@@ -65,8 +65,8 @@ impl Environment {
     }
 
     /// Names each variable that has no effect here. Their values may be secret and are not repeated.
-    pub(super) fn warn_of_ignored(&self, report: &mut Report) {
-        for (suffix, why) in IGNORED {
+    pub(super) fn warn_of_ignored(&self, report: &mut ConfigReport) {
+        for (suffix, why) in IGNORED_VARIABLES {
             if let Some(Setting { name, .. }) = self.find(suffix) {
                 report.warn(format!("{name} has no effect: {why}"));
             }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_named_without_its_value() {
-        let mut report = Report::default();
+        let mut report = ConfigReport::default();
         Environment::new([
             ("VAULT_TOKEN", "hvs.secret"),
             ("VAULT_HEADERS", r#"{"x":"hvs.secret"}"#),

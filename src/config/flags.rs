@@ -187,7 +187,7 @@ pub struct ServeArgs {
 
     /// When what pods have is renewed, and taken back.
     #[command(flatten)]
-    pub keeping: KeepingArgs,
+    pub keeping: SessionArgs,
 
     /// What is bounded.
     #[command(flatten)]
@@ -210,7 +210,7 @@ pub struct KubernetesArgs {
 /// Where what pods have is kept, when it is read anew, and when a pod counts as gone.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
-pub struct KeepingArgs {
+pub struct SessionArgs {
     /// Folder where what pods have is kept, sealed, for the next process (VAULTMOUNT_STATE_DIR)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,

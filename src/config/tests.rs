@@ -136,7 +136,7 @@ fn log_levels_are_gos() {
 #[test]
 fn modules_have_levels_of_their_own_and_lines_a_format() {
     let (config, warnings) = load([("log-level", "warn,vault=debug"), ("log-format", "json")]);
-    assert_eq!((config.log.filter.to_string().as_str(), config.log.format), ("warn,vault=debug", Format::Json));
+    assert_eq!((config.log.filter.to_string().as_str(), config.log.format), ("warn,vault=debug", LogFormat::Json));
     assert!(warnings.is_empty(), "{warnings:?}");
     let (_, warnings) = load([("log-level", "info,hyper=trace")]);
     assert!(warnings[0].contains("--log-level: \"hyper\" is no target"), "{warnings:?}");

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 
 use super::{
-    connection::Given,
-    value::{self, Report, Setting},
+    connection::ServerFlags,
+    value::{self, ConfigReport, Setting},
 };
 use crate::tls::{Ca, ClientCertificate, MinTlsVersion, Tls};
 
-pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls {
+pub(super) fn read(flags: &ServerFlags, variables: &ServerFlags, report: &mut ConfigReport) -> Tls {
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
     let server_name = flags.server_name.as_ref().or(variables.server_name.as_ref());
     Tls {
@@ -21,12 +21,12 @@ pub(super) fn read(flags: &Given, variables: &Given, report: &mut Report) -> Tls
 }
 
 /// The oldest version that is spoken.
-pub(super) fn oldest(text: &str) -> Result<MinTlsVersion, &'static str> {
+pub(super) fn min_tls_version(text: &str) -> Result<MinTlsVersion, &'static str> {
     let known = [MinTlsVersion::Tls12, MinTlsVersion::Tls13].into_iter().find(|oldest| oldest.as_str() == text);
     known.ok_or("is neither 1.2 nor 1.3")
 }
 
-impl Given {
+impl ServerFlags {
     /// What says which authorities to trust, in the Go client's order of precedence.
     fn ca(&self) -> impl Iterator<Item = &Setting> {
         [&self.ca_cert, &self.ca_bytes, &self.ca_directory].into_iter().flatten()
@@ -37,7 +37,7 @@ impl Given {
     }
 }
 
-fn ca(given: &Given, report: &mut Report) -> Ca {
+fn ca(given: &ServerFlags, report: &mut ConfigReport) -> Ca {
     let mut all = given.ca();
     if let Some(first) = all.next() {
         for other in all {
@@ -55,7 +55,7 @@ fn ca(given: &Given, report: &mut Report) -> Ca {
 }
 
 /// PEM text. A wrong one is not repeated: it might be a key.
-fn pem(setting: &Setting, report: &mut Report) -> Option<String> {
+fn pem(setting: &Setting, report: &mut ConfigReport) -> Option<String> {
     if setting.value.contains("-----BEGIN CERTIFICATE-----") {
         return Some(setting.value.clone());
     }
@@ -63,7 +63,7 @@ fn pem(setting: &Setting, report: &mut Report) -> Option<String> {
     None
 }
 
-fn client(given: &Given, report: &mut Report) -> Option<ClientCertificate> {
+fn client(given: &ServerFlags, report: &mut ConfigReport) -> Option<ClientCertificate> {
     let mut file = |setting: &Option<Setting>| -> Option<PathBuf> { report.read(setting.as_ref(), value::file) };
     let (certificate, key) = (file(&given.client_cert), file(&given.client_key));
     match (&given.client_cert, &given.client_key) {
@@ -89,8 +89,8 @@ mod tests {
 
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n";
 
-    fn tls_of(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Tls, Report) {
-        let mut report = Report::default();
+    fn tls_of(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Tls, ConfigReport) {
+        let mut report = ConfigReport::default();
         let connection = crate::config::connection::read(args, &Environment::new(env.iter().copied()), &mut report);
         (connection.operator.server.tls.clone(), report)
     }

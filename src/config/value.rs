@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The most of a value that a message repeats, in bytes.
-const MAX_SHOWN: usize = 120;
+const MAX_DISPLAYED_BYTES: usize = 120;
 
 /// The longest that most durations may be.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,19 +46,19 @@ impl Setting {
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = self.value.contains("://") && self.value.contains(SENSITIVE_URL_CHARS);
-        let shown = if secret { "…".to_owned() } else { one_line(&self.value, MAX_SHOWN) };
+        let shown = if secret { "…".to_owned() } else { one_line(&self.value, MAX_DISPLAYED_BYTES) };
         write!(f, "{}={shown}", self.name)
     }
 }
 
 /// What is wrong with a configuration so far, and what is only odd.
 #[derive(Default)]
-pub(super) struct Report {
+pub(super) struct ConfigReport {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
 
-impl Report {
+impl ConfigReport {
     /// Notes an error, one line.
     pub(super) fn error(&mut self, text: impl Into<String>) {
         self.errors.push(text.into());
@@ -91,23 +91,23 @@ pub(super) fn server_name(text: &str) -> Result<String, &'static str> {
 }
 
 /// A whole number within `range`; `text` may carry no sign.
-pub(super) fn whole(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+pub(super) fn integer(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
     let number = text.parse().ok().filter(|n| text.starts_with(|c: char| c.is_ascii_digit()) && range.contains(n));
     number.ok_or_else(|| format!("is no whole number from {} to {}", range.start(), range.end()))
 }
 
 /// A duration of this range, written as [`duration`] takes it; `range` says in words what it is.
 pub(super) fn duration_within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
-    spelled(text).filter(|duration| range.contains(duration)).ok_or_else(|| format!("is no duration {words}"))
+    parse_duration(text).filter(|duration| range.contains(duration)).ok_or_else(|| format!("is no duration {words}"))
 }
 
 /// A duration up to a day: `20s`, `1m30s`, or a plain number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     const WRONG: &str = "is no duration up to a day; write for example 20s or 1m30s";
-    spelled(text).filter(|duration| *duration <= DAY).ok_or(WRONG)
+    parse_duration(text).filter(|duration| *duration <= DAY).ok_or(WRONG)
 }
 
-fn spelled(text: &str) -> Option<Duration> {
+fn parse_duration(text: &str) -> Option<Duration> {
     let seconds = text.parse::<u32>().map(|s| Duration::from_secs(s.into())).ok();
     let spelled = || text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
     seconds.or_else(spelled)
@@ -148,7 +148,7 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
 }
 
 /// A directory to be: an absolute path, at which there is nothing that is none.
-pub(super) fn directory_to_be(text: &str) -> Result<PathBuf, &'static str> {
+pub(super) fn creatable_directory(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if !path.is_absolute() {
         return Err("is no absolute path; write for example /vaultmount/state");
@@ -157,7 +157,7 @@ pub(super) fn directory_to_be(text: &str) -> Result<PathBuf, &'static str> {
 }
 
 /// Text that goes into a header, a path or a TLS handshake.
-pub(super) fn plain(text: &str) -> Result<String, &'static str> {
+pub(super) fn header_text(text: &str) -> Result<String, &'static str> {
     if text.contains(char::is_control) {
         Err("holds a line break or another control character")
     } else {
@@ -174,7 +174,7 @@ mod tests {
         for (text, value) in
             [("1", Some(1)), ("9", Some(9)), ("0", None), ("10", None), ("+2", None), ("-2", None), ("", None)]
         {
-            assert_eq!(whole(text, 1..=9).ok(), value, "{text}");
+            assert_eq!(integer(text, 1..=9).ok(), value, "{text}");
         }
     }
 

@@ -21,26 +21,26 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    answer::Answer,
     connection::Connection,
     http::{self, HttpClient},
     path,
+    response::ApiResponse,
 };
 use crate::{
     error::{Cause, Error},
-    metrics::{Answered, Metrics},
+    metrics::{Metrics, StatusClass},
     secret::{SecretBytes, SecretText},
     tls::{MinTlsVersion, TlsReload, TlsReloader},
 };
 
 /// The most time one request may take, answer included; a caller with less drops the future.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest answer taken unless more is [asked](Ask) for, in bytes: what etcd holds of one object.
-const MAX_ANSWER: usize = 1 << 20;
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// A read of something: where it is, and in which form and up to which size it is taken.
-pub(super) struct Ask<'a> {
+pub(super) struct GetOptions<'a> {
     /// Path and query.
     pub(super) path: &'a str,
     /// The Accept header.
@@ -49,19 +49,19 @@ pub(super) struct Ask<'a> {
     pub(super) most: usize,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> GetOptions<'a> {
     /// An object as it is, of the usual size.
     fn object(path: &'a str) -> Self {
-        Self { path, accept: "application/json", most: MAX_ANSWER }
+        Self { path, accept: "application/json", most: MAX_RESPONSE_BYTES }
     }
 }
 
 /// How the answer to a watch begins.
-pub(super) enum Opened<'a> {
+pub(super) enum WatchResponse<'a> {
     /// Its events, which go on for as long as they like.
     Events(Incoming),
     /// It was refused.
-    Refused(Answer<'a>),
+    Refused(ApiResponse<'a>),
 }
 
 /// A client of one API server.
@@ -94,56 +94,64 @@ impl Client {
     }
 
     /// Reads the object at `path`.
-    pub(super) async fn get(&self, path: &str) -> Result<Answer<'_>, Error> {
-        self.read(Ask::object(path)).await
+    pub(super) async fn get(&self, path: &str) -> Result<ApiResponse<'_>, Error> {
+        self.read(GetOptions::object(path)).await
     }
 
     /// Reads what is asked for.
-    pub(super) async fn read(&self, ask: Ask<'_>) -> Result<Answer<'_>, Error> {
+    pub(super) async fn read(&self, ask: GetOptions<'_>) -> Result<ApiResponse<'_>, Error> {
         self.send(Method::GET, ask, SecretBytes::default()).await
     }
 
     /// Opens a watch. The time of a request is for the head of its answer alone, or for all of a refusal.
-    pub(super) async fn watch(&self, ask: Ask<'_>) -> Result<Opened<'_>, Error> {
+    pub(super) async fn watch(&self, ask: GetOptions<'_>) -> Result<WatchResponse<'_>, Error> {
         let most = ask.most;
         let request = self.request(Method::GET, ask, SecretBytes::default()).await?;
-        self.in_time(async {
-            let response = self.exchange(request).await?;
+        self.with_timeout(async {
+            let response = self.send_once(request).await?;
             if response.status().is_success() {
-                return Ok(Opened::Events(response.into_body()));
+                return Ok(WatchResponse::Events(response.into_body()));
             }
-            self.whole(response, most).await.map(Opened::Refused)
+            self.read_body(response, most).await.map(WatchResponse::Refused)
         })
         .await
     }
 
     /// Creates `object` at `path`.
-    pub(super) async fn post(&self, path: &str, object: &impl Serialize) -> Result<Answer<'_>, Error> {
+    pub(super) async fn post(&self, path: &str, object: &impl Serialize) -> Result<ApiResponse<'_>, Error> {
         let mut json = Vec::with_capacity(1024);
         serde_json::to_writer(&mut json, object).map_err(|e| internal(&e))?;
-        self.send(Method::POST, Ask::object(path), SecretBytes::from(json)).await
+        self.send(Method::POST, GetOptions::object(path), SecretBytes::from(json)).await
     }
 
     /// Lays `change` over the object at `path` (RFC 7386).
-    pub(super) async fn merge(&self, path: &str, change: &impl Serialize) -> Result<Answer<'_>, Error> {
+    pub(super) async fn merge_patch(&self, path: &str, change: &impl Serialize) -> Result<ApiResponse<'_>, Error> {
         let json = serde_json::to_vec(change).map_err(|e| internal(&e))?;
-        self.send(Method::PATCH, Ask::object(path), SecretBytes::from(json)).await
+        self.send(Method::PATCH, GetOptions::object(path), SecretBytes::from(json)).await
     }
 
-    async fn send(&self, method: Method, ask: Ask<'_>, body: SecretBytes) -> Result<Answer<'_>, Error> {
+    async fn send(&self, method: Method, ask: GetOptions<'_>, body: SecretBytes) -> Result<ApiResponse<'_>, Error> {
         let most = ask.most;
         let request = self.request(method, ask, body).await?;
-        self.in_time(async { self.whole(self.exchange(request).await?, most).await }).await
+        self.with_timeout(async { self.read_body(self.send_once(request).await?, most).await }).await
     }
 
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match timeout(TIMEOUT, answer).await {
+    async fn with_timeout<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match timeout(REQUEST_TIMEOUT, answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.fault(Cause::KubernetesApi, &format!("does not answer within {} s", TIMEOUT.as_secs()))),
+            Err(_) => {
+                Err(self
+                    .error(Cause::KubernetesApi, &format!("does not answer within {} s", REQUEST_TIMEOUT.as_secs())))
+            }
         }
     }
 
-    async fn request(&self, method: Method, ask: Ask<'_>, body: SecretBytes) -> Result<Request<Full<Bytes>>, Error> {
+    async fn request(
+        &self,
+        method: Method,
+        ask: GetOptions<'_>,
+        body: SecretBytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
         let token = self.connection.credentials.token(Instant::now()).await?;
         let is_change = method == Method::PATCH;
         let mut request = Request::builder()
@@ -162,25 +170,25 @@ impl Client {
     }
 
     /// Sends a request and counts it; its answer's body is still to come.
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
+    async fn send_once(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let operation = path::operation(request.uri().path());
         let http = self.http.load_full();
         let answer = http.request(request).await;
-        let answered = answer.as_ref().map_or(Answered::Nothing, |answer| Answered::of(answer.status().as_u16()));
-        self.metrics.kubernetes_request(operation, answered);
+        let answered = answer.as_ref().map_or(StatusClass::Nothing, |answer| StatusClass::of(answer.status().as_u16()));
+        self.metrics.count_kubernetes_request(operation, answered);
         let response = match answer {
             Ok(response) => response,
-            Err(error) => return Err(self.no_answer(&error).await),
+            Err(error) => return Err(self.connection_error(&error).await),
         };
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.connection.credentials.forget();
+            self.connection.credentials.invalidate();
         }
         Ok(response)
     }
 
     /// The answer with its body, of at most so many bytes.
-    async fn whole(&self, response: Response<Incoming>, most: usize) -> Result<Answer<'_>, Error> {
+    async fn read_body(&self, response: Response<Incoming>, most: usize) -> Result<ApiResponse<'_>, Error> {
         let (status, mut body) = (response.status(), response.into_body());
         let expected = body.size_hint().lower();
         let mut whole = Vec::with_capacity(usize::try_from(expected).map_or(most, |n| n.min(most)));
@@ -189,28 +197,28 @@ impl Client {
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + data.len() > most {
                 return Err(self
-                    .fault(Cause::KubernetesConfig, &format!("answers with more than {} MiB", most >> 20))
-                    .advice("check that the address is a Kubernetes API server"));
+                    .error(Cause::KubernetesConfig, &format!("answers with more than {} MiB", most >> 20))
+                    .with_fix("check that the address is a Kubernetes API server"));
             }
             whole.extend_from_slice(&data);
         }
-        Ok(Answer { server: self.connection.server.as_str(), status, body: SecretBytes::from(whole) })
+        Ok(ApiResponse { server: self.connection.server.as_str(), status, body: SecretBytes::from(whole) })
     }
 
-    async fn no_answer(&self, error: &legacy::Error) -> Error {
+    async fn connection_error(&self, error: &legacy::Error) -> Error {
         let (cause, words) = http::reason(error);
         if cause != Cause::KubernetesConfig {
             return self.unreachable(&words);
         }
-        self.reread().await;
-        self.fault(cause, "cannot be spoken to over TLS")
-            .said(words)
-            .advice("check the certificate authority and the server name it is reached by")
+        self.reload_tls().await;
+        self.error(cause, "cannot be spoken to over TLS")
+            .with_server_message(words)
+            .with_fix("check the certificate authority and the server name it is reached by")
     }
 
     /// Reads the TLS files anew. If they have changed and can be used, they are for new connections; requests in flight, and a
     /// watch, end on theirs.
-    pub(super) async fn reread(&self) {
+    pub(super) async fn reload_tls(&self) {
         let (connection, files, http) = (Arc::clone(&self.connection), Arc::clone(&self.files), Arc::clone(&self.http));
         let oldest = self.oldest;
         let looking = tokio::task::spawn_blocking(move || {
@@ -222,18 +230,18 @@ impl Client {
                 .map_settings(|new| http.store(Arc::new(new)))
         });
         // Else it hangs, or the process ends.
-        if let Ok(Ok(look)) = timeout(TIMEOUT, looking).await {
+        if let Ok(Ok(look)) = timeout(REQUEST_TIMEOUT, looking).await {
             look.log(self.connection.server.as_str());
         }
     }
 
     fn unreachable(&self, words: &str) -> Error {
-        self.fault(Cause::KubernetesApi, "does not answer")
-            .said(words)
-            .advice("check that the address is right and that no network policy stands between")
+        self.error(Cause::KubernetesApi, "does not answer")
+            .with_server_message(words)
+            .with_fix("check that the address is right and that no network policy stands between")
     }
 
-    fn fault(&self, cause: Cause, what: &str) -> Error {
+    fn error(&self, cause: Cause, what: &str) -> Error {
         Error::new(cause, format!("API server {} {what}", self.connection.server))
     }
 }
@@ -248,7 +256,8 @@ fn bearer(token: &SecretText) -> Result<HeaderValue, Error> {
 }
 
 fn internal(error: &dyn std::error::Error) -> Error {
-    Error::new(Cause::Internal, "the request to the Kubernetes API cannot be made").said(error.to_string())
+    Error::new(Cause::Internal, "the request to the Kubernetes API cannot be made")
+        .with_server_message(error.to_string())
 }
 
 #[cfg(test)]

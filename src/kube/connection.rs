@@ -8,7 +8,7 @@ use std::{
 use ::http::Uri;
 use zeroize::Zeroizing;
 
-use super::bearer::Credentials;
+use super::credentials::Credentials;
 use crate::{
     error::{Cause, Error},
     secret::SecretText,
@@ -95,7 +95,8 @@ impl Pem {
         match self {
             Self::Text(text) => Ok(Zeroizing::new(text.expose().as_bytes().to_vec())),
             Self::File(path) => fs::read(path).map(Zeroizing::new).map_err(|e| {
-                Error::new(Cause::KubernetesConfig, format!("{} cannot be read", path.display())).said(e.to_string())
+                Error::new(Cause::KubernetesConfig, format!("{} cannot be read", path.display()))
+                    .with_server_message(e.to_string())
             }),
         }
     }

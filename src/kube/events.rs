@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Kube, answer::Answer, path};
+use super::{Kube, path, response::ApiResponse};
 use crate::{
     error::{Cause, Error},
     text::one_line,
@@ -39,7 +39,7 @@ pub struct Event<'a> {
 }
 
 /// What the API server takes of a message, in bytes.
-pub const MAX_MESSAGE: usize = 1024;
+pub const MAX_EVENT_MESSAGE_BYTES: usize = 1024;
 
 /// What is written of who tells.
 const COMPONENT: &str = "vaultmount";
@@ -49,15 +49,15 @@ impl Kube {
     pub async fn create_event(&self, event: &Event<'_>) -> Result<(), Error> {
         let path = path::collection(event.namespace, "events")?;
         let answer = self.client.post(&path, &Body::of(event)).await?;
-        let is_there = answer.status == StatusCode::CONFLICT && answer.said().reason == "AlreadyExists";
+        let is_there = answer.status == StatusCode::CONFLICT && answer.api_status().reason == "AlreadyExists";
         if answer.status.is_success() || is_there { Ok(()) } else { Err(refused(&answer)) }
     }
 
     /// Writes that an event has happened again; false when it is there no more.
-    pub async fn repeat_event(&self, event: &Event<'_>) -> Result<bool, Error> {
+    pub async fn bump_event_count(&self, event: &Event<'_>) -> Result<bool, Error> {
         let path = path::object(event.namespace, "events", event.name)?;
-        let change = json!({"count": event.count, "lastTimestamp": seconds(event.last), "message": one_line(event.message, MAX_MESSAGE)});
-        let answer = self.client.merge(&path, &change).await?;
+        let change = json!({"count": event.count, "lastTimestamp": seconds(event.last), "message": one_line(event.message, MAX_EVENT_MESSAGE_BYTES)});
+        let answer = self.client.merge_patch(&path, &change).await?;
         match answer.status {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
@@ -66,11 +66,11 @@ impl Kube {
     }
 }
 
-fn refused(answer: &Answer<'_>) -> Error {
+fn refused(answer: &ApiResponse<'_>) -> Error {
     if answer.status != StatusCode::FORBIDDEN {
         return answer.failure(Cause::KubernetesConfig);
     }
-    answer.failure(Cause::EventsForbidden).advice(
+    answer.failure(Cause::EventsForbidden).with_fix(
         "unless the namespace has a quota for it, or ends, grant our service account the rule {apiGroups: [\"\"], resources: \
          [events], verbs: [create, patch]} in a ClusterRole, or switch them off with --events=false",
     )
@@ -106,7 +106,7 @@ impl<'a> Body<'a> {
                 "apiVersion": "v1", "kind": "Pod", "namespace": event.namespace, "name": event.pod, "uid": event.uid,
             }),
             reason: event.reason,
-            message: one_line(event.message, MAX_MESSAGE),
+            message: one_line(event.message, MAX_EVENT_MESSAGE_BYTES),
             r#type: if event.is_warning { "Warning" } else { "Normal" },
             first_timestamp: seconds(event.first),
             last_timestamp: seconds(event.last),

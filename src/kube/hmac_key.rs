@@ -8,18 +8,18 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Kube, answer::Answer, path};
+use super::{Kube, path, response::ApiResponse};
 use crate::{
     error::{Cause, Error},
     secret::{SecretBytes, SecretText},
 };
 
 /// The Secret's entry that holds the key.
-const ENTRY: &str = "key";
+const KEY_ENTRY: &str = "key";
 
 /// The length of a key we make, in bytes. One that is there already may have any other, as with the Go provider: to
 /// refuse it would change every version and restart workloads.
-const LENGTH: usize = 32;
+const KEY_BYTES: usize = 32;
 
 impl Kube {
     /// The key in the Secret `secret` of our namespace, created with 32 random bytes and immutable if it is absent.
@@ -31,13 +31,13 @@ impl Kube {
             Ok(Some(key)) => Ok(key),
             Err(error) => Err(error),
         };
-        key.map_err(|e| e.about(subject))
+        key.map_err(|e| e.with_subject(subject))
     }
 
     /// The key in the Secret `secret` of our namespace, if it is there.
     pub async fn find_hmac_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
         let subject = || format!("HMAC key in Secret {}/{secret}", self.namespace());
-        self.read_key(secret).await.map_err(|e| e.about(subject()))
+        self.read_key(secret).await.map_err(|e| e.with_subject(subject()))
     }
 
     async fn read_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
@@ -45,7 +45,7 @@ impl Kube {
         match answer.status {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "get", &format!(", resourceNames: [{secret}]"))),
-            _ => found(&answer).map(Some),
+            _ => key_from_secret(&answer).map(Some),
         }
     }
 
@@ -56,16 +56,16 @@ impl Kube {
         match answer.status {
             StatusCode::CONFLICT => self.read_key(secret).await?.ok_or_else(|| {
                 Error::new(Cause::KubernetesApi, "it was there when we created it and gone when we read it")
-                    .said(answer.said().message)
+                    .with_server_message(answer.api_status().message)
             }),
             StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "create", "")),
-            _ => found(&answer),
+            _ => key_from_secret(&answer),
         }
     }
 
-    fn forbidden(&self, answer: &Answer<'_>, verb: &str, names: &str) -> Error {
+    fn forbidden(&self, answer: &ApiResponse<'_>, verb: &str, names: &str) -> Error {
         let namespace = self.namespace();
-        answer.failure(Cause::VersionKey).advice(format!(
+        answer.failure(Cause::VersionKey).with_fix(format!(
             "may not {verb} secrets in namespace {namespace}: a Role there needs the rule \
              {{apiGroups: [\"\"], resources: [secrets]{names}, verbs: [{verb}]}}"
         ))
@@ -73,17 +73,17 @@ impl Kube {
 }
 
 /// The key in the Secret of an answer; any length but none.
-fn found(answer: &Answer<'_>) -> Result<SecretBytes, Error> {
+fn key_from_secret(answer: &ApiResponse<'_>) -> Result<SecretBytes, Error> {
     let secret: Secret = answer.object(Cause::VersionKey)?;
     let fault = |what: &str| {
-        Error::new(Cause::VersionKey, what).advice("delete the Secret and it is created anew (file versions change)")
+        Error::new(Cause::VersionKey, what).with_fix("delete the Secret and it is created anew (file versions change)")
     };
     let mut data = secret.data.unwrap_or_default();
-    let text = data.remove(ENTRY).ok_or_else(|| fault("the Secret has no entry \"key\""))?;
+    let text = data.remove(KEY_ENTRY).ok_or_else(|| fault("the Secret has no entry \"key\""))?;
     let bytes = STANDARD.decode(text.expose()).map_err(|_| fault("the Secret's entry \"key\" is not base64"))?;
     match bytes.len() {
         0 => return Err(fault("the Secret's entry \"key\" is empty")),
-        short @ 1..LENGTH => tracing::warn!(bytes = short, "the HMAC key is shorter than {LENGTH} bytes"),
+        short @ 1..KEY_BYTES => tracing::warn!(bytes = short, "the HMAC key is shorter than {KEY_BYTES} bytes"),
         _ => {}
     }
     Ok(SecretBytes::from(bytes))
@@ -91,7 +91,7 @@ fn found(answer: &Answer<'_>) -> Result<SecretBytes, Error> {
 
 /// A new key in base64.
 fn random_key() -> Result<Zeroizing<String>, Error> {
-    let mut bytes = Zeroizing::new([0; LENGTH]);
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     SystemRandom::new()
         .fill(bytes.as_mut_slice())
         .map_err(|_| Error::new(Cause::Internal, "the system gives no random bytes"))?;

@@ -28,7 +28,7 @@ pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub(super) fn build(connection: &Connection, oldest: MinTlsVersion) -> Result<HttpClient, Error> {
     let https = connection.server.is_https();
     let config = if https { tls_config(connection, oldest) } else { no_tls() };
-    let config = config.map_err(|e| e.about(format_args!("TLS to API server {}", connection.server)))?;
+    let config = config.map_err(|e| e.with_subject(format_args!("TLS to API server {}", connection.server)))?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     // A watch may be silent for minutes. That the other side is there is asked of the system meanwhile: 60 s in all.
@@ -59,12 +59,12 @@ fn no_tls() -> Result<ClientConfig, Error> {
 
 fn unusable(error: &TlsError) -> Error {
     let words = error.source().map_or(String::new(), ToString::to_string);
-    Error::new(Cause::KubernetesConfig, error.to_string()).said(words)
+    Error::new(Cause::KubernetesConfig, error.to_string()).with_server_message(words)
 }
 
 fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
     let fault = |what: &str, why: String| {
-        Error::new(Cause::KubernetesConfig, format!("the client {what} is not usable")).said(why)
+        Error::new(Cause::KubernetesConfig, format!("the client {what} is not usable")).with_server_message(why)
     };
     let pem = identity.certificate.read()?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();

@@ -4,8 +4,8 @@ use std::{fs, io::ErrorKind, path::PathBuf};
 
 use super::{
     Config,
-    bearer::{Credentials, TokenFile},
     connection::{Connection, Server},
+    credentials::{Credentials, TokenFile},
 };
 use crate::{
     error::{Cause, Error},
@@ -56,8 +56,8 @@ fn namespace(config: &Config) -> Result<String, Error> {
         let error =
             Error::new(Cause::KubernetesConfig, format!("the pod's namespace file {} cannot be read", file.display()));
         match e.kind() {
-            ErrorKind::NotFound => error.advice("project metadata.namespace beside the service account token"),
-            _ => error.said(e.to_string()),
+            ErrorKind::NotFound => error.with_fix("project metadata.namespace beside the service account token"),
+            _ => error.with_server_message(e.to_string()),
         }
     })?;
     Ok(text.trim().to_owned())

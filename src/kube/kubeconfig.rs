@@ -10,8 +10,8 @@ use serde::{Deserialize, de::IgnoredAny};
 use zeroize::Zeroizing;
 
 use super::{
-    bearer::{Credentials, TokenFile},
     connection::{Connection, Identity, Pem, Server},
+    credentials::{Credentials, TokenFile},
 };
 use crate::{
     error::{Cause, Error},
@@ -21,8 +21,9 @@ use crate::{
 
 /// Reads the current context of a kubeconfig; relative paths in it start at its directory.
 pub(super) fn read(file: &Path) -> Result<Connection, Error> {
-    let about = |error: Error| error.about(format_args!("kubeconfig {}", file.display()));
-    let text = fs::read_to_string(file).map_err(|e| about(fault("cannot be read").said(e.to_string())))?;
+    let about = |error: Error| error.with_subject(format_args!("kubeconfig {}", file.display()));
+    let text = fs::read_to_string(file)
+        .map_err(|e| about(config_error("cannot be read").with_server_message(e.to_string())))?;
     let text = Zeroizing::new(text);
     let folder = file.parent().unwrap_or(Path::new(""));
     parse(&text).and_then(|parsed| connection(parsed, folder)).map_err(about)
@@ -32,18 +33,18 @@ fn parse(text: &str) -> Result<Kubeconfig, Error> {
     serde_saphyr::from_str(text).map_err(|e| {
         // The parser's own words quote the lines around the fault, which may hold a token.
         let place = e.location().map_or(String::new(), |at| format!(" (line {}, column {})", at.line(), at.column()));
-        fault(format!("is not valid{place}"))
+        config_error(format!("is not valid{place}"))
     })
 }
 
-fn fault(what: impl Into<String>) -> Error {
+fn config_error(what: impl Into<String>) -> Error {
     Error::new(Cause::KubernetesConfig, what)
 }
 
 fn connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {
     let current = file.current_context.filter(|name| !name.is_empty());
     let current =
-        current.ok_or_else(|| fault("has no current-context").advice("kubectl config use-context sets it"))?;
+        current.ok_or_else(|| config_error("has no current-context").with_fix("kubectl config use-context sets it"))?;
     let context = entry(file.contexts, "context", &current)?;
     let cluster = entry(file.clusters, "cluster", &context.cluster)?;
     let user = match context.user.filter(|name| !name.is_empty()) {
@@ -62,7 +63,7 @@ fn connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {
 fn entry<T>(entries: Option<Vec<Named<T>>>, kind: &str, name: &str) -> Result<T, Error> {
     let mut entries = entries.unwrap_or_default().into_iter();
     let found = entries.find(|e| e.name == name).and_then(|e| e.value);
-    found.ok_or_else(|| fault(format!("has no {kind} {name:?}, which the current context names")))
+    found.ok_or_else(|| config_error(format!("has no {kind} {name:?}, which the current context names")))
 }
 
 #[derive(Deserialize)]
@@ -102,9 +103,9 @@ struct Cluster {
 impl Cluster {
     fn server(&self) -> Result<Server, Error> {
         if self.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
-            return Err(fault("has a cluster with proxy-url, which is not supported"));
+            return Err(config_error("has a cluster with proxy-url, which is not supported"));
         }
-        Server::parse(&self.server).map_err(|why| fault(format!("has a cluster whose server is {why}")))
+        Server::parse(&self.server).map_err(|why| config_error(format!("has a cluster whose server is {why}")))
     }
 
     fn tls(&self, folder: &Path) -> Result<Tls, Error> {
@@ -146,8 +147,8 @@ impl User {
         ];
         match unsupported.iter().find(|(_, field)| field.is_some()) {
             None => Ok(self),
-            Some((field, _)) => Err(fault(format!("has user {name:?} with {field:?}, which is not supported"))
-                .advice("use token, tokenFile, or client-certificate and client-key (or their -data)")),
+            Some((field, _)) => Err(config_error(format!("has user {name:?} with {field:?}, which is not supported"))
+                .with_fix("use token, tokenFile, or client-certificate and client-key (or their -data)")),
         }
     }
 
@@ -171,8 +172,8 @@ impl User {
         match (certificate, key) {
             (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(fault("has a user with a client-certificate but no client-key")),
-            (None, Some(_)) => Err(fault("has a user with a client-key but no client-certificate")),
+            (Some(_), None) => Err(config_error("has a user with a client-certificate but no client-key")),
+            (None, Some(_)) => Err(config_error("has a user with a client-key but no client-certificate")),
         }
     }
 }
@@ -186,7 +187,7 @@ fn pem(data: Option<&SecretText>, path: Option<&Path>, field: &str, folder: &Pat
 
 fn decode(data: &SecretText, field: &str) -> Result<SecretText, Error> {
     let text = STANDARD.decode(data.expose().trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    text.map(SecretText::from).ok_or_else(|| fault(format!("has {field} that is not PEM in base64")))
+    text.map(SecretText::from).ok_or_else(|| config_error(format!("has {field} that is not PEM in base64")))
 }
 
 #[cfg(test)]

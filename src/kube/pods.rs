@@ -11,30 +11,30 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     Kube,
-    answer::Answer,
-    client::{Ask, Opened},
+    client::{GetOptions, WatchResponse},
     path,
+    response::ApiResponse,
 };
 use crate::{
     clock,
     error::{Cause, Error},
 };
 
-mod watch;
+mod pod_watch;
 
-pub use watch::{PodEvent, PodWatch};
+pub use pod_watch::{PodEvent, PodWatch};
 
 /// How many pods a page of a list holds: few, for annotations and managed fields come along.
-const PAGE: &str = "50";
+const PAGE_SIZE: &str = "50";
 
 /// The largest page taken, in bytes.
-const MAX_PAGE: usize = 32 << 20;
+const MAX_PAGE_BYTES: usize = 32 << 20;
 
 /// The most that is taken of one pod, in bytes: what etcd holds of an object grows when it is written as JSON.
-const MAX_POD: usize = 4 << 20;
+const MAX_POD_BYTES: usize = 4 << 20;
 
 /// The longest that a watch is asked to last. The server ends it, and many nodes shall not come back at once.
-const WATCH: Duration = Duration::from_secs(590);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(590);
 
 const NAMELESS: &str = "a pod that has no namespace, name or uid";
 
@@ -73,27 +73,28 @@ pub enum PodState {
 impl Kube {
     /// The pods of a node that have not ended, and the version to [watch](Self::watch_node_pods) from.
     pub async fn node_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
-        self.list_pods(node).await.map_err(|e| e.about(pods_of(node)))
+        self.list_pods(node).await.map_err(|e| e.with_subject(pods_of(node)))
     }
 
     /// Watches the pods of a node that have not ended, from a version of the list or of another watch. When the server
     /// no longer knows what came after it, that is told by the watch's first event, [`PodEvent::Expired`].
     pub async fn watch_node_pods(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
-        self.open_watch(node, version).await.map_err(|e| e.about(pods_of(node)))
+        self.open_watch(node, version).await.map_err(|e| e.with_subject(pods_of(node)))
     }
 
     /// What there is under a pod's name now, by the API server's storage and no cache of it. `Gone` is the API server's
     /// own word; a 404 of anybody else is an error.
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<PodState, Error> {
-        self.read_pod(namespace, name).await.map_err(|e| e.about(format_args!("pod {namespace}/{name}")))
+        self.read_pod(namespace, name).await.map_err(|e| e.with_subject(format_args!("pod {namespace}/{name}")))
     }
 
     async fn list_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
         let (mut pods, mut version, mut from) = (Vec::new(), None, String::new());
         loop {
-            let more = [("limit", PAGE), ("continue", from.as_str())];
+            let more = [("limit", PAGE_SIZE), ("continue", from.as_str())];
             let path = node_path(node, &more[..if from.is_empty() { 1 } else { 2 }])?;
-            let answer = self.client.read(Ask { path: &path, accept: METADATA_LIST, most: MAX_PAGE }).await?;
+            let answer =
+                self.client.read(GetOptions { path: &path, accept: METADATA_LIST, most: MAX_PAGE_BYTES }).await?;
             let page: Page = object(&answer)?;
             for item in page.items.into_iter().flatten().filter(|item| !item.is_finished()) {
                 pods.push(item.metadata.pod().ok_or_else(|| incomplete(self.server(), NAMELESS))?);
@@ -111,7 +112,7 @@ impl Kube {
     }
 
     async fn open_watch(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
-        let lasting = clock::with_jitter(WATCH).as_secs();
+        let lasting = clock::with_jitter(WATCH_TIMEOUT).as_secs();
         let seconds = lasting.to_string();
         let more = [
             ("watch", "true"),
@@ -120,20 +121,23 @@ impl Kube {
             ("timeoutSeconds", seconds.as_str()),
         ];
         let path = node_path(node, &more)?;
-        match self.client.watch(Ask { path: &path, accept: METADATA, most: MAX_POD }).await? {
-            Opened::Events(body) => Ok(PodWatch::of(self.server(), node, version, body, Duration::from_secs(lasting))),
-            Opened::Refused(answer) if answer.status == StatusCode::GONE => {
+        match self.client.watch(GetOptions { path: &path, accept: METADATA, most: MAX_POD_BYTES }).await? {
+            WatchResponse::Events(body) => {
+                Ok(PodWatch::new(self.server(), node, version, body, Duration::from_secs(lasting)))
+            }
+            WatchResponse::Refused(answer) if answer.status == StatusCode::GONE => {
                 Ok(PodWatch::expired(self.server(), node, version))
             }
-            Opened::Refused(answer) => Err(refusal(&answer)),
+            WatchResponse::Refused(answer) => Err(denial_error(&answer)),
         }
     }
 
     async fn read_pod(&self, namespace: &str, name: &str) -> Result<PodState, Error> {
         let path = path::object(namespace, "pods", name)?;
         // Without a resourceVersion in the query, which would allow a cache to answer.
-        let answer = self.client.read(Ask { path: &path, accept: "application/json", most: MAX_POD }).await?;
-        if answer.status == StatusCode::NOT_FOUND && is_of_a_pod(&answer) {
+        let answer =
+            self.client.read(GetOptions { path: &path, accept: "application/json", most: MAX_POD_BYTES }).await?;
+        if answer.status == StatusCode::NOT_FOUND && is_pod_not_found(&answer) {
             return Ok(PodState::Gone);
         }
         let found: Object = object(&answer)?;
@@ -155,19 +159,19 @@ fn node_path(node: &str, more: &[(&str, &str)]) -> Result<String, Error> {
     Ok(format!("/api/v1/pods?{query}"))
 }
 
-fn object<T: DeserializeOwned>(answer: &Answer<'_>) -> Result<T, Error> {
-    if answer.status.is_success() { answer.object(Cause::KubernetesConfig) } else { Err(refusal(answer)) }
+fn object<T: DeserializeOwned>(answer: &ApiResponse<'_>) -> Result<T, Error> {
+    if answer.status.is_success() { answer.object(Cause::KubernetesConfig) } else { Err(denial_error(answer)) }
 }
 
-fn refusal(answer: &Answer<'_>) -> Error {
+fn denial_error(answer: &ApiResponse<'_>) -> Error {
     match answer.status {
-        StatusCode::FORBIDDEN => answer.failure(Cause::PodsForbidden).advice(
+        StatusCode::FORBIDDEN => answer.failure(Cause::PodsForbidden).with_fix(
             "grant our service account the rule {apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]} \
              in a ClusterRole",
         ),
         StatusCode::NOT_FOUND => answer
             .failure(Cause::KubernetesConfig)
-            .advice("check that the address is a Kubernetes API server, and what stands between"),
+            .with_fix("check that the address is a Kubernetes API server, and what stands between"),
         // The rest of a list that took too long; the next one begins anew.
         StatusCode::GONE => answer.failure(Cause::KubernetesApi),
         _ => answer.failure(Cause::KubernetesConfig),
@@ -175,14 +179,14 @@ fn refusal(answer: &Answer<'_>) -> Error {
 }
 
 /// Whether a 404 is the API server's own, and says that there is no such pod.
-fn is_of_a_pod(answer: &Answer<'_>) -> bool {
-    let said = answer.said();
+fn is_pod_not_found(answer: &ApiResponse<'_>) -> bool {
+    let said = answer.api_status();
     said.kind == "Status" && said.reason == "NotFound" && said.details.kind == "pods"
 }
 
 fn incomplete(server: &str, what: &str) -> Error {
     Error::new(Cause::KubernetesConfig, format!("API server {server} answers with {what}"))
-        .advice("check that the address is a Kubernetes API server")
+        .with_fix("check that the address is a Kubernetes API server")
 }
 
 /// A page of a list.

@@ -3,14 +3,14 @@
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{Kube, answer::Answer, path};
+use super::{Kube, path, response::ApiResponse};
 use crate::{
     error::{Cause, Error},
     secret::SecretText,
 };
 
 /// How long a minted token is good, in seconds; one login needs it, and the Go provider asks for the same.
-const EXPIRES: u32 = 900;
+const TOKEN_TTL_SECONDS: u32 = 900;
 
 /// The pod that a token is bound to: the token ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Kube {
         let token = self.request_token(namespace, service_account, audience, pod).await;
         token.map_err(|e| {
             let audience = audience.map_or("without audience".to_owned(), |a| format!("for audience {a:?}"));
-            e.about(format_args!("token of service account {namespace}/{service_account} {audience}"))
+            e.with_subject(format_args!("token of service account {namespace}/{service_account} {audience}"))
         })
     }
 
@@ -46,8 +46,8 @@ impl Kube {
     ) -> Result<SecretText, Error> {
         let path = path::object(namespace, "serviceaccounts", service_account)? + "/token";
         let answer = self.client.post(&path, &TokenRequest::new(audience, pod)).await?;
-        if let Some(advice) = advice(&answer, namespace, audience) {
-            return Err(answer.failure(Cause::TokenRequest).advice(advice));
+        if let Some(advice) = suggest_fix(&answer, namespace, audience) {
+            return Err(answer.failure(Cause::TokenRequest).with_fix(advice));
         }
         let minted: Minted = answer.object(Cause::TokenRequest)?;
         if minted.status.token.expose().is_empty() {
@@ -61,7 +61,7 @@ impl Kube {
 }
 
 /// What to do about a refusal that has a usual reason.
-fn advice(answer: &Answer<'_>, namespace: &str, audience: Option<&str>) -> Option<String> {
+fn suggest_fix(answer: &ApiResponse<'_>, namespace: &str, audience: Option<&str>) -> Option<String> {
     match answer.status {
         StatusCode::FORBIDDEN => Some(format!(
             "grant our service account the rule {{apiGroups: [\"\"], resources: [serviceaccounts/token], verbs: [create]}} \
@@ -69,7 +69,7 @@ fn advice(answer: &Answer<'_>, namespace: &str, audience: Option<&str>) -> Optio
              secrets-store.csi.k8s.io so that the driver passes a token",
             audience.map_or(String::new(), |a| format!(" {a:?}"))
         )),
-        StatusCode::NOT_FOUND if answer.said().details.kind == "pods" => Some("the pod is gone".to_owned()),
+        StatusCode::NOT_FOUND if answer.api_status().details.kind == "pods" => Some("the pod is gone".to_owned()),
         StatusCode::NOT_FOUND => Some("create the service account the pod runs as".to_owned()),
         StatusCode::CONFLICT => Some("the pod was replaced by another of the same name".to_owned()),
         _ => None,
@@ -119,7 +119,11 @@ impl<'a> TokenRequest<'a> {
         Self {
             api_version: "authentication.k8s.io/v1",
             kind: "TokenRequest",
-            spec: Spec { audiences: audience.into_iter().collect(), expiration_seconds: EXPIRES, bound_object_ref },
+            spec: Spec {
+                audiences: audience.into_iter().collect(),
+                expiration_seconds: TOKEN_TTL_SECONDS,
+                bound_object_ref,
+            },
         }
     }
 }

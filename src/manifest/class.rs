@@ -51,9 +51,8 @@ pub fn read_class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Erro
     let selected = match name {
         _ if classes.is_empty() => return Err(error("holds no SecretProviderClass".to_owned())),
         None if classes.len() > 1 => {
-            return Err(
-                error(format!("holds {} SecretProviderClasses: {list}", classes.len())).advice("name one with --class")
-            );
+            return Err(error(format!("holds {} SecretProviderClasses: {list}", classes.len()))
+                .with_fix("name one with --class"));
         }
         None => Some(0),
         Some(name) => classes.iter().position(|class| class.name == name),

@@ -5,25 +5,25 @@ use std::{
 
 use super::*;
 
-fn none() -> Levels {
-    Levels {
-        leases: [((State::Live, Kind::Leased), 3)].into(),
-        next_end: Some(1_800_000_000),
-        overdue: 2,
-        tokens: [(State::Failing, 2)].into(),
-        token_end: Some(1_700_000_000),
-        oldest_success: None,
+fn none() -> GaugeSnapshot {
+    GaugeSnapshot {
+        cached_secrets: [((SecretState::Live, SecretKind::Leased), 3)].into(),
+        earliest_secret_expiry: Some(1_800_000_000),
+        expired_secrets: 2,
+        tokens: [(SecretState::Failing, 2)].into(),
+        earliest_token_expiry: Some(1_700_000_000),
+        oldest_refresh_success: None,
         sessions: 5,
         sessions_limit: 2048,
         mounts_limit: 256,
-        revocations_waiting: 1,
+        pending_revocations: 1,
         pods_watched: 7,
-        pod_watch: Watching::Denied,
+        pod_watch_state: WatchState::Denied,
         endpoints_down: 4,
         policy_reloaded: Some(false),
         tls_reloaded: [("https://vault:8200".to_owned(), false)].into(),
-        endpoints: [("https://vault:8200".to_owned(), Health { up: false, sealed: true })].into(),
-        certificates: [(Certified::Ca, 1_900_000_000)].into(),
+        endpoints: [("https://vault:8200".to_owned(), EndpointHealth { is_up: false, is_sealed: true })].into(),
+        certificate_expiries: [(CertificateRole::Ca, 1_900_000_000)].into(),
     }
 }
 
@@ -31,25 +31,29 @@ fn none() -> Levels {
 async fn what_happened_and_what_is_there_is_printed() {
     let metrics = Metrics::new();
     for (outcome, took) in [(Ok(()), Duration::from_millis(3)), (Err(Code::NotFound), Duration::from_secs(90))] {
-        let call = metrics.call(Rpc::Mount);
+        let call = metrics.start_grpc_call(GrpcMethod::Mount);
         tokio::time::advance(took).await;
-        call.answered(outcome);
+        call.finish(outcome);
     }
-    drop(metrics.call(Rpc::Mount));
-    metrics.call(Rpc::Version).answered(Ok(()));
-    metrics.vault_request(Operation::Read).answered(503);
-    drop(metrics.vault_request(Operation::Login));
-    metrics.kubernetes_request(KubeOperation::Pods, Answered::of(403));
-    metrics.login(AuthKind::Jwt, LoginOutcome::Refused);
-    metrics.reads(ReadFrom::Memory, 4);
-    metrics.poll_kept(Cause::Uninitialized);
-    metrics.renewal(Renewable::Lease, RenewalOutcome::Short);
-    metrics.rotation(Kind::Certificate, Reason::Age);
-    metrics.revocation(RevocationOutcome::Over);
-    metrics.policy_refusal(PolicyRule::Address);
-    metrics.own_address();
-    metrics.endpoint_change(EndpointState::Down);
-    let under_way = (metrics.call(Rpc::Mount), metrics.vault_request(Operation::List), metrics.vault_queue());
+    drop(metrics.start_grpc_call(GrpcMethod::Mount));
+    metrics.start_grpc_call(GrpcMethod::Version).finish(Ok(()));
+    metrics.start_vault_request(Operation::Read).finish(503);
+    drop(metrics.start_vault_request(Operation::Login));
+    metrics.count_kubernetes_request(KubeOperation::Pods, StatusClass::of(403));
+    metrics.count_login(AuthMethod::Jwt, LoginOutcome::Refused);
+    metrics.count_secret_reads(ReadSource::Memory, 4);
+    metrics.count_stale_poll(Cause::Uninitialized);
+    metrics.count_renewal(RenewalTarget::Lease, RenewalOutcome::Short);
+    metrics.count_rotation(SecretKind::Certificate, RotationReason::Age);
+    metrics.count_revocation(RevocationOutcome::Over);
+    metrics.count_policy_denial(RuleKind::Address);
+    metrics.count_tenant_address_mount();
+    metrics.count_endpoint_transition(EndpointState::Down);
+    let under_way = (
+        metrics.start_grpc_call(GrpcMethod::Mount),
+        metrics.start_vault_request(Operation::List),
+        metrics.start_vault_queueing(),
+    );
     let text = metrics.encode(&none(), TextFormat::OpenMetrics);
     drop(under_way);
     let version = env!("CARGO_PKG_VERSION");
@@ -132,26 +136,26 @@ fn every_series_is_there_from_the_start_and_none_is_added() {
     };
     let before = series(&metrics);
     for code in Code::ALL {
-        metrics.call(Rpc::Mount).answered(Err(code));
+        metrics.start_grpc_call(GrpcMethod::Mount).finish(Err(code));
     }
-    drop(metrics.call(Rpc::Mount));
-    metrics.call(Rpc::Version).answered(Ok(()));
-    for (kind, reason) in Kind::ALL.iter().flat_map(|k| Reason::ALL.iter().map(move |r| (*k, *r))) {
-        metrics.rotation(kind, reason);
+    drop(metrics.start_grpc_call(GrpcMethod::Mount));
+    metrics.start_grpc_call(GrpcMethod::Version).finish(Ok(()));
+    for (kind, reason) in SecretKind::ALL.iter().flat_map(|k| RotationReason::ALL.iter().map(move |r| (*k, *r))) {
+        metrics.count_rotation(kind, reason);
     }
     for status in [0, 100, 204, 307, 404, 502, 999] {
         for what in Operation::ALL {
-            metrics.vault_request(*what).answered(status);
+            metrics.start_vault_request(*what).finish(status);
         }
         for what in KubeOperation::ALL {
-            metrics.kubernetes_request(*what, Answered::of(status));
+            metrics.count_kubernetes_request(*what, StatusClass::of(status));
         }
     }
-    for (method, outcome) in AuthKind::ALL.iter().flat_map(|m| LoginOutcome::ALL.iter().map(move |o| (*m, *o))) {
-        metrics.login(method, outcome);
+    for (method, outcome) in AuthMethod::ALL.iter().flat_map(|m| LoginOutcome::ALL.iter().map(move |o| (*m, *o))) {
+        metrics.count_login(method, outcome);
     }
     for cause in crate::error::cause::SECTIONS.iter().flat_map(|section| section.causes) {
-        metrics.poll_kept(*cause);
+        metrics.count_stale_poll(*cause);
     }
     assert_eq!(series(&metrics), before);
     assert!(before < 500, "{before} series");
@@ -174,8 +178,9 @@ fn families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
 
 #[tokio::test]
 async fn the_table_in_the_docs_lists_every_metric_and_every_label() {
-    let all = Levels { oldest_success: Some(1), ..none() };
-    let all = Levels { certificates: Certified::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
+    let all = GaugeSnapshot { oldest_refresh_success: Some(1), ..none() };
+    let all =
+        GaugeSnapshot { certificate_expiries: CertificateRole::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
     let mut told = families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
     let page = include_str!("../../docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
@@ -184,7 +189,7 @@ async fn the_table_in_the_docs_lists_every_metric_and_every_label() {
         assert!(!what.is_empty(), "{row}");
         let mut names = BTreeSet::new();
         for (label, value) in &found {
-            names.insert(label);
+            names.insert(labels);
             let is_open = matches!(label.as_str(), "code" | "version" | "endpoint");
             assert!(labels.contains(&format!("`{label}`: ")), "{label} is missing: {row}");
             assert!(is_open || labels.contains(&format!("`{value}`")), "{value} is missing: {row}");

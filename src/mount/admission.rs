@@ -54,8 +54,8 @@ impl MountLimiter {
             *taken.by_namespace.entry(namespace.to_owned()).or_default() += 1;
             return Ok(MountPermit { limiter: Arc::clone(self), namespace: namespace.to_owned() });
         };
-        Err(Error::new(Cause::Overloaded, full)
-            .advice("see why they take so long, or raise --max-mounts; the mount is tried again by itself"))
+        Err(Error::new(Cause::ProviderAtCapacity, full)
+            .with_fix("see why they take so long, or raise --max-mounts; the mount is tried again by itself"))
     }
 
     fn lock(&self) -> MutexGuard<'_, AcquiredPermits> {

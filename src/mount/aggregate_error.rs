@@ -26,11 +26,11 @@ impl ObjectErrors {
     /// One error with the cause that trying again cannot mend, if there is one: the driver must not try in vain.
     pub(super) fn into_result(self, objects: usize) -> Result<(), Error> {
         let mut failures = merge_denials(self.by_text.into_values());
-        failures.sort_by_key(|(error, _)| error.is_passing());
+        failures.sort_by_key(|(error, _)| error.is_transient());
         let Some((first, _)) = failures.first() else { return Ok(()) };
         let cause = first.cause();
         if failures.len() == 1 {
-            return failures.pop().map_or(Ok(()), |(error, names)| Err(error.about(format_objects(&names))));
+            return failures.pop().map_or(Ok(()), |(error, names)| Err(error.with_subject(format_objects(&names))));
         }
         let failed: usize = failures.iter().map(|(_, names)| names.len()).sum();
         let listed: Vec<String> = failures
@@ -43,7 +43,7 @@ impl ObjectErrors {
         } else {
             String::new()
         };
-        Err(Error::listing(cause, format!("{failed} of {objects} objects failed{shown}: {}", listed.join(" | "))))
+        Err(Error::aggregate(cause, format!("{failed} of {objects} objects failed{shown}: {}", listed.join(" | "))))
     }
 }
 
@@ -51,11 +51,14 @@ impl ObjectErrors {
 fn merge_denials(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(Error, Vec<String>)> {
     let (mut groups, mut others) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (error, names) in failures {
-        match error.denied().cloned() {
+        match error.denial().cloned() {
             Some(denial) => {
-                let advice = error.next_step().unwrap_or_default().replacen(&denial.stanza, PLACEHOLDER, 1);
-                let reason =
-                    (error.what().replacen(&denial.request, PLACEHOLDER, 1), error.words().map(str::to_owned), advice);
+                let advice = error.fix().unwrap_or_default().replacen(&denial.stanza, PLACEHOLDER, 1);
+                let reason = (
+                    error.summary().replacen(&denial.request, PLACEHOLDER, 1),
+                    error.server_message().map(str::to_owned),
+                    advice,
+                );
                 groups.entry(reason).or_default().push((error.cause(), denial, names));
             }
             None => others.push((error, names)),
@@ -66,7 +69,7 @@ fn merge_denials(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(E
             what.replacen(PLACEHOLDER, &join_truncated(group.iter().map(|(_, denial, _)| &*denial.request), ", "), 1);
         let advice =
             advice.replacen(PLACEHOLDER, &join_truncated(group.iter().map(|(_, denial, _)| &*denial.stanza), " "), 1);
-        let error = Error::new(group[0].0, what).said(words.unwrap_or_default()).advice(advice);
+        let error = Error::new(group[0].0, what).with_server_message(words.unwrap_or_default()).with_fix(advice);
         others.push((error, group.into_iter().flat_map(|(.., names)| names).collect()));
     }
     others

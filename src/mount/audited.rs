@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{MountContext, MountService, RequestResult};
 use crate::{
-    audit::{Event, Line, Outcome},
+    audit::{AuditEvent, AuditOutcome, AuditRecord},
     cache::CachedSecret,
     error::{Cause, Error},
-    events::{Subject, Why},
-    metrics::{PolicyRule, ReadFrom},
+    events::{EventReason, EventSubject},
+    metrics::{ReadSource, RuleKind},
     request::{MountSpec, Object, Pod},
     vault::request::SecretRequest,
 };
@@ -20,7 +20,7 @@ pub(super) struct ReadDecision<'a> {
     /// What the pod had.
     pub(super) before: Option<&'a CachedSecret>,
     /// What it gets, and from where.
-    pub(super) after: Option<(&'a CachedSecret, ReadFrom)>,
+    pub(super) after: Option<(&'a CachedSecret, ReadSource)>,
     /// Vault's id of its answer.
     pub(super) request_id: Option<&'a str>,
     /// Why it was not done, or not anew.
@@ -31,7 +31,7 @@ impl MountService {
     /// Tells of one request for a pod.
     pub(super) fn record_read(&self, spec: &MountSpec, way: &MountContext, decided: &ReadDecision<'_>) {
         let audit = self.sessions.audit();
-        if !audit.is_on() {
+        if !audit.is_enabled() {
             return;
         }
         let ReadDecision { request: read, objects, before, after, request_id, error } = decided;
@@ -39,7 +39,7 @@ impl MountService {
         let version = |lease: &CachedSecret| {
             Some(keys.as_ref()?.object_version.version_of_bytes(lease.response.data()?.as_bytes()))
         };
-        let line = Line {
+        let line = AuditRecord {
             path: read.display_path(),
             method: read.method.to_string(),
             objects: objects.iter().map(|object| object.file_spec.path.as_str()).collect(),
@@ -47,15 +47,15 @@ impl MountService {
             version_before: before.and_then(version),
             version_after: after.and_then(|(lease, _)| version(lease)),
             request_id: *request_id,
-            ..way.session.key().audit_record(Event::Read)
+            ..way.session.key().audit_record(AuditEvent::Read)
         };
         let line = for_pod(line, spec);
-        audit.tell(&match error {
-            Some(error) if after.is_some() => Line { outcome: Outcome::Stale, ..line.failed(error) },
+        audit.record(&match error {
+            Some(error) if after.is_some() => AuditRecord { outcome: AuditOutcome::Stale, ..line.with_failure(error) },
             Some(error) if objects.iter().all(|object| object.is_optional_miss(error)) => {
-                Line { outcome: Outcome::NotFound, ..line.failed(error) }
+                AuditRecord { outcome: AuditOutcome::NotFound, ..line.with_failure(error) }
             }
-            Some(error) => line.failed(error),
+            Some(error) => line.with_failure(error),
             None => line,
         });
     }
@@ -68,15 +68,15 @@ impl MountService {
         answers: &[RequestResult<'_>],
         reused: &[(&Arc<SecretRequest>, Arc<CachedSecret>)],
     ) {
-        self.sessions.metrics().reads(ReadFrom::Memory, reused.len());
-        if !self.sessions.audit().is_on() {
+        self.sessions.metrics().count_secret_reads(ReadSource::Memory, reused.len());
+        if !self.sessions.audit().is_enabled() {
             return;
         }
         for (read, lease) in reused {
             let Some(answered) = answers.iter().find(|answered| answered.request == *read) else { continue };
             if !way.session.has_delivered(&spec.target_path, std::iter::once(lease)) {
                 let (objects, request_id) = (&*answered.objects, lease.response.request_id());
-                let after = Some((&**lease, ReadFrom::Memory));
+                let after = Some((&**lease, ReadSource::Memory));
                 self.record_read(
                     spec,
                     way,
@@ -89,17 +89,17 @@ impl MountService {
     /// Tells of a mount that failed as a whole. `audience` is asked for when the class names none.
     pub fn failed(&self, spec: &MountSpec, audience: &str, error: &Error) {
         self.failures.record(&spec.pod, &spec.target_path, error);
-        let why = if error.cause().is_policy() { Why::ClassInvalid } else { Why::RefreshFailed };
+        let why = if error.cause().is_policy() { EventReason::ClassInvalid } else { EventReason::RefreshFailed };
         self.emit_failure(&spec.pod, &spec.target_path, spec.driver_reports_failures, error, why);
         let audit = self.sessions.audit();
-        if !audit.is_on() {
+        if !audit.is_enabled() {
             return;
         }
         let class = &spec.class;
         let server = self.operator.likely_server(&class.choice);
         let server = server.as_ref();
-        let line = Line {
-            event: Event::Mount,
+        let line = AuditRecord {
+            event: AuditEvent::Mount,
             rule: self.denied_rule(spec, audience, error),
             endpoint: server.map(|server| &server.address),
             endpoint_name: class.choice.endpoint.as_deref(),
@@ -109,13 +109,13 @@ impl MountService {
             audience: Some(class.audience.as_deref().unwrap_or(audience)),
             paths: class.objects_by_request().iter().map(|(read, _)| read.display_path()).collect(),
             objects: class.objects.iter().map(|object| object.file_spec.path.as_str()).collect(),
-            ..Line::default()
+            ..AuditRecord::default()
         };
-        audit.tell(&for_pod(line, spec).failed(error));
+        audit.record(&for_pod(line, spec).with_failure(error));
     }
 
     /// The rule of the operator's that a mount failed of.
-    fn denied_rule(&self, spec: &MountSpec, audience: &str, error: &Error) -> Option<PolicyRule> {
+    fn denied_rule(&self, spec: &MountSpec, audience: &str, error: &Error) -> Option<RuleKind> {
         let cause = error.cause();
         if !cause.is_policy() {
             return None;
@@ -125,8 +125,8 @@ impl MountService {
         }
         // What is allowed as it is written leads elsewhere: an address by its resolution, a file by a link.
         match cause {
-            Cause::NotAllowed => Some(PolicyRule::Address),
-            Cause::NotPermitted => Some(PolicyRule::CertificateFile),
+            Cause::AddressNotAllowed => Some(RuleKind::Address),
+            Cause::TenantPolicyViolation => Some(RuleKind::CertificateFile),
             _ => None,
         }
     }
@@ -137,42 +137,50 @@ impl MountService {
     pub fn report_malformed(&self, pod: &Pod, class: &str, target_path: &str, is_reported: bool, error: &Error) {
         self.failures.record(pod, target_path, error);
         let Pod { namespace, name, uid, service_account } = pod;
-        let line = Line { event: Event::Mount, namespace, pod: name, uid, service_account, class, ..Line::default() };
-        self.sessions.audit().tell(&line.failed(error));
+        let line = AuditRecord {
+            event: AuditEvent::Mount,
+            namespace,
+            pod: name,
+            uid,
+            service_account,
+            class,
+            ..AuditRecord::default()
+        };
+        self.sessions.audit().record(&line.with_failure(error));
         if [name, namespace, uid].iter().all(|part| !part.is_empty()) {
-            self.emit_failure(pod, target_path, is_reported, error, Why::ClassInvalid);
+            self.emit_failure(pod, target_path, is_reported, error, EventReason::ClassInvalid);
         }
     }
 
     /// Tells a pod's owner of a failure: of the first mount, or in this way of a poll, unless the driver tells that itself.
-    fn emit_failure(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: Why) {
+    fn emit_failure(&self, pod: &Pod, target_path: &str, is_reported: bool, error: &Error, of_poll: EventReason) {
         // Versions come with polls alone, also to a process that knows nothing of the pod.
         if is_reported {
             return;
         }
         let polled = self.sessions.find_by_volume(&pod.uid, target_path);
-        let why = if polled.is_some() { of_poll } else { Why::MountFailed };
-        self.sessions.events().tell(|| subject(pod), why, || error.to_string());
+        let why = if polled.is_some() { of_poll } else { EventReason::MountFailed };
+        self.sessions.events().emit(|| subject(pod), why, || error.to_string());
         if let Some(session) = polled {
             session.mark_refresh_failed(target_path);
         }
     }
 
     /// Tells a pod's owner that what had failed goes well.
-    pub(super) fn emit_recovery(&self, pod: &Pod, why: Why) {
-        self.sessions.events().tell(|| subject(pod), why, || "polls bring what Vault has again".to_owned());
+    pub(super) fn emit_recovery(&self, pod: &Pod, why: EventReason) {
+        self.sessions.events().emit(|| subject(pod), why, || "polls bring what Vault has again".to_owned());
     }
 }
 
 /// The pod of an event.
-pub(super) fn subject(pod: &Pod) -> Subject {
-    Subject { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
+pub(super) fn subject(pod: &Pod) -> EventSubject {
+    EventSubject { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
 }
 
 /// A line about this very pod, also where it shares a session.
-fn for_pod<'a>(line: Line<'a>, spec: &'a MountSpec) -> Line<'a> {
+fn for_pod<'a>(line: AuditRecord<'a>, spec: &'a MountSpec) -> AuditRecord<'a> {
     let pod = &spec.pod;
-    Line {
+    AuditRecord {
         namespace: &pod.namespace,
         service_account: &pod.service_account,
         pod: &pod.name,

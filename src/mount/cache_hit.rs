@@ -1,7 +1,7 @@
 //! A poll that finds everything as it was: nobody is asked, nothing is waited for.
 
 use super::{MountService, VolumeContents, context::session_key};
-use crate::{metrics::ReadFrom, render, request::MountSpec};
+use crate::{metrics::ReadSource, render, request::MountSpec};
 
 impl MountService {
     /// What a pod gets when all of it was read before and none of it is due. None when anything is otherwise, which
@@ -16,7 +16,7 @@ impl MountService {
         let reads = || class.objects.iter().map(|object| &object.request);
         let leases = session.get_all_fresh(reads(), class.refresh.unwrap_or(self.refresh))?;
         // What a pod gets for the first time is told.
-        if self.sessions.audit().is_on() && !session.has_delivered(&spec.target_path, leases.iter()) {
+        if self.sessions.audit().is_enabled() && !session.has_delivered(&spec.target_path, leases.iter()) {
             return None;
         }
         let mut rendered = Vec::with_capacity(class.objects.len());
@@ -30,7 +30,7 @@ impl MountService {
         let mounted =
             VolumeContents::new(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.object_version)
                 .ok()?;
-        self.sessions.metrics().reads(ReadFrom::Memory, class.distinct_requests);
+        self.sessions.metrics().count_secret_reads(ReadSource::Memory, class.distinct_requests);
         self.record_tenant_address(spec, &target);
         Some(mounted)
     }

@@ -35,7 +35,7 @@ impl MountService {
     pub(crate) async fn open_context(&self, spec: &MountSpec, audience: &str) -> Result<MountContext, Error> {
         let begun = Instant::now();
         let refused = |PolicyDenial { rule, error }| {
-            self.sessions.metrics().policy_refusal(rule);
+            self.sessions.metrics().count_policy_denial(rule);
             error
         };
         let target = self.authorize(spec, audience).map_err(refused)?;
@@ -86,7 +86,9 @@ impl MountService {
             self.vault.operator_client(&target.endpoint).await
         } else {
             let chosen = self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await;
-            if chosen.as_ref().is_err_and(|error| error.cause() == Cause::Overloaded) && self.sessions.evict_unused() {
+            if chosen.as_ref().is_err_and(|error| error.cause() == Cause::ProviderAtCapacity)
+                && self.sessions.evict_unused()
+            {
                 self.vault.tenant_client(&target.endpoint, &spec.pod.namespace).await
             } else {
                 chosen
@@ -185,7 +187,7 @@ fn missing_token_error(audience: &str, passed: &[String]) -> Error {
         Cause::TokenMissing,
         format!("the driver passed no service account token for audience {audience:?} (passed: {names})"),
     )
-    .advice(format!(
+    .with_fix(format!(
         "list it in the CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{{audience: {audience}}}]{other}"
     ))
 }

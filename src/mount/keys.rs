@@ -13,7 +13,7 @@ use crate::{
     error::{Cause, Error},
     kube::Kube,
     render::version::VersionKey,
-    state::SealingKey,
+    state::StateKey,
 };
 
 /// What is made of the key.
@@ -21,7 +21,7 @@ pub struct KeySet {
     /// Makes object versions.
     pub object_version: VersionKey,
     /// Seals what a successor is to read; none when the key is of this process alone.
-    pub state: Option<SealingKey>,
+    pub state: Option<StateKey>,
 }
 
 /// Where the keys come from: they are there, or will be soon.
@@ -87,15 +87,18 @@ impl HmacKeys {
         let mut source = self.0.clone();
         let had = timeout_at(deadline, source.wait_for(Option::is_some)).await;
         had.ok().and_then(|had| had.ok()?.clone()).ok_or_else(|| {
-            Error::new(Cause::Deadline, "the key of object versions could not be read from the Kubernetes API in time")
-                .advice("look into the provider's log for why; --hmac-key-file gives the key without the API")
+            Error::new(
+                Cause::DeadlineExceeded,
+                "the key of object versions could not be read from the Kubernetes API in time",
+            )
+            .with_fix("look into the provider's log for why; --hmac-key-file gives the key without the API")
         })
     }
 }
 
 impl KeySet {
     fn derive(key: &[u8]) -> Self {
-        Self { object_version: VersionKey::from_bytes(key), state: Some(SealingKey::derive(key)) }
+        Self { object_version: VersionKey::from_bytes(key), state: Some(StateKey::derive(key)) }
     }
 
     fn random() -> Self {
@@ -111,7 +114,7 @@ async fn read_secret_with_retries(kube: &Kube, name: &str, is_awaited: bool) -> 
             Ok(key) => return KeySet::derive(key.expose()),
             Err(error) => error,
         };
-        let patience = match (error.is_passing(), is_awaited) {
+        let patience = match (error.is_transient(), is_awaited) {
             (true, true) => Duration::MAX,
             (true, false) => API_WAIT_TIMEOUT,
             (false, _) => REFUSAL_GRACE_PERIOD,

@@ -7,7 +7,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::MountService;
 use crate::{
     error::Cause,
-    metrics::{Certified, Health, Levels},
+    metrics::{CertificateRole, EndpointHealth, GaugeSnapshot},
     policy::VaultServer,
     status::{self, ServerState, Status},
     vault::{TlsFileStatus, breaker::LastContact},
@@ -25,7 +25,7 @@ impl MountService {
     }
 
     /// The operator's servers and those that are or were used, by address.
-    fn servers(&self, sessions: &[status::Session]) -> Vec<status::Server> {
+    fn servers(&self, sessions: &[status::SessionStatus]) -> Vec<status::ServerStatus> {
         let mut servers: BTreeMap<String, (ServerState, Option<String>)> = BTreeMap::new();
         let named = self.operator.servers().into_iter().map(|server| server.address.to_string());
         let known = named.chain(sessions.iter().map(|session| session.address.clone()));
@@ -44,11 +44,11 @@ impl MountService {
                 *known = told;
             }
         }
-        servers.into_iter().map(|(address, (state, error))| status::Server { address, state, error }).collect()
+        servers.into_iter().map(|(address, (state, error))| status::ServerStatus { address, state, error }).collect()
     }
 
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
-    pub async fn gauges(&self) -> Levels {
+    pub async fn gauges(&self) -> GaugeSnapshot {
         let mut levels = self.renewal.gauges();
         let servers = self.operator.servers();
         for server in &servers {
@@ -60,17 +60,19 @@ impl MountService {
             };
             let sealed = matches!(found, Some(Cause::Sealed | Cause::Uninitialized));
             // Two may have one address.
-            let health =
-                levels.endpoints.entry(server.address.to_string()).or_insert(Health { up: true, sealed: false });
-            *health = Health { up: health.up && found.is_none(), sealed: health.sealed || sealed };
+            let health = levels
+                .endpoints
+                .entry(server.address.to_string())
+                .or_insert(EndpointHealth { is_up: true, is_sealed: false });
+            *health = EndpointHealth { is_up: health.is_up && found.is_none(), is_sealed: health.is_sealed || sealed };
         }
         levels.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
         levels.mounts_limit = self.slots.capacity();
         for (address, TlsFileStatus { expiries: ends, is_invalid: broken }) in self.tls_files(servers).await {
             *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
-            for (what, end) in [(Certified::Ca, ends.authority), (Certified::Client, ends.client)] {
+            for (what, end) in [(CertificateRole::Ca, ends.authority), (CertificateRole::Client, ends.client)] {
                 let Some(end) = end.map(|end| end.expires_at.as_second()) else { continue };
-                levels.certificates.entry(what).and_modify(|first| *first = end.min(*first)).or_insert(end);
+                levels.certificate_expiries.entry(what).and_modify(|first| *first = end.min(*first)).or_insert(end);
             }
         }
         levels

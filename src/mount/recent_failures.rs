@@ -58,17 +58,18 @@ impl RecentFailures {
 
     /// What is known of them.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<status::Failure> {
+    pub fn snapshot(&self) -> Vec<status::MountFailure> {
         let last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = last.iter().map(|RecentFailure { pod, target_path, at, count: times, error, .. }| status::Failure {
-            at: time_of_day(*at),
-            count: *times,
-            pod: pod.name.clone(),
-            namespace: pod.namespace.clone(),
-            uid: pod.uid.clone(),
-            target_path: target_path.clone(),
-            error: error.clone(),
-        });
+        let told =
+            last.iter().map(|RecentFailure { pod, target_path, at, count: times, error, .. }| status::MountFailure {
+                at: time_of_day(*at),
+                count: *times,
+                pod: pod.name.clone(),
+                namespace: pod.namespace.clone(),
+                uid: pod.uid.clone(),
+                target_path: target_path.clone(),
+                error: error.clone(),
+            });
         told.collect()
     }
 }
@@ -88,18 +89,18 @@ mod tests {
         };
         let note = |uid, path, cause, what: &str| failures.record(&pod(uid), path, &Error::new(cause, what));
         let told = || failures.snapshot().into_iter().map(|one| (one.uid, one.target_path, one.count, one.error));
-        note(1, "/a", Cause::Denied, "first");
+        note(1, "/a", Cause::VaultPolicyDenied, "first");
         note(1, "/a", Cause::Sealed, "sealed");
-        note(1, "/b", Cause::Denied, "elsewhere");
-        note(1, "/a", Cause::Denied, "again");
+        note(1, "/b", Cause::VaultPolicyDenied, "elsewhere");
+        note(1, "/a", Cause::VaultPolicyDenied, "again");
         let expected = [
-            ("/a", 2, format!("again [{}]", Cause::Denied.id())),
-            ("/b", 1, format!("elsewhere [{}]", Cause::Denied.id())),
+            ("/a", 2, format!("again [{}]", Cause::VaultPolicyDenied.id())),
+            ("/b", 1, format!("elsewhere [{}]", Cause::VaultPolicyDenied.id())),
             ("/a", 1, format!("sealed [{}]", Cause::Sealed.id())),
         ];
         assert!(told().eq(expected.map(|(path, times, error)| ("1".to_owned(), path.to_owned(), times, error))));
         for uid in 2..2 + MAX_FAILURES {
-            note(uid, "/a", Cause::Denied, &"long ".repeat(MAX_ERROR_BYTES));
+            note(uid, "/a", Cause::VaultPolicyDenied, &"long ".repeat(MAX_ERROR_BYTES));
         }
         assert!(
             told().len() == MAX_FAILURES

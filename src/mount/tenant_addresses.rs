@@ -48,7 +48,7 @@ impl MountService {
         if target.is_operator_address || self.operator.policy_file.is_some() {
             return;
         }
-        self.sessions.metrics().own_address();
+        self.sessions.metrics().count_tenant_address_mount();
         let address = &target.endpoint.address;
         let endpoint =
             address.unix_socket().map_or_else(|| address.origin(), |socket| format!("unix://{}", socket.display()));

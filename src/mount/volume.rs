@@ -93,7 +93,7 @@ impl VolumeContents {
                         format!("one object makes the file {path:?}, and another {clash:?} below it")
                     },
                 )
-                .advice("give one of them another objectName"));
+                .with_fix("give one of them another objectName"));
             }
         }
         if self.files.is_empty() {
@@ -129,7 +129,7 @@ pub(super) fn too_large_error<'a>(files: impl Iterator<Item = &'a RenderedFile>,
             largest.join(", ")
         ),
     )
-    .advice("take single keys with secretKey, or split the class")
+    .with_fix("take single keys with secretKey, or split the class")
 }
 
 impl std::fmt::Debug for DeliveryRecord {

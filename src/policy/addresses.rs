@@ -50,8 +50,8 @@ impl AddressPolicy {
     /// Whether names of an allowed address must not resolve to this node; the error when it is not allowed.
     pub(super) fn evaluate(&self, address: &Address) -> Result<bool, Error> {
         let deny = |why: &str| {
-            Err(Error::new(Cause::NotAllowed, format!("the class may not use the address {address}: {why}"))
-                .advice("remove vaultAddress from the class and from the pod's volumeAttributes, or have the operator allow it with --allow-address"))
+            Err(Error::new(Cause::AddressNotAllowed, format!("the class may not use the address {address}: {why}"))
+                .with_fix("remove vaultAddress from the class and from the pod's volumeAttributes, or have the operator allow it with --allow-address"))
         };
         match self {
             Self::None => deny("this provider allows its own address only (--allow-address=none)"),

@@ -3,7 +3,7 @@
 use super::{
     DEFAULT_ENDPOINT, Policy, PolicyDenial, PolicyRequest, namespace_or_root, rules::PolicySetting, tenant_tls_dir,
 };
-use crate::metrics::PolicyRule;
+use crate::metrics::RuleKind;
 
 /// A refusal that a mount would meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct PredictedDenial {
     pub unless_operator_default: bool,
 }
 
-impl PolicyRule {
+impl RuleKind {
     /// The parameters that it is about, without prefix where they have one.
     #[must_use]
     pub fn parameters(self) -> &'static [&'static str] {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 use super::{PolicyDenial, VaultServer, addresses::AddressPattern, glob::Glob};
 use crate::{
     error::{Cause, Error},
-    metrics::PolicyRule,
+    metrics::RuleKind,
     text::{closest_match, quote},
     vault::Address,
 };
@@ -86,8 +86,8 @@ impl NamespaceLimits<'_> {
             let problem = format!("vaultEndpoint {} is not in the operator's policy file", quote(name));
             let error = Error::new(Cause::EndpointUnknown, problem + &suggestion.unwrap_or_default());
             let error = error
-                .advice(format!("correct it, or have the operator add it to endpoints in {}", self.policy.file_name));
-            return Err(PolicyDenial { rule: PolicyRule::Endpoint, error });
+                .with_fix(format!("correct it, or have the operator add it to endpoints in {}", self.policy.file_name));
+            return Err(PolicyDenial { rule: RuleKind::Endpoint, error });
         };
         self.check_endpoint(name)?;
         Ok(Arc::clone(server))
@@ -102,7 +102,7 @@ impl NamespaceLimits<'_> {
             DEFAULT_ENDPOINT => "the class may not use the operator's own server (endpoint default), which is that of a class that names no other".to_owned(),
             name => format!("the class may not use the endpoint {}", quote(name)),
         };
-        Err(self.endpoint_denial(Cause::NotPermitted, &problem))
+        Err(self.endpoint_denial(Cause::TenantPolicyViolation, &problem))
     }
 
     fn allows_endpoint(&self, endpoint: &str) -> bool {
@@ -111,7 +111,7 @@ impl NamespaceLimits<'_> {
 
     fn endpoint_denial(&self, cause: Cause, problem: &str) -> PolicyDenial {
         let allowed = self.describe_allowed(|rule| rule.endpoints.as_deref(), DEFAULT_ENDPOINT);
-        self.denial(PolicyRule::Endpoint, cause, problem, &allowed, "endpoints")
+        self.denial(RuleKind::Endpoint, cause, problem, &allowed, "endpoints")
     }
 
     /// Whether names of this address, which is none of an endpoint that was named, must not lead to this node. `own` is the
@@ -126,7 +126,7 @@ impl NamespaceLimits<'_> {
             self.endpoints_at(address, operator_server).partition(|(name, _)| self.allows_endpoint(name));
         if let (true, Some((name, _))) = (allowed.is_empty(), denied.first()) {
             let problem = format!("the class may not use the address {address}, where endpoint {name} is");
-            return Err(self.endpoint_denial(Cause::NotAllowed, &problem));
+            return Err(self.endpoint_denial(Cause::AddressNotAllowed, &problem));
         }
         let matching = patterns.iter().filter(|pattern| pattern.matches(address));
         // What is written out anywhere is meant.
@@ -140,7 +140,7 @@ impl NamespaceLimits<'_> {
         let problem = format!("the class may not use the address {address}{}", hint.unwrap_or_default());
         let allowed =
             if patterns.is_empty() { "those of its endpoints alone".to_owned() } else { join_truncated(patterns) };
-        Err(self.denial(PolicyRule::Address, Cause::NotAllowed, &problem, &allowed, "addresses"))
+        Err(self.denial(RuleKind::Address, Cause::AddressNotAllowed, &problem, &allowed, "addresses"))
     }
 
     /// Whether an endpoint is at this address, whatever path stands behind it. `own` is as for [`Limits::address`].
@@ -166,7 +166,13 @@ impl NamespaceLimits<'_> {
             return Ok(());
         }
         let problem = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify)";
-        Err(self.denial(PolicyRule::SkipVerify, Cause::MustVerify, problem, "verified servers alone", "skipVerify"))
+        Err(self.denial(
+            RuleKind::SkipVerify,
+            Cause::SkipVerifyNotAllowed,
+            problem,
+            "verified servers alone",
+            "skipVerify",
+        ))
     }
 
     /// Refuses to believe another than the endpoint says: who may do that may as well believe anyone. `what` is the parameter.
@@ -177,8 +183,8 @@ impl NamespaceLimits<'_> {
         let problem =
             format!("the class may not choose whose certificate is believed at the operator's address ({parameter})");
         Err(self.denial(
-            PolicyRule::SkipVerify,
-            Cause::NotPermitted,
+            RuleKind::SkipVerify,
+            Cause::TenantPolicyViolation,
             &problem,
             "the endpoint's own alone",
             "skipVerify",
@@ -193,14 +199,14 @@ impl NamespaceLimits<'_> {
         }
         let problem = format!("the class may not use the certificate file {}", quote(&file.to_string_lossy()));
         let allowed = if files.is_empty() { "the operator's own alone".to_owned() } else { join_truncated(files) };
-        let rule = PolicyRule::CertificateFile;
-        Err(self.denial(rule, Cause::NotPermitted, &problem, &allowed, "certificateFiles"))
+        let rule = RuleKind::CertificateFile;
+        Err(self.denial(rule, Cause::TenantPolicyViolation, &problem, &allowed, "certificateFiles"))
     }
 
     /// Refuses a Vault namespace; `of` is what it is for.
     pub fn check_vault_namespace(&self, setting: PolicySetting<'_>, purpose: &str) -> Result<(), PolicyDenial> {
         let noun = format_args!("Vault namespace {purpose}");
-        self.check_setting(setting, PolicyRule::VaultNamespace, noun, "vaultNamespaces", |rule| {
+        self.check_setting(setting, RuleKind::VaultNamespace, noun, "vaultNamespaces", |rule| {
             rule.vault_namespaces.as_deref()
         })
     }
@@ -208,19 +214,19 @@ impl NamespaceLimits<'_> {
     /// Refuses an auth mount.
     pub fn check_auth_mount(&self, setting: PolicySetting<'_>) -> Result<(), PolicyDenial> {
         let noun = format_args!("auth mount");
-        self.check_setting(setting, PolicyRule::AuthMount, noun, "authMounts", |rule| rule.auth_mounts.as_deref())
+        self.check_setting(setting, RuleKind::AuthMount, noun, "authMounts", |rule| rule.auth_mounts.as_deref())
     }
 
     /// Refuses an audience.
     pub fn check_audience(&self, setting: PolicySetting<'_>) -> Result<(), PolicyDenial> {
         let noun = format_args!("audience");
-        self.check_setting(setting, PolicyRule::Audience, noun, "audiences", |rule| rule.audiences.as_deref())
+        self.check_setting(setting, RuleKind::Audience, noun, "audiences", |rule| rule.audiences.as_deref())
     }
 
     fn check_setting(
         &self,
         setting: PolicySetting<'_>,
-        rule: PolicyRule,
+        rule: RuleKind,
         noun: fmt::Arguments<'_>,
         field: &str,
         list_of: impl Fn(&Rule) -> Option<&[Glob]>,
@@ -234,7 +240,13 @@ impl NamespaceLimits<'_> {
         } else {
             format!("the class names no {noun}, and may not use {value}")
         };
-        Err(self.denial(rule, Cause::NotPermitted, &problem, &self.describe_allowed(list_of, setting.default), field))
+        Err(self.denial(
+            rule,
+            Cause::TenantPolicyViolation,
+            &problem,
+            &self.describe_allowed(list_of, setting.default),
+            field,
+        ))
     }
 
     fn allows_value(&self, list_of: impl Fn(&Rule) -> Option<&[Glob]>, value: &str, default: &str) -> bool {
@@ -252,13 +264,13 @@ impl NamespaceLimits<'_> {
     }
 
     /// What is refused, what would be allowed, and where that is said.
-    fn denial(&self, rule: PolicyRule, cause: Cause, problem: &str, allowed: &str, field: &str) -> PolicyDenial {
+    fn denial(&self, rule: RuleKind, cause: Cause, problem: &str, allowed: &str, field: &str) -> PolicyDenial {
         let change = match self.rule {
             Some((index, _)) => format!("change {field} of rules[{index}]"),
             None => "add the namespace to namespaces".to_owned(),
         };
         let error = Error::new(cause, format!("{problem}: namespace {} may use {allowed}", quote(self.namespace)));
-        let error = error.advice(format!(
+        let error = error.with_fix(format!(
             "change the class or the pod's volumeAttributes, or have the operator {change} in the policy file {}",
             self.policy.file_name
         ));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::PolicyDenial;
 use crate::{
     error::{Cause, Error},
-    metrics::PolicyRule,
+    metrics::RuleKind,
     text::quote,
 };
 
@@ -56,9 +56,9 @@ impl TenantTlsDir {
         let file = quote(&file.to_string_lossy());
         let problem =
             format!("the certificate file {file} {reason} below {}, where files of classes must be", self.0.display());
-        let error = Error::new(Cause::NotPermitted, problem);
+        let error = Error::new(Cause::TenantPolicyViolation, problem);
         let advice = "use a file from there, or have the operator put it there, or change --tenant-tls-dir";
-        PolicyDenial { rule: PolicyRule::CertificateFile, error: error.advice(advice) }
+        PolicyDenial { rule: RuleKind::CertificateFile, error: error.with_fix(advice) }
     }
 }
 
@@ -69,8 +69,8 @@ pub(super) fn require_plain_path(file: &Path) -> Result<(), PolicyDenial> {
     }
     let problem =
         format!("the certificate file {} is no absolute path without `.` and `..`", quote(&file.to_string_lossy()));
-    let error = Error::new(Cause::NotPermitted, problem).advice("write the path of the file itself");
-    Err(PolicyDenial { rule: PolicyRule::CertificateFile, error })
+    let error = Error::new(Cause::TenantPolicyViolation, problem).with_fix("write the path of the file itself");
+    Err(PolicyDenial { rule: RuleKind::CertificateFile, error })
 }
 
 fn is_plain_path(path: &Path) -> bool {

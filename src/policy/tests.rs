@@ -59,7 +59,7 @@ fn allow_address_limits_addresses_of_classes() {
         match result {
             Ok(target) => assert_eq!(target.endpoint.deny_local_addresses, guarded, "{allow:?} {address}"),
             Err(error) => {
-                assert_eq!(error.cause(), Cause::NotAllowed);
+                assert_eq!(error.cause(), Cause::AddressNotAllowed);
                 assert!(error.to_string().contains("--allow-address"), "{error}");
             }
         }
@@ -82,9 +82,9 @@ fn allow_skip_verify_false_denies_skip_tls_verify() {
     let strict = OperatorPolicy { allows_skip_verify: false, ..operator_policy(&[]) };
     assert!(evaluate(&strict, &ServerChoice::default()).is_ok());
     let error = evaluate(&strict, &ServerChoice { skip_verify: true, ..ServerChoice::default() }).unwrap_err();
-    assert_eq!(error.cause(), Cause::MustVerify);
+    assert_eq!(error.cause(), Cause::SkipVerifyNotAllowed);
     let both = ServerChoice { skip_verify: true, ..choose_address("http://127.0.0.1:1") };
-    assert_eq!(evaluate(&strict, &both).unwrap_err().cause(), Cause::NotAllowed, "the address goes first");
+    assert_eq!(evaluate(&strict, &both).unwrap_err().cause(), Cause::AddressNotAllowed, "the address goes first");
 }
 
 #[test]
@@ -155,35 +155,50 @@ fn policy_rule_allows_only_what_it_lists() {
     for (namespace_name, choice, audience, denied) in [
         ("shop", none(), "vault", None),
         ("shop", none(), "shop", None),
-        ("shop", none(), "other", Some((PolicyRule::Audience, Cause::NotPermitted))),
+        ("shop", none(), "other", Some((RuleKind::Audience, Cause::TenantPolicyViolation))),
         ("shop", endpoint("default"), "vault", None),
         ("shop", endpoint("prod"), "vault", None),
-        ("shop", endpoint("lab"), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
-        ("shop", endpoint("prd"), "vault", Some((PolicyRule::Endpoint, Cause::EndpointUnknown))),
+        ("shop", endpoint("lab"), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
+        ("shop", endpoint("prd"), "vault", Some((RuleKind::Endpoint, Cause::EndpointUnknown))),
         ("shop", choose_address("https://vault.corp:8200"), "vault", None),
         ("shop", choose_address("https://a.shop.corp:8200"), "vault", None),
-        ("shop", choose_address("https://a.shop.corp:8201"), "vault", Some((PolicyRule::Address, Cause::NotAllowed))),
-        ("shop", choose_address("https://prod.corp:8200"), "vault", Some((PolicyRule::Address, Cause::NotAllowed))),
+        (
+            "shop",
+            choose_address("https://a.shop.corp:8201"),
+            "vault",
+            Some((RuleKind::Address, Cause::AddressNotAllowed)),
+        ),
+        (
+            "shop",
+            choose_address("https://prod.corp:8200"),
+            "vault",
+            Some((RuleKind::Address, Cause::AddressNotAllowed)),
+        ),
         ("shop", choose_address("https://127.0.0.1:8200"), "vault", None),
-        ("shop", choose_address("unix:///run/agent.sock"), "vault", Some((PolicyRule::Address, Cause::NotAllowed))),
+        (
+            "shop",
+            choose_address("unix:///run/agent.sock"),
+            "vault",
+            Some((RuleKind::Address, Cause::AddressNotAllowed)),
+        ),
         ("shop", namespace("shop/a/b"), "vault", None),
-        ("shop", namespace("other"), "vault", Some((PolicyRule::VaultNamespace, Cause::NotPermitted))),
-        ("shop", namespace("root"), "vault", Some((PolicyRule::VaultNamespace, Cause::NotPermitted))),
+        ("shop", namespace("other"), "vault", Some((RuleKind::VaultNamespace, Cause::TenantPolicyViolation))),
+        ("shop", namespace("root"), "vault", Some((RuleKind::VaultNamespace, Cause::TenantPolicyViolation))),
         (
             "shop",
             ServerChoice { auth_namespace: Some("other".into()), ..none() },
             "vault",
-            Some((PolicyRule::VaultNamespace, Cause::NotPermitted)),
+            Some((RuleKind::VaultNamespace, Cause::TenantPolicyViolation)),
         ),
         ("shop", mount("jwt-x"), "vault", None),
-        ("shop", mount("ldap"), "vault", Some((PolicyRule::AuthMount, Cause::NotPermitted))),
+        ("shop", mount("ldap"), "vault", Some((RuleKind::AuthMount, Cause::TenantPolicyViolation))),
         ("shop", skip.clone(), "vault", None),
         ("shop", file("/tls/shop/ca.pem"), "vault", None),
-        ("shop", file("/tls/ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
-        ("shop", file("/tls/shop/"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        ("shop", file("/tls/ca.pem"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
+        ("shop", file("/tls/shop/"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
         ("shop", file("/tls//shop/ca.pem"), "vault", None),
-        ("shop", file("/tls/shop/../ca.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
-        ("shop", client("/tls/shop/c", "/k"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        ("shop", file("/tls/shop/../ca.pem"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
+        ("shop", client("/tls/shop/c", "/k"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
         // An endpoint's own certificate with its own key.
         (
             "shop",
@@ -198,33 +213,43 @@ fn policy_rule_allows_only_what_it_lists() {
             "shop",
             ServerChoice { client_certificate: client("/prod/c.pem", "/k.pem").client_certificate, ..endpoint("prod") },
             "vault",
-            Some((PolicyRule::CertificateFile, Cause::NotPermitted)),
+            Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation)),
         ),
-        ("shop", client("/c", "/tls/shop/k"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        ("shop", client("/c", "/tls/shop/k"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
         // A rule without lists, and no rule: the operator's own server as it is.
         ("bare", none(), "vault", None),
-        ("bare", endpoint("prod"), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
-        ("bare", choose_address("https://other.corp"), "vault", Some((PolicyRule::Address, Cause::NotAllowed))),
+        ("bare", endpoint("prod"), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
+        ("bare", choose_address("https://other.corp"), "vault", Some((RuleKind::Address, Cause::AddressNotAllowed))),
         ("bare", namespace("team"), "vault", None),
-        ("bare", namespace("live"), "vault", Some((PolicyRule::VaultNamespace, Cause::NotPermitted))),
-        ("bare", mount("jwt"), "vault", Some((PolicyRule::AuthMount, Cause::NotPermitted))),
-        ("bare", none(), "shop", Some((PolicyRule::Audience, Cause::NotPermitted))),
-        ("bare", skip.clone(), "vault", Some((PolicyRule::SkipVerify, Cause::MustVerify))),
+        ("bare", namespace("live"), "vault", Some((RuleKind::VaultNamespace, Cause::TenantPolicyViolation))),
+        ("bare", mount("jwt"), "vault", Some((RuleKind::AuthMount, Cause::TenantPolicyViolation))),
+        ("bare", none(), "shop", Some((RuleKind::Audience, Cause::TenantPolicyViolation))),
+        ("bare", skip.clone(), "vault", Some((RuleKind::SkipVerify, Cause::SkipVerifyNotAllowed))),
         // A pattern opens no endpoint that is not allowed, by whatever path.
-        ("strict", choose_address("https://prod.corp:8200"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
-        ("strict", choose_address("http://prod.corp:8200/x"), "vault", Some((PolicyRule::Endpoint, Cause::NotAllowed))),
+        (
+            "strict",
+            choose_address("https://prod.corp:8200"),
+            "vault",
+            Some((RuleKind::Endpoint, Cause::AddressNotAllowed)),
+        ),
+        (
+            "strict",
+            choose_address("http://prod.corp:8200/x"),
+            "vault",
+            Some((RuleKind::Endpoint, Cause::AddressNotAllowed)),
+        ),
         // The operator's own file may be written out.
         ("bare", file("/ca.pem"), "vault", None),
-        ("bare", file("/other.pem"), "vault", Some((PolicyRule::CertificateFile, Cause::NotPermitted))),
+        ("bare", file("/other.pem"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
         ("other", none(), "vault", None),
-        ("other", mount("jwt"), "vault", Some((PolicyRule::AuthMount, Cause::NotPermitted))),
-        ("other", endpoint("prod"), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
+        ("other", mount("jwt"), "vault", Some((RuleKind::AuthMount, Cause::TenantPolicyViolation))),
+        ("other", endpoint("prod"), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
         // Only the server that the rule names.
         ("lab-1", endpoint("lab"), "vault", None),
         ("lab-1", ServerChoice { skip_verify: true, ..endpoint("lab") }, "vault", None),
-        ("lab-1", none(), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
-        ("nobody", none(), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
-        ("nobody", endpoint("default"), "vault", Some((PolicyRule::Endpoint, Cause::NotPermitted))),
+        ("lab-1", none(), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
+        ("nobody", none(), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
+        ("nobody", endpoint("default"), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
     ] {
         let ask = PolicyRequest { choice: &choice, namespace: namespace_name, audience, default_audience: "vault" };
         let result = operator.evaluate(&ask);
@@ -269,7 +294,7 @@ fn policy_denies_trust_override_at_endpoint_address() {
             PolicyRequest { choice: &choice, namespace: namespace_name, audience: "vault", default_audience: "vault" };
         let result = operator.evaluate(&ask);
         let denied = result.as_ref().err().map(|refusal| (refusal.rule, refusal.error.cause()));
-        let expected = (!allowed).then_some((PolicyRule::SkipVerify, Cause::NotPermitted));
+        let expected = (!allowed).then_some((RuleKind::SkipVerify, Cause::TenantPolicyViolation));
         assert_eq!(denied, expected, "{namespace_name} {choice:?}: {result:?}");
     }
 }

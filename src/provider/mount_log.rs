@@ -16,16 +16,16 @@ use crate::{
     mount::VolumeContents,
     policy::OperatorPolicy,
     request::{Class, MountSpec, Pod},
-    telemetry::{self, Again, Repeats, SPAN},
+    telemetry::{self, Emit, LogDeduplicator, SPAN_TARGET},
 };
 
 /// Tells of the mounts of one socket.
 #[derive(Default)]
 pub(super) struct Told {
     /// By the volume's directory.
-    failures: Repeats<String>,
+    failures: LogDeduplicator<String>,
     /// By namespace, class and text.
-    warnings: Repeats<(String, String, String)>,
+    warnings: LogDeduplicator<(String, String, String)>,
     ids: Ids,
 }
 
@@ -79,24 +79,24 @@ impl Told {
         let [pod, namespace, service_account, class] =
             [&*pod.name, &pod.namespace, &pod.service_account, class].map(said);
         let request_id = format_args!("{:08x}-{}", self.ids.process, self.ids.next.fetch_add(1, Relaxed));
-        tracing::error_span!(target: SPAN, "mount", pod, namespace, service_account, class, %request_id)
+        tracing::error_span!(target: SPAN_TARGET, "mount", pod, namespace, service_account, class, %request_id)
     }
 
     /// What is odd about a class, though it stops nothing.
     pub(super) fn warn(&self, spec: &MountSpec) {
         for warning in &spec.class.warnings {
             let key = (spec.pod.namespace.clone(), spec.class_name.clone(), warning.clone());
-            match self.warnings.again(key, ()) {
-                Again::No => tracing::warn!("{warning}"),
-                Again::Summed(mounts) => tracing::warn!(mounts, "{warning}"),
-                Again::Quiet => tracing::debug!("{warning}"),
+            match self.warnings.record(key, ()) {
+                Emit::First => tracing::warn!("{warning}"),
+                Emit::Summary(mounts) => tracing::warn!(mounts, "{warning}"),
+                Emit::Suppress => tracing::debug!("{warning}"),
             }
         }
     }
 
     /// Files are on their way to the pod, with something new among them or not. Whether mounts of the volume had failed before.
     pub(super) fn mounted(&self, mounted: &VolumeContents, new: bool, about: &About) -> bool {
-        let failures = self.failures.over(&about.target_path);
+        let failures = self.failures.clear(&about.target_path);
         went_well(mounted, new, failures, about);
         failures.is_some()
     }
@@ -109,7 +109,7 @@ impl Told {
         mounted: &VolumeContents,
         begun: Instant,
     ) -> bool {
-        let failures = self.failures.over(&spec.target_path);
+        let failures = self.failures.clear(&spec.target_path);
         if failures.is_some() || tracing::enabled!(Level::DEBUG) {
             let about = About::mount(spec, operator, begun);
             self.span(&spec.pod, &spec.class_name).in_scope(|| went_well(mounted, false, failures, &about));
@@ -123,9 +123,9 @@ impl Told {
         let (code, duration_ms) = (error.cause().code().name(), about.milliseconds());
         let objects = about.class.as_deref().map(Class::display_object_names);
         let objects = objects.as_ref().map(tracing::field::display);
-        match self.failures.again(target_path.clone(), error.way()) {
-            Again::No => tracing::warn!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
-            Again::Summed(failures) => {
+        match self.failures.record(target_path.clone(), error.fingerprint()) {
+            Emit::First => tracing::warn!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
+            Emit::Summary(failures) => {
                 tracing::warn!(
                     code,
                     objects,
@@ -136,7 +136,9 @@ impl Told {
                     "mount fails again and again: {error}"
                 );
             }
-            Again::Quiet => tracing::debug!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}"),
+            Emit::Suppress => {
+                tracing::debug!(code, objects, endpoint, duration_ms, target_path, "mount failed: {error}")
+            }
         }
     }
 }

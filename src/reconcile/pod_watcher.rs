@@ -18,7 +18,7 @@ use crate::{
     error::{Cause, Error},
     kube::{Kube, PodEvent, PodState},
     session::PodWithSessions,
-    status::{Failed, Watch, Watching},
+    status::{LastErrorStatus, WatchState, WatchStatus},
 };
 
 /// The pods of this node, as far as they are known.
@@ -49,7 +49,7 @@ enum Stand {
 struct PodWatcherState {
     watch_state: Stand,
     since: Instant,
-    last_error: Option<Failed>,
+    last_error: Option<LastErrorStatus>,
     live_pods: HashSet<String>,
     /// Pods with sessions that the watch has seen leave.
     departed_pods: HashSet<String>,
@@ -127,15 +127,15 @@ impl PodWatcher {
     }
 
     /// How the watch stands, and how many pods it shows.
-    pub(super) fn status(&self) -> (Watch, usize) {
+    pub(super) fn status(&self) -> (WatchStatus, usize) {
         let state = self.lock();
-        let watch_status = Watch {
+        let watch_status = WatchStatus {
             state: match state.watch_state {
-                Stand::Off => Watching::Off,
-                Stand::Connecting => Watching::Connecting,
-                Stand::Interrupted => Watching::Interrupted,
-                Stand::Synced => Watching::Synced,
-                Stand::Denied => Watching::Denied,
+                Stand::Off => WatchState::Off,
+                Stand::Connecting => WatchState::Connecting,
+                Stand::Interrupted => WatchState::Interrupted,
+                Stand::Synced => WatchState::Synced,
+                Stand::Denied => WatchState::Denied,
             },
             node: self.node.clone(),
             since: Some(clock::time_of_day(state.since)),
@@ -157,7 +157,8 @@ impl PodWatcher {
 
     fn record_error(&self, operation: &str, error: &Error) {
         let at = clock::time_of_day(clock::now());
-        self.lock().last_error = Some(Failed { at, operation: operation.to_owned(), error: error.to_string() });
+        self.lock().last_error =
+            Some(LastErrorStatus { at, operation: operation.to_owned(), error: error.to_string() });
     }
 
     /// Notes a failure of the watch, and says it; how long to wait.

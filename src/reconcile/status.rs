@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Reconciler;
 use crate::{
     clock::{self, time_of_day},
-    metrics::Levels,
-    status::{Down, Status, Waiting},
+    metrics::GaugeSnapshot,
+    status::{OutageStatus, PendingRevocationStatus, Status},
 };
 
 impl Reconciler {
@@ -18,7 +18,7 @@ impl Reconciler {
         let mut revocations = Vec::new();
         self.queue.for_each_revocation(|revocation| {
             let key = &revocation.key;
-            revocations.push(Waiting {
+            revocations.push(PendingRevocationStatus {
                 pod: key.pod_name.clone(),
                 namespace: key.pod_namespace.clone(),
                 uid: key.pod_uid.clone(),
@@ -30,8 +30,8 @@ impl Reconciler {
             });
         });
         let known_outages = self.vault.outages().into_iter();
-        let mut outages: Vec<Down> = known_outages
-            .map(|(address, outage)| Down {
+        let mut outages: Vec<OutageStatus> = known_outages
+            .map(|(address, outage)| OutageStatus {
                 address,
                 since: time_of_day(outage.since),
                 error: outage.reason.to_string(),
@@ -55,29 +55,29 @@ impl Reconciler {
 
     /// How much of everything is held now.
     #[must_use]
-    pub fn gauges(&self) -> Levels {
+    pub fn gauges(&self) -> GaugeSnapshot {
         let (watch_status, pods_watched) = self.pod_watcher.status();
         let mut pending_revocations = 0;
         self.queue.for_each_revocation(|_| pending_revocations += 1);
         let (sessions, now) = (self.sessions.all(), clock::now());
-        let mut gauges = Levels {
-            leases: BTreeMap::new(),
-            next_end: None,
-            overdue: 0,
+        let mut gauges = GaugeSnapshot {
+            cached_secrets: BTreeMap::new(),
+            earliest_secret_expiry: None,
+            expired_secrets: 0,
             tokens: BTreeMap::new(),
-            token_end: None,
-            oldest_success: None,
+            earliest_token_expiry: None,
+            oldest_refresh_success: None,
             sessions: sessions.len(),
             sessions_limit: self.sessions.max_sessions(),
             mounts_limit: 0,
-            revocations_waiting: pending_revocations,
+            pending_revocations,
             pods_watched,
-            pod_watch: watch_status.state,
+            pod_watch_state: watch_status.state,
             endpoints_down: self.vault.outages().len(),
             policy_reloaded: None,
             tls_reloaded: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            certificates: BTreeMap::new(),
+            certificate_expiries: BTreeMap::new(),
         };
         for session in &sessions {
             session.add_to_gauges(&mut gauges, now);

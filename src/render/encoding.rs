@@ -77,8 +77,8 @@ fn decode_hex(text: &[u8]) -> Result<SecretBytes, Error> {
 }
 
 fn decode_error(encoding: &str, offset: usize, problem: &str) -> Error {
-    Error::new(Cause::Render, format!("the value is not {encoding}: {problem} at byte {offset}"))
-        .advice(format!("correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded"))
+    Error::new(Cause::RenderFailed, format!("the value is not {encoding}: {problem} at byte {offset}"))
+        .with_fix(format!("correct the value in Vault, or remove `encoding: {encoding}` if it is not encoded"))
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
         match decode(Zeroizing::new(text.to_owned()), encoding) {
             Ok(bytes) => Ok(bytes.expose().to_vec()),
             Err(error) => {
-                assert_eq!(error.cause(), Cause::Render);
+                assert_eq!(error.cause(), Cause::RenderFailed);
                 Err(error.to_string())
             }
         }

@@ -17,7 +17,7 @@ use buffer::SecretTextBuffer;
 pub(super) fn render_format(format: Format, encoding: Encoding, fields: &Fields<'_>) -> Result<SecretBytes, Error> {
     if encoding != Encoding::Utf8 {
         return Err(Error::new(Cause::InvalidRequest, "`encoding` does not go with `format`")
-            .advice("remove one of them; `secretKey: \"*\"` writes every key to a file of its own and decodes it"));
+            .with_fix("remove one of them; `secretKey: \"*\"` writes every key to a file of its own and decodes it"));
     }
     let mut text = SecretTextBuffer::default();
     match format {

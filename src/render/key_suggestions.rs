@@ -56,7 +56,7 @@ pub(super) fn missing_key_error(requested: &str, fields: &Fields<'_>, data: &Fie
         (Cause::KeyMissing, "correct secretKey, or set `optional: true` if it may be absent".to_owned())
     };
     Error::new(cause, format!("{} is not in the secret, which has {}", quote_key(requested), describe_keys(fields)))
-        .advice(advice)
+        .with_fix(advice)
 }
 
 /// The key that was most likely meant.

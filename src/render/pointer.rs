@@ -23,7 +23,7 @@ pub(super) fn resolve<'a>(pointer: &str, data: JsonText<'a>) -> Result<JsonText<
             return Err(invalid_pointer(pointer, "`~` stands only in `~0` (for `~`) and `~1` (for `/`)"));
         }
         value = resolve_step(value, &name)
-            .map_err(|error| error.about(format!("secretPointer {}, step {}", quote_name(pointer), i + 1)))?;
+            .map_err(|error| error.with_subject(format!("secretPointer {}, step {}", quote_name(pointer), i + 1)))?;
     }
     Ok(value)
 }
@@ -42,7 +42,7 @@ fn resolve_step<'a>(value: JsonText<'a>, name: &str) -> Result<JsonText<'a>, Err
                 quote_key(name),
                 describe_keys(&members)
             ))
-            .advice(advice)
+            .with_fix(advice)
         });
     }
     let Some(elements) = value.elements() else {
@@ -51,7 +51,7 @@ fn resolve_step<'a>(value: JsonText<'a>, name: &str) -> Result<JsonText<'a>, Err
             value.type_name(),
             quote_key(name)
         ))
-        .advice(POINTER_FIX));
+        .with_fix(POINTER_FIX));
     };
     let index = name.parse::<usize>().ok().filter(|index| index.to_string() == name);
     index.and_then(|index| elements.get(index).copied()).ok_or_else(|| {
@@ -60,7 +60,7 @@ fn resolve_step<'a>(value: JsonText<'a>, name: &str) -> Result<JsonText<'a>, Err
             quote_name(name),
             elements.len()
         ))
-        .advice(POINTER_FIX)
+        .with_fix(POINTER_FIX)
     })
 }
 
@@ -73,7 +73,7 @@ fn invalid_pointer(pointer: &str, problem: &str) -> Error {
         Cause::InvalidRequest,
         format!("secretPointer {} is no JSON pointer (RFC 6901): {problem}", quote_name(pointer)),
     )
-    .advice("write it as /outer/inner")
+    .with_fix("write it as /outer/inner")
 }
 
 #[cfg(test)]

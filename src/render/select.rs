@@ -39,7 +39,8 @@ pub(super) fn data_fields(response: &SecretResponse) -> Result<Fields<'_>, Error
 pub(super) fn render_all_keys(spec: &FileSpec, response: &SecretResponse) -> Result<Vec<RenderedFile>, Error> {
     let file = |(key, value): (&String, &JsonText<'_>)| {
         let path = file_path(&spec.path, key)?;
-        let contents = decode(value.to_file_text(), spec.encoding).map_err(|error| error.about(quote_key(key)))?;
+        let contents =
+            decode(value.to_file_text(), spec.encoding).map_err(|error| error.with_subject(quote_key(key)))?;
         Ok(RenderedFile { path, mode: spec.mode, contents })
     };
     data_fields(response)?.iter().map(file).collect()
@@ -48,17 +49,17 @@ pub(super) fn render_all_keys(spec: &FileSpec, response: &SecretResponse) -> Res
 fn response_data(response: &SecretResponse) -> Result<JsonText<'_>, Error> {
     response.data().map(JsonText::new).ok_or_else(|| {
         Error::new(Cause::NoData, "Vault's answer holds no data")
-            .advice("correct secretPath; this one has nothing to read")
+            .with_fix("correct secretPath; this one has nothing to read")
     })
 }
 
 fn require_object(data: JsonText<'_>) -> Result<Fields<'_>, Error> {
     data.fields().ok_or_else(|| {
         Error::new(
-            Cause::Render,
+            Cause::RenderFailed,
             format!("the data of Vault's answer is {}, not an object with keys", data.type_name()),
         )
-        .advice("leave out secretKey and format to get the whole answer")
+        .with_fix("leave out secretKey and format to get the whole answer")
     })
 }
 
@@ -70,7 +71,7 @@ pub(super) fn unwrap_kv2(response: &SecretResponse) -> Result<JsonText<'_>, Erro
             let data = members.get("data").copied().filter(|data| !data.is_null());
             data.ok_or_else(|| {
                 Error::new(Cause::VersionDeleted, "this version of the secret was deleted or destroyed")
-                    .advice("undelete it, write a new version, or ask for another one with `?version=`")
+                    .with_fix("undelete it, write a new version, or ask for another one with `?version=`")
             })
         }
         _ => Ok(all_data),
@@ -101,7 +102,7 @@ fn file_path(directory: &str, key: &str) -> Result<String, Error> {
         _ => return Ok(path),
     };
     Err(Error::new(Cause::UnsafeName, format!("{} cannot be a file's name: {problem}", quote_key(key)))
-        .advice("rename the key in Vault, or list the keys as objects of their own with secretKey and objectName"))
+        .with_fix("rename the key in Vault, or list the keys as objects of their own with secretKey and objectName"))
 }
 
 #[cfg(test)]
@@ -142,7 +143,7 @@ mod tests {
         assert!(message(&kv2_response(r#"{"a":{"zzz":1}}"#)).contains("secretPointer: /a/zzz"));
         assert_eq!(select_key(&kv2_response("null"), "a").map(|_| ()).unwrap_err().cause(), Cause::VersionDeleted);
         assert_eq!(select_key(&response("null"), "a").map(|_| ()).unwrap_err().cause(), Cause::NoData);
-        assert_eq!(select_key(&response("[1]"), "a").map(|_| ()).unwrap_err().cause(), Cause::Render);
+        assert_eq!(select_key(&response("[1]"), "a").map(|_| ()).unwrap_err().cause(), Cause::RenderFailed);
     }
 
     #[test]

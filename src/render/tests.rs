@@ -64,9 +64,9 @@ fn all_keys_selector_renders_files_below_directory() {
 #[test]
 fn render_error_names_key_and_not_value() {
     for (select, encoding, cause, start) in [
-        (Selector::Key("pass".into()), Encoding::Hex, Cause::Render, r#"key "pass": the value is not hex: "#),
-        (Selector::AllKeys, Encoding::Hex, Cause::Render, r#"key "deep": the value is not hex: "#),
-        (Selector::FullResponse, Encoding::Base64, Cause::Render, "the value is not base64: "),
+        (Selector::Key("pass".into()), Encoding::Hex, Cause::RenderFailed, r#"key "pass": the value is not hex: "#),
+        (Selector::AllKeys, Encoding::Hex, Cause::RenderFailed, r#"key "deep": the value is not hex: "#),
+        (Selector::FullResponse, Encoding::Base64, Cause::RenderFailed, "the value is not base64: "),
         (
             Selector::Formatted(Format::Env),
             Encoding::Hex,

@@ -28,7 +28,7 @@ impl Attributes {
     /// Reads a JSON object of strings. The error does not repeat any of it.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |why: String| {
-            Error::new(Cause::InvalidRequest, format!("the driver's attributes {why}")).advice(
+            Error::new(Cause::InvalidRequest, format!("the driver's attributes {why}")).with_fix(
                 "this is a fault between the driver and this provider, not of the class; compare their versions",
             )
         };

@@ -112,7 +112,7 @@ impl Findings {
             _ => format!(" has {total} mistakes, of which {} are shown:", listed.len()),
         };
         let text = format!("SecretProviderClass{subject}{has} {list}");
-        Some(if uniform { Error::new(cause, text) } else { Error::listing(cause, text) })
+        Some(if uniform { Error::new(cause, text) } else { Error::aggregate(cause, text) })
     }
 }
 

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::{CredentialSource, Session};
 use crate::{
-    audit::{Event, Line},
+    audit::{AuditEvent, AuditRecord},
     cache::SessionToken,
     clock,
     error::{Cause, Error},
     lifetime::Lifetime,
-    metrics::{AuthKind, LoginOutcome},
+    metrics::{AuthMethod, LoginOutcome},
     vault::{
         Client,
         client::{LoginRequest, LoginResult},
@@ -47,15 +47,15 @@ impl Session {
             });
             match outcome.await {
                 // The login was another caller's, and so was the deadline.
-                Some(Err(error)) if error.cause() == Cause::Deadline && Instant::now() < deadline => {}
+                Some(Err(error)) if error.cause() == Cause::DeadlineExceeded && Instant::now() < deadline => {}
                 // It was another pod's, and may fail for that one's token.
-                Some(Err(error)) if self.is_shared() && !(is_own_login || is_retried || error.is_passing()) => {
+                Some(Err(error)) if self.is_shared() && !(is_own_login || is_retried || error.is_transient()) => {
                     is_retried = true
                 }
                 Some(outcome) => return outcome,
                 None => {
                     let error = Error::new(Cause::Internal, "the login panicked");
-                    return Err(error.advice("report it with the provider's log"));
+                    return Err(error.with_fix("report it with the provider's log"));
                 }
             }
         }
@@ -84,12 +84,12 @@ impl Session {
         };
         match outcome {
             Ok((token, method, request_id)) => {
-                self.observers.metrics.login(method, LoginOutcome::Ok);
+                self.observers.metrics.count_login(method, LoginOutcome::Ok);
                 let request_id = Some(request_id.as_str()).filter(|id| !id.is_empty());
-                self.observers.audit.tell(&Line {
+                self.observers.audit.record(&AuditRecord {
                     accessor: &token.vault_token.accessor,
                     request_id,
-                    ..self.key.audit_record(Event::Login)
+                    ..self.key.audit_record(AuditEvent::Login)
                 });
                 Ok(token)
             }
@@ -98,8 +98,8 @@ impl Session {
                 let (error, method) = self.login_error(&client, &failure, credential.claims, deadline).await;
                 self.observers
                     .metrics
-                    .login(method, if is_denied { LoginOutcome::Refused } else { LoginOutcome::Failed });
-                self.observers.audit.tell(&self.key.audit_record(Event::Login).failed(&error));
+                    .count_login(method, if is_denied { LoginOutcome::Refused } else { LoginOutcome::Failed });
+                self.observers.audit.record(&self.key.audit_record(AuditEvent::Login).with_failure(&error));
                 self.record_error("logging in", &error);
                 Err(error)
             }
@@ -152,7 +152,7 @@ impl Session {
         failure: &RequestError,
         claims: TokenClaims,
         deadline: Instant,
-    ) -> (Error, AuthKind) {
+    ) -> (Error, AuthMethod) {
         let key = &self.key;
         let mut context = LoginContext {
             address: client.address().to_owned(),

@@ -13,9 +13,9 @@ use crate::{
     cache::{ExpiryNotice, PendingRenewal, SessionToken},
     clock,
     error::{Cause, Error},
-    events::Why,
+    events::EventReason,
     lifetime::{GrantKind, Lifetime},
-    metrics::{Kind, Renewable, RenewalOutcome},
+    metrics::{RenewalOutcome, RenewalTarget, SecretKind},
     vault::{Client, Vault, breaker::retry_at, error::RequestError},
 };
 
@@ -153,7 +153,7 @@ impl Session {
         match client.renew_token(&token.vault_token, self.login_namespace(), lifetime.requested_ttl(), deadline).await {
             Ok(grant) => {
                 let grant_kind = token.apply_renewal(grant, sent_at);
-                self.count_renewal(Renewable::Token, grant_kind.into());
+                self.count_renewal(RenewalTarget::Token, grant_kind.into());
                 self.state().last_success_at = Some(clock::now());
                 match grant_kind {
                     GrantKind::Full => tracing::debug!(role, pod, namespace, ttl = ?grant.ttl, "token renewed"),
@@ -164,19 +164,20 @@ impl Session {
                 }
             }
             Err(RequestError::Outage(_)) => self.defer_until_up(Some(token)),
-            Err(failure) => match self.classify_renewal_failure(client, Renewable::Token, token, &failure, vault).await
-            {
-                RenewalFailure::TokenRevoked => self.mark_token_revoked(token),
-                RenewalFailure::NotRenewable | RenewalFailure::LeaseRevoked => token.disable_renewal(),
-                RenewalFailure::Failed(error) => {
-                    let error = self.with_policy_fix(error, &failure, token, "auth/token/renew-self");
-                    let failures = token.record_renewal_failure(clock::now(), is_denied(&failure));
-                    self.record_error("renewing the token", &error);
-                    if failures.is_power_of_two() {
-                        tracing::warn!(role, pod, namespace, failures, "the token is not renewed: {error}");
+            Err(failure) => {
+                match self.classify_renewal_failure(client, RenewalTarget::Token, token, &failure, vault).await {
+                    RenewalFailure::TokenRevoked => self.mark_token_revoked(token),
+                    RenewalFailure::NotRenewable | RenewalFailure::LeaseRevoked => token.disable_renewal(),
+                    RenewalFailure::Failed(error) => {
+                        let error = self.with_policy_fix(error, &failure, token, "auth/token/renew-self");
+                        let failures = token.record_renewal_failure(clock::now(), is_denied(&failure));
+                        self.record_error("renewing the token", &error);
+                        if failures.is_power_of_two() {
+                            tracing::warn!(role, pod, namespace, failures, "the token is not renewed: {error}");
+                        }
                     }
                 }
-            },
+            }
         }
     }
 
@@ -203,7 +204,7 @@ impl Session {
                 renewal.token.mark_verified(sent_at);
                 self.state().last_success_at = Some(clock::now());
                 let grant_kind = renewal.apply_renewal(grant, sent_at).unwrap_or(GrantKind::Full);
-                self.count_renewal(Renewable::Lease, grant_kind.into());
+                self.count_renewal(RenewalTarget::Lease, grant_kind.into());
                 match grant_kind {
                     GrantKind::Capped => tracing::info!(
                         role, pod, namespace, path, end = %clock::time_of_day(sent_at + grant.ttl),
@@ -216,7 +217,8 @@ impl Session {
             }
             Err(RequestError::Outage(_)) => self.defer_until_up(Some(&renewal.token)),
             Err(failure) => {
-                match self.classify_renewal_failure(client, Renewable::Lease, &renewal.token, &failure, vault).await {
+                match self.classify_renewal_failure(client, RenewalTarget::Lease, &renewal.token, &failure, vault).await
+                {
                     RenewalFailure::TokenRevoked => self.mark_token_revoked(&renewal.token),
                     RenewalFailure::LeaseRevoked => {
                         renewal.mark_revoked(clock::now());
@@ -246,7 +248,7 @@ impl Session {
     async fn classify_renewal_failure(
         &self,
         client: &Client,
-        target: Renewable,
+        target: RenewalTarget,
         token: &SessionToken,
         failure: &RequestError,
         vault: &Vault,
@@ -286,9 +288,9 @@ impl Session {
         result
     }
 
-    fn count_renewal(&self, target: Renewable, outcome: RenewalOutcome) {
+    fn count_renewal(&self, target: RenewalTarget, outcome: RenewalOutcome) {
         self.mark_dirty();
-        self.observers.metrics.renewal(target, outcome);
+        self.observers.metrics.count_renewal(target, outcome);
     }
 
     /// The failure of a renewal, with the policy that lacks if that is why.
@@ -296,7 +298,7 @@ impl Session {
         match failure {
             failure if is_denied(failure) => {
                 let policies = token.vault_token.policies.join(", ");
-                error.advice(format!(
+                error.with_fix(format!(
                     "role {:?} (policies {policies}) may not update {path}, as policy `default` would allow: \
                      unset token_no_default_policy, or add path \"{path}\" {{ capabilities = [\"update\"] }}",
                     self.key.role
@@ -331,13 +333,13 @@ impl Session {
         {
             let (path, expires_at) = (request.display_path(), clock::time_of_day(expires_at));
             let secret_noun = match kind {
-                Kind::Leased => "credential",
-                Kind::Certificate => "certificate",
-                Kind::Static => "static credential",
-                Kind::Token => "Vault token",
-                Kind::Plain => "secret",
+                SecretKind::Leased => "credential",
+                SecretKind::Certificate => "certificate",
+                SecretKind::Static => "static credential",
+                SecretKind::Token => "Vault token",
+                SecretKind::Plain => "secret",
             };
-            self.emit_event(Why::CredentialExpiring, || {
+            self.emit_event(EventReason::CredentialExpiring, || {
                 let verb = if is_expired { "is over since" } else { "ends at" };
                 format!("the {secret_noun} of {path} {verb} {expires_at}, and {fix}")
             });

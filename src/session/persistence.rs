@@ -14,7 +14,7 @@ use crate::{
     clock::{self, BootTimestamp, Epoch},
     error::{Cause, Error},
     secret::SecretBuffer,
-    state::{Content, Name, Store, Written},
+    state::{FileId, Plaintext, Store, WriteOutcome},
     task,
     vault::{Client, Endpoint, request::SecretRequest},
 };
@@ -58,7 +58,7 @@ pub struct SavedSession {
 pub(super) struct StateFile {
     store: Option<Arc<Store>>,
     /// The file's; no other session has it, also not the next of the same pod.
-    name: Name,
+    name: FileId,
     /// The opening of the folder in which the session began.
     store_generation: u64,
     /// Counts what changed.
@@ -77,19 +77,19 @@ struct FileOnDisk {
 /// The file of a session that has ended: it goes when nothing is left to be revoked.
 pub struct PendingStateFile {
     store: Arc<Store>,
-    name: Name,
+    name: FileId,
     bytes: u64,
     remaining_tokens: AtomicU64,
 }
 
 impl StateFile {
     pub(super) fn new(store: Option<Arc<Store>>) -> Self {
-        let name = if store.is_some() { Name::random() } else { Name([0; 16]) };
+        let name = if store.is_some() { FileId::random() } else { FileId([0; 16]) };
         Self::for_existing_file(store, name, 0)
     }
 
     /// That of a session whose file has this name and so many bytes.
-    fn for_existing_file(store: Option<Arc<Store>>, name: Name, bytes: u64) -> Self {
+    fn for_existing_file(store: Option<Arc<Store>>, name: FileId, bytes: u64) -> Self {
         Self {
             store_generation: store.as_ref().map_or(0, |store| store.generation()),
             store,
@@ -130,22 +130,22 @@ impl Session {
             if current_revision == written_revision.load(SeqCst) || file.is_deleted {
                 return None;
             }
-            let json = session.serialize_state(store.has_room(), file.bytes)?;
+            let json = session.serialize_state(store.has_capacity(), file.bytes)?;
             let outcome = store.write(name, &json, file.bytes, *store_generation);
-            if let Written::Whole(bytes) = outcome {
+            if let WriteOutcome::Whole(bytes) = outcome {
                 file.bytes = bytes;
             }
-            if matches!(outcome, Written::Whole(_) | Written::Unkept) {
+            if matches!(outcome, WriteOutcome::Whole(_) | WriteOutcome::Unkept) {
                 written_revision.store(current_revision, SeqCst);
             }
             Some(outcome)
         });
         match outcome.await {
-            Ok(Some(Written::Closed)) => Err(Error::new(
-                Cause::Replaced,
+            Ok(Some(WriteOutcome::Closed)) => Err(Error::new(
+                Cause::ProcessSuperseded,
                 "another process has taken this one's place, and would not know what this mount gives",
             )
-            .advice("nothing is to be done: the driver tries again, and finds the other")),
+            .with_fix("nothing is to be done: the driver tries again, and finds the other")),
             // What could not be written was said.
             _ => Ok(()),
         }
@@ -245,7 +245,7 @@ impl PendingStateFile {
 impl SavedSession {
     /// Reads what was in a file; what is missing in it is as it was before there was such a thing.
     #[must_use]
-    pub fn parse(content: &Content) -> Option<Self> {
+    pub fn parse(content: &Plaintext) -> Option<Self> {
         // There is one version so far, to which things are added.
         serde_json::from_slice(&content.text).ok()
     }
@@ -286,7 +286,7 @@ impl SavedSession {
         client: Result<Client, Error>,
         observers: Observers,
         store: Option<Arc<Store>>,
-        (name, bytes): (Name, u64),
+        (name, bytes): (FileId, u64),
         intern_request: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) -> Option<Session> {
         let epoch = Epoch::from_timestamp(&self.written_at);
@@ -477,11 +477,11 @@ mod tests {
         json["written_at"] = serde_json::to_value(BootTimestamp::now()).unwrap();
         json["of_a_later_version"] = 1.into();
         let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
-        let saved = SavedSession::parse(&Content { version: 1, bytes: 9, text }).unwrap();
+        let saved = SavedSession::parse(&Plaintext { version: 1, bytes: 9, text }).unwrap();
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
         let requests: Vec<SecretRequest> = saved.secrets().iter().map(|lease| lease.request().clone()).collect();
-        let no_client = Err(Error::new(Cause::Tls, "none here"));
-        let session = saved.restore(no_client, Observers::default(), None, (Name([1; 16]), 9), Arc::new).unwrap();
+        let no_client = Err(Error::new(Cause::TlsSetup, "none here"));
+        let session = saved.restore(no_client, Observers::default(), None, (FileId([1; 16]), 9), Arc::new).unwrap();
         assert_eq!(session.key.service_account, "web");
         assert!(session.has_volume("/pods/u-1/mount"));
         let fresh_count =

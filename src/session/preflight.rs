@@ -50,7 +50,8 @@ impl Session {
         };
         // Nobody said it yet.
         let error = predicted.map(|a| {
-            self.read_error(&client, &RequestError::ErrorResponse(Box::new(a)), vault_token, request).said("")
+            self.read_error(&client, &RequestError::ErrorResponse(Box::new(a)), vault_token, request)
+                .with_server_message("")
         });
         Ok((preflight, error))
     }

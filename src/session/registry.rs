@@ -16,8 +16,8 @@ use crate::{
     error::{Cause, Error},
     events::Events,
     metrics::Metrics,
-    state::{Name, Store},
-    telemetry::Repeats,
+    state::{FileId, Store},
+    telemetry::LogDeduplicator,
     vault::{Client, request::SecretRequest},
 };
 
@@ -28,7 +28,7 @@ pub struct SessionRegistry {
     /// Where they are kept for a successor.
     state_store: Option<Arc<Store>>,
     /// Why pods kept what they had.
-    stale_polls: Repeats<String>,
+    stale_polls: LogDeduplicator<String>,
     /// Never held across an await.
     state: Mutex<RegistryState>,
 }
@@ -84,7 +84,7 @@ impl SessionRegistry {
             max_sessions: max,
             observers,
             state_store: store,
-            stale_polls: Repeats::default(),
+            stale_polls: LogDeduplicator::default(),
             state: Mutex::default(),
         }
     }
@@ -93,7 +93,7 @@ impl SessionRegistry {
     pub fn restore(
         &self,
         saved: SavedSession,
-        (name, bytes): (Name, u64),
+        (name, bytes): (FileId, u64),
         client: Result<Client, Error>,
         intern_request: impl FnMut(SecretRequest) -> Arc<SecretRequest>,
     ) -> Option<Arc<Session>> {
@@ -125,7 +125,7 @@ impl SessionRegistry {
 
     /// Why pods kept what they had, by their volumes' directories.
     #[must_use]
-    pub fn stale_polls(&self) -> &Repeats<String> {
+    pub fn stale_polls(&self) -> &LogDeduplicator<String> {
         &self.stale_polls
     }
 
@@ -146,8 +146,11 @@ impl SessionRegistry {
     pub fn get_or_create(&self, key: SessionKey, pod: &SharingPod, client: Client) -> Result<Arc<Session>, Error> {
         let mut state = self.state();
         if state.is_disabled {
-            return Err(Error::new(Cause::Closed, "this provider has revoked every token (`vaultmount revoke --all`)")
-                .advice("restart it to serve pods again"));
+            return Err(Error::new(
+                Cause::AllRevoked,
+                "this provider has revoked every token (`vaultmount revoke --all`)",
+            )
+            .with_fix("restart it to serve pods again"));
         }
         if let Some(session) = state.find(&key, &pod.uid) {
             session.touch();
@@ -208,7 +211,8 @@ impl SessionRegistry {
         } else {
             return Ok(());
         };
-        Err(Error::new(Cause::Overloaded, problem).advice("raise --max-sessions; the mount is tried again by itself"))
+        Err(Error::new(Cause::ProviderAtCapacity, problem)
+            .with_fix("raise --max-sessions; the mount is tried again by itself"))
     }
 
     /// Drops the sessions that never came to anything, and so lets go of their clients. Whether there were any.

@@ -179,7 +179,7 @@ impl PendingRevocation {
                     Ok(false)
                 } else {
                     Err(denied_error()
-                        .advice("let the role's policies update auth/token/revoke-self, as `default` does"))
+                        .with_fix("let the role's policies update auth/token/revoke-self, as `default` does"))
                 }
             }
             Err(failure) => {

@@ -6,29 +6,29 @@ use tokio::time::Instant;
 
 use super::{Session, SessionKey, SessionState};
 use crate::{
-    audit::{Event, Line},
+    audit::{AuditEvent, AuditRecord},
     cache::SessionToken,
     clock::{self, time_of_day},
-    metrics::{self, Levels},
-    status::{self, Failed, Lease, Token, Volume},
+    metrics::{self, GaugeSnapshot},
+    status::{self, LastErrorStatus, SecretStatus, TokenStatus, VolumeStatus},
     vault::breaker::Outage,
 };
 
 impl Session {
     /// What there is to tell of it.
     #[must_use]
-    pub fn status(&self) -> status::Session {
+    pub fn status(&self) -> status::SessionStatus {
         let SessionKey {
             endpoint, namespace, auth_mount, role, pod_uid, pod_name, pod_namespace, service_account, ..
         } = self.key.clone();
         let is_renewal_active = self.state().is_renewal_active();
-        let mut secrets: Vec<Lease> =
+        let mut secrets: Vec<SecretStatus> =
             self.cache.snapshots(is_renewal_active, clock::now()).into_iter().map(secret_status).collect();
         secrets.sort_by(|a, b| (&a.path, &a.method).cmp(&(&b.path, &b.method)));
         let (state, now) = (self.state(), clock::now());
         let has_bound_secrets = state.token.as_ref().is_some_and(|token| self.cache.has_bound_secrets(token, now));
         let is_renewed = has_bound_secrets && state.is_renewal_active() && !state.volumes.is_empty();
-        status::Session {
+        status::SessionStatus {
             pod: pod_name,
             namespace: pod_namespace,
             uid: pod_uid,
@@ -47,7 +47,7 @@ impl Session {
             volumes: state.volumes.iter().map(volume_status).collect(),
             secrets,
             last_success_at: state.last_success_at.map(time_of_day),
-            last_error: state.last_error.as_ref().map(|trouble| Failed {
+            last_error: state.last_error.as_ref().map(|trouble| LastErrorStatus {
                 at: time_of_day(trouble.at),
                 operation: trouble.operation.to_owned(),
                 error: trouble.message.clone(),
@@ -58,37 +58,38 @@ impl Session {
     }
 
     /// Counts its leases and tokens by how they stand.
-    pub fn add_to_gauges(&self, gauges: &mut Levels, now: Instant) {
+    pub fn add_to_gauges(&self, gauges: &mut GaugeSnapshot, now: Instant) {
         let is_renewal_active = self.state().is_renewal_active();
         for snapshot in self.cache.snapshots(is_renewal_active, now) {
-            *gauges.leases.entry((snapshot.state, snapshot.kind)).or_default() += 1;
-            let is_expiring = matches!(snapshot.state, metrics::State::Failing | metrics::State::Ending);
+            *gauges.cached_secrets.entry((snapshot.state, snapshot.kind)).or_default() += 1;
+            let is_expiring = matches!(snapshot.state, metrics::SecretState::Failing | metrics::SecretState::Ending);
             let expires_at = snapshot.max_expires_at.filter(|_| is_expiring);
             let expires_at = expires_at.map(|end| time_of_day(end).as_second());
-            gauges.next_end = earliest(gauges.next_end, expires_at);
+            gauges.earliest_secret_expiry = earliest(gauges.earliest_secret_expiry, expires_at);
             let is_expired = snapshot.volume_count > 0 && snapshot.expires_at.is_some_and(|end| end <= now);
-            gauges.overdue += usize::from(is_expired);
+            gauges.expired_secrets += usize::from(is_expired);
         }
         let state = self.state();
         if let Some(token) = state.token.as_ref().filter(|hold| hold.is_alive(now)) {
             *gauges.tokens.entry(token_state(token, now)).or_default() += 1;
             let expires_at = token.lifetime().and_then(|term| term.expires_at());
-            gauges.token_end = earliest(gauges.token_end, expires_at.map(|end| time_of_day(end).as_second()));
+            gauges.earliest_token_expiry =
+                earliest(gauges.earliest_token_expiry, expires_at.map(|end| time_of_day(end).as_second()));
         }
         let oldest_refresh =
             state.volumes.oldest_refresh(state.has_failing_polls()).map(|at| time_of_day(at).as_second());
-        gauges.oldest_success = earliest(gauges.oldest_success, oldest_refresh);
+        gauges.oldest_refresh_success = earliest(gauges.oldest_refresh_success, oldest_refresh);
         let superseded = state.superseded_tokens.iter().filter(|hold| hold.is_alive(now)).count();
-        *gauges.tokens.entry(metrics::State::Superseded).or_default() += superseded;
+        *gauges.tokens.entry(metrics::SecretState::Superseded).or_default() += superseded;
     }
 }
 
 impl SessionKey {
     /// What the audit log tells of whoever logs in so.
     #[must_use]
-    pub fn audit_record(&self, event: Event) -> Line<'_> {
-        let namespace = if event == Event::Read { &self.namespace } else { &self.auth_namespace };
-        Line {
+    pub fn audit_record(&self, event: AuditEvent) -> AuditRecord<'_> {
+        let namespace = if event == AuditEvent::Read { &self.namespace } else { &self.auth_namespace };
+        AuditRecord {
             event,
             namespace: &self.pod_namespace,
             service_account: &self.service_account,
@@ -98,7 +99,7 @@ impl SessionKey {
             vault_namespace: namespace.as_deref(),
             auth_mount: &self.auth_mount,
             role: &self.role,
-            ..Line::default()
+            ..AuditRecord::default()
         }
     }
 }
@@ -145,19 +146,19 @@ fn renewal_paused_reason(state: &SessionState, has_bound_secrets: bool) -> Optio
         .or(vault_down)
 }
 
-fn token_state(token: &SessionToken, now: Instant) -> metrics::State {
+fn token_state(token: &SessionToken, now: Instant) -> metrics::SecretState {
     match token.lifetime() {
-        Some(lifetime) if lifetime.is_failing() => metrics::State::Failing,
+        Some(lifetime) if lifetime.is_failing() => metrics::SecretState::Failing,
         Some(lifetime) if lifetime.max_expires_at().is_some_and(|end| now >= lifetime.warn_at(end)) => {
-            metrics::State::Ending
+            metrics::SecretState::Ending
         }
-        _ => metrics::State::Live,
+        _ => metrics::SecretState::Live,
     }
 }
 
-fn token_status(token: &SessionToken, is_renewed: bool, now: Instant) -> Option<Token> {
+fn token_status(token: &SessionToken, is_renewed: bool, now: Instant) -> Option<TokenStatus> {
     let lifetime = token.lifetime()?;
-    Some(Token {
+    Some(TokenStatus {
         accessor: token.vault_token.accessor.clone(),
         state: token_state(token, now),
         expires_at: lifetime.expires_at().map(time_of_day),
@@ -166,8 +167,8 @@ fn token_status(token: &SessionToken, is_renewed: bool, now: Instant) -> Option<
     })
 }
 
-fn volume_status(volume: &super::volumes::Volume) -> Volume {
-    Volume {
+fn volume_status(volume: &super::volumes::Volume) -> VolumeStatus {
+    VolumeStatus {
         target_path: volume.target_path.to_string(),
         class: volume.class.clone(),
         last_mount_at: time_of_day(volume.last_mount_at),
@@ -176,8 +177,8 @@ fn volume_status(volume: &super::volumes::Volume) -> Volume {
     }
 }
 
-fn secret_status(snapshot: crate::cache::SecretSnapshot) -> Lease {
-    Lease {
+fn secret_status(snapshot: crate::cache::SecretSnapshot) -> SecretStatus {
+    SecretStatus {
         path: snapshot.request.display_path().to_owned(),
         method: snapshot.request.method.to_string(),
         kind: snapshot.kind,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::SPAN;
+use super::SPAN_TARGET;
 use crate::text::{closest_match, one_line};
 
 /// A level, and others for some targets.
@@ -16,7 +16,7 @@ pub struct Filter {
 
 /// A filter that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WrongFilter {
+pub enum InvalidFilter {
     /// No such level, and the one that was meant.
     #[error("{0:?} is no level (trace, debug, info, warn, error, off){1}")]
     Level(String, String),
@@ -37,30 +37,30 @@ const LEVELS: [(&str, LevelFilter); 6] = [
 ];
 
 /// The target of everything of ours.
-const OURS: &str = env!("CARGO_CRATE_NAME");
+const CRATE_TARGET: &str = env!("CARGO_CRATE_NAME");
 
 /// Libraries that would print requests, and with them secrets: nothing of theirs is logged, whatever is asked for.
-const SILENT: [&str; 6] = ["rustify", "vaultrs", "h2", "hyper", "hyper_util", "reqwest"];
+const NEVER_LOGGED: [&str; 6] = ["rustify", "vaultrs", "h2", "hyper", "hyper_util", "reqwest"];
 
 /// Libraries that may be named. All others are modules of ours.
 const LIBRARIES: [&str; 6] = ["rustls", "tonic", "tower", "tower_http", "tokio", "mio"];
 
 impl Default for Filter {
     fn default() -> Self {
-        Self::of(LevelFilter::INFO)
+        Self::from_level(LevelFilter::INFO)
     }
 }
 
 impl Filter {
     /// One level for everything.
     #[must_use]
-    pub fn of(level: LevelFilter) -> Self {
+    pub fn from_level(level: LevelFilter) -> Self {
         Self { level, targets: Vec::new() }
     }
 
     /// Reads `LEVEL`, and `TARGET=LEVEL` as often as wanted, with commas between. Without a level of its own everything else is at
     /// `info`.
-    pub fn parse(text: &str) -> Result<Self, WrongFilter> {
+    pub fn parse(text: &str) -> Result<Self, InvalidFilter> {
         let mut filter = Self::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.split_once('=') {
@@ -83,10 +83,10 @@ impl Filter {
         let targets = self.targets.iter().map(|(target, level)| (target.as_str(), *level));
         Targets::new()
             .with_default(others)
-            .with_target(OURS, self.level)
+            .with_target(CRATE_TARGET, self.level)
             .with_targets(targets)
-            .with_target(SPAN, LevelFilter::ERROR)
-            .with_targets(SILENT.map(|library| (library, LevelFilter::OFF)))
+            .with_target(SPAN_TARGET, LevelFilter::ERROR)
+            .with_targets(NEVER_LOGGED.map(|library| (library, LevelFilter::OFF)))
     }
 }
 
@@ -94,30 +94,30 @@ impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.level)?;
         self.targets.iter().try_for_each(|(target, level)| {
-            let target = target.strip_prefix(OURS).and_then(|rest| rest.strip_prefix("::")).unwrap_or(target);
+            let target = target.strip_prefix(CRATE_TARGET).and_then(|rest| rest.strip_prefix("::")).unwrap_or(target);
             write!(f, ",{target}={level}")
         })
     }
 }
 
-fn level(name: &str) -> Result<LevelFilter, WrongFilter> {
+fn level(name: &str) -> Result<LevelFilter, InvalidFilter> {
     let found = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, level)| *level).ok_or_else(|| {
         let name = one_line(name, 40);
         let meant = closest_match(&name, LEVELS.map(|(known, _)| known));
         let meant = meant.map(|level| format!(", perhaps {level} was meant")).unwrap_or_default();
-        WrongFilter::Level(name, meant)
+        InvalidFilter::Level(name, meant)
     })
 }
 
-fn target(name: &str) -> Result<String, WrongFilter> {
+fn target(name: &str) -> Result<String, InvalidFilter> {
     let is_name = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let first = name.split("::").next().unwrap_or_default();
-    if !name.split("::").all(is_name) || SILENT.contains(&first) {
-        return Err(WrongFilter::Target(one_line(name, 40)));
+    if !name.split("::").all(is_name) || NEVER_LOGGED.contains(&first) {
+        return Err(InvalidFilter::Target(one_line(name, 40)));
     }
-    let is_whole = first == OURS || LIBRARIES.contains(&first);
-    Ok(if is_whole { name.to_owned() } else { format!("{OURS}::{name}") })
+    let is_whole = first == CRATE_TARGET || LIBRARIES.contains(&first);
+    Ok(if is_whole { name.to_owned() } else { format!("{CRATE_TARGET}::{name}") })
 }
 
 #[cfg(test)]
@@ -150,11 +150,11 @@ mod tests {
 
     #[test]
     fn what_prints_secrets_is_silent_whatever_is_asked_for() {
-        for library in SILENT {
+        for library in NEVER_LOGGED {
             assert!(Filter::parse(&format!("{library}=trace")).is_err(), "{library}");
-            let targets = Filter::of(LevelFilter::TRACE).targets();
+            let targets = Filter::from_level(LevelFilter::TRACE).targets();
             assert!(!targets.would_enable(library, &tracing::Level::ERROR), "{library}");
-            assert!(targets.would_enable(OURS, &tracing::Level::TRACE));
+            assert!(targets.would_enable(CRATE_TARGET, &tracing::Level::TRACE));
         }
         assert!(Filter::parse("hyper::client=trace").is_err());
     }

@@ -267,8 +267,8 @@ impl<'a> ParameterMap<'a> {
         let (error, severity) =
             (&denial.error, if *unless_operator_default { Severity::Warning } else { Severity::Error });
         let condition = if *unless_operator_default { ", unless it is the operator's own" } else { "" };
-        let fix = error.next_step().map(|next| format!("; {next}")).unwrap_or_default();
-        source.report(severity, error.cause(), span, format!("{subject}{}{condition}{fix}", error.what()));
+        let fix = error.fix().map(|next| format!("; {next}")).unwrap_or_default();
+        source.report(severity, error.cause(), span, format!("{subject}{}{condition}{fix}", error.summary()));
     }
 
     /// The last of some parameters that is there. The value of one that nobody knows may be anything, and is covered.

@@ -233,10 +233,11 @@ impl CircuitBreaker {
 
 impl Outage {
     fn new(reason: Error, since: Instant) -> Arc<Self> {
-        let summary = format!("{}, known since {} and asked again by itself", reason.what(), time_of_day(since));
-        let rejection = Error::new(reason.cause(), summary).said(reason.words().unwrap_or_default());
-        let rejection = match reason.next_step() {
-            Some(fix) => rejection.advice(fix),
+        let summary = format!("{}, known since {} and asked again by itself", reason.summary(), time_of_day(since));
+        let rejection =
+            Error::new(reason.cause(), summary).with_server_message(reason.server_message().unwrap_or_default());
+        let rejection = match reason.fix() {
+            Some(fix) => rejection.with_fix(fix),
             None => rejection,
         };
         Arc::new(Self { since, reason: reason, rejection: rejection })
@@ -261,14 +262,17 @@ mod tests {
     }
 
     fn down_with(cause: Cause) -> ProbeResult {
-        ProbeResult::Down(Error::new(cause, "Vault is away").said("its words").advice("do something"))
+        ProbeResult::Down(Error::new(cause, "Vault is away").with_server_message("its words").with_fix("do something"))
     }
 
     /// One that was found down at a moment.
     fn open_breaker(now: Instant) -> CircuitBreaker {
         let mut breaker = CircuitBreaker::default();
         assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now));
-        assert!(matches!(breaker.on_probe_result(down_with(Cause::Refused), now), Some(Transition::WentDown(_))));
+        assert!(matches!(
+            breaker.on_probe_result(down_with(Cause::ConnectionRefused), now),
+            Some(Transition::WentDown(_))
+        ));
         breaker
     }
 
@@ -312,7 +316,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = open_breaker(now);
         assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(5000)), "it is probed as it is");
-        assert!(breaker.on_probe_result(down_with(Cause::Refused), now + ms(5000)).is_none());
+        assert!(breaker.on_probe_result(down_with(Cause::ConnectionRefused), now + ms(5000)).is_none());
         assert!(breaker.on_probe_result(down_with(Cause::Sealed), now + ms(6000)).is_none());
         let outage = breaker.outage().unwrap();
         assert_eq!((outage.since, outage.rejection.cause()), (now, Cause::Sealed));
@@ -329,7 +333,7 @@ mod tests {
         for part in ["Vault is away, known since 2", "asked again by itself", "(it said: its words)", "do something"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(text.ends_with(&format!("[{}]", Cause::Refused.id())), "{text}");
+        assert!(text.ends_with(&format!("[{}]", Cause::ConnectionRefused.id())), "{text}");
     }
 
     #[test]
@@ -344,7 +348,7 @@ mod tests {
                 next - now
             );
             now = next;
-            breaker.on_probe_result(down_with(Cause::Refused), now);
+            breaker.on_probe_result(down_with(Cause::ConnectionRefused), now);
         }
     }
 
@@ -355,14 +359,14 @@ mod tests {
         assert!(!CircuitBreaker::default().request_probe(ms(0), now));
         for _ in 0..10 {
             now = breaker.next_probe_at().unwrap();
-            breaker.on_probe_result(down_with(Cause::Refused), now);
+            breaker.on_probe_result(down_with(Cause::ConnectionRefused), now);
         }
         assert!(breaker.request_probe(ms(7000), now + ms(5)));
         assert_eq!(breaker.next_probe_at(), Some(now + ms(7000)));
         assert!(breaker.request_probe(ms(0), now + ms(10)));
         assert_eq!(breaker.next_probe_at(), Some(now + INITIAL_PROBE_INTERVAL));
         assert!(!breaker.request_probe(ms(0), now + ms(20)));
-        breaker.on_probe_result(down_with(Cause::Refused), now + ms(1000));
+        breaker.on_probe_result(down_with(Cause::ConnectionRefused), now + ms(1000));
         assert!(breaker.request_probe(ms(0), now + ms(9000)));
         assert_eq!(breaker.next_probe_at(), Some(now + ms(9000)));
     }
@@ -370,7 +374,7 @@ mod tests {
     #[test]
     fn last_contact_with_vault_outranks_not_vault() {
         let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
-        let failed_contact = || LastContact::Failed(Error::new(Cause::Refused, "Vault is away"));
+        let failed_contact = || LastContact::Failed(Error::new(Cause::ConnectionRefused, "Vault is away"));
         breaker.record_contact(LastContact::NotVault, now, now);
         assert!(matches!(breaker.last_contact(), (LastContact::NotVault, Some(_))));
         breaker.record_contact(LastContact::Vault, now + ms(10), now + ms(10));

@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    metrics::{AuthKind, Metrics},
+    metrics::{AuthMethod, Metrics},
     secret::SecretText,
     text::one_line,
 };
@@ -216,7 +216,7 @@ impl Client {
 
     /// What takes logins at an auth mount, if an answer of it has told.
     #[must_use]
-    pub fn cached_auth_method(&self, mount: &str, namespace: Option<&str>) -> AuthKind {
+    pub fn cached_auth_method(&self, mount: &str, namespace: Option<&str>) -> AuthMethod {
         self.shared.auth_methods.get(namespace, mount)
     }
 

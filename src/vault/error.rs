@@ -22,7 +22,7 @@ pub(super) use server_state::{no_leader_error, sealed_error, uninitialized_error
 
 use crate::{
     error::{Cause, Error},
-    metrics::AuthKind,
+    metrics::AuthMethod,
     text::one_line,
 };
 
@@ -268,7 +268,7 @@ impl ErrorResponse {
 
     /// What refused a login, by its words.
     #[must_use]
-    pub fn auth_method(&self) -> AuthKind {
+    pub fn auth_method(&self) -> AuthMethod {
         login::infer_auth_method(self)
     }
 
@@ -288,31 +288,33 @@ impl ErrorResponse {
 
     /// Failures of the server as such, whatever was asked.
     fn explain_server_error(&self, address: &str) -> Option<Error> {
-        let error = |cause, summary: String, fix: &str| Some(Error::new(cause, summary).said(&self.errors).advice(fix));
+        let error = |cause, summary: String, fix: &str| {
+            Some(Error::new(cause, summary).with_server_message(&self.errors).with_fix(fix))
+        };
         match self.status {
             503 if self.is_uninitialized || self.mentions(&["not initialized", "not yet initialized"]) => {
-                Some(uninitialized_error(address).said(&self.errors))
+                Some(uninitialized_error(address).with_server_message(&self.errors))
             }
-            _ if self.is_sealed() => Some(sealed_error(address).said(&self.errors)),
+            _ if self.is_sealed() => Some(sealed_error(address).with_server_message(&self.errors)),
             _ if self.is_https_required() => error(
                 Cause::PlainToTls,
                 format!("Vault at {address} speaks TLS, and was spoken to without"),
                 "write https:// in the address",
             ),
-            472 | 473 => Some(no_leader_error(address).said(format!("status {}", self.status))),
-            _ if self.has_no_leader() => Some(no_leader_error(address).said(&self.errors)),
+            472 | 473 => Some(no_leader_error(address).with_server_message(format!("status {}", self.status))),
+            _ if self.has_no_leader() => Some(no_leader_error(address).with_server_message(&self.errors)),
             429 => error(
-                Cause::Busy,
+                Cause::Throttled,
                 format!("Vault at {address} limits requests (status 429)"),
                 "raise the quota (sys/quotas/rate-limit), or wait: the mount is tried again by itself",
             ),
             412 => error(
-                Cause::Busy,
+                Cause::Throttled,
                 format!("Vault at {address} is behind its active node (status 412)"),
                 "check replication; the mount is tried again by itself",
             ),
             _ if self.is_kv_upgrade_running() => error(
-                Cause::Busy,
+                Cause::Throttled,
                 format!("a secrets engine of Vault at {address} is being made KV version 2 (status 400)"),
                 "wait: it takes moments, or as long as it has secrets of version 1, and the mount is tried again by itself",
             ),
@@ -372,7 +374,7 @@ impl RequestError {
             Self::ErrorResponse(response) => login::explain_login_error(response, context),
             other => other
                 .explain_transport(&context.address)
-                .about(format_args!("login at auth/{} with role {:?}", context.auth_mount, context.role)),
+                .with_subject(format_args!("login at auth/{} with role {:?}", context.auth_mount, context.role)),
         }
     }
 
@@ -383,14 +385,14 @@ impl RequestError {
             Self::ErrorResponse(response) => read::explain_read_error(response, context),
             Self::NoData { warnings } => {
                 Error::new(Cause::NoData, format!("{} {} gave no data", context.verb(), context.display_path()))
-                    .said(warnings.join("; "))
-                    .advice("most writes answer nothing: read a path that answers with data")
+                    .with_server_message(warnings.join("; "))
+                    .with_fix("most writes answer nothing: read a path that answers with data")
             }
             Self::NotJson => Error::new(
                 Cause::NoData,
                 format!("{} {} gave something else than JSON", context.verb(), context.display_path()),
             )
-            .advice(read::suggest_json_path(context)),
+            .with_fix(read::suggest_json_path(context)),
             Self::ResponseTooLarge(limit) => Error::new(
                 Cause::AnswerTooLarge,
                 format!(
@@ -400,8 +402,8 @@ impl RequestError {
                     limit >> 20
                 ),
             )
-            .advice("a volume holds at most 4 MiB; store large data elsewhere"),
-            other => other.explain_transport(context.address).about(format_args!(
+            .with_fix("a volume holds at most 4 MiB; store large data elsewhere"),
+            other => other.explain_transport(context.address).with_subject(format_args!(
                 "{} {}",
                 context.verb(),
                 context.display_path()
@@ -430,19 +432,20 @@ impl RequestError {
         match self {
             Self::Connect(error) => connect::explain_connect_error(error, address),
             Self::ConnectionLost { detail, mutating: false } => {
-                Error::new(Cause::Unreachable, format!("the answer of Vault at {address} was lost")).said(detail)
+                Error::new(Cause::Unreachable, format!("the answer of Vault at {address} was lost"))
+                    .with_server_message(detail)
             }
             Self::ConnectionLost { detail, mutating: true } => Error::new(
-                Cause::Unconfirmed,
+                Cause::OutcomeUnknown,
                 format!("the answer of Vault at {address} was lost"),
             )
-            .said(detail)
-            .advice(
+            .with_server_message(detail)
+            .with_fix(
                 "not sent again at once, as Vault may have created a credential, which then ends with its own lease",
             ),
             Self::DeadlineExceeded { during, .. } => {
-                Error::new(Cause::Deadline, format!("the caller's time ran out while {during} at {address}"))
-                    .advice(DEADLINE_FIX)
+                Error::new(Cause::DeadlineExceeded, format!("the caller's time ran out while {during} at {address}"))
+                    .with_fix(DEADLINE_FIX)
             }
             Self::ResponseTooLarge(limit) => Error::new(
                 Cause::AnswerTooLarge,
@@ -452,13 +455,13 @@ impl RequestError {
                 Cause::Unreachable,
                 format!("Vault at {address} did not answer within {limit:?} (VAULT_CLIENT_TIMEOUT)"),
             )
-            .advice(format!("raise VAULT_CLIENT_TIMEOUT, or {DEADLINE_FIX}")),
+            .with_fix(format!("raise VAULT_CLIENT_TIMEOUT, or {DEADLINE_FIX}")),
             Self::RedirectNotFollowed { location, reason, .. } => connect::explain_redirect(location, reason, address),
             Self::NotVault(detail) => Error::new(
                 Cause::NotVault,
                 format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL_BYTES)),
             )
-            .advice("check the address, which ends before /v1, and what stands between"),
+            .with_fix("check the address, which ends before /v1, and what stands between"),
             Self::NoData { .. } | Self::NotJson => {
                 Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
             }
@@ -467,19 +470,19 @@ impl RequestError {
                 Cause::AnswerTooLarge,
                 format!("the answers of Vault at {address} to one pod come to more than {} MiB", limit_bytes >> 20),
             )
-            .advice("a volume holds at most 4 MiB; read smaller secrets, or fewer in one class"),
+            .with_fix("a volume holds at most 4 MiB; read smaller secrets, or fewer in one class"),
             Self::BudgetExceeded { scope, limit_bytes } => Error::new(
-                Cause::Overloaded,
+                Cause::ProviderAtCapacity,
                 format!(
                     "the answers of {} come to {} MiB on this node, as many as it keeps",
                     if *scope == BudgetScope::Tenants { "servers that classes chose" } else { "Vault" },
                     limit_bytes >> 20
                 ),
             )
-            .advice("let classes read smaller secrets; the mount is tried again by itself"),
+            .with_fix("let classes read smaller secrets; the mount is tried again by itself"),
             Self::TokenUsesExhausted => {
-                Error::new(Cause::TokenUses, format!("the token of Vault at {address} has no uses left"))
-                    .advice("raise token_num_uses of the role, or set it to 0")
+                Error::new(Cause::TokenUsesTooFew, format!("the token of Vault at {address} has no uses left"))
+                    .with_fix("raise token_num_uses of the role, or set it to 0")
             }
             Self::InvalidRequest(problem) => {
                 Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {problem}"))
@@ -487,7 +490,7 @@ impl RequestError {
             Self::ErrorResponse(response) => response.explain_server_error(address).unwrap_or_else(|| {
                 let cause = if response.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
                 Error::new(cause, format!("Vault at {address} answered with status {}", response.status))
-                    .said(&response.errors)
+                    .with_server_message(&response.errors)
             }),
         }
     }

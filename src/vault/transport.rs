@@ -339,7 +339,7 @@ impl Transport {
         };
         let mut permit =
             if options.probe.is_some() { None } else { Some(self.acquire_permit(class, options.deadline).await?) };
-        let in_flight = self.metrics.vault_request(operation);
+        let in_flight = self.metrics.start_vault_request(operation);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri.clone();
@@ -387,7 +387,7 @@ impl Transport {
         }
         drop(permit);
         if let Ok(Ok(response)) = &outcome {
-            in_flight.answered(response.status.as_u16());
+            in_flight.finish(response.status.as_u16());
         }
         outcome.unwrap_or_else(|_| {
             // A caller's deadline is its own affair.
@@ -408,7 +408,7 @@ impl Transport {
 
     /// A place among the requests under way.
     async fn acquire_permit(&self, class: RequestClass, deadline: Instant) -> Result<Permit<'_>, RequestError> {
-        let _queued = self.metrics.vault_queue();
+        let _queued = self.metrics.start_vault_queueing();
         match timeout_at(deadline, self.concurrency_limits.acquire(class)).await {
             // Those before may have stepped aside because the time is over.
             Ok(Some(permit)) if Instant::now() < deadline => Ok(permit),
@@ -534,9 +534,9 @@ fn matches_allowed_host(allowed_host: &str, address: &super::Address) -> bool {
 
 /// That TLS files cannot be used.
 fn tls_setup_error(error: &TlsError, address: &str) -> Error {
-    Error::new(Cause::Tls, format!("TLS settings for {address} cannot be used: {error}"))
-        .said(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
-        .advice("correct the CA, certificate or key named here")
+    Error::new(Cause::TlsSetup, format!("TLS settings for {address} cannot be used: {error}"))
+        .with_server_message(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
+        .with_fix("correct the CA, certificate or key named here")
 }
 
 fn build_pool(connector: Connector, max_idle: usize) -> Pool {

@@ -41,9 +41,9 @@ def test_it_is_installed_and_taken_away_as_the_page_says(node, vault, driver, pr
     provider.uninstall()
     reader = Reader(node, vault)
     try:
-        reader.follow("install.md", "With our manifests", only="kubectl")
+        reader.follow("install.md", "Install the manifests", only="kubectl")
         assert len(provider.pids()) == 1
-        reader.follow("install.md", "Taking it away", only="kubectl")
+        reader.follow("install.md", "Uninstall", only="kubectl")
         assert provider.pids() == []
     finally:
         provider.install()
@@ -59,7 +59,7 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
         node.shell(f"{command} --help")
     made, reader = key(node), Reader(node, vault)
     # Its overlay is the README's, too.
-    reader.follow("install.md", "With our manifests", only="nothing")
+    reader.follow("install.md", "Install the manifests", only="nothing")
     try:
         for page in [
             "README.md",

@@ -73,7 +73,7 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart
     vault.put("web/a", value="x")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     before = shop.run_pod("before", "a")
-    copy_key, look_again = commands("install.md", "From the Go provider to our manifests")
+    copy_key, look_again = commands("install.md", "Migrate from the Go provider")
     for command in copy_key:
         node.shell(command)
     vacated.apply()

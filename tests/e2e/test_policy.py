@@ -16,13 +16,13 @@ class Governed:
 
     def __init__(self, node, vault):
         self.reader = Reader(node, vault)
-        self.reader.follow("install.md", "With our manifests", only="nothing")
+        self.reader.follow("install.md", "Install the manifests", only="nothing")
 
     def by(self, page: str, policy: str) -> None:
         folder = self.reader.folder / "policy"
         folder.mkdir(exist_ok=True)
         (folder / "policy.yaml").write_text(policy)
-        self.reader.follow(page, "In the cluster", only="kubectl")
+        self.reader.follow(page, "Deploy a policy", only="kubectl")
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ async fn statusz_lists_last_mount_failures_of_any_cause() {
     });
     let elsewhere = elsewhere.with_parameter("vaultAddress", "https://elsewhere.example");
     for _ in 0..2 {
-        daemon.assert_mount_error(&elsewhere, Cause::NotAllowed, &[]).await;
+        daemon.assert_mount_error(&elsewhere, Cause::AddressNotAllowed, &[]).await;
     }
     daemon.assert_mount_error(&mistaken.with_objects("nonsense"), Cause::InvalidRequest, &[]).await;
     let objects = pod.parameters.iter().find(|(name, _)| name == "objects").unwrap().1.clone();
@@ -196,7 +196,7 @@ async fn statusz_lists_last_mount_failures_of_any_cause() {
     daemon.assert_mount_error(&unrendered, Cause::KeyMissing, &[]).await;
     let errors = errors().await;
     for (whose, what, cause) in [
-        ("elsewhere", "mounting, 2 times: ", Cause::NotAllowed),
+        ("elsewhere", "mounting, 2 times: ", Cause::AddressNotAllowed),
         ("mistaken", "mounting: ", Cause::InvalidRequest),
         ("unrendered", "mounting: ", Cause::KeyMissing),
     ] {

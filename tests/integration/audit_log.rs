@@ -113,7 +113,7 @@ async fn audit_log_records_each_secret_decision() {
 
     // What is refused is told with why: the secret, and the mount.
     let denied = pod.clone().with_objects("- {objectName: x, secretPath: none/x, secretKey: x}");
-    daemon.assert_mount_error(&denied, Cause::Denied, &[]).await;
+    daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[]).await;
     let told = audited.records(6).await;
     for (line, event) in [(&told[4], "read"), (&told[5], "mount")] {
         assert_eq!(
@@ -123,7 +123,7 @@ async fn audit_log_records_each_secret_decision() {
     }
     assert_eq!((&told[4]["path"], told[5].get("path")), (&json!("none/x"), None));
     let elsewhere = pod.clone().with_parameter("vaultAddress", "http://127.0.0.1:1");
-    daemon.assert_mount_error(&elsewhere, Cause::NotAllowed, &[]).await;
+    daemon.assert_mount_error(&elsewhere, Cause::AddressNotAllowed, &[]).await;
     let refused = &audited.records(7).await[6];
     assert_eq!((&refused["outcome"], &refused["error_id"]), (&json!("denied"), &json!("VM0013")));
     assert_eq!(refused["endpoint"], "http://127.0.0.1:1");
@@ -153,7 +153,7 @@ async fn tenant_tls_dir_symlink_denial_is_audited_with_rule() {
     std::os::unix::fs::symlink("/etc/passwd", files.path().join("ca.pem")).unwrap();
     let audited = AuditFixture::new(&[&format!("--tenant-tls-dir={}", files.path().display())]).await;
     let pod = audited.pod().with_parameter("vaultCACertPath", files.path().join("ca.pem").to_str().unwrap());
-    audited.daemon.assert_mount_error(&pod, Cause::NotPermitted, &[]).await;
+    audited.daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &[]).await;
     let refused = &audited.records(1).await[0];
     assert_eq!((&refused["event"], &refused["rule"]), (&json!("mount"), &json!("certificate_file")), "{refused}");
 }

@@ -308,7 +308,7 @@ fn docs_quote_only_numbers_of_the_fleet_page() {
         let (thousands, rest) = digits.split_at(digits.len().saturating_sub(3));
         if thousands.is_empty() { rest.to_owned() } else { format!("{thousands},{rest}") }
     };
-    let (nothing, update) = ("Nothing happens", "The provider is replaced");
+    let (nothing, update) = ("Steady state", "Rolling update");
     let (pod, account) = ("| vaultmount, scope `pod` | 1000 |", "| vaultmount, scope `serviceAccount` | 1000 |");
     for (page, said) in [
         ("docs/howto/sharing.md", vec![cell(nothing, pod, 3), cell(nothing, account, 3)]),

@@ -48,7 +48,7 @@ macro_rules! cause_tests {
 
 cause_tests! {
     connecting {
-        Refused connection_refused
+        ConnectionRefused connection_refused
         ConnectTimeout connect_timeout
         NameNotFound name_not_found
         Unreachable unreachable
@@ -57,24 +57,24 @@ cause_tests! {
         CertificateTime certificate_time
         PlainToTls plain_to_tls
         TlsToPlain tls_to_plain
-        Tls tls_setup
+        TlsSetup tls_setup
         NotVault not_vault
         Redirect redirect
-        NotAllowed address_not_allowed
-        MustVerify skip_verify_not_allowed
-        NotPermitted tenant_policy_violation
+        AddressNotAllowed address_not_allowed
+        SkipVerifyNotAllowed skip_verify_not_allowed
+        TenantPolicyViolation tenant_policy_violation
         EndpointUnknown endpoint_unknown
     }
     server_state {
         Sealed sealed
         Uninitialized uninitialized
         NoLeader no_leader
-        Busy throttled
+        Throttled throttled
         ServerFault server_fault
-        Deadline deadline_exceeded
-        Unconfirmed outcome_unknown
+        DeadlineExceeded deadline_exceeded
+        OutcomeUnknown outcome_unknown
         AnswerTooLarge answer_too_large
-        Overloaded provider_at_capacity
+        ProviderAtCapacity provider_at_capacity
     }
     login {
         TokenMissing token_missing
@@ -94,11 +94,11 @@ cause_tests! {
         LoginClaims login_claims
         VaultNamespaceMissing vault_namespace_missing
         VaultNamespaceLocked vault_namespace_locked
-        TokenUses token_uses_too_few
-        LoginRole login_role_unusable
+        TokenUsesTooFew token_uses_too_few
+        LoginRoleUnusable login_role_unusable
     }
     reads {
-        Denied vault_policy_denied
+        VaultPolicyDenied vault_policy_denied
         SecretMissing secret_missing
         VersionDeleted version_deleted
         Kv2Path kv2_path
@@ -106,7 +106,7 @@ cause_tests! {
         EngineMissing engine_missing
         EngineRoleMissing engine_role_missing
         BackendDown backend_down
-        Method method_not_allowed
+        MethodNotAllowed method_not_allowed
         ArgumentRefused argument_refused
         ReadRefused read_refused
         NoData no_data
@@ -115,7 +115,7 @@ cause_tests! {
     rendering {
         KeyMissing key_missing
         KeyNested key_nested
-        Render render_failed
+        RenderFailed render_failed
         DuplicateFile duplicate_file
         UnsafeName unsafe_name
         FilesTooLarge files_too_large
@@ -138,9 +138,9 @@ cause_tests! {
         EventsForbidden "tests/integration/events.rs" "events_forbidden_is_logged_once_and_not_retried"
         PodsForbidden "tests/kube/pods.rs" "pods_forbidden_error_names_rbac_rule"
         PodEnded "tests/integration/lifetimes/revocation.rs" "pod_deleted_during_first_mount_is_revoked"
-        TokenShared "tests/integration/lifetimes/sharing.rs" "allow_shared_token_gates_token_scoped_objects"
-        Closed "tests/integration/lifetimes/revocation.rs" "revoke_all_revokes_everything_and_disables_mounts"
-        Replaced "tests/integration/restarts/handover.rs" "drain_timeout_exceeded_in_handover_rejects_mount"
+        TokenSharingNotAllowed "tests/integration/lifetimes/sharing.rs" "allow_shared_token_gates_token_scoped_objects"
+        AllRevoked "tests/integration/lifetimes/revocation.rs" "revoke_all_revokes_everything_and_disables_mounts"
+        ProcessSuperseded "tests/integration/restarts/handover.rs" "drain_timeout_exceeded_in_handover_rejects_mount"
         Internal "src/provider.rs" "a_panic_ends_its_call_and_no_other"
     }
 }

@@ -149,7 +149,7 @@ async fn poll_failure_emits_events_unless_driver_reports() {
     let versions = vec![("pass".to_owned(), "v".to_owned())];
     assert!(stage.daemon.mount(MountCall { versions, ..denied.mount_call() }).await.is_err());
     stage.assert_event_count(0).await;
-    stage.daemon.assert_mount_error(&denied, Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[]).await;
     let invalid = pod.clone().with_objects("[");
     stage.daemon.assert_mount_error(&invalid, Cause::ObjectsYaml, &[]).await;
     stage.daemon.mount_files(&pod).await;
@@ -157,7 +157,7 @@ async fn poll_failure_emits_events_unless_driver_reports() {
     assert_eq!(reasons(&events), ["VaultRefreshFailed", "VaultClassInvalid", "VaultRefreshRecovered"]);
     assert_eq!(events[2]["type"], "Normal");
     // Soon again: the last event is how things are.
-    stage.daemon.assert_mount_error(&denied, Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[]).await;
     stage.daemon.mount_files(&pod).await;
     assert_eq!(reasons(&stage.assert_event_count(5).await)[3..], ["VaultRefreshFailed", "VaultRefreshRecovered"]);
 }
@@ -167,7 +167,7 @@ async fn event_write_is_retried_unless_permanent() {
     let stage = EventsFixture::new(&[]).await;
     let pod = stage.pod();
     stage.daemon.mount_files(&pod).await;
-    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     stage.wait_for_events(1).await;
     // The end of it, too, and nothing is forgotten before that is told.
     for fault in [Fault::Respond(500, String::new()), Fault::Respond(429, String::new())] {
@@ -179,7 +179,7 @@ async fn event_write_is_retried_unless_permanent() {
     // An answer was lost: what is there under its name is this one.
     stage.api.fail_next(Fault::Respond(503, String::new()));
     stage.api.fail_next(Fault::Respond(409, json!({"reason": "AlreadyExists"}).to_string()));
-    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     stage.advance_until_posts(6).await;
     let sent = stage.api.requests();
     let names: Vec<_> =
@@ -189,7 +189,7 @@ async fn event_write_is_retried_unless_permanent() {
     assert_eq!(reasons(&stage.assert_event_count(3).await)[2..], ["VaultRefreshRecovered"]);
     // What will not pass is not tried again.
     stage.api.fail_next(Fault::Respond(422, String::new()));
-    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     for _ in 0..5 {
         advance(Duration::from_secs(60)).await;
         sleep(Duration::from_millis(20)).await;
@@ -202,7 +202,7 @@ async fn stale_poll_after_failure_emits_no_recovery_event() {
     let stage = EventsFixture::new(&[]).await;
     let pod = stage.pod();
     stage.daemon.mount_files(&pod).await;
-    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     stage.vault.always("GET", &stage.tenant.kv, vault_error(503, "it is tired"));
     advance(Duration::from_secs(11)).await;
     stage.daemon.mount_files(&pod).await;
@@ -216,7 +216,7 @@ async fn recovery_event_is_emitted_once_after_restart() {
     for pod in [&failed, &kept, &well] {
         stage.daemon.mount_files(pod).await;
     }
-    stage.daemon.assert_mount_error(&pod_with_denied_secret(&failed), Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&failed), Cause::VaultPolicyDenied, &[]).await;
     stage.vault.always("GET", &stage.tenant.kv, vault_error(503, "it is tired"));
     advance(Duration::from_secs(11)).await;
     stage.daemon.mount_files(&kept).await;
@@ -248,7 +248,7 @@ async fn allow_skip_verify_false_emits_vault_class_invalid() {
     stage.daemon.mount_files(&pod).await;
     stage
         .daemon
-        .assert_mount_error(&pod.clone().with_parameter("vaultSkipTLSVerify", "true"), Cause::MustVerify, &[])
+        .assert_mount_error(&pod.clone().with_parameter("vaultSkipTLSVerify", "true"), Cause::SkipVerifyNotAllowed, &[])
         .await;
     // A pod that does not run yet is told of its mount.
     stage
@@ -370,11 +370,11 @@ async fn alternating_failures_update_one_event() {
             .daemon
             .assert_mount_error(&pod.clone().with_parameter("roleName", "nobody"), Cause::RoleMissing, &[])
             .await;
-        stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::Denied, &[]).await;
+        stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     }
     let first = stage.assert_event_count(1).await[0]["message"].clone();
     advance(Duration::from_secs(31)).await;
-    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::Denied, &[]).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     while stage.api.events()[0]["count"] != 7 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -402,7 +402,7 @@ async fn events_forbidden_is_logged_once_and_not_retried() {
     sleep(Duration::from_millis(200)).await;
     program.terminate();
     let log = program.wait_for_log().await;
-    let id = Cause::EventsForbidden.diagnosis().id;
+    let id = Cause::EventsForbidden.info().id;
     assert_eq!((asked(), log.matches(id).count()), (1, 1), "{log}");
     assert!(log.contains("verbs: [create, patch]") && log.contains("--events=false"), "{log}");
 }

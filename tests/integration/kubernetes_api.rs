@@ -89,7 +89,9 @@ async fn max_sessions_rejects_new_pod_and_serves_existing() {
     cluster.write_role("second", json!({})).await;
     daemon.mount(pod.mount_call()).await.unwrap();
     for _ in 0..2 {
-        daemon.assert_mount_error(&other, Cause::Overloaded, &["1 sessions of namespace", "--max-sessions"]).await;
+        daemon
+            .assert_mount_error(&other, Cause::ProviderAtCapacity, &["1 sessions of namespace", "--max-sessions"])
+            .await;
         advance(DEFAULT_REFRESH_INTERVAL).await;
         daemon.mount(pod.mount_call()).await.unwrap();
     }

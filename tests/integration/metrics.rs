@@ -25,7 +25,7 @@ async fn metrics_addr_serves_mount_and_request_counters() {
     let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
     let pod = pod().await;
     daemon.mount_files(&pod).await;
-    daemon.assert_mount_error(&pod.clone().with_objects(DENIED_OBJECT), Cause::Denied, &[]).await;
+    daemon.assert_mount_error(&pod.clone().with_objects(DENIED_OBJECT), Cause::VaultPolicyDenied, &[]).await;
     let (status, text) = get(&format!("http://{address}/metrics")).await;
     assert_eq!(status, 200);
     for line in [

@@ -54,7 +54,7 @@ async fn policy_endpoint_name_selects_server_and_auth_mount() {
         assert_eq!(files["pass"], "s3cret", "{name}");
     }
     let parts = ["a class that names no other", "endpoint default", "may use prod;", policy.path()];
-    daemon.assert_mount_error(&pod, Cause::NotPermitted, &parts).await;
+    daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &parts).await;
     let both = pod.with_parameter("vaultEndpoint", "prod").with_parameter("vaultAddress", &tenant.address);
     daemon.assert_mount_error(&both, Cause::InvalidRequest, &["vaultEndpoint", "vaultAddress", "remove one"]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
@@ -81,14 +81,14 @@ async fn policy_rule_denials_are_counted_by_rule() {
     let mine = pod.clone().with_parameter("vaultAddress", &tenant.address);
     assert_eq!(daemon.mount_files(&mine).await["pass"], "s3cret", "the operator's own address may be written out");
     for (name, value, rule, cause) in [
-        ("vaultAddress", "https://vault.example", "address", Cause::NotAllowed),
-        ("vaultSkipTLSVerify", "true", "skip_verify", Cause::MustVerify),
-        ("vaultNamespace", "other", "vault_namespace", Cause::NotPermitted),
-        ("vaultAuthNamespace", "other", "vault_namespace", Cause::NotPermitted),
-        ("vaultAuthMountPath", "kubernetes", "auth_mount", Cause::NotPermitted),
-        ("audience", "https://kubernetes.default.svc", "audience", Cause::NotPermitted),
-        ("vaultCACertPath", "/etc/ssl/ca.pem", "certificate_file", Cause::NotPermitted),
-        ("vaultCADirectory", "/etc/ssl", "certificate_file", Cause::NotPermitted),
+        ("vaultAddress", "https://vault.example", "address", Cause::AddressNotAllowed),
+        ("vaultSkipTLSVerify", "true", "skip_verify", Cause::SkipVerifyNotAllowed),
+        ("vaultNamespace", "other", "vault_namespace", Cause::TenantPolicyViolation),
+        ("vaultAuthNamespace", "other", "vault_namespace", Cause::TenantPolicyViolation),
+        ("vaultAuthMountPath", "kubernetes", "auth_mount", Cause::TenantPolicyViolation),
+        ("audience", "https://kubernetes.default.svc", "audience", Cause::TenantPolicyViolation),
+        ("vaultCACertPath", "/etc/ssl/ca.pem", "certificate_file", Cause::TenantPolicyViolation),
+        ("vaultCADirectory", "/etc/ssl", "certificate_file", Cause::TenantPolicyViolation),
     ] {
         let line = format!("vaultmount_policy_denials_total{{rule=\"{rule}\"}} ");
         let count = async || {
@@ -103,7 +103,7 @@ async fn policy_rule_denials_are_counted_by_rule() {
     }
     // Of another namespace.
     let other = Pod { namespace: "bank".into(), ..pod.clone() };
-    daemon.assert_mount_error(&other, Cause::NotPermitted, &["namespace \"bank\"", "add the namespace"]).await;
+    daemon.assert_mount_error(&other, Cause::TenantPolicyViolation, &["namespace \"bank\"", "add the namespace"]).await;
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn tenant_tls_dir_denies_symlink_leading_outside() {
     daemon
         .assert_mount_error(
             &pod,
-            Cause::NotPermitted,
+            Cause::TenantPolicyViolation,
             &["is a link to something that is not below", "--tenant-tls-dir"],
         )
         .await;
@@ -135,11 +135,11 @@ async fn policy_file_reload_applies_valid_and_keeps_last_good() {
     policy.write("rules: []");
     log.wait_for_lines("the policy file has changed, and is in force", 1, RELOAD_INTERVAL).await;
     // Also for a pod that has its secrets: a poll is refused, and what the pod has stays.
-    daemon.assert_mount_error(&pod, Cause::NotPermitted, &["add the namespace"]).await;
+    daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &["add the namespace"]).await;
     policy.write("rule: []");
     log.wait_for_lines("cannot be used, what it said before is in force", 1, RELOAD_INTERVAL).await;
     assert!(log.text().contains("policy.yaml:3:1: rule: is unknown; did you mean rules?"), "{}", log.text());
-    daemon.assert_mount_error(&pod, Cause::NotPermitted, &["add the namespace"]).await;
+    daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &["add the namespace"]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
     assert!(metrics.contains("vaultmount_policy_last_reload_successful 0\n"), "{metrics}");
     policy.write(&allowing);

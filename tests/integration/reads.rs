@@ -44,7 +44,7 @@ async fn denied_read_error_names_working_policy_line() {
         single_object(&format!("{}/metadata", tenant.kv), ", method: LIST"),
     ] {
         let pod = pod.clone().with_objects(class);
-        let text = daemon.assert_mount_error(&pod, Cause::Denied, &[]).await;
+        let text = daemon.assert_mount_error(&pod, Cause::VaultPolicyDenied, &[]).await;
         let line = &text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()];
         tenant.set_policy(line).await;
         daemon.mount_files(&pod).await;
@@ -62,12 +62,17 @@ async fn denied_reads_share_one_error_with_all_policy_lines() {
     let mixed = all.clone().join("\n") + "\n- {objectName: gone, secretPath: nowhere/db, secretKey: a}";
     let pod = pod.with_objects(all.join("\n"));
     let sentence = format!("is denied listing {kv}/metadata, reading {kv}/data/b, reading {kv}/data/db at ");
-    let text =
-        daemon.assert_mount_error(&pod, Cause::Denied, &["objects \"z\", \"y\", \"x\": role \"app\"", &sentence]).await;
+    let text = daemon
+        .assert_mount_error(&pod, Cause::VaultPolicyDenied, &["objects \"z\", \"y\", \"x\": role \"app\"", &sentence])
+        .await;
     assert_eq!(text.matches("permission denied").count(), 1, "{text}");
     // An engine that is not there is denied for the same reason.
     daemon
-        .assert_mount_error(&pod.clone().with_objects(mixed), Cause::Denied, &["\"gone\"", "path \"nowhere/db\" {"])
+        .assert_mount_error(
+            &pod.clone().with_objects(mixed),
+            Cause::VaultPolicyDenied,
+            &["\"gone\"", "path \"nowhere/db\" {"],
+        )
         .await;
     tenant.set_policy(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
     daemon.mount_files(&pod).await;
@@ -81,7 +86,7 @@ async fn denied_reads_error_is_truncated_with_count() {
     let pod = pod.with_objects((0..20).map(object).collect::<Vec<_>>().join("\n"));
     let (cause, text) = daemon.mount_error(pod.mount_call()).await;
     assert!(text.contains("data/n07 and 12 more at ") && text.ends_with("} and 12 more [VM0050]"), "{text}");
-    assert_eq!((cause, text.matches("path \"").count()), (Cause::Denied, 8), "{text}");
+    assert_eq!((cause, text.matches("path \"").count()), (Cause::VaultPolicyDenied, 8), "{text}");
 }
 
 #[tokio::test]

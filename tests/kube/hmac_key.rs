@@ -19,7 +19,7 @@ async fn hmac_key_is_read_with_one_request() {
     assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap().expose(), [b'a'; 32]);
     assert_eq!(api.request_lines(), [format!("GET {SECRETS_PATH}/{HMAC_SECRET_NAME}")]);
     assert_eq!(api.requests()[0].bearer.as_deref(), Some("t0ken"));
-    assert_eq!(kube.requests(), 1);
+    assert_eq!(kube.request_count(), 1);
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn hmac_key_is_created_immutable_with_32_random_bytes() {
     });
     assert_eq!(api.secret("csi", HMAC_SECRET_NAME), Some(expected));
     assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap(), key);
-    assert_eq!(kube.requests(), 3);
+    assert_eq!(kube.request_count(), 3);
 
     let (_other, kube) = start_with_client(KubeApi::builder()).await;
     assert_ne!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap(), key);
@@ -92,5 +92,5 @@ async fn hmac_key_forbidden_error_names_missing_rbac_rule() {
 async fn hmac_key_invalid_secret_name_sends_no_request() {
     let (_api, kube) = start_with_client(KubeApi::builder()).await;
     assert_eq!(kube.hmac_key("../../pods").await.unwrap_err().cause(), Cause::InvalidRequest);
-    assert_eq!(kube.requests(), 0);
+    assert_eq!(kube.request_count(), 0);
 }

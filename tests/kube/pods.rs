@@ -84,7 +84,7 @@ async fn pod_list_pages_share_one_resource_version() {
     let (_api, kube) = start_with_client(api).await;
     let (pods, version) = kube.node_pods(NODE).await.unwrap();
     let expected: Vec<_> = names.iter().map(|name| pod_ref(name, &format!("of-{name}"))).collect();
-    assert_eq!((pods, version.as_str(), kube.requests()), (expected, "120", 3));
+    assert_eq!((pods, version.as_str(), kube.request_count()), (expected, "120", 3));
 
     let page = |version: &str, from: &str| {
         let metadata = json!({"resourceVersion": version, "continue": from});
@@ -100,7 +100,7 @@ async fn pod_list_expired_continue_token_is_transient() {
     let first = json!({"metadata": {"resourceVersion": "1", "continue": "MT8x"}, "items": []}).to_string();
     let (_api, kube) = start_with_client(api_with_web_pod().fault(Fault::Respond(200, first))).await;
     let error = kube.node_pods(NODE).await.unwrap_err();
-    assert!(error.is_passing() && error.to_string().contains("answers 410 Gone (it said: The provided"), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("answers 410 Gone (it said: The provided"), "{error}");
     assert_eq!(kube.node_pods(NODE).await.unwrap().0, [pod_ref("web", "uid-1")]);
 }
 
@@ -204,7 +204,7 @@ async fn pod_watch_resumes_after_its_end_without_loss() {
 
     let mut watch = kube.watch_node_pods(NODE, watch.version()).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), Some(deleted("web", "uid-1")));
-    assert_eq!(kube.requests(), 3);
+    assert_eq!(kube.request_count(), 3);
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn pod_watch_broken_connection_errors_then_resumes() {
 async fn pod_watch_truncated_event_is_transient_error() {
     let line = event_line("DELETED", "9", "web", "uid-1");
     let error = first_event(line.trim_end()).await.unwrap_err();
-    assert!(error.is_passing() && error.to_string().contains("the end of an event is missing"), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("the end of an event is missing"), "{error}");
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn pod_watch_malformed_event_error_has_no_content() {
 async fn pod_watch_server_error_is_transient_and_quoted() {
     let status = json!({"kind": "Status", "code": 500, "message": "etcd is slow", "status": "Failure"});
     let error = first_event(&format!("{}\n", json!({"type": "ERROR", "object": status}))).await.unwrap_err();
-    assert!(error.is_passing() && error.to_string().contains("(it said: etcd is slow)"), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("(it said: etcd is slow)"), "{error}");
 }
 
 #[tokio::test]
@@ -354,7 +354,7 @@ async fn pod_read_is_uncached_and_reports_phase() {
 
     let requests = &api.requests()[0];
     assert_eq!((requests.path.as_str(), requests.query.as_str()), ("/api/v1/namespaces/shop/pods/web", ""));
-    assert_eq!((requests.accept.as_str(), kube.requests()), ("application/json", 5));
+    assert_eq!((requests.accept.as_str(), kube.request_count()), ("application/json", 5));
 }
 
 #[tokio::test]
@@ -525,8 +525,8 @@ async fn pods_connection_refused_is_transient() {
         nobody.watch_node_pods(NODE, "1").await.unwrap_err(),
         nobody.pod("shop", "web").await.unwrap_err(),
     ];
-    assert!(errors.iter().all(|e| e.is_passing() && e.to_string().contains("Connection refused")), "{errors:?}");
-    assert_eq!(nobody.requests(), 3);
+    assert!(errors.iter().all(|e| e.is_transient() && e.to_string().contains("Connection refused")), "{errors:?}");
+    assert_eq!(nobody.request_count(), 3);
 }
 
 #[tokio::test]
@@ -541,7 +541,7 @@ async fn pods_invalid_name_sends_no_request() {
         ];
         assert!(errors.iter().all(|e| e.cause() == Cause::InvalidRequest), "{bad}: {errors:?}");
     }
-    assert_eq!(kube.requests(), 0);
+    assert_eq!(kube.request_count(), 0);
 }
 
 #[tokio::test]

@@ -202,7 +202,7 @@ async fn in_cluster_ca_rotation_succeeds_on_second_attempt() {
 
     assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap_err().cause(), Cause::KubernetesConfig);
     assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap().expose(), b"a");
-    assert_eq!((kube.namespace(), kube.requests()), ("csi", 2));
+    assert_eq!((kube.namespace(), kube.request_count()), ("csi", 2));
 }
 
 #[tokio::test]
@@ -217,10 +217,10 @@ async fn in_cluster_ca_reload_applies_new_and_ignores_broken() {
     let kube = in_cluster_client(address, folder.path());
     for authority in [new.pem(), "nothing".to_owned()] {
         write("ca.crt", &authority);
-        kube.reread().await;
+        kube.reload_tls().await;
         assert_eq!(kube.hmac_key(HMAC_SECRET_NAME).await.unwrap().expose(), b"a");
     }
-    assert_eq!(kube.requests(), 2);
+    assert_eq!(kube.request_count(), 2);
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ async fn token_request_missing_account_or_pod_is_named() {
 #[tokio::test]
 async fn token_request_503_is_transient() {
     let api = api_with_service_account().fault(Fault::Respond(503, String::new()));
-    assert!(mint_claims(api, None, POD).await.unwrap_err().is_passing());
+    assert!(mint_claims(api, None, POD).await.unwrap_err().is_transient());
 }
 
 #[tokio::test]
@@ -106,5 +106,5 @@ async fn token_request_invalid_name_sends_no_request() {
         let error = kube.mint_token(namespace, account, None, None).await.unwrap_err();
         assert_eq!(error.cause(), Cause::InvalidRequest);
     }
-    assert_eq!(kube.requests(), 0);
+    assert_eq!(kube.request_count(), 0);
 }

@@ -31,21 +31,21 @@ fn secret_kind_follows_from_request_and_response() {
     let der = certificate_json(30, |c| STANDARD.encode(c.der()));
     let lease = r#""lease_id":"a/b","lease_duration":900,"renewable":true,"#;
     for (method, envelope, data, kind) in [
-        (Method::Get, lease, r#"{"username":"u"}"#, Kind::Leased),
+        (Method::Get, lease, r#"{"username":"u"}"#, SecretKind::Leased),
         // PKI with generate_lease.
-        (Method::Put, lease, &pem, Kind::Leased),
+        (Method::Put, lease, &pem, SecretKind::Leased),
         // KV version 1 answers a duration and no lease.
-        (Method::Get, r#""lease_id":"","lease_duration":2764800,"#, r#"{"a":1}"#, Kind::Plain),
-        (Method::Put, "", &pem, Kind::Certificate),
-        (Method::Post, "", &der, Kind::Certificate),
+        (Method::Get, r#""lease_id":"","lease_duration":2764800,"#, r#"{"a":1}"#, SecretKind::Plain),
+        (Method::Put, "", &pem, SecretKind::Certificate),
+        (Method::Post, "", &der, SecretKind::Certificate),
         // One that lies in KV, or the authority's own, may be replaced at any time.
-        (Method::Get, "", &pem, Kind::Plain),
-        (Method::Put, "", r#"{"certificate":"none"}"#, Kind::Plain),
-        (Method::Get, "", r#"{"password":"p","ttl":60,"rotation_period":3600,"username":"u"}"#, Kind::Static),
-        (Method::Get, "", r#"{"password":"p","ttl":60,"rotation_schedule":"0 * * * *"}"#, Kind::Static),
-        (Method::Get, "", r#"{"ttl":60}"#, Kind::Plain),
-        (Method::Get, "", r#"{"ttl":"1h","rotation_period":60}"#, Kind::Plain),
-        (Method::Put, "", r#"{"signature":"s"}"#, Kind::Plain),
+        (Method::Get, "", &pem, SecretKind::Plain),
+        (Method::Put, "", r#"{"certificate":"none"}"#, SecretKind::Plain),
+        (Method::Get, "", r#"{"password":"p","ttl":60,"rotation_period":3600,"username":"u"}"#, SecretKind::Static),
+        (Method::Get, "", r#"{"password":"p","ttl":60,"rotation_schedule":"0 * * * *"}"#, SecretKind::Static),
+        (Method::Get, "", r#"{"ttl":60}"#, SecretKind::Plain),
+        (Method::Get, "", r#"{"ttl":"1h","rotation_period":60}"#, SecretKind::Plain),
+        (Method::Put, "", r#"{"signature":"s"}"#, SecretKind::Plain),
     ] {
         let path = if data.contains("rotation") { "db/static-creds/app" } else { "x/y" };
         let request = SecretRequest { path: path.into(), ..request(method) };
@@ -54,7 +54,7 @@ fn secret_kind_follows_from_request_and_response() {
     }
     // Somebody's secret may have such keys, too.
     let look_alike = read_result("", r#"{"ttl":0,"rotation_period":3600}"#, false);
-    assert_eq!(Lifecycle::from_result(&request(Method::Get), &look_alike, Instant::now()).kind(), Kind::Plain);
+    assert_eq!(Lifecycle::from_result(&request(Method::Get), &look_alike, Instant::now()).kind(), SecretKind::Plain);
 }
 
 #[test]
@@ -65,9 +65,11 @@ fn certificate_is_refreshed_after_two_thirds_of_its_validity() {
         &read_result("", &certificate_json(30, rcgen::Certificate::pem), true),
         now,
     );
-    for (after, action) in
-        [(day, CacheAction::Reuse), (day * 19, CacheAction::Reuse), (day * 21, CacheAction::Refetch(Reason::Age))]
-    {
+    for (after, action) in [
+        (day, CacheAction::Reuse),
+        (day * 19, CacheAction::Reuse),
+        (day * 21, CacheAction::Refetch(RotationReason::Age)),
+    ] {
         assert_eq!(lifecycle.next_action(&context_at(now + after, None)), action, "{after:?}");
     }
     assert!(!lifecycle.is_expired(None, now + day * 29) && lifecycle.is_expired(None, now + day * 31));
@@ -108,7 +110,13 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             890,
             CacheAction::Renew,
         ),
-        ("over", Lifetime::new(TTL, true, start), token_lifetime.clone(), 900, CacheAction::Refetch(Reason::Gone)),
+        (
+            "over",
+            Lifetime::new(TTL, true, start),
+            token_lifetime.clone(),
+            900,
+            CacheAction::Refetch(RotationReason::Gone),
+        ),
         (
             "not renewable, three polls before",
             Lifetime::new(TTL, false, start),
@@ -121,7 +129,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             Lifetime::new(TTL, false, start),
             token_lifetime.clone(),
             690,
-            CacheAction::Refetch(Reason::Maximum),
+            CacheAction::Refetch(RotationReason::Maximum),
         ),
         (
             "at its maximum",
@@ -135,7 +143,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             with_change(Lifetime::new(TTL, true, start), cap),
             token_lifetime.clone(),
             90,
-            CacheAction::Refetch(Reason::Maximum),
+            CacheAction::Refetch(RotationReason::Maximum),
         ),
         (
             "renewal failed",
@@ -149,7 +157,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             with_change(Lifetime::new(TTL, true, start), |t| t.record_failure(start, false)),
             token_lifetime.clone(),
             795,
-            CacheAction::Refetch(Reason::Maximum),
+            CacheAction::Refetch(RotationReason::Maximum),
         ),
         ("token renews", Lifetime::new(TTL, true, start), Lifetime::new(TTL, true, start), 500, CacheAction::Reuse),
         (
@@ -164,7 +172,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             Lifetime::new(TTL, true, start),
             Lifetime::new(seconds(600), false, start),
             390,
-            CacheAction::Refetch(Reason::Token),
+            CacheAction::Refetch(RotationReason::Token),
         ),
     ];
     for (case, lifetime, token_lifetime, after, action) in cases {
@@ -174,7 +182,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
     let lifecycle = leased(Lifetime::new(TTL, true, start));
     assert_eq!(
         lifecycle.next_action(&context_at(start, None)),
-        CacheAction::Refetch(Reason::Gone),
+        CacheAction::Refetch(RotationReason::Gone),
         "the token is gone"
     );
     let unreferenced =
@@ -182,7 +190,11 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
     assert_eq!(lifecycle.next_action(&unreferenced), CacheAction::Reuse, "nobody names it, so it is not renewed");
     let unreferenced =
         LifecycleContext { is_referenced: false, ..context_at(start + seconds(690), Some(&token_lifetime)) };
-    assert_eq!(lifecycle.next_action(&unreferenced), CacheAction::Refetch(Reason::Maximum), "and ends when it ends");
+    assert_eq!(
+        lifecycle.next_action(&unreferenced),
+        CacheAction::Refetch(RotationReason::Maximum),
+        "and ends when it ends"
+    );
 }
 
 fn with_change(mut lifetime: Lifetime, change: impl FnOnce(&mut Lifetime)) -> Lifetime {
@@ -197,19 +209,19 @@ fn plain_secret_is_refetched_after_refresh_interval() {
     let after = |s| context_at(start + seconds(s), None);
     for (mutating, context, action) in [
         (false, after(118), CacheAction::Reuse),
-        (false, after(119), CacheAction::Refetch(Reason::Age)),
-        (true, after(119), CacheAction::Refetch(Reason::Age)),
+        (false, after(119), CacheAction::Refetch(RotationReason::Age)),
+        (true, after(119), CacheAction::Refetch(RotationReason::Age)),
         (false, LifecycleContext { refresh: Refresh::Every(seconds(10)), ..after(9) }, CacheAction::Reuse),
         (
             false,
             LifecycleContext { refresh: Refresh::Every(seconds(10)), ..after(10) },
-            CacheAction::Refetch(Reason::Age),
+            CacheAction::Refetch(RotationReason::Age),
         ),
         (false, LifecycleContext { refresh: Refresh::Never, ..after(1_000_000) }, CacheAction::Reuse),
         // What never reached its pod: made anew only when nobody seems to come for it.
-        (false, LifecycleContext { delivered: false, ..after(0) }, CacheAction::Refetch(Reason::Age)),
+        (false, LifecycleContext { delivered: false, ..after(0) }, CacheAction::Refetch(RotationReason::Age)),
         (true, LifecycleContext { delivered: false, ..after(299) }, CacheAction::Reuse),
-        (true, LifecycleContext { delivered: false, ..after(300) }, CacheAction::Refetch(Reason::Age)),
+        (true, LifecycleContext { delivered: false, ..after(300) }, CacheAction::Refetch(RotationReason::Age)),
     ] {
         assert_eq!(lifecycle(mutating).next_action(&context), action, "{mutating} {context:?}");
     }
@@ -223,8 +235,8 @@ fn static_credential_is_refetched_after_rotation() {
     let lifecycle = Lifecycle::from_result(&request, &result, start);
     for (after, refresh, action) in [
         (59, Refresh::Never, CacheAction::Reuse),
-        (60, Refresh::Never, CacheAction::Refetch(Reason::Age)),
-        (59, Refresh::Every(seconds(30)), CacheAction::Refetch(Reason::Age)),
+        (60, Refresh::Never, CacheAction::Refetch(RotationReason::Age)),
+        (59, Refresh::Every(seconds(30)), CacheAction::Refetch(RotationReason::Age)),
     ] {
         let context = LifecycleContext { refresh, ..context_at(start + seconds(after), None) };
         assert_eq!(lifecycle.next_action(&context), action, "{after} {refresh:?}");
@@ -301,7 +313,7 @@ proptest! {
             prop_assert!(!life.is_expired(Some(&token), poll), "dead at {:?} of {max:?}", poll - start);
             let circumstances = LifecycleContext { poll_interval: Some(seconds(gap)), ..context_at(poll, Some(&token)) };
             if let CacheAction::Refetch(reason) = life.next_action(&circumstances) {
-                prop_assert_eq!(reason, Reason::Maximum);
+                prop_assert_eq!(reason, RotationReason::Maximum);
                 let left = (start + max).saturating_duration_since(poll);
                 prop_assert!(left <= ttl * 2 / 3 + seconds(1), "replaced {left:?} before its end");
                 return Ok(());

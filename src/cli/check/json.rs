@@ -47,14 +47,14 @@ impl<'a> From<&'a (Step, Duration)> for Told<'a> {
             StepOutcome::Pass(detail) => ("ok", detail.as_str()),
             StepOutcome::Warn(detail) => ("warning", detail.as_str()),
             StepOutcome::Skip(detail) => ("skipped", detail.as_str()),
-            StepOutcome::Fail(error) => ("failed", error.what()),
+            StepOutcome::Fail(error) => ("failed", error.summary()),
         };
         let failure = match &step.outcome {
             StepOutcome::Fail(error) => Some(ToldFailure {
                 id: error.cause().id(),
                 code: error.cause().code().to_string(),
-                server_message: error.words(),
-                fix: error.next_step(),
+                server_message: error.server_message(),
+                fix: error.fix(),
             }),
             _ => None,
         };

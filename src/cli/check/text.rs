@@ -21,20 +21,20 @@ pub(super) fn line(step: &Step, took: Duration) -> String {
         StepOutcome::Pass(detail) => ("ok", style::OK, detail.as_str()),
         StepOutcome::Warn(detail) => ("warn", style::WARNING, detail.as_str()),
         StepOutcome::Skip(detail) => ("skip", style::SKIPPED, detail.as_str()),
-        StepOutcome::Fail(error) => ("FAIL", style::ERROR, error.what()),
+        StepOutcome::Fail(error) => ("FAIL", style::ERROR, error.summary()),
     };
     let mut line =
         format!("{:4}  {:12}  {}", paint(style, word), step.name, replace_control_chars(&format!("{subject}{detail}")));
     // What lists several failures has id and mend of each in it.
     let alone = match &step.outcome {
-        StepOutcome::Fail(error) if !error.is_listing() => Some(error),
+        StepOutcome::Fail(error) if !error.is_aggregate() => Some(error),
         _ => None,
     };
     if let Some(error) = alone {
         let _ = write!(line, " [{}]", error.cause().id());
     }
     line += &took;
-    let words = alone.into_iter().flat_map(|e| [("it said", e.words()), ("mend", e.next_step())]);
+    let words = alone.into_iter().flat_map(|e| [("it said", e.server_message()), ("mend", e.fix())]);
     for (label, words) in words {
         if let Some(words) = words {
             let _ = write!(line, "\n{:INDENT$}{}: {}", "", paint(style::HEADING, label), replace_control_chars(words));

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 
 use crate::{
     cli::style::{ERROR, HEADING, OK, PLACE, WARNING, paint, wrapped},
-    status::{Down, Failed, Failure, Lease, Session, State, Status, Token, Volume, Waiting, Watch, Watching},
+    status::{
+        LastErrorStatus, MountFailure, OutageStatus, PendingRevocationStatus, SecretState, SecretStatus, SessionStatus,
+        Status, TokenStatus, VolumeStatus, WatchState, WatchStatus,
+    },
 };
 
 /// How wide the words before a fact are.
@@ -35,7 +38,7 @@ impl Page {
         let name = paint(HEADING, format!("vaultmount {version}"));
         self.line(format_args!("{name}, process {pid}, up {up} (since {})", date(status.started_at)));
         self.watch(&status.watch);
-        for Down { address, since, error } in &status.outages {
+        for OutageStatus { address, since, error } in &status.outages {
             let down = paint(ERROR, "down");
             self.line(format_args!("{address}: {down} since {}, and asked again by itself", self.clock(*since)));
             self.fact("", error);
@@ -48,22 +51,22 @@ impl Page {
         }
     }
 
-    fn watch(&mut self, watch: &Watch) {
+    fn watch(&mut self, watch: &WatchStatus) {
         let pods = watch.node.as_ref().map_or("pods".to_owned(), |node| format!("pods of {node}"));
         let (style, how) = match watch.state {
-            Watching::Synced => (OK, "watched for their end"),
-            Watching::Connecting => (WARNING, "not watched: the Kubernetes API is not reached"),
-            Watching::Interrupted => (WARNING, "watched for their end, as soon as the Kubernetes API is back"),
-            Watching::Denied => (ERROR, "not watched: the Kubernetes API refuses it"),
-            Watching::Off => (WARNING, "not watched: no --node-name, or not in a cluster"),
+            WatchState::Synced => (OK, "watched for their end"),
+            WatchState::Connecting => (WARNING, "not watched: the Kubernetes API is not reached"),
+            WatchState::Interrupted => (WARNING, "watched for their end, as soon as the Kubernetes API is back"),
+            WatchState::Denied => (ERROR, "not watched: the Kubernetes API refuses it"),
+            WatchState::Off => (WARNING, "not watched: no --node-name, or not in a cluster"),
         };
         let since = watch.since.map(|at| format!(", since {}", self.clock(at))).unwrap_or_default();
         self.line(format_args!("{pods}: {}{since}", paint(style, how)));
         self.failed("", watch.last_error.as_ref());
     }
 
-    fn session(&mut self, session: &Session) {
-        let Session { pod, namespace, uid, pods, service_account, auth_mount, role, .. } = session;
+    fn session(&mut self, session: &SessionStatus) {
+        let SessionStatus { pod, namespace, uid, pods, service_account, auth_mount, role, .. } = session;
         if uid.is_empty() {
             let title = paint(HEADING, format!("{namespace}, service account {service_account}"));
             self.line(format_args!("\n{title} {}", paint(PLACE, format_args!("(shared by its pods here: {pods})"))));
@@ -91,8 +94,8 @@ impl Page {
         self.leases(&session.secrets);
     }
 
-    fn token(&mut self, token: &Token, superseded: usize) {
-        let mut words = token.state.word().to_owned();
+    fn token(&mut self, token: &TokenStatus, superseded: usize) {
+        let mut words = token.state.as_str().to_owned();
         if let Some(at) = token.renew_at {
             let _ = write!(words, ", renewal {}", self.moment(at));
         }
@@ -106,15 +109,15 @@ impl Page {
         self.fact("token", &words);
     }
 
-    fn volume(&mut self, volume: &Volume) {
-        let Volume { class, mounts, target_path, .. } = volume;
+    fn volume(&mut self, volume: &VolumeStatus) {
+        let VolumeStatus { class, mounts, target_path, .. } = volume;
         let polls = volume.poll_interval_seconds.map(|gap| format!(", polled every {}", span(gap))).unwrap_or_default();
         let last = self.moment(volume.last_mount_at);
         self.fact("volume", &format!("{class}, mounts: {mounts}, the last {last}{polls}, at {target_path}"));
     }
 
     /// A table, in which the path comes last: it may be long.
-    fn leases(&mut self, leases: &[Lease]) {
+    fn leases(&mut self, leases: &[SecretStatus]) {
         if leases.is_empty() {
             return;
         }
@@ -124,12 +127,12 @@ impl Page {
         self.line(format_args!("  {kind:11}  {state:10}  {end:width$}  {}", paint(HEADING, "PATH")));
         for (lease, end) in leases.iter().zip(ends) {
             let style = match lease.state {
-                State::Live => OK,
-                State::Failing => ERROR,
-                State::Ending => WARNING,
-                State::Superseded => PLACE,
+                SecretState::Live => OK,
+                SecretState::Failing => ERROR,
+                SecretState::Ending => WARNING,
+                SecretState::Superseded => PLACE,
             };
-            let (kind, state) = (lease.kind.word(), paint(style, lease.state.word()));
+            let (kind, state) = (lease.kind.as_str(), paint(style, lease.state.as_str()));
             self.line(format_args!("  {kind:11}  {state:10}  {end:width$}  {} {}", lease.method, lease.path));
             if let Some(forced) =
                 lease.max_expires_at.filter(|_| lease.expires_at.is_some_and(|at| Some(at) != lease.max_expires_at))
@@ -143,16 +146,18 @@ impl Page {
     }
 
     /// When a lease ends.
-    fn ends(&self, lease: &Lease) -> String {
+    fn ends(&self, lease: &SecretStatus) -> String {
         lease.expires_at.or(lease.max_expires_at).map_or_else(|| "-".to_owned(), |at| self.moment(at))
     }
 
-    fn waiting(&mut self, waiting: &[Waiting]) {
+    fn waiting(&mut self, waiting: &[PendingRevocationStatus]) {
         if waiting.is_empty() {
             return;
         }
         self.line(format_args!("\n{}", paint(HEADING, "Waiting to be revoked")));
-        for Waiting { pod, namespace, uid, address, since, attempts, expires_at: until, last_error } in waiting {
+        for PendingRevocationStatus { pod, namespace, uid, address, since, attempts, expires_at: until, last_error } in
+            waiting
+        {
             self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
             let end = until.map(|at| format!(", over {}", self.moment(at))).unwrap_or_default();
             self.fact("at", &format!("{address}, since {}, attempts: {attempts}{end}", self.clock(*since)));
@@ -162,20 +167,20 @@ impl Page {
         }
     }
 
-    fn failures(&mut self, failures: &[Failure]) {
+    fn failures(&mut self, failures: &[MountFailure]) {
         if failures.is_empty() {
             return;
         }
         self.line(format_args!("\n{}", paint(HEADING, "Mounts that failed last")));
-        for Failure { at, count: times, pod, namespace, uid, error, .. } in failures {
+        for MountFailure { at, count: times, pod, namespace, uid, error, .. } in failures {
             self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
             let often = if *times > 1 { format!(", {times} times") } else { String::new() };
             self.fact("error", &format!("{}{often}: {error}", self.moment(*at)));
         }
     }
 
-    fn failed(&mut self, label: &str, failed: Option<&Failed>) {
-        if let Some(Failed { at, operation: what, error }) = failed {
+    fn failed(&mut self, label: &str, failed: Option<&LastErrorStatus>) {
+        if let Some(LastErrorStatus { at, operation: what, error }) = failed {
             self.fact(label, &format!("{}, {what}: {error}", self.moment(*at)));
         }
     }

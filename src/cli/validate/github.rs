@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{is_piped, word};
+use super::{is_piped, severity_str};
 use crate::validate::ValidationReport;
 
 /// One command a line. What came through a pipe has no line that could be shown; its place is told in the message.
@@ -10,8 +10,8 @@ pub(super) fn written(report: &ValidationReport) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         let (file, line, column) = (&finding.file, finding.position.line, finding.position.column);
-        let title = property(&format!("{} {}", finding.cause.id(), finding.cause.diagnosis().title));
-        let (command, message) = (word(finding.severity), data(&finding.message));
+        let title = property(&format!("{} {}", finding.cause.id(), finding.cause.info().title));
+        let (command, message) = (severity_str(finding.severity), data(&finding.message));
         let _ = if is_piped(file) {
             writeln!(text, "::{command} title={title}::{}:{line}:{column}: {message}", data(file))
         } else {

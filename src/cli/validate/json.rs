@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::word;
+use super::severity_str;
 use crate::validate::{Severity, ValidationReport};
 
 /// `{"findings": […], "summary": {…}}`. Fields may be added, never change or go.
@@ -12,9 +12,9 @@ pub(super) fn written(report: &ValidationReport) -> String {
         .iter()
         .map(|finding| {
             json!({
-                "severity": word(finding.severity),
+                "severity": severity_str(finding.severity),
                 "id": finding.cause.id(),
-                "title": finding.cause.diagnosis().title,
+                "title": finding.cause.info().title,
                 "file": finding.file,
                 "line": finding.position.line,
                 "column": finding.position.column,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use super::{is_piped, word};
+use super::{is_piped, severity_str};
 use crate::{
     error::Cause,
     validate::{ManifestFinding, ValidationReport},
@@ -32,13 +32,13 @@ pub(super) fn written(report: &ValidationReport) -> String {
 }
 
 fn rule(cause: Cause) -> Value {
-    let row = cause.diagnosis();
+    let row = cause.info();
     json!({
         "id": row.id,
         "name": format!("{cause:?}"),
         "shortDescription": { "text": row.title },
-        "fullDescription": { "text": row.means },
-        "help": { "text": row.mend, "markdown": row.mend },
+        "fullDescription": { "text": row.explanation },
+        "help": { "text": row.fix, "markdown": row.fix },
     })
 }
 
@@ -47,7 +47,7 @@ fn result(finding: &ManifestFinding, ids: &[&str]) -> Value {
     json!({
         "ruleId": id,
         "ruleIndex": ids.iter().position(|known| *known == id),
-        "level": word(finding.severity),
+        "level": severity_str(finding.severity),
         "message": { "text": finding.message },
         "locations": [{ "physicalLocation": {
             "artifactLocation": { "uri": if is_piped(&finding.file) { "stdin".to_owned() } else { uri(&finding.file) } },

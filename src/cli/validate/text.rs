@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::word;
+use super::severity_str;
 use crate::cli::style::{ERROR, PLACE, WARNING, paint};
 use crate::validate::{ManifestFinding, Severity, ValidationReport};
 
@@ -18,7 +18,7 @@ fn finding(finding: &ManifestFinding) -> String {
     let ManifestFinding { severity, cause, file, position: at, message, excerpt, .. } = finding;
     let place = paint(PLACE, format!("{file}:{}:{}:", at.line, at.column));
     let style = if *severity == Severity::Error { ERROR } else { WARNING };
-    let word = paint(style, format!("{}:", word(*severity)));
+    let word = paint(style, format!("{}:", severity_str(*severity)));
     let mut text = format!("{place} {word} {message} [{}]\n", cause.id());
     let (number, gutter) = (at.line.to_string(), " ".repeat(at.line.to_string().len()));
     let (before, carets) = (" ".repeat(excerpt.offset), paint(style, "^".repeat(excerpt.length)));

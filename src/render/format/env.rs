@@ -19,17 +19,17 @@ use crate::error::{Cause, Error};
 pub(super) fn write_env(out: &mut SecretTextBuffer, fields: &Fields<'_>) -> Result<(), Error> {
     let invalid: Vec<&str> = fields.keys().map(String::as_str).filter(|key| !is_variable_name(key)).collect();
     if !invalid.is_empty() {
-        return Err(Error::new(Cause::Render, format!("no names of variables, so not for format env: {}", quote_names(invalid.into_iter())))
-            .advice("a name is letters, digits and `_`, and does not begin with a digit; rename the keys in Vault, or use another format"));
+        return Err(Error::new(Cause::RenderFailed, format!("no names of variables, so not for format env: {}", quote_names(invalid.into_iter())))
+            .with_fix("a name is letters, digits and `_`, and does not begin with a digit; rename the keys in Vault, or use another format"));
     }
     for (key, member) in fields {
         let text = member.to_file_text();
         if text.contains('\0') {
             return Err(Error::new(
-                Cause::Render,
+                Cause::RenderFailed,
                 format!("{} holds a NUL character, which no variable can", quote_key(key)),
             )
-            .advice("take it with secretKey into a file of its own"));
+            .with_fix("take it with secretKey into a file of its own"));
         }
         out.push_str(key);
         out.push('=');

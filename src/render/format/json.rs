@@ -80,8 +80,8 @@ fn increment_depth(depth: usize) -> Result<usize, Error> {
     if depth < MAX_NESTING_DEPTH {
         return Ok(depth + 1);
     }
-    Err(Error::new(Cause::Render, format!("the data nests deeper than {MAX_NESTING_DEPTH} levels"))
-        .advice("take the part that is needed with secretPointer"))
+    Err(Error::new(Cause::RenderFailed, format!("the data nests deeper than {MAX_NESTING_DEPTH} levels"))
+        .with_fix("take the part that is needed with secretPointer"))
 }
 
 /// A string in double quotes that JSON, YAML 1.1 and YAML 1.2 read alike.

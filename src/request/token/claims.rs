@@ -104,7 +104,7 @@ pub fn service_account_uid(jwt: &SecretText) -> Result<String, Error> {
     let uid = payload.kubernetes.serviceaccount.uid.filter(|uid| !uid.is_empty());
     uid.ok_or_else(|| {
         Error::new(Cause::TokenIdentity, "the service account token names no service account UID, which pods must have in common to share a Vault token (tokenScope: serviceAccount)")
-            .advice("pass tokens of Kubernetes 1.21 or newer, or remove tokenScope")
+            .with_fix("pass tokens of Kubernetes 1.21 or newer, or remove tokenScope")
     })
 }
 
@@ -152,7 +152,9 @@ fn check_identity(identity: Option<(String, String)>, pod: &Pod) -> Result<(), E
     let theirs = quote(&format!("{namespace}/{name}"));
     let ours = quote(&format!("{}/{}", pod.namespace, pod.service_account));
     Err(Error::new(Cause::TokenIdentity, format!("the token is of service account {theirs}, not of the pod's {ours}"))
-        .advice("remove any serviceAccount.tokens from the class and from the pod's volumeAttributes: kubelet sets it"))
+        .with_fix(
+            "remove any serviceAccount.tokens from the class and from the pod's volumeAttributes: kubelet sets it",
+        ))
 }
 
 impl Claims {
@@ -166,7 +168,7 @@ impl Claims {
             Cause::TokenAudience,
             format!("the token is for {token_audiences}, not for audience {}", quote(expected)),
         )
-        .advice("name the audience in the CSIDriver's tokenRequests, or set the class's audience to one of these"))
+        .with_fix("name the audience in the CSIDriver's tokenRequests, or set the class's audience to one of these"))
     }
 
     fn check_expiry(&self, now: Timestamp) -> Result<(), Error> {
@@ -177,7 +179,7 @@ impl Claims {
             Cause::TokenExpired,
             format!("the service account token expired at {expired_at}, {elapsed:#} ago"),
         )
-        .advice(
+        .with_fix(
             "the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server",
         ))
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::MountKey;
-use crate::metrics::AuthKind;
+use crate::metrics::AuthMethod;
 
 /// Auth mounts remembered at most per endpoint.
 const MAX_CACHED_AUTH_METHODS: usize = 1024;
@@ -14,21 +14,22 @@ const MAX_CACHED_AUTH_METHODS: usize = 1024;
 #[derive(Default)]
 pub(super) struct AuthMethodCache {
     /// Never held across an await.
-    by_mount: Mutex<HashMap<MountKey, AuthKind>>,
+    by_mount: Mutex<HashMap<MountKey, AuthMethod>>,
 }
 
 impl AuthMethodCache {
     /// What was last learnt of an auth mount.
-    pub(super) fn get(&self, namespace: Option<&str>, mount: &str) -> AuthKind {
+    pub(super) fn get(&self, namespace: Option<&str>, mount: &str) -> AuthMethod {
         let by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
-        by_mount.get(&(namespace.map(str::to_owned), mount.to_owned())).copied().unwrap_or(AuthKind::Unknown)
+        by_mount.get(&(namespace.map(str::to_owned), mount.to_owned())).copied().unwrap_or(AuthMethod::Unknown)
     }
 
     /// Remembers what takes logins there; `unknown` is nothing to remember.
-    pub(super) fn record(&self, namespace: Option<&str>, mount: &str, auth_method: AuthKind) {
+    pub(super) fn record(&self, namespace: Option<&str>, mount: &str, auth_method: AuthMethod) {
         let mut by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.map(str::to_owned), mount.to_owned());
-        if auth_method != AuthKind::Unknown && (by_mount.len() < MAX_CACHED_AUTH_METHODS || by_mount.contains_key(&key))
+        if auth_method != AuthMethod::Unknown
+            && (by_mount.len() < MAX_CACHED_AUTH_METHODS || by_mount.contains_key(&key))
         {
             by_mount.insert(key, auth_method);
         }

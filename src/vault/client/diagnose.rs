@@ -8,7 +8,7 @@ use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
 use super::{Client, VaultToken, health::NodeState};
 use crate::{
-    metrics::AuthKind,
+    metrics::AuthMethod,
     vault::{
         error::DetectedAuthMethod, error::RequestError, path_suggestions::ListedFolder, request::SecretRequest,
         transport::CallOptions,
@@ -43,9 +43,9 @@ impl Client {
         let auth_method = response.auth_method();
         self.shared.auth_methods.record(namespace, mount, auth_method);
         match auth_method {
-            AuthKind::Kubernetes => Some(DetectedAuthMethod::Kubernetes),
-            AuthKind::Jwt => Some(DetectedAuthMethod::Jwt),
-            AuthKind::Unknown => response.is_unexplained_denial().then_some(DetectedAuthMethod::Neither),
+            AuthMethod::Kubernetes => Some(DetectedAuthMethod::Kubernetes),
+            AuthMethod::Jwt => Some(DetectedAuthMethod::Jwt),
+            AuthMethod::Unknown => response.is_unexplained_denial().then_some(DetectedAuthMethod::Neither),
         }
     }
 

@@ -66,7 +66,7 @@ impl HealthMonitor {
         };
         match transition {
             Some(Transition::WentDown(outage)) => {
-                self.metrics.endpoint_change(EndpointState::Down);
+                self.metrics.count_endpoint_transition(EndpointState::Down);
                 tracing::warn!(
                     endpoint = address,
                     "Vault is down: pods keep what they have, and new ones are turned away: {}",
@@ -74,7 +74,7 @@ impl HealthMonitor {
                 );
             }
             Some(Transition::CameUp(outage)) => {
-                self.metrics.endpoint_change(EndpointState::Up);
+                self.metrics.count_endpoint_transition(EndpointState::Up);
                 let down_for = clock::now().saturating_duration_since(outage.since);
                 tracing::info!(endpoint = address, "Vault is back after {down_for:.1?}");
             }
@@ -340,7 +340,7 @@ fn probe_result_from_error(failure: &RequestError, address: &str, probe_timeout:
         RequestError::DeadlineExceeded { during, .. } => {
             let summary = format!("Vault at {address} does not say within {probe_timeout:?} how it is ({during})");
             let fix = "check that Vault answers within seconds, and network policies between this node and it";
-            ProbeResult::Down(Error::new(Cause::Unreachable, summary).advice(fix))
+            ProbeResult::Down(Error::new(Cause::Unreachable, summary).with_fix(fix))
         }
         failure => match FailureClass::from_error(failure) {
             FailureClass::ServerError | FailureClass::NoAnswer => ProbeResult::Down(failure.explain_transport(address)),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::ReadResult;
 use crate::{
-    metrics::AuthKind,
+    metrics::AuthMethod,
     secret::{self, SecretBytes, SecretText},
     text::one_line,
     vault::{
@@ -55,7 +55,7 @@ pub struct LoginResult {
     /// The token.
     pub token: VaultToken,
     /// What vouched for the pod.
-    pub auth_method: AuthKind,
+    pub auth_method: AuthMethod,
     /// Vault's id of its answer; empty when it gave none.
     pub request_id: String,
 }
@@ -159,9 +159,9 @@ impl VaultToken {
         let OptionalFields { request_id, auth: OptionalAuth { metadata } } =
             serde_json::from_slice(body.expose()).unwrap_or_default();
         let auth_method = match metadata {
-            Some(Metadata { service_account_uid: Some(_) }) => AuthKind::Kubernetes,
-            Some(_) => AuthKind::Jwt,
-            None => AuthKind::Unknown,
+            Some(Metadata { service_account_uid: Some(_) }) => AuthMethod::Kubernetes,
+            Some(_) => AuthMethod::Jwt,
+            None => AuthMethod::Unknown,
         };
         let token = Self {
             header,

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use super::{DetectedAuthMethod, ErrorResponse, LoginContext};
 use crate::{
     error::{Cause, Error},
-    metrics::AuthKind,
+    metrics::AuthMethod,
 };
 
 pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginContext) -> Error {
     if let Some(error) = response.explain_server_error(&context.address) {
-        return error.about(format_args!("login at auth/{} with role {:?}", context.auth_mount, context.role));
+        return error.with_subject(format_args!("login at auth/{} with role {:?}", context.auth_mount, context.role));
     }
     let LoginContext { auth_mount, role, address, pod_namespace, service_account, .. } = context;
     let location = match &context.namespace {
@@ -26,13 +26,13 @@ pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginConte
         )
     } else if response.mentions(&["role with oidc role_type"]) {
         (
-            Cause::LoginRole,
+            Cause::LoginRoleUnusable,
             format!("role {role:?} at {location} is for people who log in with a browser (role_type oidc)"),
             "name a role of role_type jwt, or create one".to_owned(),
         )
     } else if response.mentions(&["cannot create root tokens"]) {
         (
-            Cause::LoginRole,
+            Cause::LoginRoleUnusable,
             format!("role {role:?} at {location} gives the policy root, which no login may"),
             "give it policies of its own in the role's token_policies".to_owned(),
         )
@@ -113,11 +113,11 @@ pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginConte
             ),
         )
     };
-    Error::new(cause, summary).said(&response.errors).advice(fix)
+    Error::new(cause, summary).with_server_message(&response.errors).with_fix(fix)
 }
 
 /// What takes logins at an auth mount, by the words in which it refused one: each method has some of its own.
-pub(super) fn infer_auth_method(response: &ErrorResponse) -> AuthKind {
+pub(super) fn infer_auth_method(response: &ErrorResponse) -> AuthMethod {
     const KUBERNETES_PHRASES: &[&str] = &[
         "missing jwt",
         "invalid role name",
@@ -136,11 +136,11 @@ pub(super) fn infer_auth_method(response: &ErrorResponse) -> AuthKind {
         "error validating claims",
     ];
     if response.mentions(KUBERNETES_PHRASES) {
-        AuthKind::Kubernetes
+        AuthMethod::Kubernetes
     } else if response.mentions(JWT_PHRASES) {
-        AuthKind::Jwt
+        AuthMethod::Jwt
     } else {
-        AuthKind::Unknown
+        AuthMethod::Unknown
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn explain_not_found(response: &ErrorResponse, context: &ReadContext<
             (format!("deleted at {}", deleted.deletion_time), "write a new version, undelete it")
         };
         return Error::new(Cause::VersionDeleted, format!("version {} of {path} was {deletion}", deleted.version))
-            .advice(format!("{fix}, or ask for another with ?version=N"));
+            .with_fix(format!("{fix}, or ask for another with ?version=N"));
     }
     if response.mentions(&["unsupported path", "unsupported operation"]) {
         let rest = context.request.path.strip_prefix(context.mount_path()).unwrap_or_default();
@@ -28,7 +28,7 @@ pub(super) fn explain_not_found(response: &ErrorResponse, context: &ReadContext<
             context.mount_path(),
             context.request.method
         );
-        return Error::new(Cause::EngineMissing, summary).advice(
+        return Error::new(Cause::EngineMissing, summary).with_fix(
             context
                 .engine
                 .and_then(usual_paths)
@@ -37,7 +37,7 @@ pub(super) fn explain_not_found(response: &ErrorResponse, context: &ReadContext<
     }
     if response.mentions(&["no handler for route"]) {
         return Error::new(Cause::EngineMissing, format!("no secrets engine answers at {path}"))
-            .advice("correct secretPath: it starts with the engine's mount path");
+            .with_fix("correct secretPath: it starts with the engine's mount path");
     }
     let summary = match (context.request.method, context.request.secret_version()) {
         (Method::List, _) => format!("nothing to list at {path}"),
@@ -49,7 +49,7 @@ pub(super) fn explain_not_found(response: &ErrorResponse, context: &ReadContext<
         Some(suggestion) => (Cause::Kv1Path, format!("{suggestion} If not, create the secret ({OPTIONAL_HINT})")),
         None => (Cause::SecretMissing, format!("correct secretPath, or create the secret ({OPTIONAL_HINT})")),
     };
-    Error::new(cause, format!("Vault at {} has {summary}", context.address)).advice(fix)
+    Error::new(cause, format!("Vault at {} has {summary}", context.address)).with_fix(fix)
 }
 
 /// What people read at an engine, and where.

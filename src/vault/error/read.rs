@@ -18,10 +18,10 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
             format!("there is no Vault namespace {:?} at {}", context.namespace.unwrap_or_default(), context.address),
             "correct vaultNamespace, or create the namespace".to_owned(),
         ),
-        404 => return not_found::explain_not_found(response, context).said(message),
-        403 => return explain_denial(response, context).said(message),
+        404 => return not_found::explain_not_found(response, context).with_server_message(message),
+        403 => return explain_denial(response, context).with_server_message(message),
         405 => (
-            Cause::Method,
+            Cause::MethodNotAllowed,
             format!("{path} does not take method {}", context.request.method),
             match context.request.method {
                 Method::Get => {
@@ -54,7 +54,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
             format!("write the connection ({}config/NAME), or correct the role's db_name", context.mount_path()),
         ),
         400 if response.mentions(&["token had one use left"]) => (
-            Cause::TokenUses,
+            Cause::TokenUsesTooFew,
             format!("{path} gives a lease, which a token of one use cannot hold"),
             format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", context.role),
         ),
@@ -80,7 +80,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
             )
         }
         _ => match response.explain_server_error(context.address) {
-            Some(error) => return error.about(format_args!("{verb} {path}")),
+            Some(error) => return error.with_subject(format_args!("{verb} {path}")),
             None if response.status >= 500 => (
                 Cause::ServerFault,
                 format!("{verb} {path} failed at {} with status {}", context.address, response.status),
@@ -93,7 +93,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
             ),
         },
     };
-    Error::new(cause, summary).said(message).advice(fix)
+    Error::new(cause, summary).with_server_message(message).with_fix(fix)
 }
 
 /// The error of a read that a policy denies.
@@ -110,12 +110,12 @@ fn explain_denial(response: &ErrorResponse, context: &ReadContext<'_>) -> Error 
     };
     let request = format!("{} {}", context.verb(), context.display_path());
     let summary = format!("role {:?} (policies {policies}) is denied {request} at {}", context.role, context.address);
-    let error = Error::new(Cause::Denied, summary);
+    let error = Error::new(Cause::VaultPolicyDenied, summary);
     match context.policy_stanza() {
-        Ok(stanza) => {
-            error.advice(format!("{fix} add to a policy of the role: {stanza}")).denial(Denial { request, stanza })
-        }
-        Err(alternative) => error.advice(format!("{fix} {alternative}")),
+        Ok(stanza) => error
+            .with_fix(format!("{fix} add to a policy of the role: {stanza}"))
+            .with_denial(Denial { request, stanza }),
+        Err(alternative) => error.with_fix(format!("{fix} {alternative}")),
     }
 }
 

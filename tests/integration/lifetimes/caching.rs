@@ -104,7 +104,7 @@ async fn max_sessions_evicts_most_idle_pod_with_expired_token() {
     let other = stage.pod();
     for _ in 0..2 {
         // Silent for long, but its token can be revoked; and then it cannot.
-        stage.daemon.assert_mount_error(&other, Cause::Overloaded, &["--max-sessions"]).await;
+        stage.daemon.assert_mount_error(&other, Cause::ProviderAtCapacity, &["--max-sessions"]).await;
         advance(Duration::from_secs(40 * 60)).await;
         sleep(Duration::from_millis(5)).await;
     }
@@ -183,7 +183,7 @@ async fn outage_serves_stale_poll_and_denial_does_not() {
     }
     // A verdict is no outage.
     stage.tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
-    stage.daemon.assert_mount_error(&pod, Cause::Denied, &["kv"]).await;
+    stage.daemon.assert_mount_error(&pod, Cause::VaultPolicyDenied, &["kv"]).await;
 }
 
 #[tokio::test]

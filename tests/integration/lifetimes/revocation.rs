@@ -442,7 +442,7 @@ async fn revoke_all_revokes_everything_and_disables_mounts() {
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["tokens"], &said["failed"]), (&json!(20), &json!([])));
     stage.database.wait_until_no_users().await;
-    stage.daemon.assert_mount_error(&pods[0], Cause::Closed, &["restart it"]).await;
+    stage.daemon.assert_mount_error(&pods[0], Cause::AllRevoked, &["restart it"]).await;
     assert_eq!(stage.count_logins(), 20);
 }
 

@@ -103,7 +103,7 @@ async fn allow_shared_token_gates_token_scoped_objects() {
     let stage = LifetimeFixture::new(&[]).await;
     for object in ["- {objectName: t, type: token}", "- {objectName: t, secretPath: cubbyhole/a, optional: true}"] {
         let pod = stage.sharing_pod().with_objects(object);
-        stage.daemon.assert_mount_error(&pod, Cause::TokenShared, &["\"t\"", "--allow-shared-token"]).await;
+        stage.daemon.assert_mount_error(&pod, Cause::TokenSharingNotAllowed, &["\"t\"", "--allow-shared-token"]).await;
         stage.daemon.mount(pod.with_parameter("tokenScope", "pod").mount_call()).await.unwrap();
     }
     let logins = stage.count_logins();
@@ -116,7 +116,7 @@ async fn allow_shared_token_gates_token_scoped_objects() {
     ] {
         stage
             .daemon
-            .assert_mount_error(&stage.sharing_pod().with_objects(object), Cause::TokenShared, &["\"t\""])
+            .assert_mount_error(&stage.sharing_pod().with_objects(object), Cause::TokenSharingNotAllowed, &["\"t\""])
             .await;
     }
     let allowed = LifetimeFixture::new(&["--allow-shared-token"]).await;

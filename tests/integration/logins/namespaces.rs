@@ -42,7 +42,7 @@ async fn vault_namespace_applies_to_login_and_reads() {
     assert_mounts(&daemon, &pod).await;
     let denied = pod.with_objects("- {objectName: x, secretPath: other/db}");
     let place = format!("other/db in Vault namespace {name}");
-    daemon.assert_mount_error(&denied, Cause::Denied, &[&place, "path \"other/db\" {"]).await;
+    daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[&place, "path \"other/db\" {"]).await;
 }
 
 #[tokio::test]
@@ -53,7 +53,8 @@ async fn vault_auth_namespace_logs_in_elsewhere_than_reads() {
         with_secret_object(pod, "kv").with_parameter("vaultNamespace", &name).with_parameter("vaultAuthNamespace", "/");
     assert_mounts(&daemon, &pod).await;
     let denied = pod.with_objects("- {objectName: x, secretPath: other/db}");
-    let text = daemon.assert_mount_error(&denied, Cause::Denied, &[&format!("path \"{name}/other/db\" {{")]).await;
+    let text =
+        daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[&format!("path \"{name}/other/db\" {{")]).await;
     // What it says to add to the policy is what lacks.
     tenant.set_policy(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
     daemon.assert_mount_error(&denied, Cause::EngineMissing, &["no secrets engine answers at other/db"]).await;
@@ -66,6 +67,6 @@ async fn vault_auth_namespace_token_denied_elsewhere_is_explained() {
     let pod = with_secret_object(Pod::for_tenant(&tenant), "kv").with_parameter("vaultAuthMountPath", "jwt");
     let pod = pod.with_parameter("vaultNamespace", &there).with_parameter("vaultAuthNamespace", &here);
     let parts = ["\"pass\"", &format!("in Vault namespace {there}"), "vaultAuthNamespace", &here];
-    let text = daemon.assert_mount_error(&pod, Cause::Denied, &parts).await;
+    let text = daemon.assert_mount_error(&pod, Cause::VaultPolicyDenied, &parts).await;
     assert!(!text.contains("capabilities"), "no policy helps: {text}");
 }

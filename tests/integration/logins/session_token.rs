@@ -107,7 +107,7 @@ async fn vault_policy_denial_triggers_no_login() {
     scene.tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     for mounts in 2..4 {
         advance(DEFAULT_REFRESH_INTERVAL).await;
-        scene.daemon.assert_mount_error(&scene.pod, Cause::Denied, &["objects \"b\", \"c\", \"db\""]).await;
+        scene.daemon.assert_mount_error(&scene.pod, Cause::VaultPolicyDenied, &["objects \"b\", \"c\", \"db\""]).await;
         assert_eq!((scene.login_count(), scene.read_count()), (1, 3 * mounts));
     }
 }
@@ -147,6 +147,6 @@ async fn token_no_default_policy_works_and_survives_revocation() {
     scene.tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     advance(DEFAULT_REFRESH_INTERVAL).await;
     let whose = format!("(policies {})", scene.tenant.policy);
-    scene.daemon.assert_mount_error(&scene.pod, Cause::Denied, &[&whose]).await;
+    scene.daemon.assert_mount_error(&scene.pod, Cause::VaultPolicyDenied, &[&whose]).await;
     assert_eq!(scene.login_count(), 2);
 }

@@ -49,7 +49,9 @@ async fn tenant_address_denied_is_never_contacted() {
     for flags in [&[policy.flag().as_str()][..], &["--allow-address=none"], &[]] {
         let daemon = Daemon::start(flags).await;
         for name in ["vaultAddress", "openbaoAddress", "baoAddress"] {
-            daemon.assert_mount_error(&pod.clone().with_parameter(name, &thief.address), Cause::NotAllowed, &[]).await;
+            daemon
+                .assert_mount_error(&pod.clone().with_parameter(name, &thief.address), Cause::AddressNotAllowed, &[])
+                .await;
         }
     }
     assert_eq!(thief.connection_count(), 0);
@@ -79,7 +81,7 @@ async fn dns_name_resolving_to_node_is_denied() {
     let daemon = Daemon::start(&[&policy.flag()]).await;
     for host in ["localhost", "127.1", "2130706433", "0x7f000001"] {
         let pod = pod.clone().with_parameter("vaultAddress", format!("http://{host}:{port}"));
-        daemon.assert_mount_error(&pod, Cause::NotAllowed, &["node itself"]).await;
+        daemon.assert_mount_error(&pod, Cause::AddressNotAllowed, &["node itself"]).await;
     }
     assert_eq!(thief.connection_count(), 0);
 }
@@ -97,7 +99,9 @@ async fn spoofed_server_gets_no_request() {
     let policy = strict_policy(&tenant.auth);
     let daemon = Daemon::start_at(&thief.address, &[&policy.flag()]).await;
     for (name, value) in [("vaultCACert", theirs.pem()), ("baoTLSServerName", "theirs".into())] {
-        daemon.assert_mount_error(&pod.clone().with_parameter(name, value), Cause::NotPermitted, &["skipVerify"]).await;
+        daemon
+            .assert_mount_error(&pod.clone().with_parameter(name, value), Cause::TenantPolicyViolation, &["skipVerify"])
+            .await;
     }
     assert_eq!(thief.all_requests().len(), 0);
 }
@@ -124,7 +128,11 @@ rules: [{{namespaces: [shop], endpoints: [default, prod], addresses: [\"{0}\"], 
     for pod in [by_name].into_iter().chain(by_address) {
         for (name, value) in [("vaultCACert", theirs.pem()), ("vaultTLSServerName", "127.0.0.1".into())] {
             daemon
-                .assert_mount_error(&pod.clone().with_parameter(name, value), Cause::NotPermitted, &["skipVerify"])
+                .assert_mount_error(
+                    &pod.clone().with_parameter(name, value),
+                    Cause::TenantPolicyViolation,
+                    &["skipVerify"],
+                )
                 .await;
         }
     }
@@ -180,7 +188,7 @@ async fn audience_outside_policy_is_denied_and_not_minted() {
         daemon
             .assert_mount_error(
                 &pod.clone().with_parameter("audience", audience),
-                Cause::NotPermitted,
+                Cause::TenantPolicyViolation,
                 &["audiences", audience],
             )
             .await;
@@ -223,7 +231,9 @@ async fn auth_mount_outside_policy_is_denied() {
     for name in ["vaultAuthMountPath", "baoAuthMountPath", "vaultKubernetesMountPath"] {
         let mut pod = pod.clone();
         pod.parameters.retain(|(name, _)| name != "vaultAuthMountPath");
-        daemon.assert_mount_error(&pod.with_parameter(name, &theirs), Cause::NotPermitted, &["authMounts"]).await;
+        daemon
+            .assert_mount_error(&pod.with_parameter(name, &theirs), Cause::TenantPolicyViolation, &["authMounts"])
+            .await;
     }
     assert_eq!(vault.requests("POST", "auth/").len(), 0);
 }
@@ -244,10 +254,14 @@ async fn path_traversal_is_rejected_or_escaped() {
         ("vaultAuthMountPath", format!("{}/../token", tenant.auth), Cause::InvalidRequest),
         ("vaultNamespace", "team/../other".into(), Cause::InvalidRequest),
         ("vaultAuthNamespace", "../root".into(), Cause::InvalidRequest),
-        ("vaultNamespace", "team/ ".into(), Cause::NotPermitted),
+        ("vaultNamespace", "team/ ".into(), Cause::TenantPolicyViolation),
         ("vaultNamespace", "team//other".into(), Cause::InvalidRequest),
         ("vaultAddress", "https://vault.example/x/%2e%2E/y".into(), Cause::InvalidRequest),
-        ("vaultCACertPath", "/tls/../var/run/secrets/kubernetes.io/serviceaccount/token".into(), Cause::NotPermitted),
+        (
+            "vaultCACertPath",
+            "/tls/../var/run/secrets/kubernetes.io/serviceaccount/token".into(),
+            Cause::TenantPolicyViolation,
+        ),
         ("vaultAddress", "unix:///tls/../run/agent.sock".into(), Cause::InvalidRequest),
         ("objects", object("pass", &format!("{}/data/../../sys/seal", tenant.kv)), Cause::InvalidRequest),
         ("objects", object("pass", &format!("{}/data/..%2f..%2fsys/mounts", tenant.kv)), Cause::SecretMissing),
@@ -281,7 +295,7 @@ async fn tls_file_error_shows_no_file_content() {
     for pod in pods {
         let (cause, text) =
             daemon.mount_error(pod.with_parameter("vaultAddress", "https://vault.example").mount_call()).await;
-        assert!(cause == Cause::Tls && !text.contains("XMARKEDX"), "{text}");
+        assert!(cause == Cause::TlsSetup && !text.contains("XMARKEDX"), "{text}");
     }
 }
 
@@ -358,7 +372,11 @@ async fn unix_address_is_denied_and_own_socket_is_0600() {
     for flags in [&[policy.flag().as_str()][..], &["--allow-address=https://*"], &[]] {
         let daemon = Daemon::start(flags).await;
         daemon
-            .assert_mount_error(&pod.clone().with_parameter("vaultAddress", &agent.address), Cause::NotAllowed, &[])
+            .assert_mount_error(
+                &pod.clone().with_parameter("vaultAddress", &agent.address),
+                Cause::AddressNotAllowed,
+                &[],
+            )
             .await;
         // Nor may anybody but root speak to our own.
         let mode = std::fs::metadata(&daemon.socket).unwrap().permissions().mode();

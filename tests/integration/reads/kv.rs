@@ -44,7 +44,7 @@ async fn kv2_path_without_data_gets_suggestion() {
     daemon.assert_mount_error(&pod, Cause::Kv2Path, &["\"x\"", &format!("{kv}/db"), &next]).await;
     // A policy for what is below `data/` denies it.
     tenant.set_policy(&format!("path \"{kv}/data/*\" {{ capabilities = [\"read\"] }}")).await;
-    daemon.assert_mount_error(&pod, Cause::Denied, &["\"x\"", &format!("{kv}/db"), &next]).await;
+    daemon.assert_mount_error(&pod, Cause::VaultPolicyDenied, &["\"x\"", &format!("{kv}/db"), &next]).await;
 }
 
 #[tokio::test]

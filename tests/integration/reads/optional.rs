@@ -39,12 +39,12 @@ async fn optional_does_not_hide_other_errors() {
     let below = |path: &str| format!("path \"{path}/*\" {{ capabilities = [\"read\"] }}\n");
     tenant.set_policy(&(below(kv) + &below(&mount) + &below("nowhere"))).await;
     for (path, more, cause) in [
-        ("other/data/db".to_owned(), "", Cause::Denied),
+        ("other/data/db".to_owned(), "", Cause::VaultPolicyDenied),
         (format!("{kv}/db"), "", Cause::Kv2Path),
         // `no handler for route`, and `unsupported path`.
         ("nowhere/db".to_owned(), "", Cause::EngineMissing),
         (format!("{mount}/nothing/there"), "", Cause::EngineMissing),
-        (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Cause::Render),
+        (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Cause::RenderFailed),
         (format!("{mount}/creds/none"), "", Cause::EngineRoleMissing),
     ] {
         let class = single_object(&path, &format!("{more}, optional: true"));

@@ -33,7 +33,7 @@ async fn vault_address_to_loopback_or_unix_socket_is_denied() {
     for address in addresses {
         let pod = secret_pod(&tenant).with_parameter("vaultAddress", &address);
         let (cause, text) = daemon.mount_error(pod.mount_call()).await;
-        assert_eq!(cause, Cause::NotAllowed, "{address}: {text}");
+        assert_eq!(cause, Cause::AddressNotAllowed, "{address}: {text}");
         assert_contains(&text, &["--allow-address"]);
     }
     assert_eq!((vault.connection_count(), agent.connection_count()), (0, 0));
@@ -51,7 +51,7 @@ async fn allow_address_permits_loopback_and_unix_socket() {
     }
     let (cause, _) =
         daemon.mount_error(secret_pod(&tenant).with_parameter("vaultAddress", "http://localhost:1").mount_call()).await;
-    assert_eq!(cause, Cause::NotAllowed);
+    assert_eq!(cause, Cause::AddressNotAllowed);
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn allow_address_none_permits_only_vault_addr() {
     for other in ["https://vault.example", "http://127.0.0.1:1"] {
         let (cause, text) =
             daemon.mount_error(secret_pod(&tenant).with_parameter("vaultAddress", other).mount_call()).await;
-        assert_eq!(cause, Cause::NotAllowed, "{text}");
+        assert_eq!(cause, Cause::AddressNotAllowed, "{text}");
         assert_contains(&text, &["--allow-address=none", other]);
     }
 }

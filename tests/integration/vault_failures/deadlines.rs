@@ -100,7 +100,7 @@ async fn deadline_after_request_sent_keeps_earlier_error() {
     };
     let ((cause, text), ()) = tokio::join!(daemon.mount_error(call_with_timeout(Duration::from_secs(10), &pod)), late);
     balancer.abort();
-    assert_eq!(cause, Cause::Deadline, "{text}");
+    assert_eq!(cause, Cause::DeadlineExceeded, "{text}");
     assert_contains(
         &text,
         &[

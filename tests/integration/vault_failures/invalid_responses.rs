@@ -77,7 +77,7 @@ async fn server_text_in_errors_is_single_line_and_bounded() {
     stage.vault.always("POST", "auth/", respond(200, &[], json!({"auth": auth}).to_string()));
     let denied = vault_error(403, "1 error occurred:\n\t* permission denied\n\n");
     let gone = json!({"data": {"data": null, "metadata": {"deletion_time": odd, "version": 1}}}).to_string();
-    for (fault, cause) in [(denied, Cause::Denied), (respond(404, &[], gone), Cause::VersionDeleted)] {
+    for (fault, cause) in [(denied, Cause::VaultPolicyDenied), (respond(404, &[], gone), Cause::VersionDeleted)] {
         stage.vault.next(1, "GET", &stage.secret_path(), fault);
         let (got, text) = stage.mount_error(&stage.pod()).await;
         assert_eq!(got, cause, "{text}");

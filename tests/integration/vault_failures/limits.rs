@@ -181,7 +181,9 @@ async fn max_mounts_rejects_excess_and_half_per_namespace() {
     };
     let full = async {
         vault.wait_for(1 + 4, "POST", "auth/").await;
-        daemon.assert_mount_error(&of("fourth"), Cause::Overloaded, &["4 mounts are under way on this node"]).await;
+        daemon
+            .assert_mount_error(&of("fourth"), Cause::ProviderAtCapacity, &["4 mounts are under way on this node"])
+            .await;
         // What needs none of it goes on.
         assert_eq!(single_file(&daemon.mount(polled.mount_call()).await.unwrap()), SECRET);
         Client::connect(&daemon.socket).await.unwrap().version().await.unwrap();
@@ -190,7 +192,7 @@ async fn max_mounts_rejects_excess_and_half_per_namespace() {
     let others = async {
         vault.wait_for(1 + 2, "POST", "auth/").await;
         daemon
-            .assert_mount_error(&of("shop"), Cause::Overloaded, &["2 mounts of namespace shop", "--max-mounts"])
+            .assert_mount_error(&of("shop"), Cause::ProviderAtCapacity, &["2 mounts of namespace shop", "--max-mounts"])
             .await;
         tokio::join!(mount("other"), mount("third"), full);
     };
@@ -213,11 +215,13 @@ async fn max_sessions_rejects_excess_and_half_per_namespace() {
     for n in 0..3 {
         daemon.mount(choosing(n).mount_call()).await.unwrap();
     }
-    daemon.assert_mount_error(&shop, Cause::Overloaded, &["3 sessions of namespace shop", "--max-sessions"]).await;
+    daemon
+        .assert_mount_error(&shop, Cause::ProviderAtCapacity, &["3 sessions of namespace shop", "--max-sessions"])
+        .await;
     for namespace in ["other", "third", "fourth"] {
         daemon.mount(of(namespace).mount_call()).await.unwrap();
     }
-    daemon.assert_mount_error(&of("fifth"), Cause::Overloaded, &["6 sessions are open"]).await;
+    daemon.assert_mount_error(&of("fifth"), Cause::ProviderAtCapacity, &["6 sessions are open"]).await;
     daemon.mount(choosing(0).mount_call()).await.unwrap();
 }
 
@@ -240,7 +244,7 @@ async fn tenant_endpoints_are_limited_to_128_per_namespace() {
     daemon
         .assert_mount_error(
             &choosing(&shop, 128),
-            Cause::Overloaded,
+            Cause::ProviderAtCapacity,
             &["128 different Vault endpoints", "namespace shop"],
         )
         .await;
@@ -263,7 +267,7 @@ async fn max_mounts_permit_is_held_after_caller_cancels() {
             () = vault.wait_for(1, "POST", "auth/") => {}
         }
     }
-    daemon.assert_mount_error(&secret_pod(&tenant), Cause::Overloaded, &["1 mounts are under way"]).await;
+    daemon.assert_mount_error(&secret_pod(&tenant), Cause::ProviderAtCapacity, &["1 mounts are under way"]).await;
     gate.open();
     while daemon.mount(secret_pod(&tenant).mount_call()).await.is_err() {
         tokio::task::yield_now().await;

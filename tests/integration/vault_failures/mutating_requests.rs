@@ -75,7 +75,7 @@ async fn mutating_request_is_not_retried_when_outcome_unknown() {
         stage.vault.next(1, "GET", &database.path, fault);
         let (cause, text) = stage.mount_error(&user_pod(&stage, &database)).await;
         // The driver repeats Unavailable at once, and this must not be.
-        assert_eq!((cause, stage.vault.count("GET", &database.path)), (Cause::Unconfirmed, 1), "{text}");
+        assert_eq!((cause, stage.vault.count("GET", &database.path)), (Cause::OutcomeUnknown, 1), "{text}");
         assert_contains(&text, &[said]);
     }))
     .await;
@@ -107,7 +107,7 @@ async fn engine_of_unknown_type_counts_as_mutating() {
     stage.vault.always("GET", "sys/internal/ui/mounts/", vault_error(403, "preflight capability check returned 403"));
     stage.vault.next(1, "GET", &stage.secret_path(), Fault::DropRequest);
     let (cause, text) = stage.mount_error(&stage.pod()).await;
-    assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (Cause::Unconfirmed, 1), "{text}");
+    assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (Cause::OutcomeUnknown, 1), "{text}");
     assert_contains(&text, &["not sent again"]);
 }
 
@@ -129,7 +129,7 @@ async fn credential_of_cancelled_mount_is_reused_by_next_call() {
     };
     let (refusal, ()) =
         tokio::join!(stage.daemon.mount_error(call_with_timeout(Duration::from_secs(10), &late)), too_late);
-    assert_eq!(refusal.0, Cause::Deadline);
+    assert_eq!(refusal.0, Cause::DeadlineExceeded);
     gate.open();
 
     let mut had = Vec::new();

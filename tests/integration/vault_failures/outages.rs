@@ -172,7 +172,7 @@ async fn outage_sends_only_health_probes_with_backoff() {
     advance(Duration::from_secs(2)).await;
     stage.vault.stop_listening().await;
     let (cause, text) = stage.mount_error(&stage.pod()).await;
-    assert_eq!(cause, Cause::Refused, "{text}");
+    assert_eq!(cause, Cause::ConnectionRefused, "{text}");
     wait_until_down(&stage.daemon).await;
     stage.vault.listen_again(None);
     fail_all_requests(&stage.vault, &vault_error(503, "Vault is sealed"));

@@ -76,10 +76,10 @@ async fn redirected_poll_serves_stale_secret() {
 #[tokio::test]
 async fn max_retries_default_stops_after_5_attempts() {
     let faults = [
-        (vault_error(429, "quota"), Cause::Busy, "limits requests"),
+        (vault_error(429, "quota"), Cause::Throttled, "limits requests"),
         (vault_error(503, "overload"), Cause::ServerFault, "status 503"),
-        (vault_error(412, "behind"), Cause::Busy, "behind its active node"),
-        (vault_error(400, KV_UPGRADE_ERROR), Cause::Busy, "being made KV version 2"),
+        (vault_error(412, "behind"), Cause::Throttled, "behind its active node"),
+        (vault_error(400, KV_UPGRADE_ERROR), Cause::Throttled, "being made KV version 2"),
         (vault_error(472, ""), Cause::NoLeader, "knows no active node"),
         (Fault::DropRequest, Cause::Unreachable, "was lost"),
         (Fault::TruncateResponse, Cause::Unreachable, "was lost"),
@@ -125,7 +125,7 @@ async fn retry_after_beyond_deadline_fails_without_waiting() {
     let (stage, start) = (FailureFixture::new().await, Instant::now());
     stage.vault.always("POST", &stage.login_path(), respond(429, &[("retry-after", "60")], r#"{"errors":["quota"]}"#));
     let (cause, text) = stage.daemon.mount_error(call_with_timeout(Duration::from_secs(20), &stage.pod())).await;
-    assert_eq!((cause, stage.vault.count("POST", &stage.login_path())), (Cause::Busy, 1), "{text}");
+    assert_eq!((cause, stage.vault.count("POST", &stage.login_path())), (Cause::Throttled, 1), "{text}");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 

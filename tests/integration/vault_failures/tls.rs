@@ -139,7 +139,7 @@ async fn vault_ca_cert_path_fixed_file_applies_to_next_mount() {
     let pod = secured.pod().with_parameter("vaultCACertPath", file);
     secured.assert_tls_error(&pod, Cause::CertificateUntrusted, &["a trusted authority that did not sign it"]).await;
     secured.write_file("ca.pem", "nothing");
-    secured.assert_tls_error(&pod, Cause::Tls, &["ca.pem holds no certificate"]).await;
+    secured.assert_tls_error(&pod, Cause::TlsSetup, &["ca.pem holds no certificate"]).await;
     secured.write_file("ca.pem", &secured.authority.pem());
     assert_eq!(secured.mount_secret(&pod).await, SECRET);
 }
@@ -177,12 +177,12 @@ async fn client_certificate_required_by_server_comes_from_class() {
     secured
         .assert_tls_error(
             &secured.pod_with_ca(),
-            Cause::Tls,
+            Cause::TlsSetup,
             &["demands a client certificate", "set a client certificate and key"],
         )
         .await;
     let wrong = showing(secured.pod_with_ca(), &CertificateAuthority::with_name("another").issue("node"));
-    secured.assert_tls_error(&wrong, Cause::Tls, &["does not accept our client certificate"]).await;
+    secured.assert_tls_error(&wrong, Cause::TlsSetup, &["does not accept our client certificate"]).await;
     let right = showing(secured.pod_with_ca(), &clients.issue("node"));
     assert_eq!(secured.mount_secret(&right).await, SECRET);
 }
@@ -213,7 +213,7 @@ async fn http2_retries_reads_but_not_mutating_requests() {
         assert_eq!(secured.mount_secret(&secured.pod_with_ca()).await, SECRET);
         secured.vault.next(1, "GET", &database.path, fault);
         let (cause, text) = secured.daemon.mount_error(secured.pod_with_ca().with_objects(&user).mount_call()).await;
-        assert_eq!(cause, Cause::Unconfirmed, "{text}");
+        assert_eq!(cause, Cause::OutcomeUnknown, "{text}");
         assert_contains(&text, &["not sent again"]);
     }
     assert_eq!((secured.vault.count("GET", "kv-"), secured.vault.count("GET", &database.path)), (4, 2));
@@ -448,7 +448,7 @@ async fn tls_last_reload_metric_is_0_until_file_is_fixed() {
     })
     .await;
     let reloaded = format!("vaultmount_tls_last_reload_successful{{endpoint=\"{}\"}}", secured.vault.address);
-    secured.assert_tls_error(&secured.pod(), Cause::Tls, &["ca.pem holds no certificate"]).await;
+    secured.assert_tls_error(&secured.pod(), Cause::TlsSetup, &["ca.pem holds no certificate"]).await;
     assert_eq!(metric_value(&metrics, &reloaded).await.as_deref(), Some("0"));
     secured.write_file("ca.pem", &secured.authority.pem());
     assert_eq!(metric_value(&metrics, &reloaded).await.as_deref(), Some("1"));
@@ -465,7 +465,7 @@ async fn tls_min_version_rejects_older_server() {
     assert_eq!(single_file(&lax.mount(pod.mount_call()).await.unwrap()), SECRET);
     let strict = Daemon::start_at(&vault.address, &["--tls-min-version=1.3"]).await;
     let says = ["does not speak TLS 1.3", "--tls-min-version=1.3", "let the server speak TLS 1.3"];
-    strict.assert_mount_error(&pod, Cause::Tls, &says).await;
+    strict.assert_mount_error(&pod, Cause::TlsSetup, &says).await;
     let modern = FaultProxy::start_tls(authority.server_config(None)).await;
     let strict = Daemon::start_at(&modern.address, &["--tls-min-version=1.3"]).await;
     assert_eq!(single_file(&strict.mount(pod.mount_call()).await.unwrap()), SECRET);
@@ -479,7 +479,10 @@ async fn allow_skip_verify_false_denies_vault_skip_tls_verify() {
     })
     .await;
     let pod = secured.pod().with_parameter("vaultSkipTLSVerify", "true");
-    secured.daemon.assert_mount_error(&pod, Cause::MustVerify, &["vaultSkipTLSVerify", "--allow-skip-verify"]).await;
+    secured
+        .daemon
+        .assert_mount_error(&pod, Cause::SkipVerifyNotAllowed, &["vaultSkipTLSVerify", "--allow-skip-verify"])
+        .await;
     assert_eq!(secured.vault.count_except_health(), 0);
     let (_, text) = get(&format!("http://{metrics}/metrics")).await;
     assert!(text.contains("vaultmount_policy_denials_total{rule=\"skip_verify\"} 1\n"), "{text}");

@@ -1,14 +1,14 @@
 //! What a person reads.
 
 use super::*;
-use crate::status::Kind;
+use crate::status::SecretKind;
 
 fn at(text: &str) -> Timestamp {
     format!("2026-03-01T{text}Z").parse().unwrap()
 }
 
-fn lease(path: &str, kind: Kind, state: State) -> Lease {
-    Lease {
+fn lease(path: &str, kind: SecretKind, state: SecretState) -> SecretStatus {
+    SecretStatus {
         path: path.into(),
         method: "GET".into(),
         kind,
@@ -23,12 +23,12 @@ fn lease(path: &str, kind: Kind, state: State) -> Lease {
 }
 
 fn status() -> Status {
-    let failed = Failed {
+    let failed = LastErrorStatus {
         at: at("13:58:00"),
         operation: "reading kv/data/db".into(),
         error: format!("Vault at https://vault:8200 refuses {} [VM0050]", "one word after the other ".repeat(9)),
     };
-    let session = Session {
+    let session = SessionStatus {
         pod: "web-0".into(),
         namespace: "shop".into(),
         uid: "6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11".into(),
@@ -38,15 +38,15 @@ fn status() -> Status {
         vault_namespace: Some("team".into()),
         auth_mount: "kubernetes".into(),
         role: "web".into(),
-        token: Some(Token {
+        token: Some(TokenStatus {
             accessor: "abc".into(),
-            state: State::Live,
+            state: SecretState::Live,
             expires_at: Some(at("14:47:00")),
             renew_at: Some(at("14:23:12")),
             max_expires_at: Some("2026-03-04T02:00:00Z".parse().unwrap()),
         }),
         superseded_tokens: 2,
-        volumes: vec![Volume {
+        volumes: vec![VolumeStatus {
             target_path: "/var/lib/kubelet/pods/6e0f3a6e/volumes/kubernetes.io~csi/secrets/mount".into(),
             class: "shop".into(),
             last_mount_at: at("13:59:30"),
@@ -54,14 +54,14 @@ fn status() -> Status {
             poll_interval_seconds: Some(120),
         }],
         secrets: vec![
-            Lease {
+            SecretStatus {
                 expires_at: Some(at("14:30:00")),
                 max_expires_at: Some(at("15:00:00")),
-                ..lease("database/creds/web", Kind::Leased, State::Live)
+                ..lease("database/creds/web", SecretKind::Leased, SecretState::Live)
             },
-            Lease {
+            SecretStatus {
                 last_error: Some("it cannot be asked [VM0010]".into()),
-                ..lease("kv/data/db", Kind::Plain, State::Failing)
+                ..lease("kv/data/db", SecretKind::Plain, SecretState::Failing)
             },
         ],
         last_success_at: Some(at("13:59:30")),
@@ -74,21 +74,21 @@ fn status() -> Status {
         pid: 7,
         started_at: at("10:48:00"),
         now: at("14:00:00"),
-        watch: Watch {
-            state: Watching::Synced,
+        watch: WatchStatus {
+            state: WatchState::Synced,
             node: Some("node-1".into()),
             since: Some(at("10:48:01")),
             last_error: None,
         },
         mounts_disabled: false,
-        outages: vec![Down {
+        outages: vec![OutageStatus {
             address: "https://vault:8200".into(),
             since: at("13:57:00"),
             error: "Vault at https://vault:8200 is sealed [VM0020]".into(),
         }],
         servers: Vec::new(),
         sessions: vec![session],
-        revocations: vec![Waiting {
+        revocations: vec![PendingRevocationStatus {
             pod: "old-0".into(),
             namespace: "shop".into(),
             uid: "u".into(),
@@ -98,7 +98,7 @@ fn status() -> Status {
             expires_at: Some(at("15:00:00")),
             last_error: "sealed [VM0020]".into(),
         }],
-        failures: vec![Failure {
+        failures: vec![MountFailure {
             at: at("13:50:00"),
             count: 3,
             pod: "web-1".into(),
@@ -148,7 +148,7 @@ fn each_pod_is_told_with_its_ends_and_errors() {
 
 #[test]
 fn a_process_that_holds_nothing_says_so() {
-    let watch = Watch { state: Watching::Off, node: None, since: None, last_error: None };
+    let watch = WatchStatus { state: WatchState::Off, node: None, since: None, last_error: None };
     let text = plain(&Status {
         watch,
         mounts_disabled: true,

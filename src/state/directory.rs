@@ -11,23 +11,23 @@ use std::{
 use rustix::fs::{Access, access};
 use tokio::time::{Instant, sleep};
 
-use super::seal::{Content, Fault, Name, SealingKey};
+use super::encryption::{FileId, OpenError, Plaintext, StateKey};
 
 /// Ends the name of a session's file.
-const FILE: &str = ".session";
+const FILE_SUFFIX: &str = ".session";
 /// Ends the name of one that is being written.
-const NEW: &str = ".new";
+const NEW_FILE_SUFFIX: &str = ".new";
 /// Between two looks whether the folder is free.
-const PAUSE: Duration = Duration::from_millis(5);
+const LOCK_RETRY_DELAY: Duration = Duration::from_millis(5);
 /// After how long it is said that it is not.
-const SAID: Duration = Duration::from_secs(3);
+const LOCK_WAIT_LOG_DELAY: Duration = Duration::from_secs(3);
 /// The largest file that is read, in bytes: a pod's volume is bounded, and so is what a class may ask for.
-const MAX_FILE: u64 = 256 << 20;
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A file that is there.
-pub struct Listed {
+pub struct ListedFile {
     /// Its name.
-    pub name: Name,
+    pub name: FileId,
     /// Where it is.
     pub path: PathBuf,
     /// Its size.
@@ -35,20 +35,20 @@ pub struct Listed {
     /// When it was written.
     pub written: Option<SystemTime>,
     /// What is in it.
-    pub content: Result<Content, Fault>,
+    pub content: Result<Plaintext, OpenError>,
 }
 
 /// Every file of a folder, as far as it can be read with the key.
-pub fn list(folder: &Path, key: &SealingKey) -> io::Result<Vec<Listed>> {
+pub fn list(folder: &Path, key: &StateKey) -> io::Result<Vec<ListedFile>> {
     let listed = files(folder)?.into_iter().map(|(name, path)| {
         let found = path.metadata();
         let (bytes, written) = found.as_ref().map_or((0, None), |found| (found.len(), found.modified().ok()));
         let content = match found {
-            Ok(found) if found.len() > MAX_FILE => Err(Fault::Unread("it is too large".to_owned())),
-            Ok(_) => fs::read(&path).map_err(|error| Fault::Unread(error.to_string())),
-            Err(error) => Err(Fault::Unread(error.to_string())),
+            Ok(found) if found.len() > MAX_FILE_BYTES => Err(OpenError::Unread("it is too large".to_owned())),
+            Ok(_) => fs::read(&path).map_err(|error| OpenError::Unread(error.to_string())),
+            Err(error) => Err(OpenError::Unread(error.to_string())),
         };
-        Listed { name, path, bytes, written, content: content.and_then(|sealed| key.open(&name, sealed)) }
+        ListedFile { name, path, bytes, written, content: content.and_then(|sealed| key.decrypt(&name, sealed)) }
     });
     Ok(listed.collect())
 }
@@ -57,16 +57,19 @@ pub fn list(folder: &Path, key: &SealingKey) -> io::Result<Vec<Listed>> {
 #[must_use]
 pub fn is_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    [FILE, NEW].iter().filter_map(|end| name.strip_suffix(end)).any(|name| Name::parse(name).is_some())
+    [FILE_SUFFIX, NEW_FILE_SUFFIX]
+        .iter()
+        .filter_map(|end| name.strip_suffix(end))
+        .any(|name| FileId::parse(name).is_some())
 }
 
 /// The names of what is there, in their order.
-pub(super) fn files(folder: &Path) -> io::Result<Vec<(Name, PathBuf)>> {
+pub(super) fn files(folder: &Path) -> io::Result<Vec<(FileId, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(FILE));
-        if let Some(name) = name.and_then(Name::parse) {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(FILE_SUFFIX));
+        if let Some(name) = name.and_then(FileId::parse) {
             files.push((name, path));
         }
     }
@@ -75,7 +78,7 @@ pub(super) fn files(folder: &Path) -> io::Result<Vec<(Name, PathBuf)>> {
 }
 
 /// Makes the folder, for its owner alone.
-pub(super) fn make(folder: &Path) -> Result<(), String> {
+pub(super) fn create(folder: &Path) -> Result<(), String> {
     let at = |error: io::Error| format!("{}: {error}", folder.display());
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at)?;
     let mode = fs::metadata(folder).map_err(at)?.permissions().mode();
@@ -96,7 +99,7 @@ pub(super) fn make(folder: &Path) -> Result<(), String> {
 pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if is_file(&path) && path.extension().is_some_and(|end| NEW.ends_with(&*end.to_string_lossy())) {
+        if is_file(&path) && path.extension().is_some_and(|end| NEW_FILE_SUFFIX.ends_with(&*end.to_string_lossy())) {
             let _ = fs::remove_file(path);
         }
     }
@@ -104,8 +107,8 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes a file whole, over the one of this name.
-pub(super) fn write(folder: &Path, name: &Name, sealed: &[u8]) -> io::Result<()> {
-    let new = folder.join(format!("{name}{NEW}"));
+pub(super) fn write(folder: &Path, name: &FileId, sealed: &[u8]) -> io::Result<()> {
+    let new = folder.join(format!("{name}{NEW_FILE_SUFFIX}"));
     let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
     let written = written.and_then(|mut file| file.write_all(sealed));
     written.and_then(|()| fs::rename(&new, path(folder, name))).inspect_err(|_| {
@@ -115,7 +118,7 @@ pub(super) fn write(folder: &Path, name: &Name, sealed: &[u8]) -> io::Result<()>
 }
 
 /// Removes a file; one that is not there is no matter.
-pub(super) fn remove(folder: &Path, name: &Name) {
+pub(super) fn remove(folder: &Path, name: &FileId) {
     match fs::remove_file(path(folder, name)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             tracing::warn!(%error, %name, "the file of a session that is over cannot be removed");
@@ -124,8 +127,8 @@ pub(super) fn remove(folder: &Path, name: &Name) {
     }
 }
 
-pub(super) fn path(folder: &Path, name: &Name) -> PathBuf {
-    folder.join(format!("{name}{FILE}"))
+pub(super) fn path(folder: &Path, name: &FileId) -> PathBuf {
+    folder.join(format!("{name}{FILE_SUFFIX}"))
 }
 
 /// Waits for the folder's lock, which is another process's until that is gone or gives it away, and takes it.
@@ -135,10 +138,10 @@ pub(super) async fn lock(folder: &Path) -> io::Result<File> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => sleep(PAUSE).await,
+            Err(TryLockError::WouldBlock) => sleep(LOCK_RETRY_DELAY).await,
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        if !is_said && begun.elapsed() > SAID {
+        if !is_said && begun.elapsed() > LOCK_WAIT_LOG_DELAY {
             is_said = true;
             tracing::warn!(
                 folder = %folder.display(),
@@ -156,9 +159,9 @@ mod tests {
     fn a_folder_that_others_may_read_is_closed_to_them() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("a/state");
-        make(&folder).unwrap();
+        create(&folder).unwrap();
         fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-        make(&folder).unwrap();
+        create(&folder).unwrap();
         assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
@@ -166,9 +169,9 @@ mod tests {
     #[test]
     fn a_file_is_whole_or_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
-        let (key, name) = (SealingKey::derive(&[1; 32]), Name([3; 16]));
+        let (key, name) = (StateKey::derive(&[1; 32]), FileId([3; 16]));
         write(folder.path(), &name, b"one").unwrap();
-        fs::create_dir(folder.path().join(format!("{name}{NEW}"))).unwrap();
+        fs::create_dir(folder.path().join(format!("{name}{NEW_FILE_SUFFIX}"))).unwrap();
         assert!(write(folder.path(), &name, b"two").is_err());
         assert_eq!(fs::read(path(folder.path(), &name)).unwrap(), b"one");
         fs::write(folder.path().join("other"), "").unwrap();

@@ -5,14 +5,14 @@ use std::{fmt::Display, path::PathBuf, time::Duration};
 use super::{Config, MintTokens};
 use crate::{
     policy::AddressPolicy,
-    telemetry::Format,
+    telemetry::LogFormat,
     tls::{Ca, Tls},
 };
 
 impl Config {
     /// Every setting that a person may look for.
     #[must_use]
-    pub fn told(&self) -> Vec<(&'static str, String)> {
+    pub fn summary(&self) -> Vec<(&'static str, String)> {
         let (operator, vault) = (&self.connection.operator, &self.connection.vault);
         let minted = if self.mint_tokens == MintTokens::Auto { "auto" } else { "off" };
         let status = self.status_socket.as_ref().map(|socket| &socket.path);
@@ -22,7 +22,7 @@ impl Config {
             ("--metrics-addr", or_off(self.metrics_addr)),
             ("--status-socket", path(status)),
             ("--log-level", self.log.filter.to_string()),
-            ("--log-format", if self.log.format == Format::Json { "json" } else { "text" }.to_owned()),
+            ("--log-format", if self.log.format == LogFormat::Json { "json" } else { "text" }.to_owned()),
             ("--log-filter-file", path(self.log.file.as_ref())),
             ("--audit-log", self.audit_log.as_ref().map_or("none".to_owned(), ToString::to_string)),
             ("--vault-addr", operator.server.address.to_string()),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Cause;
 
 /// Makes an enum whose variants are words of a label.
-macro_rules! words {
+macro_rules! label_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ macro_rules! words {
 
             /// The word, as metrics, JSON and people see it.
             #[must_use]
-            pub fn word(self) -> &'static str {
+            pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)*
                 }
@@ -28,9 +28,9 @@ macro_rules! words {
     };
 }
 
-words! {
+label_enum! {
     /// What the driver calls.
-    Rpc {
+    GrpcMethod {
         /// A pod's volume.
         Mount = "Mount",
         /// Who answers.
@@ -38,9 +38,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What takes logins at an auth mount.
-    AuthKind {
+    AuthMethod {
         /// The method that has the Kubernetes API vouch for a pod.
         Kubernetes = "kubernetes",
         /// The one that knows the cluster's keys.
@@ -50,9 +50,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// Where the answer to what a mount asked for came from.
-    ReadFrom {
+    ReadSource {
         /// It was there, and good.
         Memory = "cache",
         /// Vault was asked.
@@ -64,9 +64,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// Why Vault could not be asked, so that a pod kept what it has.
-    Stale {
+    OutageReason {
         /// It is sealed, or was never initialized.
         Sealed = "sealed",
         /// Its cluster has no active node.
@@ -84,25 +84,27 @@ words! {
     }
 }
 
-impl Stale {
+impl OutageReason {
     /// What a failure comes to.
     #[must_use]
     pub fn of(cause: Cause) -> Self {
         match cause {
             Cause::Sealed | Cause::Uninitialized => Self::Sealed,
             Cause::NoLeader | Cause::Redirect => Self::NoLeader,
-            Cause::Refused | Cause::ConnectTimeout | Cause::NameNotFound | Cause::Unreachable => Self::Unreachable,
-            Cause::Busy | Cause::Overloaded => Self::Busy,
-            Cause::Deadline | Cause::Unconfirmed => Self::Slow,
+            Cause::ConnectionRefused | Cause::ConnectTimeout | Cause::NameNotFound | Cause::Unreachable => {
+                Self::Unreachable
+            }
+            Cause::Throttled | Cause::ProviderAtCapacity => Self::Busy,
+            Cause::DeadlineExceeded | Cause::OutcomeUnknown => Self::Slow,
             _ if cause.is_tls() => Self::Untrusted,
             _ => Self::Fault,
         }
     }
 }
 
-words! {
+label_enum! {
     /// What an operator's rule is about.
-    PolicyRule {
+    RuleKind {
         /// An endpoint that the policy file names.
         Endpoint = "endpoint",
         /// The server's address.
@@ -122,7 +124,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What is asked of the Kubernetes API.
     KubeOperation {
         /// The key of object versions.
@@ -136,7 +138,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What became of a login.
     LoginOutcome {
         /// It brought a token.
@@ -148,9 +150,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What can be renewed.
-    Renewable {
+    RenewalTarget {
         /// A Vault token.
         Token = "token",
         /// What was leased under it.
@@ -158,7 +160,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What became of a renewal.
     RenewalOutcome {
         /// It lives as long as was asked for.
@@ -174,9 +176,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What an answer of Vault is, for its replacement.
-    Kind {
+    SecretKind {
         /// It has a lease that Vault ends: dynamic credentials of any engine.
         Leased = "leased",
         /// An X.509 certificate that was issued without a lease.
@@ -190,9 +192,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// Why what was read is read anew.
-    Reason {
+    RotationReason {
         /// Its own end is near, and no renewal moves it.
         Maximum = "max_ttl",
         /// Its token's is.
@@ -204,7 +206,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What became of a revocation.
     RevocationOutcome {
         /// Vault revoked it.
@@ -218,7 +220,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What became of a file that outlives the process.
     StateWrite {
         /// It is there.
@@ -228,7 +230,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What became of a line of the audit log.
     AuditWrite {
         /// It is written.
@@ -238,7 +240,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What became of an event of a pod.
     EventWrite {
         /// It is written.
@@ -250,9 +252,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// How a token or a lease stands.
-    State {
+    SecretState {
         /// It counts, and is renewed when its time comes.
         Live = "active",
         /// It counts, and its last renewal failed.
@@ -264,9 +266,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// How the watch of this node's pods stands.
-    Watching {
+    WatchState {
         /// What it knows is what there is.
         Synced = "synced",
         /// The Kubernetes API is not reached.
@@ -280,7 +282,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// How an endpoint stands.
     EndpointState {
         /// It cannot be asked: only a probe asks how it is.
@@ -290,9 +292,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// A certificate that the operator named.
-    Certified {
+    CertificateRole {
         /// Of an authority that servers' certificates may come from.
         Ca = "ca",
         /// What this process shows to servers.
@@ -300,7 +302,7 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What a request asks of Vault.
     Operation {
         /// A token for a proof.
@@ -322,9 +324,9 @@ words! {
     }
 }
 
-words! {
+label_enum! {
     /// What came back on the wire.
-    Answered {
+    StatusClass {
         /// A success.
         Success = "2xx",
         /// A redirect.
@@ -338,7 +340,7 @@ words! {
     }
 }
 
-impl Answered {
+impl StatusClass {
     /// What an HTTP status stands for.
     #[must_use]
     pub fn of(status: u16) -> Self {
@@ -358,10 +360,10 @@ mod tests {
 
     #[test]
     fn json_has_the_words_of_the_labels() {
-        for state in State::ALL {
+        for state in SecretState::ALL {
             let written = serde_json::to_string(state).unwrap();
-            assert_eq!(written, format!("\"{}\"", state.word()));
-            assert_eq!(serde_json::from_str::<State>(&written).unwrap(), *state);
+            assert_eq!(written, format!("\"{}\"", state.as_str()));
+            assert_eq!(serde_json::from_str::<SecretState>(&written).unwrap(), *state);
         }
     }
 }

@@ -5,59 +5,60 @@ use std::{collections::VecDeque, time::Duration};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Subject, Why};
+use super::{EventReason, EventSubject};
 
 /// An event that was told.
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) pod: Subject,
-    pub(super) why: Why,
+pub(super) struct PendingEvent {
+    pub(super) pod: EventSubject,
+    pub(super) reason: EventReason,
     pub(super) text: String,
     pub(super) at: Timestamp,
-    pub(super) since: Instant,
+    pub(super) queued_at: Instant,
     /// The event's own name, should it be a new one: the same in each attempt.
     pub(super) name: String,
     /// How often it could not be written.
-    pub(super) failures: u32,
+    pub(super) attempts: u32,
     /// When it may be written.
-    pub(super) due: Instant,
+    pub(super) retry_at: Instant,
 }
 
 /// Events that wait. More are dropped.
-const WAITING: usize = 256;
+const QUEUE_CAPACITY: usize = 256;
 /// The pause after the first failure; each is twice the one before.
-const PAUSE: Duration = Duration::from_secs(10);
+const INITIAL_BACKOFF: Duration = Duration::from_secs(10);
 /// So often one is written in vain. With their pauses that is five minutes: longer than an API server takes to be back.
-const TRIES: u32 = 6;
+const MAX_ATTEMPTS: u32 = 6;
 
-impl Told {
+impl PendingEvent {
     /// What an event is remembered by.
-    pub(super) fn key(&self, why: Why) -> (String, Why) {
+    pub(super) fn key(&self, why: EventReason) -> (String, EventReason) {
         (self.pod.uid.clone(), why)
     }
 
     /// The same after another failure; none when that was the last.
-    pub(super) fn again(self, now: Instant) -> Option<Self> {
-        let due = now + PAUSE * (1 << self.failures);
-        Some(Self { failures: self.failures + 1, due, ..self }).filter(|told| told.failures < TRIES)
+    pub(super) fn retry(self, now: Instant) -> Option<Self> {
+        let due = now + INITIAL_BACKOFF * (1 << self.attempts);
+        Some(Self { attempts: self.attempts + 1, retry_at: due, ..self }).filter(|told| told.attempts < MAX_ATTEMPTS)
     }
 }
 
 /// What waits, by namespace: that whose turn is next first. None is empty.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(VecDeque<VecDeque<Told>>);
+pub(super) struct FairQueue(VecDeque<VecDeque<PendingEvent>>);
 
-impl Waiting {
+impl FairQueue {
     /// Takes one in: as the last of its namespace, or as the first if it was that before. False when one is dropped for it, the
     /// last of the namespace that has the most.
-    pub(super) fn add(&mut self, told: Told) -> bool {
-        let is_own = |queue: &&mut VecDeque<Told>| queue.front().is_some_and(|f| f.pod.namespace == told.pod.namespace);
+    pub(super) fn add(&mut self, told: PendingEvent) -> bool {
+        let is_own =
+            |queue: &&mut VecDeque<PendingEvent>| queue.front().is_some_and(|f| f.pod.namespace == told.pod.namespace);
         match self.0.iter_mut().find(is_own) {
-            Some(own) if told.failures > 0 => own.push_front(told),
+            Some(own) if told.attempts > 0 => own.push_front(told),
             Some(own) => own.push_back(told),
             None => self.0.push_back(VecDeque::from([told])),
         }
-        let fits = self.0.iter().map(VecDeque::len).sum::<usize>() <= WAITING;
+        let fits = self.0.iter().map(VecDeque::len).sum::<usize>() <= QUEUE_CAPACITY;
         if !fits {
             self.0.iter_mut().max_by_key(|queue| queue.len()).and_then(VecDeque::pop_back);
             self.0.retain(|queue| !queue.is_empty());
@@ -67,9 +68,9 @@ impl Waiting {
 
     /// Takes out the next that is due: of each namespace in turn, and of one namespace in their order, so that what was told
     /// last is how things are. Or when there will be one.
-    pub(super) fn next(&mut self, now: Instant) -> Result<Told, Option<Instant>> {
-        let due = |queue: &VecDeque<Told>| queue.front().map(|told| told.due);
-        let is_due = |queue: &VecDeque<Told>| due(queue).is_some_and(|due| due <= now);
+    pub(super) fn next(&mut self, now: Instant) -> Result<PendingEvent, Option<Instant>> {
+        let due = |queue: &VecDeque<PendingEvent>| queue.front().map(|told| told.retry_at);
+        let is_due = |queue: &VecDeque<PendingEvent>| due(queue).is_some_and(|due| due <= now);
         let at = self.0.iter().position(is_due);
         let mut queue = at.and_then(|at| self.0.remove(at)).unwrap_or_default();
         let told = queue.pop_front().ok_or_else(|| self.0.iter().filter_map(due).min());
@@ -84,43 +85,52 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn told(namespace: &str, name: &str) -> Told {
-        let pod = Subject { namespace: namespace.to_owned(), name: name.to_owned(), uid: name.to_owned() };
+    fn told(namespace: &str, name: &str) -> PendingEvent {
+        let pod = EventSubject { namespace: namespace.to_owned(), name: name.to_owned(), uid: name.to_owned() };
         let (at, since) = (Timestamp::now(), Instant::now());
         let (text, name) = (String::new(), String::new());
-        Told { pod, why: Why::MountFailed, text, at, since, name, failures: 0, due: since }
+        PendingEvent {
+            pod,
+            reason: EventReason::MountFailed,
+            text,
+            at,
+            queued_at: since,
+            name,
+            attempts: 0,
+            retry_at: since,
+        }
     }
 
-    fn next(waiting: &mut Waiting) -> Option<String> {
+    fn next(waiting: &mut FairQueue) -> Option<String> {
         waiting.next(Instant::now()).ok().map(|told| told.pod.name)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_quiet_namespace_has_room_and_the_next_turn() {
-        let mut waiting = Waiting::default();
+        let mut waiting = FairQueue::default();
         let fitted = (0..400).filter(|n| waiting.add(told("loud", &n.to_string()))).count();
-        assert_eq!((fitted, waiting.add(told("quiet", "a"))), (WAITING, false));
+        assert_eq!((fitted, waiting.add(told("quiet", "a"))), (QUEUE_CAPACITY, false));
         assert_eq!((next(&mut waiting), next(&mut waiting)), (Some("0".to_owned()), Some("a".to_owned())));
         // What is dropped is the last of those that are too many.
         let left: Vec<String> = std::iter::from_fn(|| next(&mut waiting)).collect();
-        assert_eq!(left, (1..WAITING - 1).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(left, (1..QUEUE_CAPACITY - 1).map(|n| n.to_string()).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_namespaces_than_there_is_room_for_take_turns() {
-        let mut waiting = Waiting::default();
+        let mut waiting = FairQueue::default();
         let fitted = (0..300).filter(|n| waiting.add(told(&n.to_string(), "a"))).count();
-        assert_eq!((fitted, std::iter::from_fn(|| next(&mut waiting)).count()), (WAITING, WAITING));
+        assert_eq!((fitted, std::iter::from_fn(|| next(&mut waiting)).count()), (QUEUE_CAPACITY, QUEUE_CAPACITY));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_failed_goes_before_what_came_later_after_a_pause_that_grows() {
-        let mut waiting = Waiting::default();
+        let mut waiting = FairQueue::default();
         waiting.add(told("shop", "a"));
         waiting.add(told("shop", "b"));
         let mut pauses = Vec::new();
         let mut failed = waiting.next(Instant::now()).unwrap();
-        while let Some(again) = failed.again(Instant::now()) {
+        while let Some(again) = failed.retry(Instant::now()) {
             waiting.add(again);
             waiting.add(told("bank", "c"));
             assert_eq!(next(&mut waiting).as_deref(), Some("c"), "nobody else waits for it");

@@ -24,25 +24,25 @@ const MAGIC: &[u8; 4] = b"VMST";
 /// The version that is written. Every version before is read; add to the text what may lack, and raise this only for what an
 /// older process must not read.
 const VERSION: u8 = 1;
-const KEY_ID: usize = 8;
-const SALT: usize = 32;
-const HEAD: usize = MAGIC.len() + 1 + KEY_ID + SALT;
+const KEY_ID_BYTES: usize = 8;
+const SALT_BYTES: usize = 32;
+const HEADER_BYTES: usize = MAGIC.len() + 1 + KEY_ID_BYTES + SALT_BYTES;
 /// Sets the keys made here apart from the versions of objects, which are made with the same secret.
 const LABEL: &[u8] = b"vaultmount state 1";
 
 /// What files are sealed with. Cannot be printed.
 #[derive(Clone)]
-pub struct SealingKey {
+pub struct StateKey {
     root: Prk,
-    id: [u8; KEY_ID],
+    id: [u8; KEY_ID_BYTES],
 }
 
 /// A file's name, without its ending.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(pub [u8; 16]);
+pub struct FileId(pub [u8; 16]);
 
 /// What was in a file.
-pub struct Content {
+pub struct Plaintext {
     /// The version it was written in.
     pub version: u8,
     /// The text.
@@ -53,7 +53,7 @@ pub struct Content {
 
 /// Why a file cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Fault {
+pub enum OpenError {
     /// It ends before it should.
     #[error("it is cut short")]
     Truncated,
@@ -80,29 +80,29 @@ impl KeyType for Length {
     }
 }
 
-impl SealingKey {
+impl StateKey {
     /// The one that belongs to an HMAC key.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
         let root = Salt::new(HKDF_SHA256, LABEL).extract(secret);
-        let mut id = [0; KEY_ID];
+        let mut id = [0; KEY_ID_BYTES];
         fill(&root, &[b"key id"], &mut id);
         Self { root, id }
     }
 
     /// Seals a text for the file of this name.
-    pub(super) fn seal(&self, name: &Name, text: &SecretBuffer) -> Vec<u8> {
-        let mut sealed = Vec::with_capacity(HEAD + text.len() + AES_256_GCM.tag_len());
+    pub(super) fn encrypt(&self, name: &FileId, text: &SecretBuffer) -> Vec<u8> {
+        let mut sealed = Vec::with_capacity(HEADER_BYTES + text.len() + AES_256_GCM.tag_len());
         sealed.extend_from_slice(MAGIC);
         sealed.push(VERSION);
         sealed.extend_from_slice(&self.id);
-        let mut salt = [0; SALT];
+        let mut salt = [0; SALT_BYTES];
         let random = SystemRandom::new().fill(&mut salt);
         assert!(random.is_ok(), "the operating system has no random numbers");
         sealed.extend_from_slice(&salt);
         sealed.extend_from_slice(text.expose());
-        let aad = aad(&sealed[..HEAD], name);
-        let tag = self.of_file(&salt).seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut sealed[HEAD..]);
+        let aad = aad(&sealed[..HEADER_BYTES], name);
+        let tag = self.of_file(&salt).seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut sealed[HEADER_BYTES..]);
         // It fails for more than 64 GiB alone.
         let tag = tag.unwrap_or_else(|_| unreachable!("no text is that long"));
         sealed.extend_from_slice(tag.as_ref());
@@ -110,27 +110,29 @@ impl SealingKey {
     }
 
     /// What is in the file of this name.
-    pub(super) fn open(&self, name: &Name, sealed: Vec<u8>) -> Result<Content, Fault> {
+    pub(super) fn decrypt(&self, name: &FileId, sealed: Vec<u8>) -> Result<Plaintext, OpenError> {
         // What was opened in place is a secret.
         let (bytes, mut sealed) = (sealed.len() as u64, Zeroizing::new(sealed));
-        let Some((magic, rest)) = sealed.split_first_chunk::<4>() else { return Err(Fault::Truncated) };
-        let Some((version, rest)) = rest.split_first().filter(|_| magic == MAGIC) else { return Err(Fault::Damaged) };
+        let Some((magic, rest)) = sealed.split_first_chunk::<4>() else { return Err(OpenError::Truncated) };
+        let Some((version, rest)) = rest.split_first().filter(|_| magic == MAGIC) else {
+            return Err(OpenError::Damaged);
+        };
         let version = *version;
         if !(1..=VERSION).contains(&version) {
-            return Err(Fault::Version(version));
+            return Err(OpenError::Version(version));
         }
-        let Some((id, rest)) = rest.split_first_chunk::<KEY_ID>() else { return Err(Fault::Truncated) };
-        let Some((salt, rest)) = rest.split_first_chunk::<SALT>() else { return Err(Fault::Truncated) };
+        let Some((id, rest)) = rest.split_first_chunk::<KEY_ID_BYTES>() else { return Err(OpenError::Truncated) };
+        let Some((salt, rest)) = rest.split_first_chunk::<SALT_BYTES>() else { return Err(OpenError::Truncated) };
         if *id != self.id {
-            return Err(Fault::AnotherKey);
+            return Err(OpenError::AnotherKey);
         }
         if rest.len() < AES_256_GCM.tag_len() {
-            return Err(Fault::Truncated);
+            return Err(OpenError::Truncated);
         }
-        let (key, aad) = (self.of_file(salt), aad(&sealed[..HEAD], name));
-        let opened = key.open_in_place(nonce(), Aad::from(aad), &mut sealed[HEAD..]);
-        let length = opened.map_err(|_| Fault::Damaged)?.len();
-        Ok(Content { version, text: Zeroizing::new(sealed[HEAD..HEAD + length].to_vec()), bytes })
+        let (key, aad) = (self.of_file(salt), aad(&sealed[..HEADER_BYTES], name));
+        let opened = key.open_in_place(nonce(), Aad::from(aad), &mut sealed[HEADER_BYTES..]);
+        let length = opened.map_err(|_| OpenError::Damaged)?.len();
+        Ok(Plaintext { version, text: Zeroizing::new(sealed[HEADER_BYTES..HEADER_BYTES + length].to_vec()), bytes })
     }
 
     fn of_file(&self, salt: &[u8]) -> LessSafeKey {
@@ -147,7 +149,7 @@ fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
 
-fn aad(head: &[u8], name: &Name) -> Vec<u8> {
+fn aad(head: &[u8], name: &FileId) -> Vec<u8> {
     [head, &name.0].concat()
 }
 
@@ -157,25 +159,25 @@ fn fill(root: &Prk, info: &[&[u8]], key: &mut [u8]) {
     filled.unwrap_or_else(|_| unreachable!("no key is that long"));
 }
 
-impl fmt::Debug for SealingKey {
+impl fmt::Debug for StateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SealingKey")
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for FileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Name {
+impl fmt::Debug for FileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl Name {
+impl FileId {
     /// One that no other file has.
     ///
     /// # Panics
@@ -206,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    const NAME: Name = Name([7; 16]);
+    const NAME: FileId = FileId([7; 16]);
 
     fn text(of: &[u8]) -> SecretBuffer {
         let mut text = SecretBuffer::default();
@@ -215,11 +217,11 @@ mod tests {
     }
 
     fn sealed() -> Vec<u8> {
-        SealingKey::derive(&[b'a'; 32]).seal(&NAME, &text(b"hunter2"))
+        StateKey::derive(&[b'a'; 32]).encrypt(&NAME, &text(b"hunter2"))
     }
 
-    fn opened(sealed: Vec<u8>) -> Result<Vec<u8>, Fault> {
-        SealingKey::derive(&[b'a'; 32]).open(&NAME, sealed).map(|content| content.text.to_vec())
+    fn opened(sealed: Vec<u8>) -> Result<Vec<u8>, OpenError> {
+        StateKey::derive(&[b'a'; 32]).decrypt(&NAME, sealed).map(|content| content.text.to_vec())
     }
 
     #[test]
@@ -228,9 +230,9 @@ mod tests {
         assert_eq!(opened(one.clone()), Ok(b"hunter2".to_vec()));
         assert_ne!(one, sealed(), "each writing has a key of its own");
         assert!(!String::from_utf8_lossy(&one).contains("hunter"));
-        let key = SealingKey::derive(&[b'a'; 32]);
-        assert_eq!(key.open(&Name([8; 16]), one.clone()).err(), Some(Fault::Damaged));
-        assert_eq!(SealingKey::derive(&[b'b'; 32]).open(&NAME, one).err(), Some(Fault::AnotherKey));
+        let key = StateKey::derive(&[b'a'; 32]);
+        assert_eq!(key.decrypt(&FileId([8; 16]), one.clone()).err(), Some(OpenError::Damaged));
+        assert_eq!(StateKey::derive(&[b'b'; 32]).decrypt(&NAME, one).err(), Some(OpenError::AnotherKey));
         assert_eq!(format!("{key:?}"), "SealingKey");
     }
 
@@ -239,7 +241,7 @@ mod tests {
         let whole = sealed();
         for length in 0..whole.len() {
             let fault = opened(whole[..length].to_vec()).unwrap_err();
-            assert!(matches!(fault, Fault::Truncated | Fault::Damaged), "{length}: {fault}");
+            assert!(matches!(fault, OpenError::Truncated | OpenError::Damaged), "{length}: {fault}");
         }
         for at in 0..whole.len() {
             let mut changed = whole.clone();
@@ -248,7 +250,7 @@ mod tests {
         }
         let mut later = whole;
         later[4] = VERSION + 1;
-        assert_eq!(opened(later), Err(Fault::Version(VERSION + 1)));
+        assert_eq!(opened(later), Err(OpenError::Version(VERSION + 1)));
     }
 
     /// Written by vaultmount 0.1.0; what it could read is to be read for ever.
@@ -262,9 +264,9 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        assert_eq!(Name::parse(&NAME.to_string()), Some(NAME));
+        assert_eq!(FileId::parse(&NAME.to_string()), Some(NAME));
         for other in ["", "07", &"0G".repeat(16), &"é".repeat(16), &"0A".repeat(16)] {
-            assert_eq!(Name::parse(other), None, "{other}");
+            assert_eq!(FileId::parse(other), None, "{other}");
         }
     }
 
@@ -272,7 +274,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_file_or_a_fault(bytes: Vec<u8>) {
             prop_assert!(opened(bytes.clone()).is_err());
-            let head = [&sealed()[..HEAD], &bytes].concat();
+            let head = [&sealed()[..HEADER_BYTES], &bytes].concat();
             prop_assert!(opened(head).is_err());
         }
     }

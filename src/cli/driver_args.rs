@@ -108,7 +108,7 @@ pub(super) fn class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Er
     match class.provider.as_str() {
         "vault" | "openbao" => Ok(class),
         other => Err(Error::new(Cause::Manifest, format!("class {:?} is for provider {other:?}", class.name))
-            .advice("set spec.provider to vault or openbao")),
+            .with_fix("set spec.provider to vault or openbao")),
     }
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn token(
     if let Some(path) = &pod.token_file {
         let text = fs::read_to_string(path).map_err(|e| {
             Error::new(Cause::TokenMissing, format!("--token-file {} cannot be read", path.display()))
-                .said(e.to_string())
+                .with_server_message(e.to_string())
         })?;
         return Ok(Some(SecretText::from(text.trim())));
     }

@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
-use super::{MAX_POD, Object, PodRef, pods_of};
+use super::{MAX_POD_BYTES, Object, PodRef, pods_of};
 use crate::{
     error::{Cause, Error},
-    kube::{answer::Status, http},
+    kube::{http, response::Status},
 };
 
 /// How much longer than it was to last a watch may be silent: time for its end to arrive.
-const GRACE: Duration = Duration::from_secs(30);
+const IDLE_GRACE_PERIOD: Duration = Duration::from_secs(30);
 
 /// What happened to the pods that are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ enum Stream {
 
 impl PodWatch {
     /// A watch that was opened, and that the server is to end after so long.
-    pub(super) fn of(server: &str, node: &str, version: &str, body: Incoming, lasting: Duration) -> Self {
-        let silence = lasting + GRACE;
+    pub(super) fn new(server: &str, node: &str, version: &str, body: Incoming, lasting: Duration) -> Self {
+        let silence = lasting + IDLE_GRACE_PERIOD;
         let lines = Lines { body, read: BytesMut::new(), searched: 0, silence, until: Instant::now() + silence };
         Self { stream: Stream::Open(lines), ..Self::expired(server, node, version) }
     }
@@ -72,10 +72,10 @@ impl PodWatch {
         if !matches!(told, Ok(Some(PodEvent::There(_) | PodEvent::Left(_)))) {
             self.stream = Stream::Over;
         }
-        told.map_err(|fault| fault.error(&self.server).about(pods_of(&self.node)))
+        told.map_err(|fault| fault.error(&self.server).with_subject(pods_of(&self.node)))
     }
 
-    async fn read(&mut self) -> Result<Option<PodEvent>, Fault> {
+    async fn read(&mut self) -> Result<Option<PodEvent>, WatchError> {
         let lines = match &mut self.stream {
             Stream::Open(lines) => lines,
             Stream::Expired => return Ok(Some(PodEvent::Expired)),
@@ -101,30 +101,30 @@ impl fmt::Debug for PodWatch {
 }
 
 /// What a line tells: an event, unless it is a bookmark, and its version, unless it is an error.
-fn event(line: &[u8]) -> Result<(Option<PodEvent>, Option<String>), Fault> {
+fn event(line: &[u8]) -> Result<(Option<PodEvent>, Option<String>), WatchError> {
     let line: Line<'_> = parsed(line)?;
     if let Type::Error = line.r#type {
         return match parsed(line.object.get().as_bytes())? {
             Status { code: 410, .. } => Ok((Some(PodEvent::Expired), None)),
-            status => Err(Fault::Told(status.message)),
+            status => Err(WatchError::Told(status.message)),
         };
     }
     let mut object: Object = parsed(line.object.get().as_bytes())?;
     let version = std::mem::take(&mut object.metadata.resource_version);
     if version.is_empty() {
-        return Err(Fault::Strange("no resourceVersion".to_owned()));
+        return Err(WatchError::Strange("no resourceVersion".to_owned()));
     }
     if let Type::Bookmark = line.r#type {
         return Ok((None, Some(version)));
     }
     let left = matches!(line.r#type, Type::Deleted) || object.is_finished();
-    let pod = object.metadata.pod().ok_or_else(|| Fault::Strange("no namespace, name or uid".to_owned()))?;
+    let pod = object.metadata.pod().ok_or_else(|| WatchError::Strange("no namespace, name or uid".to_owned()))?;
     Ok((Some(if left { PodEvent::Left(pod) } else { PodEvent::There(pod) }), Some(version)))
 }
 
-fn parsed<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> {
+fn parsed<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, WatchError> {
     // The parser's own words may repeat a value; its position does not.
-    serde_json::from_slice(json).map_err(|e| Fault::Strange(format!("unexpected JSON at column {}", e.column())))
+    serde_json::from_slice(json).map_err(|e| WatchError::Strange(format!("unexpected JSON at column {}", e.column())))
 }
 
 #[derive(Deserialize)]
@@ -158,7 +158,7 @@ struct Lines {
 
 impl Lines {
     /// The next line without its end; `None` at the end of the body. When the future is dropped, nothing is lost.
-    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+    async fn next(&mut self) -> Result<Option<Bytes>, WatchError> {
         loop {
             if let Some(end) = self.read[self.searched..].iter().position(|b| *b == b'\n') {
                 let line = self.read.split_to(self.searched + end + 1).freeze();
@@ -166,18 +166,19 @@ impl Lines {
                 return Ok(Some(line));
             }
             self.searched = self.read.len();
-            if self.searched > MAX_POD {
-                return Err(Fault::TooLong);
+            if self.searched > MAX_POD_BYTES {
+                return Err(WatchError::TooLong);
             }
-            let frame = timeout_at(self.until, self.body.frame()).await.map_err(|_| Fault::Silent(self.silence))?;
+            let frame =
+                timeout_at(self.until, self.body.frame()).await.map_err(|_| WatchError::Silent(self.silence))?;
             let Some(frame) = frame else {
                 return if self.read.is_empty() {
                     Ok(None)
                 } else {
-                    Err(Fault::Cut("the end of an event is missing".to_owned()))
+                    Err(WatchError::Cut("the end of an event is missing".to_owned()))
                 };
             };
-            let frame = frame.map_err(|e| Fault::Cut(http::reason(&e).1))?;
+            let frame = frame.map_err(|e| WatchError::Cut(http::reason(&e).1))?;
             self.until = Instant::now() + self.silence;
             if let Ok(data) = frame.into_data() {
                 self.read.extend_from_slice(&data);
@@ -187,7 +188,7 @@ impl Lines {
 }
 
 /// Why a watch ends otherwise than it should.
-enum Fault {
+enum WatchError {
     /// The connection ended, in these words.
     Cut(String),
     /// Nothing came for so long.
@@ -200,23 +201,23 @@ enum Fault {
     Strange(String),
 }
 
-impl Fault {
+impl WatchError {
     fn error(self, server: &str) -> Error {
         let error = |cause, what: &str| Error::new(cause, format!("API server {server} {what}"));
         let advice = "check that the address is a Kubernetes API server";
         match self {
-            Self::Cut(words) => error(Cause::KubernetesApi, "cuts off the watch").said(words),
+            Self::Cut(words) => error(Cause::KubernetesApi, "cuts off the watch").with_server_message(words),
             Self::Silent(time) => {
                 error(Cause::KubernetesApi, &format!("is silent in the watch for {} s", time.as_secs()))
             }
-            Self::Told(words) => error(Cause::KubernetesApi, "ends the watch with an error").said(words),
+            Self::Told(words) => error(Cause::KubernetesApi, "ends the watch with an error").with_server_message(words),
             Self::TooLong => {
-                let what = format!("tells of a pod in more than {} MiB", MAX_POD >> 20);
-                error(Cause::KubernetesConfig, &what).advice(advice)
+                let what = format!("tells of a pod in more than {} MiB", MAX_POD_BYTES >> 20);
+                error(Cause::KubernetesConfig, &what).with_fix(advice)
             }
-            Self::Strange(words) => {
-                error(Cause::KubernetesConfig, "tells in the watch what is no event").said(words).advice(advice)
-            }
+            Self::Strange(words) => error(Cause::KubernetesConfig, "tells in the watch what is no event")
+                .with_server_message(words)
+                .with_fix(advice),
         }
     }
 }

@@ -4,15 +4,15 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     environment::Environment,
-    value::{self, DAY, Report, Setting},
+    value::{self, ConfigReport, DAY, Setting},
 };
 
 /// When a pod whose end nobody saw counts as gone.
-const ORPHAN_AFTER: Duration = Duration::from_secs(60 * 60);
+const DEFAULT_ORPHAN_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Below a minute is less than the driver's own pause between polls.
 const ORPHAN_RANGE: RangeInclusive<Duration> = Duration::from_secs(60)..=DAY.saturating_mul(7);
 /// When what has no lease is read anew.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(2 * 60);
+const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(2 * 60);
 /// More often would load Vault for nothing: drivers poll every two minutes.
 const REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(10)..=DAY;
 
@@ -20,40 +20,40 @@ const REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(10)..=DAY;
 pub const STATE_VARIABLE: &str = "VAULTMOUNT_STATE_DIR";
 
 /// Reads `--state-dir`.
-pub(super) fn state_dir(value: Option<&String>, env: &Environment, report: &mut Report) -> Option<PathBuf> {
-    let setting = Setting::flag("--state-dir", value).or_else(|| env.of_server(STATE_VARIABLE));
-    report.read(setting.as_ref(), value::directory_to_be)
+pub(super) fn state_dir(value: Option<&String>, env: &Environment, report: &mut ConfigReport) -> Option<PathBuf> {
+    let setting = Setting::flag("--state-dir", value).or_else(|| env.find_serve_variable(STATE_VARIABLE));
+    report.read(setting.as_ref(), value::creatable_directory)
 }
 
 /// Reads `--node-name`.
-pub(super) fn node_name(value: Option<&String>, env: &Environment, report: &mut Report) -> Option<String> {
-    let setting = Setting::flag("--node-name", value).or_else(|| env.of_server("NODE_NAME"));
+pub(super) fn node_name(value: Option<&String>, env: &Environment, report: &mut ConfigReport) -> Option<String> {
+    let setting = Setting::flag("--node-name", value).or_else(|| env.find_serve_variable("NODE_NAME"));
     report.read(setting.as_ref(), |text| value::kubernetes_name(text, "node"))
 }
 
 /// Reads `--orphan-after`.
-pub(super) fn orphan_after(value: Option<&String>, report: &mut Report) -> Duration {
+pub(super) fn orphan_after(value: Option<&String>, report: &mut ConfigReport) -> Duration {
     let setting = Setting::flag("--orphan-after", value);
     let rule = |text: &str| value::duration_within(text, ORPHAN_RANGE, "from 1m to 168h; write for example 1h");
-    report.read(setting.as_ref(), rule).unwrap_or(ORPHAN_AFTER)
+    report.read(setting.as_ref(), rule).unwrap_or(DEFAULT_ORPHAN_AFTER)
 }
 
 /// Reads `--refresh-interval`.
-pub(super) fn refresh_interval(value: Option<&String>, report: &mut Report) -> Option<Duration> {
+pub(super) fn refresh_interval(value: Option<&String>, report: &mut ConfigReport) -> Option<Duration> {
     let setting = Setting::flag("--refresh-interval", value);
     let rule = |text: &str| match text {
         "never" => Ok(None),
         _ => value::duration_within(text, REFRESH_RANGE, "from 10s to 24h, nor never; write for example 2m").map(Some),
     };
-    report.read(setting.as_ref(), rule).unwrap_or(Some(REFRESH_INTERVAL))
+    report.read(setting.as_ref(), rule).unwrap_or(Some(DEFAULT_REFRESH_INTERVAL))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn one(read: impl FnOnce(&mut Report)) -> String {
-        let mut report = Report::default();
+    fn one(read: impl FnOnce(&mut ConfigReport)) -> String {
+        let mut report = ConfigReport::default();
         read(&mut report);
         report.errors.join("\n")
     }
@@ -63,13 +63,13 @@ mod tests {
         for (text, seconds) in
             [("1m", Some(60)), ("168h", Some(604_800)), ("", Some(3600)), ("59s", None), ("169h", None)]
         {
-            let mut report = Report::default();
+            let mut report = ConfigReport::default();
             let read = orphan_after(Some(&text.to_owned()), &mut report);
             assert_eq!(report.errors.is_empty(), seconds.is_some(), "{text}");
             assert_eq!(read.as_secs(), seconds.unwrap_or(3600), "{text}");
         }
         for (text, seconds) in [("10s", Some(10)), ("never", None), ("24h", Some(86_400)), ("", Some(120))] {
-            let mut report = Report::default();
+            let mut report = ConfigReport::default();
             let read = refresh_interval(Some(&text.to_owned()), &mut report);
             assert!(report.errors.is_empty(), "{text}: {:?}", report.errors);
             assert_eq!(read.map(|d| d.as_secs()), seconds, "{text}");
@@ -86,13 +86,13 @@ mod tests {
     fn the_flag_names_the_node_before_the_variable() {
         let env = Environment::new([("NODE_NAME", "node-1")]);
         for (flag, name) in [("node-2.corp", "node-2.corp"), ("", "node-1")] {
-            let mut report = Report::default();
+            let mut report = ConfigReport::default();
             assert_eq!(node_name(Some(&flag.to_owned()), &env, &mut report).as_deref(), Some(name));
         }
         let wrong = Environment::new([("NODE_NAME", "node,1")]);
         let said = one(|report| drop(node_name(None, &wrong, report)));
         assert!(said.starts_with("NODE_NAME=node,1 is no node's name"), "{said}");
         let none = Environment::new([("", ""); 0]);
-        assert_eq!(node_name(None, &none, &mut Report::default()), None);
+        assert_eq!(node_name(None, &none, &mut ConfigReport::default()), None);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     endpoint,
     environment::Environment,
-    value::{Report, Setting},
+    value::{ConfigReport, Setting},
 };
 
 /// Names the socket for `serve`, and for the commands that ask there.
@@ -28,10 +28,11 @@ pub(super) fn read(
     value: Option<&String>,
     endpoints: &[PathBuf],
     env: &Environment,
-    report: &mut Report,
+    report: &mut ConfigReport,
 ) -> Option<StatusSocket> {
     let is_taken = |path: &Path| endpoints.iter().any(|endpoint| endpoint == path);
-    let Some(setting) = Setting::flag("--status-socket", value).or_else(|| env.of_server(SOCKET_VARIABLE)) else {
+    let Some(setting) = Setting::flag("--status-socket", value).or_else(|| env.find_serve_variable(SOCKET_VARIABLE))
+    else {
         let path = endpoints.first()?.with_extension(EXTENSION);
         return (!is_taken(&path)).then_some(StatusSocket { path, is_asked_for: false });
     };
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     fn read_all(value: Option<&str>, endpoints: &[&str], variable: &str) -> (Option<(String, bool)>, String) {
-        let mut report = Report::default();
+        let mut report = ConfigReport::default();
         let endpoints: Vec<PathBuf> = endpoints.iter().map(PathBuf::from).collect();
         let env = Environment::new([(SOCKET_VARIABLE, variable)]);
         let socket = read(value.map(str::to_owned).as_ref(), &endpoints, &env, &mut report);

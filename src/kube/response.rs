@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// One answer, whole and bounded.
-pub(super) struct Answer<'a> {
+pub(super) struct ApiResponse<'a> {
     /// Whose answer it is.
     pub(super) server: &'a str,
     pub(super) status: StatusCode,
@@ -38,7 +38,7 @@ pub(super) struct Details {
     pub(super) kind: String,
 }
 
-impl Answer<'_> {
+impl ApiResponse<'_> {
     /// The object in a 2xx answer; any other is a failure, with `refused` as its cause unless it may pass by itself.
     pub(super) fn object<T: DeserializeOwned>(&self, refused: Cause) -> Result<T, Error> {
         if !self.status.is_success() {
@@ -51,8 +51,8 @@ impl Answer<'_> {
                 refused,
                 format!("API server {} answers {} without the object asked for", self.server, self.status),
             )
-            .said(format!("unexpected JSON at {place}"))
-            .advice("check that the address is a Kubernetes API server")
+            .with_server_message(format!("unexpected JSON at {place}"))
+            .with_fix("check that the address is a Kubernetes API server")
         })
     }
 
@@ -70,15 +70,15 @@ impl Answer<'_> {
             _ => (refused, None),
         };
         let error = Error::new(cause, format!("API server {} answers {}", self.server, self.status));
-        let error = error.said(self.said().message);
+        let error = error.with_server_message(self.api_status().message);
         match advice {
-            Some(advice) => error.advice(advice),
+            Some(advice) => error.with_fix(advice),
             None => error,
         }
     }
 
     /// The Status in the body; an empty one when there is none.
-    pub(super) fn said(&self) -> Status {
+    pub(super) fn api_status(&self) -> Status {
         serde_json::from_slice(self.body.expose()).unwrap_or_default()
     }
 }

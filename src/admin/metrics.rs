@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::ACCEPT};
 use http_body_util::Full;
 
-use super::page;
+use super::response;
 use crate::{metrics::TextFormat, mount::MountService};
 
 /// Where metrics are, for whoever asks elsewhere.
-pub(super) const WHERE: &str = "metrics are at /metrics\n";
+pub(super) const USAGE: &str = "metrics are at /metrics\n";
 
 pub(super) async fn answer<B>(request: &Request<B>, mounter: &MountService) -> Option<Response<Full<Bytes>>> {
     if request.method() != Method::GET || request.uri().path() != "/metrics" {
@@ -18,5 +18,5 @@ pub(super) async fn answer<B>(request: &Request<B>, mounter: &MountService) -> O
     let accept: Vec<&str> = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = TextFormat::from_accept(&accept.join(","));
     let levels = mounter.gauges().await;
-    Some(page(StatusCode::OK, format.content_type(), mounter.sessions.metrics().encode(&levels, format)))
+    Some(response(StatusCode::OK, format.content_type(), mounter.sessions.metrics().encode(&levels, format)))
 }

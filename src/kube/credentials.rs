@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a token file's content is used before the file is read again.
-const FRESH: Duration = Duration::from_secs(60);
+const TOKEN_FILE_TTL: Duration = Duration::from_secs(60);
 
 /// What goes into the Authorization header.
 pub(super) enum Credentials {
@@ -38,7 +38,7 @@ impl Credentials {
     }
 
     /// The API server did not accept the token: the next request reads the file again.
-    pub(super) fn forget(&self) {
+    pub(super) fn invalidate(&self) {
         if let Self::File(file) = self {
             file.last.store(None);
         }
@@ -48,10 +48,10 @@ impl Credentials {
 /// A token in a file, read at most once a minute. No lock is involved; two readers at once read the same file twice.
 pub(super) struct TokenFile {
     path: PathBuf,
-    last: ArcSwapOption<Held>,
+    last: ArcSwapOption<CachedToken>,
 }
 
-struct Held {
+struct CachedToken {
     token: SecretText,
     since: Instant,
 }
@@ -64,12 +64,12 @@ impl TokenFile {
     /// The file's token, at most a minute old; an older one only while the file cannot be read.
     async fn token(&self, now: Instant) -> Result<SecretText, Error> {
         let last = self.last.load_full();
-        if let Some(held) = last.as_ref().filter(|held| now.duration_since(held.since) < FRESH) {
+        if let Some(held) = last.as_ref().filter(|held| now.duration_since(held.since) < TOKEN_FILE_TTL) {
             return Ok(held.token.clone());
         }
         match (read(&self.path).await, last) {
             (Ok(token), _) => {
-                self.last.store(Some(Arc::new(Held { token: token.clone(), since: now })));
+                self.last.store(Some(Arc::new(CachedToken { token: token.clone(), since: now })));
                 Ok(token)
             }
             (Err(error), Some(held)) => {
@@ -84,9 +84,11 @@ impl TokenFile {
 async fn read(path: &Path) -> Result<SecretText, Error> {
     let fault = |what: &str| {
         Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {what}", path.display()))
-            .advice("correct the path in the kubeconfig, or give this process the file")
+            .with_fix("correct the path in the kubeconfig, or give this process the file")
     };
-    let text = tokio::fs::read_to_string(path).await.map_err(|e| fault("cannot be read").said(e.to_string()))?;
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|e| fault("cannot be read").with_server_message(e.to_string()))?;
     let text = zeroize::Zeroizing::new(text);
     match text.trim() {
         "" => Err(fault("is empty")),
@@ -153,7 +155,7 @@ mod tests {
         rotated.after(0).await;
         rotated.write("two");
         let credentials = Credentials::File(rotated.file);
-        credentials.forget();
+        credentials.invalidate();
         let token = credentials.token(rotated.start).await.unwrap().unwrap();
         assert_eq!(token.expose(), "two");
     }

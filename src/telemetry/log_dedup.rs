@@ -1,0 +1,163 @@
+//! What goes wrong again and again is said at its first, and then summed up.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::clock;
+
+/// What goes wrong, by what it goes wrong for.
+#[derive(Debug)]
+pub struct LogDeduplicator<K> {
+    /// Never held across an await.
+    entries: Mutex<HashMap<K, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The ways in which it goes wrong, not many.
+    variants: Vec<Variant>,
+    last_seen: Instant,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Variant {
+    /// The hash of what it is.
+    hash: u64,
+    emitted_at: Instant,
+    /// How often since it was said.
+    suppressed: u64,
+}
+
+/// How something is to be said that went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emit {
+    /// For the first time: in full.
+    First,
+    /// It has happened so often since it was last said: in full, with that.
+    Summary(u64),
+    /// Not long after it was said: not at all.
+    Suppress,
+}
+
+/// The longest that something goes wrong without being said again.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(600);
+/// What has not gone wrong for so long is not remembered.
+const ENTRY_TTL: Duration = Duration::from_secs(3600);
+/// The most that is remembered.
+const MAX_ENTRIES: usize = 4096;
+
+/// The most ways of one thing that are said in a pause: what is worded anew each time is summed up, too.
+const MAX_VARIANTS: usize = 4;
+
+impl<K> Default for LogDeduplicator<K> {
+    fn default() -> Self {
+        Self { entries: Mutex::default() }
+    }
+}
+
+impl<K: Eq + Hash> LogDeduplicator<K> {
+    /// It went wrong, in this way.
+    pub fn record(&self, key: K, what: impl Hash) -> Emit {
+        let (mut known, now) = (self.lock(), clock::now());
+        if known.len() >= MAX_ENTRIES && !known.contains_key(&key) {
+            known.retain(|_, known| now < known.last_seen + ENTRY_TTL);
+            if known.len() >= MAX_ENTRIES {
+                // What is said too often is better than what is not said.
+                known.clear();
+            }
+        }
+        let known = known.entry(key).or_insert_with(|| Entry { variants: Vec::new(), last_seen: now, count: 0 });
+        (known.last_seen, known.count) = (now, known.count + 1);
+        known.emit(hash_of(what), now)
+    }
+
+    /// It went well; how often it had gone wrong before, if it had.
+    pub fn clear(&self, key: &K) -> Option<u64> {
+        Some(self.lock().remove(key)?.count)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn emit(&mut self, what: u64, now: Instant) -> Emit {
+        if let Some(way) = self.variants.iter_mut().find(|way| way.hash == what) {
+            way.suppressed += 1;
+            if now < way.emitted_at + SUMMARY_INTERVAL {
+                return Emit::Suppress;
+            }
+            way.emitted_at = now;
+            return Emit::Summary(std::mem::take(&mut way.suppressed));
+        }
+        if self.variants.len() >= MAX_VARIANTS {
+            self.variants.retain(|way| now < way.emitted_at + SUMMARY_INTERVAL);
+        }
+        if self.variants.len() >= MAX_VARIANTS {
+            return Emit::Suppress;
+        }
+        self.variants.push(Variant { hash: what, emitted_at: now, suppressed: 0 });
+        Emit::First
+    }
+}
+
+fn hash_of(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_is_said_and_the_rest_is_summed_up() {
+        let repeats = LogDeduplicator::default();
+        assert_eq!(repeats.record("a", 1), Emit::First);
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            assert_eq!(repeats.record("a", 1), Emit::Suppress);
+        }
+        assert_eq!(
+            (repeats.record("b", 1), repeats.record("a", 2), repeats.record("a", 2)),
+            (Emit::First, Emit::First, Emit::Suppress)
+        );
+        tokio::time::advance(SUMMARY_INTERVAL).await;
+        assert_eq!((repeats.record("a", 2), repeats.record("a", 2)), (Emit::Summary(2), Emit::Suppress));
+        assert_eq!((repeats.clear(&"a"), repeats.clear(&"a")), (Some(10), None));
+        assert_eq!(repeats.record("a", 2), Emit::First);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ways_that_take_turns_are_summed_up_each_and_ever_new_ones_soon() {
+        let repeats = LogDeduplicator::default();
+        assert_eq!(
+            [1, 2, 1, 2].map(|way| repeats.record("a", way)),
+            [Emit::First, Emit::First, Emit::Suppress, Emit::Suppress]
+        );
+        let new: Vec<Emit> = (3..10).map(|way| repeats.record("a", way)).collect();
+        assert_eq!(new.iter().filter(|again| **again == Emit::First).count(), MAX_VARIANTS - 2);
+        tokio::time::advance(SUMMARY_INTERVAL).await;
+        assert_eq!([10, 1].map(|way| repeats.record("a", way)), [Emit::First, Emit::First]);
+        assert_eq!(repeats.clear(&"a"), Some(13));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded() {
+        let repeats = LogDeduplicator::default();
+        for key in 0..MAX_ENTRIES {
+            repeats.record(key, ());
+        }
+        tokio::time::advance(ENTRY_TTL).await;
+        assert_eq!((repeats.record(MAX_ENTRIES, ()), repeats.lock().len()), (Emit::First, 1));
+    }
+}
