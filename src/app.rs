@@ -16,14 +16,12 @@ use handover::Handover;
 
 use crate::{
     admin::{self, AdminState, Probes, Routes},
-    audit::Audit,
     cache::Refresh,
     config::{Config, MintTokens, StatusSocket},
     error::Error,
-    events::Events,
     kube::{self, Kube},
-    metrics::Metrics,
     mount::{HmacKeys, MountLimiter, MountService, RecentFailures, TenantAddressLog},
+    observe::{audit::Audit, events::Events, metrics::Metrics},
     provider::{self, Connections},
     reconcile::Reconciler,
     session::{Observers, SessionRegistry},

@@ -1,6 +1,7 @@
 //! What was read under a session: kept for as long as it is good, so that nothing Vault created is lost on its way to the pod,
 //! polls ask Vault for nothing that the pod has, and equal secrets keep their bytes.
 
+pub mod kind;
 mod lifecycle;
 mod maintenance;
 mod persistence;
@@ -18,9 +19,9 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    cache::kind::{RotationReason, SecretKind},
     error::{Cause, Error},
     lifetime::Lifetime,
-    metrics::{RotationReason, SecretKind},
     single_flight::SingleFlight,
     vault::{client::ReadResult, request::SecretRequest, response::SecretResponse},
 };

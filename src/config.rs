@@ -20,7 +20,7 @@ use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    audit,
+    observe::audit,
     telemetry::{self, Filter, LogFormat},
 };
 use environment::Environment;

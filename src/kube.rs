@@ -5,7 +5,7 @@
 
 use std::{env, fmt, path::PathBuf, sync::Arc};
 
-use crate::{error::Error, metrics::Metrics, tls::MinTlsVersion};
+use crate::{error::Error, observe::metrics::Metrics, tls::MinTlsVersion};
 
 mod client;
 mod connection;
@@ -19,6 +19,7 @@ mod path;
 mod pods;
 mod response;
 mod token_request;
+pub mod watch_state;
 
 pub use events::{Event, MAX_EVENT_MESSAGE_BYTES};
 pub use pods::{PodEvent, PodRef, PodState, PodWatch};

@@ -23,12 +23,14 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    cache::{CachedSecret, DueSecret, FetchOutcome, Lookup, Refresh},
+    cache::{
+        CachedSecret, DueSecret, FetchOutcome, Lookup, Refresh,
+        kind::{ReadSource, RotationReason, SecretKind},
+    },
     error::{Cause, Code, Error},
-    events::EventReason,
     kube::Kube,
-    metrics::{ReadSource, RotationReason, RuleKind, SecretKind},
-    policy::{OperatorPolicy, VaultTarget},
+    observe::events::EventReason,
+    policy::{OperatorPolicy, VaultTarget, rule_kind::RuleKind},
     reconcile::Reconciler,
     render,
     request::{Class, MountSpec, Object, Pod},

@@ -8,6 +8,7 @@ mod file;
 mod glob;
 mod parse;
 mod preview;
+pub mod rule_kind;
 mod rules;
 mod tenant_tls_dir;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::{
 
 use crate::{
     error::{Cause, Error},
-    metrics::RuleKind,
+    policy::rule_kind::RuleKind,
     tls::{Ca, ClientCertificate, Tls},
     vault::{Endpoint, address::Address},
 };

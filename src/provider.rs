@@ -31,8 +31,8 @@ use tracing::Instrument;
 
 use crate::{
     error::{Cause, Error},
-    metrics::{GrpcMethod, Metrics},
     mount::{MAX_RESPONSE_BYTES, MountService, VolumeContents},
+    observe::metrics::{GrpcMethod, Metrics},
     request::{self, ClassCache, MountSpec, RawRequest},
     socket::Socket,
     task,

@@ -21,13 +21,15 @@ use jiff::Timestamp;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    audit::{AuditEvent, AuditOutcome, AuditRecord},
     clock,
     error::Cause,
     kube::Kube,
-    metrics::{Metrics, RevocationOutcome},
+    observe::{
+        audit::{AuditEvent, AuditOutcome, AuditRecord},
+        metrics::{Metrics, RevocationOutcome},
+        status::RevocationSummary,
+    },
     session::{MAX_SILENCE_UNWATCHED, PendingRevocation, RevocationResult, Session, SessionKey, SessionRegistry},
-    status::RevocationSummary,
     task,
     vault::Vault,
 };

@@ -25,14 +25,18 @@ use tokio::{
 };
 
 use crate::{
-    audit::Audit,
     cache::{
-        CachedSecret, DueSecret, FetchOutcome, FetchedSecret, Lookup, LookupOptions, Refresh, SecretCache, SessionToken,
+        CachedSecret, DueSecret, FetchOutcome, FetchedSecret, Lookup, LookupOptions, Refresh, SecretCache,
+        SessionToken,
+        kind::{ReadSource, RotationReason, SecretKind},
     },
     clock,
     error::{Cause, Error},
-    events::{EventReason, EventSubject, Events},
-    metrics::{Metrics, ReadSource, RotationReason, SecretKind},
+    observe::{
+        audit::Audit,
+        events::{EventReason, EventSubject, Events},
+        metrics::Metrics,
+    },
     secret::SecretText,
     single_flight::SingleFlight,
     vault::{

@@ -25,7 +25,7 @@ use std::{
 };
 
 use crate::{
-    metrics::{Metrics, StateWrite},
+    observe::metrics::{Metrics, StateWrite},
     secret::SecretBuffer,
 };
 pub use directory::{ListedFile, is_file, list};

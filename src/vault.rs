@@ -3,6 +3,7 @@
 //! [`Vault`] keeps one [`Client`] per [`Endpoint`]: one connection pool, one set of limits, shared by every session.
 
 pub mod address;
+pub mod auth_method;
 pub mod breaker;
 pub mod client;
 mod concurrency;
@@ -31,7 +32,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     error::{Cause, Error},
-    metrics::Metrics,
+    observe::metrics::Metrics,
     tls::{MinTlsVersion, Tls},
 };
 pub use address::{Address, SENSITIVE_URL_CHARS};

@@ -5,7 +5,7 @@ use http::{Method, Request, Response, StatusCode, header::ACCEPT};
 use http_body_util::Full;
 
 use super::response;
-use crate::{metrics::TextFormat, mount::MountService};
+use crate::{mount::MountService, observe::metrics::TextFormat};
 
 /// Where metrics are, for whoever asks elsewhere.
 pub(super) const USAGE: &str = "metrics are at /metrics\n";

@@ -10,8 +10,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri::Auth
 use http_body_util::Full;
 
 use super::{AdminState, response};
-use crate::status::{
-    LastErrorStatus, MountFailure, SecretKind, SecretState, ServerState, ServerStatus, SessionStatus, Status,
+use crate::{
+    cache::kind::{SecretKind, SecretState},
+    observe::status::{LastErrorStatus, MountFailure, ServerState, ServerStatus, SessionStatus, Status},
 };
 
 /// Where it is, for whoever asks elsewhere.

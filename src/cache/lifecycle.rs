@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
+    cache::kind::{RotationReason, SecretKind},
     lifetime::Lifetime,
-    metrics::{RotationReason, SecretKind},
     secret::SecretText,
     tls,
     vault::{

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{CacheEntry, CacheSlot, Lifecycle, SecretCache, SessionToken};
 use crate::{
+    cache::kind::{SecretKind, SecretState},
     lifetime::{GrantKind, Lifetime},
-    metrics::{SecretKind, SecretState},
     vault::{client::RenewalGrant, request::SecretRequest},
 };
 

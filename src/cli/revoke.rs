@@ -9,7 +9,7 @@ use super::{
     status_client::{self, Output, SocketArgs},
     style::{self, ERROR, OK, paint},
 };
-use crate::status::RevocationSummary;
+use crate::observe::status::RevocationSummary;
 
 /// Flags of `vaultmount revoke`.
 #[derive(Args, Clone, Debug)]

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{Cause, Error},
-    metrics::{Metrics, StatusClass},
+    observe::metrics::{Metrics, StatusClass},
     secret::{SecretBytes, SecretText},
     tls::{MinTlsVersion, TlsReload, TlsReloader},
 };

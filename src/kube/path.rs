@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Cause, Error},
-    metrics::KubeOperation,
+    observe::metrics::KubeOperation,
 };
 
 /// The path of a namespace's collection: `/api/v1/namespaces/NAMESPACE/secrets`.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::{MountContext, MountService, RequestResult};
 use crate::{
-    audit::{AuditEvent, AuditOutcome, AuditRecord},
-    cache::CachedSecret,
+    cache::{CachedSecret, kind::ReadSource},
     error::{Cause, Error},
-    events::{EventReason, EventSubject},
-    metrics::{ReadSource, RuleKind},
+    observe::{
+        audit::{AuditEvent, AuditOutcome, AuditRecord},
+        events::{EventReason, EventSubject},
+    },
+    policy::rule_kind::RuleKind,
     request::{MountSpec, Object, Pod},
     vault::request::SecretRequest,
 };

@@ -1,7 +1,7 @@
 //! A poll that finds everything as it was: nobody is asked, nothing is waited for.
 
 use super::{MountService, VolumeContents, context::session_key};
-use crate::{metrics::ReadSource, render, request::MountSpec};
+use crate::{cache::kind::ReadSource, render, request::MountSpec};
 
 impl MountService {
     /// What a pod gets when all of it was read before and none of it is due. None when anything is otherwise, which

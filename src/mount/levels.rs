@@ -7,9 +7,11 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::MountService;
 use crate::{
     error::Cause,
-    metrics::{CertificateRole, EndpointHealth, GaugeSnapshot},
+    observe::{
+        metrics::{CertificateRole, EndpointHealth, GaugeSnapshot},
+        status::{self, ServerState, Status},
+    },
     policy::VaultServer,
-    status::{self, ServerState, Status},
     vault::{TlsFileStatus, breaker::LastContact},
 };
 

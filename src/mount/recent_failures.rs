@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::{
     clock::{self, time_of_day},
     error::{Cause, Error},
+    observe::status,
     request::Pod,
-    status,
     text::one_line,
 };
 

@@ -3,7 +3,7 @@
 use super::{
     DEFAULT_ENDPOINT, Policy, PolicyDenial, PolicyRequest, namespace_or_root, rules::PolicySetting, tenant_tls_dir,
 };
-use crate::metrics::RuleKind;
+use crate::policy::rule_kind::RuleKind;
 
 /// A refusal that a mount would meet.
 #[derive(Clone, Debug, PartialEq, Eq)]

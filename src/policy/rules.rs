@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 use super::{PolicyDenial, VaultServer, addresses::AddressPattern, glob::Glob};
 use crate::{
     error::{Cause, Error},
-    metrics::RuleKind,
+    policy::rule_kind::RuleKind,
     text::{closest_match, quote},
     vault::Address,
 };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::PolicyDenial;
 use crate::{
     error::{Cause, Error},
-    metrics::RuleKind,
+    policy::rule_kind::RuleKind,
     text::quote,
 };
 

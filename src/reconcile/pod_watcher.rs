@@ -16,9 +16,9 @@ use super::Reconciler;
 use crate::{
     clock::{self, with_jitter},
     error::{Cause, Error},
-    kube::{Kube, PodEvent, PodState},
+    kube::{Kube, PodEvent, PodState, watch_state::WatchState},
+    observe::status::{LastErrorStatus, WatchStatus},
     session::PodWithSessions,
-    status::{LastErrorStatus, WatchState, WatchStatus},
 };
 
 /// The pods of this node, as far as they are known.

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use super::Reconciler;
 use crate::{
     clock::{self, time_of_day},
-    metrics::GaugeSnapshot,
-    status::{OutageStatus, PendingRevocationStatus, Status},
+    observe::{
+        metrics::GaugeSnapshot,
+        status::{OutageStatus, PendingRevocationStatus, Status},
+    },
 };
 
 impl Reconciler {

@@ -7,14 +7,17 @@ use tokio::time::Instant;
 
 use super::{CredentialSource, Session};
 use crate::{
-    audit::{AuditEvent, AuditRecord},
     cache::SessionToken,
     clock,
     error::{Cause, Error},
     lifetime::Lifetime,
-    metrics::{AuthMethod, LoginOutcome},
+    observe::{
+        audit::{AuditEvent, AuditRecord},
+        metrics::LoginOutcome,
+    },
     vault::{
         Client,
+        auth_method::AuthMethod,
         client::{LoginRequest, LoginResult},
         error::{LoginContext, RequestError, TokenClaims},
     },

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 
 use super::{Session, SessionKey};
 use crate::{
-    cache::{ExpiryNotice, PendingRenewal, SessionToken},
+    cache::{ExpiryNotice, PendingRenewal, SessionToken, kind::SecretKind},
     clock,
     error::{Cause, Error},
-    events::EventReason,
     lifetime::{GrantKind, Lifetime},
-    metrics::{RenewalOutcome, RenewalTarget, SecretKind},
+    observe::{
+        events::EventReason,
+        metrics::{RenewalOutcome, RenewalTarget},
+    },
     vault::{Client, Vault, breaker::retry_at, error::RequestError},
 };
 

@@ -10,12 +10,10 @@ use tokio::time::Instant;
 
 use super::{Observers, SavedSession, Session, SessionKey, SharingPod, persistence::StateFile};
 use crate::{
-    audit::Audit,
     cache::CachedSecret,
     clock,
     error::{Cause, Error},
-    events::Events,
-    metrics::Metrics,
+    observe::{audit::Audit, events::Events, metrics::Metrics},
     state::{FileId, Store},
     telemetry::LogDeduplicator,
     vault::{Client, request::SecretRequest},

@@ -6,11 +6,13 @@ use tokio::time::Instant;
 
 use super::{Session, SessionKey, SessionState};
 use crate::{
-    audit::{AuditEvent, AuditRecord},
-    cache::SessionToken,
+    cache::{SessionToken, kind::SecretState},
     clock::{self, time_of_day},
-    metrics::{self, GaugeSnapshot},
-    status::{self, LastErrorStatus, SecretStatus, TokenStatus, VolumeStatus},
+    observe::{
+        audit::{AuditEvent, AuditRecord},
+        metrics::GaugeSnapshot,
+        status::{self, LastErrorStatus, SecretStatus, TokenStatus, VolumeStatus},
+    },
     vault::breaker::Outage,
 };
 
@@ -62,7 +64,7 @@ impl Session {
         let is_renewal_active = self.state().is_renewal_active();
         for snapshot in self.cache.snapshots(is_renewal_active, now) {
             *gauges.cached_secrets.entry((snapshot.state, snapshot.kind)).or_default() += 1;
-            let is_expiring = matches!(snapshot.state, metrics::SecretState::Failing | metrics::SecretState::Ending);
+            let is_expiring = matches!(snapshot.state, SecretState::Failing | SecretState::Ending);
             let expires_at = snapshot.max_expires_at.filter(|_| is_expiring);
             let expires_at = expires_at.map(|end| time_of_day(end).as_second());
             gauges.earliest_secret_expiry = earliest(gauges.earliest_secret_expiry, expires_at);
@@ -80,7 +82,7 @@ impl Session {
             state.volumes.oldest_refresh(state.has_failing_polls()).map(|at| time_of_day(at).as_second());
         gauges.oldest_refresh_success = earliest(gauges.oldest_refresh_success, oldest_refresh);
         let superseded = state.superseded_tokens.iter().filter(|hold| hold.is_alive(now)).count();
-        *gauges.tokens.entry(metrics::SecretState::Superseded).or_default() += superseded;
+        *gauges.tokens.entry(SecretState::Superseded).or_default() += superseded;
     }
 }
 
@@ -146,13 +148,13 @@ fn renewal_paused_reason(state: &SessionState, has_bound_secrets: bool) -> Optio
         .or(vault_down)
 }
 
-fn token_state(token: &SessionToken, now: Instant) -> metrics::SecretState {
+fn token_state(token: &SessionToken, now: Instant) -> SecretState {
     match token.lifetime() {
-        Some(lifetime) if lifetime.is_failing() => metrics::SecretState::Failing,
+        Some(lifetime) if lifetime.is_failing() => SecretState::Failing,
         Some(lifetime) if lifetime.max_expires_at().is_some_and(|end| now >= lifetime.warn_at(end)) => {
-            metrics::SecretState::Ending
+            SecretState::Ending
         }
-        _ => metrics::SecretState::Live,
+        _ => SecretState::Live,
     }
 }
 

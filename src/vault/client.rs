@@ -45,10 +45,7 @@ use super::{
     transport::{CallOptions, ResponseBody, Transport},
 };
 use crate::{
-    error::Error,
-    metrics::{AuthMethod, Metrics},
-    secret::SecretText,
-    text::one_line,
+    error::Error, observe::metrics::Metrics, secret::SecretText, text::one_line, vault::auth_method::AuthMethod,
 };
 use auth_methods::AuthMethodCache;
 use health_monitor::HealthMonitor;

@@ -22,8 +22,8 @@ pub(super) use server_state::{no_leader_error, sealed_error, uninitialized_error
 
 use crate::{
     error::{Cause, Error},
-    metrics::AuthMethod,
     text::one_line,
+    vault::auth_method::AuthMethod,
 };
 
 /// Why a request brought no answer to use.

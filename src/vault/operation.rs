@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::metrics::Operation;
+use crate::observe::metrics::Operation;
 
 /// The operation of a request whose path starts below `/v1`.
 pub(super) fn classify_operation(method: &Method, path: &str) -> Operation {

@@ -37,7 +37,7 @@ use super::{
 use crate::{
     clock::with_jitter,
     error::{Cause, Error},
-    metrics::{Metrics, Operation},
+    observe::metrics::{Metrics, Operation},
     secret::{SecretBuffer, SecretBytes},
     tls::{self, Ca, Digest, Tls, TlsError, TlsReload, TlsReloader},
 };

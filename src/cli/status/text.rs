@@ -5,10 +5,12 @@ use std::fmt::{Display, Write as _};
 use jiff::Timestamp;
 
 use crate::{
+    cache::kind::SecretState,
     cli::style::{ERROR, HEADING, OK, PLACE, WARNING, paint, wrapped},
-    status::{
-        LastErrorStatus, MountFailure, OutageStatus, PendingRevocationStatus, SecretState, SecretStatus, SessionStatus,
-        Status, TokenStatus, VolumeStatus, WatchState, WatchStatus,
+    kube::watch_state::WatchState,
+    observe::status::{
+        LastErrorStatus, MountFailure, OutageStatus, PendingRevocationStatus, SecretStatus, SessionStatus, Status,
+        TokenStatus, VolumeStatus, WatchStatus,
     },
 };
 

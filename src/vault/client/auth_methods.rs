@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::MountKey;
-use crate::metrics::AuthMethod;
+use crate::vault::auth_method::AuthMethod;
 
 /// Auth mounts remembered at most per endpoint.
 const MAX_CACHED_AUTH_METHODS: usize = 1024;

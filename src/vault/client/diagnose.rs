@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 
 use super::{Client, VaultToken, health::NodeState};
-use crate::{
-    metrics::AuthMethod,
-    vault::{
-        error::DetectedAuthMethod, error::RequestError, path_suggestions::ListedFolder, request::SecretRequest,
-        transport::CallOptions,
-    },
+use crate::vault::{
+    auth_method::AuthMethod,
+    error::{DetectedAuthMethod, RequestError},
+    path_suggestions::ListedFolder,
+    request::SecretRequest,
+    transport::CallOptions,
 };
 
 /// The most time that a failure takes to become clearer.

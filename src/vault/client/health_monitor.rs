@@ -16,7 +16,7 @@ use super::{Client, Shared};
 use crate::{
     clock,
     error::{Cause, Error},
-    metrics::{EndpointState, Metrics},
+    observe::metrics::{EndpointState, Metrics},
     task,
     vault::{
         breaker::{

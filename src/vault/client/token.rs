@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::ReadResult;
 use crate::{
-    metrics::AuthMethod,
     secret::{self, SecretBytes, SecretText},
     text::one_line,
     vault::{
+        auth_method::AuthMethod,
         error::RequestError,
         memory_budget::{BudgetScope, MemoryBudget},
         response::SecretResponse,

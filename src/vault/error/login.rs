@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{DetectedAuthMethod, ErrorResponse, LoginContext};
 use crate::{
     error::{Cause, Error},
-    metrics::AuthMethod,
+    vault::auth_method::AuthMethod,
 };
 
 pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginContext) -> Error {

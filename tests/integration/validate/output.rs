@@ -32,7 +32,7 @@ async fn validate_output_json_has_findings_and_counts() {
     assert_eq!((&first["severity"], &first["id"]), (&"error".into(), &"VM0082".into()));
     assert_eq!(first["message"], "vaultAdress: is unknown and would be ignored; did you mean vaultAddress?");
     assert_eq!(first["excerpt"], "    vaultAdress: ***");
-    assert_eq!(first["title"], "Nobody knows a parameter or field");
+    assert_eq!(first["title"], "Unknown parameter or field");
     assert_eq!(json["findings"].as_array().unwrap().len(), 4);
     let summary = serde_json::json!({"errors": 3, "warnings": 1, "files": 2, "classes": 1, "policies": 0, "pods": 0, "skipped": 0, "unreadable": 0});
     assert_eq!(json["summary"], summary);
@@ -45,7 +45,7 @@ async fn validate_output_github_annotates_each_line() {
     assert_eq!(lines.len(), 4, "{printed}");
     assert_eq!(
         lines[0],
-        "::error file=de ploy/a%2Cb%3A%25.yaml,line=10,col=5,endColumn=16,title=VM0082 Nobody knows a parameter or field::vaultAdress: is unknown and would be ignored; did you mean vaultAddress?"
+        "::error file=de ploy/a%2Cb%3A%25.yaml,line=10,col=5,endColumn=16,title=VM0082 Unknown parameter or field::vaultAdress: is unknown and would be ignored; did you mean vaultAddress?"
     );
     assert!(lines[2].starts_with("::warning file="), "{printed}");
 }
@@ -86,7 +86,7 @@ async fn validate_output_of_stdin_points_at_no_file() {
     let text = class_with_parameters("    vaultAdress: x\n");
     let project = Project::with_files(&[]);
     let github = project.run_with_stdin(&["-o", "github"], &text).await.stdout;
-    let expected = "::error title=VM0082 Nobody knows a parameter or field::<stdin>:10:5: vaultAdress: is unknown and would be ignored; did you mean vaultAddress?\n";
+    let expected = "::error title=VM0082 Unknown parameter or field::<stdin>:10:5: vaultAdress: is unknown and would be ignored; did you mean vaultAddress?\n";
     assert_eq!(github, expected);
     for args in [&["-o", "sarif"][..], &["-o", "sarif", "/dev/stdin"]] {
         let sarif: Value = serde_json::from_str(&project.run_with_stdin(args, &text).await.stdout).unwrap();

@@ -1,7 +1,7 @@
 //! What a person reads.
 
 use super::*;
-use crate::status::SecretKind;
+use crate::cache::kind::SecretKind;
 
 fn at(text: &str) -> Timestamp {
     format!("2026-03-01T{text}Z").parse().unwrap()

@@ -8,7 +8,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{CertificateRole, Gauges, Labels, PREFIX, SecretKind, SecretState, WatchState};
+use super::{CertificateRole, Gauges, Labels, PREFIX};
+use crate::{
+    cache::kind::{SecretKind, SecretState},
+    kube::watch_state::WatchState,
+};
 
 /// What is there at the moment of a scrape. What is not counted in a map is none.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use crate::metrics::{SecretKind, SecretState, WatchState};
+use crate::{
+    cache::kind::{SecretKind, SecretState},
+    kube::watch_state::WatchState,
+};
 
 /// What a process holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]

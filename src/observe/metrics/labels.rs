@@ -2,31 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Cause;
-
-/// Makes an enum whose variants are words of a label.
-macro_rules! label_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
-        }
-
-        impl $name {
-            /// Every word.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The word, as metrics, JSON and people see it.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)*
-                }
-            }
-        }
-    };
-}
+use crate::{error::Cause, label_enum::label_enum};
 
 label_enum! {
     /// What the driver calls.
@@ -35,32 +11,6 @@ label_enum! {
         Mount = "Mount",
         /// Who answers.
         Version = "Version",
-    }
-}
-
-label_enum! {
-    /// What takes logins at an auth mount.
-    AuthMethod {
-        /// The method that has the Kubernetes API vouch for a pod.
-        Kubernetes = "kubernetes",
-        /// The one that knows the cluster's keys.
-        Jwt = "jwt",
-        /// Nothing was learnt of the auth mount.
-        Unknown = "unknown",
-    }
-}
-
-label_enum! {
-    /// Where the answer to what a mount asked for came from.
-    ReadSource {
-        /// It was there, and good.
-        Memory = "cache",
-        /// Vault was asked.
-        Vault = "vault",
-        /// Vault was being asked by another mount.
-        Shared = "coalesced",
-        /// It was there, and old; Vault could not be asked.
-        Kept = "stale",
     }
 }
 
@@ -99,28 +49,6 @@ impl OutageReason {
             _ if cause.is_tls() => Self::Untrusted,
             _ => Self::Fault,
         }
-    }
-}
-
-label_enum! {
-    /// What an operator's rule is about.
-    RuleKind {
-        /// An endpoint that the policy file names.
-        Endpoint = "endpoint",
-        /// The server's address.
-        Address = "address",
-        /// That the server's certificate is not verified.
-        SkipVerify = "skip_verify",
-        /// A file of an authority, certificate or key.
-        CertificateFile = "certificate_file",
-        /// The Vault namespace, of secrets or of logins.
-        VaultNamespace = "vault_namespace",
-        /// The auth mount.
-        AuthMount = "auth_mount",
-        /// The audience of the service account token.
-        Audience = "audience",
-        /// A token's own things in the hands of pods that share it.
-        SharedToken = "shared_token",
     }
 }
 
@@ -177,36 +105,6 @@ label_enum! {
 }
 
 label_enum! {
-    /// What an answer of Vault is, for its replacement.
-    SecretKind {
-        /// It has a lease that Vault ends: dynamic credentials of any engine.
-        Leased = "leased",
-        /// An X.509 certificate that was issued without a lease.
-        Certificate = "certificate",
-        /// A password that Vault rotates by itself.
-        Static = "static",
-        /// The Vault token itself.
-        Token = "token",
-        /// Everything else: KV, configuration, signatures.
-        Plain = "plain",
-    }
-}
-
-label_enum! {
-    /// Why what was read is read anew.
-    RotationReason {
-        /// Its own end is near, and no renewal moves it.
-        Maximum = "max_ttl",
-        /// Its token's is.
-        Token = "token",
-        /// It was plain and old, a certificate past two thirds of its life, or a static credential at its rotation.
-        Age = "refresh_due",
-        /// It or its token is no more.
-        Gone = "revoked",
-    }
-}
-
-label_enum! {
     /// What became of a revocation.
     RevocationOutcome {
         /// Vault revoked it.
@@ -249,36 +147,6 @@ label_enum! {
         Failed = "failed",
         /// There were too many, or it may not be written.
         Dropped = "dropped",
-    }
-}
-
-label_enum! {
-    /// How a token or a lease stands.
-    SecretState {
-        /// It counts, and is renewed when its time comes.
-        Live = "active",
-        /// It counts, and its last renewal failed.
-        Failing = "failing",
-        /// It counts, and cannot be renewed any more.
-        Ending = "expiring",
-        /// Another took its place; it ends when nobody can have it in use.
-        Superseded = "superseded",
-    }
-}
-
-label_enum! {
-    /// How the watch of this node's pods stands.
-    WatchState {
-        /// What it knows is what there is.
-        Synced = "synced",
-        /// The Kubernetes API is not reached.
-        Connecting = "connecting",
-        /// The Kubernetes API is away; the pods are those of before.
-        Interrupted = "interrupted",
-        /// The Kubernetes API refuses it.
-        Denied = "denied",
-        /// It was not asked for, or there is no Kubernetes API.
-        Off = "off",
     }
 }
 
@@ -350,20 +218,6 @@ impl StatusClass {
             400..=499 => Self::Refusal,
             500..=599 => Self::Fault,
             _ => Self::Nothing,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_has_the_words_of_the_labels() {
-        for state in SecretState::ALL {
-            let written = serde_json::to_string(state).unwrap();
-            assert_eq!(written, format!("\"{}\"", state.as_str()));
-            assert_eq!(serde_json::from_str::<SecretState>(&written).unwrap(), *state);
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     error::{Cause, Error},
     kube::{Event, Kube},
-    metrics::{EventWrite, Metrics},
+    observe::metrics::{EventWrite, Metrics},
 };
 use fair_queue::{FairQueue, PendingEvent};
 

@@ -23,12 +23,16 @@ use prometheus_client::{
 };
 use tokio::time::Instant;
 
-use crate::error::{Cause, Code};
+use crate::{
+    cache::kind::{ReadSource, RotationReason, SecretKind},
+    error::{Cause, Code},
+    policy::rule_kind::RuleKind,
+    vault::auth_method::AuthMethod,
+};
 pub use gauges::{EndpointHealth, GaugeSnapshot};
 pub use labels::{
-    AuditWrite, AuthMethod, CertificateRole, EndpointState, EventWrite, GrpcMethod, KubeOperation, LoginOutcome,
-    Operation, OutageReason, ReadSource, RenewalOutcome, RenewalTarget, RevocationOutcome, RotationReason, RuleKind,
-    SecretKind, SecretState, StateWrite, StatusClass, WatchState,
+    AuditWrite, CertificateRole, EndpointState, EventWrite, GrpcMethod, KubeOperation, LoginOutcome, Operation,
+    OutageReason, RenewalOutcome, RenewalTarget, RevocationOutcome, StateWrite, StatusClass,
 };
 pub use text_format::TextFormat;
 

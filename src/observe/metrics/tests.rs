@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::*;
+use crate::{cache::kind::SecretState, kube::watch_state::WatchState};
 
 fn none() -> GaugeSnapshot {
     GaugeSnapshot {
@@ -182,7 +183,7 @@ async fn the_table_in_the_docs_lists_every_metric_and_every_label() {
     let all =
         GaugeSnapshot { certificate_expiries: CertificateRole::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
     let mut told = families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
-    let page = include_str!("../../docs/reference/metrics.md");
+    let page = include_str!("../../../docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let [_, name, labels, what, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };
         let found = told.remove(name.trim_matches('`')).unwrap_or_else(|| panic!("nothing is told of {name}"));

@@ -18,8 +18,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
+    cache::kind::ReadSource,
     error::{Code, Error},
-    metrics::{AuditWrite, Metrics, ReadSource, RuleKind},
+    observe::metrics::{AuditWrite, Metrics},
+    policy::rule_kind::RuleKind,
     vault::Address,
 };
 use file::Output;
