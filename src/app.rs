@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     kube::{self, Kube},
     mount::{HmacKeys, MountLimiter, MountService, RecentFailures, TenantAddressLog},
-    observe::{audit::Audit, events::Events, metrics::Metrics},
+    observe::{audit::AuditLog, events::EventRecorder, metrics::Metrics},
     provider::{self, Connections},
     reconcile::Reconciler,
     session::{Observers, SessionRegistry},
@@ -62,12 +62,14 @@ impl App {
             }
         };
         let audit = match config.audit_log.clone() {
-            Some(place) => Audit::open(place, Arc::clone(&metrics)).map_err(|e| format!("--audit-log {e}"))?,
-            None => Audit::default(),
+            Some(place) => AuditLog::open(place, Arc::clone(&metrics)).map_err(|e| format!("--audit-log {e}"))?,
+            None => AuditLog::default(),
         };
         let events = match kube.clone().filter(|_| config.events) {
-            Some(kube) => Events::start(kube, config.node_name.clone().unwrap_or_default(), Arc::clone(&metrics)),
-            None => Events::default(),
+            Some(kube) => {
+                EventRecorder::start(kube, config.node_name.clone().unwrap_or_default(), Arc::clone(&metrics))
+            }
+            None => EventRecorder::default(),
         };
         let observers = Observers { metrics: Arc::clone(&metrics), audit, events };
         let mounter = Arc::new(mount_service(&config, kube, keys, observers, store.clone()));
@@ -111,7 +113,7 @@ impl App {
             drain_timeout: self.drain_timeout,
             release_lock: Mutex::default(),
         });
-        let names: Arc<[PathBuf]> = self.sockets.iter().map(|socket| socket.private().to_owned()).collect();
+        let names: Arc<[PathBuf]> = self.sockets.iter().map(|socket| socket.private_path().to_owned()).collect();
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
             let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
@@ -209,7 +211,7 @@ async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> 
 /// The Kubernetes API, when this process is in a cluster or was given a kubeconfig. Requests to it are counted in `metrics`.
 pub fn kube(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Kube>>, Error> {
     let of = kube::Config {
-        oldest_tls: config.connection.vault.min_tls_version,
+        min_tls_version: config.connection.vault.min_tls_version,
         ..kube::Config::from_env(config.kubeconfig.clone())
     };
     of.build(Arc::clone(metrics)).map(|kube| kube.map(Arc::new))
@@ -225,7 +227,7 @@ pub fn mount_service(
     store: Option<Arc<Store>>,
 ) -> MountService {
     let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
-    let gate = if store.is_some() { Gate::closed(handover::WAITING_FOR_PREDECESSOR) } else { Gate::open() };
+    let gate = if store.is_some() { Gate::new_closed(handover::WAITING_FOR_PREDECESSOR) } else { Gate::new_open() };
     let sessions = Arc::new(SessionRegistry::new(config.max_sessions, observers, store));
     let (watched, node) = (kube.clone(), config.node_name.clone());
     let renewal = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);

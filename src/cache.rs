@@ -471,7 +471,7 @@ impl CacheEntry {
     ) -> CacheAction {
         let LookupOptions { now, poll_interval, refresh } = *options;
         if self.invalidated {
-            return CacheAction::Refetch(RotationReason::Age);
+            return CacheAction::Refetch(RotationReason::RefreshDue);
         }
         self.lifecycle.next_action(&LifecycleContext {
             now,

@@ -1,7 +1,7 @@
-//! The command line: a file per command, and what they print with.
+//! The command line: one file per command, and shared output helpers.
 //!
-//! Go's flags are taken as Go takes them: one dash or two, the last one given wins, and a boolean flag
-//! never takes the next argument. Without a command, `serve` is meant.
+//! Flags are parsed as Go parses them: one dash or two, the last value wins, and a boolean flag never takes the next
+//! argument. Without a command, `serve` runs.
 
 pub mod check;
 pub mod completions;
@@ -44,8 +44,8 @@ use version::{Output, VersionArgs};
     args_override_self = true,
     max_term_width = 100,
     override_usage = "vaultmount [COMMAND] [OPTIONS]",
-    after_help = "Without a command it serves; see vaultmount serve --help. Flags take one dash or two;\n\
-                  each --vault-… may be --openbao-…, each VAULT_… variable BAO_….\n\nExample:\n  \
+    after_help = "Without a command, serve runs; see vaultmount serve --help. Write flags with one dash or two.\n\
+                  Each --vault-… may be --openbao-…, and each VAULT_… variable BAO_….\n\nExample:\n  \
                   vaultmount -endpoint=/provider/vault.sock -vault-addr=https://vault.vault:8200"
 )]
 struct Cli {
@@ -53,7 +53,7 @@ struct Cli {
     command: Command,
 }
 
-/// What to do.
+/// The command to run.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Serve the driver's mount requests
@@ -62,50 +62,50 @@ pub enum Command {
     )]
     Serve(Box<ServeArgs>),
 
-    /// Make a place for `serve` among the driver's providers on this node
+    /// Create the socket directory and links for `serve` on this node
     #[command(
-        after_help = "A private folder, and a link into it for each provider name.\n\nExample:\n  vaultmount install --provider vault"
+        after_help = "Creates a private directory, and a link into it for each provider name.\n\nExample:\n  vaultmount install --provider vault"
     )]
     Install(install::InstallArgs),
 
-    /// Remove what install made
+    /// Remove the directory and links that install created
     #[command(after_help = "Fails while vaultmount serves there.\n\nExample:\n  vaultmount uninstall")]
     Uninstall(install::UninstallArgs),
 
-    /// Show what a process that serves holds: pods, tokens, leases, what failed
-    #[command(after_help = "In its container, for kubectl exec; it prints no secret.\n\nExample:\n  vaultmount status")]
+    /// Show the running provider's pods, tokens, secrets and recent failures
+    #[command(
+        after_help = "Run it in the provider's container (kubectl exec). The output contains no secret.\n\nExample:\n  vaultmount status"
+    )]
     Status(status::StatusArgs),
 
-    /// Revoke everything that a process that serves holds, before it is uninstalled
-    #[command(after_help = "Pods lose access at once, and mounts are refused until it is restarted.\n\n\
-                      Exit code: 0 when everything was revoked, 1 otherwise.\n\nExample:\n  vaultmount revoke --all")]
+    /// Revoke all tokens of the running provider, before you uninstall it
+    #[command(after_help = "Pods lose access at once, and mounts are rejected until you restart the provider.\n\n\
+                      Exit code: 0 if everything was revoked, 1 otherwise.\n\nExample:\n  vaultmount revoke --all")]
     Revoke(revoke::RevokeArgs),
 
-    /// Look at what is kept for the next process on this node
+    /// Inspect the saved state on this node
     State(state::StateArgs),
 
-    /// Do one mount by hand, to see what a pod would get
+    /// Perform one mount by hand, and show what a pod would get
     #[command(
-        after_help = "What it makes at Vault (a token, database users) stays until it ends by itself.\n\nExample:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
+        after_help = "The token and credentials that it creates in Vault remain until they expire.\n\nExample:\n  vaultmount mount -f class.yaml --namespace shop --service-account web --token-file token --show"
     )]
     Mount(Box<MountArgs>),
 
-    /// Find what is wrong with a mount, without a pod
+    /// Test a mount without a pod, and find its errors
     #[command(
         after_help = "Example:\n  vaultmount check -f class.yaml --namespace shop --service-account web --token-file token"
     )]
     Check(Box<check::CheckArgs>),
 
-    /// Look for mistakes in manifests, without a server
-    #[command(
-        after_help = "Exit code: 0 when nothing is wrong, 1 when something is, 2 when a file cannot be read.\n\nExample:\n  \
-                      vaultmount validate deploy/\n  kustomize build . | vaultmount validate --output github"
-    )]
+    /// Find mistakes in manifests, without a server
+    #[command(after_help = "Exit code: 0 without errors, 1 with errors, 2 if a file cannot be read.\n\nExample:\n  \
+                      vaultmount validate deploy/\n  kustomize build . | vaultmount validate --output github")]
     Validate(ValidateArgs),
 
-    /// Explain the id at the end of a message
+    /// Explain the ID at the end of an error message
     #[command(
-        after_help = "A pasted message will do; the ids in it are explained.\n\nExample:\n  vaultmount explain VM0050"
+        after_help = "You can paste a whole message. All IDs in it are explained.\n\nExample:\n  vaultmount explain VM0050"
     )]
     Explain(explain::ExplainArgs),
 
@@ -140,26 +140,26 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Completions(args)) => completions::run(args),
         Ok(Command::Man) => man::run(),
         Err(error) => {
-            // Standard output for help that was asked for, standard error otherwise; neither may be gone.
+            // Goes to standard output for requested help, else to standard error. A closed stream is ignored.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     }
 }
 
-/// The whole command line, for what is made of it.
+/// Returns the complete command line, for the generators of completions and the manual.
 fn command() -> clap::Command {
     let mut command = Cli::command();
     command.build();
     command
 }
 
-/// What a server's flags and environment mean, with warnings; or the exit code after everything wrong with them is told.
+/// Returns the configuration of `serve` and its warnings, or the exit code after printing every error.
 fn configured(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
     Config::load(args, std::env::vars_os()).map_err(|errors| refused(&errors))
 }
 
-/// The same for a command that serves nobody.
+/// Returns the configuration of a command other than `serve`, which ignores the variables of `serve`.
 fn configured_by_hand(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
     let env = std::env::vars_os().filter(|(name, _)| SERVE_VARIABLES.iter().all(|own| name != own));
     Config::load(args, env).map_err(|errors| refused(&errors))
@@ -170,12 +170,12 @@ fn refused(errors: &ConfigErrors) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Waits for SIGTERM or SIGINT, which from this call on end the process no more by themselves.
+/// Waits for SIGTERM or SIGINT. From this call on, these signals no longer end the process by default.
 fn told_to_stop() -> impl Future<Output = ()> {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     async move {
         let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-            tracing::error!("signals cannot be received; only SIGKILL ends this process");
+            tracing::error!("cannot listen for signals; only SIGKILL ends this process");
             return std::future::pending().await;
         };
         tokio::select! {
@@ -185,17 +185,15 @@ fn told_to_stop() -> impl Future<Output = ()> {
     }
 }
 
-/// What became of printing: that nobody reads on is no failure.
+/// Converts the result of printing. A closed pipe is not an error.
 fn printed(done: io::Result<()>) -> Result<(), String> {
     match done {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(format!("the output cannot be written: {error}"))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write the output: {error}")),
         _ => Ok(()),
     }
 }
 
-/// The exit code of an outcome; a failure is told.
+/// Returns the exit code of an outcome, and prints its error.
 fn finish(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -206,7 +204,7 @@ fn finish(outcome: Result<(), String>) -> ExitCode {
     }
 }
 
-/// Says on standard error why the command fails.
+/// Prints an error to standard error, line by line.
 fn complain(what: &str) {
     for line in what.lines() {
         let _ =
@@ -214,19 +212,19 @@ fn complain(what: &str) {
     }
 }
 
-/// Runs to the end on a runtime of few threads: the work is waiting, not computing. Their stacks are as large as a main
-/// thread's: whoever writes a class says how deep its YAML nests.
+/// Runs a future to completion on a runtime of at most two worker threads, because the work is mostly I/O. Their stacks are
+/// as large as a main thread's, because tenants control how deep the YAML of a class nests.
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(2));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
         builder.worker_threads(threads).max_blocking_threads(16).thread_stack_size(8 << 20).enable_all().build();
-    runtime.map_err(|e| format!("no runtime could be made: {e}"))?.block_on(work)
+    runtime.map_err(|e| format!("cannot create the async runtime: {e}"))?.block_on(work)
 }
 
 impl Command {
-    /// Reads the arguments, the program's name first. An error knows how to print itself and the exit code,
-    /// and may be the help that was asked for.
+    /// Parses the arguments, beginning with the program's name. The error carries its output and exit code, and is also
+    /// used for requested help.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         match Cli::try_parse_from(with_command(args))?.command {
             Self::Serve(args) => Self::serve_or_version(args),
@@ -234,7 +232,7 @@ impl Command {
         }
     }
 
-    /// `-version` among the flags goes before serving.
+    /// Returns `serve`, or `version` if `-version` is among the flags.
     fn serve_or_version(args: Box<ServeArgs>) -> Result<Self, clap::Error> {
         let wrong = |what: String| clap::Error::raw(ErrorKind::InvalidValue, what + "\n");
         let Some(text) = &args.version else { return Ok(Self::Serve(args)) };
@@ -243,14 +241,14 @@ impl Command {
             Some(false) => Ok(Self::Serve(args)),
             Some(true) => {
                 let output = args.output.as_deref().map_or(Ok(Output::default()), |o| Output::from_str(o, true));
-                let output = output.map_err(|_| wrong("--output takes json or text".to_owned()))?;
+                let output = output.map_err(|_| wrong("--output must be json or text".to_owned()))?;
                 Ok(Self::Version(VersionArgs { output }))
             }
         }
     }
 }
 
-/// The arguments as clap wants them: a command first, and long flags with two dashes.
+/// Rewrites the arguments for clap: a command first, and long flags with two dashes.
 fn with_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
     let mut all = vec![args.next().unwrap_or_else(|| "vaultmount".into())];
@@ -258,7 +256,7 @@ fn with_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     if rest.peek().is_none_or(|first| is_flag(first) && !asks_help(first)) {
         all.push("serve".into());
     }
-    // `help mount` is `mount -h`: there is one help, which fits a screen, and no longer one.
+    // `help mount` is `mount -h`: each command has only one help text, which fits a screen.
     let asked = rest.next_if(|first| first == "help").is_some();
     while let Some(arg) = rest.next_if(|arg| arg != "--") {
         all.push(if asks_help(&arg) { "-h".into() } else { two_dashes(arg) });
@@ -278,14 +276,14 @@ fn asks_help(arg: &OsString) -> bool {
     ["-h", "-help", "--help"].iter().any(|help| arg == help)
 }
 
-/// `-endpoint=/x` becomes `--endpoint=/x`; `-f`, `-f=x`, `-fx.yaml`, `-ojson`, `-1` and everything else stay.
+/// Rewrites `-endpoint=/x` to `--endpoint=/x`. `-f`, `-f=x`, `-fx.yaml`, `-ojson`, `-1` and everything else stay.
 fn two_dashes(arg: OsString) -> OsString {
     let Some(flag) = arg.to_str().and_then(|a| a.strip_prefix('-')) else { return arg };
     let name = flag.split('=').next().unwrap_or_default();
     let is_name = name.len() > 1
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    // As kubectl's users write it; no flag of ours goes by such a name.
+    // kubectl's notation; no vaultmount flag has such a name.
     let is_format = matches!(flag, "ojson" | "otext" | "osarif" | "ogithub");
     if is_name && !is_format { format!("--{flag}").into() } else { arg }
 }

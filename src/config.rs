@@ -44,7 +44,7 @@ pub struct Config {
     /// Where this process tells what it holds; nowhere if none. Differs from every endpoint.
     pub status_socket: Option<StatusSocket>,
     /// What is logged, and how.
-    pub log: telemetry::Settings,
+    pub log: telemetry::LogSettings,
     /// Whether pods get events, where there is a Kubernetes API.
     pub events: bool,
     /// Where each decision about a secret is told; nowhere if none.
@@ -183,7 +183,7 @@ fn metrics_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<Soc
 }
 
 /// As in Go, a level nobody knows is `info`, and `--log-level` goes before `--debug`.
-fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::Settings {
+fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::LogSettings {
     let debug = report.read(Setting::flag("--debug", args.debug.as_ref()).as_ref(), value::boolean);
     let filter = match Setting::flag("--log-level", args.log_level.as_ref()) {
         Some(setting) => Filter::parse(setting.value.trim()).unwrap_or_else(|wrong| {
@@ -198,12 +198,12 @@ fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::Setting
         "json" => Ok(LogFormat::Json),
         _ => Err("is neither text nor json"),
     };
-    telemetry::Settings {
+    telemetry::LogSettings {
         format: report
             .read(Setting::flag("--log-format", args.log_format.as_ref()).as_ref(), format)
             .unwrap_or_default(),
         filter,
-        file: file("--log-filter-file", args.log_filter_file.as_ref(), report),
+        filter_file: file("--log-filter-file", args.log_filter_file.as_ref(), report),
     }
 }
 

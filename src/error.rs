@@ -35,28 +35,28 @@ const MAX_SERVER_MESSAGE_BYTES: usize = 300;
 impl Error {
     /// A failure, and what failed in one clause that names object, path, role or mount.
     #[must_use]
-    pub fn new(cause: Cause, what: impl Into<String>) -> Self {
-        Self { cause, summary: what.into(), server_message: None, fix: None, denial: None, is_aggregate: false }
+    pub fn new(cause: Cause, summary: impl Into<String>) -> Self {
+        Self { cause, summary: summary.into(), server_message: None, fix: None, denial: None, is_aggregate: false }
     }
 
     /// Several failures as one. `what` lists them, each with its id, the last at its end; `cause` is that of the worst.
     #[must_use]
-    pub fn aggregate(cause: Cause, what: impl Into<String>) -> Self {
-        Self { is_aggregate: true, ..Self::new(cause, what) }
+    pub fn aggregate(cause: Cause, summary: impl Into<String>) -> Self {
+        Self { is_aggregate: true, ..Self::new(cause, summary) }
     }
 
     /// Adds the other program's own words, on one line and bounded.
     #[must_use]
-    pub fn with_server_message(mut self, words: impl AsRef<str>) -> Self {
-        let words = one_line(words.as_ref(), MAX_SERVER_MESSAGE_BYTES);
-        self.server_message = (!words.is_empty()).then(|| words.into_boxed_str());
+    pub fn with_server_message(mut self, message: impl AsRef<str>) -> Self {
+        let message = one_line(message.as_ref(), MAX_SERVER_MESSAGE_BYTES);
+        self.server_message = (!message.is_empty()).then(|| message.into_boxed_str());
         self
     }
 
     /// Adds the next step for whoever reads the event.
     #[must_use]
-    pub fn with_fix(mut self, advice: impl Into<String>) -> Self {
-        self.fix = Some(advice.into());
+    pub fn with_fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
         self
     }
 
@@ -126,11 +126,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.summary)?;
-        if let Some(said) = &self.server_message {
-            write!(f, " (it said: {said})")?;
+        if let Some(message) = &self.server_message {
+            write!(f, " (it said: {message})")?;
         }
-        if let Some(advice) = &self.fix {
-            write!(f, "; {advice}")?;
+        if let Some(fix) = &self.fix {
+            write!(f, "; {fix}")?;
         }
         if self.is_aggregate { Ok(()) } else { write!(f, " [{}]", self.cause.id()) }
     }

@@ -87,8 +87,11 @@ pub async fn uninstall(providers: &Path) -> Result<InstallLog, String> {
     };
     let left = entries(folder).map_err(|e| path_error(folder, &e))?;
     let kept = folder.join(STATE_DIR);
-    let of_sessions: Vec<PathBuf> =
-        entries(&kept).map_err(|e| path_error(&kept, &e))?.into_iter().filter(|path| state::is_file(path)).collect();
+    let of_sessions: Vec<PathBuf> = entries(&kept)
+        .map_err(|e| path_error(&kept, &e))?
+        .into_iter()
+        .filter(|path| state::is_state_file(path))
+        .collect();
     if let Some(served) = left.iter().find(|path| is_socket(path) && !has_no_listener(path)) {
         return Err(format!(
             "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",

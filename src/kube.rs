@@ -25,7 +25,7 @@ pub use events::{Event, MAX_EVENT_MESSAGE_BYTES};
 pub use pods::{PodEvent, PodRef, PodState, PodWatch};
 pub use token_request::BoundPod;
 
-use client::Client;
+use client::ApiClient;
 
 /// Where the API server is and who we are there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Config {
     /// The directory that kubelet projects the pod's service account into: `ca.crt`, `token`, `namespace`.
     pub service_account: PathBuf,
     /// The oldest version of TLS that is spoken.
-    pub oldest_tls: MinTlsVersion,
+    pub min_tls_version: MinTlsVersion,
 }
 
 impl Config {
@@ -51,7 +51,7 @@ impl Config {
             service_host: env::var("KUBERNETES_SERVICE_HOST").ok(),
             service_port: env::var("KUBERNETES_SERVICE_PORT").ok(),
             service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
-            oldest_tls: MinTlsVersion::default(),
+            min_tls_version: MinTlsVersion::default(),
         }
     }
 
@@ -64,13 +64,13 @@ impl Config {
             None => in_cluster::read(&self)?,
         };
         let Some(connection) = connection else { return Ok(None) };
-        Ok(Some(Kube { client: Client::new(connection, self.oldest_tls, metrics)? }))
+        Ok(Some(Kube { client: ApiClient::new(connection, self.min_tls_version, metrics)? }))
     }
 }
 
 /// A client of one API server.
 pub struct Kube {
-    client: Client,
+    client: ApiClient,
 }
 
 impl Kube {
@@ -94,7 +94,7 @@ impl Kube {
     /// How many requests were sent so far.
     #[must_use]
     pub fn request_count(&self) -> u64 {
-        self.client.requests()
+        self.client.request_count()
     }
 }
 

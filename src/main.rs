@@ -1,4 +1,4 @@
-//! The `vaultmount` program; everything is in the library.
+//! The `vaultmount` program. All code is in the library.
 
 use std::process::ExitCode;
 

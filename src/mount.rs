@@ -36,7 +36,7 @@ use crate::{
     request::{Class, MountSpec, Object, Pod},
     session::{Delivery, Session, SessionRegistry},
     state::Gate,
-    telemetry::{Emit, milliseconds},
+    telemetry::{Emit, elapsed_ms},
     vault::{Vault, error, request::SecretRequest},
 };
 pub use admission::{MountLimiter, MountPermit};
@@ -169,7 +169,7 @@ impl MountService {
         let (mut good, mut gone) = (Vec::new(), Vec::new());
         for RequestResult { request: read, objects, outcome } in answers {
             match (way.session.lookup(read, refresh), outcome) {
-                (Lookup::Due(due), Ok(_)) if due.reason == Some(RotationReason::Gone) => {
+                (Lookup::Due(due), Ok(_)) if due.reason == Some(RotationReason::Revoked) => {
                     gone.push((read, objects, due))
                 }
                 (_, outcome) => good.push(RequestResult { request: read, objects, outcome }),
@@ -273,10 +273,10 @@ impl MountService {
         keeps: bool,
     ) -> Option<Arc<CachedSecret>> {
         let (before, kept) = (due.previous.as_deref(), due.stale.filter(|_| keeps));
-        let after = kept.as_deref().map(|lease| (lease, ReadSource::Kept));
+        let after = kept.as_deref().map(|lease| (lease, ReadSource::Stale));
         let decided = ReadDecision { request: read, objects, before, after, request_id: None, error: Some(error) };
         self.record_read(spec, way, &decided);
-        self.sessions.metrics().count_secret_reads(ReadSource::Kept, usize::from(kept.is_some()));
+        self.sessions.metrics().count_secret_reads(ReadSource::Stale, usize::from(kept.is_some()));
         kept
     }
 
@@ -295,9 +295,10 @@ impl MountService {
             Emit::Summary(polls) => (Some(polls), true),
             Emit::Suppress => (None, false),
         };
-        let (code, objects) = (error.cause().code().name(), tracing::field::display(spec.class.display_object_names()));
+        let (code, objects) =
+            (error.cause().code().as_str(), tracing::field::display(spec.class.display_object_names()));
         let (endpoint, duration_ms) =
-            (tracing::field::display(&way.target.endpoint.address), milliseconds(way.started_at));
+            (tracing::field::display(&way.target.endpoint.address), elapsed_ms(way.started_at));
         if is_told {
             tracing::warn!(code, objects, endpoint, duration_ms, polls, "the pod keeps what it has: {error}");
         } else {

@@ -382,7 +382,7 @@ mod tests {
             kube: None,
             mint_tokens: false,
             keys: crate::mount::HmacKeys::process_local(),
-            gate: crate::state::Gate::open(),
+            gate: crate::state::Gate::new_open(),
             slots: crate::mount::MountLimiter::new(1),
             chosen: crate::mount::TenantAddressLog::default(),
             failures: crate::mount::RecentFailures::default(),

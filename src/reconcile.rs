@@ -197,8 +197,10 @@ impl Reconciler {
         let result = revocation.attempt(&self.vault).await;
         self.metrics().count_revocation(match &result {
             RevocationResult::Revoked => RevocationOutcome::Revoked,
-            RevocationResult::AlreadyExpired | RevocationResult::NotRevocable => RevocationOutcome::Over,
-            RevocationResult::Retry { error, .. } if error.cause() == Cause::ReadRefused => RevocationOutcome::Refused,
+            RevocationResult::AlreadyExpired | RevocationResult::NotRevocable => RevocationOutcome::AlreadyExpired,
+            RevocationResult::Retry { error, .. } if error.cause() == Cause::RequestRejected => {
+                RevocationOutcome::Denied
+            }
             RevocationResult::Retry { .. } => RevocationOutcome::Failed,
         });
         let record = AuditRecord {
@@ -209,7 +211,7 @@ impl Reconciler {
             RevocationResult::Revoked | RevocationResult::AlreadyExpired => self.sessions.audit().record(&record),
             RevocationResult::Retry { error, .. } => {
                 let record = record.with_failure(error);
-                let is_denied = error.cause() == Cause::ReadRefused;
+                let is_denied = error.cause() == Cause::RequestRejected;
                 let outcome = if is_denied { AuditOutcome::Denied } else { AuditOutcome::Failed };
                 self.sessions.audit().record(&AuditRecord { outcome, ..record });
             }

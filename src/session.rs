@@ -33,8 +33,8 @@ use crate::{
     clock,
     error::{Cause, Error},
     observe::{
-        audit::Audit,
-        events::{EventReason, EventSubject, Events},
+        audit::AuditLog,
+        events::{EventReason, EventRecorder, EventSubject},
         metrics::Metrics,
     },
     secret::SecretText,
@@ -102,9 +102,9 @@ pub struct Observers {
     /// Counts it.
     pub metrics: Arc<Metrics>,
     /// Tells each decision.
-    pub audit: Audit,
+    pub audit: AuditLog,
     /// Tells the pods' owners.
-    pub events: Events,
+    pub events: EventRecorder,
 }
 
 /// A pod's standing at one Vault.
@@ -309,7 +309,7 @@ impl Session {
         self.persist_in_background();
         Some(match reported_by {
             ReportedBy::ThisProcess => EventReason::RefreshRecovered,
-            ReportedBy::EarlierProcess => EventReason::RefreshRecoveredSince,
+            ReportedBy::EarlierProcess => EventReason::RefreshRecoveredAfterRestart,
         })
     }
 
@@ -343,7 +343,7 @@ impl Session {
                     session.persist_in_background();
                 }
                 if let Some(kind) = replaced_kind {
-                    session.record_rotation(&replaced_request, kind, reason.unwrap_or(RotationReason::Age));
+                    session.record_rotation(&replaced_request, kind, reason.unwrap_or(RotationReason::RefreshDue));
                 }
             };
             let fetch = || {
@@ -359,7 +359,7 @@ impl Session {
                 // The request was another caller's, and so was the deadline.
                 Err(error) if error.cause() == Cause::DeadlineExceeded && Instant::now() < deadline => {}
                 outcome => {
-                    let source = if was_fetched.load(Relaxed) { ReadSource::Vault } else { ReadSource::Shared };
+                    let source = if was_fetched.load(Relaxed) { ReadSource::Vault } else { ReadSource::Coalesced };
                     self.observers.metrics.count_secret_reads(source, usize::from(outcome.is_ok()));
                     return outcome.map(|fetched| (fetched, source));
                 }

@@ -29,11 +29,11 @@ use tokio::{
 /// A bound socket under its public name.
 pub struct Socket {
     listener: UnixListener,
-    public: PathBuf,
-    private: PathBuf,
+    public_path: PathBuf,
+    private_path: PathBuf,
     inode: u64,
     /// Whether the public name leads here; not so when another process has taken it.
-    standing: watch::Sender<bool>,
+    is_owner: watch::Sender<bool>,
 }
 
 /// Starts the private names, which begin with a dot so that no driver takes them for a provider's.
@@ -54,28 +54,29 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Socket {
     /// Binds and takes over the public name. Must run inside the runtime.
-    pub async fn bind(public: &Path) -> io::Result<Self> {
-        let folder = public.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no folder in the path"))?;
-        let name = public
+    pub async fn bind(public_path: &Path) -> io::Result<Self> {
+        let dir =
+            public_path.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no folder in the path"))?;
+        let name = public_path
             .file_name()
             .and_then(|n| n.to_str())
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(dir)?;
         // Every container's first process is number 1, so the name is a random one.
-        let private =
-            folder.join(format!("{PRIVATE_PREFIX}{:016x}-{name}", RandomState::new().build_hasher().finish()));
-        let _lock = lock(folder).await?;
-        sweep(folder, name);
+        let private = dir.join(format!("{PRIVATE_PREFIX}{:016x}-{name}", RandomState::new().build_hasher().finish()));
+        let _lock = lock(dir).await?;
+        remove_stale_sockets(dir, name);
         let listener = StdListener::bind(&private)?;
         // Nobody finds the socket before its rights are right: only then it gets its public name.
         fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let inode = fs::metadata(&private)?.ino();
-        let (listener, standing) = (UnixListener::from_std(listener)?, watch::channel(true).0);
-        let socket = Self { listener, public: public.to_owned(), private, inode, standing };
+        let (listener, is_owner) = (UnixListener::from_std(listener)?, watch::channel(true).0);
+        let socket =
+            Self { listener, public_path: public_path.to_owned(), private_path: private, inode, is_owner: is_owner };
         if let Err(error) = socket.publish() {
             // Nobody will serve there.
-            for left in [&socket.private.with_extension(LINK_SUFFIX), &socket.private] {
+            for left in [&socket.private_path.with_extension(LINK_SUFFIX), &socket.private_path] {
                 let _ = fs::remove_file(left);
             }
             return Err(error);
@@ -86,27 +87,27 @@ impl Socket {
     /// The public name.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.public
+        &self.public_path
     }
 
     /// The name that no other process takes: who connects by it finds this one.
     #[must_use]
-    pub fn private(&self) -> &Path {
-        &self.private
+    pub fn private_path(&self) -> &Path {
+        &self.private_path
     }
 
     /// Whether the public name leads here, as it changes while the socket is served.
     #[must_use]
     pub fn ownership(&self) -> watch::Receiver<bool> {
-        self.standing.subscribe()
+        self.is_owner.subscribe()
     }
 
     /// Hands every connection to `attend` until `stop`, or until its sender is gone. Then gives up the name, and hands over
     /// those that were made through it before.
     pub async fn serve(self, mut stop: watch::Receiver<bool>, mut on_connection: impl FnMut(UnixStream)) {
         {
-            let mut keeping = pin!(self.hold_name());
-            let mut told = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
+            let mut hold_name = pin!(self.hold_name());
+            let mut stopped = pin!(async { drop(stop.wait_for(|stop| *stop).await) });
             loop {
                 tokio::select! {
                     accepted = self.accept() => match accepted {
@@ -116,8 +117,8 @@ impl Socket {
                             sleep(ACCEPT_RETRY_DELAY).await;
                         }
                     },
-                    never = &mut keeping => match never {},
-                    () = &mut told => break,
+                    never = &mut hold_name => match never {},
+                    () = &mut stopped => break,
                 }
             }
         }
@@ -135,23 +136,23 @@ impl Socket {
     /// Looks again and again whether anybody answers at the public name, and takes it back when nobody does: a successor
     /// that ended before us took it along. Never ends.
     async fn hold_name(&self) -> Infallible {
-        let (mut looks, changes) = (interval(OWNERSHIP_CHECK_INTERVAL), DirectoryWatch::of(self.folder()));
-        let mut is_told = false;
+        let (mut ticks, changes) = (interval(OWNERSHIP_CHECK_INTERVAL), DirectoryWatch::new(self.dir()));
+        let mut is_error_logged = false;
         loop {
             tokio::select! {
-                _ = looks.tick() => {}
-                () = changes.next() => {}
+                _ = ticks.tick() => {}
+                () = changes.wait_for_change() => {}
             }
-            let socket = self.public.display();
+            let socket = self.public_path.display();
             let reclaimed = self.reclaim().await;
-            let is_ours = self.is_ours(&self.public);
-            self.standing.send_if_modified(|standing| std::mem::replace(standing, is_ours) != is_ours);
+            let is_ours = self.is_ours(&self.public_path);
+            self.is_owner.send_if_modified(|is_owner| std::mem::replace(is_owner, is_ours) != is_ours);
             match reclaimed {
                 Ok(true) => tracing::warn!(%socket, "nobody answered at the name: taken back"),
-                Ok(false) => is_told = false,
-                Err(error) if !is_told => {
+                Ok(false) => is_error_logged = false,
+                Err(error) if !is_error_logged => {
                     tracing::error!(%error, %socket, "the name cannot be taken back");
-                    is_told = true;
+                    is_error_logged = true;
                 }
                 Err(_) => {}
             }
@@ -160,11 +161,11 @@ impl Socket {
 
     /// Whether the public name was free, and is ours now.
     async fn reclaim(&self) -> io::Result<bool> {
-        if self.is_ours(&self.public) {
+        if self.is_ours(&self.public_path) {
             return Ok(false);
         }
-        let _lock = lock(self.folder()).await?;
-        let is_free = UnixStream::connect(&self.public)
+        let _lock = lock(self.dir()).await?;
+        let is_free = UnixStream::connect(&self.public_path)
             .await
             .is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused));
         if is_free {
@@ -176,28 +177,31 @@ impl Socket {
     /// Gives up both names; the public one only while it is ours.
     async fn close(&self) {
         let gave_up = async {
-            let _lock = lock(self.folder()).await?;
-            [&self.public, &self.private].into_iter().filter(|path| self.is_ours(path)).try_for_each(fs::remove_file)
+            let _lock = lock(self.dir()).await?;
+            [&self.public_path, &self.private_path]
+                .into_iter()
+                .filter(|path| self.is_ours(path))
+                .try_for_each(fs::remove_file)
         };
         if let Err(error) = gave_up.await {
-            tracing::warn!(%error, socket = %self.public.display(), "the socket's name could not be removed");
+            tracing::warn!(%error, socket = %self.public_path.display(), "the socket's name could not be removed");
         }
     }
 
     /// Puts the public name on our socket, whatever it was on.
     fn publish(&self) -> io::Result<()> {
-        let link = self.private.with_extension(LINK_SUFFIX);
+        let link = self.private_path.with_extension(LINK_SUFFIX);
         let _ = fs::remove_file(&link);
-        fs::hard_link(&self.private, &link)?;
-        fs::rename(&link, &self.public)
+        fs::hard_link(&self.private_path, &link)?;
+        fs::rename(&link, &self.public_path)
     }
 
     fn is_ours(&self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|m| m.ino() == self.inode)
     }
 
-    fn folder(&self) -> &Path {
-        self.private.parent().unwrap_or(Path::new("/"))
+    fn dir(&self) -> &Path {
+        self.private_path.parent().unwrap_or(Path::new("/"))
     }
 }
 
@@ -206,18 +210,18 @@ struct DirectoryWatch(Option<pipe::Receiver>);
 
 impl DirectoryWatch {
     /// Of this folder. Where they cannot be had, [`LOOK`] must do.
-    fn of(folder: &Path) -> Self {
+    fn new(dir: &Path) -> Self {
         use inotify::{CreateFlags, WatchFlags};
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).and_then(|events| {
             let names = WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-            inotify::add_watch(&events, folder, names).map(|_| events)
+            inotify::add_watch(&events, dir, names).map(|_| events)
         });
         // Events are read from it as from a pipe, which is the one such thing that needs no unsafe code.
         Self(events.ok().and_then(|events| pipe::Receiver::from_owned_fd_unchecked(events).ok()))
     }
 
     /// Waits for the next.
-    async fn next(&self) {
+    async fn wait_for_change(&self) {
         let Some(events) = &self.0 else { return std::future::pending().await };
         if events.readable().await.is_err() {
             return std::future::pending().await;
@@ -229,8 +233,8 @@ impl DirectoryWatch {
 
 /// Locks a folder's names against other processes of ours until the file is dropped, so that nobody removes a name that another
 /// has just taken, nor a socket that another has bound and not yet named.
-pub async fn lock(folder: &Path) -> io::Result<fs::File> {
-    let file = fs::File::open(folder)?;
+pub async fn lock(dir: &Path) -> io::Result<fs::File> {
+    let file = fs::File::open(dir)?;
     let locked = async {
         loop {
             match file.try_lock() {
@@ -240,18 +244,18 @@ pub async fn lock(folder: &Path) -> io::Result<fs::File> {
             }
         }
     };
-    let held = || format!("another process has held the folder's lock for {LOCK_TIMEOUT:?}");
-    timeout(LOCK_TIMEOUT, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, held()))??;
+    let timeout_message = || format!("another process has held the folder's lock for {LOCK_TIMEOUT:?}");
+    timeout(LOCK_TIMEOUT, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, timeout_message()))??;
     Ok(file)
 }
 
 /// Removes what processes that were killed left behind: private names of this socket that nobody answers at.
-fn sweep(folder: &Path, name: &str) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+fn remove_stale_sockets(dir: &Path, name: &str) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|e| e.path()) {
-        let Some(left) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        let is_ours = left.starts_with(PRIVATE_PREFIX)
-            && (left.ends_with(&format!("-{name}")) || path.extension().is_some_and(|e| e == LINK_SUFFIX));
+        let Some(file_name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let is_ours = file_name.starts_with(PRIVATE_PREFIX)
+            && (file_name.ends_with(&format!("-{name}")) || path.extension().is_some_and(|e| e == LINK_SUFFIX));
         if is_ours && StdStream::connect(&path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
             let _ = fs::remove_file(&path);
         }
@@ -263,7 +267,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_successor_takes_the_name_and_the_predecessor_leaves_it() {
+    async fn socket_successor_takes_name_and_predecessor_keeps_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vault.sock");
         fs::write(&path, "left by something else").unwrap();
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_cannot_be_had_leaves_nothing_behind() {
+    async fn socket_bind_failure_leaves_no_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vault.sock");
         fs::create_dir(&path).unwrap();
@@ -287,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_killed_processes_left_is_swept() {
+    async fn socket_bind_removes_stale_private_sockets() {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path().join(".vaultmount-dead-vault.sock");
         drop(StdListener::bind(&left).unwrap());

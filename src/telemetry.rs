@@ -13,13 +13,13 @@ pub use log_dedup::{Emit, LogDeduplicator};
 
 /// What is logged, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct LogSettings {
     /// How a line is written.
     pub format: LogFormat,
     /// Which lines are.
     pub filter: Filter,
     /// A file with another filter, which is read at start and at each [`reload()`]; it goes before [`Settings::filter`].
-    pub file: Option<PathBuf>,
+    pub filter_file: Option<PathBuf>,
 }
 
 /// How a line is written.
@@ -37,19 +37,19 @@ pub const SPAN_TARGET: &str = "vaultmount_span";
 
 /// How long something has taken, as lines tell it: to the microsecond.
 #[must_use]
-pub fn milliseconds(begun: Instant) -> f64 {
-    (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3
+pub fn elapsed_ms(started_at: Instant) -> f64 {
+    (started_at.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 
 struct InstalledSubscriber {
-    settings: Settings,
+    settings: LogSettings,
     filter: reload::Handle<Targets, Registry>,
 }
 
 static INSTALLED: OnceLock<InstalledSubscriber> = OnceLock::new();
 
 /// Starts logging. What is wrong with the file is logged.
-pub fn init(settings: Settings) {
+pub fn init(settings: LogSettings) {
     let (filter, handle) = reload::Layer::new(settings.filter.targets());
     let log = tracing_subscriber::registry().with(filter);
     // A second start (tests) keeps the first.
@@ -62,8 +62,8 @@ pub fn init(settings: Settings) {
             log.with(json.with_writer(io::stderr)).try_init()
         }
     };
-    let reads = settings.file.is_some();
-    if started.is_ok() && INSTALLED.set(InstalledSubscriber { settings, filter: handle }).is_ok() && reads {
+    let has_filter_file = settings.filter_file.is_some();
+    if started.is_ok() && INSTALLED.set(InstalledSubscriber { settings, filter: handle }).is_ok() && has_filter_file {
         reload();
     }
 }
@@ -71,7 +71,7 @@ pub fn init(settings: Settings) {
 /// Reads the file with the filter again, if there is one. One that cannot be used changes nothing, which is logged.
 pub fn reload() {
     let Some(InstalledSubscriber { settings, filter }) = INSTALLED.get() else { return };
-    let Some(file) = &settings.file else {
+    let Some(file) = &settings.filter_file else {
         return tracing::info!("told to read settings again (SIGHUP): there is no --log-filter-file");
     };
     let read = std::fs::read_to_string(file).map_err(|e| e.to_string());

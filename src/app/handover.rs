@@ -101,14 +101,14 @@ impl Handover {
         let store = Arc::clone(&self.store);
         let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
         match opened.await.map_err(io::Error::other).flatten() {
-            Ok(RestoredFiles { contents, faults }) => {
+            Ok(RestoredFiles { contents, errors: faults }) => {
                 // Also what came of calls that outlasted the last hand-over.
                 self.mounter.renewal.clear();
                 self.restore(contents).await;
                 log_unreadable_files(faults);
             }
             Err(error) => {
-                tracing::error!(%error, folder = %self.store.folder().display(), "the state cannot be read: nothing is kept for a successor");
+                tracing::error!(%error, folder = %self.store.dir().display(), "the state cannot be read: nothing is kept for a successor");
                 self.store.disable();
             }
         }
@@ -117,7 +117,7 @@ impl Handover {
             let revoked = self.mounter.renewal.revoke_all().await;
             tracing::info!(tokens = revoked.tokens, "what earlier processes held is revoked, too");
         }
-        self.mounter.gate.open_now();
+        self.mounter.gate.open();
     }
 
     async fn restore(&self, contents: Vec<(FileId, Plaintext)>) {
@@ -157,7 +157,7 @@ impl Handover {
             }
             Arc::clone(known.reads.entry(read.clone()).or_insert(Arc::new(read)))
         };
-        self.mounter.sessions.restore(saved, (*name, content.bytes), client, shared)
+        self.mounter.sessions.restore(saved, (*name, content.file_bytes), client, shared)
     }
 
     /// Answers what is in flight, writes everything, and lets another process have the folder.

@@ -24,13 +24,13 @@ label_enum! {
     /// Why what was read is read anew.
     RotationReason {
         /// Its own end is near, and no renewal moves it.
-        Maximum = "max_ttl",
+        MaxTtl = "max_ttl",
         /// Its token's is.
         Token = "token",
         /// It was plain and old, a certificate past two thirds of its life, or a static credential at its rotation.
-        Age = "refresh_due",
+        RefreshDue = "refresh_due",
         /// It or its token is no more.
-        Gone = "revoked",
+        Revoked = "revoked",
     }
 }
 
@@ -38,11 +38,11 @@ label_enum! {
     /// How a token or a lease stands.
     SecretState {
         /// It counts, and is renewed when its time comes.
-        Live = "active",
+        Active = "active",
         /// It counts, and its last renewal failed.
         Failing = "failing",
         /// It counts, and cannot be renewed any more.
-        Ending = "expiring",
+        Expiring = "expiring",
         /// Another took its place; it ends when nobody can have it in use.
         Superseded = "superseded",
     }
@@ -52,12 +52,12 @@ label_enum! {
     /// Where the answer to what a mount asked for came from.
     ReadSource {
         /// It was there, and good.
-        Memory = "cache",
+        Cache = "cache",
         /// Vault was asked.
         Vault = "vault",
         /// Vault was being asked by another mount.
-        Shared = "coalesced",
+        Coalesced = "coalesced",
         /// It was there, and old; Vault could not be asked.
-        Kept = "stale",
+        Stale = "stale",
     }
 }

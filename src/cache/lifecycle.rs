@@ -228,13 +228,14 @@ impl Lifecycle {
     /// What to do with it now. The one place where that is decided.
     #[must_use]
     pub fn next_action(&self, context: &LifecycleContext<'_>) -> CacheAction {
-        let reread_if = |due: bool| if due { CacheAction::Refetch(RotationReason::Age) } else { CacheAction::Reuse };
+        let reread_if =
+            |due: bool| if due { CacheAction::Refetch(RotationReason::RefreshDue) } else { CacheAction::Reuse };
         match self {
             Self::Leased { lifetime, .. } => {
                 let Some(token_lifetime) =
                     context.token_lifetime.filter(|_| !self.is_expired(context.token_lifetime, context.now))
                 else {
-                    return CacheAction::Refetch(RotationReason::Gone);
+                    return CacheAction::Refetch(RotationReason::Revoked);
                 };
                 // What nobody names is not renewed, and so ends when it ends.
                 let expiry = if context.is_referenced { lifetime.max_expires_at() } else { lifetime.expires_at() };
@@ -243,7 +244,7 @@ impl Lifecycle {
                 if token_lifetime.needs_replacement(token_expiry, context.poll_interval, context.now) {
                     CacheAction::Refetch(RotationReason::Token)
                 } else if lifetime.needs_replacement(expiry, context.poll_interval, context.now) {
-                    CacheAction::Refetch(RotationReason::Maximum)
+                    CacheAction::Refetch(RotationReason::MaxTtl)
                 } else if context.is_referenced
                     && self.renew_at(context.token_lifetime, context.now).is_some_and(|due| context.now >= due)
                 {
@@ -253,7 +254,7 @@ impl Lifecycle {
                 }
             }
             Self::Token => match context.token_lifetime.filter(|token| !token.is_expired(context.now)) {
-                None => CacheAction::Refetch(RotationReason::Gone),
+                None => CacheAction::Refetch(RotationReason::Revoked),
                 Some(token_lifetime) => {
                     let expiry = if context.is_referenced {
                         token_lifetime.max_expires_at()

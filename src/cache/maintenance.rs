@@ -191,9 +191,9 @@ impl SecretCache {
                     .expiry_and_warn_at(token_lifetime.as_ref(), is_renewal_active, now)
                     .is_some_and(|(_, warn_at)| now >= warn_at) =>
                 {
-                    SecretState::Ending
+                    SecretState::Expiring
                 }
-                _ => SecretState::Live,
+                _ => SecretState::Active,
             };
             Some(SecretSnapshot {
                 request: Arc::clone(request),

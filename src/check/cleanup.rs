@@ -52,9 +52,9 @@ impl CreatedResources {
             cause,
             Cause::OutcomeUnknown
                 | Cause::DeadlineExceeded
-                | Cause::AnswerTooLarge
+                | Cause::ResponseTooLarge
                 | Cause::NotVault
-                | Cause::ServerFault
+                | Cause::ServerError
                 | Cause::Internal
         );
         if is_certain {
@@ -107,7 +107,7 @@ impl Check<'_> {
                 }
                 Err(error) => {
                     let why = match error.cause() {
-                        Cause::ReadRefused => "its policies lack \"update\" on auth/token/revoke-self",
+                        Cause::RequestRejected => "its policies lack \"update\" on auth/token/revoke-self",
                         _ => error.summary(),
                     };
                     let accessor = &token.accessor;

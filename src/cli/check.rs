@@ -1,4 +1,4 @@
-//! `vaultmount check`: finds what is wrong with a mount without a pod, step by step.
+//! `vaultmount check`: performs a mount without a pod, and reports each step.
 
 mod json;
 mod text;
@@ -31,11 +31,11 @@ use crate::{
 /// Flags of `vaultmount check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// What and for whom.
+    /// The class and the pod.
     #[command(flatten)]
     pub by_hand: ByHandArgs,
 
-    /// Send also what creates something: database users, certificates, writes. Revoked at the end where it can be
+    /// Also send requests that create credentials or write data; revoke them afterwards if possible
     #[arg(long, help_heading = None)]
     pub create: bool,
 
@@ -44,27 +44,27 @@ pub struct CheckArgs {
     pub output: Output,
 }
 
-/// How the steps are printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// A line per step.
+    /// One line per step.
     #[default]
     Text,
-    /// One JSON object, at the end.
+    /// One JSON object, printed at the end.
     Json,
 }
 
-/// How long one step may take: as long as a driver's whole mount as a rule.
+/// Timeout of one step, equal to the usual deadline of a whole mount.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Checks; succeeds when nothing is wrong with what was tried.
+/// Runs the check, and succeeds if no step failed.
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
     let (config, warnings) = match super::configured_by_hand(&args.by_hand.as_serve()) {
         Ok(configured) => configured,
         Err(code) => return code,
     };
-    // The steps tell what the log would, unless somebody wants the log.
+    // The steps replace the log, unless a log flag is set.
     let log = &args.by_hand.log;
     if log.log_level.is_some() || log.debug.is_some() {
         telemetry::init(config.log.clone());
@@ -88,10 +88,10 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
         Ok(class) => class,
         Err(error) => return report.stop(error),
     };
-    // Who waits wants to know now.
+    // A person is waiting: retry at most once.
     config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
     let audience = driver_args::audience(&args.pod, &class);
-    // What is wrong with the token is told where the token is looked at.
+    // A token error is reported in the token step.
     let (token, refused) = match driver_args::token(&args.pod, &config, &class, &audience).await {
         Ok(token) => (token, None),
         Err(error) => (None, Some(error)),
@@ -128,8 +128,8 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     };
     let interrupted = async {
         super::told_to_stop().await;
-        super::complain("interrupted: waiting for what was sent, then clearing away");
-        // Who asks twice does not want to wait, whatever stays behind.
+        super::complain("interrupted: waiting for requests in flight, then cleaning up");
+        // A second signal exits immediately, even if resources are left behind.
         tokio::spawn(async {
             super::told_to_stop().await;
             std::process::exit(1);
@@ -147,7 +147,7 @@ fn introduction(spec: &MountSpec, audience: &str) -> String {
 
 struct Report {
     output: Output,
-    /// Each step, and how long it took.
+    /// Each step with its duration.
     steps: Vec<(Step, Duration)>,
     since: Instant,
     interrupted: bool,
@@ -164,29 +164,29 @@ impl Report {
             self.since = Instant::now();
         }
         if self.output == Output::Text {
-            // Nobody reads it; the exit code remains.
+            // If standard output is closed, the exit code still reports the result.
             let _ = style::stdout().write_all(text::line(&step, took).as_bytes());
         }
         self.steps.push((step, took));
     }
 
-    /// A mount would refuse the class. Each of its mistakes is told on its own.
+    /// Reports each error of a class that a mount would reject.
     fn refuse(&mut self, error: Error, parameters: &BTreeMap<String, String>) {
         let review = request::review_class(parameters);
-        let told = |finding: &Finding| Error::new(finding.cause, finding.message_with_position());
+        let to_error = |finding: &Finding| Error::new(finding.cause, finding.message_with_position());
         let (odd, wrong): (Vec<_>, Vec<_>) =
             review.errors.iter().partition(|finding| finding.cause == Cause::UnknownName);
         let Some((last, others)) = wrong.split_last() else { return self.stop(error) };
         for finding in odd {
-            self.tell(Step::new("class", StepOutcome::Warn(told(finding).to_string())));
+            self.tell(Step::new("class", StepOutcome::Warn(to_error(finding).to_string())));
         }
         for finding in others {
-            self.tell(Step::fail("class", told(finding)));
+            self.tell(Step::fail("class", to_error(finding)));
         }
-        self.stop(told(last));
+        self.stop(to_error(last));
     }
 
-    /// The class cannot be used, and so nothing was asked.
+    /// Reports a class that cannot be used, and skips all other steps.
     fn stop(&mut self, error: Error) {
         self.tell(Step::fail("class", error));
         self.tell(Step::new("the rest", StepOutcome::Skip("not reached".to_owned())));
@@ -202,9 +202,9 @@ impl Report {
         match (failures, skipped) {
             _ if self.interrupted => "Interrupted.".to_owned(),
             (0, 0) => "A pod would get its files.".to_owned(),
-            (0, _) => format!("No problem found; objects that were not tried: {skipped} (--create tries them)."),
-            (1, _) => "1 problem; vaultmount explain ID tells more.".to_owned(),
-            _ => format!("{failures} problems; vaultmount explain ID tells more."),
+            (0, _) => format!("No problem found; objects not tested: {skipped} (--create tests them)."),
+            (1, _) => "1 problem. For details, run vaultmount explain ID.".to_owned(),
+            _ => format!("{failures} problems. For details, run vaultmount explain ID."),
         }
     }
 
@@ -215,7 +215,7 @@ impl Report {
             Output::Json => json::written(ok, &self.steps),
             Output::Text => format!("\n{}", self.conclusion(failures)),
         };
-        // Nobody reads it; the exit code remains.
+        // If standard output is closed, the exit code still reports the result.
         let _ = writeln!(io::stdout(), "{text}");
         if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

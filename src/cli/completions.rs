@@ -1,4 +1,4 @@
-//! `vaultmount completions`: a script for a shell.
+//! `vaultmount completions`: prints a completion script for a shell.
 
 use std::{io, process::ExitCode};
 
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 /// Flags of `vaultmount completions`.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to complete in
     #[arg(value_enum)]
     pub shell: Shell,
 }
@@ -21,11 +21,11 @@ pub fn run(args: CompletionsArgs) -> ExitCode {
     super::finish(super::printed(io::Write::write_all(&mut io::stdout(), &script)))
 }
 
-/// The command line without what help hides, which the generators would show.
+/// Returns the command line without hidden arguments, which the generators would include.
 fn shown() -> clap::Command {
     let command = super::command();
     let without_hidden = |sub: &clap::Command| {
-        // A conflict with an argument that is left out would be one with nothing.
+        // Conflicts are dropped, because they may name an omitted argument.
         let args = sub
             .get_arguments()
             .filter(|arg| !arg.is_hide_set())

@@ -1,4 +1,4 @@
-//! What commands have in common that play the driver: the class, the pod and its token, as a driver would send them.
+//! Arguments of commands that act as the driver: the class, the pod and its token, as a driver would send them.
 
 use std::{
     collections::BTreeMap,
@@ -24,34 +24,34 @@ use crate::{
     secret::SecretText,
 };
 
-/// What is mounted for whom, and by which way. Its last flags are below a heading, which a command's own flags reset.
+/// The class, the pod, and the connections to use. The last flags are below a heading, which a command's own flags reset.
 #[derive(Args, Clone, Debug)]
 pub struct ByHandArgs {
-    /// SecretProviderClass; `-` for standard input
+    /// File with the SecretProviderClass; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Its name, if the file holds several
+    /// Name of the class, if the file contains several
     #[arg(long, value_name = "NAME")]
     pub class: Option<String>,
 
-    /// Permission of files whose object names none, octal
+    /// Octal file mode for objects that set none
     #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
     pub permission: u32,
 
-    /// How much is logged.
+    /// Log flags.
     #[command(flatten)]
     pub log: LogArgs,
 
-    /// The pod.
+    /// Pod flags.
     #[command(flatten)]
     pub pod: PodArgs,
 
-    /// How to reach the server.
+    /// Server flags.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 
-    /// How to reach the Kubernetes API.
+    /// Kubernetes API flags.
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
 }
@@ -60,37 +60,37 @@ pub struct ByHandArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Pod")]
 pub struct PodArgs {
-    /// Its namespace [default: the class's, else default]
+    /// Namespace [default: the class's, else default]
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
 
-    /// Its name
+    /// Pod name
     #[arg(long = "pod", value_name = "NAME", default_value = "vaultmount")]
     pub name: String,
 
-    /// Its UID [default: the token's, else zeros]
+    /// Pod UID [default: the token's, else zeros]
     #[arg(long = "pod-uid", value_name = "UID")]
     pub uid: Option<String>,
 
-    /// Its service account
+    /// Service account
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub service_account: String,
 
-    /// File with its service account token; without it, one is requested
+    /// File with the service account token; requested from Kubernetes if omitted
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// Audience of that token [default: the class's, else vault]
+    /// Audience of the token [default: the class's, else vault]
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
 
-    /// Where the driver would mount
+    /// Path at which the driver would mount
     #[arg(long, value_name = "PATH")]
     pub target_path: Option<String>,
 }
 
 impl ByHandArgs {
-    /// The flags of a server that would do the same, from which [`Config`] is made.
+    /// Returns the equivalent flags of `serve`, from which [`Config`] is loaded.
     #[must_use]
     pub fn as_serve(&self) -> ServeArgs {
         ServeArgs {
@@ -102,7 +102,7 @@ impl ByHandArgs {
     }
 }
 
-/// The class of a file, by name if there are several; the error of one that is for another provider.
+/// Reads the class of a file, by name if there are several. Fails for a class of another provider.
 pub(super) fn class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Error> {
     let class = manifest::read_class(path, name)?;
     match class.provider.as_str() {
@@ -112,25 +112,25 @@ pub(super) fn class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Er
     }
 }
 
-/// The pod's namespace: as given, else the class's, as a pod mounts only classes of its own.
+/// Returns the pod's namespace: the flag, else the class's, because a pod mounts only classes of its own namespace.
 fn namespace<'a>(pod: &'a PodArgs, class: &'a ClassManifest) -> &'a str {
     let own = Some(class.namespace.as_str()).filter(|name| !name.is_empty());
     pod.namespace.as_deref().filter(|name| !name.is_empty()).or(own).unwrap_or("default")
 }
 
-/// The provider's name, which is also its default audience.
+/// Returns the provider's name, which is also its default audience.
 pub(super) fn provider(class: &ClassManifest) -> &'static str {
     if class.provider == "openbao" { "openbao" } else { "vault" }
 }
 
-/// The audience of the token: as given, else the class's, else the provider's.
+/// Returns the audience of the token: the flag, else the class's, else the provider's.
 pub(super) fn audience(pod: &PodArgs, class: &ClassManifest) -> String {
     let given =
         pod.audience.clone().or_else(|| class.parameters.get("audience").cloned()).filter(|name| !name.is_empty());
     given.unwrap_or_else(|| provider(class).to_owned())
 }
 
-/// The service account token in the file, or one asked of the Kubernetes API when there is one.
+/// Reads the service account token from its file, or requests one from the Kubernetes API if it is configured.
 pub(super) async fn token(
     pod: &PodArgs,
     config: &Config,
@@ -152,7 +152,7 @@ pub(super) async fn token(
     }
 }
 
-/// The call a driver would make.
+/// Builds the call that a driver would make.
 pub(super) fn call(
     pod: &PodArgs,
     permission: u32,
@@ -184,19 +184,19 @@ pub(super) fn call(
     }
 }
 
-/// The pod's UID: as given, else as the token says, so that each pod has a session of its own at a running server.
+/// Returns the pod's UID: the flag, else the UID in the token, so that each pod has its own session at a running provider.
 fn uid(pod: &PodArgs, class: &ClassManifest, token: Option<&SecretText>) -> String {
-    let said = pod.uid.clone().or_else(|| {
+    let uid = pod.uid.clone().or_else(|| {
         let (name, namespace) = (pod.name.clone(), namespace(pod, class).to_owned());
         let expected = Pod { name, namespace, uid: String::new(), service_account: pod.service_account.clone() };
         token::inspect(token?, &ExpectedClaims { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
     });
-    said.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
+    uid.unwrap_or_else(|| "00000000-0000-0000-0000-000000000000".to_owned())
 }
 
-/// An octal file mode: `0644`, `644` or `0o644`.
+/// Parses an octal file mode: `0644`, `644` or `0o644`.
 fn mode(text: &str) -> Result<u32, &'static str> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let mode = u32::from_str_radix(digits, 8).ok().filter(|m| *m <= 0o777 && !digits.starts_with('+'));
-    mode.ok_or("a file mode is octal, from 0 to 0777")
+    mode.ok_or("a file mode must be octal, from 0 to 0777")
 }

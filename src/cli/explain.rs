@@ -1,4 +1,4 @@
-//! `vaultmount explain`: rows of the table of causes.
+//! `vaultmount explain`: prints rows of the error table.
 
 use std::{
     fmt::Write as _,
@@ -10,27 +10,27 @@ use clap::Args;
 
 use super::style::{self, HEADING, PLACE, paint, wrapped};
 use crate::{
-    error::cause::{Cause, SECTIONS, markdown},
+    error::cause::{Cause, SECTIONS, render_markdown},
     text::closest_match,
 };
 
 /// Flags of `vaultmount explain`.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// Ids (VM0050), or a message with ids in it; without any, all are listed
+    /// IDs (VM0050), or a message that contains IDs; lists all errors if omitted
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
 
-    /// Print the whole table as the page docs/errors.md
+    /// Print all errors as the page docs/errors.md
     #[arg(long, conflicts_with = "ids")]
     pub markdown: bool,
 }
 
-/// Prints the rows; an id that does not exist is wrong usage.
+/// Prints the rows. An unknown ID is a usage error (exit code 2).
 #[must_use]
 pub fn run(args: &ExplainArgs) -> ExitCode {
     let done = if args.markdown {
-        io::stdout().write_all(markdown().as_bytes())
+        io::stdout().write_all(render_markdown().as_bytes())
     } else if args.ids.is_empty() {
         style::stdout().write_all(list().as_bytes())
     } else {
@@ -46,11 +46,11 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
     super::finish(super::printed(done))
 }
 
-/// The causes whose ids are in a text, each once, in its order; and what is wrong with other ids.
+/// Returns the causes whose IDs a text contains, each once and in order, and an error for each unknown ID.
 fn causes(text: &str) -> (Vec<Cause>, Vec<String>) {
     let (mut causes, mut others) = (Vec::new(), Vec::new());
     for id in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_id(word)) {
-        match Cause::of_id(id) {
+        match Cause::from_id(id) {
             Some(cause) if causes.contains(&cause) => {}
             Some(cause) => causes.push(cause),
             None => others.push(unknown(id)),
@@ -68,8 +68,8 @@ fn is_id(word: &str) -> bool {
 }
 
 fn unknown(text: &str) -> String {
-    let near = closest_match(text, Cause::all().map(Cause::id)).map(|id| format!("; perhaps {id} was meant"));
-    format!("{text:?} is no id; vaultmount explain lists them{}", near.unwrap_or_default())
+    let near = closest_match(text, Cause::all().map(Cause::id)).map(|id| format!("; did you mean {id}?"));
+    format!("{text:?} is not a known error ID; run vaultmount explain to list all IDs{}", near.unwrap_or_default())
 }
 
 fn list() -> String {
@@ -87,16 +87,16 @@ fn list() -> String {
 fn row(cause: Cause) -> String {
     let row = cause.info();
     let code = paint(PLACE, format_args!("({})", row.code)).to_string();
-    let mend = format!("Mend: {}", row.fix);
+    let fix = format!("Fix: {}", row.fix);
     format!(
         "{} {code}\n\n{}\n{}",
         paint(HEADING, format_args!("{} {}", row.id, row.title)),
         wrap(row.explanation),
-        wrap(&mend)
+        wrap(&fix)
     )
 }
 
-/// Words on lines of their own, indented.
+/// Wraps words into indented lines.
 fn wrap(words: &str) -> String {
     format!("  {}\n", wrapped(words, 2))
 }
@@ -111,9 +111,9 @@ mod tests {
             assert_eq!(causes(text), (vec![Cause::VaultPolicyDenied], Vec::new()), "{text}");
         }
         assert_eq!(causes("VM0020 vm0050"), (vec![Cause::Sealed, Cause::VaultPolicyDenied], Vec::new()));
-        assert!(causes("VM50").1[0].contains("perhaps VM00"));
-        assert!(causes("VM9999").1[0].contains("is no id"));
-        assert!(causes("nothing").1[0].contains("explain lists"));
+        assert!(causes("VM50").1[0].contains("did you mean VM00"));
+        assert!(causes("VM9999").1[0].contains("is not a known error ID"));
+        assert!(causes("nothing").1[0].contains("run vaultmount explain"));
     }
 
     #[test]
@@ -127,6 +127,6 @@ mod tests {
     #[test]
     fn the_page_is_the_table() {
         let page = include_str!("../../docs/errors.md");
-        assert!(page == markdown(), "docs/errors.md is not what the table says: run `make docs`");
+        assert!(page == render_markdown(), "docs/errors.md differs from the table: run `make docs`");
     }
 }

@@ -1,4 +1,4 @@
-//! `vaultmount install` and `vaultmount uninstall`: our place among the driver's providers on a node.
+//! `vaultmount install` and `vaultmount uninstall`: the socket directory and links on a node.
 
 use std::{
     io::{self, Write},
@@ -13,28 +13,28 @@ use tokio::time;
 
 use crate::install::{self, InstallLog, Owner};
 
-/// Where drivers look for providers by default, and where charts of providers put theirs.
+/// Default providers directory of drivers, also used by the charts of other providers.
 const PROVIDERS: &str = "/var/run/secrets-store-csi-providers";
 
-/// Between two looks at whether a name is free.
+/// Delay between two attempts with `--wait`.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Flags of `vaultmount install`.
 #[derive(Args, Clone, Debug)]
 pub struct InstallArgs {
-    /// The driver's folder of providers
+    /// The driver's providers directory
     #[arg(long, value_name = "DIR", default_value = PROVIDERS)]
     pub providers_dir: PathBuf,
 
-    /// Provider name to answer to; repeatable
+    /// Provider name to serve; repeatable
     #[arg(long, value_name = "NAME", default_values = ["vault", "openbao"], value_parser = provider)]
     pub provider: Vec<String>,
 
-    /// Who serves, by number
+    /// Numeric user and group of serve
     #[arg(long, value_name = "UID:GID", default_value = "65532:65532", value_parser = owner)]
     pub owner: Owner,
 
-    /// Try again until it works
+    /// Retry until it succeeds
     #[arg(long)]
     pub wait: bool,
 }
@@ -42,16 +42,16 @@ pub struct InstallArgs {
 /// Flags of `vaultmount uninstall`.
 #[derive(Args, Clone, Debug)]
 pub struct UninstallArgs {
-    /// The driver's folder of providers
+    /// The driver's providers directory
     #[arg(long, value_name = "DIR", default_value = PROVIDERS)]
     pub providers_dir: PathBuf,
 
-    /// Stay until told to stop, as the container of a daemon set must
+    /// Keep running until a signal arrives, as the container of a DaemonSet must
     #[arg(long)]
     pub wait_for_signal: bool,
 }
 
-/// Makes the private folder and the links.
+/// Creates the private directory and the links.
 #[must_use]
 pub fn install(args: &InstallArgs) -> ExitCode {
     super::finish(super::block_on(installed(args)))
@@ -59,26 +59,26 @@ pub fn install(args: &InstallArgs) -> ExitCode {
 
 async fn installed(args: &InstallArgs) -> Result<(), String> {
     let mut stop = pin!(super::told_to_stop());
-    let mut told = String::new();
+    let mut last_error = String::new();
     loop {
         match install::install(&args.providers_dir, &args.provider, args.owner).await {
             Err(error) if args.wait => {
-                if error != told {
+                if error != last_error {
                     super::complain(&error);
-                    told = error;
+                    last_error = error;
                 }
             }
             done => return done.and_then(tell),
         }
-        // The first process of a container dies of no signal that it does not ask for.
+        // The first process of a container ignores signals that it does not handle.
         tokio::select! {
-            () = &mut stop => return Err("told to stop".to_owned()),
+            () = &mut stop => return Err("stopped by a signal".to_owned()),
             () = time::sleep(PAUSE) => {}
         }
     }
 }
 
-/// Removes them.
+/// Removes the links and the private directory.
 #[must_use]
 pub fn uninstall(args: &UninstallArgs) -> ExitCode {
     super::finish(super::block_on(async {
@@ -91,12 +91,12 @@ pub fn uninstall(args: &UninstallArgs) -> ExitCode {
 }
 
 fn tell(report: InstallLog) -> Result<(), String> {
-    let nothing = vec!["nothing of vaultmount is here".to_owned()];
+    let nothing = vec!["vaultmount is not installed here".to_owned()];
     let lines = if report.is_empty() { nothing } else { report };
     super::printed(lines.iter().try_for_each(|line| writeln!(io::stdout(), "{line}")))
 }
 
-/// A provider's name, as drivers take it: `^[a-zA-Z0-9_-]{0,30}$`, here not empty.
+/// Parses a provider's name. Drivers accept `^[a-zA-Z0-9_-]{0,30}$`; here it must not be empty.
 fn provider(text: &str) -> Result<String, String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if (1..=30).contains(&text.len()) && text.chars().all(is_name) {
@@ -109,5 +109,5 @@ fn provider(text: &str) -> Result<String, String> {
 fn owner(text: &str) -> Result<Owner, String> {
     let parsed =
         text.split_once(':').and_then(|(uid, gid)| Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? }));
-    parsed.ok_or_else(|| "an owner is a user's and a group's number, such as 65532:65532".to_owned())
+    parsed.ok_or_else(|| "an owner is a numeric user and group ID, such as 65532:65532".to_owned())
 }

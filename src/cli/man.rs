@@ -1,4 +1,4 @@
-//! `vaultmount man`: the manual, one page with all commands.
+//! `vaultmount man`: prints the manual, one page with all commands.
 
 use std::{
     io::{self, Write},
@@ -7,7 +7,7 @@ use std::{
 
 use clap_mangen::Man;
 
-/// What no flag tells: environment, files, exit codes, examples.
+/// Sections that are not derived from flags: environment, files, exit codes, examples.
 const TAIL: &str = include_str!("man.roff");
 
 /// Prints the page as roff, for `man -l -`.
@@ -29,14 +29,14 @@ fn page() -> io::Result<Vec<u8>> {
         writeln!(page, "{}.", command.get_about().map(ToString::to_string).unwrap_or_default())?;
         let mut options = Vec::new();
         Man::new(command.clone()).render_options_section(&mut options)?;
-        // The headings of flags go below that of their command.
+        // Headings of flags are subsections of their command.
         page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").bytes());
     }
     page.extend(TAIL.bytes());
     Ok(ascii(&String::from_utf8_lossy(&page)).into_bytes())
 }
 
-/// troff reads bytes; everything beyond ASCII is named.
+/// Escapes non-ASCII characters, because troff reads bytes.
 fn ascii(text: &str) -> String {
     let named = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
     text.chars().map(named).collect()

@@ -1,4 +1,4 @@
-//! `vaultmount mount`: plays the driver for one class, and shows what a pod would get.
+//! `vaultmount mount`: acts as the driver for one class, and prints the files that a pod would get.
 
 use std::{
     fs,
@@ -32,11 +32,11 @@ use crate::{
 /// Flags of `vaultmount mount`.
 #[derive(Args, Clone, Debug)]
 pub struct MountArgs {
-    /// What and for whom.
+    /// The class and the pod.
     #[command(flatten)]
     pub by_hand: ByHandArgs,
 
-    /// Running server to ask; without it, this process does the mount
+    /// Socket of a running provider; without it, this process performs the mount
     #[arg(help_heading = None, long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
     pub endpoint: Option<PathBuf>,
 
@@ -44,17 +44,17 @@ pub struct MountArgs {
     #[arg(help_heading = None, short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
-    /// Print the files' contents, which are secret
+    /// Print the contents of the files, which are secret
     #[arg(long, help_heading = None)]
     pub show: bool,
 
-    /// Key of object versions, to print those of the cluster; random otherwise
+    /// Object version key, to print the cluster's versions; random if omitted
     #[arg(help_heading = None, long, value_name = "FILE", conflicts_with = "endpoint")]
     pub hmac_key_file: Option<String>,
 }
 
 impl MountArgs {
-    /// The flags of a server that would do the same, from which [`Config`] is made.
+    /// Returns the equivalent flags of `serve`, from which [`Config`] is loaded.
     #[must_use]
     pub fn as_serve(&self) -> ServeArgs {
         ServeArgs { hmac_key_file: self.hmac_key_file.clone(), ..self.by_hand.as_serve() }
@@ -85,12 +85,12 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
     let token = driver_args::token(&what.pod, config, &class, &audience).await.map_err(|e| e.to_string())?;
     let call = driver_args::call(&what.pod, what.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
-        Client::connect(socket).await.map_err(|e| format!("{} cannot be called: {e}", socket.display()))?
+        Client::connect(socket).await.map_err(|e| format!("cannot connect to {}: {e}", socket.display()))?
     } else {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        // The key in the cluster would have to be created there if absent; a look must not do that.
+        // Uses a process-local key: reading the cluster's key would create it if absent, which this command must not do.
         let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(HmacKeys::process_local()), HmacKeys::from_file);
         let mounter = app::mount_service(config, None, key?, Observers::default(), None);
         provider::local(Arc::new(mounter), driver_args::provider(&class)).await.map_err(|e| e.to_string())?
@@ -98,12 +98,12 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }
 
-/// Writes the files below a folder.
+/// Writes the files below a directory.
 fn write(folder: &Path, files: &[File]) -> Result<(), String> {
     for file in files {
         let relative = Path::new(&file.path);
         if !relative.components().all(|c| matches!(c, Component::Normal(_))) {
-            return Err(format!("the file name {:?} leads out of {}", file.path, folder.display()));
+            return Err(format!("the file name {:?} is outside of {}", file.path, folder.display()));
         }
         let path = folder.join(relative);
         write_one(&path, file).map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
@@ -120,7 +120,7 @@ fn write_one(path: &Path, file: &File) -> io::Result<()> {
     open.set_permissions(fs::Permissions::from_mode(file.mode.cast_unsigned()))
 }
 
-/// Names first; then, past everything that looks for colour in text, the contents as they are.
+/// Prints names first, then the contents, which bypass colour handling so that they stay unchanged.
 fn print(response: &MountResponse, show: bool) -> io::Result<()> {
     let mut out = style::stdout();
     let width = response.files.iter().map(|f| f.path.len()).max().unwrap_or(0).max(4);

@@ -1,4 +1,4 @@
-//! `vaultmount revoke --all`: ends what a process that serves holds, before it is taken away for good.
+//! `vaultmount revoke --all`: revokes all tokens of the running provider, before it is uninstalled.
 
 use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
 
@@ -14,25 +14,25 @@ use crate::observe::status::RevocationSummary;
 /// Flags of `vaultmount revoke`.
 #[derive(Args, Clone, Debug)]
 pub struct RevokeArgs {
-    /// Revoke everything; there is no revoking of less
+    /// Revoke everything (required; partial revocation is not supported)
     #[arg(long)]
     pub all: bool,
 
-    /// Whom to tell.
+    /// The provider's socket and the output format.
     #[command(flatten)]
     pub at: SocketArgs,
 }
 
-/// What is said to whoever does not say `--all`.
+/// Warning that is printed without `--all`.
 const WARNING: &str = "\
-revoke --all revokes every Vault token that the process here holds, with every
-credential leased under them. Its pods lose access at once, and it refuses mounts until it is
-restarted. That is for uninstalling. To do it, say --all.";
+revoke --all revokes every Vault token of the running provider, with every credential
+leased under them. Pods lose access at once, and the provider rejects mounts until you
+restart it. Use it only before you uninstall. To continue, pass --all.";
 
-/// How long the answer may take: Vault revokes each token and what is leased under it.
+/// Timeout of the request: Vault revokes each token and the leases under it.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Revokes everything; fails when something is left.
+/// Revokes everything. Fails if a token remains.
 #[must_use]
 pub fn run(args: &RevokeArgs) -> ExitCode {
     if !args.all {
@@ -44,11 +44,11 @@ pub fn run(args: &RevokeArgs) -> ExitCode {
         let answer = status_client::ask(&args.at, Method::POST, "/revoke", PATIENCE).await?;
         let revoked: RevocationSummary = answer.read()?;
         is_complete = revoked.is_complete();
-        let told = match args.at.output {
+        let output = match args.at.output {
             Output::Text => written(&revoked),
             Output::Json => answer.json() + "\n",
         };
-        super::printed(style::stdout().write_all(told.as_bytes()))
+        super::printed(style::stdout().write_all(output.as_bytes()))
     });
     match done {
         Ok(()) if !is_complete => ExitCode::FAILURE,
@@ -59,7 +59,7 @@ pub fn run(args: &RevokeArgs) -> ExitCode {
 fn written(revoked: &RevocationSummary) -> String {
     let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
     let mut text = format!(
-        "{} {} revoked; Vault ends what was leased under them within moments\n",
+        "{} {} revoked; Vault ends the leases under them within moments\n",
         paint(OK, "ok   "),
         tokens(revoked.tokens)
     );
@@ -67,10 +67,9 @@ fn written(revoked: &RevocationSummary) -> String {
         let _ = writeln!(text, "{} {failed}", paint(ERROR, "FAIL "));
     }
     if revoked.remaining > 0 {
-        let _ =
-            writeln!(text, "{} {} left: each ends by itself in time", paint(ERROR, "FAIL "), tokens(revoked.remaining));
+        let _ = writeln!(text, "{} {} left: each expires on its own", paint(ERROR, "FAIL "), tokens(revoked.remaining));
     }
-    text + "Mounts are refused until vaultmount is restarted.\n"
+    text + "Mounts are rejected until you restart vaultmount.\n"
 }
 
 #[cfg(test)]
@@ -85,6 +84,6 @@ mod tests {
         let some =
             plain(&RevocationSummary { tokens: 3, failed: vec!["shop/web-0: denied [VM0050]".into()], remaining: 2 });
         assert!(some.contains("FAIL  shop/web-0: denied") && some.contains("FAIL  2 tokens left"), "{some}");
-        assert!(some.contains("refused until"), "{some}");
+        assert!(some.contains("rejected until"), "{some}");
     }
 }

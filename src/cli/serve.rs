@@ -1,4 +1,4 @@
-//! `vaultmount serve`: answers the driver until SIGTERM or SIGINT.
+//! `vaultmount serve`: serves the driver until SIGTERM or SIGINT.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{app::App, config::ServeArgs, telemetry};
 
-/// Serves; fails with every configuration error, or with what cannot be had.
+/// Serves the driver. Fails with every configuration error, or if a resource cannot be acquired.
 #[must_use]
 pub fn run(args: &ServeArgs) -> ExitCode {
     let (config, warnings) = match super::configured(args) {
@@ -23,10 +23,10 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }))
 }
 
-/// Reads settings again at each SIGHUP.
+/// Reloads the log filter on each SIGHUP.
 async fn reload() {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        return tracing::error!("SIGHUP cannot be received: it ends this process");
+        return tracing::error!("cannot listen for SIGHUP; SIGHUP ends this process");
     };
     while hangup.recv().await.is_some() {
         telemetry::reload();

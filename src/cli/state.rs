@@ -1,4 +1,4 @@
-//! `vaultmount state`: what is kept for the next process, looked at without changing it.
+//! `vaultmount state`: inspects the saved state without changing it.
 
 #![expect(clippy::doc_markdown, reason = "help texts are printed as they are, backticks included")]
 
@@ -28,41 +28,43 @@ use crate::{
 /// Flags of `vaultmount state`.
 #[derive(Args, Clone, Debug)]
 pub struct StateArgs {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub what: What,
 }
 
-/// What to do with the folder.
+/// The subcommands of `vaultmount state`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum What {
-    /// List the sessions that are kept: pods, tokens' ends, sizes
-    #[command(after_help = "It prints no secret.\n\nExample:\n  vaultmount state ls --state-dir=/vaultmount/state")]
+    /// List the saved sessions: pods, token expiry, sizes
+    #[command(
+        after_help = "The output contains no secret.\n\nExample:\n  vaultmount state ls --state-dir=/vaultmount/state"
+    )]
     Ls(FolderArgs),
 
-    /// Check that every file can be read
+    /// Verify that every file can be read
     #[command(
-        after_help = "Exit code: 0 when all can be read, 1 when one cannot.\n\nExample:\n  vaultmount state verify --state-dir=/vaultmount/state"
+        after_help = "Exit code: 0 if all files can be read, 1 otherwise.\n\nExample:\n  vaultmount state verify --state-dir=/vaultmount/state"
     )]
     Verify(FolderArgs),
 }
 
-/// Which folder, and the key to what is in it.
+/// The state directory and the key that its files are encrypted with.
 #[derive(Args, Clone, Debug)]
 pub struct FolderArgs {
-    /// The folder, as serve has it (VAULTMOUNT_STATE_DIR)
+    /// State directory of serve (VAULTMOUNT_STATE_DIR)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// File that holds the key, instead of the Secret
+    /// File with the key, instead of the Secret
     #[arg(long, value_name = "FILE")]
     pub hmac_key_file: Option<PathBuf>,
 
-    /// Secret that holds the key
+    /// Secret with the key
     #[arg(long, value_name = "NAME", default_value = "vault-csi-provider-hmac-key")]
     pub hmac_secret_name: String,
 
-    /// Reach the API by this file instead of the pod's service account
+    /// Kubeconfig file to use instead of the pod's service account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
@@ -71,7 +73,7 @@ pub struct FolderArgs {
     pub output: Output,
 }
 
-/// One file.
+/// One file of the state directory.
 #[derive(Serialize)]
 struct Row {
     file: String,
@@ -83,7 +85,7 @@ struct Row {
     fault: Option<String>,
 }
 
-/// What is in it.
+/// A summary of one saved session.
 #[derive(Serialize)]
 struct Kept {
     namespace: String,
@@ -91,9 +93,9 @@ struct Kept {
     role: String,
     address: String,
     tokens: Vec<Token>,
-    /// Answers that are kept.
+    /// Number of cached secrets.
     answers: usize,
-    /// Of these, how many were leased.
+    /// Number of cached secrets with a lease.
     leased: usize,
 }
 
@@ -103,7 +105,7 @@ struct Token {
     ends: Option<Timestamp>,
 }
 
-/// Looks, and prints.
+/// Reads the state directory and prints it.
 #[must_use]
 pub fn run(args: &StateArgs) -> ExitCode {
     let (folder, is_check) = match &args.what {
@@ -129,7 +131,7 @@ pub fn run(args: &StateArgs) -> ExitCode {
 async fn rows(args: &FolderArgs) -> Result<Vec<Row>, String> {
     let variable = std::env::var_os(STATE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = args.state_dir.clone().or(variable);
-    let folder = folder.ok_or_else(|| format!("no folder is named, by --state-dir or {STATE_VARIABLE}"))?;
+    let folder = folder.ok_or_else(|| format!("state directory not set; pass --state-dir or set {STATE_VARIABLE}"))?;
     let key = StateKey::derive(&key(args).await?);
     let mut rows: Vec<Row> =
         list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(row).collect();
@@ -138,22 +140,22 @@ async fn rows(args: &FolderArgs) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// The key of a file, or of the Secret, which is not made if it is absent: there is nothing sealed under it then.
+/// Reads the key from a file, or from the Secret. An absent Secret is not created, because no state is encrypted with it.
 async fn key(args: &FolderArgs) -> Result<Vec<u8>, String> {
     if let Some(file) = &args.hmac_key_file {
         return std::fs::read(file).map_err(|e| format!("--hmac-key-file {}: {e}", file.display()));
     }
     let kube =
         kube::Config::from_env(args.kubeconfig.clone()).build(std::sync::Arc::default()).map_err(|e| e.to_string())?;
-    let kube = kube.ok_or("not in a cluster, so that there is no key: name it by --hmac-key-file or --kubeconfig")?;
+    let kube = kube.ok_or("no key: not running in a cluster; pass --hmac-key-file or --kubeconfig")?;
     let name = &args.hmac_secret_name;
     let key = kube.find_hmac_key(name).await.map_err(|e| e.to_string())?;
-    key.map(|key| key.expose().to_vec()).ok_or_else(|| format!("there is no Secret {}/{name}", kube.namespace()))
+    key.map(|key| key.expose().to_vec()).ok_or_else(|| format!("Secret {}/{name} not found", kube.namespace()))
 }
 
 fn row(listed: ListedFile) -> Row {
     let file = listed.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (bytes, written) = (listed.bytes, listed.written.and_then(|at| Timestamp::try_from(at).ok()));
+    let (bytes, written) = (listed.bytes, listed.modified_at.and_then(|at| Timestamp::try_from(at).ok()));
     let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());
     let saved = listed.content.map_err(|fault| fault.to_string());
     let saved = saved.and_then(|content| SavedSession::parse(&content).ok_or("it is damaged".to_owned()));
@@ -184,10 +186,10 @@ impl Kept {
 fn listed(rows: &[Row]) -> io::Result<()> {
     let mut out = style::stdout();
     if rows.is_empty() {
-        return writeln!(out, "nothing is kept");
+        return writeln!(out, "no saved sessions");
     }
     let cells: Vec<[String; 7]> = rows.iter().map(Row::cells).collect();
-    let titles = ["POD", "ROLE", "TOKEN ENDS", "ANSWERS", "LEASED", "BYTES", "FILE"].map(str::to_owned);
+    let titles = ["POD", "ROLE", "TOKEN EXPIRES", "SECRETS", "LEASED", "BYTES", "FILE"].map(str::to_owned);
     let width = |at: usize| cells.iter().chain([&titles]).map(|cells| cells[at].chars().count()).max().unwrap_or(0);
     let widths: [usize; 7] = std::array::from_fn(width);
     for (at, title) in titles[..6].iter().enumerate() {

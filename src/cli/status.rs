@@ -1,4 +1,4 @@
-//! `vaultmount status`: what a process that serves holds, and how it stands.
+//! `vaultmount status`: prints the running provider's pods, tokens, secrets and recent failures.
 
 mod text;
 
@@ -15,23 +15,23 @@ use super::{
 /// Flags of `vaultmount status`.
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// Whom to ask.
+    /// The provider's socket and the output format.
     #[command(flatten)]
     pub at: SocketArgs,
 }
 
-/// How long the answer may take: it is made from memory.
+/// Timeout of the request, which the provider answers from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks and prints.
+/// Requests the status and prints it.
 #[must_use]
 pub fn run(args: &StatusArgs) -> ExitCode {
     super::finish(super::block_on(async {
         let answer = status_client::ask(&args.at, Method::GET, "/status", PATIENCE).await?;
-        let told = match args.at.output {
+        let output = match args.at.output {
             Output::Text => text::written(&answer.read()?),
             Output::Json => answer.json() + "\n",
         };
-        super::printed(style::stdout().write_all(told.as_bytes()))
+        super::printed(style::stdout().write_all(output.as_bytes()))
     }))
 }

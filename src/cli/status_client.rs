@@ -1,5 +1,5 @@
-//! What commands share that ask a process that serves: where its status socket is, one request, and what is printed of
-//! the answer.
+//! Client for the status socket of the running provider: finds the socket, sends one request, and prepares the response
+//! for printing.
 
 use std::{
     fmt::Write as _,
@@ -22,10 +22,10 @@ use crate::{
     text::{is_terminal_control, one_line, replace_control_chars},
 };
 
-/// Flags of commands that ask a process that serves.
+/// Flags of commands that connect to the running provider.
 #[derive(Args, Clone, Debug)]
 pub struct SocketArgs {
-    /// Its status socket; found by itself in its container
+    /// Status socket; found automatically in the provider's container
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
@@ -34,43 +34,43 @@ pub struct SocketArgs {
     pub output: Output,
 }
 
-/// How an answer is printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For a reader.
+    /// Human-readable text.
     #[default]
     Text,
-    /// As it was answered.
+    /// The response as received.
     Json,
 }
 
-/// What was answered.
+/// A successful response.
 pub(super) struct Answer {
     json: String,
 }
 
-/// Where a process makes its status socket: with our manifests, with both charts, and by default.
+/// Usual paths of the status socket: with our manifests, with both charts, and by default.
 const PLACES: [&str; 4] =
     ["/vaultmount/vault.status", "/provider/vault.status", "/provider/openbao.status", "/tmp/vault.status"];
-/// The largest answer, in bytes: thousands of pods fit.
+/// Maximum size of a response, in bytes. Thousands of pods fit.
 const MAX_ANSWER: usize = 64 << 20;
-/// The most of an answer that is no answer of ours that is repeated, in bytes.
+/// Maximum length of an unexpected response that an error quotes, in bytes.
 const MAX_SAID: usize = 200;
 
-/// Asks the process that serves at the socket; the answer may take so long.
+/// Sends a request to the provider at the socket, with a timeout.
 pub(super) async fn ask(args: &SocketArgs, method: Method, path: &str, patience: Duration) -> Result<Answer, String> {
     let socket = find(args.socket.clone(), std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from), &PLACES)?;
-    let at = |error: String| format!("{} cannot be asked: {error}", socket.display());
-    let late = |_| at(format!("no answer within {} s", patience.as_secs()));
+    let at = |error: String| format!("request to {} failed: {error}", socket.display());
+    let late = |_| at(format!("timed out after {} s", patience.as_secs()));
     let (status, body) = timeout(patience, request(&socket, method, path)).await.map_err(late)?.map_err(at)?;
     let text = String::from_utf8_lossy(&body).into_owned();
     if status != StatusCode::OK {
-        return Err(at(format!("it says {status}: {}", one_line(&text, MAX_SAID))));
+        return Err(at(format!("status {status}: {}", one_line(&text, MAX_SAID))));
     }
     Ok(Answer { json: text })
 }
 
-/// The socket that was named, or the first that is there.
+/// Returns the socket of the flag or variable, else the first path that exists.
 fn find(named: Option<PathBuf>, variable: Option<PathBuf>, places: &[&str]) -> Result<PathBuf, String> {
     let variable = variable.filter(|path| !path.as_os_str().is_empty() && path != Path::new("off"));
     if let Some(path) = named.or(variable) {
@@ -78,7 +78,7 @@ fn find(named: Option<PathBuf>, variable: Option<PathBuf>, places: &[&str]) -> R
     }
     places.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
         let places = places.join(", ");
-        format!("no status socket is at {places}; name that of the process by --socket PATH or {SOCKET_VARIABLE}")
+        format!("status socket not found at {places}; pass --socket PATH or set {SOCKET_VARIABLE}")
     })
 }
 
@@ -94,14 +94,14 @@ async fn request(socket: &Path, method: Method, path: &str) -> Result<(StatusCod
 }
 
 impl Answer {
-    /// What it says, every text made fit for a terminal.
+    /// Parses the response. Control characters in every string are replaced for the terminal.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
         let mut value: Value = serde_json::from_str(&self.json).map_err(|e| no_answer(&e))?;
         clean(&mut value);
         serde_json::from_value(value).map_err(|e| no_answer(&e))
     }
 
-    /// The JSON as it was answered. What would steer a terminal is escaped, which changes no value.
+    /// Returns the JSON as received, with terminal control characters escaped, which changes no value.
     pub(super) fn json(&self) -> String {
         let mut written = String::with_capacity(self.json.len());
         for c in self.json.trim_end().chars() {
@@ -118,7 +118,7 @@ impl Answer {
 }
 
 fn no_answer(error: &serde_json::Error) -> String {
-    format!("the answer is not understood: {error}; is the process of another version?")
+    format!("cannot parse the response: {error}; check that the provider has the same version as this command")
 }
 
 fn clean(value: &mut Value) {
@@ -146,9 +146,9 @@ mod tests {
         for unset in [None, path(""), path("off")] {
             assert_eq!(find(None, unset, &places), Ok(there.clone()));
         }
-        let said = find(None, None, &places[..1]).unwrap_err();
+        let error = find(None, None, &places[..1]).unwrap_err();
         for part in ["/not/there", "--socket", SOCKET_VARIABLE] {
-            assert!(said.contains(part), "{said}");
+            assert!(error.contains(part), "{error}");
         }
     }
 

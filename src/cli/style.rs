@@ -1,7 +1,7 @@
-//! What output for people looks like on a terminal; anywhere else it is plain.
+//! Styles of human-readable output on a terminal. Elsewhere the output is plain.
 //!
-//! Text is painted always and written through [`stdout`] or [`stderr`], each of which takes the colour out again unless
-//! it is a terminal that has colours, as clap does for its help. `NO_COLOR`, `CLICOLOR_FORCE` and `CLICOLOR` go before that, in this order.
+//! Text is always painted, and written through [`stdout`] or [`stderr`], which remove the colour unless the stream is a
+//! terminal with colours, as clap does for its help. `NO_COLOR`, `CLICOLOR_FORCE` and `CLICOLOR` override this, in this order.
 
 use std::{
     fmt::{self, Display},
@@ -11,23 +11,23 @@ use std::{
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 
-/// What went well.
+/// Success.
 pub const OK: Style = AnsiColor::Green.on_default();
-/// What may be wrong.
+/// Warnings.
 pub const WARNING: Style = AnsiColor::Yellow.on_default();
-/// What is wrong.
+/// Errors.
 pub const ERROR: Style = AnsiColor::Red.on_default().bold();
-/// What was not done.
+/// Skipped steps.
 pub const SKIPPED: Style = AnsiColor::Cyan.on_default();
-/// Headings, of tables too.
+/// Headings, including those of tables.
 pub const HEADING: Style = Style::new().bold();
-/// What goes aside: places in files, what was asked, ids beside a title.
+/// Secondary text: positions in files, requests, IDs beside a title.
 pub const PLACE: Style = Style::new().dimmed();
 
-/// Text in a style. Widths and alignment count what is seen: `{:<8}` of it pads the text.
+/// Text in a style. Width and alignment count visible characters: `{:<8}` pads the text.
 pub struct Painted<T>(Style, T);
 
-/// Puts text in a style; nested paint ends the outer one.
+/// Puts text in a style. Nested paint ends the outer style.
 #[must_use]
 pub fn paint<T: Display>(style: Style, text: T) -> Painted<T> {
     Painted(style, text)
@@ -41,10 +41,10 @@ impl<T: Display> Display for Painted<T> {
     }
 }
 
-/// Where lines for people end, in columns.
+/// Line width of human-readable output, in columns.
 pub const WIDTH: usize = 100;
 
-/// Words on lines that end before [`WIDTH`], all but the first indented by so many columns, in which the first begins.
+/// Wraps words into lines of at most [`WIDTH`] columns. The first line starts at column `indent`; the others are indented by it.
 #[must_use]
 pub fn wrapped(words: &str, indent: usize) -> String {
     let (mut text, mut column) = (String::new(), indent);
@@ -65,13 +65,13 @@ pub fn wrapped(words: &str, indent: usize) -> String {
     text
 }
 
-/// Standard output for painted text. What must stay as it is, byte for byte, goes to [`std::io::stdout`].
+/// Returns standard output for painted text. Byte-exact output goes to [`std::io::stdout`].
 #[must_use]
 pub fn stdout() -> AutoStream<StdoutLock<'static>> {
     anstream::stdout().lock()
 }
 
-/// Standard error for painted text.
+/// Returns standard error for painted text.
 #[must_use]
 pub fn stderr() -> AutoStream<StderrLock<'static>> {
     anstream::stderr().lock()

@@ -1,4 +1,4 @@
-//! `vaultmount validate`: manifests against the rules of a mount, without a server.
+//! `vaultmount validate`: checks manifests against the rules of a mount, without a server.
 
 mod github;
 mod json;
@@ -24,39 +24,39 @@ use crate::{
 /// Flags of `vaultmount validate`.
 #[derive(Args, Clone, Debug)]
 pub struct ValidateArgs {
-    /// Files, folders (every *.yaml, *.yml and *.json below them), or `-` for standard input
+    /// Files, directories (every *.yaml, *.yml and *.json below them), or `-` for standard input
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 
-    /// Policy file of the provider that the classes are for
+    /// Policy file to check the classes against
     #[arg(long, value_name = "FILE")]
     pub policy_file: Option<PathBuf>,
 
-    /// How findings are written: text, json, sarif or github
+    /// Format: text, json, sarif or github
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
     pub output: Format,
 
-    /// Fail on warnings, too
+    /// Also fail on warnings
     #[arg(long)]
     pub strict: bool,
 }
 
-/// How findings are written.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people: place, message, the line itself
+    /// Human-readable: position, message, source line
     #[default]
     Text,
     /// One JSON object
     Json,
     /// SARIF 2.1.0, for code scanning
     Sarif,
-    /// Workflow commands, which GitHub shows beside the lines
+    /// GitHub workflow commands, shown beside the lines
     Github,
 }
 
-/// Looks at the files. 0 when all is well, 1 when something is wrong, 2 when a file cannot be read; the others are looked
-/// at all the same.
+/// Validates the files. Exits with 0 without errors, 1 with errors, and 2 if a file cannot be read. The other files are
+/// validated nevertheless.
 #[must_use]
 pub fn run(args: &ValidateArgs) -> ExitCode {
     let (mut inputs, mut unreadable) = (Vec::new(), Vec::new());
@@ -66,7 +66,7 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
             Err(error) => unreadable.push(format!("{} cannot be read: {error}", manifest::display_path(path))),
         }
     }
-    // The policy alone is enough to look at.
+    // With a policy file, paths are optional.
     let is_alone = args.policy_file.is_some() && args.paths.is_empty();
     let named = if is_alone { Vec::new() } else { files(&args.paths, &mut unreadable) };
     for (path, name) in named {
@@ -110,13 +110,13 @@ fn written(report: &ValidationReport, output: Format) -> String {
     }
 }
 
-/// The files that are named, and those in the folders that are named, each once and with its name; what hides some of
-/// them is `unreadable`.
+/// Returns the named files, and those in the named directories, each once and with its display name. Adds paths that cannot
+/// be read to `unreadable`.
 fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, String)> {
     let stdin = PathBuf::from("-");
     let paths = match paths {
         [] if io::stdin().is_terminal() => {
-            unreadable.push("name files or folders to look at, or - for standard input".to_owned());
+            unreadable.push("name files or directories to validate, or - for standard input".to_owned());
             &[]
         }
         [] => std::slice::from_ref(&stdin),
@@ -136,8 +136,8 @@ fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, Strin
     files.into_iter().map(named).collect()
 }
 
-/// The manifests below a folder by name; what is hidden is left out, and so are pipes and devices. Links to folders are not
-/// followed.
+/// Collects the manifests below a directory, sorted by name. Skips hidden files, pipes and devices, and does not follow links
+/// to directories.
 fn below(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut entries = entries.unwrap_or_else(|error| {
@@ -159,12 +159,12 @@ fn below(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) 
     }
 }
 
-/// Whether a file by this name is no file of a project: standard input, or a pipe of the shell's (`<(…)`).
+/// Returns true for standard input and shell pipes (`<(…)`), which are not files of a project.
 fn is_piped(name: &str) -> bool {
     name == "<stdin>" || name.starts_with("/dev/")
 }
 
-/// `error` or `warning`.
+/// Returns `error` or `warning`.
 fn severity_str(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",

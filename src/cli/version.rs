@@ -1,4 +1,4 @@
-//! `vaultmount version` and `vaultmount -version`.
+//! `vaultmount version` and `vaultmount -version`: print the version.
 
 use std::{
     io::{self, Write},
@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-/// The first driver that writes a response's files itself.
+/// First driver version that writes the files of a response itself.
 const MIN_DRIVER_VERSION: &str = "v0.0.21";
 
 /// Flags of `vaultmount version`.
@@ -19,13 +19,13 @@ pub struct VersionArgs {
     pub output: Output,
 }
 
-/// How the version is printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// One line of JSON, with the Go provider's keys.
     #[default]
     Json,
-    /// One line for a reader.
+    /// One human-readable line.
     Text,
 }
 
@@ -37,7 +37,7 @@ pub fn run(args: VersionArgs) -> ExitCode {
 
 fn line(output: Output) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    // Set by whoever builds a release; a build stays reproducible without it.
+    // Set for release builds only, so that other builds stay reproducible.
     let date = option_env!("VAULTMOUNT_BUILD_DATE").unwrap_or_default();
     match output {
         Output::Json => {
@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn json_has_the_go_providers_keys() {
-        let said: Value = serde_json::from_str(&line(Output::Json)).unwrap();
-        assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
-        assert_eq!(said["minDriverVersion"], "v0.0.21");
-        assert!(said["buildDate"].is_string());
+        let json: Value = serde_json::from_str(&line(Output::Json)).unwrap();
+        assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(json["minDriverVersion"], "v0.0.21");
+        assert!(json["buildDate"].is_string());
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Config {
             ("--status-socket", path(status)),
             ("--log-level", self.log.filter.to_string()),
             ("--log-format", if self.log.format == LogFormat::Json { "json" } else { "text" }.to_owned()),
-            ("--log-filter-file", path(self.log.file.as_ref())),
+            ("--log-filter-file", path(self.log.filter_file.as_ref())),
             ("--audit-log", self.audit_log.as_ref().map_or("none".to_owned(), ToString::to_string)),
             ("--vault-addr", operator.server.address.to_string()),
             ("--vault-namespace", or_none(operator.server.namespace.as_deref())),

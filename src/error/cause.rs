@@ -144,7 +144,7 @@ table! {
     Throttled "VM0023" Unavailable "Request throttled: rate limit, lagging standby, or engine upgrade"
         explanation "The server rejected the request, and retries did not help within the configured count and the deadline. The status is 429, 412 from a standby that has not caught up, or 400 from an engine that is being upgraded to KV version 2."
         fix "Raise the quota that applies (`sys/quotas/rate-limit`), or wait: the mount is retried automatically."
-    ServerFault "VM0024" Unavailable "The server fails"
+    ServerError "VM0024" Unavailable "The server fails"
         explanation "Vault, or a proxy in front of it, answered with a status of 500 or more that matches no more specific error."
         fix "Check Vault's server log."
     DeadlineExceeded "VM0025" DeadlineExceeded "Deadline exceeded"
@@ -153,7 +153,7 @@ table! {
     OutcomeUnknown "VM0026" DeadlineExceeded "The response was lost, and something may have been created"
         explanation "The connection ended after a mutating request was sent. The request is not retried at once, because each retry would create another credential."
         fix "No action needed if it is transient: the mount is retried automatically, and the lost credential ends with its own lease. Otherwise check the logs of Vault and of proxies in front of it."
-    AnswerTooLarge "VM0027" ResourceExhausted "A response is too large"
+    ResponseTooLarge "VM0027" ResourceExhausted "A response is too large"
         explanation "A response of Vault is larger than 8 MiB, or the responses for one pod are larger than 32 MiB together. A volume holds at most 4 MiB."
         fix "Read a path with less data. Store large data elsewhere."
 }
@@ -247,10 +247,10 @@ table! {
     MethodNotAllowed "VM0058" InvalidArgument "The path does not support this method"
         explanation "Paths that issue something, such as `pki/issue/ROLE`, are written, not read."
         fix "Set `method: PUT` and `secretArgs` for them. Remove `method` to read."
-    ArgumentRefused "VM0059" PermissionDenied "The engine's role does not allow these arguments"
+    ArgumentNotAllowed "VM0059" PermissionDenied "The engine's role does not allow these arguments"
         explanation "A PKI role does not allow the common name, the alternative names or the TTL in `secretArgs`."
         fix "Correct `secretArgs`, or the role's `allowed_domains` and similar settings."
-    ReadRefused "VM0060" InvalidArgument "The engine rejects the request"
+    RequestRejected "VM0060" InvalidArgument "The engine rejects the request"
         explanation "Vault answered with a status below 500 for a reason specific to the engine. The message repeats the reason."
         fix "Correct `secretPath`, `method` or `secretArgs`."
     NoData "VM0061" NotFound "The response contains no data"
@@ -347,7 +347,7 @@ impl Cause {
 
     /// Finds the cause of an ID such as `VM0001`, ignoring case.
     #[must_use]
-    pub fn of_id(id: &str) -> Option<Self> {
+    pub fn from_id(id: &str) -> Option<Self> {
         Self::all().find(|cause| cause.id().eq_ignore_ascii_case(id))
     }
 
@@ -399,7 +399,7 @@ impl Code {
 
     /// Returns gRPC's name of the code.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidArgument => "InvalidArgument",
             Self::PermissionDenied => "PermissionDenied",
@@ -416,13 +416,13 @@ impl Code {
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.as_str())
     }
 }
 
 /// Renders the table as the page `docs/errors.md`.
 #[must_use]
-pub fn markdown() -> String {
+pub fn render_markdown() -> String {
     let mut page = include_str!("head.md").to_owned();
     page.push_str("\n| ID | Error |\n|---|---|\n");
     for row in Cause::all().map(Cause::info) {
@@ -453,12 +453,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_distinct_and_in_order() {
+    fn error_ids_are_unique_and_sorted() {
         let ids: Vec<&str> = Cause::all().map(Cause::id).collect();
         let sorted: BTreeSet<&str> = ids.iter().copied().collect();
         assert_eq!(ids, sorted.into_iter().collect::<Vec<_>>());
         assert!(ids.iter().all(|id| id.len() == 6 && id.starts_with("VM")));
-        assert_eq!(Cause::of_id("vm0020"), Some(Cause::Sealed));
-        assert_eq!(Cause::of_id("VM9999"), None);
+        assert_eq!(Cause::from_id("vm0020"), Some(Cause::Sealed));
+        assert_eq!(Cause::from_id("VM9999"), None);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// Everything the client needs to know before its first request.
 pub(super) struct Connection {
-    pub(super) server: Server,
+    pub(super) server: ServerUrl,
     /// `tls.client` stays empty: [`Connection::identity`] is the certificate shown.
     pub(super) tls: Tls,
     pub(super) identity: Option<Identity>,
@@ -38,9 +38,9 @@ impl Connection {
 
 /// The API server's address: scheme, authority, and the path before `/api`, without a slash at its end.
 #[derive(Debug)]
-pub(super) struct Server(String);
+pub(super) struct ServerUrl(String);
 
-impl Server {
+impl ServerUrl {
     /// Parses an address; the error says what is wrong with it in words that follow "is".
     pub(super) fn parse(address: &str) -> Result<Self, &'static str> {
         let uri: Uri = address.parse().map_err(|_| "not a URL")?;
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-impl fmt::Display for Server {
+impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -107,8 +107,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_keep_their_path_and_lose_their_last_slash() {
-        let parsed = |a| Server::parse(a).map(|s| s.0);
+    fn server_url_keeps_path_without_trailing_slash() {
+        let parsed = |a| ServerUrl::parse(a).map(|s| s.0);
         assert_eq!(
             parsed("https://rancher.example/k8s/clusters/c-1/"),
             Ok("https://rancher.example/k8s/clusters/c-1".into())
@@ -117,15 +117,15 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_none_are_refused() {
+    fn server_url_invalid_is_rejected() {
         for bad in ["10.0.0.1:6443", "", "ftp://x", "https://", "https://root:pw@x", "https://x/?a=b", "unix:///x"] {
-            assert!(Server::parse(bad).is_err(), "{bad}");
+            assert!(ServerUrl::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn https_is_told_from_http() {
-        assert!(Server::parse("HTTPS://x").is_ok_and(|s| s.is_https()));
-        assert!(Server::parse("http://x").is_ok_and(|s| !s.is_https()));
+    fn server_url_scheme_selects_tls() {
+        assert!(ServerUrl::parse("HTTPS://x").is_ok_and(|s| s.is_https()));
+        assert!(ServerUrl::parse("http://x").is_ok_and(|s| !s.is_https()));
     }
 }

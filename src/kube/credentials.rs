@@ -40,7 +40,7 @@ impl Credentials {
     /// The API server did not accept the token: the next request reads the file again.
     pub(super) fn invalidate(&self) {
         if let Self::File(file) = self {
-            file.last.store(None);
+            file.cached.store(None);
         }
     }
 }
@@ -48,50 +48,50 @@ impl Credentials {
 /// A token in a file, read at most once a minute. No lock is involved; two readers at once read the same file twice.
 pub(super) struct TokenFile {
     path: PathBuf,
-    last: ArcSwapOption<CachedToken>,
+    cached: ArcSwapOption<CachedToken>,
 }
 
 struct CachedToken {
     token: SecretText,
-    since: Instant,
+    read_at: Instant,
 }
 
 impl TokenFile {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, last: ArcSwapOption::empty() }
+        Self { path, cached: ArcSwapOption::empty() }
     }
 
     /// The file's token, at most a minute old; an older one only while the file cannot be read.
     async fn token(&self, now: Instant) -> Result<SecretText, Error> {
-        let last = self.last.load_full();
-        if let Some(held) = last.as_ref().filter(|held| now.duration_since(held.since) < TOKEN_FILE_TTL) {
-            return Ok(held.token.clone());
+        let cached = self.cached.load_full();
+        if let Some(cached_token) = cached.as_ref().filter(|held| now.duration_since(held.read_at) < TOKEN_FILE_TTL) {
+            return Ok(cached_token.token.clone());
         }
-        match (read(&self.path).await, last) {
+        match (read_token(&self.path).await, cached) {
             (Ok(token), _) => {
-                self.last.store(Some(Arc::new(CachedToken { token: token.clone(), since: now })));
+                self.cached.store(Some(Arc::new(CachedToken { token: token.clone(), read_at: now })));
                 Ok(token)
             }
-            (Err(error), Some(held)) => {
+            (Err(error), Some(previous)) => {
                 tracing::warn!(%error, "using the Kubernetes token read before");
-                Ok(held.token.clone())
+                Ok(previous.token.clone())
             }
             (Err(error), None) => Err(error),
         }
     }
 }
 
-async fn read(path: &Path) -> Result<SecretText, Error> {
-    let fault = |what: &str| {
+async fn read_token(path: &Path) -> Result<SecretText, Error> {
+    let error = |what: &str| {
         Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {what}", path.display()))
             .with_fix("correct the path in the kubeconfig, or give this process the file")
     };
     let text = tokio::fs::read_to_string(path)
         .await
-        .map_err(|e| fault("cannot be read").with_server_message(e.to_string()))?;
+        .map_err(|e| error("cannot be read").with_server_message(e.to_string()))?;
     let text = zeroize::Zeroizing::new(text);
     match text.trim() {
-        "" => Err(fault("is empty")),
+        "" => Err(error("is empty")),
         token => Ok(SecretText::from(token)),
     }
 }
@@ -102,13 +102,13 @@ mod tests {
 
     use super::*;
 
-    struct Rotated {
+    struct TokenFileFixture {
         folder: tempfile::TempDir,
         file: TokenFile,
         start: Instant,
     }
 
-    impl Rotated {
+    impl TokenFileFixture {
         fn new(token: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let file = TokenFile::new(folder.path().join("token"));
@@ -121,38 +121,38 @@ mod tests {
             fs::write(self.folder.path().join("token"), token).unwrap();
         }
 
-        async fn after(&self, seconds: u64) -> String {
+        async fn token_after(&self, seconds: u64) -> String {
             let token = self.file.token(self.start + Duration::from_secs(seconds)).await;
             token.map_or_else(|e| e.to_string(), |t| t.expose().to_owned())
         }
     }
 
     #[tokio::test]
-    async fn a_replaced_token_is_found_within_a_minute() {
-        let rotated = Rotated::new("one\n");
-        assert_eq!(rotated.after(0).await, "one");
+    async fn token_file_is_reread_after_60s() {
+        let rotated = TokenFileFixture::new("one\n");
+        assert_eq!(rotated.token_after(0).await, "one");
         rotated.write("two");
-        assert_eq!(rotated.after(59).await, "one");
-        assert_eq!(rotated.after(60).await, "two");
+        assert_eq!(rotated.token_after(59).await, "one");
+        assert_eq!(rotated.token_after(60).await, "two");
         rotated.write("three");
-        assert_eq!(rotated.after(119).await, "two");
-        assert_eq!(rotated.after(120).await, "three");
+        assert_eq!(rotated.token_after(119).await, "two");
+        assert_eq!(rotated.token_after(120).await, "three");
     }
 
     #[tokio::test]
-    async fn the_last_token_outlives_an_unreadable_file() {
-        let rotated = Rotated::new("one");
-        rotated.after(0).await;
+    async fn token_file_unreadable_keeps_last_token() {
+        let rotated = TokenFileFixture::new("one");
+        rotated.token_after(0).await;
         rotated.write("");
-        assert_eq!(rotated.after(61).await, "one");
+        assert_eq!(rotated.token_after(61).await, "one");
         rotated.write("two");
-        assert_eq!(rotated.after(62).await, "two");
+        assert_eq!(rotated.token_after(62).await, "two");
     }
 
     #[tokio::test]
-    async fn a_refused_token_is_not_kept() {
-        let rotated = Rotated::new("one");
-        rotated.after(0).await;
+    async fn credentials_invalidate_rereads_token_file() {
+        let rotated = TokenFileFixture::new("one");
+        rotated.token_after(0).await;
         rotated.write("two");
         let credentials = Credentials::File(rotated.file);
         credentials.invalidate();
@@ -161,10 +161,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_or_absent_file_is_named() {
-        let rotated = Rotated::new(" \n");
-        assert!(rotated.after(0).await.contains("token is empty"));
+    async fn token_file_empty_or_missing_is_named() {
+        let rotated = TokenFileFixture::new(" \n");
+        assert!(rotated.token_after(0).await.contains("token is empty"));
         fs::remove_file(rotated.folder.path().join("token")).unwrap();
-        assert!(rotated.after(0).await.contains("token cannot be read (it said: No such file"));
+        assert!(rotated.token_after(0).await.contains("token cannot be read (it said: No such file"));
     }
 }

@@ -29,9 +29,9 @@ pub struct Event<'a> {
     /// Whether something is wrong.
     pub is_warning: bool,
     /// When it first happened.
-    pub first: Timestamp,
+    pub first_timestamp: Timestamp,
     /// When it last did.
-    pub last: Timestamp,
+    pub last_timestamp: Timestamp,
     /// How often.
     pub count: u32,
     /// This node.
@@ -48,29 +48,29 @@ impl Kube {
     /// Writes an event. One of its name is this one: the answer to an earlier attempt was lost.
     pub async fn create_event(&self, event: &Event<'_>) -> Result<(), Error> {
         let path = path::collection(event.namespace, "events")?;
-        let answer = self.client.post(&path, &Body::of(event)).await?;
-        let is_there = answer.status == StatusCode::CONFLICT && answer.api_status().reason == "AlreadyExists";
-        if answer.status.is_success() || is_there { Ok(()) } else { Err(refused(&answer)) }
+        let response = self.client.post(&path, &EventBody::from_event(event)).await?;
+        let already_exists = response.status == StatusCode::CONFLICT && response.api_status().reason == "AlreadyExists";
+        if response.status.is_success() || already_exists { Ok(()) } else { Err(response_error(&response)) }
     }
 
     /// Writes that an event has happened again; false when it is there no more.
     pub async fn bump_event_count(&self, event: &Event<'_>) -> Result<bool, Error> {
         let path = path::object(event.namespace, "events", event.name)?;
-        let change = json!({"count": event.count, "lastTimestamp": seconds(event.last), "message": one_line(event.message, MAX_EVENT_MESSAGE_BYTES)});
-        let answer = self.client.merge_patch(&path, &change).await?;
-        match answer.status {
+        let change = json!({"count": event.count, "lastTimestamp": format_timestamp(event.last_timestamp), "message": one_line(event.message, MAX_EVENT_MESSAGE_BYTES)});
+        let response = self.client.merge_patch(&path, &change).await?;
+        match response.status {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
-            _ => Err(refused(&answer)),
+            _ => Err(response_error(&response)),
         }
     }
 }
 
-fn refused(answer: &ApiResponse<'_>) -> Error {
-    if answer.status != StatusCode::FORBIDDEN {
-        return answer.failure(Cause::KubernetesConfig);
+fn response_error(response: &ApiResponse<'_>) -> Error {
+    if response.status != StatusCode::FORBIDDEN {
+        return response.to_error(Cause::KubernetesConfig);
     }
-    answer.failure(Cause::EventsForbidden).with_fix(
+    response.to_error(Cause::EventsForbidden).with_fix(
         "unless the namespace has a quota for it, or ends, grant our service account the rule {apiGroups: [\"\"], resources: \
          [events], verbs: [create, patch]} in a ClusterRole, or switch them off with --events=false",
     )
@@ -80,7 +80,7 @@ fn refused(answer: &ApiResponse<'_>) -> Error {
 /// cluster takes and shows.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Body<'a> {
+struct EventBody<'a> {
     api_version: &'static str,
     kind: &'static str,
     metadata: serde_json::Value,
@@ -96,8 +96,8 @@ struct Body<'a> {
     reporting_instance: &'a str,
 }
 
-impl<'a> Body<'a> {
-    fn of(event: &'a Event<'_>) -> Self {
+impl<'a> EventBody<'a> {
+    fn from_event(event: &'a Event<'_>) -> Self {
         Self {
             api_version: "v1",
             kind: "Event",
@@ -108,8 +108,8 @@ impl<'a> Body<'a> {
             reason: event.reason,
             message: one_line(event.message, MAX_EVENT_MESSAGE_BYTES),
             r#type: if event.is_warning { "Warning" } else { "Normal" },
-            first_timestamp: seconds(event.first),
-            last_timestamp: seconds(event.last),
+            first_timestamp: format_timestamp(event.first_timestamp),
+            last_timestamp: format_timestamp(event.last_timestamp),
             count: event.count,
             source: json!({"component": COMPONENT, "host": event.node}),
             reporting_component: COMPONENT,
@@ -118,6 +118,6 @@ impl<'a> Body<'a> {
     }
 }
 
-fn seconds(time: Timestamp) -> String {
+fn format_timestamp(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

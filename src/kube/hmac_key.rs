@@ -41,48 +41,50 @@ impl Kube {
     }
 
     async fn read_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
-        let answer = self.client.get(&path::object(self.namespace(), "secrets", secret)?).await?;
-        match answer.status {
+        let response = self.client.get(&path::object(self.namespace(), "secrets", secret)?).await?;
+        match response.status {
             StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "get", &format!(", resourceNames: [{secret}]"))),
-            _ => key_from_secret(&answer).map(Some),
+            StatusCode::FORBIDDEN => {
+                Err(self.forbidden_error(&response, "get", &format!(", resourceNames: [{secret}]")))
+            }
+            _ => key_from_secret(&response).map(Some),
         }
     }
 
     async fn create_key(&self, secret: &str) -> Result<SecretBytes, Error> {
         let path = path::collection(self.namespace(), "secrets")?;
         let key = random_key()?;
-        let answer = self.client.post(&path, &NewSecret::new(self.namespace(), secret, &key)).await?;
-        match answer.status {
+        let response = self.client.post(&path, &NewSecret::new(self.namespace(), secret, &key)).await?;
+        match response.status {
             StatusCode::CONFLICT => self.read_key(secret).await?.ok_or_else(|| {
                 Error::new(Cause::KubernetesApi, "it was there when we created it and gone when we read it")
-                    .with_server_message(answer.api_status().message)
+                    .with_server_message(response.api_status().message)
             }),
-            StatusCode::FORBIDDEN => Err(self.forbidden(&answer, "create", "")),
-            _ => key_from_secret(&answer),
+            StatusCode::FORBIDDEN => Err(self.forbidden_error(&response, "create", "")),
+            _ => key_from_secret(&response),
         }
     }
 
-    fn forbidden(&self, answer: &ApiResponse<'_>, verb: &str, names: &str) -> Error {
+    fn forbidden_error(&self, response: &ApiResponse<'_>, verb: &str, resource_names: &str) -> Error {
         let namespace = self.namespace();
-        answer.failure(Cause::VersionKey).with_fix(format!(
+        response.to_error(Cause::VersionKey).with_fix(format!(
             "may not {verb} secrets in namespace {namespace}: a Role there needs the rule \
-             {{apiGroups: [\"\"], resources: [secrets]{names}, verbs: [{verb}]}}"
+             {{apiGroups: [\"\"], resources: [secrets]{resource_names}, verbs: [{verb}]}}"
         ))
     }
 }
 
 /// The key in the Secret of an answer; any length but none.
-fn key_from_secret(answer: &ApiResponse<'_>) -> Result<SecretBytes, Error> {
-    let secret: Secret = answer.object(Cause::VersionKey)?;
-    let fault = |what: &str| {
+fn key_from_secret(response: &ApiResponse<'_>) -> Result<SecretBytes, Error> {
+    let secret: Secret = response.parse_object(Cause::VersionKey)?;
+    let error = |what: &str| {
         Error::new(Cause::VersionKey, what).with_fix("delete the Secret and it is created anew (file versions change)")
     };
     let mut data = secret.data.unwrap_or_default();
-    let text = data.remove(KEY_ENTRY).ok_or_else(|| fault("the Secret has no entry \"key\""))?;
-    let bytes = STANDARD.decode(text.expose()).map_err(|_| fault("the Secret's entry \"key\" is not base64"))?;
+    let text = data.remove(KEY_ENTRY).ok_or_else(|| error("the Secret has no entry \"key\""))?;
+    let bytes = STANDARD.decode(text.expose()).map_err(|_| error("the Secret's entry \"key\" is not base64"))?;
     match bytes.len() {
-        0 => return Err(fault("the Secret's entry \"key\" is empty")),
+        0 => return Err(error("the Secret's entry \"key\" is empty")),
         short @ 1..KEY_BYTES => tracing::warn!(bytes = short, "the HMAC key is shorter than {KEY_BYTES} bytes"),
         _ => {}
     }
@@ -111,7 +113,7 @@ struct NewSecret<'a> {
     r#type: &'static str,
     metadata: Metadata<'a>,
     immutable: bool,
-    data: Data<'a>,
+    data: NewSecretData<'a>,
 }
 
 #[derive(Serialize)]
@@ -121,7 +123,7 @@ struct Metadata<'a> {
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
+struct NewSecretData<'a> {
     key: &'a str,
 }
 
@@ -133,7 +135,7 @@ impl<'a> NewSecret<'a> {
             r#type: "Opaque",
             metadata: Metadata { name, namespace },
             immutable: true,
-            data: Data { key },
+            data: NewSecretData { key },
         }
     }
 }

@@ -25,9 +25,9 @@ use crate::{
 pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Reads the TLS files and builds a client over them; connects nowhere yet. It follows no redirect.
-pub(super) fn build(connection: &Connection, oldest: MinTlsVersion) -> Result<HttpClient, Error> {
+pub(super) fn build(connection: &Connection, min_tls_version: MinTlsVersion) -> Result<HttpClient, Error> {
     let https = connection.server.is_https();
-    let config = if https { tls_config(connection, oldest) } else { no_tls() };
+    let config = if https { tls_config(connection, min_tls_version) } else { tls_config_without_roots() };
     let config = config.map_err(|e| e.with_subject(format_args!("TLS to API server {}", connection.server)))?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -42,8 +42,8 @@ pub(super) fn build(connection: &Connection, oldest: MinTlsVersion) -> Result<Ht
         .build(connector))
 }
 
-fn tls_config(connection: &Connection, oldest: MinTlsVersion) -> Result<ClientConfig, Error> {
-    let mut config = tls::load_client_config(&connection.tls, oldest).map_err(|e| unusable(&e))?;
+fn tls_config(connection: &Connection, min_tls_version: MinTlsVersion) -> Result<ClientConfig, Error> {
+    let mut config = tls::load_client_config(&connection.tls, min_tls_version).map_err(|e| tls_setup_error(&e))?;
     if let Some(identity) = &connection.identity {
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified_key(identity)?));
     }
@@ -51,29 +51,29 @@ fn tls_config(connection: &Connection, oldest: MinTlsVersion) -> Result<ClientCo
 }
 
 /// Trusts nobody; an `http://` address shall not cost the reading of the system's authorities.
-fn no_tls() -> Result<ClientConfig, Error> {
+fn tls_config_without_roots() -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(|e| unusable(&TlsError::Setup(e)))?;
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| tls_setup_error(&TlsError::Setup(e)))?;
     Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-fn unusable(error: &TlsError) -> Error {
-    let words = error.source().map_or(String::new(), ToString::to_string);
-    Error::new(Cause::KubernetesConfig, error.to_string()).with_server_message(words)
+fn tls_setup_error(error: &TlsError) -> Error {
+    let message = error.source().map_or(String::new(), ToString::to_string);
+    Error::new(Cause::KubernetesConfig, error.to_string()).with_server_message(message)
 }
 
 fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
-    let fault = |what: &str, why: String| {
+    let error = |what: &str, why: String| {
         Error::new(Cause::KubernetesConfig, format!("the client {what} is not usable")).with_server_message(why)
     };
     let pem = identity.certificate.read()?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.map_err(|e| fault("certificate", e.to_string()))?;
+    let chain = chain.map_err(|e| error("certificate", e.to_string()))?;
     if chain.is_empty() {
-        return Err(fault("certificate", "no certificate in the PEM".to_owned()));
+        return Err(error("certificate", "no certificate in the PEM".to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_slice(&identity.key.read()?).map_err(|e| fault("key", e.to_string()))?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|e| fault("certificate's key", e.to_string()))
+    let key = PrivateKeyDer::from_pem_slice(&identity.key.read()?).map_err(|e| error("key", e.to_string()))?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|e| error("certificate's key", e.to_string()))
 }
 
 fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Send + Sync>, Error> {
@@ -85,17 +85,17 @@ fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Se
 }
 
 /// Why there was no answer: `KubernetesConfig` where TLS failed or else `KubernetesApi`, and in the words of the innermost error.
-pub(super) fn reason(error: &(dyn StdError + 'static)) -> (Cause, String) {
+pub(super) fn classify_error(error: &(dyn StdError + 'static)) -> (Cause, String) {
     let mut error = error;
     while !error.is::<rustls::Error>() {
-        let Some(inner) = inner(error) else { return (Cause::KubernetesApi, error.to_string()) };
+        let Some(inner) = wrapped_error(error) else { return (Cause::KubernetesApi, error.to_string()) };
         error = inner;
     }
     (Cause::KubernetesConfig, error.to_string())
 }
 
 /// What an error wraps. An `io::Error` hides it from `source`.
-fn inner<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+fn wrapped_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),

@@ -4,7 +4,7 @@ use std::{fs, io::ErrorKind, path::PathBuf};
 
 use super::{
     Config,
-    connection::{Connection, Server},
+    connection::{Connection, ServerUrl},
     credentials::{Credentials, TokenFile},
 };
 use crate::{
@@ -14,7 +14,9 @@ use crate::{
 
 /// The connection of a pod with a service account; `None` anywhere else.
 pub(super) fn read(config: &Config) -> Result<Option<Connection>, Error> {
-    let (Some(host), Some(port)) = (set(config.service_host.as_deref()), set(config.service_port.as_deref())) else {
+    let (Some(host), Some(port)) =
+        (non_empty(config.service_host.as_deref()), non_empty(config.service_port.as_deref()))
+    else {
         return Ok(None);
     };
     let folder = &config.service_account;
@@ -24,33 +26,33 @@ pub(super) fn read(config: &Config) -> Result<Option<Connection>, Error> {
         return Ok(None);
     }
     Ok(Some(Connection {
-        server: server(host, port)?,
-        tls: Tls { ca: authority(folder.join("ca.crt")), ..Tls::default() },
+        server: server_url(host, port)?,
+        tls: Tls { ca: cluster_ca(folder.join("ca.crt")), ..Tls::default() },
         identity: None,
         credentials: Credentials::File(TokenFile::new(token)),
-        namespace: namespace(config)?,
+        namespace: read_namespace(config)?,
     }))
 }
 
-fn set(variable: Option<&str>) -> Option<&str> {
+fn non_empty(variable: Option<&str>) -> Option<&str> {
     variable.map(str::trim).filter(|value| !value.is_empty())
 }
 
-fn server(host: &str, port: &str) -> Result<Server, Error> {
+fn server_url(host: &str, port: &str) -> Result<ServerUrl, Error> {
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
     let address = format!("https://{host}:{port}");
-    Server::parse(&address).map_err(|why| {
+    ServerUrl::parse(&address).map_err(|why| {
         let what = format!("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT make {address:?}, which is {why}");
         Error::new(Cause::KubernetesConfig, what)
     })
 }
 
 /// The cluster's own authority; without the file, the API server's certificate is a public one.
-fn authority(file: PathBuf) -> Ca {
+fn cluster_ca(file: PathBuf) -> Ca {
     if file.exists() { Ca::File(file) } else { Ca::System }
 }
 
-fn namespace(config: &Config) -> Result<String, Error> {
+fn read_namespace(config: &Config) -> Result<String, Error> {
     let file = config.service_account.join("namespace");
     let text = fs::read_to_string(&file).map_err(|e| {
         let error =
@@ -69,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(files: &[(&str, &str)]) -> (tempfile::TempDir, Config) {
+    fn config_fixture(files: &[(&str, &str)]) -> (tempfile::TempDir, Config) {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(folder.path().join(name), text).unwrap();
@@ -84,11 +86,11 @@ mod tests {
         (folder, config)
     }
 
-    const ACCOUNT: &[(&str, &str)] = &[("token", "t"), ("namespace", "csi\n"), ("ca.crt", "")];
+    const SERVICE_ACCOUNT_FILES: &[(&str, &str)] = &[("token", "t"), ("namespace", "csi\n"), ("ca.crt", "")];
 
     #[test]
-    fn a_pod_has_address_namespace_and_authority() {
-        let (folder, config) = pod(ACCOUNT);
+    fn in_cluster_config_has_address_namespace_and_ca() {
+        let (folder, config) = config_fixture(SERVICE_ACCOUNT_FILES);
         let connection = read(&config).unwrap().unwrap();
         assert_eq!(connection.server.as_str(), "https://10.96.0.1:443");
         assert_eq!(connection.namespace, "csi");
@@ -96,21 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn without_an_authority_of_its_own_the_systems_are_trusted() {
-        let (_folder, config) = pod(&ACCOUNT[..2]);
+    fn in_cluster_config_without_ca_trusts_system_roots() {
+        let (_folder, config) = config_fixture(&SERVICE_ACCOUNT_FILES[..2]);
         assert_eq!(read(&config).unwrap().unwrap().tls.ca, Ca::System);
     }
 
     #[test]
-    fn an_ipv6_host_gets_brackets() {
-        let (_folder, config) = pod(ACCOUNT);
+    fn in_cluster_config_brackets_ipv6_host() {
+        let (_folder, config) = config_fixture(SERVICE_ACCOUNT_FILES);
         let config = Config { service_host: Some("fd00:10::1".into()), ..config };
         assert_eq!(read(&config).unwrap().unwrap().server.as_str(), "https://[fd00:10::1]:443");
     }
 
     #[test]
-    fn outside_a_cluster_there_is_no_connection() {
-        let (_folder, config) = pod(ACCOUNT);
+    fn in_cluster_config_outside_cluster_is_none() {
+        let (_folder, config) = config_fixture(SERVICE_ACCOUNT_FILES);
         for host in [None, Some(String::new())] {
             assert!(read(&Config { service_host: host, ..config.clone() }).unwrap().is_none());
         }
@@ -118,22 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_a_token_has_no_connection() {
-        let (_folder, config) = pod(&[("namespace", "csi")]);
+    fn in_cluster_config_without_token_is_none() {
+        let (_folder, config) = config_fixture(&[("namespace", "csi")]);
         assert!(read(&config).unwrap().is_none());
         assert!(read(&Config { service_account: Path::new("/nonexistent").into(), ..config }).unwrap().is_none());
     }
 
     #[test]
-    fn a_missing_namespace_file_is_named() {
-        let (_folder, config) = pod(&[("token", "t")]);
+    fn in_cluster_config_names_missing_namespace_file() {
+        let (_folder, config) = config_fixture(&[("token", "t")]);
         let error = read(&config).err().unwrap().to_string();
         assert!(error.contains("/namespace cannot be read; project metadata.namespace"), "{error}");
     }
 
     #[test]
-    fn a_host_that_makes_no_address_is_shown() {
-        let (_folder, config) = pod(ACCOUNT);
+    fn in_cluster_config_shows_invalid_host() {
+        let (_folder, config) = config_fixture(SERVICE_ACCOUNT_FILES);
         let error = read(&Config { service_host: Some("a b".into()), ..config }).err().unwrap().to_string();
         assert!(error.ends_with(r#"make "https://a b:443", which is not a URL [VM0091]"#), "{error}");
     }

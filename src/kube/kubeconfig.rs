@@ -10,7 +10,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use zeroize::Zeroizing;
 
 use super::{
-    connection::{Connection, Identity, Pem, Server},
+    connection::{Connection, Identity, Pem, ServerUrl},
     credentials::{Credentials, TokenFile},
 };
 use crate::{
@@ -21,12 +21,12 @@ use crate::{
 
 /// Reads the current context of a kubeconfig; relative paths in it start at its directory.
 pub(super) fn read(file: &Path) -> Result<Connection, Error> {
-    let about = |error: Error| error.with_subject(format_args!("kubeconfig {}", file.display()));
+    let with_subject = |error: Error| error.with_subject(format_args!("kubeconfig {}", file.display()));
     let text = fs::read_to_string(file)
-        .map_err(|e| about(config_error("cannot be read").with_server_message(e.to_string())))?;
+        .map_err(|e| with_subject(config_error("cannot be read").with_server_message(e.to_string())))?;
     let text = Zeroizing::new(text);
     let folder = file.parent().unwrap_or(Path::new(""));
-    parse(&text).and_then(|parsed| connection(parsed, folder)).map_err(about)
+    parse(&text).and_then(|parsed| build_connection(parsed, folder)).map_err(with_subject)
 }
 
 fn parse(text: &str) -> Result<Kubeconfig, Error> {
@@ -37,18 +37,18 @@ fn parse(text: &str) -> Result<Kubeconfig, Error> {
     })
 }
 
-fn config_error(what: impl Into<String>) -> Error {
-    Error::new(Cause::KubernetesConfig, what)
+fn config_error(problem: impl Into<String>) -> Error {
+    Error::new(Cause::KubernetesConfig, problem)
 }
 
-fn connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {
+fn build_connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {
     let current = file.current_context.filter(|name| !name.is_empty());
     let current =
         current.ok_or_else(|| config_error("has no current-context").with_fix("kubectl config use-context sets it"))?;
-    let context = entry(file.contexts, "context", &current)?;
-    let cluster = entry(file.clusters, "cluster", &context.cluster)?;
+    let context = find_entry(file.contexts, "context", &current)?;
+    let cluster = find_entry(file.clusters, "cluster", &context.cluster)?;
     let user = match context.user.filter(|name| !name.is_empty()) {
-        Some(name) => entry(file.users, "user", &name)?.checked(&name)?,
+        Some(name) => find_entry(file.users, "user", &name)?.reject_unsupported(&name)?,
         None => User::default(),
     };
     Ok(Connection {
@@ -60,7 +60,7 @@ fn connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {
     })
 }
 
-fn entry<T>(entries: Option<Vec<Named<T>>>, kind: &str, name: &str) -> Result<T, Error> {
+fn find_entry<T>(entries: Option<Vec<NamedEntry<T>>>, kind: &str, name: &str) -> Result<T, Error> {
     let mut entries = entries.unwrap_or_default().into_iter();
     let found = entries.find(|e| e.name == name).and_then(|e| e.value);
     found.ok_or_else(|| config_error(format!("has no {kind} {name:?}, which the current context names")))
@@ -70,13 +70,13 @@ fn entry<T>(entries: Option<Vec<Named<T>>>, kind: &str, name: &str) -> Result<T,
 struct Kubeconfig {
     #[serde(rename = "current-context")]
     current_context: Option<String>,
-    contexts: Option<Vec<Named<Context>>>,
-    clusters: Option<Vec<Named<Cluster>>>,
-    users: Option<Vec<Named<User>>>,
+    contexts: Option<Vec<NamedEntry<Context>>>,
+    clusters: Option<Vec<NamedEntry<Cluster>>>,
+    users: Option<Vec<NamedEntry<User>>>,
 }
 
 #[derive(Deserialize)]
-struct Named<T> {
+struct NamedEntry<T> {
     name: String,
     #[serde(alias = "context", alias = "cluster", alias = "user")]
     value: Option<T>,
@@ -101,16 +101,16 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn server(&self) -> Result<Server, Error> {
+    fn server(&self) -> Result<ServerUrl, Error> {
         if self.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
             return Err(config_error("has a cluster with proxy-url, which is not supported"));
         }
-        Server::parse(&self.server).map_err(|why| config_error(format!("has a cluster whose server is {why}")))
+        ServerUrl::parse(&self.server).map_err(|why| config_error(format!("has a cluster whose server is {why}")))
     }
 
     fn tls(&self, folder: &Path) -> Result<Tls, Error> {
         let ca = match (&self.certificate_authority_data, &self.certificate_authority) {
-            (Some(data), _) => Ca::Pem(decode(data, "certificate-authority-data")?.expose().to_owned()),
+            (Some(data), _) => Ca::Pem(decode_pem(data, "certificate-authority-data")?.expose().to_owned()),
             (None, Some(path)) => Ca::File(folder.join(path)),
             (None, None) => Ca::System,
         };
@@ -138,7 +138,7 @@ struct User {
 
 impl User {
     /// Refuses what we cannot do, rather than going to the API server as somebody else.
-    fn checked(self, name: &str) -> Result<Self, Error> {
+    fn reject_unsupported(self, name: &str) -> Result<Self, Error> {
         let unsupported = [
             ("exec", &self.exec),
             ("auth-provider", &self.auth_provider),
@@ -162,13 +162,13 @@ impl User {
     }
 
     fn identity(&self, folder: &Path) -> Result<Option<Identity>, Error> {
-        let certificate = pem(
+        let certificate = select_pem(
             self.client_certificate_data.as_ref(),
             self.client_certificate.as_deref(),
             "client-certificate",
             folder,
         )?;
-        let key = pem(self.client_key_data.as_ref(), self.client_key.as_deref(), "client-key", folder)?;
+        let key = select_pem(self.client_key_data.as_ref(), self.client_key.as_deref(), "client-key", folder)?;
         match (certificate, key) {
             (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
             (None, None) => Ok(None),
@@ -178,14 +178,19 @@ impl User {
     }
 }
 
-fn pem(data: Option<&SecretText>, path: Option<&Path>, field: &str, folder: &Path) -> Result<Option<Pem>, Error> {
+fn select_pem(
+    data: Option<&SecretText>,
+    path: Option<&Path>,
+    field: &str,
+    folder: &Path,
+) -> Result<Option<Pem>, Error> {
     match (data, path) {
-        (Some(data), _) => decode(data, &format!("{field}-data")).map(Pem::Text).map(Some),
+        (Some(data), _) => decode_pem(data, &format!("{field}-data")).map(Pem::Text).map(Some),
         (None, path) => Ok(path.map(|path| Pem::File(folder.join(path)))),
     }
 }
 
-fn decode(data: &SecretText, field: &str) -> Result<SecretText, Error> {
+fn decode_pem(data: &SecretText, field: &str) -> Result<SecretText, Error> {
     let text = STANDARD.decode(data.expose().trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     text.map(SecretText::from).ok_or_else(|| config_error(format!("has {field} that is not PEM in base64")))
 }

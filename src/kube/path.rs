@@ -7,12 +7,12 @@ use crate::{
 
 /// The path of a namespace's collection: `/api/v1/namespaces/NAMESPACE/secrets`.
 pub(super) fn collection(namespace: &str, resource: &'static str) -> Result<String, Error> {
-    Ok(format!("/api/v1/namespaces/{}/{resource}", checked("namespace", namespace)?))
+    Ok(format!("/api/v1/namespaces/{}/{resource}", validate_name("namespace", namespace)?))
 }
 
 /// The path of one object in a namespace.
 pub(super) fn object(namespace: &str, resource: &'static str, name: &str) -> Result<String, Error> {
-    Ok(format!("{}/{}", collection(namespace, resource)?, checked(resource, name)?))
+    Ok(format!("{}/{}", collection(namespace, resource)?, validate_name(resource, name)?))
 }
 
 /// What a request is for that is sent to such a path.
@@ -21,19 +21,20 @@ pub(super) fn operation(path: &str) -> KubeOperation {
     match path.split('/').nth(5) {
         Some("serviceaccounts") => KubeOperation::Token,
         Some("events") => KubeOperation::Events,
-        Some("secrets") => KubeOperation::Key,
+        Some("secrets") => KubeOperation::HmacKey,
         _ => KubeOperation::Pods,
     }
 }
 
 /// A name that Kubernetes could have given (RFC 1123: lower case letters, digits, `-` and `.`), so that it is one
 /// segment of a path and never a step up or a query.
-pub(super) fn checked<'a>(kind: &str, name: &'a str) -> Result<&'a str, Error> {
-    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let inner = |b: u8| edge(b) || b == b'-' || b == b'.';
+pub(super) fn validate_name<'a>(kind: &str, name: &'a str) -> Result<&'a str, Error> {
+    let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_name_byte = |b: u8| is_alphanumeric(b) || b == b'-' || b == b'.';
     let bytes = name.as_bytes();
-    let ends = bytes.first().is_some_and(|b| edge(*b)) && bytes.last().is_some_and(|b| edge(*b));
-    if ends && bytes.len() <= 253 && bytes.iter().all(|b| inner(*b)) {
+    let has_valid_ends =
+        bytes.first().is_some_and(|b| is_alphanumeric(*b)) && bytes.last().is_some_and(|b| is_alphanumeric(*b));
+    if has_valid_ends && bytes.len() <= 253 && bytes.iter().all(|b| is_name_byte(*b)) {
         return Ok(name);
     }
     Err(Error::new(Cause::InvalidRequest, format!("{name:.253?} is no Kubernetes name ({kind})")))
@@ -44,12 +45,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_become_segments() {
+    fn api_path_joins_names() {
         assert_eq!(object("shop", "secrets", "a.b-1").unwrap(), "/api/v1/namespaces/shop/secrets/a.b-1");
     }
 
     #[test]
-    fn what_is_no_name_never_enters_a_path() {
+    fn api_path_rejects_invalid_names() {
         for bad in ["", ".", "..", "a/b", "a?b", "a%2fb", "-a", "a.", "A", "ä", "a b", &"a".repeat(254)] {
             assert_eq!(object("shop", "secrets", bad).unwrap_err().cause(), Cause::InvalidRequest, "{bad}");
             assert!(object(bad, "secrets", "x").is_err(), "{bad}");

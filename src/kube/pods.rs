@@ -36,11 +36,12 @@ const MAX_POD_BYTES: usize = 4 << 20;
 /// The longest that a watch is asked to last. The server ends it, and many nodes shall not come back at once.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(590);
 
-const NAMELESS: &str = "a pod that has no namespace, name or uid";
+const INCOMPLETE_POD: &str = "a pod that has no namespace, name or uid";
 
 /// Metadata alone, or the objects themselves where that is not known.
-const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
-const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+const ACCEPT_POD_METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+const ACCEPT_POD_METADATA_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
 
 /// A pod as a list or a watch tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,13 +74,13 @@ pub enum PodState {
 impl Kube {
     /// The pods of a node that have not ended, and the version to [watch](Self::watch_node_pods) from.
     pub async fn node_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
-        self.list_pods(node).await.map_err(|e| e.with_subject(pods_of(node)))
+        self.list_pods(node).await.map_err(|e| e.with_subject(node_pods_subject(node)))
     }
 
     /// Watches the pods of a node that have not ended, from a version of the list or of another watch. When the server
     /// no longer knows what came after it, that is told by the watch's first event, [`PodEvent::Expired`].
     pub async fn watch_node_pods(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
-        self.open_watch(node, version).await.map_err(|e| e.with_subject(pods_of(node)))
+        self.open_watch(node, version).await.map_err(|e| e.with_subject(node_pods_subject(node)))
     }
 
     /// What there is under a pod's name now, by the API server's storage and no cache of it. `Gone` is the API server's
@@ -89,113 +90,131 @@ impl Kube {
     }
 
     async fn list_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
-        let (mut pods, mut version, mut from) = (Vec::new(), None, String::new());
+        let (mut pods, mut version, mut continue_token) = (Vec::new(), None, String::new());
         loop {
-            let more = [("limit", PAGE_SIZE), ("continue", from.as_str())];
-            let path = node_path(node, &more[..if from.is_empty() { 1 } else { 2 }])?;
-            let answer =
-                self.client.read(GetOptions { path: &path, accept: METADATA_LIST, most: MAX_PAGE_BYTES }).await?;
-            let page: Page = object(&answer)?;
+            let parameters = [("limit", PAGE_SIZE), ("continue", continue_token.as_str())];
+            let path = node_path(node, &parameters[..if continue_token.is_empty() { 1 } else { 2 }])?;
+            let response = self
+                .client
+                .get_with_options(GetOptions {
+                    path: &path,
+                    accept: ACCEPT_POD_METADATA_LIST,
+                    max_bytes: MAX_PAGE_BYTES,
+                })
+                .await?;
+            let page: PodListPage = parse_object(&response)?;
             for item in page.items.into_iter().flatten().filter(|item| !item.is_finished()) {
-                pods.push(item.metadata.pod().ok_or_else(|| incomplete(self.server(), NAMELESS))?);
+                pods.push(item.metadata.pod().ok_or_else(|| incomplete_response_error(self.server(), INCOMPLETE_POD))?);
             }
             // All pages are of the first one's version.
             let version = version.get_or_insert(page.metadata.resource_version);
             if version.is_empty() {
-                return Err(incomplete(self.server(), "a list that has no resourceVersion"));
+                return Err(incomplete_response_error(self.server(), "a list that has no resourceVersion"));
             }
-            from = page.metadata.r#continue;
-            if from.is_empty() {
+            continue_token = page.metadata.r#continue;
+            if continue_token.is_empty() {
                 return Ok((pods, std::mem::take(version)));
             }
         }
     }
 
     async fn open_watch(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
-        let lasting = clock::with_jitter(WATCH_TIMEOUT).as_secs();
-        let seconds = lasting.to_string();
-        let more = [
+        let duration = clock::with_jitter(WATCH_TIMEOUT).as_secs();
+        let seconds = duration.to_string();
+        let parameters = [
             ("watch", "true"),
             ("allowWatchBookmarks", "true"),
             ("resourceVersion", version),
             ("timeoutSeconds", seconds.as_str()),
         ];
-        let path = node_path(node, &more)?;
-        match self.client.watch(GetOptions { path: &path, accept: METADATA, most: MAX_POD_BYTES }).await? {
+        let path = node_path(node, &parameters)?;
+        match self
+            .client
+            .watch(GetOptions { path: &path, accept: ACCEPT_POD_METADATA, max_bytes: MAX_POD_BYTES })
+            .await?
+        {
             WatchResponse::Events(body) => {
-                Ok(PodWatch::new(self.server(), node, version, body, Duration::from_secs(lasting)))
+                Ok(PodWatch::new(self.server(), node, version, body, Duration::from_secs(duration)))
             }
-            WatchResponse::Refused(answer) if answer.status == StatusCode::GONE => {
+            WatchResponse::Rejected(answer) if answer.status == StatusCode::GONE => {
                 Ok(PodWatch::expired(self.server(), node, version))
             }
-            WatchResponse::Refused(answer) => Err(denial_error(&answer)),
+            WatchResponse::Rejected(answer) => Err(response_error(&answer)),
         }
     }
 
     async fn read_pod(&self, namespace: &str, name: &str) -> Result<PodState, Error> {
         let path = path::object(namespace, "pods", name)?;
         // Without a resourceVersion in the query, which would allow a cache to answer.
-        let answer =
-            self.client.read(GetOptions { path: &path, accept: "application/json", most: MAX_POD_BYTES }).await?;
-        if answer.status == StatusCode::NOT_FOUND && is_pod_not_found(&answer) {
+        let response = self
+            .client
+            .get_with_options(GetOptions { path: &path, accept: "application/json", max_bytes: MAX_POD_BYTES })
+            .await?;
+        if response.status == StatusCode::NOT_FOUND && is_pod_not_found(&response) {
             return Ok(PodState::Gone);
         }
-        let found: Object = object(&answer)?;
+        let found: PodObject = parse_object(&response)?;
         let finished = found.is_finished();
-        let PodRef { uid, .. } = found.metadata.pod().ok_or_else(|| incomplete(self.server(), NAMELESS))?;
+        let PodRef { uid, .. } =
+            found.metadata.pod().ok_or_else(|| incomplete_response_error(self.server(), INCOMPLETE_POD))?;
         Ok(if finished { PodState::Finished { uid } } else { PodState::Running { uid } })
     }
 }
 
-fn pods_of(node: &str) -> String {
+fn node_pods_subject(node: &str) -> String {
     format!("pods of node {node}")
 }
 
 /// Path and query of a node's pods that have not ended, with more parameters.
-fn node_path(node: &str, more: &[(&str, &str)]) -> Result<String, Error> {
-    let node = path::checked("node", node)?;
+fn node_path(node: &str, parameters: &[(&str, &str)]) -> Result<String, Error> {
+    let node = path::validate_name("node", node)?;
     let selector = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
-    let query = Serializer::new(String::new()).append_pair("fieldSelector", &selector).extend_pairs(more).finish();
+    let query =
+        Serializer::new(String::new()).append_pair("fieldSelector", &selector).extend_pairs(parameters).finish();
     Ok(format!("/api/v1/pods?{query}"))
 }
 
-fn object<T: DeserializeOwned>(answer: &ApiResponse<'_>) -> Result<T, Error> {
-    if answer.status.is_success() { answer.object(Cause::KubernetesConfig) } else { Err(denial_error(answer)) }
+fn parse_object<T: DeserializeOwned>(response: &ApiResponse<'_>) -> Result<T, Error> {
+    if response.status.is_success() {
+        response.parse_object(Cause::KubernetesConfig)
+    } else {
+        Err(response_error(response))
+    }
 }
 
-fn denial_error(answer: &ApiResponse<'_>) -> Error {
-    match answer.status {
-        StatusCode::FORBIDDEN => answer.failure(Cause::PodsForbidden).with_fix(
+fn response_error(response: &ApiResponse<'_>) -> Error {
+    match response.status {
+        StatusCode::FORBIDDEN => response.to_error(Cause::PodsForbidden).with_fix(
             "grant our service account the rule {apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]} \
              in a ClusterRole",
         ),
-        StatusCode::NOT_FOUND => answer
-            .failure(Cause::KubernetesConfig)
+        StatusCode::NOT_FOUND => response
+            .to_error(Cause::KubernetesConfig)
             .with_fix("check that the address is a Kubernetes API server, and what stands between"),
         // The rest of a list that took too long; the next one begins anew.
-        StatusCode::GONE => answer.failure(Cause::KubernetesApi),
-        _ => answer.failure(Cause::KubernetesConfig),
+        StatusCode::GONE => response.to_error(Cause::KubernetesApi),
+        _ => response.to_error(Cause::KubernetesConfig),
     }
 }
 
 /// Whether a 404 is the API server's own, and says that there is no such pod.
-fn is_pod_not_found(answer: &ApiResponse<'_>) -> bool {
-    let said = answer.api_status();
-    said.kind == "Status" && said.reason == "NotFound" && said.details.kind == "pods"
+fn is_pod_not_found(response: &ApiResponse<'_>) -> bool {
+    let status = response.api_status();
+    status.kind == "Status" && status.reason == "NotFound" && status.details.kind == "pods"
 }
 
-fn incomplete(server: &str, what: &str) -> Error {
-    Error::new(Cause::KubernetesConfig, format!("API server {server} answers with {what}"))
+fn incomplete_response_error(server: &str, problem: &str) -> Error {
+    Error::new(Cause::KubernetesConfig, format!("API server {server} answers with {problem}"))
         .with_fix("check that the address is a Kubernetes API server")
 }
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page {
+struct PodListPage {
     metadata: PageMetadata,
     /// Null when there are none; an answer that lacks it is no list.
     #[serde(deserialize_with = "Option::deserialize")]
-    items: Option<Vec<Object>>,
+    items: Option<Vec<PodObject>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -207,14 +226,14 @@ struct PageMetadata {
 
 /// A pod, or its metadata alone.
 #[derive(Deserialize)]
-struct Object {
-    metadata: Metadata,
+struct PodObject {
+    metadata: PodMetadata,
     status: Option<PodStatus>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Metadata {
+struct PodMetadata {
     namespace: String,
     name: String,
     uid: String,
@@ -227,13 +246,13 @@ struct PodStatus {
     phase: String,
 }
 
-impl Object {
+impl PodObject {
     fn is_finished(&self) -> bool {
         self.status.as_ref().is_some_and(|status| matches!(status.phase.as_str(), "Succeeded" | "Failed"))
     }
 }
 
-impl Metadata {
+impl PodMetadata {
     /// The pod that it names.
     fn pod(self) -> Option<PodRef> {
         let Self { namespace, name, uid, .. } = self;

@@ -45,11 +45,11 @@ impl Kube {
         pod: Option<BoundPod<'_>>,
     ) -> Result<SecretText, Error> {
         let path = path::object(namespace, "serviceaccounts", service_account)? + "/token";
-        let answer = self.client.post(&path, &TokenRequest::new(audience, pod)).await?;
-        if let Some(advice) = suggest_fix(&answer, namespace, audience) {
-            return Err(answer.failure(Cause::TokenRequest).with_fix(advice));
+        let response = self.client.post(&path, &TokenRequest::new(audience, pod)).await?;
+        if let Some(fix) = suggest_fix(&response, namespace, audience) {
+            return Err(response.to_error(Cause::TokenRequest).with_fix(fix));
         }
-        let minted: Minted = answer.object(Cause::TokenRequest)?;
+        let minted: TokenResponse = response.parse_object(Cause::TokenRequest)?;
         if minted.status.token.expose().is_empty() {
             return Err(Error::new(
                 Cause::TokenRequest,
@@ -61,15 +61,15 @@ impl Kube {
 }
 
 /// What to do about a refusal that has a usual reason.
-fn suggest_fix(answer: &ApiResponse<'_>, namespace: &str, audience: Option<&str>) -> Option<String> {
-    match answer.status {
+fn suggest_fix(response: &ApiResponse<'_>, namespace: &str, audience: Option<&str>) -> Option<String> {
+    match response.status {
         StatusCode::FORBIDDEN => Some(format!(
             "grant our service account the rule {{apiGroups: [\"\"], resources: [serviceaccounts/token], verbs: [create]}} \
              in namespace {namespace}, or list the audience{} in spec.tokenRequests of CSIDriver \
              secrets-store.csi.k8s.io so that the driver passes a token",
             audience.map_or(String::new(), |a| format!(" {a:?}"))
         )),
-        StatusCode::NOT_FOUND if answer.api_status().details.kind == "pods" => Some("the pod is gone".to_owned()),
+        StatusCode::NOT_FOUND if response.api_status().details.kind == "pods" => Some("the pod is gone".to_owned()),
         StatusCode::NOT_FOUND => Some("create the service account the pod runs as".to_owned()),
         StatusCode::CONFLICT => Some("the pod was replaced by another of the same name".to_owned()),
         _ => None,
@@ -77,12 +77,12 @@ fn suggest_fix(answer: &ApiResponse<'_>, namespace: &str, audience: Option<&str>
 }
 
 #[derive(Deserialize)]
-struct Minted {
-    status: MintedStatus,
+struct TokenResponse {
+    status: TokenResponseStatus,
 }
 
 #[derive(Deserialize)]
-struct MintedStatus {
+struct TokenResponseStatus {
     token: SecretText,
 }
 
@@ -91,21 +91,21 @@ struct MintedStatus {
 struct TokenRequest<'a> {
     api_version: &'static str,
     kind: &'static str,
-    spec: Spec<'a>,
+    spec: TokenRequestSpec<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Spec<'a> {
+struct TokenRequestSpec<'a> {
     audiences: Vec<&'a str>,
     expiration_seconds: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bound_object_ref: Option<BoundObject<'a>>,
+    bound_object_ref: Option<BoundObjectRef<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct BoundObject<'a> {
+struct BoundObjectRef<'a> {
     kind: &'static str,
     api_version: &'static str,
     name: &'a str,
@@ -115,11 +115,11 @@ struct BoundObject<'a> {
 impl<'a> TokenRequest<'a> {
     fn new(audience: Option<&'a str>, pod: Option<BoundPod<'a>>) -> Self {
         let bound_object_ref =
-            pod.map(|BoundPod { name, uid }| BoundObject { kind: "Pod", api_version: "v1", name, uid });
+            pod.map(|BoundPod { name, uid }| BoundObjectRef { kind: "Pod", api_version: "v1", name, uid });
         Self {
             api_version: "authentication.k8s.io/v1",
             kind: "TokenRequest",
-            spec: Spec {
+            spec: TokenRequestSpec {
                 audiences: audience.into_iter().collect(),
                 expiration_seconds: TOKEN_TTL_SECONDS,
                 bound_object_ref,

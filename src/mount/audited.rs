@@ -70,7 +70,7 @@ impl MountService {
         answers: &[RequestResult<'_>],
         reused: &[(&Arc<SecretRequest>, Arc<CachedSecret>)],
     ) {
-        self.sessions.metrics().count_secret_reads(ReadSource::Memory, reused.len());
+        self.sessions.metrics().count_secret_reads(ReadSource::Cache, reused.len());
         if !self.sessions.audit().is_enabled() {
             return;
         }
@@ -78,7 +78,7 @@ impl MountService {
             let Some(answered) = answers.iter().find(|answered| answered.request == *read) else { continue };
             if !way.session.has_delivered(&spec.target_path, std::iter::once(lease)) {
                 let (objects, request_id) = (&*answered.objects, lease.response.request_id());
-                let after = Some((&**lease, ReadSource::Memory));
+                let after = Some((&**lease, ReadSource::Cache));
                 self.record_read(
                     spec,
                     way,

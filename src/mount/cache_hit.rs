@@ -30,7 +30,7 @@ impl MountService {
         let mounted =
             VolumeContents::new(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.object_version)
                 .ok()?;
-        self.sessions.metrics().count_secret_reads(ReadSource::Memory, class.distinct_requests);
+        self.sessions.metrics().count_secret_reads(ReadSource::Cache, class.distinct_requests);
         self.record_tenant_address(spec, &target);
         Some(mounted)
     }

@@ -24,7 +24,7 @@ use crate::{
     policy::rule_kind::RuleKind,
     vault::Address,
 };
-use file::Output;
+use file::AuditOutput;
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl fmt::Display for AuditSink {
 
 /// Takes lines. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Audit {
+pub struct AuditLog {
     /// None: there is no audit log.
     sender: Option<SyncSender<Message>>,
     metrics: Arc<Metrics>,
@@ -166,8 +166,8 @@ impl AuditRecord<'_> {
     /// The same of what failed.
     #[must_use]
     pub fn with_failure(self, error: &Error) -> Self {
-        let is_refusal = matches!(error.cause().code(), Code::PermissionDenied | Code::Unauthenticated);
-        let outcome = if is_refusal { AuditOutcome::Denied } else { AuditOutcome::Failed };
+        let is_denied = matches!(error.cause().code(), Code::PermissionDenied | Code::Unauthenticated);
+        let outcome = if is_denied { AuditOutcome::Denied } else { AuditOutcome::Failed };
         Self { outcome, error_id: Some(error.cause().info().id), ..self }
     }
 }
@@ -178,16 +178,16 @@ const QUEUE_CAPACITY: usize = 8192;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-impl Audit {
+impl AuditLog {
     /// Opens the log; the error says why it cannot be written. What is written and what is lost is counted in `metrics`.
-    pub fn open(place: AuditSink, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let output = Output::open(place)?;
-        let (lines, waiting) = sync_channel(QUEUE_CAPACITY);
+    pub fn open(sink: AuditSink, metrics: Arc<Metrics>) -> Result<Self, String> {
+        let output = AuditOutput::open(sink)?;
+        let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
         let counted = Arc::clone(&metrics);
         let writer =
-            thread::Builder::new().name("audit".to_owned()).spawn(move || write_records(output, &waiting, &counted));
+            thread::Builder::new().name("audit".to_owned()).spawn(move || write_records(output, &receiver, &counted));
         writer.map_err(|e| format!("has no thread: {e}"))?;
-        Ok(Self { sender: Some(lines), metrics })
+        Ok(Self { sender: Some(sender), metrics })
     }
 
     /// Whether there is one, so that nobody gathers what nobody reads.
@@ -197,15 +197,15 @@ impl Audit {
     }
 
     /// Writes a line, soon.
-    pub fn record(&self, line: &AuditRecord<'_>) {
+    pub fn record(&self, record: &AuditRecord<'_>) {
         let Some(lines) = &self.sender else { return };
-        let told = serde_json::to_vec(line).ok().and_then(|fields| {
-            let mut text = format!("{{\"time\":\"{}\",", now()).into_bytes();
+        let is_queued = serde_json::to_vec(record).ok().and_then(|fields| {
+            let mut text = format!("{{\"time\":\"{}\",", current_timestamp()).into_bytes();
             text.extend_from_slice(fields.strip_prefix(b"{")?);
             text.push(b'\n');
             Some(lines.try_send(Message::Record(text)).is_ok())
         });
-        if told != Some(true) {
+        if is_queued != Some(true) {
             count_dropped(&self.metrics, "too many lines wait to be written");
         }
     }
@@ -214,16 +214,16 @@ impl Audit {
     pub fn flush(&self) {
         let Some(lines) = &self.sender else { return };
         let (done, written) = sync_channel(1);
-        let (mut last, by) = (Message::Flush(done), Instant::now() + FLUSH_TIMEOUT);
+        let (mut last, deadline) = (Message::Flush(done), Instant::now() + FLUSH_TIMEOUT);
         loop {
             match lines.try_send(last) {
-                Err(TrySendError::Full(message)) if Instant::now() < by => last = message,
+                Err(TrySendError::Full(message)) if Instant::now() < deadline => last = message,
                 _ => break,
             }
             #[expect(clippy::disallowed_methods, reason = "it blocks, and says so")]
             thread::sleep(FLUSH_RETRY_DELAY);
         }
-        if written.recv_timeout(by.saturating_duration_since(Instant::now())).is_err() {
+        if written.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
             tracing::error!(
                 "the last lines of the audit log may be lost: they were not written within {FLUSH_TIMEOUT:?}"
             );
@@ -231,14 +231,14 @@ impl Audit {
     }
 }
 
-fn now() -> Timestamp {
+fn current_timestamp() -> Timestamp {
     let now = Timestamp::now();
     now.round(jiff::Unit::Millisecond).unwrap_or(now)
 }
 
 /// Writes lines until nobody can send any more.
-fn write_records(mut output: Output, waiting: &Receiver<Message>, metrics: &Metrics) {
-    while let Ok(message) = waiting.recv() {
+fn write_records(mut output: AuditOutput, receiver: &Receiver<Message>, metrics: &Metrics) {
+    while let Ok(message) = receiver.recv() {
         match message {
             Message::Record(line) => match output.write(&line) {
                 Ok(()) => {
@@ -252,9 +252,9 @@ fn write_records(mut output: Output, waiting: &Receiver<Message>, metrics: &Metr
 }
 
 /// Counts a line that is not written, and says so: at its first, and then ever more seldom.
-fn count_dropped(metrics: &Metrics, why: &str) {
-    let count = metrics.count_audit_record(AuditWrite::Lost);
+fn count_dropped(metrics: &Metrics, reason: &str) {
+    let count = metrics.count_audit_record(AuditWrite::Dropped);
     if count.is_power_of_two() {
-        tracing::error!(lost = count, "a line of the audit log is lost: {why}");
+        tracing::error!(lost = count, "a line of the audit log is lost: {reason}");
     }
 }

@@ -30,7 +30,7 @@ use fair_queue::{FairQueue, PendingEvent};
 
 /// Takes events. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Events {
+pub struct EventRecorder {
     /// Where they are laid down, and a bell for who writes them, who ends when nobody can ring any more. None: none are written.
     outbox: Option<(Arc<Outbox>, mpsc::Sender<()>)>,
 }
@@ -66,7 +66,7 @@ pub enum EventReason {
     /// Polls go well again.
     RefreshRecovered,
     /// The same, when it was an earlier process that told otherwise.
-    RefreshRecoveredSince,
+    RefreshRecoveredAfterRestart,
     /// The pod has a new credential.
     CredentialRotated,
     /// The class of a pod that runs cannot be used any more.
@@ -82,7 +82,7 @@ impl EventReason {
         match self {
             Self::MountFailed => "VaultMountFailed",
             Self::RefreshFailed => "VaultRefreshFailed",
-            Self::RefreshRecovered | Self::RefreshRecoveredSince => "VaultRefreshRecovered",
+            Self::RefreshRecovered | Self::RefreshRecoveredAfterRestart => "VaultRefreshRecovered",
             Self::CredentialRotated => "VaultCredentialRotated",
             Self::ClassInvalid => "VaultClassInvalid",
             Self::CredentialExpiring => "VaultCredentialExpiring",
@@ -90,7 +90,7 @@ impl EventReason {
     }
 
     fn is_recovery(self) -> bool {
-        matches!(self, Self::RefreshRecovered | Self::RefreshRecoveredSince)
+        matches!(self, Self::RefreshRecovered | Self::RefreshRecoveredAfterRestart)
     }
 
     fn is_warning(self) -> bool {
@@ -119,58 +119,58 @@ const DENIED_BACKOFF: Duration = Duration::from_secs(600);
 const MAX_REMEMBERED_EVENTS: usize = 1024;
 const REMEMBERED_EVENT_TTL: Duration = Duration::from_secs(3600);
 
-impl Events {
+impl EventRecorder {
     /// Writes them from now on, as this node.
     #[must_use]
     pub fn start(kube: Arc<Kube>, node: String, metrics: Arc<Metrics>) -> Self {
-        let (bell, rung) = mpsc::channel(1);
-        let desk = Arc::new(Outbox { queue: Mutex::default(), dropped: AtomicU64::new(0), metrics });
+        let (wake_sender, wakeups) = mpsc::channel(1);
+        let outbox = Arc::new(Outbox { queue: Mutex::default(), dropped: AtomicU64::new(0), metrics });
         let writer = Writer {
             kube,
             node,
-            outbox: Arc::clone(&desk),
+            outbox: Arc::clone(&outbox),
             written: HashMap::new(),
-            recent: VecDeque::new(),
+            recent_writes: VecDeque::new(),
             denied_until: HashMap::new(),
             denial_logged: false,
         };
-        tokio::spawn(writer.run(rung));
-        Self { outbox: Some((desk, bell)) }
+        tokio::spawn(writer.run(wakeups));
+        Self { outbox: Some((outbox, wake_sender)) }
     }
 
     /// Writes one about a pod, soon. `text` goes on only as long as an event may be.
-    pub fn emit(&self, pod: impl FnOnce() -> EventSubject, why: EventReason, text: impl FnOnce() -> String) {
-        let Some((desk, bell)) = &self.outbox else { return };
+    pub fn emit(&self, pod: impl FnOnce() -> EventSubject, reason: EventReason, text: impl FnOnce() -> String) {
+        let Some((outbox, wake_sender)) = &self.outbox else { return };
         let (pod, now) = (pod(), Instant::now());
         let name = event_name(&pod.name);
-        desk.add(PendingEvent {
+        outbox.add(PendingEvent {
             pod,
-            reason: why,
+            reason,
             text: text(),
-            at: Timestamp::now(),
+            occurred_at: Timestamp::now(),
             queued_at: now,
             name,
             attempts: 0,
             retry_at: now,
         });
         // One that rings already is heard.
-        let _ = bell.try_send(());
+        let _ = wake_sender.try_send(());
     }
 }
 
 impl Outbox {
-    fn add(&self, told: PendingEvent) {
-        if !self.lock().add(told) {
+    fn add(&self, pending: PendingEvent) {
+        if !self.lock().push(pending) {
             self.metrics.count_event(EventWrite::Dropped);
             self.count_dropped("too many wait to be written");
         }
     }
 
     /// Says that an event is not written: at the first, and then ever more seldom.
-    fn count_dropped(&self, why: &str) {
+    fn count_dropped(&self, reason: &str) {
         let count = self.dropped.fetch_add(1, Relaxed) + 1;
         if count.is_power_of_two() {
-            tracing::warn!(lost = count, "an event of a pod is lost: {why}");
+            tracing::warn!(lost = count, "an event of a pod is lost: {reason}");
         }
     }
 
@@ -185,7 +185,7 @@ struct Writer {
     outbox: Arc<Outbox>,
     written: HashMap<(String, EventReason), WrittenEvent>,
     /// When the last were written, the first of them first.
-    recent: VecDeque<Instant>,
+    recent_writes: VecDeque<Instant>,
     /// Namespaces in which they may not be written, and until when that is believed: all of them for want of a right, or one for a
     /// quota or its end.
     denied_until: HashMap<String, Instant>,
@@ -197,7 +197,7 @@ struct Writer {
 struct WrittenEvent {
     name: String,
     text: String,
-    first: Timestamp,
+    first_timestamp: Timestamp,
     count: u32,
     written_at: Instant,
 }
@@ -211,11 +211,11 @@ impl Writer {
             // Before one is chosen: who comes meanwhile may be the next.
             self.wait_for_rate_limit().await;
             let now = Instant::now();
-            let next = self.outbox.lock().next(now);
+            let next = self.outbox.lock().pop_due(now);
             match next {
-                Ok(told) => self.deliver(told).await,
-                Err(due) => {
-                    if timeout_at(due.unwrap_or(now + REMEMBERED_EVENT_TTL), wakeups.recv()).await == Ok(None) {
+                Ok(pending) => self.deliver(pending).await,
+                Err(due_at) => {
+                    if timeout_at(due_at.unwrap_or(now + REMEMBERED_EVENT_TTL), wakeups.recv()).await == Ok(None) {
                         return;
                     }
                 }
@@ -224,39 +224,39 @@ impl Writer {
     }
 
     /// Writes one, if it may and need be. What is not written takes nobody's turn.
-    async fn deliver(&mut self, told: PendingEvent) {
+    async fn deliver(&mut self, pending: PendingEvent) {
         // Else nobody was told of it.
-        if told.reason == EventReason::RefreshRecovered
-            && !FAILURE_REASONS.iter().any(|&why| self.written.contains_key(&told.key(why)))
+        if pending.reason == EventReason::RefreshRecovered
+            && !FAILURE_REASONS.iter().any(|&reason| self.written.contains_key(&pending.key(reason)))
         {
             return;
         }
         self.written.retain(|_, written| written.written_at.elapsed() < REMEMBERED_EVENT_TTL);
-        if let Some(written) = self.written.get_mut(&told.key(told.reason)) {
-            written.count = written.count.saturating_add(u32::from(told.attempts == 0));
-            let pause = if written.text == told.text { REPEAT_INTERVAL } else { CHANGED_TEXT_INTERVAL };
-            if written.written_at.elapsed() < pause {
+        if let Some(written) = self.written.get_mut(&pending.key(pending.reason)) {
+            written.count = written.count.saturating_add(u32::from(pending.attempts == 0));
+            let interval = if written.text == pending.text { REPEAT_INTERVAL } else { CHANGED_TEXT_INTERVAL };
+            if written.written_at.elapsed() < interval {
                 return;
             }
         }
-        if self.denied_until.get(&told.pod.namespace).is_some_and(|until| Instant::now() < *until) {
+        if self.denied_until.get(&pending.pod.namespace).is_some_and(|until| Instant::now() < *until) {
             return self.outbox.metrics.count_event(EventWrite::Dropped);
         }
-        if told.queued_at.elapsed() > MAX_QUEUE_TIME {
+        if pending.queued_at.elapsed() > MAX_QUEUE_TIME {
             self.outbox.metrics.count_event(EventWrite::Dropped);
             return self.outbox.count_dropped("it waited for too long");
         }
-        match self.send(&told).await {
+        match self.send(&pending).await {
             Ok(()) => self.outbox.metrics.count_event(EventWrite::Ok),
-            Err(error) => self.handle_failure(told, &error),
+            Err(error) => self.handle_failure(pending, &error),
         }
     }
 
-    async fn send(&mut self, told: &PendingEvent) -> Result<(), Error> {
-        let PendingEvent { pod, reason: why, text, at, name, .. } = told;
-        let key = told.key(*why);
+    async fn send(&mut self, pending: &PendingEvent) -> Result<(), Error> {
+        let PendingEvent { pod, reason, text, occurred_at: at, name, .. } = pending;
+        let key = pending.key(*reason);
         let (name, first, count) = match self.written.get(&key) {
-            Some(written) => (written.name.clone(), written.first, written.count),
+            Some(written) => (written.name.clone(), written.first_timestamp, written.count),
             None => (name.clone(), *at, 1),
         };
         let event = Event {
@@ -264,25 +264,25 @@ impl Writer {
             namespace: &pod.namespace,
             pod: &pod.name,
             uid: &pod.uid,
-            reason: why.as_str(),
+            reason: reason.as_str(),
             message: text,
-            is_warning: why.is_warning(),
-            first,
-            last: *at,
+            is_warning: reason.is_warning(),
+            first_timestamp: first,
+            last_timestamp: *at,
             count,
             node: &self.node,
         };
-        self.recent.push_back(Instant::now());
+        self.recent_writes.push_back(Instant::now());
         if count == 1 || !self.kube.bump_event_count(&event).await? {
             self.kube.create_event(&event).await?;
         }
-        if why.is_recovery() {
+        if reason.is_recovery() {
             // Not before that is told.
-            for why in FAILURE_REASONS {
-                self.written.remove(&told.key(why));
+            for failure_reason in FAILURE_REASONS {
+                self.written.remove(&pending.key(failure_reason));
             }
         }
-        if why.is_one_shot() {
+        if reason.is_one_shot() {
             return Ok(());
         }
         if self.written.len() >= MAX_REMEMBERED_EVENTS {
@@ -291,28 +291,29 @@ impl Writer {
                 self.written.clear();
             }
         }
-        let written = WrittenEvent { name, text: text.clone(), first, count, written_at: Instant::now() };
+        let written =
+            WrittenEvent { name, text: text.clone(), first_timestamp: first, count, written_at: Instant::now() };
         self.written.insert(key, written);
         Ok(())
     }
 
     /// It could not be written: it is tried again if that may pass.
-    fn handle_failure(&mut self, told: PendingEvent, error: &Error) {
-        tracing::debug!(reason = told.reason.as_str(), pod = told.pod.name, "an event is not written: {error}");
+    fn handle_failure(&mut self, pending: PendingEvent, error: &Error) {
+        tracing::debug!(reason = pending.reason.as_str(), pod = pending.pod.name, "an event is not written: {error}");
         if error.cause() == Cause::EventsForbidden {
             self.outbox.metrics.count_event(EventWrite::Failed);
             if !std::mem::replace(&mut self.denial_logged, true) {
-                tracing::warn!(namespace = told.pod.namespace, "pods get no events: {error}");
+                tracing::warn!(namespace = pending.pod.namespace, "pods get no events: {error}");
             }
             self.denied_until.retain(|_, until| Instant::now() < *until);
             if self.denied_until.len() < MAX_REMEMBERED_EVENTS {
-                self.denied_until.insert(told.pod.namespace, Instant::now() + DENIED_BACKOFF);
+                self.denied_until.insert(pending.pod.namespace, Instant::now() + DENIED_BACKOFF);
             }
             return;
         }
-        let again = if error.is_transient() { told.retry(Instant::now()) } else { None };
-        if let Some(again) = again {
-            return self.outbox.add(again);
+        let retry = if error.is_transient() { pending.retry(Instant::now()) } else { None };
+        if let Some(retry) = retry {
+            return self.outbox.add(retry);
         }
         self.outbox.metrics.count_event(EventWrite::Failed);
         self.outbox.count_dropped(&error.to_string());
@@ -320,8 +321,8 @@ impl Writer {
 
     /// Waits until one more may be written.
     async fn wait_for_rate_limit(&mut self) {
-        if self.recent.len() >= BURST_EVENTS
-            && let Some(first) = self.recent.pop_front()
+        if self.recent_writes.len() >= BURST_EVENTS
+            && let Some(first) = self.recent_writes.pop_front()
         {
             sleep_until(first + EVENT_INTERVAL * u32::try_from(BURST_EVENTS).unwrap_or(1)).await;
         }

@@ -31,8 +31,8 @@ use crate::{
 };
 pub use gauges::{EndpointHealth, GaugeSnapshot};
 pub use labels::{
-    AuditWrite, CertificateRole, EndpointState, EventWrite, GrpcMethod, KubeOperation, LoginOutcome, Operation,
-    OutageReason, RenewalOutcome, RenewalTarget, RevocationOutcome, StateWrite, StatusClass,
+    AuditWrite, CertificateRole, EndpointState, EventWrite, GrpcMethod, KubeOperation, LoginOutcome, OutageReason,
+    RenewalOutcome, RenewalTarget, RevocationOutcome, StateWrite, StatusClass, VaultOperation,
 };
 pub use text_format::TextFormat;
 
@@ -55,14 +55,14 @@ type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: Registry,
     /// In seconds since 1970.
-    started: i64,
+    started_at: i64,
     grpc_requests: Counters<2>,
-    grpc_seconds: Histograms,
-    grpc_in_flight: Gauges<1>,
+    grpc_request_durations: Histograms,
+    grpc_requests_in_flight: Gauges<1>,
     vault_requests: Counters<2>,
-    vault_seconds: Histograms,
-    vault_in_flight: Gauges<0>,
-    vault_queued: Gauges<0>,
+    vault_request_durations: Histograms,
+    vault_requests_in_flight: Gauges<0>,
+    vault_requests_queued: Gauges<0>,
     kubernetes_requests: Counters<2>,
     logins: Counters<2>,
     secret_reads: Counters<1>,
@@ -102,13 +102,13 @@ impl Metrics {
                 "gRPC calls completed, by method and code",
                 grpc_codes(),
             ),
-            grpc_seconds: histograms(
+            grpc_request_durations: histograms(
                 &mut registry,
                 "grpc_request_duration_seconds",
                 "Duration of gRPC calls in seconds",
                 GrpcMethod::ALL.iter().map(|method| ("method", method.as_str())),
             ),
-            grpc_in_flight: family(
+            grpc_requests_in_flight: family(
                 &mut registry,
                 "grpc_requests_in_flight",
                 "gRPC calls in progress",
@@ -118,16 +118,21 @@ impl Metrics {
                 &mut registry,
                 "vault_requests",
                 "Requests sent to Vault; each retry counts",
-                label_pairs(Operation::ALL, StatusClass::ALL, vault_request_labels),
+                label_pairs(VaultOperation::ALL, StatusClass::ALL, vault_request_labels),
             ),
-            vault_seconds: histograms(
+            vault_request_durations: histograms(
                 &mut registry,
                 "vault_request_duration_seconds",
                 "Duration of requests to Vault in seconds, without time spent queued; each retry counts",
-                Operation::ALL.iter().map(|what| ("operation", what.as_str())),
+                VaultOperation::ALL.iter().map(|operation| ("operation", operation.as_str())),
             ),
-            vault_in_flight: family(&mut registry, "vault_requests_in_flight", "Requests to Vault in progress", [[]]),
-            vault_queued: family(
+            vault_requests_in_flight: family(
+                &mut registry,
+                "vault_requests_in_flight",
+                "Requests to Vault in progress",
+                [[]],
+            ),
+            vault_requests_queued: family(
                 &mut registry,
                 "vault_requests_queued",
                 "Vault requests queued for a concurrency permit",
@@ -228,7 +233,7 @@ impl Metrics {
                 EndpointState::ALL,
                 EndpointState::as_str,
             ),
-            started: Timestamp::now().as_second(),
+            started_at: Timestamp::now().as_second(),
             registry,
         }
     }
@@ -236,32 +241,32 @@ impl Metrics {
     /// A call of the driver has come.
     #[must_use]
     pub fn start_grpc_call(&self, method: GrpcMethod) -> GrpcCall<'_> {
-        let in_flight = InFlightGuard::new(&self.grpc_in_flight, [("method", method.as_str())]);
-        GrpcCall { metrics: self, method, begun: Instant::now(), code: CANCELLED_CODE, _in_flight: in_flight }
+        let in_flight = InFlightGuard::new(&self.grpc_requests_in_flight, [("method", method.as_str())]);
+        GrpcCall { metrics: self, method, started_at: Instant::now(), code: CANCELLED_CODE, _in_flight: in_flight }
     }
 
     /// A request to Vault waits for others.
     #[must_use]
-    pub fn start_vault_queueing(&self) -> InFlightGuard {
-        InFlightGuard::new(&self.vault_queued, [])
+    pub fn start_vault_queue_wait(&self) -> InFlightGuard {
+        InFlightGuard::new(&self.vault_requests_queued, [])
     }
 
     /// A request to Vault goes out.
     #[must_use]
-    pub fn start_vault_request(&self, operation: Operation) -> VaultRequest<'_> {
-        let in_flight = InFlightGuard::new(&self.vault_in_flight, []);
+    pub fn start_vault_request(&self, operation: VaultOperation) -> VaultRequest<'_> {
+        let in_flight = InFlightGuard::new(&self.vault_requests_in_flight, []);
         VaultRequest {
             metrics: self,
             operation,
-            begun: Instant::now(),
-            status: StatusClass::Nothing,
+            started_at: Instant::now(),
+            status: StatusClass::NoResponse,
             _in_flight: in_flight,
         }
     }
 
     /// A request to the Kubernetes API was answered, or was not.
-    pub fn count_kubernetes_request(&self, operation: KubeOperation, answered: StatusClass) {
-        self.kubernetes_requests.get_or_create(&kubernetes_request_labels(operation, answered)).inc();
+    pub fn count_kubernetes_request(&self, operation: KubeOperation, status: StatusClass) {
+        self.kubernetes_requests.get_or_create(&kubernetes_request_labels(operation, status)).inc();
     }
 
     /// A pod logged in, or could not.
@@ -270,18 +275,18 @@ impl Metrics {
     }
 
     /// A mount asked for so many secrets, whose answers came from there.
-    pub fn count_secret_reads(&self, from: ReadSource, count: usize) {
-        self.secret_reads.get_or_create(&[("source", from.as_str())]).inc_by(count as u64);
+    pub fn count_secret_reads(&self, source: ReadSource, count: usize) {
+        self.secret_reads.get_or_create(&[("source", source.as_str())]).inc_by(count as u64);
     }
 
     /// A poll was answered with what the pod has, as Vault could not be asked.
     pub fn count_stale_poll(&self, cause: Cause) {
-        self.stale_polls.get_or_create(&[("reason", OutageReason::of(cause).as_str())]).inc();
+        self.stale_polls.get_or_create(&[("reason", OutageReason::from_cause(cause).as_str())]).inc();
     }
 
     /// A token or a lease was renewed, or could not be.
-    pub fn count_renewal(&self, what: RenewalTarget, outcome: RenewalOutcome) {
-        self.renewals.get_or_create(&renewal_labels(what, outcome)).inc();
+    pub fn count_renewal(&self, target: RenewalTarget, outcome: RenewalOutcome) {
+        self.renewals.get_or_create(&renewal_labels(target, outcome)).inc();
     }
 
     /// A credential was replaced by a new one. What is [`Kind::Plain`] never is, and not counted.
@@ -329,12 +334,12 @@ impl Metrics {
 
     /// Returns every counter, and the given gauges, in a text format.
     #[must_use]
-    pub fn encode(&self, levels: &GaugeSnapshot, format: TextFormat) -> String {
+    pub fn encode(&self, gauges: &GaugeSnapshot, format: TextFormat) -> String {
         let mut text = String::new();
         // Writing to a text cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
-            .and_then(|()| levels.encode(&mut text))
-            .and_then(|()| process::encode(&mut text, self.started))
+            .and_then(|()| gauges.encode(&mut text))
+            .and_then(|()| process::encode(&mut text, self.started_at))
             .and_then(|()| encode_eof(&mut text));
         format.convert(text)
     }
@@ -347,7 +352,7 @@ const CANCELLED_CODE: &str = "Cancelled";
 pub struct GrpcCall<'a> {
     metrics: &'a Metrics,
     method: GrpcMethod,
-    begun: Instant,
+    started_at: Instant,
     code: &'static str,
     _in_flight: InFlightGuard,
 }
@@ -363,15 +368,15 @@ impl Drop for GrpcCall<'_> {
     fn drop(&mut self) {
         let method = ("method", self.method.as_str());
         self.metrics.grpc_requests.get_or_create(&[method, ("code", self.code)]).inc();
-        self.metrics.grpc_seconds.get_or_create(&[method]).observe(self.begun.elapsed().as_secs_f64());
+        self.metrics.grpc_request_durations.get_or_create(&[method]).observe(self.started_at.elapsed().as_secs_f64());
     }
 }
 
 /// A request to Vault on the wire, counted when it is dropped: without an answer, unless it had one.
 pub struct VaultRequest<'a> {
     metrics: &'a Metrics,
-    operation: Operation,
-    begun: Instant,
+    operation: VaultOperation,
+    started_at: Instant,
     status: StatusClass,
     _in_flight: InFlightGuard,
 }
@@ -379,7 +384,7 @@ pub struct VaultRequest<'a> {
 impl VaultRequest<'_> {
     /// It is answered with a status.
     pub fn finish(mut self, status: u16) {
-        self.status = StatusClass::of(status);
+        self.status = StatusClass::from_http_status(status);
     }
 }
 
@@ -387,8 +392,8 @@ impl Drop for VaultRequest<'_> {
     fn drop(&mut self) {
         let Self { metrics, operation, .. } = self;
         metrics.vault_requests.get_or_create(&vault_request_labels(*operation, self.status)).inc();
-        let seconds = metrics.vault_seconds.get_or_create(&[("operation", operation.as_str())]);
-        seconds.observe(self.begun.elapsed().as_secs_f64());
+        let seconds = metrics.vault_request_durations.get_or_create(&[("operation", operation.as_str())]);
+        seconds.observe(self.started_at.elapsed().as_secs_f64());
     }
 }
 
@@ -410,13 +415,13 @@ impl Drop for InFlightGuard {
 }
 
 fn code_label(outcome: Result<(), Code>) -> &'static str {
-    outcome.err().map_or("OK", Code::name)
+    outcome.err().map_or("OK", Code::as_str)
 }
 
 /// The codes that each method may be answered with.
 fn grpc_codes() -> impl Iterator<Item = Labels<2>> {
     let of = |method: GrpcMethod, code| [("method", method.as_str()), ("code", code)];
-    let failures = Code::ALL.iter().map(move |failure| of(GrpcMethod::Mount, failure.name()));
+    let failures = Code::ALL.iter().map(move |failure| of(GrpcMethod::Mount, failure.as_str()));
     failures.chain([of(GrpcMethod::Mount, "OK"), of(GrpcMethod::Mount, CANCELLED_CODE), of(GrpcMethod::Version, "OK")])
 }
 
@@ -424,29 +429,29 @@ fn login_labels(method: AuthMethod, outcome: LoginOutcome) -> Labels<2> {
     [("method", method.as_str()), ("outcome", outcome.as_str())]
 }
 
-fn renewal_labels(what: RenewalTarget, outcome: RenewalOutcome) -> Labels<2> {
-    [("target", what.as_str()), ("outcome", outcome.as_str())]
+fn renewal_labels(target: RenewalTarget, outcome: RenewalOutcome) -> Labels<2> {
+    [("target", target.as_str()), ("outcome", outcome.as_str())]
 }
 
 fn rotation_labels(kind: SecretKind, reason: RotationReason) -> Labels<2> {
     [("kind", kind.as_str()), ("reason", reason.as_str())]
 }
 
-fn vault_request_labels(operation: Operation, answered: StatusClass) -> Labels<2> {
-    [("operation", operation.as_str()), ("status", answered.as_str())]
+fn vault_request_labels(operation: VaultOperation, status: StatusClass) -> Labels<2> {
+    [("operation", operation.as_str()), ("status", status.as_str())]
 }
 
-fn kubernetes_request_labels(operation: KubeOperation, answered: StatusClass) -> Labels<2> {
-    [("operation", operation.as_str()), ("status", answered.as_str())]
+fn kubernetes_request_labels(operation: KubeOperation, status: StatusClass) -> Labels<2> {
+    [("operation", operation.as_str()), ("status", status.as_str())]
 }
 
 /// Labels for each of some words with each of others.
 fn label_pairs<A: Copy, B: Copy>(
-    some: &'static [A],
-    others: &'static [B],
+    first_values: &'static [A],
+    second_values: &'static [B],
     labels: impl Fn(A, B) -> Labels<2> + Copy,
 ) -> impl Iterator<Item = Labels<2>> {
-    some.iter().flat_map(move |a| others.iter().map(move |b| labels(*a, *b)))
+    first_values.iter().flat_map(move |a| second_values.iter().map(move |b| labels(*a, *b)))
 }
 
 /// Counters or gauges with all their series, each at zero.
@@ -454,13 +459,13 @@ fn family<const N: usize, M>(
     registry: &mut Registry,
     name: &str,
     help: &str,
-    all: impl IntoIterator<Item = Labels<N>>,
+    series: impl IntoIterator<Item = Labels<N>>,
 ) -> Family<Labels<N>, M>
 where
     M: EncodeMetric + TypedMetric + Default + Clone + fmt::Debug + Send + Sync + 'static,
 {
     let family = Family::<_, M>::default();
-    for labels in all {
+    for labels in series {
         drop(family.get_or_create(&labels));
     }
     registry.register(name, help, family.clone());
@@ -473,20 +478,20 @@ fn counters_by_label<W: Copy>(
     name: &str,
     help: &str,
     label: &'static str,
-    words: &[W],
-    word: fn(W) -> &'static str,
+    values: &[W],
+    to_str: fn(W) -> &'static str,
 ) -> Counters<1> {
-    family(registry, name, help, words.iter().map(|each| [(label, word(*each))]))
+    family(registry, name, help, values.iter().map(|value| [(label, to_str(*value))]))
 }
 
 fn histograms(
     registry: &mut Registry,
     name: &str,
     help: &str,
-    all: impl IntoIterator<Item = (&'static str, &'static str)>,
+    series: impl IntoIterator<Item = (&'static str, &'static str)>,
 ) -> Histograms {
     let family = Histograms::new_with_constructor(|| Histogram::new(DURATION_BUCKETS_SECONDS));
-    for label in all {
+    for label in series {
         drop(family.get_or_create(&[label]));
     }
     registry.register(name, help, family.clone());

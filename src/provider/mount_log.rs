@@ -68,7 +68,7 @@ impl About {
     }
 
     fn milliseconds(&self) -> f64 {
-        telemetry::milliseconds(self.begun)
+        telemetry::elapsed_ms(self.begun)
     }
 }
 
@@ -120,7 +120,7 @@ impl Told {
     /// The caller is told of a failure, which the driver masks for remounts.
     pub(super) fn failed(&self, error: &Error, about: &About) {
         let About { target_path, endpoint, .. } = about;
-        let (code, duration_ms) = (error.cause().code().name(), about.milliseconds());
+        let (code, duration_ms) = (error.cause().code().as_str(), about.milliseconds());
         let objects = about.class.as_deref().map(Class::display_object_names);
         let objects = objects.as_ref().map(tracing::field::display);
         match self.failures.record(target_path.clone(), error.fingerprint()) {

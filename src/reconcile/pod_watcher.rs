@@ -242,8 +242,8 @@ impl Reconciler {
                     self.on_watch_open();
                     let outcome = loop {
                         match watch.next().await {
-                            Ok(Some(PodEvent::There(pod))) => self.on_pod_added(pod.uid),
-                            Ok(Some(PodEvent::Left(pod))) => self.on_pod_removed(pod.uid),
+                            Ok(Some(PodEvent::Applied(pod))) => self.on_pod_added(pod.uid),
+                            Ok(Some(PodEvent::Deleted(pod))) => self.on_pod_removed(pod.uid),
                             Ok(Some(PodEvent::Expired)) => return,
                             Ok(None) => break Ok(()),
                             Err(error) => break Err(error),

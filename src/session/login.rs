@@ -101,7 +101,7 @@ impl Session {
                 let (error, method) = self.login_error(&client, &failure, credential.claims, deadline).await;
                 self.observers
                     .metrics
-                    .count_login(method, if is_denied { LoginOutcome::Refused } else { LoginOutcome::Failed });
+                    .count_login(method, if is_denied { LoginOutcome::Denied } else { LoginOutcome::Failed });
                 self.observers.audit.record(&self.key.audit_record(AuditEvent::Login).with_failure(&error));
                 self.record_error("logging in", &error);
                 Err(error)

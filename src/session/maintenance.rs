@@ -47,7 +47,7 @@ impl From<GrantKind> for RenewalOutcome {
     fn from(kind: GrantKind) -> Self {
         match kind {
             GrantKind::Full => Self::Renewed,
-            GrantKind::Capped => Self::Short,
+            GrantKind::Capped => Self::Capped,
         }
     }
 }
@@ -257,10 +257,10 @@ impl Session {
     ) -> RenewalFailure {
         let (outcome, result) = match failure {
             RequestError::ErrorResponse(refusal) if refusal.is_lease_not_found() => {
-                (RenewalOutcome::Gone, RenewalFailure::LeaseRevoked)
+                (RenewalOutcome::NotFound, RenewalFailure::LeaseRevoked)
             }
             RequestError::ErrorResponse(refusal) if refusal.is_not_renewable() => {
-                (RenewalOutcome::Refused, RenewalFailure::NotRenewable)
+                (RenewalOutcome::Denied, RenewalFailure::NotRenewable)
             }
             RequestError::ErrorResponse(refusal)
                 if refusal.status == 403
@@ -272,7 +272,7 @@ impl Session {
                         )
                         .await =>
             {
-                (RenewalOutcome::Gone, RenewalFailure::TokenRevoked)
+                (RenewalOutcome::NotFound, RenewalFailure::TokenRevoked)
             }
             failure => {
                 let error = background_error(failure, client);
@@ -281,7 +281,7 @@ impl Session {
                 }
                 let is_rejected = matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status < 500 && refusal.status != 429);
                 (
-                    if is_rejected { RenewalOutcome::Refused } else { RenewalOutcome::Failed },
+                    if is_rejected { RenewalOutcome::Denied } else { RenewalOutcome::Failed },
                     RenewalFailure::Failed(error),
                 )
             }

@@ -132,10 +132,10 @@ impl Session {
             }
             let json = session.serialize_state(store.has_capacity(), file.bytes)?;
             let outcome = store.write(name, &json, file.bytes, *store_generation);
-            if let WriteOutcome::Whole(bytes) = outcome {
+            if let WriteOutcome::Written(bytes) = outcome {
                 file.bytes = bytes;
             }
-            if matches!(outcome, WriteOutcome::Whole(_) | WriteOutcome::Unkept) {
+            if matches!(outcome, WriteOutcome::Written(_) | WriteOutcome::Disabled) {
                 written_revision.store(current_revision, SeqCst);
             }
             Some(outcome)
@@ -477,7 +477,7 @@ mod tests {
         json["written_at"] = serde_json::to_value(BootTimestamp::now()).unwrap();
         json["of_a_later_version"] = 1.into();
         let text = zeroize::Zeroizing::new(json.to_string().into_bytes());
-        let saved = SavedSession::parse(&Plaintext { version: 1, bytes: 9, text }).unwrap();
+        let saved = SavedSession::parse(&Plaintext { version: 1, file_bytes: 9, text }).unwrap();
         assert_eq!(saved.owner(), ("shop", "web-0", "web"));
         let requests: Vec<SecretRequest> = saved.secrets().iter().map(|lease| lease.request().clone()).collect();
         let no_client = Err(Error::new(Cause::TlsSetup, "none here"));

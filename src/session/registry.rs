@@ -13,7 +13,7 @@ use crate::{
     cache::CachedSecret,
     clock,
     error::{Cause, Error},
-    observe::{audit::Audit, events::Events, metrics::Metrics},
+    observe::{audit::AuditLog, events::EventRecorder, metrics::Metrics},
     state::{FileId, Store},
     telemetry::LogDeduplicator,
     vault::{Client, request::SecretRequest},
@@ -104,13 +104,13 @@ impl SessionRegistry {
 
     /// Where it is told what pods are given.
     #[must_use]
-    pub fn audit(&self) -> &Audit {
+    pub fn audit(&self) -> &AuditLog {
         &self.observers.audit
     }
 
     /// Where pods' owners are told.
     #[must_use]
-    pub fn events(&self) -> &Events {
+    pub fn events(&self) -> &EventRecorder {
         &self.observers.events
     }
 
@@ -355,7 +355,7 @@ impl SessionRegistry {
     /// Removes files that could not be read for a day.
     pub fn remove_unreadable_files(&self) {
         if let Some(store) = &self.state_store {
-            store.sweep();
+            store.remove_expired_files();
         }
     }
 

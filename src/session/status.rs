@@ -64,7 +64,7 @@ impl Session {
         let is_renewal_active = self.state().is_renewal_active();
         for snapshot in self.cache.snapshots(is_renewal_active, now) {
             *gauges.cached_secrets.entry((snapshot.state, snapshot.kind)).or_default() += 1;
-            let is_expiring = matches!(snapshot.state, SecretState::Failing | SecretState::Ending);
+            let is_expiring = matches!(snapshot.state, SecretState::Failing | SecretState::Expiring);
             let expires_at = snapshot.max_expires_at.filter(|_| is_expiring);
             let expires_at = expires_at.map(|end| time_of_day(end).as_second());
             gauges.earliest_secret_expiry = earliest(gauges.earliest_secret_expiry, expires_at);
@@ -152,9 +152,9 @@ fn token_state(token: &SessionToken, now: Instant) -> SecretState {
     match token.lifetime() {
         Some(lifetime) if lifetime.is_failing() => SecretState::Failing,
         Some(lifetime) if lifetime.max_expires_at().is_some_and(|end| now >= lifetime.warn_at(end)) => {
-            SecretState::Ending
+            SecretState::Expiring
         }
-        _ => SecretState::Live,
+        _ => SecretState::Active,
     }
 }
 

@@ -33,29 +33,35 @@ pub struct ListedFile {
     /// Its size.
     pub bytes: u64,
     /// When it was written.
-    pub written: Option<SystemTime>,
+    pub modified_at: Option<SystemTime>,
     /// What is in it.
     pub content: Result<Plaintext, OpenError>,
 }
 
 /// Every file of a folder, as far as it can be read with the key.
-pub fn list(folder: &Path, key: &StateKey) -> io::Result<Vec<ListedFile>> {
-    let listed = files(folder)?.into_iter().map(|(name, path)| {
+pub fn list(dir: &Path, key: &StateKey) -> io::Result<Vec<ListedFile>> {
+    let listed = list_files(dir)?.into_iter().map(|(name, path)| {
         let found = path.metadata();
         let (bytes, written) = found.as_ref().map_or((0, None), |found| (found.len(), found.modified().ok()));
         let content = match found {
-            Ok(found) if found.len() > MAX_FILE_BYTES => Err(OpenError::Unread("it is too large".to_owned())),
-            Ok(_) => fs::read(&path).map_err(|error| OpenError::Unread(error.to_string())),
-            Err(error) => Err(OpenError::Unread(error.to_string())),
+            Ok(found) if found.len() > MAX_FILE_BYTES => Err(OpenError::Unreadable("it is too large".to_owned())),
+            Ok(_) => fs::read(&path).map_err(|error| OpenError::Unreadable(error.to_string())),
+            Err(error) => Err(OpenError::Unreadable(error.to_string())),
         };
-        ListedFile { name, path, bytes, written, content: content.and_then(|sealed| key.decrypt(&name, sealed)) }
+        ListedFile {
+            name,
+            path,
+            bytes,
+            modified_at: written,
+            content: content.and_then(|sealed| key.decrypt(&name, sealed)),
+        }
     });
     Ok(listed.collect())
 }
 
 /// Whether a path is a session's file by its name, or one that was being written.
 #[must_use]
-pub fn is_file(path: &Path) -> bool {
+pub fn is_state_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     [FILE_SUFFIX, NEW_FILE_SUFFIX]
         .iter()
@@ -64,9 +70,9 @@ pub fn is_file(path: &Path) -> bool {
 }
 
 /// The names of what is there, in their order.
-pub(super) fn files(folder: &Path) -> io::Result<Vec<(FileId, PathBuf)>> {
+pub(super) fn list_files(dir: &Path) -> io::Result<Vec<(FileId, PathBuf)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(FILE_SUFFIX));
         if let Some(name) = name.and_then(FileId::parse) {
@@ -78,28 +84,30 @@ pub(super) fn files(folder: &Path) -> io::Result<Vec<(FileId, PathBuf)>> {
 }
 
 /// Makes the folder, for its owner alone.
-pub(super) fn create(folder: &Path) -> Result<(), String> {
-    let at = |error: io::Error| format!("{}: {error}", folder.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at)?;
-    let mode = fs::metadata(folder).map_err(at)?.permissions().mode();
+pub(super) fn create(dir: &Path) -> Result<(), String> {
+    let with_path = |error: io::Error| format!("{}: {error}", dir.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(with_path)?;
+    let mode = fs::metadata(dir).map_err(with_path)?.permissions().mode();
     if mode & 0o077 != 0 {
-        fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(|error| {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(|error| {
             format!(
                 "{}: others may read it (mode {:04o}), and it cannot be closed to them: {error}",
-                folder.display(),
+                dir.display(),
                 mode & 0o7777
             )
         })?;
     }
     // Whether files can be made is better found out now than with the first mount.
-    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| at(error.into()))
+    access(dir, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| with_path(error.into()))
 }
 
 /// Removes what was being written when a process was killed. What cannot be removed is in nobody's way.
-pub(super) fn sweep(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
+pub(super) fn remove_partial_files(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if is_file(&path) && path.extension().is_some_and(|end| NEW_FILE_SUFFIX.ends_with(&*end.to_string_lossy())) {
+        if is_state_file(&path)
+            && path.extension().is_some_and(|end| NEW_FILE_SUFFIX.ends_with(&*end.to_string_lossy()))
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -107,19 +115,19 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes a file whole, over the one of this name.
-pub(super) fn write(folder: &Path, name: &FileId, sealed: &[u8]) -> io::Result<()> {
-    let new = folder.join(format!("{name}{NEW_FILE_SUFFIX}"));
+pub(super) fn write(dir: &Path, name: &FileId, encrypted: &[u8]) -> io::Result<()> {
+    let new = dir.join(format!("{name}{NEW_FILE_SUFFIX}"));
     let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
-    let written = written.and_then(|mut file| file.write_all(sealed));
-    written.and_then(|()| fs::rename(&new, path(folder, name))).inspect_err(|_| {
+    let written = written.and_then(|mut file| file.write_all(encrypted));
+    written.and_then(|()| fs::rename(&new, file_path(dir, name))).inspect_err(|_| {
         // What is half there takes the room that lacks.
         let _ = fs::remove_file(&new);
     })
 }
 
 /// Removes a file; one that is not there is no matter.
-pub(super) fn remove(folder: &Path, name: &FileId) {
-    match fs::remove_file(path(folder, name)) {
+pub(super) fn remove(dir: &Path, name: &FileId) {
+    match fs::remove_file(file_path(dir, name)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             tracing::warn!(%error, %name, "the file of a session that is over cannot be removed");
         }
@@ -127,24 +135,24 @@ pub(super) fn remove(folder: &Path, name: &FileId) {
     }
 }
 
-pub(super) fn path(folder: &Path, name: &FileId) -> PathBuf {
-    folder.join(format!("{name}{FILE_SUFFIX}"))
+pub(super) fn file_path(dir: &Path, name: &FileId) -> PathBuf {
+    dir.join(format!("{name}{FILE_SUFFIX}"))
 }
 
 /// Waits for the folder's lock, which is another process's until that is gone or gives it away, and takes it.
-pub(super) async fn lock(folder: &Path) -> io::Result<File> {
-    let file = File::open(folder)?;
-    let (begun, mut is_said) = (Instant::now(), false);
+pub(super) async fn lock(dir: &Path) -> io::Result<File> {
+    let file = File::open(dir)?;
+    let (started_at, mut is_logged) = (Instant::now(), false);
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) => sleep(LOCK_RETRY_DELAY).await,
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        if !is_said && begun.elapsed() > LOCK_WAIT_LOG_DELAY {
-            is_said = true;
+        if !is_logged && started_at.elapsed() > LOCK_WAIT_LOG_DELAY {
+            is_logged = true;
             tracing::warn!(
-                folder = %folder.display(),
+                folder = %dir.display(),
                 "another process still has what pods were given; mounts wait until it gives it away or ends"
             );
         }
@@ -156,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_others_may_read_is_closed_to_them() {
+    fn state_dir_readable_by_others_is_made_private() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("a/state");
         create(&folder).unwrap();
@@ -167,19 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_whole_or_as_it_was() {
+    fn state_file_write_failure_keeps_old_content() {
         let folder = tempfile::tempdir().unwrap();
         let (key, name) = (StateKey::derive(&[1; 32]), FileId([3; 16]));
         write(folder.path(), &name, b"one").unwrap();
         fs::create_dir(folder.path().join(format!("{name}{NEW_FILE_SUFFIX}"))).unwrap();
         assert!(write(folder.path(), &name, b"two").is_err());
-        assert_eq!(fs::read(path(folder.path(), &name)).unwrap(), b"one");
+        assert_eq!(fs::read(file_path(folder.path(), &name)).unwrap(), b"one");
         fs::write(folder.path().join("other"), "").unwrap();
         let listed = list(folder.path(), &key).unwrap();
         assert_eq!(listed.iter().map(|l| (l.name, l.bytes)).collect::<Vec<_>>(), [(name, 3)]);
         assert_eq!(fs::metadata(&listed[0].path).unwrap().permissions().mode() & 0o777, 0o600);
         remove(folder.path(), &name);
         remove(folder.path(), &name);
-        assert!(files(folder.path()).unwrap().is_empty());
+        assert!(list_files(folder.path()).unwrap().is_empty());
     }
 }

@@ -23,12 +23,12 @@ use crate::secret::SecretBuffer;
 const MAGIC: &[u8; 4] = b"VMST";
 /// The version that is written. Every version before is read; add to the text what may lack, and raise this only for what an
 /// older process must not read.
-const VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 1;
 const KEY_ID_BYTES: usize = 8;
 const SALT_BYTES: usize = 32;
 const HEADER_BYTES: usize = MAGIC.len() + 1 + KEY_ID_BYTES + SALT_BYTES;
 /// Sets the keys made here apart from the versions of objects, which are made with the same secret.
-const LABEL: &[u8] = b"vaultmount state 1";
+const KEY_DERIVATION_LABEL: &[u8] = b"vaultmount state 1";
 
 /// What files are sealed with. Cannot be printed.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ pub struct Plaintext {
     /// The text.
     pub text: Zeroizing<Vec<u8>>,
     /// How long the file is.
-    pub bytes: u64,
+    pub file_bytes: u64,
 }
 
 /// Why a file cannot be read.
@@ -62,19 +62,19 @@ pub enum OpenError {
     Damaged,
     /// The HMAC key was another one.
     #[error("it was sealed under another HMAC key")]
-    AnotherKey,
+    WrongKey,
     /// A later vaultmount wrote it.
     #[error("it was written by another version of vaultmount (format {0})")]
-    Version(u8),
+    UnsupportedVersion(u8),
     /// The system says no.
     #[error("it cannot be read: {0}")]
-    Unread(String),
+    Unreadable(String),
 }
 
 /// How many bytes of a key are wanted.
-struct Length(usize);
+struct KeyLength(usize);
 
-impl KeyType for Length {
+impl KeyType for KeyLength {
     fn len(&self) -> usize {
         self.0
     }
@@ -84,60 +84,68 @@ impl StateKey {
     /// The one that belongs to an HMAC key.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
-        let root = Salt::new(HKDF_SHA256, LABEL).extract(secret);
+        let root = Salt::new(HKDF_SHA256, KEY_DERIVATION_LABEL).extract(secret);
         let mut id = [0; KEY_ID_BYTES];
-        fill(&root, &[b"key id"], &mut id);
+        expand_key(&root, &[b"key id"], &mut id);
         Self { root, id }
     }
 
     /// Seals a text for the file of this name.
     pub(super) fn encrypt(&self, name: &FileId, text: &SecretBuffer) -> Vec<u8> {
-        let mut sealed = Vec::with_capacity(HEADER_BYTES + text.len() + AES_256_GCM.tag_len());
-        sealed.extend_from_slice(MAGIC);
-        sealed.push(VERSION);
-        sealed.extend_from_slice(&self.id);
+        let mut encrypted = Vec::with_capacity(HEADER_BYTES + text.len() + AES_256_GCM.tag_len());
+        encrypted.extend_from_slice(MAGIC);
+        encrypted.push(FORMAT_VERSION);
+        encrypted.extend_from_slice(&self.id);
         let mut salt = [0; SALT_BYTES];
         let random = SystemRandom::new().fill(&mut salt);
         assert!(random.is_ok(), "the operating system has no random numbers");
-        sealed.extend_from_slice(&salt);
-        sealed.extend_from_slice(text.expose());
-        let aad = aad(&sealed[..HEADER_BYTES], name);
-        let tag = self.of_file(&salt).seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut sealed[HEADER_BYTES..]);
+        encrypted.extend_from_slice(&salt);
+        encrypted.extend_from_slice(text.expose());
+        let aad = aad(&encrypted[..HEADER_BYTES], name);
+        let tag = self.derive_file_key(&salt).seal_in_place_separate_tag(
+            nonce(),
+            Aad::from(aad),
+            &mut encrypted[HEADER_BYTES..],
+        );
         // It fails for more than 64 GiB alone.
         let tag = tag.unwrap_or_else(|_| unreachable!("no text is that long"));
-        sealed.extend_from_slice(tag.as_ref());
-        sealed
+        encrypted.extend_from_slice(tag.as_ref());
+        encrypted
     }
 
     /// What is in the file of this name.
-    pub(super) fn decrypt(&self, name: &FileId, sealed: Vec<u8>) -> Result<Plaintext, OpenError> {
+    pub(super) fn decrypt(&self, name: &FileId, encrypted: Vec<u8>) -> Result<Plaintext, OpenError> {
         // What was opened in place is a secret.
-        let (bytes, mut sealed) = (sealed.len() as u64, Zeroizing::new(sealed));
+        let (bytes, mut sealed) = (encrypted.len() as u64, Zeroizing::new(encrypted));
         let Some((magic, rest)) = sealed.split_first_chunk::<4>() else { return Err(OpenError::Truncated) };
         let Some((version, rest)) = rest.split_first().filter(|_| magic == MAGIC) else {
             return Err(OpenError::Damaged);
         };
         let version = *version;
-        if !(1..=VERSION).contains(&version) {
-            return Err(OpenError::Version(version));
+        if !(1..=FORMAT_VERSION).contains(&version) {
+            return Err(OpenError::UnsupportedVersion(version));
         }
         let Some((id, rest)) = rest.split_first_chunk::<KEY_ID_BYTES>() else { return Err(OpenError::Truncated) };
         let Some((salt, rest)) = rest.split_first_chunk::<SALT_BYTES>() else { return Err(OpenError::Truncated) };
         if *id != self.id {
-            return Err(OpenError::AnotherKey);
+            return Err(OpenError::WrongKey);
         }
         if rest.len() < AES_256_GCM.tag_len() {
             return Err(OpenError::Truncated);
         }
-        let (key, aad) = (self.of_file(salt), aad(&sealed[..HEADER_BYTES], name));
+        let (key, aad) = (self.derive_file_key(salt), aad(&sealed[..HEADER_BYTES], name));
         let opened = key.open_in_place(nonce(), Aad::from(aad), &mut sealed[HEADER_BYTES..]);
         let length = opened.map_err(|_| OpenError::Damaged)?.len();
-        Ok(Plaintext { version, text: Zeroizing::new(sealed[HEADER_BYTES..HEADER_BYTES + length].to_vec()), bytes })
+        Ok(Plaintext {
+            version,
+            text: Zeroizing::new(sealed[HEADER_BYTES..HEADER_BYTES + length].to_vec()),
+            file_bytes: bytes,
+        })
     }
 
-    fn of_file(&self, salt: &[u8]) -> LessSafeKey {
+    fn derive_file_key(&self, salt: &[u8]) -> LessSafeKey {
         let mut key = Zeroizing::new([0; 32]);
-        fill(&self.root, &[b"file", salt], key.as_mut_slice());
+        expand_key(&self.root, &[b"file", salt], key.as_mut_slice());
         // A key of 32 bytes is one of AES-256.
         let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).unwrap_or_else(|_| unreachable!("the key's length"));
         LessSafeKey::new(key)
@@ -149,12 +157,12 @@ fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
 
-fn aad(head: &[u8], name: &FileId) -> Vec<u8> {
-    [head, &name.0].concat()
+fn aad(header: &[u8], name: &FileId) -> Vec<u8> {
+    [header, &name.0].concat()
 }
 
-fn fill(root: &Prk, info: &[&[u8]], key: &mut [u8]) {
-    let filled = root.expand(info, Length(key.len())).and_then(|okm| okm.fill(key));
+fn expand_key(root: &Prk, info: &[&[u8]], key: &mut [u8]) {
+    let filled = root.expand(info, KeyLength(key.len())).and_then(|okm| okm.fill(key));
     // It fails for more than 8,160 bytes alone.
     filled.unwrap_or_else(|_| unreachable!("no key is that long"));
 }
@@ -210,60 +218,60 @@ mod tests {
 
     const NAME: FileId = FileId([7; 16]);
 
-    fn text(of: &[u8]) -> SecretBuffer {
+    fn secret_buffer(bytes: &[u8]) -> SecretBuffer {
         let mut text = SecretBuffer::default();
-        text.append(of);
+        text.append(bytes);
         text
     }
 
-    fn sealed() -> Vec<u8> {
-        StateKey::derive(&[b'a'; 32]).encrypt(&NAME, &text(b"hunter2"))
+    fn encrypted_sample() -> Vec<u8> {
+        StateKey::derive(&[b'a'; 32]).encrypt(&NAME, &secret_buffer(b"hunter2"))
     }
 
-    fn opened(sealed: Vec<u8>) -> Result<Vec<u8>, OpenError> {
+    fn decrypt_sample(sealed: Vec<u8>) -> Result<Vec<u8>, OpenError> {
         StateKey::derive(&[b'a'; 32]).decrypt(&NAME, sealed).map(|content| content.text.to_vec())
     }
 
     #[test]
-    fn what_is_sealed_is_opened_under_its_name_and_key_alone() {
-        let one = sealed();
-        assert_eq!(opened(one.clone()), Ok(b"hunter2".to_vec()));
-        assert_ne!(one, sealed(), "each writing has a key of its own");
+    fn state_file_decrypts_only_with_its_name_and_key() {
+        let one = encrypted_sample();
+        assert_eq!(decrypt_sample(one.clone()), Ok(b"hunter2".to_vec()));
+        assert_ne!(one, encrypted_sample(), "each writing has a key of its own");
         assert!(!String::from_utf8_lossy(&one).contains("hunter"));
         let key = StateKey::derive(&[b'a'; 32]);
         assert_eq!(key.decrypt(&FileId([8; 16]), one.clone()).err(), Some(OpenError::Damaged));
-        assert_eq!(StateKey::derive(&[b'b'; 32]).decrypt(&NAME, one).err(), Some(OpenError::AnotherKey));
+        assert_eq!(StateKey::derive(&[b'b'; 32]).decrypt(&NAME, one).err(), Some(OpenError::WrongKey));
         assert_eq!(format!("{key:?}"), "SealingKey");
     }
 
     #[test]
-    fn nothing_of_a_file_may_be_changed_or_lack() {
-        let whole = sealed();
+    fn state_file_changed_or_truncated_is_rejected() {
+        let whole = encrypted_sample();
         for length in 0..whole.len() {
-            let fault = opened(whole[..length].to_vec()).unwrap_err();
+            let fault = decrypt_sample(whole[..length].to_vec()).unwrap_err();
             assert!(matches!(fault, OpenError::Truncated | OpenError::Damaged), "{length}: {fault}");
         }
         for at in 0..whole.len() {
             let mut changed = whole.clone();
             changed[at] ^= 1;
-            assert!(opened(changed).is_err(), "{at}");
+            assert!(decrypt_sample(changed).is_err(), "{at}");
         }
         let mut later = whole;
-        later[4] = VERSION + 1;
-        assert_eq!(opened(later), Err(OpenError::Version(VERSION + 1)));
+        later[4] = FORMAT_VERSION + 1;
+        assert_eq!(decrypt_sample(later), Err(OpenError::UnsupportedVersion(FORMAT_VERSION + 1)));
     }
 
     /// Written by vaultmount 0.1.0; what it could read is to be read for ever.
     #[test]
-    fn files_of_the_first_version_are_read() {
+    fn state_file_of_version_1_decrypts() {
         const FIRST: &str = "564d5354012d1520e1c1a12eb7cd0ab8d70a1041e57d201dca36f5dd6a04cb55c0d08b9c3f6976b0e284c72100ef2193967eebd4ab17dccad6874cd04f0226ff6d3fff09";
         let bytes =
             FIRST.as_bytes().chunks(2).map(|digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16));
-        assert_eq!(opened(bytes.collect::<Result<_, _>>().unwrap()), Ok(b"hunter2".to_vec()));
+        assert_eq!(decrypt_sample(bytes.collect::<Result<_, _>>().unwrap()), Ok(b"hunter2".to_vec()));
     }
 
     #[test]
-    fn names_are_read_as_they_are_written() {
+    fn state_file_id_parses_its_display() {
         assert_eq!(FileId::parse(&NAME.to_string()), Some(NAME));
         for other in ["", "07", &"0G".repeat(16), &"é".repeat(16), &"0A".repeat(16)] {
             assert_eq!(FileId::parse(other), None, "{other}");
@@ -272,10 +280,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_file_or_a_fault(bytes: Vec<u8>) {
-            prop_assert!(opened(bytes.clone()).is_err());
-            let head = [&sealed()[..HEADER_BYTES], &bytes].concat();
-            prop_assert!(opened(head).is_err());
+        fn state_file_random_bytes_are_rejected(bytes: Vec<u8>) {
+            prop_assert!(decrypt_sample(bytes.clone()).is_err());
+            let head = [&encrypted_sample()[..HEADER_BYTES], &bytes].concat();
+            prop_assert!(decrypt_sample(head).is_err());
         }
     }
 }

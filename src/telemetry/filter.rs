@@ -64,8 +64,10 @@ impl Filter {
         let mut filter = Self::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.split_once('=') {
-                None => filter.level = level(part)?,
-                Some((name, of)) => filter.targets.push((target(name.trim())?, level(of.trim())?)),
+                None => filter.level = parse_level(part)?,
+                Some((name, level_name)) => {
+                    filter.targets.push((parse_target(name.trim())?, parse_level(level_name.trim())?))
+                }
             }
         }
         Ok(filter)
@@ -100,24 +102,24 @@ impl fmt::Display for Filter {
     }
 }
 
-fn level(name: &str) -> Result<LevelFilter, InvalidFilter> {
+fn parse_level(name: &str) -> Result<LevelFilter, InvalidFilter> {
     let found = LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, level)| *level).ok_or_else(|| {
         let name = one_line(name, 40);
-        let meant = closest_match(&name, LEVELS.map(|(known, _)| known));
-        let meant = meant.map(|level| format!(", perhaps {level} was meant")).unwrap_or_default();
-        InvalidFilter::Level(name, meant)
+        let suggestion = closest_match(&name, LEVELS.map(|(known, _)| known));
+        let suggestion = suggestion.map(|level| format!(", perhaps {level} was meant")).unwrap_or_default();
+        InvalidFilter::Level(name, suggestion)
     })
 }
 
-fn target(name: &str) -> Result<String, InvalidFilter> {
+fn parse_target(name: &str) -> Result<String, InvalidFilter> {
     let is_name = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     let first = name.split("::").next().unwrap_or_default();
     if !name.split("::").all(is_name) || NEVER_LOGGED.contains(&first) {
         return Err(InvalidFilter::Target(one_line(name, 40)));
     }
-    let is_whole = first == CRATE_TARGET || LIBRARIES.contains(&first);
-    Ok(if is_whole { name.to_owned() } else { format!("{CRATE_TARGET}::{name}") })
+    let is_full_target = first == CRATE_TARGET || LIBRARIES.contains(&first);
+    Ok(if is_full_target { name.to_owned() } else { format!("{CRATE_TARGET}::{name}") })
 }
 
 #[cfg(test)]
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_are_read() {
+    fn log_filter_parse_accepts_levels_and_targets() {
         for (text, read) in [
             ("", "info"),
             (" WARN ", "warn"),
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_prints_secrets_is_silent_whatever_is_asked_for() {
+    fn log_filter_never_enables_http_libraries() {
         for library in NEVER_LOGGED {
             assert!(Filter::parse(&format!("{library}=trace")).is_err(), "{library}");
             let targets = Filter::from_level(LevelFilter::TRACE).targets();

@@ -64,18 +64,18 @@ impl<K> Default for LogDeduplicator<K> {
 
 impl<K: Eq + Hash> LogDeduplicator<K> {
     /// It went wrong, in this way.
-    pub fn record(&self, key: K, what: impl Hash) -> Emit {
-        let (mut known, now) = (self.lock(), clock::now());
-        if known.len() >= MAX_ENTRIES && !known.contains_key(&key) {
-            known.retain(|_, known| now < known.last_seen + ENTRY_TTL);
-            if known.len() >= MAX_ENTRIES {
+    pub fn record(&self, key: K, variant: impl Hash) -> Emit {
+        let (mut entries, now) = (self.lock(), clock::now());
+        if entries.len() >= MAX_ENTRIES && !entries.contains_key(&key) {
+            entries.retain(|_, known| now < known.last_seen + ENTRY_TTL);
+            if entries.len() >= MAX_ENTRIES {
                 // What is said too often is better than what is not said.
-                known.clear();
+                entries.clear();
             }
         }
-        let known = known.entry(key).or_insert_with(|| Entry { variants: Vec::new(), last_seen: now, count: 0 });
-        (known.last_seen, known.count) = (now, known.count + 1);
-        known.emit(hash_of(what), now)
+        let entry = entries.entry(key).or_insert_with(|| Entry { variants: Vec::new(), last_seen: now, count: 0 });
+        (entry.last_seen, entry.count) = (now, entry.count + 1);
+        entry.emit(hash_of(variant), now)
     }
 
     /// It went well; how often it had gone wrong before, if it had.
@@ -89,29 +89,29 @@ impl<K: Eq + Hash> LogDeduplicator<K> {
 }
 
 impl Entry {
-    fn emit(&mut self, what: u64, now: Instant) -> Emit {
-        if let Some(way) = self.variants.iter_mut().find(|way| way.hash == what) {
-            way.suppressed += 1;
-            if now < way.emitted_at + SUMMARY_INTERVAL {
+    fn emit(&mut self, hash: u64, now: Instant) -> Emit {
+        if let Some(variant) = self.variants.iter_mut().find(|way| way.hash == hash) {
+            variant.suppressed += 1;
+            if now < variant.emitted_at + SUMMARY_INTERVAL {
                 return Emit::Suppress;
             }
-            way.emitted_at = now;
-            return Emit::Summary(std::mem::take(&mut way.suppressed));
+            variant.emitted_at = now;
+            return Emit::Summary(std::mem::take(&mut variant.suppressed));
         }
         if self.variants.len() >= MAX_VARIANTS {
-            self.variants.retain(|way| now < way.emitted_at + SUMMARY_INTERVAL);
+            self.variants.retain(|variant| now < variant.emitted_at + SUMMARY_INTERVAL);
         }
         if self.variants.len() >= MAX_VARIANTS {
             return Emit::Suppress;
         }
-        self.variants.push(Variant { hash: what, emitted_at: now, suppressed: 0 });
+        self.variants.push(Variant { hash, emitted_at: now, suppressed: 0 });
         Emit::First
     }
 }
 
-fn hash_of(what: impl Hash) -> u64 {
+fn hash_of(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_is_said_and_the_rest_is_summed_up() {
+    async fn log_dedup_emits_first_then_summary() {
         let repeats = LogDeduplicator::default();
         assert_eq!(repeats.record("a", 1), Emit::First);
         for _ in 0..5 {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ways_that_take_turns_are_summed_up_each_and_ever_new_ones_soon() {
+    async fn log_dedup_summarizes_each_variant_and_bounds_variants() {
         let repeats = LogDeduplicator::default();
         assert_eq!(
             [1, 2, 1, 2].map(|way| repeats.record("a", way)),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded() {
+    async fn log_dedup_entries_are_bounded() {
         let repeats = LogDeduplicator::default();
         for key in 0..MAX_ENTRIES {
             repeats.record(key, ());

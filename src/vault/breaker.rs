@@ -1,9 +1,8 @@
-//! Whether a server can be asked: decided from what requests meet, and from what the server then says of itself.
+//! Circuit breaker: decides from request outcomes and health probes if a server is available.
 //!
-//! No single request decides it: one path may be slow, one engine may fail, one quota may be used up. What a request meets
-//! raises a doubt, and a doubt is a question to the server as such (`sys/health`). While it is down it is asked again, more and
-//! more seldom. Everything here is a function of the moment it is given, so that many servers' clients can be played through
-//! at once.
+//! A single request does not decide it: one path may be slow, one engine may fail, one quota may be exhausted. A slow or
+//! failed request triggers a health probe (`sys/health`). While the server is down, it is probed again with exponential
+//! backoff. Every function takes the current time as an argument, so that tests can simulate the clients of many servers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,107 +13,107 @@ use crate::{
     error::Error,
 };
 
-/// A server that cannot be asked.
+/// Outage of a server.
 #[derive(Debug)]
 pub struct Outage {
-    /// Since when that is known.
+    /// Time at which the outage was detected.
     pub since: Instant,
-    /// Why, as it was found.
+    /// Reason, as the probe or the request reported it.
     pub reason: Error,
-    /// The same for those who are turned away meanwhile.
+    /// Error for requests that are rejected during the outage.
     pub rejection: Error,
 }
 
-/// Why a server should be asked how it is.
+/// Reason for a health probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeTrigger {
-    /// A request has no answer yet, though others have by now.
+    /// A request has no response yet, although requests usually have one by now.
     SlowRequest,
-    /// A request failed as none should: an answer that blames the server, or none at all.
+    /// A request failed with a server error, or without a response.
     FailedRequest,
 }
 
-/// What a server's own word comes to.
+/// Result of a health probe.
 #[derive(Clone, Debug)]
 pub enum ProbeResult {
-    /// It can be asked, as far as anybody can tell.
+    /// The server is available, as far as the probe shows.
     Healthy,
-    /// It cannot, and why.
+    /// The server is unavailable, for this reason.
     Down(Error),
 }
 
-/// What was last heard of a server, for those who tell of it. Whether anybody asks it hangs on its outage alone.
+/// Last contact with a server, for status and metrics only. Only an outage decides if requests are sent.
 #[derive(Clone, Debug, Default)]
 pub enum LastContact {
-    /// Nothing yet.
+    /// No contact yet.
     #[default]
     Unknown,
-    /// It answers, though not as Vault does.
+    /// The server responds, but not like Vault.
     NotVault,
-    /// It cannot be asked, and why.
+    /// The server is unavailable, for this reason.
     Failed(Error),
-    /// It answers as Vault does.
+    /// The server responds like Vault.
     Vault,
 }
 
-/// What a verdict changed.
+/// State change caused by a probe result.
 #[derive(Clone, Debug)]
 pub enum Transition {
-    /// From now on nobody asks.
+    /// The server went down: requests are rejected from now on.
     WentDown(Arc<Outage>),
-    /// Everybody may ask again. What it was.
+    /// The server came up: requests are allowed again. Contains the outage that ended.
     CameUp(Arc<Outage>),
 }
 
-/// How one server stands.
+/// Circuit breaker of one server.
 #[derive(Debug, Default)]
 pub struct CircuitBreaker {
     outage: Option<Arc<Outage>>,
-    /// When a question for a doubt was sent that has no verdict yet.
+    /// Start of a triggered probe that has no result yet.
     probe_sent_at: Option<Instant>,
-    /// When it was last found well.
+    /// Time of the last healthy probe result.
     healthy_at: Option<Instant>,
-    /// When any request last had a good answer.
+    /// Time of the last successful request.
     last_success_at: Option<Instant>,
-    /// What was last heard, and when.
+    /// Last contact and its time.
     last_contact: (LastContact, Option<Instant>),
     probe_count: u32,
     last_probe_at: Option<Instant>,
     next_probe_at: Option<Instant>,
-    /// When anybody last was turned away.
+    /// Time of the last rejected request.
     last_rejection_at: Option<Instant>,
 }
 
-/// How long a request goes without an answer before that is a doubt.
+/// Time without a response after which a request triggers a probe.
 pub const SLOW_REQUEST_THRESHOLD: Duration = Duration::from_millis(400);
-/// How long a server has for a connection when it is in doubt, and hardly longer for its word. Together with [`OVERDUE`] less
-/// than a poll waits at most.
+/// Connect timeout of a triggered probe. The response has hardly longer. Together with [`SLOW_REQUEST_THRESHOLD`] it is shorter
+/// than the maximum wait of a poll.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(1400);
-/// How long it has while it is down: one that is merely slow must be able to come back.
+/// Connect timeout of a probe during an outage. It is longer, so that a slow server can recover.
 pub const DOWN_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The first pause between two probes of a server that is down, and the longest.
+/// First and maximum interval between probes during an outage.
 const INITIAL_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a server that was found well is not asked about failures, and about answers that are late: a busy one must not
-/// have more to do for that.
+/// Cooldown after a healthy probe before the next failed or slow request triggers another. It protects a busy server from
+/// additional load.
 const PROBE_COOLDOWN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 const PROBE_COOLDOWN_AFTER_SLOW: Duration = Duration::from_secs(10);
-/// How long after somebody was turned away it counts as used.
+/// Time after the last rejection until a server that is down counts as unused.
 const OUTAGE_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// A question that came to nothing does not stand in the way of the next for longer.
+/// Time after which a triggered probe without a result no longer blocks the next one.
 const PENDING_PROBE_TTL: Duration = Duration::from_secs(10);
-/// The shortest and the longest pause before what waits for a server is looked at again.
+/// Minimum and maximum delay, before jitter, until work that waits for a server is retried.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(120);
 
 impl CircuitBreaker {
-    /// Why it cannot be asked, if that is known.
+    /// Returns the current outage, if the server is down.
     #[must_use]
     pub fn outage(&self) -> Option<&Arc<Outage>> {
         self.outage.as_ref()
     }
 
-    /// A request gave rise to a doubt. Whether the server should be asked now: at most one question is under way.
+    /// Returns true if the trigger should start a probe now, and marks the probe as pending. At most one probe is pending.
     pub fn try_begin_probe(&mut self, trigger: ProbeTrigger, now: Instant) -> bool {
         let cooldown = match trigger {
             ProbeTrigger::SlowRequest => PROBE_COOLDOWN_AFTER_SLOW,
@@ -129,13 +128,15 @@ impl CircuitBreaker {
         true
     }
 
-    /// A request had an answer that only a server has which can be asked.
+    /// Records a response that only an available server can give.
     pub fn record_success(&mut self, now: Instant) {
         self.last_success_at = Some(now);
     }
 
-    /// Something was heard of it, of what was asked at that moment: what was heard since counts more. What is none of Vault's says
-    /// nothing against one that was heard: what stands before it may answer some requests itself.
+    /// Records the result of a request that was sent at `asked_at`, unless a more recent result is known.
+    ///
+    /// A response that is not from Vault does not replace one from Vault, because a proxy in front of Vault may answer some
+    /// requests itself.
     pub fn record_contact(&mut self, contact: LastContact, asked_at: Instant, now: Instant) {
         let is_outdated = self.last_contact.1.is_some_and(|at| at > asked_at);
         if !is_outdated
@@ -148,13 +149,14 @@ impl CircuitBreaker {
         }
     }
 
-    /// What was last heard of it, and when.
+    /// Returns the last contact and its time.
     #[must_use]
     pub fn last_contact(&self) -> &(LastContact, Option<Instant>) {
         &self.last_contact
     }
 
-    /// The verdict on a question for a doubt, or on a probe. A server that answered others meanwhile is not down.
+    /// Records a probe result and returns the state change, if there is one. A server that answered other requests in the
+    /// meantime is not down.
     pub fn on_probe_result(&mut self, result: ProbeResult, now: Instant) -> Option<Transition> {
         let probe_sent_at = self.probe_sent_at.take();
         match (result, self.outage.clone()) {
@@ -181,7 +183,7 @@ impl CircuitBreaker {
                 Some(Transition::WentDown(outage))
             }
             (ProbeResult::Down(reason), Some(outage)) => {
-                // What is unreachable comes back sealed.
+                // For example, an unreachable server restarts sealed.
                 if reason.cause() != outage.reason.cause() {
                     self.outage = Some(Outage::new(reason, outage.since));
                 }
@@ -191,14 +193,14 @@ impl CircuitBreaker {
         }
     }
 
-    /// When it is to be asked next; none unless it is down.
+    /// Returns the time of the next probe. `None` unless the server is down.
     #[must_use]
     pub fn next_probe_at(&self) -> Option<Instant> {
         self.next_probe_at
     }
 
-    /// Somebody has nothing without it, or has not for longer than some times `within`: it should be asked as soon. Whether
-    /// that is sooner than before. However many want it, it is asked once a second at most.
+    /// Requests a probe within `within` of the last one, because a pod is blocked on this server. Returns true if that is sooner
+    /// than planned. The server is probed at most once a second, regardless of the number of requests.
     pub fn request_probe(&mut self, within: Duration, now: Instant) -> bool {
         let (Some(last_probe_at), Some(next_probe_at)) = (self.last_probe_at, self.next_probe_at) else { return false };
         let requested_at = now.max(last_probe_at + within.max(INITIAL_PROBE_INTERVAL));
@@ -206,12 +208,12 @@ impl CircuitBreaker {
         requested_at < next_probe_at
     }
 
-    /// Somebody was turned away.
+    /// Records that a request was rejected.
     pub fn record_rejection(&mut self, now: Instant) {
         self.last_rejection_at = Some(now);
     }
 
-    /// Whether nobody was turned away for long, so that one in whose place nobody waits need not be probed.
+    /// Returns true if no request was rejected for five minutes, so the server does not need probes.
     #[must_use]
     pub fn is_idle(&self, now: Instant) -> bool {
         self.last_rejection_at
@@ -219,7 +221,7 @@ impl CircuitBreaker {
             .is_none_or(|at| now >= at + OUTAGE_IDLE_TIMEOUT)
     }
 
-    /// Nobody uses it any more: nothing is known of it.
+    /// Resets all state, because the server is no longer used.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
@@ -233,7 +235,8 @@ impl CircuitBreaker {
 
 impl Outage {
     fn new(reason: Error, since: Instant) -> Arc<Self> {
-        let summary = format!("{}, known since {} and asked again by itself", reason.summary(), time_of_day(since));
+        let summary =
+            format!("{}, known since {} and probed again automatically", reason.summary(), time_of_day(since));
         let rejection =
             Error::new(reason.cause(), summary).with_server_message(reason.server_message().unwrap_or_default());
         let rejection = match reason.fix() {
@@ -244,11 +247,13 @@ impl Outage {
     }
 }
 
-/// When to look again after what cannot be asked for now and is over at `end`: the sooner the less time is left, so that the
-/// most urgent is asked for first when the server is back; and everything else at times of its own, over up to two minutes.
+/// Returns when to retry work that waits for a server and expires at `expires_at`.
+///
+/// The less time is left, the sooner the retry, so that the most urgent work runs first when the server is back. Jitter spreads
+/// everything else over up to two minutes.
 #[must_use]
 pub fn retry_at(expires_at: Option<Instant>, now: Instant) -> Instant {
-    let delay = expires_at.map_or(MAX_RETRY_DELAY, |end| end.saturating_duration_since(now) / 8);
+    let delay = expires_at.map_or(MAX_RETRY_DELAY, |expiry| expiry.saturating_duration_since(now) / 8);
     now + with_jitter(delay.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
 }
 
@@ -265,7 +270,7 @@ mod tests {
         ProbeResult::Down(Error::new(cause, "Vault is away").with_server_message("its words").with_fix("do something"))
     }
 
-    /// One that was found down at a moment.
+    /// Returns a breaker that opened at `now`.
     fn open_breaker(now: Instant) -> CircuitBreaker {
         let mut breaker = CircuitBreaker::default();
         assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now));
@@ -280,12 +285,12 @@ mod tests {
     fn breaker_sends_one_probe_then_cools_down() {
         let (mut breaker, now) = (CircuitBreaker::default(), Instant::now());
         assert!(breaker.try_begin_probe(ProbeTrigger::SlowRequest, now));
-        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(10)), "it is asked already");
+        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(10)), "a probe is already pending");
         assert!(breaker.on_probe_result(ProbeResult::Healthy, now + ms(20)).is_none());
         assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(1000)));
         assert!(
             !breaker.try_begin_probe(ProbeTrigger::SlowRequest, now + ms(10_000)),
-            "a slow server must not have more to do for that"
+            "a slow server must not get additional load"
         );
         assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(1020)));
     }
@@ -306,7 +311,7 @@ mod tests {
         breaker.record_success(now + ms(2));
         assert!(breaker.on_probe_result(down_with(Cause::Unreachable), now + ms(1500)).is_none());
         assert!(breaker.outage().is_none());
-        // What was answered before says nothing.
+        // Earlier successes do not count.
         assert!(breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(2500)));
         assert!(breaker.on_probe_result(down_with(Cause::Unreachable), now + ms(4000)).is_some());
     }
@@ -315,7 +320,10 @@ mod tests {
     fn breaker_reports_each_transition_once() {
         let now = Instant::now();
         let mut breaker = open_breaker(now);
-        assert!(!breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(5000)), "it is probed as it is");
+        assert!(
+            !breaker.try_begin_probe(ProbeTrigger::FailedRequest, now + ms(5000)),
+            "an open breaker is probed anyway"
+        );
         assert!(breaker.on_probe_result(down_with(Cause::ConnectionRefused), now + ms(5000)).is_none());
         assert!(breaker.on_probe_result(down_with(Cause::Sealed), now + ms(6000)).is_none());
         let outage = breaker.outage().unwrap();
@@ -330,7 +338,9 @@ mod tests {
     fn outage_rejection_has_cause_message_fix_and_since() {
         let breaker = open_breaker(Instant::now());
         let text = breaker.outage().unwrap().rejection.to_string();
-        for part in ["Vault is away, known since 2", "asked again by itself", "(it said: its words)", "do something"] {
+        for part in
+            ["Vault is away, known since 2", "probed again automatically", "(it said: its words)", "do something"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(text.ends_with(&format!("[{}]", Cause::ConnectionRefused.id())), "{text}");
@@ -384,7 +394,7 @@ mod tests {
         assert!(matches!(breaker.last_contact(), (LastContact::Vault, Some(at)) if *at == now + ms(10)));
         breaker.record_contact(failed_contact(), now + ms(20), now + ms(40));
         assert!(matches!(breaker.last_contact(), (LastContact::Failed(_), Some(at)) if *at == now + ms(40)));
-        assert!(breaker.outage().is_none() && breaker.next_probe_at().is_none(), "nobody is turned away for it");
+        assert!(breaker.outage().is_none() && breaker.next_probe_at().is_none(), "no request is rejected");
     }
 
     #[test]

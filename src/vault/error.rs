@@ -325,7 +325,7 @@ impl ErrorResponse {
                 "unlock it (`vault namespace unlock`), or ask whoever locked it",
             ),
             502..=504 => error(
-                Cause::ServerFault,
+                Cause::ServerError,
                 format!("Vault at {address}, or a proxy before it, answered with status {}", self.status),
                 "look into its log; the mount is tried again by itself",
             ),
@@ -394,7 +394,7 @@ impl RequestError {
             )
             .with_fix(read::suggest_json_path(context)),
             Self::ResponseTooLarge(limit) => Error::new(
-                Cause::AnswerTooLarge,
+                Cause::ResponseTooLarge,
                 format!(
                     "the answer of Vault at {} for {} is larger than {} MiB",
                     context.address,
@@ -448,7 +448,7 @@ impl RequestError {
                     .with_fix(DEADLINE_FIX)
             }
             Self::ResponseTooLarge(limit) => Error::new(
-                Cause::AnswerTooLarge,
+                Cause::ResponseTooLarge,
                 format!("Vault at {address} answered with more than {} MiB", limit >> 20),
             ),
             Self::Timeout(limit) => Error::new(
@@ -467,7 +467,7 @@ impl RequestError {
             }
             Self::Outage(outage) => outage.rejection.clone(),
             Self::BudgetExceeded { scope: BudgetScope::Token, limit_bytes } => Error::new(
-                Cause::AnswerTooLarge,
+                Cause::ResponseTooLarge,
                 format!("the answers of Vault at {address} to one pod come to more than {} MiB", limit_bytes >> 20),
             )
             .with_fix("a volume holds at most 4 MiB; read smaller secrets, or fewer in one class"),
@@ -488,7 +488,7 @@ impl RequestError {
                 Error::new(Cause::InvalidRequest, format!("a request to {address} cannot be sent: {problem}"))
             }
             Self::ErrorResponse(response) => response.explain_server_error(address).unwrap_or_else(|| {
-                let cause = if response.status >= 500 { Cause::ServerFault } else { Cause::ReadRefused };
+                let cause = if response.status >= 500 { Cause::ServerError } else { Cause::RequestRejected };
                 Error::new(cause, format!("Vault at {address} answered with status {}", response.status))
                     .with_server_message(&response.errors)
             }),

@@ -2,15 +2,15 @@
 
 use http::Method;
 
-use crate::observe::metrics::Operation;
+use crate::observe::metrics::VaultOperation;
 
 /// The operation of a request whose path starts below `/v1`.
-pub(super) fn classify_operation(method: &Method, path: &str) -> Operation {
+pub(super) fn classify_operation(method: &Method, path: &str) -> VaultOperation {
     let path = path.trim_start_matches('/');
     if path.starts_with("auth/token/") || path.starts_with("sys/leases/") {
         let verb = path.split('/').nth(2).unwrap_or_default();
         for (start, operation) in
-            [("renew", Operation::Renew), ("revoke", Operation::Revoke), ("lookup", Operation::Lookup)]
+            [("renew", VaultOperation::Renew), ("revoke", VaultOperation::Revoke), ("lookup", VaultOperation::Lookup)]
         {
             if verb.starts_with(start) {
                 return operation;
@@ -18,12 +18,12 @@ pub(super) fn classify_operation(method: &Method, path: &str) -> Operation {
         }
     }
     match method.as_str() {
-        _ if path.starts_with("auth/") && path.ends_with("/login") => Operation::Login,
-        _ if path.starts_with("sys/") => Operation::Other,
-        "GET" => Operation::Read,
-        "LIST" => Operation::List,
-        "PUT" | "POST" => Operation::Write,
-        _ => Operation::Other,
+        _ if path.starts_with("auth/") && path.ends_with("/login") => VaultOperation::Login,
+        _ if path.starts_with("sys/") => VaultOperation::Other,
+        "GET" => VaultOperation::Read,
+        "LIST" => VaultOperation::List,
+        "PUT" | "POST" => VaultOperation::Write,
+        _ => VaultOperation::Other,
     }
 }
 
@@ -34,20 +34,20 @@ mod tests {
     #[test]
     fn operation_is_classified_by_method_and_path() {
         for (method, path, expected) in [
-            ("POST", "/auth/kubernetes/login", Operation::Login),
-            ("POST", "/auth/k8s/prod/login", Operation::Login),
-            ("GET", "/secret/data/login", Operation::Read),
-            ("LIST", "/secret/metadata/", Operation::List),
-            ("PUT", "/pki/issue/web", Operation::Write),
-            ("GET", "/database/creds/renew", Operation::Read),
-            ("POST", "/auth/token/renew-self", Operation::Renew),
-            ("PUT", "/sys/leases/renew", Operation::Renew),
-            ("POST", "/auth/token/revoke-self", Operation::Revoke),
-            ("GET", "/auth/token/lookup-self", Operation::Lookup),
-            ("POST", "/auth/token/create", Operation::Write),
-            ("GET", "/sys/health", Operation::Other),
-            ("GET", "/sys/internal/ui/mounts/secret/data/x", Operation::Other),
-            ("DELETE", "/secret/data/x", Operation::Other),
+            ("POST", "/auth/kubernetes/login", VaultOperation::Login),
+            ("POST", "/auth/k8s/prod/login", VaultOperation::Login),
+            ("GET", "/secret/data/login", VaultOperation::Read),
+            ("LIST", "/secret/metadata/", VaultOperation::List),
+            ("PUT", "/pki/issue/web", VaultOperation::Write),
+            ("GET", "/database/creds/renew", VaultOperation::Read),
+            ("POST", "/auth/token/renew-self", VaultOperation::Renew),
+            ("PUT", "/sys/leases/renew", VaultOperation::Renew),
+            ("POST", "/auth/token/revoke-self", VaultOperation::Revoke),
+            ("GET", "/auth/token/lookup-self", VaultOperation::Lookup),
+            ("POST", "/auth/token/create", VaultOperation::Write),
+            ("GET", "/sys/health", VaultOperation::Other),
+            ("GET", "/sys/internal/ui/mounts/secret/data/x", VaultOperation::Other),
+            ("DELETE", "/secret/data/x", VaultOperation::Other),
         ] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             assert_eq!(classify_operation(&method, path), expected, "{method} {path}");

@@ -1,4 +1,4 @@
-//! One HTTP request to one endpoint: limits, deadline, retries, redirects, bounded answers.
+//! HTTP requests to one endpoint, with concurrency limits, deadlines, retries, redirects and bounded responses.
 
 use std::{
     pin::pin,
@@ -37,40 +37,41 @@ use super::{
 use crate::{
     clock::with_jitter,
     error::{Cause, Error},
-    observe::metrics::{Metrics, Operation},
+    observe::metrics::{Metrics, VaultOperation},
     secret::{SecretBuffer, SecretBytes},
     tls::{self, Ca, Digest, Tls, TlsError, TlsReload, TlsReloader},
 };
 
-/// How one request may be treated.
+/// Options of one request.
 #[derive(Clone, Copy)]
 pub(super) struct CallOptions<'a> {
-    /// Whether it creates something at Vault, and so must not be repeated.
+    /// True if the request may create something at Vault, so it must not be retried.
     pub(super) mutating: bool,
-    /// When its caller gives up.
+    /// Time at which the caller gives up.
     pub(super) deadline: Instant,
-    /// Where it is sent at once and only once, whatever else is under way: it asks how the server is.
+    /// Connections of a health probe. A probe is sent once, without retries and without waiting for a permit.
     pub(super) probe: Option<&'a Pool>,
-    /// Room for an answer as large as the configuration allows; that of anything but a secret is small.
+    /// The token's memory budget, for a response as large as the configuration allows. Without it, the response must be
+    /// small. Only secrets have a budget.
     pub(super) budget: Option<&'a Arc<MemoryBudget>>,
 }
 
 impl CallOptions<'_> {
-    /// One that may be repeated until `deadline`.
+    /// Returns options for a request that may be retried until `deadline`.
     pub(super) fn with_deadline(deadline: Instant) -> Self {
         Self { mutating: false, deadline, probe: None, budget: None }
     }
 }
 
-/// Connections to one endpoint.
+/// HTTP connection pool of one endpoint.
 #[derive(Clone)]
 pub(super) struct Pool {
     client: Http<Connector, Full<Bytes>>,
-    /// None of its connections was made with older settings.
+    /// TLS settings of every connection in the pool. No connection was made with older settings.
     loaded_tls: Arc<LoadedTls>,
 }
 
-/// How one endpoint is reached.
+/// HTTP transport to one endpoint.
 pub(super) struct Transport {
     origin: String,
     prefix: String,
@@ -78,35 +79,38 @@ pub(super) struct Transport {
     pool: Mutex<Pool>,
     connector: Connector,
     tls: Tls,
-    /// Held while TLS files are read, by threads that may block.
+    /// Locked while TLS files are read, so only threads that may block take this lock.
     tls_reloader: Mutex<TlsReloader>,
-    /// Whether they could not be used when they were last read.
+    /// True if the TLS files were invalid when they were last read.
     has_invalid_tls_files: AtomicBool,
-    /// Whether a connection failed for TLS since the files were last read.
+    /// True if a TLS connection failed since the files were last read.
     is_tls_suspect: AtomicBool,
     concurrency_limits: ConcurrencyLimits,
-    /// Room for answers of all servers of its kind.
+    /// Memory budget shared by all servers of the same scope (operator or tenants).
     budget: Arc<MemoryBudget>,
     config: Arc<VaultConfig>,
     metrics: Arc<Metrics>,
-    /// How far the cluster had come.
+    /// The last known index of the cluster's replication state.
     pub(super) seen_index: SeenIndex,
 }
 
-/// How long an answer is awaited that creates something, even when its caller has given up: it is handed out next time.
+/// Maximum wait for the response to a mutating request, even after the caller has given up. The next attempt uses the response.
 const MUTATING_RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The largest answer to a login, a renewal or a question about a token, and the largest refusal, in bytes: a server that is sick or hostile shall not take
-/// more memory than such an answer needs.
+/// Maximum size in bytes of a response to a login, a renewal or a token lookup, and of an error response. It limits the memory
+/// that a faulty or hostile server can use.
 const MAX_SMALL_RESPONSE_BYTES: usize = 1 << 20;
-/// The first delay before sending again; it doubles from there.
+/// First backoff before a retry. It doubles with each attempt.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest delay we choose ourselves.
+/// Maximum backoff before jitter. A `Retry-After` of the server is added to it.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// Idle connections are kept this long: longer than the gap between two pods' polls, shorter than common load balancers' patience.
+/// Time after which an idle connection is closed. It is longer than the gap between the polls of two pods, and shorter than the
+/// idle timeout of common load balancers.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The TLS settings that connections to an endpoint need. Where none speaks TLS the system's authorities, which are many, are not
-/// read; files that somebody names are, so that what is wrong with them is told.
+/// Returns the TLS settings that connections to an endpoint need.
+///
+/// If no connection uses TLS, the system's many CAs are not loaded. Configured files are still loaded, so that errors in them
+/// are reported.
 fn effective_tls(endpoint: &Endpoint, proxies: &Proxies) -> Tls {
     let Endpoint { address, tls, .. } = endpoint;
     let origin = address.origin();
@@ -137,7 +141,7 @@ impl Transport {
             dns_limiter,
         };
         let tls = effective_tls(endpoint, &config.proxies);
-        // Before they are read: what changes meanwhile is noticed.
+        // Compute the digest before loading the files, so that a change in between is detected.
         let tls_reloader = Mutex::new(TlsReloader::new(tls::compute_digest(&tls, [])));
         let connector =
             Connector::new(&tls, options).map_err(|e| tls_setup_error(&e, &endpoint.address.to_string()))?;
@@ -158,19 +162,19 @@ impl Transport {
         })
     }
 
-    /// When the server's certificate will be over.
+    /// Returns the expiry of the server's certificate.
     pub(super) async fn fetch_certificate_expiry(&self) -> Option<Timestamp> {
         self.connector.fetch_certificate_expiry(&parse_uri(&self.origin).ok()?).await
     }
 
-    /// New connections, each of which must stand within `limit`, so that a probe hears of no connection that is dead by now.
+    /// Returns a new pool with a connect timeout of at most `connect_timeout`, so that a probe never uses a dead connection.
     pub(super) fn dedicated_pool(&self, connect_timeout: Duration) -> Pool {
         let connect_timeout = connect_timeout.min(self.config.connect_timeout);
         build_pool(self.connector.with_timeout(connect_timeout), self.config.max_in_flight)
     }
 
-    /// Requests go out on these connections from now on. Some of those so far may be dead without anybody having been told.
-    /// Those made with TLS files that have changed meanwhile are let go instead.
+    /// Replaces the pool for all further requests, because connections of the old pool may be dead without notice.
+    /// Drops `pool` instead if the TLS files have been reloaded since it was made.
     pub(super) fn replace_pool(&self, pool: Pool) {
         let mut current = self.lock_pool();
         if Arc::ptr_eq(&pool.loaded_tls, &self.connector.loaded_tls()) {
@@ -178,8 +182,9 @@ impl Transport {
         }
     }
 
-    /// Uses the TLS files as they are now, which have this digest, if they can be used: for new connections. Requests in flight
-    /// end on theirs; connections that are idle are let go. Blocks.
+    /// Reloads the TLS files, whose digest is `digest`, for new connections if the files are valid.
+    ///
+    /// Requests in flight finish on their connections. Idle connections are dropped. Blocks.
     pub(super) fn reload_tls(&self, digest: Digest) -> TlsReload<(), TlsError> {
         let mut tls_reloader = self.tls_reloader.lock().unwrap_or_else(PoisonError::into_inner);
         let reload = tls_reloader
@@ -192,12 +197,12 @@ impl Transport {
         reload
     }
 
-    /// The TLS settings that connections need.
+    /// Returns the TLS settings that connections need.
     pub(super) fn tls(&self) -> &Tls {
         &self.tls
     }
 
-    /// The TLS files as they are in use, whatever is in them now.
+    /// Returns the state of the TLS files in use, which may be older than the files on disk.
     pub(super) fn tls_file_status(&self, now: Timestamp) -> TlsFileStatus {
         TlsFileStatus {
             expiries: self.connector.loaded_tls().certificates.expiries(now),
@@ -205,17 +210,17 @@ impl Transport {
         }
     }
 
-    /// A connection failed for TLS, perhaps because the files are others by now.
+    /// Marks the TLS files as suspect: a connection failed, perhaps because the files have changed.
     pub(super) fn mark_tls_suspect(&self) {
         self.is_tls_suspect.store(true, Relaxed);
     }
 
-    /// Whether the files must be read before the next use.
+    /// Returns true if the TLS files must be reloaded before the next use.
     pub(super) fn is_tls_suspect(&self) -> bool {
         self.is_tls_suspect.load(Relaxed)
     }
 
-    /// Reads the files for a use after a doubt. Broken ones are an error unless those before worked. Blocks.
+    /// Reloads suspect TLS files. Invalid files are an error unless the loaded ones have worked before. Blocks.
     pub(super) fn reload_suspect_tls(&self, address: &str) -> Result<TlsReload<(), TlsError>, Error> {
         self.is_tls_suspect.store(false, Relaxed);
         match self.reload_tls(tls::compute_digest(&self.tls, [])) {
@@ -231,18 +236,18 @@ impl Transport {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What request builders take as their base.
+    /// Returns the origin of all request URLs.
     pub(super) fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// An error when there is no room for an answer of any size, to a token of this room.
+    /// Fails if the token's or the server's memory budget is exhausted.
     pub(super) fn ensure_budget_available(&self, token_budget: &MemoryBudget) -> Result<(), RequestError> {
         token_budget.ensure_available()?;
         self.budget.ensure_available()
     }
 
-    /// Sends a request whose path starts below `/v1`, and brings the body of a success.
+    /// Sends a request, with retries, and returns the body of a successful response. The request's path is relative to `/v1`.
     pub(super) async fn send(
         &self,
         request: Request<Vec<u8>>,
@@ -277,7 +282,7 @@ impl Transport {
                         }
                     }
                 }
-                // Refused before anything was done.
+                // Vault rejects the index before it acts on the request, so a retry is safe.
                 Ok(response)
                     if !is_index_cleared
                         && self.seen_index.clear_if_rejected(response.status.as_u16(), &response.body.bytes) =>
@@ -304,36 +309,36 @@ impl Transport {
                 Err(failure) => failure,
             };
             let failure = match (failure, earlier_connect_error) {
-                // What the time ran out over.
+                // The earlier connect error is the reason why the deadline was exceeded.
                 (RequestError::DeadlineExceeded { sent: false, .. }, Some(error)) => RequestError::Connect(error),
                 (RequestError::DeadlineExceeded { during, sent: true }, Some(error)) => {
                     RequestError::DeadlineExceeded {
-                        during: format!("{during} (it could not be reached before: {error})"),
+                        during: format!("{during} (an earlier attempt could not connect: {error})"),
                         sent: true,
                     }
                 }
                 (failure, _) => failure,
             };
             let Some(delay) = self.retry_delay(&failure, attempt, options) else { return Err(failure) };
-            tracing::debug!(?delay, attempt, "the request to Vault is sent again");
+            tracing::debug!(retry_in = ?delay, attempt, "retrying Vault request");
             tokio::time::sleep(delay).await;
             attempt += 1;
             last_connect_error = if let RequestError::Connect(error) = failure { Some(error) } else { None };
         }
     }
 
-    /// One request on the wire, one answer or failure.
+    /// Sends a request once and returns the response or the failure.
     async fn send_once(
         &self,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
         body: Bytes,
-        operation: Operation,
+        operation: VaultOperation,
         options: CallOptions<'_>,
     ) -> Result<HttpResponse, RequestError> {
         let class = match operation {
-            Operation::Login => RequestClass::Login,
+            VaultOperation::Login => RequestClass::Login,
             _ if options.mutating => RequestClass::Mutating,
             _ => RequestClass::Plain,
         };
@@ -381,7 +386,7 @@ impl Transport {
         let mut response_future = pin!(response_future);
         let mut outcome = timeout_at(response_deadline.min(options.deadline), &mut response_future).await;
         if outcome.is_err() && response_deadline > options.deadline {
-            // Nobody waits for it any more, and nobody shall wait because of it.
+            // The caller has given up, so the request must not take a permit from others.
             permit = permit.map(|permit| self.concurrency_limits.detach(permit));
             outcome = timeout_at(response_deadline, response_future).await;
         }
@@ -390,10 +395,10 @@ impl Transport {
             in_flight.finish(response.status.as_u16());
         }
         outcome.unwrap_or_else(|_| {
-            // A caller's deadline is its own affair.
+            // The caller's deadline is not a failure of the server.
             Err(if options.mutating {
                 RequestError::ConnectionLost {
-                    detail: format!("no answer within {:.0?}", sent_at.elapsed()),
+                    detail: format!("no response within {:.0?}", sent_at.elapsed()),
                     mutating: true,
                 }
             } else if response_deadline < options.deadline {
@@ -401,22 +406,22 @@ impl Transport {
             } else if connection.connection_metadata().is_none() {
                 RequestError::deadline_before_sending("connecting to Vault")
             } else {
-                RequestError::DeadlineExceeded { during: "waiting for the answer of Vault".to_owned(), sent: true }
+                RequestError::DeadlineExceeded { during: "waiting for Vault's response".to_owned(), sent: true }
             })
         })
     }
 
-    /// A place among the requests under way.
+    /// Waits for a concurrency permit until `deadline`.
     async fn acquire_permit(&self, class: RequestClass, deadline: Instant) -> Result<Permit<'_>, RequestError> {
-        let _queued = self.metrics.start_vault_queueing();
+        let _queued = self.metrics.start_vault_queue_wait();
         match timeout_at(deadline, self.concurrency_limits.acquire(class)).await {
-            // Those before may have stepped aside because the time is over.
+            // Requests ahead in the queue may have been cancelled at the same deadline.
             Ok(Some(permit)) if Instant::now() < deadline => Ok(permit),
             _ => Err(RequestError::deadline_before_sending("waiting for a free connection to Vault")),
         }
     }
 
-    /// How long to wait before sending again, if that may help, is safe, and ends before the caller gives up.
+    /// Returns the delay before a retry, if a retry may help, is safe, and starts before the caller's deadline.
     fn retry_delay(&self, failure: &RequestError, attempt: u32, options: CallOptions<'_>) -> Option<Duration> {
         if options.probe.is_some() {
             return None;
@@ -425,7 +430,7 @@ impl Transport {
             RequestError::ErrorResponse(response) if response.is_transient(options.mutating) => response.retry_after,
             RequestError::Connect(error) if is_transient_connect_error(error) => None,
             RequestError::ConnectionLost { mutating: false, .. } | RequestError::Timeout(_) => None,
-            // While a leader has just gone, who may have had the request before.
+            // A new leader is being elected. The old leader may have received a mutating request already.
             RequestError::RedirectNotFollowed { is_other_server: true, .. } if !options.mutating => None,
             _ => return None,
         };
@@ -434,8 +439,10 @@ impl Transport {
         (attempt < self.config.max_retries && Instant::now() + delay < options.deadline).then_some(delay)
     }
 
-    /// Where a redirect leads, if it may be followed: once, 307 or 308, same scheme, and to another host and port only
-    /// when the operator allows it, as token and body go along.
+    /// Returns the target of a redirect if it may be followed.
+    ///
+    /// One redirect is followed, with status 307 or 308 and the same scheme. Another host or port needs the operator's
+    /// permission, because the token and the body are sent along.
     fn redirect_target(
         &self,
         response: &HttpResponse,
@@ -448,9 +455,11 @@ impl Transport {
         let not_followed = |target: &str, reason| {
             Err(RequestError::RedirectNotFollowed { location: target.to_owned(), reason, is_other_server: false })
         };
-        // What cannot be read is not repeated: a query may hold arguments.
-        let unknown = "an unknown place";
-        let Ok(uri) = target_url.parse::<Uri>() else { return not_followed(unknown, "its location is no URL") };
+        // An invalid location is not repeated in the error, because its query may contain arguments.
+        let unknown = "an unknown location";
+        let Ok(uri) = target_url.parse::<Uri>() else {
+            return not_followed(unknown, "its location is not a valid URL");
+        };
         let parse_server = |uri: &Uri| {
             super::Address::parse(&format!(
                 "{}://{}",
@@ -462,14 +471,14 @@ impl Transport {
             let scheme = uri.scheme_str().unwrap_or_default();
             let target =
                 uri.authority().map(|a| format!("{scheme}://{}", a.as_str().rsplit('@').next().unwrap_or_default()));
-            return not_followed(target.as_deref().unwrap_or(unknown), "its location is no URL of a server");
+            return not_followed(target.as_deref().unwrap_or(unknown), "its location is not the URL of a server");
         };
         let target = target_address.to_string();
         if !self.config.redirects_enabled {
-            return not_followed(&target, "redirects are switched off (VAULT_DISABLE_REDIRECTS)");
+            return not_followed(&target, "redirects are disabled (VAULT_DISABLE_REDIRECTS)");
         }
         if was_redirected {
-            return not_followed(&target, "it was redirected before");
+            return not_followed(&target, "the request was redirected before");
         }
         if !matches!(response.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return not_followed(&target, "only 307 and 308 keep the method");
@@ -488,7 +497,7 @@ impl Transport {
 }
 
 fn parse_uri(text: &str) -> Result<Uri, RequestError> {
-    text.parse().map_err(|_| RequestError::InvalidRequest("its path makes no URL"))
+    text.parse().map_err(|_| RequestError::InvalidRequest("its path does not form a valid URL"))
 }
 
 struct HttpResponse {
@@ -498,14 +507,15 @@ struct HttpResponse {
     connection: CaptureConnection,
 }
 
-/// A body, and the room it takes.
+/// Response body with its memory reservation.
 pub(super) struct ResponseBody {
     pub(super) bytes: Vec<u8>,
     pub(super) reservation: Reservation,
 }
 
 impl HttpResponse {
-    /// Lets the next request go out on another connection, which may lead to another server behind the same address.
+    /// Closes this connection to further requests. The next request uses another connection, which may lead to another server
+    /// behind the same address.
     fn avoid_connection(&self) {
         if let Some(connection) = &*self.connection.connection_metadata() {
             connection.poison();
@@ -513,7 +523,8 @@ impl HttpResponse {
     }
 }
 
-/// Whether it is what a standby says that knows or reaches no active node, as others of its cluster may.
+/// Returns true if the failure came from a standby that does not know or cannot reach the active node. Other nodes of its
+/// cluster may be able to.
 fn is_from_leaderless_standby(failure: &RequestError) -> bool {
     match failure {
         RequestError::ErrorResponse(refusal) => refusal.has_no_leader(),
@@ -522,7 +533,7 @@ fn is_from_leaderless_standby(failure: &RequestError) -> bool {
     }
 }
 
-/// Whether a `host` or `host:port` of `--follow-redirects` names this address.
+/// Returns true if a `host` or `host:port` of `--follow-redirects` matches this address.
 fn matches_allowed_host(allowed_host: &str, address: &super::Address) -> bool {
     match address {
         super::Address::Tcp { host, port, .. } => {
@@ -532,7 +543,7 @@ fn matches_allowed_host(allowed_host: &str, address: &super::Address) -> bool {
     }
 }
 
-/// That TLS files cannot be used.
+/// Returns the error for TLS settings that cannot be used.
 fn tls_setup_error(error: &TlsError, address: &str) -> Error {
     Error::new(Cause::TlsSetup, format!("TLS settings for {address} cannot be used: {error}"))
         .with_server_message(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
@@ -549,8 +560,9 @@ fn build_pool(connector: Connector, max_idle: usize) -> Pool {
     Pool { client: client, loaded_tls: loaded_tls }
 }
 
-/// Whether a connection may soon be had: what is misconfigured stays so. A load balancer without a server behind it
-/// accepts, and closes during the handshake.
+/// Returns true if the connect error is transient: a later attempt may succeed. Configuration errors are permanent.
+///
+/// A load balancer without a backend accepts connections and closes them during the handshake, so that error is transient.
 pub(super) fn is_transient_connect_error(error: &ConnectError) -> bool {
     use ConnectError as C;
     matches!(
@@ -571,7 +583,8 @@ fn map_hyper_error(error: &hyper_util::client::legacy::Error, mutating: bool) ->
     }
 }
 
-/// The last words of an error's chain, which say what happened; the ones before say where in the library.
+/// Returns the message of the innermost error in the chain, which says what happened. Outer messages only name the place in the
+/// library.
 fn innermost_message(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
@@ -580,7 +593,9 @@ fn innermost_message(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-/// The whole body in one buffer that was never moved by growing, or the failure to have it.
+/// Reads the whole body, at most `max_bytes`, and reserves its memory.
+///
+/// The buffer never leaves an unzeroed copy behind when it grows.
 async fn read_bounded(
     body: hyper::body::Incoming,
     max_bytes: usize,
@@ -604,7 +619,7 @@ async fn read_bounded(
         }
         let needed = buffer.len() + data.len();
         if needed > capacity {
-            // As the buffer grows.
+            // Same growth as in `SecretBuffer::append`.
             capacity = needed.next_power_of_two();
             reservation.resize(capacity)?;
         }
@@ -613,12 +628,12 @@ async fn read_bounded(
     Ok(ResponseBody { bytes: buffer.into_inner(), reservation })
 }
 
-/// `Date`, which HTTP writes as mail does.
+/// Parses the `Date` header, which has the format of email dates (RFC 2822).
 fn parse_date_header(headers: &HeaderMap<HeaderValue>) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(headers.get(header::DATE)?).ok()
 }
 
-/// `Retry-After` in seconds, at most an hour; the form with a date is not used by Vault.
+/// Parses `Retry-After` in seconds, limited to an hour. Vault does not use the date form.
 fn parse_retry_after(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
     let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.min(3600)))

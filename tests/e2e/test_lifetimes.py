@@ -237,7 +237,7 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
     # Whoever may use the socket may do the rest.
     assert (FOLDER / "vault.status").stat().st_mode & 0o777 == 0o600
     # It is not done by mistake.
-    with pytest.raises(RuntimeError, match="say --all"):
+    with pytest.raises(RuntimeError, match="pass --all"):
         provider.run("revoke")
     for one in credentials:
         vault.log_in(*one)

@@ -38,5 +38,5 @@ def test_a_full_node_notices_neither_an_update_nor_a_crash(shop, vault, provider
     assert not any(secret in listed for one in had.values() for secret in one)
     shop.kubectl("delete", "pods", "--all", "--wait=false")
     shop.wait("the users' end", lambda: not {user for user, _ in had.values()} & vault.database_users(), 200)
-    shop.wait("nothing kept", lambda: "nothing is kept" in provider.run("state", "ls"))
+    shop.wait("nothing kept", lambda: "no saved sessions" in provider.run("state", "ls"))
     assert shop.events("Failed") == []

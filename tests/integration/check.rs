@@ -113,7 +113,7 @@ async fn check_create_sends_mutating_reads_and_revokes_leases() {
     assert_eq!(ran.code, Some(0));
     let says = format!("skip  object        \"user\": GET {} (database): not sent, as it would create", database.path);
     assert!(ran.stdout.contains(&says) && ran.stdout.contains("the policies allow it"));
-    assert!(ran.stdout.contains("objects that were not tried: 2 (--create"));
+    assert!(ran.stdout.contains("objects not tested: 2 (--create"));
     assert!(database.users().await.is_empty());
 
     let ran = run_check(&pod, &["--create"]).await;

@@ -107,7 +107,7 @@ fn check_text_block(place: &str, block: &Block) {
         return;
     }
     let text = block.text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let ids: Vec<_> = text.split('[').filter_map(|rest| Cause::of_id(rest.split(']').next()?)).collect();
+    let ids: Vec<_> = text.split('[').filter_map(|rest| Cause::from_id(rest.split(']').next()?)).collect();
     let event = text.starts_with("MountVolume.SetUp failed");
     assert!(
         event || !ids.is_empty(),

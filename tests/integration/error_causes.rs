@@ -70,10 +70,10 @@ cause_tests! {
         Uninitialized uninitialized
         NoLeader no_leader
         Throttled throttled
-        ServerFault server_fault
+        ServerError server_fault
         DeadlineExceeded deadline_exceeded
         OutcomeUnknown outcome_unknown
-        AnswerTooLarge answer_too_large
+        ResponseTooLarge answer_too_large
         ProviderAtCapacity provider_at_capacity
     }
     login {
@@ -107,8 +107,8 @@ cause_tests! {
         EngineRoleMissing engine_role_missing
         BackendDown backend_down
         MethodNotAllowed method_not_allowed
-        ArgumentRefused argument_refused
-        ReadRefused read_refused
+        ArgumentNotAllowed argument_refused
+        RequestRejected read_refused
         NoData no_data
         EngineSetup engine_setup
     }

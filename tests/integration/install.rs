@@ -173,7 +173,7 @@ async fn install_repairs_mode_and_link_and_rejects_symlinked_dir() {
     assert!(!ok && said.contains("vaultmount: is there and no folder"), "{said}");
     assert_eq!((permission_bits(elsewhere.path()), fs::read_dir(elsewhere.path()).unwrap().count()), (before, 0));
 
-    for (flag, words) in [("--owner=root", "user's and a group's number"), ("--provider=a/b", "provider's name")] {
+    for (flag, words) in [("--owner=root", "numeric user and group ID"), ("--provider=a/b", "provider's name")] {
         let (ok, said) = node.run(&["install", flag]).await;
         assert!(!ok && said.contains(words), "{said}");
     }
@@ -207,7 +207,7 @@ async fn uninstall_removes_all_its_own_files_and_no_others() {
     assert_eq!(node.entries(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
 
     let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(ok && said == "nothing of vaultmount is here\n", "{said}");
+    assert!(ok && said == "vaultmount is not installed here\n", "{said}");
     node.install(&[]).await;
     fs::write(node.path("vaultmount/notes"), "not ours").unwrap();
     let (ok, said) = node.run(&["uninstall"]).await;

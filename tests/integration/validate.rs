@@ -132,13 +132,13 @@ async fn validate_reads_stdin_by_dash_and_by_default() {
         assert_eq!(run.code, 1);
         assert!(run.findings()[0].starts_with("<stdin>:10:5: error: vaultAdress: "), "{}", run.stdout);
     }
-    assert_eq!(project.run_with_stdin(&[], "").await.stdout, "nothing to look at (1 file)\n");
+    assert_eq!(project.run_with_stdin(&[], "").await.stdout, "nothing to validate (1 file)\n");
     let empty = project.run(&["."]).await;
-    assert_eq!((empty.code, empty.stdout.as_str()), (0, "nothing to look at (0 files)\n"));
+    assert_eq!((empty.code, empty.stdout.as_str()), (0, "nothing to validate (0 files)\n"));
     let broken = project.run_with_stdin(&[], "# secrets-store.csi\na: [\n").await;
     assert!(broken.stdout.ends_with("\n1 error (1 file)\n"), "{}", broken.stdout);
     let other = project.run_with_stdin(&[], "kind: ConfigMap\n---\nkind: Pod\n").await;
-    assert_eq!(other.stdout, "nothing to look at (1 file; skipped 2 other resources)\n");
+    assert_eq!(other.stdout, "nothing to validate (1 file; skipped 2 other resources)\n");
 }
 
 /// A hook of pre-commit names whatever was changed.
@@ -157,11 +157,11 @@ async fn validate_skips_unparsable_files_without_driver_name() {
     for output in ["text", "github"] {
         let run = project.run(&["--strict", "-o", output, "broken.yaml", "jinja.yml", "tsconfig.json", "."]).await;
         assert_eq!((run.code, run.stderr.as_str()), (0, ""));
-        let summary = "nothing to look at (7 files; skipped 7 other resources, of which 7 cannot be read)\n";
+        let summary = "nothing to validate (7 files; skipped 7 other resources, of which 7 cannot be read)\n";
         assert_eq!(run.stdout, if output == "text" { summary } else { "" });
     }
     let piped = project.run_with_stdin(&[], "a: [\n---\nkind: Pod\n").await;
-    assert_eq!(piped.stdout, "nothing to look at (1 file; skipped 2 other resources, of which 1 cannot be read)\n");
+    assert_eq!(piped.stdout, "nothing to validate (1 file; skipped 2 other resources, of which 1 cannot be read)\n");
     // Other documents of the file are looked at.
     let text = format!("a: [\n---\n{}", class_with_parameters("    vaultAdress: x\n"));
     assert!(findings_of(&text).await[0].starts_with("12:5: error: vaultAdress: "));

@@ -23,11 +23,11 @@ fn pod_ref(name: &str, uid: &str) -> PodRef {
 }
 
 fn applied(name: &str, uid: &str) -> PodEvent {
-    PodEvent::There(pod_ref(name, uid))
+    PodEvent::Applied(pod_ref(name, uid))
 }
 
 fn deleted(name: &str, uid: &str) -> PodEvent {
-    PodEvent::Left(pod_ref(name, uid))
+    PodEvent::Deleted(pod_ref(name, uid))
 }
 
 fn api_with_web_pod() -> KubeApiBuilder {

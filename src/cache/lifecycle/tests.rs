@@ -68,7 +68,7 @@ fn certificate_is_refreshed_after_two_thirds_of_its_validity() {
     for (after, action) in [
         (day, CacheAction::Reuse),
         (day * 19, CacheAction::Reuse),
-        (day * 21, CacheAction::Refetch(RotationReason::Age)),
+        (day * 21, CacheAction::Refetch(RotationReason::RefreshDue)),
     ] {
         assert_eq!(lifecycle.next_action(&context_at(now + after, None)), action, "{after:?}");
     }
@@ -115,7 +115,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             Lifetime::new(TTL, true, start),
             token_lifetime.clone(),
             900,
-            CacheAction::Refetch(RotationReason::Gone),
+            CacheAction::Refetch(RotationReason::Revoked),
         ),
         (
             "not renewable, three polls before",
@@ -129,7 +129,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             Lifetime::new(TTL, false, start),
             token_lifetime.clone(),
             690,
-            CacheAction::Refetch(RotationReason::Maximum),
+            CacheAction::Refetch(RotationReason::MaxTtl),
         ),
         (
             "at its maximum",
@@ -143,7 +143,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             with_change(Lifetime::new(TTL, true, start), cap),
             token_lifetime.clone(),
             90,
-            CacheAction::Refetch(RotationReason::Maximum),
+            CacheAction::Refetch(RotationReason::MaxTtl),
         ),
         (
             "renewal failed",
@@ -157,7 +157,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
             with_change(Lifetime::new(TTL, true, start), |t| t.record_failure(start, false)),
             token_lifetime.clone(),
             795,
-            CacheAction::Refetch(RotationReason::Maximum),
+            CacheAction::Refetch(RotationReason::MaxTtl),
         ),
         ("token renews", Lifetime::new(TTL, true, start), Lifetime::new(TTL, true, start), 500, CacheAction::Reuse),
         (
@@ -182,7 +182,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
     let lifecycle = leased(Lifetime::new(TTL, true, start));
     assert_eq!(
         lifecycle.next_action(&context_at(start, None)),
-        CacheAction::Refetch(RotationReason::Gone),
+        CacheAction::Refetch(RotationReason::Revoked),
         "the token is gone"
     );
     let unreferenced =
@@ -192,7 +192,7 @@ fn lease_action_depends_on_lease_and_token_lifetime() {
         LifecycleContext { is_referenced: false, ..context_at(start + seconds(690), Some(&token_lifetime)) };
     assert_eq!(
         lifecycle.next_action(&unreferenced),
-        CacheAction::Refetch(RotationReason::Maximum),
+        CacheAction::Refetch(RotationReason::MaxTtl),
         "and ends when it ends"
     );
 }
@@ -209,19 +209,19 @@ fn plain_secret_is_refetched_after_refresh_interval() {
     let after = |s| context_at(start + seconds(s), None);
     for (mutating, context, action) in [
         (false, after(118), CacheAction::Reuse),
-        (false, after(119), CacheAction::Refetch(RotationReason::Age)),
-        (true, after(119), CacheAction::Refetch(RotationReason::Age)),
+        (false, after(119), CacheAction::Refetch(RotationReason::RefreshDue)),
+        (true, after(119), CacheAction::Refetch(RotationReason::RefreshDue)),
         (false, LifecycleContext { refresh: Refresh::Every(seconds(10)), ..after(9) }, CacheAction::Reuse),
         (
             false,
             LifecycleContext { refresh: Refresh::Every(seconds(10)), ..after(10) },
-            CacheAction::Refetch(RotationReason::Age),
+            CacheAction::Refetch(RotationReason::RefreshDue),
         ),
         (false, LifecycleContext { refresh: Refresh::Never, ..after(1_000_000) }, CacheAction::Reuse),
         // What never reached its pod: made anew only when nobody seems to come for it.
-        (false, LifecycleContext { delivered: false, ..after(0) }, CacheAction::Refetch(RotationReason::Age)),
+        (false, LifecycleContext { delivered: false, ..after(0) }, CacheAction::Refetch(RotationReason::RefreshDue)),
         (true, LifecycleContext { delivered: false, ..after(299) }, CacheAction::Reuse),
-        (true, LifecycleContext { delivered: false, ..after(300) }, CacheAction::Refetch(RotationReason::Age)),
+        (true, LifecycleContext { delivered: false, ..after(300) }, CacheAction::Refetch(RotationReason::RefreshDue)),
     ] {
         assert_eq!(lifecycle(mutating).next_action(&context), action, "{mutating} {context:?}");
     }
@@ -235,8 +235,8 @@ fn static_credential_is_refetched_after_rotation() {
     let lifecycle = Lifecycle::from_result(&request, &result, start);
     for (after, refresh, action) in [
         (59, Refresh::Never, CacheAction::Reuse),
-        (60, Refresh::Never, CacheAction::Refetch(RotationReason::Age)),
-        (59, Refresh::Every(seconds(30)), CacheAction::Refetch(RotationReason::Age)),
+        (60, Refresh::Never, CacheAction::Refetch(RotationReason::RefreshDue)),
+        (59, Refresh::Every(seconds(30)), CacheAction::Refetch(RotationReason::RefreshDue)),
     ] {
         let context = LifecycleContext { refresh, ..context_at(start + seconds(after), None) };
         assert_eq!(lifecycle.next_action(&context), action, "{after} {refresh:?}");
@@ -313,7 +313,7 @@ proptest! {
             prop_assert!(!life.is_expired(Some(&token), poll), "dead at {:?} of {max:?}", poll - start);
             let circumstances = LifecycleContext { poll_interval: Some(seconds(gap)), ..context_at(poll, Some(&token)) };
             if let CacheAction::Refetch(reason) = life.next_action(&circumstances) {
-                prop_assert_eq!(reason, RotationReason::Maximum);
+                prop_assert_eq!(reason, RotationReason::MaxTtl);
                 let left = (start + max).saturating_duration_since(poll);
                 prop_assert!(left <= ttl * 2 / 3 + seconds(1), "replaced {left:?} before its end");
                 return Ok(());

@@ -1,4 +1,4 @@
-//! All steps as one JSON object.
+//! Renders all steps as one JSON object.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use crate::check::{Step, StepOutcome};
 
-/// `{"ok": …, "steps": […]}`. Fields may be added, never change or go.
+/// `{"ok": …, "steps": […]}`. New versions may add fields, but never change or remove one.
 pub(super) fn written(ok: bool, steps: &[(Step, Duration)]) -> String {
     serde_json::to_string_pretty(&Outcomes { ok, steps: steps.iter().map(Told::from).collect() }).unwrap_or_default()
 }
 
-/// The whole walk in JSON.
+/// All steps in JSON.
 #[derive(Serialize)]
 struct Outcomes<'a> {
     ok: bool,
     steps: Vec<Told<'a>>,
 }
 
-/// A step in JSON. What is not there is left out.
+/// One step in JSON. Absent values are omitted.
 #[derive(Serialize)]
 struct Told<'a> {
     step: &'static str,

@@ -1,4 +1,4 @@
-//! Steps for people, a line each.
+//! Renders steps as text, one line each.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,10 +8,10 @@ use crate::{
     text::replace_control_chars,
 };
 
-/// How wide the words before a step's detail are.
+/// Width of the columns before a step's detail.
 const INDENT: usize = 20;
 
-/// A step that takes as long as this is worth saying so.
+/// Minimum duration of a step for its duration to be printed.
 const LONG: Duration = Duration::from_secs(1);
 
 pub(super) fn line(step: &Step, took: Duration) -> String {
@@ -25,7 +25,7 @@ pub(super) fn line(step: &Step, took: Duration) -> String {
     };
     let mut line =
         format!("{:4}  {:12}  {}", paint(style, word), step.name, replace_control_chars(&format!("{subject}{detail}")));
-    // What lists several failures has id and mend of each in it.
+    // An aggregate error already contains the ID and fix of each error.
     let alone = match &step.outcome {
         StepOutcome::Fail(error) if !error.is_aggregate() => Some(error),
         _ => None,
@@ -34,7 +34,7 @@ pub(super) fn line(step: &Step, took: Duration) -> String {
         let _ = write!(line, " [{}]", error.cause().id());
     }
     line += &took;
-    let words = alone.into_iter().flat_map(|e| [("it said", e.server_message()), ("mend", e.fix())]);
+    let words = alone.into_iter().flat_map(|e| [("it said", e.server_message()), ("fix", e.fix())]);
     for (label, words) in words {
         if let Some(words) = words {
             let _ = write!(line, "\n{:INDENT$}{}: {}", "", paint(style::HEADING, label), replace_control_chars(words));

@@ -1,4 +1,4 @@
-//! Status for people: a head, then a block for each pod.
+//! Renders the status as text: a header, then a block for each pod.
 
 use std::fmt::{Display, Write as _};
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// How wide the words before a fact are.
+/// Width of the label column.
 const INDENT: usize = 12;
 
-/// All of it. Its texts must be fit for a terminal.
+/// Renders the whole status. Its strings must contain no terminal control characters.
 pub(super) fn written(status: &Status) -> String {
     let mut page = Page { text: String::new(), now: status.now };
     page.head(status);
@@ -42,24 +42,24 @@ impl Page {
         self.watch(&status.watch);
         for OutageStatus { address, since, error } in &status.outages {
             let down = paint(ERROR, "down");
-            self.line(format_args!("{address}: {down} since {}, and asked again by itself", self.clock(*since)));
+            self.line(format_args!("{address}: {down} since {}, retried automatically", self.clock(*since)));
             self.fact("", error);
         }
         if status.mounts_disabled {
-            self.line(paint(ERROR, "everything was revoked: mounts are refused until it is restarted"));
+            self.line(paint(ERROR, "all tokens were revoked; mounts are rejected until you restart vaultmount"));
         }
         if status.sessions.is_empty() {
-            self.line("no pod has a token");
+            self.line("no sessions");
         }
     }
 
     fn watch(&mut self, watch: &WatchStatus) {
         let pods = watch.node.as_ref().map_or("pods".to_owned(), |node| format!("pods of {node}"));
         let (style, how) = match watch.state {
-            WatchState::Synced => (OK, "watched for their end"),
-            WatchState::Connecting => (WARNING, "not watched: the Kubernetes API is not reached"),
-            WatchState::Interrupted => (WARNING, "watched for their end, as soon as the Kubernetes API is back"),
-            WatchState::Denied => (ERROR, "not watched: the Kubernetes API refuses it"),
+            WatchState::Synced => (OK, "watched"),
+            WatchState::Connecting => (WARNING, "not watched: the Kubernetes API is unreachable"),
+            WatchState::Interrupted => (WARNING, "watch interrupted; it resumes when the Kubernetes API is back"),
+            WatchState::Denied => (ERROR, "not watched: the Kubernetes API denies it"),
             WatchState::Off => (WARNING, "not watched: no --node-name, or not in a cluster"),
         };
         let since = watch.since.map(|at| format!(", since {}", self.clock(at))).unwrap_or_default();
@@ -83,11 +83,11 @@ impl Page {
             None => self.fact("token", "none"),
         }
         if !session.renewal_active {
-            let why = session.renewal_paused_reason.as_deref().unwrap_or("it ends when it ends");
-            self.fact("renewed", &format!("no: {why}"));
+            let why = session.renewal_paused_reason.as_deref().unwrap_or("the session expires on its own");
+            self.fact("renewal", &format!("off: {why}"));
         }
         if let Some(at) = session.last_success_at {
-            self.fact("asked", &format!("with success {}", self.moment(at)));
+            self.fact("success", &self.moment(at));
         }
         self.failed("error", session.last_error.as_ref());
         for volume in &session.volumes {
@@ -106,7 +106,7 @@ impl Page {
             let _ = write!(words, ", accessor {}", token.accessor);
         }
         if superseded > 0 {
-            let _ = write!(words, "; superseded and not over: {superseded}");
+            let _ = write!(words, "; superseded tokens: {superseded}");
         }
         self.fact("token", &words);
     }
@@ -118,20 +118,20 @@ impl Page {
         self.fact("volume", &format!("{class}, mounts: {mounts}, the last {last}{polls}, at {target_path}"));
     }
 
-    /// A table, in which the path comes last: it may be long.
+    /// Renders a table of cached secrets, with the path in the last column because it may be long.
     fn leases(&mut self, leases: &[SecretStatus]) {
         if leases.is_empty() {
             return;
         }
         let ends: Vec<String> = leases.iter().map(|lease| self.ends(lease)).collect();
-        let width = ends.iter().map(String::len).max().unwrap_or(0).max(4);
-        let [kind, state, end] = ["KIND", "STATE", "ENDS"].map(|title| paint(HEADING, title));
+        let width = ends.iter().map(String::len).max().unwrap_or(0).max(7);
+        let [kind, state, end] = ["KIND", "STATE", "EXPIRES"].map(|title| paint(HEADING, title));
         self.line(format_args!("  {kind:11}  {state:10}  {end:width$}  {}", paint(HEADING, "PATH")));
         for (lease, end) in leases.iter().zip(ends) {
             let style = match lease.state {
-                SecretState::Live => OK,
+                SecretState::Active => OK,
                 SecretState::Failing => ERROR,
-                SecretState::Ending => WARNING,
+                SecretState::Expiring => WARNING,
                 SecretState::Superseded => PLACE,
             };
             let (kind, state) = (lease.kind.as_str(), paint(style, lease.state.as_str()));
@@ -147,7 +147,7 @@ impl Page {
         }
     }
 
-    /// When a lease ends.
+    /// Renders the expiry of a secret, or `-` if it does not expire.
     fn ends(&self, lease: &SecretStatus) -> String {
         lease.expires_at.or(lease.max_expires_at).map_or_else(|| "-".to_owned(), |at| self.moment(at))
     }
@@ -156,12 +156,12 @@ impl Page {
         if waiting.is_empty() {
             return;
         }
-        self.line(format_args!("\n{}", paint(HEADING, "Waiting to be revoked")));
+        self.line(format_args!("\n{}", paint(HEADING, "Pending revocations")));
         for PendingRevocationStatus { pod, namespace, uid, address, since, attempts, expires_at: until, last_error } in
             waiting
         {
             self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
-            let end = until.map(|at| format!(", over {}", self.moment(at))).unwrap_or_default();
+            let end = until.map(|at| format!(", expires {}", self.moment(at))).unwrap_or_default();
             self.fact("at", &format!("{address}, since {}, attempts: {attempts}{end}", self.clock(*since)));
             if !last_error.is_empty() {
                 self.fact("error", last_error);
@@ -173,7 +173,7 @@ impl Page {
         if failures.is_empty() {
             return;
         }
-        self.line(format_args!("\n{}", paint(HEADING, "Mounts that failed last")));
+        self.line(format_args!("\n{}", paint(HEADING, "Recent mount failures")));
         for MountFailure { at, count: times, pod, namespace, uid, error, .. } in failures {
             self.line(format_args!("  {namespace}/{pod} {}", paint(PLACE, format_args!("({uid})"))));
             let often = if *times > 1 { format!(", {times} times") } else { String::new() };
@@ -187,7 +187,7 @@ impl Page {
         }
     }
 
-    /// A fact of a pod, on as many lines as it needs.
+    /// Writes a labelled value, wrapped to the line width.
     fn fact(&mut self, label: &str, words: &str) {
         let style = if label == "error" { ERROR } else { HEADING };
         let width = INDENT - 2;
@@ -198,28 +198,28 @@ impl Page {
         let _ = writeln!(self.text, "{line}");
     }
 
-    /// `ends in 47m (14:29:12Z), at the latest in 3h (17:00:00Z)`.
+    /// Renders `expires in 47m (14:29:12Z), at the latest in 3h (17:00:00Z)`.
     fn end(&self, ends: Option<Timestamp>, forced: Option<Timestamp>) -> String {
-        let ends_at = ends.map_or("never ends".to_owned(), |at| format!("ends {}", self.moment(at)));
+        let ends_at = ends.map_or("never expires".to_owned(), |at| format!("expires {}", self.moment(at)));
         match forced.filter(|forced| Some(*forced) != ends) {
             Some(forced) => format!("{ends_at}, at the latest {}", self.moment(forced)),
             None => ends_at,
         }
     }
 
-    /// `in 23m (14:05:12Z)`, `3m ago (14:01:00Z)`.
+    /// Renders `in 23m (14:05:12Z)` or `3m ago (14:01:00Z)`.
     fn moment(&self, at: Timestamp) -> String {
         let (span, clock) = (self.span(at), self.clock(at));
         if at > self.now { format!("in {span} ({clock})") } else { format!("{span} ago ({clock})") }
     }
 
-    /// The time of day, with its date when that is not within a day.
+    /// Renders the time of day, with the date if it is a day or more from now.
     fn clock(&self, at: Timestamp) -> String {
         let far = at.duration_since(self.now).as_secs().unsigned_abs() >= DAY;
         if far { date(at) } else { at.strftime("%H:%M:%SZ").to_string() }
     }
 
-    /// How far off a time is.
+    /// Renders the distance of a time from now.
     fn span(&self, at: Timestamp) -> String {
         span(at.duration_since(self.now).as_secs().unsigned_abs())
     }
@@ -231,7 +231,7 @@ fn date(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// Seconds in the two largest units that say something: `45s`, `23m`, `3h 12m`, `2d 4h`.
+/// Renders seconds in their two largest units: `45s`, `23m`, `3h 12m`, `2d 4h`.
 fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / DAY);
     match (days, hours, minutes) {

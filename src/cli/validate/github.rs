@@ -1,11 +1,11 @@
-//! Findings as GitHub's workflow commands, which it shows beside the lines of a pull request.
+//! Renders findings as GitHub workflow commands, which GitHub shows beside the lines of a pull request.
 
 use std::fmt::Write as _;
 
 use super::{is_piped, severity_str};
 use crate::validate::ValidationReport;
 
-/// One command a line. What came through a pipe has no line that could be shown; its place is told in the message.
+/// Renders one command per line. For piped input GitHub cannot show the line, so the message contains the position.
 pub(super) fn written(report: &ValidationReport) -> String {
     let mut text = String::new();
     for finding in &report.findings {
@@ -22,12 +22,12 @@ pub(super) fn written(report: &ValidationReport) -> String {
     text
 }
 
-/// What stands behind `::`.
+/// Escapes the text after `::`.
 fn data(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
-/// What stands behind `=`.
+/// Escapes a property value after `=`.
 fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
 }

@@ -1,11 +1,11 @@
-//! Findings as one JSON object.
+//! Renders findings as one JSON object.
 
 use serde_json::json;
 
 use super::severity_str;
 use crate::validate::{Severity, ValidationReport};
 
-/// `{"findings": […], "summary": {…}}`. Fields may be added, never change or go.
+/// `{"findings": […], "summary": {…}}`. New versions may add fields, but never change or remove one.
 pub(super) fn written(report: &ValidationReport) -> String {
     let findings: Vec<_> = report
         .findings

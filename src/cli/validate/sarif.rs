@@ -1,4 +1,4 @@
-//! Findings as SARIF 2.1.0, which code scanning takes.
+//! Renders findings as SARIF 2.1.0, for code scanning.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -10,7 +10,7 @@ use crate::{
     validate::{ManifestFinding, ValidationReport},
 };
 
-/// One run, with the rules that were broken.
+/// Renders one run, with the violated rules.
 pub(super) fn written(report: &ValidationReport) -> String {
     let rules: BTreeMap<&str, Cause> =
         report.findings.iter().map(|finding| (finding.cause.id(), finding.cause)).collect();
@@ -62,7 +62,7 @@ fn result(finding: &ManifestFinding, ids: &[&str]) -> Value {
     })
 }
 
-/// A path as a URI reference, relative if the path is.
+/// Converts a path to a URI reference, which is relative if the path is.
 fn uri(path: &str) -> String {
     let mut uri = String::new();
     for byte in path.bytes() {

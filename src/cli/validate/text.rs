@@ -1,4 +1,4 @@
-//! Findings for people.
+//! Renders findings as human-readable text.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,14 @@ use super::severity_str;
 use crate::cli::style::{ERROR, PLACE, WARNING, paint};
 use crate::validate::{ManifestFinding, Severity, ValidationReport};
 
-/// Every finding with its line, and a summary.
+/// Renders every finding with its source line, and a summary.
 pub(super) fn written(report: &ValidationReport) -> String {
     let mut text: String = report.findings.iter().map(finding).collect();
     let _ = writeln!(text, "{}", summary(report));
     text
 }
 
-/// `shop.yaml:12:9: error: object "x": … [VM0082]`, and below it the line with a caret.
+/// Renders `shop.yaml:12:9: error: object "x": … [VM0082]`, and below it the source line with carets.
 fn finding(finding: &ManifestFinding) -> String {
     let ManifestFinding { severity, cause, file, position: at, message, excerpt, .. } = finding;
     let place = paint(PLACE, format!("{file}:{}:{}:", at.line, at.column));
@@ -26,7 +26,7 @@ fn finding(finding: &ManifestFinding) -> String {
     text
 }
 
-/// `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources, of which 1 cannot be read)`.
+/// Renders `3 errors, 1 warning in 2 classes, 1 pod (5 files; skipped 4 other resources, of which 1 cannot be read)`.
 fn summary(report: &ValidationReport) -> String {
     let pods = if report.pods > 0 { format!(", {}", some(report.pods, "pod", "s")) } else { String::new() };
     let policies = match report.policies {
@@ -40,7 +40,7 @@ fn summary(report: &ValidationReport) -> String {
     };
     let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
     let found = match (errors, warnings) {
-        (0, 0) if looked_at.is_empty() => "nothing to look at".to_owned(),
+        (0, 0) if looked_at.is_empty() => "nothing to validate".to_owned(),
         (0, 0) => format!("all good{looked_at}"),
         (errors, 0) => format!("{}{looked_at}", some(errors, "error", "s")),
         (0, warnings) => format!("{}{looked_at}", some(warnings, "warning", "s")),

@@ -29,13 +29,13 @@ fn load(text: &str) -> Result<Connection, Error> {
 }
 
 /// The message of a kubeconfig that is refused, without the path before it.
-fn refused(text: &str) -> String {
+fn load_error(text: &str) -> String {
     let message = load(text).err().unwrap().to_string();
     message.split_once("/config: ").unwrap().1.to_owned()
 }
 
 #[test]
-fn the_current_context_gives_server_namespace_and_token() {
+fn kubeconfig_current_context_sets_connection() {
     let connection = load(&kubeconfig("", "token: t0ken")).unwrap();
     assert_eq!(connection.server.as_str(), "https://api.example:6443");
     assert_eq!(connection.namespace, "csi");
@@ -44,7 +44,7 @@ fn the_current_context_gives_server_namespace_and_token() {
 }
 
 #[test]
-fn a_context_without_namespace_or_user_means_default_and_nobody() {
+fn kubeconfig_without_namespace_or_user_uses_defaults() {
     let text = kubeconfig("", "").replace(", user: u, namespace: csi", "");
     let connection = load(&text).unwrap();
     assert_eq!(connection.namespace, "default");
@@ -52,14 +52,14 @@ fn a_context_without_namespace_or_user_means_default_and_nobody() {
 }
 
 #[test]
-fn json_is_a_kubeconfig_too() {
+fn kubeconfig_in_json_is_accepted() {
     let json = r#"{"current-context":"x","contexts":[{"name":"x","context":{"cluster":"x","user":"x"}}],
         "clusters":[{"name":"x","cluster":{"server":"http://127.0.0.1:8001"}}],"users":[{"name":"x","user":{}}]}"#;
     assert_eq!(load(json).unwrap().server.as_str(), "http://127.0.0.1:8001");
 }
 
 #[test]
-fn relative_paths_start_at_the_kubeconfigs_directory() {
+fn kubeconfig_relative_paths_resolve_from_its_directory() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let user = "tokenFile: token, client-certificate: /abs/tls.crt, client-key: pki/tls.key";
@@ -76,7 +76,7 @@ fn relative_paths_start_at_the_kubeconfigs_directory() {
 }
 
 #[test]
-fn inline_data_wins_over_paths() {
+fn kubeconfig_inline_data_overrides_paths() {
     let data = STANDARD.encode("-----BEGIN X-----");
     let cluster = format!("certificate-authority: a, certificate-authority-data: {data}");
     let user =
@@ -89,16 +89,16 @@ fn inline_data_wins_over_paths() {
 }
 
 #[test]
-fn tls_settings_are_taken_over() {
+fn kubeconfig_tls_settings_are_applied() {
     let tls = load(&kubeconfig("tls-server-name: kubernetes, insecure-skip-tls-verify: true", "")).unwrap().tls;
     assert_eq!(tls.server_name.as_deref(), Some("kubernetes"));
     assert!(tls.skip_verify);
 }
 
 #[test]
-fn a_user_we_cannot_be_is_refused_with_what_is_supported() {
+fn kubeconfig_unsupported_user_is_rejected_with_fix() {
     for field in ["exec: {command: aws}", "auth-provider: {name: gcp}", "username: me, password: hunter2", "as: root"] {
-        let message = refused(&kubeconfig("", &format!("token: t, {field}")));
+        let message = load_error(&kubeconfig("", &format!("token: t, {field}")));
         let name = field.split_once(':').unwrap().0;
         let expected = format!(
             "has user \"u\" with {name:?}, which is not supported; \
@@ -109,7 +109,7 @@ fn a_user_we_cannot_be_is_refused_with_what_is_supported() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_named() {
+fn kubeconfig_error_names_missing_or_invalid_field() {
     let whole = kubeconfig("", "token: t");
     let cases = [
         (whole.replace("current-context: dev\n", ""), "has no current-context"),
@@ -124,20 +124,20 @@ fn what_is_missing_or_wrong_is_named() {
         ("clusters: null\nusers: null\n".to_owned(), "has no current-context"),
     ];
     for (text, expected) in cases {
-        let message = refused(&text);
+        let message = load_error(&text);
         assert!(message.contains(expected), "{message}");
     }
 }
 
 #[test]
-fn a_file_that_does_not_parse_shows_its_place_and_nothing_of_its_content() {
-    let message = refused(&kubeconfig("", "").replace("user: {}", "user: hunter2"));
+fn kubeconfig_parse_error_shows_line_not_content() {
+    let message = load_error(&kubeconfig("", "").replace("user: {}", "user: hunter2"));
     assert!(message.starts_with("is not valid (line "), "{message}");
     assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn kubeconfig_missing_file_is_named() {
     let message = read(Path::new("/nonexistent/config")).err().unwrap().to_string();
     assert!(message.starts_with("kubeconfig /nonexistent/config: cannot be read (it said: No such file"), "{message}");
 }

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
-use super::{MAX_POD_BYTES, Object, PodRef, pods_of};
+use super::{MAX_POD_BYTES, PodObject, PodRef, node_pods_subject};
 use crate::{
     error::{Cause, Error},
-    kube::{http, response::Status},
+    kube::{http, response::ApiStatus},
 };
 
 /// How much longer than it was to last a watch may be silent: time for its end to arrive.
@@ -22,9 +22,9 @@ const IDLE_GRACE_PERIOD: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodEvent {
     /// A pod is there that has not ended: it is new, or something about it changed (which may be that its deletion began).
-    There(PodRef),
+    Applied(PodRef),
     /// A pod ended: it is finished, or gone.
-    Left(PodRef),
+    Deleted(PodRef),
     /// The server no longer knows what came after the version: the pods must be listed again. It is the watch's last.
     Expired,
 }
@@ -42,14 +42,20 @@ enum Stream {
     /// The server did not begin, since the version is too old for it.
     Expired,
     /// All was told.
-    Over,
+    Ended,
 }
 
 impl PodWatch {
     /// A watch that was opened, and that the server is to end after so long.
-    pub(super) fn new(server: &str, node: &str, version: &str, body: Incoming, lasting: Duration) -> Self {
-        let silence = lasting + IDLE_GRACE_PERIOD;
-        let lines = Lines { body, read: BytesMut::new(), searched: 0, silence, until: Instant::now() + silence };
+    pub(super) fn new(server: &str, node: &str, version: &str, body: Incoming, duration: Duration) -> Self {
+        let idle_timeout = duration + IDLE_GRACE_PERIOD;
+        let lines = Lines {
+            body,
+            buffer: BytesMut::new(),
+            scanned_bytes: 0,
+            idle_timeout: idle_timeout,
+            deadline: Instant::now() + idle_timeout,
+        };
         Self { stream: Stream::Open(lines), ..Self::expired(server, node, version) }
     }
 
@@ -68,21 +74,21 @@ impl PodWatch {
     /// The next event; `None` when the server ended the watch as it should, and after an error or
     /// [`PodEvent::Expired`]. When the future is dropped before it is done, nothing is lost.
     pub async fn next(&mut self) -> Result<Option<PodEvent>, Error> {
-        let told = self.read().await;
-        if !matches!(told, Ok(Some(PodEvent::There(_) | PodEvent::Left(_)))) {
-            self.stream = Stream::Over;
+        let result = self.next_event().await;
+        if !matches!(result, Ok(Some(PodEvent::Applied(_) | PodEvent::Deleted(_)))) {
+            self.stream = Stream::Ended;
         }
-        told.map_err(|fault| fault.error(&self.server).with_subject(pods_of(&self.node)))
+        result.map_err(|fault| fault.into_error(&self.server).with_subject(node_pods_subject(&self.node)))
     }
 
-    async fn read(&mut self) -> Result<Option<PodEvent>, WatchError> {
+    async fn next_event(&mut self) -> Result<Option<PodEvent>, WatchError> {
         let lines = match &mut self.stream {
             Stream::Open(lines) => lines,
             Stream::Expired => return Ok(Some(PodEvent::Expired)),
-            Stream::Over => return Ok(None),
+            Stream::Ended => return Ok(None),
         };
         while let Some(line) = lines.next().await? {
-            let (event, version) = event(&line)?;
+            let (event, version) = parse_event(&line)?;
             if let Some(version) = version {
                 self.version = version;
             }
@@ -101,42 +107,42 @@ impl fmt::Debug for PodWatch {
 }
 
 /// What a line tells: an event, unless it is a bookmark, and its version, unless it is an error.
-fn event(line: &[u8]) -> Result<(Option<PodEvent>, Option<String>), WatchError> {
-    let line: Line<'_> = parsed(line)?;
-    if let Type::Error = line.r#type {
-        return match parsed(line.object.get().as_bytes())? {
-            Status { code: 410, .. } => Ok((Some(PodEvent::Expired), None)),
-            status => Err(WatchError::Told(status.message)),
+fn parse_event(line: &[u8]) -> Result<(Option<PodEvent>, Option<String>), WatchError> {
+    let line: WatchLine<'_> = parse_json(line)?;
+    if let EventType::Error = line.r#type {
+        return match parse_json(line.object.get().as_bytes())? {
+            ApiStatus { code: 410, .. } => Ok((Some(PodEvent::Expired), None)),
+            status => Err(WatchError::Server(status.message)),
         };
     }
-    let mut object: Object = parsed(line.object.get().as_bytes())?;
+    let mut object: PodObject = parse_json(line.object.get().as_bytes())?;
     let version = std::mem::take(&mut object.metadata.resource_version);
     if version.is_empty() {
-        return Err(WatchError::Strange("no resourceVersion".to_owned()));
+        return Err(WatchError::Malformed("no resourceVersion".to_owned()));
     }
-    if let Type::Bookmark = line.r#type {
+    if let EventType::Bookmark = line.r#type {
         return Ok((None, Some(version)));
     }
-    let left = matches!(line.r#type, Type::Deleted) || object.is_finished();
-    let pod = object.metadata.pod().ok_or_else(|| WatchError::Strange("no namespace, name or uid".to_owned()))?;
-    Ok((Some(if left { PodEvent::Left(pod) } else { PodEvent::There(pod) }), Some(version)))
+    let is_deleted = matches!(line.r#type, EventType::Deleted) || object.is_finished();
+    let pod = object.metadata.pod().ok_or_else(|| WatchError::Malformed("no namespace, name or uid".to_owned()))?;
+    Ok((Some(if is_deleted { PodEvent::Deleted(pod) } else { PodEvent::Applied(pod) }), Some(version)))
 }
 
-fn parsed<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, WatchError> {
+fn parse_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, WatchError> {
     // The parser's own words may repeat a value; its position does not.
-    serde_json::from_slice(json).map_err(|e| WatchError::Strange(format!("unexpected JSON at column {}", e.column())))
+    serde_json::from_slice(json).map_err(|e| WatchError::Malformed(format!("unexpected JSON at column {}", e.column())))
 }
 
 #[derive(Deserialize)]
-struct Line<'a> {
-    r#type: Type,
+struct WatchLine<'a> {
+    r#type: EventType,
     #[serde(borrow)]
     object: &'a RawValue,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-enum Type {
+enum EventType {
     Added,
     Modified,
     Deleted,
@@ -148,40 +154,40 @@ enum Type {
 struct Lines {
     body: Incoming,
     /// What came and was not told.
-    read: BytesMut,
+    buffer: BytesMut,
     /// How many bytes at its beginning are known to hold no end of a line.
-    searched: usize,
-    silence: Duration,
+    scanned_bytes: usize,
+    idle_timeout: Duration,
     /// When the silence since the last piece has become too long.
-    until: Instant,
+    deadline: Instant,
 }
 
 impl Lines {
     /// The next line without its end; `None` at the end of the body. When the future is dropped, nothing is lost.
     async fn next(&mut self) -> Result<Option<Bytes>, WatchError> {
         loop {
-            if let Some(end) = self.read[self.searched..].iter().position(|b| *b == b'\n') {
-                let line = self.read.split_to(self.searched + end + 1).freeze();
-                self.searched = 0;
+            if let Some(end) = self.buffer[self.scanned_bytes..].iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(self.scanned_bytes + end + 1).freeze();
+                self.scanned_bytes = 0;
                 return Ok(Some(line));
             }
-            self.searched = self.read.len();
-            if self.searched > MAX_POD_BYTES {
-                return Err(WatchError::TooLong);
+            self.scanned_bytes = self.buffer.len();
+            if self.scanned_bytes > MAX_POD_BYTES {
+                return Err(WatchError::EventTooLarge);
             }
             let frame =
-                timeout_at(self.until, self.body.frame()).await.map_err(|_| WatchError::Silent(self.silence))?;
+                timeout_at(self.deadline, self.body.frame()).await.map_err(|_| WatchError::Idle(self.idle_timeout))?;
             let Some(frame) = frame else {
-                return if self.read.is_empty() {
+                return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
-                    Err(WatchError::Cut("the end of an event is missing".to_owned()))
+                    Err(WatchError::Disconnected("the end of an event is missing".to_owned()))
                 };
             };
-            let frame = frame.map_err(|e| WatchError::Cut(http::reason(&e).1))?;
-            self.until = Instant::now() + self.silence;
+            let frame = frame.map_err(|e| WatchError::Disconnected(http::classify_error(&e).1))?;
+            self.deadline = Instant::now() + self.idle_timeout;
             if let Ok(data) = frame.into_data() {
-                self.read.extend_from_slice(&data);
+                self.buffer.extend_from_slice(&data);
             }
         }
     }
@@ -190,34 +196,36 @@ impl Lines {
 /// Why a watch ends otherwise than it should.
 enum WatchError {
     /// The connection ended, in these words.
-    Cut(String),
+    Disconnected(String),
     /// Nothing came for so long.
-    Silent(Duration),
+    Idle(Duration),
     /// The server's own words.
-    Told(String),
+    Server(String),
     /// A line has no end.
-    TooLong,
+    EventTooLarge,
     /// A line is no event, and why.
-    Strange(String),
+    Malformed(String),
 }
 
 impl WatchError {
-    fn error(self, server: &str) -> Error {
+    fn into_error(self, server: &str) -> Error {
         let error = |cause, what: &str| Error::new(cause, format!("API server {server} {what}"));
-        let advice = "check that the address is a Kubernetes API server";
+        let fix = "check that the address is a Kubernetes API server";
         match self {
-            Self::Cut(words) => error(Cause::KubernetesApi, "cuts off the watch").with_server_message(words),
-            Self::Silent(time) => {
+            Self::Disconnected(words) => error(Cause::KubernetesApi, "cuts off the watch").with_server_message(words),
+            Self::Idle(time) => {
                 error(Cause::KubernetesApi, &format!("is silent in the watch for {} s", time.as_secs()))
             }
-            Self::Told(words) => error(Cause::KubernetesApi, "ends the watch with an error").with_server_message(words),
-            Self::TooLong => {
-                let what = format!("tells of a pod in more than {} MiB", MAX_POD_BYTES >> 20);
-                error(Cause::KubernetesConfig, &what).with_fix(advice)
+            Self::Server(words) => {
+                error(Cause::KubernetesApi, "ends the watch with an error").with_server_message(words)
             }
-            Self::Strange(words) => error(Cause::KubernetesConfig, "tells in the watch what is no event")
+            Self::EventTooLarge => {
+                let what = format!("tells of a pod in more than {} MiB", MAX_POD_BYTES >> 20);
+                error(Cause::KubernetesConfig, &what).with_fix(fix)
+            }
+            Self::Malformed(words) => error(Cause::KubernetesConfig, "tells in the watch what is no event")
                 .with_server_message(words)
-                .with_fix(advice),
+                .with_fix(fix),
         }
     }
 }

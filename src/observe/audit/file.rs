@@ -10,23 +10,23 @@ use std::{
 use super::AuditSink;
 
 /// Where lines go, open.
-pub(super) enum Output {
+pub(super) enum AuditOutput {
     Stdout,
     /// `torn`: the last line is not whole.
     File {
         path: PathBuf,
-        open: Option<File>,
-        torn: bool,
+        file: Option<File>,
+        has_partial_line: bool,
     },
 }
 
-impl Output {
+impl AuditOutput {
     /// Opens it; the error names it.
-    pub(super) fn open(place: AuditSink) -> Result<Self, String> {
-        match place {
+    pub(super) fn open(sink: AuditSink) -> Result<Self, String> {
+        match sink {
             AuditSink::Stdout => Ok(Self::Stdout),
             AuditSink::File(path) => match append_to(&path) {
-                Ok(file) => Ok(Self::File { path, open: Some(file), torn: false }),
+                Ok(file) => Ok(Self::File { path, file: Some(file), has_partial_line: false }),
                 Err(error) => Err(format!("{} cannot be written: {error}", path.display())),
             },
         }
@@ -40,8 +40,8 @@ impl Output {
                 stdout.write_all(line)?;
                 stdout.flush()
             }
-            Self::File { path, open, torn } => {
-                if !open.as_ref().is_some_and(|file| is_at(file, path)) {
+            Self::File { path, file: open, has_partial_line: torn } => {
+                if !open.as_ref().is_some_and(|file| is_same_file(file, path)) {
                     (*open, *torn) = (None, false);
                 }
                 let file = match open {
@@ -63,7 +63,7 @@ fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+fn is_same_file(file: &File, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
     (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
@@ -73,10 +73,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_renamed_is_made_anew() {
+    fn audit_log_renamed_or_removed_file_is_recreated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        let mut output = Output::open(AuditSink::File(path.clone())).unwrap();
+        let mut output = AuditOutput::open(AuditSink::File(path.clone())).unwrap();
         output.write(b"one\n").unwrap();
         let old = folder.path().join("audit.log.1");
         fs::rename(&path, &old).unwrap();
@@ -93,9 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_written_is_named() {
+    fn audit_log_open_error_names_the_path() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Output::open(AuditSink::File(folder.path().join("none/audit.log"))).err().unwrap();
+        let error = AuditOutput::open(AuditSink::File(folder.path().join("none/audit.log"))).err().unwrap();
         assert!(error.contains("none/audit.log cannot be written: No such file"), "{error}");
     }
 }

@@ -66,16 +66,16 @@ impl GaugeSnapshot {
     /// Appends them in the text format. Each scrape has gauges of its own, so that two at once print what each was given.
     pub(super) fn encode(&self, text: &mut String) -> fmt::Result {
         let mut registry = Registry::with_prefix(PREFIX);
-        let leases = family(&mut registry, "cached_secrets", "Cached secrets, by kind and state");
+        let cached_secrets = family(&mut registry, "cached_secrets", "Cached secrets, by kind and state");
         for (state, kind) in SecretState::ALL.iter().flat_map(|s| SecretKind::ALL.iter().map(move |k| (*s, *k))) {
-            let level = self.cached_secrets.get(&(state, kind)).copied().unwrap_or(0);
-            set_count(&leases, [("state", state.as_str()), ("kind", kind.as_str())], level);
+            let count = self.cached_secrets.get(&(state, kind)).copied().unwrap_or(0);
+            set_count(&cached_secrets, [("state", state.as_str()), ("kind", kind.as_str())], count);
         }
         let tokens = family(&mut registry, "tokens", "Vault tokens of open sessions, by state");
         for state in SecretState::ALL {
             set_count(&tokens, [("state", state.as_str())], self.tokens.get(state).copied().unwrap_or(0));
         }
-        for (name, help, level) in [
+        for (name, help, count) in [
             ("expired_secrets", "Cached secrets that have expired and were not replaced", self.expired_secrets),
             ("sessions", "Open sessions", self.sessions),
             ("sessions_limit", "Maximum number of open sessions (--max-sessions)", self.sessions_limit),
@@ -84,9 +84,9 @@ impl GaugeSnapshot {
             ("pods_watched", "Pods of this node with a session that the pod watch covers", self.pods_watched),
             ("endpoints_down", "Vault endpoints that are down", self.endpoints_down),
         ] {
-            set_count(&family(&mut registry, name, help), [], level);
+            set_count(&family(&mut registry, name, help), [], count);
         }
-        for (name, help, moment) in [
+        for (name, help, timestamp) in [
             (
                 "earliest_secret_expiry_timestamp_seconds",
                 "Unix time at which the first failing or expiring secret expires; absent if there is none",
@@ -104,7 +104,7 @@ impl GaugeSnapshot {
             ),
         ] {
             let family = family(&mut registry, name, help);
-            moment.inspect(|moment| set_value(&family, [], *moment));
+            timestamp.inspect(|value| set_value(&family, [], *value));
         }
         let watch = family(
             &mut registry,
@@ -114,13 +114,13 @@ impl GaugeSnapshot {
         for state in WatchState::ALL {
             set_count(&watch, [("state", state.as_str())], usize::from(*state == self.pod_watch_state));
         }
-        let ends = family(
+        let certificate_expiries = family(
             &mut registry,
             "certificate_expiry_timestamp_seconds",
             "Unix time at which the first unexpired TLS certificate of the operator expires; absent without certificate files",
         );
-        for (what, end) in &self.certificate_expiries {
-            set_value(&ends, [("certificate", what.as_str())], *end);
+        for (role, expires_at) in &self.certificate_expiries {
+            set_value(&certificate_expiries, [("certificate", role.as_str())], *expires_at);
         }
         let reloaded = family(
             &mut registry,
@@ -128,7 +128,7 @@ impl GaugeSnapshot {
             "1 if the last reload of the policy file succeeded, 0 if the previous policy is still in force; absent without a policy file",
         );
         self.policy_reloaded.inspect(|is_ok| set_count(&reloaded, [], usize::from(*is_ok)));
-        let (reloaded, up, sealed) = (Endpoints::default(), Endpoints::default(), Endpoints::default());
+        let (reloaded, up, sealed) = (EndpointGauges::default(), EndpointGauges::default(), EndpointGauges::default());
         for (address, is_ok) in &self.tls_reloaded {
             reloaded.get_or_create(&[("endpoint", address.clone())]).set((*is_ok).into());
         }
@@ -156,7 +156,7 @@ impl GaugeSnapshot {
     }
 }
 
-type Endpoints = Family<[(&'static str, String); 1], Gauge>;
+type EndpointGauges = Family<[(&'static str, String); 1], Gauge>;
 
 fn family<const N: usize>(registry: &mut Registry, name: &str, help: &str) -> Gauges<N> {
     let family = Gauges::default();
@@ -164,10 +164,10 @@ fn family<const N: usize>(registry: &mut Registry, name: &str, help: &str) -> Ga
     family
 }
 
-fn set_count<const N: usize>(family: &Gauges<N>, labels: Labels<N>, level: usize) {
-    set_value(family, labels, i64::try_from(level).unwrap_or(i64::MAX));
+fn set_count<const N: usize>(family: &Gauges<N>, labels: Labels<N>, count: usize) {
+    set_value(family, labels, i64::try_from(count).unwrap_or(i64::MAX));
 }
 
-fn set_value<const N: usize>(family: &Gauges<N>, labels: Labels<N>, level: i64) {
-    family.get_or_create(&labels).set(level);
+fn set_value<const N: usize>(family: &Gauges<N>, labels: Labels<N>, value: i64) {
+    family.get_or_create(&labels).set(value);
 }

@@ -26,28 +26,28 @@ label_enum! {
         /// It is not trusted, or is no Vault.
         Untrusted = "untrusted",
         /// It limits requests, or is behind.
-        Busy = "throttled",
+        Throttled = "throttled",
         /// It did not answer in time.
-        Slow = "timeout",
+        Timeout = "timeout",
         /// It fails, or what stands behind it does.
-        Fault = "server_error",
+        ServerError = "server_error",
     }
 }
 
 impl OutageReason {
     /// What a failure comes to.
     #[must_use]
-    pub fn of(cause: Cause) -> Self {
+    pub fn from_cause(cause: Cause) -> Self {
         match cause {
             Cause::Sealed | Cause::Uninitialized => Self::Sealed,
             Cause::NoLeader | Cause::Redirect => Self::NoLeader,
             Cause::ConnectionRefused | Cause::ConnectTimeout | Cause::NameNotFound | Cause::Unreachable => {
                 Self::Unreachable
             }
-            Cause::Throttled | Cause::ProviderAtCapacity => Self::Busy,
-            Cause::DeadlineExceeded | Cause::OutcomeUnknown => Self::Slow,
+            Cause::Throttled | Cause::ProviderAtCapacity => Self::Throttled,
+            Cause::DeadlineExceeded | Cause::OutcomeUnknown => Self::Timeout,
             _ if cause.is_tls() => Self::Untrusted,
-            _ => Self::Fault,
+            _ => Self::ServerError,
         }
     }
 }
@@ -56,7 +56,7 @@ label_enum! {
     /// What is asked of the Kubernetes API.
     KubeOperation {
         /// The key of object versions.
-        Key = "key",
+        HmacKey = "key",
         /// A service account token.
         Token = "token",
         /// Which pods there are.
@@ -72,7 +72,7 @@ label_enum! {
         /// It brought a token.
         Ok = "ok",
         /// Vault said no.
-        Refused = "denied",
+        Denied = "denied",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
     }
@@ -94,11 +94,11 @@ label_enum! {
         /// It lives as long as was asked for.
         Renewed = "renewed",
         /// It lives on, but for less: its greatest age is near.
-        Short = "capped",
+        Capped = "capped",
         /// Vault said no.
-        Refused = "denied",
+        Denied = "denied",
         /// Vault knows it no more.
-        Gone = "not_found",
+        NotFound = "not_found",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
     }
@@ -110,9 +110,9 @@ label_enum! {
         /// Vault revoked it.
         Revoked = "revoked",
         /// It was over by itself.
-        Over = "already_expired",
+        AlreadyExpired = "already_expired",
         /// Vault said no.
-        Refused = "denied",
+        Denied = "denied",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
     }
@@ -134,7 +134,7 @@ label_enum! {
         /// It is written.
         Ok = "ok",
         /// It is not, and will not be.
-        Lost = "dropped",
+        Dropped = "dropped",
     }
 }
 
@@ -172,7 +172,7 @@ label_enum! {
 
 label_enum! {
     /// What a request asks of Vault.
-    Operation {
+    VaultOperation {
         /// A token for a proof.
         Login = "login",
         /// An answer to a GET.
@@ -200,24 +200,24 @@ label_enum! {
         /// A redirect.
         Redirect = "3xx",
         /// A refusal.
-        Refusal = "4xx",
+        ClientError = "4xx",
         /// A fault of the server's.
-        Fault = "5xx",
+        ServerError = "5xx",
         /// No answer, or an unfinished one.
-        Nothing = "none",
+        NoResponse = "none",
     }
 }
 
 impl StatusClass {
     /// What an HTTP status stands for.
     #[must_use]
-    pub fn of(status: u16) -> Self {
+    pub fn from_http_status(status: u16) -> Self {
         match status {
             200..=299 => Self::Success,
             300..=399 => Self::Redirect,
-            400..=499 => Self::Refusal,
-            500..=599 => Self::Fault,
-            _ => Self::Nothing,
+            400..=499 => Self::ClientError,
+            500..=599 => Self::ServerError,
+            _ => Self::NoResponse,
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::PREFIX;
 
 /// Appends it in the text format; `started` is the process's start, in seconds since 1970. What the system does not tell is left out.
-pub(super) fn encode(text: &mut String, started: i64) -> fmt::Result {
+pub(super) fn encode(text: &mut String, started_at: i64) -> fmt::Result {
     let mut registry = Registry::default();
     let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
     let seconds = Counter::<f64, AtomicU64>::default();
@@ -25,49 +25,53 @@ pub(super) fn encode(text: &mut String, started: i64) -> fmt::Result {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     for (name, help, level) in [
-        ("process_start_time_seconds", "Unix time of the process start", Some(started)),
+        ("process_start_time_seconds", "Unix time of the process start", Some(started_at)),
         (
             "process_resident_memory_bytes",
             "Resident memory size in bytes",
-            number(&status, "VmRSS:").map(|kib| kib << 10),
+            parse_number(&status, "VmRSS:").map(|kib| kib << 10),
         ),
         (
             "process_virtual_memory_bytes",
             "Virtual memory size in bytes",
-            number(&status, "VmSize:").map(|kib| kib << 10),
+            parse_number(&status, "VmSize:").map(|kib| kib << 10),
         ),
-        ("process_threads", "Number of OS threads", number(&status, "Threads:")),
-        ("process_open_fds", "Number of open file descriptors", open_files()),
-        ("process_max_fds", "Maximum number of open file descriptors", number(&limits, "Max open files")),
+        ("process_threads", "Number of OS threads", parse_number(&status, "Threads:")),
+        ("process_open_fds", "Number of open file descriptors", open_fd_count()),
+        ("process_max_fds", "Maximum number of open file descriptors", parse_number(&limits, "Max open files")),
     ] {
-        register(&mut registry, name, help, level);
+        register_gauge(&mut registry, name, help, level);
     }
     encode_registry(text, &registry)?;
     let mut registry = Registry::with_prefix(PREFIX);
     let runtime = Handle::try_current().ok().map(|handle| handle.metrics());
-    let of = |level: fn(&tokio::runtime::RuntimeMetrics) -> usize| {
+    let runtime_metric = |level: fn(&tokio::runtime::RuntimeMetrics) -> usize| {
         runtime.as_ref().and_then(|runtime| i64::try_from(level(runtime)).ok())
     };
     for (name, help, level) in [
-        ("runtime_workers", "Worker threads of the async runtime", of(tokio::runtime::RuntimeMetrics::num_workers)),
+        (
+            "runtime_workers",
+            "Worker threads of the async runtime",
+            runtime_metric(tokio::runtime::RuntimeMetrics::num_workers),
+        ),
         (
             "runtime_tasks",
             "Tasks of the async runtime that have not completed",
-            of(tokio::runtime::RuntimeMetrics::num_alive_tasks),
+            runtime_metric(tokio::runtime::RuntimeMetrics::num_alive_tasks),
         ),
         (
             "runtime_queue_depth",
             "Tasks queued for a worker thread",
-            of(tokio::runtime::RuntimeMetrics::global_queue_depth),
+            runtime_metric(tokio::runtime::RuntimeMetrics::global_queue_depth),
         ),
     ] {
-        register(&mut registry, name, help, level);
+        register_gauge(&mut registry, name, help, level);
     }
     encode_registry(text, &registry)
 }
 
-fn register(registry: &mut Registry, name: &str, help: &str, level: Option<i64>) {
-    if let Some(level) = level {
+fn register_gauge(registry: &mut Registry, name: &str, help: &str, value: Option<i64>) {
+    if let Some(level) = value {
         let gauge: Gauge = Gauge::default();
         gauge.set(level);
         registry.register(name, help, gauge);
@@ -75,11 +79,11 @@ fn register(registry: &mut Registry, name: &str, help: &str, level: Option<i64>)
 }
 
 /// The first number after some words at the beginning of a line.
-fn number(text: &str, words: &str) -> Option<i64> {
-    text.lines().find_map(|line| line.strip_prefix(words))?.split_whitespace().next()?.parse().ok()
+fn parse_number(text: &str, prefix: &str) -> Option<i64> {
+    text.lines().find_map(|line| line.strip_prefix(prefix))?.split_whitespace().next()?.parse().ok()
 }
 
 /// The one that counts them is not counted.
-fn open_files() -> Option<i64> {
+fn open_fd_count() -> Option<i64> {
     i64::try_from(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1)).ok()
 }

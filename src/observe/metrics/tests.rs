@@ -6,9 +6,9 @@ use std::{
 use super::*;
 use crate::{cache::kind::SecretState, kube::watch_state::WatchState};
 
-fn none() -> GaugeSnapshot {
+fn gauges_fixture() -> GaugeSnapshot {
     GaugeSnapshot {
-        cached_secrets: [((SecretState::Live, SecretKind::Leased), 3)].into(),
+        cached_secrets: [((SecretState::Active, SecretKind::Leased), 3)].into(),
         earliest_secret_expiry: Some(1_800_000_000),
         expired_secrets: 2,
         tokens: [(SecretState::Failing, 2)].into(),
@@ -29,7 +29,7 @@ fn none() -> GaugeSnapshot {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happened_and_what_is_there_is_printed() {
+async fn metrics_encode_counters_and_gauges() {
     let metrics = Metrics::new();
     for (outcome, took) in [(Ok(()), Duration::from_millis(3)), (Err(Code::NotFound), Duration::from_secs(90))] {
         let call = metrics.start_grpc_call(GrpcMethod::Mount);
@@ -38,24 +38,24 @@ async fn what_happened_and_what_is_there_is_printed() {
     }
     drop(metrics.start_grpc_call(GrpcMethod::Mount));
     metrics.start_grpc_call(GrpcMethod::Version).finish(Ok(()));
-    metrics.start_vault_request(Operation::Read).finish(503);
-    drop(metrics.start_vault_request(Operation::Login));
-    metrics.count_kubernetes_request(KubeOperation::Pods, StatusClass::of(403));
-    metrics.count_login(AuthMethod::Jwt, LoginOutcome::Refused);
-    metrics.count_secret_reads(ReadSource::Memory, 4);
+    metrics.start_vault_request(VaultOperation::Read).finish(503);
+    drop(metrics.start_vault_request(VaultOperation::Login));
+    metrics.count_kubernetes_request(KubeOperation::Pods, StatusClass::from_http_status(403));
+    metrics.count_login(AuthMethod::Jwt, LoginOutcome::Denied);
+    metrics.count_secret_reads(ReadSource::Cache, 4);
     metrics.count_stale_poll(Cause::Uninitialized);
-    metrics.count_renewal(RenewalTarget::Lease, RenewalOutcome::Short);
-    metrics.count_rotation(SecretKind::Certificate, RotationReason::Age);
-    metrics.count_revocation(RevocationOutcome::Over);
+    metrics.count_renewal(RenewalTarget::Lease, RenewalOutcome::Capped);
+    metrics.count_rotation(SecretKind::Certificate, RotationReason::RefreshDue);
+    metrics.count_revocation(RevocationOutcome::AlreadyExpired);
     metrics.count_policy_denial(RuleKind::Address);
     metrics.count_tenant_address_mount();
     metrics.count_endpoint_transition(EndpointState::Down);
     let under_way = (
         metrics.start_grpc_call(GrpcMethod::Mount),
-        metrics.start_vault_request(Operation::List),
-        metrics.start_vault_queueing(),
+        metrics.start_vault_request(VaultOperation::List),
+        metrics.start_vault_queue_wait(),
     );
-    let text = metrics.encode(&none(), TextFormat::OpenMetrics);
+    let text = metrics.encode(&gauges_fixture(), TextFormat::OpenMetrics);
     drop(under_way);
     let version = env!("CARGO_PKG_VERSION");
     for line in [
@@ -113,8 +113,8 @@ async fn what_happened_and_what_is_there_is_printed() {
 }
 
 #[test]
-fn what_the_process_takes_is_told() {
-    let text = Metrics::new().encode(&none(), TextFormat::OpenMetrics);
+fn metrics_include_process_usage() {
+    let text = Metrics::new().encode(&gauges_fixture(), TextFormat::OpenMetrics);
     let told = |name: &str| {
         let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("{name} is not in:\n{text}"))
@@ -130,10 +130,10 @@ fn what_the_process_takes_is_told() {
 }
 
 #[test]
-fn every_series_is_there_from_the_start_and_none_is_added() {
+fn metrics_series_exist_from_start_and_are_bounded() {
     let metrics = Metrics::new();
     let series = |metrics: &Metrics| {
-        metrics.encode(&none(), TextFormat::OpenMetrics).lines().filter(|l| !l.starts_with('#')).count()
+        metrics.encode(&gauges_fixture(), TextFormat::OpenMetrics).lines().filter(|l| !l.starts_with('#')).count()
     };
     let before = series(&metrics);
     for code in Code::ALL {
@@ -145,11 +145,11 @@ fn every_series_is_there_from_the_start_and_none_is_added() {
         metrics.count_rotation(kind, reason);
     }
     for status in [0, 100, 204, 307, 404, 502, 999] {
-        for what in Operation::ALL {
+        for what in VaultOperation::ALL {
             metrics.start_vault_request(*what).finish(status);
         }
         for what in KubeOperation::ALL {
-            metrics.count_kubernetes_request(*what, StatusClass::of(status));
+            metrics.count_kubernetes_request(*what, StatusClass::from_http_status(status));
         }
     }
     for (method, outcome) in AuthMethod::ALL.iter().flat_map(|m| LoginOutcome::ALL.iter().map(move |o| (*m, *o))) {
@@ -163,7 +163,7 @@ fn every_series_is_there_from_the_start_and_none_is_added() {
 }
 
 /// Families of some text, each with its labels and their values.
-fn families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
+fn parse_families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
     let mut families: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, _) = line.rsplit_once(' ').unwrap();
@@ -178,11 +178,11 @@ fn families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
 }
 
 #[tokio::test]
-async fn the_table_in_the_docs_lists_every_metric_and_every_label() {
-    let all = GaugeSnapshot { oldest_refresh_success: Some(1), ..none() };
+async fn metrics_reference_lists_every_metric_and_label() {
+    let all = GaugeSnapshot { oldest_refresh_success: Some(1), ..gauges_fixture() };
     let all =
         GaugeSnapshot { certificate_expiries: CertificateRole::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
-    let mut told = families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
+    let mut told = parse_families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
     let page = include_str!("../../../docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let [_, name, labels, what, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };

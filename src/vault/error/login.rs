@@ -100,7 +100,7 @@ pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginConte
         )
     } else if response.status >= 500 && !response.mentions(&["UID from claims", "service account uid"]) {
         (
-            Cause::ServerFault,
+            Cause::ServerError,
             format!("login with role {role:?} failed at {location} with status {}", response.status),
             "look into Vault's server log".to_owned(),
         )

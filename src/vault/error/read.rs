@@ -59,7 +59,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
             format!("raise token_num_uses of role {:?}, or set it to 0: a lease ends with its token", context.role),
         ),
         400 if response.mentions(&["not allowed by this role"]) => (
-            Cause::ArgumentRefused,
+            Cause::ArgumentNotAllowed,
             format!("the role of {path} does not allow these arguments"),
             "correct secretArgs, or the role's allowed names".to_owned(),
         ),
@@ -82,12 +82,12 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
         _ => match response.explain_server_error(context.address) {
             Some(error) => return error.with_subject(format_args!("{verb} {path}")),
             None if response.status >= 500 => (
-                Cause::ServerFault,
+                Cause::ServerError,
                 format!("{verb} {path} failed at {} with status {}", context.address, response.status),
                 "look into Vault's server log".to_owned(),
             ),
             None => (
-                Cause::ReadRefused,
+                Cause::RequestRejected,
                 format!("{verb} {path} was refused with status {}", response.status),
                 "correct secretPath, method or secretArgs".to_owned(),
             ),

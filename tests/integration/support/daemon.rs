@@ -78,7 +78,7 @@ impl Daemon {
     pub async fn mount_error(&self, call: MountCall) -> (Cause, String) {
         let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
         let text = status.message();
-        let id = text.split(" [").filter_map(|after| after.split_once(']')).find_map(|(id, _)| Cause::of_id(id));
+        let id = text.split(" [").filter_map(|after| after.split_once(']')).find_map(|(id, _)| Cause::from_id(id));
         let Some(cause) = id else { panic!("no id in: {text}") };
         assert_eq!(format!("{:?}", status.code()), cause.code().to_string(), "{text}");
         (cause, text.to_owned())

@@ -23,7 +23,7 @@ async fn response_over_8_mib_is_rejected() {
     for_each_case([announced, Fault::LargeBody(9 << 20)], async |stage, fault| {
         stage.vault.always("GET", &stage.secret_path(), fault);
         let (cause, text) = stage.mount_error(&stage.pod()).await;
-        assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (Cause::AnswerTooLarge, 1), "{text}");
+        assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (Cause::ResponseTooLarge, 1), "{text}");
         assert_contains(&text, &["larger than 8 MiB", &stage.secret_path()]);
     })
     .await;
@@ -91,7 +91,7 @@ async fn engine_not_initialized_error_is_no_outage() {
     for code in [400, 500] {
         stage.vault.next(1, "GET", &stage.secret_path(), vault_error(code, "the plugin is not initialized"));
         let (cause, text) = stage.mount_error(&stage.pod()).await;
-        assert_eq!(cause, if code == 400 { Cause::ReadRefused } else { Cause::ServerFault }, "{text}");
+        assert_eq!(cause, if code == 400 { Cause::RequestRejected } else { Cause::ServerError }, "{text}");
         assert!(!text.contains("operator init"), "{text}");
     }
     assert!(!vault_health::has_outage(&stage.daemon).await);

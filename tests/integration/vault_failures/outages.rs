@@ -42,8 +42,8 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
     let faults = [
         (vault_error(503, "Vault is sealed"), Cause::Sealed, "it said: Vault is sealed"),
         (vault_error(500, no_leader), Cause::NoLeader, no_leader),
-        (vault_error(500, "internal error"), Cause::ServerFault, "status 500"),
-        (vault_error(502, "no backend"), Cause::ServerFault, "status 502"),
+        (vault_error(500, "internal error"), Cause::ServerError, "status 500"),
+        (vault_error(502, "no backend"), Cause::ServerError, "status 502"),
         (Fault::DropRequest, Cause::Unreachable, "was lost"),
         (Fault::HoldRequest(Gate::new()), Cause::Unreachable, "does not say within 1.5s how it is"),
     ];
@@ -251,7 +251,7 @@ async fn blocked_health_endpoint_is_no_outage() {
     for_each_case(hidden, async |stage, hidden| {
         stage.vault.always("GET", "sys/health", hidden);
         stage.vault.next(1, "GET", &stage.secret_path(), vault_error(500, "internal error"));
-        assert_eq!(stage.mount_error(&stage.pod()).await.0, Cause::ServerFault);
+        assert_eq!(stage.mount_error(&stage.pod()).await.0, Cause::ServerError);
         stage.vault.wait_for(2, "GET", "sys/health").await;
         assert_eq!(single_file(&stage.daemon.mount(stage.pod().mount_call()).await.unwrap()), SECRET);
         assert!(!has_outage(&stage.daemon).await);
@@ -264,7 +264,7 @@ async fn unanswered_health_probe_is_no_outage_while_reads_succeed() {
     let stage = FailureFixture::new().await;
     stage.vault.always("GET", "sys/health", Fault::HoldRequest(Gate::new()));
     stage.vault.next(1, "GET", &stage.secret_path(), vault_error(500, "internal error"));
-    assert_eq!(stage.mount_error(&stage.pod()).await.0, Cause::ServerFault);
+    assert_eq!(stage.mount_error(&stage.pod()).await.0, Cause::ServerError);
     stage.vault.wait_for(2, "GET", "sys/health").await;
     assert_eq!(single_file(&stage.daemon.mount(stage.pod().mount_call()).await.unwrap()), SECRET);
     tokio::time::sleep(vault_health::HEALTH_CHECK_WAIT).await;

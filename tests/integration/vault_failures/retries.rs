@@ -77,7 +77,7 @@ async fn redirected_poll_serves_stale_secret() {
 async fn max_retries_default_stops_after_5_attempts() {
     let faults = [
         (vault_error(429, "quota"), Cause::Throttled, "limits requests"),
-        (vault_error(503, "overload"), Cause::ServerFault, "status 503"),
+        (vault_error(503, "overload"), Cause::ServerError, "status 503"),
         (vault_error(412, "behind"), Cause::Throttled, "behind its active node"),
         (vault_error(400, KV_UPGRADE_ERROR), Cause::Throttled, "being made KV version 2"),
         (vault_error(472, ""), Cause::NoLeader, "knows no active node"),

@@ -1,4 +1,4 @@
-//! What a person reads.
+//! Tests of the text format.
 
 use super::*;
 use crate::cache::kind::SecretKind;
@@ -40,7 +40,7 @@ fn status() -> Status {
         role: "web".into(),
         token: Some(TokenStatus {
             accessor: "abc".into(),
-            state: SecretState::Live,
+            state: SecretState::Active,
             expires_at: Some(at("14:47:00")),
             renew_at: Some(at("14:23:12")),
             max_expires_at: Some("2026-03-04T02:00:00Z".parse().unwrap()),
@@ -57,7 +57,7 @@ fn status() -> Status {
             SecretStatus {
                 expires_at: Some(at("14:30:00")),
                 max_expires_at: Some(at("15:00:00")),
-                ..lease("database/creds/web", SecretKind::Leased, SecretState::Live)
+                ..lease("database/creds/web", SecretKind::Leased, SecretState::Active)
             },
             SecretStatus {
                 last_error: Some("it cannot be asked [VM0010]".into()),
@@ -119,24 +119,24 @@ fn each_pod_is_told_with_its_ends_and_errors() {
     let text = plain(&status());
     for line in [
         "vaultmount 0.1.0, process 7, up 3h 12m (since 2026-03-01 10:48:00Z)",
-        "pods of node-1: watched for their end, since 10:48:01Z",
-        "https://vault:8200: down since 13:57:00Z, and asked again by itself",
+        "pods of node-1: watched, since 10:48:01Z",
+        "https://vault:8200: down since 13:57:00Z, retried automatically",
         "            Vault at https://vault:8200 is sealed [VM0020]",
         "shop/web-0 (6e0f3a6e-0c5d-4a51-9a3c-0d8f7c1f0c11)",
         "  at        https://vault:8200, namespace team, auth/kubernetes, role web, as web",
-        "  token     active, renewal in 23m (14:23:12Z), ends in 47m (14:47:00Z), at the latest in 2d 12h",
-        "            (2026-03-04 02:00:00Z), accessor abc; superseded and not over: 2",
-        "  renewed   no: the token is a batch token",
-        "  asked     with success 30s ago (13:59:30Z)",
-        "  KIND         STATE       ENDS                PATH",
+        "  token     active, renewal in 23m (14:23:12Z), expires in 47m (14:47:00Z), at the latest in 2d 12h",
+        "            (2026-03-04 02:00:00Z), accessor abc; superseded tokens: 2",
+        "  renewal   off: the token is a batch token",
+        "  success   30s ago (13:59:30Z)",
+        "  KIND         STATE       EXPIRES             PATH",
         "  leased       active      in 30m (14:30:00Z)  GET database/creds/web",
         "            at the latest in 1h 0m (15:00:00Z)",
         "  plain        failing     -                   GET kv/data/db",
         "            it cannot be asked [VM0010]",
         "  shop/old-0 (u)",
-        "  at        https://vault:8200, since 13:00:00Z, attempts: 3, over in 1h 0m (15:00:00Z)",
+        "  at        https://vault:8200, since 13:00:00Z, attempts: 3, expires in 1h 0m (15:00:00Z)",
         "  error     sealed [VM0020]",
-        "Mounts that failed last",
+        "Recent mount failures",
         "  shop/web-1 (v)",
         "  error     10m ago (13:50:00Z), 3 times: not allowed [VM0013]",
     ] {
@@ -157,6 +157,6 @@ fn a_process_that_holds_nothing_says_so() {
         failures: Vec::new(),
         ..status()
     });
-    assert!(text.contains("pods: not watched: no --node-name") && text.contains("mounts are refused"), "{text}");
-    assert!(text.ends_with("no pod has a token\n"), "{text}");
+    assert!(text.contains("pods: not watched: no --node-name") && text.contains("mounts are rejected"), "{text}");
+    assert!(text.ends_with("no sessions\n"), "{text}");
 }
