@@ -1,5 +1,6 @@
 //! HTTP for those who look after the process: probes and metrics on ports, status on a socket and for browsers on this host.
 
+mod inspector;
 mod metrics;
 mod probes;
 pub mod status;
@@ -22,14 +23,20 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 pub use probes::{LivenessCheck, Probes};
 
-use crate::mount::MountService;
+pub use inspector::Inspector;
+
+use crate::{observe::metrics::Metrics, reconcile::Reconciler};
 
 /// What there is to answer with.
 pub struct AdminState {
     /// How the process stands.
     pub probes: Probes,
-    /// What it holds and has counted.
-    pub mounter: Arc<MountService>,
+    /// Reads the state of the process.
+    pub inspector: Inspector,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Revokes everything on request.
+    pub reconciler: Arc<Reconciler>,
     /// What it was told to do, without a secret.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -95,7 +102,7 @@ impl AdminState {
             return answer;
         }
         if shown.metrics
-            && let Some(answer) = metrics::answer(request, &self.mounter).await
+            && let Some(answer) = metrics::answer(request, self).await
         {
             return answer;
         }

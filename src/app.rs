@@ -15,16 +15,18 @@ use tokio::{
 use handover::Handover;
 
 use crate::{
-    admin::{self, AdminState, Probes, Routes},
+    admin::{self, AdminState, Inspector, Probes, Routes},
     cache::Refresh,
     config::{Config, MintTokens, StatusSocket},
     error::Error,
+    hmac_keys::HmacKeys,
     kube::{self, Kube},
-    mount::{HmacKeys, MountLimiter, MountService, RecentFailures, TenantAddressLog},
-    observe::{audit::AuditLog, events::EventRecorder, metrics::Metrics},
+    mount::{MountLimiter, MountParts, MountService},
+    observe::{Observers, audit::AuditLog, events::EventRecorder, metrics::Metrics, mounts::MountObserver},
+    policy::OperatorPolicy,
     provider::{self, Connections},
     reconcile::Reconciler,
-    session::{Observers, SessionRegistry},
+    session::SessionRegistry,
     socket::Socket,
     state::{Gate, Store},
     trust::Reloader,
@@ -33,7 +35,7 @@ use crate::{
 
 /// A server that is ready to serve.
 pub struct App {
-    mounter: Arc<MountService>,
+    parts: Components,
     metrics: Arc<Metrics>,
     sockets: Vec<Socket>,
     status: Option<Socket>,
@@ -72,15 +74,21 @@ impl App {
             None => EventRecorder::default(),
         };
         let observers = Observers { metrics: Arc::clone(&metrics), audit, events };
-        let mounter = Arc::new(mount_service(&config, kube, keys, observers, store.clone()));
-        let pages = AdminState { probes: Probes::default(), mounter: Arc::clone(&mounter), settings: config.summary() };
+        let parts = Components::new(&config, kube, keys, observers, store.clone(), true);
+        let pages = AdminState {
+            probes: Probes::default(),
+            inspector: parts.inspector(config.max_mounts),
+            metrics: Arc::clone(&metrics),
+            reconciler: Arc::clone(&parts.reconciler),
+            settings: config.summary(),
+        };
         let pages = Arc::new(pages);
         for (listener, shown) in listeners(&config).await? {
             tokio::spawn(admin::serve(listener, shown, Arc::clone(&pages)));
         }
-        if store.is_some() && has_listener(&config).await && mounter.keys.try_get().is_none() {
+        if store.is_some() && has_listener(&config).await && parts.hmac_keys.try_get().is_none() {
             tracing::info!("the key of what pods were given is waited for: until then the process that serves goes on");
-            mounter.keys.get().await;
+            parts.hmac_keys.get().await;
         }
         let status = match &config.status_socket {
             Some(wanted) => status_socket(wanted).await?,
@@ -91,15 +99,15 @@ impl App {
             let bound = Socket::bind(path).await;
             sockets.push(bound.map_err(|e| format!("--endpoint {} cannot be bound: {e}", path.display()))?);
         }
-        Ok(Self { mounter, metrics, sockets, status, pages, store, drain_timeout: config.drain_timeout })
+        Ok(Self { parts, metrics, sockets, status, pages, store, drain_timeout: config.drain_timeout })
     }
 
     /// Serves until `stop`, or until something breaks that mounts do not show; then answers the calls in flight within the drain timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (stopping, stopped) = watch::channel(false);
-        let mut background = tokio::spawn(Arc::clone(&self.mounter.renewal).run());
-        let (vault, kube) = (Arc::clone(&self.mounter.vault), self.mounter.kube.clone());
-        let mut trust = tokio::spawn(Reloader::new(vault, kube, &self.mounter.operator).run());
+        let mut background = tokio::spawn(Arc::clone(&self.parts.reconciler).run());
+        let (vault, kube) = (Arc::clone(&self.parts.vault), self.parts.kube.clone());
+        let mut trust = tokio::spawn(Reloader::new(vault, kube, &self.parts.operator).run());
         let mut serving = JoinSet::new();
         if let Some(socket) = self.status {
             serving.spawn(admin::status::serve(socket, Arc::clone(&self.pages), stopped.clone()));
@@ -107,7 +115,7 @@ impl App {
         let connections = Arc::<Connections>::default();
         let handover = self.store.map(|store| Handover {
             store,
-            mounter: Arc::clone(&self.mounter),
+            parts: self.parts.clone(),
             connections: Arc::clone(&connections),
             socket_ownership: self.sockets.iter().map(Socket::ownership).collect(),
             drain_timeout: self.drain_timeout,
@@ -116,8 +124,8 @@ impl App {
         let names: Arc<[PathBuf]> = self.sockets.iter().map(|socket| socket.private_path().to_owned()).collect();
         for socket in self.sockets {
             tracing::info!(socket = %socket.path().display(), version = env!("CARGO_PKG_VERSION"), "serving");
-            let (mounter, metrics) = (Arc::clone(&self.mounter), Arc::clone(&self.metrics));
-            serving.spawn(provider::serve(socket, mounter, metrics, Arc::clone(&connections), stopped.clone()));
+            let (mounts, metrics) = (Arc::clone(&self.parts.mounts), Arc::clone(&self.metrics));
+            serving.spawn(provider::serve(socket, mounts, metrics, Arc::clone(&connections), stopped.clone()));
         }
         self.pages.probes.start_serving(Box::new(move || {
             let names = Arc::clone(&names);
@@ -150,7 +158,7 @@ impl App {
             handing.abort_all();
             handover.finish().await;
         }
-        let audit = self.mounter.sessions.audit().clone();
+        let audit = self.parts.sessions.audit().clone();
         let _ = spawn_blocking(move || audit.flush()).await;
         broken.map_or(Ok(()), Err)
     }
@@ -217,32 +225,68 @@ pub fn kube(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Arc<Kube>>
     of.build(Arc::clone(metrics)).map(|kube| kube.map(Arc::new))
 }
 
-/// What mounts volumes, with nothing bound or begun. What happens is counted and told.
-#[must_use]
-pub fn mount_service(
-    config: &Config,
+/// The parts of a process, built once from its configuration. Cheap to clone.
+#[derive(Clone)]
+pub struct Components {
+    operator: Arc<OperatorPolicy>,
+    vault: Arc<Vault>,
+    sessions: Arc<SessionRegistry>,
+    reconciler: Arc<Reconciler>,
     kube: Option<Arc<Kube>>,
-    keys: HmacKeys,
-    observers: Observers,
-    store: Option<Arc<Store>>,
-) -> MountService {
-    let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
-    let gate = if store.is_some() { Gate::new_closed(handover::WAITING_FOR_PREDECESSOR) } else { Gate::new_open() };
-    let sessions = Arc::new(SessionRegistry::new(config.max_sessions, observers, store));
-    let (watched, node) = (kube.clone(), config.node_name.clone());
-    let renewal = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
-    MountService {
-        operator: config.connection.operator.clone(),
-        vault,
-        sessions,
-        renewal: Arc::new(renewal),
-        refresh: config.refresh_interval.map_or(Refresh::Never, Refresh::Every),
-        kube,
-        mint_tokens: config.mint_tokens == MintTokens::Auto,
-        keys,
-        gate,
-        slots: MountLimiter::new(config.max_mounts),
-        chosen: TenantAddressLog::default(),
-        failures: RecentFailures::default(),
+    hmac_keys: HmacKeys,
+    gate: Arc<Gate>,
+    observer: Arc<MountObserver>,
+    mounts: Arc<MountService>,
+}
+
+impl Components {
+    /// Builds the parts; nothing is bound, requested or spawned. Outcomes of mounts are logged if `logs_outcomes` is set.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        kube: Option<Arc<Kube>>,
+        hmac_keys: HmacKeys,
+        observers: Observers,
+        store: Option<Arc<Store>>,
+        logs_outcomes: bool,
+    ) -> Self {
+        let operator = Arc::new(config.connection.operator.clone());
+        let vault = Arc::new(Vault::new(config.connection.vault.clone(), Arc::clone(&observers.metrics)));
+        let gate = if store.is_some() { Gate::new_closed(handover::WAITING_FOR_PREDECESSOR) } else { Gate::new_open() };
+        let gate = Arc::new(gate);
+        let observer = Arc::new(MountObserver::new(observers.clone(), logs_outcomes));
+        let sessions = Arc::new(SessionRegistry::new(config.max_sessions, observers, store));
+        let (watched, node) = (kube.clone(), config.node_name.clone());
+        let reconciler = Reconciler::new(Arc::clone(&vault), Arc::clone(&sessions), watched, node, config.orphan_after);
+        let reconciler = Arc::new(reconciler);
+        let mounts = MountService::new(MountParts {
+            operator: Arc::clone(&operator),
+            vault: Arc::clone(&vault),
+            sessions: Arc::clone(&sessions),
+            reconciler: Arc::clone(&reconciler),
+            default_refresh: config.refresh_interval.map_or(Refresh::Never, Refresh::Every),
+            token_minter: kube.clone().filter(|_| config.mint_tokens == MintTokens::Auto),
+            hmac_keys: hmac_keys.clone(),
+            gate: Arc::clone(&gate),
+            limiter: MountLimiter::new(config.max_mounts),
+            observer: Arc::clone(&observer),
+        });
+        Self { operator, vault, sessions, reconciler, kube, hmac_keys, gate, observer, mounts: Arc::new(mounts) }
+    }
+
+    /// Returns the service that mounts volumes.
+    #[must_use]
+    pub fn mounts(&self) -> &Arc<MountService> {
+        &self.mounts
+    }
+
+    fn inspector(&self, mounts_limit: usize) -> Inspector {
+        Inspector {
+            operator: Arc::clone(&self.operator),
+            vault: Arc::clone(&self.vault),
+            reconciler: Arc::clone(&self.reconciler),
+            mounts: Arc::clone(&self.observer),
+            mounts_limit,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Walks a mount's way step by step and says what came of each: what is wrong, and how to mend it, without a pod.
+//! Performs a mount step by step without a pod, and reports each step's result, error and fix.
 
 mod cleanup;
 mod connectivity;
@@ -27,52 +27,52 @@ use crate::{
 use cleanup::CreatedResources;
 use objects::ObjectResult;
 
-/// A walk.
+/// A check of one mount.
 pub struct Check<'a> {
-    /// What would do the mount.
+    /// Service that would perform the mount.
     pub mount_service: &'a MountService,
-    /// What the pod asks for.
+    /// The mount request.
     pub spec: &'a MountSpec,
-    /// The audience of a class that names none.
+    /// Default audience of classes.
     pub default_audience: &'a str,
-    /// Whether requests are sent that create something.
+    /// Allows mutating requests to be sent.
     pub allows_mutating: bool,
-    /// Where the service account token is from, for a person.
+    /// Origin of the service account token, for display.
     pub token_source: String,
-    /// Why there is no service account token, if that is known.
+    /// Reason for a missing service account token, if it is known.
     pub missing_token_error: Option<Error>,
-    /// How long one step may take.
+    /// Timeout of one step.
     pub step_timeout: Duration,
 }
 
-/// One step of the walk.
+/// One step of a check.
 #[derive(Debug)]
 pub struct Step {
-    /// What was looked at: `address`, `TLS`, `health`, `token`, `login`, `object`, `files`, `clean-up`.
+    /// Name of the step: `address`, `TLS`, `health`, `token`, `login`, `object`, `files`, `clean-up`.
     pub name: &'static str,
-    /// The object's file, if it was an object.
+    /// File of the object, if the step is about an object.
     pub object: Option<String>,
-    /// What came of it.
+    /// Result of the step.
     pub outcome: StepOutcome,
-    /// What it took is counted with the next.
+    /// True if the step's duration is included in that of the next step.
     pub is_timed_with_next: bool,
 }
 
-/// What came of a step.
+/// Result of a step.
 #[derive(Debug)]
 pub enum StepOutcome {
-    /// As it should be; what was done and what came back.
+    /// The step passed, with the action and its result.
     Pass(String),
-    /// It works, and somebody should know this.
+    /// The step passed with a warning.
     Warn(String),
-    /// Not done, and why.
+    /// The step was skipped, with the reason.
     Skip(String),
-    /// It fails, as the mount would.
+    /// The step failed, as the mount would.
     Fail(Box<Error>),
 }
 
 impl Step {
-    /// A step that is about no object.
+    /// Creates a step without an object.
     #[must_use]
     pub fn new(name: &'static str, outcome: StepOutcome) -> Self {
         Self { name, object: None, outcome, is_timed_with_next: false }
@@ -94,18 +94,18 @@ impl Step {
         Self::new(name, StepOutcome::Skip(detail.into()))
     }
 
-    /// A step that fails, and is about no object.
+    /// Creates a failed step without an object.
     #[must_use]
     pub fn fail(name: &'static str, error: Error) -> Self {
         Self::new(name, StepOutcome::Fail(Box::new(error)))
     }
 }
 
-/// Why a walk ends early.
+/// Reason for stopping a check early.
 enum EarlyStop {
-    /// A step failed that all others need.
+    /// A step failed that all later steps need.
     StepFailed(Step),
-    /// The person at the keyboard wants it to end.
+    /// The user interrupted the check.
     Interrupted,
 }
 
@@ -115,7 +115,7 @@ impl From<Step> for EarlyStop {
     }
 }
 
-/// How long an interrupted walk waits for what it has asked.
+/// Time that an interrupted check waits for responses to requests in flight.
 const INTERRUPT_GRACE_PERIOD: Duration = Duration::from_secs(2);
 
 fn ensure_not_interrupted(is_interrupted: &AtomicBool) -> Result<(), EarlyStop> {
@@ -123,8 +123,8 @@ fn ensure_not_interrupted(is_interrupted: &AtomicBool) -> Result<(), EarlyStop> 
 }
 
 impl Check<'_> {
-    /// Walks until a step fails that all others need, or until `interrupted`; then clears away what was made. Each step is
-    /// told when it is done. `fits` says whether the driver would take the files. Whether it came to its end.
+    /// Runs the steps until one fails that all later steps need, or until `interrupted`, then cleans up created resources. Calls
+    /// `on_step` after each step. `check_size` fails if the driver would reject the files. Returns false if it was interrupted.
     pub async fn run(
         &self,
         mut on_step: impl FnMut(Step),
@@ -132,7 +132,7 @@ impl Check<'_> {
         interrupted: impl Future<Output = ()>,
     ) -> bool {
         let context = match self.mount_service.open_context(self.spec, self.default_audience).await {
-            Ok(way) => way,
+            Ok(context) => context,
             Err(error) => {
                 let name = if error.cause().is_tls() { "TLS" } else { "address" };
                 on_step(Step::fail(name, error));
@@ -148,7 +148,7 @@ impl Check<'_> {
                 outcome = &mut steps => outcome,
                 () = interrupted => {
                     is_interrupted.store(true, Relaxed);
-                    // What was sent may be answered yet, and is then known to be cleared away.
+                    // Requests in flight may still be answered, and are then known for the clean-up.
                     timeout(INTERRUPT_GRACE_PERIOD, steps).await.unwrap_or(Err(EarlyStop::Interrupted))
                 }
             }
@@ -189,7 +189,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What all files together show. Only what was read and could be made a file, or may be absent, is looked at.
+    /// Checks all files together. Includes only objects that can be rendered or are optional and missing.
     async fn check_files(
         &self,
         context: &MountContext,
@@ -198,18 +198,18 @@ impl Check<'_> {
     ) -> Step {
         let mut spec = self.spec.clone();
         let class = Arc::make_mut(&mut spec.class);
-        class.objects.retain(|object| results.get(&*object.request).is_some_and(|found| found.is_renderable(object)));
+        class.objects.retain(|object| results.get(&*object.request).is_some_and(|result| result.is_renderable(object)));
         let missing_count = self.spec.class.objects.len() - spec.class.objects.len();
         if spec.class.objects.is_empty() {
-            return Step::skip("files", "none was read");
+            return Step::skip("files", "no object was read");
         }
-        let request_results = spec.class.objects_by_request().into_iter().filter_map(|(read, objects)| {
-            let outcome = match results.get(&**read)? {
+        let request_results = spec.class.objects_by_request().into_iter().filter_map(|(request, objects)| {
+            let outcome = match results.get(&**request)? {
                 ObjectResult::Secret(secret) => Ok(Arc::clone(secret)),
                 ObjectResult::Failed(error) => Err(error.clone()),
                 ObjectResult::Skipped(_) => return None,
             };
-            Some(RequestResult { request: read, objects, outcome })
+            Some(RequestResult { request, objects, outcome })
         });
         let contents = self
             .mount_service
@@ -237,12 +237,12 @@ impl Check<'_> {
     }
 }
 
-/// `1 file`, `2 files`.
+/// Formats `1 file` or `2 files`.
 fn format_count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// Seconds for a reader: `59m 3s`.
+/// Formats seconds as `59m 3s`.
 fn format_seconds(seconds: i64) -> String {
     format!("{:#}", SignedDuration::from_secs(seconds))
 }

@@ -1,4 +1,4 @@
-//! Time: what lives is measured by [`now`]; deadlines of callers and jittered delays.
+//! Time: [`now`] for lifetimes, deadlines of callers, and jittered delays.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -11,36 +11,40 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// The longest sleep at once, so that the time a suspended machine lost is noticed soon.
+/// Maximum length of one sleep, so that the suspend time of a machine is detected soon.
 const SUSPEND_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Now, for everything whose end Vault decides. Setting the machine's clock changes nothing; the time it was suspended counts,
-/// as Vault's clock went on meanwhile. Compare only with other values of this function.
+/// Returns the current time for lifetimes that Vault decides.
+///
+/// Changes of the system clock do not affect it. Suspend time counts, because Vault's clock continues meanwhile. Compare it only
+/// with other values of this function.
 #[must_use]
 pub fn now() -> Instant {
     Instant::now() + suspended_time()
 }
 
-/// A moment that another process can date: as long as the machine is up by the time since it booted, which no setting of its
-/// clock moves and which counts the time it was suspended; after that by the time of day.
+/// Timestamp that another process can read.
+///
+/// Until the machine reboots, it is measured by the uptime, which includes suspend time and does not depend on the system clock.
+/// After a reboot it is measured by the time of day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootTimestamp {
-    /// Which run of the machine it was.
+    /// ID of the boot.
     boot_id: String,
-    /// For how long the machine was up, in milliseconds.
+    /// Uptime in milliseconds.
     uptime_ms: u64,
-    /// The time of day.
+    /// Time of day.
     wall_time: Timestamp,
 }
 
 impl BootTimestamp {
-    /// This moment.
+    /// Returns the current time.
     #[must_use]
     pub fn now() -> Self {
         Self { boot_id: boot_id().to_owned(), uptime_ms: uptime_ms(), wall_time: Timestamp::now() }
     }
 
-    /// How long ago it was; nothing for one to come, as after the clock was set back.
+    /// Returns the time since this timestamp. Zero for a future timestamp, such as after the clock was set back.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         if self.boot_id == boot_id() {
@@ -50,32 +54,32 @@ impl BootTimestamp {
     }
 }
 
-/// What moments are told from where only numbers are kept: the moment of a [`Mark`].
+/// Reference time for instants that are stored as numbers: the time of a [`BootTimestamp`].
 #[derive(Clone, Copy, Debug)]
 pub struct Epoch(Instant);
 
 impl Epoch {
-    /// That of a mark that was made at this moment.
+    /// Creates an epoch at `now`.
     #[must_use]
     pub fn from_instant(now: Instant) -> Self {
         Self(now)
     }
 
-    /// That of an earlier mark, perhaps of another process.
+    /// Creates the epoch of an earlier timestamp, perhaps from another process.
     #[must_use]
     pub fn from_timestamp(timestamp: &BootTimestamp) -> Self {
         let now = now();
         Self(now.checked_sub(timestamp.elapsed()).unwrap_or(now))
     }
 
-    /// How many milliseconds after the origin a moment is; before it, below zero.
+    /// Returns the milliseconds from the epoch to an instant. Negative before the epoch.
     #[must_use]
     pub fn to_millis(self, instant: Instant) -> i64 {
         let milliseconds = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         if instant >= self.0 { milliseconds(instant - self.0) } else { -milliseconds(self.0 - instant) }
     }
 
-    /// The moment so many milliseconds after the origin; the origin itself for what no clock can tell.
+    /// Returns the instant `millis` after the epoch, or the epoch itself if the clock cannot represent it.
     #[must_use]
     pub fn instant_at(self, millis: i64) -> Instant {
         let offset = Duration::from_millis(millis.unsigned_abs());
@@ -84,7 +88,7 @@ impl Epoch {
     }
 }
 
-/// Sleeps until [`now`] has come to `moment`.
+/// Sleeps until [`now`] reaches `deadline`.
 pub async fn sleep_until(deadline: Instant) {
     loop {
         let remaining = deadline.saturating_duration_since(now());
@@ -95,7 +99,7 @@ pub async fn sleep_until(deadline: Instant) {
     }
 }
 
-/// The time of day at a moment of [`now`], for people.
+/// Returns the time of day of an instant of [`now`] for display, rounded to seconds.
 #[must_use]
 pub fn time_of_day(instant: Instant) -> Timestamp {
     let (wall, now) = (Timestamp::now(), now());
@@ -104,14 +108,14 @@ pub fn time_of_day(instant: Instant) -> Timestamp {
     time.round(jiff::Unit::Second).unwrap_or(time)
 }
 
-/// Names the run of the machine; nothing where the system does not tell, which then counts as one run.
+/// Returns the boot ID, or an empty text if the system does not provide one. All boots then count as one.
 fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     let read = || std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     ID.get_or_init(read)
 }
 
-/// For how long the machine is up, suspended or not, in milliseconds.
+/// Returns the uptime in milliseconds, including suspend time.
 fn uptime_ms() -> u64 {
     u64::try_from(read_clock(ClockId::Boottime).as_millis()).unwrap_or(u64::MAX)
 }
@@ -120,26 +124,26 @@ fn read_clock(clock: ClockId) -> Duration {
     Duration::try_from(clock_gettime(clock)).unwrap_or_default()
 }
 
-/// How long this machine was suspended since this process began.
+/// Returns the suspend time since the first call in this process.
 fn suspended_time() -> Duration {
     static SUSPENDED_AT_START: OnceLock<Duration> = OnceLock::new();
-    // The monotonic clock stands still in a suspended machine, the boot clock does not.
+    // The monotonic clock stops while the machine is suspended. The boot clock continues.
     let suspended_total = read_clock(ClockId::Boottime).saturating_sub(read_clock(ClockId::Monotonic));
     let suspended_at_start = *SUSPENDED_AT_START.get_or_init(|| suspended_total);
     let suspended = suspended_total.saturating_sub(suspended_at_start);
-    // Two clocks are never read at once.
+    // The two clocks are read one after another, so small differences are not suspend time.
     if suspended < Duration::from_millis(100) { Duration::ZERO } else { suspended }
 }
 
-/// A random share between a half and the whole of `delay`, so that many waiters do not come back at once.
+/// Adds jitter: returns a random delay between half of `delay` and all of it, so that waiters do not retry at the same time.
 #[must_use]
 pub fn with_jitter(delay: Duration) -> Duration {
-    // The keys of a `RandomState` differ at each call; that is all the randomness a delay needs.
+    // The keys of a `RandomState` differ at each call, which is random enough for a delay.
     let fraction = u32::from((RandomState::new().build_hasher().finish() & 0xff) as u8);
     delay / 2 + delay * fraction / 510
 }
 
-/// How long is left until `deadline`.
+/// Returns the time left until `deadline`.
 #[must_use]
 pub fn remaining(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
@@ -173,7 +177,7 @@ mod tests {
         };
         assert_eq!(from_earlier_boot.elapsed().as_secs(), 3600);
         assert_eq!(BootTimestamp { wall_time: Timestamp::MAX, ..from_earlier_boot }.elapsed(), Duration::ZERO);
-        // What nothing can tell is no panic.
+        // An instant that cannot be represented does not panic.
         assert_eq!(origin.instant_at(i64::MIN + 1).max(now), now);
     }
 

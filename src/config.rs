@@ -1,8 +1,8 @@
-//! Flags and environment, first as typed, then as meant.
+//! Configuration from flags and environment.
 //!
-//! [`ServeArgs`] holds what was typed; [`Config::load`] makes a [`Config`] of it and of the environment,
-//! flags before environment before defaults. It reports every error at once, each on one line that names
-//! the flag or variable.
+//! [`ServeArgs`] holds the flags as typed. [`Config::load`] merges them with the environment into a [`Config`]: flags
+//! override the environment, which overrides defaults. It reports every error at once, each on one line that names the flag
+//! or variable.
 
 mod client;
 mod connection;
@@ -35,62 +35,62 @@ pub use status_socket::{SOCKET_VARIABLE, StatusSocket};
 /// The whole configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Sockets for the driver; at least one, all different. Their names are the provider's names.
+    /// Distinct sockets for the driver, at least one. Each file name is a provider name.
     pub endpoints: Vec<PathBuf>,
-    /// Where probes are answered; nowhere if none. `[::]` means both IP versions.
+    /// Listen address of the health probes, or none to disable them. `[::]` means both IP versions.
     pub health_addr: Option<SocketAddr>,
-    /// Where metrics are scraped; nowhere if none. May be where probes are answered.
+    /// Listen address of the metrics, or none to disable them. May equal `health_addr`.
     pub metrics_addr: Option<SocketAddr>,
-    /// Where this process tells what it holds; nowhere if none. Differs from every endpoint.
+    /// Status socket, or none to disable it. Differs from every endpoint.
     pub status_socket: Option<StatusSocket>,
-    /// What is logged, and how.
+    /// Log filter, format and filter file.
     pub log: telemetry::LogSettings,
-    /// Whether pods get events, where there is a Kubernetes API.
+    /// Enables pod events, if a Kubernetes API is available.
     pub events: bool,
-    /// Where each decision about a secret is told; nowhere if none.
+    /// Destination of the audit log, or none to disable it.
     pub audit_log: Option<audit::AuditSink>,
-    /// How long running mounts may take to end at shutdown.
+    /// Time limit for running mounts to finish at shutdown.
     pub drain_timeout: Duration,
-    /// The server, and how to reach it.
+    /// The Vault server and the client settings.
     pub connection: Connection,
-    /// How to reach the Kubernetes API; none means as a pod does.
+    /// Kubeconfig file, or none to use the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// Whether service account tokens are requested.
+    /// Policy for requesting service account tokens.
     pub mint_tokens: MintTokens,
-    /// The Secret of the key that object versions are made with, in the pod's own namespace.
+    /// Name of the Secret with the object version key, in the provider's own namespace.
     pub hmac_secret_name: String,
-    /// A file of that key, used instead of the Secret.
+    /// File with the object version key, used instead of the Secret.
     pub hmac_key_file: Option<PathBuf>,
-    /// Where what pods have is kept for a successor of this process; none: it is not.
+    /// Directory of encrypted state for the successor process, or none to keep no state.
     pub state_dir: Option<PathBuf>,
-    /// Mounts under way at once; more are refused at once.
+    /// Maximum concurrent mounts. Further mounts are rejected immediately.
     pub max_mounts: usize,
-    /// Sessions at once; a new pod is refused beyond them.
+    /// Maximum open sessions. A new pod beyond them is rejected.
     pub max_sessions: usize,
-    /// This node, whose pods are watched for their end; none are if it has no name.
+    /// Name of this node, whose pods are watched, or none to disable the pod watch.
     pub node_name: Option<String>,
-    /// How long after its last poll a pod counts as gone whose end nobody saw; from a minute to seven days.
+    /// Time after its last poll at which an unwatched pod counts as gone, from one minute to seven days.
     pub orphan_after: Duration,
-    /// How old an answer without a lease may grow before it is read anew, at least ten seconds; none: it is never.
+    /// Maximum age of a cached secret without a lease, at least ten seconds, or none to never refresh it.
     pub refresh_interval: Option<Duration>,
 }
 
-/// Whether to request a service account token when the driver passed none for the audience.
+/// Policy for requesting a service account token if the driver passed none for the audience.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MintTokens {
-    /// Yes, as the Go provider does.
+    /// Requests a token, as the Go provider does.
     #[default]
     Auto,
-    /// Never.
+    /// Never requests a token.
     Off,
 }
 
-/// Everything that is wrong with a configuration, one line each.
+/// Every error of a configuration, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<String>);
 
 impl ConfigErrors {
-    /// The lines; never none.
+    /// Returns the error lines, at least one.
     #[must_use]
     pub fn lines(&self) -> &[String] {
         &self.0
@@ -106,7 +106,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
-    /// Reads flags and environment. Beside the configuration come warnings, one line each, to log at start.
+    /// Loads flags and environment. Returns the configuration and warnings, one line each, to log at startup.
     pub fn load<K: Into<OsString>, V: Into<OsString>>(
         args: &ServeArgs,
         env: impl IntoIterator<Item = (K, V)>,
@@ -118,7 +118,7 @@ impl Config {
         if report.errors.is_empty() { Ok((config, report.warnings)) } else { Err(ConfigErrors(report.errors)) }
     }
 
-    /// Where a value is wrong, its error is noted and a default left behind.
+    /// Reads every setting. For an invalid value it reports an error and uses the default.
     fn read(args: &ServeArgs, env: &Environment, report: &mut ConfigReport) -> Self {
         let mut connection = connection::read(&args.connection, env, report);
         let limits = &args.limits;
@@ -163,16 +163,16 @@ fn file(name: &'static str, value: Option<&String>, report: &mut ConfigReport) -
     report.read(Setting::flag(name, value).as_ref(), value::file)
 }
 
-/// Warns of a size other than the Go provider's default: it was set for an effect that it does not have here.
+/// Warns if the size differs from the Go provider's default, because it has no effect here.
 fn cache_size(value: Option<&String>, report: &mut ConfigReport) {
     let setting = Setting::flag("--cache-size", value);
-    let size = report.read(setting.as_ref(), |text| text.parse::<i64>().map_err(|_| "is no whole number"));
+    let size = report.read(setting.as_ref(), |text| text.parse::<i64>().map_err(|_| "is not a whole number"));
     if let (Some(setting), Some(_)) = (setting, size.filter(|s| *s != 1000)) {
-        report.warn(format!("{setting} has no effect: sessions are not evicted; --max-sessions bounds them"));
+        report.warn(format!("{setting} has no effect: sessions are not evicted; use --max-sessions to limit them"));
     }
 }
 
-/// The one flag for which empty differs from not given: empty is `off`.
+/// Reads `--health-addr`. Unlike with other flags, an empty value means `off`, not the default.
 fn health_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
     let value = value.cloned().unwrap_or_else(|| ":8080".to_owned());
     report.read(Some(&Setting { name: "--health-addr".into(), value }), value::listen_address).flatten()
@@ -182,7 +182,7 @@ fn metrics_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<Soc
     report.read(Setting::flag("--metrics-addr", value).as_ref(), value::listen_address).flatten()
 }
 
-/// As in Go, a level nobody knows is `info`, and `--log-level` goes before `--debug`.
+/// Reads the log settings. As in Go, an unknown level means `info`, and `--log-level` overrides `--debug`.
 fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::LogSettings {
     let debug = report.read(Setting::flag("--debug", args.debug.as_ref()).as_ref(), value::boolean);
     let filter = match Setting::flag("--log-level", args.log_level.as_ref()) {
@@ -224,7 +224,7 @@ fn mint_tokens(value: Option<&String>, report: &mut ConfigReport) -> MintTokens 
     report.read(Setting::flag("--mint-tokens", value).as_ref(), rule).unwrap_or_default()
 }
 
-/// Checked now, so that a typing error is found before the first mount.
+/// Reads `--hmac-secret-name`. The name is checked here, so that a typo is found before the first mount.
 fn hmac_secret_name(value: Option<&String>, report: &mut ConfigReport) -> String {
     let setting = Setting::flag("--hmac-secret-name", value);
     let name = report.read(setting.as_ref(), |text| value::kubernetes_name(text, "Secret"));

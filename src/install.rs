@@ -1,15 +1,15 @@
-//! The driver's folder of providers on a node, as far as it is ours.
+//! The private directory and links of vaultmount in the driver's providers directory on a node.
 //!
 //! ```text
-//! /var/run/secrets-store-csi-providers      root's, and other providers' too
+//! /var/run/secrets-store-csi-providers      owned by root, shared with other providers
 //!   vault.sock -> vaultmount/vault.sock     a link for each provider name
-//!   vaultmount/                             0700, of the user that serves
+//!   vaultmount/                             mode 0700, owned by the user that serves
 //!     vault.sock                            bound by `serve`
-//!     state/                                what outlives `serve`, in memory where /var/run is
+//!     state/                                state for the next process, in memory if /var/run is
 //! ```
 //!
-//! `serve` needs only the private folder, so its container sees nothing else of the node and needs no rights on it. The
-//! links are relative: the driver may see the folder under another path.
+//! `serve` needs only the private directory, so its container sees nothing else of the node and needs no rights on it. The
+//! links are relative, because the driver may mount the directory at another path.
 
 use std::{
     fs,
@@ -23,39 +23,42 @@ use std::{
 
 use crate::{socket::lock, state};
 
-/// The private folder's name.
+/// Name of the private directory.
 const PRIVATE_DIR: &str = "vaultmount";
-/// Its mode.
+/// Mode of the private directory.
 const PRIVATE_DIR_MODE: u32 = 0o700;
 
-/// The folder in the private one that `serve` keeps its state in.
+/// Name of the state directory of `serve`, inside the private directory.
 const STATE_DIR: &str = "state";
-/// The type of a file system in memory, as statfs(2) tells it.
+/// File system type of tmpfs in statfs(2).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
-/// Who serves.
+/// The user and group that run `serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The user's number.
+    /// Numeric user ID.
     pub uid: u32,
-    /// The group's.
+    /// Numeric group ID.
     pub gid: u32,
 }
 
-/// What was found or done, a line each.
+/// Actions and findings, one line each.
 pub type InstallLog = Vec<String>;
 
-/// Makes the private folder and a link `NAME.sock` into it for each provider name, and removes our links of other names. What is
-/// right already stays untouched, so it may run while an older process serves.
+/// Creates the private directory and a link `NAME.sock` into it for each provider name, and removes our links of other names.
+/// Idempotent: correct files stay untouched, so it may run while an older process serves.
 ///
-/// Needs to own the folder of providers and `CAP_CHOWN`, nothing more. Fails, with every link as it was, when another
-/// provider answers at one of the names: it would remove our link when it ends.
+/// Requires ownership of the providers directory and `CAP_CHOWN`, nothing more. If another provider responds at one of the names,
+/// fails and leaves every link unchanged, because that provider would remove our link when it exits.
 pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result<InstallLog, String> {
     let _lock = lock(providers).await.map_err(|e| path_error(providers, &e))?;
     let folder = providers.join(PRIVATE_DIR);
     let mut report = vec![ensure_private_dir(&folder, owner).map_err(|e| path_error(&folder, &e))?];
     if rustix::fs::statfs(&folder).is_ok_and(|system| system.f_type != TMPFS_MAGIC) {
-        report.push(format!("{}: is on a disk, not in memory: what is kept in it outlives the node", folder.display()));
+        report.push(format!(
+            "{}: is on a disk, not in memory: saved state survives a reboot of the node",
+            folder.display()
+        ));
     }
     let taken: Vec<String> = names.iter().filter_map(|name| name_conflict(providers, name)).collect();
     if !taken.is_empty() {
@@ -70,17 +73,16 @@ pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result
     Ok(report)
 }
 
-/// Removes the links into the private folder, what killed processes left in it, and the folder.
+/// Removes the links into the private directory, leftover files of killed processes, and the directory.
 ///
-/// Needs `CAP_DAC_OVERRIDE` to look into another user's folder. Fails, with everything in its place, while vaultmount serves
-/// there.
+/// Requires `CAP_DAC_OVERRIDE` to read another user's directory. While vaultmount serves there, fails and removes nothing.
 pub async fn uninstall(providers: &Path) -> Result<InstallLog, String> {
     if !providers.exists() {
         return Ok(InstallLog::new());
     }
     let _lock = lock(providers).await.map_err(|e| path_error(providers, &e))?;
     let folder = &providers.join(PRIVATE_DIR);
-    // No process may take a name in it meanwhile.
+    // Prevents processes from binding a socket in it meanwhile.
     let _lock_within = match fs::symlink_metadata(folder) {
         Ok(found) if found.is_dir() => Some(lock(folder).await.map_err(|e| path_error(folder, &e))?),
         _ => None,
@@ -112,7 +114,7 @@ pub async fn uninstall(providers: &Path) -> Result<InstallLog, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
             return Err(format!(
-                "{}: holds files that are not vaultmount's; look at them, then remove it",
+                "{}: contains files that are not vaultmount's; check them, then remove the directory",
                 folder.display()
             ));
         }
@@ -121,14 +123,15 @@ pub async fn uninstall(providers: &Path) -> Result<InstallLog, String> {
     Ok(report)
 }
 
-/// Makes the folder in which `serve` keeps its state. Of one that is there only its owner may know; `serve` makes what lacks.
+/// Creates the state directory of `serve` in a new private directory. In an existing one only its owner can see it, and `serve`
+/// creates it if it is missing.
 fn create_state_dir(folder: &Path, owner: Owner) -> io::Result<()> {
     let state = folder.join(STATE_DIR);
     fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(&state)?;
     chown(&state, Some(owner.uid), Some(owner.gid))
 }
 
-/// Makes the folder, or makes it right.
+/// Creates the private directory, or corrects its owner and mode.
 fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
     let is_new = match fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
@@ -136,7 +139,7 @@ fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
     };
     let found = fs::symlink_metadata(folder)?;
     if !found.is_dir() {
-        return Err(io::Error::new(ErrorKind::NotADirectory, "is there and no folder; remove it"));
+        return Err(io::Error::new(ErrorKind::NotADirectory, "exists and is not a directory; remove it"));
     }
     if is_new {
         create_state_dir(folder, owner)?;
@@ -148,7 +151,7 @@ fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
     }
     if !has_mode {
         let set = || fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_DIR_MODE));
-        // Only a folder's owner may set its mode, and without CAP_FOWNER root has to be that first.
+        // Only the owner may set the mode, and root without CAP_FOWNER must become the owner first.
         match set() {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 chown(folder, Some(0), None)?;
@@ -159,10 +162,10 @@ fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
     }
     let state = folder.join(STATE_DIR);
     if !has_owner && !is_new {
-        // Only the folder's owner sees into it, and without CAP_DAC_OVERRIDE root has to be that first.
+        // Only the owner can read the directory, and root without CAP_DAC_OVERRIDE must become the owner first.
         chown(folder, Some(0), None)?;
         if fs::symlink_metadata(&state).is_ok_and(|found| found.is_dir()) {
-            // Whoever served may have put links there: nothing that they lead to is touched.
+            // The previous owner may have created symlinks there, so their targets must not be changed.
             lchown(&state, Some(owner.uid), Some(owner.gid))?;
             for file in entries(&state).unwrap_or_default() {
                 lchown(&file, Some(owner.uid), Some(owner.gid))?;
@@ -170,10 +173,10 @@ fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
         }
     }
     chown(folder, Some(owner.uid), Some(owner.gid))?;
-    Ok(format!("{}: mode {PRIVATE_DIR_MODE:04o}, of {}:{}", folder.display(), owner.uid, owner.gid))
+    Ok(format!("{}: mode {PRIVATE_DIR_MODE:04o}, owner {}:{}", folder.display(), owner.uid, owner.gid))
 }
 
-/// Why a name is not to be had, if it is not.
+/// Returns an error if another provider has the name.
 fn name_conflict(providers: &Path, name: &str) -> Option<String> {
     let public = socket_path(providers, name);
     (!links_to(&public, &link_target(name)) && !has_no_listener(&public)).then(|| {
@@ -181,16 +184,16 @@ fn name_conflict(providers: &Path, name: &str) -> Option<String> {
     })
 }
 
-/// Makes the link of one provider name, over what is dead.
+/// Creates the link of one provider name, and replaces a dead socket or link.
 fn link(providers: &Path, name: &str) -> io::Result<String> {
     let (public, target) = (socket_path(providers, name), link_target(name));
     if links_to(&public, &target) {
         return Ok(format!("{}: in place", public.display()));
     }
-    let made = providers.join(format!(".{PRIVATE_DIR}-{name}.link"));
-    let _ = fs::remove_file(&made);
-    symlink(&target, &made)?;
-    fs::rename(&made, &public)?;
+    let temporary = providers.join(format!(".{PRIVATE_DIR}-{name}.link"));
+    let _ = fs::remove_file(&temporary);
+    symlink(&target, &temporary)?;
+    fs::rename(&temporary, &public)?;
     Ok(format!("{}: links to {}", public.display(), target.display()))
 }
 
@@ -202,12 +205,12 @@ fn remove(paths: impl Iterator<Item = PathBuf>, report: &mut InstallLog) -> Resu
     Ok(())
 }
 
-/// Where drivers look for a provider.
+/// Returns the path at which drivers look for a provider.
 fn socket_path(providers: &Path, name: &str) -> PathBuf {
     providers.join(format!("{name}.sock"))
 }
 
-/// Where its link points, seen from the folder of providers.
+/// Returns the target of a provider's link, relative to the providers directory.
 fn link_target(name: &str) -> PathBuf {
     Path::new(PRIVATE_DIR).join(format!("{name}.sock"))
 }
@@ -224,12 +227,12 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
-/// Whether surely nobody answers at a path: there is nothing, or no socket, or one that nobody listens at.
+/// Returns true if certainly no process listens at a path: it does not exist, is not a socket, or refuses connections.
 fn has_no_listener(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
 }
 
-/// What is in a folder; nothing in one that is not there.
+/// Lists the entries of a directory. Returns an empty list if the directory does not exist.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),

@@ -27,6 +27,7 @@ macro_rules! label_enum {
 pub(crate) use label_enum;
 
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "the macro defines public enums")]
 mod tests {
     use serde::{Deserialize, Serialize};
 

@@ -1,53 +1,51 @@
 //! vaultmount: a Secrets Store CSI driver provider for Vault and OpenBao.
 //!
-//! # What a mount is
+//! # Overview
 //!
 //! ```text
 //! kubelet -> secrets-store driver -> MountRequest (gRPC, unix socket) -> vaultmount -> Vault or OpenBao
 //!                                 <- MountResponse{files, versions}  <-
 //! ```
 //!
-//! A request flows down this list of modules and its answer up again; a module uses what stands below it, never what
-//! stands above. A test reads the sources and holds that.
+//! A request passes down this list of modules, and its response passes up again. A module may import only modules below it. A test
+//! enforces this on the sources.
 //!
-//! | module | what it knows |
+//! | module | responsibility |
 //! |---|---|
-//! | [`cli`] | one file per command |
-//! | [`app`] | the composition root: everything is built from the configuration, run, and drained |
-//! | [`config`] | flags and environment become [`config::Config`]; every error is reported at once |
-//! | [`install`] | our place among the driver's providers on a node |
-//! | [`provider`] | the gRPC edge; the only user of tonic |
-//! | [`admin`] | HTTP for probes, metrics and status |
-//! | [`check`] | a mount's way walked step by step, each step told |
-//! | [`mount`] | the use case: `MountSpec` to session to leases to files |
-//! | [`validate`] | manifests against the rules of a mount, without a server |
-//! | [`manifest`] | classes and pods in files, each key and value with its place |
-//! | [`request`] | a driver's request, parsed and checked into a [`request::MountSpec`]; after it nobody sees JSON or YAML |
-//! | [`trust`] | TLS files and servers in the background: what changed, which certificates end, how servers are that nobody asks |
-//! | [`policy`] | what an operator lets a tenant choose |
-//! | [`renewal`] | the background: what is due, when a pod ends, what is revoked |
-//! | [`session`] | one Vault token per pod identity |
-//! | [`lease`] | what was read under it |
-//! | [`render`] | lease and object in, file bytes out; pure |
-//! | [`events`] | what pods' owners are told by the Kubernetes API |
-//! | [`audit`] | a line for each decision about a secret |
-//! | [`vault`] | requests, answers and failures of Vault; the only user of vaultrs and rustify |
-//! | [`kube`] | the Kubernetes API, as little of it as is needed |
-//! | [`state`] | sealed files that outlive the process |
-//! | [`status`] | what a process tells of what it holds |
-//! | [`metrics`] | what is counted |
-//! | [`socket`] | unix sockets that are handed from process to process |
-//! | [`error`], [`flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`], [`task`], [`term`] | what everything stands on |
+//! | [`cli`] | commands, one file each |
+//! | [`app`] | composition root: builds everything from the configuration, runs it, and drains it |
+//! | [`config`] | turns flags and environment into a [`config::Config`]; reports every error at once |
+//! | [`install`] | the socket directory and links among the driver's providers on a node |
+//! | [`provider`] | gRPC edge: only translates between the driver's messages and [`mount`]; the only user of tonic |
+//! | [`admin`] | HTTP server for probes, metrics and status |
+//! | [`check`] | performs a mount step by step, and reports each step |
+//! | [`mount`] | the use case, which makes all decisions: `MountSpec` to session to cached secrets to files |
+//! | [`hmac_keys`] | source of the object version key |
+//! | [`validate`] | checks manifests against the rules of a mount, without a server |
+//! | [`manifest`] | classes and pods in files, each key and value with its position |
+//! | [`request`] | parses and validates a driver's request into a [`request::MountSpec`]; later modules see no JSON or YAML |
+//! | [`trust`] | background tasks: reloads TLS and policy files, warns of expiring certificates, probes idle servers |
+//! | [`policy`] | the operator's limits for tenants |
+//! | [`reconcile`] | background work queue: renews, watches pods, and revokes |
+//! | [`session`] | one login per pod or service account at one Vault, with its tokens and volumes |
+//! | [`cache`] | the cached secrets of a session |
+//! | [`render`] | pure functions from a response and an object to file contents |
+//! | [`observe`] | audit log, pod events, metrics and status |
+//! | [`vault`] | requests, responses and errors of Vault, circuit breaker and concurrency limits; the only user of vaultrs and rustify |
+//! | [`kube`] | the required parts of the Kubernetes API |
+//! | [`state`] | encrypted files that outlive the process |
+//! | [`socket`] | unix sockets with handover between processes |
+//! | [`error`], [`single_flight`], [`secret`], [`tls`], [`telemetry`], [`text`], [`yaml`], [`clock`], [`task`], [`lifetime`] | base modules |
 //!
-//! # What always holds
+//! # Invariants
 //!
-//! - A request that may have created something at Vault is sent again only when Vault surely did not act on it, runs in a
-//!   task of its own, and its answer waits in the session until it has gone out to the pod ([`flight`], [`lease`]).
-//! - What a pod is given is written for the next process before it goes out, where there is a place for that ([`state`]); whoever
-//!   has the sockets' names has the sessions.
-//! - Nothing that can be printed holds a secret ([`secret`]); an [`error::Error`] is made of names, paths and
-//!   Vault's words without argument values.
-//! - A mount makes no request to the Kubernetes API, unless the driver passed no token and minting is on.
+//! - A mutating request is sent again only if Vault certainly did not act on it. It runs in its own task, and the session caches its
+//!   response until it has been delivered to the pod ([`single_flight`], [`cache`]).
+//! - With a state directory, vaultmount persists what a pod receives before it sends the response ([`state`]).
+//! - The process that owns the socket paths also owns the sessions.
+//! - No printable value contains a secret ([`secret`]). An [`error::Error`] consists of names, paths and Vault's messages, without
+//!   argument values.
+//! - A mount sends no request to the Kubernetes API, unless the driver passed no token and minting is enabled.
 
 pub mod admin;
 pub mod app;
@@ -57,6 +55,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod hmac_keys;
 pub mod install;
 pub mod kube;
 mod label_enum;

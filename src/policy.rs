@@ -1,7 +1,7 @@
-//! What an operator allows a tenant to choose, and what becomes of a class's choice.
+//! Policy: the limits that an operator sets for tenants, and their evaluation for a class's choice.
 //!
-//! The driver lays a pod's volumeAttributes over the class, so whoever may create a pod may choose all of this: what is judged is
-//! what comes of all of it, wherever it was said.
+//! The driver lays a pod's volumeAttributes over the class, so anyone who may create a pod can choose all of these settings. The
+//! policy is evaluated on the merged result, whatever its origin.
 
 mod addresses;
 mod file;
@@ -33,16 +33,16 @@ pub use rules::{DEFAULT_ENDPOINT, Policy};
 use rules::{NamespaceLimits, PolicySetting};
 pub use tenant_tls_dir::TenantTlsDir;
 
-/// What a class (or a pod's volumeAttributes over it) says about the server; every field it leaves out is the server's own.
+/// Server settings of a class, with the pod's volumeAttributes laid over it. An omitted field means the server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerChoice {
-    /// `vaultEndpoint`: a server of the policy file, by name. Never beside an address.
+    /// `vaultEndpoint`: a server of the policy file, by name. Never set together with an address.
     pub endpoint: Option<String>,
     /// `vaultAddress`.
     pub address: Option<Address>,
-    /// `vaultNamespace`: where secrets are read, and logins happen unless [`Choice::auth_namespace`] is set.
+    /// `vaultNamespace`: the Vault namespace of secrets, and of logins unless [`ServerChoice::auth_namespace`] is set.
     pub namespace: Option<String>,
-    /// `vaultAuthNamespace`: where logins happen.
+    /// `vaultAuthNamespace`: the Vault namespace of logins.
     pub auth_namespace: Option<String>,
     /// `vaultAuthMountPath` or `vaultKubernetesMountPath`, without slashes around it.
     pub auth_mount: Option<String>,
@@ -57,13 +57,13 @@ pub struct ServerChoice {
 }
 
 impl ServerChoice {
-    /// Whether it says something of TLS.
+    /// Returns true if any TLS setting is chosen.
     #[must_use]
     pub fn has_tls_settings(&self) -> bool {
         self.ca.is_some() || self.server_name.is_some() || self.client_certificate.is_some() || self.skip_verify
     }
 
-    /// The files that it names, but for those that a server has anyway.
+    /// Returns the chosen certificate files, except those that the server uses by default.
     fn certificate_files(&self, server_tls: Option<&Tls>) -> Vec<&Path> {
         let is_of_server = |ca: &&Ca| server_tls.is_some_and(|own| own.ca == **ca);
         let ca = self.ca.as_ref().filter(|ca| !is_of_server(ca)).and_then(Ca::path);
@@ -75,7 +75,7 @@ impl ServerChoice {
         ca.into_iter().chain(client.into_iter().flat_map(|(certificate, key)| [certificate.as_path(), key])).collect()
     }
 
-    /// The parameters that say without a file whose certificate is believed, if that is not what a server has anyway.
+    /// Returns the parameters without a file that change which certificate is trusted, except if they equal the server's default.
     fn trust_overrides(&self, server_tls: Option<&Tls>) -> Vec<&'static str> {
         let ca = self.ca.as_ref().filter(|ca| matches!(ca, Ca::Pem(_)) && server_tls.is_none_or(|own| own.ca != **ca));
         let name = self.server_name.as_ref();
@@ -84,85 +84,85 @@ impl ServerChoice {
     }
 }
 
-/// A server that the operator set, and the login there.
+/// A server of the operator, with its login settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaultServer {
-    /// Where it is.
+    /// The server's address.
     pub address: Address,
-    /// The Vault namespace of classes that name none.
+    /// Default Vault namespace of classes.
     pub namespace: Option<String>,
-    /// The auth mount of classes that name none.
+    /// Default auth mount of classes.
     pub auth_mount: String,
-    /// TLS settings, over which a class's own are laid.
+    /// TLS settings, which a class's own override.
     pub tls: Tls,
 }
 
 impl VaultServer {
-    /// The server as the operator reaches it: a class may lay its own TLS settings over the address.
+    /// Returns the endpoint with the operator's TLS settings, without those of any class.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint { address: self.address.clone(), tls: self.tls.clone(), deny_local_addresses: false }
     }
 }
 
-/// What the operator set for every class, and how far a class may differ.
+/// The operator's defaults for every class, and the limits for overriding them.
 #[derive(Clone, Debug)]
 pub struct OperatorPolicy {
-    /// The server of classes that name none.
+    /// Default server of classes.
     pub server: Arc<VaultServer>,
-    /// Which other addresses a class may choose, where no policy file says so.
+    /// Addresses that a class may choose if there is no policy file.
     pub address_policy: AddressPolicy,
-    /// Whether a class may switch off the verification of the server's certificate.
+    /// Allows classes to disable verification of the server's certificate.
     pub allows_skip_verify: bool,
-    /// Whether pods that share a Vault token may have the token itself, and its cubbyhole.
+    /// Allows pods with a shared Vault token to read the token and its cubbyhole.
     pub allows_shared_token: bool,
-    /// Where the certificate files of classes must be; anywhere if none.
+    /// Directory that certificate files of classes must be in, or none to allow any path.
     pub tenant_tls_dir: Option<TenantTlsDir>,
-    /// Servers by name, and what the classes of each Kubernetes namespace may use.
+    /// Policy file with named servers and limits per Kubernetes namespace.
     pub policy_file: Option<Arc<PolicyFile>>,
 }
 
-/// Who chose what.
+/// A choice to evaluate, with its origin.
 #[derive(Clone, Copy)]
 pub struct PolicyRequest<'a> {
-    /// What was chosen.
+    /// The class's choice.
     pub choice: &'a ServerChoice,
     /// The pod's Kubernetes namespace.
     pub namespace: &'a str,
     /// The audience of the pod's token.
     pub audience: &'a str,
-    /// The audience when a class names none.
+    /// Default audience of classes.
     pub default_audience: &'a str,
 }
 
-/// The server and login that a mount will use.
+/// The server and login that a mount uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VaultTarget {
     /// The server.
     pub endpoint: Arc<Endpoint>,
-    /// Where secrets are read.
+    /// The Vault namespace of secrets.
     pub namespace: Option<String>,
-    /// Where logins happen.
+    /// The Vault namespace of logins.
     pub auth_namespace: Option<String>,
     /// The auth method's mount path, without `auth/`.
     pub auth_mount: String,
-    /// Whether the address is one of the operator's own.
+    /// True if the address belongs to a server of the operator.
     pub is_operator_address: bool,
     /// The certificate files that the class chose.
     pub certificate_files: Vec<PathBuf>,
 }
 
-/// What the operator does not allow.
+/// A denial by the operator's policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyDenial {
-    /// The rule.
+    /// The violated rule.
     pub rule: RuleKind,
-    /// What is said of it.
+    /// The error for the tenant.
     pub error: Error,
 }
 
 impl OperatorPolicy {
-    /// Lays a class's choice over the operator's settings, or refuses it.
+    /// Merges a class's choice with the operator's settings, or denies it.
     pub fn evaluate(&self, request: &PolicyRequest<'_>) -> Result<VaultTarget, PolicyDenial> {
         let choice = request.choice;
         let policy = self.policy_file.as_ref().map(|file| file.current());
@@ -182,14 +182,14 @@ impl OperatorPolicy {
         if let Some(limits) = limits.as_ref().filter(|_| is_default) {
             limits.check_endpoint(DEFAULT_ENDPOINT)?;
         }
-        // A server of the class's own is believed, and shown a certificate, as the class says.
+        // A tenant's server gets neither the operator's client certificate nor its skip_verify: the class sets its own.
         let mut server_tls = server.tls.clone();
         if limits.is_some() && !is_operator_address {
             (server_tls.skip_verify, server_tls.client) = (false, None);
         }
         let certificate_files =
             choice.certificate_files(Some(&server_tls)).into_iter().map(Path::to_owned).collect::<Vec<_>>();
-        // An endpoint's address is the endpoint, whether a class writes its name, the address, or another path there.
+        // An address of an endpoint counts as the endpoint, whether a class uses its name, its address, or another path there.
         let is_at_endpoint = limits.as_ref().is_some_and(|limits| limits.has_endpoint_at(&address, Some(&self.server)));
         let tls = self.evaluate_tls(choice, server_tls, &certificate_files, is_at_endpoint, limits.as_ref())?;
         let namespace = choice.namespace.as_ref().or(server.namespace.as_ref());
@@ -226,7 +226,7 @@ impl OperatorPolicy {
         })
     }
 
-    /// The server that a choice is laid over.
+    /// Selects the server whose defaults a choice overrides.
     fn select_server(
         &self,
         choice: &ServerChoice,
@@ -237,8 +237,9 @@ impl OperatorPolicy {
             (Some(name), _) if name == DEFAULT_ENDPOINT => Ok(Arc::clone(&self.server)),
             (Some(name), Some(limits)) => limits.find_endpoint(name),
             (Some(name), None) => {
-                let problem =
-                    format!("vaultEndpoint {name:?} names a server of a policy file, and the operator has none");
+                let problem = format!(
+                    "vaultEndpoint {name:?} names a server of a policy file, but the operator set no policy file"
+                );
                 let error = Error::new(Cause::EndpointUnknown, problem).with_fix(
                     "write vaultAddress instead, or have the operator name the server in a file (--policy-file)",
                 );
@@ -247,8 +248,8 @@ impl OperatorPolicy {
         }
     }
 
-    /// Lays a class's TLS settings, with `files` among them, over others; `at_endpoint` is whether a server of the operator's is at
-    /// the address.
+    /// Merges a class's TLS settings with the server's. `files` are the certificate files among them. `is_at_endpoint` is true if
+    /// the address belongs to a server of the operator.
     fn evaluate_tls(
         &self,
         choice: &ServerChoice,
@@ -285,7 +286,7 @@ impl OperatorPolicy {
         })
     }
 
-    /// Follows the links of the certificate files that a class chose, where they must be below `--tenant-tls-dir`.
+    /// Resolves symlinks of a class's certificate files, and denies targets outside `--tenant-tls-dir`.
     pub async fn check_symlinks(&self, target: &VaultTarget) -> Result<(), PolicyDenial> {
         let Some(tenant_tls_dir) = self.tenant_tls_dir.clone().filter(|_| !target.certificate_files.is_empty()) else {
             return Ok(());
@@ -295,12 +296,12 @@ impl OperatorPolicy {
             tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| tenant_tls_dir.check_symlinks(file)));
         let task_failed = |error| PolicyDenial {
             rule: RuleKind::CertificateFile,
-            error: Error::new(Cause::Internal, format!("following links of certificate files has broken: {error}")),
+            error: Error::new(Cause::Internal, format!("resolving symlinks of certificate files failed: {error}")),
         };
         result.await.unwrap_or_else(|error| Err(task_failed(error)))
     }
 
-    /// Refuses an object (of this name) that gives what is a token's own, in a class whose pods share one.
+    /// Denies an object that exposes a token or its cubbyhole in a class whose pods share that token.
     pub fn evaluate_sharing(&self, object_name: &str) -> Result<(), PolicyDenial> {
         if self.allows_shared_token {
             return Ok(());
@@ -308,7 +309,7 @@ impl OperatorPolicy {
         let error = Error::new(
             Cause::TokenSharingNotAllowed,
             format!(
-                "object {object_name:?} is the Vault token's own (type: token, auth/token, or its cubbyhole), and pods of the service account share that token (tokenScope: serviceAccount)"
+                "object {object_name:?} exposes the Vault token (type: token, auth/token, or its cubbyhole), but pods of the service account share that token (tokenScope: serviceAccount)"
             ),
         );
         let error =
@@ -316,7 +317,7 @@ impl OperatorPolicy {
         Err(PolicyDenial { rule: RuleKind::SharedToken, error })
     }
 
-    /// The server that a choice leads to, as far as that is known of one that may be refused.
+    /// Returns the server that a choice selects, even if the policy denies the choice, or none if the endpoint is unknown.
     #[must_use]
     pub fn likely_server(&self, choice: &ServerChoice) -> Option<VaultServer> {
         let server = match choice.endpoint.as_deref().filter(|name| *name != DEFAULT_ENDPOINT) {
@@ -331,7 +332,7 @@ impl OperatorPolicy {
         })
     }
 
-    /// Every server that the operator set: that of flags and environment, and those of the policy file.
+    /// Returns every server of the operator: that of flags and environment, and those of the policy file.
     #[must_use]
     pub fn servers(&self) -> Vec<Arc<VaultServer>> {
         let named =
@@ -340,13 +341,13 @@ impl OperatorPolicy {
     }
 }
 
-/// What a policy calls a Vault namespace.
+/// Returns the name of a Vault namespace in policies. The root namespace is `root`.
 fn namespace_or_root(namespace: Option<&String>) -> &str {
     namespace.map_or("root", String::as_str)
 }
 
 fn skip_verify_denial() -> PolicyDenial {
-    let problem = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify): this provider forbids it (--allow-skip-verify=false)";
+    let problem = "the class may not disable verification of the server's certificate (vaultSkipTLSVerify): this provider forbids it (--allow-skip-verify=false)";
     let error = Error::new(Cause::SkipVerifyNotAllowed, problem).with_fix("remove vaultSkipTLSVerify from the class and from the pod's volumeAttributes, and set the CA (vaultCACert, vaultCACertPath), or have the operator allow it with --allow-skip-verify");
     PolicyDenial { rule: RuleKind::SkipVerify, error }
 }

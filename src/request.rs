@@ -1,6 +1,7 @@
 //! A driver's Mount request, parsed and checked; nothing after it sees JSON or YAML.
 
 mod attributes;
+mod class;
 mod class_cache;
 mod findings;
 mod go_json;

@@ -1,16 +1,16 @@
-//! Text and bytes that cannot be printed and are zeroed when dropped.
+//! Secret text and bytes: redacted in `Debug` output and zeroed when dropped.
 
 use std::{fmt, io};
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-/// Secret text: a token, a request body, an argument. Its `Debug` says nothing, its memory is zeroed on drop.
+/// Secret text: a token, a request body, an argument. `Debug` redacts it, and its memory is zeroed on drop.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
-    /// The text itself; the call marks the place where a secret leaves its cover.
+    /// Returns the text. The call marks a place where a secret is exposed.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -47,13 +47,13 @@ impl<'de> serde::Deserialize<'de> for SecretText {
     }
 }
 
-/// Writes a secret text where it is sealed before anyone sees it; named in each field that is so kept, as no secret is to be
-/// written by accident.
+/// Serializes a secret text for output that is encrypted afterwards. Each such field must name this function, so that a secret
+/// is not serialized by accident.
 pub fn serialize_exposed<S: serde::Serializer>(text: &SecretText, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text.expose())
 }
 
-/// The same of one that may lack.
+/// Same as [`serialize_exposed`], for an optional text.
 pub fn serialize_exposed_opt<S: serde::Serializer>(
     text: &Option<SecretText>,
     serializer: S,
@@ -61,36 +61,36 @@ pub fn serialize_exposed_opt<S: serde::Serializer>(
     serde::Serialize::serialize(&text.as_ref().map(SecretText::expose), serializer)
 }
 
-/// Secret bytes that are being written. What it outgrows is zeroed, and so is what is dropped.
+/// Growing buffer of secret bytes. Its memory is zeroed when the buffer grows and on drop.
 #[derive(Default)]
 pub struct SecretBuffer(Zeroizing<Vec<u8>>);
 
 impl SecretBuffer {
-    /// One with room for so many bytes.
+    /// Creates a buffer with a capacity of `capacity` bytes.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self(Zeroizing::new(Vec::with_capacity(capacity)))
     }
 
-    /// How many bytes are in it.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if the buffer is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The bytes themselves; the call marks the place where a secret leaves its cover.
+    /// Returns the bytes. The call marks a place where a secret is exposed.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// Appends without leaving a copy behind.
+    /// Appends `data` without leaving an unzeroed copy in memory.
     pub fn append(&mut self, data: &[u8]) {
         if self.0.capacity() - self.0.len() < data.len() {
             let mut larger = Self::with_capacity((self.0.len() + data.len()).next_power_of_two());
@@ -100,7 +100,7 @@ impl SecretBuffer {
         self.0.extend_from_slice(data);
     }
 
-    /// The bytes, zeroed by whoever takes them.
+    /// Returns the bytes. The caller must zero them.
     #[must_use]
     pub fn into_inner(mut self) -> Vec<u8> {
         std::mem::take(&mut *self.0)
@@ -123,25 +123,25 @@ impl io::Write for SecretBuffer {
 pub struct SecretBytes(Bytes);
 
 impl SecretBytes {
-    /// The bytes themselves; the call marks the place where a secret leaves its cover.
+    /// Returns the bytes. The call marks a place where a secret is exposed.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// Hands the bytes to the wire; the buffer behind them is still zeroed when its last user drops it.
+    /// Converts to [`Bytes`] for sending. The memory is still zeroed when the last clone is dropped.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if the length is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -33,9 +33,8 @@ use crate::{
     clock,
     error::{Cause, Error},
     observe::{
-        audit::AuditLog,
-        events::{EventReason, EventRecorder, EventSubject},
-        metrics::Metrics,
+        Observers,
+        events::{EventReason, EventSubject},
     },
     secret::SecretText,
     single_flight::SingleFlight,
@@ -95,17 +94,6 @@ pub struct LoginCredential {
 
 /// Brings a pod's proof when a login needs it.
 pub type CredentialSource = Arc<dyn Fn() -> BoxFuture<'static, Result<LoginCredential, Error>> + Send + Sync>;
-
-/// Who hears of what becomes of sessions.
-#[derive(Clone, Debug, Default)]
-pub struct Observers {
-    /// Counts it.
-    pub metrics: Arc<Metrics>,
-    /// Tells each decision.
-    pub audit: AuditLog,
-    /// Tells the pods' owners.
-    pub events: EventRecorder,
-}
 
 /// A pod's standing at one Vault.
 pub struct Session {

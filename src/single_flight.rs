@@ -1,4 +1,4 @@
-//! One operation in flight: callers that ask meanwhile share its outcome.
+//! Single-flight: concurrent callers of an operation share one run and its outcome.
 
 use std::sync::Mutex;
 
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::task;
 
-/// At most one run of an operation at a time. The run has a task of its own, so a caller that goes away stops nothing.
+/// Limits an operation to one run at a time. The run has a task of its own, so a cancelled caller does not stop it.
 pub struct SingleFlight<T> {
     /// Never held across an await.
     current: Mutex<Option<watch::Receiver<Option<T>>>>,
@@ -19,7 +19,7 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// The outcome of the run in flight, or of a new one begun with `start`. `None` when the run panicked.
+    /// Returns the outcome of the run in flight, or of a new run started with `start`. `None` if the run panicked.
     pub async fn join<F>(&self, start: impl FnOnce() -> F) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -30,7 +30,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         outcome
     }
 
-    /// Lets go of a run that has ended, and of its outcome.
+    /// Drops a run that has ended, and its outcome.
     fn clear_finished(&self, run: &watch::Receiver<Option<T>>) {
         let mut current = self.lock();
         if current.as_ref().is_some_and(|current| current.same_channel(run)) {
@@ -44,7 +44,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     {
         let mut current = self.lock();
         match &*current {
-            // A run that has ended (or died) has dropped its sender.
+            // A run that has ended or panicked has dropped its sender.
             Some(run) if run.has_changed().is_ok() => run.clone(),
             _ => {
                 let (sender, receiver) = watch::channel(None);

@@ -1,6 +1,7 @@
-//! Small rules about text that several places need: one bounded line, names, Go's booleans, the nearest known name.
+//! Text helpers: single bounded lines, quoting, terminal control characters, Go's booleans, suggestions for mistyped names.
 
-/// `text` on one line, runs of white space and of what [`steers`] as one space, at most `max` bytes.
+/// Returns `text` as one line of at most `max` bytes. Runs of white space and of [terminal control](is_terminal_control)
+/// characters become one space.
 #[must_use]
 pub fn one_line(text: &str, max: usize) -> String {
     let mut line = String::with_capacity(text.len().min(max));
@@ -22,11 +23,11 @@ pub fn one_line(text: &str, max: usize) -> String {
     line
 }
 
-/// The most of a name or word out of a class that a message repeats, in bytes.
+/// Maximum length in bytes of a tenant's name or word in a message.
 pub const MAX_QUOTED_BYTES: usize = 80;
 
-/// A name or word that somebody else wrote in quotes, bounded, control characters escaped. Blanks around it are one each: they
-/// may be all that is wrong with it.
+/// Returns a tenant's name or word in quotes, with limited length and escaped control characters. Leading and trailing blanks
+/// become one space each, because they may be the only mistake.
 #[must_use]
 pub fn quote(text: &str) -> String {
     let is_blank = |c: char| c.is_whitespace() || is_terminal_control(c);
@@ -36,8 +37,9 @@ pub fn quote(text: &str) -> String {
     format!("{:?}", format!("{leading}{line}{trailing}"))
 }
 
-/// Whether a character is not seen but changes what is: it moves the cursor, sets colours, turns the direction of writing,
-/// or joins and parts others. Those without a glyph of Unicode's categories Cc, Cf, Zl and Zp.
+/// Returns true for an invisible character that changes the visible text: it moves the cursor, sets colors, reverses the writing
+/// direction, or joins and separates other characters. These are the characters without a glyph in Unicode's categories Cc, Cf,
+/// Zl and Zp.
 #[must_use]
 pub fn is_terminal_control(c: char) -> bool {
     let format = matches!(c,
@@ -46,13 +48,13 @@ pub fn is_terminal_control(c: char) -> bool {
     format || c.is_control()
 }
 
-/// `text` for a terminal: what [`steers`] is shown as what it is not.
+/// Returns `text` for a terminal, with [terminal control](is_terminal_control) characters replaced by U+FFFD.
 #[must_use]
 pub fn replace_control_chars(text: &str) -> String {
     text.chars().map(|c| if is_terminal_control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Reads the words that Go's `strconv.ParseBool` knows.
+/// Parses the values that Go's `strconv.ParseBool` accepts.
 #[must_use]
 pub fn parse_go_bool(text: &str) -> Option<bool> {
     match text {
@@ -62,11 +64,12 @@ pub fn parse_go_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// The longest name that is compared, in bytes, and the most names it is compared with: both may be anybody's choice.
+/// Maximum length in bytes of a compared name, and maximum number of candidates. Tenants may control both.
 const COMPARISON_LIMITS: (usize, usize) = (128, 500);
 
-/// The known name a mistyped one most likely means, if any is near enough: one letter in three may differ. None for very
-/// long names; of very many only the first are looked at.
+/// Returns the suggestion for a mistyped name, if a candidate is close enough: one letter in three may differ.
+///
+/// `None` for names longer than 128 bytes. Only the first 500 candidates are compared.
 #[must_use]
 pub fn closest_match<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let (max_bytes, max_names) = COMPARISON_LIMITS;

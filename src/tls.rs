@@ -1,4 +1,4 @@
-//! TLS settings and the client configuration made from them.
+//! TLS settings, and the rustls client configuration made from them.
 
 mod certificate_summary;
 mod certificate_validity;
@@ -35,22 +35,22 @@ pub use pem::{Digest, compute_digest};
 pub use reloader::{TlsReload, TlsReloader};
 pub use verify::CertificateRejection;
 
-/// Which certificate authorities a server's certificate may come from.
+/// Certificate authorities that may issue a server's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ca {
-    /// The system's own.
+    /// CAs of the system.
     #[default]
     System,
-    /// A PEM file.
+    /// PEM file.
     File(PathBuf),
-    /// Every PEM file of a directory.
+    /// Directory of PEM files.
     Directory(PathBuf),
     /// PEM text.
     Pem(String),
 }
 
 impl Ca {
-    /// The file or directory, if it is one that was named.
+    /// Returns the configured file or directory, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -70,26 +70,26 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// Where the certificate is, in words.
+    /// Returns the certificate's location for messages.
     fn display_location(&self) -> String {
         format!("the client certificate {}", self.certificate.display())
     }
 }
 
-/// How to speak TLS to one endpoint.
+/// TLS settings of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tls {
     /// Trusted authorities.
     pub ca: Ca,
-    /// Shown to a server that asks for one.
+    /// Client certificate, sent if the server requests one.
     pub client: Option<ClientCertificate>,
-    /// The name the certificate must be for, when it is not the address's host.
+    /// Expected name in the server's certificate, if it differs from the address's host.
     pub server_name: Option<String>,
-    /// Do not verify the server's certificate. Whoever sits between reads every secret.
+    /// Do not verify the server's certificate. An attacker on the network path can then read every secret.
     pub skip_verify: bool,
 }
 
-/// The oldest version of TLS that is spoken.
+/// Minimum TLS version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MinTlsVersion {
     /// TLS 1.2.
@@ -100,7 +100,7 @@ pub enum MinTlsVersion {
 }
 
 impl MinTlsVersion {
-    /// `1.2` or `1.3`.
+    /// Returns `1.2` or `1.3`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -118,86 +118,84 @@ impl MinTlsVersion {
     }
 }
 
-/// Whether a text can be a [`Tls::server_name`]: a host name or an IP address.
+/// Returns true if a text is a valid [`Tls::server_name`]: a host name or an IP address.
 #[must_use]
 pub fn is_server_name(text: &str) -> bool {
     rustls::pki_types::ServerName::try_from(text).is_ok()
 }
 
-/// TLS settings that cannot be used. Names the file, never what is in it.
+/// Invalid TLS settings. Errors name the file and never contain its contents.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file or directory cannot be read.
     #[error("cannot read {location}")]
     Read {
-        /// Which one, as in `the CA file /etc/vault/ca.pem`.
+        /// Description with path, such as `the CA file /etc/vault/ca.pem`.
         location: String,
-        /// The system's words.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// There is no certificate where one must be.
+    /// The file or text does not contain a certificate.
     #[error("{location} holds no certificate; PEM is expected (-----BEGIN CERTIFICATE-----)")]
     NoCertificate {
-        /// Where.
+        /// Location of the file or text.
         location: String,
     },
-    /// There are certificates, and none can be used.
-    #[error("{location} holds no certificate that can be used: what is there is damaged or not X.509")]
+    /// The file or text contains certificates, but they are all invalid.
+    #[error("{location} holds no usable certificate: its contents are damaged or not X.509")]
     BadCertificate {
-        /// Where.
+        /// Location of the file or text.
         location: String,
     },
-    /// There is no private key in the key's file.
+    /// The key file does not contain a private key.
     #[error("{location} holds no private key; an unencrypted PEM key is expected (PKCS#8, PKCS#1 or SEC1)")]
     NoKey {
-        /// Where.
+        /// Location of the file or text.
         location: String,
     },
-    /// The private key is of a kind that cannot be used.
+    /// The type of the private key is not supported.
     #[error(
         "{location} holds a private key that cannot be used; RSA (2048 bits and up), ECDSA P-256, P-384 and Ed25519 can"
     )]
     BadKey {
-        /// Where.
+        /// Location of the file or text.
         location: String,
     },
-    /// Certificate and key are not a pair.
+    /// The certificate and the key do not match.
     #[error("{certificate} and {key} do not belong together")]
     KeyMismatch {
-        /// Where the certificate is.
+        /// Location of the certificate.
         certificate: String,
-        /// Where the key is.
+        /// Location of the key.
         key: String,
     },
-    /// A file that was whole is in pieces.
-    #[error(
-        "{location} is in pieces, as if it were only half written: a certificate that begins in it is none, or the one in it is gone"
-    )]
+    /// A file that was complete is truncated.
+    #[error("{location} is incomplete, as if half written: a certificate in it is truncated or missing")]
     Truncated {
-        /// Where it is.
+        /// Location of the file.
         location: String,
     },
-    /// The name to verify is no host name and no IP address.
+    /// The server name is neither a host name nor an IP address.
     #[error("the TLS server name {name:?} is neither a host name nor an IP address")]
     InvalidServerName {
-        /// The name given.
+        /// Configured name.
         name: String,
     },
-    /// rustls refuses its own defaults.
+    /// rustls rejected its own defaults.
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
 
-/// The client configuration for these settings: no application protocols.
+/// Loads the client configuration for these settings, without application protocols.
 ///
-/// Reads the files anew at each call, and blocks while it does. [`Tls::server_name`] is for whoever connects.
-/// A system without any authorities is no error here: the handshake fails then ([`Refusal::NoAuthorities`]).
+/// Rereads the files at each call. Blocks. The caller must apply [`Tls::server_name`]. A system without CAs is not an error
+/// here: the handshake then fails with [`CertificateRejection::NoAuthorities`].
 pub fn load_client_config(tls: &Tls, min_version: MinTlsVersion) -> Result<ClientConfig, TlsError> {
     load_config_and_certificates(tls, min_version).map(|(config, _)| config)
 }
 
-/// The same, and what there is to say of the certificates that it was made of.
+/// Same as [`load_client_config`]. Also returns a summary of the certificates.
 pub fn load_config_and_certificates(
     tls: &Tls,
     min_version: MinTlsVersion,
@@ -230,9 +228,9 @@ pub fn load_config_and_certificates(
     Ok((config, certificates))
 }
 
-/// Takes a client certificate with its key and makes sure that they are a pair.
+/// Loads a client certificate's key and checks that both match.
 ///
-/// rustls does that too, but not for certificates of X.509 version 1, which `openssl x509 -req` makes and servers take.
+/// rustls has the same check, but not for certificates of X.509 version 1, which `openssl x509 -req` makes and servers accept.
 fn load_identity(client: &ClientCertificate, chain: pem::PemBundle) -> Result<CertifiedKey, TlsError> {
     let certificate = client.display_location();
     let key = format!("the client key {}", client.key.display());

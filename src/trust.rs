@@ -1,5 +1,5 @@
-//! The operator's files and servers in the background: a policy and TLS files that changed are used, certificates that end soon are
-//! warned of, and servers that nobody asks are asked how they are.
+//! Background maintenance of the operator's files and servers: reloads the policy file and TLS files, warns of expiring
+//! certificates, and probes idle servers.
 
 use std::{collections::HashMap, error::Error as _, mem::take, sync::Arc, time::Duration};
 
@@ -17,35 +17,35 @@ use crate::{
     vault::{Vault, idle_prober::IdleProber},
 };
 
-/// Keeps to what files hold. One per process.
+/// Reloads files when they change. One per process.
 pub struct Reloader {
     vault: Arc<Vault>,
     kube: Option<Arc<Kube>>,
-    /// The operator's servers, whose certificates are looked at before anybody uses them, and the policy file.
+    /// The policy file and the operator's servers. Certificates of the servers are checked before their first use.
     operator: OperatorPolicy,
     idle_prober: IdleProber,
-    /// When the ends of the certificates of these settings were last looked at.
+    /// Time of the last expiry check of each setting's certificates.
     last_checked: HashMap<Tls, Instant>,
 }
 
-/// How often files are read.
+/// Interval between reads of the files.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
-/// How long is waited for a file before others are read.
+/// Timeout for one file before the next is read.
 const FILE_READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a certificate that ends soon is warned of.
+/// Interval between warnings of an expiring certificate.
 const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-/// What ends soon.
+/// Time before expiry in which vaultmount warns.
 const EXPIRY_WARNING_PERIOD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 impl Reloader {
-    /// Of every server, and of the Kubernetes API.
+    /// Creates a reloader for every server and the Kubernetes API.
     #[must_use]
     pub fn new(vault: Arc<Vault>, kube: Option<Arc<Kube>>, operator: &OperatorPolicy) -> Self {
         let idle = IdleProber::new(Arc::clone(&vault));
         Self { vault, kube, operator: operator.clone(), idle_prober: idle, last_checked: HashMap::new() }
     }
 
-    /// Never ends, unless it breaks.
+    /// Runs forever. Ends only if it panics.
     pub async fn run(mut self) {
         let mut is_first_run = true;
         loop {
@@ -70,24 +70,28 @@ impl Reloader {
             let has_new_content = is_first_run || reload == PolicyReload::Applied;
             (reload, if has_new_content { unusable_endpoints(&policy.current()) } else { Vec::new() })
         });
-        // It is told even if nobody waits for it any more: a file system may hang.
+        // A file system may hang. A task of its own logs the result even after the timeout.
         let log_task = task::spawn_boxed(async move {
             match read_task.await {
                 Ok((reload, problems)) => {
                     reload.log(&file);
-                    for problem in problems {
-                        tracing::warn!("{problem}");
+                    for (endpoint, error) in problems {
+                        tracing::warn!(%endpoint, %error, "policy file endpoint is unusable");
                     }
                 }
                 Err(error) => {
-                    tracing::error!("reading the policy file has broken, what it said before is in force: {error}");
+                    tracing::error!(
+                        %error,
+                        file = %file.display(),
+                        "policy file read failed, previous policy stays in force"
+                    );
                 }
             }
         });
         let _ = timeout(FILE_READ_TIMEOUT, log_task).await;
     }
 
-    /// Warns of certificates that end soon, once a day, and at once of those that are new.
+    /// Warns of certificates that expire soon or have expired, once a day, and immediately for new files.
     async fn warn_of_expiry(&mut self) {
         let now = Timestamp::now();
         let in_use = self.vault.tls_in_use(now).into_iter();
@@ -117,13 +121,13 @@ impl Reloader {
     }
 }
 
-/// Why endpoints of a policy cannot be used, as far as that is known before somebody uses them. Blocks while it reads files.
-fn unusable_endpoints(policy: &Policy) -> Vec<String> {
+/// Returns the policy's endpoints with TLS files that cannot be loaded, each with the error. Blocks.
+fn unusable_endpoints(policy: &Policy) -> Vec<(String, String)> {
     let mut problems = Vec::new();
     for (name, server) in &policy.endpoints {
         if let Err(error) = tls::load_client_config(&server.tls, MinTlsVersion::default()) {
             let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            problems.push(format!("endpoint {name} of the policy file cannot be used as it is: {error}{source}"));
+            problems.push((name.clone(), format!("{error}{source}")));
         }
     }
     problems
@@ -131,9 +135,9 @@ fn unusable_endpoints(policy: &Policy) -> Vec<String> {
 
 fn log_expiry(CertificateExpiry { location, expires_at }: &CertificateExpiry, endpoint: &str, now: Timestamp) {
     if *expires_at <= now {
-        tracing::error!(endpoint, end = %expires_at, "a certificate is over since {expires_at}: {location}");
+        tracing::error!(%location, endpoint, %expires_at, "certificate expired");
     } else if expires_at.duration_since(now) <= EXPIRY_WARNING_PERIOD {
         let days = expires_at.duration_since(now).as_hours() / 24;
-        tracing::warn!(endpoint, end = %expires_at, "a certificate ends at {expires_at}, which is in {days} days: {location}");
+        tracing::warn!(%location, endpoint, %expires_at, days_left = days, "certificate expires soon");
     }
 }

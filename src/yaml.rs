@@ -1,4 +1,4 @@
-//! YAML, read within a budget; what is wrong with it, said without repeating any of it.
+//! YAML parser with resource limits. Its errors do not repeat the document's contents.
 
 pub mod node;
 pub(crate) mod value;
@@ -8,44 +8,44 @@ use serde_saphyr::{Error, NonFiniteFloatPolicy, Options, budget::BudgetBreach};
 
 use crate::text::one_line;
 
-/// A place in a text: line and column, in characters, from 1.
+/// Position in a text: line and column in characters, starting at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The line.
+    /// Line, starting at 1.
     pub line: usize,
-    /// The column.
+    /// Column, starting at 1.
     pub column: usize,
 }
 
-/// Why a text is no YAML, or none that is read here.
+/// Error of a text that is not valid YAML, or not accepted here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// What is wrong, in one clause.
+    /// Problem in one clause.
     pub problem: String,
-    /// Where, if that is known.
+    /// Position of the problem, if known.
     pub position: Option<Position>,
 }
 
-/// How much one document may hold, and which words are booleans.
+/// Size limits of one document, and its spelling of booleans.
 #[derive(Clone, Copy)]
 pub struct Budget {
     max_nodes: usize,
     max_depth: usize,
-    /// `true` and `false` alone; else `yes`, `no`, `on`, `off` and their like, too.
+    /// If true, only `true` and `false` are booleans. Otherwise `yes`, `no`, `on`, `off` and their variants are booleans too.
     strict_booleans: bool,
 }
 
 impl Budget {
-    /// Of `objects`: 256 of ten fields are 5,000 nodes; what is far beyond that is a mistake or an attack.
+    /// Limits for `objects`. 256 objects of ten fields have 5,000 nodes. Documents far beyond that are a mistake or an attack.
     pub const OBJECTS: Self = Self { max_nodes: 20_000, max_depth: 32, strict_booleans: true };
-    /// Of a manifest, which may be of any kind: a large custom resource definition has 100,000 nodes.
+    /// Limits for a manifest of any kind. A large custom resource definition has 100,000 nodes.
     /// Booleans are those of kubectl, which reads YAML 1.1. 64 levels take 2 MiB of stack without optimization.
     pub const MANIFEST: Self = Self { max_nodes: 500_000, max_depth: 64, strict_booleans: false };
-    /// Of a policy file, which may stand among manifests. Booleans are those of YAML 1.2, as editors have them.
+    /// Limits for a policy file, which may be embedded in manifests. Booleans are those of YAML 1.2, as in editors.
     pub const POLICY: Self = Self { strict_booleans: true, ..Self::MANIFEST };
 }
 
-/// Reads one document. Anchors and merge keys work, duplicate keys are an error.
+/// Parses one document. Anchors and merge keys are supported. Duplicate keys are an error.
 pub fn parse<T: DeserializeOwned>(text: &str, budget: Budget) -> Result<T, Error> {
     serde_saphyr::from_str_with_options(text, parser_options(budget))
 }
@@ -64,7 +64,7 @@ fn parser_options(Budget { max_nodes: nodes, max_depth: deepest, strict_booleans
             max_documents: 2,
             max_total_scalar_bytes: 100 * nodes,
             max_merge_keys: 1_000,
-            // One anchor merged into 256 objects is a fine class; what aliases cost is bounded below.
+            // One anchor merged into 256 objects is a valid class. The cost of aliases is limited below.
             enforce_alias_anchor_ratio: false,
         },
         alias_limits: serde_saphyr::alias_limits! {
@@ -79,8 +79,9 @@ fn parser_options(Budget { max_nodes: nodes, max_depth: deepest, strict_booleans
 }
 
 impl ParseError {
-    /// What is wrong with `text`, and where. The parser's own text may quote values, so only that of its grammar is passed
-    /// on, and of names only those that are `known`.
+    /// Converts a parser error of `text` to a problem and its position.
+    ///
+    /// The parser's messages may quote values. Only its syntax messages are passed on, and only names in `known_names`.
     #[must_use]
     pub fn from_error(error: &Error, text: &str, known_names: &[&str]) -> Self {
         let position = error.location().and_then(|at| Position::from_location(&at));
@@ -94,7 +95,8 @@ impl ParseError {
     }
 }
 
-/// The tab that indents a line, the one of the place or the next one: the parser may stop at the end of what is before.
+/// Returns the position of a tab that indents the line at `position` or the next one. The parser may stop at the end of the line
+/// before.
 fn find_tab(text: &str, position: Position) -> Option<Position> {
     let lines = text.lines().enumerate().skip(position.line - 1);
     lines.filter(|(_, line)| !line.trim().is_empty()).take(2).find_map(|(index, line)| {
@@ -104,7 +106,7 @@ fn find_tab(text: &str, position: Position) -> Option<Position> {
 }
 
 impl Position {
-    /// The parser's word for it; nothing when it does not know the place.
+    /// Converts the parser's location. `None` if it is unknown.
     #[must_use]
     pub fn from_location(location: &serde_saphyr::Location) -> Option<Self> {
         let (line, column) = (usize::try_from(location.line()).ok()?, usize::try_from(location.column()).ok()?);
@@ -129,34 +131,36 @@ fn describe_error(error: &Error, known_names: &[&str]) -> String {
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => {
-            "it is larger than is read here, counted with its aliases expanded".to_owned()
+            "it is larger than the limit, counted with its aliases expanded".to_owned()
         }
         Error::MultipleDocuments { .. } => "there is more than one document; remove the line `---`".to_owned(),
-        Error::UnknownAnchor { .. } => "an alias names no anchor before it; define it with &".to_owned(),
+        Error::UnknownAnchor { .. } => {
+            "an alias refers to an anchor that is not defined before it; define it with &".to_owned()
+        }
         Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias contains itself".to_owned(),
-        Error::MergeValueNotMapOrSeqOfMaps { .. } => "what << merges is no mapping".to_owned(),
+        Error::MergeValueNotMapOrSeqOfMaps { .. } => "the value merged with << is not a mapping".to_owned(),
         Error::Eof { .. } => "it ends too early".to_owned(),
         Error::TaggedScalarCannotDeserializeIntoString { .. } => "a tag does not fit its value; remove it".to_owned(),
         _ => "something here has the wrong type".to_owned(),
     }
 }
 
-/// The parser's words; plainer ones for the commonest.
+/// Returns the parser's message, or a plainer one for the most common errors.
 fn describe_syntax_error(message: &str) -> String {
     const PLAIN_MESSAGES: [(&str, &str); 5] = [
         (
             "while scanning an anchor or alias",
             "a value begins with * or &, which mean an alias; put it in quotes: \"*\"",
         ),
-        ("while parsing a block collection", "this line is indented otherwise than the list it is in"),
+        ("while parsing a block collection", "this line is indented differently from the list it is in"),
         (
             "while parsing a block mapping",
-            "this line is indented otherwise than the fields before it, or goes on behind the end of a value",
+            "this line is indented differently from the fields before it, or continues after the end of a value",
         ),
-        ("simple key expected ':'", "no colon and space behind a name, as in `name: value`"),
+        ("simple key expected ':'", "colon and space missing after a name, as in `name: value`"),
         (
             "mapping values are not allowed",
-            "a colon where none belongs: indent the line as those before it, or put the value in quotes",
+            "an unexpected colon: indent the line as those before it, or put the value in quotes",
         ),
     ];
     let plain_message = PLAIN_MESSAGES.iter().find(|(begins, _)| message.starts_with(begins));
@@ -188,16 +192,16 @@ mod tests {
             ("- a: 'hunter2", "unclosed quote"),
             ("- a: *hunter2", "(line 1, column 6)"),
             ("- &x [*x]", "contains itself"),
-            ("- <<: hunter2", "is no mapping"),
+            ("- <<: hunter2", "is not a mapping"),
             ("- a\n---\n- hunter2", "more than one document"),
             ("- a: !!int hunter2", "wrong type"),
-            ("- hunter2: a: b", "a colon where none belongs"),
+            ("- hunter2: a: b", "an unexpected colon"),
             ("- a:\n\t- hunter2", "a tab indents this line; use spaces (line 2, column 1)"),
             ("- a: b\n  c: hunter2\n  \td: e", "a tab indents this line; use spaces (line 3, column 3)"),
             ("- a: *", "put it in quotes: \"*\" (line 1, column 6)"),
-            ("- a: b\n - hunter2: c", "indented otherwise than the list it is in (line 2, column 2)"),
-            ("- a: b\n  c: hunter2\n   - d: e", "a colon"),
-            ("- a: b\n  hunter2\n", "no colon and space behind a name"),
+            ("- a: b\n - hunter2: c", "indented differently from the list it is in (line 2, column 2)"),
+            ("- a: b\n  c: hunter2\n   - d: e", "an unexpected colon"),
+            ("- a: b\n  hunter2\n", "colon and space missing after a name"),
         ] {
             let message = parse_message(text);
             assert!(message.contains(expected) && !message.contains("hunter2"), "{text}: {message}");

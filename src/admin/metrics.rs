@@ -4,19 +4,19 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::ACCEPT};
 use http_body_util::Full;
 
-use super::response;
-use crate::{mount::MountService, observe::metrics::TextFormat};
+use super::{AdminState, response};
+use crate::observe::metrics::TextFormat;
 
 /// Where metrics are, for whoever asks elsewhere.
 pub(super) const USAGE: &str = "metrics are at /metrics\n";
 
-pub(super) async fn answer<B>(request: &Request<B>, mounter: &MountService) -> Option<Response<Full<Bytes>>> {
+pub(super) async fn answer<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {
     if request.method() != Method::GET || request.uri().path() != "/metrics" {
         return None;
     }
     // One header line may be split into several: RFC 9110, section 5.3.
     let accept: Vec<&str> = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = TextFormat::from_accept(&accept.join(","));
-    let levels = mounter.gauges().await;
-    Some(response(StatusCode::OK, format.content_type(), mounter.sessions.metrics().encode(&levels, format)))
+    let gauges = state.inspector.gauges().await;
+    Some(response(StatusCode::OK, format.content_type(), state.metrics.encode(&gauges, format)))
 }

@@ -37,9 +37,9 @@ pub async fn serve(socket: Socket, pages: Arc<AdminState>, stop: watch::Receiver
 }
 
 async fn answer<B>(request: &Request<B>, pages: &AdminState) -> Response<Full<Bytes>> {
-    let renewal = Arc::clone(&pages.mounter.renewal);
+    let renewal = Arc::clone(&pages.reconciler);
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(&pages.mounter.status()),
+        (&Method::GET, "/status") => json(&pages.inspector.status()),
         (&Method::POST, "/revoke") => {
             tracing::warn!("told to revoke everything (POST /revoke at the status socket)");
             // Goes on when whoever asked goes away.

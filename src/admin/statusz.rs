@@ -33,7 +33,8 @@ pub(super) fn answer<B>(request: &Request<B>, pages: &AdminState) -> Option<Resp
         return None;
     }
     Some(html(
-        &Page { status: &pages.mounter.status(), phase: pages.probes.as_str(), settings: &pages.settings }.to_string(),
+        &Page { status: &pages.inspector.status(), phase: pages.probes.as_str(), settings: &pages.settings }
+            .to_string(),
     ))
 }
 

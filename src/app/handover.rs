@@ -14,9 +14,9 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+use super::Components;
 use crate::{
     error::Error,
-    mount::MountService,
     provider::Connections,
     session::{SavedSession, Session},
     state::{FileId, OpenError, Plaintext, RestoredFiles, StateKey, Store},
@@ -37,7 +37,7 @@ const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// Takes the folder, and gives it away. One per process.
 pub(super) struct Handover {
     pub(super) store: Arc<Store>,
-    pub(super) mounter: Arc<MountService>,
+    pub(super) parts: Components,
     pub(super) connections: Arc<Connections>,
     /// Whether each socket's name is ours.
     pub(super) socket_ownership: Vec<watch::Receiver<bool>>,
@@ -59,7 +59,7 @@ impl Handover {
     pub(super) async fn run(&self) {
         loop {
             let had = self.wait_for_ownership(|ours| ours.contains(&true)).await;
-            self.mounter.gate.close(WAITING_FOR_PREDECESSOR);
+            self.parts.gate.close(WAITING_FOR_PREDECESSOR);
             let lost = self.wait_for_ownership(|ours| had.iter().zip(ours).any(|(had, has)| *had && !has));
             let mut lost = std::pin::pin!(lost);
             let had = tokio::select! {
@@ -77,7 +77,7 @@ impl Handover {
                 sleep(RENAME_GRACE_PERIOD).await;
                 self.release().await;
             }
-            self.mounter.gate.reject();
+            self.parts.gate.reject();
             // Whoever came by a name that was taken only now finds the other by it.
             let _ = timeout(RENAME_GRACE_PERIOD, self.connections.drain()).await;
             // Unless the names are all back: then there is no successor.
@@ -88,8 +88,8 @@ impl Handover {
     /// Waits for the folder, and for the key to what is in it.
     async fn lock(&self) -> io::Result<(File, Option<StateKey>)> {
         let lock = self.store.lock().await?;
-        self.mounter.gate.close(WAITING_FOR_KEY);
-        let key = self.mounter.keys.get().await.state.clone();
+        self.parts.gate.close(WAITING_FOR_KEY);
+        let key = self.parts.hmac_keys.get().await.state.clone();
         if key.is_none() {
             tracing::warn!("the HMAC key is of this process alone: nothing is kept for a successor");
         }
@@ -103,7 +103,7 @@ impl Handover {
         match opened.await.map_err(io::Error::other).flatten() {
             Ok(RestoredFiles { contents, errors: faults }) => {
                 // Also what came of calls that outlasted the last hand-over.
-                self.mounter.renewal.clear();
+                self.parts.reconciler.clear();
                 self.restore(contents).await;
                 log_unreadable_files(faults);
             }
@@ -112,12 +112,12 @@ impl Handover {
                 self.store.disable();
             }
         }
-        if self.mounter.sessions.is_disabled() {
+        if self.parts.sessions.is_disabled() {
             // Everything was to be revoked while this was another process's.
-            let revoked = self.mounter.renewal.revoke_all().await;
+            let revoked = self.parts.reconciler.revoke_all().await;
             tracing::info!(tokens = revoked.tokens, "what earlier processes held is revoked, too");
         }
-        self.mounter.gate.open();
+        self.parts.gate.open();
     }
 
     async fn restore(&self, contents: Vec<(FileId, Plaintext)>) {
@@ -125,7 +125,7 @@ impl Handover {
         let (mut known, mut damaged) = (InternedParts::default(), 0);
         for (name, content) in contents {
             if let Some(session) = self.restore_session(&name, &content, &mut known).await {
-                self.mounter.renewal.schedule(&session);
+                self.parts.reconciler.schedule(&session);
             } else {
                 damaged += 1;
                 self.store.quarantine(&name);
@@ -148,7 +148,7 @@ impl Handover {
         let client = if let Some(client) = known.clients.get(saved.endpoint()) {
             client.clone()
         } else {
-            let client = self.mounter.vault.client_for_session(saved.endpoint(), saved.namespace()).await;
+            let client = self.parts.vault.client_for_session(saved.endpoint(), saved.namespace()).await;
             known.clients.entry(saved.endpoint().clone()).or_insert(client).clone()
         };
         let shared = |read: SecretRequest| {
@@ -157,7 +157,7 @@ impl Handover {
             }
             Arc::clone(known.reads.entry(read.clone()).or_insert(Arc::new(read)))
         };
-        self.mounter.sessions.restore(saved, (*name, content.file_bytes), client, shared)
+        self.parts.sessions.restore(saved, (*name, content.file_bytes), client, shared)
     }
 
     /// Answers what is in flight, writes everything, and lets another process have the folder.
@@ -170,7 +170,7 @@ impl Handover {
         let by = begun + self.drain_timeout;
         let drained = timeout_at(by, self.connections.drain()).await.is_ok();
         let left = by.saturating_duration_since(Instant::now());
-        if !(self.mounter.gate.close_for(WAITING_FOR_PREDECESSOR, left).await && drained) {
+        if !(self.parts.gate.close_for(WAITING_FOR_PREDECESSOR, left).await && drained) {
             tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
         }
         self.finish().await;
@@ -180,13 +180,11 @@ impl Handover {
     /// Writes everything, and lets another process have the folder.
     pub(super) async fn finish(&self) {
         // Also when it was last heard of each, and when Vault took its token, for which alone nothing is written.
-        let saved = stream::iter(self.mounter.sessions.all()).for_each_concurrent(
-            MAX_CONCURRENT_WRITES,
-            |session| async move {
+        let saved =
+            stream::iter(self.parts.sessions.all()).for_each_concurrent(MAX_CONCURRENT_WRITES, |session| async move {
                 session.mark_dirty();
                 drop(session.persist().await);
-            },
-        );
+            });
         saved.await;
         self.close().await;
     }
@@ -194,7 +192,7 @@ impl Handover {
     async fn close(&self) {
         let store = Arc::clone(&self.store);
         let _ = spawn_blocking(move || store.close()).await;
-        self.mounter.renewal.clear();
+        self.parts.reconciler.clear();
     }
 
     /// Waits until the names stand so; how they do.

@@ -1,4 +1,4 @@
-//! What a walk leaves at Vault, and how it is cleared away.
+//! Cleans up the resources that a check created in Vault.
 
 use std::sync::Arc;
 
@@ -10,31 +10,31 @@ use crate::{
     vault::{client::VaultToken, request::Method, request::SecretRequest},
 };
 
-/// What was made so far.
+/// Resources created so far.
 #[derive(Default)]
 pub(super) struct CreatedResources {
-    /// Every token of a login; those of few uses are several.
+    /// Every token from a login. Tokens with limited uses require several logins.
     tokens: Vec<Arc<VaultToken>>,
     lease_count: usize,
-    /// What does not end with its token, or may not, for a person.
+    /// Descriptions of resources that do not, or may not, expire with their token.
     leftovers: Vec<String>,
-    /// The path of a request that may create and whose answer is awaited.
+    /// Path of the mutating request in flight, if any.
     in_flight_path: Option<String>,
 }
 
 impl CreatedResources {
-    /// Remembers the token that the session holds now.
+    /// Records the session's current token.
     pub(super) fn add_token(&mut self, context: &MountContext) {
         let token = context.session.last_login_token();
         self.tokens.extend(token.filter(|token| !self.tokens.iter().any(|known| Arc::ptr_eq(known, token))));
     }
 
-    /// Remembers a request that creates, which is sent now.
+    /// Records a mutating request before it is sent.
     pub(super) fn add_request(&mut self, request: &SecretRequest) {
         self.in_flight_path = Some(request.path.clone());
     }
 
-    /// Remembers what came of it.
+    /// Records the response of a mutating request.
     pub(super) fn record_created(&mut self, request: &SecretRequest, secret: &CachedSecret) {
         self.in_flight_path = None;
         if secret.response.lease_id.is_empty() {
@@ -44,7 +44,7 @@ impl CreatedResources {
         }
     }
 
-    /// Remembers that it may have created something, though its answer is of no use.
+    /// Records a failed mutating request that may have created something.
     pub(super) fn record_possibly_created(&mut self, request: &SecretRequest, cause: Cause) {
         self.in_flight_path = None;
         let is_certain = matches!(cause, Cause::NoData);
@@ -58,9 +58,9 @@ impl CreatedResources {
                 | Cause::Internal
         );
         if is_certain {
-            self.leftovers.push(format!("what {} wrote or made", request.path));
+            self.leftovers.push(format!("data or resources created by {}", request.path));
         } else if is_unknown {
-            self.leftovers.push(format!("what {} may have made", request.path));
+            self.leftovers.push(format!("resources possibly created by {}", request.path));
         }
     }
 }
@@ -69,9 +69,9 @@ fn describe_created(request: &SecretRequest, secret: &CachedSecret) -> String {
     let issued = serde_json::from_str::<IssuedCertificate>(secret.response.data().unwrap_or_default());
     let serial = issued.ok().and_then(|issued| issued.serial_number).filter(|serial| is_serial_number(serial));
     match (serial, request.method) {
-        (Some(serial), _) => format!("certificate {serial}, which {} issued", request.path),
-        (None, Method::Get | Method::List) => format!("what reading {} made, if anything", request.path),
-        (None, _) => format!("what {} wrote or made", request.path),
+        (Some(serial), _) => format!("certificate {serial}, issued by {}", request.path),
+        (None, Method::Get | Method::List) => format!("resources created by reading {}, if any", request.path),
+        (None, _) => format!("data or resources created by {}", request.path),
     }
 }
 
@@ -80,14 +80,14 @@ struct IssuedCertificate {
     serial_number: Option<String>,
 }
 
-/// Whether it is a certificate's number as Vault writes them, and no secret of that name.
+/// Returns true if the text is a certificate's serial number as Vault formats it, and not a secret in a field of that name.
 fn is_serial_number(text: &str) -> bool {
     let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
     text.len() <= 64 && text.split([':', '-']).all(is_byte)
 }
 
 impl Check<'_> {
-    /// Revokes the tokens, and names what does not end with them.
+    /// Revokes the tokens, and reports resources that do not expire with them.
     pub(super) async fn clean_up(
         &self,
         context: &MountContext,
@@ -101,17 +101,17 @@ impl Check<'_> {
             has_unrevoked |= result.is_err();
             match result {
                 Ok(true) => revoked_count += 1,
-                Ok(false) => on_step(Step::pass("clean-up", "a token is used up, and so over")),
+                Ok(false) => on_step(Step::pass("clean-up", "a token has no uses left and is no longer valid")),
                 Err(_) if token.is_batch => {
                     on_step(Step::warn("clean-up", format!("a batch token cannot be revoked; it {expiry}")));
                 }
                 Err(error) => {
                     let why = match error.cause() {
-                        Cause::RequestRejected => "its policies lack \"update\" on auth/token/revoke-self",
+                        Cause::RequestRejected => "its policies do not allow \"update\" on auth/token/revoke-self",
                         _ => error.summary(),
                     };
                     let accessor = &token.accessor;
-                    let unrevoked = format!("a token could not be revoked ({why}); it {expiry}, or by");
+                    let unrevoked = format!("a token could not be revoked ({why}); it {expiry}; to revoke it, run:");
                     on_step(Step::warn("clean-up", format!("{unrevoked} vault token revoke -accessor {accessor}")));
                 }
             }
@@ -121,25 +121,25 @@ impl Check<'_> {
             (0, 0) => {}
             (_, 0) => on_step(Step::pass("clean-up", format!("{} revoked", format_count(revoked_count, "token")))),
             _ if has_unrevoked => {
-                on_step(Step::warn("clean-up", format!("{leases} with the tokens: each ends with its own")))
+                on_step(Step::warn("clean-up", format!("{leases} remain: each expires with its token")))
             }
             _ => on_step(Step::pass(
                 "clean-up",
-                format!("{} revoked, and so {leases}", format_count(revoked_count, "token")),
+                format!("{} revoked, with {leases}", format_count(revoked_count, "token")),
             )),
         }
-        let in_flight = created.in_flight_path.iter().map(|path| format!("what {path} may be making still"));
+        let in_flight = created.in_flight_path.iter().map(|path| format!("resources that {path} may still create"));
         for leftover in created.leftovers.iter().cloned().chain(in_flight) {
             on_step(Step::warn("left behind", leftover));
         }
     }
 }
 
-/// When a token that stays will be over.
+/// Describes the expiry of a token that was not revoked.
 fn describe_expiry(token: &VaultToken) -> String {
     match token.ttl.as_secs() {
-        0 => "has no end".to_owned(),
-        seconds => format!("ends within {}", format_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))),
+        0 => "never expires".to_owned(),
+        seconds => format!("expires within {}", format_seconds(i64::try_from(seconds).unwrap_or(i64::MAX))),
     }
 }
 

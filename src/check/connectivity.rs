@@ -1,4 +1,4 @@
-//! The way to the server, and how it is.
+//! Checks the address, TLS and health of the server.
 
 use jiff::Timestamp;
 
@@ -13,14 +13,14 @@ use crate::{
     },
 };
 
-/// Clocks that are further apart than this, in seconds, make tokens fail: the jwt method forgives 60 s or more.
+/// Clock skew above which tokens may be rejected, in seconds. The jwt method tolerates 60 s or more.
 pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 60;
 
-/// A certificate that ends so soon is worth a look, in seconds.
+/// Remaining validity below which a certificate causes a warning, in seconds.
 const EXPIRY_WARNING_SECONDS: i64 = 24 * 3600;
 
 impl Check<'_> {
-    /// Address, TLS and health: one request shows them all.
+    /// Checks address, TLS and health with one request.
     pub(super) async fn check_connectivity(
         &self,
         context: &MountContext,
@@ -60,34 +60,34 @@ impl Check<'_> {
             },
             Err(failure) => {
                 let error = failure.explain_transport(client.address());
-                // What stands before it may let logins pass and this not.
+                // A proxy may block sys/health but allow logins.
                 let may_be_blocked_path = matches!(failure, RequestError::ErrorResponse(_) | RequestError::NotVault(_));
                 if !may_be_blocked_path || error.is_transient() {
                     return Err(Step::fail("health", error));
                 }
-                on_step(Step::warn("health", format!("sys/health does not tell: {}", error.summary())));
+                on_step(Step::warn("health", format!("sys/health is unavailable: {}", error.summary())));
             }
         }
         Ok(())
     }
 }
 
-/// Who can read along, and how long the certificate still says nobody.
+/// Reports the TLS verification and the remaining validity of the certificate.
 fn tls_step(endpoint: &Endpoint, certificate_expires_at: Option<Timestamp>) -> Step {
     match &endpoint.address {
         Address::Unix(_) => Step::skip("TLS", "a unix socket"),
         Address::Tcp { https: false, .. } => {
-            Step::warn("TLS", "http: whoever sits between reads the token and every secret")
+            Step::warn("TLS", "http: an attacker on the network path can read the token and every secret")
         }
         Address::Tcp { .. } if endpoint.tls.skip_verify => {
-            Step::warn("TLS", "the certificate is not verified: whoever sits between reads every secret")
+            Step::warn("TLS", "the certificate is not verified: an attacker on the network path can read every secret")
         }
         Address::Tcp { .. } => {
-            let trusted = "the certificate is trusted, and for this name";
+            let trusted = "the certificate is trusted and valid for this name";
             let remaining = certificate_expires_at.map(|end| (end, end.as_second() - Timestamp::now().as_second()));
             match remaining {
-                Some((end, left)) if left < EXPIRY_WARNING_SECONDS => {
-                    Step::warn("TLS", format!("{trusted}, but only until {end}, which is in {}", format_seconds(left)))
+                Some((end, seconds)) if seconds < EXPIRY_WARNING_SECONDS => {
+                    Step::warn("TLS", format!("{trusted}, but expires in {}, at {end}", format_seconds(seconds)))
                 }
                 Some((end, _)) => Step::pass("TLS", format!("{trusted}, until {end}")),
                 None => Step::pass("TLS", trusted),
@@ -109,7 +109,9 @@ fn health_step(health: &Health) -> Step {
     let id = Cause::ClockSkew.id();
     Step::warn(
         "health",
-        format!("{state}; its clock is {skew_seconds} s {direction} this machine's, and tokens may fail for it [{id}]"),
+        format!(
+            "{state}; its clock is {skew_seconds} s {direction} this machine's, so that tokens may be rejected [{id}]"
+        ),
     )
 }
 

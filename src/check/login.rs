@@ -1,4 +1,4 @@
-//! Who logs in: the service account token, and what Vault makes of it.
+//! Checks the service account token and the login.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Check<'_> {
-    /// What the service account token says of itself.
+    /// Checks the claims of the service account token.
     pub(super) fn check_token(&self) -> Result<Step, Step> {
         let audience = self.spec.class.audience.as_deref().unwrap_or(self.default_audience);
         let pod = &self.spec.pod;
@@ -19,12 +19,11 @@ impl Check<'_> {
             return Err(Step::fail("token", self.manual_token_error(error.clone(), audience)));
         }
         let Some(jwt) = self.spec.tokens.for_audience(audience) else {
-            let error =
-                Error::new(Cause::TokenMissing, format!("there is no service account token for audience {audience:?}"));
+            let error = Error::new(Cause::TokenMissing, format!("no service account token for audience {audience:?}"));
             return Err(Step::fail(
                 "token",
                 error.with_fix(format!(
-                    "give one with --token-file ({} > token), or a --kubeconfig to request one",
+                    "pass one with --token-file ({} > token), or pass --kubeconfig to request one",
                     self.create_token_command(audience)
                 )),
             ));
@@ -33,18 +32,20 @@ impl Check<'_> {
         let claims = token::inspect(jwt, &ExpectedClaims { audience: Some(audience), pod, now });
         let claims = claims.map_err(|error| Step::fail("token", self.manual_token_error(error, audience)))?;
         if !token::is_jwt(jwt) {
-            let error =
-                Error::new(Cause::TokenMissing, format!("{} holds no service account token", self.token_source));
+            let error = Error::new(
+                Cause::TokenMissing,
+                format!("{} does not contain a service account token", self.token_source),
+            );
             let create_command = self.create_token_command(audience);
             return Err(Step::fail(
                 "token",
                 error.with_fix(format!(
-                    "a token is one line of three parts with dots between: {create_command} > token"
+                    "a token is one line of three parts, separated by dots: {create_command} > token"
                 )),
             ));
         }
         let Some(expires_at) = claims.expires_at else {
-            let warning = "it names no end, as tokens in Secrets do; roles want one of kubectl create token";
+            let warning = "it has no expiry, as tokens in Secrets have none; use one of kubectl create token, which roles require";
             return Ok(Step::warn("token", format!("{}: {warning}", self.token_source)));
         };
         let identity = format!("{}: of service account {}/{}", self.token_source, pod.namespace, pod.service_account);
@@ -54,34 +55,35 @@ impl Check<'_> {
         if seconds_until_valid > MAX_CLOCK_SKEW_SECONDS {
             let (starts_in, id) = (format_seconds(seconds_until_valid), Cause::ClockSkew.id());
             let warning = format!(
-                "{identity}, for {audiences}; it begins in {starts_in}: this machine's clock or the API server's is wrong [{id}]"
+                "{identity}, for {audiences}; it is not valid for another {starts_in}: this machine's clock or the API server's is wrong [{id}]"
             );
             return Ok(Step::warn("token", warning));
         }
         Ok(Step::pass("token", format!("{identity}, for {audiences}, valid for {remaining}")))
     }
 
-    /// The command that makes a token.
+    /// Returns the command that creates a token.
     fn create_token_command(&self, audience: &str) -> String {
         let pod = &self.spec.pod;
         format!("kubectl create token {} -n {} --audience {audience}", pod.service_account, pod.namespace)
     }
 
-    /// The error of a token that a person brought or asked for, and no driver.
+    /// Adapts the fix of a token error to a token that a person passed or requested.
     fn manual_token_error(&self, error: Error, audience: &str) -> Error {
         let create_command = self.create_token_command(audience);
         match error.cause() {
             Cause::TokenIdentity => error.with_fix(format!(
-                "set --namespace and --service-account to the pod's, or bring its token: {create_command}"
+                "set --namespace and --service-account to the pod's, or pass its token: {create_command}"
             )),
             Cause::TokenAudience => {
-                error.with_fix(format!("bring one for it ({create_command}), or correct the class's audience"))
+                error.with_fix(format!("pass a token for it ({create_command}), or correct the class's audience"))
             }
-            Cause::TokenExpired => error.with_fix(format!("bring a fresh one: {create_command}")),
+            Cause::TokenExpired => error.with_fix(format!("pass a fresh token: {create_command}")),
             Cause::KubernetesConfig | Cause::KubernetesApi | Cause::TokenRequest => {
-                let fix = error.fix().map(|mend| format!("{mend}; or ")).unwrap_or_default();
-                error
-                    .with_fix(format!("{fix}make one yourself and name it with --token-file: {create_command} > token"))
+                let fix = error.fix().map(|fix| format!("{fix}; or ")).unwrap_or_default();
+                error.with_fix(format!(
+                    "{fix}create one yourself and pass it with --token-file: {create_command} > token"
+                ))
             }
             _ => error,
         }
@@ -92,7 +94,7 @@ impl Check<'_> {
         let namespace = target.auth_namespace.as_ref().map(|name| format!(" in Vault namespace {name}"));
         let kind = if token.is_batch { "batch token" } else { "token" };
         let lifetime = if token.ttl.is_zero() {
-            "without end".to_owned()
+            "that never expires".to_owned()
         } else {
             format!("for {}", format_seconds(i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX)))
         };
@@ -107,7 +109,7 @@ impl Check<'_> {
         if token.policies.iter().any(|policy| policy == "root") {
             return Step::warn(
                 "login",
-                format!("{detail}; policy root allows everything, also to whoever has this pod"),
+                format!("{detail}; policy root allows everything, also to an attacker in this pod"),
             );
         }
         Step::pass("login", detail)

@@ -1,4 +1,4 @@
-//! The objects of a class, one by one: what would be read, what was, and what files it makes.
+//! Checks the objects of a class one by one: the request, its response, and the rendered files.
 
 use std::{
     collections::HashMap,
@@ -15,17 +15,17 @@ use crate::{
     vault::{client::preflight::Preflight, request::SecretRequest},
 };
 
-/// What came of a request.
+/// Result of a request.
 pub(super) enum ObjectResult {
-    /// Its answer.
+    /// The response.
     Secret(Arc<CachedSecret>),
-    /// It was not sent, and why.
+    /// The request was not sent, with the reason.
     Skipped(String),
-    /// It failed.
+    /// The request failed.
     Failed(Error),
 }
 
-/// The most file names that a line shows.
+/// Maximum number of file names in a line.
 const MAX_DISPLAYED_FILES: usize = 8;
 
 impl<'a> Check<'a> {
@@ -61,7 +61,7 @@ impl<'a> Check<'a> {
         Ok(results)
     }
 
-    /// Sends a request, unless it would create something and must not; and the engine's name if it is known.
+    /// Sends a request, unless it is mutating and that is not allowed. Also returns the engine's name if it is known.
     async fn send_request(
         &self,
         context: &MountContext,
@@ -71,7 +71,7 @@ impl<'a> Check<'a> {
         let preflight_result = context.session.preflight(request, &context.credentials, self.step_deadline()).await;
         created.add_token(context);
         let (preflight, predicted_error) = match preflight_result {
-            Ok(looked) => looked,
+            Ok(preflight) => preflight,
             Err(error) => return (None, ObjectResult::Failed(error)),
         };
         let engine = preflight.engine.as_ref().map(|engine| engine.display_name());
@@ -90,7 +90,7 @@ impl<'a> Check<'a> {
                 .session
                 .fetch_secret(request, &due, &context.credentials, self.step_deadline())
                 .await
-                .map(|(brought, _)| brought.secret),
+                .map(|(fetched, _)| fetched.secret),
         };
         created.add_token(context);
         match &outcome {
@@ -111,15 +111,15 @@ impl<'a> Check<'a> {
 
 fn skip_reason(preflight: &Preflight) -> String {
     let why = match preflight.engine {
-        Some(_) => "not sent, as it would create something",
-        None => "not sent, as it may create something: Vault does not tell which engine is there",
+        Some(_) => "not sent, because it would create something",
+        None => "not sent, because it may create something: Vault does not report the engine at this path",
     };
     let permission_note = if preflight.is_allowed == Some(true) { "; the policies allow it" } else { "" };
     format!("{why} (--create sends it){permission_note}")
 }
 
 impl ObjectResult {
-    /// Whether a mount would make the object's files of it, or do without.
+    /// Returns true if a mount could render the object's files from the result, or omit them.
     pub(super) fn is_renderable(&self, object: &Object) -> bool {
         match self {
             Self::Secret(secret) => render::render(&object.file_spec, &secret.response)
@@ -153,7 +153,7 @@ fn failure_outcome(object: &Object, error: &Error, engine: Option<&str>) -> Step
     StepOutcome::Fail(Box::new(error.clone()))
 }
 
-/// `GET secret/data/shop/payment (KV version 2)`.
+/// Formats `GET secret/data/shop/payment (KV version 2)`.
 fn describe_request(object: &Object, engine: Option<&str>) -> String {
     let request = &object.request;
     match engine {
@@ -164,7 +164,7 @@ fn describe_request(object: &Object, engine: Option<&str>) -> String {
 
 fn describe_files(files: &[RenderedFile]) -> String {
     match files {
-        [] => "no files, as the secret has no keys".to_owned(),
+        [] => "no files, because the secret has no keys".to_owned(),
         [file] => format!("{}, {:04o}", format_count(file.contents.len(), "byte"), file.mode),
         files => {
             let names: Vec<String> =

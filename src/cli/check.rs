@@ -17,14 +17,14 @@ use super::{
     style,
 };
 use crate::{
-    app,
+    app::Components,
     check::{Check, Step, StepOutcome},
     config::Config,
     error::{Cause, Error},
-    mount::HmacKeys,
+    hmac_keys::HmacKeys,
+    observe::Observers,
     provider,
     request::{self, Finding, MountSpec, RawRequest},
-    session::Observers,
     telemetry,
 };
 
@@ -111,9 +111,9 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     for warning in &spec.class.warnings {
         report.tell(Step::new("class", StepOutcome::Warn(warning.clone())));
     }
-    let mounter = app::mount_service(&config, None, HmacKeys::process_local(), Observers::default(), None);
+    let parts = Components::new(&config, None, HmacKeys::process_local(), Observers::default(), None, false);
     let check = Check {
-        mount_service: &mounter,
+        mount_service: parts.mounts(),
         spec: &spec,
         default_audience: args
             .pod

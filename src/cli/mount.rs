@@ -16,15 +16,15 @@ use super::{
     style::{self, HEADING, SKIPPED, paint},
 };
 use crate::{
-    app,
+    app::Components,
     config::{Config, ServeArgs},
-    mount::HmacKeys,
+    hmac_keys::HmacKeys,
+    observe::Observers,
     provider::{
         self,
         client::Client,
         pb::{File, MountResponse},
     },
-    session::Observers,
     telemetry,
     text::replace_control_chars,
 };
@@ -92,8 +92,8 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
         }
         // Uses a process-local key: reading the cluster's key would create it if absent, which this command must not do.
         let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(HmacKeys::process_local()), HmacKeys::from_file);
-        let mounter = app::mount_service(config, None, key?, Observers::default(), None);
-        provider::local(Arc::new(mounter), driver_args::provider(&class)).await.map_err(|e| e.to_string())?
+        let parts = Components::new(config, None, key?, Observers::default(), None, false);
+        provider::local(Arc::clone(parts.mounts()), driver_args::provider(&class)).await.map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }

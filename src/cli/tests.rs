@@ -1,4 +1,4 @@
-//! Arguments as an operator, or a chart, would give them.
+//! Tests of the command line, with arguments of operators and charts.
 
 use std::path::PathBuf;
 
@@ -142,7 +142,7 @@ fn the_vault_chart_needs_no_change() {
     }
 }
 
-/// openbao/openbao-helm, charts/openbao/templates/csi-daemonset.yaml, with an extra argument of ours.
+/// openbao/openbao-helm, charts/openbao/templates/csi-daemonset.yaml, with one more argument.
 #[test]
 fn the_openbao_chart_needs_no_change() {
     let (config, warnings) = config(
@@ -258,7 +258,7 @@ fn help_fits_a_screen_and_shows_an_example() {
     ] {
         let help = error(args);
         assert!(help.contains("Example:\n  vaultmount "), "{args:?}: {help}");
-        // A server has many flags, and whoever sets one looks for it by its name.
+        // `serve` has many flags, and its help may be longer than a screen.
         let most = if help.contains("vaultmount serve [OPTIONS]") { 66 } else { 56 };
         assert!(help.lines().count() <= most, "{args:?}: {} lines\n{help}", help.lines().count());
         assert!(help.lines().all(|l| l.chars().count() <= 100), "{args:?}: {help}");

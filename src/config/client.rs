@@ -1,4 +1,4 @@
-//! How requests are sent: timeout, retries, proxy, redirects. Most of it is set by the Go clients' variables alone.
+//! Client settings: timeout, retries, proxy, redirects. Most of them have only the Go clients' variables, and no flag.
 
 use super::{
     environment::Environment,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::vault::{self, Proxies};
 
-/// Reads the variables of the Go clients that concern requests, and `--follow-redirects`.
+/// Reads the Go clients' variables for requests, and `--follow-redirects`.
 pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut ConfigReport) -> vault::VaultConfig {
     let standard = vault::VaultConfig::default();
     let timeout = report.read(env.find("CLIENT_TIMEOUT").as_ref(), value::duration);
@@ -14,7 +14,7 @@ pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut 
     let disabled = env.find("DISABLE_REDIRECTS");
     let redirects = report.read(disabled.as_ref(), value::boolean) != Some(true);
     if let (false, false, Some(Setting { name, .. })) = (redirects, follow_redirects.is_empty(), disabled) {
-        report.warn(format!("--follow-redirects has no effect: {name} goes before it"));
+        report.warn(format!("--follow-redirects has no effect: {name} overrides it"));
     }
     vault::VaultConfig {
         request_timeout: timeout.filter(|t| !t.is_zero()).or(standard.request_timeout),
@@ -26,7 +26,7 @@ pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut 
     }
 }
 
-/// The Go clients' own variable goes before everybody's (`HTTPS_PROXY` and its like).
+/// Reads the proxies. The Go clients' own variable overrides the general ones (such as `HTTPS_PROXY`).
 fn proxies(env: &Environment, report: &mut ConfigReport) -> Proxies {
     let proxies = match env.find("PROXY_ADDR").or_else(|| env.find("HTTP_PROXY")) {
         Some(Setting { name, value }) => Proxies::for_all_hosts(&name, value),
@@ -38,7 +38,7 @@ fn proxies(env: &Environment, report: &mut ConfigReport) -> Proxies {
     })
 }
 
-/// `host` or `host:port`, in lower case.
+/// Parses `host` or `host:port`, and converts it to lower case.
 fn redirect_host(text: &str, report: &mut ConfigReport) -> Option<String> {
     let setting = Setting { name: "--follow-redirects".into(), value: text.to_owned() };
     report.read(Some(&setting), |text| {
@@ -52,7 +52,7 @@ fn redirect_host(text: &str, report: &mut ConfigReport) -> Option<String> {
         if is_host && port.parse::<u16>().is_ok() {
             Ok(text.to_ascii_lowercase())
         } else {
-            Err("is no host or host:port; write for example vault-0.vault:8200")
+            Err("is not a host or host:port; write for example vault-0.vault:8200")
         }
     })
 }
@@ -68,7 +68,7 @@ mod tests {
         (config, report)
     }
 
-    /// What can be seen of the proxies, whose URLs are secret.
+    /// Returns the visible settings of the proxies, whose URLs are secret.
     fn shown(config: &vault::VaultConfig) -> String {
         let debug = format!("{:?}", config.proxies);
         let field =
@@ -114,7 +114,9 @@ mod tests {
         assert!(report.errors[0].starts_with("VAULT_PROXY_ADDR "), "{:?}", report.errors);
         let (_, report) = read_all(&[], &[("HTTPS_PROXY", "ftp://me:pw@proxy")]);
         assert_eq!(report.errors.len(), 1);
-        assert!(report.errors[0].starts_with("HTTPS_PROXY is no URL") && !report.errors[0].contains("pw"));
+        assert!(
+            report.errors[0].starts_with("HTTPS_PROXY is not a valid proxy URL") && !report.errors[0].contains("pw")
+        );
     }
 
     #[test]
@@ -123,7 +125,7 @@ mod tests {
         assert!(report.errors.is_empty(), "{:?}", report.errors);
         assert_eq!(config.allowed_redirect_hosts, ["vault-0:8200", "vault.corp", "[::1]:1", "[::1]"]);
         let (_, report) = read_all(&["vault"], &[("BAO_DISABLE_REDIRECTS", "1")]);
-        assert_eq!(report.warnings, ["--follow-redirects has no effect: BAO_DISABLE_REDIRECTS goes before it"]);
+        assert_eq!(report.warnings, ["--follow-redirects has no effect: BAO_DISABLE_REDIRECTS overrides it"]);
     }
 
     #[test]
@@ -139,15 +141,15 @@ mod tests {
         );
         let said = report.errors.join("\n");
         for name in [
-            "VAULT_PROXY_ADDR is no URL",
-            "VAULT_CLIENT_TIMEOUT=soon is no duration",
-            "VAULT_MAX_RETRIES=-1 is no whole number",
+            "VAULT_PROXY_ADDR is not a valid proxy URL",
+            "VAULT_CLIENT_TIMEOUT=soon is not a duration",
+            "VAULT_MAX_RETRIES=-1 is not a whole number",
             "VAULT_DISABLE_REDIRECTS=yes is neither",
-            "--follow-redirects=https://vault is no host",
-            "--follow-redirects=vault:port is no host",
-            "--follow-redirects=vault/x is no host",
-            "--follow-redirects= is no host",
-            "--follow-redirects=::1 is no host",
+            "--follow-redirects=https://vault is not a host",
+            "--follow-redirects=vault:port is not a host",
+            "--follow-redirects=vault/x is not a host",
+            "--follow-redirects= is not a host",
+            "--follow-redirects=::1 is not a host",
         ] {
             assert!(said.contains(name), "{name} in {said}");
         }

@@ -1,4 +1,4 @@
-//! How to reach the server: flags over environment over defaults.
+//! Server settings: flags override the environment, which overrides defaults.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::{
     vault::{self, Address},
 };
 
-/// The server of classes that name none, and the client's habits.
+/// The default server, the operator's policy, and the client settings.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// The operator's server, and what a class may choose instead.
+    /// The operator's server, and the limits of what a class may choose instead.
     pub operator: OperatorPolicy,
-    /// Timeouts, retries, limits, proxy.
+    /// Timeouts, retries, concurrency limits, proxies.
     pub vault: vault::VaultConfig,
 }
 
-/// Reads everything that concerns the server; where it is wrong, a default is left behind.
+/// Reads all server settings. For an invalid value it reports an error and uses the default.
 pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut ConfigReport) -> Connection {
     let flags = ServerFlags::by_flags(&args.vault, &args.openbao, report);
     let variables = ServerFlags::by_environment(env);
     if let (Some(flag), Some(agent)) = (&flags.addr, env.find("AGENT_ADDR"))
         && flag.value != agent.value
     {
-        report.warn(format!("{} has no effect: {} goes before it", agent.name, flag.name));
+        report.warn(format!("{} has no effect: {} overrides it", agent.name, flag.name));
     }
     let address = flags.addr.as_ref().or(variables.addr.as_ref());
     let namespace = flags.namespace.as_ref().or(variables.namespace.as_ref());
@@ -43,7 +43,7 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Config
         tls: tls::read(&flags, &variables, report),
     };
     let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
-    let tenant_tls_dir = guard("--tenant-tls-dir", args.tenant_tls_dir.as_ref(), "a folder", report);
+    let tenant_tls_dir = guard("--tenant-tls-dir", args.tenant_tls_dir.as_ref(), "a directory", report);
     let shares = guard("--allow-shared-token", args.allow_shared_token.as_ref(), "true or false", report);
     let operator = OperatorPolicy {
         server: Arc::new(server),
@@ -59,27 +59,27 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Config
     Connection { operator, vault }
 }
 
-/// The value of a flag that guards, unless it was not given. An empty one, as of a variable that is not set, is an error: the
-/// guard would be gone without a word. `example` is what to write.
+/// Reads a flag that restricts tenants. An empty value, for example from an unset shell variable, is an error, because it would
+/// silently remove the restriction. The error shows `example`.
 fn guard(name: &'static str, value: Option<&String>, example: &str, report: &mut ConfigReport) -> Option<Setting> {
     if value.is_some_and(String::is_empty) {
-        report.error(format!("{name} is empty; write {example}, or leave the flag out"));
+        report.error(format!("{name} is empty; write {example}, or omit the flag"));
     }
     Setting::flag(name, value)
 }
 
-/// Reads the file of `--policy-file`, which says of every namespace what `--allow-address` says of all.
+/// Reads `--policy-file`, which replaces `--allow-address` with limits per namespace.
 fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut ConfigReport) -> Option<Arc<PolicyFile>> {
     let path = guard("--policy-file", args.policy_file.as_ref(), "a file", report)?.value;
-    // `none` stands in our manifests, and contradicts nothing.
+    // `none` is in our manifests, and does not conflict with a policy file.
     if args.allow_address.iter().any(|address| address != "none") {
-        report.error("--allow-address has no place beside --policy-file: list addresses there, by namespace");
+        report.error("--allow-address conflicts with --policy-file; list addresses in the policy file, by namespace");
     }
     match PolicyFile::open(path.into(), !allows_skip_verify) {
         Ok(file) => Some(Arc::new(file)),
-        Err(mistakes) => {
-            for mistake in mistakes {
-                report.error(format!("--policy-file: {mistake}"));
+        Err(errors) => {
+            for error in errors {
+                report.error(format!("--policy-file: {error}"));
             }
             None
         }
@@ -92,22 +92,22 @@ fn parse_tenant_tls_dir(text: &str) -> Result<TenantTlsDir, String> {
     value::directory(text).map(|_| folder)
 }
 
-/// Reads `--allow-skip-verify`. What it forbids to classes the operator may not do either.
+/// Reads `--allow-skip-verify`, which binds the operator's own settings as well.
 fn allows_skip_verify(value: Option<&String>, own: Option<&Setting>, report: &mut ConfigReport) -> bool {
     let setting = guard("--allow-skip-verify", value, "true or false", report);
     let allows = report.read(setting.as_ref(), value::boolean).unwrap_or(true);
     if let (false, Some(own)) = (allows, own.filter(|own| value::boolean(&own.value) == Ok(true))) {
-        report.error(format!("{own} is what --allow-skip-verify=false forbids; set the CA instead, or allow it"));
+        report.error(format!("{own} conflicts with --allow-skip-verify=false; set the CA instead, or allow it"));
     }
     allows
 }
 
-/// As the Go client's: `https://127.0.0.1:8200`.
+/// Returns the Go client's default address, `https://127.0.0.1:8200`.
 fn default_address() -> Address {
     Address::Tcp { https: true, host: "127.0.0.1".to_owned(), port: 8200, prefix: String::new() }
 }
 
-/// What one source, flags or environment, says about the server.
+/// Server settings of one source: flags or environment.
 pub(super) struct ServerFlags {
     addr: Option<Setting>,
     mount: Option<Setting>,
@@ -129,7 +129,7 @@ impl ServerFlags {
             if let (Some(v), Some(o)) = (&vault, &openbao)
                 && v.value != o.value
             {
-                report.error(format!("{v} and {o} mean the same setting; give one of them"));
+                report.error(format!("{v} and {o} set the same setting; pass only one of them"));
             }
             vault.or(openbao)
         };
@@ -163,7 +163,7 @@ impl ServerFlags {
     }
 }
 
-/// Reads `--allow-address`: each pattern by itself, so that each wrong one is named, then all of them together.
+/// Reads `--allow-address`: first each pattern alone, to report every invalid one, then all patterns together.
 fn allow(values: &[String], report: &mut ConfigReport) -> AddressPolicy {
     let wrong = |values: &[String]| AddressPolicy::parse(values).err();
     let each: Vec<String> = values.iter().filter_map(|v| wrong(std::slice::from_ref(v))).collect();
@@ -211,7 +211,7 @@ mod tests {
             assert!(report.errors.is_empty() && report.warnings.is_empty(), "{env:?}");
         }
         let (_, report) = read_all(&flag, &[("VAULT_AGENT_ADDR", "http://a")]);
-        assert_eq!(report.warnings, ["VAULT_AGENT_ADDR has no effect: --vault-addr goes before it"]);
+        assert_eq!(report.warnings, ["VAULT_AGENT_ADDR has no effect: --vault-addr overrides it"]);
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         );
         assert_eq!(
             report.errors,
-            ["--vault-namespace=a and --openbao-namespace=b mean the same setting; give one of them"]
+            ["--vault-namespace=a and --openbao-namespace=b set the same setting; pass only one of them"]
         );
     }
 
@@ -239,7 +239,7 @@ mod tests {
                 a.vault.skip_verify = own.map(str::to_owned);
             })
         };
-        // (flag, variable, the setting that contradicts)
+        // (flag, variable, conflicting setting)
         for (flag, variable, named) in [
             (None, "", None),
             (Some("false"), "true", None),
@@ -268,8 +268,8 @@ mod tests {
         );
         let said = report.errors.join("\n");
         for says in [
-            "--policy-file is empty; write a file, or leave the flag out",
-            "--tenant-tls-dir is empty; write a folder",
+            "--policy-file is empty; write a file, or omit the flag",
+            "--tenant-tls-dir is empty; write a directory",
             "--allow-skip-verify is empty; write true or false",
             "--allow-shared-token is empty; write true or false",
             "--tls-min-version is empty; write 1.2 or 1.3",
@@ -285,8 +285,8 @@ mod tests {
         for (given, wrong) in [
             ("/", None),
             ("/proc/", None),
-            ("src", Some("is no absolute path without `.` and `..`; write for example /vault/tls")),
-            ("/proc/..", Some("is no absolute path without")),
+            ("src", Some("is not an absolute path without `.` and `..`; write for example /vault/tls")),
+            ("/proc/..", Some("is not an absolute path without")),
             ("/nowhere", Some("cannot be opened")),
             ("/proc/version", Some("is a file, not a directory")),
         ] {
@@ -330,8 +330,8 @@ mod tests {
         let said = report.errors.join("\n");
         for name in [
             "VAULT_ADDR=… carries a user name",
-            "VAULT_NAMESPACE=a holds a line break",
-            "--vault-mount=kube rnetes holds a line break",
+            "VAULT_NAMESPACE=a contains a line break",
+            "--vault-mount=kube rnetes contains a line break",
             "--allow-address: \"ftp://x\"",
             "--allow-address: \"vault\"",
             "--allow-address: … carries a user name",

@@ -1,19 +1,19 @@
-//! The sockets to serve the driver on.
+//! The sockets for the driver.
 
 use std::path::{Path, PathBuf};
 
 use super::value::{ConfigReport, Setting};
 
-/// Where the Go provider listens when it is not told.
+/// Default socket of the Go provider.
 const DEFAULT_ENDPOINT: &str = "/tmp/vault.sock";
 
-/// What a right path looks like.
+/// Example of a valid path.
 const EXAMPLE: &str = "/provider/vault.sock";
 
-/// The longest path that a unix socket can be bound to, in bytes.
+/// Maximum length of a unix socket's path, in bytes.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Reads the values of `--endpoint`; one default when there are none.
+/// Reads the values of `--endpoint`, or returns one default.
 pub(super) fn read(values: &[String], report: &mut ConfigReport) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for value in values.iter().filter(|v| !v.is_empty()) {
@@ -25,7 +25,7 @@ pub(super) fn read(values: &[String], report: &mut ConfigReport) -> Vec<PathBuf>
         }
         if !is_found_by_driver(&path) {
             report.warn(format!(
-                "{setting} will not be found by the driver, which looks for the provider's name and .sock, \
+                "the driver will not find {setting}: it looks for the provider's name and .sock, \
                  such as vault.sock (up to 30 letters, digits, - and _)"
             ));
         }
@@ -37,18 +37,18 @@ pub(super) fn read(values: &[String], report: &mut ConfigReport) -> Vec<PathBuf>
     paths
 }
 
-/// A socket's path: absolute, no directory, short enough. `example` shows whoever was wrong a right one.
+/// Parses a socket's path: absolute, not a directory, and within the length limit. The error shows `example`.
 pub(super) fn parse(text: &str, example: &str) -> Result<PathBuf, String> {
-    // Collecting the components evens out `//` and `/./`.
+    // Collecting the components normalizes `//` and `/./`.
     let path: PathBuf = Path::new(text.strip_prefix("unix://").unwrap_or(text)).components().collect();
     if !path.is_absolute() || text.contains('\0') {
-        return Err(format!("is no absolute path; write for example {example}"));
+        return Err(format!("is not an absolute path; write for example {example}"));
     }
     if text.ends_with('/') || path.is_dir() {
         return Err(format!("is a directory; name the socket in it, for example {example}"));
     }
     if path.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
-        return Err(format!("is longer than {MAX_SOCKET_PATH_BYTES} bytes, the most a socket's path may have"));
+        return Err(format!("is longer than {MAX_SOCKET_PATH_BYTES} bytes, the maximum of a socket's path"));
     }
     Ok(path)
 }

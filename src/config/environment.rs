@@ -4,33 +4,34 @@ use std::{collections::HashMap, ffi::OsString};
 
 use super::value::{self, ConfigReport, Setting};
 
-/// What the Go clients read and this process does not, and why.
+/// Variables that the Go clients read and vaultmount ignores, each with the reason.
 const IGNORED_VARIABLES: &[(&str, &str)] = &[
     ("TOKEN", "every pod logs in as itself"),
     ("MFA", "pods log in without a second factor"),
     ("HEADERS", "no headers are added to requests"),
     ("WRAP_TTL", "secrets are read unwrapped"),
-    ("RATE_LIMIT", "--max-in-flight and --max-mutating bound the requests instead"),
-    ("CLIENT_CERT_BYTES", "give the client certificate as a file, by --vault-tls-client-cert"),
-    ("CLIENT_KEY_BYTES", "give the client key as a file, by --vault-tls-client-key"),
+    ("RATE_LIMIT", "use --max-in-flight and --max-mutating to limit requests"),
+    ("CLIENT_CERT_BYTES", "pass the client certificate as a file, with --vault-tls-client-cert"),
+    ("CLIENT_KEY_BYTES", "pass the client key as a file, with --vault-tls-client-key"),
 ];
 
-/// Variables, in either case, that every HTTP client knows.
+/// Proxy variables of HTTP clients, in upper or lower case.
 const PROXY_VARIABLES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
 
-/// Variables that only a server reads. Elsewhere they may be another program's: Jenkins has a `NODE_NAME`, too.
+/// Variables that only `serve` reads. Other commands ignore them, because they may belong to other programs: Jenkins also sets
+/// `NODE_NAME`.
 pub const SERVE_VARIABLES: [&str; 3] = ["NODE_NAME", "VAULTMOUNT_STATUS_SOCKET", "VAULTMOUNT_STATE_DIR"];
 
-/// The variables that begin with `VAULT_` or `BAO_`, the proxy's, and our own.
+/// The variables that begin with `VAULT_` or `BAO_`, the proxy variables, and those of `serve`.
 ///
-/// Not all with these prefixes are ours: Kubernetes itself sets `VAULT_PORT` and its like
-/// in every pod beside a Service named vault.
+/// Not all variables with these prefixes are settings: Kubernetes itself sets `VAULT_PORT` and similar ones in every pod in the
+/// namespace of a Service named vault.
 pub(super) struct Environment {
     variables: HashMap<String, String>,
 }
 
 impl Environment {
-    /// Keeps the variables that matter. Bytes that are no text are replaced, and fail where the value is read.
+    /// Keeps the relevant variables. Invalid UTF-8 is replaced, and is rejected where the value is parsed.
     pub(super) fn new<K: Into<OsString>, V: Into<OsString>>(pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         let variables = pairs
             .into_iter()
@@ -46,7 +47,7 @@ impl Environment {
         Self { variables }
     }
 
-    /// `BAO_` + `suffix` if it is there, even when it is empty, else `VAULT_` + `suffix`. An empty value counts as none.
+    /// Returns `BAO_` + `suffix` if it is set, even to an empty value, else `VAULT_` + `suffix`. An empty value counts as not set.
     pub(super) fn find(&self, suffix: &str) -> Option<Setting> {
         let (name, value) = ["BAO_", "VAULT_"]
             .into_iter()
@@ -54,17 +55,17 @@ impl Environment {
         (!value.is_empty()).then(|| Setting { name: name.clone().into(), value: value.clone() })
     }
 
-    /// The variable of exactly this name, one of [`OF_SERVER`]. An empty value counts as none.
+    /// Returns the variable of exactly this name, one of [`SERVE_VARIABLES`]. An empty value counts as not set.
     pub(super) fn find_serve_variable(&self, name: &'static str) -> Option<Setting> {
         Setting::flag(name, self.variables.get(name))
     }
 
-    /// The value of `HTTPS_PROXY` or its like, by exactly this name.
+    /// Returns the value of a proxy variable such as `HTTPS_PROXY`, by its exact name.
     pub(super) fn proxy(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
 
-    /// Names each variable that has no effect here. Their values may be secret and are not repeated.
+    /// Warns about each ignored variable. Their values may be secret and are not printed.
     pub(super) fn warn_of_ignored(&self, report: &mut ConfigReport) {
         for (suffix, why) in IGNORED_VARIABLES {
             if let Some(Setting { name, .. }) = self.find(suffix) {
@@ -73,7 +74,9 @@ impl Environment {
         }
         let lookup = self.find("SRV_LOOKUP");
         if report.read(lookup.as_ref(), value::boolean) == Some(true) {
-            report.warn("SRV records are not looked up (VAULT_SRV_LOOKUP): the address must name the server itself");
+            report.warn(
+                "VAULT_SRV_LOOKUP has no effect: SRV records are not supported; set the address of the server itself",
+            );
         }
     }
 }
@@ -110,11 +113,11 @@ mod tests {
             ("VAULT_MFA", ""),
         ])
         .warn_of_ignored(&mut report);
-        let said = report.warnings.join("\n");
-        assert_eq!(report.warnings.len(), 4, "{said}");
+        let warnings = report.warnings.join("\n");
+        assert_eq!(report.warnings.len(), 4, "{warnings}");
         for name in ["VAULT_TOKEN ", "VAULT_HEADERS ", "BAO_CLIENT_KEY_BYTES ", "VAULT_SRV_LOOKUP"] {
-            assert!(said.contains(name), "{name} in {said}");
+            assert!(warnings.contains(name), "{name} in {warnings}");
         }
-        assert!(!said.contains("hvs."), "{said}");
+        assert!(!warnings.contains("hvs."), "{warnings}");
     }
 }

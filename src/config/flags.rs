@@ -1,11 +1,11 @@
-//! Flags as typed. What they mean is [`Config`](super::Config)'s to say, so that all errors are reported at once.
+//! Flags as typed. [`Config`](super::Config) parses their values, so that all errors are reported at once.
 //! The doc comments are the help texts.
 
 #![expect(clippy::doc_markdown, reason = "help texts are printed as they are, backticks included")]
 
 use clap::Args;
 
-/// The server's flags under one of their two prefixes. One list, so that the families cannot differ.
+/// Defines the server flags under one of their two prefixes, so that both families have the same flags.
 macro_rules! server_flags {
     ($(#[$meta:meta])* $name:ident, $prefix:literal, hide = $hide:literal) => {
         $(#[$meta])*
@@ -20,27 +20,27 @@ macro_rules! server_flags {
             #[arg(id = concat!($prefix, "-mount"), long = concat!($prefix, "-mount"), value_name = "PATH", hide = $hide)]
             pub mount: Option<String>,
 
-            /// Namespace of logins and secrets (VAULT_NAMESPACE)
+            /// Vault namespace of logins and secrets (VAULT_NAMESPACE)
             #[arg(id = concat!($prefix, "-namespace"), long = concat!($prefix, "-namespace"), value_name = "NAME", hide = $hide)]
             pub namespace: Option<String>,
 
-            /// PEM file of the authority to trust (VAULT_CACERT)
+            /// PEM file of the CA to trust (VAULT_CACERT)
             #[arg(id = concat!($prefix, "-tls-ca-cert"), long = concat!($prefix, "-tls-ca-cert"), value_name = "FILE", hide = $hide)]
             pub ca_cert: Option<String>,
 
-            /// Directory of such files (VAULT_CAPATH)
+            /// Directory of PEM files of CAs to trust (VAULT_CAPATH)
             #[arg(id = concat!($prefix, "-tls-ca-directory"), long = concat!($prefix, "-tls-ca-directory"), value_name = "DIR", hide = $hide)]
             pub ca_directory: Option<String>,
 
-            /// Name in its certificate (VAULT_TLS_SERVER_NAME)
+            /// Name in the server's certificate (VAULT_TLS_SERVER_NAME)
             #[arg(id = concat!($prefix, "-tls-server-name"), long = concat!($prefix, "-tls-server-name"), value_name = "NAME", hide = $hide)]
             pub server_name: Option<String>,
 
-            /// PEM file of our certificate (VAULT_CLIENT_CERT)
+            /// PEM file of the client certificate (VAULT_CLIENT_CERT)
             #[arg(id = concat!($prefix, "-tls-client-cert"), long = concat!($prefix, "-tls-client-cert"), value_name = "FILE", hide = $hide)]
             pub client_cert: Option<String>,
 
-            /// PEM file of its key (VAULT_CLIENT_KEY)
+            /// PEM file of the client key (VAULT_CLIENT_KEY)
             #[arg(id = concat!($prefix, "-tls-client-key"), long = concat!($prefix, "-tls-client-key"), value_name = "FILE", hide = $hide)]
             pub client_key: Option<String>,
 
@@ -53,7 +53,7 @@ macro_rules! server_flags {
 }
 
 server_flags!(
-    /// `--vault-…`: the server that classes use which name none.
+    /// `--vault-…`: the default server of classes.
     VaultFlags, "vault", hide = false
 );
 server_flags!(
@@ -61,7 +61,7 @@ server_flags!(
     OpenBaoFlags, "openbao", hide = true
 );
 
-/// How to reach the server, and which other servers a class may name.
+/// Flags of the server, and of the other servers that a class may choose.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ConnectionArgs {
     /// `--vault-…`.
@@ -72,51 +72,51 @@ pub struct ConnectionArgs {
     #[command(flatten)]
     pub openbao: OpenBaoFlags,
 
-    /// Addresses a class may name, as https://*.corp:8200, or none
+    /// Addresses a class may choose: https://*.corp:8200, or none
     #[arg(long, value_name = "PATTERN")]
     pub allow_address: Vec<String>,
 
-    /// File of named endpoints, and of what each namespace may use
+    /// File with named endpoints and limits for each namespace
     #[arg(long, value_name = "FILE")]
     pub policy_file: Option<String>,
 
-    /// Folder in which certificate files of classes must be
+    /// Directory that certificate files of classes must be in
     #[arg(long, value_name = "DIR")]
     pub tenant_tls_dir: Option<String>,
 
-    /// Let classes trust any certificate [default: true]
+    /// Allow classes to trust any certificate [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_skip_verify: Option<String>,
 
-    /// Let pods that share a Vault token have it, and its cubbyhole
+    /// Allow pods with a shared Vault token to read the token and its cubbyhole
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_shared_token: Option<String>,
 
-    /// Oldest version of TLS: 1.2 or 1.3 [default: 1.2]
+    /// Minimum TLS version: 1.2 or 1.3 [default: 1.2]
     #[arg(long, value_name = "VERSION")]
     pub tls_min_version: Option<String>,
 
-    /// Host that a redirect may take the token to; repeatable
+    /// Host that a redirect may send the token to; repeatable
     #[arg(long, value_name = "HOST[:PORT]")]
     pub follow_redirects: Vec<String>,
 }
 
-/// What is logged, and how.
+/// Log flags.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LogArgs {
-    /// trace, debug, info, warn, error or off [default: info]
+    /// Level: trace, debug, info, warn, error or off [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
 
-    /// text or json [default: text]
+    /// Format: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 
-    /// File of a level, read at start and at SIGHUP
+    /// File with a level, read at start and on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub log_filter_file: Option<String>,
 
-    /// Same as --log-level=debug, unless that is given
+    /// Same as --log-level=debug, unless --log-level is set
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
     pub debug: Option<String>,
 }
@@ -128,27 +128,27 @@ pub struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     pub endpoint: Vec<String>,
 
-    /// Where probes are answered, or off [default: :8080]
+    /// Listen address of health probes, or off [default: :8080]
     #[arg(long, value_name = "ADDRESS")]
     pub health_addr: Option<String>,
 
-    /// Where metrics are scraped, such as :8081 [default: off]
+    /// Listen address of metrics, such as :8081 [default: off]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_addr: Option<String>,
 
-    /// Where vaultmount status asks, or off [default: /tmp/vault.status]
+    /// Socket of vaultmount status, or off [default: /tmp/vault.status]
     #[arg(long, value_name = "PATH")]
     pub status_socket: Option<String>,
 
-    /// How much is logged.
+    /// Log flags.
     #[command(flatten)]
     pub log: LogArgs,
 
-    /// File of a JSON line for each decision about a secret, or stdout
+    /// File for a JSON line per decision about a secret, or stdout
     #[arg(long, value_name = "FILE")]
     pub audit_log: Option<String>,
 
-    /// How long running mounts may take to end at shutdown [default: 20s]
+    /// Time for running mounts to finish at shutdown [default: 20s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<String>,
 
@@ -160,45 +160,45 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FORMAT", hide = true)]
     pub output: Option<String>,
 
-    /// How to reach the server.
+    /// Server flags.
     #[command(flatten)]
     pub connection: ConnectionArgs,
 
-    /// How to reach the Kubernetes API.
+    /// Kubernetes API flags.
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
 
-    /// Write events of pods [default: true]
+    /// Write pod events [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Kubernetes")]
     pub events: Option<String>,
 
-    /// This node, whose pods are watched for their end (NODE_NAME)
+    /// Name of this node, whose pods are watched (NODE_NAME)
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     pub node_name: Option<String>,
 
-    /// Secret of the key of object versions [default: vault-csi-provider-hmac-key]
+    /// Secret with the object version key [default: vault-csi-provider-hmac-key]
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     pub hmac_secret_name: Option<String>,
 
-    /// File that holds that key, instead of the Secret
+    /// File with the object version key, instead of the Secret
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     pub hmac_key_file: Option<String>,
 
-    /// When what pods have is renewed, and taken back.
+    /// Session flags.
     #[command(flatten)]
     pub keeping: SessionArgs,
 
-    /// What is bounded.
+    /// Limit flags.
     #[command(flatten)]
     pub limits: LimitArgs,
 }
 
-/// How to reach the Kubernetes API, and what for.
+/// Flags of the Kubernetes API.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct KubernetesArgs {
-    /// Reach the API by this file instead of the pod's service account
+    /// Kubeconfig file to use instead of the pod's service account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<String>,
 
@@ -207,44 +207,44 @@ pub struct KubernetesArgs {
     pub mint_tokens: Option<String>,
 }
 
-/// Where what pods have is kept, when it is read anew, and when a pod counts as gone.
+/// Flags of saved state, refreshing and orphaned pods.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct SessionArgs {
-    /// Folder where what pods have is kept, sealed, for the next process (VAULTMOUNT_STATE_DIR)
+    /// Directory for encrypted state, used by the next process (VAULTMOUNT_STATE_DIR)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
 
-    /// Silence after which an unseen pod counts as gone [default: 1h]
+    /// Stop renewing for an unwatched pod after this long without a poll [default: 1h]
     #[arg(long, value_name = "TIME")]
     pub orphan_after: Option<String>,
 
-    /// Age at which unleased values are read anew, or never [default: 2m]
+    /// Age at which a poll refreshes plain secrets, or never [default: 2m]
     #[arg(long, value_name = "TIME")]
     pub refresh_interval: Option<String>,
 }
 
-/// What is bounded, and how much is enough.
+/// Flags of limits.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Mounts under way at once, half of them of one namespace [default: 256]
+    /// Concurrent mounts, at most half of them of one namespace [default: 256]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_mounts: Option<String>,
 
-    /// Sessions of pods at once, half of them of one namespace [default: 4096]
+    /// Open sessions, at most half of them of one namespace [default: 4096]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_sessions: Option<String>,
 
-    /// Requests to one server at once [default: 16]
+    /// Concurrent requests to one server [default: 16]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_in_flight: Option<String>,
 
-    /// Of these, on one mount path, that create credentials [default: 4]
+    /// Concurrent mutating requests on one mount path [default: 4]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_mutating: Option<String>,
 
-    /// Accepted for the Go provider's sake; bounds nothing
+    /// Ignored; accepted for compatibility with the Go provider
     #[arg(long, value_name = "N", allow_negative_numbers = true, hide = true)]
     pub cache_size: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! How long what pods have is kept, and whose pods are watched for their end.
+//! Session settings: state directory, refresh interval, node name, and orphan timeout.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -7,16 +7,16 @@ use super::{
     value::{self, ConfigReport, DAY, Setting},
 };
 
-/// When a pod whose end nobody saw counts as gone.
+/// Default time after the last poll at which an unwatched pod counts as gone.
 const DEFAULT_ORPHAN_AFTER: Duration = Duration::from_secs(60 * 60);
-/// Below a minute is less than the driver's own pause between polls.
+/// Allowed range of `--orphan-after`. Less than a minute is shorter than the driver's own poll interval.
 const ORPHAN_RANGE: RangeInclusive<Duration> = Duration::from_secs(60)..=DAY.saturating_mul(7);
-/// When what has no lease is read anew.
+/// Default maximum age of cached secrets without a lease.
 const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(2 * 60);
-/// More often would load Vault for nothing: drivers poll every two minutes.
+/// Allowed range of `--refresh-interval`. A shorter interval would only load Vault, because drivers poll every two minutes.
 const REFRESH_RANGE: RangeInclusive<Duration> = Duration::from_secs(10)..=DAY;
 
-/// Names the folder for `serve`, and for the command that looks into it.
+/// Variable with the state directory, for `serve` and `vaultmount state`.
 pub const STATE_VARIABLE: &str = "VAULTMOUNT_STATE_DIR";
 
 /// Reads `--state-dir`.
@@ -43,7 +43,7 @@ pub(super) fn refresh_interval(value: Option<&String>, report: &mut ConfigReport
     let setting = Setting::flag("--refresh-interval", value);
     let rule = |text: &str| match text {
         "never" => Ok(None),
-        _ => value::duration_within(text, REFRESH_RANGE, "from 10s to 24h, nor never; write for example 2m").map(Some),
+        _ => value::duration_within(text, REFRESH_RANGE, "from 10s to 24h, or never; write for example 2m").map(Some),
     };
     report.read(setting.as_ref(), rule).unwrap_or(Some(DEFAULT_REFRESH_INTERVAL))
 }
@@ -75,10 +75,10 @@ mod tests {
             assert_eq!(read.map(|d| d.as_secs()), seconds, "{text}");
         }
         for text in ["9s", "25h", "0", "often"] {
-            let said = one(|report| {
+            let error = one(|report| {
                 refresh_interval(Some(&text.to_owned()), report);
             });
-            assert!(said.starts_with(&format!("--refresh-interval={text} is no duration from 10s")), "{said}");
+            assert!(error.starts_with(&format!("--refresh-interval={text} is not a duration from 10s")), "{error}");
         }
     }
 
@@ -91,7 +91,7 @@ mod tests {
         }
         let wrong = Environment::new([("NODE_NAME", "node,1")]);
         let said = one(|report| drop(node_name(None, &wrong, report)));
-        assert!(said.starts_with("NODE_NAME=node,1 is no node's name"), "{said}");
+        assert!(said.starts_with("NODE_NAME=node,1 is not a valid node name"), "{said}");
         let none = Environment::new([("", ""); 0]);
         assert_eq!(node_name(None, &none, &mut ConfigReport::default()), None);
     }

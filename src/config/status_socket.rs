@@ -1,4 +1,4 @@
-//! The socket at which a process tells what it holds.
+//! The status socket.
 
 use std::path::{Path, PathBuf};
 
@@ -8,22 +8,22 @@ use super::{
     value::{ConfigReport, Setting},
 };
 
-/// Names the socket for `serve`, and for the commands that ask there.
+/// Variable with the socket's path, for `serve` and for the commands that connect to it.
 pub const SOCKET_VARIABLE: &str = "VAULTMOUNT_STATUS_SOCKET";
 
-/// Ends the default's name.
+/// File extension of the default socket.
 const EXTENSION: &str = "status";
 
-/// Where a process tells what it holds.
+/// Path of the status socket and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusSocket {
-    /// Its public name.
+    /// Public path of the socket.
     pub path: PathBuf,
-    /// Whether somebody wants it there; a default that cannot be had is no failure.
+    /// True if the path was set explicitly. Failing to bind a default path is not an error.
     pub is_asked_for: bool,
 }
 
-/// Reads `--status-socket`; the default is beside the first endpoint.
+/// Reads `--status-socket`. The default is beside the first endpoint.
 pub(super) fn read(
     value: Option<&String>,
     endpoints: &[PathBuf],

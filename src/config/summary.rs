@@ -1,4 +1,4 @@
-//! The configuration as it came out, for people: each setting by its flag or variable, without a secret.
+//! Summary of the effective configuration for the status page: each setting by its flag or variable, without secrets.
 
 use std::{fmt::Display, path::PathBuf, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
 };
 
 impl Config {
-    /// Every setting that a person may look for.
+    /// Returns every relevant setting with its effective value.
     #[must_use]
     pub fn summary(&self) -> Vec<(&'static str, String)> {
         let (operator, vault) = (&self.connection.operator, &self.connection.vault);
         let minted = if self.mint_tokens == MintTokens::Auto { "auto" } else { "off" };
         let status = self.status_socket.as_ref().map(|socket| &socket.path);
-        let mut told = vec![
+        let mut settings = vec![
             ("--endpoint", self.endpoints.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")),
             ("--health-addr", or_off(self.health_addr)),
             ("--metrics-addr", or_off(self.metrics_addr)),
@@ -29,15 +29,15 @@ impl Config {
             ("--vault-namespace", or_none(operator.server.namespace.as_deref())),
             ("--vault-mount", operator.server.auth_mount.clone()),
         ];
-        told.extend(tls(&operator.server.tls));
-        told.extend([
+        settings.extend(tls(&operator.server.tls));
+        settings.extend([
             ("--policy-file", or_none(operator.policy_file.as_ref().map(|file| file.path().display()))),
             (
                 "--allow-address",
                 operator
                     .policy_file
                     .as_ref()
-                    .map_or_else(|| allowed(&operator.address_policy), |_| "as the policy file says".into()),
+                    .map_or_else(|| allowed(&operator.address_policy), |_| "see the policy file".into()),
             ),
             ("--tenant-tls-dir", or_none(operator.tenant_tls_dir.as_ref().map(|folder| folder.path().display()))),
             ("--tls-min-version", vault.min_tls_version.as_str().to_owned()),
@@ -64,7 +64,7 @@ impl Config {
             ("VAULT_MAX_RETRIES", vault.max_retries.to_string()),
             ("VAULT_CLIENT_TIMEOUT", vault.request_timeout.map_or("none".to_owned(), span)),
         ]);
-        told
+        settings
     }
 }
 
@@ -73,7 +73,7 @@ fn tls(tls: &Tls) -> [(&'static str, String); 5] {
         Ca::System => ("the system's".to_owned(), or_none::<&str>(None)),
         Ca::File(file) => (path(Some(file)), or_none::<&str>(None)),
         Ca::Directory(directory) => (or_none::<&str>(None), path(Some(directory))),
-        Ca::Pem(_) => ("given as text".to_owned(), or_none::<&str>(None)),
+        Ca::Pem(_) => ("set as PEM text".to_owned(), or_none::<&str>(None)),
     };
     [
         ("--vault-tls-ca-cert", file),
@@ -86,7 +86,7 @@ fn tls(tls: &Tls) -> [(&'static str, String); 5] {
 
 fn allowed(allow: &AddressPolicy) -> String {
     match allow {
-        AddressPolicy::AnyRemote => "any but this node's".to_owned(),
+        AddressPolicy::AnyRemote => "any except this node's".to_owned(),
         AddressPolicy::None => "none".to_owned(),
         AddressPolicy::Patterns(patterns) => patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }

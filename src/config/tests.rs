@@ -1,4 +1,4 @@
-//! The configuration as a whole; each value's own rules are tested beside them.
+//! Tests of the whole configuration. Parsers of single values have their own tests.
 
 use std::fs;
 
@@ -194,7 +194,7 @@ fn every_error_is_reported_at_once() {
         ("--health-addr=8080 ", ":8080"),
         ("--metrics-addr=8081 ", ":8080"),
         ("--status-socket=status ", "absolute"),
-        ("--node-name=Node ", "node's name"),
+        ("--node-name=Node ", "node name"),
         ("--orphan-after=1s ", "1m to 168h"),
         ("--refresh-interval=1s ", "10s to 24h"),
         ("--debug=yes ", "true nor false"),

@@ -1,5 +1,5 @@
-//! TLS settings to the operator's server. Flags go before the environment as a whole: a CA, or a certificate
-//! with its key, comes from one of the two.
+//! TLS settings of the operator's server. Flags override the environment as a whole: the CA comes from one of the two, and
+//! so does the client certificate with its key.
 
 use std::path::PathBuf;
 
@@ -20,14 +20,14 @@ pub(super) fn read(flags: &ServerFlags, variables: &ServerFlags, report: &mut Co
     }
 }
 
-/// The oldest version that is spoken.
+/// Parses the minimum TLS version.
 pub(super) fn min_tls_version(text: &str) -> Result<MinTlsVersion, &'static str> {
     let known = [MinTlsVersion::Tls12, MinTlsVersion::Tls13].into_iter().find(|oldest| oldest.as_str() == text);
     known.ok_or("is neither 1.2 nor 1.3")
 }
 
 impl ServerFlags {
-    /// What says which authorities to trust, in the Go client's order of precedence.
+    /// Returns the settings of trusted authorities, in the Go client's order of precedence.
     fn ca(&self) -> impl Iterator<Item = &Setting> {
         [&self.ca_cert, &self.ca_bytes, &self.ca_directory].into_iter().flatten()
     }
@@ -41,7 +41,7 @@ fn ca(given: &ServerFlags, report: &mut ConfigReport) -> Ca {
     let mut all = given.ca();
     if let Some(first) = all.next() {
         for other in all {
-            report.warn(format!("{} has no effect: {} goes before it", other.name, first.name));
+            report.warn(format!("{} has no effect: {} overrides it", other.name, first.name));
         }
     }
     let ca = if given.ca_cert.is_some() {
@@ -54,12 +54,12 @@ fn ca(given: &ServerFlags, report: &mut ConfigReport) -> Ca {
     ca.unwrap_or_default()
 }
 
-/// PEM text. A wrong one is not repeated: it might be a key.
+/// Parses PEM text. The error does not quote an invalid value, because it might be a key.
 fn pem(setting: &Setting, report: &mut ConfigReport) -> Option<String> {
     if setting.value.contains("-----BEGIN CERTIFICATE-----") {
         return Some(setting.value.clone());
     }
-    report.error(format!("{} holds no PEM certificate; it takes the text itself, not a path", setting.name));
+    report.error(format!("{} does not contain a PEM certificate; set the text itself, not a path", setting.name));
     None
 }
 
@@ -69,11 +69,11 @@ fn client(given: &ServerFlags, report: &mut ConfigReport) -> Option<ClientCertif
     match (&given.client_cert, &given.client_key) {
         (Some(cert), None) => {
             let missing = cert.name.replace("cert", "key").replace("CERT", "KEY");
-            report.error(format!("{cert} is of no use without its key; give {missing} too"));
+            report.error(format!("{cert} has no key; also set {missing}"));
         }
         (None, Some(key)) => {
             let missing = key.name.replace("key", "cert").replace("KEY", "CERT");
-            report.error(format!("{key} is of no use without its certificate; give {missing} too"));
+            report.error(format!("{key} has no certificate; also set {missing}"));
         }
         _ => {}
     }
@@ -106,7 +106,7 @@ mod tests {
             ..Default::default()
         };
         let none = ConnectionArgs::default();
-        // (flags, environment, what is trusted, what has no effect)
+        // (flags, environment, trusted CA, ignored setting)
         for (args, env, ca, unused) in [
             (&none, vec![], Ca::System, None),
             (&none, vec![("VAULT_CAPATH", folder)], Ca::Directory(folder.into()), None),

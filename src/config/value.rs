@@ -1,6 +1,6 @@
-//! One value as it was given, and the rules that read it.
+//! Settings and their parsers.
 //!
-//! A rule's error is a clause that follows the value: `--max-sessions=many is no whole number; …`.
+//! A parser's error is a clause that follows the value: `--max-sessions=many is not a whole number; …`.
 
 use std::{
     borrow::Cow,
@@ -20,23 +20,23 @@ use crate::{
     vault::SENSITIVE_URL_CHARS,
 };
 
-/// The most of a value that a message repeats, in bytes.
+/// Maximum length of a value in a message, in bytes.
 const MAX_DISPLAYED_BYTES: usize = 120;
 
-/// The longest that most durations may be.
+/// Upper limit of most durations.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A value and the flag or variable it came from.
+/// A value with the flag or variable that sets it.
 #[derive(Clone, Debug)]
 pub(super) struct Setting {
-    /// `--vault-addr` or `VAULT_ADDR`.
+    /// Name of the flag or variable: `--vault-addr` or `VAULT_ADDR`.
     pub(super) name: Cow<'static, str>,
-    /// Never empty: an empty value counts as none.
+    /// The value, never empty: an empty value counts as not set.
     pub(super) value: String,
 }
 
 impl Setting {
-    /// The flag's value, unless it was not given or is empty.
+    /// Returns the flag's setting, or none if the flag is absent or empty.
     pub(super) fn flag(name: impl Into<Cow<'static, str>>, value: Option<&String>) -> Option<Self> {
         let value = value.filter(|v| !v.is_empty())?.clone();
         Some(Self { name: name.into(), value })
@@ -51,7 +51,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What is wrong with a configuration so far, and what is only odd.
+/// The errors and warnings of a configuration so far.
 #[derive(Default)]
 pub(super) struct ConfigReport {
     pub(super) errors: Vec<String>,
@@ -59,17 +59,17 @@ pub(super) struct ConfigReport {
 }
 
 impl ConfigReport {
-    /// Notes an error, one line.
+    /// Adds an error of one line.
     pub(super) fn error(&mut self, text: impl Into<String>) {
         self.errors.push(text.into());
     }
 
-    /// Notes something that works otherwise than one might think, one line.
+    /// Adds a warning of one line, for a setting with an unexpected effect.
     pub(super) fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
     }
 
-    /// Reads a setting by `rule`; none, with the error noted, when the rule refuses it.
+    /// Parses a setting with `rule`. Reports an error and returns none if the rule rejects it.
     pub(super) fn read<T, E: fmt::Display>(
         &mut self,
         setting: Option<&Setting>,
@@ -84,26 +84,26 @@ pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
     parse_go_bool(text).ok_or("is neither true nor false")
 }
 
-/// The name a certificate is for.
+/// Parses a name for certificate verification.
 pub(super) fn server_name(text: &str) -> Result<String, &'static str> {
     const WRONG: &str = "is neither a host name nor an IP address; write it without scheme and port";
     is_server_name(text).then(|| text.to_owned()).ok_or(WRONG)
 }
 
-/// A whole number within `range`; `text` may carry no sign.
+/// Parses a whole number within `range`, without a sign.
 pub(super) fn integer(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
     let number = text.parse().ok().filter(|n| text.starts_with(|c: char| c.is_ascii_digit()) && range.contains(n));
-    number.ok_or_else(|| format!("is no whole number from {} to {}", range.start(), range.end()))
+    number.ok_or_else(|| format!("is not a whole number from {} to {}", range.start(), range.end()))
 }
 
-/// A duration of this range, written as [`duration`] takes it; `range` says in words what it is.
+/// Parses a duration within `range`, in the format of [`duration`]. `words` describes the range in the error.
 pub(super) fn duration_within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|duration| range.contains(duration)).ok_or_else(|| format!("is no duration {words}"))
+    parse_duration(text).filter(|duration| range.contains(duration)).ok_or_else(|| format!("is not a duration {words}"))
 }
 
-/// A duration up to a day: `20s`, `1m30s`, or a plain number of seconds.
+/// Parses a duration up to a day: `20s`, `1m30s`, or a plain number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
-    const WRONG: &str = "is no duration up to a day; write for example 20s or 1m30s";
+    const WRONG: &str = "is not a duration of at most a day; write for example 20s or 1m30s";
     parse_duration(text).filter(|duration| *duration <= DAY).ok_or(WRONG)
 }
 
@@ -113,53 +113,57 @@ fn parse_duration(text: &str) -> Option<Duration> {
     seconds.or_else(spelled)
 }
 
-/// A name that the Kubernetes API takes (RFC 1123, a subdomain). `of` is what it names: `Secret`, `node`.
-pub(super) fn kubernetes_name(text: &str, of: &str) -> Result<String, String> {
+/// Parses a Kubernetes name (an RFC 1123 subdomain). `kind` is the kind of object: `Secret`, `node`.
+pub(super) fn kubernetes_name(text: &str, kind: &str) -> Result<String, String> {
     let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let ends = |c: char| c == '-' || c == '.';
     let good = text.len() <= 253 && text.chars().all(known) && !text.starts_with(ends) && !text.ends_with(ends);
-    good.then(|| text.to_owned()).ok_or_else(|| format!("is no {of}'s name: lower case letters, digits, - and ."))
+    good.then(|| text.to_owned())
+        .ok_or_else(|| format!("is not a valid {kind} name; use lower case letters, digits, - and ."))
 }
 
-/// Where to listen: `:8080` is every interface of both IP versions; `off` is nowhere.
+/// Parses a listen address. `:8080` is every interface of both IP versions, `off` returns none.
 pub(super) fn listen_address(text: &str) -> Result<Option<SocketAddr>, &'static str> {
     if text.is_empty() || text == "off" {
         return Ok(None);
     }
     let (host, port) = text.rsplit_once(':').ok_or("has no port; write for example :8080")?;
-    let port = port.parse().map_err(|_| "has a port that is no number up to 65535; write for example :8080")?;
+    let port = port.parse().map_err(|_| "has a port that is not a number up to 65535; write for example :8080")?;
     match host {
         "" => Ok(Some((Ipv6Addr::UNSPECIFIED, port).into())),
         "localhost" => Ok(Some(([127, 0, 0, 1], port).into())),
-        _ => text.parse().map(Some).map_err(|_| "has a host that is no IP address; write :8080, 127.0.0.1:8080 or off"),
+        _ => text
+            .parse()
+            .map(Some)
+            .map_err(|_| "has a host that is not an IP address; write :8080, 127.0.0.1:8080 or off"),
     }
 }
 
-/// A file that can be opened.
+/// Parses the path of an existing file, which must be readable.
 pub(super) fn file(text: &str) -> Result<PathBuf, String> {
     let metadata = File::open(text).and_then(|f| f.metadata()).map_err(|why| format!("cannot be opened: {why}"))?;
     if metadata.is_dir() { Err("is a directory, not a file".to_owned()) } else { Ok(text.into()) }
 }
 
-/// A directory that is there.
+/// Parses the path of an existing directory.
 pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     let metadata = fs::metadata(text).map_err(|why| format!("cannot be opened: {why}"))?;
     if metadata.is_dir() { Ok(text.into()) } else { Err("is a file, not a directory".to_owned()) }
 }
 
-/// A directory to be: an absolute path, at which there is nothing that is none.
+/// Parses the absolute path of a directory, which may not exist yet.
 pub(super) fn creatable_directory(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if !path.is_absolute() {
-        return Err("is no absolute path; write for example /vaultmount/state");
+        return Err("is not an absolute path; write for example /vaultmount/state");
     }
     if path.exists() && !path.is_dir() { Err("is a file, not a directory") } else { Ok(path) }
 }
 
-/// Text that goes into a header, a path or a TLS handshake.
+/// Parses text for a header, a path or a TLS handshake, without control characters.
 pub(super) fn header_text(text: &str) -> Result<String, &'static str> {
     if text.contains(char::is_control) {
-        Err("holds a line break or another control character")
+        Err("contains a line break or another control character")
     } else {
         Ok(text.into())
     }
@@ -207,8 +211,8 @@ mod tests {
             ("off", Ok(None)),
             ("", Ok(None)),
             ("8080", Err("no port")),
-            (":http", Err("no number")),
-            ("node:80", Err("no IP address")),
+            (":http", Err("not a number")),
+            ("node:80", Err("not an IP address")),
         ] {
             match (listen_address(text), address) {
                 (Ok(said), Ok(expected)) => assert_eq!(said.map(|a| a.to_string()).as_deref(), expected, "{text}"),

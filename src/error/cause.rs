@@ -82,7 +82,7 @@ macro_rules! table {
 
 table! {
 "Connecting to the server" {
-    ConnectionRefused "VM0001" Unavailable "The server refuses connections"
+    ConnectionRefused "VM0001" Unavailable "The server refuses the connection"
         explanation "Connection refused: the host exists, but nothing listens on that port."
         fix "Check the address and its port, and that the server runs."
     ConnectTimeout "VM0002" Unavailable "Connecting to the server timed out"
@@ -165,7 +165,7 @@ table! {
         explanation "The token has expired. Drivers pass a fresh one with every mount, so it is an old file, or a clock that is ahead."
         fix "Take a fresh token (`kubectl create token`). If it is fresh, compare the clocks of the node, the API server and Vault."
     ClockSkew "VM0032" Unauthenticated "Clocks differ"
-        explanation "One machine rejects a token as expired or not yet valid, and another accepts it. The message shows what each clock says. If the clocks of Vault and the node agree, the clock of the API server, which issued the token, is wrong."
+        explanation "One machine rejects a token as expired or not yet valid, and another accepts it. The message shows the time of each clock. If the clocks of Vault and the node agree, the clock of the API server, which issued the token, is wrong."
         fix "Set the clocks of the node, the API server and Vault (NTP). Vault tolerates a minute or so."
     TokenAudience "VM0033" Unauthenticated "The service account token is for another audience"
         explanation "The token that was passed for an audience lists other audiences in its claims."

@@ -1,37 +1,36 @@
-//! A poll that finds everything as it was: nobody is asked, nothing is waited for.
+//! Polls whose secrets are all fresh in the cache: no request is sent and nothing is awaited.
 
 use super::{MountService, VolumeContents, context::session_key};
 use crate::{cache::kind::ReadSource, render, request::MountSpec};
 
 impl MountService {
-    /// What a pod gets when all of it was read before and none of it is due. None when anything is otherwise, which
-    /// [`Mounter::mount`] finds out and tells.
+    /// Returns a volume whose secrets are all cached and fresh. `None` if anything else is the case, which
+    /// [`MountService::mount`] finds out and reports.
     #[must_use]
-    pub fn again(&self, spec: &MountSpec, audience: &str) -> Option<VolumeContents> {
+    pub(super) fn try_cached(&self, spec: &MountSpec, default_audience: &str) -> Option<VolumeContents> {
         let class = &spec.class;
-        let keys = self.keys.try_get()?;
-        let target = self.authorize(spec, audience).ok()?;
-        let audience = class.audience.as_deref().unwrap_or(audience);
+        let keys = self.hmac_keys.try_get()?;
+        let target = self.authorize(spec, default_audience).ok()?;
+        let audience = class.audience.as_deref().unwrap_or(default_audience);
         let session = self.sessions.find(&session_key(spec, &target, audience).ok()?, &spec.pod.uid)?;
-        let reads = || class.objects.iter().map(|object| &object.request);
-        let leases = session.get_all_fresh(reads(), class.refresh.unwrap_or(self.refresh))?;
-        // What a pod gets for the first time is told.
-        if self.sessions.audit().is_enabled() && !session.has_delivered(&spec.target_path, leases.iter()) {
+        let requests = || class.objects.iter().map(|object| &object.request);
+        let secrets = session.get_all_fresh(requests(), class.refresh.unwrap_or(self.default_refresh))?;
+        // A secret that is new to the volume needs an audit record.
+        if self.observer.audits() && !session.has_delivered(&spec.target_path, secrets.iter()) {
             return None;
         }
         let mut rendered = Vec::with_capacity(class.objects.len());
-        for (object, lease) in class.objects.iter().zip(&leases) {
-            match render::render(&object.file_spec, &lease.response) {
+        for (object, secret) in class.objects.iter().zip(&secrets) {
+            match render::render(&object.file_spec, &secret.response) {
                 Ok(files) => rendered.push((object, files)),
                 Err(error) if object.is_optional_miss(&error) => {}
                 Err(_) => return None,
             }
         }
-        let mounted =
-            VolumeContents::new(spec, &session, reads().cloned().zip(leases).collect(), rendered, &keys.object_version)
-                .ok()?;
-        self.sessions.metrics().count_secret_reads(ReadSource::Cache, class.distinct_requests);
-        self.record_tenant_address(spec, &target);
-        Some(mounted)
+        let secrets = requests().cloned().zip(secrets).collect();
+        let contents = VolumeContents::new(spec, &session, secrets, rendered, &keys.object_version).ok()?;
+        self.observer.count_reads(ReadSource::Cache, class.distinct_requests);
+        self.observer.record_tenant_address(spec, &target, &self.operator);
+        Some(contents)
     }
 }

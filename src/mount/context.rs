@@ -1,4 +1,4 @@
-//! The way of a pod to its secrets: where its class leads if the operator lets it, its session there, and what proves the pod.
+//! The context of a mount: the Vault that the class selects and the operator allows, the pod's session there, and its credential.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -19,41 +19,35 @@ use crate::{
     vault::error::TokenClaims,
 };
 
-/// A pod's way to its secrets: where to, as whom, and what proves it.
+/// The Vault, session and login credential of one mount.
 pub(crate) struct MountContext {
     pub(crate) target: VaultTarget,
     pub(crate) session: Arc<Session>,
     pub(crate) credentials: CredentialSource,
-    /// Whether the pod keeps something that should have been read anew.
+    /// True once a stale secret is served because Vault is unavailable.
     pub(super) served_stale: AtomicBool,
-    /// When it was set out on.
+    /// Start of the mount.
     pub(super) started_at: Instant,
 }
 
 impl MountService {
-    /// The way of a pod, on which nothing has been asked yet.
-    pub(crate) async fn open_context(&self, spec: &MountSpec, audience: &str) -> Result<MountContext, Error> {
-        let begun = Instant::now();
-        let refused = |PolicyDenial { rule, error }| {
-            self.sessions.metrics().count_policy_denial(rule);
+    /// Returns the context of a mount; no request has been sent to Vault.
+    pub(crate) async fn open_context(&self, spec: &MountSpec, default_audience: &str) -> Result<MountContext, Error> {
+        let started_at = Instant::now();
+        let denied = |PolicyDenial { rule, error }| {
+            self.observer.count_policy_denial(rule);
             error
         };
-        let target = self.authorize(spec, audience).map_err(refused)?;
-        self.operator.check_symlinks(&target).await.map_err(refused)?;
-        self.record_tenant_address(spec, &target);
-        let audience = spec.class.audience.as_deref().unwrap_or(audience);
+        let target = self.authorize(spec, default_audience).map_err(denied)?;
+        self.operator.check_symlinks(&target).await.map_err(denied)?;
+        self.observer.record_tenant_address(spec, &target, &self.operator);
+        let audience = spec.class.audience.as_deref().unwrap_or(default_audience);
         let session = self.open_session(spec, &target, audience).await?;
-        let prover = self.credential_source(spec, &target, audience);
-        Ok(MountContext {
-            target,
-            session,
-            credentials: prover,
-            served_stale: AtomicBool::new(false),
-            started_at: begun,
-        })
+        let credentials = self.credential_source(spec, &target, audience);
+        Ok(MountContext { target, session, credentials, served_stale: AtomicBool::new(false), started_at })
     }
 
-    /// Where a pod's class leads, if the operator allows all that it says, with the pod's volumeAttributes laid over it.
+    /// Returns the Vault that a class selects, with the pod's volumeAttributes applied, if the operator allows it.
     pub(super) fn authorize(&self, spec: &MountSpec, default_audience: &str) -> Result<VaultTarget, PolicyDenial> {
         let MountSpec { pod, class, .. } = spec;
         let audience = class.audience.as_deref().unwrap_or(default_audience);
@@ -67,7 +61,7 @@ impl MountService {
         Ok(target)
     }
 
-    /// Refuses a class whose pods would share what is a token's own.
+    /// Denies a class with a shared session that exposes what belongs to one token.
     fn authorize_sharing(&self, class: &Class) -> Result<(), PolicyDenial> {
         let own = class.objects.iter().find(|object| class.is_token_shared && object.request.is_token_scoped());
         own.map_or(Ok(()), |object| self.operator.evaluate_sharing(&object.file_spec.path))
@@ -98,19 +92,19 @@ impl MountService {
             Ok(client) => {
                 self.sessions.get_or_create(key, &SharingPod { uid: uid.clone(), name: name.clone() }, client)
             }
-            // TLS files that are broken now take nothing from a pod that has what it needs.
+            // Invalid TLS files must not fail the polls of a pod that has its secrets.
             Err(error) => self.sessions.find(&key, uid).filter(|s| s.has_volume(&spec.target_path)).ok_or(error),
         }
     }
 
-    /// What proves the pod to Vault: the driver's token of the audience, or one minted for it.
+    /// Returns the source of the pod's login credential: the driver's token for the audience, or a minted one.
     fn credential_source(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> CredentialSource {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
         // A policy has judged the audience: no other token is made.
         let judged = self.operator.policy_file.as_ref().map(|_| audience.clone());
         let asked = spec.class.audience.clone().or(judged);
-        let mint = self.kube.clone().filter(|_| self.mint_tokens);
+        let mint = self.token_minter.clone();
         let own_address = target.is_operator_address;
         let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
         Arc::new(move || {

@@ -1,4 +1,4 @@
-//! A volume's files, and what only all of them together show.
+//! The files of a volume, and the checks that need all of them.
 
 use std::sync::Arc;
 
@@ -11,74 +11,71 @@ use crate::{
     },
     request::{MountSpec, Object},
     secret::{SecretBytes, SecretText},
-    session::Session,
+    session::{Delivery, Session},
     vault::request::SecretRequest,
 };
 
-/// A volume's files.
+/// The files of a volume, and the secrets that they were made from.
 #[derive(Debug)]
 pub struct VolumeContents {
-    /// What to write.
+    /// The files to write.
     pub files: Vec<RenderedFile>,
-    /// Each object's name and version.
+    /// The ID and version of each object.
     pub versions: Vec<(String, String)>,
-    /// What was handed out, to be marked when it is on its way.
+    /// The delivery, recorded when the response goes out.
     pub(super) record: DeliveryRecord,
 }
 
-/// What was handed out, to which volume.
+/// The secrets delivered to a volume.
 pub(super) struct DeliveryRecord {
     pub(super) session: Arc<Session>,
     pub(super) pod_uid: String,
     pub(super) target_path: String,
     pub(super) class: String,
     pub(super) secrets: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
-    /// Whether any of it should have been read anew.
+    /// True if a secret is stale because Vault was unavailable.
     pub(super) served_stale: bool,
 }
 
-/// The file that stands for nothing: without any file the driver would leave the old ones.
+/// The only file of a volume without secrets. If a response has no file, the driver leaves the old ones.
 const EMPTY_MARKER_FILE: &str = ".vaultmount-empty";
 
-/// What drivers receive at most (grpc-go's default), in bytes.
+/// Maximum size of a response in bytes: the receive limit of drivers (grpc-go's default).
 pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
 impl VolumeContents {
-    /// The files of every object, in the class's order, with what they were made from.
+    /// Returns the files of every object, in the class's order.
     pub(super) fn new(
         spec: &MountSpec,
         session: &Arc<Session>,
-        leases: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
+        secrets: Vec<(Arc<SecretRequest>, Arc<CachedSecret>)>,
         rendered: Vec<(&Object, Vec<RenderedFile>)>,
         key: &VersionKey,
     ) -> Result<Self, Error> {
-        let receipt = DeliveryRecord {
+        let record = DeliveryRecord {
             session: Arc::clone(session),
             pod_uid: spec.pod.uid.clone(),
             target_path: spec.target_path.clone(),
             class: spec.class_name.clone(),
-            secrets: leases,
+            secrets,
             served_stale: false,
         };
-        let mut mounted = Self {
-            files: Vec::with_capacity(rendered.len()),
-            versions: Vec::with_capacity(rendered.len()),
-            record: receipt,
-        };
+        let mut contents =
+            Self { files: Vec::with_capacity(rendered.len()), versions: Vec::with_capacity(rendered.len()), record };
         for (object, files) in rendered {
             let each_key = object.file_spec.selector == Selector::AllKeys;
             let version = object_version(key, &object.version_config, &files, each_key);
-            mounted.versions.push((object.file_spec.path.clone(), version));
-            mounted.files.extend(files);
+            contents.versions.push((object.file_spec.path.clone(), version));
+            contents.files.extend(files);
         }
-        mounted.validate(spec, key)
+        contents.validate(spec, key)
     }
 
-    /// Checks what only all files together show, and stands in when there is none.
+    /// Returns an error if two objects make the same file, and adds the marker file if there is no other.
     fn validate(mut self, spec: &MountSpec, key: &VersionKey) -> Result<Self, Error> {
         let mut paths: Vec<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
         paths.sort_unstable();
-        // Sorted, a directory stands before what is in it, with nothing between but what is in it or sorts before '/'.
+        // Sorted, a directory comes before its files, with only its files or names that sort before '/' in between.
         for (i, path) in paths.iter().enumerate() {
             let clash = paths[i + 1..]
                 .iter()
@@ -109,14 +106,14 @@ impl VolumeContents {
         Ok(self)
     }
 
-    /// The error when the driver would not take the response for its size, in bytes.
+    /// Returns the error of a response of `size` bytes, more than the driver accepts.
     #[must_use]
     pub fn too_large(&self, size: usize) -> Error {
         too_large_error(self.files.iter(), &size.to_string())
     }
 }
 
-/// The error of files that come to so many bytes.
+/// Returns the error of files with a total of `size` bytes.
 pub(super) fn too_large_error<'a>(files: impl Iterator<Item = &'a RenderedFile>, size: &str) -> Error {
     let mut files: Vec<&RenderedFile> = files.collect();
     files.sort_by_key(|f| std::cmp::Reverse(f.contents.len()));
@@ -132,8 +129,16 @@ pub(super) fn too_large_error<'a>(files: impl Iterator<Item = &'a RenderedFile>,
     .with_fix("take single keys with secretKey, or split the class")
 }
 
+impl DeliveryRecord {
+    /// Returns the delivery as the session registry records it.
+    pub(super) fn to_delivery(&self) -> Delivery<'_> {
+        let Self { pod_uid, target_path, class, secrets, served_stale, .. } = self;
+        Delivery { pod_uid, target_path, class, secrets, served_stale: *served_stale }
+    }
+}
+
 impl std::fmt::Debug for DeliveryRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receipt").field("target_path", &self.target_path).finish_non_exhaustive()
+        f.debug_struct("DeliveryRecord").field("target_path", &self.target_path).finish_non_exhaustive()
     }
 }

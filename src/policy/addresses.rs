@@ -1,4 +1,4 @@
-//! Which addresses other than its own an operator lets classes choose.
+//! Addresses that classes may choose beside the operator's own.
 
 use std::fmt;
 
@@ -8,38 +8,38 @@ use crate::{
     vault::{Address, SENSITIVE_URL_CHARS},
 };
 
-/// Which addresses other than the operator's own a class may choose.
+/// Addresses that a class may choose beside the operator's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AddressPolicy {
-    /// Any but those that lead to the node itself.
+    /// Any address except those of the node itself.
     #[default]
     AnyRemote,
-    /// None.
+    /// No address.
     None,
-    /// Those that match a pattern.
+    /// Addresses that match a pattern.
     Patterns(Vec<AddressPattern>),
 }
 
-/// An address, in which `*` stands for any run of characters other than `/` and `:`. A path after the port is not looked at.
+/// A pattern of addresses, in which `*` matches any run of characters except `/` and `:`. A path after the port is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPattern {
     /// Scheme, host and port, or a unix address.
     glob: String,
-    /// Whether it names no host exactly, so that a name it matches might lead to this node.
+    /// True if the host contains `*`, so that a matching name might resolve to this node.
     has_host_wildcard: bool,
     has_path: bool,
 }
 
-/// What no `*` in an address crosses.
+/// Characters that `*` does not match in an address.
 const WILDCARD_BOUNDARIES: &[char] = &['/', ':'];
 
 impl AddressPolicy {
-    /// Reads the values of `--allow-address`; the error says what is wrong.
+    /// Parses the values of `--allow-address`.
     pub fn parse(values: &[String]) -> Result<Self, String> {
         match values {
             [] => Ok(Self::AnyRemote),
-            [one] if one == "none" => Ok(Self::None),
-            many if many.iter().any(|v| v == "none") => Err("`none` stands alone or not at all".to_owned()),
+            [only] if only == "none" => Ok(Self::None),
+            many if many.iter().any(|v| v == "none") => Err("`none` cannot be combined with other values".to_owned()),
             many => {
                 let patterns = many.iter().map(|v| AddressPattern::parse(v).map_err(|why| format!("{why}, or none")));
                 patterns.collect::<Result<_, _>>().map(Self::Patterns)
@@ -47,14 +47,14 @@ impl AddressPolicy {
         }
     }
 
-    /// Whether names of an allowed address must not resolve to this node; the error when it is not allowed.
+    /// Returns true if the names of an allowed address must not resolve to this node. Fails if the address is not allowed.
     pub(super) fn evaluate(&self, address: &Address) -> Result<bool, Error> {
         let deny = |why: &str| {
             Err(Error::new(Cause::AddressNotAllowed, format!("the class may not use the address {address}: {why}"))
                 .with_fix("remove vaultAddress from the class and from the pod's volumeAttributes, or have the operator allow it with --allow-address"))
         };
         match self {
-            Self::None => deny("this provider allows its own address only (--allow-address=none)"),
+            Self::None => deny("this provider allows only its own address (--allow-address=none)"),
             Self::AnyRemote if address.is_local() => {
                 deny("it leads to the node itself (unix socket, loopback or link-local)")
             }
@@ -74,7 +74,7 @@ impl fmt::Display for AddressPattern {
 }
 
 impl AddressPattern {
-    /// Reads one; the error says what is wrong.
+    /// Parses a pattern.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut glob = text.trim_end_matches('/').to_owned();
         while glob.contains("**") {
@@ -86,7 +86,7 @@ impl AddressPattern {
         let Address::Tcp { port, prefix, .. } = &address else {
             return Ok(Self { glob, has_host_wildcard: false, has_path: false });
         };
-        // Ports and letter case are written out, as they are in the addresses it is held against.
+        // Adds the default port and lower-cases the host, to match normalized addresses.
         glob.truncate(glob.len() - prefix.len());
         glob.make_ascii_lowercase();
         let host = match glob.rsplit_once(':') {
@@ -105,12 +105,12 @@ impl AddressPattern {
         Ok(Self { has_host_wildcard: host.contains('*'), glob, has_path: !prefix.is_empty() })
     }
 
-    /// Whether a path was written behind it, at which nobody looks.
+    /// Returns true if the pattern contains a path, which is ignored.
     pub(super) fn has_path(&self) -> bool {
         self.has_path
     }
 
-    /// Whether a name that it matches might lead to this node.
+    /// Returns true if a matching name might resolve to this node.
     pub(super) fn has_host_wildcard(&self) -> bool {
         self.has_host_wildcard
     }

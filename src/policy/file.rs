@@ -1,4 +1,4 @@
-//! The policy file of a running process: the last that could be used is in force.
+//! Policy file with reload. The last valid policy stays in force.
 
 use std::{
     fs::File,
@@ -16,46 +16,46 @@ use crate::{
     },
 };
 
-/// The most a file may hold, in bytes: a `ConfigMap` holds no more.
+/// Maximum size of a policy file, in bytes, which is that of a `ConfigMap`.
 const MAX_POLICY_FILE_BYTES: u64 = 1 << 20;
 
-/// A policy file, and what it said when it could last be used.
+/// A policy file and its last valid policy.
 #[derive(Debug)]
 pub struct PolicyFile {
     path: PathBuf,
     forbids_skip_verify: bool,
     /// Never held across an await.
     policy: RwLock<Arc<Policy>>,
-    /// What was found last. Never held across an await.
+    /// Result of the last read. Never held across an await.
     last_read: Mutex<LastRead>,
-    /// Held while the file is read: a file system may hang, and one thread that waits for it is enough.
+    /// Held while the file is read, so that a hanging file system blocks at most one thread.
     read_lock: Mutex<()>,
 }
 
-/// What became of a file since it was last read.
+/// Result of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum PolicyReload {
-    /// It holds what it held.
+    /// The content has not changed.
     Unchanged,
-    /// It says something else, which is in force.
+    /// The file has changed, and the new policy is in force.
     Applied,
-    /// It cannot be used: what is wrong, one line each.
+    /// The file has changed but is invalid. Contains one line per error.
     Invalid(Vec<String>),
 }
 
-/// What the file held, or why it could not be read.
+/// The content of the file, or the error of reading it.
 type FileText = Result<String, String>;
 
 #[derive(Debug)]
 struct LastRead {
     text: FileText,
-    /// Whether it cannot be used.
+    /// True if the content is invalid.
     is_invalid: bool,
 }
 
 impl PolicyFile {
-    /// Reads the file. The error has one line for each mistake in it.
+    /// Reads the file. Fails with one line for each error in it.
     pub fn open(path: PathBuf, forbids_skip_verify: bool) -> Result<Self, Vec<String>> {
         let text = read_text(&path);
         let policy = parse_text(&path, &text, forbids_skip_verify)?;
@@ -69,25 +69,26 @@ impl PolicyFile {
         })
     }
 
-    /// What is in force.
+    /// Returns the policy in force.
     #[must_use]
     pub fn current(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the file cannot be used as it is, and what it said before is in force.
+    /// Returns true if the file is invalid and the previous policy is in force.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         self.last_read.lock().unwrap_or_else(PoisonError::into_inner).is_invalid
     }
 
-    /// Reads the file again; what it says now is in force if all of it is right. Waits for the file system.
+    /// Reads the file again, and applies it if it has changed and is valid. Blocks on the file system. Does nothing while another
+    /// reload is in progress.
     pub fn reload(&self) -> PolicyReload {
         let _reading = match self.read_lock.try_lock() {
             Err(TryLockError::WouldBlock) => return PolicyReload::Unchanged,
@@ -112,15 +113,15 @@ impl PolicyFile {
 }
 
 impl PolicyReload {
-    /// Says it in the log, if it is news.
+    /// Logs the result, unless nothing has changed.
     pub fn log(&self, file: &Path) {
         let file = file.display();
         match self {
             Self::Unchanged => {}
-            Self::Applied => tracing::info!(%file, "the policy file has changed, and is in force"),
+            Self::Applied => tracing::info!(%file, "policy file applied"),
             Self::Invalid(errors) => {
-                let mistakes = errors.join("; ");
-                tracing::error!(%file, "the policy file has changed and cannot be used, what it said before is in force: {mistakes}");
+                let error = errors.join("; ");
+                tracing::error!(%file, error, "policy file is invalid; the previous policy stays in force");
             }
         }
     }
@@ -132,18 +133,18 @@ fn read_text(path: &Path) -> FileText {
     match length {
         Ok(read) if read as u64 > MAX_POLICY_FILE_BYTES => Err(format!("is larger than {MAX_POLICY_FILE_BYTES} bytes")),
         Ok(_) => Ok(text),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("is no UTF-8 text".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err("is not UTF-8 text".to_owned()),
         Err(error) => Err(format!("cannot be read: {error}")),
     }
 }
 
-/// The policy that a text is, or its mistakes, each on one line with its place.
+/// Parses a policy, or returns its errors, each on one line with its position.
 fn parse_text(path: &Path, text: &FileText, forbids_skip_verify: bool) -> Result<Policy, Vec<String>> {
     let file = replace_control_chars(&path.to_string_lossy());
     let text = text.as_ref().map_err(|why| vec![format!("{file} {why}")])?;
     let document = node::parse(text, Offset::default(), Budget::POLICY).map_err(|fault| {
         let position = fault.position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
-        vec![format!("{file}{position}: is no valid YAML: {}", fault.problem)]
+        vec![format!("{file}{position}: is not valid YAML: {}", fault.problem)]
     })?;
     let (policy, errors) = parse(&document, &file, forbids_skip_verify);
     if errors.is_empty() {

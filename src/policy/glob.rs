@@ -1,53 +1,53 @@
-//! Patterns of names: `*` is any run of characters other than `/`, `**` any run at all, and so is a `*` that stands alone.
-//! What is all there is between two slashes is at least one character: there is nothing of no name.
+//! Glob patterns: `*` matches any run of characters except `/`. `**`, and a pattern that is only `*`, match any run.
+//! A star that is the whole text between two slashes matches at least one character, because path segments are never empty.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
-/// A pattern.
+/// A glob pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob(String);
 
 impl Glob {
-    /// Any text is a pattern.
+    /// Creates a pattern. Every text is valid.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// A pattern of paths of files.
+    /// Creates a pattern for file paths.
     #[must_use]
     pub fn for_files(text: &str) -> Self {
         Self(normalize_path(Path::new(text)).unwrap_or_default())
     }
 
-    /// Whether the path of a file matches.
+    /// Returns true if the pattern matches a file path.
     #[must_use]
     pub fn matches_file(&self, path: &Path) -> bool {
         normalize_path(path).is_some_and(|path| self.matches(&path))
     }
 
-    /// Whether a name matches.
+    /// Returns true if the pattern matches a name.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         self.matches_everything() || matches(&self.0, name, &['/'])
     }
 
-    /// Whether it matches everything.
+    /// Returns true if the pattern matches everything.
     #[must_use]
     pub fn matches_everything(&self) -> bool {
         matches!(self.0.as_str(), "*" | "**")
     }
 
-    /// Whether it is a name, and no pattern.
+    /// Returns true if the pattern contains no star.
     #[must_use]
     pub fn is_literal(&self) -> bool {
         !self.0.contains('*')
     }
 
-    /// As it was written.
+    /// Returns the pattern as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -60,14 +60,15 @@ impl fmt::Display for Glob {
     }
 }
 
-/// A path without slashes that say nothing: doubled ones, and one at its end. None if it is no UTF-8.
+/// Removes repeated and trailing slashes from a path. Returns none if the path is not UTF-8.
 fn normalize_path(path: &Path) -> Option<String> {
     path.components().collect::<PathBuf>().into_os_string().into_string().ok()
 }
 
-/// Whether `text` matches `pattern`, where `*` stops at `bounds`, and `**` does not. Costs the product of the lengths.
+/// Returns true if `text` matches `pattern`. `*` stops at `boundaries`, `**` does not. Takes time proportional to the product of
+/// the lengths.
 pub(super) fn matches(pattern: &str, text: &str, boundaries: &[char]) -> bool {
-    // Which ends of what was read of the text match the pattern read so far.
+    // `reached[n]` is true if the first n characters match the pattern read so far.
     let characters: Vec<char> = text.chars().collect();
     let mut reached = vec![false; characters.len() + 1];
     reached[0] = true;

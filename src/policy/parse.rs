@@ -1,4 +1,4 @@
-//! A policy file's text, checked: every mistake is told at once, with its place, and nothing of a wrong file is used.
+//! Parser of policy files. Reports every error at once, with its position. An invalid file is rejected as a whole.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 
-/// The kind and version of the format.
+/// API version and kind of the format.
 const API_VERSION_AND_KIND: (&str, &str) = ("vaultmount/v1", "Policy");
-/// How many endpoints there may be: each is a series of some metrics.
+/// Maximum number of endpoints, because each is a time series in some metrics.
 const MAX_POLICY_ENDPOINTS: usize = 64;
 
-/// The fields by where they stand, as the schema has them.
+/// Known fields by their parent, as in the schema.
 pub const POLICY_FIELDS: [(&str, &[&str]); 4] = [
     ("", &["apiVersion", "kind", "endpoints", "rules"]),
     ("endpoints.", &["address", "namespace", "authMount", "tls"]),
@@ -46,18 +46,18 @@ pub const POLICY_FIELDS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// Something wrong in a policy file.
+/// An error in a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyError {
-    /// Where.
+    /// Position in the file.
     pub position: Position,
-    /// What it is about, in bytes of the file.
+    /// Range of the invalid text, in bytes of the file.
     pub span: Range<usize>,
-    /// The field, what is wrong with it and how to mend it.
+    /// The field, the problem and its fix.
     pub problem: String,
 }
 
-/// Whether a document is meant to be a policy file, as far as others leave that open: theirs have `metadata` and `spec`.
+/// Returns true if a document is meant to be a policy file. Kubernetes resources of the same kind have `metadata` or `spec`.
 #[must_use]
 pub fn is_policy(document: &Node) -> bool {
     let version = document.get("apiVersion").and_then(Node::as_text).unwrap_or_default();
@@ -69,14 +69,14 @@ pub fn is_policy(document: &Node) -> bool {
             && document.get("kind").and_then(Node::as_text) == Some(API_VERSION_AND_KIND.1)
 }
 
-/// Whether a text is meant to be a policy file, even if it is no YAML.
+/// Returns true if a text is meant to be a policy file, even if it is not valid YAML.
 #[must_use]
 pub fn is_policy_text(text: &str) -> bool {
     let version = |line: &str| line.strip_prefix("apiVersion:").is_some_and(|rest| rest.contains("vaultmount/"));
     text.lines().any(version)
 }
 
-/// Reads a policy file's one document. `forbids_skip_verify` is what `--allow-skip-verify=false` says.
+/// Parses the document of a policy file. `forbids_skip_verify` is true with `--allow-skip-verify=false`.
 #[must_use]
 pub fn parse(document: &Node, file: &str, forbids_skip_verify: bool) -> (Policy, Vec<PolicyError>) {
     let mut reader = PolicyParser { errors: Vec::new(), forbids_skip_verify };
@@ -107,7 +107,7 @@ impl PolicyParser {
         self.errors.push(PolicyError { position: node.position, span: node.span.clone(), problem: problem });
     }
 
-    /// What a mapping says of the fields that are known; the others are mistakes. What is empty is not set.
+    /// Returns the known fields of a mapping, and reports unknown ones. An empty field counts as not set.
     fn known_fields<'n>(&mut self, node: &'n Node, prefix: &str, known: &[&'static str]) -> PresentFields<'n> {
         if !matches!(node.value, Value::Map(_)) {
             let trimmed_prefix = prefix.trim_end_matches('.');
@@ -122,8 +122,8 @@ impl PolicyParser {
                 Some(known) => drop(fields.insert(known, (key, value))),
                 None => {
                     let fix = match closest_match(name, known.iter().copied()) {
-                        Some(meant) => format!("did you mean {meant}?"),
-                        None => format!("what is known here is {}", known.join(", ")),
+                        Some(name) => format!("did you mean {name}?"),
+                        None => format!("known fields are {}", known.join(", ")),
                     };
                     self.report(key, format!("{prefix}{}: is unknown; {fix}", quote(name).trim_matches('"')));
                 }
@@ -142,7 +142,7 @@ impl PolicyParser {
                 Some((node, text))
             }
             Some(_) => {
-                let problem = "is empty, or begins or ends with a blank, or holds a control character";
+                let problem = "is empty, begins or ends with a space, or contains a control character";
                 self.report(node, format!("{prefix}{name}: {problem}"));
                 None
             }
@@ -164,13 +164,13 @@ impl PolicyParser {
         }
     }
 
-    /// Whether certificates need not be verified, which the flag goes before.
+    /// Parses `skipVerify`. `--allow-skip-verify=false` overrides it, so that setting both is an error.
     fn parse_skip_verify(&mut self, fields: &PresentFields<'_>, prefix: &str) -> bool {
         let skips = self.boolean_field(fields, prefix, "skipVerify");
         if let (true, true, Some((key, _))) = (skips, self.forbids_skip_verify, fields.get("skipVerify")) {
             self.report(
                 key,
-                format!("{prefix}skipVerify: is what --allow-skip-verify=false forbids; change one of them"),
+                format!("{prefix}skipVerify: conflicts with --allow-skip-verify=false; change one of them"),
             );
         }
         skips
@@ -190,7 +190,8 @@ impl PolicyParser {
                 continue;
             }
             if name == DEFAULT_ENDPOINT {
-                let problem = "endpoints.default: is the server of flags and environment; choose another name";
+                let problem =
+                    "endpoints.default: is reserved for the server of flags and environment; choose another name";
                 self.report(key, problem.to_owned());
                 continue;
             }
@@ -225,7 +226,7 @@ impl PolicyParser {
         let auth_mount = self.text_field(&fields, prefix, "authMount").and_then(|(node, text)| {
             let mount = text.trim_matches('/');
             if mount.starts_with("auth/") || mount.split('/').any(|part| matches!(part, "" | "." | "..")) {
-                self.report(node, format!("{prefix}authMount: write the path alone, without auth/, `.` and `..`"));
+                self.report(node, format!("{prefix}authMount: write only the path, without auth/, `.` and `..`"));
                 return None;
             }
             Some(mount.to_owned())
@@ -245,14 +246,17 @@ impl PolicyParser {
         if let [_, (second, node), ..] =
             authorities.iter().filter_map(|name| Some((name, fields.get(name)?.0))).collect::<Vec<_>>()[..]
         {
-            self.report(node, format!("{prefix}{second}: another one says which authority to trust, too; remove one"));
+            self.report(
+                node,
+                format!("{prefix}{second}: another field already sets the trusted authority; remove one"),
+            );
         }
         let ca = [
             self.text_field(&fields, prefix, "caCert").map(|(node, text)| {
                 if !text.contains("-----BEGIN CERTIFICATE-----") {
                     self.report(
                         node,
-                        format!("{prefix}caCert: is no PEM certificate; to name a file write caCertPath"),
+                        format!("{prefix}caCert: is not a PEM certificate; to name a file write caCertPath"),
                     );
                 }
                 Ca::Pem(text.to_owned())
@@ -268,7 +272,7 @@ impl PolicyParser {
         });
         for (present, other) in [("clientCertPath", "clientKeyPath"), ("clientKeyPath", "clientCertPath")] {
             if let (Some((key, _)), false) = (fields.get(present), fields.contains_key(other)) {
-                self.report(key, format!("{prefix}{present}: is of no use without {other}; set both or none"));
+                self.report(key, format!("{prefix}{present}: requires {other}; set both or none"));
             }
         }
         let certificate = self.path_field(&fields, prefix, "clientCertPath");
@@ -287,7 +291,7 @@ impl PolicyParser {
     fn path_field<'n>(&mut self, fields: &PresentFields<'n>, prefix: &str, name: &str) -> Option<&'n str> {
         let (node, path) = self.text_field(fields, prefix, name)?;
         if !path.starts_with('/') {
-            self.report(node, format!("{prefix}{name}: is no absolute path"));
+            self.report(node, format!("{prefix}{name}: is not an absolute path"));
         }
         Some(path)
     }
@@ -315,7 +319,7 @@ impl PolicyParser {
         rules
     }
 
-    /// The namespaces of a rule, none of which one before it names.
+    /// Parses the namespaces of a rule, and reports those that an earlier rule already matches.
     fn parse_namespaces(
         &mut self,
         rule: &Node,
@@ -328,13 +332,13 @@ impl PolicyParser {
             let (name, shown) = (Glob::new(text), quote(text));
             let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'*');
             if !text.bytes().all(is_allowed) {
-                let problem = "names no namespace: small letters, digits, `-` and `*`";
+                let problem = "is not a namespace; use lower case letters, digits, `-` and `*`";
                 self.report(node, format!("{prefix}namespaces: {shown} {problem}"));
             }
-            // A pattern, too, is one that another pattern matches.
+            // A pattern is also covered if another pattern matches its text.
             let is_covered = |other: &Glob| *other == name || other.matches(text);
             if let Some(first) = earlier_rules.iter().position(|rule| rule.namespaces.iter().any(is_covered)) {
-                let problem = format!("is named by rules[{first}] before; the first counts, remove one");
+                let problem = format!("is already in rules[{first}]; the first rule applies, remove one");
                 self.report(node, format!("{prefix}namespaces: {shown} {problem}"));
             }
             namespaces.push(name);
@@ -345,7 +349,7 @@ impl PolicyParser {
         namespaces
     }
 
-    /// The endpoints of a rule, each of which is there.
+    /// Parses the endpoints of a rule, and reports those that do not exist.
     fn parse_allowed_endpoints(
         &mut self,
         fields: &PresentFields<'_>,
@@ -358,15 +362,15 @@ impl PolicyParser {
             let name = Glob::new(text);
             if !known().any(|known| name.matches(known)) {
                 let suggestion =
-                    closest_match(text, known()).map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
-                self.report(node, format!("{prefix}endpoints: there is no endpoint {}{suggestion}", quote(text)));
+                    closest_match(text, known()).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+                self.report(node, format!("{prefix}endpoints: endpoint {} does not exist{suggestion}", quote(text)));
             }
             allowed.push(name);
         }
         Some(allowed)
     }
 
-    /// A list of texts; of which something is no text it has fewer.
+    /// Parses a list of texts. Items that are not text are reported and omitted.
     fn list_field<'n>(
         &mut self,
         fields: &PresentFields<'n>,
@@ -382,7 +386,7 @@ impl PolicyParser {
             match item.as_text() {
                 None => self.report(item, format!("{prefix}{name}: an item is {}; put it in quotes", item.type_name())),
                 Some(text) if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) => {
-                    let problem = "an item is empty, or begins or ends with a blank, or holds a control character";
+                    let problem = "an item is empty, begins or ends with a space, or contains a control character";
                     self.report(item, format!("{prefix}{name}: {problem}"));
                 }
                 Some(text) => texts.push((item, text)),
@@ -395,7 +399,7 @@ impl PolicyParser {
         Some(self.list_field(fields, prefix, name)?.into_iter().map(|(_, text)| Glob::new(text)).collect())
     }
 
-    /// Patterns of paths, which are compared without slashes around them. `root` is one that may be written as a slash.
+    /// Parses patterns of paths, without leading and trailing slashes. `/` means `root`.
     fn parse_path_globs(&mut self, fields: &PresentFields<'_>, prefix: &str, name: &str) -> Option<Vec<Glob>> {
         let is_mount = name == "authMounts";
         let mut paths = Vec::new();
@@ -404,7 +408,7 @@ impl PolicyParser {
             let has_dot_segments = path.split('/').any(|part| matches!(part, "." | ".."));
             if has_dot_segments || is_mount && (path.is_empty() || path.starts_with("auth/")) {
                 let problem = if is_mount {
-                    "write the path alone, without auth/, `.` and `..`"
+                    "write only the path, without auth/, `.` and `..`"
                 } else {
                     "contains a `.` or `..` part"
                 };
@@ -422,7 +426,7 @@ impl PolicyParser {
             if (!text.starts_with('/') || has_dot_segments) && !Glob::new(*text).matches_everything() {
                 self.report(
                     node,
-                    format!("{prefix}certificateFiles: {} is no absolute path without `.` and `..`", quote(text)),
+                    format!("{prefix}certificateFiles: {} is not an absolute path without `.` and `..`", quote(text)),
                 );
             }
         }
@@ -434,7 +438,7 @@ impl PolicyParser {
         for (node, text) in self.list_field(fields, prefix, "addresses").unwrap_or_default() {
             match AddressPattern::parse(text) {
                 Ok(pattern) if pattern.has_path() => {
-                    let problem = "has a path, at which nobody looks; write scheme, host and port";
+                    let problem = "has a path, which would be ignored; write scheme, host and port";
                     self.report(node, format!("{prefix}addresses: {} {problem}", quote(text)));
                 }
                 Ok(pattern) => patterns.push(pattern),

@@ -1,21 +1,21 @@
-//! What a policy says of a class before there is a pod, as far as that can be said without the operator's flags.
+//! Evaluates a policy for a class without a pod, as far as possible without the operator's flags.
 
 use super::{
     DEFAULT_ENDPOINT, Policy, PolicyDenial, PolicyRequest, namespace_or_root, rules::PolicySetting, tenant_tls_dir,
 };
 use crate::policy::rule_kind::RuleKind;
 
-/// A refusal that a mount would meet.
+/// A denial that a mount would get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PredictedDenial {
-    /// What and why.
+    /// The denial.
     pub denial: PolicyDenial,
-    /// Whether it would not be refused if it said what the operator's own server has, which is not known here.
+    /// True if the setting would be allowed if it equals the default of the operator's server, which is unknown here.
     pub unless_operator_default: bool,
 }
 
 impl RuleKind {
-    /// The parameters that it is about, without prefix where they have one.
+    /// Returns the parameters that the rule limits, without prefix if they have one.
     #[must_use]
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
@@ -32,7 +32,7 @@ impl RuleKind {
 }
 
 impl Policy {
-    /// Everything in a class's choice that is refused in a Kubernetes namespace, with the audience that it names.
+    /// Returns every denial of a class's choice and audience in a Kubernetes namespace.
     #[must_use]
     pub fn preview(&self, request: &PolicyRequest<'_>) -> Vec<PredictedDenial> {
         let PolicyRequest { choice, namespace, audience, default_audience } = *request;
@@ -62,16 +62,18 @@ impl Policy {
             );
         }
         let server_namespace = named_server.map(|server| namespace_or_root(server.namespace.as_ref()));
-        denials.check_setting(choice.namespace.as_ref(), server_namespace, |word| {
-            limits.check_vault_namespace(word, "for secrets")
+        denials.check_setting(choice.namespace.as_ref(), server_namespace, |setting| {
+            limits.check_vault_namespace(setting, "for secrets")
         });
-        // Logins happen where secrets are, unless the class says otherwise.
+        // Logins use the namespace of the secrets, unless the class sets another.
         if let Some(chosen) = &choice.auth_namespace {
-            denials
-                .check_setting(Some(chosen), server_namespace, |word| limits.check_vault_namespace(word, "for logins"));
+            denials.check_setting(Some(chosen), server_namespace, |setting| {
+                limits.check_vault_namespace(setting, "for logins")
+            });
         }
         let server_auth_mount = named_server.map(|server| server.auth_mount.as_str());
-        denials.check_setting(choice.auth_mount.as_ref(), server_auth_mount, |word| limits.check_auth_mount(word));
+        denials
+            .check_setting(choice.auth_mount.as_ref(), server_auth_mount, |setting| limits.check_auth_mount(setting));
         let is_chosen = audience != default_audience;
         denials.record(
             limits.check_audience(PolicySetting { value: audience, default: default_audience, is_chosen }),
@@ -91,15 +93,11 @@ struct DenialCollector(Vec<PredictedDenial>);
 
 impl DenialCollector {
     fn record<T>(&mut self, result: Result<T, PolicyDenial>, unless_operator_default: bool) -> Option<T> {
-        result
-            .map_err(|refusal| {
-                self.0.push(PredictedDenial { denial: refusal, unless_operator_default: unless_operator_default })
-            })
-            .ok()
+        result.map_err(|denial| self.0.push(PredictedDenial { denial, unless_operator_default })).ok()
     }
 
-    /// Judges a word that is known: chosen, or the server's own. Where that is not known and no list says otherwise, it may be what
-    /// was chosen.
+    /// Checks a setting that is known: chosen, or the server's default. If the default is unknown and no list forbids the chosen
+    /// value, the value may equal the default.
     fn check_setting(
         &mut self,
         chosen: Option<&String>,

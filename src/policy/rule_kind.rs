@@ -1,17 +1,17 @@
-//! Kinds of rules that a policy or the operator's flags apply.
+//! Kinds of rules in a policy file or the operator's flags.
 
 use serde::{Deserialize, Serialize};
 
 use crate::label_enum::label_enum;
 
 label_enum! {
-    /// What an operator's rule is about.
+    /// The setting that an operator's rule limits.
     RuleKind {
-        /// An endpoint that the policy file names.
+        /// An endpoint of the policy file.
         Endpoint = "endpoint",
         /// The server's address.
         Address = "address",
-        /// That the server's certificate is not verified.
+        /// Verification of the server's certificate.
         SkipVerify = "skip_verify",
         /// A file of an authority, certificate or key.
         CertificateFile = "certificate_file",
@@ -21,7 +21,7 @@ label_enum! {
         AuthMount = "auth_mount",
         /// The audience of the service account token.
         Audience = "audience",
-        /// A token's own things in the hands of pods that share it.
+        /// Access to a shared Vault token and its cubbyhole.
         SharedToken = "shared_token",
     }
 }

@@ -1,4 +1,4 @@
-//! The policy: servers by name, and what the classes of each Kubernetes namespace may use.
+//! The policy: servers by name, and limits for the classes of each Kubernetes namespace.
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
@@ -10,65 +10,65 @@ use crate::{
     vault::Address,
 };
 
-/// The name of the operator's own server, of flags and environment, among the endpoints.
+/// Endpoint name of the operator's default server, which flags and environment set.
 pub const DEFAULT_ENDPOINT: &str = "default";
-/// How many allowed values a message lists.
+/// Maximum number of allowed values in a message.
 const MAX_LISTED_VALUES: usize = 5;
 
-/// What a policy file says.
+/// The content of a policy file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// How messages name the file.
+    /// Display name of the file.
     pub file_name: String,
     /// The servers that classes name with `vaultEndpoint`.
     pub endpoints: BTreeMap<String, Arc<VaultServer>>,
-    /// What namespaces may use; the first rule that names one is its own.
+    /// Limits of namespaces. The first rule that matches a namespace applies.
     pub rules: Vec<Rule>,
 }
 
-/// What the classes of some Kubernetes namespaces may use. A list that is not there leaves the server's own value alone.
+/// Limits for the classes of some Kubernetes namespaces. Without a list, only the server's default is allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// The namespaces.
+    /// Kubernetes namespaces that the rule applies to.
     pub namespaces: Vec<Glob>,
-    /// Endpoints by name.
+    /// Allowed endpoints, by name.
     pub endpoints: Option<Vec<Glob>>,
-    /// Addresses that no endpoint has.
+    /// Allowed addresses beside those of endpoints.
     pub addresses: Vec<AddressPattern>,
-    /// Vault namespaces, of secrets and of logins; `root` is the root namespace.
+    /// Allowed Vault namespaces of secrets and logins. `root` is the root namespace.
     pub vault_namespaces: Option<Vec<Glob>>,
-    /// Auth mounts, without `auth/`.
+    /// Allowed auth mounts, without `auth/`.
     pub auth_mounts: Option<Vec<Glob>>,
-    /// Audiences of service account tokens.
+    /// Allowed audiences of service account tokens.
     pub audiences: Option<Vec<Glob>>,
-    /// Whether certificates of servers need not be verified.
+    /// Allows classes to disable certificate verification.
     pub skip_verify: bool,
-    /// Files of authorities, certificates and keys.
+    /// Allowed files of authorities, certificates and keys.
     pub certificate_files: Vec<Glob>,
 }
 
-/// What the classes of one namespace may use.
+/// Limits for the classes of one Kubernetes namespace.
 #[derive(Clone, Copy)]
 pub struct NamespaceLimits<'a> {
     policy: &'a Policy,
-    /// The rule and its place in the file; none names the namespace.
+    /// The rule and its index in the file, or none if no rule matches the namespace.
     rule: Option<(usize, &'a Rule)>,
     namespace: &'a str,
 }
 
-/// A word that a class chose, or that stands because it chose none.
+/// A setting that a class chose, or the default if it chose none.
 #[derive(Clone, Copy)]
 pub struct PolicySetting<'a> {
-    /// What is in force.
+    /// The effective value.
     pub value: &'a str,
-    /// The server's own, which is allowed where the rule lists none.
+    /// The server's default, which is allowed if the rule has no list.
     pub default: &'a str,
-    /// Whether the class chose it.
+    /// True if the class chose the value.
     pub is_chosen: bool,
 }
 
 impl Policy {
-    /// What a namespace may use.
+    /// Returns the limits of a Kubernetes namespace.
     #[must_use]
     pub fn limits_for<'a>(&'a self, namespace: &'a str) -> NamespaceLimits<'a> {
         let mut rules = self.rules.iter().enumerate();
@@ -78,11 +78,11 @@ impl Policy {
 }
 
 impl NamespaceLimits<'_> {
-    /// The server of this name, if it may be used.
+    /// Returns the server of this name, or denies it.
     pub fn find_endpoint(&self, name: &str) -> Result<Arc<VaultServer>, PolicyDenial> {
         let Some(server) = self.policy.endpoints.get(name) else {
             let allowed = self.policy.endpoints.keys().map(String::as_str).filter(|name| self.allows_endpoint(name));
-            let suggestion = closest_match(name, allowed).map(|meant| format!(" (did you mean {meant}?)"));
+            let suggestion = closest_match(name, allowed).map(|name| format!(" (did you mean {name}?)"));
             let problem = format!("vaultEndpoint {} is not in the operator's policy file", quote(name));
             let error = Error::new(Cause::EndpointUnknown, problem + &suggestion.unwrap_or_default());
             let error = error
@@ -93,13 +93,13 @@ impl NamespaceLimits<'_> {
         Ok(Arc::clone(server))
     }
 
-    /// Refuses an endpoint that may not be used, or the operator's own server by the name [`DEFAULT`].
+    /// Denies an endpoint that is not allowed. [`DEFAULT_ENDPOINT`] is the operator's default server.
     pub fn check_endpoint(&self, endpoint: &str) -> Result<(), PolicyDenial> {
         if self.allows_endpoint(endpoint) {
             return Ok(());
         }
         let problem = match endpoint {
-            DEFAULT_ENDPOINT => "the class may not use the operator's own server (endpoint default), which is that of a class that names no other".to_owned(),
+            DEFAULT_ENDPOINT => "the class may not use the operator's own server (endpoint default), which is the default of a class without vaultEndpoint or vaultAddress".to_owned(),
             name => format!("the class may not use the endpoint {}", quote(name)),
         };
         Err(self.endpoint_denial(Cause::TenantPolicyViolation, &problem))
@@ -114,8 +114,8 @@ impl NamespaceLimits<'_> {
         self.denial(RuleKind::Endpoint, cause, problem, &allowed, "endpoints")
     }
 
-    /// Whether names of this address, which is none of an endpoint that was named, must not lead to this node. `own` is the
-    /// operator's own server, where that is known.
+    /// Returns true if the names of this address must not resolve to this node, or denies the address. The address was not chosen by
+    /// an endpoint's name. `operator_server` is the operator's default server, if it is known.
     pub fn check_address(
         &self,
         address: &Address,
@@ -129,26 +129,29 @@ impl NamespaceLimits<'_> {
             return Err(self.endpoint_denial(Cause::AddressNotAllowed, &problem));
         }
         let matching = patterns.iter().filter(|pattern| pattern.matches(address));
-        // What is written out anywhere is meant.
-        if let Some(is_open) = matching.map(AddressPattern::has_host_wildcard).reduce(|all, one| all && one) {
+        // A pattern with an exact host allows local addresses explicitly.
+        if let Some(is_open) = matching.map(AddressPattern::has_host_wildcard).reduce(|all, next| all && next) {
             return Ok(is_open);
         }
         let exact_endpoint =
             allowed.into_iter().find(|(name, server)| *name != DEFAULT_ENDPOINT && server.address == *address);
         let hint = exact_endpoint
-            .map(|(name, _)| format!(" (that of endpoint {name}: write vaultEndpoint: {name} in its place)"));
+            .map(|(name, _)| format!(" (the address of endpoint {name}: write vaultEndpoint: {name} instead)"));
         let problem = format!("the class may not use the address {address}{}", hint.unwrap_or_default());
-        let allowed =
-            if patterns.is_empty() { "those of its endpoints alone".to_owned() } else { join_truncated(patterns) };
+        let allowed = if patterns.is_empty() {
+            "only the addresses of its endpoints".to_owned()
+        } else {
+            join_truncated(patterns)
+        };
         Err(self.denial(RuleKind::Address, Cause::AddressNotAllowed, &problem, &allowed, "addresses"))
     }
 
-    /// Whether an endpoint is at this address, whatever path stands behind it. `own` is as for [`Limits::address`].
+    /// Returns true if an endpoint has this address, with any path. `operator_server` is as in [`Self::check_address`].
     pub fn has_endpoint_at(&self, address: &Address, operator_server: Option<&VaultServer>) -> bool {
         self.endpoints_at(address, operator_server).next().is_some()
     }
 
-    /// The endpoints at an address, by name.
+    /// Returns the endpoints at an address, by name.
     fn endpoints_at<'a>(
         &'a self,
         address: &'a Address,
@@ -160,50 +163,52 @@ impl NamespaceLimits<'_> {
             .filter(|(_, server)| server.address.is_same_server(address))
     }
 
-    /// Refuses to leave certificates unverified.
+    /// Denies unverified certificates, unless the rule allows them.
     pub fn check_skip_verify(&self) -> Result<(), PolicyDenial> {
         if self.rule.is_some_and(|(_, rule)| rule.skip_verify) {
             return Ok(());
         }
-        let problem = "the class may not switch off the verification of the server's certificate (vaultSkipTLSVerify)";
+        let problem = "the class may not disable verification of the server's certificate (vaultSkipTLSVerify)";
         Err(self.denial(
             RuleKind::SkipVerify,
             Cause::SkipVerifyNotAllowed,
             problem,
-            "verified servers alone",
+            "only verified servers",
             "skipVerify",
         ))
     }
 
-    /// Refuses to believe another than the endpoint says: who may do that may as well believe anyone. `what` is the parameter.
+    /// Denies overriding the trusted CA or server name of an endpoint, which is equivalent to disabling verification. `parameter` is the
+    /// parameter of the class.
     pub fn check_trust_override(&self, parameter: &str) -> Result<(), PolicyDenial> {
         if self.rule.is_some_and(|(_, rule)| rule.skip_verify) {
             return Ok(());
         }
-        let problem =
-            format!("the class may not choose whose certificate is believed at the operator's address ({parameter})");
+        let problem = format!(
+            "the class may not override the trusted CA or server name for the operator's address ({parameter})"
+        );
         Err(self.denial(
             RuleKind::SkipVerify,
             Cause::TenantPolicyViolation,
             &problem,
-            "the endpoint's own alone",
+            "only the endpoint's own",
             "skipVerify",
         ))
     }
 
-    /// Refuses a certificate file that is none of the server's own.
+    /// Denies a certificate file that the rule does not list.
     pub fn check_certificate_file(&self, file: &Path) -> Result<(), PolicyDenial> {
         let files = self.rule.map(|(_, rule)| rule.certificate_files.as_slice()).unwrap_or_default();
         if files.iter().any(|pattern| pattern.matches_file(file)) {
             return Ok(());
         }
         let problem = format!("the class may not use the certificate file {}", quote(&file.to_string_lossy()));
-        let allowed = if files.is_empty() { "the operator's own alone".to_owned() } else { join_truncated(files) };
+        let allowed = if files.is_empty() { "only the operator's own".to_owned() } else { join_truncated(files) };
         let rule = RuleKind::CertificateFile;
         Err(self.denial(rule, Cause::TenantPolicyViolation, &problem, &allowed, "certificateFiles"))
     }
 
-    /// Refuses a Vault namespace; `of` is what it is for.
+    /// Denies a Vault namespace that is not allowed. `purpose` is `for secrets` or `for logins`.
     pub fn check_vault_namespace(&self, setting: PolicySetting<'_>, purpose: &str) -> Result<(), PolicyDenial> {
         let noun = format_args!("Vault namespace {purpose}");
         self.check_setting(setting, RuleKind::VaultNamespace, noun, "vaultNamespaces", |rule| {
@@ -211,13 +216,13 @@ impl NamespaceLimits<'_> {
         })
     }
 
-    /// Refuses an auth mount.
+    /// Denies an auth mount that is not allowed.
     pub fn check_auth_mount(&self, setting: PolicySetting<'_>) -> Result<(), PolicyDenial> {
         let noun = format_args!("auth mount");
         self.check_setting(setting, RuleKind::AuthMount, noun, "authMounts", |rule| rule.auth_mounts.as_deref())
     }
 
-    /// Refuses an audience.
+    /// Denies an audience that is not allowed.
     pub fn check_audience(&self, setting: PolicySetting<'_>) -> Result<(), PolicyDenial> {
         let noun = format_args!("audience");
         self.check_setting(setting, RuleKind::Audience, noun, "audiences", |rule| rule.audiences.as_deref())
@@ -238,7 +243,7 @@ impl NamespaceLimits<'_> {
         let problem = if setting.is_chosen {
             format!("the class may not use the {noun} {value}")
         } else {
-            format!("the class names no {noun}, and may not use {value}")
+            format!("the class sets no {noun}, but may not use the default {value}")
         };
         Err(self.denial(
             rule,
@@ -258,12 +263,12 @@ impl NamespaceLimits<'_> {
 
     fn describe_allowed(&self, list_of: impl Fn(&Rule) -> Option<&[Glob]>, default: &str) -> String {
         let default_only = || {
-            if default.is_empty() { "the operator's own alone".to_owned() } else { format!("{} alone", quote(default)) }
+            if default.is_empty() { "only the operator's own".to_owned() } else { format!("only {}", quote(default)) }
         };
         self.rule.and_then(|(_, rule)| list_of(rule)).map_or_else(default_only, join_truncated)
     }
 
-    /// What is refused, what would be allowed, and where that is said.
+    /// Builds a denial with the problem, the allowed values, and the field of the policy file to change.
     fn denial(&self, rule: RuleKind, cause: Cause, problem: &str, allowed: &str, field: &str) -> PolicyDenial {
         let change = match self.rule {
             Some((index, _)) => format!("change {field} of rules[{index}]"),

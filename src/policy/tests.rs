@@ -1,4 +1,4 @@
-//! What a class may choose.
+//! Tests of the policy's evaluation.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn operator_policy(allow_address: &[&str]) -> OperatorPolicy {
     }
 }
 
-/// What a pod of the namespace `shop` is told about a choice.
+/// Evaluates a choice for a pod of the namespace `shop`.
 fn evaluate(operator: &OperatorPolicy, choice: &ServerChoice) -> Result<VaultTarget, Error> {
     let ask = PolicyRequest { choice, namespace: "shop", audience: "vault", default_audience: "vault" };
     operator.evaluate(&ask).map_err(|refusal| refusal.error)
@@ -94,7 +94,7 @@ fn allow_address_rejects_invalid_pattern() {
     }
 }
 
-/// Rules of every kind.
+/// A policy with rules of every kind.
 pub(super) const POLICY: &str = "
 apiVersion: vaultmount/v1
 kind: Policy
@@ -151,7 +151,7 @@ fn policy_rule_allows_only_what_it_lists() {
         ..none()
     };
     let skip = ServerChoice { skip_verify: true, ..none() };
-    // (namespace, choice, audience, the rule that refuses and the cause)
+    // (namespace, choice, audience, the denying rule and the cause)
     for (namespace_name, choice, audience, denied) in [
         ("shop", none(), "vault", None),
         ("shop", none(), "shop", None),
@@ -216,7 +216,7 @@ fn policy_rule_allows_only_what_it_lists() {
             Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation)),
         ),
         ("shop", client("/c", "/tls/shop/k"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
-        // A rule without lists, and no rule: the operator's own server as it is.
+        // Without lists or without a rule, only the operator's server with its defaults is allowed.
         ("bare", none(), "vault", None),
         ("bare", endpoint("prod"), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
         ("bare", choose_address("https://other.corp"), "vault", Some((RuleKind::Address, Cause::AddressNotAllowed))),
@@ -225,7 +225,7 @@ fn policy_rule_allows_only_what_it_lists() {
         ("bare", mount("jwt"), "vault", Some((RuleKind::AuthMount, Cause::TenantPolicyViolation))),
         ("bare", none(), "shop", Some((RuleKind::Audience, Cause::TenantPolicyViolation))),
         ("bare", skip.clone(), "vault", Some((RuleKind::SkipVerify, Cause::SkipVerifyNotAllowed))),
-        // A pattern opens no endpoint that is not allowed, by whatever path.
+        // An address pattern does not allow a denied endpoint, with any path.
         (
             "strict",
             choose_address("https://prod.corp:8200"),
@@ -238,13 +238,13 @@ fn policy_rule_allows_only_what_it_lists() {
             "vault",
             Some((RuleKind::Endpoint, Cause::AddressNotAllowed)),
         ),
-        // The operator's own file may be written out.
+        // A class may name the operator's own file explicitly.
         ("bare", file("/ca.pem"), "vault", None),
         ("bare", file("/other.pem"), "vault", Some((RuleKind::CertificateFile, Cause::TenantPolicyViolation))),
         ("other", none(), "vault", None),
         ("other", mount("jwt"), "vault", Some((RuleKind::AuthMount, Cause::TenantPolicyViolation))),
         ("other", endpoint("prod"), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
-        // Only the server that the rule names.
+        // Only the endpoint in the rule is allowed.
         ("lab-1", endpoint("lab"), "vault", None),
         ("lab-1", ServerChoice { skip_verify: true, ..endpoint("lab") }, "vault", None),
         ("lab-1", none(), "vault", Some((RuleKind::Endpoint, Cause::TenantPolicyViolation))),
@@ -258,12 +258,12 @@ fn policy_rule_allows_only_what_it_lists() {
         if let Err(refusal) = result {
             let text = refusal.error.to_string();
             eprintln!("{text}");
-            assert!(text.contains("policy.yaml") || text.contains("no absolute path"), "{text}");
+            assert!(text.contains("policy.yaml") || text.contains("not an absolute path"), "{text}");
         }
     }
 }
 
-/// Whose certificate is believed at the operator's address is as good as skipping verification.
+/// Overriding the trusted CA or server name at the operator's address is equivalent to skipping verification.
 #[test]
 fn policy_denies_trust_override_at_endpoint_address() {
     let operator = with_policy_file(POLICY);
@@ -277,7 +277,7 @@ fn policy_denies_trust_override_at_endpoint_address() {
         ("shop", pem(ServerChoice::default()), true),
         ("strict", pem(choose_address("https://a.strict.corp")), true),
         ("strict", pem(ServerChoice::default()), false),
-        // An endpoint's address, written out, is none of the class's own.
+        // An explicit address of an endpoint counts as the endpoint.
         ("listed", choose_address("https://prod.corp:8200"), true),
         ("listed", pem(choose_address("https://other.corp:8200")), true),
         ("listed", pem(endpoint("prod")), false),
@@ -286,7 +286,7 @@ fn policy_denies_trust_override_at_endpoint_address() {
         ("dotted", pem(choose_address("https://prod.corp.:8200")), false),
         ("listed", pem(choose_address("https://vault.corp:8200/x")), false),
         ("listed", named(choose_address("https://prod.corp:8200")), false),
-        // Files that are listed are the operator's word.
+        // Listed files are trusted by the operator.
         ("listed", listed(choose_address("https://prod.corp:8200")), true),
         ("listed", listed(endpoint("prod")), true),
     ] {
@@ -304,7 +304,7 @@ fn policy_denial_quotes_value_with_trailing_blank() {
     let choice = ServerChoice::default();
     let ask = PolicyRequest { choice: &choice, namespace: "bare", audience: "vault ", default_audience: "vault" };
     let text = with_policy_file(POLICY).evaluate(&ask).unwrap_err().error.to_string();
-    assert!(text.contains("the audience \"vault \": namespace \"bare\" may use \"vault\" alone"), "{text}");
+    assert!(text.contains("the audience \"vault \": namespace \"bare\" may use only \"vault\""), "{text}");
 }
 
 #[test]
@@ -333,7 +333,10 @@ fn policy_endpoint_sets_server_login_and_address_guard() {
     };
     let target = evaluate(&careless, &choose_address("http://vault.corp:1")).unwrap();
     let Tls { skip_verify, client, .. } = &target.endpoint.tls;
-    assert!(!skip_verify && client.is_none(), "what the operator's server is believed and shown is for it alone");
+    assert!(
+        !skip_verify && client.is_none(),
+        "skip_verify and the client certificate of the operator's server apply only to that server"
+    );
     assert!(
         !evaluate(&with_policy_file(POLICY), &choose_address("https://127.0.0.1:8200"))
             .unwrap()
@@ -355,7 +358,7 @@ fn skip_verify_tls() -> Tls {
 
 #[test]
 fn address_pattern_is_normalized_to_scheme_host_and_port() {
-    // (pattern, what it comes to, whether a path was dropped)
+    // (pattern, normalized pattern, has_path)
     for (pattern, is, has_path) in [
         ("https://proxy.com/team/**", "https://proxy.com:443", true),
         ("https://a/****************************", "https://a:443", true),

@@ -8,11 +8,12 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 
-use super::{Observers, Session, SessionKey, SessionState, SharingPod, volumes::SavedVolume};
+use super::{Session, SessionKey, SessionState, SharingPod, volumes::SavedVolume};
 use crate::{
     cache::{SavedSecret, SavedSessionToken, SessionToken, TokenTable},
     clock::{self, BootTimestamp, Epoch},
     error::{Cause, Error},
+    observe::Observers,
     secret::SecretBuffer,
     state::{FileId, Plaintext, Store, WriteOutcome},
     task,

@@ -8,14 +8,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Observers, SavedSession, Session, SessionKey, SharingPod, persistence::StateFile};
+use super::{SavedSession, Session, SessionKey, SharingPod, persistence::StateFile};
 use crate::{
     cache::CachedSecret,
     clock,
     error::{Cause, Error},
-    observe::{audit::AuditLog, events::EventRecorder, metrics::Metrics},
+    observe::{Observers, audit::AuditLog, metrics::Metrics},
     state::{FileId, Store},
-    telemetry::LogDeduplicator,
     vault::{Client, request::SecretRequest},
 };
 
@@ -25,8 +24,6 @@ pub struct SessionRegistry {
     observers: Observers,
     /// Where they are kept for a successor.
     state_store: Option<Arc<Store>>,
-    /// Why pods kept what they had.
-    stale_polls: LogDeduplicator<String>,
     /// Never held across an await.
     state: Mutex<RegistryState>,
 }
@@ -78,13 +75,7 @@ impl SessionRegistry {
     /// Keeps `max` sessions at most, in `store` for a successor; tells `observers` what becomes of them.
     #[must_use]
     pub fn new(max: usize, observers: Observers, store: Option<Arc<Store>>) -> Self {
-        Self {
-            max_sessions: max,
-            observers,
-            state_store: store,
-            stale_polls: LogDeduplicator::default(),
-            state: Mutex::default(),
-        }
+        Self { max_sessions: max, observers, state_store: store, state: Mutex::default() }
     }
 
     /// Takes in a session that was read from the file of this name and of so many bytes. None when it does not hold together.
@@ -108,23 +99,11 @@ impl SessionRegistry {
         &self.observers.audit
     }
 
-    /// Where pods' owners are told.
-    #[must_use]
-    pub fn events(&self) -> &EventRecorder {
-        &self.observers.events
-    }
-
     /// The session under which a volume of a pod was mounted.
     #[must_use]
     pub fn find_by_volume(&self, pod_uid: &str, target_path: &str) -> Option<Arc<Session>> {
         let sessions = self.state().by_pod.get(pod_uid).cloned().unwrap_or_default();
         sessions.into_iter().find(|session| session.has_volume(target_path))
-    }
-
-    /// Why pods kept what they had, by their volumes' directories.
-    #[must_use]
-    pub fn stale_polls(&self) -> &LogDeduplicator<String> {
-        &self.stale_polls
     }
 
     /// How many there may be.

@@ -1,4 +1,4 @@
-//! The certificates of TLS settings: when they end, and what of their files is in pieces.
+//! Certificates of TLS settings: their expiry, and truncated files.
 
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
@@ -8,37 +8,37 @@ use super::{
     pem::{self, PemBundle},
 };
 
-/// When a certificate ends.
+/// Expiry of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateExpiry {
-    /// Where it is, as in `the CA file /etc/vault/ca.pem`.
+    /// Location of the certificate, such as `the CA file /etc/vault/ca.pem`.
     pub location: String,
-    /// Its last moment.
+    /// End of validity (`notAfter`).
     pub expires_at: Timestamp,
 }
 
-/// When certificates end.
+/// Expiry of the certificates of one setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expiries {
-    /// The first of the authorities'.
+    /// The CA certificate that expires first.
     pub authority: Option<CertificateExpiry>,
-    /// The client's own.
+    /// The client certificate.
     pub client: Option<CertificateExpiry>,
 }
 
-/// What there is to say of the certificates that some settings name. The system's own authorities are none of ours.
+/// Summary of the certificates in TLS settings, without the system's CAs.
 #[derive(Debug, Default)]
 pub struct CertificateSummary {
     authorities: Vec<CertificateExpiry>,
     client: Option<CertificateExpiry>,
-    /// Where something begins a certificate and is none: once for each.
+    /// Locations of truncated or invalid certificates, one entry for each.
     truncated: Vec<String>,
-    /// The files of a CA directory without any.
+    /// Files of a CA directory that do not contain a certificate.
     empty_files: Vec<String>,
 }
 
 impl CertificateSummary {
-    /// Those that were read for settings: what their CA names, and the first of the client's chain.
+    /// Summarizes the configured CA certificates and the first certificate of the client's chain.
     pub(super) fn new(tls: &Tls, bundle: &PemBundle, chain: Option<&PemBundle>) -> Self {
         let expiry = |(location, certificate): &(String, CertificateDer<'_>)| {
             Some(CertificateExpiry { location: location.clone(), expires_at: certificate_validity(certificate)?.1 })
@@ -54,8 +54,8 @@ impl CertificateSummary {
         }
     }
 
-    /// A file that is in pieces, as one that is only half written, and was not in what was read before. What always was is no
-    /// reason to refuse what is new.
+    /// Returns a file that is truncated, as if half written, and was complete in `previous`. Files that were already truncated do
+    /// not count, because they must not block an update.
     #[must_use]
     pub fn newly_truncated(&self, previous: &Self) -> Option<&str> {
         let count = |all: &[String], place: &String| all.iter().filter(|other| *other == place).count();
@@ -65,7 +65,7 @@ impl CertificateSummary {
         truncated.or_else(|| self.empty_files.iter().find(had_certificates)).map(String::as_str)
     }
 
-    /// Those in the files, whether the settings can be used or not. Reads them, and blocks while it does.
+    /// Reads the certificates from the files, even if the settings are invalid. Blocks.
     #[must_use]
     pub fn read(tls: &Tls) -> Self {
         let bundle = pem::load_ca_bundle(&tls.ca).unwrap_or_default();
@@ -76,7 +76,8 @@ impl CertificateSummary {
         Self::new(tls, &bundle, chain.as_ref())
     }
 
-    /// When they end; of several, the first that is not over by `now`, or the last if all are.
+    /// Returns the expiry of the certificates. Of several CAs it is the first that expires after `now`, or the last if all have
+    /// expired.
     #[must_use]
     pub fn expiries(&self, now: Timestamp) -> Expiries {
         let upcoming =

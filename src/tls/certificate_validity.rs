@@ -1,4 +1,4 @@
-//! When a certificate is over.
+//! Validity period of certificates.
 
 use jiff::Timestamp;
 use rustls::{
@@ -10,9 +10,11 @@ use rustls::{
 };
 use std::time::Duration;
 
-/// Begin and end of a certificate's time (X.509 `notBefore` and `notAfter`); none for what is no certificate of version 3.
+/// Returns the validity period of a certificate (X.509 `notBefore` and `notAfter`). `None` unless it is a valid certificate of
+/// version 3.
 ///
-/// webpki tells them by refusing the certificate at a later and an earlier time, which it looks at before who issued it.
+/// webpki reports both times in its errors when it verifies the certificate at a later and an earlier time. It checks the time
+/// before the issuer.
 #[must_use]
 pub fn certificate_validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
@@ -21,11 +23,11 @@ pub fn certificate_validity(certificate: &CertificateDer<'_>) -> Option<(Timesta
         let algorithms = default_provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&certificate, &RootCertStore::empty(), &[], time, algorithms)
     };
-    // No later than the library can count; a certificate of such a time has no end that matters.
+    // Times beyond the library's range are limited to its maximum. Such an expiry does not matter.
     let timestamp = |time: UnixTime| {
         i64::try_from(time.as_secs()).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or(Timestamp::MAX)
     };
-    // After the last time that X.509 can write, the end of the year 9999.
+    // Later than the last time that X.509 can express, the end of the year 9999.
     let Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) = verify_at(300_000_000_000)
     else {
         return None;

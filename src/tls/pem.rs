@@ -1,4 +1,4 @@
-//! Certificates and keys out of PEM files.
+//! Certificates and keys from PEM files.
 
 use std::{
     fs::{self, File},
@@ -15,27 +15,28 @@ use zeroize::Zeroizing;
 
 use super::{Ca, Tls, TlsError};
 
-/// A CA bundle of a whole system has a quarter of this.
+/// Maximum size of a file. A system's whole CA bundle has a quarter of this.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// A directory in a directory in a directory: deeper is a loop or a mistake.
+/// Maximum depth of nested directories. Deeper ones are a loop or a mistake.
 const MAX_DIRECTORY_DEPTH: usize = 8;
-/// The files of a CA directory, and what they come to in bytes: more is no such directory. A system's own has 400.
+/// Maximum number of files in a CA directory, and their total size in bytes. More is not a CA directory: a system's has 400
+/// files.
 const MAX_DIRECTORY_FILES: usize = 4096;
 const MAX_DIRECTORY_BYTES: u64 = 32 << 20;
 
-/// The trusted certificates and, beside them, the trust anchors made from them.
+/// Trusted certificates and their trust anchors.
 ///
-/// A certificate that cannot be an anchor is passed over as long as another can: system bundles hold such.
+/// Certificates that cannot be an anchor are skipped as long as another can, because system bundles contain such certificates.
 #[derive(Debug)]
 pub(super) struct Authorities {
-    /// Hashes of them as they stand in the files, for servers that present one of them as their own.
+    /// Hashes of the certificates in the files, for servers that present one of them as their own.
     hashes: Vec<Sha256Hash>,
-    /// The same, prepared.
+    /// Trust anchors of the same certificates.
     pub(super) anchors: RootCertStore,
 }
 
-/// SHA-256.
+/// SHA-256 hash.
 type Sha256Hash = [u8; 32];
 
 fn hash_certificate(certificate: &CertificateDer<'_>) -> Sha256Hash {
@@ -54,38 +55,38 @@ impl Authorities {
         Self { hashes: hashes.collect(), anchors }
     }
 
-    /// Whether a certificate is one of them, byte for byte.
+    /// Returns true if the certificate is byte-identical to a trusted one.
     pub(super) fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
         self.hashes.contains(&hash_certificate(certificate))
     }
 }
 
-/// What `ca` names, as it was found. Only the system's own may turn out to be none.
+/// Builds the authorities of `ca`. Only the system's set may be empty.
 pub(super) fn build_authorities(ca: &Ca, bundle: &PemBundle) -> Result<Authorities, TlsError> {
     match ca {
         Ca::System => Ok(Authorities::from_bundle(bundle)),
-        // Nobody is trusted, as nobody speaks TLS.
+        // Empty text means that the endpoint does not use TLS, so no CA is needed.
         Ca::Pem(text) if text.is_empty() => Ok(Authorities::from_bundle(bundle)),
         _ => usable_authorities(&display_location(ca), bundle),
     }
 }
 
-/// A certificate and where it is.
+/// Location of a certificate, and the certificate.
 pub(super) type LocatedCertificate = (String, CertificateDer<'static>);
 
-/// What PEM files hold.
+/// Contents of PEM files.
 #[derive(Default)]
 pub(super) struct PemBundle {
-    /// Certificates, of any kind.
+    /// Certificates of any kind, with their locations.
     pub(super) certificates: Vec<LocatedCertificate>,
-    /// Where there are sections that begin a certificate and are none: once for each.
+    /// Locations of certificate sections that are truncated or invalid, one entry for each.
     pub(super) truncated: Vec<String>,
-    /// The files without any.
+    /// Files without a certificate.
     pub(super) empty_files: Vec<String>,
 }
 
 impl PemBundle {
-    /// The certificates of a PEM text; sections that are broken or something else are passed over, as Go does.
+    /// Adds the certificates of a PEM text. Invalid and other sections are skipped, as in Go.
     fn add_pem(&mut self, location: &str, text: &[u8]) {
         let count_before = self.certificates.len();
         let parsed = CertificateDer::pem_slice_iter(text).filter_map(Result::ok);
@@ -99,10 +100,10 @@ impl PemBundle {
     }
 }
 
-/// How a certificate begins.
+/// First line of a certificate section.
 const CERTIFICATE_HEADER: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// What is where `ca` says.
+/// Loads the certificates of `ca`.
 pub(super) fn load_ca_bundle(ca: &Ca) -> Result<PemBundle, TlsError> {
     let (location, mut bundle) = (display_location(ca), PemBundle::default());
     match ca {
@@ -122,18 +123,19 @@ pub(super) fn load_ca_bundle(ca: &Ca) -> Result<PemBundle, TlsError> {
     Ok(bundle)
 }
 
-/// What TLS files hold, in short.
+/// Digest of the contents of TLS files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(pub(super) Sha256Hash);
 
-/// The digest of everything that is read for these settings, and of more files: whatever of it changes, changes the digest, and
-/// that something cannot be read is part of it. Reads the files anew, and blocks while it does.
+/// Computes the digest of all files read for these settings, and of `extra_files`. Rereads the files. Blocks.
+///
+/// Any change changes the digest. The error for an unreadable file is part of it.
 #[must_use]
 pub fn compute_digest<'a>(tls: &Tls, extra_files: impl IntoIterator<Item = &'a Path>) -> Digest {
     let mut context = Context::new(&SHA256);
     let mut add_entry = |name: &[u8], contents: &[u8]| {
         for part in [name, contents] {
-            // With its length, so that no two lists of files are the same.
+            // Length prefixes keep different lists of files from having the same digest.
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
@@ -162,7 +164,7 @@ pub fn compute_digest<'a>(tls: &Tls, extra_files: impl IntoIterator<Item = &'a P
     Digest(hash)
 }
 
-/// What `ca` names, in words.
+/// Returns the location of `ca` for messages.
 fn display_location(ca: &Ca) -> String {
     match ca {
         Ca::System => "the system's own certificates".to_owned(),
@@ -176,14 +178,14 @@ fn display_ca_file(path: &Path) -> String {
     format!("the CA file {}", path.display())
 }
 
-/// A certificate chain, which may be empty.
+/// Loads a certificate chain, which may be empty.
 pub(super) fn load_chain(location: &str, path: &Path) -> Result<PemBundle, TlsError> {
     let mut bundle = PemBundle::default();
     bundle.add_pem(location, &read_file(location, path)?);
     Ok(bundle)
 }
 
-/// The first private key of a file.
+/// Loads the first private key of a file.
 pub(super) fn load_private_key(location: &str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let text = read_file(location, path)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::NoKey { location: location.to_owned() })
@@ -200,8 +202,10 @@ fn usable_authorities(location: &str, bundle: &PemBundle) -> Result<Authorities,
     Ok(authorities)
 }
 
-/// Every file below `directory`, in order. Links to files are followed, links to directories
-/// are not: a mounted Kubernetes volume has one to where the files already are.
+/// Lists every file below `directory`, sorted by path.
+///
+/// Links to files are followed. Links to directories are not, because a mounted Kubernetes volume has one to the directory that
+/// already contains the files.
 fn list_files(directory: &Path) -> Result<Vec<PathBuf>, TlsError> {
     let (mut paths, mut total_bytes) = (Vec::new(), 0);
     collect_files(directory, MAX_DIRECTORY_DEPTH, &mut paths, &mut total_bytes)?;
@@ -240,7 +244,7 @@ fn collect_files(
     Ok(())
 }
 
-/// The contents of a regular file of bounded size; anything else could block or never end.
+/// Reads a regular file of limited size. Other files could block or be endless.
 fn read_file(location: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     read_bounded(path).map_err(|source| TlsError::Read { location: location.to_owned(), source })
 }

@@ -1,11 +1,13 @@
-//! The public key in a certificate.
+//! Public key of a certificate.
 
 use rustls::{
     Error, RootCertStore,
     pki_types::{CertificateDer, SubjectPublicKeyInfoDer},
 };
 
-/// The key of a certificate of any version; webpki's own accessor takes version 3 only, its trust anchors do not.
+/// Returns the public key of a certificate of any X.509 version.
+///
+/// webpki's own accessor supports version 3 only, but its trust anchors support all versions.
 pub(super) fn from_certificate(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     let mut store = RootCertStore::empty();
     store.add(certificate.clone().into_owned())?;
@@ -13,7 +15,7 @@ pub(super) fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Subje
     Ok(encode_der_sequence(&anchor.subject_public_key_info).into())
 }
 
-/// `content` as a DER SEQUENCE.
+/// Encodes `content` as a DER SEQUENCE.
 pub(super) fn encode_der_sequence(content: &[u8]) -> Vec<u8> {
     const SEQUENCE: u8 = 0x30;
     let length = content.len().to_be_bytes();

@@ -1,4 +1,4 @@
-//! Which content of TLS files is in use, and what is said of another.
+//! Reload of TLS files: tracks which contents are in use, and logs changes.
 
 use std::{fmt, time::Duration};
 
@@ -6,20 +6,20 @@ use tokio::time::Instant;
 
 use super::Digest;
 
-/// How long content that cannot be used stays before that is said: files that belong together may be written one after the other.
+/// Time that invalid contents must stay before they are logged, because related files may be written one after another.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 
-/// What is known of the files of some TLS settings.
+/// Reload state of the files of one TLS setting.
 #[derive(Debug)]
 pub struct TlsReloader {
-    /// What the settings in use were made of.
+    /// Digest of the contents in use.
     active: Digest,
     invalid: Option<InvalidContent>,
-    /// Whether anything was said of broken files that was not taken back.
+    /// True if invalid files were logged and their recovery was not logged yet.
     has_warned: bool,
 }
 
-/// Content that cannot be used.
+/// Invalid contents.
 #[derive(Debug)]
 struct InvalidContent {
     digest: Digest,
@@ -27,43 +27,41 @@ struct InvalidContent {
     is_logged: bool,
 }
 
-/// What a look at the files brought.
+/// Result of a reload.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TlsReload<T, E> {
-    /// Nothing that anybody must hear of.
+    /// Nothing to log.
     Unchanged,
-    /// Other settings.
+    /// New settings are in use.
     Applied {
-        /// What they come to.
+        /// The new settings.
         settings: T,
-        /// Whether it had been said that the files were broken.
+        /// True if the files were logged as invalid before.
         was_invalid: bool,
     },
-    /// The files are again as they were before they were broken, which had been said.
+    /// The files have their previous valid contents again, after they were logged as invalid.
     Recovered,
-    /// They changed and cannot be used; those from before are.
+    /// The files changed but are invalid. The previous settings stay in use.
     Invalid {
-        /// Why.
+        /// Reason.
         error: E,
-        /// Whether that is to be said: once for each content, when it stays.
+        /// True if the error must be logged: once for each content that stays.
         should_log: bool,
     },
 }
 
 impl<T, E> TlsReload<T, E> {
-    /// The same with the settings put to use.
+    /// Applies new settings with `apply`.
     pub fn map_settings<U>(self, apply: impl FnOnce(T) -> U) -> TlsReload<U, E> {
         match self {
-            Self::Applied { settings, was_invalid: mended } => {
-                TlsReload::Applied { settings: apply(settings), was_invalid: mended }
-            }
+            Self::Applied { settings, was_invalid } => TlsReload::Applied { settings: apply(settings), was_invalid },
             Self::Unchanged => TlsReload::Unchanged,
             Self::Recovered => TlsReload::Recovered,
-            Self::Invalid { error, should_log: tell } => TlsReload::Invalid { error, should_log: tell },
+            Self::Invalid { error, should_log } => TlsReload::Invalid { error, should_log },
         }
     }
 
-    /// Whether anybody must hear of it.
+    /// Returns true if the result must be logged.
     #[must_use]
     pub fn should_log(&self) -> bool {
         !matches!(self, Self::Unchanged | Self::Invalid { should_log: false, .. })
@@ -71,20 +69,17 @@ impl<T, E> TlsReload<T, E> {
 }
 
 impl<T, E: fmt::Display> TlsReload<T, E> {
-    /// Says it in the log, if it is news. `endpoint` is what the files are for.
+    /// Logs the result if necessary. `endpoint` is the endpoint, or endpoints, of the files.
     pub fn log(&self, endpoint: &str) {
         match self {
             Self::Applied { was_invalid: false, .. } => {
-                tracing::info!(endpoint, "TLS files have changed, and are used for new connections");
+                tracing::info!(endpoint, "TLS files changed, using them for new connections");
             }
             Self::Applied { was_invalid: true, .. } | Self::Recovered => {
-                tracing::info!(endpoint, "TLS files that could not be used are mended");
+                tracing::info!(endpoint, "TLS files are valid again");
             }
             Self::Invalid { error, should_log: true } => {
-                tracing::warn!(
-                    endpoint,
-                    "TLS files have changed and cannot be used, those read before still are: {error}"
-                );
+                tracing::warn!(endpoint, %error, "TLS files changed but are invalid, still using the previous ones");
             }
             Self::Unchanged | Self::Invalid { should_log: false, .. } => {}
         }
@@ -92,20 +87,21 @@ impl<T, E: fmt::Display> TlsReload<T, E> {
 }
 
 impl TlsReloader {
-    /// For settings that were made of this content.
+    /// Creates the state for settings loaded from contents with this digest.
     #[must_use]
     pub fn new(active: Digest) -> Self {
         Self { active: active, invalid: None, has_warned: false }
     }
 
-    /// Judges the files, which hold this now. `make` makes the settings of them, and is asked only if they changed.
+    /// Reloads the files. `digest` is the digest of their contents. Calls `build` to load the settings only if the contents
+    /// changed.
     pub fn reload<T, E>(
         &mut self,
         digest: Digest,
         now: Instant,
         build: impl FnOnce() -> Result<T, E>,
     ) -> TlsReload<T, E> {
-        let previous = self.invalid.take().filter(|broken| broken.digest == digest);
+        let previous = self.invalid.take().filter(|invalid| invalid.digest == digest);
         if digest == self.active {
             return if std::mem::take(&mut self.has_warned) { TlsReload::Recovered } else { TlsReload::Unchanged };
         }
@@ -137,11 +133,11 @@ mod tests {
         let mut reload_with = |digest, seconds, error: Option<&'static str>| {
             reloader.reload(digest, start + Duration::from_secs(seconds), || error.map_or(Ok(()), Err))
         };
-        let invalid = |error, tell| TlsReload::Invalid { error, should_log: tell };
-        // (what the files hold, when, why it cannot be used, what is said)
+        let invalid = |error, should_log| TlsReload::Invalid { error, should_log };
+        // (digest, seconds, error, expected result)
         for (digest, seconds, error, expected) in [
             (good, 0, None, TlsReload::Unchanged),
-            // A certificate whose key comes a little later.
+            // The certificate's key is written a little later.
             (bad, 10, Some("no pair"), invalid("no pair", false)),
             (better, 20, None, TlsReload::Applied { settings: (), was_invalid: false }),
             (bad, 30, Some("bad"), invalid("bad", false)),

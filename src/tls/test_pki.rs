@@ -21,7 +21,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// One that signed itself.
+    /// Creates a self-signed certificate.
     pub(crate) fn self_signed(params: &CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         Self { certificate: params.self_signed(&key).unwrap().der().clone(), key }
@@ -31,12 +31,12 @@ impl Identity {
         pem_section("CERTIFICATE", &self.certificate)
     }
 
-    /// Settings that trust this certificate.
+    /// Returns settings that trust this certificate.
     pub(crate) fn trust_settings(&self) -> Tls {
         Tls { ca: Ca::Pem(self.pem()), ..Tls::default() }
     }
 
-    /// The same key in a certificate of X.509 version 1, as `openssl x509 -req` makes it. Its signature is void.
+    /// Converts the certificate to X.509 version 1, as `openssl x509 -req` makes it, with the same key. The signature is invalid.
     pub(crate) fn into_x509_version_1(mut self) -> Self {
         const VERSION: u8 = 0xa0;
         const EXTENSIONS: u8 = 0xa3;
@@ -54,7 +54,7 @@ impl Identity {
     }
 }
 
-/// An authority that issues certificates.
+/// Test CA.
 pub(crate) struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -78,31 +78,32 @@ impl Authority {
         pem_section("CERTIFICATE", &self.certificate)
     }
 
-    /// Settings that trust this authority.
+    /// Returns settings that trust this CA.
     pub(crate) fn trust_settings(&self) -> Tls {
         Tls { ca: Ca::Pem(self.pem()), ..Tls::default() }
     }
 }
 
-/// A certificate for these names and addresses, valid for ages.
+/// Returns parameters of a long-lived certificate for these names and addresses.
 pub(crate) fn params(names: &[&str]) -> CertificateParams {
     CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
 }
 
-/// The same, and it says that it is a CA.
+/// Same as [`params`], for a CA certificate.
 pub(crate) fn ca_params(names: &[&str]) -> CertificateParams {
     let mut params = params(names);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
 }
 
-/// The same, and its time is over.
+/// Changes the parameters to an expired certificate.
 pub(crate) fn expired(mut params: CertificateParams) -> CertificateParams {
     params.not_after = rcgen::date_time_ymd(2001, 2, 3);
     params
 }
 
-/// A server that shows this certificate, and demands one of `clients` if that is set.
+/// Returns the configuration of a server with this certificate. If `clients` is set, the server requires a client certificate of
+/// that CA.
 pub(crate) fn server_config(
     identity: CertifiedKey,
     clients: Option<&Authority>,
@@ -118,18 +119,18 @@ pub(crate) fn server_config(
     builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver)
 }
 
-/// DER as a PEM section.
+/// Encodes DER as a PEM section.
 pub(crate) fn pem_section(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
-/// The contents of the first DER element.
+/// Returns the contents of the first DER element.
 pub(crate) fn der_contents(der: &[u8]) -> &[u8] {
     let (header, length) = der_header(der);
     &der[header..header + length]
 }
 
-/// The DER elements that stand one after the other.
+/// Returns the consecutive DER elements.
 pub(crate) fn der_elements(mut der: &[u8]) -> Vec<&[u8]> {
     let mut elements = Vec::new();
     while !der.is_empty() {

@@ -17,7 +17,7 @@ use super::{
 
 const NAME: &str = "vault.example";
 
-/// Runs both ends of a handshake in memory; the first error ends it.
+/// Runs both ends of a handshake in memory and returns the first error.
 fn handshake(tls: &Tls, server: ServerConfig, name: &str) -> Result<(), Error> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::new(load_client_config(tls, MinTlsVersion::default()).unwrap()), name)?;
@@ -40,7 +40,7 @@ fn handshake(tls: &Tls, server: ServerConfig, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// A handshake with a server that demands no client certificate.
+/// Runs a handshake with a server that does not require a client certificate.
 fn handshake_with(tls: &Tls, identity: &Identity) -> Result<(), Error> {
     handshake(tls, server_config(identity.certified_key(), None, DEFAULT_VERSIONS), NAME)
 }
@@ -182,9 +182,7 @@ fn invalid_ca_error_names_file_without_contents() {
     );
     assert_eq!(
         file("junk", &pem_section("CERTIFICATE", b"HUSH")),
-        format!(
-            "the CA file {directory_path}/junk holds no certificate that can be used: what is there is damaged or not X.509"
-        )
+        format!("the CA file {directory_path}/junk holds no usable certificate: its contents are damaged or not X.509")
     );
     let missing = config_error(&Tls { ca: Ca::File(directory.path().join("none")), ..Tls::default() });
     assert!(missing.starts_with(&format!("cannot read the CA file {directory_path}/none: No such file")), "{missing}");
@@ -228,7 +226,7 @@ fn expired_or_misnamed_certificate_is_rejected() {
         let Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) =
             handshake_error(params)
         else {
-            panic!("{names:?} is not {NAME}");
+            panic!("{names:?} does not match {NAME}");
         };
         assert_eq!(presented.len(), names.len());
     }
@@ -237,11 +235,11 @@ fn expired_or_misnamed_certificate_is_rejected() {
 #[test]
 fn server_certificate_in_ca_bundle_is_accepted() {
     let own_ca = Identity::self_signed(&ca_params(&[NAME]));
-    assert_eq!(handshake_with(&own_ca.trust_settings(), &own_ca), Ok(()), "self-signed, says that it is a CA");
+    assert_eq!(handshake_with(&own_ca.trust_settings(), &own_ca), Ok(()), "self-signed, marked as a CA");
     let own_leaf = Identity::self_signed(&params(&[NAME]));
-    assert_eq!(handshake_with(&own_leaf.trust_settings(), &own_leaf), Ok(()), "self-signed, does not say so");
+    assert_eq!(handshake_with(&own_leaf.trust_settings(), &own_leaf), Ok(()), "self-signed, not marked as a CA");
     let issued = Authority::new("unknown").issue(&params(&[NAME]));
-    assert_eq!(handshake_with(&issued.trust_settings(), &issued), Ok(()), "issued by somebody unknown");
+    assert_eq!(handshake_with(&issued.trust_settings(), &issued), Ok(()), "issued by an unknown CA");
 }
 
 #[test]
@@ -305,7 +303,11 @@ fn skip_verify_accepts_invalid_certificates() {
     }
     let legacy = Identity::self_signed(&params(&[])).into_x509_version_1();
     let outcome = handshake(&tls, server_config(legacy.certified_key(), None, &[&TLS12]), NAME);
-    assert_eq!(rejection(outcome), Some(CertificateRejection::X509Version1), "rustls reads no such key for TLS 1.2");
+    assert_eq!(
+        rejection(outcome),
+        Some(CertificateRejection::X509Version1),
+        "rustls does not read the key of version 1 for TLS 1.2"
+    );
 }
 
 #[test]
@@ -330,7 +332,7 @@ fn tls_1_2_server_is_accepted_by_default() {
     );
 }
 
-/// Settings with this client certificate and key, and the directory they are in.
+/// Returns settings with this client certificate and key, and their directory.
 fn with_client_certificate(authority: &Authority, certificate: &str, key: &str) -> (Tls, tempfile::TempDir) {
     let directory = tempdir().unwrap();
     let client = ClientCertificate {
@@ -340,7 +342,7 @@ fn with_client_certificate(authority: &Authority, certificate: &str, key: &str) 
     (Tls { client: Some(client), ..authority.trust_settings() }, directory)
 }
 
-/// The SEC1 key inside a PKCS#8 one.
+/// Returns the SEC1 key inside a PKCS#8 key.
 fn sec1(pkcs8: &[u8]) -> &[u8] {
     der_contents(der_elements(der_contents(pkcs8))[2])
 }
@@ -386,7 +388,7 @@ fn invalid_client_certificate_error_names_file_only() {
     );
     assert_eq!(
         error_for(&pem_section("CERTIFICATE", b"HUSH"), &key),
-        "the client certificate client.crt holds no certificate that can be used: what is there is damaged or not X.509"
+        "the client certificate client.crt holds no usable certificate: its contents are damaged or not X.509"
     );
     for key in [&good, "HUSH", &pem_section("ENCRYPTED PRIVATE KEY", b"HUSH")] {
         assert_eq!(
@@ -411,7 +413,7 @@ fn tls_digest_covers_exactly_the_files_read() {
     let digests = || (compute_digest(&file, [path("more").as_path()]), compute_digest(&directory, []));
     let mut before = digests();
     assert_eq!(digests(), before);
-    // (what changes, whether settings of a file and of the directory read it)
+    // (changed file, true if the settings with a CA file read it; the settings with a directory read every file)
     for (name, in_file) in [("a.pem", true), ("b.pem", false), ("cert.pem", true), ("key.pem", true), ("more", true)] {
         fs::write(path(name), "other").unwrap();
         let now = digests();

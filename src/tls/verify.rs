@@ -1,4 +1,4 @@
-//! Which server certificates are accepted.
+//! Verification of server certificates.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use rustls::{
 
 use super::{pem::Authorities, public_key};
 
-/// Reasons of ours to refuse a certificate, carried in [`CertificateError::Other`].
+/// vaultmount's own reasons to reject a certificate, carried in [`CertificateError::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateRejection {
-    /// None were configured, and the system has none.
+    /// No CA is configured, and the system does not have one.
     #[error("this system has no certificate authorities of its own")]
     NoAuthorities,
-    /// X.509 version 1 has no subject alternative names, so it cannot be for any host.
+    /// X.509 version 1 does not support subject alternative names, so the certificate cannot name a host.
     #[error("the certificate is of X.509 version 1, which cannot name a host")]
     X509Version1,
-    /// An authority's own certificate, which nobody was told to trust; `openssl req -x509` makes such for a server.
+    /// A CA's own certificate that is not trusted. `openssl req -x509` makes such certificates for servers.
     #[error("the certificate is a CA's own, and not trusted")]
     UntrustedAuthority,
 }
@@ -37,11 +37,11 @@ impl From<CertificateRejection> for Error {
     }
 }
 
-/// Accepts what the authorities issued and, as Go does, an authority's own certificate.
+/// Accepts certificates that a trusted CA issued and, like Go, the CA's own certificate.
 ///
-/// A self-signed certificate made for one server usually says that it is a CA, and the same file is then the server's
-/// certificate and the client's CA. webpki refuses that (`CaUsedAsEndEntity`); byte equality with a trusted certificate
-/// takes the place of the issuer's signature. Validity and name are checked all the same.
+/// A self-signed certificate for one server is usually marked as a CA, and the same file is then the server's certificate and
+/// the client's CA. webpki rejects that (`CaUsedAsEndEntity`). Byte equality with a trusted certificate replaces the check of
+/// the issuer's signature. Validity and name are still checked.
 #[derive(Debug)]
 pub(super) struct ChainVerifier {
     authorities: Authorities,
@@ -53,10 +53,9 @@ impl ChainVerifier {
         Self { authorities, algorithms }
     }
 
-    /// Whether `fault` only says that nobody trusted issued the certificate, and it is itself trusted.
+    /// Returns true if `error` only reports an untrusted issuer, and the certificate itself is trusted.
     ///
-    /// webpki looks at a certificate's validity before its place in a chain, so neither fault hides an expired one;
-    /// the tests hold it to that.
+    /// webpki checks the validity before the chain, so neither error hides an expired certificate. Tests verify this order.
     fn is_trusted_itself(&self, certificate: &CertificateDer<'_>, error: &Error) -> bool {
         let is_unknown_issuer = matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer));
         (is_unknown_issuer || is_ca_used_as_server(error)) && self.authorities.contains(certificate)
@@ -110,7 +109,7 @@ impl ServerCertVerifier for ChainVerifier {
     }
 }
 
-/// Accepts every certificate; the server must still hold its key.
+/// Accepts every certificate. The server must still prove that it holds the private key.
 #[derive(Debug)]
 pub(super) struct AcceptAnyVerifier(WebPkiSupportedAlgorithms);
 
@@ -155,12 +154,12 @@ impl ServerCertVerifier for AcceptAnyVerifier {
     }
 }
 
-/// Whether webpki says that a server's certificate is one of a CA.
+/// Returns true if webpki rejected a server's certificate because it is a CA certificate.
 fn is_ca_used_as_server(error: &Error) -> bool {
     matches!(error, Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "CaUsedAsEndEntity")
 }
 
-/// Puts webpki's word for a certificate of version 1 into ours.
+/// Converts webpki's error for X.509 version 1 to [`CertificateRejection::X509Version1`].
 fn map_version_1_error(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == "UnsupportedCertVersion" => {

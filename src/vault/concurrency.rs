@@ -1,11 +1,11 @@
-//! Requests under way at one endpoint: so many at once, and of those that may hang for long fewer.
+//! Concurrency limits per endpoint, with lower limits for request classes that may hang (bulkheads).
 //!
-//! A server may be well while an engine's database, or the API server behind an auth method, never answers. What waits for
-//! such a thing shall hold up nothing else.
+//! A server may be healthy while an engine's database, or the API server behind an auth method, never responds. Requests that
+//! wait for such a backend must not delay other requests.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How many requests go out at once.
+/// Concurrency limits of one endpoint.
 pub(super) struct ConcurrencyLimits {
     total: Semaphore,
     logins: Semaphore,
@@ -13,29 +13,29 @@ pub(super) struct ConcurrencyLimits {
     detached: Semaphore,
 }
 
-/// What a request waits for, beside the server.
+/// Backend that a request waits for, in addition to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestClass {
-    /// Whoever vouches for the pod.
+    /// A login waits for the backend that verifies the pod's identity.
     Login,
-    /// What creates a credential.
+    /// A mutating request waits for the backend that creates the credential.
     Mutating,
-    /// Nothing else.
+    /// A plain request waits for the server only.
     Plain,
 }
 
-/// A request's place; the next one's when it is dropped.
+/// Concurrency permit of one request. Dropping it admits the next request.
 pub(super) struct Permit<'a> {
     _total: SemaphorePermit<'a>,
     _class: Option<SemaphorePermit<'a>>,
 }
 
-/// Requests that nobody waits for any more and that are awaited all the same, at most.
+/// Maximum number of requests with a response that is still awaited after the caller has given up.
 const MAX_DETACHED_REQUESTS: usize = 32;
 
 impl ConcurrencyLimits {
-    /// So many at once. Half of them may be logins, and three eighths create something, so that there is room for others; or as
-    /// many as the operator lets one mount path create.
+    /// Limits requests to `max_in_flight`, with room left for other classes: at most half are logins, and three eighths are
+    /// mutating. `max_mutating`, the operator's limit per mount path, replaces the latter if it is higher.
     pub(super) fn new(max_in_flight: usize, max_mutating: usize) -> Self {
         let eighths = |count: usize| (max_in_flight * count / 8).max(1);
         Self {
@@ -46,7 +46,7 @@ impl ConcurrencyLimits {
         }
     }
 
-    /// A place; waits until there is one.
+    /// Waits for a permit.
     pub(super) async fn acquire(&self, class: RequestClass) -> Option<Permit<'_>> {
         let class_semaphore = match class {
             RequestClass::Login => Some(&self.logins),
@@ -60,7 +60,8 @@ impl ConcurrencyLimits {
         Some(Permit { _total: self.total.acquire().await.ok()?, _class: class_permit })
     }
 
-    /// Gives a request's place to others while its answer is awaited for nobody; it keeps it when too many are awaited so.
+    /// Releases the permit of a request after its caller has given up, while the response is still awaited. The request keeps
+    /// the permit if the limit of detached requests is reached.
     pub(super) fn detach<'a>(&'a self, permit: Permit<'a>) -> Permit<'a> {
         match self.detached.try_acquire() {
             Ok(detached) => Permit { _total: detached, _class: None },
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(mutating.len(), 6);
         assert!(
             try_acquire(&lanes, RequestClass::Mutating).is_none(),
-            "more than {MAX_DETACHED_REQUESTS} are awaited for nobody"
+            "at most {MAX_DETACHED_REQUESTS} requests are detached"
         );
         assert_eq!(acquire_all(&lanes, RequestClass::Plain).len(), 10);
         drop(detached);

@@ -1,4 +1,4 @@
-//! Connections to one Vault endpoint: TCP or a unix socket, direct or through a proxy, plain or TLS, and why not.
+//! Connections to one Vault endpoint: TCP or a unix socket, direct or through a proxy, plain or TLS, with their errors.
 
 mod address_guard;
 mod error;
@@ -49,28 +49,28 @@ pub use stream::Stream;
 pub use tcp::DnsLimiter;
 pub use tls_error::HandshakeError;
 
-/// How long a connection may take, from the name to the end of the TLS handshake, unless [`Options::timeout`] says else.
+/// Default of [`ConnectOptions::timeout`].
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to reach an endpoint, beside its TLS settings.
+/// Connection options of an endpoint, without its TLS settings.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    /// Connect to this unix socket, whatever the address says.
+    /// Unix socket to connect to instead of the address.
     pub unix_socket: Option<PathBuf>,
-    /// Proxies on the way.
+    /// Proxies for the connection.
     pub proxies: Proxies,
-    /// A tenant chose the address: refuse those that are the node's own ([`ConnectError::Guarded`]).
+    /// Reject the node's own addresses ([`ConnectError::BlockedAddress`]), because a tenant chose the address.
     ///
-    /// Checked on the very addresses that are connected to. A name that a proxy resolves is the proxy's to judge;
-    /// an IP address is still checked here.
+    /// The check applies to exactly the addresses that are connected to. A host name that a proxy resolves is not checked, but
+    /// an IP address is.
     pub deny_local_addresses: bool,
-    /// For name, TCP, proxy and TLS together.
+    /// Timeout for DNS lookup, TCP connect, proxy and TLS handshake together.
     pub timeout: Duration,
-    /// Offer HTTP/2 to TLS servers. Plain connections speak HTTP/1.1.
+    /// Offer HTTP/2 to TLS servers. Plain connections use HTTP/1.1.
     pub offer_http2: bool,
-    /// The oldest version of TLS that is spoken.
+    /// Minimum TLS version.
     pub min_tls_version: MinTlsVersion,
-    /// Places for lookups of names.
+    /// Concurrency limits for DNS lookups.
     pub dns_limiter: DnsLimiter,
 }
 
@@ -88,30 +88,30 @@ impl Default for ConnectOptions {
     }
 }
 
-/// Makes connections for hyper's client. Cheap to clone.
+/// Connector for hyper's client. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Shared with the same of another timeout.
+    /// Shared with the connectors that [`Connector::with_timeout`] made.
     loaded_tls: Arc<ArcSwap<LoadedTls>>,
     server_name: Option<ServerName<'static>>,
     options: ConnectOptions,
 }
 
-/// What was read of TLS files at one time.
+/// TLS settings loaded from files at one time.
 pub(super) struct LoadedTls {
     client_config: Arc<ClientConfig>,
-    /// When the certificates end that were read.
+    /// Expiry of the loaded certificates.
     pub(super) certificates: CertificateSummary,
-    /// Whether a server was ever spoken to with it.
+    /// True once a TLS handshake with these settings has succeeded.
     has_connected: AtomicBool,
 }
 
 impl LoadedTls {
-    /// Reads the TLS files, and blocks while it does.
+    /// Reads the TLS files. Blocks.
     pub(super) fn load(tls: &Tls, options: &ConnectOptions) -> Result<Self, TlsError> {
         let (mut config, certificates) = tls::load_config_and_certificates(tls, options.min_tls_version)?;
         config.alpn_protocols =
@@ -119,14 +119,14 @@ impl LoadedTls {
         Ok(Self { client_config: Arc::new(config), certificates, has_connected: AtomicBool::new(false) })
     }
 
-    /// Whether a server was ever spoken to with it.
+    /// Returns true once a TLS handshake with these settings has succeeded.
     pub(super) fn has_connected(&self) -> bool {
         self.has_connected.load(Relaxed)
     }
 }
 
 impl Connector {
-    /// A connector with these settings. Reads the TLS files, and blocks while it does.
+    /// Creates a connector with these settings. Reads the TLS files. Blocks.
     pub fn new(tls: &Tls, options: ConnectOptions) -> Result<Self, TlsError> {
         let loaded_tls = Arc::new(ArcSwap::from_pointee(LoadedTls::load(tls, &options)?));
         let server_name = tls.server_name.as_ref().map(|name| {
@@ -136,7 +136,7 @@ impl Connector {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The same with another limit of [`Options::timeout`].
+    /// Returns this connector with another [`ConnectOptions::timeout`].
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         let Inner { loaded_tls, server_name, options } = &*self.inner;
@@ -146,44 +146,48 @@ impl Connector {
         }
     }
 
-    /// What new connections are made with.
+    /// Returns the TLS settings for new connections.
     pub(super) fn loaded_tls(&self) -> Arc<LoadedTls> {
         self.inner.loaded_tls.load_full()
     }
 
-    /// Reads the TLS files again, for [`Connector::change`]; those before that worked are not given up for what is half written. Blocks.
+    /// Reads the TLS files again, for [`Connector::replace_tls`]. Blocks.
+    ///
+    /// If the current settings have worked, newly truncated files are an error, because they may be half written.
     pub(super) fn load_new_tls(&self, tls: &Tls) -> Result<LoadedTls, TlsError> {
         let (new_tls, current_tls) = (LoadedTls::load(tls, &self.inner.options)?, self.loaded_tls());
         match new_tls.certificates.newly_truncated(&current_tls.certificates) {
-            // Else they are as good as those before.
+            // If the current settings never worked, truncated files are no worse.
             Some(location) if current_tls.has_connected() => Err(TlsError::Truncated { location: location.to_owned() }),
             _ => Ok(new_tls),
         }
     }
 
-    /// New connections are made with these settings from now on, also of the connectors that [`Connector::within`] made.
+    /// Replaces the TLS settings for new connections, including those of connectors that [`Connector::with_timeout`] made.
     pub(super) fn replace_tls(&self, loaded_tls: LoadedTls) {
         self.inner.loaded_tls.store(Arc::new(loaded_tls));
     }
 
-    /// The `Proxy-Authorization` that a request to this URI must carry: plain HTTP through a proxy with a password.
+    /// Returns the `Proxy-Authorization` header that a request to this URI must carry. `None` unless plain HTTP goes through a
+    /// proxy with a password.
     #[must_use]
     pub fn proxy_authorization(&self, uri: &Uri) -> Option<HeaderValue> {
         self.inner.forward_proxy(uri)?.basic_auth().cloned()
     }
 
-    /// What an answer with status 407 means: the proxy that forwards plain HTTP wants other credentials.
+    /// Returns the error for a response with status 407: the proxy that forwards plain HTTP requires other credentials.
     pub fn proxy_credentials_error(&self, uri: &Uri) -> Option<ConnectError> {
         let proxy = self.inner.forward_proxy(uri)?;
         Some(proxy_error(&proxy, &Target::from_uri(uri), ProxyConnectError::AuthenticationRequired))
     }
 
-    /// When the certificate of a TLS server that is accepted now will be over: a client whose clock is a hundred years ahead
-    /// is told why it accepts it no more.
+    /// Returns the expiry of a TLS server's certificate, if the certificate is accepted now.
+    ///
+    /// It connects with a clock that is a hundred years ahead and reads the expiry from the resulting error.
     pub async fn fetch_certificate_expiry(&self, uri: &Uri) -> Option<Timestamp> {
         let mut client_config = ClientConfig::clone(&self.loaded_tls().client_config);
         client_config.time_provider = Arc::new(FarFutureClock);
-        // A session that is resumed looks at no certificate.
+        // A resumed TLS session does not verify the certificate.
         client_config.resumption = Resumption::disabled();
         let (server_name, options) = (self.inner.server_name.clone(), self.inner.options.clone());
         let certificates = CertificateSummary::default();
@@ -199,7 +203,7 @@ impl Connector {
     }
 }
 
-/// The time in a hundred years.
+/// Clock that is a hundred years ahead.
 #[derive(Debug)]
 struct FarFutureClock;
 
@@ -259,17 +263,17 @@ impl Inner {
         Ok(Stream::new(io, target.to_string(), StreamMode::Tls { h2 }))
     }
 
-    /// The proxy that takes requests to a URI itself, as plain HTTP.
+    /// Returns the proxy that forwards plain HTTP requests to this URI.
     fn forward_proxy(&self, uri: &Uri) -> Option<Intercept> {
         self.proxy_for(uri).filter(|proxy| uri.scheme_str() == Some("http") && !proxy::is_socks(proxy))
     }
 
-    /// The proxy on the way to a URI, if there is one.
+    /// Returns the proxy for a URI, if there is one.
     fn proxy_for(&self, uri: &Uri) -> Option<Intercept> {
         if self.options.unix_socket.is_some() { None } else { self.options.proxies.intercept(uri) }
     }
 
-    /// A connection to the proxy, and through it to the target unless the proxy forwards requests.
+    /// Connects to the proxy, and through it to the target unless the proxy forwards requests.
     async fn connect_via_proxy(
         &self,
         proxy: &Intercept,
@@ -333,7 +337,7 @@ impl Inner {
             Some(name) => name,
             None => ServerName::try_from(target.host.clone()).map_err(|_| ConnectError::Tls {
                 target: target_text.clone(),
-                error: HandshakeError::Other("the host is no valid name for TLS".to_owned()),
+                error: HandshakeError::Other("the host is not a valid TLS server name".to_owned()),
             })?,
         };
         let result = deadline.enforce(ConnectStage::Tls, target, handshake(config, name, io, &target_text)).await;
@@ -351,7 +355,7 @@ fn proxy_error(proxy: &Intercept, target: &Target, error: ProxyConnectError) -> 
     ConnectError::Proxy { proxy: Target::from_uri(proxy.uri()).to_string(), target: target.to_string(), error }
 }
 
-/// When a connection must stand, and the time it had from the start.
+/// Deadline of a connection attempt, and its timeout from the start.
 #[derive(Clone, Copy)]
 struct Deadline {
     instant: Instant,

@@ -1,5 +1,5 @@
-//! Servers that nobody asks: those of the operator are asked how they are now and then, so that it is known before a pod needs
-//! them. What they say turns nobody away, and nothing waits for it.
+//! Health probes of idle operator servers, so that a failure is known before a pod needs them. The results do not reject
+//! requests, and no request waits for them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,45 +15,45 @@ use crate::{
     task,
 };
 
-/// Asks them. One per process, as thousands of nodes have one each.
+/// Probes idle operator servers. There must be only one per process, because thousands of nodes have one each.
 pub struct IdleProber {
     vault: Arc<Vault>,
     probes: HashMap<Endpoint, ProbeState>,
 }
 
-/// When a server was last asked for this.
+/// Last idle probe of a server.
 struct ProbeState {
     started_at: Instant,
-    /// The pause after anybody's good answer.
+    /// Delay after a successful response to any request.
     idle_interval: Duration,
-    /// The pause while there is none.
+    /// Delay without a response.
     retry_delay: Duration,
-    /// How often in a row there was none.
+    /// Number of consecutive probes without a response.
     failures: u32,
     probe: JoinHandle<()>,
 }
 
-/// How long nobody has an answer of a server before it is asked; up to twice that, as nodes that began together shall not ask
-/// together.
+/// Minimum time without a response before a server is probed. Jitter adds up to the same time again, so that nodes that started
+/// together do not probe together.
 const IDLE_PROBE_INTERVAL: Duration = Duration::from_secs(300);
-/// The first pause after none; it doubles from there, up to [`IDLE`].
+/// First delay after a probe without a response. It doubles up to [`IDLE_PROBE_INTERVAL`].
 const INITIAL_PROBE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 impl IdleProber {
-    /// Of these servers' clients.
+    /// Creates a prober for the clients of `vault`.
     #[must_use]
     pub fn new(vault: Arc<Vault>) -> Self {
         Self { vault, probes: HashMap::new() }
     }
 
-    /// Has those asked whose time has come, in the background: new ones at once.
+    /// Starts background probes of the servers that are due. New servers are due immediately.
     pub fn probe_due(&mut self, servers: impl IntoIterator<Item = Endpoint>) {
         let (servers, now): (HashSet<Endpoint>, _) = (servers.into_iter().collect(), clock::now());
         self.probes.retain(|endpoint, _| servers.contains(endpoint));
         for endpoint in servers {
             let last_response_at = self.vault.last_response_at(&endpoint);
             let previous = self.probes.get(&endpoint);
-            // Where a file system hangs, one thread waits for it, and no more.
+            // If a file system hangs, at most one thread per server blocks on it.
             if previous.is_some_and(|previous| now < previous.due_at(last_response_at) || !previous.probe.is_finished())
             {
                 continue;
@@ -63,7 +63,7 @@ impl IdleProber {
                 with_jitter(IDLE_PROBE_INTERVAL.min(INITIAL_PROBE_RETRY_DELAY * 2u32.saturating_pow(failures.min(16))));
             let (vault, server) = (Arc::clone(&self.vault), endpoint.clone());
             let probe = task::spawn_boxed(async move {
-                // Without one it is a mount that says why.
+                // A mount reports the reason if there is no client.
                 if let Ok(client) = vault.operator_client(&server).await {
                     client.check_health().await;
                 }
@@ -83,7 +83,7 @@ impl IdleProber {
 }
 
 impl ProbeState {
-    /// When the server is to be asked again that last answered anybody then.
+    /// Returns the time of the next probe. `last_response_at` is the server's last response to any request.
     fn due_at(&self, last_response_at: Option<Instant>) -> Instant {
         last_response_at.map_or(self.started_at + self.retry_delay, |at| at.max(self.started_at) + self.idle_interval)
     }

@@ -1,5 +1,5 @@
-//! How much memory answers may take: a server that gives too much fills its own pod's room, and tenants' servers never the
-//! operator's.
+//! Memory budgets for responses. A server that returns too much exhausts only its own pod's budget, and tenants' servers never
+//! exhaust the operator's.
 
 use std::sync::{
     Arc,
@@ -8,27 +8,26 @@ use std::sync::{
 
 use super::error::RequestError;
 
-/// Room for the answers of some servers, or for those to one token, until they are dropped.
+/// Memory budget for the responses of some servers, or to one token. A response counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
     scope: BudgetScope,
-    /// In bytes.
     limit_bytes: usize,
     reserved_bytes: AtomicUsize,
 }
 
-/// Whose answers fill it.
+/// Scope of a memory budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetScope {
-    /// Those to one token.
+    /// Responses to one token.
     Token,
-    /// Those of the operator's servers.
+    /// Responses of the operator's servers.
     Operator,
-    /// Those of servers that classes chose.
+    /// Responses of servers that classes chose.
     Tenants,
 }
 
-/// A part of a token's room and of all servers'; given back when it is dropped.
+/// Reservation in a token's memory budget and in the servers' budget. Dropping it releases the memory.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budgets: [Option<Arc<MemoryBudget>>; 2],
@@ -38,7 +37,7 @@ pub(super) struct Reservation {
 impl MemoryBudget {
     pub(super) fn new(scope: BudgetScope) -> Arc<Self> {
         let limit_bytes = match scope {
-            // A volume holds 4 MiB. Old answers and new ones are there at once, and there may be more in them than files want.
+            // A volume holds 4 MiB. Old and new responses exist at the same time, and may contain more than the files need.
             BudgetScope::Token => 32 << 20,
             BudgetScope::Operator => 192 << 20,
             BudgetScope::Tenants => 64 << 20,
@@ -46,7 +45,7 @@ impl MemoryBudget {
         Arc::new(Self { scope: scope, limit_bytes: limit_bytes, reserved_bytes: AtomicUsize::new(0) })
     }
 
-    /// An error when it is so full that what is asked for now could be of no use.
+    /// Fails if less than 64 KiB are available, because the response to a new request would hardly fit.
     pub(super) fn ensure_available(&self) -> Result<(), RequestError> {
         const MIN_AVAILABLE_BYTES: usize = 64 << 10;
         if self.reserved_bytes.load(Relaxed) + MIN_AVAILABLE_BYTES > self.limit_bytes {
@@ -71,12 +70,12 @@ impl MemoryBudget {
 }
 
 impl Reservation {
-    /// Nothing yet.
+    /// Creates an empty reservation.
     pub(super) fn new(token_budget: Option<&Arc<MemoryBudget>>, server_budget: &Arc<MemoryBudget>) -> Self {
         Self { budgets: [token_budget.cloned(), Some(Arc::clone(server_budget))], bytes: 0 }
     }
 
-    /// Makes it so large.
+    /// Resizes the reservation to `bytes`, or leaves it unchanged if a budget is exceeded.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), RequestError> {
         if let Some(additional) = bytes.checked_sub(self.bytes) {
             for (n, budget) in self.budgets.iter().flatten().enumerate() {
@@ -109,7 +108,7 @@ mod tests {
 
     fn exceeded_scope(result: &Result<(), RequestError>) -> Option<BudgetScope> {
         match result {
-            Err(RequestError::BudgetExceeded { scope: whose, .. }) => Some(*whose),
+            Err(RequestError::BudgetExceeded { scope, .. }) => Some(*scope),
             _ => None,
         }
     }

@@ -1,4 +1,5 @@
-//! Turns for requests that nobody waits for: few at once, and whoever's time ends first is first.
+//! Semaphore for background requests. The request for the credential that expires first gets the next
+//! permit.
 
 use std::{
     collections::BTreeMap,
@@ -7,14 +8,14 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-/// So many turns at once.
+/// Semaphore that grants permits in order of expiry.
 pub(super) struct PrioritySemaphore {
     state: Arc<SharedState>,
 }
 
-/// A turn; the next one's when it is dropped.
+/// Permit of a [`PrioritySemaphore`]. Dropping it grants the next waiter a permit.
 pub struct PriorityPermit {
-    /// None once it is handed on.
+    /// `None` once the permit is handed on.
     state: Option<Arc<SharedState>>,
 }
 
@@ -23,7 +24,7 @@ type SharedState = Mutex<State>;
 
 struct State {
     available: usize,
-    /// By urgency: what has no end comes last, and what is equally urgent as it came.
+    /// Waiters by expiry. Those without an expiry come last, and equal ones keep their order of arrival.
     waiters: BTreeMap<(bool, Option<Instant>, u64), oneshot::Sender<PriorityPermit>>,
     last_sequence: u64,
 }
@@ -33,7 +34,7 @@ impl PrioritySemaphore {
         Self { state: Arc::new(Mutex::new(State { available: permits, waiters: BTreeMap::new(), last_sequence: 0 })) }
     }
 
-    /// A turn for what is over at `end`; waits until there is one.
+    /// Waits for a permit for work that expires at `expires_at`.
     pub(super) async fn acquire(&self, expires_at: Option<Instant>) -> PriorityPermit {
         loop {
             let granted = {
@@ -48,7 +49,7 @@ impl PrioritySemaphore {
                 state.waiters.insert(priority, sender);
                 receiver
             };
-            // Whoever goes away while it waits is passed over.
+            // A cancelled waiter is skipped.
             if let Ok(permit) = granted.await {
                 return permit;
             }
@@ -69,7 +70,7 @@ impl Drop for PriorityPermit {
             let Some((_, next)) = next else { return };
             match next.send(PriorityPermit { state: Some(Arc::clone(&state)) }) {
                 Ok(()) => return,
-                // Nobody is there: it must not be handed on twice.
+                // The waiter is gone. Dropping this copy must not hand the permit on again.
                 Err(mut permit) => permit.state = None,
             }
         }
@@ -109,16 +110,16 @@ mod tests {
     #[tokio::test]
     async fn priority_semaphore_skips_cancelled_waiters() {
         let semaphore = PrioritySemaphore::new(2);
-        let (one, two) = (semaphore.acquire(None).await, semaphore.acquire(None).await);
+        let (first, second) = (semaphore.acquire(None).await, semaphore.acquire(None).await);
         let mut cancelled_early = Box::pin(semaphore.acquire(None));
         assert!(cancelled_early.as_mut().now_or_never().is_none());
         let mut cancelled_late = Box::pin(semaphore.acquire(None));
         assert!(cancelled_late.as_mut().now_or_never().is_none());
         drop(cancelled_early);
-        drop(one);
-        // Its turn has come, and it goes before it takes it.
+        drop(first);
+        // This waiter has been granted the permit, and is cancelled before it takes it.
         drop(cancelled_late);
-        drop(two);
+        drop(second);
         assert_eq!(lock(&semaphore.state).available, 2);
         assert!(semaphore.acquire(None).now_or_never().is_some());
     }

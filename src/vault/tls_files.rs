@@ -1,4 +1,4 @@
-//! TLS files that change while their clients live.
+//! Reload of TLS files that change while their clients are in use.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,23 +17,24 @@ use crate::{
     tls::{self, CertificateSummary, Expiries, MinTlsVersion, Tls, TlsReload},
 };
 
-/// How many settings' files are read at once.
+/// Maximum number of TLS settings that are reloaded concurrently.
 const MAX_CONCURRENT_TLS_RELOADS: usize = 4;
-/// How long is waited for them before others' are read: a file system may hang.
+/// Timeout for reading the files of one setting, because a file system may hang. The next files are read after it.
 const TLS_RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the TLS files of a server stand.
+/// State of the TLS files of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFileStatus {
-    /// When the certificates end that are in use.
+    /// Expiry of the certificates in use.
     pub expiries: Expiries,
-    /// Whether the files cannot be used as they are now.
+    /// True if the current files are invalid.
     pub is_invalid: bool,
 }
 
 impl Vault {
-    /// Reads the TLS files of every client anew. Where they changed, new connections use them; requests in flight end on theirs, and
-    /// idle connections are let go. Brings the settings that changed.
+    /// Rereads the TLS files of every client, and returns the settings with changed files.
+    ///
+    /// New connections use the changed files. Requests in flight finish on their connections, and idle connections are dropped.
     pub async fn reload_tls(&self) -> Vec<Tls> {
         let mut clients_by_tls: HashMap<Tls, Vec<Client>> = HashMap::new();
         for entry in self.lock().values() {
@@ -42,7 +43,7 @@ impl Vault {
         }
         let reloads = stream::iter(clients_by_tls).map(async |(tls, clients)| {
             let addresses: Vec<String> = clients.iter().map(|client| client.address().to_owned()).collect();
-            // Where a file system hangs, one thread waits for it, and no more.
+            // If a file system hangs, at most one thread per setting blocks on it.
             let in_progress = Arc::clone(&self.tls_reads_in_progress);
             if !lock_in_progress(&in_progress).insert(tls.clone()) {
                 return None;
@@ -54,9 +55,9 @@ impl Vault {
                 lock_in_progress(&in_progress).remove(&settings);
                 reloads
             });
-            // It is told even if nobody waits for it any more.
+            // A task of its own, so that the result is logged even after the timeout.
             let log_task = task::spawn_boxed(async move {
-                // Those of one digest hear the same; who was doubted meanwhile may have heard it before.
+                // Clients of one digest have the same result, but a suspect client may have logged it before.
                 let reload = reload_task.await.ok()?.into_iter().find(TlsReload::should_log)?;
                 reload.log(&addresses.join(", "));
                 matches!(reload, TlsReload::Applied { .. }).then_some(tls)
@@ -66,7 +67,7 @@ impl Vault {
         reloads.buffer_unordered(MAX_CONCURRENT_TLS_RELOADS).filter_map(async |changed| changed).collect().await
     }
 
-    /// The TLS settings of every client, an address that each is used for, and when the certificates end that are in use.
+    /// Returns the TLS settings of every client, each with one address that uses them and the expiry of the certificates in use.
     #[must_use]
     pub fn tls_in_use(&self, now: Timestamp) -> HashMap<Tls, (String, Expiries)> {
         let clients = self.lock();
@@ -77,7 +78,7 @@ impl Vault {
         settings_in_use.collect()
     }
 
-    /// How the files of settings stand that nobody uses yet. Reads them, and blocks while it does; none while others read them.
+    /// Reads the state of TLS files that no client uses yet. `None` while another task reads them. Blocks.
     #[must_use]
     pub fn read_tls_file_status(&self, tls: &Tls, now: Timestamp) -> Option<TlsFileStatus> {
         if !lock_in_progress(&self.tls_reads_in_progress).insert(tls.clone()) {
@@ -89,13 +90,14 @@ impl Vault {
         Some(status)
     }
 
-    /// How the TLS files of an endpoint stand; none while nobody uses it.
+    /// Returns the state of an endpoint's TLS files. `None` if the endpoint does not have a client.
     #[must_use]
     pub fn tls_file_status(&self, endpoint: &Endpoint, now: Timestamp) -> Option<TlsFileStatus> {
         Some(self.lock().get(endpoint)?.client.transport().tls_file_status(now))
     }
 
-    /// A connection failed for TLS: the files are read before the next use, as they may have changed.
+    /// Marks an endpoint's TLS files as suspect after a failed TLS connection. They may have changed, so they are reread before
+    /// the next use.
     pub fn mark_tls_suspect(&self, endpoint: &Endpoint) {
         if let Some(entry) = self.lock().get(endpoint) {
             entry.client.transport().mark_tls_suspect();
@@ -107,7 +109,7 @@ fn lock_in_progress(in_progress: &Mutex<HashSet<Tls>>) -> MutexGuard<'_, HashSet
     in_progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A client that was doubted, with the files as they are now.
+/// Reloads the suspect TLS files of a client and returns the client.
 pub(super) async fn reload_suspect_tls(client: Client) -> Result<Client, Error> {
     let owned_client = client.clone();
     let reload_task =

@@ -182,7 +182,7 @@ impl Transport {
         }
     }
 
-    /// Reloads the TLS files, whose digest is `digest`, for new connections if the files are valid.
+    /// Reloads the TLS files for new connections, if the files are valid. `digest` is the digest of their contents.
     ///
     /// Requests in flight finish on their connections. Idle connections are dropped. Blocks.
     pub(super) fn reload_tls(&self, digest: Digest) -> TlsReload<(), TlsError> {
@@ -430,7 +430,7 @@ impl Transport {
             RequestError::ErrorResponse(response) if response.is_transient(options.mutating) => response.retry_after,
             RequestError::Connect(error) if is_transient_connect_error(error) => None,
             RequestError::ConnectionLost { mutating: false, .. } | RequestError::Timeout(_) => None,
-            // A new leader is being elected. The old leader may have received a mutating request already.
+            // The leader has just gone. It may have received the request already, so a mutating one is not retried.
             RequestError::RedirectNotFollowed { is_other_server: true, .. } if !options.mutating => None,
             _ => return None,
         };

@@ -1,4 +1,4 @@
-//! A document as a tree in which each key and value knows where it stands.
+//! YAML document as a tree of nodes with positions.
 
 use std::ops::Range;
 
@@ -7,19 +7,19 @@ use serde_saphyr::Spanned;
 
 use super::{Budget, ParseError, Position, value::AnyValue};
 
-/// A key or value. Not to be printed: it may be anybody's secret.
+/// Key or value. Do not print it: it may contain a secret.
 pub struct Node {
-    /// Where it begins. What an alias or merge brings is where the anchor is.
+    /// Position of the first character. Nodes from an alias or merge have the anchor's position.
     pub position: Position,
-    /// Where it stands in the text, in bytes.
+    /// Byte range in the text.
     pub span: Range<usize>,
-    /// What it is.
+    /// Value of the node.
     pub value: Value,
 }
 
-/// What a node is.
+/// Value of a node.
 pub enum Value {
-    /// Nothing.
+    /// Empty value.
     Null,
     /// True or false, unquoted.
     Bool(bool),
@@ -29,20 +29,20 @@ pub enum Value {
     Text(String),
     /// A list.
     List(Vec<Node>),
-    /// A mapping, in the order it is written.
+    /// A mapping, in document order.
     Map(Vec<(Node, Node)>),
 }
 
-/// How far a document stands behind the beginning of its file.
+/// Offset of a document in its file.
 #[derive(Clone, Copy, Default)]
 pub struct Offset {
-    /// The lines before it.
+    /// Number of lines before the document.
     pub lines: usize,
-    /// The bytes before it.
+    /// Number of bytes before the document.
     pub bytes: usize,
 }
 
-/// Reads one document, which stands at `offset` of its file.
+/// Parses one document that starts at `offset` of its file.
 pub fn parse(text: &str, offset: Offset, budget: Budget) -> Result<Node, ParseError> {
     match super::parse::<RawNode>(text, budget) {
         Ok(raw) => Ok(raw.into_node(offset)),
@@ -54,43 +54,43 @@ pub fn parse(text: &str, offset: Offset, budget: Budget) -> Result<Node, ParseEr
 }
 
 impl Node {
-    /// The value of a key, if this is a mapping that has it.
+    /// Returns the value of a key, if this is a mapping with that key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Self> {
         self.entry(key).map(|(_, value)| value)
     }
 
-    /// A key and its value.
+    /// Returns a key and its value, if this is a mapping with that key.
     #[must_use]
     pub fn entry(&self, key: &str) -> Option<&(Self, Self)> {
         self.entries().iter().find(|(name, _)| name.as_text() == Some(key))
     }
 
-    /// The entries; none if this is no mapping.
+    /// Returns the entries. Empty unless this is a mapping.
     #[must_use]
     pub fn entries(&self) -> &[(Self, Self)] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
-    /// The items; none if this is no list.
+    /// Returns the items. Empty unless this is a list.
     #[must_use]
     pub fn items(&self) -> &[Self] {
         if let Value::List(items) = &self.value { items } else { &[] }
     }
 
-    /// The text, if this is text.
+    /// Returns the text, if this is text.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
-    /// Whether there is nothing.
+    /// Returns true if the value is empty.
     #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self.value, Value::Null)
     }
 
-    /// What it is, for a message.
+    /// Returns the type of the value for messages.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self.value {
@@ -113,7 +113,7 @@ impl Position {
 struct RawNode(Spanned<AnyValue<RawNode>>);
 
 impl RawNode {
-    /// The budget bounds the depth.
+    /// Converts recursively. The budget limits the depth.
     fn into_node(self, offset: Offset) -> Node {
         let (location, span) = (self.0.defined, self.0.defined.span());
         let bytes = |bytes: Option<u64>| bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a value of any type is, read once for whoever adds what stands around it: its place, its tag.
+//! Value of any type, deserialized generically. Callers add context such as the position or the tag.
 
 use std::{fmt, marker::PhantomData};
 
@@ -9,9 +9,9 @@ use serde::{
 
 use crate::secret::SecretText;
 
-/// A value whose items and entries are nodes of somebody's own.
+/// Value of any type, with items and entries of the caller's node type.
 pub(crate) enum AnyValue<N> {
-    /// Nothing.
+    /// Empty value.
     Null,
     /// True or false.
     Bool(bool),
@@ -19,11 +19,11 @@ pub(crate) enum AnyValue<N> {
     Int(i128),
     /// Any other number.
     Float(f64),
-    /// Text; it may be anybody's secret.
+    /// Text, which may be a secret.
     Text(SecretText),
     /// A list.
     List(Vec<N>),
-    /// A mapping, in the order it is written.
+    /// A mapping, in document order.
     Map(Vec<(N, N)>),
 }
 

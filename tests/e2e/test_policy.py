@@ -61,7 +61,7 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
     # Another policy comes without a restart.
     (before,) = provider.pods()
     governed.by("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [prod]}}]\n")
-    shop.wait("the new policy", lambda: "the policy file has changed, and is in force" in provider.log(), 180)
+    shop.wait("the new policy", lambda: "policy file applied" in provider.log(), 180)
     shop.add_pod("late", "plain").wait_event("[VM0015]", "endpoint default")
     assert shop.run_pod("later", "named").file("/named/a") == ("644", "x")
     (after,) = provider.pods()

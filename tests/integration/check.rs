@@ -111,14 +111,15 @@ async fn check_create_sends_mutating_reads_and_revokes_leases() {
     let pod = pod.with_objects(object("user", "username") + &object("pass", "password"));
     let ran = run_check(&pod, &[]).await;
     assert_eq!(ran.code, Some(0));
-    let says = format!("skip  object        \"user\": GET {} (database): not sent, as it would create", database.path);
+    let says =
+        format!("skip  object        \"user\": GET {} (database): not sent, because it would create", database.path);
     assert!(ran.stdout.contains(&says) && ran.stdout.contains("the policies allow it"));
     assert!(ran.stdout.contains("objects not tested: 2 (--create"));
     assert!(database.users().await.is_empty());
 
     let ran = run_check(&pod, &["--create"]).await;
     assert_eq!(ran.code, Some(0));
-    assert!(ran.stdout.contains("2 files in all") && ran.stdout.contains("1 token revoked, and so 1 lease"));
+    assert!(ran.stdout.contains("2 files in all") && ran.stdout.contains("1 token revoked, with 1 lease"));
     assert!(!ran.stdout.contains("left behind"));
     database.wait_until_no_users().await;
     assert_eq!(count_live_login_tokens(&tenant).await, 0);
@@ -152,7 +153,7 @@ async fn check_create_names_unleased_resources_left_behind() {
     let named =
         |serial: &Value| step_line(&ran, "left behind").contains(&format!("certificate {}", serial.as_str().unwrap()));
     assert!(serials.as_array().unwrap().iter().any(named), "{serials}");
-    assert!(ran.stdout.contains(&format!("left behind   what {}/data/note wrote or made", tenant.kv)));
+    assert!(ran.stdout.contains(&format!("left behind   data or resources created by {}/data/note", tenant.kv)));
     assert!(!ran.stdout.contains("XMARKX"));
 }
 
@@ -207,7 +208,7 @@ async fn check_batch_token_is_reported_as_not_revocable() {
     let ran = run_check(&pod, &[]).await;
     assert_eq!(ran.code, Some(0));
     assert!(step_line(&ran, "login").contains("batch token for 10m"));
-    assert!(step_line(&ran, "clean-up").contains("a batch token cannot be revoked; it ends within 10m"));
+    assert!(step_line(&ran, "clean-up").contains("a batch token cannot be revoked; it expires within 10m"));
 }
 
 /// What a check prints that is interrupted once the proxy has seen a request, and is held there for a while or for good.
@@ -263,7 +264,7 @@ async fn check_interrupted_during_login_revokes_new_token() {
 
 #[tokio::test]
 async fn check_token_num_uses_leaves_no_token() {
-    for (uses, revoked) in [(2, "3 tokens revoked"), (1, "a token is used up, and so over")] {
+    for (uses, revoked) in [(2, "3 tokens revoked"), (1, "a token has no uses left and is no longer valid")] {
         let (tenant, pod) = fixture().await;
         tenant.write_role("app", json!({"token_num_uses": uses})).await;
         for name in ["b", "c"] {
@@ -288,7 +289,7 @@ async fn check_create_names_write_without_file_left_behind() {
     let ran = run_check(&pod.with_objects(class), &["--create"]).await;
     assert_eq!(ran.code, Some(1));
     assert!(ran.stdout.contains("[VM0061]"));
-    assert!(step_line(&ran, "left behind").contains(&format!("what {kv}/new wrote or made")));
+    assert!(step_line(&ran, "left behind").contains(&format!("data or resources created by {kv}/new")));
 }
 
 #[tokio::test]
@@ -298,7 +299,7 @@ async fn check_blocked_health_request_is_only_a_warning() {
     vault.always("GET", "sys/health", respond(403, &[("content-type", "text/html")], "<html>forbidden</html>"));
     let ran = CliRun::for_pod(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;
     assert_eq!(ran.code, Some(0));
-    assert!(step_line(&ran, "health").starts_with("warn  health        sys/health does not tell: "));
+    assert!(step_line(&ran, "health").starts_with("warn  health        sys/health is unavailable: "));
 }
 
 #[tokio::test]
@@ -312,7 +313,7 @@ async fn check_create_interrupted_names_request_in_flight() {
     let pod = pod.with_objects(format!("- {{objectName: x, secretPath: {path}, method: PUT}}"));
     let (code, out) = interrupt_check(&pod, &["--create"], &vault, "PUT", &path, None).await;
     assert_eq!(code, Some(1), "{out}");
-    assert!(out.contains(&format!("left behind   what {path} may be making still")), "{out}");
+    assert!(out.contains(&format!("left behind   resources that {path} may still create")), "{out}");
     gate.open();
 }
 
@@ -325,7 +326,7 @@ async fn check_revoke_self_denied_names_token_accessor() {
         let ran = run_check(&pod, &[]).await;
         assert_eq!(ran.code, Some(0));
         let told = step_line(&ran, "clean-up");
-        assert!(told.contains("lack \"update\" on auth/token/revoke-self"), "{told}");
+        assert!(told.contains("do not allow \"update\" on auth/token/revoke-self"), "{told}");
         let accessor = told.rsplit_once("vault token revoke -accessor ").unwrap().1;
         root_request("POST", "auth/token/revoke-accessor", json!({"accessor": accessor})).await;
         assert_eq!(count_live_login_tokens(&tenant).await, 0);
@@ -339,7 +340,7 @@ async fn check_counts_shared_failed_request_as_one_problem() {
     let ran = run_check(&pod.with_objects(object("a") + &object("b")), &[]).await;
     assert_eq!(ran.code, Some(1));
     assert!(ran.stdout.contains("skip  object        \"b\": the same request as that of \"a\""));
-    assert!(ran.stdout.contains("\n1 problem;"));
+    assert!(ran.stdout.contains("\n1 problem."));
 }
 
 #[tokio::test]
@@ -359,7 +360,10 @@ async fn check_token_file_without_token_is_reported() {
         let ran = run_check(&pod, &[]).await;
         assert_eq!(ran.code, Some(1));
         let told = step_line(&ran, "token");
-        assert!(told.contains("holds no service account token [VM0030]") && !ran.stdout.contains("hunter2"), "{told}");
+        assert!(
+            told.contains("does not contain a service account token [VM0030]") && !ran.stdout.contains("hunter2"),
+            "{told}"
+        );
     }
 }
 
@@ -453,8 +457,11 @@ async fn check_warns_of_certificate_expiring_soon() {
     let soon = (Timestamp::now() + SignedDuration::from_hours(24)).to_zoned(TimeZone::UTC).date();
     let soon_day = (i32::from(soon.year()), u8::try_from(soon.month()).unwrap(), u8::try_from(soon.day()).unwrap());
     for ((year, month, day), says) in [
-        ((2100, 1, 1), "ok    TLS           the certificate is trusted, and for this name, until 2100-01-01T00:00:00Z"),
-        (soon_day, "warn  TLS           the certificate is trusted, and for this name, but only until"),
+        (
+            (2100, 1, 1),
+            "ok    TLS           the certificate is trusted and valid for this name, until 2100-01-01T00:00:00Z",
+        ),
+        (soon_day, "warn  TLS           the certificate is trusted and valid for this name, but expires in"),
     ] {
         let vault = FaultProxy::start_tls(authority.server_config_with_expiry(year, month, day)).await;
         let ran = CliRun::for_pod(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;

@@ -170,7 +170,7 @@ async fn install_repairs_mode_and_link_and_rejects_symlinked_dir() {
     symlink(elsewhere.path(), node.path("vaultmount")).unwrap();
     let before = permission_bits(elsewhere.path());
     let (ok, said) = node.install(&[]).await;
-    assert!(!ok && said.contains("vaultmount: is there and no folder"), "{said}");
+    assert!(!ok && said.contains("vaultmount: exists and is not a directory"), "{said}");
     assert_eq!((permission_bits(elsewhere.path()), fs::read_dir(elsewhere.path()).unwrap().count()), (before, 0));
 
     for (flag, words) in [("--owner=root", "numeric user and group ID"), ("--provider=a/b", "provider's name")] {
@@ -211,7 +211,7 @@ async fn uninstall_removes_all_its_own_files_and_no_others() {
     node.install(&[]).await;
     fs::write(node.path("vaultmount/notes"), "not ours").unwrap();
     let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(!ok && said.contains("holds files that are not vaultmount's"), "{said}");
+    assert!(!ok && said.contains("contains files that are not vaultmount's"), "{said}");
     assert!(node.path("vaultmount/notes").exists());
 }
 

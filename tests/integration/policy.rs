@@ -53,7 +53,12 @@ async fn policy_endpoint_name_selects_server_and_auth_mount() {
         let files = daemon.mount_files(&pod.clone().with_parameter(name, "prod")).await;
         assert_eq!(files["pass"], "s3cret", "{name}");
     }
-    let parts = ["a class that names no other", "endpoint default", "may use prod;", policy.path()];
+    let parts = [
+        "the default of a class without vaultEndpoint or vaultAddress",
+        "endpoint default",
+        "may use prod;",
+        policy.path(),
+    ];
     daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &parts).await;
     let both = pod.with_parameter("vaultEndpoint", "prod").with_parameter("vaultAddress", &tenant.address);
     daemon.assert_mount_error(&both, Cause::InvalidRequest, &["vaultEndpoint", "vaultAddress", "remove one"]).await;
@@ -120,7 +125,7 @@ async fn tenant_tls_dir_denies_symlink_leading_outside() {
         .assert_mount_error(
             &pod,
             Cause::TenantPolicyViolation,
-            &["is a link to something that is not below", "--tenant-tls-dir"],
+            &["is a symlink to a file that is not below", "--tenant-tls-dir"],
         )
         .await;
 }
@@ -133,17 +138,17 @@ async fn policy_file_reload_applies_valid_and_keeps_last_good() {
     let daemon = Daemon::start(&[&policy.flag(), &format!("--metrics-addr={pages}")]).await;
     daemon.mount_files(&pod).await;
     policy.write("rules: []");
-    log.wait_for_lines("the policy file has changed, and is in force", 1, RELOAD_INTERVAL).await;
+    log.wait_for_lines("policy file applied", 1, RELOAD_INTERVAL).await;
     // Also for a pod that has its secrets: a poll is refused, and what the pod has stays.
     daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &["add the namespace"]).await;
     policy.write("rule: []");
-    log.wait_for_lines("cannot be used, what it said before is in force", 1, RELOAD_INTERVAL).await;
+    log.wait_for_lines("policy file is invalid; the previous policy stays in force", 1, RELOAD_INTERVAL).await;
     assert!(log.text().contains("policy.yaml:3:1: rule: is unknown; did you mean rules?"), "{}", log.text());
     daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &["add the namespace"]).await;
     let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
     assert!(metrics.contains("vaultmount_policy_last_reload_successful 0\n"), "{metrics}");
     policy.write(&allowing);
-    log.wait_for_lines("the policy file has changed, and is in force", 2, RELOAD_INTERVAL).await;
+    log.wait_for_lines("policy file applied", 2, RELOAD_INTERVAL).await;
     assert_eq!(daemon.mount_files(&pod).await["pass"], "s3cret");
     assert_eq!(log.count_lines("cannot be used"), 1, "{}", log.text());
 }
@@ -153,14 +158,15 @@ async fn policy_endpoint_missing_tls_files_warns_at_each_load() {
     let prod = "prod: {address: \"https://prod\", tls: {caCertPath: /nowhere/ca.pem}}";
     let (log, policy) = (CapturedLog::new(), PolicyFile::new(&format!("endpoints: {{{prod}}}")));
     let _daemon = Daemon::start(&[&policy.flag()]).await;
-    let says = "endpoint prod of the policy file cannot be used as it is: cannot read the CA file /nowhere/ca.pem: No such file";
+    let says =
+        "policy file endpoint is unusable endpoint=prod error=cannot read the CA file /nowhere/ca.pem: No such file";
     log.wait_for_lines(says, 1, Duration::ZERO).await;
     let lab = "lab: {address: \"https://lab\", tls: {clientCertPath: /nowhere/c.pem, clientKeyPath: /nowhere/k.pem}}";
     policy.write(&format!("endpoints: {{{prod}, {lab}}}"));
     log.wait_for_lines(says, 2, RELOAD_INTERVAL).await;
-    log.wait_for_lines("endpoint lab of the policy file cannot be used as it is", 1, RELOAD_INTERVAL).await;
+    log.wait_for_lines("policy file endpoint is unusable endpoint=lab error=", 1, RELOAD_INTERVAL).await;
     assert!(log.text().contains("/nowhere/c.pem: No such file"), "{}", log.text());
-    assert_eq!(log.count_lines("cannot be used as it is"), 3, "{}", log.text());
+    assert_eq!(log.count_lines("policy file endpoint is unusable"), 3, "{}", log.text());
 }
 
 #[tokio::test]
@@ -198,12 +204,12 @@ async fn policy_file_invalid_prevents_start() {
     }
     let policy = PolicyFile::new("endpoints: {lab: {address: \"https://lab\", tls: {skipVerify: true}}}");
     let run = serve(&[&policy.flag(), "--allow-skip-verify=false", "--allow-address=https://lab"]).await;
-    assert!(run.stderr.contains("endpoints.lab.tls.skipVerify: is what --allow-skip-verify=false forbids"));
-    assert!(run.stderr.contains("--allow-address has no place beside --policy-file"));
+    assert!(run.stderr.contains("endpoints.lab.tls.skipVerify: conflicts with --allow-skip-verify=false"));
+    assert!(run.stderr.contains("--allow-address conflicts with --policy-file"));
     let run = serve(&["--policy-file=/nowhere/policy.yaml"]).await;
     assert!(run.stderr.contains("/nowhere/policy.yaml cannot be read: No such file"));
     let run = serve(&["--policy-file=", "--allow-skip-verify="]).await;
-    for line in ["--policy-file is empty; write a file, or leave the flag out", "--allow-skip-verify is empty"] {
+    for line in ["--policy-file is empty; write a file, or omit the flag", "--allow-skip-verify is empty"] {
         assert!(run.stderr.contains(line) && run.code == Some(2), "{line}");
     }
 }
@@ -268,7 +274,7 @@ async fn validate_policy_file_reports_denied_classes() {
         let path = folder.path().join("theirs.yaml");
         std::fs::write(&path, theirs).unwrap();
         let run = run_cli(&["validate", "--policy-file", open.path(), path.to_str().unwrap()]).await;
-        let says = "warning: the class may not choose whose certificate is believed at the operator's address (vaultTLSServerName)";
+        let says = "warning: the class may not override the trusted CA or server name for the operator's address (vaultTLSServerName)";
         assert_eq!(
             run.stdout.contains(&format!("theirs.yaml:9:25: {says}")),
             is_warned_of,

@@ -232,8 +232,8 @@ async fn min_tls_version_applies_to_api_server() {
     }
     let leaf = authority.issue("127.0.0.1");
     let address = serve_with(server_config(&leaf, None, &[&rustls::version::TLS12]));
-    let config = |oldest_tls| Config { min_tls_version, ..in_cluster_config(address, folder.path()) };
-    let key = async |oldest| config(oldest).build(Arc::default()).unwrap().unwrap().hmac_key(HMAC_SECRET_NAME).await;
+    let config = |min_tls_version| Config { min_tls_version, ..in_cluster_config(address, folder.path()) };
+    let key = async |version| config(version).build(Arc::default()).unwrap().unwrap().hmac_key(HMAC_SECRET_NAME).await;
     assert_eq!(key(MinTlsVersion::Tls12).await.unwrap().expose(), b"a");
     assert_eq!(key(MinTlsVersion::Tls13).await.unwrap_err().cause(), Cause::KubernetesConfig);
 }

@@ -115,7 +115,7 @@ impl Page {
         let VolumeStatus { class, mounts, target_path, .. } = volume;
         let polls = volume.poll_interval_seconds.map(|gap| format!(", polled every {}", span(gap))).unwrap_or_default();
         let last = self.moment(volume.last_mount_at);
-        self.fact("volume", &format!("{class}, mounts: {mounts}, the last {last}{polls}, at {target_path}"));
+        self.fact("volume", &format!("{class}, mounts: {mounts}, last {last}{polls}, at {target_path}"));
     }
 
     /// Renders a table of cached secrets, with the path in the last column because it may be long.

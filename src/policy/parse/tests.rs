@@ -1,4 +1,4 @@
-//! A policy file's mistakes, and what the schema and the docs say of its fields.
+//! Tests of policy file errors, and of the fields in the schema and the docs.
 
 use super::{
     super::{rules::PolicySetting, tests::POLICY},
@@ -13,7 +13,7 @@ fn parse_text(text: &str, file: &str) -> (Policy, Vec<PolicyError>) {
     parse(&node::parse(text, Offset::default(), Budget::POLICY).unwrap(), file, false)
 }
 
-/// The mistakes of a text, one line each.
+/// Returns the errors of a policy text, one line each.
 fn errors_of(text: &str) -> Vec<String> {
     let errors = parse_text(text, "policy.yaml").1.into_iter();
     errors.map(|m| format!("{}:{}: {}", m.position.line, m.position.column, m.problem)).collect()
@@ -27,23 +27,26 @@ fn policy_file_error_has_position_and_problem() {
         ("- a", "1:1: is a list, not a mapping"),
         ("endpoint: {}", "1:1: endpoint: is unknown; did you mean endpoints?"),
         ("endpoints: [a]", "endpoints: is a list; write a mapping of names"),
-        ("endpoints: {default: {address: \"https://a\"}}", "endpoints.default: is the server of flags"),
+        ("endpoints: {default: {address: \"https://a\"}}", "endpoints.default: is reserved for the server of flags"),
         ("endpoints: {\"a b\": {address: \"https://a\"}}", "a name is 1 to 63 letters"),
         ("endpoints:\n  a: {}", "2:3: endpoints.a.address: missing"),
         ("endpoints: {a: {address: \"vault:8200\"}}", "endpoints.a.address: \"vault:8200\" "),
         ("endpoints: {a: {address: \"https://me:hunter2@a\"}}", "endpoints.a.address: carries a user name"),
-        ("endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}", "authMount: write the path alone"),
+        ("endpoints: {a: {address: \"https://a\", authMount: auth/kubernetes}}", "authMount: write only the path"),
         (
             "endpoints: {a: {address: \"https://a\", adress: x}}",
             "endpoints.a.adress: is unknown; did you mean address?",
         ),
-        ("endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}", "caCertPath: is no absolute path"),
-        ("endpoints: {a: {address: \"https://a\", tls: {caCert: x}}}", "caCert: is no PEM certificate"),
+        ("endpoints: {a: {address: \"https://a\", tls: {caCertPath: ca.pem}}}", "caCertPath: is not an absolute path"),
+        ("endpoints: {a: {address: \"https://a\", tls: {caCert: x}}}", "caCert: is not a PEM certificate"),
         (
             "endpoints: {a: {address: \"https://a\", tls: {caCertPath: /a, caDirectory: /b}}}",
-            "caDirectory: another one says which authority",
+            "caDirectory: another field already sets the trusted authority",
         ),
-        ("endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}", "is of no use without clientCertPath"),
+        (
+            "endpoints: {a: {address: \"https://a\", tls: {clientKeyPath: /k}}}",
+            "clientKeyPath: requires clientCertPath",
+        ),
         ("endpoints: {a: {address: \"https://a\", tls: {serverName: \"a b\"}}}", "serverName: is neither"),
         (
             "endpoints: {a: {address: \"https://a\", tls: {skipVerify: maybe}}}",
@@ -55,29 +58,29 @@ fn policy_file_error_has_position_and_problem() {
         ("rules: [{}]", "rules[0].namespaces: missing"),
         ("rules: [{namespaces: shop}]", "rules[0].namespaces: is text; write a list"),
         ("rules: [{namespaces: [1]}]", "rules[0].namespaces: an item is a number"),
-        ("rules: [{namespaces: [a]}, {namespaces: [b, a]}]", "\"a\" is named by rules[0] before"),
-        ("rules: [{namespaces: [\"*\"]}, {namespaces: [b]}]", "\"b\" is named by rules[0] before"),
-        ("rules: [{namespaces: [\"team-*\"]}, {namespaces: [team-a]}]", "\"team-a\" is named by rules[0] before"),
-        ("rules: [{namespaces: [a], endpoints: [prod]}]", "there is no endpoint \"prod\""),
+        ("rules: [{namespaces: [a]}, {namespaces: [b, a]}]", "\"a\" is already in rules[0]"),
+        ("rules: [{namespaces: [\"*\"]}, {namespaces: [b]}]", "\"b\" is already in rules[0]"),
+        ("rules: [{namespaces: [\"team-*\"]}, {namespaces: [team-a]}]", "\"team-a\" is already in rules[0]"),
+        ("rules: [{namespaces: [a], endpoints: [prod]}]", "endpoint \"prod\" does not exist"),
         (
             "endpoints: {prod: {address: \"https://a\"}}\nrules: [{namespaces: [a], endpoints: [prd]}]",
-            "there is no endpoint \"prd\"; did you mean prod?",
+            "endpoint \"prd\" does not exist; did you mean prod?",
         ),
         ("rules: [{namespaces: [a], addresses: [\"vault\"]}]", "rules[0].addresses: \"vault\" has no scheme"),
-        ("rules: [{namespaces: [a], certificateFiles: [tls/*]}]", "\"tls/*\" is no absolute path"),
+        ("rules: [{namespaces: [a], certificateFiles: [tls/*]}]", "\"tls/*\" is not an absolute path"),
         ("rules: [{namespaces: [a], skipVerify: 1}]", "skipVerify: is a number"),
         ("rules: [{namespaces: [a], authMount: [x]}]", "authMount: is unknown; did you mean authMounts?"),
-        ("rules: [{namespaces: [\"team-*\"]}, {namespaces: [\"team-a*\"]}]", "\"team-a*\" is named by rules[0] before"),
-        ("rules: [{namespaces: [Shop]}]", "\"Shop\" names no namespace"),
-        ("rules: [{namespaces: [1, Shop]}]", "1:26: rules[0].namespaces: \"Shop\" names no namespace"),
-        ("rules: [{namespaces: [a/b]}]", "\"a/b\" names no namespace"),
-        ("rules: [{namespaces: [a], endpoints: [\"prd*\"]}]", "there is no endpoint \"prd*\""),
-        ("rules: [{namespaces: [a], authMounts: [auth/kubernetes]}]", "authMounts: write the path alone"),
-        ("rules: [{namespaces: [a], authMounts: [/]}]", "authMounts: write the path alone"),
+        ("rules: [{namespaces: [\"team-*\"]}, {namespaces: [\"team-a*\"]}]", "\"team-a*\" is already in rules[0]"),
+        ("rules: [{namespaces: [Shop]}]", "\"Shop\" is not a namespace"),
+        ("rules: [{namespaces: [1, Shop]}]", "1:26: rules[0].namespaces: \"Shop\" is not a namespace"),
+        ("rules: [{namespaces: [a/b]}]", "\"a/b\" is not a namespace"),
+        ("rules: [{namespaces: [a], endpoints: [\"prd*\"]}]", "endpoint \"prd*\" does not exist"),
+        ("rules: [{namespaces: [a], authMounts: [auth/kubernetes]}]", "authMounts: write only the path"),
+        ("rules: [{namespaces: [a], authMounts: [/]}]", "authMounts: write only the path"),
         ("rules: [{namespaces: [a], vaultNamespaces: [a/../b]}]", "contains a `.` or `..` part"),
-        ("rules: [{namespaces: [a], certificateFiles: [/a/../b]}]", "is no absolute path without"),
-        ("rules: [{namespaces: [a], audiences: [\" vault\"]}]", "begins or ends with a blank"),
-        ("rules: [{namespaces: [a], addresses: [\"https://a/team\"]}]", "has a path, at which nobody looks"),
+        ("rules: [{namespaces: [a], certificateFiles: [/a/../b]}]", "is not an absolute path without"),
+        ("rules: [{namespaces: [a], audiences: [\" vault\"]}]", "begins or ends with a space"),
+        ("rules: [{namespaces: [a], addresses: [\"https://a/team\"]}]", "has a path, which would be ignored"),
         ("rules: [{namespaces: [a], addresses: [\"*\"]}]", "addresses: \"*\" has no scheme; write https://host:port"),
         ("endpoints: {a: {address: \"https://a\", namespace: \"x/../y\"}}", "endpoints.a.namespace: contains"),
         ("endpoints: {a: {address: \"https://a/x/%2E%2e\"}}", "has a `.` or `..` part"),
@@ -117,12 +120,12 @@ fn policy_schema_and_docs_have_exactly_the_known_fields() {
         for field in fields {
             let name = if place == "endpoints.tls." { format!("`tls.{field}`") } else { format!("`{field}`") };
             let is_documented = page.contains(&name) || matches!(field, "apiVersion" | "kind" | "tls");
-            assert!(is_documented, "docs/policy.md does not tell of {name}");
+            assert!(is_documented, "docs/policy.md does not document {name}");
         }
     }
 }
 
-/// Whether the shipped schema takes a policy file.
+/// Returns true if the shipped schema accepts a policy file.
 fn matches_schema(text: &str) -> bool {
     let schema: serde_json::Value = serde_json::from_str(include_str!("../../../deploy/policy.schema.json")).unwrap();
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());

@@ -235,7 +235,7 @@ fn objects_yaml_error_has_position_and_no_value() {
         "{message}"
     );
     let message = parse_list("- [[hunter2]]\n- {<<: hunter2}").1;
-    assert!(message.contains("what << merges is no mapping (line 2"), "{message}");
+    assert!(message.contains("the value merged with << is not a mapping (line 2"), "{message}");
     let message = parse_list("- objectName: a\n  secretPath: p\n  objectName: hunter2").1;
     assert!(
         message.contains("objectName appears twice in one mapping; remove one (line 3, column 3 of objects)"),

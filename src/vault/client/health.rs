@@ -1,4 +1,4 @@
-//! How a server is, and how long its certificate counts: what anybody may ask.
+//! Server health and certificate expiry, which do not need a token.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -14,37 +14,37 @@ use crate::{
     },
 };
 
-/// The most of a version that is shown, in bytes.
+/// Maximum length of a displayed version, in bytes.
 const MAX_VERSION_BYTES: usize = 40;
 
-/// What a server says of itself to everybody (`sys/health`).
+/// Public health of a server (`sys/health`).
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// What it can do.
+    /// State of the node.
     pub state: NodeState,
-    /// Its version; Vault and OpenBao number theirs apart.
+    /// Version of the server. Vault and OpenBao have separate version numbers.
     pub version: String,
-    /// Its clock, in seconds since 1970.
+    /// Server time in seconds since 1970.
     pub server_time_seconds: Option<i64>,
 }
 
-/// What a server can do.
+/// State of a Vault node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Nothing before it is initialized.
+    /// The node must be initialized first.
     Uninitialized,
-    /// Nothing before it is unsealed.
+    /// The node must be unsealed first.
     Sealed,
-    /// Nothing before there is an active node to forward to.
+    /// A standby without an active node to forward requests to.
     NoLeader,
-    /// Everything, as it forwards to the active node.
+    /// A standby that forwards requests to the active node.
     Standby,
-    /// Everything.
+    /// The active node.
     Active,
 }
 
 impl Health {
-    /// Why a mount cannot succeed there, if it cannot.
+    /// Returns the error that a mount would fail with in this state, if any.
     #[must_use]
     pub fn unavailable_error(&self, address: &str) -> Option<Error> {
         match self.state {
@@ -57,12 +57,12 @@ impl Health {
 }
 
 impl Client {
-    /// Asks the server how it is, in whatever state it is.
+    /// Requests the server's health. Works in every state of the server.
     pub async fn health(&self, deadline: Instant) -> Result<Health, RequestError> {
         self.health_with(CallOptions::with_deadline(deadline)).await
     }
 
-    /// The same of a call of any kind.
+    /// Same as [`Client::health`], with call options.
     pub(super) async fn health_with(&self, options: CallOptions<'_>) -> Result<Health, RequestError> {
         #[derive(Deserialize)]
         struct Body {
@@ -74,12 +74,12 @@ impl Client {
             version: String,
             server_time_utc: Option<i64>,
         }
-        // Without these the state is the answer's status, and not every state's body arrives.
+        // Without these parameters the response status depends on the state, and some states' bodies are lost.
         let states = ["standby", "sealed", "uninit", "drsecondary", "performancestandby"];
         let query = states.map(|state| format!("{state}code=200")).join("&");
         let body = self.send_idempotent_with(None, None, "sys/health", Some(&query), None, options).await?;
         let body: Body = serde_json::from_slice(&body)
-            .map_err(|_| RequestError::NotVault("its sys/health is another's".to_owned()))?;
+            .map_err(|_| RequestError::NotVault("its sys/health response is not from Vault".to_owned()))?;
         let state = match body {
             Body { initialized: false, .. } => NodeState::Uninitialized,
             Body { sealed: true, .. } => NodeState::Sealed,
@@ -94,12 +94,12 @@ impl Client {
         })
     }
 
-    /// Whether a standby knows an active node; one that does not say counts as knowing one.
+    /// Returns true if a standby knows an active node. A standby that does not report it counts as knowing one.
     async fn has_leader(&self, options: CallOptions<'_>) -> bool {
         #[derive(Deserialize)]
         struct Body {
             ha_enabled: bool,
-            // OpenBao leaves out what is empty (measured against 2.7).
+            // OpenBao omits empty fields (measured against 2.7).
             #[serde(default)]
             leader_address: String,
         }
@@ -109,7 +109,7 @@ impl Client {
         serde_json::from_slice::<Body>(&body).map_or(true, |body| !(body.ha_enabled && body.leader_address.is_empty()))
     }
 
-    /// When the certificate of a server over TLS will be over; none if it does not become known in time.
+    /// Returns the expiry of a TLS server's certificate. `None` without TLS or if the deadline is exceeded.
     pub async fn fetch_certificate_expiry(&self, deadline: Instant) -> Option<Timestamp> {
         timeout_at(deadline, self.shared.transport.fetch_certificate_expiry()).await.ok().flatten()
     }

@@ -1,5 +1,5 @@
-//! Watching over an endpoint: what requests meet is noted, a doubt is looked into, and while the server is down nobody asks it
-//! but one probe. See [`crate::vault::standing`] for what is decided.
+//! Health monitor of an endpoint: records request outcomes and runs health probes. During an outage only a probe is sent.
+//! [`crate::vault::breaker`] makes the decisions.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -28,18 +28,18 @@ use crate::{
     },
 };
 
-/// How an endpoint stands, for those who ask it.
+/// Health of an endpoint, shared by its requests.
 pub(super) struct HealthMonitor {
     /// Never held across an await.
     breaker: Mutex<CircuitBreaker>,
-    /// What [`Standing::outage`] says, for those who wait for a change.
+    /// Copy of [`CircuitBreaker::outage`], for tasks that wait for a change.
     outage: watch::Sender<Option<Arc<Outage>>>,
-    /// The next probe is due sooner than before.
+    /// Notified when the next probe is due sooner than planned.
     probe_rescheduled: Notify,
     metrics: Arc<Metrics>,
 }
 
-/// How much longer a question may take than the connection for it, so that it becomes known what took so long.
+/// Extra time for the connect timeout of a probe to fire first, since its error names the stage.
 const PROBE_DEADLINE_MARGIN: Duration = Duration::from_millis(100);
 
 impl HealthMonitor {
@@ -51,12 +51,12 @@ impl HealthMonitor {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells everybody what is known by now.
+    /// Publishes the current outage to waiting tasks.
     fn publish_outage(&self, breaker: &CircuitBreaker) {
         self.outage.send_replace(breaker.outage().cloned());
     }
 
-    /// Notes a verdict; says and counts what it changed.
+    /// Records a probe result, and logs and counts a state change.
     fn on_probe_result(&self, result: ProbeResult, address: &str) {
         let transition = {
             let mut breaker = self.breaker();
@@ -69,14 +69,14 @@ impl HealthMonitor {
                 self.metrics.count_endpoint_transition(EndpointState::Down);
                 tracing::warn!(
                     endpoint = address,
-                    "Vault is down: pods keep what they have, and new ones are turned away: {}",
-                    outage.reason
+                    error = %outage.reason,
+                    "Vault is down; serving cached secrets, rejecting new pods"
                 );
             }
             Some(Transition::CameUp(outage)) => {
                 self.metrics.count_endpoint_transition(EndpointState::Up);
-                let down_for = clock::now().saturating_duration_since(outage.since);
-                tracing::info!(endpoint = address, "Vault is back after {down_for:.1?}");
+                let down_for = format!("{:.1?}", clock::now().saturating_duration_since(outage.since));
+                tracing::info!(endpoint = address, %down_for, "Vault is back");
             }
             None => {}
         }
@@ -84,7 +84,8 @@ impl HealthMonitor {
 }
 
 impl Client {
-    /// Why the server cannot be asked at present, if that is known: then every request fails for it at once.
+    /// Returns the current outage, if there is one, and records a rejected request. During an outage every request fails
+    /// immediately.
     #[must_use]
     pub fn outage(&self) -> Option<Arc<Outage>> {
         let outage = self.peek_outage()?;
@@ -92,25 +93,25 @@ impl Client {
         Some(outage)
     }
 
-    /// The same for those who only tell of it.
+    /// Returns the current outage without recording a rejection, for status and metrics.
     pub(in crate::vault) fn peek_outage(&self) -> Option<Arc<Outage>> {
         self.shared.health_monitor.outage.borrow().clone()
     }
 
-    /// What was last heard of the server, unless it is known that it cannot be asked.
+    /// Returns the last contact with the server, or the outage if the server is down.
     pub(in crate::vault) fn endpoint_health(&self) -> Result<LastContact, Arc<Outage>> {
         self.peek_outage().map_or_else(|| Ok(self.last_contact().0), Err)
     }
 
-    /// What was last heard of the server, and when.
+    /// Returns the last contact with the server and its time.
     pub(in crate::vault) fn last_contact(&self) -> (LastContact, Option<Instant>) {
         self.shared.health_monitor.breaker().last_contact().clone()
     }
 
-    /// What the outcome of a request tells of the server.
+    /// Derives the contact with the server from the outcome of a request.
     fn contact_from_outcome(&self, outcome: Result<&ResponseBody, &RequestError>) -> LastContact {
         match outcome {
-            // Some engines answer with the bare thing; whoever reads from one has logged in before.
+            // Some engines respond with bare data instead of JSON. The login before such a read showed that this is Vault.
             Ok(body) if body.bytes.trim_ascii_start().starts_with(b"{") => LastContact::Vault,
             Err(RequestError::ErrorResponse(response)) if response.is_from_vault() => LastContact::Vault,
             Err(RequestError::NotJson | RequestError::NoData { .. }) => LastContact::Vault,
@@ -128,7 +129,7 @@ impl Client {
         }
     }
 
-    /// Waits until it is known that the server cannot be asked.
+    /// Waits until the server is down and returns the outage.
     pub async fn wait_until_down(&self) -> Arc<Outage> {
         let mut outage = self.shared.health_monitor.outage.subscribe();
         loop {
@@ -142,7 +143,7 @@ impl Client {
         }
     }
 
-    /// Somebody wants the server, within so long: one that is down is probed as soon. See [`Standing::wanted`].
+    /// Requests a probe of a server that is down, within `within`. See [`CircuitBreaker::request_probe`].
     pub fn request_probe(&self, within: Duration) {
         let monitor = &self.shared.health_monitor;
         if monitor.breaker().request_probe(within, clock::now()) {
@@ -150,8 +151,8 @@ impl Client {
         }
     }
 
-    /// Sends a request, unless the server is down; notes what it meets. One that creates nothing is given up when the server
-    /// turns out to be down meanwhile.
+    /// Sends a request unless the server is down, and records the outcome. A request that is not mutating is cancelled when the
+    /// server goes down in the meantime.
     pub(super) async fn send(
         &self,
         request: Request<Vec<u8>>,
@@ -164,12 +165,12 @@ impl Client {
         if let Some(outage) = self.outage() {
             return Err(RequestError::Outage(outage));
         }
-        // A server says how it is also when it can do nothing else.
+        // A server responds to health requests even when it cannot serve other requests.
         let is_health_request = matches!(request.uri().path(), "/sys/health" | "/sys/leader");
         let outcome = tokio::select! {
             biased;
             outcome = transport.send(request, options) => outcome,
-            // On the heap, as what is rare would be a weight on every request that waits.
+            // On the heap, because this rare case would enlarge the future of every waiting request.
             outage = Box::pin(self.on_slow_request(options.mutating)) => return Err(RequestError::Outage(outage)),
         };
         let (contact, now) = (self.contact_from_outcome(outcome.as_ref()), clock::now());
@@ -188,7 +189,8 @@ impl Client {
         outcome
     }
 
-    /// What is done about a request that has no answer yet. Ends when the server is down, unless that must be waited for.
+    /// Triggers a probe if a request is slow, and returns when the server is down. Never returns if `must_wait` is set, because a
+    /// mutating request must not be cancelled.
     async fn on_slow_request(&self, must_wait: bool) -> Arc<Outage> {
         let wait = async || if must_wait { std::future::pending().await } else { self.wait_until_down().await };
         if let Ok(outage) = timeout(SLOW_REQUEST_THRESHOLD, wait()).await {
@@ -198,7 +200,7 @@ impl Client {
         wait().await
     }
 
-    /// Has the server asked how it is, for a doubt that a failure raised.
+    /// Starts a health probe after a failed or slow request, unless the circuit breaker suppresses it.
     fn trigger_probe(&self, trigger: ProbeTrigger, failure: Option<&RequestError>) {
         let monitor = Arc::clone(&self.shared.health_monitor);
         if monitor.breaker().try_begin_probe(trigger, clock::now()) {
@@ -209,8 +211,8 @@ impl Client {
         }
     }
 
-    /// Asks how the server is, as nobody else does. Nobody is turned away for what it says, as nobody heard it fail: a mount finds
-    /// out by itself how it is by then.
+    /// Probes an idle server. The result does not reject requests, because no request has failed. A mount checks the
+    /// server's state itself.
     pub(in crate::vault) async fn check_health(&self) {
         let asked_at = clock::now();
         if self.peek_outage().is_none()
@@ -221,8 +223,8 @@ impl Client {
         }
     }
 
-    /// Asks the server how it is, on a connection of its own, which must stand within `patience`; notes what is heard of one that
-    /// is not down.
+    /// Sends a health probe on a connection of its own, which must be established within `probe_timeout`. Records the contact if
+    /// the server is not down.
     async fn probe(&self, pool: &Pool, probe_timeout: Duration) -> ProbeResult {
         let (probe_timeout, asked_at) = (probe_timeout + PROBE_DEADLINE_MARGIN, clock::now());
         let deadline = Instant::now() + probe_timeout;
@@ -244,7 +246,7 @@ impl Client {
     }
 }
 
-/// Asks a server that is in doubt; and again, as long as it is down and anybody uses it.
+/// Probes a server, and repeats the probe as long as the server is down and in use.
 async fn probe_until_up(
     shared: Weak<Shared>,
     monitor: Arc<HealthMonitor>,
@@ -254,14 +256,14 @@ async fn probe_until_up(
     let Some(client) = upgrade_client(&shared) else { return };
     let result = client.probe(&client.shared.transport.dedicated_pool(PROBE_TIMEOUT), PROBE_TIMEOUT).await;
     let result = match (result, request_error) {
-        // The request heard it in more words.
+        // The error of the request has the same cause and more detail.
         (ProbeResult::Down(reason), Some(request_error)) if request_error.cause() == reason.cause() => {
             ProbeResult::Down(request_error)
         }
         (result, _) => result,
     };
     if had_no_answer && matches!(result, ProbeResult::Healthy) {
-        // It answers who connects anew: the connection may be dead on which it did not.
+        // The server responds on a new connection, so the old connection may be dead.
         client.shared.transport.replace_pool(client.shared.transport.dedicated_pool(Duration::MAX));
     }
     monitor.on_probe_result(result, client.address());
@@ -273,9 +275,9 @@ async fn probe_until_up(
             () = monitor.probe_rescheduled.notified() => continue,
         }
         let Some(client) = upgrade_client(&shared) else { return };
-        // The registry's, and this one. Tokens to be revoked have none of their own, and ask now and then.
+        // Two references: the registry's and this one. Pending revocations do not hold a client. They request one at intervals.
         if Arc::strong_count(&client.shared) <= 2 && monitor.breaker().is_idle(clock::now()) {
-            tracing::info!(endpoint = client.address(), "no pod uses this Vault any more, and it is not probed");
+            tracing::info!(endpoint = client.address(), "health probes stopped, no pod uses this Vault");
             let mut breaker = monitor.breaker();
             breaker.reset();
             return monitor.publish_outage(&breaker);
@@ -293,15 +295,15 @@ fn upgrade_client(shared: &Weak<Shared>) -> Option<Client> {
     shared.upgrade().map(|shared| Client { shared })
 }
 
-/// What a request met that failed.
+/// Classification of a failed request.
 enum FailureClass {
-    /// A server that answers, whatever it says of the request.
+    /// The server responded, with any result.
     Answered,
-    /// A server that blames itself, or says nothing that anybody asked for.
+    /// The server responded with a server error.
     ServerError,
-    /// Nobody.
+    /// The server did not respond.
     NoAnswer,
-    /// What says nothing about the server.
+    /// The failure is unrelated to the server's health.
     Unrelated,
 }
 
@@ -328,17 +330,17 @@ impl FailureClass {
     }
 }
 
-/// Whether a status blames the server, and not the request: also those of a standby without an active node.
+/// Returns true if a status reports a server error, including those of a standby without an active node.
 fn is_server_error_status(status: u16) -> bool {
     status >= 500 || matches!(status, 472 | 473)
 }
 
-/// What it means that a server does not say how it is. What does not say that it is down is no proof of it: what stands before
-/// it may let requests pass and this not.
+/// Converts the error of a health probe to a result. An error that does not show that the server is down counts as healthy,
+/// because a proxy in front of Vault may pass other requests and reject the probe.
 fn probe_result_from_error(failure: &RequestError, address: &str, probe_timeout: Duration) -> ProbeResult {
     match failure {
         RequestError::DeadlineExceeded { during, .. } => {
-            let summary = format!("Vault at {address} does not say within {probe_timeout:?} how it is ({during})");
+            let summary = format!("health check of Vault at {address} timed out after {probe_timeout:?} ({during})");
             let fix = "check that Vault answers within seconds, and network policies between this node and it";
             ProbeResult::Down(Error::new(Cause::Unreachable, summary).with_fix(fix))
         }

@@ -1,4 +1,4 @@
-//! Addresses that a tenant must not make us connect to.
+//! Addresses that a tenant must not choose.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,7 +11,7 @@ const METADATA_ADDRESSES: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
 ];
 
-/// Refuses a host as soon as one of its addresses is not open to tenants.
+/// Rejects a host if one of its addresses is blocked for tenants.
 pub(super) fn check_addresses(host: &str, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
     match addresses.iter().map(SocketAddr::ip).find(|address| is_blocked(*address)) {
         Some(address) => Err(ConnectError::BlockedAddress { host: host.to_owned(), address }),
@@ -19,14 +19,14 @@ pub(super) fn check_addresses(host: &str, addresses: &[SocketAddr]) -> Result<()
     }
 }
 
-/// Refuses a host that is not resolved here, as far as the host itself tells its address.
+/// Rejects a host that is not resolved here, if it is `localhost` or a blocked IP address.
 pub(super) fn check_unresolved_host(host: &str) -> Result<(), ConnectError> {
     let literal = if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse().ok() };
     literal.map_or(Ok(()), |address: IpAddr| check_addresses(host, &[(address, 0).into()]))
 }
 
-/// Loopback, unspecified, link-local, multicast, broadcast and metadata services, in whatever form they are written.
-/// Private ranges are open: that is where Vault is.
+/// Returns true for loopback, unspecified, link-local, multicast, broadcast and metadata service addresses, in any notation.
+/// Private ranges are allowed, because Vault runs there.
 fn is_blocked(address: IpAddr) -> bool {
     METADATA_ADDRESSES.contains(&address)
         || match address {
@@ -52,8 +52,8 @@ fn is_blocked_v6(address: Ipv6Addr) -> bool {
         || embedded_v4(address).is_some_and(|v4| is_blocked(IpAddr::V4(v4)))
 }
 
-/// The IPv4 address that a mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64 (`64:ff9b::/96`) or 6to4 (`2002::/16`)
-/// address stands for.
+/// Returns the IPv4 address embedded in a mapped (`::ffff:0:0/96`), compatible (`::/96`), NAT64 (`64:ff9b::/96`) or 6to4
+/// (`2002::/16`) address.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let ([0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..]) =
         address.segments()

@@ -1,103 +1,103 @@
-//! Why there is no connection.
+//! Connect errors.
 
 use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use super::tls_error::HandshakeError;
 use crate::text::one_line;
 
-/// The most of the system's or a library's words that a message repeats, in bytes.
+/// Maximum length in bytes of a system or library message that an error repeats.
 pub(super) const MAX_MESSAGE_BYTES: usize = 200;
 
-/// Why there is no connection. `at` is always `host:port`.
+/// Reason for a failed connection. `target` is always `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// Nobody listens there.
-    #[error("{target} refuses connections: nothing listens there")]
+    /// The connection was refused.
+    #[error("connection refused by {target}: nothing listens there")]
     ConnectionRefused {
-        /// Where.
+        /// `host:port` of the server.
         target: String,
     },
-    /// There was not enough time for the whole of name, TCP, proxy and TLS.
-    #[error("no connection to {target} within {timeout:?}: {stage}")]
+    /// DNS lookup, TCP connect, proxy and TLS handshake together exceeded the timeout.
+    #[error("connecting to {target} timed out after {timeout:?}: {stage}")]
     TimedOut {
-        /// Where.
+        /// `host:port` of the server.
         target: String,
-        /// What took so long.
+        /// Stage at the timeout.
         stage: ConnectStage,
-        /// The time there was.
+        /// The timeout.
         timeout: Duration,
     },
-    /// The host has no address, or nobody could be asked.
+    /// The host has no address, or the DNS lookup failed.
     #[error("the host name {host} cannot be resolved: {message}")]
     NameNotFound {
-        /// The name.
+        /// Host name.
         host: String,
-        /// The resolver's words.
+        /// Message of the resolver.
         message: String,
     },
-    /// The address is one that only an operator may choose ([`super::Options::guarded`]).
+    /// Only an operator may choose this address ([`super::ConnectOptions::deny_local_addresses`]).
     #[error(
-        "{host} is at {address}, which is loopback, link-local or otherwise the node's own, and not open to classes"
+        "{host} is at {address}, which is loopback, link-local or otherwise the node's own, and not allowed for classes"
     )]
     BlockedAddress {
-        /// The host as it was chosen.
+        /// Host as configured.
         host: String,
-        /// What it is.
+        /// Blocked address of the host.
         address: IpAddr,
     },
-    /// The proxy on the way does not do its part.
-    #[error("the proxy {proxy} gives no connection to {target}: {error}")]
+    /// The proxy failed or rejected the connection.
+    #[error("cannot connect to {target} through the proxy {proxy}: {error}")]
     Proxy {
-        /// The proxy's own `host:port`.
+        /// `host:port` of the proxy.
         proxy: String,
-        /// Where to.
+        /// `host:port` of the server.
         target: String,
-        /// What it did.
+        /// Failure of the proxy.
         error: ProxyConnectError,
     },
     /// The unix socket cannot be connected to.
     #[error("cannot connect to the unix socket {}: {message}", path.display())]
     UnixSocket {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// The system's words.
+        /// Message of the system.
         message: String,
     },
-    /// There is a server, but no TLS session with it.
-    #[error("no TLS session with {target}: {error}")]
+    /// The server accepted the connection, but TLS failed.
+    #[error("TLS handshake with {target} failed: {error}")]
     Tls {
-        /// Where.
+        /// `host:port` of the server.
         target: String,
-        /// Why.
+        /// Reason.
         error: HandshakeError,
     },
-    /// A server that speaks TLS was asked in plain HTTP.
-    #[error("{target} speaks TLS, and the address says http")]
+    /// A TLS server received a plain HTTP request.
+    #[error("{target} expects TLS, but the address uses http")]
     PlainToTls {
-        /// Where.
+        /// `host:port` of the server.
         target: String,
     },
     /// No route, connection reset, and the like.
     #[error("cannot connect to {target}: {message}")]
     Other {
-        /// Where.
+        /// `host:port` of the server.
         target: String,
-        /// The system's words.
+        /// Message of the system.
         message: String,
     },
 }
 
-/// What was going on when the time was up.
+/// Stage of a connection attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectStage {
-    /// The host name was looked up.
+    /// DNS lookup of the host name.
     DnsLookup,
-    /// The TCP connection was made.
+    /// TCP connect.
     Tcp,
-    /// The proxy was asked for a way.
+    /// Request to the proxy.
     Proxy,
-    /// TLS was being negotiated.
+    /// TLS handshake.
     Tls,
 }
 
@@ -105,44 +105,46 @@ impl fmt::Display for ConnectStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DnsLookup => "the host name was not resolved in time",
-            Self::Tcp => "nothing answered, neither yes nor no",
+            Self::Tcp => "there was no response to the TCP connection attempt",
             Self::Proxy => "the proxy did not answer",
             Self::Tls => "the connection was accepted, but the TLS handshake did not end",
         })
     }
 }
 
-/// What a proxy did instead of giving a connection.
+/// Failure of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyConnectError {
-    /// It cannot be reached itself.
+    /// The proxy itself cannot be reached.
     #[error("{0}")]
     Connect(Box<ConnectError>),
-    /// It wants a user name and password, or others.
-    #[error("it wants a user name and password, or others than those in its URL (407)")]
+    /// The proxy requires a user name and password, or different ones.
+    #[error("it requires a user name and password, or different ones from those in its URL (407)")]
     AuthenticationRequired,
-    /// It refuses, by rule (403 as a rule) or because it gets no connection itself (502 to 504 as a rule).
-    #[error("it answers {status} to CONNECT")]
+    /// The proxy rejects the request, by policy (usually 403) or because it cannot connect itself (usually 502 to 504).
+    #[error("it responds to CONNECT with status {status}")]
     Rejected {
-        /// The HTTP status.
+        /// HTTP status.
         status: u16,
     },
-    /// It says yes to CONNECT, and what then comes is no TLS.
-    #[error("what comes through it does not speak TLS; most likely it is no proxy, or the server has no TLS")]
+    /// The proxy accepts CONNECT, but the bytes that follow are not TLS.
+    #[error(
+        "the connection through it does not use TLS; most likely it is not a proxy, or the server does not use TLS"
+    )]
     NotTls,
-    /// What it says is not HTTP, or it hangs up.
-    #[error("it does not answer as an HTTP proxy does")]
+    /// The response of the proxy is not HTTP, or the proxy closes the connection.
+    #[error("it does not respond like an HTTP proxy")]
     NotHttp,
-    /// SOCKS did not work out.
+    /// The SOCKS handshake failed.
     #[error("{message}")]
     Socks {
-        /// The library's words.
+        /// Message of the library.
         message: String,
     },
 }
 
 impl ConnectError {
-    /// What to set or look at, as far as it can be known.
+    /// Returns what to set or check, if that is known.
     #[must_use]
     pub fn fix(&self) -> Option<&'static str> {
         Some(match self {
@@ -158,18 +160,18 @@ impl ConnectError {
             Self::TimedOut { stage: ConnectStage::Tcp, .. } => {
                 "check firewalls and network policies between this node and it"
             }
-            Self::UnixSocket { .. } => "check the socket's path, and that what should listen there runs",
+            Self::UnixSocket { .. } => "check the socket's path, and that its server runs",
             Self::Proxy { error: ProxyConnectError::AuthenticationRequired, .. } => {
-                "put user and password into the proxy's URL"
+                "put the user name and password into the proxy's URL"
             }
             Self::Proxy { .. } | Self::TimedOut { stage: ConnectStage::Proxy, .. } => {
-                "check the proxy, or except the host (NO_PROXY)"
+                "check the proxy, or exclude the host from it (NO_PROXY)"
             }
             _ => return None,
         })
     }
 
-    /// A failed TCP connection.
+    /// Converts the error of a failed TCP connection.
     pub(super) fn from_tcp_error(target: impl fmt::Display, timeout: Duration, error: &(dyn Error + 'static)) -> Self {
         let target = target.to_string();
         match io_kind(error) {
@@ -182,15 +184,15 @@ impl ConnectError {
     }
 }
 
-/// The [`ConnectError`] behind a failed request, if it is what made it fail; the server has not acted on the request then.
+/// Returns the [`ConnectError`] that made a request fail, if there is one. The server has not acted on the request then.
 ///
-/// It may come up on a connection that was made: with TLS 1.3 a server refuses a client only after the handshake.
+/// The error may occur on an established connection, because with TLS 1.3 a server rejects a client only after the handshake.
 #[must_use]
 pub fn find_connect_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ConnectError> {
     error_chain(error).find_map(|each| each.downcast_ref())
 }
 
-/// An error and its causes. An [`io::Error`] says its cause's words itself and hides it from `source`.
+/// Iterates over an error and its causes. An [`io::Error`] displays its inner error itself and skips it in `source`.
 fn error_chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| next_cause(*error))
 }
@@ -206,7 +208,7 @@ fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     error_chain(error).find_map(|each| each.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
-/// The last cause's words: the ones of the system.
+/// Returns the message of the innermost cause, which is the system's.
 fn innermost_message(error: &(dyn Error + 'static)) -> String {
     error_chain(error).last().map(|cause| one_line(&cause.to_string(), MAX_MESSAGE_BYTES)).unwrap_or_default()
 }

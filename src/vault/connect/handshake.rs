@@ -1,4 +1,4 @@
-//! Negotiating TLS.
+//! TLS handshake.
 
 use std::{
     io,
@@ -18,10 +18,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{error::ConnectError, stream::Io, tls_error::HandshakeError};
 
-/// How long a server that asked for a client certificate may take to judge it.
+/// Maximum wait for a server's verdict on the client certificate that it requested.
 const CLIENT_CERT_RESULT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A TLS session, and whether the server chose HTTP/2 for it.
+/// Negotiates TLS. Returns the session, and true if the server chose HTTP/2.
 pub(super) async fn handshake(
     config: &Arc<ClientConfig>,
     name: ServerName<'static>,
@@ -40,10 +40,11 @@ pub(super) async fn handshake(
     Ok((Box::new(session), h2))
 }
 
-/// Waits for the server's first bytes, which tell that it accepts the client.
+/// Waits for the server's first bytes, which show that it accepts the client.
 ///
-/// With TLS 1.3 the handshake ends before the server has judged the client's certificate, and HTTP/2 loses the alert
-/// on its way to the request. An HTTP/2 server speaks first as a rule; one that does not is taken as it is in the end.
+/// With TLS 1.3 the handshake ends before the server has verified the client's certificate, and HTTP/2 loses the alert before
+/// it reaches the request. An HTTP/2 server usually sends the first bytes. One that does not is accepted after the
+/// timeout.
 async fn await_client_cert_result(session: &mut TlsStream<Box<dyn Io>>) -> io::Result<()> {
     match timeout(CLIENT_CERT_RESULT_TIMEOUT, session.fill_buf()).await {
         Ok(Ok([])) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -61,7 +62,7 @@ fn handshake_error(error: &io::Error) -> HandshakeError {
     })
 }
 
-/// A client certificate, if there is one, and whether the server asked for it.
+/// Client certificate resolver that records a request by the server.
 #[derive(Debug)]
 struct ClientCertRequest {
     resolver: Arc<dyn ResolvesClientCert>,

@@ -1,4 +1,4 @@
-//! Which proxy stands in the way, and how it is passed.
+//! Proxy selection, and connections through proxies.
 
 use std::{env, io};
 
@@ -21,40 +21,40 @@ use super::{
 };
 use crate::{secret::SecretText, text::one_line};
 
-/// The most of a proxy's answer to CONNECT that is read, in bytes.
+/// Maximum size in bytes of a proxy's response to CONNECT.
 const MAX_CONNECT_RESPONSE_BYTES: usize = 8 << 10;
 
-/// The proxies to use, by the rules of Go's `net/http`. Their URLs may hold passwords, and are never shown.
+/// Proxies to use, by the rules of Go's `net/http`. Their URLs may contain passwords and are never displayed.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     http: SecretText,
     https: SecretText,
     no_proxy: String,
-    /// Also for this node itself.
+    /// True if the proxy also applies to this node's own addresses.
     proxies_local: bool,
 }
 
-/// A proxy setting that cannot be used; its value may hold a password, so only its name is told.
+/// Invalid proxy setting. The value may contain a password, so the error contains only the variable's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{variable} is no URL of a proxy; write http://, https:// or socks5://, host and port")]
+#[error("{variable} is not a valid proxy URL; write http://, https:// or socks5://, host and port")]
 pub struct InvalidProxyUrl {
-    /// The variable.
+    /// Name of the variable.
     pub variable: String,
 }
 
 impl Proxies {
-    /// No proxy at all.
+    /// Returns settings without a proxy.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say, or the same in lower case where those are unset or empty.
+    /// Reads `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, or the lower-case variable if one of them is unset or empty.
     pub fn from_env() -> Result<Self, InvalidProxyUrl> {
         Self::from_vars(|name| env::var(name).ok())
     }
 
-    /// The same from any source of variables.
+    /// Same as [`Proxies::from_env`], from any source of variables.
     pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Self, InvalidProxyUrl> {
         let lookup = |upper: &str| {
             let lower = upper.to_ascii_lowercase();
@@ -68,7 +68,7 @@ impl Proxies {
         })
     }
 
-    /// One proxy for everything, whatever the environment says (`VAULT_PROXY_ADDR`, which `name` is).
+    /// Returns one proxy for all hosts, regardless of the environment. `name` is its variable (`VAULT_PROXY_ADDR`).
     pub fn for_all_hosts(name: &str, url: impl Into<String>) -> Result<Self, InvalidProxyUrl> {
         let url = url.into();
         if url.is_empty() {
@@ -78,7 +78,7 @@ impl Proxies {
         Ok(Self { http: url.clone(), https: url, no_proxy: String::new(), proxies_local: true })
     }
 
-    /// The proxy for this destination, if it is not to be reached directly.
+    /// Returns the proxy for this URI. `None` for a direct connection.
     pub(in crate::vault) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
         let target = Target::from_uri(uri);
         if target.is_local() && !self.proxies_local {
@@ -104,8 +104,8 @@ fn parse_proxy_url(name: &str, url: String) -> Result<SecretText, InvalidProxyUr
     }
 }
 
-/// `NO_PROXY` as the matcher reads it, which knows neither Go's `host:port` nor its `*.domain`. Unlike in Go, and as in
-/// curl, `.domain` covers the domain itself too.
+/// Converts `NO_PROXY` for the matcher, which does not support Go's `host:port` and `*.domain`. Unlike in Go, and as in
+/// curl, `.domain` also matches the domain itself.
 fn normalize_no_proxy(no_proxy: &str, port: u16) -> String {
     let entries = no_proxy.split(',').map(str::trim).filter_map(|entry| match entry.rsplit_once(':') {
         Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
@@ -119,12 +119,12 @@ fn normalize_no_proxy(no_proxy: &str, port: u16) -> String {
         .join(",")
 }
 
-/// Whether the proxy speaks SOCKS5 instead of HTTP.
+/// Returns true if the proxy uses SOCKS5 instead of HTTP.
 pub(super) fn is_socks(proxy: &Intercept) -> bool {
     matches!(proxy.uri().scheme_str(), Some("socks5" | "socks5h"))
 }
 
-/// Has the proxy at the other end of `io` connect to `target`; from then on the bytes go there.
+/// Asks the proxy at the other end of `io` to connect to `target`. All further bytes go to `target`.
 pub(super) async fn connect_through(
     mut io: Box<dyn Io>,
     target: &Target,
@@ -158,7 +158,7 @@ async fn open_tunnel(
     }
 }
 
-/// The status of an answer, read to the end of its head and no further: what follows is the server's.
+/// Reads a response up to the end of its head and returns the status. The bytes that follow are the server's.
 async fn read_status(io: &mut Box<dyn Io>) -> Option<u16> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -171,7 +171,7 @@ async fn read_status(io: &mut Box<dyn Io>) -> Option<u16> {
     std::str::from_utf8(line.get(2..5)?).ok()?.parse().ok()
 }
 
-/// Names are resolved by the proxy, as Go does for `socks5` too.
+/// Connects through a SOCKS5 proxy. The proxy resolves host names, as with `socks5` in Go.
 async fn connect_socks5(io: Box<dyn Io>, target: &Target, proxy: &Intercept) -> Result<Box<dyn Io>, ProxyConnectError> {
     let to_error = |message: &str| ProxyConnectError::Socks { message: one_line(message, MAX_MESSAGE_BYTES) };
     let uri = format!("http://{target}/").parse::<Uri>().map_err(|error| to_error(&error.to_string()))?;

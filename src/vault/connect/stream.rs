@@ -1,4 +1,4 @@
-//! A connection as the HTTP client sees it.
+//! Connections as the HTTP client uses them.
 
 use std::{
     io,
@@ -11,28 +11,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{error::ConnectError, tls_error::HandshakeError};
 
-/// What bytes go over: TCP, a unix socket, TLS, or one in the other.
+/// Byte stream: TCP, a unix socket, TLS, or a combination.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// How a stream is used.
+/// Protocol of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamMode {
-    /// HTTP/1.1, straight to the server.
+    /// HTTP/1.1, directly to the server.
     Plain,
-    /// HTTP/1.1 to a proxy, which wants whole URLs.
+    /// HTTP/1.1 to a proxy, which requires absolute URLs.
     Forwarded,
     /// TLS, with HTTP/2 if the server chose it.
     Tls { h2: bool },
 }
 
-/// One connection. What a server says instead of its first answer is a [`ConnectError`] inside the [`io::Error`].
+/// One connection. If the server rejects the client instead of sending a first response, the [`io::Error`] contains a
+/// [`ConnectError`].
 pub struct Stream {
     io: Box<dyn Io>,
     target: String,
     mode: StreamMode,
-    /// Nothing was read yet, so the server has not acted on any request.
+    /// True until the first read. The server has not acted on any request before.
     is_unread: bool,
 }
 
@@ -41,7 +42,7 @@ impl Stream {
         Self { io, target: target, mode: mode, is_unread: true }
     }
 
-    /// Judges the first thing read. With TLS 1.3 a server refuses a client only after the handshake.
+    /// Checks the first bytes for a rejection. With TLS 1.3 a server rejects a client only after the handshake.
     fn check_first_read(&mut self, result: io::Result<&[u8]>) -> io::Result<()> {
         let target = || self.target.clone();
         let error = match result {
@@ -61,7 +62,8 @@ impl Stream {
     }
 }
 
-/// Whether a TLS server answers plain HTTP: with an alert, as no HTTP answer starts, or as Go's do.
+/// Returns true for a TLS server's reply to plain HTTP: an alert, which cannot start an HTTP response, or the reply of Go's
+/// servers.
 fn is_tls_server_reply(response: &[u8]) -> bool {
     const TLS_ALERT: u8 = 0x15;
     const GO_PLAIN_HTTP_REPLY: &[u8] =

@@ -1,4 +1,4 @@
-//! From a host and a port to a TCP connection.
+//! DNS lookup and TCP connections.
 
 use std::{
     fmt,
@@ -18,23 +18,23 @@ use tower::{ServiceExt as _, service_fn};
 use super::error::{ConnectError, MAX_MESSAGE_BYTES};
 use crate::{task, text::one_line};
 
-/// Idle connections are probed, so that one that a firewall forgot is noticed before a request needs it.
+/// Idle connections are probed, so that a connection dropped by a firewall is detected before a request uses it.
 const KEEPALIVE_IDLE_TIME: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Who is to be connected to. Shown as `host:port`.
+/// Server or proxy to connect to. Displayed as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Whether TLS is spoken there.
+    /// True if the connection uses TLS.
     pub(super) uses_tls: bool,
-    /// A name or an IP address, the latter without brackets.
+    /// Host name, or IP address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
 }
 
 impl Target {
-    /// The server or proxy that a URI names, its port the scheme's own if it names none.
+    /// Returns the server or proxy of a URI. The port defaults to the scheme's default port.
     pub(super) fn from_uri(uri: &Uri) -> Self {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let default_port = match uri.scheme_str() {
@@ -46,7 +46,7 @@ impl Target {
         Self { uses_tls: tls, host, port: uri.port_u16().unwrap_or(default_port) }
     }
 
-    /// Whether the host is this very node, which no proxy can reach. The same rule as Go's.
+    /// Returns true if the host is this node, which a proxy cannot reach. Same rule as Go's.
     pub(super) fn is_local(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
@@ -62,18 +62,20 @@ impl fmt::Display for Target {
     }
 }
 
-/// Places for lookups. The system looks a name up in a thread, of which there are few, and keeps it for half a minute where
-/// no server answers: a name must not take those that other names need.
+/// Concurrency limits for DNS lookups.
+///
+/// The system resolver blocks one of few threads, for half a minute if the DNS server does not answer. The limits keep slow
+/// names from delaying others.
 #[derive(Clone, Debug)]
 pub struct DnsLimiter {
     own_permits: Arc<Semaphore>,
     shared_permits: Arc<Semaphore>,
 }
 
-/// How many names of one server of the operator's are looked up at once, and of all of them.
+/// Maximum concurrent DNS lookups for one operator server, and for all of them.
 const MAX_LOOKUPS_PER_SERVER: usize = 2;
 const MAX_OPERATOR_LOOKUPS: usize = 8;
-/// The same of those that the classes of one Kubernetes namespace chose, and of all classes.
+/// Maximum concurrent DNS lookups for the classes of one Kubernetes namespace, and for all classes.
 const MAX_LOOKUPS_PER_NAMESPACE: usize = 2;
 const MAX_TENANT_LOOKUPS: usize = 4;
 
@@ -81,7 +83,7 @@ static OPERATOR_LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Se
 static TENANT_LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MAX_TENANT_LOOKUPS)));
 
 impl DnsLimiter {
-    /// Those of one of the operator's servers.
+    /// Returns the limits for one operator server.
     #[must_use]
     pub fn for_server() -> Self {
         Self {
@@ -90,7 +92,7 @@ impl DnsLimiter {
         }
     }
 
-    /// Those of servers that the classes of one Kubernetes namespace chose.
+    /// Returns the limits for the servers that the classes of one Kubernetes namespace chose.
     #[must_use]
     pub fn for_namespace() -> Self {
         Self {
@@ -99,7 +101,7 @@ impl DnsLimiter {
         }
     }
 
-    /// Every address of the target; never none.
+    /// Returns every address of the target, at least one.
     pub(super) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {
         if let Ok(address) = target.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, target.port)]);
@@ -109,7 +111,7 @@ impl DnsLimiter {
             Arc::clone(&self.shared_permits).acquire_owned().await,
         );
         let name = (target.host.clone(), target.port);
-        // It goes on when nobody waits for it any more, and has its place until its end.
+        // The lookup continues if its caller is cancelled, and keeps its permits until it ends.
         let lookup = task::spawn_boxed(async move {
             let _permits = permits;
             lookup_host(name).await.map(Iterator::collect::<Vec<_>>)
@@ -124,7 +126,7 @@ impl DnsLimiter {
     }
 }
 
-/// Connects to one of these addresses and no other: IPv6 and IPv4 side by side, each kind's in turn.
+/// Connects to one of these addresses and no other. IPv6 and IPv4 are tried in parallel, and the addresses of each in order.
 pub(super) async fn connect(
     target: &Target,
     addresses: Vec<SocketAddr>,
@@ -137,7 +139,7 @@ pub(super) async fn connect(
     connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     connector.set_connect_timeout(Some(timeout));
-    // A name, not an address: the addresses are the ones that were looked up and checked.
+    // A host name, so that the connector uses the resolver above. It returns the addresses that were resolved and checked before.
     let uri = Uri::from_static("http://addresses");
     let stream = connector.oneshot(uri).await.map_err(|error| ConnectError::from_tcp_error(target, timeout, &error))?;
     Ok(stream.into_inner())
@@ -160,7 +162,7 @@ mod tests {
     async fn dns_limiter_isolates_namespaces_and_skips_ips() {
         let target_for = |host: &str| Target { uses_tls: false, host: host.to_owned(), port: 1 };
         let (limiter, other) = (DnsLimiter::for_namespace(), DnsLimiter::for_namespace());
-        // Names that are looked up for long.
+        // Simulates slow lookups that use every permit of the namespace.
         let mut held_permits = Vec::new();
         while let Ok(own) = Arc::clone(&limiter.own_permits).try_acquire_owned() {
             held_permits.push((own, Arc::clone(&limiter.shared_permits).acquire_owned().await.unwrap()));

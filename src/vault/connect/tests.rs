@@ -21,7 +21,7 @@ use crate::tls::test_pki::{Authority, Identity, expired, params, server_config};
 
 const NAME: &str = "vault.example";
 
-/// Gets a URL through the client that will use the connector; the body tells what the server saw.
+/// Sends a GET request with hyper's client over the connector. The body shows what the server saw.
 async fn get(tls: &Tls, options: ConnectOptions, url: &str) -> Result<String, Error> {
     let connector = Connector::new(tls, options).unwrap();
     let mut request = Request::get(url).body(Empty::<Bytes>::new()).unwrap();
@@ -33,21 +33,21 @@ async fn get(tls: &Tls, options: ConnectOptions, url: &str) -> Result<String, Er
     Ok(String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// The connector's error behind the client's.
+/// Returns the connector's error inside the client's.
 async fn expect_connect_error(tls: &Tls, options: ConnectOptions, url: &str) -> ConnectError {
-    let error = get(tls, options, url).await.expect_err("there is no connection");
+    let error = get(tls, options, url).await.expect_err("the connection fails");
     find_connect_error(&error).unwrap_or_else(|| panic!("no ConnectError behind {error:?}")).clone()
 }
 
-/// The fault of a TLS server on loopback.
+/// Returns the handshake error of a TLS server on loopback.
 async fn expect_handshake_error(tls: &Tls, address: SocketAddr) -> HandshakeError {
     match expect_connect_error(tls, ConnectOptions::default(), &format!("https://{address}/")).await {
         ConnectError::Tls { target, error } if target == address.to_string() => error,
-        other => panic!("not a fault of TLS: {other:?}"),
+        other => panic!("not a TLS error: {other:?}"),
     }
 }
 
-/// A server that shows this certificate.
+/// Starts a server with this certificate.
 async fn serve_certificate(identity: &Identity) -> SocketAddr {
     servers::https(server_config(identity.certified_key(), None, DEFAULT_VERSIONS)).await
 }
@@ -226,7 +226,7 @@ async fn connect_timeout_covers_silent_tls_server() {
     let error = expect_connect_error(&Tls::default(), short_timeout(), &format!("https://{address}/")).await;
     let timeout = Duration::from_millis(100);
     assert_eq!(error, ConnectError::TimedOut { target: address.to_string(), stage: ConnectStage::Tls, timeout });
-    assert!(error.to_string().starts_with(&format!("no connection to {address} within 100ms: ")), "{error}");
+    assert!(error.to_string().starts_with(&format!("connecting to {address} timed out after 100ms: ")), "{error}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Why there is no TLS session, in plain words.
+//! TLS handshake errors in plain words.
 
 use std::{fmt, io};
 
@@ -13,72 +13,72 @@ use crate::{
     tls::{CertificateRejection, MinTlsVersion},
 };
 
-/// The most names of a certificate that a message repeats.
+/// Maximum number of certificate names in a message.
 const MAX_LISTED_NAMES: usize = 8;
 
-/// Why there is no TLS session.
+/// Reason for a failed TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// Nobody trusted issued the server's certificate.
+    /// The server's certificate was not issued by a trusted CA.
     UnknownIssuer,
-    /// The certificate says that it is a CA's, as self-signed ones do, and is not trusted itself.
+    /// The certificate is marked as a CA, as self-signed ones are, and is not trusted itself.
     SelfSigned,
-    /// A trusted authority has the issuer's name, and did not sign it.
+    /// A trusted CA has the issuer's name but did not sign the certificate.
     WrongSignature,
-    /// No CA was configured and the system has none.
+    /// No CA is configured, and the system does not have one.
     NoAuthorities,
-    /// The certificate is for other names, or for none.
+    /// The certificate is for other names, or does not contain a name.
     NameMismatch {
-        /// The name it should be for.
+        /// Expected name.
         expected: String,
-        /// The names it is for; none if it has no subject alternative names.
+        /// Names in the certificate. Empty without subject alternative names.
         presented: Vec<String>,
     },
-    /// The certificate's time is over.
+    /// The certificate has expired.
     Expired {
-        /// Since when, if known.
+        /// Time of expiry, if known.
         not_after: Option<String>,
     },
-    /// The certificate's time has not come.
+    /// The certificate is not valid yet.
     NotYetValid {
-        /// From when, if known.
+        /// Start of validity, if known.
         not_before: Option<String>,
     },
-    /// The certificate is of X.509 version 1.
+    /// The certificate has X.509 version 1.
     X509Version1,
     /// The certificate is not for servers.
     WrongPurpose,
-    /// A key or signature is of a kind that is not taken.
+    /// The algorithm of a key or signature is not supported.
     UnsupportedAlgorithm,
-    /// The server speaks something else, most likely plain HTTP.
+    /// The server does not use TLS, most likely plain HTTP.
     NotTls,
-    /// The server hung up.
+    /// The server closed the connection.
     ConnectionClosed,
-    /// The server wants a client certificate and was shown none.
+    /// The server requires a client certificate, and none was sent.
     ClientCertificateMissing,
-    /// The server does not accept the client certificate (or its lack).
+    /// The server does not accept the client certificate, or requires one.
     ClientCertificateRejected {
-        /// Its alert.
+        /// TLS alert of the server.
         alert: String,
     },
-    /// The server gives no reason; a missing client certificate is one of them.
+    /// The server rejected the handshake without a reason. A missing client certificate is a possible reason.
     HandshakeFailure,
-    /// The server has no certificate for the name it was asked for.
+    /// The server does not have a certificate for the requested name.
     UnrecognizedName,
-    /// No version of TLS in common.
+    /// The server does not support an allowed TLS version.
     UnsupportedVersion {
-        /// The oldest that we speak.
+        /// Configured minimum version.
         min_tls_version: MinTlsVersion,
     },
-    /// No cipher in common.
+    /// The server does not support a common cipher suite.
     NoCommonCipher,
-    /// Anything else, in the library's words.
+    /// Any other failure, with the library's message.
     Other(String),
 }
 
 impl HandshakeError {
-    /// What to set or look at, as far as it can be known.
+    /// Returns what to set or check, if that is known.
     #[must_use]
     pub fn fix(&self) -> Option<&'static str> {
         Some(match self {
@@ -104,25 +104,25 @@ impl HandshakeError {
             Self::ClientCertificateMissing => {
                 "set a client certificate and key (vaultTLSClientCertPath, --vault-tls-client-cert, and …key)"
             }
-            Self::ClientCertificateRejected { .. } => "look at the client certificate's issuer, validity and purpose",
+            Self::ClientCertificateRejected { .. } => "check the client certificate's issuer, validity and purpose",
             Self::HandshakeFailure => "if the server demands a client certificate, set one",
             Self::UnrecognizedName => "set the TLS server name to one that the server has a certificate for",
             Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls12 } => "let the server speak TLS 1.2 or 1.3",
             Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls13 } => {
                 "let the server speak TLS 1.3, or have the operator allow 1.2 with --tls-min-version"
             }
-            Self::NoCommonCipher => "let the server take ciphers that are not outdated",
-            Self::Other(_) => "look at the server's certificate and TLS settings, and at what stands between",
+            Self::NoCommonCipher => "let the server accept cipher suites that are not outdated",
+            Self::Other(_) => "check the server's certificate and TLS settings, and anything between this node and it",
             Self::ConnectionClosed => return None,
         })
     }
 
-    /// Whether it is a server's way to turn a client away.
+    /// Returns true if the server rejected the client.
     pub(super) fn is_client_rejection(&self) -> bool {
         matches!(self, Self::ClientCertificateMissing | Self::ClientCertificateRejected { .. } | Self::HandshakeFailure)
     }
 
-    /// What made a handshake, or a session's first bytes, fail; `None` if it was not TLS.
+    /// Returns the TLS error of a failed handshake or first read. `None` if the error is not from TLS.
     pub(super) fn from_io(error: &io::Error) -> Option<Self> {
         error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).map(Self::from)
     }
@@ -153,7 +153,7 @@ impl From<&Error> for HandshakeError {
     }
 }
 
-#[allow(deprecated)] // rustls still names the plain variant, so it may still come.
+#[allow(deprecated)] // rustls still defines the plain variants, so they may still occur.
 fn certificate_error(error: &CertificateError) -> HandshakeError {
     match error {
         CertificateError::UnknownIssuer => HandshakeError::UnknownIssuer,
@@ -208,7 +208,7 @@ fn name_mismatch(expected: &ServerName<'_>, presented: &[String]) -> HandshakeEr
     HandshakeError::NameMismatch { expected: expected.to_str().into_owned(), presented: presented_names }
 }
 
-/// The name in webpki's `DnsName("vault")` and `IpAddress(10.0.0.1)`.
+/// Returns the name inside webpki's `DnsName("vault")` and `IpAddress(10.0.0.1)`.
 fn strip_name_type(name: &str) -> &str {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.map_or(name, |inner| inner.trim_matches('"'))
@@ -225,7 +225,7 @@ impl fmt::Display for HandshakeError {
             Self::UnknownIssuer => "its certificate was not issued by a trusted authority",
             Self::SelfSigned => "its certificate is self-signed (it says that it is a CA's), and not trusted",
             Self::WrongSignature => "its certificate names a trusted authority that did not sign it",
-            Self::NoAuthorities => "no CA is set, and this system trusts none",
+            Self::NoAuthorities => "no CA is set, and this system does not have one",
             Self::NameMismatch { expected, presented } => return write_names(f, expected, presented),
             Self::Expired { not_after } => {
                 return write_time(f, "its certificate is expired", "since", not_after.as_deref());
@@ -240,15 +240,15 @@ impl fmt::Display for HandshakeError {
             Self::ConnectionClosed => "it closed the connection during the handshake",
             Self::ClientCertificateMissing => "it demands a client certificate",
             Self::ClientCertificateRejected { alert } => {
-                return write!(f, "it does not accept our client certificate, or that there is none ({alert})");
+                return write!(f, "it does not accept our client certificate, or that it is missing ({alert})");
             }
-            Self::HandshakeFailure => "it refuses the handshake without a reason",
-            Self::UnrecognizedName => "it has no certificate for this name",
+            Self::HandshakeFailure => "it rejected the handshake without a reason",
+            Self::UnrecognizedName => "it does not have a certificate for this name",
             Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls12 } => "it speaks neither TLS 1.2 nor 1.3",
             Self::UnsupportedVersion { min_tls_version: MinTlsVersion::Tls13 } => {
-                "it does not speak TLS 1.3, and nothing older is spoken here (--tls-min-version=1.3)"
+                "it does not speak TLS 1.3, and older versions are disabled (--tls-min-version=1.3)"
             }
-            Self::NoCommonCipher => "it has no cipher in common with us",
+            Self::NoCommonCipher => "it does not support a cipher suite that vaultmount supports",
             Self::Other(message) => message,
         })
     }

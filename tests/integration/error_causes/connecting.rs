@@ -36,7 +36,7 @@ async fn unused_address() -> String {
 
 pub async fn connection_refused() -> [MountCase; 1] {
     let (_, pod) = fixture().await;
-    [MountCase::for_pod(pod, &["refuses connections", "check the address and its port"])
+    [MountCase::for_pod(pod, &["connection refused by", "check the address and its port"])
         .with_address(&unused_address().await)]
 }
 
@@ -45,7 +45,7 @@ pub async fn connect_timeout() -> [MountCase; 1] {
     // It takes connections and says nothing, as what is behind a bad load balancer does.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", silent.local_addr().unwrap());
-    let says = ["no connection", "within 1.4s", "TLS handshake did not end", "check that a TLS server"];
+    let says = ["timed out after 1.4s", "TLS handshake did not end", "check that a TLS server"];
     let scenario = MountCase::for_pod(pod, &says).with_address(&address).with_fast_clock().mount_only("time");
     [scenario.with_timeout(Duration::from_secs(60)).keep_alive(silent)]
 }
@@ -105,7 +105,7 @@ pub async fn plain_to_tls() -> [MountCase; 4] {
         (fixture().await, FaultProxy::start_tls(CertificateAuthority::new().server_config(None)).await);
     let address = vault.address.replace("https", "http");
     let direct =
-        MountCase::for_pod(pod.clone(), &["speaks TLS", "write https"]).with_address(&address).keep_alive(vault);
+        MountCase::for_pod(pod.clone(), &["expects TLS", "write https"]).with_address(&address).keep_alive(vault);
     let words = [
         "Client sent an HTTP request to an HTTPS server.\n",
         "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
@@ -201,7 +201,7 @@ pub async fn tenant_policy_violation() -> [MountCase; 3] {
     let says = [&tenant.auth, "may use kubernetes", "authMounts of rules[0] in the policy file", policy.path()];
     let refused = MountCase::for_pod(pod.clone(), &says).with_flags(&[&policy.flag()]).keep_alive(policy);
     let policy = PolicyFile::new("rules: [{namespaces: [bank]}]");
-    let says = ["namespace \"shop\" may use \"kubernetes\" alone", "add the namespace to namespaces", policy.path()];
+    let says = ["namespace \"shop\" may use only \"kubernetes\"", "add the namespace to namespaces", policy.path()];
     let unnamed = MountCase::for_pod(pod.clone(), &says).with_flags(&[&policy.flag()]).keep_alive(policy);
     let folder = tempfile::tempdir().unwrap();
     let flag = format!("--tenant-tls-dir={}", folder.path().display());

@@ -59,7 +59,7 @@ pub async fn deadline_exceeded() -> [MountCase; 1] {
     vault.always("POST", "auth/", Fault::HoldRequest(Gate::new()));
     let timed = MountCase::for_pod(
         pod,
-        &["login at", "time ran out while waiting for the answer", "check that Vault", "within seconds"],
+        &["login at", "time ran out while waiting for Vault's response", "check that Vault", "within seconds"],
     )
     .with_address(&vault.address)
     .keep_alive(vault);

@@ -78,7 +78,7 @@ async fn invalid_yaml_is_explained() {
         ),
         (
             "- objectName: a\n  secretPath: p\n - objectName: b",
-            "11:8: error: is no valid YAML: this line is indented otherwise than the list it is in [VM0081]",
+            "11:8: error: is no valid YAML: this line is indented differently from the list it is in [VM0081]",
         ),
     ] {
         assert_findings(&class_with_objects(objects), &[said]).await;

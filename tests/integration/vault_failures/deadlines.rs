@@ -104,8 +104,8 @@ async fn deadline_after_request_sent_keeps_earlier_error() {
     assert_contains(
         &text,
         &[
-            "waiting for the answer of Vault",
-            "could not be reached before",
+            "waiting for Vault's response",
+            "an earlier attempt could not connect",
             "closed the connection during the handshake",
         ],
     );

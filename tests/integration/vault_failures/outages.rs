@@ -45,7 +45,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
         (vault_error(500, "internal error"), Cause::ServerError, "status 500"),
         (vault_error(502, "no backend"), Cause::ServerError, "status 502"),
         (Fault::DropRequest, Cause::Unreachable, "was lost"),
-        (Fault::HoldRequest(Gate::new()), Cause::Unreachable, "does not say within 1.5s how it is"),
+        (Fault::HoldRequest(Gate::new()), Cause::Unreachable, "timed out after 1.5s"),
     ];
     let tenant = Arc::new(tenant_with_secret().await);
     // One after another, as each lets time pass.
@@ -66,7 +66,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
             assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
             let (cause, text) = stage.mount_error(&new).await;
             assert_eq!(cause, expected, "{text}");
-            assert_contains(&text, &[said, &stage.vault.address, "known since 2", "asked again by itself"]);
+            assert_contains(&text, &[said, &stage.vault.address, "known since 2", "probed again automatically"]);
             assert!(begun.elapsed() < MAX_IMMEDIATE_TIME * 2, "{said}: {:?}", begun.elapsed());
         }
         assert_eq!(stage.vault.count_except_health(), before, "{said}: somebody asked");
@@ -117,7 +117,7 @@ async fn endpoint_up_metric_covers_unused_endpoints_once_probed() {
     gate.open();
     wait_for_endpoint_up(&metrics, &silent.address, Some("1")).await;
     policy.write(&endpoints(&format!(", later: {{address: \"{}\"}}", later.address)));
-    log.wait_for_lines("the policy file has changed", 1, Duration::from_secs(10)).await;
+    log.wait_for_lines("policy file applied", 1, Duration::from_secs(10)).await;
     wait_for_endpoint_up(&metrics, &later.address, Some("1")).await;
     assert_eq!(vault.count("GET", ""), 1, "a server that is well is asked once");
     assert_eq!(log.count_lines("Vault is down"), 0, "{}", log.text());
@@ -406,8 +406,8 @@ async fn outage_is_logged_once_and_counted_with_recovery() {
     daemon.terminate();
     let log = daemon.wait_for_log().await;
     let said = |what: &str| log.lines().filter(|line| line.contains(what)).count();
-    assert_eq!((said("Vault is down: "), said("Vault is back")), (1, 1), "{log}");
-    let line = log.lines().find(|line| line.contains("Vault is down: ")).unwrap();
+    assert_eq!((said("Vault is down; "), said("Vault is back")), (1, 1), "{log}");
+    let line = log.lines().find(|line| line.contains("Vault is down; ")).unwrap();
     assert!(line.contains("is sealed") && line.contains("[VM0020]") && line.contains(&vault.address), "{line}");
     assert!(said("keeps what it has") <= kept + 1, "{log}");
     let line = log.lines().find(|line| line.contains("keeps what it has")).unwrap();

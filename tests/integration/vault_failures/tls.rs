@@ -24,9 +24,9 @@ use crate::support::{
 
 /// After so long at most, files that changed are in use.
 const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(11);
-const CHANGED_MESSAGE: &str = "TLS files have changed, and are used for new connections";
-const BROKEN_MESSAGE: &str = "TLS files have changed and cannot be used, those read before still are";
-const RECOVERED_MESSAGE: &str = "TLS files that could not be used are mended";
+const CHANGED_MESSAGE: &str = "TLS files changed, using them for new connections";
+const BROKEN_MESSAGE: &str = "TLS files changed but are invalid, still using the previous ones";
+const RECOVERED_MESSAGE: &str = "TLS files are valid again";
 
 /// A server with a certificate, and a daemon that knows it by its address only.
 struct TlsFixture {
@@ -331,7 +331,7 @@ async fn broken_tls_files_keep_old_settings_and_log_once() {
         assert_eq!(log.count_lines(BROKEN_MESSAGE), times + 1, "{}", log.text());
         assert_eq!(secured.mount_secret(&secured.new_pod()).await, SECRET);
     }
-    let counts = (log.count_lines("ca.pem holds no certificate"), log.count_lines("ca.pem is in pieces"));
+    let counts = (log.count_lines("ca.pem holds no certificate"), log.count_lines("ca.pem is incomplete"));
     assert_eq!(counts, (2, 1), "{}", log.text());
     secured.write_file("ca.pem", &secured.authority.pem());
     log.wait_for_lines(RECOVERED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
@@ -361,7 +361,7 @@ async fn expiring_certificates_are_logged_once_a_day() {
     };
     let log = CapturedLog::new();
     let secured = TlsFixture::with_ca_file(Some(&end(10))).await;
-    log.wait_for_lines("a certificate ends at", 1, Duration::ZERO).await;
+    log.wait_for_lines("certificate expires soon", 1, Duration::ZERO).await;
     assert!(
         log.count_lines("ca.pem endpoint=\"https://") == 1 && log.count_lines("WARN vaultmount::trust") == 1,
         "{}",
@@ -371,14 +371,14 @@ async fn expiring_certificates_are_logged_once_a_day() {
         advance(TLS_RELOAD_INTERVAL).await;
         let_background_run().await;
     }
-    assert_eq!(log.count_lines("a certificate"), 1, "{}", log.text());
-    log.wait_for_lines("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
+    assert_eq!(log.count_lines("certificate expire"), 1, "{}", log.text());
+    log.wait_for_lines("certificate expires soon", 2, Duration::from_secs(24 * 3600)).await;
     // A class's own, which is over; and one that ends late.
     for (file, authority) in [("late.pem", end(40)), ("over.pem", end(-10))] {
         let pod = secured.new_pod().with_parameter("vaultCACertPath", secured.write_file(file, &authority.pem()));
         secured.daemon.mount_error(pod.mount_call()).await;
     }
-    log.wait_for_lines("a certificate is over since", 1, TLS_RELOAD_INTERVAL).await;
+    log.wait_for_lines("certificate expired location=", 1, TLS_RELOAD_INTERVAL).await;
     assert_eq!(
         (log.count_lines("ERROR"), log.count_lines("over.pem"), log.count_lines("late.pem")),
         (1, 1, 0),
@@ -425,7 +425,7 @@ async fn certificate_metrics_describe_certificates_in_use() {
     secured.write_file("client.pem", &late.certificate);
     log.wait_for_lines(BROKEN_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
     assert_eq!((end("client").await, reloaded().await), (in_20_days, no.clone()));
-    log.wait_for_lines("a certificate ends at", 2, Duration::from_secs(24 * 3600)).await;
+    log.wait_for_lines("certificate expires soon", 2, Duration::from_secs(24 * 3600)).await;
     secured.write_file("client.key", &late.key);
     log.wait_for_lines(RECOVERED_MESSAGE, 1, TLS_RELOAD_INTERVAL).await;
     assert_eq!((end("client").await, reloaded().await), (in_900_days, yes.clone()));

@@ -1,12 +1,12 @@
 use super::*;
 
-/// Options whose proxies come from these variables.
+/// Returns options with the proxies of these variables.
 fn options_from_vars(vars: &[(&str, String)]) -> ConnectOptions {
     let var = |name: &str| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
     ConnectOptions { proxies: Proxies::from_vars(var).unwrap(), ..ConnectOptions::default() }
 }
 
-/// A TLS server behind a proxy, and settings that trust it.
+/// Starts a TLS server for use behind a proxy. Returns settings that trust it, and its address.
 async fn trusted_tls_server() -> (Tls, SocketAddr) {
     let authority = Authority::new("ours");
     let address = serve_certificate(&authority.issue(&params(&[NAME]))).await;
@@ -40,7 +40,7 @@ async fn expect_proxy_error(tls: &Tls, options: ConnectOptions, expected: Socket
             assert_eq!((proxy, target.as_str()), (expected.to_string(), "vault.example:8200"));
             error
         }
-        other => panic!("not the proxy's fault: {other:?}"),
+        other => panic!("not a proxy error: {other:?}"),
     }
 }
 
@@ -124,7 +124,7 @@ async fn proxy_variables_are_ignored_for_loopback() {
     let address = servers::http().await;
     let options = options_from_vars(&[("HTTP_PROXY", servers::unused_address().await.to_string())]);
     for host in ["localhost", "127.0.0.1", "127.8.8.8"] {
-        // Not every machine routes 127.8.8.8 to a server on 127.0.0.1; it is refused then, by the server and not the proxy.
+        // Not every machine routes 127.8.8.8 to a server on 127.0.0.1. The server, not the proxy, refuses the connection then.
         match get(&Tls::default(), options.clone(), &format!("http://{host}:{}/", address.port())).await {
             Ok(seen) => assert_eq!(seen, "HTTP/1.1 /"),
             Err(error) => {
@@ -148,7 +148,7 @@ async fn deny_local_addresses_applies_behind_proxy() {
     }
 }
 
-/// Where a request to `url` goes with these variables.
+/// Returns the proxy for a request to `url` with these variables, or `direct`.
 fn proxy_for(vars: &[(&str, &str)], url: &str) -> String {
     let vars: Vec<_> = vars.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     let proxy = options_from_vars(&vars).proxies.intercept(&url.parse().unwrap());
@@ -198,7 +198,7 @@ fn invalid_proxy_url_error_does_not_repeat_url() {
         let error = Proxies::from_vars(|name| (name == "HTTPS_PROXY").then(|| url.to_owned())).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "HTTPS_PROXY is no URL of a proxy; write http://, https:// or socks5://, host and port"
+            "HTTPS_PROXY is not a valid proxy URL; write http://, https:// or socks5://, host and port"
         );
         assert!(Proxies::for_all_hosts("VAULT_PROXY_ADDR", url).is_err());
     }

@@ -1,4 +1,4 @@
-//! Servers and proxies on loopback, each of which runs until the test ends.
+//! Servers and proxies on loopback that run until the test ends.
 
 use std::{convert::Infallible, future::pending, net::SocketAddr, sync::Arc};
 
@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::stream::Io;
 
-/// Accepts connections and has `serve` handle each.
+/// Accepts connections and runs `serve` for each.
 pub(super) async fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = Option<()>> + Send + 'static,
@@ -29,12 +29,12 @@ where
     address
 }
 
-/// Answers each request with what it saw of it.
+/// Starts a server that responds to each request with a description of it.
 pub(super) async fn http() -> SocketAddr {
     listen(|stream| serve_http(Box::new(stream), false, String::new())).await
 }
 
-/// The same over TLS, HTTP/2 if the client offers it.
+/// Same as [`http()`], over TLS, with HTTP/2 if the client offers it.
 pub(super) async fn https(mut config: ServerConfig) -> SocketAddr {
     config.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -72,7 +72,7 @@ fn echo(request: &Request<Incoming>, name: &str) -> Response<String> {
     Response::new(seen.join(" ").trim_end().to_owned())
 }
 
-/// Accepts and says nothing.
+/// Starts a server that accepts connections and never responds.
 pub(super) async fn silent() -> SocketAddr {
     listen(|stream| async move {
         let _open = stream;
@@ -81,7 +81,7 @@ pub(super) async fn silent() -> SocketAddr {
     .await
 }
 
-/// Says `words` to whoever says something, whatever it is, and hangs up.
+/// Starts a server that responds to any bytes with `reply` and closes the connection.
 pub(super) async fn replying(reply: &'static [u8]) -> SocketAddr {
     listen(move |mut stream| async move {
         let _request_bytes = stream.read(&mut [0; 4096]).await.ok()?;
@@ -90,17 +90,17 @@ pub(super) async fn replying(reply: &'static [u8]) -> SocketAddr {
     .await
 }
 
-/// Where nobody listens.
+/// Returns an address without a listener.
 pub(super) async fn unused_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
-/// An HTTP proxy that takes only `credentials` and reaches `vault.example:8200` at `behind`, nothing else.
+/// Starts an HTTP proxy that accepts only `credentials` and connects only to `vault.example:8200`, which is `upstream`.
 pub(super) async fn proxy(credentials: &'static str, upstream: SocketAddr) -> SocketAddr {
     listen(move |stream| relay(Box::new(stream), credentials, upstream)).await
 }
 
-/// The same over TLS. It knows HTTP/2 too, but no CONNECT in it.
+/// Same as [`proxy()`], over TLS. It also offers HTTP/2, but without CONNECT.
 pub(super) async fn tls_proxy(mut config: ServerConfig, upstream: SocketAddr) -> SocketAddr {
     config.alpn_protocols = vec!["h2".into(), "http/1.1".into()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -133,7 +133,7 @@ async fn relay(io: Box<dyn Io>, credentials: &str, upstream: SocketAddr) -> Opti
     copy_bidirectional(&mut client, &mut server).await.ok().map(drop)
 }
 
-/// A SOCKS5 proxy without credentials that reaches `vault.example:8200` at `behind`, nothing else.
+/// Starts a SOCKS5 proxy without credentials that connects only to `vault.example:8200`, which is `upstream`.
 pub(super) async fn socks5_proxy(upstream: SocketAddr) -> SocketAddr {
     listen(move |mut client| async move {
         let mut greeting = [0; 3];

@@ -1,4 +1,4 @@
-//! The last failures of mounts, as their callers were told.
+//! Recent failures of mounts, with the error that the driver received.
 
 use std::{
     collections::VecDeque,
@@ -15,9 +15,9 @@ use crate::{
     text::one_line,
 };
 
-/// The last failures of a volume each and a cause, the newest first.
+/// The last failure of each volume and cause, the newest first.
 #[derive(Debug, Default)]
-pub struct RecentFailures {
+pub(super) struct RecentFailures {
     /// Never held across an await.
     failures: Mutex<VecDeque<RecentFailure>>,
 }
@@ -32,13 +32,13 @@ struct RecentFailure {
     error: String,
 }
 
-/// How many are kept.
+/// Maximum number of failures kept.
 const MAX_FAILURES: usize = 50;
-/// The most of an error that is kept, in bytes: what eight objects' reasons come to.
+/// Maximum length of a stored error in bytes: enough for the reasons of eight objects.
 const MAX_ERROR_BYTES: usize = 4096;
 
 impl RecentFailures {
-    /// A mount failed. One that fails again for the same cause takes its own place, and is counted.
+    /// Records a failure. A repeat for the same volume and cause replaces the earlier one and increments its count.
     pub(super) fn record(&self, pod: &Pod, target_path: &str, error: &Error) {
         let mut last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |known: &RecentFailure| {
@@ -56,21 +56,20 @@ impl RecentFailures {
         });
     }
 
-    /// What is known of them.
-    #[must_use]
-    pub fn snapshot(&self) -> Vec<status::MountFailure> {
+    /// Returns the failures for the status.
+    pub(super) fn snapshot(&self) -> Vec<status::MountFailure> {
         let last = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let told =
-            last.iter().map(|RecentFailure { pod, target_path, at, count: times, error, .. }| status::MountFailure {
+        let failures =
+            last.iter().map(|RecentFailure { pod, target_path, at, count, error, .. }| status::MountFailure {
                 at: time_of_day(*at),
-                count: *times,
+                count: *count,
                 pod: pod.name.clone(),
                 namespace: pod.namespace.clone(),
                 uid: pod.uid.clone(),
                 target_path: target_path.clone(),
                 error: error.clone(),
             });
-        told.collect()
+        failures.collect()
     }
 }
 

@@ -1,29 +1,44 @@
-//! What there is, for whoever scrapes or asks how the process stands.
+//! Collects the status document and the gauges of a scrape.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::MountService;
 use crate::{
     error::Cause,
     observe::{
         metrics::{CertificateRole, EndpointHealth, GaugeSnapshot},
+        mounts::MountObserver,
         status::{self, ServerState, Status},
     },
-    policy::VaultServer,
-    vault::{TlsFileStatus, breaker::LastContact},
+    policy::{OperatorPolicy, VaultServer},
+    reconcile::Reconciler,
+    vault::{TlsFileStatus, Vault, breaker::LastContact},
 };
 
 /// How long is waited for files.
 const TLS_FILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl MountService {
-    /// What is held now, and what failed last.
+/// Reads the state of a process. Changes nothing.
+pub struct Inspector {
+    /// The operator's servers and policy.
+    pub operator: Arc<OperatorPolicy>,
+    /// The clients of all endpoints.
+    pub vault: Arc<Vault>,
+    /// Sessions, pending revocations and the pod watch.
+    pub reconciler: Arc<Reconciler>,
+    /// Recent failures of mounts.
+    pub mounts: Arc<MountObserver>,
+    /// Maximum number of concurrent mounts.
+    pub mounts_limit: usize,
+}
+
+impl Inspector {
+    /// Returns the current state and the recent failures.
     #[must_use]
     pub fn status(&self) -> Status {
-        let status = self.renewal.status();
-        Status { servers: self.servers(&status.sessions), failures: self.failures.snapshot(), ..status }
+        let status = self.reconciler.status();
+        Status { servers: self.servers(&status.sessions), failures: self.mounts.recent_failures(), ..status }
     }
 
     /// The operator's servers and those that are or were used, by address.
@@ -51,7 +66,7 @@ impl MountService {
 
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
     pub async fn gauges(&self) -> GaugeSnapshot {
-        let mut levels = self.renewal.gauges();
+        let mut levels = self.reconciler.gauges();
         let servers = self.operator.servers();
         for server in &servers {
             let found = match self.vault.endpoint_health(&server.endpoint()) {
@@ -69,7 +84,7 @@ impl MountService {
             *health = EndpointHealth { is_up: health.is_up && found.is_none(), is_sealed: health.is_sealed || sealed };
         }
         levels.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
-        levels.mounts_limit = self.slots.capacity();
+        levels.mounts_limit = self.mounts_limit;
         for (address, TlsFileStatus { expiries: ends, is_invalid: broken }) in self.tls_files(servers).await {
             *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
             for (what, end) in [(CertificateRole::Ca, ends.authority), (CertificateRole::Client, ends.client)] {
