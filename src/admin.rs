@@ -68,48 +68,48 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Answers until the process exits.
-pub async fn serve(listener: TcpListener, shown: Routes, pages: Arc<AdminState>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub async fn serve(listener: TcpListener, routes: Routes, state: Arc<AdminState>) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Those beyond wait in the system's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (pages, is_local) = (Arc::clone(&pages), peer.ip().to_canonical().is_loopback());
+        let (state, is_local) = (Arc::clone(&state), peer.ip().to_canonical().is_loopback());
         tokio::spawn(async move {
             let service =
-                service_fn(async |request| Ok::<_, Infallible>(pages.answer(&request, shown, is_local).await));
-            let connection = http().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+                service_fn(async |request| Ok::<_, Infallible>(state.respond(&request, routes, is_local).await));
+            let connection = http1_builder().keep_alive(false).serve_connection(TokioIo::new(stream), service);
             let _ = timeout(CONNECTION_TIMEOUT, connection).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-fn http() -> http1::Builder {
+fn http1_builder() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     http
 }
 
 impl AdminState {
-    async fn answer(&self, request: &Request<Incoming>, shown: Routes, is_local: bool) -> Response<Full<Bytes>> {
-        if shown.probes
-            && let Some(answer) = self.probes.answer(request).await
+    async fn respond(&self, request: &Request<Incoming>, routes: Routes, is_local: bool) -> Response<Full<Bytes>> {
+        if routes.probes
+            && let Some(answer) = self.probes.respond(request).await
         {
             return answer;
         }
-        if shown.metrics
-            && let Some(answer) = metrics::answer(request, self).await
+        if routes.metrics
+            && let Some(answer) = metrics::respond(request, self).await
         {
             return answer;
         }
-        let is_meant = is_local && statusz::names_this_host(request);
-        is_meant.then(|| statusz::answer(request, self)).flatten().unwrap_or_else(|| {
-            let probes = if shown.probes { probes::USAGE } else { "" };
-            let metrics = if shown.metrics { metrics::USAGE } else { "" };
+        let shows_status = is_local && statusz::is_for_this_host(request);
+        shows_status.then(|| statusz::respond(request, self)).flatten().unwrap_or_else(|| {
+            let probes = if routes.probes { probes::USAGE } else { "" };
+            let metrics = if routes.metrics { metrics::USAGE } else { "" };
             text_response(StatusCode::NOT_FOUND, format!("{probes}{metrics}{}", statusz::USAGE))
         })
     }

@@ -67,7 +67,7 @@ impl App {
             Some(place) => AuditLog::open(place, Arc::clone(&metrics)).map_err(|e| format!("--audit-log {e}"))?,
             None => AuditLog::default(),
         };
-        let events = match kube.clone().filter(|_| config.events) {
+        let events = match kube.clone().filter(|_| config.events_enabled) {
             Some(kube) => {
                 EventRecorder::start(kube, config.node_name.clone().unwrap_or_default(), Arc::clone(&metrics))
             }
@@ -206,7 +206,7 @@ async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, String> 
 async fn status_socket(wanted: &StatusSocket) -> Result<Option<Socket>, String> {
     match Socket::bind(&wanted.path).await {
         Ok(socket) => Ok(Some(socket)),
-        Err(error) if wanted.is_asked_for => {
+        Err(error) if wanted.is_explicit => {
             Err(format!("--status-socket {} cannot be bound: {error}", wanted.path.display()))
         }
         Err(error) => {

@@ -35,7 +35,7 @@ use crate::{
 };
 use mount::MountArgs;
 use validate::ValidateArgs;
-use version::{Output, VersionArgs};
+use version::{VersionArgs, VersionFormat};
 
 #[derive(Parser)]
 #[command(
@@ -148,30 +148,30 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Returns the complete command line, for the generators of completions and the manual.
-fn command() -> clap::Command {
+fn clap_command() -> clap::Command {
     let mut command = Cli::command();
     command.build();
     command
 }
 
 /// Returns the configuration of `serve` and its warnings, or the exit code after printing every error.
-fn configured(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
-    Config::load(args, std::env::vars_os()).map_err(|errors| refused(&errors))
+fn load_config(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
+    Config::load(args, std::env::vars_os()).map_err(|errors| print_config_errors(&errors))
 }
 
 /// Returns the configuration of a command other than `serve`, which ignores the variables of `serve`.
-fn configured_by_hand(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
-    let env = std::env::vars_os().filter(|(name, _)| SERVE_VARIABLES.iter().all(|own| name != own));
-    Config::load(args, env).map_err(|errors| refused(&errors))
+fn load_oneshot_config(args: &ServeArgs) -> Result<(Config, Vec<String>), ExitCode> {
+    let env = std::env::vars_os().filter(|(name, _)| SERVE_VARIABLES.iter().all(|variable| name != variable));
+    Config::load(args, env).map_err(|errors| print_config_errors(&errors))
 }
 
-fn refused(errors: &ConfigErrors) -> ExitCode {
-    complain(&errors.to_string());
+fn print_config_errors(errors: &ConfigErrors) -> ExitCode {
+    print_error(&errors.to_string());
     ExitCode::from(2)
 }
 
 /// Waits for SIGTERM or SIGINT. From this call on, these signals no longer end the process by default.
-fn told_to_stop() -> impl Future<Output = ()> {
+fn shutdown_signal() -> impl Future<Output = ()> {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     async move {
         let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
@@ -186,27 +186,27 @@ fn told_to_stop() -> impl Future<Output = ()> {
 }
 
 /// Converts the result of printing. A closed pipe is not an error.
-fn printed(done: io::Result<()>) -> Result<(), String> {
-    match done {
+fn ignore_broken_pipe(result: io::Result<()>) -> Result<(), String> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write the output: {error}")),
         _ => Ok(()),
     }
 }
 
 /// Returns the exit code of an outcome, and prints its error.
-fn finish(outcome: Result<(), String>) -> ExitCode {
-    match outcome {
+fn exit_code(result: Result<(), String>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             ExitCode::FAILURE
         }
     }
 }
 
 /// Prints an error to standard error, line by line.
-fn complain(what: &str) {
-    for line in what.lines() {
+fn print_error(message: &str) {
+    for line in message.lines() {
         let _ =
             writeln!(style::stderr(), "{} {}", style::paint(style::ERROR, "vaultmount:"), replace_control_chars(line));
     }
@@ -214,19 +214,19 @@ fn complain(what: &str) {
 
 /// Runs a future to completion on a runtime of at most two worker threads, because the work is mostly I/O. Their stacks are
 /// as large as a main thread's, because tenants control how deep the YAML of a class nests.
-fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+fn block_on<T>(future: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(2));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
         builder.worker_threads(threads).max_blocking_threads(16).thread_stack_size(8 << 20).enable_all().build();
-    runtime.map_err(|e| format!("cannot create the async runtime: {e}"))?.block_on(work)
+    runtime.map_err(|e| format!("cannot create the async runtime: {e}"))?.block_on(future)
 }
 
 impl Command {
     /// Parses the arguments, beginning with the program's name. The error carries its output and exit code, and is also
     /// used for requested help.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        match Cli::try_parse_from(with_command(args))?.command {
+        match Cli::try_parse_from(normalize_args(args))?.command {
             Self::Serve(args) => Self::serve_or_version(args),
             command => Ok(command),
         }
@@ -234,14 +234,15 @@ impl Command {
 
     /// Returns `serve`, or `version` if `-version` is among the flags.
     fn serve_or_version(args: Box<ServeArgs>) -> Result<Self, clap::Error> {
-        let wrong = |what: String| clap::Error::raw(ErrorKind::InvalidValue, what + "\n");
+        let usage_error = |message: String| clap::Error::raw(ErrorKind::InvalidValue, message + "\n");
         let Some(text) = &args.version else { return Ok(Self::Serve(args)) };
         match parse_go_bool(text) {
-            None => Err(wrong(format!("--version={text} is neither true nor false"))),
+            None => Err(usage_error(format!("--version={text} is neither true nor false"))),
             Some(false) => Ok(Self::Serve(args)),
             Some(true) => {
-                let output = args.output.as_deref().map_or(Ok(Output::default()), |o| Output::from_str(o, true));
-                let output = output.map_err(|_| wrong("--output must be json or text".to_owned()))?;
+                let output =
+                    args.output.as_deref().map_or(Ok(VersionFormat::default()), |o| VersionFormat::from_str(o, true));
+                let output = output.map_err(|_| usage_error("--output must be json or text".to_owned()))?;
                 Ok(Self::Version(VersionArgs { output }))
             }
         }
@@ -249,35 +250,35 @@ impl Command {
 }
 
 /// Rewrites the arguments for clap: a command first, and long flags with two dashes.
-fn with_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn normalize_args(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
-    let mut all = vec![args.next().unwrap_or_else(|| "vaultmount".into())];
+    let mut normalized = vec![args.next().unwrap_or_else(|| "vaultmount".into())];
     let mut rest = args.peekable();
-    if rest.peek().is_none_or(|first| is_flag(first) && !asks_help(first)) {
-        all.push("serve".into());
+    if rest.peek().is_none_or(|first| is_flag(first) && !is_help_flag(first)) {
+        normalized.push("serve".into());
     }
     // `help mount` is `mount -h`: each command has only one help text, which fits a screen.
-    let asked = rest.next_if(|first| first == "help").is_some();
+    let wants_help = rest.next_if(|first| first == "help").is_some();
     while let Some(arg) = rest.next_if(|arg| arg != "--") {
-        all.push(if asks_help(&arg) { "-h".into() } else { two_dashes(arg) });
+        normalized.push(if is_help_flag(&arg) { "-h".into() } else { with_two_dashes(arg) });
     }
-    if asked {
-        all.push("-h".into());
+    if wants_help {
+        normalized.push("-h".into());
     }
-    all.extend(rest);
-    all
+    normalized.extend(rest);
+    normalized
 }
 
 fn is_flag(arg: &OsString) -> bool {
     arg.as_encoded_bytes().starts_with(b"-")
 }
 
-fn asks_help(arg: &OsString) -> bool {
+fn is_help_flag(arg: &OsString) -> bool {
     ["-h", "-help", "--help"].iter().any(|help| arg == help)
 }
 
 /// Rewrites `-endpoint=/x` to `--endpoint=/x`. `-f`, `-f=x`, `-fx.yaml`, `-ojson`, `-1` and everything else stay.
-fn two_dashes(arg: OsString) -> OsString {
+fn with_two_dashes(arg: OsString) -> OsString {
     let Some(flag) = arg.to_str().and_then(|a| a.strip_prefix('-')) else { return arg };
     let name = flag.split('=').next().unwrap_or_default();
     let is_name = name.len() > 1

@@ -26,11 +26,11 @@ use crate::{
 use environment::Environment;
 use value::{ConfigReport, Setting};
 
-pub use connection::Connection;
+pub use connection::ConnectionConfig;
 pub use environment::SERVE_VARIABLES;
 pub use flags::{ConnectionArgs, KubernetesArgs, LimitArgs, LogArgs, OpenBaoFlags, ServeArgs, SessionArgs, VaultFlags};
-pub use session::STATE_VARIABLE;
-pub use status_socket::{SOCKET_VARIABLE, StatusSocket};
+pub use session::STATE_DIR_VARIABLE;
+pub use status_socket::{STATUS_SOCKET_VARIABLE, StatusSocket};
 
 /// The whole configuration of a server.
 #[derive(Clone, Debug)]
@@ -46,13 +46,13 @@ pub struct Config {
     /// Log filter, format and filter file.
     pub log: telemetry::LogSettings,
     /// Enables pod events, if a Kubernetes API is available.
-    pub events: bool,
+    pub events_enabled: bool,
     /// Destination of the audit log, or none to disable it.
     pub audit_log: Option<audit::AuditSink>,
     /// Time limit for running mounts to finish at shutdown.
     pub drain_timeout: Duration,
     /// The Vault server and the client settings.
-    pub connection: Connection,
+    pub connection: ConnectionConfig,
     /// Kubeconfig file, or none to use the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// Policy for requesting service account tokens.
@@ -122,50 +122,52 @@ impl Config {
     fn read(args: &ServeArgs, env: &Environment, report: &mut ConfigReport) -> Self {
         let mut connection = connection::read(&args.connection, env, report);
         let limits = &args.limits;
-        let client = &mut connection.vault;
-        client.max_in_flight = limit("--max-in-flight", limits.max_in_flight.as_ref(), client.max_in_flight, report);
-        client.max_mutating = limit("--max-mutating", limits.max_mutating.as_ref(), client.max_mutating, report);
-        cache_size(limits.cache_size.as_ref(), report);
+        let vault_config = &mut connection.vault;
+        vault_config.max_in_flight =
+            read_limit("--max-in-flight", limits.max_in_flight.as_ref(), vault_config.max_in_flight, report);
+        vault_config.max_mutating =
+            read_limit("--max-mutating", limits.max_mutating.as_ref(), vault_config.max_mutating, report);
+        warn_of_cache_size(limits.cache_size.as_ref(), report);
         let endpoints = endpoint::read(&args.endpoint, report);
-        let drain = Setting::flag("--drain-timeout", args.drain_timeout.as_ref());
+        let drain_timeout = Setting::non_empty("--drain-timeout", args.drain_timeout.as_ref());
         Self {
             status_socket: status_socket::read(args.status_socket.as_ref(), &endpoints, env, report),
             endpoints,
-            health_addr: health_addr(args.health_addr.as_ref(), report),
-            metrics_addr: metrics_addr(args.metrics_addr.as_ref(), report),
-            log: log_settings(&args.log, report),
-            events: report
-                .read(Setting::flag("--events", args.events.as_ref()).as_ref(), value::boolean)
+            health_addr: read_health_addr(args.health_addr.as_ref(), report),
+            metrics_addr: read_metrics_addr(args.metrics_addr.as_ref(), report),
+            log: read_log_settings(&args.log, report),
+            events_enabled: report
+                .read(Setting::non_empty("--events", args.events.as_ref()).as_ref(), value::boolean)
                 .unwrap_or(true),
-            audit_log: audit_log(args.audit_log.as_ref(), report),
-            drain_timeout: report.read(drain.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
+            audit_log: read_audit_log(args.audit_log.as_ref(), report),
+            drain_timeout: report.read(drain_timeout.as_ref(), value::duration).unwrap_or(Duration::from_secs(20)),
             connection,
-            kubeconfig: file("--kubeconfig", args.kubernetes.kubeconfig.as_ref(), report),
-            mint_tokens: mint_tokens(args.kubernetes.mint_tokens.as_ref(), report),
-            hmac_secret_name: hmac_secret_name(args.hmac_secret_name.as_ref(), report),
-            hmac_key_file: file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
-            state_dir: session::state_dir(args.keeping.state_dir.as_ref(), env, report),
-            max_mounts: limit("--max-mounts", limits.max_mounts.as_ref(), 256, report),
-            max_sessions: limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
-            node_name: session::node_name(args.node_name.as_ref(), env, report),
-            orphan_after: session::orphan_after(args.keeping.orphan_after.as_ref(), report),
-            refresh_interval: session::refresh_interval(args.keeping.refresh_interval.as_ref(), report),
+            kubeconfig: read_file("--kubeconfig", args.kubernetes.kubeconfig.as_ref(), report),
+            mint_tokens: read_mint_tokens(args.kubernetes.mint_tokens.as_ref(), report),
+            hmac_secret_name: read_hmac_secret_name(args.hmac_secret_name.as_ref(), report),
+            hmac_key_file: read_file("--hmac-key-file", args.hmac_key_file.as_ref(), report),
+            state_dir: session::read_state_dir(args.session.state_dir.as_ref(), env, report),
+            max_mounts: read_limit("--max-mounts", limits.max_mounts.as_ref(), 256, report),
+            max_sessions: read_limit("--max-sessions", limits.max_sessions.as_ref(), 4096, report),
+            node_name: session::read_node_name(args.node_name.as_ref(), env, report),
+            orphan_after: session::read_orphan_after(args.session.orphan_after.as_ref(), report),
+            refresh_interval: session::read_refresh_interval(args.session.refresh_interval.as_ref(), report),
         }
     }
 }
 
-fn limit(name: &'static str, value: Option<&String>, standard: usize, report: &mut ConfigReport) -> usize {
-    let number = report.read(Setting::flag(name, value).as_ref(), |text| value::integer(text, 1..=1_000_000));
-    number.and_then(|n| usize::try_from(n).ok()).unwrap_or(standard)
+fn read_limit(name: &'static str, value: Option<&String>, default_value: usize, report: &mut ConfigReport) -> usize {
+    let number = report.read(Setting::non_empty(name, value).as_ref(), |text| value::integer(text, 1..=1_000_000));
+    number.and_then(|n| usize::try_from(n).ok()).unwrap_or(default_value)
 }
 
-fn file(name: &'static str, value: Option<&String>, report: &mut ConfigReport) -> Option<PathBuf> {
-    report.read(Setting::flag(name, value).as_ref(), value::file)
+fn read_file(name: &'static str, value: Option<&String>, report: &mut ConfigReport) -> Option<PathBuf> {
+    report.read(Setting::non_empty(name, value).as_ref(), value::file)
 }
 
 /// Warns if the size differs from the Go provider's default, because it has no effect here.
-fn cache_size(value: Option<&String>, report: &mut ConfigReport) {
-    let setting = Setting::flag("--cache-size", value);
+fn warn_of_cache_size(value: Option<&String>, report: &mut ConfigReport) {
+    let setting = Setting::non_empty("--cache-size", value);
     let size = report.read(setting.as_ref(), |text| text.parse::<i64>().map_err(|_| "is not a whole number"));
     if let (Some(setting), Some(_)) = (setting, size.filter(|s| *s != 1000)) {
         report.warn(format!("{setting} has no effect: sessions are not evicted; use --max-sessions to limit them"));
@@ -173,21 +175,21 @@ fn cache_size(value: Option<&String>, report: &mut ConfigReport) {
 }
 
 /// Reads `--health-addr`. Unlike with other flags, an empty value means `off`, not the default.
-fn health_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
+fn read_health_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
     let value = value.cloned().unwrap_or_else(|| ":8080".to_owned());
     report.read(Some(&Setting { name: "--health-addr".into(), value }), value::listen_address).flatten()
 }
 
-fn metrics_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
-    report.read(Setting::flag("--metrics-addr", value).as_ref(), value::listen_address).flatten()
+fn read_metrics_addr(value: Option<&String>, report: &mut ConfigReport) -> Option<SocketAddr> {
+    report.read(Setting::non_empty("--metrics-addr", value).as_ref(), value::listen_address).flatten()
 }
 
 /// Reads the log settings. As in Go, an unknown level means `info`, and `--log-level` overrides `--debug`.
-fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::LogSettings {
-    let debug = report.read(Setting::flag("--debug", args.debug.as_ref()).as_ref(), value::boolean);
-    let filter = match Setting::flag("--log-level", args.log_level.as_ref()) {
-        Some(setting) => Filter::parse(setting.value.trim()).unwrap_or_else(|wrong| {
-            report.warn(format!("{}: {wrong}; info is used", setting.name));
+fn read_log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::LogSettings {
+    let debug = report.read(Setting::non_empty("--debug", args.debug.as_ref()).as_ref(), value::boolean);
+    let filter = match Setting::non_empty("--log-level", args.log_level.as_ref()) {
+        Some(setting) => Filter::parse(setting.value.trim()).unwrap_or_else(|error| {
+            report.warn(format!("{}: {error}; info is used", setting.name));
             Filter::default()
         }),
         None if debug == Some(true) => Filter::from_level(LevelFilter::DEBUG),
@@ -200,33 +202,33 @@ fn log_settings(args: &LogArgs, report: &mut ConfigReport) -> telemetry::LogSett
     };
     telemetry::LogSettings {
         format: report
-            .read(Setting::flag("--log-format", args.log_format.as_ref()).as_ref(), format)
+            .read(Setting::non_empty("--log-format", args.log_format.as_ref()).as_ref(), format)
             .unwrap_or_default(),
         filter,
-        filter_file: file("--log-filter-file", args.log_filter_file.as_ref(), report),
+        filter_file: read_file("--log-filter-file", args.log_filter_file.as_ref(), report),
     }
 }
 
-fn audit_log(value: Option<&String>, report: &mut ConfigReport) -> Option<audit::AuditSink> {
-    let setting = Setting::flag("--audit-log", value);
+fn read_audit_log(value: Option<&String>, report: &mut ConfigReport) -> Option<audit::AuditSink> {
+    let setting = Setting::non_empty("--audit-log", value);
     report.read(setting.as_ref(), |text| match text {
         "stdout" => Ok(audit::AuditSink::Stdout),
         path => Ok::<_, &str>(audit::AuditSink::File(path.into())),
     })
 }
 
-fn mint_tokens(value: Option<&String>, report: &mut ConfigReport) -> MintTokens {
-    let rule = |text: &str| match text {
+fn read_mint_tokens(value: Option<&String>, report: &mut ConfigReport) -> MintTokens {
+    let parse = |text: &str| match text {
         "auto" => Ok(MintTokens::Auto),
         "off" => Ok(MintTokens::Off),
         _ => Err("is neither auto nor off"),
     };
-    report.read(Setting::flag("--mint-tokens", value).as_ref(), rule).unwrap_or_default()
+    report.read(Setting::non_empty("--mint-tokens", value).as_ref(), parse).unwrap_or_default()
 }
 
 /// Reads `--hmac-secret-name`. The name is checked here, so that a typo is found before the first mount.
-fn hmac_secret_name(value: Option<&String>, report: &mut ConfigReport) -> String {
-    let setting = Setting::flag("--hmac-secret-name", value);
+fn read_hmac_secret_name(value: Option<&String>, report: &mut ConfigReport) -> String {
+    let setting = Setting::non_empty("--hmac-secret-name", value);
     let name = report.read(setting.as_ref(), |text| value::kubernetes_name(text, "Secret"));
     name.unwrap_or_else(|| "vault-csi-provider-hmac-key".to_owned())
 }

@@ -52,25 +52,26 @@ pub type InstallLog = Vec<String>;
 /// fails and leaves every link unchanged, because that provider would remove our link when it exits.
 pub async fn install(providers: &Path, names: &[String], owner: Owner) -> Result<InstallLog, String> {
     let _lock = lock(providers).await.map_err(|e| path_error(providers, &e))?;
-    let folder = providers.join(PRIVATE_DIR);
-    let mut report = vec![ensure_private_dir(&folder, owner).map_err(|e| path_error(&folder, &e))?];
-    if rustix::fs::statfs(&folder).is_ok_and(|system| system.f_type != TMPFS_MAGIC) {
-        report.push(format!(
+    let private_dir = providers.join(PRIVATE_DIR);
+    let mut log = vec![ensure_private_dir(&private_dir, owner).map_err(|e| path_error(&private_dir, &e))?];
+    if rustix::fs::statfs(&private_dir).is_ok_and(|system| system.f_type != TMPFS_MAGIC) {
+        log.push(format!(
             "{}: is on a disk, not in memory: saved state survives a reboot of the node",
-            folder.display()
+            private_dir.display()
         ));
     }
-    let taken: Vec<String> = names.iter().filter_map(|name| name_conflict(providers, name)).collect();
-    if !taken.is_empty() {
-        return Err(taken.join("\n"));
+    let conflicts: Vec<String> = names.iter().filter_map(|name| name_conflict(providers, name)).collect();
+    if !conflicts.is_empty() {
+        return Err(conflicts.join("\n"));
     }
     for name in names {
-        report.push(link(providers, name).map_err(|e| path_error(&socket_path(providers, name), &e))?);
+        log.push(ensure_link(providers, name).map_err(|e| path_error(&socket_path(providers, name), &e))?);
     }
-    let links = entries(providers).map_err(|e| path_error(providers, &e))?.into_iter().filter(|path| is_our_link(path));
-    let wanted: Vec<PathBuf> = names.iter().map(|name| socket_path(providers, name)).collect();
-    remove(links.filter(|path| !wanted.contains(path)), &mut report)?;
-    Ok(report)
+    let links =
+        list_directory(providers).map_err(|e| path_error(providers, &e))?.into_iter().filter(|path| is_our_link(path));
+    let wanted_links: Vec<PathBuf> = names.iter().map(|name| socket_path(providers, name)).collect();
+    remove_files(links.filter(|path| !wanted_links.contains(path)), &mut log)?;
+    Ok(log)
 }
 
 /// Removes the links into the private directory, leftover files of killed processes, and the directory.
@@ -81,126 +82,127 @@ pub async fn uninstall(providers: &Path) -> Result<InstallLog, String> {
         return Ok(InstallLog::new());
     }
     let _lock = lock(providers).await.map_err(|e| path_error(providers, &e))?;
-    let folder = &providers.join(PRIVATE_DIR);
+    let private_dir = &providers.join(PRIVATE_DIR);
     // Prevents processes from binding a socket in it meanwhile.
-    let _lock_within = match fs::symlink_metadata(folder) {
-        Ok(found) if found.is_dir() => Some(lock(folder).await.map_err(|e| path_error(folder, &e))?),
+    let _lock_within = match fs::symlink_metadata(private_dir) {
+        Ok(found) if found.is_dir() => Some(lock(private_dir).await.map_err(|e| path_error(private_dir, &e))?),
         _ => None,
     };
-    let left = entries(folder).map_err(|e| path_error(folder, &e))?;
-    let kept = folder.join(STATE_DIR);
-    let of_sessions: Vec<PathBuf> = entries(&kept)
-        .map_err(|e| path_error(&kept, &e))?
+    let leftovers = list_directory(private_dir).map_err(|e| path_error(private_dir, &e))?;
+    let state_dir = private_dir.join(STATE_DIR);
+    let session_files: Vec<PathBuf> = list_directory(&state_dir)
+        .map_err(|e| path_error(&state_dir, &e))?
         .into_iter()
         .filter(|path| state::is_state_file(path))
         .collect();
-    if let Some(served) = left.iter().find(|path| is_socket(path) && !has_no_listener(path)) {
+    if let Some(served_socket) = leftovers.iter().find(|path| is_socket(path) && !has_no_listener(path)) {
         return Err(format!(
             "{}: vaultmount serves here; stop it first, in a cluster by deleting its DaemonSet",
-            served.display()
+            served_socket.display()
         ));
     }
-    let mut report = InstallLog::new();
-    let links = entries(providers).map_err(|e| path_error(providers, &e))?.into_iter().filter(|path| is_our_link(path));
-    remove(links.chain(left.into_iter().filter(|path| is_socket(path))), &mut report)?;
-    for file in &of_sessions {
+    let mut log = InstallLog::new();
+    let links =
+        list_directory(providers).map_err(|e| path_error(providers, &e))?.into_iter().filter(|path| is_our_link(path));
+    remove_files(links.chain(leftovers.into_iter().filter(|path| is_socket(path))), &mut log)?;
+    for file in &session_files {
         fs::remove_file(file).map_err(|e| path_error(file, &e))?;
     }
-    if fs::remove_dir(&kept).is_ok() {
-        report.push(format!("{}: removed (sessions: {})", kept.display(), of_sessions.len()));
+    if fs::remove_dir(&state_dir).is_ok() {
+        log.push(format!("{}: removed (sessions: {})", state_dir.display(), session_files.len()));
     }
-    match fs::remove_dir(folder) {
-        Ok(()) => report.push(format!("{}: removed", folder.display())),
+    match fs::remove_dir(private_dir) {
+        Ok(()) => log.push(format!("{}: removed", private_dir.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
             return Err(format!(
                 "{}: contains files that are not vaultmount's; check them, then remove the directory",
-                folder.display()
+                private_dir.display()
             ));
         }
-        Err(error) => return Err(path_error(folder, &error)),
+        Err(error) => return Err(path_error(private_dir, &error)),
     }
-    Ok(report)
+    Ok(log)
 }
 
 /// Creates the state directory of `serve` in a new private directory. In an existing one only its owner can see it, and `serve`
 /// creates it if it is missing.
-fn create_state_dir(folder: &Path, owner: Owner) -> io::Result<()> {
-    let state = folder.join(STATE_DIR);
-    fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(&state)?;
-    chown(&state, Some(owner.uid), Some(owner.gid))
+fn create_state_dir(private_dir: &Path, owner: Owner) -> io::Result<()> {
+    let state_dir = private_dir.join(STATE_DIR);
+    fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(&state_dir)?;
+    chown(&state_dir, Some(owner.uid), Some(owner.gid))
 }
 
 /// Creates the private directory, or corrects its owner and mode.
-fn ensure_private_dir(folder: &Path, owner: Owner) -> io::Result<String> {
-    let is_new = match fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(folder) {
+fn ensure_private_dir(private_dir: &Path, owner: Owner) -> io::Result<String> {
+    let is_new = match fs::DirBuilder::new().mode(PRIVATE_DIR_MODE).create(private_dir) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         made => made.is_ok(),
     };
-    let found = fs::symlink_metadata(folder)?;
-    if !found.is_dir() {
+    let metadata = fs::symlink_metadata(private_dir)?;
+    if !metadata.is_dir() {
         return Err(io::Error::new(ErrorKind::NotADirectory, "exists and is not a directory; remove it"));
     }
     if is_new {
-        create_state_dir(folder, owner)?;
+        create_state_dir(private_dir, owner)?;
     }
-    let has_owner = Owner { uid: found.uid(), gid: found.gid() } == owner;
-    let has_mode = found.mode() & 0o7777 == PRIVATE_DIR_MODE;
+    let has_owner = Owner { uid: metadata.uid(), gid: metadata.gid() } == owner;
+    let has_mode = metadata.mode() & 0o7777 == PRIVATE_DIR_MODE;
     if has_owner && has_mode && !is_new {
-        return Ok(format!("{}: in place", folder.display()));
+        return Ok(format!("{}: in place", private_dir.display()));
     }
     if !has_mode {
-        let set = || fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_DIR_MODE));
+        let set_mode = || fs::set_permissions(private_dir, fs::Permissions::from_mode(PRIVATE_DIR_MODE));
         // Only the owner may set the mode, and root without CAP_FOWNER must become the owner first.
-        match set() {
+        match set_mode() {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                chown(folder, Some(0), None)?;
-                set()?;
+                chown(private_dir, Some(0), None)?;
+                set_mode()?;
             }
             done => done?,
         }
     }
-    let state = folder.join(STATE_DIR);
+    let state_dir = private_dir.join(STATE_DIR);
     if !has_owner && !is_new {
         // Only the owner can read the directory, and root without CAP_DAC_OVERRIDE must become the owner first.
-        chown(folder, Some(0), None)?;
-        if fs::symlink_metadata(&state).is_ok_and(|found| found.is_dir()) {
+        chown(private_dir, Some(0), None)?;
+        if fs::symlink_metadata(&state_dir).is_ok_and(|found| found.is_dir()) {
             // The previous owner may have created symlinks there, so their targets must not be changed.
-            lchown(&state, Some(owner.uid), Some(owner.gid))?;
-            for file in entries(&state).unwrap_or_default() {
+            lchown(&state_dir, Some(owner.uid), Some(owner.gid))?;
+            for file in list_directory(&state_dir).unwrap_or_default() {
                 lchown(&file, Some(owner.uid), Some(owner.gid))?;
             }
         }
     }
-    chown(folder, Some(owner.uid), Some(owner.gid))?;
-    Ok(format!("{}: mode {PRIVATE_DIR_MODE:04o}, owner {}:{}", folder.display(), owner.uid, owner.gid))
+    chown(private_dir, Some(owner.uid), Some(owner.gid))?;
+    Ok(format!("{}: mode {PRIVATE_DIR_MODE:04o}, owner {}:{}", private_dir.display(), owner.uid, owner.gid))
 }
 
 /// Returns an error if another provider has the name.
 fn name_conflict(providers: &Path, name: &str) -> Option<String> {
-    let public = socket_path(providers, name);
-    (!links_to(&public, &link_target(name)) && !has_no_listener(&public)).then(|| {
-        format!("{}: another provider serves here; remove it, or leave \"{name}\" out of --provider", public.display())
+    let link = socket_path(providers, name);
+    (!links_to(&link, &link_target(name)) && !has_no_listener(&link)).then(|| {
+        format!("{}: another provider serves here; remove it, or leave \"{name}\" out of --provider", link.display())
     })
 }
 
 /// Creates the link of one provider name, and replaces a dead socket or link.
-fn link(providers: &Path, name: &str) -> io::Result<String> {
-    let (public, target) = (socket_path(providers, name), link_target(name));
-    if links_to(&public, &target) {
-        return Ok(format!("{}: in place", public.display()));
+fn ensure_link(providers: &Path, name: &str) -> io::Result<String> {
+    let (link_path, target) = (socket_path(providers, name), link_target(name));
+    if links_to(&link_path, &target) {
+        return Ok(format!("{}: in place", link_path.display()));
     }
     let temporary = providers.join(format!(".{PRIVATE_DIR}-{name}.link"));
     let _ = fs::remove_file(&temporary);
     symlink(&target, &temporary)?;
-    fs::rename(&temporary, &public)?;
-    Ok(format!("{}: links to {}", public.display(), target.display()))
+    fs::rename(&temporary, &link_path)?;
+    Ok(format!("{}: links to {}", link_path.display(), target.display()))
 }
 
-fn remove(paths: impl Iterator<Item = PathBuf>, report: &mut InstallLog) -> Result<(), String> {
+fn remove_files(paths: impl Iterator<Item = PathBuf>, log: &mut InstallLog) -> Result<(), String> {
     for path in paths {
         fs::remove_file(&path).map_err(|e| path_error(&path, &e))?;
-        report.push(format!("{}: removed", path.display()));
+        log.push(format!("{}: removed", path.display()));
     }
     Ok(())
 }
@@ -233,7 +235,7 @@ fn has_no_listener(path: &Path) -> bool {
 }
 
 /// Lists the entries of a directory. Returns an empty list if the directory does not exist.
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+fn list_directory(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         found => found?.map(|entry| entry.map(|e| e.path())).collect(),

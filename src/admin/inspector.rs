@@ -44,12 +44,12 @@ impl Inspector {
     /// The operator's servers and those that are or were used, by address.
     fn servers(&self, sessions: &[status::SessionStatus]) -> Vec<status::ServerStatus> {
         let mut servers: BTreeMap<String, (ServerState, Option<String>)> = BTreeMap::new();
-        let named = self.operator.servers().into_iter().map(|server| server.address.to_string());
-        let known = named.chain(sessions.iter().map(|session| session.address.clone()));
-        for (address, stands) in
+        let configured = self.operator.servers().into_iter().map(|server| server.address.to_string());
+        let known = configured.chain(sessions.iter().map(|session| session.address.clone()));
+        for (address, contact) in
             known.map(|address| (address, Ok(LastContact::Unknown))).chain(self.vault.health_by_endpoint())
         {
-            let told = match stands {
+            let observed = match contact {
                 Ok(LastContact::Unknown) => (ServerState::Unknown, None),
                 Ok(LastContact::NotVault) => (ServerState::NotVault, None),
                 Ok(LastContact::Failed(error)) => (ServerState::Failing, Some(error.to_string())),
@@ -57,8 +57,8 @@ impl Inspector {
                 Err(outage) => (ServerState::Down, Some(outage.reason.to_string())),
             };
             let known = servers.entry(address).or_insert((ServerState::Unknown, None));
-            if told.0 > known.0 {
-                *known = told;
+            if observed.0 > known.0 {
+                *known = observed;
             }
         }
         servers.into_iter().map(|(address, (state, error))| status::ServerStatus { address, state, error }).collect()
@@ -66,33 +66,39 @@ impl Inspector {
 
     /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
     pub async fn gauges(&self) -> GaugeSnapshot {
-        let mut levels = self.reconciler.gauges();
+        let mut gauges = self.reconciler.gauges();
         let servers = self.operator.servers();
         for server in &servers {
-            let found = match self.vault.endpoint_health(&server.endpoint()) {
+            let cause = match self.vault.endpoint_health(&server.endpoint()) {
                 Ok(LastContact::Unknown | LastContact::NotVault) => continue,
                 Ok(LastContact::Vault) => None,
                 Ok(LastContact::Failed(error)) => Some(error.cause()),
                 Err(outage) => Some(outage.reason.cause()),
             };
-            let sealed = matches!(found, Some(Cause::Sealed | Cause::Uninitialized));
+            let sealed = matches!(cause, Some(Cause::Sealed | Cause::Uninitialized));
             // Two may have one address.
-            let health = levels
+            let health = gauges
                 .endpoints
                 .entry(server.address.to_string())
                 .or_insert(EndpointHealth { is_up: true, is_sealed: false });
-            *health = EndpointHealth { is_up: health.is_up && found.is_none(), is_sealed: health.is_sealed || sealed };
+            *health = EndpointHealth { is_up: health.is_up && cause.is_none(), is_sealed: health.is_sealed || sealed };
         }
-        levels.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
-        levels.mounts_limit = self.mounts_limit;
-        for (address, TlsFileStatus { expiries: ends, is_invalid: broken }) in self.tls_files(servers).await {
-            *levels.tls_reloaded.entry(address).or_insert(true) &= !broken;
-            for (what, end) in [(CertificateRole::Ca, ends.authority), (CertificateRole::Client, ends.client)] {
-                let Some(end) = end.map(|end| end.expires_at.as_second()) else { continue };
-                levels.certificate_expiries.entry(what).and_modify(|first| *first = end.min(*first)).or_insert(end);
+        gauges.policy_reloaded = self.operator.policy_file.as_ref().map(|file| !file.is_invalid());
+        gauges.mounts_limit = self.mounts_limit;
+        for (address, TlsFileStatus { expiries, is_invalid }) in self.tls_files(servers).await {
+            *gauges.tls_reloaded.entry(address).or_insert(true) &= !is_invalid;
+            for (role, expiry) in
+                [(CertificateRole::Ca, expiries.authority), (CertificateRole::Client, expiries.client)]
+            {
+                let Some(expires_at) = expiry.map(|end| end.expires_at.as_second()) else { continue };
+                gauges
+                    .certificate_expiries
+                    .entry(role)
+                    .and_modify(|first| *first = expires_at.min(*first))
+                    .or_insert(expires_at);
             }
         }
-        levels
+        gauges
     }
 
     /// How the TLS files of servers stand, each with its address. Those that are not read in time are missing.
@@ -106,12 +112,12 @@ impl Inspector {
             }
         }
         let vault = Arc::clone(&self.vault);
-        let read = move |server: Arc<VaultServer>| {
+        let read_status = move |server: Arc<VaultServer>| {
             Some((server.address.to_string(), vault.read_tls_file_status(&server.tls, now)?))
         };
-        let reading = spawn_blocking(move || unused.into_iter().filter_map(read).collect::<Vec<_>>());
+        let read_task = spawn_blocking(move || unused.into_iter().filter_map(read_status).collect::<Vec<_>>());
         // A file system may hang, and a scrape may not.
-        known.extend(timeout(TLS_FILE_READ_TIMEOUT, reading).await.ok().and_then(Result::ok).unwrap_or_default());
+        known.extend(timeout(TLS_FILE_READ_TIMEOUT, read_task).await.ok().and_then(Result::ok).unwrap_or_default());
         known
     }
 }

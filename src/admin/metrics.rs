@@ -10,7 +10,7 @@ use crate::observe::metrics::TextFormat;
 /// Where metrics are, for whoever asks elsewhere.
 pub(super) const USAGE: &str = "metrics are at /metrics\n";
 
-pub(super) async fn answer<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {
+pub(super) async fn respond<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {
     if request.method() != Method::GET || request.uri().path() != "/metrics" {
         return None;
     }

@@ -17,9 +17,9 @@ pub(super) const USAGE: &str = "probes are at /livez, /readyz and /health/ready\
 /// How the process stands, for those who start and end it.
 pub struct Probes {
     phase: watch::Sender<Phase>,
-    alive: OnceLock<LivenessCheck>,
+    liveness_check: OnceLock<LivenessCheck>,
     /// However many ask at once, its sockets are asked once.
-    asking: SingleFlight<Result<(), String>>,
+    check_in_flight: SingleFlight<Result<(), String>>,
 }
 
 /// Finds out whether its sockets answer; the error says which does not.
@@ -36,14 +36,18 @@ enum Phase {
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Starting), alive: OnceLock::new(), asking: SingleFlight::default() }
+        Self {
+            phase: watch::Sender::new(Phase::Starting),
+            liveness_check: OnceLock::new(),
+            check_in_flight: SingleFlight::default(),
+        }
     }
 }
 
 impl Probes {
     /// The sockets are served from now on.
-    pub fn start_serving(&self, alive: LivenessCheck) {
-        if self.alive.set(alive).is_ok() {
+    pub fn start_serving(&self, liveness_check: LivenessCheck) {
+        if self.liveness_check.set(liveness_check).is_ok() {
             self.phase.send_replace(Phase::Serving);
         }
     }
@@ -65,22 +69,25 @@ impl Probes {
     /// Existing charts ask `/health/ready` for liveness too, so it says yes from the first moment to the last. `/readyz` says yes
     /// while the sockets are served, whether Vault is there or not: without it, running pods keep what they have, and their polls
     /// are to be answered. `/livez` says no when a socket does not answer that should.
-    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    pub(super) async fn respond<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
         let phase = *self.phase.borrow();
-        let fault = match request.uri().path() {
+        let failure = match request.uri().path() {
             "/readyz" => (phase != Phase::Serving).then(|| self.as_str().to_owned()),
-            "/livez" if phase == Phase::Serving => self.is_alive().await.err(),
+            "/livez" if phase == Phase::Serving => self.check_liveness().await.err(),
             "/livez" | "/health/ready" => None,
             _ => return None,
         };
-        Some(match fault {
+        Some(match failure {
             None => text_response(StatusCode::OK, "ok\n"),
-            Some(fault) => text_response(StatusCode::SERVICE_UNAVAILABLE, fault + "\n"),
+            Some(failure) => text_response(StatusCode::SERVICE_UNAVAILABLE, failure + "\n"),
         })
     }
 
-    async fn is_alive(&self) -> Result<(), String> {
-        let Some(alive) = self.alive.get() else { return Ok(()) };
-        self.asking.join(alive).await.unwrap_or_else(|| Err("asking the sockets panicked; see the log".to_owned()))
+    async fn check_liveness(&self) -> Result<(), String> {
+        let Some(check) = self.liveness_check.get() else { return Ok(()) };
+        self.check_in_flight
+            .join(check)
+            .await
+            .unwrap_or_else(|| Err("asking the sockets panicked; see the log".to_owned()))
     }
 }

@@ -14,46 +14,46 @@ use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{AdminState, http, response, statusz, text_response};
+use super::{AdminState, http1_builder, response, statusz, text_response};
 use crate::socket::Socket;
 
 /// What is where, for whoever asks elsewhere.
 const USAGE: &str = "here are GET /status, GET /statusz and POST /revoke\n";
 
 /// Serves the socket until `stop`, then until every request in flight is answered.
-pub async fn serve(socket: Socket, pages: Arc<AdminState>, stop: watch::Receiver<bool>) {
+pub async fn serve(socket: Socket, state: Arc<AdminState>, stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
-    let attend = |stream| {
-        let pages = Arc::clone(&pages);
+    let on_connection = |stream| {
+        let state = Arc::clone(&state);
         let service = service_fn(move |request| {
-            let pages = Arc::clone(&pages);
-            async move { Ok::<_, Infallible>(answer(&request, &pages).await) }
+            let state = Arc::clone(&state);
+            async move { Ok::<_, Infallible>(respond(&request, &state).await) }
         });
-        let connection = connections.watch(http().serve_connection(TokioIo::new(stream), service));
+        let connection = connections.watch(http1_builder().serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move { drop(connection.await) });
     };
-    socket.serve(stop, attend).await;
+    socket.serve(stop, on_connection).await;
     connections.shutdown().await;
 }
 
-async fn answer<B>(request: &Request<B>, pages: &AdminState) -> Response<Full<Bytes>> {
-    let renewal = Arc::clone(&pages.reconciler);
+async fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
+    let reconciler = Arc::clone(&state.reconciler);
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(&pages.inspector.status()),
+        (&Method::GET, "/status") => json_response(&state.inspector.status()),
         (&Method::POST, "/revoke") => {
             tracing::warn!("told to revoke everything (POST /revoke at the status socket)");
             // Goes on when whoever asked goes away.
-            match tokio::spawn(async move { renewal.revoke_all().await }).await {
-                Ok(revoked) => json(&revoked),
+            match tokio::spawn(async move { reconciler.revoke_all().await }).await {
+                Ok(revoked) => json_response(&revoked),
                 Err(_) => text_response(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
             }
         }
-        _ => statusz::answer(request, pages).unwrap_or_else(|| text_response(StatusCode::NOT_FOUND, USAGE)),
+        _ => statusz::respond(request, state).unwrap_or_else(|| text_response(StatusCode::NOT_FOUND, USAGE)),
     }
 }
 
-fn json(told: &impl Serialize) -> Response<Full<Bytes>> {
-    match serde_json::to_string_pretty(told) {
+fn json_response(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(value) {
         Ok(told) => response(StatusCode::OK, "application/json", told + "\n"),
         Err(error) => {
             text_response(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written as JSON: {error}\n"))

@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    driver_args::{self, ByHandArgs},
+    driver_args::{self, DriverArgs},
     style,
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
 pub struct CheckArgs {
     /// The class and the pod.
     #[command(flatten)]
-    pub by_hand: ByHandArgs,
+    pub driver: DriverArgs,
 
     /// Also send requests that create credentials or write data; revoke them afterwards if possible
     #[arg(long, help_heading = None)]
@@ -41,12 +41,12 @@ pub struct CheckArgs {
 
     /// Format: text or json
     #[arg(help_heading = None, long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
-    pub output: Output,
+    pub output: OutputFormat,
 }
 
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// One line per step.
     #[default]
     Text,
@@ -55,48 +55,48 @@ pub enum Output {
 }
 
 /// Timeout of one step, equal to the usual deadline of a whole mount.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the check, and succeeds if no step failed.
 #[must_use]
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let (config, warnings) = match super::configured_by_hand(&args.by_hand.as_serve()) {
-        Ok(configured) => configured,
+    let (config, warnings) = match super::load_oneshot_config(&args.driver.to_serve_args()) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     // The steps replace the log, unless a log flag is set.
-    let log = &args.by_hand.log;
+    let log = &args.driver.log;
     if log.log_level.is_some() || log.debug.is_some() {
         telemetry::init(config.log.clone());
     }
-    let mut report = Report::new(args.output);
+    let mut printer = StepPrinter::new(args.output);
     for warning in warnings {
-        report.tell(Step::new("flags", StepOutcome::Warn(warning)));
+        printer.report_step(Step::new("flags", StepOutcome::Warn(warning)));
     }
-    let walked = super::block_on(async {
-        check(args, config, &mut report).await;
+    let result = super::block_on(async {
+        run_check(args, config, &mut printer).await;
         Ok(())
     });
-    match walked {
-        Ok(()) => report.finish(),
-        Err(error) => super::finish(Err(error)),
+    match result {
+        Ok(()) => printer.finish(),
+        Err(error) => super::exit_code(Err(error)),
     }
 }
 
-async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: Config, report: &mut Report) {
-    let class = match driver_args::class(&args.file, args.class.as_deref()) {
+async fn run_check(CheckArgs { driver: args, create, .. }: &CheckArgs, mut config: Config, printer: &mut StepPrinter) {
+    let class = match driver_args::read_class(&args.file, args.class.as_deref()) {
         Ok(class) => class,
-        Err(error) => return report.stop(error),
+        Err(error) => return printer.abort(error),
     };
     // A person is waiting: retry at most once.
     config.connection.vault.max_retries = config.connection.vault.max_retries.min(1);
-    let audience = driver_args::audience(&args.pod, &class);
+    let audience = driver_args::token_audience(&args.pod, &class);
     // A token error is reported in the token step.
-    let (token, refused) = match driver_args::token(&args.pod, &config, &class, &audience).await {
+    let (token, token_error) = match driver_args::obtain_token(&args.pod, &config, &class, &audience).await {
         Ok(token) => (token, None),
         Err(error) => (None, Some(error)),
     };
-    let call = driver_args::call(&args.pod, args.permission, &class, &audience, token.as_ref());
+    let call = driver_args::build_call(&args.pod, args.permission, &class, &audience, token.as_ref());
     let parsed = request::parse(&RawRequest {
         attributes: &call.attributes,
         secrets: &call.secrets,
@@ -105,11 +105,11 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
     });
     let spec = match parsed {
         Ok(spec) => spec,
-        Err(error) => return report.refuse(error, &class.parameters),
+        Err(error) => return printer.report_class_errors(error, &class.parameters),
     };
-    report.tell(Step::new("class", StepOutcome::Pass(introduction(&spec, &audience))));
+    printer.report_step(Step::new("class", StepOutcome::Pass(class_summary(&spec, &audience))));
     for warning in &spec.class.warnings {
-        report.tell(Step::new("class", StepOutcome::Warn(warning.clone())));
+        printer.report_step(Step::new("class", StepOutcome::Warn(warning.clone())));
     }
     let parts = Components::new(&config, None, HmacKeys::process_local(), Observers::default(), None, false);
     let check = Check {
@@ -120,79 +120,79 @@ async fn check(CheckArgs { by_hand: args, create, .. }: &CheckArgs, mut config: 
             .audience
             .as_deref()
             .filter(|name| !name.is_empty())
-            .unwrap_or(driver_args::provider(&class)),
+            .unwrap_or(driver_args::provider_name(&class)),
         allows_mutating: *create,
         token_source: args.pod.token_file.as_ref().map_or("minted".to_owned(), |path| path.display().to_string()),
-        missing_token_error: refused,
-        step_timeout: PATIENCE,
+        missing_token_error: token_error,
+        step_timeout: STEP_TIMEOUT,
     };
-    let interrupted = async {
-        super::told_to_stop().await;
-        super::complain("interrupted: waiting for requests in flight, then cleaning up");
+    let interruption = async {
+        super::shutdown_signal().await;
+        super::print_error("interrupted: waiting for requests in flight, then cleaning up");
         // A second signal exits immediately, even if resources are left behind.
         tokio::spawn(async {
-            super::told_to_stop().await;
+            super::shutdown_signal().await;
             std::process::exit(1);
         });
     };
-    report.interrupted = !check.run(|step| report.tell(step), provider::check_size, interrupted).await;
+    printer.is_interrupted = !check.run(|step| printer.report_step(step), provider::check_size, interruption).await;
 }
 
-fn introduction(spec: &MountSpec, audience: &str) -> String {
+fn class_summary(spec: &MountSpec, audience: &str) -> String {
     let name = if spec.class_name.is_empty() { "without a name".to_owned() } else { format!("{:?}", spec.class_name) };
     let (objects, requests) = (spec.class.objects.len(), spec.class.objects_by_request().len());
     let audience = spec.class.audience.as_deref().unwrap_or(audience);
     format!("{name}: role {:?}, audience {audience:?}, objects: {objects}, requests: {requests}", spec.class.role)
 }
 
-struct Report {
-    output: Output,
+struct StepPrinter {
+    output: OutputFormat,
     /// Each step with its duration.
     steps: Vec<(Step, Duration)>,
-    since: Instant,
-    interrupted: bool,
+    step_started_at: Instant,
+    is_interrupted: bool,
 }
 
-impl Report {
-    fn new(output: Output) -> Self {
-        Self { output, steps: Vec::new(), since: Instant::now(), interrupted: false }
+impl StepPrinter {
+    fn new(output: OutputFormat) -> Self {
+        Self { output, steps: Vec::new(), step_started_at: Instant::now(), is_interrupted: false }
     }
 
-    fn tell(&mut self, step: Step) {
-        let took = if step.is_timed_with_next { Duration::ZERO } else { self.since.elapsed() };
+    fn report_step(&mut self, step: Step) {
+        let duration = if step.is_timed_with_next { Duration::ZERO } else { self.step_started_at.elapsed() };
         if !step.is_timed_with_next {
-            self.since = Instant::now();
+            self.step_started_at = Instant::now();
         }
-        if self.output == Output::Text {
+        if self.output == OutputFormat::Text {
             // If standard output is closed, the exit code still reports the result.
-            let _ = style::stdout().write_all(text::line(&step, took).as_bytes());
+            let _ = style::stdout().write_all(text::render_step(&step, duration).as_bytes());
         }
-        self.steps.push((step, took));
+        self.steps.push((step, duration));
     }
 
     /// Reports each error of a class that a mount would reject.
-    fn refuse(&mut self, error: Error, parameters: &BTreeMap<String, String>) {
+    fn report_class_errors(&mut self, error: Error, parameters: &BTreeMap<String, String>) {
         let review = request::review_class(parameters);
         let to_error = |finding: &Finding| Error::new(finding.cause, finding.message_with_position());
-        let (odd, wrong): (Vec<_>, Vec<_>) =
+        let (warnings, errors): (Vec<_>, Vec<_>) =
             review.errors.iter().partition(|finding| finding.cause == Cause::UnknownName);
-        let Some((last, others)) = wrong.split_last() else { return self.stop(error) };
-        for finding in odd {
-            self.tell(Step::new("class", StepOutcome::Warn(to_error(finding).to_string())));
+        let Some((last, others)) = errors.split_last() else { return self.abort(error) };
+        for finding in warnings {
+            self.report_step(Step::new("class", StepOutcome::Warn(to_error(finding).to_string())));
         }
         for finding in others {
-            self.tell(Step::fail("class", to_error(finding)));
+            self.report_step(Step::fail("class", to_error(finding)));
         }
-        self.stop(to_error(last));
+        self.abort(to_error(last));
     }
 
     /// Reports a class that cannot be used, and skips all other steps.
-    fn stop(&mut self, error: Error) {
-        self.tell(Step::fail("class", error));
-        self.tell(Step::new("the rest", StepOutcome::Skip("not reached".to_owned())));
+    fn abort(&mut self, error: Error) {
+        self.report_step(Step::fail("class", error));
+        self.report_step(Step::new("the rest", StepOutcome::Skip("not reached".to_owned())));
     }
 
-    fn failures(&self) -> usize {
+    fn failure_count(&self) -> usize {
         self.steps.iter().filter(|(step, _)| matches!(step.outcome, StepOutcome::Fail(_))).count()
     }
 
@@ -200,7 +200,7 @@ impl Report {
         let skipped =
             self.steps.iter().filter(|(s, _)| s.object.is_some() && matches!(s.outcome, StepOutcome::Skip(_))).count();
         match (failures, skipped) {
-            _ if self.interrupted => "Interrupted.".to_owned(),
+            _ if self.is_interrupted => "Interrupted.".to_owned(),
             (0, 0) => "A pod would get its files.".to_owned(),
             (0, _) => format!("No problem found; objects not tested: {skipped} (--create tests them)."),
             (1, _) => "1 problem. For details, run vaultmount explain ID.".to_owned(),
@@ -209,11 +209,11 @@ impl Report {
     }
 
     fn finish(self) -> ExitCode {
-        let failures = self.failures();
-        let ok = failures == 0 && !self.interrupted;
+        let failures = self.failure_count();
+        let ok = failures == 0 && !self.is_interrupted;
         let text = match self.output {
-            Output::Json => json::written(ok, &self.steps),
-            Output::Text => format!("\n{}", self.conclusion(failures)),
+            OutputFormat::Json => json::render(ok, &self.steps),
+            OutputFormat::Text => format!("\n{}", self.conclusion(failures)),
         };
         // If standard output is closed, the exit code still reports the result.
         let _ = writeln!(io::stdout(), "{text}");

@@ -17,13 +17,13 @@ pub struct CompletionsArgs {
 #[must_use]
 pub fn run(args: CompletionsArgs) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut shown(), "vaultmount", &mut script);
-    super::finish(super::printed(io::Write::write_all(&mut io::stdout(), &script)))
+    clap_complete::generate(args.shell, &mut visible_command(), "vaultmount", &mut script);
+    super::exit_code(super::ignore_broken_pipe(io::Write::write_all(&mut io::stdout(), &script)))
 }
 
 /// Returns the command line without hidden arguments, which the generators would include.
-fn shown() -> clap::Command {
-    let command = super::command();
+fn visible_command() -> clap::Command {
+    let command = super::clap_command();
     let without_hidden = |sub: &clap::Command| {
         // Conflicts are dropped, because they may name an omitted argument.
         let args = sub
@@ -45,12 +45,12 @@ mod tests {
 
     fn script(shell: Shell) -> String {
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut shown(), "vaultmount", &mut script);
+        clap_complete::generate(shell, &mut visible_command(), "vaultmount", &mut script);
         String::from_utf8(script).unwrap()
     }
 
     #[test]
-    fn scripts_know_what_help_shows() {
+    fn completions_contain_only_visible_flags() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
             let script = script(shell);
             assert!(script.contains("vault-addr") && script.contains("validate"), "{shell}");
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn bash_completes_commands_and_flags() {
+    fn bash_completion_completes_commands_and_flags() {
         for (words, expected) in [("vaultmount mou", "mount"), ("vaultmount mount --na", "--namespace")] {
             let run = format!(
                 "{}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\

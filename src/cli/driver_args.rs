@@ -26,7 +26,7 @@ use crate::{
 
 /// The class, the pod, and the connections to use. The last flags are below a heading, which a command's own flags reset.
 #[derive(Args, Clone, Debug)]
-pub struct ByHandArgs {
+pub struct DriverArgs {
     /// File with the SecretProviderClass; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
@@ -36,7 +36,7 @@ pub struct ByHandArgs {
     pub class: Option<String>,
 
     /// Octal file mode for objects that set none
-    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
+    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = parse_file_mode)]
     pub permission: u32,
 
     /// Log flags.
@@ -89,10 +89,10 @@ pub struct PodArgs {
     pub target_path: Option<String>,
 }
 
-impl ByHandArgs {
+impl DriverArgs {
     /// Returns the equivalent flags of `serve`, from which [`Config`] is loaded.
     #[must_use]
-    pub fn as_serve(&self) -> ServeArgs {
+    pub fn to_serve_args(&self) -> ServeArgs {
         ServeArgs {
             log: self.log.clone(),
             connection: self.connection.clone(),
@@ -103,7 +103,7 @@ impl ByHandArgs {
 }
 
 /// Reads the class of a file, by name if there are several. Fails for a class of another provider.
-pub(super) fn class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Error> {
+pub(super) fn read_class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Error> {
     let class = manifest::read_class(path, name)?;
     match class.provider.as_str() {
         "vault" | "openbao" => Ok(class),
@@ -113,25 +113,25 @@ pub(super) fn class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Er
 }
 
 /// Returns the pod's namespace: the flag, else the class's, because a pod mounts only classes of its own namespace.
-fn namespace<'a>(pod: &'a PodArgs, class: &'a ClassManifest) -> &'a str {
-    let own = Some(class.namespace.as_str()).filter(|name| !name.is_empty());
-    pod.namespace.as_deref().filter(|name| !name.is_empty()).or(own).unwrap_or("default")
+fn pod_namespace<'a>(pod: &'a PodArgs, class: &'a ClassManifest) -> &'a str {
+    let class_namespace = Some(class.namespace.as_str()).filter(|name| !name.is_empty());
+    pod.namespace.as_deref().filter(|name| !name.is_empty()).or(class_namespace).unwrap_or("default")
 }
 
 /// Returns the provider's name, which is also its default audience.
-pub(super) fn provider(class: &ClassManifest) -> &'static str {
+pub(super) fn provider_name(class: &ClassManifest) -> &'static str {
     if class.provider == "openbao" { "openbao" } else { "vault" }
 }
 
 /// Returns the audience of the token: the flag, else the class's, else the provider's.
-pub(super) fn audience(pod: &PodArgs, class: &ClassManifest) -> String {
-    let given =
+pub(super) fn token_audience(pod: &PodArgs, class: &ClassManifest) -> String {
+    let explicit =
         pod.audience.clone().or_else(|| class.parameters.get("audience").cloned()).filter(|name| !name.is_empty());
-    given.unwrap_or_else(|| provider(class).to_owned())
+    explicit.unwrap_or_else(|| provider_name(class).to_owned())
 }
 
 /// Reads the service account token from its file, or requests one from the Kubernetes API if it is configured.
-pub(super) async fn token(
+pub(super) async fn obtain_token(
     pod: &PodArgs,
     config: &Config,
     class: &ClassManifest,
@@ -146,14 +146,14 @@ pub(super) async fn token(
     }
     match app::kube(config, &Arc::default())? {
         Some(kube) => {
-            kube.mint_token(namespace(pod, class), &pod.service_account, Some(audience), None).await.map(Some)
+            kube.mint_token(pod_namespace(pod, class), &pod.service_account, Some(audience), None).await.map(Some)
         }
         None => Ok(None),
     }
 }
 
 /// Builds the call that a driver would make.
-pub(super) fn call(
+pub(super) fn build_call(
     pod: &PodArgs,
     permission: u32,
     class: &ClassManifest,
@@ -162,9 +162,9 @@ pub(super) fn call(
 ) -> MountCall {
     let mut attributes: BTreeMap<&str, String> =
         class.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    let uid = uid(pod, class, token);
+    let uid = pod_uid(pod, class, token);
     attributes.insert("csi.storage.k8s.io/pod.name", pod.name.clone());
-    attributes.insert("csi.storage.k8s.io/pod.namespace", namespace(pod, class).to_owned());
+    attributes.insert("csi.storage.k8s.io/pod.namespace", pod_namespace(pod, class).to_owned());
     attributes.insert("csi.storage.k8s.io/pod.uid", uid.clone());
     attributes.insert("csi.storage.k8s.io/serviceAccount.name", pod.service_account.clone());
     attributes.insert("secretProviderClass", class.name.clone());
@@ -185,9 +185,9 @@ pub(super) fn call(
 }
 
 /// Returns the pod's UID: the flag, else the UID in the token, so that each pod has its own session at a running provider.
-fn uid(pod: &PodArgs, class: &ClassManifest, token: Option<&SecretText>) -> String {
+fn pod_uid(pod: &PodArgs, class: &ClassManifest, token: Option<&SecretText>) -> String {
     let uid = pod.uid.clone().or_else(|| {
-        let (name, namespace) = (pod.name.clone(), namespace(pod, class).to_owned());
+        let (name, namespace) = (pod.name.clone(), pod_namespace(pod, class).to_owned());
         let expected = Pod { name, namespace, uid: String::new(), service_account: pod.service_account.clone() };
         token::inspect(token?, &ExpectedClaims { audience: None, pod: &expected, now: Timestamp::now() }).ok()?.pod_uid
     });
@@ -195,7 +195,7 @@ fn uid(pod: &PodArgs, class: &ClassManifest, token: Option<&SecretText>) -> Stri
 }
 
 /// Parses an octal file mode: `0644`, `644` or `0o644`.
-fn mode(text: &str) -> Result<u32, &'static str> {
+fn parse_file_mode(text: &str) -> Result<u32, &'static str> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let mode = u32::from_str_radix(digits, 8).ok().filter(|m| *m <= 0o777 && !digits.starts_with('+'));
     mode.ok_or("a file mode must be octal, from 0 to 0777")

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::style::{self, HEADING, PLACE, paint, wrapped};
+use super::style::{self, HEADING, SECONDARY, paint, wrap_words};
 use crate::{
     error::cause::{Cause, SECTIONS, render_markdown},
     text::closest_match,
@@ -29,37 +29,37 @@ pub struct ExplainArgs {
 /// Prints the rows. An unknown ID is a usage error (exit code 2).
 #[must_use]
 pub fn run(args: &ExplainArgs) -> ExitCode {
-    let done = if args.markdown {
+    let result = if args.markdown {
         io::stdout().write_all(render_markdown().as_bytes())
     } else if args.ids.is_empty() {
-        style::stdout().write_all(list().as_bytes())
+        style::stdout().write_all(list_causes().as_bytes())
     } else {
-        let (causes, unknown) = causes(&args.ids.join(" "));
-        let rows: Vec<String> = causes.into_iter().map(row).collect();
+        let (causes, unknown) = find_causes(&args.ids.join(" "));
+        let rows: Vec<String> = causes.into_iter().map(format_cause).collect();
         let done = style::stdout().write_all(rows.join("\n").as_bytes());
         if !unknown.is_empty() {
-            super::complain(&unknown.join("\n"));
+            super::print_error(&unknown.join("\n"));
             return ExitCode::from(2);
         }
         done
     };
-    super::finish(super::printed(done))
+    super::exit_code(super::ignore_broken_pipe(result))
 }
 
 /// Returns the causes whose IDs a text contains, each once and in order, and an error for each unknown ID.
-fn causes(text: &str) -> (Vec<Cause>, Vec<String>) {
-    let (mut causes, mut others) = (Vec::new(), Vec::new());
+fn find_causes(text: &str) -> (Vec<Cause>, Vec<String>) {
+    let (mut causes, mut unknown_ids) = (Vec::new(), Vec::new());
     for id in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_id(word)) {
         match Cause::from_id(id) {
             Some(cause) if causes.contains(&cause) => {}
             Some(cause) => causes.push(cause),
-            None => others.push(unknown(id)),
+            None => unknown_ids.push(unknown_id_error(id)),
         }
     }
-    if causes.is_empty() && others.is_empty() {
-        others.push(unknown(text));
+    if causes.is_empty() && unknown_ids.is_empty() {
+        unknown_ids.push(unknown_id_error(text));
     }
-    (causes, others)
+    (causes, unknown_ids)
 }
 
 fn is_id(word: &str) -> bool {
@@ -67,12 +67,15 @@ fn is_id(word: &str) -> bool {
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn unknown(text: &str) -> String {
-    let near = closest_match(text, Cause::all().map(Cause::id)).map(|id| format!("; did you mean {id}?"));
-    format!("{text:?} is not a known error ID; run vaultmount explain to list all IDs{}", near.unwrap_or_default())
+fn unknown_id_error(text: &str) -> String {
+    let suggestion = closest_match(text, Cause::all().map(Cause::id)).map(|id| format!("; did you mean {id}?"));
+    format!(
+        "{text:?} is not a known error ID; run vaultmount explain to list all IDs{}",
+        suggestion.unwrap_or_default()
+    )
 }
 
-fn list() -> String {
+fn list_causes() -> String {
     let mut text = String::new();
     for (number, section) in SECTIONS.iter().enumerate() {
         let gap = if number == 0 { "" } else { "\n" };
@@ -84,21 +87,21 @@ fn list() -> String {
     text
 }
 
-fn row(cause: Cause) -> String {
+fn format_cause(cause: Cause) -> String {
     let row = cause.info();
-    let code = paint(PLACE, format_args!("({})", row.code)).to_string();
+    let code = paint(SECONDARY, format_args!("({})", row.code)).to_string();
     let fix = format!("Fix: {}", row.fix);
     format!(
         "{} {code}\n\n{}\n{}",
         paint(HEADING, format_args!("{} {}", row.id, row.title)),
-        wrap(row.explanation),
-        wrap(&fix)
+        indent(row.explanation),
+        indent(&fix)
     )
 }
 
 /// Wraps words into indented lines.
-fn wrap(words: &str) -> String {
-    format!("  {}\n", wrapped(words, 2))
+fn indent(text: &str) -> String {
+    format!("  {}\n", wrap_words(text, 2))
 }
 
 #[cfg(test)]
@@ -106,26 +109,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_found_in_any_case_in_brackets_and_in_messages() {
+    fn error_ids_are_found_in_any_case_and_in_messages() {
         for text in ["vm0050", "[VM0050]", "object \"a\" is denied (it said: x) [VM0050] | again [VM0050]"] {
-            assert_eq!(causes(text), (vec![Cause::VaultPolicyDenied], Vec::new()), "{text}");
+            assert_eq!(find_causes(text), (vec![Cause::VaultPolicyDenied], Vec::new()), "{text}");
         }
-        assert_eq!(causes("VM0020 vm0050"), (vec![Cause::Sealed, Cause::VaultPolicyDenied], Vec::new()));
-        assert!(causes("VM50").1[0].contains("did you mean VM00"));
-        assert!(causes("VM9999").1[0].contains("is not a known error ID"));
-        assert!(causes("nothing").1[0].contains("run vaultmount explain"));
+        assert_eq!(find_causes("VM0020 vm0050"), (vec![Cause::Sealed, Cause::VaultPolicyDenied], Vec::new()));
+        assert!(find_causes("VM50").1[0].contains("did you mean VM00"));
+        assert!(find_causes("VM9999").1[0].contains("is not a known error ID"));
+        assert!(find_causes("nothing").1[0].contains("run vaultmount explain"));
     }
 
     #[test]
-    fn rows_fit_a_screen() {
+    fn explained_causes_fit_screen_width() {
         for cause in Cause::all() {
-            let row = anstream::adapter::strip_str(&row(cause)).to_string();
-            assert!(row.lines().all(|line| line.chars().count() <= style::WIDTH), "{row}");
+            let row = anstream::adapter::strip_str(&format_cause(cause)).to_string();
+            assert!(row.lines().all(|line| line.chars().count() <= style::LINE_WIDTH), "{row}");
         }
     }
 
     #[test]
-    fn the_page_is_the_table() {
+    fn errors_page_matches_cause_table() {
         let page = include_str!("../../docs/errors.md");
         assert!(page == render_markdown(), "docs/errors.md differs from the table: run `make docs`");
     }

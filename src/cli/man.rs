@@ -8,16 +8,16 @@ use std::{
 use clap_mangen::Man;
 
 /// Sections that are not derived from flags: environment, files, exit codes, examples.
-const TAIL: &str = include_str!("man.roff");
+const TRAILING_SECTIONS: &str = include_str!("man.roff");
 
 /// Prints the page as roff, for `man -l -`.
 #[must_use]
 pub fn run() -> ExitCode {
-    super::finish(super::printed(page().and_then(|page| io::stdout().write_all(&page))))
+    super::exit_code(super::ignore_broken_pipe(render_page().and_then(|page| io::stdout().write_all(&page))))
 }
 
-fn page() -> io::Result<Vec<u8>> {
-    let command = super::command();
+fn render_page() -> io::Result<Vec<u8>> {
+    let command = super::clap_command();
     let mut page = Vec::new();
     let man = Man::new(command.clone()).source(concat!("vaultmount ", env!("CARGO_PKG_VERSION")));
     man.render_title(&mut page)?;
@@ -32,14 +32,14 @@ fn page() -> io::Result<Vec<u8>> {
         // Headings of flags are subsections of their command.
         page.extend(String::from_utf8_lossy(&options).replace(".SH ", ".SS ").bytes());
     }
-    page.extend(TAIL.bytes());
-    Ok(ascii(&String::from_utf8_lossy(&page)).into_bytes())
+    page.extend(TRAILING_SECTIONS.bytes());
+    Ok(escape_non_ascii(&String::from_utf8_lossy(&page)).into_bytes())
 }
 
 /// Escapes non-ASCII characters, because troff reads bytes.
-fn ascii(text: &str) -> String {
-    let named = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
-    text.chars().map(named).collect()
+fn escape_non_ascii(text: &str) -> String {
+    let escape = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -47,9 +47,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_every_command_and_is_ascii() {
-        let page = String::from_utf8(page().unwrap()).unwrap();
-        for command in super::super::command().get_subcommands().map(|c| c.get_name().to_uppercase()) {
+    fn man_page_lists_every_command_in_ascii() {
+        let page = String::from_utf8(render_page().unwrap()).unwrap();
+        for command in super::super::clap_command().get_subcommands().map(|c| c.get_name().to_uppercase()) {
             assert!(command == "HELP" || page.contains(&format!(".SH \"VAULTMOUNT {command}\"")), "{command}");
         }
         for part in [".SH ENVIRONMENT", "VAULT_ADDR", ".SH \"EXIT STATUS\"", ".SH EXAMPLES", "vault\\-addr"] {

@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    driver_args::{self, ByHandArgs},
+    driver_args::{self, DriverArgs},
     style::{self, HEADING, SKIPPED, paint},
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
 pub struct MountArgs {
     /// The class and the pod.
     #[command(flatten)]
-    pub by_hand: ByHandArgs,
+    pub driver: DriverArgs,
 
     /// Socket of a running provider; without it, this process performs the mount
     #[arg(help_heading = None, long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
@@ -56,34 +56,34 @@ pub struct MountArgs {
 impl MountArgs {
     /// Returns the equivalent flags of `serve`, from which [`Config`] is loaded.
     #[must_use]
-    pub fn as_serve(&self) -> ServeArgs {
-        ServeArgs { hmac_key_file: self.hmac_key_file.clone(), ..self.by_hand.as_serve() }
+    pub fn to_serve_args(&self) -> ServeArgs {
+        ServeArgs { hmac_key_file: self.hmac_key_file.clone(), ..self.driver.to_serve_args() }
     }
 }
 
 /// Mounts once and prints names, modes, sizes and versions.
 #[must_use]
 pub fn run(args: &MountArgs) -> ExitCode {
-    let (config, warnings) = match super::configured_by_hand(&args.as_serve()) {
-        Ok(configured) => configured,
+    let (config, warnings) = match super::load_oneshot_config(&args.to_serve_args()) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     telemetry::init(config.log.clone());
-    super::finish(super::block_on(async {
+    super::exit_code(super::block_on(async {
         let response = mount(args, &config, warnings).await?;
         if let Some(folder) = &args.out {
-            write(folder, &response.files)?;
+            write_files(folder, &response.files)?;
         }
-        super::printed(print(&response, args.show))
+        super::ignore_broken_pipe(print_response(&response, args.show))
     }))
 }
 
 async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Result<MountResponse, String> {
-    let what = &args.by_hand;
-    let class = driver_args::class(&what.file, what.class.as_deref()).map_err(|e| e.to_string())?;
-    let audience = driver_args::audience(&what.pod, &class);
-    let token = driver_args::token(&what.pod, config, &class, &audience).await.map_err(|e| e.to_string())?;
-    let call = driver_args::call(&what.pod, what.permission, &class, &audience, token.as_ref());
+    let driver = &args.driver;
+    let class = driver_args::read_class(&driver.file, driver.class.as_deref()).map_err(|e| e.to_string())?;
+    let audience = driver_args::token_audience(&driver.pod, &class);
+    let token = driver_args::obtain_token(&driver.pod, config, &class, &audience).await.map_err(|e| e.to_string())?;
+    let call = driver_args::build_call(&driver.pod, driver.permission, &class, &audience, token.as_ref());
     let mut client = if let Some(socket) = &args.endpoint {
         Client::connect(socket).await.map_err(|e| format!("cannot connect to {}: {e}", socket.display()))?
     } else {
@@ -91,27 +91,30 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
             tracing::warn!("{warning}");
         }
         // Uses a process-local key: reading the cluster's key would create it if absent, which this command must not do.
-        let key = config.hmac_key_file.as_deref().map_or_else(|| Ok(HmacKeys::process_local()), HmacKeys::from_file);
-        let parts = Components::new(config, None, key?, Observers::default(), None, false);
-        provider::local(Arc::clone(parts.mounts()), driver_args::provider(&class)).await.map_err(|e| e.to_string())?
+        let hmac_keys =
+            config.hmac_key_file.as_deref().map_or_else(|| Ok(HmacKeys::process_local()), HmacKeys::from_file);
+        let parts = Components::new(config, None, hmac_keys?, Observers::default(), None, false);
+        provider::local(Arc::clone(parts.mounts()), driver_args::provider_name(&class))
+            .await
+            .map_err(|e| e.to_string())?
     };
     client.mount(call).await.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
 }
 
 /// Writes the files below a directory.
-fn write(folder: &Path, files: &[File]) -> Result<(), String> {
+fn write_files(folder: &Path, files: &[File]) -> Result<(), String> {
     for file in files {
         let relative = Path::new(&file.path);
         if !relative.components().all(|c| matches!(c, Component::Normal(_))) {
             return Err(format!("the file name {:?} is outside of {}", file.path, folder.display()));
         }
         let path = folder.join(relative);
-        write_one(&path, file).map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
+        write_file(&path, file).map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
     }
     Ok(())
 }
 
-fn write_one(path: &Path, file: &File) -> io::Result<()> {
+fn write_file(path: &Path, file: &File) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -121,7 +124,7 @@ fn write_one(path: &Path, file: &File) -> io::Result<()> {
 }
 
 /// Prints names first, then the contents, which bypass colour handling so that they stay unchanged.
-fn print(response: &MountResponse, show: bool) -> io::Result<()> {
+fn print_response(response: &MountResponse, show: bool) -> io::Result<()> {
     let mut out = style::stdout();
     let width = response.files.iter().map(|f| f.path.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{:width$}  {}  {}", paint(HEADING, "FILE"), paint(HEADING, "MODE"), paint(HEADING, "BYTES"))?;

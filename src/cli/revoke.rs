@@ -6,7 +6,7 @@ use clap::Args;
 use http::Method;
 
 use super::{
-    status_client::{self, Output, SocketArgs},
+    status_client::{self, OutputFormat, StatusClientArgs},
     style::{self, ERROR, OK, paint},
 };
 use crate::observe::status::RevocationSummary;
@@ -20,43 +20,43 @@ pub struct RevokeArgs {
 
     /// The provider's socket and the output format.
     #[command(flatten)]
-    pub at: SocketArgs,
+    pub client: StatusClientArgs,
 }
 
 /// Warning that is printed without `--all`.
-const WARNING: &str = "\
+const MISSING_ALL_MESSAGE: &str = "\
 revoke --all revokes every Vault token of the running provider, with every credential
 leased under them. Pods lose access at once, and the provider rejects mounts until you
 restart it. Use it only before you uninstall. To continue, pass --all.";
 
 /// Timeout of the request: Vault revokes each token and the leases under it.
-const PATIENCE: Duration = Duration::from_secs(300);
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Revokes everything. Fails if a token remains.
 #[must_use]
 pub fn run(args: &RevokeArgs) -> ExitCode {
     if !args.all {
-        super::complain(WARNING);
+        super::print_error(MISSING_ALL_MESSAGE);
         return ExitCode::from(2);
     }
     let mut is_complete = false;
-    let done = super::block_on(async {
-        let answer = status_client::ask(&args.at, Method::POST, "/revoke", PATIENCE).await?;
-        let revoked: RevocationSummary = answer.read()?;
+    let result = super::block_on(async {
+        let response = status_client::send_request(&args.client, Method::POST, "/revoke", REVOKE_TIMEOUT).await?;
+        let revoked: RevocationSummary = response.parse()?;
         is_complete = revoked.is_complete();
-        let output = match args.at.output {
-            Output::Text => written(&revoked),
-            Output::Json => answer.json() + "\n",
+        let output = match args.client.output {
+            OutputFormat::Text => render_text(&revoked),
+            OutputFormat::Json => response.to_terminal_json() + "\n",
         };
-        super::printed(style::stdout().write_all(output.as_bytes()))
+        super::ignore_broken_pipe(style::stdout().write_all(output.as_bytes()))
     });
-    match done {
+    match result {
         Ok(()) if !is_complete => ExitCode::FAILURE,
-        done => super::finish(done),
+        done => super::exit_code(done),
     }
 }
 
-fn written(revoked: &RevocationSummary) -> String {
+fn render_text(revoked: &RevocationSummary) -> String {
     let tokens = |n: usize| if n == 1 { "1 token".to_owned() } else { format!("{n} tokens") };
     let mut text = format!(
         "{} {} revoked; Vault ends the leases under them within moments\n",
@@ -77,8 +77,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_told() {
-        let plain = |revoked: &RevocationSummary| anstream::adapter::strip_str(&written(revoked)).to_string();
+    fn revoke_output_lists_failures_and_remaining_tokens() {
+        let plain = |revoked: &RevocationSummary| anstream::adapter::strip_str(&render_text(revoked)).to_string();
         let all = plain(&RevocationSummary { tokens: 1, failed: Vec::new(), remaining: 0 });
         assert!(all.starts_with("ok    1 token revoked") && !all.contains("FAIL"), "{all}");
         let some =

@@ -13,12 +13,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    status_client::Output,
+    status_client::OutputFormat,
     style::{self, ERROR, HEADING, OK, paint},
 };
 use crate::{
     clock::time_of_day,
-    config::STATE_VARIABLE,
+    config::STATE_DIR_VARIABLE,
     kube,
     session::SavedSession,
     state::{ListedFile, StateKey, list},
@@ -30,28 +30,28 @@ use crate::{
 pub struct StateArgs {
     /// The subcommand.
     #[command(subcommand)]
-    pub what: What,
+    pub command: StateCommand,
 }
 
 /// The subcommands of `vaultmount state`.
 #[derive(Clone, Debug, Subcommand)]
-pub enum What {
+pub enum StateCommand {
     /// List the saved sessions: pods, token expiry, sizes
     #[command(
         after_help = "The output contains no secret.\n\nExample:\n  vaultmount state ls --state-dir=/vaultmount/state"
     )]
-    Ls(FolderArgs),
+    Ls(StateDirArgs),
 
     /// Verify that every file can be read
     #[command(
         after_help = "Exit code: 0 if all files can be read, 1 otherwise.\n\nExample:\n  vaultmount state verify --state-dir=/vaultmount/state"
     )]
-    Verify(FolderArgs),
+    Verify(StateDirArgs),
 }
 
 /// The state directory and the key that its files are encrypted with.
 #[derive(Args, Clone, Debug)]
-pub struct FolderArgs {
+pub struct StateDirArgs {
     /// State directory of serve (VAULTMOUNT_STATE_DIR)
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -70,29 +70,29 @@ pub struct FolderArgs {
 
     /// Format: text or json
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
-    pub output: Output,
+    pub output: OutputFormat,
 }
 
 /// One file of the state directory.
 #[derive(Serialize)]
-struct Row {
+struct FileRow {
     file: String,
     bytes: u64,
     written: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<Kept>,
+    session: Option<SessionSummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
 }
 
 /// A summary of one saved session.
 #[derive(Serialize)]
-struct Kept {
+struct SessionSummary {
     namespace: String,
     pod: String,
     role: String,
     address: String,
-    tokens: Vec<Token>,
+    tokens: Vec<TokenSummary>,
     /// Number of cached secrets.
     answers: usize,
     /// Number of cached secrets with a lease.
@@ -100,7 +100,7 @@ struct Kept {
 }
 
 #[derive(Serialize)]
-struct Token {
+struct TokenSummary {
     accessor: String,
     ends: Option<Timestamp>,
 }
@@ -108,40 +108,41 @@ struct Token {
 /// Reads the state directory and prints it.
 #[must_use]
 pub fn run(args: &StateArgs) -> ExitCode {
-    let (folder, is_check) = match &args.what {
-        What::Ls(folder) => (folder, false),
-        What::Verify(folder) => (folder, true),
+    let (folder, is_verify) = match &args.command {
+        StateCommand::Ls(folder) => (folder, false),
+        StateCommand::Verify(folder) => (folder, true),
     };
-    let mut is_whole = true;
-    let done = super::block_on(async {
-        let rows = rows(folder).await?;
-        is_whole = rows.iter().all(|row| row.fault.is_none());
-        super::printed(match folder.output {
-            Output::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
-            Output::Text if is_check => verified(&rows),
-            Output::Text => listed(&rows),
+    let mut all_readable = true;
+    let result = super::block_on(async {
+        let rows = load_rows(folder).await?;
+        all_readable = rows.iter().all(|row| row.fault.is_none());
+        super::ignore_broken_pipe(match folder.output {
+            OutputFormat::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
+            OutputFormat::Text if is_verify => print_verification(&rows),
+            OutputFormat::Text => print_list(&rows),
         })
     });
-    match done {
-        Ok(()) if is_check && !is_whole => ExitCode::FAILURE,
-        done => super::finish(done),
+    match result {
+        Ok(()) if is_verify && !all_readable => ExitCode::FAILURE,
+        done => super::exit_code(done),
     }
 }
 
-async fn rows(args: &FolderArgs) -> Result<Vec<Row>, String> {
-    let variable = std::env::var_os(STATE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+async fn load_rows(args: &StateDirArgs) -> Result<Vec<FileRow>, String> {
+    let variable = std::env::var_os(STATE_DIR_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = args.state_dir.clone().or(variable);
-    let folder = folder.ok_or_else(|| format!("state directory not set; pass --state-dir or set {STATE_VARIABLE}"))?;
-    let key = StateKey::derive(&key(args).await?);
-    let mut rows: Vec<Row> =
-        list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(row).collect();
-    let pod = |row: &Row| row.session.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
+    let folder =
+        folder.ok_or_else(|| format!("state directory not set; pass --state-dir or set {STATE_DIR_VARIABLE}"))?;
+    let key = StateKey::derive(&read_key(args).await?);
+    let mut rows: Vec<FileRow> =
+        list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(file_row).collect();
+    let pod = |row: &FileRow| row.session.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
     rows.sort_by_cached_key(|row| (row.session.is_none(), pod(row), row.file.clone()));
     Ok(rows)
 }
 
 /// Reads the key from a file, or from the Secret. An absent Secret is not created, because no state is encrypted with it.
-async fn key(args: &FolderArgs) -> Result<Vec<u8>, String> {
+async fn read_key(args: &StateDirArgs) -> Result<Vec<u8>, String> {
     if let Some(file) = &args.hmac_key_file {
         return std::fs::read(file).map_err(|e| format!("--hmac-key-file {}: {e}", file.display()));
     }
@@ -153,45 +154,49 @@ async fn key(args: &FolderArgs) -> Result<Vec<u8>, String> {
     key.map(|key| key.expose().to_vec()).ok_or_else(|| format!("Secret {}/{name} not found", kube.namespace()))
 }
 
-fn row(listed: ListedFile) -> Row {
+fn file_row(listed: ListedFile) -> FileRow {
     let file = listed.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (bytes, written) = (listed.bytes, listed.modified_at.and_then(|at| Timestamp::try_from(at).ok()));
+    let (bytes, written) =
+        (listed.bytes, listed.modified_at.and_then(|written_at| Timestamp::try_from(written_at).ok()));
     let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());
     let saved = listed.content.map_err(|fault| fault.to_string());
     let saved = saved.and_then(|content| SavedSession::parse(&content).ok_or("it is damaged".to_owned()));
     let (session, fault) = match saved {
-        Ok(saved) => (Some(Kept::of(&saved)), None),
+        Ok(saved) => (Some(SessionSummary::from_saved(&saved)), None),
         Err(fault) => (None, Some(fault)),
     };
-    Row { file, bytes, written, session, fault }
+    FileRow { file, bytes, written, session, fault }
 }
 
-impl Kept {
-    fn of(saved: &SavedSession) -> Self {
+impl SessionSummary {
+    fn from_saved(saved: &SavedSession) -> Self {
         let (namespace, pod, role) = saved.owner();
-        let token =
-            |(accessor, ends): (&str, Option<_>)| Token { accessor: accessor.to_owned(), ends: ends.map(time_of_day) };
+        let token_row = |(accessor, ends): (&str, Option<_>)| TokenSummary {
+            accessor: accessor.to_owned(),
+            ends: ends.map(time_of_day),
+        };
         Self {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             role: role.to_owned(),
             address: saved.endpoint().address.to_string(),
-            tokens: saved.tokens().map(token).collect(),
+            tokens: saved.tokens().map(token_row).collect(),
             answers: saved.secrets().len(),
             leased: saved.secrets().iter().filter(|lease| lease.is_leased()).count(),
         }
     }
 }
 
-fn listed(rows: &[Row]) -> io::Result<()> {
+fn print_list(rows: &[FileRow]) -> io::Result<()> {
     let mut out = style::stdout();
     if rows.is_empty() {
         return writeln!(out, "no saved sessions");
     }
-    let cells: Vec<[String; 7]> = rows.iter().map(Row::cells).collect();
+    let cells: Vec<[String; 7]> = rows.iter().map(FileRow::cells).collect();
     let titles = ["POD", "ROLE", "TOKEN EXPIRES", "SECRETS", "LEASED", "BYTES", "FILE"].map(str::to_owned);
-    let width = |at: usize| cells.iter().chain([&titles]).map(|cells| cells[at].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let column_width =
+        |column: usize| cells.iter().chain([&titles]).map(|cells| cells[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(column_width);
     for (at, title) in titles[..6].iter().enumerate() {
         write!(out, "{}  ", paint(HEADING, format_args!("{title:0$}", widths[at])))?;
     }
@@ -209,22 +214,22 @@ fn listed(rows: &[Row]) -> io::Result<()> {
     Ok(())
 }
 
-impl Row {
+impl FileRow {
     fn cells(&self) -> [String; 7] {
         let Some(kept) = &self.session else {
             let mut cells: [String; 7] = std::array::from_fn(|_| String::new());
             cells[6].clone_from(&self.file);
             return cells;
         };
-        let ends = match kept.tokens.first() {
+        let expires_at = match kept.tokens.first() {
             None => "no token".to_owned(),
-            Some(Token { ends: None, .. }) => "never".to_owned(),
-            Some(Token { ends: Some(ends), .. }) => ends.to_string(),
+            Some(TokenSummary { ends: None, .. }) => "never".to_owned(),
+            Some(TokenSummary { ends: Some(ends), .. }) => ends.to_string(),
         };
         [
             replace_control_chars(&format!("{}/{}", kept.namespace, kept.pod)),
             replace_control_chars(&kept.role),
-            ends,
+            expires_at,
             kept.answers.to_string(),
             kept.leased.to_string(),
             self.bytes.to_string(),
@@ -233,7 +238,7 @@ impl Row {
     }
 }
 
-fn verified(rows: &[Row]) -> io::Result<()> {
+fn print_verification(rows: &[FileRow]) -> io::Result<()> {
     let mut out = style::stdout();
     let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
     for row in rows {
@@ -241,11 +246,11 @@ fn verified(rows: &[Row]) -> io::Result<()> {
             writeln!(out, "{}: {}", row.file, paint(ERROR, fault))?;
         }
     }
-    let (files, lost) = (rows.len(), rows.iter().filter(|row| row.fault.is_some()).count());
-    let how = if lost == 0 {
+    let (files, unreadable) = (rows.len(), rows.iter().filter(|row| row.fault.is_some()).count());
+    let verdict = if unreadable == 0 {
         paint(OK, "all can be read".to_owned())
     } else {
-        paint(ERROR, format!("{lost} cannot be read"))
+        paint(ERROR, format!("{unreadable} cannot be read"))
     };
-    writeln!(out, "files: {files}, bytes: {bytes}; {how}")
+    writeln!(out, "files: {files}, bytes: {bytes}; {verdict}")
 }

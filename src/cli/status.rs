@@ -8,7 +8,7 @@ use clap::Args;
 use http::Method;
 
 use super::{
-    status_client::{self, Output, SocketArgs},
+    status_client::{self, OutputFormat, StatusClientArgs},
     style,
 };
 
@@ -17,21 +17,21 @@ use super::{
 pub struct StatusArgs {
     /// The provider's socket and the output format.
     #[command(flatten)]
-    pub at: SocketArgs,
+    pub client: StatusClientArgs,
 }
 
 /// Timeout of the request, which the provider answers from memory.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests the status and prints it.
 #[must_use]
 pub fn run(args: &StatusArgs) -> ExitCode {
-    super::finish(super::block_on(async {
-        let answer = status_client::ask(&args.at, Method::GET, "/status", PATIENCE).await?;
-        let output = match args.at.output {
-            Output::Text => text::written(&answer.read()?),
-            Output::Json => answer.json() + "\n",
+    super::exit_code(super::block_on(async {
+        let response = status_client::send_request(&args.client, Method::GET, "/status", STATUS_TIMEOUT).await?;
+        let output = match args.client.output {
+            OutputFormat::Text => text::render(&response.parse()?),
+            OutputFormat::Json => response.to_terminal_json() + "\n",
         };
-        super::printed(style::stdout().write_all(output.as_bytes()))
+        super::ignore_broken_pipe(style::stdout().write_all(output.as_bytes()))
     }))
 }

@@ -18,25 +18,25 @@ use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
 
 use crate::{
-    config::SOCKET_VARIABLE,
+    config::STATUS_SOCKET_VARIABLE,
     text::{is_terminal_control, one_line, replace_control_chars},
 };
 
 /// Flags of commands that connect to the running provider.
 #[derive(Args, Clone, Debug)]
-pub struct SocketArgs {
+pub struct StatusClientArgs {
     /// Status socket; found automatically in the provider's container
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
     /// Format: text or json
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
-    pub output: Output,
+    pub output: OutputFormat,
 }
 
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// Human-readable text.
     #[default]
     Text,
@@ -45,87 +45,99 @@ pub enum Output {
 }
 
 /// A successful response.
-pub(super) struct Answer {
+pub(super) struct StatusResponse {
     json: String,
 }
 
 /// Usual paths of the status socket: with our manifests, with both charts, and by default.
-const PLACES: [&str; 4] =
+const DEFAULT_SOCKETS: [&str; 4] =
     ["/vaultmount/vault.status", "/provider/vault.status", "/provider/openbao.status", "/tmp/vault.status"];
 /// Maximum size of a response, in bytes. Thousands of pods fit.
-const MAX_ANSWER: usize = 64 << 20;
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// Maximum length of an unexpected response that an error quotes, in bytes.
-const MAX_SAID: usize = 200;
+const MAX_QUOTED_RESPONSE_BYTES: usize = 200;
 
 /// Sends a request to the provider at the socket, with a timeout.
-pub(super) async fn ask(args: &SocketArgs, method: Method, path: &str, patience: Duration) -> Result<Answer, String> {
-    let socket = find(args.socket.clone(), std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from), &PLACES)?;
-    let at = |error: String| format!("request to {} failed: {error}", socket.display());
-    let late = |_| at(format!("timed out after {} s", patience.as_secs()));
-    let (status, body) = timeout(patience, request(&socket, method, path)).await.map_err(late)?.map_err(at)?;
+pub(super) async fn send_request(
+    args: &StatusClientArgs,
+    method: Method,
+    path: &str,
+    max_wait: Duration,
+) -> Result<StatusResponse, String> {
+    let socket = find_socket(
+        args.socket.clone(),
+        std::env::var_os(STATUS_SOCKET_VARIABLE).map(PathBuf::from),
+        &DEFAULT_SOCKETS,
+    )?;
+    let socket_error = |error: String| format!("request to {} failed: {error}", socket.display());
+    let timeout_error = |_| socket_error(format!("timed out after {} s", max_wait.as_secs()));
+    let (status, body) = timeout(max_wait, request_over_socket(&socket, method, path))
+        .await
+        .map_err(timeout_error)?
+        .map_err(socket_error)?;
     let text = String::from_utf8_lossy(&body).into_owned();
     if status != StatusCode::OK {
-        return Err(at(format!("status {status}: {}", one_line(&text, MAX_SAID))));
+        return Err(socket_error(format!("status {status}: {}", one_line(&text, MAX_QUOTED_RESPONSE_BYTES))));
     }
-    Ok(Answer { json: text })
+    Ok(StatusResponse { json: text })
 }
 
 /// Returns the socket of the flag or variable, else the first path that exists.
-fn find(named: Option<PathBuf>, variable: Option<PathBuf>, places: &[&str]) -> Result<PathBuf, String> {
+fn find_socket(explicit: Option<PathBuf>, variable: Option<PathBuf>, defaults: &[&str]) -> Result<PathBuf, String> {
     let variable = variable.filter(|path| !path.as_os_str().is_empty() && path != Path::new("off"));
-    if let Some(path) = named.or(variable) {
+    if let Some(path) = explicit.or(variable) {
         return Ok(path);
     }
-    places.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
-        let places = places.join(", ");
-        format!("status socket not found at {places}; pass --socket PATH or set {SOCKET_VARIABLE}")
+    defaults.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+        let places = defaults.join(", ");
+        format!("status socket not found at {places}; pass --socket PATH or set {STATUS_SOCKET_VARIABLE}")
     })
 }
 
-async fn request(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+async fn request_over_socket(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
     let stream = UnixStream::connect(socket).await.map_err(|e| e.to_string())?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header(HOST, "localhost").body(Empty::<Bytes>::new());
     let response = sender.send_request(request.map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
+    let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(|e| e.to_string())?;
     Ok((parts.status, body.to_bytes()))
 }
 
-impl Answer {
+impl StatusResponse {
     /// Parses the response. Control characters in every string are replaced for the terminal.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        let mut value: Value = serde_json::from_str(&self.json).map_err(|e| no_answer(&e))?;
-        clean(&mut value);
-        serde_json::from_value(value).map_err(|e| no_answer(&e))
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, String> {
+        let mut value: Value = serde_json::from_str(&self.json).map_err(|e| invalid_response_error(&e))?;
+        sanitize_strings(&mut value);
+        serde_json::from_value(value).map_err(|e| invalid_response_error(&e))
     }
 
     /// Returns the JSON as received, with terminal control characters escaped, which changes no value.
-    pub(super) fn json(&self) -> String {
-        let mut written = String::with_capacity(self.json.len());
+    pub(super) fn to_terminal_json(&self) -> String {
+        let mut escaped = String::with_capacity(self.json.len());
         for c in self.json.trim_end().chars() {
             if is_terminal_control(c) && c != '\n' {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(written, "\\u{unit:04x}");
+                    let _ = write!(escaped, "\\u{unit:04x}");
                 }
             } else {
-                written.push(c);
+                escaped.push(c);
             }
         }
-        written
+        escaped
     }
 }
 
-fn no_answer(error: &serde_json::Error) -> String {
+fn invalid_response_error(error: &serde_json::Error) -> String {
     format!("cannot parse the response: {error}; check that the provider has the same version as this command")
 }
 
-fn clean(value: &mut Value) {
+fn sanitize_strings(value: &mut Value) {
     match value {
         Value::String(text) => *text = replace_control_chars(text),
-        Value::Array(values) => values.iter_mut().for_each(clean),
-        Value::Object(fields) => fields.values_mut().for_each(clean),
+        Value::Array(values) => values.iter_mut().for_each(sanitize_strings),
+        Value::Object(fields) => fields.values_mut().for_each(sanitize_strings),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
@@ -135,31 +147,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_socket_is_found() {
+    fn status_socket_is_found_by_flag_variable_or_default() {
         let folder = tempfile::tempdir().unwrap();
         let there = folder.path().join("vault.status");
         std::fs::write(&there, "").unwrap();
         let places = ["/not/there", there.to_str().unwrap()];
         let path = |text: &str| Some(PathBuf::from(text));
-        assert_eq!(find(path("/a"), path("/b"), &places), Ok("/a".into()));
-        assert_eq!(find(None, path("/b"), &places), Ok("/b".into()));
+        assert_eq!(find_socket(path("/a"), path("/b"), &places), Ok("/a".into()));
+        assert_eq!(find_socket(None, path("/b"), &places), Ok("/b".into()));
         for unset in [None, path(""), path("off")] {
-            assert_eq!(find(None, unset, &places), Ok(there.clone()));
+            assert_eq!(find_socket(None, unset, &places), Ok(there.clone()));
         }
-        let error = find(None, None, &places[..1]).unwrap_err();
-        for part in ["/not/there", "--socket", SOCKET_VARIABLE] {
+        let error = find_socket(None, None, &places[..1]).unwrap_err();
+        for part in ["/not/there", "--socket", STATUS_SOCKET_VARIABLE] {
             assert!(error.contains(part), "{error}");
         }
     }
 
     #[test]
-    fn nothing_that_steers_a_terminal_is_printed() {
+    fn status_output_escapes_terminal_controls() {
         let odd = "a\u{1b}[31m\u{9b}\u{202e}\u{e0001}\nb";
-        let answer = Answer { json: serde_json::to_string_pretty(&serde_json::json!({ "pod": odd })).unwrap() };
-        let written = answer.json();
+        let answer = StatusResponse { json: serde_json::to_string_pretty(&serde_json::json!({ "pod": odd })).unwrap() };
+        let written = answer.to_terminal_json();
         assert!(written.chars().all(|c| c == '\n' || !is_terminal_control(c)), "{written:?}");
         assert_eq!(serde_json::from_str::<Value>(&written).unwrap()["pod"], odd);
-        let read: Value = answer.read().unwrap();
+        let read: Value = answer.parse().unwrap();
         assert_eq!(read["pod"], "a�[31m����b");
     }
 }

@@ -22,18 +22,18 @@ pub const SKIPPED: Style = AnsiColor::Cyan.on_default();
 /// Headings, including those of tables.
 pub const HEADING: Style = Style::new().bold();
 /// Secondary text: positions in files, requests, IDs beside a title.
-pub const PLACE: Style = Style::new().dimmed();
+pub const SECONDARY: Style = Style::new().dimmed();
 
 /// Text in a style. Width and alignment count visible characters: `{:<8}` pads the text.
-pub struct Painted<T>(Style, T);
+pub struct StyledText<T>(Style, T);
 
 /// Puts text in a style. Nested paint ends the outer style.
 #[must_use]
-pub fn paint<T: Display>(style: Style, text: T) -> Painted<T> {
-    Painted(style, text)
+pub fn paint<T: Display>(style: Style, text: T) -> StyledText<T> {
+    StyledText(style, text)
 }
 
-impl<T: Display> Display for Painted<T> {
+impl<T: Display> Display for StyledText<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.render())?;
         self.1.fmt(f)?;
@@ -42,17 +42,17 @@ impl<T: Display> Display for Painted<T> {
 }
 
 /// Line width of human-readable output, in columns.
-pub const WIDTH: usize = 100;
+pub const LINE_WIDTH: usize = 100;
 
 /// Wraps words into lines of at most [`WIDTH`] columns. The first line starts at column `indent`; the others are indented by it.
 #[must_use]
-pub fn wrapped(words: &str, indent: usize) -> String {
+pub fn wrap_words(input: &str, indent: usize) -> String {
     let (mut text, mut column) = (String::new(), indent);
-    for word in words.split_whitespace() {
+    for word in input.split_whitespace() {
         let length = word.chars().count();
         if text.is_empty() {
             column += length;
-        } else if column + 1 + length > WIDTH {
+        } else if column + 1 + length > LINE_WIDTH {
             text.push('\n');
             text.extend(std::iter::repeat_n(' ', indent));
             column = indent + length;
@@ -82,15 +82,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_end_before_the_width() {
-        let text = wrapped(&"word ".repeat(50), 4);
-        assert!(text.lines().skip(1).all(|line| line.starts_with("    word") && line.len() <= WIDTH), "{text}");
-        assert!(text.lines().next().is_some_and(|line| line.starts_with("word") && line.len() + 4 <= WIDTH), "{text}");
+    fn wrapped_lines_fit_line_width() {
+        let text = wrap_words(&"word ".repeat(50), 4);
+        assert!(text.lines().skip(1).all(|line| line.starts_with("    word") && line.len() <= LINE_WIDTH), "{text}");
+        assert!(
+            text.lines().next().is_some_and(|line| line.starts_with("word") && line.len() + 4 <= LINE_WIDTH),
+            "{text}"
+        );
         assert_eq!(text.split_whitespace().count(), 50);
     }
 
     #[test]
-    fn widths_count_what_is_seen() {
+    fn paint_padding_counts_visible_characters() {
         assert_eq!(format!("{:<4}|", paint(OK, "ok")), "\u{1b}[32mok  \u{1b}[0m|");
         assert_eq!(anstream::adapter::strip_str(&format!("{:>4}|", paint(ERROR, 7))).to_string(), "   7|");
     }

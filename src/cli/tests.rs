@@ -23,7 +23,7 @@ fn mount(args: &[&str]) -> MountArgs {
     }
 }
 
-fn error(args: &[&str]) -> String {
+fn parse_error(args: &[&str]) -> String {
     match parse(args) {
         Err(error) => error.to_string(),
         Ok(command) => panic!("{args:?}: {command:?}"),
@@ -35,15 +35,15 @@ fn config(args: &[&str], env: &[(&str, &str)]) -> (Config, Vec<String>) {
 }
 
 #[test]
-fn without_a_command_it_serves() {
+fn missing_command_means_serve() {
     for args in [&[][..], &["serve"], &["-debug"], &["--debug=false"], &["-version=false"], &["-endpoint", "/x.sock"]] {
         serve(args);
     }
-    assert!(error(&["serv"]).contains("serve"));
+    assert!(parse_error(&["serv"]).contains("serve"));
 }
 
 #[test]
-fn flags_take_one_dash_or_two_and_a_space_or_an_equals_sign() {
+fn flags_accept_one_or_two_dashes_and_equals_sign() {
     for args in [
         &["-endpoint=/x", "-debug"][..],
         &["--endpoint=/x", "--debug"],
@@ -57,33 +57,33 @@ fn flags_take_one_dash_or_two_and_a_space_or_an_equals_sign() {
 }
 
 #[test]
-fn a_boolean_flag_never_takes_the_next_argument() {
+fn boolean_flag_never_takes_next_argument() {
     let args = serve(&["-debug", "-vault-tls-skip-verify", "-log-level", "warn"]);
     assert_eq!(args.log.debug.as_deref(), Some("true"));
     assert_eq!(args.connection.vault.skip_verify.as_deref(), Some("true"));
     assert_eq!(args.log.log_level.as_deref(), Some("warn"));
-    assert!(error(&["-debug", "false"]).contains("false"));
+    assert!(parse_error(&["-debug", "false"]).contains("false"));
     assert_eq!(serve(&["-debug=yes"]).log.debug.as_deref(), Some("yes"));
 }
 
 #[test]
-fn the_last_of_a_flag_wins_and_endpoints_add_up() {
+fn last_flag_wins_and_endpoint_is_repeatable() {
     let args = serve(&["-vault-addr=https://a", "-vault-addr=https://b", "-endpoint=/a.sock", "-endpoint=/b.sock"]);
     assert_eq!(args.connection.vault.addr.as_deref(), Some("https://b"));
     assert_eq!(args.endpoint, ["/a.sock", "/b.sock"]);
 }
 
 #[test]
-fn values_keep_their_dashes() {
+fn flag_values_may_begin_with_dash() {
     let args = serve(&["-cache-size", "-1", "-vault-namespace=-team", "-vault-mount=a=-b"]);
     assert_eq!(args.limits.cache_size.as_deref(), Some("-1"));
     assert_eq!(args.connection.vault.namespace.as_deref(), Some("-team"));
     assert_eq!(args.connection.vault.mount.as_deref(), Some("a=-b"));
-    assert!(error(&["-debug", "--", "-endpoint=/x"]).contains("'-endpoint=/x'"));
+    assert!(parse_error(&["-debug", "--", "-endpoint=/x"]).contains("'-endpoint=/x'"));
 }
 
 #[test]
-fn both_families_take_every_setting() {
+fn vault_and_openbao_flags_accept_every_setting() {
     for prefix in ["vault", "openbao"] {
         let settings =
             ["addr", "mount", "namespace", "tls-ca-cert", "tls-ca-directory", "tls-server-name", "tls-client-cert"];
@@ -97,39 +97,39 @@ fn both_families_take_every_setting() {
 }
 
 #[test]
-fn an_unknown_flag_names_the_nearest() {
+fn unknown_flag_suggests_closest() {
     for (args, nearest) in [
         (&["-endpont=/x"][..], "--endpoint"),
         (&["-vault-address=x"], "--vault-addr"),
         (&["--hmac-secret=x"], "--hmac-secret-name"),
         (&["--bar baz"], "--bar baz"),
     ] {
-        assert!(error(args).contains(nearest), "{}", error(args));
+        assert!(parse_error(args).contains(nearest), "{}", parse_error(args));
     }
 }
 
 #[test]
-fn version_goes_before_serving() {
+fn version_flag_overrides_serve() {
     for (args, output) in [
-        (&["-version"][..], Output::Json),
-        (&["--version=1", "-debug"], Output::Json),
-        (&["-endpoint=/x", "-version", "-output=text"], Output::Text),
-        (&["version"], Output::Json),
-        (&["version", "-output", "text"], Output::Text),
-        (&["version", "-otext"], Output::Text),
+        (&["-version"][..], VersionFormat::Json),
+        (&["--version=1", "-debug"], VersionFormat::Json),
+        (&["-endpoint=/x", "-version", "-output=text"], VersionFormat::Text),
+        (&["version"], VersionFormat::Json),
+        (&["version", "-output", "text"], VersionFormat::Text),
+        (&["version", "-otext"], VersionFormat::Text),
     ] {
         match parse(args) {
             Ok(Command::Version(version)) => assert_eq!(version.output, output, "{args:?}"),
             other => panic!("{args:?}: {other:?}"),
         }
     }
-    assert!(error(&["-version", "-output=xml"]).contains("json or text"));
-    assert!(error(&["-version=maybe"]).contains("neither true nor false"));
+    assert!(parse_error(&["-version", "-output=xml"]).contains("json or text"));
+    assert!(parse_error(&["-version=maybe"]).contains("neither true nor false"));
 }
 
 /// hashicorp/vault-helm, templates/csi-daemonset.yaml: `--debug` in older charts, `--log-level` in newer ones.
 #[test]
-fn the_vault_chart_needs_no_change() {
+fn vault_helm_chart_flags_are_accepted() {
     let env = [("VAULT_ADDR", "unix:///var/run/vault/agent.sock"), ("VAULT_PORT", "tcp://10.0.0.1:8200")];
     for (level, expected) in [("--debug=false", "info"), ("--debug=true", "debug"), ("--log-level=info", "info")] {
         let args = ["--endpoint=/provider/vault.sock", level, "--hmac-secret-name=vault-csi-provider-hmac-key"];
@@ -144,7 +144,7 @@ fn the_vault_chart_needs_no_change() {
 
 /// openbao/openbao-helm, charts/openbao/templates/csi-daemonset.yaml, with one more argument.
 #[test]
-fn the_openbao_chart_needs_no_change() {
+fn openbao_helm_chart_flags_are_accepted() {
     let (config, warnings) = config(
         &[
             "--endpoint=/provider/openbao.sock",
@@ -161,18 +161,15 @@ fn the_openbao_chart_needs_no_change() {
 }
 
 #[test]
-fn a_mount_by_hand() {
+fn mount_command_flags_are_parsed() {
     let args = mount(&["mount", "-f", "class.yaml", "-o=/out", "-pod", "web-0", "-show", "-permission=0400", "-debug"]);
-    assert_eq!(args.by_hand.file, PathBuf::from("class.yaml"));
+    assert_eq!(args.driver.file, PathBuf::from("class.yaml"));
     assert_eq!(args.out, Some(PathBuf::from("/out")));
-    assert_eq!(
-        (args.by_hand.pod.name.as_str(), args.by_hand.pod.namespace.as_deref(), args.show),
-        ("web-0", None, true)
-    );
-    assert_eq!(args.by_hand.permission, 0o400);
-    assert_eq!(mount(&["mount", "-fclass.yaml"]).by_hand.file, PathBuf::from("class.yaml"));
-    assert_eq!(mount(&["mount", "-f=-", "-class=web"]).by_hand.class.as_deref(), Some("web"));
-    let args = mount(&["mount", "-file=x", "-vault-addr=https://v", "-kubeconfig=k", "-debug"]).as_serve();
+    assert_eq!((args.driver.pod.name.as_str(), args.driver.pod.namespace.as_deref(), args.show), ("web-0", None, true));
+    assert_eq!(args.driver.permission, 0o400);
+    assert_eq!(mount(&["mount", "-fclass.yaml"]).driver.file, PathBuf::from("class.yaml"));
+    assert_eq!(mount(&["mount", "-f=-", "-class=web"]).driver.class.as_deref(), Some("web"));
+    let args = mount(&["mount", "-file=x", "-vault-addr=https://v", "-kubeconfig=k", "-debug"]).to_serve_args();
     assert_eq!(args.connection.vault.addr.as_deref(), Some("https://v"));
     assert_eq!((args.kubernetes.kubeconfig.as_deref(), args.log.debug.as_deref()), (Some("k"), Some("true")));
     for (args, why) in [
@@ -183,25 +180,26 @@ fn a_mount_by_hand() {
         (&["mount", "-f=x", "-endpoint=/v.sock", "-openbao-addr=x"], "cannot be used with"),
         (&["mount", "-f=x", "-endpoint=/v.sock", "-allow-address=x"], "cannot be used with"),
     ] {
-        assert!(error(args).contains(why), "{}", error(args));
+        assert!(parse_error(args).contains(why), "{}", parse_error(args));
     }
     assert!(mount(&["mount", "-f=x", "-endpoint=/v.sock", "-kubeconfig=k"]).endpoint.is_some());
 }
 
 #[test]
-fn a_process_to_ask() {
-    for (args, output) in
-        [(&["status"][..], status_client::Output::Text), (&["status", "-ojson"], status_client::Output::Json)]
-    {
+fn status_and_revoke_flags_are_parsed() {
+    for (args, output) in [
+        (&["status"][..], status_client::OutputFormat::Text),
+        (&["status", "-ojson"], status_client::OutputFormat::Json),
+    ] {
         assert!(
-            matches!(parse(args), Ok(Command::Status(args)) if args.at.output == output && args.at.socket.is_none())
+            matches!(parse(args), Ok(Command::Status(args)) if args.client.output == output && args.client.socket.is_none())
         );
     }
     match parse(&["revoke", "-all", "-socket=/s", "-o", "json"]) {
         Ok(Command::Revoke(args)) => {
             assert_eq!(
-                (args.all, args.at.socket, args.at.output),
-                (true, Some("/s".into()), status_client::Output::Json)
+                (args.all, args.client.socket, args.client.output),
+                (true, Some("/s".into()), status_client::OutputFormat::Json)
             );
         }
         other => panic!("{other:?}"),
@@ -210,19 +208,19 @@ fn a_process_to_ask() {
 }
 
 #[test]
-fn manifests_to_validate() {
+fn validate_flags_are_parsed() {
     match parse(&["validate", "-output=sarif", "a.yaml", "-strict", "-", "b"]) {
         Ok(Command::Validate(args)) => {
             assert_eq!(args.paths, ["a.yaml", "-", "b"].map(PathBuf::from));
-            assert!(args.strict && args.output == validate::Format::Sarif);
+            assert!(args.strict && args.output == validate::ValidateFormat::Sarif);
         }
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_format_may_stand_right_behind_its_letter() {
-    for format in validate::Format::value_variants() {
+fn short_output_flag_accepts_attached_format() {
+    for format in validate::ValidateFormat::value_variants() {
         let name = format.to_possible_value().unwrap();
         match parse(&["validate", &format!("-o{}", name.get_name())]) {
             Ok(Command::Validate(args)) => assert_eq!(args.output, *format),
@@ -230,12 +228,12 @@ fn a_format_may_stand_right_behind_its_letter() {
         }
     }
     let checked = parse(&["check", "-f=x", "-ojson"]);
-    assert!(matches!(checked, Ok(Command::Check(args)) if args.output == check::Output::Json));
+    assert!(matches!(checked, Ok(Command::Check(args)) if args.output == check::OutputFormat::Json));
     assert_eq!(mount(&["mount", "-f=x", "-out=/o"]).out, Some(PathBuf::from("/o")));
 }
 
 #[test]
-fn help_fits_a_screen_and_shows_an_example() {
+fn help_fits_screen_and_shows_example() {
     for args in [
         &["-h"][..],
         &["--help"],
@@ -256,7 +254,7 @@ fn help_fits_a_screen_and_shows_an_example() {
         &["completions", "--help"],
         &["man", "--help"],
     ] {
-        let help = error(args);
+        let help = parse_error(args);
         assert!(help.contains("Example:\n  vaultmount "), "{args:?}: {help}");
         // `serve` has many flags, and its help may be longer than a screen.
         let most = if help.contains("vaultmount serve [OPTIONS]") { 66 } else { 56 };
@@ -264,17 +262,17 @@ fn help_fits_a_screen_and_shows_an_example() {
         assert!(help.lines().all(|l| l.chars().count() <= 100), "{args:?}: {help}");
     }
     for args in [["-h"], ["-help"], ["--help"]] {
-        assert!(error(&args).contains("Commands:"), "{args:?}: {}", error(&args));
+        assert!(parse_error(&args).contains("Commands:"), "{args:?}: {}", parse_error(&args));
     }
-    let help = error(&["serve", "--help"]);
+    let help = parse_error(&["serve", "--help"]);
     assert!(help.contains("--vault-addr") && !help.contains("--openbao-addr"), "{help}");
 }
 
 #[test]
-fn the_reference_tells_of_every_flag_that_help_shows() {
+fn reference_lists_every_command_and_visible_serve_flag() {
     let commands = include_str!("../../docs/reference/commands.md");
     let flags = include_str!("../../docs/reference/flags.md");
-    let root = command();
+    let root = clap_command();
     for command in root.get_subcommands().filter(|c| c.get_name() != "help") {
         assert!(commands.contains(&format!("| `{}", command.get_name())), "{}", command.get_name());
     }

@@ -15,7 +15,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{complain, style};
+use super::{print_error, style};
 use crate::{
     manifest,
     validate::{Input, InputKind, Severity, ValidationReport, validate},
@@ -34,7 +34,7 @@ pub struct ValidateArgs {
 
     /// Format: text, json, sarif or github
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
-    pub output: Format,
+    pub output: ValidateFormat,
 
     /// Also fail on warnings
     #[arg(long)]
@@ -43,7 +43,7 @@ pub struct ValidateArgs {
 
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum ValidateFormat {
     /// Human-readable: position, message, source line
     #[default]
     Text,
@@ -67,9 +67,9 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
         }
     }
     // With a policy file, paths are optional.
-    let is_alone = args.policy_file.is_some() && args.paths.is_empty();
-    let named = if is_alone { Vec::new() } else { files(&args.paths, &mut unreadable) };
-    for (path, name) in named {
+    let is_policy_only = args.policy_file.is_some() && args.paths.is_empty();
+    let files = if is_policy_only { Vec::new() } else { collect_files(&args.paths, &mut unreadable) };
+    for (path, name) in files {
         if args.policy_file.as_ref() == Some(&path) {
             continue;
         }
@@ -78,20 +78,20 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
             Err(error) => unreadable.push(format!("{name} cannot be read: {error}")),
         }
     }
-    for what in &unreadable {
-        complain(what);
+    for message in &unreadable {
+        print_error(message);
     }
     if inputs.is_empty() && !unreadable.is_empty() {
         return ExitCode::from(2);
     }
     let report = validate(&inputs);
-    let text = written(&report, args.output);
-    let done = match args.output {
-        Format::Text => style::stdout().write_all(text.as_bytes()),
+    let text = render(&report, args.output);
+    let result = match args.output {
+        ValidateFormat::Text => style::stdout().write_all(text.as_bytes()),
         _ => io::stdout().write_all(text.as_bytes()),
     };
-    if let Err(error) = super::printed(done) {
-        complain(&error);
+    if let Err(error) = super::ignore_broken_pipe(result) {
+        print_error(&error);
         return ExitCode::from(2);
     }
     if !unreadable.is_empty() {
@@ -101,18 +101,18 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-fn written(report: &ValidationReport, output: Format) -> String {
+fn render(report: &ValidationReport, output: ValidateFormat) -> String {
     match output {
-        Format::Text => text::written(report),
-        Format::Json => json::written(report),
-        Format::Sarif => sarif::written(report),
-        Format::Github => github::written(report),
+        ValidateFormat::Text => text::render(report),
+        ValidateFormat::Json => json::render(report),
+        ValidateFormat::Sarif => sarif::render(report),
+        ValidateFormat::Github => github::render(report),
     }
 }
 
 /// Returns the named files, and those in the named directories, each once and with its display name. Adds paths that cannot
 /// be read to `unreadable`.
-fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, String)> {
+fn collect_files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, String)> {
     let stdin = PathBuf::from("-");
     let paths = match paths {
         [] if io::stdin().is_terminal() => {
@@ -124,43 +124,43 @@ fn files(paths: &[PathBuf], unreadable: &mut Vec<String>) -> Vec<(PathBuf, Strin
     };
     let mut files = Vec::new();
     for path in paths {
-        if path.is_dir() { below(path, &mut files, unreadable) } else { files.push(path.clone()) }
+        if path.is_dir() { manifests_in(path, &mut files, unreadable) } else { files.push(path.clone()) }
     }
     let mut seen = BTreeSet::new();
-    let plain = |path: &Path| path.strip_prefix("./").unwrap_or(path).to_owned();
-    files.retain(|path| seen.insert(plain(path)));
-    let named = |path: PathBuf| {
-        let name = manifest::display_path(&plain(&path));
+    let without_dot = |path: &Path| path.strip_prefix("./").unwrap_or(path).to_owned();
+    files.retain(|path| seen.insert(without_dot(path)));
+    let with_name = |path: PathBuf| {
+        let name = manifest::display_path(&without_dot(&path));
         (path, name)
     };
-    files.into_iter().map(named).collect()
+    files.into_iter().map(with_name).collect()
 }
 
 /// Collects the manifests below a directory, sorted by name. Skips hidden files, pipes and devices, and does not follow links
 /// to directories.
-fn below(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) {
-    let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let mut entries = entries.unwrap_or_else(|error| {
+fn manifests_in(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) {
+    let dir_entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut entries = dir_entries.unwrap_or_else(|error| {
         unreadable.push(format!("{} cannot be read: {error}", manifest::display_path(folder)));
         Vec::new()
     });
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
-        let manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        let is_manifest = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            below(&path, files, unreadable);
-        } else if manifest && path.is_file() {
+            manifests_in(&path, files, unreadable);
+        } else if is_manifest && path.is_file() {
             files.push(path);
         }
     }
 }
 
 /// Returns true for standard input and shell pipes (`<(…)`), which are not files of a project.
-fn is_piped(name: &str) -> bool {
+fn is_pipe(name: &str) -> bool {
     name == "<stdin>" || name.starts_with("/dev/")
 }
 

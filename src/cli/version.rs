@@ -16,12 +16,12 @@ const MIN_DRIVER_VERSION: &str = "v0.0.21";
 pub struct VersionArgs {
     /// Format: json or text
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t, hide_possible_values = true)]
-    pub output: Output,
+    pub output: VersionFormat,
 }
 
 /// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum VersionFormat {
     /// One line of JSON, with the Go provider's keys.
     #[default]
     Json,
@@ -32,19 +32,19 @@ pub enum Output {
 /// Prints the version.
 #[must_use]
 pub fn run(args: VersionArgs) -> ExitCode {
-    super::finish(super::printed(writeln!(io::stdout(), "{}", line(args.output))))
+    super::exit_code(super::ignore_broken_pipe(writeln!(io::stdout(), "{}", version_line(args.output))))
 }
 
-fn line(output: Output) -> String {
+fn version_line(output: VersionFormat) -> String {
     let version = env!("CARGO_PKG_VERSION");
     // Set for release builds only, so that other builds stay reproducible.
     let date = option_env!("VAULTMOUNT_BUILD_DATE").unwrap_or_default();
     match output {
-        Output::Json => {
+        VersionFormat::Json => {
             json!({ "version": version, "buildDate": date, "minDriverVersion": MIN_DRIVER_VERSION }).to_string()
         }
-        Output::Text if date.is_empty() => format!("vaultmount {version}"),
-        Output::Text => format!("vaultmount {version} ({date})"),
+        VersionFormat::Text if date.is_empty() => format!("vaultmount {version}"),
+        VersionFormat::Text => format!("vaultmount {version} ({date})"),
     }
 }
 
@@ -55,18 +55,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_has_the_go_providers_keys() {
-        let json: Value = serde_json::from_str(&line(Output::Json)).unwrap();
+    fn version_json_has_go_provider_keys() {
+        let json: Value = serde_json::from_str(&version_line(VersionFormat::Json)).unwrap();
         assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
         assert_eq!(json["minDriverVersion"], "v0.0.21");
         assert!(json["buildDate"].is_string());
     }
 
     #[test]
-    fn text_is_one_line() {
+    fn version_text_is_one_line() {
         let version = concat!("vaultmount ", env!("CARGO_PKG_VERSION"));
         let expected =
             option_env!("VAULTMOUNT_BUILD_DATE").map_or(version.to_owned(), |date| format!("{version} ({date})"));
-        assert_eq!(line(Output::Text), expected);
+        assert_eq!(version_line(VersionFormat::Text), expected);
     }
 }

@@ -8,21 +8,21 @@ use crate::vault::{self, Proxies};
 
 /// Reads the Go clients' variables for requests, and `--follow-redirects`.
 pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut ConfigReport) -> vault::VaultConfig {
-    let standard = vault::VaultConfig::default();
+    let defaults = vault::VaultConfig::default();
     let timeout = report.read(env.find("CLIENT_TIMEOUT").as_ref(), value::duration);
     let retries = report.read(env.find("MAX_RETRIES").as_ref(), |text| value::integer(text, 0..=1000));
     let disabled = env.find("DISABLE_REDIRECTS");
-    let redirects = report.read(disabled.as_ref(), value::boolean) != Some(true);
-    if let (false, false, Some(Setting { name, .. })) = (redirects, follow_redirects.is_empty(), disabled) {
+    let redirects_enabled = report.read(disabled.as_ref(), value::boolean) != Some(true);
+    if let (false, false, Some(Setting { name, .. })) = (redirects_enabled, follow_redirects.is_empty(), disabled) {
         report.warn(format!("--follow-redirects has no effect: {name} overrides it"));
     }
     vault::VaultConfig {
-        request_timeout: timeout.filter(|t| !t.is_zero()).or(standard.request_timeout),
-        max_retries: retries.unwrap_or(standard.max_retries),
+        request_timeout: timeout.filter(|t| !t.is_zero()).or(defaults.request_timeout),
+        max_retries: retries.unwrap_or(defaults.max_retries),
         proxies: proxies(env, report),
-        redirects_enabled: redirects,
-        allowed_redirect_hosts: follow_redirects.iter().filter_map(|host| redirect_host(host, report)).collect(),
-        ..standard
+        redirects_enabled,
+        allowed_redirect_hosts: follow_redirects.iter().filter_map(|host| parse_redirect_host(host, report)).collect(),
+        ..defaults
     }
 }
 
@@ -30,7 +30,7 @@ pub(super) fn read(follow_redirects: &[String], env: &Environment, report: &mut 
 fn proxies(env: &Environment, report: &mut ConfigReport) -> Proxies {
     let proxies = match env.find("PROXY_ADDR").or_else(|| env.find("HTTP_PROXY")) {
         Some(Setting { name, value }) => Proxies::for_all_hosts(&name, value),
-        None => Proxies::from_vars(|name| env.proxy(name)),
+        None => Proxies::from_vars(|name| env.proxy_variable(name)),
     };
     proxies.unwrap_or_else(|error| {
         report.error(error.to_string());
@@ -39,7 +39,7 @@ fn proxies(env: &Environment, report: &mut ConfigReport) -> Proxies {
 }
 
 /// Parses `host` or `host:port`, and converts it to lower case.
-fn redirect_host(text: &str, report: &mut ConfigReport) -> Option<String> {
+fn parse_redirect_host(text: &str, report: &mut ConfigReport) -> Option<String> {
     let setting = Setting { name: "--follow-redirects".into(), value: text.to_owned() };
     report.read(Some(&setting), |text| {
         let (host, port) = match text.rsplit_once(':') {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     /// Returns the visible settings of the proxies, whose URLs are secret.
-    fn shown(config: &vault::VaultConfig) -> String {
+    fn describe_proxies(config: &vault::VaultConfig) -> String {
         let debug = format!("{:?}", config.proxies);
         let field =
             |name: &str| debug.split([',', '{', '}']).find(|part| part.contains(name)).unwrap().trim().to_owned();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_go_clients_variables_work() {
+    fn go_client_variables_are_read() {
         let (config, report) = read_all(
             &[],
             &[
@@ -91,23 +91,23 @@ mod tests {
         assert!(report.errors.is_empty() && report.warnings.is_empty(), "{:?}", report.errors);
         assert_eq!(config.request_timeout.map(|t| t.as_secs()), Some(90));
         assert_eq!((config.max_retries, config.redirects_enabled), (0, false));
-        assert_eq!(shown(&config), "proxies_local: true, no_proxy: \"\"");
+        assert_eq!(describe_proxies(&config), "proxies_local: true, no_proxy: \"\"");
     }
 
     #[test]
-    fn a_timeout_of_zero_is_none() {
+    fn client_timeout_of_zero_means_no_timeout() {
         let (config, report) = read_all(&[], &[("VAULT_CLIENT_TIMEOUT", "0"), ("VAULT_DISABLE_REDIRECTS", "false")]);
         assert!(report.errors.is_empty(), "{:?}", report.errors);
         assert_eq!((config.request_timeout, config.redirects_enabled), (None, true));
     }
 
     #[test]
-    fn the_clients_own_proxy_goes_before_everybodys() {
+    fn vault_proxy_variables_override_https_proxy() {
         let everybodys = [("HTTPS_PROXY", "http://all:1"), ("no_proxy", "vault.corp")];
         let own = ("VAULT_HTTP_PROXY", "http://own:1");
-        assert_eq!(shown(&read_all(&[], &everybodys).0), "proxies_local: false, no_proxy: \"vault.corp\"");
+        assert_eq!(describe_proxies(&read_all(&[], &everybodys).0), "proxies_local: false, no_proxy: \"vault.corp\"");
         assert_eq!(
-            shown(&read_all(&[], &[everybodys[0], everybodys[1], own]).0),
+            describe_proxies(&read_all(&[], &[everybodys[0], everybodys[1], own]).0),
             "proxies_local: true, no_proxy: \"\""
         );
         let (_, report) = read_all(&[], &[("VAULT_PROXY_ADDR", "ftp://x"), own]);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_go_to_hosts() {
+    fn follow_redirects_accepts_hosts_and_ports() {
         let (config, report) = read_all(&["Vault-0:8200", "vault.corp", "[::1]:1", "[::1]"], &[]);
         assert!(report.errors.is_empty(), "{:?}", report.errors);
         assert_eq!(config.allowed_redirect_hosts, ["vault-0:8200", "vault.corp", "[::1]:1", "[::1]"]);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_value_is_named_and_no_password_is() {
+    fn invalid_client_variables_are_named_without_password() {
         let (_, report) = read_all(
             &["https://vault", "vault:port", "vault/x", "", "::1"],
             &[

@@ -16,7 +16,7 @@ use crate::{
 
 /// The default server, the operator's policy, and the client settings.
 #[derive(Clone, Debug)]
-pub struct Connection {
+pub struct ConnectionConfig {
     /// The operator's server, and the limits of what a class may choose instead.
     pub operator: OperatorPolicy,
     /// Timeouts, retries, concurrency limits, proxies.
@@ -24,9 +24,9 @@ pub struct Connection {
 }
 
 /// Reads all server settings. For an invalid value it reports an error and uses the default.
-pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut ConfigReport) -> Connection {
-    let flags = ServerFlags::by_flags(&args.vault, &args.openbao, report);
-    let variables = ServerFlags::by_environment(env);
+pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut ConfigReport) -> ConnectionConfig {
+    let flags = ServerFlags::from_flags(&args.vault, &args.openbao, report);
+    let variables = ServerFlags::from_environment(env);
     if let (Some(flag), Some(agent)) = (&flags.addr, env.find("AGENT_ADDR"))
         && flag.value != agent.value
     {
@@ -42,35 +42,45 @@ pub(super) fn read(args: &ConnectionArgs, env: &Environment, report: &mut Config
         auth_mount: mount.filter(|m| !m.is_empty()).unwrap_or_else(|| "kubernetes".to_owned()),
         tls: tls::read(&flags, &variables, report),
     };
-    let allows_skip_verify = allows_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
-    let tenant_tls_dir = guard("--tenant-tls-dir", args.tenant_tls_dir.as_ref(), "a directory", report);
-    let shares = guard("--allow-shared-token", args.allow_shared_token.as_ref(), "true or false", report);
+    let allows_skip_verify = read_allow_skip_verify(args.allow_skip_verify.as_ref(), skip_verify, report);
+    let tenant_tls_dir = security_flag("--tenant-tls-dir", args.tenant_tls_dir.as_ref(), "a directory", report);
+    let allows_shared_token =
+        security_flag("--allow-shared-token", args.allow_shared_token.as_ref(), "true or false", report);
     let operator = OperatorPolicy {
         server: Arc::new(server),
-        address_policy: allow(&args.allow_address, report),
+        address_policy: read_address_policy(&args.allow_address, report),
         allows_skip_verify,
         tenant_tls_dir: report.read(tenant_tls_dir.as_ref(), parse_tenant_tls_dir),
-        policy_file: policy(args, allows_skip_verify, report),
-        allows_shared_token: report.read(shares.as_ref(), value::boolean).unwrap_or_default(),
+        policy_file: read_policy_file(args, allows_skip_verify, report),
+        allows_shared_token: report.read(allows_shared_token.as_ref(), value::boolean).unwrap_or_default(),
     };
     let mut vault = client::read(&args.follow_redirects, env, report);
-    let oldest = guard("--tls-min-version", args.tls_min_version.as_ref(), "1.2 or 1.3", report);
-    vault.min_tls_version = report.read(oldest.as_ref(), tls::min_tls_version).unwrap_or_default();
-    Connection { operator, vault }
+    let min_tls_version = security_flag("--tls-min-version", args.tls_min_version.as_ref(), "1.2 or 1.3", report);
+    vault.min_tls_version = report.read(min_tls_version.as_ref(), tls::min_tls_version).unwrap_or_default();
+    ConnectionConfig { operator, vault }
 }
 
 /// Reads a flag that restricts tenants. An empty value, for example from an unset shell variable, is an error, because it would
 /// silently remove the restriction. The error shows `example`.
-fn guard(name: &'static str, value: Option<&String>, example: &str, report: &mut ConfigReport) -> Option<Setting> {
+fn security_flag(
+    name: &'static str,
+    value: Option<&String>,
+    example: &str,
+    report: &mut ConfigReport,
+) -> Option<Setting> {
     if value.is_some_and(String::is_empty) {
         report.error(format!("{name} is empty; write {example}, or omit the flag"));
     }
-    Setting::flag(name, value)
+    Setting::non_empty(name, value)
 }
 
 /// Reads `--policy-file`, which replaces `--allow-address` with limits per namespace.
-fn policy(args: &ConnectionArgs, allows_skip_verify: bool, report: &mut ConfigReport) -> Option<Arc<PolicyFile>> {
-    let path = guard("--policy-file", args.policy_file.as_ref(), "a file", report)?.value;
+fn read_policy_file(
+    args: &ConnectionArgs,
+    allows_skip_verify: bool,
+    report: &mut ConfigReport,
+) -> Option<Arc<PolicyFile>> {
+    let path = security_flag("--policy-file", args.policy_file.as_ref(), "a file", report)?.value;
     // `none` is in our manifests, and does not conflict with a policy file.
     if args.allow_address.iter().any(|address| address != "none") {
         report.error("--allow-address conflicts with --policy-file; list addresses in the policy file, by namespace");
@@ -93,10 +103,14 @@ fn parse_tenant_tls_dir(text: &str) -> Result<TenantTlsDir, String> {
 }
 
 /// Reads `--allow-skip-verify`, which binds the operator's own settings as well.
-fn allows_skip_verify(value: Option<&String>, own: Option<&Setting>, report: &mut ConfigReport) -> bool {
-    let setting = guard("--allow-skip-verify", value, "true or false", report);
+fn read_allow_skip_verify(
+    value: Option<&String>,
+    operator_setting: Option<&Setting>,
+    report: &mut ConfigReport,
+) -> bool {
+    let setting = security_flag("--allow-skip-verify", value, "true or false", report);
     let allows = report.read(setting.as_ref(), value::boolean).unwrap_or(true);
-    if let (false, Some(own)) = (allows, own.filter(|own| value::boolean(&own.value) == Ok(true))) {
+    if let (false, Some(own)) = (allows, operator_setting.filter(|own| value::boolean(&own.value) == Ok(true))) {
         report.error(format!("{own} conflicts with --allow-skip-verify=false; set the CA instead, or allow it"));
     }
     allows
@@ -122,10 +136,10 @@ pub(super) struct ServerFlags {
 }
 
 impl ServerFlags {
-    fn by_flags(vault: &VaultFlags, openbao: &OpenBaoFlags, report: &mut ConfigReport) -> Self {
-        let mut pick = |suffix: &str, vault: &Option<String>, openbao: &Option<String>| {
-            let vault = Setting::flag(format!("--vault-{suffix}"), vault.as_ref());
-            let openbao = Setting::flag(format!("--openbao-{suffix}"), openbao.as_ref());
+    fn from_flags(vault: &VaultFlags, openbao: &OpenBaoFlags, report: &mut ConfigReport) -> Self {
+        let mut merge = |suffix: &str, vault: &Option<String>, openbao: &Option<String>| {
+            let vault = Setting::non_empty(format!("--vault-{suffix}"), vault.as_ref());
+            let openbao = Setting::non_empty(format!("--openbao-{suffix}"), openbao.as_ref());
             if let (Some(v), Some(o)) = (&vault, &openbao)
                 && v.value != o.value
             {
@@ -134,20 +148,20 @@ impl ServerFlags {
             vault.or(openbao)
         };
         Self {
-            addr: pick("addr", &vault.addr, &openbao.addr),
-            mount: pick("mount", &vault.mount, &openbao.mount),
-            namespace: pick("namespace", &vault.namespace, &openbao.namespace),
-            ca_cert: pick("tls-ca-cert", &vault.ca_cert, &openbao.ca_cert),
+            addr: merge("addr", &vault.addr, &openbao.addr),
+            mount: merge("mount", &vault.mount, &openbao.mount),
+            namespace: merge("namespace", &vault.namespace, &openbao.namespace),
+            ca_cert: merge("tls-ca-cert", &vault.ca_cert, &openbao.ca_cert),
             ca_bytes: None,
-            ca_directory: pick("tls-ca-directory", &vault.ca_directory, &openbao.ca_directory),
-            server_name: pick("tls-server-name", &vault.server_name, &openbao.server_name),
-            client_cert: pick("tls-client-cert", &vault.client_cert, &openbao.client_cert),
-            client_key: pick("tls-client-key", &vault.client_key, &openbao.client_key),
-            skip_verify: pick("tls-skip-verify", &vault.skip_verify, &openbao.skip_verify),
+            ca_directory: merge("tls-ca-directory", &vault.ca_directory, &openbao.ca_directory),
+            server_name: merge("tls-server-name", &vault.server_name, &openbao.server_name),
+            client_cert: merge("tls-client-cert", &vault.client_cert, &openbao.client_cert),
+            client_key: merge("tls-client-key", &vault.client_key, &openbao.client_key),
+            skip_verify: merge("tls-skip-verify", &vault.skip_verify, &openbao.skip_verify),
         }
     }
 
-    fn by_environment(env: &Environment) -> Self {
+    fn from_environment(env: &Environment) -> Self {
         Self {
             addr: env.find("AGENT_ADDR").or_else(|| env.find("ADDR")),
             mount: None,
@@ -164,12 +178,12 @@ impl ServerFlags {
 }
 
 /// Reads `--allow-address`: first each pattern alone, to report every invalid one, then all patterns together.
-fn allow(values: &[String], report: &mut ConfigReport) -> AddressPolicy {
-    let wrong = |values: &[String]| AddressPolicy::parse(values).err();
-    let each: Vec<String> = values.iter().filter_map(|v| wrong(std::slice::from_ref(v))).collect();
-    let errors = if each.is_empty() { wrong(values).into_iter().collect() } else { each };
-    for why in errors {
-        report.error(format!("--allow-address: {why}"));
+fn read_address_policy(values: &[String], report: &mut ConfigReport) -> AddressPolicy {
+    let parse_errors = |values: &[String]| AddressPolicy::parse(values).err();
+    let pattern_errors: Vec<String> = values.iter().filter_map(|v| parse_errors(std::slice::from_ref(v))).collect();
+    let errors = if pattern_errors.is_empty() { parse_errors(values).into_iter().collect() } else { pattern_errors };
+    for problem in errors {
+        report.error(format!("--allow-address: {problem}"));
     }
     AddressPolicy::parse(values).unwrap_or_default()
 }
@@ -184,14 +198,14 @@ mod tests {
         args
     }
 
-    fn read_all(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Connection, ConfigReport) {
+    fn read_all(args: &ConnectionArgs, env: &[(&str, &str)]) -> (ConnectionConfig, ConfigReport) {
         let mut report = ConfigReport::default();
         let connection = read(args, &Environment::new(env.iter().copied()), &mut report);
         (connection, report)
     }
 
     #[test]
-    fn flags_go_before_environment() {
+    fn server_flags_override_environment() {
         let flag = args(|a| a.vault.addr = Some("https://flag".into()));
         let openbao = args(|a| a.openbao.addr = Some("https://bao-flag".into()));
         for (args, env, address) in [
@@ -215,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn two_families_must_not_contradict() {
+    fn vault_and_openbao_flags_must_not_conflict() {
         let (_, report) = read_all(
             &args(|a| {
                 a.vault.namespace = Some("a".into());
@@ -232,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forbidden_to_classes_is_forbidden_to_the_operator() {
+    fn allow_skip_verify_false_binds_the_operator_too() {
         let strict = |own: Option<&str>| {
             args(|a| {
                 a.allow_skip_verify = Some("false".into());
@@ -256,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_without_a_value_is_an_error() {
+    fn empty_security_flags_are_rejected() {
         let (_, report) = read_all(
             &args(|a| {
                 let empty = || Some(String::new());
@@ -281,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn certificate_files_of_classes_have_a_folder_by_its_own_path() {
+    fn tenant_tls_dir_must_be_existing_absolute_directory() {
         for (given, wrong) in [
             ("/", None),
             ("/proc/", None),
@@ -300,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_tls_is_1_2_or_what_is_said() {
+    fn tls_min_version_defaults_to_1_2() {
         for (given, oldest) in
             [(None, Some("1.2")), (Some("1.2"), Some("1.2")), (Some("1.3"), Some("1.3")), (Some("1.1"), None)]
         {
@@ -313,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_lose_their_slashes() {
+    fn vault_mount_slashes_are_trimmed() {
         for (mount, expected) in [("/jwt/", "jwt"), ("a/b", "a/b"), ("", "kubernetes"), ("/", "kubernetes")] {
             let (connection, _) = read_all(&args(|a| a.vault.mount = Some(mount.into())), &[]);
             assert_eq!(connection.operator.server.auth_mount, expected, "{mount}");
@@ -321,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_value_is_named_and_no_password_is() {
+    fn invalid_connection_flags_are_named_without_password() {
         let wrong = args(|a| {
             a.vault.mount = Some("kube\nrnetes".into());
             a.allow_address = vec!["ftp://x".into(), "https://ok".into(), "vault".into(), "https://me:pw@x".into()];
@@ -345,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_does_not_print_the_proxys_password() {
+    fn connection_debug_hides_proxy_password() {
         let (connection, _) = read_all(&ConnectionArgs::default(), &[("VAULT_PROXY_ADDR", "http://me:pw@proxy:1")]);
         assert!(!format!("{connection:?}").contains("pw"), "{connection:?}");
     }

@@ -8,7 +8,7 @@ use super::value::{ConfigReport, Setting};
 const DEFAULT_ENDPOINT: &str = "/tmp/vault.sock";
 
 /// Example of a valid path.
-const EXAMPLE: &str = "/provider/vault.sock";
+const EXAMPLE_SOCKET: &str = "/provider/vault.sock";
 
 /// Maximum length of a unix socket's path, in bytes.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -18,7 +18,7 @@ pub(super) fn read(values: &[String], report: &mut ConfigReport) -> Vec<PathBuf>
     let mut paths: Vec<PathBuf> = Vec::new();
     for value in values.iter().filter(|v| !v.is_empty()) {
         let setting = Setting { name: "--endpoint".into(), value: value.clone() };
-        let Some(path) = report.read(Some(&setting), |text| parse(text, EXAMPLE)) else { continue };
+        let Some(path) = report.read(Some(&setting), |text| parse_socket_path(text, EXAMPLE_SOCKET)) else { continue };
         if paths.contains(&path) {
             report.error(format!("{setting} is given twice"));
             continue;
@@ -38,7 +38,7 @@ pub(super) fn read(values: &[String], report: &mut ConfigReport) -> Vec<PathBuf>
 }
 
 /// Parses a socket's path: absolute, not a directory, and within the length limit. The error shows `example`.
-pub(super) fn parse(text: &str, example: &str) -> Result<PathBuf, String> {
+pub(super) fn parse_socket_path(text: &str, example: &str) -> Result<PathBuf, String> {
     // Collecting the components normalizes `//` and `/./`.
     let path: PathBuf = Path::new(text.strip_prefix("unix://").unwrap_or(text)).components().collect();
     if !path.is_absolute() || text.contains('\0') {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_absolute_paths() {
+    fn endpoint_paths_are_normalized() {
         for (values, paths) in [
             (&[][..], &["/tmp/vault.sock"][..]),
             (&[""], &["/tmp/vault.sock"]),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_path_says_why() {
+    fn invalid_endpoint_is_rejected_with_reason() {
         let long = format!("/{}.sock", "x".repeat(103));
         for (values, why) in [
             (&["vault.sock"][..], "absolute"),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_driver_does_not_look_for_is_odd() {
+    fn endpoint_name_unknown_to_driver_warns() {
         let long = format!("/p/{}.sock", "x".repeat(31));
         for path in ["/p/vault.socket", "/p/my.vault.sock", "/p/vault", &long] {
             let (_, report) = read_all(&[path]);

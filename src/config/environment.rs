@@ -57,11 +57,11 @@ impl Environment {
 
     /// Returns the variable of exactly this name, one of [`SERVE_VARIABLES`]. An empty value counts as not set.
     pub(super) fn find_serve_variable(&self, name: &'static str) -> Option<Setting> {
-        Setting::flag(name, self.variables.get(name))
+        Setting::non_empty(name, self.variables.get(name))
     }
 
     /// Returns the value of a proxy variable such as `HTTPS_PROXY`, by its exact name.
-    pub(super) fn proxy(&self, name: &str) -> Option<String> {
+    pub(super) fn proxy_variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }
 
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bao_goes_before_vault_even_when_it_is_empty() {
+    fn bao_variable_overrides_vault_even_if_empty() {
         let env = Environment::new([
             ("VAULT_ADDR", "https://v"),
             ("BAO_ADDR", "https://b"),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_named_without_its_value() {
+    fn ignored_variables_are_warned_of_without_value() {
         let mut report = ConfigReport::default();
         Environment::new([
             ("VAULT_TOKEN", "hvs.secret"),

@@ -187,7 +187,7 @@ pub struct ServeArgs {
 
     /// Session flags.
     #[command(flatten)]
-    pub keeping: SessionArgs,
+    pub session: SessionArgs,
 
     /// Limit flags.
     #[command(flatten)]

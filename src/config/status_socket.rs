@@ -9,10 +9,10 @@ use super::{
 };
 
 /// Variable with the socket's path, for `serve` and for the commands that connect to it.
-pub const SOCKET_VARIABLE: &str = "VAULTMOUNT_STATUS_SOCKET";
+pub const STATUS_SOCKET_VARIABLE: &str = "VAULTMOUNT_STATUS_SOCKET";
 
 /// File extension of the default socket.
-const EXTENSION: &str = "status";
+const DEFAULT_EXTENSION: &str = "status";
 
 /// Path of the status socket and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct StatusSocket {
     /// Public path of the socket.
     pub path: PathBuf,
     /// True if the path was set explicitly. Failing to bind a default path is not an error.
-    pub is_asked_for: bool,
+    pub is_explicit: bool,
 }
 
 /// Reads `--status-socket`. The default is beside the first endpoint.
@@ -30,21 +30,22 @@ pub(super) fn read(
     env: &Environment,
     report: &mut ConfigReport,
 ) -> Option<StatusSocket> {
-    let is_taken = |path: &Path| endpoints.iter().any(|endpoint| endpoint == path);
-    let Some(setting) = Setting::flag("--status-socket", value).or_else(|| env.find_serve_variable(SOCKET_VARIABLE))
+    let is_endpoint = |path: &Path| endpoints.iter().any(|endpoint| endpoint == path);
+    let Some(setting) =
+        Setting::non_empty("--status-socket", value).or_else(|| env.find_serve_variable(STATUS_SOCKET_VARIABLE))
     else {
-        let path = endpoints.first()?.with_extension(EXTENSION);
-        return (!is_taken(&path)).then_some(StatusSocket { path, is_asked_for: false });
+        let path = endpoints.first()?.with_extension(DEFAULT_EXTENSION);
+        return (!is_endpoint(&path)).then_some(StatusSocket { path, is_explicit: false });
     };
-    let rule = |text: &str| match text {
+    let parse = |text: &str| match text {
         "off" => Ok(None),
-        _ => endpoint::parse(text, "/vaultmount/vault.status").map(Some),
+        _ => endpoint::parse_socket_path(text, "/vaultmount/vault.status").map(Some),
     };
-    let path = report.read(Some(&setting), rule)??;
-    if is_taken(&path) {
+    let path = report.read(Some(&setting), parse)??;
+    if is_endpoint(&path) {
         report.error(format!("{setting} is the driver's socket (--endpoint)"));
     }
-    Some(StatusSocket { path, is_asked_for: true })
+    Some(StatusSocket { path, is_explicit: true })
 }
 
 #[cfg(test)]
@@ -54,13 +55,13 @@ mod tests {
     fn read_all(value: Option<&str>, endpoints: &[&str], variable: &str) -> (Option<(String, bool)>, String) {
         let mut report = ConfigReport::default();
         let endpoints: Vec<PathBuf> = endpoints.iter().map(PathBuf::from).collect();
-        let env = Environment::new([(SOCKET_VARIABLE, variable)]);
+        let env = Environment::new([(STATUS_SOCKET_VARIABLE, variable)]);
         let socket = read(value.map(str::to_owned).as_ref(), &endpoints, &env, &mut report);
-        (socket.map(|s| (s.path.display().to_string(), s.is_asked_for)), report.errors.join("\n"))
+        (socket.map(|s| (s.path.display().to_string(), s.is_explicit)), report.errors.join("\n"))
     }
 
     #[test]
-    fn the_default_is_beside_the_first_endpoint() {
+    fn status_socket_defaults_to_directory_of_first_endpoint() {
         for (value, endpoints, variable, expected) in [
             (None, &["/p/vault.sock", "/p/openbao.sock"][..], "", Some(("/p/vault.status", false))),
             (Some(""), &["/p/vault"], "", Some(("/p/vault.status", false))),
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_path_says_why() {
+    fn invalid_status_socket_is_rejected_with_reason() {
         for (value, why) in [("status", "absolute"), ("/tmp", "directory"), ("/p/vault.sock", "--endpoint")] {
             let (_, errors) = read_all(Some(value), &["/p/vault.sock"], "");
             assert!(errors.starts_with(&format!("--status-socket={value} is ")) && errors.contains(why), "{errors}");

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-fn set<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
+fn serve_args<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
     let mut args = ServeArgs::default();
     for (flag, value) in flags {
         let value = value.to_owned();
@@ -26,8 +26,8 @@ fn set<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
             "max-mutating" => &mut args.limits.max_mutating,
             "mint-tokens" => &mut args.kubernetes.mint_tokens,
             "node-name" => &mut args.node_name,
-            "orphan-after" => &mut args.keeping.orphan_after,
-            "refresh-interval" => &mut args.keeping.refresh_interval,
+            "orphan-after" => &mut args.session.orphan_after,
+            "refresh-interval" => &mut args.session.refresh_interval,
             "kubeconfig" => &mut args.kubernetes.kubeconfig,
             "hmac-secret-name" => &mut args.hmac_secret_name,
             "hmac-key-file" => &mut args.hmac_key_file,
@@ -44,11 +44,11 @@ fn set<const N: usize>(flags: [(&str, &str); N]) -> ServeArgs {
 }
 
 fn load<const N: usize>(flags: [(&str, &str); N]) -> (Config, Vec<String>) {
-    Config::load(&set(flags), [("", ""); 0]).unwrap()
+    Config::load(&serve_args(flags), [("", ""); 0]).unwrap()
 }
 
 #[test]
-fn nothing_given_is_the_go_providers_default() {
+fn config_defaults_match_go_provider() {
     let (config, warnings) = load([]);
     assert_eq!(config.endpoints, [PathBuf::from("/tmp/vault.sock")]);
     assert_eq!(config.health_addr.unwrap().to_string(), "[::]:8080");
@@ -69,7 +69,7 @@ fn nothing_given_is_the_go_providers_default() {
 }
 
 #[test]
-fn what_is_given_is_taken() {
+fn flags_override_config_defaults() {
     let key = tempfile::NamedTempFile::new().unwrap();
     let path = key.path().to_str().unwrap();
     let (config, warnings) = load([
@@ -92,7 +92,7 @@ fn what_is_given_is_taken() {
     assert_eq!(config.health_addr, None);
     assert_eq!(config.drain_timeout, Duration::from_secs(60));
     assert_eq!(config.metrics_addr.unwrap().to_string(), "[::]:8081");
-    let socket = StatusSocket { path: "/s/status".into(), is_asked_for: true };
+    let socket = StatusSocket { path: "/s/status".into(), is_explicit: true };
     assert_eq!((config.status_socket, config.node_name.as_deref()), (Some(socket), Some("node-1")));
     assert_eq!((config.orphan_after.as_secs(), config.refresh_interval), (7200, None));
     assert_eq!(
@@ -107,7 +107,7 @@ fn what_is_given_is_taken() {
 }
 
 #[test]
-fn an_empty_value_counts_as_none_but_switches_the_listener_off() {
+fn empty_flag_is_unset_but_disables_health_addr() {
     let (config, warnings) =
         load([("endpoint", ""), ("debug", ""), ("max-sessions", ""), ("vault-addr", ""), ("health-addr", "")]);
     assert_eq!(config.endpoints, [PathBuf::from("/tmp/vault.sock")]);
@@ -117,7 +117,7 @@ fn an_empty_value_counts_as_none_but_switches_the_listener_off() {
 }
 
 #[test]
-fn log_levels_are_gos() {
+fn log_level_and_debug_follow_go_provider() {
     for (flags, level, warns) in [
         ([("debug", "true"), ("log-level", "")], LevelFilter::DEBUG, false),
         ([("debug", "false"), ("log-level", "")], LevelFilter::INFO, false),
@@ -134,20 +134,21 @@ fn log_levels_are_gos() {
 }
 
 #[test]
-fn modules_have_levels_of_their_own_and_lines_a_format() {
+fn log_level_per_module_and_log_format_are_read() {
     let (config, warnings) = load([("log-level", "warn,vault=debug"), ("log-format", "json")]);
     assert_eq!((config.log.filter.to_string().as_str(), config.log.format), ("warn,vault=debug", LogFormat::Json));
     assert!(warnings.is_empty(), "{warnings:?}");
     let (_, warnings) = load([("log-level", "info,hyper=trace")]);
     assert!(warnings[0].contains("--log-level: \"hyper\" is no target"), "{warnings:?}");
-    let errors = Config::load(&set([("log-format", "xml")]), [("", ""); 0]).unwrap_err();
+    let errors = Config::load(&serve_args([("log-format", "xml")]), [("", ""); 0]).unwrap_err();
     assert!(errors.to_string().contains("--log-format=xml is neither text nor json"), "{errors}");
 }
 
 #[test]
-fn what_has_no_effect_warns() {
+fn ineffective_flags_and_variables_warn() {
     let env = [("VAULT_TOKEN", "hvs.secret")];
-    let (_, warnings) = Config::load(&set([("cache-size", "-1"), ("endpoint", "/p/vault.socket")]), env).unwrap();
+    let (_, warnings) =
+        Config::load(&serve_args([("cache-size", "-1"), ("endpoint", "/p/vault.socket")]), env).unwrap();
     let said = warnings.join("\n");
     assert_eq!(warnings.len(), 3, "{said}");
     for name in ["--cache-size=-1", "VAULT_TOKEN", "/p/vault.socket"] {
@@ -156,11 +157,11 @@ fn what_has_no_effect_warns() {
 }
 
 #[test]
-fn every_error_is_reported_at_once() {
+fn config_reports_all_errors_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let cert = dir.path().join("tls.crt");
     fs::write(&cert, "x").unwrap();
-    let args = set([
+    let args = serve_args([
         ("endpoint", "vault.sock"),
         ("endpoint", "/p/vault.sock"),
         ("endpoint", "/p/vault.sock"),

@@ -13,8 +13,11 @@ pub(super) fn read(flags: &ServerFlags, variables: &ServerFlags, report: &mut Co
     let skip_verify = flags.skip_verify.as_ref().or(variables.skip_verify.as_ref());
     let server_name = flags.server_name.as_ref().or(variables.server_name.as_ref());
     Tls {
-        ca: ca(if flags.ca().next().is_some() { flags } else { variables }, report),
-        client: client(if flags.client().next().is_some() { flags } else { variables }, report),
+        ca: read_ca(if flags.ca_sources().next().is_some() { flags } else { variables }, report),
+        client: read_client_certificate(
+            if flags.client_certificate_sources().next().is_some() { flags } else { variables },
+            report,
+        ),
         server_name: report.read(server_name, value::server_name),
         skip_verify: report.read(skip_verify, value::boolean).unwrap_or(false),
     }
@@ -22,40 +25,40 @@ pub(super) fn read(flags: &ServerFlags, variables: &ServerFlags, report: &mut Co
 
 /// Parses the minimum TLS version.
 pub(super) fn min_tls_version(text: &str) -> Result<MinTlsVersion, &'static str> {
-    let known = [MinTlsVersion::Tls12, MinTlsVersion::Tls13].into_iter().find(|oldest| oldest.as_str() == text);
-    known.ok_or("is neither 1.2 nor 1.3")
+    let version = [MinTlsVersion::Tls12, MinTlsVersion::Tls13].into_iter().find(|version| version.as_str() == text);
+    version.ok_or("is neither 1.2 nor 1.3")
 }
 
 impl ServerFlags {
     /// Returns the settings of trusted authorities, in the Go client's order of precedence.
-    fn ca(&self) -> impl Iterator<Item = &Setting> {
+    fn ca_sources(&self) -> impl Iterator<Item = &Setting> {
         [&self.ca_cert, &self.ca_bytes, &self.ca_directory].into_iter().flatten()
     }
 
-    fn client(&self) -> impl Iterator<Item = &Setting> {
+    fn client_certificate_sources(&self) -> impl Iterator<Item = &Setting> {
         [&self.client_cert, &self.client_key].into_iter().flatten()
     }
 }
 
-fn ca(given: &ServerFlags, report: &mut ConfigReport) -> Ca {
-    let mut all = given.ca();
-    if let Some(first) = all.next() {
-        for other in all {
+fn read_ca(settings: &ServerFlags, report: &mut ConfigReport) -> Ca {
+    let mut sources = settings.ca_sources();
+    if let Some(first) = sources.next() {
+        for other in sources {
             report.warn(format!("{} has no effect: {} overrides it", other.name, first.name));
         }
     }
-    let ca = if given.ca_cert.is_some() {
-        report.read(given.ca_cert.as_ref(), value::file).map(Ca::File)
-    } else if let Some(bytes) = &given.ca_bytes {
-        pem(bytes, report).map(Ca::Pem)
+    let ca = if settings.ca_cert.is_some() {
+        report.read(settings.ca_cert.as_ref(), value::file).map(Ca::File)
+    } else if let Some(bytes) = &settings.ca_bytes {
+        read_pem(bytes, report).map(Ca::Pem)
     } else {
-        report.read(given.ca_directory.as_ref(), value::directory).map(Ca::Directory)
+        report.read(settings.ca_directory.as_ref(), value::directory).map(Ca::Directory)
     };
     ca.unwrap_or_default()
 }
 
 /// Parses PEM text. The error does not quote an invalid value, because it might be a key.
-fn pem(setting: &Setting, report: &mut ConfigReport) -> Option<String> {
+fn read_pem(setting: &Setting, report: &mut ConfigReport) -> Option<String> {
     if setting.value.contains("-----BEGIN CERTIFICATE-----") {
         return Some(setting.value.clone());
     }
@@ -63,10 +66,10 @@ fn pem(setting: &Setting, report: &mut ConfigReport) -> Option<String> {
     None
 }
 
-fn client(given: &ServerFlags, report: &mut ConfigReport) -> Option<ClientCertificate> {
+fn read_client_certificate(settings: &ServerFlags, report: &mut ConfigReport) -> Option<ClientCertificate> {
     let mut file = |setting: &Option<Setting>| -> Option<PathBuf> { report.read(setting.as_ref(), value::file) };
-    let (certificate, key) = (file(&given.client_cert), file(&given.client_key));
-    match (&given.client_cert, &given.client_key) {
+    let (certificate, key) = (file(&settings.client_cert), file(&settings.client_key));
+    match (&settings.client_cert, &settings.client_key) {
         (Some(cert), None) => {
             let missing = cert.name.replace("cert", "key").replace("CERT", "KEY");
             report.error(format!("{cert} has no key; also set {missing}"));
@@ -89,14 +92,14 @@ mod tests {
 
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n";
 
-    fn tls_of(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Tls, ConfigReport) {
+    fn read_tls(args: &ConnectionArgs, env: &[(&str, &str)]) -> (Tls, ConfigReport) {
         let mut report = ConfigReport::default();
         let connection = crate::config::connection::read(args, &Environment::new(env.iter().copied()), &mut report);
         (connection.operator.server.tls.clone(), report)
     }
 
     #[test]
-    fn a_file_goes_before_text_and_text_before_a_directory() {
+    fn ca_file_overrides_pem_and_pem_overrides_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (file, folder) = (path("ca.pem"), dir.path().to_str().unwrap());
@@ -124,7 +127,7 @@ mod tests {
             ),
             (&by_flag, vec![("VAULT_CACERT", "/not/there")], Ca::Directory(folder.into()), None),
         ] {
-            let (tls, report) = tls_of(args, &env);
+            let (tls, report) = read_tls(args, &env);
             assert_eq!(tls.ca, ca, "{env:?}");
             assert!(report.errors.is_empty(), "{:?}", report.errors);
             let warned = report.warnings.first().map(String::as_str).unwrap_or_default();
@@ -133,24 +136,24 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_comes_with_its_key() {
+    fn client_certificate_requires_its_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.pem");
         fs::write(&path, PEM).unwrap();
         let file = path.to_str().unwrap();
         let (tls, report) =
-            tls_of(&ConnectionArgs::default(), &[("VAULT_CLIENT_CERT", file), ("BAO_CLIENT_KEY", file)]);
+            read_tls(&ConnectionArgs::default(), &[("VAULT_CLIENT_CERT", file), ("BAO_CLIENT_KEY", file)]);
         assert_eq!(tls.client, Some(ClientCertificate { certificate: path.clone(), key: path.clone() }));
         assert!(report.errors.is_empty());
         for (name, missing) in [("VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY"), ("BAO_CLIENT_KEY", "BAO_CLIENT_CERT")] {
-            let (_, report) = tls_of(&ConnectionArgs::default(), &[(name, file)]);
+            let (_, report) = read_tls(&ConnectionArgs::default(), &[(name, file)]);
             assert_eq!(report.errors.len(), 1);
             assert!(report.errors[0].starts_with(name) && report.errors[0].contains(missing), "{:?}", report.errors);
         }
     }
 
     #[test]
-    fn verification_is_switched_off_by_either_and_on_by_the_flag() {
+    fn tls_skip_verify_flag_overrides_variable() {
         for (flag, variable, skip) in [
             (None, None, false),
             (None, Some("1"), true),
@@ -161,12 +164,12 @@ mod tests {
             let mut args = ConnectionArgs::default();
             args.vault.skip_verify = flag.map(str::to_owned);
             let env: Vec<_> = variable.map(|v| ("VAULT_SKIP_VERIFY", v)).into_iter().collect();
-            assert_eq!(tls_of(&args, &env).0.skip_verify, skip, "{flag:?} {variable:?}");
+            assert_eq!(read_tls(&args, &env).0.skip_verify, skip, "{flag:?} {variable:?}");
         }
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn unreadable_tls_settings_are_rejected() {
         for (name, value, why) in [
             ("VAULT_CACERT", "/not/there.pem", "cannot be opened"),
             ("VAULT_CACERT", "/tmp", "directory"),
@@ -175,7 +178,7 @@ mod tests {
             ("VAULT_SKIP_VERIFY", "yes", "neither"),
             ("VAULT_TLS_SERVER_NAME", "https://vault", "neither a host name nor"),
         ] {
-            let (_, report) = tls_of(&ConnectionArgs::default(), &[(name, value)]);
+            let (_, report) = read_tls(&ConnectionArgs::default(), &[(name, value)]);
             assert_eq!(report.errors.len(), 1, "{name}");
             assert!(report.errors[0].starts_with(name) && report.errors[0].contains(why), "{:?}", report.errors);
             assert!(!report.errors[0].contains("PRIVATE"));

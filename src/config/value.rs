@@ -37,7 +37,7 @@ pub(super) struct Setting {
 
 impl Setting {
     /// Returns the flag's setting, or none if the flag is absent or empty.
-    pub(super) fn flag(name: impl Into<Cow<'static, str>>, value: Option<&String>) -> Option<Self> {
+    pub(super) fn non_empty(name: impl Into<Cow<'static, str>>, value: Option<&String>) -> Option<Self> {
         let value = value.filter(|v| !v.is_empty())?.clone();
         Some(Self { name: name.into(), value })
     }
@@ -45,8 +45,8 @@ impl Setting {
 
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = self.value.contains("://") && self.value.contains(SENSITIVE_URL_CHARS);
-        let shown = if secret { "…".to_owned() } else { one_line(&self.value, MAX_DISPLAYED_BYTES) };
+        let has_secret = self.value.contains("://") && self.value.contains(SENSITIVE_URL_CHARS);
+        let shown = if has_secret { "…".to_owned() } else { one_line(&self.value, MAX_DISPLAYED_BYTES) };
         write!(f, "{}={shown}", self.name)
     }
 }
@@ -60,23 +60,23 @@ pub(super) struct ConfigReport {
 
 impl ConfigReport {
     /// Adds an error of one line.
-    pub(super) fn error(&mut self, text: impl Into<String>) {
-        self.errors.push(text.into());
+    pub(super) fn error(&mut self, message: impl Into<String>) {
+        self.errors.push(message.into());
     }
 
     /// Adds a warning of one line, for a setting with an unexpected effect.
-    pub(super) fn warn(&mut self, text: impl Into<String>) {
-        self.warnings.push(text.into());
+    pub(super) fn warn(&mut self, message: impl Into<String>) {
+        self.warnings.push(message.into());
     }
 
     /// Parses a setting with `rule`. Reports an error and returns none if the rule rejects it.
     pub(super) fn read<T, E: fmt::Display>(
         &mut self,
         setting: Option<&Setting>,
-        rule: impl FnOnce(&str) -> Result<T, E>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let setting = setting?;
-        rule(&setting.value).map_err(|why| self.error(format!("{setting} {why}"))).ok()
+        parse(&setting.value).map_err(|problem| self.error(format!("{setting} {problem}"))).ok()
     }
 }
 
@@ -86,8 +86,8 @@ pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
 
 /// Parses a name for certificate verification.
 pub(super) fn server_name(text: &str) -> Result<String, &'static str> {
-    const WRONG: &str = "is neither a host name nor an IP address; write it without scheme and port";
-    is_server_name(text).then(|| text.to_owned()).ok_or(WRONG)
+    const MESSAGE: &str = "is neither a host name nor an IP address; write it without scheme and port";
+    is_server_name(text).then(|| text.to_owned()).ok_or(MESSAGE)
 }
 
 /// Parses a whole number within `range`, without a sign.
@@ -97,28 +97,38 @@ pub(super) fn integer(text: &str, range: RangeInclusive<u32>) -> Result<u32, Str
 }
 
 /// Parses a duration within `range`, in the format of [`duration`]. `words` describes the range in the error.
-pub(super) fn duration_within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|duration| range.contains(duration)).ok_or_else(|| format!("is not a duration {words}"))
+pub(super) fn duration_within(
+    text: &str,
+    range: RangeInclusive<Duration>,
+    description: &str,
+) -> Result<Duration, String> {
+    parse_duration(text)
+        .filter(|duration| range.contains(duration))
+        .ok_or_else(|| format!("is not a duration {description}"))
 }
 
 /// Parses a duration up to a day: `20s`, `1m30s`, or a plain number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
-    const WRONG: &str = "is not a duration of at most a day; write for example 20s or 1m30s";
-    parse_duration(text).filter(|duration| *duration <= DAY).ok_or(WRONG)
+    const MESSAGE: &str = "is not a duration of at most a day; write for example 20s or 1m30s";
+    parse_duration(text).filter(|duration| *duration <= DAY).ok_or(MESSAGE)
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
     let seconds = text.parse::<u32>().map(|s| Duration::from_secs(s.into())).ok();
-    let spelled = || text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-    seconds.or_else(spelled)
+    let with_units = || text.parse::<SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+    seconds.or_else(with_units)
 }
 
 /// Parses a Kubernetes name (an RFC 1123 subdomain). `kind` is the kind of object: `Secret`, `node`.
 pub(super) fn kubernetes_name(text: &str, kind: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let ends = |c: char| c == '-' || c == '.';
-    let good = text.len() <= 253 && text.chars().all(known) && !text.starts_with(ends) && !text.ends_with(ends);
-    good.then(|| text.to_owned())
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let is_edge_char = |c: char| c == '-' || c == '.';
+    let is_valid = text.len() <= 253
+        && text.chars().all(is_allowed)
+        && !text.starts_with(is_edge_char)
+        && !text.ends_with(is_edge_char);
+    is_valid
+        .then(|| text.to_owned())
         .ok_or_else(|| format!("is not a valid {kind} name; use lower case letters, digits, - and ."))
 }
 
@@ -174,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_numbers_keep_to_their_range() {
+    fn integer_outside_range_is_rejected() {
         for (text, value) in
             [("1", Some(1)), ("9", Some(9)), ("0", None), ("10", None), ("+2", None), ("-2", None), ("", None)]
         {
@@ -183,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn duration_parses_units_and_rejects_more_than_a_day() {
         for (text, millis) in [
             ("20s", Some(20_000)),
             ("1m30s", Some(90_000)),
@@ -202,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn listen_addresses() {
+    fn listen_address_accepts_ports_hosts_and_off() {
         for (text, address) in [
             (":8080", Ok(Some("[::]:8080"))),
             ("0.0.0.0:80", Ok(Some("0.0.0.0:80"))),

@@ -7,20 +7,21 @@ use serde::Serialize;
 use crate::check::{Step, StepOutcome};
 
 /// `{"ok": …, "steps": […]}`. New versions may add fields, but never change or remove one.
-pub(super) fn written(ok: bool, steps: &[(Step, Duration)]) -> String {
-    serde_json::to_string_pretty(&Outcomes { ok, steps: steps.iter().map(Told::from).collect() }).unwrap_or_default()
+pub(super) fn render(ok: bool, steps: &[(Step, Duration)]) -> String {
+    serde_json::to_string_pretty(&CheckJson { ok, steps: steps.iter().map(StepJson::from).collect() })
+        .unwrap_or_default()
 }
 
 /// All steps in JSON.
 #[derive(Serialize)]
-struct Outcomes<'a> {
+struct CheckJson<'a> {
     ok: bool,
-    steps: Vec<Told<'a>>,
+    steps: Vec<StepJson<'a>>,
 }
 
 /// One step in JSON. Absent values are omitted.
 #[derive(Serialize)]
-struct Told<'a> {
+struct StepJson<'a> {
     step: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     object: Option<&'a str>,
@@ -28,11 +29,11 @@ struct Told<'a> {
     detail: &'a str,
     duration_ms: u128,
     #[serde(flatten)]
-    failure: Option<ToldFailure<'a>>,
+    failure: Option<FailureJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldFailure<'a> {
+struct FailureJson<'a> {
     id: &'static str,
     code: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,8 +42,8 @@ struct ToldFailure<'a> {
     fix: Option<&'a str>,
 }
 
-impl<'a> From<&'a (Step, Duration)> for Told<'a> {
-    fn from((step, took): &'a (Step, Duration)) -> Self {
+impl<'a> From<&'a (Step, Duration)> for StepJson<'a> {
+    fn from((step, duration): &'a (Step, Duration)) -> Self {
         let (status, detail) = match &step.outcome {
             StepOutcome::Pass(detail) => ("ok", detail.as_str()),
             StepOutcome::Warn(detail) => ("warning", detail.as_str()),
@@ -50,7 +51,7 @@ impl<'a> From<&'a (Step, Duration)> for Told<'a> {
             StepOutcome::Fail(error) => ("failed", error.summary()),
         };
         let failure = match &step.outcome {
-            StepOutcome::Fail(error) => Some(ToldFailure {
+            StepOutcome::Fail(error) => Some(FailureJson {
                 id: error.cause().id(),
                 code: error.cause().code().to_string(),
                 server_message: error.server_message(),
@@ -58,6 +59,13 @@ impl<'a> From<&'a (Step, Duration)> for Told<'a> {
             }),
             _ => None,
         };
-        Self { step: step.name, object: step.object.as_deref(), status, detail, duration_ms: took.as_millis(), failure }
+        Self {
+            step: step.name,
+            object: step.object.as_deref(),
+            status,
+            detail,
+            duration_ms: duration.as_millis(),
+            failure,
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::severity_str;
 use crate::validate::{Severity, ValidationReport};
 
 /// `{"findings": […], "summary": {…}}`. New versions may add fields, but never change or remove one.
-pub(super) fn written(report: &ValidationReport) -> String {
+pub(super) fn render(report: &ValidationReport) -> String {
     let findings: Vec<_> = report
         .findings
         .iter()

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use super::{is_piped, severity_str};
+use super::{is_pipe, severity_str};
 use crate::{
     error::Cause,
     validate::{ManifestFinding, ValidationReport},
 };
 
 /// Renders one run, with the violated rules.
-pub(super) fn written(report: &ValidationReport) -> String {
+pub(super) fn render(report: &ValidationReport) -> String {
     let rules: BTreeMap<&str, Cause> =
         report.findings.iter().map(|finding| (finding.cause.id(), finding.cause)).collect();
     let ids: Vec<&str> = rules.keys().copied().collect();
@@ -22,16 +22,16 @@ pub(super) fn written(report: &ValidationReport) -> String {
             "tool": { "driver": {
                 "name": "vaultmount",
                 "semanticVersion": env!("CARGO_PKG_VERSION"),
-                "rules": rules.values().map(|cause| rule(*cause)).collect::<Vec<_>>(),
+                "rules": rules.values().map(|cause| render_rule(*cause)).collect::<Vec<_>>(),
             }},
             "columnKind": "unicodeCodePoints",
-            "results": report.findings.iter().map(|finding| result(finding, &ids)).collect::<Vec<_>>(),
+            "results": report.findings.iter().map(|finding| render_result(finding, &ids)).collect::<Vec<_>>(),
         }],
     });
     format!("{log:#}\n")
 }
 
-fn rule(cause: Cause) -> Value {
+fn render_rule(cause: Cause) -> Value {
     let row = cause.info();
     json!({
         "id": row.id,
@@ -42,7 +42,7 @@ fn rule(cause: Cause) -> Value {
     })
 }
 
-fn result(finding: &ManifestFinding, ids: &[&str]) -> Value {
+fn render_result(finding: &ManifestFinding, ids: &[&str]) -> Value {
     let id = finding.cause.id();
     json!({
         "ruleId": id,
@@ -50,7 +50,7 @@ fn result(finding: &ManifestFinding, ids: &[&str]) -> Value {
         "level": severity_str(finding.severity),
         "message": { "text": finding.message },
         "locations": [{ "physicalLocation": {
-            "artifactLocation": { "uri": if is_piped(&finding.file) { "stdin".to_owned() } else { uri(&finding.file) } },
+            "artifactLocation": { "uri": if is_pipe(&finding.file) { "stdin".to_owned() } else { to_uri(&finding.file) } },
             "region": {
                 "startLine": finding.position.line,
                 "startColumn": finding.position.column,
@@ -63,7 +63,7 @@ fn result(finding: &ManifestFinding, ids: &[&str]) -> Value {
 }
 
 /// Converts a path to a URI reference, which is relative if the path is.
-fn uri(path: &str) -> String {
+fn to_uri(path: &str) -> String {
     let mut uri = String::new();
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {

@@ -106,7 +106,7 @@ impl fmt::Display for ConnectStage {
         f.write_str(match self {
             Self::DnsLookup => "the host name was not resolved in time",
             Self::Tcp => "there was no response to the TCP connection attempt",
-            Self::Proxy => "the proxy did not answer",
+            Self::Proxy => "the proxy did not respond",
             Self::Tls => "the connection was accepted, but the TLS handshake did not end",
         })
     }

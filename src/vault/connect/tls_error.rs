@@ -55,7 +55,7 @@ pub enum HandshakeError {
     NotTls,
     /// The server closed the connection.
     ConnectionClosed,
-    /// The server requires a client certificate, and none was sent.
+    /// The server requires a client certificate and did not receive one.
     ClientCertificateMissing,
     /// The server does not accept the client certificate, or requires one.
     ClientCertificateRejected {
@@ -179,9 +179,11 @@ fn certificate_error(error: &CertificateError) -> HandshakeError {
             Some(CertificateRejection::NoAuthorities) => HandshakeError::NoAuthorities,
             Some(CertificateRejection::X509Version1) => HandshakeError::X509Version1,
             Some(CertificateRejection::UntrustedAuthority) => HandshakeError::SelfSigned,
-            None => HandshakeError::Other(one_line(&format!("its certificate is refused: {cause}"), MAX_MESSAGE_BYTES)),
+            None => {
+                HandshakeError::Other(one_line(&format!("its certificate is rejected: {cause}"), MAX_MESSAGE_BYTES))
+            }
         },
-        other => HandshakeError::Other(one_line(&format!("its certificate is refused: {other}"), MAX_MESSAGE_BYTES)),
+        other => HandshakeError::Other(one_line(&format!("its certificate is rejected: {other}"), MAX_MESSAGE_BYTES)),
     }
 }
 
@@ -223,7 +225,7 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownIssuer => "its certificate was not issued by a trusted authority",
-            Self::SelfSigned => "its certificate is self-signed (it says that it is a CA's), and not trusted",
+            Self::SelfSigned => "its certificate is self-signed (it is marked as a CA), and not trusted",
             Self::WrongSignature => "its certificate names a trusted authority that did not sign it",
             Self::NoAuthorities => "no CA is set, and this system does not have one",
             Self::NameMismatch { expected, presented } => return write_names(f, expected, presented),

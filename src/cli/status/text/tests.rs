@@ -3,11 +3,11 @@
 use super::*;
 use crate::cache::kind::SecretKind;
 
-fn at(text: &str) -> Timestamp {
+fn timestamp(text: &str) -> Timestamp {
     format!("2026-03-01T{text}Z").parse().unwrap()
 }
 
-fn lease(path: &str, kind: SecretKind, state: SecretState) -> SecretStatus {
+fn secret(path: &str, kind: SecretKind, state: SecretState) -> SecretStatus {
     SecretStatus {
         path: path.into(),
         method: "GET".into(),
@@ -16,7 +16,7 @@ fn lease(path: &str, kind: SecretKind, state: SecretState) -> SecretStatus {
         expires_at: None,
         max_expires_at: None,
         renew_at: None,
-        read_at: at("13:00:00"),
+        read_at: timestamp("13:00:00"),
         last_error: None,
         volumes: 1,
     }
@@ -24,7 +24,7 @@ fn lease(path: &str, kind: SecretKind, state: SecretState) -> SecretStatus {
 
 fn status() -> Status {
     let failed = LastErrorStatus {
-        at: at("13:58:00"),
+        at: timestamp("13:58:00"),
         operation: "reading kv/data/db".into(),
         error: format!("Vault at https://vault:8200 refuses {} [VM0050]", "one word after the other ".repeat(9)),
     };
@@ -41,30 +41,30 @@ fn status() -> Status {
         token: Some(TokenStatus {
             accessor: "abc".into(),
             state: SecretState::Active,
-            expires_at: Some(at("14:47:00")),
-            renew_at: Some(at("14:23:12")),
+            expires_at: Some(timestamp("14:47:00")),
+            renew_at: Some(timestamp("14:23:12")),
             max_expires_at: Some("2026-03-04T02:00:00Z".parse().unwrap()),
         }),
         superseded_tokens: 2,
         volumes: vec![VolumeStatus {
             target_path: "/var/lib/kubelet/pods/6e0f3a6e/volumes/kubernetes.io~csi/secrets/mount".into(),
             class: "shop".into(),
-            last_mount_at: at("13:59:30"),
+            last_mount_at: timestamp("13:59:30"),
             mounts: 12,
             poll_interval_seconds: Some(120),
         }],
         secrets: vec![
             SecretStatus {
-                expires_at: Some(at("14:30:00")),
-                max_expires_at: Some(at("15:00:00")),
-                ..lease("database/creds/web", SecretKind::Leased, SecretState::Active)
+                expires_at: Some(timestamp("14:30:00")),
+                max_expires_at: Some(timestamp("15:00:00")),
+                ..secret("database/creds/web", SecretKind::Leased, SecretState::Active)
             },
             SecretStatus {
                 last_error: Some("it cannot be asked [VM0010]".into()),
-                ..lease("kv/data/db", SecretKind::Plain, SecretState::Failing)
+                ..secret("kv/data/db", SecretKind::Plain, SecretState::Failing)
             },
         ],
-        last_success_at: Some(at("13:59:30")),
+        last_success_at: Some(timestamp("13:59:30")),
         last_error: Some(failed),
         renewal_active: false,
         renewal_paused_reason: Some("the token is a batch token".into()),
@@ -72,18 +72,18 @@ fn status() -> Status {
     Status {
         version: "0.1.0".into(),
         pid: 7,
-        started_at: at("10:48:00"),
-        now: at("14:00:00"),
+        started_at: timestamp("10:48:00"),
+        now: timestamp("14:00:00"),
         watch: WatchStatus {
             state: WatchState::Synced,
             node: Some("node-1".into()),
-            since: Some(at("10:48:01")),
+            since: Some(timestamp("10:48:01")),
             last_error: None,
         },
         mounts_disabled: false,
         outages: vec![OutageStatus {
             address: "https://vault:8200".into(),
-            since: at("13:57:00"),
+            since: timestamp("13:57:00"),
             error: "Vault at https://vault:8200 is sealed [VM0020]".into(),
         }],
         servers: Vec::new(),
@@ -93,13 +93,13 @@ fn status() -> Status {
             namespace: "shop".into(),
             uid: "u".into(),
             address: "https://vault:8200".into(),
-            since: at("13:00:00"),
+            since: timestamp("13:00:00"),
             attempts: 3,
-            expires_at: Some(at("15:00:00")),
+            expires_at: Some(timestamp("15:00:00")),
             last_error: "sealed [VM0020]".into(),
         }],
         failures: vec![MountFailure {
-            at: at("13:50:00"),
+            at: timestamp("13:50:00"),
             count: 3,
             pod: "web-1".into(),
             namespace: "shop".into(),
@@ -111,11 +111,11 @@ fn status() -> Status {
 }
 
 fn plain(status: &Status) -> String {
-    anstream::adapter::strip_str(&written(status)).to_string()
+    anstream::adapter::strip_str(&render(status)).to_string()
 }
 
 #[test]
-fn each_pod_is_told_with_its_ends_and_errors() {
+fn status_text_shows_pods_expiry_and_errors() {
     let text = plain(&status());
     for line in [
         "vaultmount 0.1.0, process 7, up 3h 12m (since 2026-03-01 10:48:00Z)",
@@ -147,7 +147,7 @@ fn each_pod_is_told_with_its_ends_and_errors() {
 }
 
 #[test]
-fn a_process_that_holds_nothing_says_so() {
+fn status_text_shows_disabled_mounts_and_no_sessions() {
     let watch = WatchStatus { state: WatchState::Off, node: None, since: None, last_error: None };
     let text = plain(&Status {
         watch,
