@@ -9,6 +9,7 @@ mod connection;
 mod endpoint;
 mod environment;
 mod flags;
+mod server_flags;
 mod session;
 mod status_socket;
 mod summary;

@@ -1,7 +1,8 @@
-//! The Kubernetes API, as little of it as is needed: the HMAC key's Secret, TokenRequest, and when a node's pods end.
+//! Client for the few parts of the Kubernetes API that vaultmount needs: the HMAC key's Secret, TokenRequest, pod events
+//! and the pods of a node.
 //!
-//! No mount needs a request: the key is read once at start, and tokens are minted only when the driver passed none and
-//! the operator allows it. [`Kube::requests`] counts, so that a test can hold us to that.
+//! A mount normally needs no request. The key is read once at start. Tokens are minted only if the driver passed none and
+//! the operator allows it. [`Kube::request_count`] lets a test verify this.
 
 use std::{env, fmt, path::PathBuf, sync::Arc};
 
@@ -27,23 +28,23 @@ pub use token_request::BoundPod;
 
 use client::ApiClient;
 
-/// Where the API server is and who we are there.
+/// Address of the API server and the credentials for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// A kubeconfig file; without one, the pod's own service account is used.
+    /// Kubeconfig file. If `None`, the pod's own service account is used.
     pub kubeconfig: Option<PathBuf>,
-    /// The API server's host as kubelet tells every container.
+    /// Host of the API server, from `KUBERNETES_SERVICE_HOST`.
     pub service_host: Option<String>,
-    /// Its port, likewise.
+    /// Port of the API server, from `KUBERNETES_SERVICE_PORT`.
     pub service_port: Option<String>,
-    /// The directory that kubelet projects the pod's service account into: `ca.crt`, `token`, `namespace`.
+    /// Directory into which kubelet projects the pod's service account: `ca.crt`, `token`, `namespace`.
     pub service_account: PathBuf,
-    /// The oldest version of TLS that is spoken.
+    /// Minimum TLS version.
     pub min_tls_version: MinTlsVersion,
 }
 
 impl Config {
-    /// The configuration of this process's environment, unless `kubeconfig` says otherwise.
+    /// Returns the configuration from this process's environment. `kubeconfig` takes precedence over it.
     #[must_use]
     pub fn from_env(kubeconfig: Option<PathBuf>) -> Self {
         Self {
@@ -55,9 +56,8 @@ impl Config {
         }
     }
 
-    /// Reads the files and prepares the client; sends nothing. Without a kubeconfig and outside a cluster, or in a pod
-    /// without a service account token, there is no API to speak to: `None`, which is no failure. Requests are counted in
-    /// `metrics`.
+    /// Reads the files and builds the client without sending a request. Returns `None` without a kubeconfig outside a
+    /// cluster or in a pod without a service account token. Requests are counted in `metrics`.
     pub fn build(self, metrics: Arc<Metrics>) -> Result<Option<Kube>, Error> {
         let connection = match &self.kubeconfig {
             Some(file) => Some(kubeconfig::read(file)?),
@@ -68,30 +68,30 @@ impl Config {
     }
 }
 
-/// A client of one API server.
+/// Client for one API server.
 pub struct Kube {
     client: ApiClient,
 }
 
 impl Kube {
-    /// The namespace we live in: the pod's, or the kubeconfig context's.
+    /// Returns this process's namespace: that of the pod, or of the kubeconfig context.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.client.connection().namespace
     }
 
-    /// The API server's address.
+    /// Returns the API server's address.
     #[must_use]
     pub fn server(&self) -> &str {
         self.client.connection().server.as_str()
     }
 
-    /// Reads the TLS files anew, for new connections.
+    /// Reloads the TLS files for new connections.
     pub async fn reload_tls(&self) {
         self.client.reload_tls().await;
     }
 
-    /// How many requests were sent so far.
+    /// Returns the number of requests sent so far.
     #[must_use]
     pub fn request_count(&self) -> u64 {
         self.client.request_count()

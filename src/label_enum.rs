@@ -10,10 +10,10 @@ macro_rules! label_enum {
         }
 
         impl $name {
-            /// Every word.
+            /// All values.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// The word, as metrics, JSON and people see it.
+            /// Returns the word used in metrics, JSON and output.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {

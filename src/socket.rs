@@ -1,9 +1,9 @@
-//! A unix socket that is handed from one process to the next without a moment in which a call would fail.
+//! Unix socket with a handover from predecessor to successor that fails no call.
 //!
-//! The socket is bound under a private name, and a hard link of it renamed over the public one: whoever connects finds
-//! either the predecessor or us. The private name stays.
-//! A public name whose inode is not ours belongs to a successor and is never removed. Should that one end before us, we take
-//! the name back.
+//! The socket is bound under a private name. A hard link to it is then renamed to the public name, so a client always reaches
+//! either the predecessor or this process. The private name stays.
+//! A public name with another inode belongs to a successor and is never removed. If the successor exits first, this process
+//! reclaims the public name.
 
 use std::{
     convert::Infallible,
@@ -26,48 +26,48 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-/// A bound socket under its public name.
+/// Bound socket with a public name.
 pub struct Socket {
     listener: UnixListener,
     public_path: PathBuf,
     private_path: PathBuf,
     inode: u64,
-    /// Whether the public name leads here; not so when another process has taken it.
+    /// True while the public name refers to this socket, false after another process has taken it.
     is_owner: watch::Sender<bool>,
 }
 
-/// Starts the private names, which begin with a dot so that no driver takes them for a provider's.
+/// Prefix of private names. It starts with a dot, so that the driver does not take the socket for a provider.
 const PRIVATE_PREFIX: &str = ".vaultmount-";
-/// Ends the name that a hard link has before it is renamed.
+/// Extension of the hard link before it is renamed.
 const LINK_SUFFIX: &str = "link";
 
-/// How often a process looks whether its public name leads to one that lives.
+/// Interval of checks that the public name refers to a running process.
 const OWNERSHIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the lock is waited for. Processes hold it for milliseconds; one that does not let go must not stop its successors
-/// without a word.
+/// Timeout for the directory lock. Processes hold it for milliseconds. One that does not release it must cause an error in its
+/// successors, not a silent hang.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 const LOCK_RETRY_DELAY: Duration = Duration::from_millis(5);
-/// How long after giving up the name the last connection made through it is waited for.
+/// Time to accept pending connections after the name was released, counted from the last connection.
 const CLOSE_GRACE_PERIOD: Duration = Duration::from_millis(50);
-/// After a connection that could not be accepted.
+/// Delay after a failed accept.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 impl Socket {
-    /// Binds and takes over the public name. Must run inside the runtime.
+    /// Binds a socket and takes over the public name. Must run inside the Tokio runtime.
     pub async fn bind(public_path: &Path) -> io::Result<Self> {
         let dir =
-            public_path.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no folder in the path"))?;
+            public_path.parent().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path has no directory"))?;
         let name = public_path
             .file_name()
             .and_then(|n| n.to_str())
-            .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name in the path"))?;
+            .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path has no file name"))?;
         fs::create_dir_all(dir)?;
-        // Every container's first process is number 1, so the name is a random one.
+        // The name is random, because the PID is 1 in every container.
         let private = dir.join(format!("{PRIVATE_PREFIX}{:016x}-{name}", RandomState::new().build_hasher().finish()));
         let _lock = lock(dir).await?;
         remove_stale_sockets(dir, name);
         let listener = StdListener::bind(&private)?;
-        // Nobody finds the socket before its rights are right: only then it gets its public name.
+        // The socket gets its public name only after its permissions are set.
         fs::set_permissions(&private, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let inode = fs::metadata(&private)?.ino();
@@ -75,7 +75,7 @@ impl Socket {
         let socket =
             Self { listener, public_path: public_path.to_owned(), private_path: private, inode, is_owner: is_owner };
         if let Err(error) = socket.publish() {
-            // Nobody will serve there.
+            // The socket will not be served, so its names must go.
             for left in [&socket.private_path.with_extension(LINK_SUFFIX), &socket.private_path] {
                 let _ = fs::remove_file(left);
             }
@@ -84,26 +84,26 @@ impl Socket {
         Ok(socket)
     }
 
-    /// The public name.
+    /// Returns the public path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.public_path
     }
 
-    /// The name that no other process takes: who connects by it finds this one.
+    /// Returns the private path, which always refers to this process.
     #[must_use]
     pub fn private_path(&self) -> &Path {
         &self.private_path
     }
 
-    /// Whether the public name leads here, as it changes while the socket is served.
+    /// Subscribes to ownership of the public name: true while it refers to this socket.
     #[must_use]
     pub fn ownership(&self) -> watch::Receiver<bool> {
         self.is_owner.subscribe()
     }
 
-    /// Hands every connection to `attend` until `stop`, or until its sender is gone. Then gives up the name, and hands over
-    /// those that were made through it before.
+    /// Passes every connection to `on_connection` until `stop` is true or its sender is dropped. Then releases the name and
+    /// passes the connections that are still pending.
     pub async fn serve(self, mut stop: watch::Receiver<bool>, mut on_connection: impl FnMut(UnixStream)) {
         {
             let mut hold_name = pin!(self.hold_name());
@@ -113,7 +113,7 @@ impl Socket {
                     accepted = self.accept() => match accepted {
                         Ok(stream) => on_connection(stream),
                         Err(error) => {
-                            tracing::warn!(%error, "a connection could not be accepted");
+                            tracing::warn!(%error, "cannot accept connection");
                             sleep(ACCEPT_RETRY_DELAY).await;
                         }
                     },
@@ -128,13 +128,13 @@ impl Socket {
         }
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
-    /// Looks again and again whether anybody answers at the public name, and takes it back when nobody does: a successor
-    /// that ended before us took it along. Never ends.
+    /// Checks repeatedly that a process answers at the public name, and reclaims the name if a successor exited first. Never
+    /// returns.
     async fn hold_name(&self) -> Infallible {
         let (mut ticks, changes) = (interval(OWNERSHIP_CHECK_INTERVAL), DirectoryWatch::new(self.dir()));
         let mut is_error_logged = false;
@@ -148,10 +148,10 @@ impl Socket {
             let is_ours = self.is_ours(&self.public_path);
             self.is_owner.send_if_modified(|is_owner| std::mem::replace(is_owner, is_ours) != is_ours);
             match reclaimed {
-                Ok(true) => tracing::warn!(%socket, "nobody answered at the name: taken back"),
+                Ok(true) => tracing::warn!(%socket, "socket path reclaimed from a dead process"),
                 Ok(false) => is_error_logged = false,
                 Err(error) if !is_error_logged => {
-                    tracing::error!(%error, %socket, "the name cannot be taken back");
+                    tracing::error!(%error, %socket, "cannot reclaim socket path");
                     is_error_logged = true;
                 }
                 Err(_) => {}
@@ -159,7 +159,7 @@ impl Socket {
         }
     }
 
-    /// Whether the public name was free, and is ours now.
+    /// Reclaims the public name if no process answers there. Returns true if it did.
     async fn reclaim(&self) -> io::Result<bool> {
         if self.is_ours(&self.public_path) {
             return Ok(false);
@@ -174,7 +174,7 @@ impl Socket {
         Ok(is_free)
     }
 
-    /// Gives up both names; the public one only while it is ours.
+    /// Removes both names. The public name is removed only if it refers to this socket.
     async fn close(&self) {
         let gave_up = async {
             let _lock = lock(self.dir()).await?;
@@ -184,11 +184,11 @@ impl Socket {
                 .try_for_each(fs::remove_file)
         };
         if let Err(error) = gave_up.await {
-            tracing::warn!(%error, socket = %self.public_path.display(), "the socket's name could not be removed");
+            tracing::warn!(%error, socket = %self.public_path.display(), "cannot remove socket path");
         }
     }
 
-    /// Puts the public name on our socket, whatever it was on.
+    /// Points the public name to this socket and replaces an existing file.
     fn publish(&self) -> io::Result<()> {
         let link = self.private_path.with_extension(LINK_SUFFIX);
         let _ = fs::remove_file(&link);
@@ -205,34 +205,34 @@ impl Socket {
     }
 }
 
-/// What happens to the names in a folder, so that a name that is taken is noticed at once.
+/// Watch for changes of names in a directory, so that a lost public name is noticed at once. `None` without inotify.
 struct DirectoryWatch(Option<pipe::Receiver>);
 
 impl DirectoryWatch {
-    /// Of this folder. Where they cannot be had, [`LOOK`] must do.
+    /// Watches a directory. If inotify is not available, only the checks every [`OWNERSHIP_CHECK_INTERVAL`] remain.
     fn new(dir: &Path) -> Self {
         use inotify::{CreateFlags, WatchFlags};
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).and_then(|events| {
             let names = WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
             inotify::add_watch(&events, dir, names).map(|_| events)
         });
-        // Events are read from it as from a pipe, which is the one such thing that needs no unsafe code.
+        // Events are read like from a pipe: Tokio's pipe is the only reader for it that needs no unsafe code.
         Self(events.ok().and_then(|events| pipe::Receiver::from_owned_fd_unchecked(events).ok()))
     }
 
-    /// Waits for the next.
+    /// Waits for the next change.
     async fn wait_for_change(&self) {
         let Some(events) = &self.0 else { return std::future::pending().await };
         if events.readable().await.is_err() {
             return std::future::pending().await;
         }
-        // What it was shows the next look.
+        // The content of the events does not matter: the caller checks the name itself.
         while events.try_read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
     }
 }
 
-/// Locks a folder's names against other processes of ours until the file is dropped, so that nobody removes a name that another
-/// has just taken, nor a socket that another has bound and not yet named.
+/// Locks the names in a directory against other vaultmount processes until the file is dropped. Without the lock, a process
+/// could remove a name that another has just taken, or a socket that has no public name yet.
 pub async fn lock(dir: &Path) -> io::Result<fs::File> {
     let file = fs::File::open(dir)?;
     let locked = async {
@@ -244,12 +244,13 @@ pub async fn lock(dir: &Path) -> io::Result<fs::File> {
             }
         }
     };
-    let timeout_message = || format!("another process has held the folder's lock for {LOCK_TIMEOUT:?}");
+    let timeout_message =
+        || format!("timed out after {LOCK_TIMEOUT:?}: another process holds the lock of the directory");
     timeout(LOCK_TIMEOUT, locked).await.map_err(|_| io::Error::new(ErrorKind::TimedOut, timeout_message()))??;
     Ok(file)
 }
 
-/// Removes what processes that were killed left behind: private names of this socket that nobody answers at.
+/// Removes private names of this socket left behind by killed processes, on which no process answers.
 fn remove_stale_sockets(dir: &Path, name: &str) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|e| e.path()) {

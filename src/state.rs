@@ -1,10 +1,10 @@
-//! What outlives the process: sealed files, one for each session, so that a successor keeps what pods have.
+//! State that outlives the process: one encrypted file per session, so that a successor restores the sessions.
 //!
-//! What is in a file is its writer's affair. Here it is bytes under a name, sealed ([`seal`]), written whole or not at all, by
-//! the one process that has the folder ([`Store::lock`]); and the [`Gate`] at which mounts wait for that.
+//! This module stores bytes under a name. A file is encrypted ([`StateKey`]) and written atomically. Only the process that
+//! holds the lock of the directory ([`Store::lock`]) writes. Mounts wait at the [`Gate`] until that is the case.
 //!
-//! Nothing is synced to a disk: a file outlives the process that wrote it, killed or not, and the pods of a machine that went
-//! down are gone, too, or mount anew.
+//! Files are not synced to disk. They survive the end of their process, even by a signal. After a crash of the machine its
+//! pods are gone or mount again.
 
 mod directory;
 mod encryption;
@@ -32,59 +32,59 @@ pub use directory::{ListedFile, is_state_file, list};
 pub use encryption::{FileId, OpenError, Plaintext, StateKey};
 pub use gate::{Gate, GatePass};
 
-/// Above so many bytes in all files, what can be read again is not kept any more: the folder is memory, as a rule.
+/// Total size in bytes above which secrets that can be read again are not persisted. The directory is usually in memory.
 const MAX_STORE_BYTES: u64 = 64 << 20;
-/// How long a file is left that cannot be read: a process with another key or of another version may.
+/// Age at which an unreadable file is removed. Until then a process with another key or version may read it.
 const UNREADABLE_FILE_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// A folder of sealed files.
+/// Directory of encrypted session files.
 pub struct Store {
     dir: PathBuf,
     metrics: Arc<Metrics>,
     state: RwLock<StoreState>,
-    /// Counts how often it was opened: who was there before writes nothing any more.
+    /// Number of times the store was opened. Writers from an earlier generation are rejected.
     generation: AtomicU64,
-    /// Bytes in the files that this process has read or written.
+    /// Total size of the files that this process read or wrote.
     used_bytes: AtomicU64,
-    /// Files that could not be written, one after another.
+    /// Number of writes that failed in a row.
     consecutive_failures: AtomicU64,
-    /// Files that could not be read. Never held across an await.
+    /// Files that could not be read. Never locked across an await.
     unreadable: Mutex<Vec<PathBuf>>,
 }
 
 enum StoreState {
-    /// Another process may have it.
+    /// Another process may hold the directory.
     Closed,
-    /// It is ours until the file is closed, whose lock that is.
+    /// This process holds the directory until it closes the lock file.
     Open { key: StateKey, _lock: File },
-    /// There is no key that a successor would have.
+    /// Persistence is off, because no key is shared with a successor.
     Disabled,
 }
 
-/// What earlier processes have left.
+/// Files left by earlier processes.
 #[derive(Default)]
 pub struct RestoredFiles {
-    /// What is in their files.
+    /// Decrypted files.
     pub contents: Vec<(FileId, Plaintext)>,
-    /// Why others cannot be read, one for each.
+    /// Errors of unreadable files, one per file.
     pub errors: Vec<OpenError>,
 }
 
-/// What became of a file that was to be written.
+/// Outcome of a write.
 #[derive(Debug)]
 pub enum WriteOutcome {
-    /// It is there, with so many bytes.
+    /// Written, with the file's size in bytes.
     Written(u64),
-    /// Nothing is kept by this process.
+    /// Not written: persistence is off.
     Disabled,
-    /// The folder is another process's by now, which does not know of this.
+    /// Not written: another process holds the directory by now.
     Closed,
-    /// It could not be written, which was said and counted; the file before is as it was.
+    /// Failed, logged and counted. The previous file is unchanged.
     Failed,
 }
 
 impl Store {
-    /// Of this folder, which is made if it is not there, for its owner alone. The error names what is to be done.
+    /// Returns a closed store. Creates the directory if necessary, with access for its owner only. The error names the path.
     pub fn new(dir: &Path, metrics: Arc<Metrics>) -> Result<Self, String> {
         directory::create(dir)?;
         Ok(Self {
@@ -98,19 +98,19 @@ impl Store {
         })
     }
 
-    /// Where it is.
+    /// Returns the directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Waits until no other process has the folder, and takes it.
+    /// Waits until no other process holds the directory, then locks it.
     pub async fn lock(&self) -> io::Result<File> {
         directory::lock(&self.dir).await
     }
 
-    /// Opens it with the lock that was taken, and reads what is there; `None` for a key that no successor would have: nothing is
-    /// kept then. Blocks.
+    /// Opens the store with the given lock and reads the existing files. Without a key that a successor would have, pass `None`;
+    /// persistence is then off. Blocks.
     pub fn open(&self, lock: File, key: Option<StateKey>) -> io::Result<RestoredFiles> {
         let (mut restored, mut unreadable, mut used_bytes) = (RestoredFiles::default(), Vec::new(), 0);
         if let Some(key) = &key {
@@ -137,35 +137,36 @@ impl Store {
         Ok(restored)
     }
 
-    /// Keeps nothing, as the folder cannot be had.
+    /// Turns persistence off, because the directory is not available.
     pub fn disable(&self) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = StoreState::Disabled;
     }
 
-    /// Whether anything is kept by this process, or will be once it has the folder.
+    /// Returns true if this process persists sessions now, or will once it holds the directory.
     #[must_use]
     pub fn is_persistent(&self) -> bool {
         !matches!(*self.read_state(), StoreState::Disabled)
     }
 
-    /// Which opening this is. Whoever writes says in which they began.
+    /// Returns the current generation. [`Store::write`] takes the generation in which the caller started.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(SeqCst)
     }
 
-    /// Gives the folder to whoever waits for it, once what is being written is. Nothing is written any more. Blocks.
+    /// Releases the directory to a waiting process after running writes have finished. Later writes are rejected. Blocks.
     pub fn close(&self) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = StoreState::Closed;
     }
 
-    /// Whether there is room for what could be read again.
+    /// Returns true if there is capacity for secrets that could be read again.
     #[must_use]
     pub fn has_capacity(&self) -> bool {
         self.used_bytes.load(Relaxed) < MAX_STORE_BYTES
     }
 
-    /// Writes a file in the place of one of so many bytes, or none, for whoever began in that generation. Blocks.
+    /// Writes a file for a caller that started in `generation`. `old_bytes` is the size of the file it replaces, 0 for none.
+    /// Blocks.
     pub fn write(&self, name: &FileId, content: &SecretBuffer, old_bytes: u64, generation: u64) -> WriteOutcome {
         let state = self.read_state();
         let key = match &*state {
@@ -186,14 +187,14 @@ impl Store {
                 self.metrics.count_state_write(StateWrite::Failed);
                 let failed = self.consecutive_failures.fetch_add(1, Relaxed) + 1;
                 if failed.is_power_of_two() {
-                    tracing::warn!(%error, failed, folder = %self.dir.display(), "what a pod was given cannot be kept for the next process, which would log in anew");
+                    tracing::warn!(%error, failed, folder = %self.dir.display(), "cannot persist session; the pod will log in again after a restart");
                 }
                 WriteOutcome::Failed
             }
         }
     }
 
-    /// Removes a file of so many bytes. Blocks.
+    /// Removes a file of `bytes` bytes. Blocks.
     pub fn remove(&self, name: &FileId, bytes: u64) {
         if matches!(*self.read_state(), StoreState::Open { .. }) {
             directory::remove(&self.dir, name);
@@ -201,13 +202,13 @@ impl Store {
         }
     }
 
-    /// What is in a file makes no sense: it goes as those that cannot be read.
+    /// Marks a file with invalid content as unreadable, so that it is removed after a day.
     pub fn quarantine(&self, name: &FileId) {
         let path = directory::file_path(&self.dir, name);
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).push(path);
     }
 
-    /// Removes what could not be read for a day.
+    /// Removes unreadable files that are older than a day.
     pub fn remove_expired_files(&self) {
         let state = self.read_state();
         if !matches!(*state, StoreState::Open { .. }) {

@@ -25,6 +25,8 @@ pub fn one_line(text: &str, max: usize) -> String {
 
 /// Maximum length in bytes of a tenant's name or word in a message.
 pub const MAX_QUOTED_BYTES: usize = 80;
+/// Maximum length of a message of the system or of a library that an error repeats.
+pub const MAX_MESSAGE_BYTES: usize = 200;
 
 /// Returns a tenant's name or word in quotes, with limited length and escaped control characters. Leading and trailing blanks
 /// become one space each, because they may be the only mistake.

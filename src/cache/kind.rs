@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use crate::label_enum::label_enum;
 
 label_enum! {
-    /// What an answer of Vault is, for its replacement.
+    /// Kind of a cached secret, which decides how it is replaced.
     SecretKind {
-        /// It has a lease that Vault ends: dynamic credentials of any engine.
+        /// Secret with a lease: dynamic credentials of any engine.
         Leased = "leased",
-        /// An X.509 certificate that was issued without a lease.
+        /// X.509 certificate without a lease.
         Certificate = "certificate",
-        /// A password that Vault rotates by itself.
+        /// Static credential that Vault rotates.
         Static = "static",
-        /// The Vault token itself.
+        /// Vault token.
         Token = "token",
         /// Everything else: KV, configuration, signatures.
         Plain = "plain",
@@ -21,43 +21,44 @@ label_enum! {
 }
 
 label_enum! {
-    /// Why what was read is read anew.
+    /// Reason to fetch a secret again.
     RotationReason {
-        /// Its own end is near, and no renewal moves it.
+        /// Expiry is near, and the max TTL prevents a renewal.
         MaxTtl = "max_ttl",
-        /// Its token's is.
+        /// Expiry of the token is near, and the max TTL prevents a renewal.
         Token = "token",
-        /// It was plain and old, a certificate past two thirds of its life, or a static credential at its rotation.
+        /// Refresh is due: an old plain secret, a certificate past two thirds of its lifetime, or a static credential at its
+        /// rotation.
         RefreshDue = "refresh_due",
-        /// It or its token is no more.
+        /// Secret or its token was revoked.
         Revoked = "revoked",
     }
 }
 
 label_enum! {
-    /// How a token or a lease stands.
+    /// State of a token or secret.
     SecretState {
-        /// It counts, and is renewed when its time comes.
+        /// In use, and renewed when due.
         Active = "active",
-        /// It counts, and its last renewal failed.
+        /// In use, and the last renewal failed.
         Failing = "failing",
-        /// It counts, and cannot be renewed any more.
+        /// In use, and cannot be renewed any more.
         Expiring = "expiring",
-        /// Another took its place; it ends when nobody can have it in use.
+        /// Replaced, and valid until no pod can use it any more.
         Superseded = "superseded",
     }
 }
 
 label_enum! {
-    /// Where the answer to what a mount asked for came from.
+    /// Source of a secret for a mount.
     ReadSource {
-        /// It was there, and good.
+        /// Fresh cached secret.
         Cache = "cache",
-        /// Vault was asked.
+        /// Request to Vault.
         Vault = "vault",
-        /// Vault was being asked by another mount.
+        /// Request to Vault started by another mount (single-flight).
         Coalesced = "coalesced",
-        /// It was there, and old; Vault could not be asked.
+        /// Stale cached secret, because Vault was unavailable.
         Stale = "stale",
     }
 }

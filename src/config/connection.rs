@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     client,
     environment::Environment,
-    flags::{ConnectionArgs, OpenBaoFlags, VaultFlags},
+    flags::ConnectionArgs,
+    server_flags::ServerFlags,
     tls,
     value::{self, ConfigReport, Setting},
 };
@@ -119,62 +120,6 @@ fn read_allow_skip_verify(
 /// Returns the Go client's default address, `https://127.0.0.1:8200`.
 fn default_address() -> Address {
     Address::Tcp { https: true, host: "127.0.0.1".to_owned(), port: 8200, prefix: String::new() }
-}
-
-/// Server settings of one source: flags or environment.
-pub(super) struct ServerFlags {
-    addr: Option<Setting>,
-    mount: Option<Setting>,
-    namespace: Option<Setting>,
-    pub(super) ca_cert: Option<Setting>,
-    pub(super) ca_bytes: Option<Setting>,
-    pub(super) ca_directory: Option<Setting>,
-    pub(super) server_name: Option<Setting>,
-    pub(super) client_cert: Option<Setting>,
-    pub(super) client_key: Option<Setting>,
-    pub(super) skip_verify: Option<Setting>,
-}
-
-impl ServerFlags {
-    fn from_flags(vault: &VaultFlags, openbao: &OpenBaoFlags, report: &mut ConfigReport) -> Self {
-        let mut merge = |suffix: &str, vault: &Option<String>, openbao: &Option<String>| {
-            let vault = Setting::non_empty(format!("--vault-{suffix}"), vault.as_ref());
-            let openbao = Setting::non_empty(format!("--openbao-{suffix}"), openbao.as_ref());
-            if let (Some(v), Some(o)) = (&vault, &openbao)
-                && v.value != o.value
-            {
-                report.error(format!("{v} and {o} set the same setting; pass only one of them"));
-            }
-            vault.or(openbao)
-        };
-        Self {
-            addr: merge("addr", &vault.addr, &openbao.addr),
-            mount: merge("mount", &vault.mount, &openbao.mount),
-            namespace: merge("namespace", &vault.namespace, &openbao.namespace),
-            ca_cert: merge("tls-ca-cert", &vault.ca_cert, &openbao.ca_cert),
-            ca_bytes: None,
-            ca_directory: merge("tls-ca-directory", &vault.ca_directory, &openbao.ca_directory),
-            server_name: merge("tls-server-name", &vault.server_name, &openbao.server_name),
-            client_cert: merge("tls-client-cert", &vault.client_cert, &openbao.client_cert),
-            client_key: merge("tls-client-key", &vault.client_key, &openbao.client_key),
-            skip_verify: merge("tls-skip-verify", &vault.skip_verify, &openbao.skip_verify),
-        }
-    }
-
-    fn from_environment(env: &Environment) -> Self {
-        Self {
-            addr: env.find("AGENT_ADDR").or_else(|| env.find("ADDR")),
-            mount: None,
-            namespace: env.find("NAMESPACE"),
-            ca_cert: env.find("CACERT"),
-            ca_bytes: env.find("CACERT_BYTES"),
-            ca_directory: env.find("CAPATH"),
-            server_name: env.find("TLS_SERVER_NAME"),
-            client_cert: env.find("CLIENT_CERT"),
-            client_key: env.find("CLIENT_KEY"),
-            skip_verify: env.find("SKIP_VERIFY"),
-        }
-    }
 }
 
 /// Reads `--allow-address`: first each pattern alone, to report every invalid one, then all patterns together.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::{
-    connection::ServerFlags,
+    server_flags::ServerFlags,
     value::{self, ConfigReport, Setting},
 };
 use crate::tls::{Ca, ClientCertificate, MinTlsVersion, Tls};
@@ -27,17 +27,6 @@ pub(super) fn read(flags: &ServerFlags, variables: &ServerFlags, report: &mut Co
 pub(super) fn min_tls_version(text: &str) -> Result<MinTlsVersion, &'static str> {
     let version = [MinTlsVersion::Tls12, MinTlsVersion::Tls13].into_iter().find(|version| version.as_str() == text);
     version.ok_or("is neither 1.2 nor 1.3")
-}
-
-impl ServerFlags {
-    /// Returns the settings of trusted authorities, in the Go client's order of precedence.
-    fn ca_sources(&self) -> impl Iterator<Item = &Setting> {
-        [&self.ca_cert, &self.ca_bytes, &self.ca_directory].into_iter().flatten()
-    }
-
-    fn client_certificate_sources(&self) -> impl Iterator<Item = &Setting> {
-        [&self.client_cert, &self.client_key].into_iter().flatten()
-    }
 }
 
 fn read_ca(settings: &ServerFlags, report: &mut ConfigReport) -> Ca {

@@ -1,4 +1,4 @@
-//! One request to the API server: bounded in time and size, counted, and never followed elsewhere.
+//! Requests to the API server: limited in time and size, counted, and without following redirects.
 
 use std::{
     sync::{
@@ -33,43 +33,43 @@ use crate::{
     tls::{MinTlsVersion, TlsReload, TlsReloader},
 };
 
-/// The most time one request may take, answer included; a caller with less drops the future.
+/// Timeout of a request, including its response. A caller with less time drops the future.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest answer taken unless more is [asked](Ask) for, in bytes: what etcd holds of one object.
+/// Default limit of a response in bytes, which is etcd's limit for one object. [`GetOptions::max_bytes`] overrides it.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// A read of something: where it is, and in which form and up to which size it is taken.
+/// Path, format and size limit of a GET request.
 pub(super) struct GetOptions<'a> {
-    /// Path and query.
+    /// Path and query string.
     pub(super) path: &'a str,
-    /// The Accept header.
+    /// Value of the `Accept` header.
     pub(super) accept: &'static str,
-    /// The largest answer taken, in bytes.
+    /// Size limit of the response in bytes.
     pub(super) max_bytes: usize,
 }
 
 impl<'a> GetOptions<'a> {
-    /// An object as it is, of the usual size.
+    /// Returns options for a JSON object with the default size limit.
     fn object(path: &'a str) -> Self {
         Self { path, accept: "application/json", max_bytes: MAX_RESPONSE_BYTES }
     }
 }
 
-/// How the answer to a watch begins.
+/// Response to a watch request.
 pub(super) enum WatchResponse<'a> {
-    /// Its events, which go on for as long as they like.
+    /// Body with the stream of events, without a size limit.
     Events(Incoming),
-    /// It was refused.
+    /// Error response.
     Rejected(ApiResponse<'a>),
 }
 
-/// A client of one API server.
+/// HTTP client for one API server.
 pub(super) struct ApiClient {
     connection: Arc<Connection>,
-    /// Replaced when a certificate or an authority has changed.
+    /// Replaced when a client certificate or a CA has changed.
     http: Arc<ArcSwap<HttpClient>>,
-    /// Held while TLS files are read, by threads that may block.
+    /// Locked while TLS files are read, only on threads that may block.
     tls_reloader: Arc<Mutex<TlsReloader>>,
     min_tls_version: MinTlsVersion,
     request_count: AtomicU64,
@@ -82,7 +82,7 @@ impl ApiClient {
         min_tls_version: MinTlsVersion,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        // Before they are read: what changes meanwhile is noticed.
+        // The digest is computed before the files are read, so that a change in between is detected.
         let tls_reloader = Arc::new(Mutex::new(TlsReloader::new(connection.digest())));
         let http = Arc::new(ArcSwap::from_pointee(http::build(&connection, min_tls_version)?));
         Ok(Self {
@@ -99,7 +99,7 @@ impl ApiClient {
         &self.connection
     }
 
-    /// How many requests were sent so far.
+    /// Returns the number of requests sent so far.
     pub(super) fn request_count(&self) -> u64 {
         self.request_count.load(Ordering::Relaxed)
     }
@@ -109,12 +109,12 @@ impl ApiClient {
         self.get_with_options(GetOptions::object(path)).await
     }
 
-    /// Reads what is asked for.
+    /// Sends a GET request.
     pub(super) async fn get_with_options(&self, options: GetOptions<'_>) -> Result<ApiResponse<'_>, Error> {
         self.send(Method::GET, options, SecretBytes::default()).await
     }
 
-    /// Opens a watch. The time of a request is for the head of its answer alone, or for all of a refusal.
+    /// Opens a watch. The request timeout covers only the response head, or the whole body of an error response.
     pub(super) async fn watch(&self, options: GetOptions<'_>) -> Result<WatchResponse<'_>, Error> {
         let max_bytes = options.max_bytes;
         let request = self.request(Method::GET, options, SecretBytes::default()).await?;
@@ -135,7 +135,7 @@ impl ApiClient {
         self.send(Method::POST, GetOptions::object(path), SecretBytes::from(json)).await
     }
 
-    /// Lays `change` over the object at `path` (RFC 7386).
+    /// Applies the JSON merge patch `change` to the object at `path` (RFC 7386).
     pub(super) async fn merge_patch(&self, path: &str, change: &impl Serialize) -> Result<ApiResponse<'_>, Error> {
         let json = serde_json::to_vec(change).map_err(|e| internal_error(&e))?;
         self.send(Method::PATCH, GetOptions::object(path), SecretBytes::from(json)).await
@@ -151,8 +151,7 @@ impl ApiClient {
         match timeout(REQUEST_TIMEOUT, request).await {
             Ok(result) => result,
             Err(_) => {
-                Err(self
-                    .error(Cause::KubernetesApi, &format!("does not answer within {} s", REQUEST_TIMEOUT.as_secs())))
+                Err(self.error(Cause::KubernetesApi, &format!("timed out after {} s", REQUEST_TIMEOUT.as_secs())))
             }
         }
     }
@@ -180,7 +179,7 @@ impl ApiClient {
         request.body(Full::new(body.into_bytes())).map_err(|e| internal_error(&e))
     }
 
-    /// Sends a request and counts it; its answer's body is still to come.
+    /// Sends a request and counts it. Returns as soon as the response head has arrived.
     async fn send_once(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         self.request_count.fetch_add(1, Ordering::Relaxed);
         let operation = path::operation(request.uri().path());
@@ -200,7 +199,7 @@ impl ApiClient {
         Ok(response)
     }
 
-    /// The answer with its body, of at most so many bytes.
+    /// Reads the body of a response, up to `max_bytes`.
     async fn read_body(&self, response: Response<Incoming>, max_bytes: usize) -> Result<ApiResponse<'_>, Error> {
         let (status, mut body) = (response.status(), response.into_body());
         let expected = body.size_hint().lower();
@@ -210,7 +209,10 @@ impl ApiClient {
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > max_bytes {
                 return Err(self
-                    .error(Cause::KubernetesConfig, &format!("answers with more than {} MiB", max_bytes >> 20))
+                    .error(
+                        Cause::KubernetesConfig,
+                        &format!("sent a response of more than {} MiB, limit exceeded", max_bytes >> 20),
+                    )
                     .with_fix("check that the address is a Kubernetes API server"));
             }
             bytes.extend_from_slice(&data);
@@ -224,26 +226,26 @@ impl ApiClient {
             return self.unreachable_error(&message);
         }
         self.reload_tls().await;
-        self.error(cause, "cannot be spoken to over TLS")
+        self.error(cause, "TLS handshake failed")
             .with_server_message(message)
-            .with_fix("check the certificate authority and the server name it is reached by")
+            .with_fix("check the certificate authority and the TLS server name")
     }
 
-    /// Reads the TLS files anew. If they have changed and can be used, they are for new connections; requests in flight, and a
-    /// watch, end on theirs.
+    /// Reloads the TLS files. New connections use them if they have changed and are valid. Requests in flight and watches keep
+    /// their connection.
     pub(super) async fn reload_tls(&self) {
         let (connection, tls_reloader, http) =
             (Arc::clone(&self.connection), Arc::clone(&self.tls_reloader), Arc::clone(&self.http));
         let min_tls_version = self.min_tls_version;
         let reload = tokio::task::spawn_blocking(move || {
-            // Another who reads them knows, and nobody shall wait behind a file system that hangs.
+            // A concurrent reload is enough, and no caller may wait for a file system that hangs.
             let Ok(mut reloader) = tls_reloader.try_lock() else { return TlsReload::Unchanged };
             let digest = connection.digest();
             reloader
                 .reload(digest, Instant::now(), || http::build(&connection, min_tls_version))
                 .map_settings(|new| http.store(Arc::new(new)))
         });
-        // Else it hangs, or the process ends.
+        // On a timeout the file system hangs; on a join error the process is shutting down.
         if let Ok(Ok(outcome)) = timeout(REQUEST_TIMEOUT, reload).await {
             outcome.log(self.connection.server.as_str());
         }
@@ -252,7 +254,7 @@ impl ApiClient {
     fn unreachable_error(&self, message: &str) -> Error {
         self.error(Cause::KubernetesApi, "does not answer")
             .with_server_message(message)
-            .with_fix("check that the address is right and that no network policy stands between")
+            .with_fix("check the address, and that no network policy blocks the connection")
     }
 
     fn error(&self, cause: Cause, problem: &str) -> Error {
@@ -263,15 +265,17 @@ impl ApiClient {
 fn bearer_header(token: &SecretText) -> Result<HeaderValue, Error> {
     let text = zeroize::Zeroizing::new(format!("Bearer {}", token.expose()));
     let mut value = HeaderValue::from_str(&text).map_err(|_| {
-        Error::new(Cause::KubernetesConfig, "the Kubernetes token holds characters that no header can carry")
+        Error::new(
+            Cause::KubernetesConfig,
+            "the Kubernetes token contains characters that are not valid in an HTTP header",
+        )
     })?;
     value.set_sensitive(true);
     Ok(value)
 }
 
 fn internal_error(error: &dyn std::error::Error) -> Error {
-    Error::new(Cause::Internal, "the request to the Kubernetes API cannot be made")
-        .with_server_message(error.to_string())
+    Error::new(Cause::Internal, "cannot build the request to the Kubernetes API").with_server_message(error.to_string())
 }
 
 #[cfg(test)]
@@ -288,6 +292,6 @@ mod tests {
     #[test]
     fn bearer_header_error_hides_invalid_token() {
         let error = bearer_header(&SecretText::from("t0\nken")).unwrap_err().to_string();
-        assert_eq!(error, "the Kubernetes token holds characters that no header can carry [VM0091]");
+        assert_eq!(error, "the Kubernetes token contains characters that are not valid in an HTTP header [VM0091]");
     }
 }

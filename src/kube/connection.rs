@@ -1,4 +1,4 @@
-//! How to reach an API server and as whom: what a kubeconfig and a pod's service account both come down to.
+//! Connection settings of an API server, from a kubeconfig or a pod's service account.
 
 use std::{
     fmt, fs,
@@ -15,10 +15,10 @@ use crate::{
     tls::{self, Ca, Digest, Tls},
 };
 
-/// Everything the client needs to know before its first request.
+/// Address, TLS settings and credentials of an API server.
 pub(super) struct Connection {
     pub(super) server: ServerUrl,
-    /// `tls.client` stays empty: [`Connection::identity`] is the certificate shown.
+    /// `tls.client` is always `None`: [`Connection::identity`] holds the client certificate.
     pub(super) tls: Tls,
     pub(super) identity: Option<Identity>,
     pub(super) credentials: Credentials,
@@ -26,7 +26,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// What the TLS files hold now. Reads them, and blocks while it does.
+    /// Returns the digest of the current TLS files. Blocks while it reads them.
     pub(super) fn digest(&self) -> Digest {
         if !self.server.is_https() {
             return tls::compute_digest(&Tls { ca: Ca::Pem(String::new()), ..Tls::default() }, []);
@@ -36,12 +36,12 @@ impl Connection {
     }
 }
 
-/// The API server's address: scheme, authority, and the path before `/api`, without a slash at its end.
+/// Address of the API server: scheme, authority, and the path before `/api` without a trailing slash.
 #[derive(Debug)]
 pub(super) struct ServerUrl(String);
 
 impl ServerUrl {
-    /// Parses an address; the error says what is wrong with it in words that follow "is".
+    /// Parses an address. The error is a phrase that follows "is", such as "not a URL".
     pub(super) fn parse(address: &str) -> Result<Self, &'static str> {
         let uri: Uri = address.parse().map_err(|_| "not a URL")?;
         if !matches!(uri.scheme_str(), Some("https" | "http")) {
@@ -77,7 +77,7 @@ pub(super) struct Identity {
     pub(super) key: Pem,
 }
 
-/// PEM text, or the file that holds it. Files are read when TLS is set up, so a rotated one is found again.
+/// PEM text or a file with it. The file is read at each TLS setup, so that a rotated file takes effect.
 pub(super) enum Pem {
     Text(SecretText),
     File(PathBuf),

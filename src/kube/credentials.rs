@@ -1,4 +1,4 @@
-//! Who we are at the API server: a fixed token, or one that kubelet replaces in its file.
+//! Credentials for the API server: a fixed token, or a token file that kubelet updates.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,21 +14,21 @@ use crate::{
     secret::SecretText,
 };
 
-/// How long a token file's content is used before the file is read again.
+/// Interval after which a token file is read again.
 const TOKEN_FILE_TTL: Duration = Duration::from_secs(60);
 
-/// What goes into the Authorization header.
+/// Source of the `Authorization` header.
 pub(super) enum Credentials {
-    /// Nothing: a client certificate, or nobody.
+    /// No header: client certificate or anonymous access.
     None,
-    /// A token that stays.
+    /// Fixed token.
     Token(SecretText),
-    /// A token that is replaced in its file before it expires.
+    /// Token in a file, which is replaced before the token expires.
     File(TokenFile),
 }
 
 impl Credentials {
-    /// The token to send now.
+    /// Returns the token to send now, if any.
     pub(super) async fn token(&self, now: Instant) -> Result<Option<SecretText>, Error> {
         match self {
             Self::None => Ok(None),
@@ -37,7 +37,7 @@ impl Credentials {
         }
     }
 
-    /// The API server did not accept the token: the next request reads the file again.
+    /// Drops the cached token because the API server rejected it. The next request reads the file again.
     pub(super) fn invalidate(&self) {
         if let Self::File(file) = self {
             file.cached.store(None);
@@ -45,7 +45,7 @@ impl Credentials {
     }
 }
 
-/// A token in a file, read at most once a minute. No lock is involved; two readers at once read the same file twice.
+/// Token file, read at most once a minute. It uses no lock, so two concurrent requests may both read the file.
 pub(super) struct TokenFile {
     path: PathBuf,
     cached: ArcSwapOption<CachedToken>,
@@ -61,10 +61,11 @@ impl TokenFile {
         Self { path, cached: ArcSwapOption::empty() }
     }
 
-    /// The file's token, at most a minute old; an older one only while the file cannot be read.
+    /// Returns the file's token, read at most a minute ago. Returns the previous token while the file cannot be read.
     async fn token(&self, now: Instant) -> Result<SecretText, Error> {
         let cached = self.cached.load_full();
-        if let Some(cached_token) = cached.as_ref().filter(|held| now.duration_since(held.read_at) < TOKEN_FILE_TTL) {
+        if let Some(cached_token) = cached.as_ref().filter(|cached| now.duration_since(cached.read_at) < TOKEN_FILE_TTL)
+        {
             return Ok(cached_token.token.clone());
         }
         match (read_token(&self.path).await, cached) {
@@ -73,7 +74,7 @@ impl TokenFile {
                 Ok(token)
             }
             (Err(error), Some(previous)) => {
-                tracing::warn!(%error, "using the Kubernetes token read before");
+                tracing::warn!(%error, "cannot read the Kubernetes token file, using the previous token");
                 Ok(previous.token.clone())
             }
             (Err(error), None) => Err(error),
@@ -84,7 +85,7 @@ impl TokenFile {
 async fn read_token(path: &Path) -> Result<SecretText, Error> {
     let error = |what: &str| {
         Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {what}", path.display()))
-            .with_fix("correct the path in the kubeconfig, or give this process the file")
+            .with_fix("correct the path in the kubeconfig, or make the file readable for this process")
     };
     let text = tokio::fs::read_to_string(path)
         .await

@@ -1,4 +1,4 @@
-//! Events of pods: what `kubectl describe pod` shows.
+//! Pod events, as shown by `kubectl describe pod`.
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -11,41 +11,41 @@ use crate::{
     text::one_line,
 };
 
-/// An event about a pod.
+/// Event of a pod.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
-    /// The event's own name, in the pod's namespace.
+    /// Name of the event, unique in the pod's namespace.
     pub name: &'a str,
     /// The pod's namespace.
     pub namespace: &'a str,
-    /// The pod.
+    /// Name of the pod.
     pub pod: &'a str,
-    /// Its UID.
+    /// UID of the pod.
     pub uid: &'a str,
-    /// Why, in one word.
+    /// Reason in `CamelCase`, such as `VaultMountFailed`.
     pub reason: &'a str,
-    /// What happened; at most [`MAX_MESSAGE`] bytes are kept.
+    /// Message, truncated to [`MAX_EVENT_MESSAGE_BYTES`].
     pub message: &'a str,
-    /// Whether something is wrong.
+    /// Type of the event: `Warning` if true, `Normal` otherwise.
     pub is_warning: bool,
-    /// When it first happened.
+    /// Time of the first occurrence.
     pub first_timestamp: Timestamp,
-    /// When it last did.
+    /// Time of the last occurrence.
     pub last_timestamp: Timestamp,
-    /// How often.
+    /// Number of occurrences.
     pub count: u32,
-    /// This node.
+    /// Name of this node.
     pub node: &'a str,
 }
 
-/// What the API server takes of a message, in bytes.
+/// The API server's limit for an event message, in bytes.
 pub const MAX_EVENT_MESSAGE_BYTES: usize = 1024;
 
-/// What is written of who tells.
+/// Reporting component of every event.
 const COMPONENT: &str = "vaultmount";
 
 impl Kube {
-    /// Writes an event. One of its name is this one: the answer to an earlier attempt was lost.
+    /// Creates an event. If the name already exists, an earlier attempt succeeded and only its response was lost.
     pub async fn create_event(&self, event: &Event<'_>) -> Result<(), Error> {
         let path = path::collection(event.namespace, "events")?;
         let response = self.client.post(&path, &EventBody::from_event(event)).await?;
@@ -53,7 +53,7 @@ impl Kube {
         if response.status.is_success() || already_exists { Ok(()) } else { Err(response_error(&response)) }
     }
 
-    /// Writes that an event has happened again; false when it is there no more.
+    /// Updates an event after a repeat. Returns false if the event no longer exists.
     pub async fn bump_event_count(&self, event: &Event<'_>) -> Result<bool, Error> {
         let path = path::object(event.namespace, "events", event.name)?;
         let change = json!({"count": event.count, "lastTimestamp": format_timestamp(event.last_timestamp), "message": one_line(event.message, MAX_EVENT_MESSAGE_BYTES)});
@@ -71,13 +71,13 @@ fn response_error(response: &ApiResponse<'_>) -> Error {
         return response.to_error(Cause::KubernetesConfig);
     }
     response.to_error(Cause::EventsForbidden).with_fix(
-        "unless the namespace has a quota for it, or ends, grant our service account the rule {apiGroups: [\"\"], resources: \
-         [events], verbs: [create, patch]} in a ClusterRole, or switch them off with --events=false",
+        "unless the namespace has a quota for events or is being deleted, grant our service account the rule {apiGroups: [\"\"], \
+         resources: [events], verbs: [create, patch]} in a ClusterRole, or disable events with --events=false",
     )
 }
 
-/// <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>, in its first version, which every
-/// cluster takes and shows.
+/// Event of the core/v1 API, which every cluster accepts and shows.
+/// <https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct EventBody<'a> {

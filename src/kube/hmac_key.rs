@@ -1,4 +1,4 @@
-//! The key that file versions are derived with, in a Secret that all our pods share.
+//! HMAC key of file versions, stored in a Secret that all vaultmount pods share.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,16 @@ use crate::{
     secret::{SecretBytes, SecretText},
 };
 
-/// The Secret's entry that holds the key.
+/// Entry of the Secret that contains the key.
 const KEY_ENTRY: &str = "key";
 
-/// The length of a key we make, in bytes. One that is there already may have any other, as with the Go provider: to
-/// refuse it would change every version and restart workloads.
+/// Length of a new key in bytes. An existing key may have any other length, as with the Go provider: rejecting it would
+/// change every version and restart workloads.
 const KEY_BYTES: usize = 32;
 
 impl Kube {
-    /// The key in the Secret `secret` of our namespace, created with 32 random bytes and immutable if it is absent.
-    /// When another pod creates it at the same time, the key is the other's.
+    /// Returns the key from the Secret `secret` in this process's namespace. If the Secret does not exist, creates it as
+    /// immutable with 32 random bytes. If another pod creates it concurrently, returns that pod's key.
     pub async fn hmac_key(&self, secret: &str) -> Result<SecretBytes, Error> {
         let subject = format!("HMAC key in Secret {}/{secret}", self.namespace());
         let key = match self.read_key(secret).await {
@@ -34,7 +34,7 @@ impl Kube {
         key.map_err(|e| e.with_subject(subject))
     }
 
-    /// The key in the Secret `secret` of our namespace, if it is there.
+    /// Returns the key from the Secret `secret` in this process's namespace, if the Secret exists.
     pub async fn find_hmac_key(&self, secret: &str) -> Result<Option<SecretBytes>, Error> {
         let subject = || format!("HMAC key in Secret {}/{secret}", self.namespace());
         self.read_key(secret).await.map_err(|e| e.with_subject(subject()))
@@ -57,8 +57,11 @@ impl Kube {
         let response = self.client.post(&path, &NewSecret::new(self.namespace(), secret, &key)).await?;
         match response.status {
             StatusCode::CONFLICT => self.read_key(secret).await?.ok_or_else(|| {
-                Error::new(Cause::KubernetesApi, "it was there when we created it and gone when we read it")
-                    .with_server_message(response.api_status().message)
+                Error::new(
+                    Cause::KubernetesApi,
+                    "the Secret existed when vaultmount created it, but not when vaultmount read it",
+                )
+                .with_server_message(response.api_status().message)
             }),
             StatusCode::FORBIDDEN => Err(self.forbidden_error(&response, "create", "")),
             _ => key_from_secret(&response),
@@ -68,35 +71,36 @@ impl Kube {
     fn forbidden_error(&self, response: &ApiResponse<'_>, verb: &str, resource_names: &str) -> Error {
         let namespace = self.namespace();
         response.to_error(Cause::VersionKey).with_fix(format!(
-            "may not {verb} secrets in namespace {namespace}: a Role there needs the rule \
-             {{apiGroups: [\"\"], resources: [secrets]{resource_names}, verbs: [{verb}]}}"
+            "permission denied to {verb} secrets in namespace {namespace}: add the rule \
+             {{apiGroups: [\"\"], resources: [secrets]{resource_names}, verbs: [{verb}]}} to a Role there"
         ))
     }
 }
 
-/// The key in the Secret of an answer; any length but none.
+/// Returns the key from the Secret in a response. Any length except zero is valid.
 fn key_from_secret(response: &ApiResponse<'_>) -> Result<SecretBytes, Error> {
     let secret: Secret = response.parse_object(Cause::VersionKey)?;
     let error = |what: &str| {
-        Error::new(Cause::VersionKey, what).with_fix("delete the Secret and it is created anew (file versions change)")
+        Error::new(Cause::VersionKey, what)
+            .with_fix("delete the Secret; vaultmount then creates a new one (file versions change)")
     };
     let mut data = secret.data.unwrap_or_default();
     let text = data.remove(KEY_ENTRY).ok_or_else(|| error("the Secret has no entry \"key\""))?;
     let bytes = STANDARD.decode(text.expose()).map_err(|_| error("the Secret's entry \"key\" is not base64"))?;
     match bytes.len() {
         0 => return Err(error("the Secret's entry \"key\" is empty")),
-        short @ 1..KEY_BYTES => tracing::warn!(bytes = short, "the HMAC key is shorter than {KEY_BYTES} bytes"),
+        short @ 1..KEY_BYTES => tracing::warn!(bytes = short, recommended_bytes = KEY_BYTES, "HMAC key is too short"),
         _ => {}
     }
     Ok(SecretBytes::from(bytes))
 }
 
-/// A new key in base64.
+/// Returns a new random key in base64.
 fn random_key() -> Result<Zeroizing<String>, Error> {
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     SystemRandom::new()
         .fill(bytes.as_mut_slice())
-        .map_err(|_| Error::new(Cause::Internal, "the system gives no random bytes"))?;
+        .map_err(|_| Error::new(Cause::Internal, "the operating system cannot provide random bytes"))?;
     Ok(Zeroizing::new(STANDARD.encode(bytes.as_slice())))
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP client of one API server: connection pool and TLS.
+//! HTTP client of one API server: connection pool and TLS.
 
 use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ use crate::{
 
 pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// Reads the TLS files and builds a client over them; connects nowhere yet. It follows no redirect.
+/// Reads the TLS files and builds a client without connecting. The client does not follow redirects.
 pub(super) fn build(connection: &Connection, min_tls_version: MinTlsVersion) -> Result<HttpClient, Error> {
     let https = connection.server.is_https();
     let config = if https { tls_config(connection, min_tls_version) } else { tls_config_without_roots() };
     let config = config.map_err(|e| e.with_subject(format_args!("TLS to API server {}", connection.server)))?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    // A watch may be silent for minutes. That the other side is there is asked of the system meanwhile: 60 s in all.
+    // A watch may be silent for minutes. TCP keepalive detects a dead peer within 60 s.
     tcp.set_keepalive(Some(Duration::from_secs(30)));
     tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
     tcp.set_keepalive_retries(Some(3));
@@ -50,7 +50,7 @@ fn tls_config(connection: &Connection, min_tls_version: MinTlsVersion) -> Result
     Ok(config)
 }
 
-/// Trusts nobody; an `http://` address shall not cost the reading of the system's authorities.
+/// Returns a configuration without trusted CAs, so that an `http://` address does not load the system's CAs.
 fn tls_config_without_roots() -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| tls_setup_error(&TlsError::Setup(e)))?;
@@ -63,8 +63,8 @@ fn tls_setup_error(error: &TlsError) -> Error {
 }
 
 fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
-    let error = |what: &str, why: String| {
-        Error::new(Cause::KubernetesConfig, format!("the client {what} is not usable")).with_server_message(why)
+    let error = |item: &str, reason: String| {
+        Error::new(Cause::KubernetesConfig, format!("the client {item} is not usable")).with_server_message(reason)
     };
     let pem = identity.certificate.read()?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -79,12 +79,13 @@ fn certified_key(identity: &Identity) -> Result<CertifiedKey, Error> {
 fn server_name(connection: &Connection) -> Result<Arc<dyn ResolveServerName + Send + Sync>, Error> {
     let Some(name) = &connection.tls.server_name else { return Ok(Arc::new(DefaultServerNameResolver::default())) };
     let parsed = ServerName::try_from(name.clone());
-    let parsed =
-        parsed.map_err(|_| Error::new(Cause::KubernetesConfig, format!("the TLS server name {name:?} is no name")))?;
+    let parsed = parsed
+        .map_err(|_| Error::new(Cause::KubernetesConfig, format!("the TLS server name {name:?} is not valid")))?;
     Ok(Arc::new(FixedServerNameResolver::new(parsed)))
 }
 
-/// Why there was no answer: `KubernetesConfig` where TLS failed or else `KubernetesApi`, and in the words of the innermost error.
+/// Returns the cause and message of a failed request: `KubernetesConfig` with the TLS error's message if TLS failed,
+/// `KubernetesApi` with the innermost error's message otherwise.
 pub(super) fn classify_error(error: &(dyn StdError + 'static)) -> (Cause, String) {
     let mut error = error;
     while !error.is::<rustls::Error>() {
@@ -94,7 +95,7 @@ pub(super) fn classify_error(error: &(dyn StdError + 'static)) -> (Cause, String
     (Cause::KubernetesConfig, error.to_string())
 }
 
-/// What an error wraps. An `io::Error` hides it from `source`.
+/// Returns the wrapped error. `io::Error` does not expose it through `source`.
 fn wrapped_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),

@@ -1,4 +1,4 @@
-//! The pod's own service account, as kubelet projects it into every container.
+//! The pod's own service account, which kubelet projects into every container.
 
 use std::{fs, io::ErrorKind, path::PathBuf};
 
@@ -12,7 +12,7 @@ use crate::{
     tls::{Ca, Tls},
 };
 
-/// The connection of a pod with a service account; `None` anywhere else.
+/// Returns the connection of a pod with a service account; `None` outside such a pod.
 pub(super) fn read(config: &Config) -> Result<Option<Connection>, Error> {
     let (Some(host), Some(port)) =
         (non_empty(config.service_host.as_deref()), non_empty(config.service_port.as_deref()))
@@ -22,7 +22,7 @@ pub(super) fn read(config: &Config) -> Result<Option<Connection>, Error> {
     let folder = &config.service_account;
     let token = folder.join("token");
     if !token.exists() {
-        tracing::warn!(file = %token.display(), "no service account token: working without the Kubernetes API");
+        tracing::warn!(file = %token.display(), "service account token not found, continuing without the Kubernetes API");
         return Ok(None);
     }
     Ok(Some(Connection {
@@ -41,13 +41,14 @@ fn non_empty(variable: Option<&str>) -> Option<&str> {
 fn server_url(host: &str, port: &str) -> Result<ServerUrl, Error> {
     let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
     let address = format!("https://{host}:{port}");
-    ServerUrl::parse(&address).map_err(|why| {
-        let what = format!("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT make {address:?}, which is {why}");
-        Error::new(Cause::KubernetesConfig, what)
+    ServerUrl::parse(&address).map_err(|reason| {
+        let summary =
+            format!("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT make {address:?}, which is {reason}");
+        Error::new(Cause::KubernetesConfig, summary)
     })
 }
 
-/// The cluster's own authority; without the file, the API server's certificate is a public one.
+/// Returns the cluster's CA. Without the file, the API server's certificate is verified with the system's CAs.
 fn cluster_ca(file: PathBuf) -> Ca {
     if file.exists() { Ca::File(file) } else { Ca::System }
 }

@@ -1,4 +1,4 @@
-//! A kubeconfig file: its current context, as far as we can use it.
+//! Current context of a kubeconfig file. Unsupported fields are rejected.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     tls::{Ca, Tls},
 };
 
-/// Reads the current context of a kubeconfig; relative paths in it start at its directory.
+/// Reads the current context of a kubeconfig. Relative paths are resolved against the file's directory.
 pub(super) fn read(file: &Path) -> Result<Connection, Error> {
     let with_subject = |error: Error| error.with_subject(format_args!("kubeconfig {}", file.display()));
     let text = fs::read_to_string(file)
@@ -31,7 +31,7 @@ pub(super) fn read(file: &Path) -> Result<Connection, Error> {
 
 fn parse(text: &str) -> Result<Kubeconfig, Error> {
     serde_saphyr::from_str(text).map_err(|e| {
-        // The parser's own words quote the lines around the fault, which may hold a token.
+        // The parser's message quotes the lines around the error, which may contain a token.
         let place = e.location().map_or(String::new(), |at| format!(" (line {}, column {})", at.line(), at.column()));
         config_error(format!("is not valid{place}"))
     })
@@ -43,8 +43,8 @@ fn config_error(problem: impl Into<String>) -> Error {
 
 fn build_connection(file: Kubeconfig, folder: &Path) -> Result<Connection, Error> {
     let current = file.current_context.filter(|name| !name.is_empty());
-    let current =
-        current.ok_or_else(|| config_error("has no current-context").with_fix("kubectl config use-context sets it"))?;
+    let current = current
+        .ok_or_else(|| config_error("has no current-context").with_fix("set it with kubectl config use-context"))?;
     let context = find_entry(file.contexts, "context", &current)?;
     let cluster = find_entry(file.clusters, "cluster", &context.cluster)?;
     let user = match context.user.filter(|name| !name.is_empty()) {
@@ -105,7 +105,7 @@ impl Cluster {
         if self.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
             return Err(config_error("has a cluster with proxy-url, which is not supported"));
         }
-        ServerUrl::parse(&self.server).map_err(|why| config_error(format!("has a cluster whose server is {why}")))
+        ServerUrl::parse(&self.server).map_err(|reason| config_error(format!("has a cluster whose server is {reason}")))
     }
 
     fn tls(&self, folder: &Path) -> Result<Tls, Error> {
@@ -137,7 +137,7 @@ struct User {
 }
 
 impl User {
-    /// Refuses what we cannot do, rather than going to the API server as somebody else.
+    /// Rejects unsupported fields: ignoring them would send requests as another user.
     fn reject_unsupported(self, name: &str) -> Result<Self, Error> {
         let unsupported = [
             ("exec", &self.exec),
@@ -152,7 +152,7 @@ impl User {
         }
     }
 
-    /// A token file wins over a token, as with kubectl.
+    /// Returns the credentials. A token file takes precedence over a token, as with kubectl.
     fn credentials(&self, folder: &Path) -> Credentials {
         match (&self.token_file, &self.token) {
             (Some(path), _) => Credentials::File(TokenFile::new(folder.join(path))),

@@ -1,21 +1,21 @@
-//! Paths of the API, made of names that were checked.
+//! API paths, built from validated names.
 
 use crate::{
     error::{Cause, Error},
     observe::metrics::KubeOperation,
 };
 
-/// The path of a namespace's collection: `/api/v1/namespaces/NAMESPACE/secrets`.
+/// Returns the path of a collection in a namespace: `/api/v1/namespaces/NAMESPACE/secrets`.
 pub(super) fn collection(namespace: &str, resource: &'static str) -> Result<String, Error> {
     Ok(format!("/api/v1/namespaces/{}/{resource}", validate_name("namespace", namespace)?))
 }
 
-/// The path of one object in a namespace.
+/// Returns the path of one object in a namespace.
 pub(super) fn object(namespace: &str, resource: &'static str, name: &str) -> Result<String, Error> {
     Ok(format!("{}/{}", collection(namespace, resource)?, validate_name(resource, name)?))
 }
 
-/// What a request is for that is sent to such a path.
+/// Returns the operation of a request, as labelled in metrics, from its path.
 pub(super) fn operation(path: &str) -> KubeOperation {
     // /api/v1/namespaces/NAMESPACE/RESOURCE/NAME
     match path.split('/').nth(5) {
@@ -26,8 +26,8 @@ pub(super) fn operation(path: &str) -> KubeOperation {
     }
 }
 
-/// A name that Kubernetes could have given (RFC 1123: lower case letters, digits, `-` and `.`), so that it is one
-/// segment of a path and never a step up or a query.
+/// Returns `name` if it is a valid Kubernetes name (RFC 1123: lower case letters, digits, `-` and `.`, at most 253 bytes).
+/// Such a name is exactly one path segment and cannot contain `..` alone or a query.
 pub(super) fn validate_name<'a>(kind: &str, name: &'a str) -> Result<&'a str, Error> {
     let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_name_byte = |b: u8| is_alphanumeric(b) || b == b'-' || b == b'.';
@@ -37,7 +37,7 @@ pub(super) fn validate_name<'a>(kind: &str, name: &'a str) -> Result<&'a str, Er
     if has_valid_ends && bytes.len() <= 253 && bytes.iter().all(|b| is_name_byte(*b)) {
         return Ok(name);
     }
-    Err(Error::new(Cause::InvalidRequest, format!("{name:.253?} is no Kubernetes name ({kind})")))
+    Err(Error::new(Cause::InvalidRequest, format!("{name:.253?} is not a valid Kubernetes name ({kind})")))
 }
 
 #[cfg(test)]
@@ -56,6 +56,6 @@ mod tests {
             assert!(object(bad, "secrets", "x").is_err(), "{bad}");
         }
         let shown = object("shop", "serviceaccounts", "../x").unwrap_err().to_string();
-        assert_eq!(shown, r#""../x" is no Kubernetes name (serviceaccounts) [VM0080]"#);
+        assert_eq!(shown, r#""../x" is not a valid Kubernetes name (serviceaccounts) [VM0080]"#);
     }
 }

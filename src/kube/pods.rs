@@ -1,7 +1,7 @@
-//! The pods of a node: which there are, and when each of them ends.
+//! The pods of a node, from a list and a watch.
 //!
-//! A list may be behind, and an event may be missed; what is done at a pod's end is done only when [`Kube::pod`] says
-//! that it ended.
+//! A list may be outdated and an event may be missed. vaultmount acts on the end of a pod only after [`Kube::pod`] confirms
+//! it.
 
 use std::time::Duration;
 
@@ -24,67 +24,68 @@ mod pod_watch;
 
 pub use pod_watch::{PodEvent, PodWatch};
 
-/// How many pods a page of a list holds: few, for annotations and managed fields come along.
+/// Number of pods per page of a list. It is low because annotations and managed fields are part of each pod.
 const PAGE_SIZE: &str = "50";
 
-/// The largest page taken, in bytes.
+/// Size limit of a page in bytes.
 const MAX_PAGE_BYTES: usize = 32 << 20;
 
-/// The most that is taken of one pod, in bytes: what etcd holds of an object grows when it is written as JSON.
+/// Size limit of one pod in bytes. It is above etcd's limit because objects grow when they are encoded as JSON.
 const MAX_POD_BYTES: usize = 4 << 20;
 
-/// The longest that a watch is asked to last. The server ends it, and many nodes shall not come back at once.
+/// Longest duration requested for a watch. The server ends the watch, and the duration varies so that nodes do not reconnect
+/// at once.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(590);
 
 const INCOMPLETE_POD: &str = "a pod that has no namespace, name or uid";
 
-/// Metadata alone, or the objects themselves where that is not known.
+/// Requests only metadata. Servers that do not support this send the full objects.
 const ACCEPT_POD_METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 const ACCEPT_POD_METADATA_LIST: &str =
     "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
 
-/// A pod as a list or a watch tells of it.
+/// Identity of a pod in a list or watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodRef {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name; another pod may have had it before, or have it after.
+    /// Name of the pod. An earlier or later pod may have the same name.
     pub name: String,
-    /// Its UID, which no other pod ever has.
+    /// UID of the pod, never used by another pod.
     pub uid: String,
 }
 
-/// What there is under a pod's name.
+/// State of the pod with a given name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodState {
-    /// A pod that has not ended: it waits, runs, or is being deleted.
+    /// Pod that has not ended: it is pending, running or being deleted.
     Running {
-        /// Its UID.
+        /// UID of the pod.
         uid: String,
     },
-    /// A pod whose containers have ended for good.
+    /// Pod in phase `Succeeded` or `Failed`.
     Finished {
-        /// Its UID.
+        /// UID of the pod.
         uid: String,
     },
-    /// No pod.
+    /// Pod that does not exist.
     Gone,
 }
 
 impl Kube {
-    /// The pods of a node that have not ended, and the version to [watch](Self::watch_node_pods) from.
+    /// Returns the pods of a node that have not ended, and the version to [watch](Self::watch_node_pods) from.
     pub async fn node_pods(&self, node: &str) -> Result<(Vec<PodRef>, String), Error> {
         self.list_pods(node).await.map_err(|e| e.with_subject(node_pods_subject(node)))
     }
 
-    /// Watches the pods of a node that have not ended, from a version of the list or of another watch. When the server
-    /// no longer knows what came after it, that is told by the watch's first event, [`PodEvent::Expired`].
+    /// Watches the pods of a node that have not ended, from the version of a list or of another watch. If the server no longer
+    /// has that version, the first event of the watch is [`PodEvent::Expired`].
     pub async fn watch_node_pods(&self, node: &str, version: &str) -> Result<PodWatch, Error> {
         self.open_watch(node, version).await.map_err(|e| e.with_subject(node_pods_subject(node)))
     }
 
-    /// What there is under a pod's name now, by the API server's storage and no cache of it. `Gone` is the API server's
-    /// own word; a 404 of anybody else is an error.
+    /// Returns the state of a pod from the API server's storage, not from its cache. Returns `Gone` only for the API server's
+    /// own 404. A 404 from a proxy is an error.
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<PodState, Error> {
         self.read_pod(namespace, name).await.map_err(|e| e.with_subject(format_args!("pod {namespace}/{name}")))
     }
@@ -106,7 +107,7 @@ impl Kube {
             for item in page.items.into_iter().flatten().filter(|item| !item.is_finished()) {
                 pods.push(item.metadata.pod().ok_or_else(|| incomplete_response_error(self.server(), INCOMPLETE_POD))?);
             }
-            // All pages are of the first one's version.
+            // All pages have the version of the first page.
             let version = version.get_or_insert(page.metadata.resource_version);
             if version.is_empty() {
                 return Err(incomplete_response_error(self.server(), "a list that has no resourceVersion"));
@@ -165,7 +166,7 @@ fn node_pods_subject(node: &str) -> String {
     format!("pods of node {node}")
 }
 
-/// Path and query of a node's pods that have not ended, with more parameters.
+/// Returns path and query for the pods of a node that have not ended, with further parameters.
 fn node_path(node: &str, parameters: &[(&str, &str)]) -> Result<String, Error> {
     let node = path::validate_name("node", node)?;
     let selector = format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed");
@@ -190,14 +191,14 @@ fn response_error(response: &ApiResponse<'_>) -> Error {
         ),
         StatusCode::NOT_FOUND => response
             .to_error(Cause::KubernetesConfig)
-            .with_fix("check that the address is a Kubernetes API server, and what stands between"),
-        // The rest of a list that took too long; the next one begins anew.
+            .with_fix("check that the address is a Kubernetes API server, and check the proxies in between"),
+        // The continue token of a slow list has expired. The next list starts over.
         StatusCode::GONE => response.to_error(Cause::KubernetesApi),
         _ => response.to_error(Cause::KubernetesConfig),
     }
 }
 
-/// Whether a 404 is the API server's own, and says that there is no such pod.
+/// Returns true if a 404 comes from the API server itself and says that the pod does not exist.
 fn is_pod_not_found(response: &ApiResponse<'_>) -> bool {
     let status = response.api_status();
     status.kind == "Status" && status.reason == "NotFound" && status.details.kind == "pods"
@@ -208,11 +209,11 @@ fn incomplete_response_error(server: &str, problem: &str) -> Error {
         .with_fix("check that the address is a Kubernetes API server")
 }
 
-/// A page of a list.
+/// Page of a pod list.
 #[derive(Deserialize)]
 struct PodListPage {
     metadata: PageMetadata,
-    /// Null when there are none; an answer that lacks it is no list.
+    /// Null if there are no pods. A response without this field is not a list.
     #[serde(deserialize_with = "Option::deserialize")]
     items: Option<Vec<PodObject>>,
 }
@@ -224,7 +225,7 @@ struct PageMetadata {
     r#continue: String,
 }
 
-/// A pod, or its metadata alone.
+/// Pod, or only its metadata.
 #[derive(Deserialize)]
 struct PodObject {
     metadata: PodMetadata,
@@ -253,7 +254,7 @@ impl PodObject {
 }
 
 impl PodMetadata {
-    /// The pod that it names.
+    /// Returns the identity of the pod; `None` if a part of it is missing.
     fn pod(self) -> Option<PodRef> {
         let Self { namespace, name, uid, .. } = self;
         let named = ![&namespace, &name, &uid].iter().any(|text| text.is_empty());

@@ -1,4 +1,4 @@
-//! What the API server answered: an object, or a Status that says why not.
+//! Responses of the API server: an object, or a Status with the reason of a failure.
 
 use http::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -8,64 +8,66 @@ use crate::{
     secret::SecretBytes,
 };
 
-/// One answer, whole and bounded.
+/// Complete response with a limited body.
 pub(super) struct ApiResponse<'a> {
-    /// Whose answer it is.
+    /// Address of the API server.
     pub(super) server: &'a str,
     pub(super) status: StatusCode,
     pub(super) body: SecretBytes,
 }
 
-/// The API's own account of a failure; only what we repeat or decide by.
+/// Kubernetes `Status` object, with only the fields that vaultmount reports or evaluates.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ApiStatus {
-    /// `Status`, if it is one.
+    /// `Status` for a valid object.
     pub(super) kind: String,
     pub(super) message: String,
-    /// One word for a program: `NotFound`.
+    /// Machine-readable reason, such as `NotFound`.
     pub(super) reason: String,
-    /// The HTTP status that it stands for where no HTTP status can be told: in a watch.
+    /// HTTP status code of a failure inside a watch.
     pub(super) code: u16,
     pub(super) details: ApiStatusDetails,
 }
 
-/// What a Status is about.
+/// Subject of a Status.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ApiStatusDetails {
-    /// The resource's plural: `serviceaccounts`, `pods`.
+    /// Plural name of the resource: `serviceaccounts`, `pods`.
     pub(super) kind: String,
 }
 
 impl ApiResponse<'_> {
-    /// The object in a 2xx answer; any other is a failure, with `refused` as its cause unless it may pass by itself.
+    /// Parses the object of a 2xx response. Any other status is an error, with `default_cause` unless it is transient or a
+    /// redirect.
     pub(super) fn parse_object<T: DeserializeOwned>(&self, default_cause: Cause) -> Result<T, Error> {
         if !self.status.is_success() {
             return Err(self.to_error(default_cause));
         }
         serde_json::from_slice(self.body.expose()).map_err(|e| {
-            // The parser's own words may repeat a value; its position does not.
+            // The parser's message may repeat a value; its position does not.
             let place = format!("line {}, column {}", e.line(), e.column());
             Error::new(
                 default_cause,
-                format!("API server {} answers {} without the object asked for", self.server, self.status),
+                format!("API server {} answers {} without the requested object", self.server, self.status),
             )
             .with_server_message(format!("unexpected JSON at {place}"))
             .with_fix("check that the address is a Kubernetes API server")
         })
     }
 
-    /// The failure in the API server's words.
+    /// Returns the error for this response, with the API server's message.
     pub(super) fn to_error(&self, default_cause: Cause) -> Error {
         let (cause, fix) = match self.status {
-            StatusCode::UNAUTHORIZED => {
-                (default_cause, Some("check the service account token or the kubeconfig's user: it is not accepted"))
-            }
+            StatusCode::UNAUTHORIZED => (
+                default_cause,
+                Some("check the service account token or the kubeconfig's user: the API server rejected it"),
+            ),
             StatusCode::TOO_MANY_REQUESTS => (Cause::KubernetesApi, None),
             status if status.is_server_error() => (Cause::KubernetesApi, None),
             status if status.is_redirection() => {
-                (Cause::KubernetesConfig, Some("redirects are not followed; name the server itself"))
+                (Cause::KubernetesConfig, Some("redirects are not followed; use the address of the server itself"))
             }
             _ => (default_cause, None),
         };
@@ -77,7 +79,7 @@ impl ApiResponse<'_> {
         }
     }
 
-    /// The Status in the body; an empty one when there is none.
+    /// Returns the Status in the body, or an empty Status without one.
     pub(super) fn api_status(&self) -> ApiStatus {
         serde_json::from_slice(self.body.expose()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! TokenRequest: a short service account token for a pod whose driver passed none.
+//! TokenRequest: mints a short-lived service account token if the driver passed none.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -9,20 +9,20 @@ use crate::{
     secret::SecretText,
 };
 
-/// How long a minted token is good, in seconds; one login needs it, and the Go provider asks for the same.
+/// TTL of a minted token in seconds. It is needed for one login. The Go provider requests the same.
 const TOKEN_TTL_SECONDS: u32 = 900;
 
-/// The pod that a token is bound to: the token ends with it.
+/// Pod that a token is bound to. The token becomes invalid when the pod is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundPod<'a> {
-    /// Its name.
+    /// Name of the pod.
     pub name: &'a str,
-    /// Its UID.
+    /// UID of the pod.
     pub uid: &'a str,
 }
 
 impl Kube {
-    /// Mints a token for a service account, good for 15 minutes. Without an audience it is for the API server itself.
+    /// Mints a token for a service account with a TTL of 15 minutes. Without an audience, the token is for the API server.
     pub async fn mint_token(
         &self,
         namespace: &str,
@@ -60,7 +60,7 @@ impl Kube {
     }
 }
 
-/// What to do about a refusal that has a usual reason.
+/// Returns the fix for rejections with a known reason.
 fn suggest_fix(response: &ApiResponse<'_>, namespace: &str, audience: Option<&str>) -> Option<String> {
     match response.status {
         StatusCode::FORBIDDEN => Some(format!(
@@ -69,9 +69,11 @@ fn suggest_fix(response: &ApiResponse<'_>, namespace: &str, audience: Option<&st
              secrets-store.csi.k8s.io so that the driver passes a token",
             audience.map_or(String::new(), |a| format!(" {a:?}"))
         )),
-        StatusCode::NOT_FOUND if response.api_status().details.kind == "pods" => Some("the pod is gone".to_owned()),
-        StatusCode::NOT_FOUND => Some("create the service account the pod runs as".to_owned()),
-        StatusCode::CONFLICT => Some("the pod was replaced by another of the same name".to_owned()),
+        StatusCode::NOT_FOUND if response.api_status().details.kind == "pods" => {
+            Some("no action needed: the pod no longer exists".to_owned())
+        }
+        StatusCode::NOT_FOUND => Some("create the pod's service account".to_owned()),
+        StatusCode::CONFLICT => Some("no action needed: another pod with the same name replaced this pod".to_owned()),
         _ => None,
     }
 }

@@ -5,17 +5,17 @@ use serde::{Deserialize, Serialize};
 use crate::label_enum::label_enum;
 
 label_enum! {
-    /// How the watch of this node's pods stands.
+    /// State of the watch of this node's pods.
     WatchState {
-        /// What it knows is what there is.
+        /// Watching: the list of pods is current.
         Synced = "synced",
-        /// The Kubernetes API is not reached.
+        /// No list of pods yet: the Kubernetes API was not reached.
         Connecting = "connecting",
-        /// The Kubernetes API is away; the pods are those of before.
+        /// Kubernetes API unavailable: the list of pods is outdated.
         Interrupted = "interrupted",
-        /// The Kubernetes API refuses it.
+        /// Permission denied by the Kubernetes API.
         Denied = "denied",
-        /// It was not asked for, or there is no Kubernetes API.
+        /// Disabled, or without a Kubernetes API.
         Off = "off",
     }
 }

@@ -1,5 +1,7 @@
-//! The audit log: a line of JSON for each decision about a secret. Who asked for what, where it came from, what came of it;
-//! never a secret. Versions are HMACs under the key of object versions, so that equal secrets are seen to be equal and nothing else.
+//! Audit log: one JSON record per decision about a secret, with the pod, the request, the source and the outcome.
+//!
+//! A record never contains a secret. Versions are HMACs under the object version key, so that they show only if two secrets
+//! are equal.
 
 mod file;
 
@@ -26,12 +28,12 @@ use crate::{
 };
 use file::AuditOutput;
 
-/// Where lines go.
+/// Destination of audit records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditSink {
     /// Standard output.
     Stdout,
-    /// A file, appended to. Renamed or removed, it is made anew.
+    /// File that records are appended to. It is created again after it was renamed or removed.
     File(PathBuf),
 }
 
@@ -44,10 +46,10 @@ impl fmt::Display for AuditSink {
     }
 }
 
-/// Takes lines. Cheap to clone.
+/// Sender of audit records. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct AuditLog {
-    /// None: there is no audit log.
+    /// `None` if the audit log is off.
     sender: Option<SyncSender<Message>>,
     metrics: Arc<Metrics>,
 }
@@ -55,41 +57,41 @@ pub struct AuditLog {
 #[derive(Debug)]
 enum Message {
     Record(Vec<u8>),
-    /// Answered when every line before is written.
+    /// Acknowledged after all earlier records were written.
     Flush(SyncSender<()>),
 }
 
-/// One decision.
+/// Audit record of one decision.
 #[derive(Debug, Default, Serialize)]
 pub struct AuditRecord<'a> {
-    /// What it was about.
+    /// Subject of the decision.
     pub event: AuditEvent,
-    /// What came of it.
+    /// Outcome of the decision.
     pub outcome: AuditOutcome,
-    /// The id of what went wrong, as in docs/errors.md.
+    /// ID of the error, as in docs/errors.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_id: Option<&'static str>,
-    /// The rule of the operator's that said no.
+    /// Operator rule that denied the mount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleKind>,
     /// The pod's Kubernetes namespace.
     pub namespace: &'a str,
     /// The pod's service account.
     pub service_account: &'a str,
-    /// The pod's name; `*` where it is about all pods of a service account that share a token.
+    /// Name of the pod; `*` for all pods of a service account that share a token.
     pub pod: &'a str,
-    /// The pod's UID; empty likewise.
+    /// UID of the pod; empty if `pod` is `*`.
     pub uid: &'a str,
-    /// The `SecretProviderClass`; empty where it is about no mount.
+    /// Name of the `SecretProviderClass`; empty if the decision does not belong to a mount.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub class: &'a str,
-    /// The server.
+    /// Address of the Vault server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<&'a Address>,
-    /// The one that the class names, of the policy file.
+    /// Endpoint of the policy file that the class selects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_name: Option<&'a str>,
-    /// The Vault namespace: of the secret, or of the login.
+    /// Vault namespace of the secret or of the login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vault_namespace: Option<&'a str>,
     /// The auth mount.
@@ -98,72 +100,72 @@ pub struct AuditRecord<'a> {
     /// The login role.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub role: &'a str,
-    /// Whom the service account token was to be for, of a mount that failed.
+    /// Audience of the service account token, for a failed mount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audience: Option<&'a str>,
     /// The secret's path.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub path: &'a str,
-    /// The paths of all secrets of the class, of a mount that failed.
+    /// Paths of all secrets of the class, for a failed mount.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<&'a str>,
-    /// The method it is asked for with.
+    /// Method of the request to Vault.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,
-    /// The objects of the class that are made of it.
+    /// Objects of the class that use the secret.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<&'a str>,
-    /// Where the answer came from.
+    /// Source of the secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<ReadSource>,
-    /// The version that the pod had; none before its first.
+    /// Version that the pod had before; `None` before its first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_before: Option<String>,
-    /// The one that it has now.
+    /// Version that the pod has now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_after: Option<String>,
-    /// The token's accessor, by which an operator finds and ends it.
+    /// Accessor of the session token, for lookup and revocation by an operator.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub accessor: &'a str,
-    /// Vault's id of its answer, which is in Vault's audit log, too; none where Vault gave none.
+    /// Vault's request ID, which is also in Vault's audit log; `None` if Vault sent none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
 }
 
-/// What a decision was about.
+/// Subject of a decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuditEvent {
-    /// A pod's login.
+    /// Login of a pod.
     #[default]
     Login,
-    /// A secret for a pod.
+    /// Read of a secret for a pod.
     Read,
-    /// A mount that was refused before anything was asked for, or because of what came of it as a whole.
+    /// Mount that failed before its first request, or as a whole after its requests.
     Mount,
-    /// The end of a pod's token, and of what was leased under it.
+    /// Revocation of a pod's token and of the leases under it.
     Revoke,
 }
 
-/// What came of it.
+/// Outcome of a decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuditOutcome {
-    /// It was done.
+    /// Success.
     #[default]
     Ok,
-    /// It is not there, and need not be.
+    /// Optional secret that does not exist.
     NotFound,
-    /// The pod keeps what it had, as Vault could not be asked.
+    /// Vault was unavailable, and the pod keeps its stale secret.
     Stale,
-    /// Somebody said no: Vault, or a rule of the operator's.
+    /// Denied by Vault or by an operator rule.
     Denied,
-    /// It could not be done.
+    /// Failed for another reason.
     Failed,
 }
 
 impl AuditRecord<'_> {
-    /// The same of what failed.
+    /// Sets the outcome and ID of an error.
     #[must_use]
     pub fn with_failure(self, error: &Error) -> Self {
         let is_denied = matches!(error.cause().code(), Code::PermissionDenied | Code::Unauthenticated);
@@ -172,45 +174,45 @@ impl AuditRecord<'_> {
     }
 }
 
-/// Lines that wait to be written. More are lost, and counted: a disk that stands still must not hold up mounts.
+/// Maximum number of queued records. Further records are dropped and counted, so that a hung disk does not delay mounts.
 const QUEUE_CAPACITY: usize = 8192;
-/// How long the last lines are waited for when the process ends.
+/// Timeout for writing the last records when the process exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const FLUSH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 impl AuditLog {
-    /// Opens the log; the error says why it cannot be written. What is written and what is lost is counted in `metrics`.
+    /// Opens the log. Written and dropped records are counted in `metrics`.
     pub fn open(sink: AuditSink, metrics: Arc<Metrics>) -> Result<Self, String> {
         let output = AuditOutput::open(sink)?;
         let (sender, receiver) = sync_channel(QUEUE_CAPACITY);
         let counted = Arc::clone(&metrics);
         let writer =
             thread::Builder::new().name("audit".to_owned()).spawn(move || write_records(output, &receiver, &counted));
-        writer.map_err(|e| format!("has no thread: {e}"))?;
+        writer.map_err(|e| format!("cannot start its writer thread: {e}"))?;
         Ok(Self { sender: Some(sender), metrics })
     }
 
-    /// Whether there is one, so that nobody gathers what nobody reads.
+    /// Returns true if the audit log is on. Callers skip building records otherwise.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.sender.is_some()
     }
 
-    /// Writes a line, soon.
+    /// Queues a record. Never blocks.
     pub fn record(&self, record: &AuditRecord<'_>) {
-        let Some(lines) = &self.sender else { return };
+        let Some(sender) = &self.sender else { return };
         let is_queued = serde_json::to_vec(record).ok().and_then(|fields| {
             let mut text = format!("{{\"time\":\"{}\",", current_timestamp()).into_bytes();
             text.extend_from_slice(fields.strip_prefix(b"{")?);
             text.push(b'\n');
-            Some(lines.try_send(Message::Record(text)).is_ok())
+            Some(sender.try_send(Message::Record(text)).is_ok())
         });
         if is_queued != Some(true) {
-            count_dropped(&self.metrics, "too many lines wait to be written");
+            count_dropped(&self.metrics, "the queue is full");
         }
     }
 
-    /// Waits until what was told is written, for a little while at most. Blocks.
+    /// Waits until all queued records are written, at most 2 s. Blocks.
     pub fn flush(&self) {
         let Some(lines) = &self.sender else { return };
         let (done, written) = sync_channel(1);
@@ -220,13 +222,11 @@ impl AuditLog {
                 Err(TrySendError::Full(message)) if Instant::now() < deadline => last = message,
                 _ => break,
             }
-            #[expect(clippy::disallowed_methods, reason = "it blocks, and says so")]
+            #[expect(clippy::disallowed_methods, reason = "the function blocks, as documented")]
             thread::sleep(FLUSH_RETRY_DELAY);
         }
         if written.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
-            tracing::error!(
-                "the last lines of the audit log may be lost: they were not written within {FLUSH_TIMEOUT:?}"
-            );
+            tracing::error!(timeout = ?FLUSH_TIMEOUT, "audit log flush timed out; the last records may be lost");
         }
     }
 }
@@ -236,7 +236,7 @@ fn current_timestamp() -> Timestamp {
     now.round(jiff::Unit::Millisecond).unwrap_or(now)
 }
 
-/// Writes lines until nobody can send any more.
+/// Writes records until all senders are dropped.
 fn write_records(mut output: AuditOutput, receiver: &Receiver<Message>, metrics: &Metrics) {
     while let Ok(message) = receiver.recv() {
         match message {
@@ -251,10 +251,10 @@ fn write_records(mut output: AuditOutput, receiver: &Receiver<Message>, metrics:
     }
 }
 
-/// Counts a line that is not written, and says so: at its first, and then ever more seldom.
+/// Counts a dropped record and logs it when the count is a power of two.
 fn count_dropped(metrics: &Metrics, reason: &str) {
     let count = metrics.count_audit_record(AuditWrite::Dropped);
     if count.is_power_of_two() {
-        tracing::error!(lost = count, "a line of the audit log is lost: {reason}");
+        tracing::error!(lost = count, reason, "audit record dropped");
     }
 }

@@ -1,7 +1,7 @@
-//! Events of pods, for what nobody else tells: aggregated, bounded, and never waited for.
+//! Pod events for failures that Kubernetes does not report: aggregated, limited in number, and written in the background.
 //!
-//! Kubelet tells the failures of a pod's first mount itself, in the driver's words and ours; drivers up to 1.5.6 tell those of a
-//! poll. Later ones pass such a failure off as a success, and no driver knows of a credential that ends.
+//! Kubelet reports failures of a pod's first mount itself, with the messages of the driver and vaultmount. Drivers up to 1.5.6
+//! also report failures of a poll. Later drivers report such a poll as successful. No driver reports an expiring credential.
 
 mod fair_queue;
 
@@ -28,55 +28,55 @@ use crate::{
 };
 use fair_queue::{FairQueue, PendingEvent};
 
-/// Takes events. Cheap to clone.
+/// Sender of pod events. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct EventRecorder {
-    /// Where they are laid down, and a bell for who writes them, who ends when nobody can ring any more. None: none are written.
+    /// Outbox and the channel that wakes the writer task, which ends when all senders are dropped. `None` if events are off.
     outbox: Option<(Arc<Outbox>, mpsc::Sender<()>)>,
 }
 
-/// What is to be written, and what became of it.
+/// Queued events and the count of dropped ones.
 #[derive(Debug)]
 struct Outbox {
-    /// Never held across an await.
+    /// Never locked across an await.
     queue: Mutex<FairQueue>,
-    /// How many were given up, less those that may not be written.
+    /// Number of dropped events, without those that were denied.
     dropped: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
-/// A pod, as an event names it.
+/// Pod that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSubject {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// Its UID.
+    /// UID of the pod.
     pub uid: String,
 }
 
-/// Why there is an event.
+/// Reason of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventReason {
-    /// A pod's first mount failed.
+    /// First mount of a pod failed.
     MountFailed,
-    /// A poll failed, or left the pod with what it has.
+    /// Poll failed, or served stale secrets.
     RefreshFailed,
-    /// Polls go well again.
+    /// Polls succeed again.
     RefreshRecovered,
-    /// The same, when it was an earlier process that told otherwise.
+    /// Polls succeed again after an earlier process reported the failure.
     RefreshRecoveredAfterRestart,
-    /// The pod has a new credential.
+    /// Credential of the pod was replaced by a new one.
     CredentialRotated,
-    /// The class of a pod that runs cannot be used any more.
+    /// Class of a running pod is no longer valid.
     ClassInvalid,
-    /// What the pod has ends, and nothing replaces it.
+    /// Credential of the pod expires without a replacement.
     CredentialExpiring,
 }
 
 impl EventReason {
-    /// The event's reason.
+    /// Returns the reason as it appears in the event.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -97,30 +97,31 @@ impl EventReason {
         !self.is_recovery() && self != Self::CredentialRotated
     }
 
-    /// Whether it is told once of whatever it is about, so that none stands in for the next.
+    /// Returns true if each occurrence gets its own event instead of a higher count.
     fn is_one_shot(self) -> bool {
         self.is_recovery() || self == Self::CredentialExpiring
     }
 }
 
-/// So many are written at once, and then one in a while: an outage is told by all nodes at once, and the API server shall not
-/// suffer for it.
+/// Number of events in a burst. All nodes report an outage at once, so the rate is limited to protect the API server.
 const BURST_EVENTS: usize = 10;
+/// Average interval between events after a burst.
 const EVENT_INTERVAL: Duration = Duration::from_secs(10);
-/// What happens again is written again so much later.
+/// Minimum interval between updates of an event with the same text.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(300);
-/// The same when it happens for another reason.
+/// Minimum interval between updates of an event with a changed text.
 const CHANGED_TEXT_INTERVAL: Duration = Duration::from_secs(30);
-/// What waited for longer is not written any more.
+/// Age at which queued events are dropped.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
-/// How long none are written in a namespace after the API server has said that they may not.
+/// Time without events in a namespace after the API server denied one there.
 const DENIED_BACKOFF: Duration = Duration::from_secs(600);
-/// Events remembered, so that the next is counted with it. The API server itself forgets them after an hour.
+/// Maximum number of remembered events, so that a repeat increases the count.
 const MAX_REMEMBERED_EVENTS: usize = 1024;
+/// Time an event is remembered. The API server deletes events after an hour.
 const REMEMBERED_EVENT_TTL: Duration = Duration::from_secs(3600);
 
 impl EventRecorder {
-    /// Writes them from now on, as this node.
+    /// Starts the writer task, which reports as node `node`.
     #[must_use]
     pub fn start(kube: Arc<Kube>, node: String, metrics: Arc<Metrics>) -> Self {
         let (wake_sender, wakeups) = mpsc::channel(1);
@@ -138,7 +139,7 @@ impl EventRecorder {
         Self { outbox: Some((outbox, wake_sender)) }
     }
 
-    /// Writes one about a pod, soon. `text` goes on only as long as an event may be.
+    /// Queues an event about a pod. Texts longer than the limit of an event are truncated.
     pub fn emit(&self, pod: impl FnOnce() -> EventSubject, reason: EventReason, text: impl FnOnce() -> String) {
         let Some((outbox, wake_sender)) = &self.outbox else { return };
         let (pod, now) = (pod(), Instant::now());
@@ -153,7 +154,7 @@ impl EventRecorder {
             attempts: 0,
             retry_at: now,
         });
-        // One that rings already is heard.
+        // A full channel means that the writer is already being woken.
         let _ = wake_sender.try_send(());
     }
 }
@@ -162,15 +163,15 @@ impl Outbox {
     fn add(&self, pending: PendingEvent) {
         if !self.lock().push(pending) {
             self.metrics.count_event(EventWrite::Dropped);
-            self.count_dropped("too many wait to be written");
+            self.count_dropped("the queue is full");
         }
     }
 
-    /// Says that an event is not written: at the first, and then ever more seldom.
+    /// Counts a dropped event and logs it when the count is a power of two.
     fn count_dropped(&self, reason: &str) {
         let count = self.dropped.fetch_add(1, Relaxed) + 1;
         if count.is_power_of_two() {
-            tracing::warn!(lost = count, "an event of a pod is lost: {reason}");
+            tracing::warn!(lost = count, reason, "pod event dropped");
         }
     }
 
@@ -184,16 +185,16 @@ struct Writer {
     node: String,
     outbox: Arc<Outbox>,
     written: HashMap<(String, EventReason), WrittenEvent>,
-    /// When the last were written, the first of them first.
+    /// Times of the last writes, oldest first.
     recent_writes: VecDeque<Instant>,
-    /// Namespaces in which they may not be written, and until when that is believed: all of them for want of a right, or one for a
-    /// quota or its end.
+    /// Namespaces in which events are denied, and the time of the next attempt. The reason may be missing permissions, a quota, or
+    /// a namespace that is being deleted.
     denied_until: HashMap<String, Instant>,
-    /// Whether that was said.
+    /// Set after the first denial was logged.
     denial_logged: bool,
 }
 
-/// An event that stands.
+/// Event that exists in the API server.
 struct WrittenEvent {
     name: String,
     text: String,
@@ -202,13 +203,13 @@ struct WrittenEvent {
     written_at: Instant,
 }
 
-/// What a poll that failed is told as.
+/// Reasons of events for failed polls.
 const FAILURE_REASONS: [EventReason; 2] = [EventReason::RefreshFailed, EventReason::ClassInvalid];
 
 impl Writer {
     async fn run(mut self, mut wakeups: mpsc::Receiver<()>) {
         loop {
-            // Before one is chosen: who comes meanwhile may be the next.
+            // Wait before choosing: an event queued meanwhile may come first.
             self.wait_for_rate_limit().await;
             let now = Instant::now();
             let next = self.outbox.lock().pop_due(now);
@@ -223,9 +224,9 @@ impl Writer {
         }
     }
 
-    /// Writes one, if it may and need be. What is not written takes nobody's turn.
+    /// Writes an event unless it is redundant or denied. Skipped events do not count towards the rate limit.
     async fn deliver(&mut self, pending: PendingEvent) {
-        // Else nobody was told of it.
+        // A recovery is only reported if the failure was.
         if pending.reason == EventReason::RefreshRecovered
             && !FAILURE_REASONS.iter().any(|&reason| self.written.contains_key(&pending.key(reason)))
         {
@@ -244,7 +245,7 @@ impl Writer {
         }
         if pending.queued_at.elapsed() > MAX_QUEUE_TIME {
             self.outbox.metrics.count_event(EventWrite::Dropped);
-            return self.outbox.count_dropped("it waited for too long");
+            return self.outbox.count_dropped("queued for too long");
         }
         match self.send(&pending).await {
             Ok(()) => self.outbox.metrics.count_event(EventWrite::Ok),
@@ -277,7 +278,7 @@ impl Writer {
             self.kube.create_event(&event).await?;
         }
         if reason.is_recovery() {
-            // Not before that is told.
+            // Forget the failures only after the recovery was written.
             for failure_reason in FAILURE_REASONS {
                 self.written.remove(&pending.key(failure_reason));
             }
@@ -297,13 +298,13 @@ impl Writer {
         Ok(())
     }
 
-    /// It could not be written: it is tried again if that may pass.
+    /// Handles a failed write. Transient errors are retried.
     fn handle_failure(&mut self, pending: PendingEvent, error: &Error) {
-        tracing::debug!(reason = pending.reason.as_str(), pod = pending.pod.name, "an event is not written: {error}");
+        tracing::debug!(%error, reason = pending.reason.as_str(), pod = pending.pod.name, "pod event not written");
         if error.cause() == Cause::EventsForbidden {
             self.outbox.metrics.count_event(EventWrite::Failed);
             if !std::mem::replace(&mut self.denial_logged, true) {
-                tracing::warn!(namespace = pending.pod.namespace, "pods get no events: {error}");
+                tracing::warn!(%error, namespace = pending.pod.namespace, "pod events denied");
             }
             self.denied_until.retain(|_, until| Instant::now() < *until);
             if self.denied_until.len() < MAX_REMEMBERED_EVENTS {
@@ -319,7 +320,7 @@ impl Writer {
         self.outbox.count_dropped(&error.to_string());
     }
 
-    /// Waits until one more may be written.
+    /// Waits until the rate limit allows another event.
     async fn wait_for_rate_limit(&mut self) {
         if self.recent_writes.len() >= BURST_EVENTS
             && let Some(first) = self.recent_writes.pop_front()
@@ -329,7 +330,7 @@ impl Writer {
     }
 }
 
-/// A name that no other event has: the pod's, and something random.
+/// Returns a unique event name: the pod's name and a random suffix.
 fn event_name(pod: &str) -> String {
     let random = RandomState::new().build_hasher().finish();
     let pod: String = pod.chars().take(230).collect();

@@ -1,7 +1,8 @@
-//! What is counted, for scrapes: `OpenMetrics` or classic Prometheus text.
+//! Metrics in `OpenMetrics` or classic Prometheus text format.
 //!
-//! Every label is a word of [`label`]'s, or an endpoint that the operator named, so that no class and no server can make a
-//! series. All series of counters are there from the start: a rate sees the first event, too. `docs/reference/metrics.md` lists them all.
+//! Every label value is defined in [`labels`] or is an operator endpoint, so that no class and no server can create a series.
+//! All series of counters exist from the start, so that `rate()` includes the first event. `docs/reference/metrics.md` lists
+//! all metrics.
 
 mod gauges;
 pub mod labels;
@@ -36,9 +37,9 @@ pub use labels::{
 };
 pub use text_format::TextFormat;
 
-/// Starts every name but those of the process, which have the names that every process's have.
+/// Prefix of every metric name except those of the process, which have the standard names.
 const PREFIX: &str = "vaultmount";
-/// Upper bounds of how long something takes, in seconds: from what is answered from memory to what a driver waits for.
+/// Upper bounds of duration histograms in seconds, from cache hits to the driver's timeout.
 const DURATION_BUCKETS_SECONDS: [f64; 18] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
@@ -50,11 +51,11 @@ type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
-/// Everything that is counted. One per process.
+/// All counters and histograms. One per process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// In seconds since 1970.
+    /// Unix time in seconds.
     started_at: i64,
     grpc_requests: Counters<2>,
     grpc_request_durations: Histograms,
@@ -85,7 +86,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing has happened yet.
+    /// Returns metrics with every series at zero.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a list")]
     pub fn new() -> Self {
@@ -238,20 +239,20 @@ impl Metrics {
         }
     }
 
-    /// A call of the driver has come.
+    /// Starts a gRPC call. It is counted when the guard is dropped.
     #[must_use]
     pub fn start_grpc_call(&self, method: GrpcMethod) -> GrpcCall<'_> {
         let in_flight = InFlightGuard::new(&self.grpc_requests_in_flight, [("method", method.as_str())]);
         GrpcCall { metrics: self, method, started_at: Instant::now(), code: CANCELLED_CODE, _in_flight: in_flight }
     }
 
-    /// A request to Vault waits for others.
+    /// Counts a request to Vault as queued until the guard is dropped.
     #[must_use]
     pub fn start_vault_queue_wait(&self) -> InFlightGuard {
         InFlightGuard::new(&self.vault_requests_queued, [])
     }
 
-    /// A request to Vault goes out.
+    /// Starts a request to Vault. It is counted when the guard is dropped.
     #[must_use]
     pub fn start_vault_request(&self, operation: VaultOperation) -> VaultRequest<'_> {
         let in_flight = InFlightGuard::new(&self.vault_requests_in_flight, []);
@@ -264,70 +265,70 @@ impl Metrics {
         }
     }
 
-    /// A request to the Kubernetes API was answered, or was not.
+    /// Counts a request to the Kubernetes API.
     pub fn count_kubernetes_request(&self, operation: KubeOperation, status: StatusClass) {
         self.kubernetes_requests.get_or_create(&kubernetes_request_labels(operation, status)).inc();
     }
 
-    /// A pod logged in, or could not.
+    /// Counts a login of a pod.
     pub fn count_login(&self, method: AuthMethod, outcome: LoginOutcome) {
         self.logins.get_or_create(&login_labels(method, outcome)).inc();
     }
 
-    /// A mount asked for so many secrets, whose answers came from there.
+    /// Counts secrets read for a mount from one source.
     pub fn count_secret_reads(&self, source: ReadSource, count: usize) {
         self.secret_reads.get_or_create(&[("source", source.as_str())]).inc_by(count as u64);
     }
 
-    /// A poll was answered with what the pod has, as Vault could not be asked.
+    /// Counts a poll that was served stale secrets.
     pub fn count_stale_poll(&self, cause: Cause) {
         self.stale_polls.get_or_create(&[("reason", OutageReason::from_cause(cause).as_str())]).inc();
     }
 
-    /// A token or a lease was renewed, or could not be.
+    /// Counts a renewal of a token or lease.
     pub fn count_renewal(&self, target: RenewalTarget, outcome: RenewalOutcome) {
         self.renewals.get_or_create(&renewal_labels(target, outcome)).inc();
     }
 
-    /// A credential was replaced by a new one. What is [`Kind::Plain`] never is, and not counted.
+    /// Counts a credential replaced by a new one. [`SecretKind::Plain`] is not counted, since it is never rotated.
     pub fn count_rotation(&self, kind: SecretKind, reason: RotationReason) {
         if kind != SecretKind::Plain {
             self.rotations.get_or_create(&rotation_labels(kind, reason)).inc();
         }
     }
 
-    /// A token was revoked, or could not be.
+    /// Counts a revocation of a token.
     pub fn count_revocation(&self, outcome: RevocationOutcome) {
         self.revocations.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
-    /// A mount was refused by a rule of the operator's.
+    /// Counts a mount denied by an operator rule.
     pub fn count_policy_denial(&self, rule: RuleKind) {
         self.policy_denials.get_or_create(&[("rule", rule.as_str())]).inc();
     }
 
-    /// A class chose an address, and no policy file says whether it may.
+    /// Counts a mount with an address from the class while no policy file is set.
     pub fn count_tenant_address_mount(&self) {
         self.tenant_address_mounts.get_or_create(&[]).inc();
     }
 
-    /// A session's file was written, or could not be.
+    /// Counts a write of a session file.
     pub fn count_state_write(&self, outcome: StateWrite) {
         self.state_writes.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
-    /// A line of the audit log was written, or lost. How many were.
-    #[expect(clippy::must_use_candidate, reason = "what counts is that it is counted")]
+    /// Counts an audit record. Returns the new count for this outcome.
+    #[expect(clippy::must_use_candidate, reason = "the count is needed only for dropped records")]
     pub fn count_audit_record(&self, outcome: AuditWrite) -> u64 {
         self.audit_records.get_or_create(&[("outcome", outcome.as_str())]).inc() + 1
     }
 
-    /// An event of a pod was written, or not.
+    /// Counts a pod event.
     pub fn count_event(&self, outcome: EventWrite) {
         self.events.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
-    /// A server was found down, or up again.
+    /// Counts a transition of a Vault endpoint between up and down.
     pub fn count_endpoint_transition(&self, state: EndpointState) {
         self.endpoint_transitions.get_or_create(&[("state", state.as_str())]).inc();
     }
@@ -336,7 +337,7 @@ impl Metrics {
     #[must_use]
     pub fn encode(&self, gauges: &GaugeSnapshot, format: TextFormat) -> String {
         let mut text = String::new();
-        // Writing to a text cannot fail.
+        // Writing to a String cannot fail.
         let _ = encode_registry(&mut text, &self.registry)
             .and_then(|()| gauges.encode(&mut text))
             .and_then(|()| process::encode(&mut text, self.started_at))
@@ -345,7 +346,7 @@ impl Metrics {
     }
 }
 
-/// The code of a call whose caller went away before its answer.
+/// Code label of a call that the client cancelled.
 const CANCELLED_CODE: &str = "Cancelled";
 
 /// A call of the driver, counted when it is dropped.
@@ -358,7 +359,7 @@ pub struct GrpcCall<'a> {
 }
 
 impl GrpcCall<'_> {
-    /// It is answered, with a code if it failed.
+    /// Sets the code of the response.
     pub fn finish(mut self, outcome: Result<(), Code>) {
         self.code = code_label(outcome);
     }
@@ -372,7 +373,7 @@ impl Drop for GrpcCall<'_> {
     }
 }
 
-/// A request to Vault on the wire, counted when it is dropped: without an answer, unless it had one.
+/// Request to Vault in flight, counted when it is dropped. Without [`finish`](Self::finish) it counts as `none`.
 pub struct VaultRequest<'a> {
     metrics: &'a Metrics,
     operation: VaultOperation,
@@ -382,7 +383,7 @@ pub struct VaultRequest<'a> {
 }
 
 impl VaultRequest<'_> {
-    /// It is answered with a status.
+    /// Sets the HTTP status of the response.
     pub fn finish(mut self, status: u16) {
         self.status = StatusClass::from_http_status(status);
     }
@@ -397,7 +398,7 @@ impl Drop for VaultRequest<'_> {
     }
 }
 
-/// One more of something, until it is dropped.
+/// Guard that increments a gauge until it is dropped.
 pub struct InFlightGuard(Gauge);
 
 impl InFlightGuard {
@@ -418,11 +419,15 @@ fn code_label(outcome: Result<(), Code>) -> &'static str {
     outcome.err().map_or("OK", Code::as_str)
 }
 
-/// The codes that each method may be answered with.
+/// Returns the labels of every method and code.
 fn grpc_codes() -> impl Iterator<Item = Labels<2>> {
-    let of = |method: GrpcMethod, code| [("method", method.as_str()), ("code", code)];
-    let failures = Code::ALL.iter().map(move |failure| of(GrpcMethod::Mount, failure.as_str()));
-    failures.chain([of(GrpcMethod::Mount, "OK"), of(GrpcMethod::Mount, CANCELLED_CODE), of(GrpcMethod::Version, "OK")])
+    let labels = |method: GrpcMethod, code| [("method", method.as_str()), ("code", code)];
+    let failures = Code::ALL.iter().map(move |failure| labels(GrpcMethod::Mount, failure.as_str()));
+    failures.chain([
+        labels(GrpcMethod::Mount, "OK"),
+        labels(GrpcMethod::Mount, CANCELLED_CODE),
+        labels(GrpcMethod::Version, "OK"),
+    ])
 }
 
 fn login_labels(method: AuthMethod, outcome: LoginOutcome) -> Labels<2> {
@@ -445,7 +450,7 @@ fn kubernetes_request_labels(operation: KubeOperation, status: StatusClass) -> L
     [("operation", operation.as_str()), ("status", status.as_str())]
 }
 
-/// Labels for each of some words with each of others.
+/// Returns the labels of every combination of two values.
 fn label_pairs<A: Copy, B: Copy>(
     first_values: &'static [A],
     second_values: &'static [B],
@@ -454,7 +459,7 @@ fn label_pairs<A: Copy, B: Copy>(
     first_values.iter().flat_map(move |a| second_values.iter().map(move |b| labels(*a, *b)))
 }
 
-/// Counters or gauges with all their series, each at zero.
+/// Registers a metric family with all its series at zero.
 fn family<const N: usize, M>(
     registry: &mut Registry,
     name: &str,
@@ -472,7 +477,7 @@ where
     family
 }
 
-/// Counters by one label, for each of its words.
+/// Registers counters with one label, one per value.
 fn counters_by_label<W: Copy>(
     registry: &mut Registry,
     name: &str,

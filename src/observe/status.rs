@@ -1,6 +1,6 @@
-//! What a process holds, as it tells of it: pods, tokens and leases by their names, never a secret.
+//! Status document: pods, tokens and secrets by name, never a secret value.
 //!
-//! The JSON of `GET /status` is [`Status`]. Fields may be added, never change or go; times are RFC 3339.
+//! The JSON of `GET /status` is [`Status`]. Fields may be added, but never changed or removed. Times are RFC 3339.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,105 +10,105 @@ use crate::{
     kube::watch_state::WatchState,
 };
 
-/// What a process holds.
+/// Status of a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Of vaultmount.
+    /// Version of vaultmount.
     pub version: String,
-    /// The process's number, in its own container.
+    /// PID of the process in its container.
     pub pid: u32,
-    /// When it started.
+    /// Start of the process.
     pub started_at: Timestamp,
-    /// When it told this: its clock.
+    /// Time of this status by the process's clock.
     pub now: Timestamp,
-    /// How it learns of pods' ends.
+    /// State of the pod watch.
     pub watch: WatchStatus,
-    /// Whether mounts are refused, as everything was revoked.
+    /// True if mounts are rejected because everything was revoked.
     pub mounts_disabled: bool,
-    /// Servers that cannot be asked at present.
+    /// Servers that are down now.
     #[serde(default)]
     pub outages: Vec<OutageStatus>,
-    /// Every server that the operator named or that was used, by address, and how it stands.
+    /// State of every server that is configured or was used, sorted by address.
     #[serde(default)]
     pub servers: Vec<ServerStatus>,
-    /// Pods that have a standing at a Vault.
+    /// Open sessions.
     pub sessions: Vec<SessionStatus>,
-    /// Tokens that wait to be revoked.
+    /// Pending revocations.
     pub revocations: Vec<PendingRevocationStatus>,
-    /// Mounts that failed last, the newest first.
+    /// Recent failures of mounts, the newest first.
     #[serde(default)]
     pub failures: Vec<MountFailure>,
 }
 
-/// A server that cannot be asked, and is probed until it can be.
+/// Outage of a server, which is probed until it is up again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OutageStatus {
     /// The server.
     pub address: String,
-    /// Since when that is known.
+    /// Start of the outage.
     pub since: Timestamp,
-    /// Why, with its id.
+    /// Error that marked the server down, with its ID.
     pub error: String,
 }
 
-/// A server, as far as is known.
+/// Last known state of a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServerStatus {
-    /// Where it is.
+    /// Address of the server.
     pub address: String,
-    /// How it stands.
+    /// State of the server.
     pub state: ServerState,
-    /// Why it cannot be asked, with its id.
+    /// Error if the server is failing or down, with its ID.
     #[serde(default)]
     pub error: Option<String>,
 }
 
-/// How a server stands. Of several clients of one address, the last of these is told.
+/// State of a server. Of several clients of one address, the status shows the state that is last in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
-    /// Nobody has had an answer of it.
+    /// No response was received yet.
     Unknown,
-    /// It answers, though not as Vault does.
+    /// Server responds, but not as Vault does.
     NotVault,
-    /// A connection fails that waiting will not mend, or it had no good answer when it was last asked.
+    /// Connection fails permanently, or the last request had no valid response.
     Failing,
-    /// It answers.
+    /// Server responds.
     Up,
-    /// It cannot be asked, and is probed until it can be.
+    /// Server is down, and is probed until it is up again.
     Down,
 }
 
-/// The watch of this node's pods.
+/// Watch of this node's pods.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WatchStatus {
-    /// How it stands.
+    /// State of the watch.
     pub state: WatchState,
-    /// The node, if it was named.
+    /// Name of the node, if configured.
     pub node: Option<String>,
-    /// Since when it stands so.
+    /// Time of the last change of state.
     pub since: Option<Timestamp>,
-    /// What went wrong last.
+    /// Last error of the watch.
     pub last_error: Option<LastErrorStatus>,
 }
 
-/// Something that went wrong.
+/// Error with its time and operation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastErrorStatus {
-    /// When.
+    /// Time of the error.
     pub at: Timestamp,
-    /// What was tried, in a clause: `reading kv/data/db`.
+    /// Operation that failed, such as `reading kv/data/db`.
     pub operation: String,
     /// The error, with its id.
     pub error: String,
 }
 
-/// A mount or poll that failed, as its caller was told: of each volume and cause the last.
+/// Failed mount or poll with the error that the driver received. Only the last per volume and cause is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountFailure {
-    /// When.
+    /// Time of the last failure.
     pub at: Timestamp,
-    /// How often it has failed so.
+    /// Number of failures.
     pub count: u64,
     /// The pod's name.
     pub pod: String,
@@ -116,49 +116,49 @@ pub struct MountFailure {
     pub namespace: String,
     /// Its UID.
     pub uid: String,
-    /// Where the volume is mounted on the node.
+    /// Path of the volume on the node.
     pub target_path: String,
     /// The error, with its id.
     pub error: String,
 }
 
-/// A pod's standing at one Vault.
+/// Session of a pod at one Vault.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionStatus {
     /// The pod's name.
     pub pod: String,
     /// Its Kubernetes namespace.
     pub namespace: String,
-    /// Its UID; empty for a session that pods share, whose name is `*`.
+    /// UID of the pod; empty for a shared session, which has the pod name `*`.
     pub uid: String,
-    /// How many pods it is for.
+    /// Number of pods that use the session.
     #[serde(default = "single_pod")]
     pub pods: usize,
-    /// Its service account.
+    /// Service account of the pod.
     pub service_account: String,
     /// The server.
     pub address: String,
-    /// The Vault namespace of its secrets.
+    /// Vault namespace of the secrets.
     pub vault_namespace: Option<String>,
-    /// Where it logs in, without `auth/`.
+    /// Auth mount without `auth/`.
     pub auth_mount: String,
     /// The login role.
     pub role: String,
-    /// The token that counts.
+    /// Current session token.
     pub token: Option<TokenStatus>,
-    /// Tokens that another took the place of, and that live on for what is leased under them.
+    /// Number of replaced tokens that stay valid for the leases under them.
     pub superseded_tokens: usize,
     /// The pod's volumes.
     pub volumes: Vec<VolumeStatus>,
-    /// What was read.
+    /// Cached secrets.
     pub secrets: Vec<SecretStatus>,
-    /// When Vault last did what was asked.
+    /// Time of the last successful request.
     pub last_success_at: Option<Timestamp>,
-    /// What went wrong last.
+    /// Last error of the session.
     pub last_error: Option<LastErrorStatus>,
-    /// Whether token and leases are renewed.
+    /// True while the token and leases are renewed.
     pub renewal_active: bool,
-    /// Why they are not.
+    /// Reason if they are not renewed.
     pub renewal_paused_reason: Option<String>,
 }
 
@@ -166,65 +166,65 @@ fn single_pod() -> usize {
     1
 }
 
-/// A Vault token.
+/// Vault token of a session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenStatus {
-    /// What an operator names it by; empty for a batch token.
+    /// Accessor of the token; empty for a batch token.
     pub accessor: String,
-    /// How it stands.
+    /// State of the token.
     pub state: SecretState,
-    /// When it ends unless it is renewed; none: never.
+    /// Expiry unless the token is renewed; `None` if it never expires.
     pub expires_at: Option<Timestamp>,
-    /// When it is renewed next.
+    /// Time of the next renewal.
     pub renew_at: Option<Timestamp>,
-    /// When it ends whatever is done.
+    /// Expiry by the max TTL.
     pub max_expires_at: Option<Timestamp>,
 }
 
-/// A volume of a pod.
+/// Volume of a pod.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeStatus {
-    /// Where it is mounted on the node.
+    /// Path of the volume on the node.
     pub target_path: String,
-    /// Its `SecretProviderClass`.
+    /// Name of the `SecretProviderClass`.
     pub class: String,
-    /// When it was last asked for.
+    /// Time of the last mount or poll.
     pub last_mount_at: Timestamp,
-    /// How often it was asked for, polls included.
+    /// Number of mounts, including polls.
     pub mounts: u64,
-    /// The pause between polls, in seconds, when it is known.
+    /// Interval between polls in seconds, if known.
     pub poll_interval_seconds: Option<u64>,
 }
 
-/// An answer of Vault that a pod has.
+/// Cached secret of a session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SecretStatus {
-    /// The path that was asked.
+    /// Path of the request.
     pub path: String,
-    /// How: `GET`, `LIST`, `PUT` or `POST`.
+    /// Method of the request: `GET`, `LIST`, `PUT` or `POST`.
     pub method: String,
-    /// What it is.
+    /// Kind of the secret.
     pub kind: SecretKind,
-    /// How it stands.
+    /// State of the secret.
     pub state: SecretState,
-    /// When it ends unless it is renewed; none: never.
+    /// Expiry unless the secret is renewed; `None` if it never expires.
     pub expires_at: Option<Timestamp>,
-    /// When it ends whatever is done.
+    /// Expiry by the max TTL.
     pub max_expires_at: Option<Timestamp>,
-    /// When it is renewed next; none for what is not renewed.
+    /// Time of the next renewal; `None` if the secret is not renewed.
     pub renew_at: Option<Timestamp>,
-    /// When it was read.
+    /// Time of the last read.
     pub read_at: Timestamp,
-    /// What went wrong last, if it has not gone well since.
+    /// Last error, unless a later request succeeded.
     pub last_error: Option<String>,
-    /// How many of the pod's volumes have it.
+    /// Number of the pod's volumes that use the secret.
     pub volumes: usize,
 }
 
-/// A token that waits to be revoked.
+/// Token that must still be revoked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PendingRevocationStatus {
-    /// The name of the pod that had it.
+    /// Name of the pod that used the token.
     pub pod: String,
     /// The pod's Kubernetes namespace.
     pub namespace: String,
@@ -232,29 +232,29 @@ pub struct PendingRevocationStatus {
     pub uid: String,
     /// The server.
     pub address: String,
-    /// Since when.
+    /// Start of the pending revocation.
     pub since: Timestamp,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// When it is over by itself.
+    /// Expiry of the token.
     pub expires_at: Option<Timestamp>,
-    /// What the last attempt met; empty before the first.
+    /// Error of the last attempt; empty before the first.
     pub last_error: String,
 }
 
-/// What came of revoking everything.
+/// Result of revoking everything.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RevocationSummary {
-    /// Tokens that are revoked.
+    /// Number of revoked tokens.
     pub tokens: usize,
-    /// What could not be revoked and why, a line each.
+    /// Failed revocations with their errors, one line each.
     pub failed: Vec<String>,
-    /// Tokens that are not revoked.
+    /// Number of tokens that are not revoked.
     pub remaining: usize,
 }
 
 impl RevocationSummary {
-    /// Whether nothing is left.
+    /// Returns true if everything was revoked.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.remaining == 0 && self.failed.is_empty()

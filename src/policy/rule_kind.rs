@@ -13,7 +13,7 @@ label_enum! {
         Address = "address",
         /// Verification of the server's certificate.
         SkipVerify = "skip_verify",
-        /// A file of an authority, certificate or key.
+        /// File of a CA, certificate or key.
         CertificateFile = "certificate_file",
         /// The Vault namespace, of secrets or of logins.
         VaultNamespace = "vault_namespace",

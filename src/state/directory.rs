@@ -1,4 +1,4 @@
-//! The folder: names, whole writes, and the lock of the process that has it.
+//! State directory: file names, atomic writes and the lock.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -13,38 +13,38 @@ use tokio::time::{Instant, sleep};
 
 use super::encryption::{FileId, OpenError, Plaintext, StateKey};
 
-/// Ends the name of a session's file.
+/// Suffix of session files.
 const FILE_SUFFIX: &str = ".session";
-/// Ends the name of one that is being written.
+/// Suffix of files that are being written.
 const NEW_FILE_SUFFIX: &str = ".new";
-/// Between two looks whether the folder is free.
+/// Interval between attempts to lock the directory.
 const LOCK_RETRY_DELAY: Duration = Duration::from_millis(5);
-/// After how long it is said that it is not.
+/// Time after which waiting for the lock is logged.
 const LOCK_WAIT_LOG_DELAY: Duration = Duration::from_secs(3);
-/// The largest file that is read, in bytes: a pod's volume is bounded, and so is what a class may ask for.
+/// Size limit of a file in bytes. Volumes and classes are limited, so valid files are smaller.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// A file that is there.
+/// Session file with its content.
 pub struct ListedFile {
-    /// Its name.
+    /// Name without suffix.
     pub name: FileId,
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its size.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// When it was written.
+    /// Time of the last write, if known.
     pub modified_at: Option<SystemTime>,
-    /// What is in it.
+    /// Decrypted content.
     pub content: Result<Plaintext, OpenError>,
 }
 
-/// Every file of a folder, as far as it can be read with the key.
+/// Returns every session file of a directory, decrypted with `key` or with an error.
 pub fn list(dir: &Path, key: &StateKey) -> io::Result<Vec<ListedFile>> {
     let listed = list_files(dir)?.into_iter().map(|(name, path)| {
         let found = path.metadata();
-        let (bytes, written) = found.as_ref().map_or((0, None), |found| (found.len(), found.modified().ok()));
+        let (bytes, modified_at) = found.as_ref().map_or((0, None), |found| (found.len(), found.modified().ok()));
         let content = match found {
-            Ok(found) if found.len() > MAX_FILE_BYTES => Err(OpenError::Unreadable("it is too large".to_owned())),
+            Ok(found) if found.len() > MAX_FILE_BYTES => Err(OpenError::Unreadable("file too large".to_owned())),
             Ok(_) => fs::read(&path).map_err(|error| OpenError::Unreadable(error.to_string())),
             Err(error) => Err(OpenError::Unreadable(error.to_string())),
         };
@@ -52,14 +52,14 @@ pub fn list(dir: &Path, key: &StateKey) -> io::Result<Vec<ListedFile>> {
             name,
             path,
             bytes,
-            modified_at: written,
-            content: content.and_then(|sealed| key.decrypt(&name, sealed)),
+            modified_at,
+            content: content.and_then(|encrypted| key.decrypt(&name, encrypted)),
         }
     });
     Ok(listed.collect())
 }
 
-/// Whether a path is a session's file by its name, or one that was being written.
+/// Returns true if a path has the name of a session file or of a partially written one.
 #[must_use]
 pub fn is_state_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -69,7 +69,7 @@ pub fn is_state_file(path: &Path) -> bool {
         .any(|name| FileId::parse(name).is_some())
 }
 
-/// The names of what is there, in their order.
+/// Returns names and paths of the session files, sorted by name.
 pub(super) fn list_files(dir: &Path) -> io::Result<Vec<(FileId, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -83,7 +83,7 @@ pub(super) fn list_files(dir: &Path) -> io::Result<Vec<(FileId, PathBuf)>> {
     Ok(files)
 }
 
-/// Makes the folder, for its owner alone.
+/// Creates the directory with mode 0700. An existing directory gets this mode if others have access.
 pub(super) fn create(dir: &Path) -> Result<(), String> {
     let with_path = |error: io::Error| format!("{}: {error}", dir.display());
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(with_path)?;
@@ -91,17 +91,17 @@ pub(super) fn create(dir: &Path) -> Result<(), String> {
     if mode & 0o077 != 0 {
         fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(|error| {
             format!(
-                "{}: others may read it (mode {:04o}), and it cannot be closed to them: {error}",
+                "{}: accessible by other users (mode {:04o}), and the mode cannot be changed: {error}",
                 dir.display(),
                 mode & 0o7777
             )
         })?;
     }
-    // Whether files can be made is better found out now than with the first mount.
+    // A directory without write access must fail at start, not at the first mount.
     access(dir, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| with_path(error.into()))
 }
 
-/// Removes what was being written when a process was killed. What cannot be removed is in nobody's way.
+/// Removes files that a killed process did not finish writing. Errors are ignored because such files are harmless.
 pub(super) fn remove_partial_files(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -114,22 +114,22 @@ pub(super) fn remove_partial_files(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a file whole, over the one of this name.
+/// Writes a file atomically and replaces an existing one.
 pub(super) fn write(dir: &Path, name: &FileId, encrypted: &[u8]) -> io::Result<()> {
     let new = dir.join(format!("{name}{NEW_FILE_SUFFIX}"));
     let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
     let written = written.and_then(|mut file| file.write_all(encrypted));
     written.and_then(|()| fs::rename(&new, file_path(dir, name))).inspect_err(|_| {
-        // What is half there takes the room that lacks.
+        // A partial file occupies space, which may be what is missing.
         let _ = fs::remove_file(&new);
     })
 }
 
-/// Removes a file; one that is not there is no matter.
+/// Removes a file if it exists.
 pub(super) fn remove(dir: &Path, name: &FileId) {
     match fs::remove_file(file_path(dir, name)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(%error, %name, "the file of a session that is over cannot be removed");
+            tracing::warn!(%error, %name, "cannot remove the file of a closed session");
         }
         _ => {}
     }
@@ -139,7 +139,7 @@ pub(super) fn file_path(dir: &Path, name: &FileId) -> PathBuf {
     dir.join(format!("{name}{FILE_SUFFIX}"))
 }
 
-/// Waits for the folder's lock, which is another process's until that is gone or gives it away, and takes it.
+/// Waits for the lock of the directory until the process that holds it exits or releases it.
 pub(super) async fn lock(dir: &Path) -> io::Result<File> {
     let file = File::open(dir)?;
     let (started_at, mut is_logged) = (Instant::now(), false);
@@ -153,7 +153,7 @@ pub(super) async fn lock(dir: &Path) -> io::Result<File> {
             is_logged = true;
             tracing::warn!(
                 folder = %dir.display(),
-                "another process still has what pods were given; mounts wait until it gives it away or ends"
+                "waiting for the previous process to release the state directory"
             );
         }
     }

@@ -1,13 +1,13 @@
-//! A sealed file: who may read it, what it says outside, and what is wrong with one that cannot be read.
+//! Format and encryption of session files.
 //!
 //! ```text
 //! "VMST"  version  key id  salt      ciphertext and tag
-//! 4       1        8       32        AES-256-GCM, of the text that the version says
+//! 4       1        8       32        AES-256-GCM, of text in the format of this version
 //! ```
 //!
-//! Each writing has a key of its own, derived (HKDF-SHA256, RFC 5869) from the cluster's HMAC key, under a label that sets it
-//! apart from every other use of that, and from the salt. So a nonce is never used twice, however many nodes write. The head
-//! and the file's name are authenticated.
+//! Each write has its own key, derived (HKDF-SHA256, RFC 5869) from the cluster's HMAC key, a label and the salt. The label
+//! separates it from every other use of the HMAC key. A nonce is therefore never used twice, even if many nodes write. The
+//! header and the file's name are authenticated.
 
 use std::fmt;
 
@@ -21,57 +21,57 @@ use zeroize::Zeroizing;
 use crate::secret::SecretBuffer;
 
 const MAGIC: &[u8; 4] = b"VMST";
-/// The version that is written. Every version before is read; add to the text what may lack, and raise this only for what an
-/// older process must not read.
+/// Format version of written files. All earlier versions can be read. Add optional fields to the text, and increase this
+/// version only if an older process must not read the file.
 const FORMAT_VERSION: u8 = 1;
 const KEY_ID_BYTES: usize = 8;
 const SALT_BYTES: usize = 32;
 const HEADER_BYTES: usize = MAGIC.len() + 1 + KEY_ID_BYTES + SALT_BYTES;
-/// Sets the keys made here apart from the versions of objects, which are made with the same secret.
+/// Separates the keys derived here from object versions, which are computed with the same HMAC key.
 const KEY_DERIVATION_LABEL: &[u8] = b"vaultmount state 1";
 
-/// What files are sealed with. Cannot be printed.
+/// Encryption key of session files. Its `Debug` output is redacted.
 #[derive(Clone)]
 pub struct StateKey {
     root: Prk,
     id: [u8; KEY_ID_BYTES],
 }
 
-/// A file's name, without its ending.
+/// Name of a session file without suffix.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub [u8; 16]);
 
-/// What was in a file.
+/// Decrypted content of a file.
 pub struct Plaintext {
-    /// The version it was written in.
+    /// Format version of the file.
     pub version: u8,
-    /// The text.
+    /// Serialized session.
     pub text: Zeroizing<Vec<u8>>,
-    /// How long the file is.
+    /// Size of the file in bytes.
     pub file_bytes: u64,
 }
 
-/// Why a file cannot be read.
+/// Error of a file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum OpenError {
-    /// It ends before it should.
-    #[error("it is cut short")]
+    /// File is truncated.
+    #[error("truncated file")]
     Truncated,
-    /// It is none of ours, or was changed.
-    #[error("it is damaged")]
+    /// File is not a session file, or was modified.
+    #[error("damaged file")]
     Damaged,
-    /// The HMAC key was another one.
-    #[error("it was sealed under another HMAC key")]
+    /// File was encrypted with a different HMAC key.
+    #[error("encrypted with a different HMAC key")]
     WrongKey,
-    /// A later vaultmount wrote it.
-    #[error("it was written by another version of vaultmount (format {0})")]
+    /// File was written by a newer vaultmount.
+    #[error("written by another version of vaultmount (format {0})")]
     UnsupportedVersion(u8),
-    /// The system says no.
-    #[error("it cannot be read: {0}")]
+    /// Operating system reported an error.
+    #[error("cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// How many bytes of a key are wanted.
+/// Length of a derived key in bytes.
 struct KeyLength(usize);
 
 impl KeyType for KeyLength {
@@ -81,7 +81,7 @@ impl KeyType for KeyLength {
 }
 
 impl StateKey {
-    /// The one that belongs to an HMAC key.
+    /// Derives the key from an HMAC key.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
         let root = Salt::new(HKDF_SHA256, KEY_DERIVATION_LABEL).extract(secret);
@@ -90,7 +90,7 @@ impl StateKey {
         Self { root, id }
     }
 
-    /// Seals a text for the file of this name.
+    /// Encrypts a text for the file `name`.
     pub(super) fn encrypt(&self, name: &FileId, text: &SecretBuffer) -> Vec<u8> {
         let mut encrypted = Vec::with_capacity(HEADER_BYTES + text.len() + AES_256_GCM.tag_len());
         encrypted.extend_from_slice(MAGIC);
@@ -98,7 +98,7 @@ impl StateKey {
         encrypted.extend_from_slice(&self.id);
         let mut salt = [0; SALT_BYTES];
         let random = SystemRandom::new().fill(&mut salt);
-        assert!(random.is_ok(), "the operating system has no random numbers");
+        assert!(random.is_ok(), "the operating system cannot provide random numbers");
         encrypted.extend_from_slice(&salt);
         encrypted.extend_from_slice(text.expose());
         let aad = aad(&encrypted[..HEADER_BYTES], name);
@@ -107,17 +107,17 @@ impl StateKey {
             Aad::from(aad),
             &mut encrypted[HEADER_BYTES..],
         );
-        // It fails for more than 64 GiB alone.
-        let tag = tag.unwrap_or_else(|_| unreachable!("no text is that long"));
+        // Encryption fails only above 64 GiB.
+        let tag = tag.unwrap_or_else(|_| unreachable!("the text is below 64 GiB"));
         encrypted.extend_from_slice(tag.as_ref());
         encrypted
     }
 
-    /// What is in the file of this name.
+    /// Decrypts the content of the file `name`.
     pub(super) fn decrypt(&self, name: &FileId, encrypted: Vec<u8>) -> Result<Plaintext, OpenError> {
-        // What was opened in place is a secret.
-        let (bytes, mut sealed) = (encrypted.len() as u64, Zeroizing::new(encrypted));
-        let Some((magic, rest)) = sealed.split_first_chunk::<4>() else { return Err(OpenError::Truncated) };
+        // The buffer is decrypted in place, so it must be zeroed.
+        let (bytes, mut buffer) = (encrypted.len() as u64, Zeroizing::new(encrypted));
+        let Some((magic, rest)) = buffer.split_first_chunk::<4>() else { return Err(OpenError::Truncated) };
         let Some((version, rest)) = rest.split_first().filter(|_| magic == MAGIC) else {
             return Err(OpenError::Damaged);
         };
@@ -133,12 +133,12 @@ impl StateKey {
         if rest.len() < AES_256_GCM.tag_len() {
             return Err(OpenError::Truncated);
         }
-        let (key, aad) = (self.derive_file_key(salt), aad(&sealed[..HEADER_BYTES], name));
-        let opened = key.open_in_place(nonce(), Aad::from(aad), &mut sealed[HEADER_BYTES..]);
+        let (key, aad) = (self.derive_file_key(salt), aad(&buffer[..HEADER_BYTES], name));
+        let opened = key.open_in_place(nonce(), Aad::from(aad), &mut buffer[HEADER_BYTES..]);
         let length = opened.map_err(|_| OpenError::Damaged)?.len();
         Ok(Plaintext {
             version,
-            text: Zeroizing::new(sealed[HEADER_BYTES..HEADER_BYTES + length].to_vec()),
+            text: Zeroizing::new(buffer[HEADER_BYTES..HEADER_BYTES + length].to_vec()),
             file_bytes: bytes,
         })
     }
@@ -146,13 +146,14 @@ impl StateKey {
     fn derive_file_key(&self, salt: &[u8]) -> LessSafeKey {
         let mut key = Zeroizing::new([0; 32]);
         expand_key(&self.root, &[b"file", salt], key.as_mut_slice());
-        // A key of 32 bytes is one of AES-256.
-        let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).unwrap_or_else(|_| unreachable!("the key's length"));
+        // AES-256 accepts every key of 32 bytes.
+        let key =
+            UnboundKey::new(&AES_256_GCM, key.as_slice()).unwrap_or_else(|_| unreachable!("the key has 32 bytes"));
         LessSafeKey::new(key)
     }
 }
 
-/// A key seals one text, so that every text may have the same.
+/// Returns the nonce, which is constant because each key encrypts only one text.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }
@@ -163,8 +164,8 @@ fn aad(header: &[u8], name: &FileId) -> Vec<u8> {
 
 fn expand_key(root: &Prk, info: &[&[u8]], key: &mut [u8]) {
     let filled = root.expand(info, KeyLength(key.len())).and_then(|okm| okm.fill(key));
-    // It fails for more than 8,160 bytes alone.
-    filled.unwrap_or_else(|_| unreachable!("no key is that long"));
+    // Expansion fails only above 8,160 bytes.
+    filled.unwrap_or_else(|_| unreachable!("the key is below 8,160 bytes"));
 }
 
 impl fmt::Debug for StateKey {
@@ -186,20 +187,20 @@ impl fmt::Debug for FileId {
 }
 
 impl FileId {
-    /// One that no other file has.
+    /// Returns a random, unique name.
     ///
     /// # Panics
     ///
-    /// When the operating system has no random numbers.
+    /// Panics if the operating system cannot provide random numbers.
     #[must_use]
     pub fn random() -> Self {
         let mut name = [0; 16];
         let random = SystemRandom::new().fill(&mut name);
-        assert!(random.is_ok(), "the operating system has no random numbers");
+        assert!(random.is_ok(), "the operating system cannot provide random numbers");
         Self(name)
     }
 
-    /// Reads what [`Name`] displays.
+    /// Parses the `Display` form.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut name = [0; 16];
         let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -236,7 +237,7 @@ mod tests {
     fn state_file_decrypts_only_with_its_name_and_key() {
         let one = encrypted_sample();
         assert_eq!(decrypt_sample(one.clone()), Ok(b"hunter2".to_vec()));
-        assert_ne!(one, encrypted_sample(), "each writing has a key of its own");
+        assert_ne!(one, encrypted_sample(), "each write has its own key");
         assert!(!String::from_utf8_lossy(&one).contains("hunter"));
         let key = StateKey::derive(&[b'a'; 32]);
         assert_eq!(key.decrypt(&FileId([8; 16]), one.clone()).err(), Some(OpenError::Damaged));
@@ -248,8 +249,8 @@ mod tests {
     fn state_file_changed_or_truncated_is_rejected() {
         let whole = encrypted_sample();
         for length in 0..whole.len() {
-            let fault = decrypt_sample(whole[..length].to_vec()).unwrap_err();
-            assert!(matches!(fault, OpenError::Truncated | OpenError::Damaged), "{length}: {fault}");
+            let error = decrypt_sample(whole[..length].to_vec()).unwrap_err();
+            assert!(matches!(error, OpenError::Truncated | OpenError::Damaged), "{length}: {error}");
         }
         for at in 0..whole.len() {
             let mut changed = whole.clone();
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(decrypt_sample(later), Err(OpenError::UnsupportedVersion(FORMAT_VERSION + 1)));
     }
 
-    /// Written by vaultmount 0.1.0; what it could read is to be read for ever.
+    /// File written by vaultmount 0.1.0. Every later version must read it.
     #[test]
     fn state_file_of_version_1_decrypts() {
         const FIRST: &str = "564d5354012d1520e1c1a12eb7cd0ab8d70a1041e57d201dca36f5dd6a04cb55c0d08b9c3f6976b0e284c72100ef2193967eebd4ab17dccad6874cd04f0226ff6d3fff09";

@@ -1,4 +1,4 @@
-//! Where mounts wait until this process has what pods were given by earlier ones, and while another has it.
+//! Gate for mounts: closed until this process has restored the sessions, and while another process holds them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,56 +9,56 @@ use tokio::{
 
 use crate::error::{Cause, Error};
 
-/// Lets mounts in, or not.
+/// Admits, delays or rejects mounts.
 pub struct Gate {
     state: watch::Sender<GateState>,
-    /// Held for reading by whoever is inside.
+    /// Read-locked by every mount that was admitted.
     active_passes: Arc<RwLock<()>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GateState {
     Open,
-    /// What is waited for.
+    /// Mounts wait. The text names the reason.
     Closed(&'static str),
-    /// Another process has the pods: who comes here comes in vain.
+    /// Mounts are rejected: another process serves the pods.
     Superseded,
 }
 
-/// Whoever holds one is inside.
+/// Proof that a mount was admitted. The mount counts as active until the pass is dropped.
 pub struct GatePass(#[expect(dead_code, reason = "held until dropped")] OwnedRwLockReadGuard<()>);
 
 impl Gate {
-    /// One that is open.
+    /// Returns an open gate.
     #[must_use]
     pub fn new_open() -> Self {
         Self { state: watch::channel(GateState::Open).0, active_passes: Arc::default() }
     }
 
-    /// One at which this is waited for.
+    /// Returns a closed gate with a reason.
     #[must_use]
     pub fn new_closed(reason: &'static str) -> Self {
         Self { state: watch::channel(GateState::Closed(reason)).0, active_passes: Arc::default() }
     }
 
-    /// Goes in if nothing is waited for.
+    /// Returns a pass if the gate is open.
     #[must_use]
     pub fn try_enter(&self) -> Option<GatePass> {
         let guard = Arc::clone(&self.active_passes).try_read_owned().ok()?;
         (*self.state.borrow() == GateState::Open).then_some(GatePass(guard))
     }
 
-    /// Goes in as soon as it is open; an error when another process has the pods, or one that says what was waited for when it
-    /// is not open by `deadline`.
+    /// Waits for an open gate. Returns an error if another process serves the pods, or if the gate is still closed at
+    /// `deadline`; the latter names the reason.
     pub async fn enter(&self, deadline: Instant) -> Result<GatePass, Error> {
         let mut state = self.state.subscribe();
         let entered = timeout_at(deadline, async {
             loop {
-                // The sender is ours.
-                let _ = state.wait_for(|stand| !matches!(stand, GateState::Closed(_))).await;
+                // The sender is `self.state`, so it cannot be closed.
+                let _ = state.wait_for(|state| !matches!(state, GateState::Closed(_))).await;
                 if *state.borrow() == GateState::Superseded {
-                    return Err(Error::new(Cause::ProcessSuperseded, "another process has taken this one's place")
-                        .with_fix("nothing is to be done: the driver tries again, and finds the other"));
+                    return Err(Error::new(Cause::ProcessSuperseded, "a successor process has replaced this process")
+                        .with_fix("no action needed: the driver retries and reaches the successor"));
                 }
                 let guard = Arc::clone(&self.active_passes).read_owned().await;
                 if *state.borrow() == GateState::Open {
@@ -68,33 +68,33 @@ impl Gate {
         });
         entered.await.unwrap_or_else(|_| {
             let reason = match *self.state.borrow() {
-                GateState::Closed(why) => why,
-                GateState::Open | GateState::Superseded => "who was let in before",
+                GateState::Closed(reason) => reason,
+                GateState::Open | GateState::Superseded => "earlier mounts",
             };
             Err(Error::new(
                 Cause::DeadlineExceeded,
-                format!("the caller's time ran out while this process waited for {reason}"),
+                format!("deadline exceeded while this process waited for {reason}"),
             )
-            .with_fix("it is tried again by itself; look into the provider's log if that goes on"))
+            .with_fix("the driver retries; if the error persists, check the provider's log"))
         })
     }
 
-    /// Says what is waited for.
+    /// Closes the gate with a reason.
     pub fn close(&self, reason: &'static str) {
         self.state.send_replace(GateState::Closed(reason));
     }
 
-    /// Lets everyone in.
+    /// Opens the gate.
     pub fn open(&self) {
         self.state.send_replace(GateState::Open);
     }
 
-    /// Turns everyone away at once, to the process that has the pods.
+    /// Rejects all mounts at once, because another process serves the pods.
     pub fn reject(&self) {
         self.state.send_replace(GateState::Superseded);
     }
 
-    /// Lets nobody in any more, and waits until all are out, but not for longer than that. Whether they are.
+    /// Closes the gate and waits for active mounts, at most for `drain_timeout`. Returns true if all have finished.
     pub async fn close_for(&self, reason: &'static str, drain_timeout: Duration) -> bool {
         self.close(reason);
         timeout(drain_timeout, self.active_passes.write()).await.is_ok()

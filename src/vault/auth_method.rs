@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use crate::label_enum::label_enum;
 
 label_enum! {
-    /// What takes logins at an auth mount.
+    /// Auth method of an auth mount.
     AuthMethod {
-        /// The method that has the Kubernetes API vouch for a pod.
+        /// `kubernetes`, which verifies tokens through the Kubernetes API.
         Kubernetes = "kubernetes",
-        /// The one that knows the cluster's keys.
+        /// `jwt`, which verifies tokens with the cluster's public keys.
         Jwt = "jwt",
-        /// Nothing was learnt of the auth mount.
+        /// Not known.
         Unknown = "unknown",
     }
 }

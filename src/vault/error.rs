@@ -15,7 +15,11 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{breaker::Outage, connect::ConnectError, memory_budget::BudgetScope};
+use super::{
+    breaker::Outage,
+    connect::ConnectError,
+    memory_budget::{BudgetExceeded, BudgetScope},
+};
 pub(super) use context::relative_namespace;
 pub use context::{DetectedAuthMethod, LoginContext, ReadContext, TokenClaims};
 pub(super) use server_state::{no_leader_error, sealed_error, uninitialized_error};
@@ -331,6 +335,12 @@ impl ErrorResponse {
             ),
             _ => None,
         }
+    }
+}
+
+impl From<BudgetExceeded> for RequestError {
+    fn from(BudgetExceeded { scope, limit_bytes }: BudgetExceeded) -> Self {
+        Self::BudgetExceeded { scope, limit_bytes }
     }
 }
 

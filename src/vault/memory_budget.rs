@@ -6,8 +6,6 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use super::error::RequestError;
-
 /// Memory budget for the responses of some servers, or to one token. A response counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct MemoryBudget {
@@ -27,6 +25,15 @@ pub enum BudgetScope {
     Tenants,
 }
 
+/// A budget has too little memory left for a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BudgetExceeded {
+    /// The budget's scope.
+    pub(super) scope: BudgetScope,
+    /// The budget's size.
+    pub(super) limit_bytes: usize,
+}
+
 /// Reservation in a token's memory budget and in the servers' budget. Dropping it releases the memory.
 #[derive(Debug)]
 pub(super) struct Reservation {
@@ -42,11 +49,11 @@ impl MemoryBudget {
             BudgetScope::Operator => 192 << 20,
             BudgetScope::Tenants => 64 << 20,
         };
-        Arc::new(Self { scope: scope, limit_bytes: limit_bytes, reserved_bytes: AtomicUsize::new(0) })
+        Arc::new(Self { scope, limit_bytes, reserved_bytes: AtomicUsize::new(0) })
     }
 
     /// Fails if less than 64 KiB are available, because the response to a new request would hardly fit.
-    pub(super) fn ensure_available(&self) -> Result<(), RequestError> {
+    pub(super) fn ensure_available(&self) -> Result<(), BudgetExceeded> {
         const MIN_AVAILABLE_BYTES: usize = 64 << 10;
         if self.reserved_bytes.load(Relaxed) + MIN_AVAILABLE_BYTES > self.limit_bytes {
             Err(self.exceeded())
@@ -55,7 +62,7 @@ impl MemoryBudget {
         }
     }
 
-    fn reserve(&self, bytes: usize) -> Result<(), RequestError> {
+    fn reserve(&self, bytes: usize) -> Result<(), BudgetExceeded> {
         let add_within_limit = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= self.limit_bytes);
         self.reserved_bytes.fetch_update(Relaxed, Relaxed, add_within_limit).map(drop).map_err(|_| self.exceeded())
     }
@@ -64,8 +71,8 @@ impl MemoryBudget {
         self.reserved_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    fn exceeded(&self) -> RequestError {
-        RequestError::BudgetExceeded { scope: self.scope, limit_bytes: self.limit_bytes }
+    fn exceeded(&self) -> BudgetExceeded {
+        BudgetExceeded { scope: self.scope, limit_bytes: self.limit_bytes }
     }
 }
 
@@ -76,7 +83,7 @@ impl Reservation {
     }
 
     /// Resizes the reservation to `bytes`, or leaves it unchanged if a budget is exceeded.
-    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), RequestError> {
+    pub(super) fn resize(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
         if let Some(additional) = bytes.checked_sub(self.bytes) {
             for (n, budget) in self.budgets.iter().flatten().enumerate() {
                 if let Err(exceeded) = budget.reserve(additional) {
@@ -106,9 +113,9 @@ mod tests {
         budget.reserved_bytes.load(Relaxed)
     }
 
-    fn exceeded_scope(result: &Result<(), RequestError>) -> Option<BudgetScope> {
+    fn exceeded_scope(result: &Result<(), BudgetExceeded>) -> Option<BudgetScope> {
         match result {
-            Err(RequestError::BudgetExceeded { scope, .. }) => Some(*scope),
+            Err(BudgetExceeded { scope, .. }) => Some(*scope),
             _ => None,
         }
     }

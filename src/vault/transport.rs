@@ -244,7 +244,7 @@ impl Transport {
     /// Fails if the token's or the server's memory budget is exhausted.
     pub(super) fn ensure_budget_available(&self, token_budget: &MemoryBudget) -> Result<(), RequestError> {
         token_budget.ensure_available()?;
-        self.budget.ensure_available()
+        Ok(self.budget.ensure_available()?)
     }
 
     /// Sends a request, with retries, and returns the body of a successful response. The request's path is relative to `/v1`.

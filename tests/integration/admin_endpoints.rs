@@ -1,4 +1,4 @@
-//! What those who look after the process see of it: probes, the status socket, and the commands that ask there.
+//! Administration: probes, the status socket, and the commands that use it.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -15,12 +15,12 @@ use crate::support::{
     required_env, unique_name,
 };
 
-/// An address that nobody listens at.
+/// Returns an address without a listener.
 pub fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// A tenant's pod that wants a secret.
+/// Returns a tenant's pod with one secret.
 pub async fn pod() -> Pod {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
@@ -33,26 +33,26 @@ pub async fn get(url: &str) -> (u16, String) {
     (status.as_u16(), text)
 }
 
-/// What `/metrics` at an address tells of one series, if anything.
+/// Returns the value of one series from `/metrics`; `None` if absent.
 pub async fn metric_value(address: &str, series: &str) -> Option<String> {
     let (_, text) = get(&format!("http://{address}/metrics")).await;
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(str::to_owned)
 }
 
-/// Exit code, standard output and standard error of a command.
+/// Returns the exit code, standard output and standard error of a command.
 async fn run_command(args: &[&str]) -> (Option<i32>, String, String) {
     let output = vaultmount_command(args).output().await.unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// What `status -o json` prints of a process.
+/// Returns the output of `status -o json`.
 async fn query_status(socket: &Path) -> Value {
     let (code, out, err) = run_command(&["status", "-o", "json", "--socket", socket.to_str().unwrap()]).await;
     assert_eq!(code, Some(0), "{err}");
     serde_json::from_str(&out).unwrap()
 }
 
-/// Asks without a command, for what no command asks.
+/// Sends a raw request, for cases that no command covers.
 async fn raw_request(socket: &Path, method: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
@@ -84,15 +84,15 @@ async fn livez_fails_if_endpoint_socket_does_not_answer() {
     let livez = async || get(&format!("http://{address}/livez")).await;
     let (status, text) = livez().await;
     assert!(status == 503 && text.contains("vault.sock does not answer: No such file"), "{text}");
-    // One that is wedged: it takes connections, and says nothing.
+    // A hung process: its socket accepts connections and never responds.
     let _wedged = std::os::unix::net::UnixListener::bind(&private).unwrap();
     let (status, text) = livez().await;
     assert!(status == 503 && text.contains("vault.sock does not answer: no answer within 2s"), "{text}");
-    // Nobody who mounts is turned away for that.
+    // Mounts are not refused for that: readiness stays 200.
     assert_eq!(get(&format!("http://{address}/readyz")).await.0, 200);
 }
 
-/// Status line and the rest of what a browser is answered.
+/// Returns the status line and the rest of the response to a browser.
 async fn browse(address: &str, host: &str, path: &str) -> (String, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -133,7 +133,7 @@ async fn statusz_shows_counts_to_local_host_names_only() {
     for host in ["127.0.0.1", "[::1]:8080", "LOCALHOST", "LocalHost:8080"] {
         assert_eq!(browse(&address, host, "/statusz").await.0, "HTTP/1.1 200 OK", "{host}");
     }
-    // A name of somebody else's that leads here.
+    // A foreign DNS name that resolves to this address.
     for host in ["evil.example", "localhost.evil.example", "10.0.0.1:8080"] {
         assert_eq!(browse(&address, host, "/statusz").await.0, "HTTP/1.1 404 Not Found", "{host}");
     }
@@ -144,7 +144,7 @@ async fn statusz_shows_counts_to_local_host_names_only() {
 
 #[tokio::test]
 async fn statusz_shows_state_of_every_server() {
-    // They take connections and say nothing.
+    // These listeners accept connections and never respond.
     let silent = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let [own, named] = silent.each_ref().map(|one| format!("http://{}", one.local_addr().unwrap()));
     let (vault, other) = (required_env("VAULTMOUNT_TEST_BAO_ADDR"), FaultProxy::start().await);
@@ -269,14 +269,14 @@ async fn status_socket_is_handed_to_successor_then_removed() {
 #[tokio::test]
 async fn status_socket_bind_error_is_fatal_only_if_set() {
     let folder = tempfile::tempdir().unwrap();
-    // No name can be taken from a folder.
+    // A directory occupies the socket path, and cannot be replaced.
     let blocked = folder.path().join("vault.status");
     fs::create_dir(&blocked).unwrap();
     let socket = folder.path().join("vault.sock");
     let (mut child, _log) = daemon::spawn_provider(folder.path(), &socket, &[]).await;
     child.kill().await.unwrap();
     let endpoint = format!("--endpoint={}", socket.display());
-    // A file where a folder must be.
+    // A file in place of a directory.
     let within = format!("--status-socket={}/s.status", folder.path().join("hmac.key").display());
     let (code, _, err) = run_command(&["serve", &endpoint, "--health-addr=off", &within]).await;
     assert!(code == Some(1) && err.contains("s.status cannot be bound"), "{err}");

@@ -1,4 +1,4 @@
-//! The audit log: who got which secret from where, and what came of it.
+//! The audit log: which pod received which secret, from where, and the outcome.
 
 use std::{
     fs,
@@ -42,7 +42,7 @@ impl AuditFixture {
         Pod::for_tenant(&self.tenant).with_objects(objects)
     }
 
-    /// The lines so far, when there are as many as that.
+    /// Returns the lines so far, once there are at least `count`.
     async fn records(&self, count: usize) -> Vec<Value> {
         wait_for_records(&self.log, count).await
     }
@@ -57,7 +57,7 @@ async fn wait_for_records(log: &Path, count: usize) -> Vec<Value> {
         if text.lines().count() >= count {
             return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         }
-        // It is written by a thread of its own.
+        // A separate thread writes the audit log.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -93,11 +93,11 @@ async fn audit_log_records_each_secret_decision() {
     assert_eq!(read["path"], format!("{}/data/db", audited.tenant.kv));
     assert_eq!((&read["method"], &read["objects"]), (&json!("GET"), &json!(["pass", "whole"])));
     assert!(read["version_before"].is_null() && read["version_after"].as_str().unwrap().len() == 44, "{read}");
-    // The id of Vault's own answer, which its audit log has, too.
+    // Vault's request ID, which Vault's own audit log contains as well.
     let whole: Value = serde_json::from_str(&files["whole"]).unwrap();
     assert_eq!(read["request_id"], whole["request_id"]);
 
-    // A poll that changes nothing decides nothing; one that asks Vault does.
+    // A poll served from the cache writes no line; a poll that sends requests to Vault does.
     daemon.mount_files(&pod).await;
     advance(Duration::from_secs(11)).await;
     daemon.mount_files(&pod).await;
@@ -111,7 +111,7 @@ async fn audit_log_records_each_secret_decision() {
     assert_eq!(new["version_before"], read["version_after"]);
     assert_ne!(new["version_after"], read["version_after"]);
 
-    // What is refused is told with why: the secret, and the mount.
+    // A denial is logged with its reason, for the secret and for the mount.
     let denied = pod.clone().with_objects("- {objectName: x, secretPath: none/x, secretKey: x}");
     daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[]).await;
     let told = audited.records(6).await;
@@ -146,7 +146,7 @@ async fn audit_log_records_each_secret_decision() {
     assert!(!text.contains("s3cret") && !text.contains("another\""), "{text}");
 }
 
-/// What the rule sees only when it follows the link.
+/// Checks a rule that detects the violation only after following the symbolic link.
 #[tokio::test]
 async fn tenant_tls_dir_symlink_denial_is_audited_with_rule() {
     let files = tempfile::tempdir().unwrap();
@@ -172,7 +172,7 @@ async fn audit_log_records_each_pod_of_a_shared_session() {
         assert_eq!((&line["pod"], &line["uid"], &line["source"]), (&json!(pod.name), &json!(pod.uid), &json!(from)));
         assert_eq!(line["request_id"], told[1]["request_id"]);
     }
-    // What one of them has read anew is new to each of the others.
+    // A secret that one pod fetched again counts as new for each of the other pods.
     audited.tenant.write_secret("db", json!({"pass": "another"})).await;
     advance(Duration::from_secs(11)).await;
     for pod in &pods {
@@ -207,7 +207,7 @@ async fn audit_log_records_second_volume_as_cache_read() {
             MountCall { target_path: format!("/var/lib/kubelet/pods/{}/volumes/second", pod.uid), ..pod.mount_call() };
         audited.daemon.mount(second).await.unwrap();
     }
-    // What comes after shows that there was no more.
+    // The lines of a later mount prove that there were no others before.
     audited.daemon.mount_files(&audited.pod()).await;
     let told = audited.records(5).await;
     let what: Vec<_> = told.iter().map(|line| (line["event"].as_str().unwrap(), line["source"].as_str())).collect();

@@ -1,4 +1,4 @@
-//! The command line, as a person uses it.
+//! The command line, as an operator uses it.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -11,7 +11,7 @@ use crate::support::{
     required_env,
 };
 
-/// A class on disk, a token on disk, and the flags that name both.
+/// Writes a class and a token to disk and returns the flags for both.
 async fn mount_arguments(folder: &std::path::Path) -> Vec<String> {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret", "user": "shop"})).await;
@@ -127,7 +127,7 @@ async fn help_of_every_command_fits_a_screen() {
     }
 }
 
-/// Runs the program with standard output on a pseudo-terminal and standard error in a pipe, or the other way round.
+/// Runs the program with one of standard output and standard error on a pseudo-terminal and the other in a pipe.
 fn run_on_pty(variables: &[(&str, &str)], errors: bool, args: &[&str]) -> (String, String) {
     let script = "import os, pty, subprocess, sys\n\
         ours, its = pty.openpty()\n\

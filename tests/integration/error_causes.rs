@@ -1,4 +1,4 @@
-//! Every row of the table of causes, made to happen: what a mount then says, and what `vaultmount check` says.
+//! Every row of the table of error causes: the mount error and the output of `vaultmount check`.
 //!
 //! A row without a test does not compile.
 
@@ -17,7 +17,7 @@ use vaultmount::error::Cause;
 use crate::support::{bao::Tenant, pod::Pod};
 use case::{Case, LogCase, ManifestCase, MountCase};
 
-/// Makes a test of each scenario, and holds that every cause has one.
+/// Generates a test per scenario, and checks that every cause has one.
 macro_rules! cause_tests {
     ($($place:ident { $($cause:ident $test:ident)* })* @elsewhere { $($other:ident $file:literal $name:literal)* }) => {
         $($(
@@ -145,10 +145,10 @@ cause_tests! {
     }
 }
 
-/// Marks every secret, so that one look finds any of them.
+/// Part of every secret value, so that one search finds all of them.
 const SECRET_MARK: &str = "XMARKEDX";
 
-/// A tenant whose secret `db` has the keys `pass` and `user`, and a pod of it.
+/// Creates a tenant with secret `db`, which has the keys `pass` and `user`, and a pod of it.
 async fn fixture() -> (Tenant, Pod) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": SECRET_MARK, "user": format!("{SECRET_MARK}-user")})).await;
@@ -157,7 +157,7 @@ async fn fixture() -> (Tenant, Pod) {
     (tenant, pod)
 }
 
-/// The class of one object, `x`.
+/// Returns the `objects` text with one object, `x`.
 fn single_object(path: &str, more: &str) -> String {
     format!("- {{objectName: x, secretPath: '{path}'{more}}}")
 }

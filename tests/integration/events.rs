@@ -1,4 +1,4 @@
-//! What pods' owners are told by events: what nobody else tells, once, and never too much at once.
+//! Pod events: failures that Kubernetes does not report, each reported once and rate-limited.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl EventsFixture {
         Self { tenant, vault, api, daemon, folder }
     }
 
-    /// Another process takes the place of this one, once it has ended.
+    /// Stops this process and starts another with the same state.
     async fn restart(self) -> Self {
         let Self { tenant, vault, api, daemon, folder } = self;
         daemon.stop().await;
@@ -56,7 +56,7 @@ impl EventsFixture {
         pod
     }
 
-    /// The events when there are so many.
+    /// Waits until there are `count` events, and returns them.
     async fn wait_for_events(&self, count: usize) -> Vec<Value> {
         let looked = async {
             while self.api.events().len() < count {
@@ -69,12 +69,12 @@ impl EventsFixture {
         events
     }
 
-    /// How often one was sent to be written for the first time.
+    /// Returns the number of event POSTs, without retries.
     fn count_event_posts(&self) -> usize {
         self.api.request_lines().iter().filter(|line| line.ends_with("/events")).count()
     }
 
-    /// Lets the pauses between attempts pass, until there were so many.
+    /// Advances past the pauses between attempts until there were `count` POSTs.
     async fn advance_until_posts(&self, count: usize) {
         for _ in 0..50 {
             if self.count_event_posts() >= count {
@@ -86,14 +86,14 @@ impl EventsFixture {
         assert_eq!(self.count_event_posts(), count);
     }
 
-    /// That nothing more comes.
+    /// Checks that no more events follow.
     async fn assert_event_count(&self, count: usize) -> Vec<Value> {
         sleep(Duration::from_millis(200)).await;
         self.wait_for_events(count).await
     }
 }
 
-/// A process that keeps in the folder what its successor needs.
+/// Starts a process that persists its state in the folder for its successor.
 async fn start_daemon(vault: &FaultProxy, folder: &TempDir, flags: &[&str]) -> Daemon {
     let place = |flag: &str, name: &str| format!("--{flag}={}", folder.path().join(name).display());
     let (kubeconfig, state) = (place("kubeconfig", "kubeconfig"), place("state-dir", "state"));
@@ -125,14 +125,14 @@ async fn repeated_mount_failure_bumps_count_of_one_event() {
     let of = &event["involvedObject"];
     assert_eq!((&of["kind"], &of["name"], &of["uid"]), (&json!("Pod"), &json!(pod.name), &json!(pod.uid)));
     assert_eq!((&event["source"], &event["count"]), (&json!({"component": "vaultmount", "host": "node-1"}), &json!(1)));
-    // What goes on is counted up in the event that stands.
+    // A continuing failure increments the count of the existing event.
     advance(Duration::from_secs(301)).await;
     stage.daemon.assert_mount_error(&pod, Cause::RoleMissing, &[]).await;
     while stage.api.events()[0]["count"] != 6 {
         sleep(Duration::from_millis(5)).await;
     }
     stage.assert_event_count(1).await;
-    // Nothing of it is asked for by a mount that goes well.
+    // A successful mount sends no event requests.
     let before = stage.api.request_lines().len();
     stage.daemon.mount_files(&stage.pod()).await;
     stage.assert_event_count(1).await;
@@ -144,7 +144,7 @@ async fn poll_failure_emits_events_unless_driver_reports() {
     let stage = EventsFixture::new(&[]).await;
     let pod = stage.pod();
     stage.daemon.mount_files(&pod).await;
-    // A driver up to 1.5.6 sends the versions that the pod has, and tells itself.
+    // Drivers up to 1.5.6 send the pod's object versions and report the failure themselves.
     let denied = pod_with_denied_secret(&pod);
     let versions = vec![("pass".to_owned(), "v".to_owned())];
     assert!(stage.daemon.mount(MountCall { versions, ..denied.mount_call() }).await.is_err());
@@ -156,7 +156,7 @@ async fn poll_failure_emits_events_unless_driver_reports() {
     let events = stage.assert_event_count(3).await;
     assert_eq!(reasons(&events), ["VaultRefreshFailed", "VaultClassInvalid", "VaultRefreshRecovered"]);
     assert_eq!(events[2]["type"], "Normal");
-    // Soon again: the last event is how things are.
+    // Failure and recovery soon after: the last event shows the current state.
     stage.daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[]).await;
     stage.daemon.mount_files(&pod).await;
     assert_eq!(reasons(&stage.assert_event_count(5).await)[3..], ["VaultRefreshFailed", "VaultRefreshRecovered"]);
@@ -169,14 +169,14 @@ async fn event_write_is_retried_unless_permanent() {
     stage.daemon.mount_files(&pod).await;
     stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     stage.wait_for_events(1).await;
-    // The end of it, too, and nothing is forgotten before that is told.
+    // The recovery is reported as well, and no failure is forgotten before that.
     for fault in [Fault::Respond(500, String::new()), Fault::Respond(429, String::new())] {
         stage.api.fail_next(fault);
     }
     stage.daemon.mount_files(&pod).await;
     stage.advance_until_posts(4).await;
     assert_eq!(reasons(&stage.assert_event_count(2).await), ["VaultRefreshFailed", "VaultRefreshRecovered"]);
-    // An answer was lost: what is there under its name is this one.
+    // A response was lost: the existing event with this name is the same event.
     stage.api.fail_next(Fault::Respond(503, String::new()));
     stage.api.fail_next(Fault::Respond(409, json!({"reason": "AlreadyExists"}).to_string()));
     stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
@@ -187,7 +187,7 @@ async fn event_write_is_retried_unless_permanent() {
     assert_eq!(names[4], names[5]);
     stage.daemon.mount_files(&pod).await;
     assert_eq!(reasons(&stage.assert_event_count(3).await)[2..], ["VaultRefreshRecovered"]);
-    // What will not pass is not tried again.
+    // Permanent errors are not retried.
     stage.api.fail_next(Fault::Respond(422, String::new()));
     stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
     for _ in 0..5 {
@@ -230,7 +230,7 @@ async fn recovery_event_is_emitted_once_after_restart() {
     assert_eq!(reasons(&events)[2..], ["VaultRefreshRecovered", "VaultRefreshRecovered"]);
     let names: Vec<&Value> = events.iter().map(|event| &event["involvedObject"]["name"]).collect();
     assert_eq!(names, [&failed.name, &kept.name, &failed.name, &kept.name]);
-    // And not again by the one after it.
+    // The successor does not repeat it either.
     let stage = stage.restart().await;
     stage.daemon.mount_files(&failed).await;
     stage.assert_event_count(4).await;
@@ -250,7 +250,7 @@ async fn allow_skip_verify_false_emits_vault_class_invalid() {
         .daemon
         .assert_mount_error(&pod.clone().with_parameter("vaultSkipTLSVerify", "true"), Cause::SkipVerifyNotAllowed, &[])
         .await;
-    // A pod that does not run yet is told of its mount.
+    // A pod that does not run yet gets events about its mount.
     stage
         .daemon
         .assert_mount_error(&stage.pod().with_parameter("vaultEndpoint", "none"), Cause::EndpointUnknown, &[])
@@ -294,7 +294,7 @@ async fn stale_polls_emit_one_failed_and_one_recovered_event() {
     assert_eq!(event["reason"], "VaultRefreshFailed");
     assert!(event["message"].as_str().unwrap().starts_with("the pod keeps what it has: "), "{event}");
     stage.vault.clear_rules();
-    // A server that was found down is asked by polls once a probe has found it up.
+    // Polls send requests to the server again once a probe has found it up.
     for _ in 0..20 {
         advance(Duration::from_secs(11)).await;
         stage.daemon.mount_files(&pod).await;
@@ -352,7 +352,7 @@ async fn expired_queued_events_do_not_delay_new_ones() {
     };
     refused(200).await;
     stage.assert_event_count(10).await;
-    // Those that wait are too late when their turn comes, and take no turn for that.
+    // Waiting events are too old when the rate limit admits them. They are dropped and use up no permit.
     advance(Duration::from_secs(700)).await;
     sleep(Duration::from_millis(200)).await;
     let before = stage.api.events().len();
@@ -416,7 +416,7 @@ async fn dropped_events_are_logged_at_powers_of_two() {
     let mut client = Client::connect(&program.socket).await.unwrap();
     for count in 1..=400 {
         assert!(client.mount(Pod::for_tenant(&tenant).with_objects("[").mount_call()).await.is_err());
-        // The first are written, and then there is room for 256.
+        // The first ten are written; the queue then has room for 256.
         if count == 10 {
             api.wait_until(|api| api.request_lines().iter().filter(|line| line.ends_with("/events")).count() == 10)
                 .await;
@@ -424,7 +424,7 @@ async fn dropped_events_are_logged_at_powers_of_two() {
     }
     program.terminate();
     let log = program.wait_for_log().await;
-    assert_eq!(log.matches("an event of a pod is lost").count(), 8, "{log}");
+    assert_eq!(log.matches("pod event dropped").count(), 8, "{log}");
     assert!(log.contains("lost=128"), "{log}");
 }
 

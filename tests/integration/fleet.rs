@@ -1,4 +1,4 @@
-//! What docs/fleet.md claims, played with fewer nodes.
+//! Claims of docs/fleet.md, simulated with fewer nodes.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn fleet_outage_recovery_causes_no_request_storm() {
     let (peak, _) = SimulationResult::peak_and_mean(&played.vault, back, back + 4 * MINUTE);
     let (_, probes) = SimulationResult::peak_and_mean(&played.vault, INCIDENT_AT + MINUTE, back);
     assert!(peak <= usual * 5 / 2, "{peak} requests in a second, where {usual} are the most in others");
-    // A thousand nodes, each about once in 25 seconds.
+    // A thousand nodes, each with about one probe in 25 seconds.
     assert!(probes > 20.0 && probes < 80.0, "{probes} probes in a second");
     assert_eq!(
         (played.failed_polls, sum_from(&played.logins, INCIDENT_AT), sum_from(&played.credentials, INCIDENT_AT)),

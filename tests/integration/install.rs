@@ -150,7 +150,7 @@ async fn assert_waits_for_lock(folder: &str, command: &str) {
     let held = File::open(node.path(folder)).unwrap();
     held.lock().unwrap();
     let (ok, said) = node.run(&[command]).await;
-    assert!(!ok && said.contains("another process has held the folder's lock"), "{command}: {said}");
+    assert!(!ok && said.contains("another process holds the lock of the directory"), "{command}: {said}");
     assert!(node.path("vaultmount").exists() && node.path("vault.sock").is_symlink());
 }
 

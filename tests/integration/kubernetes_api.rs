@@ -1,4 +1,4 @@
-//! What the process asks of the Kubernetes API: the key of object versions once, a token only when the driver passed none.
+//! Requests to the Kubernetes API: the HMAC key once, and a token only if the driver passes none.
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -14,7 +14,7 @@ use crate::support::{
 
 const HMAC_SECRET_NAME: &str = "vault-csi-provider-hmac-key";
 
-/// A tenant with a secret, a cluster that it trusts, a pod that wants the secret, and a server that has a kubeconfig.
+/// A tenant with a secret, a cluster it trusts, a pod with the secret, and a server with a kubeconfig.
 async fn fixture(flags: &[&str]) -> (KubernetesCluster, Pod, Daemon, TempDir) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
@@ -30,7 +30,7 @@ async fn fixture(flags: &[&str]) -> (KubernetesCluster, Pod, Daemon, TempDir) {
     (cluster, pod, daemon, folder)
 }
 
-/// How often the cluster was asked, by Vault's token reviews and by us.
+/// Returns the numbers of API requests, by Vault's token reviews and by vaultmount.
 fn count_api_requests(cluster: &KubernetesCluster) -> (usize, usize) {
     let lines = cluster.api.request_lines();
     let reviews = lines.iter().filter(|l| l.contains("tokenreviews")).count();
@@ -44,7 +44,7 @@ async fn hmac_secret_is_created_once_and_mounts_call_no_api() {
     assert!(cluster.api.secret("csi", HMAC_SECRET_NAME).is_some(), "{:?}", cluster.api.request_lines());
     let before = count_api_requests(&cluster).1;
     for _ in 0..4 {
-        // Each reads again, under the token of the one login.
+        // Each poll fetches again with the session token of the first login.
         advance(DEFAULT_REFRESH_INTERVAL).await;
         let again = daemon.mount(pod.mount_call()).await.unwrap();
         assert_eq!(again.object_version[0].version, first.object_version[0].version);

@@ -1,5 +1,5 @@
-//! Sessions and leases live exactly as long as the pod: reused by every poll, renewed in the background, handed over in time,
-//! revoked at the pod's end.
+//! Lifetimes: sessions and leases live exactly as long as their pod. Polls reuse them, background tasks renew them, a
+//! handover passes them on in time, and they are revoked at the pod's end.
 
 mod caching;
 mod credential_rotation;
@@ -27,10 +27,10 @@ use crate::{
     },
 };
 
-/// The node that the pods are on.
+/// The node of all pods.
 const NODE: &str = "node-1";
 
-/// A tenant with a database engine, a server of it that can be told to fail, this node's pods, and a daemon.
+/// A tenant with a database engine, a fault proxy before its server, this node's pods, and a daemon.
 struct LifetimeFixture {
     tenant: Arc<Tenant>,
     database: DatabaseEngine,
@@ -41,22 +41,23 @@ struct LifetimeFixture {
 }
 
 impl LifetimeFixture {
-    /// Credentials of an hour.
+    /// Creates the fixture with credentials of one hour.
     async fn new(flags: &[&str]) -> Self {
         Self::with_ttls(flags, json!({}), json!({})).await
     }
 
-    /// Credentials and tokens of these times: more settings of the database role and of the login role.
+    /// Creates the fixture with these additional settings of the database role (`lease`) and of the login role
+    /// (`login`).
     async fn with_ttls(flags: &[&str], lease: serde_json::Value, login: serde_json::Value) -> Self {
         Self::build(flags, lease, login, KubeApi::builder(), true).await
     }
 
-    /// One whose pods may not be watched, for this right lacks.
+    /// Creates a fixture without a pod watch: the API server denies this verb.
     async fn with_denied_verb(verb: &str) -> Self {
         Self::build(&[], json!({}), json!({}), KubeApi::builder().deny(verb, "pods"), false).await
     }
 
-    /// One with another API server.
+    /// Creates a fixture with another API server.
     async fn with_api_server(api: crate::kube_api::KubeApiBuilder) -> Self {
         Self::build(&[], json!({}), json!({}), api, true).await
     }
@@ -81,13 +82,13 @@ impl LifetimeFixture {
         let own = [format!("--kubeconfig={}", kubeconfig.display()), format!("--node-name={NODE}")];
         let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
         let daemon = Daemon::start_at(&vault.address, &flags).await;
-        // At the start it is asked how it is.
+        // The health probe at start comes first.
         vault.wait_for(1, "GET", "sys/health").await;
         api.wait_until(|api| api.open_watches() > 0 || !is_watched && !api.request_lines().is_empty()).await;
         Self { tenant, database, vault, api, daemon, _folder: folder }
     }
 
-    /// A pod of this node with one credential in two files.
+    /// Returns a pod of this node with one credential in two files.
     fn pod(&self) -> Pod {
         let pod = Pod::for_tenant(&self.tenant).with_objects(credential_objects(&self.database));
         self.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
@@ -99,7 +100,7 @@ impl LifetimeFixture {
         (files.remove("username").unwrap(), files.remove("password").unwrap())
     }
 
-    /// How many requests Vault got that do not ask how it is.
+    /// Returns the number of requests to Vault, without health probes.
     fn count_requests(&self) -> usize {
         self.vault.count_except_health()
     }
@@ -116,7 +117,7 @@ impl LifetimeFixture {
         self.vault.count("POST", "sys/leases/renew")
     }
 
-    /// What `status` tells.
+    /// Returns the output of `status` as JSON.
     async fn status(&self) -> serde_json::Value {
         let path = self.daemon.socket.with_extension("status");
         let output =
@@ -130,9 +131,9 @@ fn credential_objects(database: &DatabaseEngine) -> String {
     object("username") + &object("password")
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds, at most 30 s.
 async fn wait_until(description: &str, mut condition: impl AsyncFnMut() -> bool) {
-    // Not the clock that tests leap with.
+    // Real time, not the clock that tests advance.
     let begun = std::time::Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < Duration::from_secs(30), "never: {description}");

@@ -1,4 +1,4 @@
-//! Logins: which proof goes to Vault, and what a pod's event says when Vault does not take it.
+//! Logins: the credentials sent to Vault, and the error text when Vault rejects them.
 
 mod kubernetes;
 mod namespaces;
@@ -11,7 +11,7 @@ use vaultmount::error::Cause;
 
 use crate::support::{bao::Tenant, daemon::Daemon, fault_proxy::FaultProxy, pod::Pod};
 
-/// A tenant with a secret, and a pod that wants it as the file `pass`.
+/// Creates a tenant with a secret, and a pod that mounts it as the file `pass`.
 async fn fixture() -> (Tenant, Pod) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
@@ -19,12 +19,12 @@ async fn fixture() -> (Tenant, Pod) {
     (tenant, pod)
 }
 
-/// The pod with a class of that one file.
+/// Returns the pod with a class of only that file.
 fn with_secret_object(pod: Pod, kv: &str) -> Pod {
     pod.with_objects(format!("- {{objectName: pass, secretPath: {kv}/data/db, secretKey: pass}}"))
 }
 
-/// Checks that a mount brings that file.
+/// Checks that a mount returns that file.
 async fn assert_mounts(daemon: &Daemon, pod: &Pod) {
     assert_eq!(daemon.mount_files(pod).await, BTreeMap::from([("pass".to_owned(), "s3cret".to_owned())]));
 }

@@ -1,4 +1,4 @@
-//! Behaviour through the outermost interface that shows it: the gRPC socket, the CLI, the HTTP endpoints,
+//! Behaviour through the outermost interface that exposes it: the gRPC socket, the CLI, the HTTP endpoints,
 //! against a real OpenBao and a real PostgreSQL (`make test` starts both).
 #![allow(
     unreachable_pub,

@@ -1,4 +1,4 @@
-//! Reads: what engines answer becomes files, and what an event says when they refuse.
+//! Reads: engine responses become files, and refusals become error texts.
 
 mod database;
 mod kv;
@@ -15,7 +15,7 @@ use crate::support::{
     unique_name,
 };
 
-/// A tenant with the secret `db`, a pod of it, and a daemon.
+/// Creates a tenant with the secret `db`, a pod of it, and a daemon.
 async fn fixture() -> (Tenant, Pod, Daemon) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret", "user": "shop"})).await;
@@ -23,14 +23,14 @@ async fn fixture() -> (Tenant, Pod, Daemon) {
     (tenant, pod, Daemon::start(&[]).await)
 }
 
-/// Mounts an engine and brings its path.
+/// Mounts an engine and returns its path.
 async fn mount_engine(kind: &str, options: Value) -> String {
     let path = unique_name(kind);
     root_request("POST", &format!("sys/mounts/{path}"), json!({"type": kind, "options": options})).await;
     path
 }
 
-/// The class of one object, `x`.
+/// Returns the `objects` text with one object, `x`.
 fn single_object(path: &str, more: &str) -> String {
     format!("- {{objectName: x, secretPath: '{path}'{more}}}")
 }
@@ -66,7 +66,7 @@ async fn denied_reads_share_one_error_with_all_policy_lines() {
         .assert_mount_error(&pod, Cause::VaultPolicyDenied, &["objects \"z\", \"y\", \"x\": role \"app\"", &sentence])
         .await;
     assert_eq!(text.matches("permission denied").count(), 1, "{text}");
-    // An engine that is not there is denied for the same reason.
+    // Vault denies a missing engine for the same reason.
     daemon
         .assert_mount_error(
             &pod.clone().with_objects(mixed),

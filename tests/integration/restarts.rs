@@ -1,4 +1,4 @@
-//! What pods were given outlives the process that gave it: stopped, killed or replaced.
+//! Restarts: sessions and secrets survive when the process is stopped, killed or replaced.
 
 mod corrupt_state;
 mod handover;
@@ -17,10 +17,10 @@ use crate::{
     support::{bao::Tenant, daemon, database::DatabaseEngine, fault_proxy::FaultProxy, pod::Pod},
 };
 
-/// The node that the pods are on.
+/// The node of all pods.
 const NODE: &str = "node-1";
 
-/// A node: its pods, its folders, a server that counts, and a database engine.
+/// A node: its pods, its directories, a proxy that counts requests, and a database engine.
 struct RestartFixture {
     tenant: Arc<Tenant>,
     database: DatabaseEngine,
@@ -29,7 +29,7 @@ struct RestartFixture {
     folder: TempDir,
 }
 
-/// What a pod has: each file with its bytes, each object with its version.
+/// Contents of a pod's volume: each file with its bytes, each object with its version.
 type VolumeContents = (Vec<(String, String)>, Vec<(String, String)>);
 
 fn volume_contents(mounted: MountResponse) -> VolumeContents {
@@ -37,7 +37,7 @@ fn volume_contents(mounted: MountResponse) -> VolumeContents {
     (files.collect(), mounted.object_version.into_iter().map(|v| (v.id, v.version)).collect())
 }
 
-/// The real program on it.
+/// The real program on a node.
 struct Process {
     child: Child,
     log: JoinHandle<String>,
@@ -58,7 +58,7 @@ impl RestartFixture {
         Self { tenant, database, vault, api, folder }
     }
 
-    /// A pod with a secret, whole and one key of it, and one credential in two files.
+    /// Returns a pod with a whole secret, one key of it, and one credential in two files.
     fn pod(&self) -> Pod {
         let (kv, path) = (&self.tenant.kv, &self.database.path);
         let objects = format!(
@@ -80,7 +80,7 @@ impl RestartFixture {
         self.folder.path().join("vault.sock")
     }
 
-    /// A process that serves here.
+    /// Starts a process on this node.
     async fn start(&self) -> Process {
         self.start_with(&[]).await
     }
@@ -110,19 +110,19 @@ impl RestartFixture {
         self.vault.count("GET", &self.database.path)
     }
 
-    /// How many requests Vault got that do not ask how it is.
+    /// Returns the number of requests to Vault, without health probes.
     fn count_requests(&self) -> usize {
         self.vault.count_except_health()
     }
 
-    /// The files of sessions.
+    /// Returns the paths of the session files.
     fn state_files(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> = std::fs::read_dir(self.state()).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
     }
 
-    /// Deletes a pod, and waits until none of its users is left.
+    /// Deletes the pods, and waits until none of their users is left.
     async fn assert_deletion_revokes_all(&self, pods: &[Pod]) {
         for pod in pods {
             self.api.delete_pod(&pod.namespace, &pod.name);
@@ -133,13 +133,13 @@ impl RestartFixture {
 }
 
 impl Process {
-    /// Kills it as nothing can prepare for; what it said.
+    /// Kills the process with SIGKILL and returns its log.
     async fn kill(mut self) -> String {
         self.child.kill().await.unwrap();
         self.log.await.unwrap()
     }
 
-    /// Stops it as kubelet does; what it said.
+    /// Stops the process as kubelet does and returns its log.
     async fn stop(mut self) -> String {
         daemon::terminate(&self.child);
         assert!(self.child.wait().await.unwrap().success());
@@ -147,7 +147,7 @@ impl Process {
     }
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 async fn wait_until(description: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !condition().await {

@@ -122,7 +122,8 @@ async fn predecessor_reclaims_socket_from_ended_successor() {
     predecessor.terminate();
     let log = predecessor.wait_for_log().await;
     for name in ["vault.sock", "vault.status"] {
-        let taken_back = |line: &&str| line.contains("taken back") && line.ends_with(name);
+        let taken_back =
+            |line: &&str| line.contains("socket path reclaimed from a dead process") && line.ends_with(name);
         assert_eq!(log.lines().filter(taken_back).count(), 2, "{name}: {log}");
     }
 }

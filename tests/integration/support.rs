@@ -1,4 +1,4 @@
-//! What tests stand on: a tenant of the real OpenBao, pods that ask, and daemons that answer.
+//! Test support: a tenant of the real OpenBao, pods that mount, and daemons that serve them.
 
 pub mod bao;
 pub mod bao_server;

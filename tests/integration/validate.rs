@@ -1,4 +1,4 @@
-//! `vaultmount validate`, as a hook or a CI job runs it.
+//! `vaultmount validate` in a hook or a CI job.
 
 mod output;
 mod positions;
@@ -12,10 +12,10 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::daemon::vaultmount_command;
 
-/// Files in a folder that is the command's own.
+/// Input files in a temporary folder of the command.
 struct Project(tempfile::TempDir);
 
-/// What a run came to.
+/// Exit code and output of a run.
 struct ValidateRun {
     code: i32,
     stdout: String,
@@ -42,7 +42,7 @@ impl Project {
         let mut command = vaultmount_command(&args);
         command.current_dir(self.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // One that does not read its input has closed it.
+        // A process that does not read its input has closed the pipe.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
         let output = child.wait_with_output().await.unwrap();
         ValidateRun {
@@ -54,13 +54,13 @@ impl Project {
 }
 
 impl ValidateRun {
-    /// The findings' own lines, without excerpts and summary.
+    /// Returns the finding lines, without excerpts and summary.
     fn findings(&self) -> Vec<&str> {
         self.stdout.lines().filter(|line| line.contains(": error: ") || line.contains(": warning: ")).collect()
     }
 }
 
-/// The findings in one file, `a.yaml`.
+/// Returns the findings in one file, `a.yaml`.
 async fn findings_of(text: &str) -> Vec<String> {
     let run = Project::with_files(&[("a.yaml", text)]).run(&["."]).await;
     let findings = run.findings();
@@ -74,26 +74,26 @@ async fn findings_of(text: &str) -> Vec<String> {
     findings.iter().map(|line| line.strip_prefix("a.yaml:").unwrap().to_owned()).collect()
 }
 
-/// These are the findings, in one file.
+/// Checks the findings in one file.
 async fn assert_findings(text: &str, expected: &[&str]) {
     assert_eq!(findings_of(text).await, expected, "{text}");
 }
 
-/// A class whose `spec` goes on with these lines, from line 6.
+/// Returns a class with these lines in its `spec`, from line 6.
 fn class_manifest(spec: &str) -> String {
     format!(
         "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: shop, namespace: shop}}\nspec:\n  provider: vault\n{spec}"
     )
 }
 
-/// A class with these parameters beside a role and an object, from line 10.
+/// Returns a class with these parameters beside a role and an object, from line 10.
 fn class_with_parameters(lines: &str) -> String {
     class_manifest(&format!(
         "  parameters:\n    roleName: web\n    objects: |\n      - {{objectName: a, secretPath: p}}\n{lines}"
     ))
 }
 
-/// A class with this text of `objects`, from line 9 and indented by six.
+/// Returns a class with this text of `objects`, from line 9 and indented by six.
 fn class_with_objects(lines: &str) -> String {
     let indented = lines.replace('\n', "\n      ");
     class_manifest(&format!("  parameters:\n    roleName: web\n    objects: |\n      {indented}\n"))
@@ -141,7 +141,7 @@ async fn validate_reads_stdin_by_dash_and_by_default() {
     assert_eq!(other.stdout, "nothing to validate (1 file; skipped 2 other resources)\n");
 }
 
-/// A hook of pre-commit names whatever was changed.
+/// A pre-commit hook passes every changed file.
 #[tokio::test]
 async fn validate_skips_unparsable_files_without_driver_name() {
     let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
@@ -162,7 +162,7 @@ async fn validate_skips_unparsable_files_without_driver_name() {
     }
     let piped = project.run_with_stdin(&[], "a: [\n---\nkind: Pod\n").await;
     assert_eq!(piped.stdout, "nothing to validate (1 file; skipped 2 other resources, of which 1 cannot be read)\n");
-    // Other documents of the file are looked at.
+    // The other documents of the file are still checked.
     let text = format!("a: [\n---\n{}", class_with_parameters("    vaultAdress: x\n"));
     assert!(findings_of(&text).await[0].starts_with("12:5: error: vaultAdress: "));
 }
@@ -252,7 +252,7 @@ async fn validate_non_utf8_or_oversized_file_fails_alone() {
     assert!(run.code == 0 && run.stdout.contains("\"results\": []"), "{}", run.stdout);
 }
 
-/// As of `<(helm template .)`.
+/// Input as from `<(helm template .)`.
 #[tokio::test]
 async fn validate_reads_named_pipe_but_skips_it_in_folder() {
     let project = Project::with_files(&[("a.yaml", &class_with_parameters(""))]);

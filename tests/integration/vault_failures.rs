@@ -1,5 +1,5 @@
-//! The transport when the network or Vault fails: what is sent again and what never, deadlines, limits, and what an
-//! address, a redirect or a certificate may lead to.
+//! Failures of the network and of Vault: retries and their limits, deadlines, concurrency limits, and the rules for
+//! addresses, redirects and certificates.
 
 mod address_guard;
 mod concurrency_limits;
@@ -27,14 +27,14 @@ use vaultmount::{
 
 use crate::support::{bao::Tenant, clock::advance, daemon::Daemon, fault_proxy::FaultProxy, pod::Pod};
 
-/// A tenant with a secret, a server of it that can be told to fail, and a daemon that knows no other.
+/// A tenant with a secret, a fault proxy before its server, and a daemon that uses only this proxy.
 struct FailureFixture {
     tenant: Arc<Tenant>,
     vault: FaultProxy,
     daemon: Daemon,
 }
 
-/// What [`Stage::pod`] mounts.
+/// Value of the secret that [`FailureFixture::pod`] mounts.
 const SECRET: &str = "s3cret";
 
 impl FailureFixture {
@@ -42,36 +42,36 @@ impl FailureFixture {
         Self::for_tenant(&Arc::new(tenant_with_secret().await)).await
     }
 
-    /// One of several of a tenant.
+    /// Creates one of several fixtures of a tenant.
     async fn for_tenant(tenant: &Arc<Tenant>) -> Self {
         let vault = FaultProxy::start().await;
         let daemon = Daemon::start_at(&vault.address, &[]).await;
-        // At the start it is asked how it is.
+        // The health probe at start comes first.
         vault.wait_for(1, "GET", "sys/health").await;
         Self { tenant: Arc::clone(tenant), vault, daemon }
     }
 
-    /// A pod that reads one plain secret.
+    /// Returns a pod with one KV secret.
     fn pod(&self) -> Pod {
         secret_pod(&self.tenant)
     }
 
-    /// Where pods log in.
+    /// Returns the login path.
     fn login_path(&self) -> String {
         format!("auth/{}/login", self.tenant.auth)
     }
 
-    /// Where the secret is.
+    /// Returns the path of the secret.
     fn secret_path(&self) -> String {
         format!("{}/data/db", self.tenant.kv)
     }
 
-    /// The cause and text of a pod's failure.
+    /// Returns the cause and text of the pod's mount error.
     async fn mount_error(&self, pod: &Pod) -> (Cause, String) {
         self.daemon.mount_error(pod.mount_call()).await
     }
 
-    /// Gives whatever is under way the time to come to a stop: a few round trips through the daemon.
+    /// Gives pending tasks time to finish: a few round trips through the daemon.
     async fn let_daemon_run(&self) {
         let mut client = Client::connect(&self.daemon.socket).await.unwrap();
         for _ in 0..20 {
@@ -80,14 +80,14 @@ impl FailureFixture {
     }
 }
 
-/// Runs every case on a stage of its own, side by side.
+/// Runs every case concurrently, each on its own fixture.
 async fn for_each_case<C>(cases: impl IntoIterator<Item = C>, run: impl AsyncFn(FailureFixture, C)) {
     let (tenant, run) = (Arc::new(tenant_with_secret().await), &run);
     let tenant = &tenant;
     join_all(cases.into_iter().map(async |case| run(FailureFixture::for_tenant(tenant).await, case).await)).await;
 }
 
-/// A tenant whose secret `db` has the key `pass`.
+/// Creates a tenant with secret `db`, which has the key `pass`.
 async fn tenant_with_secret() -> Tenant {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": SECRET})).await;
@@ -103,7 +103,7 @@ fn call_with_timeout(timeout: Duration, pod: &Pod) -> MountCall {
     MountCall { timeout: Some(timeout), ..pod.mount_call() }
 }
 
-/// The one file of a response.
+/// Returns the only file of a response.
 #[track_caller]
 fn single_file(response: &MountResponse) -> &str {
     assert_eq!(response.files.len(), 1);

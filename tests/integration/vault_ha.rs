@@ -1,4 +1,4 @@
-//! A cluster of three: standbys that read and are behind, and leaders that are killed.
+//! High availability: a cluster of three with standbys that serve reads and lag behind, and leaders that are killed.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,7 +22,7 @@ use crate::support::{
     bao::Tenant, clock::advance, daemon::Daemon, pod::Pod, raft::RaftCluster, required_env, unique_name,
 };
 
-/// A pod that logs in to the cluster, and reads these objects anew when they are older than ten seconds.
+/// Returns a pod that logs in to the cluster and fetches these objects again after ten seconds.
 fn pod(objects: &str) -> Pod {
     let tenant = Tenant { address: String::new(), auth: "jwt".into(), kv: "kv".into(), policy: "app".into() };
     Pod::for_tenant(&tenant).with_objects(objects).with_parameter("refreshInterval", "10s")
@@ -59,12 +59,12 @@ async fn leader_loss_serves_stale_polls_that_need_login() {
     cluster.root_request("POST", "kv/data/n", json!({"data": {"n": "0"}})).await;
     let role = json!({
         "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
-        // Shorter than the pause between two reads, so that each needs a login.
+        // The TTL is shorter than the interval between two reads, so that each read needs a login.
         "token_policies": ["app"], "token_ttl": "5s",
     });
     cluster.root_request("POST", "auth/jwt/role/app", role).await;
     let leader = cluster.leader().await;
-    // Which knows the leader for some seconds after its end, and sends there whom it cannot forward.
+    // For some seconds after the leader's end, this standby still redirects requests to it that it cannot forward.
     cluster.route_to(Some((leader + 1) % 3));
     let daemon = Arc::new(Daemon::start_at(&cluster.address, &[]).await);
     let pods: Vec<Pod> = (0..8).map(|_| pod(COUNTER_OBJECT)).collect();
@@ -89,11 +89,11 @@ async fn leader_loss_serves_stale_polls_that_need_login() {
         task.await.unwrap();
     }
     cluster.leader().await;
-    // A new one, too, as soon as there is a leader.
+    // A new pod mounts as soon as there is a leader.
     assert_eq!(daemon.mount_files(&pod(COUNTER_OBJECT)).await["n"], "0");
 }
 
-/// A cluster with a database engine before the real PostgreSQL.
+/// Creates a cluster with a database engine for the real PostgreSQL.
 async fn cluster_with_database() -> (RaftCluster, String) {
     let cluster = RaftCluster::new().await;
     cluster
@@ -119,7 +119,7 @@ async fn cluster_with_database() -> (RaftCluster, String) {
     (cluster, prefix)
 }
 
-/// How many database users there are of this prefix.
+/// Returns the number of database users with this prefix.
 async fn count_database_users(prefix: &str) -> usize {
     crate::support::database::users_with_prefix(prefix).await.len()
 }
@@ -144,12 +144,12 @@ async fn backup_restore_gives_newer_pod_one_new_credential() {
     assert_ne!(new["user"], lost["user"]);
     advance(Duration::from_secs(11)).await;
     assert_eq!(daemon.mount_files(&after).await, new);
-    // One of them is nobody's.
+    // No pod uses one of these users.
     assert_eq!(count_database_users(&prefix).await, 3);
 }
 
-/// What a pod has after a poll that goes well. Standbys redirect for a moment after a restoration; polls that would create something
-/// fail then, and leave the files as they are.
+/// Polls until a poll succeeds, and returns the pod's files. Standbys redirect for a moment after a restore. Polls with
+/// a mutating request fail meanwhile and leave the files unchanged.
 async fn poll_until_success(daemon: &Daemon, pod: &Pod) -> BTreeMap<String, String> {
     for _ in 0..600 {
         match daemon.mount(pod.mount_call()).await {
@@ -161,7 +161,7 @@ async fn poll_until_success(daemon: &Daemon, pod: &Pod) -> BTreeMap<String, Stri
     panic!("no poll goes well");
 }
 
-/// Pods polled while leaders are killed so often; what went wrong stops the test.
+/// Polls pods while leaders are killed `kills` times; a failed poll fails the test.
 async fn assert_leader_kills_fail_no_poll(kills: usize, pods: usize) {
     let (mut cluster, prefix) = cluster_with_database().await;
     let daemon = Arc::new(Daemon::start_at(&cluster.address, &[]).await);
@@ -218,7 +218,7 @@ async fn assert_leader_kills_fail_no_poll(kills: usize, pods: usize) {
         cluster.restart(leader).await;
         cluster.wait_until_ready().await;
     }
-    // Long enough that everyone has read once more.
+    // Long enough for every pod to read once more.
     sleep(Duration::from_secs(12)).await;
     stop.store(true, SeqCst);
     for task in polling {

@@ -57,7 +57,7 @@ async fn hmac_key_of_any_length_is_used_as_by_go_provider() {
 
 #[tokio::test]
 async fn hmac_key_missing_or_empty_entry_is_reported_with_fix() {
-    let advice = "delete the Secret and it is created anew (file versions change)";
+    let advice = "delete the Secret; vaultmount then creates a new one (file versions change)";
     let error = key_error(&[("other", b"x")]).await;
     assert_eq!(error.cause(), Cause::VersionKey);
     assert_eq!(
@@ -78,8 +78,8 @@ async fn hmac_key_forbidden_error_names_missing_rbac_rule() {
         format!(
             "HMAC key in Secret csi/{HMAC_SECRET_NAME}: API server URL answers 403 Forbidden (it said: secrets is forbidden: \
              User \"system:serviceaccount:csi:vaultmount\" cannot get resource \"secrets\" in API group \"\" in the \
-             namespace \"csi\"); may not get secrets in namespace csi: a Role there needs the rule \
-             {{apiGroups: [\"\"], resources: [secrets], resourceNames: [{HMAC_SECRET_NAME}], verbs: [get]}} [VM0093]"
+             namespace \"csi\"); permission denied to get secrets in namespace csi: add the rule \
+             {{apiGroups: [\"\"], resources: [secrets], resourceNames: [{HMAC_SECRET_NAME}], verbs: [get]}} to a Role there [VM0093]"
         )
     );
 

@@ -254,7 +254,9 @@ async fn pod_watch_broken_connection_errors_then_resumes() {
     assert_eq!(error.cause(), Cause::KubernetesApi);
     let shown = error.to_string().replace(&api.url(), "URL");
     assert!(
-        shown.starts_with(&format!("pods of node {NODE}: API server URL cuts off the watch (it said: ")),
+        shown.starts_with(&format!(
+            "pods of node {NODE}: API server URL closed the watch connection unexpectedly (it said: "
+        )),
         "{shown}"
     );
     assert_eq!(watch.next().await.unwrap(), None);
@@ -301,7 +303,7 @@ async fn pod_watch_malformed_event_error_has_no_content() {
         let error = first_event(&line).await.unwrap_err();
         assert_eq!(error.cause(), Cause::KubernetesConfig, "{line}: {error}");
         let shown = error.to_string();
-        assert!(shown.contains("tells in the watch what is no event") && !shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("sent an invalid watch event") && !shown.contains("hunter2"), "{shown}");
     }
 }
 
@@ -462,14 +464,14 @@ async fn pods_with_large_annotations_are_listed_and_watched() {
 async fn pod_responses_over_size_limit_are_rejected() {
     let error = first_event(&" ".repeat((4 << 20) + 1)).await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesConfig);
-    assert!(error.to_string().contains("tells of a pod in more than 4 MiB; check that"), "{error}");
+    assert!(error.to_string().contains("sent a watch event of more than 4 MiB, limit exceeded; check that"), "{error}");
 
     let answers = |mebibytes: usize| Fault::Respond(200, " ".repeat((mebibytes << 20) + 1));
     let (_api, kube) = start_with_client(api_with_web_pod().fault(answers(32)).fault(answers(4))).await;
     let list = kube.node_pods(NODE).await.unwrap_err().to_string();
-    assert!(list.contains("answers with more than 32 MiB; check that"), "{list}");
+    assert!(list.contains("sent a response of more than 32 MiB, limit exceeded; check that"), "{list}");
     let read = kube.pod("shop", "web").await.unwrap_err().to_string();
-    assert!(read.contains("answers with more than 4 MiB; check that"), "{read}");
+    assert!(read.contains("sent a response of more than 4 MiB, limit exceeded; check that"), "{read}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -478,7 +480,7 @@ async fn pod_watch_start_times_out_after_10s() {
     let start = Instant::now();
     let error = kube.watch_node_pods(NODE, "1").await.unwrap_err();
     assert_eq!((start.elapsed().as_secs(), error.cause()), (10, Cause::KubernetesApi));
-    assert!(error.to_string().contains("does not answer within 10 s"), "{error}");
+    assert!(error.to_string().contains("timed out after 10 s"), "{error}");
 }
 
 #[tokio::test]
@@ -496,7 +498,7 @@ async fn pod_watch_idle_timeout_is_its_timeout_plus_30s() {
     let error = watch.next().await.unwrap_err();
     assert_eq!(heard.elapsed().as_secs(), lasting + 30);
     assert_eq!(error.cause(), Cause::KubernetesApi);
-    assert!(error.to_string().contains(&format!("is silent in the watch for {} s", lasting + 30)), "{error}");
+    assert!(error.to_string().contains(&format!("sent no data on the watch for {} s", lasting + 30)), "{error}");
 }
 
 #[tokio::test]

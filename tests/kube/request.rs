@@ -31,7 +31,7 @@ async fn kube_request_times_out_after_10s() {
     assert_eq!(error.cause(), Cause::KubernetesApi);
     assert_eq!(
         shown,
-        format!("HMAC key in Secret csi/{HMAC_SECRET_NAME}: API server URL does not answer within 10 s [VM0090]")
+        format!("HMAC key in Secret csi/{HMAC_SECRET_NAME}: API server URL timed out after 10 s [VM0090]")
     );
 }
 
@@ -54,7 +54,9 @@ async fn kube_request_follows_no_redirect() {
         request_error(Fault::Redirect(format!("{}{SECRETS_PATH}/{HMAC_SECRET_NAME}", elsewhere.url()))).await;
     assert_eq!(error.cause(), Cause::KubernetesConfig);
     assert!(
-        shown.ends_with("answers 307 Temporary Redirect; redirects are not followed; name the server itself [VM0091]"),
+        shown.ends_with(
+            "answers 307 Temporary Redirect; redirects are not followed; use the address of the server itself [VM0091]"
+        ),
         "{shown}"
     );
     assert!(elsewhere.requests().is_empty());

@@ -66,12 +66,16 @@ async fn token_request_forbidden_names_rbac_rule_and_fixes() {
 #[tokio::test]
 async fn token_request_missing_account_or_pod_is_named() {
     let cases = [
-        (KubeApi::builder(), POD, "serviceaccounts \"web\" not found); create the service account the pod runs as"),
-        (api_with_service_account(), BoundPod { name: "web-2", ..POD }, "pods \"web-2\" not found); the pod is gone"),
+        (KubeApi::builder(), POD, "serviceaccounts \"web\" not found); create the pod's service account"),
+        (
+            api_with_service_account(),
+            BoundPod { name: "web-2", ..POD },
+            "pods \"web-2\" not found); no action needed: the pod no longer exists",
+        ),
         (
             api_with_service_account(),
             BoundPod { uid: "uid-0", ..POD },
-            "in record); the pod was replaced by another of the same name",
+            "in record); no action needed: another pod with the same name replaced this pod",
         ),
     ];
     for (api, pod, expected) in cases {

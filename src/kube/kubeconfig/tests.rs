@@ -1,6 +1,6 @@
 use super::*;
 
-/// A kubeconfig of one context, with these fields in its cluster and its user.
+/// Returns a kubeconfig with one context and these fields in its cluster and user.
 fn kubeconfig(cluster: &str, user: &str) -> String {
     format!(
         "apiVersion: v1
@@ -28,7 +28,7 @@ fn load(text: &str) -> Result<Connection, Error> {
     read(&folder.path().join("config"))
 }
 
-/// The message of a kubeconfig that is refused, without the path before it.
+/// Returns the error of an invalid kubeconfig without the leading path.
 fn load_error(text: &str) -> String {
     let message = load(text).err().unwrap().to_string();
     message.split_once("/config: ").unwrap().1.to_owned()

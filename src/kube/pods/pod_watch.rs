@@ -1,4 +1,4 @@
-//! A watch: events in lines, which come in pieces.
+//! Pod watch: a stream of events, one JSON object per line.
 
 use std::{fmt, time::Duration};
 
@@ -15,21 +15,21 @@ use crate::{
     kube::{http, response::ApiStatus},
 };
 
-/// How much longer than it was to last a watch may be silent: time for its end to arrive.
+/// Added to the duration of a watch for its idle timeout, so that the server's end of the watch can arrive.
 const IDLE_GRACE_PERIOD: Duration = Duration::from_secs(30);
 
-/// What happened to the pods that are watched.
+/// Event of a pod watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodEvent {
-    /// A pod is there that has not ended: it is new, or something about it changed (which may be that its deletion began).
+    /// Pod that has not ended was added or changed. The change may be the start of its deletion.
     Applied(PodRef),
-    /// A pod ended: it is finished, or gone.
+    /// Pod has ended: it is finished or deleted.
     Deleted(PodRef),
-    /// The server no longer knows what came after the version: the pods must be listed again. It is the watch's last.
+    /// Version of the watch is too old for the server, so the pods must be listed again. It is the last event of a watch.
     Expired,
 }
 
-/// An open watch of a node's pods. Dropping it closes its connection.
+/// Open watch of a node's pods. Dropping it closes the connection.
 pub struct PodWatch {
     server: String,
     node: String,
@@ -39,14 +39,14 @@ pub struct PodWatch {
 
 enum Stream {
     Open(Lines),
-    /// The server did not begin, since the version is too old for it.
+    /// Rejected because the version is too old for the server.
     Expired,
-    /// All was told.
+    /// After the last event.
     Ended,
 }
 
 impl PodWatch {
-    /// A watch that was opened, and that the server is to end after so long.
+    /// Returns a watch over `body`, which the server ends after `duration`.
     pub(super) fn new(server: &str, node: &str, version: &str, body: Incoming, duration: Duration) -> Self {
         let idle_timeout = duration + IDLE_GRACE_PERIOD;
         let lines = Lines {
@@ -59,26 +59,26 @@ impl PodWatch {
         Self { stream: Stream::Open(lines), ..Self::expired(server, node, version) }
     }
 
-    /// One whose version is too old.
+    /// Returns a watch with a version that is too old.
     pub(super) fn expired(server: &str, node: &str, version: &str) -> Self {
         let (server, node, version) = (server.to_owned(), node.to_owned(), version.to_owned());
         Self { server, node, version, stream: Stream::Expired }
     }
 
-    /// The version of what was told last, bookmarks included: what another watch goes on from.
+    /// Returns the version of the last event or bookmark. The next watch continues from it.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The next event; `None` when the server ended the watch as it should, and after an error or
-    /// [`PodEvent::Expired`]. When the future is dropped before it is done, nothing is lost.
+    /// Returns the next event. Returns `None` after the server ended the watch normally, after an error and after
+    /// [`PodEvent::Expired`]. The future is cancel-safe.
     pub async fn next(&mut self) -> Result<Option<PodEvent>, Error> {
         let result = self.next_event().await;
         if !matches!(result, Ok(Some(PodEvent::Applied(_) | PodEvent::Deleted(_)))) {
             self.stream = Stream::Ended;
         }
-        result.map_err(|fault| fault.into_error(&self.server).with_subject(node_pods_subject(&self.node)))
+        result.map_err(|error| error.into_error(&self.server).with_subject(node_pods_subject(&self.node)))
     }
 
     async fn next_event(&mut self) -> Result<Option<PodEvent>, WatchError> {
@@ -106,7 +106,7 @@ impl fmt::Debug for PodWatch {
     }
 }
 
-/// What a line tells: an event, unless it is a bookmark, and its version, unless it is an error.
+/// Parses a line. Returns the event, except for a bookmark, and the version, except for an error.
 fn parse_event(line: &[u8]) -> Result<(Option<PodEvent>, Option<String>), WatchError> {
     let line: WatchLine<'_> = parse_json(line)?;
     if let EventType::Error = line.r#type {
@@ -129,7 +129,7 @@ fn parse_event(line: &[u8]) -> Result<(Option<PodEvent>, Option<String>), WatchE
 }
 
 fn parse_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, WatchError> {
-    // The parser's own words may repeat a value; its position does not.
+    // The parser's message may repeat a value; its position does not.
     serde_json::from_slice(json).map_err(|e| WatchError::Malformed(format!("unexpected JSON at column {}", e.column())))
 }
 
@@ -150,20 +150,20 @@ enum EventType {
     Error,
 }
 
-/// The lines of a body.
+/// Line reader over a response body.
 struct Lines {
     body: Incoming,
-    /// What came and was not told.
+    /// Received bytes that were not returned yet.
     buffer: BytesMut,
-    /// How many bytes at its beginning are known to hold no end of a line.
+    /// Number of bytes at the start of `buffer` that contain no line feed.
     scanned_bytes: usize,
     idle_timeout: Duration,
-    /// When the silence since the last piece has become too long.
+    /// End of the idle timeout, counted from the last received frame.
     deadline: Instant,
 }
 
 impl Lines {
-    /// The next line without its end; `None` at the end of the body. When the future is dropped, nothing is lost.
+    /// Returns the next line, or `None` at the end of the body. The future is cancel-safe.
     async fn next(&mut self) -> Result<Option<Bytes>, WatchError> {
         loop {
             if let Some(end) = self.buffer[self.scanned_bytes..].iter().position(|b| *b == b'\n') {
@@ -193,39 +193,41 @@ impl Lines {
     }
 }
 
-/// Why a watch ends otherwise than it should.
+/// Error that ends a watch.
 enum WatchError {
-    /// The connection ended, in these words.
+    /// Connection ended, with the error message.
     Disconnected(String),
-    /// Nothing came for so long.
+    /// No data arrived for this long.
     Idle(Duration),
-    /// The server's own words.
+    /// Message of an error event from the server.
     Server(String),
-    /// A line has no end.
+    /// Line exceeds the size limit.
     EventTooLarge,
-    /// A line is no event, and why.
+    /// Line is not a valid event, with the reason.
     Malformed(String),
 }
 
 impl WatchError {
     fn into_error(self, server: &str) -> Error {
-        let error = |cause, what: &str| Error::new(cause, format!("API server {server} {what}"));
+        let error = |cause, problem: &str| Error::new(cause, format!("API server {server} {problem}"));
         let fix = "check that the address is a Kubernetes API server";
         match self {
-            Self::Disconnected(words) => error(Cause::KubernetesApi, "cuts off the watch").with_server_message(words),
-            Self::Idle(time) => {
-                error(Cause::KubernetesApi, &format!("is silent in the watch for {} s", time.as_secs()))
+            Self::Disconnected(message) => {
+                error(Cause::KubernetesApi, "closed the watch connection unexpectedly").with_server_message(message)
             }
-            Self::Server(words) => {
-                error(Cause::KubernetesApi, "ends the watch with an error").with_server_message(words)
+            Self::Idle(idle) => {
+                error(Cause::KubernetesApi, &format!("sent no data on the watch for {} s", idle.as_secs()))
+            }
+            Self::Server(message) => {
+                error(Cause::KubernetesApi, "ended the watch with an error").with_server_message(message)
             }
             Self::EventTooLarge => {
-                let what = format!("tells of a pod in more than {} MiB", MAX_POD_BYTES >> 20);
-                error(Cause::KubernetesConfig, &what).with_fix(fix)
+                let problem = format!("sent a watch event of more than {} MiB, limit exceeded", MAX_POD_BYTES >> 20);
+                error(Cause::KubernetesConfig, &problem).with_fix(fix)
             }
-            Self::Malformed(words) => error(Cause::KubernetesConfig, "tells in the watch what is no event")
-                .with_server_message(words)
-                .with_fix(fix),
+            Self::Malformed(reason) => {
+                error(Cause::KubernetesConfig, "sent an invalid watch event").with_server_message(reason).with_fix(fix)
+            }
         }
     }
 }

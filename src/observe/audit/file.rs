@@ -1,4 +1,4 @@
-//! The file that lines are written to.
+//! Destination of audit records: standard output or a file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,10 +9,10 @@ use std::{
 
 use super::AuditSink;
 
-/// Where lines go, open.
+/// Open destination of audit records.
 pub(super) enum AuditOutput {
     Stdout,
-    /// `torn`: the last line is not whole.
+    /// `has_partial_line` is set if the last write failed midway.
     File {
         path: PathBuf,
         file: Option<File>,
@@ -21,7 +21,7 @@ pub(super) enum AuditOutput {
 }
 
 impl AuditOutput {
-    /// Opens it; the error names it.
+    /// Opens the destination. The error names the path.
     pub(super) fn open(sink: AuditSink) -> Result<Self, String> {
         match sink {
             AuditSink::Stdout => Ok(Self::Stdout),
@@ -32,7 +32,7 @@ impl AuditOutput {
         }
     }
 
-    /// Writes a line whole, or fails. A file that has lost its name is left for whoever renamed it, and made anew.
+    /// Writes a complete line or returns an error. After the file was renamed or removed, writes to a new file.
     pub(super) fn write(&mut self, line: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout => {
@@ -40,20 +40,21 @@ impl AuditOutput {
                 stdout.write_all(line)?;
                 stdout.flush()
             }
-            Self::File { path, file: open, has_partial_line: torn } => {
+            Self::File { path, file: open, has_partial_line } => {
                 if !open.as_ref().is_some_and(|file| is_same_file(file, path)) {
-                    (*open, *torn) = (None, false);
+                    (*open, *has_partial_line) = (None, false);
                 }
                 let file = match open {
                     Some(file) => file,
                     none => none.insert(append_to(path)?),
                 };
-                if *torn {
-                    // Half a line would make this one unreadable, too. It is not cut off: another process may have written on.
+                if *has_partial_line {
+                    // End the partial line, which would make this one unreadable too. It is not truncated, because another process may
+                    // have appended to it.
                     file.write_all(b"\n")?;
-                    *torn = false;
+                    *has_partial_line = false;
                 }
-                file.write_all(line).inspect_err(|_| *torn = true)
+                file.write_all(line).inspect_err(|_| *has_partial_line = true)
             }
         }
     }

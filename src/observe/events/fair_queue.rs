@@ -1,4 +1,4 @@
-//! Events that wait to be written: so many at most, and each namespace's in its turn.
+//! Bounded queue of pod events, round-robin across namespaces.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{EventReason, EventSubject};
 
-/// An event that was told.
+/// Queued event.
 #[derive(Debug)]
 pub(super) struct PendingEvent {
     pub(super) pod: EventSubject,
@@ -15,41 +15,42 @@ pub(super) struct PendingEvent {
     pub(super) text: String,
     pub(super) occurred_at: Timestamp,
     pub(super) queued_at: Instant,
-    /// The event's own name, should it be a new one: the same in each attempt.
+    /// Name for a new event, the same in each attempt.
     pub(super) name: String,
-    /// How often it could not be written.
+    /// Number of failed attempts.
     pub(super) attempts: u32,
-    /// When it may be written.
+    /// Earliest time of the next attempt.
     pub(super) retry_at: Instant,
 }
 
-/// Events that wait. More are dropped.
+/// Maximum number of queued events. Further events are dropped.
 const QUEUE_CAPACITY: usize = 256;
-/// The pause after the first failure; each is twice the one before.
+/// Backoff after the first failure, doubled after each further failure.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(10);
-/// So often one is written in vain. With their pauses that is five minutes: longer than an API server takes to be back.
+/// Number of attempts per event. With backoff they take five minutes, longer than a restart of the API server.
 const MAX_ATTEMPTS: u32 = 6;
 
 impl PendingEvent {
-    /// What an event is remembered by.
+    /// Returns the key under which a written event is remembered.
     pub(super) fn key(&self, reason: EventReason) -> (String, EventReason) {
         (self.pod.uid.clone(), reason)
     }
 
-    /// The same after another failure; none when that was the last.
+    /// Returns the event with the next backoff, or `None` after the last attempt.
     pub(super) fn retry(self, now: Instant) -> Option<Self> {
         let due = now + INITIAL_BACKOFF * (1 << self.attempts);
-        Some(Self { attempts: self.attempts + 1, retry_at: due, ..self }).filter(|told| told.attempts < MAX_ATTEMPTS)
+        Some(Self { attempts: self.attempts + 1, retry_at: due, ..self })
+            .filter(|pending| pending.attempts < MAX_ATTEMPTS)
     }
 }
 
-/// What waits, by namespace: that whose turn is next first. None is empty.
+/// Queues by namespace, the next one first. No queue is empty.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue(VecDeque<VecDeque<PendingEvent>>);
 
 impl FairQueue {
-    /// Takes one in: as the last of its namespace, or as the first if it was that before. False when one is dropped for it, the
-    /// last of the namespace that has the most.
+    /// Adds an event at the end of its namespace's queue, or at the front for a retry. Returns false if the limit is exceeded; the
+    /// last event of the longest queue is then dropped.
     pub(super) fn push(&mut self, pending: PendingEvent) -> bool {
         let is_same_namespace = |queue: &&mut VecDeque<PendingEvent>| {
             queue.front().is_some_and(|f| f.pod.namespace == pending.pod.namespace)
@@ -67,10 +68,10 @@ impl FairQueue {
         fits
     }
 
-    /// Takes out the next that is due: of each namespace in turn, and of one namespace in their order, so that what was told
-    /// last is how things are. Or when there will be one.
+    /// Removes the next due event, round-robin across namespaces. Events of a namespace keep their order, so that the last one
+    /// shows the current state. The error is the time at which the next event is due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Result<PendingEvent, Option<Instant>> {
-        let due = |queue: &VecDeque<PendingEvent>| queue.front().map(|told| told.retry_at);
+        let due = |queue: &VecDeque<PendingEvent>| queue.front().map(|pending| pending.retry_at);
         let is_due = |queue: &VecDeque<PendingEvent>| due(queue).is_some_and(|due| due <= now);
         let position = self.0.iter().position(is_due);
         let mut queue = position.and_then(|at| self.0.remove(at)).unwrap_or_default();
@@ -103,7 +104,7 @@ mod tests {
     }
 
     fn pop_pod_name(queue: &mut FairQueue) -> Option<String> {
-        queue.pop_due(Instant::now()).ok().map(|told| told.pod.name)
+        queue.pop_due(Instant::now()).ok().map(|pending| pending.pod.name)
     }
 
     #[tokio::test(start_paused = true)]
@@ -115,7 +116,7 @@ mod tests {
             (pop_pod_name(&mut waiting), pop_pod_name(&mut waiting)),
             (Some("0".to_owned()), Some("a".to_owned()))
         );
-        // What is dropped is the last of those that are too many.
+        // The last event of the longest queue was dropped.
         let left: Vec<String> = std::iter::from_fn(|| pop_pod_name(&mut waiting)).collect();
         assert_eq!(left, (1..QUEUE_CAPACITY - 1).map(|n| n.to_string()).collect::<Vec<_>>());
     }
@@ -140,7 +141,7 @@ mod tests {
         while let Some(again) = failed.retry(Instant::now()) {
             waiting.push(again);
             waiting.push(pending_event("bank", "c"));
-            assert_eq!(pop_pod_name(&mut waiting).as_deref(), Some("c"), "nobody else waits for it");
+            assert_eq!(pop_pod_name(&mut waiting).as_deref(), Some("c"), "other namespaces are not delayed");
             let due = waiting.pop_due(Instant::now()).unwrap_err().unwrap();
             pauses.push((due - Instant::now()).as_secs());
             tokio::time::advance(due - Instant::now()).await;

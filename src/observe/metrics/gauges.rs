@@ -1,4 +1,4 @@
-//! How much there is of everything, now.
+//! Gauges of the current state, collected at each scrape.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,56 +14,56 @@ use crate::{
     kube::watch_state::WatchState,
 };
 
-/// What is there at the moment of a scrape. What is not counted in a map is none.
+/// State at the time of a scrape. A key that is missing in a map counts as zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GaugeSnapshot {
-    /// Answers of Vault that pods have, by how they stand and what they are.
+    /// Cached secrets, by state and kind.
     pub cached_secrets: BTreeMap<(SecretState, SecretKind), usize>,
-    /// When the first of those that are failing or ending ends, in seconds since 1970; none when none is.
+    /// Unix time at which the first failing or expiring secret expires; `None` if there is none.
     pub earliest_secret_expiry: Option<i64>,
-    /// Answers of Vault that pods have and that have ended.
+    /// Cached secrets that have expired and were not replaced.
     pub expired_secrets: usize,
-    /// Vault tokens, by how they stand.
+    /// Vault tokens, by state.
     pub tokens: BTreeMap<SecretState, usize>,
-    /// When the first of them ends, in seconds since 1970.
+    /// Unix time at which the first token expires unless it is renewed.
     pub earliest_token_expiry: Option<i64>,
-    /// Of the pods that are polled, when the one that has gone longest without all that was due had it last, in seconds since 1970.
+    /// Unix time of the oldest last successful refresh among polled pods.
     pub oldest_refresh_success: Option<i64>,
-    /// Pods with a standing at a Vault.
+    /// Open sessions.
     pub sessions: usize,
-    /// How many there may be.
+    /// Maximum number of open sessions.
     pub sessions_limit: usize,
-    /// How many mounts may be under way at once.
+    /// Maximum number of concurrent mounts.
     pub mounts_limit: usize,
-    /// Tokens that wait to be revoked.
+    /// Pending revocations.
     pub pending_revocations: usize,
-    /// Pods whose end will be seen.
+    /// Pods with a session that the pod watch covers.
     pub pods_watched: usize,
-    /// How the watch stands.
+    /// State of the pod watch.
     pub pod_watch_state: WatchState,
-    /// Servers that cannot be asked.
+    /// Vault endpoints that are down.
     pub endpoints_down: usize,
-    /// Whether the last reload of the policy file succeeded; `None` without one.
+    /// Success of the last reload of the policy file; `None` without one.
     pub policy_reloaded: Option<bool>,
-    /// Whether the last reload of the TLS files of each operator endpoint succeeded, by address.
+    /// Success of the last reload of the TLS files of each operator endpoint, by address.
     pub tls_reloaded: BTreeMap<String, bool>,
-    /// How the servers stand that the operator named, by their addresses; those of which nothing is known are missing.
+    /// Health of each operator endpoint, by address. Endpoints with unknown health are missing.
     pub endpoints: BTreeMap<String, EndpointHealth>,
-    /// When certificates end that the operator named, in seconds since 1970.
+    /// Unix time at which the operator's certificates expire, by role.
     pub certificate_expiries: BTreeMap<CertificateRole, i64>,
 }
 
-/// How a server stands, as far as is known.
+/// Last known health of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointHealth {
-    /// Whether it can be asked.
+    /// True if the endpoint is up.
     pub is_up: bool,
-    /// Whether it is sealed, or was never initialized.
+    /// True if the endpoint is sealed or uninitialized.
     pub is_sealed: bool,
 }
 
 impl GaugeSnapshot {
-    /// Appends them in the text format. Each scrape has gauges of its own, so that two at once print what each was given.
+    /// Appends the gauges in the text format. Each scrape has its own gauges, so that concurrent scrapes do not mix.
     pub(super) fn encode(&self, text: &mut String) -> fmt::Result {
         let mut registry = Registry::with_prefix(PREFIX);
         let cached_secrets = family(&mut registry, "cached_secrets", "Cached secrets, by kind and state");

@@ -1,41 +1,41 @@
-//! The words that labels are made of: few, ours, and never out of a request.
+//! Values of metric labels. They are a fixed set and never come from a request.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{error::Cause, label_enum::label_enum};
 
 label_enum! {
-    /// What the driver calls.
+    /// gRPC method.
     GrpcMethod {
-        /// A pod's volume.
+        /// Mount of a pod's volume.
         Mount = "Mount",
-        /// Who answers.
+        /// Version of the provider.
         Version = "Version",
     }
 }
 
 label_enum! {
-    /// Why Vault could not be asked, so that a pod kept what it has.
+    /// Reason why a poll was served stale secrets.
     OutageReason {
-        /// It is sealed, or was never initialized.
+        /// Vault is sealed or uninitialized.
         Sealed = "sealed",
-        /// Its cluster has no active node.
+        /// Vault's cluster has no active node.
         NoLeader = "no_leader",
-        /// It is not reached.
+        /// Connection failed.
         Unreachable = "unreachable",
-        /// It is not trusted, or is no Vault.
+        /// TLS verification failed.
         Untrusted = "untrusted",
-        /// It limits requests, or is behind.
+        /// Request was throttled, or the server lags behind.
         Throttled = "throttled",
-        /// It did not answer in time.
+        /// Request timed out.
         Timeout = "timeout",
-        /// It fails, or what stands behind it does.
+        /// Vault or a backend behind it failed.
         ServerError = "server_error",
     }
 }
 
 impl OutageReason {
-    /// What a failure comes to.
+    /// Returns the reason for a cause.
     #[must_use]
     pub fn from_cause(cause: Cause) -> Self {
         match cause {
@@ -53,23 +53,23 @@ impl OutageReason {
 }
 
 label_enum! {
-    /// What is asked of the Kubernetes API.
+    /// Kind of request to the Kubernetes API.
     KubeOperation {
-        /// The key of object versions.
+        /// Object version key.
         HmacKey = "key",
-        /// A service account token.
+        /// Service account token.
         Token = "token",
-        /// Which pods there are.
+        /// Pods of the node.
         Pods = "pods",
-        /// An event of a pod.
+        /// Pod event.
         Events = "events",
     }
 }
 
 label_enum! {
-    /// What became of a login.
+    /// Outcome of a login.
     LoginOutcome {
-        /// It brought a token.
+        /// Vault issued a token.
         Ok = "ok",
         /// Vault said no.
         Denied = "denied",
@@ -79,25 +79,25 @@ label_enum! {
 }
 
 label_enum! {
-    /// What can be renewed.
+    /// Target of a renewal.
     RenewalTarget {
-        /// A Vault token.
+        /// Vault token.
         Token = "token",
-        /// What was leased under it.
+        /// Lease under a token.
         Lease = "lease",
     }
 }
 
 label_enum! {
-    /// What became of a renewal.
+    /// Outcome of a renewal.
     RenewalOutcome {
-        /// It lives as long as was asked for.
+        /// Vault granted the requested TTL.
         Renewed = "renewed",
-        /// It lives on, but for less: its greatest age is near.
+        /// Vault granted a shorter TTL, because the max TTL is near.
         Capped = "capped",
         /// Vault said no.
         Denied = "denied",
-        /// Vault knows it no more.
+        /// Token or lease no longer exists.
         NotFound = "not_found",
         /// Vault could not be asked, or could not answer.
         Failed = "failed",
@@ -105,11 +105,11 @@ label_enum! {
 }
 
 label_enum! {
-    /// What became of a revocation.
+    /// Outcome of a revocation.
     RevocationOutcome {
-        /// Vault revoked it.
+        /// Vault revoked the token.
         Revoked = "revoked",
-        /// It was over by itself.
+        /// Token had already expired.
         AlreadyExpired = "already_expired",
         /// Vault said no.
         Denied = "denied",
@@ -119,97 +119,97 @@ label_enum! {
 }
 
 label_enum! {
-    /// What became of a file that outlives the process.
+    /// Outcome of a write of a session file.
     StateWrite {
-        /// It is there.
+        /// File was written.
         Ok = "ok",
-        /// It could not be written.
+        /// Write failed.
         Failed = "failed",
     }
 }
 
 label_enum! {
-    /// What became of a line of the audit log.
+    /// Outcome of an audit record.
     AuditWrite {
         /// It is written.
         Ok = "ok",
-        /// It is not, and will not be.
+        /// Record was dropped.
         Dropped = "dropped",
     }
 }
 
 label_enum! {
-    /// What became of an event of a pod.
+    /// Outcome of a pod event.
     EventWrite {
         /// It is written.
         Ok = "ok",
-        /// The API server did not take it.
+        /// API server rejected the event.
         Failed = "failed",
-        /// There were too many, or it may not be written.
+        /// Dropped: too many events, or events are denied in the namespace.
         Dropped = "dropped",
     }
 }
 
 label_enum! {
-    /// How an endpoint stands.
+    /// State of a Vault endpoint.
     EndpointState {
-        /// It cannot be asked: only a probe asks how it is.
+        /// Down: only health probes are sent.
         Down = "down",
-        /// It can be asked again.
+        /// Up again.
         Up = "up",
     }
 }
 
 label_enum! {
-    /// A certificate that the operator named.
+    /// Role of a certificate configured by the operator.
     CertificateRole {
-        /// Of an authority that servers' certificates may come from.
+        /// CA certificate for server verification.
         Ca = "ca",
-        /// What this process shows to servers.
+        /// Client certificate.
         Client = "client",
     }
 }
 
 label_enum! {
-    /// What a request asks of Vault.
+    /// Kind of request to Vault.
     VaultOperation {
-        /// A token for a proof.
+        /// Login.
         Login = "login",
-        /// An answer to a GET.
+        /// GET of a secret.
         Read = "read",
-        /// An answer to a PUT or POST.
+        /// PUT or POST of a secret.
         Write = "write",
-        /// The names below a path.
+        /// LIST of the names below a path.
         List = "list",
-        /// More life for a token or a lease.
+        /// Renewal of a token or lease.
         Renew = "renew",
-        /// The end of a token or a lease.
+        /// Revocation of a token or lease.
         Revoke = "revoke",
-        /// What a token or a lease is.
+        /// Lookup of a token or lease.
         Lookup = "lookup",
-        /// What Vault tells of itself.
+        /// Requests about Vault itself, such as its health.
         Other = "other",
     }
 }
 
 label_enum! {
-    /// What came back on the wire.
+    /// Class of an HTTP status.
     StatusClass {
-        /// A success.
+        /// Success.
         Success = "2xx",
-        /// A redirect.
+        /// Redirect.
         Redirect = "3xx",
-        /// A refusal.
+        /// Client error.
         ClientError = "4xx",
-        /// A fault of the server's.
+        /// Server error.
         ServerError = "5xx",
-        /// No answer, or an unfinished one.
+        /// No response, or an incomplete one.
         NoResponse = "none",
     }
 }
 
 impl StatusClass {
-    /// What an HTTP status stands for.
+    /// Returns the class of an HTTP status.
     #[must_use]
     pub fn from_http_status(status: u16) -> Self {
         match status {

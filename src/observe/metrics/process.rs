@@ -1,6 +1,6 @@
-//! What the process and its runtime take, as the system tells it at a scrape.
+//! Resource usage of the process and its runtime, read from the operating system at each scrape.
 //!
-//! The names of the process's are those that Prometheus's own clients give them.
+//! Process metrics have the standard names of Prometheus client libraries.
 //! <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>
 
 use std::{fmt, fs, sync::atomic::AtomicU64, time::Duration};
@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 
 use super::PREFIX;
 
-/// Appends it in the text format; `started` is the process's start, in seconds since 1970. What the system does not tell is left out.
+/// Appends the metrics in the text format. `started_at` is the Unix time of the process start. Values that the operating system
+/// does not provide are omitted.
 pub(super) fn encode(text: &mut String, started_at: i64) -> fmt::Result {
     let mut registry = Registry::default();
     let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
@@ -78,12 +79,12 @@ fn register_gauge(registry: &mut Registry, name: &str, help: &str, value: Option
     }
 }
 
-/// The first number after some words at the beginning of a line.
+/// Returns the first number after `prefix` at the start of a line.
 fn parse_number(text: &str, prefix: &str) -> Option<i64> {
     text.lines().find_map(|line| line.strip_prefix(prefix))?.split_whitespace().next()?.parse().ok()
 }
 
-/// The one that counts them is not counted.
+/// Returns the number of open file descriptors, without the one used for counting.
 fn open_fd_count() -> Option<i64> {
     i64::try_from(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1)).ok()
 }

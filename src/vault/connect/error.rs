@@ -3,10 +3,7 @@
 use std::{error::Error, fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use super::tls_error::HandshakeError;
-use crate::text::one_line;
-
-/// Maximum length in bytes of a system or library message that an error repeats.
-pub(super) const MAX_MESSAGE_BYTES: usize = 200;
+use crate::text::{MAX_MESSAGE_BYTES, one_line};
 
 /// Reason for a failed connection. `target` is always `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,12 +14,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::{Service as _, service_fn};
 use zeroize::Zeroizing;
 
-use super::{
-    error::{MAX_MESSAGE_BYTES, ProxyConnectError},
-    stream::Io,
-    tcp::Target,
+use super::{error::ProxyConnectError, stream::Io, tcp::Target};
+use crate::{
+    secret::SecretText,
+    text::{MAX_MESSAGE_BYTES, one_line},
 };
-use crate::{secret::SecretText, text::one_line};
 
 /// Maximum size in bytes of a proxy's response to CONNECT.
 const MAX_CONNECT_RESPONSE_BYTES: usize = 8 << 10;

@@ -15,8 +15,11 @@ use tokio::{
 };
 use tower::{ServiceExt as _, service_fn};
 
-use super::error::{ConnectError, MAX_MESSAGE_BYTES};
-use crate::{task, text::one_line};
+use super::error::ConnectError;
+use crate::{
+    task,
+    text::{MAX_MESSAGE_BYTES, one_line},
+};
 
 /// Idle connections are probed, so that a connection dropped by a firewall is detected before a request uses it.
 const KEEPALIVE_IDLE_TIME: Duration = Duration::from_secs(30);

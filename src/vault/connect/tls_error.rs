@@ -7,9 +7,8 @@ use rustls::{
     pki_types::{ServerName, UnixTime},
 };
 
-use super::error::MAX_MESSAGE_BYTES;
 use crate::{
-    text::one_line,
+    text::{MAX_MESSAGE_BYTES, one_line},
     tls::{CertificateRejection, MinTlsVersion},
 };
 

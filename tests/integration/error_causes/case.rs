@@ -1,4 +1,4 @@
-//! What is arranged for a row, and what must be said of it.
+//! Setup and expected error of one row of the table of causes.
 
 use std::{any::Any, fs, path::Path, time::Duration};
 
@@ -23,39 +23,39 @@ use crate::{
     },
 };
 
-/// What can be shown of a cause.
+/// One demonstration of a cause.
 pub trait Case {
     async fn assert_reported(self, cause: Cause);
 }
 
-/// A pod whose mount fails.
+/// A pod with a mount that fails.
 pub struct MountCase {
     pod: Pod,
     address: String,
-    /// Of the server and of `vaultmount check`.
+    /// Flags of the server and of `vaultmount check`.
     flags: Vec<String>,
-    /// Of the check alone.
+    /// Flags of the check only.
     check_flags: Vec<String>,
-    /// What the message must say: the cause and the fix.
+    /// Parts of the expected message: the cause and the fix.
     expected: Vec<String>,
-    /// The fix where a pod's and that of whoever checks by hand are two.
+    /// Expected fixes if a pod's event and a manual check differ: mount, then check.
     fixes: [Vec<String>; 2],
     timeout: Option<Duration>,
     fast_clock: bool,
     daemon: Option<Daemon>,
     is_checked: bool,
     kept_alive: Vec<Box<dyn Any>>,
-    /// What is deleted from the shared OpenBao in the end.
+    /// Paths to delete from the shared OpenBao afterwards.
     paths_to_delete: Vec<String>,
 }
 
-/// Manifests that `vaultmount validate` complains of.
+/// Manifests with findings in `vaultmount validate`.
 pub struct ManifestCase {
     pub text: String,
     pub expected: &'static [&'static str],
 }
 
-/// A server that goes on without something, and says so in its log.
+/// A server that continues without a feature and logs it.
 pub struct LogCase {
     api: KubeApi,
     _folder: TempDir,
@@ -73,7 +73,7 @@ impl<const N: usize> Case for [LogCase; N] {
     async fn assert_reported(self, cause: Cause) {
         for LogCase { api, flag, expected: says, .. } in self {
             let program = ProviderProcess::start(&[&flag, "--hmac-key-file="]).await;
-            // It asks again after it has told of the first refusal.
+            // The process retries after it has logged the first refusal.
             timeout(Duration::from_secs(20), async {
                 while api.request_lines().len() < 2 {
                     sleep(Duration::from_millis(20)).await;
@@ -91,7 +91,7 @@ impl<const N: usize> Case for [LogCase; N] {
 }
 
 impl MountCase {
-    /// A pod that asks the shared OpenBao, and what its event must say.
+    /// Creates a case for a pod that uses the shared OpenBao, with the expected parts of its error.
     pub fn for_pod(pod: Pod, says: &[&str]) -> Self {
         Self {
             pod,
@@ -109,62 +109,62 @@ impl MountCase {
         }
     }
 
-    /// The same at another address, which the message must name.
+    /// Sets another address, which the message must contain.
     pub fn with_address(mut self, address: &str) -> Self {
         address.clone_into(&mut self.address);
         self.expected.push(address.to_owned());
         self
     }
 
-    /// With flags that server and check take alike.
+    /// Adds flags of both server and check.
     pub fn with_flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(ToString::to_string));
         self
     }
 
-    /// With flags of the check.
+    /// Adds flags of the check only.
     pub fn with_check_flags(mut self, flags: &[&str]) -> Self {
         self.check_flags.extend(flags.iter().map(ToString::to_string));
         self
     }
 
-    /// Keeps what must live as long.
+    /// Keeps a value alive until the case ends.
     pub fn keep_alive(mut self, kept: impl Any) -> Self {
         self.kept_alive.push(Box::new(kept));
         self
     }
 
-    /// Deletes a path of the shared OpenBao in the end.
+    /// Deletes a path of the shared OpenBao afterwards.
     pub fn delete_after(mut self, path: &str) -> Self {
         self.paths_to_delete.push(path.to_owned());
         self
     }
 
-    /// With a fix of its own for a pod's event, and one for a check by hand.
+    /// Sets different expected fixes for a pod's event and for a manual check.
     pub fn with_fixes(mut self, for_mount: &str, for_check: &str) -> Self {
         self.fixes = [vec![for_mount.to_owned()], vec![for_check.to_owned()]];
         self
     }
 
-    /// With a deadline of the driver's.
+    /// Sets the driver's deadline.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// With time that passes faster.
+    /// Advances the clock during the mount.
     pub fn with_fast_clock(mut self) -> Self {
         self.fast_clock = true;
         self
     }
 
-    /// By a server that something happened to before.
+    /// Uses a daemon that the test has prepared.
     pub fn with_daemon(mut self, daemon: Daemon) -> Self {
         self.daemon = Some(daemon);
         self
     }
 
-    /// Only a mount shows it; the word says why.
+    /// Skips the check, because only a mount shows the error; the argument documents why.
     pub fn mount_only(mut self, _why: &str) -> Self {
         self.is_checked = false;
         self
@@ -192,7 +192,7 @@ impl MountCase {
         assert!(text.len() <= 600 && !text.contains('\n'), "too long: {text}");
     }
 
-    /// Passes: by itself, or a quarter of a second whenever the server has nothing to do.
+    /// Lets real time pass, or advances the clock by a quarter of a second whenever the server is idle.
     async fn advance_time(&self, socket: &Path) {
         if !self.fast_clock {
             return std::future::pending().await;
@@ -236,7 +236,7 @@ impl MountCase {
     }
 }
 
-/// What a check says of the steps that failed.
+/// Returns the lines of the failed steps of a check.
 fn failed_steps(text: &str) -> String {
     let mut fails = false;
     let of_failed = |line: &&str| {

@@ -1,4 +1,4 @@
-//! The class itself.
+//! Errors in the class itself.
 
 use std::future::{Ready, ready};
 
@@ -26,7 +26,7 @@ pub async fn objects_yaml() -> [MountCase; 1] {
     [MountCase::for_pod(pod.with_objects(class), &["objects: is no valid YAML", "line 3"])]
 }
 
-/// A class with these lines beside a role, and one object, `x`.
+/// Returns a class with these lines beside a role, and one object, `x`.
 fn class_manifest(more: &str, object: &str) -> String {
     format!(
         "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: shop}}\nspec:\n  provider: vault\n{more}  parameters:\n    roleName: app\n    objects: |\n      - objectName: x\n        secretPath: secret/data/db\n{object}"

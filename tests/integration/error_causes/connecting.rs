@@ -1,4 +1,4 @@
-//! Reaching the server.
+//! Connection errors.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::support::{
     tls::{CertificateAuthority, self_signed_server_config},
 };
 
-/// Something that says the same to everyone who comes, and where it is.
+/// Starts a server that sends the same bytes on every connection; returns its address and task.
 async fn fixed_response_server(words: &'static [u8]) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, mut task) = (listener.local_addr().unwrap(), JoinSet::new());
@@ -28,7 +28,7 @@ async fn fixed_response_server(words: &'static [u8]) -> (SocketAddr, JoinSet<()>
     (address, task)
 }
 
-/// An address nobody listens at.
+/// Returns an address without a listener.
 async fn unused_address() -> String {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     format!("http://127.0.0.1:{port}")
@@ -42,7 +42,7 @@ pub async fn connection_refused() -> [MountCase; 1] {
 
 pub async fn connect_timeout() -> [MountCase; 1] {
     let (_, pod) = fixture().await;
-    // It takes connections and says nothing, as what is behind a bad load balancer does.
+    // This listener accepts connections and stays silent, like a backend behind a broken load balancer.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", silent.local_addr().unwrap());
     let says = ["timed out after 1.4s", "TLS handshake did not end", "check that a TLS server"];
@@ -138,7 +138,7 @@ pub async fn tls_to_plain() -> [MountCase; 1] {
 }
 
 pub async fn tls_setup() -> [MountCase; 2] {
-    /// Of a server that takes other versions of TLS only.
+    /// TLS alert of a server that supports other TLS versions only.
     const PROTOCOL_VERSION_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 70];
     let ((_, pod), authority) = (fixture().await, CertificateAuthority::new());
     let (address, old) = fixed_response_server(PROTOCOL_VERSION_ALERT).await;
@@ -175,7 +175,7 @@ pub async fn address_not_allowed() -> [MountCase; 3] {
     let pod = pod.with_objects(single_object(&format!("{}/data/db", tenant.kv), ""));
     let says = ["--allow-address", "remove vaultAddress"];
     let local = MountCase::for_pod(pod.clone().with_parameter("vaultAddress", "http://127.0.0.1:1"), &says);
-    // A name to us: only its resolution shows that it is loopback.
+    // A host name to vaultmount: only DNS resolution shows that it is a loopback address.
     let resolved =
         MountCase::for_pod(pod.clone().with_parameter("vaultAddress", "http://127.1:1"), &["--allow-address"]);
     let none = MountCase::for_pod(

@@ -1,4 +1,4 @@
-//! The Kubernetes API.
+//! Kubernetes API errors.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::{
     support::{pod::Pod, unique_name},
 };
 
-/// A pod without a token, and a kubeconfig for a server; the flag that names it.
+/// A pod without a token, a directory with a kubeconfig, and the flag with the kubeconfig's path.
 async fn fixture_with_kubeconfig(kubeconfig: &str) -> (Pod, TempDir, String) {
     let (_, mut pod) = fixture().await;
     pod.tokens = None;
@@ -57,7 +57,7 @@ pub async fn token_request() -> [MountCase; 2] {
 pub async fn version_key() -> [LogCase; 2] {
     const KEY: &str = "vault-csi-provider-hmac-key";
     let (forbidding, _, folder, flag) = fixture_with_api(KubeApi::builder().deny("get", "secrets")).await;
-    let forbidden = LogCase::from_api(forbidding, folder, &flag, &[KEY, "forbidden", "a Role there needs the rule"]);
+    let forbidden = LogCase::from_api(forbidding, folder, &flag, &[KEY, "forbidden", "add the rule"]);
     let (damaged, _, folder, flag) = fixture_with_api(KubeApi::builder().secret("csi", KEY, &[("other", b"x")])).await;
     [forbidden, LogCase::from_api(damaged, folder, &flag, &[KEY, "delete the Secret"])]
 }

@@ -1,4 +1,4 @@
-//! Logging in.
+//! Login errors.
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// A cluster that asks about each token, and a pod of its service account.
+/// A cluster that reviews each token, and a pod of its service account.
 async fn kubernetes_fixture(api: KubeApiBuilder) -> (Tenant, KubernetesCluster, Pod) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": SECRET_MARK})).await;
@@ -25,7 +25,7 @@ async fn kubernetes_fixture(api: KubeApiBuilder) -> (Tenant, KubernetesCluster, 
     (tenant, cluster, pod)
 }
 
-/// The pod with a token that says this of itself beside what kubelet's own do.
+/// Returns the pod with a token that has these claims besides those of kubelet's tokens.
 fn pod_with_claims(pod: &Pod, claims: &serde_json::Value) -> Pod {
     let mut said = json!({"aud": ["vault"], "sub": "system:serviceaccount:shop:app"});
     said.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
@@ -55,7 +55,7 @@ pub async fn token_missing() -> [MountCase; 3] {
 pub async fn token_expired() -> [MountCase; 2] {
     let (tenant, pod) = fixture().await;
     let old = pod.clone().with_tokens(&[("vault", &pod.sign_token("vault", -70))]);
-    // Vault takes a token that names no end for some minutes from its beginning.
+    // Vault accepts a token without `exp` for some minutes after its start.
     let endless = pod_with_claims(&pod, &json!({"iat": 1_600_000_000}));
     [
         MountCase::for_pod(old, &["expired at 20", "s ago", "fresh one"])

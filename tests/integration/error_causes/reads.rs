@@ -1,4 +1,4 @@
-//! Reading.
+//! Read errors.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::support::{
     unique_name,
 };
 
-/// Mounts an engine that the tenant's role `app` may use, and brings its path.
+/// Mounts an engine that the tenant's role `app` may use, and returns its path.
 async fn mount_engine(tenant: &Tenant, kind: &str, options: Value) -> String {
     let path = unique_name(kind);
     root_request("POST", &format!("sys/mounts/{path}"), json!({"type": kind, "options": options})).await;
@@ -17,7 +17,7 @@ async fn mount_engine(tenant: &Tenant, kind: &str, options: Value) -> String {
     path
 }
 
-/// A PKI engine whose role `web` issues names below `shop.example`.
+/// Creates a PKI engine with a role `web` that issues names below `shop.example`.
 async fn pki_engine(tenant: &Tenant) -> String {
     let pki = mount_engine(tenant, "pki", Value::Null).await;
     root_request("POST", &format!("{pki}/root/generate/internal"), json!({"common_name": "Test CA", "key_type": "ec"}))
@@ -40,7 +40,7 @@ pub async fn vault_policy_denied() -> [MountCase; 6] {
         ("metadata", ", method: LIST", "listing", "\"list\"", "correct secretPath"),
         ("db", "", "reading", "\"read\"", &meant),
     ];
-    // What a policy would take for more than this path is not proposed for one.
+    // The fix contains no policy stanza for a path that a policy would match more broadly than intended.
     let odd = [("data/*", "takes no wildcards"), ("data/a{{b}}", "correct secretPath")].map(|(path, next)| {
         let says = [&whose, next, "or have a policy of the role allow [\"read\"] on that path alone"];
         MountCase::for_pod(pod.clone().with_objects(single_object(&format!("{kv}/{path}"), "")), &says)

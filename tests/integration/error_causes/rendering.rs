@@ -1,10 +1,10 @@
-//! Making files.
+//! Errors while rendering files.
 
 use serde_json::{Value, json};
 
 use super::{MountCase, SECRET_MARK, fixture, single_object};
 
-/// A pod that reads this secret so.
+/// Creates a case for a pod that reads this secret with these object options.
 async fn case_for_secret(secret: Value, more: &str, says: &[&str]) -> MountCase {
     let (tenant, pod) = fixture().await;
     tenant.write_secret("odd", secret).await;

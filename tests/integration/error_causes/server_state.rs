@@ -1,4 +1,4 @@
-//! The server's state, and ours.
+//! Errors from the state of the Vault server, and of vaultmount.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub async fn throttled() -> [MountCase; 1] {
         json!({"path": format!("{kv}/"), "rate": 1, "interval": "1h"}),
     );
     root_request("POST", &name, quota).await;
-    // One of the two is let through.
+    // The quota admits one of the two requests.
     let class =
         format!("{}\n- {{objectName: y, secretPath: {kv}/metadata/db}}", single_object(&format!("{kv}/data/db"), ""));
     let says = ["limits requests", "429", "quota exceeded", "sys/quotas/rate-limit", &tenant.address];

@@ -1,4 +1,4 @@
-//! What polls ask of Vault: nothing, while what the pod has is good.
+//! Caching: polls send no request to Vault while the pod's secrets are fresh.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// An engine that issues certificates of ten days, and what a class says to get one.
+/// Creates an engine that issues certificates of ten days, and returns the objects for one.
 pub(super) async fn certificate_objects(stage: &LifetimeFixture) -> String {
     let mount = format!("pki-{}", stage.tenant.policy);
     root_request("POST", &format!("sys/mounts/{mount}"), json!({"type": "pki", "config": {"max_lease_ttl": "8760h"}}))
@@ -82,7 +82,7 @@ async fn certificate_is_cached_beyond_token_ttl_without_pod_watch() {
         assert_eq!(stage.daemon.mount_files(&pod).await, first, "after {hours} hours");
     }
     assert_eq!((stage.vault.count("PUT", "pki-"), stage.count_logins()), (1, 1));
-    // A pod of which nobody hears for longer is forgotten.
+    // A pod without a poll for longer is forgotten.
     for _ in 0..25 * 4 {
         advance(Duration::from_secs(15 * 60)).await;
         sleep(Duration::from_millis(5)).await;
@@ -103,7 +103,7 @@ async fn max_sessions_evicts_most_idle_pod_with_expired_token() {
     }
     let other = stage.pod();
     for _ in 0..2 {
-        // Silent for long, but its token can be revoked; and then it cannot.
+        // No polls for long, first with a token that can be revoked, then with one that cannot.
         stage.daemon.assert_mount_error(&other, Cause::ProviderAtCapacity, &["--max-sessions"]).await;
         advance(Duration::from_secs(40 * 60)).await;
         sleep(Duration::from_millis(5)).await;
@@ -135,7 +135,7 @@ async fn refresh_interval_of_flag_or_class_triggers_reread() {
     stage.tenant.write_secret("db", json!({"pass": "new"})).await;
     for (pod, interval) in &pods {
         let before = reads();
-        // Time goes on for all pods; the mount before began this one's.
+        // The clock advances for all pods; this pod's interval began with the previous mount.
         stage.daemon.mount_files(pod).await;
         let fresh = reads() > before;
         if !fresh {
@@ -178,10 +178,10 @@ async fn outage_serves_stale_poll_and_denial_does_not() {
         vault_health::wait_until_down(&stage.daemon).await;
         stage.vault.clear_rules();
         vault_health::wait_until_up(&stage.daemon).await;
-        // A server that was just found well is not asked at once.
+        // A server that has just passed a health probe is not probed again immediately.
         advance(Duration::from_secs(2)).await;
     }
-    // A verdict is no outage.
+    // A denial is not an outage.
     stage.tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     stage.daemon.assert_mount_error(&pod, Cause::VaultPolicyDenied, &["kv"]).await;
 }
@@ -217,7 +217,7 @@ async fn static_credential_is_reread_at_its_rotation() {
         assert!(begun.elapsed() < Duration::from_secs(25), "{mount} does not rotate");
         let files = stage.daemon.mount_files(&pod).await;
         if files != last {
-            // What a poll brings is what the database takes.
+            // The database accepts the credentials that a poll returns.
             crate::support::database::log_in(&files["username"], &files["password"]).await.unwrap();
             (last, passwords) = (files, passwords + 1);
             let before = reads();

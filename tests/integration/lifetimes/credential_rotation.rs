@@ -1,4 +1,4 @@
-//! Rotation inside a poll: no file ever names a dead credential.
+//! Credential rotation within a poll: files never contain an expired credential.
 
 use std::{
     sync::{Arc, Mutex},
@@ -11,7 +11,8 @@ use tokio::time::{Instant, interval, sleep};
 use super::LifetimeFixture;
 use crate::support::{bao_server::CachingProxy, daemon::Daemon, database::log_in};
 
-/// Polls a pod every second, and logs in to PostgreSQL every 100 ms with what its files say; how many users it saw.
+/// Polls a pod every second, and logs in to PostgreSQL every 100 ms with the files' credentials. Returns the number of
+/// users seen.
 async fn run_database_client(stage: &LifetimeFixture, duration: Duration) -> usize {
     let pod = stage.pod();
     let files = Arc::new(Mutex::new(stage.mount(&pod).await));

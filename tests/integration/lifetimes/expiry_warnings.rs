@@ -1,4 +1,4 @@
-//! What is said in time when nothing can be done but by a mount, and what an operator sees.
+//! Expiry warnings: timely log lines when only a mount can replace a credential, and the operator's metrics and status.
 
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ async fn unpolled_credential_expiry_is_warned_of_in_time() {
             if text.contains(ending) {
                 return text;
             }
-            // The renewal at two thirds of the first six seconds shows the maximum; the last third is two seconds later.
+            // The renewal at two thirds of the first six seconds shows the maximum TTL; the last third begins two
+            // seconds later.
             known_before |= text.contains("lease\",outcome=\"capped\"} 1");
             sleep(Duration::from_millis(100)).await;
         }
@@ -57,7 +58,7 @@ async fn unpolled_credential_expiry_is_warned_of_in_time() {
     assert_eq!(lines.iter().filter(|line| line.contains("ends, and no poll comes")).count(), 1, "{log}");
 }
 
-/// What a monitoring system sees of a daemon.
+/// A monitoring system's view of a daemon: its metrics.
 struct MetricsScraper(u16);
 
 impl MetricsScraper {
@@ -186,24 +187,24 @@ async fn revoked_token_pauses_renewal_in_status() {
     .await;
 }
 
-/// What `status` tells of the sessions.
+/// Returns the sessions in the output of `status`.
 async fn session_statuses(daemon: &Daemon) -> Value {
     let path = daemon.socket.with_extension("status");
     let output = vaultmount_command(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
     serde_json::from_slice::<Value>(&output.stdout).unwrap()["sessions"].take()
 }
 
-/// How many renewals of its lease a pod gets while these hours pass without a poll, a third of an hour at a time.
+/// Returns the number of lease renewals of a pod without polls during these hours, in steps of 20 minutes.
 async fn count_renewals_over_hours(daemon: &Daemon, vault: &FaultProxy, pod: &Pod, polls: usize, hours: u64) -> usize {
     for _ in 0..polls {
         daemon.mount_files(pod).await;
     }
     for _ in 0..hours * 3 {
         advance(Duration::from_secs(20 * 60)).await;
-        // A request under way would seem to take as long as the next leap.
+        // A request under way would count the next advance as its own duration.
         wait_until("what is due is done", async || {
             let sessions = session_statuses(daemon).await;
-            // One that is over is forgotten.
+            // An expired session is forgotten.
             let Some(session) = sessions.get(0) else { return true };
             let leases = session["secrets"].as_array().into_iter().flatten();
             let mut renewals = leases.chain([&session["token"]]).filter_map(|one| one["renew_at"].as_str());
@@ -220,7 +221,7 @@ async fn orphan_after_stops_renewal_without_pod_watch() {
     tenant.write_role("app", json!({"token_ttl": "1h"})).await;
     let database = DatabaseEngine::for_tenant(&tenant).await;
     database.write_role(json!({"default_ttl": "1h", "max_ttl": "700h"})).await;
-    // A renewal every 40 minutes.
+    // One renewal every 40 minutes.
     for (flag, polls, hours, least, most) in
         [("--orphan-after=1h", 1, 30, 30, 37), ("--orphan-after=1h", 3, 5, 1, 1), ("--orphan-after=3h", 3, 8, 4, 5)]
     {

@@ -1,5 +1,5 @@
-//! Vault away for shorter and for longer than anything lives: nothing is asked of it, nothing counts as failed, and when it is
-//! back there is one of everything.
+//! Vault outages shorter and longer than every TTL: no requests during the outage, no failure counts, and exactly one
+//! credential of each kind afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,17 @@ use crate::support::{
 };
 
 impl LifetimeFixture {
-    /// From now on every request fares so.
+    /// Makes every request fail with `fault` from now on.
     fn fail_every_request(&self, fault: &Fault) {
         for method in ["GET", "POST", "PUT", "LIST"] {
             self.vault.always(method, "", fault.clone());
         }
     }
 
-    /// A pod that is turned away, and by which the outage shows.
+    /// Returns a pod that is rejected, and waits until the outage is detected.
     async fn pod_rejected_by_outage(&self) -> Pod {
         let pod = self.pod();
-        // A server that was found well a moment ago, as it was slow, is not asked at once.
+        // A server that has just passed a health probe, because it was slow, is not probed again immediately.
         wait_until("it is found down", async || {
             assert!(self.daemon.mount(pod.mount_call()).await.is_err());
             has_outage(&self.daemon).await
@@ -39,7 +39,7 @@ impl LifetimeFixture {
         pod
     }
 
-    /// Lets time pass while no request is under way, which would seem to take as long.
+    /// Advances the clock while no request is under way, since the advance would count as request time.
     async fn advance_when_idle(&self, time: Duration) {
         self.vault.wait_until_idle("").await;
         sleep(Duration::from_millis(20)).await;
@@ -52,7 +52,7 @@ async fn lost_auth_method_fails_polls_until_restored() {
     let stage = LifetimeFixture::with_ttls(&["--refresh-interval=10s"], json!({}), json!({})).await;
     let pod = stage.pod();
     let (old, _) = stage.mount(&pod).await;
-    // Every token of it ends with it.
+    // Every token of the auth mount ends with the mount.
     let auth = format!("sys/auth/{}", stage.tenant.auth);
     root_request("DELETE", &auth, Value::Null).await;
     stage.database.wait_until_no_users().await;
@@ -68,7 +68,7 @@ async fn lost_auth_method_fails_polls_until_restored() {
     log_in(&username, &password).await.unwrap();
 }
 
-/// Twenty pods whose credentials and tokens end during an outage.
+/// Checks twenty pods with credentials and tokens that expire during an outage.
 async fn assert_one_credential_after_outage(
     start_outage: impl AsyncFnOnce(&mut LifetimeFixture),
     end_outage: impl AsyncFnOnce(&mut LifetimeFixture),
@@ -82,7 +82,7 @@ async fn assert_one_credential_after_outage(
     stage.pod_rejected_by_outage().await;
     let [away, tried] = [stage.count_logins(), stage.vault.count("POST", "sys/leases/renew")];
     sleep(Duration::from_secs(7)).await;
-    // All of it is over: who polls now is turned away, and at once.
+    // All secrets have expired: polls are rejected immediately.
     let begun = Instant::now();
     let polls = join_all(pods.iter().map(|pod| stage.daemon.mount(pod.mount_call()))).await;
     assert!(polls.iter().all(Result::is_err) && begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -91,12 +91,12 @@ async fn assert_one_credential_after_outage(
         (away, tried),
         "asked while it is down"
     );
-    // What comes now lives on, however slow the machine is.
+    // New credentials get long TTLs, so that they survive on a slow machine.
     stage.tenant.write_role("app", json!({"token_max_ttl": "1h"})).await;
     stage.database.write_role(json!({"max_ttl": "1h"})).await;
     end_outage(&mut stage).await;
     wait_until("it is back", async || {
-        // Somebody polls, and has it probed soon.
+        // A poll requests a probe soon.
         let _ = stage.daemon.mount(pods[0].mount_call()).await;
         !has_outage(&stage.daemon).await
     })
@@ -142,7 +142,7 @@ async fn outage_defers_renewals_without_failing_them() {
     stage.pod_rejected_by_outage().await;
     let logins = stage.count_logins();
     let renewals = || [stage.count_lease_renewals(), stage.vault.count("POST", "auth/token/renew-self")];
-    // All are due after forty minutes.
+    // All renewals are due after forty minutes.
     for _ in 0..50 {
         advance(Duration::from_secs(60)).await;
         sleep(Duration::from_millis(5)).await;
@@ -152,7 +152,7 @@ async fn outage_defers_renewals_without_failing_them() {
     assert!(
         told["sessions"].as_array().unwrap().iter().all(|session| {
             let states = [&session["token"]["state"], &session["secrets"][0]["state"]];
-            // The one that was turned away has neither.
+            // The rejected pod has neither.
             states.iter().all(|state| state.is_null()) || (states[0] == "active" && states[1] == "expiring")
         }),
         "{told:#}"
@@ -229,7 +229,7 @@ async fn outage_recovery_renews_expiring_secrets_in_time() {
     let first = stage.mount(&pod).await;
     stage.fail_every_request(&vault_error(503, "Vault is sealed"));
     stage.pod_rejected_by_outage().await;
-    // All but the last half minute; no poll comes meanwhile.
+    // All but the last half minute, without a poll.
     for _ in 0..357 {
         advance(Duration::from_secs(10)).await;
         sleep(Duration::from_millis(3)).await;
@@ -238,7 +238,7 @@ async fn outage_recovery_renews_expiring_secrets_in_time() {
     for _ in 0..22 {
         stage.advance_when_idle(Duration::from_secs(1)).await;
     }
-    // By itself there would be one every 15 to 30 s.
+    // Without a poll there would be one probe every 15 to 30 s.
     assert!(stage.vault.count("GET", "sys/health") - probes > 3);
     stage.vault.clear_rules();
     for _ in 0..6 {
@@ -257,7 +257,7 @@ async fn outage_defers_revocations_without_attempts() {
     join_all(pods.iter().map(|pod| stage.mount(pod))).await;
     stage.fail_every_request(&vault_error(503, "Vault is sealed"));
     let turned_away = stage.pod_rejected_by_outage().await;
-    // Nobody is left that would use Vault.
+    // No pod remains that uses Vault.
     for pod in pods.iter().chain([&turned_away]) {
         stage.api.delete_pod(&pod.namespace, &pod.name);
     }
@@ -300,7 +300,7 @@ async fn unused_server_is_probed_only_at_idle_intervals() {
         advance(Duration::from_secs(60)).await;
         sleep(Duration::from_millis(5)).await;
     }
-    // The operator's own is asked how it is now and then: after a pause that doubles up to five minutes.
+    // The operator's own server is probed after a pause that doubles up to five minutes.
     let since = stage.vault.count("GET", "sys/health") - probes;
     assert!((4..=11).contains(&since), "{since}");
 }
@@ -315,7 +315,7 @@ async fn max_mutating_waiters_are_not_sent_during_outage() {
     let calls = join_all(pods.iter().map(|pod| stage.daemon.mount_error(pod.mount_call()))).await;
     assert!(calls.iter().all(|(cause, _)| *cause == Cause::Unreachable), "{calls:?}");
     assert_eq!(stage.count_credential_requests(), 4);
-    // The four are answered, and their turns are the others'.
+    // The four responses arrive and release their permits to the others.
     gate.open();
     wait_until("they are made", async || stage.database.users().await.len() == 4).await;
     sleep(Duration::from_millis(500)).await;
@@ -326,7 +326,7 @@ async fn max_mutating_waiters_are_not_sent_during_outage() {
 async fn outage_during_credential_request_creates_only_one() {
     let stage = LifetimeFixture::new(&[]).await;
     let pod = stage.pod();
-    // It is made, and nothing is answered any more.
+    // The credential is created, and no response arrives any more.
     let gate = Gate::new();
     stage.vault.always("GET", &stage.database.path, Fault::HoldResponse(gate.clone()));
     stage.vault.always("GET", "sys/health", Fault::HoldRequest(gate.clone()));
@@ -334,7 +334,7 @@ async fn outage_during_credential_request_creates_only_one() {
     let (cause, text) = stage.daemon.mount_error(pod.mount_call()).await;
     assert_eq!(cause, Cause::Unreachable, "{text}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // Whoever tries again at once waits for the one that is under way, or is turned away.
+    // An immediate retry waits for the pending request, or is rejected.
     stage.daemon.mount_error(pod.mount_call()).await;
     stage.vault.clear_rules();
     gate.open();

@@ -1,4 +1,4 @@
-//! Renewals in the background: of tokens that carry leases, and of leases; and what their failures lead to.
+//! Background renewals of leases and of session tokens that own leases, and the effects of renewal failures.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{
     fault_proxy::{Fault, FaultProxy, Gate, vault_error},
 };
 
-/// Credentials and tokens of so many seconds, for a minute at most.
+/// Creates a fixture with credentials and tokens of `seconds`, and a maximum of one minute.
 async fn fixture_with_short_ttls(seconds: u32) -> LifetimeFixture {
     let ttl = format!("{seconds}s");
     LifetimeFixture::with_ttls(
@@ -29,7 +29,7 @@ async fn renewal_keeps_token_and_lease_alive_past_their_ttl() {
     let stage = fixture_with_short_ttls(6).await;
     let pod = stage.pod();
     let (username, password) = stage.mount(&pod).await;
-    // Twice as long as anything would live by itself.
+    // Twice the TTL without renewals.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(12) {
         log_in(&username, &password).await.unwrap();
@@ -81,14 +81,14 @@ async fn token_with_only_plain_secrets_is_not_renewed() {
     assert_eq!(stage.count_logins(), 1, "what is fresh needs no token");
 }
 
-/// Fifty renewals of this path in vain, and the pod's credential is still the first.
+/// Checks that the pod still has its first credential after fifty failed renewals at this path.
 async fn assert_failed_renewals_keep_credential(path: &str, fault: Fault) {
     let stage = LifetimeFixture::with_ttls(&[], json!({"default_ttl": "24h"}), json!({"token_ttl": "24h"})).await;
     let pod = stage.pod();
     let first = stage.mount(&pod).await;
     stage.vault.always("POST", path, fault);
     let asked = || stage.vault.count("POST", path);
-    // Only this process's clock goes on, so that nothing ends at Vault's side.
+    // Only this process's clock advances, so nothing expires at Vault.
     advance(Duration::from_secs(16 * 3600)).await;
     let goes_on = async |renewals| {
         sleep(Duration::from_millis(30)).await;
@@ -260,7 +260,7 @@ async fn outage_during_renewal_keeps_the_credential() {
 }
 
 impl LifetimeFixture {
-    /// Polls a pod until it has another database user, and logs in with each it has.
+    /// Polls a pod until it has another database user, and logs in with each user.
     async fn assert_replaced_before_expiry(&self) {
         let pod = self.pod();
         let first = self.mount(&pod).await;
@@ -273,7 +273,7 @@ impl LifetimeFixture {
         .await;
     }
 
-    /// `token revoke -accessor`, of every login of the tenant.
+    /// Revokes every login token of the tenant, as with `token revoke -accessor`.
     async fn revoke_by_accessor(&self) {
         let accessors = root_request("LIST", "auth/token/accessors", json!(null)).await;
         for accessor in accessors["data"]["keys"].as_array().unwrap() {
@@ -285,7 +285,7 @@ impl LifetimeFixture {
     }
 }
 
-/// What an accessor's token is; none if it ended meanwhile.
+/// Looks up an accessor's token; `None` if it has ended meanwhile.
 async fn lookup_accessor(accessor: &serde_json::Value) -> Option<serde_json::Value> {
     let url = format!("{}/v1/auth/token/lookup-accessor", crate::support::required_env("VAULTMOUNT_TEST_BAO_ADDR"));
     let token = crate::support::required_env("VAULTMOUNT_TEST_BAO_TOKEN");

@@ -1,4 +1,4 @@
-//! The end of a pod: what it had is revoked, and nothing of a living pod is.
+//! Revocation: a pod's tokens and leases are revoked when the pod ends, and never those of a living pod.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl LifetimeFixture {
-    /// Waits until a suspicion would have been looked into, and checks that these users are still there.
+    /// Waits longer than a check for ended pods takes, and checks that these users still exist.
     async fn assert_users_stay(&self, users: usize) {
         let before = self.api.request_lines().len();
         advance(Duration::from_secs(40)).await;
@@ -66,7 +66,7 @@ async fn leased_certificate_is_revoked_with_its_pod() {
         }));
         ends.await.into_iter().filter(|end| *end > Some(0)).count()
     };
-    // The engine's own, and one for two files and two mounts.
+    // The engine's own certificate, and one for two files and two mounts.
     assert_eq!((serials.len(), revoked().await), (2, 0));
     stage.api.delete_pod(&pod.namespace, &pod.name);
     wait_until("it is revoked", async || revoked().await == 1).await;
@@ -85,7 +85,7 @@ async fn deletion_timestamp_alone_revokes_nothing() {
 
 #[tokio::test]
 async fn pod_deleted_during_first_mount_is_revoked() {
-    // PodEnded: whoever asked is told so.
+    // The pending calls fail with `PodEnded`.
     let stage = LifetimeFixture::new(&[]).await;
     let (in_login, in_read) = (stage.pod(), stage.pod());
     let gate = Gate::new();
@@ -142,7 +142,7 @@ async fn pod_recreated_with_same_name_gets_new_session() {
 #[tokio::test]
 async fn expired_watch_or_stale_list_revokes_no_living_pod() {
     let stage = LifetimeFixture::new(&[]).await;
-    // The list stays as it is now, without the pods.
+    // Lists stay as they are now, without the pods.
     stage.api.serve_stale_lists(None);
     let (lives, dies) = (stage.pod(), stage.pod());
     stage.mount(&lives).await;
@@ -154,7 +154,7 @@ async fn expired_watch_or_stale_list_revokes_no_living_pod() {
         wait_until("it lists again", async || stage.count_pod_lists() > lists).await;
         stage.assert_users_stay(2).await;
     }
-    // What went while nobody watched is found by the list.
+    // The list reveals pods that ended while there was no watch.
     stage.api.pause();
     stage.api.delete_pod(&dies.namespace, &dies.name);
     stage.api.compact_history(ExpirySignal::Event);
@@ -168,7 +168,7 @@ async fn expired_watch_or_stale_list_revokes_no_living_pod() {
 }
 
 impl LifetimeFixture {
-    /// How often the pods were listed.
+    /// Returns the number of pod lists.
     fn count_pod_lists(&self) -> usize {
         self.api.requests().iter().filter(|seen| seen.path == "/api/v1/pods" && !seen.query.contains("watch=")).count()
     }
@@ -195,7 +195,7 @@ async fn denied_pod_list_or_watch_revokes_nothing() {
         let pod = stage.pod();
         stage.mount(&pod).await;
         stage.api.delete_pod(&pod.namespace, &pod.name);
-        // Also when it has asked so often that it lists again.
+        // The same after enough checks that the pods are listed again.
         for _ in 0..6 {
             stage.assert_users_stay(1).await;
         }
@@ -218,7 +218,7 @@ async fn orphan_after_stops_renewal_if_pod_get_is_denied() {
         advance(Duration::from_secs(20 * 60)).await;
         sleep(Duration::from_millis(300)).await;
     }
-    // Once in the hour of --orphan-after, and every 40 minutes.
+    // One poll in the hour of `--orphan-after`, and one renewal every 40 minutes.
     let renewals = stage.count_lease_renewals();
     assert!((4..=7).contains(&renewals), "{renewals}");
     assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
@@ -235,13 +235,13 @@ async fn listed_pod_with_denied_get_is_renewed() {
     wait_until("it is asked for", async || stage.api.requests().iter().any(|seen| seen.path.ends_with(&pod.name)))
         .await;
     let lists = stage.count_pod_lists();
-    // No event tells of it.
+    // No event reports the pod.
     stage.api.pause();
     stage.api.expire_watches();
     stage.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
     stage.api.resume();
     wait_until("it lists again", async || stage.count_pod_lists() > lists).await;
-    // What it listed is known when it watches from there.
+    // The client knows the listed pods when it watches from that version.
     stage.api.wait_until(|api| api.open_watches() > 0).await;
     for _ in 0..12 {
         advance(Duration::from_secs(3 * 3600)).await;
@@ -257,7 +257,7 @@ async fn token_num_uses_last_use_creating_lease_keeps_token() {
     let pod = stage.pod().with_objects(kv.as_str());
     stage.daemon.mount_files(&pod).await;
     advance(Duration::from_secs(200)).await;
-    // Its last use makes a credential, slowly, while another volume of the pod logs in anew.
+    // The token's last use creates a credential, slowly, while another volume of the pod logs in again.
     let gate = Gate::new();
     stage.vault.next(1, "GET", &stage.database.path, Fault::HoldResponse(gate.clone()));
     let other = pod.clone().with_objects(super::credential_objects(&stage.database));
@@ -274,7 +274,7 @@ async fn token_num_uses_last_use_creating_lease_keeps_token() {
     let meanwhile = async {
         stage.vault.wait_for(1, "GET", &stage.database.path).await;
         stage.daemon.mount_files(&pod).await;
-        // Another mount that asks Vault for something.
+        // Another mount that needs a request to Vault.
         stage.daemon.mount(call(&version(1), "c")).await.unwrap();
         sleep(Duration::from_millis(200)).await;
         gate.open();
@@ -286,7 +286,7 @@ async fn token_num_uses_last_use_creating_lease_keeps_token() {
         let file = files.iter().find(|file| file.path == name).unwrap();
         String::from_utf8(file.contents.to_vec()).unwrap()
     });
-    // And what it made is kept when the next mount looks for tokens without a use.
+    // The credential of that use is not revoked when the next mount looks for unused tokens.
     stage.daemon.mount(call(&version(0), "d")).await.unwrap();
     stage.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
     sleep(Duration::from_millis(500)).await;
@@ -297,7 +297,7 @@ async fn token_num_uses_last_use_creating_lease_keeps_token() {
 #[tokio::test]
 async fn token_num_uses_exhausted_tokens_are_revoked() {
     let stage = LifetimeFixture::with_ttls(&["--refresh-interval=10s"], json!({}), json!({"token_num_uses": 2})).await;
-    // One whose engine makes what it gives, and nothing that ends with a token.
+    // A token for an engine that creates what it returns, without leases under the token.
     stage.database.create_static_role("fixed", "10h").await;
     let path = format!("{}/static-creds/fixed", stage.database.mount);
     stage.tenant.set_policy(&format!("path \"{path}\" {{ capabilities = [\"read\"] }}")).await;
@@ -311,14 +311,14 @@ async fn token_num_uses_exhausted_tokens_are_revoked() {
     stage.daemon.mount_files(&stage.pod().with_objects(secret.as_str())).await;
     for _ in 0..4 {
         stage.daemon.mount_files(&pod).await;
-        // A revocation under way would seem to take as long.
+        // A revocation under way would count the advance as its own duration.
         sleep(Duration::from_millis(300)).await;
         advance(Duration::from_secs(20)).await;
     }
-    // Each mount clears away what it found used up: all but the last.
+    // Each mount revokes the used-up tokens that it finds: all but the last.
     stage.vault.wait_for(3, "POST", "auth/token/revoke-self").await;
     wait_until("one of each pod is left", async || tokens().await == 2).await;
-    // Also when mounts fail.
+    // The same when mounts fail.
     stage.tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     for _ in 0..4 {
         assert!(stage.daemon.mount(pod.mount_call()).await.is_err());
@@ -347,7 +347,8 @@ async fn unreferenced_secret_is_neither_renewed_nor_revoked() {
         }
     };
     minutes(56).await;
-    // The first pod's token keeps its credential alive as long as that lives by itself; of the other's session nothing is used.
+    // The first pod's token is renewed for the credential's own lifetime. The other pod's session has no uses, so it is
+    // not renewed.
     let of_token = stage.vault.count("POST", "auth/token/renew-self");
     assert!((3..=5).contains(&of_token), "{of_token}");
     assert_eq!((stage.count_lease_renewals(), stage.database.users().await.len()), (0, 2));
@@ -367,7 +368,7 @@ async fn failed_revocation_is_retried() {
     stage.api.delete_pod(&pod.namespace, &pod.name);
     stage.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
     wait_until("it is tried again", async || {
-        // Only the pauses are leapt over: a request under way would seem to take as long.
+        // The clock advances only in pauses: a request under way would count the advance as its own duration.
         sleep(Duration::from_millis(100)).await;
         advance(Duration::from_secs(5)).await;
         stage.vault.count("POST", "auth/token/revoke-self") >= 7
@@ -381,7 +382,7 @@ async fn tokens_of_previous_roles_are_revoked_with_the_pod() {
     let stage = LifetimeFixture::new(&[]).await;
     let pod = stage.pod();
     stage.mount(&pod).await;
-    // Another volume of the pod, under another role.
+    // Another volume of the pod, with another role.
     stage.tenant.write_role("second", json!({})).await;
     let mut other = pod.clone().with_parameter("roleName", "second");
     let call = |pod: &Pod, volume: &str| {
@@ -391,7 +392,8 @@ async fn tokens_of_previous_roles_are_revoked_with_the_pod() {
     };
     stage.daemon.mount(call(&other, "b")).await.unwrap();
     assert_eq!((stage.count_logins(), stage.database.users().await.len()), (2, 2));
-    // The class of that volume was edited: it logs in as the first role again, and what it had lives on.
+    // The class of that volume was edited: it logs in with the first role again, and the secrets of the second role
+    // stay valid.
     other = other.with_parameter("roleName", "app");
     stage.daemon.mount(call(&other, "b")).await.unwrap();
     assert_eq!((stage.count_logins(), stage.database.users().await.len()), (2, 2));
@@ -405,7 +407,7 @@ async fn replaced_token_is_revoked_with_the_pod() {
         LifetimeFixture::with_ttls(&[], json!({}), json!({"token_ttl": "30s", "token_explicit_max_ttl": "36s"})).await;
     let pod = stage.pod();
     let (old, _) = stage.mount(&pod).await;
-    // Renewals of this process's time show the maximum to it; at Vault's side hardly any time passes.
+    // Renewals at this process's clock show the maximum TTL; hardly any time passes at Vault.
     wait_until("the pod has another user", async || {
         advance(Duration::from_secs(2)).await;
         sleep(Duration::from_millis(100)).await;

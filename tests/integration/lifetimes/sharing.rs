@@ -1,4 +1,4 @@
-//! `tokenScope: serviceAccount`: pods of one service account have one session, and what is leased under it.
+//! `tokenScope: serviceAccount`: pods of one service account share one session and its leases.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 impl LifetimeFixture {
-    /// A pod of a class whose pods share.
+    /// Returns a pod of a class with a shared session.
     fn sharing_pod(&self) -> Pod {
         self.pod().with_parameter("tokenScope", "serviceAccount")
     }
@@ -45,7 +45,7 @@ async fn token_scope_service_account_shares_one_credential() {
     stage.api.delete_pod(&last.namespace, &last.name);
     stage.database.wait_until_no_users().await;
     assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 1);
-    // The next begins anew.
+    // The next pod starts a new session.
     let next = stage.sharing_pod();
     stage.mount(&next).await;
     assert_eq!((stage.count_logins(), stage.count_credential_requests()), (2, 2));
@@ -78,7 +78,7 @@ async fn token_scope_sharing_needs_same_service_account_uid() {
 async fn token_scope_sharing_rejects_foreign_token() {
     let stage = LifetimeFixture::new(&[]).await;
     stage.mount(&stage.sharing_pod()).await;
-    // As whoever writes the pod's volumeAttributes could pass it.
+    // The author of the pod's volumeAttributes could pass such a token.
     let stolen = stage.sharing_pod().sign_token("vault", 600);
     let mut thief = stage.sharing_pod();
     thief.service_account = "thief".into();
@@ -86,7 +86,7 @@ async fn token_scope_sharing_rejects_foreign_token() {
         .daemon
         .assert_mount_error(&thief.clone().with_tokens(&[("vault", &stolen)]), Cause::TokenIdentity, &["\"shop/app\""])
         .await;
-    // And one that says nothing of itself.
+    // A token without any identity claims.
     let error = stage
         .daemon
         .assert_mount_error(&thief.with_tokens(&[("vault", "no.jwt")]), Cause::TokenIdentity, &["UID"])

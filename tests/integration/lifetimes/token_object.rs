@@ -10,7 +10,7 @@ use super::LifetimeFixture;
 use crate::support::{clock::advance, http, pod::Pod};
 
 impl LifetimeFixture {
-    /// A pod that wants its token, and nothing else.
+    /// Returns a pod with only its token as an object.
     fn token_pod(&self) -> Pod {
         self.pod().with_objects("- {objectName: token, type: token, filePermission: 0400}")
     }
@@ -19,7 +19,7 @@ impl LifetimeFixture {
         self.daemon.mount_files(pod).await.remove("token").unwrap()
     }
 
-    /// What the server says of a token; null when it is none.
+    /// Looks up a token; returns null if the token is not valid.
     async fn lookup_token(&self, token: &str) -> Value {
         let url = format!("{}/v1/auth/token/lookup-self", self.tenant.address);
         let (status, answer) = http::send("GET", &url, Some(token), None, None).await;
@@ -34,7 +34,7 @@ async fn token_object_is_renewed_until_pod_deletion() {
     let mounted = stage.daemon.mount(pod.mount_call()).await.unwrap();
     assert_eq!(mounted.files[0].mode, 0o400);
     let token = stage.mount_token(&pod).await;
-    // Longer than it would live by itself.
+    // Longer than the TTL without renewals.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(8) {
         assert!(stage.lookup_token(&token).await["ttl"].as_u64() > Some(0), "{:?}", begun.elapsed());
@@ -55,7 +55,7 @@ async fn token_object_is_replaced_before_max_ttl() {
         let token = stage.mount_token(&pod).await;
         assert!(!stage.lookup_token(&token).await.is_null(), "a dead token after {:?}", begun.elapsed());
         if seen.last() != Some(&token) {
-            // The one before lives to its own end: the pod may not have read the new one yet.
+            // The previous token lives until its own expiry, because the pod may not have read the new one yet.
             if let Some(before) = seen.last() {
                 assert!(!stage.lookup_token(before).await.is_null(), "{:?}", begun.elapsed());
             }

@@ -1,4 +1,4 @@
-//! Logins by the `kubernetes` method, which asks the cluster about each token.
+//! Logins with the `kubernetes` method, which sends a TokenReview for each service account token.
 
 use serde_json::json;
 use vaultmount::error::Cause;
@@ -6,7 +6,7 @@ use vaultmount::error::Cause;
 use super::{assert_mounts, with_secret_object};
 use crate::support::{bao::Tenant, daemon::Daemon, kubernetes::KubernetesCluster, pod::Pod};
 
-/// A cluster, and a pod of its service account that wants a secret.
+/// A cluster, a pod of its service account with one secret, and a daemon.
 async fn fixture() -> (KubernetesCluster, Pod, Daemon) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;

@@ -1,4 +1,4 @@
-//! Vault namespaces: where secrets are read, and where logins happen.
+//! Vault namespaces: secret paths and logins inside a namespace.
 
 use serde_json::json;
 use vaultmount::error::Cause;
@@ -11,7 +11,7 @@ use crate::support::{
     unique_name,
 };
 
-/// A new Vault namespace with an engine `kv` that holds the secret.
+/// Creates a Vault namespace with an engine `kv` that holds the secret.
 async fn create_namespace() -> String {
     let name = unique_name("ns");
     root_request("POST", &format!("sys/namespaces/{name}"), json!({})).await;
@@ -20,7 +20,7 @@ async fn create_namespace() -> String {
     name
 }
 
-/// One that also has an auth mount `jwt`, whose role `app` may read all of `kv`.
+/// Creates a namespace with an auth mount `jwt` as well; its role `app` may read all of `kv`.
 async fn create_login_namespace() -> String {
     let name = create_namespace().await;
     root_request("POST", &format!("{name}/sys/auth/jwt"), json!({"type": "jwt"})).await;
@@ -55,7 +55,7 @@ async fn vault_auth_namespace_logs_in_elsewhere_than_reads() {
     let denied = pod.with_objects("- {objectName: x, secretPath: other/db}");
     let text =
         daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[&format!("path \"{name}/other/db\" {{")]).await;
-    // What it says to add to the policy is what lacks.
+    // The policy stanza in the error text is exactly the missing one.
     tenant.set_policy(&text[text.find("path \"").unwrap()..text.rfind(" [VM").unwrap()]).await;
     daemon.assert_mount_error(&denied, Cause::EngineMissing, &["no secrets engine answers at other/db"]).await;
 }

@@ -1,4 +1,4 @@
-//! The token that a login brings: shared, kept, healed, replaced before its end.
+//! Session tokens: sharing, caching, re-login after revocation, and replacement before expiry.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
     pod::Pod,
 };
 
-/// A pod that wants three secrets of a tenant, and a daemon whose requests are counted.
+/// A pod with three secrets of a tenant, and a daemon behind a proxy that counts requests.
 struct TokenFixture {
     tenant: Tenant,
     pod: Pod,
@@ -35,7 +35,7 @@ impl TokenFixture {
         Self { tenant, pod, vault, daemon }
     }
 
-    /// The same, with a login role that differs so.
+    /// Creates the fixture with these settings of the login role.
     async fn with_role(role: serde_json::Value) -> Self {
         let scene = Self::new().await;
         scene.tenant.write_role("app", role).await;
@@ -46,7 +46,7 @@ impl TokenFixture {
         assert_eq!(self.daemon.mount_files(&self.pod).await.len(), 3);
     }
 
-    /// A mount when everything is old, so that all is read again.
+    /// Mounts after the refresh interval, so that every secret is fetched again.
     async fn mount_after_refresh(&self) {
         advance(DEFAULT_REFRESH_INTERVAL).await;
         self.mount().await;
@@ -56,7 +56,7 @@ impl TokenFixture {
         self.vault.count("POST", &format!("auth/{}/login", self.tenant.auth))
     }
 
-    /// Reads of secrets: more than mounts brought when some were in vain.
+    /// Returns the number of secret reads, including failed ones.
     fn read_count(&self) -> usize {
         self.vault.count("GET", &format!("{}/data/", self.tenant.kv))
     }

@@ -1,4 +1,4 @@
-//! Every way to a token or secret of somebody else that docs/security.md lists, tried.
+//! Tests of every threat in docs/security.md: ways to another tenant's or the operator's token or secret.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -36,7 +36,7 @@ fn security_page_lists_every_threat_model_test() {
     }
 }
 
-/// A policy that lets pods of `shop` log in at their tenant's mount, and do nothing else of their own choice.
+/// A policy that lets pods of `shop` log in at their tenant's mount, and permits no other choice.
 fn strict_policy(auth: &str) -> PolicyFile {
     PolicyFile::new(&format!("rules: [{{namespaces: [shop], authMounts: [{auth}]}}]"))
 }
@@ -45,7 +45,7 @@ fn strict_policy(auth: &str) -> PolicyFile {
 async fn tenant_address_denied_is_never_contacted() {
     let ((tenant, pod), thief) = (fixture().await, FaultProxy::start().await);
     let policy = strict_policy(&tenant.auth);
-    // By a policy, by a flag, and with neither, as the address leads to the node.
+    // With a policy, with a flag, and with neither, because the address leads to the node.
     for flags in [&[policy.flag().as_str()][..], &["--allow-address=none"], &[]] {
         let daemon = Daemon::start(flags).await;
         for name in ["vaultAddress", "openbaoAddress", "baoAddress"] {
@@ -76,7 +76,7 @@ async fn redirect_to_another_server_is_not_followed() {
 async fn dns_name_resolving_to_node_is_denied() {
     let ((_tenant, pod), thief) = (fixture().await, FaultProxy::start().await);
     let port = thief.address.rsplit_once(':').unwrap().1;
-    // Names to us, which a pattern allows: only their resolution shows where they lead.
+    // Host names that a pattern allows: only DNS resolution shows that they are loopback addresses.
     let policy = PolicyFile::new("rules: [{namespaces: [shop], authMounts: [\"*\"], addresses: [\"http://*:*\"]}]");
     let daemon = Daemon::start(&[&policy.flag()]).await;
     for host in ["localhost", "127.1", "2130706433", "0x7f000001"] {
@@ -93,7 +93,7 @@ async fn spoofed_server_gets_no_request() {
     let daemon = Daemon::start_at(&thief.address, &[]).await;
     let (cause, text) = daemon.mount_error(pod.mount_call()).await;
     assert!(cause.is_tls(), "{text}");
-    // Nor does it help to say whom to believe.
+    // A CA or server name from the class does not help either.
     let theirs = CertificateAuthority::new();
     let thief = FaultProxy::start_tls(theirs.server_config(None)).await;
     let policy = strict_policy(&tenant.auth);
@@ -110,7 +110,7 @@ async fn spoofed_server_gets_no_request() {
 async fn endpoint_address_with_tenant_ca_is_denied() {
     let (tenant, pod) = fixture().await;
     let (ours, theirs) = (CertificateAuthority::new(), CertificateAuthority::new());
-    // What answers in the endpoint's name is theirs.
+    // The tenant also controls the server that responds under the endpoint's name.
     let thief = FaultProxy::start_tls(theirs.server_config(None)).await;
     let policy = PolicyFile::new(&format!(
         "endpoints: {{prod: {{address: \"{0}\", authMount: {1}, tls: {{caCert: {2:?}}}}}}}
@@ -156,12 +156,12 @@ async fn proxy_variables_in_parameters_are_ignored() {
     for name in ["VAULT_ADDR", "BAO_ADDR", "VAULT_AGENT_ADDR"] {
         pod = pod.with_parameter(name, &thief.address);
     }
-    // Nobody knows these names, and Vault itself is asked.
+    // These names are unknown, so Vault itself receives the requests.
     assert_eq!(Daemon::start(&[]).await.mount_files(&pod).await["pass"], "s3cret");
     assert_eq!(thief.connection_count(), 0);
 }
 
-/// A pod to which the driver passes no token, a cluster that would make one, and flags of a server that may ask for it.
+/// A pod without a driver token, a cluster that could mint one, and flags of a server that may request it.
 async fn fixture_without_driver_token() -> (KubernetesCluster, Pod, tempfile::TempDir, String) {
     let (tenant, _) = fixture().await;
     let cluster = KubernetesCluster::for_tenant(&tenant).await;
@@ -201,11 +201,11 @@ async fn mint_tokens_never_requests_token_without_audience() {
     let ((cluster, pod, _folder, kubeconfig), thief) =
         (fixture_without_driver_token().await, FaultProxy::start().await);
     let elsewhere = pod.clone().with_parameter("vaultAddress", &thief.address);
-    // Allowed, and still none of the operator's: what the API server takes goes there under no circumstances.
+    // The address is allowed but is not the operator's. A token that the API server accepts never goes there.
     let daemon = Daemon::start(&[&kubeconfig, &format!("--allow-address={}", thief.address)]).await;
     daemon.assert_mount_error(&elsewhere, Cause::TokenMissing, &["tokenRequests"]).await;
     assert_eq!((count_minted_tokens(&cluster), thief.requests("POST", "auth/").len()), (0, 0));
-    // With a policy, none is made for anybody: what is made is for the audience that was judged.
+    // With a policy, vaultmount requests a token for both pods, only for the audience that the policy checked.
     let rule = format!("namespaces: [shop], authMounts: [{}], addresses: [\"{}\"]", cluster.auth, thief.address);
     let policy = PolicyFile::new(&format!("rules: [{{{rule}}}]"));
     let daemon = Daemon::start(&[&kubeconfig, &policy.flag()]).await;
@@ -223,7 +223,7 @@ async fn mint_tokens_never_requests_token_without_audience() {
 async fn auth_mount_outside_policy_is_denied() {
     let (tenant, pod) = fixture().await;
     let vault = FaultProxy::start().await;
-    // A mount whose owner would see the tokens of those who log in, as a plugin does.
+    // An auth mount with an owner that sees the tokens of every login, like a plugin.
     let theirs = unique_name("theirs");
     root_request("POST", &format!("sys/auth/{theirs}"), json!({"type": "jwt"})).await;
     let policy = strict_policy(&tenant.auth);
@@ -366,7 +366,7 @@ async fn metric_labels_hold_no_tenant_values() {
 #[tokio::test]
 async fn unix_address_is_denied_and_own_socket_is_0600() {
     let ((tenant, pod), folder) = (fixture().await, tempfile::tempdir().unwrap());
-    // An agent's in another pod's volume: it would log in as that pod.
+    // An agent's socket in another pod's volume: the request would log in as that pod.
     let agent = FaultProxy::start_unix(&folder.path().join("agent.sock"));
     let policy = strict_policy(&tenant.auth);
     for flags in [&[policy.flag().as_str()][..], &["--allow-address=https://*"], &[]] {
@@ -378,7 +378,7 @@ async fn unix_address_is_denied_and_own_socket_is_0600() {
                 &[],
             )
             .await;
-        // Nor may anybody but root speak to our own.
+        // Only root may connect to vaultmount's own socket.
         let mode = std::fs::metadata(&daemon.socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -401,7 +401,7 @@ async fn session_of_another_pod_is_not_reused() {
     let ((_tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
     let daemon = Daemon::start_at(&vault.address, &[]).await;
     daemon.mount_files(&pod).await;
-    // The same name and service account, and another pod: it logs in for itself, or gets nothing.
+    // Another pod with the same name and service account must log in itself, or its mount fails.
     let mut other = Pod { uid: unique_name("uid"), ..pod.clone() };
     other.tokens = None;
     daemon.assert_mount_error(&other, Cause::TokenMissing, &[]).await;

@@ -1,4 +1,4 @@
-//! What cannot be read or written is lost alone, and said.
+//! Corrupt state: only files that cannot be read or written are lost, and the log names them.
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ async fn corrupt_state_file_costs_only_its_pod_a_login() {
     let mut later = fs::read(&files[3]).unwrap();
     later[4] = 250;
     fs::write(&files[3], later).unwrap();
-    // What a killed process was writing, and what is nobody's.
+    // A partial file of a killed process, and a foreign file.
     fs::write(node.state().join(format!("{}.new", "0".repeat(32))), "half").unwrap();
     fs::write(node.state().join("README"), "not ours").unwrap();
     process = node.start().await;
@@ -44,7 +44,7 @@ async fn corrupt_state_file_costs_only_its_pod_a_login() {
     }
     assert_eq!((node.count_logins(), node.count_credential_requests()), (5 + 4, 5 + 4));
     let log = process.stop().await;
-    for (why, files) in [("it is damaged", 2), ("it is cut short", 1), ("format 250", 1)] {
+    for (why, files) in [("damaged file", 2), ("truncated file", 1), ("format 250", 1)] {
         let lines: Vec<&str> = log.lines().filter(|line| line.contains(why)).collect();
         assert!(matches!(lines[..], [line] if line.contains(&format!("files={files}"))), "{why}: {log}");
     }
@@ -73,7 +73,7 @@ async fn hmac_key_file_change_ignores_state_and_deletes_it_in_24h() {
     assert_eq!(node.count_logins(), 3);
     let log = process.stop().await;
     assert_eq!(log.lines().filter(|line| line.contains("another HMAC key")).count(), 1, "{log}");
-    // The pod that did not come back may do so under the old key.
+    // The pod that did not return may do so under the old key.
     let process = node.start().await;
     node.mount(&gone).await;
     assert_eq!(node.count_logins(), 3);
@@ -135,7 +135,7 @@ async fn long_api_server_outage_keeps_restored_state() {
     node.api.resume();
     let mount = daemon.mount(pod.mount_call());
     let again = async {
-        // The pause after the last attempt is not waited for.
+        // There is no pause after the last attempt.
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             advance(Duration::from_secs(2)).await;
@@ -159,7 +159,7 @@ async fn state_dir_unwritable_fails_no_mount_and_is_logged() {
     }
     fs::remove_file(node.state()).unwrap();
     let log = process.stop().await;
-    let told = log.lines().filter(|line| line.contains("cannot be kept for the next process")).count();
+    let told = log.lines().filter(|line| line.contains("cannot persist session")).count();
     assert!((1..=4).contains(&told), "{log}");
 }
 
@@ -189,7 +189,7 @@ async fn state_command_lists_and_verifies_without_secrets() {
     assert!(code == 0 && text.contains("files: 2") && text.contains("all can be read"), "{text}");
     fs::write(&node.state_files()[0], "none of ours").unwrap();
     let (code, text) = run("verify", "text").await;
-    assert!(code == 1 && text.contains("it is damaged") && text.contains("1 cannot be read"), "{text}");
+    assert!(code == 1 && text.contains("damaged file") && text.contains("1 cannot be read"), "{text}");
     let (code, text) = run("ls", "text").await;
-    assert!(code == 0 && text.contains("it is damaged"), "{text}");
+    assert!(code == 0 && text.contains("damaged file"), "{text}");
 }

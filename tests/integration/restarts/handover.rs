@@ -1,4 +1,4 @@
-//! Two processes at once: an update, and one that fails.
+//! Handover between two processes: an update, and an update that fails.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl RestartFixture {
-    /// A mount that has asked for its credential, which Vault is not told before the gate opens.
+    /// Starts a mount with a credential request that the gate holds back from Vault.
     async fn start_held_mount(&self, pod: &Pod) -> (JoinHandle<Result<MountResponse, tonic::Status>>, Gate) {
         let (path, gate) = (&self.database.path, Gate::new());
         let asked = self.vault.count("GET", path);
@@ -41,7 +41,7 @@ async fn successor_serves_all_before_predecessor_stops() {
     }
     let requests = node.count_requests();
     for _ in 0..3 {
-        // The connection that a driver keeps.
+        // The driver's existing connection.
         let mut kept = Client::connect(&node.socket()).await.unwrap();
         kept.mount(pods[0].mount_call()).await.unwrap();
         let successor = node.start().await;
@@ -75,7 +75,7 @@ async fn predecessor_reclaims_sessions_from_ended_successor() {
         } else {
             successor.stop().await;
         }
-        // Whoever comes in the moment before the folder is back is told to try again, and so does the driver.
+        // A mount just before the state directory is back gets a retryable error, and the driver retries.
         wait_until("the name is taken back", async || match Client::connect(&node.socket()).await {
             Ok(mut client) => client.mount(pod.mount_call()).await.is_ok(),
             Err(_) => false,
@@ -93,20 +93,20 @@ async fn predecessor_reclaims_sessions_from_ended_successor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drain_timeout_exceeded_in_handover_rejects_mount() {
-    // Replaced: the driver tries again, and finds the successor.
+    // The predecessor was replaced: the driver retries and finds the successor.
     let node = RestartFixture::new().await;
     let pod = node.pod();
     let predecessor = node.start_with(&["--drain-timeout=300ms"]).await;
     let (mount, gate) = node.start_held_mount(&pod).await;
     let successor = node.start().await;
-    // The successor has the folder once it answers.
+    // Once the successor responds, it has the state directory.
     let other = node.pod();
     node.mount(&other).await;
     gate.open();
     let refused = mount.await.unwrap().map(|_| ()).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
     assert!(refused.message().contains("[VM0104]"), "{refused}");
-    // Under the token that was kept before it was used.
+    // The pod uses the session token that the predecessor persisted before its first use.
     node.mount(&pod).await;
     assert_eq!((node.count_logins(), node.count_credential_requests()), (2, 3));
     node.assert_deletion_revokes_all(&[pod, other]).await;
@@ -150,7 +150,7 @@ async fn successor_without_hmac_key_takes_over_nothing() {
             assert_eq!(node.mount(&pod).await, had, "answered by the predecessor");
             sleep(Duration::from_millis(100)).await;
         }
-        // Whoever ended it for that would begin it anew, and would have to wait again.
+        // Restarting the process for that would only start the wait again.
         for (path, status) in [("/livez", 200), ("/health/ready", 200), ("/readyz", 503)] {
             assert_eq!(get(&format!("http://{health}{path}")).await.0, status, "{path}");
         }

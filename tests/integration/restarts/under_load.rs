@@ -1,4 +1,4 @@
-//! A hundred pods that are polled all the time, while processes are killed and replaced.
+//! A hundred pods under continuous polls, while processes are killed and replaced.
 
 use std::{
     collections::HashMap,
@@ -18,10 +18,10 @@ use super::{RestartFixture, VolumeContents, volume_contents};
 use crate::support::pod::Pod;
 
 const PODS: usize = 100;
-/// Attempts of a driver that is told `Unavailable`.
+/// Attempts of a driver that receives `Unavailable`.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// A driver: it keeps its connection, waits for a socket that is not there, and tries three times what is unavailable.
+/// A driver: keeps its connection, waits for a missing socket, and makes three attempts on `Unavailable`.
 struct Driver {
     socket: PathBuf,
     client: Option<Client>,
@@ -44,11 +44,12 @@ impl Driver {
                 Ok(mounted) => return Ok(volume_contents(mounted)),
                 Err(status) => {
                     self.client = None;
-                    // A connection that had ended before: grpc-go makes another, and the call goes out with that.
+                    // The connection had ended before the call: grpc-go opens another and sends the call there.
                     if status.message().contains("not ready") {
                         continue;
                     }
-                    // What no server said is a connection that ended; that is unavailable to grpc-go, too.
+                    // A status that no server sent means a closed connection, which grpc-go reports as `Unavailable` as
+                    // well.
                     let is_broken = matches!(status.code(), tonic::Code::Unknown | tonic::Code::Cancelled);
                     attempt += 1;
                     if attempt == MAX_ATTEMPTS || (status.code() != tonic::Code::Unavailable && !is_broken) {
@@ -61,7 +62,7 @@ impl Driver {
     }
 }
 
-/// Polls going on, whose answers must never change.
+/// Polls in progress, which must always return the same response.
 struct Polling {
     stop: Arc<AtomicBool>,
     polls: Arc<AtomicUsize>,
@@ -118,7 +119,7 @@ async fn handover_under_load_costs_no_login() {
     let polling = Polling::start(&node, &pods, &had, 8);
     for _ in 0..3 {
         let successor = node.start().await;
-        // kubelet waits for readiness, then stops the one before.
+        // kubelet waits for readiness, then stops the predecessor.
         sleep(Duration::from_millis(500)).await;
         process.stop().await;
         process = successor;
@@ -141,7 +142,7 @@ async fn kill_under_load_costs_only_in_flight_mounts() {
     let mut new = Vec::new();
     let mut in_flight = 0;
     for kill in 0..KILLS {
-        // New pods come while it is killed.
+        // New pods arrive while the process is killed.
         let comers: Vec<Pod> = (0..4).map(|_| node.pod()).collect();
         let mounts = comers.iter().map(async |pod| {
             let mut driver = Driver { socket: node.socket(), client: None };

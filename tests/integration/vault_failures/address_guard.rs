@@ -1,11 +1,11 @@
-//! Where Vault is, who says so, and what is said when it is not there.
+//! The Vault address: which sources may set it, which addresses are refused, and the errors for unreachable ones.
 
 use vaultmount::error::Cause;
 
 use super::{SECRET, assert_contains, secret_pod, single_file, tenant_with_secret};
 use crate::support::{daemon::Daemon, fault_proxy::FaultProxy};
 
-/// An address nobody listens at.
+/// Returns an address without a listener.
 async fn unused_address() -> String {
     let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     format!("http://127.0.0.1:{port}")
@@ -26,7 +26,7 @@ async fn vault_address_to_loopback_or_unix_socket_is_denied() {
     let agent = FaultProxy::start_unix(&folder.path().join("agent.sock"));
     let daemon = Daemon::start(&[]).await;
     let port = vault.address.rsplit_once(':').unwrap().1;
-    // The last ones are names to us: only their resolution shows that they are loopback.
+    // The last hosts are names to vaultmount: only DNS resolution shows that they are loopback addresses.
     let hosts =
         ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1", "2130706433"];
     let addresses = hosts.iter().map(|host| format!("http://{host}:{port}")).chain([agent.address.clone()]);

@@ -1,4 +1,4 @@
-//! A Vault that is well, and something behind it that never answers: who waits for that holds up nobody else.
+//! A healthy Vault with a backend that never responds: requests to this backend do not delay other requests.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use crate::support::{
     pod::Pod,
 };
 
-/// What others must be done with.
+/// Timeout of mounts that must not be delayed.
 const PROMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What those have that never end.
+/// Timeout of mounts that hang.
 const HANGING_TIMEOUT: Duration = Duration::from_secs(40);
 
 impl FailureFixture {
-    /// A pod whose credentials never come: four from each of five engines.
+    /// A pod with credentials that never arrive: four from each of five engines.
     fn hanging_pod(&self) -> Pod {
         self.vault.always("GET", "hang", Fault::HoldRequest(Gate::new()));
         let object = |n| format!("- {{objectName: a{n}, secretPath: hang{}/creds/{n}, secretKey: pass}}\n", n / 4);
         Pod::for_tenant(&self.tenant).with_objects((0..20).map(object).collect::<String>())
     }
 
-    /// Mounts promptly, and brings the one file.
+    /// Mounts within [`PROMPT_TIMEOUT`] and returns the only file.
     async fn mount_promptly(&self, pod: &Pod) -> String {
         let begun = Instant::now();
         let mounted = self.daemon.mount(call_with_timeout(PROMPT_TIMEOUT, pod)).await.unwrap();
@@ -55,7 +55,8 @@ async fn hanging_mutating_requests_do_not_block_other_mounts() {
     let ((cause, text), ()) =
         tokio::join!(stage.daemon.mount_error(call_with_timeout(HANGING_TIMEOUT, &hanging)), others);
     assert_eq!(cause, Cause::DeadlineExceeded, "{text}");
-    // They are awaited for a minute more, and nobody waits for that: not for another engine's credentials either.
+    // The hanging requests are awaited for one more minute. No other request waits for them, not even for another
+    // engine's credentials.
     for pod in [user(), user()] {
         assert!(!stage.mount_promptly(&pod).await.is_empty());
     }
@@ -80,7 +81,7 @@ async fn hanging_logins_do_not_block_other_logins_or_reads() {
         for _ in 0..5 {
             assert_eq!(stage.mount_promptly(&stage.pod()).await, SECRET);
         }
-        // Of a second such cluster, those logins wait that want it; who has a token is served.
+        // With a second cluster that hangs, only logins at this cluster wait. Pods with a session token are served.
         let second = hang("auth/behind-two");
         let read = async {
             stage.vault.wait_for(2, "POST", "auth/behind-two").await;

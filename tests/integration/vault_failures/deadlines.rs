@@ -1,4 +1,4 @@
-//! When the caller's time runs out, and at whose cost.
+//! Caller deadlines, and their effect on requests to Vault.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::support::{
     tls::CertificateAuthority,
 };
 
-/// A gate that stays shut.
+/// Holds a request at a gate that never opens.
 fn hold_forever() -> Fault {
     Fault::HoldRequest(Gate::new())
 }
@@ -77,8 +77,8 @@ async fn deadline_after_request_sent_keeps_earlier_error() {
     let (tenant, authority) = (tenant_with_secret().await, CertificateAuthority::new());
     let vault = FaultProxy::start_tls(authority.server_config(None)).await;
     vault.always("POST", "auth/", hold_forever());
-    // It closes the first connections during the handshake, as a load balancer does whose server is about to come: that of the
-    // question how it is, at the start, and the mount's first.
+    // The listener closes the first connections during the handshake, like a load balancer without a backend: the
+    // health probe at start and the mount's first connection.
     let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", before.local_addr().unwrap());
     let behind = vault.address.strip_prefix("https://").unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Answers that are none of Vault's.
+//! Responses that do not come from Vault.
 
 use serde_json::json;
 use vaultmount::error::Cause;

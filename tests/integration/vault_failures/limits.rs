@@ -1,4 +1,4 @@
-//! How many requests there are, and how many at once.
+//! Request counts and concurrency limits.
 
 use std::{pin::pin, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::support::{
     pod::Pod,
 };
 
-/// A class of as many objects, each from the path that `path` gives it.
+/// Returns `count` objects as YAML, each with the path from `path`.
 fn objects_yaml(count: usize, path: impl Fn(usize) -> String) -> String {
     let object = |i| format!("- {{objectName: o{i}, secretPath: {}, secretKey: pass}}", path(i));
     (0..count).map(object).collect::<Vec<_>>().join("\n")
 }
 
-/// The same of another Kubernetes namespace.
+/// The pod of [`secret_pod`] in another Kubernetes namespace.
 fn secret_pod_in(tenant: &Tenant, namespace: &str) -> Pod {
     let mut pod = secret_pod(tenant);
     namespace.clone_into(&mut pod.namespace);
@@ -40,7 +40,7 @@ async fn equal_requests_are_coalesced_and_cached() {
         (stage.vault.count("POST", &stage.login_path()), stage.vault.count("GET", &stage.secret_path())),
         (1, 1)
     );
-    // Calls of one pod at the same time share the login, and the read of what has become old.
+    // Concurrent calls of one pod share the login and the fetch of stale secrets.
     advance(DEFAULT_REFRESH_INTERVAL).await;
     let calls = join_all((0..3).map(|_| stage.daemon.mount(pod.mount_call()))).await;
     assert!(calls.into_iter().all(|m| m.unwrap().files.len() == 10));
@@ -48,7 +48,7 @@ async fn equal_requests_are_coalesced_and_cached() {
         (stage.vault.count("POST", &stage.login_path()), stage.vault.count("GET", &stage.secret_path())),
         (1, 2)
     );
-    // What is fresh is not read at all.
+    // Fresh secrets are not fetched at all.
     advance(DEFAULT_REFRESH_INTERVAL / 2).await;
     assert_eq!(stage.daemon.mount(pod.mount_call()).await.unwrap().files.len(), 10);
     assert_eq!(stage.vault.count("GET", &stage.secret_path()), 2);
@@ -60,12 +60,12 @@ async fn missing_secret_or_key_is_requested_once_per_mount() {
     let kv = &stage.tenant.kv;
     let pod = stage.pod();
     stage.daemon.mount(pod.mount_call()).await.unwrap();
-    // The other secret is good, and not to blame.
+    // The other secret is valid and is not fetched again.
     let more = objects_yaml(2, |i| format!("{kv}/data/{}", ["db", "none"][i]));
     assert_eq!(stage.mount_error(&pod.clone().with_objects(more)).await.0, Cause::SecretMissing);
     let asked = |name| stage.vault.count("GET", &format!("{kv}/data/{name}"));
     assert_eq!((asked("none"), asked("db")), (1, 1));
-    // A key that is missing is looked for once, in what Vault has by now.
+    // A missing key triggers one fetch, in case Vault has the key by now.
     let more = objects_yaml(2, |_| stage.secret_path()).replacen("pass", "new", 1);
     assert_eq!(stage.mount_error(&pod.clone().with_objects(more.clone())).await.0, Cause::KeyMissing);
     assert_eq!(asked("db"), 2);
@@ -131,7 +131,7 @@ async fn path_suggestions_list_only_near_missing_required_paths() {
         assert_eq!(lists(), 0);
     }
     let (cause, text) = stage.mount_error(&stage.pod().with_objects(missing)).await;
-    // Three of the paths, each with the folder that is not there and the one above.
+    // Suggestions cover three of the paths, each with one list of the missing folder and one of its parent.
     assert_eq!((cause, lists(), text.matches("no folder").count()), (Cause::SecretMissing, 6, 3), "{text}");
 }
 
@@ -184,7 +184,7 @@ async fn max_mounts_rejects_excess_and_half_per_namespace() {
         daemon
             .assert_mount_error(&of("fourth"), Cause::ProviderAtCapacity, &["4 mounts are under way on this node"])
             .await;
-        // What needs none of it goes on.
+        // Requests that do not need the held path succeed.
         assert_eq!(single_file(&daemon.mount(polled.mount_call()).await.unwrap()), SECRET);
         Client::connect(&daemon.socket).await.unwrap().version().await.unwrap();
         gate.open();
@@ -200,7 +200,7 @@ async fn max_mounts_rejects_excess_and_half_per_namespace() {
     mount("shop").await;
 }
 
-/// One pod whose classes choose ever other settings, or name ever other roles, takes no other namespace's place.
+/// A pod with ever-changing settings or roles in its classes does not use up other namespaces' limits.
 #[tokio::test]
 async fn max_sessions_rejects_excess_and_half_per_namespace() {
     let tenant = tenant_with_secret().await;
@@ -208,7 +208,7 @@ async fn max_sessions_rejects_excess_and_half_per_namespace() {
     let of = |namespace: &str| secret_pod_in(&tenant, namespace);
     let shop = of("shop");
     let choosing = |n: usize| shop.clone().with_parameter("vaultTLSServerName", format!("vault-{n}"));
-    // What never came to anything takes no place from anyone for long.
+    // Failed logins release their places soon.
     for n in 0..300 {
         daemon.assert_mount_error(&choosing(n).with_parameter("roleName", "nobody"), Cause::RoleMissing, &[]).await;
     }
@@ -225,13 +225,13 @@ async fn max_sessions_rejects_excess_and_half_per_namespace() {
     daemon.mount(choosing(0).mount_call()).await.unwrap();
 }
 
-/// An endpoint that is in use is let go with its sessions alone.
+/// An endpoint in use is evicted only together with its sessions.
 #[tokio::test]
 async fn tenant_endpoints_are_limited_to_128_per_namespace() {
     let (tenant, metrics) = (tenant_with_secret().await, free_address());
     let daemon = Daemon::start(&[&format!("--metrics-addr={metrics}")]).await;
     let is_known = async || get(&format!("http://{metrics}/metrics")).await.1.contains("\nvaultmount_endpoint_up{");
-    // The operator's own is asked how it is, and nobody uses it.
+    // The operator's own endpoint has had its health probe and has no sessions.
     while !is_known().await {
         tokio::task::yield_now().await;
     }

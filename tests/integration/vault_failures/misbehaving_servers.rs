@@ -1,4 +1,4 @@
-//! Servers that are sick or hostile cost one mount its time, and nothing else: no other mount, no memory, no descriptor.
+//! A misbehaving or hostile server costs only its own mount time: no delay for other mounts, no memory, no descriptors.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,14 +13,14 @@ use vaultmount::provider::client::Client;
 
 use crate::support::{bao::Tenant, daemon::ProviderProcess, pod::Pod};
 
-/// What a server does once it has a request.
+/// Reaction of a server to a request.
 type Misbehavior = fn(TcpStream) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
 const RESPONSE_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
-/// What the mounts of sick servers have.
+/// Timeout of mounts from misbehaving servers.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Every sickness, and what the error of a mount says of it.
+/// Every misbehavior, with a part of the expected mount error.
 const MISBEHAVIORS: [(&str, Misbehavior, &str); 10] = [
     (
         "never answers",
@@ -128,14 +128,14 @@ const MISBEHAVIORS: [(&str, Misbehavior, &str); 10] = [
     ),
 ];
 
-/// When a server falls sick.
+/// The request at which a server begins to misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailurePoint {
     Login,
     Read,
 }
 
-/// A server that falls sick then; its address.
+/// Starts a server that misbehaves at `at` and returns its address.
 async fn misbehaving_server(sickness: Misbehavior, at: FailurePoint) -> String {
     serve_requests(move |request, mut stream| async move {
         let is_well = at == FailurePoint::Read && (request.contains("/login ") || request.contains("/v1/sys/"));
@@ -150,10 +150,10 @@ async fn misbehaving_server(sickness: Misbehavior, at: FailurePoint) -> String {
     .await
 }
 
-/// What a login brings.
+/// Response to a login.
 const LOGIN_RESPONSE: &str = r#"{"auth":{"client_token":"t","lease_duration":3600}}"#;
 
-/// A server that lets everyone log in, and has a secret of so many bytes at every path; its address.
+/// Starts a server that accepts every login and returns a secret of `size` bytes at every path; returns its address.
 async fn large_secret_server(size: usize) -> String {
     let secret: Arc<str> = format!(r#"{{"data":{{"pass":"{}"}}}}"#, "a".repeat(size)).into();
     serve_requests(move |request, mut stream| {
@@ -175,7 +175,7 @@ async fn write_response(to: &mut TcpStream, body: &str) -> std::io::Result<()> {
     to.write_all(format!("{RESPONSE_HEAD}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await
 }
 
-/// Hands each request's head, and its connection, to `handle`, as long as that gives it back; brings the address.
+/// Passes each request's head and connection to `handle` while `handle` returns the connection. Returns the address.
 async fn serve_requests<F>(handle: impl Fn(String, TcpStream) -> F + Clone + Send + 'static) -> String
 where
     F: Future<Output = Option<TcpStream>> + Send,
@@ -207,7 +207,7 @@ fn count_descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// The most memory it has had, in MB.
+/// Returns the peak resident memory of the process, in MB.
 fn peak_memory_mb(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -224,12 +224,13 @@ async fn misbehaving_read_costs_only_its_own_mount() {
     assert_costs_only_own_mount(FailurePoint::Read, 6).await;
 }
 
-/// Many mounts of each at once cost no other its time, little memory, and no descriptors for long.
+/// Checks that many concurrent mounts of each misbehavior do not delay other mounts, use little memory, and release
+/// their descriptors.
 async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
     let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
-    // Room for all at once, of whom each is of the same namespace.
+    // All mounts share one namespace, so `--max-mounts` must admit all of them at once.
     let program = ProviderProcess::start(&["--allow-address=http://127.0.0.1:*", "--max-mounts=1000"]).await;
     let pid = program.child.id().unwrap();
     let well = async || {
@@ -260,7 +261,8 @@ async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
             }));
         }
     }
-    // While all of that goes on, one after another: whoever waited for one that is sick would be there after it.
+    // Other mounts run one after another meanwhile. One that waited for a misbehaving server would still be there
+    // afterwards.
     let mut others = 0;
     let mut mounts = join_all(mounts);
     let told = loop {
@@ -279,8 +281,8 @@ async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
     }
     let memory = peak_memory_mb(pid);
     assert!(memory < 200, "{memory} MB, where gigabytes were given");
-    // Idle connections to servers that answered stay for a while, sixteen for each at most; and what may have created something
-    // is awaited for a minute, four for each.
+    // At most sixteen idle connections per responsive server stay open for a while. Requests that may have created
+    // something are awaited for one minute, at most four per server.
     let begun = Instant::now();
     while count_descriptors(pid) > before + 16 * 4 {
         assert!(begun.elapsed() < Duration::from_secs(20), "{} descriptors, {before} before", count_descriptors(pid));
@@ -296,7 +298,7 @@ async fn memory_budget_of_pod_rejects_excess_responses() {
     let program = ProviderProcess::start(&["--allow-address=http://127.0.0.1:*"]).await;
     let address = large_secret_server(7 << 20).await;
     let object = |n| format!("- {{objectName: a{n}, secretPath: kv/data/{n}, secretKey: pass}}\n");
-    // Some fit, and are kept; the rest does not.
+    // Some responses fit into the cache and stay there; the others are not cached.
     let many: String = (0..40).map(object).collect();
     for _ in 0..4 {
         let pod = Pod::for_tenant(&tenant).with_objects(many.as_str()).with_parameter("vaultAddress", &address);

@@ -1,4 +1,4 @@
-//! Requests that create something: sent twice only when Vault surely did not act, and never lost once it did.
+//! Mutating requests: repeated only if Vault certainly did not act, and never lost once Vault acted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::support::{
     unique_name,
 };
 
-/// A pod whose one file is the name of its own database user.
+/// A pod with one file: the name of its own database user.
 fn user_pod(stage: &FailureFixture, database: &DatabaseEngine) -> Pod {
     let object = format!("- {{objectName: user, secretPath: {}, secretKey: username}}", database.path);
     Pod::for_tenant(&stage.tenant).with_objects(object)
 }
 
-/// The class of [`Stage::pod`].
+/// The objects of [`FailureFixture::pod`].
 fn plain_objects(stage: &FailureFixture) -> String {
     format!("- {{objectName: pass, secretPath: {}, secretKey: pass}}", stage.secret_path())
 }
@@ -44,13 +44,13 @@ async fn mutating_request_is_retried_after_connection_refused() {
     let database = DatabaseEngine::for_tenant(&stage.tenant).await;
     let (pod, other) = (user_pod(&stage, &database), user_pod(&stage, &database));
     let first = stage.daemon.mount(pod.mount_call()).await.unwrap();
-    // The other has a token already, so that the credential is the first that is asked for in vain.
+    // The other pod has a session token already, so that the credential request is the first to fail.
     stage.daemon.mount(other.clone().with_objects(plain_objects(&stage)).mount_call()).await.unwrap();
     stage.vault.stop_listening().await;
     let FailureFixture { vault, daemon, .. } = &mut stage;
     let again = daemon.mount(other.mount_call());
     let back = async {
-        // Nobody can see a refused connection; the first is long over by then.
+        // A refused connection cannot be observed. The first attempt has finished long before this delay ends.
         sleep(Duration::from_millis(120)).await;
         vault.listen_again(None);
     };
@@ -74,7 +74,7 @@ async fn mutating_request_is_not_retried_when_outcome_unknown() {
         let stage = FailureFixture::for_tenant(&tenant).await;
         stage.vault.next(1, "GET", &database.path, fault);
         let (cause, text) = stage.mount_error(&user_pod(&stage, &database)).await;
-        // The driver repeats Unavailable at once, and this must not be.
+        // The driver retries `Unavailable` immediately, so this error must have another code.
         assert_eq!((cause, stage.vault.count("GET", &database.path)), (Cause::OutcomeUnknown, 1), "{text}");
         assert_contains(&text, &[said]);
     }))

@@ -1,5 +1,5 @@
-//! A server that cannot be asked: whoever has something keeps it at once, whoever has nothing hears why at once, and nobody asks
-//! but one probe. And what is no outage.
+//! Vault outages: polls serve cached secrets immediately, new pods fail immediately with the cause, and only one health
+//! probe is sent. Also failures that do not count as an outage.
 
 use std::{
     sync::Arc,
@@ -25,11 +25,11 @@ use crate::support::{
     vault_health::{self, has_outage, list_outages, wait_until_down, wait_until_up},
 };
 
-/// The longest that a poll which meets an outage may take, and what needs no waiting for anybody.
+/// Maximum duration of the first poll in an outage, and of responses that need no Vault request.
 const MAX_FIRST_POLL_TIME: Duration = Duration::from_millis(2800);
 const MAX_IMMEDIATE_TIME: Duration = Duration::from_millis(250);
 
-/// From now on every request fares so.
+/// Makes every request fail with `fault` from now on.
 fn fail_all_requests(vault: &FaultProxy, fault: &Fault) {
     for method in ["GET", "POST", "PUT", "LIST"] {
         vault.always(method, "", fault.clone());
@@ -48,7 +48,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
         (Fault::HoldRequest(Gate::new()), Cause::Unreachable, "timed out after 1.5s"),
     ];
     let tenant = Arc::new(tenant_with_secret().await);
-    // One after another, as each lets time pass.
+    // The cases run one after another, because each advances the shared clock.
     for (fault, expected, said) in faults {
         let stage = FailureFixture::for_tenant(&tenant).await;
         let (pod, new) = (stage.pod(), stage.pod());
@@ -81,7 +81,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
     }
 }
 
-/// What is told of a server's being up, once it is this.
+/// Waits until the endpoint's up metric has this value.
 async fn wait_for_endpoint_up(metrics: &str, address: &str, up: Option<&str>) {
     let series = format!("vaultmount_endpoint_up{{endpoint=\"{address}\"}}");
     let begun = Instant::now();
@@ -168,7 +168,7 @@ async fn outage_sends_only_health_probes_with_backoff() {
     let mut stage = FailureFixture::new().await;
     let pod = stage.pod();
     stage.daemon.mount(pod.mount_call()).await.unwrap();
-    // It may have been asked how it is when it was slow.
+    // A health probe may have been sent while the server was slow.
     advance(Duration::from_secs(2)).await;
     stage.vault.stop_listening().await;
     let (cause, text) = stage.mount_error(&stage.pod()).await;
@@ -178,7 +178,7 @@ async fn outage_sends_only_health_probes_with_backoff() {
     fail_all_requests(&stage.vault, &vault_error(503, "Vault is sealed"));
     let probes = || stage.vault.count("GET", "sys/health");
     let before = stage.vault.count_except_health();
-    // Ten minutes, with a poll every half minute.
+    // Ten minutes with one poll every half minute.
     for _ in 0..600 {
         advance(Duration::from_secs(1)).await;
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -186,7 +186,7 @@ async fn outage_sends_only_health_probes_with_backoff() {
             stage.daemon.mount(pod.mount_call()).await.unwrap();
         }
     }
-    // After half a minute there is one every 15 to 30 s.
+    // After the first half minute there is one probe every 15 to 30 s.
     assert!((20..=50).contains(&probes()), "{}", probes());
     assert_eq!(stage.vault.count_except_health(), before);
     let told = list_outages(&stage.daemon).await;
@@ -207,7 +207,8 @@ async fn outage_new_pod_triggers_early_health_probe() {
     }
     let probes = stage.vault.count("GET", "sys/health");
     stage.mount_error(&stage.pod()).await;
-    // By itself it would come after 15 s at the earliest; a pause of a second is kept.
+    // Without a poll, the next probe would come after 15 s at the earliest. The minimum pause of one second still
+    // holds.
     advance(Duration::from_secs(1)).await;
     stage.vault.wait_for(probes + 1, "GET", "sys/health").await;
 }
@@ -233,7 +234,8 @@ async fn single_failing_path_is_no_outage() {
             stage.vault.always("GET", &path, fault.clone());
             stage.vault.always("POST", &path, fault.clone());
         }
-        // The pod has something, and does not wait for long for something newer; twice, so that a doubt was looked into.
+        // The pod has cached secrets, so a poll waits only briefly for newer ones. The second poll follows the health
+        // probe.
         for _ in 0..2 {
             let begun = Instant::now();
             assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
@@ -287,7 +289,7 @@ async fn slow_fetch_serves_stale_poll_and_is_cached_for_next() {
     };
     let (polled, ()) = tokio::join!(poll, time);
     assert_eq!(single_file(&polled.unwrap()), SECRET);
-    // It was asked for as long as its caller had, and not as long as the poll waited.
+    // The request used its caller's whole deadline, which is longer than the poll waited.
     gate.open();
     assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), "new");
 }
@@ -299,7 +301,7 @@ async fn dead_connection_does_not_delay_other_pods() {
     let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", front.local_addr().unwrap());
     let behind = vault.address.strip_prefix("https://").unwrap().to_owned();
-    // What came before is lost, and nobody is told: a firewall that forgot the connection.
+    // A firewall that lost its connection state: packets of earlier connections are dropped silently.
     let (forgets, forgotten) = tokio::sync::watch::channel(false);
     let mut connections = tokio::task::JoinSet::new();
     connections.spawn(async move {
@@ -325,7 +327,7 @@ async fn dead_connection_does_not_delay_other_pods() {
     let hangs = pod();
     let others = async {
         vault.wait_for(1, "GET", "sys/health").await;
-        // The answer has to arrive.
+        // Wait for the response to arrive.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let begun = Instant::now();
         assert_eq!(single_file(&daemon.mount(pod().mount_call()).await.unwrap()), SECRET);
@@ -349,7 +351,7 @@ async fn outage_ends_by_itself_after_unseal() {
     assert_contains(&text, &["is sealed, known since", "vault operator unseal"]);
     server.unseal().await;
     wait_until_up(&daemon).await;
-    // It has nothing of the tenant's.
+    // This server does not have the tenant's mounts.
     assert_eq!(daemon.mount_error(pod().mount_call()).await.0, Cause::AuthMountMissing);
 }
 
@@ -373,7 +375,7 @@ async fn outage_is_logged_once_and_counted_with_recovery() {
     let mut client = vaultmount::provider::client::Client::connect(&daemon.socket).await.unwrap();
     let pod: Pod = secret_pod(&tenant);
     client.mount(pod.mount_call()).await.unwrap();
-    // The program's time is nobody's to let pass.
+    // The program runs on real time, which the test cannot advance.
     tokio::time::sleep(Duration::from_secs(10)).await;
     vault.always("GET", &tenant.kv, vault_error(500, "storage is odd"));
     client.mount(pod.mount_call()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Where a redirect may take the token, the login and the request.
+//! Redirects: allowed targets for the token, the login and the request.
 
 use vaultmount::error::Cause;
 

@@ -1,4 +1,4 @@
-//! What is sent again, how often, and when.
+//! Retries: which requests are repeated, how often, and with which backoff.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::support::{
     fault_proxy::{Fault, respond, vault_error},
 };
 
-/// What a standby says of a KV engine that the active node has not upgraded yet.
+/// Error of a standby for a KV engine that the active node has not upgraded yet.
 const KV_UPGRADE_ERROR: &str = "Waiting for the primary to upgrade from non-versioned to versioned data. This backend will be \
     unavailable for a brief period and will resume service when the primary is finished.";
 
@@ -43,19 +43,19 @@ async fn standby_error_is_retried_on_new_connection() {
     ];
     let cases = standbys.map(|fault| (fault, true)).into_iter().chain([(vault_error(429, "quota"), false)]);
     let tenant = Arc::new(tenant_with_secret().await);
-    // One after another, as time is everyone's.
+    // The cases run one after another, because they share the clock.
     for (fault, anew) in cases {
         let stage = FailureFixture::for_tenant(&tenant).await;
         let pod = stage.pod().with_parameter("refreshInterval", "10s");
         stage.daemon.mount(pod.mount_call()).await.unwrap();
         let probes = || stage.vault.count("GET", "sys/health");
         let (before, asked) = (stage.vault.connection_count(), probes());
-        // Not so long that idle connections are closed.
+        // The advance is short enough that idle connections stay open.
         advance(Duration::from_secs(11)).await;
         stage.vault.next(1, "GET", &stage.secret_path(), fault);
         assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
         assert_eq!(stage.vault.count("GET", &stage.secret_path()), 3);
-        // A server that fails is asked how it is on a connection of its own.
+        // The health probe of a failing server uses its own connection.
         let probes = probes() - asked;
         assert_eq!(stage.vault.connection_count() - before - probes, usize::from(anew), "{probes} probes");
     }
@@ -103,7 +103,7 @@ async fn permanent_login_errors_are_not_retried() {
             stage.mount_error(&stage.pod()).await;
             let logins = stage.vault.requests("POST", &stage.login_path());
             let proven = logins.iter().filter(|login| login.body.windows(3).any(|part| part == b"eyJ")).count();
-            // After a denial without a reason one without proof asks what is mounted there.
+            // After a denial without a reason, an unauthenticated request looks up the mount at that path.
             assert_eq!((proven, logins.len()), (1, if words == denied { 2 } else { 1 }), "{code} {words}");
         },
     )
@@ -143,7 +143,7 @@ async fn sealed_vault_serves_stale_poll() {
         stage.vault.always(method, "", vault_error(503, "Vault is sealed"));
     }
     advance(DEFAULT_REFRESH_INTERVAL).await;
-    // What was not there is not missed.
+    // An optional secret that was missing before the outage does not fail the poll.
     assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
     assert_eq!(stage.mount_error(&other).await.0, Cause::Sealed);
 }

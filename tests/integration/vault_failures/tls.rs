@@ -1,4 +1,4 @@
-//! Certificates, of the server and ours.
+//! TLS: server certificates and client certificates.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::support::{
     unique_name,
 };
 
-/// After so long at most, files that changed are in use.
+/// Maximum delay until changed TLS files are in use.
 const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(11);
 const CHANGED_MESSAGE: &str = "TLS files changed, using them for new connections";
 const BROKEN_MESSAGE: &str = "TLS files changed but are invalid, still using the previous ones";
 const RECOVERED_MESSAGE: &str = "TLS files are valid again";
 
-/// A server with a certificate, and a daemon that knows it by its address only.
+/// A server with a certificate, and a daemon that knows only its address.
 struct TlsFixture {
     tenant: Tenant,
     authority: CertificateAuthority,
@@ -42,7 +42,7 @@ impl TlsFixture {
         Self::with_flags(clients, |_, _| Vec::new()).await
     }
 
-    /// With flags, whose files may be in the folder.
+    /// Creates the fixture with flags that may name files in the folder.
     async fn with_flags(
         clients: Option<&CertificateAuthority>,
         flags: impl FnOnce(&CertificateAuthority, &Path) -> Vec<String>,
@@ -55,7 +55,7 @@ impl TlsFixture {
         Self { tenant, authority, vault, daemon, folder }
     }
 
-    /// With this CA in a file of the operator's, or else the server's.
+    /// Creates the fixture with this CA in the operator's file; `None` is the server's CA.
     async fn with_ca_file(authority: Option<&CertificateAuthority>) -> Self {
         Self::with_flags(None, |own, folder| {
             let file = folder.join("ca.pem");
@@ -65,12 +65,12 @@ impl TlsFixture {
         .await
     }
 
-    /// A pod that never was there.
+    /// Returns a pod without a session.
     fn new_pod(&self) -> Pod {
         Pod { uid: unique_name("uid"), ..self.pod() }
     }
 
-    /// The server comes back with a certificate of another authority.
+    /// Restarts the server with a certificate of another authority.
     async fn replace_certificate(&mut self, authority: &CertificateAuthority) {
         self.vault.stop_listening().await;
         self.vault.listen_again(Some(authority.server_config(None)));
@@ -159,7 +159,7 @@ async fn vault_tls_ca_cert_change_applies_to_existing_session() {
     fs::write(&file, new.pem()).unwrap();
     tenant.write_secret("db", json!({"pass": "new"})).await;
     advance(DEFAULT_REFRESH_INTERVAL).await;
-    // The first mount may be the one that finds out; the pod keeps what it has.
+    // The first mount may be the one that detects the change; the pod then keeps its cached secrets.
     let found_out = single_file(&daemon.mount(pod.mount_call()).await.unwrap()).to_owned();
     assert!([SECRET, "new"].contains(&found_out.as_str()));
     assert_eq!(single_file(&daemon.mount(pod.mount_call()).await.unwrap()), "new");
@@ -192,7 +192,7 @@ async fn connection_closed_in_tls_handshake_is_retried() {
     let closing = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let daemon = Daemon::start_at(&format!("https://{}", closing.local_addr().unwrap()), &[]).await;
     let accepted = tokio::spawn(async move {
-        // One asks how it is, at the start.
+        // One connection is the health probe at start.
         for _ in 0..6 {
             drop(closing.accept().await.unwrap());
         }
@@ -296,7 +296,7 @@ async fn tls_reload_finishes_in_flight_and_closes_idle_connections() {
     let gate = Gate::new();
     secured.vault.next(1, "GET", "kv-", Fault::HoldRequest(gate.clone()));
     let pod = secured.pod();
-    // No time leaps while a request is under way: it would be late. The next look at the files is near now.
+    // The clock must not advance during a request, which would then time out. The next check of the files is due soon.
     advance(TLS_RELOAD_INTERVAL).await;
     let_background_run().await;
     advance(Duration::from_millis(9500)).await;
@@ -319,7 +319,7 @@ async fn broken_tls_files_keep_old_settings_and_log_once() {
     let log = CapturedLog::new();
     let secured = TlsFixture::with_ca_file(None).await;
     assert_eq!(secured.mount_secret(&secured.pod()).await, SECRET);
-    // The last is written in part: the first authority of a bundle is whole, and is not the server's.
+    // The last bundle is truncated: its first authority is complete but is not the server's.
     let half = CertificateAuthority::with_name("another").pem() + &secured.authority.pem()[..300];
     for (times, broken) in ["s3cr3t nonsense", "other s3cr3t nonsense", &half].into_iter().enumerate() {
         secured.write_file("ca.pem", broken);
@@ -373,7 +373,7 @@ async fn expiring_certificates_are_logged_once_a_day() {
     }
     assert_eq!(log.count_lines("certificate expire"), 1, "{}", log.text());
     log.wait_for_lines("certificate expires soon", 2, Duration::from_secs(24 * 3600)).await;
-    // A class's own, which is over; and one that ends late.
+    // One expired CA from a class, and one that expires late.
     for (file, authority) in [("late.pem", end(40)), ("over.pem", end(-10))] {
         let pod = secured.new_pod().with_parameter("vaultCACertPath", secured.write_file(file, &authority.pem()));
         secured.daemon.mount_error(pod.mount_call()).await;
