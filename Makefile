@@ -1,4 +1,4 @@
-# What a developer types. Python 3.11 and Rust are all it needs; dev/install.py brings the rest into .tools.
+# What a developer types. Python 3.11 and Rust are all it needs; dev/bootstrap.py brings the rest into .tools.
 
 TOOLS := .tools/bin
 SERVERS := python3 dev/servers.py run --
@@ -12,17 +12,17 @@ demo: ## a real OpenBao and PostgreSQL, two pods, their files, and what errors l
 
 # Tests of lifetimes mostly wait.
 test: ## every test, against real servers; ARGS go to cargo test
-	python3 dev/install.py servers grpc
+	python3 dev/bootstrap.py servers grpc
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(SERVERS) cargo test $(ARGS)
 
 prometheus: ## a real Prometheus scrapes, as Debian has it
-	python3 dev/install.py servers prometheus
+	python3 dev/bootstrap.py servers prometheus
 	$(SERVERS) cargo test --test integration -- --ignored prometheus
 
 lint: ## formatting, clippy, dependencies, Dockerfile
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	python3 dev/install.py lint
+	python3 dev/bootstrap.py lint
 	$(TOOLS)/cargo-deny check licenses bans sources
 	@if $(TOOLS)/cargo-deny fetch db 2>/dev/null; then $(TOOLS)/cargo-deny check advisories; \
 	else echo "advisories not checked: their database cannot be fetched from here"; fi
@@ -34,7 +34,7 @@ image: ## the container image as an OCI archive, without a container engine
 	python3 dev/image.py $${CARGO_TARGET_DIR:-target}/$(TARGET)/release/vaultmount
 
 e2e: image ## real Kubernetes, both drivers, real pods; ARGS go to pytest
-	python3 dev/install.py servers grpc e2e
+	python3 dev/bootstrap.py servers grpc e2e
 	python3 tests/e2e/cluster.py run -- $(TOOLS)/python -m pytest tests/e2e $(ARGS)
 
 bench: ## the benchmark, against real servers; ARGS go to it
@@ -43,7 +43,7 @@ bench: ## the benchmark, against real servers; ARGS go to it
 MINUTES := 10
 
 soak: ## the tests that take minutes, then pods that come and go under faults for MINUTES (10)
-	python3 dev/install.py servers
+	python3 dev/bootstrap.py servers
 	$(SERVERS) cargo test --test integration -- --ignored --skip prometheus
 	$(SERVERS) cargo bench --bench soak -- $(MINUTES)
 

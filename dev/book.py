@@ -14,8 +14,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import install
-from install import ROOT
+import bootstrap
+from bootstrap import ROOT
 
 BOOK = ROOT / "target/book"
 LINK = re.compile(r'<a href="(?P<target>[^"]*)"[^>]*>(?P<text>.*?)</a>', re.S)
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 
 def main() -> None:
-    install.install("book")
+    bootstrap.install("book")
     build()
     for path in BOOK.rglob("*.html"):
         path.write_text(LINK.sub(lambda link: shown(link, path), path.read_text()))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def build() -> None:
-    done = subprocess.run([install.TOOLS / "bin/mdbook", "build", ROOT / "docs"], capture_output=True, text=True)
+    done = subprocess.run([bootstrap.TOOLS / "bin/mdbook", "build", ROOT / "docs"], capture_output=True, text=True)
     if done.returncode != 0 or re.search(r"^\s*(WARN|ERROR)", done.stderr, re.M):
         sys.exit(f"book: mdbook warns or fails:\n{done.stderr}")
 

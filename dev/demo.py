@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from children import Children, exit_on_signals
-from install import ROOT
+from subprocesses import Children, exit_on_signals
+from bootstrap import ROOT
 from servers import LOOPBACK, Servers, free_port
 
 PROGRAM = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/vaultmount"
@@ -67,8 +67,8 @@ def main() -> None:
         show(mount(files, socket, report, EXAMPLES / "env-file.yaml"))
         use_database(servers, files, socket, web)
         use_certificate(servers, files, socket, web)
-        go_wrong(files, socket, web, report)
-        examine(servers, files, web)
+        show_errors(files, socket, web, report)
+        show_check(servers, files, web)
         revoke(servers, files, socket)
     title(f"done after {time.monotonic() - begin:.0f} s; everything that was started is gone")
 
@@ -170,11 +170,11 @@ def use_certificate(servers: Servers, files: Path, socket: Path, web: Pod) -> No
     openssl("verify", "-CAfile", authority, out / "tls.crt")
     of_certificate = openssl("x509", "-in", out / "tls.crt", "-noout", "-pubkey")
     of_key = openssl("pkey", "-in", out / "tls.key", "-pubout")
-    expect(of_certificate == of_key, "the key is not the certificate's")
+    require(of_certificate == of_key, "the key is not the certificate's")
     say(f"openssl: signed by the CA, the key fits, {subject.rstrip(', ')}")
 
 
-def go_wrong(files: Path, socket: Path, web: Pod, report: Pod) -> None:
+def show_errors(files: Path, socket: Path, web: Pod, report: Pod) -> None:
     title("What a pod's events say when a class is wrong")
     refuse(files, socket, web, "kv.yaml", "secretKey: stripe_key", "secretKey: stripe_kye")
     refuse(files, socket, web, "kv.yaml", "secret/data/shop/payment", "secret/data/shop/payments")
@@ -182,7 +182,7 @@ def go_wrong(files: Path, socket: Path, web: Pod, report: Pod) -> None:
     refuse(files, socket, report, "env-file.yaml", "roleName: report", "roleName: web")
 
 
-def examine(servers: Servers, files: Path, web: Pod) -> None:
+def show_check(servers: Servers, files: Path, web: Pod) -> None:
     title("The same before there is a pod: validate looks at manifests alone, check asks the server step by step")
     wrong = files / "shop.yaml"
     text = (EXAMPLES / "kv.yaml").read_text()
@@ -199,14 +199,14 @@ def revoke(servers: Servers, files: Path, socket: Path) -> None:
     for arguments in (["status", *status], ["revoke", "--all", *status]):
         command = [PROGRAM, *arguments]
         say(f"\n$ {typed(command, files)}")
-        expect(subprocess.run(command, timeout=30).returncode == 0, f"{arguments[0]} should have worked")
+        require(subprocess.run(command, timeout=30).returncode == 0, f"{arguments[0]} should have worked")
     users = "select count(*) from pg_roles where rolname like 'v-%'"
     # OpenBao ends what was leased under a token in the background.
     for _ in range(100):
         if servers.psql(users, servers.pg_url) == "0":
             break
         time.sleep(0.1)
-    expect(servers.psql(users, servers.pg_url) == "0", "a database user is left")
+    require(servers.psql(users, servers.pg_url) == "0", "a database user is left")
     say("psql: no database user is left")
 
 
@@ -214,18 +214,18 @@ def inspect(arguments: list, files: Path) -> None:
     """Runs a command that must find something wrong."""
     command = [PROGRAM, *arguments]
     say(f"\n$ {typed(command, files)}")
-    expect(subprocess.run(command, timeout=30).returncode == 1, "something should have been found")
+    require(subprocess.run(command, timeout=30).returncode == 1, "something should have been found")
 
 
 def refuse(files: Path, socket: Path, who: Pod, example: str, right: str, wrong: str) -> None:
     """Mounts an example with one thing changed, which must fail."""
     text = (EXAMPLES / example).read_text()
-    expect(right in text, f"{example} has no '{right}'")
+    require(right in text, f"{example} has no '{right}'")
     changed = files / f"wrong-{example}"
     changed.write_text(text.replace(right, wrong))
     say(f"\n{who.namespace}/{who.name} mounts {example} with '{wrong}' for '{right}':")
     done = subprocess.run(mount_command(files, socket, who, changed), capture_output=True, text=True, timeout=30)
-    expect(done.returncode != 0, "this mount should have failed")
+    require(done.returncode != 0, "this mount should have failed")
     say(done.stderr.strip())
 
 
@@ -233,7 +233,7 @@ def mount(files: Path, socket: Path, who: Pod, example: Path) -> Path:
     command = mount_command(files, socket, who, example)
     say(f"\n$ {typed(command, files)}")
     done = subprocess.run(command, timeout=30)
-    expect(done.returncode == 0, "this mount should have worked")
+    require(done.returncode == 0, "this mount should have worked")
     return out_folder(files, who, example)
 
 
@@ -263,7 +263,7 @@ def typed(command: list, files: Path) -> str:
 
 def openssl(*arguments, stdin: bytes = b"") -> bytes:
     done = subprocess.run(["openssl", *map(str, arguments)], input=stdin, capture_output=True)
-    expect(done.returncode == 0, f"openssl {arguments[0]}: {done.stderr.decode().strip()}")
+    require(done.returncode == 0, f"openssl {arguments[0]}: {done.stderr.decode().strip()}")
     return done.stdout
 
 
@@ -271,7 +271,7 @@ def base64url(raw: bytes) -> bytes:
     return base64.urlsafe_b64encode(raw).rstrip(b"=")
 
 
-def expect(holds: bool, otherwise: str) -> None:
+def require(holds: bool, otherwise: str) -> None:
     if not holds:
         raise RuntimeError(otherwise)
 

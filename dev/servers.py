@@ -10,7 +10,7 @@ COMMAND finds them in its environment, and its exit code becomes ours:
     VAULTMOUNT_TEST_BAO_BIN     the bao program
     VAULTMOUNT_TEST_PG_URL      postgres://postgres:PASSWORD@127.0.0.1:PORT/postgres
     VAULTMOUNT_TEST_PG_BIN      the folder of psql and the server's programs
-    VAULTMOUNT_TEST_PYTHON      a Python with grpcio, when dev/install.py grpc has run
+    VAULTMOUNT_TEST_PYTHON      a Python with grpcio, when dev/bootstrap.py grpc has run
 """
 
 import json
@@ -28,8 +28,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import install
-from children import Children, exit_on_signals
+import bootstrap
+from subprocesses import Children, exit_on_signals
 
 START_SECONDS = 30
 # Everything asked here is on loopback, whatever proxy the environment names.
@@ -42,7 +42,7 @@ class Postgres(Children):
     def __enter__(self):
         super().__enter__()
         try:
-            install.install("servers")
+            bootstrap.install("servers")
             self._start_postgres(free_port(1))
             self.wait_until(lambda: self.psql("select 1"), self._postgres, "postgres.log")
             return self
@@ -62,7 +62,7 @@ class Postgres(Children):
         home, options = self.folder / "postgres", {"env": {"TZ": "UTC"}}
         home.mkdir(mode=0o700)
         password = secrets.token_hex(16)
-        self.pg_bin = install.POSTGRES / "pginstall/bin"
+        self.pg_bin = bootstrap.POSTGRES / "pginstall/bin"
         self.pg_host = f"127.0.0.1:{port}"
         self.pg_url = f"postgres://postgres:{password}@{self.pg_host}/postgres"
         (home / "password").write_text(password)
@@ -134,27 +134,27 @@ class Servers(Postgres):
         known = {
             "VAULTMOUNT_TEST_BAO_ADDR": self.bao_addr,
             "VAULTMOUNT_TEST_BAO_TOKEN": self.root_token,
-            "VAULTMOUNT_TEST_BAO_BIN": str(install.BAO),
+            "VAULTMOUNT_TEST_BAO_BIN": str(bootstrap.BAO),
             "VAULTMOUNT_TEST_PG_URL": self.pg_url,
             "VAULTMOUNT_TEST_PG_BIN": str(self.pg_bin),
         }
-        if install.installed("grpc"):
-            known["VAULTMOUNT_TEST_PYTHON"] = str(install.PYTHON)
+        if bootstrap.installed("grpc"):
+            known["VAULTMOUNT_TEST_PYTHON"] = str(bootstrap.PYTHON)
         return os.environ | known
 
     def _start_bao(self, port: int) -> None:
         self.bao_addr = f"http://127.0.0.1:{port}"
         self.root_token = secrets.token_hex(16)
-        command = [install.BAO, "server", "-dev", f"-dev-listen-address=127.0.0.1:{port}", "-dev-no-store-token"]
+        command = [bootstrap.BAO, "server", "-dev", f"-dev-listen-address=127.0.0.1:{port}", "-dev-no-store-token"]
         environment = {"HOME": str(self.folder), "BAO_DEV_ROOT_TOKEN_ID": self.root_token}
         self._bao = self.start(command, log="openbao.log", env=environment)
 
 
 def copy_of_postgres(home: Path) -> Path:
     # Both in the same places to each other, which is how the programs find their libraries.
-    shutil.copytree(install.POSTGRES_LIBS, home / install.POSTGRES_LIBS.name)
-    package = home / install.POSTGRES.name / "pginstall"
-    shutil.copytree(install.POSTGRES / "pginstall", package, ignore=shutil.ignore_patterns("include"))
+    shutil.copytree(bootstrap.POSTGRES_LIBS, home / bootstrap.POSTGRES_LIBS.name)
+    package = home / bootstrap.POSTGRES.name / "pginstall"
+    shutil.copytree(bootstrap.POSTGRES / "pginstall", package, ignore=shutil.ignore_patterns("include"))
     return package
 
 

@@ -1,4 +1,4 @@
-//! HTTP for those who look after the process: probes and metrics on ports, status on a socket and for browsers on this host.
+//! HTTP for operators: probes and metrics on TCP ports, the status on a Unix socket and as a page for browsers on this host.
 
 mod inspector;
 mod metrics;
@@ -27,37 +27,37 @@ pub use inspector::Inspector;
 
 use crate::{observe::metrics::Metrics, reconcile::Reconciler};
 
-/// What there is to answer with.
+/// Data and actions of the admin endpoints.
 pub struct AdminState {
-    /// How the process stands.
+    /// Phase and liveness of the process.
     pub probes: Probes,
     /// Reads the state of the process.
     pub inspector: Inspector,
-    /// Counters.
+    /// Counters and histograms.
     pub metrics: Arc<Metrics>,
     /// Revokes everything on request.
     pub reconciler: Arc<Reconciler>,
-    /// What it was told to do, without a secret.
+    /// Effective configuration without secrets.
     pub settings: Vec<(&'static str, String)>,
 }
 
-/// What is answered at an address. Status is, too, to callers on this host.
+/// Routes that are served at an address. The status page is always served, but only to callers on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Routes {
-    /// Whether probes are.
+    /// Serves the probes.
     pub probes: bool,
-    /// Whether metrics are.
+    /// Serves the metrics.
     pub metrics: bool,
 }
 
-/// Connections at once: whoever reaches the port must not take the file descriptors that mounts need.
+/// Maximum number of connections, so that clients of the port cannot use up the file descriptors that mounts need.
 const MAX_CONNECTIONS: usize = 256;
-/// How long one may last, which is for one request.
+/// Timeout of a connection, which serves one request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that does not send its request is let go after this.
+/// Timeout for the request header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Listens; requests are answered once [`serve`] runs. `[::]` becomes `0.0.0.0` on a node without IPv6.
+/// Binds the address. [`serve`] answers the requests. `[::]` falls back to `0.0.0.0` on a node without IPv6.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error) if error.kind() != ErrorKind::AddrInUse && address.ip() == Ipv6Addr::UNSPECIFIED => {
@@ -67,11 +67,11 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
-/// Answers until the process exits.
+/// Serves requests until the process exits.
 pub async fn serve(listener: TcpListener, routes: Routes, state: Arc<AdminState>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // Those beyond wait in the system's queue.
+        // Further connections wait in the kernel's queue.
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;

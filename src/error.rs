@@ -1,4 +1,4 @@
-//! The one error type: what failed, where, in whose words, and what to do about it.
+//! Error type of vaultmount: subject, failure, cause and fix.
 
 pub mod cause;
 
@@ -8,7 +8,7 @@ pub use cause::{Cause, Code};
 
 use crate::text::one_line;
 
-/// A failure as the pod's events will show it: names, paths and Vault's words, from which argument values are taken out.
+/// Error as shown in pod events: names, paths and Vault's messages with argument values redacted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     cause: Cause,
@@ -16,36 +16,36 @@ pub struct Error {
     server_message: Option<Box<str>>,
     fix: Option<String>,
     denial: Option<Box<Denial>>,
-    /// Several failures, each of which ends with its own id.
+    /// Set if the summary lists several failures that each end with their ID.
     is_aggregate: bool,
 }
 
-/// A request that a policy denies.
+/// Request that a Vault policy denies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
-    /// What names it in what failed.
+    /// Request as named in the summary.
     pub request: String,
-    /// The stanza of a policy that would allow it, in the advice.
+    /// Policy stanza that would allow the request, as given in the fix.
     pub stanza: String,
 }
 
-/// The most of another program's words that a message repeats, in bytes.
+/// Maximum length of a quoted server message in bytes.
 const MAX_SERVER_MESSAGE_BYTES: usize = 300;
 
 impl Error {
-    /// A failure, and what failed in one clause that names object, path, role or mount.
+    /// Returns an error. `summary` is one clause that names the object, path, role or mount.
     #[must_use]
     pub fn new(cause: Cause, summary: impl Into<String>) -> Self {
         Self { cause, summary: summary.into(), server_message: None, fix: None, denial: None, is_aggregate: false }
     }
 
-    /// Several failures as one. `what` lists them, each with its id, the last at its end; `cause` is that of the worst.
+    /// Returns one error for several failures. `summary` lists them, each followed by its ID. `cause` is the worst cause.
     #[must_use]
     pub fn aggregate(cause: Cause, summary: impl Into<String>) -> Self {
         Self { is_aggregate: true, ..Self::new(cause, summary) }
     }
 
-    /// Adds the other program's own words, on one line and bounded.
+    /// Adds the server's message on one line, truncated to 300 bytes.
     #[must_use]
     pub fn with_server_message(mut self, message: impl AsRef<str>) -> Self {
         let message = one_line(message.as_ref(), MAX_SERVER_MESSAGE_BYTES);
@@ -53,20 +53,20 @@ impl Error {
         self
     }
 
-    /// Adds the next step for whoever reads the event.
+    /// Adds the fix: the next step for the reader of the event.
     #[must_use]
     pub fn with_fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
 
-    /// What makes it the same as an earlier one: its cause, and what failed, but for numbers, which may be times.
+    /// Returns a key under which repeats of an error are equal: cause and summary without digits, which may be times.
     #[must_use]
     pub fn fingerprint(&self) -> (Cause, String) {
         (self.cause, self.summary.replace(|c: char| c.is_ascii_digit(), ""))
     }
 
-    /// Says which part of it is the request that is denied, and which the stanza that would allow it.
+    /// Adds the denied request and the policy stanza that would allow it.
     #[must_use]
     pub fn with_denial(mut self, denial: Denial) -> Self {
         self.denial = Some(Box::new(denial));
@@ -80,43 +80,43 @@ impl Error {
         self
     }
 
-    /// What went wrong.
+    /// Returns the cause.
     #[must_use]
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// What failed, without the words and the advice.
+    /// Returns the summary without server message and fix.
     #[must_use]
     pub fn summary(&self) -> &str {
         &self.summary
     }
 
-    /// The request that is denied, and what would allow it.
+    /// Returns the denied request and the policy stanza that would allow it.
     #[must_use]
     pub fn denial(&self) -> Option<&Denial> {
         self.denial.as_deref()
     }
 
-    /// Whether it lists several failures, each with its id.
+    /// Returns true if the error lists several failures, each with its ID.
     #[must_use]
     pub fn is_aggregate(&self) -> bool {
         self.is_aggregate
     }
 
-    /// The other program's words.
+    /// Returns the server's message.
     #[must_use]
     pub fn server_message(&self) -> Option<&str> {
         self.server_message.as_deref()
     }
 
-    /// The next step.
+    /// Returns the fix.
     #[must_use]
     pub fn fix(&self) -> Option<&str> {
         self.fix.as_deref()
     }
 
-    /// Whether the same request may succeed soon without anybody mending anything.
+    /// Returns true if a retry may succeed without a fix.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.cause.code() == Code::Unavailable || self.cause == Cause::DeadlineExceeded

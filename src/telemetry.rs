@@ -11,31 +11,31 @@ use tracing_subscriber::{Registry, filter::Targets, layer::SubscriberExt, reload
 pub use filter::{Filter, InvalidFilter};
 pub use log_dedup::{Emit, LogDeduplicator};
 
-/// What is logged, and how.
+/// Log settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogSettings {
-    /// How a line is written.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// Which lines are.
+    /// Filter from flags or the environment.
     pub filter: Filter,
-    /// A file with another filter, which is read at start and at each [`reload()`]; it goes before [`Settings::filter`].
+    /// File with a filter that overrides [`filter`](Self::filter). It is read at start and at each [`reload()`].
     pub filter_file: Option<PathBuf>,
 }
 
-/// How a line is written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// One JSON object, its fields and those of its mount side by side.
+    /// One JSON object per line, with the fields of the event and of its mount at the same level.
     Json,
 }
 
-/// The target of spans that tell whose line it is: in every line, whatever is logged.
+/// Target of spans that identify the mount. It is enabled at every log level.
 pub const SPAN_TARGET: &str = "vaultmount_span";
 
-/// How long something has taken, as lines tell it: to the microsecond.
+/// Returns the elapsed time in milliseconds for a log field, rounded to microseconds.
 #[must_use]
 pub fn elapsed_ms(started_at: Instant) -> f64 {
     (started_at.elapsed().as_secs_f64() * 1e6).round() / 1e3
@@ -48,11 +48,11 @@ struct InstalledSubscriber {
 
 static INSTALLED: OnceLock<InstalledSubscriber> = OnceLock::new();
 
-/// Starts logging. What is wrong with the file is logged.
+/// Starts logging. An invalid filter file is logged and ignored.
 pub fn init(settings: LogSettings) {
     let (filter, handle) = reload::Layer::new(settings.filter.targets());
     let log = tracing_subscriber::registry().with(filter);
-    // A second start (tests) keeps the first.
+    // In tests, later calls keep the first subscriber.
     let started = match settings.format {
         LogFormat::Text => {
             log.with(tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false)).try_init()
@@ -68,16 +68,18 @@ pub fn init(settings: LogSettings) {
     }
 }
 
-/// Reads the file with the filter again, if there is one. One that cannot be used changes nothing, which is logged.
+/// Reads the filter file again, if configured. An invalid file is logged and changes nothing.
 pub fn reload() {
     let Some(InstalledSubscriber { settings, filter }) = INSTALLED.get() else { return };
     let Some(file) = &settings.filter_file else {
-        return tracing::info!("told to read settings again (SIGHUP): there is no --log-filter-file");
+        return tracing::info!("SIGHUP ignored: --log-filter-file is not set");
     };
     let read = std::fs::read_to_string(file).map_err(|e| e.to_string());
     let read = read.and_then(|text| Filter::parse(text.trim()).map_err(|e| e.to_string()));
     match read.and_then(|read| filter.reload(read.targets()).map(|()| read).map_err(|e| e.to_string())) {
-        Ok(read) => tracing::info!(filter = %read, file = %file.display(), "logging as the file says"),
-        Err(error) => tracing::warn!(%error, file = %file.display(), "logging as before: the file cannot be used"),
+        Ok(read) => tracing::info!(filter = %read, file = %file.display(), "log filter reloaded"),
+        Err(error) => {
+            tracing::warn!(%error, file = %file.display(), "log filter file rejected, keeping the current filter")
+        }
     }
 }

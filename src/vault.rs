@@ -43,39 +43,39 @@ pub use connect::Proxies;
 use memory_budget::{BudgetScope, MemoryBudget};
 pub use tls_files::TlsFileStatus;
 
-/// A server and how to reach it; classes that agree in all of it share a connection pool.
+/// A server and its connection settings. Classes with equal settings share a connection pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Where it is.
+    /// The server's address.
     pub address: Address,
-    /// How to speak TLS to it.
+    /// The TLS settings.
     pub tls: Tls,
-    /// Whether its name must not resolve to this node (loopback, link-local): a tenant chose it.
+    /// Set when a tenant chose the address: the name must not resolve to this node (loopback, link-local).
     pub deny_local_addresses: bool,
 }
 
-/// Limits and habits of every endpoint.
+/// Limits, timeouts and retries that apply to every endpoint.
 #[derive(Clone, Debug)]
 pub struct VaultConfig {
-    /// Requests in flight to one endpoint.
+    /// Concurrency limit of one endpoint, in requests in flight.
     pub max_in_flight: usize,
-    /// Requests in flight to one mount path that create something (database credentials, certificates, writes).
+    /// Concurrency limit of mutating requests (database credentials, certificates, writes) to one mount path.
     pub max_mutating: usize,
-    /// Name resolution, TCP, proxy and TLS together.
+    /// Timeout for name resolution, TCP, proxy and TLS together.
     pub connect_timeout: Duration,
-    /// Upper bound of one request, whatever its caller's deadline.
+    /// Timeout of one request, independent of the caller's deadline.
     pub request_timeout: Option<Duration>,
-    /// How often a request is sent again that failed for a passing reason.
+    /// Maximum retries of a request after transient failures.
     pub max_retries: u32,
-    /// The largest answer accepted, in bytes.
+    /// Maximum size of an accepted response, in bytes.
     pub max_response_bytes: usize,
-    /// `host` or `host:port` to which a redirect may take token and body.
+    /// Hosts (`host` or `host:port`) to which a redirect may carry token and body.
     pub allowed_redirect_hosts: Vec<String>,
-    /// Whether redirects are followed at all.
+    /// Enables following redirects.
     pub redirects_enabled: bool,
-    /// Proxies on the way.
+    /// The proxies to connect through.
     pub proxies: Proxies,
-    /// The oldest version of TLS that is spoken.
+    /// The oldest accepted TLS version.
     pub min_tls_version: MinTlsVersion,
 }
 
@@ -96,38 +96,39 @@ impl Default for VaultConfig {
     }
 }
 
-/// Endpoints kept at most of which classes chose something. A Kubernetes namespace has half of them at most.
+/// Maximum number of cached tenant endpoints: those with a setting that a class chose. One Kubernetes namespace may have at
+/// most half of them.
 const MAX_TENANT_ENDPOINTS: usize = 256;
 
-/// Clients that are made at once of endpoints of which classes chose something.
+/// Concurrency limit of building clients for tenant endpoints.
 const MAX_CONCURRENT_CLIENT_BUILDS: usize = 4;
 
-/// Every Vault this node talks to.
+/// All Vault servers that this node talks to.
 pub struct Vault {
     config: Arc<VaultConfig>,
     metrics: Arc<Metrics>,
-    /// Room for the answers of the operator's servers, and of those that classes chose.
+    /// Memory budgets for responses: of the operator's servers first, then of servers that classes chose.
     budgets: [Arc<MemoryBudget>; 2],
     /// Never held across an await.
     clients: Mutex<Clients>,
-    /// Turns for reading the files that classes chose: a file system may hang, and threads are few.
+    /// Permits for reading TLS files that classes chose: a file system may hang, and threads are few.
     client_builds: Arc<Semaphore>,
-    /// Those for lookups of names that classes chose, by their Kubernetes namespaces. Never held across an await.
+    /// DNS limiters for names that classes chose, by Kubernetes namespace. Never held across an await.
     dns_limiters: Mutex<HashMap<String, DnsLimiter>>,
-    /// The settings whose files are being read. Never held across an await.
+    /// TLS settings with a file read in progress. Never held across an await.
     tls_reads_in_progress: Arc<Mutex<HashSet<Tls>>>,
 }
 
 type Clients = HashMap<Endpoint, ClientEntry>;
 
-/// A client, and the Kubernetes namespace whose class was the first to choose something of its endpoint.
+/// A client, and the Kubernetes namespace of the first class that chose a setting of its endpoint.
 struct ClientEntry {
     client: Client,
     tenant_namespace: Option<String>,
 }
 
 impl Vault {
-    /// No connection is made before the first request. Requests are counted in `metrics`.
+    /// Creates a registry without connections: the first request connects. Counts requests in `metrics`.
     #[must_use]
     pub fn new(config: VaultConfig, metrics: Arc<Metrics>) -> Self {
         let budgets = [MemoryBudget::new(BudgetScope::Operator), MemoryBudget::new(BudgetScope::Tenants)];
@@ -143,14 +144,14 @@ impl Vault {
         }
     }
 
-    /// The client of an endpoint of the operator's, made at its first use.
+    /// Returns the client of an endpoint that the operator configured; builds it at its first use.
     pub async fn operator_client(&self, endpoint: &Endpoint) -> Result<Client, Error> {
         self.get_or_create_client(endpoint, None, false).await
     }
 
-    /// The client of a session of this Kubernetes namespace that there is: never refused.
+    /// Returns the client of an existing session in this Kubernetes namespace. The endpoint limit does not apply.
     pub async fn client_for_session(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
-        // Whether a class chose TLS settings at the operator's own address is not known any more.
+        // A session does not record whether a class chose TLS settings at the operator's own address.
         self.get_or_create_client(endpoint, Some(namespace).filter(|_| endpoint.deny_local_addresses), false).await
     }
 
@@ -179,12 +180,12 @@ impl Vault {
             Some(_) => Arc::clone(&self.client_builds).acquire_owned().await.ok(),
             None => None,
         };
-        // Another had its turn before.
+        // Another caller may have built it while this one waited for the permit.
         if let Some(client) = cached_client() {
             return Ok(client);
         }
         limited_namespace.map_or(Ok(()), |namespace| evict_or_reject(&mut self.lock(), endpoint, namespace))?;
-        // TLS files are read, from a place that a class may have chosen: nobody else waits for it.
+        // The build reads TLS files, from a path that a class may have chosen. A blocking thread keeps other requests running.
         let (owned_endpoint, config, metrics) = (endpoint.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics));
         let budget = Arc::clone(&self.budgets[usize::from(endpoint.deny_local_addresses)]);
         let dns_limiter = self.dns_limiter(tenant_namespace.filter(|_| endpoint.deny_local_addresses));
@@ -195,16 +196,17 @@ impl Vault {
         let built = build.await;
         let client = built.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
         if endpoint.tls.skip_verify {
-            tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: whoever sits between reads every secret");
+            tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: a man in the middle can read every secret");
         }
         let mut clients = self.lock();
         limited_namespace.map_or(Ok(()), |namespace| evict_or_reject(&mut clients, endpoint, namespace))?;
-        // Another may have been first; everyone uses one pool.
+        // Another caller may have inserted a client first. All callers share that one connection pool.
         let entry = ClientEntry { client, tenant_namespace: tenant_namespace.map(str::to_owned) };
         Ok(clients.entry(endpoint.clone()).or_insert(entry).client.clone())
     }
 
-    /// Places for lookups: of a server of the operator's, or of those that classes of a Kubernetes namespace chose together.
+    /// Returns the DNS limiter: one per server of the operator, or one shared by all servers that classes of a Kubernetes
+/// namespace chose.
     fn dns_limiter(&self, tenant_namespace: Option<&str>) -> DnsLimiter {
         let Some(namespace) = tenant_namespace else { return DnsLimiter::for_server() };
         let mut limiters = self.dns_limiters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,13 +216,13 @@ impl Vault {
         limiters.entry(namespace.to_owned()).or_insert_with(DnsLimiter::for_namespace).clone()
     }
 
-    /// Why an endpoint cannot be asked at present, if that is known.
+    /// Returns the current outage of an endpoint, if one is known.
     #[must_use]
     pub fn outage(&self, endpoint: &Endpoint) -> Option<Arc<Outage>> {
         self.lock().get(endpoint).and_then(|entry| entry.client.outage())
     }
 
-    /// The servers that cannot be asked at present, each with its address and why.
+    /// Returns the current outages, each with the server's address.
     #[must_use]
     pub fn outages(&self) -> Vec<(String, Arc<Outage>)> {
         let clients = self.lock();
@@ -231,7 +233,7 @@ impl Vault {
         outages.collect()
     }
 
-    /// When a server last answered, unless what was heard since is that it cannot be asked.
+    /// Returns the time of a server's last response, unless a later contact failed.
     fn last_response_at(&self, endpoint: &Endpoint) -> Option<Instant> {
         match self.lock().get(endpoint)?.client.last_contact() {
             (LastContact::Vault | LastContact::NotVault, at) => at,
@@ -239,12 +241,13 @@ impl Vault {
         }
     }
 
-    /// What was last heard of a server, unless it is known that it cannot be asked; nothing of one that nobody has used.
+    /// Returns the last contact with a server, or its current outage as the error. An unused server is
+/// [`LastContact::Unknown`].
     pub fn endpoint_health(&self, endpoint: &Endpoint) -> Result<LastContact, Arc<Outage>> {
         self.lock().get(endpoint).map_or(Ok(LastContact::Unknown), |entry| entry.client.endpoint_health())
     }
 
-    /// The same of every server that anybody has used, each with its address.
+    /// Returns the health of every used server, each with its address.
     #[must_use]
     pub fn health_by_endpoint(&self) -> Vec<(String, Result<LastContact, Arc<Outage>>)> {
         let clients = self.lock();
@@ -259,8 +262,8 @@ impl Vault {
     }
 }
 
-/// Whether there is room for the client of an endpoint of which a class chose something, or it is known. Others of those make room
-/// that have no session.
+/// Accepts a tenant endpoint that is cached or fits into the limits. Evicts tenant endpoints without a session to make room,
+/// and fails when the limit is still exceeded.
 fn evict_or_reject(clients: &mut Clients, endpoint: &Endpoint, namespace: &str) -> Result<(), Error> {
     if clients.contains_key(endpoint) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What a fleet asks of Vault and of the API server, in virtual time: `make fleet` writes docs/fleet.md and its plots.
+//! Load of a fleet on Vault and the API server, simulated in virtual time. `make fleet` writes docs/fleet.md and its plots.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -44,7 +44,7 @@ fn main() {
 }
 
 fn steady_table(root: &Path) -> String {
-    let mut table = "| rules | nodes | Vault, requests/s | of these, new credentials/s | API server, requests/s |\n|---|---|---|---|---|\n".to_owned();
+    let mut table = "| provider | nodes | Vault, requests/s | new credentials/s (included) | API server, requests/s |\n|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
     for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, Provider::Go] {
         for nodes in [1000, 10_000] {
@@ -57,13 +57,13 @@ fn steady_table(root: &Path) -> String {
             }
         }
     }
-    write_plot(root, "steady", "Requests to Vault in a second, 1,000 nodes, nothing happens", lines);
+    write_plot(root, "steady", "Requests to Vault per second, 1,000 nodes, steady state", lines);
     table
 }
 
 fn outage_table(root: &Path) -> String {
     let lasts = 5 * MINUTE;
-    let mut table = "| rules | nodes | while it is away, requests/s | most in a second afterwards | mean of the 2 minutes afterwards | most renewals in a second | polls that failed |\n|---|---|---|---|---|---|---|\n".to_owned();
+    let mut table = "| provider | nodes | during the outage, requests/s | peak afterwards, requests/s | mean of the 2 minutes afterwards | peak renewals/s | failed polls |\n|---|---|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
     for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, Provider::Go] {
         for nodes in [1000, 10_000] {
@@ -83,15 +83,15 @@ fn outage_table(root: &Path) -> String {
             }
         }
     }
-    write_plot(root, "outage", "Requests to Vault in a second, 1,000 nodes, Vault is away from 5:00 to 10:00", lines);
+    write_plot(root, "outage", "Requests to Vault per second, 1,000 nodes, Vault outage from 5:00 to 10:00", lines);
     table
 }
 
-/// A Vault of so much: what one active node does beside its database.
+/// Requests and new credentials per second that one active Vault node with its database can handle.
 const VAULT_CAPACITY: (f64, f64) = (3000.0, 100.0);
 
 fn boot_table(root: &Path) -> String {
-    let mut table = "| rules | all pods had their files after | new credentials in all, per pod | logins, per pod | most to the API server in a second |\n|---|---|---|---|---|\n".to_owned();
+    let mut table = "| provider | all pods had their files after | new credentials per pod | logins per pod | API server, peak requests/s |\n|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
     for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, Provider::Go] {
         let booted = Fleet {
@@ -124,14 +124,14 @@ fn boot_table(root: &Path) -> String {
     write_plot(
         root,
         "boot",
-        "Requests to Vault in a second, 1,000 nodes, all boot within the minute after 5:00",
+        "Requests to Vault per second, 1,000 nodes, all boot within the minute after 5:00",
         lines,
     );
     table
 }
 
 fn update_table(root: &Path) -> String {
-    let mut table = "| rules | nodes | most to Vault in a second | mean | logins | new credentials | most to the API server in a second |\n|---|---|---|---|---|---|---|\n".to_owned();
+    let mut table = "| provider | nodes | Vault, peak requests/s | mean | logins | new credentials | API server, peak requests/s |\n|---|---|---|---|---|---|---|\n".to_owned();
     let mut lines = Vec::new();
     for rules in [POD_SCOPE, SERVICE_ACCOUNT_SCOPE, WITHOUT_STATE_DIR, Provider::Go] {
         for nodes in [1000, 10_000] {
@@ -157,7 +157,7 @@ fn update_table(root: &Path) -> String {
     write_plot(
         root,
         "update",
-        "Requests to Vault in a second, 1,000 nodes, the provider is replaced everywhere from 5:00 to 10:00",
+        "Requests to Vault per second, 1,000 nodes, rolling update of the provider from 5:00 to 10:00",
         lines,
     );
     table

@@ -1,4 +1,4 @@
-//! Lines over time, as SVG that needs nothing else.
+//! Line plots over time as self-contained SVG.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ pub struct Plot<'a> {
 
 pub struct Line {
     pub name: &'static str,
-    /// A value for each second.
+    /// One value per second.
     pub series: Vec<u32>,
 }
 
@@ -19,11 +19,11 @@ const LEFT_MARGIN: f64 = 60.0;
 const TOP_MARGIN: f64 = 30.0;
 const BOTTOM_MARGIN: f64 = 60.0;
 const COLOURS: [&str; 4] = ["#1b6ca8", "#2e8b57", "#8e44ad", "#c0392b"];
-/// Seconds that a point is the mean of, by how long it lasts: what is drawn must be seen.
+/// Maximum number of points per line. Each point is the mean of an equal number of seconds, so that lines stay readable.
 const MAX_POINTS: usize = 300;
 
 impl Plot<'_> {
-    /// On a scale of powers of ten, as the rules differ by them.
+    /// Returns the SVG. The y-axis is logarithmic, because the providers differ by orders of magnitude.
     pub fn to_svg(&self) -> String {
         let seconds = self.lines.iter().map(|line| line.series.len()).max().unwrap_or(1).max(2) - 1;
         let each = seconds.div_ceil(MAX_POINTS).max(1);
@@ -80,7 +80,7 @@ impl Plot<'_> {
                 "<text x=\"{at}\" y=\"{}\" fill=\"{colour}\" font-size=\"11\">{name}</text>",
                 HEIGHT - 14.0
             );
-            // As wide as the widest of usual fonts has it.
+            // Estimate for the widest of the usual fonts.
             at += 7.0 * name.len() as f64 + 18.0;
         }
         svg + "</svg>\n"

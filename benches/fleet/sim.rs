@@ -1,8 +1,9 @@
-//! A fleet in virtual time: nodes, pods, kubelet's polls, and a Vault of so much strength.
+//! Simulation of a fleet in virtual time: nodes, pods, kubelet's polls, and a Vault with limited capacity.
 //!
-//! What decides is the provider's own code: [`Term`] and [`Life::decide`] say what is renewed and read anew and when, a
-//! [`Schedule`] per node what is next, [`Standing`] and [`look_again`] how an outage is probed and come back from. What is played is
-//! the rest: kubelet calls when drivers 1.6 do, requests take their turns at a node's limits and at Vault, and take time there.
+//! The provider's own code makes the decisions. [`Lifetime`] and [`Lifecycle`] decide when to renew or read again. A
+//! [`Schedule`] per node decides the order. [`CircuitBreaker`] and [`retry_at`] control health probes in an outage and the
+//! recovery. The rest is simulated: kubelet calls at the times of drivers 1.6, requests queue at a node's concurrency limits
+//! and at Vault, and take time there.
 
 use std::{
     cmp::Reverse,
@@ -19,112 +20,113 @@ use vaultmount::{
     vault::breaker::{CircuitBreaker, ProbeResult, retry_at},
 };
 
-/// Whose rules a node follows.
+/// Provider that runs on the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
-    /// Ours: a session for each pod, or for each service account of the node.
+    /// vaultmount: one session per pod, or per service account of the node.
     Vaultmount {
-        /// `tokenScope: serviceAccount`.
+        /// Uses `tokenScope: serviceAccount`.
         has_shared_tokens: bool,
-        /// `--state-dir`: sessions outlive a restart of the provider.
+        /// Uses `--state-dir`: sessions survive a restart of the provider.
         has_state_dir: bool,
     },
-    /// The Go provider's: a token for each pod until it ends, every path read at every poll, the HMAC Secret read at every mount.
+    /// Go provider: one token per pod until the token expires, every path read at every poll, the HMAC Secret read at every
+    /// mount.
     Go,
 }
 
-/// A fleet, and what happens to it.
+/// Fleet and its incident.
 #[derive(Clone, Debug)]
 pub struct Fleet {
     pub provider: Provider,
     pub nodes: usize,
-    /// Pods of each node.
+    /// Pods per node.
     pub pods: usize,
-    /// Service accounts of each node's pods.
+    /// Service accounts per node.
     pub accounts: usize,
-    /// Secrets of KV that each pod reads, beside one database credential.
+    /// KV secrets that each pod reads, in addition to one database credential.
     pub secrets: usize,
-    /// `--refresh-interval`.
+    /// Value of `--refresh-interval`.
     pub refresh: Duration,
-    /// The ttl of tokens and credentials, and their maximum.
+    /// TTL and max TTL of tokens and credentials.
     pub ttl: Duration,
     pub max_ttl: Duration,
-    /// What Vault can do: requests, and database credentials, in a second.
+    /// Capacity of Vault: requests and database credentials per second.
     pub requests: f64,
     pub credentials: f64,
     pub duration: Duration,
     pub incident: Incident,
 }
 
-/// What happens once everything has run for a while.
+/// Incident that starts at [`INCIDENT_AT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incident {
-    /// Nothing.
+    /// No incident.
     None,
-    /// Vault answers nobody for so long.
+    /// Vault is down for this long.
     Outage(Duration),
-    /// Every node starts anew, with every pod, within so long.
+    /// All nodes and their pods restart within this time.
     Reboot(Duration),
-    /// The provider of every node is replaced, one after another, within so long.
+    /// The providers of all nodes are replaced one after another within this time.
     Update(Duration),
 }
 
 pub const MINUTE: Duration = Duration::from_secs(60);
-/// What a Vault can do that is never busy.
+/// Capacity of a Vault that is never busy.
 const UNLIMITED_RATE: f64 = 1e12;
-/// When it happens.
+/// Start of the incident.
 pub const INCIDENT_AT: Duration = Duration::from_secs(300);
 
-/// Requests in each second, and what became of pods.
+/// Requests per second and the outcome of mounts.
 #[derive(Clone, Debug, Default)]
 pub struct SimulationResult {
-    /// To Vault: everything, and of that logins, credentials and renewals.
+    /// All requests to Vault. The next fields are the logins, credentials and renewals among them.
     pub vault: Vec<u32>,
     pub logins: Vec<u32>,
     pub credentials: Vec<u32>,
     pub renewals: Vec<u32>,
-    /// To the API server.
+    /// Requests to the API server.
     pub api: Vec<u32>,
-    /// Polls that failed, of pods that had everything.
+    /// Failed polls of running pods.
     pub failed_polls: u64,
-    /// How long after it happened the last pod had its files that had none.
+    /// Time from the incident until the last pod had its files.
     pub all_running: Duration,
-    /// Pods that had everything in the end.
+    /// Pods with all files at the end.
     pub running: usize,
 }
 
-/// kubelet's pause between two polls of a pod, in milliseconds.
+/// Poll interval of a pod in milliseconds.
 const POLL_INTERVAL_MS: std::ops::Range<u64> = 66_000..73_000;
-/// What one mount may take (kubelet's two minutes, less our last words).
+/// Deadline of a mount: kubelet's two minutes, less the time for the error response.
 const MOUNT_DEADLINE_MS: u64 = 119_500;
-/// kubelet's first pause before it tries again, and its longest.
+/// Initial and maximum backoff of kubelet.
 const INITIAL_BACKOFF_MS: u64 = 500;
 const MAX_BACKOFF_MS: u64 = 122_000;
-/// What a request takes at a Vault that has nothing else to do, in milliseconds.
+/// Duration of a request at an idle Vault, in milliseconds.
 const REQUEST_TIME_MS: u64 = 3;
 const MUTATING_TIME_MS: u64 = 30;
-/// Of a node, requests at once that create something: `--max-mutating`.
+/// Concurrent mutating requests per node (`--max-mutating`).
 const MAX_MUTATING: usize = 4;
-/// Of a node, requests at once that no mount waits for.
+/// Concurrent background requests per node.
 const MAX_BACKGROUND: usize = 4;
-/// Requests that the Go provider's client may make of the API server in a second, and at once.
+/// Rate limit of the Go provider's API server client, in requests per second.
 const GO_API_RATE: f64 = 5.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    /// kubelet calls for a pod.
+    /// Mount call of kubelet for a pod.
     Mount(u32),
-    /// A mount of a pod that waits, begun then, has taken all its time.
+    /// Deadline of a waiting mount, with the start of the mount.
     MountDeadline(u32, u64),
-    /// A request of a session is answered.
+    /// Response to a request of a session.
     RequestDone(u32, Request),
-    /// The background of a node looks at what is due.
+    /// Run of a node's schedule.
     RunQueue(u32),
-    /// A node asks a server that is down how it is.
+    /// Health probe of a node.
     Probe(u32),
-    /// A node's provider is another process.
+    /// Replacement of a node's provider process.
     ProviderReplaced(u32),
-    /// A node has started anew.
+    /// Boot of a node.
     NodeBooted(u32),
 }
 
@@ -141,25 +143,25 @@ enum Request {
 struct Node {
     breaker: CircuitBreaker,
     schedule: Schedule<u32, u32>,
-    /// When it wakes; another event is out of date.
+    /// Time of the next wake-up. Wake-up events for other times are outdated.
     wake_at: Option<u64>,
     mutating: usize,
     mutating_queue: VecDeque<u32>,
     background_requests: usize,
-    /// By the end of what is to be renewed.
+    /// Due renewals, ordered by expiry.
     due_renewals: BinaryHeap<Reverse<(Option<u64>, u32, Request)>>,
-    /// When the Go provider's client may ask the API server again.
+    /// Earliest time of the Go provider's next request to the API server.
     api_free_at: f64,
 }
 
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a request under way")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a request in flight")]
 struct Session {
     token: Option<Lifetime>,
     lifecycle: Option<Lifecycle>,
     secrets_read_at: Option<Instant>,
     delivered: bool,
-    /// Under way.
+    /// Requests in flight.
     login_pending: bool,
     secrets_pending: bool,
     credential_pending: bool,
@@ -168,15 +170,15 @@ struct Session {
 
 #[derive(Default)]
 struct Pod {
-    /// Since when it waits for its files, and for the mount under way.
+    /// Start of the wait for files, and of the current mount.
     waiting_since: Option<(u64, u64)>,
     backoff: u64,
     has_files: bool,
-    /// Polls under this number are those of its life before.
+    /// Number of restarts of the pod. Events of earlier incarnations are ignored.
     incarnation: u32,
 }
 
-/// A run of the fleet.
+/// Run of a simulation.
 pub struct Simulation<'a> {
     fleet: &'a Fleet,
     started_at: Instant,
@@ -186,7 +188,7 @@ pub struct Simulation<'a> {
     nodes: Vec<Node>,
     sessions: Vec<Session>,
     pods: Vec<Pod>,
-    /// When Vault has done what it was asked so far, and what it was asked to create, in milliseconds.
+    /// Times at which Vault has finished all queued requests, and all queued credentials, in milliseconds.
     vault_free_at: f64,
     mutating_free_at: f64,
     result: SimulationResult,
@@ -194,7 +196,7 @@ pub struct Simulation<'a> {
 }
 
 impl Fleet {
-    /// Nodes of 50 pods each, of 10 service accounts, at a Vault that is never busy; nothing happens.
+    /// Returns a fleet with 50 pods and 10 service accounts per node, a Vault that is never busy, and no incident.
     #[must_use]
     pub fn with_nodes(rules: Provider, nodes: usize) -> Self {
         Self {
@@ -213,7 +215,7 @@ impl Fleet {
         }
     }
 
-    /// Plays it.
+    /// Runs the simulation.
     #[must_use]
     pub fn simulate(&self) -> SimulationResult {
         let mut play = Simulation::new(self);
@@ -267,7 +269,7 @@ impl<'a> Simulation<'a> {
         play
     }
 
-    /// Everything has run for long: pods are polled at times of their own, tokens and credentials are of every age.
+    /// Sets up a steady state: polls are spread over the interval, and tokens and credentials have random ages.
     fn initialize(&mut self) {
         for session in 0..self.sessions.len() {
             let age = Duration::from_millis(self.random_below(self.fleet.ttl.as_millis() as u64 * 3 / 5));
@@ -326,14 +328,14 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// kubelet calls for a pod: for its first files, or to see whether there are others.
+    /// Handles a mount call for a pod, either the first mount or a poll.
     fn mount(&mut self, pod: usize, life: u32) {
         if self.pods[pod].incarnation != life {
             return;
         }
         let node = pod / self.fleet.pods;
         if self.fleet.is_go() {
-            // Its client to the API server waits for its turn.
+            // The Go provider's API server client waits for its rate limit.
             let (now, free) = (self.now_ms as f64, self.nodes[node].api_free_at);
             let turn = now.max(free);
             self.nodes[node].api_free_at = turn + 1000.0 / GO_API_RATE;
@@ -357,7 +359,7 @@ impl<'a> Simulation<'a> {
         self.deliver(pod, session);
     }
 
-    /// What the Go provider asks in a mount: everything.
+    /// Sends the requests of a mount of the Go provider: all of them.
     fn mount_with_go(&mut self, pod: usize, session: usize) {
         if self.fleet.is_down(self.now_ms) {
             self.reject_mount(pod);
@@ -375,7 +377,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// What ours asks in a mount: what is due.
+    /// Sends the requests of a mount of vaultmount: those that are due.
     fn mount_with_vaultmount(&mut self, pod: usize, session: usize) {
         let (secrets, credential) = self.due_requests(session);
         if !(secrets || credential) {
@@ -406,7 +408,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Whether secrets, and the credential, must be read.
+    /// Returns which reads are due: of the secrets, and of the credential.
     fn due_requests(&self, session: usize) -> (bool, bool) {
         let (state, now) = (&self.sessions[session], self.now_instant());
         let at = LifecycleContext {
@@ -426,7 +428,7 @@ impl<'a> Simulation<'a> {
         (secrets, credential)
     }
 
-    /// Vault cannot be asked: who has everything keeps it, who has not is called for again.
+    /// Ends mounts during an outage: running pods keep their files, other pods are retried.
     fn reject_mount(&mut self, pod: usize) {
         let (node, now) = (pod / self.fleet.pods, self.now_instant());
         if self.pods[pod].has_files {
@@ -439,7 +441,7 @@ impl<'a> Simulation<'a> {
         self.retry_mount(pod);
     }
 
-    /// kubelet calls again for a pod that has not got its files.
+    /// Schedules kubelet's retry for a pod without files.
     fn retry_mount(&mut self, pod: usize) {
         let state = &mut self.pods[pod];
         let since = state.waiting_since.map_or(self.now_ms, |(since, _)| since);
@@ -455,7 +457,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Hands out what a session has, if it is all.
+    /// Delivers the files of a session if they are complete.
     fn deliver(&mut self, pod: usize, session: usize) {
         let state = &mut self.sessions[session];
         if state.secrets_read_at.is_some() && state.lifecycle.is_some() {
@@ -474,7 +476,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Sends a request, unless its like is under way or waits for its turn.
+    /// Sends a request unless the same one is in flight or queued.
     fn request_once(&mut self, session: usize, request: Request) {
         let node = self.node_of(session);
         let state = &mut self.sessions[session];
@@ -497,7 +499,7 @@ impl<'a> Simulation<'a> {
         self.send(session, request);
     }
 
-    /// A request arrives at Vault, and is answered when Vault has come to it.
+    /// Queues a request at Vault and schedules its response.
     fn send(&mut self, session: usize, request: Request) {
         let (weight, now) = (if request == Request::Secrets { self.fleet.secrets } else { 1 }, self.now_ms);
         self.count_request(request, weight);
@@ -572,7 +574,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// The background of a node looks at what is due.
+    /// Handles due sessions of a node.
     fn run_queue(&mut self, node: usize) {
         if self.nodes[node].wake_at != Some(self.now_ms) {
             return;
@@ -600,7 +602,7 @@ impl<'a> Simulation<'a> {
         self.schedule_wake(node);
     }
 
-    /// What is due of a session is renewed, the most urgent of the node first, or looked at again when Vault is away.
+    /// Queues the due renewal of a session, the earliest expiry of the node first. During an outage, schedules a retry.
     fn reconcile(&mut self, session: usize) {
         let (node, now) = (self.node_of(session), self.now_instant());
         let Some(request) = self.renewal_due(session, now) else { return self.schedule_renewal(session) };
@@ -630,7 +632,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// A request of this node has met the outage.
+    /// Records the outage after a failed request of a node.
     fn record_outage(&mut self, node: usize) {
         let now = self.now_instant();
         let standing = &mut self.nodes[node].breaker;
@@ -657,15 +659,15 @@ impl<'a> Simulation<'a> {
 
     fn schedule_probe(&mut self, node: usize) {
         if let Some(next) = self.nodes[node].breaker.next_probe_at() {
-            // Moments are finer than a millisecond.
+            // `Instant` is finer than a millisecond, so round up.
             let at = self.to_millis(next).max(self.now_ms) + 1;
             self.push_event(at, Event::Probe(node as u32), 0);
         }
     }
 
-    /// Another process has this node's pods: with everything of the one before, or with nothing.
+    /// Replaces a node's provider. The new process restores the sessions with a state directory, and has none without.
     fn replace_provider(&mut self, node: usize) {
-        // The key, the list of pods, their watch.
+        // vaultmount requests the key, the list of pods and their watch.
         self.count_api(self.now_ms, if self.fleet.is_go() { 1 } else { 3 });
         if matches!(self.fleet.provider, Provider::Vaultmount { has_state_dir: true, .. }) {
             return;
@@ -676,7 +678,7 @@ impl<'a> Simulation<'a> {
         self.nodes[node] = Node::default();
     }
 
-    /// A node has started anew: its pods, all of them, want their files.
+    /// Boots a node: all its pods need their first mount.
     fn boot_node(&mut self, node: usize) {
         self.replace_provider(node);
         for session in self.sessions_of(node) {
@@ -686,7 +688,7 @@ impl<'a> Simulation<'a> {
         for pod in node * self.fleet.pods..(node + 1) * self.fleet.pods {
             let life = self.pods[pod].incarnation + 1;
             self.pods[pod] = Pod { incarnation: life, ..Pod::default() };
-            // kubelet starts them within some seconds.
+            // kubelet starts the pods within 10 s.
             let at = self.now_ms + self.random_below(10_000);
             self.push_event(at, Event::Mount(pod as u32), life);
         }
@@ -776,7 +778,7 @@ impl<'a> Simulation<'a> {
         moment.saturating_duration_since(self.started_at).as_millis() as u64
     }
 
-    /// A number below another, the same in every run.
+    /// Returns a pseudo-random number below `end`, the same in every run.
     fn random_below(&mut self, end: u64) -> u64 {
         self.rng_state ^= self.rng_state << 13;
         self.rng_state ^= self.rng_state >> 7;
@@ -785,17 +787,17 @@ impl<'a> Simulation<'a> {
     }
 }
 
-/// The longest pause between two polls.
+/// Returns the longest poll interval.
 fn max_poll_interval() -> Duration {
     Duration::from_millis(POLL_INTERVAL_MS.end)
 }
 
 fn outage_result() -> ProbeResult {
-    ProbeResult::Down(Error::new(Cause::ConnectionRefused, "Vault is away"))
+    ProbeResult::Down(Error::new(Cause::ConnectionRefused, "connection refused"))
 }
 
 impl SimulationResult {
-    /// The most in any second of a span, and the mean.
+    /// Returns the maximum and the mean per second over a time span.
     #[must_use]
     pub fn peak_and_mean(series: &[u32], from: Duration, to: Duration) -> (u32, f64) {
         let span = &series[from.as_secs() as usize..to.as_secs() as usize];

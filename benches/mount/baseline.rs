@@ -1,4 +1,4 @@
-//! The floor: a client that sends the same requests on one warm pool, and does nothing else.
+//! Baseline: a client that only sends the same requests over one warm connection pool.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -37,7 +37,7 @@ impl BaselineClient {
         answer["auth"]["client_token"].as_str().unwrap().to_owned()
     }
 
-    /// Reads the first secrets of `kv`, all at once.
+    /// Reads the first `count` secrets of `kv` concurrently.
     pub async fn read_secrets(&self, token: &str, count: usize) {
         join_all((0..count).map(async |i| self.read(token, &format!("{}/data/s{i}", self.kv)).await)).await;
     }

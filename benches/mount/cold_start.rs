@@ -1,4 +1,4 @@
-//! A node that starts: a hundred pods at once, each with two secrets and a database credential.
+//! Start of a node: a hundred concurrent mounts, each with two secrets and a database credential.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::{
 
 const PODS: usize = 100;
 const ROUNDS: usize = 5;
-/// What `--max-mutating` is when nobody says otherwise.
+/// Default of `--max-mutating`.
 const MAX_MUTATING: usize = 4;
 
 pub async fn measure() -> Measurement {
@@ -62,7 +62,7 @@ pub async fn measure() -> Measurement {
             .await;
             begun.elapsed().as_secs_f64()
         };
-        // Neither always goes first.
+        // Alternate the order, so that neither side always runs first.
         if round % 2 == 0 {
             ours.push(mount().await);
             floor.push(same().await);
@@ -76,7 +76,7 @@ pub async fn measure() -> Measurement {
         name: "100 pods at once, the last",
         value: format!("{worst:.2} s"),
         baseline: format!(
-            "{floor:.2} s (the same logins and reads, {MAX_MUTATING} creating at once): {:.2}x",
+            "{floor:.2} s (the same logins and reads, {MAX_MUTATING} mutating at once): {:.2}x",
             worst / floor
         ),
         target: "at most 1.2x, below 2 s".into(),

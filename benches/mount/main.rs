@@ -1,7 +1,8 @@
-//! What a mount costs, each figure beside its floor: what the wire or Vault itself costs in the same run.
+//! Cost of a mount, each figure with its baseline: the cost of gRPC or Vault itself in the same run.
 //!
-//! `make bench` runs it against a real OpenBao; `make bench ARGS=--json` prints JSON, and words of `one`, `rush` and `crowd`
-//! choose parts. Pairs are interleaved and medians compared, so that what else the machine does falls on both.
+//! `make bench` runs it against a real OpenBao. `make bench ARGS=--json` prints JSON. The arguments `one`, `rush` and `crowd`
+//! select parts. Measurements and baselines are interleaved and compared by median, so that other load on the machine affects
+//! both.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -10,7 +11,7 @@
     clippy::format_collect,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a program for developers, with the tests' own support"
+    reason = "developer tool that shares the tests' support modules"
 )]
 
 mod baseline;
@@ -40,7 +41,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use support::{bao::Tenant, required_env};
 
-/// One measured thing: a name, what it came to, and the floor or bound it is held against.
+/// Measurement with its baseline and target.
 struct Measurement {
     name: &'static str,
     value: String,
@@ -70,7 +71,7 @@ async fn main() {
     print_measurements(&readings, flags.iter().any(|flag| flag == "--json"));
 }
 
-/// Objects of the tenant's first secrets, each a file of one value.
+/// Returns objects for the tenant's first `count` secrets, each a file with one value.
 fn secret_objects(tenant: &Tenant, count: usize) -> String {
     (0..count)
         .map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}, secretKey: value}}\n", tenant.kv))
@@ -93,7 +94,7 @@ fn print_measurements(readings: &[Measurement], as_json: bool) {
         let all: Vec<Value> = readings.iter().map(|r| json!({"measure": r.name, "value": r.value, "beside": r.baseline, "target": r.target, "holds": r.is_met})).collect();
         return println!("{}", Value::Array(all));
     }
-    println!("{:32}{:14}{:8}{:26}beside", "measure", "value", "holds", "target");
+    println!("{:32}{:14}{:8}{:26}baseline", "measurement", "value", "met", "target");
     for r in readings {
         println!("{:32}{:14}{:8}{:26}{}", r.name, r.value, if r.is_met { "yes" } else { "NO" }, r.target, r.baseline);
     }

@@ -1,4 +1,4 @@
-//! One pod at a time, and the process that serves it.
+//! Mounts of one pod at a time, and resource usage of the process.
 
 use std::{
     process::Stdio,
@@ -20,7 +20,7 @@ use crate::{
 
 const WARM_MOUNTS: usize = 1000;
 const FIRST_MOUNTS: usize = 150;
-/// The first few warm both pools.
+/// Mounts that warm both connection pools and are not measured.
 const WARMUP_MOUNTS: usize = 10;
 
 pub async fn measure(tenant: &Tenant) -> Vec<Measurement> {
@@ -56,7 +56,7 @@ pub async fn measure(tenant: &Tenant) -> Vec<Measurement> {
     readings
 }
 
-/// A poll within the refresh interval: Vault is asked for nothing, and the wire is all there is to wait for.
+/// Measures polls within the refresh interval, which send no request to Vault. The baseline is a Version call.
 async fn measure_warm_mounts(driver: &mut Client, pod: &Pod, measure: &'static str) -> Measurement {
     let mount_call = pod.mount_call();
     let (mut versions, mut mounts) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! A node of a thousand pods: what they take in memory, what their polls cost, and what keeping them alive does.
+//! Node with a thousand pods: memory, cost of polls and cost of renewals.
 
 use std::time::{Duration, Instant};
 
@@ -21,16 +21,16 @@ use crate::{
 };
 
 const PODS: usize = 1000;
-/// Replicas of fifty workloads.
+/// Number of workloads. The pods are their replicas.
 const CLASSES: usize = 50;
 const MAX_IN_FLIGHT: usize = 64;
-/// Each of these of Version calls and of mounts, by turns.
+/// Rounds, each with Version calls and then mounts.
 const ROUNDS: usize = 5;
 const ROUND_DURATION: Duration = Duration::from_millis(1500);
-/// How long everything lives unless it is renewed, and what is asked of us is told for.
+/// TTL of tokens and credentials in this run. The result is scaled to [`REPORTED_TTL`].
 const TTL: Duration = Duration::from_secs(60);
 const REPORTED_TTL: Duration = Duration::from_secs(300);
-/// Two rounds of renewals: each comes when two thirds have passed.
+/// Duration of two rounds of renewals, each of which is due after two thirds of the TTL.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(80);
 
 pub async fn measure() -> Vec<Measurement> {
@@ -48,12 +48,12 @@ pub async fn measure() -> Vec<Measurement> {
     }
     let address = metrics::free_address();
     let state = StateDir::new();
-    let [metrics, kept] = [format!("--metrics-addr={address}"), state.flag()];
-    let flags = ["--refresh-interval=24h", "--max-mutating=16", &metrics, &kept];
+    let [metrics, state_dir] = [format!("--metrics-addr={address}"), state.flag()];
+    let flags = ["--refresh-interval=24h", "--max-mutating=16", &metrics, &state_dir];
     let mut program = ProviderProcess::start(&flags).await;
     let process = Process(program.child.id().unwrap());
     let mut driver = Client::connect(&program.socket).await.unwrap();
-    // What everybody has alike, once.
+    // Allocate everything that the pods share.
     let first = Pod::for_tenant(&tenant).with_objects(full_secret_objects(&tenant));
     driver.mount(first.mount_call()).await.unwrap_or_else(|e| panic!("{e}"));
     let alone = process.memory_mb();
@@ -73,7 +73,7 @@ pub async fn measure() -> Vec<Measurement> {
     readings
 }
 
-/// The process is killed, and another goes on with what it had.
+/// Kills the process and measures the successor, which restores the sessions.
 async fn measure_restart(
     program: &mut ProviderProcess,
     flags: &[&str],
@@ -106,7 +106,7 @@ async fn measure_restart(
     }
 }
 
-/// Three secrets, each a file of all its values.
+/// Returns objects for three secrets, each a file with all values.
 fn full_secret_objects(tenant: &Tenant) -> String {
     (0..3).map(|i| format!("- {{objectName: o{i}, secretPath: {}/data/s{i}}}\n", tenant.kv)).collect()
 }
@@ -115,7 +115,7 @@ async fn mount(mut driver: Client, call: &MountCall) {
     drop(driver.mount(call.clone()).await.unwrap_or_else(|e| panic!("{e}")));
 }
 
-/// After everybody was polled often.
+/// Measures memory after many polls of every pod.
 fn measure_memory(process: Process, alone: f64) -> Measurement {
     let memory = process.memory_mb();
     Measurement {
@@ -133,7 +133,7 @@ async fn measure_polls(driver: &Client, calls: &[MountCall], process: Process) -
         let (asked, version) = measure_rate(async |_| drop(driver.clone().version().await.unwrap())).await;
         let before = process.cpu_seconds();
         let (count, rate) = measure_rate(async |n| mount(driver.clone(), &calls[n % calls.len()]).await).await;
-        // The first warms everything.
+        // The first round is a warm-up.
         if round > 0 && asked > 0 {
             cpu += process.cpu_seconds() - before;
             mounted += count;
@@ -161,7 +161,7 @@ async fn measure_polls(driver: &Client, calls: &[MountCall], process: Process) -
     ]
 }
 
-/// Asks for a while, with so many in flight; how often, and how often in a second.
+/// Sends calls for [`ROUND_DURATION`] with [`MAX_IN_FLIGHT`] in flight. Returns the number of calls and the rate per second.
 async fn measure_rate(ask: impl AsyncFn(usize)) -> (usize, f64) {
     let begun = Instant::now();
     let workers = (0..MAX_IN_FLIGHT).map(async |worker| {
@@ -176,7 +176,7 @@ async fn measure_rate(ask: impl AsyncFn(usize)) -> (usize, f64) {
     (asked, asked as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Nobody polls; every token and credential is renewed.
+/// Measures renewals of all tokens and credentials without polls.
 async fn measure_renewals(process: Process, address: std::net::SocketAddr) -> Measurement {
     let renewed = async || Metrics::scrape(address).await.sum("renewals_total", &[("outcome", "renewed")]);
     let all = async || Metrics::scrape(address).await.sum("renewals_total", &[]);
@@ -186,17 +186,17 @@ async fn measure_renewals(process: Process, address: std::net::SocketAddr) -> Me
     let (renewals, failed) = (renewed().await - before, all().await - before_all);
     let failed = failed - renewals;
     let share = took / lasted.as_secs_f64() * 100.0;
-    // Five times the ttl is a fifth of the renewals, and nothing else is done.
-    let meant = share * TTL.as_secs_f64() / REPORTED_TTL.as_secs_f64();
+    // With five times the TTL there is a fifth of the renewals, and no other work.
+    let scaled = share * TTL.as_secs_f64() / REPORTED_TTL.as_secs_f64();
     Measurement {
         name: "renewing 1000 sessions, ttl 5m",
-        value: format!("{meant:.2} % core"),
+        value: format!("{scaled:.2} % core"),
         baseline: format!(
             "measured at ttl 60s: {share:.2} % ({renewals} renewals, {failed} failed, {:.0} us each)",
             took * 1e6 / renewals
         ),
         target: "below 1 %".into(),
-        // Each token and each credential twice, or nearly.
-        is_met: meant < 1.0 && failed == 0.0 && renewals >= 3.0 * PODS as f64,
+        // Each token and each credential is renewed about twice.
+        is_met: scaled < 1.0 && failed == 0.0 && renewals >= 3.0 * PODS as f64,
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong around the provider.
+//! Faults of Vault and the Kubernetes API.
 
 use std::{
     sync::Arc,
@@ -13,8 +13,8 @@ use crate::{
     support::fault_proxy::{Fault, FaultProxy, respond, vault_error},
 };
 
-/// How long one of them lasts, and the calm after it, in milliseconds: a third of what tokens and credentials live is left when
-/// they are renewed, and that must be more than a fault takes.
+/// Duration of a fault and of the pause after it, in milliseconds. Renewals start when a third of the TTL is left, which must be
+/// longer than a fault.
 const FAULT_DURATION_MS: (u64, u64) = (3000, 9000);
 const CALM_DURATION_MS: (u64, u64) = (4000, 9000);
 
@@ -42,7 +42,7 @@ const KUBERNETES_FAULTS: [&str; 7] = [
     "API fails",
 ];
 
-/// One after another until the time has come; then all is well.
+/// Injects Vault faults one after another until `until`. Returns the proxy without faults.
 pub async fn inject_vault_faults(node: Arc<Node>, mut vault: FaultProxy, until: Instant) -> FaultProxy {
     let mut dice = Rng::new(7777);
     for turn in 0.. {
@@ -51,7 +51,7 @@ pub async fn inject_vault_faults(node: Arc<Node>, mut vault: FaultProxy, until: 
         if Instant::now() + lasts > until {
             break;
         }
-        // Each in turn, so that a short run has all of them.
+        // Round-robin, so that a short run covers all faults.
         let how = VAULT_FAULTS[turn % VAULT_FAULTS.len()];
         node.set_fault("Vault", Some(how));
         inject_vault_fault(&node, &mut vault, how, lasts, &mut dice).await;
@@ -78,7 +78,7 @@ async fn inject_vault_fault(node: &Node, vault: &mut FaultProxy, how: &str, last
         }
         "requests lost" => everything(vault, Fault::DropRequest),
         "answers lost" => {
-            // None of requests that create credentials: those would be there for nobody until the pod ends.
+            // Responses with new credentials are not dropped: such a credential would stay unused until the pod ends.
             for (method, path) in [
                 ("GET", kv.as_str()),
                 ("POST", login.as_str()),
@@ -96,7 +96,7 @@ async fn inject_vault_fault(node: &Node, vault: &mut FaultProxy, how: &str, last
         }
         "slow answers" => everything(vault, Fault::SlowResponse(Duration::from_millis(60))),
         "Vault down" | "connections cut" => {
-            // What is being created is not cut off, as nobody would know of it.
+            // Requests that create credentials finish first, because a lost credential would be unknown to the provider.
             vault.always("GET", &node.database.path, vault_error(503, "Vault is sealed"));
             vault.wait_until_idle(&node.database.path).await;
             vault.clear_log();
@@ -127,7 +127,7 @@ async fn inject_vault_fault(node: &Node, vault: &mut FaultProxy, how: &str, last
     sleep(lasts).await;
 }
 
-/// The same of the Kubernetes API.
+/// Injects faults of the Kubernetes API one after another until `until`.
 pub async fn inject_kubernetes_faults(node: Arc<Node>, until: Instant) {
     let mut dice = Rng::new(8888);
     for turn in 0.. {
@@ -157,7 +157,7 @@ async fn inject_kubernetes_fault(node: &Node, how: &str, lasts: Duration) {
             api.expire_watches();
         }
         "lists stale" => {
-            // A list of some seconds ago, whose events a watch still brings; then one whose events nobody knows any more.
+            // First a list that is some seconds old and whose events a watch still delivers, then one whose events have expired.
             api.compact_history(ExpirySignal::Response);
             api.serve_stale_lists(None);
             sleep(lasts / 2).await;

@@ -1,9 +1,8 @@
-//! A node for as long as you like: hundreds of pods come and go, while what stands between the provider and Vault, and the
-//! Kubernetes API, misbehave.
+//! Soak test of a node: hundreds of pods come and go while a proxy in front of Vault and the Kubernetes API inject faults.
 //!
-//! `make soak MINUTES=n`. No poll of a living pod may fail, and no credential that a living pod has may be dead. When all is
-//! well again, the database has the users of the living pods and no others, Vault has as many tokens as there are pods, and
-//! the provider takes no more memory and descriptors than after a third of the time.
+//! Run it with `make soak MINUTES=n`. No poll of a running pod may fail, and no running pod may have an expired credential.
+//! After the last fault the database has users only for running pods, and Vault has one token per pod. The provider uses no
+//! more memory and descriptors than after a third of the time.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -14,7 +13,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a program for developers, with the tests' own support"
+    reason = "developer tool that shares the tests' support modules"
 )]
 
 mod faults;
@@ -60,20 +59,20 @@ use support::{
 use tokio::time::sleep;
 use vaultmount::provider::client::Client;
 
-/// The node that the pods are on.
+/// Name of the node.
 const NODE: &str = "node-1";
-/// How long tokens and credentials live unless they are renewed.
+/// TTL of tokens and credentials.
 const TTL: &str = "60s";
-/// How long it may take, when all is well again, until nothing is left of pods that are gone, of logins whose answers were
-/// lost, and of credentials that were replaced: twice the time that those live by themselves.
+/// Timeout after the last fault until nothing is left of deleted pods, lost login responses and replaced credentials: twice
+/// their TTL.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// How much of what went wrong is shown at the end.
+/// Maximum number of errors shown at the end.
 const MAX_SHOWN_ERRORS: usize = 20;
-/// How much more memory and how many more descriptors at the end than after a third of the time are no growth.
+/// Allowed growth of memory (factor) and descriptors (count) between a third of the time and the end.
 const MAX_MEMORY_GROWTH: f64 = 1.1;
 const MAX_DESCRIPTOR_GROWTH: usize = 10;
 
-/// What the provider's process takes at a moment.
+/// Resource usage of the provider's process.
 #[derive(Clone, Copy)]
 struct Sample {
     elapsed: Duration,
@@ -119,15 +118,20 @@ async fn main() -> ExitCode {
     let at_vault = tokio::spawn(faults::inject_vault_faults(Arc::clone(&node), vault, begun + lasts));
     let at_kubernetes = tokio::spawn(faults::inject_kubernetes_faults(Arc::clone(&node), begun + lasts));
     let mut samples = Vec::new();
-    let mut said = 0;
+    let mut reported = 0;
     while begun.elapsed() < lasts {
         sleep(Duration::from_secs(5)).await;
         let sample =
             Sample { elapsed: begun.elapsed(), memory: process.memory_mb(), descriptors: process.open_descriptors() };
         samples.push(sample);
-        if sample.elapsed.as_secs() / 60 > said {
-            said = sample.elapsed.as_secs() / 60;
-            println!("{said:3} min: {}, {:.1} MB, {} descriptors", node.progress(), sample.memory, sample.descriptors);
+        if sample.elapsed.as_secs() / 60 > reported {
+            reported = sample.elapsed.as_secs() / 60;
+            println!(
+                "{reported:3} min: {}, {:.1} MB, {} descriptors",
+                node.progress(),
+                sample.memory,
+                sample.descriptors
+            );
         }
     }
     node.stop_churn();
@@ -138,7 +142,7 @@ async fn main() -> ExitCode {
     let (metrics, cpu_seconds) = (Metrics::scrape(address).await, process.cpu_seconds());
     let lasted = begun.elapsed();
     for task in slots.iter().chain([&visits]) {
-        assert!(!task.is_finished(), "a task of the soak's own panicked");
+        assert!(!task.is_finished(), "a task of the soak test panicked");
     }
     wrong.extend(find_growth(&samples, lasts));
     wrong.extend(node.take_errors());
@@ -150,21 +154,21 @@ async fn main() -> ExitCode {
     }
     node.delete_all_pods();
     wrong.extend(wait_until_empty(&node, address).await);
-    println!("{:36}{:.1} MB, {} descriptors", "when no pod is left", process.memory_mb(), process.open_descriptors());
+    println!("{:36}{:.1} MB, {} descriptors", "without pods", process.memory_mb(), process.open_descriptors());
     program.terminate();
     let log = std::env::current_dir().unwrap().join("target/soak.log");
     std::fs::write(&log, program.wait_for_log().await).unwrap();
     for what in wrong.iter().take(MAX_SHOWN_ERRORS) {
-        println!("WRONG: {what}");
+        println!("ERROR: {what}");
     }
     if wrong.len() > MAX_SHOWN_ERRORS {
         println!("and {} more", wrong.len() - MAX_SHOWN_ERRORS);
     }
-    println!("{}; the provider's log is {}", if wrong.is_empty() { "all is well" } else { "FAILED" }, log.display());
+    println!("{}; provider log: {}", if wrong.is_empty() { "passed" } else { "FAILED" }, log.display());
     if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What is there at Vault and in the database, in numbers, beside the pods that live.
+/// Compares the leases, tokens, users and sessions with the running pods. The error lists the numbers.
 async fn check_leftovers(node: &Node, address: SocketAddr) -> Result<(), String> {
     let living: BTreeSet<String> = node.mounted_pods().into_iter().map(|files| files.username).collect();
     let users: BTreeSet<String> = node.database.users().await.into_iter().collect();
@@ -176,23 +180,23 @@ async fn check_leftovers(node: &Node, address: SocketAddr) -> Result<(), String>
         && [tokens, credentials, sessions as usize].iter().all(|n| *n == living.len())
         && waiting == 0.0;
     let (dead, spare) = (living.difference(&users).count(), users.difference(&living).count());
-    let told = format!(
-        "{} living pods: {} database users ({dead} of living pods lack, {spare} are of nobody), {credentials} leases, \
-         {tokens} tokens, {sessions} sessions, {waiting} revocations waiting",
+    let summary = format!(
+        "{} running pods: {} database users ({dead} missing, {spare} left over), {credentials} leases, \
+         {tokens} tokens, {sessions} sessions, {waiting} pending revocations",
         living.len(),
         users.len()
     );
-    if is_right { Ok(()) } else { Err(told) }
+    if is_right { Ok(()) } else { Err(summary) }
 }
 
-/// How many leases OpenBao has below a path; of a login, each is a token.
+/// Returns the number of leases below a path. For a login path, each lease is a token.
 async fn lease_count(path: &str) -> usize {
     let url = format!("{}/v1/sys/leases/lookup/{path}", required_env("VAULTMOUNT_TEST_BAO_ADDR"));
     let (_, listed) = http::send("LIST", &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await;
     listed["data"]["keys"].as_array().map_or(0, Vec::len)
 }
 
-/// Waits until every pod is mounted and nothing is left of others.
+/// Waits until every pod is mounted and nothing is left of earlier pods.
 async fn wait_until_settled(node: &Node, address: SocketAddr) -> Option<String> {
     let begun = Instant::now();
     loop {
@@ -208,8 +212,8 @@ async fn wait_until_settled(node: &Node, address: SocketAddr) -> Option<String> 
                 );
                 return None;
             }
-            Err(told) if begun.elapsed() > SETTLE_TIMEOUT => {
-                return Some(format!("{SETTLE_TIMEOUT:?} after the last fault: {told}"));
+            Err(summary) if begun.elapsed() > SETTLE_TIMEOUT => {
+                return Some(format!("{SETTLE_TIMEOUT:?} after the last fault: {summary}"));
             }
             Err(_) => sleep(Duration::from_secs(1)).await,
         }
@@ -218,17 +222,17 @@ async fn wait_until_settled(node: &Node, address: SocketAddr) -> Option<String> 
 
 async fn wait_until_empty(node: &Node, address: SocketAddr) -> Option<String> {
     let begun = Instant::now();
-    while let Err(told) = check_leftovers(node, address).await {
+    while let Err(summary) = check_leftovers(node, address).await {
         if begun.elapsed() > SETTLE_TIMEOUT {
-            return Some(format!("{SETTLE_TIMEOUT:?} after the last pod: {told}"));
+            return Some(format!("{SETTLE_TIMEOUT:?} after the last pod: {summary}"));
         }
         sleep(Duration::from_millis(200)).await;
     }
-    println!("{:36}{:.1} s after {PODS} pods went at once", "nothing is left", begun.elapsed().as_secs_f64());
+    println!("{:36}{:.1} s after {PODS} pods were deleted at once", "cleanup complete", begun.elapsed().as_secs_f64());
     None
 }
 
-/// Medians over a sixth of the time: after a third of it, and at its end.
+/// Returns median memory and descriptors over a sixth of the time: after a third, and at the end.
 fn median_usage(samples: &[Sample], lasts: Duration) -> [(f64, usize); 2] {
     [(lasts / 3, lasts / 2), (lasts * 5 / 6, lasts * 2)].map(|(from, to)| {
         let mut some: Vec<&Sample> =
@@ -267,10 +271,10 @@ fn print_report(node: &Node, metrics: &Metrics, samples: &[Sample], cpu: f64, la
     for target in ["token", "lease"] {
         let outcomes = ["renewed", "capped", "denied", "not_found", "failed"];
         let counted = outcomes.map(|o| (o, metrics.sum("renewals_total", &[("target", target), ("outcome", o)])));
-        let told: Vec<String> = counted.iter().filter(|(_, n)| *n > 0.0).map(|(o, n)| format!("{n} {o}")).collect();
-        line(&format!("renewals of a {target}"), told.join(", "));
+        let counts: Vec<String> = counted.iter().filter(|(_, n)| *n > 0.0).map(|(o, n)| format!("{n} {o}")).collect();
+        line(&format!("{target} renewals"), counts.join(", "));
     }
-    line("rotations of a credential", by("rotations_total", "reason", &["max_ttl", "token", "refresh_due", "revoked"]));
+    line("credential rotations", by("rotations_total", "reason", &["max_ttl", "token", "refresh_due", "revoked"]));
     line("revocations", by("revocations_total", "outcome", &["revoked", "already_expired", "denied", "failed"]));
     line("requests to Vault", by("vault_requests_total", "status", &["2xx", "3xx", "4xx", "5xx", "none"]));
     line("stale polls", metrics.sum("stale_polls_total", &[]).to_string());

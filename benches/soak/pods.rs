@@ -1,4 +1,4 @@
-//! Pods, as kubelet and the driver see to them.
+//! Simulated pods, with the calls of kubelet and the driver.
 
 use std::{
     collections::BTreeMap,
@@ -26,17 +26,17 @@ use crate::{
     },
 };
 
-/// How many there are at once.
+/// Number of concurrent pods.
 pub const PODS: usize = 300;
-/// The Kubernetes namespace they are in.
+/// Kubernetes namespace of the pods.
 const NAMESPACE: &str = "shop";
-/// What they find in KV.
+/// Value of the KV secrets.
 pub const SECRET_VALUE: &str = "3q8Zt1vXw0cB7nLk5mRy2dJh9fPs6gTe";
-/// The pause after a first mount that failed; it doubles, up to the longest, as kubelet's does.
+/// Backoff after a failed first mount. It doubles up to [`MAX_BACKOFF`], like kubelet's.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// What a pod has.
+/// Files of a mounted pod.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MountedFiles {
     pub name: String,
@@ -45,14 +45,14 @@ pub struct MountedFiles {
     pub password: String,
 }
 
-/// The node's pods, and what went wrong.
+/// Node with its pods, faults and errors.
 pub struct Node {
     pub tenant: Arc<Tenant>,
     pub database: DatabaseEngine,
     pub api: KubeApi,
     driver: Client,
     churn_stopped: AtomicBool,
-    /// Pods that are mounted, by their place.
+    /// Mounted pods, by slot.
     mounted: Mutex<BTreeMap<usize, MountedFiles>>,
     errors: Mutex<Vec<String>>,
     faults: Mutex<Faults>,
@@ -61,9 +61,9 @@ pub struct Node {
 
 #[derive(Default)]
 struct Faults {
-    /// Who misbehaves, and how.
+    /// Active fault per target.
     active: BTreeMap<&'static str, &'static str>,
-    /// How often anything did.
+    /// Number of injections per fault.
     totals: BTreeMap<&'static str, usize>,
 }
 
@@ -80,7 +80,7 @@ struct Counts {
     ends: [AtomicUsize; POD_ENDS.len()],
 }
 
-/// How a pod ends.
+/// Way in which a pod ends.
 #[derive(Clone, Copy)]
 enum PodEnd {
     Deleted,
@@ -91,7 +91,7 @@ enum PodEnd {
     PolledAfter,
 }
 
-/// Each with its share in twenty.
+/// Ends with their share of twenty and their description.
 const POD_ENDS: [(PodEnd, u64, &str); 6] = [
     (PodEnd::Deleted, 8, "deleted"),
     (PodEnd::Terminated, 4, "terminated slowly"),
@@ -101,7 +101,7 @@ const POD_ENDS: [(PodEnd, u64, &str); 6] = [
     (PodEnd::PolledAfter, 1, "polled once more after their end"),
 ];
 
-/// Numbers that are random enough.
+/// Deterministic pseudo-random numbers.
 pub struct Rng(u64);
 
 impl Rng {
@@ -109,7 +109,7 @@ impl Rng {
         Self(seed as u64 ^ 0x5bd1_e995_7f4a_7c15)
     }
 
-    /// One below a bound.
+    /// Returns a number below a bound.
     pub fn below(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -117,7 +117,7 @@ impl Rng {
         (z ^ (z >> 31)) % below
     }
 
-    /// A time between two, in milliseconds.
+    /// Returns a duration between two bounds in milliseconds.
     pub fn duration_between(&mut self, min: u64, max: u64) -> Duration {
         Duration::from_millis(min + self.below(max - min))
     }
@@ -138,11 +138,11 @@ impl Node {
         }
     }
 
-    /// One pod after another, for ever; when all settles, the last stays.
+    /// Runs one pod after another. After [`stop_churn`](Self::stop_churn), the last pod stays.
     pub async fn run_slot(self: Arc<Self>, slot: usize) {
         let mut dice = Rng::new(slot);
         let mut name = unique_name("pod");
-        // Nobody starts a whole node in a second.
+        // Spread the start of the pods.
         sleep(dice.duration_between(0, 15_000)).await;
         loop {
             let mut roll = dice.below(20);
@@ -157,7 +157,7 @@ impl Node {
         }
     }
 
-    /// A pod from its beginning to its end; the name of the next.
+    /// Runs a pod from its creation to its end. Returns the name of the next pod.
     async fn run_pod(&self, slot: usize, name: String, end: usize, dice: &mut Rng) -> String {
         let pod = self.create_pod(name);
         let (end, ..) = POD_ENDS[end];
@@ -181,7 +181,7 @@ impl Node {
             pause = MAX_BACKOFF.min(pause * 2);
         };
         self.mounted.lock().unwrap().insert(slot, files.clone());
-        // Some long, most short.
+        // Most pods live briefly, some for a long time.
         let share = dice.below(1000);
         let life = Duration::from_millis(15_000 + share * share / 5);
         let (begun, gap) = (Instant::now(), dice.duration_between(2000, 6000));
@@ -194,10 +194,10 @@ impl Node {
             sleep(dice.duration_between(0, 2000)).await;
             self.poll(slot, &pod, &mut files).await;
         }
-        // From here on nobody needs what it has.
+        // From here on the pod's files are not verified.
         self.mounted.lock().unwrap().remove(&slot);
         match end {
-            // The next one's beginning is its end.
+            // Creating the next pod with the same name ends this one.
             PodEnd::Replaced => return pod.name,
             PodEnd::Finished => {
                 let phase = if dice.below(2) == 0 { "Succeeded" } else { "Failed" };
@@ -232,7 +232,7 @@ impl Node {
         pod
     }
 
-    /// A mount with a token that kubelet has just renewed.
+    /// Mounts a pod with a new service account token.
     async fn mount(&self, pod: &Pod) -> Result<MountedFiles, String> {
         let sign_token = pod.sign_token("vault", 600);
         let call = pod.clone().with_tokens(&[("vault", &sign_token)]).mount_call();
@@ -242,7 +242,7 @@ impl Node {
             String::from_utf8(file.contents.clone().into()).unwrap()
         };
         if (file("a").as_str(), file("b").as_str()) != (SECRET_VALUE, SECRET_VALUE) {
-            return Err("the files are not what Vault has".into());
+            return Err("the files differ from the secrets in Vault".into());
         }
         Ok(MountedFiles {
             name: pod.name.clone(),
@@ -269,7 +269,7 @@ impl Node {
         }
     }
 
-    /// Logs in to the database as one living pod after another.
+    /// Logs in to the database with the credentials of random running pods.
     pub async fn verify_credentials(self: Arc<Self>) {
         let mut dice = Rng::new(PODS);
         loop {
@@ -281,7 +281,7 @@ impl Node {
                 && self.files_in_slot(slot).is_some_and(|now| now == files)
             {
                 self.counts.verifications_failed.fetch_add(1, Relaxed);
-                self.record_error(&format!("a living pod ({}) has a dead credential: {error}", files.name));
+                self.record_error(&format!("running pod {} has an expired credential: {error}", files.name));
             }
         }
     }
@@ -290,7 +290,7 @@ impl Node {
         self.mounted.lock().unwrap().get(&slot).cloned()
     }
 
-    /// From now on no pod ends.
+    /// Stops ending pods.
     pub fn stop_churn(&self) {
         self.churn_stopped.store(true, SeqCst);
     }
@@ -299,19 +299,19 @@ impl Node {
         self.churn_stopped.load(SeqCst)
     }
 
-    /// Every pod is gone.
+    /// Deletes all pods.
     pub fn delete_all_pods(&self) {
         for files in std::mem::take(&mut *self.mounted.lock().unwrap()).into_values() {
             self.api.delete_pod(NAMESPACE, &files.name);
         }
     }
 
-    /// What each mounted pod has.
+    /// Returns the files of each mounted pod.
     pub fn mounted_pods(&self) -> Vec<MountedFiles> {
         self.mounted.lock().unwrap().values().cloned().collect()
     }
 
-    /// Something misbehaves from now on, and then nothing of that.
+    /// Sets or clears the active fault of a target.
     pub fn set_fault(&self, target: &'static str, fault: Option<&'static str>) {
         let mut faults = self.faults.lock().unwrap();
         match fault {
@@ -335,9 +335,9 @@ impl Node {
     }
 
     pub fn fault_summary(&self) -> String {
-        let told: Vec<String> =
+        let counts: Vec<String> =
             self.faults.lock().unwrap().totals.iter().map(|(how, n)| format!("{n} x {how}")).collect();
-        told.join(", ")
+        counts.join(", ")
     }
 
     pub fn progress(&self) -> String {
@@ -363,7 +363,7 @@ impl Node {
         line("polls", format!("{}, {} failed", now(&counts.polls), now(&counts.polls_failed)));
         line("polls that brought a new credential", now(&counts.new_credentials).to_string());
         line(
-            "database logins of living pods",
+            "database logins of running pods",
             format!("{}, {} failed", now(&counts.verifications), now(&counts.verifications_failed)),
         );
     }

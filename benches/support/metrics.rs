@@ -1,21 +1,21 @@
-//! What a provider counts.
+//! Scrape of a provider's metrics.
 
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
 };
 
-/// An address that nobody listens on.
+/// Returns a free TCP address.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A scrape: each series and its value.
+/// Series of a scrape with their values.
 #[derive(Clone, Default)]
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// What is told at an address now.
+    /// Scrapes `/metrics` at an address.
     pub async fn scrape(address: SocketAddr) -> Self {
         let (status, text) =
             crate::support::http::send_for_text("GET", &format!("http://{address}/metrics"), None, None, None).await;
@@ -25,7 +25,7 @@ impl Metrics {
         Self(series.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect())
     }
 
-    /// The sum over the series of this name (without what they all begin with) that have all these labels.
+    /// Returns the sum of the series with this name, without the `vaultmount_` prefix, and all these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let labels: Vec<String> = labels.iter().map(|(label, word)| format!("{label}=\"{word}\"")).collect();
         let series = self.0.iter().filter(|(series, _)| {

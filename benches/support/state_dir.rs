@@ -1,4 +1,4 @@
-//! A folder in memory for what outlives a process, as on nodes.
+//! State directory in memory, as on nodes.
 
 use tempfile::TempDir;
 
@@ -9,7 +9,7 @@ impl StateDir {
         Self(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 
-    /// As `serve` takes it.
+    /// Returns the `--state-dir` flag for `serve`.
     pub fn flag(&self) -> String {
         format!("--state-dir={}", self.0.path().display())
     }

@@ -16,7 +16,7 @@ use crate::{
     vault::{TlsFileStatus, Vault, breaker::LastContact},
 };
 
-/// How long is waited for files.
+/// Timeout for reading TLS files.
 const TLS_FILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads the state of a process. Changes nothing.
@@ -64,7 +64,7 @@ impl Inspector {
         servers.into_iter().map(|(address, (state, error))| status::ServerStatus { address, state, error }).collect()
     }
 
-    /// What there is now. Reads the TLS files of the operator's servers that nobody has used.
+    /// Returns the gauges of the current state. Reads the TLS files of operator servers that were not used yet.
     pub async fn gauges(&self) -> GaugeSnapshot {
         let mut gauges = self.reconciler.gauges();
         let servers = self.operator.servers();
@@ -76,7 +76,7 @@ impl Inspector {
                 Err(outage) => Some(outage.reason.cause()),
             };
             let sealed = matches!(cause, Some(Cause::Sealed | Cause::Uninitialized));
-            // Two may have one address.
+            // Two servers may have the same address.
             let health = gauges
                 .endpoints
                 .entry(server.address.to_string())
@@ -101,7 +101,7 @@ impl Inspector {
         gauges
     }
 
-    /// How the TLS files of servers stand, each with its address. Those that are not read in time are missing.
+    /// Returns the status of the servers' TLS files, by address. Files that are not read in time are missing.
     async fn tls_files(&self, servers: Vec<Arc<VaultServer>>) -> Vec<(String, TlsFileStatus)> {
         let now = jiff::Timestamp::now();
         let (mut known, mut unused) = (Vec::new(), Vec::new());

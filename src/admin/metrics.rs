@@ -7,7 +7,7 @@ use http_body_util::Full;
 use super::{AdminState, response};
 use crate::observe::metrics::TextFormat;
 
-/// Where metrics are, for whoever asks elsewhere.
+/// Text about this route in 404 responses.
 pub(super) const USAGE: &str = "metrics are at /metrics\n";
 
 pub(super) async fn respond<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {

@@ -11,26 +11,26 @@ use tokio::sync::watch;
 use super::text_response;
 use crate::single_flight::SingleFlight;
 
-/// Where probes are, for whoever asks elsewhere.
+/// Text about these routes in 404 responses.
 pub(super) const USAGE: &str = "probes are at /livez, /readyz and /health/ready\n";
 
-/// How the process stands, for those who start and end it.
+/// State of the process for liveness and readiness probes.
 pub struct Probes {
     phase: watch::Sender<Phase>,
     liveness_check: OnceLock<LivenessCheck>,
-    /// However many ask at once, its sockets are asked once.
+    /// Shares one check of the sockets between concurrent probes.
     check_in_flight: SingleFlight<Result<(), String>>,
 }
 
-/// Finds out whether its sockets answer; the error says which does not.
+/// Check that the sockets answer. The error names the socket that does not.
 pub type LivenessCheck = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// There is no socket yet.
+    /// Sockets are not bound yet.
     Starting,
     Serving,
-    /// Calls in flight are answered, and no others.
+    /// Only calls in flight are answered.
     Draining,
 }
 
@@ -45,19 +45,19 @@ impl Default for Probes {
 }
 
 impl Probes {
-    /// The sockets are served from now on.
+    /// Marks the process as serving its sockets.
     pub fn start_serving(&self, liveness_check: LivenessCheck) {
         if self.liveness_check.set(liveness_check).is_ok() {
             self.phase.send_replace(Phase::Serving);
         }
     }
 
-    /// The process is about to end.
+    /// Marks the process as draining.
     pub fn start_draining(&self) {
         self.phase.send_replace(Phase::Draining);
     }
 
-    /// How it stands, in a word.
+    /// Returns the phase as a word.
     pub(super) fn as_str(&self) -> &'static str {
         match *self.phase.borrow() {
             Phase::Starting => "starting",
@@ -66,9 +66,11 @@ impl Probes {
         }
     }
 
-    /// Existing charts ask `/health/ready` for liveness too, so it says yes from the first moment to the last. `/readyz` says yes
-    /// while the sockets are served, whether Vault is there or not: without it, running pods keep what they have, and their polls
-    /// are to be answered. `/livez` says no when a socket does not answer that should.
+    /// Answers a probe. Returns `None` for other paths.
+    ///
+    /// `/health/ready` always succeeds, because existing charts use it for liveness too. `/readyz` succeeds while the sockets are
+    /// served, even if Vault is down: polls of running pods must still be answered from the cache. `/livez` fails if a socket that
+    /// should answer does not.
     pub(super) async fn respond<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
         let phase = *self.phase.borrow();
         let failure = match request.uri().path() {
@@ -88,6 +90,6 @@ impl Probes {
         self.check_in_flight
             .join(check)
             .await
-            .unwrap_or_else(|| Err("asking the sockets panicked; see the log".to_owned()))
+            .unwrap_or_else(|| Err("internal error: the liveness check panicked; see the log".to_owned()))
     }
 }

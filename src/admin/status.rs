@@ -1,8 +1,7 @@
-//! Status on a socket: `GET /status` tells what the process holds, `GET /statusz` in numbers to a browser, `POST /revoke` revokes
-//! all of it.
+//! Status socket: `GET /status` returns the status, `GET /statusz` a page for browsers. `POST /revoke` revokes everything.
 //!
-//! The socket is the guard: whoever may write to it may end every pod's access, as whoever may write to the driver's
-//! socket may read every pod's secrets.
+//! File permissions of the socket are the access control. A process that can write to it can end every pod's access, just as
+//! a process that can write to the driver's socket can read every pod's secrets.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -17,10 +16,10 @@ use tokio::sync::watch;
 use super::{AdminState, http1_builder, response, statusz, text_response};
 use crate::socket::Socket;
 
-/// What is where, for whoever asks elsewhere.
-const USAGE: &str = "here are GET /status, GET /statusz and POST /revoke\n";
+/// Text of 404 responses.
+const USAGE: &str = "available: GET /status, GET /statusz and POST /revoke\n";
 
-/// Serves the socket until `stop`, then until every request in flight is answered.
+/// Serves the socket until `stop` is true, then answers the requests in flight.
 pub async fn serve(socket: Socket, state: Arc<AdminState>, stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
     let on_connection = |stream| {
@@ -41,11 +40,14 @@ async fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<B
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => json_response(&state.inspector.status()),
         (&Method::POST, "/revoke") => {
-            tracing::warn!("told to revoke everything (POST /revoke at the status socket)");
-            // Goes on when whoever asked goes away.
+            tracing::warn!("revoking everything (POST /revoke at the status socket)");
+            // A separate task, so that the revocation continues if the client disconnects.
             match tokio::spawn(async move { reconciler.revoke_all().await }).await {
                 Ok(revoked) => json_response(&revoked),
-                Err(_) => text_response(StatusCode::INTERNAL_SERVER_ERROR, "revoking panicked; see the log\n"),
+                Err(_) => text_response(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal error: the revocation panicked; see the log\n",
+                ),
             }
         }
         _ => statusz::respond(request, state).unwrap_or_else(|| text_response(StatusCode::NOT_FOUND, USAGE)),
@@ -54,9 +56,10 @@ async fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<B
 
 fn json_response(value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string_pretty(value) {
-        Ok(told) => response(StatusCode::OK, "application/json", told + "\n"),
-        Err(error) => {
-            text_response(StatusCode::INTERNAL_SERVER_ERROR, format!("it cannot be written as JSON: {error}\n"))
-        }
+        Ok(json) => response(StatusCode::OK, "application/json", json + "\n"),
+        Err(error) => text_response(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("internal error: cannot serialize the response as JSON: {error}\n"),
+        ),
     }
 }

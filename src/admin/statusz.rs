@@ -1,4 +1,4 @@
-//! `/statusz`: what the process holds, as a page for a person's browser. In numbers, without a secret.
+//! `/statusz`: status page for browsers, with numbers and errors but without secrets.
 
 use std::{
     cmp::Reverse,
@@ -15,10 +15,10 @@ use crate::{
     observe::status::{LastErrorStatus, MountFailure, ServerState, ServerStatus, SessionStatus, Status},
 };
 
-/// Where it is, for whoever asks elsewhere.
-pub(super) const USAGE: &str = "status is at /statusz, from this host alone (kubectl port-forward)\n";
+/// Text about this route in 404 responses.
+pub(super) const USAGE: &str = "status is at /statusz, from this host only (kubectl port-forward)\n";
 
-/// The most errors that are shown, the last first.
+/// Maximum number of errors shown, the latest first.
 const MAX_SHOWN_ERRORS: usize = 20;
 
 const STYLESHEET: &str = "td:first-child{white-space:nowrap}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b1f24;background:#fff}\
@@ -27,7 +27,7 @@ th,td{text-align:left;padding:.3rem .7rem;border-bottom:1px solid #d7dce1;vertic
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.92em}p.bad,td.bad{color:#a4161a}p.good,td.good{color:#176639}\
 @media(prefers-color-scheme:dark){body{color:#e3e7eb;background:#15181c}th,td{border-color:#343a41}p.bad,td.bad{color:#ff8b8b}p.good,td.good{color:#7ddb9f}}";
 
-/// The page, for whoever may see it.
+/// Returns the page. The caller checks access.
 pub(super) fn respond<B>(request: &Request<B>, state: &AdminState) -> Option<Response<Full<Bytes>>> {
     if request.method() != Method::GET || request.uri().path() != "/statusz" {
         return None;
@@ -38,7 +38,8 @@ pub(super) fn respond<B>(request: &Request<B>, state: &AdminState) -> Option<Res
     ))
 }
 
-/// Whether a browser means this host, whose name may be in any case. One that was led here by a name of somebody else's (DNS rebinding) sends that name.
+/// Returns true if the `Host` header names this host, in any case. A browser under DNS rebinding sends the attacker's name
+/// instead.
 pub(super) fn is_for_this_host<B>(request: &Request<B>) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.and_then(|host| host.parse::<Authority>().ok());
@@ -86,9 +87,9 @@ impl StatusPage<'_> {
     fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Status { version, pid, started_at: started, now, mounts_disabled, .. } = self.status;
         let css_class = if self.phase == "serving" && !mounts_disabled { "good" } else { "bad" };
-        let disabled_note = if *mounts_disabled { ", and refuses mounts: everything was revoked" } else { "" };
+        let disabled_note = if *mounts_disabled { ", rejecting mounts: everything was revoked" } else { "" };
         write!(f, "<p class={css_class}>{}{disabled_note}</p>", self.phase)?;
-        write!(f, "<p>Version {}, process {pid}, since {started:.0}. Told at {now:.0}.</p>", EscapedHtml(version))
+        write!(f, "<p>Version {}, process {pid}, since {started:.0}. Generated at {now:.0}.</p>", EscapedHtml(version))
     }
 
     fn write_servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,9 +99,9 @@ impl StatusPage<'_> {
             write!(f, "<tr><td><code>{}</code>", EscapedHtml(address))?;
             let error = EscapedHtml(error.as_deref().unwrap_or_default());
             match state {
-                ServerState::Unknown => write!(f, "<td>not asked yet")?,
-                ServerState::NotVault => write!(f, "<td class=bad>answers, but not as Vault does")?,
-                ServerState::Failing => write!(f, "<td class=bad>cannot be asked: {error}")?,
+                ServerState::Unknown => write!(f, "<td>no request yet")?,
+                ServerState::NotVault => write!(f, "<td class=bad>responds, but not as Vault does")?,
+                ServerState::Failing => write!(f, "<td class=bad>failing: {error}")?,
                 ServerState::Up => write!(f, "<td class=good>up")?,
                 ServerState::Down => {
                     let since = outages.iter().find(|outage| outage.address == *address).map(|outage| outage.since);
@@ -118,18 +119,18 @@ impl StatusPage<'_> {
         let Status { sessions, revocations, watch, .. } = self.status;
         let pods: usize = sessions.iter().map(|session| session.pods).sum();
         let volumes: usize = sessions.iter().map(|session| session.volumes.len()).sum();
-        write!(f, "<h2>Sessions</h2><table><tr><th>what<th class=n>number")?;
+        write!(f, "<h2>Sessions</h2><table><tr><th>item<th class=n>number")?;
         for (label, number) in [
-            ("pods with a standing at a Vault", pods),
+            ("pods with a session", pods),
             ("sessions", sessions.len()),
             ("volumes", volumes),
             ("Vault tokens", token_count(sessions)),
-            ("tokens to be revoked", revocations.len()),
+            ("pending revocations", revocations.len()),
         ] {
             write!(f, "<tr><td>{label}<td class=n>{number}")?;
         }
         write!(f, "<tr><td>watch of this node's pods<td class=n>{}</table>", watch.state.as_str())?;
-        write!(f, "<h2>Leases</h2><table><tr><th>kind")?;
+        write!(f, "<h2>Cached secrets</h2><table><tr><th>kind")?;
         for state in SecretState::ALL {
             write!(f, "<th class=n>{}", state.as_str())?;
         }
@@ -150,7 +151,7 @@ impl StatusPage<'_> {
             let operation = if *times > 1 { format!("mounting, {times} times") } else { "mounting".to_owned() };
             (format!("{namespace}/{pod}"), LastErrorStatus { at: *at, operation, error: error.clone() })
         });
-        // A mount's failure tells those of its objects.
+        // The failure of a mount includes the errors of its objects.
         let is_reported = |session: &SessionStatus, error: &LastErrorStatus| {
             let mut of_pod =
                 failures.iter().filter(|failure| failure.pod == session.pod && failure.namespace == session.namespace);
@@ -167,7 +168,7 @@ impl StatusPage<'_> {
         if errors.is_empty() {
             return write!(f, "<p class=good>None.</p>");
         }
-        write!(f, "<table><tr><th>when<th>whose<th>what")?;
+        write!(f, "<table><tr><th>time<th>subject<th>error")?;
         for (subject, LastErrorStatus { at, operation, error }) in errors.iter().take(MAX_SHOWN_ERRORS) {
             write!(
                 f,
@@ -180,7 +181,7 @@ impl StatusPage<'_> {
         write!(f, "</table>")?;
         match errors.len().saturating_sub(MAX_SHOWN_ERRORS) {
             0 => Ok(()),
-            hidden => write!(f, "<p>And {hidden} more: <code>vaultmount status</code> tells all.</p>"),
+            hidden => write!(f, "<p>And {hidden} more: run <code>vaultmount status</code> to see all.</p>"),
         }
     }
 
@@ -197,7 +198,7 @@ fn token_count(sessions: &[SessionStatus]) -> usize {
     sessions.iter().map(|session| usize::from(session.token.is_some()) + session.superseded_tokens).sum()
 }
 
-/// Text that is no markup, whoever wrote it.
+/// Text escaped for HTML.
 struct EscapedHtml<'a>(&'a str);
 
 impl Display for EscapedHtml<'_> {

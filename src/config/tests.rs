@@ -139,7 +139,7 @@ fn log_level_per_module_and_log_format_are_read() {
     assert_eq!((config.log.filter.to_string().as_str(), config.log.format), ("warn,vault=debug", LogFormat::Json));
     assert!(warnings.is_empty(), "{warnings:?}");
     let (_, warnings) = load([("log-level", "info,hyper=trace")]);
-    assert!(warnings[0].contains("--log-level: \"hyper\" is no target"), "{warnings:?}");
+    assert!(warnings[0].contains("--log-level: \"hyper\" is not a valid target"), "{warnings:?}");
     let errors = Config::load(&serve_args([("log-format", "xml")]), [("", ""); 0]).unwrap_err();
     assert!(errors.to_string().contains("--log-format=xml is neither text nor json"), "{errors}");
 }

@@ -349,7 +349,7 @@ impl Metrics {
 /// Code label of a call that the client cancelled.
 const CANCELLED_CODE: &str = "Cancelled";
 
-/// A call of the driver, counted when it is dropped.
+/// gRPC call in progress, counted when it is dropped. Without [`finish`](Self::finish) it counts as cancelled.
 pub struct GrpcCall<'a> {
     metrics: &'a Metrics,
     method: GrpcMethod,

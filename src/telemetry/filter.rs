@@ -1,4 +1,4 @@
-//! Which lines are logged: a level for all, and others for some modules.
+//! Log filter: a default level and levels for modules.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use super::SPAN_TARGET;
 use crate::text::{closest_match, one_line};
 
-/// A level, and others for some targets.
+/// Default level and levels for targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     level: LevelFilter,
     targets: Vec<(String, LevelFilter)>,
 }
 
-/// A filter that cannot be understood.
+/// Error of an invalid filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFilter {
-    /// No such level, and the one that was meant.
-    #[error("{0:?} is no level (trace, debug, info, warn, error, off){1}")]
+    /// Unknown level, with a suggestion.
+    #[error("{0:?} is not a valid level (trace, debug, info, warn, error, off){1}")]
     Level(String, String),
-    /// No such target.
+    /// Unknown target.
     #[error(
-        "{0:?} is no target; they are modules of vaultmount, as `vault` or `session::login`, and libraries, as `tower`"
+        "{0:?} is not a valid target; use a module of vaultmount, such as `vault` or `session::login`, or a library, such as `tower`"
     )]
     Target(String),
 }
@@ -36,13 +36,13 @@ const LEVELS: [(&str, LevelFilter); 6] = [
     ("off", LevelFilter::OFF),
 ];
 
-/// The target of everything of ours.
+/// Target of all modules of vaultmount.
 const CRATE_TARGET: &str = env!("CARGO_CRATE_NAME");
 
-/// Libraries that would print requests, and with them secrets: nothing of theirs is logged, whatever is asked for.
+/// Libraries that could log requests and therefore secrets. They are never logged, even if a filter requests it.
 const NEVER_LOGGED: [&str; 6] = ["rustify", "vaultrs", "h2", "hyper", "hyper_util", "reqwest"];
 
-/// Libraries that may be named. All others are modules of ours.
+/// Libraries that a filter may name. Every other name is a module of vaultmount.
 const LIBRARIES: [&str; 6] = ["rustls", "tonic", "tower", "tower_http", "tokio", "mio"];
 
 impl Default for Filter {
@@ -52,14 +52,13 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// One level for everything.
+    /// Returns a filter with one level for all targets.
     #[must_use]
     pub fn from_level(level: LevelFilter) -> Self {
         Self { level, targets: Vec::new() }
     }
 
-    /// Reads `LEVEL`, and `TARGET=LEVEL` as often as wanted, with commas between. Without a level of its own everything else is at
-    /// `info`.
+    /// Parses a comma-separated list of `LEVEL` and any number of `TARGET=LEVEL`. The default level is `info`.
     pub fn parse(text: &str) -> Result<Self, InvalidFilter> {
         let mut filter = Self::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -73,13 +72,13 @@ impl Filter {
         Ok(filter)
     }
 
-    /// The level of what is named by no target.
+    /// Returns the default level.
     #[must_use]
     pub fn level(&self) -> LevelFilter {
         self.level
     }
 
-    /// The same, as the library takes it. Libraries log warnings and worse.
+    /// Converts the filter to `Targets`. Libraries log at most warnings and errors by default.
     pub(super) fn targets(&self) -> Targets {
         let others = self.level.min(LevelFilter::WARN);
         let targets = self.targets.iter().map(|(target, level)| (target.as_str(), *level));
@@ -107,7 +106,7 @@ fn parse_level(name: &str) -> Result<LevelFilter, InvalidFilter> {
     found.map(|(_, level)| *level).ok_or_else(|| {
         let name = one_line(name, 40);
         let suggestion = closest_match(&name, LEVELS.map(|(known, _)| known));
-        let suggestion = suggestion.map(|level| format!(", perhaps {level} was meant")).unwrap_or_default();
+        let suggestion = suggestion.map(|level| format!("; did you mean {level}?")).unwrap_or_default();
         InvalidFilter::Level(name, suggestion)
     })
 }
@@ -138,12 +137,12 @@ mod tests {
             assert_eq!(Filter::parse(text).unwrap().to_string(), read, "{text}");
         }
         for (text, error) in [
-            ("wran", "\"wran\" is no level (trace, debug, info, warn, error, off), perhaps warn was meant"),
-            ("vault=", "\"\" is no level (trace, debug, info, warn, error, off)"),
-            ("vault=a=b", "\"a=b\" is no level (trace, debug, info, warn, error, off)"),
+            ("wran", "\"wran\" is not a valid level (trace, debug, info, warn, error, off); did you mean warn?"),
+            ("vault=", "\"\" is not a valid level (trace, debug, info, warn, error, off)"),
+            ("vault=a=b", "\"a=b\" is not a valid level (trace, debug, info, warn, error, off)"),
             (
                 "a/b=info",
-                "\"a/b\" is no target; they are modules of vaultmount, as `vault` or `session::login`, and libraries, as `tower`",
+                "\"a/b\" is not a valid target; use a module of vaultmount, such as `vault` or `session::login`, or a library, such as `tower`",
             ),
         ] {
             assert_eq!(Filter::parse(text).unwrap_err().to_string(), error, "{text}");

@@ -1,4 +1,4 @@
-//! What goes wrong again and again is said at its first, and then summed up.
+//! Deduplication of repeated log messages: the first is logged, repeats are summarized.
 
 use std::{
     collections::HashMap,
@@ -11,16 +11,16 @@ use tokio::time::Instant;
 
 use crate::clock;
 
-/// What goes wrong, by what it goes wrong for.
+/// Recent failures, by subject.
 #[derive(Debug)]
 pub struct LogDeduplicator<K> {
-    /// Never held across an await.
+    /// Never locked across an await.
     entries: Mutex<HashMap<K, Entry>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The ways in which it goes wrong, not many.
+    /// Distinct failures of the subject, at most [`MAX_VARIANTS`].
     variants: Vec<Variant>,
     last_seen: Instant,
     count: u64,
@@ -28,32 +28,32 @@ struct Entry {
 
 #[derive(Debug)]
 struct Variant {
-    /// The hash of what it is.
+    /// Hash of the failure.
     hash: u64,
     emitted_at: Instant,
-    /// How often since it was said.
+    /// Number of repeats since it was last logged.
     suppressed: u64,
 }
 
-/// How something is to be said that went wrong.
+/// Decision on how to log a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emit {
-    /// For the first time: in full.
+    /// First occurrence: log it.
     First,
-    /// It has happened so often since it was last said: in full, with that.
+    /// Summary: log it with the number of occurrences since the last log line.
     Summary(u64),
-    /// Not long after it was said: not at all.
+    /// Recent repeat: do not log it.
     Suppress,
 }
 
-/// The longest that something goes wrong without being said again.
+/// Interval between summaries of a repeated failure.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(600);
-/// What has not gone wrong for so long is not remembered.
+/// Time after which a failure without repeats is forgotten.
 const ENTRY_TTL: Duration = Duration::from_secs(3600);
-/// The most that is remembered.
+/// Maximum number of subjects.
 const MAX_ENTRIES: usize = 4096;
 
-/// The most ways of one thing that are said in a pause: what is worded anew each time is summed up, too.
+/// Maximum number of distinct failures logged per subject and interval, for errors with a text that keeps changing.
 const MAX_VARIANTS: usize = 4;
 
 impl<K> Default for LogDeduplicator<K> {
@@ -63,13 +63,13 @@ impl<K> Default for LogDeduplicator<K> {
 }
 
 impl<K: Eq + Hash> LogDeduplicator<K> {
-    /// It went wrong, in this way.
+    /// Records a failure of a subject. Returns how to log it.
     pub fn record(&self, key: K, variant: impl Hash) -> Emit {
         let (mut entries, now) = (self.lock(), clock::now());
         if entries.len() >= MAX_ENTRIES && !entries.contains_key(&key) {
             entries.retain(|_, known| now < known.last_seen + ENTRY_TTL);
             if entries.len() >= MAX_ENTRIES {
-                // What is said too often is better than what is not said.
+                // Duplicate log lines are better than missing ones.
                 entries.clear();
             }
         }
@@ -78,7 +78,7 @@ impl<K: Eq + Hash> LogDeduplicator<K> {
         entry.emit(hash_of(variant), now)
     }
 
-    /// It went well; how often it had gone wrong before, if it had.
+    /// Forgets a subject after a success. Returns the number of failures before, if any.
     pub fn clear(&self, key: &K) -> Option<u64> {
         Some(self.lock().remove(key)?.count)
     }
@@ -90,7 +90,7 @@ impl<K: Eq + Hash> LogDeduplicator<K> {
 
 impl Entry {
     fn emit(&mut self, hash: u64, now: Instant) -> Emit {
-        if let Some(variant) = self.variants.iter_mut().find(|way| way.hash == hash) {
+        if let Some(variant) = self.variants.iter_mut().find(|variant| variant.hash == hash) {
             variant.suppressed += 1;
             if now < variant.emitted_at + SUMMARY_INTERVAL {
                 return Emit::Suppress;

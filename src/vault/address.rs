@@ -1,4 +1,4 @@
-//! Where a server is: `http`, `https` or `unix`, normalized so that equal places are equal values.
+//! Server addresses (`http`, `https` or `unix`), normalized so that equivalent addresses are equal values.
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 pub enum Address {
     /// A server reached over TCP.
     Tcp {
-        /// Whether to speak TLS.
+        /// Selects TLS.
         https: bool,
         /// Lower case; IPv6 without brackets.
         host: String,
         /// The port, the scheme's own when the address names none.
         port: u16,
-        /// What stands before `/v1`, without trailing slash; empty as a rule.
+        /// The path prefix before `/v1`, without trailing slash; usually empty.
         prefix: String,
     },
     /// A unix socket, such as a Vault Agent's.
@@ -38,12 +38,12 @@ impl TryFrom<String> for Address {
     }
 }
 
-/// What no address has: a name and a password stand before the one, a query or a fragment behind the others. A text with any
-/// may hold a secret, and is not repeated.
+/// Characters that no valid address contains: `@` follows a user name and a password, `?` starts a query, `#` a fragment.
+/// Messages never repeat a text with any of them, as it may hold a secret.
 pub const SENSITIVE_URL_CHARS: [char; 3] = ['@', '?', '#'];
 
 impl Address {
-    /// Reads an address; the error says what is wrong with it, in a clause that follows the address.
+    /// Parses an address. The error is a clause that follows the address and names the problem.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(path) = text.strip_prefix("unix://") {
             if !path.starts_with('/') || path.contains('\0') {
@@ -91,7 +91,7 @@ impl Address {
         Ok(Self::Tcp { https, host, port, prefix })
     }
 
-    /// What requests are sent to: scheme, host and port. A unix socket's requests go to `http://localhost`.
+    /// Returns the origin of requests: scheme, host and port. The origin of a unix socket is `http://localhost`.
     #[must_use]
     pub fn origin(&self) -> String {
         match self {
@@ -121,7 +121,7 @@ impl Address {
         }
     }
 
-    /// What stands before `/v1` in every request's path.
+    /// Returns the path prefix before `/v1` in every request.
     #[must_use]
     pub fn prefix(&self) -> &str {
         match self {
@@ -130,7 +130,7 @@ impl Address {
         }
     }
 
-    /// The unix socket, if it is one.
+    /// Returns the path of a unix socket.
     #[must_use]
     pub fn unix_socket(&self) -> Option<&std::path::Path> {
         match self {
@@ -152,7 +152,7 @@ impl Address {
     }
 }
 
-/// Whether an IP address leads to this node or this link, also when it is written as IPv6.
+/// Returns true for an IP address of this node or this link, also in its IPv6-mapped form.
 #[must_use]
 pub fn is_local_ip(ip: IpAddr) -> bool {
     match ip.to_canonical() {

@@ -26,12 +26,12 @@ pub(super) struct SeenIndex(Mutex<Option<ReplicationIndex>>);
 struct ReplicationIndex {
     header: HeaderValue,
     cluster: String,
-    /// One or two numbers that only grow.
+    /// One or two numbers that only increase.
     positions: Vec<u64>,
 }
 
 impl SeenIndex {
-    /// Asks that no answer be older than what was seen.
+    /// Adds the headers that demand a response no older than the newest index seen.
     pub(super) fn add_headers(&self, headers: &mut HeaderMap) {
         if let Some(index) = &*self.lock() {
             headers.insert(INDEX_HEADER, index.header.clone());
@@ -39,9 +39,9 @@ impl SeenIndex {
         }
     }
 
-    /// Takes in what an answer tells. What is not understood is as if it was not there.
+    /// Records the index in a response's headers. Ignores an index that cannot be parsed.
     pub(super) fn observe(&self, headers: &HeaderMap) {
-        // One answer of Vault may tell of several clusters; what counts is the one that is asked.
+        // A response of Vault may carry indexes of several clusters. Only the cluster that was asked counts.
         if let Some(index) = headers.get(INDEX_HEADER).and_then(ReplicationIndex::parse) {
             self.advance(index);
         }
@@ -53,19 +53,17 @@ impl SeenIndex {
         let contains = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
         let is_rejected = status == 400 && contains(b"X-Vault-Index") && self.lock().take().is_some();
         if is_rejected {
-            tracing::info!(
-                "the server does not understand how far its cluster had come before, and is not asked for that"
-            );
+            tracing::info!("server rejected the replication index; later requests omit it");
         }
         is_rejected
     }
 
-    /// As far as it was seen, for another process.
+    /// Returns the newest index seen, for another process.
     pub(super) fn export(&self) -> Option<String> {
         self.lock().as_ref().and_then(|index| index.header.to_str().ok().map(str::to_owned))
     }
 
-    /// Takes in what another process has seen.
+    /// Records the index that another process has seen.
     pub(super) fn import(&self, exported: &str) {
         if let Some(index) = HeaderValue::from_str(exported).ok().as_ref().and_then(ReplicationIndex::parse) {
             self.advance(index);
@@ -74,7 +72,7 @@ impl SeenIndex {
 
     fn advance(&self, index: ReplicationIndex) {
         let mut seen = self.lock();
-        // Another cluster stands in the place of the one before: its numbers are its own.
+        // A different cluster has replaced the previous one. Positions of two clusters are not comparable.
         if seen.as_ref().is_none_or(|seen| seen.cluster != index.cluster || index.is_newer_than(seen)) {
             *seen = Some(index);
         }
@@ -103,7 +101,7 @@ impl ReplicationIndex {
         Some(Self { header: header.clone(), cluster: cluster.to_owned(), positions: reached.to_vec() })
     }
 
-    /// Whether it is further than another of its cluster, and behind it in nothing.
+    /// Returns true when a position is ahead of another index of the same cluster and no position is behind.
     fn is_newer_than(&self, other: &Self) -> bool {
         self.positions.len() == other.positions.len()
             && self.positions.iter().zip(&other.positions).all(|(a, b)| a >= b)
@@ -111,7 +109,7 @@ impl ReplicationIndex {
     }
 }
 
-/// A place in a log: raft's is a number, PostgreSQL's two halves of one in hexadecimal.
+/// Parses a log position: a decimal number for raft, two hexadecimal halves for PostgreSQL.
 fn parse_position(value: &str) -> Option<u64> {
     let Some((high, low)) = value.split_once('/') else { return value.parse().ok() };
     let half = |half| u32::from_str_radix(half, 16).ok().map(u64::from);

@@ -1,10 +1,10 @@
-//! What a request asks of Vault, told by its method and path: for metrics.
+//! Classifies requests by method and path, for metrics.
 
 use http::Method;
 
 use crate::observe::metrics::VaultOperation;
 
-/// The operation of a request whose path starts below `/v1`.
+/// Returns the operation of a request. The path starts below `/v1`.
 pub(super) fn classify_operation(method: &Method, path: &str) -> VaultOperation {
     let path = path.trim_start_matches('/');
     if path.starts_with("auth/token/") || path.starts_with("sys/leases/") {

@@ -1,4 +1,4 @@
-//! What a KV engine holds near a path where nothing is: names, for the person who mistyped one.
+//! Suggestions for a mistyped path: names that a KV engine lists near a missing secret.
 
 use super::{
     engine::Engine,
@@ -6,35 +6,35 @@ use super::{
 };
 use crate::text::{closest_match, one_line};
 
-/// Folders looked into at most, from that of the path upwards.
+/// Maximum number of folders to list, from the path's own folder upwards.
 const MAX_LISTED_FOLDERS: usize = 4;
-/// Names told at most when none is near.
+/// Maximum number of names in a message without a close match.
 const MAX_LISTED_NAMES: usize = 5;
-/// The most of one name that a message repeats, in bytes.
+/// Maximum length of one name in a message, in bytes.
 const MAX_NAME_BYTES: usize = 60;
 
-/// A folder of a KV engine, and the name that was looked for in it.
+/// A folder of a KV engine, and the requested name in it.
 #[derive(Clone, Debug)]
 pub(super) struct ListedFolder {
-    /// Where secrets are read: the mount path, and `data/` in version 2.
+    /// Path prefix for reading secrets: the mount path, and `data/` in version 2.
     read_prefix: String,
-    /// Where names are listed.
+    /// Path prefix for listing names.
     list_prefix: String,
-    /// The folder below both, with a slash at its end unless it is the topmost.
+    /// The folder below both prefixes, with a trailing slash unless it is the topmost.
     folder: String,
-    /// What is not in it: a secret, or a folder with a slash at its end.
+    /// The missing name: a secret, or a folder with a trailing slash.
     missing: String,
-    /// Why nothing is there though the name is, and what to do.
+    /// Cause and fix for a read without data though the name exists.
     exists_hint: &'static str,
 }
 
-/// What an answer of "nothing" means where the name is listed.
+/// Hints for a listed name without data.
 const MISSING_VERSION_HINT: &str = "name a version that it has, or none";
 const NEVER_WRITTEN_HINT: &str = "it has no version yet: write one";
 const JUST_WRITTEN_HINT: &str = "it was written a moment ago, or secretPath has a slash too many";
 
 impl ListedFolder {
-    /// The folders to look into, in turn, until one is there.
+    /// Returns the folders to list, in order, until one exists.
     pub(super) fn candidates(request: &SecretRequest, engine: &Engine) -> Vec<Self> {
         if request.method != Method::Get || engine.kind != "kv" {
             return Vec::new();
@@ -70,7 +70,7 @@ impl ListedFolder {
         candidates
     }
 
-    /// The request for the names there.
+    /// Returns the request that lists the names in the folder.
     pub(super) fn list_request(&self) -> SecretRequest {
         SecretRequest {
             method: Method::List,
@@ -80,7 +80,7 @@ impl ListedFolder {
         }
     }
 
-    /// What the names there mean for who looked for another, and what to do. One line.
+    /// Describes the existing names and the fix for the missing one, in one line.
     pub(super) fn describe(&self, names: &[String]) -> String {
         const CREATE_HINT: &str = "create the secret (`optional: true` makes its absence no error)";
         let Self { missing, exists_hint, .. } = self;
@@ -115,7 +115,7 @@ impl ListedFolder {
         }
     }
 
-    /// A name there as a path to read.
+    /// Returns the path that reads a name in the folder.
     fn secret_path(&self, name: &str) -> String {
         format!("{}{}{}", self.read_prefix, self.folder, one_line(name, MAX_NAME_BYTES))
     }

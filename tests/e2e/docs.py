@@ -6,7 +6,7 @@ import shutil
 
 from images import BUSYBOX
 from node import ROOT, SERVICE, Node
-from vault import VAULT, Vault, install
+from vault import VAULT, Vault, bootstrap
 
 
 def commands(page: str, section: str) -> list:
@@ -26,7 +26,7 @@ class Reader:
             (self.folder / name).mkdir(parents=True)
         (self.folder / "deploy").symlink_to(ROOT / "deploy")
         shutil.copy(vault.authority, self.folder / "tls/ca.crt")
-        self._tool("bao", f"BAO_ADDR={VAULT} BAO_TOKEN={vault.root_token} exec {install.BAO}")
+        self._tool("bao", f"BAO_ADDR={VAULT} BAO_TOKEN={vault.root_token} exec {bootstrap.BAO}")
         # What a server in the cluster reads by itself.
         given = f"kubernetes_ca_cert=@{vault.authority} token_reviewer_jwt={vault.reviewer()} disable_local_ca_jwt=true"
         config = f'[ "$2" != auth/kubernetes/config ] || set -- "$@" {given}'

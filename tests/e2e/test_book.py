@@ -15,7 +15,7 @@ KEY = "- {{objectName: key, secretPath: secret/data/web/{0}, secretKey: value}}"
 
 
 @pytest.fixture
-def emptied(vault):
+def unconfigured_vault(vault):
     """The server as somebody finds it who has done nothing yet."""
     vault.end()
     vault.make(configured=False)
@@ -25,8 +25,8 @@ def emptied(vault):
 
 
 @on("off", "1.6.0")
-def test_the_first_secret(node, driver, provider, emptied):
-    reader = Reader(node, emptied)
+def test_the_first_secret(node, driver, provider, unconfigured_vault):
+    reader = Reader(node, unconfigured_vault)
     node.kubectl("delete", "namespace", "shop", "--ignore-not-found", "--timeout=90s", timeout=100)
     try:
         reader.follow("first-secret.md")

@@ -25,7 +25,7 @@ def test_a_poll_that_fails_is_told_once_and_so_is_its_end(shop, vault, driver, p
     print(f"\n{told}")
     shop.add_class("told", KEY.format("told"), **EACH_POLL)
     if driver.has_republish:
-        pod.wait_event("polls bring", reason="VaultRefreshRecovered", seconds=180)
+        pod.wait_event("polls succeed again", reason="VaultRefreshRecovered", seconds=180)
         assert len(shop.events("VaultRefresh", pod.name)) == 2
     assert pod.file("/told/key") == ("644", "x")
 

@@ -11,14 +11,14 @@ BEGIN = "apiVersion: vaultmount/v1\nkind: Policy\n"
 ENDPOINT = f"endpoints: {{prod: {{address: \"{VAULT}\", authMount: kubernetes}}}}\n"
 
 
-class Governed:
+class PolicyOverlay:
     """The provider with a policy file, as docs/policy.md says."""
 
     def __init__(self, node, vault):
         self.reader = Reader(node, vault)
         self.reader.follow("install.md", "Install the manifests", only="nothing")
 
-    def by(self, page: str, policy: str) -> None:
+    def apply(self, page: str, policy: str) -> None:
         folder = self.reader.folder / "policy"
         folder.mkdir(exist_ok=True)
         (folder / "policy.yaml").write_text(policy)
@@ -26,17 +26,17 @@ class Governed:
 
 
 @pytest.fixture
-def governed(node, vault, provider):
+def policy_overlay(node, vault, provider):
     """The provider with a policy; without one afterwards."""
-    governed = Governed(node, vault)
-    governed.by("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [default, prod]}}]\n")
+    policy_overlay = PolicyOverlay(node, vault)
+    policy_overlay.apply("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [default, prod]}}]\n")
     provider.settled()
-    yield governed
+    yield policy_overlay
     provider.install()
 
 
 @on("off", "1.6.0")
-def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, governed):
+def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, policy_overlay):
     vault.put("web/policy", value="x")
     shop.add_class("plain", OBJECTS)
     shop.add_class("named", OBJECTS, vaultEndpoint="prod")
@@ -60,7 +60,7 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
     assert provider.metric("vaultmount_policy_denials_total") >= 7
     # Another policy comes without a restart.
     (before,) = provider.pods()
-    governed.by("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [prod]}}]\n")
+    policy_overlay.apply("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [prod]}}]\n")
     shop.wait("the new policy", lambda: "policy file applied" in provider.log(), 180)
     shop.add_pod("late", "plain").wait_event("[VM0015]", "endpoint default")
     assert shop.run_pod("later", "named").file("/named/a") == ("644", "x")

@@ -15,7 +15,7 @@ from node import ADDRESS, ROOT, SERVICE, Node, wait
 
 sys.path.insert(0, str(ROOT / "dev"))
 
-import install  # noqa: E402
+import bootstrap  # noqa: E402
 from servers import LOOPBACK, Postgres  # noqa: E402
 
 VAULT = f"http://{ADDRESS}:8200"
@@ -76,7 +76,7 @@ class Vault:
             """
         )
         self.audit_log.unlink(missing_ok=True)
-        self.node.start("openbao", install.BAO, "server", "-config", config, env={"HOME": str(self.folder)})
+        self.node.start("openbao", bootstrap.BAO, "server", "-config", config, env={"HOME": str(self.folder)})
         self.root_token = ""
         wait("OpenBao", lambda: self.status(), self.node, "openbao")
         made = self("PUT", "sys/init", secret_shares=1, secret_threshold=1)

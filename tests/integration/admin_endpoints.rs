@@ -121,7 +121,7 @@ async fn statusz_shows_counts_to_local_host_names_only() {
         "cache-control: no-store",
         "<p class=good>serving</p>",
         "<td class=good>up<td class=n>1",
-        "<tr><td>pods with a standing at a Vault<td class=n>1",
+        "<tr><td>pods with a session<td class=n>1",
         "<tr><td>plain<td class=n>1<td class=n>0<td class=n>0<td class=n>0",
         "<td><code>--vault-mount</code><td>&lt;b&gt;&amp;&#39;&quot;",
         "<td><code>--max-mounts</code><td>256",
@@ -160,10 +160,10 @@ async fn statusz_shows_state_of_every_server() {
     daemon.assert_mount_error(&pod.with_parameter("vaultAddress", &other.address), Cause::NotVault, &[]).await;
     let (_, page) = browse(&address, "localhost", "/statusz").await;
     for (server, state) in [
-        (&own, "<td>not asked yet<td class=n>0"),
-        (&named, "<td>not asked yet<td class=n>0"),
+        (&own, "<td>no request yet<td class=n>0"),
+        (&named, "<td>no request yet<td class=n>0"),
         (&vault, "<td class=good>up<td class=n>1"),
-        (&other.address, "<td class=bad>answers, but not as Vault does<td class=n>1"),
+        (&other.address, "<td class=bad>responds, but not as Vault does<td class=n>1"),
     ] {
         assert!(page.contains(&format!("<tr><td><code>{server}</code>{state}")), "{server}: {page}");
     }
@@ -195,21 +195,21 @@ async fn statusz_lists_last_mount_failures_of_any_cause() {
     let unrendered = unrendered.with_objects(objects.replace("secretKey: pass", "secretKey: none"));
     daemon.assert_mount_error(&unrendered, Cause::KeyMissing, &[]).await;
     let errors = errors().await;
-    for (whose, what, cause) in [
+    for (owner, what, cause) in [
         ("elsewhere", "mounting, 2 times: ", Cause::AddressNotAllowed),
         ("mistaken", "mounting: ", Cause::InvalidRequest),
         ("unrendered", "mounting: ", Cause::KeyMissing),
     ] {
-        let row = errors.split("<tr>").find(|row| row.contains(&format!("<td>shop/{whose}<td>{what}")));
-        assert!(row.is_some_and(|row| row.contains(&format!("[{}]", cause.id()))), "{whose}: {errors}");
+        let row = errors.split("<tr>").find(|row| row.contains(&format!("<td>shop/{owner}<td>{what}")));
+        assert!(row.is_some_and(|row| row.contains(&format!("[{}]", cause.id()))), "{owner}: {errors}");
     }
     assert!(errors.matches("<tr>").count() == 4 && !errors.contains("s3cret"), "{errors}");
-    let told = query_status(&daemon.socket.with_extension("status")).await;
-    let told: Vec<(&Value, &Value)> =
-        told["failures"].as_array().unwrap().iter().map(|one| (&one["pod"], &one["count"])).collect();
+    let report = query_status(&daemon.socket.with_extension("status")).await;
+    let report: Vec<(&Value, &Value)> =
+        report["failures"].as_array().unwrap().iter().map(|one| (&one["pod"], &one["count"])).collect();
     let expected =
         [("unrendered", 1), ("mistaken", 1), ("elsewhere", 2)].map(|(pod, times)| (json!(pod), json!(times)));
-    assert!(told.iter().copied().eq(expected.iter().map(|(pod, times)| (pod, times))), "{told:?}");
+    assert!(report.iter().copied().eq(expected.iter().map(|(pod, times)| (pod, times))), "{report:?}");
 }
 
 #[tokio::test]
@@ -230,12 +230,12 @@ async fn status_socket_is_owner_only_and_shows_node_name() {
     let daemon = Daemon::start(&["--node-name=node-1"]).await;
     let socket = daemon.socket.with_extension("status");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let told = query_status(&socket).await;
+    let report = query_status(&socket).await;
     assert_eq!(
-        (told["version"].as_str(), told["mounts_disabled"].as_bool()),
+        (report["version"].as_str(), report["mounts_disabled"].as_bool()),
         (Some(env!("CARGO_PKG_VERSION")), Some(false))
     );
-    assert_eq!((&told["watch"]["node"], told["pid"].as_u64()), (&json!("node-1"), Some(std::process::id().into())));
+    assert_eq!((&report["watch"]["node"], report["pid"].as_u64()), (&json!("node-1"), Some(std::process::id().into())));
     let (code, out, err) = run_command(&["status", "--socket", socket.to_str().unwrap()]).await;
     assert!(code == Some(0) && out.starts_with("vaultmount ") && out.contains("pods of node-1: "), "{out}{err}");
     let answer = raw_request(&socket, "GET", "/status").await.to_lowercase();
@@ -253,7 +253,7 @@ async fn status_socket_is_owner_only_and_shows_node_name() {
 async fn status_socket_is_handed_to_successor_then_removed() {
     let mut first = ProviderProcess::start(&[]).await;
     let socket = first.socket.with_extension("status");
-    let pid = |told: Value| told["pid"].as_u64();
+    let pid = |report: Value| report["pid"].as_u64();
     assert_eq!(pid(query_status(&socket).await), first.child.id().map(Into::into));
     let (mut second, _log) = daemon::spawn_provider(first.folder.path(), &first.socket, &[]).await;
     first.terminate();

@@ -67,8 +67,8 @@ async fn audit_log_records_each_secret_decision() {
     let audited = AuditFixture::new(&[]).await;
     let (daemon, pod) = (&audited.daemon, audited.pod());
     let files = daemon.mount_files(&pod).await;
-    let told = audited.records(2).await;
-    let [login, read] = &told[..] else { panic!("{told:?}") };
+    let lines = audited.records(2).await;
+    let [login, read] = &lines[..] else { panic!("{lines:?}") };
     for line in [login, read] {
         for (field, value) in [
             ("namespace", pod.namespace.as_str()),
@@ -114,14 +114,14 @@ async fn audit_log_records_each_secret_decision() {
     // A denial is logged with its reason, for the secret and for the mount.
     let denied = pod.clone().with_objects("- {objectName: x, secretPath: none/x, secretKey: x}");
     daemon.assert_mount_error(&denied, Cause::VaultPolicyDenied, &[]).await;
-    let told = audited.records(6).await;
-    for (line, event) in [(&told[4], "read"), (&told[5], "mount")] {
+    let lines = audited.records(6).await;
+    for (line, event) in [(&lines[4], "read"), (&lines[5], "mount")] {
         assert_eq!(
             (&line["event"], &line["outcome"], &line["error_id"]),
             (&json!(event), &json!("denied"), &json!("VM0050"))
         );
     }
-    assert_eq!((&told[4]["path"], told[5].get("path")), (&json!("none/x"), None));
+    assert_eq!((&lines[4]["path"], lines[5].get("path")), (&json!("none/x"), None));
     let elsewhere = pod.clone().with_parameter("vaultAddress", "http://127.0.0.1:1");
     daemon.assert_mount_error(&elsewhere, Cause::AddressNotAllowed, &[]).await;
     let refused = &audited.records(7).await[6];
@@ -138,10 +138,10 @@ async fn audit_log_records_each_secret_decision() {
     daemon.assert_mount_error(&unnamed, Cause::EndpointUnknown, &[]).await;
     let unnamed = &audited.records(9).await[8];
     assert_eq!((&unnamed["rule"], &unnamed["endpoint_name"]), (&json!("endpoint"), &json!("prod")), "{unnamed}");
-    let nobody = pod.with_parameter("roleName", "nobody");
-    daemon.assert_mount_error(&nobody, Cause::RoleMissing, &[]).await;
-    let told = audited.records(10).await;
-    assert_eq!((&told[9]["event"], &told[9]["outcome"]), (&json!("login"), &json!("failed")), "{told:?}");
+    let unknown_role = pod.with_parameter("roleName", "nobody");
+    daemon.assert_mount_error(&unknown_role, Cause::RoleMissing, &[]).await;
+    let lines = audited.records(10).await;
+    assert_eq!((&lines[9]["event"], &lines[9]["outcome"]), (&json!("login"), &json!("failed")), "{lines:?}");
     let text = fs::read_to_string(&audited.log).unwrap();
     assert!(!text.contains("s3cret") && !text.contains("another\""), "{text}");
 }
@@ -166,11 +166,11 @@ async fn audit_log_records_each_pod_of_a_shared_session() {
         audited.daemon.mount_files(pod).await;
         audited.daemon.mount_files(pod).await;
     }
-    let told = audited.records(4).await;
-    assert_eq!((told.len(), &told[0]["event"], &told[0]["pod"]), (4, &json!("login"), &json!("*")));
-    for ((line, pod), from) in told[1..].iter().zip(&pods).zip(["vault", "cache", "cache"]) {
+    let lines = audited.records(4).await;
+    assert_eq!((lines.len(), &lines[0]["event"], &lines[0]["pod"]), (4, &json!("login"), &json!("*")));
+    for ((line, pod), from) in lines[1..].iter().zip(&pods).zip(["vault", "cache", "cache"]) {
         assert_eq!((&line["pod"], &line["uid"], &line["source"]), (&json!(pod.name), &json!(pod.uid), &json!(from)));
-        assert_eq!(line["request_id"], told[1]["request_id"]);
+        assert_eq!(line["request_id"], lines[1]["request_id"]);
     }
     // A secret that one pod fetched again counts as new for each of the other pods.
     audited.tenant.write_secret("db", json!({"pass": "another"})).await;
@@ -179,12 +179,12 @@ async fn audit_log_records_each_pod_of_a_shared_session() {
         audited.daemon.mount_files(pod).await;
         audited.daemon.mount_files(pod).await;
     }
-    let told = audited.records(7).await;
+    let lines = audited.records(7).await;
     let new: Vec<_> =
-        told[4..].iter().map(|line| (line["uid"].as_str().unwrap(), line["source"].as_str().unwrap())).collect();
+        lines[4..].iter().map(|line| (line["uid"].as_str().unwrap(), line["source"].as_str().unwrap())).collect();
     let [a, b, c] = [0, 1, 2].map(|n: usize| pods[n].uid.as_str());
     assert_eq!(new, [(a, "vault"), (b, "cache"), (c, "cache")]);
-    assert!(told[4..].iter().all(|line| line["version_after"] == told[4]["version_after"]), "{told:?}");
+    assert!(lines[4..].iter().all(|line| line["version_after"] == lines[4]["version_after"]), "{lines:?}");
 }
 
 #[tokio::test]
@@ -209,8 +209,8 @@ async fn audit_log_records_second_volume_as_cache_read() {
     }
     // The lines of a later mount prove that there were no others before.
     audited.daemon.mount_files(&audited.pod()).await;
-    let told = audited.records(5).await;
-    let what: Vec<_> = told.iter().map(|line| (line["event"].as_str().unwrap(), line["source"].as_str())).collect();
+    let lines = audited.records(5).await;
+    let what: Vec<_> = lines.iter().map(|line| (line["event"].as_str().unwrap(), line["source"].as_str())).collect();
     let vault = Some("vault");
     assert_eq!(what, [("login", None), ("read", vault), ("read", Some("cache")), ("login", None), ("read", vault)]);
 }

@@ -1,4 +1,5 @@
-//! `vaultmount check`: what it asks, creates, clears away and says. What it says of each cause is in `diagnoses`.
+//! `vaultmount check`: its requests, created credentials, clean-up and output. `error_causes` covers its output for
+//! each cause.
 
 use std::process::Stdio;
 
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 
-/// A tenant with a secret, and the class that wants a key of it.
+/// Creates a tenant with a secret, and a pod with one key of it.
 async fn fixture() -> (Tenant, Pod) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret", "user": "shop"})).await;
@@ -37,14 +38,14 @@ async fn run_check(pod: &Pod, flags: &[&str]) -> Output {
     CliRun::for_pod(pod).run("check", &[&[address.as_str()], flags].concat()).await
 }
 
-/// The tokens that logins at a tenant's auth mount brought and that still live.
+/// Returns the number of valid tokens from logins at a tenant's auth mount.
 async fn count_live_login_tokens(tenant: &Tenant) -> usize {
     let url = format!("{}/v1/sys/leases/lookup/auth/{}/login/", tenant.address, tenant.auth);
     let (_, found) = http::send("LIST", &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await;
     found["data"]["keys"].as_array().map_or(0, Vec::len)
 }
 
-/// The line of a step.
+/// Returns the output line of a step.
 fn step_line<'a>(ran: &'a Output, step: &str) -> &'a str {
     ran.stdout.lines().find(|line| line.get(6..).is_some_and(|rest| rest.starts_with(step))).unwrap_or_default()
 }
@@ -54,7 +55,7 @@ async fn check_reports_every_step_and_revokes_its_token() {
     let (tenant, pod) = fixture().await;
     let ran = run_check(&pod, &[]).await;
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    for (step, says) in [
+    for (step, part) in [
         ("class", "ok    class         \"test-class\": role \"app\", audience \"vault\""),
         ("address", &tenant.address),
         ("TLS", "warn  TLS           http"),
@@ -65,7 +66,7 @@ async fn check_reports_every_step_and_revokes_its_token() {
         ("files", "1 file in all, 6 bytes"),
         ("clean-up", "1 token revoked"),
     ] {
-        assert!(step_line(&ran, step).contains(says), "{step}: {says}");
+        assert!(step_line(&ran, step).contains(part), "{step}: {part}");
     }
     assert!(ran.stdout.ends_with("A pod would get its files.\n"));
     assert!(!ran.stdout.contains("s3cret"));
@@ -85,7 +86,7 @@ async fn check_reports_failed_objects_beside_good_ones() {
     ];
     let ran = run_check(&pod.with_objects(class.concat()), &[]).await;
     assert_eq!(ran.code, Some(1));
-    for says in [
+    for part in [
         "ok    object        \"pass\": ",
         "FAIL  object        \"none\": key \"none\" is not in the secret, which has the keys \"pass\", \"user\" [VM0070]",
         "ok    object        \"maybe\": ",
@@ -98,7 +99,7 @@ async fn check_reports_failed_objects_beside_good_ones() {
         "3 files in all, 16 bytes, without those of 2 objects",
         "2 problems",
     ] {
-        assert!(ran.stdout.contains(says), "{says}");
+        assert!(ran.stdout.contains(part), "{part}");
     }
     assert_eq!(count_live_login_tokens(&tenant).await, 0);
 }
@@ -111,9 +112,9 @@ async fn check_create_sends_mutating_reads_and_revokes_leases() {
     let pod = pod.with_objects(object("user", "username") + &object("pass", "password"));
     let ran = run_check(&pod, &[]).await;
     assert_eq!(ran.code, Some(0));
-    let says =
+    let part =
         format!("skip  object        \"user\": GET {} (database): not sent, because it would create", database.path);
-    assert!(ran.stdout.contains(&says) && ran.stdout.contains("the policies allow it"));
+    assert!(ran.stdout.contains(&part) && ran.stdout.contains("the policies allow it"));
     assert!(ran.stdout.contains("objects not tested: 2 (--create"));
     assert!(database.users().await.is_empty());
 
@@ -175,8 +176,8 @@ async fn check_output_json_has_every_step() {
     let object = |name, key| format!("- {{objectName: {name}, secretPath: {}/data/db, secretKey: {key}}}\n", tenant.kv);
     let ran = run_check(&pod.with_objects(object("a", "pass") + &object("b", "none")), &["-o", "json"]).await;
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
-    let steps: Vec<(&str, &str)> = told["steps"]
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let steps: Vec<(&str, &str)> = report["steps"]
         .as_array()
         .unwrap()
         .iter()
@@ -194,8 +195,8 @@ async fn check_output_json_has_every_step() {
         ("files", "ok"),
         ("clean-up", "ok"),
     ];
-    assert_eq!((told["ok"].as_bool(), steps.as_slice()), (Some(false), &expected[..]));
-    let failed = &told["steps"][7];
+    assert_eq!((report["ok"].as_bool(), steps.as_slice()), (Some(false), &expected[..]));
+    let failed = &report["steps"][7];
     assert_eq!((failed["object"].as_str(), failed["id"].as_str()), (Some("b"), Some("VM0070")));
     assert_eq!(failed["code"], "NotFound");
     assert!(failed["fix"].as_str().unwrap().contains("optional: true") && failed["server_message"].is_null());
@@ -211,7 +212,8 @@ async fn check_batch_token_is_reported_as_not_revocable() {
     assert!(step_line(&ran, "clean-up").contains("a batch token cannot be revoked; it expires within 10m"));
 }
 
-/// What a check prints that is interrupted once the proxy has seen a request, and is held there for a while or for good.
+/// Returns the output of a check that is interrupted once the proxy has received a request and holds it, for a while or
+/// forever.
 async fn interrupt_check(
     pod: &Pod,
     flags: &[&str],
@@ -228,8 +230,8 @@ async fn interrupt_check(
     let pid = child.id().unwrap().to_string();
     let signal = if gate.is_some() { "-TERM" } else { "-INT" };
     assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(said.next_line().await.unwrap().unwrap().contains("interrupted"));
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(stderr.next_line().await.unwrap().unwrap().contains("interrupted"));
     if let Some(gate) = gate {
         gate.open();
     }
@@ -320,14 +322,14 @@ async fn check_create_interrupted_names_request_in_flight() {
 #[tokio::test]
 async fn check_revoke_self_denied_names_token_accessor() {
     let (tenant, pod) = fixture().await;
-    // One of few uses is refused alike, and is not over.
+    // A token with limited uses is refused in the same way, and stays valid.
     for uses in [0, 9] {
         tenant.write_role("app", json!({"token_no_default_policy": true, "token_num_uses": uses})).await;
         let ran = run_check(&pod, &[]).await;
         assert_eq!(ran.code, Some(0));
-        let told = step_line(&ran, "clean-up");
-        assert!(told.contains("do not allow \"update\" on auth/token/revoke-self"), "{told}");
-        let accessor = told.rsplit_once("vault token revoke -accessor ").unwrap().1;
+        let report = step_line(&ran, "clean-up");
+        assert!(report.contains("do not allow \"update\" on auth/token/revoke-self"), "{report}");
+        let accessor = report.rsplit_once("vault token revoke -accessor ").unwrap().1;
         root_request("POST", "auth/token/revoke-accessor", json!({"accessor": accessor})).await;
         assert_eq!(count_live_login_tokens(&tenant).await, 0);
     }
@@ -359,10 +361,10 @@ async fn check_token_file_without_token_is_reported() {
         let pod = pod.clone().with_tokens(&[("vault", content)]);
         let ran = run_check(&pod, &[]).await;
         assert_eq!(ran.code, Some(1));
-        let told = step_line(&ran, "token");
+        let report = step_line(&ran, "token");
         assert!(
-            told.contains("does not contain a service account token [VM0030]") && !ran.stdout.contains("hunter2"),
-            "{told}"
+            report.contains("does not contain a service account token [VM0030]") && !ran.stdout.contains("hunter2"),
+            "{report}"
         );
     }
 }
@@ -456,7 +458,7 @@ async fn check_warns_of_certificate_expiring_soon() {
     let pod = pod.with_parameter("vaultCACert", authority.pem());
     let soon = (Timestamp::now() + SignedDuration::from_hours(24)).to_zoned(TimeZone::UTC).date();
     let soon_day = (i32::from(soon.year()), u8::try_from(soon.month()).unwrap(), u8::try_from(soon.day()).unwrap());
-    for ((year, month, day), says) in [
+    for ((year, month, day), part) in [
         (
             (2100, 1, 1),
             "ok    TLS           the certificate is trusted and valid for this name, until 2100-01-01T00:00:00Z",
@@ -466,7 +468,7 @@ async fn check_warns_of_certificate_expiring_soon() {
         let vault = FaultProxy::start_tls(authority.server_config_with_expiry(year, month, day)).await;
         let ran = CliRun::for_pod(&pod).run("check", &[&format!("--vault-addr={}", vault.address)]).await;
         assert_eq!(ran.code, Some(0));
-        assert!(step_line(&ran, "TLS").starts_with(says), "{says}");
+        assert!(step_line(&ran, "TLS").starts_with(part), "{part}");
         let ran = CliRun::for_pod(&pod.clone().with_parameter("vaultSkipTLSVerify", "true"));
         let ran = ran.run("check", &[&format!("--vault-addr={}", vault.address)]).await;
         assert!(step_line(&ran, "TLS").starts_with("warn  TLS           the certificate is not verified"));

@@ -59,8 +59,8 @@ async fn mount_command_writes_out_dir_and_shows_files() {
     for how in [by_socket, by_itself] {
         let mut args = mount_arguments(folder.path()).await;
         args.extend([how, format!("--out={}", out.display())]);
-        let (ok, printed, said) = run_command(&args).await;
-        assert!(ok, "{said}");
+        let (ok, printed, stderr) = run_command(&args).await;
+        assert!(ok, "{stderr}");
         assert!(
             printed.contains("0400  6") && printed.contains("all/user") && printed.contains("VERSION"),
             "{printed}"
@@ -78,26 +78,26 @@ async fn vault_addr_unreachable_fails_mount_command_with_cause() {
     let folder = tempfile::tempdir().unwrap();
     let mut args = mount_arguments(folder.path()).await;
     args.push("-vault-addr=http://127.0.0.1:1".into());
-    let (ok, printed, said) = run_command(&args).await;
+    let (ok, printed, stderr) = run_command(&args).await;
     assert!(!ok && printed.is_empty());
-    assert!(said.contains("Unavailable") && said.contains("127.0.0.1:1"), "{said}");
+    assert!(stderr.contains("Unavailable") && stderr.contains("127.0.0.1:1"), "{stderr}");
 }
 
 #[tokio::test]
 async fn invalid_flags_are_all_reported_at_once() {
     let args = ["-endpoint=relative", "-vault-addr=nowhere", "-mint-tokens=perhaps"].map(str::to_owned);
-    let (ok, _, said) = run_command(&args).await;
-    assert!(!ok && said.lines().count() == 3, "{said}");
+    let (ok, _, stderr) = run_command(&args).await;
+    assert!(!ok && stderr.lines().count() == 3, "{stderr}");
     for flag in ["--endpoint", "--vault-addr", "--mint-tokens"] {
-        assert!(said.contains(flag), "{said}");
+        assert!(stderr.contains(flag), "{stderr}");
     }
 }
 
 #[tokio::test]
 async fn node_name_variable_is_validated_by_serve_alone() {
     let serve = vaultmount_command(&["serve"]).env("NODE_NAME", "my agent").output().await.unwrap();
-    let said = String::from_utf8(serve.stderr).unwrap();
-    assert!(serve.status.code() == Some(2) && said.contains("NODE_NAME=my agent is not a valid node name"), "{said}");
+    let stderr = String::from_utf8(serve.stderr).unwrap();
+    assert!(serve.status.code() == Some(2) && stderr.contains("NODE_NAME=my agent is not a valid node name"), "{stderr}");
     for command in ["mount", "check"] {
         let args = [command, "-f=/not/there", "--service-account=web"];
         let ran = vaultmount_command(&args).env("NODE_NAME", "my agent").output().await.unwrap();

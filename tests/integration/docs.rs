@@ -1,5 +1,5 @@
-//! The documentation, held to the program: each command in it is run, each manifest validated and each class mounted, what
-//! it shows is what is printed, and its links lead somewhere. A block that nobody knows how to test fails.
+//! Documentation tests: each command is run, each manifest validated, each class mounted, each shown output compared,
+//! and each link followed. A block of an unknown kind fails the test.
 
 mod cluster_commands;
 mod manifests;
@@ -18,7 +18,7 @@ use sandbox::{Fixture, Sandbox};
 
 use crate::support::required_env;
 
-/// A test for each page that has something to run.
+/// Generates a test for each page with runnable blocks.
 macro_rules! pages {
     ($($test:ident $path:literal $fixtures:expr,)*) => {
         const PAGES: &[&str] = &[$($path),*];
@@ -66,7 +66,7 @@ pages! {
     docs_operations_capacity_page_runs "docs/operations/capacity.md" sandbox::ALL_FIXTURES,
 }
 
-/// Treats each block of a page, in order and in one place, as a reader would.
+/// Processes every block of a page in order and in one sandbox, as a reader would.
 async fn run_page(page: &Page, fixtures: &[Fixture]) {
     let world = Sandbox::with_fixtures(fixtures).await;
     let mut lines = Vec::new();
@@ -82,7 +82,7 @@ async fn run_page(page: &Page, fixtures: &[Fixture]) {
             "text" => check_text_block(&place, &block),
             "json" => lines.extend(block.text.lines().map(|line| (place.clone(), line.to_owned()))),
             "promql" => check_promql(&place, &block.text),
-            other => panic!("{place}: nobody knows how to test a block of {other:?}; teach tests/integration/docs.rs"),
+            other => panic!("{place}: no test for a block of language {other:?}; add one in tests/integration/docs.rs"),
         }
     }
     cluster_commands::assert_scenario_runs(&page.path, &world.kubectl_calls());
@@ -91,16 +91,16 @@ async fn run_page(page: &Page, fixtures: &[Fixture]) {
     }
 }
 
-/// What is neither typed nor printed by a command that can be run here.
+/// Text blocks that are neither commands nor output of a command that can run here.
 const UNTESTED_TEXT_BLOCKS: &[(&str, &str)] = &[
-    // integration::installing makes it.
+    // integration::install creates this directory.
     ("docs/install.md", "/var/run/secrets-store-csi-providers"),
-    // What stands between kubelet and Vault.
+    // The diagram between kubelet and Vault.
     ("docs/README.md", "kubelet -> "),
 ];
 
-/// An event, whose words the scenarios of tests/e2e hold where it is in troubleshooting.md; here its id and code. Or what is in it of
-/// ours.
+/// Checks the ID and code of an event, or the IDs in another message. The scenarios of tests/e2e check the text of the
+/// events in troubleshooting.md.
 fn check_text_block(place: &str, block: &Block) {
     let of = |(page, start): &(&str, &str)| place.starts_with(page) && block.text.starts_with(start);
     if UNTESTED_TEXT_BLOCKS.iter().any(of) {
@@ -119,20 +119,20 @@ fn check_text_block(place: &str, block: &Block) {
     assert!(!ids.is_empty() || text.contains("provider not found"), "{place}: an event without an id");
 }
 
-/// Lines of the log and of the audit log are such as are written for a pod: the same fields, for the same event or with the same
-/// message.
-fn assert_log_lines_exist(shown: &[(String, String)], told: &str) {
-    let told: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+/// Checks that each shown line of the log or audit log was really written for a pod: the same fields, for the same
+/// event or with the same message.
+fn assert_log_lines_exist(shown: &[(String, String)], log: &str) {
+    let log: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     for (place, line) in shown {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{place}: {e}"));
         let of_same = |other: &&Value| ["event", "message"].iter().all(|what| other[*what] == line[*what]);
-        let same: Vec<_> = told.iter().filter(of_same).collect();
+        let same: Vec<_> = log.iter().filter(of_same).collect();
         let is_written = same.iter().any(|other| field_names(other) == field_names(&line));
         assert!(is_written, "{place}: no such line is written, but\n{same:#?}");
     }
 }
 
-/// The names in a line, those in its span too; but for the Vault namespace, which only tests have.
+/// Returns the field names of a line and its span, without the Vault namespace, which only tests have.
 fn field_names(line: &Value) -> BTreeSet<String> {
     let names = |value: &Value| -> Vec<String> {
         value.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
@@ -141,7 +141,7 @@ fn field_names(line: &Value) -> BTreeSet<String> {
     names(line).into_iter().filter(|name| name != "vault_namespace").chain(span).collect()
 }
 
-/// Queries of metrics that there are, by labels and words that they have; `make prometheus` has a Prometheus read them.
+/// Checks that the metrics of a query exist, with its labels and words; `make prometheus` has Prometheus parse it.
 fn check_promql(place: &str, text: &str) {
     let page = Page::read("docs/reference/metrics.md");
     let row = |name: &str| page.text.lines().find(|line| line.starts_with(&format!("| `{name}`")));
@@ -159,7 +159,7 @@ fn check_promql(place: &str, text: &str) {
             let (label, value) = matcher.split_once(['=', '!']).unwrap_or_else(|| panic!("{place}: {matcher}"));
             assert!(known.contains(&format!("`{label}`")), "{place}: {word} has no label {label}");
             let words = value.trim_start_matches(['=', '~']).trim_matches('"').split('|');
-            // Those of gRPC are not listed.
+            // Status codes of gRPC are not listed.
             for value in words.filter(|_| label != "code") {
                 assert!(known.contains(&format!("`{value}`")), "{place}: {label} of {word} is never {value}");
             }
@@ -167,7 +167,7 @@ fn check_promql(place: &str, text: &str) {
     }
 }
 
-/// Queries in the documentation, each expression with its place: blocks of it, and rules.
+/// Returns the queries in the documentation, from blocks and rules, each expression with its place.
 pub fn promql_queries() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for page in markdown::all_pages() {
@@ -184,7 +184,7 @@ pub fn promql_queries() -> Vec<(String, String)> {
     all
 }
 
-/// Files of Prometheus in the documentation, each with its place and what promtool calls it.
+/// Returns the Prometheus files in the documentation, each with its place and promtool's name for its kind.
 pub fn prometheus_files() -> Vec<(String, &'static str, String)> {
     let mut all = Vec::new();
     for page in markdown::all_pages() {
@@ -274,7 +274,7 @@ fn docs_reference_covers_every_parameter_and_variable() {
         let list = source.split_once(&format!("const {constant}: [&str;")).unwrap().1.split(';').next().unwrap();
         let names: Vec<_> = quoted_words(list).collect();
         assert!(names.len() > 4, "{file}");
-        // Of the driver itself.
+        // Attributes of the driver itself.
         for name in names.into_iter().filter(|name| *name != "secretProviderClass") {
             assert!(class.contains(&format!("`{prefix}{name}`")), "the reference does not tell of {prefix}{name}");
         }
@@ -290,13 +290,13 @@ fn docs_reference_covers_every_parameter_and_variable() {
     }
 }
 
-/// Words in quotes.
+/// Returns the words in quotes.
 fn quoted_words(source: &str) -> impl Iterator<Item = &str> {
     let is_word = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     source.split('"').filter(is_word)
 }
 
-/// `make fleet` writes a page, and others quote it.
+/// `make fleet` generates a page, and other pages quote its numbers.
 #[test]
 fn docs_quote_only_numbers_of_the_fleet_page() {
     let fleet = Page::read("docs/fleet.md").text;
@@ -310,7 +310,7 @@ fn docs_quote_only_numbers_of_the_fleet_page() {
     };
     let (nothing, update) = ("Steady state", "Rolling update");
     let (pod, account) = ("| vaultmount, scope `pod` | 1000 |", "| vaultmount, scope `serviceAccount` | 1000 |");
-    for (page, said) in [
+    for (page, numbers) in [
         ("docs/howto/sharing.md", vec![cell(nothing, pod, 3), cell(nothing, account, 3)]),
         (
             "docs/comparison.md",
@@ -331,7 +331,7 @@ fn docs_quote_only_numbers_of_the_fleet_page() {
         ),
     ] {
         let text = Page::read(page).text;
-        for number in said {
+        for number in numbers {
             let quoted =
                 text.split(|c: char| !c.is_ascii_digit() && c != ',').any(|word| word.trim_matches(',') == number);
             assert!(quoted, "{page}: {number} is what fleet.md says");
@@ -342,7 +342,7 @@ fn docs_quote_only_numbers_of_the_fleet_page() {
     assert!(rows.len() > 3 && rows.iter().all(|row| fleet.contains(row)), "fleet.md says otherwise than {rows:#?}");
 }
 
-/// Commands and flags that are named in a sentence.
+/// Checks commands and flags in prose.
 #[test]
 fn docs_name_only_existing_commands_and_flags() {
     let mut unknown = Vec::new();
@@ -351,7 +351,7 @@ fn docs_name_only_existing_commands_and_flags() {
             let known = match code.split_whitespace().collect::<Vec<_>>()[..] {
                 ["vaultmount", ref arguments @ ..] => command_parses(arguments),
                 ["make", target, ..] => is_make_target(target),
-                // In vaultmount's container; the rest is for tests/e2e, which has a kubectl.
+                // The command runs in vaultmount's container; tests/e2e, which has a kubectl, runs the others.
                 ["kubectl", "exec", ref rest @ ..] => match rest.iter().position(|word| *word == "vaultmount") {
                     Some(at) if rest[at - 1] == "--" => command_parses(&rest[at + 1..]),
                     _ => true,
@@ -369,7 +369,7 @@ fn docs_name_only_existing_commands_and_flags() {
 }
 
 fn command_parses(arguments: &[&str]) -> bool {
-    // A sentence that names a flag may leave out its value.
+    // A sentence with a flag may omit the flag's value.
     let unfinished = arguments.last().is_some_and(|last| last.starts_with("--"));
     let arguments = arguments.iter().take_while(|a| **a != "|" && **a != "…").map(|a| a.trim_matches('\''));
     match Command::parse(["vaultmount"].into_iter().chain(arguments).map(Into::into)) {
@@ -384,7 +384,7 @@ fn command_parses(arguments: &[&str]) -> bool {
     }
 }
 
-/// Tests that are named to say what holds a page.
+/// Checks that tests named on a page exist.
 #[test]
 fn docs_name_only_tests_that_exist() {
     let mut tests = String::new();
@@ -409,7 +409,7 @@ fn docs_name_only_tests_that_exist() {
     }
 }
 
-/// Whether there is such a command of Vault's and OpenBao's program.
+/// Returns true if Vault's and OpenBao's program has this command.
 fn bao_has_command(words: &[&str]) -> bool {
     let command = words
         .iter()
@@ -426,7 +426,7 @@ fn is_make_target(name: &str) -> bool {
         .any(|line| line.starts_with(&format!("{name}:")))
 }
 
-/// Every command that takes flags.
+/// Every command with flags.
 const COMMANDS: &[&[&str]] = &[
     &["serve"],
     &["install"],
@@ -446,10 +446,10 @@ const COMMANDS: &[&[&str]] = &[
 /// Flags of other programs.
 const FOREIGN_FLAGS: &[&str] = &["--rotation-poll-interval", "--set"];
 
-/// Whether some command takes a flag, whatever its value should be.
+/// Returns true if any command accepts the flag, regardless of its value.
 pub fn is_flag(flag: &str) -> bool {
     let name = flag.split('=').next().unwrap().trim_end_matches(['…', ',']);
-    // A family: `--vault-…`.
+    // A family of flags: `--vault-…`.
     let family = flag.contains('…') && ["--vault-", "--openbao-"].contains(&name);
     let takes = |command: &[&str]| {
         let arguments = ["vaultmount"].iter().chain(command).chain([&name]).map(Into::into);

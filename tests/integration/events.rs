@@ -255,8 +255,8 @@ async fn allow_skip_verify_false_emits_vault_class_invalid() {
         .daemon
         .assert_mount_error(&stage.pod().with_parameter("vaultEndpoint", "none"), Cause::EndpointUnknown, &[])
         .await;
-    let told = ["VaultClassInvalid", "VaultRefreshRecovered", "VaultClassInvalid", "VaultMountFailed"];
-    assert_eq!(reasons(&stage.assert_event_count(4).await), told);
+    let written = ["VaultClassInvalid", "VaultRefreshRecovered", "VaultClassInvalid", "VaultMountFailed"];
+    assert_eq!(reasons(&stage.assert_event_count(4).await), written);
 }
 
 #[tokio::test]
@@ -273,10 +273,10 @@ async fn each_credential_emits_expiring_and_expired_events() {
     advance(Duration::from_secs(10)).await;
     let events = stage.assert_event_count(4).await;
     assert!(reasons(&events).iter().all(|reason| *reason == "VaultCredentialExpiring"));
-    let says = |event: &Value, what: &str| event["message"].as_str().unwrap().contains(what);
+    let message_contains = |event: &Value, what: &str| event["message"].as_str().unwrap().contains(what);
     for name in ["a", "b"] {
-        let of: Vec<&Value> = events.iter().filter(|event| says(event, &format!("db/static-creds/{name} "))).collect();
-        assert!(of.len() == 2 && says(of[0], "ends at") && says(of[1], "is over since"), "{of:#?}");
+        let of: Vec<&Value> = events.iter().filter(|event| message_contains(event, &format!("db/static-creds/{name} "))).collect();
+        assert!(of.len() == 2 && message_contains(of[0], "ends at") && message_contains(of[1], "is over since"), "{of:#?}");
     }
 }
 
@@ -292,7 +292,10 @@ async fn stale_polls_emit_one_failed_and_one_recovered_event() {
     }
     let event = stage.assert_event_count(1).await[0].clone();
     assert_eq!(event["reason"], "VaultRefreshFailed");
-    assert!(event["message"].as_str().unwrap().starts_with("the pod keeps what it has: "), "{event}");
+    assert!(
+        event["message"].as_str().unwrap().starts_with("Vault is unavailable, the pod keeps its current files: "),
+        "{event}"
+    );
     stage.vault.clear_rules();
     // Polls send requests to the server again once a probe has found it up.
     for _ in 0..20 {
@@ -303,6 +306,28 @@ async fn stale_polls_emit_one_failed_and_one_recovered_event() {
             break;
         }
     }
+    assert_eq!(reasons(&stage.assert_event_count(2).await), ["VaultRefreshFailed", "VaultRefreshRecovered"]);
+}
+
+/// The log deduplicator forgets everything at 4,096 volumes. Whether a recovery is reported must not depend on it.
+#[tokio::test]
+async fn recovery_event_survives_flood_of_log_deduplicator() {
+    let stage = EventsFixture::new(&[]).await;
+    let pod = stage.pod();
+    stage.daemon.mount_files(&pod).await;
+    stage.daemon.assert_mount_error(&pod_with_denied_secret(&pod), Cause::VaultPolicyDenied, &[]).await;
+    assert_eq!(reasons(&stage.wait_for_events(1).await), ["VaultRefreshFailed"]);
+    // Malformed requests name no pod: each is a failure of a volume of its own in the log, and none is an event.
+    let flood = |n: usize| MountCall {
+        attributes: "{}".into(),
+        target_path: format!("/var/lib/kubelet/pods/{n}/volumes/kubernetes.io~csi/s/mount"),
+        ..pod.mount_call()
+    };
+    for n in 0..4200 {
+        assert!(stage.daemon.mount(flood(n)).await.is_err());
+    }
+    stage.daemon.mount_files(&pod).await;
+    stage.daemon.mount_files(&pod).await;
     assert_eq!(reasons(&stage.assert_event_count(2).await), ["VaultRefreshFailed", "VaultRefreshRecovered"]);
 }
 
@@ -334,9 +359,9 @@ async fn event_queue_is_fair_between_namespaces() {
     stage.daemon.assert_mount_error(&quiet.with_tokens(&[("vault", &token)]), Cause::RoleMissing, &[]).await;
     advance(Duration::from_secs(101)).await;
     let events = stage.assert_event_count(20).await;
-    let told: Vec<_> = events[10..].iter().map(|event| event["metadata"]["namespace"].as_str().unwrap()).collect();
-    assert_eq!(told.iter().filter(|namespace| **namespace == "quiet").count(), 1, "{told:?}");
-    assert_eq!(told[..2].iter().filter(|namespace| **namespace == "quiet").count(), 1, "{told:?}");
+    let written: Vec<_> = events[10..].iter().map(|event| event["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(written.iter().filter(|namespace| **namespace == "quiet").count(), 1, "{written:?}");
+    assert_eq!(written[..2].iter().filter(|namespace| **namespace == "quiet").count(), 1, "{written:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! `vaultmount install` and `uninstall`: our place among the driver's providers.
+//! `vaultmount install` and `uninstall`: vaultmount's sockets among the driver's providers.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use vaultmount::provider::client::Client;
 
 use crate::support::daemon::{spawn_provider, terminate, vaultmount_command};
 
-/// A driver's folder of providers.
+/// A driver's provider directory.
 struct InstallFixture {
     providers: TempDir,
 }
@@ -34,7 +34,7 @@ impl InstallFixture {
         self.providers.path().join(name)
     }
 
-    /// Runs a command on the folder: whether it worked, and all it printed.
+    /// Runs a command on the directory; returns its success and its whole output.
     async fn run(&self, args: &[&str]) -> (bool, String) {
         let folder = format!("--providers-dir={}", self.providers.path().display());
         let output = vaultmount_command(&[args, &[&folder]].concat()).output().await.unwrap();
@@ -46,14 +46,14 @@ impl InstallFixture {
         self.run(&[&["install", &self.owner_flag()], flags].concat()).await
     }
 
-    /// An installation that has told what it waits for.
+    /// Starts an installation and waits until it has logged the reason for its wait.
     async fn spawn_waiting_install(&self) -> Child {
         let folder = format!("--providers-dir={}", self.providers.path().display());
         let args = ["install", "--wait", &self.owner_flag(), &folder];
         let mut child = vaultmount_command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).await.unwrap();
-        assert!(said.contains("another provider serves here"), "{said}");
+        let mut printed = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut printed).await.unwrap();
+        assert!(printed.contains("another provider serves here"), "{printed}");
         child
     }
 
@@ -74,8 +74,8 @@ fn permission_bits(path: &Path) -> u32 {
 #[tokio::test]
 async fn install_links_public_sockets_to_private_dir() {
     let node = InstallFixture::new();
-    let (ok, said) = node.install(&[]).await;
-    assert!(ok && said.contains("mode 0700"), "{said}");
+    let (ok, printed) = node.install(&[]).await;
+    assert!(ok && printed.contains("mode 0700"), "{printed}");
     assert_eq!(node.entries(), ["openbao.sock", "vault.sock", "vaultmount"].map(str::to_owned).into());
     assert_eq!(
         (permission_bits(&node.path("vaultmount")), permission_bits(&node.path("vaultmount/state"))),
@@ -85,14 +85,14 @@ async fn install_links_public_sockets_to_private_dir() {
 
     let _serving = spawn_provider(node.providers.path(), &node.path("vaultmount/vault.sock"), &[]).await;
     Client::connect(&node.path("vault.sock")).await.unwrap();
-    // As a successor's init container does while the predecessor serves.
-    let (ok, said) = node.install(&[]).await;
-    // Where the tests' folders are no memory, that is said, too.
-    let done: Vec<&str> = said.lines().filter(|line| !line.contains("is on a disk")).collect();
-    assert!(ok && done.len() == 3 && done.iter().all(|line| line.ends_with("in place")), "{said}");
+    // A successor's init container does the same while the predecessor serves.
+    let (ok, printed) = node.install(&[]).await;
+    // If the tests' directories are not in memory, a line reports this as well.
+    let done: Vec<&str> = printed.lines().filter(|line| !line.contains("is on a disk")).collect();
+    assert!(ok && done.len() == 3 && done.iter().all(|line| line.ends_with("in place")), "{printed}");
     Client::connect(&node.path("vault.sock")).await.unwrap();
 
-    // A driver may see the folder elsewhere.
+    // A driver may see the directory at another path.
     let moved = node.providers.path().with_extension("moved");
     fs::rename(node.providers.path(), &moved).unwrap();
     Client::connect(&moved.join("vault.sock")).await.unwrap();
@@ -104,22 +104,22 @@ async fn install_refuses_name_served_by_another_provider() {
     let node = InstallFixture::new();
     let other = UnixListener::bind(node.path("vault.sock")).unwrap();
     let another = UnixListener::bind(node.path("openbao.sock")).unwrap();
-    let (ok, said) = node.install(&[]).await;
-    assert!(!ok, "{said}");
+    let (ok, printed) = node.install(&[]).await;
+    assert!(!ok, "{printed}");
     for name in ["vault", "openbao"] {
-        assert!(said.contains(&format!("{name}.sock: another provider serves here")), "{said}");
+        assert!(printed.contains(&format!("{name}.sock: another provider serves here")), "{printed}");
         assert!(!node.path(&format!("{name}.sock")).is_symlink());
     }
     drop(another);
-    let (ok, said) = node.install(&[]).await;
-    assert!(!ok && !node.path("openbao.sock").is_symlink(), "{said}");
-    let (ok, said) = node.install(&["--provider=openbao"]).await;
-    assert!(ok, "{said}");
+    let (ok, printed) = node.install(&[]).await;
+    assert!(!ok && !node.path("openbao.sock").is_symlink(), "{printed}");
+    let (ok, printed) = node.install(&["--provider=openbao"]).await;
+    assert!(ok, "{printed}");
     drop(other);
-    let (ok, said) = node.install(&["--provider=vault"]).await;
-    assert!(ok && node.path("vault.sock").is_symlink(), "{said}");
-    // A name that is not wanted any more is free for others.
-    assert!(!node.path("openbao.sock").is_symlink() && said.contains("openbao.sock: removed"), "{said}");
+    let (ok, printed) = node.install(&["--provider=vault"]).await;
+    assert!(ok && node.path("vault.sock").is_symlink(), "{printed}");
+    // Other providers can use a name that is no longer configured.
+    assert!(!node.path("openbao.sock").is_symlink() && printed.contains("openbao.sock: removed"), "{printed}");
 }
 
 #[tokio::test]
@@ -143,14 +143,14 @@ async fn install_and_uninstall_fail_while_dir_is_locked() {
     );
 }
 
-/// While another process has a folder's lock, a command changes nothing.
+/// Checks that a command changes nothing while another process holds the lock of this folder.
 async fn assert_waits_for_lock(folder: &str, command: &str) {
     let node = InstallFixture::new();
     node.install(&[]).await;
     let held = File::open(node.path(folder)).unwrap();
     held.lock().unwrap();
-    let (ok, said) = node.run(&[command]).await;
-    assert!(!ok && said.contains("another process holds the lock of the directory"), "{command}: {said}");
+    let (ok, printed) = node.run(&[command]).await;
+    assert!(!ok && printed.contains("another process holds the lock of the directory"), "{command}: {printed}");
     assert!(node.path("vaultmount").exists() && node.path("vault.sock").is_symlink());
 }
 
@@ -160,8 +160,8 @@ async fn install_repairs_mode_and_link_and_rejects_symlinked_dir() {
     fs::create_dir(node.path("vaultmount")).unwrap();
     fs::set_permissions(node.path("vaultmount"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("elsewhere.sock", node.path("vault.sock")).unwrap();
-    let (ok, said) = node.install(&["--provider=vault"]).await;
-    assert!(ok, "{said}");
+    let (ok, printed) = node.install(&["--provider=vault"]).await;
+    assert!(ok, "{printed}");
     assert_eq!(permission_bits(&node.path("vaultmount")), 0o700);
     assert_eq!(fs::read_link(node.path("vault.sock")).unwrap(), Path::new("vaultmount/vault.sock"));
 
@@ -169,13 +169,13 @@ async fn install_repairs_mode_and_link_and_rejects_symlinked_dir() {
     let elsewhere = tempfile::tempdir().unwrap();
     symlink(elsewhere.path(), node.path("vaultmount")).unwrap();
     let before = permission_bits(elsewhere.path());
-    let (ok, said) = node.install(&[]).await;
-    assert!(!ok && said.contains("vaultmount: exists and is not a directory"), "{said}");
+    let (ok, printed) = node.install(&[]).await;
+    assert!(!ok && printed.contains("vaultmount: exists and is not a directory"), "{printed}");
     assert_eq!((permission_bits(elsewhere.path()), fs::read_dir(elsewhere.path()).unwrap().count()), (before, 0));
 
     for (flag, words) in [("--owner=root", "numeric user and group ID"), ("--provider=a/b", "provider's name")] {
-        let (ok, said) = node.run(&["install", flag]).await;
-        assert!(!ok && said.contains(words), "{said}");
+        let (ok, printed) = node.run(&["install", flag]).await;
+        assert!(!ok && printed.contains(words), "{printed}");
     }
 }
 
@@ -192,26 +192,26 @@ async fn uninstall_removes_all_its_own_files_and_no_others() {
     symlink("aws.sock", node.path("gcp.sock")).unwrap();
     let before = node.entries();
 
-    let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(!ok && said.contains("vaultmount serves here"), "{said}");
+    let (ok, printed) = node.run(&["uninstall"]).await;
+    assert!(!ok && printed.contains("vaultmount serves here"), "{printed}");
     assert_eq!(node.entries(), before);
     Client::connect(&node.path("vault.sock")).await.unwrap();
 
-    // A process that is killed leaves its names behind.
+    // A killed process leaves its sockets behind.
     serving.kill().await.unwrap();
-    // A public and a private one, of the driver's socket and of the status socket.
+    // One public and one private path each, for the driver's socket and for the status socket.
     assert_eq!(fs::read_dir(node.path("vaultmount")).unwrap().count(), 4 + 1);
-    let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(ok && said.contains("vault.sock: removed") && said.contains("vault.status: removed"), "{said}");
-    assert!(said.contains("state: removed (sessions: 1)"), "{said}");
+    let (ok, printed) = node.run(&["uninstall"]).await;
+    assert!(ok && printed.contains("vault.sock: removed") && printed.contains("vault.status: removed"), "{printed}");
+    assert!(printed.contains("state: removed (sessions: 1)"), "{printed}");
     assert_eq!(node.entries(), ["aws.sock", "gcp.sock", "hmac.key"].map(str::to_owned).into());
 
-    let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(ok && said == "vaultmount is not installed here\n", "{said}");
+    let (ok, printed) = node.run(&["uninstall"]).await;
+    assert!(ok && printed == "vaultmount is not installed here\n", "{printed}");
     node.install(&[]).await;
     fs::write(node.path("vaultmount/notes"), "not ours").unwrap();
-    let (ok, said) = node.run(&["uninstall"]).await;
-    assert!(!ok && said.contains("contains files that are not vaultmount's"), "{said}");
+    let (ok, printed) = node.run(&["uninstall"]).await;
+    assert!(!ok && printed.contains("contains files that are not vaultmount's"), "{printed}");
     assert!(node.path("vaultmount/notes").exists());
 }
 

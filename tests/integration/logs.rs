@@ -1,4 +1,4 @@
-//! What the log says, as whoever reads it finds it on standard error.
+//! The log on standard error.
 
 use std::{fs, time::Duration};
 
@@ -39,10 +39,10 @@ async fn log_format_json_has_pod_fields_and_outcome() {
     let log = program.wait_for_log().await;
     let lines: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
-    let said = |message: &str| -> Vec<&Value> {
+    let lines_with = |message: &str| -> Vec<&Value> {
         lines.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with(message))).collect()
     };
-    let [mounted] = said("mounted")[..] else { panic!("{log}") };
+    let [mounted] = lines_with("mounted")[..] else { panic!("{log}") };
     assert_eq!(
         (&mounted["level"], &mounted["code"], &mounted["objects"]),
         (&"INFO".into(), &"OK".into(), &"pass".into())
@@ -59,18 +59,18 @@ async fn log_format_json_has_pod_fields_and_outcome() {
     ] {
         assert_eq!(of[field], value, "{mounted}");
     }
-    // What fails in the same way again is told at its first.
-    let [failed] = said("mount failed: ")[..] else { panic!("{log}") };
+    // Repeated identical failures are logged only once.
+    let [failed] = lines_with("mount failed")[..] else { panic!("{log}") };
     assert_eq!((&failed["level"], &failed["code"]), (&"WARN".into(), &"NotFound".into()));
-    assert!(failed["message"].as_str().unwrap().contains("[VM0051]"), "{failed}");
+    assert!(failed["error"].as_str().unwrap().contains("[VM0051]"), "{failed}");
     let [id, other] = [of, &failed["span"]].map(|span| span["request_id"].as_str().unwrap().split_once('-').unwrap());
     assert!(id.0 == other.0 && id.1 != other.1, "{id:?} {other:?}");
 }
 
-/// A line says whose it is, whatever is logged, and as far as the request says it.
+/// Checks that every line identifies its pod, as far as the request contains it.
 #[tokio::test]
 async fn log_level_filter_keeps_pod_fields_in_failure_logs() {
-    let program = ProviderProcess::start(&["--log-format=json", "--log-level=error,provider=warn,app=info"]).await;
+    let program = ProviderProcess::start(&["--log-format=json", "--log-level=error,observe=warn,app=info"]).await;
     let mut client = Client::connect(&program.socket).await.unwrap();
     let pod = pod().await;
     let one =
@@ -81,17 +81,17 @@ async fn log_level_filter_keeps_pod_fields_in_failure_logs() {
             assert!(client.mount(pod.mount_call()).await.is_err());
         }
     }
-    let mut nobody = unread.mount_call();
-    nobody.attributes = "no JSON".to_owned();
-    nobody.target_path = "/elsewhere".to_owned();
-    assert!(client.mount(nobody).await.is_err());
+    let mut unreadable = unread.mount_call();
+    unreadable.attributes = "no JSON".to_owned();
+    unreadable.target_path = "/elsewhere".to_owned();
+    assert!(client.mount(unreadable).await.is_err());
     program.terminate();
     let log = program.wait_for_log().await;
-    let told = log.lines().filter(|line| line.contains("mount failed: "));
-    let lines: Vec<Value> = told.map(|line| serde_json::from_str(line).unwrap()).collect();
-    let [a, b, unread, nobody] = &lines[..] else { panic!("{log}") };
+    let failures = log.lines().filter(|line| line.contains("mount failed"));
+    let lines: Vec<Value> = failures.map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [a, b, unread, unreadable] = &lines[..] else { panic!("{log}") };
     for (line, text, objects) in [(a, "none/a", Some("a")), (b, "none/b", Some("a")), (unread, "objects: ", None)] {
-        assert!(line["message"].as_str().unwrap().contains(text), "{line}");
+        assert!(line["error"].as_str().unwrap().contains(text), "{line}");
         assert_eq!(line.get("objects").and_then(Value::as_str), objects, "{line}");
         for (field, value) in [
             ("pod", pod.name.as_str()),
@@ -102,10 +102,10 @@ async fn log_level_filter_keeps_pod_fields_in_failure_logs() {
             assert_eq!(line["span"][field], value, "{line}");
         }
     }
-    assert!(nobody["span"]["request_id"].is_string() && nobody["span"].get("pod").is_none(), "{nobody}");
+    assert!(unreadable["span"]["request_id"].is_string() && unreadable["span"].get("pod").is_none(), "{unreadable}");
 }
 
-/// The driver gives up, and nobody else would hear of it.
+/// Checks that a failure is logged after the driver has cancelled its call.
 #[tokio::test]
 async fn mount_failure_is_logged_after_caller_disconnects() {
     let vault = FaultProxy::start().await;
@@ -118,7 +118,7 @@ async fn mount_failure_is_logged_after_caller_disconnects() {
     let caller = tokio::spawn(async move { Client::connect(&socket).await.unwrap().mount(call).await });
     vault.wait_for(1, "POST", "auth/").await;
     caller.abort();
-    // As the last of its own connection the caller takes that with it.
+    // Aborting the only caller also closes its connection.
     assert!(caller.await.is_err_and(|gone| gone.is_cancelled()));
     gate.open();
     while !fs::read_to_string(log.path()).unwrap().contains(r#""event":"mount","outcome":"failed","error_id":"VM0038""#)
@@ -127,7 +127,7 @@ async fn mount_failure_is_logged_after_caller_disconnects() {
     }
     program.terminate();
     let log = program.wait_for_log().await;
-    let line = log.lines().find(|line| line.contains("mount failed: ")).unwrap_or_else(|| panic!("{log}"));
+    let line = log.lines().find(|line| line.contains("mount failed")).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains(&format!("pod={:?}", pod.name)) && line.contains("[VM0038]"), "{line}");
 }
 
@@ -161,22 +161,22 @@ async fn log_filter_file_is_reloaded_on_sighup() {
     let pod = pod().await;
     client.mount(pod.mount_call()).await.unwrap();
     client.mount(pod.mount_call()).await.unwrap();
-    // The second is a broken file, the third one that is gone: what was said before goes on.
-    for text in [Some("warn,provider=debug"), Some("nonsense"), None] {
+    // The second filter is invalid and the third file is missing: the previous filter stays in force.
+    for text in [Some("warn,observe=debug"), Some("nonsense"), None] {
         match text {
             Some(text) => fs::write(&file, text).unwrap(),
             None => fs::remove_file(&file).unwrap(),
         }
         send_sighup(&program);
-        // Nothing shows from outside that a signal has been seen.
+        // The effect of a signal cannot be observed from outside.
         sleep(Duration::from_millis(300)).await;
         client.mount(pod.mount_call()).await.unwrap();
     }
     program.terminate();
     let log = program.wait_for_log().await;
     let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    assert_eq!((count("mounted again, unchanged"), count("the file cannot be used")), (3, 2), "{log}");
-    assert!(log.contains("\"nonsense\" is no level") && log.contains("No such file"), "{log}");
+    assert_eq!((count("poll unchanged"), count("log filter file rejected")), (3, 2), "{log}");
+    assert!(log.contains("\"nonsense\" is not a valid level") && log.contains("No such file"), "{log}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod install;
 mod kube_api;
 mod kubernetes_api;
 mod lifetimes;
+mod log_messages;
 mod logins;
 mod logs;
 mod metrics;

@@ -1,4 +1,4 @@
-//! What the process counts, as whoever scrapes it sees it.
+//! Metrics, as Prometheus scrapes them.
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     support::{bao::Tenant, daemon::Daemon, http, kubernetes::KubernetesCluster},
 };
 
-/// Something that no pod here may read.
+/// An object that no pod here may read.
 const DENIED_OBJECT: &str = "- {objectName: a, secretPath: none/a, secretKey: a}";
 
 #[tokio::test]
@@ -53,11 +53,11 @@ async fn metrics_addr_serves_mount_and_request_counters() {
 async fn denied_logins_are_counted_by_auth_method() {
     let address = free_address();
     let daemon = Daemon::start(&[&format!("--metrics-addr={address}")]).await;
-    let nobody = pod().await.with_parameter("roleName", "nobody");
+    let unknown_role = pod().await.with_parameter("roleName", "nobody");
     for _ in 0..2 {
-        daemon.assert_mount_error(&nobody, Cause::RoleMissing, &[]).await;
+        daemon.assert_mount_error(&unknown_role, Cause::RoleMissing, &[]).await;
     }
-    let elsewhere = nobody.with_parameter("vaultAuthMountPath", "none-here");
+    let elsewhere = unknown_role.with_parameter("vaultAuthMountPath", "none-here");
     daemon.assert_mount_error(&elsewhere, Cause::AuthMountMissing, &[]).await;
     let tenant = Tenant::new().await;
     let cluster = KubernetesCluster::for_tenant(&tenant).await;
@@ -94,11 +94,11 @@ async fn metrics_accept_header_negotiates_openmetrics_or_classic_text() {
     }
 }
 
-/// What is said elsewhere.
+/// Response to other paths.
 const NOT_FOUND_TEXT: &str =
-    "metrics are at /metrics\nstatus is at /statusz, from this host alone (kubectl port-forward)\n";
+    "metrics are at /metrics\nstatus is at /statusz, from this host only (kubectl port-forward)\n";
 
-/// A Prometheus that scrapes one address, ended when it is dropped.
+/// A Prometheus that scrapes one address; stopped when dropped.
 struct Prometheus {
     _process: Child,
     _folder: TempDir,
@@ -121,11 +121,11 @@ impl Prometheus {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|e| panic!("{e}: dev/install.py prometheus"));
+            .unwrap_or_else(|e| panic!("{e}: dev/bootstrap.py prometheus"));
         Self { _process: process, _folder: folder, address }
     }
 
-    /// What the API answers at a path, once it does.
+    /// Waits for a response of the API at this path, and returns it.
     async fn get_json(&self, path: &str) -> Value {
         let url = format!("http://{}/api/v1/{path}", self.address);
         loop {
@@ -138,7 +138,7 @@ impl Prometheus {
         }
     }
 
-    /// The one number that is the answer to a query; none yet without an answer.
+    /// Returns the single number in the response to a query; `None` without a result yet.
     async fn query(&self, query: &str) -> Option<f64> {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
         let answer = self.get_json(&format!("query?query={query}")).await;
@@ -146,7 +146,7 @@ impl Prometheus {
     }
 }
 
-/// What the documentation gives Prometheus to read, and to answer.
+/// Checks the documentation's Prometheus files and queries.
 #[tokio::test]
 #[ignore = "needs Debian's Prometheus: make prometheus"]
 async fn prometheus_accepts_documented_queries_and_rules() {
@@ -168,7 +168,7 @@ async fn prometheus_accepts_documented_queries_and_rules() {
     let mut kinds = Vec::new();
     for (place, kind, text) in docs::prometheus_files() {
         let file = folder.path().join(kind);
-        // Debian's is built without Kubernetes' discovery.
+        // Debian's build does not support Kubernetes service discovery.
         let discovery = "kubernetes_sd_configs:\n      - role: pod\n        namespaces: {names: [vaultmount]}\n";
         fs::write(&file, text.replace(discovery, "static_configs: []\n")).unwrap();
         let promtool = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/promtool");
@@ -179,12 +179,12 @@ async fn prometheus_accepts_documented_queries_and_rules() {
     assert!(kinds.contains(&"config") && kinds.contains(&"rules"), "{kinds:?}");
 }
 
-/// Runs promtool with some standard input; what it printed, if it found no fault.
+/// Runs promtool with this standard input. Returns its output, as an error if promtool found problems.
 async fn promtool(args: &[&str], input: &str) -> Result<String, String> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/promtool");
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|e| panic!("{e}: dev/install.py prometheus"));
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{e}: dev/bootstrap.py prometheus"));
     child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -200,7 +200,8 @@ async fn prometheus_promtool_accepts_both_metrics_text_formats() {
     let url = format!("http://{address}/metrics");
     let (_, classic) = http::get_accepting(&url, "text/plain").await;
     assert_eq!(promtool(&["check", "metrics"], &classic).await, Ok(String::new()));
-    // `check metrics` reads the classic format alone (promtool 2.42), and blocks are made of samples with a time.
+    // `check metrics` supports the classic format only (promtool 2.42), and blocks are created from samples with a
+    // time.
     let (_, open_metrics) = http::get_accepting(&url, "application/openmetrics-text").await;
     let timed = |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("{line} 1700000000\n") };
     let folder = tempfile::tempdir().unwrap();
@@ -232,7 +233,7 @@ async fn prometheus_scrapes_every_metric_and_answers_queries() {
         ("sum(vaultmount_cached_secrets)", 1.0),
         (r#"vaultmount_vault_request_duration_seconds_count{operation="read"}"#, 1.0),
         (r#"count(vaultmount_build_info{version!=""})"#, 1.0),
-        // All quantiles of a mount lie within the histogram's bounds.
+        // All quantiles of a mount are within the bounds of the histogram.
         (
             r#"count(histogram_quantile(0.99, vaultmount_grpc_request_duration_seconds_bucket{method="Mount"}) < 30)"#,
             1.0,

@@ -1,4 +1,4 @@
-//! The main job: what a class asks for is what the files hold.
+//! The main function: files contain the objects of the class.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::support::{
     pod::Pod,
 };
 
-/// Contents by path.
+/// Returns the file contents by path.
 fn files_by_path(response: &MountResponse) -> BTreeMap<&str, &str> {
     response.files.iter().map(|f| (f.path.as_str(), std::str::from_utf8(&f.contents).unwrap())).collect()
 }
 
-/// Versions by object.
+/// Returns the versions by object.
 fn versions_by_object(response: &MountResponse) -> BTreeMap<&str, &str> {
     response.object_version.iter().map(|v| (v.id.as_str(), v.version.as_str())).collect()
 }
@@ -89,7 +89,7 @@ async fn object_versions_match_the_go_provider() {
     let (tenant, daemon) = (Tenant::new().await, Daemon::start(&[]).await);
     root_request("POST", &format!("sys/mounts/{}-v1", tenant.kv), json!({"type": "kv", "options": {"version": "1"}}))
         .await;
-    // The vector's path names the mount `secret`, which the dev server has and other tests leave alone.
+    // The test vector's path contains the mount `secret`, which the dev server has and other tests do not use.
     root_request("POST", "secret/data/db", json!({"data": {"pass": "s3cret"}})).await;
     tenant.set_policy("path \"secret/data/db\" { capabilities = [\"read\"] }").await;
     let pod =
@@ -105,7 +105,7 @@ async fn full_response_file_is_stable_across_rereads() {
     let pod =
         Pod::for_tenant(&tenant).with_objects(format!("- {{objectName: all, secretPath: {}/data/db}}", tenant.kv));
     let first = daemon.mount(pod.mount_call()).await.unwrap();
-    // Read again, which brings another request id.
+    // The secret is fetched again, with another request ID.
     advance(DEFAULT_REFRESH_INTERVAL).await;
     let second = daemon.mount(pod.mount_call()).await.unwrap();
     assert!(files_by_path(&first)["all"].starts_with(r#"{"request_id":""#));

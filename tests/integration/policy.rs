@@ -1,4 +1,4 @@
-//! The policy file: what classes of each namespace may use, wherever they say so.
+//! The policy file: permissions of the classes of each namespace, wherever a class sets a value.
 
 mod threat_model;
 
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// How often files are read anew.
+/// Interval at which files are reloaded.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A tenant with a secret, and a pod of namespace `shop` that wants it.
+/// Creates a tenant with a secret, and a pod of namespace `shop` that mounts it.
 async fn fixture() -> (Tenant, Pod) {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
@@ -32,7 +32,7 @@ async fn fixture() -> (Tenant, Pod) {
     (tenant, pod)
 }
 
-/// A pod without a parameter.
+/// Returns the pod without this parameter.
 fn without_parameter(mut pod: Pod, name: &str) -> Pod {
     pod.parameters.retain(|(parameter, _)| parameter != name);
     pod
@@ -106,7 +106,7 @@ async fn policy_rule_denials_are_counted_by_rule() {
         assert!(text.contains(policy.path()) || text.contains("--tenant-tls-dir"), "{name}: {text}");
         assert_eq!(count().await, before + 1, "{name}");
     }
-    // Of another namespace.
+    // The pod of another namespace.
     let other = Pod { namespace: "bank".into(), ..pod.clone() };
     daemon.assert_mount_error(&other, Cause::TenantPolicyViolation, &["namespace \"bank\"", "add the namespace"]).await;
 }
@@ -139,7 +139,7 @@ async fn policy_file_reload_applies_valid_and_keeps_last_good() {
     daemon.mount_files(&pod).await;
     policy.write("rules: []");
     log.wait_for_lines("policy file applied", 1, RELOAD_INTERVAL).await;
-    // Also for a pod that has its secrets: a poll is refused, and what the pod has stays.
+    // A pod with cached secrets is affected too: its poll is rejected, and its files stay.
     daemon.assert_mount_error(&pod, Cause::TenantPolicyViolation, &["add the namespace"]).await;
     policy.write("rule: []");
     log.wait_for_lines("policy file is invalid; the previous policy stays in force", 1, RELOAD_INTERVAL).await;
@@ -158,12 +158,12 @@ async fn policy_endpoint_missing_tls_files_warns_at_each_load() {
     let prod = "prod: {address: \"https://prod\", tls: {caCertPath: /nowhere/ca.pem}}";
     let (log, policy) = (CapturedLog::new(), PolicyFile::new(&format!("endpoints: {{{prod}}}")));
     let _daemon = Daemon::start(&[&policy.flag()]).await;
-    let says =
+    let expected =
         "policy file endpoint is unusable endpoint=prod error=cannot read the CA file /nowhere/ca.pem: No such file";
-    log.wait_for_lines(says, 1, Duration::ZERO).await;
+    log.wait_for_lines(expected, 1, Duration::ZERO).await;
     let lab = "lab: {address: \"https://lab\", tls: {clientCertPath: /nowhere/c.pem, clientKeyPath: /nowhere/k.pem}}";
     policy.write(&format!("endpoints: {{{prod}, {lab}}}"));
-    log.wait_for_lines(says, 2, RELOAD_INTERVAL).await;
+    log.wait_for_lines(expected, 2, RELOAD_INTERVAL).await;
     log.wait_for_lines("policy file endpoint is unusable endpoint=lab error=", 1, RELOAD_INTERVAL).await;
     assert!(log.text().contains("/nowhere/c.pem: No such file"), "{}", log.text());
     assert_eq!(log.count_lines("policy file endpoint is unusable"), 3, "{}", log.text());
@@ -185,7 +185,7 @@ async fn allow_address_tenant_choice_is_warned_once_and_counted() {
     assert!(metrics.contains("vaultmount_tenant_address_mounts_total 3\n"), "{metrics}");
     program.terminate();
     let log = program.wait_for_log().await;
-    let warned: Vec<&str> = log.lines().filter(|line| line.contains("a class chose the address")).collect();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains("class chose the address")).collect();
     assert!(warned.len() == 1 && warned[0].contains(&vault.address) && warned[0].contains("--policy-file"), "{log}");
     assert!(warned[0].contains("namespace=\"shop\"") || warned[0].contains("namespace=shop"), "{log}");
 }
@@ -214,7 +214,7 @@ async fn policy_file_invalid_prevents_start() {
     }
 }
 
-/// A class and a pod over it, of namespace `shop`.
+/// A class and a pod with it, in namespace `shop`.
 const MANIFESTS: &str = "apiVersion: secrets-store.csi.x-k8s.io/v1
 kind: SecretProviderClass
 metadata: {name: web, namespace: shop}
@@ -265,7 +265,7 @@ async fn validate_policy_file_reports_denied_classes() {
         assert!(run.stdout.contains(part), "{part}");
     }
     assert_eq!(run.stdout.matches(": error: ").count(), 3, "{}", run.stdout);
-    // An endpoint's address, written out, is the endpoint's.
+    // The endpoint's address as a literal is still the endpoint's address.
     let rule = "namespaces: [shop], endpoints: [prod], authMounts: [kubernetes], addresses: [\"https://*:*\"]";
     let open = PolicyFile::new(&format!("endpoints: {{prod: {{address: \"https://prod\"}}}}\nrules: [{{{rule}}}]"));
     for (address, is_warned_of) in [("https://prod/x", true), ("https://other", false)] {
@@ -274,17 +274,17 @@ async fn validate_policy_file_reports_denied_classes() {
         let path = folder.path().join("theirs.yaml");
         std::fs::write(&path, theirs).unwrap();
         let run = run_cli(&["validate", "--policy-file", open.path(), path.to_str().unwrap()]).await;
-        let says = "warning: the class may not override the trusted CA or server name for the operator's address (vaultTLSServerName)";
+        let expected = "warning: the class may not override the trusted CA or server name for the operator's address (vaultTLSServerName)";
         assert_eq!(
-            run.stdout.contains(&format!("theirs.yaml:9:25: {says}")),
+            run.stdout.contains(&format!("theirs.yaml:9:25: {expected}")),
             is_warned_of,
             "{address}: {}",
             run.stdout
         );
     }
-    // On its own, and in a ConfigMap.
+    // The file on its own, and in a ConfigMap.
     let inside = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: policy}\ndata:\n  policy.yaml: |\n    apiVersion: vaultmount/v1\n    kind: Policy\n    rule: []\n";
-    for (text, says) in [
+    for (text, expected) in [
         ("apiVersion: vaultmount/v1\nkind: Policy\nrule: []\n", "x.yaml:3:1: error: is unknown; did you mean rules?"),
         (inside, "x.yaml:5:3: error: policy.yaml: line 3: is unknown; did you mean rules?"),
         (
@@ -299,7 +299,7 @@ async fn validate_policy_file_reports_denied_classes() {
         let path = folder.path().join("x.yaml");
         std::fs::write(&path, text).unwrap();
         let run = run_cli(&["validate", path.to_str().unwrap()]).await;
-        assert!(run.stdout.contains(says) && run.code == Some(1), "{says}");
+        assert!(run.stdout.contains(expected) && run.code == Some(1), "{expected}");
     }
     let alone = run_cli(&["validate", "--policy-file", policy.path()]).await;
     assert!(alone.stdout.contains("all good") && alone.stdout.contains("1 policy") && alone.code == Some(0));

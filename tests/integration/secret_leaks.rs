@@ -1,4 +1,4 @@
-//! No secret leaves the process but in a file of the pod it is for.
+//! Secret values never leave the process except in a file of their pod.
 
 use serde_json::json;
 use vaultmount::provider::client::Client;
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Marks every secret of this test, so that one search finds them all.
+/// Part of every secret value in this test, so that one search finds all of them.
 const SECRET_MARKER: &str = "XMARKEDX";
 
 #[tokio::test]
@@ -58,53 +58,53 @@ async fn no_output_log_or_page_contains_a_secret() {
         format!("objectName: [{SECRET_MARKER}-argument: {{"),
         format!("- {{objectName: a, secretPath: none/{kv}, secretArgs: {{x: {SECRET_MARKER}-argument}}}}"),
     ];
-    let mut said = String::new();
+    let mut shown = String::new();
     let mut mounted = 0;
     for class in &classes {
         match client.mount(good.clone().with_objects(class).mount_call()).await {
             Ok(_) => mounted += 1,
-            Err(status) => said.push_str(status.message()),
+            Err(status) => shown.push_str(status.message()),
         }
     }
     let mut bad = good.clone().with_objects(object("secretKey: pass"));
     bad.tokens = Some(json!({"vault": {"token": format!("{SECRET_MARKER}.token.{SECRET_MARKER}")}}));
     bad.uid = "another".into();
-    said.push_str(client.mount(bad.mount_call()).await.err().unwrap().message());
+    shown.push_str(client.mount(bad.mount_call()).await.err().unwrap().message());
     let mut malformed = good.mount_call();
     malformed.attributes = format!("{{\"x\": \"{SECRET_MARKER}\"");
-    said.push_str(client.mount(malformed).await.err().unwrap().message());
+    shown.push_str(client.mount(malformed).await.err().unwrap().message());
 
-    // Who looks for the fault by hand sees as little.
+    // A manual check reveals no secret either.
     let address = format!("--vault-addr={}", tenant.address);
     for class in &classes {
         let by_hand = CliRun::for_pod(&good.clone().with_objects(class));
         for flags in [&["--create", "--log-level=trace"][..], &["--output=json"]] {
             let ran = by_hand.run("check", &[&[address.as_str()], flags].concat()).await;
-            said.push_str(&ran.stdout);
-            said.push_str(&ran.stderr);
+            shown.push_str(&ran.stdout);
+            shown.push_str(&ran.stderr);
         }
         for format in ["text", "json", "sarif", "github"] {
             let ran = by_hand.validate(&["--output", format]).await;
-            said.push_str(&ran.stdout);
-            said.push_str(&ran.stderr);
+            shown.push_str(&ran.stdout);
+            shown.push_str(&ran.stderr);
         }
     }
 
     for page in ["metrics", "statusz"] {
         let (status, text) = get(&format!("http://{pages}/{page}")).await;
         assert_eq!(status, 200, "{page}");
-        said.push_str(&text);
+        shown.push_str(&text);
     }
     program.terminate();
     let log = program.wait_for_log().await;
     let decided = std::fs::read_to_string(&audit).unwrap();
     assert!(decided.lines().count() > 10, "{decided}");
-    said.push_str(&decided);
+    shown.push_str(&decided);
     assert!(
-        mounted >= 2 && said.len() > 20_000 && log.len() > 1000,
-        "the test must have something to search: {mounted} {said} {log}"
+        mounted >= 2 && shown.len() > 20_000 && log.len() > 1000,
+        "the test must have something to search: {mounted} {shown} {log}"
     );
-    for written in [&said, &log] {
+    for written in [&shown, &log] {
         for secret in [SECRET_MARKER, &jwt, jwt.rsplit('.').next().unwrap(), "hvs.", "s."] {
             let found =
                 written.match_indices(secret).find(|(at, _)| secret != "s." || looks_like_token(&written[*at..]));
@@ -113,7 +113,7 @@ async fn no_output_log_or_page_contains_a_secret() {
     }
 }
 
-/// Whether a text begins with what looks like a token: `s.` and two dozen letters and digits.
+/// Returns true if a text begins like a token: `s.` and two dozen letters and digits.
 fn looks_like_token(text: &str) -> bool {
     text[2..].chars().take_while(char::is_ascii_alphanumeric).count() >= 24
 }

@@ -1,4 +1,4 @@
-//! The socket's life: old drivers, takeover, drain.
+//! The socket: old drivers, takeover, drain.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A pod with one KV secret, and its call.
+/// Returns the Mount call of a pod with one KV secret.
 async fn kv_mount_call() -> MountCall {
     let tenant = Tenant::new().await;
     tenant.write_secret("db", json!({"pass": "s3cret"})).await;
@@ -32,7 +32,7 @@ async fn kv_mount_call() -> MountCall {
         .mount_call()
 }
 
-/// An old driver that calls, and goes on until its standard input ends.
+/// Starts an old driver that calls Mount until its standard input ends.
 async fn start_old_driver(socket: &Path, call: &MountCall, threads: u32) -> Child {
     let request = socket.with_extension("request");
     let message = MountRequest {
@@ -53,7 +53,7 @@ async fn start_old_driver(socket: &Path, call: &MountCall, threads: u32) -> Chil
     driver
 }
 
-/// Ends the driver: calls that succeeded, calls that failed, the first failure.
+/// Stops the driver and returns the number of successful calls, the number of failed calls, and the first failure.
 async fn stop_and_count(mut driver: Child) -> (u32, u32, String) {
     driver.stdin.take().unwrap().shutdown().await.unwrap();
     let output = driver.wait_with_output().await.unwrap();
@@ -136,7 +136,7 @@ async fn terminate_and_wait(mut program: Child) {
 
 #[tokio::test]
 async fn drain_timeout_completes_in_flight_calls() {
-    // A server that answers nobody: the mount takes its deadline.
+    // A server that never responds: the mount uses its whole deadline.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("--vault-addr=http://{}", silent.local_addr().unwrap());
     let mut call = kv_mount_call().await;

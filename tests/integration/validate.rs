@@ -210,14 +210,14 @@ async fn validate_truncates_long_names() {
     let objects = format!("- {{objectName: {long}, secretPath: /}}");
     let secrets = format!("  secretObjects: [{{secretName: s, type: t, data: [{{objectName: {long}x, key: k}}]}}]\n");
     let class = format!("{}{secrets}", class_with_objects(&objects)).replace("name: shop,", &format!("name: {long},"));
-    let said = findings_of(&format!("{class}---\n{class}---\n{pod}")).await;
-    assert!(said.len() > 5 && said.iter().all(|line| line.len() < 500), "{said:?}");
+    let found = findings_of(&format!("{class}---\n{class}---\n{pod}")).await;
+    assert!(found.len() > 5 && found.iter().all(|line| line.len() < 500), "{found:?}");
 }
 
 #[tokio::test]
 async fn validate_exit_code_is_1_for_findings_and_2_for_unreadable() {
     let project = Project::with_files(&[("warned.yaml", &class_with_parameters("    auth: 5m\n"))]);
-    for (args, code, says) in [
+    for (args, code, text_part) in [
         (&["warned.yaml"][..], 0, "1 warning in 1 class (1 file)"),
         (&["--strict", "warned.yaml"], 1, "1 warning in 1 class"),
         (&["absent.yaml"], 2, "absent.yaml cannot be read: "),
@@ -226,7 +226,7 @@ async fn validate_exit_code_is_1_for_findings_and_2_for_unreadable() {
     ] {
         let run = project.run(args).await;
         assert_eq!(run.code, code, "{args:?}");
-        assert!(format!("{}{}", run.stdout, run.stderr).contains(says), "{args:?}: {}{}", run.stdout, run.stderr);
+        assert!(format!("{}{}", run.stdout, run.stderr).contains(text_part), "{args:?}: {}{}", run.stdout, run.stderr);
     }
 }
 

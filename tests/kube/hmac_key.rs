@@ -1,4 +1,4 @@
-//! The HMAC key: read, created, raced for, refused.
+//! The HMAC key: read, create, concurrent creation, and refusals.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
@@ -6,7 +6,7 @@ use vaultmount::error::{Cause, Error};
 
 use crate::{HMAC_SECRET_NAME, SECRETS_PATH, kube_api::KubeApi, start_with_client};
 
-/// The error of reading the HMAC key from a server with this in its Secret.
+/// Returns the error of reading the HMAC key from a Secret with this data.
 async fn key_error(data: &[(&str, &[u8])]) -> Error {
     let (_api, kube) = start_with_client(KubeApi::builder().secret("csi", HMAC_SECRET_NAME, data)).await;
     kube.hmac_key(HMAC_SECRET_NAME).await.unwrap_err()

@@ -1,4 +1,4 @@
-//! The pods of a node.
+//! Pods of a node: lists, watches and single reads.
 
 use std::{fs, sync::Arc};
 
@@ -34,7 +34,7 @@ fn api_with_web_pod() -> KubeApiBuilder {
     KubeApi::builder().node_pod(NODE, "shop", "web", "uid-1")
 }
 
-/// A server, and a watch of the node from the list of now.
+/// Starts a server, and a watch of the node from the current list.
 async fn start_watch(api: KubeApiBuilder) -> (KubeApi, Kube, PodWatch) {
     let (api, kube) = start_with_client(api).await;
     let (_, version) = kube.node_pods(NODE).await.unwrap();
@@ -42,13 +42,13 @@ async fn start_watch(api: KubeApiBuilder) -> (KubeApi, Kube, PodWatch) {
     (api, kube, watch)
 }
 
-/// An event as the server would write it.
+/// Returns a watch event in the server's format.
 fn event_line(kind: &str, version: &str, name: &str, uid: &str) -> String {
     let metadata = json!({"namespace": "shop", "name": name, "uid": uid, "resourceVersion": version});
     format!("{}\n", json!({"type": kind, "object": {"metadata": metadata}}))
 }
 
-/// What the first event is when the server sends this.
+/// Returns the first event of a watch that receives this text.
 async fn first_event(text: &str) -> Result<Option<PodEvent>, Error> {
     let (api, _kube, mut watch) = start_watch(api_with_web_pod()).await;
     api.send_to_watches(text);
@@ -521,14 +521,14 @@ async fn pod_watch_401_reloads_token_file() {
 #[tokio::test]
 async fn pods_connection_refused_is_transient() {
     let api = api_with_web_pod().start().await;
-    let nobody = build_client(&api.kubeconfig("csi", "").replace(&api.url(), "http://127.0.0.1:1")).unwrap();
+    let unreachable = build_client(&api.kubeconfig("csi", "").replace(&api.url(), "http://127.0.0.1:1")).unwrap();
     let errors = [
-        nobody.node_pods(NODE).await.unwrap_err(),
-        nobody.watch_node_pods(NODE, "1").await.unwrap_err(),
-        nobody.pod("shop", "web").await.unwrap_err(),
+        unreachable.node_pods(NODE).await.unwrap_err(),
+        unreachable.watch_node_pods(NODE, "1").await.unwrap_err(),
+        unreachable.pod("shop", "web").await.unwrap_err(),
     ];
     assert!(errors.iter().all(|e| e.is_transient() && e.to_string().contains("Connection refused")), "{errors:?}");
-    assert_eq!(nobody.request_count(), 3);
+    assert_eq!(unreachable.request_count(), 3);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What holds of every request.
+//! Properties of every request.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use crate::{
     start_with_client,
 };
 
-/// The error of the first read when the server does this.
+/// Returns the error of the first read with this fault.
 async fn request_error(fault: Fault) -> (Error, String) {
     let (api, kube) = start_with_client(KubeApi::builder().fault(fault)).await;
     let error = kube.hmac_key(HMAC_SECRET_NAME).await.unwrap_err();
@@ -87,8 +87,8 @@ async fn kube_error_has_cause_and_server_message() {
 #[tokio::test]
 async fn kube_request_connection_refused_is_reported() {
     let api = KubeApi::builder().start().await;
-    let nobody = api.kubeconfig("csi", "t0ken").replace(&api.url(), "http://127.0.0.1:1");
-    let error = build_client(&nobody).unwrap().hmac_key(HMAC_SECRET_NAME).await.unwrap_err();
+    let unreachable = api.kubeconfig("csi", "t0ken").replace(&api.url(), "http://127.0.0.1:1");
+    let error = build_client(&unreachable).unwrap().hmac_key(HMAC_SECRET_NAME).await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesApi);
     assert!(error.to_string().contains("does not answer (it said: Connection refused"), "{error}");
 }

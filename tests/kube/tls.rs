@@ -1,4 +1,4 @@
-//! Certificates, on both sides.
+//! TLS: certificates of the server and the client.
 
 use std::{
     fs,
@@ -50,7 +50,8 @@ impl CertificateAuthority {
     }
 }
 
-/// A server that shows `leaf`, asks for a client certificate of `clients`, and answers every request with a key.
+/// Starts a server with certificate `leaf` that requires a client certificate of `clients`, if set, and answers every
+/// request with an HMAC key.
 fn serve(leaf: &Leaf, clients: Option<&CertificateAuthority>) -> SocketAddr {
     serve_with(server_config(leaf, clients, rustls::DEFAULT_VERSIONS))
 }
@@ -82,7 +83,7 @@ fn serve_request(stream: &mut rustls::StreamOwned<rustls::ServerConnection, TcpS
     let _ = stream.flush();
 }
 
-/// Lets the client read the alert: closing with its bytes unread would reset the connection.
+/// Lets the client read the alert: closing the socket with unread bytes would reset the connection.
 fn drain(socket: &mut TcpStream) {
     let _ = socket.shutdown(Shutdown::Write);
     let _ = io::copy(socket, &mut io::sink());

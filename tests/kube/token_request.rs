@@ -1,4 +1,4 @@
-//! TokenRequest.
+//! TokenRequest: service account tokens bound to a pod.
 
 use serde_json::{Value, json};
 use vaultmount::{

@@ -1,4 +1,4 @@
-//! What Vault will ask of the fake, which has no client in vaultmount.
+//! TokenReview in the fake API server. Only Vault sends it, so vaultmount has no client for it.
 
 use std::{
     io::{self, Write},

@@ -1,7 +1,8 @@
-//! A Kubernetes API server over plain HTTP, as far as vaultmount and Vault's Kubernetes auth method need one: Secrets
-//! (get, create), TokenRequest, TokenReview, and the [pods] of nodes (list, watch, get). It follows the real one's checks, codes and Status objects.
+//! A Kubernetes API server over plain HTTP, with the resources that vaultmount and Vault's Kubernetes auth method need:
+//! Secrets (get, create), TokenRequest, TokenReview, and the [pods] of nodes (list, watch, get). Checks, codes and
+//! Status objects match the real server's.
 //!
-//! Tokens are JWTs in form and claims; in place of a signature they carry a mark that only this module puts there.
+//! Tokens are JWTs in form and claims. Instead of a signature they carry a mark that only this module sets.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be arranged fails")]
@@ -36,10 +37,10 @@ use tokio::{
 
 use pods::Pods;
 
-/// The audience of the API server itself: what a token without a requested audience is for.
+/// Audience of the API server itself: the default for a token without a requested audience.
 pub const API_SERVER_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// A running server; it ends when dropped.
+/// A running server; stopped when dropped.
 pub struct KubeApi {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -57,18 +58,18 @@ pub struct ReceivedRequest {
     pub body: Value,
 }
 
-/// What a faulty server does instead of answering.
+/// Fault that replaces a response.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Answers with this status and body.
+    /// Responds with this status and body.
     Respond(u16, String),
-    /// Answers with a redirect to this address.
+    /// Redirects to this address.
     Redirect(String),
-    /// Reads the request and stays silent.
+    /// Reads the request and never responds.
     Hang,
 }
 
-/// What to start with; see [`KubeApi::builder`].
+/// Initial contents and rules; see [`KubeApi::builder`].
 #[derive(Default)]
 pub struct KubeApiBuilder {
     state: State,
@@ -88,13 +89,13 @@ struct State {
     requests: Vec<ReceivedRequest>,
     minted: u64,
     connections: Vec<AbortHandle>,
-    /// Whether answers and events wait.
+    /// True while responses and events are held back.
     paused: watch::Sender<bool>,
-    /// Counts what [`KubeApi::until`] waits for: requests, and watches that open or close.
+    /// Counts the changes that wake [`KubeApi::wait_until`]: requests, and watches that open or close.
     changes: watch::Sender<u64>,
 }
 
-/// An answer: whole, or of events that go on.
+/// A response: complete, or a stream of events.
 enum ApiReply {
     Object(u16, Value),
     Events(ReplyBody),
@@ -103,63 +104,63 @@ enum ApiReply {
 type ReplyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 impl KubeApiBuilder {
-    /// A Secret that is there.
+    /// Adds a Secret.
     #[must_use]
     pub fn secret(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
         self.state.secrets.insert(object_key(namespace, name), secret_object(namespace, name, data));
         self
     }
 
-    /// A Secret that another client creates at the very moment that ours creates its first.
+    /// Adds a Secret that another client creates just before vaultmount's first create request.
     #[must_use]
     pub fn racing_secret(mut self, namespace: &str, name: &str, data: &[(&str, &[u8])]) -> Self {
         self.state.racing_secret = Some(secret_object(namespace, name, data));
         self
     }
 
-    /// A service account that is there; tokens of others are neither minted nor accepted.
+    /// Adds a service account; tokens of unknown service accounts are neither minted nor accepted.
     #[must_use]
     pub fn service_account(mut self, namespace: &str, name: &str) -> Self {
         self.state.accounts.insert(object_key(namespace, name), format!("uid-of-{namespace}-{name}"));
         self
     }
 
-    /// A pod that is there, for tokens to be bound to.
+    /// Adds a pod that tokens can be bound to.
     #[must_use]
     pub fn pod(mut self, namespace: &str, name: &str, uid: &str) -> Self {
         self.state.pods.insert("", namespace, name, uid);
         self
     }
 
-    /// What TokenReview answers (its `status`) for a token that is none of ours.
+    /// Sets the TokenReview `status` for a token that this server did not mint.
     #[must_use]
     pub fn token_review(mut self, token: &str, status: Value) -> Self {
         self.state.token_reviews.insert(token.to_owned(), status);
         self
     }
 
-    /// Nobody may do this, as in `("create", "serviceaccounts/token")`.
+    /// Denies this verb and resource to every client, as in `("create", "serviceaccounts/token")`.
     #[must_use]
     pub fn deny(mut self, verb: &str, resource: &str) -> Self {
         self.state.denied.push((verb.to_owned(), resource.to_owned()));
         self
     }
 
-    /// Only requests with this token are served; otherwise all are.
+    /// Serves only requests with this token; the default is every request.
     #[must_use]
     pub fn require_bearer(mut self, token: &str) -> Self {
         self.state.required_bearer = Some(token.to_owned());
         self
     }
 
-    /// What the next request meets that has not met one.
+    /// Adds a fault for the next request without one.
     #[must_use]
     pub fn fault(mut self, fault: Fault) -> Self {
         self.state.faults.push_back(fault);
         self
     }
 
-    /// Starts on a free port of the loopback interface.
+    /// Starts the server on a free loopback port.
     pub async fn start(self) -> KubeApi {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -170,17 +171,17 @@ impl KubeApiBuilder {
 }
 
 impl KubeApi {
-    /// An empty server that serves everybody, until the builder's methods say more.
+    /// Returns a builder for an empty server that serves every client.
     pub fn builder() -> KubeApiBuilder {
         KubeApiBuilder::default()
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// Returns `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A kubeconfig for this server, as text.
+    /// Returns a kubeconfig for this server, as text.
     pub fn kubeconfig(&self, namespace: &str, token: &str) -> String {
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -191,12 +192,12 @@ impl KubeApi {
         .to_string()
     }
 
-    /// A token as the kubelet or the driver would have it, for an hour.
+    /// Mints a token as kubelet or the driver would receive it, valid for one hour.
     pub fn token(&self, namespace: &str, account: &str, audience: &str, pod: Option<(&str, &str)>) -> String {
         self.lock().mint(namespace, account, &[audience], pod, Duration::from_secs(3600))
     }
 
-    /// One that expired an hour ago.
+    /// Mints a token that expired an hour ago.
     pub fn expired_token(&self, namespace: &str, account: &str, audience: &str) -> String {
         let token = self.token(namespace, account, audience, None);
         let mut claims = claims(&token).unwrap();
@@ -204,32 +205,32 @@ impl KubeApi {
         encode(&claims)
     }
 
-    /// From now on only this token is served.
+    /// Serves only this token from now on.
     pub fn require_bearer(&self, token: &str) {
         self.lock().required_bearer = Some(token.to_owned());
     }
 
-    /// What the next request meets.
+    /// Adds a fault for the next request.
     pub fn fail_next(&self, fault: Fault) {
         self.lock().faults.push_back(fault);
     }
 
-    /// From now on requests are read and get no answer, and watches no event, until [`release`](Self::release).
+    /// Holds responses and watch events back until [`resume`](Self::resume); requests are still read.
     pub fn pause(&self) {
         self.lock().paused.send_replace(true);
     }
 
-    /// What was held goes out, as things are now.
+    /// Sends the responses and events that were held back, with the current state.
     pub fn resume(&self) {
         self.lock().paused.send_replace(false);
     }
 
-    /// Every connection breaks, whatever is going on in it; new ones are taken.
+    /// Closes every connection, including busy ones; new connections are accepted.
     pub fn drop_connections(&self) {
         self.lock().connections.drain(..).for_each(|connection| connection.abort());
     }
 
-    /// Waits until something holds that requests, and watches that open or close, make so.
+    /// Waits until a condition holds; checks it at each request, and when a watch opens or closes.
     pub async fn wait_until(&self, holds: impl Fn(&Self) -> bool) {
         let mut changes = self.lock().changes.subscribe();
         while !holds(self) {
@@ -237,23 +238,23 @@ impl KubeApi {
         }
     }
 
-    /// A Secret as it is now.
+    /// Returns the current state of a Secret.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<Value> {
         self.lock().secrets.get(&object_key(namespace, name)).cloned()
     }
 
-    /// Every event, as it is now.
+    /// Returns the current state of every event.
     #[allow(dead_code, reason = "one of several tests uses it")]
     pub fn events(&self) -> Vec<Value> {
         self.lock().events.clone()
     }
 
-    /// Every request so far.
+    /// Returns every request so far.
     pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.lock().requests.clone()
     }
 
-    /// The same in short: `GET /api/v1/…`.
+    /// Returns every request so far as a line: `GET /api/v1/…`.
     pub fn request_lines(&self) -> Vec<String> {
         self.lock().requests.iter().map(|s| format!("{} {}", s.method, s.path)).collect()
     }
@@ -269,7 +270,7 @@ impl Drop for KubeApi {
     }
 }
 
-/// The claims of a token that this module made.
+/// Returns the claims of a token that this module minted.
 pub fn claims(token: &str) -> Option<Value> {
     let (signed, mark) = token.rsplit_once('.')?;
     let payload = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
@@ -346,7 +347,7 @@ async fn handle(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
     Ok(answer.body(Full::from(body).map_err(|never| match never {}).boxed_unsync()).unwrap())
 }
 
-/// A failure as the API server words it.
+/// Returns an error in the API server's wording.
 fn status_response(code: u16, reason: &str, kind: &str, message: &str) -> (u16, Value) {
     let details = json!({"kind": kind});
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -407,7 +408,7 @@ impl State {
         }
     }
 
-    /// RFC 7386, of an object without objects in it.
+    /// Applies a merge patch (RFC 7386) to an event, for patches without nested objects.
     fn patch_event(&mut self, name: &str, change: &Value) -> (u16, Value) {
         let Some(event) = self.events.iter_mut().find(|event| event["metadata"]["name"] == *name) else {
             return not_found("events", name);
@@ -418,7 +419,7 @@ impl State {
         (200, event.clone())
     }
 
-    /// The refusal, if this is denied.
+    /// Returns the error response if this request is denied.
     fn denial(&self, verb: &str, resource: &str, namespace: &str) -> Option<(u16, Value)> {
         let denied = self.denied.iter().any(|(v, r)| v == verb && r == resource);
         let place = if namespace.is_empty() {
@@ -523,7 +524,7 @@ impl State {
         (201, json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}))
     }
 
-    /// The user of a token of ours; `asked` are the audiences it must be for one of.
+    /// Returns the user of a token that this server minted; one of `audiences` must match.
     fn authenticate(&self, token: &str, audiences: &[&str]) -> Result<Value, String> {
         let claims = claims(token).ok_or("invalid bearer token")?;
         let own = &claims["kubernetes.io"];

@@ -71,9 +71,9 @@ label_enum! {
     LoginOutcome {
         /// Vault issued a token.
         Ok = "ok",
-        /// Vault said no.
+        /// Vault denied the request.
         Denied = "denied",
-        /// Vault could not be asked, or could not answer.
+        /// Vault was unavailable or returned an error.
         Failed = "failed",
     }
 }
@@ -95,11 +95,11 @@ label_enum! {
         Renewed = "renewed",
         /// Vault granted a shorter TTL, because the max TTL is near.
         Capped = "capped",
-        /// Vault said no.
+        /// Vault denied the request.
         Denied = "denied",
         /// Token or lease no longer exists.
         NotFound = "not_found",
-        /// Vault could not be asked, or could not answer.
+        /// Vault was unavailable or returned an error.
         Failed = "failed",
     }
 }
@@ -111,9 +111,9 @@ label_enum! {
         Revoked = "revoked",
         /// Token had already expired.
         AlreadyExpired = "already_expired",
-        /// Vault said no.
+        /// Vault denied the request.
         Denied = "denied",
-        /// Vault could not be asked, or could not answer.
+        /// Vault was unavailable or returned an error.
         Failed = "failed",
     }
 }
@@ -131,7 +131,7 @@ label_enum! {
 label_enum! {
     /// Outcome of an audit record.
     AuditWrite {
-        /// It is written.
+        /// Record or event was written.
         Ok = "ok",
         /// Record was dropped.
         Dropped = "dropped",
@@ -141,7 +141,7 @@ label_enum! {
 label_enum! {
     /// Outcome of a pod event.
     EventWrite {
-        /// It is written.
+        /// Record or event was written.
         Ok = "ok",
         /// API server rejected the event.
         Failed = "failed",

@@ -190,7 +190,7 @@ async fn metrics_reference_lists_every_metric_and_label() {
         assert!(!what.is_empty(), "{row}");
         let mut names = BTreeSet::new();
         for (label, value) in &found {
-            names.insert(labels);
+            names.insert(label);
             let is_open = matches!(label.as_str(), "code" | "version" | "endpoint");
             assert!(labels.contains(&format!("`{label}`: ")), "{label} is missing: {row}");
             assert!(is_open || labels.contains(&format!("`{value}`")), "{value} is missing: {row}");

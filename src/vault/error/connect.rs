@@ -1,4 +1,4 @@
-//! What a connection that could not be made means.
+//! Explains connections that failed.
 
 use crate::{
     error::{Cause, Error},
@@ -25,7 +25,7 @@ pub(super) fn explain_connect_error(error: &C, address: &str) -> Error {
     Error::new(cause, format!("Vault at {address} cannot be reached: {error}")).with_fix(fix)
 }
 
-/// A redirect that may not be followed.
+/// Explains a redirect that may not be followed.
 pub(super) fn explain_redirect(location: &str, reason: &str, address: &str) -> Error {
     if is_same_host_over_https(address, location) {
         let summary = format!("Vault at {address} redirects to {location}: it speaks TLS, and the address says http");
@@ -35,7 +35,7 @@ pub(super) fn explain_redirect(location: &str, reason: &str, address: &str) -> E
         .with_fix("set the address to the server that answers, let standbys forward requests, or have the operator name the host with --follow-redirects")
 }
 
-/// Whether one address is the other's host, by https instead of http.
+/// Returns true when both addresses name the same host, one with http and the other with https.
 fn is_same_host_over_https(plain: &str, tls: &str) -> bool {
     match (Address::parse(plain), Address::parse(tls)) {
         (Ok(Address::Tcp { https: false, host, .. }), Ok(Address::Tcp { https: true, host: other_host, .. })) => {

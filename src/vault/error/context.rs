@@ -1,10 +1,10 @@
-//! Who asked for what, for the messages.
+//! Context of a failed login or read, for error messages.
 
 use jiff::Timestamp;
 
 use crate::vault::{engine::Engine, request::Method, request::SecretRequest};
 
-/// Who logs in where, for the messages.
+/// Context of a login, for error messages.
 #[derive(Clone, Debug)]
 pub struct LoginContext {
     /// The server.
@@ -19,52 +19,52 @@ pub struct LoginContext {
     pub pod_namespace: String,
     /// The pod's service account.
     pub service_account: String,
-    /// What the token says of itself.
+    /// The claims of the service account token.
     pub claims: TokenClaims,
     /// The time by this node's clock.
     pub now: Timestamp,
-    /// What takes logins there, as far as it is known.
+    /// The auth method mounted there, if known.
     pub auth_method: Option<DetectedAuthMethod>,
 }
 
-/// What takes logins at an auth mount, told by what it says to one without a token.
+/// The auth method at an auth mount, inferred from its response to a login without a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetectedAuthMethod {
-    /// Nothing that takes service account tokens.
+    /// Neither method that accepts service account tokens.
     Neither,
-    /// The method that asks the Kubernetes API about each token.
+    /// The method that verifies each token with the Kubernetes API.
     Kubernetes,
-    /// The method that looks at the token alone.
+    /// The method that verifies the token alone.
     Jwt,
 }
 
-/// What a service account token says of itself, for the messages.
+/// Claims of a service account token, for error messages.
 #[derive(Clone, Debug, Default)]
 pub struct TokenClaims {
-    /// Whom it is for.
+    /// The token's audiences.
     pub audiences: Vec<String>,
-    /// When it begins to be valid.
+    /// Start of validity.
     pub not_before: Option<Timestamp>,
-    /// When it ends.
+    /// Time of expiry.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Who reads what where, for the messages.
+/// Context of a read, for error messages.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadContext<'a> {
     /// The server.
     pub address: &'a str,
     /// The Vault namespace.
     pub namespace: Option<&'a str>,
-    /// The Vault namespace the token came from, which its policies are of.
+    /// The Vault namespace of the login and of the token's policies.
     pub auth_namespace: Option<&'a str>,
-    /// The role the token came from.
+    /// The role of the login.
     pub role: &'a str,
     /// The token's policies.
     pub policies: &'a [String],
     /// The request.
     pub request: &'a SecretRequest,
-    /// The engine mounted there, if Vault would tell.
+    /// The engine mounted there, if Vault disclosed it.
     pub engine: Option<&'a Engine>,
 }
 
@@ -77,7 +77,7 @@ impl ReadContext<'_> {
         }
     }
 
-    /// Path, and namespace if there is one.
+    /// Returns the path, with the Vault namespace if one is set.
     pub(super) fn display_path(&self) -> String {
         match self.namespace {
             Some(namespace) => format!("{} in Vault namespace {namespace}", self.request.path),
@@ -85,7 +85,7 @@ impl ReadContext<'_> {
         }
     }
 
-    /// Where the engine is mounted, as far as it is known: of an engine that is not, the first part of the path.
+    /// Returns the engine's mount path, or the first part of the path for an unknown engine.
     pub(super) fn mount_path(&self) -> &str {
         let first = || self.request.path.split_inclusive('/').next().unwrap_or_default();
         self.engine.map_or_else(first, |engine| engine.path.as_str())
@@ -114,7 +114,8 @@ impl ReadContext<'_> {
     }
 }
 
-/// The way from a Vault namespace down to another, with a slash at its end; none when the other is not below it.
+/// Returns the relative path from a Vault namespace to one at or below it, with a trailing slash. `None` when the other is not below
+/// it.
 pub(in crate::vault) fn relative_namespace(from: Option<&str>, to: Option<&str>) -> Option<String> {
     let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
     let (from, to) = (path(from), path(to));

@@ -1,4 +1,4 @@
-//! What a refused login means.
+//! Explains failed logins.
 
 use jiff::Timestamp;
 
@@ -116,7 +116,7 @@ pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginConte
     Error::new(cause, summary).with_server_message(&response.errors).with_fix(fix)
 }
 
-/// What takes logins at an auth mount, by the words in which it refused one: each method has some of its own.
+/// Infers the auth method from the error text of a failed login: each method has error texts of its own.
 pub(super) fn infer_auth_method(response: &ErrorResponse) -> AuthMethod {
     const KUBERNETES_PHRASES: &[&str] = &[
         "missing jwt",
@@ -144,7 +144,7 @@ pub(super) fn infer_auth_method(response: &ErrorResponse) -> AuthMethod {
     }
 }
 
-/// Why a method denies without a word.
+/// Returns possible causes of a denial without a reason.
 fn unexplained_denial_reasons(method: Option<DetectedAuthMethod>) -> String {
     const TOKEN_REVIEW_REASONS: &str = "it does not take this cluster's tokens (kubernetes_host is another's), this pod or its service account is gone, it cannot ask the Kubernetes API for a TokenReview (unreachable, certificate not trusted, or no right: system:auth-delegator)";
     const BOUND_CIDRS_REASON: &str = "the provider's address is not in the role's token_bound_cidrs";
@@ -155,7 +155,7 @@ fn unexplained_denial_reasons(method: Option<DetectedAuthMethod>) -> String {
     }
 }
 
-/// What is wrong with the service account token itself: cause, what, advice.
+/// Finds a problem of the service account token itself. Returns cause, summary and fix.
 fn token_problem(response: &ErrorResponse, context: &LoginContext, location: &str) -> Option<(Cause, String, String)> {
     let role = &context.role;
     Some(if response.mentions(&["no audiences bound to the role", "does not have an audience"]) {

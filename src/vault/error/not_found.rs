@@ -52,7 +52,7 @@ pub(super) fn explain_not_found(response: &ErrorResponse, context: &ReadContext<
     Error::new(cause, format!("Vault at {} has {summary}", context.address)).with_fix(fix)
 }
 
-/// What people read at an engine, and where.
+/// Returns the usual paths of an engine.
 fn usual_paths(engine: &Engine) -> Option<String> {
     let mount_path = &engine.path;
     Some(match engine.kind.as_str() {
@@ -76,7 +76,7 @@ fn usual_paths(engine: &Engine) -> Option<String> {
 
 const OPTIONAL_HINT: &str = "`optional: true` makes its absence no error";
 
-/// Where a KV engine has what was asked for the other version's way. Displayed, it is a question.
+/// The equivalent path for the KV engine's actual version. `Display` renders it as a question.
 pub(super) struct SuggestedPath {
     /// The engine's version.
     kv_version: u8,
@@ -93,8 +93,8 @@ impl fmt::Display for SuggestedPath {
 const KV2_FOLDERS: [&str; 8] =
     ["data", "metadata", "config", "delete", "undelete", "destroy", "subkeys", "detailed-metadata"];
 
-/// The path that was meant, when the engine is KV and the path is of its other version: in version 2 secrets are below
-/// `data/` and their names below `metadata/`, in version 1 below nothing.
+/// Suggests the equivalent path when the engine is KV and the path is written for the other KV version. Version 2 has secrets below
+/// `data/` and names below `metadata/`; version 1 has no such prefix.
 pub(super) fn suggest_kv_path(response: &ErrorResponse, context: &ReadContext<'_>) -> Option<SuggestedPath> {
     let is_kv2_warning = response.mentions(&["Invalid path for a versioned K/V"]);
     let (kv_version, mount) = match context.engine {
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::vault::request::SecretRequest;
 
-    /// What was meant by a read of `kv/REST`; `version` is the engine's, if it is known.
+    /// Suggests a path for a request of `kv/REST`; `version` is the engine's, if known.
     fn suggest(method: Method, rest: &str, version: Option<&str>, warning: &str) -> Option<String> {
         let options = version.map(|v| [("version".to_owned(), v.to_owned())].into());
         let engine = version.map(|_| Engine { path: "kv/".into(), kind: "kv".into(), options });

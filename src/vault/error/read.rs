@@ -1,4 +1,4 @@
-//! What a refused read means.
+//! Explains failed reads.
 
 use super::{ErrorResponse, ReadContext, not_found};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     vault::request::Method,
 };
 
-/// The most policies of a token that are named.
+/// Maximum number of a token's policies in a message.
 const MAX_LISTED_POLICIES: usize = 8;
 
 pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext<'_>) -> Error {
@@ -96,7 +96,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
     Error::new(cause, summary).with_server_message(message).with_fix(fix)
 }
 
-/// The error of a read that a policy denies.
+/// Explains a read that a policy denies.
 fn explain_denial(response: &ErrorResponse, context: &ReadContext<'_>) -> Error {
     let policies = match context.policies {
         [] => "none".to_owned(),
@@ -119,7 +119,7 @@ fn explain_denial(response: &ErrorResponse, context: &ReadContext<'_>) -> Error 
     }
 }
 
-/// Where what a path answers raw is to be had as JSON.
+/// Suggests a path that returns as JSON the data of a path with a raw response.
 pub(super) fn suggest_json_path(context: &ReadContext<'_>) -> String {
     let mount = context.mount_path();
     let raw_path = context.request.path.strip_prefix(mount).unwrap_or_default().split('/').next().unwrap_or_default();

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::markdown::project_root;
 
-/// Pages whose `kubectl` commands a scenario types as they stand, with its name. `make e2e` runs those; here a stand-in for kubectl
-/// notes what it is called with.
+/// Pages with `kubectl` commands, and the scenario that runs these commands verbatim. `make e2e` runs the scenarios;
+/// here a stand-in for kubectl records its arguments.
 const PAGE_SCENARIOS: &[(&str, &str)] = &[
     ("docs/first-secret.md", "test_the_first_secret"),
     ("docs/howto/checking.md", "test_the_first_secret"),
@@ -22,7 +22,7 @@ const PAGE_SCENARIOS: &[(&str, &str)] = &[
     ("README.md", "test_commands_of_a_cluster"),
 ];
 
-/// A scenario types what a page tells to type into a cluster.
+/// Checks that a scenario runs the cluster commands of a page.
 pub fn assert_scenario_runs(page: &str, commands: &[String]) {
     if commands.is_empty() {
         return;
@@ -38,7 +38,7 @@ pub fn assert_scenario_runs(page: &str, commands: &[String]) {
     assert!(body.contains(&format!("\"{name}\"")), "{scenario} of tests/e2e does not read {name}");
 }
 
-/// The scenarios' text.
+/// Returns the source text of the scenarios.
 fn scenario_source() -> String {
     let files = fs::read_dir(project_root().join("tests/e2e")).unwrap().map(|entry| entry.unwrap().path());
     let python = files.filter(|path| path.extension().is_some_and(|e| e == "py"));

@@ -1,4 +1,4 @@
-//! YAML of the documentation: Kubernetes manifests of kinds that are known here, and files of some other programs.
+//! YAML in the documentation: Kubernetes manifests of known kinds, and files of some other programs.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use super::{
     sandbox::Sandbox,
 };
 
-/// What manifests may be: kinds that deploy/ has are known without being named.
+/// Allowed kinds of manifests, besides those in deploy/.
 const KNOWN_KINDS: &[(&str, &str)] = &[
     ("kustomize.config.k8s.io/v1beta1", "Kustomization"),
     ("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass"),
@@ -25,11 +25,11 @@ const KNOWN_KINDS: &[(&str, &str)] = &[
     ("apps/v1", "Deployment"),
 ];
 
-/// Classes that nothing here can serve, and why; they are validated all the same.
+/// Classes that this sandbox cannot serve, with the reason; they are validated nevertheless.
 const NOT_MOUNTED: &[(&str, &str)] =
     &[("elsewhere", "its server is one of its own"), ("mistyped", "a key of it is wrong, as the page shows")];
 
-/// Validates a block, keeps it under the name that its first line may give it, and mounts the classes in it.
+/// Validates a block, writes it under the name in its first line, if any, and mounts its classes.
 pub async fn check_yaml_block(world: &Sandbox, place: &str, block: &Block) {
     let text = world.with_sandbox_addresses(&block.text);
     let file = write_block(world, &text);
@@ -43,7 +43,7 @@ pub async fn check_yaml_block(world: &Sandbox, place: &str, block: &Block) {
     }
 }
 
-/// The block as a file: `# overlay/kustomization.yaml` as its first line names it.
+/// Writes the block to a file, named by a first line such as `# overlay/kustomization.yaml`.
 fn write_block(world: &Sandbox, text: &str) -> PathBuf {
     let named = text.lines().next().and_then(|line| line.strip_prefix("# ")?.strip_suffix(".yaml"));
     let file = world.folder.path().join(format!("page/{}.yaml", named.unwrap_or("unnamed")));
@@ -81,7 +81,7 @@ async fn check_manifest(world: &Sandbox, place: &str, file: &Path, document: &Va
     }
 }
 
-/// What deploy/ consists of.
+/// Returns the kinds in deploy/.
 fn deployed_kinds() -> BTreeSet<(String, String)> {
     let read = |name| fs::read_to_string(project_root().join("deploy").join(name)).unwrap();
     let all = [read("vaultmount.yaml"), read("uninstall.yaml"), read("kustomization.yaml")];
@@ -90,10 +90,10 @@ fn deployed_kinds() -> BTreeSet<(String, String)> {
     documents.map(|document| (text(&document["apiVersion"]), text(&document["kind"]))).collect()
 }
 
-/// A file that is none of Kubernetes', told by its keys.
+/// Checks a file that is not a Kubernetes manifest; its keys identify its kind.
 fn check_other_yaml(place: &str, document: &Value) {
     if let Some(steps) = document.as_array() {
-        // Of a workflow.
+        // The steps of a workflow.
         for step in steps {
             let run = step["run"].as_str().unwrap_or_else(|| panic!("{place}: a step without run"));
             let ours = run.split('|').map(str::trim).filter_map(|command| command.strip_prefix("vaultmount "));
@@ -106,28 +106,28 @@ fn check_other_yaml(place: &str, document: &Value) {
     }
     let names: Vec<_> = document.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     match names[..] {
-        // A comment for an editor alone.
+        // The block contains only a comment for an editor.
         [] if document.is_null() => {}
         ["groups"] => rule_expressions(document).iter().for_each(|rule| check_promql(place, rule)),
-        // Of Prometheus, which `make prometheus` has read it; values of the driver's chart.
+        // Configuration of Prometheus, which `make prometheus` parses, and values of the driver's chart.
         ["scrape_configs"] | ["enableSecretRotation", "rotationPollInterval"] => {}
         _ => panic!("{place}: nobody knows a file of {names:?}; if it is right, tests/integration/docs/manifests.rs"),
     }
 }
 
-/// The expressions of rules.
+/// Returns the expressions of rules.
 fn rule_expressions(document: &Value) -> Vec<String> {
     let groups = document["groups"].as_array().into_iter().flatten();
     let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
     rules.map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The expressions of a block, if it holds rules.
+/// Returns the expressions of a block, if it contains rules.
 pub fn expressions_in(text: &str) -> Vec<String> {
     parse_documents(text).unwrap_or_default().iter().flat_map(rule_expressions).collect()
 }
 
-/// Flags among the values are known.
+/// Checks that flags among the values exist.
 fn check_flags(place: &str, value: &Value) {
     match value {
         Value::String(text) if text.starts_with("--") && !text.starts_with("---") => {
@@ -139,7 +139,7 @@ fn check_flags(place: &str, value: &Value) {
     }
 }
 
-/// The documents of a file.
+/// Returns the documents of a file.
 pub fn parse_documents(text: &str) -> Result<Vec<Value>, String> {
     text.split("\n---\n").map(|one| serde_saphyr::from_str(one).map_err(|e| e.to_string())).collect()
 }

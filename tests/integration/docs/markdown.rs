@@ -1,4 +1,4 @@
-//! A page of the documentation: what is prose in it, and what is to be run.
+//! A page of the documentation: its prose and its runnable blocks.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file of Markdown, by its path below the project's folder.
+/// A Markdown file, by its path relative to the project.
 pub struct Page {
     pub path: String,
     pub text: String,
@@ -15,17 +15,17 @@ pub struct Page {
 /// A fenced block.
 pub struct Block {
     pub language: String,
-    /// Where its first line is, counted from 1.
+    /// Number of its first line, counted from 1.
     pub line: usize,
     pub text: String,
 }
 
-/// The project's folder.
+/// Returns the project's directory.
 pub fn project_root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every page there is: the README, and what is below `docs`, but the list of the book's pages.
+/// Returns every page: the README and the files below `docs`, except the book's table of contents.
 pub fn all_pages() -> Vec<Page> {
     let mut paths = vec!["README.md".to_owned()];
     let mut folders = vec![PathBuf::from("docs")];
@@ -49,7 +49,7 @@ impl Page {
         Self { path: path.to_owned(), text: fs::read_to_string(project_root().join(path)).unwrap() }
     }
 
-    /// Its fenced blocks, in order; the page's own fences may be indented.
+    /// Returns the fenced blocks in order; fences may be indented.
     pub fn blocks(&self) -> Vec<Block> {
         let (mut blocks, mut open): (Vec<Block>, Option<(usize, Block)>) = (Vec::new(), None);
         for (n, line) in self.text.lines().enumerate() {
@@ -71,7 +71,7 @@ impl Page {
         blocks
     }
 
-    /// The lines outside of fenced blocks.
+    /// Returns the lines outside of fenced blocks.
     fn prose(&self) -> String {
         let mut fenced = false;
         let outside = self.text.lines().filter(|line| {
@@ -82,7 +82,7 @@ impl Page {
         outside.collect::<Vec<_>>().join("\n")
     }
 
-    /// What stands between backticks, with line breaks as spaces.
+    /// Returns the text between backticks, with line breaks as spaces.
     pub fn code_spans(&self) -> Vec<String> {
         let prose = self.prose();
         let in_paragraph = |text: &str| -> Vec<String> {
@@ -91,14 +91,14 @@ impl Page {
         prose.split("\n\n").flat_map(in_paragraph).collect()
     }
 
-    /// Where its links lead.
+    /// Returns the link targets.
     pub fn links(&self) -> Vec<String> {
         let without_code: String =
             self.prose().split("\n\n").map(|p| p.split('`').step_by(2).collect::<String>() + "\n\n").collect();
         without_code.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned()).collect()
     }
 
-    /// What a link may name in it: headings, as forges and mdBook make names of them, and anchors of its own.
+    /// Returns the anchors of the page: those that forges and mdBook derive from headings, and explicit ones.
     pub fn anchors(&self) -> BTreeSet<String> {
         let prose = self.prose();
         let headings = prose.lines().filter(|line| line.starts_with('#'));
@@ -107,7 +107,7 @@ impl Page {
     }
 }
 
-/// The name that a heading gets.
+/// Returns the anchor of a heading.
 fn heading_anchor(heading: &str) -> String {
     let heading = heading.split("</a>").last().unwrap().trim().to_lowercase();
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));

@@ -1,5 +1,5 @@
-//! Where the commands of a page run: a Vault namespace of the page's own in the real OpenBao, behind TLS, a provider that serves
-//! from it, and a shell that finds both. There is no cluster; what stands for it is in `kubectl.py`.
+//! Sandbox for a page's commands: its own Vault namespace in the real OpenBao, behind TLS, a provider that serves from
+//! it, and a shell that finds both. There is no cluster; `kubectl.py` stands in for it.
 
 use std::{
     collections::BTreeMap,
@@ -28,22 +28,22 @@ use crate::{
     },
 };
 
-/// What a page finds.
+/// Something that a page expects to exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fixture {
-    /// The `kubernetes` method, whose roles `web` and `report` take service accounts `shop/web` and `billing/report`.
+    /// The `kubernetes` method: roles `web` and `report` accept service accounts `shop/web` and `billing/report`.
     Login,
-    /// A KV version 2 engine at `secret`, with what deploy/examples names.
+    /// A KV version 2 engine at `secret`, with the secrets of deploy/examples.
     Kv,
     /// A database engine at `database`, with role `web`.
     Database,
-    /// An authority at `pki`, with role `web`.
+    /// A PKI engine at `pki`, with role `web`.
     Pki,
 }
 
 pub const ALL_FIXTURES: &[Fixture] = &[Fixture::Login, Fixture::Kv, Fixture::Database, Fixture::Pki];
 
-/// The place of a page's commands.
+/// Environment of a page's commands.
 pub struct Sandbox {
     pub folder: TempDir,
     namespace: String,
@@ -52,14 +52,14 @@ pub struct Sandbox {
     provider: ProviderProcess,
 }
 
-/// What a command came to.
+/// Output and status of a command.
 pub struct CommandOutput {
     pub success: bool,
     pub stdout: String,
     pub stderr: String,
 }
 
-/// Service accounts that have tokens, and for whom those are.
+/// Service accounts with tokens: namespace and name.
 const SERVICE_ACCOUNTS: [(&str, &str); 2] = [("shop", "web"), ("billing", "report")];
 const AUDIENCES: [&str; 3] = ["vault", "openbao", "https://vault.example"];
 
@@ -81,7 +81,7 @@ impl Sandbox {
         world
     }
 
-    /// Files and programs that a page's commands find in their folder and on their path.
+    /// Writes the files and programs that a page's commands find in their folder and on their path.
     fn write_files(&self) {
         let folder = self.folder.path();
         for name in ["bin", "page", "page/overlay", "page/manifests"] {
@@ -101,7 +101,7 @@ impl Sandbox {
             ("vault", format!("exec sh '{}' \"$@\"", here.join("bao.sh").display())),
             ("bao", format!("exec sh '{}' \"$@\"", here.join("bao.sh").display())),
             ("kubectl", format!("exec python3 '{}' \"$@\"", here.join("kubectl.py").display())),
-            // Its targets are there; running them would be the tests running themselves.
+            // Checks only that the targets exist; running them would run these tests again.
             ("make", format!("grep -q \"^$1:\" '{}'", project().join("Makefile").display())),
         ];
         for (name, line) in programs {
@@ -171,7 +171,7 @@ impl Sandbox {
         }
     }
 
-    /// Waits for a KV engine of version 2, which upgrades itself for a moment.
+    /// Waits for a new KV version 2 engine, which is briefly unavailable while it upgrades itself.
     async fn wait_for_kv(&self, mount: &str) {
         let url = format!("{}/v1/{}/{mount}/config", required_env("VAULTMOUNT_TEST_BAO_ADDR"), self.namespace);
         for _ in 0..500 {
@@ -187,12 +187,12 @@ impl Sandbox {
         panic!("{mount} does not settle");
     }
 
-    /// The file with a service account's token.
+    /// Returns the path of a service account's token.
     pub fn token_path(&self, namespace: &str, account: &str, audience: &str) -> PathBuf {
         token_file(self.folder.path(), namespace, account, audience)
     }
 
-    /// Runs shell commands as they stand on a page, after those before them.
+    /// Runs shell commands verbatim, after the page's earlier commands.
     pub async fn run(&self, commands: &str) -> CommandOutput {
         let folder = self.folder.path();
         let kept = folder.join("environment");
@@ -226,7 +226,7 @@ impl Sandbox {
         ])
     }
 
-    /// The text of a page with places of this world for those that a reader has.
+    /// Replaces the addresses in a page with the sandbox's.
     pub fn with_sandbox_addresses(&self, text: &str) -> String {
         let (user, password, place) = postgres_settings();
         let text = [
@@ -247,7 +247,7 @@ impl Sandbox {
         self.with_sandbox_ca(&text)
     }
 
-    /// A text with this world's certificate for the one that it shows.
+    /// Replaces the certificate in a text with the sandbox's.
     fn with_sandbox_ca(&self, text: &str) -> String {
         let Some((before, rest)) = text.split_once("-----BEGIN CERTIFICATE-----") else { return text.to_owned() };
         let (_, after) = rest.split_once("-----END CERTIFICATE-----").unwrap();
@@ -256,20 +256,20 @@ impl Sandbox {
         format!("{before}{}{after}", authority.trim_end().replace('\n', &format!("\n{indent}")))
     }
 
-    /// What was printed, with the places of a page for this world's.
+    /// Replaces the sandbox's addresses in an output with those of the page.
     pub fn with_docs_addresses(&self, printed: &str) -> String {
         let own = [format!(" in Vault namespace {}", self.namespace), format!("{}/", self.namespace)];
         let printed = printed.replace(&self.vault.address, "https://vault.example:8200");
         own.iter().fold(printed, |printed, own| printed.replace(own, ""))
     }
 
-    /// Has the provider mount a class of a file, for a pod of the service account that its role takes.
+    /// Mounts a class of a file with the provider, for a pod of the service account that its role accepts.
     pub async fn mount(&self, file: &Path, class: &Value) -> CommandOutput {
         let text = |path: &str| class.pointer(path).and_then(Value::as_str);
         let of_report = text("/spec/parameters/roleName") == Some("report");
         let (namespace, account) = if of_report { ("billing", "report") } else { ("shop", "web") };
         let audience = text("/spec/parameters/audience").or(text("/spec/provider")).unwrap_or("vault");
-        // Endpoints have names in a policy file; the provider that serves has none.
+        // Endpoint names need a policy file; the running provider has none.
         let by = match text("/spec/parameters/vaultEndpoint") {
             Some(_) => "--policy-file=policy.yaml".to_owned(),
             None => format!("--endpoint='{}'", self.provider.socket.display()),
@@ -283,7 +283,7 @@ impl Sandbox {
         .await
     }
 
-    /// What the provider wrote into its log and its audit log, a mount of the page's class included; it ends with that.
+    /// Mounts the page's class, stops the provider, and returns its log and audit log.
     pub async fn collect_logs(self) -> String {
         let class =
             json!({"metadata": {"name": "kv"}, "spec": {"provider": "vault", "parameters": {"roleName": "web"}}});
@@ -294,14 +294,14 @@ impl Sandbox {
         log + &fs::read_to_string(self.folder.path().join("audit.log")).unwrap()
     }
 
-    /// What `kubectl` was called with.
+    /// Returns the arguments of every `kubectl` call.
     pub fn kubectl_calls(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("kubectl.log")).unwrap_or_default();
         log.lines().map(|line| format!("kubectl {line}")).collect()
     }
 }
 
-/// The class in whose validation reference/commands.md shows a mistake.
+/// The class with a mistake that reference/commands.md shows in `validate` output.
 const MISTYPED_CLASS: &str = "\
 apiVersion: secrets-store.csi.x-k8s.io/v1
 kind: SecretProviderClass
@@ -319,15 +319,15 @@ spec:
         secretkey: stripe_key
 ";
 
-/// What OpenBao shows the API server; any will do there.
+/// Token that OpenBao sends to the API server; any value is accepted there.
 const REVIEWER_JWT: &str = "eyJhbGciOiJub25lIn0.e30.";
 
-/// A certificate that OpenBao insists on, though the API server speaks plain HTTP.
+/// Returns a placeholder CA, which OpenBao requires although the API server speaks plain HTTP.
 fn placeholder_ca() -> String {
     CertificateAuthority::new().pem()
 }
 
-/// An API server that knows the tokens of [`ACCOUNTS`], which are in files.
+/// Starts an API server that knows the tokens of [`SERVICE_ACCOUNTS`], and writes these tokens to files.
 async fn start_kube_api(folder: &Path) -> KubeApi {
     fs::create_dir(folder.join("tokens")).unwrap();
     let mut api = KubeApi::builder();
@@ -364,7 +364,7 @@ fn token_file(folder: &Path, namespace: &str, account: &str, audience: &str) -> 
     folder.join(format!("tokens/{namespace}.{account}.{audience}"))
 }
 
-/// A provider that serves this Vault namespace.
+/// Starts a provider for this Vault namespace.
 async fn start_provider(folder: &Path, namespace: &str, address: &str) -> ProviderProcess {
     let flags = [
         format!("--vault-namespace={namespace}"),
@@ -377,7 +377,7 @@ async fn start_provider(folder: &Path, namespace: &str, address: &str) -> Provid
     ProviderProcess::start_at(address, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
-/// Whom PostgreSQL knows, and where it is.
+/// Returns the user, password and address for PostgreSQL.
 fn postgres_settings() -> (String, String, String) {
     let server: ::http::Uri = required_env("VAULTMOUNT_TEST_PG_URL").parse().unwrap();
     let (login, place) = server.authority().unwrap().as_str().split_once('@').unwrap();

@@ -1,8 +1,8 @@
-//! What the documentation shows of commands and of what they print.
+//! Transcripts in the documentation: commands with their output.
 
 use super::{markdown::Block, sandbox::Sandbox};
 
-/// Runs a block's first line, and holds the others to what it prints.
+/// Runs a block's first line, and compares its output with the other lines.
 pub async fn check_transcript(world: &Sandbox, place: &str, block: &Block) {
     let (command, shown) = block.text.split_once('\n').unwrap();
     let ran = world.run(&command[2..]).await;
@@ -31,7 +31,7 @@ pub async fn check_transcript(world: &Sandbox, place: &str, block: &Block) {
     assert!(skips || rest.next().is_none(), "{place}: more is printed:\n{}", printed.join("\n"));
 }
 
-/// Whether a line is printed as it is shown; `…` at its end stands for whatever follows.
+/// Returns true if a printed line matches a shown one; `…` at the end of the shown line matches any rest.
 fn line_matches(shown: &str, printed: &str) -> bool {
     match shown.strip_suffix('…') {
         Some(start) => printed.starts_with(start.trim_end()),
@@ -39,7 +39,7 @@ fn line_matches(shown: &str, printed: &str) -> bool {
     }
 }
 
-/// Lines without what differs from run to run: times, versions and ids are `~`.
+/// Returns the lines with `~` in place of times, versions and IDs, which vary from run to run.
 fn normalized_lines(text: &str) -> Vec<String> {
     text.trim_end()
         .lines()

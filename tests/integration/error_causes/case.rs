@@ -64,14 +64,14 @@ pub struct LogCase {
 }
 
 impl LogCase {
-    pub fn from_api(api: KubeApi, folder: TempDir, flag: &str, says: &'static [&'static str]) -> Self {
-        Self { api, _folder: folder, flag: flag.to_owned(), expected: says }
+    pub fn from_api(api: KubeApi, folder: TempDir, flag: &str, parts: &'static [&'static str]) -> Self {
+        Self { api, _folder: folder, flag: flag.to_owned(), expected: parts }
     }
 }
 
 impl<const N: usize> Case for [LogCase; N] {
     async fn assert_reported(self, cause: Cause) {
-        for LogCase { api, flag, expected: says, .. } in self {
+        for LogCase { api, flag, expected: parts, .. } in self {
             let program = ProviderProcess::start(&[&flag, "--hmac-key-file="]).await;
             // The process retries after it has logged the first refusal.
             timeout(Duration::from_secs(20), async {
@@ -83,7 +83,7 @@ impl<const N: usize> Case for [LogCase; N] {
             .unwrap();
             program.terminate();
             let log = program.wait_for_log().await;
-            for part in says.iter().chain([&cause.id()]) {
+            for part in parts.iter().chain([&cause.id()]) {
                 assert!(log.contains(part), "{part:?} is not in: {log}");
             }
         }
@@ -92,13 +92,13 @@ impl<const N: usize> Case for [LogCase; N] {
 
 impl MountCase {
     /// Creates a case for a pod that uses the shared OpenBao, with the expected parts of its error.
-    pub fn for_pod(pod: Pod, says: &[&str]) -> Self {
+    pub fn for_pod(pod: Pod, parts: &[&str]) -> Self {
         Self {
             pod,
             address: required_env("VAULTMOUNT_TEST_BAO_ADDR"),
             flags: Vec::new(),
             check_flags: Vec::new(),
-            expected: says.iter().map(ToString::to_string).collect(),
+            expected: parts.iter().map(ToString::to_string).collect(),
             fixes: Default::default(),
             timeout: None,
             fast_clock: false,
@@ -268,14 +268,14 @@ impl Case for Vec<MountCase> {
 
 impl<const N: usize> Case for [ManifestCase; N] {
     async fn assert_reported(self, cause: Cause) {
-        for ManifestCase { text, expected: says } in self {
+        for ManifestCase { text, expected: parts } in self {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("manifest.yaml");
             fs::write(&file, text).unwrap();
             let output = vaultmount_command(&["validate", "--strict", file.to_str().unwrap()]).output().await.unwrap();
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
-            for part in says.iter().chain([&cause.id()]) {
+            for part in parts.iter().chain([&cause.id()]) {
                 assert!(text.contains(part), "{part:?} is not in: {text}");
             }
         }

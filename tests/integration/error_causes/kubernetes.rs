@@ -31,8 +31,8 @@ pub async fn kubernetes_api() -> [MountCase; 1] {
     let (api, pod, folder, flag) = fixture_with_api(KubeApi::builder()).await;
     let address = api.url();
     drop(api);
-    let says = [address.as_str(), "does not answer", "check that the address is right"];
-    [MountCase::for_pod(pod, &says).with_flags(&[&flag]).keep_alive(folder)]
+    let expected = [address.as_str(), "does not answer", "check that the address is right"];
+    [MountCase::for_pod(pod, &expected).with_flags(&[&flag]).keep_alive(folder)]
 }
 
 pub async fn kubernetes_config() -> [MountCase; 1] {
@@ -47,8 +47,8 @@ pub async fn kubernetes_config() -> [MountCase; 1] {
 pub async fn token_request() -> [MountCase; 2] {
     let denied = KubeApi::builder().service_account("shop", "app").deny("create", "serviceaccounts/token");
     let (forbidding, pod, folder, flag) = fixture_with_api(denied).await;
-    let says = ["serviceaccounts/token", "forbidden", "tokenRequests"];
-    let forbidden = MountCase::for_pod(pod, &says).with_flags(&[&flag]).keep_alive((forbidding, folder));
+    let expected = ["serviceaccounts/token", "forbidden", "tokenRequests"];
+    let forbidden = MountCase::for_pod(pod, &expected).with_flags(&[&flag]).keep_alive((forbidding, folder));
     let (empty, pod, folder, flag) = fixture_with_api(KubeApi::builder()).await;
     let missing = MountCase::for_pod(pod, &["shop/app", "not found"]).with_flags(&[&flag]).keep_alive((empty, folder));
     [forbidden, missing]

@@ -27,9 +27,9 @@ async fn kubernetes_fixture(api: KubeApiBuilder) -> (Tenant, KubernetesCluster, 
 
 /// Returns the pod with a token that has these claims besides those of kubelet's tokens.
 fn pod_with_claims(pod: &Pod, claims: &serde_json::Value) -> Pod {
-    let mut said = json!({"aud": ["vault"], "sub": "system:serviceaccount:shop:app"});
-    said.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
-    pod.clone().with_tokens(&[("vault", &sign_jwt(&said))])
+    let mut token_claims = json!({"aud": ["vault"], "sub": "system:serviceaccount:shop:app"});
+    token_claims.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    pod.clone().with_tokens(&[("vault", &sign_jwt(&token_claims))])
 }
 
 fn timestamp_in(seconds: i64) -> i64 {
@@ -42,12 +42,12 @@ pub async fn token_missing() -> [MountCase; 3] {
         .clone()
         .with_tokens(&[("team", &pod.sign_token("team", 600)), ("sts.aws", &pod.sign_token("sts.aws", 600))]);
     pod.tokens = None;
-    let lacks = "no service account token for audience \"vault\"";
+    let missing = "no service account token for audience \"vault\"";
     let next = "CSIDriver object secrets-store.csi.k8s.io: spec.tokenRequests: [{audience: vault}]";
-    let others = [lacks, next, "passed: \"sts.aws\", \"team\"", "class's `audience`"];
+    let others = [missing, next, "passed: \"sts.aws\", \"team\"", "class's `audience`"];
     [
-        MountCase::for_pod(pod.clone(), &[lacks]).with_fixes(next, "--token-file (kubectl create token app -n shop"),
-        MountCase::for_pod(pod, &[lacks, next, "passed: none"]).mount_only("a check has no driver"),
+        MountCase::for_pod(pod.clone(), &[missing]).with_fixes(next, "--token-file (kubectl create token app -n shop"),
+        MountCase::for_pod(pod, &[missing, next, "passed: none"]).mount_only("a check has no driver"),
         MountCase::for_pod(other, &others).mount_only("a file has no audience"),
     ]
 }
@@ -102,12 +102,12 @@ pub async fn token_identity() -> [MountCase; 1] {
 
 pub async fn auth_mount_missing() -> [MountCase; 4] {
     let (tenant, pod) = fixture().await;
-    let says = |mount: &str| {
+    let expected = |mount: &str| {
         let next = format!("vault auth enable -path={mount} kubernetes");
         ["no kubernetes or jwt auth method".to_owned(), format!("auth/{mount} at {}", tenant.address), next]
     };
     let at = |mount: &str| {
-        let parts = says(mount);
+        let parts = expected(mount);
         MountCase::for_pod(
             pod.clone().with_parameter("vaultAuthMountPath", mount),
             &parts.each_ref().map(String::as_str),
@@ -150,12 +150,12 @@ pub async fn login_denied() -> [MountCase; 5] {
     distant.write_role("app", json!({"token_bound_cidrs": "10.0.0.0/8"})).await;
     let (tenant, pod) = fixture().await;
     tenant.write_role("app", json!({"token_bound_cidrs": "10.0.0.0/8"})).await;
-    let says = |cluster: &KubernetesCluster, reason| {
+    let expected = |cluster: &KubernetesCluster, reason| {
         let place = format!("auth/{}", cluster.auth);
         [place, "\"app\"".to_owned(), "permission denied".to_owned(), "most likely one of".to_owned(), reason]
     };
     let scenario = |cluster: KubernetesCluster, pod, reason: &str| {
-        let parts = says(&cluster, reason.to_owned());
+        let parts = expected(&cluster, reason.to_owned());
         MountCase::for_pod(pod, &parts.each_ref().map(String::as_str)).keep_alive(cluster)
     };
     [
@@ -186,34 +186,34 @@ pub async fn audience_unbound() -> [MountCase; 1] {
     tenant
         .write_role("app", json!({"bound_audiences": [], "bound_claims": {"sub": "system:serviceaccount:shop:app"}}))
         .await;
-    let says = ["\"app\"", &tenant.auth, "names no audience", "\"vault\"", "set the role's bound_audiences"];
-    [MountCase::for_pod(pod, &says)]
+    let expected = ["\"app\"", &tenant.auth, "names no audience", "\"vault\"", "set the role's bound_audiences"];
+    [MountCase::for_pod(pod, &expected)]
 }
 
 pub async fn audience_wrong() -> [MountCase; 3] {
     let ((tenant, pod), (_, cluster, reviewed)) = (fixture().await, kubernetes_fixture(KubeApi::builder()).await);
     tenant.write_role("app", json!({"bound_audiences": ["team"]})).await;
     cluster.write_role("app", json!({"audience": "team"})).await;
-    let says = |mount| ["\"app\"", mount, "audience \"vault\"", "invalid audience (aud) claim", "bound_audiences"];
+    let expected = |mount| ["\"app\"", mount, "audience \"vault\"", "invalid audience (aud) claim", "bound_audiences"];
     let legacy = sign_jwt(&json!({"sub": "system:serviceaccount:shop:app", "exp": timestamp_in(600)}));
     let legacy = pod.clone().with_tokens(&[("vault", &legacy)]);
     let legacy = MountCase::for_pod(legacy, &["wants an audience, and the service account token has none"]);
-    let jwt = MountCase::for_pod(pod, &says(tenant.auth.as_str()));
-    [legacy, jwt, MountCase::for_pod(reviewed, &says(cluster.auth.as_str())).keep_alive(cluster)]
+    let jwt = MountCase::for_pod(pod, &expected(tenant.auth.as_str()));
+    [legacy, jwt, MountCase::for_pod(reviewed, &expected(cluster.auth.as_str())).keep_alive(cluster)]
 }
 
 pub async fn namespace_not_bound() -> [MountCase; 1] {
     let (_, cluster, pod) = kubernetes_fixture(KubeApi::builder()).await;
     cluster.write_role("app", json!({"bound_service_account_namespaces": ["billing"]})).await;
-    let says = ["\"app\"", &cluster.auth, "\"shop\"", "namespace not authorized", "bound_service_account_namespaces"];
-    [MountCase::for_pod(pod, &says).keep_alive(cluster)]
+    let expected = ["\"app\"", &cluster.auth, "\"shop\"", "namespace not authorized", "bound_service_account_namespaces"];
+    [MountCase::for_pod(pod, &expected).keep_alive(cluster)]
 }
 
 pub async fn service_account_not_bound() -> [MountCase; 1] {
     let (_, cluster, pod) = kubernetes_fixture(KubeApi::builder()).await;
     cluster.write_role("app", json!({"bound_service_account_names": ["billing"]})).await;
-    let says = [&cluster.auth, "service account \"app\"", "not authorized", "bound_service_account_names"];
-    [MountCase::for_pod(pod, &says).keep_alive(cluster)]
+    let expected = [&cluster.auth, "service account \"app\"", "not authorized", "bound_service_account_names"];
+    [MountCase::for_pod(pod, &expected).keep_alive(cluster)]
 }
 
 pub async fn token_signature() -> [MountCase; 1] {
@@ -222,9 +222,9 @@ pub async fn token_signature() -> [MountCase; 1] {
     let (signed, _) = token.rsplit_once('.').unwrap();
     let (_, signature) = sign_jwt(&json!({})).rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     let pod = pod.with_tokens(&[("vault", &format!("{signed}.{signature}"))]);
-    let says =
+    let expected =
         [&tenant.auth, "token signature", "key that signed", "jwt_validation_pubkeys", "auth mount in the class"];
-    [MountCase::for_pod(pod, &says)]
+    [MountCase::for_pod(pod, &expected)]
 }
 
 pub async fn login_claims() -> [MountCase; 3] {
@@ -262,12 +262,12 @@ pub async fn login_role_unusable() -> [MountCase; 2] {
 pub async fn vault_namespace_missing() -> [MountCase; 3] {
     let (tenant, pod) = fixture().await;
     let none = format!("no Vault namespace \"nowhere\" at {}", tenant.address);
-    let says = [none.as_str(), "namespace not found", "correct vaultNamespace", "create the namespace"];
+    let expected = [none.as_str(), "namespace not found", "correct vaultNamespace", "create the namespace"];
     let secrets = pod.clone().with_parameter("vaultNamespace", "nowhere").with_parameter("vaultAuthNamespace", "root");
     [
-        MountCase::for_pod(pod.clone().with_parameter("vaultNamespace", "nowhere"), &says),
+        MountCase::for_pod(pod.clone().with_parameter("vaultNamespace", "nowhere"), &expected),
         MountCase::for_pod(pod.with_parameter("vaultAuthNamespace", "nowhere"), &[&none, "vaultAuthNamespace"]),
-        MountCase::for_pod(secrets, &says).with_check_flags(&["--create"]),
+        MountCase::for_pod(secrets, &expected).with_check_flags(&["--create"]),
     ]
 }
 
@@ -277,14 +277,14 @@ pub async fn vault_namespace_locked() -> [MountCase; 2] {
     root_request("POST", &format!("sys/namespaces/api-lock/lock/{namespace}"), json!({})).await;
     let inner = pod.with_parameter("vaultNamespace", &namespace);
     let secrets = inner.clone().with_parameter("vaultAuthNamespace", "root");
-    let says = ["is locked", "has been locked by an administrator", "vault namespace unlock"];
-    [MountCase::for_pod(inner, &says), MountCase::for_pod(secrets, &says).with_check_flags(&["--create"])]
+    let expected = ["is locked", "has been locked by an administrator", "vault namespace unlock"];
+    [MountCase::for_pod(inner, &expected), MountCase::for_pod(secrets, &expected).with_check_flags(&["--create"])]
 }
 
 pub async fn token_uses_too_few() -> [MountCase; 1] {
     let (tenant, pod) = fixture().await;
     let path = DatabaseEngine::for_tenant(&tenant).await.path;
     tenant.write_role("app", json!({"token_num_uses": 1})).await;
-    let says = [&path, "token had one use left", "raise token_num_uses of role \"app\""];
-    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &says).with_check_flags(&["--create"])]
+    let expected = [&path, "token had one use left", "raise token_num_uses of role \"app\""];
+    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected).with_check_flags(&["--create"])]
 }

@@ -31,7 +31,7 @@ pub async fn vault_policy_denied() -> [MountCase; 6] {
     let (tenant, pod) = fixture().await;
     let Tenant { policy, kv, address, .. } = &tenant;
     tenant.set_policy(&format!("path \"{kv}/data/db\" {{ capabilities = [\"read\"] }}")).await;
-    let whose = format!("role \"app\" (policies default, {policy})");
+    let role_and_policies = format!("role \"app\" (policies default, {policy})");
     let write = format!(", method: PUT, secretArgs: {{data: {{x: {SECRET_MARK}}}}}");
     let meant = format!("did you mean secretPath: {kv}/data/db (the engine there is KV version 2)?");
     let cases = [
@@ -42,15 +42,15 @@ pub async fn vault_policy_denied() -> [MountCase; 6] {
     ];
     // The fix contains no policy stanza for a path that a policy would match more broadly than intended.
     let odd = [("data/*", "takes no wildcards"), ("data/a{{b}}", "correct secretPath")].map(|(path, next)| {
-        let says = [&whose, next, "or have a policy of the role allow [\"read\"] on that path alone"];
-        MountCase::for_pod(pod.clone().with_objects(single_object(&format!("{kv}/{path}"), "")), &says)
+        let expected = [&role_and_policies, next, "or have a policy of the role allow [\"read\"] on that path alone"];
+        MountCase::for_pod(pod.clone().with_objects(single_object(&format!("{kv}/{path}"), "")), &expected)
             .with_check_flags(&["--create"])
     });
     let [wild, template] = odd;
     let [other, write, list, meant] = cases.map(|(path, more, verb, capabilities, next)| {
         let end = if verb == "listing" { "/" } else { "" };
         let line = format!("path \"{kv}/{path}{end}\" {{ capabilities = [{capabilities}] }}");
-        let parts = [&whose, &format!("denied {verb} {kv}/{path}"), address, next, &line];
+        let parts = [&role_and_policies, &format!("denied {verb} {kv}/{path}"), address, next, &line];
         MountCase::for_pod(pod.clone().with_objects(single_object(&format!("{kv}/{path}"), more)), &parts)
             .with_check_flags(&["--create"])
     });
@@ -63,9 +63,9 @@ pub async fn secret_missing() -> Vec<MountCase> {
     for name in ["shop/payment", "shop/web", "shop/a/b", "many/1", "many/2", "many/3", "many/4", "many/5", "many/6"] {
         tenant.write_secret(name, json!({"pass": SECRET_MARK})).await;
     }
-    let scenario = |path: &str, says: &[&str]| {
+    let scenario = |path: &str, expected: &[&str]| {
         let place = format!("{kv}/data/{path}").split('?').next().unwrap().to_owned();
-        let parts: Vec<&str> = says.iter().copied().chain([place.as_str(), &tenant.address]).collect();
+        let parts: Vec<&str> = expected.iter().copied().chain([place.as_str(), &tenant.address]).collect();
         MountCase::for_pod(pod.clone().with_objects(single_object(&format!("{kv}/data/{path}"), "")), &parts)
     };
     let near = format!("did you mean secretPath: {kv}/data/shop/payment?");
@@ -119,10 +119,10 @@ pub async fn version_deleted() -> [MountCase; 2] {
     }
     root_request("DELETE", &format!("{kv}/data/deleted"), Value::Null).await;
     root_request("PUT", &format!("{kv}/destroy/destroyed"), json!({"versions": [1]})).await;
-    let scenario = |name: &str, says: &[&str]| {
+    let scenario = |name: &str, expected: &[&str]| {
         MountCase::for_pod(
             pod.clone().with_objects(single_object(&format!("{kv}/data/{name}"), ", secretKey: pass")),
-            says,
+            expected,
         )
     };
     let deleted = format!("version 1 of {kv}/data/deleted was deleted at 20");
@@ -174,13 +174,13 @@ pub async fn engine_missing() -> [MountCase; 3] {
         format!("`method: PUT` at {pki}/issue/ROLE"),
     ];
     let elsewhere = [(format!("{db}/cred/web"), "", creds), (format!("{pki}/isue/web"), ", method: PUT", issue)];
-    let [creds, issue] = elsewhere.map(|(path, more, says)| {
-        let says = says.each_ref().map(String::as_str);
-        MountCase::for_pod(pod.clone().with_objects(single_object(&path, more)), &says).with_check_flags(&["--create"])
+    let [creds, issue] = elsewhere.map(|(path, more, expected)| {
+        let expected = expected.each_ref().map(String::as_str);
+        MountCase::for_pod(pod.clone().with_objects(single_object(&path, more)), &expected).with_check_flags(&["--create"])
     });
-    let says = ["no secrets engine answers at nowhere/db", "no handler for route", "engine's mount path"];
+    let expected = ["no secrets engine answers at nowhere/db", "no handler for route", "engine's mount path"];
     [
-        MountCase::for_pod(pod.with_objects(single_object("nowhere/db", "")), &says).with_check_flags(&["--create"]),
+        MountCase::for_pod(pod.with_objects(single_object("nowhere/db", "")), &expected).with_check_flags(&["--create"]),
         creds,
         issue,
     ]
@@ -193,10 +193,10 @@ pub async fn engine_role_missing() -> [MountCase; 2] {
     let (other, issuing) = fixture().await;
     let issue = format!("{}/issue/nobody", pki_engine(&other).await);
     let class = single_object(&issue, ", method: PUT, secretArgs: {common_name: a.shop.example}");
-    let says = ["no role for", "unknown role: nobody", "end of secretPath", "create it"];
+    let expected = ["no role for", "unknown role: nobody", "end of secretPath", "create it"];
     [
-        MountCase::for_pod(pod.with_objects(single_object(&path, "")), &says),
-        MountCase::for_pod(issuing.with_objects(class), &says),
+        MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected),
+        MountCase::for_pod(issuing.with_objects(class), &expected),
     ]
     .map(|scenario| scenario.with_check_flags(&["--create"]))
 }
@@ -210,8 +210,8 @@ pub async fn backend_down() -> [MountCase; 1] {
         "username": "vault", "password": SECRET_MARK,
     });
     root_request("POST", &format!("{mount}/config/pg"), config).await;
-    let says = ["cannot reach what stands behind", &path, "127.0.0.1:1", "refused", "connection settings"];
-    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &says).with_check_flags(&["--create"])]
+    let expected = ["cannot reach what stands behind", &path, "127.0.0.1:1", "refused", "connection settings"];
+    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected).with_check_flags(&["--create"])]
 }
 
 pub async fn method_not_allowed() -> [MountCase; 2] {
@@ -221,23 +221,23 @@ pub async fn method_not_allowed() -> [MountCase; 2] {
     let list = MountCase::for_pod(list, &["does not take method LIST", &meant]);
     let (tenant, pod) = fixture().await;
     let path = format!("{}/issue/web", pki_engine(&tenant).await);
-    let says = [&path, "GET", "unsupported operation", "method: PUT", "secretArgs"];
-    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &says).with_check_flags(&["--create"]), list]
+    let expected = [&path, "GET", "unsupported operation", "method: PUT", "secretArgs"];
+    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected).with_check_flags(&["--create"]), list]
 }
 
 pub async fn argument_refused() -> [MountCase; 1] {
     let (tenant, pod) = fixture().await;
     let path = format!("{}/issue/web", pki_engine(&tenant).await);
     let class = single_object(&path, &format!(", method: PUT, secretArgs: {{common_name: {SECRET_MARK}.example}}"));
-    let says = [&path, "common name [argument] not allowed by this role", "correct secretArgs", "allowed names"];
-    [MountCase::for_pod(pod.with_objects(class), &says).with_check_flags(&["--create"])]
+    let expected = [&path, "common name [argument] not allowed by this role", "correct secretArgs", "allowed names"];
+    [MountCase::for_pod(pod.with_objects(class), &expected).with_check_flags(&["--create"])]
 }
 
 pub async fn read_refused() -> [MountCase; 1] {
     let (tenant, pod) = fixture().await;
     let path = format!("{}/issue/web", pki_engine(&tenant).await);
-    let says = [&path, "status 400", "common_name", "correct secretPath, method or secretArgs"];
-    [MountCase::for_pod(pod.with_objects(single_object(&path, ", method: PUT")), &says).with_check_flags(&["--create"])]
+    let expected = [&path, "status 400", "common_name", "correct secretPath, method or secretArgs"];
+    [MountCase::for_pod(pod.with_objects(single_object(&path, ", method: PUT")), &expected).with_check_flags(&["--create"])]
 }
 
 pub async fn no_data() -> [MountCase; 3] {
@@ -253,8 +253,8 @@ pub async fn no_data() -> [MountCase; 3] {
     let [ca, crl] = raw;
     tenant.set_policy(&format!("path \"{pki}/*\" {{ capabilities = [\"read\"] }}\npath \"cubbyhole/*\" {{ capabilities = [\"create\", \"update\"] }}")).await;
     let class = single_object("cubbyhole/note", &format!(", method: PUT, secretArgs: {{text: {SECRET_MARK}}}"));
-    let says = ["writing cubbyhole/note", "no data", "read a path that answers with data"];
-    [MountCase::for_pod(pod.with_objects(class), &says).with_check_flags(&["--create"]), ca, crl]
+    let expected = ["writing cubbyhole/note", "no data", "read a path that answers with data"];
+    [MountCase::for_pod(pod.with_objects(class), &expected).with_check_flags(&["--create"]), ca, crl]
 }
 
 pub async fn engine_setup() -> [MountCase; 2] {
@@ -267,10 +267,10 @@ pub async fn engine_setup() -> [MountCase; 2] {
     tenant.set_policy(&format!("path \"{mount}/creds/*\" {{ capabilities = [\"read\"] }}")).await;
     let allowed = format!("add the role to allowed_roles of its connection ({mount}/config/NAME)");
     let written = format!("write the connection ({mount}/config/NAME), or correct the role's db_name");
-    [("web", "is not an allowed role", allowed), ("lost", "name: \"none\"", written)].map(|(role, words, mend)| {
+    [("web", "is not an allowed role", allowed), ("lost", "name: \"none\"", written)].map(|(role, words, fix)| {
         MountCase::for_pod(
             pod.clone().with_objects(single_object(&format!("{mount}/creds/{role}"), "")),
-            &[words, &mend],
+            &[words, &fix],
         )
         .with_check_flags(&["--create"])
     })

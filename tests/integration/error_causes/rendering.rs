@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::{MountCase, SECRET_MARK, fixture, single_object};
 
 /// Creates a case for a pod that reads this secret with these object options.
-async fn case_for_secret(secret: Value, more: &str, says: &[&str]) -> MountCase {
+async fn case_for_secret(secret: Value, more: &str, expected: &[&str]) -> MountCase {
     let (tenant, pod) = fixture().await;
     tenant.write_secret("odd", secret).await;
-    MountCase::for_pod(pod.with_objects(single_object(&format!("{}/data/odd", tenant.kv), more)), says)
+    MountCase::for_pod(pod.with_objects(single_object(&format!("{}/data/odd", tenant.kv), more)), expected)
 }
 
 pub async fn key_missing() -> [MountCase; 3] {
@@ -26,10 +26,10 @@ pub async fn key_missing() -> [MountCase; 3] {
 
 pub async fn key_nested() -> [MountCase; 2] {
     let secret = json!({"database": {"password": SECRET_MARK}});
-    let says = ["further inside", "secretPointer: /database/password"];
+    let expected = ["further inside", "secretPointer: /database/password"];
     [
-        case_for_secret(secret.clone(), ", secretKey: password", &says).await,
-        case_for_secret(secret, ", secretKey: database.password", &says).await,
+        case_for_secret(secret.clone(), ", secretKey: password", &expected).await,
+        case_for_secret(secret, ", secretKey: database.password", &expected).await,
     ]
 }
 
@@ -76,6 +76,6 @@ pub async fn files_too_large() -> [MountCase; 1] {
         tenant.write_secret(name, json!({"k": SECRET_MARK.repeat(size / SECRET_MARK.len())})).await;
         objects.push(format!("- {{objectName: {name}, secretPath: {kv}/data/{name}, secretKey: k}}"));
     }
-    let says = ["the 4194304 the driver takes", "larger (2400000 bytes), large (2000000 bytes), small", "secretKey"];
-    [MountCase::for_pod(pod.with_objects(objects.join("\n")), &says)]
+    let expected = ["the 4194304 the driver takes", "larger (2400000 bytes), large (2000000 bytes), small", "secretKey"];
+    [MountCase::for_pod(pod.with_objects(objects.join("\n")), &expected)]
 }

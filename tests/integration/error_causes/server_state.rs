@@ -22,14 +22,14 @@ pub async fn sealed() -> [MountCase; 1] {
 
 pub async fn uninitialized() -> [MountCase; 1] {
     let ((_, pod), server) = (fixture().await, BaoServer::uninitialized().await);
-    let says = ["is not initialized", "vault operator init", "storage"];
-    [MountCase::for_pod(pod, &says).with_address(&server.address.clone()).keep_alive(server)]
+    let expected = ["is not initialized", "vault operator init", "storage"];
+    [MountCase::for_pod(pod, &expected).with_address(&server.address.clone()).keep_alive(server)]
 }
 
 pub async fn no_leader() -> [MountCase; 1] {
     let ((_, pod), server) = (fixture().await, BaoServer::without_leader().await);
-    let says = ["no active node", "vault operator raft list-peers"];
-    [MountCase::for_pod(pod, &says).with_address(&server.address.clone()).keep_alive(server)]
+    let expected = ["no active node", "vault operator raft list-peers"];
+    [MountCase::for_pod(pod, &expected).with_address(&server.address.clone()).keep_alive(server)]
 }
 
 pub async fn throttled() -> [MountCase; 1] {
@@ -43,15 +43,15 @@ pub async fn throttled() -> [MountCase; 1] {
     // The quota admits one of the two requests.
     let class =
         format!("{}\n- {{objectName: y, secretPath: {kv}/metadata/db}}", single_object(&format!("{kv}/data/db"), ""));
-    let says = ["limits requests", "429", "quota exceeded", "sys/quotas/rate-limit", &tenant.address];
-    [MountCase::for_pod(pod.with_objects(class), &says).delete_after(&name)]
+    let expected = ["limits requests", "429", "quota exceeded", "sys/quotas/rate-limit", &tenant.address];
+    [MountCase::for_pod(pod.with_objects(class), &expected).delete_after(&name)]
 }
 
 pub async fn server_fault() -> [MountCase; 1] {
     let ((tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
     vault.always("GET", &format!("{}/data/", tenant.kv), vault_error(500, "internal error"));
-    let says = ["failed", "status 500", "internal error", "Vault's server log"];
-    [MountCase::for_pod(pod, &says).with_address(&vault.address).keep_alive(vault)]
+    let expected = ["failed", "status 500", "internal error", "Vault's server log"];
+    [MountCase::for_pod(pod, &expected).with_address(&vault.address).keep_alive(vault)]
 }
 
 pub async fn deadline_exceeded() -> [MountCase; 1] {
@@ -70,8 +70,8 @@ pub async fn outcome_unknown() -> [MountCase; 1] {
     let ((tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
     let path = DatabaseEngine::for_tenant(&tenant).await.path;
     vault.always("GET", &path, Fault::DropRequest);
-    let says = [&path, "was lost", "not sent again at once", "may have created a credential"];
-    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &says)
+    let expected = [&path, "was lost", "not sent again at once", "may have created a credential"];
+    [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected)
         .with_address(&vault.address)
         .keep_alive(vault)
         .with_check_flags(&["--create"])]
@@ -80,8 +80,8 @@ pub async fn outcome_unknown() -> [MountCase; 1] {
 pub async fn answer_too_large() -> [MountCase; 1] {
     let ((tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
     vault.always("GET", &format!("{}/data/", tenant.kv), respond(200, &[], vec![b' '; (8 << 20) + 1]));
-    let says = ["larger than 8 MiB", &tenant.kv, "store large data elsewhere"];
-    [MountCase::for_pod(pod, &says).with_address(&vault.address).keep_alive(vault)]
+    let expected = ["larger than 8 MiB", &tenant.kv, "store large data elsewhere"];
+    [MountCase::for_pod(pod, &expected).with_address(&vault.address).keep_alive(vault)]
 }
 
 pub async fn provider_at_capacity() -> [MountCase; 1] {
@@ -91,6 +91,6 @@ pub async fn provider_at_capacity() -> [MountCase; 1] {
     for i in 0..128 {
         daemon.mount(endpoint(i).mount_call()).await.unwrap();
     }
-    let says = ["128 different Vault endpoints", "of namespace", "let classes share an address"];
-    [MountCase::for_pod(endpoint(128), &says).with_daemon(daemon).mount_only("a crowd")]
+    let expected = ["128 different Vault endpoints", "of namespace", "let classes share an address"];
+    [MountCase::for_pod(endpoint(128), &expected).with_daemon(daemon).mount_only("a crowd")]
 }

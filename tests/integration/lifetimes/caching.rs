@@ -103,7 +103,7 @@ async fn max_sessions_evicts_most_idle_pod_with_expired_token() {
     }
     let other = stage.pod();
     for _ in 0..2 {
-        // No polls for long, first with a token that can be revoked, then with one that cannot.
+        // An idle pod is evicted only once its token has expired and cannot be revoked any more.
         stage.daemon.assert_mount_error(&other, Cause::ProviderAtCapacity, &["--max-sessions"]).await;
         advance(Duration::from_secs(40 * 60)).await;
         sleep(Duration::from_millis(5)).await;

@@ -51,10 +51,10 @@ async fn unpolled_credential_expiry_is_warned_of_in_time() {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&pod.name)).collect();
     let place =
         |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {log}"));
-    let (near, told, over) =
+    let (near, reported, over) =
         (place("maximum is near"), place("ends, and no poll comes to replace it"), place("is over, and no poll comes"));
-    assert!(near < told && told < over, "{log}");
-    assert!(lines[told].contains("end=") && lines[told].contains("switch on rotation"), "{}", lines[told]);
+    assert!(near < reported && reported < over, "{log}");
+    assert!(lines[reported].contains("end=") && lines[reported].contains("switch on rotation"), "{}", lines[reported]);
     assert_eq!(lines.iter().filter(|line| line.contains("ends, and no poll comes")).count(), 1, "{log}");
 }
 
@@ -96,8 +96,8 @@ async fn status_command_shows_sessions_without_secrets() {
     for secret in [&password, &username] {
         assert!(!text.contains(secret.as_str()) && !json.contains(secret.as_str()));
     }
-    let told: Value = serde_json::from_str(&json).unwrap();
-    let session = &told["sessions"][0];
+    let reported: Value = serde_json::from_str(&json).unwrap();
+    let session = &reported["sessions"][0];
     assert_eq!(
         (&session["uid"], &session["role"], &session["renewal_active"]),
         (&json!(pod.uid), &json!("app"), &json!(true))
@@ -109,9 +109,9 @@ async fn status_command_shows_sessions_without_secrets() {
         (&json!("leased"), &json!("active"), &json!(stage.database.path))
     );
     assert!(session["token"]["accessor"].is_string());
-    assert_eq!(told["watch"]["state"], "synced");
+    assert_eq!(reported["watch"]["state"], "synced");
     let timestamp = |of: &Value| of.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
-    assert!(timestamp(&session["last_success_at"]) <= timestamp(&told["now"]), "{told}");
+    assert!(timestamp(&session["last_success_at"]) <= timestamp(&reported["now"]), "{reported}");
     let time = |of: &Value| timestamp(of).as_second();
     let now = jiff::Timestamp::now().as_second();
     for of in [lease, &session["token"]] {
@@ -131,7 +131,7 @@ async fn failed_renewal_is_in_status_and_metrics_until_recovery() {
         let text = metrics.text().await;
         lines.iter().all(|line| text.lines().any(|l| l.strip_prefix("vaultmount_") == Some(line)))
     };
-    let told = async || session_statuses(&stage.daemon).await[0].take();
+    let reported = async || session_statuses(&stage.daemon).await[0].take();
     let well = [
         r#"logins_total{method="jwt",outcome="ok"} 1"#,
         r#"cached_secrets{state="active",kind="leased"} 1"#,
@@ -147,7 +147,7 @@ async fn failed_renewal_is_in_status_and_metrics_until_recovery() {
         r#"renewals_total{target="token",outcome="renewed"} 1"#,
     ];
     wait_until("a renewal fails", async || counts(&failing).await).await;
-    let session = told().await;
+    let session = reported().await;
     let lease = &session["secrets"][0];
     assert_eq!(lease["state"], "failing");
     for error in [&lease["last_error"], &session["last_error"]["error"]] {
@@ -161,7 +161,7 @@ async fn failed_renewal_is_in_status_and_metrics_until_recovery() {
         counts(&[r#"renewals_total{target="lease",outcome="renewed"} 1"#, well[1]]).await
     })
     .await;
-    assert!(told().await["secrets"][0]["last_error"].is_null());
+    assert!(reported().await["secrets"][0]["last_error"].is_null());
 
     stage.api.delete_pod(&pod.namespace, &pod.name);
     let over = [r#"revocations_total{outcome="revoked"} 1"#, "sessions 0", "pending_revocations 0"];

@@ -148,16 +148,16 @@ async fn outage_defers_renewals_without_failing_them() {
         sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(renewals(), [0, 0]);
-    let told = stage.status().await;
+    let reported = stage.status().await;
     assert!(
-        told["sessions"].as_array().unwrap().iter().all(|session| {
+        reported["sessions"].as_array().unwrap().iter().all(|session| {
             let states = [&session["token"]["state"], &session["secrets"][0]["state"]];
             // The rejected pod has neither.
             states.iter().all(|state| state.is_null()) || (states[0] == "active" && states[1] == "expiring")
         }),
-        "{told:#}"
+        "{reported:#}"
     );
-    assert!(told["sessions"].to_string().contains("its Vault is down"), "{told:#}");
+    assert!(reported["sessions"].to_string().contains("its Vault is down"), "{reported:#}");
     stage.vault.clear_rules();
     wait_until_up(&stage.daemon).await;
     wait_until("all are renewed", async || {
@@ -183,9 +183,9 @@ async fn outage_withholds_queued_renewals() {
     wait_until_down(&stage.daemon).await;
     sleep(Duration::from_millis(500)).await;
     assert_eq!((stage.vault.count("POST", "auth/token/renew-self"), stage.count_lease_renewals()), (4, 0));
-    let told = stage.status().await;
+    let reported = stage.status().await;
     let states: Vec<_> =
-        told["sessions"].as_array().unwrap().iter().map(|session| &session["token"]["state"]).collect();
+        reported["sessions"].as_array().unwrap().iter().map(|session| &session["token"]["state"]).collect();
     assert!(states.len() == 12 && states.iter().all(|state| *state == "active"), "{states:?}");
     stage.vault.clear_rules();
     gate.open();
@@ -213,13 +213,13 @@ async fn outage_logs_credential_expiry_in_time() {
     sleep(Duration::from_secs(11)).await;
     daemon.terminate();
     let log = daemon.wait_for_log().await;
-    let said = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    let count_lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
     assert_eq!(
-        (said("the pod's credential ends, and Vault is down"), said("the pod's credential is over")),
+        (count_lines("the pod's credential ends, and Vault is down"), count_lines("the pod's credential is over")),
         (1, 1),
         "{log}"
     );
-    assert_eq!(said("is not renewed"), 0, "{log}");
+    assert_eq!(count_lines("is not renewed"), 0, "{log}");
 }
 
 #[tokio::test]
@@ -268,9 +268,9 @@ async fn outage_defers_revocations_without_attempts() {
         sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
-    let told = waiting().await;
-    let is_told = |one: &Value| one["attempts"] == 0 && one["last_error"].as_str().unwrap().contains("[VM0020]");
-    assert!(told.len() == 6 && told.iter().all(is_told), "{told:#?}");
+    let reported = waiting().await;
+    let is_reported = |one: &Value| one["attempts"] == 0 && one["last_error"].as_str().unwrap().contains("[VM0020]");
+    assert!(reported.len() == 6 && reported.iter().all(is_reported), "{reported:#?}");
     assert!(has_outage(&stage.daemon).await);
     stage.vault.clear_rules();
     wait_until_up(&stage.daemon).await;

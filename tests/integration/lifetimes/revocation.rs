@@ -195,7 +195,7 @@ async fn denied_pod_list_or_watch_revokes_nothing() {
         let pod = stage.pod();
         stage.mount(&pod).await;
         stage.api.delete_pod(&pod.namespace, &pod.name);
-        // The same after enough checks that the pods are listed again.
+        // Repeated until vaultmount lists the pods again.
         for _ in 0..6 {
             stage.assert_users_stay(1).await;
         }
@@ -218,7 +218,7 @@ async fn orphan_after_stops_renewal_if_pod_get_is_denied() {
         advance(Duration::from_secs(20 * 60)).await;
         sleep(Duration::from_millis(300)).await;
     }
-    // One poll in the hour of `--orphan-after`, and one renewal every 40 minutes.
+    // The ended pod's lease is renewed once in the hour of `--orphan-after`, the living pod's lease every 40 minutes.
     let renewals = stage.count_lease_renewals();
     assert!((4..=7).contains(&renewals), "{renewals}");
     assert_eq!(stage.vault.count("POST", "auth/token/revoke-self"), 0);
@@ -297,7 +297,7 @@ async fn token_num_uses_last_use_creating_lease_keeps_token() {
 #[tokio::test]
 async fn token_num_uses_exhausted_tokens_are_revoked() {
     let stage = LifetimeFixture::with_ttls(&["--refresh-interval=10s"], json!({}), json!({"token_num_uses": 2})).await;
-    // A token for an engine that creates what it returns, without leases under the token.
+    // A static role: the engine generates the password, and no lease ends with the token.
     stage.database.create_static_role("fixed", "10h").await;
     let path = format!("{}/static-creds/fixed", stage.database.mount);
     stage.tenant.set_policy(&format!("path \"{path}\" {{ capabilities = [\"read\"] }}")).await;
@@ -347,8 +347,8 @@ async fn unreferenced_secret_is_neither_renewed_nor_revoked() {
         }
     };
     minutes(56).await;
-    // The first pod's token is renewed for the credential's own lifetime. The other pod's session has no uses, so it is
-    // not renewed.
+    // The first pod's token is renewed as long as its credential lives without renewals. No volume uses the session of
+    // the other pod's first role.
     let of_token = stage.vault.count("POST", "auth/token/renew-self");
     assert!((3..=5).contains(&of_token), "{of_token}");
     assert_eq!((stage.count_lease_renewals(), stage.database.users().await.len()), (0, 2));
@@ -439,10 +439,10 @@ async fn revoke_all_revokes_everything_and_disables_mounts() {
     let status = stage.daemon.socket.with_extension("status");
     let args = ["revoke", "--all", "--socket", status.to_str().unwrap(), "-ojson"];
     let output = crate::support::daemon::vaultmount_command(&args).output().await.unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((&said["tokens"], &said["failed"]), (&json!(20), &json!([])));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed} {}", String::from_utf8_lossy(&output.stderr));
+    let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&printed["tokens"], &printed["failed"]), (&json!(20), &json!([])));
     stage.database.wait_until_no_users().await;
     stage.daemon.assert_mount_error(&pods[0], Cause::AllRevoked, &["restart it"]).await;
     assert_eq!(stage.count_logins(), 20);

@@ -176,6 +176,6 @@ async fn shared_session_drops_volume_of_pod_deleted_in_mount() {
         gate.open();
     });
     mounted.unwrap();
-    let told = stage.status().await;
-    assert_eq!(told["sessions"][0]["volumes"].as_array().unwrap().len(), 1, "{told}");
+    let report = stage.status().await;
+    assert_eq!(report["sessions"][0]["volumes"].as_array().unwrap().len(), 1, "{report}");
 }

@@ -146,7 +146,7 @@ async fn token_no_default_policy_works_and_survives_revocation() {
     assert_eq!(scene.login_count(), 2);
     scene.tenant.set_policy("path \"nothing\" { capabilities = [\"read\"] }").await;
     advance(DEFAULT_REFRESH_INTERVAL).await;
-    let whose = format!("(policies {})", scene.tenant.policy);
-    scene.daemon.assert_mount_error(&scene.pod, Cause::VaultPolicyDenied, &[&whose]).await;
+    let policies = format!("(policies {})", scene.tenant.policy);
+    scene.daemon.assert_mount_error(&scene.pod, Cause::VaultPolicyDenied, &[&policies]).await;
     assert_eq!(scene.login_count(), 2);
 }

@@ -320,20 +320,20 @@ async fn logs_metrics_and_status_hold_no_secret() {
     let files = client.mount(pod.mount_call()).await.unwrap().files;
     let vault_token = files.iter().find(|file| file.path == "token").unwrap();
     let vault_token = String::from_utf8(vault_token.contents.to_vec()).unwrap();
-    let mut said =
+    let mut output =
         client.mount(pod.clone().with_parameter("audience", "other").mount_call()).await.err().unwrap().to_string();
     for page in ["metrics", "statusz", "readyz", "livez"] {
-        said += &get(&format!("http://{pages}/{page}")).await.1;
+        output += &get(&format!("http://{pages}/{page}")).await.1;
     }
-    said += &run_cli(&["status", "-o", "json", "--socket", status.to_str().unwrap()]).await.stdout;
+    output += &run_cli(&["status", "-o", "json", "--socket", status.to_str().unwrap()]).await.stdout;
     program.terminate();
-    said += &program.wait_for_log().await;
-    said += &std::fs::read_to_string(&audit).unwrap();
-    assert!(said.len() > 10_000, "the test must have something to search: {said}");
+    output += &program.wait_for_log().await;
+    output += &std::fs::read_to_string(&audit).unwrap();
+    assert!(output.len() > 10_000, "the test must have something to search: {output}");
     let token = pod.first_token().unwrap();
     let signature = token.rsplit('.').next().unwrap();
     for secret in ["s3cret", &token, signature, &vault_token, "client_token"] {
-        assert!(!said.contains(secret), "{secret} is in: {said}");
+        assert!(!output.contains(secret), "{secret} is in: {output}");
     }
 }
 

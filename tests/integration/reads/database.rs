@@ -1,4 +1,4 @@
-//! Database credentials: one user per pod and request, however often the driver asks.
+//! Database credentials: one user per pod and request, however often the driver polls.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::support::{
     pod::Pod,
 };
 
-/// The class of one credential in two files.
+/// Returns the objects of one credential in two files.
 fn credential_objects(mount: &str) -> String {
     let object = |name| format!("- {{objectName: {name}, secretPath: {mount}/creds/app, secretKey: {name}}}\n");
     object("username") + &object("password")
 }
 
-/// How many leases there are of the engine.
+/// Returns the number of leases of the engine.
 async fn lease_count(database: &DatabaseEngine) -> usize {
     let listed = root_request("LIST", &format!("sys/leases/lookup/{}/creds/app", database.mount), Value::Null).await;
     listed["data"]["keys"].as_array().unwrap().len()
@@ -77,7 +77,7 @@ async fn credential_of_revoked_token_is_not_served() {
     daemon.mount_files(&pod.clone().with_objects(credential_objects(&database.mount))).await;
     tenant.revoke_logins().await;
     timeout(Duration::from_secs(20), async { while !database.users().await.is_empty() {} }).await.unwrap();
-    // Nothing that the pod has is due; the new object is read under the token that is gone.
+    // No secret of the pod is due. The new object is the first request with the revoked token.
     let more = credential_objects(&database.mount) + &single_object(&format!("{}/data/db", tenant.kv), "");
     let files = daemon.mount_files(&pod.with_objects(more)).await;
     assert_eq!(files.len(), 3);
@@ -100,7 +100,7 @@ async fn token_num_uses_exhausted_keeps_credential_valid() {
         let mut credentials = Vec::new();
         for _ in 0..3 {
             credentials.push(daemon.mount_files(&pod).await);
-            // The plain ones are read again, and use up another token.
+            // The KV secrets are fetched again, which uses up another token.
             advance(DEFAULT_REFRESH_INTERVAL).await;
         }
         for files in credentials {
@@ -122,7 +122,7 @@ async fn each_pod_gets_its_own_database_user() {
     assert_eq!(database.users().await.len(), 2);
 }
 
-/// The path of credentials whose database is down.
+/// Returns the path of credentials with an unavailable database.
 async fn path_of_database_down(tenant: &Tenant) -> String {
     let DatabaseEngine { mount, path, .. } = DatabaseEngine::for_tenant(tenant).await;
     let config = json!({

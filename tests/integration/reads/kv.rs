@@ -1,4 +1,4 @@
-//! KV: versions that are missing, deleted, destroyed; paths of the other engine version; arguments.
+//! KV: missing, deleted and destroyed versions, paths of the other engine version, and arguments.
 
 use serde_json::{Value, json};
 use vaultmount::error::Cause;
@@ -42,7 +42,7 @@ async fn kv2_path_without_data_gets_suggestion() {
     let pod = pod.with_objects(single_object(&format!("{kv}/db"), ""));
     let next = format!("did you mean secretPath: {kv}/data/db (the engine there is KV version 2)?");
     daemon.assert_mount_error(&pod, Cause::Kv2Path, &["\"x\"", &format!("{kv}/db"), &next]).await;
-    // A policy for what is below `data/` denies it.
+    // A policy for the paths below `data/` denies this path.
     tenant.set_policy(&format!("path \"{kv}/data/*\" {{ capabilities = [\"read\"] }}")).await;
     daemon.assert_mount_error(&pod, Cause::VaultPolicyDenied, &["\"x\"", &format!("{kv}/db"), &next]).await;
 }

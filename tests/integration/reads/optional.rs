@@ -1,4 +1,4 @@
-//! `optional: true`: what is not there makes no file; what is refused is still an error.
+//! `optional: true`: a missing secret produces no file; a denied one is still an error.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ async fn optional_does_not_hide_other_errors() {
     for (path, more, cause) in [
         ("other/data/db".to_owned(), "", Cause::VaultPolicyDenied),
         (format!("{kv}/db"), "", Cause::Kv2Path),
-        // `no handler for route`, and `unsupported path`.
+        // Two Vault errors: `no handler for route` and `unsupported path`.
         ("nowhere/db".to_owned(), "", Cause::EngineMissing),
         (format!("{mount}/nothing/there"), "", Cause::EngineMissing),
         (format!("{kv}/data/db"), ", secretKey: pass, encoding: base64", Cause::RenderFailed),

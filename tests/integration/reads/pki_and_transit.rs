@@ -1,4 +1,4 @@
-//! Engines that issue something: certificates, ciphertexts, signatures.
+//! Engines that issue values: certificates, ciphertexts, signatures.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{KeyPair, PublicKeyData};
@@ -13,7 +13,7 @@ use crate::support::{
     pod::Pod,
 };
 
-/// A PKI engine whose role `web` issues names below `shop.example`, for the tenant's role `app` to use.
+/// Creates a PKI engine for the tenant's role `app`, with a role `web` that issues names below `shop.example`.
 async fn pki_engine(tenant: &Tenant) -> String {
     let pki = mount_engine("pki", Value::Null).await;
     root_request("POST", &format!("{pki}/root/generate/internal"), json!({"common_name": "Test CA", "key_type": "ec"}))
@@ -24,7 +24,7 @@ async fn pki_engine(tenant: &Tenant) -> String {
     pki
 }
 
-/// The class of a certificate and its key.
+/// Returns the objects of a certificate and its key.
 fn certificate_objects(pki: &str, name: &str) -> String {
     let object = |file, key| {
         format!(
@@ -34,7 +34,7 @@ fn certificate_objects(pki: &str, name: &str) -> String {
     object("tls.crt", "certificate") + &object("tls.key", "private_key")
 }
 
-/// A daemon whose requests are counted.
+/// Starts a daemon behind a proxy that counts requests.
 async fn counting_daemon() -> (FaultProxy, Daemon) {
     let vault = FaultProxy::start().await;
     let daemon = Daemon::start_at(&vault.address, &[]).await;
@@ -65,7 +65,7 @@ async fn secret_args_that_differ_are_separate_requests() {
     assert_eq!(vault.count("PUT", &format!("{pki}/issue/web")), 2);
 }
 
-/// A transit engine with the keys `app`, to encrypt, and `sign`.
+/// Creates a transit engine with the keys `app` (for encryption) and `sign`.
 async fn transit_engine(tenant: &Tenant) -> String {
     let transit = mount_engine("transit", Value::Null).await;
     root_request("POST", &format!("{transit}/keys/app"), json!({})).await;

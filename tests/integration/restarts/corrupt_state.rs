@@ -159,8 +159,8 @@ async fn state_dir_unwritable_fails_no_mount_and_is_logged() {
     }
     fs::remove_file(node.state()).unwrap();
     let log = process.stop().await;
-    let told = log.lines().filter(|line| line.contains("cannot persist session")).count();
-    assert!((1..=4).contains(&told), "{log}");
+    let failure_count = log.lines().filter(|line| line.contains("cannot persist session")).count();
+    assert!((1..=4).contains(&failure_count), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! A corner of the real OpenBao for one test: its own auth mount, engines and policies.
+//! One test's share of the real OpenBao: its own auth mount, engines and policies.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{http, required_env, unique_name};
 
-/// One test's tenant. `auth` is a `jwt` mount that trusts [`issuer`], `kv` a KV v2 engine; role `app` may read all of `kv`.
+/// One test's tenant. `auth` is a `jwt` mount that trusts [`issuer_key`], `kv` a KV v2 engine; role `app` may read all
+/// of `kv`.
 pub struct Tenant {
     pub address: String,
     pub auth: String,
@@ -16,13 +17,13 @@ pub struct Tenant {
     pub policy: String,
 }
 
-/// The key that signs the service account tokens of this run.
+/// Returns the key that signs the service account tokens of this run.
 pub fn issuer_key() -> &'static KeyPair {
     static KEY: OnceLock<KeyPair> = OnceLock::new();
     KEY.get_or_init(|| KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
 }
 
-/// Asks the server as its root; any answer but success fails the test.
+/// Sends a request with the root token; a response other than success fails the test.
 pub async fn root_request(method: &str, path: &str, body: Value) -> Value {
     let url = format!("{}/v1/{path}", required_env("VAULTMOUNT_TEST_BAO_ADDR"));
     let body = (!body.is_null()).then_some(&body);
@@ -51,7 +52,7 @@ impl Tenant {
         .await;
         tenant.set_policy(&format!("path \"{}/*\" {{ capabilities = [\"read\", \"list\"] }}", tenant.kv)).await;
         tenant.write_role("app", json!({})).await;
-        // A fresh KV v2 engine upgrades itself for a moment.
+        // A new KV v2 engine is briefly unavailable while it upgrades itself.
         for _ in 0..200 {
             let url = format!("{}/v1/{}/config", tenant.address, tenant.kv);
             if http::send("GET", &url, Some(&required_env("VAULTMOUNT_TEST_BAO_TOKEN")), None, None).await.0
@@ -64,12 +65,12 @@ impl Tenant {
         tenant
     }
 
-    /// Sets what the policy of role `app` allows.
+    /// Sets the policy of role `app`.
     pub async fn set_policy(&self, policy: &str) {
         root_request("PUT", &format!("sys/policies/acl/{}", self.policy), json!({"policy": policy})).await;
     }
 
-    /// Writes a login role with defaults for what `more` leaves out.
+    /// Writes a login role; `more` overrides the defaults.
     pub async fn write_role(&self, name: &str, more: Value) {
         let mut role = json!({
             "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
@@ -79,7 +80,7 @@ impl Tenant {
         root_request("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
     }
 
-    /// Ends every token that logins brought, as an operator does in an emergency.
+    /// Revokes every login token, as an operator does in an emergency.
     pub async fn revoke_logins(&self) {
         root_request("PUT", &format!("sys/leases/revoke-prefix/auth/{}/login", self.auth), json!({"sync": true})).await;
     }

@@ -1,4 +1,4 @@
-//! OpenBao servers of a test's own, in states that the shared one never has.
+//! Dedicated OpenBao servers, in states that the shared server never has.
 
 use std::{
     process::Stdio,
@@ -17,20 +17,20 @@ use tokio::{
 
 use super::{http, required_env};
 
-/// The server; ended when dropped.
+/// A server; stopped when dropped.
 pub struct BaoServer {
     pub address: String,
     cluster_port: u16,
-    /// What unseals it; null before it is initialized.
+    /// Unseal key; null before initialization.
     unseal_key: Value,
     folder: TempDir,
     child: Child,
 }
 
 impl BaoServer {
-    /// One with an empty storage.
+    /// Starts a server with empty storage.
     pub async fn uninitialized() -> Self {
-        // Somebody else may take a port before it does.
+        // Another process may take a port first.
         for _ in 0..5 {
             if let Some(server) = Self::start_at(free_port().await, free_port().await).await {
                 return server;
@@ -61,19 +61,19 @@ impl BaoServer {
         })
     }
 
-    /// One that has a storage and waits for its key.
+    /// Starts a server that is initialized and sealed.
     pub async fn sealed() -> Self {
         let mut server = Self::uninitialized().await;
         server.unseal_key = server.initialize().await;
         server
     }
 
-    /// Brings its key.
+    /// Unseals the server with its key.
     pub async fn unseal(&self) {
         self.post("sys/unseal", json!({"key": self.unseal_key})).await;
     }
 
-    /// One that is unsealed, and whose only peer never answers, so that they elect nobody.
+    /// Starts an unsealed server with one peer that never responds, so that no leader is elected.
     pub async fn without_leader() -> Self {
         let mut server = Self::uninitialized().await;
         let key = server.initialize().await;
@@ -86,7 +86,7 @@ impl BaoServer {
         server
     }
 
-    /// Makes its storage and brings its key.
+    /// Initializes the storage and returns the key.
     async fn initialize(&self) -> Value {
         self.post("sys/init", json!({"secret_shares": 1, "secret_threshold": 1})).await["keys"][0].take()
     }
@@ -99,7 +99,7 @@ impl BaoServer {
     }
 }
 
-/// OpenBao's proxy before a server: it answers from its cache what it has heard before, as the Go provider's Agent does.
+/// OpenBao's proxy before a server: it serves repeated requests from its cache, like the Go provider's Agent.
 pub struct CachingProxy {
     pub address: String,
     _folder: TempDir,
@@ -129,7 +129,7 @@ impl CachingProxy {
     }
 }
 
-/// A port that is free, below those that outgoing connections are given.
+/// Returns a free port below the ephemeral port range.
 pub async fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -141,7 +141,7 @@ pub async fn free_port() -> u16 {
     }
 }
 
-/// Starts it, and waits until it listens; none when it ends instead.
+/// Starts the server and waits until it listens; `None` if it exits instead.
 async fn spawn_server(folder: &TempDir) -> Option<Child> {
     let mut command = Command::new(required_env("VAULTMOUNT_TEST_BAO_BIN"));
     command.arg("server").arg("-config").arg(folder.path().join("config.json")).env_clear();

@@ -1,4 +1,4 @@
-//! The program as a person runs it for a pod that does not exist: a class and a token in files, and flags.
+//! The program as an operator runs it for a pod that does not exist: a class and a token in files, and flags.
 
 use std::{ffi::OsStr, fs};
 
@@ -8,13 +8,13 @@ use tokio::process::Command;
 
 use super::{daemon::vaultmount_command, pod::Pod};
 
-/// A pod's class and token in files.
+/// Files with a pod's class and token.
 pub struct CliRun {
     folder: TempDir,
     flags: Vec<String>,
 }
 
-/// What a run printed, and its exit code.
+/// Output and exit code of a run.
 #[derive(Debug)]
 pub struct Output {
     pub code: Option<i32>,
@@ -23,7 +23,7 @@ pub struct Output {
 }
 
 impl CliRun {
-    /// The class of a pod, and its first service account token if it has one.
+    /// Writes the class of a pod, and its first service account token if there is one.
     pub fn for_pod(pod: &Pod) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let parameters: serde_json::Map<String, Value> =
@@ -49,30 +49,30 @@ impl CliRun {
         Self { folder, flags }
     }
 
-    /// The arguments of a command.
+    /// Returns the arguments of a command.
     pub fn arguments(&self, command: &str, flags: &[&str]) -> Vec<String> {
         let own = self.flags.iter().cloned();
         std::iter::once(command.to_owned()).chain(own).chain(flags.iter().map(ToString::to_string)).collect()
     }
 
-    /// Runs a command to its end.
+    /// Runs a command and waits for its end.
     pub async fn run(&self, command: &str, flags: &[&str]) -> Output {
         run_cli(&self.arguments(command, flags)).await
     }
 
-    /// The same with these variables in its environment.
+    /// Runs a command with these environment variables.
     pub async fn run_with(&self, variables: &[(&str, &str)], command: &str, flags: &[&str]) -> Output {
         wait_for_output(vaultmount_command(&self.arguments(command, flags)).envs(variables.iter().copied())).await
     }
 
-    /// Looks for mistakes in the class.
+    /// Runs `validate` on the class.
     pub async fn validate(&self, flags: &[&str]) -> Output {
         let class = self.folder.path().join("class.yaml").display().to_string();
         run_cli(&[&["validate", &class], flags].concat()).await
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program and waits for its end.
 pub async fn run_cli<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     wait_for_output(&mut vaultmount_command(arguments)).await
 }

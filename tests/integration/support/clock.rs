@@ -1,11 +1,11 @@
-//! Time as the daemons of this process see it.
+//! The clock of the daemons in this process.
 
 use std::time::Duration;
 
-/// How long a plain secret counts as fresh when nobody says otherwise.
+/// Default time for which a plain secret counts as fresh.
 pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(120);
 
-/// Lets time pass without waiting for it.
+/// Advances the clock without waiting.
 pub async fn advance(duration: Duration) {
     tokio::time::pause();
     tokio::time::advance(duration).await;

@@ -1,4 +1,4 @@
-//! Servers under test: in this process, or the real program.
+//! Providers under test: in this process, or the real program.
 
 use std::{
     collections::BTreeMap,
@@ -28,10 +28,10 @@ use vaultmount::{
 
 use super::{pod::Pod, required_env};
 
-/// The longest error of one object, in bytes: what a person reads in an event.
+/// Maximum length of one object's error, in bytes, so that an event stays readable.
 const MAX_ERROR_BYTES: usize = 600;
 
-/// A server in this process, stopped when dropped.
+/// A provider in this process, stopped when dropped.
 pub struct Daemon {
     pub socket: PathBuf,
     _folder: TempDir,
@@ -40,17 +40,17 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A server of the real OpenBao with the tests' HMAC key, and more flags.
+    /// Starts a provider for the real OpenBao, with the tests' HMAC key and more flags.
     pub async fn start(flags: &[&str]) -> Self {
         Self::start_at(&required_env("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
     }
 
-    /// The same of another address.
+    /// Starts a provider for another Vault address.
     pub async fn start_at(address: &str, flags: &[&str]) -> Self {
         Self::start_with_socket_name("vault.sock", address, flags).await
     }
 
-    /// The same with another socket name, which is the provider's.
+    /// Starts a provider with another socket name, which is also the provider name.
     pub async fn start_with_socket_name(name: &str, address: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join(name);
@@ -63,18 +63,19 @@ impl Daemon {
         Self { socket, _folder: folder, stop, task }
     }
 
-    /// Stops it as SIGTERM would, and waits for its end.
+    /// Stops the provider as SIGTERM does, and waits until it has ended.
     pub async fn stop(self) {
         drop(self.stop);
         self.task.await.unwrap().unwrap();
     }
 
-    /// What a driver gets.
+    /// Calls Mount as a driver does.
     pub async fn mount(&self, call: MountCall) -> Result<MountResponse, tonic::Status> {
         Client::connect(&self.socket).await.unwrap().mount(call).await
     }
 
-    /// The cause and text of the error a driver gets: that of its first id, which must have the error's code.
+    /// Returns the cause and text of a mount error. The cause is that of the first ID, and its code must match the
+    /// status.
     pub async fn mount_error(&self, call: MountCall) -> (Cause, String) {
         let Err(status) = self.mount(call).await else { panic!("the mount should have failed") };
         let text = status.message();
@@ -84,7 +85,8 @@ impl Daemon {
         (cause, text.to_owned())
     }
 
-    /// Checks that a mount fails for this cause, in one line that is not too long and has all these parts; brings it.
+    /// Checks that a mount fails with this cause, in one line of bounded length that contains all parts. Returns the
+    /// text.
     pub async fn assert_mount_error(&self, pod: &Pod, cause: Cause, parts: &[&str]) -> String {
         let (got, text) = self.mount_error(pod.mount_call()).await;
         eprintln!("{got:?}: {text}");
@@ -96,14 +98,14 @@ impl Daemon {
         text
     }
 
-    /// The files of a mount that succeeds, by path.
+    /// Returns the files of a successful mount, by path.
     pub async fn mount_files(&self, pod: &Pod) -> BTreeMap<String, String> {
         let response = self.mount(pod.mount_call()).await.unwrap_or_else(|status| panic!("{status}"));
         response.files.into_iter().map(|f| (f.path, String::from_utf8(f.contents.into()).unwrap())).collect()
     }
 }
 
-/// A key for object versions: 32 times `a`, as in the test vector of the Go provider.
+/// Writes a key for object versions: 32 times `a`, as in the test vector of the Go provider.
 pub fn write_hmac_key(folder: &Path) -> PathBuf {
     let path = folder.join("hmac.key");
     std::fs::write(&path, [b'a'; 32]).unwrap();
@@ -122,7 +124,7 @@ fn serve_arguments(folder: &Path, socket: &Path, address: &str, flags: &[&str]) 
     args
 }
 
-/// The real program, serving; killed when dropped.
+/// The real program, ready to serve; killed when dropped.
 pub struct ProviderProcess {
     pub socket: PathBuf,
     pub child: Child,
@@ -135,7 +137,7 @@ impl ProviderProcess {
         Self::start_at(&required_env("VAULTMOUNT_TEST_BAO_ADDR"), flags).await
     }
 
-    /// The same of another address.
+    /// Starts the program with another Vault address.
     pub async fn start_at(address: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("vault.sock");
@@ -148,7 +150,7 @@ impl ProviderProcess {
         terminate(&self.child);
     }
 
-    /// Waits for its end and brings what it wrote to standard error after it was ready.
+    /// Waits until the program ends and returns its standard error output since it was ready.
     pub async fn wait_for_log(mut self) -> String {
         self.child.wait().await.unwrap();
         self.log.await.unwrap()
@@ -161,7 +163,7 @@ pub fn terminate(child: &Child) {
     assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
 }
 
-/// Starts the program and waits until it serves. The task brings what it writes to standard error from then on.
+/// Starts the program and waits until it is ready. The task returns the standard error output from then on.
 pub async fn spawn_provider(folder: &Path, socket: &Path, flags: &[&str]) -> (Child, JoinHandle<String>) {
     start_process(&serve_arguments(folder, socket, &required_env("VAULTMOUNT_TEST_BAO_ADDR"), flags)).await
 }
@@ -185,7 +187,7 @@ async fn start_process(args: &[String]) -> (Child, JoinHandle<String>) {
     (child, log)
 }
 
-/// The program with arguments and an empty environment.
+/// Returns a command for the program, with arguments and an empty environment.
 pub fn vaultmount_command<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vaultmount"));
     command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);

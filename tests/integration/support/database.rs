@@ -1,4 +1,4 @@
-//! A database engine before the real PostgreSQL.
+//! A database engine for the real PostgreSQL.
 
 use http::Uri;
 use serde_json::{Value, json};
@@ -9,16 +9,16 @@ use super::{
     required_env,
 };
 
-/// One tenant's engine, whose role `app` creates a PostgreSQL user at each read of [`Database::path`].
+/// One tenant's engine. Its role `app` creates a PostgreSQL user at each read of [`DatabaseEngine::path`].
 pub struct DatabaseEngine {
     pub mount: String,
     pub path: String,
-    /// How the names of its users begin.
+    /// Prefix of the engine's user names.
     prefix: String,
 }
 
 impl DatabaseEngine {
-    /// Role `app` of the tenant may read its credentials, and `kv` as before.
+    /// Creates the engine, and allows role `app` of the tenant to read its credentials besides `kv`.
     pub async fn for_tenant(tenant: &Tenant) -> Self {
         let mount = format!("db-{}", tenant.policy);
         let database = Self { path: format!("{mount}/creds/app"), prefix: tenant.policy.replace('-', "_"), mount };
@@ -33,7 +33,7 @@ impl DatabaseEngine {
             "username": username,
             "password": password,
             "allowed_roles": ["app"],
-            // PostgreSQL takes a hundred connections; engines of tests that are over would keep theirs.
+            // PostgreSQL accepts a hundred connections, so engines of finished tests must not hold idle ones.
             "max_idle_connections": -1,
             "username_template": format!("{}_{{{{random 12 | lowercase}}}}", database.prefix),
         });
@@ -47,7 +47,7 @@ impl DatabaseEngine {
         database
     }
 
-    /// Writes the role with defaults for what `more` leaves out: credentials live for an hour.
+    /// Writes the role; `more` overrides the defaults, which include a TTL of one hour.
     pub async fn write_role(&self, more: Value) {
         let statement = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}'"#;
         let mut role = json!({"db_name": "pg", "creation_statements": [statement], "default_ttl": "1h"});
@@ -55,8 +55,8 @@ impl DatabaseEngine {
         root_request("POST", &format!("{}/roles/app", self.mount), role).await;
     }
 
-    /// Makes it fit for many users at once: what they may is not looked up one by one when they end, and the engine keeps more
-    /// connections than one test needs.
+    /// Prepares the engine for many users at once: revocation does not look up each user's privileges, and the engine
+    /// holds more connections than one test needs.
     #[allow(dead_code, reason = "for runs of minutes")]
     pub async fn allow_many_users(&self, more: Value) {
         let connections = json!({"max_open_connections": 16, "max_idle_connections": 16});
@@ -66,7 +66,7 @@ impl DatabaseEngine {
         self.write_role(role).await;
     }
 
-    /// A static role of this name, whose password the engine rotates so often.
+    /// Creates a static role with this name; the engine rotates its password with this period.
     pub async fn create_static_role(&self, name: &str, period: &str) {
         let user = format!("fixed_{}", self.prefix);
         psql(&required_env("VAULTMOUNT_TEST_PG_URL"), &format!("create role {user} login password 'none'"))
@@ -80,8 +80,8 @@ impl DatabaseEngine {
         root_request("POST", &format!("{}/static-roles/{name}", self.mount), role).await;
     }
 
-    /// Waits until no user is left: revocation goes on after its answer, and OpenBao tries one that failed at the database,
-    /// where users are dropped at once, again after ten seconds.
+    /// Waits until no user is left. Revocation continues after its response. Users are dropped concurrently, and OpenBao
+    /// retries a revocation that failed at the database after ten seconds.
     pub async fn wait_until_no_users(&self) {
         for _ in 0..600 {
             if self.users().await.is_empty() {
@@ -92,27 +92,27 @@ impl DatabaseEngine {
         panic!("users are left: {:?}", self.users().await);
     }
 
-    /// The users it has created, by name.
+    /// Returns the names of the users that the engine has created.
     pub async fn users(&self) -> Vec<String> {
         users_with_prefix(&self.prefix).await
     }
 }
 
-/// The users whose names begin so.
+/// Returns the users with this name prefix.
 pub async fn users_with_prefix(prefix: &str) -> Vec<String> {
     let sql = format!("select rolname from pg_roles where starts_with(rolname, '{prefix}_') order by 1");
     let users = psql(&required_env("VAULTMOUNT_TEST_PG_URL"), &sql).await.unwrap();
     users.lines().map(str::to_owned).collect()
 }
 
-/// Whom PostgreSQL takes one for who logs in so, or why it does not let them in.
+/// Logs in to PostgreSQL and returns the user name that it reports, or the error.
 pub async fn log_in(username: &str, password: &str) -> Result<String, String> {
     let server = required_env("VAULTMOUNT_TEST_PG_URL");
     let (_, place) = server.split_once('@').unwrap();
     psql(&format!("postgres://{username}:{password}@{place}"), "select current_user").await
 }
 
-/// What one command prints.
+/// Returns the output of one SQL command.
 async fn psql(url: &str, sql: &str) -> Result<String, String> {
     let mut command = Command::new(format!("{}/psql", required_env("VAULTMOUNT_TEST_PG_BIN")));
     command.args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", sql, url]);

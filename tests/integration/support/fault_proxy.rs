@@ -1,4 +1,4 @@
-//! A server that stands before the real OpenBao, does to requests what a test tells it to, and remembers them.
+//! A proxy before the real OpenBao that injects the faults a test requests, and records requests.
 
 use std::{
     io,
@@ -36,37 +36,37 @@ use tokio_rustls::TlsAcceptor;
 
 use super::required_env;
 
-/// What becomes of a request.
+/// Treatment of a request.
 #[derive(Clone)]
 pub enum Fault {
-    /// This answer, and OpenBao never hears of it.
+    /// Sends this response; OpenBao does not receive the request.
     Respond(Response<Bytes>),
-    /// An answer with this status that repeats the request, as the pages of some proxies do.
+    /// Sends a response with this status that repeats the request, like the error pages of some proxies.
     EchoRequest(u16),
-    /// A redirect with this status to the same path below this address.
+    /// Redirects with this status to the same path below this address.
     Redirect(u16, String),
-    /// A success with a body of this many bytes, whose length is not announced; OpenBao never hears of it.
+    /// Sends a success with a body of this many bytes and no announced length; OpenBao does not receive the request.
     LargeBody(usize),
-    /// The connection is closed, and OpenBao never hears of it.
+    /// Closes the connection; OpenBao does not receive the request.
     DropRequest,
-    /// OpenBao answers, and the connection is closed.
+    /// Closes the connection after OpenBao's response has arrived at the proxy.
     DropResponse,
-    /// OpenBao answers, and the connection is closed after half of it.
+    /// Closes the connection after half of OpenBao's response.
     TruncateResponse,
-    /// OpenBao hears of it when the gate opens.
+    /// Forwards the request to OpenBao when the gate opens.
     HoldRequest(Gate),
-    /// OpenBao answers at once, which goes on when the gate opens.
+    /// Forwards the request at once, and the response when the gate opens.
     HoldResponse(Gate),
-    /// OpenBao's answer goes on in sixteen pieces, each after this pause.
+    /// Forwards OpenBao's response in sixteen pieces, with this pause before each.
     SlowResponse(Duration),
 }
 
-/// Refuses with one of Vault's errors.
+/// Responds with an error in Vault's format.
 pub fn vault_error(status: u16, error: &str) -> Fault {
     respond(status, &[("content-type", "application/json")], json!({"errors": [error]}).to_string())
 }
 
-/// Answers instead of OpenBao.
+/// Responds instead of OpenBao.
 pub fn respond(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Fault {
     let builder = headers.iter().fold(Response::builder().status(status), |b, (name, value)| b.header(*name, *value));
     Fault::Respond(builder.body(body.into()).unwrap())
@@ -90,13 +90,13 @@ impl Gate {
     }
 }
 
-/// The server; gone when dropped.
+/// The proxy; stopped when dropped.
 pub struct FaultProxy {
     /// `http://…`, `https://…` or `unix://…`.
     pub address: String,
     shared: Arc<Shared>,
     server_task: JoinHandle<()>,
-    /// Keeps the port while nothing listens there.
+    /// Reserves the port while no listener is open.
     reserved_port: Option<TcpSocket>,
 }
 
@@ -104,7 +104,7 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     log: watch::Sender<RequestLog>,
     connections: AtomicUsize,
-    /// What clients showed in each TLS handshake, if anything.
+    /// The client certificate of each TLS handshake, if any.
     client_certificates: Mutex<Vec<Option<CertificateDer<'static>>>>,
     upstream: Client<HttpConnector, Full<Bytes>>,
 }
@@ -118,28 +118,28 @@ struct Rule {
     fault: Fault,
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Clone)]
 pub struct ReceivedRequest {
     pub method: String,
-    /// Below `/v1/`, with the query.
+    /// Path below `/v1/`, with the query.
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
     pub received_at: Instant,
 }
 
-/// Every request, and which of them began (`true`) or ended when.
+/// Every request, and the order in which they began (`true`) and ended.
 #[derive(Default)]
 struct RequestLog {
-    /// How often what was before was forgotten.
+    /// Number of times the log was cleared.
     generation: usize,
     requests: Vec<ReceivedRequest>,
     events: Vec<(usize, bool)>,
 }
 
 impl RequestLog {
-    /// How many requests whose paths begin so were there after each that began or ended.
+    /// Returns the number of pending requests with this path prefix after each begin or end of one.
     fn concurrency(&self, path: &str) -> impl Iterator<Item = usize> {
         let events = self.events.iter().filter(move |(seen, _)| self.requests[*seen].path.starts_with(path));
         events.scan(0, |now, (_, begins)| {
@@ -155,7 +155,7 @@ impl ReceivedRequest {
     }
 }
 
-/// On a port below those that outgoing connections are given: none of them takes it while the server is down.
+/// Binds a port below the ephemeral range, so that no outgoing connection takes it while the proxy is down.
 async fn bind_port() -> TcpListener {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -167,13 +167,13 @@ async fn bind_port() -> TcpListener {
 }
 
 impl FaultProxy {
-    /// Over plain HTTP.
+    /// Starts a proxy with plain HTTP.
     pub async fn start() -> Self {
         let listener = bind_port().await;
         Self::with_listener(format!("http://{}", listener.local_addr().unwrap()), Listener::new(listener, None))
     }
 
-    /// Over TLS, with HTTP/2 if the client offers it.
+    /// Starts a proxy with TLS, and HTTP/2 if the client offers it.
     pub async fn start_tls(config: ServerConfig) -> Self {
         let listener = bind_port().await;
         Self::with_listener(
@@ -182,7 +182,7 @@ impl FaultProxy {
         )
     }
 
-    /// On a unix socket.
+    /// Starts a proxy on a Unix socket.
     pub fn start_unix(path: &Path) -> Self {
         Self::with_listener(format!("unix://{}", path.display()), Listener::Unix(UnixListener::bind(path).unwrap()))
     }
@@ -198,23 +198,23 @@ impl FaultProxy {
         Self { address, server_task: tokio::spawn(serve(listener, Arc::clone(&shared))), shared, reserved_port: None }
     }
 
-    /// From now on, every request of this method whose path below `/v1/` begins so fares so, unless an earlier rule
-    /// says else.
+    /// Applies the fault to every request with this method and path prefix below `/v1/` from now on, unless an earlier
+    /// rule matches.
     pub fn always(&self, method: &'static str, path: &str, fault: Fault) {
         self.next(usize::MAX, method, path, fault);
     }
 
-    /// The same for the next few requests.
+    /// Applies the fault to the next `count` matching requests.
     pub fn next(&self, count: usize, method: &'static str, path: &str, fault: Fault) {
         self.shared.rules.lock().unwrap().push(Rule { remaining: count, method, path: path.to_owned(), fault });
     }
 
-    /// From now on every request fares well.
+    /// Removes all rules: requests succeed from now on.
     pub fn clear_rules(&self) {
         self.shared.rules.lock().unwrap().clear();
     }
 
-    /// Closes every connection, and accepts no more.
+    /// Closes every connection and the listener.
     pub async fn stop_listening(&mut self) {
         self.server_task.abort();
         let _ = (&mut self.server_task).await;
@@ -224,13 +224,13 @@ impl FaultProxy {
         self.reserved_port = Some(socket);
     }
 
-    /// Listens again, with or without TLS.
+    /// Opens the listener again, with or without TLS.
     pub fn listen_again(&mut self, tls: Option<ServerConfig>) {
         let listener = Listener::new(self.reserved_port.take().unwrap().listen(64).unwrap(), tls);
         self.server_task = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until `count` matching requests have arrived.
     pub async fn wait_for(&self, count: usize, method: &str, path: &str) {
         let mut log = self.shared.log.subscribe();
         let enough = log.wait_for(|log| log.requests.iter().filter(|s| s.matches(method, path)).count() >= count);
@@ -238,22 +238,22 @@ impl FaultProxy {
         assert!(enough, "{method} {path} came {} times, not {count}", self.requests(method, path).len());
     }
 
-    /// The requests that came.
+    /// Returns the matching requests.
     pub fn requests(&self, method: &str, path: &str) -> Vec<ReceivedRequest> {
         self.shared.log.borrow().requests.iter().filter(|s| s.matches(method, path)).cloned().collect()
     }
 
-    /// All requests that came.
+    /// Returns all requests.
     pub fn all_requests(&self) -> Vec<ReceivedRequest> {
         self.shared.log.borrow().requests.clone()
     }
 
-    /// How often such a request came.
+    /// Returns the number of matching requests.
     pub fn count(&self, method: &str, path: &str) -> usize {
         self.requests(method, path).len()
     }
 
-    /// How many requests came that do not ask how the server is.
+    /// Returns the number of requests that are not health probes.
     pub fn count_except_health(&self) -> usize {
         let is_health_request =
             |seen: &&ReceivedRequest| ["sys/health", "sys/leader"].iter().any(|path| seen.path.starts_with(path));
@@ -261,17 +261,17 @@ impl FaultProxy {
         log.requests.len() - log.requests.iter().filter(is_health_request).count()
     }
 
-    /// How many requests whose paths begin so were there at once, at most.
+    /// Returns the maximum number of concurrent requests with this path prefix.
     pub fn max_concurrent(&self, path: &str) -> usize {
         self.shared.log.borrow().concurrency(path).max().unwrap_or(0)
     }
 
-    /// What the client showed in the latest TLS handshake that succeeded.
+    /// Returns the client certificate of the latest successful TLS handshake.
     pub fn last_client_certificate(&self) -> Option<CertificateDer<'static>> {
         self.shared.client_certificates.lock().unwrap().last().cloned().flatten()
     }
 
-    /// How many connections were accepted.
+    /// Returns the number of accepted connections.
     pub fn connection_count(&self) -> usize {
         self.shared.connections.load(Relaxed)
     }
@@ -279,14 +279,14 @@ impl FaultProxy {
 
 #[allow(dead_code, reason = "for runs of minutes")]
 impl FaultProxy {
-    /// Waits until no request is there whose path begins so.
+    /// Waits until no request with this path prefix is pending.
     pub async fn wait_until_idle(&self, path: &str) {
         let mut log = self.shared.log.subscribe();
         let idle = timeout(Duration::from_secs(60), log.wait_for(|log| log.concurrency(path).last().unwrap_or(0) == 0));
         assert!(idle.await.is_ok(), "requests of {path} never end");
     }
 
-    /// Forgets the requests so far.
+    /// Clears the recorded requests.
     pub fn clear_log(&self) {
         self.shared
             .log
@@ -319,7 +319,7 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Connections end with the task.
+/// Accepts connections, which end with the task.
 async fn serve(listener: Listener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -354,7 +354,7 @@ async fn serve_connection(io: Box<dyn Io>, tls: Option<TlsAcceptor>, shared: Arc
     }
 }
 
-/// An error closes the connection.
+/// Handles one request; an error closes the connection.
 async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -423,7 +423,7 @@ fn slow_body(body: &Bytes, pause: Duration) -> Body {
 }
 
 impl Shared {
-    /// Notes that a request came, and tells what becomes of it. It ends with the record.
+    /// Records a request and returns its fault. The request ends when the guard is dropped.
     fn record_request(self: &Arc<Self>, parts: &Parts, body: &Bytes) -> (RequestGuard, Option<Fault>) {
         let path = parts.uri.path_and_query().unwrap().as_str();
         let seen = ReceivedRequest {

@@ -1,4 +1,4 @@
-//! A small HTTP client for what tests ask of servers.
+//! A small HTTP client for tests.
 
 use bytes::Bytes;
 use http::{
@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
-/// Sends one request and brings status and JSON (`null` when the body is none).
+/// Sends one request and returns status and JSON (`null` if the body is not JSON).
 pub async fn send(
     method: &str,
     url: &str,
@@ -21,7 +21,7 @@ pub async fn send(
     (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
-/// Sends one request, and brings status and JSON if there is an answer.
+/// Sends one request and returns status and JSON, if there is a response.
 pub async fn try_send(
     method: &str,
     url: &str,
@@ -51,7 +51,7 @@ pub async fn get_accepting(url: &str, accept: &str) -> (String, String) {
     (content_type, String::from_utf8_lossy(&body).into_owned())
 }
 
-/// Sends one request and brings status and body.
+/// Sends one request and returns status and body.
 pub async fn send_for_text(
     method: &str,
     url: &str,

@@ -1,4 +1,4 @@
-//! A Kubernetes cluster whose service accounts log in to the real OpenBao by its `kubernetes` method.
+//! A Kubernetes cluster with service accounts that log in to the real OpenBao with the `kubernetes` method.
 
 use serde_json::{Value, json};
 
@@ -9,20 +9,20 @@ use super::{
 };
 use crate::kube_api::{KubeApi, KubeApiBuilder};
 
-/// A fake API server and the auth mount that asks it; role `app` takes service account `shop/app`.
+/// A fake API server and the auth mount that uses it; role `app` accepts service account `shop/app`.
 pub struct KubernetesCluster {
     pub api: KubeApi,
     pub auth: String,
     policy: String,
 }
 
-/// A certificate that OpenBao insists on, though the API server speaks plain HTTP.
+/// Returns a placeholder CA, which OpenBao requires although the API server speaks plain HTTP.
 fn placeholder_ca() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     rcgen::CertificateParams::default().self_signed(&key).unwrap().pem()
 }
 
-/// What OpenBao shows the API server; any will do there.
+/// Token that OpenBao sends to the API server; any value is accepted there.
 const REVIEWER_JWT: &str = "eyJhbGciOiJub25lIn0.e30.";
 
 impl KubernetesCluster {
@@ -30,7 +30,7 @@ impl KubernetesCluster {
         Self::with_api(tenant, KubeApi::builder()).await
     }
 
-    /// One with more (or less) than a service account and its pod.
+    /// Creates a cluster with other contents than one service account and its pod.
     pub async fn with_api(tenant: &Tenant, api: KubeApiBuilder) -> Self {
         let api = api.service_account("shop", "app").pod("shop", "web-1", "uid-1").start().await;
         let cluster = Self { api, auth: unique_name("k8s"), policy: tenant.policy.clone() };
@@ -40,7 +40,7 @@ impl KubernetesCluster {
         cluster
     }
 
-    /// Sets where OpenBao looks for the API server.
+    /// Sets the API server address of the auth mount.
     pub async fn set_kubernetes_host(&self, url: &str) {
         let config = json!({
             "kubernetes_host": url, "kubernetes_ca_cert": placeholder_ca(), "token_reviewer_jwt": REVIEWER_JWT,
@@ -49,7 +49,7 @@ impl KubernetesCluster {
         root_request("POST", &format!("auth/{}/config", self.auth), config).await;
     }
 
-    /// Writes a login role with defaults for what `more` leaves out.
+    /// Writes a login role; `more` overrides the defaults.
     pub async fn write_role(&self, name: &str, more: Value) {
         let mut role = json!({
             "bound_service_account_names": ["app"], "bound_service_account_namespaces": ["shop"], "audience": "vault",
@@ -59,7 +59,7 @@ impl KubernetesCluster {
         root_request("POST", &format!("auth/{}/role/{name}", self.auth), role).await;
     }
 
-    /// A pod of service account `shop/app`, with the token that kubelet would pass.
+    /// Returns a pod of service account `shop/app`, with the token that kubelet would pass.
     pub fn pod(&self, tenant: &Tenant) -> Pod {
         let mut pod = Pod::for_tenant(tenant).with_parameter("vaultAuthMountPath", self.auth.clone());
         (pod.name, pod.uid) = ("web-1".into(), "uid-1".into());

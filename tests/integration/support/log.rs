@@ -1,4 +1,4 @@
-//! What is logged by the daemons of this process, as long as a test runs on one thread.
+//! The log of the daemons in this process, as long as a test runs on one thread.
 
 use std::{
     io::{self, Write},
@@ -11,7 +11,7 @@ use tracing::{subscriber, subscriber::DefaultGuard};
 
 use super::clock::advance;
 
-/// The lines since it was made.
+/// The lines since the capture began.
 pub struct CapturedLog {
     buffer: LogBuffer,
     _guard: DefaultGuard,
@@ -42,12 +42,13 @@ impl CapturedLog {
         String::from_utf8(self.buffer.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// How many lines say something.
+    /// Returns the number of lines that contain `needle`.
     pub fn count_lines(&self, needle: &str) -> usize {
         self.text().lines().filter(|line| line.contains(needle)).count()
     }
 
-    /// Lets time pass by these steps until so many lines say something. What reads files takes time that does not leap.
+    /// Advances the clock in steps until this many lines contain `needle`. File reads take real time, which does not
+    /// advance.
     pub async fn wait_for_lines(&self, needle: &str, times: usize, step: Duration) {
         let begun = std::time::Instant::now();
         while self.count_lines(needle) < times {
@@ -58,7 +59,7 @@ impl CapturedLog {
     }
 }
 
-/// Gives what runs in the background the time of the machine, not of the clock.
+/// Gives background tasks real time, without advancing the clock.
 pub async fn let_background_run() {
     let until = Instant::now() + Duration::from_millis(50);
     tokio::time::sleep_until(until).await;

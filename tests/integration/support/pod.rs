@@ -1,4 +1,4 @@
-//! Pods that ask: attributes as the driver writes them, and service account tokens as the API server signs them.
+//! Pods under test: attributes as the driver writes them, and service account tokens as the API server signs them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,13 +24,13 @@ pub struct Pod {
     pub service_account: String,
     pub service_account_uid: String,
     pub parameters: Vec<(String, String)>,
-    /// What the driver passes as `serviceAccount.tokens`; `None`: nothing.
+    /// Value that the driver passes as `serviceAccount.tokens`; `None` if it passes none.
     pub tokens: Option<Value>,
     pub permission: String,
 }
 
 impl Pod {
-    /// A pod of service account `app` that logs in as role `app` of a tenant.
+    /// Creates a pod of service account `app` that logs in with role `app` of a tenant.
     pub fn for_tenant(tenant: &Tenant) -> Self {
         let uid = unique_name("uid");
         let pod = Self {
@@ -54,7 +54,7 @@ impl Pod {
         self
     }
 
-    /// The token that is passed, if any: the first when there are several.
+    /// Returns the first token that the driver passes, if any.
     pub fn first_token(&self) -> Option<String> {
         let tokens = self.tokens.as_ref()?.as_object()?;
         tokens.values().next().and_then(|issued| issued["token"].as_str()).map(str::to_owned)
@@ -67,12 +67,12 @@ impl Pod {
         self
     }
 
-    /// Sets the class's objects.
+    /// Sets the objects of the class.
     pub fn with_objects(self, yaml: impl Into<String>) -> Self {
         self.with_parameter("objects", yaml)
     }
 
-    /// A service account token of this pod, for an audience, that expires in some seconds.
+    /// Signs a service account token of this pod for an audience; it expires in `expires_in` seconds.
     pub fn sign_token(&self, audience: &str, expires_in: i64) -> String {
         let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
         sign_jwt(&json!({
@@ -87,7 +87,7 @@ impl Pod {
         }))
     }
 
-    /// The Mount call a driver makes for it.
+    /// Returns the driver's Mount call for this pod.
     pub fn mount_call(&self) -> MountCall {
         let mut attributes = serde_json::Map::new();
         for (name, value) in &self.parameters {
@@ -113,7 +113,7 @@ impl Pod {
     }
 }
 
-/// A JWT over these claims, ES256, by the run's issuer.
+/// Returns a JWT with these claims, signed with ES256 and the run's issuer key.
 pub fn sign_jwt(claims: &Value) -> String {
     let random = SystemRandom::new();
     let key =

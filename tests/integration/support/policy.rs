@@ -11,7 +11,7 @@ pub struct PolicyFile {
 }
 
 impl PolicyFile {
-    /// With what stands below its first two lines.
+    /// Writes a policy file with this text below its first two lines.
     pub fn new(rest: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let policy = Self { path: folder.path().join("policy.yaml"), _folder: folder };
@@ -19,19 +19,19 @@ impl PolicyFile {
         policy
     }
 
-    /// Writes it anew, in one step.
+    /// Replaces the file atomically.
     pub fn write(&self, rest: &str) {
         let new = self.path.with_extension("new");
         fs::write(&new, format!("apiVersion: vaultmount/v1\nkind: Policy\n{rest}\n")).unwrap();
         fs::rename(new, &self.path).unwrap();
     }
 
-    /// Where it is.
+    /// Returns the file's path.
     pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
-    /// The flag that names it.
+    /// Returns the flag with the file's path.
     pub fn flag(&self) -> String {
         format!("--policy-file={}", self.path())
     }

@@ -1,4 +1,4 @@
-//! A cluster of three OpenBao servers of a test's own, whose standbys read, behind one address.
+//! A dedicated cluster of three OpenBao servers behind one address, with standbys that serve reads.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,9 +24,9 @@ use tokio::{
 
 use super::{bao::issuer_key, bao_server::free_port, http as client, required_env};
 
-/// The servers; ended when dropped.
+/// The servers; stopped when dropped.
 pub struct RaftCluster {
-    /// Where all of them are reached, one after another, as behind a Service.
+    /// Address of the balancer, which passes connections to the servers in turn, like a Service.
     pub address: String,
     nodes: Vec<Node>,
     unseal_key: String,
@@ -42,16 +42,16 @@ struct Node {
     child: Option<Child>,
 }
 
-/// Hands connections to one server after another, or to one alone.
+/// Passes connections to the servers in turn, or to one server only.
 struct Balancer {
     backends: Vec<String>,
     next: AtomicUsize,
-    /// The one that all go to, or none in particular; connections end when it changes.
+    /// The only target server, or `None` for all in turn; connections end when it changes.
     pinned: watch::Sender<Option<usize>>,
 }
 
 impl RaftCluster {
-    /// Three servers with a leader.
+    /// Starts three servers and waits for a leader.
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut nodes = Vec::new();
@@ -80,7 +80,7 @@ impl RaftCluster {
         cluster
     }
 
-    /// Asks any server as root until one does it.
+    /// Sends a request with the root token to each server in turn, until one succeeds.
     pub async fn root_request(&self, method: &str, path: &str, body: Value) -> Value {
         for _ in 0..200 {
             for node in self.nodes.iter().filter(|node| node.child.is_some()) {
@@ -101,12 +101,12 @@ impl RaftCluster {
         panic!("nobody does {method} {path}");
     }
 
-    /// From now on everyone who connects reaches this server, or all of them in turn.
+    /// Routes new connections to this server only, or to all servers in turn.
     pub fn route_to(&self, node: Option<usize>) {
         self.balancer.pinned.send_replace(node);
     }
 
-    /// The leader, once there is one.
+    /// Waits for a leader and returns its index.
     pub async fn leader(&self) -> usize {
         for _ in 0..600 {
             for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.child.is_some()) {
@@ -121,7 +121,7 @@ impl RaftCluster {
         panic!("there is no leader");
     }
 
-    /// Waits until every server that runs follows the leader, and may elect another.
+    /// Waits until every running server follows the leader and can take part in an election.
     pub async fn wait_until_ready(&self) {
         self.leader().await;
         for n in 0.. {
@@ -146,14 +146,14 @@ impl RaftCluster {
         }
     }
 
-    /// Writes a backup.
+    /// Saves a snapshot and returns its path.
     pub async fn save_snapshot(&self) -> PathBuf {
         let file = self.folder.path().join("backup.snap");
         self.run_raft_command(&["snapshot", "save"], &file).await;
         file
     }
 
-    /// Goes back to a backup.
+    /// Restores a snapshot.
     pub async fn restore_snapshot(&self, backup: &Path) {
         self.run_raft_command(&["snapshot", "restore", "-force"], backup).await;
         self.wait_until_ready().await;
@@ -173,7 +173,7 @@ impl RaftCluster {
         self.nodes[n].child.take().unwrap().kill().await.unwrap();
     }
 
-    /// Starts it again.
+    /// Restarts a server.
     pub async fn restart(&mut self, n: usize) {
         self.nodes[n].child = Some(spawn_server(&self.nodes[n].config));
         self.unseal(n).await;
@@ -191,7 +191,8 @@ impl RaftCluster {
         panic!("server {n} stays sealed");
     }
 
-    /// A tenant as the shared server's tests have it: a `jwt` mount `jwt`, a KV engine `kv`, role `app` with this policy.
+    /// Creates the same tenant as on the shared server: a `jwt` mount `jwt`, a KV engine `kv`, and role `app` with this
+    /// policy.
     pub async fn set_up_tenant(&self, policy: &str) {
         self.root_request("POST", "sys/mounts/kv", json!({"type": "kv", "options": {"version": "2"}})).await;
         self.root_request("POST", "sys/auth/jwt", json!({"type": "jwt"})).await;
@@ -207,7 +208,7 @@ impl RaftCluster {
             "token_policies": ["app"], "token_ttl": "10m",
         });
         self.root_request("POST", "auth/jwt/role/app", role).await;
-        // A fresh KV v2 engine upgrades itself for a moment, and standbys hear of that.
+        // A new KV v2 engine is briefly unavailable while it upgrades itself, and standbys learn of the upgrade later.
         for node in &self.nodes {
             let url = format!("{}/v1/kv/config", node.address);
             for n in 0.. {
@@ -236,7 +237,7 @@ impl Node {
         let address = format!("http://127.0.0.1:{port}");
         let mut raft = json!({
             "path": data, "node_id": format!("n{n}"),
-            // A leader that is gone is missed soon: the tests wait for that.
+            // Short election timeouts: the tests wait until a missing leader is noticed.
             "performance_multiplier": "1",
         });
         if let Some(leader) = leader {

@@ -11,7 +11,7 @@ use rustls::{
     version::TLS12,
 };
 
-/// Who issues certificates.
+/// An issuer of certificates.
 pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -32,7 +32,7 @@ impl CertificateAuthority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// One that ends when a day begins.
+    /// Creates an authority with a certificate that expires at the start of this day.
     pub fn with_expiry(year: i32, month: u8, day: u8) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -50,7 +50,7 @@ impl CertificateAuthority {
         Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
     }
 
-    /// The same with a certificate that ends when a day begins.
+    /// Issues a certificate that expires at the start of this day.
     pub fn issue_with_expiry(&self, name: &str, year: i32, month: u8, day: u8) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -58,28 +58,29 @@ impl CertificateAuthority {
         Leaf { certificate: params.signed_by(&key, &self.0).unwrap().pem(), key: key.serialize_pem() }
     }
 
-    /// A server on loopback with a certificate of this authority, that demands one of `clients` if that is set.
+    /// Returns the configuration of a loopback server with a certificate of this authority. With `clients`, the server
+    /// requires a client certificate of that authority.
     pub fn server_config(&self, clients: Option<&Self>) -> ServerConfig {
         config_for_leaf(&self.issue("127.0.0.1"), clients)
     }
 
-    /// The same with TLS 1.2 alone.
+    /// Returns a server configuration with TLS 1.2 only.
     pub fn tls12_server_config(&self) -> ServerConfig {
         config_with_versions(&self.issue("127.0.0.1"), None, &[&TLS12])
     }
 
-    /// The same with a certificate whose time is over.
+    /// Returns a server configuration with an expired certificate.
     pub fn expired_server_config(&self) -> ServerConfig {
         self.server_config_with_expiry(2026, 1, 1)
     }
 
-    /// The same with a certificate that ends when a day begins.
+    /// Returns a server configuration with a certificate that expires at the start of this day.
     pub fn server_config_with_expiry(&self, year: i32, month: u8, day: u8) -> ServerConfig {
         config_for_leaf(&self.issue_with_expiry("127.0.0.1", year, month, day), None)
     }
 }
 
-/// A server on loopback with a certificate as `openssl req -x509` makes it, which signed itself and says that it is a CA's.
+/// Returns the configuration of a loopback server with a self-signed CA certificate, like that of `openssl req -x509`.
 pub fn self_signed_server_config() -> ServerConfig {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();

@@ -1,4 +1,4 @@
-//! How a daemon says that its server stands.
+//! Health of a daemon's Vault endpoint, as its status reports it.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use super::{
     daemon::{Daemon, vaultmount_command},
 };
 
-/// A little more than a server in doubt has for its word.
+/// Slightly longer than the timeout of a health probe.
 pub const HEALTH_CHECK_WAIT: Duration = Duration::from_millis(1700);
 
-/// What `status` tells of servers that are down.
+/// Returns the endpoints that `status` reports as down.
 pub async fn list_outages(daemon: &Daemon) -> Vec<Value> {
     let path = daemon.socket.with_extension("status");
     let output = vaultmount_command(&["status", "--socket", path.to_str().unwrap(), "-ojson"]).output().await.unwrap();
@@ -25,7 +25,7 @@ pub async fn has_outage(daemon: &Daemon) -> bool {
     !list_outages(daemon).await.is_empty()
 }
 
-/// Waits until the server is known to be down, without letting time pass faster.
+/// Waits until the endpoint is known to be down, without advancing the clock.
 pub async fn wait_until_down(daemon: &Daemon) {
     let begun = Instant::now();
     while !has_outage(daemon).await {
@@ -34,7 +34,7 @@ pub async fn wait_until_down(daemon: &Daemon) {
     }
 }
 
-/// Waits until the server is known to be up again: the time between probes passes fast.
+/// Waits until the endpoint is known to be up again; advances the clock between probes.
 pub async fn wait_until_up(daemon: &Daemon) {
     let begun = Instant::now();
     while has_outage(daemon).await {

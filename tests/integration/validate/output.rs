@@ -1,10 +1,10 @@
-//! What other programs read.
+//! Machine-readable output formats.
 
 use serde_json::Value;
 
 use super::{Project, class_with_parameters};
 
-/// Three errors and a warning, in a file whose name needs escaping.
+/// Validates a file with three errors and a warning, under a name that needs escaping, in this output format.
 async fn run_with_output(output: &str) -> String {
     let project = Project::with_files(&[
         ("de ploy/a,b:%.yaml", &class_with_parameters("    vaultAdress: x\n    vaultCACert: x\n    auth: 5m\n")),
@@ -50,7 +50,7 @@ async fn validate_output_github_annotates_each_line() {
     assert!(lines[2].starts_with("::warning file="), "{printed}");
 }
 
-/// What sarif-2.1.0 requires of what is written, and what code scanning asks for beyond.
+/// Requirements of sarif-2.1.0, and of code scanning beyond those.
 #[tokio::test]
 async fn validate_output_sarif_fits_code_scanning() {
     let sarif: Value = serde_json::from_str(&run_with_output("sarif").await).unwrap();

@@ -1,15 +1,15 @@
-//! Lines and columns are those an editor shows, wherever the text of `objects` stands.
+//! Positions: lines and columns are those of an editor, wherever the text of `objects` is.
 
 use super::{class_manifest, class_with_objects, findings_of};
 
 #[tokio::test]
 async fn position_in_literal_block_is_exact() {
-    let said = findings_of(&class_with_objects(
+    let findings = findings_of(&class_with_objects(
         "\n# a comment\n- objectName: ä\n\n  secretPath: p\n  method: PTU\n- {objectName: b, secretPath: 'x#y', formt: env}",
     ))
     .await;
     assert_eq!(
-        said,
+        findings,
         [
             "14:17: error: object \"ä\": method: \"PTU\" is none of GET, LIST, PUT, POST (did you mean PUT?) [VM0080]",
             "15:37: error: object \"b\": secretPath: contains a `#`; name the path alone, and the key in secretKey [VM0080]",
@@ -23,18 +23,18 @@ async fn position_in_literal_block_respects_indent_header() {
     for (header, indent) in [("|", 10), ("|2", 6), ("|-", 5), ("|+", 6), ("| # note", 8), ("&o |", 6)] {
         let pad = " ".repeat(indent);
         let objects = format!("    objects: {header}\n{pad}- objectName: a\n{pad}  secretPath: /\n");
-        let said = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
+        let findings = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
         assert!(
-            said[0].starts_with(&format!("10:{}: error: object \"a\": secretPath: ", indent + 15)),
-            "{header}: {said:?}"
+            findings[0].starts_with(&format!("10:{}: error: object \"a\": secretPath: ", indent + 15)),
+            "{header}: {findings:?}"
         );
     }
 }
 
 #[tokio::test]
 async fn position_counts_crlf_as_one_line() {
-    let said = findings_of(&class_with_objects("- objectName: a\n  secretPath: /\n").replace('\n', "\r\n")).await;
-    assert!(said[0].starts_with("10:21: error: "), "{said:?}");
+    let findings = findings_of(&class_with_objects("- objectName: a\n  secretPath: /\n").replace('\n', "\r\n")).await;
+    assert!(findings[0].starts_with("10:21: error: "), "{findings:?}");
 }
 
 #[tokio::test]
@@ -43,17 +43,17 @@ async fn position_in_folded_or_quoted_text_is_its_start() {
         ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: is no valid YAML: "),
         ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: is no valid YAML: "),
     ];
-    for (objects, says) in broken {
-        let said = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
-        assert!(said[0].starts_with(says) && said[0].contains("(line "), "{said:?}");
-        assert!(said[0].ends_with(" of objects) [VM0081]"), "{said:?}");
+    for (objects, expected) in broken {
+        let findings = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
+        assert!(findings[0].starts_with(expected) && findings[0].contains("(line "), "{findings:?}");
+        assert!(findings[0].ends_with(" of objects) [VM0081]"), "{findings:?}");
     }
-    let said = findings_of(&class_manifest(
+    let findings = findings_of(&class_manifest(
         "  parameters:\n    roleName: web\n    objects: '[{objectName: a, secretPath: /}]'\n",
     ))
     .await;
     assert_eq!(
-        said,
+        findings,
         [
             "8:14: error: object \"a\": secretPath: names no secret; write mount and path, as in secret/data/app [VM0080]"
         ]
@@ -71,13 +71,13 @@ async fn position_in_json_manifest_is_exact() {
 
 #[tokio::test]
 async fn position_of_aliased_content_is_the_anchor() {
-    let said = findings_of(&class_with_objects(
+    let findings = findings_of(&class_with_objects(
         "- &base\n  objectName: a\n  secretPath: p\n  method: PTU\n- {<<: *base, objectName: b, format: xml}",
     ))
     .await;
-    assert!(said[0].starts_with("12:17: error: object \"a\": method: "), "{said:?}");
-    assert!(said[1].starts_with("12:17: error: object \"b\": method: "), "{said:?}");
-    assert!(said[2].starts_with("13:44: error: object \"b\": format: "), "{said:?}");
+    assert!(findings[0].starts_with("12:17: error: object \"a\": method: "), "{findings:?}");
+    assert!(findings[1].starts_with("12:17: error: object \"b\": method: "), "{findings:?}");
+    assert!(findings[2].starts_with("13:44: error: object \"b\": format: "), "{findings:?}");
 }
 
 #[tokio::test]

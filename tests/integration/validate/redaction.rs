@@ -1,4 +1,4 @@
-//! Nothing that could be an argument or a token is shown, however wrong the class is.
+//! Redaction: possible arguments and tokens are never shown, however wrong the class is.
 
 use serde_json::json;
 

@@ -1,8 +1,8 @@
-//! Each rule, broken once.
+//! Violations of each rule.
 
 use super::{Project, assert_findings, class_manifest, class_with_objects, class_with_parameters, findings_of};
 
-/// A pod of class `shop` with these lines in its volume's `csi`, from line 8.
+/// Returns a pod of class `shop` with these lines in its volume's `csi`, from line 8.
 fn pod_manifest(csi: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop}}\nspec:\n  volumes:\n  - name: s\n    csi: {{driver: secrets-store.csi.k8s.io,\n{csi}}}\n"
@@ -239,7 +239,7 @@ async fn volume_attributes_overriding_class_are_warned_of() {
         ),
     ];
     assert_findings(&text, &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    // Without its class only what is surely ours is told.
+    // Without its class, only findings that certainly concern vaultmount are reported.
     expected = [8, 9, 11]
         .map(|line| {
             (line + 1, ["roleName", "vaultKubernetesMountPath", "objects"][if line == 11 { 2 } else { line - 8 }])
@@ -261,13 +261,13 @@ async fn token_in_manifest_is_an_error() {
 #[tokio::test]
 async fn class_errors_are_not_repeated_for_its_pods() {
     let attributes = "readOnly: true, volumeAttributes: {secretProviderClass: shop, audience: x}";
-    let said =
+    let found =
         findings_of(&format!("{}---\n{}", class_with_parameters("    vaultCACert: x\n"), pod_manifest(attributes)))
             .await;
-    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(found.len(), 2, "{found:?}");
     assert!(
-        said[0].starts_with("10:18: error: vaultCACert: ") && said[1].contains(": warning: Pod \"web\""),
-        "{said:?}"
+        found[0].starts_with("10:18: error: vaultCACert: ") && found[1].contains(": warning: Pod \"web\""),
+        "{found:?}"
     );
 }
 
@@ -309,8 +309,8 @@ async fn missing_class_with_similar_name_is_suggested() {
         let attributes = format!("readOnly: true, volumeAttributes: {{secretProviderClass: {name}}}");
         format!("{}---\n{}", class_with_parameters(""), pod_manifest(&attributes))
     };
-    let said = "18:57: warning: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: class \"shpo\" is not among the files; did you mean \"shop\"? [VM0085]";
-    assert_findings(&using("shpo"), &[said]).await;
+    let found = "18:57: warning: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: class \"shpo\" is not among the files; did you mean \"shop\"? [VM0085]";
+    assert_findings(&using("shpo"), &[found]).await;
     assert_findings(&using("shpo").replace("name: shop, namespace: shop", "name: shop, namespace: test"), &[]).await;
     for other in ["shed", "shop1", "payments"] {
         assert_findings(&using(other), &[]).await;
@@ -333,9 +333,9 @@ async fn volumes_of_every_workload_kind_are_validated() {
     ] {
         let text =
             format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n{}\n", spec.replace("POD", volumes));
-        let said = findings_of(&text).await;
-        assert_eq!(said.len(), 2, "{kind}: {said:?}");
-        assert!(said[0].contains(&format!("{kind} \"x\": volume \"s\": readOnly")), "{said:?}");
+        let found = findings_of(&text).await;
+        assert_eq!(found.len(), 2, "{kind}: {found:?}");
+        assert!(found[0].contains(&format!("{kind} \"x\": volume \"s\": readOnly")), "{found:?}");
     }
 }
 
@@ -368,12 +368,12 @@ async fn duplicate_class_in_one_file_is_an_error() {
     let twice =
         format!("{line}:18: error: class \"shop\" in namespace \"shop\" is also at a.yaml:2; remove one [VM0085]");
     assert_findings(&format!("{one}---\n{one}"), &[&twice]).await;
-    // The driver has one class of a name, whichever; that is for those to tell whose both are.
+    // The driver uses one class of each name, in no defined order. The owner of both classes must resolve that.
     let azure = one.replace("provider: vault", "provider: azure");
     let used = pod_manifest("readOnly: true, volumeAttributes: {secretProviderClass: shop, vaultAddres: x}");
     for texts in [[&azure, &azure, &one], [&one, &azure, &azure], [&azure, &one, &azure]] {
-        let said = findings_of(&format!("{}---\n{}---\n{}---\n{used}", texts[0], texts[1], texts[2])).await;
-        assert!(said.len() == 2 && said.iter().all(|line| line.contains("vaultAddres: ")), "{said:?}");
+        let found = findings_of(&format!("{}---\n{}---\n{}---\n{used}", texts[0], texts[1], texts[2])).await;
+        assert!(found.len() == 2 && found.iter().all(|line| line.contains("vaultAddres: ")), "{found:?}");
     }
 }
 

@@ -1,11 +1,11 @@
-//! What somebody wrote, and what was surely meant.
+//! Suggestions for typos.
 
 use super::{assert_findings, class_manifest, class_with_objects, class_with_parameters, findings_of};
 
 #[tokio::test]
 async fn misspelled_kind_or_provider_is_suggested() {
     let good = class_with_parameters("");
-    for (is, written, said) in [
+    for (is, written, found) in [
         (
             "provider: vault",
             "provider: Vault",
@@ -52,7 +52,7 @@ async fn misspelled_kind_or_provider_is_suggested() {
             "1:1: error: apiVersion: missing; write secrets-store.csi.x-k8s.io/v1 [VM0085]",
         ),
     ] {
-        assert_findings(&good.replace(is, written), &[said]).await;
+        assert_findings(&good.replace(is, written), &[found]).await;
     }
     for (is, written) in [
         ("provider: vault", "provider: akeyless"),
@@ -67,7 +67,7 @@ async fn misspelled_kind_or_provider_is_suggested() {
 
 #[tokio::test]
 async fn invalid_yaml_is_explained() {
-    for (objects, said) in [
+    for (objects, found) in [
         (
             "- objectName: a\n  secretPath: p\n  secretKey: *",
             "11:20: error: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
@@ -81,7 +81,7 @@ async fn invalid_yaml_is_explained() {
             "11:8: error: is no valid YAML: this line is indented differently from the list it is in [VM0081]",
         ),
     ] {
-        assert_findings(&class_with_objects(objects), &[said]).await;
+        assert_findings(&class_with_objects(objects), &[found]).await;
     }
     let tab = "10:1: error: is no valid YAML: a tab indents this line; use spaces [VM0085]";
     assert_findings(&class_with_parameters("\taudience: x\n"), &[tab]).await;
@@ -94,10 +94,10 @@ async fn file_permission_without_leading_zero_is_warned_of() {
         [("400", "620", "400"), ("440", "670", "440"), ("500", "764", "500"), ("'444'", "674", "444")]
     {
         let bare = text.trim_matches('\'');
-        let said = findings_of(&class_with_objects(&object(text))).await;
-        let says =
+        let found = findings_of(&class_with_objects(&object(text))).await;
+        let expected =
             format!("filePermission: {bare} is 0{is}, as it has no 0 before it; did you mean 0{meant}? [VM0080]");
-        assert!(said.len() == 1 && said[0].contains(": warning: ") && said[0].ends_with(&says), "{said:?}");
+        assert!(found.len() == 1 && found[0].contains(": warning: ") && found[0].ends_with(&expected), "{found:?}");
     }
     for text in ["0400", "0o440", "256", "288", "420", "511", "4", "0x100"] {
         assert_findings(&class_with_objects(&object(text)), &[]).await;
@@ -107,10 +107,10 @@ async fn file_permission_without_leading_zero_is_warned_of() {
 #[tokio::test]
 async fn unrendered_template_is_reported_with_helm_hint() {
     let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class_manifest(""));
-    let said = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
-    assert_findings(&ours, &[said]).await;
+    let found = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
+    assert_findings(&ours, &[found]).await;
     let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate)";
-    for (is, written, said) in [
+    for (is, written, found) in [
         ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
         ("secretPath: p", "secretPath: {{ .p }}", "9:38: error: is no valid YAML: something here has the wrong type"),
         ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
@@ -120,8 +120,8 @@ async fn unrendered_template_is_reported_with_helm_hint() {
             "7:5: error: is a mapping, and the API server takes only text; write one value",
         ),
     ] {
-        let id = if said.contains("objects: ") { "VM0081" } else { "VM0085" };
-        assert_findings(&class_with_parameters("").replace(is, written), &[&format!("{said}; {next} [{id}]")]).await;
+        let id = if found.contains("objects: ") { "VM0081" } else { "VM0085" };
+        assert_findings(&class_with_parameters("").replace(is, written), &[&format!("{found}; {next} [{id}]")]).await;
     }
     let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class_manifest(""));
     assert!(findings_of(&jinja).await[0].contains("; it is a template: pass what becomes of it"));

@@ -146,9 +146,9 @@ async fn vault_client_timeout_is_named_in_error() {
     vault.always("POST", "auth/", hold_forever());
     let variables = [("VAULT_CLIENT_TIMEOUT", "20ms"), ("VAULT_MAX_RETRIES", "0")];
     let address = format!("--vault-addr={}", vault.address);
-    let said = CliRun::for_pod(&secret_pod(&tenant)).run_with(&variables, "mount", &[&address]).await.stderr;
+    let stderr = CliRun::for_pod(&secret_pod(&tenant)).run_with(&variables, "mount", &[&address]).await.stderr;
     assert_contains(
-        &said,
+        &stderr,
         &["did not answer within 20ms (VAULT_CLIENT_TIMEOUT)", "raise VAULT_CLIENT_TIMEOUT", "[VM0004]"],
     );
 }

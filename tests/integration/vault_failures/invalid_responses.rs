@@ -135,7 +135,7 @@ async fn vault_proxy_addr_407_error_names_the_proxy() {
     }
     let variables = [("VAULT_PROXY_ADDR", proxy.address.as_str())];
     let flags = ["--vault-addr=http://vault.example:8200"];
-    let said = CliRun::for_pod(&secret_pod(&tenant)).run_with(&variables, "mount", &flags).await.stderr;
+    let stderr = CliRun::for_pod(&secret_pod(&tenant)).run_with(&variables, "mount", &flags).await.stderr;
     let place = proxy.address.strip_prefix("http://").unwrap();
-    assert_contains(&said, &[place, "vault.example:8200", "user name and password", "proxy's URL", "[VM0004]"]);
+    assert_contains(&stderr, &[place, "vault.example:8200", "user name and password", "proxy's URL", "[VM0004]"]);
 }

@@ -241,7 +241,7 @@ async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
     well().await;
     let before = count_descriptors(pid);
     let mut mounts = Vec::new();
-    for (name, sickness, says) in MISBEHAVIORS {
+    for (name, sickness, expected) in MISBEHAVIORS {
         let address = misbehaving_server(sickness, at).await;
         for _ in 0..mounts_of_each {
             let pod = Pod::for_tenant(&tenant).with_objects(objects.as_str()).with_parameter("vaultAddress", &address);
@@ -254,8 +254,8 @@ async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
                 let Err(status) = outcome else { panic!("{name} gave files") };
                 let took = begun.elapsed();
                 assert!(took < MOUNT_TIMEOUT * 3, "{name} took {took:?}");
-                let says = if at == FailurePoint::Login { says } else { "" };
-                assert!(status.message().contains(says) && status.message().contains("[VM"), "{name}: {status}");
+                let expected = if at == FailurePoint::Login { expected } else { "" };
+                assert!(status.message().contains(expected) && status.message().contains("[VM"), "{name}: {status}");
                 assert!(!status.message().contains("eyJ"), "{name}: {status}");
                 (name, status.message().to_owned())
             }));
@@ -265,15 +265,15 @@ async fn assert_costs_only_own_mount(at: FailurePoint, mounts_of_each: usize) {
     // afterwards.
     let mut others = 0;
     let mut mounts = join_all(mounts);
-    let told = loop {
+    let results = loop {
         tokio::select! {
-            told = &mut mounts => break told,
+            results = &mut mounts => break results,
             () = well() => others += 1,
         }
     };
     assert!(others >= 3, "{others} were mounted meanwhile");
     let mut last = "";
-    for (name, text) in told.into_iter().map(Result::unwrap) {
+    for (name, text) in results.into_iter().map(Result::unwrap) {
         if last != name {
             eprintln!("{name}: {text}");
             last = name;

@@ -66,17 +66,17 @@ async fn mutating_request_is_not_retried_when_outcome_unknown() {
     let tenant = Arc::new(tenant_with_secret().await);
     let database = DatabaseEngine::for_tenant(&tenant).await;
     let answered =
-        [(502, "bad gateway"), (503, "no backend"), (504, "timeout")].map(|(code, said)| vault_error(code, said));
+        [(502, "bad gateway"), (503, "no backend"), (504, "timeout")].map(|(code, message)| vault_error(code, message));
     let lost = [Fault::DropRequest, Fault::DropResponse, Fault::TruncateResponse];
     let cases =
         answered.map(|fault| (fault, "status 50")).into_iter().chain(lost.map(|fault| (fault, "not sent again")));
-    join_all(cases.map(async |(fault, said)| {
+    join_all(cases.map(async |(fault, message)| {
         let stage = FailureFixture::for_tenant(&tenant).await;
         stage.vault.next(1, "GET", &database.path, fault);
         let (cause, text) = stage.mount_error(&user_pod(&stage, &database)).await;
         // The driver retries `Unavailable` immediately, so this error must have another code.
         assert_eq!((cause, stage.vault.count("GET", &database.path)), (Cause::OutcomeUnknown, 1), "{text}");
-        assert_contains(&text, &[said]);
+        assert_contains(&text, &[message]);
     }))
     .await;
     assert_eq!(database.users().await.len(), 2, "two requests reached OpenBao before their answers were lost");

@@ -84,11 +84,11 @@ async fn max_retries_default_stops_after_5_attempts() {
         (Fault::DropRequest, Cause::Unreachable, "was lost"),
         (Fault::TruncateResponse, Cause::Unreachable, "was lost"),
     ];
-    for_each_case(faults, async |stage, (fault, expected, said)| {
+    for_each_case(faults, async |stage, (fault, expected, message)| {
         stage.vault.always("GET", &stage.secret_path(), fault);
         let (cause, text) = stage.mount_error(&stage.pod()).await;
         assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (expected, 5), "{text}");
-        assert_contains(&text, &[said, &stage.vault.address, "\"pass\""]);
+        assert_contains(&text, &[message, &stage.vault.address, "\"pass\""]);
     })
     .await;
 }

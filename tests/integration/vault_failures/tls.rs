@@ -94,10 +94,10 @@ impl TlsFixture {
         single_file(&self.daemon.mount(pod.mount_call()).await.unwrap()).to_owned()
     }
 
-    async fn assert_tls_error(&self, pod: &Pod, cause: Cause, said: &[&str]) {
+    async fn assert_tls_error(&self, pod: &Pod, cause: Cause, parts: &[&str]) {
         let (got, text) = self.daemon.mount_error(pod.mount_call()).await;
         assert_eq!(got, cause, "{text}");
-        assert_contains(&text, said);
+        assert_contains(&text, parts);
         assert_contains(&text, &[&self.vault.address]);
     }
 }
@@ -115,7 +115,7 @@ async fn vault_ca_parameters_decide_which_server_is_trusted() {
     ] {
         assert_eq!(secured.mount_secret(&secured.pod().with_parameter(name, value)).await, SECRET, "{name}");
     }
-    for (other, said) in [
+    for (other, parts) in [
         (CertificateAuthority::with_name("another"), "was not issued by a trusted authority"),
         (CertificateAuthority::new(), "names a trusted authority that did not sign it"),
     ] {
@@ -123,7 +123,7 @@ async fn vault_ca_parameters_decide_which_server_is_trusted() {
             .assert_tls_error(
                 &secured.pod().with_parameter("vaultCACert", other.pem()),
                 Cause::CertificateUntrusted,
-                &[said, "set the CA"],
+                &[parts, "set the CA"],
             )
             .await;
     }
@@ -464,8 +464,8 @@ async fn tls_min_version_rejects_older_server() {
     let lax = Daemon::start_at(&vault.address, &[]).await;
     assert_eq!(single_file(&lax.mount(pod.mount_call()).await.unwrap()), SECRET);
     let strict = Daemon::start_at(&vault.address, &["--tls-min-version=1.3"]).await;
-    let says = ["does not speak TLS 1.3", "--tls-min-version=1.3", "let the server speak TLS 1.3"];
-    strict.assert_mount_error(&pod, Cause::TlsSetup, &says).await;
+    let expected = ["does not speak TLS 1.3", "--tls-min-version=1.3", "let the server speak TLS 1.3"];
+    strict.assert_mount_error(&pod, Cause::TlsSetup, &expected).await;
     let modern = FaultProxy::start_tls(authority.server_config(None)).await;
     let strict = Daemon::start_at(&modern.address, &["--tls-min-version=1.3"]).await;
     assert_eq!(single_file(&strict.mount(pod.mount_call()).await.unwrap()), SECRET);

@@ -1,7 +1,7 @@
-//! The pods of the fake API server: listed in pages, watched, read, and changed while it runs.
+//! Pods of the fake API server: paged lists, watches, single reads, and changes at run time.
 //!
-//! Lists and watches take the field selector of a node's unfinished pods and no other, so that a client which asks for
-//! more is refused. Versions count the changes of all pods.
+//! Lists and watches accept only the field selector of a node's unfinished pods, so that broader requests are refused.
+//! Versions count the changes of all pods.
 
 use std::{collections::BTreeMap, io};
 
@@ -16,18 +16,18 @@ use tokio::sync::{mpsc, watch};
 use super::{ApiReply, KubeApi, KubeApiBuilder, ReceivedRequest, ReplyBody, not_found, object_key, status_response};
 
 type PodKey = (String, String);
-/// A refusal: status and Status.
+/// An error response: code and Status object.
 type ErrorReply = (u16, Value);
-/// A version, and the pods there were.
+/// A version, with the pods at that version.
 type Snapshot = (u64, BTreeMap<PodKey, PodRecord>);
 
-/// How a version that is too old is told.
+/// Signal for a version that is too old.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExpirySignal {
-    /// The answer's status is 410.
+    /// A response with status 410.
     #[default]
     Response,
-    /// The answer is 200, and its first event an ERROR.
+    /// A response with status 200 and an ERROR as its first event.
     Event,
 }
 
@@ -36,16 +36,16 @@ pub(super) struct Pods {
     records: BTreeMap<PodKey, PodRecord>,
     version: u64,
     changes: Vec<PodChange>,
-    /// Watches from versions before this are refused.
+    /// Oldest version from which watches are accepted.
     compacted: u64,
     expiry_signal: ExpirySignal,
-    /// What the next pages of lists are of.
+    /// Snapshots for the next pages of lists, by version.
     snapshots: BTreeMap<u64, BTreeMap<PodKey, PodRecord>>,
-    /// What lists show, and how often still; for good, if nothing says how often.
+    /// A stale snapshot for lists, with the number of remaining uses; `None` is unlimited.
     stale_list: Option<(Snapshot, Option<usize>)>,
-    /// Objects are sent whole, whatever is asked for.
+    /// Sends complete objects, even if the request accepts only metadata.
     full_objects: bool,
-    /// The most bytes of an event that are sent at once.
+    /// Maximum bytes of an event in one piece.
     max_piece_bytes: Option<usize>,
     watches: Vec<OpenWatch>,
 }
@@ -73,21 +73,21 @@ struct OpenWatch {
 }
 
 impl KubeApiBuilder {
-    /// A pod that runs on a node.
+    /// Adds a running pod on a node.
     #[must_use]
     pub fn node_pod(mut self, node: &str, namespace: &str, name: &str, uid: &str) -> Self {
         self.state.pods.insert(node, namespace, name, uid);
         self
     }
 
-    /// Pods are sent whole even when their metadata was asked for.
+    /// Sends complete pods, even if the request asks for their metadata.
     #[must_use]
     pub fn full_pod_objects(mut self) -> Self {
         self.state.pods.full_objects = true;
         self
     }
 
-    /// Events are sent in pieces of so many bytes.
+    /// Sends events in pieces of this many bytes.
     #[must_use]
     pub fn split_events(mut self, bytes: usize) -> Self {
         self.state.pods.max_piece_bytes = Some(bytes);
@@ -95,34 +95,34 @@ impl KubeApiBuilder {
     }
 }
 
-/// Pods change while the server runs; open watches are told at once.
+/// Changes to pods at run time; open watches receive them immediately.
 impl KubeApi {
-    /// A pod runs on a node; one of that name goes first.
+    /// Adds a running pod on a node; an existing pod of that name is removed first.
     pub fn add_pod(&self, node: &str, namespace: &str, name: &str, uid: &str) {
         self.lock().pods.insert(node, namespace, name, uid);
     }
 
-    /// The pod is gone, and tokens bound to it with it.
+    /// Deletes the pod, which invalidates tokens bound to it.
     pub fn delete_pod(&self, namespace: &str, name: &str) {
         self.lock().pods.apply_change(&object_key(namespace, name), |_| None);
     }
 
-    /// The pod's deletion begins: it has a deletionTimestamp and goes on running.
+    /// Begins the pod's deletion: sets its deletionTimestamp, and leaves it running.
     pub fn begin_pod_deletion(&self, namespace: &str, name: &str) {
         self.edit_pod(namespace, name, |pod| pod.deleting = true);
     }
 
-    /// The pod's phase: `Pending`, `Running`, `Succeeded`, `Failed`.
+    /// Sets the pod's phase: `Pending`, `Running`, `Succeeded`, `Failed`.
     pub fn set_pod_phase(&self, namespace: &str, name: &str, phase: &str) {
         self.edit_pod(namespace, name, |pod| phase.clone_into(&mut pod.phase));
     }
 
-    /// An annotation of the pod changes to this.
+    /// Sets an annotation of the pod.
     pub fn annotate_pod(&self, namespace: &str, name: &str, text: &str) {
         self.edit_pod(namespace, name, |pod| text.clone_into(&mut pod.annotation));
     }
 
-    /// Another pod of the same name and node takes the place of this one.
+    /// Replaces the pod with another of the same name on the same node.
     pub fn replace_pod(&self, namespace: &str, name: &str, uid: &str) {
         let mut state = self.lock();
         let node = state.pods.records[&object_key(namespace, name)].node.clone();
@@ -137,7 +137,7 @@ impl KubeApi {
         });
     }
 
-    /// Something else than pods changes, and open watches get a bookmark.
+    /// Sends a bookmark to open watches, as after a change of another resource.
     pub fn send_bookmark(&self) {
         let pods = &mut self.lock().pods;
         pods.version += 1;
@@ -156,8 +156,8 @@ impl KubeApi {
         }
     }
 
-    /// What happened so far is forgotten: neither a watch nor the next page of a list goes on from any version given
-    /// out until now. Open watches go on.
+    /// Discards the history: neither a watch nor the next page of a list continues from a version given out so far.
+    /// Open watches continue.
     pub fn compact_history(&self, expiry: ExpirySignal) {
         let pods = &mut self.lock().pods;
         pods.version += 1;
@@ -165,7 +165,7 @@ impl KubeApi {
         pods.snapshots.clear();
     }
 
-    /// Open watches end with an ERROR that says 410.
+    /// Ends open watches with an ERROR event of code 410.
     pub fn expire_watches(&self) {
         let pods = &mut self.lock().pods;
         let (_, gone) = gone_response();
@@ -174,37 +174,37 @@ impl KubeApi {
         }
     }
 
-    /// Open watches get these bytes.
+    /// Sends these bytes to open watches.
     pub fn send_to_watches(&self, text: &str) {
         let pods = &self.lock().pods;
         pods.watches.iter().for_each(|watch| watch.send_text(text, pods.max_piece_bytes));
     }
 
-    /// Open watches end as they do when their time is over.
+    /// Ends open watches as at their timeout.
     pub fn end_watches(&self) {
         self.lock().pods.watches.clear();
     }
 
-    /// How many watches are open.
+    /// Returns the number of open watches.
     pub fn open_watches(&self) -> usize {
         self.lock().pods.watches.iter().filter(|watch| !watch.pieces.is_closed()).count()
     }
 
-    /// From now on a list shows pods as they are now, with the version of now, so many times; `None`: until
-    /// [`fresh_lists`](Self::fresh_lists). Watches and reads of single pods tell the truth.
+    /// Serves the current pods and version as the result of the next `times` lists; `None` until
+    /// [`serve_fresh_lists`](Self::serve_fresh_lists). Watches and reads of single pods stay current.
     pub fn serve_stale_lists(&self, times: Option<usize>) {
         let pods = &mut self.lock().pods;
         pods.stale_list = Some(((pods.version, pods.records.clone()), times));
     }
 
-    /// Lists show what is.
+    /// Serves current lists again.
     pub fn serve_fresh_lists(&self) {
         self.lock().pods.stale_list = None;
     }
 }
 
 impl Pods {
-    /// A running pod on no node, for tokens to be bound to; or on one.
+    /// Inserts a running pod for tokens to be bound to; an empty `node` means no node.
     pub(super) fn insert(&mut self, node: &str, namespace: &str, name: &str, uid: &str) {
         let key = object_key(namespace, name);
         if self.records.contains_key(&key) {
@@ -240,7 +240,7 @@ impl Pods {
         self.changes.push(change);
     }
 
-    /// The answer to a read of one pod; whoever names a version would be served from a cache.
+    /// Responds to a read of one pod. A request with a version is refused, because a cache could serve it.
     pub(super) fn read(&self, namespace: &str, name: &str, seen: &ReceivedRequest) -> (u16, Value) {
         if !seen.query.is_empty() {
             return bad_request(&format!("the read of a pod has a query: {}", seen.query));
@@ -343,7 +343,7 @@ impl Pods {
         Ok(receiver)
     }
 
-    /// Whether objects are sent whole; metadata must have been asked for, with objects as the second choice.
+    /// Returns true if complete objects are sent. The request must accept metadata first and objects second.
     fn wants_full_objects(&self, seen: &ReceivedRequest, metadata: &str) -> Result<bool, ErrorReply> {
         if seen.accept != format!("{metadata},application/json") {
             return Err(bad_request(&format!("Accept is {:?}", seen.accept)));
@@ -353,7 +353,7 @@ impl Pods {
 }
 
 impl ReceivedRequest {
-    /// The query's parameters.
+    /// Returns the query parameters.
     pub fn query_parameters(&self) -> BTreeMap<String, String> {
         form_urlencoded::parse(self.query.as_bytes()).into_owned().collect()
     }
@@ -399,14 +399,14 @@ impl OpenWatch {
     }
 }
 
-/// What a watch is fed with. Its pieces go first when it is dropped, so that whoever is told finds it closed.
+/// The pieces for one watch. They are dropped first, so that the change notification finds the watch closed.
 struct WatchFeed {
     pieces: mpsc::UnboundedReceiver<Bytes>,
     held: watch::Receiver<bool>,
     _closed: CloseNotifier,
 }
 
-/// Counts one change more when its watch is closed.
+/// Counts one more change when its watch is closed.
 struct CloseNotifier(watch::Sender<u64>);
 
 impl Drop for CloseNotifier {
@@ -415,7 +415,7 @@ impl Drop for CloseNotifier {
     }
 }
 
-/// The pieces as they come, as long as the server is not held.
+/// Returns the pieces as they arrive, unless the server is paused.
 fn watch_body(
     pieces: mpsc::UnboundedReceiver<Bytes>,
     held: watch::Receiver<bool>,

