@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Builds the book of docs/ into target/book, and holds what was built to what a reader needs.
+"""Builds docs/ as a book into target/book, and checks the built pages.
 
     python3 dev/book.py
 
-Fails on a warning of mdBook's, on a link whose page or anchor is not in the book, and on a page that takes anything from
-another host. Links that lead out of docs/, to sources, are for readers of the files: the book has their text.
+Fails on a warning of mdBook, on a link to a page or anchor that is not in the book, and on a page that loads anything from
+another host. Links from docs/ to source files work only in the files. The book shows their text without a link.
 """
 
 import re
@@ -19,14 +19,14 @@ from bootstrap import ROOT
 
 BOOK = ROOT / "target/book"
 LINK = re.compile(r'<a href="(?P<target>[^"]*)"[^>]*>(?P<text>.*?)</a>', re.S)
-# What a page loads by itself, by element and attribute.
+# Resources that a page loads by itself, by element and attribute.
 LOADED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src")}
-# All chapters in one: its links are the chapters'. The other is for a server that has no such page.
+# print.html repeats all chapters, with their links. 404.html is the error page of a web server.
 NOT_CHAPTERS = {"print.html", "404.html", "toc.html"}
 
 
 class Page(HTMLParser):
-    """What a page names, links to and loads."""
+    """Anchors, links and loaded resources of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -45,22 +45,22 @@ def main() -> None:
     bootstrap.install("book")
     build()
     for path in BOOK.rglob("*.html"):
-        path.write_text(LINK.sub(lambda link: shown(link, path), path.read_text()))
+        path.write_text(LINK.sub(lambda link, page=path: shown(link, page), path.read_text()))
     pages = {path: Page(path) for path in BOOK.rglob("*.html")}
     wrong = [fault for page in pages.values() for fault in faults(page, pages)]
     if wrong:
-        sys.exit("\n".join(["book: not as it should be:", *wrong]))
+        sys.exit("\n".join(["book: checks failed:", *wrong]))
     print(f"{len(pages)} pages; open target/book/index.html")
 
 
 def build() -> None:
     done = subprocess.run([bootstrap.TOOLS / "bin/mdbook", "build", ROOT / "docs"], capture_output=True, text=True)
     if done.returncode != 0 or re.search(r"^\s*(WARN|ERROR)", done.stderr, re.M):
-        sys.exit(f"book: mdbook warns or fails:\n{done.stderr}")
+        sys.exit(f"book: mdbook failed or printed warnings:\n{done.stderr}")
 
 
 def shown(link: re.Match, page: Path) -> str:
-    """The link, or its text if it leads out of the book to a file of the project."""
+    """Returns the link, or only its text if the link leads out of the book to a file of the project."""
     address = urlsplit(link["target"])
     leads = (page.parent / unquote(address.path)).resolve()
     outside = not address.scheme and address.path and not leads.is_relative_to(BOOK)
@@ -69,7 +69,7 @@ def shown(link: re.Match, page: Path) -> str:
 
 def faults(page: Page, pages: dict) -> list:
     name = page.path.relative_to(BOOK)
-    found = [f"{name} loads {one}" for one in page.loaded if urlsplit(one).scheme or one.startswith("//")]
+    found = [f"{name} loads {address}" for address in page.loaded if urlsplit(address).scheme or address.startswith("//")]
     if name.name in NOT_CHAPTERS:
         return found
     for link in page.links:
@@ -79,9 +79,9 @@ def faults(page: Page, pages: dict) -> list:
         leads = (page.path.parent / unquote(address.path)).resolve() if address.path else page.path
         leads = leads / "index.html" if leads.is_dir() else leads
         if not leads.exists():
-            found.append(f"{name} links to {link}, which is not there")
+            found.append(f"{name} links to {link}: page not found")
         elif address.fragment and leads in pages and unquote(address.fragment) not in pages[leads].ids:
-            found.append(f"{name} links to {link}, which has no such anchor")
+            found.append(f"{name} links to {link}: anchor not found")
     return found
 
 

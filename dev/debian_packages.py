@@ -1,4 +1,4 @@
-"""Programs of Debian's packages, unpacked and not installed: installing a server would start it."""
+"""Programs of Debian packages, unpacked and not installed: the installation of a server would start it."""
 
 import os
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def unpack(packages: list, folder: Path) -> None:
-    """Fills a folder with what packages of this machine's Debian release hold, without what they depend on."""
+    """Unpacks packages of this machine's Debian release into a folder, without their dependencies."""
     with tempfile.TemporaryDirectory() as fetched:
-        # apt-get drops its rights for downloads.
+        # apt-get downloads as an unprivileged user.
         os.chmod(fetched, 0o777)
         download = ["apt-get", "download", "-qq", *packages]
         if subprocess.run(download, cwd=fetched, capture_output=True).returncode != 0:
-            print("debian: reading the list of packages", file=sys.stderr)
+            print("debian: updating the package lists", file=sys.stderr)
             subprocess.run(["apt-get", "update", "-qq"], check=True)
             subprocess.run(download, cwd=fetched, check=True)
         for package in sorted(Path(fetched).glob("*.deb")):

@@ -3,8 +3,8 @@
 
     python3 dev/demo.py
 
-There is no Kubernetes: this script signs the pods' tokens as a cluster would, and `vaultmount mount` asks the
-running provider over its socket as the driver would. Every secret is made up.
+The demo needs no Kubernetes. This script signs the pods' tokens as a cluster would. `vaultmount mount` calls the running
+provider over its socket as the driver would. All secrets are made up.
 """
 
 import base64
@@ -70,7 +70,7 @@ def main() -> None:
         show_errors(files, socket, web, report)
         show_check(servers, files, web)
         revoke(servers, files, socket)
-    title(f"done after {time.monotonic() - begin:.0f} s; everything that was started is gone")
+    title(f"done after {time.monotonic() - begin:.0f} s; all processes have ended and all files are removed")
 
 
 def build() -> None:
@@ -81,7 +81,7 @@ def build() -> None:
 
 
 def configure(servers: Servers, files: Path) -> None:
-    title("configuring OpenBao: a login for service accounts, two roles, KV, database and PKI engines")
+    title("configuring OpenBao: service account logins, two roles, and KV, database and PKI engines")
     openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", files / "cluster.key")
     cluster_key = openssl("pkey", "-in", files / "cluster.key", "-pubout").decode()
     write = lambda path, **body: servers.bao("POST", path, body)  # noqa: E731
@@ -127,7 +127,7 @@ def serve(servers: Servers, files: Path) -> Path:
 
 
 def pod(files: Path, namespace: str, name: str, account: str) -> Pod:
-    """A pod that holds a token such as kubelet hands to the driver."""
+    """Returns a pod with a token like those that kubelet passes to the driver."""
     now = int(time.time())
     bound = {
         "namespace": namespace,
@@ -152,7 +152,7 @@ def pod(files: Path, namespace: str, name: str, account: str) -> Pod:
 
 
 def use_database(servers: Servers, files: Path, socket: Path, web: Pod) -> None:
-    title("A database user of the pod's own")
+    title("A separate database user for the pod")
     out = mount(files, socket, web, EXAMPLES / "database.yaml")
     show(out)
     user, password = ((out / name).read_text() for name in ("username", "password"))
@@ -170,12 +170,12 @@ def use_certificate(servers: Servers, files: Path, socket: Path, web: Pod) -> No
     openssl("verify", "-CAfile", authority, out / "tls.crt")
     of_certificate = openssl("x509", "-in", out / "tls.crt", "-noout", "-pubkey")
     of_key = openssl("pkey", "-in", out / "tls.key", "-pubout")
-    require(of_certificate == of_key, "the key is not the certificate's")
-    say(f"openssl: signed by the CA, the key fits, {subject.rstrip(', ')}")
+    require(of_certificate == of_key, "the key does not match the certificate")
+    say(f"openssl: signed by the CA, the key matches, {subject.rstrip(', ')}")
 
 
 def show_errors(files: Path, socket: Path, web: Pod, report: Pod) -> None:
-    title("What a pod's events say when a class is wrong")
+    title("Pod events for a wrong class")
     refuse(files, socket, web, "kv.yaml", "secretKey: stripe_key", "secretKey: stripe_kye")
     refuse(files, socket, web, "kv.yaml", "secret/data/shop/payment", "secret/data/shop/payments")
     refuse(files, socket, report, "env-file.yaml", "secret/data/billing/report", "secret/data/shop/payment")
@@ -183,7 +183,7 @@ def show_errors(files: Path, socket: Path, web: Pod, report: Pod) -> None:
 
 
 def show_check(servers: Servers, files: Path, web: Pod) -> None:
-    title("The same before there is a pod: validate looks at manifests alone, check asks the server step by step")
+    title("The same errors without a pod: validate reads only manifests, check sends requests to the server step by step")
     wrong = files / "shop.yaml"
     text = (EXAMPLES / "kv.yaml").read_text()
     wrong.write_text(text.replace("roleName:", "rolename:").replace("objectName: stripe-key", "objectName: ../stripe-key"))
@@ -194,38 +194,38 @@ def show_check(servers: Servers, files: Path, web: Pod) -> None:
 
 
 def revoke(servers: Servers, files: Path, socket: Path) -> None:
-    title("What the provider holds for its pods and keeps alive, and the end of it")
+    title("Sessions that the provider keeps alive for its pods, and their revocation")
     status = ["--socket", socket.with_suffix(".status")]
     for arguments in (["status", *status], ["revoke", "--all", *status]):
         command = [PROGRAM, *arguments]
         say(f"\n$ {typed(command, files)}")
-        require(subprocess.run(command, timeout=30).returncode == 0, f"{arguments[0]} should have worked")
+        require(subprocess.run(command, timeout=30).returncode == 0, f"{arguments[0]} failed")
     users = "select count(*) from pg_roles where rolname like 'v-%'"
-    # OpenBao ends what was leased under a token in the background.
+    # OpenBao revokes the leases of a token in the background.
     for _ in range(100):
         if servers.psql(users, servers.pg_url) == "0":
             break
         time.sleep(0.1)
-    require(servers.psql(users, servers.pg_url) == "0", "a database user is left")
-    say("psql: no database user is left")
+    require(servers.psql(users, servers.pg_url) == "0", "a database user still exists")
+    say("psql: all database users are revoked")
 
 
 def inspect(arguments: list, files: Path) -> None:
-    """Runs a command that must find something wrong."""
+    """Runs a command that must find an error (exit code 1)."""
     command = [PROGRAM, *arguments]
     say(f"\n$ {typed(command, files)}")
-    require(subprocess.run(command, timeout=30).returncode == 1, "something should have been found")
+    require(subprocess.run(command, timeout=30).returncode == 1, f"{arguments[0]} found no error")
 
 
 def refuse(files: Path, socket: Path, who: Pod, example: str, right: str, wrong: str) -> None:
-    """Mounts an example with one thing changed, which must fail."""
+    """Mounts an example with one change, which must fail."""
     text = (EXAMPLES / example).read_text()
-    require(right in text, f"{example} has no '{right}'")
+    require(right in text, f"{example} does not contain '{right}'")
     changed = files / f"wrong-{example}"
     changed.write_text(text.replace(right, wrong))
-    say(f"\n{who.namespace}/{who.name} mounts {example} with '{wrong}' for '{right}':")
+    say(f"\n{who.namespace}/{who.name} mounts {example} with '{wrong}' instead of '{right}':")
     done = subprocess.run(mount_command(files, socket, who, changed), capture_output=True, text=True, timeout=30)
-    require(done.returncode != 0, "this mount should have failed")
+    require(done.returncode != 0, "the mount succeeded, but must fail")
     say(done.stderr.strip())
 
 
@@ -233,7 +233,7 @@ def mount(files: Path, socket: Path, who: Pod, example: Path) -> Path:
     command = mount_command(files, socket, who, example)
     say(f"\n$ {typed(command, files)}")
     done = subprocess.run(command, timeout=30)
-    require(done.returncode == 0, "this mount should have worked")
+    require(done.returncode == 0, "the mount failed")
     return out_folder(files, who, example)
 
 
@@ -248,7 +248,7 @@ def out_folder(files: Path, who: Pod, example: Path) -> Path:
 
 
 def show(folder: Path) -> None:
-    """Each file's mode, name and content; of a long one, the first line."""
+    """Prints the mode, name and content of each file. Of a file with more than 4 lines, prints only the first line."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         lines = path.read_text().splitlines()
         content = lines[0] + f" (and {len(lines) - 1} more lines)" if len(lines) > 4 else "\n      ".join(lines)
@@ -256,7 +256,7 @@ def show(folder: Path) -> None:
 
 
 def typed(command: list, files: Path) -> str:
-    """The command as one would type it, without the places that this run made up."""
+    """Returns the command as a user would type it, without the temporary paths of this run."""
     line = " ".join(str(word) for word in command).replace(str(PROGRAM), "vaultmount")
     return line.replace(f"{files}/", "").replace(f"{ROOT}/", "")
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Builds the Dockerfile's image without a container engine, for a binary that is built already.
+"""Builds the image of the Dockerfile from an existing binary, without a container engine.
 
     python3 dev/image.py BINARY
 
 Writes target/image/vaultmount.oci.tar, an OCI archive. The same binary, certificates and Dockerfile give the
-same bytes. Labels, entrypoint and the files' places are read from the Dockerfile's last stage.
+same bytes. Labels, entrypoint and file paths come from the last stage of the Dockerfile.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = ROOT / "target/image/vaultmount.oci.tar"
-# Debian's package of Mozilla's list. The bundle in /etc may also hold authorities that only this machine trusts.
+# Mozilla's list, from Debian's package. The bundle in /etc may also contain authorities that only this machine trusts.
 AUTHORITIES = Path("/usr/share/ca-certificates/mozilla")
 OCI = "application/vnd.oci.image"
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def archive(name: str, contents: dict, entrypoint: list, labels: dict, architecture: str) -> bytes:
-    """An OCI archive of one image, which containerd and Docker import under `name`."""
+    """Returns an OCI archive of one image. containerd and Docker import it as `name`."""
     layer = tar(contents)
     packed = gzip.compress(layer, mtime=0)
     config = {
@@ -66,7 +66,7 @@ def archive(name: str, contents: dict, entrypoint: list, labels: dict, architect
 
 
 def files(stage: str, binary: bytes):
-    """What each COPY of the stage brings, and where to."""
+    """Yields the target path and the content of each COPY in the stage."""
     for source, place in re.findall(r"^COPY --from=build (\S+) (\S+)$", stage, re.M):
         match source:
             case "/vaultmount":
@@ -74,13 +74,13 @@ def files(stage: str, binary: bytes):
             case "/etc/ssl/certs/ca-certificates.crt":
                 yield place.lstrip("/"), authorities()
             case _:
-                sys.exit(f"image: no idea what the Dockerfile's {source} is")
+                sys.exit(f"image: unknown COPY source in the Dockerfile: {source}")
 
 
 def authorities() -> bytes:
     certificates = sorted(AUTHORITIES.glob("*.crt"))
     if not certificates:
-        sys.exit(f"image: no certificates in {AUTHORITIES}: install Debian's ca-certificates")
+        sys.exit(f"image: no certificates found in {AUTHORITIES}; install Debian's ca-certificates")
     return b"".join(path.read_bytes() for path in certificates)
 
 
@@ -89,20 +89,20 @@ def entrypoint(stage: str) -> list:
 
 
 def architecture(binary: bytes) -> str:
-    """The name of an ELF program's architecture; stops at one that needs libraries, which the image has not."""
+    """Returns the architecture of an ELF program. Exits if the program needs libraries: the image contains none."""
     if not binary.startswith(b"\x7fELF\x02\x01"):
-        sys.exit("image: the binary is no 64-bit ELF program")
+        sys.exit("image: the binary is not a 64-bit ELF program")
     (machine,) = struct.unpack_from("<H", binary, 18)
     (table,) = struct.unpack_from("<Q", binary, 32)
     size, count = struct.unpack_from("<HH", binary, 54)
     kinds = [struct.unpack_from("<I", binary, table + size * entry)[0] for entry in range(count)]
     if 3 in kinds:  # PT_INTERP, the dynamic loader
-        sys.exit("image: the binary is linked dynamically: build it as `make image` does")
+        sys.exit("image: the binary is dynamically linked; build it as `make image` does")
     return {62: "amd64", 183: "arm64"}[machine]
 
 
 def tar(contents: dict) -> bytes:
-    """A tar of these files and their folders, sorted, owned by root, dated 1970."""
+    """Returns a tar of files and their folders, sorted, owned by root and dated 1970."""
     folders = {str(folder) for place in contents for folder in Path(place).parents} - {"."}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Runs a real OpenBao and a real PostgreSQL, on loopback, for as long as something needs them.
+"""Runs a real OpenBao and a real PostgreSQL on loopback while a command runs.
 
     python3 dev/servers.py run -- COMMAND...
 
-COMMAND finds them in its environment, and its exit code becomes ours:
+This script exits with the exit code of COMMAND. COMMAND finds the servers in its environment:
 
     VAULTMOUNT_TEST_BAO_ADDR    http://127.0.0.1:PORT
     VAULTMOUNT_TEST_BAO_TOKEN   a root token
     VAULTMOUNT_TEST_BAO_BIN     the bao program
     VAULTMOUNT_TEST_PG_URL      postgres://postgres:PASSWORD@127.0.0.1:PORT/postgres
     VAULTMOUNT_TEST_PG_BIN      the folder of psql and the server's programs
-    VAULTMOUNT_TEST_PYTHON      a Python with grpcio, when dev/bootstrap.py grpc has run
+    VAULTMOUNT_TEST_PYTHON      a Python with grpcio, if dev/bootstrap.py grpc has run
 """
 
 import json
@@ -32,12 +32,12 @@ import bootstrap
 from subprocesses import Children, exit_on_signals
 
 START_SECONDS = 30
-# Everything asked here is on loopback, whatever proxy the environment names.
+# All requests go to loopback, so a proxy in the environment is ignored.
 LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Postgres(Children):
-    """An empty PostgreSQL, gone with the `with` block."""
+    """An empty PostgreSQL, for the length of a `with` block."""
 
     def __enter__(self):
         super().__enter__()
@@ -51,7 +51,7 @@ class Postgres(Children):
             raise
 
     def psql(self, sql: str, url: str | None = None) -> str:
-        """What one SQL command prints, as the superuser or as the user that `url` names."""
+        """Runs one SQL command as the superuser, or as the user in `url`, and returns its output."""
         command = [self.pg_bin / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql]
         done = subprocess.run([*command, url or self.pg_url], capture_output=True, text=True)
         if done.returncode != 0:
@@ -69,8 +69,8 @@ class Postgres(Children):
 
         programs = self.pg_bin
         if os.getuid() == 0:
-            # PostgreSQL refuses to run as root, and another user may be unable to enter the project's folder. So
-            # what it needs goes where that user can read it.
+            # PostgreSQL refuses to run as root, and another user may be unable to enter the project's folder. Its
+            # files are therefore copied to a folder that this user can read.
             nobody = pwd.getpwnam("nobody")
             options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             programs = copy_of_postgres(home) / "bin"
@@ -86,18 +86,18 @@ class Postgres(Children):
 
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
         command = [programs / "postgres", "-D", home / "data", *(f"--{key}={value}" for key, value in settings.items())]
-        # SIGQUIT stops it at once, yet without leaving shared memory behind as SIGKILL does.
+        # SIGQUIT stops PostgreSQL immediately and, unlike SIGKILL, releases its shared memory.
         self._postgres = self.start(command, log="postgres.log", end=signal.SIGQUIT, **options)
 
     def wait_until(self, answers, child: subprocess.Popen, log: str) -> None:
-        """Returns once `answers()` does without an error; `child` must live until then."""
+        """Calls `answers()` until it raises no error. Fails after 30 s, or when `child` has ended."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 return answers()
             except (OSError, RuntimeError) as not_yet:
                 if child.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{child.args[0]} does not answer: {not_yet}\n{self._tail(log)}") from None
+                    raise RuntimeError(f"{child.args[0]} did not become ready: {not_yet}\n{self._tail(log)}") from None
             time.sleep(0.02)
 
     def _tail(self, log: str) -> str:
@@ -105,13 +105,13 @@ class Postgres(Children):
 
 
 class Servers(Postgres):
-    """A PostgreSQL, and an OpenBao in memory."""
+    """A PostgreSQL, and an OpenBao with in-memory storage."""
 
     def __enter__(self):
         begin = time.monotonic()
         super().__enter__()
         try:
-            self._start_bao(free_port(2))  # a dev server also takes the port above, for its cluster address
+            self._start_bao(free_port(2))  # a dev server also listens on the next port, for its cluster address
             self.wait_until(lambda: self.bao("GET", "auth/token/lookup-self"), self._bao, "openbao.log")
             say(f"OpenBao at {self.bao_addr}, PostgreSQL at {self.pg_host} after {time.monotonic() - begin:.1f} s")
             return self
@@ -120,7 +120,7 @@ class Servers(Postgres):
             raise
 
     def bao(self, method: str, path: str, body: dict | None = None) -> dict:
-        """One request to OpenBao with the root token; `path` comes after /v1/."""
+        """Sends a request to OpenBao with the root token. `path` follows /v1/."""
         request = urllib.request.Request(f"{self.bao_addr}/v1/{path}", method=method)
         request.add_header("X-Vault-Token", self.root_token)
         data = None if body is None else json.dumps(body).encode()
@@ -151,7 +151,7 @@ class Servers(Postgres):
 
 
 def copy_of_postgres(home: Path) -> Path:
-    # Both in the same places to each other, which is how the programs find their libraries.
+    # The programs find their libraries by a relative path, so both folders keep their relative positions.
     shutil.copytree(bootstrap.POSTGRES_LIBS, home / bootstrap.POSTGRES_LIBS.name)
     package = home / bootstrap.POSTGRES.name / "pginstall"
     shutil.copytree(bootstrap.POSTGRES / "pginstall", package, ignore=shutil.ignore_patterns("include"))
@@ -159,7 +159,7 @@ def copy_of_postgres(home: Path) -> Path:
 
 
 def free_port(count: int) -> int:
-    """The first of `count` free ports in a row, below those that outgoing connections are given."""
+    """Returns the first of `count` consecutive free ports, below the range for outgoing connections."""
     while True:
         first = random.randrange(20000, 30000)
         try:

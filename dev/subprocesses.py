@@ -1,8 +1,8 @@
 """Child processes and a scratch folder that never outlive this process.
 
-However this process ends, by a return, an exception, a signal or SIGKILL, its end of a pipe closes. A
-watcher at the other end then ends every child with its whole process group, and removes the folder. There
-is no other clean-up, so the way out after a crash is the one that every ordinary run takes.
+This process holds one end of a pipe. The pipe closes however this process ends: by a return, an exception, a signal or
+SIGKILL. A watcher at the other end then stops every child with its whole process group, and removes the folder. There is no
+other clean-up, so an ordinary run cleans up in the same way as a crash.
 """
 
 import os
@@ -19,17 +19,21 @@ GRACE_SECONDS = 5
 
 
 class Children:
+    """Child processes and a scratch folder, for the length of a `with` block."""
+
     def __enter__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="vaultmount-"))
         self._started = []
-        # A session of its own: Ctrl-C at a terminal must not reach the watcher.
+        # The watcher has a separate session: Ctrl-C at a terminal must not reach it.
         watcher = [sys.executable, "-IS", __file__, str(self.folder)]
         self._watcher = subprocess.Popen(watcher, stdin=subprocess.PIPE, cwd="/", start_new_session=True)
         return self
 
     def start(self, command: list, log: str = "", end: signal.Signals = signal.SIGTERM, **options) -> subprocess.Popen:
-        """Starts a command in a process group of its own. `log` names a file in the scratch folder for its output;
-        `end` is the signal that asks it to stop."""
+        """Starts a command in a separate process group.
+
+        `log` names a file in the scratch folder for the output. `end` is the signal that asks the command to stop.
+        """
         pipe = self._watcher.stdin.fileno()
         if log:
             options |= {"stdout": self._open(log), "stderr": subprocess.STDOUT}
@@ -37,7 +41,7 @@ class Children:
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,
             process_group=0,
-            # The child itself tells the watcher before it becomes the command, so none goes untold.
+            # The child registers with the watcher before it executes the command, so the watcher knows every child.
             preexec_fn=lambda: os.write(pipe, b"%d %d\n" % (os.getpid(), end)),
             **options,
         )
@@ -45,13 +49,15 @@ class Children:
         return child
 
     def wait(self, child: subprocess.Popen) -> int:
-        """The exit code, as a shell would give it. The child is left a zombie: its number, which the watcher knows,
-        must not go to a stranger."""
+        """Waits for a child and returns its exit code, as a shell reports it.
+
+        The child stays a zombie. The watcher knows its process ID, which must not be reused for another process.
+        """
         ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
 
     def _open(self, name: str):
-        # For our eyes only: what servers print may hold tokens.
+        # Only this user may read the file: the output of servers may contain tokens.
         return open(self.folder / name, "wb", opener=lambda path, flags: os.open(path, flags, 0o600))
 
     def __exit__(self, *_):
@@ -68,8 +74,9 @@ def exit_on_signals() -> None:
 
 
 def watch(folder: str) -> None:
-    told = sys.stdin.read()  # ends when the parent has gone, or has closed its end
-    groups = [tuple(int(word) for word in line.split()) for line in told.splitlines()]
+    """Waits for the end of the parent, then stops its children and removes the folder."""
+    registered = sys.stdin.read()  # returns when the parent has ended or closed its end of the pipe
+    groups = [tuple(int(word) for word in line.split()) for line in registered.splitlines()]
     for group, end in reversed(groups):
         send(group, end)
     deadline = time.monotonic() + GRACE_SECONDS
@@ -81,7 +88,7 @@ def watch(folder: str) -> None:
 
 
 def send(group: int, number: int) -> bool:
-    """True if the group still has a process."""
+    """Sends a signal to a process group. Returns true if the group still has a process."""
     with suppress(ProcessLookupError):
         os.killpg(group, number)
         return True

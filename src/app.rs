@@ -1,4 +1,4 @@
-//! The composition root: everything is built from the configuration, run until told to stop, and drained.
+//! The composition root: builds everything from the configuration, runs it until a stop signal, and drains it.
 
 mod handover;
 
@@ -33,7 +33,7 @@ use crate::{
     vault::Vault,
 };
 
-/// A server that is ready to serve.
+/// A provider that is ready to serve.
 pub struct App {
     parts: Components,
     metrics: Arc<Metrics>,
@@ -45,8 +45,8 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything and takes over the sockets; probes are answered meanwhile. The error names what cannot be had. Must run
-    /// inside the runtime.
+    /// Builds everything and takes over the sockets. Probes are served from the start. The error names the flag that failed. Must
+    /// run inside the runtime.
     pub async fn build(config: Config) -> Result<Self, String> {
         let metrics = Arc::new(Metrics::new());
         let kube = kube(&config, &metrics).map_err(|e| e.to_string())?;
@@ -58,7 +58,8 @@ impl App {
             }
             (None, None) => {
                 tracing::warn!(
-                    "not in a cluster and no --hmac-key-file: object versions are made with a key of this process alone"
+                    fix = "set --hmac-key-file outside a cluster",
+                    "process-local HMAC key; object versions differ between nodes and restarts"
                 );
                 HmacKeys::process_local()
             }
@@ -87,7 +88,7 @@ impl App {
             tokio::spawn(admin::serve(listener, shown, Arc::clone(&pages)));
         }
         if store.is_some() && has_listener(&config).await && parts.hmac_keys.try_get().is_none() {
-            tracing::info!("the key of what pods were given is waited for: until then the process that serves goes on");
+            tracing::info!("waiting for the HMAC key; the previous process keeps serving");
             parts.hmac_keys.get().await;
         }
         let status = match &config.status_socket {
@@ -102,7 +103,7 @@ impl App {
         Ok(Self { parts, metrics, sockets, status, pages, store, drain_timeout: config.drain_timeout })
     }
 
-    /// Serves until `stop`, or until something breaks that mounts do not show; then answers the calls in flight within the drain timeout.
+    /// Serves until `stop`, or until a background task breaks, then completes calls in flight within the drain timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let (stopping, stopped) = watch::channel(false);
         let mut background = tokio::spawn(Arc::clone(&self.parts.reconciler).run());
@@ -138,22 +139,22 @@ impl App {
         }
         let broken = tokio::select! {
             () = stop => None,
-            Some(_) = handing.join_next() => Some("what hands over to the next process has broken; see the log".to_owned()),
-            _ = &mut trust => Some("what reads TLS files in the background has broken; see the log".to_owned()),
-            _ = &mut background => Some("what renews and revokes in the background has broken; see the log".to_owned()),
+            Some(_) = handing.join_next() => Some("the handover task failed; see the log".to_owned()),
+            _ = &mut trust => Some("the reload task failed; see the log".to_owned()),
+            _ = &mut background => Some("the reconciler failed; see the log".to_owned()),
         };
-        tracing::info!("stopping: calls in flight are answered");
+        tracing::info!("stopping; completing calls in flight");
         let by = Instant::now() + self.drain_timeout;
         self.pages.probes.start_draining();
         stopping.send_replace(true);
         if timeout(self.drain_timeout, serving.join_all()).await.is_err() {
-            tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
+            tracing::warn!(drain_timeout = ?self.drain_timeout, "drain timeout exceeded with calls in flight");
         }
-        // Nothing is revoked: the pods live on, and so do their tokens.
+        // Nothing is revoked: the pods continue to run with their tokens.
         background.abort();
         trust.abort();
         if let Some(handover) = handover {
-            // A hand-over under way waits for calls in flight, too.
+            // A handover in progress waits for calls in flight, too.
             let _ = timeout_at(by, handover.release_lock.lock()).await;
             handing.abort_all();
             handover.finish().await;
@@ -164,18 +165,18 @@ impl App {
     }
 }
 
-/// Where what pods have is kept. A folder that takes nothing stops no mount.
+/// Opens the state store. If the directory is not writable, mounts succeed without persistence.
 fn store(config: &Config, metrics: &Arc<Metrics>) -> Option<Arc<Store>> {
     match Store::new(config.state_dir.as_ref()?, Arc::clone(metrics)) {
         Ok(store) => Some(Arc::new(store)),
         Err(error) => {
-            tracing::error!("nothing is kept for the next process: --state-dir {error}");
+            tracing::error!(%error, "state directory unusable; sessions will not survive a restart");
             None
         }
     }
 }
 
-/// Whether a process serves at any of the sockets' names.
+/// Returns true if a process listens on one of the socket paths.
 async fn has_listener(config: &Config) -> bool {
     for path in &config.endpoints {
         if UnixStream::connect(path).await.is_ok() {

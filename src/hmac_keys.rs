@@ -1,5 +1,5 @@
-//! Where the key of object versions and of what outlives the process comes from: a file, the Kubernetes Secret that all nodes
-//! share, or this process alone.
+//! The HMAC key, from which object versions and the encryption of state files are derived: from a file, from the Kubernetes
+//! Secret that all nodes share, or local to this process.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -16,27 +16,27 @@ use crate::{
     state::StateKey,
 };
 
-/// What is made of the key.
+/// The keys derived from the HMAC key.
 pub struct KeySet {
-    /// Makes object versions.
+    /// Key of object versions.
     pub object_version: VersionKey,
-    /// Seals what a successor is to read; none when the key is of this process alone.
+    /// Key of state files; `None` if the HMAC key is local to this process.
     pub state: Option<StateKey>,
 }
 
-/// Where the keys come from: they are there, or will be soon.
+/// The keys of a process, available at once or later. Cheap to clone.
 #[derive(Clone)]
 pub struct HmacKeys(watch::Receiver<Option<Arc<KeySet>>>);
 
-/// How long an API server is waited for before this process makes a key of its own.
+/// Time to wait for the API server before the process creates a local key.
 const API_WAIT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a refusal is not believed: a role may be bound, or a token rotated, just after this process started.
+/// Time to retry after a denial: a role may be bound, or a token rotated, just after this process started.
 const REFUSAL_GRACE_PERIOD: Duration = Duration::from_secs(10);
-/// The pause between attempts to read the Secret, at most.
+/// Maximum delay between attempts to read the Secret.
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
 impl HmacKeys {
-    /// The key in a file; the error says why it is none.
+    /// Reads the key from a file of at least 32 bytes. The error contains the file's path.
     pub fn from_file(path: &Path) -> Result<Self, String> {
         let bytes = zeroize::Zeroizing::new(std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?);
         if bytes.len() < 32 {
@@ -45,15 +45,15 @@ impl HmacKeys {
         Ok(Self::from_keys(KeySet::derive(&bytes)))
     }
 
-    /// A key that no other process has: versions differ between nodes and after a restart.
+    /// Creates a key that no other process has. Versions differ between nodes and after a restart.
     #[must_use]
     pub fn process_local() -> Self {
         Self::from_keys(KeySet::random())
     }
 
-    /// The key in a Kubernetes Secret, read in the background until it is had, then never again.
+    /// Reads the key from a Kubernetes Secret in the background, with retries, once per process.
     ///
-    /// `is_awaited`: as long as the API server does not answer, it is waited for, since what pods were given is sealed under it.
+    /// With `is_awaited` a transient error is retried without limit, because the saved sessions are encrypted under this key.
     #[must_use]
     pub fn from_secret(kube: Arc<Kube>, name: String, is_awaited: bool) -> Self {
         let (sender, receiver) = watch::channel(None);
@@ -68,21 +68,21 @@ impl HmacKeys {
         Self(watch::channel(Some(Arc::new(keys))).1)
     }
 
-    /// The key, if it is there.
+    /// Returns the keys if they are available.
     #[must_use]
     pub fn try_get(&self) -> Option<Arc<KeySet>> {
         self.0.borrow().clone()
     }
 
-    /// The key, waited for as long as it takes.
+    /// Waits for the keys.
     pub async fn get(&self) -> Arc<KeySet> {
         let mut source = self.0.clone();
         let keys = source.wait_for(Option::is_some).await.ok().and_then(|keys| keys.clone());
-        // Whoever reads the Secret has broken, and there will be no key.
+        // The task that reads the Secret has panicked.
         keys.unwrap_or_else(|| Arc::new(KeySet::random()))
     }
 
-    /// The key, waited for until `deadline`.
+    /// Waits for the keys until `deadline`.
     pub async fn get_by(&self, deadline: Instant) -> Result<Arc<KeySet>, Error> {
         let mut source = self.0.clone();
         let had = timeout_at(deadline, source.wait_for(Option::is_some)).await;
@@ -108,23 +108,23 @@ impl KeySet {
 
 async fn read_secret_with_retries(kube: &Kube, name: &str, is_awaited: bool) -> KeySet {
     let start = Instant::now();
-    let mut pause = Duration::from_millis(200);
+    let mut backoff = Duration::from_millis(200);
     loop {
         let error = match kube.hmac_key(name).await {
             Ok(key) => return KeySet::derive(key.expose()),
             Err(error) => error,
         };
-        let patience = match (error.is_transient(), is_awaited) {
+        let timeout = match (error.is_transient(), is_awaited) {
             (true, true) => Duration::MAX,
             (true, false) => API_WAIT_TIMEOUT,
             (false, _) => REFUSAL_GRACE_PERIOD,
         };
-        if start.elapsed() > patience {
-            tracing::warn!(%error, "object versions are made with a key of this process alone: they differ between nodes and after a restart");
+        if start.elapsed() > timeout {
+            tracing::warn!(%error, "HMAC Secret unavailable, using a process-local key; object versions will differ");
             return KeySet::random();
         }
-        tracing::warn!(%error, "the key of object versions is not had yet; trying again");
-        tokio::time::sleep(with_jitter(pause)).await;
-        pause = (pause * 2).min(MAX_BACKOFF);
+        tracing::warn!(%error, "object version key unavailable, retrying");
+        tokio::time::sleep(with_jitter(backoff)).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }

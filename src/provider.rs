@@ -1,4 +1,5 @@
-//! The gRPC edge: what a Secrets Store CSI driver calls. The only user of tonic and the generated types.
+//! The gRPC edge for the Secrets Store CSI driver. Translates requests and responses, and decides nothing. The only user of tonic
+//! and of the generated types.
 
 mod authority;
 pub mod client;
@@ -39,19 +40,19 @@ pub mod pb {
     tonic::include_proto!("v1alpha1");
 }
 
-/// The contract's version, in requests and answers.
+/// Version of the driver's contract, in requests and responses.
 const CONTRACT_VERSION: &str = "v1alpha1";
-/// What we are called in `Version` answers.
+/// Runtime name in `Version` responses.
 const RUNTIME_NAME: &str = "vaultmount";
-/// A caller without a deadline gets this one: drivers up to 1.5.6 poll one pod after another without any.
+/// Timeout of calls without a deadline: drivers up to 1.5.6 poll one pod after another without any.
 const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a request may come to, in bytes: attributes of 4 MiB, and as much again in secrets.
+/// Maximum size of a request: attributes of 4 MiB, and as much again in secrets.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
 
-/// How long a socket that answers takes at most: less than a kubelet waits that was told to wait for 5 s.
+/// Timeout of the liveness check: less than a kubelet with a probe timeout of 5 s waits.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long before its caller gives up a call is answered at the latest.
+/// Time before the caller's deadline at which a call is answered at the latest.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
 
 /// The provider of one socket.
@@ -63,12 +64,12 @@ struct Provider {
     default_audience: &'static str,
 }
 
-/// The connections of every socket of a process.
+/// The connections of all sockets of a process.
 #[derive(Default)]
 pub struct Connections(Mutex<GracefulShutdown>);
 
 impl Connections {
-    /// Lets those that are there make no more calls, and waits until all of theirs are answered. Their clients connect anew.
+    /// Accepts no further calls on the existing connections, and waits for those in flight. Clients reconnect.
     pub async fn drain(&self) {
         let there = std::mem::take(&mut *self.lock());
         there.shutdown().await;
@@ -79,7 +80,7 @@ impl Connections {
     }
 }
 
-/// Serves one socket until `stop`, then until every call in flight is answered. Mounts are counted in `metrics`.
+/// Serves one socket until `stop`, then until all calls in flight are complete. Counts calls in `metrics`.
 pub async fn serve(
     socket: Socket,
     mounts: Arc<MountService>,
@@ -96,7 +97,7 @@ pub async fn serve(
     connections.drain().await;
 }
 
-/// Whether a socket answers, for whoever watches over the process; the error says which does not.
+/// Checks that a socket answers, for the liveness probe. The error names the socket.
 pub async fn check_socket(socket: &Path) -> Result<(), String> {
     let asked = async {
         let mut client = client::Client::connect(socket).await.map_err(|e| e.to_string())?;
@@ -108,7 +109,7 @@ pub async fn check_socket(socket: &Path) -> Result<(), String> {
     answer.map(drop).map_err(|fault| format!("the socket {} does not answer: {fault}", socket.display()))
 }
 
-/// A client of a provider that has no socket: for one mount by hand.
+/// Returns a client of a provider without a socket, for one mount from the command line.
 pub async fn local(mounts: Arc<MountService>, default_audience: &'static str) -> std::io::Result<client::Client> {
     let (ours, theirs) = UnixStream::pair()?;
     let provider = Provider { mounts, metrics: Arc::default(), default_audience };
@@ -116,7 +117,7 @@ pub async fn local(mounts: Arc<MountService>, default_audience: &'static str) ->
     client::Client::from_stream(ours).await
 }
 
-/// One client's connection; nothing happens on it until it is polled.
+/// Returns the future that serves one client's connection.
 fn connection(
     stream: UnixStream,
     service: CsiDriverProviderServer<Provider>,
@@ -128,11 +129,11 @@ fn connection(
 
 async fn logged(connection: impl Future<Output = Result<(), hyper::Error>>) {
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection ended with an error");
+        tracing::debug!(%error, "driver connection failed");
     }
 }
 
-/// The provider's name, and so its default audience, is the socket's (`vault.sock`, `openbao.sock`).
+/// Returns the default audience: the provider's name, which is the socket's (`vault.sock`, `openbao.sock`).
 fn default_audience(socket: &Socket) -> &'static str {
     match socket.path().file_stem().and_then(|s| s.to_str()) {
         Some("openbao" | "bao") => "openbao",
@@ -163,7 +164,7 @@ impl CsiDriverProvider for Provider {
 }
 
 impl Provider {
-    /// Translates a request for the use case, and its outcome for the driver.
+    /// Passes a request to the use case, and returns its response.
     async fn handle(
         &self,
         request: pb::MountRequest,
@@ -195,7 +196,7 @@ impl Provider {
     }
 }
 
-/// Whether the caller reports failures of polls itself: drivers up to 1.5.6, which send versions with them.
+/// Returns true if the driver itself reports failed polls: drivers up to 1.5.6 do, and send object versions with each poll.
 fn driver_reports_failures(request: &pb::MountRequest) -> bool {
     !request.current_object_version.is_empty()
 }
@@ -204,7 +205,7 @@ fn to_status(error: &Error) -> Status {
     Status::new(grpc_code::code(error.cause().code()), error.to_string())
 }
 
-/// Whether the driver would take the files.
+/// Fails if the driver would not accept the response.
 pub fn check_size(contents: &VolumeContents) -> Result<(), Error> {
     to_response(contents).map(|_| ())
 }
@@ -231,7 +232,7 @@ fn to_response(contents: &VolumeContents) -> Result<pb::MountResponse, Error> {
     if size > MAX_RESPONSE_BYTES { Err(contents.too_large(size)) } else { Ok(response) }
 }
 
-/// The caller's `grpc-timeout`: at most eight digits and a unit.
+/// Returns the caller's `grpc-timeout`: at most eight digits and a unit.
 /// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
 fn caller_timeout<T>(request: &Request<T>) -> Option<Duration> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;

@@ -155,8 +155,8 @@ impl Vault {
         self.get_or_create_client(endpoint, Some(namespace).filter(|_| endpoint.deny_local_addresses), false).await
     }
 
-    /// The client of an endpoint of which a class of this Kubernetes namespace chose something; an error when there are too
-    /// many of those.
+    /// Returns the client of an endpoint with a setting that a class of this Kubernetes namespace chose. Fails when the number
+    /// of such endpoints reaches its limit.
     pub async fn tenant_client(&self, endpoint: &Endpoint, namespace: &str) -> Result<Client, Error> {
         self.get_or_create_client(endpoint, Some(namespace), true).await
     }
@@ -194,7 +194,7 @@ impl Vault {
             Client::new(&owned_endpoint, &config, &metrics, budget, dns_limiter)
         });
         let built = build.await;
-        let client = built.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "making a client panicked")))?;
+        let client = built.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "building a client panicked")))?;
         if endpoint.tls.skip_verify {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: a man in the middle can read every secret");
         }
@@ -206,7 +206,7 @@ impl Vault {
     }
 
     /// Returns the DNS limiter: one per server of the operator, or one shared by all servers that classes of a Kubernetes
-/// namespace chose.
+    /// namespace chose.
     fn dns_limiter(&self, tenant_namespace: Option<&str>) -> DnsLimiter {
         let Some(namespace) = tenant_namespace else { return DnsLimiter::for_server() };
         let mut limiters = self.dns_limiters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,7 +242,7 @@ impl Vault {
     }
 
     /// Returns the last contact with a server, or its current outage as the error. An unused server is
-/// [`LastContact::Unknown`].
+    /// [`LastContact::Unknown`].
     pub fn endpoint_health(&self, endpoint: &Endpoint) -> Result<LastContact, Arc<Outage>> {
         self.lock().get(endpoint).map_or(Ok(LastContact::Unknown), |entry| entry.client.endpoint_health())
     }

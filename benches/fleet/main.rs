@@ -121,12 +121,7 @@ fn boot_table(root: &Path) -> String {
         );
         lines.push(Line { name: provider_label(rules), series: played.vault });
     }
-    write_plot(
-        root,
-        "boot",
-        "Requests to Vault per second, 1,000 nodes, all boot within the minute after 5:00",
-        lines,
-    );
+    write_plot(root, "boot", "Requests to Vault per second, 1,000 nodes, all boot within the minute after 5:00", lines);
     table
 }
 

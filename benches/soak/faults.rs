@@ -157,7 +157,7 @@ async fn inject_kubernetes_fault(node: &Node, how: &str, lasts: Duration) {
             api.expire_watches();
         }
         "lists stale" => {
-            // First a list that is some seconds old and whose events a watch still delivers, then one whose events have expired.
+            // First a list that is some seconds old: a watch still delivers the events since then. Later those events have expired.
             api.compact_history(ExpirySignal::Response);
             api.serve_stale_lists(None);
             sleep(lasts / 2).await;

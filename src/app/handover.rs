@@ -1,9 +1,9 @@
-//! How what pods were given comes from one process to the next, and back.
+//! Handover of sessions from one process to the next, and back.
 //!
-//! Whoever has the names of the sockets is to have the folder, too. In a rolling update the successor takes the names while its
-//! predecessor serves: that one sees it, answers what is in flight, writes, and unlocks; the successor, at whose gate mounts
-//! wait meanwhile, locks and reads. Should it end first, its predecessor takes the names back, and then the folder, which the
-//! system has unlocked.
+//! The process that owns the socket paths also owns the state directory. In a rolling update the successor takes the paths while
+//! its predecessor serves. The predecessor notices, completes calls in flight, writes all sessions and unlocks the directory.
+//! Meanwhile mounts wait at the successor's gate; it locks the directory and restores the sessions. If the successor ends first,
+//! the predecessor takes back the paths, and then the directory, which the system has unlocked.
 
 use std::{collections::HashMap, fs::File, io, sync::Arc, time::Duration};
 
@@ -23,31 +23,31 @@ use crate::{
     vault::{Client, Endpoint, request::SecretRequest},
 };
 
-/// What mounts wait for, to follow "waited for".
+/// Reasons for which the gate is closed, worded to follow "waiting for".
 pub(super) const WAITING_FOR_PREDECESSOR: &str = "another process to hand over what pods were given";
 const WAITING_FOR_KEY: &str = "the key from the Kubernetes API, under which what pods were given is sealed";
 
-/// Files that are written at once when all are.
+/// Maximum number of concurrent writes when all sessions are written.
 const MAX_CONCURRENT_WRITES: usize = 4;
-/// How long a successor has to take the names of all sockets after the first: whoever is let go meanwhile shall find that one.
+/// Time for a successor to take the paths of all sockets after the first, so that disconnected clients find the successor.
 const RENAME_GRACE_PERIOD: Duration = Duration::from_millis(50);
-/// How long a successor has to take the folder before its predecessor looks whether it must take it back.
+/// Time for a successor to lock the state directory before its predecessor checks whether to take it back.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Takes the folder, and gives it away. One per process.
+/// Acquires and releases the state directory. One per process.
 pub(super) struct Handover {
     pub(super) store: Arc<Store>,
     pub(super) parts: Components,
     pub(super) connections: Arc<Connections>,
-    /// Whether each socket's name is ours.
+    /// True for each socket whose path this process owns.
     pub(super) socket_ownership: Vec<watch::Receiver<bool>>,
-    /// How long calls in flight may take to end.
+    /// Time for calls in flight to complete.
     pub(super) drain_timeout: Duration,
-    /// Held while everything is handed over.
+    /// Held while sessions are handed over.
     pub(super) release_lock: Mutex<()>,
 }
 
-/// What sessions have in common, which is kept once.
+/// Clients and requests that restored sessions share.
 #[derive(Default)]
 struct InternedParts {
     clients: HashMap<Endpoint, Result<Client, Error>>,
@@ -55,7 +55,7 @@ struct InternedParts {
 }
 
 impl Handover {
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped.
     pub(super) async fn run(&self) {
         loop {
             let had = self.wait_for_ownership(|ours| ours.contains(&true)).await;
@@ -64,13 +64,13 @@ impl Handover {
             let mut lost = std::pin::pin!(lost);
             let had = tokio::select! {
                 had = self.lock() => Some(had),
-                // Whoever took the name waits for the folder, too, and must have it.
+                // The successor that took the socket path also needs the state directory.
                 _ = &mut lost => None,
             };
             if let Some(had) = had {
                 self.acquire(had).await;
                 if !self.store.is_persistent() {
-                    // There is nothing to hand over, and what is held here is held nowhere else.
+                    // Without persistence there is nothing to hand over, and the sessions exist only here.
                     return std::future::pending().await;
                 }
                 lost.await;
@@ -78,44 +78,44 @@ impl Handover {
                 self.release().await;
             }
             self.parts.gate.reject();
-            // Whoever came by a name that was taken only now finds the other by it.
+            // Clients that connected by a path taken only now reconnect to the successor.
             let _ = timeout(RENAME_GRACE_PERIOD, self.connections.drain()).await;
-            // Unless the names are all back: then there is no successor.
+            // If all paths are back, there is no successor.
             let _ = timeout(SUCCESSOR_TIMEOUT, self.wait_for_ownership(|ours| !ours.contains(&false))).await;
         }
     }
 
-    /// Waits for the folder, and for the key to what is in it.
+    /// Waits for the lock of the state directory, and for the key of its files.
     async fn lock(&self) -> io::Result<(File, Option<StateKey>)> {
         let lock = self.store.lock().await?;
         self.parts.gate.close(WAITING_FOR_KEY);
         let key = self.parts.hmac_keys.get().await.state.clone();
         if key.is_none() {
-            tracing::warn!("the HMAC key is of this process alone: nothing is kept for a successor");
+            tracing::warn!("process-local HMAC key; state will not survive a restart");
         }
         Ok((lock, key))
     }
 
-    /// Takes in what is in the folder.
+    /// Restores the sessions in the state directory.
     async fn acquire(&self, locked: io::Result<(File, Option<StateKey>)>) {
         let store = Arc::clone(&self.store);
         let opened = spawn_blocking(move || locked.and_then(|(lock, key)| store.open(lock, key)));
         match opened.await.map_err(io::Error::other).flatten() {
             Ok(RestoredFiles { contents, errors: faults }) => {
-                // Also what came of calls that outlasted the last hand-over.
+                // Calls that outlasted the last handover may have left sessions.
                 self.parts.reconciler.clear();
                 self.restore(contents).await;
                 log_unreadable_files(faults);
             }
             Err(error) => {
-                tracing::error!(%error, folder = %self.store.dir().display(), "the state cannot be read: nothing is kept for a successor");
+                tracing::error!(%error, folder = %self.store.dir().display(), "state directory unreadable; sessions will not survive a restart");
                 self.store.disable();
             }
         }
         if self.parts.sessions.is_disabled() {
-            // Everything was to be revoked while this was another process's.
+            // Everything was to be revoked while another process owned these sessions.
             let revoked = self.parts.reconciler.revoke_all().await;
-            tracing::info!(tokens = revoked.tokens, "what earlier processes held is revoked, too");
+            tracing::info!(tokens = revoked.tokens, "revoked the tokens of earlier processes");
         }
         self.parts.gate.open();
     }
@@ -132,12 +132,12 @@ impl Handover {
             }
         }
         if sessions > damaged {
-            tracing::info!(sessions = sessions - damaged, took = ?begun.elapsed(), "what pods were given by earlier processes is kept on");
+            tracing::info!(sessions = sessions - damaged, took = ?begun.elapsed(), "restored sessions");
         }
         log_unreadable_files(vec![OpenError::Damaged; damaged]);
     }
 
-    /// One session; none when its file does not make sense.
+    /// Restores one session; `None` if its file is invalid.
     async fn restore_session(
         &self,
         name: &FileId,
@@ -160,26 +160,24 @@ impl Handover {
         self.parts.sessions.restore(saved, (*name, content.file_bytes), client, shared)
     }
 
-    /// Answers what is in flight, writes everything, and lets another process have the folder.
+    /// Completes calls in flight, writes all sessions and unlocks the state directory.
     async fn release(&self) {
         let _giving = self.release_lock.lock().await;
-        tracing::info!(
-            "another process has taken the socket's name: calls in flight are answered, and what pods were given is handed over"
-        );
+        tracing::info!("socket path taken by another process; handing over");
         let begun = Instant::now();
         let by = begun + self.drain_timeout;
         let drained = timeout_at(by, self.connections.drain()).await.is_ok();
         let left = by.saturating_duration_since(Instant::now());
         if !(self.parts.gate.close_for(WAITING_FOR_PREDECESSOR, left).await && drained) {
-            tracing::warn!(after = ?self.drain_timeout, "calls were still in flight when the drain timeout ended");
+            tracing::warn!(drain_timeout = ?self.drain_timeout, "drain timeout exceeded with calls in flight");
         }
         self.finish().await;
         tracing::info!(took = ?begun.elapsed(), "handed over");
     }
 
-    /// Writes everything, and lets another process have the folder.
+    /// Writes all sessions and unlocks the state directory.
     pub(super) async fn finish(&self) {
-        // Also when it was last heard of each, and when Vault took its token, for which alone nothing is written.
+        // Includes the times of the last poll and of the last verified token, which do not trigger a write by themselves.
         let saved =
             stream::iter(self.parts.sessions.all()).for_each_concurrent(MAX_CONCURRENT_WRITES, |session| async move {
                 session.mark_dirty();
@@ -195,15 +193,15 @@ impl Handover {
         self.parts.reconciler.clear();
     }
 
-    /// Waits until the names stand so; how they do.
-    async fn wait_for_ownership(&self, stand: impl Fn(&[bool]) -> bool) -> Vec<bool> {
+    /// Waits until the ownership of the socket paths satisfies a predicate. Returns it.
+    async fn wait_for_ownership(&self, predicate: impl Fn(&[bool]) -> bool) -> Vec<bool> {
         let mut names = self.socket_ownership.clone();
         loop {
             let ours: Vec<bool> = names.iter_mut().map(|name| *name.borrow_and_update()).collect();
-            if stand(&ours) {
+            if predicate(&ours) {
                 return ours;
             }
-            // A socket that is not served any more changes no more.
+            // The ownership of a socket that is no longer served does not change.
             let changes = names.iter_mut().map(|name| {
                 Box::pin(async {
                     if name.changed().await.is_err() {
@@ -216,14 +214,12 @@ impl Handover {
     }
 }
 
-/// Says once for each reason that there are files that cannot be read.
+/// Logs unreadable session files, once per reason.
 fn log_unreadable_files(mut faults: Vec<OpenError>) {
     faults.sort();
-    for alike in faults.chunk_by(|one, other| one == other) {
-        let (files, why) = (alike.len(), &alike[0]);
-        tracing::warn!(
-            files,
-            "sessions of earlier processes are lost, as of each file {why}: the pods log in anew, and what they had lives to its own end"
-        );
+    for equal in faults.chunk_by(|one, other| one == other) {
+        let (files, error) = (equal.len(), &equal[0]);
+        // The pods log in again. Their old tokens and leases live to their own expiry.
+        tracing::warn!(files, %error, "saved sessions lost; pods log in again at their next poll");
     }
 }

@@ -160,7 +160,7 @@ fn file_row(listed: ListedFile) -> FileRow {
         (listed.bytes, listed.modified_at.and_then(|written_at| Timestamp::try_from(written_at).ok()));
     let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());
     let saved = listed.content.map_err(|fault| fault.to_string());
-    let saved = saved.and_then(|content| SavedSession::parse(&content).ok_or("it is damaged".to_owned()));
+    let saved = saved.and_then(|content| SavedSession::parse(&content).ok_or("damaged file".to_owned()));
     let (session, fault) = match saved {
         Ok(saved) => (Some(SessionSummary::from_saved(&saved)), None),
         Err(fault) => (None, Some(fault)),

@@ -58,7 +58,7 @@ impl<'a> GetOptions<'a> {
 
 /// Response to a watch request.
 pub(super) enum WatchResponse<'a> {
-    /// Body with the stream of events, without a size limit.
+    /// Body with the stream of events, without a time limit.
     Events(Incoming),
     /// Error response.
     Rejected(ApiResponse<'a>),
@@ -226,7 +226,7 @@ impl ApiClient {
             return self.unreachable_error(&message);
         }
         self.reload_tls().await;
-        self.error(cause, "TLS handshake failed")
+        self.error(cause, "failed the TLS handshake")
             .with_server_message(message)
             .with_fix("check the certificate authority and the TLS server name")
     }

@@ -83,8 +83,8 @@ impl TokenFile {
 }
 
 async fn read_token(path: &Path) -> Result<SecretText, Error> {
-    let error = |what: &str| {
-        Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {what}", path.display()))
+    let error = |problem: &str| {
+        Error::new(Cause::KubernetesConfig, format!("the Kubernetes token file {} {problem}", path.display()))
             .with_fix("correct the path in the kubeconfig, or make the file readable for this process")
     };
     let text = tokio::fs::read_to_string(path)

@@ -80,8 +80,8 @@ impl Kube {
 /// Returns the key from the Secret in a response. Any length except zero is valid.
 fn key_from_secret(response: &ApiResponse<'_>) -> Result<SecretBytes, Error> {
     let secret: Secret = response.parse_object(Cause::VersionKey)?;
-    let error = |what: &str| {
-        Error::new(Cause::VersionKey, what)
+    let error = |problem: &str| {
+        Error::new(Cause::VersionKey, problem)
             .with_fix("delete the Secret; vaultmount then creates a new one (file versions change)")
     };
     let mut data = secret.data.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! How many mounts are under way at once. Beyond that a caller is told at once, and not after its own deadline.
+//! Limit of concurrent mounts. Further calls are rejected at once, not after their deadline.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
 
 use crate::error::{Cause, Error};
 
-/// Places for mounts. One Kubernetes namespace has half of them at most, so that there is one for another at any time.
+/// Limits concurrent mounts. A Kubernetes namespace may hold half of the permits, so that others always find one.
 #[derive(Debug)]
 pub struct MountLimiter {
     capacity: usize,
@@ -21,7 +21,7 @@ struct AcquiredPermits {
     by_namespace: HashMap<String, usize>,
 }
 
-/// A mount's place, until it is dropped.
+/// Permit for one mount, released on drop.
 #[derive(Debug)]
 pub struct MountPermit {
     limiter: Arc<MountLimiter>,
@@ -29,19 +29,19 @@ pub struct MountPermit {
 }
 
 impl MountLimiter {
-    /// So many.
+    /// Creates a limiter of `capacity` permits.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { capacity: most, acquired: Mutex::default() })
+    pub fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self { capacity, acquired: Mutex::default() })
     }
 
-    /// How many there are.
+    /// Returns the number of permits.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// A place for a pod of a namespace; an error when there is none.
+    /// Returns a permit for a pod of a namespace, or an error if none is available.
     pub fn try_acquire(self: &Arc<Self>, namespace: &str) -> Result<MountPermit, Error> {
         let mut taken = self.lock();
         let own = taken.by_namespace.get(namespace).copied().unwrap_or(0);

@@ -1,18 +1,18 @@
-//! Everything that is wrong with a mount, as one error.
+//! All errors of a mount's objects as one error.
 
 use std::collections::BTreeMap;
 
 use crate::{error::Error, request::Object};
 
-/// The failures of a mount's objects. Objects that fail for the same reason are named together.
+/// Errors of a mount's objects. Objects that fail for the same reason are listed together.
 #[derive(Default)]
 pub(super) struct ObjectErrors {
     by_text: BTreeMap<String, (Error, Vec<String>)>,
 }
 
-/// Reasons listed at most; one is seldom due to more.
+/// Maximum number of reasons listed.
 const MAX_LISTED_REASONS: usize = 8;
-/// Names listed at most before one reason.
+/// Maximum number of object names listed per reason.
 const MAX_LISTED_NAMES: usize = 8;
 
 impl ObjectErrors {
@@ -23,7 +23,7 @@ impl ObjectErrors {
         }
     }
 
-    /// One error with the cause that trying again cannot mend, if there is one: the driver must not try in vain.
+    /// Returns one error. Its cause is permanent if any error's is, so that the driver does not retry without need.
     pub(super) fn into_result(self, objects: usize) -> Result<(), Error> {
         let mut failures = merge_denials(self.by_text.into_values());
         failures.sort_by_key(|(error, _)| error.is_transient());
@@ -47,7 +47,7 @@ impl ObjectErrors {
     }
 }
 
-/// What is denied for one reason as one failure, with every stanza that lacks: an event has no room to repeat the rest.
+/// Merges requests denied for one reason into one error with every missing policy stanza: a pod event is short.
 fn merge_denials(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(Error, Vec<String>)> {
     let (mut groups, mut others) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (error, names) in failures {
@@ -75,10 +75,10 @@ fn merge_denials(failures: impl Iterator<Item = (Error, Vec<String>)>) -> Vec<(E
     others
 }
 
-/// Stands for what differs between failures of one reason; no name holds it.
+/// Placeholder for the part that differs between errors of one reason; no name contains it.
 const PLACEHOLDER: &str = "\0";
 
-/// The first of several texts, and how many more there are.
+/// Joins the first of several texts, and adds the number of the others.
 fn join_truncated<'a>(texts: impl ExactSizeIterator<Item = &'a str>, between: &str) -> String {
     let more = texts.len().saturating_sub(MAX_LISTED_REASONS);
     let listed = texts.take(MAX_LISTED_REASONS).collect::<Vec<_>>().join(between);

@@ -101,9 +101,9 @@ impl MountService {
     fn credential_source(&self, spec: &MountSpec, target: &VaultTarget, audience: &str) -> CredentialSource {
         let given = spec.tokens.for_audience(audience).cloned();
         let (pod, audience) = (spec.pod.clone(), audience.to_owned());
-        // A policy has judged the audience: no other token is made.
-        let judged = self.operator.policy_file.as_ref().map(|_| audience.clone());
-        let asked = spec.class.audience.clone().or(judged);
+        // A policy allowed this audience: no other token is minted.
+        let allowed = self.operator.policy_file.as_ref().map(|_| audience.clone());
+        let asked = spec.class.audience.clone().or(allowed);
         let mint = self.token_minter.clone();
         let own_address = target.is_operator_address;
         let passed = spec.tokens.audiences().map(str::to_owned).collect::<Vec<_>>();
@@ -112,19 +112,36 @@ impl MountService {
                 (given.clone(), pod.clone(), audience.clone(), asked.clone(), mint.clone(), passed.clone());
             async move {
                 if let Some(jwt) = given {
-                    let claims = token::inspect(&jwt, &ExpectedClaims { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() })?;
+                    let claims = token::inspect(
+                        &jwt,
+                        &ExpectedClaims { audience: Some(&audience), pod: &pod, now: jiff::Timestamp::now() },
+                    )?;
                     return Ok(login_credential(jwt, claims));
                 }
                 let Some(kube) = mint else { return Err(missing_token_error(&audience, &passed)) };
                 if asked.is_none() && !own_address {
-                    // A token without an audience is good at the API server too: never to an address of a tenant's choice.
+                    // The API server accepts a token without audience, too: never send it to an address that a tenant chose.
                     return Err(missing_token_error(&audience, &passed));
                 }
                 if asked.is_none() {
-                    tracing::warn!(pod = pod.name, namespace = pod.namespace, "the driver passed no service account token and the class names no audience: one without an audience is minted, which the API server takes too");
+                    tracing::warn!(
+                        pod = pod.name,
+                        namespace = pod.namespace,
+                        "minting a service account token without audience, which the API server accepts, too"
+                    );
                 }
-                let jwt: SecretText = kube.mint_token(&pod.namespace, &pod.service_account, asked.as_deref(), Some(BoundPod { name: &pod.name, uid: &pod.uid })).await?;
-                let claims = token::inspect(&jwt, &ExpectedClaims { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() })?;
+                let jwt: SecretText = kube
+                    .mint_token(
+                        &pod.namespace,
+                        &pod.service_account,
+                        asked.as_deref(),
+                        Some(BoundPod { name: &pod.name, uid: &pod.uid }),
+                    )
+                    .await?;
+                let claims = token::inspect(
+                    &jwt,
+                    &ExpectedClaims { audience: asked.as_deref(), pod: &pod, now: jiff::Timestamp::now() },
+                )?;
                 Ok(login_credential(jwt, claims))
             }
             .boxed()

@@ -36,7 +36,7 @@ use tenant_addresses::TenantAddressLog;
 pub struct MountObserver {
     observers: Observers,
     log: MountLog,
-    /// Off for a client that prints outcomes itself.
+    /// False for a client that prints outcomes itself.
     logs_outcomes: bool,
     recent_failures: RecentFailures,
     tenant_addresses: TenantAddressLog,

@@ -112,9 +112,9 @@ pub struct MountFailure {
     pub count: u64,
     /// The pod's name.
     pub pod: String,
-    /// Its Kubernetes namespace.
+    /// Kubernetes namespace of the pod.
     pub namespace: String,
-    /// Its UID.
+    /// UID of the pod.
     pub uid: String,
     /// Path of the volume on the node.
     pub target_path: String,
@@ -127,7 +127,7 @@ pub struct MountFailure {
 pub struct SessionStatus {
     /// The pod's name.
     pub pod: String,
-    /// Its Kubernetes namespace.
+    /// Kubernetes namespace of the pod.
     pub namespace: String,
     /// UID of the pod; empty for a shared session, which has the pod name `*`.
     pub uid: String,

@@ -1,17 +1,17 @@
 //! Accepts clients that send the path of the socket as `:authority`.
 //!
 //! Drivers up to v1.5.6 dial the socket by its path, and grpc-go then sends `:authority: /provider/vault.sock`, or,
-//! from some version on, the same percent-encoded. That is no authority (RFC 3986 section 3.2), so h2 resets the
+//! from some version on, the same percent-encoded. This is not a valid authority (RFC 3986 section 3.2), so h2 resets the
 //! stream with `PROTOCOL_ERROR`, and has no switch for it (secrets-store-csi-driver#1862, h2#487).
 //! [`AuthorityRepair`] sits between the socket and h2 and overwrites the value with one of the same length on the
 //! wire, so that nothing around it changes.
 //!
-//! A value comes in pieces, and at its first octet nobody knows yet whether it is valid. So every literal value of
+//! A value arrives in pieces, and its first octet does not show whether it is valid. So every literal value of
 //! `:authority` is overwritten, a valid one too, and no handler may rely on the authority of a request. An empty
 //! value has no valid authority of its length; it passes.
 //!
 //! Octets are changed where they lie in the caller's read buffer. Nothing is copied, held back or collected: a header
-//! block may have any size, and what is kept of a client is a few counters, never its data.
+//! block may have any size, and a client's state is a few counters, never its data.
 
 use std::{
     io,
@@ -70,7 +70,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityRepair<S> {
     }
 }
 
-/// What a client sends first (RFC 9113 section 3.4).
+/// The client's connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The octets of a frame header: length (3), type, flags, stream (4) (RFC 9113 section 4.1).
@@ -85,21 +85,21 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// The client broke HTTP/2 or HPACK in a way that ends the connection; h2 too finds it, and hangs up.
+/// The client violated HTTP/2 or HPACK in a way that ends the connection. h2 detects it, too, and closes.
 #[derive(Debug)]
 struct Malformed;
 
 /// Everything the client sends, from its preface on: frames, and the header blocks within.
 ///
-/// Once a client is malformed, or if it does not speak HTTP/2 at all, its octets pass: to refuse it is left to h2. So
-/// are the limits (sizes of frames and header lists) and the order of streams, which do not change where a value is.
+/// Once a client is malformed, or if it does not use HTTP/2 at all, its octets pass: h2 rejects it. h2 also enforces
+/// the limits (sizes of frames and header lists) and the order of streams, which do not affect the position of a value.
 #[derive(Debug, Default)]
 struct ClientOctets {
-    /// Nothing is read any more, everything passes. Never false again.
+    /// Everything passes unread. Once true, it is never false again.
     opaque: bool,
-    /// How much of the preface has been seen.
+    /// Octets of the preface seen so far.
     preface: usize,
-    /// The frame header in progress, and how much of it has been seen.
+    /// The frame header in progress, and the octets of it seen so far.
     header: [u8; FRAME_HEADER],
     header_seen: usize,
     frame: Frame,
@@ -108,10 +108,10 @@ struct ClientOctets {
     blocks: HeaderBlocks,
 }
 
-/// What is left of a frame's payload, in the order of the wire (RFC 9113 section 6.2).
+/// The rest of a frame's payload, in wire order (RFC 9113 section 6.2).
 #[derive(Debug, Default)]
 struct Frame {
-    /// The next octet says how long the padding is.
+    /// The next octet is the length of the padding.
     pad_length: bool,
     /// Stream dependency and weight, five octets in all.
     priority: usize,
@@ -123,7 +123,7 @@ struct Frame {
 impl ClientOctets {
     /// Takes the next octets from the client and overwrites what is part of an `:authority` among them.
     ///
-    /// How the stream is cut into calls makes no difference.
+    /// The result does not depend on how the stream is split into calls.
     fn feed(&mut self, mut octets: &mut [u8]) {
         while !octets.is_empty() && !self.opaque {
             match self.read(octets) {
@@ -133,7 +133,7 @@ impl ClientOctets {
         }
     }
 
-    /// Reads from the front of the octets, of which there must be one, and answers how many it read: at least one.
+    /// Reads from the front of at least one octet. Returns how many it read: at least one.
     fn read(&mut self, octets: &mut [u8]) -> Result<usize, Malformed> {
         let frame = &mut self.frame;
         if self.preface < PREFACE.len() {
@@ -192,7 +192,7 @@ impl ClientOctets {
     }
 }
 
-/// Takes up to `available` off `left`, and answers how many.
+/// Subtracts up to `available` from `left`. Returns how many.
 fn take(left: &mut usize, available: usize) -> usize {
     let taken = available.min(*left);
     *left -= taken;
@@ -208,7 +208,7 @@ const AUTHORITY_HUFFMAN: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7
 const AUTHORITY_INDEX: usize = 1;
 const NEWEST_INDEX: usize = 62;
 
-/// What a value is overwritten with: any number of them is a valid authority (RFC 3986 section 3.2.2).
+/// The octet that values are overwritten with: any number of them is a valid authority (RFC 3986 section 3.2.2).
 const FILL: u8 = b'x';
 
 /// In the first octet of a string: it is in Huffman code (RFC 7541 section 5.2).
@@ -239,7 +239,7 @@ const LAST_SHIFT: u32 = 21;
 /// From a client that sends Huffman code where it is longer, h2 could evict an old entry too early. An index may then
 /// find nothing, which ends the connection, but never another entry.
 ///
-/// A literal may also take its name from the dynamic table, where `:authority` stands once it came with indexing. To
+/// A literal may also take its name from the dynamic table, where `:authority` is found once it came with indexing. To
 /// know such a name takes no sizes: index 62 + k is the k-th insertion before the last. Those that did not fit count,
 /// since they emptied the table, so that nothing from before them is ever referred to. The last 128 are enough: the
 /// table has 4096 octets unless our SETTINGS allow more, and an entry takes 32 at least (RFC 9113 section 6.5.2, RFC
@@ -255,7 +255,7 @@ struct HeaderBlocks {
     dynamic: u128,
 }
 
-/// What the next octet of a header block is.
+/// Meaning of the next octet of a header block.
 #[derive(Debug, Default, Clone, Copy)]
 enum Next {
     /// The first octet of a field, or of a change of the table's size (RFC 7541 section 6).
@@ -267,13 +267,13 @@ enum Next {
     ValueLength,
     /// A further octet of an integer, to be added shifted left.
     Integer { of: Integer, value: usize, shift: u32 },
-    /// An octet of a name. What it is compared with has the name's length, unless the name is known to differ.
+    /// An octet of a name. The name it is compared with has the same length, unless the two are known to differ.
     Name { left: usize, expected: &'static [u8] },
     /// An octet of a value.
     Value { left: usize },
 }
 
-/// What an integer means.
+/// Meaning of an integer.
 #[derive(Debug, Clone, Copy)]
 enum Integer {
     /// Nothing here: the index of a whole field, the size of the table.
@@ -284,7 +284,7 @@ enum Integer {
 }
 
 impl HeaderBlocks {
-    /// Whether no field is in progress, as at the end of a block.
+    /// Returns true if no field is in progress, as at the end of a block.
     fn at_field(&self) -> bool {
         matches!(self.next, Next::Field)
     }
@@ -363,7 +363,7 @@ impl HeaderBlocks {
         }
     }
 
-    /// What follows when so much of a value is left. The end of a value ends its field.
+    /// Returns the next state when `left` octets of a value remain. The end of a value ends its field.
     fn value(&mut self, left: usize) -> Next {
         if left > 0 {
             return Next::Value { left };
@@ -374,14 +374,14 @@ impl HeaderBlocks {
         Next::Field
     }
 
-    /// Whether the field at this index, which is not 0, has the name `:authority`.
+    /// Returns true if the field at this index, which is not 0, has the name `:authority`.
     fn is_authority(&self, index: usize) -> bool {
         let age = index.checked_sub(NEWEST_INDEX).filter(|&age| age < 128);
         index == AUTHORITY_INDEX || age.is_some_and(|age| self.dynamic >> age & 1 == 1)
     }
 }
 
-/// What follows when so much of a name is left.
+/// Returns the next state when `left` octets of a name remain.
 fn name(left: usize, expected: &'static [u8]) -> Next {
     match left {
         0 => Next::ValueLength,

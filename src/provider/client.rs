@@ -16,20 +16,20 @@ pub struct Client {
     grpc: CsiDriverProviderClient<Connection>,
 }
 
-/// What a driver sends, in its own terms.
+/// Fields of a Mount request, as a driver sends them.
 #[derive(Clone, Default)]
 pub struct MountCall {
     /// JSON of parameters, pod and tokens.
     pub attributes: String,
     /// JSON of nodePublishSecretRef's data.
     pub secrets: String,
-    /// The volume's directory.
+    /// Directory of the volume.
     pub target_path: String,
     /// Permission bits, in decimal.
     pub permission: String,
-    /// Objects that the pod has, and their versions, as drivers up to 1.5.6 tell with polls.
+    /// IDs and versions of the pod's objects, which drivers up to 1.5.6 send with polls.
     pub versions: Vec<(String, String)>,
-    /// How long the caller waits.
+    /// Timeout of the call.
     pub timeout: Option<Duration>,
 }
 
@@ -39,7 +39,7 @@ impl Client {
         Self::from_stream(UnixStream::connect(socket).await?).await
     }
 
-    /// Speaks over a connection that stands.
+    /// Uses an established connection.
     pub async fn from_stream(stream: UnixStream) -> std::io::Result<Self> {
         let stream = TokioIo::new(stream);
         let (sender, connection) =
@@ -48,13 +48,13 @@ impl Client {
         Ok(Self { grpc: CsiDriverProviderClient::new(Connection(sender)).max_decoding_message_size(16 << 20) })
     }
 
-    /// The provider's name and version.
+    /// Returns the provider's name and version.
     pub async fn version(&mut self) -> Result<pb::VersionResponse, Status> {
         let request = pb::VersionRequest { version: super::CONTRACT_VERSION.to_owned() };
         self.grpc.version(request).await.map(tonic::Response::into_inner)
     }
 
-    /// A volume's files and versions.
+    /// Returns a volume's files and versions.
     pub async fn mount(&mut self, call: MountCall) -> Result<pb::MountResponse, Status> {
         let versions = call.versions.into_iter().map(|(id, version)| pb::ObjectVersion { id, version });
         let mut request = Request::new(pb::MountRequest {

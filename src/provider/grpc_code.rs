@@ -1,10 +1,10 @@
-//! The table's codes as gRPC's.
+//! gRPC codes of error causes.
 
 use tonic::Code;
 
 use crate::error;
 
-/// gRPC's code for one of the table's.
+/// Returns the gRPC code of an error code.
 pub(super) fn code(code: error::Code) -> Code {
     match code {
         error::Code::InvalidArgument => Code::InvalidArgument,

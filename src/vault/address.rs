@@ -107,8 +107,8 @@ impl Address {
         }
     }
 
-    /// Whether it leads to the same place as another, whatever path stands behind it, and whether the name ends with the dot of
-    /// the root.
+    /// Returns true when both addresses lead to the same server. Ignores scheme, path prefix and a trailing root dot of the
+    /// name.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
         match (self, other) {
@@ -139,8 +139,8 @@ impl Address {
         }
     }
 
-    /// Whether it can only mean this node: a unix socket, a loopback, unspecified or link-local address.
-    /// A host name is judged when it is resolved.
+    /// Returns true for an address of this node: a unix socket, a loopback, unspecified or link-local address.
+    /// A host name is checked when it is resolved.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {

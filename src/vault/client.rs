@@ -1,7 +1,7 @@
-//! The requests vaultmount makes of Vault: log in, read, and ask about a token or an engine.
+//! Client for Vault's API: logs in, reads secrets, and looks up tokens and engines.
 //!
-//! Requests are built from rustify endpoints (vaultrs' where it has one) and sent on our own transport: vaultrs' client
-//! follows redirects with the token, bounds nothing and panics on a newline in a header.
+//! Builds requests from rustify endpoints (of vaultrs where one exists) and sends them on vaultmount's own transport. The
+//! client of vaultrs follows redirects with the token, has no limits and panics on a newline in a header.
 
 mod auth_methods;
 mod diagnose;
@@ -52,7 +52,7 @@ use health_monitor::HealthMonitor;
 pub use renew::RenewalGrant;
 pub use token::{LoginResult, SavedToken, VaultToken};
 
-/// One endpoint. Cheap to clone; clones share connections, limits and what is known of its engines.
+/// Client of one endpoint. Cheap to clone: clones share connections, limits and the engine cache.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -63,39 +63,39 @@ struct Shared {
     address: String,
     transport: Transport,
     engines: EngineCache,
-    /// One slot for asking what engine there is, by the start of its path, so that many reads of one new mount ask once.
+    /// One permit per first path segment for engine lookups, so that concurrent reads of a new mount look it up once.
     engine_lookups: KeyedSemaphores,
     max_mutating: usize,
-    /// Slots for requests that create something, by mount path.
+    /// Permits for mutating requests, by mount path.
     mutating: KeyedSemaphores,
-    /// Slots for logins, by auth mount: behind one may be an API server that never answers.
+    /// Permits for logins, by auth mount: an auth mount may wait for an API server that never responds.
     logins: KeyedSemaphores,
     auth_methods: AuthMethodCache,
-    /// For requests that no mount waits for.
+    /// Permits for background requests, which no mount waits for.
     background_requests: PrioritySemaphore,
     health_monitor: Arc<HealthMonitor>,
 }
 
-/// Semaphores by mount, for as long as somebody has one.
+/// Semaphores by mount. Each exists while a caller holds it.
 #[derive(Default)]
 struct KeyedSemaphores {
     /// Never held across an await.
     by_mount: Mutex<HashMap<MountKey, Weak<Semaphore>>>,
 }
 
-/// Requests at once that no mount waits for: fewer than one endpoint takes, so that mounts find it free.
+/// Concurrency limit of background requests: below the limit of one endpoint, so that mounts find free permits.
 const MAX_BACKGROUND_REQUESTS: usize = 4;
 
-/// Logins at once at one auth mount: fewer than one endpoint takes.
+/// Concurrency limit of logins at one auth mount: below the limit of one endpoint.
 const MAX_LOGINS_PER_AUTH_MOUNT: usize = 6;
 
-/// The most of an engine's kind that is kept, in bytes.
+/// Maximum kept length of an engine's kind, in bytes.
 const MAX_ENGINE_KIND_BYTES: usize = 40;
 
 /// A Vault namespace, and a mount path or its beginning.
 type MountKey = (Option<String>, String);
 
-/// Who logs in where.
+/// Parameters of a login.
 #[derive(Clone)]
 pub struct LoginRequest {
     /// The auth mount, without `auth/`.
@@ -108,11 +108,11 @@ pub struct LoginRequest {
     pub jwt: SecretText,
 }
 
-/// What a read brought, and whether it created something.
+/// The result of a read.
 pub struct ReadResult {
-    /// Vault's answer.
+    /// Vault's response.
     pub response: SecretResponse,
-    /// Whether the request may have created a credential, so that the answer must reach its pod.
+    /// Set when the request may have created a credential, so that the response must reach its pod.
     pub mutating: bool,
 }
 
@@ -141,45 +141,46 @@ impl Client {
         })
     }
 
-    /// Where it leads.
+    /// Returns the endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.shared.endpoint
     }
 
-    /// The endpoint's address, for messages.
+    /// Returns the endpoint's address, for messages.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
     }
 
-    /// A turn for a request that no mount waits for, of something that is over at `end`; waits until there is one.
+    /// Acquires a permit for a background request about something that expires at `expires_at`. Waits for a free permit.
     pub async fn background_permit(&self, expires_at: Option<Instant>) -> PriorityPermit {
         self.shared.background_requests.acquire(expires_at).await
     }
 
-    /// How far the cluster had come by its last answers, in its own words, for another process. None when it does not tell.
+    /// Returns the newest replication index in the cluster's own encoding, for another process. `None` when the cluster sends
+    /// none.
     #[must_use]
     pub fn export_replication_index(&self) -> Option<String> {
         self.shared.transport.seen_index.export()
     }
 
-    /// Takes in how far an earlier process had seen the cluster: no answer shall be older.
+    /// Records the replication index that an earlier process has seen: no response may be older.
     pub fn import_replication_index(&self, exported: &str) {
         self.shared.transport.seen_index.import(exported);
     }
 
-    /// How it is reached.
+    /// Returns the transport.
     pub(super) fn transport(&self) -> &Transport {
         &self.shared.transport
     }
 
-    /// Whether anyone but the registry uses it.
+    /// Returns true when the client is in use outside the registry.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.shared) > 1
     }
 
-    /// Logs in with a service account token; the `kubernetes` and `jwt` methods take the same request.
+    /// Logs in with a service account token. The `kubernetes` and `jwt` methods accept the same request.
     pub async fn login(&self, login: &LoginRequest, deadline: Instant) -> Result<LoginResult, RequestError> {
         let mut endpoint = LoginWithKubernetesRequest {
             mount: login.auth_mount.clone(),
@@ -203,7 +204,7 @@ impl Client {
         };
         if let RequestError::ErrorResponse(response) = &mut failure {
             self.shared.auth_methods.record(login.namespace.as_deref(), &login.auth_mount, response.auth_method());
-            // A server that was never initialized answers that it is sealed, so one that does is asked again.
+            // An uninitialized server also reports that it is sealed; a health probe distinguishes the two.
             if response.is_sealed() {
                 response.is_uninitialized = self.is_uninitialized(deadline).await;
             }
@@ -211,13 +212,13 @@ impl Client {
         Err(failure)
     }
 
-    /// What takes logins at an auth mount, if an answer of it has told.
+    /// Returns the cached auth method of an auth mount, if a response has shown it.
     #[must_use]
     pub fn cached_auth_method(&self, mount: &str, namespace: Option<&str>) -> AuthMethod {
         self.shared.auth_methods.get(namespace, mount)
     }
 
-    /// Reads, lists or writes, and says whether that created something.
+    /// Reads, lists or writes. The result says whether the request was mutating.
     pub async fn read(
         &self,
         token: &VaultToken,
@@ -254,7 +255,7 @@ impl Client {
         if body.is_empty() {
             return Err(RequestError::NoData { warnings: Vec::new() });
         }
-        // A page is a proxy's; else an engine that Vault told of answers with the bare thing, as `pki/ca/pem` does.
+        // An HTML page comes from a proxy. A known engine may respond with raw content, as `pki/ca/pem` does.
         let is_raw = engine.is_some() && !body.trim_ascii_start().starts_with(b"<");
         let response = SecretResponse::parse(body)
             .map_err(|error| if is_raw { RequestError::NotJson } else { RequestError::NotVault(error.to_string()) })?;
@@ -264,7 +265,7 @@ impl Client {
         Ok(ReadResult { response: response.with_reservation(reservation)?, mutating })
     }
 
-    /// What a refusal means for the token: when Vault's words do not tell, the token is asked about itself.
+    /// Returns true when a failure means that the token is invalid. Looks the token up when the error text does not show it.
     pub async fn is_denied_for_invalid_token(
         &self,
         token: &VaultToken,
@@ -280,12 +281,13 @@ impl Client {
         }
     }
 
-    /// Asks a token about itself. One that has no use left to ask with counts as gone.
+    /// Returns true when Vault no longer accepts the token, by its own lookup. A token without remaining uses counts as invalid.
     pub async fn is_token_invalid(&self, token: &VaultToken, namespace: Option<&str>, deadline: Instant) -> bool {
         if token.consume_use().is_err() {
             return true;
         }
-        // Vault refuses to look up what is not there. One that may not look itself up is refused by a policy, and is valid.
+        // Vault rejects the lookup of a missing token. A token without the permission to look itself up is denied by a policy, and is
+        // valid.
         let Ok(request) = self.build_request(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
         match self.send(request, CallOptions::with_deadline(deadline)).await {
             Err(RequestError::ErrorResponse(response)) => {
@@ -295,13 +297,13 @@ impl Client {
         }
     }
 
-    /// What is known of the engine at a path, without asking.
+    /// Returns the cached engine at a path, without a request.
     #[must_use]
     pub fn cached_engine(&self, namespace: Option<&str>, path: &str) -> Option<Arc<Engine>> {
         self.shared.engines.get(namespace, path).and_then(EngineLookup::into_engine)
     }
 
-    /// The engine mounted at a read's path, asked for at its first use.
+    /// Returns the engine mounted at a read's path; fetches it at its first use.
     async fn lookup_engine(
         &self,
         token: &VaultToken,
@@ -325,7 +327,7 @@ impl Client {
         lookup.into_engine()
     }
 
-    /// Asks Vault for an engine; `None` when it could not be asked.
+    /// Fetches an engine from Vault; `None` when the request failed.
     async fn fetch_engine(
         &self,
         token: &VaultToken,
@@ -348,7 +350,7 @@ impl Client {
             Err(RequestError::ErrorResponse(response)) if matches!(response.status, 400..=404) => {
                 Some(EngineLookup::Undisclosed)
             }
-            // A proxy that lets only some paths pass.
+            // A proxy may forward only some paths.
             Err(RequestError::NotVault(_)) => Some(EngineLookup::Undisclosed),
             Err(_) => None,
         }
@@ -364,10 +366,10 @@ impl Client {
             .request(self.shared.transport.origin())
             .map_err(|_| RequestError::InvalidRequest("its path or body cannot be encoded"))?;
         let headers = request.headers_mut();
-        // Vault refuses requests without it when it is told to stand against request forgery.
+        // Vault rejects requests without this header when its protection against request forgery is enabled.
         headers.insert(HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true"));
-        // No request is like another to a cache in between: Vault Agent and Proxy answer what they have heard before, renewals too,
-        // with the time that was granted then (measured against OpenBao 2.7).
+        // A unique ID keeps caches in between from matching an earlier request. Vault Agent and Proxy serve cached responses, for
+        // renewals too, with the duration granted earlier (measured against OpenBao 2.7).
         headers.insert(HeaderName::from_static("x-request-id"), next_request_id());
         if let Some(token) = token {
             headers.insert(HeaderName::from_static("x-vault-token"), token.header.clone());
@@ -381,7 +383,7 @@ impl Client {
     }
 }
 
-/// What no other request has, of this process or another.
+/// Returns a request ID that is unique across requests and processes.
 fn next_request_id() -> HeaderValue {
     static PROCESS_START_NANOS: LazyLock<i128> = LazyLock::new(|| jiff::Timestamp::now().as_nanosecond());
     static NEXT_SEQUENCE: AtomicU64 = AtomicU64::new(0);
@@ -389,7 +391,7 @@ fn next_request_id() -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Whether a read may create something: what is unknown counts as doing so.
+/// Returns true when a read may create something. A read of an unknown engine counts as mutating.
 fn is_mutating(request: &SecretRequest, engine: Option<&Engine>) -> bool {
     match request.method {
         Method::List => false,
@@ -399,7 +401,7 @@ fn is_mutating(request: &SecretRequest, engine: Option<&Engine>) -> bool {
 }
 
 impl KeyedSemaphores {
-    /// The semaphore of a path, made with so many permits if there is none.
+    /// Returns the semaphore of a path; creates it with `permits` permits if none exists.
     fn get_or_create(&self, namespace: Option<&str>, path: &str, permits: usize) -> Arc<Semaphore> {
         let mut by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.map(str::to_owned), path.to_owned());
@@ -413,7 +415,7 @@ impl KeyedSemaphores {
     }
 }
 
-/// The first part of a path, which is the mount path or its beginning.
+/// Returns the first part of a path, which is the mount path or its beginning.
 fn first_segment(path: &str) -> &str {
     path.split('/').next().unwrap_or_default()
 }
@@ -448,7 +450,7 @@ impl Build for LogicalEndpoint<'_> {
     }
 }
 
-/// `sys/internal/ui/mounts/PATH`: the engine at a path, told to any token that may use something of it.
+/// `sys/internal/ui/mounts/PATH`: the engine at a path, disclosed to any token that may use part of it.
 struct EngineMountEndpoint<'a>(&'a str);
 
 impl Build for EngineMountEndpoint<'_> {

@@ -1,8 +1,9 @@
-//! How far a cluster's storage had come when it answered, so that no later answer is older.
+//! Replication index of each response, so that no later response is older.
 //!
-//! Servers that let standbys read tell it in `X-Vault-Index`: OpenBao in base64 of `{"cluster":"…","value":"237"}` (measured against
-//! 2.7.2: in answers to reads and writes, not in refusals; with PostgreSQL as its storage, `0/173B580`), Vault Enterprise in base64 of `v1:cluster:local:replicated:hmac`. Sent
-//! along with `X-Vault-Inconsistent: forward-active-node`, a standby that is behind lets the active node answer.
+//! Servers whose standbys serve reads send the index in `X-Vault-Index`. OpenBao sends base64 of
+//! `{"cluster":"…","value":"237"}` (measured against 2.7.2: in responses to reads and writes, not in error responses; with
+//! PostgreSQL storage the value is `0/173B580`). Vault Enterprise sends base64 of `v1:cluster:local:replicated:hmac`.
+//! With the index and `X-Vault-Inconsistent: forward-active-node` in a request, a stale standby forwards to the active node.
 //! <https://developer.hashicorp.com/vault/docs/enterprise/consistency>
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,14 +15,14 @@ use serde::Deserialize;
 const INDEX_HEADER: HeaderName = HeaderName::from_static("x-vault-index");
 const INCONSISTENT_HEADER: HeaderName = HeaderName::from_static("x-vault-inconsistent");
 const FORWARD_TO_ACTIVE_NODE: HeaderValue = HeaderValue::from_static("forward-active-node");
-/// The longest that is understood, in bytes.
+/// Maximum length of a parsed index header, in bytes.
 const MAX_INDEX_BYTES: usize = 1024;
 
-/// The furthest that was seen of one endpoint.
+/// The newest replication index seen at one endpoint.
 #[derive(Default)]
 pub(super) struct SeenIndex(Mutex<Option<ReplicationIndex>>);
 
-/// What one answer told.
+/// The replication index of one response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ReplicationIndex {
     header: HeaderValue,
@@ -47,8 +48,8 @@ impl SeenIndex {
         }
     }
 
-    /// Whether a refusal is one of the index that was sent, as of a server that another has taken the place of; then it is sent no
-    /// more.
+    /// Returns true when the server rejected the index that was sent, as a replacement server does. Clears the index then, so
+    /// that later requests omit it.
     pub(super) fn clear_if_rejected(&self, status: u16, body: &[u8]) -> bool {
         let contains = |word: &[u8]| body.windows(word.len()).any(|part| part == word);
         let is_rejected = status == 400 && contains(b"X-Vault-Index") && self.lock().take().is_some();

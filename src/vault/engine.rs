@@ -1,4 +1,4 @@
-//! Which secrets engine answers at a path, and so whether reading there creates something.
+//! Secrets engines by path, and the classification of their reads as safe or mutating.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// A mounted secrets engine, as `sys/internal/ui/mounts/PATH` describes it.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Engine {
-    /// The mount path, with a slash at its end.
+    /// The mount path, with a trailing slash.
     pub path: String,
     /// `kv`, `database`, `pki`, …
     #[serde(rename = "type")]
@@ -22,15 +22,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Whether a GET creates nothing, so that it may be repeated freely: it returns what is stored, or the engine issues by
-    /// writes alone. An engine we do not know counts as one that creates.
+    /// Returns true when a GET creates nothing and is idempotent: the engine returns stored data, or issues only on writes.
+    /// Reads of an unknown engine count as mutating.
     #[must_use]
     pub fn has_safe_reads(&self) -> bool {
         let stores = matches!(self.kind.as_str(), "kv" | "generic" | "cubbyhole" | "identity" | "system");
         stores || matches!(self.kind.as_str(), "pki" | "ssh" | "transit" | "totp")
     }
 
-    /// What people call it.
+    /// Returns the engine's name for messages.
     #[must_use]
     pub fn display_name(&self) -> String {
         match self.kind.as_str() {
@@ -40,24 +40,24 @@ impl Engine {
         }
     }
 
-    /// Whether it is a KV engine of version 2, whose secrets are below `data/`.
+    /// Returns true for a KV engine of version 2, which has its secrets below `data/`.
     #[must_use]
     pub fn is_kv2(&self) -> bool {
         self.kind == "kv" && self.options.as_ref().is_some_and(|o| o.get("version").is_some_and(|v| v == "2"))
     }
 }
 
-/// Whether a path belongs to Vault itself, which needs no asking: nothing there creates when read.
+/// Returns true for a path of Vault itself. It needs no lookup: reads there create nothing.
 #[must_use]
 pub fn is_builtin_path(path: &str) -> bool {
     ["sys/", "auth/", "identity/", "cubbyhole/"].iter().any(|prefix| path.starts_with(prefix))
 }
 
-/// How long an engine is believed to stay mounted where it is.
+/// Cache lifetime of a found engine.
 const ENGINE_TTL: Duration = Duration::from_secs(600);
-/// How long a path is not asked about again that Vault would not tell of.
+/// Cache lifetime of a path for which Vault did not disclose the engine.
 const UNDISCLOSED_ENGINE_TTL: Duration = Duration::from_secs(60);
-/// Mounts remembered at most per endpoint.
+/// Maximum number of cached mounts per endpoint.
 const MAX_CACHED_ENGINES: usize = 1024;
 
 /// The engines of one endpoint, by Vault namespace and mount path.
@@ -72,12 +72,12 @@ struct CachedLookup {
     expires_at: Instant,
 }
 
-/// What Vault said when it was asked for the engine at a path.
+/// Result of an engine lookup.
 #[derive(Clone)]
 pub(super) enum EngineLookup {
-    /// This one.
+    /// The engine at the path.
     Found(Arc<Engine>),
-    /// It would not tell.
+    /// Vault did not disclose the engine.
     Undisclosed,
 }
 
@@ -91,11 +91,11 @@ impl EngineLookup {
 }
 
 impl EngineCache {
-    /// What is known of a path, if it was asked about.
+    /// Returns the cached lookup of a path.
     pub(super) fn get(&self, namespace: Option<&str>, path: &str) -> Option<EngineLookup> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        // Mount paths end in a slash and none is the start of another; a refusal is kept under the whole path.
+        // A mount path ends in a slash and is never the prefix of another. An undisclosed lookup is cached under the whole path.
         let prefix_ends = path.match_indices('/').map(|(i, _)| i + 1).chain([path.len()]);
         let mut prefixes = prefix_ends.map(|end| &path[..end]);
         prefixes.find_map(|prefix| {

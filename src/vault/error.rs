@@ -1,7 +1,7 @@
-//! How a request to Vault fails, and what that means: `docs/errors` in code.
+//! Failures of requests to Vault and their explanations: `docs/errors` in code.
 //!
-//! Meanings are read off status and stable fragments of Vault's words (measured against OpenBao 2.7 and documented for
-//! Vault); nothing depends on them for safety.
+//! Explanations are inferred from the status and from stable fragments of Vault's error texts (measured against OpenBao 2.7
+//! and documented for Vault). Safety does not depend on them.
 
 mod connect;
 mod context;
@@ -30,92 +30,92 @@ use crate::{
     vault::auth_method::AuthMethod,
 };
 
-/// Why a request brought no answer to use.
+/// Failure of a request: it brought no usable response.
 #[derive(Clone, Debug)]
 pub enum RequestError {
-    /// Vault answered with an error.
+    /// Vault responded with an error.
     ErrorResponse(Box<ErrorResponse>),
     /// No connection could be made; nothing was sent.
     Connect(Box<ConnectError>),
-    /// The answer was lost on its way: the connection ended, or nobody waited longer.
+    /// The response was lost: the connection closed, or the caller stopped waiting.
     ConnectionLost {
-        /// What the transport says of it.
+        /// The transport's description of the failure.
         detail: String,
-        /// Whether the request could have created something, and so was not sent again.
+        /// Set when the request may have created a credential and was therefore not retried.
         mutating: bool,
     },
-    /// There was no answer within the time that one request may take.
+    /// No response arrived within the timeout of one request.
     Timeout(Duration),
-    /// The caller's time ran out.
+    /// The caller's deadline was exceeded.
     DeadlineExceeded {
-        /// While doing what, in a clause.
+        /// The interrupted step, as a clause.
         during: String,
-        /// Whether there was a connection, on which the request went out.
+        /// Set when a connection existed and the request was sent.
         sent: bool,
     },
-    /// The answer is larger than the limit, in bytes.
+    /// The response exceeds the limit, in bytes.
     ResponseTooLarge(usize),
     /// A redirect that may not be followed.
     RedirectNotFollowed {
-        /// Where it leads: scheme, host and port.
+        /// The redirect's target: scheme, host and port.
         location: String,
-        /// Why it is not followed.
+        /// The reason for not following it.
         reason: &'static str,
-        /// Whether it leads to another server, as one of a standby's does that cannot reach the active node.
+        /// Set when it leads to another server, as the redirect of a standby that cannot reach the active node does.
         is_other_server: bool,
     },
-    /// The answer is none of Vault's. What it is instead, with as much of it as a foreign page may be long.
+    /// The response is not from Vault. Describes it and includes its start, up to the limit for foreign bodies.
     NotVault(String),
-    /// A success of an engine that is known, and whose body is no JSON.
+    /// A success response of a known engine with a body that is not JSON.
     NotJson,
     /// Success without data (204, an empty body, `data: null`).
     NoData {
-        /// What Vault warned of.
+        /// Vault's warnings.
         warnings: Vec<String>,
     },
-    /// The server was known to be down, or was found so while the answer was awaited. Nothing was sent that creates a credential.
+    /// An outage of the server was known, or was detected while waiting for the response. No mutating request was sent.
     Outage(Arc<Outage>),
-    /// What answers take already leaves no room for another.
+    /// The memory budget for responses is exhausted.
     BudgetExceeded {
-        /// Whose answers.
+        /// The scope of the exhausted budget.
         scope: BudgetScope,
-        /// What they may take, in bytes.
+        /// The budget's limit, in bytes.
         limit_bytes: usize,
     },
     /// The token has made as many requests as its role allows; nothing was sent.
     TokenUsesExhausted,
-    /// The request cannot be put into HTTP: a header or path with characters it does not take.
+    /// The request cannot be encoded in HTTP: a header or path contains invalid characters.
     InvalidRequest(&'static str),
 }
 
-/// Vault's answer when it refuses.
+/// Vault's error response.
 #[derive(Clone, Debug, Default)]
 pub struct ErrorResponse {
     /// The HTTP status.
     pub status: u16,
-    /// Vault's `errors`, or the start of a body that is not Vault's. May repeat what was sent: see [`Failure::covered`].
+    /// Vault's `errors`, or the start of a body that is not Vault's. May repeat sent values: see [`RequestError::redacted`].
     pub errors: String,
     /// Vault's `warnings`.
     pub warnings: String,
-    /// When the KV version asked for was deleted: its number and the time.
+    /// Number and deletion time of the requested KV version, if it was deleted.
     pub deleted_version: Option<DeletedVersion>,
-    /// How long Vault asks to wait.
+    /// The wait that Vault requests before a retry.
     pub retry_after: Option<Duration>,
-    /// What time it was by the server's clock.
+    /// The time of the response by the server's clock.
     pub server_time: Option<Timestamp>,
-    /// Whether the server says elsewhere that it was never initialized; here it only says that it is sealed.
+    /// Set when a health probe showed that the server was never initialized. This response only says that it is sealed.
     pub is_uninitialized: bool,
-    /// Whether the body is one that Vault writes.
+    /// Set when the body has Vault's format.
     is_from_vault: bool,
 }
 
-/// The KV v2 metadata of a version that is no more.
+/// The KV v2 metadata of a deleted version.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct DeletedVersion {
-    /// When it was deleted; empty when it was not.
+    /// The deletion time; empty when the version was not deleted.
     #[serde(default)]
     pub deletion_time: String,
-    /// Whether its data is gone for good.
+    /// Set when its data is permanently destroyed.
     #[serde(default)]
     pub destroyed: bool,
     /// The version's number.
@@ -123,26 +123,26 @@ pub struct DeletedVersion {
     pub version: u64,
 }
 
-/// The most that is kept of a body that is not Vault's, in bytes: what is repeated of it is covered first.
+/// Maximum kept length of a body that is not Vault's, in bytes. Messages repeat it only redacted.
 const MAX_FOREIGN_BODY_BYTES: usize = 16 << 10;
-/// The most that is repeated of an answer that is not Vault's, in bytes.
+/// Maximum length of a foreign body in a message, in bytes.
 const MAX_DETAIL_BYTES: usize = 240;
-/// The most of a time that is kept, in bytes.
+/// Maximum kept length of a deletion time, in bytes.
 const MAX_DELETION_TIME_BYTES: usize = 40;
 
-/// What a 403 says about the token it was answered to.
+/// Validity of a token according to a 403.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenValidity {
     /// The token is valid; a policy denies.
     Valid,
-    /// The token is not valid (any more).
+    /// The token is invalid or has expired.
     Invalid,
-    /// Vault does not say; `lookup-self` will.
+    /// The 403 does not show it; `lookup-self` will.
     Unknown,
 }
 
 impl ErrorResponse {
-    /// Reads an error answer. A body that is not Vault's JSON is kept in part, as it often names the proxy that wrote it.
+    /// Parses an error response. Keeps part of a body that is not Vault's JSON, as it often names the proxy that wrote it.
     #[must_use]
     pub fn parse(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         #[derive(Default, Deserialize)]
@@ -180,49 +180,49 @@ impl ErrorResponse {
         }
     }
 
-    /// The answer that Vault would give, foreseen by what it told of something else.
+    /// Returns the error response that Vault is expected to give, predicted from an earlier response.
     #[must_use]
     pub fn predicted(status: u16, errors: &str) -> Self {
         Self { status, errors: errors.to_owned(), is_from_vault: true, ..Self::default() }
     }
 
-    /// Whether the answer is one that Vault writes.
+    /// Returns true when the body has Vault's format.
     pub(super) fn is_from_vault(&self) -> bool {
         self.is_from_vault
     }
 
-    /// Whether something other than Vault refuses: a web server or a proxy that knows no such path, or denies it.
-    /// Says nothing about secrets, then. What a proxy says of a server that fails is as good as Vault's own word.
+    /// Returns true when a web server or proxy rejected the request because it does not know the path or denies it.
+    /// Such a response says nothing about secrets. A proxy's report of a failed server counts like Vault's own.
     fn is_from_intermediary(&self) -> bool {
         !self.is_from_vault && self.status < 500 && !self.is_transient(false) && !self.is_https_required()
     }
 
-    /// Whether a TLS server complains of plain HTTP: Go's words and nginx's.
+    /// Returns true when a TLS server rejects plain HTTP, by the error texts of Go and nginx.
     fn is_https_required(&self) -> bool {
         self.mentions(&["HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port"])
     }
 
-    /// Whether any of Vault's words contains one of the fragments.
+    /// Returns true when Vault's errors or warnings contain one of the fragments.
     #[must_use]
     pub fn mentions(&self, fragments: &[&str]) -> bool {
         fragments.iter().any(|f| self.errors.contains(f) || self.warnings.contains(f))
     }
 
-    /// Whether the server can do nothing until a person unseals or initializes it.
+    /// Returns true when the server needs an operator to unseal or initialize it.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        // An engine may have something of its own that is not initialized.
+        // The status is checked too: an engine may report an uninitialized part of its own.
         self.status == 503
             && self.mentions(&["Vault is sealed", "not initialized", "not yet initialized", "barrier is sealed"])
     }
 
-    /// Whether an administrator locked the Vault namespace (503 of OpenBao).
+    /// Returns true when an administrator locked the Vault namespace (503 of OpenBao).
     #[must_use]
     pub fn is_namespace_locked(&self) -> bool {
         self.mentions(&["API access to this namespace has been locked"])
     }
 
-    /// Whether Vault denies and does not say why.
+    /// Returns true when Vault denies without a reason.
     #[must_use]
     pub fn is_unexplained_denial(&self) -> bool {
         let message =
@@ -230,8 +230,8 @@ impl ErrorResponse {
         self.status == 403 && matches!(message.trim_end(), "" | "permission denied")
     }
 
-    /// Whether the same request may soon succeed. A request that creates something is sent again only when Vault
-    /// surely did not act on it: a rate limit, or a standby that forwards nothing.
+    /// Returns true for a transient error: a retry may succeed. A mutating request is retried only when Vault certainly did not
+    /// act on it: a rate limit, or a standby that forwards nothing.
     #[must_use]
     pub fn is_transient(&self, mutating: bool) -> bool {
         match self.status {
@@ -244,39 +244,39 @@ impl ErrorResponse {
         }
     }
 
-    /// Whether a secrets engine is being made KV version 2, for which it answers nobody: a new one for moments, and at a standby
-    /// until the active node has done it.
+    /// Returns true while a secrets engine is upgraded to KV version 2 and serves no requests. The upgrade of a new engine takes
+    /// moments; a standby waits until the active node has finished.
     fn is_kv_upgrade_running(&self) -> bool {
         self.status == 400 && self.mentions(&["from non-versioned to versioned data"])
     }
 
-    /// Whether a standby says that it knows no active node to forward to. It may have forwarded what it says this of, to one that is
-    /// gone since.
+    /// Returns true when a standby knows no active node to forward to. It may have forwarded the request to an active node that
+    /// has failed since.
     #[must_use]
     pub fn has_no_leader(&self) -> bool {
         matches!(self.status, 472 | 473)
             || self.status == 500 && self.mentions(&["active cluster node not found", "local node not active"])
     }
 
-    /// Whether it says of a lease that it is no more.
+    /// Returns true when Vault reports that the lease no longer exists.
     #[must_use]
     pub fn is_lease_not_found(&self) -> bool {
         self.status == 400 && self.mentions(&["lease not found", "lease expired", "invalid lease"])
     }
 
-    /// Whether it says of a lease or token that it cannot be renewed.
+    /// Returns true when Vault reports that the lease or token cannot be renewed.
     #[must_use]
     pub fn is_not_renewable(&self) -> bool {
         self.status == 400 && self.mentions(&["not renewable", "cannot be renewed", "past the max TTL"])
     }
 
-    /// What refused a login, by its words.
+    /// Returns the auth method that rejected a login, inferred from its error text.
     #[must_use]
     pub fn auth_method(&self) -> AuthMethod {
         login::infer_auth_method(self)
     }
 
-    /// What a 403 says about the token.
+    /// Returns the token's validity according to a 403.
     #[must_use]
     pub fn token_validity(&self) -> TokenValidity {
         if self.status != 403 {
@@ -290,7 +290,7 @@ impl ErrorResponse {
         }
     }
 
-    /// Failures of the server as such, whatever was asked.
+    /// Explains failures of the server itself, independent of the request.
     fn explain_server_error(&self, address: &str) -> Option<Error> {
         let error = |cause, summary: String, fix: &str| {
             Some(Error::new(cause, summary).with_server_message(&self.errors).with_fix(fix))
@@ -326,7 +326,7 @@ impl ErrorResponse {
             _ if self.is_namespace_locked() => error(
                 Cause::VaultNamespaceLocked,
                 format!("the Vault namespace at {address} is locked"),
-                "unlock it (`vault namespace unlock`), or ask whoever locked it",
+                "unlock it (`vault namespace unlock`), or ask the operator who locked it",
             ),
             502..=504 => error(
                 Cause::ServerError,
@@ -345,13 +345,13 @@ impl From<BudgetExceeded> for RequestError {
 }
 
 impl RequestError {
-    /// The caller's time ran out before anything was sent.
+    /// Returns the error of a deadline exceeded before anything was sent.
     pub(super) fn deadline_before_sending(during: &str) -> Self {
         Self::DeadlineExceeded { during: during.to_owned(), sent: false }
     }
 
-    /// The same of a request that may have created something: a gateway that has no answer does not say whether Vault
-    /// acted, and Vault's own 503 does.
+    /// Converts the error for a mutating request. A gateway error does not show whether Vault acted, so the outcome is unknown.
+    /// Vault's own 503 does show it and stays.
     pub(super) fn for_mutating(self) -> Self {
         match self {
             Self::ErrorResponse(response)
@@ -367,7 +367,7 @@ impl RequestError {
         }
     }
 
-    /// What an answer means that is no success.
+    /// Creates the error of a response with a status other than success.
     #[must_use]
     pub fn from_response(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         let response = ErrorResponse::parse(status, body, retry_after);
@@ -377,7 +377,7 @@ impl RequestError {
         Self::ErrorResponse(Box::new(response))
     }
 
-    /// The failure of a login, with its cause and its mend.
+    /// Explains a failed login, with cause and fix.
     #[must_use]
     pub fn explain_login(&self, context: &LoginContext) -> Error {
         match self {
@@ -388,7 +388,7 @@ impl RequestError {
         }
     }
 
-    /// The failure of a read, with its cause and its mend.
+    /// Explains a failed read, with cause and fix.
     #[must_use]
     pub fn explain_read(&self, context: &ReadContext<'_>) -> Error {
         match &self.redacted(|text| context.request.redact(text)) {
@@ -421,7 +421,7 @@ impl RequestError {
         }
     }
 
-    /// The same without what was sent and is secret, which Vault, or what stands before it, may repeat.
+    /// Returns the error without the secrets that were sent: Vault or a proxy may repeat them.
     pub(super) fn redacted(&self, redact: impl Fn(&str) -> String) -> Self {
         match self.clone() {
             Self::ErrorResponse(response) => Self::ErrorResponse(Box::new(ErrorResponse {
@@ -436,7 +436,7 @@ impl RequestError {
         }
     }
 
-    /// A failure that has nothing to do with what was asked.
+    /// Explains a failure that is independent of the request's content.
     #[must_use]
     pub fn explain_transport(&self, address: &str) -> Error {
         match self {
@@ -506,6 +506,6 @@ impl RequestError {
     }
 }
 
-/// What to do when a caller's time ran out.
+/// The fix for an exceeded deadline.
 pub const DEADLINE_FIX: &str =
     "check that Vault, and what it asks itself (a database; for logins the Kubernetes API), answers within seconds";

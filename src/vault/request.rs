@@ -1,4 +1,4 @@
-//! What goes to Vault and what comes back: requests as a class names them, answers as the server wrote them.
+//! Requests for secrets, as a class names them, and the redaction of their arguments.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::{self, SecretText};
 
-/// How a class may ask for a secret.
+/// The HTTP methods that a class may select for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
@@ -15,7 +15,7 @@ pub enum Method {
     Get,
     /// List the names below a path.
     List,
-    /// Write and read the answer: dynamic certificates, signatures.
+    /// Write and read the response: dynamic certificates, signatures.
     Put,
     /// The same as [`Method::Put`] to Vault.
     Post,
@@ -32,10 +32,10 @@ impl fmt::Display for Method {
     }
 }
 
-/// The shortest argument that is covered in messages, in bytes: shorter ones are words of the language, too.
+/// Minimum length of a redacted argument, in bytes: shorter values also occur as ordinary words.
 const MIN_REDACTED_BYTES: usize = 4;
 
-/// One request for a secret, normalized: equal requests are equal values, and equal values are sent once.
+/// One request for a secret, normalized: equal requests are equal values and are sent once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SecretRequest {
     /// The method.
@@ -51,40 +51,40 @@ pub struct SecretRequest {
 }
 
 impl SecretRequest {
-    /// What stands for the Vault token itself, which is handed out without a request: no path.
+    /// Returns the placeholder for the Vault token itself, which needs no request: its path is empty.
     #[must_use]
     pub fn for_token() -> Self {
         Self { method: Method::Get, path: String::new(), query: None, body: None }
     }
 
-    /// Whether it is the Vault token itself.
+    /// Returns true for the placeholder of the Vault token itself.
     #[must_use]
     pub fn is_for_token(&self) -> bool {
         self.path.is_empty()
     }
 
-    /// Whether it is a token's own affair: the token itself, what `auth/token` tells and does of it, or what lies in its
-    /// cubbyhole, which no other token sees. Behind whatever namespaces, so that a secret of such a name counts as one.
+    /// Returns true when the response depends on the token: the token itself, a request to `auth/token`, or the token's
+    /// cubbyhole, which no other token sees. Matches behind any namespaces, so a secret with such a name counts too.
     #[must_use]
     pub fn is_token_scoped(&self) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
         self.is_for_token() || parts.contains(&"cubbyhole") || parts.windows(2).any(|pair| pair == ["auth", "token"])
     }
 
-    /// The path, for people.
+    /// Returns the path for messages.
     #[must_use]
     pub fn display_path(&self) -> &str {
         if self.is_for_token() { "(the token itself)" } else { &self.path }
     }
 
-    /// The version that a read of KV version 2 asks for. Other parameters may be secret, a number is not.
+    /// Returns the secret version that a read of KV version 2 requests. Other parameters may be secret; a number is not.
     #[must_use]
     pub fn secret_version(&self) -> Option<&str> {
         let number = self.query.as_ref()?.expose().split('&').find_map(|pair| pair.strip_prefix("version="))?;
         (number.len() <= 10 && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
     }
 
-    /// `words` of Vault's about this request, without the argument values that it repeats: they may be secret.
+    /// Redacts this request's argument values in Vault's `text`: they may be secret.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         let mut values = Vec::new();
@@ -96,13 +96,13 @@ impl SecretRequest {
             values.extend(query.expose().split('&').filter_map(|pair| Some(pair.split_once('=')?.1.to_owned())));
         }
         let mut values: Vec<&str> = values.iter().map(String::as_str).collect();
-        // The longest first, so that no part of one stays because another is in it.
+        // Longest first: replacing a contained value first would leave parts of the longer value.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         redact_values(text, &values, "[argument]")
     }
 }
 
-/// `words` with a mark for each of the values, and for the part of one that is cut off at the end.
+/// Replaces each value in `text` with a mark, also a value that is cut off at the end of the text.
 pub(super) fn redact_values(text: &str, values: &[&str], mark: &str) -> String {
     let values = || values.iter().filter(|value| value.len() >= MIN_REDACTED_BYTES);
     let mut redacted = values().fold(text.to_owned(), |text, value| text.replace(value, mark));
@@ -116,7 +116,7 @@ pub(super) fn redact_values(text: &str, values: &[&str], mark: &str) -> String {
     redacted
 }
 
-/// Every string and number in a JSON value, strings also as JSON writes them.
+/// Collects every string and number in a JSON value, strings also in their JSON-escaped form.
 fn collect_strings(value: &serde_json::Value, collected: &mut Vec<String>) {
     match value {
         serde_json::Value::String(text) => {

@@ -1,4 +1,4 @@
-//! A server's answer to a read: Vault's envelope understood, what is in it kept as one text, from which files are made.
+//! A response to a read: Vault's parsed envelope, and its content as one text, from which files are rendered.
 
 use std::{fmt, ops::Range, str, sync::Arc};
 
@@ -9,31 +9,31 @@ use zeroize::Zeroizing;
 use super::{error::RequestError, memory_budget::Reservation};
 use crate::secret::{SecretBuffer, SecretBytes};
 
-/// One answer of Vault. Its data is never parsed into values here, so numbers stay as the server wrote them, and so
-/// do escapes but for those that [`compact`] adds.
+/// One response of Vault. Its data is never parsed into values here, so numbers keep the server's spelling. Escapes do too,
+/// except for those that [`compact_json`] adds.
 #[derive(Clone)]
 pub struct SecretResponse {
-    /// The lease; empty when there is none. Only this makes an answer leased, not its duration.
+    /// The lease ID; empty when there is none. Only the ID makes a response leased, not the duration.
     pub lease_id: String,
-    /// The lease's duration in seconds; 0 when absent or below.
+    /// The lease's duration in seconds; 0 when absent or negative.
     pub lease_duration: u64,
-    /// Whether the lease can be renewed.
+    /// Set when the lease can be renewed.
     pub renewable: bool,
-    /// What the server wants the caller to know; no secrets.
+    /// The server's warnings; no secrets.
     pub warnings: Vec<String>,
     json: SecretBytes,
-    /// Where `data` lies in it.
+    /// The byte range of `data` in `json`.
     data_range: Option<Range<usize>>,
-    /// The room it takes; none when no server gave it.
+    /// The reservation in the memory budget; `None` for a response that no server sent.
     _reservation: Option<Arc<Reservation>>,
 }
 
-/// The longest request id that is one, in bytes.
+/// Maximum length of a valid request ID, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 64;
-/// The most warnings that are kept beside the text.
+/// Maximum number of warnings kept beside the text.
 const MAX_WARNINGS: usize = 16;
 
-/// The body is no JSON object of Vault's shape. Says where, never what is there.
+/// The body is not a JSON object in Vault's format. Names the position, never the content.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an answer of Vault: {problem} at line {line}, column {column}")]
 pub struct InvalidResponse {
@@ -59,8 +59,8 @@ struct ResponseEnvelope<'a> {
 }
 
 impl SecretResponse {
-    /// Understands a body. A field of the envelope that comes twice, or has another type than Vault's, is an error;
-    /// `data` may be any JSON. Nothing here recurses, so depth is no danger; the body's size is the transport's to bound.
+    /// Parses a body. A duplicate envelope field, or one of another type than Vault's, is an error; `data` may be any JSON.
+    /// Parsing does not recurse, so deep nesting is safe. The transport limits the body's size.
     pub fn parse(body: Vec<u8>) -> Result<Self, InvalidResponse> {
         let body = Zeroizing::new(body);
         let bytes = body.as_slice();
@@ -91,14 +91,14 @@ impl SecretResponse {
             lease_id: envelope.lease_id.unwrap_or_default(),
             lease_duration,
             renewable,
-            // For messages, and in the text as a whole.
+            // These copies are for messages. The text contains all warnings.
             warnings: envelope.warnings.into_iter().flatten().take(MAX_WARNINGS).collect(),
             json: SecretBytes::from(json),
             _reservation: None,
         })
     }
 
-    /// What stands for an answer where the token itself is handed out: its `data` is `{"token": …}`.
+    /// Creates the response for a request of the token itself: its `data` is `{"token": …}`.
     #[must_use]
     pub(super) fn from_token(token: &str) -> Self {
         let mut data = SecretBuffer::default();
@@ -109,20 +109,21 @@ impl SecretResponse {
         Self::parse(data.into_inner()).unwrap_or_else(|_| unreachable!("it is JSON"))
     }
 
-    /// The same, taking room for as long as it or a clone of it is there. Escapes may have made it longer than its body was.
+    /// Attaches the reservation, held until the last clone is dropped. Resizes it first, as escapes may have made the text longer
+    /// than the body.
     pub(super) fn with_reservation(self, mut reservation: Reservation) -> Result<Self, RequestError> {
         reservation.resize(self.json.expose().len())?;
         Ok(Self { _reservation: Some(Arc::new(reservation)), ..self })
     }
 
-    /// The JSON text of `data`, as [`Answer::whole`] has it; `None` when absent or null.
+    /// Returns the JSON text of `data`, as in [`Self::as_json`]; `None` when absent or null.
     #[must_use]
     pub fn data(&self) -> Option<&str> {
         // The parser has checked the text; checking again costs less than an invariant to keep.
         self.json.expose().get(self.data_range.clone()?).and_then(|bytes| str::from_utf8(bytes).ok())
     }
 
-    /// Vault's id of the answer, by which it is found in Vault's audit log; `None` when Vault gave none.
+    /// Returns Vault's request ID, which identifies the response in Vault's audit log; `None` when Vault sent none.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         let rest = self.json.expose().strip_prefix(br#"{"request_id":""#)?;
@@ -131,17 +132,17 @@ impl SecretResponse {
         str::from_utf8(id).ok().filter(|_| is_plain)
     }
 
-    /// Whether both answers hold the same data, byte for byte but for what [`compact`] evens out. What else differs between equal reads (request id,
-    /// lease, warnings) does not count.
+    /// Returns true when both responses hold the same data, byte for byte after [`compact_json`]. Other differences between equal
+    /// reads (request ID, lease, warnings) do not count.
     #[must_use]
     pub fn has_same_data(&self, other: &Self) -> bool {
         self.data() == other.data()
     }
 
-    /// The whole response as the Go provider 1.7.4 writes it: `request_id`, `lease_id`, `lease_duration`, `renewable`,
+    /// Returns the whole response as the Go provider 1.7.4 writes it: `request_id`, `lease_id`, `lease_duration`, `renewable`,
     /// `data`, `warnings` (null when there are none), then `auth` and `wrap_info` if the server sent them, on one line.
     ///
-    /// The last four are the server's own bytes put through [`compact`]. Vault and OpenBao answer compact, escaped and
+    /// The last four are the server's own bytes after [`compact_json`]. Vault and OpenBao respond compact, escaped and
     /// with sorted keys, so nothing changes there. (The Go provider would also sort keys and rewrite `auth` by the
     /// fields it knows; no such server is known.)
     #[must_use]
@@ -173,13 +174,13 @@ impl From<serde_json::Error> for InvalidResponse {
 }
 
 /// Valid JSON text as Go's `json.Marshal` writes a `RawMessage`: no white space between tokens, `<`, `>`, `&`, U+2028
-/// and U+2029 escaped, everything else untouched. What a file gets of a value that is not a string.
+/// and U+2029 escaped, everything else unchanged. Files contain this form of a value that is not a string.
 #[must_use]
 pub fn compact_json(json: &str) -> Zeroizing<String> {
     compact_pieces(&[json]).0
 }
 
-/// Pieces of one JSON text, none of which ends inside a string, and where each begins in what they become.
+/// Compacts pieces of one JSON text. No piece may end inside a string. Returns the text and the start of each piece in it.
 fn compact_pieces(pieces: &[&str]) -> (Zeroizing<String>, Vec<usize>) {
     // Sized before it is written, so that no outgrown copy of a secret stays in freed memory.
     let mut capacity = 0;
@@ -195,10 +196,11 @@ fn compact_pieces(pieces: &[&str]) -> (Zeroizing<String>, Vec<usize>) {
     (text, starts)
 }
 
-/// The first byte of U+2028 and U+2029, and of others.
+/// The first byte of U+2028 and U+2029, and of other characters.
 const LINE_SEPARATOR_LEAD_BYTE: u8 = 0xe2;
 
-/// What the text becomes, run by run: what may need something begins with an ASCII character or the first byte of a longer one.
+/// Emits the compacted text run by run. Every character to replace starts with an ASCII byte or
+/// [`LINE_SEPARATOR_LEAD_BYTE`].
 fn for_each_compact_run<'a>(json: &'a str, mut emit: impl FnMut(&'a str)) {
     let (mut emitted_to, mut position, mut in_string) = (0, 0, false);
     let bytes = json.as_bytes();
@@ -229,7 +231,7 @@ fn for_each_compact_run<'a>(json: &'a str, mut emit: impl FnMut(&'a str)) {
     emit(&json[emitted_to..]);
 }
 
-/// The bytes at which [`compact_runs`] stops.
+/// The bytes at which [`for_each_compact_run`] stops.
 const STOP_BYTES: [bool; 256] = {
     let mut special = [false; 256];
     let stops = *b"\"\\ \t\n\r<>&";

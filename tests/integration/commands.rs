@@ -97,7 +97,10 @@ async fn invalid_flags_are_all_reported_at_once() {
 async fn node_name_variable_is_validated_by_serve_alone() {
     let serve = vaultmount_command(&["serve"]).env("NODE_NAME", "my agent").output().await.unwrap();
     let stderr = String::from_utf8(serve.stderr).unwrap();
-    assert!(serve.status.code() == Some(2) && stderr.contains("NODE_NAME=my agent is not a valid node name"), "{stderr}");
+    assert!(
+        serve.status.code() == Some(2) && stderr.contains("NODE_NAME=my agent is not a valid node name"),
+        "{stderr}"
+    );
     for command in ["mount", "check"] {
         let args = [command, "-f=/not/there", "--service-account=web"];
         let ran = vaultmount_command(&args).env("NODE_NAME", "my agent").output().await.unwrap();

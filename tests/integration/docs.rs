@@ -111,7 +111,7 @@ fn check_text_block(place: &str, block: &Block) {
     let event = text.starts_with("MountVolume.SetUp failed");
     assert!(
         event || !ids.is_empty(),
-        "{place}: what is this? It is neither `$ …`, nor an event, nor a message with an id"
+        "{place}: unknown text block: neither `$ …`, nor an event, nor a message with an ID"
     );
     for cause in ids.iter().filter(|_| event) {
         assert!(text.contains(&format!("code = {} desc", cause.code())), "{place}: {} has another code", cause.id());
@@ -257,7 +257,7 @@ fn docs_reference_covers_every_flag_of_every_command() {
         let help = Command::parse(arguments).unwrap_err().to_string();
         let flags = help.split(|c: char| !c.is_alphanumeric() && c != '-').filter(|word| word.starts_with("--"));
         for flag in flags.filter(|flag| *flag != "--help") {
-            assert!(reference.contains(&format!("`{flag}")), "{command:?}: the reference does not tell of {flag}");
+            assert!(reference.contains(&format!("`{flag}")), "{command:?}: {flag} is missing in the reference");
         }
     }
 }
@@ -276,7 +276,7 @@ fn docs_reference_covers_every_parameter_and_variable() {
         assert!(names.len() > 4, "{file}");
         // Attributes of the driver itself.
         for name in names.into_iter().filter(|name| *name != "secretProviderClass") {
-            assert!(class.contains(&format!("`{prefix}{name}`")), "the reference does not tell of {prefix}{name}");
+            assert!(class.contains(&format!("`{prefix}{name}`")), "{prefix}{name} is missing in the reference");
         }
     }
     let flags = Page::read("docs/reference/flags.md").text;
@@ -285,7 +285,7 @@ fn docs_reference_covers_every_parameter_and_variable() {
         let source = source.split("mod tests").next().unwrap();
         let is_variable = |name: &&str| name.starts_with("VAULT_") || name.starts_with("VAULTMOUNT_");
         for name in quoted_words(source).filter(is_variable).filter(|name| name.len() > "VAULT_".len()) {
-            assert!(flags.contains(&format!("`{name}`")), "the reference does not tell of {name}");
+            assert!(flags.contains(&format!("`{name}`")), "{name} is missing in the reference");
         }
     }
 }
@@ -334,12 +334,12 @@ fn docs_quote_only_numbers_of_the_fleet_page() {
         for number in numbers {
             let quoted =
                 text.split(|c: char| !c.is_ascii_digit() && c != ',').any(|word| word.trim_matches(',') == number);
-            assert!(quoted, "{page}: {number} is what fleet.md says");
+            assert!(quoted, "{page}: fleet.md has {number}");
         }
     }
     let capacity = Page::read("docs/operations/capacity.md").text;
     let rows: Vec<_> = capacity.lines().filter(|line| line.contains("0 | `")).collect();
-    assert!(rows.len() > 3 && rows.iter().all(|row| fleet.contains(row)), "fleet.md says otherwise than {rows:#?}");
+    assert!(rows.len() > 3 && rows.iter().all(|row| fleet.contains(row)), "fleet.md differs from {rows:#?}");
 }
 
 /// Checks commands and flags in prose.
@@ -365,7 +365,7 @@ fn docs_name_only_existing_commands_and_flags() {
             }
         }
     }
-    assert!(unknown.is_empty(), "nobody knows:\n{}", unknown.join("\n"));
+    assert!(unknown.is_empty(), "unknown commands or flags:\n{}", unknown.join("\n"));
 }
 
 fn command_parses(arguments: &[&str]) -> bool {

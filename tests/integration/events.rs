@@ -275,8 +275,12 @@ async fn each_credential_emits_expiring_and_expired_events() {
     assert!(reasons(&events).iter().all(|reason| *reason == "VaultCredentialExpiring"));
     let message_contains = |event: &Value, what: &str| event["message"].as_str().unwrap().contains(what);
     for name in ["a", "b"] {
-        let of: Vec<&Value> = events.iter().filter(|event| message_contains(event, &format!("db/static-creds/{name} "))).collect();
-        assert!(of.len() == 2 && message_contains(of[0], "ends at") && message_contains(of[1], "is over since"), "{of:#?}");
+        let of: Vec<&Value> =
+            events.iter().filter(|event| message_contains(event, &format!("db/static-creds/{name} "))).collect();
+        assert!(
+            of.len() == 2 && message_contains(of[0], "ends at") && message_contains(of[1], "is over since"),
+            "{of:#?}"
+        );
     }
 }
 
@@ -420,15 +424,15 @@ async fn events_forbidden_is_logged_once_and_not_retried() {
             .with_objects("- {objectName: x, secretPath: x/x}");
         assert!(client.mount(pod.mount_call()).await.is_err());
     }
-    let asked = || api.request_lines().iter().filter(|line| line.ends_with("/events")).count();
-    while asked() == 0 {
+    let post_count = || api.request_lines().iter().filter(|line| line.ends_with("/events")).count();
+    while post_count() == 0 {
         sleep(Duration::from_millis(5)).await;
     }
     sleep(Duration::from_millis(200)).await;
     program.terminate();
     let log = program.wait_for_log().await;
     let id = Cause::EventsForbidden.info().id;
-    assert_eq!((asked(), log.matches(id).count()), (1, 1), "{log}");
+    assert_eq!((post_count(), log.matches(id).count()), (1, 1), "{log}");
     assert!(log.contains("verbs: [create, patch]") && log.contains("--events=false"), "{log}");
 }
 

@@ -35,7 +35,7 @@ fn log_calls(text: &str) -> Vec<(usize, String)> {
     calls
 }
 
-/// The message of a log call: its last string literal that is no value of a field.
+/// The message of a log call: its last string literal that is not a field value.
 fn message(arguments: &str) -> Option<&str> {
     let arguments = arguments.trim_end().trim_end_matches(',').trim_end();
     let body = arguments.strip_suffix('"')?;

@@ -231,7 +231,7 @@ fn module_files_form_no_import_circles() {
         graph.retain(|module, _| !leaves.contains(module));
         graph.values_mut().for_each(|imported| imported.retain(|target| !leaves.contains(&target.as_str())));
     }
-    // What imports a circle without being part of one is imported by none of the rest.
+    // A module that imports a circle from outside is not imported by the rest.
     loop {
         let imported: BTreeSet<String> = graph.values().flatten().cloned().collect();
         let before = graph.len();

@@ -179,7 +179,7 @@ async fn state_dir_restores_pods_after_kill_or_stop() {
         }
         let (_, metrics) = get(&format!("http://{pages}/metrics")).await;
         assert!(metrics.contains("\nvaultmount_oldest_refresh_success_timestamp_seconds "), "{metrics}");
-        assert_eq!(node.count_requests(), requests, "Vault is asked for nothing");
+        assert_eq!(node.count_requests(), requests, "no request to Vault");
     }
     for file in node.state_files() {
         let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
@@ -239,7 +239,7 @@ async fn pending_revocation_spares_new_shared_session() {
     node.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
     let had = node.mount(&second).await;
     node.vault.clear_rules();
-    wait_until("the first one's user is gone", async || node.database.users().await.len() == 1).await;
+    wait_until("the first pod's user is dropped", async || node.database.users().await.len() == 1).await;
     process.kill().await;
     let process = node.start().await;
     assert_eq!(node.mount(&second).await, had);

@@ -138,9 +138,9 @@ async fn backup_restore_gives_newer_pod_one_new_credential() {
     assert_eq!(lost["n"], "1");
     cluster.restore_snapshot(&backup).await;
     advance(Duration::from_secs(11)).await;
-    assert_eq!(poll_until_success(&daemon, &before).await, known, "whom the backup knows, it knows");
+    assert_eq!(poll_until_success(&daemon, &before).await, known, "credentials in the backup stay valid");
     let new = poll_until_success(&daemon, &after).await;
-    assert_eq!(new["n"], "0", "as far as the cluster has come again, though more was seen of it");
+    assert_eq!(new["n"], "0", "the restored value, although the pod's cluster index is higher");
     assert_ne!(new["user"], lost["user"]);
     advance(Duration::from_secs(11)).await;
     assert_eq!(daemon.mount_files(&after).await, new);

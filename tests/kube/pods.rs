@@ -70,8 +70,11 @@ async fn pod_list_has_pods_of_node_and_resource_version() {
     let requests = &api.requests()[0];
     assert_eq!((requests.path.as_str(), requests.bearer.as_deref()), ("/api/v1/pods", Some("t0ken")));
     let selector = format!("spec.nodeName={NODE},status.phase!=Succeeded,status.phase!=Failed");
-    let asked = [("fieldSelector", selector.as_str()), ("limit", "50")];
-    assert_eq!(requests.query_parameters(), asked.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let expected_parameters = [("fieldSelector", selector.as_str()), ("limit", "50")];
+    assert_eq!(
+        requests.query_parameters(),
+        expected_parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    );
     let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
     assert_eq!(requests.accept, metadata);
 }

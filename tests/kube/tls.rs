@@ -142,7 +142,7 @@ async fn kubeconfig_ca_rejects_other_issuer() {
     let cluster = json!({"certificate-authority-data": base64_pem(&CertificateAuthority::new().pem())});
     let error = read_hmac_key(&kubeconfig(address, cluster, &json!({}))).await.unwrap_err();
     assert_eq!(error.cause(), Cause::KubernetesConfig);
-    assert!(error.to_string().contains("TLS handshake failed (it said: invalid peer certificate"), "{error}");
+    assert!(error.to_string().contains("failed the TLS handshake (it said: invalid peer certificate"), "{error}");
 }
 
 #[tokio::test]

@@ -541,12 +541,12 @@ impl State {
         if pod.as_ref().is_some_and(|(name, uid)| self.pods.uid(&namespace, name) != Some(uid)) {
             return Err("[invalid bearer token, pod has been deleted]".to_owned());
         }
-        let asked = if audiences.is_empty() { &[API_SERVER_AUDIENCE] } else { audiences };
+        let targets = if audiences.is_empty() { &[API_SERVER_AUDIENCE] } else { audiences };
         let aud = string_list(&claims["aud"]);
-        let shared: Vec<_> = asked.iter().filter(|a| aud.contains(a)).collect();
+        let shared: Vec<_> = targets.iter().filter(|a| aud.contains(a)).collect();
         if shared.is_empty() {
             return Err(format!(
-                "[invalid bearer token, token audiences {aud:?} is invalid for the target audiences {asked:?}]"
+                "[invalid bearer token, token audiences {aud:?} is invalid for the target audiences {targets:?}]"
             ));
         }
         let mut user = json!({"username": claims["sub"], "uid": uid,

@@ -23,7 +23,7 @@ label_enum! {
         NoLeader = "no_leader",
         /// Connection failed.
         Unreachable = "unreachable",
-        /// TLS verification failed.
+        /// TLS failed, or the server is not a Vault.
         Untrusted = "untrusted",
         /// Request was throttled, or the server lags behind.
         Throttled = "throttled",
@@ -131,7 +131,7 @@ label_enum! {
 label_enum! {
     /// Outcome of an audit record.
     AuditWrite {
-        /// Record or event was written.
+        /// Record was written.
         Ok = "ok",
         /// Record was dropped.
         Dropped = "dropped",
@@ -141,7 +141,7 @@ label_enum! {
 label_enum! {
     /// Outcome of a pod event.
     EventWrite {
-        /// Record or event was written.
+        /// Event was written.
         Ok = "ok",
         /// API server rejected the event.
         Failed = "failed",

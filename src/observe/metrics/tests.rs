@@ -115,17 +115,17 @@ async fn metrics_encode_counters_and_gauges() {
 #[test]
 fn metrics_include_process_usage() {
     let text = Metrics::new().encode(&gauges_fixture(), TextFormat::OpenMetrics);
-    let told = |name: &str| {
+    let value = |name: &str| {
         let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("{name} is not in:\n{text}"))
     };
-    let level = |name: &str| -> f64 { told(name).parse().unwrap() };
+    let level = |name: &str| -> f64 { value(name).parse().unwrap() };
     assert!(level("process_cpu_seconds_total") > 0.0);
     assert!((1e6..1e9).contains(&level("process_resident_memory_bytes")));
     assert!(level("process_virtual_memory_bytes") > level("process_resident_memory_bytes"));
     assert!(level("process_open_fds") >= 3.0 && level("process_max_fds") > level("process_open_fds"));
     assert!(level("process_threads") >= 1.0);
-    let (now, started) = (Timestamp::now().as_second(), told("process_start_time_seconds"));
+    let (now, started) = (Timestamp::now().as_second(), value("process_start_time_seconds"));
     assert!((now - 60..=now).contains(&started.parse().unwrap()));
 }
 
@@ -145,11 +145,11 @@ fn metrics_series_exist_from_start_and_are_bounded() {
         metrics.count_rotation(kind, reason);
     }
     for status in [0, 100, 204, 307, 404, 502, 999] {
-        for what in VaultOperation::ALL {
-            metrics.start_vault_request(*what).finish(status);
+        for operation in VaultOperation::ALL {
+            metrics.start_vault_request(*operation).finish(status);
         }
-        for what in KubeOperation::ALL {
-            metrics.count_kubernetes_request(*what, StatusClass::from_http_status(status));
+        for operation in KubeOperation::ALL {
+            metrics.count_kubernetes_request(*operation, StatusClass::from_http_status(status));
         }
     }
     for (method, outcome) in AuthMethod::ALL.iter().flat_map(|m| LoginOutcome::ALL.iter().map(move |o| (*m, *o))) {
@@ -162,7 +162,7 @@ fn metrics_series_exist_from_start_and_are_bounded() {
     assert!(before < 500, "{before} series");
 }
 
-/// Families of some text, each with its labels and their values.
+/// Returns the families of a scrape with their labels and values.
 fn parse_families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
     let mut families: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -181,13 +181,14 @@ fn parse_families(text: &str) -> BTreeMap<String, BTreeSet<(String, String)>> {
 async fn metrics_reference_lists_every_metric_and_label() {
     let all = GaugeSnapshot { oldest_refresh_success: Some(1), ..gauges_fixture() };
     let all =
-        GaugeSnapshot { certificate_expiries: CertificateRole::ALL.iter().map(|what| (*what, 1)).collect(), ..all };
-    let mut told = parse_families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
+        GaugeSnapshot { certificate_expiries: CertificateRole::ALL.iter().map(|role| (*role, 1)).collect(), ..all };
+    let mut families = parse_families(&Metrics::new().encode(&all, TextFormat::OpenMetrics));
     let page = include_str!("../../../docs/reference/metrics.md");
     for row in page.lines().filter(|line| line.starts_with("| `")) {
-        let [_, name, labels, what, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };
-        let found = told.remove(name.trim_matches('`')).unwrap_or_else(|| panic!("nothing is told of {name}"));
-        assert!(!what.is_empty(), "{row}");
+        let [_, name, labels, help, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let found =
+            families.remove(name.trim_matches('`')).unwrap_or_else(|| panic!("{name} is documented but not exported"));
+        assert!(!help.is_empty(), "{row}");
         let mut names = BTreeSet::new();
         for (label, value) in &found {
             names.insert(label);
@@ -195,11 +196,11 @@ async fn metrics_reference_lists_every_metric_and_label() {
             assert!(labels.contains(&format!("`{label}`: ")), "{label} is missing: {row}");
             assert!(is_open || labels.contains(&format!("`{value}`")), "{value} is missing: {row}");
         }
-        assert_eq!(labels.matches("`: ").count(), names.len(), "labels that nothing has: {row}");
+        assert_eq!(labels.matches("`: ").count(), names.len(), "documented labels that no series has: {row}");
         let values =
             found.iter().filter(|(label, _)| !matches!(label.as_str(), "code" | "version" | "endpoint")).count();
         let written = labels.matches('`').count() / 2 - names.len();
-        assert!(labels.contains("`code`") || written == values, "values that nothing has: {row}");
+        assert!(labels.contains("`code`") || written == values, "documented values that no series has: {row}");
     }
-    assert!(told.is_empty(), "not in docs/reference/metrics.md: {told:?}");
+    assert!(families.is_empty(), "not in docs/reference/metrics.md: {families:?}");
 }

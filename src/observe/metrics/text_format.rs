@@ -4,7 +4,7 @@
 //! scrapers older than Prometheus 2.5 do not know `OpenMetrics`.
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-/// How a scrape is encoded.
+/// Text format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextFormat {
     /// Prometheus text format 0.0.4, the default.

@@ -86,8 +86,9 @@ mod tests {
             name: "web".into(),
             service_account: "web".into(),
         };
-        let note = |uid, path, cause, what: &str| failures.record(&pod(uid), path, &Error::new(cause, what));
-        let told = || failures.snapshot().into_iter().map(|one| (one.uid, one.target_path, one.count, one.error));
+        let note = |uid, path, cause, summary: &str| failures.record(&pod(uid), path, &Error::new(cause, summary));
+        let entries =
+            || failures.snapshot().into_iter().map(|entry| (entry.uid, entry.target_path, entry.count, entry.error));
         note(1, "/a", Cause::VaultPolicyDenied, "first");
         note(1, "/a", Cause::Sealed, "sealed");
         note(1, "/b", Cause::VaultPolicyDenied, "elsewhere");
@@ -97,13 +98,13 @@ mod tests {
             ("/b", 1, format!("elsewhere [{}]", Cause::VaultPolicyDenied.id())),
             ("/a", 1, format!("sealed [{}]", Cause::Sealed.id())),
         ];
-        assert!(told().eq(expected.map(|(path, times, error)| ("1".to_owned(), path.to_owned(), times, error))));
+        assert!(entries().eq(expected.map(|(path, times, error)| ("1".to_owned(), path.to_owned(), times, error))));
         for uid in 2..2 + MAX_FAILURES {
             note(uid, "/a", Cause::VaultPolicyDenied, &"long ".repeat(MAX_ERROR_BYTES));
         }
         assert!(
-            told().len() == MAX_FAILURES
-                && told().all(|(uid, _, _, error)| uid != "1" && error.len() <= MAX_ERROR_BYTES)
+            entries().len() == MAX_FAILURES
+                && entries().all(|(uid, _, _, error)| uid != "1" && error.len() <= MAX_ERROR_BYTES)
         );
     }
 }

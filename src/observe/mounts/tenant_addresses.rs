@@ -19,7 +19,7 @@ const MAX_NAMESPACES: usize = 1024;
 /// Warning about an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Notice {
-    /// Its first use.
+    /// First use of the address.
     FirstUse,
     /// Further addresses of the namespace are not logged.
     LimitReached,
@@ -58,7 +58,7 @@ impl TenantAddressLog {
             Some(Notice::LimitReached) => tracing::warn!(
                 namespace,
                 limit = MAX_ADDRESSES_PER_NAMESPACE,
-                "too many addresses chosen by classes of this namespace; new ones are counted but not logged"
+                "namespace chose too many addresses; new ones are counted but not logged"
             ),
             None => {}
         }

@@ -1,4 +1,4 @@
-//! Wire bytes in, wire bytes out; and what h2 makes of them.
+//! Wire bytes in, wire bytes out, and the requests that h2 parses from them.
 
 use std::{collections::VecDeque, future::poll_fn};
 
@@ -37,7 +37,7 @@ fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, b""), &frames.concat()].concat()
 }
 
-/// What comes out when the octets come in reads of these sizes, over and over.
+/// Returns the output when the octets arrive in reads of these sizes, repeated.
 fn repaired_in(sizes: &[usize], sent: &[u8]) -> Vec<u8> {
     let mut client = ClientOctets::default();
     let mut out = sent.to_vec();

@@ -1,4 +1,4 @@
-//! What takes logins at each auth mount, as far as it was learnt: a login that Vault does not answer says nothing of it.
+//! Cache of the auth method at each auth mount. A login without a response shows nothing about the method.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 use super::MountKey;
 use crate::vault::auth_method::AuthMethod;
 
-/// Auth mounts remembered at most per endpoint.
+/// Maximum number of cached auth mounts per endpoint.
 const MAX_CACHED_AUTH_METHODS: usize = 1024;
 
 #[derive(Default)]
@@ -18,13 +18,13 @@ pub(super) struct AuthMethodCache {
 }
 
 impl AuthMethodCache {
-    /// What was last learnt of an auth mount.
+    /// Returns the cached auth method of an auth mount.
     pub(super) fn get(&self, namespace: Option<&str>, mount: &str) -> AuthMethod {
         let by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
         by_mount.get(&(namespace.map(str::to_owned), mount.to_owned())).copied().unwrap_or(AuthMethod::Unknown)
     }
 
-    /// Remembers what takes logins there; `unknown` is nothing to remember.
+    /// Caches the auth method of an auth mount. Ignores [`AuthMethod::Unknown`].
     pub(super) fn record(&self, namespace: Option<&str>, mount: &str, auth_method: AuthMethod) {
         let mut by_mount = self.by_mount.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (namespace.map(str::to_owned), mount.to_owned());

@@ -1,4 +1,4 @@
-//! What is asked after a failure, to make it clearer. Never before one; what cannot be learnt changes nothing.
+//! Follow-up requests that explain a failure. They run only after a failure, and their own failure changes nothing.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use crate::vault::{
     transport::CallOptions,
 };
 
-/// The most time that a failure takes to become clearer.
+/// Timeout of a diagnosis.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// By when something of this kind must be answered: the caller still wants to hear of the failure.
+/// Returns the deadline of a diagnosis. It leaves the caller time to receive the failure.
 fn diagnosis_deadline(deadline: Instant) -> Instant {
     let now = Instant::now();
     now + (deadline.saturating_duration_since(now) / 2).min(DIAGNOSIS_TIMEOUT)
 }
 
 impl Client {
-    /// What takes logins at an auth mount. Vault denies one at a path without a mount, or with a mount of another kind, as
-    /// it denies one that a TokenReview refused. One without a token is denied only where no method is to miss it, and each
-    /// method misses it in its own words.
+    /// Detects the auth method at an auth mount by a login without a token. Vault denies a login at a path without a mount, or
+    /// with a mount of another kind, just like a login that a TokenReview rejected. A login without a token is denied only where
+    /// neither method is mounted, and each method reports the missing token with its own error text.
     pub async fn detect_auth_method(
         &self,
         mount: &str,
@@ -49,8 +49,8 @@ impl Client {
         }
     }
 
-    /// What there is near a path where a read found nothing, in a line; nothing where the token may not list, or has few uses
-    /// left for the secrets themselves.
+    /// Suggests paths near a path without a secret, in one line. `None` when the token may not list, or when its uses are limited
+    /// and needed for the secrets.
     pub async fn suggest_path(
         &self,
         token: &VaultToken,
@@ -77,7 +77,7 @@ impl Client {
         None
     }
 
-    /// Whether a server that says it is sealed was never initialized.
+    /// Returns true when a server that reports itself sealed was never initialized.
     pub(super) async fn is_uninitialized(&self, deadline: Instant) -> bool {
         self.health(diagnosis_deadline(deadline)).await.is_ok_and(|health| health.state == NodeState::Uninitialized)
     }

@@ -1,4 +1,4 @@
-//! What `vaultmount check` asks beyond a mount: what a token may do, and the token's end.
+//! Requests that only `vaultmount check` sends: a token's capabilities and its revocation.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,21 +15,21 @@ use crate::{
     },
 };
 
-/// What a request of a class would do.
+/// The expected effect of a class's request.
 #[derive(Clone, Debug)]
 pub struct Preflight {
-    /// The engine that answers, if Vault tells.
+    /// The engine that serves the request, if Vault discloses it.
     pub engine: Option<Arc<Engine>>,
-    /// Whether it may create something.
+    /// Set when the request may create something.
     pub mutating: bool,
-    /// Whether the token's policies allow it; none when Vault does not tell.
+    /// Verdict of the token's policies; `None` when Vault does not report it.
     pub is_allowed: Option<bool>,
-    /// Whether it is known that no engine is there.
+    /// Set when Vault confirms that no engine is mounted there.
     pub has_no_engine: bool,
 }
 
 impl Client {
-    /// Looks ahead at a read in `namespace` with a token of `home`, and creates nothing.
+    /// Predicts a read in `namespace` with a token of `login_namespace`, and creates nothing.
     pub async fn preflight(
         &self,
         token: &VaultToken,
@@ -40,9 +40,9 @@ impl Client {
     ) -> Preflight {
         let engine = self.lookup_engine(token, namespace, request, deadline).await;
         let mutating = super::is_mutating(request, engine.as_deref());
-        // The policies are those of the token's own namespace, and so is the right to ask about them.
+        // The policies, and the right to query them, belong to the namespace of the login.
         let is_allowed = match error::relative_namespace(login_namespace, namespace) {
-            // Few uses are for the secrets themselves.
+            // A token with limited uses needs them for the secrets.
             Some(relative_namespace) if token.num_uses == 0 => self
                 .check_capability(token, login_namespace, &relative_namespace, request, deadline)
                 .await
@@ -56,8 +56,8 @@ impl Client {
         Preflight { engine, mutating, is_allowed: is_allowed, has_no_engine }
     }
 
-    /// Whether Vault itself will not tell the engine at a path that the token may use: then there is none (measured against
-    /// OpenBao 2.7).
+    /// Returns true when Vault does not disclose an engine at a path that the token may use: then no engine is mounted there
+    /// (measured against OpenBao 2.7).
     async fn has_no_engine(&self, token: &VaultToken, namespace: Option<&str>, path: &str, deadline: Instant) -> bool {
         let path = format!("sys/internal/ui/mounts/{path}");
         match self.send_idempotent(Some(token), namespace, &path, None, None, deadline).await {
@@ -68,7 +68,7 @@ impl Client {
         }
     }
 
-    /// Whether the token's policies allow a read below `inner`; none when the answer does not say.
+    /// Returns the verdict of the token's policies on a request below `relative_namespace`; `None` when the response has none.
     async fn check_capability(
         &self,
         token: &VaultToken,
@@ -93,7 +93,7 @@ impl Client {
             .map(|granted| granted.iter().any(|c| c.as_str().is_some_and(|c| c == "root" || required.contains(&c)))))
     }
 
-    /// Ends a token, and with it what was leased under it.
+    /// Revokes a token and the leases under it.
     pub async fn revoke_token(
         &self,
         token: &VaultToken,
@@ -105,7 +105,7 @@ impl Client {
         Ok(())
     }
 
-    /// One request that may be repeated: a GET, or a POST when there is a body.
+    /// Sends one idempotent request: a GET, or a POST when `body` is set.
     pub(super) async fn send_idempotent(
         &self,
         token: Option<&VaultToken>,
@@ -118,7 +118,7 @@ impl Client {
         self.send_idempotent_with(token, namespace, path, query, body, CallOptions::with_deadline(deadline)).await
     }
 
-    /// The same of a call of any kind.
+    /// Sends one idempotent request with the given call options.
     pub(super) async fn send_idempotent_with(
         &self,
         token: Option<&VaultToken>,

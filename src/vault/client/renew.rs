@@ -1,4 +1,4 @@
-//! Asking for more time: for a token, or for a lease under it.
+//! Renewal of a token, or of a lease under it.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use super::{Client, VaultToken};
 use crate::vault::error::RequestError;
 
-/// What a renewal brought.
+/// The result of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RenewalGrant {
-    /// From the time of the request on.
+    /// Remaining lifetime, from the time of the request.
     pub ttl: Duration,
-    /// Whether it can be renewed again.
+    /// Set when another renewal is possible.
     pub renewable: bool,
 }
 
@@ -26,7 +26,7 @@ struct GrantBody {
 
 impl From<GrantBody> for RenewalGrant {
     fn from(body: GrantBody) -> Self {
-        // No server's number makes our arithmetic overflow.
+        // Bounded, so that no value from a server overflows later arithmetic.
         let duration = Duration::from_secs(body.lease_duration.min(u64::from(u32::MAX)));
         Self { ttl: duration, renewable: body.renewable }
     }

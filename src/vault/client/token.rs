@@ -1,4 +1,4 @@
-//! A Vault token, and how often it may be used.
+//! A Vault token and its use count.
 
 use std::{
     fmt,
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// The most of an accessor that is kept, in bytes.
+/// Maximum kept length of an accessor, in bytes.
 const MAX_ACCESSOR_BYTES: usize = 64;
 
-/// The most of a policy's name that is kept, in bytes: it is for messages.
+/// Maximum kept length of a policy name, in bytes. Only messages use the name.
 const MAX_POLICY_NAME_BYTES: usize = 60;
 
 /// A Vault token.
@@ -35,32 +35,32 @@ pub struct VaultToken {
     pub(super) header: HeaderValue,
     /// Policies, those of the identity included.
     pub policies: Vec<String>,
-    /// How long it lives; zero: for ever.
+    /// Lifetime; zero: unlimited.
     pub ttl: Duration,
-    /// What an operator names it by; not a secret. A batch token has none.
+    /// The accessor, by which an operator identifies the token; not a secret. A batch token has none.
     pub accessor: String,
-    /// Whether it can be renewed.
+    /// Set when the token can be renewed.
     pub renewable: bool,
-    /// Whether it is one that Vault keeps no record of, which nobody can renew or revoke.
+    /// Set for a batch token: Vault keeps no record of it, so it can be neither renewed nor revoked.
     pub is_batch: bool,
-    /// How many requests Vault lets it make; zero: any number.
+    /// Maximum number of requests that Vault accepts with it; zero: unlimited.
     pub num_uses: u64,
     use_count: AtomicU64,
-    /// Room for the answers to it.
+    /// Memory budget for the responses to it.
     pub(super) budget: Arc<MemoryBudget>,
 }
 
-/// What a login brought, and from where.
+/// The result of a login.
 pub struct LoginResult {
     /// The token.
     pub token: VaultToken,
-    /// What vouched for the pod.
+    /// The auth method that verified the pod.
     pub auth_method: AuthMethod,
-    /// Vault's id of its answer; empty when it gave none.
+    /// Vault's request ID of the response; empty when Vault sent none.
     pub request_id: String,
 }
 
-/// A token as it is kept, sealed, across restarts.
+/// A token as persisted, sealed, across restarts.
 #[derive(Serialize, Deserialize)]
 pub struct SavedToken {
     #[serde(serialize_with = "secret::serialize_exposed")]
@@ -75,14 +75,14 @@ pub struct SavedToken {
 }
 
 impl SavedToken {
-    /// What an operator names it by.
+    /// Returns the accessor, by which an operator identifies the token.
     #[must_use]
     pub fn accessor(&self) -> &str {
         &self.accessor
     }
 
-    /// The token. One of few uses counts as used up: what was not kept of its last moments may have been a use, and Vault
-    /// revokes what was leased under one together with the last. None when it is no token.
+    /// Restores the token. A token with limited uses counts as exhausted: uses since the last save are unknown, and Vault revokes
+    /// the leases under a token with its last use. `None` when the text is not a valid token.
     #[must_use]
     pub fn restore(self) -> Option<VaultToken> {
         let mut header = HeaderValue::from_str(self.token.expose()).ok()?;
@@ -102,7 +102,7 @@ impl SavedToken {
 }
 
 impl VaultToken {
-    /// What is kept of it across restarts.
+    /// Returns the form to persist across restarts.
     #[must_use]
     pub fn save(&self) -> SavedToken {
         SavedToken {
@@ -116,7 +116,7 @@ impl VaultToken {
         }
     }
 
-    /// Reads a login's answer. Lenient: only the token itself must be there.
+    /// Parses a login response. Lenient: only the token itself is required.
     pub(super) fn parse_login(body: Vec<u8>) -> Result<LoginResult, RequestError> {
         #[derive(Deserialize)]
         struct Body {
@@ -135,7 +135,7 @@ impl VaultToken {
             num_uses: u64,
             token_type: Option<String>,
         }
-        /// What is told beside, which must not fail a login.
+        /// Optional fields, which must not fail a login.
         #[derive(Default, Deserialize)]
         struct OptionalFields {
             request_id: Option<String>,
@@ -145,7 +145,7 @@ impl VaultToken {
         struct OptionalAuth {
             metadata: Option<Metadata>,
         }
-        /// Only the method that asks the Kubernetes API knows it from there.
+        /// Only the `kubernetes` method returns it here.
         #[derive(Deserialize)]
         struct Metadata {
             service_account_uid: Option<IgnoredAny>,
@@ -187,7 +187,7 @@ impl VaultToken {
         })
     }
 
-    /// A token for tests of what keeps one.
+    /// Returns a token for tests.
     #[cfg(test)]
     pub(crate) fn fake(ttl: Duration, renewable: bool) -> Self {
         let body = format!(
@@ -197,24 +197,24 @@ impl VaultToken {
         Self::parse_login(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).token
     }
 
-    /// The token itself.
+    /// Returns the token itself.
     pub(super) fn expose(&self) -> &str {
         self.header.to_str().unwrap_or_default()
     }
 
-    /// What is handed out of it where a class wants the token itself.
+    /// Returns the response for a class that requests the token itself.
     #[must_use]
     pub fn as_secret(&self) -> ReadResult {
         ReadResult { response: SecretResponse::from_token(self.expose()), mutating: false }
     }
 
-    /// Whether it has made as many requests as it may.
+    /// Returns true when the token has no remaining uses.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.max_requests().is_some_and(|max| self.use_count.load(Relaxed) >= max)
     }
 
-    /// Counts one request; an error when it may not be made.
+    /// Counts one request; fails when no use remains.
     pub(super) fn consume_use(&self) -> Result<(), RequestError> {
         let used_before = self.use_count.fetch_add(1, Relaxed);
         if self.max_requests().is_some_and(|max| used_before >= max) {
@@ -224,8 +224,8 @@ impl VaultToken {
         }
     }
 
-    /// How many requests it may make: of several not the last, as Vault revokes what was leased together with a token that
-    /// is used up.
+    /// Returns the maximum number of requests. Of several uses the last stays unused, as Vault revokes an exhausted token
+    /// together with its leases.
     fn max_requests(&self) -> Option<u64> {
         match self.num_uses {
             0 => None,

@@ -91,8 +91,8 @@ impl ReadContext<'_> {
         self.engine.map_or_else(first, |engine| engine.path.as_str())
     }
 
-    /// What would allow the request: a stanza for a policy of the role, as a policy of the login's namespace writes it;
-    /// or, where there is none to give, what to do instead.
+    /// Returns the policy stanza that allows the request, relative to the login's namespace. The error is an alternative fix
+    /// when no stanza fits.
     pub(super) fn policy_stanza(&self) -> Result<String, String> {
         let (suffix, capabilities) = match self.request.method {
             Method::Get => ("", "\"read\""),

@@ -1,4 +1,4 @@
-//! What a 404 means: nothing there, a version that is gone, a path of the other KV version, no engine.
+//! Explains a 404: a missing secret, a deleted version, a path of the other KV version, a missing engine.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::{
     vault::{engine::Engine, request::Method},
 };
 
-/// The error of a read that found nothing.
+/// Explains a read that returned 404.
 pub(super) fn explain_not_found(response: &ErrorResponse, context: &ReadContext<'_>) -> Error {
     let path = context.display_path();
     if let Some(deleted) = &response.deleted_version {

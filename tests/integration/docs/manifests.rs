@@ -55,7 +55,10 @@ fn write_block(world: &Sandbox, text: &str) -> PathBuf {
 async fn check_manifest(world: &Sandbox, place: &str, file: &Path, document: &Value, version: &str, kind: &str) {
     let known =
         KNOWN_KINDS.contains(&(version, kind)) || deployed_kinds().contains(&(version.to_owned(), kind.to_owned()));
-    assert!(known, "{place}: nobody knows {kind} of {version}; if it is right, tests/integration/docs/manifests.rs");
+    assert!(
+        known,
+        "{place}: unknown kind {kind} of {version}; if it is correct, add it to tests/integration/docs/manifests.rs"
+    );
     let ran = world.run(&format!("vaultmount validate --strict '{}'", file.display())).await;
     assert!(ran.success, "{place}: {}{}", ran.stdout, ran.stderr);
     let name = document["metadata"]["name"].as_str().unwrap_or_default();
@@ -111,7 +114,9 @@ fn check_other_yaml(place: &str, document: &Value) {
         ["groups"] => rule_expressions(document).iter().for_each(|rule| check_promql(place, rule)),
         // Configuration of Prometheus, which `make prometheus` parses, and values of the driver's chart.
         ["scrape_configs"] | ["enableSecretRotation", "rotationPollInterval"] => {}
-        _ => panic!("{place}: nobody knows a file of {names:?}; if it is right, tests/integration/docs/manifests.rs"),
+        _ => panic!(
+            "{place}: unknown file with keys {names:?}; if it is correct, add it to tests/integration/docs/manifests.rs"
+        ),
     }
 }
 

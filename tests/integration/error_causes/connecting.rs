@@ -75,7 +75,8 @@ pub async fn certificate_untrusted() -> [MountCase; 3] {
     let expected = ["names a trusted authority that did not sign it", "set the CA that issued it (vaultCACert"];
     let same_name = MountCase::for_pod(same_name, &expected).with_address(&vault.address);
     let alone = FaultProxy::start_tls(self_signed_server_config()).await;
-    let expected = ["is self-signed", "and not trusted", "set it as the CA (vaultCACert, vaultCACertPath, --vault-tls-ca"];
+    let expected =
+        ["is self-signed", "and not trusted", "set it as the CA (vaultCACert, vaultCACertPath, --vault-tls-ca"];
     [
         unknown.with_address(&vault.address),
         same_name.keep_alive(vault),
@@ -124,8 +125,9 @@ pub async fn plain_to_tls() -> [MountCase; 4] {
         vault.always(method, "", Fault::Redirect(301, place.clone()));
     }
     let expected = [format!("redirects to {place}: it speaks TLS"), format!("write {place} as the address")];
-    let redirected =
-        MountCase::for_pod(pod, &expected.each_ref().map(String::as_str)).with_address(&vault.address).keep_alive(vault);
+    let redirected = MountCase::for_pod(pod, &expected.each_ref().map(String::as_str))
+        .with_address(&vault.address)
+        .keep_alive(vault);
     [direct, case_for(go).await, case_for(nginx).await, redirected]
 }
 

@@ -205,7 +205,8 @@ pub async fn audience_wrong() -> [MountCase; 3] {
 pub async fn namespace_not_bound() -> [MountCase; 1] {
     let (_, cluster, pod) = kubernetes_fixture(KubeApi::builder()).await;
     cluster.write_role("app", json!({"bound_service_account_namespaces": ["billing"]})).await;
-    let expected = ["\"app\"", &cluster.auth, "\"shop\"", "namespace not authorized", "bound_service_account_namespaces"];
+    let expected =
+        ["\"app\"", &cluster.auth, "\"shop\"", "namespace not authorized", "bound_service_account_namespaces"];
     [MountCase::for_pod(pod, &expected).keep_alive(cluster)]
 }
 

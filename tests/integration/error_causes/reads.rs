@@ -176,11 +176,13 @@ pub async fn engine_missing() -> [MountCase; 3] {
     let elsewhere = [(format!("{db}/cred/web"), "", creds), (format!("{pki}/isue/web"), ", method: PUT", issue)];
     let [creds, issue] = elsewhere.map(|(path, more, expected)| {
         let expected = expected.each_ref().map(String::as_str);
-        MountCase::for_pod(pod.clone().with_objects(single_object(&path, more)), &expected).with_check_flags(&["--create"])
+        MountCase::for_pod(pod.clone().with_objects(single_object(&path, more)), &expected)
+            .with_check_flags(&["--create"])
     });
     let expected = ["no secrets engine answers at nowhere/db", "no handler for route", "engine's mount path"];
     [
-        MountCase::for_pod(pod.with_objects(single_object("nowhere/db", "")), &expected).with_check_flags(&["--create"]),
+        MountCase::for_pod(pod.with_objects(single_object("nowhere/db", "")), &expected)
+            .with_check_flags(&["--create"]),
         creds,
         issue,
     ]
@@ -237,7 +239,8 @@ pub async fn read_refused() -> [MountCase; 1] {
     let (tenant, pod) = fixture().await;
     let path = format!("{}/issue/web", pki_engine(&tenant).await);
     let expected = [&path, "status 400", "common_name", "correct secretPath, method or secretArgs"];
-    [MountCase::for_pod(pod.with_objects(single_object(&path, ", method: PUT")), &expected).with_check_flags(&["--create"])]
+    [MountCase::for_pod(pod.with_objects(single_object(&path, ", method: PUT")), &expected)
+        .with_check_flags(&["--create"])]
 }
 
 pub async fn no_data() -> [MountCase; 3] {

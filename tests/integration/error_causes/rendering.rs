@@ -76,6 +76,7 @@ pub async fn files_too_large() -> [MountCase; 1] {
         tenant.write_secret(name, json!({"k": SECRET_MARK.repeat(size / SECRET_MARK.len())})).await;
         objects.push(format!("- {{objectName: {name}, secretPath: {kv}/data/{name}, secretKey: k}}"));
     }
-    let expected = ["the 4194304 the driver takes", "larger (2400000 bytes), large (2000000 bytes), small", "secretKey"];
+    let expected =
+        ["the 4194304 the driver takes", "larger (2400000 bytes), large (2000000 bytes), small", "secretKey"];
     [MountCase::for_pod(pod.with_objects(objects.join("\n")), &expected)]
 }

@@ -55,7 +55,7 @@ async fn cached_polls_send_no_request_and_pods_end_revoked() {
         let again = join_all(pods.iter().map(|pod| stage.daemon.mount_files(pod))).await;
         assert_eq!(again, first);
     }
-    assert_eq!(stage.count_requests(), before, "polls asked Vault");
+    assert_eq!(stage.count_requests(), before, "polls sent requests to Vault");
     let issued = stage.vault.count("PUT", "pki-");
     assert_eq!(
         (stage.count_logins(), issued, stage.count_credential_requests(), stage.database.users().await.len()),

@@ -40,7 +40,7 @@ async fn unpolled_credential_expiry_is_warned_of_in_time() {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    let text = timeout(Duration::from_secs(20), text).await.expect("no end is told");
+    let text = timeout(Duration::from_secs(20), text).await.expect("no expiry is logged");
     assert!(known_before, "{text}");
     let (_, end) = text.split_once("\nvaultmount_earliest_secret_expiry_timestamp_seconds ").unwrap();
     let end: i64 = end.lines().next().unwrap().parse().unwrap();
@@ -175,7 +175,7 @@ async fn revoked_token_pauses_renewal_in_status() {
     stage.mount(&pod).await;
     stage.tenant.revoke_logins().await;
     stage.vault.wait_for(1, "GET", "auth/token/lookup-self").await;
-    wait_until("it is told", async || {
+    wait_until("it is reported", async || {
         let session = session_statuses(&stage.daemon).await[0].take();
         let why = session["renewal_paused_reason"].as_str().unwrap_or_default();
         let lease = &session["secrets"][0];
@@ -202,7 +202,7 @@ async fn count_renewals_over_hours(daemon: &Daemon, vault: &FaultProxy, pod: &Po
     for _ in 0..hours * 3 {
         advance(Duration::from_secs(20 * 60)).await;
         // A request under way would count the next advance as its own duration.
-        wait_until("what is due is done", async || {
+        wait_until("all due renewals are done", async || {
             let sessions = session_statuses(daemon).await;
             // An expired session is forgotten.
             let Some(session) = sessions.get(0) else { return true };

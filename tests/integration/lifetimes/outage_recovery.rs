@@ -31,7 +31,7 @@ impl LifetimeFixture {
     async fn pod_rejected_by_outage(&self) -> Pod {
         let pod = self.pod();
         // A server that has just passed a health probe, because it was slow, is not probed again immediately.
-        wait_until("it is found down", async || {
+        wait_until("the server is marked down", async || {
             assert!(self.daemon.mount(pod.mount_call()).await.is_err());
             has_outage(&self.daemon).await
         })
@@ -95,7 +95,7 @@ async fn assert_one_credential_after_outage(
     stage.tenant.write_role("app", json!({"token_max_ttl": "1h"})).await;
     stage.database.write_role(json!({"max_ttl": "1h"})).await;
     end_outage(&mut stage).await;
-    wait_until("it is back", async || {
+    wait_until("the server is up again", async || {
         // A poll requests a probe soon.
         let _ = stage.daemon.mount(pods[0].mount_call()).await;
         !has_outage(&stage.daemon).await
@@ -317,7 +317,7 @@ async fn max_mutating_waiters_are_not_sent_during_outage() {
     assert_eq!(stage.count_credential_requests(), 4);
     // The four responses arrive and release their permits to the others.
     gate.open();
-    wait_until("they are made", async || stage.database.users().await.len() == 4).await;
+    wait_until("the four users are created", async || stage.database.users().await.len() == 4).await;
     sleep(Duration::from_millis(500)).await;
     assert_eq!(stage.count_credential_requests(), 4);
 }

@@ -38,13 +38,13 @@ async fn renewal_keeps_token_and_lease_alive_past_their_ttl() {
     assert_eq!(stage.mount(&pod).await, (username, password));
     let renewed = (stage.count_lease_renewals(), stage.vault.count("POST", "auth/token/renew-self"));
     assert!(renewed.0 >= 2 && renewed.0 <= 5 && renewed.1 >= 2 && renewed.1 <= 5, "{renewed:?}");
-    let asked: Vec<i64> = stage
+    let increments: Vec<i64> = stage
         .vault
         .requests("POST", "sys/leases/renew")
         .iter()
         .map(|seen| serde_json::from_slice::<serde_json::Value>(&seen.body).unwrap()["increment"].as_i64().unwrap())
         .collect();
-    assert!(asked.iter().all(|increment| *increment == 6), "not the original duration: {asked:?}");
+    assert!(increments.iter().all(|increment| *increment == 6), "not the original duration: {increments:?}");
     assert_eq!((stage.count_logins(), stage.count_credential_requests()), (1, 1));
 }
 
@@ -87,14 +87,14 @@ async fn assert_failed_renewals_keep_credential(path: &str, fault: Fault) {
     let pod = stage.pod();
     let first = stage.mount(&pod).await;
     stage.vault.always("POST", path, fault);
-    let asked = || stage.vault.count("POST", path);
+    let renewal_count = || stage.vault.count("POST", path);
     // Only this process's clock advances, so nothing expires at Vault.
     advance(Duration::from_secs(16 * 3600)).await;
     let goes_on = async |renewals| {
         sleep(Duration::from_millis(30)).await;
         advance(Duration::from_secs(30)).await;
         assert_eq!(stage.mount(&pod).await, first);
-        asked() >= renewals
+        renewal_count() >= renewals
     };
     wait_until("fifty renewals failed", async || goes_on(50).await).await;
     assert_eq!(
@@ -103,7 +103,7 @@ async fn assert_failed_renewals_keep_credential(path: &str, fault: Fault) {
     );
     log_in(&first.0, &first.1).await.unwrap();
     stage.vault.clear_rules();
-    let failed = asked();
+    let failed = renewal_count();
     wait_until("it is renewed", async || goes_on(failed + 1).await).await;
     assert_eq!((stage.count_logins(), stage.count_credential_requests()), (1, 1));
 }
@@ -264,7 +264,7 @@ impl LifetimeFixture {
     async fn assert_replaced_before_expiry(&self) {
         let pod = self.pod();
         let first = self.mount(&pod).await;
-        wait_until("a poll brings another user before the first is dead", async || {
+        wait_until("a poll returns another user before the first expires", async || {
             let (username, password) = self.mount(&pod).await;
             log_in(&username, &password).await.unwrap();
             sleep(Duration::from_millis(200)).await;

@@ -25,8 +25,8 @@ impl LifetimeFixture {
         let before = self.api.request_lines().len();
         advance(Duration::from_secs(40)).await;
         sleep(Duration::from_millis(500)).await;
-        let asked = self.api.request_lines().len() - before;
-        assert_eq!(self.database.users().await.len(), users, "after {asked} requests");
+        let request_count = self.api.request_lines().len() - before;
+        assert_eq!(self.database.users().await.len(), users, "after {request_count} requests");
         assert_eq!(self.vault.count("POST", "auth/token/revoke-self"), 0);
     }
 }
@@ -93,9 +93,9 @@ async fn pod_deleted_during_first_mount_is_revoked() {
     let login = format!("auth/{}/login", stage.tenant.auth);
     let ends = async |pod: &Pod, seen: (usize, &str, &str), gate: &Gate| {
         stage.vault.wait_for(seen.0, seen.1, seen.2).await;
-        let asked = stage.api.request_lines().len();
+        let request_count = stage.api.request_lines().len();
         stage.api.delete_pod(&pod.namespace, &pod.name);
-        stage.api.wait_until(|api| api.request_lines().len() > asked).await;
+        stage.api.wait_until(|api| api.request_lines().len() > request_count).await;
         sleep(Duration::from_millis(200)).await;
         gate.open();
     };
@@ -135,7 +135,7 @@ async fn pod_recreated_with_same_name_gets_new_session() {
     stage.api.replace_pod(&new.namespace, &new.name, &new.uid);
     let (fresh, password) = stage.mount(&new).await;
     assert_ne!(user, fresh);
-    wait_until("the old user is gone", async || stage.database.users().await == [fresh.clone()]).await;
+    wait_until("the old user is dropped", async || stage.database.users().await == [fresh.clone()]).await;
     log_in(&fresh, &password).await.unwrap();
 }
 
@@ -151,7 +151,7 @@ async fn expired_watch_or_stale_list_revokes_no_living_pod() {
         let lists = stage.count_pod_lists();
         stage.api.compact_history(expiry);
         stage.api.expire_watches();
-        wait_until("it lists again", async || stage.count_pod_lists() > lists).await;
+        wait_until("the pods are listed again", async || stage.count_pod_lists() > lists).await;
         stage.assert_users_stay(2).await;
     }
     // The list reveals pods that ended while there was no watch.
@@ -212,8 +212,10 @@ async fn orphan_after_stops_renewal_if_pod_get_is_denied() {
         stage.mount(&gone).await;
     }
     stage.api.delete_pod(&gone.namespace, &gone.name);
-    wait_until("it is asked for", async || stage.api.requests().iter().any(|seen| seen.path.ends_with(&gone.name)))
-        .await;
+    wait_until("the API server receives a read of the pod", async || {
+        stage.api.requests().iter().any(|seen| seen.path.ends_with(&gone.name))
+    })
+    .await;
     for _ in 0..9 {
         advance(Duration::from_secs(20 * 60)).await;
         sleep(Duration::from_millis(300)).await;
@@ -232,15 +234,17 @@ async fn listed_pod_with_denied_get_is_renewed() {
     let pod = Pod::for_tenant(&stage.tenant).with_objects(super::credential_objects(&stage.database));
     stage.mount(&pod).await;
     advance(Duration::from_secs(20)).await;
-    wait_until("it is asked for", async || stage.api.requests().iter().any(|seen| seen.path.ends_with(&pod.name)))
-        .await;
+    wait_until("the API server receives a read of the pod", async || {
+        stage.api.requests().iter().any(|seen| seen.path.ends_with(&pod.name))
+    })
+    .await;
     let lists = stage.count_pod_lists();
     // No event reports the pod.
     stage.api.pause();
     stage.api.expire_watches();
     stage.api.add_pod(NODE, &pod.namespace, &pod.name, &pod.uid);
     stage.api.resume();
-    wait_until("it lists again", async || stage.count_pod_lists() > lists).await;
+    wait_until("the pods are listed again", async || stage.count_pod_lists() > lists).await;
     // The client knows the listed pods when it watches from that version.
     stage.api.wait_until(|api| api.open_watches() > 0).await;
     for _ in 0..12 {
@@ -367,7 +371,7 @@ async fn failed_revocation_is_retried() {
     stage.vault.next(1, "POST", "auth/token/revoke-self", Fault::DropRequest);
     stage.api.delete_pod(&pod.namespace, &pod.name);
     stage.vault.wait_for(1, "POST", "auth/token/revoke-self").await;
-    wait_until("it is tried again", async || {
+    wait_until("the revocation is retried", async || {
         // The clock advances only in pauses: a request under way would count the advance as its own duration.
         sleep(Duration::from_millis(100)).await;
         advance(Duration::from_secs(5)).await;

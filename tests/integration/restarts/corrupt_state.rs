@@ -72,7 +72,7 @@ async fn hmac_key_file_change_ignores_state_and_deletes_it_in_24h() {
     node.mount(&stays).await;
     assert_eq!(node.count_logins(), 3);
     let log = process.stop().await;
-    assert_eq!(log.lines().filter(|line| line.contains("another HMAC key")).count(), 1, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("a different HMAC key")).count(), 1, "{log}");
     // The pod that did not return may do so under the old key.
     let process = node.start().await;
     node.mount(&gone).await;
@@ -83,7 +83,7 @@ async fn hmac_key_file_change_ignores_state_and_deletes_it_in_24h() {
         fs::File::open(file).unwrap().set_modified(old).unwrap();
     }
     let process = node.start_with(&[&flag]).await;
-    wait_until("what another key sealed a day ago is gone", async || node.state_files().len() == 1).await;
+    wait_until("state sealed with another key a day ago is deleted", async || node.state_files().len() == 1).await;
     process.stop().await;
 }
 

@@ -21,11 +21,11 @@ impl RestartFixture {
     /// Starts a mount with a credential request that the gate holds back from Vault.
     async fn start_held_mount(&self, pod: &Pod) -> (JoinHandle<Result<MountResponse, tonic::Status>>, Gate) {
         let (path, gate) = (&self.database.path, Gate::new());
-        let asked = self.vault.count("GET", path);
+        let count_before = self.vault.count("GET", path);
         self.vault.next(1, "GET", path, Fault::HoldRequest(gate.clone()));
         let (mut client, call) = (Client::connect(&self.socket()).await.unwrap(), pod.mount_call());
         let mount = tokio::spawn(async move { client.mount(call).await });
-        self.vault.wait_for(asked + 1, "GET", path).await;
+        self.vault.wait_for(count_before + 1, "GET", path).await;
         (mount, gate)
     }
 }
@@ -76,7 +76,7 @@ async fn predecessor_reclaims_sessions_from_ended_successor() {
             successor.stop().await;
         }
         // A mount just before the state directory is back gets a retryable error, and the driver retries.
-        wait_until("the name is taken back", async || match Client::connect(&node.socket()).await {
+        wait_until("the socket path is reclaimed", async || match Client::connect(&node.socket()).await {
             Ok(mut client) => client.mount(pod.mount_call()).await.is_ok(),
             Err(_) => false,
         })
@@ -84,7 +84,7 @@ async fn predecessor_reclaims_sessions_from_ended_successor() {
         let requests = node.count_requests();
         assert_eq!(node.mount(&pod).await, had);
         node.mount(later.last().unwrap()).await;
-        assert_eq!(node.count_requests(), requests, "also what the successor gave");
+        assert_eq!(node.count_requests(), requests, "secrets of the successor are cached as well");
     }
     later.push(pod);
     node.assert_deletion_revokes_all(&later).await;

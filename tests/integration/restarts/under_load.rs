@@ -33,7 +33,7 @@ impl Driver {
         let mut attempt = 0;
         loop {
             let Some(client) = &mut self.client else {
-                assert!(begun.elapsed() < Duration::from_secs(30), "nobody answers at the socket");
+                assert!(begun.elapsed() < Duration::from_secs(30), "the socket does not respond");
                 self.client = Client::connect(&self.socket).await.ok();
                 if self.client.is_none() {
                     sleep(Duration::from_millis(10)).await;

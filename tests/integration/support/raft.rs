@@ -86,8 +86,8 @@ impl RaftCluster {
             for node in self.nodes.iter().filter(|node| node.child.is_some()) {
                 let body = (!body.is_null()).then_some(&body);
                 let url = format!("{}/v1/{path}", node.address);
-                let asked = client::try_send(method, &url, Some(&self.root_token), body);
-                if let Ok(Some((status, answer))) = timeout(Duration::from_secs(5), asked).await {
+                let response = client::try_send(method, &url, Some(&self.root_token), body);
+                if let Ok(Some((status, answer))) = timeout(Duration::from_secs(5), response).await {
                     if status.is_success() {
                         return answer;
                     }
@@ -98,7 +98,7 @@ impl RaftCluster {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        panic!("nobody does {method} {path}");
+        panic!("no server accepts {method} {path}");
     }
 
     /// Routes new connections to this server only, or to all servers in turn.
@@ -111,8 +111,8 @@ impl RaftCluster {
         for _ in 0..600 {
             for (n, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.child.is_some()) {
                 let url = format!("{}/v1/sys/health", node.address);
-                let asked = client::try_send("GET", &url, None, None);
-                if matches!(timeout(Duration::from_secs(2), asked).await, Ok(Some((StatusCode::OK, _)))) {
+                let response = client::try_send("GET", &url, None, None);
+                if matches!(timeout(Duration::from_secs(2), response).await, Ok(Some((StatusCode::OK, _)))) {
                     return n;
                 }
             }
@@ -136,8 +136,8 @@ impl RaftCluster {
         for node in self.nodes.iter().filter(|node| node.child.is_some()) {
             let url = format!("{}/v1/sys/health?standbyok=true", node.address);
             for n in 0.. {
-                let asked = client::try_send("GET", &url, None, None).await;
-                if matches!(asked, Some((StatusCode::OK, _))) {
+                let response = client::try_send("GET", &url, None, None).await;
+                if matches!(response, Some((StatusCode::OK, _))) {
                     break;
                 }
                 assert!(n < 300, "a server does not follow");
@@ -212,11 +212,11 @@ impl RaftCluster {
         for node in &self.nodes {
             let url = format!("{}/v1/kv/config", node.address);
             for n in 0.. {
-                let asked = client::try_send("GET", &url, Some(&self.root_token), None).await;
-                if matches!(asked, Some((StatusCode::OK, _))) {
+                let response = client::try_send("GET", &url, Some(&self.root_token), None).await;
+                if matches!(response, Some((StatusCode::OK, _))) {
                     break;
                 }
-                assert!(n < 300, "{asked:?}");
+                assert!(n < 300, "{response:?}");
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -29,7 +29,7 @@ pub async fn has_outage(daemon: &Daemon) -> bool {
 pub async fn wait_until_down(daemon: &Daemon) {
     let begun = Instant::now();
     while !has_outage(daemon).await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it is never found down");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the server is never marked down");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -38,7 +38,7 @@ pub async fn wait_until_down(daemon: &Daemon) {
 pub async fn wait_until_up(daemon: &Daemon) {
     let begun = Instant::now();
     while has_outage(daemon).await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it is never found up");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the server is never marked up");
         sleep(Duration::from_millis(50)).await;
         advance(Duration::from_secs(1)).await;
     }

@@ -98,8 +98,8 @@ async fn validate_output_of_stdin_points_at_no_file() {
 #[tokio::test]
 async fn validate_output_without_findings_is_valid() {
     let project = Project::with_files(&[("a.yaml", &class_with_parameters(""))]);
-    for (output, says) in [("text", "all good in 1 class (1 file)\n"), ("github", "")] {
-        assert_eq!(project.run(&["-o", output, "a.yaml"]).await.stdout, says);
+    for (output, shown) in [("text", "all good in 1 class (1 file)\n"), ("github", "")] {
+        assert_eq!(project.run(&["-o", output, "a.yaml"]).await.stdout, shown);
     }
     let json: Value = serde_json::from_str(&project.run(&["-o", "json", "a.yaml"]).await.stdout).unwrap();
     assert_eq!(json["findings"], Value::Array(vec![]));

@@ -60,7 +60,7 @@ async fn hanging_mutating_requests_do_not_block_other_mounts() {
     for pod in [user(), user()] {
         assert!(!stage.mount_promptly(&pod).await.is_empty());
     }
-    assert_eq!(stage.vault.count("GET", "hang"), 6, "something was asked for when nobody waited for it any more");
+    assert_eq!(stage.vault.count("GET", "hang"), 6, "a request was sent after its caller had gone");
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn deadline_after_request_sent_keeps_earlier_error() {
     let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("https://{}", before.local_addr().unwrap());
     let behind = vault.address.strip_prefix("https://").unwrap().to_owned();
-    let (asks, asked) = tokio::sync::oneshot::channel();
+    let (asks, probed) = tokio::sync::oneshot::channel();
     let balancer = tokio::spawn(async move {
         drop(before.accept().await.unwrap());
         asks.send(()).unwrap();
@@ -92,7 +92,7 @@ async fn deadline_after_request_sent_keeps_earlier_error() {
         tokio::io::copy_bidirectional(&mut front, &mut back).await
     });
     let daemon = Daemon::start_at(&address, &[]).await;
-    asked.await.unwrap();
+    probed.await.unwrap();
     let pod = secret_pod(&tenant).with_parameter("vaultCACert", authority.pem());
     let late = async {
         vault.wait_for(1, "POST", "auth/").await;

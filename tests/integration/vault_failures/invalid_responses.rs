@@ -40,7 +40,7 @@ async fn html_response_is_reported_as_not_vault() {
         }
         let sent =
             [("GET", stage.secret_path()), ("POST", stage.login_path())].map(|(m, path)| stage.vault.count(m, &path));
-        assert_eq!(sent, [1, 2], "{status}: a web page says nothing of the token");
+        assert_eq!(sent, [1, 2], "{status}: a web page is not a denial of the token");
     })
     .await;
 }

@@ -63,15 +63,15 @@ async fn missing_secret_or_key_is_requested_once_per_mount() {
     // The other secret is valid and is not fetched again.
     let more = objects_yaml(2, |i| format!("{kv}/data/{}", ["db", "none"][i]));
     assert_eq!(stage.mount_error(&pod.clone().with_objects(more)).await.0, Cause::SecretMissing);
-    let asked = |name| stage.vault.count("GET", &format!("{kv}/data/{name}"));
-    assert_eq!((asked("none"), asked("db")), (1, 1));
+    let request_count = |name| stage.vault.count("GET", &format!("{kv}/data/{name}"));
+    assert_eq!((request_count("none"), request_count("db")), (1, 1));
     // A missing key triggers one fetch, in case Vault has the key by now.
     let more = objects_yaml(2, |_| stage.secret_path()).replacen("pass", "new", 1);
     assert_eq!(stage.mount_error(&pod.clone().with_objects(more.clone())).await.0, Cause::KeyMissing);
-    assert_eq!(asked("db"), 2);
+    assert_eq!(request_count("db"), 2);
     stage.tenant.write_secret("db", json!({"pass": SECRET, "new": "n"})).await;
     assert_eq!(stage.daemon.mount(pod.with_objects(more).mount_call()).await.unwrap().files.len(), 2);
-    assert_eq!(asked("db"), 3);
+    assert_eq!(request_count("db"), 3);
 }
 
 #[tokio::test]
@@ -138,16 +138,16 @@ async fn path_suggestions_list_only_near_missing_required_paths() {
 #[tokio::test]
 async fn engine_lookup_is_cached_for_10_minutes() {
     let stage = FailureFixture::new().await;
-    let asked = || stage.vault.count("GET", &format!("sys/internal/ui/mounts/{}", stage.tenant.kv));
+    let request_count = || stage.vault.count("GET", &format!("sys/internal/ui/mounts/{}", stage.tenant.kv));
     let mounted = join_all((0..12).map(|_| stage.daemon.mount(stage.pod().mount_call()))).await;
     assert!(mounted.iter().all(Result::is_ok));
-    assert_eq!((asked(), stage.vault.count("GET", &stage.secret_path())), (1, 12));
+    assert_eq!((request_count(), stage.vault.count("GET", &stage.secret_path())), (1, 12));
     advance(Duration::from_secs(590)).await;
     stage.daemon.mount(stage.pod().mount_call()).await.unwrap();
-    assert_eq!(asked(), 1);
+    assert_eq!(request_count(), 1);
     advance(Duration::from_secs(20)).await;
     stage.daemon.mount(stage.pod().mount_call()).await.unwrap();
-    assert_eq!(asked(), 2);
+    assert_eq!(request_count(), 2);
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn tenant_endpoints_are_limited_to_128_per_namespace() {
             &["128 different Vault endpoints", "namespace shop"],
         )
         .await;
-    assert!(is_known().await, "it is let go for nobody");
+    assert!(is_known().await, "the endpoint in use was evicted");
     for pod in [&shop, &of("other"), &choosing(&of("third"), 129), &choosing(&of("fourth"), 3)] {
         daemon.mount(pod.mount_call()).await.unwrap();
     }

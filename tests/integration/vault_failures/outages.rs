@@ -49,7 +49,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
     ];
     let tenant = Arc::new(tenant_with_secret().await);
     // The cases run one after another, because each advances the shared clock.
-    for (fault, expected, said) in faults {
+    for (fault, expected, part) in faults {
         let stage = FailureFixture::for_tenant(&tenant).await;
         let (pod, new) = (stage.pod(), stage.pod());
         stage.daemon.mount(pod.mount_call()).await.unwrap();
@@ -57,7 +57,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
         fail_all_requests(&stage.vault, &fault);
         let begun = Instant::now();
         assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
-        assert!(begun.elapsed() < MAX_FIRST_POLL_TIME, "{said}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < MAX_FIRST_POLL_TIME, "{part}: {:?}", begun.elapsed());
         wait_until_down(&stage.daemon).await;
 
         let before = stage.vault.count_except_health();
@@ -66,10 +66,10 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
             assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
             let (cause, text) = stage.mount_error(&new).await;
             assert_eq!(cause, expected, "{text}");
-            assert_contains(&text, &[said, &stage.vault.address, "known since 2", "probed again automatically"]);
-            assert!(begun.elapsed() < MAX_IMMEDIATE_TIME * 2, "{said}: {:?}", begun.elapsed());
+            assert_contains(&text, &[part, &stage.vault.address, "known since 2", "probed again automatically"]);
+            assert!(begun.elapsed() < MAX_IMMEDIATE_TIME * 2, "{part}: {:?}", begun.elapsed());
         }
-        assert_eq!(stage.vault.count_except_health(), before, "{said}: somebody asked");
+        assert_eq!(stage.vault.count_except_health(), before, "{part}: a request was sent during the outage");
 
         stage.tenant.write_secret("db", json!({"pass": SECRET})).await;
         stage.vault.clear_rules();
@@ -77,7 +77,7 @@ async fn outage_serves_stale_polls_and_rejects_new_pods() {
         assert_eq!(single_file(&stage.daemon.mount(new.mount_call()).await.unwrap()), SECRET);
         let before = stage.vault.count_except_health();
         assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
-        assert!(stage.vault.count_except_health() > before, "{said}: what is old is read again");
+        assert!(stage.vault.count_except_health() > before, "{part}: stale secrets are fetched again");
     }
 }
 
@@ -119,7 +119,7 @@ async fn endpoint_up_metric_covers_unused_endpoints_once_probed() {
     policy.write(&endpoints(&format!(", later: {{address: \"{}\"}}", later.address)));
     log.wait_for_lines("policy file applied", 1, Duration::from_secs(10)).await;
     wait_for_endpoint_up(&metrics, &later.address, Some("1")).await;
-    assert_eq!(vault.count("GET", ""), 1, "a server that is well is asked once");
+    assert_eq!(vault.count("GET", ""), 1, "a healthy server gets one request");
     assert_eq!(log.count_lines("Vault is down"), 0, "{}", log.text());
 }
 
@@ -138,15 +138,15 @@ async fn idle_probe_is_rare_and_more_frequent_while_down() {
     pass(4).await;
     assert_eq!(vault.count("GET", ""), 1);
     pass(16).await;
-    let asked = vault.count("GET", "");
-    assert!((3..=5).contains(&asked), "{asked}");
+    let request_count = vault.count("GET", "");
+    assert!((3..=5).contains(&request_count), "{request_count}");
     vault.stop_listening().await;
     pass(10).await;
     wait_for_endpoint_up(&metrics, &vault.address, Some("0")).await;
     vault.listen_again(None);
     pass(5).await;
     wait_for_endpoint_up(&metrics, &vault.address, Some("1")).await;
-    assert!(vault.count("GET", "") <= asked + 2);
+    assert!(vault.count("GET", "") <= request_count + 2);
 }
 
 #[tokio::test]
@@ -407,11 +407,11 @@ async fn outage_is_logged_once_and_counted_with_recovery() {
     client.mount(pod.mount_call()).await.unwrap();
     daemon.terminate();
     let log = daemon.wait_for_log().await;
-    let said = |what: &str| log.lines().filter(|line| line.contains(what)).count();
-    assert_eq!((said("Vault is down; "), said("Vault is back")), (1, 1), "{log}");
+    let count_lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!((count_lines("Vault is down; "), count_lines("Vault is back")), (1, 1), "{log}");
     let line = log.lines().find(|line| line.contains("Vault is down; ")).unwrap();
     assert!(line.contains("is sealed") && line.contains("[VM0020]") && line.contains(&vault.address), "{line}");
-    assert!(said("Vault unavailable, serving cached secrets") <= kept + 1, "{log}");
+    assert!(count_lines("Vault unavailable, serving cached secrets") <= kept + 1, "{log}");
     let line = log.lines().find(|line| line.contains("Vault unavailable, serving cached secrets")).unwrap();
     for part in [
         &format!("pod={:?} namespace={:?}", pod.name, pod.namespace),

@@ -49,14 +49,14 @@ async fn standby_error_is_retried_on_new_connection() {
         let pod = stage.pod().with_parameter("refreshInterval", "10s");
         stage.daemon.mount(pod.mount_call()).await.unwrap();
         let probes = || stage.vault.count("GET", "sys/health");
-        let (before, asked) = (stage.vault.connection_count(), probes());
+        let (before, probes_before) = (stage.vault.connection_count(), probes());
         // The advance is short enough that idle connections stay open.
         advance(Duration::from_secs(11)).await;
         stage.vault.next(1, "GET", &stage.secret_path(), fault);
         assert_eq!(single_file(&stage.daemon.mount(pod.mount_call()).await.unwrap()), SECRET);
         assert_eq!(stage.vault.count("GET", &stage.secret_path()), 3);
         // The health probe of a failing server uses its own connection.
-        let probes = probes() - asked;
+        let probes = probes() - probes_before;
         assert_eq!(stage.vault.connection_count() - before - probes, usize::from(anew), "{probes} probes");
     }
 }

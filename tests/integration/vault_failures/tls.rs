@@ -129,7 +129,7 @@ async fn vault_ca_parameters_decide_which_server_is_trusted() {
     }
     let name = secured.pod_with_ca().with_parameter("vaultTLSServerName", "vault.example");
     secured.assert_tls_error(&name, Cause::CertificateName, &["is not for vault.example but for 127.0.0.1"]).await;
-    assert_eq!(secured.vault.count("POST", "auth/"), 4, "no login goes to whom we do not trust");
+    assert_eq!(secured.vault.count("POST", "auth/"), 4, "no login goes to an untrusted server");
 }
 
 #[tokio::test]
