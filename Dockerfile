@@ -1,9 +1,9 @@
-# The image is one static program and the public certificate authorities. It names no user: the existing charts run
-# their provider as root, which may write to the host's folder of sockets; our own manifests set a user.
+# The image contains one static program and the public certificate authorities. It does not set a user: existing charts
+# run their provider as root, which may write to the host's folder of sockets. The manifests in deploy/ set a user.
 FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# The target is named, though it is the host's own, so that build scripts and macros are not linked statically too.
+# The explicit target, although it is the host's own, keeps build scripts and macros from being linked statically.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     target=$(rustc --print host-tuple) \

@@ -274,7 +274,7 @@ fn evict_or_reject(clients: &mut Clients, endpoint: &Endpoint, namespace: &str) 
         namespaces
             .for_each(|chooser| (total, in_namespace) = (total + 1, in_namespace + usize::from(chooser == namespace)));
         if in_namespace >= MAX_TENANT_ENDPOINTS / 2 {
-            let scope = format!("by classes of namespace {namespace}, half of what it takes");
+            let scope = format!("by classes of namespace {namespace}, half of the node's limit");
             Some(format!("{in_namespace} different Vault endpoints are chosen on this node {scope}"))
         } else {
             (total >= MAX_TENANT_ENDPOINTS)

@@ -58,7 +58,7 @@ impl Address {
         let https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            Some(_) => return Err("has a scheme that is none of https, http, unix"),
+            Some(_) => return Err("has a scheme other than https, http, unix"),
             None => return Err("has no scheme; write https://host:port"),
         };
         let authority = uri.authority().ok_or("has no host; write https://host:port")?;
@@ -74,7 +74,7 @@ impl Address {
         }
         let port = match authority.as_str().rsplit_once(':') {
             Some((_, port)) if !port.ends_with(']') => {
-                port.parse().map_err(|_| "has a port that is no number up to 65535")?
+                port.parse().map_err(|_| "has a port that is not a number up to 65535")?
             }
             _ if https => 443,
             _ => 80,
@@ -84,9 +84,9 @@ impl Address {
         if decoded_prefix.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
             return Err("has a `.` or `..` part; write the path without it");
         }
-        // The Go client, too, would ask for /v1/v1/….
+        // The Go client would also request /v1/v1/… for such an address.
         if prefix.ends_with("/v1") {
-            return Err("ends with /v1, which is added to it; write what stands before");
+            return Err("ends with /v1, which vaultmount adds; write the address without it");
         }
         Ok(Self::Tcp { https, host, port, prefix })
     }

@@ -286,8 +286,7 @@ impl Client {
         if token.consume_use().is_err() {
             return true;
         }
-        // Vault rejects the lookup of a missing token. A token without the permission to look itself up is denied by a policy, and is
-        // valid.
+        // Vault rejects the lookup of a missing token. A valid token that may not look itself up is denied by a policy.
         let Ok(request) = self.build_request(&LookupTokenSelfRequest {}, Some(token), namespace) else { return false };
         match self.send(request, CallOptions::with_deadline(deadline)).await {
             Err(RequestError::ErrorResponse(response)) => {
@@ -376,7 +375,7 @@ impl Client {
         }
         if let Some(namespace) = namespace {
             let value = HeaderValue::from_str(namespace)
-                .map_err(|_| RequestError::InvalidRequest("the Vault namespace has characters no header takes"))?;
+                .map_err(|_| RequestError::InvalidRequest("the Vault namespace has invalid header characters"))?;
             headers.insert(HeaderName::from_static("x-vault-namespace"), value);
         }
         Ok(request)

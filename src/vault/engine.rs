@@ -106,7 +106,7 @@ impl EngineCache {
         })
     }
 
-    /// Remembers what Vault told of a path, or that it would not.
+    /// Caches the lookup of a path. At the limit, evicts expired entries first, then all entries.
     pub(super) fn record(&self, namespace: Option<&str>, path: &str, lookup: EngineLookup) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -136,13 +136,13 @@ mod tests {
         engines.record(Some("ns"), "pki/issue/web", EngineLookup::Undisclosed);
         let kind = |ns, path| match engines.get(ns, path) {
             Some(EngineLookup::Found(engine)) => engine.kind.clone(),
-            Some(EngineLookup::Undisclosed) => "untold".into(),
+            Some(EngineLookup::Undisclosed) => "undisclosed".into(),
             None => "unknown".into(),
         };
         assert_eq!(kind(None, "team/kv/other"), "kv");
         assert_eq!(kind(Some("ns"), "team/kv/other"), "unknown");
         assert_eq!(kind(None, "team/kvx"), "unknown");
-        assert_eq!(kind(Some("ns"), "pki/issue/web"), "untold");
+        assert_eq!(kind(Some("ns"), "pki/issue/web"), "undisclosed");
         assert_eq!(kind(Some("ns"), "pki/issue/other"), "unknown");
         tokio::time::advance(UNDISCLOSED_ENGINE_TTL).await;
         assert_eq!(kind(Some("ns"), "pki/issue/web"), "unknown");

@@ -93,7 +93,7 @@ pub enum RequestError {
 pub struct ErrorResponse {
     /// The HTTP status.
     pub status: u16,
-    /// Vault's `errors`, or the start of a body that is not Vault's. May repeat sent values: see [`RequestError::redacted`].
+    /// Vault's `errors`, or the start of a body that is not Vault's. May repeat sent values: `RequestError::redacted` removes them.
     pub errors: String,
     /// Vault's `warnings`.
     pub warnings: String,
@@ -302,7 +302,7 @@ impl ErrorResponse {
             _ if self.is_sealed() => Some(sealed_error(address).with_server_message(&self.errors)),
             _ if self.is_https_required() => error(
                 Cause::PlainToTls,
-                format!("Vault at {address} speaks TLS, and was spoken to without"),
+                format!("Vault at {address} speaks TLS, but the request was plain HTTP"),
                 "write https:// in the address",
             ),
             472 | 473 => Some(no_leader_error(address).with_server_message(format!("status {}", self.status))),
@@ -319,8 +319,8 @@ impl ErrorResponse {
             ),
             _ if self.is_kv_upgrade_running() => error(
                 Cause::Throttled,
-                format!("a secrets engine of Vault at {address} is being made KV version 2 (status 400)"),
-                "wait: it takes moments, or as long as it has secrets of version 1, and the mount is tried again by itself",
+                format!("a secrets engine of Vault at {address} is being upgraded to KV version 2 (status 400)"),
+                "wait: the upgrade takes moments, or longer with secrets of version 1; the mount is tried again by itself",
             ),
             _ if self.mentions(&["namespace not found"]) => None,
             _ if self.is_namespace_locked() => error(
@@ -372,7 +372,10 @@ impl RequestError {
     pub fn from_response(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
         let response = ErrorResponse::parse(status, body, retry_after);
         if response.is_from_intermediary() {
-            return Self::NotVault(format!("status {status} and what is no error of Vault's: {}", response.errors));
+            return Self::NotVault(format!(
+                "status {status} and a body that is not a Vault error: {}",
+                response.errors
+            ));
         }
         Self::ErrorResponse(Box::new(response))
     }
@@ -394,19 +397,19 @@ impl RequestError {
         match &self.redacted(|text| context.request.redact(text)) {
             Self::ErrorResponse(response) => read::explain_read_error(response, context),
             Self::NoData { warnings } => {
-                Error::new(Cause::NoData, format!("{} {} gave no data", context.verb(), context.display_path()))
+                Error::new(Cause::NoData, format!("{} {} returned no data", context.verb(), context.display_path()))
                     .with_server_message(warnings.join("; "))
-                    .with_fix("most writes answer nothing: read a path that answers with data")
+                    .with_fix("most writes return no data: read a path that returns data")
             }
             Self::NotJson => Error::new(
                 Cause::NoData,
-                format!("{} {} gave something else than JSON", context.verb(), context.display_path()),
+                format!("{} {} returned a body that is not JSON", context.verb(), context.display_path()),
             )
             .with_fix(read::suggest_json_path(context)),
             Self::ResponseTooLarge(limit) => Error::new(
                 Cause::ResponseTooLarge,
                 format!(
-                    "the answer of Vault at {} for {} is larger than {} MiB",
+                    "the response of Vault at {} for {} is larger than {} MiB",
                     context.address,
                     context.display_path(),
                     limit >> 20
@@ -442,19 +445,19 @@ impl RequestError {
         match self {
             Self::Connect(error) => connect::explain_connect_error(error, address),
             Self::ConnectionLost { detail, mutating: false } => {
-                Error::new(Cause::Unreachable, format!("the answer of Vault at {address} was lost"))
+                Error::new(Cause::Unreachable, format!("the response of Vault at {address} was lost"))
                     .with_server_message(detail)
             }
             Self::ConnectionLost { detail, mutating: true } => Error::new(
                 Cause::OutcomeUnknown,
-                format!("the answer of Vault at {address} was lost"),
+                format!("the response of Vault at {address} was lost"),
             )
             .with_server_message(detail)
             .with_fix(
-                "not sent again at once, as Vault may have created a credential, which then ends with its own lease",
+                "not retried at once, as Vault may have created a credential, which then expires with its own lease",
             ),
             Self::DeadlineExceeded { during, .. } => {
-                Error::new(Cause::DeadlineExceeded, format!("the caller's time ran out while {during} at {address}"))
+                Error::new(Cause::DeadlineExceeded, format!("deadline exceeded while {during} at {address}"))
                     .with_fix(DEADLINE_FIX)
             }
             Self::ResponseTooLarge(limit) => Error::new(
@@ -469,22 +472,22 @@ impl RequestError {
             Self::RedirectNotFollowed { location, reason, .. } => connect::explain_redirect(location, reason, address),
             Self::NotVault(detail) => Error::new(
                 Cause::NotVault,
-                format!("{address} does not answer as Vault does: {}", one_line(detail, MAX_DETAIL_BYTES)),
+                format!("{address} did not respond like Vault: {}", one_line(detail, MAX_DETAIL_BYTES)),
             )
-            .with_fix("check the address, which ends before /v1, and what stands between"),
+            .with_fix("check the address, which ends before /v1, and any proxy in between"),
             Self::NoData { .. } | Self::NotJson => {
                 Error::new(Cause::NoData, format!("Vault at {address} answered without data"))
             }
             Self::Outage(outage) => outage.rejection.clone(),
             Self::BudgetExceeded { scope: BudgetScope::Token, limit_bytes } => Error::new(
                 Cause::ResponseTooLarge,
-                format!("the answers of Vault at {address} to one pod come to more than {} MiB", limit_bytes >> 20),
+                format!("the responses of Vault at {address} to one pod exceed {} MiB", limit_bytes >> 20),
             )
             .with_fix("a volume holds at most 4 MiB; read smaller secrets, or fewer in one class"),
             Self::BudgetExceeded { scope, limit_bytes } => Error::new(
                 Cause::ProviderAtCapacity,
                 format!(
-                    "the answers of {} come to {} MiB on this node, as many as it keeps",
+                    "the responses of {} take {} MiB on this node, the limit of the memory budget",
                     if *scope == BudgetScope::Tenants { "servers that classes chose" } else { "Vault" },
                     limit_bytes >> 20
                 ),

@@ -35,7 +35,7 @@ const MAX_WARNINGS: usize = 16;
 
 /// The body is not a JSON object in Vault's format. Names the position, never the content.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an answer of Vault: {problem} at line {line}, column {column}")]
+#[error("not a Vault response: {problem} at line {line}, column {column}")]
 pub struct InvalidResponse {
     problem: &'static str,
     line: usize,
@@ -66,7 +66,7 @@ impl SecretResponse {
         let bytes = body.as_slice();
         // A derived struct would also be read from an array.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(InvalidResponse { problem: "no JSON object", line: 1, column: 1 });
+            return Err(InvalidResponse { problem: "not a JSON object", line: 1, column: 1 });
         }
         let envelope: ResponseEnvelope<'_> = serde_json::from_slice(bytes)?;
         let ResponseEnvelope { lease_id, warnings, data, .. } = &envelope;
@@ -165,7 +165,7 @@ impl From<serde_json::Error> for InvalidResponse {
     // serde_json's own message may repeat a value.
     fn from(error: serde_json::Error) -> Self {
         let problem = match error.classify() {
-            serde_json::error::Category::Data => "a field of another type, or one twice,",
+            serde_json::error::Category::Data => "a field of another type or a duplicate field,",
             serde_json::error::Category::Eof => "the body ends early,",
             _ => "JSON syntax error",
         };
@@ -321,18 +321,18 @@ mod tests {
     #[test]
     fn response_parse_error_does_not_repeat_body() {
         for (body, message) in [
-            ("", "not an answer of Vault: no JSON object at line 1, column 1"),
-            ("<html>hunter2", "not an answer of Vault: no JSON object at line 1, column 1"),
-            ("[]", "not an answer of Vault: no JSON object at line 1, column 1"),
-            (r#"{"data":"#, "not an answer of Vault: the body ends early, at line 1, column 8"),
-            (r#"{"data":{}} x"#, "not an answer of Vault: JSON syntax error at line 1, column 13"),
+            ("", "not a Vault response: not a JSON object at line 1, column 1"),
+            ("<html>hunter2", "not a Vault response: not a JSON object at line 1, column 1"),
+            ("[]", "not a Vault response: not a JSON object at line 1, column 1"),
+            (r#"{"data":"#, "not a Vault response: the body ends early, at line 1, column 8"),
+            (r#"{"data":{}} x"#, "not a Vault response: JSON syntax error at line 1, column 13"),
             (
                 r#"{"renewable":"hunter2"}"#,
-                "not an answer of Vault: a field of another type, or one twice, at line 1, column 22",
+                "not a Vault response: a field of another type or a duplicate field, at line 1, column 22",
             ),
             (
                 r#"{"data":1,"data":2}"#,
-                "not an answer of Vault: a field of another type, or one twice, at line 1, column 16",
+                "not a Vault response: a field of another type or a duplicate field, at line 1, column 16",
             ),
         ] {
             assert_eq!(SecretResponse::parse(body.into()).map(|_| ()).unwrap_err().to_string(), message, "{body}");

@@ -1,4 +1,4 @@
-"""A client of the database that uses what a pod's file says, as the pod's process would."""
+"""A database client that logs in with the credential in a pod's file, as the pod's process would."""
 
 import json
 import threading
@@ -11,13 +11,13 @@ PAUSE = 0.1
 
 
 def credential(volume: Path) -> tuple:
-    """User and password of the volume's db.json, the whole answer of Vault: one file, so that both are of one reading."""
+    """Returns user and password from db.json, the whole response of Vault. One file keeps both from the same response."""
     data = json.loads((volume / "db.json").read_text())["data"]
     return data["username"], data["password"]
 
 
 class Client:
-    """Logs in ten times a second while the `with` block runs, and tries nothing twice."""
+    """Logs in ten times a second during the `with` block, without retries."""
 
     def __init__(self, vault: Vault, volume: Path):
         self.vault, self.volume = vault, volume

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A real one-node Kubernetes on this machine, in namespaces of its own: mounts, network, processes and cgroups are gone with
-its first process, and nothing of it is seen from outside.
+"""Runs a real one-node Kubernetes on this machine, in separate Linux namespaces. Its mounts, network, processes and cgroups
+end with its first process, and are invisible from outside.
 
-    python3 tests/e2e/cluster.py run -- COMMAND...   a cluster for as long as COMMAND runs in it
-    python3 tests/e2e/cluster.py up                  a cluster that stays
-    python3 tests/e2e/cluster.py enter [COMMAND...]  COMMAND, or a shell, in the one that stays
-    python3 tests/e2e/cluster.py down                ends it
+    python3 tests/e2e/cluster.py run -- COMMAND...   runs COMMAND in a cluster, and stops the cluster after it
+    python3 tests/e2e/cluster.py up                  starts a cluster that keeps running
+    python3 tests/e2e/cluster.py enter [COMMAND...]  runs COMMAND, or a shell, in the cluster of `up`
+    python3 tests/e2e/cluster.py down                stops the cluster of `up`
 
-Logs and the state of the last cluster are in target/e2e.
+The logs and the state of the last cluster are in target/e2e.
 """
 
 import fcntl
@@ -59,7 +59,7 @@ def run(command: list) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit("e2e: a cluster of this checkout runs already; `enter` it, or end it with `down`")
+            sys.exit("e2e: a cluster of this checkout is already running; `enter` it, or stop it with `down`")
         return run_alone(command)
 
 
@@ -77,7 +77,7 @@ def run_alone(command: list) -> int:
         while not node.ready.exists() and not ended(outside):
             time.sleep(0.1)
         if node.ready.exists():
-            # The first process is the only child of unshare; its number out here is for `enter`.
+            # The first process is the only child of unshare. `enter` needs its process ID outside the namespaces.
             first = int(Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text())
             facts = {"pid": first, "outside": os.getpid(), "folder": str(node.folder), "environment": node.environment}
             RUNNING.write_text(json.dumps(facts))
@@ -93,7 +93,7 @@ def ended(child: subprocess.Popen) -> bool:
 
 def up() -> int:
     if running():
-        say("a cluster is up already")
+        say("a cluster is already running")
         return 0
     check_machine()
     Programs()
@@ -109,12 +109,12 @@ def up() -> int:
     except BaseException:
         outside.terminate()
         raise
-    say("up; python3 tests/e2e/cluster.py enter")
+    say("cluster started; enter it with python3 tests/e2e/cluster.py enter")
     return 0
 
 
 def enter(command: list) -> int:
-    facts = running() or sys.exit("e2e: no cluster is up; python3 tests/e2e/cluster.py up")
+    facts = running() or sys.exit("e2e: no cluster is running; start one with python3 tests/e2e/cluster.py up")
     namespaces = ["nsenter", "--target", str(facts["pid"]), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"]
     os.environ.update(facts["environment"])
     return subprocess.run([*namespaces, "--wd=" + os.getcwd(), *(command or ["bash"])]).returncode
@@ -123,37 +123,37 @@ def enter(command: list) -> int:
 def down() -> int:
     facts = running()
     if not facts:
-        say("no cluster is up")
+        say("no cluster is running")
         return 0
     os.kill(facts["outside"], signal.SIGTERM)
     deadline = time.monotonic() + 60
     while alive(facts["outside"]):
         if time.monotonic() > deadline:
-            sys.exit(f"e2e: process {facts['outside']} does not end; see {STATE / 'up.log'}")
+            sys.exit(f"e2e: process {facts['outside']} did not end within 60 s; see {STATE / 'up.log'}")
         time.sleep(0.1)
-    say("down")
+    say("cluster stopped")
     return 0
 
 
 def running() -> dict | None:
-    """What is known of the cluster that stays."""
+    """Returns the facts of the running cluster, if there is one."""
     with suppress(OSError, ValueError):
         facts = json.loads(RUNNING.read_text())
-        # The number may have gone to a stranger since.
+        # Another process may have this ID by now.
         if str(facts["folder"]) in Path(f"/proc/{facts['pid']}/cmdline").read_text():
             return facts
     return None
 
 
 def check_machine() -> None:
-    """Says everything that is missing, at once."""
+    """Exits with a list of everything that is missing on this machine."""
     missing = []
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         missing.append("Linux on x86-64")
     if os.geteuid() != 0:
-        missing.append("root: it makes namespaces, mounts and cgroups")
+        missing.append("root, to create namespaces, mounts and cgroups")
     if not (CGROUPS / "memory/tasks").exists():
-        missing.append("cgroup version 1 below /sys/fs/cgroup (version 2 was never tried)")
+        missing.append("cgroup version 1 below /sys/fs/cgroup (version 2 is not tested)")
     tools = {"go": "Go 1.25.9 or newer", "apt-get": "Debian", "dpkg-deb": "Debian", "openssl": "openssl", "ip": "iproute2"}
     tools |= {"unshare": "util-linux", "nsenter": "util-linux"}
     missing += [f"{tool} (of {package})" for tool, package in tools.items() if shutil.which(tool) is None]
@@ -161,28 +161,28 @@ def check_machine() -> None:
         if "overlay" not in Path("/proc/filesystems").read_text():
             missing.append("overlayfs in the kernel")
     if missing:
-        sys.exit("e2e: a cluster cannot run here; it needs\n" + "".join(f"  - {what}\n" for what in missing))
+        sys.exit("e2e: a cluster cannot run on this machine; missing:\n" + "".join(f"  - {what}\n" for what in missing))
 
 
 class Cgroups:
-    """A cgroup of ours in every hierarchy; what the cluster makes stays below it."""
+    """One cgroup in every hierarchy. All cgroups of the cluster are below these."""
 
     def __enter__(self):
         name = f"vaultmount-e2e-{os.getpid()}"
         self._sweep()
-        # systemd makes links to hierarchies of several controllers.
+        # systemd creates links to hierarchies with several controllers.
         hierarchies = [path for path in CGROUPS.iterdir() if (path / "tasks").exists() and not path.is_symlink()]
         self._folders = [path / name for path in hierarchies]
         for folder in self._folders:
             folder.mkdir()
-            # A new cpuset is empty, and an empty one takes no process.
+            # A new cpuset is empty, and an empty cpuset does not accept processes.
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 if (folder / setting).exists():
                     (folder / setting).write_text((folder.parent / setting).read_text())
         return self
 
     def joined(self) -> list:
-        """The words before a command that runs in these cgroups."""
+        """Returns the words to prefix a command with, so that it runs in these cgroups."""
         join = "".join(f'echo $$ > "{folder}/cgroup.procs"; ' for folder in self._folders)
         return ["sh", "-ec", join + 'exec "$@"', "sh"]
 
@@ -191,14 +191,14 @@ class Cgroups:
             remove(folder)
 
     def _sweep(self) -> None:
-        """What runs that were killed left."""
+        """Removes the cgroups that killed runs left behind."""
         for folder in CGROUPS.glob("*/vaultmount-e2e-*"):
             if not Path(f"/proc/{folder.name.rpartition('-')[2]}").exists():
                 remove(folder)
 
 
 def remove(folder: Path) -> None:
-    # The last processes may still be on their way out.
+    # The last processes may still be exiting.
     deadline = time.monotonic() + 10
     for cgroup in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True) + [folder]:
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What every scenario stands on: the node with a driver, OpenBao, PostgreSQL, and vaultmount from deploy/."""
+"""Fixtures of the scenarios: the node with a driver, OpenBao, PostgreSQL, and vaultmount from deploy/."""
 
 import sys
 from pathlib import Path
@@ -35,7 +35,7 @@ def vault(node):
 
 @pytest.fixture(scope="session")
 def driver(node, request):
-    """`@on(VERSION, ROTATION)` chooses it; scenarios of one driver run together."""
+    """The driver that `@on(ROTATION, VERSIONS...)` selects. Scenarios of one driver run together."""
     driver = Driver(node, *request.param)
     driver.start()
     yield driver
@@ -44,7 +44,7 @@ def driver(node, request):
 
 @pytest.fixture(scope="session")
 def provider(node, vault):
-    """vaultmount as deploy/vaultmount.yaml runs it."""
+    """vaultmount, deployed from deploy/vaultmount.yaml."""
     provider = Provider(node)
     provider.install()
     yield provider
@@ -53,7 +53,7 @@ def provider(node, vault):
 
 @pytest.fixture
 def shop(node, vault, driver, provider):
-    """A namespace with service accounts, empty again after each scenario."""
+    """A namespace with service accounts, emptied after each scenario."""
     shop = Shop(node)
     shop.open()
     yield shop

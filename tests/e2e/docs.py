@@ -1,4 +1,4 @@
-"""What the documentation quotes from a cluster and tells to type into one."""
+"""Quotations and commands of the documentation that need a cluster."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from vault import VAULT, Vault, bootstrap
 
 
 def commands(page: str, section: str) -> list:
-    """What a section of a page tells to type: blocks of shell commands."""
+    """Returns the shell commands of a section of a page, by block."""
     text = re.split(r"\n##* ", between((ROOT / "docs" / page).read_text(), f"# {section}\n"))[0]
     blocks = re.findall(r"```sh\n(.*?)\n```", text, re.S)
     return [[command.replace("\n", " ") for command in re.split(r"\n(?! )", block)] for block in blocks]
 
 
 class Reader:
-    """Somebody who does what pages tell: keeps the files that they show under a name, and types their commands."""
+    """A reader who follows pages: saves the files that they show under a name, and runs their commands."""
 
     def __init__(self, node: Node, vault: Vault):
         self.node, self.vault, self.folder, self.printed = node, vault, node.folder / "reader", ""
@@ -27,7 +27,7 @@ class Reader:
         (self.folder / "deploy").symlink_to(ROOT / "deploy")
         shutil.copy(vault.authority, self.folder / "tls/ca.crt")
         self._tool("bao", f"BAO_ADDR={VAULT} BAO_TOKEN={vault.root_token} exec {bootstrap.BAO}")
-        # What a server in the cluster reads by itself.
+        # A server in the cluster reads these values from its own files.
         given = f"kubernetes_ca_cert=@{vault.authority} token_reviewer_jwt={vault.reviewer()} disable_local_ca_jwt=true"
         config = f'[ "$2" != auth/kubernetes/config ] || set -- "$@" {given}'
         self._tool("vault", f"{config}\nexec {self.folder}/bin/bao")
@@ -35,7 +35,7 @@ class Reader:
         (self.folder / "class.yaml").write_text((ROOT / "deploy/examples/kv.yaml").read_text())
 
     def follow(self, page: str, section: str = "", only: str = "") -> None:
-        """Does what a page, or a section of it, tells; of the commands only those of one program, if that is named."""
+        """Follows a page or a section. With `only`, runs only the commands of this program."""
         for language, text in self._blocks(page, section):
             name = re.match(r"# (\S+\.yaml)\n", text)
             if language == "yaml" and name:
@@ -55,7 +55,7 @@ class Reader:
         return re.findall(r"```(\w+)\n(.*?)```", text, re.S)
 
     def _here(self, text: str) -> str:
-        """With this cluster's addresses and images."""
+        """Replaces the addresses and images with those of this cluster."""
         for there, here in [
             ("https://vault.example:8200", VAULT),
             ("https://kubernetes.default.svc", f"https://{SERVICE}"),
@@ -76,7 +76,7 @@ class Reader:
 
 
 def named(program: str) -> list:
-    """Commands of a program that sentences of the documentation name, up to what is another program's."""
+    """Returns the commands of a program in the sentences of the documentation, cut off before another program's part."""
     found = []
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.S | re.M)
@@ -85,12 +85,12 @@ def named(program: str) -> list:
 
 
 def of(text: str, program: str) -> str:
-    """Those of a block's commands that are this program's."""
+    """Returns the commands of a program in a block."""
     return "\n".join(command for command in re.split(r"\n(?! )", text.rstrip()) if command.startswith(program))
 
 
 def overlay() -> str:
-    """The kustomization that docs/install.md shows."""
+    """Returns the kustomization in docs/install.md."""
     return between((ROOT / "docs/install.md").read_text(), "```yaml\n", "```")
 
 
@@ -100,7 +100,7 @@ def between(text: str, start: str, end: str = "") -> str:
 
 
 def assert_quoted(event: str) -> None:
-    """Holds docs/troubleshooting.md to what an event really says."""
+    """Checks that docs/troubleshooting.md quotes an event exactly."""
     event = event.replace(VAULT, "https://vault.vault.svc:8200")
     event = re.sub(r"known since \S+", "known since 2026-03-01T14:05:12Z", event)
     page = " ".join((ROOT / "docs/troubleshooting.md").read_text().split())

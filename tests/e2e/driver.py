@@ -1,7 +1,6 @@
 """The real secrets-store driver, as a process of the node, and its registration with kubelet."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,15 @@ from programs import DRIVERS
 
 SOCKET = KUBELET / "plugins/csi-secrets-store/csi.sock"
 REGISTRATION = KUBELET / "plugins_registry/secrets-store.csi.k8s.io-reg.sock"
-# The default of driver and charts.
+# The default path of the driver and of the charts.
 PROVIDERS = Path("/var/run/secrets-store-csi-providers")
 
 
 def on(rotation: str, *versions: str, token_seconds: int = 0, short: bool = False):
-    """Marks a scenario with the drivers it runs on, each at a rotation interval or with rotation off. `short` puts it, with the
-    newest driver, among those of `-m short`."""
+    """Marks a scenario with its drivers, each with a rotation interval or with rotation off.
+
+    `short` adds the scenario with the newest driver to those of `-m short`.
+    """
 
     def chosen(version: str):
         marks = [pytest.mark.short] if short and version == DRIVERS[-1] else []
@@ -27,8 +28,11 @@ def on(rotation: str, *versions: str, token_seconds: int = 0, short: bool = Fals
 
 
 class Driver:
-    """One driver at a time. `rotation` is its poll interval, "off" for none; `token_seconds` how long the tokens last that
-    kubelet hands it, 0 for kubelet's default."""
+    """The driver. One runs at a time.
+
+    `rotation` is the poll interval, or "off". `token_seconds` is the lifetime of the tokens from kubelet, 0 for kubelet's
+    default.
+    """
 
     def __init__(self, node: Node, version: str, rotation: str, token_seconds: int):
         self.node, self.version, self.rotation, self.token_seconds = node, version, rotation, token_seconds
@@ -61,13 +65,13 @@ class Driver:
         for socket in (SOCKET, REGISTRATION):
             socket.unlink(missing_ok=True)
         registered = lambda: "secrets-store" not in self.node.kubectl("get", "csinode", NAME, "-o", "yaml")  # noqa: E731
-        wait("the driver's end", registered, self.node, "kubelet")
+        wait("the driver's removal", registered, self.node, "kubelet")
 
     def _describe(self) -> None:
         lasts = {"expirationSeconds": self.token_seconds} if self.token_seconds else {}
         tokens = [{"audience": audience} | lasts for audience in ("vault", "openbao")]
         spec = {"podInfoOnMount": True, "attachRequired": False, "volumeLifecycleModes": ["Ephemeral"]}
-        # From 1.6.0 on it is kubelet that asks again, and the chart sets this when rotation is on.
+        # From 1.6.0 on, kubelet repeats the calls. The chart sets this field when rotation is on.
         spec |= {"requiresRepublish": self.has_republish and self.rotation != "off", "tokenRequests": tokens}
         name = {"name": "secrets-store.csi.k8s.io"}
         self.node.apply({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": name, "spec": spec})

@@ -1,4 +1,4 @@
-"""Images for the cluster, made here: none can be pulled, and none needs to be."""
+"""Images for the cluster. They are built locally, because no registry is reachable."""
 
 import subprocess
 import sys
@@ -13,21 +13,21 @@ import image  # noqa: E402
 BUSYBOX = "localhost/busybox:e2e"
 PAUSE = "localhost/pause:e2e"
 BAO = "localhost/bao:e2e"
-SUCCESSOR = "successor"  # the tag under which vaultmount's image is there once more
+SUCCESSOR = "successor"  # a second tag of vaultmount's image
 
 
 def load(node: Node) -> None:
-    """Gives the container runtime every image; vaultmount's under two tags, so that it can be rolled."""
+    """Imports every image into the container runtime. vaultmount's gets two tags, for rolling updates."""
     put(node, BUSYBOX, Path(node.facts["busybox"]), "sh", "-c")
     put(node, PAUSE, Path(node.facts["busybox"]), "sleep", "inf")
     if not image.ARCHIVE.exists():
-        raise RuntimeError(f"{image.ARCHIVE} is missing: make image")
+        raise RuntimeError(f"{image.ARCHIVE} not found; run `make image`")
     name = ctr(node, "image", "import", str(image.ARCHIVE)).split()[1]
     ctr(node, "image", "tag", "--force", name, f"{name.partition(':')[0]}:{SUCCESSOR}")
 
 
 def put(node: Node, name: str, program: Path, *arguments: str) -> None:
-    """An image of one static program, started with the arguments and those of the container."""
+    """Imports an image of one static program. Its entrypoint is the program with these arguments."""
     place = f"bin/{program.name}"
     packed = image.archive(name, {place: program.read_bytes()}, [f"/{place}", *arguments], {}, "amd64")
     path = node.folder / "image.tar"

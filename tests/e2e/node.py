@@ -1,6 +1,6 @@
-"""The node and its control plane: what runs in the cluster's namespaces, and how each part is started and ended.
+"""The node and its control plane: the processes in the cluster's namespaces, and how each part is started and stopped.
 
-Parts are started by the first process or by a test; whoever starts one, it belongs to the first process and ends with it.
+The first process or a test starts a part. In both cases the part ends with the first process.
 """
 
 import json
@@ -16,18 +16,18 @@ from programs import say
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NAME = "node1"
-# The node's address and the API server's service address, both on a loopback device that this cluster alone has.
+# The node's address and the API server's service address, both on the cluster's own loopback device.
 ADDRESS = "10.250.0.1"
 SERVICE = "10.96.0.1"
-TOKEN = "e2e-admin"  # made up, and of use in these namespaces alone
+TOKEN = "e2e-admin"  # made up, and valid only in these namespaces
 KUBELET = Path("/var/lib/kubelet")
-# What kubelet wants the kernel's settings to be.
+# The kernel settings that kubelet requires.
 KERNEL = {"vm/overcommit_memory": 1, "vm/panic_on_oom": 0, "kernel/panic": 10, "kernel/panic_on_oops": 1}
 KERNEL |= {"kernel/keys/root_maxkeys": 1_000_000, "kernel/keys/root_maxbytes": 25_000_000}
 
 
 class Node:
-    """The parts of the node, by name. `folder` is gone with the cluster, `logs` stays."""
+    """The parts of the node, by name. `folder` is removed with the cluster, `logs` stays."""
 
     def __init__(self, facts: dict):
         self.facts = facts
@@ -42,8 +42,8 @@ class Node:
 
     @classmethod
     def current(cls) -> "Node":
-        """The node whose namespaces this process is in."""
-        folder = os.environ.get("VAULTMOUNT_E2E") or sys.exit("not in a cluster: tests/e2e/cluster.py enter COMMAND")
+        """Returns the node in whose namespaces this process runs."""
+        folder = os.environ.get("VAULTMOUNT_E2E") or sys.exit("not in a cluster; run tests/e2e/cluster.py enter COMMAND")
         return cls.load(Path(folder))
 
     @classmethod
@@ -54,7 +54,7 @@ class Node:
         (self.folder / "facts.json").write_text(json.dumps(self.facts))
 
     def start(self, name: str, *command, env: dict | None = None) -> None:
-        """Starts a part, or starts it again as it was started last; one that runs is ended."""
+        """Starts a part. Without `command`, repeats its last start. A running part is stopped first."""
         self.stop(name)
         recipe = self.folder / f"{name}.json"
         if command:
@@ -72,7 +72,7 @@ class Node:
         (self.folder / f"{name}.pid").write_text(str(part.pid))
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ends a part and waits until it has gone."""
+        """Stops a part and waits until it has ended. Sends SIGKILL after 20 s."""
         try:
             pid = self.pid(name)
             os.kill(pid, number)
@@ -88,7 +88,7 @@ class Node:
         return int((self.folder / f"{name}.pid").read_text())
 
     def kubectl(self, *arguments, given: str | None = None, timeout: float = 60) -> str:
-        """What kubectl prints; an error when it fails."""
+        """Runs kubectl and returns its output. Raises RuntimeError if it fails."""
         command = ["kubectl", *map(str, arguments)]
         done = subprocess.run(command, input=given, capture_output=True, text=True, env=self.environment, timeout=timeout)
         if done.returncode != 0:
@@ -96,7 +96,7 @@ class Node:
         return done.stdout
 
     def shell(self, command: str) -> str:
-        """What a shell command prints."""
+        """Runs a shell command and returns its output."""
         done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, env=self.environment, timeout=120)
         if done.returncode != 0:
             raise RuntimeError(f"{command}: {done.stderr.strip()}")
@@ -110,7 +110,7 @@ class Node:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    """Returns true if a process runs. A zombie does not run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -118,7 +118,7 @@ def alive(pid: int) -> bool:
 
 
 def first_process(folder: Path, command: list) -> int:
-    """Process 1 of the namespaces: makes the node, runs the command, and waits for everyone who is orphaned."""
+    """Process 1 of the namespaces: creates the node, runs the command, and reaps orphaned processes."""
     node = Node.load(folder)
     begin = time.monotonic()
     namespaces(folder)
@@ -133,7 +133,7 @@ def first_process(folder: Path, command: list) -> int:
 
 
 def namespaces(folder: Path) -> None:
-    """Makes the new namespaces a machine of their own."""
+    """Sets up mounts, cgroups, network and hostname of the new namespaces."""
     run("mount", "--make-rshared", "/")
     run("hostname", NAME)
     cgroups = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
@@ -143,14 +143,14 @@ def namespaces(folder: Path) -> None:
         place = Path("/sys/fs/cgroup") / controllers.removeprefix("name=")
         place.mkdir()
         run("mount", "-t", "cgroup", "-o", controllers, "cgroup", place)
-    # What the node's programs write outside the cluster's folder.
+    # The node's programs write to these folders, outside the cluster's own folder.
     for place in ("/var/lib", "/var/log", "/etc"):
         name = place.strip("/").replace("/", "-")
         upper, work = folder / f"{name}.upper", folder / f"{name}.work"
         upper.mkdir()
         work.mkdir()
         run("mount", "-t", "overlay", "-o", f"lowerdir={place},upperdir={upper},workdir={work}", "overlay", place)
-    # These belong to the whole machine, and kubelet sets them. It finds them set.
+    # These settings belong to the whole machine. kubelet would set them, but finds the required values in these files.
     for setting, value in KERNEL.items():
         shown = folder / setting.replace("/", "-")
         shown.write_text(f"{value}\n")
@@ -162,7 +162,7 @@ def namespaces(folder: Path) -> None:
 
 
 def start(node: Node) -> None:
-    """Starts the node's parts, in the order in which they need each other."""
+    """Starts the parts of the node in the order of their dependencies."""
     pki = node.folder / "pki"
     pki.mkdir()
     run("openssl", "genrsa", "-out", pki / "sa.key", "2048")
@@ -195,9 +195,10 @@ def start_apiserver(node: Node, pki: Path) -> None:
     issuer = "https://kubernetes.default.svc.cluster.local"
     accounts = [f"--service-account-issuer={issuer}", f"--api-audiences={issuer}"]
     accounts += [f"--service-account-key-file={pki / 'sa.pub'}", f"--service-account-signing-key-file={pki / 'sa.key'}"]
-    # Pods reach it at the service address and port without a proxy: the address is the node's own.
+    # Pods reach the service address and port without a proxy: the address belongs to the node.
     where = ["--bind-address=0.0.0.0", "--secure-port=443", f"--advertise-address={ADDRESS}"]
-    where += ["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP"]
+    where += ["--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none"]
+    where += ["--kubelet-preferred-address-types=InternalIP"]
     rights = [f"--token-auth-file={pki / 'tokens.csv'}", "--authorization-mode=Node,RBAC", "--allow-privileged=true"]
     etcd = ["--etcd-servers=http://127.0.0.1:2379", f"--cert-dir={pki}"]
     node.start("kube-apiserver", "kube-apiserver", *etcd, *where, *accounts, *rights)
@@ -243,7 +244,7 @@ def start_containerd(node: Node) -> None:
         root = "{node.folder}/containerd"
         disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.zfs"]
         [plugins."io.containerd.grpc.v1.cri"]
-          # Without it no sandbox starts: this machine's first process has no right to lower scores.
+          # Required to start sandboxes: this machine's first process is not permitted to lower scores.
           restrict_oom_score_adj = true
           disable_apparmor = true
           sandbox_image = "localhost/pause:e2e"
@@ -267,7 +268,7 @@ def start_kubelet(node: Node) -> None:
         "authorization": {"mode": "AlwaysAllow"},
         "enforceNodeAllocatable": [],
         "evictionHard": {},
-        # No DNS server is there; without the setting every pod has an event that says so.
+        # The cluster has no DNS server. Without these settings, every pod would get an event about it.
         "resolvConf": "",
         "clusterDNS": ["10.96.0.10"],
         "clusterDomain": "cluster.local",
@@ -284,7 +285,7 @@ def start_kubelet(node: Node) -> None:
 
 
 def wait(what: str, holds, node: Node, part: str, seconds: float = 90) -> None:
-    """Returns once `holds()` is true or, when it gives nothing, once it raises nothing. That can only be while the part runs."""
+    """Calls `holds()` until it returns true, or returns None without an error. Fails when the part has ended."""
     begin = time.monotonic()
     while True:
         try:
@@ -295,7 +296,7 @@ def wait(what: str, holds, node: Node, part: str, seconds: float = 90) -> None:
             reason = error
         passed = time.monotonic() - begin
         if passed > seconds or not alive(node.pid(part)):
-            raise RuntimeError(f"{what} is not so after {passed:.0f} s: {reason}\n{node.tail(part)}")
+            raise RuntimeError(f"waiting for {what} failed after {passed:.0f} s: {reason}\n{node.tail(part)}")
         time.sleep(0.1)
 
 

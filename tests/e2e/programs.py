@@ -1,7 +1,7 @@
-"""The cluster's programs: Kubernetes, etcd and the drivers from Go modules that are pinned below programs/ (go.mod and go.sum),
-the container runtime from whatever packages the Debian release has.
+"""Programs of the cluster. Kubernetes, etcd and the drivers come from Go modules, pinned in programs/ by go.mod and go.sum.
+The container runtime comes from the packages of the Debian release.
 
-What is built or unpacked is kept in the user's cache, by what it was made from, so a second run costs nothing.
+Built and unpacked programs are cached in the user's cache folder, by a hash of their sources. A second run builds nothing.
 """
 
 import fcntl
@@ -26,25 +26,25 @@ DRIVER = "sigs.k8s.io/secrets-store-csi-driver"
 DRIVERS = ["1.5.6", "1.6.0"]
 
 KUBERNETES = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"]
-# By module: each program's name and its Go package.
+# Program names and their Go packages, by module.
 PACKAGES = {
     "kubernetes": {name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES} | {"registrar": "./registrar"},
     "etcd": {"etcd": "go.etcd.io/etcd/server/v3"},
 } | {f"driver-{version}": {f"driver-{version}": f"{DRIVER}/cmd/secrets-store-csi-driver"} for version in DRIVERS}
-# Not installed: installing containerd would start it.
+# Unpacked, not installed: the installation of containerd would start it.
 DEBIAN = ["busybox-static", "containerd", "containernetworking-plugins", "runc"]
 COST = {"kubernetes": "12 minutes on 2 cores, once"}
 
 
 class Programs:
-    """Builds or finds everything."""
+    """All programs, built or found in the cache."""
 
     def __init__(self):
         self.folders = [module(name) for name in PACKAGES]
         self.debian = debian()
 
     def facts(self) -> dict:
-        """Where things are; `path` is for PATH."""
+        """Returns the paths of the programs. `path` is a value for PATH."""
         path = [*self.folders, self.debian / "usr/bin", self.debian / "usr/sbin"]
         definitions = sorted(self.folders[-1].glob("*.yaml"))
         return {
@@ -56,7 +56,7 @@ class Programs:
 
 
 def module(name: str) -> Path:
-    """The folder with a module's programs."""
+    """Returns the folder with the programs of a module."""
     source = MODULES / name
     version = next(iter(re.findall(r"k8s.io/kubernetes v(\S+)", (source / "go.mod").read_text())), "")
     return made(name, PACKAGES[name], [source, MODULES / "mlog"], lambda folder: build(name, source, version, folder))
@@ -78,19 +78,19 @@ def build(name: str, source: Path, version: str, folder: Path) -> None:
 
 
 def debian() -> Path:
-    """The folder that Debian's packages are unpacked into."""
+    """Returns the folder with the unpacked Debian packages."""
     return made("debian", DEBIAN, [], lambda folder: unpack(DEBIAN, folder))
 
 
 def made(name: str, recipe, sources: list, make) -> Path:
-    """The folder that `make` fills, kept for as long as recipe and sources are the same."""
+    """Returns the folder that `make` fills. It is reused while recipe and sources are unchanged."""
     digest = hashlib.sha256(repr(recipe).encode())
     for path in sorted(file for source in sources for file in source.rglob("*") if file.is_file()):
         digest.update(f"{path.relative_to(HERE)}\0".encode() + path.read_bytes())
     folder = CACHE / f"{name}-{digest.hexdigest()[:16]}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
-        # Who comes second finds the work done.
+        # A second process waits here, and finds the folder filled.
         fcntl.flock(lock, fcntl.LOCK_EX)
         fill(folder, name, make)
     return folder
@@ -99,7 +99,7 @@ def made(name: str, recipe, sources: list, make) -> Path:
 def fill(folder: Path, name: str, make) -> None:
     if not folder.exists():
         begin = time.monotonic()
-        say(f"{name}: not in {CACHE} yet" + (f" ({COST[name]})" if name in COST else ""))
+        say(f"{name}: not found in {CACHE}, building" + (f" ({COST[name]})" if name in COST else ""))
         unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=CACHE))
         try:
             make(unfinished)

@@ -19,17 +19,19 @@ LABEL = "app.kubernetes.io/name=vaultmount"
 
 
 class Provider:
+    """vaultmount's DaemonSet, and its process on the node."""
+
     def __init__(self, node: Node):
         self.node = node
         self.overlay = node.folder / "overlay"
 
     def install(self, tag: str = "") -> None:
-        """Applies deploy/ and waits until it serves. Another tag than before is a rolling update."""
+        """Applies deploy/ and waits until vaultmount serves. A different tag causes a rolling update."""
         self.apply(tag)
         self.settled()
 
     def apply(self, tag: str = "") -> None:
-        """Applies deploy/ with what every site has to set."""
+        """Applies deploy/ with the address and image of this cluster."""
         self.node.kubectl("apply", "-k", self._overlay(tag))
 
     def settled(self) -> None:
@@ -37,18 +39,18 @@ class Provider:
         self.node.kubectl(*status, timeout=70)
 
     def uninstall(self) -> None:
-        """As docs/install.md says."""
+        """Uninstalls vaultmount with the steps of docs/install.md."""
         self.remove()
         self.clean()
 
     def remove(self) -> None:
-        """Takes it out of the cluster; what was made on the node stays."""
+        """Removes vaultmount from the cluster. Its files on the node stay."""
         manifest = ROOT / "deploy/vaultmount.yaml"
-        # The namespace's end takes a while when the API server was away just before.
+        # The deletion of the namespace takes longer shortly after an outage of the API server.
         self.node.kubectl("delete", "--ignore-not-found", "-f", manifest, "--timeout=120s", timeout=130)
 
     def clean(self) -> None:
-        """Takes away what was made on the node."""
+        """Removes vaultmount's files from the node."""
         uninstall = ROOT / "deploy/uninstall.yaml"
         self.node.kubectl("apply", "-f", uninstall)
         status = ["rollout", "status", "daemonset/uninstall", "-n", "vaultmount-uninstall", "--timeout=90s"]
@@ -60,37 +62,38 @@ class Provider:
         return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
 
     def run(self, *arguments: str) -> str:
-        """What a command of vaultmount prints in its container; an error when it fails."""
-        # As README.md and docs/ tell to.
-        return self.node.kubectl("exec", "-n", NAMESPACE, "daemonset/vaultmount", "-c", "vaultmount", "--", "vaultmount", *arguments)
+        """Runs a vaultmount command in the container and returns its output. Raises RuntimeError if it fails."""
+        # The same command as in README.md and docs/.
+        container = ["-n", NAMESPACE, "daemonset/vaultmount", "-c", "vaultmount"]
+        return self.node.kubectl("exec", *container, "--", "vaultmount", *arguments)
 
     def status(self) -> dict:
         return json.loads(self.run("status", "--output=json"))
 
     def metric(self, series: str) -> float:
-        """What a series on the port for metrics says, or all those of a name together."""
+        """Returns the value of a series on the metrics port, or the sum of all series with this name."""
         (pod,) = self.pods()
         with LOOPBACK.open(f"http://{pod['status']['podIP']}:8081/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()
         values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{series} ", f"{series}{{"))]
-        assert values, f"there is no {series}"
+        assert values, f"series not found: {series}"
         return sum(values)
 
     def log(self, container: str = "vaultmount") -> str:
         return self.node.kubectl("logs", "-n", NAMESPACE, "-l", LABEL, "-c", container, "--tail=-1")
 
     def pids(self) -> list:
-        """The processes of vaultmount, as the node sees them."""
+        """Returns the process IDs of vaultmount on the node."""
         processes = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
         return [int(folder.name) for folder in processes if executable(folder) == "/bin/vaultmount"]
 
     def memory(self) -> int:
-        """The most it has held of the node's memory, in bytes."""
+        """Returns the peak resident memory of vaultmount, in bytes."""
         (pid,) = self.pids()
         return 1024 * int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0])
 
     def restart(self) -> None:
-        """Has its pod made anew."""
+        """Deletes the pod and waits for its replacement."""
         self.node.kubectl("delete", "pods", "-n", NAMESPACE, "-l", LABEL, "--timeout=60s", timeout=70)
         self.settled()
 
@@ -98,7 +101,7 @@ class Provider:
         return sum(status["restartCount"] for pod in self.pods() for status in pod["status"]["containerStatuses"])
 
     def sockets(self) -> list:
-        """The names in the private folder; those that begin with a dot are a process's own."""
+        """Returns the names in the private folder. A name with a leading dot belongs to one process."""
         return sorted(path.name for path in FOLDER.iterdir())
 
     def kill(self) -> None:
@@ -106,7 +109,7 @@ class Provider:
         os.kill(pid, signal.SIGKILL)
 
     def _overlay(self, tag: str) -> Path:
-        """The overlay of docs/install.md, with this cluster's address and image."""
+        """Writes the overlay of docs/install.md with the address and image of this cluster, and returns its folder."""
         self.overlay.mkdir(exist_ok=True)
         text = docs.overlay().replace("../deploy", os.path.relpath(ROOT / "deploy", self.overlay))
         text = text.replace("https://vault.example:8200", VAULT).replace("registry.example/", "localhost/")
@@ -115,7 +118,7 @@ class Provider:
 
 
 class Caller:
-    """Calls Version on a provider's socket again and again while the `with` block runs, and tries nothing twice."""
+    """Calls Version on a provider's socket continuously during the `with` block, without retries."""
 
     def __init__(self, socket: Path):
         self.socket, self.calls, self.failures = socket, 0, []

@@ -1,9 +1,9 @@
-"""A provider that writes down each call of the driver, and answers with one file.
+"""A provider that records each call of the driver and responds with one file.
 
     recorder.py SOCKET LOG
 
-A line of JSON per Mount in LOG: when, its deadline in seconds, the request, and what is known of its tokens without showing
-them.
+Writes a line of JSON to LOG for each Mount call: the time, the deadline in seconds, the request, and the lifetimes of its
+tokens. A token itself is not recorded.
 """
 
 import base64
@@ -20,12 +20,12 @@ TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protobuf message, of up to 127 bytes."""
+    """Encodes a length-delimited protobuf field of up to 127 bytes."""
     return bytes([number << 3 | 2, len(content)]) + content
 
 
 def fields(message: bytes):
-    """The length-delimited fields of a message, which is all that requests have."""
+    """Yields the length-delimited fields of a message. Requests have no other fields."""
     at = 0
     while at < len(message):
         number, at = varint(message, at)
@@ -45,7 +45,7 @@ def varint(message: bytes, at: int) -> tuple:
 
 
 def tokens(text: str) -> dict:
-    """By audience: when it ends, and a part of its signature, by which one is told from another."""
+    """Returns each token's lifetime and the end of its signature, which identifies it, by audience."""
     known = {}
     for audience, given in json.loads(text or "{}").items():
         claims = given["token"].split(".")[1]

@@ -1,4 +1,5 @@
-"""A real OpenBao at the node's address: sealed when it starts, with storage and an audit log on disk, and a PostgreSQL behind it."""
+"""A real OpenBao at the node's address, with a PostgreSQL as its database. It starts sealed, and keeps its storage and audit
+log on disk."""
 
 import json
 import re
@@ -47,19 +48,21 @@ POLICIES = {
 
 
 class Vault:
+    """The OpenBao server, and requests to it with the root token."""
+
     def __init__(self, node: Node, database: Postgres):
         self.node, self.database = node, database
         self.folder = node.folder / "openbao"
         self.audit_log = node.logs / "audit.log"
 
     def make(self, configured: bool = True) -> None:
-        """Starts it, new and empty, and configures what the scenarios need, if anything."""
+        """Starts a new, empty server. If `configured`, adds the configuration of the scenarios."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         config = self.folder / "config.hcl"
         config.write_text(
             f"""
-            # The multiplier has it elect itself after 1 to 2 seconds; by default it takes 5 to 10.
+            # With this multiplier the election takes 1 to 2 seconds. By default it takes 5 to 10.
             storage "raft" {{
               path                   = "{self.folder}"
               performance_multiplier = 1
@@ -86,7 +89,7 @@ class Vault:
             self._configure()
 
     def __call__(self, method: str, path: str, **body) -> dict:
-        """One request with the root token."""
+        """Sends a request with the root token."""
         request = urllib.request.Request(f"{VAULT}/v1/{path}", method=method)
         request.add_header("X-Vault-Token", self.root_token)
         data = json.dumps(body).encode() if body else None
@@ -97,17 +100,17 @@ class Vault:
             raise RuntimeError(f"{method} {path}: {refusal.code} {refusal.read().decode()}") from None
 
     def put(self, path: str, **data) -> None:
-        """Writes a secret of the KV engine."""
+        """Writes a secret to the KV engine."""
         self("POST", f"secret/data/{path}", data=data)
 
     def add_role(self, name: str, account: str, policy: str, **more) -> None:
-        """A login role for a service account of the scenarios' namespace."""
+        """Adds a login role for a service account of the namespace `shop`."""
         bound = {"bound_service_account_names": [account], "bound_service_account_namespaces": ["shop"]}
         options = {"audience": "vault", "token_policies": [policy], "token_ttl": "1h"} | more
         self("POST", f"auth/kubernetes/role/{name}", **bound, **options)
 
     def add_database_role(self, name: str, default_ttl: str, max_ttl: str = "") -> None:
-        """A role of the database engine, by which each reading makes a user."""
+        """Adds a role to the database engine. Each read of its credentials creates a user."""
         ends = {"default_ttl": default_ttl} | ({"max_ttl": max_ttl} if max_ttl else {})
         self("POST", f"database/roles/{name}", db_name="shop", creation_statements=[CREATE_USER], **ends)
 
@@ -119,31 +122,31 @@ class Vault:
 
     def unseal(self) -> None:
         self("PUT", "sys/unseal", key=self.key)
-        # It is unsealed before it has become active, and answers 500 until then.
+        # An unsealed server responds with 500 until it becomes active.
         wait("OpenBao", lambda: self("GET", "auth/token/lookup-self") is not None, self.node, "openbao")
 
     def end(self) -> None:
         self.node.stop("openbao")
 
     def restart(self) -> None:
-        """Starts it again, which leaves it sealed."""
+        """Kills the server and starts it again. It is sealed afterwards."""
         self.node.stop("openbao", signal.SIGKILL)
         self.node.start("openbao")
         wait("OpenBao", lambda: self.status(), self.node, "openbao")
 
     def audit(self, since: float = 0) -> list:
-        """What the audit log saw since a moment: each request once, when it was answered."""
+        """Returns the response entries of the audit log since a Unix time: one for each request."""
         entries = [json.loads(line) for line in self.audit_log.read_text().splitlines()]
         return [entry for entry in entries if entry["type"] == "response" and moment(entry) >= since]
 
     def logins(self, account: str, since: float = 0) -> list:
-        """Logins by a Kubernetes service account that worked."""
+        """Returns the successful logins of a Kubernetes service account."""
         named = lambda entry: entry.get("auth", {}).get("metadata", {}).get("service_account_name") == account  # noqa: E731
         login = lambda entry: entry["request"]["path"] == "auth/kubernetes/login"  # noqa: E731
         return [entry for entry in self.audit(since) if login(entry) and named(entry)]
 
     def refused(self, path: str, since: float) -> list:
-        """Requests that were answered with an error."""
+        """Returns the requests to a path that failed."""
         return [entry for entry in self.audit(since) if entry["request"]["path"] == path and entry.get("error")]
 
     def reads(self, path: str, since: float = 0) -> list:
@@ -153,18 +156,18 @@ class Vault:
         return set(self.database.psql("select usename from pg_user where usename like 'v-%'").split())
 
     def log_in(self, user: str, password: str) -> None:
-        """Logs in to PostgreSQL as a user; an error when that is refused."""
+        """Logs in to PostgreSQL as a user. Raises RuntimeError if the login is rejected."""
         login = f"postgres://{quote(user)}:{quote(password)}@{self.database.pg_host}/postgres"
         assert self.database.psql("select current_user", login) == user
 
     def reviewer(self) -> str:
-        """A token that may have others reviewed."""
+        """Returns a token with permission to review other tokens."""
         self.node.kubectl("apply", "-f", "-", given=REVIEWER)
         return self.node.kubectl("create", "token", "-n", "vault", "reviewer", "--duration=24h")
 
     @property
     def authority(self) -> Path:
-        """The certificate of the API server's authority."""
+        """The path of the CA certificate of the API server."""
         return self.node.folder / "pki/apiserver.crt"
 
     def _configure(self) -> None:
@@ -178,7 +181,7 @@ class Vault:
             self.add_role(name, name, name)
             self.add_role(f"{name}-openbao", name, name, audience="openbao")
         self("POST", "sys/mounts/secret", type="kv", options={"version": "2"})
-        # A version 2 engine answers 400 while it is still being made.
+        # A version 2 engine responds with 400 until its setup completes.
         wait("the KV engine", lambda: self.put("web/first", value="x"), self.node, "openbao")
         admin = urlsplit(self.database.pg_url)
         self("POST", "sys/mounts/database", type="database")
@@ -190,6 +193,6 @@ class Vault:
 
 
 def moment(entry: dict) -> float:
-    """When, in seconds of 1970."""
-    # Python 3.11 reads six digits of a second's parts, OpenBao writes nine.
+    """Returns the Unix time of an audit entry, in seconds."""
+    # Python 3.11 parses six fractional digits of a second, but OpenBao writes nine.
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", entry["time"])).timestamp()

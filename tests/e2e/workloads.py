@@ -1,4 +1,4 @@
-"""The namespace that scenarios happen in: classes, pods that mount them, and what can be seen of both."""
+"""The namespace of the scenarios: classes, the pods that mount them, and their observed state."""
 
 import json
 import time
@@ -13,6 +13,8 @@ ACCOUNTS = ["web", "report"]
 
 
 class Shop:
+    """The namespace `shop`."""
+
     def __init__(self, node: Node):
         self.node = node
 
@@ -22,7 +24,8 @@ class Shop:
         self.node.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *accounts)
 
     def close(self) -> None:
-        self.kubectl("delete", "all,secretproviderclasses,secrets,events", "--all", "--grace-period=1", "--timeout=90s", timeout=100)
+        kinds = "all,secretproviderclasses,secrets,events"
+        self.kubectl("delete", kinds, "--all", "--grace-period=1", "--timeout=90s", timeout=100)
 
     def kubectl(self, *arguments, **options) -> str:
         return self.node.kubectl("-n", NAMESPACE, *arguments, **options)
@@ -30,15 +33,26 @@ class Shop:
     def apply(self, *resources: dict) -> None:
         self.node.apply(*resources)
 
-    def add_class(self, name: str, objects: str, role: str = "web", provider: str = "vault", secrets: list = (), **more) -> None:
+    def add_class(
+        self, name: str, objects: str, role: str = "web", provider: str = "vault", secrets: list = (), **more
+    ) -> None:
         parameters = {"roleName": role, "objects": objects} | more
         spec = {"provider": provider, "parameters": parameters}
         if secrets:
             spec["secretObjects"] = secrets
         self.apply(resource("secrets-store.csi.x-k8s.io/v1", "SecretProviderClass", name, spec))
 
-    def add_pod(self, name: str, *classes: str, account: str = "web", script: str = "sleep 1000000", attributes: dict | None = None, spec: dict | None = None, **more) -> "Pod":
-        """A pod that mounts each class at /CLASS; with `spec` beside its containers, and `more` in its container."""
+    def add_pod(
+        self,
+        name: str,
+        *classes: str,
+        account: str = "web",
+        script: str = "sleep 1000000",
+        attributes: dict | None = None,
+        spec: dict | None = None,
+        **more,
+    ) -> "Pod":
+        """Adds a pod that mounts each class at /CLASS. `spec` extends the pod's spec, `more` its container."""
         made = pod_spec(classes, account, script, attributes or {}, more) | (spec or {})
         self.apply(resource("v1", "Pod", name, made))
         return Pod(self, name)
@@ -55,7 +69,7 @@ class Shop:
         return pod
 
     def add_job(self, name: str, *classes: str, account: str = "web", script: str = "true") -> "Pod":
-        """A Job of one pod, which is tried once."""
+        """Adds a Job of one pod, without retries, and returns the pod."""
         template = {"spec": pod_spec(classes, account, script, {}, {})}
         self.apply(resource("batch/v1", "Job", name, {"template": template, "backoffLimit": 0}))
         pods = ["get", "pods", "-l", f"job-name={name}", "-o", "jsonpath={.items[*].metadata.name}"]
@@ -63,28 +77,30 @@ class Shop:
         return Pod(self, self.kubectl(*pods))
 
     def add_stateful_set(self, name: str, *classes: str) -> "Pod":
-        """A StatefulSet of one pod, whose name its successor has again."""
+        """Adds a StatefulSet of one pod. The pod's replacement has the same name."""
         spec = pod_spec(classes, "web", "sleep 1000000", {}, {}) | {"restartPolicy": "Always"}
         label = {"app": name}
         template = {"metadata": {"labels": label}, "spec": spec}
-        self.apply(resource("apps/v1", "StatefulSet", name, {"serviceName": name, "selector": {"matchLabels": label}, "template": template}))
+        stateful_set = {"serviceName": name, "selector": {"matchLabels": label}, "template": template}
+        self.apply(resource("apps/v1", "StatefulSet", name, stateful_set))
         return Pod(self, f"{name}-0")
 
     def living(self) -> set:
-        """The UIDs of pods that have not ended. One that is being deleted has not."""
+        """Returns the UIDs of pods that have not ended. A pod in deletion has not ended."""
         pods = json.loads(self.kubectl("get", "pods", "-o", "json"))["items"]
         return {pod["metadata"]["uid"] for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")}
 
     def versions(self, pod: "Pod", name: str) -> dict:
-        """The versions of a class's objects, as the driver noted them of a pod."""
-        status = json.loads(self.kubectl("get", "secretproviderclasspodstatus", f"{pod.name}-{NAMESPACE}-{name}", "-o", "json"))
+        """Returns the object versions that the driver recorded for a pod and a class."""
+        recorded = f"{pod.name}-{NAMESPACE}-{name}"
+        status = json.loads(self.kubectl("get", "secretproviderclasspodstatus", recorded, "-o", "json"))
         return {entry["id"]: entry["version"] for entry in status["status"]["objects"]}
 
     def phases(self) -> list:
         return self.kubectl("get", "pods", "-o", "jsonpath={.items[*].status.phase}").split()
 
     def wait(self, what: str, holds, seconds: float = 60) -> None:
-        """Returns once `holds()`; shows the events when it never does."""
+        """Waits until `holds()` is true. The error contains the events."""
         try:
             wait(what, holds, self.node, "kubelet", seconds)
         except RuntimeError as error:
@@ -92,15 +108,17 @@ class Shop:
             raise RuntimeError(f"{str(error).splitlines()[0]}\nevents:\n{events}") from None
 
     def events(self, reason: str = "", about: str = "") -> list:
-        """Texts of events of this scenario, oldest first."""
+        """Returns the texts of events of this scenario, oldest first."""
         found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
-        # kubelet may still tell of pods that are gone; an event's time has whole seconds.
+        # kubelet may still report on pods that are gone. Event times have a resolution of one second.
         new = [event for event in found if when(event) >= int(self.opened)]
         wanted = [event for event in new if reason in event["reason"] and about in event["involvedObject"]["name"]]
         return [event["message"] for event in sorted(wanted, key=when)]
 
 
 class Pod:
+    """A pod of the namespace."""
+
     def __init__(self, shop: Shop, name: str):
         self.shop, self.name = shop, name
 
@@ -111,7 +129,7 @@ class Pod:
         self.shop.wait(f"pod {self.name}", lambda: self.status()["status"]["phase"] == "Running", seconds)
 
     def wait_event(self, *words: str, reason: str = "FailedMount", seconds: float = 60) -> str:
-        """The first event with all words."""
+        """Waits for an event that contains all words, and returns its text."""
         found = []
 
         def there() -> bool:
@@ -123,14 +141,14 @@ class Pod:
         return found[0]
 
     def run(self, script: str) -> str:
-        """What a shell prints in the pod."""
+        """Runs a shell script in the pod and returns its output."""
         return self.shop.kubectl("exec", self.name, "--", "/bin/busybox", "sh", "-c", script)
 
     def read(self, path: str) -> str:
         return self.run(f"cat {path}")
 
     def file(self, path: str) -> tuple:
-        """A file's mode and content."""
+        """Returns the mode and the content of a file."""
         mode, _, content = self.run(f"stat -L -c %a {path}; cat {path}").partition("\n")
         return mode, content
 
@@ -141,11 +159,11 @@ class Pod:
         return self.status()["metadata"]["uid"]
 
     def volume(self, name: str) -> Path:
-        """Where the node has a volume of the pod."""
+        """Returns the path of a volume of the pod on the node."""
         return KUBELET / f"pods/{self.uid()}/volumes/kubernetes.io~csi/{name}/mount"
 
     def mounts(self) -> list:
-        """Volumes of the pod that are mounted on the node."""
+        """Returns the pod's volumes that are mounted on the node."""
         with open("/proc/self/mounts") as mounts:
             return [line.split()[1] for line in mounts if f"/pods/{self.uid()}/volumes/kubernetes.io~csi" in line]
 

@@ -38,7 +38,7 @@ pages! {
     docs_howto_checking_page_runs "docs/howto/checking.md" sandbox::ALL_FIXTURES,
     docs_reference_commands_page_runs "docs/reference/commands.md" sandbox::ALL_FIXTURES,
     docs_comparison_page_runs "docs/comparison.md" &[],
-    docs_contributing_page_runs "docs/contributing.md" &[],
+    contributing_page_runs "CONTRIBUTING.md" &[],
     docs_howto_database_page_runs "docs/howto/database.md" &[Fixture::Login, Fixture::Kv],
     docs_operations_disasters_page_runs "docs/operations/disasters.md" sandbox::ALL_FIXTURES,
     docs_errors_page_runs "docs/errors.md" &[],
@@ -214,7 +214,7 @@ fn docs_summary_lists_every_page_once() {
     let once: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(listed.len(), once.len(), "a page is listed twice: {listed:?}");
     let pages: BTreeSet<_> =
-        markdown::all_pages().into_iter().map(|page| page.path).filter(|path| path != "README.md").collect();
+        markdown::all_pages().into_iter().map(|page| page.path).filter(|path| path.starts_with("docs/")).collect();
     assert_eq!(pages, once);
 }
 

@@ -16,7 +16,9 @@ SERVICE = "/v1alpha1.CSIDriverProvider/"
 VERSION = b"\x0a\x08v1alpha1"
 
 
-def call(socket: str, request: bytes, begun: threading.Barrier, done: threading.Event, counts: dict, lock: threading.Lock) -> None:
+def call(
+    socket: str, request: bytes, begun: threading.Barrier, done: threading.Event, counts: dict, lock: threading.Lock
+) -> None:
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         calls = [(channel.unary_unary(SERVICE + "Version"), VERSION), (channel.unary_unary(SERVICE + "Mount"), request)]
         first = True

@@ -138,8 +138,11 @@ fn parameter_error_names_parameter_and_fix() {
         (&[("vaultAuthNamespace", "a\0")], "vaultAuthNamespace: contains a control character"),
         (&[("vaultCACertPath", "/a\n")], "vaultCACertPath: contains a control character"),
         (&[("vaultAddress", "vault:8200")], "vaultAddress: \"vault:8200\" has no scheme; write https://host:port"),
-        (&[("baoAddress", "https://vault:99999")], "baoAddress: \"https://vault:99999\" has a port that is no number"),
-        (&[("vaultAddress", "https://vault:8200/v1")], "ends with /v1, which is added to it"),
+        (
+            &[("baoAddress", "https://vault:99999")],
+            "baoAddress: \"https://vault:99999\" has a port that is not a number",
+        ),
+        (&[("vaultAddress", "https://vault:8200/v1")], "ends with /v1, which vaultmount adds"),
         (&[("vaultAddress", "https://me:hunter2@vault")], "vaultAddress: carries a user name"),
         (&[("vaultTLSServerName", "https://vault")], "vaultTLSServerName: is neither a host name nor an IP address"),
         (&[("audience", "a\n")], "audience: contains a control character"),

@@ -70,5 +70,5 @@ impl Client {
 }
 
 fn invalid_renewal_response() -> RequestError {
-    RequestError::NotVault("its answer to a renewal grants nothing".to_owned())
+    RequestError::NotVault("its response to a renewal contains no grant".to_owned())
 }

@@ -152,9 +152,9 @@ impl VaultToken {
         }
         let body = SecretBytes::from(body);
         let Body { auth } = serde_json::from_slice(body.expose())
-            .map_err(|_| RequestError::NotVault("its login answer holds no token".to_owned()))?;
+            .map_err(|_| RequestError::NotVault("its login response contains no token".to_owned()))?;
         let mut header = HeaderValue::from_str(auth.client_token.expose())
-            .map_err(|_| RequestError::NotVault("its token has characters no header takes".to_owned()))?;
+            .map_err(|_| RequestError::NotVault("its token has invalid header characters".to_owned()))?;
         header.set_sensitive(true);
         let OptionalFields { request_id, auth: OptionalAuth { metadata } } =
             serde_json::from_slice(body.expose()).unwrap_or_default();
@@ -194,7 +194,7 @@ impl VaultToken {
             r#"{{"auth":{{"client_token":"hunter2","lease_duration":{},"renewable":{renewable}}}}}"#,
             ttl.as_secs()
         );
-        Self::parse_login(body.into_bytes()).unwrap_or_else(|_| panic!("a login's answer")).token
+        Self::parse_login(body.into_bytes()).unwrap_or_else(|_| panic!("valid login response")).token
     }
 
     /// Returns the token itself.

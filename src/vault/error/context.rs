@@ -114,8 +114,8 @@ impl ReadContext<'_> {
     }
 }
 
-/// Returns the relative path from a Vault namespace to one at or below it, with a trailing slash. `None` when the other is not below
-/// it.
+/// Returns the relative path from a Vault namespace to one at or below it, with a trailing slash. `None`
+/// when the other is not below it.
 pub(in crate::vault) fn relative_namespace(from: Option<&str>, to: Option<&str>) -> Option<String> {
     let path = |namespace: Option<&str>| format!("{}/", namespace.filter(|n| *n != "root").unwrap_or_default());
     let (from, to) = (path(from), path(to));

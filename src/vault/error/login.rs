@@ -33,7 +33,7 @@ pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginConte
     } else if response.mentions(&["cannot create root tokens"]) {
         (
             Cause::LoginRoleUnusable,
-            format!("role {role:?} at {location} gives the policy root, which no login may"),
+            format!("role {role:?} at {location} gives the policy root, which Vault does not allow for logins"),
             "give it policies of its own in the role's token_policies".to_owned(),
         )
     } else if response.mentions(&["invalid role name", "could not be found"]) {
@@ -171,7 +171,9 @@ fn token_problem(response: &ErrorResponse, context: &LoginContext, location: &st
         (
             Cause::AudienceWrong,
             match context.claims.audiences.as_slice() {
-                [] => format!("role {role:?} at {location} wants an audience, and the service account token has none"),
+                [] => {
+                    format!("role {role:?} at {location} requires an audience, and the service account token has none")
+                }
                 _ => format!(
                     "role {role:?} at {location} does not take the service account token's audience {}",
                     list_audiences(context)
@@ -189,7 +191,7 @@ fn token_problem(response: &ErrorResponse, context: &LoginContext, location: &st
         (
             Cause::ClockSkew,
             format!(
-                "the service account token is not valid yet, says {location}{}",
+                "the service account token is not valid yet according to {location}{}",
                 describe_clocks(response, context)
             ),
             CLOCK_SKEW_FIX.to_owned(),
@@ -199,8 +201,10 @@ fn token_problem(response: &ErrorResponse, context: &LoginContext, location: &st
             Some(end) if end > context.now => Cause::ClockSkew,
             _ => Cause::TokenExpired,
         };
-        let summary =
-            format!("the service account token is expired, says {location}{}", describe_clocks(response, context));
+        let summary = format!(
+            "the service account token has expired according to {location}{}",
+            describe_clocks(response, context)
+        );
         let fix = if cause == Cause::ClockSkew { CLOCK_SKEW_FIX } else { TOKEN_EXPIRED_FIX };
         (cause, summary, fix.to_owned())
     } else {
@@ -212,17 +216,17 @@ const TOKEN_EXPIRED_FIX: &str =
     "the next mount brings a fresh one; if it does not, compare the clocks of this node, the API server and Vault";
 const CLOCK_SKEW_FIX: &str = "set the clocks of this node, the API server and Vault (NTP)";
 
-/// The most that two clocks differ by which a message calls the same, in seconds.
+/// Maximum difference of two clocks that a message reports as equal, in seconds.
 const MAX_CLOCK_DIFFERENCE_SECONDS: i64 = 5;
 
-/// What this node's clock says of the token's time, and of Vault's clock.
+/// Describes the token's validity and Vault's clock, by this node's clock.
 fn describe_clocks(response: &ErrorResponse, context: &LoginContext) -> String {
     let from_now = |time: Timestamp| time.as_second() - context.now.as_second();
     let starts_in = context.claims.not_before.map(from_now).filter(|ahead| *ahead > 0);
     let own_clock = match (starts_in, context.claims.expires_at.map(from_now)) {
-        (Some(ahead), _) => format!("; by this node's clock it begins in {ahead} s"),
-        (None, Some(remaining)) if remaining > 0 => format!("; by this node's clock it ends in {remaining} s"),
-        (None, Some(elapsed)) => format!("; by this node's clock it ended {} s ago", -elapsed),
+        (Some(ahead), _) => format!("; by this node's clock it becomes valid in {ahead} s"),
+        (None, Some(remaining)) if remaining > 0 => format!("; by this node's clock it expires in {remaining} s"),
+        (None, Some(elapsed)) => format!("; by this node's clock it expired {} s ago", -elapsed),
         (None, None) => String::new(),
     };
     let vault_clock = match response.server_time.map(from_now) {

@@ -93,8 +93,8 @@ impl fmt::Display for SuggestedPath {
 const KV2_FOLDERS: [&str; 8] =
     ["data", "metadata", "config", "delete", "undelete", "destroy", "subkeys", "detailed-metadata"];
 
-/// Suggests the equivalent path when the engine is KV and the path is written for the other KV version. Version 2 has secrets below
-/// `data/` and names below `metadata/`; version 1 has no such prefix.
+/// Suggests the equivalent path when the engine is KV and the path is written for the other KV version. Version 2 has
+/// secrets below `data/` and names below `metadata/`; version 1 has no such prefix.
 pub(super) fn suggest_kv_path(response: &ErrorResponse, context: &ReadContext<'_>) -> Option<SuggestedPath> {
     let is_kv2_warning = response.mentions(&["Invalid path for a versioned K/V"]);
     let (kv_version, mount) = match context.engine {

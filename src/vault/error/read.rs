@@ -50,7 +50,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
         ),
         400 | 500 if response.mentions(&["failed to find entry for connection"]) => (
             Cause::EngineSetup,
-            format!("the role of {path} is of a connection that the secrets engine does not have"),
+            format!("the role of {path} names a connection that does not exist in the secrets engine"),
             format!("write the connection ({}config/NAME), or correct the role's db_name", context.mount_path()),
         ),
         400 if response.mentions(&["token had one use left"]) => (
@@ -74,7 +74,7 @@ pub(super) fn explain_read_error(response: &ErrorResponse, context: &ReadContext
         {
             (
                 Cause::BackendDown,
-                format!("Vault cannot reach what stands behind {path}"),
+                format!("Vault cannot reach the backend of {path}"),
                 "check that it runs, and the engine's connection settings; the mount is tried again by itself"
                     .to_owned(),
             )

@@ -27,7 +27,7 @@ pub fn project_root() -> &'static Path {
 
 /// Returns every page: the README and the files below `docs`, except the book's table of contents.
 pub fn all_pages() -> Vec<Page> {
-    let mut paths = vec!["README.md".to_owned()];
+    let mut paths: Vec<String> = ["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(str::to_owned).into();
     let mut folders = vec![PathBuf::from("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(project_root().join(&folder)).unwrap() {

@@ -15,7 +15,7 @@ pub async fn invalid_request() -> [MountCase; 4] {
     [
         MountCase::for_pod(several, &listed).with_fixes("2 mistakes", "FAIL  class         object \"x\": encoding"),
         MountCase::for_pod(both, &["both are set, and both name the auth mount", "remove one"]),
-        MountCase::for_pod(below, &["vaultAddress: ", "ends with /v1", "write what stands before"]),
+        MountCase::for_pod(below, &["vaultAddress: ", "ends with /v1", "write the address without it"]),
         MountCase::for_pod(user, &["vaultAddress: carries a user name"]),
     ]
 }

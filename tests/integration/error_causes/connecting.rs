@@ -161,7 +161,7 @@ pub async fn not_vault() -> [MountCase; 1] {
     for method in ["GET", "POST"] {
         vault.always(method, "", respond(404, &[("content-type", "text/html")], "<html>Welcome to the proxy</html>"));
     }
-    let expected = ["does not answer as Vault does", "Welcome to the proxy", "which ends before /v1"];
+    let expected = ["did not respond like Vault", "Welcome to the proxy", "which ends before /v1"];
     [MountCase::for_pod(pod, &expected).with_address(&vault.address).keep_alive(vault)]
 }
 

@@ -69,10 +69,11 @@ pub async fn clock_skew() -> [MountCase; 4] {
     let begins = pod_with_claims(&pod, &json!({"nbf": timestamp_in(300), "exp": timestamp_in(900)}));
     let issued =
         pod_with_claims(&pod, &json!({"iat": timestamp_in(300), "nbf": timestamp_in(0), "exp": timestamp_in(900)}));
-    let early = ["not valid yet", &tenant.auth, "begins in ", "so that of the API server is ahead", "NTP"];
+    let early = ["not valid yet", &tenant.auth, "becomes valid in ", "so that of the API server is ahead", "NTP"];
     let words = r#"{"errors":["error validating token: invalid expiration time (exp) claim: token is expired"]}"#;
     vault.always("POST", "auth/", respond(400, &[("date", "Tue, 24 Nov 2099 08:00:00 GMT")], words));
-    let ahead = ["is expired, says", "by this node's clock it ends in ", "Vault's clock is ", " s ahead", "NTP"];
+    let ahead =
+        ["has expired according to", "by this node's clock it expires in ", "Vault's clock is ", " s ahead", "NTP"];
     let (_, _, reviewed) = kubernetes_fixture(KubeApi::builder()).await;
     let reviewed = pod_with_claims(
         &reviewed,
@@ -197,7 +198,7 @@ pub async fn audience_wrong() -> [MountCase; 3] {
     let expected = |mount| ["\"app\"", mount, "audience \"vault\"", "invalid audience (aud) claim", "bound_audiences"];
     let legacy = sign_jwt(&json!({"sub": "system:serviceaccount:shop:app", "exp": timestamp_in(600)}));
     let legacy = pod.clone().with_tokens(&[("vault", &legacy)]);
-    let legacy = MountCase::for_pod(legacy, &["wants an audience, and the service account token has none"]);
+    let legacy = MountCase::for_pod(legacy, &["requires an audience, and the service account token has none"]);
     let jwt = MountCase::for_pod(pod, &expected(tenant.auth.as_str()));
     [legacy, jwt, MountCase::for_pod(reviewed, &expected(cluster.auth.as_str())).keep_alive(cluster)]
 }

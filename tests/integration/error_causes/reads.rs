@@ -212,7 +212,7 @@ pub async fn backend_down() -> [MountCase; 1] {
         "username": "vault", "password": SECRET_MARK,
     });
     root_request("POST", &format!("{mount}/config/pg"), config).await;
-    let expected = ["cannot reach what stands behind", &path, "127.0.0.1:1", "refused", "connection settings"];
+    let expected = ["cannot reach the backend of", &path, "127.0.0.1:1", "refused", "connection settings"];
     [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected).with_check_flags(&["--create"])]
 }
 
@@ -250,7 +250,7 @@ pub async fn no_data() -> [MountCase; 3] {
         let next = format!("read {pki}/cert/{instead} instead, with `secretKey: certificate`");
         MountCase::for_pod(
             pod.clone().with_objects(single_object(&format!("{pki}/{path}"), "")),
-            &["something else than JSON", &next],
+            &["returned a body that is not JSON", &next],
         )
     });
     let [ca, crl] = raw;

@@ -59,7 +59,7 @@ pub async fn deadline_exceeded() -> [MountCase; 1] {
     vault.always("POST", "auth/", Fault::HoldRequest(Gate::new()));
     let timed = MountCase::for_pod(
         pod,
-        &["login at", "time ran out while waiting for Vault's response", "check that Vault", "within seconds"],
+        &["login at", "deadline exceeded while waiting for Vault's response", "check that Vault", "within seconds"],
     )
     .with_address(&vault.address)
     .keep_alive(vault);
@@ -70,7 +70,7 @@ pub async fn outcome_unknown() -> [MountCase; 1] {
     let ((tenant, pod), vault) = (fixture().await, FaultProxy::start().await);
     let path = DatabaseEngine::for_tenant(&tenant).await.path;
     vault.always("GET", &path, Fault::DropRequest);
-    let expected = [&path, "was lost", "not sent again at once", "may have created a credential"];
+    let expected = [&path, "was lost", "not retried at once", "may have created a credential"];
     [MountCase::for_pod(pod.with_objects(single_object(&path, "")), &expected)
         .with_address(&vault.address)
         .keep_alive(vault)

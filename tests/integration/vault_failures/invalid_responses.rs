@@ -36,7 +36,7 @@ async fn html_response_is_reported_as_not_vault() {
             stage.vault.always(method, &path, html_response(status));
             let (cause, text) = stage.mount_error(&stage.pod()).await;
             assert_eq!(cause, Cause::NotVault, "{status}: {text}");
-            assert_contains(&text, &["does not answer as Vault does", "check the address", &stage.vault.address]);
+            assert_contains(&text, &["did not respond like Vault", "check the address", &stage.vault.address]);
         }
         let sent =
             [("GET", stage.secret_path()), ("POST", stage.login_path())].map(|(m, path)| stage.vault.count(m, &path));

@@ -303,7 +303,7 @@ async fn memory_budget_of_pod_rejects_excess_responses() {
     for _ in 0..4 {
         let pod = Pod::for_tenant(&tenant).with_objects(many.as_str()).with_parameter("vaultAddress", &address);
         let refused = Client::connect(&program.socket).await.unwrap().mount(pod.mount_call()).await.err().unwrap();
-        assert!(refused.message().contains("to one pod come to more than 32 MiB"), "{refused}");
+        assert!(refused.message().contains("to one pod exceed 32 MiB"), "{refused}");
     }
     let objects = format!("- {{objectName: a, secretPath: {}/data/db, secretKey: pass}}", tenant.kv);
     let well = Pod::for_tenant(&tenant).with_objects(objects);

@@ -69,7 +69,7 @@ async fn mutating_request_is_not_retried_when_outcome_unknown() {
         [(502, "bad gateway"), (503, "no backend"), (504, "timeout")].map(|(code, message)| vault_error(code, message));
     let lost = [Fault::DropRequest, Fault::DropResponse, Fault::TruncateResponse];
     let cases =
-        answered.map(|fault| (fault, "status 50")).into_iter().chain(lost.map(|fault| (fault, "not sent again")));
+        answered.map(|fault| (fault, "status 50")).into_iter().chain(lost.map(|fault| (fault, "not retried at once")));
     join_all(cases.map(async |(fault, message)| {
         let stage = FailureFixture::for_tenant(&tenant).await;
         stage.vault.next(1, "GET", &database.path, fault);
@@ -108,7 +108,7 @@ async fn engine_of_unknown_type_counts_as_mutating() {
     stage.vault.next(1, "GET", &stage.secret_path(), Fault::DropRequest);
     let (cause, text) = stage.mount_error(&stage.pod()).await;
     assert_eq!((cause, stage.vault.count("GET", &stage.secret_path())), (Cause::OutcomeUnknown, 1), "{text}");
-    assert_contains(&text, &["not sent again"]);
+    assert_contains(&text, &["not retried at once"]);
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ async fn max_retries_default_stops_after_5_attempts() {
         (vault_error(429, "quota"), Cause::Throttled, "limits requests"),
         (vault_error(503, "overload"), Cause::ServerError, "status 503"),
         (vault_error(412, "behind"), Cause::Throttled, "behind its active node"),
-        (vault_error(400, KV_UPGRADE_ERROR), Cause::Throttled, "being made KV version 2"),
+        (vault_error(400, KV_UPGRADE_ERROR), Cause::Throttled, "being upgraded to KV version 2"),
         (vault_error(472, ""), Cause::NoLeader, "knows no active node"),
         (Fault::DropRequest, Cause::Unreachable, "was lost"),
         (Fault::TruncateResponse, Cause::Unreachable, "was lost"),

@@ -214,7 +214,7 @@ async fn http2_retries_reads_but_not_mutating_requests() {
         secured.vault.next(1, "GET", &database.path, fault);
         let (cause, text) = secured.daemon.mount_error(secured.pod_with_ca().with_objects(&user).mount_call()).await;
         assert_eq!(cause, Cause::OutcomeUnknown, "{text}");
-        assert_contains(&text, &["not sent again"]);
+        assert_contains(&text, &["not retried at once"]);
     }
     assert_eq!((secured.vault.count("GET", "kv-"), secured.vault.count("GET", &database.path)), (4, 2));
     assert_eq!(database.users().await.len(), 1);
