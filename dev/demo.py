@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from subprocesses import Children, exit_on_signals
 from bootstrap import ROOT
 from servers import LOOPBACK, Servers, free_port
+from subprocesses import Children, exit_on_signals
 
 PROGRAM = ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/vaultmount"
 EXAMPLES = ROOT / "deploy/examples"

@@ -78,11 +78,11 @@ pub struct StateDirArgs {
 struct FileRow {
     file: String,
     bytes: u64,
-    written: Option<Timestamp>,
+    written_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionSummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fault: Option<String>,
+    error: Option<String>,
 }
 
 /// A summary of one saved session.
@@ -94,15 +94,15 @@ struct SessionSummary {
     address: String,
     tokens: Vec<TokenSummary>,
     /// Number of cached secrets.
-    answers: usize,
+    secrets: usize,
     /// Number of cached secrets with a lease.
-    leased: usize,
+    leased_secrets: usize,
 }
 
 #[derive(Serialize)]
 struct TokenSummary {
     accessor: String,
-    ends: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
 }
 
 /// Reads the state directory and prints it.
@@ -115,7 +115,7 @@ pub fn run(args: &StateArgs) -> ExitCode {
     let mut all_readable = true;
     let result = super::block_on(async {
         let rows = load_rows(folder).await?;
-        all_readable = rows.iter().all(|row| row.fault.is_none());
+        all_readable = rows.iter().all(|row| row.error.is_none());
         super::ignore_broken_pipe(match folder.output {
             OutputFormat::Json => writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
             OutputFormat::Text if is_verify => print_verification(&rows),
@@ -136,7 +136,7 @@ async fn load_rows(args: &StateDirArgs) -> Result<Vec<FileRow>, String> {
     let key = StateKey::derive(&read_key(args).await?);
     let mut rows: Vec<FileRow> =
         list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(file_row).collect();
-    let pod = |row: &FileRow| row.session.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
+    let pod = |row: &FileRow| row.kept.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
     rows.sort_by_cached_key(|row| (row.session.is_none(), pod(row), row.file.clone()));
     Ok(rows)
 }
@@ -158,22 +158,22 @@ fn file_row(listed: ListedFile) -> FileRow {
     let file = listed.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (bytes, written) =
         (listed.bytes, listed.modified_at.and_then(|written_at| Timestamp::try_from(written_at).ok()));
-    let written = written.and_then(|at| at.round(jiff::Unit::Second).ok());
-    let saved = listed.content.map_err(|fault| fault.to_string());
+    let written_at = written.and_then(|at| at.round(jiff::Unit::Second).ok());
+    let saved = listed.content.map_err(|error| error.to_string());
     let saved = saved.and_then(|content| SavedSession::parse(&content).ok_or("damaged file".to_owned()));
-    let (session, fault) = match saved {
+    let (session, error) = match saved {
         Ok(saved) => (Some(SessionSummary::from_saved(&saved)), None),
-        Err(fault) => (None, Some(fault)),
+        Err(error) => (None, Some(error)),
     };
-    FileRow { file, bytes, written, session, fault }
+    FileRow { file, bytes, written_at, session, error }
 }
 
 impl SessionSummary {
     fn from_saved(saved: &SavedSession) -> Self {
         let (namespace, pod, role) = saved.owner();
-        let token_row = |(accessor, ends): (&str, Option<_>)| TokenSummary {
+        let token_row = |(accessor, expires_at): (&str, Option<_>)| TokenSummary {
             accessor: accessor.to_owned(),
-            ends: ends.map(time_of_day),
+            expires_at: expires_at.map(time_of_day),
         };
         Self {
             namespace: namespace.to_owned(),
@@ -181,8 +181,8 @@ impl SessionSummary {
             role: role.to_owned(),
             address: saved.endpoint().address.to_string(),
             tokens: saved.tokens().map(token_row).collect(),
-            answers: saved.secrets().len(),
-            leased: saved.secrets().iter().filter(|lease| lease.is_leased()).count(),
+            secrets: saved.secrets().len(),
+            leased_secrets: saved.secrets().iter().filter(|lease| lease.is_leased()).count(),
         }
     }
 }
@@ -202,8 +202,8 @@ fn print_list(rows: &[FileRow]) -> io::Result<()> {
     }
     writeln!(out, "{}", paint(HEADING, &titles[6]))?;
     for (row, cells) in rows.iter().zip(&cells) {
-        if let Some(fault) = &row.fault {
-            writeln!(out, "{}  {}", paint(ERROR, fault), cells[6])?;
+        if let Some(error) = &row.error {
+            writeln!(out, "{}  {}", paint(ERROR, error), cells[6])?;
             continue;
         }
         for (at, cell) in cells[..6].iter().enumerate() {
@@ -216,22 +216,22 @@ fn print_list(rows: &[FileRow]) -> io::Result<()> {
 
 impl FileRow {
     fn cells(&self) -> [String; 7] {
-        let Some(kept) = &self.session else {
+        let Some(session) = &self.session else {
             let mut cells: [String; 7] = std::array::from_fn(|_| String::new());
             cells[6].clone_from(&self.file);
             return cells;
         };
-        let expires_at = match kept.tokens.first() {
+        let expires_at = match session.tokens.first() {
             None => "no token".to_owned(),
-            Some(TokenSummary { ends: None, .. }) => "never".to_owned(),
-            Some(TokenSummary { ends: Some(ends), .. }) => ends.to_string(),
+            Some(TokenSummary { expires_at: None, .. }) => "never".to_owned(),
+            Some(TokenSummary { expires_at: Some(expires_at), .. }) => expires_at.to_string(),
         };
         [
-            replace_control_chars(&format!("{}/{}", kept.namespace, kept.pod)),
-            replace_control_chars(&kept.role),
+            replace_control_chars(&format!("{}/{}", session.namespace, session.pod)),
+            replace_control_chars(&session.role),
             expires_at,
-            kept.answers.to_string(),
-            kept.leased.to_string(),
+            session.secrets.to_string(),
+            session.leased_secrets.to_string(),
             self.bytes.to_string(),
             self.file.clone(),
         ]
@@ -242,11 +242,11 @@ fn print_verification(rows: &[FileRow]) -> io::Result<()> {
     let mut out = style::stdout();
     let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
     for row in rows {
-        if let Some(fault) = &row.fault {
-            writeln!(out, "{}: {}", row.file, paint(ERROR, fault))?;
+        if let Some(error) = &row.error {
+            writeln!(out, "{}: {}", row.file, paint(ERROR, error))?;
         }
     }
-    let (files, unreadable) = (rows.len(), rows.iter().filter(|row| row.fault.is_some()).count());
+    let (files, unreadable) = (rows.len(), rows.iter().filter(|row| row.error.is_some()).count());
     let verdict = if unreadable == 0 {
         paint(OK, "all can be read".to_owned())
     } else {

@@ -26,9 +26,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "dev"))
 
-from subprocesses import Children, exit_on_signals  # noqa: E402
 from node import Node, alive, first_process  # noqa: E402
 from programs import Programs, say  # noqa: E402
+from subprocesses import Children, exit_on_signals  # noqa: E402
 
 STATE = ROOT / "target/e2e"
 RUNNING = STATE / "cluster.json"

@@ -11,8 +11,8 @@ import images  # noqa: E402
 from driver import Driver  # noqa: E402
 from node import Node  # noqa: E402
 from provider import Provider  # noqa: E402
-from workloads import Shop  # noqa: E402
 from vault import Postgres, Vault  # noqa: E402
+from workloads import Shop  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the pages tell to type, typed into a cluster. That it leads somewhere without one, tests/integration/docs.rs holds."""
+"""Commands of the documentation, run in a real cluster. tests/integration/docs.rs tests them without a cluster."""
 
 import subprocess
 import time
@@ -16,7 +16,7 @@ KEY = "- {{objectName: key, secretPath: secret/data/web/{0}, secretKey: value}}"
 
 @pytest.fixture
 def unconfigured_vault(vault):
-    """The server as somebody finds it who has done nothing yet."""
+    """A new server without any configuration."""
     vault.end()
     vault.make(configured=False)
     yield vault
@@ -31,7 +31,7 @@ def test_the_first_secret(node, driver, provider, unconfigured_vault):
     try:
         reader.follow("first-secret.md")
         assert reader.printed.endswith("made-up-1")
-        reader.follow("howto/checking.md")
+        reader.follow("howto/validate-and-check.md")
     finally:
         node.kubectl("delete", "namespace", "shop", "--ignore-not-found", "--timeout=90s", timeout=100)
 
@@ -55,10 +55,10 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
     shop.add_class("a", KEY.format("a"))
     shop.run_pod("web", "a")
     for command in named("kubectl"):
-        # Which reads all flags before.
+        # kubectl parses all flags before it prints the help.
         node.shell(f"{command} --help")
     made, reader = key(node), Reader(node, vault)
-    # Its overlay is the README's, too.
+    # README.md uses the same overlay.
     reader.follow("install.md", "Install the manifests", only="nothing")
     try:
         for page in [
@@ -67,12 +67,12 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
             "howto/events.md",
             "howto/tls.md",
             "operations/capacity.md",
-            "operations/disasters.md",
+            "operations/incidents.md",
             "operations/upgrade.md",
             "reference/commands.md",
         ]:
             reader.follow(page, only="kubectl")
-        assert key(node) == made, "it was lost, and put back"
+        assert key(node) == made, "the key changed: it was lost and not restored"
         node.kubectl("delete", "configmap", "vault-ca", "-n", "vaultmount")
         (forward,) = reader.commands("reference/logs.md", only="kubectl")
         with subprocess.Popen(["sh", "-c", f"exec {forward}"], env=node.environment) as forwarding:
@@ -81,13 +81,13 @@ def test_commands_of_a_cluster(shop, node, vault, provider):
             finally:
                 forwarding.terminate()
     finally:
-        # The page's rollback goes back to what no overlay of ours would take away.
+        # The rollback on the page restores objects that the overlay would not remove.
         provider.uninstall()
         provider.install()
 
 
 def key(node) -> str:
-    """That of object versions."""
+    """Returns the HMAC key of object versions."""
     secret = ["get", "secret", "-n", "vaultmount", "vault-csi-provider-hmac-key"]
     return node.kubectl(*secret, "-o", "jsonpath={.data.key}")
 

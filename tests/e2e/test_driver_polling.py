@@ -1,22 +1,23 @@
-"""What the drivers call a provider with, and when: docs/driver.md tells it, with the seconds as they were seen."""
+"""Times and contents of the drivers' calls to a provider, as docs/driver.md describes them with measured seconds."""
 
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from driver import PROVIDERS, on
 
-# The least that the API server takes.
+# The minimum that the API server accepts.
 TOKEN_SECONDS = 600
 RECORDER = Path(__file__).with_name("recorder.py")
 
 
 @pytest.fixture
 def recorder(node, driver):
-    """The calls so far, of a provider named `recorder`."""
+    """The recorded calls to a provider named `recorder`."""
     log = node.logs / f"calls-{driver.version}-{driver.rotation}.jsonl"
     log.unlink(missing_ok=True)
     node.start("recorder", sys.executable, RECORDER, PROVIDERS / "recorder.sock", log)
@@ -26,7 +27,7 @@ def recorder(node, driver):
 
 
 def watch(shop, recorder, calls: int, seconds: float) -> list:
-    """A pod's calls, until there are so many."""
+    """Runs a pod until the driver has made this number of calls, and returns them."""
     shop.add_class("recorded", "[]", provider="recorder")
     shop.run_pod("recorded", "recorded", attributes={"colour": "the pod's"})
     shop.wait(f"{calls} calls", lambda: len(recorder()) >= calls, seconds)
@@ -34,7 +35,7 @@ def watch(shop, recorder, calls: int, seconds: float) -> list:
 
 
 def tell(driver, calls: list) -> None:
-    """For docs/driver.md."""
+    """Prints the measured times and calls for docs/driver.md."""
     times = [round(call["time"] - calls[0]["time"], 1) for call in calls]
     print(f"\n{driver.version} at {driver.rotation}: calls after {times} s")
     for call in (calls[0], calls[-1]):
@@ -63,10 +64,11 @@ def test_at_ten_seconds(shop, driver, recorder):
 
 @on("2m", token_seconds=TOKEN_SECONDS)
 def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, recorder):
-    """Long enough for the service account token of the first mount to end."""
+    """Runs until the service account token of the first mount has expired."""
     vault.put("web/live", value="first")
     vault.add_role("brief", account="web", policy="web", token_ttl="30s")
-    shop.add_class("live", "- {objectName: key, secretPath: secret/data/web/live, secretKey: value}", role="brief", refreshInterval="10s")
+    objects = "- {objectName: key, secretPath: secret/data/web/live, secretKey: value}"
+    shop.add_class("live", objects, role="brief", refreshInterval="10s")
     begin = time.time()
     pod = shop.run_pod("living", "live")
     calls = watch(shop, recorder, 3, 400)
@@ -87,7 +89,7 @@ def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, reco
     assert all(token["lasts"] == TOKEN_SECONDS for token in given)
     assert all(token["seconds_left"] > 0 for token in given)
     assert len({token["which"] for token in given}) > 1
-    # The Vault token ends between polls, so each poll logs in with the token of the moment.
+    # The Vault token expires between polls, so each poll logs in with the current service account token.
     logins = vault.logins("web", begin)
     assert len({login["request"]["data"]["jwt"] for login in logins}) > 1
     assert logins[-1]["request"]["data"]["jwt"] != logins[0]["request"]["data"]["jwt"]
@@ -95,8 +97,8 @@ def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, reco
 
 
 def gaps(calls: list) -> list:
-    """Seconds from call to call."""
-    return [after["time"] - before["time"] for before, after in zip(calls, calls[1:])]
+    """Returns the seconds between consecutive calls."""
+    return [after["time"] - before["time"] for before, after in pairwise(calls)]
 
 
 def assert_first(call: dict) -> None:
@@ -108,7 +110,7 @@ def assert_first(call: dict) -> None:
     assert sorted(call["tokens"]) == ["openbao", "vault"]
     assert call["permission"] == "420" and call["versions"] == [] and call["secrets"] == "null"
     assert call["target"].endswith("/volumes/kubernetes.io~csi/recorded/mount")
-    # kubelet gives a volume two minutes.
+    # kubelet's deadline for a volume is two minutes.
     assert 100 < call["deadline"] <= 120
 
 
@@ -118,8 +120,8 @@ def assert_poll(driver, call: dict) -> None:
     if driver.has_republish:
         assert_first(call)
     else:
-        # It polls by itself, with what it finds in the pod's status.
+        # The driver polls by itself, with the attributes in the pod's status.
         assert "secretProviderClass" not in attributes and "colour" not in attributes and call["secrets"] == "{}"
         assert "csi.storage.k8s.io/ephemeral" not in attributes and len(call["versions"]) == 1
-        # gRPC's word for no deadline is a very late one.
+        # gRPC reports a missing deadline as a very late deadline.
         assert call["permission"] == "420" and call["deadline"] > 1e9

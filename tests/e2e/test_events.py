@@ -1,4 +1,4 @@
-"""What a pod's events say of its secrets: each thing once, whoever says it."""
+"""Pod events about secrets. Each failure and each recovery has one event, from vaultmount or from the driver."""
 
 import json
 import urllib.error
@@ -17,12 +17,12 @@ def test_a_poll_that_fails_is_told_once_and_so_is_its_end(shop, vault, driver, p
     pod = shop.run_pod(f"told-{driver.version}", "told")
     shop.add_class("told", "- {objectName: key, secretPath: secret/data/web/told, secretKey: none}", **EACH_POLL)
     if driver.has_republish:
-        # The driver passes it off as a success.
-        told = pod.wait_event("[VM0070]", reason="VaultRefreshFailed", seconds=180)
+        # The driver reports the failed poll as a success.
+        event = pod.wait_event("[VM0070]", reason="VaultRefreshFailed", seconds=180)
     else:
-        told = pod.wait_event("VM0070", reason="MountRotationFailed", seconds=180)
+        event = pod.wait_event("VM0070", reason="MountRotationFailed", seconds=180)
         assert shop.events("Vault", pod.name) == []
-    print(f"\n{told}")
+    print(f"\n{event}")
     shop.add_class("told", KEY.format("told"), **EACH_POLL)
     if driver.has_republish:
         pod.wait_event("polls succeed again", reason="VaultRefreshRecovered", seconds=180)
@@ -34,10 +34,11 @@ def test_a_poll_that_fails_is_told_once_and_so_is_its_end(shop, vault, driver, p
 def test_a_pod_that_does_not_start_is_told_why(shop, vault, driver, provider):
     shop.add_class("none", KEY.format("none"))
     pod = shop.add_pod(f"none-{driver.version}", "none")
-    told = pod.wait_event("[VM0051]", reason="VaultMountFailed")
-    # kubelet says the same, in more words.
-    assert told in pod.wait_event("[VM0051]")
-    (event,) = [e for e in json.loads(shop.kubectl("get", "events", "-o", "json"))["items"] if e["reason"] == "VaultMountFailed"]
+    text = pod.wait_event("[VM0051]", reason="VaultMountFailed")
+    # kubelet's event contains the same text.
+    assert text in pod.wait_event("[VM0051]")
+    events = json.loads(shop.kubectl("get", "events", "-o", "json"))["items"]
+    (event,) = [event for event in events if event["reason"] == "VaultMountFailed"]
     assert event["source"]["component"] == "vaultmount" and event["involvedObject"]["uid"] == pod.status()["metadata"]["uid"]
 
 

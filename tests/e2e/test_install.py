@@ -1,4 +1,4 @@
-"""Where vaultmount stands on a node: in the Go provider's place, in its own, and gone again."""
+"""Installation on a node: as a replacement of the Go provider, from the manifests, and the uninstallation."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ KEY = b"a" * 32
 
 @pytest.fixture
 def uninstalled_provider(provider):
-    """The provider, taken away for a while."""
+    """The provider, uninstalled during the scenario."""
     provider.uninstall()
     yield provider
     provider.install()
@@ -30,7 +30,7 @@ def uninstalled_provider(provider):
 
 @pytest.fixture
 def chart(node, vault, uninstalled_provider):
-    """The Go provider's chart with our image, and the key of versions that the Go provider left."""
+    """The Go provider's chart with a local OpenBao image, and the HMAC key that the Go provider left."""
     images.put(node, images.BAO, bootstrap.BAO)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "csi"}}
     metadata = {"name": "vault-csi-provider-hmac-key", "namespace": "csi"}
@@ -43,7 +43,7 @@ def chart(node, vault, uninstalled_provider):
 
 
 def go_version(name: str, path: str, key: str, content: str) -> str:
-    """What the Go provider makes of an object: an HMAC over the object as Go prints it, and the content."""
+    """Returns the Go provider's version of an object: an HMAC of the object as Go prints it, and of the content."""
     printed = {"ObjectName": name, "SecretPath": path, "SecretKey": key, "Method": "", "SecretArgs": None}
     printed = json.dumps(printed | {"FilePermission": 0, "Encoding": ""}, separators=(",", ":"))
     return base64.urlsafe_b64encode(hmac.digest(KEY, (printed + content).encode(), hashlib.sha256)).decode()
@@ -51,7 +51,7 @@ def go_version(name: str, path: str, key: str, content: str) -> str:
 
 @on("off")
 def test_in_the_go_providers_place_versions_stay(shop, vault, chart):
-    # Known from the Go provider itself.
+    # This version was computed by the Go provider.
     assert go_version("db-pass", "secret/data/db", "pass", "s3cret") == "Clkdg4BFjyu6Oxd5vOpGVTwEjWrkMITwyOOwl1k0AZU="
     vault.put("web/db", password="s3cret")
     shop.add_class(
@@ -83,7 +83,7 @@ def test_a_place_is_taken_over_when_it_is_free(shop, node, vault, uninstalled_pr
     node.kubectl("delete", "-f", CHART, "--timeout=60s", timeout=70)
     uninstalled_provider.settled()
     assert (PROVIDERS / "vault.sock").is_symlink()
-    # As the Go provider leaves it that was restarted meanwhile.
+    # A restart of the Go provider leaves the folder in this state.
     (PROVIDERS / "vault.sock").unlink()
     for command in look_again:
         node.shell(command)
@@ -98,7 +98,7 @@ def test_nothing_is_left_after_uninstalling(shop, node, vault, driver, provider)
     shop.add_class("a", "- {objectName: a, secretPath: secret/data/web/a, secretKey: value}")
     pod = shop.run_pod("web", "a")
     provider.remove()
-    # As a process leaves its name that is killed.
+    # A killed process leaves its name behind.
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(FOLDER / ".vaultmount-0-vault.sock"))
     provider.clean()
@@ -106,12 +106,12 @@ def test_nothing_is_left_after_uninstalling(shop, node, vault, driver, provider)
     assert provider.pids() == []
     left = node.kubectl("get", "namespaces,clusterroles,clusterrolebindings,daemonsets", "-A", "-o", "name")
     assert "vaultmount" not in left
-    # What the pod has it keeps, and its end needs no provider.
+    # The pod keeps its files, and its deletion does not need a provider.
     assert pod.file("/a/a") == ("644", "x")
     pod.delete()
     mounts = Path("/proc/self/mounts").read_text()
     assert "kubernetes.io~csi" not in mounts and "secrets-store-csi-providers" not in mounts
-    # Pods that come now wait for a provider, and say so.
+    # New pods wait for a provider, and their events say so.
     try:
         late = [shop.add_pod("late", "a")]
         late[0].wait_event("context deadline exceeded", seconds=200)
@@ -152,7 +152,7 @@ def test_it_runs_with_no_more_rights_than_it_needs(node, provider, driver):
 
     key = "secrets/vault-csi-provider-hmac-key"
     assert may("create secrets -n vaultmount") and may(f"get {key} -n vaultmount")
-    # To see the end of its node's pods; RBAC knows no nodes.
+    # Needed to see when pods of the node end. RBAC cannot restrict this to a node.
     for verb in ("get", "list", "watch"):
         assert may(f"{verb} pods -A"), verb
     for more in ("get secrets", f"update {key}", "list secrets", "delete pods", "create serviceaccounts/token"):
@@ -163,7 +163,7 @@ def test_it_runs_with_no_more_rights_than_it_needs(node, provider, driver):
 
 @on("off", "1.6.0")
 def test_the_folder_is_mended_with_the_one_capability(shop, provider):
-    """By root that neither owns the folder nor has the right to set others' modes."""
+    """The init container runs as root, but does not own the folder and may not set the modes of other users' files."""
     FOLDER.chmod(0o755)
     os.chown(FOLDER, 65532, 0)
     provider.restart()

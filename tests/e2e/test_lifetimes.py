@@ -1,4 +1,4 @@
-"""Database users that live exactly as long as the pod they were made for."""
+"""Lifetimes of database users: each exists exactly as long as its pod."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from node import NAME
 from provider import FOLDER
 
 DB = "- {{objectName: db.json, secretPath: database/creds/{0}}}"
-# What an end may take to become one at the database.
+# The maximum delay between the end of a pod and the removal of its database user.
 SECONDS = 60
 
 
@@ -23,7 +23,7 @@ def user(pod, name: str = "db") -> str:
 
 
 def ends(shop, vault, users: dict) -> dict:
-    """Seconds from each pod's end to that of its database user, by the pod's UID. No user goes before its pod."""
+    """Returns the seconds between the end of each pod and of its database user, by UID. No user ends before its pod."""
     over, gone = {}, {}
     begin = time.time()
     while len(gone) < len(users):
@@ -33,7 +33,7 @@ def ends(shop, vault, users: dict) -> dict:
             if uid not in living:
                 over.setdefault(uid, time.time())
             if name not in there:
-                assert uid in over, f"{name} went before its pod"
+                assert uid in over, f"{name} ended before its pod"
                 gone.setdefault(uid, seen)
         assert all(uid in gone or time.time() < at + SECONDS for uid, at in over.items()), "users outlive their pods"
         assert time.time() < begin + 180, "pods do not end"
@@ -48,7 +48,7 @@ def test_what_has_ended_has_no_database_user(shop, vault, provider):
         "deleted": shop.add_pod("deleted", "db"),
         "evicted": shop.add_pod("evicted", "db"),
         "living": shop.add_pod("living", "db"),
-        # kubelet ends it, as it does when it evicts: the pod stays, as one that failed.
+        # kubelet stops this pod as it does in an eviction: the pod stays in phase Failed.
         "overdue": shop.add_pod("overdue", "db", spec={"activeDeadlineSeconds": 22}),
         "finished": shop.add_job("finished", "db", script="sleep 20"),
     }
@@ -82,9 +82,9 @@ def test_a_drained_node_has_no_database_users(shop, vault, node, provider):
     try:
         node.kubectl("drain", NAME, "--ignore-daemonsets", "--force", "--timeout=50s")
         drained = time.time()
-        shop.wait("the users' end", lambda: not users & vault.database_users(), SECONDS)
+        shop.wait("the removal of the database users", lambda: not users & vault.database_users(), SECONDS)
         print(f"\n10 users were gone {time.time() - drained:.1f} s after the drain")
-        # The one who revoked stays on the node.
+        # The process that revoked the tokens stays on the node.
         assert provider.pids() == [serving]
     finally:
         node.kubectl("uncordon", NAME)
@@ -93,12 +93,12 @@ def test_a_drained_node_has_no_database_users(shop, vault, node, provider):
 
 @on("off")
 def test_a_pod_keeps_its_credential_until_it_is_gone(shop, vault):
-    """A pod whose deletion was asked for may work on for as long as its grace period."""
+    """A pod in deletion may keep working during its grace period."""
     shop.add_class("db", DB.format("web"))
     pod = shop.run_pod("slow", "db")
     uid, mine = pod.uid(), credential(pod.volume("db"))
     begin = time.time()
-    # Its process ignores the signal to end, as process 1 of a container does by default.
+    # Its process ignores SIGTERM, as process 1 of a container does by default.
     shop.kubectl("delete", "pod", "slow", "--grace-period=25", "--wait=false")
     logins = 0
     while time.time() < begin + 23:
@@ -120,7 +120,7 @@ def test_a_pod_of_the_same_name_is_another_pod(shop, vault, provider):
     shop.kubectl("delete", "pod", "shop-0", "--wait=false")
     (took,) = ends(shop, vault, {uid: first}).values()
     print(f"\nthe first one's user was gone after {took} s")
-    shop.wait("its successor", lambda: pod.uid() != uid)
+    shop.wait("the new pod", lambda: pod.uid() != uid)
     pod.wait_running()
     second = credential(pod.volume("db"))
     assert second[0] != first
@@ -129,7 +129,7 @@ def test_a_pod_of_the_same_name_is_another_pod(shop, vault, provider):
     assert session["uid"] == pod.uid()
 
 
-# Time to live and its maximum, and how many rotations are waited for. Longer with 1.6.0, which polls every 66 to 90 s.
+# TTL, max TTL and the number of rotations to wait for. Both TTLs are longer for 1.6.0, which polls every 66 to 90 s.
 ROTATES = {"1.5.6": ("100s", "200s", 2), "1.6.0": ("450s", "450s", 1)}
 
 
@@ -142,19 +142,19 @@ def test_a_client_survives_rotations(shop, vault, driver, provider):
     begin, counted = time.time(), 'vaultmount_rotations_total{kind="leased",reason="max_ttl"}'
     before = provider.metric(counted)
     pod = shop.run_pod("client", "db")
-    # Beside the pod, as the image of pods has no client of PostgreSQL.
+    # The client runs beside the pod: the pods' image has no PostgreSQL client.
     with Client(vault, pod.volume("db")) as client:
-        # Each user before the last comes to its end meanwhile.
+        # Every user except the last ends during this time.
         shop.wait("rotations", lambda: len(client.users_since) > rotations, 900)
         *old, _ = client.users_since
-        shop.wait("the end of what was replaced", lambda: not set(old) & vault.database_users(), 300)
+        shop.wait("the removal of the replaced users", lambda: not set(old) & vault.database_users(), 300)
         time.sleep(5)
     since = [round(at - begin) for at in client.users_since.values()]
     print(f"\n{driver.version}: {client.logins} logins, as users since {since} s; took {client.longest:.2f} s at most")
     assert client.failures == []
     seconds = time.time() - begin
     assert client.logins > seconds * 4
-    # The pod's own token is kept; only a credential whose maximum is near is read anew.
+    # The pod keeps its token. Only a credential close to its max TTL is fetched again.
     assert len(vault.logins("web", begin)) == 1
     assert len(vault.reads("database/creds/brief", begin)) == len(client.users_since)
     assert provider.metric(counted) - before == len(client.users_since) - 1
@@ -164,7 +164,7 @@ def test_a_client_survives_rotations(shop, vault, driver, provider):
 
 @on("10s")
 def test_a_client_survives_a_provider_that_is_killed(shop, vault, provider):
-    """What the pod has outlives the process: it is renewed, polled and revoked by the next."""
+    """The session outlives the process: the successor renews, serves and revokes it."""
     vault.add_database_role("remaining", "90s")
     shop.add_class("db", DB.format("remaining"))
     pod = shop.run_pod("client", "db")
@@ -173,7 +173,7 @@ def test_a_client_survives_a_provider_that_is_killed(shop, vault, provider):
         shop.wait("logins", lambda: client.logins > 10)
         begin = time.time()
         provider.kill()
-        # Longer than it would live by itself, and than any pause between polls.
+        # Longer than the TTL without renewal, and than any interval between polls.
         time.sleep(120)
     (first,) = client.users_since
     assert client.failures == [] and len(vault.reads("database/creds/left", begin)) == 0
@@ -203,13 +203,13 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     assert time.time() < end - 5
     assert provider.metric(level) == 1
     vault.log_in(*mine)
-    # For as long as the server allowed.
+    # The credential lived as long as the server permitted.
     assert end - begin > 95
-    shop.wait("the user's end", lambda: mine[0] not in vault.database_users(), 60)
+    shop.wait("the removal of the database user", lambda: mine[0] not in vault.database_users(), 60)
     assert abs(time.time() - end) < 10
     shop.wait("word of it", lambda: said("credential is over") != [], 30)
     assert len(shop.events("VaultCredentialExpiring", pod.name)) == 2
-    # It has not been read again, nor has the pod's file changed.
+    # The credential was not read again, and the pod's file did not change.
     assert len(vault.reads("database/creds/ending", begin)) == 1 and credential(pod.volume("db")) == mine
 
 
@@ -234,9 +234,9 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
     for secret in ("s3cret", *(word for one in credentials for word in one)):
         assert secret not in text and secret not in json.dumps(status)
 
-    # Whoever may use the socket may do the rest.
+    # Only the owner may use the socket. Access to it includes permission to revoke.
     assert (FOLDER / "vault.status").stat().st_mode & 0o777 == 0o600
-    # It is not done by mistake.
+    # A revocation needs the flag --all, against mistakes.
     with pytest.raises(RuntimeError, match="pass --all"):
         provider.run("revoke")
     for one in credentials:
@@ -245,9 +245,9 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
     print(said)
     try:
         assert said.startswith(f"ok    {len(sessions)} tokens revoked")
-        # OpenBao answers first, and then goes through what was leased under a token.
+        # OpenBao responds first, and then revokes the leases of the token.
         begin = time.time()
-        shop.wait("the users' end", lambda: not {name for name, _ in credentials} & vault.database_users(), 10)
+        shop.wait("the removal of the database users", lambda: not {name for name, _ in credentials} & vault.database_users(), 10)
         print(f"the users were gone {time.time() - begin:.1f} s later")
         late = shop.add_pod("late", "db")
         assert_quoted(late.wait_event("code = FailedPrecondition", "[VM0103]"))
@@ -267,7 +267,7 @@ def test_without_the_right_to_watch_nothing_is_revoked(shop, vault, node, provid
         pod = shop.run_pod("gone", "db")
         name = user(pod)
         pod.delete()
-        # Past its second try to watch.
+        # Longer than the delay before the second attempt to watch.
         time.sleep(100)
         assert name in vault.database_users()
         denied = [line for line in provider.log().splitlines() if "nothing tells when pods end" in line]
@@ -278,6 +278,6 @@ def test_without_the_right_to_watch_nothing_is_revoked(shop, vault, node, provid
     finally:
         provider.apply()
     given = time.time()
-    shop.wait("the user's end", lambda: name not in vault.database_users(), 120)
+    shop.wait("the removal of the database user", lambda: name not in vault.database_users(), 120)
     print(f"the user was gone {time.time() - given:.0f} s after the right was back")
     assert provider.metric('vaultmount_pod_watch_state{state="synced"}') == 1

@@ -1,11 +1,10 @@
-"""A class becomes files in a pod, with rotation off in the driver, which is its default: one mount a volume."""
+"""Mounted files of classes. Rotation is off in the driver, which is its default, so each volume has one mount."""
 
 import json
 import time
 
 from docs import assert_quoted
 from driver import on
-
 
 RIGHT = {"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: password}"}
 
@@ -39,7 +38,7 @@ def test_files_have_the_right_bytes_and_modes(shop, vault):
     assert modes == "400 password\n440 deep/er/port\n644 settings/tax\n644 db.env\n644 user\n"
     vault.log_in(pod.read("/all/user"), pod.read("/all/pass"))
 
-    # One login, as the pod's own service account, and each path once.
+    # One login with the pod's service account, and one read of each path.
     (entry,) = vault.logins("web", begin)
     assert entry["auth"]["metadata"]["service_account_namespace"] == "shop"
     for path in ("secret/data/web/db", "secret/data/web/settings", "database/creds/web"):
@@ -54,7 +53,7 @@ def test_the_other_provider_name_has_its_own_audience(shop, vault):
     begin = time.time()
     pod = shop.run_pod("web", "bao")
     assert pod.file("/bao/a") == ("644", "s3cret")
-    # The role takes tokens for openbao alone.
+    # The role accepts only tokens for the audience openbao.
     (entry,) = vault.logins("web", begin)
     assert entry["auth"]["metadata"]["role"] == "web-openbao"
 
@@ -82,11 +81,11 @@ def test_two_accounts_have_different_rights(shop, vault):
     assert len(vault.logins("report", begin)) == 2
     for refused in (thief, impostor):
         assert refused.status()["status"]["phase"] == "Pending"
-        # The driver makes a mount for each try, and takes it away again.
-        shop.wait("no mount", lambda: refused.mounts() == [])
+        # The driver creates a mount for each attempt, and removes it again.
+        shop.wait("no mount", lambda pod=refused: pod.mounts() == [])
 
 
-# What is wrong, and words of the event; the first is the gRPC code.
+# The error in the class, and words of the event. The first word is the gRPC code.
 WRONG = {
     "key": (
         {"objects": "- {objectName: a, secretPath: secret/data/web/db, secretKey: pasword}"},
@@ -125,9 +124,10 @@ def test_a_class_that_is_wrong_gives_an_event_that_helps(shop, vault):
     pods = {name: shop.add_pod(name, name) for name in WRONG}
     for name, (_, (code, *words)) in WRONG.items():
         ours = f"rpc error: code = {code} desc = "
-        driver = f'MountVolume.SetUp failed for volume "{name}" : {ours}failed to mount secrets store objects for pod shop/{name}'
+        driver = f'MountVolume.SetUp failed for volume "{name}" : {ours}'
+        driver += f"failed to mount secrets store objects for pod shop/{name}"
         assert_quoted(pods[name].wait_event(f"{driver}, err: {ours}", *words))
-    # What can be told from the class alone asks Vault nothing: key, engine and secret log in.
+    # Errors in the class itself need no request to Vault. Only key, engine and secret log in.
     assert len(vault.logins("web", begin)) == 3
 
 
@@ -158,9 +158,9 @@ def test_a_secret_is_synced_and_becomes_environment(shop, vault):
     pod = shop.run_pod("web", "synced", env=[from_secret])
     assert pod.run("echo $PASSWORD") == "s3cret\n"
     assert pod.file("/synced/nested/password") == ("644", "s3cret")
-    # The driver makes the Secret from the files; Vault is asked once.
+    # The driver creates the Secret from the files, so Vault gets one request.
     assert len(vault.logins("web", begin)) == len(vault.reads("secret/data/web/db", begin)) == 1
-    # kubelet waits for the Secret that comes with the volume, and says so.
+    # kubelet waits for the Secret, which is created with the volume, and reports this in events.
     assert all('secret "db" not found' in text for text in shop.events("Failed"))
     pod.delete()
     shop.wait("the Secret's end", lambda: "db" not in shop.kubectl("get", "secrets", "-o", "name"))
@@ -181,7 +181,7 @@ def test_sixty_pods_start_at_once(shop, vault, provider):
     shop.wait("60 pods", lambda: shop.phases() == ["Running"] * 60, 300)
     assert provider.restarts() == restarts
     print(f"\n60 pods run after {time.time() - begin:.0f} s; vaultmount took {provider.memory() / 1e6:.1f} MB at most")
-    # What deploy/vaultmount.yaml requests.
+    # The memory request in deploy/vaultmount.yaml.
     assert provider.memory() < 32 << 20
     assert shop.events("Failed") == []
     assert len(vault.logins("web", begin)) == 60

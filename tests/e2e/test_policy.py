@@ -1,4 +1,4 @@
-"""What a policy file lets classes choose, and pods that lay their volumeAttributes over them."""
+"""Limits of a policy file on classes, and on pods that override a class with volumeAttributes."""
 
 import pytest
 
@@ -12,7 +12,7 @@ ENDPOINT = f"endpoints: {{prod: {{address: \"{VAULT}\", authMount: kubernetes}}}
 
 
 class PolicyOverlay:
-    """The provider with a policy file, as docs/policy.md says."""
+    """The provider with a policy file, deployed with the steps of docs/policy.md."""
 
     def __init__(self, node, vault):
         self.reader = Reader(node, vault)
@@ -27,7 +27,7 @@ class PolicyOverlay:
 
 @pytest.fixture
 def policy_overlay(node, vault, provider):
-    """The provider with a policy; without one afterwards."""
+    """The provider with a policy. The policy is removed after the scenario."""
     policy_overlay = PolicyOverlay(node, vault)
     policy_overlay.apply("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [default, prod]}}]\n")
     provider.settled()
@@ -43,10 +43,10 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
     shop.add_class("mount", OBJECTS, vaultKubernetesMountPath="theirs")
     assert shop.run_pod("plain", "plain").file("/plain/a") == ("644", "x")
     assert shop.run_pod("named", "named").file("/named/a") == ("644", "x")
-    # The class says so, or a pod that lays it over a class that is good.
-    told = shop.add_pod("mount", "mount").wait_event("[VM0015]")
-    print(f"\n{told}")
-    assert 'the auth mount "theirs"' in told and "authMounts of rules[0] in the policy file /policy/policy.yaml" in told
+    # The forbidden value is in the class, or in a pod that overrides a permitted class.
+    event = shop.add_pod("mount", "mount").wait_event("[VM0015]")
+    print(f"\n{event}")
+    assert 'the auth mount "theirs"' in event and "authMounts of rules[0] in the policy file /policy/policy.yaml" in event
     for name, parameter, value, cause in [
         ("address", "vaultAddress", "https://vault.example", "[VM0013]"),
         ("namespace", "vaultNamespace", "other", "[VM0015]"),
@@ -58,7 +58,7 @@ def test_what_is_in_force_is_judged_wherever_it_was_said(shop, vault, provider, 
         pod = shop.add_pod(name, "plain", attributes={parameter: value})
         print(pod.wait_event(cause))
     assert provider.metric("vaultmount_policy_denials_total") >= 7
-    # Another policy comes without a restart.
+    # A new policy takes effect without a restart.
     (before,) = provider.pods()
     policy_overlay.apply("policy.md", f"{BEGIN}{ENDPOINT}rules: [{{namespaces: [shop], endpoints: [prod]}}]\n")
     shop.wait("the new policy", lambda: "policy file applied" in provider.log(), 180)

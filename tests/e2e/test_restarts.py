@@ -1,4 +1,4 @@
-"""An update and a crash of the provider, with a node full of pods: none of them notices."""
+"""Updates and a crash of the provider on a full node. The pods do not notice them."""
 
 import time
 
@@ -21,12 +21,12 @@ def test_a_full_node_notices_neither_an_update_nor_a_crash(shop, vault, provider
     begin = time.time()
 
     def polled() -> None:
-        """Every pod at least once by the process that serves now."""
+        """Waits until the current process has served at least one poll of every pod."""
         shop.wait("polls", lambda: provider.metric(MOUNTED) >= PODS, 200)
 
     for change in (lambda: provider.install("successor"), provider.kill, provider.install):
         change()
-        shop.wait("a process", lambda: len(provider.pids()) == 1)
+        shop.wait("a single process", lambda: len(provider.pids()) == 1)
         provider.settled()
         polled()
         print(f"polled again {time.time() - begin:.0f} s after the first change")
@@ -35,8 +35,8 @@ def test_a_full_node_notices_neither_an_update_nor_a_crash(shop, vault, provider
     listed = provider.run("state", "ls")
     assert sum(line.startswith("shop/") for line in listed.splitlines()) == PODS
     assert "all can be read" in provider.run("state", "verify")
-    assert not any(secret in listed for one in had.values() for secret in one)
+    assert not any(secret in listed for pair in had.values() for secret in pair)
     shop.kubectl("delete", "pods", "--all", "--wait=false")
-    shop.wait("the users' end", lambda: not {user for user, _ in had.values()} & vault.database_users(), 200)
-    shop.wait("nothing kept", lambda: "no saved sessions" in provider.run("state", "ls"))
+    shop.wait("the removal of the database users", lambda: not {user for user, _ in had.values()} & vault.database_users(), 200)
+    shop.wait("the removal of saved sessions", lambda: "no saved sessions" in provider.run("state", "ls"))
     assert shop.events("Failed") == []

@@ -35,12 +35,12 @@ pages! {
     docs_howto_audiences_page_runs "docs/howto/audiences.md" sandbox::ALL_FIXTURES,
     docs_howto_auth_page_runs "docs/howto/auth.md" sandbox::ALL_FIXTURES,
     docs_howto_certificates_page_runs "docs/howto/certificates.md" &[Fixture::Login, Fixture::Kv],
-    docs_howto_checking_page_runs "docs/howto/checking.md" sandbox::ALL_FIXTURES,
+    docs_howto_validate_and_check_page_runs "docs/howto/validate-and-check.md" sandbox::ALL_FIXTURES,
     docs_reference_commands_page_runs "docs/reference/commands.md" sandbox::ALL_FIXTURES,
     docs_comparison_page_runs "docs/comparison.md" &[],
     contributing_page_runs "CONTRIBUTING.md" &[],
     docs_howto_database_page_runs "docs/howto/database.md" &[Fixture::Login, Fixture::Kv],
-    docs_operations_disasters_page_runs "docs/operations/disasters.md" sandbox::ALL_FIXTURES,
+    docs_operations_incidents_page_runs "docs/operations/incidents.md" sandbox::ALL_FIXTURES,
     docs_errors_page_runs "docs/errors.md" &[],
     docs_howto_files_page_runs "docs/howto/files.md" sandbox::ALL_FIXTURES,
     docs_howto_formats_page_runs "docs/howto/formats.md" sandbox::ALL_FIXTURES,
@@ -53,7 +53,7 @@ pages! {
     docs_howto_rotation_page_runs "docs/howto/rotation.md" sandbox::ALL_FIXTURES,
     docs_howto_secret_objects_page_runs "docs/howto/secret-objects.md" sandbox::ALL_FIXTURES,
     docs_howto_servers_page_runs "docs/howto/servers.md" sandbox::ALL_FIXTURES,
-    docs_howto_sharing_page_runs "docs/howto/sharing.md" sandbox::ALL_FIXTURES,
+    docs_howto_token_scope_page_runs "docs/howto/token-scope.md" sandbox::ALL_FIXTURES,
     docs_howto_audit_page_runs "docs/howto/audit.md" sandbox::ALL_FIXTURES,
     docs_first_secret_page_runs "docs/first-secret.md" &[],
     docs_howto_tls_page_runs "docs/howto/tls.md" sandbox::ALL_FIXTURES,
@@ -311,7 +311,7 @@ fn docs_quote_only_numbers_of_the_fleet_page() {
     let (nothing, update) = ("Steady state", "Rolling update");
     let (pod, account) = ("| vaultmount, scope `pod` | 1000 |", "| vaultmount, scope `serviceAccount` | 1000 |");
     for (page, numbers) in [
-        ("docs/howto/sharing.md", vec![cell(nothing, pod, 3), cell(nothing, account, 3)]),
+        ("docs/howto/token-scope.md", vec![cell(nothing, pod, 3), cell(nothing, account, 3)]),
         (
             "docs/comparison.md",
             vec![

@@ -8,13 +8,13 @@ use super::markdown::project_root;
 /// here a stand-in for kubectl records its arguments.
 const PAGE_SCENARIOS: &[(&str, &str)] = &[
     ("docs/first-secret.md", "test_the_first_secret"),
-    ("docs/howto/checking.md", "test_the_first_secret"),
+    ("docs/howto/validate-and-check.md", "test_the_first_secret"),
     ("docs/howto/audit.md", "test_commands_of_a_cluster"),
     ("docs/howto/events.md", "test_commands_of_a_cluster"),
     ("docs/howto/tls.md", "test_commands_of_a_cluster"),
     ("docs/install.md", "test_it_is_installed_and_taken_away_as_the_page_says"),
     ("docs/operations/capacity.md", "test_commands_of_a_cluster"),
-    ("docs/operations/disasters.md", "test_commands_of_a_cluster"),
+    ("docs/operations/incidents.md", "test_commands_of_a_cluster"),
     ("docs/operations/upgrade.md", "test_commands_of_a_cluster"),
     ("docs/policy.md", "test_what_is_in_force_is_judged_wherever_it_was_said"),
     ("docs/reference/commands.md", "test_commands_of_a_cluster"),
