@@ -136,7 +136,7 @@ async fn load_rows(args: &StateDirArgs) -> Result<Vec<FileRow>, String> {
     let key = StateKey::derive(&read_key(args).await?);
     let mut rows: Vec<FileRow> =
         list(&folder, &key).map_err(|e| format!("{}: {e}", folder.display()))?.into_iter().map(file_row).collect();
-    let pod = |row: &FileRow| row.kept.as_ref().map(|kept| (kept.namespace.clone(), kept.pod.clone()));
+    let pod = |row: &FileRow| row.session.as_ref().map(|session| (session.namespace.clone(), session.pod.clone()));
     rows.sort_by_cached_key(|row| (row.session.is_none(), pod(row), row.file.clone()));
     Ok(rows)
 }

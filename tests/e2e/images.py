@@ -1,4 +1,4 @@
-"""Images for the cluster. They are built locally, because no registry is reachable."""
+"""Images for the cluster. They are built locally, so none has to be pulled."""
 
 import subprocess
 import sys

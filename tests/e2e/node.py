@@ -285,7 +285,7 @@ def start_kubelet(node: Node) -> None:
 
 
 def wait(what: str, holds, node: Node, part: str, seconds: float = 90) -> None:
-    """Calls `holds()` until it returns true, or returns None without an error. Fails when the part has ended."""
+    """Calls `holds()` until it returns true, or returns None without an error. Fails after `seconds` or if the part ends."""
     begin = time.monotonic()
     while True:
         try:

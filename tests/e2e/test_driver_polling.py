@@ -34,7 +34,7 @@ def watch(shop, recorder, calls: int, seconds: float) -> list:
     return recorder()
 
 
-def tell(driver, calls: list) -> None:
+def print_calls(driver, calls: list) -> None:
     """Prints the measured times and calls for docs/driver.md."""
     times = [round(call["time"] - calls[0]["time"], 1) for call in calls]
     print(f"\n{driver.version} at {driver.rotation}: calls after {times} s")
@@ -48,7 +48,7 @@ def test_with_rotation_off_there_is_one_call(shop, driver, recorder):
     calls = watch(shop, recorder, 1, 30)
     time.sleep(100)
     calls = recorder()
-    tell(driver, calls)
+    print_calls(driver, calls)
     (call,) = calls
     assert_first(call)
 
@@ -56,7 +56,7 @@ def test_with_rotation_off_there_is_one_call(shop, driver, recorder):
 @on("10s")
 def test_at_ten_seconds(shop, driver, recorder):
     calls = watch(shop, recorder, 4, 300)
-    tell(driver, calls)
+    print_calls(driver, calls)
     assert all(low < gap < high for low, high in [(60, 100) if driver.has_republish else (5, 15)] for gap in gaps(calls))
     assert_first(calls[0])
     assert_poll(driver, calls[-1])
@@ -77,7 +77,7 @@ def test_at_two_minutes_with_tokens_that_end(shop, vault, driver, provider, reco
     shop.wait("the second secret", lambda: pod.read("/live/key") == "second", 240)
 
     calls = recorder()
-    tell(driver, calls)
+    print_calls(driver, calls)
     assert_first(calls[0])
     assert_poll(driver, calls[-1])
     first, *more = gaps(calls)

@@ -62,7 +62,7 @@ def test_what_has_ended_has_no_database_user(shop, vault, provider):
     where = "/api/v1/namespaces/shop/pods/evicted/eviction"
     shop.kubectl("create", "--raw", where, "-f", "-", given=json.dumps(eviction))
     took = ends(shop, vault, {uids[name]: users[name] for name in pods if name != "living"})
-    print(f"\nusers were gone after {({name: took[uids[name]] for name in pods if name != 'living'})} s")
+    print(f"\ndatabase users were removed after {({name: took[uids[name]] for name in pods if name != 'living'})} s")
     assert pods["overdue"].status()["status"]["reason"] == "DeadlineExceeded"
     assert pods["finished"].status()["status"]["phase"] == "Succeeded"
     vault.log_in(*credential(pods["living"].volume("db")))
@@ -83,7 +83,7 @@ def test_a_drained_node_has_no_database_users(shop, vault, node, provider):
         node.kubectl("drain", NAME, "--ignore-daemonsets", "--force", "--timeout=50s")
         drained = time.time()
         shop.wait("the removal of the database users", lambda: not users & vault.database_users(), SECONDS)
-        print(f"\n10 users were gone {time.time() - drained:.1f} s after the drain")
+        print(f"\n10 database users were removed {time.time() - drained:.1f} s after the drain")
         # The process that revoked the tokens stays on the node.
         assert provider.pids() == [serving]
     finally:
@@ -107,7 +107,7 @@ def test_a_pod_keeps_its_credential_until_it_is_gone(shop, vault):
         logins += 1
         time.sleep(0.5)
     (took,) = ends(shop, vault, {uid: mine[0]}).values()
-    print(f"\n{logins} logins while it was being deleted; its user was gone {took} s after it")
+    print(f"\n{logins} logins during the deletion; the database user was removed {took} s after the pod")
     assert logins > 15
 
 
@@ -119,7 +119,7 @@ def test_a_pod_of_the_same_name_is_another_pod(shop, vault, provider):
     uid, first = pod.uid(), user(pod)
     shop.kubectl("delete", "pod", "shop-0", "--wait=false")
     (took,) = ends(shop, vault, {uid: first}).values()
-    print(f"\nthe first one's user was gone after {took} s")
+    print(f"\nthe first pod's database user was removed after {took} s")
     shop.wait("the new pod", lambda: pod.uid() != uid)
     pod.wait_running()
     second = credential(pod.volume("db"))
@@ -180,12 +180,12 @@ def test_a_client_survives_a_provider_that_is_killed(shop, vault, provider):
     assert len(vault.reads("sys/leases/renew", begin)) >= 1 and vault.logins("web", begin) == []
     pod.delete()
     (took,) = ends(shop, vault, {uid: first}).values()
-    print(f"its user was gone {took} s after it")
+    print(f"the database user was removed {took} s after the pod")
 
 
 @on("off")
 def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provider):
-    """As no poll comes to replace it."""
+    """vaultmount warns because no poll will replace the credential."""
     vault.add_database_role("ending", "45s", "100s")
     shop.add_class("db", DB.format("ending"))
     begin = time.time()
@@ -196,9 +196,9 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     said = lambda words: [line for line in provider.log().splitlines() if words in line and f'pod="{pod.name}"' in line]  # noqa: E731
     shop.wait("a warning", lambda: said("credential ends, and no poll comes") != [], 120)
     (warning,) = said("credential ends, and no poll comes")
-    told = time.time() - begin
+    warned_after = time.time() - begin
     end = datetime.fromisoformat(re.search(r"end=(\S+)", warning)[1]).timestamp()
-    print(f"\nafter {told:.0f} s, {end - time.time():.0f} s before the end:\n{warning}")
+    print(f"\nafter {warned_after:.0f} s, {end - time.time():.0f} s before the end:\n{warning}")
     assert " WARN " in warning and 'namespace="shop"' in warning and 'path="database/creds/ending"' in warning
     assert time.time() < end - 5
     assert provider.metric(level) == 1
@@ -207,7 +207,7 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     assert end - begin > 95
     shop.wait("the removal of the database user", lambda: mine[0] not in vault.database_users(), 60)
     assert abs(time.time() - end) < 10
-    shop.wait("word of it", lambda: said("credential is over") != [], 30)
+    shop.wait("the second warning", lambda: said("credential is over") != [], 30)
     assert len(shop.events("VaultCredentialExpiring", pod.name)) == 2
     # The credential was not read again, and the pod's file did not change.
     assert len(vault.reads("database/creds/ending", begin)) == 1 and credential(pod.volume("db")) == mine
@@ -231,7 +231,7 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
         leases = {lease["path"]: (lease["kind"], lease["state"]) for lease in session["secrets"]}
         assert leases == {"database/creds/web": ("leased", "active"), "secret/data/web/key": ("plain", "active")}
         assert f"shop/{pod.name} ({pod.uid()})" in text
-    for secret in ("s3cret", *(word for one in credentials for word in one)):
+    for secret in ("s3cret", *(word for pair in credentials for word in pair)):
         assert secret not in text and secret not in json.dumps(status)
 
     # Only the owner may use the socket. Access to it includes permission to revoke.
@@ -239,16 +239,17 @@ def test_status_tells_all_and_revoke_ends_all(shop, vault, provider):
     # A revocation needs the flag --all, against mistakes.
     with pytest.raises(RuntimeError, match="pass --all"):
         provider.run("revoke")
-    for one in credentials:
-        vault.log_in(*one)
-    said = provider.run("revoke", "--all")
-    print(said)
+    for pair in credentials:
+        vault.log_in(*pair)
+    output = provider.run("revoke", "--all")
+    print(output)
     try:
-        assert said.startswith(f"ok    {len(sessions)} tokens revoked")
+        assert output.startswith(f"ok    {len(sessions)} tokens revoked")
         # OpenBao responds first, and then revokes the leases of the token.
         begin = time.time()
-        shop.wait("the removal of the database users", lambda: not {name for name, _ in credentials} & vault.database_users(), 10)
-        print(f"the users were gone {time.time() - begin:.1f} s later")
+        users = {name for name, _ in credentials}
+        shop.wait("the removal of the database users", lambda: not users & vault.database_users(), 10)
+        print(f"the database users were removed {time.time() - begin:.1f} s later")
         late = shop.add_pod("late", "db")
         assert_quoted(late.wait_event("code = FailedPrecondition", "[VM0103]"))
         assert provider.status()["mounts_disabled"] and provider.status()["sessions"] == []
@@ -279,5 +280,5 @@ def test_without_the_right_to_watch_nothing_is_revoked(shop, vault, node, provid
         provider.apply()
     given = time.time()
     shop.wait("the removal of the database user", lambda: name not in vault.database_users(), 120)
-    print(f"the user was gone {time.time() - given:.0f} s after the right was back")
+    print(f"the database user was removed {time.time() - given:.0f} s after the permission was restored")
     assert provider.metric('vaultmount_pod_watch_state{state="synced"}') == 1

@@ -37,6 +37,7 @@ def test_a_full_node_notices_neither_an_update_nor_a_crash(shop, vault, provider
     assert "all can be read" in provider.run("state", "verify")
     assert not any(secret in listed for pair in had.values() for secret in pair)
     shop.kubectl("delete", "pods", "--all", "--wait=false")
-    shop.wait("the removal of the database users", lambda: not {user for user, _ in had.values()} & vault.database_users(), 200)
+    users = {user for user, _ in had.values()}
+    shop.wait("the removal of the database users", lambda: not users & vault.database_users(), 200)
     shop.wait("the removal of saved sessions", lambda: "no saved sessions" in provider.run("state", "ls"))
     assert shop.events("Failed") == []
