@@ -12,10 +12,10 @@ EACH_POLL = {"refreshInterval": "10s"}
 
 @on("10s")
 def test_a_poll_that_fails_is_told_once_and_so_is_its_end(shop, vault, driver, provider):
-    vault.put("web/told", value="x")
-    shop.add_class("told", KEY.format("told"), **EACH_POLL)
-    pod = shop.run_pod(f"told-{driver.version}", "told")
-    shop.add_class("told", "- {objectName: key, secretPath: secret/data/web/told, secretKey: none}", **EACH_POLL)
+    vault.put("web/polled", value="x")
+    shop.add_class("polled", KEY.format("polled"), **EACH_POLL)
+    pod = shop.run_pod(f"polled-{driver.version}", "polled")
+    shop.add_class("polled", "- {objectName: key, secretPath: secret/data/web/polled, secretKey: none}", **EACH_POLL)
     if driver.has_republish:
         # The driver reports the failed poll as a success.
         event = pod.wait_event("[VM0070]", reason="VaultRefreshFailed", seconds=180)
@@ -23,11 +23,11 @@ def test_a_poll_that_fails_is_told_once_and_so_is_its_end(shop, vault, driver, p
         event = pod.wait_event("VM0070", reason="MountRotationFailed", seconds=180)
         assert shop.events("Vault", pod.name) == []
     print(f"\n{event}")
-    shop.add_class("told", KEY.format("told"), **EACH_POLL)
+    shop.add_class("polled", KEY.format("polled"), **EACH_POLL)
     if driver.has_republish:
         pod.wait_event("polls succeed again", reason="VaultRefreshRecovered", seconds=180)
         assert len(shop.events("VaultRefresh", pod.name)) == 2
-    assert pod.file("/told/key") == ("644", "x")
+    assert pod.file("/polled/key") == ("644", "x")
 
 
 @on("off")

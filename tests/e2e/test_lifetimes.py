@@ -193,11 +193,12 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     mine = credential(pod.volume("db"))
     level = 'vaultmount_cached_secrets{state="expiring",kind="leased"}'
     assert provider.metric(level) == 0
-    said = lambda words: [line for line in provider.log().splitlines() if words in line and f'pod="{pod.name}"' in line]  # noqa: E731
-    shop.wait("a warning", lambda: said("credential ends, and no poll comes") != [], 120)
-    (warning,) = said("credential ends, and no poll comes")
+    about_pod = f'pod="{pod.name}"'
+    lines_with = lambda words: [line for line in provider.log().splitlines() if words in line and about_pod in line]  # noqa: E731
+    shop.wait("a warning", lambda: lines_with("credential ends, and no poll comes") != [], 120)
+    (warning,) = lines_with("credential ends, and no poll comes")
     warned_after = time.time() - begin
-    end = datetime.fromisoformat(re.search(r"end=(\S+)", warning)[1]).timestamp()
+    end = datetime.fromisoformat(re.search(r"expires_at=(\S+)", warning)[1]).timestamp()
     print(f"\nafter {warned_after:.0f} s, {end - time.time():.0f} s before the end:\n{warning}")
     assert " WARN " in warning and 'namespace="shop"' in warning and 'path="database/creds/ending"' in warning
     assert time.time() < end - 5
@@ -207,7 +208,7 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     assert end - begin > 95
     shop.wait("the removal of the database user", lambda: mine[0] not in vault.database_users(), 60)
     assert abs(time.time() - end) < 10
-    shop.wait("the second warning", lambda: said("credential is over") != [], 30)
+    shop.wait("the log line about the expiry", lambda: lines_with("credential is over") != [], 30)
     assert len(shop.events("VaultCredentialExpiring", pod.name)) == 2
     # The credential was not read again, and the pod's file did not change.
     assert len(vault.reads("database/creds/ending", begin)) == 1 and credential(pod.volume("db")) == mine

@@ -163,7 +163,7 @@ def test_a_secret_is_synced_and_becomes_environment(shop, vault):
     # kubelet waits for the Secret, which is created with the volume, and reports this in events.
     assert all('secret "db" not found' in text for text in shop.events("Failed"))
     pod.delete()
-    shop.wait("the Secret's end", lambda: "db" not in shop.kubectl("get", "secrets", "-o", "name"))
+    shop.wait("the removal of the Secret", lambda: "db" not in shop.kubectl("get", "secrets", "-o", "name"))
 
 
 @on("off")
