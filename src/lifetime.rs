@@ -58,7 +58,7 @@ impl Lifetime {
             requested_ttl: ttl,
             granted_ttl: ttl,
             granted_at: starts_at,
-            expires_at: expires_at,
+            expires_at,
             renewable,
             renew_at: starts_at,
             failures: 0,

@@ -221,8 +221,8 @@ impl OperatorPolicy {
             namespace: namespace.cloned(),
             auth_namespace: auth_namespace.cloned(),
             auth_mount: auth_mount.clone(),
-            is_operator_address: is_operator_address,
-            certificate_files: certificate_files,
+            is_operator_address,
+            certificate_files,
         })
     }
 

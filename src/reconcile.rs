@@ -264,7 +264,7 @@ impl Reconciler {
                 RevocationResult::Revoked => revoked.tokens += 1,
                 RevocationResult::AlreadyExpired => {}
                 RevocationResult::NotRevocable => {
-                    revoked.remaining += usize::from(revocation.token.vault_token.is_batch)
+                    revoked.remaining += usize::from(revocation.token.vault_token.is_batch);
                 }
                 RevocationResult::Retry { retry_at, .. } => {
                     let key = &revocation.key;

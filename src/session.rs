@@ -394,8 +394,7 @@ impl Session {
 
     /// Remembers what went wrong, for the status.
     pub fn record_error(&self, operation: &'static str, error: &Error) {
-        self.state().last_error =
-            Some(LastError { at: clock::now(), operation: operation, message: error.to_string() });
+        self.state().last_error = Some(LastError { at: clock::now(), operation, message: error.to_string() });
     }
 
     async fn fetch_awaiting_rotation(

@@ -72,8 +72,7 @@ impl Socket {
         listener.set_nonblocking(true)?;
         let inode = fs::metadata(&private)?.ino();
         let (listener, is_owner) = (UnixListener::from_std(listener)?, watch::channel(true).0);
-        let socket =
-            Self { listener, public_path: public_path.to_owned(), private_path: private, inode, is_owner: is_owner };
+        let socket = Self { listener, public_path: public_path.to_owned(), private_path: private, inode, is_owner };
         if let Err(error) = socket.publish() {
             // The socket will not be served, so its names must go.
             for left in [&socket.private_path.with_extension(LINK_SUFFIX), &socket.private_path] {

@@ -79,7 +79,7 @@ pub fn reload() {
     match read.and_then(|read| filter.reload(read.targets()).map(|()| read).map_err(|e| e.to_string())) {
         Ok(read) => tracing::info!(filter = %read, file = %file.display(), "log filter reloaded"),
         Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "log filter file rejected, keeping the current filter")
+            tracing::warn!(%error, file = %file.display(), "log filter file rejected, keeping the current filter");
         }
     }
 }

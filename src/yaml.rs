@@ -91,7 +91,7 @@ impl ParseError {
         {
             return Self { problem: "a tab indents this line; use spaces".to_owned(), position: Some(tab_position) };
         }
-        Self { problem: problem, position: position }
+        Self { problem, position }
     }
 }
 

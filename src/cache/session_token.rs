@@ -94,7 +94,7 @@ impl SessionToken {
         Self {
             vault_token: Arc::new(token),
             state: Mutex::new(TokenState {
-                lifetime: lifetime,
+                lifetime,
                 revoked_at: None,
                 renewal_disabled: false,
                 verified_at: sent_at,

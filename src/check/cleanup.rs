@@ -38,9 +38,9 @@ impl CreatedResources {
     pub(super) fn record_created(&mut self, request: &SecretRequest, secret: &CachedSecret) {
         self.in_flight_path = None;
         if secret.response.lease_id.is_empty() {
-            self.leftovers.push(describe_created(request, secret))
+            self.leftovers.push(describe_created(request, secret));
         } else {
-            self.lease_count += 1
+            self.lease_count += 1;
         }
     }
 
@@ -121,7 +121,7 @@ impl Check<'_> {
             (0, 0) => {}
             (_, 0) => on_step(Step::pass("clean-up", format!("{} revoked", format_count(revoked_count, "token")))),
             _ if has_unrevoked => {
-                on_step(Step::warn("clean-up", format!("{leases} remain: each expires with its token")))
+                on_step(Step::warn("clean-up", format!("{leases} remain: each expires with its token")));
             }
             _ => on_step(Step::pass(
                 "clean-up",

@@ -46,7 +46,7 @@ pub struct UninstallArgs {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PROVIDERS_DIR)]
     pub providers_dir: PathBuf,
 
-    /// Keep running until a signal arrives, as the container of a DaemonSet must
+    /// Keep running until a signal arrives, as the container of a `DaemonSet` must
     #[arg(long)]
     pub wait_for_signal: bool,
 }

@@ -88,8 +88,8 @@ impl ApiClient {
         Ok(Self {
             connection: Arc::new(connection),
             http,
-            tls_reloader: tls_reloader,
-            min_tls_version: min_tls_version,
+            tls_reloader,
+            min_tls_version,
             request_count: AtomicU64::new(0),
             metrics,
         })

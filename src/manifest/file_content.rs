@@ -49,7 +49,7 @@ fn read_bounded(file: &mut dyn Read) -> io::Result<FileContent> {
     if file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes)? > MAX_MANIFEST_BYTES {
         let problem = format!("is longer than the {MAX_MANIFEST_BYTES} bytes that are read; split it");
         return Ok(Err(NotText {
-            problem: problem,
+            problem,
             position: Position { line: 1, column: 1 },
             mentions_driver: mentions_driver(bytes, file)?,
         }));
@@ -63,11 +63,7 @@ fn read_bounded(file: &mut dyn Read) -> io::Result<FileContent> {
     let column = valid_text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     let position = Position { line: valid_text.matches('\n').count() + 1, column };
     let mentions_driver = mentions_driver(error.into_bytes(), file)?;
-    Ok(Err(NotText {
-        problem: "is no text in UTF-8; save it as that".to_owned(),
-        position: position,
-        mentions_driver: mentions_driver,
-    }))
+    Ok(Err(NotText { problem: "is no text in UTF-8; save it as that".to_owned(), position, mentions_driver }))
 }
 
 /// Whether the driver is named in some bytes or in the rest of the file, which is not kept. UTF-16 is ASCII with zeros.

@@ -125,7 +125,7 @@ impl MountService {
         for RequestResult { request, objects, outcome } in results {
             match (context.session.lookup(request, refresh), outcome) {
                 (Lookup::Due(due), Ok(_)) if due.reason == Some(RotationReason::Revoked) => {
-                    revoked.push((request, objects, due))
+                    revoked.push((request, objects, due));
                 }
                 (_, outcome) => valid.push(RequestResult { request, objects, outcome }),
             }

@@ -64,7 +64,7 @@ impl PolicyFile {
             path,
             forbids_skip_verify,
             policy: RwLock::new(Arc::new(policy)),
-            last_read: last_read,
+            last_read,
             read_lock: Mutex::default(),
         })
     }

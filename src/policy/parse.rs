@@ -104,7 +104,7 @@ type PresentFields<'n> = BTreeMap<&'static str, (&'n Node, &'n Node)>;
 
 impl PolicyParser {
     fn report(&mut self, node: &Node, problem: String) {
-        self.errors.push(PolicyError { position: node.position, span: node.span.clone(), problem: problem });
+        self.errors.push(PolicyError { position: node.position, span: node.span.clone(), problem });
     }
 
     /// Returns the known fields of a mapping, and reports unknown ones. An empty field counts as not set.

@@ -365,10 +365,8 @@ impl Reconciler {
         let mut state = self.pod_watcher.lock();
         let now = clock::now();
         let interval = state.rechecks.get(uid).map_or(RECHECK_INTERVAL, |asked| (asked.interval * 2).min(max_interval));
-        let previous = state.rechecks.insert(
-            uid.to_owned(),
-            Recheck { recheck_at: now + interval, interval: interval, is_unreadable: is_unreadable },
-        );
+        let previous =
+            state.rechecks.insert(uid.to_owned(), Recheck { recheck_at: now + interval, interval, is_unreadable });
         previous.is_some_and(|asked| asked.is_unreadable)
     }
 }

@@ -92,11 +92,7 @@ impl CacheState {
         if self.total_bytes + estimated_bytes <= MAX_CLASS_CACHE_BYTES
             && let hash_map::Entry::Vacant(vacant) = self.entries.entry(digest)
         {
-            vacant.insert(CachedClass {
-                class: Arc::clone(class),
-                estimated_bytes: estimated_bytes,
-                used_at: Instant::now(),
-            });
+            vacant.insert(CachedClass { class: Arc::clone(class), estimated_bytes, used_at: Instant::now() });
             self.total_bytes += estimated_bytes;
         }
     }

@@ -45,7 +45,7 @@ pub(super) struct Parameters {
 
 /// Reads the parameters, notes every mistake.
 pub(super) fn parse(attributes: &Attributes, findings: &mut Findings, warnings: &mut Warnings) -> Parameters {
-    let mut reader = ParameterParser { attributes, findings: findings, warnings };
+    let mut reader = ParameterParser { attributes, findings, warnings };
     Parameters {
         role: reader.parse_role(),
         audience: reader.parse_unprefixed("audience"),

@@ -53,7 +53,7 @@ impl Session {
                 Some(Err(error)) if error.cause() == Cause::DeadlineExceeded && Instant::now() < deadline => {}
                 // It was another pod's, and may fail for that one's token.
                 Some(Err(error)) if self.is_shared() && !(is_own_login || is_retried || error.is_transient()) => {
-                    is_retried = true
+                    is_retried = true;
                 }
                 Some(outcome) => return outcome,
                 None => {

@@ -264,7 +264,7 @@ impl SessionRegistry {
                 uid: uid.clone(),
                 namespace: sessions.first()?.key.pod_namespace.clone(),
                 name,
-                since: since,
+                since,
             })
         });
         pods.collect()

@@ -92,7 +92,7 @@ impl Session {
     fn pending_revocation(&self, token: Arc<SessionToken>, now: Instant) -> PendingRevocation {
         PendingRevocation {
             key: self.key.clone(),
-            token: token,
+            token,
             pending_since: now,
             attempts: 0,
             last_error: String::new(),

@@ -65,7 +65,7 @@ impl Filter {
             match part.split_once('=') {
                 None => filter.level = parse_level(part)?,
                 Some((name, level_name)) => {
-                    filter.targets.push((parse_target(name.trim())?, parse_level(level_name.trim())?))
+                    filter.targets.push((parse_target(name.trim())?, parse_level(level_name.trim())?));
                 }
             }
         }

@@ -90,7 +90,7 @@ impl TlsReloader {
     /// Creates the state for settings loaded from contents with this digest.
     #[must_use]
     pub fn new(active: Digest) -> Self {
-        Self { active: active, invalid: None, has_warned: false }
+        Self { active, invalid: None, has_warned: false }
     }
 
     /// Reloads the files. `digest` is the digest of their contents. Calls `build` to load the settings only if the contents
@@ -115,7 +115,7 @@ impl TlsReloader {
                 let should_log = !previous.is_logged && now >= previous.first_seen_at + SETTLE_TIME;
                 self.has_warned |= should_log;
                 self.invalid = Some(InvalidContent { is_logged: previous.is_logged || should_log, ..previous });
-                TlsReload::Invalid { error, should_log: should_log }
+                TlsReload::Invalid { error, should_log }
             }
         }
     }

@@ -60,7 +60,7 @@ impl Excerpt {
         let offset = offset.unwrap_or(text.len());
         let length = end.unwrap_or_default().saturating_sub(offset).max(1);
         text.extend((!fits).then_some('…'));
-        Self { text: text.into_iter().collect::<String>().trim_end().to_owned(), offset: offset, length }
+        Self { text: text.into_iter().collect::<String>().trim_end().to_owned(), offset, length }
     }
 }
 

@@ -135,11 +135,7 @@ impl LiteralBlock {
             return None;
         }
         let leading_blank_lines = text.lines().position(|line| !line.trim().is_empty())?;
-        let literal = Self {
-            first_line: value.position.line,
-            leading_blank_lines: leading_blank_lines,
-            indent: value.position.column - 1,
-        };
+        let literal = Self { first_line: value.position.line, leading_blank_lines, indent: value.position.column - 1 };
         let is_verbatim = text.lines().enumerate().skip(leading_blank_lines).all(|(index, line)| {
             let in_file = source.lines.get(literal.first_line + index - leading_blank_lines - 1);
             in_file.is_some_and(|whole| {

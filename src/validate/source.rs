@@ -56,7 +56,7 @@ impl<'a> SourceFile<'a> {
             name: &input.name,
             text,
             lines: text.lines().collect(),
-            line_starts: line_starts,
+            line_starts,
             findings: Vec::new(),
             redacted_bytes: Vec::new(),
             redacted_spans: Vec::new(),
@@ -124,7 +124,7 @@ impl<'a> SourceFile<'a> {
         self.report(
             Severity::Error,
             Cause::Manifest,
-            Span { start: start, end_column: start.column + 1 },
+            Span { start, end_column: start.column + 1 },
             format!("is no valid YAML: {}{}", fault.problem, if is_template(document) { TEMPLATE_HINT } else { "" }),
         );
     }
@@ -154,7 +154,7 @@ impl<'a> SourceFile<'a> {
     /// The first line of some bytes, which begin there.
     pub(super) fn first_line_span(&self, start: Position, byte_range: Range<usize>) -> Span {
         let first_line = self.text.get(byte_range).and_then(|text| text.lines().next()).unwrap_or_default();
-        Span { start: start, end_column: start.column + first_line.trim_end().chars().count().max(1) }
+        Span { start, end_column: start.column + first_line.trim_end().chars().count().max(1) }
     }
 
     /// Keeps a piece out of all excerpts.

@@ -243,7 +243,7 @@ impl Outage {
             Some(fix) => rejection.with_fix(fix),
             None => rejection,
         };
-        Arc::new(Self { since, reason: reason, rejection: rejection })
+        Arc::new(Self { since, reason, rejection })
     }
 }
 

@@ -120,7 +120,7 @@ impl EngineCache {
             EngineLookup::Found(engine) => (engine.path.clone(), ENGINE_TTL),
             EngineLookup::Undisclosed => (path.to_owned(), UNDISCLOSED_ENGINE_TTL),
         };
-        entries.insert((namespace.map(str::to_owned), key), CachedLookup { lookup: lookup, expires_at: now + ttl });
+        entries.insert((namespace.map(str::to_owned), key), CachedLookup { lookup, expires_at: now + ttl });
     }
 }
 

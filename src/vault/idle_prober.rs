@@ -73,9 +73,9 @@ impl IdleProber {
                 ProbeState {
                     started_at: now,
                     idle_interval: with_jitter(IDLE_PROBE_INTERVAL * 2),
-                    retry_delay: retry_delay,
-                    failures: failures,
-                    probe: probe,
+                    retry_delay,
+                    failures,
+                    probe,
                 },
             );
         }

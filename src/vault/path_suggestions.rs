@@ -58,13 +58,7 @@ impl ListedFolder {
                 rest.rsplit_once('/').map_or(("", rest), |(_, last)| rest.split_at(rest.len() - last.len()));
             let missing = if candidates.is_empty() { missing.to_owned() } else { format!("{missing}/") };
             let (read_prefix, list_prefix) = (read_prefix.clone(), list_prefix.clone());
-            candidates.push(Self {
-                read_prefix,
-                list_prefix: list_prefix,
-                folder: folder.to_owned(),
-                missing,
-                exists_hint,
-            });
+            candidates.push(Self { read_prefix, list_prefix, folder: folder.to_owned(), missing, exists_hint });
             rest = folder.trim_end_matches('/');
         }
         candidates

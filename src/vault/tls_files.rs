@@ -85,7 +85,7 @@ impl Vault {
             return None;
         }
         let is_invalid = tls::load_client_config(tls, MinTlsVersion::default()).is_err();
-        let status = TlsFileStatus { expiries: CertificateSummary::read(tls).expiries(now), is_invalid: is_invalid };
+        let status = TlsFileStatus { expiries: CertificateSummary::read(tls).expiries(now), is_invalid };
         lock_in_progress(&self.tls_reads_in_progress).remove(tls);
         Some(status)
     }

@@ -151,11 +151,11 @@ impl Transport {
             pool: Mutex::new(build_pool(connector.clone(), config.max_in_flight)),
             connector,
             tls,
-            tls_reloader: tls_reloader,
+            tls_reloader,
             has_invalid_tls_files: AtomicBool::new(false),
             is_tls_suspect: AtomicBool::new(false),
             concurrency_limits: ConcurrencyLimits::new(config.max_in_flight, config.max_mutating),
-            budget: budget,
+            budget,
             config: Arc::clone(config),
             metrics: Arc::clone(metrics),
             seen_index: SeenIndex::default(),
@@ -557,7 +557,7 @@ fn build_pool(connector: Connector, max_idle: usize) -> Pool {
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .pool_max_idle_per_host(max_idle)
         .build(connector);
-    Pool { client: client, loaded_tls: loaded_tls }
+    Pool { client, loaded_tls }
 }
 
 /// Returns true if the connect error is transient: a later attempt may succeed. Configuration errors are permanent.

@@ -68,7 +68,7 @@ fn log_messages_are_lower_case_constants() {
             match message(&arguments) {
                 None => wrong.push(format!("{place}: the message is not the last argument, or has format arguments")),
                 Some(message) if message.contains('{') => {
-                    wrong.push(format!("{place}: {message:?} has a format argument"))
+                    wrong.push(format!("{place}: {message:?} has a format argument"));
                 }
                 Some(message)
                     if message.starts_with(char::is_uppercase)
@@ -77,7 +77,7 @@ fn log_messages_are_lower_case_constants() {
                     wrong.push(format!("{place}: {message:?} begins with a capital"));
                 }
                 Some(message) if message.len() > 90 => {
-                    wrong.push(format!("{place}: {message:?} is longer than 90 bytes"))
+                    wrong.push(format!("{place}: {message:?} is longer than 90 bytes"));
                 }
                 Some(_) => {}
             }

@@ -79,7 +79,7 @@ fn context_at(now: Instant, token_lifetime: Option<&Lifetime>) -> LifecycleConte
     let refresh = Refresh::Every(seconds(120));
     LifecycleContext {
         now,
-        token_lifetime: token_lifetime,
+        token_lifetime,
         poll_interval: Some(seconds(70)),
         refresh,
         delivered: true,

@@ -53,7 +53,7 @@ impl PodWatch {
             body,
             buffer: BytesMut::new(),
             scanned_bytes: 0,
-            idle_timeout: idle_timeout,
+            idle_timeout,
             deadline: Instant::now() + idle_timeout,
         };
         Self { stream: Stream::Open(lines), ..Self::expired(server, node, version) }

@@ -141,7 +141,7 @@ impl MountLog {
                 "mount still failing"
             ),
             Emit::Suppress => {
-                tracing::debug!(%error, code, objects, endpoint, duration_ms, target_path, "mount failed")
+                tracing::debug!(%error, code, objects, endpoint, duration_ms, target_path, "mount failed");
             }
         }
     }

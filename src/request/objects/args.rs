@@ -65,7 +65,7 @@ impl SpannedValue {
             Some(text) => go_yaml::resolve_scalar(text),
             None => self.into_typed_value(source)?,
         };
-        resolved.ok_or(UnsupportedArg { problem: "has a number that JSON cannot say", position: position })
+        resolved.ok_or(UnsupportedArg { problem: "has a number that JSON cannot say", position })
     }
 
     /// The text of a plain scalar without a tag, whose type is to be found out.

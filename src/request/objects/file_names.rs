@@ -56,7 +56,7 @@ impl FileNames {
             let entry = ObjectEntry { index: object_index, name: name.to_owned() };
             return findings.add_with_cause(Cause::DuplicateFile, entry.field_location("objectName"), problem);
         }
-        self.0.insert(name.to_owned(), NamedFile { object_index: object_index, is_directory: is_directory });
+        self.0.insert(name.to_owned(), NamedFile { object_index, is_directory });
     }
 
     /// Notes every object whose file would have to be a directory for another.

@@ -28,7 +28,7 @@ pub(super) fn parse_object(
     warnings: &mut Warnings,
 ) -> Option<Object> {
     let findings_before = findings.len();
-    let mut parser = FieldParser { entry, findings: findings };
+    let mut parser = FieldParser { entry, findings };
     parser.check_type(&raw, warnings);
     let file_permission = parser.parse_file_permission(&raw.file_permission, warnings);
     let args = parser.parse_arguments(&mut raw, source);

@@ -14,7 +14,7 @@ fn parse_pairs(pairs: &[(&str, &str)]) -> ParseOutcome {
     let (mut findings, mut warnings) = (Findings::default(), Warnings::default());
     let parameters = parse(&attributes, &mut findings, &mut warnings);
     let error = findings.into_error("", None).map(|e| e.to_string()).unwrap_or_default();
-    ParseOutcome { parameters, error: error, warnings: warnings.into_messages() }
+    ParseOutcome { parameters, error, warnings: warnings.into_messages() }
 }
 
 fn parse_choice(pairs: &[(&str, &str)]) -> ServerChoice {

@@ -182,7 +182,7 @@ impl Client {
                 breaker.record_contact(contact, now, now);
             }
             FailureClass::ServerError | FailureClass::NoAnswer => {
-                self.trigger_probe(ProbeTrigger::FailedRequest, outcome.as_ref().err())
+                self.trigger_probe(ProbeTrigger::FailedRequest, outcome.as_ref().err());
             }
             FailureClass::Unrelated => self.shared.health_monitor.breaker().record_contact(contact, now, now),
         }

@@ -53,7 +53,7 @@ impl Client {
         let has_no_engine = engine.is_none()
             && is_allowed == Some(true)
             && self.has_no_engine(token, namespace, &request.path, deadline).await;
-        Preflight { engine, mutating, is_allowed: is_allowed, has_no_engine }
+        Preflight { engine, mutating, is_allowed, has_no_engine }
     }
 
     /// Returns true when Vault does not disclose an engine at a path that the token may use: then no engine is mounted there

@@ -182,7 +182,7 @@ impl VaultToken {
         };
         Ok(LoginResult {
             token,
-            auth_method: auth_method,
+            auth_method,
             request_id: one_line(&request_id.unwrap_or_default(), MAX_ACCESSOR_BYTES),
         })
     }

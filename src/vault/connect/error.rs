@@ -172,10 +172,8 @@ impl ConnectError {
     pub(super) fn from_tcp_error(target: impl fmt::Display, timeout: Duration, error: &(dyn Error + 'static)) -> Self {
         let target = target.to_string();
         match io_kind(error) {
-            Some(io::ErrorKind::ConnectionRefused) => Self::ConnectionRefused { target: target },
-            Some(io::ErrorKind::TimedOut) => {
-                Self::TimedOut { target: target, stage: ConnectStage::Tcp, timeout: timeout }
-            }
+            Some(io::ErrorKind::ConnectionRefused) => Self::ConnectionRefused { target },
+            Some(io::ErrorKind::TimedOut) => Self::TimedOut { target, stage: ConnectStage::Tcp, timeout },
             _ => Self::Other { target, message: innermost_message(error) },
         }
     }

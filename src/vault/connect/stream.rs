@@ -39,7 +39,7 @@ pub struct Stream {
 
 impl Stream {
     pub(super) fn new(io: Box<dyn Io>, target: String, mode: StreamMode) -> Self {
-        Self { io, target: target, mode: mode, is_unread: true }
+        Self { io, target, mode, is_unread: true }
     }
 
     /// Checks the first bytes for a rejection. With TLS 1.3 a server rejects a client only after the handshake.

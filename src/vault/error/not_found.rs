@@ -113,7 +113,7 @@ pub(super) fn suggest_kv_path(response: &ErrorResponse, context: &ReadContext<'_
         _ => return None,
     };
     let folder = if kv_version == 2 { format!("{expected_folder}/") } else { String::new() };
-    Some(SuggestedPath { kv_version: kv_version, path: format!("{mount}{folder}{secret_path}") })
+    Some(SuggestedPath { kv_version, path: format!("{mount}{folder}{secret_path}") })
 }
 
 #[cfg(test)]

@@ -184,7 +184,11 @@ async fn state_command_lists_and_verifies_without_secrets() {
     assert!(code == 0 && text.contains(&format!("shop/{}", pod.name)), "{text}");
     let (_, json) = run("ls", "json").await;
     let listed: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&listed[0]["session"]["secrets"], &listed[0]["session"]["leased_secrets"]), (&2.into(), &1.into()), "{json}");
+    assert_eq!(
+        (&listed[0]["session"]["secrets"], &listed[0]["session"]["leased_secrets"]),
+        (&2.into(), &1.into()),
+        "{json}"
+    );
     let (code, text) = run("verify", "text").await;
     assert!(code == 0 && text.contains("files: 2") && text.contains("all can be read"), "{text}");
     fs::write(&node.state_files()[0], "none of ours").unwrap();
