@@ -76,7 +76,7 @@ pub struct PodArgs {
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub service_account: String,
 
-    /// File with the service account token; requested from Kubernetes if omitted
+    /// Service account token file; requested from Kubernetes if omitted
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 

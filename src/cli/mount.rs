@@ -36,7 +36,7 @@ pub struct MountArgs {
     #[command(flatten)]
     pub driver: DriverArgs,
 
-    /// Socket of a running provider; without it, this process performs the mount
+    /// Socket of a running provider; without it, this process mounts
     #[arg(help_heading = None, long, value_name = "PATH", conflicts_with_all = ["VaultFlags", "OpenBaoFlags", "allow_address", "follow_redirects"])]
     pub endpoint: Option<PathBuf>,
 
@@ -48,7 +48,7 @@ pub struct MountArgs {
     #[arg(long, help_heading = None)]
     pub show: bool,
 
-    /// Object version key, to print the cluster's versions; random if omitted
+    /// Object version key of the cluster [default: random]
     #[arg(help_heading = None, long, value_name = "FILE", conflicts_with = "endpoint")]
     pub hmac_key_file: Option<String>,
 }

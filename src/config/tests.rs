@@ -129,7 +129,7 @@ fn log_level_and_debug_follow_go_provider() {
         let (config, warnings) = load(flags);
         assert_eq!(config.log.filter.level(), level, "{flags:?}");
         assert_eq!(!warnings.is_empty(), warns, "{warnings:?}");
-        assert!(!warns || warnings[0].contains("perhaps warn"), "{warnings:?}");
+        assert!(!warns || warnings[0].contains("did you mean warn?"), "{warnings:?}");
     }
 }
 

@@ -141,7 +141,7 @@ cause_tests! {
         TokenSharingNotAllowed "tests/integration/lifetimes/sharing.rs" "allow_shared_token_gates_token_scoped_objects"
         AllRevoked "tests/integration/lifetimes/revocation.rs" "revoke_all_revokes_everything_and_disables_mounts"
         ProcessSuperseded "tests/integration/restarts/handover.rs" "drain_timeout_exceeded_in_handover_rejects_mount"
-        Internal "src/provider.rs" "a_panic_ends_its_call_and_no_other"
+        Internal "src/mount/serve.rs" "panic_fails_its_mount_and_no_other"
     }
 }
 

@@ -31,7 +31,7 @@ pub async fn kubernetes_api() -> [MountCase; 1] {
     let (api, pod, folder, flag) = fixture_with_api(KubeApi::builder()).await;
     let address = api.url();
     drop(api);
-    let expected = [address.as_str(), "does not answer", "check that the address is right"];
+    let expected = [address.as_str(), "does not answer", "check the address"];
     [MountCase::for_pod(pod, &expected).with_flags(&[&flag]).keep_alive(folder)]
 }
 

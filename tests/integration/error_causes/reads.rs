@@ -256,7 +256,7 @@ pub async fn no_data() -> [MountCase; 3] {
     let [ca, crl] = raw;
     tenant.set_policy(&format!("path \"{pki}/*\" {{ capabilities = [\"read\"] }}\npath \"cubbyhole/*\" {{ capabilities = [\"create\", \"update\"] }}")).await;
     let class = single_object("cubbyhole/note", &format!(", method: PUT, secretArgs: {{text: {SECRET_MARK}}}"));
-    let expected = ["writing cubbyhole/note", "no data", "read a path that answers with data"];
+    let expected = ["writing cubbyhole/note", "no data", "read a path that returns data"];
     [MountCase::for_pod(pod.with_objects(class), &expected).with_check_flags(&["--create"]), ca, crl]
 }
 

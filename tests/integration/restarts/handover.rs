@@ -93,7 +93,7 @@ async fn predecessor_reclaims_sessions_from_ended_successor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drain_timeout_exceeded_in_handover_rejects_mount() {
-    // The predecessor was replaced: the driver retries and finds the successor.
+    // The predecessor answers with `ProcessSuperseded`: the driver retries and finds the successor.
     let node = RestartFixture::new().await;
     let pod = node.pod();
     let predecessor = node.start_with(&["--drain-timeout=300ms"]).await;

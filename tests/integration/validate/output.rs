@@ -18,7 +18,7 @@ async fn run_with_output(output: &str) -> String {
 #[tokio::test]
 async fn validate_output_text_points_at_the_line() {
     let printed = run_with_output("text").await;
-    let begin = "de ploy/a,b:%.yaml:10:5: error: is unknown and would be ignored; did you mean vaultAddress? [VM0082]\n   |\n10 |     vaultAdress: ***\n   |     ^^^^^^^^^^^\n\n";
+    let begin = "de ploy/a,b:%.yaml:10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]\n   |\n10 |     vaultAdress: ***\n   |     ^^^^^^^^^^^\n\n";
     assert!(printed.starts_with(begin), "{printed}");
     assert!(printed.ends_with("\n\n3 errors, 1 warning in 1 class (2 files)\n"), "{printed}");
 }

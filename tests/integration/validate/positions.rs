@@ -40,8 +40,8 @@ async fn position_counts_crlf_as_one_line() {
 #[tokio::test]
 async fn position_in_folded_or_quoted_text_is_its_start() {
     let broken = [
-        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: is no valid YAML: "),
-        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: is no valid YAML: "),
+        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: objects: is no valid YAML: "),
+        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: objects: is no valid YAML: "),
     ];
     for (objects, expected) in broken {
         let findings = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;
@@ -65,7 +65,7 @@ async fn position_in_json_manifest_is_exact() {
     let json = "{\n\t\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{\n\t\t\"apiVersion\": \"secrets-store.csi.x-k8s.io/v1\", \"kind\": \"SecretProviderClass\", \"metadata\": {\"name\": \"a\"},\n\t\t\"spec\": {\"provider\": \"openbao\", \"parameters\": {\n\t\t\t\"roleName\": \"a\\nb\",\n\t\t\t\"objects\": \"- {objectName: a, secretPath: p}\"}}}]}";
     assert_eq!(
         findings_of(json).await,
-        ["5:16: error: contains a control character or line break; remove it [VM0080]"]
+        ["5:16: error: roleName: contains a control character or line break; remove it [VM0080]"]
     );
 }
 

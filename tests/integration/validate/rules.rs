@@ -60,16 +60,16 @@ async fn unusable_manifest_is_reported_with_fix() {
         (
             &class_with_parameters("    vaultSkipTLSVerify: yes\n    audience: [a]\n"),
             &[
-                "10:25: error: is true or false, and the API server takes only text; put it in quotes [VM0085]",
-                "10:25: error: is \"yes\"; write true or false [VM0080]",
-                "11:5: error: is a list, and the API server takes only text; write one value [VM0085]",
+                "10:25: error: vaultSkipTLSVerify: is true or false, and the API server takes only text; put it in quotes [VM0085]",
+                "10:25: error: vaultSkipTLSVerify: is \"yes\"; write true or false [VM0080]",
+                "11:5: error: audience: is a list, and the API server takes only text; write one value [VM0085]",
             ],
         ),
         (
             &class_manifest("  parameters:\n    roleName: 1\n    objects:\n    - objectName: a\n"),
             &[
-                "7:15: error: is a number, and the API server takes only text; put it in quotes [VM0085]",
-                "8:5: error: is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
+                "7:15: error: roleName: is a number, and the API server takes only text; put it in quotes [VM0085]",
+                "8:5: error: objects: is a list, and the API server takes only text; write `objects: |`, and the list as text below it [VM0085]",
             ],
         ),
     ] {
@@ -82,9 +82,9 @@ async fn invalid_parameters_and_objects_are_reported_as_by_mount() {
     assert_findings(
         &class_with_parameters("    vaultCACert: x\n    vaultAuthMountPath: a\n    openbaoKubernetesMountPath: b\n    vaultTLSClientCertPath: /c\n"),
         &[
-            "10:18: error: is no PEM text; to name a file use the parameter that ends in CACertPath [VM0080]",
+            "10:18: error: vaultCACert: is no PEM text; to name a file use the parameter that ends in CACertPath [VM0080]",
             "11:25: error: openbaoKubernetesMountPath and vaultAuthMountPath: both are set, and both name the auth mount; remove one [VM0080]",
-            "13:29: error: is set without the one that ends in TLSClientKeyPath; set both or none [VM0080]",
+            "13:29: error: vaultTLSClientCertPath: is set without the one that ends in TLSClientKeyPath; set both or none [VM0080]",
         ],
     )
     .await;
@@ -92,7 +92,7 @@ async fn invalid_parameters_and_objects_are_reported_as_by_mount() {
         &class_with_parameters("    vaultAddress: vault:8200\n    vaultTLSServerName: https://vault\n"),
         &[
             "10:19: error: vaultAddress: \"vault:8200\" has no scheme; write https://host:port [VM0080]",
-            "11:25: error: is neither a host name nor an IP address; write it without scheme and port [VM0080]",
+            "11:25: error: vaultTLSServerName: is neither a host name nor an IP address; write it without scheme and port [VM0080]",
         ],
     )
     .await;
@@ -112,12 +112,12 @@ async fn invalid_parameters_and_objects_are_reported_as_by_mount() {
     .await;
     assert_findings(
         &class_with_objects("- objectName: a\n  secretPath: @p"),
-        &["10:21: error: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
+        &["10:21: error: objects: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
     )
     .await;
     assert_findings(
         &class_with_objects("a: b"),
-        &["9:7: error: is a mapping, not a list; start each object with `- objectName:` [VM0080]"],
+        &["9:7: error: objects: is a mapping, not a list; start each object with `- objectName:` [VM0080]"],
     )
     .await;
 }
@@ -130,9 +130,9 @@ async fn unknown_name_is_error_and_unsupported_is_warning() {
             class_with_parameters("    vaultAdress: x\n    usePodIdentity: 'true'\n    auth: 5m\n")
         ),
         &[
-            "10:5: error: is unknown and would be ignored; did you mean vaultAddress? [VM0082]",
-            "11:5: error: is no parameter and would be ignored; remove it [VM0082]",
-            "12:5: warning: is not supported yet by this version and is ignored [VM0082]",
+            "10:5: error: vaultAdress: is unknown and would be ignored; did you mean vaultAddress? [VM0082]",
+            "11:5: error: usePodIdentity: is no parameter and would be ignored; remove it [VM0082]",
+            "12:5: warning: auth: is not supported yet by this version and is ignored [VM0082]",
             "13:3: error: spec.secretObject: is unknown and ignored; did you mean secretObjects? [VM0082]",
             "14:3: error: spec.a b: is unknown and ignored; remove it [VM0082]",
         ],

@@ -70,15 +70,15 @@ async fn invalid_yaml_is_explained() {
     for (objects, found) in [
         (
             "- objectName: a\n  secretPath: p\n  secretKey: *",
-            "11:20: error: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
+            "11:20: error: objects: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
         ),
         (
             "- objectName: a\n  secretPath: p\n\n\tsecretKey: k",
-            "12:7: error: is no valid YAML: a tab indents this line; use spaces [VM0081]",
+            "12:7: error: objects: is no valid YAML: a tab indents this line; use spaces [VM0081]",
         ),
         (
             "- objectName: a\n  secretPath: p\n - objectName: b",
-            "11:8: error: is no valid YAML: this line is indented differently from the list it is in [VM0081]",
+            "11:8: error: objects: is no valid YAML: this line is indented differently from the list it is in [VM0081]",
         ),
     ] {
         assert_findings(&class_with_objects(objects), &[found]).await;
@@ -112,12 +112,12 @@ async fn unrendered_template_is_reported_with_helm_hint() {
     let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate)";
     for (is, written, found) in [
         ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
-        ("secretPath: p", "secretPath: {{ .p }}", "9:38: error: is no valid YAML: something here has the wrong type"),
+        ("secretPath: p", "secretPath: {{ .p }}", "9:38: error: objects: is no valid YAML: something here has the wrong type"),
         ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
         (
             "roleName: web",
             "roleName: {{ .r }}",
-            "7:5: error: is a mapping, and the API server takes only text; write one value",
+            "7:5: error: roleName: is a mapping, and the API server takes only text; write one value",
         ),
     ] {
         let id = if found.contains("objects: ") { "VM0081" } else { "VM0085" };

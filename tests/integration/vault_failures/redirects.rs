@@ -27,7 +27,7 @@ async fn redirect_repeated_or_not_307_308_is_rejected() {
         (307, "http", "redirected before", 2),
         (302, "http", "only 307 and 308", 1),
         (303, "http", "only 307 and 308", 1),
-        (307, "ftp", "no URL of a server", 1),
+        (307, "ftp", "not the URL of a server", 1),
     ];
     for_each_case(cases, async |stage, (status, scheme, why, sent)| {
         let place = stage.vault.address.replace("http", scheme);
