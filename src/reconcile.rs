@@ -130,7 +130,7 @@ impl Reconciler {
         if outcome.is_ok() {
             self.schedule(session);
         } else {
-            tracing::error!("a fault of vaultmount's own: keeping a session alive panicked");
+            tracing::error!("internal error: session maintenance panicked");
             let retry_at = clock::now() + PANIC_RETRY_DELAY;
             self.queue.put_session(session.id(), retry_at, WorkItem::Session(Arc::downgrade(session)));
         }
@@ -141,7 +141,7 @@ impl Reconciler {
         if session.pause_renewal(orphan_reason) {
             let (key, why) = (session.key(), orphan_reason.unwrap_or_default());
             let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = key;
-            tracing::warn!(role, pod, namespace, "not renewed any more: {why}");
+            tracing::warn!(role, pod, namespace, reason = why, "renewal paused");
         }
         if orphan_reason.is_some() {
             session.warn_of_expiry();

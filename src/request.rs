@@ -6,6 +6,7 @@ mod class_cache;
 mod findings;
 mod go_json;
 mod go_yaml;
+mod known_names;
 mod objects;
 mod parameters;
 mod pod;
@@ -28,8 +29,8 @@ use self::{
 pub use self::{
     class_cache::ClassCache,
     findings::{Finding, FindingLocation, ObjectEntry},
+    known_names::is_parameter,
     objects::OBJECT_FIELDS,
-    warnings::is_parameter,
 };
 use crate::{
     cache::Refresh,

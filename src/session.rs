@@ -360,9 +360,9 @@ impl Session {
         self.observers.metrics.count_rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         let (path, kind, reason) = (request.display_path(), kind.as_str(), reason.as_str());
-        tracing::info!(role, pod, namespace, path, kind, reason, "the pod gets a new credential");
+        tracing::info!(role, pod, namespace, path, kind, reason, "credential rotated");
         self.emit_event(EventReason::CredentialRotated, || {
-            format!("a new credential of {path} replaces the one before ({kind}: {reason})")
+            format!("a new credential of {path} replaces the previous one ({kind}: {reason})")
         });
     }
 
@@ -490,7 +490,8 @@ impl Session {
                 pod,
                 namespace,
                 path,
-                "the role gives batch tokens: the credentials read under one end with it, and cannot be renewed nor revoked when the pod ends; set token_type of the role to service"
+                fix = "set token_type of the role to service",
+                "batch tokens: leases expire with the token and cannot be renewed or revoked"
             );
         } else {
             let policies = vault_token.policies.join(", ");
@@ -499,7 +500,9 @@ impl Session {
                 pod,
                 namespace,
                 path,
-                "the role's tokens lack policy default: unless one of theirs ({policies}) lets them update auth/token/renew-self, auth/token/revoke-self and sys/leases/renew, credentials are neither renewed nor revoked when the pod ends; unset token_no_default_policy of the role"
+                policies,
+                fix = "unset token_no_default_policy of the role, or allow auth/token/renew-self, auth/token/revoke-self and sys/leases/renew",
+                "tokens lack policy default; renewal and revocation may be denied"
             );
         }
     }
@@ -516,7 +519,7 @@ impl Session {
             pod,
             namespace,
             accessor = token.vault_token.accessor,
-            "the Vault token is gone before its time, and what was leased under it; the next mount logs in again"
+            "token and its leases revoked before their expiry; the next mount logs in again"
         );
     }
 

@@ -31,23 +31,8 @@ pub(super) struct PodWatcher {
     recheck: Notify,
 }
 
-/// How the watch stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stand {
-    /// There is no API, or no `--node-name`: nothing tells when a pod ends.
-    Off,
-    /// The pods were never listed so far.
-    Connecting,
-    /// Every pod's end is told.
-    Synced,
-    /// It was interrupted; the pods are those of before.
-    Interrupted,
-    /// The right to watch lacks.
-    Denied,
-}
-
 struct PodWatcherState {
-    watch_state: Stand,
+    watch_state: WatchState,
     since: Instant,
     last_error: Option<LastErrorStatus>,
     live_pods: HashSet<String>,
@@ -84,13 +69,13 @@ const NEW_SESSION_GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 impl PodWatcherState {
     fn is_watching(&self) -> bool {
-        matches!(self.watch_state, Stand::Synced | Stand::Interrupted)
+        matches!(self.watch_state, WatchState::Synced | WatchState::Interrupted)
     }
 }
 
 impl PodWatcher {
     pub(super) fn new(kube: Option<Arc<Kube>>, node: Option<String>) -> Self {
-        let watch_state = if kube.is_some() && node.is_some() { Stand::Connecting } else { Stand::Off };
+        let watch_state = if kube.is_some() && node.is_some() { WatchState::Connecting } else { WatchState::Off };
         let state = PodWatcherState {
             watch_state,
             since: clock::now(),
@@ -130,13 +115,7 @@ impl PodWatcher {
     pub(super) fn status(&self) -> (WatchStatus, usize) {
         let state = self.lock();
         let watch_status = WatchStatus {
-            state: match state.watch_state {
-                Stand::Off => WatchState::Off,
-                Stand::Connecting => WatchState::Connecting,
-                Stand::Interrupted => WatchState::Interrupted,
-                Stand::Synced => WatchState::Synced,
-                Stand::Denied => WatchState::Denied,
-            },
+            state: state.watch_state,
             node: self.node.clone(),
             since: Some(clock::time_of_day(state.since)),
             last_error: state.last_error.clone(),
@@ -148,7 +127,7 @@ impl PodWatcher {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_state(&self, watch_state: Stand) {
+    fn set_state(&self, watch_state: WatchState) {
         let mut state = self.lock();
         if state.watch_state != watch_state {
             (state.watch_state, state.since) = (watch_state, clock::now());
@@ -165,16 +144,16 @@ impl PodWatcher {
     fn record_watch_failure(&self, error: &Error, backoff: Duration) -> Duration {
         let previous = self.lock().watch_state;
         let (watch_state, backoff) = match (error.cause(), previous) {
-            (Cause::PodsForbidden, _) => (Stand::Denied, DENIED_WATCH_BACKOFF),
-            (_, Stand::Synced | Stand::Interrupted) => (Stand::Interrupted, backoff),
+            (Cause::PodsForbidden, _) => (WatchState::Denied, DENIED_WATCH_BACKOFF),
+            (_, WatchState::Synced | WatchState::Interrupted) => (WatchState::Interrupted, backoff),
             (_, before) => (before, backoff),
         };
         self.set_state(watch_state);
         self.record_error("watching the pods of this node", error);
-        if watch_state == Stand::Denied && previous != Stand::Denied {
-            tracing::warn!("nothing tells when pods end, so nothing is revoked: {error}");
+        if watch_state == WatchState::Denied && previous != WatchState::Denied {
+            tracing::warn!(%error, "pod watch denied; tokens will not be revoked when pods end");
         } else {
-            tracing::info!("the watch of this node's pods failed and is tried again: {error}");
+            tracing::info!(%error, "pod watch failed, retrying");
         }
         with_jitter(backoff)
     }
@@ -184,7 +163,7 @@ impl Reconciler {
     /// Keeps the set of this node's pods.
     pub(super) async fn watch_pods(&self) {
         let Some((kube, node)) = self.pod_watcher.watch_target() else {
-            tracing::warn!("without a Kubernetes API and --node-name nothing tells when pods end: nothing is revoked");
+            tracing::warn!("pod watch off without --node-name or Kubernetes API; tokens will not be revoked");
             return pending().await;
         };
         let mut backoff = INITIAL_WATCH_BACKOFF;
@@ -205,7 +184,7 @@ impl Reconciler {
 
     async fn list_pods(&self, kube: &Kube, node: &str) -> Result<String, Error> {
         let (pods, version) = kube.node_pods(node).await?;
-        tracing::debug!(pods = pods.len(), node, "listed the pods of this node");
+        tracing::debug!(pods = pods.len(), node, "listed pods of this node");
         let mut had_unreadable = false;
         {
             let PodWatcherState { live_pods, rechecks, .. } = &mut *self.pod_watcher.lock();
@@ -226,7 +205,7 @@ impl Reconciler {
     /// A watch was granted. A list alone tells of no end: who may list may not always watch.
     fn on_watch_open(&self) {
         let was_watching = self.pod_watcher.is_watching();
-        self.pod_watcher.set_state(Stand::Synced);
+        self.pod_watcher.set_state(WatchState::Synced);
         if !was_watching {
             self.requeue_all();
             self.pod_watcher.recheck.notify_one();
@@ -310,7 +289,7 @@ impl Reconciler {
                                 pod = tenant.name,
                                 namespace = tenant.namespace,
                                 node,
-                                "a pod with a session is not among the pods of this node; is --node-name right?"
+                                "pod with a session runs on another node; check --node-name"
                             );
                         }
                     }
@@ -326,7 +305,8 @@ impl Reconciler {
                             tracing::warn!(
                                 pod = tenant.name,
                                 namespace = tenant.namespace,
-                                "whether the pod is over cannot be read; its token is kept: {error}"
+                                %error,
+                                "pod state unreadable; its token is kept"
                             );
                         }
                         self.pod_watcher.record_error("reading whether a pod is over", &error);

@@ -16,24 +16,6 @@ use crate::{
     vault::{Address, SENSITIVE_URL_CHARS},
 };
 
-/// Parameters that carry one of the prefixes, as in `vaultAddress`.
-pub(super) const PREFIXED_PARAMETERS: [&str; 14] = [
-    "Endpoint",
-    "Address",
-    "Namespace",
-    "AuthNamespace",
-    "SkipTLSVerify",
-    "CACert",
-    "CACertPath",
-    "CADirectory",
-    "TLSServerName",
-    "TLSClientCertPath",
-    "TLSClientKeyPath",
-    "KubernetesMountPath",
-    "AuthMountPath",
-    "RoleName",
-];
-
 /// Role, audience and choice of server, as far as they can be understood.
 pub(super) struct Parameters {
     pub(super) role: String,

@@ -189,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn parameter_of_arbitrary_value_does_not_panic(suffix in proptest::sample::select(parameters::PREFIXED_PARAMETERS.to_vec()), value in ".*") {
+    fn parameter_of_arbitrary_value_does_not_panic(suffix in proptest::sample::select(known_names::PREFIXED_PARAMETERS.to_vec()), value in ".*") {
         let _ = ClassBuilder::new().with(&format!("vault{suffix}"), &value).parse();
     }
 

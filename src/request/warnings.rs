@@ -1,49 +1,14 @@
 //! What stops no mount but should be told: names nobody knows, and names that only later versions know.
 
 use super::{
-    attributes::{Attributes, PARAMETER_PREFIXES},
+    attributes::Attributes,
     findings::{BoundedList, Finding, FindingLocation, MAX_LISTED_FINDINGS, join_truncated},
-    parameters::PREFIXED_PARAMETERS,
-    pod::DRIVER_ATTRIBUTE_PREFIX,
+    known_names::{UNSUPPORTED_PARAMETERS, candidates, find_alias, is_parameter},
 };
 use crate::{
     error::Cause,
     text::{closest_match, quote},
 };
-
-/// Parameters without a prefix. The driver adds `secretProviderClass`.
-const UNPREFIXED_PARAMETERS: [&str; 6] =
-    ["roleName", "audience", "objects", "refreshInterval", "tokenScope", "secretProviderClass"];
-
-/// Parameters that this version knows of but does nothing with; `auth` is the Go provider's from 1.8.
-const UNSUPPORTED_PARAMETERS: [&str; 1] = ["auth"];
-
-/// Names that are near in sense alone: what other providers and Vault's own tools call it. In small letters and
-/// without the prefix of a parameter; parameters first, then fields.
-const ALIASES: [(&str, &str); 22] = [
-    ("role", "RoleName"),
-    ("addr", "Address"),
-    ("url", "Address"),
-    ("authpath", "AuthMountPath"),
-    ("authmount", "AuthMountPath"),
-    ("mountpath", "AuthMountPath"),
-    ("mount", "AuthMountPath"),
-    ("kubernetespath", "KubernetesMountPath"),
-    ("skipverify", "SkipTLSVerify"),
-    ("cafile", "CACertPath"),
-    ("servername", "TLSServerName"),
-    ("name", "objectName"),
-    ("filename", "objectName"),
-    ("objectalias", "objectName"),
-    ("path", "secretPath"),
-    ("key", "secretKey"),
-    ("field", "secretKey"),
-    ("property", "secretKey"),
-    ("pointer", "secretPointer"),
-    ("args", "secretArgs"),
-    ("mode", "filePermission"),
-    ("permission", "filePermission"),
-];
 
 /// Warnings, and the names nobody knows.
 #[derive(Default)]
@@ -159,36 +124,6 @@ impl UnrecognizedName {
         };
         Finding { cause: Cause::UnknownName, location: self.location, problem }
     }
-}
-
-/// Whether a parameter goes by that name.
-#[must_use]
-pub fn is_parameter(name: &str) -> bool {
-    let prefixed = || {
-        PARAMETER_PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).any(|rest| PREFIXED_PARAMETERS.contains(&rest))
-    };
-    UNPREFIXED_PARAMETERS.contains(&name) || name.starts_with(DRIVER_ATTRIBUTE_PREFIX) || prefixed()
-}
-
-/// The names that a mistyped one may stand for, those with the prefix it starts with or else with `vault`.
-fn candidates(name: &str) -> Vec<String> {
-    let lower = name.get(..7).unwrap_or(name).to_lowercase();
-    let prefix = PARAMETER_PREFIXES.iter().find(|prefix| lower.starts_with(*prefix)).unwrap_or(&"vault");
-    let prefixed = PREFIXED_PARAMETERS.iter().map(|suffix| format!("{prefix}{suffix}"));
-    UNPREFIXED_PARAMETERS.iter().chain(&UNSUPPORTED_PARAMETERS).map(|&plain| plain.to_owned()).chain(prefixed).collect()
-}
-
-/// The known name that is near in sense, or is the same but for its prefix.
-fn find_alias<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let without_prefix = |name: &str| {
-        PARAMETER_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_lowercase()
-    };
-    let bare_name = without_prefix(name);
-    let target = ALIASES.iter().find(|(slip, _)| *slip == bare_name).map_or(bare_name.as_str(), |(_, meant)| meant);
-    known
-        .iter()
-        .copied()
-        .find(|known| known.eq_ignore_ascii_case(target) || without_prefix(known).eq_ignore_ascii_case(target))
 }
 
 #[cfg(test)]

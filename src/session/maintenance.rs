@@ -160,8 +160,8 @@ impl Session {
                 match grant_kind {
                     GrantKind::Full => tracing::debug!(role, pod, namespace, ttl = ?grant.ttl, "token renewed"),
                     GrantKind::Capped => tracing::info!(
-                        role, pod, namespace, end = %clock::time_of_day(sent_at + grant.ttl),
-                        "the token's maximum is near: a poll before its end logs in again"
+                        role, pod, namespace, expires_at = %clock::time_of_day(sent_at + grant.ttl),
+                        "token near its maximum TTL; a poll before its expiry logs in again"
                     ),
                 }
             }
@@ -175,7 +175,7 @@ impl Session {
                         let failures = token.record_renewal_failure(clock::now(), is_denied(&failure));
                         self.record_error("renewing the token", &error);
                         if failures.is_power_of_two() {
-                            tracing::warn!(role, pod, namespace, failures, "the token is not renewed: {error}");
+                            tracing::warn!(role, pod, namespace, failures, %error, "token renewal failed");
                         }
                     }
                 }
@@ -209,8 +209,8 @@ impl Session {
                 self.count_renewal(RenewalTarget::Lease, grant_kind.into());
                 match grant_kind {
                     GrantKind::Capped => tracing::info!(
-                        role, pod, namespace, path, end = %clock::time_of_day(sent_at + grant.ttl),
-                        "the lease's maximum is near: a poll before its end reads it anew"
+                        role, pod, namespace, path, expires_at = %clock::time_of_day(sent_at + grant.ttl),
+                        "lease near its maximum TTL; a poll before its expiry fetches a new credential"
                     ),
                     GrantKind::Full => {
                         tracing::debug!(role, pod, namespace, path, ttl = ?grant.ttl, "lease renewed");
@@ -229,7 +229,7 @@ impl Session {
                             pod,
                             namespace,
                             path,
-                            "the lease is gone before its time; the next mount reads it anew"
+                            "lease revoked before its expiry; the next poll fetches a new credential"
                         );
                     }
                     RenewalFailure::NotRenewable => renewal.disable_renewal(),
@@ -238,7 +238,7 @@ impl Session {
                         let failures = renewal.record_failure(clock::now(), is_denied(&failure), error.to_string());
                         self.record_error("renewing a lease", &error);
                         if failures.is_some_and(u32::is_power_of_two) {
-                            tracing::warn!(role, pod, namespace, path, failures, "the lease is not renewed: {error}");
+                            tracing::warn!(role, pod, namespace, path, failures, %error, "lease renewal failed");
                         }
                     }
                 }
@@ -323,11 +323,11 @@ impl Session {
             )
         };
         let fix = if is_down {
-            "Vault is down, so that nothing renews or replaces it: see why"
+            "Vault is down, so nothing renews or replaces it: check Vault"
         } else if has_failing_polls {
-            "polls come and fail, so nothing replaces it: see what they say"
+            "polls fail, so nothing replaces it: check the errors of the polls"
         } else {
-            "no poll comes to replace it: restart the pod, or switch on rotation in the driver"
+            "no poll replaces it: restart the pod, or enable rotation in the driver"
         };
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
         for ExpiryNotice { request, kind, expires_at, is_expired } in
@@ -342,13 +342,13 @@ impl Session {
                 SecretKind::Plain => "secret",
             };
             self.emit_event(EventReason::CredentialExpiring, || {
-                let verb = if is_expired { "is over since" } else { "ends at" };
+                let verb = if is_expired { "expired at" } else { "expires at" };
                 format!("the {secret_noun} of {path} {verb} {expires_at}, and {fix}")
             });
             if is_expired {
-                tracing::error!(role, pod, namespace, path, %expires_at, "the pod's {secret_noun} is over, and {fix}");
+                tracing::error!(role, pod, namespace, path, kind = secret_noun, %expires_at, fix, "credential expired");
             } else {
-                tracing::warn!(role, pod, namespace, path, %expires_at, "the pod's {secret_noun} ends, and {fix}");
+                tracing::warn!(role, pod, namespace, path, kind = secret_noun, %expires_at, fix, "credential expires soon");
             }
         }
     }

@@ -172,11 +172,7 @@ impl SessionRegistry {
             && let Some(session) = state.evict_most_idle(can_evict)
         {
             let SessionKey { pod_name: pod, pod_namespace: namespace, .. } = &session.key;
-            tracing::warn!(
-                pod,
-                namespace,
-                "--max-sessions is reached: this silent pod's session makes way, and the ends of what it has are told no more"
-            );
+            tracing::warn!(pod, namespace, "--max-sessions reached; evicted an idle session without unexpired tokens");
         }
         let namespace_sessions = count_in_namespace(state);
         let problem = if namespace_sessions >= namespace_limit {

@@ -124,7 +124,7 @@ impl PendingRevocation {
     async fn try_revoke(&mut self, vault: &Vault) -> RevocationResult {
         let SessionKey { pod_name: pod, pod_namespace: namespace, role, .. } = &self.key;
         if self.token.vault_token.is_batch {
-            tracing::debug!(pod, namespace, role, "a batch token cannot be revoked; it ends by itself");
+            tracing::debug!(pod, namespace, role, "batch token cannot be revoked; it expires on its own");
             return RevocationResult::NotRevocable;
         }
         if self.token.is_expired(clock::now()) {
@@ -134,7 +134,7 @@ impl PendingRevocation {
                     namespace,
                     role,
                     attempts = self.attempts,
-                    "the pod's token ended before it could be revoked"
+                    "token expired before it could be revoked"
                 );
             }
             return RevocationResult::NotRevocable;
@@ -143,9 +143,9 @@ impl PendingRevocation {
         let error = match self.send_revocation(vault).await {
             Ok(true) => {
                 if self.token.vault_token.is_exhausted() && !self.token.has_leases() {
-                    tracing::debug!(pod, namespace, role, "a token of few uses is revoked by its last");
+                    tracing::debug!(pod, namespace, role, "token revoked by its last use");
                 } else {
-                    tracing::info!(pod, namespace, role, "the pod's token is revoked, and what was leased under it");
+                    tracing::info!(pod, namespace, role, "token and its leases revoked");
                 }
                 return RevocationResult::Revoked;
             }
@@ -157,7 +157,7 @@ impl PendingRevocation {
             MAX_REVOCATION_BACKOFF.min(INITIAL_REVOCATION_BACKOFF * 2u32.saturating_pow(self.attempts.min(16) - 1)),
         );
         if self.attempts.is_power_of_two() {
-            tracing::warn!(pod, namespace, role, attempts = self.attempts, again_in = ?delay, "the pod's token cannot be revoked: {error}");
+            tracing::warn!(pod, namespace, role, attempts = self.attempts, retry_in = ?delay, %error, "token revocation failed, retrying");
         }
         RevocationResult::Retry { retry_at: clock::now() + delay, error }
     }

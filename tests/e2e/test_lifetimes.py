@@ -195,8 +195,8 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     assert provider.metric(level) == 0
     about_pod = f'pod="{pod.name}"'
     lines_with = lambda words: [line for line in provider.log().splitlines() if words in line and about_pod in line]  # noqa: E731
-    shop.wait("a warning", lambda: lines_with("credential ends, and no poll comes") != [], 120)
-    (warning,) = lines_with("credential ends, and no poll comes")
+    shop.wait("a warning", lambda: lines_with("credential expires soon") != [], 120)
+    (warning,) = lines_with("credential expires soon")
     warned_after = time.time() - begin
     end = datetime.fromisoformat(re.search(r"expires_at=(\S+)", warning)[1]).timestamp()
     print(f"\nafter {warned_after:.0f} s, {end - time.time():.0f} s before the end:\n{warning}")
@@ -208,7 +208,7 @@ def test_without_rotation_an_end_that_is_near_is_told(shop, vault, driver, provi
     assert end - begin > 95
     shop.wait("the removal of the database user", lambda: mine[0] not in vault.database_users(), 60)
     assert abs(time.time() - end) < 10
-    shop.wait("the log line about the expiry", lambda: lines_with("credential is over") != [], 30)
+    shop.wait("the log line about the expiry", lambda: lines_with("credential expired") != [], 30)
     assert len(shop.events("VaultCredentialExpiring", pod.name)) == 2
     # The credential was not read again, and the pod's file did not change.
     assert len(vault.reads("database/creds/ending", begin)) == 1 and credential(pod.volume("db")) == mine
@@ -272,7 +272,7 @@ def test_without_the_right_to_watch_nothing_is_revoked(shop, vault, node, provid
         # Longer than the delay before the second attempt to watch.
         time.sleep(100)
         assert name in vault.database_users()
-        denied = [line for line in provider.log().splitlines() if "nothing tells when pods end" in line]
+        denied = [line for line in provider.log().splitlines() if "tokens will not be revoked when pods end" in line]
         print("\n" + "\n".join(denied))
         assert len(denied) == 1 and "WARN" in denied[0] and "[VM0" in denied[0]
         assert provider.metric('vaultmount_pod_watch_state{state="denied"}') == 1

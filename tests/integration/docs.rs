@@ -266,8 +266,8 @@ fn docs_reference_covers_every_flag_of_every_command() {
 fn docs_reference_covers_every_parameter_and_variable() {
     let class = Page::read("docs/reference/class.md").text;
     for (file, constant, prefix) in [
-        ("src/request/parameters.rs", "PREFIXED_PARAMETERS", "<prefix>"),
-        ("src/request/warnings.rs", "UNPREFIXED_PARAMETERS", ""),
+        ("src/request/known_names.rs", "PREFIXED_PARAMETERS", "<prefix>"),
+        ("src/request/known_names.rs", "UNPREFIXED_PARAMETERS", ""),
         ("src/request/objects/raw.rs", "OBJECT_FIELDS", ""),
     ] {
         let source = fs::read_to_string(project_root().join(file)).unwrap();

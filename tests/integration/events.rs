@@ -278,7 +278,7 @@ async fn each_credential_emits_expiring_and_expired_events() {
         let of: Vec<&Value> =
             events.iter().filter(|event| message_contains(event, &format!("db/static-creds/{name} "))).collect();
         assert!(
-            of.len() == 2 && message_contains(of[0], "ends at") && message_contains(of[1], "is over since"),
+            of.len() == 2 && message_contains(of[0], "expires at") && message_contains(of[1], "expired at"),
             "{of:#?}"
         );
     }

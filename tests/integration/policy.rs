@@ -285,7 +285,10 @@ async fn validate_policy_file_reports_denied_classes() {
     // The file on its own, and in a ConfigMap.
     let inside = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: policy}\ndata:\n  policy.yaml: |\n    apiVersion: vaultmount/v1\n    kind: Policy\n    rule: []\n";
     for (text, expected) in [
-        ("apiVersion: vaultmount/v1\nkind: Policy\nrule: []\n", "x.yaml:3:1: error: rule: is unknown; did you mean rules?"),
+        (
+            "apiVersion: vaultmount/v1\nkind: Policy\nrule: []\n",
+            "x.yaml:3:1: error: rule: is unknown; did you mean rules?",
+        ),
         (inside, "x.yaml:5:3: error: policy.yaml: line 3: is unknown; did you mean rules?"),
         (
             "apiVersion: vaultmount/v1\nkind: Policy\nrules: [{namespaces: [a], skipVerify: yes}]\n",

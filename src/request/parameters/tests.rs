@@ -1,4 +1,5 @@
 use super::*;
+use crate::request::known_names::PREFIXED_PARAMETERS;
 
 struct ParseOutcome {
     parameters: Parameters,

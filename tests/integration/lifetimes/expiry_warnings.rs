@@ -52,10 +52,16 @@ async fn unpolled_credential_expiry_is_warned_of_in_time() {
     let place =
         |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {log}"));
     let (near, reported, over) =
-        (place("maximum is near"), place("ends, and no poll comes to replace it"), place("is over, and no poll comes"));
+        (place("near its maximum TTL"), place("credential expires soon"), place("credential expired"));
     assert!(near < reported && reported < over, "{log}");
-    assert!(lines[reported].contains("end=") && lines[reported].contains("switch on rotation"), "{}", lines[reported]);
-    assert_eq!(lines.iter().filter(|line| line.contains("ends, and no poll comes")).count(), 1, "{log}");
+    assert!(
+        lines[reported].contains("expires_at=")
+            && lines[reported].contains("no poll replaces it")
+            && lines[reported].contains("enable rotation"),
+        "{}",
+        lines[reported]
+    );
+    assert_eq!(lines.iter().filter(|line| line.contains("credential expires soon")).count(), 1, "{log}");
 }
 
 /// A monitoring system's view of a daemon: its metrics.

@@ -214,12 +214,10 @@ async fn outage_logs_credential_expiry_in_time() {
     daemon.terminate();
     let log = daemon.wait_for_log().await;
     let count_lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
-    assert_eq!(
-        (count_lines("the pod's credential ends, and Vault is down"), count_lines("the pod's credential is over")),
-        (1, 1),
-        "{log}"
-    );
-    assert_eq!(count_lines("is not renewed"), 0, "{log}");
+    assert_eq!((count_lines("credential expires soon"), count_lines("credential expired")), (1, 1), "{log}");
+    let warning = log.lines().find(|line| line.contains("credential expires soon")).unwrap();
+    assert!(warning.contains("Vault is down"), "{warning}");
+    assert_eq!(count_lines("renewal failed"), 0, "{log}");
 }
 
 #[tokio::test]

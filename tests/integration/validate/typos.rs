@@ -112,7 +112,11 @@ async fn unrendered_template_is_reported_with_helm_hint() {
     let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate)";
     for (is, written, found) in [
         ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
-        ("secretPath: p", "secretPath: {{ .p }}", "9:38: error: objects: is no valid YAML: something here has the wrong type"),
+        (
+            "secretPath: p",
+            "secretPath: {{ .p }}",
+            "9:38: error: objects: is no valid YAML: something here has the wrong type",
+        ),
         ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
         (
             "roleName: web",
