@@ -1,5 +1,7 @@
-//! What was read under a session: kept for as long as it is good, so that nothing Vault created is lost on its way to the pod,
-//! polls ask Vault for nothing that the pod has, and equal secrets keep their bytes.
+//! Cached secrets of one session.
+//!
+//! The cache keeps credentials that Vault created across retries, answers polls without a request to Vault, and keeps
+//! the bytes of unchanged secrets stable.
 
 pub mod kind;
 mod lifecycle;
@@ -31,12 +33,12 @@ pub use maintenance::{ExpiryNotice, PendingRenewal, SecretSnapshot};
 pub use persistence::{SavedSecret, TokenTable};
 pub use session_token::{SavedSessionToken, SessionToken};
 
-/// One answer of Vault.
+/// Cached response from Vault.
 #[derive(Debug)]
 pub struct CachedSecret {
-    /// What Vault answered.
+    /// Response from Vault.
     pub response: SecretResponse,
-    /// Numbers what this process has read, so that it can be told what a volume was given.
+    /// Number of the response, unique in this process. It identifies the response that a volume received.
     pub serial: u64,
 }
 
@@ -47,100 +49,102 @@ impl CachedSecret {
     }
 }
 
-/// What a reading brought.
+/// Result of a fetch.
 #[derive(Clone)]
 pub struct FetchOutcome {
-    /// The answer: the earlier one when the data is as before.
+    /// Cached secret; the previous one if the data is unchanged.
     pub secret: Arc<CachedSecret>,
-    /// Vault's id of the answer to this very request, when it gave one.
+    /// Request ID that Vault returned for this fetch; `None` if the response had no ID.
     pub request_id: Option<Arc<str>>,
 }
 
-/// The leases of one session, by request. Equal requests share one.
+/// Cached secrets of one session, by request. Equal requests share one cached secret.
 #[derive(Default)]
 pub struct SecretCache {
-    /// Never held across an await.
+    /// Lock is never held across an await.
     slots: Mutex<HashMap<Arc<SecretRequest>, Arc<CacheSlot>>>,
 }
 
 #[derive(Default)]
 struct CacheSlot {
     in_flight: SingleFlight<Result<FetchOutcome, Error>>,
-    /// Never held across an await.
+    /// Lock is never held across an await.
     state: Mutex<SlotState>,
 }
 
 #[derive(Default)]
 struct SlotState {
     entry: Option<CacheEntry>,
-    /// The volumes whose class names it.
+    /// Paths of the volumes that reference the secret in their class.
     referenced_by: Vec<Arc<str>>,
-    /// Counts what was kept, so that whoever looked before another's reading ended sees that it has.
+    /// Number of stored responses. A caller compares it to detect a fetch that finished after the caller's lookup.
     generation: u64,
 }
 
-/// A lease and all that is known of it.
+/// Cached secret with its lifecycle, session token and delivery state.
 struct CacheEntry {
     secret: Arc<CachedSecret>,
     lifecycle: Lifecycle,
     token: Arc<SessionToken>,
     read_at: Instant,
     delivered: bool,
-    /// It is not what a class wants of it, and reading it again makes nothing new.
+    /// Marks a secret that does not have the content that the class expects, and that can be fetched again without
+    /// creating anything.
     invalidated: bool,
     expiry_warning: ExpiryWarning,
-    /// Why its last renewal or reading failed.
+    /// Error of the last renewal or fetch.
     last_error: Option<String>,
 }
 
-/// What a fetch brings: the answer, when it was asked for, and under which token.
+/// Response of a fetch, with its send time and session token.
 pub struct FetchedSecret {
-    /// Vault's answer.
+    /// Response from Vault.
     pub result: ReadResult,
-    /// When the request was sent, by [`crate::clock::now`]: what Vault grants begins then at the earliest.
+    /// Send time of the request, by [`crate::clock::now`]: the earliest start of every TTL in the response.
     pub sent_at: Instant,
-    /// The token.
+    /// Session token of the request.
     pub token: Arc<SessionToken>,
 }
 
-/// When and how a lease is looked at.
+/// Time, poll interval and refresh interval of a cache lookup.
 #[derive(Clone, Copy, Debug)]
 pub struct LookupOptions {
-    /// Now, by [`crate::clock::now`].
+    /// Current time, by [`crate::clock::now`].
     pub now: Instant,
-    /// The longest of the last pauses between two polls.
+    /// Longest of the recent intervals between two polls.
     pub poll_interval: Option<Duration>,
-    /// How long plain secrets count as fresh.
+    /// Refresh interval of plain secrets.
     pub refresh: Refresh,
 }
 
-/// What there is of a request's answer.
+/// Result of a cache lookup.
 pub enum Lookup {
-    /// It is good.
+    /// Secret that may be served.
     Fresh(Arc<CachedSecret>),
-    /// It must be read.
+    /// Secret that must be fetched.
     Due(DueSecret),
 }
 
-/// A request that must be read.
+/// Request that must be sent to Vault, with the previous secret.
 pub struct DueSecret {
-    /// Why, if there was an answer before.
+    /// Reason to replace the previous secret; `None` if there was none.
     pub reason: Option<RotationReason>,
-    /// What was read before, if the pod has it.
+    /// Previous secret, if it was delivered to the pod.
     pub previous: Option<Arc<CachedSecret>>,
-    /// The same, if it is of use still.
+    /// Previous secret, if it was delivered and has not expired.
     pub stale: Option<Arc<CachedSecret>>,
-    /// Of what kind it was.
+    /// Kind of the previous secret.
     pub kind: Option<SecretKind>,
-    /// The token it hung on.
+    /// Session token of the previous secret.
     pub token: Option<Arc<SessionToken>>,
     generation: u64,
 }
 
-/// Requests remembered at most per session; more than a class may hold, as classes are edited and pods have several volumes.
+/// Maximum number of cached requests per session. It exceeds the limit of one class, because classes are edited and
+/// pods have several volumes.
 const MAX_CACHED_REQUESTS: usize = 1024;
 impl SecretCache {
-    /// What there is of a request's answer, and whether it is good.
+    /// Returns the cached secret of a request if it is fresh, or a [`DueSecret`] to fetch.
     pub fn lookup(&self, request: &SecretRequest, options: &LookupOptions) -> Lookup {
         let slot = self.lock().get(request).cloned();
         let not_cached = |generation| {
@@ -166,11 +170,12 @@ impl SecretCache {
         }
     }
 
-    /// A new answer to a request that was found due, shared with whoever asks meanwhile. When the data is as before, it is the
-    /// earlier answer, so that whole responses keep their bytes.
+    /// Fetches a due secret and stores it. Concurrent callers share one fetch.
     ///
-    /// `heard` hears what was kept: of an earlier answer that was a credential, and is none any more; and whether the new one was
-    /// created for this.
+    /// If the data is unchanged, the result is the previous secret, so that whole responses keep their bytes.
+    ///
+    /// Calls `on_stored` after the response is stored. Its first argument is the kind of the replaced secret, unless
+    /// that secret was plain or its data is unchanged. Its second argument is `true` if the request was mutating.
     pub async fn fetch<F>(
         &self,
         request: &Arc<SecretRequest>,
@@ -186,7 +191,7 @@ impl SecretCache {
         let outcome = slot.in_flight.join(|| {
             let (slot, fetch) = (Arc::clone(&slot), fetch());
             async move {
-                // Another's reading may have ended between our look and our turn.
+                // Another fetch may have finished between the lookup and this turn.
                 if let Some(secret) = slot.newer_than(generation) {
                     let request_id = secret.response.request_id().map(Arc::from);
                     return Ok(FetchOutcome { secret, request_id });
@@ -205,7 +210,9 @@ impl SecretCache {
         })
     }
 
-    /// Whether the last reading of a static credential came before Vault had rotated it, and its time was over already.
+    /// Returns `true` if Vault should have rotated a static credential before this fetch but had not.
+    ///
+    /// Returns `false` if the cached credential was already overdue when it was fetched.
     pub fn missed_rotation(&self, request: &SecretRequest, fetched: &FetchedSecret) -> bool {
         let Lifecycle::Static { rotates_at, .. } = Lifecycle::from_result(request, &fetched.result, fetched.sent_at)
         else {
@@ -215,7 +222,8 @@ impl SecretCache {
         let Some(slot) = self.lock().get(request).cloned() else { return is_due };
         let slot_state = slot.state();
         match slot_state.entry.as_ref().map(|entry| (&entry.lifecycle, &entry.secret.response)) {
-            // It was waited for before, in vain: Vault cannot rotate it, and polls must not wait for that each time.
+            // An earlier fetch already waited without success. Vault cannot rotate this credential, and polls must not
+            // wait for it each time.
             Some((Lifecycle::Static { rotates_at, read_at }, _)) if rotates_at <= read_at => false,
             Some((Lifecycle::Static { rotates_at, .. }, before)) => {
                 is_due
@@ -226,7 +234,8 @@ impl SecretCache {
         }
     }
 
-    /// A pod has (as far as anyone can know) what was read. Whether it is new to it.
+    /// Marks a secret as delivered to its pod, as far as vaultmount can know. Returns `true` if it was not marked
+    /// before.
     pub fn mark_delivered(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
         let slot = self.lock().get(request).cloned();
         slot.is_none_or(|slot| {
@@ -238,8 +247,8 @@ impl SecretCache {
         })
     }
 
-    /// What was read is not what the class wants of it: the next mount reads it again, unless that would make something new.
-    /// Whether it will.
+    /// Marks a secret that does not have the content that the class expects. The next mount fetches it again, unless
+    /// the fetch would create something new. Returns `true` if the next mount will fetch it.
     pub fn invalidate(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
         let Some(slot) = self.lock().get(request).cloned() else { return false };
         let mut slot_state = slot.state();
@@ -250,8 +259,10 @@ impl SecretCache {
         entry.invalidated
     }
 
-    /// A volume's class names these requests and no others. What nobody names any more is not renewed, and forgotten when there
-    /// is nothing to tell of it. Whether it named others before.
+    /// Sets the requests that a volume references. Returns `true` if this changed the volume's references.
+    ///
+    /// A secret without references is not renewed. It is removed when no valid lease, pending delivery or running fetch
+    /// needs it.
     pub fn set_references<'a>(
         &self,
         volume_path: &Arc<str>,
@@ -264,7 +275,7 @@ impl SecretCache {
         for slot in requests.into_iter().filter_map(|read| slots.get(read)) {
             let mut slot_state = slot.state();
             if !slot_state.referenced_by.contains(volume_path) {
-                // Few are named by a second, and there are many.
+                // Few of the many secrets have a second reference, so reserve only one entry.
                 slot_state.referenced_by.reserve_exact(1);
                 slot_state.referenced_by.push(Arc::clone(volume_path));
                 is_changed = true;
@@ -284,7 +295,8 @@ impl SecretCache {
         is_changed
     }
 
-    /// The answers to these requests, when the pod has each of them, each is good, and nothing must be asked first.
+    /// Returns the secrets of all requests if each was delivered and is fresh, and no token needs verification. A token
+    /// needs verification if Vault has not accepted it within `verify_interval`.
     pub fn get_all_fresh<'a>(
         &self,
         requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
@@ -306,8 +318,10 @@ impl SecretCache {
         secrets.collect()
     }
 
-    /// The tokens that must be asked about before the answers to these requests are handed out, as they were not proven within
-    /// the time `proof`; and of each whether any of the answers waits for its pod.
+    /// Returns the tokens to verify before these secrets are served.
+    ///
+    /// A token needs verification if one of its secrets is undelivered, or if Vault has not accepted the token within
+    /// `verify_interval`. The flag is `true` if a secret of the token is undelivered.
     pub fn tokens_to_verify<'a>(
         &self,
         requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
@@ -330,7 +344,7 @@ impl SecretCache {
         tokens
     }
 
-    /// Whether anything that a volume names hangs on this token.
+    /// Returns `true` if a referenced secret expires with this token.
     pub fn has_referenced_bound_secrets(&self, token: &Arc<SessionToken>) -> bool {
         self.any_entry(|slot_state, entry| {
             !slot_state.referenced_by.is_empty()
@@ -339,7 +353,7 @@ impl SecretCache {
         })
     }
 
-    /// Whether anything hangs on this token: also what no volume names any more, which lives to an end of its own.
+    /// Returns `true` if a secret expires with this token. Secrets without references count until they expire.
     pub fn has_bound_secrets(&self, token: &Arc<SessionToken>, now: Instant) -> bool {
         self.any_entry(|slot_state, entry| {
             let is_live = !slot_state.referenced_by.is_empty()
@@ -348,7 +362,7 @@ impl SecretCache {
         })
     }
 
-    /// Whether anything has an end of its own that is still to come.
+    /// Returns `true` if a secret with an expiry of its own has not expired.
     pub fn has_unexpired(&self, now: Instant) -> bool {
         self.any_entry(|_, entry| {
             entry.lifecycle.expires_at().is_some() && !entry.lifecycle.is_expired(entry.token.lifetime().as_ref(), now)
@@ -390,14 +404,14 @@ impl CacheSlot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was kept after a turn.
+    /// Returns the secret if it was stored after `generation`.
     fn newer_than(&self, generation: u64) -> Option<Arc<CachedSecret>> {
         let slot_state = self.state();
         slot_state.entry.as_ref().filter(|_| slot_state.generation > generation).map(|entry| Arc::clone(&entry.secret))
     }
 
-    /// Keeps a new answer, or the earlier one if nothing but its envelope differs.
-    /// Of what kind that was if it is replaced.
+    /// Stores a new response, or keeps the previous secret if only the envelope differs. Returns the kind of the
+    /// previous secret if it is replaced.
     fn insert(&self, request: &SecretRequest, fetched: FetchedSecret) -> (Arc<CachedSecret>, Option<SecretKind>) {
         let FetchedSecret { result, sent_at, token } = fetched;
         let mut lifecycle = Lifecycle::from_result(request, &result, sent_at);
@@ -440,7 +454,8 @@ impl CacheSlot {
 }
 
 impl SlotState {
-    /// Whether it waits for its pod, or lives on at Vault.
+    /// Returns `true` if the secret is not delivered yet, or its lease is still valid in Vault. Undelivered tokens and
+    /// plain secrets that can be fetched again do not count.
     fn is_still_needed(&self, now: Instant) -> bool {
         self.entry.as_ref().is_some_and(|entry| match entry.lifecycle {
             Lifecycle::Leased { .. } => !entry.lifecycle.is_expired(entry.token.lifetime().as_ref(), now),
@@ -451,13 +466,16 @@ impl SlotState {
 }
 
 impl CacheEntry {
-    /// Whether Vault must be asked whether the token lives that it hangs on: always for what waits for its pod, which no read
-    /// would show to be dead; for what the pod has, when Vault has not taken the token within the time `proof`.
+    /// Returns `true` if the token must be verified with Vault before the secret is served.
+    ///
+    /// An undelivered secret always needs this, because no other request shows that its token was revoked. A delivered
+    /// secret needs it if Vault has not accepted the token within `verify_interval`.
     fn needs_verification(&self, now: Instant, verify_interval: Duration) -> bool {
         if !self.lifecycle.is_bound_to_token() || self.lifecycle.is_expired(self.token.lifetime().as_ref(), now) {
             return false;
         }
-        // One of few uses has none to spare for what the pod has, and one that is used up cannot be asked.
+        // A token with a use limit has no uses to spare for delivered secrets, and an exhausted token cannot be
+        // verified.
         let vault_token = &self.token.vault_token;
         (!self.delivered && !vault_token.is_exhausted())
             || (vault_token.num_uses == 0 && now.saturating_duration_since(self.token.verified_at()) >= verify_interval)

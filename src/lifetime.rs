@@ -1,4 +1,4 @@
-//! How long Vault lets something live, a lease or a token, and when to ask for more.
+//! Lifetimes of leases and tokens: TTL, expiry and next renewal.
 
 use std::time::Duration;
 
@@ -7,11 +7,13 @@ use tokio::time::Instant;
 
 use crate::clock::{Epoch, with_jitter};
 
-/// The time of one lease or token. Renewing SETS the time left, so that each renewal asks for the original duration; a shorter
-/// grant is the sign that a maximum is near, which Vault does not tell otherwise (measured against OpenBao 2.7).
+/// Lifetime of one lease or token.
+///
+/// A renewal sets the remaining TTL instead of adding to it, so each renewal requests the original duration. A shorter
+/// grant shows that the max TTL is near. Vault does not report the max TTL otherwise (measured against OpenBao 2.7).
 #[derive(Clone, Debug)]
 pub struct Lifetime {
-    /// What every renewal asks for: the duration it began with.
+    /// Original TTL, which every renewal requests.
     requested_ttl: Duration,
     granted_ttl: Duration,
     granted_at: Instant,
@@ -21,7 +23,7 @@ pub struct Lifetime {
     failures: u32,
 }
 
-/// A term as it is kept across restarts. Times are in milliseconds, moments are told from an [`Origin`].
+/// Lifetime in the encrypted state. Durations are in milliseconds, and times are milliseconds relative to an [`Epoch`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLifetime {
     requested_ttl_ms: u64,
@@ -33,24 +35,24 @@ pub struct SavedLifetime {
     failures: u32,
 }
 
-/// What came of a renewal.
+/// Result of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantKind {
-    /// All that was asked for.
+    /// Full TTL, as requested.
     Full,
-    /// Less: its end is near, and no renewal moves it.
+    /// Shorter TTL than requested: the max TTL is near, and further renewals do not extend the lifetime.
     Capped,
 }
 
-/// The pause after a failed renewal, doubled by each that follows, and the longest.
+/// Delay after the first failed renewal. It doubles with each further failure, up to [`MAX_RENEWAL_BACKOFF`].
 const INITIAL_RENEWAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_RENEWAL_BACKOFF: Duration = Duration::from_secs(60);
 const DENIED_RENEWAL_BACKOFF: Duration = Duration::from_secs(300);
-/// How much less than asked for is still all of it: Vault counts in whole seconds.
+/// Tolerance below the requested TTL that still counts as a full grant, because Vault counts in whole seconds.
 const TTL_ROUNDING_TOLERANCE: Duration = Duration::from_secs(1);
 
 impl Lifetime {
-    /// What begins `now` and lasts for `duration`; zero: for ever.
+    /// Creates a lifetime from `starts_at` for `ttl`. A zero TTL means that the lifetime never expires.
     #[must_use]
     pub fn new(ttl: Duration, renewable: bool, starts_at: Instant) -> Self {
         let expires_at = (!ttl.is_zero()).then(|| starts_at + ttl);
@@ -67,70 +69,76 @@ impl Lifetime {
         lifetime
     }
 
-    /// What a renewal asks for.
+    /// Returns the TTL that every renewal requests.
     #[must_use]
     pub fn requested_ttl(&self) -> Duration {
         self.requested_ttl
     }
 
-    /// Its end as things stand; none: it has no end.
+    /// Returns the current expiry; `None` if the lifetime never expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
         self.expires_at
     }
 
-    /// The end that no renewal will move, or none has moved lately.
+    /// Returns the expiry if renewal is impossible or the last renewal failed.
     #[must_use]
     pub fn max_expires_at(&self) -> Option<Instant> {
         self.expires_at.filter(|_| !self.renewable || self.failures > 0)
     }
 
-    /// When an end comes near enough to be told: a third of what every renewal asks for is left.
+    /// Returns the time of the expiry warning, when a third of the requested TTL is left before `expiry`.
     #[must_use]
     pub fn warn_at(&self, expiry: Instant) -> Instant {
         expiry - self.requested_ttl / 3
     }
 
-    /// Whether it can still be renewed.
+    /// Returns `true` if renewal is still possible.
     #[must_use]
     pub fn is_renewable(&self) -> bool {
         self.renewable && self.expires_at.is_some()
     }
 
-    /// When the next renewal is due: when two thirds of what was left have passed, or somewhat before, so that what began
-    /// together is not renewed together; after a failure, sooner. For what cannot be renewed, when two thirds have passed.
+    /// Returns the time of the next renewal: after two thirds of the granted TTL, or slightly earlier (jitter). Jitter
+    /// separates renewals of secrets that were created together. After a failure the renewal is sooner. For a lifetime
+    /// that is not renewable, this is the same point in the TTL.
     #[must_use]
     pub fn renew_at(&self) -> Instant {
         self.renew_at
     }
 
-    /// Whether the last renewal failed.
+    /// Returns `true` if the last renewal failed.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.failures > 0
     }
 
-    /// How many renewals have failed since the last that did not.
+    /// Returns the number of failed renewals since the last success.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether its end has come.
+    /// Returns `true` if the lifetime has expired.
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
         self.expires_at.is_some_and(|end| now >= end)
     }
 
-    /// Whether nine tenths of the time granted have passed: too little to begin something with.
+    /// Returns `true` if nine tenths of the granted TTL have passed. The rest is too short to start new work.
     #[must_use]
     pub fn is_nearly_expired(&self, now: Instant) -> bool {
         self.expires_at.is_some() && now.saturating_duration_since(self.granted_at) >= self.granted_ttl * 9 / 10
     }
 
-    /// Whether its end is so near that its successor must be on its way: a fifth of the time last granted before it, or three
-    /// pauses between polls, as a successor reaches the pod in a poll alone and one or two may fail; at most two thirds of the
-    /// time it began with. While renewals fail, which may pass, it is half of that, and less than what a renewal leaves.
+    /// Returns `true` if `expiry` is so near that a replacement must be fetched.
+    ///
+    /// The margin before the expiry is the larger of these values, but at most two thirds of the original TTL:
+    /// - a fifth of the last granted TTL
+    /// - three poll intervals, because only a poll delivers the replacement, and one or two polls may fail
+    ///
+    /// While renewals fail, which may be transient, the margin is halved and at most a quarter of the original TTL.
+    /// This is less than the time that a due renewal leaves.
     #[must_use]
     pub fn needs_replacement(&self, expiry: Option<Instant>, poll_interval: Option<Duration>, now: Instant) -> bool {
         let margin = (self.granted_ttl / 5).max(poll_interval.unwrap_or_default() * 3).min(self.requested_ttl * 2 / 3);
@@ -139,7 +147,7 @@ impl Lifetime {
         expiry.is_some_and(|end| now + margin >= end)
     }
 
-    /// A renewal that was sent at `now` brought this much.
+    /// Applies a renewal that was sent at `sent_at` and granted `ttl`.
     pub fn apply_renewal(&mut self, ttl: Duration, renewable: bool, sent_at: Instant) -> GrantKind {
         let is_capped = ttl + TTL_ROUNDING_TOLERANCE.min(self.requested_ttl / 10) < self.requested_ttl;
         (self.granted_ttl, self.granted_at, self.failures) = (ttl, sent_at, 0);
@@ -149,10 +157,10 @@ impl Lifetime {
         if is_capped { GrantKind::Capped } else { GrantKind::Full }
     }
 
-    /// A renewal failed at `now`. What was granted before stands. One that a policy denies passes only when somebody changes
-    /// that, and is tried less often.
+    /// Records a failed renewal at `now`. The expiry does not change. A renewal that a policy denies is retried less
+    /// often, because it succeeds only after a policy change.
     pub fn record_failure(&mut self, now: Instant, denied: bool) {
-        // Several attempts fit before an end that is near.
+        // Leave time for several attempts before a near expiry.
         let remaining = self.expires_at.map_or(MAX_RENEWAL_BACKOFF, |end| end.saturating_duration_since(now));
         let max_backoff = if denied { DENIED_RENEWAL_BACKOFF } else { MAX_RENEWAL_BACKOFF };
         let max_delay = max_backoff.min((remaining / 8).max(INITIAL_RENEWAL_BACKOFF));
@@ -161,12 +169,12 @@ impl Lifetime {
         self.renew_at = now + delay;
     }
 
-    /// Vault says that it cannot be renewed.
+    /// Disables renewal, because Vault does not allow it.
     pub fn disable_renewal(&mut self) {
         (self.renewable, self.failures) = (false, 0);
     }
 
-    /// What is kept of it across restarts.
+    /// Returns the saved form of the lifetime.
     #[must_use]
     pub fn to_saved(&self, epoch: Epoch) -> SavedLifetime {
         let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -182,14 +190,14 @@ impl Lifetime {
     }
 
     fn next_renew_at(&self) -> Instant {
-        // Between eleven eighteenths and two thirds of the time granted.
+        // Between eleven eighteenths and two thirds of the granted TTL.
         let latest = self.granted_ttl * 2 / 3;
         self.granted_at + latest * 5 / 6 + with_jitter(latest / 6)
     }
 }
 
 impl SavedLifetime {
-    /// The term it was.
+    /// Restores the lifetime.
     #[must_use]
     pub fn restore(&self, epoch: Epoch) -> Lifetime {
         Lifetime {
@@ -203,7 +211,7 @@ impl SavedLifetime {
         }
     }
 
-    /// Its end as things stood.
+    /// Returns the saved expiry; `None` if the lifetime never expires.
     #[must_use]
     pub fn expires_at(&self, epoch: Epoch) -> Option<Instant> {
         self.expires_at.map(|end| epoch.instant_at(end))

@@ -1,4 +1,4 @@
-//! Kubernetes manifests from files: documents of YAML or JSON in which each key and value knows where it stands.
+//! Kubernetes manifests from files: YAML or JSON documents with the position of each key and value.
 
 mod class;
 mod file_content;
@@ -19,24 +19,25 @@ use crate::{
     },
 };
 
-/// How a message names a file, on one line.
+/// Formats a path for messages, on one line. The path `-` becomes `<stdin>`.
 #[must_use]
 pub fn display_path(path: &Path) -> String {
     if path == Path::new("-") { "<stdin>".to_owned() } else { replace_control_chars(&path.to_string_lossy()) }
 }
 
-/// A document, or why it is none, and the text it is made of.
+/// A document of a file, or its parse error, together with its text.
 pub struct Document<'a> {
-    /// The tree.
+    /// The parsed tree, or the parse error.
     pub node: Result<Node, ParseError>,
-    /// The text.
+    /// The text of the document.
     pub text: &'a str,
-    /// The line of the file it begins on, from 1.
+    /// The line of the file on which the document begins, from 1.
     pub first_line: usize,
 }
 
-/// The documents of a text, those without content left out. One that cannot be read takes no other with it. Policies are read as
-/// the provider reads them.
+/// Splits a text into documents and parses each of them. Documents without content are left out.
+///
+/// A document that does not parse leaves the others readable. Policies get the parser budget of the provider.
 #[must_use]
 pub fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
@@ -52,7 +53,7 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     documents
 }
 
-/// The text from each line that begins with `---`, which nothing inside a document can.
+/// Splits a text at each separator line, `---`. No line inside a document can begin like that.
 fn split_documents(text: &str) -> Vec<(Offset, &str)> {
     let mut pieces = Vec::new();
     let (mut start, mut offset) = (Offset::default(), Offset::default());
@@ -67,12 +68,12 @@ fn split_documents(text: &str) -> Vec<(Offset, &str)> {
         offset.bytes += line.len();
     }
     pieces.push((start, &text[start.bytes..]));
-    // What stands before the first may be directives, which are no document.
+    // The piece before the first separator may hold only directives, and those are not a document.
     pieces.retain(|(_, piece)| piece.lines().any(|line| !line.trim().is_empty() && !line.starts_with(['#', '%'])));
     pieces
 }
 
-/// What the documents hold: each that is no list itself, and the items of those that are (`kind: List`).
+/// Returns the resources of a document: the items of a list (`kind: List`), or else the document itself.
 pub fn resources(document: &Node) -> Vec<&Node> {
     let is_list = document.get("kind").and_then(Node::as_text).is_some_and(|kind| kind.ends_with("List"));
     match document.get("items") {
@@ -81,7 +82,7 @@ pub fn resources(document: &Node) -> Vec<&Node> {
     }
 }
 
-/// Whether a resource is of a kind, of any version of an API group.
+/// Returns true if a resource has this kind and API group, in any version of the group.
 #[must_use]
 pub fn is_kind(resource: &Node, group: &str, kind: &str) -> bool {
     let version = resource.get("apiVersion").and_then(Node::as_text).unwrap_or_default();
@@ -89,7 +90,7 @@ pub fn is_kind(resource: &Node, group: &str, kind: &str) -> bool {
     its_group == group && resource.get("kind").and_then(Node::as_text) == Some(kind)
 }
 
-/// A word of a resource's `metadata`; empty if it is not there, or no text.
+/// Returns a text field of a resource's `metadata`. It is empty if the field is missing or is not text.
 #[must_use]
 pub fn metadata_text<'n>(resource: &'n Node, field: &str) -> &'n str {
     resource.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Node::as_text).unwrap_or_default()

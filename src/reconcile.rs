@@ -1,6 +1,7 @@
-//! The background clockwork: sessions are kept alive while their pods live, and revoked when they end.
+//! Background work: renews the sessions of running pods, and revokes their tokens when the pods end.
 //!
-//! One queue of what is due and when, for all sessions and all tokens to be revoked; no task waits for a single one.
+//! One queue holds all due work, for all sessions and all pending revocations. No task waits for a single session or
+//! token.
 
 mod pod_watcher;
 mod status;
@@ -36,27 +37,28 @@ use crate::{
 pub use work_queue::Schedule;
 use work_queue::{WorkItem, WorkQueue};
 
-/// Keeps sessions. One per process.
+/// Maintains all sessions. Each process has one reconciler.
 pub struct Reconciler {
     vault: Arc<Vault>,
     sessions: Arc<SessionRegistry>,
     queue: WorkQueue,
     orphan_after: Duration,
     pod_watcher: pod_watcher::PodWatcher,
-    /// Numbers the tokens to be revoked; sessions have numbers of their own.
+    /// Next number of a pending revocation; sessions have their own numbers.
     next_revocation_id: AtomicUsize,
     started_at: Timestamp,
 }
 
-/// How many tokens are revoked at once when all are.
+/// Concurrency limit for revocations when all sessions end.
 const MAX_CONCURRENT_REVOCATIONS: usize = 8;
-/// How long after a panic a session is attended to again.
+/// Delay before a session is maintained again after a panic.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(60);
-/// How often the sessions of pods whose end nothing tells are looked through.
+/// Interval between sweeps, which evict expired sessions of unwatched pods and retry failed state writes.
 const SESSION_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Reconciler {
-    /// `node` is where the pods are watched; without it, or without an API, nothing tells when a pod ends.
+    /// Creates a reconciler that watches the pods of `node`. Without a node or an API server, vaultmount cannot detect
+    /// when a pod ends.
     #[must_use]
     pub fn new(
         vault: Arc<Vault>,
@@ -76,8 +78,8 @@ impl Reconciler {
         }
     }
 
-    /// Renews, revokes and watches. Returns only when one of these breaks, which must end the process: it would serve on, and
-    /// what pods have would die.
+    /// Renews, revokes and watches. Returns only if one of these tasks stops. The process must exit then: it would
+    /// continue to serve while the pods' credentials expire.
     pub async fn run(self: Arc<Self>) {
         let mut loops = JoinSet::new();
         let (a, b, c, d) = (self.clone(), self.clone(), self.clone(), self);
@@ -88,7 +90,7 @@ impl Reconciler {
         loops.join_next().await;
     }
 
-    /// A session was used: what is due for it may have changed.
+    /// Reschedules a session after use, because its next wakeup may have changed.
     pub fn schedule(&self, session: &Arc<Session>) {
         match session.next_wakeup() {
             Some(at) => self.queue.put_session(session.id(), at, WorkItem::Session(Arc::downgrade(session))),
@@ -96,7 +98,7 @@ impl Reconciler {
         }
     }
 
-    /// Has the tokens revoked that a session has no use for any more.
+    /// Queues revocations for the tokens that a session no longer needs.
     pub fn queue_exhausted_tokens(&self, session: &Session) {
         for revocation in session.take_exhausted_tokens() {
             self.queue_revocation(revocation, clock::now());
@@ -120,7 +122,8 @@ impl Reconciler {
         }
     }
 
-    /// Attends to a session, unless that is under way: whoever is at it looks again in the end.
+    /// Maintains a session, unless its maintenance is already running. The running maintenance reschedules the session
+    /// when it finishes.
     async fn reconcile_exclusive(&self, session: &Arc<Session>) {
         if !session.try_start_maintenance() {
             return;
@@ -148,17 +151,17 @@ impl Reconciler {
         } else {
             session.maintain(&self.vault).await;
         }
-        // When another process has the folder, that one renews it, too.
+        // If another process owns the state directory, that process also renews the session.
         drop(session.persist().await);
     }
 
-    /// Forgets everything, which another process has now.
+    /// Removes all sessions and queued work, because another process owns them now.
     pub fn clear(&self) {
         self.sessions.clear();
         self.queue.clear();
     }
 
-    /// Looks at every session anew, as what is known of pods' ends has changed.
+    /// Reschedules every session, because the knowledge about the end of pods has changed.
     fn requeue_all(&self) {
         for session in self.sessions.all() {
             session.pause_renewal(None);
@@ -166,7 +169,7 @@ impl Reconciler {
         }
     }
 
-    /// Why a session is not renewed, when nothing tells whether its pod lives.
+    /// Returns the reason to pause renewal if vaultmount cannot detect the end of the session's pod.
     fn orphan_reason(&self, session: &Session) -> Option<&'static str> {
         if session.pod_uids().iter().any(|uid| self.pod_watcher.is_tracked(uid)) {
             return None;
@@ -182,7 +185,7 @@ impl Reconciler {
         }
     }
 
-    /// Tries to revoke a token, and again later if that fails.
+    /// Tries to revoke a token, and queues a retry after a failure or during an outage.
     async fn revoke(&self, mut revocation: PendingRevocation) {
         if let Some(retry_at) = revocation.defer(&self.vault) {
             return self.queue_revocation(revocation, retry_at);
@@ -215,13 +218,13 @@ impl Reconciler {
                 let outcome = if is_denied { AuditOutcome::Denied } else { AuditOutcome::Failed };
                 self.sessions.audit().record(&AuditRecord { outcome, ..record });
             }
-            // It ends, or has ended, by itself.
+            // The token expires or has expired by itself.
             RevocationResult::NotRevocable => {}
         }
         result
     }
 
-    /// What is counted.
+    /// Returns the metrics of this process.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         self.sessions.metrics()
@@ -231,7 +234,7 @@ impl Reconciler {
         self.queue.put_revocation(self.next_revocation_id.fetch_add(1, Relaxed), due_at, revocation);
     }
 
-    /// A pod has ended: what it had is revoked.
+    /// Revokes the tokens of a pod that has ended.
     fn end_pod(self: &Arc<Self>, uid: &str) {
         for session in self.sessions.remove_pod(uid) {
             let reconciler = Arc::clone(self);
@@ -244,7 +247,7 @@ impl Reconciler {
         }
     }
 
-    /// Revokes every token that is held, and with it what was leased under it; from now on mounts are refused.
+    /// Revokes every token of every session, and with it all its leases. Rejects all later mounts.
     pub async fn revoke_all(&self) -> RevocationSummary {
         let sessions = self.sessions.disable();
         let ended = stream::iter(sessions).map(|session| async move {
@@ -284,7 +287,7 @@ impl Reconciler {
             tokio::time::sleep(SESSION_SWEEP_INTERVAL).await;
             self.sessions.evict_expired(|uid| !self.pod_watcher.is_tracked(uid));
             self.queue.remove_dropped_sessions();
-            // What could not be written before, or was changed by what nobody waits for.
+            // Retry failed writes, and write changes that no caller waits for.
             for session in self.sessions.all() {
                 session.persist_in_background();
             }

@@ -1,4 +1,4 @@
-//! Manifests against the rules of a mount, without a server: what is wrong, and where in which file.
+//! Checks manifests against the rules of a mount, without a server. Each finding names its file and position.
 
 mod class;
 mod excerpt;
@@ -7,6 +7,7 @@ mod pod;
 mod policy;
 mod secret_objects;
 mod source;
+mod span;
 mod typos;
 
 use std::collections::BTreeMap;
@@ -19,23 +20,23 @@ use crate::{
     yaml::Position,
 };
 
-/// A file to look at.
+/// A file to validate.
 #[derive(Clone)]
 pub struct Input {
-    /// What to call it.
+    /// The name of the file in findings.
     pub name: String,
-    /// What is in it.
+    /// The content of the file.
     pub content: FileContent,
-    /// What it is looked at for.
+    /// The role of the file.
     pub kind: InputKind,
 }
 
-/// What a file is looked at for.
+/// The role of a file in a validation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputKind {
-    /// The resources in it.
+    /// A file of Kubernetes resources.
     Manifests,
-    /// It is the policy file of the provider that the classes are for. One at most.
+    /// The policy file of the provider that serves the classes. At most one input is a policy.
     Policy,
 }
 
@@ -45,62 +46,62 @@ impl Input {
     }
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// A mount would fail, or do something else than was meant.
+    /// A mount would fail, or would do something unintended.
     Error,
-    /// It is worth a look.
+    /// The mount may work, but the line deserves a review.
     Warning,
 }
 
-/// Something that should be mended, or looked at.
+/// An error to fix, or a warning to review.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestFinding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// Its row in the table of causes.
+    /// The cause, a row of the table of causes.
     pub cause: Cause,
-    /// The file's name.
+    /// The name of the file.
     pub file: String,
-    /// Where it begins.
+    /// The position at which the finding begins.
     pub position: Position,
-    /// The column behind its end, on the same line.
+    /// The column after the end of the finding, on the same line.
     pub end_column: usize,
-    /// Where by name, what, and how to mend it.
+    /// The message: the subject by name, the problem and the fix.
     pub message: String,
-    /// The line, without what could be secret in it.
+    /// The line of the finding, with possible secrets redacted.
     pub excerpt: Excerpt,
 }
 
-/// What became of all files.
+/// The result of a validation of all files.
 #[derive(Clone, Debug, Default)]
 pub struct ValidationReport {
-    /// By file, in the order of its lines.
+    /// The findings by file, in the order of its lines.
     pub findings: Vec<ManifestFinding>,
-    /// How many files there were.
+    /// The number of files.
     pub files: usize,
-    /// How many classes for `vault` or `openbao` were looked at.
+    /// The number of checked classes of the providers `vault` and `openbao`.
     pub classes: usize,
-    /// How many policy files were looked at.
+    /// The number of checked policy files.
     pub policies: usize,
-    /// How many pods and workloads that use the driver were looked at.
+    /// The number of checked pods and workloads that use the driver.
     pub pods: usize,
-    /// How many resources of other kinds and providers were skipped.
+    /// The number of skipped resources: those of other kinds and other providers.
     pub skipped: usize,
-    /// How many of these could not be read, and do not name the driver.
+    /// The number of skipped resources that cannot be read and do not name the driver.
     pub unreadable: usize,
 }
 
 impl ValidationReport {
-    /// How many findings there are of a severity.
+    /// Counts the findings of a severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 }
 
-/// Looks at files together: pods find their classes in any of them.
+/// Validates files together. A pod may refer to a class in any of the files.
 #[must_use]
 pub fn validate(inputs: &[Input]) -> ValidationReport {
     let mut report = ValidationReport { files: inputs.len(), ..ValidationReport::default() };
@@ -127,7 +128,7 @@ pub fn validate(inputs: &[Input]) -> ValidationReport {
         for document in documents {
             let node = match &document.node {
                 Ok(node) => node,
-                // Whatever it is, it is not ours: a template, JSON with comments, or what another tool will refuse.
+                // Such a document is not for this driver: a template, JSON with comments, or input that another tool rejects.
                 Err(_) if !source::mentions_driver(document) => {
                     report.skipped += 1;
                     report.unreadable += 1;
@@ -141,7 +142,7 @@ pub fn validate(inputs: &[Input]) -> ValidationReport {
             for resource in manifest::resources(node) {
                 if typos::is_class(resource, source) {
                     let Some(reviewed) = class::review_class(resource, policy.as_ref(), source) else {
-                        // What is what in it is not known.
+                        // Without a readable class any value of the spec may be a secret.
                         resource.get("spec").into_iter().for_each(|spec| source.redact_node(spec));
                         continue;
                     };
@@ -150,7 +151,7 @@ pub fn validate(inputs: &[Input]) -> ValidationReport {
                     match classes.get(&key) {
                         Some(first) if first.is_our_provider && !first.name.is_empty() => {
                             if reviewed.is_our_provider {
-                                source.report_duplicate(resource, first);
+                                first.report_duplicate(resource, source);
                             }
                         }
                         _ => drop(classes.insert(key, reviewed)),

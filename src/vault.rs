@@ -193,8 +193,8 @@ impl Vault {
             let _permit = permit;
             Client::new(&owned_endpoint, &config, &metrics, budget, dns_limiter)
         });
-        let built = build.await;
-        let client = built.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "building a client panicked")))?;
+        let outcome = build.await;
+        let client = outcome.unwrap_or_else(|_| Err(Error::new(Cause::Internal, "building a client panicked")))?;
         if endpoint.tls.skip_verify {
             tracing::warn!(endpoint = %endpoint.address, "TLS certificates are not verified: a man in the middle can read every secret");
         }

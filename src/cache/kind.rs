@@ -27,8 +27,8 @@ label_enum! {
         MaxTtl = "max_ttl",
         /// Expiry of the token is near, and the max TTL prevents a renewal.
         Token = "token",
-        /// Refresh is due: an old plain secret, a certificate past two thirds of its lifetime, or a static credential at its
-        /// rotation.
+        /// Refresh is due: an old plain secret, a certificate past two thirds of its lifetime, or a static credential
+        /// at its rotation.
         RefreshDue = "refresh_due",
         /// Secret or its token was revoked.
         Revoked = "revoked",

@@ -1,4 +1,4 @@
-//! What kind of thing a lease is, and so when it is used, renewed or read anew.
+//! Lifecycle of cached secrets: the rules that decide between reuse, renewal and another fetch.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,22 +21,23 @@ use crate::{
     },
 };
 
-/// How long a plain secret counts as fresh.
+/// Refresh interval of a plain secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refresh {
-    /// This long.
+    /// Fetch again after this interval.
     Every(Duration),
-    /// For as long as the pod lives.
+    /// Never fetch again during the life of the pod.
     Never,
 }
 
-/// The shortest refresh interval.
+/// Minimum refresh interval.
 pub const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
-/// The longest: what is longer is meant never to come.
+/// Maximum refresh interval. The error for a longer value suggests `never`.
 const MAX_REFRESH_INTERVAL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Refresh {
-    /// Reads `30s`, `5m`, `1h30m` or `never`; an error says what it is instead, to follow the value. A time may be too short.
+    /// Parses `30s`, `5m`, `1h30m` or `never`. The error completes the sentence that begins with the value. The
+    /// interval may be below the minimum.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const INVALID_INTERVAL: &str = "is neither a time like 30s, 5m or 1h nor never";
         if text == "never" {
@@ -51,8 +52,9 @@ impl Refresh {
         }
     }
 
-    /// Whether something of this age must be read again. A driver's polls do not come to the second, so that a twentieth less
-    /// is old enough: a poll every two minutes shall not read every four.
+    /// Returns `true` if a secret of this age must be fetched again. The age may fall short by a twentieth of the
+    /// interval, at most one second, because the driver's polls are not exact. Without this tolerance, a two-minute
+    /// poll would fetch only every four minutes.
     fn is_due(self, age: Duration) -> bool {
         match self {
             Self::Every(interval) => age + (interval / 20).min(Duration::from_secs(1)) >= interval,
@@ -61,77 +63,77 @@ impl Refresh {
     }
 }
 
-/// What is known of a lease's time.
+/// Lifecycle of a cached secret, by kind.
 #[derive(Clone, Debug)]
 pub enum Lifecycle {
-    /// Ends by itself unless it is renewed, and with the token it was read under.
+    /// Secret with a lease. It expires unless it is renewed, or when the token of the fetch expires.
     Leased {
-        /// Names it to Vault.
+        /// Lease ID.
         lease_id: String,
-        /// Its time; apart, as most of what is read has none.
+        /// Lifetime; boxed, because most secrets have no lease.
         lifetime: Box<Lifetime>,
     },
-    /// Is over at a time of its own; not bound to the token.
+    /// Certificate that expires independently of the token.
     Certificate {
-        /// When two thirds of its life have passed.
+        /// Time after two thirds of the certificate's remaining validity at the fetch.
         refresh_at: Instant,
-        /// Its end.
+        /// Expiry of the certificate.
         expires_at: Instant,
-        /// When it was read.
+        /// Time of the fetch.
         read_at: Instant,
     },
-    /// Is replaced at Vault's side at a time that is known; what the pod has is wrong from then on.
+    /// Static credential. Vault rotates it at a known time, and the pod's copy is invalid from then on.
     Static {
-        /// When Vault replaces it.
+        /// Time of the rotation in Vault.
         rotates_at: Instant,
-        /// When it was read.
+        /// Time of the fetch.
         read_at: Instant,
     },
-    /// The token itself, which ends when it ends.
+    /// Session token, which expires by its own lifetime.
     Token,
-    /// Reading it again is all there is to do.
+    /// Secret without an expiry, which can only be fetched again.
     Plain {
-        /// When it was read.
+        /// Time of the fetch.
         read_at: Instant,
-        /// Whether each reading makes something new.
+        /// `true` if each fetch creates something new.
         mutating: bool,
     },
 }
 
-/// What else decides about a lease.
+/// Conditions that decide the next action for a cached secret.
 #[derive(Clone, Copy, Debug)]
 pub struct LifecycleContext<'a> {
-    /// Now, by [`crate::clock::now`].
+    /// Current time, by [`crate::clock::now`].
     pub now: Instant,
-    /// The time of the token it was read under; none when that is gone.
+    /// Lifetime of the token of the fetch; `None` if that token was revoked.
     pub token_lifetime: Option<&'a Lifetime>,
-    /// The longest of the last pauses between two polls; none before the second.
+    /// Longest of the recent intervals between two polls; `None` before the second poll.
     pub poll_interval: Option<Duration>,
-    /// What the class, or the operator, wants of plain secrets.
+    /// Refresh interval from the class or the operator.
     pub refresh: Refresh,
-    /// Whether it has reached its pod.
+    /// `true` if the secret was delivered to its pod.
     pub delivered: bool,
-    /// Whether a volume of the pod names it, so that it is renewed.
+    /// `true` if a volume of the pod references the secret, so that it is renewed.
     pub is_referenced: bool,
 }
 
-/// What to do with a lease.
+/// Next action for a cached secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheAction {
-    /// Nothing: it is good as it is.
+    /// Serve the secret unchanged.
     Reuse,
-    /// Ask Vault for more time, in the background; until then it is good.
+    /// Renew the lease in the background, and serve the secret until then.
     Renew,
-    /// Read anew in the next mount.
+    /// Fetch the secret again in the next mount.
     Refetch(RotationReason),
 }
 
-/// How long something that was created without a lease (a signature) waits for its pod to ask again: longer than the longest
-/// pause between kubelet's attempts (2 minutes).
+/// Time to keep an undelivered secret that was created without a lease, such as a signature. It exceeds the longest
+/// delay between kubelet's attempts (2 minutes).
 const UNDELIVERED_SECRET_TTL: Duration = Duration::from_secs(300);
 
 impl Lifecycle {
-    /// The life of what was read by a request that was sent at `sent`.
+    /// Derives the lifecycle of a response to a request that was sent at `sent_at`.
     #[must_use]
     pub fn from_result(request: &SecretRequest, result: &ReadResult, sent_at: Instant) -> Self {
         let response = &result.response;
@@ -143,11 +145,11 @@ impl Lifecycle {
             let lifetime = Box::new(Lifetime::new(ttl, response.renewable, sent_at));
             return Self::Leased { lease_id: response.lease_id.clone(), lifetime };
         }
-        // Only what was written for can have been issued; a certificate that lies somewhere is a plain secret.
+        // Only a write can issue a certificate. A certificate that is stored somewhere is a plain secret.
         let issued =
             matches!(request.method, Method::Put | Method::Post).then(|| certificate_validity(response)).flatten();
         if let Some((begin, end)) = issued {
-            // By a clock that is late it would seem to last longer than it does.
+            // A slow local clock would overestimate the remaining validity.
             let validity = end.duration_since(begin).min(end.duration_since(Timestamp::now()));
             let remaining = Duration::try_from(validity).unwrap_or_default();
             let remaining = remaining.min(Duration::from_secs(u64::from(u32::MAX)));
@@ -163,7 +165,7 @@ impl Lifecycle {
         Self::Plain { read_at: sent_at, mutating: result.mutating }
     }
 
-    /// Its kind.
+    /// Returns the kind of the secret.
     #[must_use]
     pub fn kind(&self) -> SecretKind {
         match self {
@@ -175,7 +177,7 @@ impl Lifecycle {
         }
     }
 
-    /// When it is of no use any more, as things stand; none for what lasts.
+    /// Returns the current expiry; `None` for secrets that do not expire on their own.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
         match self {
@@ -186,7 +188,7 @@ impl Lifecycle {
         }
     }
 
-    /// The end that only another mount can put off, if it is known.
+    /// Returns the expiry that only another mount can extend, if known.
     #[must_use]
     pub fn max_expires_at(&self) -> Option<Instant> {
         match self {
@@ -195,13 +197,14 @@ impl Lifecycle {
         }
     }
 
-    /// Whether Vault ends it when its token ends.
+    /// Returns `true` if Vault revokes the secret when its token expires.
     #[must_use]
     pub fn is_bound_to_token(&self) -> bool {
         matches!(self, Self::Leased { .. } | Self::Token)
     }
 
-    /// Whether what the pod has of it is certainly of no use. Of a static credential nobody knows: Vault may be late.
+    /// Returns `true` if the pod's copy is certainly invalid. A static credential never counts as expired, because
+    /// Vault may rotate late.
     #[must_use]
     pub fn is_expired(&self, token_lifetime: Option<&Lifetime>, now: Instant) -> bool {
         match self {
@@ -214,7 +217,8 @@ impl Lifecycle {
         }
     }
 
-    /// When its renewal is due, if it can be renewed; also near its end, as one that failed may still come through.
+    /// Returns the time of the next renewal, if the lease is renewable and has not expired. A lease near its expiry
+    /// counts too, because a retry may still succeed.
     #[must_use]
     pub fn renew_at(&self, token_lifetime: Option<&Lifetime>, now: Instant) -> Option<Instant> {
         match self {
@@ -225,7 +229,7 @@ impl Lifecycle {
         }
     }
 
-    /// What to do with it now. The one place where that is decided.
+    /// Decides the next action. No other code makes this decision.
     #[must_use]
     pub fn next_action(&self, context: &LifecycleContext<'_>) -> CacheAction {
         let reread_if =
@@ -237,7 +241,7 @@ impl Lifecycle {
                 else {
                     return CacheAction::Refetch(RotationReason::Revoked);
                 };
-                // What nobody names is not renewed, and so ends when it ends.
+                // An unreferenced secret is not renewed, so its current expiry is final.
                 let expiry = if context.is_referenced { lifetime.max_expires_at() } else { lifetime.expires_at() };
                 let token_expiry =
                     if context.is_referenced { token_lifetime.max_expires_at() } else { token_lifetime.expires_at() };
@@ -269,7 +273,7 @@ impl Lifecycle {
                 }
             },
             Self::Certificate { refresh_at, .. } => reread_if(context.now >= *refresh_at),
-            // Somebody may rotate it by hand before its time.
+            // An operator may rotate the credential manually before its time.
             Self::Static { rotates_at, read_at } => reread_if(
                 context.now >= *rotates_at || context.refresh.is_due(context.now.saturating_duration_since(*read_at)),
             ),
@@ -283,7 +287,7 @@ impl Lifecycle {
     }
 }
 
-/// The data of a static credential, as the database and LDAP engines answer (measured against OpenBao 2.7).
+/// Data of a static credential, as the database and LDAP engines return it (measured against OpenBao 2.7).
 #[derive(Deserialize)]
 struct StaticData {
     ttl: Option<serde_json::Number>,
@@ -291,7 +295,8 @@ struct StaticData {
     rotation_schedule: Option<serde::de::IgnoredAny>,
 }
 
-/// How long a static credential is served; none for anything else. Somebody's secret may have such keys, too.
+/// Returns the remaining TTL of a static credential; `None` for any other secret. The path must match too, because a
+/// tenant's secret may have the same keys.
 fn static_credential_ttl(request: &SecretRequest, response: &SecretResponse) -> Option<Duration> {
     request.path.split('/').find(|part| matches!(*part, "static-creds" | "static-cred"))?;
     let data: StaticData = serde_json::from_str(response.data()?).ok()?;
@@ -300,7 +305,7 @@ fn static_credential_ttl(request: &SecretRequest, response: &SecretResponse) -> 
     Some(Duration::from_secs_f64(seconds))
 }
 
-/// Whether two answers of a static credential hold the same but for the time that is left.
+/// Returns `true` if two responses of a static credential differ at most in the remaining TTL.
 #[must_use]
 pub(super) fn is_same_static_credential(a: &SecretResponse, b: &SecretResponse) -> bool {
     fn fields_without_ttl(response: &SecretResponse) -> Option<BTreeMap<&str, &str>> {
@@ -310,11 +315,12 @@ pub(super) fn is_same_static_credential(a: &SecretResponse, b: &SecretResponse) 
     fields_without_ttl(a).is_some_and(|a| fields_without_ttl(b) == Some(a))
 }
 
-/// Begin and end of the X.509 certificate in an answer's `certificate`: PEM, or DER in base64 (`format=der` of the PKI engine).
+/// Returns the start and end of validity of the X.509 certificate in the field `certificate`. The format is PEM, or DER
+/// in base64 (`format=der` of the PKI engine).
 fn certificate_validity(response: &SecretResponse) -> Option<(Timestamp, Timestamp)> {
     #[derive(Deserialize)]
     struct Data {
-        // With a private key in it, if the class asks for that.
+        // Contains a private key if the class asks for one.
         certificate: SecretText,
     }
     let Data { certificate } = serde_json::from_str(response.data()?).ok()?;

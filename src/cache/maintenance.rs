@@ -1,4 +1,4 @@
-//! What the background does for leases: what is renewed when, what must be said of ends, and what there is to tell.
+//! Background maintenance of cached secrets: due renewals, expiry notices and status snapshots.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,56 +11,56 @@ use crate::{
     vault::{client::RenewalGrant, request::SecretRequest},
 };
 
-/// A lease that is to be renewed.
+/// Lease that is due for renewal.
 pub struct PendingRenewal {
-    /// What it is the answer to.
+    /// Request of the secret.
     pub request: Arc<SecretRequest>,
-    /// Names it to Vault.
+    /// Lease ID.
     pub lease_id: String,
-    /// The duration to ask for.
+    /// Duration to request from Vault.
     pub requested_ttl: Duration,
-    /// When it is over as things stand.
+    /// Current expiry, by lease or token, whichever is earlier.
     pub expires_at: Option<Instant>,
-    /// The token it hangs on.
+    /// Session token of the lease.
     pub token: Arc<SessionToken>,
     slot: Arc<CacheSlot>,
 }
 
-/// An end that comes without a mount.
+/// Expiry of a secret that no mount replaces in time.
 pub struct ExpiryNotice {
-    /// Of what.
+    /// Request of the secret.
     pub request: Arc<SecretRequest>,
-    /// Its kind.
+    /// Kind of the secret.
     pub kind: SecretKind,
-    /// When.
+    /// Expiry time.
     pub expires_at: Instant,
-    /// Whether it has come.
+    /// `true` if the secret has expired, `false` if it will.
     pub is_expired: bool,
 }
 
-/// One lease, as it is told.
+/// Cached secret, as reported in the status.
 pub struct SecretSnapshot {
-    /// The request.
+    /// Request of the secret.
     pub request: Arc<SecretRequest>,
-    /// Its kind.
+    /// Kind of the secret.
     pub kind: SecretKind,
-    /// Its end as things stand, its token's included.
+    /// Current expiry, by secret or token, whichever is earlier.
     pub expires_at: Option<Instant>,
-    /// The end that only a mount can put off.
+    /// Expiry that only a mount can extend.
     pub max_expires_at: Option<Instant>,
-    /// When it is renewed next.
+    /// Time of the next renewal.
     pub renew_at: Option<Instant>,
-    /// When it was read.
+    /// Time of the fetch.
     pub read_at: Instant,
-    /// How it stands.
+    /// State of the secret.
     pub state: SecretState,
-    /// Why its last renewal or reading failed.
+    /// Error of the last renewal or fetch.
     pub last_error: Option<String>,
-    /// How many volumes name it.
+    /// Number of volumes that reference the secret.
     pub volume_count: usize,
 }
 
-/// What was said already about an end that is near.
+/// Last expiry warning that was sent for a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ExpiryWarning {
     NotSent,
@@ -68,13 +68,13 @@ pub(super) enum ExpiryWarning {
     Expired,
 }
 
-/// The shortest pause between two looks at an end that is near.
+/// Minimum interval between two checks of an approaching expiry.
 const MIN_EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause between looks for a poll that should have come.
+/// Interval between checks for an overdue poll.
 const OVERDUE_POLL_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 impl SecretCache {
-    /// The leases whose renewal is due.
+    /// Returns the leases that are due for renewal.
     pub fn due_renewals(&self, now: Instant) -> Vec<PendingRenewal> {
         let mut renewals = Vec::new();
         for (request, slot) in &*self.lock() {
@@ -100,7 +100,7 @@ impl SecretCache {
         renewals
     }
 
-    /// When the next renewal is due, if there are any to come, or an end is near enough to be looked at.
+    /// Returns the time of the next renewal or expiry check; `None` if there is neither.
     pub fn next_wakeup(&self, is_renewal_active: bool, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
         for slot in self.lock().values() {
@@ -116,7 +116,7 @@ impl SecretCache {
         next
     }
 
-    /// When the first of the leases is over that are renewed.
+    /// Returns the earliest expiry of the renewed leases.
     pub fn earliest_expiry(&self, now: Instant) -> Option<Instant> {
         let slots = self.lock();
         let expiries = slots.values().filter_map(|slot| {
@@ -129,8 +129,11 @@ impl SecretCache {
         expiries.min()
     }
 
-    /// What ends without a mount, told once when its end comes near and once when it has come. `polled` says whether a mount is
-    /// to be expected that would read it anew, `renewed` whether renewals are to come.
+    /// Returns notices for secrets that expire without a mount: one when the expiry is near, and one when the secret
+    /// has expired.
+    ///
+    /// `is_poll_expected` says that a poll is expected to fetch the secret again. `is_renewal_active` says that
+    /// vaultmount will renew leases.
     pub fn take_expiry_notices(
         &self,
         is_poll_expected: bool,
@@ -169,7 +172,7 @@ impl SecretCache {
         notices
     }
 
-    /// Every lease that is kept; `renewed` says whether renewals are to come.
+    /// Returns all cached secrets. `is_renewal_active` says that vaultmount will renew leases.
     pub fn snapshots(&self, is_renewal_active: bool, now: Instant) -> Vec<SecretSnapshot> {
         let slots = self.lock();
         let snapshots = slots.iter().filter_map(|(request, slot)| {
@@ -216,7 +219,7 @@ impl SecretCache {
 }
 
 impl CacheEntry {
-    /// The earlier of its own end and its token's, if it hangs on that.
+    /// Returns the earlier of the secret's own expiry and, if the secret is bound to its token, the token's expiry.
     fn earlier_expiry(
         &self,
         token_lifetime: Option<&Lifetime>,
@@ -227,7 +230,7 @@ impl CacheEntry {
         [own_expiry, token_expires_at].into_iter().flatten().min()
     }
 
-    /// The end that only a mount can put off: every end, when no renewals are to come.
+    /// Returns the expiry that only a mount can extend. Without renewals, this is the current expiry.
     fn max_expires_at(&self, token_lifetime: Option<&Lifetime>, is_renewal_active: bool) -> Option<Instant> {
         if is_renewal_active {
             self.earlier_expiry(token_lifetime, self.lifecycle.max_expires_at(), Lifetime::max_expires_at)
@@ -236,7 +239,8 @@ impl CacheEntry {
         }
     }
 
-    /// That end, and when a third of the time before it is left.
+    /// Returns the expiry that only a mount can extend, and the time of its warning, when a third of the lifetime is
+    /// left.
     fn expiry_and_warn_at(
         &self,
         token_lifetime: Option<&Lifetime>,
@@ -262,7 +266,7 @@ impl CacheEntry {
         Some((expires_at, warn_at))
     }
 
-    /// When to look whether its end must be told.
+    /// Returns the time of the next expiry check.
     fn next_expiry_check(
         &self,
         token_lifetime: Option<&Lifetime>,
@@ -276,7 +280,7 @@ impl CacheEntry {
             ExpiryWarning::NotSent if now < expires_at => {
                 Some((now + (expires_at - now) / 2).max(now + MIN_EXPIRY_CHECK_INTERVAL))
             }
-            // A poll is to be expected; if none comes, that is said then.
+            // A poll is expected. If no poll comes, the next check sends the warning.
             ExpiryWarning::NotSent => Some(now + OVERDUE_POLL_CHECK_INTERVAL),
             ExpiryWarning::Expiring => Some(expires_at.max(now + MIN_EXPIRY_CHECK_INTERVAL)),
         }
@@ -284,7 +288,7 @@ impl CacheEntry {
 }
 
 impl PendingRenewal {
-    /// It was renewed by a request that was sent at `sent`.
+    /// Applies a renewal that was sent at `sent_at`.
     pub(crate) fn apply_renewal(&self, grant: RenewalGrant, sent_at: Instant) -> Option<GrantKind> {
         self.update_lifetime(|last_error, lifetime| {
             *last_error = None;
@@ -292,7 +296,7 @@ impl PendingRenewal {
         })
     }
 
-    /// Its renewal failed. How many have, one after another.
+    /// Records a failed renewal. Returns the number of consecutive failures.
     pub(crate) fn record_failure(&self, now: Instant, denied: bool, error: String) -> Option<u32> {
         self.update_lifetime(|last_error, lifetime| {
             *last_error = Some(error);
@@ -301,17 +305,17 @@ impl PendingRenewal {
         })
     }
 
-    /// Vault says that it cannot be renewed.
+    /// Disables renewal, because Vault does not allow it.
     pub fn disable_renewal(&self) {
         self.update_lifetime(|_, lifetime| lifetime.disable_renewal());
     }
 
-    /// Vault knows it no more.
+    /// Marks the lease as revoked in Vault.
     pub fn mark_revoked(&self, now: Instant) {
         self.update_lifetime(|_, lifetime| lifetime.apply_renewal(Duration::ZERO, false, now));
     }
 
-    /// Does something to the lifetime, unless the lease was replaced meanwhile.
+    /// Updates the lifetime, unless the lease was replaced in the meantime.
     fn update_lifetime<T>(&self, update: impl FnOnce(&mut Option<String>, &mut Lifetime) -> T) -> Option<T> {
         let mut slot_state = self.slot.state();
         let CacheEntry { lifecycle, last_error, .. } = slot_state.entry.as_mut()?;

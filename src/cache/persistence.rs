@@ -1,4 +1,4 @@
-//! What is kept of leases and their tokens across restarts.
+//! Saved form of cached secrets and their tokens across restarts.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use crate::{
     vault::{request::SecretRequest, response::SecretResponse},
 };
 
-/// A lease. Moments are told from an [`Origin`], tokens and volumes by their place in the session's lists.
+/// Cached secret in the encrypted state. Times are milliseconds relative to an [`Epoch`]. Tokens and volumes are
+/// indices in the lists of the session.
 #[derive(Serialize, Deserialize)]
 pub struct SavedSecret {
     request: SecretRequest,
-    /// The whole answer.
+    /// Complete response.
     #[serde(serialize_with = "secret::serialize_exposed")]
     response: SecretText,
     lifecycle: SavedLifecycle,
@@ -24,12 +25,12 @@ pub struct SavedSecret {
     read_at: i64,
     delivered: bool,
     volume_indices: Vec<usize>,
-    /// What was told already of its end.
+    /// Last expiry warning that was sent.
     #[serde(default)]
     expiry_warning: u8,
 }
 
-/// What is known of its time.
+/// Saved form of a [`Lifecycle`].
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum SavedLifecycle {
@@ -40,15 +41,15 @@ enum SavedLifecycle {
     Plain { read_at: i64, mutating: bool },
 }
 
-/// Tokens by their place in a list.
+/// Session tokens by index.
 #[derive(Default)]
 pub struct TokenTable(Vec<Arc<SessionToken>>);
 
-/// The largest answer that is kept though it could be read again, in bytes.
+/// Size limit, in bytes, for saved responses that could be fetched again.
 const MAX_REFETCHABLE_RESPONSE_BYTES: usize = 256 << 10;
 
 impl TokenTable {
-    /// The place of a token, which is put at the end if it has none.
+    /// Returns the index of a token, and appends the token if it is new.
     pub fn index_or_insert(&mut self, token: &Arc<SessionToken>) -> usize {
         let index = self.0.iter().position(|existing| Arc::ptr_eq(existing, token));
         index.unwrap_or_else(|| {
@@ -57,7 +58,7 @@ impl TokenTable {
         })
     }
 
-    /// All of them, in their order.
+    /// Returns all tokens in index order.
     #[must_use]
     pub fn tokens(&self) -> &[Arc<SessionToken>] {
         &self.0
@@ -65,13 +66,13 @@ impl TokenTable {
 }
 
 impl SavedSecret {
-    /// The request.
+    /// Request of the secret.
     #[must_use]
     pub fn request(&self) -> &SecretRequest {
         &self.request
     }
 
-    /// Whether Vault leased it.
+    /// Returns `true` if the secret has a lease.
     #[must_use]
     pub fn is_leased(&self) -> bool {
         matches!(self.lifecycle, SavedLifecycle::Leased(_))
@@ -79,7 +80,8 @@ impl SavedSecret {
 }
 
 impl SecretCache {
-    /// What is kept of every lease: without `room`, only what cannot be read again. `volume` is the place of a volume.
+    /// Returns the secrets to save. Without `has_capacity`, only secrets that cannot be fetched again are saved.
+    /// `volume_index` maps a volume path to its index.
     pub fn to_saved(
         &self,
         epoch: Epoch,
@@ -111,7 +113,8 @@ impl SecretCache {
         saved.collect()
     }
 
-    /// Keeps what was kept by an earlier process, as it was. What cannot be understood is left out, and read anew.
+    /// Restores secrets that an earlier process saved. Skips entries that cannot be parsed; the next mount fetches them
+    /// again.
     pub fn restore(
         &self,
         saved: Vec<SavedSecret>,

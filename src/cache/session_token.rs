@@ -1,4 +1,4 @@
-//! A Vault token that leases hang on: its time, and whether Vault still knows it.
+//! Session tokens: lifetime, verification and revocation of Vault tokens.
 
 use std::{
     fmt,
@@ -14,26 +14,26 @@ use crate::{
     vault::client::{RenewalGrant, SavedToken, VaultToken},
 };
 
-/// A token of a session.
+/// Vault token of a session, with its lifetime.
 pub struct SessionToken {
-    /// The token.
+    /// Vault token from the login.
     pub vault_token: Arc<VaultToken>,
-    /// Never held across an await.
+    /// Lock is never held across an await.
     state: Mutex<TokenState>,
 }
 
 struct TokenState {
     lifetime: Lifetime,
-    /// When it was found gone.
+    /// Time when vaultmount detected that the token was revoked.
     revoked_at: Option<Instant>,
-    /// A renewal under way does not make it renewable again.
+    /// Prevents a renewal in progress from making the token renewable again.
     renewal_disabled: bool,
-    /// When Vault last took it.
+    /// Time when Vault last accepted the token.
     verified_at: Instant,
     has_leases: bool,
 }
 
-/// A token as it is kept, sealed, across restarts. Moments are told from an [`Origin`].
+/// Session token in the encrypted state. Times are milliseconds relative to an [`Epoch`].
 #[derive(Serialize, Deserialize)]
 pub struct SavedSessionToken {
     vault_token: SavedToken,
@@ -45,19 +45,19 @@ pub struct SavedSessionToken {
 }
 
 impl SavedSessionToken {
-    /// What an operator names it by.
+    /// Accessor of the token, which operators use to identify it.
     #[must_use]
     pub fn accessor(&self) -> &str {
         self.vault_token.accessor()
     }
 
-    /// Its end as things stood; none: it has no end.
+    /// Returns the saved expiry; `None` if the token does not expire.
     #[must_use]
     pub fn expires_at(&self, epoch: Epoch) -> Option<Instant> {
         self.lifetime.expires_at(epoch)
     }
 
-    /// The token as it was. None when it is no token.
+    /// Restores the session token; returns `None` if the saved token is not valid.
     #[must_use]
     pub fn restore(self, epoch: Epoch) -> Option<SessionToken> {
         let state = TokenState {
@@ -72,7 +72,7 @@ impl SavedSessionToken {
 }
 
 impl SessionToken {
-    /// What is kept of it across restarts.
+    /// Returns the saved form of the token.
     #[must_use]
     pub fn to_saved(&self, epoch: Epoch) -> SavedSessionToken {
         let state = self.lock();
@@ -86,7 +86,7 @@ impl SessionToken {
         }
     }
 
-    /// The token of a login that was sent at `sent`.
+    /// Creates a session token from a login request that was sent at `sent_at`.
     #[must_use]
     pub fn new(token: VaultToken, sent_at: Instant) -> Self {
         let renewable = token.renewable && allows_renewal(&token);
@@ -103,61 +103,61 @@ impl SessionToken {
         }
     }
 
-    /// Whether it is one to renew with, itself or leases.
+    /// Returns `true` if the token can be renewed, or can renew leases.
     #[must_use]
     pub fn can_renew(&self) -> bool {
         allows_renewal(&self.vault_token)
     }
 
-    /// Its time; none when it is gone.
+    /// Returns the lifetime; `None` if the token was revoked.
     #[must_use]
     pub fn lifetime(&self) -> Option<Lifetime> {
         let state = self.lock();
         state.revoked_at.is_none().then(|| state.lifetime.clone())
     }
 
-    /// Whether it still lives, as far as is known.
+    /// Returns `true` if the token is not known to be expired or revoked.
     #[must_use]
     pub fn is_alive(&self, now: Instant) -> bool {
         let state = self.lock();
         state.revoked_at.is_none() && !state.lifetime.is_expired(now)
     }
 
-    /// Vault knows it no more, and ended everything that was leased under it.
+    /// Marks the token as revoked in Vault, together with all its leases.
     pub fn mark_revoked(&self, now: Instant) {
         self.lock().revoked_at.get_or_insert(now);
     }
 
-    /// When it was found gone, if it was.
+    /// Returns the time when the revocation was detected.
     #[must_use]
     pub fn revoked_at(&self) -> Option<Instant> {
         self.lock().revoked_at
     }
 
-    /// Something was leased under it, which ends with it.
+    /// Marks the token as having leases, which end with the token.
     pub fn mark_leased(&self) {
         self.lock().has_leases = true;
     }
 
-    /// Whether anything ever was.
+    /// Returns `true` if the token ever had a lease.
     #[must_use]
     pub fn has_leases(&self) -> bool {
         self.lock().has_leases
     }
 
-    /// Vault took it at this moment.
+    /// Records that Vault accepted the token at `now`.
     pub fn mark_verified(&self, now: Instant) {
         let mut state = self.lock();
         state.verified_at = state.verified_at.max(now);
     }
 
-    /// When Vault last took it.
+    /// Returns the time when Vault last accepted the token.
     #[must_use]
     pub fn verified_at(&self) -> Instant {
         self.lock().verified_at
     }
 
-    /// A renewal that was sent at `sent` brought this.
+    /// Applies a renewal that was sent at `sent_at`.
     pub fn apply_renewal(&self, grant: RenewalGrant, sent_at: Instant) -> GrantKind {
         let mut state = self.lock();
         state.verified_at = state.verified_at.max(sent_at);
@@ -165,21 +165,21 @@ impl SessionToken {
         state.lifetime.apply_renewal(grant.ttl, renewable, sent_at)
     }
 
-    /// A renewal failed, for a policy `denied` it or else. How many have, one after another.
+    /// Records a failed renewal, `denied` by a policy or failed otherwise. Returns the number of consecutive failures.
     pub fn record_renewal_failure(&self, now: Instant, denied: bool) -> u32 {
         let mut state = self.lock();
         state.lifetime.record_failure(now, denied);
         state.lifetime.failures()
     }
 
-    /// It is not renewed any more: Vault says that it cannot be, or another took its place.
+    /// Disables renewal, because Vault rejects it or another token replaced this one.
     pub fn disable_renewal(&self) {
         let mut state = self.lock();
         state.renewal_disabled = true;
         state.lifetime.disable_renewal();
     }
 
-    /// Whether its time is over, gone before or not.
+    /// Returns `true` if the TTL has passed, even if the token was revoked earlier.
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
         self.lock().lifetime.is_expired(now)
@@ -190,7 +190,8 @@ impl SessionToken {
     }
 }
 
-/// Uses are for secrets, and what hangs on a batch token ends with it, which nothing puts off.
+/// Returns `false` for batch tokens and tokens with a use limit. Limited uses are reserved for secrets. Leases of a
+/// batch token end with that token, and its expiry cannot be extended.
 fn allows_renewal(token: &VaultToken) -> bool {
     !token.is_batch && token.num_uses == 0
 }

@@ -31,14 +31,14 @@ fn lookup_options() -> LookupOptions {
 }
 
 impl CachedSecret {
-    /// The server's id of the request.
+    /// Returns the request ID from the response.
     fn request_id(&self) -> String {
         let json: serde_json::Value = serde_json::from_slice(self.response.as_json().expose()).unwrap();
         json["request_id"].as_str().unwrap().to_owned()
     }
 }
 
-/// What a mount gets, without a pod to deliver it to.
+/// Returns the secret that a mount would get, without delivering it to a pod.
 async fn get_or_fetch(
     cache: &SecretCache,
     request: &Arc<SecretRequest>,
@@ -59,7 +59,7 @@ async fn credential_is_cached_until_near_expiry() {
     assert!(cache.mark_delivered(&request, &reused) && !cache.mark_delivered(&request, &reused));
     let polled = get_or_fetch(&cache, &request, fetched(&token, 3, r#"{"u":3}"#, 90)).await;
     assert!(Arc::ptr_eq(&undelivered, &polled));
-    // Nobody names it, so it is not renewed.
+    // The secret has no references, so it is not renewed.
     tokio::time::advance(Duration::from_secs(73)).await;
     assert_eq!(get_or_fetch(&cache, &request, fetched(&token, 4, r#"{"u":4}"#, 90)).await.request_id(), "4");
 }
@@ -91,7 +91,7 @@ async fn invalidate_refetches_plain_secret_but_not_credential() {
         cache.mark_delivered(path, &secret);
         assert_eq!(cache.invalidate(path, &secret), ttl == 0);
     }
-    // The pod has it all the same, when Vault cannot be asked.
+    // The pod keeps the stale secret if Vault is unavailable.
     assert!(matches!(cache.lookup(&kv, &lookup_options()), Lookup::Due(DueSecret { stale: Some(_), .. })));
     assert_eq!(get_or_fetch(&cache, &kv, fetched(&token, 2, r#"{"a":2}"#, 0)).await.request_id(), "2");
     assert_eq!(get_or_fetch(&cache, &db, fetched(&token, 2, r#"{"a":2}"#, 90)).await.request_id(), "1");
@@ -124,7 +124,7 @@ async fn only_secrets_referenced_by_a_volume_are_renewed() {
     assert_eq!((cache.due_renewals(clock::now()).len(), cache.has_referenced_bound_secrets(&token)), (1, true));
     cache.set_references(&b, [], clock::now());
     assert_eq!((cache.due_renewals(clock::now()).len(), cache.has_referenced_bound_secrets(&token)), (0, false));
-    // It lives on at Vault, to an end of its own, and is told of until it is over.
+    // The lease remains valid in Vault, and is reported until it expires.
     assert!(cache.has_bound_secrets(&token, clock::now()));
     assert_eq!(cache.snapshots(true, clock::now()).len(), 2);
     tokio::time::advance(Duration::from_secs(30)).await;
@@ -143,7 +143,7 @@ async fn expiry_notice_is_sent_before_and_at_expiry() {
         cache.take_expiry_notices(polled, true, clock::now()).into_iter().map(|w| w.is_expired).collect::<Vec<_>>()
     };
     assert!(take_notices(false).is_empty());
-    // The maximum: 400 seconds are left.
+    // Max TTL reached: 400 seconds are left.
     renewal.apply_renewal(RenewalGrant { ttl: Duration::from_secs(400), renewable: true }, clock::now());
     assert!(take_notices(false).is_empty());
     let until_check = cache.next_wakeup(true, clock::now()).unwrap() - clock::now();

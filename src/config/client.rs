@@ -73,7 +73,7 @@ mod tests {
         let debug = format!("{:?}", config.proxies);
         let field =
             |name: &str| debug.split([',', '{', '}']).find(|part| part.contains(name)).unwrap().trim().to_owned();
-        format!("{}, {}", field(" proxies_local:"), field(" no_proxy:"))
+        format!("{}, {}", field(" covers_local_hosts:"), field(" no_proxy:"))
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
         assert!(report.errors.is_empty() && report.warnings.is_empty(), "{:?}", report.errors);
         assert_eq!(config.request_timeout.map(|t| t.as_secs()), Some(90));
         assert_eq!((config.max_retries, config.redirects_enabled), (0, false));
-        assert_eq!(describe_proxies(&config), "proxies_local: true, no_proxy: \"\"");
+        assert_eq!(describe_proxies(&config), "covers_local_hosts: true, no_proxy: \"\"");
     }
 
     #[test]
@@ -105,10 +105,13 @@ mod tests {
     fn vault_proxy_variables_override_https_proxy() {
         let everybodys = [("HTTPS_PROXY", "http://all:1"), ("no_proxy", "vault.corp")];
         let own = ("VAULT_HTTP_PROXY", "http://own:1");
-        assert_eq!(describe_proxies(&read_all(&[], &everybodys).0), "proxies_local: false, no_proxy: \"vault.corp\"");
+        assert_eq!(
+            describe_proxies(&read_all(&[], &everybodys).0),
+            "covers_local_hosts: false, no_proxy: \"vault.corp\""
+        );
         assert_eq!(
             describe_proxies(&read_all(&[], &[everybodys[0], everybodys[1], own]).0),
-            "proxies_local: true, no_proxy: \"\""
+            "covers_local_hosts: true, no_proxy: \"\""
         );
         let (_, report) = read_all(&[], &[("VAULT_PROXY_ADDR", "ftp://x"), own]);
         assert!(report.errors[0].starts_with("VAULT_PROXY_ADDR "), "{:?}", report.errors);

@@ -1,4 +1,4 @@
-//! Classes (`SecretProviderClass`), as a mount by hand takes them.
+//! Classes (`SecretProviderClass`) read from a file, for a mount that is run manually.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,19 +12,19 @@ use crate::{
 /// The API group of the classes.
 pub const CLASS_GROUP: &str = "secrets-store.csi.x-k8s.io";
 
-/// A SecretProviderClass. Not to be printed: its parameters hold arguments.
+/// A SecretProviderClass. Never print it: its parameters can hold secret arguments.
 pub struct ClassManifest {
-    /// Its name; empty if it has none.
+    /// The class name; empty if it has none.
     pub name: String,
-    /// Its namespace; empty if it does not say.
+    /// The namespace; empty if the manifest sets none.
     pub namespace: String,
-    /// The provider it is for.
+    /// The provider that serves the class.
     pub provider: String,
-    /// Its parameters.
+    /// The parameters of the class.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The classes of a file, or of standard input if the path is `-`; of other kinds nothing is read.
+/// Reads the classes of a file, or of standard input if the path is `-`. Resources of other kinds are skipped.
 fn read_classes(path: &Path) -> Result<Vec<ClassManifest>, Error> {
     let text = read_text(path)?;
     let mut classes = Vec::new();
@@ -33,7 +33,7 @@ fn read_classes(path: &Path) -> Result<Vec<ClassManifest>, Error> {
             let position = fault.position.map(|at| format!(":{}:{}", at.line, at.column)).unwrap_or_default();
             Error::new(
                 Cause::Manifest,
-                format!("{}{position}: is no valid YAML: {}", display_path(path), fault.problem),
+                format!("{}{position}: is not valid YAML: {}", display_path(path), fault.problem),
             )
         })?;
         for resource in resources(&node).into_iter().filter(|node| is_kind(node, CLASS_GROUP, "SecretProviderClass")) {
@@ -43,7 +43,7 @@ fn read_classes(path: &Path) -> Result<Vec<ClassManifest>, Error> {
     Ok(classes)
 }
 
-/// The SecretProviderClass of a file; that of the `name`, if there is more than one.
+/// Reads the SecretProviderClass of a file. `name` selects it and is required if the file holds more than one.
 pub fn read_class(path: &Path, name: Option<&str>) -> Result<ClassManifest, Error> {
     let mut classes = read_classes(path)?;
     let error = |problem: String| Error::new(Cause::Manifest, format!("{} {problem}", display_path(path)));
@@ -72,8 +72,8 @@ fn class_from_resource(resource: &Node, path: &Path) -> Result<ClassManifest, Er
     let mut parameters = BTreeMap::new();
     for (key, value) in spec.get("parameters").map(Node::entries).unwrap_or_default() {
         let name = key.as_text().unwrap_or_default();
-        if let Some(why) = not_a_string(name, value) {
-            return Err(error(value, format!("{}: {why}", one_line(name, 80))));
+        if let Some(problem) = not_a_string(name, value) {
+            return Err(error(value, format!("{}: {problem}", one_line(name, 80))));
         }
         parameters.extend(value.as_text().map(|text| (name.to_owned(), text.to_owned())));
     }
@@ -85,15 +85,16 @@ fn class_from_resource(resource: &Node, path: &Path) -> Result<ClassManifest, Er
     })
 }
 
-/// What to say of a parameter that is no text, which the API server refuses; nothing if it is, or is not set.
+/// Describes a parameter value that is not text, because the API server rejects it. Returns nothing if the value is text or is
+/// not set.
 pub(crate) fn not_a_string(name: &str, value: &Node) -> Option<String> {
-    let next = match value.value {
+    let fix = match value.value {
         Value::Text(_) | Value::Null => return None,
         Value::List(_) | Value::Map(_) if name == "objects" => "write `objects: |`, and the list as text below it",
         Value::List(_) | Value::Map(_) => "write one value",
         Value::Bool(_) | Value::Number => "put it in quotes",
     };
-    Some(format!("is {}, and the API server takes only text; {next}", value.type_name()))
+    Some(format!("is {}, and the API server takes only text; {fix}", value.type_name()))
 }
 
 #[cfg(test)]
@@ -156,7 +157,7 @@ mod tests {
                 ":6:36: vaultSkipTLSVerify: is true or false, and the API server takes only text; put it in quotes",
             ),
             (spc("a", "{objects: [hunter2]}"), "write `objects: |`"),
-            (format!("a: 1\n---\n{}  x: 'hunter2", spc("a", "{}")), ":9:6: is no valid YAML: "),
+            (format!("a: 1\n---\n{}  x: 'hunter2", spc("a", "{}")), ":9:6: is not valid YAML: "),
         ] {
             let message = error(&text, None);
             assert!(message.contains(expected) && !message.contains("hunter2"), "{message}");

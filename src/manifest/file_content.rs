@@ -1,4 +1,4 @@
-//! What is in a file: text, or what is none.
+//! The content of a manifest file: text, or the reason why it is not usable as text.
 
 use std::{
     fs::File,
@@ -12,34 +12,34 @@ use crate::{
     yaml::Position,
 };
 
-/// The most text of one file, in bytes.
+/// Limits the size of one file, in bytes.
 const MAX_MANIFEST_BYTES: usize = 16 << 20;
 
-/// What everything for this driver has in it: the API group of classes and the driver's name in volumes begin so.
+/// Marks text that concerns this driver. The API group of classes and the driver's name in volumes begin with it.
 pub const DRIVER_MARKER: &str = "secrets-store.csi";
 
-/// What was read of a file.
+/// The text of a file, or the reason why it is not usable as text.
 pub type FileContent = Result<String, NotText>;
 
-/// Why a file that can be read is no text that is looked at.
+/// A file that is readable but is not usable as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotText {
-    /// What is wrong, in the middle of a sentence about the file.
+    /// The problem, worded to follow the name of the file in a sentence.
     pub problem: String,
-    /// Where it goes wrong.
+    /// The position of the problem.
     pub position: Position,
-    /// Whether [`DRIVER_MARK`] is anywhere in it, in whichever encoding.
+    /// True if [`DRIVER_MARKER`] appears anywhere in the file, as ASCII, UTF-8 or UTF-16.
     pub mentions_driver: bool,
 }
 
-/// What is in a file; in standard input if the path is `-`. An error is why it cannot be read.
+/// Reads the content of a file, or of standard input if the path is `-`. Returns an I/O error if it cannot be read.
 pub fn read_content(path: &Path) -> io::Result<FileContent> {
     if path == Path::new("-") { read_bounded(&mut io::stdin().lock()) } else { read_bounded(&mut File::open(path)?) }
 }
 
-/// The text of a file; of standard input if the path is `-`.
+/// Reads the text of a file, or of standard input if the path is `-`.
 pub fn read_text(path: &Path) -> Result<String, Error> {
-    let unusable = |why: String| Error::new(Cause::Manifest, format!("{} {why}", display_path(path)));
+    let unusable = |problem: String| Error::new(Cause::Manifest, format!("{} {problem}", display_path(path)));
     let content = read_content(path).map_err(|error| unusable(format!("cannot be read: {error}")))?;
     content.map_err(|no_text| unusable(no_text.problem))
 }
@@ -63,10 +63,11 @@ fn read_bounded(file: &mut dyn Read) -> io::Result<FileContent> {
     let column = valid_text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     let position = Position { line: valid_text.matches('\n').count() + 1, column };
     let mentions_driver = mentions_driver(error.into_bytes(), file)?;
-    Ok(Err(NotText { problem: "is no text in UTF-8; save it as that".to_owned(), position, mentions_driver }))
+    Ok(Err(NotText { problem: "is not UTF-8 text; save it as UTF-8".to_owned(), position, mentions_driver }))
 }
 
-/// Whether the driver is named in some bytes or in the rest of the file, which is not kept. UTF-16 is ASCII with zeros.
+/// Returns true if the driver is named in the bytes or in the rest of the file. The rest is not retained. Zero bytes are
+/// dropped first, so that ASCII text in UTF-16 matches as well.
 fn mentions_driver(mut bytes: Vec<u8>, rest: &mut dyn Read) -> io::Result<bool> {
     let marker = DRIVER_MARKER.as_bytes();
     loop {
@@ -74,7 +75,7 @@ fn mentions_driver(mut bytes: Vec<u8>, rest: &mut dyn Read) -> io::Result<bool> 
         if bytes.windows(marker.len()).any(|window| window == marker) {
             return Ok(true);
         }
-        // What may be the beginning of it.
+        // The marker may begin at the end of these bytes.
         bytes.drain(..bytes.len().saturating_sub(marker.len() - 1));
         if rest.take(1 << 20).read_to_end(&mut bytes)? == 0 {
             return Ok(false);

@@ -139,6 +139,7 @@ fn with_policy_file(policy: &str) -> OperatorPolicy {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn policy_rule_allows_only_what_it_lists() {
     let operator = with_policy_file(POLICY);
     let none = ServerChoice::default;

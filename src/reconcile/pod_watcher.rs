@@ -1,4 +1,5 @@
-//! When a pod ends. The watch of this node's pods says who may have; an uncached read of the pod decides.
+//! Detection of pods that have ended. The watch of this node's pods yields candidates, and an uncached read of each pod
+//! decides.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,13 +22,13 @@ use crate::{
     session::PodWithSessions,
 };
 
-/// The pods of this node, as far as they are known.
+/// Known state of the pods on this node.
 pub(super) struct PodWatcher {
     kube: Option<Arc<Kube>>,
     node: Option<String>,
-    /// Never held across an await.
+    /// Lock is never held across an await.
     state: Mutex<PodWatcherState>,
-    /// A pod may have ended.
+    /// Signals that a pod may have ended.
     recheck: Notify,
 }
 
@@ -36,35 +37,36 @@ struct PodWatcherState {
     since: Instant,
     last_error: Option<LastErrorStatus>,
     live_pods: HashSet<String>,
-    /// Pods with sessions that the watch has seen leave.
+    /// Pods with sessions that the watch reported as removed.
     departed_pods: HashSet<String>,
-    /// Pods that are not among the live ones, and that the API says live or nothing of.
+    /// Rechecks of pods that the watch does not show, but that the API server reports as running or cannot return.
     rechecks: HashMap<String, Recheck>,
 }
 
-/// A pod that was asked for.
+/// Backoff state of a pod that was read from the API server.
 struct Recheck {
-    /// When to ask again.
-    recheck_at: Instant,
-    /// The pause before that.
+    /// Time of the next read.
+    due_at: Instant,
+    /// Delay before that read.
     interval: Duration,
-    /// Whether it could not be read.
+    /// `true` if the last read failed.
     is_unreadable: bool,
 }
 
-/// The first pause after a failure, and the longest; and the longest while the right to watch lacks.
+/// Delay after the first failed watch. It doubles up to [`MAX_WATCH_BACKOFF`], or is [`DENIED_WATCH_BACKOFF`] while the
+/// watch is denied.
 const INITIAL_WATCH_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_WATCH_BACKOFF: Duration = Duration::from_secs(30);
 const DENIED_WATCH_BACKOFF: Duration = Duration::from_secs(60);
-/// Failures of a watch, one after another, before the pods are listed again.
+/// Consecutive watch failures before the pods are listed again.
 const MAX_WATCH_FAILURES: u32 = 3;
-/// How often pods with sessions that the watch does not show are asked for.
+/// Interval between reads of pods with sessions that the watch does not show.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// The pause before one that lives all the same is asked for again; it doubles.
+/// Maximum delay before a running pod that the watch does not show is read again. The delay doubles with each read.
 const MAX_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
-/// The longest pause before one that could not be read is.
+/// Maximum delay before a pod is read again after a failed read.
 const MAX_UNREADABLE_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a pod may have a session before the watch must show it.
+/// Time after a session begins before the watch must show its pod.
 const NEW_SESSION_GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 impl PodWatcherState {
@@ -91,12 +93,13 @@ impl PodWatcher {
         self.kube.as_deref().zip(self.node.as_deref())
     }
 
-    /// Whether the ends of pods are told, now or when the API is back.
+    /// Returns `true` if the watch reports removed pods, now or when the API server is available again.
     pub(super) fn is_watching(&self) -> bool {
         self.lock().is_watching()
     }
 
-    /// Whether the end of this pod is: one that the watch does not show must be read to be sure.
+    /// Returns `true` if vaultmount can detect the end of this pod. A pod that the watch does not show counts only if
+    /// its reads succeed.
     pub(super) fn is_tracked(&self, uid: &str) -> bool {
         let state = self.lock();
         let is_unreadable =
@@ -104,14 +107,14 @@ impl PodWatcher {
         state.is_watching() && !is_unreadable
     }
 
-    /// Forgets what is known of others than these pods, which have sessions.
+    /// Removes the state of all pods except these, which have sessions.
     pub(super) fn retain(&self, pod_uids: &HashSet<String>) {
         let mut state = self.lock();
         state.departed_pods.retain(|uid| pod_uids.contains(uid));
         state.rechecks.retain(|uid, _| pod_uids.contains(uid));
     }
 
-    /// How the watch stands, and how many pods it shows.
+    /// Returns the status of the watch and the number of pods in it.
     pub(super) fn status(&self) -> (WatchStatus, usize) {
         let state = self.lock();
         let watch_status = WatchStatus {
@@ -140,7 +143,7 @@ impl PodWatcher {
             Some(LastErrorStatus { at, operation: operation.to_owned(), error: error.to_string() });
     }
 
-    /// Notes a failure of the watch, and says it; how long to wait.
+    /// Records and logs a watch failure. Returns the delay before the retry, with jitter.
     fn record_watch_failure(&self, error: &Error, backoff: Duration) -> Duration {
         let previous = self.lock().watch_state;
         let (watch_state, backoff) = match (error.cause(), previous) {
@@ -160,7 +163,7 @@ impl PodWatcher {
 }
 
 impl Reconciler {
-    /// Keeps the set of this node's pods.
+    /// Maintains the set of pods on this node.
     pub(super) async fn watch_pods(&self) {
         let Some((kube, node)) = self.pod_watcher.watch_target() else {
             tracing::warn!("pod watch off without --node-name or Kubernetes API; tokens will not be revoked");
@@ -202,7 +205,7 @@ impl Reconciler {
         Ok(version)
     }
 
-    /// A watch was granted. A list alone tells of no end: who may list may not always watch.
+    /// Marks the watch as open. A successful list is not enough, because RBAC may allow a list but not a watch.
     fn on_watch_open(&self) {
         let was_watching = self.pod_watcher.is_watching();
         self.pod_watcher.set_state(WatchState::Synced);
@@ -212,7 +215,8 @@ impl Reconciler {
         }
     }
 
-    /// Follows the events after a version, through as many watches as that takes; returns when the history is lost.
+    /// Processes the events after `version`, and opens new watches as needed. Returns when the history is lost, or
+    /// after [`MAX_WATCH_FAILURES`] consecutive failures.
     async fn follow_watch(&self, kube: &Kube, node: &str, mut version: String) {
         let (mut backoff, mut failures) = (INITIAL_WATCH_BACKOFF, 0);
         loop {
@@ -241,7 +245,7 @@ impl Reconciler {
                     let delay = self.pod_watcher.record_watch_failure(&error, backoff);
                     backoff = (backoff * 2).min(MAX_WATCH_BACKOFF);
                     sleep(delay).await;
-                    // The version may be what the server cannot deal with.
+                    // The API server may reject this resource version, so list the pods again.
                     if failures >= MAX_WATCH_FAILURES {
                         return;
                     }
@@ -274,7 +278,7 @@ impl Reconciler {
         }
     }
 
-    /// Ends the sessions of pods that the watch does not show and an uncached read shows to be over.
+    /// Ends the sessions of pods that the watch does not show, once an uncached read shows that the pod has ended.
     pub(super) async fn end_missing_pods(self: &Arc<Self>) {
         let Some((kube, node)) = self.pod_watcher.watch_target() else { return pending().await };
         let mut has_warned = false;
@@ -316,7 +320,7 @@ impl Reconciler {
         }
     }
 
-    /// Pods with sessions that the watch does not show.
+    /// Returns the pods with sessions that the watch does not show.
     fn missing_pods(&self) -> Vec<PodWithSessions> {
         if !self.pod_watcher.is_watching() {
             return Vec::new();
@@ -325,7 +329,7 @@ impl Reconciler {
         let state = self.pod_watcher.lock();
         let is_missing = |tenant: &PodWithSessions| {
             let is_settled = now.saturating_duration_since(tenant.since) >= NEW_SESSION_GRACE_PERIOD;
-            let is_backing_off = state.rechecks.get(&tenant.uid).is_some_and(|asked| now < asked.recheck_at);
+            let is_backing_off = state.rechecks.get(&tenant.uid).is_some_and(|asked| now < asked.due_at);
             !is_backing_off
                 && (state.departed_pods.contains(&tenant.uid) || (!state.live_pods.contains(&tenant.uid) && is_settled))
         };
@@ -339,14 +343,14 @@ impl Reconciler {
         }
     }
 
-    /// Asks for a pod again after a pause that doubles. Whether it could not be read before.
+    /// Schedules the next read of a pod, with a delay that doubles. Returns `true` if the previous read failed.
     fn backoff_recheck(&self, uid: &str, is_unreadable: bool) -> bool {
         let max_interval = if is_unreadable { MAX_UNREADABLE_INTERVAL } else { MAX_RECHECK_INTERVAL };
         let mut state = self.pod_watcher.lock();
         let now = clock::now();
         let interval = state.rechecks.get(uid).map_or(RECHECK_INTERVAL, |asked| (asked.interval * 2).min(max_interval));
         let previous =
-            state.rechecks.insert(uid.to_owned(), Recheck { recheck_at: now + interval, interval, is_unreadable });
+            state.rechecks.insert(uid.to_owned(), Recheck { due_at: now + interval, interval, is_unreadable });
         previous.is_some_and(|asked| asked.is_unreadable)
     }
 }

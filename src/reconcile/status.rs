@@ -1,4 +1,4 @@
-//! What is held, told: for the status socket and for whoever scrapes.
+//! Status of sessions, pending revocations and outages, for the status socket and for metrics.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Reconciler {
-    /// What is held now.
+    /// Returns the current status.
     #[must_use]
     pub fn status(&self) -> Status {
         let mut sessions: Vec<_> = self.sessions.all().iter().map(|session| session.status()).collect();
@@ -55,7 +55,7 @@ impl Reconciler {
         }
     }
 
-    /// How much of everything is held now.
+    /// Returns the current gauge values.
     #[must_use]
     pub fn gauges(&self) -> GaugeSnapshot {
         let (watch_status, pods_watched) = self.pod_watcher.status();

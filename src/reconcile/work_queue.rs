@@ -1,4 +1,4 @@
-//! What is due and when.
+//! Queue of due work, ordered by time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,22 +13,22 @@ use crate::{
     session::{PendingRevocation, Session},
 };
 
-/// Something to be done.
+/// Unit of background work.
 pub(super) enum WorkItem {
-    /// A session to be kept alive.
+    /// Session to maintain.
     Session(Weak<Session>),
-    /// A token to be revoked.
+    /// Token to revoke.
     Revocation(Box<PendingRevocation>),
 }
 
-/// Names an item: sessions and debts are numbered apart.
+/// Key of a work item. Sessions and pending revocations have separate numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum WorkKey {
     Session(u64),
     Revocation(usize),
 }
 
-/// Items by the moment they are due; each, by its name, is in it once. What is due together goes by the names.
+/// Items ordered by due time. Each key is present at most once. Items with the same due time are ordered by key.
 pub struct Schedule<N, T> {
     due: BTreeMap<(Instant, N), T>,
     due_at: HashMap<N, Instant>,
@@ -41,7 +41,7 @@ impl<N, T> Default for Schedule<N, T> {
 }
 
 impl<N: Copy + Ord + Hash, T> Schedule<N, T> {
-    /// Puts an item in, or moves it. Whether it is the first now.
+    /// Inserts or moves an item. Returns `true` if the item is now the first one due.
     pub fn put(&mut self, key: N, due_at: Instant, item: T) -> bool {
         self.remove(key);
         self.due.insert((due_at, key), item);
@@ -49,25 +49,25 @@ impl<N: Copy + Ord + Hash, T> Schedule<N, T> {
         self.first_due_at() == Some(due_at)
     }
 
-    /// Takes an item out.
+    /// Removes and returns an item.
     pub fn remove(&mut self, key: N) -> Option<T> {
         let due_at = self.due_at.remove(&key)?;
         self.due.remove(&(due_at, key))
     }
 
-    /// When the first item is due.
+    /// Returns the due time of the first item.
     #[must_use]
     pub fn first_due_at(&self) -> Option<Instant> {
         self.due.keys().next().map(|(at, _)| *at)
     }
 
-    /// Takes out the first item, if it is due.
+    /// Removes and returns the first item if it is due at `now`.
     pub fn pop(&mut self, now: Instant) -> Option<T> {
         let (_, key) = *self.due.keys().next().filter(|(at, _)| *at <= now)?;
         self.remove(key)
     }
 
-    /// Keeps what is wanted, and takes the rest out.
+    /// Keeps the items for which `is_wanted` returns `true`, and removes the others.
     pub fn retain(&mut self, mut is_wanted: impl FnMut(&T) -> bool) {
         let Self { due, due_at } = self;
         due.retain(|(_, name), item| {
@@ -79,38 +79,38 @@ impl<N: Copy + Ord + Hash, T> Schedule<N, T> {
         });
     }
 
-    /// Every item, by when it is due.
+    /// Returns all items in order of their due time.
     pub fn items(&self) -> impl Iterator<Item = &T> {
         self.due.values()
     }
 }
 
-/// The schedule of a process.
+/// Work queue of the process.
 #[derive(Default)]
 pub(super) struct WorkQueue {
-    /// Never held across an await.
+    /// Lock is never held across an await.
     schedule: Mutex<Schedule<WorkKey, WorkItem>>,
-    /// Something may be due earlier than before.
+    /// Signals that an item may be due earlier than before.
     wakeup: Notify,
 }
 
 impl WorkQueue {
-    /// Puts a session in, or moves it.
+    /// Inserts or moves a session.
     pub(super) fn put_session(&self, id: u64, due_at: Instant, item: WorkItem) {
         self.insert(WorkKey::Session(id), due_at, item);
     }
 
-    /// Puts a token in that is to be revoked.
+    /// Inserts a pending revocation.
     pub(super) fn put_revocation(&self, id: usize, due_at: Instant, revocation: PendingRevocation) {
         self.insert(WorkKey::Revocation(id), due_at, WorkItem::Revocation(Box::new(revocation)));
     }
 
-    /// Takes a session out.
+    /// Removes a session.
     pub(super) fn remove_session(&self, id: u64) {
         self.lock().remove(WorkKey::Session(id));
     }
 
-    /// Takes out every token that waits to be revoked.
+    /// Removes and returns all pending revocations.
     pub(super) fn take_revocations(&self) -> Vec<PendingRevocation> {
         let mut schedule = self.lock();
         let keys: Vec<WorkKey> =
@@ -121,7 +121,7 @@ impl WorkQueue {
             .collect()
     }
 
-    /// Looks at every token that waits to be revoked.
+    /// Calls `visit` for every pending revocation.
     pub(super) fn for_each_revocation(&self, mut visit: impl FnMut(&PendingRevocation)) {
         for item in self.lock().items() {
             if let WorkItem::Revocation(revocation) = item {
@@ -130,7 +130,7 @@ impl WorkQueue {
         }
     }
 
-    /// Waits for the next item that is due, and takes it out.
+    /// Waits until the next item is due, and removes it.
     pub(super) async fn next(&self) -> WorkItem {
         loop {
             let changed = self.wakeup.notified();
@@ -151,12 +151,12 @@ impl WorkQueue {
         }
     }
 
-    /// Takes out the sessions that are no more: until then each keeps its memory.
+    /// Removes the entries of dropped sessions, which otherwise keep the memory of those sessions allocated.
     pub(super) fn remove_dropped_sessions(&self) {
         self.lock().retain(|item| !matches!(item, WorkItem::Session(session) if session.strong_count() == 0));
     }
 
-    /// Takes everything out.
+    /// Removes all items.
     pub(super) fn clear(&self) {
         *self.lock() = Schedule::default();
     }

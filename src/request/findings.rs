@@ -255,13 +255,13 @@ mod tests {
         findings.add_with_cause(
             Cause::ObjectsYaml,
             FindingLocation::ObjectsText(Position { line: 3, column: 1 }),
-            "is no valid YAML",
+            "is not valid YAML",
         );
         let error = findings.into_error("db", None).unwrap();
         assert_eq!(error.cause(), Cause::InvalidRequest);
         assert_eq!(
             error.to_string(),
-            "SecretProviderClass \"db\" has 2 mistakes: objects[0]: secretPath: missing [VM0080]; objects: is no valid YAML (line 3, column 1 of objects) [VM0081]"
+            "SecretProviderClass \"db\" has 2 mistakes: objects[0]: secretPath: missing [VM0080]; objects: is not valid YAML (line 3, column 1 of objects) [VM0081]"
         );
     }
 

@@ -1,4 +1,4 @@
-//! A SecretProviderClass: its shape, its parameters and objects, and what it wants copied into Secrets.
+//! Checks of a SecretProviderClass: its structure, its parameters and objects, and its `secretObjects`.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use super::{
     Severity,
     objects::ObjectsSource,
     secret_objects,
-    source::{SourceFile, Span, display_name},
+    source::{SourceFile, display_name},
+    span::Span,
     typos,
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     manifest::{metadata_text, not_a_string},
     policy::{Policy, PredictedDenial},
     request::{self, Finding, FindingLocation},
-    text::closest_match,
+    text::quote,
     vault::SENSITIVE_URL_CHARS,
     yaml::node::{Node, Value},
 };
@@ -22,33 +23,34 @@ use crate::{
 /// The fields of `spec`.
 const SPEC_FIELDS: [&str; 3] = ["provider", "parameters", "secretObjects"];
 
-/// A class that was looked at, and what pods that use it need of it.
+/// A checked class, with the data that checks of its pods need.
 pub(super) struct ReviewedClass {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) file: String,
     pub(super) line: usize,
-    /// It is for `vault` or `openbao`.
+    /// True if the provider is `vault` or `openbao`, or a typo of one.
     pub(super) is_our_provider: bool,
-    /// Which of them.
+    /// The provider: `vault` or `openbao`.
     pub(super) provider: &'static str,
     pub(super) parameters: BTreeMap<String, String>,
-    /// What is wrong with it on its own.
+    /// The findings of the class without any pod.
     pub(super) findings: Vec<Finding>,
-    /// What the policy does not allow of it on its own.
+    /// The predicted denials of the class without any pod.
     pub(super) denials: Vec<PredictedDenial>,
 }
 
-/// Parameters, or a pod's volumeAttributes, where they stand.
+/// The parameters of a class, or the `volumeAttributes` of a pod, with their positions.
 pub(super) struct ParameterMap<'a> {
     pub(super) values: BTreeMap<String, String>,
     entries: &'a [(Node, Node)],
     objects: Option<ObjectsSource<'a>>,
-    /// What is said to be missing or wrong here was said before.
+    /// Parameters that are not text and have an error already. Findings about them alone are not reported again.
     non_strings: Vec<&'a str>,
 }
 
-/// Notes everything wrong with a class. One of another provider is not looked at; nothing if it names none.
+/// Reports all findings of a class. A class of another provider is not checked. Returns nothing if the class has no spec or names
+/// no provider.
 pub(super) fn review_class(
     class: &Node,
     policy: Option<&Policy>,
@@ -75,7 +77,7 @@ pub(super) fn review_class(
         let (key, node) = class.entry("metadata").map_or((kind, kind), |(key, node)| (key, node));
         source.require_text((key, node), "metadata.", "name", "name the class");
     }
-    report_unknown_fields(spec, "spec.", &SPEC_FIELDS, source);
+    typos::report_unknown_fields(spec, "spec.", &SPEC_FIELDS, source);
     let fix = "write roleName and objects below it";
     let Some((key, parameters)) = require_mapping(spec, spec_key, "spec.", "parameters", fix, source) else {
         source.redact_node(spec);
@@ -90,7 +92,7 @@ pub(super) fn review_class(
         source.report_error(
             Cause::InvalidRequest,
             key,
-            format!("there are {} more mistakes; mend these first", review.omitted),
+            format!("there are {} more errors; fix these first", review.omitted),
         );
     }
     if let Some(list) = spec.get("secretObjects") {
@@ -107,8 +109,8 @@ pub(super) fn review_class(
     Some(reviewed)
 }
 
-/// A mapping in another and its key; if it is missing, empty, or something else, that is noted, at `otherwise` if there is
-/// no better place.
+/// Returns the key and value of a field that must be a mapping. If the field is missing, empty or of another type, reports an
+/// error, at `fallback` if the field has no position.
 fn require_mapping<'n>(
     node: &'n Node,
     fallback: &Node,
@@ -121,7 +123,7 @@ fn require_mapping<'n>(
         Some((key, value)) => match value.value {
             Value::Map(_) => match source.template_hint(value) {
                 None => return Some((key, value)),
-                Some(next) => (key, format!("is not there yet{next}")),
+                Some(hint) => (key, format!("is not rendered yet{hint}")),
             },
             Value::Null => (key, format!("is empty; {fix}")),
             _ => (key, format!("is {}, not a mapping; {fix}", value.type_name())),
@@ -132,32 +134,34 @@ fn require_mapping<'n>(
     None
 }
 
-/// All findings of a review, with how bad they are.
+/// Returns all findings of a review with their severities.
 pub(super) fn with_severity(review: &request::ClassReview) -> impl Iterator<Item = (Severity, &Finding)> {
     let errors = review.errors.iter().map(|finding| (Severity::Error, finding));
     errors.chain(review.warnings.iter().map(|finding| (Severity::Warning, finding)))
 }
 
-/// Notes the fields of a mapping that nobody knows.
-pub(super) fn report_unknown_fields(node: &Node, prefix: &str, known: &[&str], source: &mut SourceFile<'_>) {
-    for (key, value) in node.entries() {
-        let Some(name) = key.as_text().filter(|name| !known.contains(name)) else { continue };
-        source.redact_node(value);
-        let fix = match closest_match(name, known.iter().copied()) {
-            _ if prefix == "spec." && request::is_parameter(name) => "move it below spec.parameters".to_owned(),
-            Some(suggestion) => format!("did you mean {suggestion}?"),
-            None => "remove it".to_owned(),
+impl ReviewedClass {
+    /// Reports a second manifest of this class, `class`. In another file that is only a warning, because overlays for several
+    /// clusters may repeat a class.
+    pub(super) fn report_duplicate(&self, class: &Node, source: &mut SourceFile<'_>) {
+        let name = class.get("metadata").and_then(|metadata| metadata.get("name")).unwrap_or(class);
+        let first_position = format!("{}:{}", self.file, self.line);
+        let namespace = match self.namespace.as_str() {
+            "" => String::new(),
+            namespace => format!(" in namespace {}", quote(namespace)),
         };
-        source.report_error(
-            Cause::UnknownName,
-            key,
-            format!("{prefix}{}: is unknown and ignored; {fix}", display_name(name)),
-        );
+        let (severity, fix) = if self.file == source.name {
+            (Severity::Error, "remove one")
+        } else {
+            (Severity::Warning, "remove one if both are for the same cluster")
+        };
+        let message = format!("class {}{namespace} is also at {first_position}; {fix}", quote(&self.name));
+        source.report(severity, Cause::Manifest, source.span(name), message);
     }
 }
 
 impl<'a> ParameterMap<'a> {
-    /// Reads them and notes those that are no text.
+    /// Reads parameters from a mapping. Reports those that are not text.
     pub(super) fn new(node: &'a Node, prefix: &str, source: &mut SourceFile<'_>) -> Self {
         let mut parameters =
             Self { values: BTreeMap::new(), entries: node.entries(), objects: None, non_strings: Vec::new() };
@@ -165,28 +169,28 @@ impl<'a> ParameterMap<'a> {
             let Some(name) = key.as_text() else { continue };
             if name == request::token::TOKENS_ATTRIBUTE {
                 source.redact_node(value);
-                let problem = "tokens do not belong into a manifest; remove it, kubelet passes its own";
+                let problem = "tokens do not belong in a manifest; remove it, kubelet passes its own";
                 source.report_error(Cause::TokenIdentity, key, format!("{prefix}{name}: {problem}"));
             }
-            if let Some(mut why) = not_a_string(name, value) {
-                why.push_str(source.template_hint(value).unwrap_or_default());
+            if let Some(mut problem) = not_a_string(name, value) {
+                problem.push_str(source.template_hint(value).unwrap_or_default());
                 let is_collection = matches!(value.value, Value::List(_) | Value::Map(_));
                 source.report_error(
                     Cause::Manifest,
                     if is_collection { key } else { value },
-                    format!("{prefix}{}: {why}", display_name(name)),
+                    format!("{prefix}{}: {problem}", display_name(name)),
                 );
                 if is_collection {
                     source.redact_node(value);
                 }
             }
-            // What a number or word would be in quotes is looked at all the same.
+            // A number or boolean is checked as the text that it would be in quotes.
             let text = match &value.value {
                 Value::Text(text) => Some(text.as_str()),
                 Value::Bool(_) | Value::Number => source.text.get(value.span.clone()),
                 Value::Null | Value::List(_) | Value::Map(_) => None,
             };
-            // An address that may hold a secret.
+            // Such an address may hold a secret, such as a password in it.
             if name != "objects"
                 && text.is_some_and(|text| {
                     text.contains(SENSITIVE_URL_CHARS) && (text.contains("://") || name.ends_with("Address"))
@@ -207,7 +211,7 @@ impl<'a> ParameterMap<'a> {
         parameters
     }
 
-    /// Whether a finding is about something that is written here.
+    /// Returns true if a finding concerns a parameter in this map.
     pub(super) fn contains(&self, location: &FindingLocation) -> bool {
         match location {
             FindingLocation::DriverRequest(_) => false,
@@ -216,7 +220,7 @@ impl<'a> ParameterMap<'a> {
         }
     }
 
-    /// Notes a finding where it belongs, or else at `otherwise`.
+    /// Reports a finding at its parameter or object, or else at `fallback`.
     pub(super) fn report_finding(
         &self,
         severity: Severity,
@@ -249,7 +253,7 @@ impl<'a> ParameterMap<'a> {
         source.report(severity, finding.cause, span, format!("{subject}{message}"));
     }
 
-    /// Notes what a policy does not allow where it was chosen, or else at `otherwise`.
+    /// Reports a predicted denial at the parameter that causes it, or else at `fallback`.
     pub(super) fn report_denial(
         &self,
         predicted: &PredictedDenial,
@@ -266,12 +270,13 @@ impl<'a> ParameterMap<'a> {
         let span = source.span(chosen.map_or(fallback, |(_, value)| value));
         let (error, severity) =
             (&denial.error, if *unless_operator_default { Severity::Warning } else { Severity::Error });
-        let condition = if *unless_operator_default { ", unless it is the operator's own" } else { "" };
-        let fix = error.fix().map(|next| format!("; {next}")).unwrap_or_default();
+        let condition = if *unless_operator_default { ", unless it equals the operator's default" } else { "" };
+        let fix = error.fix().map(|fix| format!("; {fix}")).unwrap_or_default();
         source.report(severity, error.cause(), span, format!("{subject}{}{condition}{fix}", error.summary()));
     }
 
-    /// The last of some parameters that is there. The value of one that nobody knows may be anything, and is covered.
+    /// Returns the span of the last of the `names` that is set. The value of an unknown parameter may be a secret, so it is
+    /// redacted.
     fn parameter_span(&self, names: &[String], is_unknown: bool, source: &mut SourceFile<'_>) -> Option<Span> {
         let (key, value) = names.iter().rev().find_map(|name| self.entry(name))?;
         if is_unknown {

@@ -1,22 +1,23 @@
-//! The line a finding is in, bounded, with what could be secret covered.
+//! Excerpt of a finding: its line, bounded in length, with possible secrets redacted.
 
-use super::source::Span;
+use super::span::Span;
 use crate::text::is_terminal_control;
 
-/// The longest line that is shown whole, in characters; of a longer one, as of JSON without line breaks, only the piece.
+/// Limits the length of a line that an excerpt displays in full, in characters. From a longer line, such as JSON without line
+/// breaks, the excerpt displays only the span.
 const MAX_EXCERPT_CHARS: usize = 200;
 
-/// What stands for a covered value.
+/// Replaces a redacted value.
 const REDACTED: &str = "***";
 
-/// A line, and the piece of it that is meant.
+/// A line and the span of it that a finding concerns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {
-    /// The line; tabs, other controls and what else is not seen are spaces.
+    /// The line. Spaces replace tabs, other control characters and invisible characters.
     pub text: String,
-    /// How many characters stand before the piece.
+    /// The number of characters before the span.
     pub offset: usize,
-    /// How long the piece is, in characters; at least 1.
+    /// The length of the span in characters, at least 1.
     pub length: usize,
 }
 
@@ -31,7 +32,7 @@ impl Excerpt {
         let shown_end = start + letters.len();
         let redacted_ranges: Vec<_> = redacted
             .iter()
-            .map(|spot| spot.start.column - 1..spot.end_column - 1)
+            .map(|span| span.start.column - 1..span.end_column - 1)
             .filter(|range| range.start < shown_end && range.end > start)
             .map(|range| range.start.saturating_sub(start)..range.end - start)
             .collect();
@@ -64,7 +65,8 @@ impl Excerpt {
     }
 }
 
-/// Some characters of a line; of a long one, as JSON's, without counting if each is a byte.
+/// Returns `length` characters of a line from `start`. In an ASCII line each character is a byte, so a long line such as JSON
+/// needs no counting.
 fn line_chars(line: &str, start: usize, length: usize) -> Vec<char> {
     if line.is_ascii() {
         line.get(start..).unwrap_or_default().chars().take(length).collect()

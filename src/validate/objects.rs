@@ -1,6 +1,9 @@
-//! `objects`: from a place in its text to the place in the file.
+//! Positions in the `objects` text, and their positions in the manifest file.
 
-use super::source::{NON_SECRET_KEYS, SourceFile, Span};
+use super::{
+    source::{NON_SECRET_KEYS, SourceFile},
+    span::Span,
+};
 use crate::{
     request::{FindingLocation, OBJECT_FIELDS},
     yaml::{
@@ -9,49 +12,52 @@ use crate::{
     },
 };
 
-/// The text of `objects` where it stands in a file.
+/// The text of `objects` with its position in a file.
 pub(super) struct ObjectsSource<'a> {
     value: &'a Node,
     text: &'a str,
-    /// The list, if it can be read.
+    /// The parsed list, if the text is valid YAML.
     list: Option<Node>,
     literal: Option<LiteralBlock>,
 }
 
-/// A block whose lines stand in the file as they are, indented.
+/// A literal block: its lines appear verbatim in the file, indented.
 struct LiteralBlock {
-    /// What to add to a line of the text, which may be less than nothing when the text begins with empty lines.
+    /// The line in the file of the first line with content. The offset of text lines to file lines follows from it and may be
+    /// negative if the text begins with empty lines.
     first_line: usize,
+    /// The number of empty lines at the beginning of the text.
     leading_blank_lines: usize,
     indent: usize,
 }
 
 impl<'a> ObjectsSource<'a> {
-    /// Nothing if `value` is no text.
+    /// Returns nothing if `value` is not text.
     pub(super) fn new(value: &'a Node, source: &SourceFile<'_>) -> Option<Self> {
         let text = value.as_text()?;
         let list = node::parse(text, Offset::default(), Budget::OBJECTS).ok();
         Some(Self { value, text, list, literal: LiteralBlock::detect(value, text, source) })
     }
 
-    /// Where an object's field, or a position in the text, is in the file. `key` is wanted, or else the value.
+    /// Returns the span in the file of an object's field or of a position in the text. `prefer_key` selects the key of a field
+    /// instead of its value.
     pub(super) fn span(&self, location: &FindingLocation, prefer_key: bool, source: &SourceFile<'_>) -> Span {
         let span_in_text = match location {
             FindingLocation::Object(entry, fields, None) => self.field_span(entry.index, fields.last(), prefer_key),
-            place => {
+            location => {
                 let lines: Vec<&str> = self.text.lines().collect();
-                place.position().map(|at| Span { start: at, end_column: at.column + 1 }.clamped_to(&lines))
+                location.position().map(|at| Span { start: at, end_column: at.column + 1 }.clamped_to(&lines))
             }
         };
-        span_in_text.and_then(|spot| self.to_file_span(spot)).unwrap_or_else(|| source.span(self.value))
+        span_in_text.and_then(|span| self.to_file_span(span)).unwrap_or_else(|| source.span(self.value))
     }
 
-    /// Whether positions in the text are positions in the file.
+    /// Returns true if each position in the text has a position in the file.
     pub(super) fn is_literal(&self) -> bool {
         self.literal.is_some()
     }
 
-    /// Keeps arguments, and whatever else might be one, out of excerpts.
+    /// Redacts arguments, and values that could be arguments, in excerpts.
     pub(super) fn redact_arguments(&self, source: &mut SourceFile<'_>) {
         let mut redacted = Vec::new();
         match (&self.list, &self.literal) {
@@ -68,8 +74,8 @@ impl<'a> ObjectsSource<'a> {
             }
             self.part_spans(node, part)
                 .into_iter()
-                .filter_map(|spot| self.to_file_span(spot))
-                .for_each(|spot| source.redact(spot));
+                .filter_map(|span| self.to_file_span(span))
+                .for_each(|span| source.redact(span));
         }
     }
 
@@ -88,7 +94,7 @@ impl<'a> ObjectsSource<'a> {
         self.line_spans(node).into_iter().next()
     }
 
-    /// The lines of what may not be shown of a node.
+    /// Returns the spans of the part of a node that is redacted, one per line.
     fn part_spans(&self, node: &Node, part: RedactedPart) -> Vec<Span> {
         let mut lines = self.line_spans(node);
         let text = self.text.get(node.span.clone()).unwrap_or_default();
@@ -100,7 +106,7 @@ impl<'a> ObjectsSource<'a> {
         lines
     }
 
-    /// The lines of a node in the text; of a list or mapping where it begins.
+    /// Returns the spans of a node in the text, one per line. A list or mapping has only the span of its beginning.
     fn line_spans(&self, node: &Node) -> Vec<Span> {
         let text = self.text.get(node.span.clone()).unwrap_or_default();
         let start = Span { start: node.position, end_column: node.position.column + 1 };
@@ -127,8 +133,8 @@ impl<'a> ObjectsSource<'a> {
 }
 
 impl LiteralBlock {
-    /// The parser says where the first line that is not empty begins. The rest is compared, so that a text with folds,
-    /// quotes or escapes is none.
+    /// Detects a literal block. The parser provides the position of the first line that is not empty. The other lines are compared
+    /// with the file, so a text with folds, quotes or escapes is not a literal block.
     fn detect(value: &Node, text: &str, source: &SourceFile<'_>) -> Option<Self> {
         let quoted = source.text.get(value.span.start..).is_some_and(|text| text.starts_with(['"', '\'']));
         if quoted {
@@ -146,24 +152,24 @@ impl LiteralBlock {
     }
 }
 
-/// How much of a value may be an argument.
+/// The part of a value that may be an argument.
 #[derive(Clone, Copy)]
 enum RedactedPart {
     Whole,
-    /// What stands behind the question mark of a path.
+    /// The part after the question mark of a path.
     Query,
 }
 
-/// The values that may be arguments: all but those of an object's known fields, `secretArgs` and what a path asks for
-/// excepted.
+/// Collects the values that may be arguments. The values of an object's known fields are not, except for `secretArgs` and the
+/// query of a path.
 fn collect_arguments<'n>(node: &'n Node, depth: usize, redacted: &mut Vec<(&'n Node, RedactedPart)>) {
     match &node.value {
         Value::List(items) => items.iter().for_each(|item| collect_arguments(item, depth + 1, redacted)),
         Value::Map(entries) => {
             for (key, value) in entries {
                 let known = key.as_text().is_some_and(|key| key != "secretArgs" && OBJECT_FIELDS.contains(&key));
-                let shown = depth == 1 && known && !matches!(value.value, Value::List(_) | Value::Map(_));
-                if !shown {
+                let is_visible = depth == 1 && known && !matches!(value.value, Value::List(_) | Value::Map(_));
+                if !is_visible {
                     collect_arguments(value, depth + 2, redacted);
                 } else if value.as_text().is_some_and(has_query_arguments) {
                     redacted.push((value, RedactedPart::Query));
@@ -175,7 +181,7 @@ fn collect_arguments<'n>(node: &'n Node, depth: usize, redacted: &mut Vec<(&'n N
     }
 }
 
-/// Whether a path asks for more than a version, which is the one parameter that is no argument.
+/// Returns true if the query of a path holds more than a version, the only query parameter that is not an argument.
 fn has_query_arguments(path: &str) -> bool {
     let is_version = |query: &str| {
         query.strip_prefix("version=").is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))

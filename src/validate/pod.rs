@@ -1,4 +1,4 @@
-//! Pods, and what makes pods: their volumes of this driver, and where they change the class.
+//! Checks of pods and workloads: their volumes of this driver, and attributes that override the class.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::{
     yaml::node::{Node, Value},
 };
 
-/// The driver's name in a volume.
+/// The name of the driver in a volume.
 const DRIVER_NAME: &str = "secrets-store.csi.k8s.io";
 
-/// Kinds with pods in them: API group, kind, and the way to the pod's spec.
+/// Kinds that contain a pod: API group, kind, and the path to the spec of the pod.
 const WORKLOAD_KINDS: [(&str, &str, &[&str]); 9] = [
     ("", "Pod", &["spec"]),
     ("", "PodTemplate", &["template", "spec"]),
@@ -32,15 +32,15 @@ const WORKLOAD_KINDS: [(&str, &str, &[&str]); 9] = [
     ("batch", "CronJob", &["spec", "jobTemplate", "spec", "template", "spec"]),
 ];
 
-/// A resource with a pod in it.
+/// A resource that contains a pod.
 pub(super) struct Workload<'a> {
-    /// `Deployment "web"`.
+    /// Kind and name for messages, such as `Deployment "web"`.
     subject: String,
     namespace: &'a str,
     spec: Option<&'a Node>,
 }
 
-/// The pod in a resource, if it is of a kind that has one.
+/// Returns the pod of a resource, if its kind contains one.
 pub(super) fn find_workload(resource: &Node) -> Option<Workload<'_>> {
     let (_, kind, path_to_spec) = WORKLOAD_KINDS.iter().find(|(group, kind, _)| is_kind(resource, group, kind))?;
     let spec = path_to_spec.iter().try_fold(resource, |node, field| node.get(field));
@@ -51,7 +51,7 @@ pub(super) fn find_workload(resource: &Node) -> Option<Workload<'_>> {
     })
 }
 
-/// Notes everything wrong with the volumes of this driver; whether there were any.
+/// Reports all findings of the volumes of this driver. Returns true if the pod has any.
 pub(super) fn check_volumes(
     pod: &Workload<'_>,
     classes: &BTreeMap<(String, String), ReviewedClass>,
@@ -59,7 +59,7 @@ pub(super) fn check_volumes(
     source: &mut SourceFile<'_>,
 ) -> bool {
     let fields = pod.spec.map(Node::entries).unwrap_or_default();
-    // A container's environment may be anything, and on one line with a volume.
+    // The environment of a container may hold secrets, and may be on the same line as a volume.
     fields.iter().filter(|(key, _)| key.as_text() != Some("volumes")).for_each(|(_, value)| source.redact_node(value));
     let volumes = pod.spec.and_then(|spec| spec.get("volumes")).map(Node::items).unwrap_or_default();
     let mut uses_driver = false;
@@ -88,7 +88,7 @@ fn check_volume(
         source.report_error(
             Cause::Manifest,
             anchor,
-            format!("{subject}readOnly: is not true; the driver refuses the volume"),
+            format!("{subject}readOnly: is not true; the driver rejects the volume"),
         );
     }
     let (key, attributes) = csi.entry("volumeAttributes").map_or((key, key), |(key, attributes)| (key, attributes));
@@ -102,7 +102,7 @@ fn check_volume(
     }
     if reviewed.is_none()
         && let Some(similar) =
-            classes.iter().find(|((of, name), meant)| of == namespace && meant.is_our_provider && is_typo(class, name))
+            classes.iter().find(|((of, name), other)| of == namespace && other.is_our_provider && is_typo(class, name))
     {
         let node = attributes.get("secretProviderClass").unwrap_or(key);
         let problem = format!("class {} is not among the files; did you mean {}?", quote(class), quote(&similar.0.1));
@@ -117,7 +117,7 @@ fn check_volume(
     let mut first_override = None;
     for (key, _) in attributes.entries() {
         let Some(name) = key.as_text().filter(|name| *name != "secretProviderClass") else { continue };
-        // Without the class nobody knows whose provider it is for.
+        // Without the class its provider is unknown, and another provider may know the parameter.
         if reviewed.is_none() && !request::is_parameter(name) {
             continue;
         }
@@ -128,23 +128,23 @@ fn check_volume(
             "adds to"
         };
         let (name, class) = (display_name(name), quote(class));
-        let message = format!("{subject}{name}: {effect} class {class} for this pod; move it to a class of its own");
+        let message = format!("{subject}{name}: {effect} class {class} for this pod; move it to a separate class");
         source.report(Severity::Warning, Cause::PodOverride, source.span(key), message);
     }
-    if let (Some(known), Some(first)) = (reviewed, first_override) {
-        check_merged(known, policy, &attribute_map, subject, first, source);
+    if let (Some(reviewed), Some(first)) = (reviewed, first_override) {
+        check_merged(reviewed, policy, &attribute_map, subject, first, source);
     }
 }
 
-/// Whether one name is the other but for one slip. Names of numbers (`web-1`, `web-2`) are no slips, and two letters may well
-/// tell `shop-db` from `shop-web`.
+/// Returns true if two names differ by one typo. Names that differ only in digits (`web-1`, `web-2`) are not typos. Neither are
+/// names that differ in two letters, which may be as distinct as `shop-db` and `shop-web`.
 fn is_typo(name: &str, other: &str) -> bool {
     let letters = |name: &str| name.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
     let has_similar_length = name.len().abs_diff(other.len()) <= 1 && name.len() <= 256;
     has_similar_length && letters(name) != letters(other) && strsim::damerau_levenshtein(name, other) == 1
 }
 
-/// Notes what is wrong only since the attributes lie over the class.
+/// Reports findings and predicted denials that appear only when the attributes override the class.
 fn check_merged(
     class: &ReviewedClass,
     policy: Option<&Policy>,

@@ -1,9 +1,6 @@
-//! The provider's policy file: on its own, among manifests, or in a `ConfigMap`.
+//! Checks of the provider's policy file: as a separate file, among manifests, or in a `ConfigMap`.
 
-use super::{
-    Severity,
-    source::{SourceFile, Span},
-};
+use super::{Severity, source::SourceFile, span::Span};
 use crate::{
     error::Cause,
     manifest::{Document, is_kind},
@@ -15,7 +12,7 @@ use crate::{
     },
 };
 
-/// The policy of a file that is meant to be one, if all of it is right.
+/// Reports all findings of a policy file. Returns the policy if it is valid.
 pub(super) fn policy_of_file(documents: &[Document<'_>], source: &mut SourceFile<'_>) -> Option<Policy> {
     let [document] = documents else {
         let problem =
@@ -33,12 +30,12 @@ pub(super) fn policy_of_file(documents: &[Document<'_>], source: &mut SourceFile
     }
 }
 
-/// Whether a resource is a policy, or a `ConfigMap` that holds some.
+/// Returns true if a resource is a policy, or a `ConfigMap` that holds at least one.
 pub(super) fn contains_policy(resource: &Node) -> bool {
     policy::is_policy(resource) || embedded_policies(resource).next().is_some()
 }
 
-/// Notes everything wrong with the policies of a resource; the policy, if it is one and all of it is right.
+/// Reports all findings of the policies of a resource. Returns the policy if the resource is a valid one.
 pub(super) fn review_policy(resource: &Node, source: &mut SourceFile<'_>) -> Option<Policy> {
     if is_kind(resource, "", "ConfigMap") {
         for (key, value, text) in embedded_policies(resource) {
@@ -47,10 +44,10 @@ pub(super) fn review_policy(resource: &Node, source: &mut SourceFile<'_>) -> Opt
             match parsed {
                 Err(fault) => {
                     let prefix = fault.position.map(prefix).unwrap_or_default();
-                    source.report_error(Cause::Manifest, key, format!("{prefix}is no valid YAML: {}", fault.problem));
+                    source.report_error(Cause::Manifest, key, format!("{prefix}is not valid YAML: {}", fault.problem));
                 }
-                Ok(inside) => {
-                    for PolicyError { position, problem, .. } in policy::parse(&inside, source.name, false).1 {
+                Ok(policy) => {
+                    for PolicyError { position, problem, .. } in policy::parse(&policy, source.name, false).1 {
                         source.report_error(Cause::Manifest, key, prefix(position) + &problem);
                     }
                 }
@@ -68,7 +65,7 @@ pub(super) fn review_policy(resource: &Node, source: &mut SourceFile<'_>) -> Opt
     errors.is_empty().then_some(policy)
 }
 
-/// The entries of a `ConfigMap` that are meant to be policy files: key, value and its text.
+/// Returns the entries of a `ConfigMap` that are policy files: key, value and text of the value.
 fn embedded_policies(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &str)> {
     let data =
         resource.get("data").filter(|_| is_kind(resource, "", "ConfigMap")).map(Node::entries).unwrap_or_default();
@@ -76,7 +73,7 @@ fn embedded_policies(resource: &Node) -> impl Iterator<Item = (&Node, &Node, &st
     texts.filter(|(_, _, text)| policy::is_policy_text(text))
 }
 
-/// Addresses that may hold a secret.
+/// Redacts addresses that may hold a secret.
 fn redact_addresses(node: &Node, source: &mut SourceFile<'_>) {
     match &node.value {
         Value::Text(text) if text.contains(SENSITIVE_URL_CHARS) => source.redact_node(node),

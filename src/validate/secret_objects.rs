@@ -1,8 +1,8 @@
-//! `secretObjects`: which files the driver copies into Kubernetes Secrets.
+//! Checks of `secretObjects`, the files that the driver copies into Kubernetes Secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{class::report_unknown_fields, source::SourceFile};
+use super::{source::SourceFile, typos::report_unknown_fields};
 use crate::{
     error::Cause,
     request::OutputFile,
@@ -10,8 +10,8 @@ use crate::{
     yaml::node::{Node, Value},
 };
 
-/// Notes what the driver would refuse, and files that no object makes; nothing of the latter if `files` is empty, as then
-/// nobody knows.
+/// Reports entries that the driver would reject, and files that no object writes. If `files` is empty, the files are unknown and
+/// are not checked.
 pub(super) fn check_secret_objects(list: &Node, files: &[OutputFile], source: &mut SourceFile<'_>) {
     if !matches!(list.value, Value::List(_) | Value::Null) {
         source.report_error(Cause::Manifest, list, format!("spec.secretObjects: is {}, not a list", list.type_name()));
@@ -43,7 +43,7 @@ pub(super) fn check_secret_objects(list: &Node, files: &[OutputFile], source: &m
     }
 }
 
-/// Types whose Secrets the API server refuses without these keys.
+/// Secret types with their required keys. The API server rejects a Secret of the type without them.
 const REQUIRED_KEYS: [(&str, &[&str]); 4] = [
     ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
     ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
@@ -51,10 +51,11 @@ const REQUIRED_KEYS: [(&str, &[&str]); 4] = [
     ("kubernetes.io/dockercfg", &[".dockercfg"]),
 ];
 
-/// The most a name or key may have, in bytes.
+/// Limits the length of a name or key, in bytes.
 const MAX_NAME_BYTES: usize = 253;
 
-/// Notes a name that the API server refuses, and one that another Secret has, of which the driver makes one.
+/// Reports a name that the API server rejects, and a name that another Secret has already. Of two Secrets with one name the driver
+/// creates only one.
 fn check_name<'n>(
     name: &'n str,
     secret: &Node,
@@ -63,9 +64,9 @@ fn check_name<'n>(
     source: &mut SourceFile<'_>,
 ) {
     let problem = if !is_dns_subdomain(name) {
-        format!("{} is no name of a Secret; write small letters, digits, `-` and `.`", quote(name))
+        format!("{} is not a valid Secret name; write lower-case letters, digits, `-` and `.`", quote(name))
     } else if let Some(first) = names.get(name) {
-        format!("is that of secretObjects[{first}], and the driver makes one of them; write both into one")
+        format!("is also the name of secretObjects[{first}], and the driver creates only one of them; merge them")
     } else {
         names.insert(name, index);
         return;
@@ -74,23 +75,23 @@ fn check_name<'n>(
     source.report_error(Cause::Manifest, node, format!("secretObjects[{index}].secretName: {problem}"));
 }
 
-/// Notes a key that the API server refuses, and one that is there twice, of which the last one stays.
+/// Reports a key that the API server rejects, and a key that appears twice. The last file with the key would replace the others.
 fn check_key<'n>(key: &'n str, entry: &Node, prefix: &str, keys: &mut BTreeSet<&'n str>, source: &mut SourceFile<'_>) {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     let problem = if key.len() > MAX_NAME_BYTES || key == "." || key.starts_with("..") || !key.bytes().all(plain) {
-        format!("{} is no key of a Secret; write letters, digits, `-`, `_` and `.`", quote(key))
+        format!("{} is not a valid Secret key; write letters, digits, `-`, `_` and `.`", quote(key))
     } else if keys.insert(key) {
         return;
     } else {
-        "is there twice, and one file would replace the other; choose another".to_owned()
+        "appears twice, and one file would replace the other; choose another".to_owned()
     };
     source.report_error(Cause::Manifest, entry.get("key").unwrap_or(entry), format!("{prefix}key: {problem}"));
 }
 
-/// Notes the keys that a Secret of its type lacks.
+/// Reports keys that the type of a Secret requires and the Secret lacks.
 fn check_type(secret: &Node, prefix: &str, keys: &BTreeSet<&str>, source: &mut SourceFile<'_>) {
     let Some((node, kind)) = secret.get("type").and_then(|node| Some((node, node.as_text()?.trim()))) else { return };
-    let required = REQUIRED_KEYS.iter().find(|(known, _)| *known == kind).map_or(&[][..], |(_, wanted)| wanted);
+    let required = REQUIRED_KEYS.iter().find(|(known, _)| *known == kind).map_or(&[][..], |(_, keys)| keys);
     let missing: Vec<&str> = required.iter().copied().filter(|key| !keys.contains(key)).collect();
     if !missing.is_empty() && !keys.is_empty() {
         let problem = format!("{prefix}type: {kind} needs the key {}; add it to data", missing.join(" and the key "));
@@ -98,7 +99,7 @@ fn check_type(secret: &Node, prefix: &str, keys: &BTreeSet<&str>, source: &mut S
     }
 }
 
-/// Whether it is a DNS subdomain as Kubernetes wants it.
+/// Returns true if a name is a DNS subdomain by the rules of Kubernetes.
 fn is_dns_subdomain(name: &str) -> bool {
     let ends = |label: &str| {
         let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -116,13 +117,15 @@ fn check_file(entry: &Node, prefix: &str, files: &[OutputFile], source: &mut Sou
         return;
     }
     let names = files.iter().filter(|file| !file.is_directory).map(|file| file.name.as_str());
-    let fix = closest_match(name, names)
-        .map_or_else(|| "add one, or remove this".to_owned(), |meant| format!("did you mean {}?", quote(meant)));
-    let problem = format!("{prefix}objectName: no object makes the file {}; {fix}", quote(name));
+    let fix = match closest_match(name, names) {
+        Some(suggestion) => format!("did you mean {}?", quote(suggestion)),
+        None => "add one, or remove this".to_owned(),
+    };
+    let problem = format!("{prefix}objectName: no object writes the file {}; {fix}", quote(name));
     source.report_error(Cause::SecretObject, node, problem);
 }
 
-/// Whether an object may make a file of that name.
+/// Returns true if an object may write a file of this name.
 fn produces(file: &OutputFile, name: &str) -> bool {
     if !file.is_directory {
         return file.name == name;

@@ -1,49 +1,30 @@
-//! One file under the eye of the rules: what was found in it, and what of it must not be shown.
+//! A file under validation: its findings, and the parts of it that excerpts must redact.
 
 use std::ops::Range;
 
-use super::{Excerpt, Input, ManifestFinding, Severity, class::ReviewedClass};
+use super::{Excerpt, Input, ManifestFinding, Severity, span::Span};
 use crate::{
     error::Cause,
     manifest::{DRIVER_MARKER, Document, NotText},
     policy,
-    text::{one_line, quote},
+    text::one_line,
     yaml::{
         ParseError, Position,
         node::{Node, Value},
     },
 };
 
-/// A piece of a line, which the excerpt points at.
-#[derive(Clone, Copy)]
-pub(super) struct Span {
-    pub(super) start: Position,
-    pub(super) end_column: usize,
-}
-
-impl Span {
-    /// One line of a text, at most its last one: what is missing at the end is said there.
-    pub(super) fn clamped_to(self, lines: &[&str]) -> Self {
-        let last = lines.iter().rposition(|line| !line.trim().is_empty()).unwrap_or_default();
-        if self.start.line <= last + 1 {
-            return self;
-        }
-        let column = lines.get(last).map_or(1, |line| line.trim_end().chars().count() + 1);
-        Self { start: Position { line: last + 1, column }, end_column: column + 1 }
-    }
-}
-
-/// A file.
+/// A file under validation, with its findings and redactions.
 pub(super) struct SourceFile<'a> {
     pub(super) name: &'a str,
     pub(super) text: &'a str,
     pub(super) lines: Vec<&'a str>,
-    /// Where each line begins, in bytes.
+    /// The offset of each line, in bytes.
     line_starts: Vec<usize>,
     findings: Vec<(Severity, Cause, Span, String)>,
-    /// What no excerpt may show, in bytes.
+    /// Byte ranges that every excerpt redacts.
     redacted_bytes: Vec<Range<usize>>,
-    /// The same, in columns.
+    /// Spans that every excerpt redacts.
     redacted_spans: Vec<Span>,
 }
 
@@ -63,18 +44,18 @@ impl<'a> SourceFile<'a> {
         }
     }
 
-    /// Notes something.
+    /// Reports a finding.
     pub(super) fn report(&mut self, severity: Severity, cause: Cause, span: Span, message: String) {
         self.findings.push((severity, cause, span.clamped_to(&self.lines), message));
     }
 
-    /// Notes a mistake at a node.
+    /// Reports an error at a node.
     pub(super) fn report_error(&mut self, cause: Cause, node: &Node, message: String) {
         self.report(Severity::Error, cause, self.span(node), message);
     }
 
-    /// The text of a field; if it is missing, or no text, that is noted: at the field, or else at the key of what it is
-    /// missing in.
+    /// Returns the text of a field. If the field is missing or is not text, reports an error at the field, or else at the key
+    /// of the mapping that lacks it.
     pub(super) fn require_text<'n>(
         &mut self,
         (key, node): (&'n Node, &'n Node),
@@ -98,24 +79,26 @@ impl<'a> SourceFile<'a> {
         None
     }
 
-    /// What to do with a mapping that is a template's `{{ … }}`, if it is one.
+    /// Returns the fix for a mapping that is an expression of a template, `{{ … }}`.
     pub(super) fn template_hint(&self, node: &Node) -> Option<&'static str> {
         self.text.get(node.span.start..).is_some_and(|text| text.starts_with("{{")).then_some(TEMPLATE_HINT)
     }
 
-    /// The same for a line of `objects`, where it is nothing that can be read.
+    /// Returns the fix for a line of `objects` that does not parse because it holds an expression of a template.
     pub(super) fn line_template_hint(&self, span: Span) -> Option<&'static str> {
         self.lines.get(span.start.line - 1).is_some_and(|line| line.contains("{{")).then_some(TEMPLATE_HINT)
     }
 
-    /// Notes that the file is no text.
+    /// Reports that the file is not usable as text.
     pub(super) fn report_not_text(&mut self, no_text: &NotText) {
         let span = Span { start: no_text.position, end_column: no_text.position.column + 1 };
         self.findings.push((Severity::Error, Cause::Manifest, span, format!("the file {}", no_text.problem)));
     }
 
-    /// Notes that a document is no YAML. As nothing is known of what stands where, only values of a few keys are shown, and
-    /// none if it may be a Secret's.
+    /// Reports that a document is not valid YAML.
+    ///
+    /// The structure of the document is unknown, so excerpts redact all values except those of [`NON_SECRET_KEYS`]. They redact
+    /// those, too, if the document may hold a Secret.
     pub(super) fn report_parse_error(&mut self, fault: &ParseError, document: &Document<'_>) {
         let start = fault.position.unwrap_or(Position { line: document.first_line, column: 1 });
         let length = document.text.lines().count();
@@ -125,44 +108,27 @@ impl<'a> SourceFile<'a> {
             Severity::Error,
             Cause::Manifest,
             Span { start, end_column: start.column + 1 },
-            format!("is no valid YAML: {}{}", fault.problem, if is_template(document) { TEMPLATE_HINT } else { "" }),
+            format!("is not valid YAML: {}{}", fault.problem, if is_template(document) { TEMPLATE_HINT } else { "" }),
         );
     }
 
-    /// Notes a class that another file, or this one, has already: the overlays of several clusters may well do that.
-    pub(super) fn report_duplicate(&mut self, class: &Node, first: &ReviewedClass) {
-        let name = class.get("metadata").and_then(|metadata| metadata.get("name")).unwrap_or(class);
-        let first_position = format!("{}:{}", first.file, first.line);
-        let namespace = match first.namespace.as_str() {
-            "" => String::new(),
-            namespace => format!(" in namespace {}", quote(namespace)),
-        };
-        let (severity, next) = if first.file == self.name {
-            (Severity::Error, "remove one")
-        } else {
-            (Severity::Warning, "of the same cluster one is too many")
-        };
-        let message = format!("class {}{namespace} is also at {first_position}; {next}", quote(&first.name));
-        self.report(severity, Cause::Manifest, self.span(name), message);
-    }
-
-    /// The first line of a node.
+    /// Returns the span of a node's first line.
     pub(super) fn span(&self, node: &Node) -> Span {
         self.first_line_span(node.position, node.span.clone())
     }
 
-    /// The first line of some bytes, which begin there.
+    /// Returns the span of the first line of a byte range. `start` is the position of the range.
     pub(super) fn first_line_span(&self, start: Position, byte_range: Range<usize>) -> Span {
         let first_line = self.text.get(byte_range).and_then(|text| text.lines().next()).unwrap_or_default();
         Span { start, end_column: start.column + first_line.trim_end().chars().count().max(1) }
     }
 
-    /// Keeps a piece out of all excerpts.
+    /// Redacts a span in all excerpts.
     pub(super) fn redact(&mut self, span: Span) {
         self.redacted_spans.push(span);
     }
 
-    /// Keeps every value in a node out of all excerpts.
+    /// Redacts every value of a node in all excerpts.
     pub(super) fn redact_node(&mut self, node: &Node) {
         match &node.value {
             Value::List(items) => items.iter().for_each(|item| self.redact_node(item)),
@@ -172,8 +138,7 @@ impl<'a> SourceFile<'a> {
         }
     }
 
-    /// Keeps the values of lines out of all excerpts: only keys are shown, and the values of those that are known to be
-    /// harmless.
+    /// Redacts the values of some lines in all excerpts. The keys stay visible, and so do the values of `safe_keys`.
     pub(super) fn redact_line_values(&mut self, lines: Range<usize>, safe_keys: &[&str]) {
         for line in lines {
             let Some(text) = line.checked_sub(1).and_then(|index| self.lines.get(index)) else { return };
@@ -195,11 +160,11 @@ impl<'a> SourceFile<'a> {
         }
     }
 
-    /// What excerpts of a line may not show: comments, too, as they may be what was there before.
+    /// Returns the spans to redact in a line. They include comments, because a comment may hold a former secret value.
     fn redacted_in_line(&self, line: usize) -> Vec<Span> {
-        let from = self.redacted_spans.partition_point(|spot| spot.start.line < line);
+        let from = self.redacted_spans.partition_point(|span| span.start.line < line);
         let mut spans: Vec<Span> =
-            self.redacted_spans[from..].iter().take_while(|spot| spot.start.line == line).copied().collect();
+            self.redacted_spans[from..].iter().take_while(|span| span.start.line == line).copied().collect();
         let (Some(text), Some(start)) = (self.lines.get(line - 1), self.line_starts.get(line - 1)) else {
             return spans;
         };
@@ -210,7 +175,7 @@ impl<'a> SourceFile<'a> {
             byte = to;
             column
         };
-        // They do not overlap: each is one scalar.
+        // The ranges do not overlap, because each of them is one scalar.
         let from = self.redacted_bytes.partition_point(|bytes| bytes.end <= *start);
         for bytes in self.redacted_bytes[from..].iter().take_while(|bytes| bytes.start < start + text.len()) {
             let at = Position { line, column: column_at(bytes.start) };
@@ -226,60 +191,61 @@ impl<'a> SourceFile<'a> {
         spans
     }
 
-    /// What was found, in the order of lines, with excerpts.
+    /// Returns the findings with their excerpts, in the order of lines.
     pub(super) fn into_findings(mut self) -> Vec<ManifestFinding> {
         let mut findings = std::mem::take(&mut self.findings);
-        findings.sort_by_key(|(severity, _, spot, _)| (spot.start, *severity));
+        findings.sort_by_key(|(severity, _, span, _)| (span.start, *severity));
         findings.dedup_by(|a, b| a.1 == b.1 && a.2.start == b.2.start && a.3 == b.3);
         self.redacted_bytes.sort_by_key(|bytes| (bytes.start, bytes.end));
         self.redacted_bytes.dedup();
-        self.redacted_spans.sort_by_key(|spot| (spot.start, spot.end_column));
+        self.redacted_spans.sort_by_key(|span| (span.start, span.end_column));
         let mut line = (0, Vec::new());
-        let finding = |(severity, cause, spot, message): (Severity, Cause, Span, String)| ManifestFinding {
+        let finding = |(severity, cause, span, message): (Severity, Cause, Span, String)| ManifestFinding {
             severity,
             cause,
             file: self.name.to_owned(),
-            position: spot.start,
-            end_column: spot.end_column,
+            position: span.start,
+            end_column: span.end_column,
             message,
             excerpt: {
-                if line.0 != spot.start.line {
-                    line = (spot.start.line, self.redacted_in_line(spot.start.line));
+                if line.0 != span.start.line {
+                    line = (span.start.line, self.redacted_in_line(span.start.line));
                 }
-                Excerpt::new(self.lines.get(spot.start.line - 1).copied().unwrap_or_default(), spot, &line.1)
+                Excerpt::new(self.lines.get(span.start.line - 1).copied().unwrap_or_default(), span, &line.1)
             },
         };
         findings.into_iter().map(finding).collect()
     }
 }
 
-/// Where what looks like a comment begins behind its mark, in bytes; inside quotes it is none, which costs little.
+/// Returns the offset after the `#` of an apparent comment, in bytes. A `#` inside quotes is not a comment, but redacting the text
+/// after it does little harm.
 fn comment_start(line: &str) -> Option<usize> {
     let hashes = line.match_indices('#').map(|(at, _)| at);
     let mut comment_starts = hashes.filter(|at| *at == 0 || line[..*at].ends_with([' ', '\t']));
     comment_starts.next().map(|at| at + 1)
 }
 
-/// What to do with a template.
-const TEMPLATE_HINT: &str = "; it is a template: pass what becomes of it (helm template . | vaultmount validate)";
+/// The fix for a manifest that is a template.
+const TEMPLATE_HINT: &str = "; it is a template: pass the rendered manifest (helm template . | vaultmount validate)";
 
-/// Whether a document is written for a template engine.
+/// Returns true if a document is written for a template engine.
 fn is_template(document: &Document<'_>) -> bool {
     ["{{", "{%"].iter().any(|mark| document.text.contains(mark))
 }
 
-/// Whether a document can have anything for this driver, or this provider, in it.
+/// Returns true if a document may hold resources for this driver or this provider.
 pub(super) fn mentions_driver(document: &Document<'_>) -> bool {
     document.text.contains(DRIVER_MARKER) || policy::is_policy_text(document.text)
 }
 
-/// Whether a line says that what it stands in is a Secret.
+/// Returns true if a line sets the kind of its resource to Secret.
 fn is_secret_kind_line(line: &str) -> bool {
     let kind = line.split_once("kind:").map(|(_, kind)| kind.trim_start_matches([' ', '"', '\'']));
     kind.and_then(|kind| kind.strip_prefix("Secret")).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
 }
 
-/// Keys whose values are no secrets, where nothing more is known of a line than its key.
+/// Keys with values that are not secret. They apply to a line of which only the key is known.
 pub(super) const NON_SECRET_KEYS: [&str; 19] = [
     "apiVersion",
     "kind",
@@ -302,7 +268,7 @@ pub(super) const NON_SECRET_KEYS: [&str; 19] = [
     "secretPointer",
 ];
 
-/// A name out of a manifest on one line, bounded.
+/// Formats a name of a manifest for a message: on one line, with at most 80 bytes.
 pub(super) fn display_name(name: &str) -> String {
     one_line(name, 80)
 }

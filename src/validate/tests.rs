@@ -1,4 +1,4 @@
-//! Whatever the manifests are.
+//! Properties that hold for arbitrary manifests.
 
 use proptest::prelude::*;
 
@@ -8,13 +8,13 @@ fn validate_text(text: &str) -> ValidationReport {
     validate(&[Input { name: "a.yaml".into(), content: Ok(text.into()), kind: InputKind::Manifests }])
 }
 
-/// Findings stand in the file, and nothing they show holds the argument.
+/// Checks that each finding has a span in the file, and that no message or excerpt holds the argument.
 fn check_spans_and_redaction(text: &str) -> Result<(), TestCaseError> {
     let report = validate_text(text);
     for finding in &report.findings {
-        let place = (finding.position.line, finding.position.column, finding.end_column);
-        prop_assert!((1..=text.lines().count() + 1).contains(&finding.position.line), "{place:?}");
-        prop_assert!(finding.position.column >= 1 && finding.end_column > finding.position.column, "{place:?}");
+        let span = (finding.position.line, finding.position.column, finding.end_column);
+        prop_assert!((1..=text.lines().count() + 1).contains(&finding.position.line), "{span:?}");
+        prop_assert!(finding.position.column >= 1 && finding.end_column > finding.position.column, "{span:?}");
         prop_assert!(!finding.message.contains(['\n', '\r']), "{}", finding.message);
         let shown = format!("{}{}", finding.message, finding.excerpt.text);
         prop_assert!(!shown.contains("hunter2"), "{shown}\n{text}");
@@ -22,7 +22,7 @@ fn check_spans_and_redaction(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Lines of `objects`, more often right than not, with arguments that must not be shown.
+/// Generates lines of `objects`, mostly valid ones, with arguments that excerpts must redact.
 fn objects_strategy() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         Just("- objectName: a".to_owned()),
@@ -64,7 +64,7 @@ proptest! {
     }
 }
 
-/// On a stack as large as a program's own; that of a test's thread is smaller.
+/// Runs on a stack as large as that of a program's main thread. The stack of a test thread is smaller.
 #[test]
 fn validate_reports_yaml_bombs_without_overflow() {
     std::thread::Builder::new().stack_size(8 << 20).spawn(validate_bombs).unwrap().join().unwrap();

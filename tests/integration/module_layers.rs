@@ -229,7 +229,9 @@ fn module_files_form_no_import_circles() {
             break;
         }
         graph.retain(|module, _| !leaves.contains(module));
-        graph.values_mut().for_each(|imported| imported.retain(|target| !leaves.contains(&target.as_str())));
+        for imported in graph.values_mut() {
+            imported.retain(|target| !leaves.contains(&target.as_str()));
+        }
     }
     // A module that imports a circle from outside is not imported by the rest.
     loop {

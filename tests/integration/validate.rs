@@ -241,9 +241,9 @@ async fn validate_non_utf8_or_oversized_file_fails_alone() {
     put("utf-16.yaml", &[0xff, 0xfe].into_iter().chain(ours.bytes().flat_map(|byte| [byte, 0])).collect::<Vec<u8>>());
     let run = project.run(&["."]).await;
     let expected = [
-        "latin.yaml:10:4: error: the file is no text in UTF-8; save it as that [VM0085]",
+        "latin.yaml:10:4: error: the file is not UTF-8 text; save it as UTF-8 [VM0085]",
         "long.yaml:1:1: error: the file is longer than the 16777216 bytes that are read; split it [VM0085]",
-        "utf-16.yaml:1:1: error: the file is no text in UTF-8; save it as that [VM0085]",
+        "utf-16.yaml:1:1: error: the file is not UTF-8 text; save it as UTF-8 [VM0085]",
     ];
     assert_eq!((run.code, run.findings()), (1, expected.to_vec()), "{}", run.stderr);
     let summary = "3 errors in 1 class (5 files; skipped 1 other resource, of which 1 cannot be read)\n";

@@ -34,11 +34,11 @@ fn secret_kind_follows_from_request_and_response() {
         (Method::Get, lease, r#"{"username":"u"}"#, SecretKind::Leased),
         // PKI with generate_lease.
         (Method::Put, lease, &pem, SecretKind::Leased),
-        // KV version 1 answers a duration and no lease.
+        // KV version 1 returns a duration without a lease.
         (Method::Get, r#""lease_id":"","lease_duration":2764800,"#, r#"{"a":1}"#, SecretKind::Plain),
         (Method::Put, "", &pem, SecretKind::Certificate),
         (Method::Post, "", &der, SecretKind::Certificate),
-        // One that lies in KV, or the authority's own, may be replaced at any time.
+        // A certificate in KV, or the certificate of the CA, may be replaced at any time.
         (Method::Get, "", &pem, SecretKind::Plain),
         (Method::Put, "", r#"{"certificate":"none"}"#, SecretKind::Plain),
         (Method::Get, "", r#"{"password":"p","ttl":60,"rotation_period":3600,"username":"u"}"#, SecretKind::Static),
@@ -52,7 +52,7 @@ fn secret_kind_follows_from_request_and_response() {
         let lifecycle = Lifecycle::from_result(&request, &read_result(envelope, data, true), Instant::now());
         assert_eq!(lifecycle.kind(), kind, "{method} {envelope} {data}");
     }
-    // Somebody's secret may have such keys, too.
+    // A tenant's secret may have the same keys.
     let look_alike = read_result("", r#"{"ttl":0,"rotation_period":3600}"#, false);
     assert_eq!(Lifecycle::from_result(&request(Method::Get), &look_alike, Instant::now()).kind(), SecretKind::Plain);
 }
@@ -91,8 +91,9 @@ fn leased(lifetime: Lifetime) -> Lifecycle {
     Lifecycle::Leased { lease_id: "a/b".into(), lifetime: Box::new(lifetime) }
 }
 
-/// A lease of 15 minutes and polls every 70 seconds: what is done at which second of its life.
+/// Covers a 15-minute lease that is polled every 70 seconds, with the action at each second of its lifetime.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn lease_action_depends_on_lease_and_token_lifetime() {
     let start = Instant::now();
     let cap = |lifetime: &mut Lifetime| {
@@ -218,7 +219,7 @@ fn plain_secret_is_refetched_after_refresh_interval() {
             CacheAction::Refetch(RotationReason::RefreshDue),
         ),
         (false, LifecycleContext { refresh: Refresh::Never, ..after(1_000_000) }, CacheAction::Reuse),
-        // What never reached its pod: made anew only when nobody seems to come for it.
+        // An undelivered secret is created again only when no mount is likely to collect it.
         (false, LifecycleContext { delivered: false, ..after(0) }, CacheAction::Refetch(RotationReason::RefreshDue)),
         (true, LifecycleContext { delivered: false, ..after(299) }, CacheAction::Reuse),
         (true, LifecycleContext { delivered: false, ..after(300) }, CacheAction::Refetch(RotationReason::RefreshDue)),
@@ -269,7 +270,7 @@ fn refresh_interval_is_a_duration_or_never() {
     }
 }
 
-/// Vault, as it deals with one lease: a maximum nobody is told of, and sometimes no answer.
+/// Fake Vault for one lease, with a max TTL that clients cannot see. A renewal is refused when no time is left.
 struct FakeVault {
     ttl: Duration,
     max_ttl: Duration,
@@ -284,8 +285,8 @@ impl FakeVault {
 }
 
 proptest! {
-    /// For ttls of nine poll gaps and more, whatever the maximum is, a poll comes to replace a credential before it is dead,
-    /// and none is replaced that could have been renewed.
+    /// For TTLs of at least nine poll intervals and any max TTL, a poll replaces the credential before it expires. A
+    /// credential that could be renewed is never replaced.
     #[test]
     fn polls_replace_capped_credential_before_expiry(
         gap in 1u64..200, gaps in 9u64..200, max_of_ttl in 10u64..80, offset in 0u64..1000, jitter in proptest::collection::vec(0u64..10, 64),
@@ -300,7 +301,7 @@ proptest! {
         let mut jitter = jitter.iter().cycle();
         let mut last = start;
         for _ in 0..20_000 {
-            // The background runs until the poll.
+            // Renewals run in the background until the poll.
             while lifetime.is_renewable() && lifetime.renew_at() <= poll {
                 let now = lifetime.renew_at().max(last);
                 match server.renew(now) {
@@ -324,7 +325,7 @@ proptest! {
         prop_assert!(false, "never replaced");
     }
 
-    /// Renewals that fail make nothing new before the end is near, and a forced end is never put off by anything but a grant.
+    /// Failed renewals do not replace the lease before its expiry is near. Only a grant extends a fixed expiry.
     #[test]
     fn renewal_failures_do_not_replace_lease_before_near_expiry(failures in 1u32..200, ttl in 60u64..100_000, share in 0u64..79) {
         let start = Instant::now();
@@ -338,7 +339,7 @@ proptest! {
         prop_assert!(!matches!(leased(lifetime).next_action(&circumstances), CacheAction::Refetch(_)));
     }
 
-    /// Time that passes never makes a lease better: once it must be read anew, it must at every later moment.
+    /// Once a lease must be fetched again, it must be fetched at every later time too.
     #[test]
     fn refetch_decision_never_reverts_with_time(ttl in 1u64..10_000, renewable: bool, token_ttl in 0u64..10_000, a in 0u64..12_000, b in 0u64..12_000, gap in 0u64..500) {
         let start = Instant::now();

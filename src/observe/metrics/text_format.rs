@@ -4,6 +4,8 @@
 //! scrapers older than Prometheus 2.5 do not know `OpenMetrics`.
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
+use std::fmt::Write as _;
+
 /// Text format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextFormat {
@@ -72,9 +74,10 @@ fn to_classic(open_metrics: &str) -> String {
                 _ => ("", kind),
             };
             if let Some((_, text)) = help.take() {
-                classic.push_str(&format!("# HELP {family}{suffix} {text}\n"));
+                // Writing to a string cannot fail.
+                let _ = writeln!(classic, "# HELP {family}{suffix} {text}");
             }
-            classic.push_str(&format!("# TYPE {family}{suffix} {kind}\n"));
+            let _ = writeln!(classic, "# TYPE {family}{suffix} {kind}");
         } else if !line.starts_with('#') {
             classic.push_str(line);
             classic.push('\n');

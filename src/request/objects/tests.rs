@@ -231,7 +231,7 @@ fn objects_beyond_count_or_size_limit_are_rejected() {
 fn objects_yaml_error_has_position_and_no_value() {
     let message = parse_list("- objectName: a\n  secretArgs: {pin: 'hunter2}\n").1;
     assert!(
-        message.contains("is no valid YAML: ") && message.contains("(line ") && !message.contains("hunter2"),
+        message.contains("is not valid YAML: ") && message.contains("(line ") && !message.contains("hunter2"),
         "{message}"
     );
     let message = parse_list("- [[hunter2]]\n- {<<: hunter2}").1;

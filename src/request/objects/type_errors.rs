@@ -33,7 +33,7 @@ pub(super) fn report_type_errors(text: &str, error: &serde_saphyr::Error, findin
 fn report_yaml_error(error: &serde_saphyr::Error, text: &str, findings: &mut Findings) {
     let parse_error = ParseError::from_error(error, text, &OBJECT_FIELDS);
     let location = parse_error.position.map_or_else(|| "objects".into(), FindingLocation::ObjectsText);
-    findings.add_with_cause(Cause::ObjectsYaml, location, format!("is no valid YAML: {}", parse_error.problem));
+    findings.add_with_cause(Cause::ObjectsYaml, location, format!("is not valid YAML: {}", parse_error.problem));
 }
 
 fn report_entry_type_errors(index: usize, entry: &Value, findings: &mut Findings) {

@@ -174,10 +174,10 @@ impl Claims {
     fn check_expiry(&self, now: Timestamp) -> Result<(), Error> {
         let Some(expires_at) = self.expires_at.filter(|end| *end <= now) else { return Ok(()) };
         let elapsed = jiff::SignedDuration::from_secs(now.as_second() - expires_at.as_second());
-        let expired_at = Timestamp::from_second(expires_at.as_second()).unwrap_or(expires_at);
+        let whole_second = Timestamp::from_second(expires_at.as_second()).unwrap_or(expires_at);
         Err(Error::new(
             Cause::TokenExpired,
-            format!("the service account token expired at {expired_at}, {elapsed:#} ago"),
+            format!("the service account token expired at {whole_second}, {elapsed:#} ago"),
         )
         .with_fix(
             "the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server",

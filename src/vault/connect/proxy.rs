@@ -30,7 +30,7 @@ pub struct Proxies {
     https: SecretText,
     no_proxy: String,
     /// True if the proxy also applies to this node's own addresses.
-    proxies_local: bool,
+    covers_local_hosts: bool,
 }
 
 /// Invalid proxy setting. The value may contain a password, so the error contains only the variable's name.
@@ -63,7 +63,7 @@ impl Proxies {
             http: parse_proxy_url("HTTP_PROXY", lookup("HTTP_PROXY"))?,
             https: parse_proxy_url("HTTPS_PROXY", lookup("HTTPS_PROXY"))?,
             no_proxy: lookup("NO_PROXY"),
-            proxies_local: false,
+            covers_local_hosts: false,
         })
     }
 
@@ -74,13 +74,13 @@ impl Proxies {
             return Err(InvalidProxyUrl { variable: name.to_owned() });
         }
         let url = parse_proxy_url(name, url)?;
-        Ok(Self { http: url.clone(), https: url, no_proxy: String::new(), proxies_local: true })
+        Ok(Self { http: url.clone(), https: url, no_proxy: String::new(), covers_local_hosts: true })
     }
 
     /// Returns the proxy for this URI. `None` for a direct connection.
     pub(in crate::vault) fn intercept(&self, uri: &Uri) -> Option<Intercept> {
         let target = Target::from_uri(uri);
-        if target.is_local() && !self.proxies_local {
+        if target.is_local() && !self.covers_local_hosts {
             return None;
         }
         Matcher::builder()

@@ -8,6 +8,7 @@ use crate::{
     vault::auth_method::AuthMethod,
 };
 
+#[expect(clippy::too_many_lines, reason = "one branch for each response of a login")]
 pub(super) fn explain_login_error(response: &ErrorResponse, context: &LoginContext) -> Error {
     if let Some(error) = response.explain_server_error(&context.address) {
         return error.with_subject(format_args!("login at auth/{} with role {:?}", context.auth_mount, context.role));

@@ -23,7 +23,7 @@ pub async fn invalid_request() -> [MountCase; 4] {
 pub async fn objects_yaml() -> [MountCase; 1] {
     let (_, pod) = fixture().await;
     let class = "- objectName: x\n  secretPath: a/b\n secretKey: c";
-    [MountCase::for_pod(pod.with_objects(class), &["objects: is no valid YAML", "line 3"])]
+    [MountCase::for_pod(pod.with_objects(class), &["objects: is not valid YAML", "line 3"])]
 }
 
 /// Returns a class with these lines beside a role, and one object, `x`.

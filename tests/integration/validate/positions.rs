@@ -40,8 +40,8 @@ async fn position_counts_crlf_as_one_line() {
 #[tokio::test]
 async fn position_in_folded_or_quoted_text_is_its_start() {
     let broken = [
-        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: objects: is no valid YAML: "),
-        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: objects: is no valid YAML: "),
+        ("    objects: >\n      - objectName: a\n\n      - 'x\n", "9:7: error: objects: is not valid YAML: "),
+        ("    objects: \"- objectName: a\\n- 'x\\n\"\n", "8:14: error: objects: is not valid YAML: "),
     ];
     for (objects, expected) in broken {
         let findings = findings_of(&class_manifest(&format!("  parameters:\n    roleName: web\n{objects}"))).await;

@@ -12,10 +12,10 @@ fn pod_manifest(csi: &str) -> String {
 #[tokio::test]
 async fn unusable_manifest_is_reported_with_fix() {
     for (text, expected) in [
-        ("# secrets-store.csi\na: [\n", &["2:4: error: is no valid YAML: unclosed bracket '[' [VM0085]"][..]),
+        ("# secrets-store.csi\na: [\n", &["2:4: error: is not valid YAML: unclosed bracket '[' [VM0085]"][..]),
         (
             "driver: secrets-store.csi.k8s.io\na: 1\na: 2\n",
-            &["3:1: error: is no valid YAML: a key appears twice in one mapping; remove one [VM0085]"],
+            &["3:1: error: is not valid YAML: a key appears twice in one mapping; remove one [VM0085]"],
         ),
         (
             "apiVersion: secrets-store.csi.x-k8s.io/v1alpha1\nkind: SecretProviderClass\n",
@@ -112,7 +112,7 @@ async fn invalid_parameters_and_objects_are_reported_as_by_mount() {
     .await;
     assert_findings(
         &class_with_objects("- objectName: a\n  secretPath: @p"),
-        &["10:21: error: objects: is no valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
+        &["10:21: error: objects: is not valid YAML: a value starts with a reserved character; put it in quotes [VM0081]"],
     )
     .await;
     assert_findings(
@@ -164,8 +164,8 @@ async fn secret_objects_must_name_files_of_the_class() {
             class_with_objects(objects)
         ),
         &[
-            "17:20: error: secretObjects[0].data[2].objectName: no object makes the file \"tls.cert\"; did you mean \"tls.crt\"? [VM0083]",
-            "18:20: error: secretObjects[0].data[3].objectName: no object makes the file \"all\"; add one, or remove this [VM0083]",
+            "17:20: error: secretObjects[0].data[2].objectName: no object writes the file \"tls.cert\"; did you mean \"tls.crt\"? [VM0083]",
+            "18:20: error: secretObjects[0].data[3].objectName: no object writes the file \"all\"; add one, or remove this [VM0083]",
             "19:7: error: secretObjects[0].data[4].objectName: missing; name a file of the class [VM0085]",
             "19:7: error: secretObjects[0].data[4].key: missing; name the key in the Secret [VM0085]",
             "19:8: error: secretObjects[0].data[4].objectNam: is unknown and ignored; did you mean objectName? [VM0082]",
@@ -201,11 +201,11 @@ async fn secret_objects_invalid_secret_is_reported() {
     assert_findings(
         &format!("{}  secretObjects:\n{}", class_with_parameters(""), secrets.concat()),
         &[
-            "11:88: error: secretObjects[0].data[1].key: is there twice, and one file would replace the other; choose another [VM0085]",
-            "12:18: error: secretObjects[1].secretName: is that of secretObjects[0], and the driver makes one of them; write both into one [VM0085]",
-            "12:92: error: secretObjects[1].data[1].key: \"k y\" is no key of a Secret; write letters, digits, `-`, `_` and `.` [VM0085]",
-            "12:119: error: secretObjects[1].data[2].key: \"../x\" is no key of a Secret; write letters, digits, `-`, `_` and `.` [VM0085]",
-            "13:18: error: secretObjects[2].secretName: \"My_Secret\" is no name of a Secret; write small letters, digits, `-` and `.` [VM0085]",
+            "11:88: error: secretObjects[0].data[1].key: appears twice, and one file would replace the other; choose another [VM0085]",
+            "12:18: error: secretObjects[1].secretName: is also the name of secretObjects[0], and the driver creates only one of them; merge them [VM0085]",
+            "12:92: error: secretObjects[1].data[1].key: \"k y\" is not a valid Secret key; write letters, digits, `-`, `_` and `.` [VM0085]",
+            "12:119: error: secretObjects[1].data[2].key: \"../x\" is not a valid Secret key; write letters, digits, `-`, `_` and `.` [VM0085]",
+            "13:18: error: secretObjects[2].secretName: \"My_Secret\" is not a valid Secret name; write lower-case letters, digits, `-` and `.` [VM0085]",
             "13:35: error: secretObjects[2].type: kubernetes.io/tls needs the key tls.key; add it to data [VM0085]",
             "15:27: error: secretObjects[4].type: kubernetes.io/dockerconfigjson needs the key .dockerconfigjson; add it to data [VM0085]",
         ],
@@ -220,7 +220,7 @@ async fn volume_attributes_overriding_class_are_warned_of() {
     let subject = "Pod \"web\": volume \"s\": ";
     let warning = |line, name, does| {
         format!(
-            "{line}:2: warning: {subject}{name}: {does} class \"shop\" for this pod; move it to a class of its own [VM0084]"
+            "{line}:2: warning: {subject}{name}: {does} class \"shop\" for this pod; move it to a separate class [VM0084]"
         )
     };
     let mut expected = vec![
@@ -253,7 +253,7 @@ async fn volume_attributes_overriding_class_are_warned_of() {
 async fn token_in_manifest_is_an_error() {
     assert_findings(
         &class_with_parameters("    csi.storage.k8s.io/serviceAccount.tokens: '{}'\n"),
-        &["10:5: error: csi.storage.k8s.io/serviceAccount.tokens: tokens do not belong into a manifest; remove it, kubelet passes its own [VM0034]"],
+        &["10:5: error: csi.storage.k8s.io/serviceAccount.tokens: tokens do not belong in a manifest; remove it, kubelet passes its own [VM0034]"],
     )
     .await;
 }
@@ -277,12 +277,12 @@ async fn volume_rejected_by_driver_is_reported() {
         ("readOnly: true, nodePublishSecretRef: {name: x}, volumeAttributes: {secretProviderClass: shop}", &[][..]),
         (
             "volumeAttributes: {secretProviderClass: shop}",
-            &["7:5: error: Pod \"web\": volume \"s\": readOnly: is not true; the driver refuses the volume [VM0085]"],
+            &["7:5: error: Pod \"web\": volume \"s\": readOnly: is not true; the driver rejects the volume [VM0085]"],
         ),
         (
             "readOnly: 'true', volumeAttributes: {roleName: x}",
             &[
-                "8:11: error: Pod \"web\": volume \"s\": readOnly: is not true; the driver refuses the volume [VM0085]",
+                "8:11: error: Pod \"web\": volume \"s\": readOnly: is not true; the driver rejects the volume [VM0085]",
                 "8:19: error: Pod \"web\": volume \"s\": volumeAttributes.secretProviderClass: missing; name the class [VM0085]",
             ],
         ),
@@ -354,8 +354,8 @@ async fn class_in_other_file_is_found_and_duplicate_is_warned() {
         run.findings(),
         [
             "a.yaml:8:63: error: Pod \"web\": volume \"s\": foo: is no parameter and would be ignored; remove it [VM0082]",
-            "a.yaml:8:63: warning: Pod \"web\": volume \"s\": foo: adds to class \"shop\" for this pod; move it to a class of its own [VM0084]",
-            "c.yaml:3:18: warning: class \"shop\" in namespace \"shop\" is also at b.yaml:2; of the same cluster one is too many [VM0085]",
+            "a.yaml:8:63: warning: Pod \"web\": volume \"s\": foo: adds to class \"shop\" for this pod; move it to a separate class [VM0084]",
+            "c.yaml:3:18: warning: class \"shop\" in namespace \"shop\" is also at b.yaml:2; remove one if both are for the same cluster [VM0085]",
         ]
     );
     assert!(run.stdout.ends_with("1 error, 2 warnings in 3 classes, 1 pod (4 files)\n"), "{}", run.stdout);

@@ -24,7 +24,7 @@ async fn misspelled_kind_or_provider_is_suggested() {
         (
             "kind: SecretProviderClass",
             "kind: SecretproviderClass",
-            "2:7: error: kind: \"SecretproviderClass\" is none of secrets-store.csi.x-k8s.io; did you mean SecretProviderClass? [VM0085]",
+            "2:7: error: kind: \"SecretproviderClass\" does not exist in secrets-store.csi.x-k8s.io; did you mean SecretProviderClass? [VM0085]",
         ),
         (
             "secrets-store.csi.x-k8s.io/v1",
@@ -44,7 +44,7 @@ async fn misspelled_kind_or_provider_is_suggested() {
         (
             "kind: SecretProviderClass",
             "kind: SecretsProviderClass",
-            "2:7: error: kind: \"SecretsProviderClass\" is none of secrets-store.csi.x-k8s.io; did you mean SecretProviderClass? [VM0085]",
+            "2:7: error: kind: \"SecretsProviderClass\" does not exist in secrets-store.csi.x-k8s.io; did you mean SecretProviderClass? [VM0085]",
         ),
         (
             "apiVersion: secrets-store.csi.x-k8s.io/v1\n",
@@ -70,20 +70,20 @@ async fn invalid_yaml_is_explained() {
     for (objects, found) in [
         (
             "- objectName: a\n  secretPath: p\n  secretKey: *",
-            "11:20: error: objects: is no valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
+            "11:20: error: objects: is not valid YAML: a value begins with * or &, which mean an alias; put it in quotes: \"*\" [VM0081]",
         ),
         (
             "- objectName: a\n  secretPath: p\n\n\tsecretKey: k",
-            "12:7: error: objects: is no valid YAML: a tab indents this line; use spaces [VM0081]",
+            "12:7: error: objects: is not valid YAML: a tab indents this line; use spaces [VM0081]",
         ),
         (
             "- objectName: a\n  secretPath: p\n - objectName: b",
-            "11:8: error: objects: is no valid YAML: this line is indented differently from the list it is in [VM0081]",
+            "11:8: error: objects: is not valid YAML: this line is indented differently from the list it is in [VM0081]",
         ),
     ] {
         assert_findings(&class_with_objects(objects), &[found]).await;
     }
-    let tab = "10:1: error: is no valid YAML: a tab indents this line; use spaces [VM0085]";
+    let tab = "10:1: error: is not valid YAML: a tab indents this line; use spaces [VM0085]";
     assert_findings(&class_with_parameters("\taudience: x\n"), &[tab]).await;
 }
 
@@ -107,15 +107,15 @@ async fn file_permission_without_leading_zero_is_warned_of() {
 #[tokio::test]
 async fn unrendered_template_is_reported_with_helm_hint() {
     let ours = format!("{{{{- if .Values.x }}}}\n{}{{{{- end }}}}\n", class_manifest(""));
-    let found = "1:3: error: is no valid YAML: \"-\" is only valid inside a block; it is a template: pass what becomes of it (helm template . | vaultmount validate) [VM0085]";
+    let found = "1:3: error: is not valid YAML: \"-\" is only valid inside a block; it is a template: pass the rendered manifest (helm template . | vaultmount validate) [VM0085]";
     assert_findings(&ours, &[found]).await;
-    let next = "it is a template: pass what becomes of it (helm template . | vaultmount validate)";
+    let next = "it is a template: pass the rendered manifest (helm template . | vaultmount validate)";
     for (is, written, found) in [
         ("name: shop,", "name: {{ .Release.Name }},", "3:12: error: metadata.name: is a mapping, not text"),
         (
             "secretPath: p",
             "secretPath: {{ .p }}",
-            "9:38: error: objects: is no valid YAML: something here has the wrong type",
+            "9:38: error: objects: is not valid YAML: something here has the wrong type",
         ),
         ("provider: vault", "provider: {{ .Values.p }}", "5:3: error: spec.provider: is a mapping, not text"),
         (
@@ -128,5 +128,5 @@ async fn unrendered_template_is_reported_with_helm_hint() {
         assert_findings(&class_with_parameters("").replace(is, written), &[&format!("{found}; {next} [{id}]")]).await;
     }
     let jinja = format!("{{% if x %}}\n{}{{% endif %}}\n", class_manifest(""));
-    assert!(findings_of(&jinja).await[0].contains("; it is a template: pass what becomes of it"));
+    assert!(findings_of(&jinja).await[0].contains("; it is a template: pass the rendered manifest"));
 }
