@@ -24,6 +24,7 @@ lint: ## checks formatting, clippy, Python, dependencies and the Dockerfile
 	cargo clippy --all-targets -- -D warnings
 	python3 dev/bootstrap.py lint
 	$(TOOLS)/ruff check --no-cache
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" cargo doc --quiet --no-deps --document-private-items
 	$(TOOLS)/cargo-deny check licenses bans sources
 	@if $(TOOLS)/cargo-deny fetch db 2>/dev/null; then $(TOOLS)/cargo-deny check advisories; \
 	else echo "advisories not checked: the advisory database cannot be fetched"; fi

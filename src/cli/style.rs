@@ -44,7 +44,7 @@ impl<T: Display> Display for StyledText<T> {
 /// Line width of human-readable output, in columns.
 pub const LINE_WIDTH: usize = 100;
 
-/// Wraps words into lines of at most [`WIDTH`] columns. The first line starts at column `indent`; the others are indented by it.
+/// Wraps words into lines of at most [`LINE_WIDTH`] columns. The first line starts at column `indent`; the others are indented by it.
 #[must_use]
 pub fn wrap_words(input: &str, indent: usize) -> String {
     let (mut text, mut column) = (String::new(), indent);

@@ -1,6 +1,6 @@
 //! The table of every error: one row per cause, with a stable ID that ends its messages.
 //!
-//! `docs/errors.md` is this table ([`markdown`]), `vaultmount explain` prints its rows, and
+//! `docs/errors.md` is this table ([`render_markdown`]), `vaultmount explain` prints its rows, and
 //! `tests/integration/error_causes.rs` has a test for each.
 
 use std::fmt::{self, Write as _};

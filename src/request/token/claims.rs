@@ -180,7 +180,7 @@ impl Claims {
             format!("the service account token expired at {whole_second}, {elapsed:#} ago"),
         )
         .with_fix(
-            "the next mount brings a fresh one; if it does not, compare the clocks of this node and of the API server",
+            "the next mount uses a fresh token; if it fails, too, compare the clocks of this node and of the API server",
         ))
     }
 }

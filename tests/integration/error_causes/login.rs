@@ -58,7 +58,7 @@ pub async fn token_expired() -> [MountCase; 2] {
     // Vault accepts a token without `exp` for some minutes after its start.
     let endless = pod_with_claims(&pod, &json!({"iat": 1_600_000_000}));
     [
-        MountCase::for_pod(old, &["expired at 20", "s ago", "pass a fresh token"])
+        MountCase::for_pod(old, &["expired at 20", "s ago", "fresh token"])
             .with_fixes("clocks", "kubectl create token app -n shop"),
         MountCase::for_pod(endless, &["expired", &tenant.auth, "token is expired", "clocks"]),
     ]
