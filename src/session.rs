@@ -1,4 +1,4 @@
-//! One Vault token per pod identity, and what was read under it.
+//! Sessions: one Vault token per pod identity, and the secrets read under it.
 
 mod login;
 mod maintenance;
@@ -54,59 +54,59 @@ pub use sharing::SharingPod;
 use sharing::SharingPods;
 use volumes::{ReportedBy, Volumes};
 
-/// Everything that decides which token a pod gets.
+/// Properties that decide which token a pod gets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey {
-    /// The server.
+    /// Vault server.
     pub endpoint: Arc<Endpoint>,
-    /// Where secrets are read.
+    /// Vault namespace of the secrets.
     pub namespace: Option<String>,
-    /// Where logins happen.
+    /// Vault namespace of the logins.
     pub auth_namespace: Option<String>,
-    /// The auth mount, without `auth/`.
+    /// Path of the auth mount, without `auth/`.
     pub auth_mount: String,
     /// The login role.
     pub role: String,
     /// The service account token's audience.
     pub audience: String,
-    /// The pod; empty when pods share it.
+    /// UID of the pod; empty when pods share the session.
     pub pod_uid: String,
-    /// The pod's name; [`EVERY_POD`] when pods share it.
+    /// Name of the pod; [`ANY_POD`] when pods share the session.
     pub pod_name: String,
     /// The pod's Kubernetes namespace.
     pub pod_namespace: String,
     /// The pod's service account.
     pub service_account: String,
-    /// The UID of the service account whose pods share it; none when it is one pod's.
+    /// UID of the service account that shares the session among its pods; `None` for a session of one pod.
     pub shared_by_account_uid: Option<String>,
 }
 
-/// Stands for the name of a pod where pods share a session.
+/// Placeholder for the pod name in a session that pods share.
 pub const ANY_POD: &str = "*";
 
-/// What proves to Vault who the pod is.
+/// Credential that proves the pod's identity to Vault.
 pub struct LoginCredential {
     /// The service account token.
     pub jwt: SecretText,
-    /// What it says of itself, for messages.
+    /// Claims of the token, for messages.
     pub claims: TokenClaims,
 }
 
-/// Brings a pod's proof when a login needs it.
+/// Supplies a pod's login credential when a login needs it.
 pub type CredentialSource = Arc<dyn Fn() -> BoxFuture<'static, Result<LoginCredential, Error>> + Send + Sync>;
 
-/// A pod's standing at one Vault.
+/// Session of a pod, or of a service account, at one Vault.
 pub struct Session {
-    /// Numbers the sessions of this process.
+    /// Unique among the sessions of this process.
     id: u64,
     key: SessionKey,
     observers: Observers,
     started_at: Instant,
     login_in_flight: SingleFlight<Result<Arc<SessionToken>, Error>>,
     cache: SecretCache,
-    /// Held for reading while Vault is asked for something that must be revoked with the pod, for writing at its end.
+    /// Read-locked during requests that create something to revoke with the pod; write-locked at the session's end.
     activity_lock: RwLock<()>,
-    /// Whether the background is at it.
+    /// Set while background maintenance works on the session.
     is_in_maintenance: AtomicBool,
     state_file: StateFile,
     /// Never held across an await.
@@ -114,44 +114,44 @@ pub struct Session {
 }
 
 struct SessionState {
-    /// The endpoint's current one: it is made anew when TLS files were mended. Why there is none, if the files were broken when
+    /// Current client of the endpoint, rebuilt after TLS files are fixed. Holds the error if the files were broken when
     /// this process began.
     client: Result<Client, Error>,
     token: Option<Arc<SessionToken>>,
-    /// Tokens of earlier logins, on which credentials may hang that the pod still has.
+    /// Tokens of earlier logins. Credentials that the pod still uses may depend on them.
     superseded_tokens: Vec<Arc<SessionToken>>,
     volumes: Volumes,
-    /// Whose it is, when pods share it.
+    /// Pods that share the session.
     sharing_pods: SharingPods,
     last_poll_at: Instant,
     ended: bool,
-    /// Why it is not renewed, once that was said.
+    /// Reason for paused renewals, set once it is logged.
     renewal_paused: Option<&'static str>,
-    /// When renewals are looked at again that waited for Vault to be back.
+    /// Next attempt at renewals that an outage deferred.
     retry_after_outage: Option<Instant>,
     token_warning_sent: bool,
     last_success_at: Option<Instant>,
     last_error: Option<LastError>,
 }
 
-/// Something that failed.
+/// Last failure of a session.
 #[derive(Clone, Debug)]
 pub struct LastError {
-    /// When.
+    /// Time of the failure.
     pub at: Instant,
-    /// While doing what.
+    /// Operation that failed.
     pub operation: &'static str,
-    /// Why, as it is told.
+    /// Error text, as reported.
     pub message: String,
 }
 
-/// How long a static credential that should have been rotated is read again, and how often: Vault serves the old one for up to
-/// 1.6 s after its time (measured against OpenBao 2.7).
+/// Limits for re-reading a static credential that is due for rotation: total time and delay. Vault serves the old one for up to
+/// 1.6 s after its rotation time (measured against OpenBao 2.7).
 const ROTATION_LAG_TIMEOUT: Duration = Duration::from_secs(3);
 const ROTATION_RETRY_DELAY: Duration = Duration::from_millis(250);
-/// How long a mount waits at most to learn whether a token lives on which hangs what the pod has.
+/// Maximum wait of a mount for the check of a token that the pod's secrets depend on.
 const TOKEN_VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a token is asked about at least, in a mount of what hangs on it: also when the class refreshes less often.
+/// Maximum time between checks of a token in mounts of its secrets, even if the class refreshes less often.
 const MAX_TOKEN_VERIFY_INTERVAL: Duration = Duration::from_secs(120);
 
 impl Session {
@@ -186,19 +186,19 @@ impl Session {
         }
     }
 
-    /// Numbers it among the sessions of this process.
+    /// Returns the ID of the session, unique in this process.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whose it is.
+    /// Returns the key of the session.
     #[must_use]
     pub fn key(&self) -> &SessionKey {
         &self.key
     }
 
-    /// Makes sure of a token, so that a refused login is reported once and not for each object.
+    /// Ensures a session token, so that a denied login is reported once and not for each object.
     pub async fn ensure_token(
         self: &Arc<Self>,
         credentials: &CredentialSource,
@@ -207,9 +207,9 @@ impl Session {
         self.token_or_login(credentials, None, deadline).await.map(|_| ())
     }
 
-    /// Asks Vault whether the tokens live on which hangs what a mount would hand out. Each time for what waits for its pod. For
-    /// what the pod has, when Vault has not taken the token for as long as a plain secret may be old: so that a token an
-    /// operator revoked is healed as soon as a changed secret would be seen.
+    /// Checks with Vault the tokens that a mount's secrets depend on. Undelivered secrets are checked each time. For
+    /// delivered ones, a check runs if Vault last accepted the token longer ago than the refresh age of a plain secret. A token an
+    /// operator revoked is thus replaced as soon as a changed secret would be seen.
     pub async fn verify_tokens<'a>(
         &self,
         requests: impl Iterator<Item = &'a Arc<SecretRequest>>,
@@ -222,27 +222,27 @@ impl Session {
         let (now, Ok(client)) = (clock::now(), self.client()) else { return };
         let tokens = self.cache.tokens_to_verify(requests, now, token_verify_interval(refresh));
         join_all(tokens.into_iter().map(async |(token, is_undelivered)| {
-            // What the pod has it keeps when Vault does not answer, so that this must not take all the time there is.
+            // The pod keeps its secrets if Vault does not answer, so this check must not use the whole deadline.
             let remaining = clock::remaining(deadline) / 2;
             let verify_deadline =
                 Instant::now() + if is_undelivered { remaining } else { remaining.min(TOKEN_VERIFY_TIMEOUT) };
             if client.is_token_invalid(&token.vault_token, self.login_namespace(), verify_deadline).await {
                 self.mark_token_revoked(&token);
             } else {
-                // Also when it could not be asked: the next attempt comes as late.
+                // A check that failed to reach Vault also counts, so the next attempt waits the full interval.
                 token.mark_verified(now);
             }
         }))
         .await;
     }
 
-    /// Why Vault cannot be asked at present, if that is known.
+    /// Returns the current Vault outage, if one is known.
     #[must_use]
     pub fn outage(&self) -> Option<Arc<Outage>> {
         self.state().outage()
     }
 
-    /// Does something that needs Vault, for as long as that is not known to be down. What was begun is brought to its end all
+    /// Runs work that needs Vault, until Vault is known to be down. Requests already sent complete all
     /// the same.
     pub async fn unless_outage<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let client = self.client()?;
@@ -253,14 +253,14 @@ impl Session {
         }
     }
 
-    /// Its pod has nothing without Vault, so that one that is down is asked soon.
+    /// Requests an immediate health probe, since the pod has no secrets without Vault.
     pub fn request_probe(&self) {
         if let Ok(client) = self.client() {
             client.request_probe(Duration::ZERO);
         }
     }
 
-    /// The answers to these requests, when each is good and Vault need not be asked for anything.
+    /// Returns the cached secrets of these requests if all are fresh and no request to Vault is needed.
     #[must_use]
     pub fn get_all_fresh<'a>(
         &self,
@@ -270,19 +270,19 @@ impl Session {
         self.cache.get_all_fresh(requests, &self.lookup_options(refresh), token_verify_interval(refresh))
     }
 
-    /// What there is of a request's answer, and whether it is good.
+    /// Looks up the cached secret of a request, and its freshness.
     #[must_use]
     pub fn lookup(&self, request: &SecretRequest, refresh: Refresh) -> Lookup {
         self.cache.lookup(request, &self.lookup_options(refresh))
     }
 
-    /// Whether a volume was mounted under it.
+    /// Returns `true` if the volume was mounted under this session.
     #[must_use]
     pub fn has_volume(&self, target_path: &str) -> bool {
         self.state().volumes.iter().any(|volume| &*volume.target_path == target_path)
     }
 
-    /// The pod's owner is told that a poll of a volume failed, which is kept until the end of that is told.
+    /// Records that an event reported a failed poll of a volume. The mark stays until the recovery is reported.
     pub fn mark_refresh_failed(self: &Arc<Self>, target_path: &str) {
         if self.state().volumes.mark_refresh_failed(target_path) {
             self.mark_dirty();
@@ -290,7 +290,7 @@ impl Session {
         }
     }
 
-    /// Polls of a volume go well. What is to be told of it, if its owner was told otherwise.
+    /// Records successful polls of a volume. Returns the recovery event to emit if a failure was reported.
     pub fn take_refresh_recovery(self: &Arc<Self>, target_path: &str) -> Option<EventReason> {
         let reported_by = self.state().volumes.take_refresh_failure(target_path)?;
         self.mark_dirty();
@@ -301,7 +301,7 @@ impl Session {
         })
     }
 
-    /// Whether a volume was given these answers before, as far as anybody knows.
+    /// Returns `true` if the volume received these secrets before, or if an earlier process delivered to it.
     pub fn has_delivered<'a>(
         &self,
         target_path: &str,
@@ -312,7 +312,7 @@ impl Session {
         volume.is_some_and(|volume| secrets.all(|secret| volume.has_delivered(secret.serial)))
     }
 
-    /// What Vault answers to a request that was found due, at most one equal one at a time; and from where it came.
+    /// Fetches a due secret, with at most one equal request in flight. Also returns the source of the response.
     pub async fn fetch_secret(
         self: &Arc<Self>,
         request: &Arc<SecretRequest>,
@@ -322,7 +322,7 @@ impl Session {
     ) -> Result<(FetchOutcome, ReadSource), Error> {
         let was_fetched = Arc::new(AtomicBool::new(false));
         loop {
-            // What hangs on a token that ends must hang on another.
+            // A secret bound to an expiring token must be fetched under another token.
             let expiring_token = due.token.clone().filter(|_| due.reason == Some(RotationReason::Token));
             let (session, replaced_request, reason) = (Arc::clone(self), Arc::clone(request), due.reason);
             let on_stored = move |replaced_kind: Option<SecretKind>, mutating| {
@@ -344,7 +344,7 @@ impl Session {
             };
             let outcome = self.cache.fetch(request, due, fetch, on_stored);
             match outcome.await {
-                // The request was another caller's, and so was the deadline.
+                // The request and its deadline belonged to another caller.
                 Err(error) if error.cause() == Cause::DeadlineExceeded && Instant::now() < deadline => {}
                 outcome => {
                     let source = if was_fetched.load(Relaxed) { ReadSource::Vault } else { ReadSource::Coalesced };
@@ -355,7 +355,7 @@ impl Session {
         }
     }
 
-    /// Counts and says that a credential was replaced by a new one.
+    /// Counts, logs and reports the rotation of a credential.
     fn record_rotation(&self, request: &SecretRequest, kind: SecretKind, reason: RotationReason) {
         self.observers.metrics.count_rotation(kind, reason);
         let SessionKey { role, pod_name: pod, pod_namespace: namespace, .. } = &self.key;
@@ -366,7 +366,7 @@ impl Session {
         });
     }
 
-    /// Tells the pod's owner. Pods that share a session are too many for that.
+    /// Emits an event for the pod. Shared sessions have too many pods for events.
     fn emit_event(&self, reason: EventReason, text: impl FnOnce() -> String) {
         let SessionKey { pod_uid: uid, pod_name: name, pod_namespace: namespace, .. } = &self.key;
         if !self.is_shared() {
@@ -375,7 +375,7 @@ impl Session {
         }
     }
 
-    /// The failure of a read that found nothing, with what there is near the path where the policy lets it be listed.
+    /// Adds a suggestion to a not-found error: names near the path, if the policy allows the list request.
     pub async fn with_path_suggestion(&self, request: &SecretRequest, error: Error, deadline: Instant) -> Error {
         let Some(token) = self.usable_token(None).filter(|_| error.cause() == Cause::SecretMissing) else {
             return error;

@@ -88,7 +88,7 @@ async fn mount(args: &MountArgs, config: &Config, warnings: Vec<String>) -> Resu
         Client::connect(socket).await.map_err(|e| format!("cannot connect to {}: {e}", socket.display()))?
     } else {
         for warning in warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(%warning, "configuration has a warning");
         }
         // Uses a process-local key: reading the cluster's key would create it if absent, which this command must not do.
         let hmac_keys =

@@ -15,7 +15,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     };
     telemetry::init(config.log.clone());
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(%warning, "configuration has a warning");
     }
     super::exit_code(super::block_on(async {
         tokio::spawn(reload_on_sighup());

@@ -118,8 +118,8 @@ impl SessionRegistry {
         *state = RegistryState { is_disabled: state.is_disabled, ..RegistryState::default() };
     }
 
-    /// The session of a key, made if there is none, for a pod. When there are too many, those that are over or were never used are
-    /// dropped, or else the most silent of which nothing can be renewed or revoked; no other, so that a new one is refused.
+    /// Returns the pod's session for a key, or creates it. At the limit, expired or never used sessions are
+    /// evicted, else the most idle one without renewable or revocable tokens. If none qualifies, the new session is refused.
     pub fn get_or_create(&self, key: SessionKey, pod: &SharingPod, client: Client) -> Result<Arc<Session>, Error> {
         let mut state = self.state();
         if state.is_disabled {
@@ -142,7 +142,7 @@ impl SessionRegistry {
             return Ok(session);
         }
         self.make_room(&mut state, &key.pod_namespace)?;
-        // One for all, not one for each pod.
+        // All pods share one endpoint allocation.
         let endpoint = Arc::clone(client.endpoint());
         let key = SessionKey { endpoint, ..key };
         let recorder = StateFile::new(self.state_store.clone());
@@ -188,7 +188,7 @@ impl SessionRegistry {
             .with_fix("raise --max-sessions; the mount is tried again by itself"))
     }
 
-    /// Drops the sessions that never came to anything, and so lets go of their clients. Whether there were any.
+    /// Evicts never used sessions, which releases their clients. Returns `true` if there were any.
     pub fn evict_unused(&self) -> bool {
         let mut state = self.state();
         let previous_count = state.session_count;
@@ -196,14 +196,14 @@ impl SessionRegistry {
         state.session_count < previous_count
     }
 
-    /// The session of a key, if there is one that is for this pod.
+    /// Returns the session of a key, if this pod has one.
     #[must_use]
     pub fn find(&self, key: &SessionKey, pod_uid: &str) -> Option<Arc<Session>> {
         let state = self.state();
         state.find(key, pod_uid).filter(|_| !state.is_disabled).inspect(|session| session.touch())
     }
 
-    /// A mount's files are on their way to the pod. Whether any is new to it.
+    /// Records a delivery of files to the pod. Returns `true` if any file is new to the pod.
     pub fn record_delivery(&self, session: &Arc<Session>, delivery: &Delivery<'_>) -> bool {
         let now = clock::now();
         let new = delivery
@@ -249,7 +249,7 @@ impl SessionRegistry {
         new || is_new
     }
 
-    /// Every pod with a session.
+    /// Returns all pods with a session.
     #[must_use]
     pub fn pods(&self) -> Vec<PodWithSessions> {
         let state = self.state();
@@ -266,19 +266,19 @@ impl SessionRegistry {
         pods.collect()
     }
 
-    /// Whether a pod has a session.
+    /// Returns `true` if the pod has a session.
     #[must_use]
     pub fn has_pod(&self, uid: &str) -> bool {
         self.state().by_pod.contains_key(uid)
     }
 
-    /// Every session, for those who tell of them.
+    /// Returns all sessions, for status output and metrics.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Session>> {
         self.state().all().cloned().collect()
     }
 
-    /// Takes a pod's sessions out, to be ended; those that other pods share stay, less this pod.
+    /// Removes and returns a pod's sessions, to be ended. Sessions that other pods share stay, without this pod.
     #[must_use]
     pub fn remove_pod(&self, uid: &str) -> Vec<Arc<Session>> {
         let mut state = self.state();
@@ -298,7 +298,7 @@ impl SessionRegistry {
         removed
     }
 
-    /// Refuses every mount from now on, and takes out all sessions, to be ended.
+    /// Refuses all further mounts, and removes and returns all sessions, to be ended.
     #[must_use]
     pub fn disable(&self) -> Vec<Arc<Session>> {
         let mut state = self.state();
@@ -307,13 +307,13 @@ impl SessionRegistry {
         all
     }
 
-    /// What is counted.
+    /// Returns the metrics.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.observers.metrics
     }
 
-    /// Whether every mount is refused.
+    /// Returns `true` if every mount is refused.
     #[must_use]
     pub fn is_disabled(&self) -> bool {
         self.state().is_disabled
@@ -362,13 +362,13 @@ impl RegistryState {
         self.session_count += 1;
     }
 
-    /// Each once.
+    /// Iterates over the sessions, each once.
     fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
         let unshared = self.by_pod.values().flatten().filter(|session| !session.is_shared());
         unshared.chain(self.by_service_account.values().flatten())
     }
 
-    /// Those that nobody uses.
+    /// Iterates over the sessions without a current user.
     fn unreferenced(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.all().filter(|session| {
             let own_references = if session.is_shared() { 1 + session.state().sharing_pods.len() } else { 1 };
@@ -425,7 +425,7 @@ impl RegistryState {
 }
 
 impl Session {
-    /// Its pod asked for something.
+    /// Records a request of the pod.
     fn touch(&self) {
         let mut state = self.state();
         state.last_poll_at = clock::now();
@@ -438,7 +438,7 @@ impl Session {
             && (self.idle_time().0 > MAX_SILENCE_UNWATCHED || !self.cache.has_unexpired(clock::now()))
     }
 
-    /// Whether it never came to anything: no token, and nothing for a volume.
+    /// Returns `true` if the session has no token and no volume.
     fn was_never_used(&self) -> bool {
         let state = self.state();
         state.token.is_none() && state.superseded_tokens.is_empty() && state.volumes.iter().next().is_none()

@@ -289,7 +289,7 @@ async fn validate_policy_file_reports_denied_classes() {
             "apiVersion: vaultmount/v1\nkind: Policy\nrule: []\n",
             "x.yaml:3:1: error: rule: is unknown; did you mean rules?",
         ),
-        (inside, "x.yaml:5:3: error: policy.yaml: line 3: is unknown; did you mean rules?"),
+        (inside, "x.yaml:5:3: error: policy.yaml: line 3: rule: is unknown; did you mean rules?"),
         (
             "apiVersion: vaultmount/v1\nkind: Policy\nrules: [{namespaces: [a], skipVerify: yes}]\n",
             "x.yaml:3:39: error: rules[0].skipVerify: is text; write true or false",

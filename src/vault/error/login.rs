@@ -214,7 +214,7 @@ fn token_problem(response: &ErrorResponse, context: &LoginContext, location: &st
 }
 
 const TOKEN_EXPIRED_FIX: &str =
-    "the next mount brings a fresh one; if it does not, compare the clocks of this node, the API server and Vault";
+    "the next mount uses a fresh token; if it fails, too, compare the clocks of this node, the API server and Vault";
 const CLOCK_SKEW_FIX: &str = "set the clocks of this node, the API server and Vault (NTP)";
 
 /// Maximum difference of two clocks that a message reports as equal, in seconds.
