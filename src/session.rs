@@ -542,7 +542,7 @@ impl Session {
         self.key.auth_namespace.as_deref()
     }
 
-    /// `namespace/name`, for messages; [`EVERY_POD`] stands for the name of pods that share it.
+    /// Returns `namespace/name`, for messages; the name is [`ANY_POD`] if pods share the session.
     fn display_pod(&self) -> String {
         format!("{}/{}", self.key.pod_namespace, self.key.pod_name)
     }

@@ -1,4 +1,4 @@
-//! A session's token: the one held, or one from a login.
+//! Session tokens: the current one, or one from a login.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Session {
                 is_own_login = true;
                 let (session, credentials, revoked) = (Arc::clone(self), Arc::clone(credentials), revoked.cloned());
                 async move {
-                    // Another's login may have ended between our look and our turn.
+                    // Another caller's login may have completed since the check above.
                     match session.usable_token(revoked.as_ref()) {
                         Some(token) => Ok(token),
                         None => session.log_in(&credentials, deadline).await,
@@ -49,9 +49,9 @@ impl Session {
                 }
             });
             match outcome.await {
-                // The login was another caller's, and so was the deadline.
+                // The login and its deadline belonged to another caller.
                 Some(Err(error)) if error.cause() == Cause::DeadlineExceeded && Instant::now() < deadline => {}
-                // It was another pod's, and may fail for that one's token.
+                // The login used another pod's token, which may be why it failed.
                 Some(Err(error)) if self.is_shared() && !(is_own_login || is_retried || error.is_transient()) => {
                     is_retried = true;
                 }
@@ -109,13 +109,13 @@ impl Session {
         }
     }
 
-    /// Keeps the token of a new login. The one before lives on while credentials hang on it.
+    /// Stores the token of a new login. The previous token stays while credentials depend on it.
     fn replace_token(self: &Arc<Self>, token: Arc<SessionToken>) -> Arc<SessionToken> {
         let now = clock::now();
         let mut state = self.state();
         let previous = state.token.replace(Arc::clone(&token));
         if let Some(previous) = &previous {
-            // Only the current one is renewed: what hangs on another must be read anew before that ends.
+            // Only the current token is renewed: secrets bound to the previous one are fetched again before it expires.
             previous.disable_renewal();
         }
         state.superseded_tokens.extend(previous);
@@ -125,7 +125,7 @@ impl Session {
         });
         state.last_success_at = Some(now);
         drop(state);
-        // So that a token is known to a successor while things are made under it.
+        // A successor must know the token while credentials are created under it.
         self.mark_dirty();
         self.persist_in_background();
         tracing::debug!(role = self.key.role, pod = self.key.pod_uid, ttl = ?token.vault_token.ttl, "logged in");

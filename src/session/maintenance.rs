@@ -1,4 +1,4 @@
-//! What keeps a session alive in the background: renewals, and warnings of ends that no renewal moves.
+//! Background maintenance of sessions: renewals, and warnings of expiries that no renewal can extend.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -21,15 +21,15 @@ use crate::{
     vault::{Client, Vault, breaker::retry_at, error::RequestError},
 };
 
-/// How long one request of the background may take.
+/// Timeout of one background request.
 pub(super) const BACKGROUND_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether a policy denies it, which passes only when somebody changes that.
+/// Returns `true` if a policy denies the request, which only a policy change can fix.
 fn is_denied(failure: &RequestError) -> bool {
     matches!(failure, RequestError::ErrorResponse(refusal) if refusal.status == 403)
 }
 
-/// The failure of a request that nobody waits for.
+/// Converts the failure of a background request.
 pub(super) fn background_error(failure: &RequestError, client: &Client) -> Error {
     match failure {
         RequestError::DeadlineExceeded { during, .. } => {
@@ -52,20 +52,20 @@ impl From<GrantKind> for RenewalOutcome {
     }
 }
 
-/// Why a renewal brought nothing.
+/// Reason for a failed renewal.
 enum RenewalFailure {
-    /// The token is no more.
+    /// The token no longer exists.
     TokenRevoked,
-    /// The lease is no more.
+    /// The lease no longer exists.
     LeaseRevoked,
-    /// Vault says that there is no more.
+    /// Vault reports that no further renewal is possible.
     NotRenewable,
-    /// Anything else, which may pass.
+    /// Any other failure, which may be transient.
     Failed(Error),
 }
 
 impl Session {
-    /// When there is something to be done for it; none when nothing but a mount will change that.
+    /// Returns the time of the next maintenance; `None` if only a mount can make any due.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let now = clock::now();
         let (token, is_paused, retry_at) = {
@@ -82,7 +82,7 @@ impl Session {
             token_lifetime.filter(|term| term.is_renewable() && !term.is_expired(now)).map(|term| term.renew_at());
         let next = [token_renew_at, self.cache.next_wakeup(!is_paused, now)].into_iter().flatten().min();
         match retry_at {
-            // Ends are told in time all the same.
+            // Expiry warnings are still due in time.
             Some(at) => [next.map(|next| next.max(at)), self.cache.next_wakeup(false, now)].into_iter().flatten().min(),
             None => next,
         }
@@ -114,7 +114,7 @@ impl Session {
         self.warn_of_expiry();
     }
 
-    /// Puts off what is due until Vault is back. Nothing has failed: nobody was asked.
+    /// Defers due renewals until Vault is back. They do not count as failed, since no request was sent.
     fn defer_until_up(&self, token: Option<&SessionToken>) {
         let now = clock::now();
         let lifetime =
@@ -128,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Counts what is due as failed, so that it is tried again after a pause and not at once.
+    /// Counts due renewals as failed, so that the retry waits for the backoff.
     fn fail_due_renewals(&self, token: Option<&SessionToken>, error: &Error) {
         let now = clock::now();
         let is_due =
@@ -185,7 +185,7 @@ impl Session {
 
     async fn renew_lease(&self, client: &Client, renewal: &PendingRenewal, vault: &Vault) {
         let _permit = client.background_permit(renewal.expires_at).await;
-        // Its token may have been found gone while others were renewed.
+        // Another renewal may have found the token revoked meanwhile.
         if !renewal.token.is_alive(clock::now()) {
             return;
         }
@@ -246,7 +246,7 @@ impl Session {
         }
     }
 
-    /// What a failed renewal means. A denial is no proof that the token is gone: it is asked about itself.
+    /// Classifies a failed renewal. A denial does not prove that the token is revoked, so the token is looked up.
     async fn classify_renewal_failure(
         &self,
         client: &Client,
@@ -295,7 +295,7 @@ impl Session {
         self.observers.metrics.count_renewal(target, outcome);
     }
 
-    /// The failure of a renewal, with the policy that lacks if that is why.
+    /// Adds the missing policy as the fix if a policy denied the renewal.
     fn with_policy_fix(&self, error: Error, failure: &RequestError, token: &SessionToken, path: &str) -> Error {
         match failure {
             failure if is_denied(failure) => {
@@ -310,7 +310,7 @@ impl Session {
         }
     }
 
-    /// Says what ends without a mount, while there is time, when no mount is to be expected.
+    /// Warns in time of secrets that expire without a mount, if no mount is expected.
     pub fn warn_of_expiry(&self) {
         let now = clock::now();
         let (is_poll_expected, is_paused, has_failing_polls, is_down) = {
@@ -365,12 +365,12 @@ impl Session {
         (clock::now().saturating_duration_since(state.last_poll_at), state.volumes.longest_poll_interval())
     }
 
-    /// Marks that it is attended to; false if it is already.
+    /// Marks the session as in maintenance. Returns `false` if it already is.
     pub fn try_start_maintenance(&self) -> bool {
         !self.is_in_maintenance.swap(true, Relaxed)
     }
 
-    /// Marks that it is attended to no more.
+    /// Clears the maintenance mark.
     pub fn finish_maintenance(&self) {
         self.is_in_maintenance.store(false, Relaxed);
     }

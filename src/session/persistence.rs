@@ -103,12 +103,12 @@ impl StateFile {
 }
 
 impl Session {
-    /// Something is to be kept that is not in the file.
+    /// Marks the state as changed since the last write.
     pub fn mark_dirty(&self) {
         self.state_file.revision.fetch_add(1, SeqCst);
     }
 
-    /// Whether something is not in the file.
+    /// Returns `true` if the file lacks a change.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         let StateFile { store, revision, written_revision, .. } = &self.state_file;

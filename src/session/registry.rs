@@ -22,7 +22,7 @@ use crate::{
 pub struct SessionRegistry {
     max_sessions: usize,
     observers: Observers,
-    /// Where they are kept for a successor.
+    /// Store of the state files for a successor.
     state_store: Option<Arc<Store>>,
     /// Never held across an await.
     state: Mutex<RegistryState>,
@@ -30,38 +30,38 @@ pub struct SessionRegistry {
 
 #[derive(Default)]
 struct RegistryState {
-    /// A pod has few: one for each role, server or namespace that its classes name. One that pods share stands with each of them.
+    /// Few per pod: one for each role, server or namespace of its classes. A shared session is listed under each of its pods.
     by_pod: HashMap<String, Vec<Arc<Session>>>,
-    /// Those that pods share, by the UID of their service account.
+    /// Shared sessions, by the UID of their service account.
     by_service_account: HashMap<String, Vec<Arc<Session>>>,
     session_count: usize,
     is_disabled: bool,
 }
 
-/// What a volume got in a mount.
+/// Delivery of a mount to a volume.
 pub struct Delivery<'a> {
-    /// Its pod.
+    /// UID of the pod.
     pub pod_uid: &'a str,
-    /// Its directory on the node.
+    /// Directory of the volume on the node.
     pub target_path: &'a str,
-    /// Its class; empty when the driver does not say.
+    /// Class of the volume; empty if the driver does not send it.
     pub class: &'a str,
-    /// What was read for it.
+    /// Secrets of the volume, with their requests.
     pub secrets: &'a [(Arc<SecretRequest>, Arc<CachedSecret>)],
-    /// Whether some of it should have been read anew, and could not be.
+    /// Set if a due secret could not be fetched.
     pub served_stale: bool,
 }
 
-/// A pod that has a session.
+/// Pod with at least one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodWithSessions {
-    /// Its UID.
+    /// UID of the pod.
     pub uid: String,
-    /// Its namespace.
+    /// Kubernetes namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// When the first of its sessions began.
+    /// Start of the pod's first session.
     pub since: Instant,
 }
 
@@ -99,7 +99,7 @@ impl SessionRegistry {
         &self.observers.audit
     }
 
-    /// The session under which a volume of a pod was mounted.
+    /// Returns the session under which a pod's volume was mounted.
     #[must_use]
     pub fn find_by_volume(&self, pod_uid: &str, target_path: &str) -> Option<Arc<Session>> {
         let sessions = self.state().by_pod.get(pod_uid).cloned().unwrap_or_default();
@@ -213,7 +213,7 @@ impl SessionRegistry {
         let (volume, is_new, was_polled) = {
             let mut state = session.state();
             if session.is_shared() && state.sharing_pods.get(delivery.pod_uid).is_none() {
-                // The pod has ended meanwhile: nothing would end this volume.
+                // The pod has ended meanwhile, so nothing would remove this volume.
                 return new;
             }
             let volumes = &mut state.volumes;
@@ -227,7 +227,7 @@ impl SessionRegistry {
         };
         let references_changed =
             session.cache.set_references(&volume, delivery.secrets.iter().map(|(read, _)| read), now);
-        // Also the second mount, which shows that there are polls.
+        // The second mount also counts, since it shows that the volume is polled.
         if new || references_changed || !was_polled {
             session.mark_dirty();
         }
@@ -237,7 +237,7 @@ impl SessionRegistry {
             all.iter().filter(|other| !Arc::ptr_eq(other, session)).cloned().collect()
         };
         for other in others {
-            // The class was edited: what the volume had of another session lives to its own end.
+            // The class was edited: secrets from the volume's previous session live until they expire.
             let transferred = other.state().volumes.transfer_out(delivery.target_path);
             if let Some((volume, reported_by)) = transferred {
                 session.state().volumes.transfer_in(&volume, reported_by);
@@ -448,7 +448,7 @@ impl Session {
     /// nothing can be renewed or revoked.
     fn is_idle_without_token(&self) -> bool {
         let (state, now) = (self.state(), clock::now());
-        // One that Vault did not know may be known to another of its servers.
+        // A token unknown to one Vault server may be known to another.
         let has_live_token = state.token.iter().chain(&state.superseded_tokens).any(|hold| !hold.is_expired(now));
         let silence = now.saturating_duration_since(state.last_poll_at);
         let max_silence = FORGET_SESSION_AFTER.max(state.volumes.longest_mount_interval().unwrap_or_default() * 3);

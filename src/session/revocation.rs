@@ -1,4 +1,4 @@
-//! The end of a pod: its tokens are revoked, and with them all that was leased under them.
+//! Revocation at the end of a pod: its tokens, and with them all leases under them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,31 +15,31 @@ use crate::{
     vault::{Vault, error::RequestError},
 };
 
-/// A token that is to be revoked. Kept until Vault has, or the token ends by itself.
+/// Token to be revoked, kept until Vault has revoked it or it expires.
 pub struct PendingRevocation {
     /// Whose it was.
     pub key: SessionKey,
     /// The token.
     pub token: Arc<SessionToken>,
-    /// Since when it is to be revoked.
+    /// Start of the pending revocation.
     pub pending_since: Instant,
-    /// How often that was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// Why the last attempt failed.
+    /// Error of the last attempt.
     pub last_error: String,
     /// The file of the session that has ended with it.
     state_file: Option<Arc<PendingStateFile>>,
 }
 
-/// What came of trying to revoke a token.
+/// Outcome of an attempt to revoke a token.
 pub enum RevocationResult {
-    /// It is revoked, and all that was leased under it.
+    /// The token and all leases under it are revoked.
     Revoked,
-    /// It was over before.
+    /// The token was already revoked or expired.
     AlreadyExpired,
     /// Not yet.
     Retry {
-        /// When to try again.
+        /// Time of the next attempt.
         retry_at: Instant,
         /// Why.
         error: Error,
@@ -48,7 +48,7 @@ pub enum RevocationResult {
     NotRevocable,
 }
 
-/// The first pause before another attempt; it doubles, up to the longest.
+/// Initial retry backoff; it doubles up to the maximum.
 const INITIAL_REVOCATION_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_REVOCATION_BACKOFF: Duration = Duration::from_secs(300);
 /// The pause before it is looked at again while nobody can be asked: that takes no request.
@@ -64,7 +64,7 @@ impl Session {
         let tokens: Vec<Arc<SessionToken>> = {
             let mut state = self.state();
             let tokens = std::mem::take(&mut state.superseded_tokens).into_iter().chain(state.token.take());
-            // One that Vault did not know may be known to another of its servers.
+            // A token unknown to one Vault server may be known to another.
             tokens.filter(|token| !token.is_expired(now)).collect()
         };
         let state_file = self.release_state_file(tokens.len()).await;
@@ -112,7 +112,7 @@ impl PendingRevocation {
         Some(now + with_jitter(OUTAGE_RECHECK_INTERVAL))
     }
 
-    /// Tries to revoke the token.
+    /// Attempts to revoke the token.
     pub async fn attempt(&mut self, vault: &Vault) -> RevocationResult {
         let result = self.try_revoke(vault).await;
         if let (Some(state_file), false) = (&self.state_file, matches!(result, RevocationResult::Retry { .. })) {

@@ -1,4 +1,4 @@
-//! The pods that share a session: those of one service account on the node.
+//! Pods of one service account on the node that share a session.
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -9,9 +9,9 @@ use crate::clock;
 /// A pod that a session is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharingPod {
-    /// Its UID.
+    /// UID of the pod.
     pub uid: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
 }
 
@@ -45,20 +45,20 @@ impl SharingPods {
         self.0.iter().map(|(pod, _)| pod)
     }
 
-    /// How many there are.
+    /// Returns the number of pods.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
 impl Session {
-    /// Whether pods share it.
+    /// Returns `true` if pods share the session.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.key.shared_by_account_uid.is_some()
     }
 
-    /// The UIDs of its pods.
+    /// Returns the UIDs of the session's pods.
     #[must_use]
     pub fn pod_uids(&self) -> Vec<String> {
         if self.is_shared() {

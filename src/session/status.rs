@@ -1,4 +1,4 @@
-//! A session, told.
+//! Status and gauges of a session.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Session {
-    /// What there is to tell of it.
+    /// Returns the status of the session.
     #[must_use]
     pub fn status(&self) -> status::SessionStatus {
         let SessionKey {
@@ -59,7 +59,7 @@ impl Session {
         }
     }
 
-    /// Counts its leases and tokens by how they stand.
+    /// Counts the session's cached secrets and tokens by state.
     pub fn add_to_gauges(&self, gauges: &mut GaugeSnapshot, now: Instant) {
         let is_renewal_active = self.state().is_renewal_active();
         for snapshot in self.cache.snapshots(is_renewal_active, now) {
@@ -87,7 +87,7 @@ impl Session {
 }
 
 impl SessionKey {
-    /// What the audit log tells of whoever logs in so.
+    /// Returns an audit record with the fields of this key.
     #[must_use]
     pub fn audit_record(&self, event: AuditEvent) -> AuditRecord<'_> {
         let namespace = if event == AuditEvent::Read { &self.namespace } else { &self.auth_namespace };
@@ -106,26 +106,26 @@ impl SessionKey {
     }
 }
 
-/// The earlier of two moments.
+/// Returns the earlier of two times.
 fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     [a, b].into_iter().flatten().min()
 }
 
-/// How long after a delivery a Mount that brought none shows that polls fail.
+/// Minimum time from a delivery to a Mount without one before polls count as failing.
 const FAILING_POLL_DELAY: Duration = Duration::from_secs(1);
 
 impl SessionState {
-    /// Why Vault cannot be asked at present, if that is known.
+    /// Returns the current Vault outage, if one is known.
     pub(super) fn outage(&self) -> Option<Arc<Outage>> {
         self.client.as_ref().ok()?.outage()
     }
 
-    /// Whether a Mount came since the last that brought something.
+    /// Returns `true` if a Mount arrived after the last one that delivered.
     pub(super) fn has_failing_polls(&self) -> bool {
         self.last_poll_at > self.volumes.last_mount_at() + FAILING_POLL_DELAY
     }
 
-    /// Whether renewals are to come, as things stand.
+    /// Returns `true` if renewals are neither paused nor stopped by an outage.
     fn is_renewal_active(&self) -> bool {
         self.renewal_paused.is_none() && self.outage().is_none()
     }

@@ -18,9 +18,9 @@ const OVERDUE_AFTER_POLL_INTERVALS: u32 = 3;
 /// One volume.
 #[derive(Clone, Debug)]
 pub(super) struct Volume {
-    /// Its directory on the node.
+    /// Directory of the volume on the node.
     pub(super) target_path: Arc<str>,
-    /// Its class; empty when the driver did not say.
+    /// Class of the volume; empty if the driver did not send it.
     pub(super) class: String,
     /// When it was mounted last.
     pub(super) last_mount_at: Instant,
