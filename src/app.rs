@@ -88,7 +88,7 @@ impl App {
             tokio::spawn(admin::serve(listener, shown, Arc::clone(&pages)));
         }
         if store.is_some() && has_listener(&config).await && parts.hmac_keys.try_get().is_none() {
-            tracing::info!("waiting for the HMAC key; the previous process keeps serving");
+            tracing::info!("waiting for the HMAC key; the previous process continues");
             parts.hmac_keys.get().await;
         }
         let status = match &config.status_socket {

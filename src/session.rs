@@ -387,7 +387,7 @@ impl Session {
         }
     }
 
-    /// What was read does not hold what the class wants; see [`Leases::doubt`].
+    /// What was read does not hold what the class wants; see [`SecretCache::invalidate`].
     pub fn invalidate(&self, request: &SecretRequest, secret: &Arc<CachedSecret>) -> bool {
         self.cache.invalidate(request, secret)
     }

@@ -61,7 +61,7 @@ impl Volume {
     }
 }
 
-/// One volume as it is kept across restarts. Moments are told from an [`Origin`], pauses are in milliseconds.
+/// One volume as it is kept across restarts. Moments are told from an [`Epoch`], pauses are in milliseconds.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SavedVolume {
     target_path: String,
